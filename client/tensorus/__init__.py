@@ -1,0 +1,69 @@
+"""Tensorus: a store for tensors.
+
+import tensorus
+
+with tensorus.connect("localhost:7733") as client:         # a server, or
+with tensorus.open("./data") as client:                    # a folder, without one
+    client.create_dataset("weights", preset="balanced")
+    client.insert("weights", tensor, id="layer1", metadata={"layer": 1})
+    client.get("weights", "layer1", index=(slice(0, 10), ...))
+    for record in client.query("weights", "layer >= 1"):
+        print(record.info.ratio, record.tensor.shape)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tensorus import errors
+from tensorus._version import __version__
+from tensorus.client import Client
+from tensorus.errors import TensorusError
+from tensorus.types import DatasetInfo, NewTensor, Policy, Progress, Record, Schema, TensorInfo
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = [
+    "Client",
+    "DatasetInfo",
+    "NewTensor",
+    "Policy",
+    "Progress",
+    "Record",
+    "Schema",
+    "TensorInfo",
+    "TensorusError",
+    "__version__",
+    "connect",
+    "errors",
+    "open",
+]
+
+
+def connect(address: str, *, timeout_s: float = 30.0, tune_allocator: bool = True) -> Client:
+    """Return a client of the server at `address`, such as "localhost:7733". Connects when it is first used.
+
+    Args:
+        timeout_s: of short calls, in seconds; transfers take as long as they take.
+        tune_allocator: set glibc's allocator up for bulk transfers in this process: gets then run at up to twice the speed, and
+            up to 32 MiB of freed memory stay with the process.
+    """
+    from tensorus._allocator import tune_allocator as tune  # noqa: PLC0415 - each way in loads only what it needs
+    from tensorus._remote import RemoteBackend  # noqa: PLC0415
+
+    if tune_allocator:
+        tune()
+    return Client(RemoteBackend(address, timeout_s=timeout_s))
+
+
+def open(path: str | os.PathLike[str]) -> Client:  # noqa: A001 - tensorus.open reads as it should
+    """Return a client of the store in the folder `path`, without a server; the folder is made if it is not there.
+
+    Raises:
+        ImportError: the engine is not installed; pip install 'tensorus[server]' brings it.
+        UnavailableError: the folder cannot be a store; the message says why.
+    """
+    from tensorus.embedded import EmbeddedBackend  # noqa: PLC0415 - the thin client has no engine
+
+    return Client(EmbeddedBackend(path))

@@ -1,0 +1,134 @@
+"""The seam between the client and where the tensors are: a server, or an engine in this process.
+
+What crosses it is canonical bytes and plain values; arrays stay above it, protobuf and the engine below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from typing import Any
+
+    from tensorus.errors import TensorusError
+    from tensorus.types import DatasetInfo, DatasetStats, Metadata, Policy, Progress, Schema, TensorInfo
+
+__all__ = ["Arrival", "Backend", "Began", "Bytes", "Failed", "Listing", "Part", "Upload"]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A tensor on its way in."""
+
+    id: str
+    dtype: str
+    shape: tuple[int, ...]
+    canonical_bytes: int
+    blocks: Callable[[int], Iterator[memoryview]]
+    """Called with a number of bytes, yields the canonical bytes in blocks of at most so many."""
+    metadata: Mapping[str, Any]
+    policy: Policy | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Slices of a tensor."""
+
+    axes: tuple[slice, ...]
+    trailing_axes: tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Which tensors of a dataset, and in which order."""
+
+    dataset: str
+    where: str = ""
+    order_by: str = ""
+    limit: int | None = None
+    sample: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Began:
+    """A tensor begins to arrive."""
+
+    item: int
+    info: TensorInfo
+    shape: tuple[int, ...]
+    """Of what arrives: the whole tensor, or the part."""
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Some of its bytes."""
+
+    item: int
+    offset: int
+    """Canonical bytes from the start of what arrives."""
+    data: memoryview
+    encoded: bool
+    """Whether `data` is a chunk record, or canonical."""
+    decoded_length: int
+    """Canonical bytes."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A tensor that does not arrive, or not to its end."""
+
+    item: int
+    error: TensorusError
+
+
+Arrival: TypeAlias = "Began | Bytes | Failed"
+"""What reading yields: for every item `Began`, then `Bytes` until all are there; or `Failed`, at any point. Items come one
+after the other."""
+
+
+class Backend(Protocol):
+    """What the client asks of a server or an engine. Every method raises `TensorusError`."""
+
+    def create_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
+        """Create a dataset."""
+
+    def get_dataset(self, name: str) -> DatasetInfo:
+        """Return a dataset."""
+
+    def list_datasets(self) -> list[DatasetInfo]:
+        """Return all datasets in order of creation."""
+
+    def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
+        """Replace what is given."""
+
+    def delete_dataset(self, name: str) -> int:
+        """Delete a dataset with its tensors, and return how many there were."""
+
+    def dataset_stats(self, name: str) -> DatasetStats:
+        """Return sums over a dataset's tensors."""
+
+    def insert(
+        self, dataset: str, uploads: Iterable[Upload], on_progress: Callable[[Progress], None] | None
+    ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
+        """Store the uploads, and yield each one's position and what became of it, as it is known."""
+
+    def get(self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Iterator[Arrival]:
+        """Read tensors, the same part of each."""
+
+    def query(self, listing: Listing, *, with_data: bool) -> Iterator[Arrival]:
+        """Read the tensors of a listing."""
+
+    def list_tensors(self, listing: Listing) -> Iterator[TensorInfo]:
+        """Yield the tensors of a listing without their data, page by page."""
+
+    def update_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> TensorInfo:
+        """Replace a tensor's metadata."""
+
+    def delete_tensors(self, dataset: str, ids: Sequence[str]) -> int:
+        """Delete tensors, and return how many existed."""
+
+    def close(self) -> None:
+        """End all use. Idempotent."""

@@ -1,0 +1,274 @@
+"""The contract's messages into the client's values, and back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from google.rpc import error_details_pb2
+
+from tensorus.errors import InvalidMetadataError, InvalidPolicyError, UnsupportedDTypeError, error_for
+from tensorus.types import (
+    DatasetInfo,
+    DatasetStats,
+    DTypeShare,
+    EncodingShare,
+    Policy,
+    Schema,
+    TensorInfo,
+    ValueSummary,
+)
+from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus_protos.values import from_value_map, to_value_map
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from google.protobuf import timestamp_pb2
+    from google.rpc import status_pb2
+
+    from tensorus._backend import Part, Upload
+    from tensorus.errors import TensorusError
+
+__all__ = [
+    "codec_steps",
+    "dataset_from",
+    "error_from",
+    "metadata_to",
+    "policy_to",
+    "schema_to",
+    "slices_to",
+    "stats_from",
+    "tensor_from",
+    "upload_to",
+]
+
+_DTYPE_PREFIX = "DATA_TYPE_"
+# `Any`: the generated types demand a member of the enum where a number would do.
+_DTYPE_NUMBERS: dict[str, Any] = {
+    name.removeprefix(_DTYPE_PREFIX).lower(): number for name, number in pb.DataType.items() if number
+}
+_DTYPE_NAMES = {number: name for name, number in _DTYPE_NUMBERS.items()}
+
+_METADATA_TYPES: dict[type | None, pb.MetadataType] = {
+    None: pb.METADATA_TYPE_UNSPECIFIED,
+    bool: pb.METADATA_TYPE_BOOLEAN,
+    int: pb.METADATA_TYPE_INTEGER,
+    float: pb.METADATA_TYPE_NUMBER,
+    str: pb.METADATA_TYPE_TEXT,
+    list: pb.METADATA_TYPE_LIST,
+    dict: pb.METADATA_TYPE_MAP,
+}
+_METADATA_TYPES_BACK = {number: kind for kind, number in _METADATA_TYPES.items()}
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def tensor_from(message: pb.Tensor) -> TensorInfo:
+    """Return what a message says of a tensor."""
+    storage = message.storage
+    return TensorInfo(
+        dataset=message.dataset,
+        id=message.id,
+        dtype=_dtype_name(message.spec.dtype),
+        shape=tuple(message.spec.shape),
+        metadata=from_value_map(message.metadata),
+        generation=message.generation,
+        canonical_bytes=storage.canonical_bytes,
+        quantized_bytes=storage.quantized_bytes,
+        stored_bytes=storage.stored_bytes,
+        lossy=storage.lossy,
+        relative_error=storage.relative_error,
+        max_absolute_error=storage.max_absolute_error,
+        encodings=tuple(
+            EncodingShare(
+                tuple(codec.id for codec in share.encoding.codecs),
+                share.chunks,
+                share.canonical_bytes,
+                share.stored_bytes,
+            )
+            for share in storage.encodings
+        ),
+        fallback_reason=storage.fallback_reason,
+        values=_values_from(message.values) if message.HasField("values") else None,
+        source_checksum=message.source_checksum.value.hex(),
+        value_checksum=message.value_checksum.value.hex(),
+        created=_time_from(message.create_time),
+    )
+
+
+def upload_to(upload: Upload) -> pb.Tensor:
+    """Return how a first segment announces an upload.
+
+    Raises:
+        InvalidMetadataError: metadata that the contract cannot carry.
+    """
+    number = _DTYPE_NUMBERS[upload.dtype]
+    message = pb.Tensor(
+        id=upload.id, spec=pb.TensorSpec(dtype=number, shape=upload.shape), metadata=metadata_to(upload.metadata)
+    )
+    if upload.policy is not None:
+        message.policy.CopyFrom(policy_to(upload.policy))
+    return message
+
+
+def metadata_to(metadata: Mapping[str, Any]) -> dict[str, pb.Value]:
+    """Return metadata as messages.
+
+    Raises:
+        InvalidMetadataError: something in it has no place in the contract.
+    """
+    try:
+        return to_value_map(metadata)
+    except (TypeError, ValueError) as error:
+        raise InvalidMetadataError(str(error), reason="INVALID_METADATA") from error
+
+
+def policy_to(policy: Policy) -> pb.StoragePolicy:
+    """Return a policy."""
+    message = pb.StoragePolicy(
+        preset=policy.preset,
+        max_relative_error=policy.max_relative_error,
+        max_absolute_error=policy.max_absolute_error,
+        chunk_bytes=policy.chunk_bytes,
+    )
+    if policy.encoding is not None:
+        if policy.preset is not None:
+            raise InvalidPolicyError(
+                "policy has both preset and encoding, must have at most one", reason="INVALID_POLICY"
+            )
+        message.encoding.SetInParent()
+        for step in codec_steps(policy.encoding):
+            message.encoding.codecs.add(id=step["id"], configuration=to_value_map(step.get("configuration", {})))
+    return message
+
+
+def codec_steps(encoding: Iterable[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return an encoding with every step written out.
+
+    Raises:
+        InvalidPolicyError: a step is neither an id nor a mapping with one.
+    """
+    steps: list[dict[str, Any]] = []
+    for step in encoding:
+        if isinstance(step, str):
+            steps.append({"id": step})
+        elif isinstance(step, dict) and isinstance(step.get("id"), str):
+            steps.append(dict(step))
+        else:
+            raise InvalidPolicyError(
+                f"a step of an encoding is {step!r}, must be a codec's id or {{'id': ..., 'configuration': {{...}}}}",
+                reason="INVALID_POLICY",
+            )
+    return steps
+
+
+def schema_to(schema: Schema) -> pb.DatasetSchema:
+    """Return a schema.
+
+    Raises:
+        UnsupportedDTypeError, InvalidMetadataError: a dtype or a type that the contract does not have.
+    """
+    message = pb.DatasetSchema()
+    if schema.dtype is not None:
+        if schema.dtype not in _DTYPE_NUMBERS:
+            raise UnsupportedDTypeError(
+                f"dtype {schema.dtype!r} is not one of {', '.join(_DTYPE_NUMBERS)}", reason="UNSUPPORTED_DTYPE"
+            )
+        message.dtype = _DTYPE_NUMBERS[schema.dtype]
+    if schema.shape is not None:
+        message.shape.SetInParent()
+        message.shape.sizes.extend(-1 if size is None else size for size in schema.shape)
+    for key, kind in schema.metadata.items():
+        if kind not in _METADATA_TYPES:
+            raise InvalidMetadataError(
+                f"type of {key!r} in a schema is {kind!r}, must be bool, int, float, str, list, dict or None",
+                reason="INVALID_METADATA",
+            )
+        message.metadata[key] = _METADATA_TYPES[kind]
+    return message
+
+
+def dataset_from(message: pb.Dataset) -> DatasetInfo:
+    """Return a dataset."""
+    policy, schema = message.policy, message.schema
+    choice = policy.WhichOneof("choice")
+    return DatasetInfo(
+        name=message.name,
+        policy=Policy(
+            preset=policy.preset if choice == "preset" else None,
+            encoding=[
+                {"id": codec.id, "configuration": from_value_map(codec.configuration)}
+                for codec in policy.encoding.codecs
+            ]
+            if choice == "encoding"
+            else None,
+            max_relative_error=policy.max_relative_error if policy.HasField("max_relative_error") else None,
+            max_absolute_error=policy.max_absolute_error if policy.HasField("max_absolute_error") else None,
+            chunk_bytes=policy.chunk_bytes if policy.HasField("chunk_bytes") else None,
+        ),
+        schema=Schema(
+            dtype=_dtype_name(schema.dtype) if schema.dtype else None,
+            shape=tuple(None if size < 0 else size for size in schema.shape.sizes)
+            if schema.HasField("shape")
+            else None,
+            metadata={key: _METADATA_TYPES_BACK.get(kind) for key, kind in schema.metadata.items()},
+        ),
+        created=_time_from(message.create_time),
+    )
+
+
+def stats_from(message: pb.GetDatasetStatsResponse) -> DatasetStats:
+    """Return a dataset's sums."""
+    return DatasetStats(
+        tensors=message.tensors,
+        lossy_tensors=message.lossy_tensors,
+        canonical_bytes=message.canonical_bytes,
+        quantized_bytes=message.quantized_bytes,
+        stored_bytes=message.stored_bytes,
+        worst_relative_error=message.worst_relative_error,
+        worst_max_absolute_error=message.worst_max_absolute_error,
+        dtypes=tuple(
+            DTypeShare(_dtype_name(share.dtype), share.tensors, share.canonical_bytes, share.stored_bytes)
+            for share in message.data_types
+        ),
+    )
+
+
+def slices_to(part: Part) -> pb.SliceSet:
+    """Return slices."""
+    return pb.SliceSet(axes=map(_slice_to, part.axes), trailing_axes=map(_slice_to, part.trailing_axes))
+
+
+def error_from(status: status_pb2.Status) -> TensorusError | None:
+    """Return the error that a status stands for, or None where it carries no reason of the contract."""
+    for detail in status.details:
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info) and info.domain == "tensorus":
+            return error_for(info.reason, status.message, info.metadata)
+    return None
+
+
+def _slice_to(part: slice) -> pb.Slice:
+    return pb.Slice(start=part.start, stop=part.stop, step=part.step)
+
+
+def _dtype_name(number: int) -> str:
+    return _DTYPE_NAMES.get(number) or f"dtype_{number}"
+
+
+def _values_from(message: pb.ValueSummary) -> ValueSummary:
+    return ValueSummary(
+        min=message.min if message.HasField("min") else None,
+        max=message.max if message.HasField("max") else None,
+        mean=message.mean if message.HasField("mean") else None,
+        standard_deviation=message.standard_deviation if message.HasField("standard_deviation") else None,
+        l2_norm=message.l2_norm if message.HasField("l2_norm") else None,
+        zero_count=message.zero_count,
+        nan_count=message.nan_count,
+        infinity_count=message.infinity_count,
+    )
+
+
+def _time_from(message: timestamp_pb2.Timestamp) -> datetime:
+    return _EPOCH + timedelta(seconds=message.seconds, microseconds=message.nanos // 1000)

@@ -1,0 +1,84 @@
+"""NumPy's basic indexing, as slices that travel and axes that are dropped on arrival.
+
+The shape is not known when the request is made, so an integer becomes a slice of length one, whose axis is dropped when the
+result is here, and an Ellipsis separates slices of the first axes from slices of the last ones.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tensorus._arrays import AnyArray
+    from tensorus.types import Index
+
+__all__ = ["ParsedIndex", "parse_index"]
+
+
+@dataclass(frozen=True)
+class ParsedIndex:
+    """What an index means."""
+
+    axes: tuple[slice, ...]
+    """Of the first axes."""
+    trailing_axes: tuple[slice, ...]
+    """Of the last axes."""
+    integers: dict[int, int]
+    """By axis (negative: from the last one), for what an integer was given."""
+    has_slices: bool
+    """Whether there was anything but integers; if not, NumPy gives a scalar."""
+
+    def apply(self, array: AnyArray, shape: tuple[int, ...]) -> AnyArray:
+        """Return the result of NumPy's indexing from what was read.
+
+        Args:
+            array: with every axis still there.
+            shape: of the whole tensor.
+
+        Raises:
+            IndexError: an integer is out of bounds.
+        """
+        dropped = set()
+        for axis, index in self.integers.items():
+            position = axis % len(shape)
+            if array.shape[position] != 1:
+                raise IndexError(f"index {index} is out of bounds for axis {position} with size {shape[position]}")
+            dropped.add(position)
+        kept = [size for position, size in enumerate(array.shape) if position not in dropped]
+        result = array.reshape(kept)
+        return result if self.has_slices or kept else result[()]
+
+
+def parse_index(index: Index) -> ParsedIndex:
+    """Return what `index` means.
+
+    Raises:
+        TypeError: a part is neither an integer nor a slice nor Ellipsis.
+        IndexError: more than one Ellipsis.
+    """
+    parts = index if isinstance(index, tuple) else (index,)
+    ellipses = [position for position, part in enumerate(parts) if part is Ellipsis]
+    if len(ellipses) > 1:
+        raise IndexError("an index can only have a single ellipsis ('...')")
+    border = ellipses[0] if ellipses else len(parts)
+    leading, trailing = parts[:border], parts[border + 1 :]
+    integers: dict[int, int] = {}
+    axes = tuple(_as_slice(part, axis, integers) for axis, part in enumerate(leading))
+    trailing_axes = tuple(_as_slice(part, axis - len(trailing), integers) for axis, part in enumerate(trailing))
+    has_slices = len(integers) < len(parts) or not parts
+    return ParsedIndex(axes, trailing_axes, integers, has_slices)
+
+
+def _as_slice(part: object, axis: int, integers: dict[int, int]) -> slice:
+    if isinstance(part, slice):
+        return slice(
+            *(None if bound is None else operator.index(bound) for bound in (part.start, part.stop, part.step))
+        )
+    if isinstance(part, bool) or not hasattr(part, "__index__"):
+        raise TypeError(f"index has a {type(part).__name__}; integers, slices and ... are possible")
+    number = operator.index(part)
+    integers[axis] = number
+    # -1 is the last one: there is no index after it that a stop could name.
+    return slice(number, None if number == -1 else number + 1)

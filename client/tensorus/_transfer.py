@@ -1,0 +1,125 @@
+"""Pieces that arrive, put together into arrays.
+
+Canonical bytes are copied into their place in the final array as they come. Chunk records are decoded on a few threads, each
+of which writes into its own place, so that decoding keeps up with the network; at most `_DECODES_MAX` wait at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tensorus._arrays import empty_canonical
+from tensorus._backend import Began, Failed
+from tensorus._decode import decode_record
+from tensorus.errors import DataCorruptError
+from tensorus.types import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
+
+    from tensorus._arrays import AnyArray
+    from tensorus._backend import Arrival, Bytes
+    from tensorus.types import TensorInfo
+
+__all__ = ["Assembler"]
+
+_DECODES_MAX = 4
+"""Chunk records in memory beside the array, of up to 2 MiB each."""
+
+
+class Assembler:
+    """Turns arrivals into arrays. One for each client; its threads start with the first chunk record."""
+
+    def __init__(self) -> None:
+        """Start without threads."""
+        self._pool: ThreadPoolExecutor | None = None
+
+    def assemble(
+        self, arrivals: Iterator[Arrival], on_progress: Callable[[Progress], None] | None = None
+    ) -> Iterator[tuple[TensorInfo, AnyArray]]:
+        """Yield each tensor when all of it is here.
+
+        Raises:
+            TensorusError: at the place of a tensor that did not arrive.
+        """
+        target: _Target | None = None
+        for arrival in arrivals:
+            if isinstance(arrival, Failed):
+                raise arrival.error
+            if isinstance(arrival, Began):
+                target = _Target(arrival, on_progress)
+            elif target is None or target.item != arrival.item:
+                raise DataCorruptError("bytes arrived for a tensor that had not begun", reason="DATA_CORRUPT")
+            else:
+                self._place(target, arrival)
+            if target.is_complete:
+                yield target.finish()
+
+    def close(self) -> None:
+        """End the threads. Idempotent."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _place(self, target: _Target, arrival: Bytes) -> None:
+        if not arrival.encoded:
+            target.write(arrival.offset, arrival.data)
+        else:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="tensorus-decode")
+            target.write_later(self._pool, arrival)
+
+
+class _Target:
+    """One array on its way."""
+
+    def __init__(self, began: Began, on_progress: Callable[[Progress], None] | None) -> None:
+        self.item = began.item
+        self._info = began.info
+        self._array = empty_canonical(began.info.dtype, began.shape)
+        self._bytes = memoryview(self._array.reshape(-1).view(np.uint8))
+        self._arrived_bytes = 0
+        self._decodes: deque[Future[None]] = deque()
+        self._on_progress = on_progress
+
+    @property
+    def is_complete(self) -> bool:
+        return self._arrived_bytes >= self._bytes.nbytes
+
+    def write(self, offset: int, data: memoryview) -> None:
+        self._count(offset, data.nbytes)
+        self._bytes[offset : offset + data.nbytes] = data
+
+    def write_later(self, pool: ThreadPoolExecutor, arrival: Bytes) -> None:
+        self._count(arrival.offset, arrival.decoded_length)
+        while len(self._decodes) >= _DECODES_MAX:
+            self._decodes.popleft().result()
+        self._decodes.append(pool.submit(self._decode, arrival))
+
+    def finish(self) -> tuple[TensorInfo, AnyArray]:
+        while self._decodes:
+            self._decodes.popleft().result()
+        return self._info, self._array
+
+    def _decode(self, arrival: Bytes) -> None:
+        canonical = decode_record(arrival.data)
+        if canonical.nbytes != arrival.decoded_length:
+            raise DataCorruptError(
+                f"chunk record decodes to {canonical.nbytes} bytes, {arrival.decoded_length} are announced",
+                reason="DATA_CORRUPT",
+            )
+        self._bytes[arrival.offset : arrival.offset + canonical.nbytes] = canonical
+
+    def _count(self, offset: int, length: int) -> None:
+        if offset + length > self._bytes.nbytes:
+            raise DataCorruptError(
+                f"bytes up to {offset + length} arrived, the tensor has {self._bytes.nbytes}", reason="DATA_CORRUPT"
+            )
+        self._arrived_bytes += length
+        if self._on_progress is not None:
+            self._on_progress(Progress(self._info.id, self._arrived_bytes, self._bytes.nbytes))

@@ -1,0 +1,18 @@
+"""The command line: `tensorus serve`, `put`, `get`, `ls`, `info`, `stats`, `rm`.
+
+`main` is the entry point. Each command has a module; `_connection` says which store they speak to, `_output` how they print,
+`_files` which files they read and write.
+"""
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line; without its libraries, say what brings them."""
+    try:
+        from tensorus.cli._app import app  # noqa: PLC0415 - the thin client has no command line
+    except ImportError as error:
+        raise SystemExit(f"{error.name} is not installed: pip install 'tensorus[cli]'") from error
+    app(prog_name="tensorus")

@@ -1,0 +1,61 @@
+"""The command group, and how errors end the process."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from tensorus._version import __version__
+from tensorus.cli._output import print_error
+from tensorus.cli.get import get
+from tensorus.cli.info import info
+from tensorus.cli.ls import ls
+from tensorus.cli.put import put
+from tensorus.cli.rm import rm
+from tensorus.cli.serve import serve
+from tensorus.cli.stats import stats
+from tensorus.errors import NotFoundError, TensorusError, UnavailableError
+
+__all__ = ["app"]
+
+EXIT_FAILED = 1
+EXIT_NOT_FOUND = 3
+EXIT_UNAVAILABLE = 4
+
+
+class _App(click.Group):
+    """Turns errors into one line and an exit code."""
+
+    def invoke(self, context: click.Context) -> Any:  # `Any`: whatever a command returns, which is nothing
+        """Run the command."""
+        try:
+            return super().invoke(context)
+        except UnavailableError as error:
+            print_error(error)
+            sys.exit(EXIT_UNAVAILABLE)
+        except NotFoundError as error:
+            print_error(error)
+            sys.exit(EXIT_NOT_FOUND)
+        except (TensorusError, OSError, ValueError, TypeError, IndexError, ImportError) as error:
+            print_error(error)
+            sys.exit(EXIT_FAILED)
+
+
+@click.group(cls=_App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="tensorus")
+def app() -> None:
+    """Store tensors, and get them back.
+
+    \b
+    Commands speak to the server at 127.0.0.1:7733. Another one: --server HOST:PORT, or the variable TENSORUS_SERVER.
+    Without any server: --store DIR works on a folder.
+
+    \b
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 server unavailable.
+    """  # noqa: D301 - click's mark for lines that stay as they are
+
+
+for _command in (serve, put, get, ls, info, stats, rm):
+    app.add_command(_command)

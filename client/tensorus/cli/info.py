@@ -1,0 +1,68 @@
+"""tensorus info."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from tensorus.cli._connection import connected, store_options
+from tensorus.cli._options import json_option
+from tensorus.cli._output import human_bytes, human_shape, print_json, print_table, to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tensorus.types import TensorInfo
+
+__all__ = ["info"]
+
+
+@click.command()
+@click.argument("dataset")
+@click.argument("id")
+@store_options
+@json_option
+def info(dataset: str, id: str, server: str, store: str | None, *, as_json: bool) -> None:  # noqa: A002 - the field's word
+    """Show everything about the tensor ID of DATASET but its values.
+
+    \b
+    Example:
+      tensorus info weights encoder.layer.0.attention
+    """  # noqa: D301 - click's mark for lines that stay as they are
+    with connected(server, store) as client:
+        found = client.info(dataset, id)
+    if as_json:
+        print_json(found)
+    else:
+        print_table(["", ""], _rows(found))
+
+
+def _rows(info: TensorInfo) -> Iterator[tuple[str, str]]:
+    yield "id", info.id
+    yield "dtype", info.dtype
+    yield "shape", human_shape(info.shape)
+    yield "generation", str(info.generation)
+    yield "created", info.created.isoformat(sep=" ", timespec="seconds")
+    yield "size", f"{human_bytes(info.canonical_bytes)} ({info.canonical_bytes:,} bytes)"
+    yield "stored", f"{human_bytes(info.stored_bytes)} ({info.stored_bytes:,} bytes), ratio {info.ratio:.3f}"
+    for share in info.encodings:
+        yield (
+            "encoding",
+            f"{' > '.join(share.codecs) or 'as it is'}: {share.chunks} chunks, {human_bytes(share.stored_bytes)}",
+        )
+    if info.lossy:
+        yield "relative error", f"{info.relative_error:.3e}"
+        yield "largest error", f"{info.max_absolute_error:.3e}"
+    else:
+        yield "error", "exact"
+    if info.fallback_reason:
+        yield "fallback", info.fallback_reason
+    if info.values is not None:
+        for name, value in to_json(info.values).items():
+            if value is not None:
+                yield name.replace("_", " "), f"{value:.6g}"
+    yield "source checksum", info.source_checksum
+    yield "value checksum", info.value_checksum
+    yield "metadata", json.dumps(info.metadata, ensure_ascii=False)

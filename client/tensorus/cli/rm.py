@@ -1,0 +1,40 @@
+"""tensorus rm."""
+
+from __future__ import annotations
+
+import click
+
+from tensorus.cli._connection import connected, store_options
+from tensorus.cli._output import print_text
+from tensorus.errors import TensorNotFoundError
+
+__all__ = ["rm"]
+
+
+@click.command()
+@click.argument("dataset")
+@click.argument("ids", nargs=-1)
+@click.option("--dataset", "whole", is_flag=True, help="Delete the dataset itself, with everything in it.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@store_options
+def rm(dataset: str, ids: tuple[str, ...], server: str, store: str | None, *, whole: bool, yes: bool) -> None:
+    """Delete the tensors IDS of DATASET, or all of it.
+
+    \b
+    Examples:
+      tensorus rm weights encoder.layer.0.attention
+      tensorus rm weights --dataset --yes
+    """  # noqa: D301 - click's mark for lines that stay as they are
+    if whole == bool(ids):
+        raise click.UsageError("name the tensors to delete, or --dataset for all of it")
+    with connected(server, store) as client:
+        if whole:
+            count = client.stats(dataset).tensors
+            if not yes:
+                click.confirm(f"Delete the dataset {dataset!r} with {count:,} tensors?", abort=True)
+            print_text(f"{client.delete_dataset(dataset):,} tensors deleted, and their dataset")
+            return
+        deleted = client.delete(dataset, list(ids))
+    print_text(f"{deleted} of {len(ids)} tensors deleted")
+    if deleted < len(ids):
+        raise TensorNotFoundError(f"{len(ids) - deleted} of the ids did not exist", reason="TENSOR_NOT_FOUND")

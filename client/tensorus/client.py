@@ -1,0 +1,367 @@
+"""The client: datasets, tensors in, tensors out. The same class over a server and over an engine in this process."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any, Self
+
+from tensorus._arrays import as_numpy, canonical_blocks, default_kind, dtype_name, from_canonical
+from tensorus._backend import Began, Failed, Listing, Part, Upload
+from tensorus._indexing import parse_index
+from tensorus._transfer import Assembler
+from tensorus._where import filter_text
+from tensorus.errors import AlreadyExistsError, InsertManyError, InvalidPolicyError, TensorusError
+from tensorus.types import NewTensor, Policy, Progress, Record
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from tensorus._backend import Arrival, Backend
+    from tensorus._where import Where
+    from tensorus.types import AsArray, DatasetInfo, DatasetStats, Index, Schema, TensorInfo
+
+__all__ = ["Client"]
+
+
+class Client:
+    """Made by `tensorus.connect` and `tensorus.open`; a context manager. Safe in many threads.
+
+    Every method raises `tensorus.errors.TensorusError`; docstrings name the interesting ones.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        """Work on `backend`, which `close` closes."""
+        self._backend = backend
+        self._assembler = Assembler()
+
+    def __enter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """End all use. Idempotent."""
+        self._assembler.close()
+        self._backend.close()
+
+    def create_dataset(
+        self,
+        name: str,
+        *,
+        preset: str | None = None,
+        policy: Policy | None = None,
+        schema: Schema | None = None,
+        exist_ok: bool = False,
+    ) -> DatasetInfo:
+        """Create a dataset.
+
+        Args:
+            name: 1 to 255 bytes; may have slashes.
+            preset: how its tensors are stored, by name; short for `policy=Policy(preset=...)`.
+            policy: how its tensors are stored, in detail; without either, losslessly.
+            schema: what its tensors must look like.
+            exist_ok: return the dataset of this name as it is if there is one.
+
+        Raises:
+            AlreadyExistsError: the name is taken, and not `exist_ok`.
+            InvalidPolicyError: an unknown preset, or a policy that cannot be followed.
+        """
+        try:
+            return self._backend.create_dataset(name, _policy(preset, policy), schema)
+        except AlreadyExistsError:
+            if not exist_ok:
+                raise
+            return self._backend.get_dataset(name)
+
+    def datasets(self) -> builtins.list[DatasetInfo]:
+        """Return all datasets in order of creation."""
+        return self._backend.list_datasets()
+
+    def dataset(self, name: str) -> DatasetInfo:
+        """Return a dataset.
+
+        Raises:
+            DatasetNotFoundError: there is none.
+        """
+        return self._backend.get_dataset(name)
+
+    def update_dataset(
+        self, name: str, *, preset: str | None = None, policy: Policy | None = None, schema: Schema | None = None
+    ) -> DatasetInfo:
+        """Replace how later tensors are stored, what they must look like, or both; stored ones stay as they are.
+
+        Raises:
+            DatasetNotFoundError: there is none.
+        """
+        return self._backend.update_dataset(name, _policy(preset, policy), schema)
+
+    def delete_dataset(self, name: str) -> int:
+        """Delete a dataset with all its tensors, and return how many there were.
+
+        Raises:
+            DatasetNotFoundError: there is none.
+        """
+        return self._backend.delete_dataset(name)
+
+    def stats(self, dataset: str) -> DatasetStats:
+        """Return sums over a dataset's tensors.
+
+        Raises:
+            DatasetNotFoundError: there is none.
+        """
+        return self._backend.dataset_stats(dataset)
+
+    def insert(
+        self,
+        dataset: str,
+        tensor: object,
+        *,
+        id: str | None = None,  # noqa: A002 - the field's word
+        metadata: Mapping[str, Any] | None = None,
+        preset: str | None = None,
+        policy: Policy | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> TensorInfo:
+        """Store one tensor. When this returns, it survives a crash and a loss of power.
+
+        The same tensor under the same id may be inserted again: that stores nothing twice.
+
+        Args:
+            dataset: its name.
+            tensor: a torch tensor, a NumPy array, or anything with `__array__` or `__dlpack__`; is not copied as a whole.
+            id: unique within the dataset; None: a random one.
+            metadata: None, bool, int, float, str, and lists and dicts of these; can be filtered on.
+            preset: how it is stored, by name; None: as the dataset says.
+            policy: how it is stored, in detail.
+            on_progress: called from time to time, on the caller's thread.
+
+        Returns:
+            What was stored, with the sizes and errors that were measured.
+
+        Raises:
+            TypeError: `tensor` is no array.
+            DatasetNotFoundError: there is no such dataset.
+            AlreadyExistsError: another tensor has this id.
+            SchemaMismatchError: the dataset's schema requires another.
+            StorageFullError: the disk is full.
+        """
+        upload = _upload(NewTensor(tensor, id, metadata, _policy(preset, policy)))
+        if on_progress is None:
+            report = None
+        else:
+
+            def report(progress: Progress) -> None:
+                on_progress(
+                    Progress(upload.id, min(progress.done_bytes, upload.canonical_bytes), upload.canonical_bytes)
+                )
+
+        for _, outcome in self._backend.insert(dataset, [upload], report):
+            if isinstance(outcome, TensorusError):
+                raise outcome
+            if on_progress is not None:
+                on_progress(Progress(upload.id, upload.canonical_bytes, upload.canonical_bytes))
+            return outcome
+        raise TensorusError("the insert ended without a result")
+
+    def insert_many(
+        self,
+        dataset: str,
+        tensors: Iterable[object],
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> builtins.list[TensorInfo]:
+        """Store many tensors in one stream: much faster than one by one where they are small.
+
+        Args:
+            tensors: arrays, `(id, array)` pairs such as `state_dict.items()`, or `NewTensor`; iterated while they are sent, so
+                that they need not be in memory together.
+            on_progress: called from time to time with the canonical bytes that were taken of all of them.
+
+        Returns:
+            What was stored, in the order of the input.
+
+        Raises:
+            InsertManyError: some were not stored; names them, and has what was.
+        """
+        results: dict[int, TensorInfo] = {}
+        failed: dict[int, TensorusError] = {}
+        uploads = (_upload(_new_tensor(tensor)) for tensor in tensors)
+        for position, outcome in self._backend.insert(dataset, uploads, on_progress):
+            if isinstance(outcome, TensorusError):
+                failed[position] = outcome
+            else:
+                results[position] = outcome
+        inserted = [results[position] for position in sorted(results)]
+        if failed:
+            raise InsertManyError(inserted, sorted(failed.items()))
+        return inserted
+
+    def get(
+        self,
+        dataset: str,
+        id: str,  # noqa: A002 - the field's word
+        *,
+        index: Index | None = None,
+        as_: AsArray | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Any:  # `Any`: a torch tensor or a NumPy array, as asked for
+        """Return a tensor, or a part of it.
+
+        Args:
+            dataset: its name.
+            id: the tensor's.
+            index: as NumPy's basic indexing, with integers, slices with any step, and Ellipsis: only the chunks that it touches
+                are read.
+            as_: "torch" or "numpy"; None: torch where it is installed.
+            on_progress: called as bytes arrive, on the caller's thread.
+
+        Returns:
+            A fresh array; what NumPy's indexing would give, where there is an index.
+
+        Raises:
+            DatasetNotFoundError, TensorNotFoundError: there is none.
+            IndexError: an integer is out of bounds.
+            DataCorruptError: what is stored is damaged.
+        """
+        parsed = None if index is None else parse_index(index)
+        part = None if parsed is None else Part(parsed.axes, parsed.trailing_axes)
+        arrivals = self._backend.get(dataset, [id], part, with_data=True)
+        for info, array in self._assembler.assemble(arrivals, on_progress):
+            result = array if parsed is None else parsed.apply(array, info.shape)
+            return _as_kind(result, as_)
+        raise TensorusError("the read ended without a result")
+
+    def get_many(self, dataset: str, ids: Iterable[str], *, as_: AsArray | None = None) -> Iterator[Record]:
+        """Yield tensors by id, in order, in one stream.
+
+        Raises:
+            TensorNotFoundError: at the place of an id that does not exist.
+        """
+        return self._records(self._backend.get(dataset, list(ids), None, with_data=True), as_)
+
+    def query(
+        self,
+        dataset: str,
+        where: Where | None = None,
+        *,
+        order_by: str | None = None,
+        limit: int | None = None,
+        sample: int | None = None,
+        seed: int | None = None,
+        with_data: bool = True,
+        as_: AsArray | None = None,
+    ) -> Iterator[Record]:
+        """Yield the tensors that match a filter.
+
+        Args:
+            dataset: its name.
+            where: a filter as text, such as `layer >= 3 AND kind = "attention" AND @nbytes > 1e6`, or a dict of metadata keys
+                and what they must be (a list: one of these); None: all.
+            order_by: "created", "id", "nbytes" or "stored_bytes", then " desc" where wanted; None: "created".
+            limit: at most so many.
+            sample: so many at random, in random order.
+            seed: for a sample that can be had again.
+            with_data: False: `Record.tensor` is None.
+            as_: "torch" or "numpy"; None: torch where it is installed.
+
+        Raises:
+            DatasetNotFoundError: there is no such dataset.
+            InvalidFilterError: the filter does not parse; names the position.
+        """
+        listing = Listing(dataset, filter_text(where), order_by or "", limit, sample, seed)
+        arrivals = self._backend.query(listing, with_data=with_data)
+        if with_data:
+            return self._records(arrivals, as_)
+        return (Record(info, None) for info in _headers(arrivals))
+
+    def list(
+        self,
+        dataset: str,
+        where: Where | None = None,
+        *,
+        order_by: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[TensorInfo]:
+        """Yield what is stored in a dataset, without the values, page by page. Arguments as of `query`."""
+        return self._backend.list_tensors(Listing(dataset, filter_text(where), order_by or "", limit))
+
+    def info(self, dataset: str, id: str) -> TensorInfo:  # noqa: A002 - the field's word
+        """Return everything about a tensor but its values.
+
+        Raises:
+            DatasetNotFoundError, TensorNotFoundError: there is none.
+        """
+        for info in _headers(self._backend.get(dataset, [id], None, with_data=False)):
+            return info
+        raise TensorusError("the read ended without a result")
+
+    def update_metadata(self, dataset: str, id: str, metadata: Mapping[str, Any]) -> TensorInfo:  # noqa: A002
+        """Replace a tensor's metadata, all of it.
+
+        Raises:
+            DatasetNotFoundError, TensorNotFoundError: there is none.
+        """
+        return self._backend.update_metadata(dataset, id, dict(metadata))
+
+    def delete(self, dataset: str, ids: str | Sequence[str]) -> int:
+        """Delete one or many tensors by id, and return how many existed.
+
+        Raises:
+            DatasetNotFoundError: there is no such dataset.
+        """
+        return self._backend.delete_tensors(dataset, [ids] if isinstance(ids, str) else list(ids))
+
+    def _records(self, arrivals: Iterator[Arrival], as_: AsArray | None) -> Iterator[Record]:
+        for info, array in self._assembler.assemble(arrivals):
+            yield Record(info, _as_kind(array, as_))
+
+
+def _as_kind(array: Any, as_: AsArray | None) -> Any:  # `Any`: a NumPy array or scalar in, either kind out
+    kind = as_ or default_kind()
+    if kind not in {"torch", "numpy"}:
+        raise ValueError(f"as_ is {as_!r}, must be 'torch' or 'numpy'")
+    return array if kind == "numpy" and not hasattr(array, "flags") else from_canonical(array, kind)
+
+
+def _headers(arrivals: Iterator[Arrival]) -> Iterator[TensorInfo]:
+    for arrival in arrivals:
+        if isinstance(arrival, Failed):
+            raise arrival.error
+        if isinstance(arrival, Began):
+            yield arrival.info
+
+
+def _policy(preset: str | None, policy: Policy | None) -> Policy | None:
+    if preset is not None and policy is not None:
+        raise InvalidPolicyError(
+            "preset and policy exclude each other; a policy has a preset, too", reason="INVALID_POLICY"
+        )
+    return policy if preset is None else Policy(preset=preset)
+
+
+def _new_tensor(tensor: object) -> NewTensor:
+    if isinstance(tensor, NewTensor):
+        return tensor
+    if isinstance(tensor, tuple):
+        if len(tensor) != 2 or not isinstance(tensor[0], str):
+            raise TypeError("a tuple of insert_many must be (id, tensor)")
+        return NewTensor(tensor[1], tensor[0])
+    return NewTensor(tensor)
+
+
+def _upload(new: NewTensor) -> Upload:
+    array = as_numpy(new.tensor)
+    return Upload(
+        # Made before it is sent, so that a repeated insert is known to be one.
+        id=uuid.uuid4().hex if new.id is None else new.id,
+        dtype=dtype_name(array),
+        shape=array.shape,
+        canonical_bytes=array.nbytes,
+        blocks=lambda block_bytes: canonical_blocks(array, block_bytes),
+        metadata=new.metadata or {},
+        policy=new.policy,
+    )

@@ -1,0 +1,355 @@
+"""The backend that is an engine in this process: the only module of the client that knows the engine."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tensorus._backend import Backend, Began, Bytes, Failed
+from tensorus._convert import codec_steps
+from tensorus.errors import InvalidMetadataError, error_for
+from tensorus.types import (
+    DatasetInfo,
+    DatasetStats,
+    DTypeShare,
+    EncodingShare,
+    Policy,
+    Progress,
+    Schema,
+    TensorInfo,
+    ValueSummary,
+)
+from tensorus_codecs.dtypes import dtype_by_name
+from tensorus_codecs.encoding import Encoding
+from tensorus_codecs.errors import CodecError
+from tensorus_codecs.policy import StoragePolicy
+
+try:
+    from tensorus_server import model
+    from tensorus_server.app import open_engine
+    from tensorus_server.config import EngineConfig
+    from tensorus_server.errors import EngineError, facts_of, reason_of
+    from tensorus_server.filter_text import parse_filter
+    from tensorus_server.query import Query, parse_order
+    from tensorus_server.read import ReadPlan
+    from tensorus_server.validate import checked_spec
+except ImportError as error:
+    raise ImportError(
+        f"{error.name} is not installed, which a store in this process needs: pip install 'tensorus[server]'"
+    ) from error
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from tensorus._backend import Arrival, Listing, Part, Upload
+    from tensorus.errors import TensorusError
+    from tensorus.types import Metadata
+    from tensorus_server.insert import InsertStream, ItemResult
+
+__all__ = ["EmbeddedBackend"]
+
+_BLOCK_BYTES = 1024 * 1024
+"""What is handed to the engine at once: a chunk of the default size, which it takes without copying."""
+
+_PAGE_SIZE = 500
+
+_SCHEMA_TYPES: dict[type | None, str] = {
+    None: "any",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    str: "text",
+    list: "list",
+    dict: "map",
+}
+_SCHEMA_TYPES_BACK: dict[str, type | None] = {name: kind for kind, name in _SCHEMA_TYPES.items()}
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class EmbeddedBackend(Backend):
+    """One engine on one folder."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open the store in `path`, or create it."""
+        with _as_tensorus_errors():
+            self._engine = open_engine(EngineConfig(Path(path)))
+
+    def create_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
+        """See `Backend`."""
+        with _as_tensorus_errors():
+            return _dataset_info(self._engine.create_dataset(name, _policy(policy), _schema(schema)))
+
+    def get_dataset(self, name: str) -> DatasetInfo:
+        """See `Backend`."""
+        with _as_tensorus_errors():
+            return _dataset_info(self._engine.get_dataset(name))
+
+    def list_datasets(self) -> list[DatasetInfo]:
+        """See `Backend`."""
+        with _as_tensorus_errors():
+            return [_dataset_info(dataset) for dataset in self._engine.list_datasets()]
+
+    def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
+        """See `Backend`."""
+        with _as_tensorus_errors():
+            return _dataset_info(self._engine.update_dataset(name, _policy(policy), _schema(schema)))
+
+    def delete_dataset(self, name: str) -> int:
+        """See `Backend`."""
+        with _as_tensorus_errors():
+            return self._engine.delete_dataset(name)
+
+    def dataset_stats(self, name: str) -> DatasetStats:
+        """See `Backend`."""
+        with _as_tensorus_errors():
+            stats = self._engine.dataset_stats(name)
+        return DatasetStats(
+            tensors=stats.tensors,
+            lossy_tensors=stats.lossy_tensors,
+            canonical_bytes=stats.canonical_bytes,
+            quantized_bytes=stats.quantized_bytes,
+            stored_bytes=stats.stored_bytes,
+            worst_relative_error=stats.worst_relative_error,
+            worst_max_absolute_error=stats.worst_max_absolute_error,
+            dtypes=tuple(
+                DTypeShare(share.dtype, share.tensors, share.canonical_bytes, share.stored_bytes)
+                for share in stats.dtypes
+            ),
+        )
+
+    def insert(
+        self, dataset: str, uploads: Iterable[Upload], on_progress: Callable[[Progress], None] | None
+    ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
+        """See `Backend`."""
+        results: queue.SimpleQueue[ItemResult] = queue.SimpleQueue()
+        with _as_tensorus_errors():
+            stream = self._engine.open_insert(dataset, results.put)
+        done_bytes = 0
+        try:
+            for item, upload in enumerate(uploads):
+                try:
+                    new = _new_tensor(dataset, upload)
+                except (EngineError, CodecError) as error:
+                    yield item, _error(error)
+                    continue
+                for length in _feed(stream, item, upload, new):
+                    done_bytes += length
+                    if on_progress is not None:
+                        on_progress(Progress(None, done_bytes, None))
+                yield from _outcomes(results)
+            stream.finish()
+            yield from _outcomes(results)
+        finally:
+            stream.abort()
+
+    def get(self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Iterator[Arrival]:
+        """See `Backend`."""
+        slices = None if part is None else model.SliceSet(part.axes, part.trailing_axes)
+        reads = [model.Read(tensor_id, slices) for tensor_id in ids]
+        with _as_tensorus_errors():
+            for item, found in enumerate(self._engine.find(dataset, reads, with_payloads=with_data)):
+                if isinstance(found, Exception):
+                    yield Failed(item, _error(found))
+                else:
+                    yield from self._read(item, found, slices, with_data=with_data)
+
+    def query(self, listing: Listing, *, with_data: bool) -> Iterator[Arrival]:
+        """See `Backend`."""
+        with _as_tensorus_errors():
+            query = Query(
+                dataset=listing.dataset,
+                filter=parse_filter(listing.where) if listing.where else None,
+                order=parse_order(listing.order_by) if listing.order_by else None,
+                limit=listing.limit,
+                sample=listing.sample,
+                seed=listing.seed,
+            )
+            for item, tensor in enumerate(self._engine.select(query, with_payloads=with_data)):
+                yield from self._read(item, tensor, None, with_data=with_data)
+
+    def list_tensors(self, listing: Listing) -> Iterator[TensorInfo]:
+        """See `Backend`."""
+        for arrival in self.query(listing, with_data=False):
+            if isinstance(arrival, Began):
+                yield arrival.info
+
+    def update_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> TensorInfo:
+        """See `Backend`."""
+        with _as_tensorus_errors():
+            return _tensor_info(self._engine.update_metadata(dataset, tensor_id, _metadata(metadata)))
+
+    def delete_tensors(self, dataset: str, ids: Sequence[str]) -> int:
+        """See `Backend`."""
+        with _as_tensorus_errors():
+            return len(self._engine.delete_tensors(dataset, ids))
+
+    def close(self) -> None:
+        """See `Backend`."""
+        self._engine.close()
+
+    def _read(
+        self, item: int, tensor: model.Tensor, slices: model.SliceSet | None, *, with_data: bool
+    ) -> Iterator[Arrival]:
+        try:
+            plan = ReadPlan(tensor, slices)
+            yield Began(item, _tensor_info(tensor), plan.result.shape)
+            if with_data:
+                for piece in self._engine.reader.read(tensor, plan):
+                    yield Bytes(
+                        item,
+                        piece.offset,
+                        memoryview(piece.data).cast("B"),
+                        encoded=False,
+                        decoded_length=piece.decoded_length,
+                    )
+        except (EngineError, CodecError) as error:
+            yield Failed(item, _error(error))
+
+
+def _feed(stream: InsertStream, item: int, upload: Upload, new: model.NewTensor) -> Iterator[int]:
+    """Hand an upload to the engine, and yield the bytes of each block that it has taken."""
+    offset = 0
+    announced: model.NewTensor | None = new
+    for block in upload.blocks(_BLOCK_BYTES):
+        last = offset + block.nbytes >= upload.canonical_bytes
+        stream.receive(model.Segment(item, offset, block.nbytes, last, announced), block)
+        announced = None
+        offset += block.nbytes
+        yield block.nbytes
+    if announced is not None:
+        stream.receive(model.Segment(item, 0, 0, last=True, tensor=announced), memoryview(b""))
+
+
+def _outcomes(results: queue.SimpleQueue[ItemResult]) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
+    """Yield what has been reported so far."""
+    while not results.empty():
+        result = results.get()
+        outcome = result.outcome
+        yield result.item, _error(outcome) if isinstance(outcome, Exception) else _tensor_info(outcome)
+
+
+def _new_tensor(dataset: str, upload: Upload) -> model.NewTensor:
+    spec = checked_spec(dtype_by_name(upload.dtype), upload.shape, dataset=dataset, tensor=upload.id)
+    return model.NewTensor(upload.id, spec, _metadata(upload.metadata), _policy(upload.policy))
+
+
+def _metadata(
+    value: Any,
+) -> Any:  # `Any`: values of every kind that metadata holds, and others, which the engine refuses
+    """Return metadata as it would come back from a server: lists for tuples, Python's numbers for NumPy's."""
+    if isinstance(value, Mapping):
+        return {key: _metadata(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_metadata(item) for item in value]
+    return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
+
+
+def _policy(policy: Policy | None) -> StoragePolicy | None:
+    if policy is None:
+        return None
+    return StoragePolicy(
+        preset=policy.preset,
+        encoding=None if policy.encoding is None else Encoding.from_json(codec_steps(policy.encoding)),
+        max_relative_error=policy.max_relative_error,
+        max_absolute_error=policy.max_absolute_error,
+        chunk_bytes=policy.chunk_bytes,
+    )
+
+
+def _schema(schema: Schema | None) -> model.Schema | None:
+    if schema is None:
+        return None
+    for key, kind in schema.metadata.items():
+        if kind not in _SCHEMA_TYPES:
+            raise InvalidMetadataError(
+                f"type of {key!r} in a schema is {kind!r}, must be bool, int, float, str, list, dict or None",
+                reason="INVALID_METADATA",
+            )
+    return model.Schema(
+        dtype=schema.dtype,
+        shape=None if schema.shape is None else tuple(-1 if size is None else size for size in schema.shape),
+        metadata={key: _SCHEMA_TYPES[kind] for key, kind in schema.metadata.items()},
+    )
+
+
+def _dataset_info(dataset: model.Dataset) -> DatasetInfo:
+    policy, schema = dataset.policy, dataset.schema
+    return DatasetInfo(
+        name=dataset.name,
+        policy=Policy(
+            preset=policy.preset,
+            encoding=None if policy.encoding is None else policy.encoding.to_json(),
+            max_relative_error=policy.max_relative_error,
+            max_absolute_error=policy.max_absolute_error,
+            chunk_bytes=policy.chunk_bytes,
+        ),
+        schema=Schema(
+            dtype=schema.dtype,
+            shape=None if schema.shape is None else tuple(None if size < 0 else size for size in schema.shape),
+            metadata={key: _SCHEMA_TYPES_BACK[kind] for key, kind in schema.metadata.items()},
+        ),
+        created=_time(dataset.created_us),
+    )
+
+
+def _tensor_info(tensor: model.Tensor) -> TensorInfo:
+    storage, values = tensor.storage, tensor.values
+    return TensorInfo(
+        dataset=tensor.dataset,
+        id=tensor.id,
+        dtype=tensor.spec.dtype.name,
+        shape=tensor.spec.shape,
+        metadata=tensor.metadata,
+        generation=tensor.generation,
+        canonical_bytes=storage.canonical_bytes,
+        quantized_bytes=storage.quantized_bytes,
+        stored_bytes=storage.stored_bytes,
+        lossy=storage.lossy,
+        relative_error=storage.relative_error,
+        max_absolute_error=storage.max_absolute_error,
+        encodings=tuple(
+            EncodingShare(
+                tuple(step["id"] for step in share.encoding), share.chunks, share.canonical_bytes, share.stored_bytes
+            )
+            for share in storage.encodings
+        ),
+        fallback_reason=storage.fallback_reason,
+        values=None
+        if values is None
+        else ValueSummary(
+            min=values.minimum,
+            max=values.maximum,
+            mean=values.mean,
+            standard_deviation=values.standard_deviation,
+            l2_norm=values.l2_norm,
+            zero_count=values.zero_count,
+            nan_count=values.nan_count,
+            infinity_count=values.infinity_count,
+        ),
+        source_checksum=tensor.source_checksum.value.hex(),
+        value_checksum=tensor.value_checksum.value.hex(),
+        created=_time(tensor.created_us),
+    )
+
+
+def _time(time_us: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=time_us)
+
+
+@contextmanager
+def _as_tensorus_errors() -> Iterator[None]:
+    try:
+        yield
+    except (EngineError, CodecError) as error:
+        raise _error(error) from error
+
+
+def _error(error: Exception) -> TensorusError:
+    """Return the client's error of the same reason."""
+    return error_for(reason_of(error), str(error), facts_of(error))

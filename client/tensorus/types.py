@@ -1,0 +1,213 @@
+"""The values that go into Tensorus and come out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+    from types import EllipsisType
+
+__all__ = [
+    "AsArray",
+    "DTypeShare",
+    "DatasetInfo",
+    "DatasetStats",
+    "EncodingShare",
+    "Index",
+    "Metadata",
+    "NewTensor",
+    "Policy",
+    "Progress",
+    "Record",
+    "Schema",
+    "TensorInfo",
+    "ValueSummary",
+]
+
+Metadata: TypeAlias = "dict[str, Any]"
+"""None, bool, int, float, str, and lists and dicts of these. `Any`: which of them is the user's to know."""
+
+Index: TypeAlias = "int | slice | EllipsisType | tuple[int | slice | EllipsisType, ...]"
+"""What `get(index=...)` takes: what NumPy's basic indexing does, without None."""
+
+AsArray: TypeAlias = Literal["torch", "numpy"]
+"""Which kind of array to return."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How tensors are to be stored. At most one of `preset` and `encoding`; neither: the server's default preset."""
+
+    preset: str | None = None
+    """A named policy: "none", "fast", "lossless", "balanced", "maximum", "fp16_only", "int8_only"."""
+    encoding: Sequence[str | Mapping[str, Any]] | None = None
+    """A chain of codecs: ids, or `{"id": ..., "configuration": {...}}`. For example `["fp16", "zstd"]`."""
+    max_relative_error: float | None = None
+    """L2 norm of the error over L2 norm, at most, for every chunk; a chunk that would break it is stored losslessly."""
+    max_absolute_error: float | None = None
+    """Largest error of an element, at most; likewise."""
+    chunk_bytes: int | None = None
+    """Canonical bytes per chunk, a multiple of 16 from 4096 to 2 MiB; None: 1 MiB."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What every tensor of a dataset must look like; None allows anything."""
+
+    dtype: str | None = None
+    """A dtype's name, such as "float32"."""
+    shape: Sequence[int | None] | None = None
+    """One size per axis; None: any."""
+    metadata: Mapping[str, type | None] = field(default_factory=dict)
+    """Keys that must be present, with bool, int, float, str, list, dict, or None for any type."""
+
+
+@dataclass(frozen=True)
+class EncodingShare:
+    """How many of a tensor's chunks got one encoding."""
+
+    codecs: tuple[str, ...]
+    """Ids of the codecs, in the order in which they encoded; empty: stored as it is."""
+    chunks: int
+    """Number of chunks."""
+    canonical_bytes: int
+    """Of these chunks."""
+    stored_bytes: int
+    """Of these chunks' records."""
+
+
+@dataclass(frozen=True)
+class ValueSummary:
+    """A tensor's values at a glance. The first five are over finite values, and None where there are none."""
+
+    min: float | None
+    max: float | None
+    mean: float | None
+    standard_deviation: float | None
+    l2_norm: float | None
+    zero_count: int
+    nan_count: int
+    infinity_count: int
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Everything about a stored tensor but its values; sizes and errors are measured."""
+
+    dataset: str
+    id: str
+    dtype: str
+    """NumPy's or ml_dtypes' name; "dtype_<number>" where this version does not know it."""
+    shape: tuple[int, ...]
+    metadata: Metadata
+    generation: int
+    """Unique within the store; another one after an overwrite."""
+    canonical_bytes: int
+    """Of the values as they are: dense, without framing."""
+    quantized_bytes: int
+    """After the quantizer, before filter and compressor."""
+    stored_bytes: int
+    """On disk, all framing included."""
+    lossy: bool
+    """Whether any value was quantized."""
+    relative_error: float
+    """L2 norm of the error over L2 norm of the tensor; 0 where lossless."""
+    max_absolute_error: float
+    """Largest error of an element."""
+    encodings: tuple[EncodingShare, ...]
+    """Which chunks got what."""
+    fallback_reason: str
+    """Why the policy could not be followed; empty where it was."""
+    values: ValueSummary | None
+    """None for dtypes without."""
+    source_checksum: str
+    """XXH3-128 of the canonical bytes as they were sent, in hexadecimal."""
+    value_checksum: str
+    """XXH3-128 of the canonical bytes that `get` returns, in hexadecimal; the same where lossless."""
+    created: datetime
+    """When it was committed, UTC."""
+
+    @property
+    def ratio(self) -> float:
+        """Canonical bytes over bytes on disk; 1 for an empty tensor."""
+        return self.canonical_bytes / self.stored_bytes if self.stored_bytes and self.canonical_bytes else 1.0
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """A dataset."""
+
+    name: str
+    policy: Policy
+    """Of tensors that bring none."""
+    schema: Schema
+    created: datetime
+    """UTC."""
+
+
+@dataclass(frozen=True)
+class DTypeShare:
+    """A dtype's part of a dataset."""
+
+    dtype: str
+    tensors: int
+    canonical_bytes: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True)
+class DatasetStats:
+    """Sums over a dataset's tensors."""
+
+    tensors: int
+    lossy_tensors: int
+    canonical_bytes: int
+    quantized_bytes: int
+    stored_bytes: int
+    worst_relative_error: float
+    """The largest of its tensors'."""
+    worst_max_absolute_error: float
+    """The largest of its tensors'."""
+    dtypes: tuple[DTypeShare, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Canonical bytes over bytes on disk; 1 for an empty dataset."""
+        return self.canonical_bytes / self.stored_bytes if self.stored_bytes and self.canonical_bytes else 1.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """A tensor that came out of a query."""
+
+    info: TensorInfo
+    tensor: Any
+    """A torch tensor or NumPy array; None where only headers were asked for."""
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """A tensor for `insert_many`, with what `insert` takes beside it."""
+
+    tensor: Any
+    """A torch tensor, a NumPy array, or anything with `__array__` or `__dlpack__`."""
+    id: str | None = None
+    """None: a random one."""
+    metadata: Mapping[str, Any] | None = None
+    policy: Policy | None = None
+    """None: the dataset's."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a transfer is."""
+
+    id: str | None
+    """Of the tensor; None: of all tensors of an `insert_many`."""
+    done_bytes: int
+    """Canonical bytes that the other side has taken, or that have arrived."""
+    total_bytes: int | None
+    """Canonical bytes of the tensor, or of the part that is read; None where nobody knows yet."""

@@ -1,0 +1,94 @@
+"""Checksums: CRC32C for every chunk and segment, XXH3-128 for whole tensors.
+
+A chunk's CRC is seeded with the payload it belongs to and its number in it, so that an intact chunk in the wrong place is
+damage, too. The seed enters by exclusive or: CRCs are linear, so this detects exactly what seeding the register would, and
+the plain CRC of the same bytes, which travels with a segment, comes out of the same pass.
+
+Source: CRC32C (Castagnoli) is RFC 3720, appendix B.4; combining CRCs is the polynomial method of zlib's `crc32_combine`;
+XXH3 is https://github.com/Cyan4973/xxHash. Speed, measured: CRC32C 22 GB/s, XXH3-128 23 GB/s on one core.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import crc32c as _crc32c
+import xxhash
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["TensorDigest", "chunk_seed", "combine_crc32c", "crc32c", "crc32c_of_tail"]
+
+_POLYNOMIAL = 0x82F63B78
+"""The Castagnoli polynomial, bits reversed: the coefficient of x**0 is the highest bit."""
+
+
+def crc32c(data: Buffer, value: int = 0) -> int:
+    """Return the CRC32C of `data`, continued from `value`, the CRC of the bytes before it."""
+    return _crc32c.crc32c(data, value)
+
+
+def combine_crc32c(first: int, second: int, second_bytes: int) -> int:
+    """Return the CRC32C of two buffers one after the other, from the CRC of each and the length of the second.
+
+    crc(A + B) = crc(A) * x**(8 * len(B)) + crc(B), modulo the polynomial.
+    """
+    return _multiply(first, _power_of_x(8 * second_bytes)) ^ second
+
+
+def crc32c_of_tail(whole: int, head: int, tail_bytes: int) -> int:
+    """Return the CRC32C of what follows `head`, from the CRC of all and of the head: `combine_crc32c` solved for B."""
+    return _multiply(head, _power_of_x(8 * tail_bytes)) ^ whole
+
+
+def chunk_seed(payload_key: str, chunk_number: int) -> int:
+    """Return what the CRC32C of chunk `chunk_number` of this payload is combined with by exclusive or.
+
+    Args:
+        payload_key: the payload's key, ASCII.
+        chunk_number: from 0.
+    """
+    return _crc32c.crc32c(chunk_number.to_bytes(8, "little"), _crc32c.crc32c(payload_key.encode("ascii")))
+
+
+class TensorDigest:
+    """The checksum of a whole tensor's canonical bytes, fed piece by piece: XXH3-128, seed 0."""
+
+    ALGORITHM = "xxh3_128"
+
+    def __init__(self) -> None:
+        """Start with no bytes."""
+        self._state = xxhash.xxh3_128()
+
+    def update(self, data: Buffer) -> None:
+        """Add the next bytes."""
+        self._state.update(data)
+
+    def digest(self) -> bytes:
+        """Return the 16 bytes of the digest so far, big-endian."""
+        return self._state.digest()
+
+
+def _multiply(a: int, b: int) -> int:
+    """Return the product of two polynomials modulo the CRC's, all with reversed bits."""
+    product = 0
+    while a:
+        if a & 0x80000000:
+            product ^= b
+        a = a << 1 & 0xFFFFFFFF
+        b = b >> 1 ^ (_POLYNOMIAL if b & 1 else 0)
+    return product
+
+
+@lru_cache(maxsize=1024)
+def _power_of_x(exponent: int) -> int:
+    """Return x**exponent modulo the polynomial, by squaring; chunk lengths repeat, hence the cache."""
+    result, square = 0x80000000, 0x40000000
+    while exponent:
+        if exponent & 1:
+            result = _multiply(result, square)
+        square = _multiply(square, square)
+        exponent >>= 1
+    return result

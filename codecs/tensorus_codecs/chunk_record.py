@@ -1,0 +1,179 @@
+"""The bytes of one encoded chunk.
+
+Chunk record, version 1. Little-endian, no padding.
+
+     at size  field             rule (each has a check, a message and a corruption test)
+      0    1  version           1; any other is refused before a further byte is read
+      1    1  dtype             number of the chunk's dtype; 0: opaque, then no quantizer
+      2    1  element_bytes     1 to 16; the dtype's own where dtype is not 0
+      3    1  quantizer         number, 0: none; the error for an unknown number names it
+      4    1  filter            likewise
+      5    1  flags             bit 0: lossy, set exactly where a quantizer is; bits 1-7 are 0, so that they stay free
+      6    1  stream_count n    what the filter makes of the codes: 1 to 8
+      7    1  reserved          0
+      8    4  canonical_bytes   1 byte to 2 MiB (a framed chunk fits gRPC's 4 MiB message); whole elements
+     12    4  parameters_bytes  of the quantizer's parameters; 0 without one
+     16  5*n  streams           each: compressor number (1), encoded bytes (4)
+              parameters, then the streams; the sizes add up to the record's length
+
+The record's length and its CRC32C, seeded with payload key and chunk number, stand in the payload's chunk index: an intact
+record out of place is damage. A chunk whose record has no quantizer, no filter and one stream without compressor is *raw*:
+its canonical bytes are the end of the record, as they are.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tensorus_codecs.dtypes import dtype_by_number, opaque_dtype
+from tensorus_codecs.errors import CorruptChunkError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Buffer
+
+    from tensorus_codecs.dtypes import DType
+
+__all__ = ["CANONICAL_BYTES_MAX", "RAW_HEADER_BYTES", "VERSION", "ChunkRecord", "Stream", "pack_header", "parse_record"]
+
+VERSION = 1
+
+CANONICAL_BYTES_MAX = 2 * 1024 * 1024
+"""So that a message with one chunk and its framing fits the 4 MiB that every gRPC implementation accepts by default."""
+
+_HEADER = struct.Struct("<BBBBBBBBII")
+_STREAM = struct.Struct("<BI")
+
+RAW_HEADER_BYTES = _HEADER.size + _STREAM.size
+"""What comes before the canonical bytes in the record of a raw chunk."""
+
+_FLAG_LOSSY = 1
+_STREAM_COUNT_MAX = 8
+_ELEMENT_BYTES_MAX = 16
+_OPAQUE = 0
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One byte stream of a record."""
+
+    compressor: int
+    """Number; 0: none."""
+    data: Buffer
+    """As stored."""
+
+
+@dataclass(frozen=True)
+class ChunkRecord:
+    """A record's fields, checked against each other; whether the numbers belong to codecs is for the pipeline to say."""
+
+    dtype: DType
+    quantizer: int
+    filter: int
+    canonical_bytes: int
+    parameters: bytes
+    streams: Sequence[Stream]
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether the record ends with the canonical bytes as they are."""
+        return self.quantizer == 0 and self.filter == 0 and self.streams[0].compressor == 0
+
+
+def pack_header(record: ChunkRecord) -> bytes:
+    """Return what comes before the parameters and streams of `record`; whoever stores it appends these."""
+    opaque = dtype_by_number(record.dtype.number) is None
+    header = _HEADER.pack(
+        VERSION,
+        _OPAQUE if opaque else record.dtype.number,
+        record.dtype.element_bytes,
+        record.quantizer,
+        record.filter,
+        _FLAG_LOSSY if record.quantizer else 0,
+        len(record.streams),
+        0,
+        record.canonical_bytes,
+        len(record.parameters),
+    )
+    return header + b"".join(
+        _STREAM.pack(stream.compressor, memoryview(stream.data).nbytes) for stream in record.streams
+    )
+
+
+def parse_record(data: Buffer) -> ChunkRecord:
+    """Return the fields of a record; parameters are copied, streams are views into `data`.
+
+    Raises:
+        CorruptChunkError: a rule of the format is broken; the message names the field, its value and the rule.
+    """
+    view = memoryview(data).cast("B")
+    if view.nbytes == 0 or view[0] != VERSION:
+        found = view[0] if view.nbytes else "missing"
+        raise CorruptChunkError(f"version of the chunk record is {found}, must be {VERSION}")
+    if view.nbytes < RAW_HEADER_BYTES:
+        raise CorruptChunkError(f"chunk record is {view.nbytes} bytes, must be at least {RAW_HEADER_BYTES}")
+    (
+        _,
+        dtype_number,
+        element_bytes,
+        quantizer,
+        filter_number,
+        flags,
+        stream_count,
+        reserved,
+        canonical_bytes,
+        parameters_bytes,
+    ) = _HEADER.unpack_from(view)
+    dtype = _checked_dtype(dtype_number, element_bytes)
+    _require(flags == (_FLAG_LOSSY if quantizer else 0), f"flags is {flags:#04x} with quantizer {quantizer}")
+    _require(reserved == 0, f"reserved is {reserved}, must be 0")
+    _require(
+        1 <= stream_count <= _STREAM_COUNT_MAX, f"stream_count is {stream_count}, must be 1 to {_STREAM_COUNT_MAX}"
+    )
+    _require(
+        1 <= canonical_bytes <= CANONICAL_BYTES_MAX and canonical_bytes % element_bytes == 0,
+        f"canonical_bytes is {canonical_bytes}, must be 1 to {CANONICAL_BYTES_MAX} and whole elements of {element_bytes}",
+    )
+    _require(bool(quantizer) or parameters_bytes == 0, f"parameters_bytes is {parameters_bytes} without a quantizer")
+    body = _HEADER.size + stream_count * _STREAM.size
+    _require(view.nbytes >= body, f"length is {view.nbytes} bytes, too short for {stream_count} streams")
+    sizes = [_STREAM.unpack_from(view, _HEADER.size + index * _STREAM.size) for index in range(stream_count)]
+    expected = body + parameters_bytes + sum(size for _, size in sizes)
+    _require(view.nbytes == expected, f"length is {view.nbytes} bytes, its sizes add up to {expected}")
+    raw = not quantizer and not filter_number and sizes[0][0] == 0
+    _require(
+        not raw or sizes[0][1] == canonical_bytes,
+        f"a raw chunk of {canonical_bytes} canonical bytes has a stream of {sizes[0][1]}",
+    )
+    position = body + parameters_bytes
+    streams = []
+    for compressor, size in sizes:
+        streams.append(Stream(compressor, view[position : position + size]))
+        position += size
+    parameters = bytes(view[body : body + parameters_bytes])
+    return ChunkRecord(dtype, quantizer, filter_number, canonical_bytes, parameters, streams)
+
+
+def _checked_dtype(number: int, element_bytes: int) -> DType:
+    _require(
+        1 <= element_bytes <= _ELEMENT_BYTES_MAX,
+        f"element_bytes is {element_bytes}, must be 1 to {_ELEMENT_BYTES_MAX}",
+    )
+    if number == _OPAQUE:
+        return opaque_dtype(_OPAQUE, 8 * element_bytes)
+    dtype = dtype_by_number(number)
+    if dtype is None:
+        raise CorruptChunkError(f"chunk record: dtype is {number}, which this version does not know")
+    _require(
+        element_bytes == dtype.element_bytes,
+        f"element_bytes is {element_bytes}, but {dtype.name} has {dtype.element_bytes}",
+    )
+    return dtype
+
+
+def _require(holds: bool, rule: str) -> None:  # noqa: FBT001 - the condition is the subject
+    if not holds:
+        raise CorruptChunkError(f"chunk record: {rule}")

@@ -1,0 +1,91 @@
+"""An encoding: which quantizer, filter and compressor a chunk passes, in this order, each of them optional."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tensorus_codecs.abc import Codec, Compressor, Filter, Quantizer
+from tensorus_codecs.errors import InvalidPolicyError
+from tensorus_codecs.registry import codec_by_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["IDENTITY", "Encoding"]
+
+C = TypeVar("C", bound=Codec)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """At most one codec of each kind. Equal encodings are equal values, and can be keys."""
+
+    quantizer: Quantizer | None = None
+    filter: Filter | None = None
+    compressor: Compressor | None = None
+
+    @property
+    def codecs(self) -> list[Codec]:
+        """The codecs in the order in which they encode."""
+        return [codec for codec in (self.quantizer, self.filter, self.compressor) if codec is not None]
+
+    @property
+    def lossless(self) -> Encoding:
+        """The same without its quantizer."""
+        return Encoding(filter=self.filter, compressor=self.compressor)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return `[{"id": ..., "configuration": {...}}, ...]`, configurations without defaults."""
+        return [{"id": codec.id, "configuration": codec.configuration} for codec in self.codecs]
+
+    @classmethod
+    def from_json(cls, steps: object) -> Encoding:
+        """Return the encoding that `to_json` describes.
+
+        Raises:
+            UnsupportedCodecError: a codec is unknown or its library is missing.
+            InvalidPolicyError: the steps are malformed, out of order, or a codec refuses its configuration.
+        """
+        if not isinstance(steps, list):
+            raise InvalidPolicyError(f"an encoding is {steps!r}, must be a list of codecs")
+        codecs = []
+        for step in steps:
+            if (
+                not isinstance(step, dict)
+                or not isinstance(step.get("id"), str)
+                or step.keys() - {"id", "configuration"}
+            ):
+                raise InvalidPolicyError(
+                    f"a step of an encoding is {step!r}, must have an id and may have a configuration"
+                )
+            codecs.append(codec_by_id(step["id"], step.get("configuration", {})))
+        return cls.from_codecs(codecs)
+
+    @classmethod
+    def from_codecs(cls, codecs: Iterable[Codec]) -> Encoding:
+        """Return the encoding made of `codecs`, which must be in order.
+
+        Raises:
+            InvalidPolicyError: two codecs of a kind, or a kind before another that comes first.
+        """
+        chain = list(codecs)
+        remaining = list(chain)
+        encoding = cls(_take(remaining, Quantizer), _take(remaining, Filter), _take(remaining, Compressor))
+        if remaining:
+            raise InvalidPolicyError(
+                f"encoding is {' -> '.join(codec.id for codec in chain)}, "
+                "must be at most one quantizer, then one filter, then one compressor"
+            )
+        return encoding
+
+
+IDENTITY = Encoding()
+"""The canonical bytes as they are."""
+
+
+def _take(codecs: list[Codec], kind: type[C]) -> C | None:
+    """Remove and return the first codec if it is of this kind."""
+    if codecs and isinstance(codecs[0], kind):
+        return codecs.pop(0)  # type: ignore[return-value]  # the element just checked
+    return None

@@ -1,0 +1,170 @@
+"""Every codec, by id and by number.
+
+An id or a number that is registered is taken for ever. A codec's class is imported when it is first asked for, so that a
+codec whose library is missing is refused by name, with the extra that brings it, and costs nothing until then.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from tensorus_codecs.abc import Codec, Compressor, Filter, Quantizer
+from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Entry", "Registry", "available_codecs", "codec_by_id", "codec_by_number", "codec_class", "codec_id"]
+
+C = TypeVar("C", bound=Codec)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a codec is, and what it is called."""
+
+    id: str
+    """Name for people and on the wire."""
+    kind: type[Codec]
+    """`Quantizer`, `Filter` or `Compressor`."""
+    number: int
+    """Name in the chunk record, 1 to 255 within its kind."""
+    location: str
+    """`module:class`."""
+
+    def load(self) -> type[Codec]:
+        """Import and return the class.
+
+        Raises:
+            UnsupportedCodecError: its library is not installed.
+        """
+        module_name, class_name = self.location.split(":")
+        try:
+            loaded: type[Codec] = getattr(importlib.import_module(module_name), class_name)
+        except ImportError as error:
+            raise UnsupportedCodecError(
+                f"codec {self.id!r} needs the library {error.name!r}, which is not installed; "
+                "pip install 'tensorus[codecs]' brings it"
+            ) from error
+        return loaded
+
+
+class Registry:
+    """Entries by id and by (kind, number); refuses a second registration of either."""
+
+    def __init__(self, entries: tuple[Entry, ...] = ()) -> None:
+        """Start with `entries`."""
+        self._by_id: dict[str, Entry] = {}
+        self._by_number: dict[tuple[type[Codec], int], Entry] = {}
+        for entry in entries:
+            self.register(entry)
+
+    def register(self, entry: Entry) -> None:
+        """Add `entry`.
+
+        Raises:
+            ValueError: its id is taken, its number is taken within its kind, or its number is not 1 to 255.
+        """
+        kind_name = entry.kind.__name__.lower()
+        if entry.id in self._by_id:
+            raise ValueError(f"codec id {entry.id!r} is taken by {self._by_id[entry.id].location}")
+        if not 1 <= entry.number <= 255:
+            raise ValueError(f"number of codec {entry.id!r} is {entry.number}, must be 1 to 255")
+        if (entry.kind, entry.number) in self._by_number:
+            taken_by = self._by_number[entry.kind, entry.number].id
+            raise ValueError(f"{kind_name} number {entry.number} of codec {entry.id!r} is taken by {taken_by!r}")
+        self._by_id[entry.id] = entry
+        self._by_number[entry.kind, entry.number] = entry
+
+    def by_id(self, codec_id: str) -> Entry | None:
+        """Return the entry called `codec_id`, or None."""
+        return self._by_id.get(codec_id)
+
+    def by_number(self, kind: type[Codec], number: int) -> Entry | None:
+        """Return the entry of this kind and number, or None."""
+        return self._by_number.get((kind, number))
+
+    def ids(self) -> list[str]:
+        """Return every registered id, in order of registration."""
+        return list(self._by_id)
+
+
+_REGISTRY = Registry(
+    (
+        Entry("fp16", Quantizer, 1, "tensorus_codecs.quantizers.fp16:Fp16"),
+        Entry("int8_block", Quantizer, 2, "tensorus_codecs.quantizers.int8_block:Int8Block"),
+        Entry("planes", Filter, 1, "tensorus_codecs.filters.planes:Planes"),
+        Entry("rotated_planes", Filter, 2, "tensorus_codecs.filters.planes:RotatedPlanes"),
+        Entry("gzip", Compressor, 1, "tensorus_codecs.lossless.gzip:Gzip"),
+        Entry("lz4", Compressor, 2, "tensorus_codecs.lossless.lz4:Lz4"),
+        Entry("zstd", Compressor, 3, "tensorus_codecs.lossless.zstd:Zstd"),
+    )
+)
+
+
+def available_codecs() -> list[Entry]:
+    """Return the entries whose library is installed, in order of registration."""
+    found = []
+    for codec_id in _REGISTRY.ids():
+        entry = _REGISTRY.by_id(codec_id)
+        try:
+            if entry is not None:
+                entry.load()
+                found.append(entry)
+        except UnsupportedCodecError:
+            continue
+    return found
+
+
+def codec_class(codec_id: str) -> type[Codec]:
+    """Return the class called `codec_id`.
+
+    Raises:
+        UnsupportedCodecError: no codec has this id, or its library is not installed.
+    """
+    entry = _REGISTRY.by_id(codec_id)
+    if entry is None:
+        raise UnsupportedCodecError(f"codec {codec_id!r} is not one of {', '.join(_REGISTRY.ids())}")
+    return entry.load()
+
+
+def codec_by_id(codec_id: str, configuration: Mapping[str, object]) -> Codec:
+    """Return the codec called `codec_id` with these settings.
+
+    Raises:
+        UnsupportedCodecError: no codec has this id, or its library is not installed.
+        InvalidPolicyError: it refuses the settings.
+    """
+    return codec_class(codec_id).from_configuration(configuration)
+
+
+def codec_id(kind: type[Codec], number: int) -> str:
+    """Return the id of the codec of this kind and number, whether or not its library is installed.
+
+    Raises:
+        CorruptChunkError: no codec of this kind has the number.
+    """
+    return _entry_by_number(kind, number).id
+
+
+def codec_by_number(kind: type[C], number: int) -> type[C]:
+    """Return the class of this kind and number, as a chunk record names it.
+
+    Raises:
+        UnsupportedCodecError: the number belongs to a codec whose library is not installed.
+        CorruptChunkError: no codec of this kind has the number.
+    """
+    entry = _entry_by_number(kind, number)
+    found = entry.load()
+    if not issubclass(found, kind):
+        raise TypeError(f"{entry.location} is registered as a {kind.__name__}, but is none")
+    return found
+
+
+def _entry_by_number(kind: type[Codec], number: int) -> Entry:
+    entry = _REGISTRY.by_number(kind, number)
+    if entry is None:
+        raise CorruptChunkError(f"{kind.__name__.lower()} number is {number}, which no codec of this version has")
+    return entry

@@ -1,0 +1,149 @@
+"""A tensor's values at a glance: extremes, moments, and how many are zero, NaN or infinite.
+
+Each chunk gives a partial summary, partial summaries add up, and the sum becomes the tensor's. Sums are good to about six
+digits: this looks at every value that is stored, so it has to be cheap.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import ml_dtypes  # noqa: F401 - registers its dtypes with NumPy
+import numpy as np
+
+from tensorus_codecs.dtypes import Kind
+
+if TYPE_CHECKING:
+    from tensorus_codecs.abc import Values
+    from tensorus_codecs.dtypes import DType
+
+__all__ = ["PartialSummary", "ValueSummary", "summarize"]
+
+_ROW_VALUES = 4096
+"""Values that are added up before float64 takes over."""
+
+_SQUARES_FIT = (1e-12, 1e12)
+"""Magnitudes whose squares, and those of values a million times smaller, are within float32's range."""
+
+
+@dataclass(frozen=True)
+class ValueSummary:
+    """What `StorageReport`'s neighbour `Tensor.values` says. The first five are over finite values."""
+
+    minimum: float | None
+    """None where no value is finite."""
+    maximum: float | None
+    """None where no value is finite."""
+    mean: float | None
+    """None where no value is finite."""
+    standard_deviation: float | None
+    """Of the whole population; None where no value is finite or float64 overflows."""
+    l2_norm: float | None
+    """None where no value is finite or float64 overflows."""
+    zero_count: int
+    """Values equal to zero, -0.0 included."""
+    nan_count: int
+    """NaN values."""
+    infinity_count: int
+    """Infinite values of either sign."""
+
+
+@dataclass(frozen=True)
+class PartialSummary:
+    """Sums over some of a tensor's values; `a + b` is over both."""
+
+    finite_count: int = 0
+    minimum: float = math.inf
+    maximum: float = -math.inf
+    total: float = 0.0
+    total_of_squares: float = 0.0
+    zero_count: int = 0
+    nan_count: int = 0
+    infinity_count: int = 0
+
+    def __add__(self, other: PartialSummary) -> PartialSummary:
+        """Return the sums over the values of both."""
+        return PartialSummary(
+            finite_count=self.finite_count + other.finite_count,
+            minimum=min(self.minimum, other.minimum),
+            maximum=max(self.maximum, other.maximum),
+            total=self.total + other.total,
+            total_of_squares=self.total_of_squares + other.total_of_squares,
+            zero_count=self.zero_count + other.zero_count,
+            nan_count=self.nan_count + other.nan_count,
+            infinity_count=self.infinity_count + other.infinity_count,
+        )
+
+    def finish(self) -> ValueSummary:
+        """Return the summary of everything added up."""
+        if self.finite_count == 0:
+            return ValueSummary(None, None, None, None, None, self.zero_count, self.nan_count, self.infinity_count)
+        mean = self.total / self.finite_count
+        mean_of_squares = self.total_of_squares / self.finite_count
+        moments_fit = math.isfinite(mean_of_squares) and math.isfinite(mean * mean)
+        return ValueSummary(
+            minimum=self.minimum,
+            maximum=self.maximum,
+            mean=mean if math.isfinite(mean) else None,
+            # Rounding may leave a constant tensor's variance a little below zero.
+            standard_deviation=math.sqrt(max(mean_of_squares - mean * mean, 0.0)) if moments_fit else None,
+            l2_norm=math.sqrt(self.total_of_squares) if math.isfinite(self.total_of_squares) else None,
+            zero_count=self.zero_count,
+            nan_count=self.nan_count,
+            infinity_count=self.infinity_count,
+        )
+
+
+def summarize(values: Values, dtype: DType) -> PartialSummary | None:
+    """Return the partial summary of one chunk's components, or None for bool, complex and opaque dtypes.
+
+    Args:
+        values: shape (n,), n >= 1, of `dtype.component`.
+    """
+    if dtype.kind not in {Kind.INTEGER, Kind.FLOAT}:
+        return None
+    # Integers of up to 16 bits and narrow floats are exact in float32, which is twice as fast as float64.
+    narrow = dtype.element_bytes <= 2 or dtype.name == "float32"
+    numbers = values.astype(np.float32 if narrow else np.float64, copy=False)
+    minimum, maximum = float(numbers.min()), float(numbers.max())
+    nan_count = infinity_count = 0
+    if not (math.isfinite(minimum) and math.isfinite(maximum)):
+        nan_count = int(np.count_nonzero(np.isnan(numbers)))
+        infinity_count = int(np.count_nonzero(np.isinf(numbers)))
+        numbers = numbers[np.isfinite(numbers)]
+        if numbers.size == 0:
+            return PartialSummary(nan_count=nan_count, infinity_count=infinity_count)
+        minimum, maximum = float(numbers.min()), float(numbers.max())
+    if narrow and not _float32_suffices(minimum, maximum):
+        numbers = numbers.astype(np.float64)
+    total, total_of_squares = _sums(numbers)
+    return PartialSummary(
+        finite_count=numbers.size,
+        minimum=minimum,
+        maximum=maximum,
+        total=total,
+        total_of_squares=total_of_squares,
+        zero_count=int(np.count_nonzero(numbers == 0)),
+        nan_count=nan_count,
+        infinity_count=infinity_count,
+    )
+
+
+def _float32_suffices(minimum: float, maximum: float) -> bool:
+    """Whether sums over rows of float32 are good to about six digits, and the deviation that follows from them, too."""
+    largest = max(abs(minimum), abs(maximum))
+    far_from_zero = maximum - minimum < largest
+    return largest == 0 or (_SQUARES_FIT[0] < largest < _SQUARES_FIT[1] and not far_from_zero)
+
+
+def _sums(numbers: Values) -> tuple[float, float]:
+    """Return the sum and the sum of squares: per row in the values' own precision, over all rows in float64."""
+    whole_rows = numbers.size - numbers.size % _ROW_VALUES
+    total = total_of_squares = 0.0
+    with np.errstate(over="ignore", under="ignore"):
+        for part in (numbers[:whole_rows].reshape(-1, _ROW_VALUES), numbers[whole_rows:].reshape(1, -1)):
+            total += float(part.sum(axis=1).sum(dtype=np.float64))
+            total_of_squares += float(np.einsum("ij,ij->i", part, part).sum(dtype=np.float64))
+    return total, total_of_squares

@@ -1,0 +1,151 @@
+"""Split and join messages of the data streams by hand, so that bulk bytes are never copied by the protobuf runtime.
+
+The runtime needs about 4 ms to build and serialize a message with a 1 MiB bytes field, and copies it again on every access;
+joining a small head and the payload takes 0.03 ms and puts the same bytes on the wire (measured on a 2-core virtual machine).
+So the streams carry raw bytes, and this module is the only place that knows where in them the payload lies:
+
+    head     every field but the payload, as protobuf; the runtime parses it
+    0x7a     the payload's tag: field 15, length-delimited
+    varint   the payload's length
+    payload  to the end of the message, where we write it; anywhere, where others do
+
+`split(join(head, pieces)) == (head, b"".join(pieces))`, and both agree with the protobuf runtime for any order of fields,
+with unknown fields and with a payload that appears twice (the last one counts, as protobuf says).
+
+Source: the encoding is https://protobuf.dev/programming-guides/encoding/.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Buffer
+
+__all__ = ["MalformedMessageError", "join", "split"]
+
+PAYLOAD_TAG = 0x7A
+"""Field 15, wire type 2: the tag of `payload` in every message that carries bulk data."""
+
+_VARINT, _FIXED64, _LENGTH_DELIMITED, _START_GROUP, _END_GROUP, _FIXED32 = range(6)
+
+_VARINT_BYTES_MAX = 10
+"""A 64-bit varint's longest form."""
+
+
+class MalformedMessageError(ValueError):
+    """The bytes are not a protobuf message. Names the position."""
+
+
+def join(head: bytes, pieces: Sequence[Buffer]) -> bytes:
+    """Return the message that consists of `head` and the payload made of `pieces`.
+
+    Args:
+        head: a serialized message whose payload field is not set.
+        pieces: the payload's parts, in order; no payload field is written where they are empty altogether.
+
+    Returns:
+        `bytes`, never another buffer: a serializer that returns anything else hangs a grpcio call. The pieces are copied
+        once.
+    """
+    payload_bytes = sum(memoryview(piece).nbytes for piece in pieces)
+    if payload_bytes == 0:
+        return head
+    return b"".join((head, b"\x7a", _varint(payload_bytes), *pieces))
+
+
+def split(message: bytes) -> tuple[bytes, memoryview]:
+    """Return the message without its payload field, and a view of the payload.
+
+    Args:
+        message: one serialized message, as it came from the transport.
+
+    Returns:
+        The head, for the protobuf runtime to parse, and the payload: a view into `message`, empty where there is none.
+
+    Raises:
+        MalformedMessageError: the bytes end inside a field, or a wire type does not exist.
+    """
+    view = memoryview(message)
+    end = len(message)
+    payload = view[end:]
+    head_parts: list[memoryview] = []
+    head_start = position = 0
+    while position < end:
+        field_start = position
+        tag, position = _read_varint(message, position)
+        if tag != PAYLOAD_TAG:
+            position = _skip(message, tag, position)
+            continue
+        length, position = _read_varint(message, position)
+        if length > end - position:
+            raise MalformedMessageError(
+                f"payload at byte {position} is {length} bytes long, but the message has {end - position} left"
+            )
+        payload = view[position : position + length]
+        head_parts.append(view[head_start:field_start])
+        position += length
+        head_start = position
+    head_parts.append(view[head_start:end])
+    return (bytes(head_parts[0]) if len(head_parts) == 1 else b"".join(head_parts)), payload
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _read_varint(message: bytes, position: int) -> tuple[int, int]:
+    """Return the varint at `position` and the position after it."""
+    value = 0
+    for index in range(_VARINT_BYTES_MAX):
+        if position + index >= len(message):
+            break
+        byte = message[position + index]
+        value |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            return value, position + index + 1
+    raise MalformedMessageError(f"no varint of at most {_VARINT_BYTES_MAX} bytes at byte {position}")
+
+
+def _skip(message: bytes, tag: int, position: int) -> int:
+    """Return the position after the field whose tag has been read."""
+    wire_type = tag & 7
+    if wire_type == _LENGTH_DELIMITED:
+        length, position = _read_varint(message, position)
+        position += length
+    elif wire_type == _VARINT:
+        _, position = _read_varint(message, position)
+    elif wire_type == _FIXED32:
+        position += 4
+    elif wire_type == _FIXED64:
+        position += 8
+    elif wire_type == _START_GROUP:
+        position = _skip_group(message, position)
+    else:
+        raise MalformedMessageError(f"wire type {wire_type} at byte {position} does not exist here")
+    if position > len(message):
+        raise MalformedMessageError(
+            f"the message ends at byte {len(message)}, inside a field that goes on to {position}"
+        )
+    return position
+
+
+def _skip_group(message: bytes, position: int) -> int:
+    """Return the position after the group whose start tag has been read; groups only occur in unknown fields."""
+    depth = 1
+    while depth > 0:
+        tag, position = _read_varint(message, position)
+        if tag & 7 == _START_GROUP:
+            depth += 1
+        elif tag & 7 == _END_GROUP:
+            depth -= 1
+        else:
+            position = _skip(message, tag, position)
+    return position

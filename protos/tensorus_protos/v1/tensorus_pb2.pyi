@@ -1,0 +1,1027 @@
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.rpc import status_pb2 as _status_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DATA_TYPE_UNSPECIFIED: _ClassVar[DataType]
+    DATA_TYPE_BOOL: _ClassVar[DataType]
+    DATA_TYPE_UINT8: _ClassVar[DataType]
+    DATA_TYPE_INT8: _ClassVar[DataType]
+    DATA_TYPE_UINT16: _ClassVar[DataType]
+    DATA_TYPE_INT16: _ClassVar[DataType]
+    DATA_TYPE_UINT32: _ClassVar[DataType]
+    DATA_TYPE_INT32: _ClassVar[DataType]
+    DATA_TYPE_UINT64: _ClassVar[DataType]
+    DATA_TYPE_INT64: _ClassVar[DataType]
+    DATA_TYPE_FLOAT16: _ClassVar[DataType]
+    DATA_TYPE_BFLOAT16: _ClassVar[DataType]
+    DATA_TYPE_FLOAT32: _ClassVar[DataType]
+    DATA_TYPE_FLOAT64: _ClassVar[DataType]
+    DATA_TYPE_COMPLEX64: _ClassVar[DataType]
+    DATA_TYPE_COMPLEX128: _ClassVar[DataType]
+    DATA_TYPE_FLOAT8_E4M3FN: _ClassVar[DataType]
+    DATA_TYPE_FLOAT8_E5M2: _ClassVar[DataType]
+
+class MetadataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    METADATA_TYPE_UNSPECIFIED: _ClassVar[MetadataType]
+    METADATA_TYPE_BOOLEAN: _ClassVar[MetadataType]
+    METADATA_TYPE_INTEGER: _ClassVar[MetadataType]
+    METADATA_TYPE_NUMBER: _ClassVar[MetadataType]
+    METADATA_TYPE_TEXT: _ClassVar[MetadataType]
+    METADATA_TYPE_LIST: _ClassVar[MetadataType]
+    METADATA_TYPE_MAP: _ClassVar[MetadataType]
+
+class Property(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PROPERTY_UNSPECIFIED: _ClassVar[Property]
+    PROPERTY_ID: _ClassVar[Property]
+    PROPERTY_DTYPE: _ClassVar[Property]
+    PROPERTY_SHAPE: _ClassVar[Property]
+    PROPERTY_RANK: _ClassVar[Property]
+    PROPERTY_NBYTES: _ClassVar[Property]
+    PROPERTY_STORED_BYTES: _ClassVar[Property]
+    PROPERTY_CREATED: _ClassVar[Property]
+    PROPERTY_MIN: _ClassVar[Property]
+    PROPERTY_MAX: _ClassVar[Property]
+    PROPERTY_MEAN: _ClassVar[Property]
+    PROPERTY_STANDARD_DEVIATION: _ClassVar[Property]
+    PROPERTY_L2_NORM: _ClassVar[Property]
+    PROPERTY_ZERO_COUNT: _ClassVar[Property]
+    PROPERTY_NAN_COUNT: _ClassVar[Property]
+    PROPERTY_INFINITY_COUNT: _ClassVar[Property]
+
+class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ERROR_REASON_UNSPECIFIED: _ClassVar[ErrorReason]
+    ERROR_REASON_DATASET_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_TENSOR_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_ALREADY_EXISTS: _ClassVar[ErrorReason]
+    ERROR_REASON_SCHEMA_MISMATCH: _ClassVar[ErrorReason]
+    ERROR_REASON_CHECKSUM_MISMATCH: _ClassVar[ErrorReason]
+    ERROR_REASON_SIZE_MISMATCH: _ClassVar[ErrorReason]
+    ERROR_REASON_SEGMENT_OUT_OF_ORDER: _ClassVar[ErrorReason]
+    ERROR_REASON_SEGMENT_MISALIGNED: _ClassVar[ErrorReason]
+    ERROR_REASON_PAYLOAD_TOO_LARGE: _ClassVar[ErrorReason]
+    ERROR_REASON_CREDIT_EXCEEDED: _ClassVar[ErrorReason]
+    ERROR_REASON_UNSUPPORTED_DTYPE: _ClassVar[ErrorReason]
+    ERROR_REASON_UNSUPPORTED_CODEC: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_POLICY: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_FILTER: _ClassVar[ErrorReason]
+    ERROR_REASON_GENERATION_MISMATCH: _ClassVar[ErrorReason]
+    ERROR_REASON_SESSION_TAKEN_OVER: _ClassVar[ErrorReason]
+    ERROR_REASON_SESSION_EXPIRED: _ClassVar[ErrorReason]
+    ERROR_REASON_STORAGE_FULL: _ClassVar[ErrorReason]
+    ERROR_REASON_DATA_CORRUPT: _ClassVar[ErrorReason]
+    ERROR_REASON_DRAINING: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_REQUEST: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_NAME: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_SHAPE: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_SLICE: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_METADATA: _ClassVar[ErrorReason]
+    ERROR_REASON_LIMIT_EXCEEDED: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_PAGE_TOKEN: _ClassVar[ErrorReason]
+    ERROR_REASON_TOO_MANY_STREAMS: _ClassVar[ErrorReason]
+    ERROR_REASON_STORE_UNAVAILABLE: _ClassVar[ErrorReason]
+    ERROR_REASON_NOT_IMPLEMENTED: _ClassVar[ErrorReason]
+    ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
+DATA_TYPE_UNSPECIFIED: DataType
+DATA_TYPE_BOOL: DataType
+DATA_TYPE_UINT8: DataType
+DATA_TYPE_INT8: DataType
+DATA_TYPE_UINT16: DataType
+DATA_TYPE_INT16: DataType
+DATA_TYPE_UINT32: DataType
+DATA_TYPE_INT32: DataType
+DATA_TYPE_UINT64: DataType
+DATA_TYPE_INT64: DataType
+DATA_TYPE_FLOAT16: DataType
+DATA_TYPE_BFLOAT16: DataType
+DATA_TYPE_FLOAT32: DataType
+DATA_TYPE_FLOAT64: DataType
+DATA_TYPE_COMPLEX64: DataType
+DATA_TYPE_COMPLEX128: DataType
+DATA_TYPE_FLOAT8_E4M3FN: DataType
+DATA_TYPE_FLOAT8_E5M2: DataType
+METADATA_TYPE_UNSPECIFIED: MetadataType
+METADATA_TYPE_BOOLEAN: MetadataType
+METADATA_TYPE_INTEGER: MetadataType
+METADATA_TYPE_NUMBER: MetadataType
+METADATA_TYPE_TEXT: MetadataType
+METADATA_TYPE_LIST: MetadataType
+METADATA_TYPE_MAP: MetadataType
+PROPERTY_UNSPECIFIED: Property
+PROPERTY_ID: Property
+PROPERTY_DTYPE: Property
+PROPERTY_SHAPE: Property
+PROPERTY_RANK: Property
+PROPERTY_NBYTES: Property
+PROPERTY_STORED_BYTES: Property
+PROPERTY_CREATED: Property
+PROPERTY_MIN: Property
+PROPERTY_MAX: Property
+PROPERTY_MEAN: Property
+PROPERTY_STANDARD_DEVIATION: Property
+PROPERTY_L2_NORM: Property
+PROPERTY_ZERO_COUNT: Property
+PROPERTY_NAN_COUNT: Property
+PROPERTY_INFINITY_COUNT: Property
+ERROR_REASON_UNSPECIFIED: ErrorReason
+ERROR_REASON_DATASET_NOT_FOUND: ErrorReason
+ERROR_REASON_TENSOR_NOT_FOUND: ErrorReason
+ERROR_REASON_ALREADY_EXISTS: ErrorReason
+ERROR_REASON_SCHEMA_MISMATCH: ErrorReason
+ERROR_REASON_CHECKSUM_MISMATCH: ErrorReason
+ERROR_REASON_SIZE_MISMATCH: ErrorReason
+ERROR_REASON_SEGMENT_OUT_OF_ORDER: ErrorReason
+ERROR_REASON_SEGMENT_MISALIGNED: ErrorReason
+ERROR_REASON_PAYLOAD_TOO_LARGE: ErrorReason
+ERROR_REASON_CREDIT_EXCEEDED: ErrorReason
+ERROR_REASON_UNSUPPORTED_DTYPE: ErrorReason
+ERROR_REASON_UNSUPPORTED_CODEC: ErrorReason
+ERROR_REASON_INVALID_POLICY: ErrorReason
+ERROR_REASON_INVALID_FILTER: ErrorReason
+ERROR_REASON_GENERATION_MISMATCH: ErrorReason
+ERROR_REASON_SESSION_TAKEN_OVER: ErrorReason
+ERROR_REASON_SESSION_EXPIRED: ErrorReason
+ERROR_REASON_STORAGE_FULL: ErrorReason
+ERROR_REASON_DATA_CORRUPT: ErrorReason
+ERROR_REASON_DRAINING: ErrorReason
+ERROR_REASON_INVALID_REQUEST: ErrorReason
+ERROR_REASON_INVALID_NAME: ErrorReason
+ERROR_REASON_INVALID_SHAPE: ErrorReason
+ERROR_REASON_INVALID_SLICE: ErrorReason
+ERROR_REASON_INVALID_METADATA: ErrorReason
+ERROR_REASON_LIMIT_EXCEEDED: ErrorReason
+ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason
+ERROR_REASON_TOO_MANY_STREAMS: ErrorReason
+ERROR_REASON_STORE_UNAVAILABLE: ErrorReason
+ERROR_REASON_NOT_IMPLEMENTED: ErrorReason
+ERROR_REASON_INTERNAL: ErrorReason
+
+class TensorSpec(_message.Message):
+    __slots__ = ("dtype", "shape", "element_bits")
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    ELEMENT_BITS_FIELD_NUMBER: _ClassVar[int]
+    dtype: DataType
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    element_bits: int
+    def __init__(self, dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., element_bits: _Optional[int] = ...) -> None: ...
+
+class Value(_message.Message):
+    __slots__ = ("null", "boolean", "integer", "number", "text", "list", "map")
+    NULL_FIELD_NUMBER: _ClassVar[int]
+    BOOLEAN_FIELD_NUMBER: _ClassVar[int]
+    INTEGER_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    LIST_FIELD_NUMBER: _ClassVar[int]
+    MAP_FIELD_NUMBER: _ClassVar[int]
+    null: bool
+    boolean: bool
+    integer: int
+    number: float
+    text: str
+    list: ListValue
+    map: MapValue
+    def __init__(self, null: bool = ..., boolean: bool = ..., integer: _Optional[int] = ..., number: _Optional[float] = ..., text: _Optional[str] = ..., list: _Optional[_Union[ListValue, _Mapping]] = ..., map: _Optional[_Union[MapValue, _Mapping]] = ...) -> None: ...
+
+class ListValue(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedCompositeFieldContainer[Value]
+    def __init__(self, values: _Optional[_Iterable[_Union[Value, _Mapping]]] = ...) -> None: ...
+
+class MapValue(_message.Message):
+    __slots__ = ("entries",)
+    class EntriesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Value
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Value, _Mapping]] = ...) -> None: ...
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    entries: _containers.MessageMap[str, Value]
+    def __init__(self, entries: _Optional[_Mapping[str, Value]] = ...) -> None: ...
+
+class Codec(_message.Message):
+    __slots__ = ("id", "configuration")
+    class ConfigurationEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Value
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Value, _Mapping]] = ...) -> None: ...
+    ID_FIELD_NUMBER: _ClassVar[int]
+    CONFIGURATION_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    configuration: _containers.MessageMap[str, Value]
+    def __init__(self, id: _Optional[str] = ..., configuration: _Optional[_Mapping[str, Value]] = ...) -> None: ...
+
+class Encoding(_message.Message):
+    __slots__ = ("codecs",)
+    CODECS_FIELD_NUMBER: _ClassVar[int]
+    codecs: _containers.RepeatedCompositeFieldContainer[Codec]
+    def __init__(self, codecs: _Optional[_Iterable[_Union[Codec, _Mapping]]] = ...) -> None: ...
+
+class StoragePolicy(_message.Message):
+    __slots__ = ("preset", "encoding", "max_relative_error", "max_absolute_error", "chunk_bytes")
+    PRESET_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    MAX_RELATIVE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    MAX_ABSOLUTE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    preset: str
+    encoding: Encoding
+    max_relative_error: float
+    max_absolute_error: float
+    chunk_bytes: int
+    def __init__(self, preset: _Optional[str] = ..., encoding: _Optional[_Union[Encoding, _Mapping]] = ..., max_relative_error: _Optional[float] = ..., max_absolute_error: _Optional[float] = ..., chunk_bytes: _Optional[int] = ...) -> None: ...
+
+class Checksum(_message.Message):
+    __slots__ = ("algorithm", "value")
+    ALGORITHM_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    algorithm: str
+    value: bytes
+    def __init__(self, algorithm: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+
+class StorageReport(_message.Message):
+    __slots__ = ("canonical_bytes", "quantized_bytes", "stored_bytes", "relative_error", "max_absolute_error", "lossy", "encodings", "fallback_reason")
+    CANONICAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    QUANTIZED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RELATIVE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    MAX_ABSOLUTE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    LOSSY_FIELD_NUMBER: _ClassVar[int]
+    ENCODINGS_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_REASON_FIELD_NUMBER: _ClassVar[int]
+    canonical_bytes: int
+    quantized_bytes: int
+    stored_bytes: int
+    relative_error: float
+    max_absolute_error: float
+    lossy: bool
+    encodings: _containers.RepeatedCompositeFieldContainer[EncodingShare]
+    fallback_reason: str
+    def __init__(self, canonical_bytes: _Optional[int] = ..., quantized_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., relative_error: _Optional[float] = ..., max_absolute_error: _Optional[float] = ..., lossy: bool = ..., encodings: _Optional[_Iterable[_Union[EncodingShare, _Mapping]]] = ..., fallback_reason: _Optional[str] = ...) -> None: ...
+
+class EncodingShare(_message.Message):
+    __slots__ = ("encoding", "chunks", "canonical_bytes", "stored_bytes")
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    CANONICAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    encoding: Encoding
+    chunks: int
+    canonical_bytes: int
+    stored_bytes: int
+    def __init__(self, encoding: _Optional[_Union[Encoding, _Mapping]] = ..., chunks: _Optional[int] = ..., canonical_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ...) -> None: ...
+
+class ValueSummary(_message.Message):
+    __slots__ = ("min", "max", "mean", "standard_deviation", "l2_norm", "zero_count", "nan_count", "infinity_count")
+    MIN_FIELD_NUMBER: _ClassVar[int]
+    MAX_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    STANDARD_DEVIATION_FIELD_NUMBER: _ClassVar[int]
+    L2_NORM_FIELD_NUMBER: _ClassVar[int]
+    ZERO_COUNT_FIELD_NUMBER: _ClassVar[int]
+    NAN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    INFINITY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    min: float
+    max: float
+    mean: float
+    standard_deviation: float
+    l2_norm: float
+    zero_count: int
+    nan_count: int
+    infinity_count: int
+    def __init__(self, min: _Optional[float] = ..., max: _Optional[float] = ..., mean: _Optional[float] = ..., standard_deviation: _Optional[float] = ..., l2_norm: _Optional[float] = ..., zero_count: _Optional[int] = ..., nan_count: _Optional[int] = ..., infinity_count: _Optional[int] = ...) -> None: ...
+
+class Tensor(_message.Message):
+    __slots__ = ("dataset", "id", "spec", "metadata", "policy", "generation", "source_checksum", "value_checksum", "storage", "values", "create_time", "if_generation_match")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Value
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Value, _Mapping]] = ...) -> None: ...
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    VALUE_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    STORAGE_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    IF_GENERATION_MATCH_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    id: str
+    spec: TensorSpec
+    metadata: _containers.MessageMap[str, Value]
+    policy: StoragePolicy
+    generation: int
+    source_checksum: Checksum
+    value_checksum: Checksum
+    storage: StorageReport
+    values: ValueSummary
+    create_time: _timestamp_pb2.Timestamp
+    if_generation_match: int
+    def __init__(self, dataset: _Optional[str] = ..., id: _Optional[str] = ..., spec: _Optional[_Union[TensorSpec, _Mapping]] = ..., metadata: _Optional[_Mapping[str, Value]] = ..., policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., generation: _Optional[int] = ..., source_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., value_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., storage: _Optional[_Union[StorageReport, _Mapping]] = ..., values: _Optional[_Union[ValueSummary, _Mapping]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., if_generation_match: _Optional[int] = ...) -> None: ...
+
+class DatasetSchema(_message.Message):
+    __slots__ = ("dtype", "shape", "metadata")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: MetadataType
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[MetadataType, str]] = ...) -> None: ...
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    dtype: DataType
+    shape: ShapePattern
+    metadata: _containers.ScalarMap[str, MetadataType]
+    def __init__(self, dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Union[ShapePattern, _Mapping]] = ..., metadata: _Optional[_Mapping[str, MetadataType]] = ...) -> None: ...
+
+class ShapePattern(_message.Message):
+    __slots__ = ("sizes",)
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    sizes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, sizes: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Dataset(_message.Message):
+    __slots__ = ("name", "policy", "schema", "create_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    policy: StoragePolicy
+    schema: DatasetSchema
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., schema: _Optional[_Union[DatasetSchema, _Mapping]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class CreateDatasetRequest(_message.Message):
+    __slots__ = ("name", "policy", "schema")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    policy: StoragePolicy
+    schema: DatasetSchema
+    def __init__(self, name: _Optional[str] = ..., policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., schema: _Optional[_Union[DatasetSchema, _Mapping]] = ...) -> None: ...
+
+class CreateDatasetResponse(_message.Message):
+    __slots__ = ("dataset",)
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    dataset: Dataset
+    def __init__(self, dataset: _Optional[_Union[Dataset, _Mapping]] = ...) -> None: ...
+
+class GetDatasetRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class GetDatasetResponse(_message.Message):
+    __slots__ = ("dataset",)
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    dataset: Dataset
+    def __init__(self, dataset: _Optional[_Union[Dataset, _Mapping]] = ...) -> None: ...
+
+class ListDatasetsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListDatasetsResponse(_message.Message):
+    __slots__ = ("datasets",)
+    DATASETS_FIELD_NUMBER: _ClassVar[int]
+    datasets: _containers.RepeatedCompositeFieldContainer[Dataset]
+    def __init__(self, datasets: _Optional[_Iterable[_Union[Dataset, _Mapping]]] = ...) -> None: ...
+
+class UpdateDatasetRequest(_message.Message):
+    __slots__ = ("name", "policy", "schema")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    policy: StoragePolicy
+    schema: DatasetSchema
+    def __init__(self, name: _Optional[str] = ..., policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., schema: _Optional[_Union[DatasetSchema, _Mapping]] = ...) -> None: ...
+
+class UpdateDatasetResponse(_message.Message):
+    __slots__ = ("dataset",)
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    dataset: Dataset
+    def __init__(self, dataset: _Optional[_Union[Dataset, _Mapping]] = ...) -> None: ...
+
+class DeleteDatasetRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DeleteDatasetResponse(_message.Message):
+    __slots__ = ("deleted_tensors",)
+    DELETED_TENSORS_FIELD_NUMBER: _ClassVar[int]
+    deleted_tensors: int
+    def __init__(self, deleted_tensors: _Optional[int] = ...) -> None: ...
+
+class GetDatasetStatsRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class GetDatasetStatsResponse(_message.Message):
+    __slots__ = ("tensors", "lossy_tensors", "canonical_bytes", "quantized_bytes", "stored_bytes", "worst_relative_error", "worst_max_absolute_error", "data_types")
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    LOSSY_TENSORS_FIELD_NUMBER: _ClassVar[int]
+    CANONICAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    QUANTIZED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WORST_RELATIVE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    WORST_MAX_ABSOLUTE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    DATA_TYPES_FIELD_NUMBER: _ClassVar[int]
+    tensors: int
+    lossy_tensors: int
+    canonical_bytes: int
+    quantized_bytes: int
+    stored_bytes: int
+    worst_relative_error: float
+    worst_max_absolute_error: float
+    data_types: _containers.RepeatedCompositeFieldContainer[DataTypeShare]
+    def __init__(self, tensors: _Optional[int] = ..., lossy_tensors: _Optional[int] = ..., canonical_bytes: _Optional[int] = ..., quantized_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., worst_relative_error: _Optional[float] = ..., worst_max_absolute_error: _Optional[float] = ..., data_types: _Optional[_Iterable[_Union[DataTypeShare, _Mapping]]] = ...) -> None: ...
+
+class DataTypeShare(_message.Message):
+    __slots__ = ("dtype", "tensors", "canonical_bytes", "stored_bytes")
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    CANONICAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    dtype: DataType
+    tensors: int
+    canonical_bytes: int
+    stored_bytes: int
+    def __init__(self, dtype: _Optional[_Union[DataType, str]] = ..., tensors: _Optional[int] = ..., canonical_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ...) -> None: ...
+
+class Segment(_message.Message):
+    __slots__ = ("item", "tensor", "offset", "decoded_length", "payload_length", "encoding", "crc32c", "last", "source_checksum", "part")
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DECODED_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    CRC32C_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    item: int
+    tensor: Tensor
+    offset: int
+    decoded_length: int
+    payload_length: int
+    encoding: int
+    crc32c: int
+    last: bool
+    source_checksum: Checksum
+    part: TensorSpec
+    def __init__(self, item: _Optional[int] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ..., offset: _Optional[int] = ..., decoded_length: _Optional[int] = ..., payload_length: _Optional[int] = ..., encoding: _Optional[int] = ..., crc32c: _Optional[int] = ..., last: bool = ..., source_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., part: _Optional[_Union[TensorSpec, _Mapping]] = ...) -> None: ...
+
+class ItemStatus(_message.Message):
+    __slots__ = ("item", "status", "committed_bytes", "tensor")
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    item: int
+    status: _status_pb2.Status
+    committed_bytes: int
+    tensor: Tensor
+    def __init__(self, item: _Optional[int] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., committed_bytes: _Optional[int] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class InsertRequest(_message.Message):
+    __slots__ = ("open", "segments", "finish", "payload")
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    FINISH_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    open: OpenInsert
+    segments: _containers.RepeatedCompositeFieldContainer[Segment]
+    finish: bool
+    payload: bytes
+    def __init__(self, open: _Optional[_Union[OpenInsert, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., finish: bool = ..., payload: _Optional[bytes] = ...) -> None: ...
+
+class OpenInsert(_message.Message):
+    __slots__ = ("dataset", "request_id", "encodings", "all_or_nothing", "validate_only")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ENCODINGS_FIELD_NUMBER: _ClassVar[int]
+    ALL_OR_NOTHING_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    request_id: str
+    encodings: _containers.RepeatedCompositeFieldContainer[Encoding]
+    all_or_nothing: bool
+    validate_only: bool
+    def __init__(self, dataset: _Optional[str] = ..., request_id: _Optional[str] = ..., encodings: _Optional[_Iterable[_Union[Encoding, _Mapping]]] = ..., all_or_nothing: bool = ..., validate_only: bool = ...) -> None: ...
+
+class InsertResponse(_message.Message):
+    __slots__ = ("opened", "progress", "results", "draining", "finished")
+    OPENED_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    opened: InsertOpened
+    progress: InsertProgress
+    results: _containers.RepeatedCompositeFieldContainer[ItemStatus]
+    draining: ServerDraining
+    finished: InsertFinished
+    def __init__(self, opened: _Optional[_Union[InsertOpened, _Mapping]] = ..., progress: _Optional[_Union[InsertProgress, _Mapping]] = ..., results: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ..., draining: _Optional[_Union[ServerDraining, _Mapping]] = ..., finished: _Optional[_Union[InsertFinished, _Mapping]] = ...) -> None: ...
+
+class InsertOpened(_message.Message):
+    __slots__ = ("max_unacknowledged_bytes", "items")
+    MAX_UNACKNOWLEDGED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    max_unacknowledged_bytes: int
+    items: _containers.RepeatedCompositeFieldContainer[ItemStatus]
+    def __init__(self, max_unacknowledged_bytes: _Optional[int] = ..., items: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ...) -> None: ...
+
+class InsertProgress(_message.Message):
+    __slots__ = ("acknowledged_payload_bytes", "items")
+    ACKNOWLEDGED_PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    acknowledged_payload_bytes: int
+    items: _containers.RepeatedCompositeFieldContainer[ItemStatus]
+    def __init__(self, acknowledged_payload_bytes: _Optional[int] = ..., items: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ...) -> None: ...
+
+class ServerDraining(_message.Message):
+    __slots__ = ("grace",)
+    GRACE_FIELD_NUMBER: _ClassVar[int]
+    grace: _duration_pb2.Duration
+    def __init__(self, grace: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class InsertFinished(_message.Message):
+    __slots__ = ("succeeded", "failed")
+    SUCCEEDED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    succeeded: int
+    failed: int
+    def __init__(self, succeeded: _Optional[int] = ..., failed: _Optional[int] = ...) -> None: ...
+
+class GetInsertStatusRequest(_message.Message):
+    __slots__ = ("request_id",)
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    def __init__(self, request_id: _Optional[str] = ...) -> None: ...
+
+class GetInsertStatusResponse(_message.Message):
+    __slots__ = ("items", "finished")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[ItemStatus]
+    finished: bool
+    def __init__(self, items: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ..., finished: bool = ...) -> None: ...
+
+class CancelInsertRequest(_message.Message):
+    __slots__ = ("request_id",)
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    def __init__(self, request_id: _Optional[str] = ...) -> None: ...
+
+class CancelInsertResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Slice(_message.Message):
+    __slots__ = ("start", "stop", "step")
+    START_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    stop: int
+    step: int
+    def __init__(self, start: _Optional[int] = ..., stop: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
+
+class TensorRead(_message.Message):
+    __slots__ = ("id", "generation", "bytes", "slices")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    SLICES_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    generation: int
+    bytes: ByteRange
+    slices: SliceSet
+    def __init__(self, id: _Optional[str] = ..., generation: _Optional[int] = ..., bytes: _Optional[_Union[ByteRange, _Mapping]] = ..., slices: _Optional[_Union[SliceSet, _Mapping]] = ...) -> None: ...
+
+class ByteRange(_message.Message):
+    __slots__ = ("offset", "length")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    length: int
+    def __init__(self, offset: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
+
+class SliceSet(_message.Message):
+    __slots__ = ("axes", "trailing_axes")
+    AXES_FIELD_NUMBER: _ClassVar[int]
+    TRAILING_AXES_FIELD_NUMBER: _ClassVar[int]
+    axes: _containers.RepeatedCompositeFieldContainer[Slice]
+    trailing_axes: _containers.RepeatedCompositeFieldContainer[Slice]
+    def __init__(self, axes: _Optional[_Iterable[_Union[Slice, _Mapping]]] = ..., trailing_axes: _Optional[_Iterable[_Union[Slice, _Mapping]]] = ...) -> None: ...
+
+class ReadOptions(_message.Message):
+    __slots__ = ("accepted_codecs", "max_payload_bytes", "omit_crc", "headers_only", "as_dtype")
+    ACCEPTED_CODECS_FIELD_NUMBER: _ClassVar[int]
+    MAX_PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OMIT_CRC_FIELD_NUMBER: _ClassVar[int]
+    HEADERS_ONLY_FIELD_NUMBER: _ClassVar[int]
+    AS_DTYPE_FIELD_NUMBER: _ClassVar[int]
+    accepted_codecs: _containers.RepeatedScalarFieldContainer[str]
+    max_payload_bytes: int
+    omit_crc: bool
+    headers_only: bool
+    as_dtype: DataType
+    def __init__(self, accepted_codecs: _Optional[_Iterable[str]] = ..., max_payload_bytes: _Optional[int] = ..., omit_crc: bool = ..., headers_only: bool = ..., as_dtype: _Optional[_Union[DataType, str]] = ...) -> None: ...
+
+class GetRequest(_message.Message):
+    __slots__ = ("dataset", "reads", "options", "fail_fast")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    READS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    FAIL_FAST_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    reads: _containers.RepeatedCompositeFieldContainer[TensorRead]
+    options: ReadOptions
+    fail_fast: bool
+    def __init__(self, dataset: _Optional[str] = ..., reads: _Optional[_Iterable[_Union[TensorRead, _Mapping]]] = ..., options: _Optional[_Union[ReadOptions, _Mapping]] = ..., fail_fast: bool = ...) -> None: ...
+
+class GetResponse(_message.Message):
+    __slots__ = ("encodings", "segments", "statuses", "payload")
+    ENCODINGS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    STATUSES_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    encodings: _containers.RepeatedCompositeFieldContainer[Encoding]
+    segments: _containers.RepeatedCompositeFieldContainer[Segment]
+    statuses: _containers.RepeatedCompositeFieldContainer[ItemStatus]
+    payload: bytes
+    def __init__(self, encodings: _Optional[_Iterable[_Union[Encoding, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., statuses: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ..., payload: _Optional[bytes] = ...) -> None: ...
+
+class QueryRequest(_message.Message):
+    __slots__ = ("dataset", "filter", "filter_text", "order_by", "limit", "sample", "seed", "resume_token", "options", "slices")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    FILTER_TEXT_FIELD_NUMBER: _ClassVar[int]
+    ORDER_BY_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    SLICES_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    filter: Filter
+    filter_text: str
+    order_by: str
+    limit: int
+    sample: int
+    seed: int
+    resume_token: str
+    options: ReadOptions
+    slices: SliceSet
+    def __init__(self, dataset: _Optional[str] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., filter_text: _Optional[str] = ..., order_by: _Optional[str] = ..., limit: _Optional[int] = ..., sample: _Optional[int] = ..., seed: _Optional[int] = ..., resume_token: _Optional[str] = ..., options: _Optional[_Union[ReadOptions, _Mapping]] = ..., slices: _Optional[_Union[SliceSet, _Mapping]] = ...) -> None: ...
+
+class QueryResponse(_message.Message):
+    __slots__ = ("encodings", "segments", "statuses", "resume_token", "payload")
+    ENCODINGS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    STATUSES_FIELD_NUMBER: _ClassVar[int]
+    RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    encodings: _containers.RepeatedCompositeFieldContainer[Encoding]
+    segments: _containers.RepeatedCompositeFieldContainer[Segment]
+    statuses: _containers.RepeatedCompositeFieldContainer[ItemStatus]
+    resume_token: str
+    payload: bytes
+    def __init__(self, encodings: _Optional[_Iterable[_Union[Encoding, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., statuses: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ..., resume_token: _Optional[str] = ..., payload: _Optional[bytes] = ...) -> None: ...
+
+class Filter(_message.Message):
+    __slots__ = ("all_of", "any_of", "negated", "compare", "one_of", "exists", "prefix")
+    ALL_OF_FIELD_NUMBER: _ClassVar[int]
+    ANY_OF_FIELD_NUMBER: _ClassVar[int]
+    NEGATED_FIELD_NUMBER: _ClassVar[int]
+    COMPARE_FIELD_NUMBER: _ClassVar[int]
+    ONE_OF_FIELD_NUMBER: _ClassVar[int]
+    EXISTS_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    all_of: FilterList
+    any_of: FilterList
+    negated: Filter
+    compare: Compare
+    one_of: OneOf
+    exists: Exists
+    prefix: Prefix
+    def __init__(self, all_of: _Optional[_Union[FilterList, _Mapping]] = ..., any_of: _Optional[_Union[FilterList, _Mapping]] = ..., negated: _Optional[_Union[Filter, _Mapping]] = ..., compare: _Optional[_Union[Compare, _Mapping]] = ..., one_of: _Optional[_Union[OneOf, _Mapping]] = ..., exists: _Optional[_Union[Exists, _Mapping]] = ..., prefix: _Optional[_Union[Prefix, _Mapping]] = ...) -> None: ...
+
+class FilterList(_message.Message):
+    __slots__ = ("filters",)
+    FILTERS_FIELD_NUMBER: _ClassVar[int]
+    filters: _containers.RepeatedCompositeFieldContainer[Filter]
+    def __init__(self, filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ...) -> None: ...
+
+class Field(_message.Message):
+    __slots__ = ("key", "property", "dimension")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    PROPERTY_FIELD_NUMBER: _ClassVar[int]
+    DIMENSION_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    property: Property
+    dimension: int
+    def __init__(self, key: _Optional[str] = ..., property: _Optional[_Union[Property, str]] = ..., dimension: _Optional[int] = ...) -> None: ...
+
+class Compare(_message.Message):
+    __slots__ = ("field", "operator", "value")
+    class Operator(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        OPERATOR_UNSPECIFIED: _ClassVar[Compare.Operator]
+        OPERATOR_EQUAL: _ClassVar[Compare.Operator]
+        OPERATOR_NOT_EQUAL: _ClassVar[Compare.Operator]
+        OPERATOR_LESS: _ClassVar[Compare.Operator]
+        OPERATOR_LESS_OR_EQUAL: _ClassVar[Compare.Operator]
+        OPERATOR_GREATER: _ClassVar[Compare.Operator]
+        OPERATOR_GREATER_OR_EQUAL: _ClassVar[Compare.Operator]
+    OPERATOR_UNSPECIFIED: Compare.Operator
+    OPERATOR_EQUAL: Compare.Operator
+    OPERATOR_NOT_EQUAL: Compare.Operator
+    OPERATOR_LESS: Compare.Operator
+    OPERATOR_LESS_OR_EQUAL: Compare.Operator
+    OPERATOR_GREATER: Compare.Operator
+    OPERATOR_GREATER_OR_EQUAL: Compare.Operator
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    field: Field
+    operator: Compare.Operator
+    value: Value
+    def __init__(self, field: _Optional[_Union[Field, _Mapping]] = ..., operator: _Optional[_Union[Compare.Operator, str]] = ..., value: _Optional[_Union[Value, _Mapping]] = ...) -> None: ...
+
+class OneOf(_message.Message):
+    __slots__ = ("field", "values")
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    field: Field
+    values: _containers.RepeatedCompositeFieldContainer[Value]
+    def __init__(self, field: _Optional[_Union[Field, _Mapping]] = ..., values: _Optional[_Iterable[_Union[Value, _Mapping]]] = ...) -> None: ...
+
+class Exists(_message.Message):
+    __slots__ = ("field",)
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    field: Field
+    def __init__(self, field: _Optional[_Union[Field, _Mapping]] = ...) -> None: ...
+
+class Prefix(_message.Message):
+    __slots__ = ("field", "text")
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    field: Field
+    text: str
+    def __init__(self, field: _Optional[_Union[Field, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
+
+class ListTensorsRequest(_message.Message):
+    __slots__ = ("dataset", "filter", "filter_text", "order_by", "page_size", "page_token")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    FILTER_TEXT_FIELD_NUMBER: _ClassVar[int]
+    ORDER_BY_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    filter: Filter
+    filter_text: str
+    order_by: str
+    page_size: int
+    page_token: str
+    def __init__(self, dataset: _Optional[str] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., filter_text: _Optional[str] = ..., order_by: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListTensorsResponse(_message.Message):
+    __slots__ = ("tensors", "next_page_token")
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
+    next_page_token: str
+    def __init__(self, tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class UpdateTensorRequest(_message.Message):
+    __slots__ = ("dataset", "id", "metadata")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Value
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Value, _Mapping]] = ...) -> None: ...
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    id: str
+    metadata: _containers.MessageMap[str, Value]
+    def __init__(self, dataset: _Optional[str] = ..., id: _Optional[str] = ..., metadata: _Optional[_Mapping[str, Value]] = ...) -> None: ...
+
+class UpdateTensorResponse(_message.Message):
+    __slots__ = ("tensor",)
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    tensor: Tensor
+    def __init__(self, tensor: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class DeleteTensorsRequest(_message.Message):
+    __slots__ = ("dataset", "ids")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, dataset: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DeleteTensorsResponse(_message.Message):
+    __slots__ = ("deleted", "missing_ids")
+    DELETED_FIELD_NUMBER: _ClassVar[int]
+    MISSING_IDS_FIELD_NUMBER: _ClassVar[int]
+    deleted: int
+    missing_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, deleted: _Optional[int] = ..., missing_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ExplainPolicyRequest(_message.Message):
+    __slots__ = ("open", "payload")
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    open: OpenExplain
+    payload: bytes
+    def __init__(self, open: _Optional[_Union[OpenExplain, _Mapping]] = ..., payload: _Optional[bytes] = ...) -> None: ...
+
+class OpenExplain(_message.Message):
+    __slots__ = ("spec", "candidates")
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    spec: TensorSpec
+    candidates: _containers.RepeatedCompositeFieldContainer[StoragePolicy]
+    def __init__(self, spec: _Optional[_Union[TensorSpec, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[StoragePolicy, _Mapping]]] = ...) -> None: ...
+
+class ExplainPolicyResponse(_message.Message):
+    __slots__ = ("explanations",)
+    EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
+    explanations: _containers.RepeatedCompositeFieldContainer[PolicyExplanation]
+    def __init__(self, explanations: _Optional[_Iterable[_Union[PolicyExplanation, _Mapping]]] = ...) -> None: ...
+
+class PolicyExplanation(_message.Message):
+    __slots__ = ("policy", "storage", "encode_bytes_per_second", "decode_bytes_per_second")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    STORAGE_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    DECODE_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    policy: StoragePolicy
+    storage: StorageReport
+    encode_bytes_per_second: float
+    decode_bytes_per_second: float
+    def __init__(self, policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., storage: _Optional[_Union[StorageReport, _Mapping]] = ..., encode_bytes_per_second: _Optional[float] = ..., decode_bytes_per_second: _Optional[float] = ...) -> None: ...
+
+class VerifyRequest(_message.Message):
+    __slots__ = ("dataset", "ids")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, dataset: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class VerifyResponse(_message.Message):
+    __slots__ = ("verified_tensors", "verified_stored_bytes", "damages")
+    VERIFIED_TENSORS_FIELD_NUMBER: _ClassVar[int]
+    VERIFIED_STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DAMAGES_FIELD_NUMBER: _ClassVar[int]
+    verified_tensors: int
+    verified_stored_bytes: int
+    damages: _containers.RepeatedCompositeFieldContainer[Damage]
+    def __init__(self, verified_tensors: _Optional[int] = ..., verified_stored_bytes: _Optional[int] = ..., damages: _Optional[_Iterable[_Union[Damage, _Mapping]]] = ...) -> None: ...
+
+class Damage(_message.Message):
+    __slots__ = ("id", "generation", "status")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    generation: int
+    status: _status_pb2.Status
+    def __init__(self, id: _Optional[str] = ..., generation: _Optional[int] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
+class GetCapabilitiesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetCapabilitiesResponse(_message.Message):
+    __slots__ = ("version", "codecs", "presets", "default_preset", "limits", "features")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CODECS_FIELD_NUMBER: _ClassVar[int]
+    PRESETS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_PRESET_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    codecs: _containers.RepeatedCompositeFieldContainer[CodecInfo]
+    presets: _containers.RepeatedCompositeFieldContainer[PresetInfo]
+    default_preset: str
+    limits: Limits
+    features: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[str] = ..., codecs: _Optional[_Iterable[_Union[CodecInfo, _Mapping]]] = ..., presets: _Optional[_Iterable[_Union[PresetInfo, _Mapping]]] = ..., default_preset: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CodecInfo(_message.Message):
+    __slots__ = ("id", "kind", "number")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        KIND_UNSPECIFIED: _ClassVar[CodecInfo.Kind]
+        KIND_QUANTIZER: _ClassVar[CodecInfo.Kind]
+        KIND_FILTER: _ClassVar[CodecInfo.Kind]
+        KIND_COMPRESSOR: _ClassVar[CodecInfo.Kind]
+    KIND_UNSPECIFIED: CodecInfo.Kind
+    KIND_QUANTIZER: CodecInfo.Kind
+    KIND_FILTER: CodecInfo.Kind
+    KIND_COMPRESSOR: CodecInfo.Kind
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    kind: CodecInfo.Kind
+    number: int
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[_Union[CodecInfo.Kind, str]] = ..., number: _Optional[int] = ...) -> None: ...
+
+class PresetInfo(_message.Message):
+    __slots__ = ("id", "description", "encoding", "lossy")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    LOSSY_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    description: str
+    encoding: Encoding
+    lossy: bool
+    def __init__(self, id: _Optional[str] = ..., description: _Optional[str] = ..., encoding: _Optional[_Union[Encoding, _Mapping]] = ..., lossy: bool = ...) -> None: ...
+
+class Limits(_message.Message):
+    __slots__ = ("payload_bytes", "message_bytes", "segments_per_message", "chunk_bytes_min", "chunk_bytes_max", "chunk_bytes_default", "tensor_bytes", "rank", "id_bytes", "dataset_name_bytes", "metadata_bytes", "metadata_depth", "filter_depth", "filter_conditions", "filter_values", "page_size", "reads_per_get", "ids_per_delete")
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_PER_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_MIN_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    ID_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DATASET_NAME_BYTES_FIELD_NUMBER: _ClassVar[int]
+    METADATA_BYTES_FIELD_NUMBER: _ClassVar[int]
+    METADATA_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    FILTER_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    FILTER_CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    FILTER_VALUES_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    READS_PER_GET_FIELD_NUMBER: _ClassVar[int]
+    IDS_PER_DELETE_FIELD_NUMBER: _ClassVar[int]
+    payload_bytes: int
+    message_bytes: int
+    segments_per_message: int
+    chunk_bytes_min: int
+    chunk_bytes_max: int
+    chunk_bytes_default: int
+    tensor_bytes: int
+    rank: int
+    id_bytes: int
+    dataset_name_bytes: int
+    metadata_bytes: int
+    metadata_depth: int
+    filter_depth: int
+    filter_conditions: int
+    filter_values: int
+    page_size: int
+    reads_per_get: int
+    ids_per_delete: int
+    def __init__(self, payload_bytes: _Optional[int] = ..., message_bytes: _Optional[int] = ..., segments_per_message: _Optional[int] = ..., chunk_bytes_min: _Optional[int] = ..., chunk_bytes_max: _Optional[int] = ..., chunk_bytes_default: _Optional[int] = ..., tensor_bytes: _Optional[int] = ..., rank: _Optional[int] = ..., id_bytes: _Optional[int] = ..., dataset_name_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., metadata_depth: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_conditions: _Optional[int] = ..., filter_values: _Optional[int] = ..., page_size: _Optional[int] = ..., reads_per_get: _Optional[int] = ..., ids_per_delete: _Optional[int] = ...) -> None: ...

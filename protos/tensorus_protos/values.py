@@ -1,0 +1,114 @@
+"""Metadata as Python objects and as `Value` messages.
+
+Python             Value
+None               null
+bool               boolean
+int                integer, within 64 bits; 1 and 1.0 stay apart
+float              number, NaN and infinities included
+str                text
+list, tuple        list
+dict with str keys map
+
+NumPy scalars count as the Python number they hold. Everything else is refused with the path to it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias, Union
+
+import numpy as np
+
+from tensorus_protos.v1 import tensorus_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Metadata", "MetadataValue", "from_value_map", "to_value", "to_value_map"]
+
+MetadataValue: TypeAlias = Union[bool, int, float, str, "list[MetadataValue]", "dict[str, MetadataValue]", None]
+"""What a metadata value may be."""
+
+Metadata: TypeAlias = "dict[str, MetadataValue]"
+
+_INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**63 - 1
+
+
+def to_value(value: object, path: str = "value") -> pb.Value:
+    """Return `value` as a message.
+
+    Args:
+        path: how an error names this value.
+
+    Raises:
+        TypeError: a type that has no place in metadata, or a key that is not a string.
+        ValueError: an integer beyond 64 bits, or text that is not Unicode (a lone surrogate).
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None:
+        return pb.Value(null=True)
+    if isinstance(value, bool):
+        return pb.Value(boolean=value)
+    if isinstance(value, int):
+        if not _INTEGER_MIN <= value <= _INTEGER_MAX:
+            raise ValueError(f"{path} is {value}, beyond the 64 bits of an integer")
+        return pb.Value(integer=value)
+    if isinstance(value, float):
+        return pb.Value(number=value)
+    if isinstance(value, str):
+        return pb.Value(text=_checked_text(value, path))
+    if isinstance(value, (list, tuple)):
+        items = [to_value(item, f"{path}[{index}]") for index, item in enumerate(value)]
+        return pb.Value(list=pb.ListValue(values=items))
+    if isinstance(value, dict):
+        return pb.Value(map=pb.MapValue(entries=to_value_map(value, path)))
+    raise TypeError(
+        f"{path} is a {type(value).__name__}; metadata holds None, bool, int, float, str, lists and dicts of these"
+    )
+
+
+def to_value_map(values: Mapping[str, object], path: str = "metadata") -> dict[str, pb.Value]:
+    """Return a mapping's values as messages, for a `map<string, Value>` field. Raises as `to_value` does."""
+    entries: dict[str, pb.Value] = {}
+    for key, value in values.items():
+        if not isinstance(key, str):
+            raise TypeError(f"a key of {path} is a {type(key).__name__}, must be a str")
+        entries[_checked_text(key, f"a key of {path}")] = to_value(value, f"{path}[{key!r}]")
+    return entries
+
+
+def from_value_map(entries: Mapping[str, pb.Value]) -> Metadata:
+    """Return the Python objects of a `map<string, Value>` field.
+
+    Raises:
+        ValueError: a value of a kind this version does not know.
+    """
+    return {key: from_value(value) for key, value in entries.items()}
+
+
+def from_value(value: pb.Value) -> MetadataValue:
+    """Return the Python object of one message. Raises as `from_value_map` does."""
+    kind = value.WhichOneof("kind")
+    if kind == "text":
+        return value.text
+    if kind == "integer":
+        return value.integer
+    if kind == "number":
+        return value.number
+    if kind == "boolean":
+        return value.boolean
+    if kind == "null":
+        return None
+    if kind == "list":
+        return [from_value(item) for item in value.list.values]
+    if kind == "map":
+        return from_value_map(value.map.entries)
+    raise ValueError("a metadata value has no kind that this version knows")
+
+
+def _checked_text(text: str, path: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path} is not Unicode text: {error.reason} at character {error.start}") from error
+    return text

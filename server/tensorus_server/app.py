@@ -1,0 +1,37 @@
+"""The composition root: the only place that names concrete backends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tensorus_server.catalogue.sqlite import SqliteCatalogue
+from tensorus_server.chunk_store.local import LocalChunkStore, Reserve
+from tensorus_server.codec_pool import CodecPool
+from tensorus_server.engine import Engine
+from tensorus_server.errors import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from tensorus_server.config import EngineConfig
+
+__all__ = ["open_engine"]
+
+
+def open_engine(config: EngineConfig) -> Engine:
+    """Open the store in `config.data_dir`, or create it.
+
+    Raises:
+        StoreUnavailableError: it cannot be opened; the message says why.
+    """
+    folder = config.data_dir
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        catalogue = SqliteCatalogue(folder, delete_grace_s=config.delete_grace_s)
+    except OSError as error:
+        raise StoreUnavailableError(f"cannot open a store in {folder}: {error.strerror}") from error
+    try:
+        reserve = Reserve(folder, reserve_bytes=config.reserve_bytes, reserve_share=config.reserve_share)
+        chunk_store = LocalChunkStore(folder, reserve=reserve)
+    except OSError as error:
+        catalogue.close()
+        raise StoreUnavailableError(f"cannot open a store in {folder}: {error.strerror}") from error
+    return Engine(catalogue, chunk_store, CodecPool(config.codec_threads), orphan_age_s=config.orphan_age_s)

@@ -1,0 +1,76 @@
+"""What this server can do, as GetCapabilities announces it."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from tensorus_codecs.abc import Compressor, Filter, Quantizer
+from tensorus_codecs.policy import DEFAULT_PRESET, PRESETS
+from tensorus_codecs.registry import available_codecs
+from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus_server import limits
+from tensorus_server.convert import encoding_to
+
+__all__ = ["FEATURES", "capabilities"]
+
+FEATURES = (
+    "get.byte_ranges",
+    "get.slices",
+    "get.stored_encodings",
+    "insert.encoded_segments",
+    "query.filter_text",
+    "query.sample",
+)
+"""Optional parts of the contract that this version implements."""
+
+_KINDS = {
+    Quantizer: pb.CodecInfo.KIND_QUANTIZER,
+    Filter: pb.CodecInfo.KIND_FILTER,
+    Compressor: pb.CodecInfo.KIND_COMPRESSOR,
+}
+
+
+def capabilities() -> pb.GetCapabilitiesResponse:
+    """Return version, codecs, presets, limits and features."""
+    return pb.GetCapabilitiesResponse(
+        version=metadata.version("tensorus"),
+        codecs=[
+            pb.CodecInfo(id=entry.id, kind=_KINDS[entry.kind], number=entry.number) for entry in available_codecs()
+        ],
+        presets=[
+            pb.PresetInfo(
+                id=name,
+                description=preset.description,
+                encoding=encoding_to(preset.lossy or preset.floats),
+                lossy=preset.lossy is not None,
+            )
+            for name, preset in PRESETS.items()
+        ],
+        default_preset=DEFAULT_PRESET,
+        limits=announced_limits(),
+        features=FEATURES,
+    )
+
+
+def announced_limits() -> pb.Limits:
+    """Return the limits that a client can run into."""
+    return pb.Limits(
+        payload_bytes=limits.PAYLOAD_BYTES_MAX,
+        message_bytes=limits.MESSAGE_BYTES_MAX,
+        segments_per_message=limits.SEGMENTS_PER_MESSAGE_MAX,
+        chunk_bytes_min=limits.CHUNK_BYTES_MIN,
+        chunk_bytes_max=limits.CHUNK_BYTES_MAX,
+        chunk_bytes_default=limits.CHUNK_BYTES_DEFAULT,
+        tensor_bytes=limits.TENSOR_BYTES_MAX,
+        rank=limits.RANK_MAX,
+        id_bytes=limits.ID_BYTES_MAX,
+        dataset_name_bytes=limits.DATASET_NAME_BYTES_MAX,
+        metadata_bytes=limits.METADATA_BYTES_MAX,
+        metadata_depth=limits.METADATA_DEPTH_MAX,
+        filter_depth=limits.FILTER_DEPTH_MAX,
+        filter_conditions=limits.FILTER_CONDITIONS_MAX,
+        filter_values=limits.FILTER_VALUES_MAX,
+        page_size=limits.PAGE_SIZE_MAX,
+        reads_per_get=limits.READS_PER_GET_MAX,
+        ids_per_delete=limits.IDS_PER_DELETE_MAX,
+    )

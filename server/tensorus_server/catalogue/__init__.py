@@ -1,0 +1,1 @@
+"""What exists, and everything about it but its bytes; transactional."""

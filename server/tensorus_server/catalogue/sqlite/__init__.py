@@ -1,0 +1,47 @@
+"""The catalogue on SQLite."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tensorus_server.catalogue.abc import Catalogue
+from tensorus_server.catalogue.sqlite.database import Database
+from tensorus_server.catalogue.sqlite.datasets import SqliteDatasetTable
+from tensorus_server.catalogue.sqlite.garbage import SqliteGarbageTable
+from tensorus_server.catalogue.sqlite.tensors import SqliteTensorTable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["SqliteCatalogue"]
+
+
+class SqliteCatalogue(Catalogue):
+    """One database file in `folder`, in WAL mode, synced at every commit."""
+
+    def __init__(self, folder: Path, *, delete_grace_s: float = 3600.0) -> None:
+        """Open the catalogue in `folder`, or create it; bring its schema up to date.
+
+        Args:
+            folder: of the store; must exist, on a local file system.
+            delete_grace_s: how long a deleted tensor's payload stays: at least as long as the longest Get.
+
+        Raises:
+            StoreUnavailableError: a newer version wrote it, its SQLite is unsafe, or its file system is remote.
+        """
+        self._database = Database(folder)
+        self.datasets = SqliteDatasetTable(self._database, delete_grace_s=delete_grace_s)
+        self.tensors = SqliteTensorTable(self._database, delete_grace_s=delete_grace_s)
+        self.garbage = SqliteGarbageTable(self._database)
+
+    def check_writable(self) -> None:
+        """See `Catalogue`."""
+        self._database.check_writable()
+
+    def maintain(self) -> None:
+        """Checkpoint the log when it has grown."""
+        self._database.checkpoint()
+
+    def close(self) -> None:
+        """Checkpoint and close."""
+        self._database.close()

@@ -1,0 +1,113 @@
+"""The table of datasets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tensorus_server.catalogue.abc import DatasetTable
+from tensorus_server.catalogue.sqlite.database import now_us, select
+from tensorus_server.catalogue.sqlite.rows import dataset_from_row, schema_to_json, to_json
+from tensorus_server.errors import AlreadyExistsError, DatasetNotFoundError
+from tensorus_server.model import DatasetStats, DTypeShare
+
+if TYPE_CHECKING:
+    import apsw
+
+    from tensorus_codecs.policy import StoragePolicy
+    from tensorus_server.catalogue.sqlite.database import Database
+    from tensorus_server.model import Dataset, Schema
+
+__all__ = ["SqliteDatasetTable", "find_dataset"]
+
+_COLUMNS = "ds, name, policy, schema, created_us"
+
+
+def find_dataset(connection: apsw.Connection, name: str) -> Dataset:
+    """Return the dataset within the connection's transaction.
+
+    Raises:
+        DatasetNotFoundError: there is none.
+    """
+    for row in select(connection, f"SELECT {_COLUMNS} FROM dataset WHERE name = ?", (name,)):
+        return dataset_from_row(row)
+    raise DatasetNotFoundError("there is no such dataset", dataset=name)
+
+
+class SqliteDatasetTable(DatasetTable):
+    """See `DatasetTable`."""
+
+    def __init__(self, database: Database, *, delete_grace_s: float) -> None:
+        """Use `database`; see `SqliteCatalogue` for the grace."""
+        self._database = database
+        self._delete_grace_us = int(delete_grace_s * 1e6)
+
+    def create(self, name: str, policy: StoragePolicy, schema: Schema) -> Dataset:
+        """See `DatasetTable`."""
+        statement = (
+            "INSERT INTO dataset (name, policy, schema, created_us) VALUES (?, ?, ?, ?) "
+            f"ON CONFLICT DO NOTHING RETURNING {_COLUMNS}"
+        )
+        with self._database.write() as connection:
+            rows = select(connection, statement, (name, to_json(policy.to_json()), schema_to_json(schema), now_us()))
+            if not rows:
+                raise AlreadyExistsError("a dataset of this name exists already", dataset=name)
+            return dataset_from_row(rows[0])
+
+    def get(self, name: str) -> Dataset:
+        """See `DatasetTable`."""
+        with self._database.read() as connection:
+            return find_dataset(connection, name)
+
+    def list(self) -> list[Dataset]:
+        """See `DatasetTable`."""
+        with self._database.read() as connection:
+            rows = select(connection, f"SELECT {_COLUMNS} FROM dataset ORDER BY ds")
+        return [dataset_from_row(row) for row in rows]
+
+    def update(self, name: str, policy: StoragePolicy | None, schema: Schema | None) -> Dataset:
+        """See `DatasetTable`."""
+        with self._database.write() as connection:
+            dataset = find_dataset(connection, name)
+            if policy is not None:
+                connection.execute(
+                    "UPDATE dataset SET policy = ? WHERE ds = ?", (to_json(policy.to_json()), dataset.number)
+                )
+            if schema is not None:
+                connection.execute(
+                    "UPDATE dataset SET schema = ? WHERE ds = ?", (schema_to_json(schema), dataset.number)
+                )
+            return find_dataset(connection, name)
+
+    def delete(self, name: str) -> int:
+        """See `DatasetTable`."""
+        with self._database.write() as connection:
+            ds = find_dataset(connection, name).number
+            connection.execute(
+                "INSERT INTO tombstone SELECT DISTINCT key, ? FROM tensor WHERE ds = ? AND inline = 0",
+                (now_us() + self._delete_grace_us, ds),
+            )
+            connection.execute("DELETE FROM tensor WHERE ds = ?", (ds,))
+            deleted: int = connection.changes()
+            connection.execute("DELETE FROM dataset WHERE ds = ?", (ds,))
+            return deleted
+
+    def stats(self, name: str) -> DatasetStats:
+        """See `DatasetTable`."""
+        with self._database.read() as connection:
+            ds = find_dataset(connection, name).number
+            rows = select(
+                connection,
+                "SELECT dtype, count(*), sum(nbytes), sum(stored_bytes), sum(quantized_bytes), sum(lossy), "
+                "max(relative_error), max(max_absolute_error) FROM tensor WHERE ds = ? GROUP BY dtype ORDER BY dtype",
+                (ds,),
+            )
+        return DatasetStats(
+            tensors=sum(row[1] for row in rows),
+            lossy_tensors=sum(row[5] for row in rows),
+            canonical_bytes=sum(row[2] for row in rows),
+            quantized_bytes=sum(row[4] for row in rows),
+            stored_bytes=sum(row[3] for row in rows),
+            worst_relative_error=max((row[6] for row in rows), default=0.0),
+            worst_max_absolute_error=max((row[7] for row in rows), default=0.0),
+            dtypes=tuple(DTypeShare(*row[:4]) for row in rows),
+        )

@@ -1,0 +1,181 @@
+"""A filter tree as SQL over the tensor row `t`.
+
+Keys and values are bound, column names come from the table below: nothing of a request becomes part of a statement. Every
+condition is true or false, never NULL, so that NOT is the exact complement.
+
+A condition on metadata is an EXISTS over `attr`. The most selective condition that must hold drives the search as
+`t.seq IN (...)` instead: found by counting each one up to `_PROBE_MAX` rows. Measured, 200,000 tensors, page of 100: without
+a driver a selective range takes 128 ms, with one 0.2 ms; with a driver for a broad range it takes 57 ms, without 0.2 ms.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tensorus_server.catalogue.sqlite.database import select
+from tensorus_server.filter import (
+    AllOf,
+    AnyOf,
+    Compare,
+    Dimension,
+    Exists,
+    Key,
+    Not,
+    OneOf,
+    Operator,
+    Prefix,
+    Property,
+    indexed,
+)
+
+if TYPE_CHECKING:
+    import apsw
+
+    from tensorus_server.filter import (
+        Filter,
+    )
+
+__all__ = ["DIMENSION_KEY", "Sql", "compile_filter"]
+
+Sql: TypeAlias = "tuple[str, list[Any]]"
+"""A condition and its parameters."""
+
+DIMENSION_KEY = "@dim."
+"""Prefix of the reserved keys that hold dimensions; no metadata key starts with "@"."""
+
+_PROBE_MAX = 5000
+"""Rows up to which a condition may drive the search."""
+
+_TEXT_COLUMNS = {Property.ID: "t.id", Property.DTYPE: "t.dtype", Property.SHAPE: "t.shape"}
+
+_NUMBER_COLUMNS = {
+    Property.RANK: "t.rank",
+    Property.NBYTES: "t.nbytes",
+    Property.STORED_BYTES: "t.stored_bytes",
+    Property.CREATED: "t.created_us / 1e6",
+    Property.MIN: 't."min"',
+    Property.MAX: 't."max"',
+    Property.MEAN: "t.mean",
+    Property.STANDARD_DEVIATION: "t.standard_deviation",
+    Property.L2_NORM: "t.l2_norm",
+    Property.ZERO_COUNT: "t.zero_count",
+    Property.NAN_COUNT: "t.nan_count",
+    Property.INFINITY_COUNT: "t.infinity_count",
+}
+
+_OPERATORS = {
+    Operator.EQUAL: "=",
+    Operator.NOT_EQUAL: "<>",
+    Operator.LESS: "<",
+    Operator.LESS_OR_EQUAL: "<=",
+    Operator.GREATER: ">",
+    Operator.GREATER_OR_EQUAL: ">=",
+}
+
+
+def compile_filter(root: Filter | None, ds: int, connection: apsw.Connection) -> Sql:
+    """Return the condition on `t` for tensors of dataset `ds`, with the driver that promises the least work."""
+    if root is None:
+        return "1", []
+    required: list[Filter] = list(root.filters) if isinstance(root, AllOf) else [root]
+    driver = _choose_driver(required, ds, connection)
+    parts = [_driven(node, ds) if node is driver else _compile(node, ds) for node in required]
+    return _join(parts, "AND", empty="1")
+
+
+def _choose_driver(required: list[Filter], ds: int, connection: apsw.Connection) -> Filter | None:
+    best, fewest = None, _PROBE_MAX + 1
+    for node in required:
+        if not _is_on_attr(node):
+            continue
+        where, parameters = _attr_condition(node)
+        statement = f"SELECT count(*) FROM (SELECT 1 FROM attr a WHERE a.ds = ? AND {where} LIMIT ?)"
+        ((count,),) = select(connection, statement, [ds, *parameters, fewest])
+        if count < fewest:
+            best, fewest = node, count
+    return best
+
+
+def _is_on_attr(node: Filter) -> bool:
+    return isinstance(node, (Compare, OneOf, Exists, Prefix)) and isinstance(node.field, (Key, Dimension))
+
+
+def _driven(node: Filter, ds: int) -> Sql:
+    where, parameters = _attr_condition(node)
+    return f"t.seq IN (SELECT a.seq FROM attr a WHERE a.ds = ? AND {where})", [ds, *parameters]
+
+
+def _compile(node: Filter, ds: int) -> Sql:
+    if isinstance(node, AllOf):
+        return _join([_compile(child, ds) for child in node.filters], "AND", empty="1")
+    if isinstance(node, AnyOf):
+        return _join([_compile(child, ds) for child in node.filters], "OR", empty="0")
+    if isinstance(node, Not):
+        where, parameters = _compile(node.filter, ds)
+        return f"NOT {where}", parameters
+    if isinstance(node.field, Property):
+        return _column_condition(node, node.field)
+    where, parameters = _attr_condition(node)
+    return f"EXISTS (SELECT 1 FROM attr a WHERE a.seq = t.seq AND {where})", parameters
+
+
+def _join(parts: list[Sql], operator: str, *, empty: str) -> Sql:
+    if not parts:
+        return empty, []
+    return "(" + f" {operator} ".join(where for where, _ in parts) + ")", [p for _, ps in parts for p in ps]
+
+
+def _column_condition(node: Compare | OneOf | Exists | Prefix, field: Property) -> Sql:
+    is_text = field in _TEXT_COLUMNS
+    column = _TEXT_COLUMNS[field] if is_text else _NUMBER_COLUMNS[field]
+    where, parameters = _value_condition(node, number=None if is_text else column, text=column if is_text else None)
+    # A column may be NULL where the dtype has no such summary; then no condition holds.
+    return f"(({where}) IS TRUE)", parameters
+
+
+def _attr_condition(node: Filter) -> Sql:
+    assert isinstance(node, (Compare, OneOf, Exists, Prefix))
+    key = node.field.name if isinstance(node.field, Key) else f"{DIMENSION_KEY}{getattr(node.field, 'axis', 0)}"
+    where, parameters = _value_condition(node, number="a.num", text="a.txt")
+    return f"a.key = ? AND {where}", [key, *parameters]
+
+
+def _value_condition(node: Compare | OneOf | Exists | Prefix, *, number: str | None, text: str | None) -> Sql:
+    """Return the condition on a place that holds a number, text, or either, by column."""
+    if isinstance(node, Exists):
+        return ("1", []) if number and text else (f"{number or text} IS NOT NULL", [])
+    if isinstance(node, Prefix):
+        return ("0", []) if text is None else _prefix_condition(text, node.text)
+    if isinstance(node, Compare):
+        value = indexed(node.value)
+        column = text if isinstance(value, str) else number
+        return ("0", []) if column is None else (f"{column} {_OPERATORS[node.operator]} ?", [value])
+    parts = []
+    for column, kind in ((number, float), (text, str)):
+        values = [value for value in map(indexed, node.values) if isinstance(value, kind)]
+        if column is not None and values:
+            parts.append((f"{column} IN ({', '.join('?' * len(values))})", values))
+    return _join(parts, "OR", empty="0")
+
+
+def _prefix_condition(column: str, prefix: str) -> Sql:
+    """Return a range over text in code point order, which is the order of UTF-8 bytes."""
+    if not prefix:
+        return f"{column} IS NOT NULL", []
+    after = _text_after(prefix)
+    if after is None:
+        return f"{column} >= ?", [prefix]
+    return f"{column} >= ? AND {column} < ?", [prefix, after]
+
+
+def _text_after(prefix: str) -> str | None:
+    """Return the smallest text above every text with this prefix; None where there is none."""
+    while prefix:
+        code_point = ord(prefix[-1]) + 1
+        if 0xD800 <= code_point <= 0xDFFF:
+            # Surrogates are no characters.
+            code_point = 0xE000
+        if code_point <= 0x10FFFF:
+            return prefix[:-1] + chr(code_point)
+        prefix = prefix[:-1]
+    return None

@@ -1,0 +1,85 @@
+-- The first schema. Times are microseconds since 1970; JSON is text; a payload's key is the chunk store's.
+
+CREATE TABLE dataset (
+  ds INTEGER PRIMARY KEY AUTOINCREMENT,
+  name TEXT NOT NULL UNIQUE,
+  policy TEXT NOT NULL, -- JSON
+  schema TEXT NOT NULL, -- JSON
+  created_us INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE tensor (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, -- the generation: never reused
+  ds INTEGER NOT NULL REFERENCES dataset (ds),
+  id TEXT NOT NULL,
+  dtype TEXT NOT NULL,
+  dtype_number INTEGER NOT NULL,
+  element_bytes INTEGER NOT NULL,
+  shape TEXT NOT NULL, -- "[2, 3]"
+  rank INTEGER NOT NULL,
+  nbytes INTEGER NOT NULL, -- canonical
+  quantized_bytes INTEGER NOT NULL,
+  stored_bytes INTEGER NOT NULL,
+  relative_error REAL NOT NULL,
+  max_absolute_error REAL NOT NULL,
+  lossy INTEGER NOT NULL,
+  encodings TEXT NOT NULL, -- JSON
+  fallback_reason TEXT NOT NULL,
+  chunk_bytes INTEGER NOT NULL,
+  created_us INTEGER NOT NULL,
+  "min" REAL, -- of finite values; these five are NULL where there are none
+  "max" REAL,
+  mean REAL,
+  standard_deviation REAL,
+  l2_norm REAL,
+  zero_count INTEGER, -- NULL: the dtype has no summary
+  nan_count INTEGER,
+  infinity_count INTEGER,
+  policy TEXT, -- JSON; NULL: the dataset's
+  source_algorithm TEXT NOT NULL,
+  source_checksum BLOB NOT NULL,
+  value_algorithm TEXT NOT NULL,
+  value_checksum BLOB NOT NULL,
+  inline INTEGER NOT NULL, -- 1: the payload is in the table of that name
+  key TEXT NOT NULL,
+  offset INTEGER NOT NULL,
+  length INTEGER NOT NULL,
+  index_length INTEGER NOT NULL,
+  index_crc INTEGER NOT NULL,
+  row_crc INTEGER NOT NULL, -- over what reading the payload relies on
+  metadata TEXT NOT NULL, -- JSON
+  UNIQUE (ds, id)
+) STRICT;
+
+CREATE INDEX tensor_created ON tensor (ds, seq);
+CREATE INDEX tensor_nbytes ON tensor (ds, nbytes, seq);
+CREATE INDEX tensor_stored_bytes ON tensor (ds, stored_bytes, seq);
+CREATE INDEX tensor_key ON tensor (key);
+
+-- Apart from tensor, so that scans of its rows stay narrow.
+CREATE TABLE payload (
+  seq INTEGER PRIMARY KEY REFERENCES tensor (seq) ON DELETE CASCADE,
+  bytes BLOB NOT NULL
+) STRICT;
+
+-- What filters see of the metadata, and the dimensions as "@dim.0", ...; lists element by element.
+CREATE TABLE attr (
+  seq INTEGER NOT NULL REFERENCES tensor (seq) ON DELETE CASCADE,
+  key TEXT NOT NULL,
+  ordinal INTEGER NOT NULL,
+  ds INTEGER NOT NULL,
+  num REAL,
+  txt TEXT,
+  PRIMARY KEY (seq, key, ordinal)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX attr_num ON attr (ds, key, num, seq);
+CREATE INDEX attr_txt ON attr (ds, key, txt, seq) WHERE txt IS NOT NULL;
+
+-- Payloads of deleted tensors: readers that began before may still need them.
+CREATE TABLE tombstone (
+  key TEXT PRIMARY KEY,
+  delete_after_us INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX tombstone_due ON tombstone (delete_after_us);

@@ -1,0 +1,221 @@
+"""The table of tensors, with what filters see of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tensorus_server.catalogue.abc import Page, TensorTable
+from tensorus_server.catalogue.sqlite.database import now_us, select
+from tensorus_server.catalogue.sqlite.datasets import find_dataset
+from tensorus_server.catalogue.sqlite.filter_sql import DIMENSION_KEY, compile_filter
+from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, tensor_from_row, tensor_to_row, to_json
+from tensorus_server.errors import AlreadyExistsError, DatasetNotFoundError, TensorNotFoundError
+from tensorus_server.filter import flatten_metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import apsw
+
+    from tensorus_server.catalogue.abc import PageRequest, StoredTensor
+    from tensorus_server.catalogue.sqlite.database import Database
+    from tensorus_server.model import Metadata, Tensor
+
+__all__ = ["SqliteTensorTable"]
+
+_SORT_COLUMNS = {"created": "t.seq", "id": "t.id", "nbytes": "t.nbytes", "stored_bytes": "t.stored_bytes"}
+
+_COLUMNS = ", ".join(f't."{name}"' for name in TENSOR_COLUMNS)
+_WITH_PAYLOAD = f"SELECT {_COLUMNS}, p.bytes FROM tensor t LEFT JOIN payload p ON p.seq = t.seq"
+_WITHOUT_PAYLOAD = f"SELECT {_COLUMNS}, NULL FROM tensor t"
+
+_INSERTED = ("ds", *TENSOR_COLUMNS[1:])
+_NAMES = ", ".join(f'"{name}"' for name in _INSERTED)
+_VALUES = ", ".join(f":{name}" for name in _INSERTED)
+_INSERT = f"INSERT INTO tensor ({_NAMES}) VALUES ({_VALUES}) ON CONFLICT (ds, id) DO NOTHING RETURNING seq"
+
+
+class SqliteTensorTable(TensorTable):
+    """See `TensorTable`."""
+
+    def __init__(self, database: Database, *, delete_grace_s: float) -> None:
+        """Use `database`; see `SqliteCatalogue` for the grace."""
+        self._database = database
+        self._delete_grace_us = int(delete_grace_s * 1e6)
+
+    def commit(self, group: Sequence[StoredTensor]) -> list[Tensor | Exception]:
+        """See `TensorTable`."""
+        created_us = now_us()
+        with self._database.write() as connection:
+            present = {ds for (ds,) in select(connection, "SELECT ds FROM dataset")}
+            return [
+                _insert(connection, stored, created_us)
+                if stored.dataset.number in present
+                else DatasetNotFoundError(
+                    "the dataset was deleted during the insert", dataset=stored.dataset.name, tensor=stored.new.id
+                )
+                for stored in group
+            ]
+
+    def get(self, dataset: str, ids: Sequence[str], *, with_payloads: bool = False) -> list[Tensor | None]:
+        """See `TensorTable`."""
+        statement = f"{_select(with_payloads=with_payloads)} WHERE t.ds = ? AND t.id = ?"
+        with self._database.read() as connection:
+            ds = find_dataset(connection, dataset).number
+            return [_first(connection, statement, (ds, tensor_id), dataset) for tensor_id in ids]
+
+    def page(self, dataset: str, request: PageRequest) -> Page:
+        """See `TensorTable`."""
+        with self._database.read() as connection:
+            ds = find_dataset(connection, dataset).number
+            tail, parameters = _page_tail(connection, ds, request)
+            statement = _select(with_payloads=request.with_payloads) + tail
+            rows = select(connection, statement, parameters)
+        tensors = [tensor_from_row(row, dataset) for row in rows[: request.size]]
+        more = len(rows) > request.size
+        return Page(tensors, (_sort_value(tensors[-1], request.order.field), tensors[-1].generation) if more else None)
+
+    def generations(self, dataset: str, request: PageRequest) -> list[int]:
+        """See `TensorTable`."""
+        with self._database.read() as connection:
+            ds = find_dataset(connection, dataset).number
+            where, parameters = compile_filter(request.filter, ds, connection)
+            after = request.after[1] if request.after else 0
+            rows = select(
+                connection,
+                f"SELECT t.seq FROM tensor t WHERE t.ds = ? AND t.seq > ? AND t.seq <= ? AND {where} "
+                "ORDER BY t.seq LIMIT ?",
+                [ds, after, request.generation_max or 2**62, *parameters, request.size],
+            )
+        return [seq for (seq,) in rows]
+
+    def by_generation(
+        self, dataset: str, generations: Sequence[int], *, with_payloads: bool = False
+    ) -> list[Tensor | None]:
+        """See `TensorTable`."""
+        statement = f"{_select(with_payloads=with_payloads)} WHERE t.seq = ? AND t.ds = ?"
+        with self._database.read() as connection:
+            ds = find_dataset(connection, dataset).number
+            return [_first(connection, statement, (seq, ds), dataset) for seq in generations]
+
+    def latest_generation(self) -> int:
+        """See `TensorTable`."""
+        with self._database.read() as connection:
+            rows = select(connection, "SELECT seq FROM sqlite_sequence WHERE name = 'tensor'")
+        return int(rows[0][0]) if rows else 0
+
+    def replace_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> Tensor:
+        """See `TensorTable`."""
+        with self._database.write() as connection:
+            ds = find_dataset(connection, dataset).number
+            statement = f"{_WITHOUT_PAYLOAD} WHERE t.ds = ? AND t.id = ?"
+            tensor = _first(connection, statement, (ds, tensor_id), dataset)
+            if tensor is None:
+                raise TensorNotFoundError("there is no such tensor", dataset=dataset, tensor=tensor_id)
+            seq = tensor.generation
+            connection.execute("UPDATE tensor SET metadata = ? WHERE seq = ?", (to_json(metadata), seq))
+            connection.execute("DELETE FROM attr WHERE seq = ?", (seq,))
+            _insert_attributes(connection, ds, seq, metadata, tensor.spec.shape)
+            updated = _first(connection, statement, (ds, tensor_id), dataset)
+        assert updated is not None
+        return updated
+
+    def delete(self, dataset: str, ids: Sequence[str]) -> list[str]:
+        """See `TensorTable`."""
+        deleted = []
+        delete_after_us = now_us() + self._delete_grace_us
+        with self._database.write() as connection:
+            ds = find_dataset(connection, dataset).number
+            for tensor_id in dict.fromkeys(ids):
+                statement = "DELETE FROM tensor WHERE ds = ? AND id = ? RETURNING key, inline"
+                for key, inline in select(connection, statement, (ds, tensor_id)):
+                    deleted.append(tensor_id)
+                    if not inline:
+                        connection.execute("INSERT INTO tombstone VALUES (?, ?)", (key, delete_after_us))
+        return deleted
+
+
+def _insert(connection: apsw.Connection, stored: StoredTensor, created_us: int) -> Tensor | Exception:
+    row = tensor_to_row(stored, created_us)
+    inserted = select(connection, _INSERT, row)
+    if not inserted:
+        return _already_there(connection, stored)
+    ((seq,),) = inserted
+    if stored.inline_payload is not None:
+        connection.execute("INSERT INTO payload VALUES (?, ?)", (seq, stored.inline_payload))
+    _insert_attributes(connection, stored.dataset.number, seq, stored.new.metadata, stored.new.spec.shape)
+    return stored.committed(seq, created_us)
+
+
+def _already_there(connection: apsw.Connection, stored: StoredTensor) -> Tensor | Exception:
+    """Return the tensor that has this id, if it is the same one; otherwise why this one cannot have it."""
+    statement = f"{_WITHOUT_PAYLOAD} WHERE t.ds = ? AND t.id = ?"
+    existing = _first(connection, statement, (stored.dataset.number, stored.new.id), stored.dataset.name)
+    assert existing is not None
+    if existing.spec == stored.new.spec and existing.source_checksum == stored.source_checksum:
+        return existing
+    return AlreadyExistsError(
+        "another tensor has this id already",
+        dataset=stored.dataset.name,
+        tensor=stored.new.id,
+        generation=existing.generation,
+    )
+
+
+def _insert_attributes(
+    connection: apsw.Connection, ds: int, seq: int, metadata: Metadata, shape: tuple[int, ...]
+) -> None:
+    values: list[tuple[str, float | str | None]] = [
+        (f"{DIMENSION_KEY}{axis}", float(size)) for axis, size in enumerate(shape)
+    ]
+    values += flatten_metadata(metadata)
+    connection.executemany(
+        "INSERT INTO attr (seq, key, ordinal, ds, num, txt) VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            (
+                seq,
+                key,
+                ordinal,
+                ds,
+                value if isinstance(value, float) else None,
+                value if isinstance(value, str) else None,
+            )
+            for ordinal, (key, value) in enumerate(values)
+        ),
+    )
+
+
+def _page_tail(connection: apsw.Connection, ds: int, request: PageRequest) -> tuple[str, list[Any]]:
+    """Return WHERE, ORDER BY and LIMIT of a page, one row longer than the page to see whether it is the last."""
+    where, filter_parameters = compile_filter(request.filter, ds, connection)
+    conditions, parameters = [f"t.ds = ? AND {where}"], [ds, *filter_parameters]
+    sort, direction, beyond = _SORT_COLUMNS[request.order.field], "ASC", ">"
+    if request.order.descending:
+        direction, beyond = "DESC", "<"
+    if request.generation_max is not None:
+        conditions.append("t.seq <= ?")
+        parameters.append(request.generation_max)
+    if request.after is not None:
+        conditions.append(f"({sort}, t.seq) {beyond} (?, ?)")
+        parameters.extend(request.after)
+    tail = f" WHERE {' AND '.join(conditions)} ORDER BY {sort} {direction}, t.seq {direction} LIMIT ?"
+    return tail, [*parameters, request.size + 1]
+
+
+def _sort_value(tensor: Tensor, field: str) -> str | int:
+    values: dict[str, str | int] = {
+        "created": tensor.generation,
+        "id": tensor.id,
+        "nbytes": tensor.storage.canonical_bytes,
+        "stored_bytes": tensor.storage.stored_bytes,
+    }
+    return values[field]
+
+
+def _select(*, with_payloads: bool) -> str:
+    return _WITH_PAYLOAD if with_payloads else _WITHOUT_PAYLOAD
+
+
+def _first(connection: apsw.Connection, statement: str, parameters: tuple[Any, ...], dataset: str) -> Tensor | None:
+    rows = select(connection, statement, parameters)
+    return tensor_from_row(rows[0], dataset) if rows else None

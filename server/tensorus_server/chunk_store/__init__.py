@@ -1,0 +1,1 @@
+"""Payloads by key: durable before they are reported, whole or not there."""

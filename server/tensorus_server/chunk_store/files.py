@@ -1,0 +1,77 @@
+"""The few calls by which the local store reaches files, in one place.
+
+Tests replace it to inject faults, and to lose what was not synced.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from typing_extensions import Buffer
+
+__all__ = ["Files"]
+
+_IOV_MAX = 1024
+"""Buffers of one call: Linux's UIO_MAXIOV."""
+
+
+class Files:
+    """The operating system's files. Every method raises `OSError` as the system call does."""
+
+    def create(self, path: Path) -> int:
+        """Create a file that must not exist and return a descriptor to write it."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def write_all(self, descriptor: int, buffers: Sequence[Buffer]) -> int:
+        """Append all buffers and return how many bytes that were."""
+        pending = [view for view in (memoryview(buffer).cast("B") for buffer in buffers) if view.nbytes]
+        total = 0
+        while pending:
+            written = os.writev(descriptor, pending[:_IOV_MAX])
+            total += written
+            while pending and written >= pending[0].nbytes:
+                written -= pending.pop(0).nbytes
+            if written:
+                pending[0] = pending[0][written:]
+        return total
+
+    def sync_data(self, descriptor: int) -> None:
+        """Make the file's bytes and length durable."""
+        os.fdatasync(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Move a file within the file system, atomically."""
+        source.rename(target)
+
+    def sync_folder(self, folder: Path) -> None:
+        """Make the names in a folder durable."""
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file."""
+        path.unlink()
+
+    def open_to_read(self, path: Path) -> int:
+        """Return a descriptor to read the file."""
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self, descriptor: int, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes from `offset`: fewer only at the end of the file."""
+        data = os.pread(descriptor, length, offset)
+        if len(data) == length or not data:
+            return data
+        parts = [data]
+        while len(data) and sum(map(len, parts)) < length:
+            done = sum(map(len, parts))
+            data = os.pread(descriptor, length - done, offset + done)
+            parts.append(data)
+        return b"".join(parts)

@@ -1,0 +1,320 @@
+"""Payloads as files of a local folder.
+
+    tmp/<process>/<32 hex>      payloads on their way in; the folder is locked (flock) as long as its process lives
+    chunks/00..ff/<32 hex>      published payloads, 256 shards; the key is "<shard>/<32 hex>"
+
+A payload is durable before it can be seen: write → fdatasync → rename into its shard → fsync of the shard's folder. A rename
+without the first sync gave files of length zero after a power cut (ext4 and XFS); without the second, POSIX does not promise
+the name. A group that is published together goes into one shard, so that it costs one fsync of a folder; the next group goes
+into the next.
+
+While a payload grows it is synced every `SYNC_EVERY_BYTES` on another thread, so that the last sync is short. After a sync
+that failed the file is dropped and never synced again: Linux reports the loss once and then calls the pages clean.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from tensorus_server.chunk_store.abc import (
+    ChunkReader,
+    ChunkStore,
+    ChunkWriter,
+    PayloadMissingError,
+    StagedPayload,
+    StoredKey,
+)
+from tensorus_server.chunk_store.files import Files
+from tensorus_server.errors import StorageFullError, StoreUnavailableError
+from tensorus_server.limits import SYNC_EVERY_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from typing_extensions import Buffer
+
+__all__ = ["LocalChunkStore", "Reserve"]
+
+_SHARDS = tuple(f"{shard:02x}" for shard in range(256))
+
+_SPACE_CHECK_EVERY_BYTES = 64 * 1024 * 1024
+_SPACE_CHECK_EVERY_S = 1.0
+_SYNC_THREADS = 4
+"""Syncs wait for the disk, not for a processor; several streams may wait at once."""
+
+
+class Reserve:
+    """Free space that inserts must leave, so that reads, deletes and the catalogue go on: `max(bytes, share)` of the disk."""
+
+    def __init__(self, folder: Path, *, reserve_bytes: int, reserve_share: float) -> None:
+        """Watch the file system of `folder`."""
+        self._folder = folder
+        self._bytes = reserve_bytes
+        self._share = reserve_share
+        self._checked_s = -_SPACE_CHECK_EVERY_S
+
+    def require(self, *, now: bool = False) -> None:
+        """Do nothing if inserts may go on; looks at the disk at most once a second, unless `now`.
+
+        Raises:
+            StorageFullError: only the reserve is left.
+        """
+        if not now and time.monotonic() - self._checked_s < _SPACE_CHECK_EVERY_S:
+            return
+        usage = shutil.disk_usage(self._folder)
+        reserve = max(self._bytes, int(self._share * usage.total))
+        if usage.free < reserve:
+            raise StorageFullError(
+                f"free space is {usage.free} bytes, the reserve is {reserve} bytes (reserve_bytes)",
+                free_bytes=usage.free,
+                limit=reserve,
+            )
+        self._checked_s = time.monotonic()
+
+
+class LocalChunkStore(ChunkStore):
+    """See the module's description."""
+
+    def __init__(self, folder: Path, *, reserve: Reserve | None = None, files: Files | None = None) -> None:
+        """Open the store in `folder`, or create it.
+
+        Args:
+            reserve: what inserts must leave free; None: nothing.
+            files: how files are reached; tests put faults there.
+        """
+        self._files = files or Files()
+        self._reserve = reserve
+        self._chunks = folder / "chunks"
+        self._tmp = folder / "tmp"
+        self._make_folders(folder)
+        self._own_tmp, self._own_tmp_fd = _make_locked_folder(self._tmp)
+        self._next_shard = secrets.randbelow(len(_SHARDS))
+        self._shard_lock = threading.Lock()
+        self._sync_pool = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="tensorus-sync")
+        self._closed = False
+
+    def require_space(self) -> None:
+        """See `ChunkStore`."""
+        if self._reserve is not None:
+            self._reserve.require()
+
+    def begin(self, payload_key: str) -> ChunkWriter:
+        """See `ChunkStore`."""
+        self.require_space()
+        return _LocalWriter(self._own_tmp / payload_key, self._files, self._sync_pool, self._reserve)
+
+    def publish(self, group: Sequence[StagedPayload]) -> list[str]:
+        """See `ChunkStore`."""
+        if not group:
+            return []
+        with self._shard_lock:
+            shard = _SHARDS[self._next_shard]
+            self._next_shard = (self._next_shard + 1) % len(_SHARDS)
+        folder = self._chunks / shard
+        with _as_store_errors("publish payloads"):
+            for staged in group:
+                self._files.rename(self._own_tmp / staged.payload_key, folder / staged.payload_key)
+            self._files.sync_folder(folder)
+        return [f"{shard}/{staged.payload_key}" for staged in group]
+
+    def discard(self, staged: StagedPayload) -> None:
+        """See `ChunkStore`."""
+        with suppress(FileNotFoundError):
+            self._files.unlink(self._own_tmp / staged.payload_key)
+
+    def open(self, key: str) -> ChunkReader:
+        """See `ChunkStore`."""
+        try:
+            return _LocalReader(self._files.open_to_read(self._path(key)), self._files)
+        except FileNotFoundError as error:
+            raise PayloadMissingError(f"no payload has the key {key}") from error
+
+    def delete(self, key: str) -> None:
+        """See `ChunkStore`."""
+        with suppress(FileNotFoundError):
+            self._files.unlink(self._path(key))
+
+    def published(self) -> Iterator[StoredKey]:
+        """See `ChunkStore`."""
+        for shard in _SHARDS:
+            with os.scandir(self._chunks / shard) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        yield StoredKey(f"{shard}/{entry.name}", entry.stat().st_mtime)
+
+    def has_other_users(self) -> bool:
+        """See `ChunkStore`."""
+        for descriptor, _ in self._foreign_folders():
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def sweep_unfinished(self) -> int:
+        """See `ChunkStore`. A folder whose lock can be had belongs to nobody any more."""
+        swept = 0
+        for descriptor, folder in self._foreign_folders():
+            with suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                swept += sum(1 for _ in folder.iterdir())
+                shutil.rmtree(folder)
+        return swept
+
+    def close(self) -> None:
+        """See `ChunkStore`."""
+        if self._closed:
+            return
+        self._closed = True
+        self._sync_pool.shutdown()
+        shutil.rmtree(self._own_tmp, ignore_errors=True)
+        os.close(self._own_tmp_fd)
+
+    def _foreign_folders(self) -> Iterator[tuple[int, Path]]:
+        """Yield the folders of other processes, each with a descriptor that is open until the next one."""
+        for folder in self._tmp.iterdir():
+            if folder == self._own_tmp:
+                continue
+            with suppress(FileNotFoundError):
+                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    yield descriptor, folder
+                finally:
+                    os.close(descriptor)
+
+    def _path(self, key: str) -> Path:
+        return self._chunks / key
+
+    def _make_folders(self, folder: Path) -> None:
+        """Make every folder, and make the folders themselves durable, parents included."""
+        self._tmp.mkdir(mode=0o700, exist_ok=True)
+        self._chunks.mkdir(mode=0o700, exist_ok=True)
+        missing = [shard for shard in _SHARDS if not (self._chunks / shard).is_dir()]
+        for shard in missing:
+            (self._chunks / shard).mkdir(mode=0o700, exist_ok=True)
+        if missing:
+            for changed in (self._chunks, folder, folder.parent):
+                self._files.sync_folder(changed)
+
+
+def _make_locked_folder(parent: Path) -> tuple[Path, int]:
+    """Make a folder that is this process's as long as the descriptor is open."""
+    while True:
+        folder = parent / secrets.token_hex(8)
+        folder.mkdir(mode=0o700)
+        with suppress(FileNotFoundError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # A sweep may have had it between the making and the locking; then it is gone, and another one is made.
+            if folder.exists():
+                return folder, descriptor
+            os.close(descriptor)
+
+
+class _LocalWriter(ChunkWriter):
+    """A growing file; at most one sync of it is under way on another thread."""
+
+    def __init__(self, path: Path, files: Files, sync_pool: ThreadPoolExecutor, reserve: Reserve | None) -> None:
+        self._path = path
+        self._files = files
+        self._sync_pool = sync_pool
+        self._reserve = reserve
+        self._length = 0
+        self._unsynced = 0
+        self._unchecked = 0
+        self._sync: Future[None] | None = None
+        with _as_store_errors("begin a payload"):
+            self._descriptor: int | None = files.create(path)
+
+    def append(self, buffers: Sequence[Buffer]) -> None:
+        with self._dropped_on_error():
+            written = self._files.write_all(self._open_descriptor(), buffers)
+            self._length += written
+            self._unsynced += written
+            self._unchecked += written
+            if self._unsynced >= SYNC_EVERY_BYTES:
+                self._wait_for_sync()
+                self._sync = self._sync_pool.submit(self._files.sync_data, self._open_descriptor())
+                self._unsynced = 0
+            if self._reserve is not None and self._unchecked >= _SPACE_CHECK_EVERY_BYTES:
+                self._reserve.require(now=True)
+                self._unchecked = 0
+
+    def finish(self) -> StagedPayload:
+        with self._dropped_on_error():
+            descriptor = self._open_descriptor()
+            self._wait_for_sync()
+            self._files.sync_data(descriptor)
+            self._descriptor = None
+            os.close(descriptor)
+        return StagedPayload(self._path.name, self._length)
+
+    def abort(self) -> None:
+        if self._descriptor is None:
+            return
+        descriptor, self._descriptor = self._descriptor, None
+        if self._sync is not None:
+            self._sync.exception()
+        os.close(descriptor)
+        with suppress(OSError):
+            self._files.unlink(self._path)
+
+    def _open_descriptor(self) -> int:
+        if self._descriptor is None:
+            raise ValueError("the payload is finished or aborted")
+        return self._descriptor
+
+    def _wait_for_sync(self) -> None:
+        if self._sync is not None:
+            sync, self._sync = self._sync, None
+            sync.result()
+
+    @contextmanager
+    def _dropped_on_error(self) -> Iterator[None]:
+        try:
+            with _as_store_errors("write a payload"):
+                yield
+        except BaseException:
+            self.abort()
+            raise
+
+
+class _LocalReader(ChunkReader):
+    def __init__(self, descriptor: int, files: Files) -> None:
+        self._descriptor: int | None = descriptor
+        self._files = files
+
+    def read(self, offset: int, length: int) -> bytes:
+        if self._descriptor is None:
+            raise ValueError("the payload is closed")
+        data = self._files.read(self._descriptor, offset, length)
+        if len(data) != length:
+            raise PayloadMissingError(f"payload ends at byte {offset + len(data)}, {offset + length} are needed")
+        return data
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
+
+
+@contextmanager
+def _as_store_errors(what: str) -> Iterator[None]:
+    """Turn the operating system's errors into the engine's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageFullError(f"no space is left on the disk to {what}") from error
+        raise StoreUnavailableError(f"could not {what}: {os.strerror(error.errno or 0)}") from error

@@ -1,0 +1,64 @@
+"""The threads that encode and decode chunks, shared by all streams.
+
+The codec libraries release the GIL, so threads are enough. Work is handed out chunk by chunk and comes back in order; who
+hands out decides how much may be under way, and so how much memory it takes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
+
+__all__ = ["CodecPool"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class CodecPool:
+    """A fixed number of threads."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        """Start with as many threads as there are processors, or `threads`."""
+        self.threads = threads or os.cpu_count() or 1
+        self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="tensorus-codec")
+
+    @property
+    def depth(self) -> int:
+        """Chunks of one stream that should be under way: one a thread, and one that waits."""
+        return self.threads + 1
+
+    def submit(self, work: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Run `work` on a thread of the pool."""
+        return self._executor.submit(work, *args, **kwargs)
+
+    def map_in_order(self, work: Callable[[T], R], inputs: Iterable[T]) -> Iterator[R]:
+        """Yield `work(input)` for each input, in order, with at most `depth` of them under way or waiting to be taken.
+
+        If the caller stops early, what is under way is waited for, so that nothing it uses is closed too soon.
+        """
+        pending: deque[Future[R]] = deque()
+        try:
+            for item in inputs:
+                pending.append(self._executor.submit(work, item))
+                if len(pending) >= self.depth:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+            for future in pending:
+                if not future.cancelled():
+                    future.exception()
+
+    def close(self) -> None:
+        """Wait for what is under way and end the threads. Idempotent."""
+        self._executor.shutdown(cancel_futures=True)

@@ -1,0 +1,143 @@
+"""The one thread that makes tensors visible: it publishes payloads and commits them to the catalogue, in groups.
+
+A group costs two syncs however large it is: of the shard's folder, and of the catalogue's log. Whatever waits when a commit
+has ended makes up the next group, so a busy server forms large groups and an idle one commits at once.
+
+Order, for every group: payloads durable (before they come here) → published → committed → reported. A crash leaves payloads
+without a row, which the sweep removes, and never a row without its payload.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from tensorus_server.errors import EngineError, StoreUnavailableError
+from tensorus_server.limits import COMMIT_GROUP_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tensorus_server.catalogue.abc import Catalogue, StoredTensor
+    from tensorus_server.chunk_store.abc import ChunkStore, StagedPayload
+    from tensorus_server.model import Tensor
+
+__all__ = ["Committer", "PendingCommit"]
+
+_IDLE_S = 1.0
+"""After so long without a commit the catalogue gets a chance to tidy up."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PendingCommit:
+    """A tensor whose payload is durable."""
+
+    stored: StoredTensor
+    staged: StagedPayload | None
+    """None: the payload is inline."""
+    done: Callable[[Tensor | Exception], None]
+    """Told the outcome, on the committer's thread: must not block and must not raise."""
+
+
+class Committer:
+    """A thread and its queue."""
+
+    def __init__(self, catalogue: Catalogue, chunk_store: ChunkStore) -> None:
+        """Start the thread."""
+        self._catalogue = catalogue
+        self._chunk_store = chunk_store
+        # Bounded by those who submit: each stream has at most `UNCOMMITTED_ITEMS_MAX` under way.
+        self._queue: queue.SimpleQueue[PendingCommit | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="tensorus-committer", daemon=True)
+        self._closed = False
+        self._thread.start()
+
+    def submit(self, pending: PendingCommit) -> None:
+        """Commit the tensor as soon as possible, and report."""
+        self._queue.put(pending)
+
+    def close(self) -> None:
+        """Commit what waits and end the thread. Idempotent; nothing may be submitted any more."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            group, closing = self._next_group()
+            if group:
+                self._commit(group)
+            self._catalogue.maintain()
+            if closing:
+                return
+
+    def _next_group(self) -> tuple[list[PendingCommit], bool]:
+        """Wait for a commit or for idle time; return what waits, and whether it is the end."""
+        group: list[PendingCommit] = []
+        try:
+            item = self._queue.get(timeout=_IDLE_S)
+            while item is not None:
+                group.append(item)
+                if len(group) == COMMIT_GROUP_MAX:
+                    return group, False
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            return group, False
+        return group, True
+
+    def _commit(self, group: list[PendingCommit]) -> None:
+        try:
+            outcomes = self._publish_and_commit(group)
+        except EngineError as error:
+            outcomes = [error] * len(group)
+        except Exception:  # noqa: BLE001 - whoever waits must hear of it, and the thread must live
+            _log.exception("a commit of %d tensors failed unexpectedly", len(group))
+            outcomes = [StoreUnavailableError("the commit failed; see the server's log")] * len(group)
+        for pending, outcome in zip(group, outcomes, strict=True):
+            pending.done(outcome)
+
+    def _publish_and_commit(self, group: list[PendingCommit]) -> list[Tensor | Exception]:
+        """Return the outcome of each; raises where the group failed as a whole."""
+        staged = [pending.staged for pending in group if pending.staged is not None]
+        try:
+            self._catalogue.check_writable()
+            keys = dict(
+                zip((payload.payload_key for payload in staged), self._chunk_store.publish(staged), strict=True)
+            )
+        except EngineError:
+            for payload in staged:
+                self._chunk_store.discard(payload)
+            raise
+        located = [_located(pending.stored, keys) for pending in group]
+        try:
+            outcomes = self._catalogue.tensors.commit(located)
+        except StoreUnavailableError:
+            # Perhaps committed, perhaps not: the payloads stay, and after a restart the sweep knows.
+            raise
+        except EngineError:
+            self._delete(list(keys.values()))
+            raise
+        visible = {outcome.locator.key for outcome in outcomes if not isinstance(outcome, Exception)}
+        self._delete([key for key in keys.values() if key not in visible])
+        return outcomes
+
+    def _delete(self, keys: list[str]) -> None:
+        """Delete payloads that no tensor got; what cannot be deleted is left to the sweep."""
+        for key in keys:
+            try:
+                self._chunk_store.delete(key)
+            except OSError:
+                _log.warning("payload %s could not be deleted and is left to the sweep", key, exc_info=True)
+
+
+def _located(stored: StoredTensor, keys: dict[str, str]) -> StoredTensor:
+    """Return the tensor with the key under which its payload was published; an inline one is as it was."""
+    if stored.inline_payload is not None:
+        return stored
+    return replace(stored, locator=replace(stored.locator, key=keys[stored.locator.key]))

@@ -1,0 +1,58 @@
+"""How a server is set up; every setting with its unit, its default and where that comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["EngineConfig", "ServerConfig"]
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Of one store."""
+
+    data_dir: Path
+    """Folder of the store; made if it is not there."""
+    codec_threads: int | None = None
+    """Threads that encode and decode; None: one per processor."""
+    reserve_bytes: int = 1024**3
+    """Free space that inserts leave on the disk, at least: for reads, deletes and the catalogue. 1 GiB."""
+    reserve_share: float = 0.02
+    """The same as a share of the disk; the larger of the two counts."""
+    delete_grace_s: float = 3600.0
+    """How long the payload of a deleted tensor stays, for readers that began before. At least as long as the longest Get."""
+    orphan_age_s: float = 3600.0
+    """How old an unknown payload must be before the sweep removes it, while another process uses the store."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work; names the key."""
+        if self.codec_threads is not None and self.codec_threads < 1:
+            raise ValueError(f"codec_threads is {self.codec_threads}, must be at least 1")
+        if self.reserve_bytes < 0 or not 0 <= self.reserve_share < 1:
+            raise ValueError("reserve_bytes must not be negative, and reserve_share must be at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Of one server on one store."""
+
+    engine: EngineConfig
+    """The store."""
+    listen: str = "127.0.0.1:7733"
+    """Host and port; port 0 lets the system choose one."""
+    streams_max: int = 64
+    """Insert, Get and Query calls at once; more are refused with TOO_MANY_STREAMS."""
+    grace_s: float = 30.0
+    """How long calls may go on after the server was told to stop."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work; names the key."""
+        host, _, port = self.listen.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f"listen is {self.listen!r}, must be HOST:PORT, for example 127.0.0.1:7733")
+        if self.streams_max < 1:
+            raise ValueError(f"streams_max is {self.streams_max}, must be at least 1")

@@ -1,0 +1,319 @@
+"""Protobuf into the engine's values, and back: with `convert_filter`, the only place that knows both.
+
+What comes in is checked here as far as its form goes; what it means is for the engine to check. `*_from` reads a message,
+`*_to` makes one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import timestamp_pb2
+
+from tensorus_codecs.dtypes import dtype_by_name, dtype_by_number, opaque_dtype
+from tensorus_codecs.encoding import Encoding
+from tensorus_codecs.errors import InvalidPolicyError, UnsupportedDTypeError
+from tensorus_codecs.policy import StoragePolicy
+from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus_protos.values import from_value_map, to_value_map
+from tensorus_server.errors import InvalidMetadataError, InvalidRequestError, UnimplementedError
+from tensorus_server.model import ByteRange, Checksum, NewTensor, Read, Schema, SliceSet
+from tensorus_server.validate import checked_spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from tensorus_codecs.dtypes import DType
+    from tensorus_codecs.summary import ValueSummary
+    from tensorus_server.model import Dataset, DatasetStats, Metadata, Part, StorageReport, Tensor, TensorSpec
+
+__all__ = [
+    "checksum_from",
+    "dataset_to",
+    "encoding_from",
+    "encoding_to",
+    "metadata_from",
+    "new_tensor_from",
+    "policy_from",
+    "read_from",
+    "schema_from",
+    "slices_from",
+    "spec_to",
+    "stats_to",
+    "tensor_to",
+]
+
+_METADATA_TYPES = {
+    pb.METADATA_TYPE_UNSPECIFIED: "any",
+    pb.METADATA_TYPE_BOOLEAN: "boolean",
+    pb.METADATA_TYPE_INTEGER: "integer",
+    pb.METADATA_TYPE_NUMBER: "number",
+    pb.METADATA_TYPE_TEXT: "text",
+    pb.METADATA_TYPE_LIST: "list",
+    pb.METADATA_TYPE_MAP: "map",
+}
+_METADATA_TYPE_NUMBERS = {name: number for number, name in _METADATA_TYPES.items()}
+
+
+def new_tensor_from(message: pb.Tensor, *, dataset: str) -> NewTensor:
+    """Return what a first segment announces.
+
+    Raises:
+        UnsupportedDTypeError, InvalidShapeError, InvalidMetadataError, InvalidPolicyError, UnsupportedCodecError: a part of it
+            cannot be.
+        InvalidRequestError: it names another dataset.
+        UnimplementedError: it asks for an overwrite.
+    """
+    if message.dataset not in {"", dataset}:
+        raise InvalidRequestError(
+            f"dataset of the tensor is {message.dataset!r}, the stream's is another", dataset=dataset, tensor=message.id
+        )
+    if message.HasField("if_generation_match") and message.if_generation_match != 0:
+        raise UnimplementedError(
+            f"if_generation_match is {message.if_generation_match}; overwriting is not implemented by this version",
+            dataset=dataset,
+            tensor=message.id,
+        )
+    spec = checked_spec(_dtype_from(message.spec), tuple(message.spec.shape), dataset=dataset, tensor=message.id)
+    return NewTensor(
+        id=message.id,
+        spec=spec,
+        metadata=metadata_from(message.metadata, dataset=dataset, tensor=message.id),
+        policy=policy_from(message.policy) if message.HasField("policy") else None,
+        source_checksum=checksum_from(message.source_checksum) if message.HasField("source_checksum") else None,
+    )
+
+
+def tensor_to(tensor: Tensor) -> pb.Tensor:
+    """Return all that readers may know of a tensor but its bytes."""
+    message = pb.Tensor(
+        dataset=tensor.dataset,
+        id=tensor.id,
+        spec=spec_to(tensor.spec),
+        metadata=to_value_map(tensor.metadata),
+        generation=tensor.generation,
+        source_checksum=_checksum_to(tensor.source_checksum),
+        value_checksum=_checksum_to(tensor.value_checksum),
+        storage=_storage_to(tensor.storage),
+        create_time=_time_to(tensor.created_us),
+    )
+    if tensor.policy is not None:
+        message.policy.CopyFrom(_policy_to(tensor.policy))
+    if tensor.values is not None:
+        message.values.CopyFrom(_values_to(tensor.values))
+    return message
+
+
+def spec_to(spec: TensorSpec) -> pb.TensorSpec:
+    """Return dtype and shape."""
+    # An open enum: a number that this version does not know is kept, though the generated types cannot say so.
+    number: Any = spec.dtype.number
+    return pb.TensorSpec(dtype=number, shape=spec.shape, element_bits=8 * spec.dtype.element_bytes)
+
+
+def metadata_from(message: Mapping[str, pb.Value], *, dataset: str, tensor: str) -> Metadata:
+    """Return metadata as Python objects.
+
+    Raises:
+        InvalidMetadataError: a value has no kind that this version knows.
+    """
+    try:
+        return from_value_map(message)
+    except ValueError as error:
+        raise InvalidMetadataError(str(error), dataset=dataset, tensor=tensor) from error
+
+
+def checksum_from(message: pb.Checksum) -> Checksum:
+    """Return a checksum."""
+    return Checksum(message.algorithm, message.value)
+
+
+def policy_from(message: pb.StoragePolicy) -> StoragePolicy:
+    """Return a policy.
+
+    Raises:
+        InvalidPolicyError, UnsupportedCodecError: it cannot be followed.
+    """
+    choice = message.WhichOneof("choice")
+    return StoragePolicy(
+        preset=message.preset if choice == "preset" else None,
+        encoding=encoding_from(message.encoding) if choice == "encoding" else None,
+        max_relative_error=message.max_relative_error if message.HasField("max_relative_error") else None,
+        max_absolute_error=message.max_absolute_error if message.HasField("max_absolute_error") else None,
+        chunk_bytes=message.chunk_bytes if message.HasField("chunk_bytes") else None,
+    )
+
+
+def encoding_from(message: pb.Encoding) -> Encoding:
+    """Return a chain of codecs.
+
+    Raises:
+        InvalidPolicyError, UnsupportedCodecError: it cannot be built.
+    """
+    steps = []
+    for codec in message.codecs:
+        try:
+            steps.append({"id": codec.id, "configuration": from_value_map(codec.configuration)})
+        except ValueError as error:
+            raise InvalidPolicyError(f"configuration of codec {codec.id!r}: {error}") from error
+    return Encoding.from_json(steps)
+
+
+def encoding_to(steps: Iterable[Mapping[str, Any]]) -> pb.Encoding:
+    """Return a chain of codecs from its JSON form."""
+    return pb.Encoding(
+        codecs=[pb.Codec(id=step["id"], configuration=to_value_map(step.get("configuration", {}))) for step in steps]
+    )
+
+
+def schema_from(message: pb.DatasetSchema) -> Schema:
+    """Return a schema.
+
+    Raises:
+        UnsupportedDTypeError, InvalidMetadataError: a part that this version does not know.
+    """
+    dtype = None
+    if message.dtype != pb.DATA_TYPE_UNSPECIFIED:
+        known = dtype_by_number(message.dtype)
+        if known is None:
+            raise UnsupportedDTypeError(f"dtype of the schema is number {message.dtype}, which is unknown here")
+        dtype = known.name
+    for key, kind in message.metadata.items():
+        if kind not in _METADATA_TYPES:
+            raise InvalidMetadataError(f"type of {key!r} in the schema is number {kind}, which is unknown here")
+    return Schema(
+        dtype=dtype,
+        shape=tuple(message.shape.sizes) if message.HasField("shape") else None,
+        metadata={key: _METADATA_TYPES[kind] for key, kind in message.metadata.items()},
+    )
+
+
+def dataset_to(dataset: Dataset) -> pb.Dataset:
+    """Return a dataset."""
+    schema = dataset.schema
+    message = pb.Dataset(
+        name=dataset.name, policy=_policy_to(dataset.policy.to_json()), create_time=_time_to(dataset.created_us)
+    )
+    if schema.dtype is not None:
+        message.schema.dtype = _dtype_number(schema.dtype)
+    if schema.shape is not None:
+        message.schema.shape.sizes.extend(schema.shape)
+    for key, kind in schema.metadata.items():
+        message.schema.metadata[key] = _METADATA_TYPE_NUMBERS[kind]
+    return message
+
+
+def stats_to(stats: DatasetStats) -> pb.GetDatasetStatsResponse:
+    """Return a dataset's sums."""
+    return pb.GetDatasetStatsResponse(
+        tensors=stats.tensors,
+        lossy_tensors=stats.lossy_tensors,
+        canonical_bytes=stats.canonical_bytes,
+        quantized_bytes=stats.quantized_bytes,
+        stored_bytes=stats.stored_bytes,
+        worst_relative_error=stats.worst_relative_error,
+        worst_max_absolute_error=stats.worst_max_absolute_error,
+        data_types=[
+            pb.DataTypeShare(
+                dtype=_dtype_number(share.dtype),
+                tensors=share.tensors,
+                canonical_bytes=share.canonical_bytes,
+                stored_bytes=share.stored_bytes,
+            )
+            for share in stats.dtypes
+        ],
+    )
+
+
+def read_from(message: pb.TensorRead) -> Read:
+    """Return a wish to read."""
+    part: Part = None
+    kind = message.WhichOneof("part")
+    if kind == "bytes":
+        length = message.bytes.length if message.bytes.HasField("length") else None
+        part = ByteRange(message.bytes.offset, length)
+    elif kind == "slices":
+        part = slices_from(message.slices)
+    return Read(message.id, part, message.generation if message.HasField("generation") else None)
+
+
+def slices_from(message: pb.SliceSet) -> SliceSet:
+    """Return slices."""
+    return SliceSet(tuple(map(_slice_from, message.axes)), tuple(map(_slice_from, message.trailing_axes)))
+
+
+def _slice_from(message: pb.Slice) -> slice:
+    return slice(
+        message.start if message.HasField("start") else None,
+        message.stop if message.HasField("stop") else None,
+        message.step if message.HasField("step") else None,
+    )
+
+
+def _dtype_from(message: pb.TensorSpec) -> DType:
+    if message.dtype == pb.DATA_TYPE_UNSPECIFIED:
+        raise UnsupportedDTypeError("dtype of the tensor is not specified")
+    known = dtype_by_number(message.dtype)
+    if known is None:
+        return opaque_dtype(message.dtype, message.element_bits)
+    if message.element_bits not in {0, 8 * known.element_bytes}:
+        raise UnsupportedDTypeError(
+            f"element_bits is {message.element_bits}, but {known.name} has {8 * known.element_bytes} bits"
+        )
+    return known
+
+
+def _dtype_number(name: str) -> Any:  # `Any`: the generated types demand a member of the enum, which is open
+    prefix = "dtype_"
+    return int(name.removeprefix(prefix)) if name.startswith(prefix) else dtype_by_name(name).number
+
+
+def _policy_to(policy: Mapping[str, Any]) -> pb.StoragePolicy:
+    scalars = {name: value for name, value in policy.items() if name != "encoding"}
+    message = pb.StoragePolicy(**scalars)
+    if "encoding" in policy:
+        message.encoding.CopyFrom(encoding_to(policy["encoding"]))
+    return message
+
+
+def _checksum_to(checksum: Checksum) -> pb.Checksum:
+    return pb.Checksum(algorithm=checksum.algorithm, value=checksum.value)
+
+
+def _storage_to(storage: StorageReport) -> pb.StorageReport:
+    return pb.StorageReport(
+        canonical_bytes=storage.canonical_bytes,
+        quantized_bytes=storage.quantized_bytes,
+        stored_bytes=storage.stored_bytes,
+        relative_error=storage.relative_error,
+        max_absolute_error=storage.max_absolute_error,
+        lossy=storage.lossy,
+        encodings=[
+            pb.EncodingShare(
+                encoding=encoding_to(share.encoding),
+                chunks=share.chunks,
+                canonical_bytes=share.canonical_bytes,
+                stored_bytes=share.stored_bytes,
+            )
+            for share in storage.encodings
+        ],
+        fallback_reason=storage.fallback_reason,
+    )
+
+
+def _values_to(values: ValueSummary) -> pb.ValueSummary:
+    return pb.ValueSummary(
+        min=values.minimum,
+        max=values.maximum,
+        mean=values.mean,
+        standard_deviation=values.standard_deviation,
+        l2_norm=values.l2_norm,
+        zero_count=values.zero_count,
+        nan_count=values.nan_count,
+        infinity_count=values.infinity_count,
+    )
+
+
+def _time_to(time_us: int) -> timestamp_pb2.Timestamp:
+    seconds, rest_us = divmod(time_us, 1_000_000)
+    return timestamp_pb2.Timestamp(seconds=seconds, nanos=1000 * rest_us)

@@ -1,0 +1,263 @@
+"""The engine: everything Tensorus does, without a network. The gRPC service and `tensorus.open` are two faces of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from tensorus_codecs.policy import StoragePolicy
+from tensorus_server.committer import Committer
+from tensorus_server.errors import GenerationMismatchError, LimitExceededError, TensorNotFoundError
+from tensorus_server.insert import InsertServices, InsertStream
+from tensorus_server.limits import IDS_PER_DELETE_MAX, PAGE_SIZE_DEFAULT, READS_PER_GET_MAX
+from tensorus_server.model import Schema
+from tensorus_server.query import list_page, select_tensors
+from tensorus_server.read import TensorReader
+from tensorus_server.sweep import sweep
+from tensorus_server.validate import require_dataset_name, require_metadata, require_schema, require_schema_fit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tensorus_server.catalogue.abc import Catalogue, Order
+    from tensorus_server.chunk_store.abc import ChunkStore
+    from tensorus_server.codec_pool import CodecPool
+    from tensorus_server.filter import Filter
+    from tensorus_server.insert import ItemResult
+    from tensorus_server.model import Dataset, DatasetStats, Metadata, Read, Tensor
+    from tensorus_server.query import Query
+    from tensorus_server.sweep import Swept
+
+__all__ = ["Engine"]
+
+_SEAL_THREADS = 8
+"""Large tensors that may wait for their last sync at once; they wait for the disk, not for a processor."""
+
+_READ_BATCH = 64
+"""Rows, with their inline payloads, that a Get of many tensors fetches at once."""
+
+_SWEEP_EVERY_S = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+class Engine:
+    """One store, open. Safe in many threads; `close` ends it."""
+
+    def __init__(
+        self, catalogue: Catalogue, chunk_store: ChunkStore, pool: CodecPool, *, orphan_age_s: float = 3600.0
+    ) -> None:
+        """Take over the parts, which `close` closes, and begin to sweep in the background.
+
+        Args:
+            orphan_age_s: see `sweep`.
+        """
+        self._catalogue = catalogue
+        self._chunk_store = chunk_store
+        self._pool = pool
+        self._orphan_age_s = orphan_age_s
+        self._started_s = time.time()
+        self._committer = Committer(catalogue, chunk_store)
+        self._seal_pool = ThreadPoolExecutor(_SEAL_THREADS, thread_name_prefix="tensorus-seal")
+        self._services = InsertServices(chunk_store, pool, self._committer, self._seal_pool)
+        self._reader = TensorReader(catalogue, chunk_store, pool)
+        self._closing = threading.Event()
+        self._sweeper = threading.Thread(target=self._sweep_regularly, name="tensorus-sweeper", daemon=True)
+        self._sweeper.start()
+
+    def create_dataset(self, name: str, policy: StoragePolicy | None = None, schema: Schema | None = None) -> Dataset:
+        """Create a dataset; without a policy it has the default preset, without a schema it takes anything.
+
+        Raises:
+            InvalidNameError, InvalidShapeError, InvalidMetadataError, UnsupportedDTypeError: a name or schema not allowed.
+            AlreadyExistsError: the name is taken.
+        """
+        require_dataset_name(name)
+        schema = schema or Schema()
+        require_schema(schema)
+        return self._catalogue.datasets.create(name, policy or StoragePolicy(), schema)
+
+    def get_dataset(self, name: str) -> Dataset:
+        """Return the dataset.
+
+        Raises:
+            DatasetNotFoundError: there is none.
+        """
+        return self._catalogue.datasets.get(name)
+
+    def list_datasets(self) -> list[Dataset]:
+        """Return all datasets in order of creation."""
+        return self._catalogue.datasets.list()
+
+    def update_dataset(self, name: str, policy: StoragePolicy | None, schema: Schema | None) -> Dataset:
+        """Replace what is given, for later inserts; stored tensors stay as they are.
+
+        Raises:
+            DatasetNotFoundError: there is none.
+            InvalidShapeError, InvalidMetadataError, UnsupportedDTypeError: a schema not allowed.
+        """
+        if schema is not None:
+            require_schema(schema)
+        return self._catalogue.datasets.update(name, policy, schema)
+
+    def delete_dataset(self, name: str) -> int:
+        """Delete the dataset with all its tensors and return how many there were.
+
+        Raises:
+            DatasetNotFoundError: there is none.
+        """
+        return self._catalogue.datasets.delete(name)
+
+    def dataset_stats(self, name: str) -> DatasetStats:
+        """Return sums over the dataset's tensors.
+
+        Raises:
+            DatasetNotFoundError: there is none.
+        """
+        return self._catalogue.datasets.stats(name)
+
+    def open_insert(self, dataset: str, report: Callable[[ItemResult], None]) -> InsertStream:
+        """Start a streamed insert; see `InsertStream`.
+
+        Raises:
+            DatasetNotFoundError: there is none.
+            StoreUnavailableError: the store takes no writes until a restart.
+        """
+        self._catalogue.check_writable()
+        return InsertStream(self._catalogue.datasets.get(dataset), self._services, report)
+
+    @property
+    def reader(self) -> TensorReader:
+        """Reads the bytes of tensors that `find` or `select` returned with their payloads."""
+        return self._reader
+
+    def find(self, dataset: str, reads: Sequence[Read], *, with_payloads: bool) -> Iterator[Tensor | Exception]:
+        """Yield, for each read in order, its tensor or why there is none.
+
+        Raises:
+            DatasetNotFoundError: there is no such dataset.
+            LimitExceededError: too many reads.
+        """
+        if len(reads) > READS_PER_GET_MAX:
+            raise LimitExceededError(
+                f"number of reads is {len(reads)}, limit is {READS_PER_GET_MAX} (reads_per_get_max)",
+                dataset=dataset,
+                limit=READS_PER_GET_MAX,
+            )
+        self._catalogue.datasets.get(dataset)
+        for start in range(0, len(reads), _READ_BATCH):
+            batch = reads[start : start + _READ_BATCH]
+            found = self._catalogue.tensors.get(dataset, [read.id for read in batch], with_payloads=with_payloads)
+            for read, tensor in zip(batch, found, strict=True):
+                yield _require_generation(dataset, read, tensor)
+
+    def get_tensor(self, dataset: str, tensor_id: str) -> Tensor:
+        """Return the tensor, without its bytes.
+
+        Raises:
+            DatasetNotFoundError, TensorNotFoundError: there is none.
+        """
+        (tensor,) = self._catalogue.tensors.get(dataset, [tensor_id])
+        if tensor is None:
+            raise TensorNotFoundError("there is no such tensor", dataset=dataset, tensor=tensor_id)
+        return tensor
+
+    def select(self, query: Query, *, with_payloads: bool) -> Iterator[Tensor]:
+        """Yield the tensors of a query; see `select_tensors`.
+
+        Raises:
+            DatasetNotFoundError: there is no such dataset.
+        """
+        self._catalogue.datasets.get(query.dataset)
+        return select_tensors(self._catalogue.tensors, query, with_payloads=with_payloads)
+
+    def list_tensors(
+        self, dataset: str, filter_: Filter | None, order: Order, *, page_size: int = 0, page_token: str = ""
+    ) -> tuple[list[Tensor], str]:
+        """Return one page of tensors without their bytes, and the token of the next page; see `list_page`.
+
+        Args:
+            page_size: 0: the default.
+        """
+        size = page_size or PAGE_SIZE_DEFAULT
+        return list_page(self._catalogue.tensors, dataset, filter_, order, size=size, token=page_token)
+
+    def update_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> Tensor:
+        """Replace a tensor's metadata and return the tensor.
+
+        Raises:
+            DatasetNotFoundError, TensorNotFoundError: there is none.
+            InvalidMetadataError, LimitExceededError: metadata that cannot be kept.
+            SchemaMismatchError: the dataset's schema requires other metadata.
+        """
+        require_metadata(metadata, dataset=dataset, tensor=tensor_id)
+        schema = self._catalogue.datasets.get(dataset).schema
+        if schema.metadata:
+            spec = self.get_tensor(dataset, tensor_id).spec
+            require_schema_fit(tensor_id, spec, metadata, Schema(metadata=schema.metadata), dataset=dataset)
+        return self._catalogue.tensors.replace_metadata(dataset, tensor_id, metadata)
+
+    def delete_tensors(self, dataset: str, ids: Sequence[str]) -> list[str]:
+        """Delete these tensors and return the ids that existed.
+
+        Raises:
+            DatasetNotFoundError: there is no such dataset.
+            LimitExceededError: too many ids.
+        """
+        if len(ids) > IDS_PER_DELETE_MAX:
+            raise LimitExceededError(
+                f"number of ids is {len(ids)}, limit is {IDS_PER_DELETE_MAX} (ids_per_delete_max)",
+                dataset=dataset,
+                limit=IDS_PER_DELETE_MAX,
+            )
+        return self._catalogue.tensors.delete(dataset, ids)
+
+    def check_writable(self) -> None:
+        """Do nothing if the store takes writes.
+
+        Raises:
+            StoreUnavailableError: it takes none until a restart.
+        """
+        self._catalogue.check_writable()
+
+    def sweep(self) -> Swept:
+        """Remove payloads that nobody needs; happens by itself once a minute."""
+        return sweep(self._catalogue, self._chunk_store, started_s=self._started_s, orphan_age_s=self._orphan_age_s)
+
+    def close(self) -> None:
+        """Commit what waits and close every part. Idempotent; streams must have ended."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        self._sweeper.join()
+        self._seal_pool.shutdown()
+        self._committer.close()
+        self._pool.close()
+        self._chunk_store.close()
+        self._catalogue.close()
+
+    def _sweep_regularly(self) -> None:
+        while True:
+            try:
+                self.sweep()
+            except Exception:  # noqa: BLE001 - whatever it was, the next round tries again
+                # The next round tries again; a store that cannot be swept still serves.
+                _log.exception("the sweep failed")
+            if self._closing.wait(_SWEEP_EVERY_S):
+                return
+
+
+def _require_generation(dataset: str, read: Read, tensor: Tensor | None) -> Tensor | Exception:
+    if tensor is None:
+        return TensorNotFoundError("there is no such tensor", dataset=dataset, tensor=read.id)
+    if read.generation is not None and tensor.generation != read.generation:
+        return GenerationMismatchError(
+            f"generation is {tensor.generation}, {read.generation} is asked for",
+            dataset=dataset,
+            tensor=read.id,
+            generation=tensor.generation,
+        )
+    return tensor

@@ -1,0 +1,291 @@
+"""One Insert call: messages in, messages out, on two threads.
+
+The reading thread takes requests and drives the engine's `InsertStream`; the call's own thread waits for what is to be said
+and says it, several things in one message where they have piled up. So a client that sends without reading, or reads without
+sending, blocks only itself.
+
+Acknowledgements go out at most every `_ACKNOWLEDGE_BYTES` or `_ACKNOWLEDGE_S`, so that a client that reads late cannot fill
+both windows and deadlock the stream.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import grpc
+from google.rpc import status_pb2
+
+from tensorus_codecs.checksum import crc32c
+from tensorus_codecs.errors import CorruptChunkError
+from tensorus_codecs.pipeline import decode_chunk
+from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus_server.convert import checksum_from, encoding_from, new_tensor_from, tensor_to
+from tensorus_server.errors import (
+    ChecksumMismatchError,
+    InvalidRequestError,
+    PayloadTooLargeError,
+    SegmentMisalignedError,
+    UnimplementedError,
+)
+from tensorus_server.framing import read_insert_message
+from tensorus_server.limits import CHUNK_BYTES_MAX, UNACKNOWLEDGED_BYTES_MAX
+from tensorus_server.model import Segment
+from tensorus_server.status import status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tensorus_server.engine import Engine
+    from tensorus_server.insert import InsertStream, ItemResult
+
+__all__ = ["InsertCall"]
+
+_ACKNOWLEDGE_BYTES = 8 * 1024 * 1024
+_ACKNOWLEDGE_S = 0.1
+
+_RESULT_BYTES = 1024 * 1024
+"""Results with their tensors, in one message; one more, with the largest metadata, keeps it below `MESSAGE_BYTES_MAX`."""
+
+
+class InsertCall:
+    """See the module's description."""
+
+    def __init__(self, engine: Engine, messages: Iterator[bytes]) -> None:
+        """Take the call's requests; nothing happens before `responses` is iterated."""
+        self._engine = engine
+        self._messages = messages
+        self._outbox = _Outbox()
+        self._dataset = ""
+        self._encodings = 0
+        self._stream: InsertStream | None = None
+
+    def responses(self) -> Iterator[bytes]:
+        """Yield the call's responses; raises what makes the whole call fail."""
+        reader = threading.Thread(target=self._read, name="tensorus-insert", daemon=True)
+        reader.start()
+        try:
+            yield from self._outbox.messages()
+        finally:
+            # The transport ends the requests when the call ends, however it ends.
+            reader.join()
+
+    def _read(self) -> None:
+        try:
+            for message in self._messages:
+                if self._take(message):
+                    break
+            self._close()
+            self._outbox.close()
+        except grpc.RpcError:
+            # The client has gone: nobody waits for an answer.
+            self._close()
+            self._outbox.close()
+        except Exception as error:  # noqa: BLE001 - the call's own thread raises it
+            self._close()
+            self._outbox.fail(error)
+
+    def _take(self, message: bytes) -> bool:
+        """Handle one message; return whether it was the last."""
+        taken = read_insert_message(message)
+        if self._stream is None:
+            self._stream = self._open(taken.head)
+        elif taken.head.HasField("open"):
+            raise InvalidRequestError("a message opens the stream a second time", dataset=self._dataset)
+        for segment, payload in taken.segments:
+            self._receive(self._stream, segment, payload)
+        self._outbox.acknowledge(sum(payload.nbytes for _, payload in taken.segments))
+        if taken.head.finish:
+            succeeded, failed = self._stream.finish()
+            self._outbox.finish(succeeded, failed)
+        return taken.head.finish
+
+    def _open(self, head: pb.InsertRequest) -> InsertStream:
+        if not head.HasField("open"):
+            raise InvalidRequestError("first message of the stream does not open it")
+        for option in ("all_or_nothing", "validate_only"):
+            if getattr(head.open, option):
+                raise UnimplementedError(f"{option} is not implemented by this version", dataset=head.open.dataset)
+        for encoding in head.open.encodings:
+            # Refused here, before a byte was sent, where this server could not decode it.
+            encoding_from(encoding)
+        self._dataset = head.open.dataset
+        self._encodings = len(head.open.encodings)
+        stream = self._engine.open_insert(self._dataset, self._outbox.report)
+        self._outbox.opened()
+        return stream
+
+    def _receive(self, stream: InsertStream, segment: pb.Segment, payload: memoryview) -> None:
+        try:
+            new = new_tensor_from(segment.tensor, dataset=self._dataset) if segment.HasField("tensor") else None
+            payload_crc32c = self._checked_crc32c(segment, payload)
+            canonical = self._canonical(segment, payload)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's
+            stream.fail(segment.item, error)
+            return
+        received = Segment(
+            item=segment.item,
+            offset=segment.offset,
+            decoded_length=canonical.nbytes,
+            last=segment.last,
+            tensor=new,
+            source_checksum=checksum_from(segment.source_checksum) if segment.HasField("source_checksum") else None,
+        )
+        stream.receive(received, canonical, payload_crc32c if segment.encoding == 0 else None)
+
+    def _checked_crc32c(self, segment: pb.Segment, payload: memoryview) -> int | None:
+        if not segment.HasField("crc32c"):
+            return None
+        found = crc32c(payload)
+        if found != segment.crc32c:
+            raise ChecksumMismatchError(
+                f"CRC32C of the segment at offset {segment.offset} is {found:#010x}, it says {segment.crc32c:#010x}",
+                dataset=self._dataset,
+                item=segment.item,
+                expected=f"{segment.crc32c:#010x}",
+                found=f"{found:#010x}",
+            )
+        return found
+
+    def _canonical(self, segment: pb.Segment, payload: memoryview) -> memoryview:
+        """Return the segment's canonical bytes: the payload itself, or what the chunk record in it decodes to."""
+        canonical = payload
+        if segment.encoding > self._encodings:
+            raise InvalidRequestError(
+                f"encoding of a segment is {segment.encoding}, the stream announced {self._encodings}",
+                dataset=self._dataset,
+            )
+        if segment.decoded_length > CHUNK_BYTES_MAX:
+            raise PayloadTooLargeError(
+                f"decoded_length of a segment is {segment.decoded_length} bytes, limit is {CHUNK_BYTES_MAX} bytes "
+                "(chunk_bytes_max)",
+                dataset=self._dataset,
+                limit=CHUNK_BYTES_MAX,
+            )
+        if segment.encoding:
+            try:
+                canonical = decode_chunk(payload)
+            except CorruptChunkError as error:
+                raise ChecksumMismatchError(
+                    f"chunk record of the segment at offset {segment.offset}: {error}", dataset=self._dataset
+                ) from error
+        if canonical.nbytes != segment.decoded_length:
+            raise SegmentMisalignedError(
+                f"decoded_length of the segment at offset {segment.offset} is {segment.decoded_length} bytes, "
+                f"it has {canonical.nbytes} bytes",
+                dataset=self._dataset,
+            )
+        return canonical
+
+    def _close(self) -> None:
+        if self._stream is not None:
+            self._stream.abort()
+
+
+class _Outbox:
+    """What is to be said, until it is said. Safe in many threads."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._opened = False
+        self._results: list[ItemResult] = []
+        self._received_bytes = 0
+        self._acknowledged_bytes = 0
+        self._acknowledged_s = time.monotonic()
+        self._finished: tuple[int, int] | None = None
+        self._closed = False
+        self._error: Exception | None = None
+
+    def opened(self) -> None:
+        with self._changed:
+            self._opened = True
+            self._changed.notify()
+
+    def report(self, result: ItemResult) -> None:
+        with self._changed:
+            self._results.append(result)
+            self._changed.notify()
+
+    def acknowledge(self, payload_bytes: int) -> None:
+        with self._changed:
+            self._received_bytes += payload_bytes
+            if self._received_bytes - self._acknowledged_bytes >= _ACKNOWLEDGE_BYTES:
+                self._changed.notify()
+
+    def finish(self, succeeded: int, failed: int) -> None:
+        with self._changed:
+            self._finished = (succeeded, failed)
+            self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def fail(self, error: Exception) -> None:
+        with self._changed:
+            self._error = error
+            self._closed = True
+            self._changed.notify()
+
+    def messages(self) -> Iterator[bytes]:
+        """Yield messages as there is something to say; raises the call's error at the end."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._has_news, timeout=_ACKNOWLEDGE_S)
+                response, results = self._take()
+                closed = self._closed and not self._has_unsaid()
+            size = 0
+            for result in results:
+                if size > _RESULT_BYTES:
+                    yield response.SerializeToString()
+                    response, size = pb.InsertResponse(), 0
+                response.results.append(_result_to(result))
+                size += response.results[-1].ByteSize()
+            if response.ByteSize():
+                yield response.SerializeToString()
+            if closed:
+                break
+        if self._error is not None:
+            raise self._error
+
+    def _has_unsaid(self) -> bool:
+        return bool(self._results or self._finished)
+
+    def _has_news(self) -> bool:
+        unsaid_bytes = self._received_bytes - self._acknowledged_bytes
+        return self._opened or self._has_unsaid() or self._closed or unsaid_bytes >= _ACKNOWLEDGE_BYTES
+
+    def _take(self) -> tuple[pb.InsertResponse, list[ItemResult]]:
+        """Remove what can be said in one message. The lock is held."""
+        response = pb.InsertResponse()
+        if self._opened:
+            self._opened = False
+            response.opened.max_unacknowledged_bytes = UNACKNOWLEDGED_BYTES_MAX
+        results, self._results = self._results, []
+        due = time.monotonic() - self._acknowledged_s >= _ACKNOWLEDGE_S
+        unsaid_bytes = self._received_bytes - self._acknowledged_bytes
+        if unsaid_bytes >= _ACKNOWLEDGE_BYTES or (unsaid_bytes and (due or results)):
+            self._acknowledged_bytes = self._received_bytes
+            self._acknowledged_s = time.monotonic()
+            response.progress.acknowledged_payload_bytes = self._acknowledged_bytes
+        if self._finished is not None and not results:
+            # Alone, and so after everything else that there was to say.
+            succeeded, failed = self._finished
+            self._finished = None
+            response.finished.SetInParent()
+            response.finished.succeeded, response.finished.failed = succeeded, failed
+        return response, results
+
+
+def _result_to(result: ItemResult) -> pb.ItemStatus:
+    if isinstance(result.outcome, Exception):
+        return pb.ItemStatus(item=result.item, status=status_of(result.outcome, call="Insert"))
+    tensor = result.outcome
+    return pb.ItemStatus(
+        item=result.item,
+        committed_bytes=tensor.spec.canonical_bytes,
+        tensor=tensor_to(tensor),
+        status=status_pb2.Status(),
+    )

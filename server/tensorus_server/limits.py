@@ -1,0 +1,144 @@
+"""Every limit, with its unit in its name and where its number comes from. All are announced by GetCapabilities.
+
+A limit is checked before anything of its size is allocated. docs/PROTOCOL.md has the same table, and a test compares them.
+"""
+
+from __future__ import annotations
+
+from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX
+from tensorus_codecs.policy import CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MIN
+
+__all__ = [
+    "CHUNK_BYTES_DEFAULT",
+    "CHUNK_BYTES_MAX",
+    "CHUNK_BYTES_MIN",
+    "COMMIT_GROUP_MAX",
+    "DATASET_NAME_BYTES_MAX",
+    "FILTER_CONDITIONS_MAX",
+    "FILTER_DEPTH_MAX",
+    "FILTER_TEXT_BYTES_MAX",
+    "FILTER_VALUES_MAX",
+    "FILTER_VALUES_TOTAL_MAX",
+    "IDS_PER_DELETE_MAX",
+    "ID_BYTES_MAX",
+    "INDEXED_TEXT_BYTES_MAX",
+    "INLINE_BYTES_MAX",
+    "MESSAGE_BYTES_MAX",
+    "METADATA_BYTES_MAX",
+    "METADATA_DEPTH_MAX",
+    "METADATA_KEY_BYTES_MAX",
+    "OPEN_ITEMS_MAX",
+    "PAGE_SIZE_DEFAULT",
+    "PAGE_SIZE_MAX",
+    "PAYLOAD_BYTES_MAX",
+    "PAYLOAD_BYTES_MIN",
+    "PAYLOAD_BYTES_TARGET",
+    "RANK_MAX",
+    "READS_PER_GET_MAX",
+    "RECEIVED_MESSAGE_BYTES_MAX",
+    "SAMPLE_MAX",
+    "SEGMENTS_PER_MESSAGE_MAX",
+    "STATEMENT_TIMEOUT_S",
+    "SYNC_EVERY_BYTES",
+    "TENSOR_BYTES_MAX",
+    "UNACKNOWLEDGED_BYTES_MAX",
+    "UNCOMMITTED_ITEMS_MAX",
+]
+
+CHUNK_BYTES_MAX = CANONICAL_BYTES_MAX
+"""Canonical bytes of a chunk. Fixed by the chunk record."""
+
+PAYLOAD_BYTES_MAX = CHUNK_BYTES_MAX
+"""Payload of one message: a chunk of the largest size, and so always below half of `MESSAGE_BYTES_MAX`."""
+
+PAYLOAD_BYTES_MIN = 64 * 1024
+"""Smallest payload that a reader may ask for: smaller messages cost more to frame than to carry."""
+
+PAYLOAD_BYTES_TARGET = 1024 * 1024
+"""Payload at which the server sends a message. Measured: 1 MiB moves fastest through grpcio (benchmarks/transport.py)."""
+
+MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+"""What every gRPC implementation accepts by default."""
+
+RECEIVED_MESSAGE_BYTES_MAX = 2 * MESSAGE_BYTES_MAX
+"""What the transport lets in, so that a message just above the limit is refused with a reason, and not by the transport."""
+
+SEGMENTS_PER_MESSAGE_MAX = 4096
+"""A message of 4 KiB tensors up to the payload limit has 512; this leaves room for tiny ones."""
+
+UNACKNOWLEDGED_BYTES_MAX = 16 * 1024 * 1024
+"""Payload a sender may have on the way: a few times what is acknowledged at once, so that it never waits on a fast network."""
+
+TENSOR_BYTES_MAX = 1024**4
+"""Canonical bytes of a tensor: its chunk index, 8 bytes a chunk, then has 8 MiB at the default chunk size."""
+
+RANK_MAX = 32
+"""Dimensions. NumPy allowed 32 until version 2, and nobody has asked for more."""
+
+ID_BYTES_MAX = 512
+"""UTF-8 bytes of a tensor's id: the longest parameter names of large models have about 150."""
+
+DATASET_NAME_BYTES_MAX = 255
+"""UTF-8 bytes of a dataset's name: what file systems allow a name, for those who export."""
+
+METADATA_BYTES_MAX = 64 * 1024
+"""Of one tensor, serialized: metadata describes, it does not store."""
+
+METADATA_DEPTH_MAX = 16
+"""Nested lists and maps. Far from the protobuf runtime's own limit of 100, which it reports as a broken message."""
+
+METADATA_KEY_BYTES_MAX = 1024
+"""UTF-8 bytes of a key as filters name it, nested keys joined: so that an index entry stays small."""
+
+INDEXED_TEXT_BYTES_MAX = 1024
+"""UTF-8 bytes of a text value that comparisons see; a longer one only exists. PostgreSQL's index rows hold about 2.7 KB."""
+
+FILTER_DEPTH_MAX = 8
+"""Nested filters."""
+
+FILTER_TEXT_BYTES_MAX = 64 * 1024
+"""UTF-8 bytes of a filter as text: enough for every filter within the other limits that a person would write."""
+
+FILTER_CONDITIONS_MAX = 64
+"""Conditions in one filter."""
+
+FILTER_VALUES_MAX = 1000
+"""Values of one `one_of`. With 64 conditions, below the 32,766 parameters that SQLite binds only for few of them, hence
+`FILTER_VALUES_TOTAL_MAX`."""
+
+FILTER_VALUES_TOTAL_MAX = 4096
+"""Values of all `one_of` of one filter."""
+
+PAGE_SIZE_DEFAULT = 100
+"""Tensors of a page where the caller does not say."""
+
+PAGE_SIZE_MAX = 1000
+"""Tensors of a page: at 64 KiB of metadata each still bounded memory."""
+
+SAMPLE_MAX = 1_000_000
+"""Tensors of one sample: their numbers are held in memory until they are served."""
+
+READS_PER_GET_MAX = 10_000
+"""Reads of one Get: their ids are held in memory until they are served."""
+
+IDS_PER_DELETE_MAX = 10_000
+"""Ids of one DeleteTensors: one transaction."""
+
+OPEN_ITEMS_MAX = 16
+"""Tensors of one stream that have begun and not ended: each may hold a part of a chunk in memory."""
+
+UNCOMMITTED_ITEMS_MAX = 256
+"""Tensors of one stream that wait for their commit: with the inline limit, 16 MiB."""
+
+INLINE_BYTES_MAX = 64 * 1024
+"""Stored bytes up to which a tensor is kept in the catalogue. Measured: rows win 2.6 times at 64 KiB and lose 2.4 times at
+1 MiB against files of their own; SQLite's published crossover is about 100 KB."""
+
+SYNC_EVERY_BYTES = 32 * 1024 * 1024
+"""How much of a payload may wait for its fdatasync: the last one, before the acknowledgement, is then short."""
+
+COMMIT_GROUP_MAX = 256
+"""Tensors that share one commit, and so one sync of the catalogue's log."""
+
+STATEMENT_TIMEOUT_S = 5.0
+"""How long one statement of a query may run."""

@@ -1,0 +1,88 @@
+"""One Get or Query call: tensors in, messages out.
+
+A tensor that cannot be read, or not to its end, gets a status in band and the others go on, unless the caller wants to fail
+fast.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tensorus_server.errors import InvalidRequestError, UnimplementedError
+from tensorus_server.framing import ResponsePacker
+from tensorus_server.limits import PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN
+from tensorus_server.read import ReadPlan
+from tensorus_server.status import status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from tensorus_protos.v1 import tensorus_pb2 as pb
+    from tensorus_server.model import Part, Tensor
+    from tensorus_server.read import TensorReader
+
+__all__ = ["ReadCall"]
+
+
+class ReadCall:
+    """See the module's description."""
+
+    def __init__(
+        self,
+        call: str,
+        reader: TensorReader,
+        response_type: type[pb.GetResponse | pb.QueryResponse],
+        options: pb.ReadOptions,
+        *,
+        fail_fast: bool,
+    ) -> None:
+        """Check the options.
+
+        Args:
+            call: the method's name, for the log.
+
+        Raises:
+            UnimplementedError: an option that this version does not implement.
+            InvalidRequestError: messages that are too small.
+        """
+        if options.as_dtype:
+            raise UnimplementedError("as_dtype is not implemented by this version")
+        payload_bytes_max = options.max_payload_bytes if options.HasField("max_payload_bytes") else PAYLOAD_BYTES_MAX
+        if payload_bytes_max < PAYLOAD_BYTES_MIN:
+            raise InvalidRequestError(
+                f"max_payload_bytes is {payload_bytes_max}, must be at least {PAYLOAD_BYTES_MIN} bytes (payload_bytes_min)",
+                limit=PAYLOAD_BYTES_MIN,
+            )
+        self._call = call
+        self._reader = reader
+        self._headers_only = options.headers_only
+        self._fail_fast = fail_fast
+        self._accepted_codecs = frozenset(options.accepted_codecs)
+        self._payload_bytes_max = min(payload_bytes_max, PAYLOAD_BYTES_MAX)
+        self._packer = ResponsePacker(
+            response_type, payload_bytes_max=self._payload_bytes_max, omit_crc=options.omit_crc
+        )
+
+    def responses(self, wanted: Iterable[tuple[Tensor | Exception, Part]]) -> Iterator[bytes]:
+        """Yield the call's responses; items are numbered in the order of `wanted`."""
+        for item, (found, part) in enumerate(wanted):
+            try:
+                if isinstance(found, Exception):
+                    raise found
+                yield from self._read(item, found, part)
+            except Exception as error:
+                if self._fail_fast:
+                    raise
+                yield from self._packer.add_failure(item, status_of(error, call=self._call))
+        yield from self._packer.flush()
+
+    def _read(self, item: int, tensor: Tensor, part: Part) -> Iterator[bytes]:
+        plan = ReadPlan(tensor, part)
+        remaining = 0 if self._headers_only else plan.result.canonical_bytes
+        result = None if part is None else plan.result
+        yield from self._packer.add_tensor(item, tensor, result, last=remaining == 0)
+        if remaining == 0:
+            return
+        for piece in self._reader.read(tensor, plan, self._accepted_codecs, record_bytes_max=self._payload_bytes_max):
+            remaining -= piece.decoded_length
+            yield from self._packer.add_piece(item, piece, last=remaining == 0)

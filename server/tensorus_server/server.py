@@ -1,0 +1,130 @@
+"""A server: one engine behind one port, and the life of its process."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from tensorus_server.app import open_engine
+from tensorus_server.errors import StoreUnavailableError
+from tensorus_server.limits import RECEIVED_MESSAGE_BYTES_MAX
+from tensorus_server.service import SERVICE_NAME, TensorService
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from tensorus_server.config import ServerConfig
+
+__all__ = ["Server", "serve"]
+
+_SHORT_CALL_THREADS = 16
+"""Beside one for each stream, so that streams cannot keep short calls and health checks waiting."""
+
+_CHANNEL_OPTIONS = (
+    # A second server on the same port must fail, and not take part of the connections.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", RECEIVED_MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", RECEIVED_MESSAGE_BYTES_MAX),
+    # Clients may ping every 30 s without being told off.
+    ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+)
+
+_STORE_CHECK_S = 0.5
+"""How often a waiting server looks whether its store still takes writes."""
+
+_log = logging.getLogger(__name__)
+
+
+class Server:
+    """One engine behind one port, with health checks and reflection."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        """Open the store and bind the port; nothing is served before `start`.
+
+        Raises:
+            StoreUnavailableError: the store cannot be opened, or the port cannot be had.
+        """
+        self._config = config
+        self._engine = open_engine(config.engine)
+        self._health = health.HealthServicer(experimental_non_blocking=True)
+        threads = ThreadPoolExecutor(config.streams_max + _SHORT_CALL_THREADS, thread_name_prefix="tensorus-call")
+        self._server = grpc.server(threads, options=_CHANNEL_OPTIONS, compression=grpc.Compression.NoCompression)
+        service = TensorService(self._engine, streams_max=config.streams_max)
+        self._server.add_generic_rpc_handlers((service.handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        try:
+            self.port = self._server.add_insecure_port(config.listen)
+        except RuntimeError as error:
+            self._engine.close()
+            raise StoreUnavailableError(f"cannot listen on {config.listen}: is another server there?") from error
+
+    @property
+    def address(self) -> str:
+        """Where it listens: host and the port that was bound."""
+        return f"{self._config.listen.rpartition(':')[0]}:{self.port}"
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._server.start()
+        self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    def check(self) -> None:
+        """Do nothing while the store takes writes.
+
+        Raises:
+            StoreUnavailableError: it takes none until a restart; health says NOT_SERVING from now on.
+        """
+        try:
+            self._engine.check_writable()
+        except StoreUnavailableError:
+            self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+            raise
+
+    def stop(self) -> None:
+        """Refuse new calls, wait for those that go on for as long as the grace, and close the store."""
+        self._health.enter_graceful_shutdown()
+        self._server.stop(self._config.grace_s).wait()
+        self._engine.close()
+
+    def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in ("", SERVICE_NAME):
+            self._health.set(name, status)
+
+
+def serve(config: ServerConfig, on_ready: Callable[[Server], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then stop gracefully; a second signal ends the process at once.
+
+    Args:
+        on_ready: called once the server serves.
+
+    Raises:
+        StoreUnavailableError: the store cannot be opened, the port cannot be had, or the store failed while serving.
+    """
+    server = Server(config)
+    stopping = threading.Event()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        # Only an event: a signal handler must not call into gRPC.
+        stopping.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    server.start()
+    on_ready(server)
+    try:
+        while not stopping.wait(_STORE_CHECK_S):
+            server.check()
+    finally:
+        _log.info("stopping")
+        server.stop()

@@ -1,0 +1,220 @@
+"""Slices of a tensor that lies in chunks: which chunks they touch, and what of each belongs where in the result.
+
+Method. A chunk is a run of elements in row-major order. Such a run is a few *boxes*: at the level of some axis, a range of
+indices with everything below it whole, and everything above it fixed. (The run from element 5 to 30 of shape (4, 10) is three
+boxes: the rest of row 0, rows 1 and 2, nothing of row 3.) At most 2 * rank - 1 boxes make a run. Within a box, slicing is
+NumPy's own, and what comes out is one run of the result, since the result has the same axes in the same order. So any slice
+with any steps, negative ones included, is read chunk by chunk in the order of the file, with the memory of one chunk.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tensorus_server.errors import InvalidSliceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+
+    from tensorus_server.model import SliceSet
+
+__all__ = ["SlicePlan", "resolve_slices"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of the result."""
+
+    offset: int
+    """Of its first element, in elements of the result."""
+    values: np.ndarray[Any, Any]
+    """Its elements, in order; a view, of any shape."""
+
+
+def resolve_slices(slices: SliceSet, shape: tuple[int, ...], *, dataset: str, tensor: str) -> tuple[range, ...]:
+    """Return which indices of each axis are meant, as NumPy understands slices.
+
+    Raises:
+        InvalidSliceError: more slices than axes, or a step of 0.
+    """
+    given = len(slices.axes) + len(slices.trailing_axes)
+    if given > len(shape):
+        raise InvalidSliceError(
+            f"number of slices is {given}, the tensor has {len(shape)} axes",
+            dataset=dataset,
+            tensor=tensor,
+            limit=len(shape),
+        )
+    whole = (slice(None),) * (len(shape) - given)
+    ranges = []
+    for axis, (part, size) in enumerate(zip((*slices.axes, *whole, *slices.trailing_axes), shape, strict=True)):
+        if part.step == 0:
+            raise InvalidSliceError(f"step of axis {axis} is 0, must not be 0", dataset=dataset, tensor=tensor)
+        ranges.append(range(*part.indices(size)))
+    return tuple(ranges)
+
+
+class SlicePlan:
+    """One slice of one tensor."""
+
+    def __init__(self, shape: tuple[int, ...], selected: tuple[range, ...], chunk_elements: int) -> None:
+        """Plan to read `selected`, indices per axis, of a tensor of `shape` in chunks of `chunk_elements`."""
+        self._shape = shape
+        self._selected = selected
+        self._chunk_elements = chunk_elements
+        self._total = math.prod(shape)
+        self.result_shape = tuple(len(indices) for indices in selected)
+        self._strides = _row_major_strides(shape)
+        self._result_strides = _row_major_strides(self.result_shape)
+        # The same indices in ascending order: which chunks are touched does not depend on the direction.
+        self._ascending = tuple(indices if indices.step > 0 else indices[::-1] for indices in selected)
+
+    @property
+    def result_elements(self) -> int:
+        """How many elements are selected."""
+        return math.prod(self.result_shape)
+
+    def contiguous(self) -> tuple[int, int] | None:
+        """Return first element and number of elements if the selection is one run in order; None otherwise.
+
+        Axes before the first that has more than one index may have any index; that one may be a part with step 1; all after
+        it are whole.
+        """
+        if self.result_elements == 0:
+            return 0, 0
+        axis = 0
+        while axis < len(self._shape) and len(self._selected[axis]) == 1:
+            axis += 1
+        for position in range(axis, len(self._shape)):
+            indices, size = self._selected[position], self._shape[position]
+            whole = indices == range(size)
+            if not whole and not (position == axis and indices.step == 1):
+                return None
+        first = sum(indices[0] * stride for indices, stride in zip(self._selected, self._strides, strict=True))
+        return first, self.result_elements
+
+    def chunks(self) -> Iterator[int]:
+        """Yield the numbers of the chunks that hold a selected element, ascending."""
+        position = self._next_selected(0)
+        while position is not None:
+            chunk = position // self._chunk_elements
+            yield chunk
+            position = self._next_selected((chunk + 1) * self._chunk_elements)
+
+    def pieces(self, chunk: int, values: np.ndarray[Any, Any]) -> Iterator[Piece]:
+        """Yield the runs of the result that chunk number `chunk` holds.
+
+        Args:
+            chunk: one that `chunks` named.
+            values: the chunk's elements, shape (n,).
+        """
+        begin = chunk * self._chunk_elements
+        for prefix, low, high in _boxes(begin, begin + values.size, self._shape, self._strides):
+            piece = self._piece(prefix, low, high, begin, values)
+            if piece is not None:
+                yield piece
+
+    def _piece(
+        self, prefix: tuple[int, ...], low: int, high: int, begin: int, values: np.ndarray[Any, Any]
+    ) -> Piece | None:
+        """Return what one box holds: axis `len(prefix)` from `low` to `high`, all after it whole."""
+        axis = len(prefix)
+        offset = 0
+        for above, index in enumerate(prefix):
+            if index not in self._selected[above]:
+                return None
+            offset += self._selected[above].index(index) * self._result_strides[above]
+        if axis == len(self._shape):
+            # A scalar tensor's only box.
+            return Piece(0, values)
+        start, stop = _positions_between(self._selected[axis], low, high)
+        if start >= stop or 0 in self.result_shape[axis:]:
+            return None
+        offset += start * self._result_strides[axis]
+        first = (
+            sum(index * stride for index, stride in zip(prefix, self._strides, strict=False))
+            + low * self._strides[axis]
+        )
+        inner = self._shape[axis + 1 :]
+        box = values[first - begin : first - begin + (high - low) * self._strides[axis]].reshape((high - low, *inner))
+        here = self._selected[axis][start:stop]
+        outer = slice(here[0] - low, _stop(here, low), here.step)
+        return Piece(offset, box[(outer, *(_as_slice(indices) for indices in self._selected[axis + 1 :]))])
+
+    def _next_selected(self, position: int) -> int | None:
+        """Return the row-major position of the first selected element that is not before `position`, or None."""
+        if position >= self._total or 0 in self.result_shape:
+            return None
+        index = [position // stride % size for stride, size in zip(self._strides, self._shape, strict=True)]
+        axis = 0
+        while axis < len(index) and index[axis] in self._ascending[axis]:
+            axis += 1
+        if axis == len(index):
+            return position
+        # The next index of this axis; where it has none left, the axis before it moves on.
+        at = _first_not_below(self._ascending[axis], index[axis])
+        while at is None:
+            axis -= 1
+            if axis < 0:
+                return None
+            at = _first_not_below(self._ascending[axis], index[axis] + 1)
+        index[axis] = self._ascending[axis][at]
+        index[axis + 1 :] = [indices[0] for indices in self._ascending[axis + 1 :]]
+        return sum(i * stride for i, stride in zip(index, self._strides, strict=True))
+
+
+def _row_major_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return how many elements one step along each axis is."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def _boxes(
+    begin: int, end: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> Iterator[tuple[tuple[int, ...], int, int]]:
+    """Yield the boxes of the run of elements from `begin` to `end`: fixed indices, and a range of the axis after them."""
+    position = begin
+    if not shape:
+        yield (), 0, 1
+        return
+    while position < end:
+        # The outermost axis at whose level a whole step fits, from a position where a step begins.
+        axis = next(
+            level for level, stride in enumerate(strides) if position % stride == 0 and position + stride <= end
+        )
+        stride = strides[axis]
+        low = position // stride % shape[axis]
+        high = min(shape[axis], low + (end - position) // stride)
+        prefix = tuple(position // strides[above] % shape[above] for above in range(axis))
+        yield prefix, low, high
+        position += (high - low) * stride
+
+
+def _positions_between(indices: range, low: int, high: int) -> tuple[int, int]:
+    """Return which positions of `indices` have an index from `low` to `high` (exclusive): a run, in either direction."""
+    if indices.step > 0:
+        start = max(0, -(-(low - indices.start) // indices.step))
+        stop = min(len(indices), -(-(high - indices.start) // indices.step))
+    else:
+        start = max(0, -(-(indices.start - high + 1) // -indices.step))
+        stop = min(len(indices), -(-(indices.start - low + 1) // -indices.step))
+    return start, stop
+
+
+def _first_not_below(indices: range, value: int) -> int | None:
+    """Return the position of the first index >= `value` in ascending `indices`, or None."""
+    at = max(0, -(-(value - indices.start) // indices.step))
+    return at if at < len(indices) else None
+
+
+def _stop(indices: range, low: int) -> int | None:
+    """Return a slice's stop for `indices`, relative to `low`; None where a negative step runs past the beginning."""
+    stop = indices.stop - low
+    return None if stop < 0 else stop
+
+
+def _as_slice(indices: range) -> slice:
+    return slice(indices.start, _stop(indices, 0), indices.step) if len(indices) else slice(0, 0)

@@ -1,0 +1,229 @@
+"""What a name, a spec, metadata and a schema may be; checked before anything of their size is allocated."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from tensorus_codecs.dtypes import dtype_by_name
+from tensorus_server.errors import (
+    InvalidMetadataError,
+    InvalidNameError,
+    InvalidShapeError,
+    LimitExceededError,
+    SchemaMismatchError,
+)
+from tensorus_server.filter import flatten_metadata
+from tensorus_server.limits import (
+    DATASET_NAME_BYTES_MAX,
+    ID_BYTES_MAX,
+    METADATA_BYTES_MAX,
+    METADATA_DEPTH_MAX,
+    METADATA_KEY_BYTES_MAX,
+    RANK_MAX,
+    TENSOR_BYTES_MAX,
+)
+from tensorus_server.model import TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tensorus_codecs.dtypes import DType
+    from tensorus_server.model import Metadata, Schema
+
+__all__ = [
+    "checked_spec",
+    "require_dataset_name",
+    "require_id",
+    "require_metadata",
+    "require_schema",
+    "require_schema_fit",
+]
+
+_METADATA_TYPES = {
+    "any": (object,),
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (float,),
+    "text": (str,),
+    "list": (list,),
+    "map": (dict,),
+}
+"""A schema's types and Python's; a bool is no integer here, although Python says so."""
+
+_INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**63 - 1
+
+
+def require_dataset_name(name: str) -> None:
+    """Refuse a name that is empty, too long, has control characters, or would leave a folder that someone names after it.
+
+    Raises:
+        InvalidNameError: names the value and the rule.
+    """
+    _require_text("name of a dataset", name, DATASET_NAME_BYTES_MAX)
+    if any(part in {"", ".", ".."} for part in name.split("/")):
+        raise InvalidNameError(f"name of a dataset is {name!r}: a part between slashes must not be empty, '.' or '..'")
+
+
+def require_id(tensor_id: str, *, dataset: str) -> None:
+    """Refuse an id that is empty, too long, or has control characters.
+
+    Raises:
+        InvalidNameError: names the value and the rule.
+    """
+    _require_text("id of a tensor", tensor_id, ID_BYTES_MAX, dataset=dataset)
+
+
+def checked_spec(dtype: DType, shape: tuple[int, ...], *, dataset: str, tensor: str) -> TensorSpec:
+    """Return the spec.
+
+    Raises:
+        InvalidShapeError: too many axes, a negative size, or too many bytes.
+    """
+    if len(shape) > RANK_MAX:
+        raise InvalidShapeError(
+            f"rank is {len(shape)}, limit is {RANK_MAX} axes (rank_max)", dataset=dataset, tensor=tensor, limit=RANK_MAX
+        )
+    for axis, size in enumerate(shape):
+        if size < 0:
+            raise InvalidShapeError(
+                f"size of axis {axis} is {size}, must not be negative", dataset=dataset, tensor=tensor
+            )
+    spec = TensorSpec(dtype, shape)
+    # Python's integers do not overflow; the sizes alone may, so they are bounded, too: an empty tensor may have any.
+    if spec.canonical_bytes > TENSOR_BYTES_MAX or any(size > TENSOR_BYTES_MAX for size in shape):
+        raise InvalidShapeError(
+            f"shape {list(shape)} of {dtype.name} needs {spec.canonical_bytes} bytes, "
+            f"limit is {TENSOR_BYTES_MAX} bytes (tensor_bytes_max)",
+            dataset=dataset,
+            tensor=tensor,
+            limit=TENSOR_BYTES_MAX,
+        )
+    return spec
+
+
+def require_metadata(metadata: Metadata, *, dataset: str, tensor: str) -> None:
+    """Refuse metadata that is too large, too deep, or not made of what metadata may hold.
+
+    Raises:
+        InvalidMetadataError: a type or a value that cannot be kept.
+        LimitExceededError: too large, too deep, or a key too long.
+    """
+    if not metadata:
+        return
+    _require_values(metadata, dataset=dataset, tensor=tensor)
+    size = len(json.dumps(metadata, separators=(",", ":"), ensure_ascii=False).encode())
+    if size > METADATA_BYTES_MAX:
+        raise LimitExceededError(
+            f"metadata is {size} bytes as JSON, limit is {METADATA_BYTES_MAX} bytes (metadata_bytes_max)",
+            dataset=dataset,
+            tensor=tensor,
+            limit=METADATA_BYTES_MAX,
+        )
+    for key, _ in flatten_metadata(metadata):
+        if len(key.encode()) > METADATA_KEY_BYTES_MAX:
+            raise LimitExceededError(
+                f"metadata key {key[:40]!r}... is {len(key.encode())} bytes, "
+                f"limit is {METADATA_KEY_BYTES_MAX} bytes (metadata_key_bytes_max)",
+                dataset=dataset,
+                tensor=tensor,
+                limit=METADATA_KEY_BYTES_MAX,
+            )
+
+
+def require_schema(schema: Schema) -> None:
+    """Refuse a schema that no tensor could fit.
+
+    Raises:
+        UnsupportedDTypeError: an unknown dtype.
+        InvalidShapeError: too many axes, or a size below -1.
+        InvalidMetadataError: an unknown type.
+    """
+    if schema.dtype is not None:
+        dtype_by_name(schema.dtype)
+    if schema.shape is not None and (len(schema.shape) > RANK_MAX or any(size < -1 for size in schema.shape)):
+        raise InvalidShapeError(
+            f"shape of the schema is {list(schema.shape)}, must be at most {RANK_MAX} sizes, each -1 (any) or not negative"
+        )
+    for key, kind in schema.metadata.items():
+        if kind not in _METADATA_TYPES:
+            raise InvalidMetadataError(
+                f"type of {key!r} in the schema is {kind!r}, must be one of {', '.join(_METADATA_TYPES)}"
+            )
+
+
+def require_schema_fit(tensor_id: str, spec: TensorSpec, metadata: Metadata, schema: Schema, *, dataset: str) -> None:
+    """Refuse a tensor that does not fit its dataset's schema.
+
+    Raises:
+        SchemaMismatchError: names what is required and what is there.
+    """
+    for mismatch in _mismatches(spec, metadata, schema):
+        raise SchemaMismatchError(mismatch, dataset=dataset, tensor=tensor_id)
+
+
+def _mismatches(spec: TensorSpec, metadata: Metadata, schema: Schema) -> Iterator[str]:
+    if schema.dtype not in {None, spec.dtype.name}:
+        yield f"dtype is {spec.dtype.name}, the schema requires {schema.dtype}"
+    if schema.shape is not None and not (
+        len(spec.shape) == len(schema.shape)
+        and all(required in {-1, size} for required, size in zip(schema.shape, spec.shape, strict=True))
+    ):
+        yield f"shape is {list(spec.shape)}, the schema requires {list(schema.shape)}"
+    for key, kind in schema.metadata.items():
+        if key not in metadata:
+            yield f"metadata has no {key!r}, which the schema requires"
+            return
+        value = metadata[key]
+        if not isinstance(value, _METADATA_TYPES[kind]) or (isinstance(value, bool) and kind not in {"boolean", "any"}):
+            yield f"metadata {key!r} is a {type(value).__name__}, the schema requires {kind}"
+
+
+def _require_text(what: str, text: str, bytes_max: int, *, dataset: str | None = None) -> None:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidNameError(f"{what} is not Unicode text: {error.reason}", dataset=dataset) from error
+    if not 1 <= size <= bytes_max:
+        shown = repr(text) if size <= 80 else f"{text[:40]!r}..."
+        raise InvalidNameError(
+            f"{what} is {shown}, {size} bytes of UTF-8; must be 1 to {bytes_max} bytes",
+            dataset=dataset,
+            limit=bytes_max,
+        )
+    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in text):
+        raise InvalidNameError(f"{what} is {text!r}, must have no control characters", dataset=dataset)
+
+
+def _require_values(metadata: Metadata, *, dataset: str, tensor: str) -> None:
+    level: list[object] = list(metadata.values())
+    keys: list[object] = list(metadata)
+    for _ in range(METADATA_DEPTH_MAX):
+        below: list[object] = []
+        for value in level:
+            if isinstance(value, dict):
+                keys.extend(value)
+                below.extend(value.values())
+            elif isinstance(value, list):
+                below.extend(value)
+            elif isinstance(value, int) and not _INTEGER_MIN <= value <= _INTEGER_MAX:
+                raise InvalidMetadataError(f"an integer is {value}, beyond 64 bits", dataset=dataset, tensor=tensor)
+            elif not (value is None or isinstance(value, (bool, int, float, str))):
+                raise InvalidMetadataError(
+                    f"a value is a {type(value).__name__}; metadata holds None, bool, int, float, str, lists and dicts",
+                    dataset=dataset,
+                    tensor=tensor,
+                )
+        level = below
+        if not level:
+            break
+    else:
+        raise LimitExceededError(
+            f"metadata is nested deeper than {METADATA_DEPTH_MAX} levels (metadata_depth_max)",
+            dataset=dataset,
+            tensor=tensor,
+            limit=METADATA_DEPTH_MAX,
+        )
+    for key in keys:
+        if not isinstance(key, str):
+            raise InvalidMetadataError(f"a key is a {type(key).__name__}, must be text", dataset=dataset, tensor=tensor)
