@@ -75,10 +75,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class EmbeddedBackend(Backend):
     """One engine on one folder."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open the store in `path`, or create it."""
+    def __init__(self, path: str | os.PathLike[str], configure: Callable[[Path], EngineConfig] = EngineConfig) -> None:
+        """Open the store in `path`, or create it.
+
+        Args:
+            configure: makes the engine's settings for a folder.
+        """
         with _as_tensorus_errors():
-            self._engine = open_engine(EngineConfig(Path(path)))
+            self._engine = open_engine(configure(Path(path)))
 
     def create_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
         """See `Backend`."""

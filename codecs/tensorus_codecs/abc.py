@@ -17,6 +17,7 @@ Rules for every codec
     * Encoding and decoding are pure, deterministic to the bit on every machine, and safe in many threads at once.
     * Decoding is bounded by the length that it is told, before anything is allocated, and raises `CorruptChunkError` for
       any bytes that no encoder wrote.
+    * The pipeline calls codecs with NumPy's floating-point warnings off: overflow and NaN are theirs to handle.
     * Heavy work releases the GIL and uses one thread: parallel work is one chunk per thread, above this package.
 """
 

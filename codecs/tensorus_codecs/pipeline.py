@@ -100,14 +100,15 @@ def encode_chunk(canonical: Buffer, dtype: DType, plan: ChunkPlan) -> EncodedChu
     view = memoryview(canonical).cast("B")
     if not 1 <= view.nbytes <= CANONICAL_BYTES_MAX or view.nbytes % dtype.element_bytes:
         raise ValueError(f"a chunk is {view.nbytes} bytes, must be 1 to {CANONICAL_BYTES_MAX} and whole elements")
-    summary = summarize(np.frombuffer(view, dtype.component), dtype)
-    fallback_reason = ""
-    encoded = None
-    if plan.encoding.quantizer is not None:
-        encoded, fallback_reason = _encode_lossy(view, dtype, plan)
-    if encoded is None:
-        lossless = plan.encoding if plan.encoding.quantizer is None else plan.lossless
-        encoded = _encode_lossless(view, dtype, lossless)
+    # The values are the user's: overflow and NaN are handled where they can occur, and warn nobody.
+    with np.errstate(all="ignore"):
+        summary = summarize(np.frombuffer(view, dtype.component), dtype)
+        encoded, fallback_reason = None, ""
+        if plan.encoding.quantizer is not None:
+            encoded, fallback_reason = _encode_lossy(view, dtype, plan)
+        if encoded is None:
+            lossless = plan.encoding if plan.encoding.quantizer is None else plan.lossless
+            encoded = _encode_lossless(view, dtype, lossless)
     return replace(encoded, summary=summary, fallback_reason=fallback_reason)
 
 
@@ -133,7 +134,9 @@ def decode_record(record: ChunkRecord) -> memoryview:
         raise CorruptChunkError(f"chunk record: quantizer {quantizer.id} does not apply to {dtype.name}")
     count = record.canonical_bytes // dtype.component.itemsize
     words = _decode_words(record, np.dtype(f"<u{quantizer.code_dtype.itemsize}"), count)
-    return _bytes_of(quantizer.decode(words.view(quantizer.code_dtype), record.parameters, dtype.component))
+    with np.errstate(all="ignore"):
+        values = quantizer.decode(words.view(quantizer.code_dtype), record.parameters, dtype.component)
+    return _bytes_of(values)
 
 
 def codec_ids(record: ChunkRecord) -> tuple[str, ...]:
@@ -263,20 +266,20 @@ def _measure(values: Values, decoded: Values) -> ErrorSums:
     sums = ErrorSums()
     for start in range(0, values.size, _BLOCK_VALUES):
         block = slice(start, start + _BLOCK_VALUES)
-        sums += _measure_block(values[block].astype(np.float64), decoded[block].astype(np.float64))
+        sums += _measure_block(values[block], decoded[block])
     return sums
 
 
 def _measure_block(values: Values, decoded: Values) -> ErrorSums:
-    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-        errors = decoded - values
+    values, decoded = values.astype(np.float64), decoded.astype(np.float64)
+    errors = decoded - values
+    largest = float(np.abs(errors).max())
+    if not math.isfinite(largest):
+        irregular = ~np.isfinite(values)
+        kept = np.isnan(values) == np.isnan(decoded)
+        kept &= ~np.isinf(values) | (values == decoded)
+        if not kept[irregular].all() or not np.isfinite(decoded[~irregular]).all():
+            return ErrorSums(math.inf, 1.0, math.inf)
+        values, errors = np.where(irregular, 0.0, values), np.where(irregular, 0.0, errors)
         largest = float(np.abs(errors).max())
-        if not math.isfinite(largest):
-            irregular = ~np.isfinite(values)
-            kept = np.isnan(values) == np.isnan(decoded)
-            kept &= ~np.isinf(values) | (values == decoded)
-            if not kept[irregular].all() or not np.isfinite(decoded[~irregular]).all():
-                return ErrorSums(math.inf, 1.0, math.inf)
-            values, errors = np.where(irregular, 0.0, values), np.where(irregular, 0.0, errors)
-            largest = float(np.abs(errors).max())
-        return ErrorSums(float(np.einsum("i,i->", errors, errors)), float(np.einsum("i,i->", values, values)), largest)
+    return ErrorSums(float(np.einsum("i,i->", errors, errors)), float(np.einsum("i,i->", values, values)), largest)

@@ -73,7 +73,7 @@ def serve(
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    tune_allocator()
+    tune_allocator(arenas_max=2)
     engine = EngineConfig(
         data_dir, codec_threads, reserve_bytes=reserve_bytes, reserve_share=0.02 if reserve_bytes else 0.0
     )

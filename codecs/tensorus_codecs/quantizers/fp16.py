@@ -58,8 +58,7 @@ class Fp16(Quantizer):
         """Return float16 codes of float32 or float64 `values`, shape (n,)."""
         finite_maximum = _largest_finite_magnitude(values)
         exponent = int(np.frexp(finite_maximum)[1]) if finite_maximum > 0 else _LARGEST_EXPONENT
-        with np.errstate(under="ignore", invalid="ignore"):
-            codes = _scale(values, _LARGEST_EXPONENT - exponent).astype(np.float16)
+        codes = _scale(values, _LARGEST_EXPONENT - exponent).astype(np.float16)
         codes[np.isnan(codes)] = _QUIET_NAN
         return Quantized(codes, _PARAMETERS.pack(exponent))
 
@@ -72,8 +71,7 @@ class Fp16(Quantizer):
         limits = np.finfo(component)
         if not limits.minexp - limits.nmant < exponent <= max(limits.maxexp, _LARGEST_EXPONENT):
             raise CorruptChunkError(f"exponent of fp16 is {exponent}, beyond what {component} holds")
-        with np.errstate(under="ignore", over="ignore"):
-            return _scale(codes.astype(component), exponent - _LARGEST_EXPONENT)
+        return _scale(codes.astype(component), exponent - _LARGEST_EXPONENT)
 
 
 def _largest_finite_magnitude(values: Values) -> float:

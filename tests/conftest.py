@@ -1,0 +1,85 @@
+"""Fixtures that all tests share: real servers on loopback, clients of both kinds, and datasets of a test's own.
+
+Servers that many tests share are started once; a test that changes its server takes `fresh_server`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import hypothesis
+import pytest
+from support.servers import engine_config, running_server
+
+import tensorus
+from tensorus.embedded import EmbeddedBackend
+from tensorus_protos.v1 import tensorus_pb2_grpc
+from tensorus_server.app import open_engine
+from tensorus_server.engine import Engine
+from tensorus_server.server import Server
+
+hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=100)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=5000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for tests that only add to it."""
+    with running_server(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def fresh_server(tmp_path: Path) -> Iterator[Server]:
+    """A server of this test alone."""
+    with running_server(tmp_path / "store") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def remote(server: Server) -> Iterator[tensorus.Client]:
+    """A client of the shared server."""
+    with tensorus.connect(server.address) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tensorus.Client]:
+    """A client of a store in this process."""
+    with tensorus.Client(EmbeddedBackend(tmp_path_factory.mktemp("embedded"), engine_config)) as client:
+        yield client
+
+
+@pytest.fixture(params=["remote", "embedded"])
+def client(request: pytest.FixtureRequest) -> tensorus.Client:
+    """Both kinds of client, one after the other: they must not differ."""
+    found: tensorus.Client = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def dataset() -> str:
+    """A name that no other test uses."""
+    return f"dataset-{next(_numbers)}"
+
+
+@pytest.fixture(scope="session")
+def stub(server: Server) -> Iterator[tensorus_pb2_grpc.TensorServiceStub]:
+    """What a stranger has: the generated stub, and nothing of ours behind it."""
+    with grpc.insecure_channel(server.address) as channel:
+        yield tensorus_pb2_grpc.TensorServiceStub(channel)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    """An engine of this test alone."""
+    opened = open_engine(engine_config(tmp_path / "store"))
+    yield opened
+    opened.close()

@@ -1,0 +1,65 @@
+"""Servers for tests: in this process, where faults can be put into them, and as processes, where they can be killed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tensorus_server.config import EngineConfig, ServerConfig
+from tensorus_server.server import Server
+
+START_TIMEOUT_S = 30
+
+
+def engine_config(folder: Path | str, **settings: Any) -> EngineConfig:
+    """Return a configuration that asks no free space of the machine that runs the tests."""
+    return EngineConfig(Path(folder), **{"reserve_bytes": 0, "reserve_share": 0.0, **settings})
+
+
+@contextmanager
+def running_server(folder: Path, *, streams_max: int = 64, **settings: Any) -> Iterator[Server]:
+    """Run a server on a free loopback port in this process."""
+    config = ServerConfig(engine_config(folder, **settings), listen="127.0.0.1:0", streams_max=streams_max, grace_s=1.0)
+    server = Server(config)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+class ServerProcess:
+    """A `tensorus serve` of its own, on a free loopback port."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start it and wait until it serves."""
+        command = [sys.executable, "-c", "import tensorus.cli; tensorus.cli.main()", "serve", "--reserve-bytes", "0"]
+        self.process = subprocess.Popen(
+            [*command, "--data-dir", str(folder), "--listen", "127.0.0.1:0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        found = re.search(r" on (\S+),", line)
+        if found is None:
+            self.process.kill()
+            raise RuntimeError(f"the server did not start: {line!r} {self.process.communicate()[1]}")
+        self.address = found.group(1)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self.process.kill()
+        self.process.communicate()
+
+    def terminate(self) -> int:
+        """End it as an operator would, and return its exit code."""
+        self.process.terminate()
+        self.process.communicate(timeout=START_TIMEOUT_S)
+        return self.process.returncode
