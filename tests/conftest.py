@@ -13,9 +13,9 @@ from pathlib import Path
 import grpc
 import hypothesis
 import pytest
-from support.servers import engine_config, running_server
 
 import tensorus
+from support.servers import engine_config, running_server
 from tensorus.embedded import EmbeddedBackend
 from tensorus_protos.v1 import tensorus_pb2_grpc
 from tensorus_server.app import open_engine

@@ -73,7 +73,7 @@ class Committer:
             group, closing = self._next_group()
             if group:
                 self._commit(group)
-            self._catalogue.maintain()
+            self._maintain(idle=not group)
             if closing:
                 return
 
@@ -90,6 +90,13 @@ class Committer:
         except queue.Empty:
             return group, False
         return group, True
+
+    def _maintain(self, *, idle: bool) -> None:
+        try:
+            self._catalogue.maintain(idle=idle)
+        except Exception:  # noqa: BLE001 - whoever submits waits for this thread: it must live
+            # A catalogue that failed refuses the next commit.
+            _log.exception("the catalogue could not be maintained")
 
     def _commit(self, group: list[PendingCommit]) -> None:
         try:

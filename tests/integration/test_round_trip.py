@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.arrays import DTYPE_NAMES, SHAPES, assert_same_bits, random_bits
 
 import tensorus
+from support.arrays import DTYPE_NAMES, SHAPES, assert_same_bits, random_bits
 
 
 @pytest.mark.parametrize("dtype", DTYPE_NAMES)

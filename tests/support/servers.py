@@ -38,7 +38,7 @@ class ServerProcess:
 
     def __init__(self, folder: Path) -> None:
         """Start it and wait until it serves."""
-        command = [sys.executable, "-c", "import tensorus.cli; tensorus.cli.main()", "serve", "--reserve-bytes", "0"]
+        command = [sys.executable, "-m", "tensorus", "serve", "--reserve-bytes", "0"]
         self.process = subprocess.Popen(
             [*command, "--data-dir", str(folder), "--listen", "127.0.0.1:0"],
             stdout=subprocess.PIPE,

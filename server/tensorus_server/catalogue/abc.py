@@ -248,8 +248,12 @@ class Catalogue(ABC):
         """
 
     @abstractmethod
-    def maintain(self) -> None:
-        """Do what keeps the catalogue small and fast, if it is time for it; called between commits and when idle."""
+    def maintain(self, *, idle: bool) -> None:
+        """Do what keeps the catalogue small and fast, if it is time for it; called between commits and when idle.
+
+        Raises:
+            StoreUnavailableError: it failed so that only a restart can tell what is durable; there are no more writes.
+        """
 
     @abstractmethod
     def close(self) -> None:

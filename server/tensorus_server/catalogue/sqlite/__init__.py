@@ -38,9 +38,9 @@ class SqliteCatalogue(Catalogue):
         """See `Catalogue`."""
         self._database.check_writable()
 
-    def maintain(self) -> None:
-        """Checkpoint the log when it has grown."""
-        self._database.checkpoint()
+    def maintain(self, *, idle: bool) -> None:
+        """Checkpoint the log when it has grown, or when there is time."""
+        self._database.checkpoint(idle=idle)
 
     def close(self) -> None:
         """Checkpoint and close."""

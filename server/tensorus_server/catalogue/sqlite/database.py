@@ -34,8 +34,11 @@ _SQLITE_MIN = 3051003
 
 _SQLITE_PATCHED = frozenset({3050007, 3044006})
 
-_PRAGMAS = """
-PRAGMA busy_timeout = 10000;
+_BUSY_TIMEOUT_MS = 10_000
+"""How long to wait for another process; within one, locks are waited for in turn."""
+
+_PRAGMAS = f"""
+PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS};
 PRAGMA synchronous = FULL;
 PRAGMA journal_size_limit = 67108864;
 PRAGMA wal_autocheckpoint = 0;
@@ -152,15 +155,41 @@ class Database:
         finally:
             self._readers.put(lent)
 
-    def checkpoint(self) -> None:
-        """Copy the log into the database if it has grown; readers are not disturbed."""
-        if self._closed or self._failure is not None:
+    def checkpoint(self, *, idle: bool) -> None:
+        """Copy the log into the database if it has grown; when idle, empty it. Readers are not disturbed.
+
+        Raises:
+            StoreUnavailableError: the database could not be synced: what of it is durable only a restart can tell.
+        """
+        mode = self._checkpoint_mode(idle=idle)
+        if mode is None:
             return
-        with suppress(FileNotFoundError):
-            if self._log_path.stat().st_size >= _CHECKPOINT_BYTES:
-                with self._write_lock:
-                    # RESTART lets the next writer begin the log anew, so that it stops growing.
-                    self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        with self._write_lock:
+            self.check_writable()
+            # Never wait for a reader here: the next checkpoint comes soon.
+            self._writer.set_busy_timeout(0)
+            try:
+                self._writer.wal_checkpoint(mode=mode)
+            except (apsw.BusyError, apsw.FullError):
+                # The log stays as long as it has to; nothing is lost.
+                return
+            except apsw.Error as error:
+                self._failure = str(error)
+                raise StoreUnavailableError(f"the catalogue could not be synced: {error}") from error
+            finally:
+                self._writer.set_busy_timeout(_BUSY_TIMEOUT_MS)
+
+    def _checkpoint_mode(self, *, idle: bool) -> int | None:
+        """Return which checkpoint is due, if any."""
+        if self._closed or self._failure is not None:
+            return None
+        try:
+            log_bytes = self._log_path.stat().st_size
+        except FileNotFoundError:
+            return None
+        if idle and log_bytes:
+            return apsw.SQLITE_CHECKPOINT_TRUNCATE
+        return apsw.SQLITE_CHECKPOINT_PASSIVE if log_bytes >= _CHECKPOINT_BYTES else None
 
     def close(self) -> None:
         """Empty the log and close every connection. Idempotent; waits for the reads that are going on."""

@@ -1,0 +1,522 @@
+"""Bad input over the wire, from a stranger: a specific code, reason and message; nothing becomes visible, nothing breaks.
+
+The stranger has the generated stub and messages, and nothing of ours.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from support.servers import running_server
+from support.wire import (
+    announced,
+    bytes_of,
+    call_error,
+    insert,
+    insert_message,
+    item_error,
+    open_insert,
+    read_all,
+)
+from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
+from tensorus_server import limits
+from tensorus_server.server import Server
+
+KEPT = bytes_of(100)
+
+
+@pytest.fixture
+def kept(stub: TensorServiceStub, dataset: str) -> Iterator[str]:
+    """A dataset with one tensor, which must be all that is in it when the test is over, and must still be readable."""
+    stub.CreateDataset(pb.CreateDatasetRequest(name=dataset, policy=pb.StoragePolicy(preset="lossless")))
+    insert(stub, [open_insert(dataset), insert_message(KEPT, item=0, tensor=announced("kept", [100]))])
+    yield dataset
+    listed = stub.ListTensors(pb.ListTensorsRequest(dataset=dataset))
+    assert [tensor.id for tensor in listed.tensors] == ["kept"]
+    assert read_all(stub, dataset, "kept") == KEPT
+
+
+DATA = bytes_of(4)
+
+ITEMS = {
+    "a dtype that is not specified": (
+        insert_message(DATA, tensor=announced("bad", dtype=pb.DATA_TYPE_UNSPECIFIED)),
+        ("INVALID_ARGUMENT", "UNSUPPORTED_DTYPE", r"dtype of the tensor is not specified"),
+    ),
+    "an unknown dtype of a width that is not whole bytes": (
+        insert_message(DATA, tensor=pb.Tensor(id="bad", spec=pb.TensorSpec(dtype=99, shape=[4], element_bits=4))),
+        ("INVALID_ARGUMENT", "UNSUPPORTED_DTYPE", r"dtype 99 is unknown here and its element_bits is 4"),
+    ),
+    "a shape whose product overflows 64 bits": (
+        insert_message(DATA, tensor=announced("bad", [2**40, 2**40])),
+        ("INVALID_ARGUMENT", "INVALID_SHAPE", r"needs 1208925819614629174706176 bytes, limit is 1099511627776 bytes"),
+    ),
+    "an empty shape with a size beyond every limit": (
+        insert_message(b"", tensor=announced("bad", [0, 2**62])),
+        ("INVALID_ARGUMENT", "INVALID_SHAPE", r"limit is 1099511627776 bytes"),
+    ),
+    "a negative size": (
+        insert_message(DATA, tensor=announced("bad", [-4])),
+        ("INVALID_ARGUMENT", "INVALID_SHAPE", r"size of axis 0 is -4, must not be negative"),
+    ),
+    "too many axes": (
+        insert_message(b"\0", tensor=announced("bad", [1] * 100_000)),
+        ("INVALID_ARGUMENT", "INVALID_SHAPE", r"rank is 100000, limit is 32 axes"),
+    ),
+    "fewer bytes than the shape needs": (
+        insert_message(DATA, tensor=announced("bad", [5])),
+        ("INVALID_ARGUMENT", "SIZE_MISMATCH", r"4 bytes were sent, uint8 of shape \[5\] has 5 bytes"),
+    ),
+    "more bytes than the shape needs": (
+        insert_message(DATA, tensor=announced("bad", [3])),
+        ("INVALID_ARGUMENT", "SIZE_MISMATCH", r"at least 4 bytes were sent, uint8 of shape \[3\] has 3 bytes"),
+    ),
+    "a segment whose CRC32C does not match": (
+        insert_message(DATA, tensor=announced("bad"), crc32c=1),
+        (
+            "INVALID_ARGUMENT",
+            "CHECKSUM_MISMATCH",
+            r"CRC32C of the segment at offset 0 is 0x[0-9a-f]{8}, it says 0x00000001",
+        ),
+    ),
+    "a source checksum that does not match": (
+        insert_message(
+            DATA, tensor=announced("bad", source_checksum=pb.Checksum(algorithm="xxh3_128", value=b"\0" * 16))
+        ),
+        (
+            "INVALID_ARGUMENT",
+            "CHECKSUM_MISMATCH",
+            r"xxh3_128 of the 4 bytes is [0-9a-f]{32}, the source checksum is 0{32}",
+        ),
+    ),
+    "a checksum of an unknown algorithm": (
+        insert_message(DATA, tensor=announced("bad"), source_checksum=pb.Checksum(algorithm="md5", value=b"\0" * 16)),
+        (
+            "INVALID_ARGUMENT",
+            "INVALID_REQUEST",
+            r"algorithm of the source checksum is 'md5', must be xxh3_128 or crc32c",
+        ),
+    ),
+    "an unknown preset": (
+        insert_message(DATA, tensor=announced("bad", policy=pb.StoragePolicy(preset="ultra"))),
+        ("INVALID_ARGUMENT", "INVALID_POLICY", r"preset 'ultra' is not one of none, fast, lossless"),
+    ),
+    "an unknown codec": (
+        insert_message(
+            DATA,
+            tensor=announced("bad", policy=pb.StoragePolicy(encoding=pb.Encoding(codecs=[pb.Codec(id="middle_out")]))),
+        ),
+        ("INVALID_ARGUMENT", "UNSUPPORTED_CODEC", r"codec 'middle_out' is not one of"),
+    ),
+    "a codec setting out of range": (
+        insert_message(
+            DATA,
+            tensor=announced(
+                "bad",
+                policy=pb.StoragePolicy(
+                    encoding=pb.Encoding(codecs=[pb.Codec(id="gzip", configuration={"level": pb.Value(integer=99)})])
+                ),
+            ),
+        ),
+        ("INVALID_ARGUMENT", "INVALID_POLICY", r"level of codec gzip is 99, must be an integer from 1 to 9"),
+    ),
+    "an id that is too long": (
+        insert_message(DATA, tensor=announced("x" * 513)),
+        ("INVALID_ARGUMENT", "INVALID_NAME", r"513 bytes of UTF-8; must be 1 to 512 bytes"),
+    ),
+    "an id with a control character": (
+        insert_message(DATA, tensor=announced("a\0b")),
+        ("INVALID_ARGUMENT", "INVALID_NAME", r"must have no control characters"),
+    ),
+    "an id that is taken by another tensor": (
+        insert_message(DATA, tensor=announced("kept")),
+        ("ALREADY_EXISTS", "ALREADY_EXISTS", r"another tensor has this id already"),
+    ),
+    "metadata above its limit": (
+        insert_message(DATA, tensor=announced("bad", metadata={"a": pb.Value(text="x" * 70_000)})),
+        ("INVALID_ARGUMENT", "LIMIT_EXCEEDED", r"metadata is 70008 bytes as JSON, limit is 65536 bytes"),
+    ),
+    "an overwrite": (
+        insert_message(DATA, tensor=announced("kept", if_generation_match=1)),
+        ("UNIMPLEMENTED", "NOT_IMPLEMENTED", r"overwriting is not implemented by this version"),
+    ),
+    "an offset that leaves a gap": (
+        insert_message(DATA, tensor=announced("bad", [8]), offset=4),
+        ("INVALID_ARGUMENT", "SEGMENT_OUT_OF_ORDER", r"offset of a segment of item 0 is 4, expected 0"),
+    ),
+    "a decoded length that is not the payload's": (
+        insert_message(DATA, tensor=announced("bad"), decoded_length=3),
+        (
+            "INVALID_ARGUMENT",
+            "SEGMENT_MISALIGNED",
+            r"decoded_length of the segment at offset 0 is 3 bytes, it has 4 bytes",
+        ),
+    ),
+    "a decoded length beyond every chunk": (
+        insert_message(DATA, tensor=announced("bad"), decoded_length=2**32 - 1),
+        (
+            "INVALID_ARGUMENT",
+            "PAYLOAD_TOO_LARGE",
+            r"decoded_length of a segment is 4294967295 bytes, limit is 2097152 bytes",
+        ),
+    ),
+    "an encoding that the stream did not announce": (
+        insert_message(DATA, tensor=announced("bad"), encoding=3),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"encoding of a segment is 3, the stream announced 0"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ITEMS, ids=str)
+def test_a_bad_item_is_refused_by_itself(stub: TensorServiceStub, kept: str, case: str) -> None:
+    message, (code, reason, text) = ITEMS[case]
+    good = insert_message(DATA, item=1, tensor=announced("good"))
+
+    (bad_status, good_status) = sorted(insert(stub, [open_insert(kept), message, good]), key=lambda status: status.item)
+
+    found = item_error(bad_status)
+    assert (found.code, found.reason) == (code, reason)
+    assert re.search(text, found.message)
+    assert good_status.status.code == 0
+    stub.DeleteTensors(pb.DeleteTensorsRequest(dataset=kept, ids=["good"]))
+
+
+def message_of_payload(count: int) -> pb.InsertRequest:
+    return insert_message(bytes(count), tensor=announced("bad", [count]))
+
+
+STREAMS: dict[str, tuple[Callable[[str], list[pb.InsertRequest]], tuple[str, str, str]]] = {
+    "an unknown dataset": (
+        lambda _: [open_insert("no such dataset")],
+        ("NOT_FOUND", "DATASET_NOT_FOUND", r"there is no such dataset \[dataset=no such dataset\]"),
+    ),
+    "a stream that does not open": (
+        lambda _: [insert_message(DATA, tensor=announced("bad"))],
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"first message of the stream does not open it"),
+    ),
+    "a stream that opens twice": (
+        lambda name: [open_insert(name), open_insert(name)],
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"opens the stream a second time"),
+    ),
+    "payload lengths that do not add up": (
+        lambda name: [open_insert(name), insert_message(DATA, tensor=announced("bad"), payload_length=3)],
+        ("INVALID_ARGUMENT", "SEGMENT_MISALIGNED", r"add up to 3 bytes, the payload is 4 bytes"),
+    ),
+    "a payload length that lies": (
+        lambda name: [open_insert(name), insert_message(DATA, tensor=announced("bad"), payload_length=2**32 - 1)],
+        ("INVALID_ARGUMENT", "SEGMENT_MISALIGNED", r"add up to 4294967295 bytes, the payload is 4 bytes"),
+    ),
+    "a payload above its limit": (
+        lambda name: [open_insert(name), message_of_payload(limits.PAYLOAD_BYTES_MAX + 1)],
+        ("INVALID_ARGUMENT", "PAYLOAD_TOO_LARGE", r"payload is 2097153 bytes, limit is 2097152 bytes"),
+    ),
+    "a message above its limit": (
+        lambda name: [open_insert(name), message_of_payload(limits.MESSAGE_BYTES_MAX)],
+        ("INVALID_ARGUMENT", "PAYLOAD_TOO_LARGE", r"message is 41943\d\d bytes, limit is 4194304 bytes"),
+    ),
+    "a segment of a tensor that was never announced": (
+        lambda name: [open_insert(name), insert_message(DATA, item=5)],
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"first segment of item 5 announces no tensor"),
+    ),
+    "an unknown codec in the table of encodings": (
+        lambda name: [open_insert(name, encodings=[pb.Encoding(codecs=[pb.Codec(id="middle_out")])])],
+        ("INVALID_ARGUMENT", "UNSUPPORTED_CODEC", r"codec 'middle_out' is not one of"),
+    ),
+    "all or nothing": (
+        lambda name: [open_insert(name, all_or_nothing=True)],
+        ("UNIMPLEMENTED", "NOT_IMPLEMENTED", r"all_or_nothing is not implemented by this version"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STREAMS, ids=str)
+def test_a_bad_stream_is_refused_as_a_whole(stub: TensorServiceStub, kept: str, case: str) -> None:
+    messages, expected = STREAMS[case]
+    with pytest.raises(grpc.RpcError) as raised:
+        insert(stub, messages(kept))
+    found = call_error(raised.value)
+    assert (found.code, found.reason) == expected[:2]
+    assert re.search(expected[2], found.message)
+
+
+def test_a_message_beyond_what_the_transport_lets_in_is_refused(
+    server: Server, stub: TensorServiceStub, kept: str
+) -> None:
+    options = [("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(server.address, options=options) as channel, pytest.raises(grpc.RpcError) as raised:
+        insert(TensorServiceStub(channel), [open_insert(kept), message_of_payload(9 * 1024 * 1024)])
+    assert call_error(raised.value).code == "RESOURCE_EXHAUSTED"
+
+
+def test_bytes_that_are_no_message_are_refused(server: Server, kept: str) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        raw = channel.stream_stream("/tensorus.v1.TensorService/Insert")
+        with pytest.raises(grpc.RpcError) as raised:
+            list(raw(iter([b"\xff\xff\xff"]), timeout=60))
+    found = call_error(raised.value)
+    assert (found.code, found.reason) == ("INVALID_ARGUMENT", "INVALID_REQUEST")
+    assert "message is not an InsertRequest" in found.message
+
+
+CALLS: dict[str, tuple[Callable[[TensorServiceStub, str], Any], tuple[str, str, str]]] = {
+    "a dataset name that leaves its folder": (
+        lambda stub, _: stub.CreateDataset(pb.CreateDatasetRequest(name="../../etc")),
+        ("INVALID_ARGUMENT", "INVALID_NAME", r"name of a dataset is '../../etc': a part between slashes must not be"),
+    ),
+    "an empty dataset name": (
+        lambda stub, _: stub.CreateDataset(pb.CreateDatasetRequest(name="")),
+        ("INVALID_ARGUMENT", "INVALID_NAME", r"must be 1 to 255 bytes"),
+    ),
+    "a dataset that exists": (
+        lambda stub, name: stub.CreateDataset(pb.CreateDatasetRequest(name=name)),
+        ("ALREADY_EXISTS", "ALREADY_EXISTS", r"a dataset of this name exists already \[dataset="),
+    ),
+    "a preset of a dataset that is unknown": (
+        lambda stub, _: stub.CreateDataset(
+            pb.CreateDatasetRequest(name="new", policy=pb.StoragePolicy(preset="ultra"))
+        ),
+        ("INVALID_ARGUMENT", "INVALID_POLICY", r"preset 'ultra' is not one of"),
+    ),
+    "a contract that is negative": (
+        lambda stub, _: stub.CreateDataset(
+            pb.CreateDatasetRequest(name="new", policy=pb.StoragePolicy(max_relative_error=-1.0))
+        ),
+        (
+            "INVALID_ARGUMENT",
+            "INVALID_POLICY",
+            r"max_relative_error of a policy is -1.0, must be finite and not negative",
+        ),
+    ),
+    "chunks above their limit": (
+        lambda stub, _: stub.CreateDataset(
+            pb.CreateDatasetRequest(name="new", policy=pb.StoragePolicy(chunk_bytes=4 * 1024 * 1024))
+        ),
+        ("INVALID_ARGUMENT", "INVALID_POLICY", r"chunk_bytes of a policy is 4194304, must be a multiple of 16"),
+    ),
+    "a schema with an unknown dtype": (
+        lambda stub, _: stub.CreateDataset(pb.CreateDatasetRequest(name="new", schema=pb.DatasetSchema(dtype=99))),
+        ("INVALID_ARGUMENT", "UNSUPPORTED_DTYPE", r"dtype of the schema is number 99"),
+    ),
+    "stats of an unknown dataset": (
+        lambda stub, _: stub.GetDatasetStats(pb.GetDatasetStatsRequest(name="nowhere")),
+        ("NOT_FOUND", "DATASET_NOT_FOUND", r"there is no such dataset \[dataset=nowhere\]"),
+    ),
+    "an unknown id": (
+        lambda stub, name: list(stub.Get(get_request(name, pb.TensorRead(id="nobody")))),
+        ("NOT_FOUND", "TENSOR_NOT_FOUND", r"there is no such tensor \[dataset=\S+, tensor=nobody\]"),
+    ),
+    "a generation that is gone": (
+        lambda stub, name: list(stub.Get(get_request(name, pb.TensorRead(id="kept", generation=10**15)))),
+        ("FAILED_PRECONDITION", "GENERATION_MISMATCH", r"1000000000000000 is asked for"),
+    ),
+    "a byte range beyond the end": (
+        lambda stub, name: list(
+            stub.Get(get_request(name, pb.TensorRead(id="kept", bytes=pb.ByteRange(offset=90, length=11))))
+        ),
+        ("INVALID_ARGUMENT", "INVALID_SLICE", r"byte range is 90 to 101, the tensor has 100 bytes"),
+    ),
+    "a byte range whose end overflows 64 bits": (
+        lambda stub, name: list(
+            stub.Get(
+                get_request(name, pb.TensorRead(id="kept", bytes=pb.ByteRange(offset=2**64 - 1, length=2**64 - 1)))
+            )
+        ),
+        ("INVALID_ARGUMENT", "INVALID_SLICE", r"the tensor has 100 bytes"),
+    ),
+    "more slices than axes": (
+        lambda stub, name: list(stub.Get(get_request(name, sliced(pb.Slice(), pb.Slice())))),
+        ("INVALID_ARGUMENT", "INVALID_SLICE", r"number of slices is 2, the tensor has 1 axes"),
+    ),
+    "a step of zero": (
+        lambda stub, name: list(stub.Get(get_request(name, sliced(pb.Slice(step=0))))),
+        ("INVALID_ARGUMENT", "INVALID_SLICE", r"step of axis 0 is 0, must not be 0"),
+    ),
+    "messages that are too small": (
+        lambda stub, name: list(stub.Get(pb.GetRequest(dataset=name, options=pb.ReadOptions(max_payload_bytes=1)))),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"max_payload_bytes is 1, must be at least 65536 bytes"),
+    ),
+    "conversion on the server": (
+        lambda stub, name: list(
+            stub.Get(pb.GetRequest(dataset=name, options=pb.ReadOptions(as_dtype=pb.DATA_TYPE_FLOAT16)))
+        ),
+        ("UNIMPLEMENTED", "NOT_IMPLEMENTED", r"as_dtype is not implemented by this version"),
+    ),
+    "a filter that does not parse": (
+        lambda stub, name: list(stub.Query(pb.QueryRequest(dataset=name, filter_text="layer >> 3"))),
+        ("INVALID_ARGUMENT", "INVALID_FILTER", r"filter does not parse at character 7: found '>', expected a number"),
+    ),
+    "two filters": (
+        lambda stub, name: list(
+            stub.Query(pb.QueryRequest(dataset=name, filter_text="a = 1", filter=pb.Filter(all_of=pb.FilterList())))
+        ),
+        ("INVALID_ARGUMENT", "INVALID_FILTER", r"has both a filter and a filter_text"),
+    ),
+    "a filter without a node": (
+        lambda stub, name: list(stub.Query(pb.QueryRequest(dataset=name, filter=pb.Filter()))),
+        ("INVALID_ARGUMENT", "INVALID_FILTER", r"a filter has no node that this version knows"),
+    ),
+    "a filter with too many values": (
+        lambda stub, name: list(
+            stub.Query(
+                pb.QueryRequest(
+                    dataset=name,
+                    filter=pb.Filter(
+                        one_of=pb.OneOf(field=pb.Field(key="a"), values=[pb.Value(integer=n) for n in range(1001)])
+                    ),
+                )
+            )
+        ),
+        ("INVALID_ARGUMENT", "LIMIT_EXCEEDED", r"number of values of a one_of is 1001, limit is 1000"),
+    ),
+    "an order that does not exist": (
+        lambda stub, name: list(stub.Query(pb.QueryRequest(dataset=name, order_by="size"))),
+        (
+            "INVALID_ARGUMENT",
+            "INVALID_REQUEST",
+            r"order_by is 'size', must be one of created, id, nbytes, stored_bytes",
+        ),
+    ),
+    "a page that is too large": (
+        lambda stub, name: stub.ListTensors(pb.ListTensorsRequest(dataset=name, page_size=1001)),
+        ("INVALID_ARGUMENT", "LIMIT_EXCEEDED", r"page_size is 1001, limit is 1000 tensors"),
+    ),
+    "a page token of somebody else's": (
+        lambda stub, name: stub.ListTensors(pb.ListTensorsRequest(dataset=name, page_token="next please")),
+        ("INVALID_ARGUMENT", "INVALID_PAGE_TOKEN", r"page_token is not one that this server gave"),
+    ),
+    "metadata of an unknown tensor": (
+        lambda stub, name: stub.UpdateTensor(pb.UpdateTensorRequest(dataset=name, id="nobody")),
+        ("NOT_FOUND", "TENSOR_NOT_FOUND", r"there is no such tensor"),
+    ),
+    "metadata without a kind": (
+        lambda stub, name: stub.UpdateTensor(
+            pb.UpdateTensorRequest(dataset=name, id="kept", metadata={"a": pb.Value()})
+        ),
+        ("INVALID_ARGUMENT", "INVALID_METADATA", r"a metadata value has no kind"),
+    ),
+    "too many ids to delete": (
+        lambda stub, name: stub.DeleteTensors(pb.DeleteTensorsRequest(dataset=name, ids=["x"] * 10_001)),
+        ("INVALID_ARGUMENT", "LIMIT_EXCEEDED", r"number of ids is 10001, limit is 10000"),
+    ),
+    "a call that is not implemented": (
+        lambda stub, _: stub.GetInsertStatus(pb.GetInsertStatusRequest(request_id="x")),
+        ("UNIMPLEMENTED", "NOT_IMPLEMENTED", r"GetInsertStatus is not implemented by this version"),
+    ),
+    "a stream that is not implemented": (
+        lambda stub, name: list(stub.Verify(pb.VerifyRequest(dataset=name))),
+        ("UNIMPLEMENTED", "NOT_IMPLEMENTED", r"Verify is not implemented by this version"),
+    ),
+}
+
+
+def get_request(dataset: str, read: pb.TensorRead) -> pb.GetRequest:
+    return pb.GetRequest(dataset=dataset, reads=[read], fail_fast=True)
+
+
+def sliced(*axes: pb.Slice) -> pb.TensorRead:
+    return pb.TensorRead(id="kept", slices=pb.SliceSet(axes=axes))
+
+
+@pytest.mark.parametrize("case", CALLS, ids=str)
+def test_a_bad_call_is_refused_with_its_reason(stub: TensorServiceStub, kept: str, case: str) -> None:
+    call, expected = CALLS[case]
+    with pytest.raises(grpc.RpcError) as raised:
+        call(stub, kept)
+    found = call_error(raised.value)
+    assert (found.code, found.reason) == expected[:2]
+    assert re.search(expected[2], found.message)
+
+
+def test_a_get_reports_what_fails_in_band_and_goes_on(stub: TensorServiceStub, kept: str) -> None:
+    reads = [pb.TensorRead(id="nobody"), pb.TensorRead(id="kept"), sliced(pb.Slice(), pb.Slice())]
+    statuses, items = [], []
+    for response in stub.Get(pb.GetRequest(dataset=kept, reads=reads)):
+        statuses += response.statuses
+        items += [segment.item for segment in response.segments]
+    assert [(status.item, item_error(status).reason) for status in statuses] == [
+        (0, "TENSOR_NOT_FOUND"),
+        (2, "INVALID_SLICE"),
+    ]
+    assert items == [1]
+
+
+def test_a_client_that_vanishes_in_mid_stream_leaves_nothing(fresh_server: Server, tmp_path: Path) -> None:
+    with grpc.insecure_channel(fresh_server.address) as channel:
+        stub = TensorServiceStub(channel)
+        stub.CreateDataset(pb.CreateDatasetRequest(name="d", policy=pb.StoragePolicy(preset="none")))
+        sent = threading.Event()
+
+        def half() -> Iterator[pb.InsertRequest]:
+            yield open_insert("d")
+            yield insert_message(DATA, item=0, tensor=announced("whole"))
+            size = 10 * 1024 * 1024
+            for offset in range(0, size // 2, 1024 * 1024):
+                first = announced("torn", [size]) if offset == 0 else None
+                yield insert_message(bytes(1024 * 1024), item=1, offset=offset, tensor=first, last=False)
+            sent.set()
+            gone.wait(60)
+
+        gone = threading.Event()
+        call = stub.Insert(half(), timeout=60)
+        seen = next(response for response in call if response.results)
+        assert seen.results[0].tensor.id == "whole"
+        assert sent.wait(60)
+        call.cancel()
+        gone.set()
+        # The slot of the stream is free again when its rest has been cleared away.
+        fresh_server.stop()
+    assert [path.name for path in (tmp_path / "store" / "tmp").iterdir()] == []
+    with running_server(tmp_path / "store") as again, grpc.insecure_channel(again.address) as channel:
+        stub = TensorServiceStub(channel)
+        assert [tensor.id for tensor in stub.ListTensors(pb.ListTensorsRequest(dataset="d")).tensors] == ["whole"]
+        assert read_all(stub, "d", "whole") == DATA
+
+
+def test_a_full_disk_refuses_inserts_and_serves_reads(tmp_path: Path) -> None:
+    with running_server(tmp_path / "store") as first, grpc.insecure_channel(first.address) as channel:
+        stub = TensorServiceStub(channel)
+        stub.CreateDataset(pb.CreateDatasetRequest(name="d"))
+        insert(stub, [open_insert("d"), insert_message(DATA, tensor=announced("kept"))])
+    # A reserve of the whole disk: as if nothing were left.
+    with (
+        running_server(tmp_path / "store", reserve_share=0.999999) as full,
+        grpc.insecure_channel(full.address) as channel,
+    ):
+        stub = TensorServiceStub(channel)
+        (status,) = insert(stub, [open_insert("d"), insert_message(DATA, tensor=announced("new"))])
+        found = item_error(status)
+        assert (found.code, found.reason) == ("RESOURCE_EXHAUSTED", "STORAGE_FULL")
+        assert re.search(r"free space is \d+ bytes, the reserve is \d+ bytes \(reserve_bytes\)", found.message)
+        assert read_all(stub, "d", "kept") == DATA
+        assert stub.DeleteTensors(pb.DeleteTensorsRequest(dataset="d", ids=["kept"])).deleted == 1
+
+
+def test_more_streams_than_admitted_are_refused(tmp_path: Path) -> None:
+    with running_server(tmp_path / "store", streams_max=1) as server, grpc.insecure_channel(server.address) as channel:
+        stub = TensorServiceStub(channel)
+        stub.CreateDataset(pb.CreateDatasetRequest(name="d"))
+        release = threading.Event()
+
+        def held() -> Iterator[pb.InsertRequest]:
+            yield open_insert("d")
+            release.wait(60)
+
+        first = stub.Insert(held(), timeout=60)
+        assert next(first).HasField("opened")
+        with pytest.raises(grpc.RpcError) as raised:
+            list(stub.Get(pb.GetRequest(dataset="d"), timeout=60))
+        found = call_error(raised.value)
+        assert (found.code, found.reason) == ("RESOURCE_EXHAUSTED", "TOO_MANY_STREAMS")
+        assert found.message == "1 streams are open, limit is 1 (streams_max)"
+        # Short calls and health checks have threads of their own.
+        assert len(stub.ListDatasets(pb.ListDatasetsRequest(), timeout=60).datasets) == 1
+        release.set()
+        list(first)

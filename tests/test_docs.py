@@ -1,0 +1,108 @@
+"""The documents say what the code does: their blocks run, their tables are compared with it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tensorus
+from tensorus_codecs.policy import DEFAULT_PRESET, PRESETS
+from tensorus_codecs.registry import available_codecs
+from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus_server import limits
+from tensorus_server.server import Server
+from tensorus_server.service import UNIMPLEMENTED
+from tensorus_server.status import STATUS_BY_REASON
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROTOCOL = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
+FORMAT = (ROOT / "docs" / "FORMAT.md").read_text(encoding="utf-8")
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def python_blocks(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def table_rows(text: str, heading: str) -> list[list[str]]:
+    """Return the cells of the table whose first column is headed so, without its head."""
+    after = text.split(f"| {heading} |", 1)[1].split("\n\n", 1)[0]
+    return [[cell.strip() for cell in row.strip("| ").split("|")] for row in after.splitlines()[2:]]
+
+
+@pytest.mark.parametrize("number", range(len(python_blocks(README))))
+def test_the_readme_s_blocks_run(
+    number: int, fresh_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    block = python_blocks(README)[number].replace("127.0.0.1:7733", fresh_server.address)
+    names: dict[str, Any] = {}
+    exec(compile(block, f"README.md, block {number}", "exec"), names)
+    if "tensor" in names:
+        assert names["info"].ratio == pytest.approx(2.36, abs=0.1)
+        assert names["tensor"].shape == (4096, 1024)
+        assert (names["rows"] == names["tensor"][:10]).all()
+        names["client"].close()
+    else:
+        assert names["same"].shape == (1000, 64)
+
+
+def test_the_table_of_errors_is_the_server_s_table() -> None:
+    documented = {reason: code for reason, code, _ in table_rows(PROTOCOL, "reason")}
+    assert documented == {reason: code.name for reason, (code, _) in STATUS_BY_REASON.items()}
+
+
+def test_every_reason_of_the_contract_is_documented() -> None:
+    for name, _ in pb.ErrorReason.items():
+        if name != "ERROR_REASON_UNSPECIFIED":
+            assert name.removeprefix("ERROR_REASON_") in PROTOCOL
+
+
+def test_the_table_of_limits_is_limits_py() -> None:
+    documented = {name: int(value) for name, value in table_rows(PROTOCOL, "limit")}
+    for name, value in documented.items():
+        assert getattr(limits, name.upper()) == value, name
+    internal = {
+        "COMMIT_GROUP_MAX",
+        "INLINE_BYTES_MAX",
+        "PAYLOAD_BYTES_TARGET",
+        "RECEIVED_MESSAGE_BYTES_MAX",
+        "STATEMENT_TIMEOUT_S",
+        "SYNC_EVERY_BYTES",
+        "UNCOMMITTED_ITEMS_MAX",
+    }
+    assert set(limits.__all__) - internal == {name.upper() for name in documented}
+
+
+def test_what_is_not_implemented_is_listed() -> None:
+    section = PROTOCOL.split("## Not implemented in this version", 1)[1].split("\n\n", 2)[1]
+    listed = re.findall(r"`(\w+)`", section.split("So do", 1)[0])
+    assert tuple(listed) == UNIMPLEMENTED
+
+
+def test_the_table_of_codecs_is_the_registry() -> None:
+    documented = {(kind, codec_id): int(number) for kind, codec_id, number, *_ in table_rows(FORMAT, "kind")}
+    registered = {(entry.kind.__name__.lower(), entry.id): entry.number for entry in available_codecs()}
+    assert documented == registered
+
+
+def test_the_tables_of_presets_are_complete() -> None:
+    assert [row[0] for row in table_rows(FORMAT, "preset")] == list(PRESETS)
+    assert set(re.findall(r"`(\w+)`", " ".join(row[0] for row in table_rows(README, "preset")))) == set(PRESETS)
+    assert f"`{DEFAULT_PRESET}` is the default" in FORMAT
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+def test_the_changelog_knows_the_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## {tensorus.__version__}" in changelog or "## Unreleased" in changelog
