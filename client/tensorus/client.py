@@ -159,13 +159,15 @@ class Client:
                     Progress(upload.id, min(progress.done_bytes, upload.canonical_bytes), upload.canonical_bytes)
                 )
 
-        for _, outcome in self._backend.insert(dataset, [upload], report):
-            if isinstance(outcome, TensorusError):
-                raise outcome
-            if on_progress is not None:
-                on_progress(Progress(upload.id, upload.canonical_bytes, upload.canonical_bytes))
-            return outcome
-        raise TensorusError("the insert ended without a result")
+        outcomes = [outcome for _, outcome in self._backend.insert(dataset, [upload], report)]
+        if not outcomes:
+            raise TensorusError("the insert ended without a result")
+        outcome = outcomes[0]
+        if isinstance(outcome, TensorusError):
+            raise outcome
+        if on_progress is not None:
+            on_progress(Progress(upload.id, upload.canonical_bytes, upload.canonical_bytes))
+        return outcome
 
     def insert_many(
         self,

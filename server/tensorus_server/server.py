@@ -55,8 +55,8 @@ class Server:
         self._config = config
         self._engine = open_engine(config.engine)
         self._health = health.HealthServicer(experimental_non_blocking=True)
-        threads = ThreadPoolExecutor(config.streams_max + _SHORT_CALL_THREADS, thread_name_prefix="tensorus-call")
-        self._server = grpc.server(threads, options=_CHANNEL_OPTIONS, compression=grpc.Compression.NoCompression)
+        self._threads = ThreadPoolExecutor(config.streams_max + _SHORT_CALL_THREADS, thread_name_prefix="tensorus-call")
+        self._server = grpc.server(self._threads, options=_CHANNEL_OPTIONS, compression=grpc.Compression.NoCompression)
         service = TensorService(self._engine, streams_max=config.streams_max)
         self._server.add_generic_rpc_handlers((service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -94,6 +94,8 @@ class Server:
         """Refuse new calls, wait for those that go on for as long as the grace, and close the store."""
         self._health.enter_graceful_shutdown()
         self._server.stop(self._config.grace_s).wait()
+        # The calls are over for their clients; their threads may still be clearing up.
+        self._threads.shutdown()
         self._engine.close()
 
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:

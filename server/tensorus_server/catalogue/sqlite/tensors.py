@@ -47,7 +47,8 @@ class SqliteTensorTable(TensorTable):
         """See `TensorTable`."""
         created_us = now_us()
         with self._database.write() as connection:
-            present = {ds for (ds,) in select(connection, "SELECT ds FROM dataset")}
+            datasets = {stored.dataset.number for stored in group}
+            present = {ds for ds in datasets if select(connection, "SELECT 1 FROM dataset WHERE ds = ?", (ds,))}
             return [
                 _insert(connection, stored, created_us)
                 if stored.dataset.number in present
