@@ -143,6 +143,7 @@ def _sums(numbers: Values) -> tuple[float, float]:
     whole_rows = numbers.size - numbers.size % _ROW_VALUES
     total = total_of_squares = 0.0
     for part in (numbers[:whole_rows].reshape(-1, _ROW_VALUES), numbers[whole_rows:].reshape(1, -1)):
-        total += float(part.sum(axis=1).sum(dtype=np.float64))
-        total_of_squares += float(np.einsum("ij,ij->i", part, part).sum(dtype=np.float64))
+        if part.size:
+            total += float(np.add.reduce(part, axis=1).sum(dtype=np.float64))
+            total_of_squares += float(np.einsum("ij,ij->i", part, part).sum(dtype=np.float64))
     return total, total_of_squares

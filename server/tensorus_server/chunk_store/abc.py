@@ -8,7 +8,8 @@ catalogue likewise; the sweep finds both.
 
 from __future__ import annotations
 
-import secrets
+import os
+import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -166,6 +167,28 @@ class ChunkStore(ABC):
         """End all use. Idempotent."""
 
 
+class _KeyMaker:
+    """Random names of 128 bits, made many at a time: each call of the system gives up the GIL, and has to get it back."""
+
+    _AT_ONCE = 64
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._keys: list[str] = []
+        # A forked child must not give out its parent's names.
+        os.register_at_fork(after_in_child=self._keys.clear)
+
+    def make(self) -> str:
+        with self._lock:
+            if not self._keys:
+                digits = os.urandom(16 * self._AT_ONCE).hex()
+                self._keys.extend(digits[start : start + 32] for start in range(0, len(digits), 32))
+            return self._keys.pop()
+
+
+_key_maker = _KeyMaker()
+
+
 def new_payload_key() -> str:
     """Return a random name: 128 bits, 32 hex digits."""
-    return secrets.token_hex(16)
+    return _key_maker.make()
