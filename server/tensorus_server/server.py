@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from tensorus_server.app import open_engine
 from tensorus_server.errors import StoreUnavailableError
+from tensorus_server.interceptors import Admission
 from tensorus_server.limits import RECEIVED_MESSAGE_BYTES_MAX
 from tensorus_server.service import SERVICE_NAME, TensorService
 
@@ -57,7 +58,8 @@ class Server:
         self._health = health.HealthServicer(experimental_non_blocking=True)
         self._threads = ThreadPoolExecutor(config.streams_max + _SHORT_CALL_THREADS, thread_name_prefix="tensorus-call")
         self._server = grpc.server(self._threads, options=_CHANNEL_OPTIONS, compression=grpc.Compression.NoCompression)
-        service = TensorService(self._engine, streams_max=config.streams_max)
+        self._admission = Admission(config.streams_max)
+        service = TensorService(self._engine, self._admission)
         self._server.add_generic_rpc_handlers((service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -93,7 +95,8 @@ class Server:
     def stop(self) -> None:
         """Refuse new calls, wait for those that go on for as long as the grace, and close the store."""
         self._health.enter_graceful_shutdown()
-        self._server.stop(self._config.grace_s).wait()
+        self._admission.drain(self._config.grace_s)
+        self._server.stop(None).wait()
         # The calls are over for their clients; their threads may still be clearing up.
         self._threads.shutdown()
         self._engine.close()

@@ -25,7 +25,7 @@ from tensorus_server.convert import (
 from tensorus_server.convert_filter import filter_from
 from tensorus_server.errors import UnimplementedError
 from tensorus_server.insert_call import InsertCall
-from tensorus_server.interceptors import StreamSlots, guard_stream, guard_unary
+from tensorus_server.interceptors import guard_stream, guard_unary
 from tensorus_server.query import Query, parse_order
 from tensorus_server.read_call import ReadCall
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tensorus_server.engine import Engine
+    from tensorus_server.interceptors import Admission
 
 __all__ = ["SERVICE_NAME", "UNIMPLEMENTED", "TensorService"]
 
@@ -45,10 +46,10 @@ UNIMPLEMENTED = ("GetInsertStatus", "CancelInsert", "ExplainPolicy", "Verify")
 class TensorService:
     """The calls of `tensorus.v1.TensorService` on one engine."""
 
-    def __init__(self, engine: Engine, *, streams_max: int) -> None:
-        """Serve `engine`, with at most so many streams at once."""
+    def __init__(self, engine: Engine, admission: Admission) -> None:
+        """Serve `engine` to those whom `admission` lets in."""
         self._engine = engine
-        self._slots = StreamSlots(streams_max)
+        self._admission = admission
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a gRPC server needs to serve the calls."""
@@ -65,7 +66,9 @@ class TensorService:
             "DeleteTensors": (self.delete_tensors, pb.DeleteTensorsRequest),
         }
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(guard_unary(name, method), request_type.FromString, _serialize)
+            name: grpc.unary_unary_rpc_method_handler(
+                guard_unary(name, method, self._admission), request_type.FromString, _serialize
+            )
             for name, (method, request_type) in unary.items()
         }
         streams: dict[str, tuple[Any, Any]] = {
@@ -73,12 +76,12 @@ class TensorService:
             "Query": (self.query, pb.QueryRequest),
         }
         for name, (method, request_type) in streams.items():
-            guarded = guard_stream(name, method, self._slots)
+            guarded = guard_stream(name, method, self._admission)
             handlers[name] = grpc.unary_stream_rpc_method_handler(guarded, request_type.FromString)
-        handlers["Insert"] = grpc.stream_stream_rpc_method_handler(guard_stream("Insert", self.insert, self._slots))
+        handlers["Insert"] = grpc.stream_stream_rpc_method_handler(guard_stream("Insert", self.insert, self._admission))
         for name in UNIMPLEMENTED:
             # As a stream of raw bytes both ways it answers whatever the contract says of it.
-            guarded = guard_stream(name, _unimplemented(name), self._slots)
+            guarded = guard_stream(name, _unimplemented(name), self._admission)
             handlers[name] = grpc.stream_stream_rpc_method_handler(guarded)
         return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
 
