@@ -14,13 +14,15 @@ import grpc
 import hypothesis
 import pytest
 
-import tensorus
-from support.servers import engine_config, running_server
-from tensorus.embedded import EmbeddedBackend
-from tensorus_protos.v1 import tensorus_pb2_grpc
-from tensorus_server.app import open_engine
-from tensorus_server.engine import Engine
-from tensorus_server.server import Server
+pytest.register_assert_rewrite("contract", "support")
+
+import tensorus  # noqa: E402 - the registration comes before the first import of either
+from support.servers import engine_config, running_server  # noqa: E402
+from tensorus.embedded import EmbeddedBackend  # noqa: E402
+from tensorus_protos.v1 import tensorus_pb2_grpc  # noqa: E402
+from tensorus_server.app import open_engine  # noqa: E402
+from tensorus_server.engine import Engine  # noqa: E402
+from tensorus_server.server import Server  # noqa: E402
 
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=100)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=5000)

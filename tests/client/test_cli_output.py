@@ -1,0 +1,101 @@
+"""How the command line writes sizes, shapes, errors and JSON."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from typing import Any
+
+import pytest
+
+from tensorus.cli._output import human_bytes, human_error, human_shape, to_json
+from tensorus.types import DatasetStats, DTypeShare, EncodingShare, Policy, Schema, TensorInfo, ValueSummary
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1, "1 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1536, "1.5 KiB"),
+        (1024**2 - 1, "1024.0 KiB"),
+        (1024**2, "1.0 MiB"),
+        (3 * 1024**3, "3.0 GiB"),
+        (1024**4, "1.0 TiB"),
+        (5000 * 1024**4, "5000.0 TiB"),
+    ],
+)
+def test_a_size_is_written_in_its_largest_unit(count: int, text: str) -> None:
+    assert human_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("shape", "text"), [((), "scalar"), ((3,), "3"), ((384, 1536), "384 x 1536"), ((0, 2), "0 x 2")]
+)
+def test_a_shape_is_written_with_crosses(shape: tuple[int, ...], text: str) -> None:
+    assert human_shape(shape) == text
+
+
+def tensor_info(**fields: Any) -> TensorInfo:
+    filled: dict[str, Any] = {
+        "dataset": "d",
+        "id": "t",
+        "dtype": "float32",
+        "shape": (2, 3),
+        "metadata": {"k": [1, {"a": None}]},
+        "generation": 1,
+        "canonical_bytes": 24,
+        "quantized_bytes": 24,
+        "stored_bytes": 48,
+        "lossy": False,
+        "relative_error": 0.0,
+        "max_absolute_error": 0.0,
+        "encodings": (EncodingShare(("fp16", "zstd"), 1, 24, 30),),
+        "fallback_reason": "",
+        "values": ValueSummary(0.0, 1.0, 0.5, 0.25, 2.0, 1, 0, 0),
+        "source_checksum": "01",
+        "value_checksum": "02",
+        "created": dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC),
+    }
+    return TensorInfo(**{**filled, **fields})
+
+
+def dataset_stats(lossy_tensors: int) -> DatasetStats:
+    return DatasetStats(2, lossy_tensors, 24, 24, 48, 0.00123, 0.5, (DTypeShare("float32", 2, 24, 48),))
+
+
+def test_an_error_is_written_where_there_is_one() -> None:
+    assert human_error(tensor_info()) == "exact"
+    assert human_error(tensor_info(lossy=True, relative_error=0.00123)) == "1.2e-03"
+    # Lossy and without an error, as integers in half precision are: measured, and not assumed.
+    assert human_error(tensor_info(lossy=True, relative_error=0.0)) == "0.0e+00"
+    assert human_error(dataset_stats(0)) == "exact"
+    assert human_error(dataset_stats(1)) == "1.2e-03"
+
+
+def test_a_tensor_as_json_has_every_field_and_its_ratio() -> None:
+    found = to_json(tensor_info())
+    assert json.loads(json.dumps(found)) == found
+    assert set(found) == {*TensorInfo.__dataclass_fields__, "ratio"}
+    assert found["shape"] == [2, 3]
+    assert found["encodings"] == [{"codecs": ["fp16", "zstd"], "chunks": 1, "canonical_bytes": 24, "stored_bytes": 30}]
+    assert found["values"]["standard_deviation"] == 0.25
+    assert found["created"] == "2026-01-02T03:04:05+00:00"
+    assert found["ratio"] == 0.5
+
+
+def test_sums_as_json_have_their_ratio() -> None:
+    found = to_json(dataset_stats(0))
+    assert found["ratio"] == 0.5
+    assert found["dtypes"] == [{"dtype": "float32", "tensors": 2, "canonical_bytes": 24, "stored_bytes": 48}]
+
+
+def test_settings_as_json_have_no_ratio_and_types_by_name() -> None:
+    assert "ratio" not in to_json(Policy(preset="fast"))
+    assert to_json(Schema(shape=(None, 3), metadata={"a": int, "b": None})) == {
+        "dtype": None,
+        "shape": [None, 3],
+        "metadata": {"a": "int", "b": None},
+    }

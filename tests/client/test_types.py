@@ -1,0 +1,99 @@
+"""The client's values: immutable, comparable, with a ratio that never divides by zero."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from tensorus import types
+from tensorus.types import DatasetStats, NewTensor, Policy, Progress, Record, Schema, TensorInfo
+
+CLASSES = [getattr(types, name) for name in types.__all__ if dataclasses.is_dataclass(getattr(types, name))]
+
+
+def tensor_info(**fields: Any) -> TensorInfo:
+    filled: dict[str, Any] = {
+        "dataset": "d",
+        "id": "t",
+        "dtype": "float32",
+        "shape": (2, 3),
+        "metadata": {},
+        "generation": 1,
+        "canonical_bytes": 24,
+        "quantized_bytes": 24,
+        "stored_bytes": 48,
+        "lossy": False,
+        "relative_error": 0.0,
+        "max_absolute_error": 0.0,
+        "encodings": (),
+        "fallback_reason": "",
+        "values": None,
+        "source_checksum": "",
+        "value_checksum": "",
+        "created": dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+    }
+    return TensorInfo(**{**filled, **fields})
+
+
+def dataset_stats(**fields: Any) -> DatasetStats:
+    filled: dict[str, Any] = {
+        "tensors": 2,
+        "lossy_tensors": 0,
+        "canonical_bytes": 24,
+        "quantized_bytes": 24,
+        "stored_bytes": 48,
+        "worst_relative_error": 0.0,
+        "worst_max_absolute_error": 0.0,
+        "dtypes": (),
+    }
+    return DatasetStats(**{**filled, **fields})
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_every_value_is_frozen(kind: Any) -> None:
+    assert kind.__dataclass_params__.frozen
+
+
+@pytest.mark.parametrize(
+    "value", [Policy(), Schema(), Record(tensor_info(), None), NewTensor(None), Progress(None, 0, None), tensor_info()]
+)
+def test_a_field_cannot_be_set(value: Any) -> None:
+    name = dataclasses.fields(value)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError, match=name):
+        setattr(value, name, None)
+
+
+@pytest.mark.parametrize("make", [tensor_info, dataset_stats])
+@pytest.mark.parametrize(
+    ("canonical_bytes", "stored_bytes", "ratio"),
+    [
+        pytest.param(100, 25, 4.0, id="smaller on disk"),
+        pytest.param(24, 48, 0.5, id="larger on disk"),
+        pytest.param(0, 29, 1.0, id="empty"),
+        pytest.param(0, 0, 1.0, id="nothing at all"),
+        pytest.param(100, 0, 1.0, id="nothing on disk"),
+    ],
+)
+def test_the_ratio_is_canonical_bytes_over_bytes_on_disk(
+    make: Any, canonical_bytes: int, stored_bytes: int, ratio: float
+) -> None:
+    assert make(canonical_bytes=canonical_bytes, stored_bytes=stored_bytes).ratio == ratio
+
+
+def test_what_is_not_given_means_anything_goes() -> None:
+    assert Policy() == Policy(None, None, None, None, None)
+    assert Schema() == Schema(None, None, {})
+    assert NewTensor(1) == NewTensor(1, None, None, None)
+
+
+def test_two_schemas_do_not_share_their_metadata() -> None:
+    assert Schema().metadata is not Schema().metadata
+
+
+def test_everything_public_is_exported() -> None:
+    public = {name for name, found in vars(types).items() if getattr(found, "__module__", None) == types.__name__}
+    assert public <= set(types.__all__)
+    assert all(hasattr(types, name) for name in types.__all__)

@@ -1,0 +1,49 @@
+"""What lies in each kind of chunk store, seen past the store."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from tensorus_server.chunk_store.memory import MemoryChunkStore
+
+
+class RawFolder:
+    """The files behind the store."""
+
+    def __init__(self, folder: Path) -> None:
+        """Look into `folder`."""
+        self._folder = folder
+
+    def published(self) -> dict[str, bytes]:
+        """Return every published payload by key."""
+        chunks = self._folder / "chunks"
+        return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in chunks.glob("*/*")}
+
+    def unfinished(self) -> int:
+        """Return how many files lie in folders of processes."""
+        return len(list((self._folder / "tmp").glob("*/*")))
+
+    def plant(self, key: str, payload: bytes) -> None:
+        """Put a payload where a published one would be."""
+        (self._folder / "chunks" / key).write_bytes(payload)
+
+
+class RawMemory:
+    """The dicts behind the store."""
+
+    def __init__(self, store: MemoryChunkStore) -> None:
+        """Look into `store`."""
+        self._store = store
+
+    def published(self) -> dict[str, bytes]:
+        """Return every published payload by key."""
+        return {key: payload for key, (payload, _) in self._store._published.items()}
+
+    def unfinished(self) -> int:
+        """Return how many payloads are staged."""
+        return len(self._store._staged)
+
+    def plant(self, key: str, payload: bytes) -> None:
+        """Put a payload where a published one would be."""
+        self._store._published[key] = (payload, time.time())

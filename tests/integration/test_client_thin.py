@@ -1,0 +1,186 @@
+"""The thin client: the base dependencies alone, and everything that a server can do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tensorus
+from support.arrays import DTYPE_NAMES, canonical, normal, random_bits
+from support.client import run_process, thin_environment
+from tensorus_codecs.policy import PRESETS
+from tensorus_server.server import Server
+
+ABSENT = ["lz4", "backports.zstd", "compression.zstd", "apsw", "torch", "click", "rich", "safetensors", "grpc_health"]
+"""What a server, the command line or torch bring. (`compression.zstd` is in the standard library from Python 3.14 on.)"""
+
+Thin = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def thin_command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return thin_environment(tmp_path_factory.mktemp("thin"))
+
+
+@pytest.fixture
+def thin(thin_command: list[str]) -> Thin:
+    """Run lines of Python without any extra installed; what they bind to `result` comes back."""
+
+    def run(source: str) -> Any:
+        done = run_process(thin_command, source=f"{source}\nimport json\nprint(json.dumps(result))")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+def test_the_libraries_of_the_extras_are_not_there(thin: Thin) -> None:
+    # Otherwise the other tests here would show nothing.
+    source = f"""
+import importlib, sys
+result = []
+for name in {ABSENT!r}:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        result.append(name)
+if sys.version_info >= (3, 14):
+    result.append("compression.zstd")
+"""
+    assert set(thin(source)) == set(ABSENT)
+
+
+def test_importing_the_package_loads_neither_grpc_nor_the_engine(thin: Thin) -> None:
+    source = """
+import sys
+import tensorus
+result = sorted({name.partition(".")[0] for name in sys.modules} & {"grpc", "tensorus_server", "google"})
+"""
+    assert thin(source) == []
+
+
+def test_only_codecs_of_the_standard_library_and_numpy_can_be_decoded(thin: Thin) -> None:
+    accepted = thin("from tensorus._decode import accepted_codecs; result = accepted_codecs()")
+    assert set(accepted) - {"zstd"} == {"fp16", "int8_block", "planes", "rotated_planes", "gzip"}
+
+
+@pytest.fixture(scope="module")
+def stored(remote: tensorus.Client) -> str:
+    """A dataset with a tensor of every dtype for every preset and for every compressor, several chunks each."""
+    dataset = "thin"
+    remote.create_dataset(dataset)
+    encodings: list[list[Any]] = [["gzip"], ["lz4"], ["planes", "zstd"], ["fp16", "gzip"], ["int8_block", "lz4"]]
+    policies = [tensorus.Policy(preset=preset, chunk_bytes=4096) for preset in PRESETS]
+    policies += [tensorus.Policy(encoding=encoding, chunk_bytes=4096) for encoding in encodings]
+    uploads = []
+    for number, policy in enumerate(policies):
+        for dtype in DTYPE_NAMES:
+            array = random_bits(dtype, (50, 60), number)
+            if array.dtype.kind not in "iub":
+                array = normal((50, 60), seed=number).astype(array.dtype)
+            uploads.append(tensorus.NewTensor(array, f"{number} {dtype}", {"number": number}, policy))
+    remote.insert_many(dataset, uploads)
+    return dataset
+
+
+def test_every_tensor_is_read_exactly_as_the_full_client_reads_it(
+    thin: Thin, server: Server, remote: tensorus.Client, stored: str
+) -> None:
+    source = f"""
+import hashlib, tensorus
+with tensorus.connect({server.address!r}) as client:
+    result = {{
+        record.info.id: [type(record.tensor).__name__, record.tensor.dtype.name, list(record.tensor.shape),
+                         hashlib.sha256(record.tensor.tobytes()).hexdigest(), record.info.value_checksum]
+        for record in client.query({stored!r})
+    }}
+"""
+    found = thin(source)
+    expected = {
+        record.info.id: [
+            "ndarray",
+            record.tensor.dtype.name,
+            list(record.tensor.shape),
+            _sha256(record.tensor),
+            record.info.value_checksum,
+        ]
+        for record in remote.query(stored, as_="numpy")
+    }
+    assert len(expected) == 12 * len(DTYPE_NAMES)
+    assert found == expected
+
+
+def _sha256(array: np.ndarray[Any, Any]) -> str:
+    import hashlib  # noqa: PLC0415 - the other side of the comparison imports it, too
+
+    return hashlib.sha256(canonical(array)).hexdigest()
+
+
+def test_what_it_inserts_is_stored_as_anybody_s(
+    thin: Thin, server: Server, remote: tensorus.Client, dataset: str
+) -> None:
+    source = f"""
+import numpy as np, tensorus
+with tensorus.connect({server.address!r}) as client:
+    client.create_dataset({dataset!r}, preset="maximum", schema=tensorus.Schema(metadata={{"layer": int}}))
+    values = np.random.default_rng(5).standard_normal((700, 600)).astype(np.float32)
+    one = client.insert({dataset!r}, values, id="one", metadata={{"layer": 1}})
+    many = client.insert_many({dataset!r}, [tensorus.NewTensor(np.arange(9).T[::-1], "two", {{"layer": 2}})])
+    try:
+        client.insert({dataset!r}, values, id="three")
+    except tensorus.errors.SchemaMismatchError as error:
+        reason = error.reason
+    result = [one.id, one.lossy, many[0].source_checksum, reason,
+              [record.info.id for record in client.query({dataset!r}, {{"layer": [2, 3]}})],
+              client.get({dataset!r}, "two", index=slice(0, 2)).tolist(), client.delete({dataset!r}, "two")]
+"""
+    first, lossy, checksum, reason, found, part, deleted = thin(source)
+    assert (first, lossy, reason, found, part, deleted) == ("one", True, "SCHEMA_MISMATCH", ["two"], [8, 7], 1)
+    info = remote.info(dataset, "one")
+    assert {codec for share in info.encodings for codec in share.codecs} == {"int8_block", "zstd"}
+    assert remote.insert(dataset, np.arange(9)[::-1], id="two", metadata={"layer": 2}).source_checksum == checksum
+
+
+def test_asking_for_torch_says_what_brings_it(thin: Thin, server: Server, stored: str) -> None:
+    source = f"""
+import tensorus
+with tensorus.connect({server.address!r}) as client:
+    try:
+        client.get({stored!r}, "0 float32", as_="torch")
+    except ImportError as error:
+        result = str(error)
+"""
+    assert thin(source) == "torch is not installed: pip install 'tensorus[torch]', or ask for as_='numpy'"
+
+
+def test_opening_a_folder_says_what_brings_the_engine(thin: Thin, tmp_path: Path) -> None:
+    source = f"""
+import tensorus
+try:
+    tensorus.open({str(tmp_path / "store")!r})
+except ImportError as error:
+    result = [str(error), type(error.__cause__).__name__]
+"""
+    message, cause = thin(source)
+    assert message == ("apsw is not installed, which a store in this process needs: pip install 'tensorus[server]'")
+    assert cause == "ModuleNotFoundError"
+    assert not (tmp_path / "store").exists()
+
+
+def test_the_command_line_says_what_brings_it(thin_command: list[str]) -> None:
+    done = run_process(thin_command, source="import tensorus.cli; tensorus.cli.main()")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == "click is not installed: pip install 'tensorus[cli]'\n"
+
+
+def test_the_package_run_as_a_module_says_what_brings_its_command_line(thin_command: list[str]) -> None:
+    # `python -m tensorus` works where the folder of scripts is not on the search path.
+    source = "import runpy, sys; sys.argv = ['tensorus', '--help']; runpy.run_module('tensorus', run_name='__main__')"
+    done = run_process(thin_command, source=source)
+    assert (done.returncode, done.stderr) == (1, "click is not installed: pip install 'tensorus[cli]'\n")

@@ -1,0 +1,180 @@
+"""Properties of the codecs: lossless means bit for bit, whatever the bytes, and no record can do worse than be refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contract.codec_chunks import encoding_of, record_bytes
+from contract.codec_memory import allocating_at_most
+from contract.codec_values import EVERY_DTYPE, chunk_bytes
+from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX, RAW_HEADER_BYTES, parse_record
+from tensorus_codecs.dtypes import DType
+from tensorus_codecs.encoding import Encoding
+from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
+from tensorus_codecs.pipeline import codec_ids, decode_chunk, encode_chunk
+from tensorus_codecs.policy import PRESETS, StoragePolicy, plan
+
+HUFFMAN = {"id": "zstd", "configuration": {"huffman_only": True}}
+COMPRESSORS = ["gzip", "lz4", "zstd", HUFFMAN, {"id": "lz4", "configuration": {"level": 9}}]
+LOSSLESS = [encoding_of(*steps) for steps in [(), *([step] for step in ("planes", "rotated_planes", *COMPRESSORS))]] + [
+    encoding_of(filter_id, compressor) for filter_id in ("planes", "rotated_planes") for compressor in COMPRESSORS
+]
+LOSSY = [
+    encoding_of(quantizer, *rest)
+    for quantizer in ("fp16", "int8_block")
+    for rest in ((), ("gzip",), ("planes", "lz4"), ("rotated_planes", HUFFMAN))
+]
+
+_MEMORY_BYTES = 8 * CANONICAL_BYTES_MAX
+"""What decoding any record may allocate: "a few times 2 MiB"."""
+
+dtypes = st.sampled_from(EVERY_DTYPE)
+
+
+def examples(factor: float) -> settings:
+    """Return settings with that many times the examples of the profile in use."""
+    return settings(max_examples=int(factor * settings.default.max_examples))
+
+
+def encode(data: bytes, dtype: DType, encoding: Encoding):
+    return encode_chunk(data, dtype, plan(StoragePolicy(encoding=encoding), dtype))
+
+
+@st.composite
+def records(draw: st.DrawFn) -> bytes:
+    """Draw a record that `encode_chunk` wrote, of any dtype and encoding."""
+    dtype = draw(dtypes)
+    data = draw(chunk_bytes(dtype))
+    return record_bytes(encode(data, dtype, draw(st.sampled_from(LOSSLESS + LOSSY))))
+
+
+@st.composite
+def damaged_records(draw: st.DrawFn) -> bytes:
+    """Draw a record with bits flipped, bytes set, removed, inserted or exchanged, the header's more often than not."""
+    data = bytearray(draw(records()))
+    for _ in range(draw(st.integers(1, 4))):
+        end = max(len(data), 1)
+        position = draw(st.integers(0, min(end - 1, 40)) | st.integers(0, end - 1))
+        change = draw(st.sampled_from(["flip", "set", "truncate", "remove", "insert", "swap", "integer"]))
+        if change == "flip" and data:
+            data[position] ^= 1 << draw(st.integers(0, 7))
+        elif change == "set" and data:
+            data[position] = draw(st.sampled_from([0, 1, 2, 3, 127, 128, 255]))
+        elif change == "truncate":
+            del data[position:]
+        elif change == "remove":
+            del data[position : position + draw(st.integers(1, 8))]
+        elif change == "insert":
+            data[position:position] = draw(st.binary(min_size=1, max_size=8))
+        elif change == "swap" and data:
+            other = draw(st.integers(0, end - 1))
+            data[position], data[other] = data[other], data[position]
+        elif change == "integer":
+            number = draw(st.sampled_from([0, 1, 2**16, CANONICAL_BYTES_MAX, 2**31 - 1, 2**32 - 1]))
+            data[position : position + 4] = number.to_bytes(4, "little")
+    return bytes(data)
+
+
+def assert_refused_or_decoded(data: bytes) -> None:
+    """Fail if decoding raises anything else, returns another length than the record declares, or takes much memory."""
+    with allocating_at_most(_MEMORY_BYTES):
+        try:
+            decoded = decode_chunk(data)
+        except (CorruptChunkError, UnsupportedCodecError) as error:
+            assert str(error)  # noqa: PT017 - an error is one of the two outcomes allowed
+            return
+    # The CRC beside the record would have noticed; all that is promised here is the length.
+    assert decoded.nbytes == parse_record(data).canonical_bytes
+    assert codec_ids(parse_record(data)) is not None
+
+
+@pytest.mark.parametrize("encoding", LOSSLESS, ids=lambda encoding: "-".join(codec.id for codec in encoding.codecs))
+@examples(0.5)
+@given(data=st.data(), dtype=dtypes)
+def test_a_lossless_encoding_gives_back_every_bit(encoding: Encoding, data: st.DataObject, dtype: DType) -> None:
+    sent = data.draw(chunk_bytes(dtype))
+    chunk = encode(sent, dtype, encoding)
+    record = record_bytes(chunk)
+    assert chunk.decoded is None
+    assert chunk.errors is None
+    assert bytes(decode_chunk(record)) == sent
+    assert chunk.stored_bytes == len(record) <= len(sent) + RAW_HEADER_BYTES
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@examples(0.5)
+@given(data=st.data(), dtype=dtypes)
+def test_a_preset_gives_back_every_bit_or_what_it_said(preset: str, data: st.DataObject, dtype: DType) -> None:
+    sent = data.draw(chunk_bytes(dtype))
+    chunk = encode_chunk(sent, dtype, plan(StoragePolicy(preset=preset), dtype))
+    record = record_bytes(chunk)
+    decoded = bytes(decode_chunk(record))
+    assert decoded == (sent if chunk.encoding.quantizer is None else bytes(chunk.decoded))
+    assert len(decoded) == len(sent)
+    assert chunk.stored_bytes == len(record) <= len(sent) + RAW_HEADER_BYTES
+
+
+@examples(2)
+@given(data=st.data(), dtype=dtypes, bound=st.sampled_from([0.0, 1e-6, 1e-3, 1e-2, 0.5]))
+def test_an_absolute_bound_is_kept_for_any_bits(data: st.DataObject, dtype: DType, bound: float) -> None:
+    sent = data.draw(chunk_bytes(dtype))
+    policy = StoragePolicy(encoding=data.draw(st.sampled_from(LOSSY)), max_absolute_error=bound)
+    chunk = encode_chunk(sent, dtype, plan(policy, dtype))
+    decoded = bytes(decode_chunk(record_bytes(chunk)))
+    if chunk.encoding.quantizer is None:
+        assert decoded == sent
+        return
+    with np.errstate(all="ignore"):
+        values = np.frombuffer(sent, dtype.component).astype(np.float64)
+        found = np.frombuffer(decoded, dtype.component).astype(np.float64)
+    finite = np.isfinite(values)
+    assert (np.abs(found[finite] - values[finite]) <= bound).all()
+    assert np.array_equal(found[~finite], values[~finite], equal_nan=True)
+
+
+@examples(2)
+@given(data=st.binary(max_size=300))
+def test_arbitrary_bytes_are_refused_or_decoded(data: bytes) -> None:
+    assert_refused_or_decoded(data)
+
+
+@examples(2)
+@given(header=st.tuples(*[st.integers(0, 17)] * 2, *[st.integers(0, 3)] * 3), rest=st.binary(max_size=200))
+def test_arbitrary_bytes_after_a_plausible_beginning_are_refused_or_decoded(
+    header: tuple[int, ...], rest: bytes
+) -> None:
+    assert_refused_or_decoded(bytes([1, *header]) + rest)
+
+
+@examples(5)
+@given(data=damaged_records())
+def test_a_damaged_record_is_refused_or_decoded(data: bytes) -> None:
+    assert_refused_or_decoded(data)
+
+
+@examples(1)
+@given(first=records(), second=records(), cut=st.floats(0, 1))
+def test_the_beginning_of_one_record_and_the_end_of_another_are_refused_or_decoded(
+    first: bytes, second: bytes, cut: float
+) -> None:
+    assert_refused_or_decoded(first[: int(cut * len(first))] + second[int(cut * len(second)) :])
+
+
+@examples(0.25)
+@given(data=records())
+def test_every_flipped_bit_of_a_header_is_refused_or_decoded(data: bytes) -> None:
+    for position in range(8 * min(len(data), 30)):
+        damaged = bytearray(data)
+        damaged[position // 8] ^= 1 << position % 8
+        assert_refused_or_decoded(bytes(damaged))
+
+
+@examples(0.25)
+@given(data=records())
+def test_a_record_that_ends_early_or_goes_on_is_damage(data: bytes) -> None:
+    for changed in (*(data[:length] for length in range(0, len(data), 1 + len(data) // 50)), data + b"\0", data + data):
+        with pytest.raises(CorruptChunkError):
+            decode_chunk(changed)

@@ -1,0 +1,33 @@
+"""A catalogue of the test alone, which it may close and open again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.engine import Reopen
+from tensorus_server.catalogue.sqlite import SqliteCatalogue
+
+
+@pytest.fixture
+def reopen(tmp_path: Path) -> Iterator[Reopen]:
+    opened: list[SqliteCatalogue] = []
+
+    def open_again(*, delete_grace_s: float = 3600.0) -> SqliteCatalogue:
+        for catalogue in opened:
+            catalogue.close()
+        opened[:] = [SqliteCatalogue(tmp_path, delete_grace_s=delete_grace_s)]
+        return opened[0]
+
+    yield open_again
+    for catalogue in opened:
+        catalogue.close()
+
+
+@pytest.fixture
+def catalogue(reopen: Reopen) -> SqliteCatalogue:
+    opened = reopen()
+    assert isinstance(opened, SqliteCatalogue)
+    return opened

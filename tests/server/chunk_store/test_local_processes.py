@@ -1,0 +1,119 @@
+"""A folder of payloads under way whose lock is held belongs to a living process; any other is garbage."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contract.chunk_store_contract import published, staged
+from contract.chunk_store_raw import RawFolder
+from support.faults import open_descriptors
+from tensorus_server.chunk_store import local
+from tensorus_server.chunk_store.local import LocalChunkStore
+
+OTHER_PROCESS = """
+import sys
+from pathlib import Path
+from tensorus_server.chunk_store.abc import new_payload_key
+from tensorus_server.chunk_store.local import LocalChunkStore
+
+store = LocalChunkStore(Path(sys.argv[1]))
+for _ in range(3):
+    store.begin(new_payload_key()).append([b"unfinished"])
+(key,) = store.publish([store.begin(new_payload_key()).finish()])
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def other_process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has three payloads under way and one published."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", OTHER_PROCESS, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_the_files_of_a_living_process_stay(
+    store: LocalChunkStore, raw: RawFolder, other_process: subprocess.Popen[str]
+) -> None:
+    assert store.has_other_users()
+    assert store.sweep_unfinished() == 0
+    assert raw.unfinished() == 3
+
+
+def test_the_files_of_a_dead_process_go(
+    store: LocalChunkStore, raw: RawFolder, tmp_path: Path, other_process: subprocess.Popen[str]
+) -> None:
+    other_process.kill()
+    other_process.wait()
+    payload = staged(store, b"mine")
+    assert not store.has_other_users()
+    assert store.sweep_unfinished() == 3
+    assert [path.name for path in (tmp_path / "tmp").iterdir()] == [store._own_tmp.name]
+    # What it had published is another matter: only the catalogue knows whether anybody needs it.
+    assert len(raw.published()) == 1
+    store.publish([payload])
+
+
+def test_a_store_that_is_closed_takes_its_folder_along(tmp_path: Path) -> None:
+    first, second = LocalChunkStore(tmp_path), LocalChunkStore(tmp_path)
+    staged(first, b"x")
+    assert second.has_other_users()
+    first.close()
+    assert not second.has_other_users()
+    assert second.sweep_unfinished() == 0
+    second.close()
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_one_living_process_among_dead_ones_is_found(store: LocalChunkStore, tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / "tmp" / f"dead{number}").mkdir()
+    other = LocalChunkStore(tmp_path)
+    assert store.has_other_users()
+    assert store.sweep_unfinished() == 0
+    assert store.has_other_users()
+    other.close()
+    assert not store.has_other_users()
+
+
+def test_looking_for_others_leaves_their_folders_unlocked(store: LocalChunkStore, tmp_path: Path) -> None:
+    (tmp_path / "tmp" / "dead").mkdir()
+    assert not store.has_other_users()
+    assert not store.has_other_users()
+    assert open_descriptors(tmp_path / "tmp") == [str(store._own_tmp)]
+    assert store.sweep_unfinished() == 0
+    assert not (tmp_path / "tmp" / "dead").exists()
+
+
+def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LocalChunkStore(tmp_path).close()
+    lock = local.fcntl.flock
+    swept = []
+
+    def sweep_first(descriptor: int, operation: int) -> None:
+        if not swept:
+            swept.extend((tmp_path / "tmp").iterdir())
+            shutil.rmtree(swept[0])
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(local.fcntl, "flock", sweep_first)
+    store = LocalChunkStore(tmp_path)
+    assert store._own_tmp.is_dir()
+    assert store._own_tmp != swept[0]
+    published(store, b"x")
+    store.close()
+    assert open_descriptors(tmp_path) == []
