@@ -54,6 +54,7 @@ class Encoding:
             if (
                 not isinstance(step, dict)
                 or not isinstance(step.get("id"), str)
+                or not isinstance(step.get("configuration", {}), dict)
                 or step.keys() - {"id", "configuration"}
             ):
                 raise InvalidPolicyError(

@@ -21,6 +21,7 @@ from tensorus_codecs.registry import codec_by_number, codec_id
 from tensorus_codecs.summary import summarize
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from typing_extensions import Buffer
 
     from tensorus_codecs.abc import Values, Words
@@ -28,39 +29,50 @@ if TYPE_CHECKING:
     from tensorus_codecs.policy import ChunkPlan
     from tensorus_codecs.summary import PartialSummary
 
-__all__ = ["EncodedChunk", "ErrorSums", "codec_ids", "decode_chunk", "decode_record", "encode_chunk"]
+__all__ = ["EncodedChunk", "MeasuredError", "codec_ids", "decode_chunk", "decode_record", "encode_chunk"]
 
 _BLOCK_VALUES = 32768
 """Errors are summed in float64 over blocks that stay in the cache."""
+
+_SQUARES_FIT = (1e-280, 1e300)
+"""Sums of squares to which nothing was lost below float64's normal numbers, nor above its largest."""
 
 _UNCOMPRESSED = 0
 
 
 @dataclass(frozen=True)
-class ErrorSums:
-    """What a quantizer did to some values; `a + b` is over both."""
+class MeasuredError:
+    """What a quantizer did to some values; `a + b` is over both.
 
-    squared_error: float = 0.0
-    """Sum of (v - decoded)**2 over finite values."""
-    squared_norm: float = 0.0
-    """Sum of v**2 over finite values."""
+    Means instead of sums: their squares stay in float64's range wherever the values do.
+    """
+
+    count: int = 0
+    """Finite values."""
+    rms_error: float = 0.0
+    """Root of the mean of (v - decoded)**2 over finite values."""
+    rms_value: float = 0.0
+    """Root of the mean of v**2 over finite values."""
     max_absolute_error: float = 0.0
-    """Largest |v - decoded|."""
+    """Largest |v - decoded|; infinite where a value became NaN or infinite, or one of these a number."""
 
-    def __add__(self, other: ErrorSums) -> ErrorSums:
-        """Return the sums over the values of both."""
-        return ErrorSums(
-            self.squared_error + other.squared_error,
-            self.squared_norm + other.squared_norm,
+    def __add__(self, other: MeasuredError) -> MeasuredError:
+        """Return what was done to the values of both."""
+        count = self.count + other.count
+        mine, theirs = (math.sqrt(part.count / count) if count else 0.0 for part in (self, other))
+        return MeasuredError(
+            count,
+            math.hypot(self.rms_error * mine, other.rms_error * theirs),
+            math.hypot(self.rms_value * mine, other.rms_value * theirs),
             max(self.max_absolute_error, other.max_absolute_error),
         )
 
     @property
     def relative_error(self) -> float:
-        """L2 norm of the error over L2 norm of the values; infinite where only the former is not zero."""
-        if self.squared_error == 0:
+        """L2 norm of the error over L2 norm of the values; infinite where only the latter is zero."""
+        if self.rms_error == 0:
             return 0.0
-        return math.sqrt(self.squared_error / self.squared_norm) if self.squared_norm > 0 else math.inf
+        return self.rms_error / self.rms_value if self.rms_value > 0 else math.inf
 
 
 @dataclass(frozen=True)
@@ -79,7 +91,7 @@ class EncodedChunk:
     """After the quantizer, parameters included; the canonical bytes where there was none."""
     decoded: Buffer | None
     """The canonical bytes that readers get; None: those that came in."""
-    errors: ErrorSums | None
+    error: MeasuredError | None
     """None where lossless."""
     summary: PartialSummary | None
     """Of the values that came in; None for dtypes without."""
@@ -157,13 +169,13 @@ def _encode_lossy(view: memoryview, dtype: DType, plan: ChunkPlan) -> tuple[Enco
     values = np.frombuffer(view, dtype.component)
     try:
         quantized = quantizer.encode(values)
-    except TooManyExceptionsError as error:
-        return None, str(error)
+    except TooManyExceptionsError as reason:
+        return None, str(reason)
     decoded = quantizer.decode(quantized.codes, quantized.parameters, dtype.component)
-    errors = _measure(values, decoded)
+    error = _measure(values, decoded)
     for name, measured, allowed in (
-        ("relative error", errors.relative_error, plan.max_relative_error),
-        ("absolute error", errors.max_absolute_error, plan.max_absolute_error),
+        ("relative error", error.relative_error, plan.max_relative_error),
+        ("absolute error", error.max_absolute_error, plan.max_absolute_error),
     ):
         if allowed is not None and not measured <= allowed:
             return None, f"{name} of {quantizer.id} would be {measured:.3g}, the policy allows {allowed:.3g}"
@@ -171,7 +183,7 @@ def _encode_lossy(view: memoryview, dtype: DType, plan: ChunkPlan) -> tuple[Enco
     encoded = _assemble(view, dtype, plan.encoding, words, quantized.parameters)
     if encoded.encoding.quantizer is None:
         return encoded, ""
-    return replace(encoded, decoded=_bytes_of(decoded), errors=errors), ""
+    return replace(encoded, decoded=_bytes_of(decoded), error=error), ""
 
 
 def _encode_lossless(view: memoryview, dtype: DType, encoding: Encoding) -> EncodedChunk:
@@ -206,7 +218,7 @@ def _assemble(view: memoryview, dtype: DType, encoding: Encoding, words: Words, 
         encoding=used,
         quantized_bytes=words.nbytes + len(parameters),
         decoded=None,
-        errors=None,
+        error=None,
         summary=None,
         fallback_reason="",
     )
@@ -262,15 +274,15 @@ def _decompress(stream: Stream, decoded_bytes: int) -> Buffer:
     return stream.data
 
 
-def _measure(values: Values, decoded: Values) -> ErrorSums:
-    sums = ErrorSums()
+def _measure(values: Values, decoded: Values) -> MeasuredError:
+    measured = MeasuredError()
     for start in range(0, values.size, _BLOCK_VALUES):
         block = slice(start, start + _BLOCK_VALUES)
-        sums += _measure_block(values[block], decoded[block])
-    return sums
+        measured += _measure_block(values[block], decoded[block])
+    return measured
 
 
-def _measure_block(values: Values, decoded: Values) -> ErrorSums:
+def _measure_block(values: Values, decoded: Values) -> MeasuredError:
     values, decoded = values.astype(np.float64), decoded.astype(np.float64)
     errors = decoded - values
     largest = float(np.abs(errors).max())
@@ -279,7 +291,20 @@ def _measure_block(values: Values, decoded: Values) -> ErrorSums:
         kept = np.isnan(values) == np.isnan(decoded)
         kept &= ~np.isinf(values) | (values == decoded)
         if not kept[irregular].all() or not np.isfinite(decoded[~irregular]).all():
-            return ErrorSums(math.inf, 1.0, math.inf)
-        values, errors = np.where(irregular, 0.0, values), np.where(irregular, 0.0, errors)
-        largest = float(np.abs(errors).max())
-    return ErrorSums(float(np.einsum("i,i->", errors, errors)), float(np.einsum("i,i->", values, values)), largest)
+            return MeasuredError(values.size, math.inf, 1.0, math.inf)
+        values, errors = values[~irregular], errors[~irregular]
+        largest = float(np.abs(errors).max(initial=0.0))
+    return MeasuredError(values.size, _root_mean_square(errors), _root_mean_square(values), largest)
+
+
+def _root_mean_square(numbers: npt.NDArray[np.float64]) -> float:
+    if numbers.size == 0:
+        return 0.0
+    total_of_squares = float(np.einsum("i,i->", numbers, numbers))
+    if _SQUARES_FIT[0] < total_of_squares < _SQUARES_FIT[1]:
+        return math.sqrt(total_of_squares / numbers.size)
+    largest = float(np.abs(numbers).max())
+    if largest == 0:
+        return 0.0
+    scaled = numbers / largest
+    return largest * math.sqrt(float(np.einsum("i,i->", scaled, scaled)) / numbers.size)

@@ -27,6 +27,9 @@ _ROW_VALUES = 4096
 _SQUARES_FIT = (1e-12, 1e12)
 """Magnitudes whose squares, and those of values a million times smaller, are within float32's range."""
 
+_CANCELLATION_MAX = 30
+"""Mean of squares over variance, above which a deviation from float32's sums would have too few digits left."""
+
 
 @dataclass(frozen=True)
 class ValueSummary:
@@ -116,9 +119,12 @@ def summarize(values: Values, dtype: DType) -> PartialSummary | None:
         if numbers.size == 0:
             return PartialSummary(nan_count=nan_count, infinity_count=infinity_count)
         minimum, maximum = float(numbers.min()), float(numbers.max())
-    if narrow and not _float32_suffices(minimum, maximum):
-        numbers = numbers.astype(np.float64)
+    largest = max(abs(minimum), abs(maximum))
     total, total_of_squares = _sums(numbers)
+    if narrow and largest:
+        squares_fit = _SQUARES_FIT[0] < largest < _SQUARES_FIT[1]
+        if not (squares_fit and _keeps_deviation(numbers.size, total, total_of_squares)):
+            total, total_of_squares = _sums(numbers.astype(np.float64))
     return PartialSummary(
         finite_count=numbers.size,
         minimum=minimum,
@@ -131,11 +137,11 @@ def summarize(values: Values, dtype: DType) -> PartialSummary | None:
     )
 
 
-def _float32_suffices(minimum: float, maximum: float) -> bool:
-    """Whether sums over rows of float32 are good to about six digits, and the deviation that follows from them, too."""
-    largest = max(abs(minimum), abs(maximum))
-    far_from_zero = maximum - minimum < largest
-    return largest == 0 or (_SQUARES_FIT[0] < largest < _SQUARES_FIT[1] and not far_from_zero)
+def _keeps_deviation(count: int, total: float, total_of_squares: float) -> bool:
+    """Whether the difference of these sums, which is the variance, still has about six digits."""
+    mean_of_squares = total_of_squares / count
+    variance = mean_of_squares - (total / count) ** 2
+    return mean_of_squares <= _CANCELLATION_MAX * variance
 
 
 def _sums(numbers: Values) -> tuple[float, float]:

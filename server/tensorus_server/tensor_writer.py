@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.checksum import TensorDigest, chunk_seed, combine_crc32c, crc32c
-from tensorus_codecs.pipeline import ErrorSums, encode_chunk
+from tensorus_codecs.pipeline import MeasuredError, encode_chunk
 from tensorus_codecs.summary import PartialSummary
 from tensorus_server.catalogue.abc import StoredTensor
 from tensorus_server.chunk_store.abc import new_payload_key
@@ -257,7 +257,7 @@ class _Totals:
         self.index: list[tuple[int, int]] = []
         self._shares: dict[Encoding, list[int]] = {}
         self._quantized_bytes = 0
-        self._errors = ErrorSums()
+        self._error = MeasuredError()
         self._lossy = False
         self._summary: PartialSummary | None = None
         self._fallbacks: dict[str, int] = {}
@@ -268,9 +268,9 @@ class _Totals:
         for position, amount in enumerate((1, canonical_bytes, encoded.stored_bytes)):
             share[position] += amount
         self._quantized_bytes += encoded.quantized_bytes
-        if encoded.errors is not None:
+        if encoded.error is not None:
             self._lossy = True
-            self._errors += encoded.errors
+            self._error += encoded.error
         if encoded.summary is not None:
             self._summary = (self._summary or PartialSummary()) + encoded.summary
         if encoded.fallback_reason:
@@ -281,8 +281,8 @@ class _Totals:
             canonical_bytes=canonical_bytes,
             quantized_bytes=self._quantized_bytes,
             stored_bytes=index_bytes + sum(stored_bytes for stored_bytes, _ in self.index),
-            relative_error=self._errors.relative_error,
-            max_absolute_error=self._errors.max_absolute_error,
+            relative_error=self._error.relative_error,
+            max_absolute_error=self._error.max_absolute_error,
             lossy=self._lossy,
             encodings=tuple(
                 EncodingShare(tuple(encoding.to_json()), *share) for encoding, share in self._shares.items()

@@ -55,7 +55,7 @@ def assert_holds_together(chunk: EncodedChunk, values: np.ndarray) -> None:
     decoded = bytes(decode_chunk(data))
     assert decoded == (sent if chunk.decoded is None else bytes(chunk.decoded))
     lossy = chunk.encoding.quantizer is not None
-    assert (chunk.errors is not None, chunk.decoded is not None) == (lossy, lossy)
+    assert (chunk.error is not None, chunk.decoded is not None) == (lossy, lossy)
     record = parse_record(data)
     assert record.dtype.name == values.dtype.name
     assert codec_ids(record) == tuple(codec.id for codec in chunk.encoding.codecs)
@@ -187,7 +187,7 @@ class TestRaw:
         values = np.array([1.1, 2.2], np.float32)
         chunk = encode(values, encoding_of(*steps))
         assert chunk.encoding == IDENTITY
-        assert (chunk.errors, chunk.decoded, chunk.quantized_bytes) == (None, None, 8)
+        assert (chunk.error, chunk.decoded, chunk.quantized_bytes) == (None, None, 8)
         assert stored_values(chunk, values).tolist() == values.tolist()
 
 
@@ -321,6 +321,6 @@ def test_presets_shrink_weights_as_much_as_the_design_measured() -> None:
     assert ratios["maximum"] == pytest.approx(4.2, abs=0.2)
     assert ratios["fp16_only"] == pytest.approx(2.0, abs=0.01)
     assert ratios["int8_only"] == pytest.approx(3.88, abs=0.01)
-    errors = encode(values, "maximum").errors
+    errors = encode(values, "maximum").error
     assert errors is not None
     assert math.isclose(errors.relative_error, 6.5e-3, rel_tol=0.1)

@@ -99,7 +99,7 @@ def test_a_lossless_encoding_gives_back_every_bit(encoding: Encoding, data: st.D
     chunk = encode(sent, dtype, encoding)
     record = record_bytes(chunk)
     assert chunk.decoded is None
-    assert chunk.errors is None
+    assert chunk.error is None
     assert bytes(decode_chunk(record)) == sent
     assert chunk.stored_bytes == len(record) <= len(sent) + RAW_HEADER_BYTES
 

@@ -23,6 +23,9 @@ _PARAMETERS = struct.Struct("<h")
 _LARGEST_EXPONENT = 15
 """Scaled values stay below 2**15, so that rounding cannot reach float16's infinity at 65520. Source: IEEE 754 binary16."""
 
+_LARGEST_CODE = np.float16(32752)
+"""The largest float16 below 2**15. Only where 2**e is beyond the dtype: rounding up to 2**15 would decode to infinity there."""
+
 _QUIET_NAN = np.float16(np.nan)
 """Bits 0x7e00. One NaN for all: conversions of other payloads differ between processors."""
 
@@ -37,8 +40,9 @@ class Fp16(Quantizer):
         |v - decoded| <= 2**-11 * |v|      where |v| >= 2**(e - 29)  (float16's normal numbers)
         |v - decoded| <= 2**(e - 40)       below                     (its subnormal ones)
 
-    Infinities stay; every NaN becomes the quiet one without payload; -0.0 stays. A chunk without a finite value other than
-    zero has e = 15.
+    Where 2**e is beyond the dtype (e = 128 for float32, 1024 for float64), codes that would round to 2**15 become 32752,
+    within the same bound. Infinities stay; every NaN becomes the quiet one without payload; -0.0 stays. A chunk without a
+    finite value other than zero has e = 15.
 
     Parameters: e, int16, little-endian.
 
@@ -60,6 +64,9 @@ class Fp16(Quantizer):
         exponent = int(np.frexp(finite_maximum)[1]) if finite_maximum > 0 else _LARGEST_EXPONENT
         codes = _scale(values, _LARGEST_EXPONENT - exponent).astype(np.float16)
         codes[np.isnan(codes)] = _QUIET_NAN
+        if exponent == np.finfo(values.dtype).maxexp:
+            codes[codes == 2.0**_LARGEST_EXPONENT] = _LARGEST_CODE
+            codes[codes == -(2.0**_LARGEST_EXPONENT)] = -_LARGEST_CODE
         return Quantized(codes, _PARAMETERS.pack(exponent))
 
     @classmethod

@@ -62,7 +62,7 @@ class Int8Block(Quantizer):
 
     def __post_init__(self) -> None:
         """Refuse any other block size."""
-        if isinstance(self.block_size, bool) or self.block_size not in _BLOCK_SIZES:
+        if type(self.block_size) is not int or self.block_size not in _BLOCK_SIZES:
             raise InvalidPolicyError(
                 f"block_size of codec int8_block is {self.block_size!r}, must be one of {_BLOCK_SIZES}"
             )
