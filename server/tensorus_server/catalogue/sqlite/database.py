@@ -57,6 +57,9 @@ _CHECKPOINT_BYTES = 16 * 1024 * 1024
 _PROGRESS_STEPS = 10_000
 """Virtual machine steps between looks at the clock: about a millisecond."""
 
+_BROKEN = (apsw.IOError, apsw.CorruptError, apsw.NotADBError)
+"""The disk fails, or the file is not what SQLite wrote."""
+
 _REMOTE_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs"})
 """Their locks and syncs do not keep what SQLite needs."""
 
@@ -73,7 +76,8 @@ class Database:
         """Open or create `catalogue.db` in `folder` and migrate it.
 
         Raises:
-            StoreUnavailableError: a newer version wrote it, the SQLite library is unsafe, or the file system is remote.
+            StoreUnavailableError: the file is damaged or no database, a newer version wrote it, the SQLite library is unsafe,
+                or the file system is remote.
         """
         _require_safe_sqlite()
         _require_local(folder)
@@ -86,6 +90,9 @@ class Database:
         try:
             self._writer = self._connect(create=True)
             self._migrate()
+        except _BROKEN as error:
+            os.close(self._lock_fd)
+            raise StoreUnavailableError(f"the catalogue {self._path} cannot be opened: {error}") from error
         except BaseException:
             os.close(self._lock_fd)
             raise
@@ -112,7 +119,6 @@ class Database:
             StoreUnavailableError: the outcome of the commit is unknown, now or earlier.
         """
         with self._write_lock, self._file_lock():
-            self.check_writable()
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
                 try:
@@ -123,7 +129,7 @@ class Database:
                 self._commit()
             except apsw.FullError as error:
                 raise StorageFullError("no space is left on the catalogue's disk") from error
-            except (apsw.IOError, apsw.CorruptError, apsw.NotADBError) as error:
+            except _BROKEN as error:
                 self._failure = str(error)
                 raise StoreUnavailableError(f"the catalogue failed: {error}") from error
 
@@ -133,6 +139,7 @@ class Database:
 
         Raises:
             LimitExceededError: a statement ran for longer than `STATEMENT_TIMEOUT_S`.
+            StoreUnavailableError: the file cannot be read, or is damaged.
         """
         if self._closed:
             raise StoreUnavailableError("the store is closed")
@@ -146,12 +153,16 @@ class Database:
             try:
                 yield connection
             finally:
-                connection.execute("COMMIT")
+                # An error may have ended the transaction.
+                if connection.in_transaction:
+                    connection.execute("COMMIT")
         except apsw.InterruptError as error:
             raise LimitExceededError(
                 f"a statement ran for longer than {STATEMENT_TIMEOUT_S} s (statement_timeout_s)",
                 limit=STATEMENT_TIMEOUT_S,
             ) from error
+        except _BROKEN as error:
+            raise StoreUnavailableError(f"the catalogue cannot be read: {error}") from error
         finally:
             self._readers.put(lent)
 
@@ -208,6 +219,8 @@ class Database:
 
     @contextmanager
     def _file_lock(self) -> Iterator[None]:
+        # A closed catalogue has no lock to take. Only who has the thread lock changes that.
+        self.check_writable()
         fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
         try:
             yield
@@ -292,10 +305,12 @@ def _migrations() -> dict[int, str]:
 
 
 def _require_safe_sqlite() -> None:
-    version = apsw.SQLITE_VERSION_NUMBER
+    # Of the library that runs: apsw's constant is the one that it was compiled against, which may be another.
+    major, minor, patch, *_ = map(int, apsw.sqlite_lib_version().split("."))
+    version = 1_000_000 * major + 1000 * minor + patch
     if version < _SQLITE_MIN and version not in _SQLITE_PATCHED:
         raise StoreUnavailableError(
-            f"SQLite is {apsw.sqlite_lib_version()}, which can corrupt a database; 3.51.3 or newer is needed: "
+            f"SQLite is {major}.{minor}.{patch}, which can corrupt a database; 3.51.3 or newer is needed: "
             "pip install --upgrade apsw"
         )
 

@@ -75,12 +75,13 @@ _OPERATORS = {
 
 def compile_filter(root: Filter | None, ds: int, connection: apsw.Connection) -> Sql:
     """Return the condition on `t` for tensors of dataset `ds`, with the driver that promises the least work."""
-    if root is None:
-        return "1", []
-    required: list[Filter] = list(root.filters) if isinstance(root, AllOf) else [root]
+    required: list[Filter] = list(root.filters) if isinstance(root, AllOf) else [] if root is None else [root]
     driver = _choose_driver(required, ds, connection)
-    parts = [_driven(node, ds) if node is driver else _compile(node, ds) for node in required]
-    return _join(parts, "AND", empty="1")
+    parts = [_driven(node, ds) if node is driver else _compile(node) for node in required]
+    if driver is None:
+        # A driver finds tensors of the dataset alone, and the dataset's own index must not compete with it.
+        parts.insert(0, ("t.ds = ?", [ds]))
+    return " AND ".join(where for where, _ in parts), [p for _, ps in parts for p in ps]
 
 
 def _choose_driver(required: list[Filter], ds: int, connection: apsw.Connection) -> Filter | None:
@@ -105,13 +106,13 @@ def _driven(node: Filter, ds: int) -> Sql:
     return f"t.seq IN (SELECT a.seq FROM attr a WHERE a.ds = ? AND {where})", [ds, *parameters]
 
 
-def _compile(node: Filter, ds: int) -> Sql:
+def _compile(node: Filter) -> Sql:
     if isinstance(node, AllOf):
-        return _join([_compile(child, ds) for child in node.filters], "AND", empty="1")
+        return _join([_compile(child) for child in node.filters], "AND", empty="1")
     if isinstance(node, AnyOf):
-        return _join([_compile(child, ds) for child in node.filters], "OR", empty="0")
+        return _join([_compile(child) for child in node.filters], "OR", empty="0")
     if isinstance(node, Not):
-        where, parameters = _compile(node.filter, ds)
+        where, parameters = _compile(node.filter)
         return f"NOT {where}", parameters
     if isinstance(node.field, Property):
         return _column_condition(node, node.field)
@@ -135,6 +136,9 @@ def _column_condition(node: Compare | OneOf | Exists | Prefix, field: Property) 
 
 def _attr_condition(node: Filter) -> Sql:
     assert isinstance(node, (Compare, OneOf, Exists, Prefix))
+    if isinstance(node.field, Key) and node.field.name.startswith("@"):
+        # No key is called so, see `join_key`: a dimension is not found by the name that it has here.
+        return "0", []
     key = node.field.name if isinstance(node.field, Key) else f"{DIMENSION_KEY}{getattr(node.field, 'axis', 0)}"
     where, parameters = _value_condition(node, number="a.num", text="a.txt")
     return f"a.key = ? AND {where}", [key, *parameters]

@@ -9,7 +9,7 @@ from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.datasets import find_dataset
 from tensorus_server.catalogue.sqlite.filter_sql import DIMENSION_KEY, compile_filter
 from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, tensor_from_row, tensor_to_row, to_json
-from tensorus_server.errors import AlreadyExistsError, DatasetNotFoundError, TensorNotFoundError
+from tensorus_server.errors import AlreadyExistsError, DataCorruptError, DatasetNotFoundError, TensorNotFoundError
 from tensorus_server.filter import flatten_metadata
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ _INSERTED = ("ds", *TENSOR_COLUMNS[1:])
 _NAMES = ", ".join(f'"{name}"' for name in _INSERTED)
 _VALUES = ", ".join(f":{name}" for name in _INSERTED)
 _INSERT = f"INSERT INTO tensor ({_NAMES}) VALUES ({_VALUES}) ON CONFLICT (ds, id) DO NOTHING RETURNING seq"
+
+
+_GENERATION_MAX = 2**63 - 1
+"""Above every generation: SQLite's largest integer."""
 
 
 class SqliteTensorTable(TensorTable):
@@ -81,12 +85,11 @@ class SqliteTensorTable(TensorTable):
         with self._database.read() as connection:
             ds = find_dataset(connection, dataset).number
             where, parameters = compile_filter(request.filter, ds, connection)
-            after = request.after[1] if request.after else 0
+            after, bound = request.after[1] if request.after else 0, request.generation_max
             rows = select(
                 connection,
-                f"SELECT t.seq FROM tensor t WHERE t.ds = ? AND t.seq > ? AND t.seq <= ? AND {where} "
-                "ORDER BY t.seq LIMIT ?",
-                [ds, after, request.generation_max or 2**62, *parameters, request.size],
+                f"SELECT t.seq FROM tensor t WHERE {where} AND t.seq > ? AND t.seq <= ? ORDER BY t.seq LIMIT ?",
+                [*parameters, after, _GENERATION_MAX if bound is None else bound, request.size],
             )
         return [seq for (seq,) in rows]
 
@@ -151,7 +154,11 @@ def _insert(connection: apsw.Connection, stored: StoredTensor, created_us: int) 
 def _already_there(connection: apsw.Connection, stored: StoredTensor) -> Tensor | Exception:
     """Return the tensor that has this id, if it is the same one; otherwise why this one cannot have it."""
     statement = f"{_WITHOUT_PAYLOAD} WHERE t.ds = ? AND t.id = ?"
-    existing = _first(connection, statement, (stored.dataset.number, stored.new.id), stored.dataset.name)
+    try:
+        existing = _first(connection, statement, (stored.dataset.number, stored.new.id), stored.dataset.name)
+    except DataCorruptError as error:
+        # Of this item alone: the others of its group are committed.
+        return error
     assert existing is not None
     if existing.spec == stored.new.spec and existing.source_checksum == stored.source_checksum:
         return existing
@@ -188,13 +195,14 @@ def _insert_attributes(
 
 def _page_tail(connection: apsw.Connection, ds: int, request: PageRequest) -> tuple[str, list[Any]]:
     """Return WHERE, ORDER BY and LIMIT of a page, one row longer than the page to see whether it is the last."""
-    where, filter_parameters = compile_filter(request.filter, ds, connection)
-    conditions, parameters = [f"t.ds = ? AND {where}"], [ds, *filter_parameters]
+    where, parameters = compile_filter(request.filter, ds, connection)
+    conditions = [where]
     sort, direction, beyond = _SORT_COLUMNS[request.order.field], "ASC", ">"
     if request.order.descending:
         direction, beyond = "DESC", "<"
     if request.generation_max is not None:
-        conditions.append("t.seq <= ?")
+        # "+": the bound holds for nearly all tensors, and must not win over the index that has them in order.
+        conditions.append("t.seq <= ?" if sort == "t.seq" else "+t.seq <= ?")
         parameters.append(request.generation_max)
     if request.after is not None:
         conditions.append(f"({sort}, t.seq) {beyond} (?, ?)")

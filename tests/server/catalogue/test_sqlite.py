@@ -1,0 +1,14 @@
+"""The catalogue on SQLite keeps the contract."""
+
+from __future__ import annotations
+
+from contract.catalogue_contract import CatalogueContract
+from contract.catalogue_paging import CataloguePagingContract
+
+
+class TestSqliteCatalogue(CatalogueContract):
+    """What only SQLite does is in the modules beside this one."""
+
+
+class TestSqlitePaging(CataloguePagingContract):
+    """Likewise."""
