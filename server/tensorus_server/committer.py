@@ -55,7 +55,17 @@ class Committer:
         self._queue: queue.SimpleQueue[PendingCommit | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="tensorus-committer", daemon=True)
         self._closed = False
+        # The last group's even after its commit: harmless, since the catalogue knows them then.
+        self._uncommitted: frozenset[str] = frozenset()
         self._thread.start()
+
+    @property
+    def uncommitted(self) -> frozenset[str]:
+        """Payload keys of the group that is being committed: published, perhaps, while no row refers to them yet.
+
+        A group whose outcome is unknown stays here until the restart that finds out.
+        """
+        return self._uncommitted
 
     def submit(self, pending: PendingCommit) -> None:
         """Commit the tensor as soon as possible, and report."""
@@ -114,6 +124,7 @@ class Committer:
         staged = [pending.staged for pending in group if pending.staged is not None]
         try:
             self._catalogue.check_writable()
+            self._uncommitted = frozenset(payload.payload_key for payload in staged)
             keys = dict(
                 zip((payload.payload_key for payload in staged), self._chunk_store.publish(staged), strict=True)
             )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.committer import Committer
-from tensorus_server.errors import GenerationMismatchError, LimitExceededError, TensorNotFoundError
+from tensorus_server.errors import DataCorruptError, GenerationMismatchError, LimitExceededError, TensorNotFoundError
 from tensorus_server.insert import InsertServices, InsertStream
 from tensorus_server.limits import IDS_PER_DELETE_MAX, PAGE_SIZE_DEFAULT, READS_PER_GET_MAX
 from tensorus_server.model import Schema
@@ -150,9 +150,20 @@ class Engine:
         self._catalogue.datasets.get(dataset)
         for start in range(0, len(reads), _READ_BATCH):
             batch = reads[start : start + _READ_BATCH]
-            found = self._catalogue.tensors.get(dataset, [read.id for read in batch], with_payloads=with_payloads)
+            found = self._find_rows(dataset, [read.id for read in batch], with_payloads=with_payloads)
             for read, tensor in zip(batch, found, strict=True):
-                yield _require_generation(dataset, read, tensor)
+                yield tensor if isinstance(tensor, Exception) else _require_generation(dataset, read, tensor)
+
+    def _find_rows(
+        self, dataset: str, ids: Sequence[str], *, with_payloads: bool
+    ) -> Sequence[Tensor | DataCorruptError | None]:
+        """Return the rows of these ids; a damaged one as an error in its place, which must not hurt the others."""
+        try:
+            return self._catalogue.tensors.get(dataset, ids, with_payloads=with_payloads)
+        except DataCorruptError as error:
+            if len(ids) == 1:
+                return [error]
+        return [row for tensor_id in ids for row in self._find_rows(dataset, [tensor_id], with_payloads=with_payloads)]
 
     def get_tensor(self, dataset: str, tensor_id: str) -> Tensor:
         """Return the tensor, without its bytes.
@@ -225,7 +236,13 @@ class Engine:
 
     def sweep(self) -> Swept:
         """Remove payloads that nobody needs; happens by itself once a minute."""
-        return sweep(self._catalogue, self._chunk_store, started_s=self._started_s, orphan_age_s=self._orphan_age_s)
+        return sweep(
+            self._catalogue,
+            self._chunk_store,
+            started_s=self._started_s,
+            orphan_age_s=self._orphan_age_s,
+            uncommitted=lambda: self._committer.uncommitted,
+        )
 
     def close(self) -> None:
         """Commit what waits and close every part. Idempotent; streams must have ended."""

@@ -20,7 +20,7 @@ from tensorus_codecs.errors import CorruptChunkError
 from tensorus_codecs.pipeline import codec_ids, decode_record
 from tensorus_server.chunk_store.abc import PayloadMissingError
 from tensorus_server.chunk_store.memory import BytesReader
-from tensorus_server.errors import DataCorruptError, InvalidSliceError, TensorNotFoundError
+from tensorus_server.errors import DataCorruptError, InvalidSliceError, StoreUnavailableError, TensorNotFoundError
 from tensorus_server.limits import PAYLOAD_BYTES_MAX
 from tensorus_server.model import ByteRange, SliceSet, TensorSpec
 from tensorus_server.payload import Payload
@@ -144,6 +144,7 @@ class TensorReader:
         Raises:
             DataCorruptError: stored bytes are not what was written.
             TensorNotFoundError: the tensor is gone.
+            StoreUnavailableError: its payload cannot be opened now.
         """
         if plan.result.canonical_bytes == 0:
             return
@@ -193,6 +194,11 @@ class TensorReader:
                 raise TensorNotFoundError("the tensor was deleted", dataset=tensor.dataset, tensor=tensor.id) from error
             raise DataCorruptError(
                 "the payload is missing from the chunk store", dataset=tensor.dataset, tensor=tensor.id
+            ) from error
+        except OSError as error:
+            # Perhaps damage, perhaps too many open files: the tensor may be readable yet.
+            raise StoreUnavailableError(
+                f"the payload cannot be opened: {error.strerror}", dataset=tensor.dataset, tensor=tensor.id
             ) from error
 
 

@@ -3,8 +3,8 @@
 Three kinds, and how each is known:
     unfinished     begun by a process that is dead: its folder's lock is free
     deleted        a tombstone whose grace is over; readers that began before the deletion are done by then
-    orphaned       published and never committed: no row and no tombstone has its key, and it is old enough that no commit of a
-                   living process can be about to bring one
+    orphaned       published and never committed: no row and no tombstone has its key, this process is not about to commit it,
+                   and it is old enough that no other process can be, either
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tensorus_server.catalogue.abc import Catalogue
     from tensorus_server.chunk_store.abc import ChunkStore
 
@@ -34,13 +36,22 @@ class Swept:
     orphaned: int
 
 
-def sweep(catalogue: Catalogue, chunk_store: ChunkStore, *, started_s: float, orphan_age_s: float) -> Swept:
+def sweep(
+    catalogue: Catalogue,
+    chunk_store: ChunkStore,
+    *,
+    started_s: float,
+    orphan_age_s: float,
+    uncommitted: Callable[[], frozenset[str]] = frozenset,
+) -> Swept:
     """Remove what nobody needs any more; a crash in the middle leaves work for the next sweep.
 
     Args:
         started_s: when this process began to publish, in seconds since 1970: what is older and unknown was left by a dead one,
             if no other lives.
         orphan_age_s: how long ago an unknown payload must have been published otherwise: longer than any commit takes.
+        uncommitted: returns the payload keys that this process is about to commit. Their age does not tell: clocks differ, and
+            are set back.
     """
     before_s = time.time() - orphan_age_s
     if not chunk_store.has_other_users():
@@ -52,22 +63,26 @@ def sweep(catalogue: Catalogue, chunk_store: ChunkStore, *, started_s: float, or
             chunk_store.delete(key)
         catalogue.garbage.forget(keys)
         deleted += len(keys)
-    orphaned = _sweep_orphans(catalogue, chunk_store, before_s)
+    orphaned = _sweep_orphans(catalogue, chunk_store, before_s, uncommitted)
     if unfinished or deleted or orphaned:
         _log.info("swept %d unfinished, %d deleted and %d orphaned payloads", unfinished, deleted, orphaned)
     return Swept(unfinished, deleted, orphaned)
 
 
-def _sweep_orphans(catalogue: Catalogue, chunk_store: ChunkStore, before_s: float) -> int:
+def _sweep_orphans(
+    catalogue: Catalogue, chunk_store: ChunkStore, before_s: float, uncommitted: Callable[[], frozenset[str]]
+) -> int:
     orphaned = 0
     batch: list[str] = []
 
     def remove_unknown() -> int:
-        unknown = catalogue.garbage.unknown(batch)
-        for key in unknown:
+        # Asked first: whatever of the batch is no longer uncommitted then has its row when the catalogue is asked.
+        under_way = uncommitted()
+        orphans = [key for key in catalogue.garbage.unknown(batch) if key.rpartition("/")[2] not in under_way]
+        for key in orphans:
             chunk_store.delete(key)
         batch.clear()
-        return len(unknown)
+        return len(orphans)
 
     for stored in chunk_store.published():
         if stored.modified_s < before_s:
