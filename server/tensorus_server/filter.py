@@ -211,14 +211,20 @@ def _check_value(value: Scalar) -> None:
     if indexed(value) is None:
         shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}..."
         raise InvalidFilterError(
-            f"nothing compares with {shown}: it is NaN, beyond 2**53, or text too long to be indexed"
+            f"nothing compares with {shown}: it is NaN, beyond 2**53, or text that has a NUL, is no Unicode, or is above "
+            f"{INDEXED_TEXT_BYTES_MAX} bytes (indexed_text_bytes_max)"
         )
 
 
 def indexed(value: object) -> float | str | None:
     """Return what an index holds for a metadata value: a float64, text, or None where comparisons never see it."""
     if isinstance(value, str):
-        return value if "\0" not in value and len(value.encode()) <= INDEXED_TEXT_BYTES_MAX else None
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            # Lone surrogates: nothing stored has them.
+            return None
+        return value if "\0" not in value and size <= INDEXED_TEXT_BYTES_MAX else None
     if isinstance(value, (bool, int)):
         return float(value) if abs(value) <= INTEGER_EXACT_MAX else None
     if isinstance(value, float):

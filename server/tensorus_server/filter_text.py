@@ -51,7 +51,7 @@ __all__ = ["parse_filter"]
 
 _TOKEN = re.compile(
     r"""\s*(?:
-        (?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?![\w.])
+        (?P<number>[-+]?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d++)?)(?![\w.])
       | (?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
       | (?P<operator><=|>=|!=|=|<|>)
       | (?P<mark>[(),])
@@ -61,6 +61,7 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
+"""Digits are possessive ("++"): where no number ends, trying every way to split them would take quadratic time."""
 
 _DIMENSION = re.compile(r"dim\.(\d{1,4})")
 

@@ -179,15 +179,18 @@ def _parse_token(token: str, digest: int, order: Order) -> tuple[tuple[str | int
     try:
         fields = json.loads(base64.urlsafe_b64decode(token.encode()))
         found_digest, sort_value, generation, generation_max = fields
-    except (binascii.Error, ValueError, TypeError) as error:
+        if isinstance(sort_value, str):
+            # Raises where it is no Unicode: no id is that.
+            sort_value.encode()
+    except (binascii.Error, ValueError, TypeError, RecursionError) as error:
         raise InvalidPageTokenError("page_token is not one that this server gave") from error
-    expected_type = str if order.field == "id" else int
-    if (
-        not isinstance(sort_value, expected_type)
-        or not isinstance(generation, int)
-        or not isinstance(generation_max, int)
-    ):
+    is_place = isinstance(sort_value, str) if order.field == "id" else _is_int64(sort_value)
+    if not (is_place and _is_int64(generation) and _is_int64(generation_max)):
         raise InvalidPageTokenError("page_token is not one that this server gave")
     if found_digest != digest:
         raise InvalidPageTokenError("page_token belongs to a listing with another dataset, filter or order")
     return (sort_value, generation), generation_max
+
+
+def _is_int64(value: object) -> bool:
+    return isinstance(value, int) and -(2**63) <= value < 2**63

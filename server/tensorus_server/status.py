@@ -23,9 +23,10 @@ ERROR_DOMAIN = "tensorus"
 DETAILS_KEY = "grpc-status-details-bin"
 """The trailer that carries the status. Source: gRPC's convention for rich errors."""
 
-_MESSAGE_CHARACTERS_MAX = 1024
-_FACT_CHARACTERS_MAX = 256
-"""Trailers above 8 KiB are dropped on the way, and the error with them."""
+_MESSAGE_BYTES_MAX = 1024
+_FACT_BYTES_MAX = 256
+"""Of UTF-8. Trailers above 8 KiB are dropped on the way, and the error with them: there, a byte of the message that is not
+ASCII takes three, and the message comes a second time, with the facts, in base64."""
 
 STATUS_BY_REASON: dict[str, tuple[grpc.StatusCode, int]] = {
     "DATASET_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, logging.DEBUG),
@@ -81,13 +82,18 @@ def status_of(error: BaseException, *, call: str) -> status_pb2.Status:
         _log.log(level, "%s failed unexpectedly, number %s", call, number, exc_info=error)
         message, facts = f"internal error; the server's log has it under number {number}", {"number": number}
     else:
-        message = str(error)[:_MESSAGE_CHARACTERS_MAX]
+        message = _cut(str(error), _MESSAGE_BYTES_MAX)
         _log.log(level, "%s: %s: %s", call, reason, message)
     info = error_details_pb2.ErrorInfo(
         reason=reason,
         domain=ERROR_DOMAIN,
-        metadata={name: value[:_FACT_CHARACTERS_MAX] for name, value in facts.items()},
+        metadata={name: _cut(value, _FACT_BYTES_MAX) for name, value in facts.items()},
     )
     detail = any_pb2.Any()
     detail.Pack(info)
     return status_pb2.Status(code=code.value[0], message=message, details=[detail])
+
+
+def _cut(text: str, bytes_max: int) -> str:
+    """Return as much of the beginning as fits; whole characters."""
+    return text.encode(errors="replace")[:bytes_max].decode(errors="ignore")

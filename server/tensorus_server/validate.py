@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_server.errors import (
@@ -112,7 +112,12 @@ def require_metadata(metadata: Metadata, *, dataset: str, tensor: str) -> None:
     if not metadata:
         return
     _require_values(metadata, dataset=dataset, tensor=tensor)
-    size = len(json.dumps(metadata, separators=(",", ":"), ensure_ascii=False).encode())
+    try:
+        size = len(json.dumps(metadata, separators=(",", ":"), ensure_ascii=False).encode())
+    except UnicodeEncodeError as error:
+        raise InvalidMetadataError(
+            f"metadata has text that is not Unicode: {error.reason}", dataset=dataset, tensor=tensor
+        ) from error
     if size > METADATA_BYTES_MAX:
         raise LimitExceededError(
             f"metadata is {size} bytes as JSON, limit is {METADATA_BYTES_MAX} bytes (metadata_bytes_max)",
@@ -196,34 +201,41 @@ def _require_text(what: str, text: str, bytes_max: int, *, dataset: str | None =
 
 
 def _require_values(metadata: Metadata, *, dataset: str, tensor: str) -> None:
-    level: list[object] = list(metadata.values())
-    keys: list[object] = list(metadata)
+    # What the user made may hold anything: hence Any.
+    level: list[dict[Any, Any] | list[Any]] = [metadata]
     for _ in range(METADATA_DEPTH_MAX):
-        below: list[object] = []
-        for value in level:
-            if isinstance(value, dict):
-                keys.extend(value)
-                below.extend(value.values())
-            elif isinstance(value, list):
-                below.extend(value)
-            elif isinstance(value, int) and not _INTEGER_MIN <= value <= _INTEGER_MAX:
-                raise InvalidMetadataError(f"an integer is {value}, beyond 64 bits", dataset=dataset, tensor=tensor)
-            elif not (value is None or isinstance(value, (bool, int, float, str))):
-                raise InvalidMetadataError(
-                    f"a value is a {type(value).__name__}; metadata holds None, bool, int, float, str, lists and dicts",
-                    dataset=dataset,
-                    tensor=tensor,
-                )
+        below: list[dict[Any, Any] | list[Any]] = []
+        for container in level:
+            if isinstance(container, dict):
+                _require_keys(container, dataset=dataset, tensor=tensor)
+            for value in container.values() if isinstance(container, dict) else container:
+                if isinstance(value, (dict, list)):
+                    below.append(value)
+                else:
+                    _require_scalar(value, dataset=dataset, tensor=tensor)
         level = below
         if not level:
-            break
-    else:
-        raise LimitExceededError(
-            f"metadata is nested deeper than {METADATA_DEPTH_MAX} levels (metadata_depth_max)",
-            dataset=dataset,
-            tensor=tensor,
-            limit=METADATA_DEPTH_MAX,
-        )
-    for key in keys:
+            return
+    raise LimitExceededError(
+        f"metadata is nested deeper than {METADATA_DEPTH_MAX} levels (metadata_depth_max)",
+        dataset=dataset,
+        tensor=tensor,
+        limit=METADATA_DEPTH_MAX,
+    )
+
+
+def _require_keys(container: dict[Any, Any], *, dataset: str, tensor: str) -> None:
+    for key in container:
         if not isinstance(key, str):
             raise InvalidMetadataError(f"a key is a {type(key).__name__}, must be text", dataset=dataset, tensor=tensor)
+
+
+def _require_scalar(value: object, *, dataset: str, tensor: str) -> None:
+    if isinstance(value, int) and not _INTEGER_MIN <= value <= _INTEGER_MAX:
+        raise InvalidMetadataError(f"an integer is {value}, beyond 64 bits", dataset=dataset, tensor=tensor)
+    if not (value is None or isinstance(value, (bool, int, float, str))):
+        raise InvalidMetadataError(
+            f"a value is a {type(value).__name__}; metadata holds None, bool, int, float, str, lists and dicts",
+            dataset=dataset,
+            tensor=tensor,
+        )
