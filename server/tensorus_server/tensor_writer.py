@@ -59,6 +59,8 @@ class TensorWriter:
         self.received_bytes = 0
         self._dataset = dataset
         self._plan = plan
+        # Chunks hold whole elements, and those of a dtype that is unknown here may be, say, 3 bytes wide.
+        self._chunk_bytes = plan.chunk_bytes - plan.chunk_bytes % new.spec.dtype.element_bytes
         self._pool = pool
         self._payload_key = new_payload_key()
         self._payload = _PayloadWriter(chunk_store, self._payload_key)
@@ -124,7 +126,7 @@ class TensorWriter:
         stored = StoredTensor(
             dataset=self._dataset,
             new=self.new,
-            chunk_bytes=self._plan.chunk_bytes,
+            chunk_bytes=self._chunk_bytes,
             source_checksum=source,
             value_checksum=value,
             storage=self._totals.report(self.new.spec.canonical_bytes, len(index)),
@@ -145,7 +147,7 @@ class TensorWriter:
 
     def _cut(self, canonical: memoryview) -> None:
         """Encode whole chunks as views; keep a copy of what begins one."""
-        chunk_bytes = self._plan.chunk_bytes
+        chunk_bytes = self._chunk_bytes
         complete = self.received_bytes == self.new.spec.canonical_bytes
         while canonical.nbytes:
             if self._partial or (canonical.nbytes < chunk_bytes and not complete):
