@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tensorus.cli._output import human_bytes, human_error, human_shape, to_json
+from tensorus.cli._output import counted, human_bytes, human_error, human_shape, print_fields, print_table, to_json
 from tensorus.types import DatasetStats, DTypeShare, EncodingShare, Policy, Schema, TensorInfo, ValueSummary
 
 
@@ -36,6 +36,38 @@ def test_a_size_is_written_in_its_largest_unit(count: int, text: str) -> None:
 )
 def test_a_shape_is_written_with_crosses(shape: tuple[int, ...], text: str) -> None:
     assert human_shape(shape) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 tensors"), (1, "1 tensor"), (2345, "2,345 tensors")])
+def test_a_count_agrees_with_its_noun(count: int, text: str) -> None:
+    assert counted(count, "tensor") == text
+
+
+def test_a_table_is_aligned_whatever_the_width_of_its_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["id", ">size", "note"], [("a", "1.0 KiB", ""), ("張量", "24 B", "x"), ("🦦", "7 B", "y")])
+    assert capsys.readouterr().out.splitlines() == [
+        "id       size  note",
+        "a     1.0 KiB",
+        "張量     24 B  x",
+        "🦦        7 B  y",
+    ]
+
+
+def test_a_table_without_rows_is_its_head(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["id", ">size"], [])
+    assert capsys.readouterr().out == "id  size\n"
+
+
+def test_fields_have_no_head(capsys: pytest.CaptureFixture[str]) -> None:
+    print_fields([("id", "a"), ("dtype", "x" * 300)])
+    assert capsys.readouterr().out.splitlines() == ["id     a", "dtype  " + "x" * 300]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(float("nan"), "NaN"), (float("inf"), "Infinity"), (float("-inf"), "-Infinity"), (1.5, 1.5)]
+)
+def test_json_spells_the_numbers_that_it_lacks(value: float, text: object) -> None:
+    assert to_json({"deep": [value]}) == {"deep": [text]}
 
 
 def tensor_info(**fields: Any) -> TensorInfo:

@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 __all__ = ["main"]
 
 
@@ -15,4 +18,8 @@ def main() -> None:
         from tensorus.cli._app import app  # noqa: PLC0415 - the thin client has no command line
     except ImportError as error:
         raise SystemExit(f"{error.name} is not installed: pip install 'tensorus[cli]'") from error
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # One id that the terminal has no letters for must not end a listing.
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="tensorus")

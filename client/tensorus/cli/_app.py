@@ -32,6 +32,9 @@ class _App(click.Group):
         """Run the command."""
         try:
             return super().invoke(context)
+        except BrokenPipeError:
+            # Whoever read what this prints has read enough, as `head` does; click ends such a process without a word.
+            raise
         except UnavailableError as error:
             print_error(error)
             sys.exit(EXIT_UNAVAILABLE)
@@ -47,6 +50,13 @@ class _App(click.Group):
 @click.version_option(__version__, prog_name="tensorus")
 def app() -> None:
     """Store tensors, and get them back.
+
+    \b
+    Example:
+      tensorus serve --data-dir ./data &
+      tensorus put weights model.safetensors --preset balanced
+      tensorus ls weights
+      tensorus get weights -o back.safetensors
 
     \b
     Commands speak to the server at 127.0.0.1:7733. Another one: --server HOST:PORT, or the variable TENSORUS_SERVER.

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.table import Table
 
 from tensorus.types import DatasetStats, TensorInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = [
+    "counted",
     "human_bytes",
     "human_error",
     "human_shape",
     "print_error",
+    "print_fields",
     "print_json",
     "print_table",
+    "print_tensors",
     "print_text",
     "progress_bar",
     "to_json",
@@ -41,6 +46,11 @@ def human_bytes(count: float) -> str:
     return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun: "1 tensor", "1,024 tensors"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def human_shape(shape: Sequence[int]) -> str:
     """Return a shape as people read it: "384 x 1536"; "scalar" without axes."""
     return " x ".join(map(str, shape)) or "scalar"
@@ -54,7 +64,10 @@ def human_error(info: TensorInfo | DatasetStats) -> str:
 
 
 def to_json(value: object) -> Any:  # `Any`: JSON
-    """Return a value of the client's as JSON: its fields and, where it has one, its ratio."""
+    """Return a value of the client's as JSON: its fields and, where it has one, its ratio.
+
+    NaN and the infinities become text, "NaN", "Infinity" and "-Infinity", as in protobuf's JSON: JSON has no such numbers.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {**fields, "ratio": value.ratio} if isinstance(value, (TensorInfo, DatasetStats)) else fields
@@ -64,48 +77,86 @@ def to_json(value: object) -> Any:  # `Any`: JSON
         return [to_json(item) for item in value]
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value.__name__ if isinstance(value, type) else value
 
 
 def print_json(value: object) -> None:
     """Print one JSON document."""
-    Console(soft_wrap=True, highlight=False, markup=False).print(json.dumps(to_json(value), indent=2))
+    click.echo(json.dumps(to_json(value), indent=2, allow_nan=False))
 
 
 def print_text(text: str) -> None:
     """Print a line as it is."""
-    Console(soft_wrap=True, highlight=False, markup=False).print(text)
+    click.echo(text)
 
 
 def print_error(error: BaseException) -> None:
     """Print one line on the error stream."""
-    message = str(error) or type(error).__name__
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"tensorus: {message}")
+    click.echo(f"tensorus: {str(error) or type(error).__name__}", err=True)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
-    """Print a table; columns whose name begins with ">" are aligned to the right. Piped, it is never cut."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        right = column.startswith(">")
-        table.add_column(column.removeprefix(">"), justify="right" if right else "left", no_wrap=True)
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table under a head; columns whose name begins with ">" are aligned to the right."""
+    head, *lines = _aligned(
+        [[column.removeprefix(">") for column in columns], *rows], [column.startswith(">") for column in columns]
+    )
+    click.secho(head, bold=True)
+    for line in lines:
+        click.echo(line)
+
+
+def print_tensors(infos: Iterable[TensorInfo]) -> None:
+    """Print a table with a line per tensor."""
+    print_table(
+        ["id", "dtype", "shape", ">size", ">stored", ">ratio", ">error"],
+        (
+            (
+                info.id,
+                info.dtype,
+                human_shape(info.shape),
+                human_bytes(info.canonical_bytes),
+                human_bytes(info.stored_bytes),
+                f"{info.ratio:.2f}",
+                human_error(info),
+            )
+            for info in infos
+        ),
+    )
+
+
+def print_fields(fields: Iterable[tuple[str, str]]) -> None:
+    """Print names and their values, one below the other."""
+    for line in _aligned(list(fields), [False, False]):
+        click.echo(line)
+
+
+def _aligned(rows: Sequence[Sequence[str]], to_the_right: Sequence[bool]) -> Iterator[str]:
+    """Yield a line per row, its cells aligned.
+
+    Nothing is ever cut, on a narrow terminal neither: an id that is cut cannot be given to the next command.
+    """
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        table.add_row(*row)
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=1000)
-    console.print(table)
+        cells = []
+        for cell, width, right in zip(row, widths, to_the_right, strict=True):
+            # Not `str.ljust`: some characters are two columns wide.
+            blank = " " * (width - cell_len(cell))
+            cells.append(blank + cell if right else cell + blank)
+        yield "  ".join(cells).rstrip()
 
 
 def progress_bar(*, quiet: bool) -> Progress:
     """Return a bar for bytes, on the error stream; it vanishes when it is done, and is not there where nobody looks."""
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
-        disable=quiet,
+        disable=quiet or not console.is_terminal,
     )

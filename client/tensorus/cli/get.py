@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tensorus.cli._connection import connected, store_options
-from tensorus.cli._files import WRITABLE, write_tensors
-from tensorus.cli._output import human_bytes, print_text, progress_bar
+from tensorus.cli._files import WRITABLE, require_writable, write_tensors
+from tensorus.cli._output import counted, human_bytes, print_text, progress_bar
 
 if TYPE_CHECKING:
     from tensorus._arrays import AnyArray
@@ -25,7 +25,7 @@ __all__ = ["get"]
 @click.option("--where", help="Instead of ids: all tensors that match this filter.")
 @click.option("--index", help="A part of each, as in NumPy: '0:10', '..., ::2', '3, 4:8'.")
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")
-@store_options
+@store_options()
 def get(
     dataset: str,
     ids: tuple[str, ...],
@@ -37,9 +37,9 @@ def get(
     *,
     force: bool,
 ) -> None:
-    """Write tensors of DATASET to a file: .safetensors or .npz, or .npy for a single one.
+    """Write tensors of DATASET to a file.
 
-    Without IDS and --where: all of them.
+    Without IDS and --where: all of them. The file's name says its format: .safetensors or .npz, or .npy for a single tensor.
 
     \b
     Examples:
@@ -51,27 +51,30 @@ def get(
         raise click.BadParameter(f"{output} must end in {', '.join(WRITABLE)}", param_hint="--output")
     if output.exists() and not force:
         raise click.BadParameter(f"{output} is there already; --force replaces it", param_hint="--output")
+    if not output.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder {output.parent}", param_hint="--output")
     if ids and where:
         raise click.UsageError("IDS and --where exclude each other")
     parsed = None if index is None else parse_index_text(index)
     tensors: dict[str, AnyArray] = {}
     with connected(server, store) as client, progress_bar(quiet=False) as bar:
-        sizes = (
+        infos = (
             {info.id: info for info in (client.info(dataset, i) for i in ids)}
             if ids
             else {info.id: info for info in client.list(dataset, where)}
         )
-        task = bar.add_task("reading", total=sum(info.canonical_bytes for info in sizes.values()))
+        require_writable(output, {info.id: info.dtype for info in infos.values()})
+        task = bar.add_task("reading", total=sum(info.canonical_bytes for info in infos.values()))
         done_bytes = 0
 
         def show(progress: Progress) -> None:
             bar.update(task, completed=done_bytes + progress.done_bytes)
 
-        for tensor_id, info in sizes.items():
+        for tensor_id, info in infos.items():
             tensors[tensor_id] = client.get(dataset, tensor_id, index=parsed, as_="numpy", on_progress=show)
             done_bytes += info.canonical_bytes
     write_tensors(output, tensors)
-    print_text(f"{len(tensors)} tensors, {human_bytes(output.stat().st_size)} in {output}")
+    print_text(f"{counted(len(tensors), 'tensor')}, {human_bytes(output.stat().st_size)} in {output}")
 
 
 def parse_index_text(text: str) -> Any:  # `Any`: what `Client.get` takes as an index

@@ -9,7 +9,7 @@ import click
 
 from tensorus.cli._connection import connected, store_options
 from tensorus.cli._options import json_option
-from tensorus.cli._output import human_bytes, human_shape, print_json, print_table, to_json
+from tensorus.cli._output import counted, human_bytes, human_shape, print_fields, print_json, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ __all__ = ["info"]
 @click.command()
 @click.argument("dataset")
 @click.argument("id")
-@store_options
+@store_options()
 @json_option
 def info(dataset: str, id: str, server: str, store: str | None, *, as_json: bool) -> None:  # noqa: A002 - the field's word
     """Show everything about the tensor ID of DATASET but its values.
@@ -36,10 +36,10 @@ def info(dataset: str, id: str, server: str, store: str | None, *, as_json: bool
     if as_json:
         print_json(found)
     else:
-        print_table(["", ""], _rows(found))
+        print_fields(_fields(found))
 
 
-def _rows(info: TensorInfo) -> Iterator[tuple[str, str]]:
+def _fields(info: TensorInfo) -> Iterator[tuple[str, str]]:
     yield "id", info.id
     yield "dtype", info.dtype
     yield "shape", human_shape(info.shape)
@@ -50,7 +50,7 @@ def _rows(info: TensorInfo) -> Iterator[tuple[str, str]]:
     for share in info.encodings:
         yield (
             "encoding",
-            f"{' > '.join(share.codecs) or 'as it is'}: {share.chunks} chunks, {human_bytes(share.stored_bytes)}",
+            f"{' > '.join(share.codecs) or 'as it is'}: {counted(share.chunks, 'chunk')}, {human_bytes(share.stored_bytes)}",
         )
     if info.lossy:
         yield "relative error", f"{info.relative_error:.3e}"
@@ -62,7 +62,7 @@ def _rows(info: TensorInfo) -> Iterator[tuple[str, str]]:
     if info.values is not None:
         for name, value in to_json(info.values).items():
             if value is not None:
-                yield name.replace("_", " "), f"{value:.6g}"
+                yield name.replace("_", " "), value if isinstance(value, str) else f"{value:.6g}"
     yield "source checksum", info.source_checksum
     yield "value checksum", info.value_checksum
-    yield "metadata", json.dumps(info.metadata, ensure_ascii=False)
+    yield "metadata", json.dumps(to_json(info.metadata), ensure_ascii=False)

@@ -6,7 +6,7 @@ import click
 
 from tensorus.cli._connection import connected, store_options
 from tensorus.cli._options import json_option
-from tensorus.cli._output import human_bytes, human_error, human_shape, print_json, print_table
+from tensorus.cli._output import human_bytes, human_error, print_json, print_table, print_tensors
 
 __all__ = ["ls"]
 
@@ -16,7 +16,7 @@ __all__ = ["ls"]
 @click.option("--where", help="A filter, such as 'layer >= 3 AND @dtype = \"float32\"'.")
 @click.option("--order-by", help="created, id, nbytes or stored_bytes; with ' desc' the other way round.")
 @click.option("--limit", type=click.IntRange(0), help="At most so many.")
-@store_options
+@store_options()
 @json_option
 def ls(
     dataset: str | None,
@@ -42,7 +42,7 @@ def ls(
                 print_json([{"dataset": info, "stats": stats} for info, stats in datasets])
                 return
             print_table(
-                ["dataset", "policy", ">tensors", ">size", ">stored", ">ratio", "worst error"],
+                ["dataset", "policy", ">tensors", ">size", ">stored", ">ratio", ">worst error"],
                 (
                     (
                         info.name,
@@ -61,21 +61,7 @@ def ls(
     if as_json:
         print_json(infos)
         return
-    print_table(
-        ["id", "dtype", "shape", ">size", ">stored", ">ratio", "error"],
-        (
-            (
-                info.id,
-                info.dtype,
-                human_shape(info.shape),
-                human_bytes(info.canonical_bytes),
-                human_bytes(info.stored_bytes),
-                f"{info.ratio:.2f}",
-                human_error(info),
-            )
-            for info in infos
-        ),
-    )
+    print_tensors(infos)
 
 
 def _policy_name(preset: str | None, *, explicit: bool) -> str:

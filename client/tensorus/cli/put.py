@@ -12,15 +12,7 @@ import tensorus
 from tensorus.cli._connection import connected, store_options
 from tensorus.cli._files import read_tensors
 from tensorus.cli._options import json_option
-from tensorus.cli._output import (
-    human_bytes,
-    human_error,
-    human_shape,
-    print_json,
-    print_table,
-    print_text,
-    progress_bar,
-)
+from tensorus.cli._output import counted, human_bytes, print_json, print_tensors, print_text, progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +32,7 @@ __all__ = ["put"]
 @click.option(
     "--metadata", "pairs", multiple=True, metavar="KEY=VALUE", help="For every tensor; VALUE is JSON, or text."
 )
-@store_options
+@store_options(makes_store=True)
 @json_option
 def put(
     dataset: str,
@@ -53,10 +45,10 @@ def put(
     *,
     as_json: bool,
 ) -> None:
-    """Store the tensors of FILES in DATASET, which is made if it is not there.
+    """Store the tensors of FILES in DATASET.
 
-    FILES are .safetensors, .npy, .npz, or .pt (torch; read with weights_only, so that nothing in it runs). A tensor's id is its
-    name in the file; of a .npy file, the file's name without the ending.
+    DATASET is made if it is not there. FILES are .safetensors, .npy, .npz, or .pt (torch; read with weights_only, so that
+    nothing in it runs). A tensor's id is its name in the file; of a .npy file, the file's name without the ending.
 
     \b
     Examples:
@@ -72,31 +64,18 @@ def put(
         infos = client.insert_many(
             dataset,
             _tensors(files, prefix, metadata, policy),
-            on_progress=lambda progress: bar.update(task, completed=progress.done_bytes),
+            # A compressed .npz file has fewer bytes than its tensors.
+            on_progress=lambda progress: bar.update(
+                task, completed=progress.done_bytes, total=max(total_bytes, progress.done_bytes)
+            ),
         )
     if as_json:
         print_json(infos)
         return
-    print_table(
-        ["id", "dtype", "shape", ">size", ">stored", ">ratio", ">error"],
-        (
-            (
-                info.id,
-                info.dtype,
-                human_shape(info.shape),
-                human_bytes(info.canonical_bytes),
-                human_bytes(info.stored_bytes),
-                f"{info.ratio:.2f}",
-                human_error(info),
-            )
-            for info in infos
-        ),
-    )
-    canonical_bytes, stored_bytes = (
-        sum(info.canonical_bytes for info in infos),
-        sum(info.stored_bytes for info in infos),
-    )
-    print_text(f"{len(infos)} tensors, {human_bytes(canonical_bytes)} stored in {human_bytes(stored_bytes)}")
+    print_tensors(infos)
+    canonical_bytes = sum(info.canonical_bytes for info in infos)
+    stored_bytes = sum(info.stored_bytes for info in infos)
+    print_text(f"{counted(len(infos), 'tensor')}, {human_bytes(canonical_bytes)} stored in {human_bytes(stored_bytes)}")
 
 
 def _tensors(

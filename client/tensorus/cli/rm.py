@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from tensorus.cli._connection import connected, store_options
-from tensorus.cli._output import print_text
+from tensorus.cli._output import counted, print_text
 from tensorus.errors import TensorNotFoundError
 
 __all__ = ["rm"]
@@ -16,7 +16,7 @@ __all__ = ["rm"]
 @click.argument("ids", nargs=-1)
 @click.option("--dataset", "whole", is_flag=True, help="Delete the dataset itself, with everything in it.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@store_options
+@store_options()
 def rm(dataset: str, ids: tuple[str, ...], server: str, store: str | None, *, whole: bool, yes: bool) -> None:
     """Delete the tensors IDS of DATASET, or all of it.
 
@@ -31,8 +31,8 @@ def rm(dataset: str, ids: tuple[str, ...], server: str, store: str | None, *, wh
         if whole:
             count = client.stats(dataset).tensors
             if not yes:
-                click.confirm(f"Delete the dataset {dataset!r} with {count:,} tensors?", abort=True)
-            print_text(f"{client.delete_dataset(dataset):,} tensors deleted, and their dataset")
+                click.confirm(f"Delete the dataset {dataset!r} with {counted(count, 'tensor')}?", abort=True)
+            print_text(f"{counted(client.delete_dataset(dataset), 'tensor')} deleted, and their dataset")
             return
         deleted = client.delete(dataset, list(ids))
     print_text(f"{deleted} of {len(ids)} tensors deleted")

@@ -29,7 +29,13 @@ _GIB = 1024**3
     show_default=True,
     help="Folder of the store; made if it is not there.",
 )
-@click.option("--listen", metavar="HOST:PORT", default=DEFAULT_ADDRESS, show_default=True, help="Port 0: any free one.")
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    default=DEFAULT_ADDRESS,
+    show_default=True,
+    help="Where clients find it; port 0: any free one.",
+)
 @click.option(
     "--codec-threads", type=click.IntRange(1), help="Threads that encode and decode.  [default: one per processor]"
 )
@@ -38,7 +44,7 @@ _GIB = 1024**3
     "--reserve-bytes",
     type=click.IntRange(0),
     default=_GIB,
-    show_default=True,
+    show_default="1 GiB",
     help="Free disk space that inserts leave, or 2 % of the disk if that is more; 0: none.",
 )
 @click.option(
@@ -70,13 +76,17 @@ def serve(
         from tensorus_server.server import serve as run  # noqa: PLC0415
     except ImportError as error:
         raise ImportError(f"{error.name} is not installed: pip install 'tensorus[server]'", name=error.name) from error
+    try:
+        engine = EngineConfig(
+            data_dir, codec_threads, reserve_bytes=reserve_bytes, reserve_share=0.02 if reserve_bytes else 0.0
+        )
+        config = ServerConfig(engine, listen, streams, grace)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     tune_allocator(arenas_max=2)
-    engine = EngineConfig(
-        data_dir, codec_threads, reserve_bytes=reserve_bytes, reserve_share=0.02 if reserve_bytes else 0.0
-    )
 
     def announce(server: Server) -> None:
         print_text(
@@ -84,6 +94,6 @@ def serve(
         )
 
     try:
-        run(ServerConfig(engine, listen, streams, grace), announce)
+        run(config, announce)
     except StoreUnavailableError as error:
         raise UnavailableError(str(error), reason=error.reason) from error

@@ -6,14 +6,14 @@ import click
 
 from tensorus.cli._connection import connected, store_options
 from tensorus.cli._options import json_option
-from tensorus.cli._output import human_bytes, human_error, print_json, print_table, print_text
+from tensorus.cli._output import counted, human_bytes, human_error, print_json, print_table, print_text
 
 __all__ = ["stats"]
 
 
 @click.command()
 @click.argument("dataset")
-@store_options
+@store_options()
 @json_option
 def stats(dataset: str, server: str, store: str | None, *, as_json: bool) -> None:
     """Show what DATASET holds, by dtype, and what storing it saved.
@@ -41,6 +41,7 @@ def stats(dataset: str, server: str, store: str | None, *, as_json: bool) -> Non
         ),
     )
     print_text(
-        f"{found.tensors:,} tensors, {human_bytes(found.canonical_bytes)} stored in {human_bytes(found.stored_bytes)}, "
+        f"{counted(found.tensors, 'tensor')}, "
+        f"{human_bytes(found.canonical_bytes)} stored in {human_bytes(found.stored_bytes)}, "
         f"ratio {found.ratio:.3f}, worst relative error {human_error(found)}"
     )
