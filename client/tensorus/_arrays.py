@@ -48,7 +48,7 @@ def as_numpy(tensor: object) -> AnyArray:
 
     Raises:
         TypeError: it is no array.
-        UnsupportedDTypeError: a dtype that the contract does not have.
+        UnsupportedDTypeError: a dtype that the contract does not have, or values that only its own library can read.
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(tensor, torch.Tensor):
@@ -56,7 +56,7 @@ def as_numpy(tensor: object) -> AnyArray:
     elif hasattr(tensor, "__array__"):
         array = np.asarray(tensor)
     elif hasattr(tensor, "__dlpack__"):
-        array = np.from_dlpack(tensor)
+        array = _from_dlpack(tensor)
     else:
         raise TypeError(
             f"a {type(tensor).__name__} is no tensor: it has neither __array__ nor __dlpack__; wrap it in numpy.asarray"
@@ -142,6 +142,8 @@ def from_canonical(array: AnyArray, kind: AsArray) -> Any:  # `Any`: torch need 
         raise ImportError("torch is not installed: pip install 'tensorus[torch]', or ask for as_='numpy'")
     import torch  # noqa: PLC0415 - it takes a second to import, and not everybody needs it
 
+    # What NumPy's indexing gives for an element is no array, and torch takes nothing else.
+    array = np.asarray(array)
     name = array.dtype.name
     if name in _FROM_ML_DTYPES:
         return torch.from_numpy(array.view(f"i{array.itemsize}" if array.itemsize > 1 else "u1")).view(
@@ -150,11 +152,18 @@ def from_canonical(array: AnyArray, kind: AsArray) -> Any:  # `Any`: torch need 
     return torch.from_numpy(array)
 
 
-def _from_torch(tensor: Any, torch: Any) -> AnyArray:  # `Any`: torch need not be installed
-    if tensor.layout is not torch.strided or tensor.is_quantized:
+def _from_dlpack(tensor: Any) -> AnyArray:  # `Any`: of a library that need not be installed
+    try:
+        array: AnyArray = np.from_dlpack(tensor)
+    except (RuntimeError, BufferError) as error:
         raise UnsupportedDTypeError(
-            f"a torch tensor of layout {tensor.layout} is not dense; call to_dense() first", reason="UNSUPPORTED_DTYPE"
-        )
+            f"a {type(tensor).__name__} cannot be read through __dlpack__: {error}", reason="UNSUPPORTED_DTYPE"
+        ) from error
+    return array
+
+
+def _from_torch(tensor: Any, torch: Any) -> AnyArray:  # `Any`: torch need not be installed
+    _require_dense(tensor, torch)
     name = str(tensor.dtype).removeprefix("torch.")
     dense = tensor.detach().cpu().resolve_conj().resolve_neg()
     if name in _FROM_ML_DTYPES:
@@ -167,6 +176,20 @@ def _from_torch(tensor: Any, torch: Any) -> AnyArray:  # `Any`: torch need not b
         )
     array: AnyArray = dense.numpy()
     return array
+
+
+def _require_dense(tensor: Any, torch: Any) -> None:  # `Any`: torch need not be installed
+    if tensor.is_quantized:
+        wrong = "a quantized torch tensor is not dense; call dequantize() first"
+    elif tensor.is_nested:
+        wrong = "a nested torch tensor has no shape; insert its tensors one by one"
+    elif tensor.is_meta:
+        wrong = "a torch tensor on the device meta has no values"
+    elif tensor.layout is not torch.strided:
+        wrong = f"a torch tensor of layout {tensor.layout} is not dense; call to_dense() first"
+    else:
+        return
+    raise UnsupportedDTypeError(wrong, reason="UNSUPPORTED_DTYPE")
 
 
 @cache

@@ -116,7 +116,7 @@ class Backend(Protocol):
         """Store the uploads, and yield each one's position and what became of it, as it is known."""
 
     def get(self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Iterator[Arrival]:
-        """Read tensors, the same part of each."""
+        """Read tensors, the same part of each; at most 10,000 ids, as in the contract."""
 
     def query(self, listing: Listing, *, with_data: bool) -> Iterator[Arrival]:
         """Read the tensors of a listing."""
@@ -128,7 +128,7 @@ class Backend(Protocol):
         """Replace a tensor's metadata."""
 
     def delete_tensors(self, dataset: str, ids: Sequence[str]) -> int:
-        """Delete tensors, and return how many existed."""
+        """Delete tensors, at most 10,000 ids, and return how many existed."""
 
     def close(self) -> None:
         """End all use. Idempotent."""

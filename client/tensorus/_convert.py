@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from google.rpc import error_details_pb2
 
-from tensorus.errors import InvalidMetadataError, InvalidPolicyError, UnsupportedDTypeError, error_for
+from tensorus.errors import (
+    InternalError,
+    InvalidMetadataError,
+    InvalidNameError,
+    InvalidPolicyError,
+    InvalidShapeError,
+    LimitExceededError,
+    UnsupportedDTypeError,
+    error_for,
+)
 from tensorus.types import (
     DatasetInfo,
     DatasetStats,
@@ -22,13 +32,14 @@ from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.values import from_value_map, to_value_map
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from google.protobuf import timestamp_pb2
     from google.rpc import status_pb2
 
     from tensorus._backend import Part, Upload
     from tensorus.errors import TensorusError
+    from tensorus.types import Metadata
 
 __all__ = [
     "codec_steps",
@@ -61,6 +72,12 @@ _METADATA_TYPES: dict[type | None, pb.MetadataType] = {
 }
 _METADATA_TYPES_BACK = {number: kind for kind, number in _METADATA_TYPES.items()}
 
+_METADATA_BYTES_MAX = 1024 * 1024
+"""As messages, so that an announcement fits a message. A server takes 64 KiB as JSON, which are never that much as messages."""
+
+_BOUND_MAX = 2**63 - 1
+"""Of a slice on the wire; beyond every axis, as anything larger is."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -72,7 +89,7 @@ def tensor_from(message: pb.Tensor) -> TensorInfo:
         id=message.id,
         dtype=_dtype_name(message.spec.dtype),
         shape=tuple(message.spec.shape),
-        metadata=from_value_map(message.metadata),
+        metadata=_metadata_from(message.metadata),
         generation=message.generation,
         canonical_bytes=storage.canonical_bytes,
         quantized_bytes=storage.quantized_bytes,
@@ -101,15 +118,17 @@ def upload_to(upload: Upload) -> pb.Tensor:
     """Return how a first segment announces an upload.
 
     Raises:
-        InvalidMetadataError: metadata that the contract cannot carry.
+        InvalidNameError, InvalidMetadataError, LimitExceededError, InvalidPolicyError: what the contract cannot carry.
     """
-    number = _DTYPE_NUMBERS[upload.dtype]
-    message = pb.Tensor(
-        id=upload.id, spec=pb.TensorSpec(dtype=number, shape=upload.shape), metadata=metadata_to(upload.metadata)
-    )
-    if upload.policy is not None:
-        message.policy.CopyFrom(policy_to(upload.policy))
-    return message
+    spec = pb.TensorSpec(dtype=_DTYPE_NUMBERS[upload.dtype], shape=upload.shape)
+    policy = None if upload.policy is None else policy_to(upload.policy)
+    metadata = metadata_to(upload.metadata)
+    try:
+        return pb.Tensor(id=upload.id, spec=spec, metadata=metadata, policy=policy)
+    except UnicodeEncodeError as error:
+        raise InvalidNameError(
+            f"id of a tensor is not Unicode text: {error.reason} at character {error.start}", reason="INVALID_NAME"
+        ) from error
 
 
 def metadata_to(metadata: Mapping[str, Any]) -> dict[str, pb.Value]:
@@ -117,29 +136,47 @@ def metadata_to(metadata: Mapping[str, Any]) -> dict[str, pb.Value]:
 
     Raises:
         InvalidMetadataError: something in it has no place in the contract.
+        LimitExceededError: more than a message may have.
     """
     try:
-        return to_value_map(metadata)
+        values = to_value_map(metadata)
     except (TypeError, ValueError) as error:
         raise InvalidMetadataError(str(error), reason="INVALID_METADATA") from error
+    size = sum(len(key) + value.ByteSize() for key, value in values.items())
+    if size > _METADATA_BYTES_MAX:
+        raise LimitExceededError(
+            f"metadata is {size} bytes, limit is {_METADATA_BYTES_MAX} bytes before it is sent, and less at the store",
+            reason="LIMIT_EXCEEDED",
+            facts={"limit": str(_METADATA_BYTES_MAX)},
+        )
+    return values
 
 
 def policy_to(policy: Policy) -> pb.StoragePolicy:
-    """Return a policy."""
-    message = pb.StoragePolicy(
-        preset=policy.preset,
-        max_relative_error=policy.max_relative_error,
-        max_absolute_error=policy.max_absolute_error,
-        chunk_bytes=policy.chunk_bytes,
-    )
-    if policy.encoding is not None:
-        if policy.preset is not None:
-            raise InvalidPolicyError(
-                "policy has both preset and encoding, must have at most one", reason="INVALID_POLICY"
-            )
-        message.encoding.SetInParent()
-        for step in codec_steps(policy.encoding):
-            message.encoding.codecs.add(id=step["id"], configuration=to_value_map(step.get("configuration", {})))
+    """Return a policy.
+
+    Raises:
+        InvalidPolicyError: what the contract cannot carry.
+    """
+    if policy.encoding is not None and policy.preset is not None:
+        raise InvalidPolicyError("policy has both preset and encoding, must have at most one", reason="INVALID_POLICY")
+    steps = None if policy.encoding is None else codec_steps(policy.encoding)
+    try:
+        message = pb.StoragePolicy(
+            preset=policy.preset,
+            max_relative_error=policy.max_relative_error,
+            max_absolute_error=policy.max_absolute_error,
+            chunk_bytes=policy.chunk_bytes,
+        )
+        if steps is not None:
+            message.encoding.SetInParent()
+            for step in steps:
+                configuration = to_value_map(step.get("configuration", {}), f"configuration of codec {step['id']!r}")
+                message.encoding.codecs.add(id=step["id"], configuration=configuration)
+    except (TypeError, ValueError) as error:
+        raise InvalidPolicyError(
+            f"{policy} has a value that the contract cannot carry: {error}", reason="INVALID_POLICY"
+        ) from error
     return message
 
 
@@ -147,13 +184,13 @@ def codec_steps(encoding: Iterable[str | Mapping[str, Any]]) -> list[dict[str, A
     """Return an encoding with every step written out.
 
     Raises:
-        InvalidPolicyError: a step is neither an id nor a mapping with one.
+        InvalidPolicyError: a step is neither an id nor a mapping with an id and, where it likes, a configuration.
     """
     steps: list[dict[str, Any]] = []
     for step in encoding:
         if isinstance(step, str):
             steps.append({"id": step})
-        elif isinstance(step, dict) and isinstance(step.get("id"), str):
+        elif _is_step(step):
             steps.append(dict(step))
         else:
             raise InvalidPolicyError(
@@ -167,7 +204,8 @@ def schema_to(schema: Schema) -> pb.DatasetSchema:
     """Return a schema.
 
     Raises:
-        UnsupportedDTypeError, InvalidMetadataError: a dtype or a type that the contract does not have.
+        UnsupportedDTypeError, InvalidShapeError, InvalidMetadataError: a dtype, a size or a type that the contract does not
+            have.
     """
     message = pb.DatasetSchema()
     if schema.dtype is not None:
@@ -178,14 +216,25 @@ def schema_to(schema: Schema) -> pb.DatasetSchema:
         message.dtype = _DTYPE_NUMBERS[schema.dtype]
     if schema.shape is not None:
         message.shape.SetInParent()
-        message.shape.sizes.extend(-1 if size is None else size for size in schema.shape)
+        try:
+            message.shape.sizes.extend(-1 if size is None else size for size in schema.shape)
+        except (TypeError, ValueError) as error:
+            raise InvalidShapeError(
+                f"shape of a schema is {list(schema.shape)}, must be integers of 64 bits, or None for any",
+                reason="INVALID_SHAPE",
+            ) from error
     for key, kind in schema.metadata.items():
         if kind not in _METADATA_TYPES:
             raise InvalidMetadataError(
                 f"type of {key!r} in a schema is {kind!r}, must be bool, int, float, str, list, dict or None",
                 reason="INVALID_METADATA",
             )
-        message.metadata[key] = _METADATA_TYPES[kind]
+        try:
+            message.metadata[key] = _METADATA_TYPES[kind]
+        except (TypeError, ValueError) as error:
+            raise InvalidMetadataError(
+                f"a key of a schema is {key!r}, must be Unicode text", reason="INVALID_METADATA"
+            ) from error
     return message
 
 
@@ -198,7 +247,7 @@ def dataset_from(message: pb.Dataset) -> DatasetInfo:
         policy=Policy(
             preset=policy.preset if choice == "preset" else None,
             encoding=[
-                {"id": codec.id, "configuration": from_value_map(codec.configuration)}
+                {"id": codec.id, "configuration": _metadata_from(codec.configuration)}
                 for codec in policy.encoding.codecs
             ]
             if choice == "encoding"
@@ -249,8 +298,28 @@ def error_from(status: status_pb2.Status) -> TensorusError | None:
     return None
 
 
+def _is_step(step: object) -> bool:
+    return (
+        isinstance(step, Mapping)
+        and isinstance(step.get("id"), str)
+        and isinstance(step.get("configuration", {}), Mapping)
+        and step.keys() <= {"id", "configuration"}
+    )
+
+
+def _metadata_from(message: Mapping[str, pb.Value]) -> Metadata:
+    try:
+        return from_value_map(message)
+    except ValueError as error:
+        raise InternalError(f"{error}; a newer version of Tensorus may read it") from error
+
+
 def _slice_to(part: slice) -> pb.Slice:
-    return pb.Slice(start=part.start, stop=part.stop, step=part.step)
+    return pb.Slice(start=_bound(part.start), stop=_bound(part.stop), step=_bound(part.step))
+
+
+def _bound(bound: int | None) -> int | None:
+    return None if bound is None else max(-_BOUND_MAX, min(bound, _BOUND_MAX))
 
 
 def _dtype_name(number: int) -> str:

@@ -28,7 +28,7 @@ class ParsedIndex:
     integers: dict[int, int]
     """By axis (negative: from the last one), for what an integer was given."""
     has_slices: bool
-    """Whether there was anything but integers; if not, NumPy gives a scalar."""
+    """Whether there was a slice or Ellipsis; if not, what has no axes left is a scalar, as in NumPy."""
 
     def apply(self, array: AnyArray, shape: tuple[int, ...]) -> AnyArray:
         """Return the result of NumPy's indexing from what was read.
@@ -67,7 +67,7 @@ def parse_index(index: Index) -> ParsedIndex:
     integers: dict[int, int] = {}
     axes = tuple(_as_slice(part, axis, integers) for axis, part in enumerate(leading))
     trailing_axes = tuple(_as_slice(part, axis - len(trailing), integers) for axis, part in enumerate(trailing))
-    has_slices = len(integers) < len(parts) or not parts
+    has_slices = len(integers) < len(parts)
     return ParsedIndex(axes, trailing_axes, integers, has_slices)
 
 
@@ -76,9 +76,12 @@ def _as_slice(part: object, axis: int, integers: dict[int, int]) -> slice:
         return slice(
             *(None if bound is None else operator.index(bound) for bound in (part.start, part.stop, part.step))
         )
-    if isinstance(part, bool) or not hasattr(part, "__index__"):
-        raise TypeError(f"index has a {type(part).__name__}; integers, slices and ... are possible")
-    number = operator.index(part)
+    try:
+        if isinstance(part, bool):
+            raise TypeError("NumPy takes a bool for a mask")
+        number = operator.index(part)  # type: ignore[arg-type]  # whatever it is, it may be none
+    except TypeError as error:
+        raise TypeError(f"index has a {type(part).__name__}; integers, slices and ... are possible") from error
     integers[axis] = number
     # -1 is the last one: there is no index after it that a stop could name.
     return slice(number, None if number == -1 else number + 1)

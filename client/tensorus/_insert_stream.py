@@ -84,40 +84,46 @@ class InsertMessages(Iterator[bytes]):
     def __init__(self, dataset: str, uploads: Iterable[Upload]) -> None:
         """Send `uploads` to `dataset`; they are iterated as the messages go out."""
         self.credit = Credit()
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
+        """What the uploads raised; the messages then end without `finish`, and what was complete before it is sent."""
+        self.finished = False
+        """Whether the last message was made, with `finish`."""
         self.unsendable: list[tuple[int, TensorusError]] = []
         self._messages = self._make(dataset, uploads)
 
     def __next__(self) -> bytes:
-        """Return the next message; whatever fails here ends the messages, and is kept for the caller's thread."""
-        try:
-            return next(self._messages)
-        except StopIteration:
-            raise
-        except Exception as error:
-            self.failure = error
-            raise StopIteration from error
+        """Return the next message."""
+        return next(self._messages)
 
     def _make(self, dataset: str, uploads: Iterable[Upload]) -> Iterator[bytes]:
         message = _Message()
         message.head.open.dataset = dataset
         message.head.open.request_id = str(uuid.uuid4())
-        for item, upload in enumerate(uploads):
-            try:
-                announced = upload_to(upload)
-            except TensorusError as error:
-                self.unsendable.append((item, error))
-                continue
-            for segment, block in _segments(item, upload, announced):
-                if message.is_full(segment, block):
-                    if not self.credit.spend(message.payload_bytes):
-                        return
-                    yield message.join()
-                    message = _Message()
-                message.add(segment, block)
-        message.head.finish = True
+        for segment, block in self._segments(uploads):
+            if message.is_full(segment, block):
+                if not self.credit.spend(message.payload_bytes):
+                    return
+                yield message.join()
+                message = _Message()
+            message.add(segment, block)
         if self.credit.spend(message.payload_bytes):
+            self.finished = message.head.finish = self.failure is None
             yield message.join()
+
+    def _segments(self, uploads: Iterable[Upload]) -> Iterator[tuple[pb.Segment, memoryview]]:
+        """Yield the segments of all uploads. Whatever these raise ends them, and is kept for the caller's thread."""
+        try:
+            for item, upload in enumerate(uploads):
+                try:
+                    announced = upload_to(upload)
+                except TensorusError as error:
+                    self.unsendable.append((item, error))
+                    continue
+                yield from _segments(item, upload, announced)
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 - on gRPC's thread even SystemExit would be nobody's, and the call never end
+            self.failure = error
 
 
 def _segments(item: int, upload: Upload, announced: pb.Tensor) -> Iterator[tuple[pb.Segment, memoryview]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import crc32c
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
 from tensorus._backend import Backend, Began, Bytes, Failed
@@ -24,9 +25,15 @@ from tensorus._convert import (
 )
 from tensorus._decode import accepted_codecs
 from tensorus._insert_stream import InsertMessages
-from tensorus.errors import ChecksumMismatchError, InternalError, OverloadedError, UnavailableError
+from tensorus.errors import (
+    ChecksumMismatchError,
+    InternalError,
+    NotImplementedByServerError,
+    OverloadedError,
+    UnavailableError,
+)
 from tensorus.types import Progress
-from tensorus_protos.framing import split
+from tensorus_protos.framing import MalformedMessageError, split
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
 if TYPE_CHECKING:
@@ -74,9 +81,6 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
-_IDS_PER_CALL = 1000
-"""Of one Get or DeleteTensors; the contract allows 10,000."""
-
 _PAGE_SIZE = 500
 
 
@@ -88,7 +92,12 @@ class RemoteBackend(Backend):
 
         Args:
             timeout_s: of short calls; streams take as long as they take.
+
+        Raises:
+            UnavailableError: the address is empty.
         """
+        if not address:
+            raise UnavailableError("address is '', must be such as 'localhost:7733'", reason="UNAVAILABLE")
         self._timeout_s = timeout_s
         self._channel = grpc.insecure_channel(address, options=_OPTIONS, compression=grpc.Compression.NoCompression)
 
@@ -128,27 +137,29 @@ class RemoteBackend(Backend):
         messages = InsertMessages(dataset, uploads)
         # No (de)serializers: the stream carries bytes, which `framing` makes and reads.
         # `Any`: without serializers the stubs cannot tell what is sent.
-        method: Any = self._channel.stream_stream(_SERVICE + "Insert")
-        call = method(messages)
+        with _as_tensorus_errors():
+            method: Any = self._channel.stream_stream(_SERVICE + "Insert")
+            call = method(messages)
         try:
-            with _as_tensorus_errors():
-                for raw in call:
-                    yield from _results(pb.InsertResponse.FromString(raw), messages, on_progress)
+            for raw in _answers(call):
+                with _as_answer("Insert"):
+                    response = pb.InsertResponse.FromString(raw)
+                yield from _results(response, messages, on_progress)
         finally:
             messages.credit.end()
             call.cancel()
         if messages.failure is not None:
             raise messages.failure
+        if not messages.finished:
+            raise InternalError("the server ended the insert before all of it was sent")
         yield from messages.unsendable
 
     def get(self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Iterator[Arrival]:
         """See `Backend`."""
         slices = None if part is None else slices_to(part)
-        for start in range(0, len(ids), _IDS_PER_CALL):
-            reads = [pb.TensorRead(id=tensor_id, slices=slices) for tensor_id in ids[start : start + _IDS_PER_CALL]]
-            request = pb.GetRequest(dataset=dataset, reads=reads, options=_options(with_data=with_data))
-            for arrival in self._read("Get", request, pb.GetResponse):
-                yield _renumbered(arrival, start)
+        reads = [pb.TensorRead(id=tensor_id, slices=slices) for tensor_id in ids]
+        request = pb.GetRequest(dataset=dataset, reads=reads, options=_options(with_data=with_data))
+        return self._read("Get", request, pb.GetResponse)
 
     def query(self, listing: Listing, *, with_data: bool) -> Iterator[Arrival]:
         """See `Backend`."""
@@ -187,40 +198,46 @@ class RemoteBackend(Backend):
 
     def delete_tensors(self, dataset: str, ids: Sequence[str]) -> int:
         """See `Backend`."""
-        deleted = 0
-        for start in range(0, len(ids), _IDS_PER_CALL):
-            request = pb.DeleteTensorsRequest(dataset=dataset, ids=ids[start : start + _IDS_PER_CALL])
-            deleted += self._call("DeleteTensors", request, pb.DeleteTensorsResponse).deleted
-        return deleted
+        request = pb.DeleteTensorsRequest(dataset=dataset, ids=ids)
+        return self._call("DeleteTensors", request, pb.DeleteTensorsResponse).deleted
 
     def close(self) -> None:
         """See `Backend`."""
         self._channel.close()
 
     def _call(self, name: str, request: Message, response_type: type[M]) -> M:
-        method = self._channel.unary_unary(_SERVICE + name, _serialize, response_type.FromString)
         with _as_tensorus_errors():
+            method = self._channel.unary_unary(_SERVICE + name, _serialize, response_type.FromString)
             response: M = method(request, timeout=self._timeout_s)
         return response
 
     def _read(
         self, name: str, request: Message, response_type: type[pb.GetResponse | pb.QueryResponse]
     ) -> Iterator[Arrival]:
-        call: Any = self._channel.unary_stream(_SERVICE + name, _serialize)(request)
+        with _as_tensorus_errors():
+            call: Any = self._channel.unary_stream(_SERVICE + name, _serialize)(request)
         try:
-            with _as_tensorus_errors():
-                for raw in call:
+            for raw in _answers(call):
+                with _as_answer(name):
                     head, payload = split(raw)
-                    yield from _arrivals(response_type.FromString(head), payload)
+                    response = response_type.FromString(head)
+                yield from _arrivals(response, payload)
         finally:
             call.cancel()
 
 
 def _arrivals(response: pb.GetResponse | pb.QueryResponse, payload: memoryview) -> Iterator[Arrival]:
+    lengths = sum(segment.payload_length for segment in response.segments)
+    if lengths != payload.nbytes:
+        raise InternalError(f"segments of an answer add up to {lengths} bytes, its payload is {payload.nbytes} bytes")
     position = 0
+    failed = deque(Failed(status.item, _error(status.status)) for status in response.statuses)
     for segment in response.segments:
         data = payload[position : position + segment.payload_length]
         position += segment.payload_length
+        # Statuses stand apart from segments, and both are in the order of their items.
+        while failed and failed[0].item < segment.item:
+            yield failed.popleft()
         if segment.HasField("tensor"):
             spec = segment.part if segment.HasField("part") else segment.tensor.spec
             yield Began(segment.item, tensor_from(segment.tensor), tuple(spec.shape))
@@ -234,19 +251,7 @@ def _arrivals(response: pb.GetResponse | pb.QueryResponse, payload: memoryview) 
                     reason="CHECKSUM_MISMATCH",
                 )
         yield Bytes(segment.item, segment.offset, data, segment.encoding != 0, segment.decoded_length)
-    for status in response.statuses:
-        yield Failed(status.item, _error(status.status))
-
-
-def _renumbered(arrival: Arrival, start: int) -> Arrival:
-    """Return the arrival with its number among all ids, not among those of its call."""
-    if start == 0:
-        return arrival
-    if isinstance(arrival, Began):
-        return Began(arrival.item + start, arrival.info, arrival.shape)
-    if isinstance(arrival, Bytes):
-        return Bytes(arrival.item + start, arrival.offset, arrival.data, arrival.encoded, arrival.decoded_length)
-    return Failed(arrival.item + start, arrival.error)
+    yield from failed
 
 
 def _results(
@@ -283,21 +288,52 @@ def _serialize(message: Any) -> bytes:  # `Any`: a message of any type
     return serialized
 
 
+def _answers(call: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield what a stream answers. What its reader raises meanwhile is no error of the stream's."""
+    while True:
+        with _as_tensorus_errors():
+            raw = next(call, None)
+        if raw is None:
+            return
+        yield raw
+
+
 @contextmanager
 def _as_tensorus_errors() -> Iterator[None]:
+    """Turn what gRPC raises into errors of ours. Nothing but gRPC may run inside."""
     try:
         yield
     except grpc.RpcError as error:
         raise _rpc_error(error) from error
+    except ValueError as error:
+        # gRPC has no other name for it.
+        raise UnavailableError("the client is closed", reason="UNAVAILABLE") from error
+
+
+@contextmanager
+def _as_answer(call: str) -> Iterator[None]:
+    """Turn what parsing an answer raises into an error of ours."""
+    try:
+        yield
+    except (MalformedMessageError, DecodeError) as error:
+        raise InternalError(f"an answer of {call} is no message of the contract: {error}") from error
 
 
 def _rpc_error(error: Any) -> TensorusError:  # `Any`: a grpc.RpcError that is also a grpc.Call, which no type says
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS_KEY:
-            found = error_from(status_pb2.Status.FromString(value))
+            found = _details_error(value)
             if found is not None:
                 return found
     return _error_by_code(error.code(), f"{error.code().name}: {error.details()}")
+
+
+def _details_error(details: bytes) -> TensorusError | None:
+    """Return the error that the trailers carry; None where they are not ours, and the code has to do."""
+    try:
+        return error_from(status_pb2.Status.FromString(details))
+    except DecodeError:
+        return None
 
 
 def _error(status: status_pb2.Status) -> TensorusError:
@@ -310,4 +346,6 @@ def _error_by_code(code: grpc.StatusCode, message: str) -> TensorusError:
         return UnavailableError(message, reason=code.name)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return OverloadedError(message, reason=code.name)
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return NotImplementedByServerError(message, reason=code.name)
     return InternalError(message, reason=code.name)

@@ -16,7 +16,7 @@ import numpy as np
 from tensorus._arrays import empty_canonical
 from tensorus._backend import Began, Failed
 from tensorus._decode import decode_record
-from tensorus.errors import DataCorruptError
+from tensorus.errors import DataCorruptError, UnavailableError
 from tensorus.types import Progress
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Assembler:
         """Yield each tensor when all of it is here.
 
         Raises:
+            DataCorruptError: bytes are missing, came twice, or have no place.
             TensorusError: at the place of a tensor that did not arrive.
         """
         target: _Target | None = None
@@ -53,6 +54,7 @@ class Assembler:
             if isinstance(arrival, Failed):
                 raise arrival.error
             if isinstance(arrival, Began):
+                _require_none(target)
                 target = _Target(arrival, on_progress)
             elif target is None or target.item != arrival.item:
                 raise DataCorruptError("bytes arrived for a tensor that had not begun", reason="DATA_CORRUPT")
@@ -60,11 +62,13 @@ class Assembler:
                 self._place(target, arrival)
             if target.is_complete:
                 yield target.finish()
+                target = None
+        _require_none(target)
 
     def close(self) -> None:
         """End the threads. Idempotent."""
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.shutdown()
 
     def _place(self, target: _Target, arrival: Bytes) -> None:
         if not arrival.encoded:
@@ -84,6 +88,7 @@ class _Target:
         self._array = empty_canonical(began.info.dtype, began.shape)
         self._bytes = memoryview(self._array.reshape(-1).view(np.uint8))
         self._arrived_bytes = 0
+        self._arrived: list[tuple[int, int]] = []
         self._decodes: deque[Future[None]] = deque()
         self._on_progress = on_progress
 
@@ -99,27 +104,57 @@ class _Target:
         self._count(arrival.offset, arrival.decoded_length)
         while len(self._decodes) >= _DECODES_MAX:
             self._decodes.popleft().result()
-        self._decodes.append(pool.submit(self._decode, arrival))
+        try:
+            self._decodes.append(pool.submit(self._decode, arrival))
+        except RuntimeError as error:
+            raise UnavailableError("the client was closed while a tensor arrived", reason="UNAVAILABLE") from error
 
     def finish(self) -> tuple[TensorInfo, AnyArray]:
+        """Return what arrived, when it is as many bytes as there are.
+
+        Raises:
+            DataCorruptError: some came twice, and others not at all: the array would show what the memory held before.
+        """
         while self._decodes:
             self._decodes.popleft().result()
+        end = 0
+        for offset, length in sorted(self._arrived):
+            if offset != end:
+                raise self.damage(f"bytes arrived at {offset}, expected at {end}")
+            end = offset + length
         return self._info, self._array
 
+    def damage(self, what: str) -> DataCorruptError:
+        """Return the error that says so of this tensor."""
+        identity = {"dataset": self._info.dataset, "tensor": self._info.id}
+        named = ", ".join(f"{name}={value}" for name, value in identity.items())
+        return DataCorruptError(f"{what} [{named}]", reason="DATA_CORRUPT", facts=identity)
+
+    def missing(self) -> DataCorruptError:
+        """Return the error of a tensor that breaks off."""
+        return self.damage(f"{self._arrived_bytes} of {self._bytes.nbytes} bytes arrived")
+
     def _decode(self, arrival: Bytes) -> None:
-        canonical = decode_record(arrival.data)
+        try:
+            canonical = decode_record(arrival.data)
+        except DataCorruptError as error:
+            raise self.damage(f"chunk at byte {arrival.offset}: {error}") from error
         if canonical.nbytes != arrival.decoded_length:
-            raise DataCorruptError(
-                f"chunk record decodes to {canonical.nbytes} bytes, {arrival.decoded_length} are announced",
-                reason="DATA_CORRUPT",
+            raise self.damage(
+                f"chunk record decodes to {canonical.nbytes} bytes, {arrival.decoded_length} are announced"
             )
         self._bytes[arrival.offset : arrival.offset + canonical.nbytes] = canonical
 
     def _count(self, offset: int, length: int) -> None:
         if offset + length > self._bytes.nbytes:
-            raise DataCorruptError(
-                f"bytes up to {offset + length} arrived, the tensor has {self._bytes.nbytes}", reason="DATA_CORRUPT"
-            )
+            raise self.damage(f"bytes up to {offset + length} arrived, the tensor has {self._bytes.nbytes}")
         self._arrived_bytes += length
+        self._arrived.append((offset, length))
         if self._on_progress is not None:
             self._on_progress(Progress(self._info.id, self._arrived_bytes, self._bytes.nbytes))
+
+
+def _require_none(target: _Target | None) -> None:
+    """Refuse that a tensor ends before all of it is here."""
+    if target is not None:
+        raise target.missing()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, TypeAlias, Union
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -45,6 +47,8 @@ def _field(key: str) -> str:
 
 
 def _literal(value: object) -> str:
+    if isinstance(value, np.generic) and value.dtype.kind in "biuf":
+        value = value.item()
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -53,7 +57,8 @@ def _literal(value: object) -> str:
     if isinstance(value, (int, float)):
         if not math.isfinite(value):
             raise ValueError(f"{value} cannot be part of a filter: nothing equals it")
-        return repr(value)
+        # By the base's own repr: an enum's, say, is no number.
+        return int.__repr__(value) if isinstance(value, int) else float.__repr__(value)
     raise TypeError(
         f"a {type(value).__name__} cannot be part of a filter; bool, int, float, str and lists of these can"
     )

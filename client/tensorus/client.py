@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 from tensorus._arrays import as_numpy, canonical_blocks, default_kind, dtype_name, from_canonical
@@ -10,7 +11,16 @@ from tensorus._backend import Began, Failed, Listing, Part, Upload
 from tensorus._indexing import parse_index
 from tensorus._transfer import Assembler
 from tensorus._where import filter_text
-from tensorus.errors import AlreadyExistsError, InsertManyError, InvalidPolicyError, TensorusError
+from tensorus.errors import (
+    AlreadyExistsError,
+    InsertManyError,
+    InternalError,
+    InvalidPolicyError,
+    InvalidRequestError,
+    TensorusError,
+    UnavailableError,
+    error_for,
+)
 from tensorus.types import NewTensor, Policy, Progress, Record
 
 if TYPE_CHECKING:
@@ -23,6 +33,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Client"]
 
+_IDS_PER_CALL = 1000
+"""Of one read or delete; a server takes 10,000."""
+
+_COUNT_MAX = 2**64 - 1
+"""Of a limit, a sample and a seed: what the contract carries."""
+
 
 class Client:
     """Made by `tensorus.connect` and `tensorus.open`; a context manager. Safe in many threads.
@@ -32,7 +48,8 @@ class Client:
 
     def __init__(self, backend: Backend) -> None:
         """Work on `backend`, which `close` closes."""
-        self._backend = backend
+        self._opened = backend
+        self._closed = False
         self._assembler = Assembler()
 
     def __enter__(self) -> Self:
@@ -45,8 +62,9 @@ class Client:
 
     def close(self) -> None:
         """End all use. Idempotent."""
+        self._closed = True
         self._assembler.close()
-        self._backend.close()
+        self._opened.close()
 
     def create_dataset(
         self,
@@ -71,11 +89,11 @@ class Client:
             InvalidPolicyError: an unknown preset, or a policy that cannot be followed.
         """
         try:
-            return self._backend.create_dataset(name, _policy(preset, policy), schema)
+            return self._backend.create_dataset(_name(name), _policy(preset, policy), schema)
         except AlreadyExistsError:
             if not exist_ok:
                 raise
-            return self._backend.get_dataset(name)
+            return self._backend.get_dataset(_name(name))
 
     def datasets(self) -> builtins.list[DatasetInfo]:
         """Return all datasets in order of creation."""
@@ -87,7 +105,7 @@ class Client:
         Raises:
             DatasetNotFoundError: there is none.
         """
-        return self._backend.get_dataset(name)
+        return self._backend.get_dataset(_name(name))
 
     def update_dataset(
         self, name: str, *, preset: str | None = None, policy: Policy | None = None, schema: Schema | None = None
@@ -97,7 +115,7 @@ class Client:
         Raises:
             DatasetNotFoundError: there is none.
         """
-        return self._backend.update_dataset(name, _policy(preset, policy), schema)
+        return self._backend.update_dataset(_name(name), _policy(preset, policy), schema)
 
     def delete_dataset(self, name: str) -> int:
         """Delete a dataset with all its tensors, and return how many there were.
@@ -105,7 +123,7 @@ class Client:
         Raises:
             DatasetNotFoundError: there is none.
         """
-        return self._backend.delete_dataset(name)
+        return self._backend.delete_dataset(_name(name))
 
     def stats(self, dataset: str) -> DatasetStats:
         """Return sums over a dataset's tensors.
@@ -113,7 +131,7 @@ class Client:
         Raises:
             DatasetNotFoundError: there is none.
         """
-        return self._backend.dataset_stats(dataset)
+        return self._backend.dataset_stats(_name(dataset))
 
     def insert(
         self,
@@ -159,9 +177,9 @@ class Client:
                     Progress(upload.id, min(progress.done_bytes, upload.canonical_bytes), upload.canonical_bytes)
                 )
 
-        outcomes = [outcome for _, outcome in self._backend.insert(dataset, [upload], report)]
+        outcomes = [outcome for _, outcome in self._backend.insert(_name(dataset), [upload], report)]
         if not outcomes:
-            raise TensorusError("the insert ended without a result")
+            raise _without_result("insert", dataset, upload.id)
         outcome = outcomes[0]
         if isinstance(outcome, TensorusError):
             raise outcome
@@ -189,17 +207,26 @@ class Client:
         Raises:
             InsertManyError: some were not stored; names them, and has what was.
         """
-        results: dict[int, TensorInfo] = {}
-        failed: dict[int, TensorusError] = {}
-        uploads = (_upload(_new_tensor(tensor)) for tensor in tensors)
-        for position, outcome in self._backend.insert(dataset, uploads, on_progress):
+        ids: list[str] = []
+
+        def uploads() -> Iterator[Upload]:
+            for tensor in tensors:
+                upload = _upload(_new_tensor(tensor))
+                ids.append(upload.id)
+                yield upload
+
+        outcomes = dict(self._backend.insert(_name(dataset), uploads(), on_progress))
+        inserted: list[TensorInfo] = []
+        failed: list[tuple[int, TensorusError]] = []
+        for position, tensor_id in enumerate(ids):
+            # What nothing is known of does not count as stored.
+            outcome = outcomes.get(position) or _without_result("insert", dataset, tensor_id)
             if isinstance(outcome, TensorusError):
-                failed[position] = outcome
+                failed.append((position, outcome))
             else:
-                results[position] = outcome
-        inserted = [results[position] for position in sorted(results)]
+                inserted.append(outcome)
         if failed:
-            raise InsertManyError(inserted, sorted(failed.items()))
+            raise InsertManyError(inserted, failed)
         return inserted
 
     def get(
@@ -231,11 +258,11 @@ class Client:
         """
         parsed = None if index is None else parse_index(index)
         part = None if parsed is None else Part(parsed.axes, parsed.trailing_axes)
-        arrivals = self._backend.get(dataset, [id], part, with_data=True)
+        kind = _kind(as_)
+        arrivals = self._backend.get(_name(dataset), [_id(id)], part, with_data=True)
         for info, array in self._assembler.assemble(arrivals, on_progress):
-            result = array if parsed is None else parsed.apply(array, info.shape)
-            return _as_kind(result, as_)
-        raise TensorusError("the read ended without a result")
+            return from_canonical(array if parsed is None else parsed.apply(array, info.shape), kind)
+        raise _without_result("read", dataset, id)
 
     def get_many(self, dataset: str, ids: Iterable[str], *, as_: AsArray | None = None) -> Iterator[Record]:
         """Yield tensors by id, in order, in one stream.
@@ -243,7 +270,9 @@ class Client:
         Raises:
             TensorNotFoundError: at the place of an id that does not exist.
         """
-        return self._records(self._backend.get(dataset, list(ids), None, with_data=True), as_)
+        name, wanted, backend = _name(dataset), [_id(tensor_id) for tensor_id in ids], self._backend
+        reads = (backend.get(name, batch, None, with_data=True) for batch in _batches(wanted))
+        return self._records(chain.from_iterable(reads), _kind(as_))
 
     def query(
         self,
@@ -274,10 +303,11 @@ class Client:
             DatasetNotFoundError: there is no such dataset.
             InvalidFilterError: the filter does not parse; names the position.
         """
-        listing = Listing(dataset, filter_text(where), order_by or "", limit, sample, seed)
+        listing = _listing(dataset, where, order_by=order_by, limit=limit, sample=sample, seed=seed)
+        kind = _kind(as_)
         arrivals = self._backend.query(listing, with_data=with_data)
         if with_data:
-            return self._records(arrivals, as_)
+            return self._records(arrivals, kind)
         return (Record(info, None) for info in _headers(arrivals))
 
     def list(
@@ -289,7 +319,7 @@ class Client:
         limit: int | None = None,
     ) -> Iterator[TensorInfo]:
         """Yield what is stored in a dataset, without the values, page by page. Arguments as of `query`."""
-        return self._backend.list_tensors(Listing(dataset, filter_text(where), order_by or "", limit))
+        return self._backend.list_tensors(_listing(dataset, where, order_by=order_by, limit=limit))
 
     def info(self, dataset: str, id: str) -> TensorInfo:  # noqa: A002 - the field's word
         """Return everything about a tensor but its values.
@@ -297,9 +327,9 @@ class Client:
         Raises:
             DatasetNotFoundError, TensorNotFoundError: there is none.
         """
-        for info in _headers(self._backend.get(dataset, [id], None, with_data=False)):
+        for info in _headers(self._backend.get(_name(dataset), [_id(id)], None, with_data=False)):
             return info
-        raise TensorusError("the read ended without a result")
+        raise _without_result("read", dataset, id)
 
     def update_metadata(self, dataset: str, id: str, metadata: Mapping[str, Any]) -> TensorInfo:  # noqa: A002
         """Replace a tensor's metadata, all of it.
@@ -307,7 +337,7 @@ class Client:
         Raises:
             DatasetNotFoundError, TensorNotFoundError: there is none.
         """
-        return self._backend.update_metadata(dataset, id, dict(metadata))
+        return self._backend.update_metadata(_name(dataset), _id(id), dict(metadata))
 
     def delete(self, dataset: str, ids: str | Sequence[str]) -> int:
         """Delete one or many tensors by id, and return how many existed.
@@ -315,18 +345,72 @@ class Client:
         Raises:
             DatasetNotFoundError: there is no such dataset.
         """
-        return self._backend.delete_tensors(dataset, [ids] if isinstance(ids, str) else list(ids))
+        wanted = [_id(tensor_id) for tensor_id in ([ids] if isinstance(ids, str) else ids)]
+        return sum(self._backend.delete_tensors(_name(dataset), batch) for batch in _batches(wanted))
 
-    def _records(self, arrivals: Iterator[Arrival], as_: AsArray | None) -> Iterator[Record]:
+    @property
+    def _backend(self) -> Backend:
+        if self._closed:
+            raise UnavailableError("the client is closed", reason="UNAVAILABLE")
+        return self._opened
+
+    def _records(self, arrivals: Iterator[Arrival], kind: AsArray) -> Iterator[Record]:
         for info, array in self._assembler.assemble(arrivals):
-            yield Record(info, _as_kind(array, as_))
+            yield Record(info, from_canonical(array, kind))
 
 
-def _as_kind(array: Any, as_: AsArray | None) -> Any:  # `Any`: a NumPy array or scalar in, either kind out
+def _name(dataset: object) -> str:
+    return _text("name of a dataset", dataset)
+
+
+def _id(tensor_id: object) -> str:
+    return _text("id of a tensor", tensor_id)
+
+
+def _text(what: str, text: object, *, reason: str = "INVALID_NAME") -> str:
+    """Return the text; refuse here what no message and no catalogue can hold, in the same words for both."""
+    if not isinstance(text, str):
+        raise TypeError(f"{what} is a {type(text).__name__}, must be a str")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        message = f"{what} is not Unicode text: {error.reason} at character {error.start}"
+        raise error_for(reason, message, {}) from error
+    return text
+
+
+def _batches(ids: list[str]) -> Iterator[list[str]]:
+    """Yield the ids in batches; one without any where there are none, so that the dataset is looked for."""
+    for start in range(0, max(1, len(ids)), _IDS_PER_CALL):
+        yield ids[start : start + _IDS_PER_CALL]
+
+
+def _listing(
+    dataset: str,
+    where: Where | None,
+    *,
+    order_by: str | None,
+    limit: int | None,
+    sample: int | None = None,
+    seed: int | None = None,
+) -> Listing:
+    for name, value in (("limit", limit), ("sample", sample), ("seed", seed)):
+        if value is not None and not 0 <= value <= _COUNT_MAX:
+            raise InvalidRequestError(f"{name} is {value}, must be from 0 to {_COUNT_MAX}", reason="INVALID_REQUEST")
+    text = _text("filter", filter_text(where), reason="INVALID_FILTER")
+    order = _text("order_by", order_by or "", reason="INVALID_REQUEST")
+    return Listing(_name(dataset), text, order, limit, sample, seed)
+
+
+def _kind(as_: AsArray | None) -> AsArray:
     kind = as_ or default_kind()
     if kind not in {"torch", "numpy"}:
         raise ValueError(f"as_ is {as_!r}, must be 'torch' or 'numpy'")
-    return array if kind == "numpy" and not hasattr(array, "flags") else from_canonical(array, kind)
+    return kind
+
+
+def _without_result(what: str, dataset: str, tensor_id: str) -> InternalError:
+    return InternalError(f"the {what} ended without a result [dataset={dataset}, tensor={tensor_id}]")
 
 
 def _headers(arrivals: Iterator[Arrival]) -> Iterator[TensorInfo]:

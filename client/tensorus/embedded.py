@@ -1,17 +1,19 @@
-"""The backend that is an engine in this process: the only module of the client that knows the engine."""
+"""The backend that is an engine in this process: the only module of the client that knows the engine.
+
+Whatever a user says goes through the same messages as to a server, so that both take the same, and refuse it alike.
+"""
 
 from __future__ import annotations
 
 import queue
-from collections.abc import Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tensorus._backend import Backend, Began, Bytes, Failed
-from tensorus._convert import codec_steps
-from tensorus.errors import InvalidMetadataError, error_for
+from tensorus._convert import metadata_to, policy_to, schema_to, upload_to
+from tensorus.errors import TensorusError, error_for
 from tensorus.types import (
     DatasetInfo,
     DatasetStats,
@@ -23,20 +25,18 @@ from tensorus.types import (
     TensorInfo,
     ValueSummary,
 )
-from tensorus_codecs.dtypes import dtype_by_name
-from tensorus_codecs.encoding import Encoding
 from tensorus_codecs.errors import CodecError
-from tensorus_codecs.policy import StoragePolicy
+from tensorus_protos.values import from_value_map
 
 try:
     from tensorus_server import model
     from tensorus_server.app import open_engine
     from tensorus_server.config import EngineConfig
+    from tensorus_server.convert import new_tensor_from, policy_from, schema_from
     from tensorus_server.errors import EngineError, facts_of, reason_of
     from tensorus_server.filter_text import parse_filter
     from tensorus_server.query import Query, parse_order
     from tensorus_server.read import ReadPlan
-    from tensorus_server.validate import checked_spec
 except ImportError as error:
     raise ImportError(
         f"{error.name} is not installed, which a store in this process needs: pip install 'tensorus[server]'"
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from tensorus._backend import Arrival, Listing, Part, Upload
-    from tensorus.errors import TensorusError
     from tensorus.types import Metadata
+    from tensorus_codecs.policy import StoragePolicy
     from tensorus_server.insert import InsertStream, ItemResult
 
 __all__ = ["EmbeddedBackend"]
@@ -58,16 +58,15 @@ _BLOCK_BYTES = 1024 * 1024
 
 _PAGE_SIZE = 500
 
-_SCHEMA_TYPES: dict[type | None, str] = {
-    None: "any",
-    bool: "boolean",
-    int: "integer",
-    float: "number",
-    str: "text",
-    list: "list",
-    dict: "map",
+_SCHEMA_TYPES: dict[str, type | None] = {
+    "any": None,
+    "boolean": bool,
+    "integer": int,
+    "number": float,
+    "text": str,
+    "list": list,
+    "map": dict,
 }
-_SCHEMA_TYPES_BACK: dict[str, type | None] = {name: kind for kind, name in _SCHEMA_TYPES.items()}
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -138,7 +137,10 @@ class EmbeddedBackend(Backend):
         try:
             for item, upload in enumerate(uploads):
                 try:
-                    new = _new_tensor(dataset, upload)
+                    new = new_tensor_from(upload_to(upload), dataset=dataset)
+                except TensorusError as error:
+                    yield item, error
+                    continue
                 except (EngineError, CodecError) as error:
                     yield item, _error(error)
                     continue
@@ -186,7 +188,7 @@ class EmbeddedBackend(Backend):
     def update_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> TensorInfo:
         """See `Backend`."""
         with _as_tensorus_errors():
-            return _tensor_info(self._engine.update_metadata(dataset, tensor_id, _metadata(metadata)))
+            return _tensor_info(self._engine.update_metadata(dataset, tensor_id, from_value_map(metadata_to(metadata))))
 
     def delete_tensors(self, dataset: str, ids: Sequence[str]) -> int:
         """See `Backend`."""
@@ -238,48 +240,12 @@ def _outcomes(results: queue.SimpleQueue[ItemResult]) -> Iterator[tuple[int, Ten
         yield result.item, _error(outcome) if isinstance(outcome, Exception) else _tensor_info(outcome)
 
 
-def _new_tensor(dataset: str, upload: Upload) -> model.NewTensor:
-    spec = checked_spec(dtype_by_name(upload.dtype), upload.shape, dataset=dataset, tensor=upload.id)
-    return model.NewTensor(upload.id, spec, _metadata(upload.metadata), _policy(upload.policy))
-
-
-def _metadata(
-    value: Any,
-) -> Any:  # `Any`: values of every kind that metadata holds, and others, which the engine refuses
-    """Return metadata as it would come back from a server: lists for tuples, Python's numbers for NumPy's."""
-    if isinstance(value, Mapping):
-        return {key: _metadata(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_metadata(item) for item in value]
-    return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
-
-
 def _policy(policy: Policy | None) -> StoragePolicy | None:
-    if policy is None:
-        return None
-    return StoragePolicy(
-        preset=policy.preset,
-        encoding=None if policy.encoding is None else Encoding.from_json(codec_steps(policy.encoding)),
-        max_relative_error=policy.max_relative_error,
-        max_absolute_error=policy.max_absolute_error,
-        chunk_bytes=policy.chunk_bytes,
-    )
+    return None if policy is None else policy_from(policy_to(policy))
 
 
 def _schema(schema: Schema | None) -> model.Schema | None:
-    if schema is None:
-        return None
-    for key, kind in schema.metadata.items():
-        if kind not in _SCHEMA_TYPES:
-            raise InvalidMetadataError(
-                f"type of {key!r} in a schema is {kind!r}, must be bool, int, float, str, list, dict or None",
-                reason="INVALID_METADATA",
-            )
-    return model.Schema(
-        dtype=schema.dtype,
-        shape=None if schema.shape is None else tuple(-1 if size is None else size for size in schema.shape),
-        metadata={key: _SCHEMA_TYPES[kind] for key, kind in schema.metadata.items()},
-    )
+    return None if schema is None else schema_from(schema_to(schema))
 
 
 def _dataset_info(dataset: model.Dataset) -> DatasetInfo:
@@ -296,7 +262,7 @@ def _dataset_info(dataset: model.Dataset) -> DatasetInfo:
         schema=Schema(
             dtype=schema.dtype,
             shape=None if schema.shape is None else tuple(None if size < 0 else size for size in schema.shape),
-            metadata={key: _SCHEMA_TYPES_BACK[kind] for key, kind in schema.metadata.items()},
+            metadata={key: _SCHEMA_TYPES[kind] for key, kind in schema.metadata.items()},
         ),
         created=_time(dataset.created_us),
     )
@@ -348,12 +314,17 @@ def _time(time_us: int) -> datetime:
 
 @contextmanager
 def _as_tensorus_errors() -> Iterator[None]:
+    """Turn what the engine raises into errors of ours; what nobody foresaw is an internal error, as it is of a server."""
     try:
         yield
-    except (EngineError, CodecError) as error:
+    except TensorusError:
+        raise
+    except Exception as error:
         raise _error(error) from error
 
 
 def _error(error: Exception) -> TensorusError:
     """Return the client's error of the same reason."""
-    return error_for(reason_of(error), str(error), facts_of(error))
+    reason = reason_of(error)
+    message = f"{type(error).__name__}: {error}" if reason == "INTERNAL" else str(error)
+    return error_for(reason, message, facts_of(error))

@@ -190,6 +190,10 @@ class InsertManyError(TensorusError):
         self.inserted = list(inserted)
         self.failed = list(failed)
 
+    def __reduce__(self) -> tuple[type[InsertManyError], tuple[object, ...]]:
+        """Pickle by what it was made of: `Exception` would make it again from its message alone."""
+        return type(self), (self.inserted, self.failed)
+
 
 _BY_REASON: dict[str, type[TensorusError]] = {
     "DATASET_NOT_FOUND": DatasetNotFoundError,

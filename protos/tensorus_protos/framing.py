@@ -34,6 +34,9 @@ _VARINT, _FIXED64, _LENGTH_DELIMITED, _START_GROUP, _END_GROUP, _FIXED32 = range
 _VARINT_BYTES_MAX = 10
 """A 64-bit varint's longest form."""
 
+_SHORT_VARINT_BYTES_MAX = 5
+"""A tag's or a length's longest form: the runtime refuses a longer one, even where it only has leading zeros."""
+
 
 class MalformedMessageError(ValueError):
     """The bytes are not a protobuf message. Names the position."""
@@ -75,11 +78,11 @@ def split(message: bytes) -> tuple[bytes, memoryview]:
     head_start = position = 0
     while position < end:
         field_start = position
-        tag, position = _read_varint(message, position)
+        tag, position = _read_varint(message, position, _SHORT_VARINT_BYTES_MAX)
         if tag != PAYLOAD_TAG:
             position = _skip(message, tag, position)
             continue
-        length, position = _read_varint(message, position)
+        length, position = _read_varint(message, position, _SHORT_VARINT_BYTES_MAX)
         if length > end - position:
             raise MalformedMessageError(
                 f"payload at byte {position} is {length} bytes long, but the message has {end - position} left"
@@ -101,17 +104,17 @@ def _varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _read_varint(message: bytes, position: int) -> tuple[int, int]:
+def _read_varint(message: bytes, position: int, bytes_max: int = _VARINT_BYTES_MAX) -> tuple[int, int]:
     """Return the varint at `position` and the position after it."""
     value = 0
-    for index in range(_VARINT_BYTES_MAX):
+    for index in range(bytes_max):
         if position + index >= len(message):
             break
         byte = message[position + index]
         value |= (byte & 0x7F) << (7 * index)
         if byte < 0x80:
             return value, position + index + 1
-    raise MalformedMessageError(f"no varint of at most {_VARINT_BYTES_MAX} bytes at byte {position}")
+    raise MalformedMessageError(f"no varint of at most {bytes_max} bytes at byte {position}")
 
 
 def _skip(message: bytes, tag: int, position: int) -> int:

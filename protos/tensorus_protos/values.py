@@ -32,19 +32,27 @@ Metadata: TypeAlias = "dict[str, MetadataValue]"
 
 _INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**63 - 1
 
+_DEPTH_MAX = 24
+"""Lists and dicts in one another. A server takes 16; the protobuf runtime takes 100 messages in one another, of which a dict is
+three, and fails in its own words beyond them."""
 
-def to_value(value: object, path: str = "value") -> pb.Value:
+_NO_NUMBERS = (np.datetime64, np.timedelta64, np.void)
+"""Scalars that are no numbers, though `item` makes one of a time in nanoseconds."""
+
+
+def to_value(value: object, path: str = "value", depth: int = 0) -> pb.Value:
     """Return `value` as a message.
 
     Args:
         path: how an error names this value.
+        depth: lists and dicts that it is in already.
 
     Raises:
         TypeError: a type that has no place in metadata, or a key that is not a string.
-        ValueError: an integer beyond 64 bits, or text that is not Unicode (a lone surrogate).
+        ValueError: an integer beyond 64 bits, text that is not Unicode (a lone surrogate), or more than 24 lists and dicts in
+            one another.
     """
-    if isinstance(value, np.generic):
-        value = value.item()
+    value = _without_numpy(value)
     if value is None:
         return pb.Value(null=True)
     if isinstance(value, bool):
@@ -57,23 +65,18 @@ def to_value(value: object, path: str = "value") -> pb.Value:
         return pb.Value(number=value)
     if isinstance(value, str):
         return pb.Value(text=_checked_text(value, path))
-    if isinstance(value, (list, tuple)):
-        items = [to_value(item, f"{path}[{index}]") for index, item in enumerate(value)]
-        return pb.Value(list=pb.ListValue(values=items))
-    if isinstance(value, dict):
-        return pb.Value(map=pb.MapValue(entries=to_value_map(value, path)))
-    raise TypeError(
-        f"{path} is a {type(value).__name__}; metadata holds None, bool, int, float, str, lists and dicts of these"
-    )
+    if depth >= _DEPTH_MAX and isinstance(value, (list, tuple, dict)):
+        raise ValueError(f"{path} is nested deeper than {_DEPTH_MAX} lists and dicts")
+    return _nested_to_value(value, path, depth)
 
 
-def to_value_map(values: Mapping[str, object], path: str = "metadata") -> dict[str, pb.Value]:
-    """Return a mapping's values as messages, for a `map<string, Value>` field. Raises as `to_value` does."""
+def to_value_map(values: Mapping[str, object], path: str = "metadata", depth: int = 1) -> dict[str, pb.Value]:
+    """Return a mapping's values as messages, for a `map<string, Value>` field. Arguments and errors as of `to_value`."""
     entries: dict[str, pb.Value] = {}
     for key, value in values.items():
         if not isinstance(key, str):
             raise TypeError(f"a key of {path} is a {type(key).__name__}, must be a str")
-        entries[_checked_text(key, f"a key of {path}")] = to_value(value, f"{path}[{key!r}]")
+        entries[_checked_text(key, f"a key of {path}")] = to_value(value, f"{path}[{key!r}]", depth)
     return entries
 
 
@@ -104,6 +107,21 @@ def from_value(value: pb.Value) -> MetadataValue:
     if kind == "map":
         return from_value_map(value.map.entries)
     raise ValueError("a metadata value has no kind that this version knows")
+
+
+def _nested_to_value(value: object, path: str, depth: int) -> pb.Value:
+    if isinstance(value, (list, tuple)):
+        items = [to_value(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
+        return pb.Value(list=pb.ListValue(values=items))
+    if isinstance(value, dict):
+        return pb.Value(map=pb.MapValue(entries=to_value_map(value, path, depth + 1)))
+    raise TypeError(
+        f"{path} is a {type(value).__name__}; metadata holds None, bool, int, float, str, lists and dicts of these"
+    )
+
+
+def _without_numpy(value: object) -> object:
+    return value.item() if isinstance(value, np.generic) and not isinstance(value, _NO_NUMBERS) else value
 
 
 def _checked_text(text: str, path: str) -> str:

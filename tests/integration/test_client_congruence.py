@@ -1,0 +1,310 @@
+"""A server and a folder are the same store: every operation gives the same result, or the same error, through both."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import tensorus
+from support.arrays import DTYPE_NAMES, normal, random_bits
+from support.client import Raised, outcome_of
+from tensorus import Client, NewTensor, Policy, Schema
+from tensorus_codecs.policy import PRESETS
+
+MATRIX = np.arange(12, dtype=np.float32).reshape(3, 4)
+VALUES = normal((300, 200))
+
+Operation = Callable[[Client, str], Any]
+
+
+def nested(depth: int, kind: type) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value] if kind is list else {"k": value}
+    return value
+
+
+def policy_of(**settings: Any) -> Operation:
+    name = f"policy {zlib.crc32(repr(settings).encode())}"
+    return lambda client, dataset: client.create_dataset(f"{dataset}/{name}", policy=Policy(**settings))
+
+
+def schema_of(**settings: Any) -> Operation:
+    name = f"schema {zlib.crc32(repr(settings).encode())}"
+    return lambda client, dataset: client.create_dataset(f"{dataset}/{name}", schema=Schema(**settings))
+
+
+def insert_of(tensor: object, **settings: Any) -> Operation:
+    return lambda client, dataset: client.insert(dataset, tensor, **settings)
+
+
+def metadata_of(metadata: Any) -> Operation:
+    return insert_of(MATRIX, metadata=metadata)
+
+
+def query_of(where: Any = None, **settings: Any) -> Operation:
+    return lambda client, dataset: list(client.query(dataset, where, **settings))
+
+
+def list_of(where: Any = None, **settings: Any) -> Operation:
+    return lambda client, dataset: list(client.list(dataset, where, **settings))
+
+
+def index_of(index: Any, **settings: Any) -> Operation:
+    return lambda client, dataset: client.get(dataset, "matrix", index=index, **settings)
+
+
+RESULTS: dict[str, Operation] = {
+    "create_dataset": lambda client, dataset: client.create_dataset(f"{dataset}/other", preset="fast"),
+    "create_dataset that is there": lambda client, dataset: client.create_dataset(dataset, exist_ok=True),
+    "a policy": policy_of(preset="maximum", max_relative_error=0.5, max_absolute_error=0.25, chunk_bytes=4096),
+    "an encoding": policy_of(encoding=["fp16", {"id": "zstd", "configuration": {"level": 5}}]),
+    "an encoding with a default written out": policy_of(encoding=[{"id": "zstd", "configuration": {"level": 3}}]),
+    "an empty encoding": policy_of(encoding=[]),
+    "a schema": schema_of(dtype="int8", shape=(None, 3), metadata={"a": int, "b": float, "c": None, "d": dict}),
+    "a schema of scalars": schema_of(shape=()),
+    "dataset": lambda client, dataset: client.dataset(dataset),
+    "update_dataset": lambda client, dataset: client.update_dataset(
+        dataset, preset="fast", schema=Schema(dtype="int8")
+    ),
+    "update_dataset of nothing": lambda client, dataset: client.update_dataset(dataset),
+    "delete_dataset": lambda client, dataset: client.delete_dataset(dataset),
+    "stats": lambda client, dataset: client.stats(dataset),
+    "insert": insert_of(VALUES, id="t", metadata={"a": 1, "b": [None, 1.0, {"c": True}]}),
+    "insert with a random id": insert_of(VALUES),
+    "insert of an empty tensor": insert_of(np.empty((3, 0)), id="t"),
+    "insert of a big-endian tensor": insert_of(np.arange(9, dtype=">i4"), id="t"),
+    "insert with a policy": insert_of(VALUES, id="t", policy=Policy(encoding=["fp16", "lz4"], chunk_bytes=8192)),
+    "insert with an error contract": insert_of(VALUES, id="t", policy=Policy("int8_only", max_relative_error=1e-9)),
+    "insert of what is there": insert_of(MATRIX, id="matrix"),
+    "insert_many": lambda client, dataset: client.insert_many(
+        dataset, [("a", VALUES), NewTensor(MATRIX, "b", {"k": 1})]
+    ),
+    "metadata of NumPy's numbers": metadata_of({"a": np.int8(1), "b": np.float32(0.5), "c": [np.bool_(True)]}),
+    "metadata with tuples": metadata_of({"a": (1, (2,)), "b": {"c": ()}}),
+    "metadata with NaN": metadata_of({"a": [float("inf"), -0.0]}),
+    "metadata as deep as allowed": metadata_of(nested(15, dict)),
+    "get": lambda client, dataset: client.get(dataset, "matrix"),
+    "get as numpy": lambda client, dataset: client.get(dataset, "matrix", as_="numpy"),
+    "get of a scalar": lambda client, dataset: client.get(dataset, "scalar", as_="numpy"),
+    "a part": index_of((slice(None, None, -1), ..., 2)),
+    "an element": index_of((1, 2), as_="numpy"),
+    "an element as torch": index_of((1, 2)),
+    "a slice beyond the end": index_of(slice(1, 2**40)),
+    "get_many": lambda client, dataset: list(client.get_many(dataset, ["scalar", "matrix"])),
+    "get_many of nothing": lambda client, dataset: list(client.get_many(dataset, [])),
+    "query": query_of(),
+    "query with a filter": query_of("layer >= 1 AND kind = 'weight'", order_by="id desc"),
+    "query with a dict": query_of({"layer": [1, 2], "@dtype": "float32"}),
+    "query without data": query_of(with_data=False, limit=2),
+    "query with a seed": query_of(sample=2, seed=3),
+    "list": list_of(order_by="nbytes"),
+    "list with a limit": list_of(limit=1),
+    "list of none": list_of(limit=0),
+    "info": lambda client, dataset: client.info(dataset, "matrix"),
+    "update_metadata": lambda client, dataset: client.update_metadata(dataset, "matrix", {"new": [1]}),
+    "delete": lambda client, dataset: client.delete(dataset, ["matrix", "nothing"]),
+    "delete of nothing": lambda client, dataset: client.delete(dataset, []),
+}
+
+ERRORS: dict[str, Operation] = {
+    "create_dataset that is there": lambda client, dataset: client.create_dataset(dataset),
+    "a dataset without a name": lambda client, _: client.create_dataset(""),
+    "a dataset's name that is no Unicode": lambda client, _: client.create_dataset("\ud800"),
+    "a dataset that is not there": lambda client, _: client.dataset("nowhere"),
+    "get_many of nothing from nowhere": lambda client, _: list(client.get_many("nowhere", [])),
+    "delete of nothing from nowhere": lambda client, _: client.delete("nowhere", []),
+    "insert_many of nothing into nowhere": lambda client, _: client.insert_many("nowhere", []),
+    "a preset": policy_of(preset="zip"),
+    "preset and encoding": policy_of(preset="fast", encoding=["zstd"]),
+    "a codec": policy_of(encoding=["brotli"]),
+    "codecs out of order": policy_of(encoding=["zstd", "planes"]),
+    "a step without an id": policy_of(encoding=[{"codec": "zstd"}]),
+    "a setting beside the configuration": policy_of(encoding=[{"id": "zstd", "level": 5}]),
+    "a setting that there is not": policy_of(encoding=[{"id": "zstd", "configuration": {"speed": 1}}]),
+    "a setting that is too large": policy_of(encoding=[{"id": "zstd", "configuration": {"level": 99}}]),
+    "a configuration that is no mapping": policy_of(encoding=[{"id": "zstd", "configuration": 5}]),
+    "a size of chunks": policy_of(chunk_bytes=5000),
+    "a size of chunks of zero": policy_of(chunk_bytes=0),
+    "a negative size of chunks": policy_of(chunk_bytes=-16),
+    "a size of chunks beyond 32 bits": policy_of(chunk_bytes=2**32),
+    "a negative error": policy_of(max_absolute_error=-1.0),
+    "an error of NaN": policy_of(max_relative_error=float("nan")),
+    "a schema's dtype": schema_of(dtype="float31"),
+    "a schema's shape": schema_of(shape=(-2,)),
+    "a schema's rank": schema_of(shape=(1,) * 33),
+    "a schema's type": schema_of(metadata={"k": set}),
+    "update_dataset to an unknown preset": lambda client, dataset: client.update_dataset(dataset, preset="zip"),
+    "another tensor under a taken id": insert_of(VALUES, id="matrix"),
+    "an empty id": insert_of(VALUES, id=""),
+    "a long id": insert_of(VALUES, id="a" * 513),
+    "an id with a newline": insert_of(VALUES, id="a\nb"),
+    "an id that is no Unicode": insert_of(VALUES, id="\ud800"),
+    "more axes than allowed": insert_of(np.zeros((1,) * 33), id="t"),
+    "no tensor": insert_of([1, 2]),
+    "a dtype outside the contract": insert_of(np.array(["a"])),
+    "another dtype outside the contract": insert_of(np.zeros(3, ml_dtypes.int4)),
+    "an insert's preset": insert_of(VALUES, id="t", preset="zip"),
+    "an insert's codec": insert_of(VALUES, id="t", policy=Policy(encoding=["brotli"])),
+    "an insert's setting beside the configuration": insert_of(
+        VALUES, id="t", policy=Policy(encoding=[{"id": "zstd", "level": 5}])
+    ),
+    "metadata with an object": metadata_of({"k": {1}}),
+    "metadata with an object inside": metadata_of({"k": [{"j": {1}}]}),
+    "metadata with a number as key": metadata_of({1: 2}),
+    "metadata with a large integer": metadata_of({"k": 2**63}),
+    "metadata that is no Unicode": metadata_of({"k": "\ud800"}),
+    "metadata with an array of one": metadata_of({"k": np.arange(1)}),
+    "metadata with an array": metadata_of({"k": np.arange(3)}),
+    "metadata that is too large": metadata_of({"k": "x" * 70_000}),
+    "metadata that is too large for a message": metadata_of({"k": "x" * 5_000_000}),
+    "metadata that is too deep": metadata_of({"k": nested(17, list)}),
+    "metadata that is too deep for protobuf": metadata_of({"k": nested(60, dict)}),
+    "metadata with a long key": metadata_of({"k" * 2000: 1}),
+    "some of many": lambda client, dataset: client.insert_many(
+        dataset, [("a", VALUES), ("matrix", VALUES), NewTensor(VALUES, "b", policy=Policy("zip"))]
+    ),
+    "a tensor that is not there": lambda client, dataset: client.get(dataset, "nothing"),
+    "info of nothing": lambda client, dataset: client.info(dataset, "nothing"),
+    "an id that is no Unicode to read": lambda client, dataset: client.get(dataset, "\ud800"),
+    "get_many with one that is not there": lambda client, dataset: list(
+        client.get_many(dataset, ["matrix", "nothing"])
+    ),
+    "an element out of bounds": index_of((0, 4)),
+    "an element beyond 64 bits": index_of(2**63),
+    "more axes than the tensor has": index_of((0, 0, 0)),
+    "a step of zero": index_of(slice(None, None, 0)),
+    "no index": index_of([0]),
+    "no kind of array": lambda client, dataset: client.get(dataset, "matrix", as_="jax"),  # type: ignore[arg-type]
+    "a filter": query_of("layer =="),
+    "a filter in a list": list_of("layer =="),
+    "a filter that is no Unicode": query_of('k = "\ud800"'),
+    "a filter with an unknown property": query_of("@size > 1"),
+    "a filter that is too deep": query_of("(" * 9 + "a = 1" + ")" * 9),
+    "a filter that is too long": query_of("a = 1 AND " * 10_000 + "b = 2"),
+    "an order": query_of(order_by="size"),
+    "an order of a list": list_of(order_by="size"),
+    "sample and order": query_of(sample=1, order_by="id"),
+    "metadata of nothing": lambda client, dataset: client.update_metadata(dataset, "nothing", {}),
+    "new metadata with an object": lambda client, dataset: client.update_metadata(dataset, "matrix", {"k": {1}}),
+}
+
+AT_THE_EDGE: dict[str, Operation] = {
+    "query with a negative seed": query_of(sample=2, seed=-3),
+    "query with a large seed": query_of(sample=2, seed=2**64),
+    "list with a negative limit": list_of(limit=-1),
+    "delete of more than one request may have": lambda client, dataset: client.delete(dataset, ["nothing"] * 10_001),
+    "a schema's size beyond 64 bits": schema_of(shape=(2**63,)),
+    "query with a negative limit": query_of(limit=-1),
+    "query with a negative sample": query_of(sample=-1),
+}
+"""What a store may take or refuse, as long as both do the same."""
+
+
+Outcomes = Callable[[Operation], tuple[Any, Any]]
+
+
+def fill(clients: tuple[Client, Client], dataset: str) -> Outcomes:
+    """Make the same dataset in both stores; return what runs an operation on both and returns both outcomes."""
+    for client in clients:
+        client.create_dataset(dataset)
+        # One by one: the order within an insert_many is that in which the disk was ready.
+        client.insert(dataset, MATRIX, id="matrix", metadata={"layer": 1, "kind": "weight"})
+        client.insert(dataset, VALUES, id="values", metadata={"layer": 2, "kind": "weight"}, preset="balanced")
+        client.insert(dataset, np.float32(7), id="scalar", metadata={"layer": 3, "kind": "bias"})
+
+    def run(operation: Operation) -> tuple[Any, Any]:
+        first, second = (outcome_of(lambda client=client: operation(client, dataset)) for client in clients)
+        return first, second
+
+    return run
+
+
+@pytest.fixture
+def both(remote: Client, embedded: Client, dataset: str) -> Outcomes:
+    """Two datasets of this test alone."""
+    return fill((remote, embedded), dataset)
+
+
+@pytest.fixture(scope="module")
+def both_unchanged(remote: Client, embedded: Client) -> Outcomes:
+    """Two datasets of the tests that change nothing."""
+    return fill((remote, embedded), "congruence")
+
+
+@pytest.mark.parametrize("operation", RESULTS.values(), ids=RESULTS)
+def test_both_give_the_same_result(both: Outcomes, operation: Operation) -> None:
+    remotely, embedded = both(operation)
+    assert remotely == embedded
+    assert not isinstance(embedded, Raised)
+
+
+@pytest.mark.parametrize("operation", ERRORS.values(), ids=ERRORS)
+def test_both_raise_the_same_error(both_unchanged: Outcomes, operation: Operation) -> None:
+    remotely, embedded = both_unchanged(operation)
+    assert remotely == embedded
+    assert isinstance(embedded, Raised)
+
+
+@pytest.mark.parametrize("operation", AT_THE_EDGE.values(), ids=AT_THE_EDGE)
+def test_both_take_it_or_both_refuse_it(both_unchanged: Outcomes, operation: Operation) -> None:
+    remotely, embedded = both_unchanged(operation)
+    assert remotely == embedded
+    assert not isinstance(embedded, Raised) or embedded.kind.startswith("tensorus.errors.")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_both_store_every_dtype_in_the_same_bytes(both: Outcomes, preset: str) -> None:
+    def operation(client: Client, dataset: str) -> Any:
+        uploads = []
+        for number, dtype in enumerate(DTYPE_NAMES):
+            array = random_bits(dtype, (70, 90), number)
+            if array.dtype.kind not in "iub":
+                array = normal((70, 90), seed=number).astype(array.dtype)
+            uploads.append(NewTensor(array, dtype, policy=Policy(preset=preset, chunk_bytes=4096)))
+        return client.insert_many(dataset, uploads)
+
+    remotely, embedded = both(operation)
+    assert not isinstance(embedded, Raised)
+    assert remotely == embedded
+
+
+def test_both_are_in_the_same_state_after_the_same_operations(
+    both: Outcomes,
+) -> None:
+    def operation(client: Client, dataset: str) -> Any:
+        client.update_dataset(dataset, preset="fast", schema=Schema(metadata={"layer": int}))
+        outcome_of(lambda: client.insert(dataset, VALUES, id="refused"))
+        client.insert(dataset, VALUES[:50], id="new", metadata={"layer": 9})
+        client.delete(dataset, ["matrix"])
+        client.insert(dataset, MATRIX + 1, id="matrix", metadata={"layer": 0})
+        client.update_metadata(dataset, "scalar", {"layer": -1})
+        return [
+            client.dataset(dataset),
+            list(client.list(dataset)),
+            list(client.query(dataset, "layer < 5", order_by="id")),
+            client.stats(dataset),
+        ]
+
+    remotely, embedded = both(operation)
+    assert not isinstance(embedded, Raised)
+    assert remotely == embedded
+
+
+def test_generations_tell_versions_apart_in_both(remote: Client, embedded: Client, dataset: str) -> None:
+    for client in (remote, embedded):
+        client.create_dataset(dataset)
+        first = client.insert(dataset, MATRIX, id="t")
+        client.delete(dataset, "t")
+        second = client.insert(dataset, MATRIX, id="t")
+        assert second.generation > first.generation
+        assert second.created >= first.created
+
+
+def test_the_two_kinds_of_client_are_one_class(remote: Client, embedded: Client) -> None:
+    assert type(remote) is type(embedded) is tensorus.Client
