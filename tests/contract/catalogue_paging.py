@@ -66,22 +66,22 @@ class CataloguePagingContract:
         return committed
 
     @pytest.mark.parametrize("order", ORDERS, ids=order_id)
-    @pytest.mark.parametrize("size", [1, 7, 39, 40, 41])
     def test_the_pages_of_a_listing_are_its_tensors_in_order(
-        self, catalogue: Catalogue, tensors: list[Tensor], order: Order, size: int
+        self, catalogue: Catalogue, tensors: list[Tensor], order: Order
     ) -> None:
-        pages = all_pages(catalogue, PageRequest(order=order, size=size))
         expected = sorted(tensors, key=lambda tensor: sort_key(tensor, order), reverse=order.descending)
-        assert [tensor for page in pages for tensor in page] == expected
         # Every page but the last is full, and there is no empty one at the end.
-        assert [len(page) for page in pages] == [size] * ((len(tensors) - 1) // size) + [(len(tensors) - 1) % size + 1]
+        for size, sizes in ((1, [1] * 40), (7, [7] * 5 + [5]), (39, [39, 1]), (40, [40]), (41, [40])):
+            pages = all_pages(catalogue, PageRequest(order=order, size=size))
+            assert [tensor for page in pages for tensor in page] == expected
+            assert [len(page) for page in pages] == sizes
 
     def test_a_listing_of_nothing_is_one_empty_page(self, catalogue: Catalogue) -> None:
         create(catalogue)
         assert all_pages(catalogue, PageRequest()) == [[]]
 
     @pytest.mark.parametrize("order", ORDERS, ids=order_id)
-    @pytest.mark.parametrize("seed", range(4))
+    @pytest.mark.parametrize("seed", range(2))
     def test_no_tensor_comes_twice_and_none_is_missed_while_others_come_and_go(
         self, catalogue: Catalogue, tensors: list[Tensor], order: Order, seed: int
     ) -> None:

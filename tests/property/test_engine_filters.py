@@ -163,7 +163,6 @@ def found(catalogue: SqliteCatalogue, dataset: Dataset, filter_: Filter) -> list
     return [tensor.id for tensor in tensors]
 
 
-@settings(max_examples=2 * settings.default.max_examples)
 @given(
     described=st.lists(tensors, min_size=1, max_size=8),
     asked=st.lists(filters, min_size=1, max_size=8),

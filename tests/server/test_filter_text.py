@@ -221,7 +221,6 @@ class TestLimits:
 
 HOSTILE = {
     "parentheses": "(" * 60_000,
-    "closing parentheses": ")" * 60_000,
     "negations": "NOT " * 15_000,
     "quotes": '"' * 60_000,
     "an open quote": 'a = "' + "x" * 60_000,
@@ -239,7 +238,6 @@ HOSTILE = {
     "digits with a point": "a = " + "1" * 30_000 + "." + "1" * 29_000,
     "an exponent of many digits": "a = 1e" + "1" * 50_000,
     "signs": "a = " + "-" * 60_000,
-    "commas": "a IN (" + "," * 60_000,
     "values": "a IN (" + "1," * 30_000,
     "conditions": "a=1 AND " * 8_000 + "a=1",
     "AND": "AND " * 15_000,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from support.engine import commit, insert, stored_tensor
+from support.engine import commit, engine_on, insert, stored_tensor
 from tensorus_codecs.checksum import crc32c
+from tensorus_codecs.policy import StoragePolicy
 from tensorus_server import query as query_module
 from tensorus_server.catalogue.abc import ORDER_FIELDS, Order
 from tensorus_server.engine import Engine
@@ -57,9 +59,8 @@ def test_any_other_order_is_refused(text: str) -> None:
     assert str(caught.value) == message
 
 
-@pytest.fixture
-def filled(engine: Engine) -> Engine:
-    """An engine whose dataset "d" has 30 tensors: ids 0 to 29, every second one odd, sizes 0 to 4."""
+def fill(engine: Engine) -> None:
+    """Commit 30 tensors to dataset "d": ids 0 to 29, every second one odd, sizes 0 to 4."""
     dataset = engine.get_dataset("d")
     tensors = (
         stored_tensor(
@@ -72,6 +73,22 @@ def filled(engine: Engine) -> Engine:
         for number in range(30)
     )
     commit(engine._catalogue, *tensors)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine with 30 tensors that all tests share and none changes, and an empty dataset beside them."""
+    with engine_on(tmp_path_factory.mktemp("filled") / "store") as opened:
+        opened.create_dataset("d", StoragePolicy(preset="none"))
+        opened.create_dataset("other")
+        fill(opened)
+        yield opened
+
+
+@pytest.fixture
+def changing(engine: Engine) -> Engine:
+    """An engine with the same tensors, of one test alone."""
+    fill(engine)
     return engine
 
 
@@ -113,10 +130,10 @@ class TestListing:
         ]
         assert found == sorted((f"{number}" for number in range(1, 30, 2)), reverse=True)
 
-    def test_tensors_that_come_after_the_first_page_are_left_out(self, filled: Engine) -> None:
-        first, token = filled.list_tensors("d", None, Order("id", descending=True), page_size=20)
-        insert(filled, "d", "0000", np.zeros(3))
-        second, end = filled.list_tensors("d", None, Order("id", descending=True), page_size=20, page_token=token)
+    def test_tensors_that_come_after_the_first_page_are_left_out(self, changing: Engine) -> None:
+        first, token = changing.list_tensors("d", None, Order("id", descending=True), page_size=20)
+        insert(changing, "d", "0000", np.zeros(3))
+        second, end = changing.list_tensors("d", None, Order("id", descending=True), page_size=20, page_token=token)
         assert "0000" not in {tensor.id for tensor in (*first, *second)}
         assert (len(first), len(second), end) == (20, 10, "")
 
@@ -144,7 +161,6 @@ class TestListing:
         ],
     )
     def test_a_token_of_another_listing_is_refused(self, filled: Engine, other: dict[str, Any]) -> None:
-        filled.create_dataset("other")
         arguments: dict[str, Any] = {"dataset": "d", "filter_": None, "order": Order()}
         _, token = filled.list_tensors(**arguments, page_size=5)
         # Another size is the same listing.
@@ -253,13 +269,13 @@ class TestSelect:
             assert [tensor.id for tensor in found] == sorted(f"{number}" for number in range(30))
 
     def test_tensors_that_come_meanwhile_are_left_out_and_those_that_go_too(
-        self, filled: Engine, monkeypatch: pytest.MonkeyPatch
+        self, changing: Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(query_module, "PAGE_SIZE_MAX", 4)
-        found = filled.select(Query("d"), with_payloads=False)
+        found = changing.select(Query("d"), with_payloads=False)
         first = next(found).id
-        insert(filled, "d", "new", np.zeros(3))
-        filled.delete_tensors("d", ["15"])
+        insert(changing, "d", "new", np.zeros(3))
+        changing.delete_tensors("d", ["15"])
         assert [first, *(tensor.id for tensor in found)] == [f"{number}" for number in range(30) if number != 15]
 
     def test_a_filter_is_checked(self, filled: Engine) -> None:
@@ -319,12 +335,12 @@ class TestSample:
         monkeypatch.setattr(query_module, "_PAGE_WITH_PAYLOADS", 4)
         assert len(set(ids_of(filled, sample=30, seed=0))) == 30
 
-    def test_a_tensor_that_goes_meanwhile_is_left_out(self, filled: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_tensor_that_goes_meanwhile_is_left_out(self, changing: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(query_module, "_PAGE_WITH_PAYLOADS", 1)
-        expected = ids_of(filled, sample=30, seed=0)
-        found = filled.select(Query("d", sample=30, seed=0), with_payloads=False)
+        expected = ids_of(changing, sample=30, seed=0)
+        found = changing.select(Query("d", sample=30, seed=0), with_payloads=False)
         first = next(found).id
-        filled.delete_tensors("d", [expected[10]])
+        changing.delete_tensors("d", [expected[10]])
         assert [first, *(tensor.id for tensor in found)] == [name for name in expected if name != expected[10]]
 
     def test_a_sample_cannot_be_ordered(self, filled: Engine) -> None:

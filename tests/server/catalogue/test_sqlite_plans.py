@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import pytest
 
@@ -40,12 +41,13 @@ DRIVERS = [
 ]
 
 
-@pytest.fixture
-def catalogue(catalogue: SqliteCatalogue) -> SqliteCatalogue:
-    """A catalogue of 300 tensors: a key that all have, one that 3 have, and a text each."""
-    dataset = create(catalogue)
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteCatalogue]:
+    """A catalogue of 300 tensors, for all tests: a key that all have, one that 3 have, and a text each."""
+    opened = SqliteCatalogue(tmp_path_factory.mktemp("plans"))
+    dataset = create(opened)
     commit(
-        catalogue,
+        opened,
         *(
             stored_tensor(
                 dataset,
@@ -56,7 +58,8 @@ def catalogue(catalogue: SqliteCatalogue) -> SqliteCatalogue:
             for number in range(300)
         ),
     )
-    return catalogue
+    yield opened
+    opened.close()
 
 
 def plan_of(catalogue: SqliteCatalogue, request: PageRequest) -> list[str]:
