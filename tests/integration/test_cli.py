@@ -278,7 +278,7 @@ def test_rm_deletes_tensors(filled: str, place: list[str]) -> None:
 def test_rm_of_what_is_not_there_deletes_the_rest_and_says_so(filled: str, place: list[str]) -> None:
     ran = run_command("rm", filled, "matrix", "nothing", "values", *place)
     assert (ran.exit_code, ran.output) == (3, "2 of 3 tensors deleted\n")
-    assert ran.errors == "tensorus: 1 of the ids did not exist\n"
+    assert ran.errors == f"tensorus: 1 of the ids did not exist [dataset={filled}]\n"
 
 
 @pytest.mark.parametrize(("answer", "left"), [("n\n", True), ("\n", True), ("", True), ("y\n", False)])

@@ -147,6 +147,22 @@ def test_a_state_dict_is_stored_under_its_names(
     assert stored(remote, dataset).keys() == model.state_dict().keys()
 
 
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+def test_a_pt_file_of_before_torch_1_6_is_stored(
+    folder: Path, place: list[str], dataset: str, remote: tensorus.Client
+) -> None:
+    torch.save({"a": torch.arange(5)}, "old.pt", _use_new_zipfile_serialization=False)
+    assert run_command("put", dataset, "old.pt", *place).exit_code == 0
+    assert stored(remote, dataset)["a"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_tensor_that_cannot_be_stored_is_named(folder: Path, place: list[str], dataset: str) -> None:
+    torch.save({"model": {"eye": torch.eye(3).to_sparse()}}, "sparse.pt")
+    ran = run_command("put", dataset, "sparse.pt", *place)
+    assert ran.exit_code == 1
+    assert ran.errors.startswith("tensorus: sparse.pt cannot be read: tensor 'model.eye' cannot be stored: ")
+
+
 def test_files_of_all_formats_can_be_put_together(
     folder: Path, place: list[str], dataset: str, remote: tensorus.Client
 ) -> None:

@@ -41,7 +41,7 @@ class _App(click.Group):
         except NotFoundError as error:
             print_error(error)
             sys.exit(EXIT_NOT_FOUND)
-        except (TensorusError, OSError, ValueError, TypeError, IndexError, ImportError) as error:
+        except (TensorusError, OSError, ValueError, TypeError, IndexError, ImportError, MemoryError) as error:
             print_error(error)
             sys.exit(EXIT_FAILED)
 

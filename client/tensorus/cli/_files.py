@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from tensorus._arrays import as_numpy
+from tensorus.errors import TensorusError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -64,8 +65,11 @@ def read_tensors(path: Path) -> Iterator[tuple[str, Any]]:
         raise ValueError(f"{path} is of no known format; {', '.join(READABLE)} can be read")
     try:
         for name, tensor in reader(path):
-            # Refuses dtypes that cannot be stored: here, where the file is known.
-            as_numpy(tensor)
+            try:
+                # Here, where the file is known, and not when it is sent.
+                as_numpy(tensor)
+            except (TensorusError, TypeError, ValueError) as error:
+                raise ValueError(f"tensor {name!r} cannot be stored: {error}") from error
             yield name, tensor
     except ImportError:
         raise
@@ -80,7 +84,7 @@ def _first_sentence(error: Exception) -> str:
         # Torch's message recommends weights_only=False, which would run what is in the file.
         return "it is broken, or holds objects other than tensors; they are not loaded, since that could run code"
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return text.splitlines()[0].partition(". ")[0]
+    return text.splitlines()[0].partition(". ")[0].rstrip(".")
 
 
 def require_writable(path: Path, dtypes: Mapping[str, str]) -> None:

@@ -37,4 +37,6 @@ def rm(dataset: str, ids: tuple[str, ...], server: str, store: str | None, *, wh
         deleted = client.delete(dataset, list(ids))
     print_text(f"{deleted} of {len(ids)} tensors deleted")
     if deleted < len(ids):
-        raise TensorNotFoundError(f"{len(ids) - deleted} of the ids did not exist", reason="TENSOR_NOT_FOUND")
+        raise TensorNotFoundError(
+            f"{len(ids) - deleted} of the ids did not exist [dataset={dataset}]", reason="TENSOR_NOT_FOUND"
+        )
