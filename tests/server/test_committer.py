@@ -275,6 +275,22 @@ class TestFailures:
         assert len(list(bench.store.published())) == 2
         assert "delete" not in bench.events
 
+    def test_payloads_count_as_uncommitted_from_before_their_publication(self, bench: Bench) -> None:
+        bench.catalogue.may_commit.clear()
+        stored = bench.submit("a")
+        assert bench.catalogue.is_committing.wait(30)
+        assert bench.committer.uncommitted == {stored.locator.key}
+
+    def test_payloads_of_a_commit_with_an_unknown_outcome_stay_uncommitted(self, bench: Bench) -> None:
+        # A sweep before the restart must not remove them, however old they look.
+        bench.catalogue.failures["commit"] = StoreUnavailableError("unknown")
+        stored = bench.submit("a")
+        assert bench.catalogue.is_committing.wait(30)
+        bench.catalogue.failures["check_writable"] = StoreUnavailableError("failed earlier")
+        bench.submit("b")
+        bench.close()
+        assert bench.committer.uncommitted == {stored.locator.key}
+
     def test_an_error_that_nobody_foresaw_keeps_the_payloads_too_and_leaks_nothing(
         self, bench: Bench, caplog: pytest.LogCaptureFixture
     ) -> None:
