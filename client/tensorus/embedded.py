@@ -56,8 +56,6 @@ __all__ = ["EmbeddedBackend"]
 _BLOCK_BYTES = 1024 * 1024
 """What is handed to the engine at once: a chunk of the default size, which it takes without copying."""
 
-_PAGE_SIZE = 500
-
 _SCHEMA_TYPES: dict[str, type | None] = {
     "any": None,
     "boolean": bool,

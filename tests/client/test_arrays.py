@@ -42,17 +42,18 @@ def test_a_numpy_array_is_taken_as_it_is(make: Callable[[], np.ndarray[Any, Any]
 
 
 @pytest.mark.parametrize("dtype", DTYPE_NAMES)
-@pytest.mark.parametrize("shape", [(), (0, 3), (2, 3)], ids=str)
-def test_a_torch_tensor_shares_its_memory(dtype: str, shape: tuple[int, ...]) -> None:
-    expected = random_bits(dtype, shape, seed=1)
-    # The bits go in as bytes: torch has every dtype, NumPy borrows some of them.
-    tensor = torch.empty(shape, dtype=getattr(torch, dtype))
-    if tensor.numel():
-        tensor = torch.frombuffer(bytearray(canonical(expected)), dtype=tensor.dtype).reshape(shape)
-    found = as_numpy(tensor)
-    assert_same_bits(found, expected)
-    if tensor.numel():
-        assert address(found) == tensor.data_ptr()
+def test_a_torch_tensor_shares_its_memory(dtype: str) -> None:
+    shapes: list[tuple[int, ...]] = [(), (0, 3), (2, 3)]
+    for shape in shapes:
+        expected = random_bits(dtype, shape, seed=1)
+        # The bits go in as bytes: torch has every dtype, NumPy borrows some of them.
+        tensor = torch.empty(shape, dtype=getattr(torch, dtype))
+        if tensor.numel():
+            tensor = torch.frombuffer(bytearray(canonical(expected)), dtype=tensor.dtype).reshape(shape)
+        found = as_numpy(tensor)
+        assert_same_bits(found, expected)
+        if tensor.numel():
+            assert address(found) == tensor.data_ptr()
 
 
 TORCH_VIEWS: dict[str, Callable[[], torch.Tensor]] = {
@@ -222,27 +223,25 @@ def test_the_names_are_the_codecs_names() -> None:
 # ---- Out of the array: canonical_blocks ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block_bytes", BLOCK_BYTES)
 @pytest.mark.parametrize("make", ARRAYS.values(), ids=ARRAYS)
-def test_blocks_make_up_the_canonical_bytes(make: Callable[[], np.ndarray[Any, Any]], block_bytes: int) -> None:
+def test_blocks_make_up_the_canonical_bytes(make: Callable[[], np.ndarray[Any, Any]]) -> None:
     array = make()
-    blocks = list(canonical_blocks(array, block_bytes))
-    assert b"".join(blocks) == canonical(array)
-    for block in blocks:
-        assert 0 < block.nbytes <= block_bytes
-        assert block.nbytes % array.itemsize == 0
+    for block_bytes in BLOCK_BYTES:
+        blocks = list(canonical_blocks(array, block_bytes))
+        assert b"".join(blocks) == canonical(array)
+        for block in blocks:
+            assert 0 < block.nbytes <= block_bytes
+            assert block.nbytes % array.itemsize == 0
 
 
-@pytest.mark.parametrize("block_bytes", BLOCK_BYTES)
 @pytest.mark.parametrize("make", DENSE_ARRAYS.values(), ids=DENSE_ARRAYS)
-def test_blocks_of_a_dense_array_are_views_of_full_size(
-    make: Callable[[], np.ndarray[Any, Any]], block_bytes: int
-) -> None:
+def test_blocks_of_a_dense_array_are_views_of_full_size(make: Callable[[], np.ndarray[Any, Any]]) -> None:
     array = make()
-    blocks = list(canonical_blocks(array, block_bytes))
-    assert [block.nbytes for block in blocks[:-1]] == [block_bytes] * len(blocks[:-1])
-    for position, block in enumerate(blocks):
-        assert address(np.frombuffer(block, np.uint8)) == address(array) + position * block_bytes
+    for block_bytes in BLOCK_BYTES:
+        blocks = list(canonical_blocks(array, block_bytes))
+        assert [block.nbytes for block in blocks[:-1]] == [block_bytes] * len(blocks[:-1])
+        for position, block in enumerate(blocks):
+            assert address(np.frombuffer(block, np.uint8)) == address(array) + position * block_bytes
 
 
 @pytest.mark.parametrize("make", SCATTERED_ARRAYS.values(), ids=SCATTERED_ARRAYS)
@@ -318,27 +317,36 @@ def canonical_array(dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     return array
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPE_NAMES)
-def test_numpy_gets_the_array_itself(dtype: str, shape: tuple[int, ...]) -> None:
-    array = canonical_array(dtype, shape)
-    found = from_canonical(array, "numpy")
-    assert_same_bits(found, random_bits(dtype, shape, seed=5))
-    assert found.dtype.isnative
-    assert address(found) == address(array)
+def test_numpy_gets_the_array_itself(dtype: str) -> None:
+    for shape in SHAPES:
+        array = canonical_array(dtype, shape)
+        found = from_canonical(array, "numpy")
+        assert_same_bits(found, random_bits(dtype, shape, seed=5))
+        assert found.dtype.isnative
+        assert address(found) == address(array)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPE_NAMES)
-def test_torch_gets_a_tensor_on_the_same_memory(dtype: str, shape: tuple[int, ...]) -> None:
-    array = canonical_array(dtype, shape)
-    found = from_canonical(array, "torch")
-    assert found.dtype is getattr(torch, dtype)
-    assert tuple(found.shape) == shape
-    assert found.is_contiguous()
-    assert canonical(as_numpy(found)) == canonical(array)
-    if array.size:
-        assert found.data_ptr() == address(array)
+def test_torch_gets_a_tensor_on_the_same_memory(dtype: str) -> None:
+    for shape in SHAPES:
+        array = canonical_array(dtype, shape)
+        found = from_canonical(array, "torch")
+        assert found.dtype is getattr(torch, dtype)
+        assert tuple(found.shape) == shape
+        assert found.is_contiguous()
+        assert canonical(as_numpy(found)) == canonical(array)
+        if array.size:
+            assert found.data_ptr() == address(array)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "bool"])
+def test_an_element_is_a_scalar_of_numpy_and_a_tensor_of_torch(dtype: str) -> None:
+    element = canonical_array(dtype, (1,))[0]
+    assert isinstance(from_canonical(element, "numpy"), np.generic)
+    found = from_canonical(element, "torch")
+    assert (tuple(found.shape), found.dtype) == ((), getattr(torch, dtype))
+    assert canonical(as_numpy(found)) == element.tobytes()
 
 
 @pytest.mark.parametrize("kind", ["torch", "numpy"])

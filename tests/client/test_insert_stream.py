@@ -181,8 +181,8 @@ def text_of(size: int) -> str:
 
 
 LOADS: dict[str, Callable[[], Iterator[Upload]]] = {
-    "thousands of tiny tensors": lambda: (upload(np.arange(4), f"t{number}") for number in range(9000)),
-    "thousands of empty tensors": lambda: (upload(np.empty(0), f"t{number}") for number in range(5000)),
+    "thousands of tiny tensors": lambda: (upload(np.arange(4), f"t{number}") for number in range(4500)),
+    "thousands of empty tensors": lambda: (upload(np.empty(0), f"t{number}") for number in range(4500)),
     "hundreds with the largest metadata": lambda: (
         upload(np.arange(4), f"t{number}", metadata={"k": text_of(METADATA_BYTES_MAX - 10)}) for number in range(100)
     ),
@@ -203,17 +203,14 @@ LOADS: dict[str, Callable[[], Iterator[Upload]]] = {
 
 
 @pytest.mark.parametrize("load", LOADS.values(), ids=LOADS)
-def test_no_message_exceeds_a_limit_of_the_contract(load: Callable[[], Iterator[Upload]]) -> None:
-    for raw in sent(load()):
+def test_no_message_exceeds_a_limit_and_every_byte_arrives_in_its_place(load: Callable[[], Iterator[Upload]]) -> None:
+    messages = sent(load())
+    for raw in messages:
         head, payload = split(raw)
         assert payload.nbytes <= PAYLOAD_BYTES_MAX
         assert len(raw) < MESSAGE_BYTES_MAX
         assert len(pb.InsertRequest.FromString(head).segments) <= SEGMENTS_PER_MESSAGE_MAX
-
-
-@pytest.mark.parametrize("load", LOADS.values(), ids=LOADS)
-def test_every_byte_arrives_in_its_place(load: Callable[[], Iterator[Upload]]) -> None:
-    found = items_of(sent(load()))
+    found = items_of(messages)
     for item, wanted in enumerate(load()):
         segments = found[item]
         assert segments[0][0].tensor.id == wanted.id
@@ -223,7 +220,7 @@ def test_every_byte_arrives_in_its_place(load: Callable[[], Iterator[Upload]]) -
 
 def test_small_tensors_share_messages() -> None:
     # A message for each would cost a hundred times more than its bytes.
-    assert len(sent(upload(np.arange(4), f"t{number}") for number in range(5000))) == 5
+    assert len(sent(upload(np.arange(4), f"t{number}") for number in range(2000))) == 2
     assert len(sent(upload(np.zeros(100_000, np.uint8), f"t{number}") for number in range(100))) == 10
 
 

@@ -16,7 +16,13 @@ from tensorus import _transfer
 from tensorus._backend import Arrival, Began, Bytes, Failed
 from tensorus._decode import accepted_codecs, decode_record
 from tensorus._transfer import Assembler
-from tensorus.errors import DataCorruptError, TensorNotFoundError, TensorusError, UnsupportedDTypeError
+from tensorus.errors import (
+    DataCorruptError,
+    TensorNotFoundError,
+    TensorusError,
+    UnavailableError,
+    UnsupportedDTypeError,
+)
 from tensorus.types import Progress, TensorInfo
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.pipeline import decode_chunk, encode_chunk
@@ -101,12 +107,13 @@ def assembled(assembler: Assembler, *arrivals: Arrival) -> list[np.ndarray[Any, 
 # ---- What arrives -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(), (0, 3), (5,), (50, 60)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPE_NAMES)
-def test_bytes_become_the_array_they_are_of(assembler: Assembler, dtype: str, shape: tuple[int, ...]) -> None:
-    array = random_bits(dtype, shape)
-    (found,) = assembled(assembler, began(array), *pieces(array))
-    assert_same_bits(found, array)
+def test_bytes_become_the_array_they_are_of(assembler: Assembler, dtype: str) -> None:
+    shapes: list[tuple[int, ...]] = [(), (0, 3), (5,), (50, 60)]
+    for shape in shapes:
+        array = random_bits(dtype, shape)
+        (found,) = assembled(assembler, began(array), *pieces(array))
+        assert_same_bits(found, array)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -188,6 +195,11 @@ FOUR = np.arange(4, dtype=np.uint8)
             [began(FOUR), raw(b"abcd", item=1)], "bytes arrived for a tensor that had not begun", id="another's bytes"
         ),
         pytest.param(
+            [began(FOUR), raw(b"abcd"), raw(b"abcd")],
+            "bytes arrived for a tensor that had not begun",
+            id="bytes after its last ones",
+        ),
+        pytest.param(
             [began(FOUR), raw(b"abcde")], "bytes up to 5 arrived, the tensor has 4", id="more than the tensor has"
         ),
         pytest.param(
@@ -207,6 +219,12 @@ def test_bytes_without_a_place_are_damage(assembler: Assembler, arrivals: list[A
     with pytest.raises(DataCorruptError, match=match) as caught:
         assembled(assembler, *arrivals)
     assert caught.value.reason == "DATA_CORRUPT"
+
+
+def test_damage_names_its_tensor(assembler: Assembler) -> None:
+    with pytest.raises(DataCorruptError, match=r"^2 of 4 bytes arrived \[dataset=d, tensor=t\]$") as caught:
+        assembled(assembler, began(FOUR), raw(b"ab"))
+    assert caught.value.facts == {"dataset": "d", "tensor": "t"}
 
 
 def test_a_record_that_decodes_to_another_length_is_damage(assembler: Assembler) -> None:
@@ -364,6 +382,14 @@ def test_threads_end_with_the_assembler() -> None:
 
 def test_an_assembler_without_threads_can_be_closed() -> None:
     Assembler().close()
+
+
+def test_a_record_that_arrives_after_the_end_of_the_threads_is_an_error_of_ours(assembler: Assembler) -> None:
+    array = normal((50, 1000))
+    assembled(assembler, began(array), *records(array, "lossless"))
+    assembler.close()
+    with pytest.raises(UnavailableError, match="closed"):
+        assembled(assembler, began(array), *records(array, "lossless"))
 
 
 # ---- Codecs -------------------------------------------------------------------------------------------------------------

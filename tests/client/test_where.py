@@ -56,6 +56,7 @@ def test_a_filter_has_one_text(where: Any, text: str) -> None:
         pytest.param({"k": {"a": 1}}, TypeError, "a dict cannot be part of a filter", id="a dict"),
         pytest.param({"k": [[1]]}, TypeError, "a list cannot be part of a filter", id="a list in a list"),
         pytest.param({"k": 1j}, TypeError, "a complex cannot be part of a filter", id="a complex number"),
+        pytest.param({"k": np.datetime64(1, "ns")}, TypeError, "a datetime64 cannot be part", id="a NumPy time"),
         pytest.param({"k": []}, ValueError, "values of 'k' are an empty list", id="an empty list"),
         pytest.param({"k": math.nan}, ValueError, "nan cannot be part of a filter: nothing equals it", id="NaN"),
         pytest.param({"k": math.inf}, ValueError, "inf cannot be part of a filter", id="infinity"),
@@ -79,9 +80,12 @@ class Colour(enum.IntEnum):
         pytest.param(np.float64(0.5), "`k` = 0.5", id="a NumPy float64, which is a float"),
         pytest.param(Colour.RED, "`k` = 3", id="an IntEnum, which is an int"),
         pytest.param(np.str_("x"), '`k` = "x"', id="a NumPy str, which is a str"),
+        pytest.param(np.int8(3), "`k` = 3", id="a NumPy integer, as in metadata"),
+        pytest.param(np.float32(0.5), "`k` = 0.5", id="a NumPy float32"),
+        pytest.param([np.True_], "`k` IN (true)", id="a NumPy bool in a list"),
     ],
 )
-def test_a_subclass_counts_as_what_it_is(value: Any, text: str) -> None:
+def test_a_subclass_and_a_numpy_scalar_count_as_what_they_are(value: Any, text: str) -> None:
     assert filter_text({"k": value}) == text
 
 

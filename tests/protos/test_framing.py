@@ -62,6 +62,12 @@ def test_split_finds_the_payload(message: str, head: str, payload: str) -> None:
     assert type(found_payload) is memoryview
 
 
+@pytest.mark.parametrize("message", ["1801 7a0161", "7a0161 1801", "1801"], ids=["last", "first", "none"])
+def test_the_payload_is_a_view_of_the_message(message: str) -> None:
+    raw = bytes.fromhex(message)
+    assert split(raw)[1].obj is raw
+
+
 @pytest.mark.parametrize(("message", "head", "payload"), SPLITS)
 def test_the_runtime_agrees_with_the_table(message: str, head: str, payload: str) -> None:
     assert pb.GetResponse.FromString(bytes.fromhex(message)).payload.hex() == payload

@@ -97,6 +97,28 @@ SCATTERED_ARRAYS: dict[str, Callable[[], np.ndarray[Any, Any]]] = {
 ARRAYS = {**DENSE_ARRAYS, **SCATTERED_ARRAYS}
 
 
+# ---- Datasets -----------------------------------------------------------------------------------------------------------
+
+MATRIX = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+FIVE_IDS = ["matrix", "vector", "scalar", "empty", "bytes"]
+"""In the order in which `fill_with_five` commits them."""
+
+
+def fill_with_five(client: tensorus.Client, dataset: str) -> None:
+    """Make a dataset of five tensors, in this order, of different sizes and metadata."""
+    client.create_dataset(dataset, preset="none")
+    tensors = [MATRIX, np.arange(100), np.float32(7), np.empty((0, 3)), np.ones(50, np.int8)]
+    metadata: list[dict[str, Any]] = [
+        {"layer": 1, "kind": "weight", "rate": 0.5},
+        {"layer": 2, "kind": "bias"},
+        {"layer": 3, "kind": "bias", "best": True},
+        {"kind": 'a "quoted" \\ kind'},
+        {"layer": 2.0, "tags": {"split": "test"}},
+    ]
+    client.insert_many(dataset, map(tensorus.NewTensor, tensors, FIVE_IDS, metadata))
+
+
 # ---- Outcomes -----------------------------------------------------------------------------------------------------------
 
 
