@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from tensorus.errors import TensorusError
-    from tensorus.types import DatasetInfo, DatasetStats, Metadata, Policy, Progress, Schema, TensorInfo
+    from tensorus.types import DatasetInfo, DatasetStats, Policy, Progress, Schema, TensorInfo
 
 __all__ = ["Arrival", "Backend", "Began", "Bytes", "Failed", "Listing", "Part", "Upload"]
 
@@ -124,7 +124,7 @@ class Backend(Protocol):
     def list_tensors(self, listing: Listing) -> Iterator[TensorInfo]:
         """Yield the tensors of a listing without their data, page by page."""
 
-    def update_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> TensorInfo:
+    def update_metadata(self, dataset: str, tensor_id: str, metadata: Mapping[str, Any]) -> TensorInfo:
         """Replace a tensor's metadata."""
 
     def delete_tensors(self, dataset: str, ids: Sequence[str]) -> int:

@@ -135,9 +135,13 @@ def metadata_to(metadata: Mapping[str, Any]) -> dict[str, pb.Value]:
     """Return metadata as messages.
 
     Raises:
-        InvalidMetadataError: something in it has no place in the contract.
+        InvalidMetadataError: it is no mapping, or something in it has no place in the contract.
         LimitExceededError: more than a message may have.
     """
+    if not isinstance(metadata, Mapping):
+        raise InvalidMetadataError(
+            f"metadata is a {type(metadata).__name__}, must be a mapping of str", reason="INVALID_METADATA"
+        )
     try:
         values = to_value_map(metadata)
     except (TypeError, ValueError) as error:

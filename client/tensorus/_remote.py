@@ -37,11 +37,11 @@ from tensorus_protos.framing import MalformedMessageError, split
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from tensorus._backend import Arrival, Listing, Part, Upload
     from tensorus.errors import TensorusError
-    from tensorus.types import DatasetInfo, DatasetStats, Metadata, Policy, Schema, TensorInfo
+    from tensorus.types import DatasetInfo, DatasetStats, Policy, Schema, TensorInfo
 
 __all__ = ["RemoteBackend"]
 
@@ -94,10 +94,10 @@ class RemoteBackend(Backend):
             timeout_s: of short calls; streams take as long as they take.
 
         Raises:
-            UnavailableError: the address is empty.
+            UnavailableError: the address is empty, or no text.
         """
-        if not address:
-            raise UnavailableError("address is '', must be such as 'localhost:7733'", reason="UNAVAILABLE")
+        if not address or not address.isprintable():
+            raise UnavailableError(f"address is {address!r}, must be such as 'localhost:7733'", reason="UNAVAILABLE")
         self._timeout_s = timeout_s
         self._channel = grpc.insecure_channel(address, options=_OPTIONS, compression=grpc.Compression.NoCompression)
 
@@ -191,7 +191,7 @@ class RemoteBackend(Backend):
                 return
             request.page_token = page.next_page_token
 
-    def update_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> TensorInfo:
+    def update_metadata(self, dataset: str, tensor_id: str, metadata: Mapping[str, Any]) -> TensorInfo:
         """See `Backend`."""
         request = pb.UpdateTensorRequest(dataset=dataset, id=tensor_id, metadata=metadata_to(metadata))
         return tensor_from(self._call("UpdateTensor", request, pb.UpdateTensorResponse).tensor)

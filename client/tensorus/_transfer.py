@@ -34,11 +34,11 @@ _DECODES_MAX = 4
 
 
 class Assembler:
-    """Turns arrivals into arrays. One for each client; its threads start with the first chunk record."""
+    """Turns arrivals into arrays. One for each client, safe in many threads; its own start with the first chunk record."""
 
     def __init__(self) -> None:
         """Start without threads."""
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="tensorus-decode")
 
     def assemble(
         self, arrivals: Iterator[Arrival], on_progress: Callable[[Progress], None] | None = None
@@ -58,8 +58,10 @@ class Assembler:
                 target = _Target(arrival, on_progress)
             elif target is None or target.item != arrival.item:
                 raise DataCorruptError("bytes arrived for a tensor that had not begun", reason="DATA_CORRUPT")
+            elif arrival.encoded:
+                target.write_later(self._pool, arrival)
             else:
-                self._place(target, arrival)
+                target.write(arrival.offset, arrival.data)
             if target.is_complete:
                 yield target.finish()
                 target = None
@@ -67,16 +69,7 @@ class Assembler:
 
     def close(self) -> None:
         """End the threads. Idempotent."""
-        if self._pool is not None:
-            self._pool.shutdown()
-
-    def _place(self, target: _Target, arrival: Bytes) -> None:
-        if not arrival.encoded:
-            target.write(arrival.offset, arrival.data)
-        else:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="tensorus-decode")
-            target.write_later(self._pool, arrival)
+        self._pool.shutdown()
 
 
 class _Target:

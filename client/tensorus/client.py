@@ -337,7 +337,7 @@ class Client:
         Raises:
             DatasetNotFoundError, TensorNotFoundError: there is none.
         """
-        return self._backend.update_metadata(_name(dataset), _id(id), dict(metadata))
+        return self._backend.update_metadata(_name(dataset), _id(id), metadata)
 
     def delete(self, dataset: str, ids: str | Sequence[str]) -> int:
         """Delete one or many tensors by id, and return how many existed.
@@ -369,13 +369,18 @@ def _id(tensor_id: object) -> str:
 
 def _text(what: str, text: object, *, reason: str = "INVALID_NAME") -> str:
     """Return the text; refuse here what no message and no catalogue can hold, in the same words for both."""
-    if not isinstance(text, str):
-        raise TypeError(f"{what} is a {type(text).__name__}, must be a str")
+    found = _str(what, text)
     try:
-        text.encode()
+        found.encode()
     except UnicodeEncodeError as error:
         message = f"{what} is not Unicode text: {error.reason} at character {error.start}"
         raise error_for(reason, message, {}) from error
+    return found
+
+
+def _str(what: str, text: object) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"{what} is a {type(text).__name__}, must be a str")
     return text
 
 
@@ -443,7 +448,7 @@ def _upload(new: NewTensor) -> Upload:
     array = as_numpy(new.tensor)
     return Upload(
         # Made before it is sent, so that a repeated insert is known to be one.
-        id=uuid.uuid4().hex if new.id is None else new.id,
+        id=uuid.uuid4().hex if new.id is None else _str("id of a tensor", new.id),
         dtype=dtype_name(array),
         shape=array.shape,
         canonical_bytes=array.nbytes,

@@ -9,7 +9,7 @@ import queue
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tensorus._backend import Backend, Began, Bytes, Failed
 from tensorus._convert import metadata_to, policy_to, schema_to, upload_to
@@ -44,10 +44,9 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from tensorus._backend import Arrival, Listing, Part, Upload
-    from tensorus.types import Metadata
     from tensorus_codecs.policy import StoragePolicy
     from tensorus_server.insert import InsertStream, ItemResult
 
@@ -183,7 +182,7 @@ class EmbeddedBackend(Backend):
             if isinstance(arrival, Began):
                 yield arrival.info
 
-    def update_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> TensorInfo:
+    def update_metadata(self, dataset: str, tensor_id: str, metadata: Mapping[str, Any]) -> TensorInfo:
         """See `Backend`."""
         with _as_tensorus_errors():
             return _tensor_info(self._engine.update_metadata(dataset, tensor_id, from_value_map(metadata_to(metadata))))

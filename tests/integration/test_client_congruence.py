@@ -157,6 +157,9 @@ ERRORS: dict[str, Operation] = {
     "an insert's setting beside the configuration": insert_of(
         VALUES, id="t", policy=Policy(encoding=[{"id": "zstd", "level": 5}])
     ),
+    "metadata that is no mapping": metadata_of([1]),
+    "new metadata that is no mapping": lambda client, dataset: client.update_metadata(dataset, "matrix", 5),  # type: ignore[arg-type]
+    "an insert's id that is a number": insert_of(VALUES, id=5),
     "metadata with an object": metadata_of({"k": {1}}),
     "metadata with an object inside": metadata_of({"k": [{"j": {1}}]}),
     "metadata with a number as key": metadata_of({1: 2}),

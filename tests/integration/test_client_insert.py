@@ -340,14 +340,16 @@ def test_some_that_fail_are_named_and_the_others_stored(client: tensorus.Client,
         tensorus.NewTensor(VALUES, ""),
         tensorus.NewTensor(VALUES, "c", policy=tensorus.Policy(preset="zip")),
         tensorus.NewTensor(VALUES, "d"),
+        tensorus.NewTensor(VALUES, "\ud800"),
     ]
-    with pytest.raises(errors.InsertManyError, match=r"^4 of 6 tensors were not stored; number 1: ") as caught:
+    with pytest.raises(errors.InsertManyError, match=r"^5 of 7 tensors were not stored; number 1: ") as caught:
         client.insert_many(filled, uploads)
     assert [(position, error.reason) for position, error in caught.value.failed] == [
         (1, "ALREADY_EXISTS"),
         (2, "INVALID_METADATA"),
         (3, "INVALID_NAME"),
         (4, "INVALID_POLICY"),
+        (6, "INVALID_NAME"),
     ]
     assert caught.value.reason == "ALREADY_EXISTS"
     assert [info.id for info in caught.value.inserted] == ["a", "d"]

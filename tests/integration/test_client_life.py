@@ -302,7 +302,11 @@ def test_connecting_needs_no_server() -> None:
         assert isinstance(client, tensorus.Client)
 
 
-@pytest.mark.parametrize("address", ["no-such-host.invalid:7733", "127.0.0.1:99999", ""], ids=["host", "port", "empty"])
+@pytest.mark.parametrize(
+    "address",
+    ["no-such-host.invalid:7733", "127.0.0.1:99999", "", "\ud800"],
+    ids=["host", "port", "empty", "no Unicode"],
+)
 def test_an_address_that_leads_nowhere_is_unavailable(address: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(errors.UnavailableError), tensorus.connect(address, timeout_s=5) as client:
         client.create_dataset("d")
