@@ -18,7 +18,7 @@ TensorusError
 │   ├── LimitExceededError
 │   └── SchemaMismatchError
 ├── ChecksumMismatchError          bytes were damaged on their way
-├── DataCorruptError               stored bytes are damaged
+├── DataCorruptError               stored bytes are damaged, or some are missing
 ├── StorageFullError
 ├── OverloadedError
 ├── UnavailableError (also ConnectionError)
@@ -148,7 +148,7 @@ class ChecksumMismatchError(TensorusError):
 
 
 class DataCorruptError(TensorusError):
-    """Stored bytes are damaged; the message names dataset, tensor and chunk."""
+    """Stored bytes are damaged, or not all of a tensor's bytes arrived; the message names dataset and tensor."""
 
 
 class StorageFullError(TensorusError):
@@ -168,7 +168,7 @@ class NotImplementedByServerError(TensorusError):
 
 
 class InternalError(TensorusError):
-    """The other side failed unexpectedly; its log has more under the number in the message."""
+    """The other side failed unexpectedly, or gave no proper answer; a server's log has more under the number in the message."""
 
 
 class InsertManyError(TensorusError):
