@@ -221,7 +221,7 @@ class _Parser:
             return _unquote(token.text)
         if token.kind == "number":
             self._next()
-            return int(token.text) if re.fullmatch(r"[-+]?\d{1,18}", token.text) else float(token.text)
+            return int(token.text) if re.fullmatch(r"[-+]?\d{1,19}", token.text) else float(token.text)
         if token.is_word("TRUE") or token.is_word("FALSE"):
             self._next()
             return token.is_word("TRUE")

@@ -188,7 +188,7 @@ def test_an_integer_is_found_by_all_of_its_digits(client: tensorus.Client, datas
     assert [info.id for info in client.list(dataset, {"number": value})] == ["it"]
 
 
-@pytest.mark.parametrize("value", [2**53 + 1, 10**18 - 1, -(2**53) - 1])
+@pytest.mark.parametrize("value", [2**53 + 1, 10**18 + 1, 2**63 - 1, -(2**63)])
 def test_an_integer_beyond_what_is_indexed_is_refused_and_not_rounded(
     client: tensorus.Client, dataset: str, value: int
 ) -> None:
