@@ -38,6 +38,9 @@ _CHANNEL_OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
 )
 
+_LAST_WORDS_S = 2.0
+"""For the status of calls that ended while the server drained to reach their clients."""
+
 _STORE_CHECK_S = 0.5
 """How often a waiting server looks whether its store still takes writes."""
 
@@ -95,8 +98,9 @@ class Server:
     def stop(self) -> None:
         """Refuse new calls, wait for those that go on for as long as the grace, and close the store."""
         self._health.enter_graceful_shutdown()
-        self._admission.drain(self._config.grace_s)
-        self._server.stop(None).wait()
+        drained = self._admission.drain(self._config.grace_s)
+        # Calls that have ended here still have to tell their clients so.
+        self._server.stop(_LAST_WORDS_S if drained else None).wait()
         # The calls are over for their clients; their threads may still be clearing up.
         self._threads.shutdown()
         self._engine.close()
