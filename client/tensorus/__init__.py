@@ -41,11 +41,15 @@ __all__ = [
 ]
 
 
-def connect(address: str, *, timeout_s: float = 30.0, tune_allocator: bool = True) -> Client:
+def connect(
+    address: str, *, timeout_s: float = 30.0, retry_timeout_s: float = 60.0, tune_allocator: bool = True
+) -> Client:
     """Return a client of the server at `address`, such as "localhost:7733". Connects when it is first used.
 
     Args:
         timeout_s: of short calls, in seconds; transfers take as long as they take.
+        retry_timeout_s: how long a transfer that was interrupted is tried again without progress, in seconds. Inserts and reads
+            go on where they were: after a broken connection, and after a restart of the server.
         tune_allocator: set glibc's allocator up for bulk transfers in this process: gets then run at up to twice the speed, and
             up to 32 MiB of freed memory stay with the process.
     """
@@ -54,7 +58,7 @@ def connect(address: str, *, timeout_s: float = 30.0, tune_allocator: bool = Tru
 
     if tune_allocator:
         tune()
-    return Client(RemoteBackend(address, timeout_s=timeout_s))
+    return Client(RemoteBackend(address, timeout_s=timeout_s, retry_timeout_s=retry_timeout_s))
 
 
 def open(path: str | os.PathLike[str]) -> Client:  # noqa: A001 - tensorus.open reads as it should

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tensorus.errors import TensorusError
     from tensorus.types import DatasetInfo, DatasetStats, Policy, Progress, Schema, TensorInfo
 
-__all__ = ["Arrival", "Backend", "Began", "Bytes", "Failed", "Listing", "Part", "Upload"]
+__all__ = ["Arrival", "Backend", "Began", "Bytes", "Failed", "InsertOptions", "Listing", "Part", "Upload"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,15 @@ class Upload:
     """Called with a number of bytes, yields the canonical bytes in blocks of at most so many."""
     metadata: Mapping[str, Any]
     policy: Policy | None
+    if_generation_match: int | None = None
+
+
+@dataclass(frozen=True)
+class InsertOptions:
+    """How uploads are inserted."""
+
+    all_or_nothing: bool = False
+    validate_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,8 @@ class Began:
     info: TensorInfo
     shape: tuple[int, ...]
     """Of what arrives: the whole tensor, or the part."""
+    restarts: bool = False
+    """Whether it had begun to arrive before, and does so again from its start."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,11 @@ class Backend(Protocol):
         """Return sums over a dataset's tensors."""
 
     def insert(
-        self, dataset: str, uploads: Iterable[Upload], on_progress: Callable[[Progress], None] | None
+        self,
+        dataset: str,
+        uploads: Iterable[Upload],
+        options: InsertOptions,
+        on_progress: Callable[[Progress], None] | None,
     ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
         """Store the uploads, and yield each one's position and what became of it, as it is known."""
 

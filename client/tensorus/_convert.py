@@ -45,6 +45,7 @@ __all__ = [
     "codec_steps",
     "dataset_from",
     "error_from",
+    "error_of",
     "metadata_to",
     "policy_to",
     "schema_to",
@@ -124,7 +125,13 @@ def upload_to(upload: Upload) -> pb.Tensor:
     policy = None if upload.policy is None else policy_to(upload.policy)
     metadata = metadata_to(upload.metadata)
     try:
-        return pb.Tensor(id=upload.id, spec=spec, metadata=metadata, policy=policy)
+        return pb.Tensor(
+            id=upload.id,
+            spec=spec,
+            metadata=metadata,
+            policy=policy,
+            if_generation_match=upload.if_generation_match,
+        )
     except UnicodeEncodeError as error:
         raise InvalidNameError(
             f"id of a tensor is not Unicode text: {error.reason} at character {error.start}", reason="INVALID_NAME"
@@ -300,6 +307,11 @@ def error_from(status: status_pb2.Status) -> TensorusError | None:
         if detail.Unpack(info) and info.domain == "tensorus":
             return error_for(info.reason, status.message, info.metadata)
     return None
+
+
+def error_of(status: status_pb2.Status) -> TensorusError:
+    """Return the error that a status stands for, whatever it carries."""
+    return error_from(status) or InternalError(status.message)
 
 
 def _is_step(step: object) -> bool:

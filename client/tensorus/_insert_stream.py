@@ -1,7 +1,7 @@
 """The sending side of an Insert: uploads into messages, within the credit that the server gives.
 
-gRPC asks for messages on a thread of its own; the caller's thread reads the answers. The two share the credit and what went
-wrong.
+An insert is a session, which lasts until everything has a result, over as many streams as it takes. gRPC asks for a stream's
+messages on a thread of its own; the caller's thread reads the answers. The two share the session and the credit.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import crc32c
@@ -20,11 +21,11 @@ from tensorus_protos.framing import join
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from tensorus._backend import Upload
+    from tensorus._backend import InsertOptions, Upload
 
-__all__ = ["Credit", "InsertMessages"]
+__all__ = ["Credit", "InsertMessages", "InsertSession"]
 
 _BLOCK_BYTES = 1024 * 1024
 """Of one segment, and about what a message holds: the default size of a chunk, which the server then takes without copying."""
@@ -34,6 +35,9 @@ _SEGMENTS_MAX = 1000
 
 _HEAD_BYTES_MAX = 1024 * 1024
 """Of one message: many small tensors with large metadata."""
+
+_KEPT_BYTES_MIN = 32 * 1024 * 1024
+"""Of an interrupted tensor: up to this size, a server keeps nothing of it."""
 
 _INITIAL_CREDIT_BYTES = 2 * 1024 * 1024
 """Until the server has said how much: one payload of the largest size."""
@@ -78,28 +82,155 @@ class Credit:
             self._changed.notify_all()
 
 
-class InsertMessages(Iterator[bytes]):
-    """The messages of one Insert, made as they are asked for."""
+class InsertSession:
+    """What is to be inserted, over as many streams as it takes, and what is still without a result.
 
-    def __init__(self, dataset: str, uploads: Iterable[Upload]) -> None:
-        """Send `uploads` to `dataset`; they are iterated as the messages go out."""
-        self.credit = Credit()
+    Safe in many threads: gRPC may still be asking for a message of a stream that broke when the next one begins.
+    """
+
+    def __init__(self, dataset: str, uploads: Iterable[Upload], options: InsertOptions) -> None:
+        """Insert `uploads` into `dataset`; they are iterated as the messages go out."""
+        self.dataset = dataset
+        self.options = options
+        self.request_id = str(uuid.uuid4())
         self.failure: BaseException | None = None
         """What the uploads raised; the messages then end without `finish`, and what was complete before it is sent."""
+        self.unsendable: list[tuple[int, TensorusError]] = []
+        self.delivered_bytes = 0
+        """Canonical bytes of what has a result, and of what the server had when the stream began."""
+        self._lock = threading.Lock()
+        self._uploads = enumerate(uploads)
+        self._exhausted = False
+        self._unresolved: dict[int, _Sending] = {}
+        self._resolved_bytes = 0
+        self._stream: InsertMessages | None = None
+        self.has_expired = False
+        """Whether a tensor is to be sent from its start by another stream."""
+
+    @property
+    def may_have_left_something(self) -> bool:
+        """Whether the server may keep a part of a tensor for this request."""
+        with self._lock:
+            return any(sending.upload.canonical_bytes > _KEPT_BYTES_MIN for sending in self._unresolved.values())
+
+    def begin(self) -> InsertMessages:
+        """Return the messages of the next stream; those of the one before end."""
+        if self._stream is not None:
+            self._stream.credit.end()
+        with self._lock:
+            self.has_expired = False
+            self._stream = InsertMessages(self, list(self._unresolved.values()), resumes=self._stream is not None)
+            return self._stream
+
+    def pull(self, stream: InsertMessages) -> _Sending | None:
+        """Return the next tensor that has never been sent; None where there is none, or the stream is not the latest.
+
+        Whatever the uploads raise ends them, and is kept for the caller's thread.
+        """
+        with self._lock:
+            try:
+                while self._stream is stream and not self._exhausted:
+                    item, upload = next(self._uploads)
+                    try:
+                        sending = _Sending(item, upload, upload_to(upload))
+                    except TensorusError as error:
+                        if self.options.all_or_nothing:
+                            raise
+                        self.unsendable.append((item, error))
+                        continue
+                    self._unresolved[item] = sending
+                    return sending
+            except StopIteration:
+                self._exhausted = True
+            except BaseException as error:  # noqa: BLE001 - on gRPC's thread even SystemExit would be nobody's, and the call never end
+                self._exhausted, self.failure = True, error
+        return None
+
+    def resumed(self, committed_bytes: Mapping[int, int]) -> None:
+        """Go on with these items after as many of their canonical bytes, and with all others from their start."""
+        with self._lock:
+            for item, sending in self._unresolved.items():
+                sending.committed_bytes = committed_bytes.get(item, 0)
+            self.delivered_bytes = self._resolved_bytes + sum(
+                sending.committed_bytes for sending in self._unresolved.values()
+            )
+
+    def resolve(self, item: int) -> bool:
+        """Count the item as done; False where it was, or never was there."""
+        with self._lock:
+            sending = self._unresolved.pop(item, None)
+            if sending is None:
+                return False
+            self._resolved_bytes += sending.upload.canonical_bytes
+            return True
+
+    def expired(self, item: int) -> bool:
+        """Let the item be sent from its start by the next stream; False where that has been tried."""
+        with self._lock:
+            sending = self._unresolved.get(item)
+            if sending is None or sending.expired:
+                return False
+            sending.expired, sending.committed_bytes = True, 0
+            self.has_expired = True
+            return True
+
+    def is_unresolved(self, item: int) -> bool:
+        """Return whether the item is still without a result."""
+        with self._lock:
+            return item in self._unresolved
+
+
+@dataclass
+class _Sending:
+    """A tensor on its way."""
+
+    item: int
+    upload: Upload
+    announced: pb.Tensor
+    committed_bytes: int = 0
+    """Canonical bytes that the server has."""
+    expired: bool = False
+    """Whether what the server had was lost once."""
+
+
+class InsertMessages(Iterator[bytes]):
+    """The messages of one stream, made as they are asked for."""
+
+    def __init__(self, session: InsertSession, unresolved: Sequence[_Sending], *, resumes: bool) -> None:
+        """Send what has no result, and then what has never been sent.
+
+        Args:
+            resumes: whether to wait for `opened` before anything is sent.
+        """
+        self.credit = Credit()
+        self.opened = threading.Event()
+        """Set it once the server has said what it has, and `InsertSession.resumed` knows."""
         self.finished = False
         """Whether the last message was made, with `finish`."""
-        self.unsendable: list[tuple[int, TensorusError]] = []
-        self._messages = self._make(dataset, uploads)
+        self.session = session
+        """What it is a stream of."""
+        self._messages = self._make(unresolved, resumes=resumes)
 
     def __next__(self) -> bytes:
         """Return the next message."""
         return next(self._messages)
 
-    def _make(self, dataset: str, uploads: Iterable[Upload]) -> Iterator[bytes]:
+    def end(self) -> None:
+        """Let gRPC's thread go: the call is over."""
+        self.credit.end()
+        self.opened.set()
+
+    def _make(self, unresolved: Sequence[_Sending], *, resumes: bool) -> Iterator[bytes]:
         message = _Message()
-        message.head.open.dataset = dataset
-        message.head.open.request_id = str(uuid.uuid4())
-        for segment, block in self._segments(uploads):
+        message.head.open.dataset = self.session.dataset
+        message.head.open.request_id = self.session.request_id
+        message.head.open.all_or_nothing = self.session.options.all_or_nothing
+        message.head.open.validate_only = self.session.options.validate_only
+        if resumes:
+            yield message.join()
+            message = _Message()
+            self.opened.wait()
+        for segment, block in self._segments(unresolved):
             if message.is_full(segment, block):
                 if not self.credit.spend(message.payload_bytes):
                     return
@@ -107,44 +238,54 @@ class InsertMessages(Iterator[bytes]):
                 message = _Message()
             message.add(segment, block)
         if self.credit.spend(message.payload_bytes):
-            self.finished = message.head.finish = self.failure is None
+            self.finished = message.head.finish = self.session.failure is None
             yield message.join()
 
-    def _segments(self, uploads: Iterable[Upload]) -> Iterator[tuple[pb.Segment, memoryview]]:
-        """Yield the segments of all uploads. Whatever these raise ends them, and is kept for the caller's thread."""
+    def _segments(self, unresolved: Sequence[_Sending]) -> Iterator[tuple[pb.Segment, memoryview]]:
+        """Yield the segments of all tensors. Whatever reading one raises ends them, and is kept for the caller's thread."""
         try:
-            for item, upload in enumerate(uploads):
-                try:
-                    announced = upload_to(upload)
-                except TensorusError as error:
-                    self.unsendable.append((item, error))
-                    continue
-                yield from _segments(item, upload, announced)
+            for sending in unresolved:
+                if self.session.is_unresolved(sending.item):
+                    yield from _segments(sending)
+            while (pulled := self.session.pull(self)) is not None:
+                yield from _segments(pulled)
         except GeneratorExit:
             raise
         except BaseException as error:  # noqa: BLE001 - on gRPC's thread even SystemExit would be nobody's, and the call never end
-            self.failure = error
+            self.session.failure = error
 
 
-def _segments(item: int, upload: Upload, announced: pb.Tensor) -> Iterator[tuple[pb.Segment, memoryview]]:
-    """Yield the segments of one tensor, each with its bytes; the last one carries the checksum of them all."""
-    digest = xxhash.xxh3_128()
+def _segments(sending: _Sending) -> Iterator[tuple[pb.Segment, memoryview]]:
+    """Yield the segments of one tensor, each with its bytes; the last one carries the checksum of them all.
+
+    Bytes that the server has are only taken into the checksum. That is then a CRC, which the server can go on with.
+    """
+    upload, committed_bytes = sending.upload, sending.committed_bytes
+    digest, crc = xxhash.xxh3_128(), 0
     offset = 0
-    segment = pb.Segment(item=item, tensor=announced)
+    segment = pb.Segment(item=sending.item, tensor=sending.announced)
+    block = memoryview(b"")
     for block in upload.blocks(_BLOCK_BYTES):
-        digest.update(block)
-        segment.offset = offset
+        if committed_bytes:
+            crc = crc32c.crc32c(block, crc)
+        else:
+            digest.update(block)
+        begin, offset = offset, offset + block.nbytes
+        if offset <= committed_bytes:
+            continue
+        segment.offset = begin
         segment.decoded_length = segment.payload_length = block.nbytes
         segment.crc32c = crc32c.crc32c(block)
-        offset += block.nbytes
         if offset < upload.canonical_bytes:
             yield segment, block
-            segment = pb.Segment(item=item)
-            continue
-        break
+            segment = pb.Segment(item=sending.item)
     segment.last = True
-    segment.source_checksum.algorithm = "xxh3_128"
-    segment.source_checksum.value = digest.digest()
+    if committed_bytes:
+        segment.source_checksum.algorithm = "crc32c"
+        segment.source_checksum.value = crc.to_bytes(4, "big")
+    else:
+        segment.source_checksum.algorithm = "xxh3_128"
+        segment.source_checksum.value = digest.digest()
     yield segment, block if upload.canonical_bytes else memoryview(b"")
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import crc32c
 import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
-from tensorus._backend import Backend, Began, Bytes, Failed
+from tensorus._arrivals import GetPlace, QueryPlace, arrivals
+from tensorus._backend import Backend
 from tensorus._convert import (
     dataset_from,
     error_from,
+    error_of,
     metadata_to,
     policy_to,
     schema_to,
@@ -24,12 +24,13 @@ from tensorus._convert import (
     tensor_from,
 )
 from tensorus._decode import accepted_codecs
-from tensorus._insert_stream import InsertMessages
+from tensorus._insert_stream import InsertSession
+from tensorus._patience import Patience
 from tensorus.errors import (
-    ChecksumMismatchError,
     InternalError,
     NotImplementedByServerError,
     OverloadedError,
+    TensorusError,
     UnavailableError,
 )
 from tensorus.types import Progress
@@ -39,13 +40,14 @@ from tensorus_protos.v1 import tensorus_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from tensorus._backend import Arrival, Listing, Part, Upload
-    from tensorus.errors import TensorusError
+    from tensorus._backend import Arrival, InsertOptions, Listing, Part, Upload
+    from tensorus._insert_stream import InsertMessages
     from tensorus.types import DatasetInfo, DatasetStats, Policy, Schema, TensorInfo
 
 __all__ = ["RemoteBackend"]
 
 M = TypeVar("M", bound=Message)
+R = TypeVar("R", pb.GetResponse, pb.QueryResponse)
 
 _SERVICE = "/tensorus.v1.TensorService/"
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -75,6 +77,10 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),
     ("grpc.keepalive_time_ms", 60_000),
+    # How soon a connection that broke is tried again: `Patience` decides how often.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     # Two clients of one process do not share a connection: each gets its own share of the network.
@@ -87,11 +93,12 @@ _PAGE_SIZE = 500
 class RemoteBackend(Backend):
     """One channel to one server."""
 
-    def __init__(self, address: str, *, timeout_s: float) -> None:
+    def __init__(self, address: str, *, timeout_s: float, retry_timeout_s: float) -> None:
         """Speak to the server at `address`; connects when it is first used.
 
         Args:
             timeout_s: of short calls; streams take as long as they take.
+            retry_timeout_s: how long a transfer is tried again without progress, once the server has answered anything.
 
         Raises:
             UnavailableError: the address is empty, or no text.
@@ -99,6 +106,9 @@ class RemoteBackend(Backend):
         if not address or not address.isprintable():
             raise UnavailableError(f"address is {address!r}, must be such as 'localhost:7733'", reason="UNAVAILABLE")
         self._timeout_s = timeout_s
+        self._retry_timeout_s = retry_timeout_s
+        self._heard = False
+        self._closed = False
         self._channel = grpc.insecure_channel(address, options=_OPTIONS, compression=grpc.Compression.NoCompression)
 
     def create_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
@@ -131,35 +141,79 @@ class RemoteBackend(Backend):
         return stats_from(self._call("GetDatasetStats", request, pb.GetDatasetStatsResponse))
 
     def insert(
-        self, dataset: str, uploads: Iterable[Upload], on_progress: Callable[[Progress], None] | None
+        self,
+        dataset: str,
+        uploads: Iterable[Upload],
+        options: InsertOptions,
+        on_progress: Callable[[Progress], None] | None,
     ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
-        """See `Backend`."""
-        messages = InsertMessages(dataset, uploads)
+        """See `Backend`. An insert whose stream breaks goes on where the server has it."""
+        session = InsertSession(dataset, uploads, options)
+        patience = self._patience()
+        done = False
+        try:
+            while True:
+                broken = None
+                try:
+                    yield from self._insert_stream(session, patience, on_progress)
+                except _InterruptedError as interruption:
+                    broken = interruption.error
+                if session.failure is not None:
+                    raise session.failure
+                if broken is not None:
+                    self._wait(patience, broken)
+                    if on_progress is not None:
+                        on_progress(Progress(None, session.delivered_bytes, None, patience.interruptions))
+                elif not session.has_expired:
+                    break
+            done = True
+        finally:
+            if not done and session.may_have_left_something:
+                with suppress(TensorusError):
+                    self._call(
+                        "CancelInsert", pb.CancelInsertRequest(request_id=session.request_id), pb.CancelInsertResponse
+                    )
+        yield from session.unsendable
+
+    def _insert_stream(
+        self, session: InsertSession, patience: Patience, on_progress: Callable[[Progress], None] | None
+    ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
+        """Yield the results of one stream."""
+        messages = session.begin()
         # No (de)serializers: the stream carries bytes, which `framing` makes and reads.
         # `Any`: without serializers the stubs cannot tell what is sent.
         with _as_tensorus_errors():
             method: Any = self._channel.stream_stream(_SERVICE + "Insert")
             call = method(messages)
         try:
-            for raw in _answers(call):
+            for raw in self._answers(call, patience):
                 with _as_answer("Insert"):
                     response = pb.InsertResponse.FromString(raw)
-                yield from _results(response, messages, on_progress)
+                yield from _results(response, session, messages, on_progress)
         finally:
-            messages.credit.end()
+            messages.end()
             call.cancel()
-        if messages.failure is not None:
-            raise messages.failure
-        if not messages.finished:
+        if session.failure is None and not messages.finished:
             raise InternalError("the server ended the insert before all of it was sent")
-        yield from messages.unsendable
 
     def get(self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Iterator[Arrival]:
-        """See `Backend`."""
+        """See `Backend`. A get whose stream breaks goes on where it was."""
         slices = None if part is None else slices_to(part)
         reads = [pb.TensorRead(id=tensor_id, slices=slices) for tensor_id in ids]
-        request = pb.GetRequest(dataset=dataset, reads=reads, options=_options(with_data=with_data))
-        return self._read("Get", request, pb.GetResponse)
+        place = GetPlace(reads, with_data=with_data)
+        patience = self._patience()
+        while True:
+            request = pb.GetRequest(dataset=dataset, reads=place.remaining(), options=_options(with_data=with_data))
+            try:
+                for response, payload in self._read("Get", request, pb.GetResponse, patience):
+                    yield from place.passed(arrivals(response, payload))
+            except _InterruptedError as interruption:
+                broken = interruption.error
+            else:
+                return
+            if reads and place.is_complete:
+                return
+            self._wait(patience, broken)
 
     def query(self, listing: Listing, *, with_data: bool) -> Iterator[Arrival]:
         """See `Backend`."""
@@ -172,7 +226,20 @@ class RemoteBackend(Backend):
             seed=listing.seed,
             options=_options(with_data=with_data),
         )
-        return self._read("Query", request, pb.QueryResponse)
+        place = QueryPlace(with_data=with_data)
+        patience = self._patience()
+        while True:
+            request.resume_token = place.token
+            try:
+                for response, payload in self._read("Query", request, pb.QueryResponse, patience):
+                    yield from place.passed(arrivals(response, payload))
+                    place.note(response.resume_token)
+            except _InterruptedError as interruption:
+                broken = interruption.error
+            else:
+                return
+            self._wait(patience, broken)
+            place.restart()
 
     def list_tensors(self, listing: Listing) -> Iterator[TensorInfo]:
         """See `Backend`."""
@@ -203,72 +270,96 @@ class RemoteBackend(Backend):
 
     def close(self) -> None:
         """See `Backend`."""
+        self._closed = True
         self._channel.close()
 
     def _call(self, name: str, request: Message, response_type: type[M]) -> M:
         with _as_tensorus_errors():
             method = self._channel.unary_unary(_SERVICE + name, _serialize, response_type.FromString)
             response: M = method(request, timeout=self._timeout_s)
+        self._heard = True
         return response
 
     def _read(
-        self, name: str, request: Message, response_type: type[pb.GetResponse | pb.QueryResponse]
-    ) -> Iterator[Arrival]:
+        self, name: str, request: Message, response_type: type[R], patience: Patience
+    ) -> Iterator[tuple[R, memoryview]]:
+        """Yield the answers of a stream that reads."""
         with _as_tensorus_errors():
             call: Any = self._channel.unary_stream(_SERVICE + name, _serialize)(request)
         try:
-            for raw in _answers(call):
+            for raw in self._answers(call, patience):
                 with _as_answer(name):
                     head, payload = split(raw)
                     response = response_type.FromString(head)
-                yield from _arrivals(response, payload)
+                yield response, payload
         finally:
             call.cancel()
 
+    def _answers(self, call: Iterator[bytes], patience: Patience) -> Iterator[bytes]:
+        """Yield what a stream answers. What its reader raises meanwhile is no error of the stream's.
 
-def _arrivals(response: pb.GetResponse | pb.QueryResponse, payload: memoryview) -> Iterator[Arrival]:
-    lengths = sum(segment.payload_length for segment in response.segments)
-    if lengths != payload.nbytes:
-        raise InternalError(f"segments of an answer add up to {lengths} bytes, its payload is {payload.nbytes} bytes")
-    position = 0
-    failed = deque(Failed(status.item, _error(status.status)) for status in response.statuses)
-    for segment in response.segments:
-        data = payload[position : position + segment.payload_length]
-        position += segment.payload_length
-        # Statuses stand apart from segments, and both are in the order of their items.
-        while failed and failed[0].item < segment.item:
-            yield failed.popleft()
-        if segment.HasField("tensor"):
-            spec = segment.part if segment.HasField("part") else segment.tensor.spec
-            yield Began(segment.item, tensor_from(segment.tensor), tuple(spec.shape))
-        if segment.decoded_length == 0:
-            continue
-        if segment.HasField("crc32c"):
-            found = crc32c.crc32c(data)
-            if found != segment.crc32c:
-                raise ChecksumMismatchError(
-                    f"CRC32C of the bytes at offset {segment.offset} is {found:#010x}, expected {segment.crc32c:#010x}",
-                    reason="CHECKSUM_MISMATCH",
-                )
-        yield Bytes(segment.item, segment.offset, data, segment.encoding != 0, segment.decoded_length)
-    yield from failed
+        Raises:
+            _InterruptedError: it broke, or was refused.
+        """
+        while True:
+            try:
+                with _as_tensorus_errors():
+                    raw = next(call, None)
+            except TensorusError as error:
+                raise _InterruptedError(error) from None
+            if raw is None:
+                return
+            self._heard = True
+            patience.progress()
+            yield raw
+
+    def _wait(self, patience: Patience, error: TensorusError) -> None:
+        """Wait before the next attempt; raise `error` where there is to be none."""
+        if self._closed:
+            raise error
+        patience.wait(error)
+
+    def _patience(self) -> Patience:
+        """Return the patience of a transfer: none with a server that has never answered."""
+        return Patience(self._retry_timeout_s if self._heard else 0.0)
+
+
+class _InterruptedError(Exception):
+    """A stream broke."""
+
+    def __init__(self, error: TensorusError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def _results(
-    response: pb.InsertResponse, messages: InsertMessages, on_progress: Callable[[Progress], None] | None
+    response: pb.InsertResponse,
+    session: InsertSession,
+    messages: InsertMessages,
+    on_progress: Callable[[Progress], None] | None,
 ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
     if response.HasField("opened"):
+        for left in response.opened.items:
+            # Complete before the stream opened, and not heard of then.
+            if left.tensor.generation and session.resolve(left.item):
+                yield left.item, tensor_from(left.tensor)
+        session.resumed({left.item: left.committed_bytes for left in response.opened.items})
         messages.credit.set_limit(response.opened.max_unacknowledged_bytes)
-    if response.HasField("progress"):
+        messages.opened.set()
+    if response.HasField("progress") and response.progress.acknowledged_payload_bytes:
         acknowledged_bytes = response.progress.acknowledged_payload_bytes
         messages.credit.acknowledge(acknowledged_bytes)
         if on_progress is not None:
-            on_progress(Progress(None, acknowledged_bytes, None))
+            on_progress(Progress(None, session.delivered_bytes + acknowledged_bytes, None))
     for result in response.results:
-        if result.status.code:
-            yield result.item, _error(result.status)
+        if not result.status.code:
+            outcome: TensorInfo | TensorusError = tensor_from(result.tensor)
         else:
-            yield result.item, tensor_from(result.tensor)
+            outcome = error_of(result.status)
+            if outcome.reason == "SESSION_EXPIRED" and session.expired(result.item):
+                continue
+        if session.resolve(result.item):
+            yield result.item, outcome
 
 
 def _options(*, with_data: bool) -> pb.ReadOptions:
@@ -286,16 +377,6 @@ def _schema(schema: Schema | None) -> pb.DatasetSchema | None:
 def _serialize(message: Any) -> bytes:  # `Any`: a message of any type
     serialized: bytes = message.SerializeToString()
     return serialized
-
-
-def _answers(call: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield what a stream answers. What its reader raises meanwhile is no error of the stream's."""
-    while True:
-        with _as_tensorus_errors():
-            raw = next(call, None)
-        if raw is None:
-            return
-        yield raw
 
 
 @contextmanager
@@ -334,10 +415,6 @@ def _details_error(details: bytes) -> TensorusError | None:
         return error_from(status_pb2.Status.FromString(details))
     except DecodeError:
         return None
-
-
-def _error(status: status_pb2.Status) -> TensorusError:
-    return error_from(status) or InternalError(status.message)
 
 
 def _error_by_code(code: grpc.StatusCode, message: str) -> TensorusError:

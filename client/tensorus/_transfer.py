@@ -54,7 +54,8 @@ class Assembler:
             if isinstance(arrival, Failed):
                 raise arrival.error
             if isinstance(arrival, Began):
-                _require_none(target)
+                if not (target is not None and arrival.restarts and target.item == arrival.item):
+                    _require_none(target)
                 target = _Target(arrival, on_progress)
             elif target is None or target.item != arrival.item:
                 raise DataCorruptError("bytes arrived for a tensor that had not begun", reason="DATA_CORRUPT")

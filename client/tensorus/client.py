@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 from tensorus._arrays import as_numpy, canonical_blocks, default_kind, dtype_name, from_canonical
-from tensorus._backend import Began, Failed, Listing, Part, Upload
+from tensorus._backend import Began, Failed, InsertOptions, Listing, Part, Upload
 from tensorus._indexing import parse_index
 from tensorus._transfer import Assembler
 from tensorus._where import filter_text
@@ -142,9 +142,13 @@ class Client:
         metadata: Mapping[str, Any] | None = None,
         preset: str | None = None,
         policy: Policy | None = None,
+        if_generation_match: int | None = None,
+        validate_only: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> TensorInfo:
         """Store one tensor. When this returns, it survives a crash and a loss of power.
+
+        A transfer to a server that is interrupted goes on by itself; see `tensorus.connect`.
 
         The same tensor under the same id may be inserted again: that stores nothing twice.
 
@@ -155,6 +159,9 @@ class Client:
             metadata: None, bool, int, float, str, and lists and dicts of these; can be filtered on.
             preset: how it is stored, by name; None: as the dataset says.
             policy: how it is stored, in detail.
+            if_generation_match: replace the tensor of this id if it is of this generation (`TensorInfo.generation`); None:
+                replace nothing.
+            validate_only: check and measure everything, and store nothing; the generation is then 0.
             on_progress: called from time to time, on the caller's thread.
 
         Returns:
@@ -164,20 +171,21 @@ class Client:
             TypeError: `tensor` is no array.
             DatasetNotFoundError: there is no such dataset.
             AlreadyExistsError: another tensor has this id.
+            GenerationMismatchError: not that generation is there which is to be replaced.
             SchemaMismatchError: the dataset's schema requires another.
             StorageFullError: the disk is full.
         """
-        upload = _upload(NewTensor(tensor, id, metadata, _policy(preset, policy)))
+        upload = _upload(NewTensor(tensor, id, metadata, _policy(preset, policy), if_generation_match))
+        options = InsertOptions(validate_only=validate_only)
         if on_progress is None:
             report = None
         else:
 
             def report(progress: Progress) -> None:
-                on_progress(
-                    Progress(upload.id, min(progress.done_bytes, upload.canonical_bytes), upload.canonical_bytes)
-                )
+                done_bytes = min(progress.done_bytes, upload.canonical_bytes)
+                on_progress(Progress(upload.id, done_bytes, upload.canonical_bytes, progress.interruptions))
 
-        outcomes = [outcome for _, outcome in self._backend.insert(_name(dataset), [upload], report)]
+        outcomes = [outcome for _, outcome in self._backend.insert(_name(dataset), [upload], options, report)]
         if not outcomes:
             raise _without_result("insert", dataset, upload.id)
         outcome = outcomes[0]
@@ -192,6 +200,8 @@ class Client:
         dataset: str,
         tensors: Iterable[object],
         *,
+        all_or_nothing: bool = False,
+        validate_only: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> builtins.list[TensorInfo]:
         """Store many tensors in one stream: much faster than one by one where they are small.
@@ -199,6 +209,8 @@ class Client:
         Args:
             tensors: arrays, `(id, array)` pairs such as `state_dict.items()`, or `NewTensor`; iterated while they are sent, so
                 that they need not be in memory together.
+            all_or_nothing: make all of them visible at once, at the end, or, where one cannot be stored, none; at most 4096.
+            validate_only: check and measure everything, and store nothing; generations are then 0.
             on_progress: called from time to time with the canonical bytes that were taken of all of them.
 
         Returns:
@@ -215,7 +227,8 @@ class Client:
                 ids.append(upload.id)
                 yield upload
 
-        outcomes = dict(self._backend.insert(_name(dataset), uploads(), on_progress))
+        options = InsertOptions(all_or_nothing, validate_only)
+        outcomes = dict(self._backend.insert(_name(dataset), uploads(), options, on_progress))
         inserted: list[TensorInfo] = []
         failed: list[tuple[int, TensorusError]] = []
         for position, tensor_id in enumerate(ids):
@@ -455,4 +468,5 @@ def _upload(new: NewTensor) -> Upload:
         blocks=lambda block_bytes: canonical_blocks(array, block_bytes),
         metadata=new.metadata or {},
         policy=new.policy,
+        if_generation_match=new.if_generation_match,
     )

@@ -35,6 +35,8 @@ try:
     from tensorus_server.convert import new_tensor_from, policy_from, schema_from
     from tensorus_server.errors import EngineError, facts_of, reason_of
     from tensorus_server.filter_text import parse_filter
+    from tensorus_server.insert import InsertOptions as EngineInsertOptions
+    from tensorus_server.insert import ItemResult
     from tensorus_server.query import Query, parse_order
     from tensorus_server.read import ReadPlan
 except ImportError as error:
@@ -46,9 +48,9 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from tensorus._backend import Arrival, Listing, Part, Upload
+    from tensorus._backend import Arrival, InsertOptions, Listing, Part, Upload
     from tensorus_codecs.policy import StoragePolicy
-    from tensorus_server.insert import InsertStream, ItemResult
+    from tensorus_server.insert import InsertStream, ItemProgress
 
 __all__ = ["EmbeddedBackend"]
 
@@ -124,22 +126,30 @@ class EmbeddedBackend(Backend):
         )
 
     def insert(
-        self, dataset: str, uploads: Iterable[Upload], on_progress: Callable[[Progress], None] | None
+        self,
+        dataset: str,
+        uploads: Iterable[Upload],
+        options: InsertOptions,
+        on_progress: Callable[[Progress], None] | None,
     ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
         """See `Backend`."""
-        results: queue.SimpleQueue[ItemResult] = queue.SimpleQueue()
+        results: queue.SimpleQueue[ItemResult | ItemProgress] = queue.SimpleQueue()
         with _as_tensorus_errors():
-            stream = self._engine.open_insert(dataset, results.put)
+            stream = self._engine.open_insert(
+                dataset,
+                results.put,
+                EngineInsertOptions(all_or_nothing=options.all_or_nothing, validate_only=options.validate_only),
+            )
         done_bytes = 0
         try:
             for item, upload in enumerate(uploads):
                 try:
                     new = new_tensor_from(upload_to(upload), dataset=dataset)
-                except TensorusError as error:
-                    yield item, error
-                    continue
-                except (EngineError, CodecError) as error:
-                    yield item, _error(error)
+                except (TensorusError, EngineError, CodecError) as error:
+                    refusal = error if isinstance(error, TensorusError) else _error(error)
+                    if options.all_or_nothing:
+                        raise refusal from error
+                    yield item, refusal
                     continue
                 for length in _feed(stream, item, upload, new):
                     done_bytes += length
@@ -229,10 +239,13 @@ def _feed(stream: InsertStream, item: int, upload: Upload, new: model.NewTensor)
         stream.receive(model.Segment(item, 0, 0, last=True, tensor=announced), memoryview(b""))
 
 
-def _outcomes(results: queue.SimpleQueue[ItemResult]) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
+def _outcomes(
+    results: queue.SimpleQueue[ItemResult | ItemProgress],
+) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
     """Yield what has been reported so far."""
     while not results.empty():
         result = results.get()
+        assert isinstance(result, ItemResult), "progress is of inserts that can be resumed"
         outcome = result.outcome
         yield result.item, _error(outcome) if isinstance(outcome, Exception) else _tensor_info(outcome)
 

@@ -6,6 +6,7 @@ TensorusError
 │   └── TensorNotFoundError
 ├── AlreadyExistsError
 ├── GenerationMismatchError
+├── InsertAbandonedError           another tensor of an insert of all or nothing failed
 ├── InvalidRequestError (also ValueError)
 │   ├── InvalidNameError
 │   ├── InvalidShapeError
@@ -45,6 +46,7 @@ __all__ = [
     "DataCorruptError",
     "DatasetNotFoundError",
     "GenerationMismatchError",
+    "InsertAbandonedError",
     "InsertManyError",
     "InternalError",
     "InvalidFilterError",
@@ -97,6 +99,10 @@ class AlreadyExistsError(TensorusError):
 
 class GenerationMismatchError(TensorusError):
     """The tensor is there in another generation."""
+
+
+class InsertAbandonedError(TensorusError):
+    """Another tensor of an insert that stores all or nothing failed, so this one was not stored, either."""
 
 
 class InvalidRequestError(TensorusError, ValueError):
@@ -221,6 +227,7 @@ _BY_REASON: dict[str, type[TensorusError]] = {
     "DATA_CORRUPT": DataCorruptError,
     "STORAGE_FULL": StorageFullError,
     "TOO_MANY_STREAMS": OverloadedError,
+    "INSERT_ABANDONED": InsertAbandonedError,
     "SESSION_TAKEN_OVER": UnavailableError,
     "SESSION_EXPIRED": UnavailableError,
     "DRAINING": UnavailableError,

@@ -199,6 +199,8 @@ class NewTensor:
     metadata: Mapping[str, Any] | None = None
     policy: Policy | None = None
     """None: the dataset's."""
+    if_generation_match: int | None = None
+    """The generation of the tensor that this replaces; None: it replaces nothing."""
 
 
 @dataclass(frozen=True)
@@ -211,3 +213,5 @@ class Progress:
     """Canonical bytes that the other side has taken, or that have arrived."""
     total_bytes: int | None
     """Canonical bytes of the tensor, or of the part that is read; None where nobody knows yet."""
+    interruptions: int = 0
+    """How often the transfer was interrupted and went on: told at each, before it does."""

@@ -25,7 +25,9 @@ def open_engine(config: EngineConfig) -> Engine:
     folder = config.data_dir
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        catalogue = SqliteCatalogue(folder, delete_grace_s=config.delete_grace_s)
+        catalogue = SqliteCatalogue(
+            folder, delete_grace_s=config.delete_grace_s, upload_expiry_s=config.upload_expiry_s
+        )
     except OSError as error:
         raise StoreUnavailableError(f"cannot open a store in {folder}: {error.strerror}") from error
     try:

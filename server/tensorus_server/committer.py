@@ -13,7 +13,7 @@ import logging
 import queue
 import threading
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tensorus_server.errors import EngineError, StoreUnavailableError
 from tensorus_server.limits import COMMIT_GROUP_MAX
@@ -21,11 +21,11 @@ from tensorus_server.limits import COMMIT_GROUP_MAX
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tensorus_server.catalogue.abc import Catalogue, StoredTensor
+    from tensorus_server.catalogue.abc import Catalogue, Mark, StoredTensor
     from tensorus_server.chunk_store.abc import ChunkStore, StagedPayload
     from tensorus_server.model import Tensor
 
-__all__ = ["Committer", "PendingCommit"]
+__all__ = ["Committer", "PendingCommit", "PendingGroup", "PendingMark"]
 
 _IDLE_S = 1.0
 """After so long without a commit the catalogue gets a chance to tidy up."""
@@ -44,6 +44,25 @@ class PendingCommit:
     """Told the outcome, on the committer's thread: must not block and must not raise."""
 
 
+@dataclass(frozen=True)
+class PendingGroup:
+    """Tensors that are committed together or not at all."""
+
+    commits: list[PendingCommit]
+
+
+@dataclass(frozen=True)
+class PendingMark:
+    """A new state of an upload, whose payload is kept so far."""
+
+    mark: Mark
+    done: Callable[[Exception | None], None]
+    """Told what went wrong, or None, on the committer's thread: must not block and must not raise."""
+
+
+Pending: TypeAlias = "PendingCommit | PendingGroup | PendingMark"
+
+
 class Committer:
     """A thread and its queue."""
 
@@ -52,7 +71,7 @@ class Committer:
         self._catalogue = catalogue
         self._chunk_store = chunk_store
         # Bounded by those who submit: each stream has at most `UNCOMMITTED_ITEMS_MAX` under way.
-        self._queue: queue.SimpleQueue[PendingCommit | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Pending | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="tensorus-committer", daemon=True)
         self._closed = False
         # The last group's even after its commit: harmless, since the catalogue knows them then.
@@ -67,8 +86,8 @@ class Committer:
         """
         return self._uncommitted
 
-    def submit(self, pending: PendingCommit) -> None:
-        """Commit the tensor as soon as possible, and report."""
+    def submit(self, pending: Pending) -> None:
+        """Commit the tensor or the group, or save the mark, as soon as possible, and report."""
         self._queue.put(pending)
 
     def close(self) -> None:
@@ -81,15 +100,20 @@ class Committer:
     def _run(self) -> None:
         while True:
             group, closing = self._next_group()
-            if group:
-                self._commit(group)
+            if marks := [pending for pending in group if isinstance(pending, PendingMark)]:
+                self._save(marks)
+            if commits := [pending for pending in group if isinstance(pending, PendingCommit)]:
+                self._commit(commits)
+            for together in group:
+                if isinstance(together, PendingGroup):
+                    self._commit(together.commits, together=True)
             self._maintain(idle=not group)
             if closing:
                 return
 
-    def _next_group(self) -> tuple[list[PendingCommit], bool]:
-        """Wait for a commit or for idle time; return what waits, and whether it is the end."""
-        group: list[PendingCommit] = []
+    def _next_group(self) -> tuple[list[Pending], bool]:
+        """Wait for something to do or for idle time; return what waits, and whether it is the end."""
+        group: list[Pending] = []
         try:
             item = self._queue.get(timeout=_IDLE_S)
             while item is not None:
@@ -108,9 +132,21 @@ class Committer:
             # A catalogue that failed refuses the next commit.
             _log.exception("the catalogue could not be maintained")
 
-    def _commit(self, group: list[PendingCommit]) -> None:
+    def _save(self, group: list[PendingMark]) -> None:
+        failure: Exception | None = None
         try:
-            outcomes = self._publish_and_commit(group)
+            self._catalogue.uploads.save([pending.mark for pending in group])
+        except EngineError as error:
+            failure = error
+        except Exception:  # noqa: BLE001 - whoever waits must hear of it, and the thread must live
+            _log.exception("%d marks could not be saved", len(group))
+            failure = StoreUnavailableError("the mark could not be saved; see the server's log")
+        for pending in group:
+            pending.done(failure)
+
+    def _commit(self, group: list[PendingCommit], *, together: bool = False) -> None:
+        try:
+            outcomes = self._publish_and_commit(group, together=together)
         except EngineError as error:
             outcomes = [error] * len(group)
         except Exception:  # noqa: BLE001 - whoever waits must hear of it, and the thread must live
@@ -119,7 +155,7 @@ class Committer:
         for pending, outcome in zip(group, outcomes, strict=True):
             pending.done(outcome)
 
-    def _publish_and_commit(self, group: list[PendingCommit]) -> list[Tensor | Exception]:
+    def _publish_and_commit(self, group: list[PendingCommit], *, together: bool) -> list[Tensor | Exception]:
         """Return the outcome of each; raises where the group failed as a whole."""
         staged = [pending.staged for pending in group if pending.staged is not None]
         try:
@@ -134,7 +170,7 @@ class Committer:
             raise
         located = [_located(pending.stored, keys) for pending in group]
         try:
-            outcomes = self._catalogue.tensors.commit(located)
+            outcomes = self._catalogue.tensors.commit(located, together=together)
         except StoreUnavailableError:
             # Perhaps committed, perhaps not: the payloads stay, and after a restart the sweep knows.
             raise

@@ -25,6 +25,9 @@ class EngineConfig:
     """The same as a share of the disk; the larger of the two counts."""
     delete_grace_s: float = 3600.0
     """How long the payload of a deleted tensor stays, for readers that began before. At least as long as the longest Get."""
+    upload_expiry_s: float = 3600.0
+    """How long after its last mark an interrupted insert can be resumed: longer than a restart or a night's network takes to
+    come back costs only space."""
     orphan_age_s: float = 3600.0
     """How old an unknown payload must be before the sweep removes it, while another process uses the store."""
 

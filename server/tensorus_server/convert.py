@@ -16,7 +16,7 @@ from tensorus_codecs.errors import InvalidPolicyError, UnsupportedDTypeError
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.values import from_value_map, to_value_map
-from tensorus_server.errors import InvalidMetadataError, InvalidRequestError, UnimplementedError
+from tensorus_server.errors import InvalidMetadataError, InvalidRequestError
 from tensorus_server.model import ByteRange, Checksum, NewTensor, Read, Schema, SliceSet
 from tensorus_server.validate import checked_spec
 
@@ -62,17 +62,10 @@ def new_tensor_from(message: pb.Tensor, *, dataset: str) -> NewTensor:
         UnsupportedDTypeError, InvalidShapeError, InvalidMetadataError, InvalidPolicyError, UnsupportedCodecError: a part of it
             cannot be.
         InvalidRequestError: it names another dataset.
-        UnimplementedError: it asks for an overwrite.
     """
     if message.dataset not in {"", dataset}:
         raise InvalidRequestError(
             f"dataset of the tensor is {message.dataset!r}, the stream's is another", dataset=dataset, tensor=message.id
-        )
-    if message.HasField("if_generation_match") and message.if_generation_match != 0:
-        raise UnimplementedError(
-            f"if_generation_match is {message.if_generation_match}; overwriting is not implemented by this version",
-            dataset=dataset,
-            tensor=message.id,
         )
     spec = checked_spec(_dtype_from(message.spec), tuple(message.spec.shape), dataset=dataset, tensor=message.id)
     return NewTensor(
@@ -81,6 +74,7 @@ def new_tensor_from(message: pb.Tensor, *, dataset: str) -> NewTensor:
         metadata=metadata_from(message.metadata, dataset=dataset, tensor=message.id),
         policy=policy_from(message.policy) if message.HasField("policy") else None,
         source_checksum=checksum_from(message.source_checksum) if message.HasField("source_checksum") else None,
+        if_generation_match=message.if_generation_match if message.HasField("if_generation_match") else None,
     )
 
 

@@ -6,23 +6,32 @@ import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.policy import StoragePolicy
+from tensorus_server.chunk_store.abc import PayloadBusyError
 from tensorus_server.committer import Committer
-from tensorus_server.errors import DataCorruptError, GenerationMismatchError, LimitExceededError, TensorNotFoundError
-from tensorus_server.insert import InsertServices, InsertStream
+from tensorus_server.errors import (
+    DataCorruptError,
+    GenerationMismatchError,
+    LimitExceededError,
+    SessionExpiredError,
+    TensorNotFoundError,
+)
+from tensorus_server.insert import InsertOptions, InsertServices, InsertStream, ItemProgress
 from tensorus_server.limits import IDS_PER_DELETE_MAX, PAGE_SIZE_DEFAULT, READS_PER_GET_MAX
 from tensorus_server.model import Schema
 from tensorus_server.query import list_page, select_tensors
 from tensorus_server.read import TensorReader
+from tensorus_server.sessions import InsertSessions
 from tensorus_server.sweep import sweep
 from tensorus_server.validate import require_dataset_name, require_metadata, require_schema, require_schema_fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from tensorus_server.catalogue.abc import Catalogue, Order
+    from tensorus_server.catalogue.abc import Catalogue, Order, Upload
     from tensorus_server.chunk_store.abc import ChunkStore
     from tensorus_server.codec_pool import CodecPool
     from tensorus_server.filter import Filter
@@ -62,7 +71,8 @@ class Engine:
         self._started_s = time.time()
         self._committer = Committer(catalogue, chunk_store)
         self._seal_pool = ThreadPoolExecutor(_SEAL_THREADS, thread_name_prefix="tensorus-seal")
-        self._services = InsertServices(chunk_store, pool, self._committer, self._seal_pool)
+        self._services = InsertServices(catalogue, chunk_store, pool, self._committer, self._seal_pool)
+        self._sessions = InsertSessions()
         self._reader = TensorReader(catalogue, chunk_store, pool)
         self._closing = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep_regularly, name="tensorus-sweeper", daemon=True)
@@ -119,15 +129,52 @@ class Engine:
         """
         return self._catalogue.datasets.stats(name)
 
-    def open_insert(self, dataset: str, report: Callable[[ItemResult], None]) -> InsertStream:
-        """Start a streamed insert; see `InsertStream`.
+    def open_insert(
+        self,
+        dataset: str,
+        report: Callable[[ItemResult | ItemProgress], None],
+        options: InsertOptions | None = None,
+    ) -> InsertStream:
+        """Start a streamed insert; see `InsertStream`. One that can be resumed must hold its session meanwhile.
 
         Raises:
             DatasetNotFoundError: there is none.
+            InvalidRequestError: the request belongs to another dataset.
             StoreUnavailableError: the store takes no writes until a restart.
         """
         self._catalogue.check_writable()
-        return InsertStream(self._catalogue.datasets.get(dataset), self._services, report)
+        return InsertStream(self._catalogue.datasets.get(dataset), self._services, report, options or InsertOptions())
+
+    @property
+    def sessions(self) -> InsertSessions:
+        """Which inserts are going on."""
+        return self._sessions
+
+    def insert_status(self, request_id: str) -> tuple[list[ItemProgress], bool]:
+        """Return how far the marked items of an insert are, and whether all of them are complete.
+
+        Raises:
+            SessionExpiredError: nothing is known of it.
+        """
+        uploads = self._catalogue.uploads.find(request_id)
+        going_on = self._sessions.is_held(request_id)
+        if not uploads and not going_on:
+            raise SessionExpiredError(
+                f"nothing is known of insert {request_id}: it expired, or left nothing, or never began"
+            )
+        finished = not going_on and all(upload.generation is not None for upload in uploads)
+        return [self._progress(upload) for upload in uploads], finished
+
+    def cancel_insert(self, request_id: str) -> None:
+        """End an insert and drop what of it is not complete; complete tensors stay. Idempotent.
+
+        Raises:
+            StoreUnavailableError: its stream does not end.
+        """
+        self._sessions.end(request_id)
+        for payload_key in self._catalogue.uploads.drop(request_id):
+            with suppress(PayloadBusyError):
+                self._chunk_store.drop(payload_key)
 
     @property
     def reader(self) -> TensorReader:
@@ -233,6 +280,15 @@ class Engine:
             StoreUnavailableError: it takes none until a restart.
         """
         self._catalogue.check_writable()
+
+    def _progress(self, upload: Upload) -> ItemProgress:
+        if upload.generation is None:
+            return ItemProgress(upload.item, upload.id, upload.committed_bytes)
+        dataset = next((found for found in self.list_datasets() if found.number == upload.dataset_number), None)
+        tensor = None
+        if dataset is not None:
+            (tensor,) = self._catalogue.tensors.by_generation(dataset.name, [upload.generation])
+        return ItemProgress(upload.item, upload.id, upload.spec.canonical_bytes, tensor)
 
     def sweep(self) -> Swept:
         """Remove payloads that nobody needs; happens by itself once a minute."""

@@ -21,6 +21,9 @@ EngineError
 │   ├── ChecksumMismatchError       CHECKSUM_MISMATCH
 │   └── SchemaMismatchError         SCHEMA_MISMATCH
 ├── UnimplementedError              NOT_IMPLEMENTED
+├── InsertAbandonedError            INSERT_ABANDONED
+├── SessionTakenOverError           SESSION_TAKEN_OVER
+├── SessionExpiredError             SESSION_EXPIRED
 ├── TooManyStreamsError             TOO_MANY_STREAMS
 ├── DrainingError                   DRAINING
 ├── StorageFullError                STORAGE_FULL
@@ -45,6 +48,7 @@ __all__ = [
     "DrainingError",
     "EngineError",
     "GenerationMismatchError",
+    "InsertAbandonedError",
     "InvalidFilterError",
     "InvalidMetadataError",
     "InvalidNameError",
@@ -58,6 +62,8 @@ __all__ = [
     "SchemaMismatchError",
     "SegmentMisalignedError",
     "SegmentOutOfOrderError",
+    "SessionExpiredError",
+    "SessionTakenOverError",
     "SizeMismatchError",
     "StorageFullError",
     "StoreUnavailableError",
@@ -207,6 +213,24 @@ class UnimplementedError(EngineError):
     """A part of the contract that this version does not implement."""
 
     reason = "NOT_IMPLEMENTED"
+
+
+class InsertAbandonedError(EngineError):
+    """Another item of an insert that stores all or nothing failed, so this one was not stored, either."""
+
+    reason = "INSERT_ABANDONED"
+
+
+class SessionTakenOverError(EngineError):
+    """A newer stream goes on with this insert."""
+
+    reason = "SESSION_TAKEN_OVER"
+
+
+class SessionExpiredError(EngineError):
+    """What an insert left is not there any more, or never was: its tensors must be sent from their start."""
+
+    reason = "SESSION_EXPIRED"
 
 
 class TooManyStreamsError(EngineError):

@@ -1,12 +1,13 @@
 """One streamed insert: segments in, tensors committed.
 
-    open      the dataset is looked up
+    open      the dataset is looked up, and what an earlier stream of the same request left
     items     each: announced by its first segment → bytes → last segment → sealed (durable) → committed (visible) → reported
     finish    everything has been reported
 
 An item that fails is reported and its remaining segments are dropped; the stream and its other items go on. Items may
 interleave, and are announced in ascending order of their numbers, so that nothing has to remember which ones have ended.
-What has been reported as committed stays; when the stream ends early, what is not complete is dropped.
+What has been reported as committed stays. When the stream ends early, items that were marked on their way can be resumed by
+another stream of the same request; of the others nothing is left.
 
 Threads: `receive` and `finish` belong to one thread, the stream's. Sealing a large item waits for the disk on a thread of its
 own, so that the next item streams in meanwhile; commits happen on the committer's. Reports come from any of these.
@@ -19,13 +20,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.policy import plan
-from tensorus_server.committer import PendingCommit
+from tensorus_server.catalogue.abc import resolve
+from tensorus_server.chunk_store.discarding import DiscardingChunkStore
+from tensorus_server.committer import PendingCommit, PendingGroup
 from tensorus_server.errors import (
+    InsertAbandonedError,
     InvalidRequestError,
     LimitExceededError,
     SegmentOutOfOrderError,
 )
-from tensorus_server.limits import OPEN_ITEMS_MAX, UNCOMMITTED_ITEMS_MAX
+from tensorus_server.limits import ITEMS_TOGETHER_MAX, OPEN_ITEMS_MAX, UNCOMMITTED_ITEMS_MAX
+from tensorus_server.marker import Marker
 from tensorus_server.model import Tensor
 from tensorus_server.tensor_writer import TensorWriter
 from tensorus_server.validate import require_id, require_metadata, require_schema_fit
@@ -34,15 +39,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import ThreadPoolExecutor
 
-    from tensorus_server.chunk_store.abc import ChunkStore
+    from tensorus_server.catalogue.abc import Catalogue, StoredTensor, Upload
+    from tensorus_server.chunk_store.abc import ChunkStore, StagedPayload
     from tensorus_server.codec_pool import CodecPool
     from tensorus_server.committer import Committer
     from tensorus_server.model import Checksum, Dataset, NewTensor, Segment
 
-__all__ = ["InsertServices", "InsertStream", "ItemResult"]
+__all__ = ["InsertOptions", "InsertServices", "InsertStream", "ItemProgress", "ItemResult"]
 
 _SEALS_MAX = 4
 """Large items of one stream that wait for their last sync, each with the memory of its chunks under way."""
+
+_INLINE_TOGETHER_BYTES_MAX = 16 * 1024 * 1024
+"""Stored bytes that wait in memory for the others of their insert; what comes after them waits in the chunk store."""
+
+
+@dataclass(frozen=True)
+class InsertOptions:
+    """How an insert is done."""
+
+    request_id: str | None = None
+    """Under which it can be resumed; None: it cannot."""
+    all_or_nothing: bool = False
+    """Whether nothing is visible before `finish` has succeeded for every item."""
+    validate_only: bool = False
+    """Whether everything is checked and measured, and nothing stored."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +77,22 @@ class ItemResult:
 
 
 @dataclass(frozen=True)
+class ItemProgress:
+    """How far an item is."""
+
+    item: int
+    id: str
+    committed_bytes: int
+    """Canonical bytes that are durable."""
+    tensor: Tensor | None = None
+    """Once it is complete and visible."""
+
+
+@dataclass(frozen=True)
 class InsertServices:
     """What an insert works with; shared by all streams."""
 
+    catalogue: Catalogue
     chunk_store: ChunkStore
     pool: CodecPool
     committer: Committer
@@ -68,20 +102,46 @@ class InsertServices:
 class InsertStream:
     """See the module's description."""
 
-    def __init__(self, dataset: Dataset, services: InsertServices, report: Callable[[ItemResult], None]) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        services: InsertServices,
+        report: Callable[[ItemResult | ItemProgress], None],
+        options: InsertOptions,
+    ) -> None:
         """Open the stream.
 
         Args:
-            report: called once for each item, from any thread; must not block for long, and must not raise.
+            report: told the result of each item once, and how far large ones are durable, from any thread; must not block
+                for long, and must not raise.
+
+        Raises:
+            InvalidRequestError: the request belongs to another dataset.
         """
         self._dataset = dataset
         self._services = services
         self._report = report
+        self._options = options
+        self._chunk_store = DiscardingChunkStore() if options.validate_only else services.chunk_store
         self._open: dict[int, TensorWriter] = {}
         self._last_item = -1
         self._seal_slots = threading.BoundedSemaphore(_SEALS_MAX)
         self._commit_slots = threading.BoundedSemaphore(UNCOMMITTED_ITEMS_MAX)
+        self._together = _Together(services.chunk_store) if options.all_or_nothing else None
         self._counts = _Counts()
+        self._uploads: dict[int, tuple[Upload, Tensor | None]] = {}
+        if options.request_id is not None and not options.validate_only:
+            self._uploads = _uploads(services.catalogue, dataset, options.request_id)
+
+    @property
+    def resumable(self) -> list[ItemProgress]:
+        """What an earlier stream of the request left: items that go on at their committed bytes, or are complete."""
+        return [
+            ItemProgress(
+                item, upload.id, upload.committed_bytes if tensor is None else upload.spec.canonical_bytes, tensor
+            )
+            for item, (upload, tensor) in self._uploads.items()
+        ]
 
     def receive(self, segment: Segment, canonical: memoryview, canonical_crc32c: int | None = None) -> None:
         """Take one segment.
@@ -133,56 +193,110 @@ class InsertStream:
                     tensor=writer.new.id,
                 ),
             )
+        if self._together is not None:
+            self._counts.wait(self._together.count)
+            self._commit_together(self._together)
         self._counts.wait()
         return self._counts.succeeded, self._counts.failed
 
     def abort(self) -> None:
-        """Drop what is not complete and wait for what is. Idempotent."""
+        """Leave what can be resumed, drop what else is not complete, and wait for what is. Idempotent."""
         for item in list(self._open):
-            self._open.pop(item).abort()
+            writer = self._open.pop(item)
+            if self._options.request_id is None:
+                writer.abort()
+            else:
+                writer.park()
             self._counts.drop()
+        if self._together is not None:
+            self._counts.wait(self._together.count)
+            self._counts.drop(self._together.park())
         self._counts.wait()
 
     def _announce(self, segment: Segment, new: NewTensor) -> TensorWriter | None:
         """Start an item, or report why it cannot be."""
-        if segment.item <= self._last_item:
-            raise InvalidRequestError(
-                f"item {segment.item} is announced after item {self._last_item}; numbers must ascend"
-            )
-        self._last_item = segment.item
+        item = segment.item
+        if item <= self._last_item:
+            raise InvalidRequestError(f"item {item} is announced after item {self._last_item}; numbers must ascend")
+        self._last_item = item
         self._counts.begin()
-        dataset = self._dataset
         try:
-            require_id(new.id, dataset=dataset.name)
-            require_metadata(new.metadata, dataset=dataset.name, tensor=new.id)
-            require_schema_fit(new.id, new.spec, new.metadata, dataset.schema, dataset=dataset.name)
-            if len(self._open) >= OPEN_ITEMS_MAX:
-                raise LimitExceededError(
-                    f"{len(self._open)} items of the stream are open, limit is {OPEN_ITEMS_MAX} (open_items_max)",
-                    dataset=dataset.name,
+            self._require_allowed(new)
+            upload, complete = self._uploads.pop(item, (None, None))
+            if upload is not None and (upload.id, upload.spec) != (new.id, new.spec):
+                raise InvalidRequestError(
+                    f"item {item} was announced as another tensor by an earlier stream of the request",
+                    dataset=self._dataset.name,
                     tensor=new.id,
-                    limit=OPEN_ITEMS_MAX,
                 )
-            self._services.chunk_store.require_space()
-            chunk_plan = plan(new.policy or dataset.policy, new.spec.dtype)
-            writer = TensorWriter(
-                dataset, new, chunk_plan, chunk_store=self._services.chunk_store, pool=self._services.pool
-            )
+            if complete is not None:
+                self._settle(item, complete)
+                return None
+            writer = self._writer(item, new, upload)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's
-            self._settle(segment.item, error)
+            self._settle(item, error)
             return None
-        self._open[segment.item] = writer
+        self._open[item] = writer
         return writer
+
+    def _require_allowed(self, new: NewTensor) -> None:
+        dataset = self._dataset
+        require_id(new.id, dataset=dataset.name)
+        require_metadata(new.metadata, dataset=dataset.name, tensor=new.id)
+        require_schema_fit(new.id, new.spec, new.metadata, dataset.schema, dataset=dataset.name)
+        if len(self._open) >= OPEN_ITEMS_MAX:
+            raise LimitExceededError(
+                f"{len(self._open)} items of the stream are open, limit is {OPEN_ITEMS_MAX} (open_items_max)",
+                dataset=dataset.name,
+                tensor=new.id,
+                limit=OPEN_ITEMS_MAX,
+            )
+        if self._together is not None and self._together.count() >= ITEMS_TOGETHER_MAX:
+            raise LimitExceededError(
+                f"{self._together.count()} items are to be stored together, limit is {ITEMS_TOGETHER_MAX} "
+                "(items_together_max)",
+                dataset=dataset.name,
+                tensor=new.id,
+                limit=ITEMS_TOGETHER_MAX,
+            )
+        self._chunk_store.require_space()
+
+    def _writer(self, item: int, new: NewTensor, upload: Upload | None) -> TensorWriter:
+        services, request_id = self._services, self._options.request_id
+        marker = None
+        if request_id is not None and not self._options.validate_only:
+
+            def report(committed_bytes: int) -> None:
+                self._report(ItemProgress(item, new.id, committed_bytes))
+
+            marker = Marker((request_id, item), services.catalogue.uploads, services.committer, report)
+        if upload is not None and marker is not None:
+            return TensorWriter.resume(
+                self._dataset, new, upload, chunk_store=self._chunk_store, pool=services.pool, marker=marker
+            )
+        return TensorWriter(
+            self._dataset,
+            new,
+            plan(new.policy or self._dataset.policy, new.spec.dtype),
+            chunk_store=self._chunk_store,
+            pool=services.pool,
+            marker=marker,
+            inline=self._together is None or self._together.inline_bytes < _INLINE_TOGETHER_BYTES_MAX,
+        )
 
     def _write(
         self, writer: TensorWriter, segment: Segment, canonical: memoryview, canonical_crc32c: int | None
     ) -> None:
-        if segment.offset != writer.received_bytes:
+        received = writer.received_bytes
+        if segment.offset < min(received, writer.resumed_bytes):
+            # The sender goes on a little before the place that is durable: what is there already is left out.
+            canonical, canonical_crc32c = canonical[received - segment.offset :], None
+        elif segment.offset != received:
             raise SegmentOutOfOrderError(
-                f"offset of a segment of item {segment.item} is {segment.offset}, expected {writer.received_bytes}",
+                f"offset of a segment of item {segment.item} is {segment.offset}, expected {received}",
                 dataset=self._dataset.name,
                 tensor=writer.new.id,
-                expected=writer.received_bytes,
+                expected=received,
             )
         if canonical.nbytes:
             writer.write(canonical, canonical_crc32c)
@@ -202,9 +316,16 @@ class InsertStream:
     def _seal(self, item: int, writer: TensorWriter, source_checksum: Checksum | None) -> None:
         try:
             stored, staged = writer.seal(source_checksum)
+            if self._options.validate_only:
+                self._settle(item, self._validated(stored))
+                return
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's
             writer.abort()
             self._settle(item, error)
+            return
+        if self._together is not None:
+            self._together.add(item, stored, staged)
+            self._counts.changed()
             return
         self._commit_slots.acquire()
         self._services.committer.submit(PendingCommit(stored, staged, lambda outcome: self._committed(item, outcome)))
@@ -212,6 +333,31 @@ class InsertStream:
     def _committed(self, item: int, outcome: Tensor | Exception) -> None:
         self._commit_slots.release()
         self._settle(item, outcome)
+
+    def _commit_together(self, together: _Together) -> None:
+        """Commit the items that wait for each other, or drop them all where one has failed."""
+        waiting = together.take()
+        if not self._counts.failed:
+            self._services.committer.submit(
+                PendingGroup(
+                    [
+                        PendingCommit(stored, staged, lambda outcome, item=item: self._settle(item, outcome))  # type: ignore[misc]
+                        for item, stored, staged in waiting
+                    ]
+                )
+            )
+            return
+        for item, stored, staged in waiting:
+            if staged is not None:
+                self._chunk_store.discard(staged)
+            message = f"{self._counts.failed} items of the insert failed, so nothing of it was stored"
+            self._settle(item, InsertAbandonedError(message, dataset=self._dataset.name, tensor=stored.new.id))
+
+    def _validated(self, stored: StoredTensor) -> Tensor:
+        """Return the tensor as it would be stored, without a generation."""
+        (existing,) = self._services.catalogue.tensors.get(self._dataset.name, [stored.new.id])
+        resolve(stored, existing, None)
+        return stored.committed(generation=0, created_us=0)
 
     def _fail(self, item: int, error: Exception) -> None:
         writer = self._open.pop(item, None)
@@ -227,6 +373,56 @@ class InsertStream:
         """Let pass the segments of an item that has failed; refuse those of an item that was never announced."""
         if segment.item > self._last_item:
             raise InvalidRequestError(f"first segment of item {segment.item} announces no tensor")
+
+
+def _uploads(catalogue: Catalogue, dataset: Dataset, request_id: str) -> dict[int, tuple[Upload, Tensor | None]]:
+    """Return what the request left, by item: each upload, and the tensor that it became."""
+    found: dict[int, tuple[Upload, Tensor | None]] = {}
+    for upload in catalogue.uploads.find(request_id):
+        if upload.dataset_number != dataset.number:
+            raise InvalidRequestError(
+                f"request_id {request_id} belongs to an insert into another dataset", dataset=dataset.name
+            )
+        tensor = None
+        if upload.generation is not None:
+            (tensor,) = catalogue.tensors.by_generation(dataset.name, [upload.generation])
+            if tensor is None:
+                # Complete, and deleted since.
+                continue
+        found[upload.item] = (upload, tensor)
+    return found
+
+
+class _Together:
+    """Sealed items that wait for the others of their insert. Safe in many threads."""
+
+    def __init__(self, chunk_store: ChunkStore) -> None:
+        self._chunk_store = chunk_store
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[int, StoredTensor, StagedPayload | None]] = []
+        self.inline_bytes = 0
+
+    def count(self) -> int:
+        with self._lock:
+            return len(self._waiting)
+
+    def add(self, item: int, stored: StoredTensor, staged: StagedPayload | None) -> None:
+        with self._lock:
+            self._waiting.append((item, stored, staged))
+            self.inline_bytes += len(stored.inline_payload or b"")
+
+    def take(self) -> list[tuple[int, StoredTensor, StagedPayload | None]]:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            return waiting
+
+    def park(self) -> int:
+        """Leave what was marked to be resumed, drop the rest, and return how many there were."""
+        waiting = self.take()
+        for _, _, staged in waiting:
+            if staged is not None:
+                self._chunk_store.park(staged)
+        return len(waiting)
 
 
 class _Counts:
@@ -249,11 +445,17 @@ class _Counts:
             self.failed += not succeeded
             self._changed.notify_all()
 
-    def drop(self) -> None:
+    def drop(self, items: int = 1) -> None:
         with self._changed:
-            self._unsettled -= 1
+            self._unsettled -= items
             self._changed.notify_all()
 
-    def wait(self) -> None:
+    def changed(self) -> None:
+        """Let `wait` look again."""
         with self._changed:
-            self._changed.wait_for(lambda: self._unsettled == 0)
+            self._changed.notify_all()
+
+    def wait(self, waiting: Callable[[], int] = lambda: 0) -> None:
+        """Wait until every item is settled, but for as many as `waiting` returns."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._unsettled == waiting())

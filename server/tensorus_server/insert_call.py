@@ -4,6 +4,9 @@ The reading thread takes requests and drives the engine's `InsertStream`; the ca
 and says it, several things in one message where they have piled up. So a client that sends without reading, or reads without
 sending, blocks only itself.
 
+A call that names its request holds the session of that request. When a newer stream wants it, or the client goes away, the
+call ends; what was marked of its items can be resumed.
+
 Acknowledgements go out at most every `_ACKNOWLEDGE_BYTES` or `_ACKNOWLEDGE_S`, so that a client that reads late cannot fill
 both windows and deadlock the stream.
 """
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import grpc
@@ -27,12 +31,14 @@ from tensorus_server.errors import (
     InvalidRequestError,
     PayloadTooLargeError,
     SegmentMisalignedError,
-    UnimplementedError,
+    SessionTakenOverError,
 )
 from tensorus_server.framing import read_insert_message
+from tensorus_server.insert import InsertOptions, ItemProgress
 from tensorus_server.limits import CHUNK_BYTES_MAX, UNACKNOWLEDGED_BYTES_MAX
 from tensorus_server.model import Segment
 from tensorus_server.status import status_of
+from tensorus_server.validate import require_request_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +46,7 @@ if TYPE_CHECKING:
     from tensorus_server.engine import Engine
     from tensorus_server.insert import InsertStream, ItemResult
 
-__all__ = ["InsertCall"]
+__all__ = ["InsertCall", "progress_to"]
 
 _ACKNOWLEDGE_BYTES = 8 * 1024 * 1024
 _ACKNOWLEDGE_S = 0.1
@@ -60,6 +66,7 @@ class InsertCall:
         self._dataset = ""
         self._encodings = 0
         self._stream: InsertStream | None = None
+        self._taken_over = False
 
     def responses(self) -> Iterator[bytes]:
         """Yield the call's responses; raises what makes the whole call fail."""
@@ -68,29 +75,32 @@ class InsertCall:
         try:
             yield from self._outbox.messages()
         finally:
-            # The transport ends the requests when the call ends, however it ends.
-            reader.join()
+            # The transport ends the requests when the call ends, however it ends: before this, or, where the call was
+            # taken over, after.
+            if not self._taken_over:
+                reader.join()
 
     def _read(self) -> None:
         try:
-            for message in self._messages:
-                if self._take(message):
-                    break
-            self._close()
+            with ExitStack() as held:
+                try:
+                    for message in self._messages:
+                        if self._take(message, held):
+                            break
+                finally:
+                    self._close()
             self._outbox.close()
         except grpc.RpcError:
             # The client has gone: nobody waits for an answer.
-            self._close()
             self._outbox.close()
         except Exception as error:  # noqa: BLE001 - the call's own thread raises it
-            self._close()
             self._outbox.fail(error)
 
-    def _take(self, message: bytes) -> bool:
+    def _take(self, message: bytes, held: ExitStack) -> bool:
         """Handle one message; return whether it was the last."""
         taken = read_insert_message(message)
         if self._stream is None:
-            self._stream = self._open(taken.head)
+            self._stream = self._open(taken.head, held)
         elif taken.head.HasField("open"):
             raise InvalidRequestError("a message opens the stream a second time", dataset=self._dataset)
         for segment, payload in taken.segments:
@@ -101,20 +111,26 @@ class InsertCall:
             self._outbox.finish(succeeded, failed)
         return taken.head.finish
 
-    def _open(self, head: pb.InsertRequest) -> InsertStream:
+    def _open(self, head: pb.InsertRequest, held: ExitStack) -> InsertStream:
         if not head.HasField("open"):
             raise InvalidRequestError("first message of the stream does not open it")
-        for option in ("all_or_nothing", "validate_only"):
-            if getattr(head.open, option):
-                raise UnimplementedError(f"{option} is not implemented by this version", dataset=head.open.dataset)
         for encoding in head.open.encodings:
             # Refused here, before a byte was sent, where this server could not decode it.
             encoding_from(encoding)
         self._dataset = head.open.dataset
         self._encodings = len(head.open.encodings)
-        stream = self._engine.open_insert(self._dataset, self._outbox.report)
-        self._outbox.opened()
+        request_id = head.open.request_id
+        if request_id:
+            require_request_id(request_id, dataset=self._dataset)
+            held.enter_context(self._engine.sessions.held(request_id, self._take_over))
+        options = InsertOptions(request_id or None, head.open.all_or_nothing, head.open.validate_only)
+        stream = self._engine.open_insert(self._dataset, self._outbox.report, options)
+        self._outbox.opened(stream.resumable)
         return stream
+
+    def _take_over(self) -> None:
+        self._taken_over = True
+        self._outbox.fail(SessionTakenOverError("a newer stream goes on with this insert", dataset=self._dataset))
 
     def _receive(self, stream: InsertStream, segment: pb.Segment, payload: memoryview) -> None:
         try:
@@ -188,8 +204,9 @@ class _Outbox:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._opened = False
+        self._opened: list[ItemProgress] | None = None
         self._results: list[ItemResult] = []
+        self._progress: dict[int, ItemProgress] = {}
         self._received_bytes = 0
         self._acknowledged_bytes = 0
         self._acknowledged_s = time.monotonic()
@@ -197,14 +214,19 @@ class _Outbox:
         self._closed = False
         self._error: Exception | None = None
 
-    def opened(self) -> None:
+    def opened(self, resumable: list[ItemProgress]) -> None:
         with self._changed:
-            self._opened = True
+            self._opened = resumable
             self._changed.notify()
 
-    def report(self, result: ItemResult) -> None:
+    def report(self, news: ItemResult | ItemProgress) -> None:
         with self._changed:
-            self._results.append(result)
+            if isinstance(news, ItemProgress):
+                # The latest of an item says it all.
+                self._progress[news.item] = news
+            else:
+                self._progress.pop(news.item, None)
+                self._results.append(news)
             self._changed.notify()
 
     def acknowledge(self, payload_bytes: int) -> None:
@@ -255,14 +277,23 @@ class _Outbox:
 
     def _has_news(self) -> bool:
         unsaid_bytes = self._received_bytes - self._acknowledged_bytes
-        return self._opened or self._has_unsaid() or self._closed or unsaid_bytes >= _ACKNOWLEDGE_BYTES
+        return (
+            self._opened is not None
+            or bool(self._progress)
+            or self._has_unsaid()
+            or self._closed
+            or unsaid_bytes >= _ACKNOWLEDGE_BYTES
+        )
 
     def _take(self) -> tuple[pb.InsertResponse, list[ItemResult]]:
         """Remove what can be said in one message. The lock is held."""
         response = pb.InsertResponse()
-        if self._opened:
-            self._opened = False
+        if self._opened is not None:
             response.opened.max_unacknowledged_bytes = UNACKNOWLEDGED_BYTES_MAX
+            response.opened.items.extend(map(progress_to, self._opened))
+            self._opened = None
+        response.progress.items.extend(map(progress_to, self._progress.values()))
+        self._progress.clear()
         results, self._results = self._results, []
         due = time.monotonic() - self._acknowledged_s >= _ACKNOWLEDGE_S
         unsaid_bytes = self._received_bytes - self._acknowledged_bytes
@@ -279,13 +310,22 @@ class _Outbox:
         return response, results
 
 
+def progress_to(progress: ItemProgress) -> pb.ItemStatus:
+    """Return how far an item is, as it travels."""
+    tensor = pb.Tensor(id=progress.id) if progress.tensor is None else tensor_to(progress.tensor)
+    return pb.ItemStatus(
+        item=progress.item, committed_bytes=progress.committed_bytes, tensor=tensor, status=status_pb2.Status()
+    )
+
+
 def _result_to(result: ItemResult) -> pb.ItemStatus:
     if isinstance(result.outcome, Exception):
         return pb.ItemStatus(item=result.item, status=status_of(result.outcome, call="Insert"))
     tensor = result.outcome
     return pb.ItemStatus(
         item=result.item,
-        committed_bytes=tensor.spec.canonical_bytes,
+        # Validated only, it has no generation, and nothing of it is there.
+        committed_bytes=tensor.spec.canonical_bytes if tensor.generation else 0,
         tensor=tensor_to(tensor),
         status=status_pb2.Status(),
     )

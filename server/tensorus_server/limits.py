@@ -23,6 +23,8 @@ __all__ = [
     "ID_BYTES_MAX",
     "INDEXED_TEXT_BYTES_MAX",
     "INLINE_BYTES_MAX",
+    "ITEMS_TOGETHER_MAX",
+    "MARK_EVERY_BYTES",
     "MESSAGE_BYTES_MAX",
     "METADATA_BYTES_MAX",
     "METADATA_DEPTH_MAX",
@@ -36,6 +38,8 @@ __all__ = [
     "RANK_MAX",
     "READS_PER_GET_MAX",
     "RECEIVED_MESSAGE_BYTES_MAX",
+    "REQUEST_ID_BYTES_MAX",
+    "RESUMABLE_BYTES_MIN",
     "SAMPLE_MAX",
     "SEGMENTS_PER_MESSAGE_MAX",
     "STATEMENT_TIMEOUT_S",
@@ -77,6 +81,9 @@ RANK_MAX = 32
 
 ID_BYTES_MAX = 512
 """UTF-8 bytes of a tensor's id: the longest parameter names of large models have about 150."""
+
+REQUEST_ID_BYTES_MAX = 128
+"""UTF-8 bytes of a request's id: a UUID has 36."""
 
 DATASET_NAME_BYTES_MAX = 255
 """UTF-8 bytes of a dataset's name: what file systems allow a name, for those who export."""
@@ -130,12 +137,22 @@ OPEN_ITEMS_MAX = 16
 UNCOMMITTED_ITEMS_MAX = 256
 """Tensors of one stream that wait for their commit: with the inline limit, 16 MiB."""
 
+ITEMS_TOGETHER_MAX = 4096
+"""Tensors of one insert that stores all or nothing: one transaction, and its rows in memory until then."""
+
 INLINE_BYTES_MAX = 64 * 1024
 """Stored bytes up to which a tensor is kept in the catalogue. Measured: rows win 2.6 times at 64 KiB and lose 2.4 times at
 1 MiB against files of their own; SQLite's published crossover is about 100 KB."""
 
 SYNC_EVERY_BYTES = 32 * 1024 * 1024
 """How much of a payload may wait for its fdatasync: the last one, before the acknowledgement, is then short."""
+
+RESUMABLE_BYTES_MIN = 32 * 1024 * 1024
+"""Canonical bytes above which a tensor is marked on its way in; a smaller one starts over when its insert is interrupted."""
+
+MARK_EVERY_BYTES = 8 * 1024 * 1024
+"""Canonical bytes from mark to mark. One may be under way while the next is due, and the sender may be another
+`UNACKNOWLEDGED_BYTES_MAX` ahead: so at most 32 MiB are sent twice."""
 
 COMMIT_GROUP_MAX = 256
 """Tensors that share one commit, and so one sync of the catalogue's log."""

@@ -114,6 +114,8 @@ class NewTensor:
     """None: the dataset's."""
     source_checksum: Checksum | None = None
     """Of the canonical bytes; may also come with the last segment."""
+    if_generation_match: int | None = None
+    """The generation that this replaces; None or 0: it replaces nothing."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from tensorus_server.convert import (
 )
 from tensorus_server.convert_filter import filter_from
 from tensorus_server.errors import UnimplementedError
-from tensorus_server.insert_call import InsertCall
+from tensorus_server.insert_call import InsertCall, progress_to
 from tensorus_server.interceptors import guard_stream, guard_unary
 from tensorus_server.query import Query, parse_order
 from tensorus_server.read_call import ReadCall
@@ -39,7 +39,7 @@ __all__ = ["SERVICE_NAME", "UNIMPLEMENTED", "TensorService"]
 
 SERVICE_NAME = "tensorus.v1.TensorService"
 
-UNIMPLEMENTED = ("GetInsertStatus", "CancelInsert", "ExplainPolicy", "Verify")
+UNIMPLEMENTED = ("ExplainPolicy", "Verify")
 """Calls of the contract that answer UNIMPLEMENTED; docs/PROTOCOL.md lists them, and a test compares the lists."""
 
 
@@ -61,6 +61,8 @@ class TensorService:
             "UpdateDataset": (self.update_dataset, pb.UpdateDatasetRequest),
             "DeleteDataset": (self.delete_dataset, pb.DeleteDatasetRequest),
             "GetDatasetStats": (self.get_dataset_stats, pb.GetDatasetStatsRequest),
+            "GetInsertStatus": (self.get_insert_status, pb.GetInsertStatusRequest),
+            "CancelInsert": (self.cancel_insert, pb.CancelInsertRequest),
             "ListTensors": (self.list_tensors, pb.ListTensorsRequest),
             "UpdateTensor": (self.update_tensor, pb.UpdateTensorRequest),
             "DeleteTensors": (self.delete_tensors, pb.DeleteTensorsRequest),
@@ -120,6 +122,16 @@ class TensorService:
     def insert(self, messages: Iterator[bytes]) -> Iterator[bytes]:
         """Write tensors."""
         return InsertCall(self._engine, messages).responses()
+
+    def get_insert_status(self, request: pb.GetInsertStatusRequest) -> pb.GetInsertStatusResponse:
+        """Return what of an insert is durable."""
+        items, finished = self._engine.insert_status(request.request_id)
+        return pb.GetInsertStatusResponse(items=map(progress_to, items), finished=finished)
+
+    def cancel_insert(self, request: pb.CancelInsertRequest) -> pb.CancelInsertResponse:
+        """Drop what of an insert is not complete."""
+        self._engine.cancel_insert(request.request_id)
+        return pb.CancelInsertResponse()
 
     def get(self, request: pb.GetRequest) -> Iterator[bytes]:
         """Read tensors by id."""

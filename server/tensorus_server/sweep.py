@@ -1,7 +1,8 @@
 """Remove payloads that no tensor refers to: what a crash left, and what was deleted long enough ago.
 
-Three kinds, and how each is known:
+Four kinds, and how each is known:
     unfinished     begun by a process that is dead: its folder's lock is free
+    expired        its upload has not been marked for longer than it may be resumed, and no writer has it; or it has none
     deleted        a tombstone whose grace is over; readers that began before the deletion are done by then
     orphaned       published and never committed: no row and no tombstone has its key, this process is not about to commit it,
                    and it is old enough that no other process can be, either
@@ -11,8 +12,11 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
+
+from tensorus_server.chunk_store.abc import PayloadBusyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +36,7 @@ class Swept:
     """How many payloads were removed."""
 
     unfinished: int
+    expired: int
     deleted: int
     orphaned: int
 
@@ -57,6 +62,7 @@ def sweep(
     if not chunk_store.has_other_users():
         before_s = max(before_s, started_s)
     unfinished = chunk_store.sweep_unfinished()
+    expired = _sweep_uploads(catalogue, chunk_store, before_s)
     deleted = 0
     while keys := catalogue.garbage.due(_BATCH):
         for key in keys:
@@ -64,9 +70,27 @@ def sweep(
         catalogue.garbage.forget(keys)
         deleted += len(keys)
     orphaned = _sweep_orphans(catalogue, chunk_store, before_s, uncommitted)
-    if unfinished or deleted or orphaned:
-        _log.info("swept %d unfinished, %d deleted and %d orphaned payloads", unfinished, deleted, orphaned)
-    return Swept(unfinished, deleted, orphaned)
+    swept = Swept(unfinished, expired, deleted, orphaned)
+    if any(astuple(swept)):
+        _log.info("swept %d unfinished, %d expired, %d deleted and %d orphaned payloads", *astuple(swept))
+    return swept
+
+
+def _sweep_uploads(catalogue: Catalogue, chunk_store: ChunkStore, before_s: float) -> int:
+    expired = 0
+    for upload in catalogue.uploads.expired(_BATCH):
+        # A stream at work is never without a mark for so long, unless it waits for its client: then it goes on to have it.
+        with suppress(PayloadBusyError):
+            if upload.generation is None:
+                chunk_store.drop(upload.payload_key)
+                expired += 1
+            catalogue.uploads.drop(upload.request_id, upload.item)
+    strays = [stored.key for stored in chunk_store.kept() if stored.modified_s < before_s]
+    for key in catalogue.uploads.unknown(strays) if strays else []:
+        with suppress(PayloadBusyError):
+            chunk_store.drop(key)
+            expired += 1
+    return expired
 
 
 def _sweep_orphans(

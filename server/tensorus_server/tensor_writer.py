@@ -1,7 +1,11 @@
 """One tensor on its way in: canonical bytes are cut into chunks, encoded in the pool, and appended in order.
 
     open    →  write(bytes) ...  →  seal()  →  durable, not yet visible
-       └─────────────┴──────────────→  abort()
+       └─────────────┴──────────────→  abort()  or  park(), to be resumed
+
+A large tensor of an insert that can be resumed is marked on its way: every `MARK_EVERY_BYTES` its payload so far is made
+durable, and what is needed to go on from there is saved. Marks run behind the stream, at most one at a time, so that
+never more than two of them, and the chunks under way, are not durable.
 
 Memory held: the chunks under way (`CodecPool.depth`, and one that is being filled), and up to `INLINE_BYTES_MAX` of stored
 bytes. Bytes that arrive as whole chunks are never copied: the chunk is a view of the message.
@@ -10,17 +14,26 @@ bytes. Bytes that arrive as whole chunks are never copied: the chunk is a view o
 from __future__ import annotations
 
 from collections import deque
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.checksum import TensorDigest, chunk_seed, combine_crc32c, crc32c
-from tensorus_codecs.pipeline import MeasuredError, encode_chunk
-from tensorus_codecs.summary import PartialSummary
-from tensorus_server.catalogue.abc import StoredTensor
-from tensorus_server.chunk_store.abc import new_payload_key
-from tensorus_server.errors import ChecksumMismatchError, InvalidRequestError, SizeMismatchError
-from tensorus_server.limits import INLINE_BYTES_MAX
-from tensorus_server.model import Checksum, EncodingShare, Locator, StorageReport
+from tensorus_codecs.errors import CorruptChunkError
+from tensorus_codecs.pipeline import decode_chunk, encode_chunk
+from tensorus_codecs.policy import plan
+from tensorus_server.catalogue.abc import Mark, StoredTensor, Upload
+from tensorus_server.chunk_store.abc import PayloadBusyError, PayloadMissingError, new_payload_key
+from tensorus_server.errors import (
+    ChecksumMismatchError,
+    InvalidRequestError,
+    SessionExpiredError,
+    SizeMismatchError,
+    StoreUnavailableError,
+)
+from tensorus_server.limits import INLINE_BYTES_MAX, MARK_EVERY_BYTES, RESUMABLE_BYTES_MIN
+from tensorus_server.model import Checksum, Locator
 from tensorus_server.payload import pack_index
+from tensorus_server.totals import Totals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,12 +41,11 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from tensorus_codecs.encoding import Encoding
     from tensorus_codecs.pipeline import EncodedChunk
     from tensorus_codecs.policy import ChunkPlan
-    from tensorus_codecs.summary import ValueSummary
-    from tensorus_server.chunk_store.abc import ChunkStore, ChunkWriter, StagedPayload
+    from tensorus_server.chunk_store.abc import ChunkReader, ChunkStore, ChunkWriter, StagedPayload
     from tensorus_server.codec_pool import CodecPool
+    from tensorus_server.marker import Marker
     from tensorus_server.model import Dataset, NewTensor
 
 __all__ = ["TensorWriter"]
@@ -48,29 +60,66 @@ class TensorWriter:
     """See the module's description. One thread at a time."""
 
     def __init__(
-        self, dataset: Dataset, new: NewTensor, plan: ChunkPlan, *, chunk_store: ChunkStore, pool: CodecPool
+        self,
+        dataset: Dataset,
+        new: NewTensor,
+        plan: ChunkPlan,
+        *,
+        chunk_store: ChunkStore,
+        pool: CodecPool,
+        marker: Marker | None = None,
+        inline: bool = True,
     ) -> None:
         """Start with no bytes.
 
         Args:
             plan: of the tensor's dtype.
+            marker: saves marks; None: the tensor cannot be resumed.
+            inline: whether it may be kept in the catalogue if it is small.
         """
         self.new = new
         self.received_bytes = 0
+        self.resumed_bytes = 0
         self._dataset = dataset
         self._plan = plan
         # Chunks hold whole elements, and those of a dtype that is unknown here may be, say, 3 bytes wide.
         self._chunk_bytes = plan.chunk_bytes - plan.chunk_bytes % new.spec.dtype.element_bytes
         self._pool = pool
+        self._marker = marker if marker is not None and new.spec.canonical_bytes > RESUMABLE_BYTES_MIN else None
         self._payload_key = new_payload_key()
-        self._payload = _PayloadWriter(chunk_store, self._payload_key)
+        self._payload = _PayloadWriter(chunk_store, self._payload_key, INLINE_BYTES_MAX if inline else 0)
         self._partial = bytearray()
-        self._pending: deque[tuple[memoryview, Future[EncodedChunk]]] = deque()
-        self._source_digest = TensorDigest()
+        self._pending: deque[tuple[memoryview, int, Future[EncodedChunk]]] = deque()
+        # None: the tensor was resumed, and what was received before cannot be had back from what is stored.
+        self._source_digest: TensorDigest | None = TensorDigest()
+        # Of the chunks that are stored: a mark needs it, and it goes on from there.
         self._source_crc32c = 0
         # What readers get differs from what was sent only where a quantizer may be at work.
         self._value_digest = None if plan.encoding.quantizer is None else TensorDigest()
-        self._totals = _Totals(plan)
+        self._totals = Totals(plan)
+        self._marked_chunks = 0
+
+    @classmethod
+    def resume(
+        cls,
+        dataset: Dataset,
+        new: NewTensor,
+        upload: Upload,
+        *,
+        chunk_store: ChunkStore,
+        pool: CodecPool,
+        marker: Marker,
+    ) -> TensorWriter:
+        """Go on after the upload's last mark: checks and reads what is stored so far.
+
+        Raises:
+            SessionExpiredError: what the mark says is not there.
+            StoreUnavailableError: another writer has it.
+        """
+        chunk_plan = plan(upload.policy, new.spec.dtype)
+        writer = cls(dataset, new, chunk_plan, chunk_store=chunk_store, pool=pool, marker=marker)
+        writer._resume(chunk_store, upload)
+        return writer
 
     @property
     def is_held(self) -> bool:
@@ -92,10 +141,9 @@ class TensorWriter:
         if self.received_bytes + canonical.nbytes > expected:
             raise self._size_mismatch(f"at least {self.received_bytes + canonical.nbytes}")
         self.received_bytes += canonical.nbytes
-        self._source_digest.update(canonical)
-        piece = crc32c(canonical) if canonical_crc32c is None else canonical_crc32c
-        self._source_crc32c = combine_crc32c(self._source_crc32c, piece, canonical.nbytes)
-        self._cut(canonical)
+        if self._source_digest is not None:
+            self._source_digest.update(canonical)
+        self._cut(canonical, canonical_crc32c)
 
     def seal(self, source_checksum: Checksum | None) -> tuple[StoredTensor, StagedPayload | None]:
         """Encode and write the rest, verify size and checksum, and make the payload durable.
@@ -116,11 +164,12 @@ class TensorWriter:
         while self._pending:
             self._store_next()
         self._require_checksum(source_checksum or self.new.source_checksum)
+        if self._marker is not None:
+            self._marker.wait()
         index = pack_index(self._totals.index)
         self._payload.append([index])
         inline_payload, staged = self._payload.finish()
-        source = Checksum(TensorDigest.ALGORITHM, self._source_digest.digest())
-        value = source
+        source = value = self._source_checksum()
         if self._value_digest is not None:
             value = Checksum(TensorDigest.ALGORITHM, self._value_digest.digest())
         stored = StoredTensor(
@@ -129,23 +178,39 @@ class TensorWriter:
             chunk_bytes=self._chunk_bytes,
             source_checksum=source,
             value_checksum=value,
-            storage=self._totals.report(self.new.spec.canonical_bytes, len(index)),
+            storage=self._totals.report(len(index)),
             values=self._totals.value_summary(),
             locator=Locator(self._payload_key, 0, self._payload.length, len(index), crc32c(index)),
             inline_payload=inline_payload,
+            source_crc32c=self._source_crc32c,
+            upload=self._marker.upload if self._marker is not None and self._marked_chunks else None,
         )
         return stored, staged
 
     def abort(self) -> None:
         """Drop everything. Idempotent."""
+        self._drop_pending()
+        self._payload.abort()
+        if self._marker is not None and self._marked_chunks:
+            self._marker.forget()
+
+    def park(self) -> None:
+        """Drop what came after the last mark, and leave the rest to be resumed; without a mark, drop everything."""
+        if self._marker is None or not self._marked_chunks:
+            self.abort()
+            return
+        self._drop_pending()
+        self._marker.settle()
+        self._payload.park()
+
+    def _drop_pending(self) -> None:
         while self._pending:
-            _, future = self._pending.popleft()
+            *_, future = self._pending.popleft()
             if not future.cancel():
                 # An encoder at work reads a message that goes away with the stream.
                 future.exception()
-        self._payload.abort()
 
-    def _cut(self, canonical: memoryview) -> None:
+    def _cut(self, canonical: memoryview, canonical_crc32c: int | None) -> None:
         """Encode whole chunks as views; keep a copy of what begins one."""
         chunk_bytes = self._chunk_bytes
         complete = self.received_bytes == self.new.spec.canonical_bytes
@@ -153,38 +218,134 @@ class TensorWriter:
             if self._partial or (canonical.nbytes < chunk_bytes and not complete):
                 piece = canonical[: chunk_bytes - len(self._partial)]
                 self._partial += piece
-                canonical = canonical[piece.nbytes :]
+                canonical, canonical_crc32c = canonical[piece.nbytes :], None
                 if len(self._partial) == chunk_bytes or (complete and not canonical.nbytes):
                     self._encode(memoryview(bytes(self._partial)))
                     self._partial.clear()
+            elif canonical.nbytes <= chunk_bytes:
+                # The segment is the chunk, or its end is: the checksum that came with it may serve.
+                self._encode(canonical, canonical_crc32c)
+                return
             else:
                 self._encode(canonical[:chunk_bytes])
-                canonical = canonical[chunk_bytes:]
+                canonical, canonical_crc32c = canonical[chunk_bytes:], None
 
-    def _encode(self, chunk: memoryview) -> None:
+    def _encode(self, chunk: memoryview, chunk_crc32c: int | None = None) -> None:
         dtype = self.new.spec.dtype
+        known_crc32c = crc32c(chunk) if chunk_crc32c is None else chunk_crc32c
         if chunk.nbytes <= _HERE_BYTES_MAX and not self._pending:
-            self._store(chunk, encode_chunk(chunk, dtype, self._plan))
+            self._store(chunk, known_crc32c, encode_chunk(chunk, dtype, self._plan))
             return
         while len(self._pending) >= self._pool.depth:
             self._store_next()
-        self._pending.append((chunk, self._pool.submit(encode_chunk, chunk, dtype, self._plan)))
+        self._pending.append((chunk, known_crc32c, self._pool.submit(encode_chunk, chunk, dtype, self._plan)))
 
     def _store_next(self) -> None:
-        chunk, future = self._pending.popleft()
-        self._store(chunk, future.result())
+        chunk, chunk_crc32c, future = self._pending.popleft()
+        self._store(chunk, chunk_crc32c, future.result())
 
-    def _store(self, chunk: memoryview, encoded: EncodedChunk) -> None:
+    def _store(self, chunk: memoryview, chunk_crc32c: int, encoded: EncodedChunk) -> None:
         seeded_crc32c = encoded.crc32c ^ chunk_seed(self._payload_key, len(self._totals.index))
+        self._source_crc32c = combine_crc32c(self._source_crc32c, chunk_crc32c, chunk.nbytes)
         self._totals.add(chunk.nbytes, encoded, seeded_crc32c)
         if self._value_digest is not None:
             self._value_digest.update(chunk if encoded.decoded is None else encoded.decoded)
         self._payload.append(encoded.record)
+        if self._marker is not None:
+            self._mark_if_due(self._marker)
+
+    def _mark_if_due(self, marker: Marker) -> None:
+        totals = self._totals
+        if totals.canonical_bytes - marker.begun_bytes < MARK_EVERY_BYTES:
+            return
+        if totals.canonical_bytes == self.new.spec.canonical_bytes:
+            return
+        marker.wait()
+        request_id, item = marker.upload
+        upload = Upload(
+            request_id=request_id,
+            item=item,
+            dataset_number=self._dataset.number,
+            id=self.new.id,
+            spec=self.new.spec,
+            policy=self.new.policy or self._dataset.policy,
+            payload_key=self._payload_key,
+            committed_bytes=totals.canonical_bytes,
+            stored_bytes=totals.stored_bytes,
+            chunk_count=len(totals.index),
+            state={"source_crc32c": self._source_crc32c, "totals": totals.to_json()},
+        )
+        marker.begin(self._payload.keep(), Mark(upload, totals.index[self._marked_chunks :]))
+        self._marked_chunks = len(totals.index)
+
+    def _resume(self, chunk_store: ChunkStore, upload: Upload) -> None:
+        assert self._marker is not None
+        index = self._marker.chunks(upload)
+        try:
+            payload, reader = chunk_store.resume(upload.payload_key, upload.stored_bytes)
+        except PayloadMissingError as error:
+            self._marker.forget()
+            chunk_store.drop(upload.payload_key)
+            raise SessionExpiredError(
+                f"item {upload.item}: {error}", dataset=self._dataset.name, tensor=upload.id
+            ) from error
+        except PayloadBusyError as error:
+            raise StoreUnavailableError(f"item {upload.item}: {error}", dataset=self._dataset.name) from error
+        self._payload_key = upload.payload_key
+        self._payload = _PayloadWriter(chunk_store, upload.payload_key, 0, payload, upload.stored_bytes)
+        self._totals = Totals.from_json(self._plan, upload.state["totals"], index, upload.committed_bytes)
+        self._source_crc32c = upload.state["source_crc32c"]
+        self._marked_chunks = len(index)
+        self._marker.resumed(upload.committed_bytes)
+        self.received_bytes = self.resumed_bytes = upload.committed_bytes
+        try:
+            with reader:
+                self._replay(reader, upload)
+        except (PayloadMissingError, CorruptChunkError) as error:
+            self.abort()
+            raise SessionExpiredError(
+                f"item {upload.item}: {error}", dataset=self._dataset.name, tensor=upload.id
+            ) from error
+        except BaseException:
+            payload.park()
+            raise
+
+    def _replay(self, reader: ChunkReader, upload: Upload) -> None:
+        """Take every chunk that is stored into the digests."""
+        starts = accumulate((stored_bytes for stored_bytes, _ in self._totals.index), initial=0)
+
+        def decode(chunk: tuple[int, int]) -> memoryview:
+            number, start = chunk
+            stored_bytes, seeded_crc32c = self._totals.index[number]
+            record = reader.read(start, stored_bytes)
+            if crc32c(record) ^ chunk_seed(upload.payload_key, number) != seeded_crc32c:
+                raise CorruptChunkError(f"chunk {number} is not what was written")
+            return decode_chunk(record)
+
+        if self._value_digest is None:
+            assert self._source_digest is not None
+            digest = self._source_digest
+        else:
+            digest, self._source_digest = self._value_digest, None
+        for canonical in self._pool.map_in_order(decode, zip(range(upload.chunk_count), starts, strict=False)):
+            digest.update(canonical)
+
+    def _source_checksum(self) -> Checksum:
+        if self._source_digest is None:
+            return Checksum(_CRC32C, self._source_crc32c.to_bytes(4, "big"))
+        return Checksum(TensorDigest.ALGORITHM, self._source_digest.digest())
 
     def _require_checksum(self, checksum: Checksum | None) -> None:
         if checksum is None:
             return
-        if checksum.algorithm == TensorDigest.ALGORITHM:
+        if checksum.algorithm == TensorDigest.ALGORITHM and self._source_digest is None:
+            raise InvalidRequestError(
+                f"{checksum.algorithm} of an item that was resumed cannot be checked where its values are quantized; "
+                f"send its {_CRC32C}",
+                dataset=self._dataset.name,
+                tensor=self.new.id,
+            )
+        if checksum.algorithm == TensorDigest.ALGORITHM and self._source_digest is not None:
             found = self._source_digest.digest()
         elif checksum.algorithm == _CRC32C:
             found = self._source_crc32c.to_bytes(4, "big")
@@ -217,12 +378,20 @@ class TensorWriter:
 class _PayloadWriter:
     """Holds a payload while it may become inline; then writes it, and what follows, to the chunk store."""
 
-    def __init__(self, chunk_store: ChunkStore, payload_key: str) -> None:
+    def __init__(
+        self,
+        chunk_store: ChunkStore,
+        payload_key: str,
+        inline_bytes_max: int,
+        resumed: ChunkWriter | None = None,
+        length: int = 0,
+    ) -> None:
         self._chunk_store = chunk_store
         self._payload_key = payload_key
+        self._inline_bytes_max = inline_bytes_max
         self._held: list[bytes] = []
-        self._writer: ChunkWriter | None = None
-        self.length = 0
+        self._writer = resumed
+        self.length = length
 
     @property
     def is_held(self) -> bool:
@@ -230,14 +399,13 @@ class _PayloadWriter:
 
     def append(self, buffers: Sequence[Buffer]) -> None:
         self.length += sum(memoryview(buffer).nbytes for buffer in buffers)
-        if self._writer is None and self.length <= INLINE_BYTES_MAX:
+        if self._writer is None and self.length <= self._inline_bytes_max:
             self._held.extend(bytes(buffer) for buffer in buffers)
             return
-        if self._writer is None:
-            self._writer = self._chunk_store.begin(self._payload_key)
-            self._writer.append(self._held)
-            self._held.clear()
-        self._writer.append(buffers)
+        self._spilled().append(buffers)
+
+    def keep(self) -> Future[None]:
+        return self._spilled().keep()
 
     def finish(self) -> tuple[bytes | None, StagedPayload | None]:
         """Return the inline payload, or the staged one."""
@@ -245,59 +413,20 @@ class _PayloadWriter:
             return b"".join(self._held), None
         return None, self._writer.finish()
 
+    def park(self) -> None:
+        self._held.clear()
+        if self._writer is not None:
+            self._writer.park()
+
     def abort(self) -> None:
         self._held.clear()
         if self._writer is not None:
             self._writer.abort()
 
-
-class _Totals:
-    """What was measured, chunk by chunk."""
-
-    def __init__(self, plan: ChunkPlan) -> None:
-        self._plan = plan
-        self.index: list[tuple[int, int]] = []
-        self._shares: dict[Encoding, list[int]] = {}
-        self._quantized_bytes = 0
-        self._error = MeasuredError()
-        self._lossy = False
-        self._summary: PartialSummary | None = None
-        self._fallbacks: dict[str, int] = {}
-
-    def add(self, canonical_bytes: int, encoded: EncodedChunk, seeded_crc32c: int) -> None:
-        self.index.append((encoded.stored_bytes, seeded_crc32c))
-        share = self._shares.setdefault(encoded.encoding, [0, 0, 0])
-        for position, amount in enumerate((1, canonical_bytes, encoded.stored_bytes)):
-            share[position] += amount
-        self._quantized_bytes += encoded.quantized_bytes
-        if encoded.error is not None:
-            self._lossy = True
-            self._error += encoded.error
-        if encoded.summary is not None:
-            self._summary = (self._summary or PartialSummary()) + encoded.summary
-        if encoded.fallback_reason:
-            self._fallbacks[encoded.fallback_reason] = self._fallbacks.get(encoded.fallback_reason, 0) + 1
-
-    def report(self, canonical_bytes: int, index_bytes: int) -> StorageReport:
-        return StorageReport(
-            canonical_bytes=canonical_bytes,
-            quantized_bytes=self._quantized_bytes,
-            stored_bytes=index_bytes + sum(stored_bytes for stored_bytes, _ in self.index),
-            relative_error=self._error.relative_error,
-            max_absolute_error=self._error.max_absolute_error,
-            lossy=self._lossy,
-            encodings=tuple(
-                EncodingShare(tuple(encoding.to_json()), *share) for encoding, share in self._shares.items()
-            ),
-            fallback_reason=self._fallback_reason(),
-        )
-
-    def value_summary(self) -> ValueSummary | None:
-        return None if self._summary is None else self._summary.finish()
-
-    def _fallback_reason(self) -> str:
-        reasons = [self._plan.fallback_reason] if self._plan.fallback_reason else []
-        if self._fallbacks:
-            first = next(iter(self._fallbacks))
-            reasons.append(f"{sum(self._fallbacks.values())} of {len(self.index)} chunks are lossless: {first}")
-        return "; ".join(reasons)
+    def _spilled(self) -> ChunkWriter:
+        """Return the writer; the first time, hand it what was held."""
+        if self._writer is None:
+            self._writer = self._chunk_store.begin(self._payload_key)
+            self._writer.append(self._held)
+            self._held.clear()
+        return self._writer

@@ -21,6 +21,7 @@ from tensorus_server.limits import (
     METADATA_DEPTH_MAX,
     METADATA_KEY_BYTES_MAX,
     RANK_MAX,
+    REQUEST_ID_BYTES_MAX,
     TENSOR_BYTES_MAX,
 )
 from tensorus_server.model import TensorSpec
@@ -36,6 +37,7 @@ __all__ = [
     "require_dataset_name",
     "require_id",
     "require_metadata",
+    "require_request_id",
     "require_schema",
     "require_schema_fit",
 ]
@@ -72,6 +74,15 @@ def require_id(tensor_id: str, *, dataset: str) -> None:
         InvalidNameError: names the value and the rule.
     """
     _require_text("id of a tensor", tensor_id, ID_BYTES_MAX, dataset=dataset)
+
+
+def require_request_id(request_id: str, *, dataset: str) -> None:
+    """Refuse a request id that is too long, or has control characters.
+
+    Raises:
+        InvalidNameError: names the value and the rule.
+    """
+    _require_text("request_id", request_id, REQUEST_ID_BYTES_MAX, dataset=dataset)
 
 
 def checked_spec(dtype: DType, shape: tuple[int, ...], *, dataset: str, tensor: str) -> TensorSpec:

@@ -38,6 +38,7 @@ CLASS_OF_REASON = {
     "INVALID_POLICY": errors.InvalidPolicyError,
     "INVALID_FILTER": errors.InvalidFilterError,
     "GENERATION_MISMATCH": errors.GenerationMismatchError,
+    "INSERT_ABANDONED": errors.InsertAbandonedError,
     "SESSION_TAKEN_OVER": errors.UnavailableError,
     "SESSION_EXPIRED": errors.UnavailableError,
     "STORAGE_FULL": errors.StorageFullError,

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from support.arrays import canonical, random_bits
 from tensorus import _insert_stream
 from tensorus._arrays import as_numpy, canonical_blocks, dtype_name
-from tensorus._backend import Upload
-from tensorus._insert_stream import Credit, InsertMessages
+from tensorus._backend import InsertOptions, Upload
+from tensorus._insert_stream import Credit, InsertSession
 from tensorus.errors import InvalidMetadataError
 from tensorus_protos.framing import split
 from tensorus_protos.v1 import tensorus_pb2 as pb
@@ -55,10 +55,10 @@ def upload(array: Any, tensor_id: str = "t", **fields: Any) -> Upload:
 
 def sent(uploads: Iterable[Upload]) -> list[bytes]:
     """Return all messages of an insert to which the server gives all the credit it wants."""
-    messages = InsertMessages("weights", uploads)
+    messages = InsertSession("weights", uploads, InsertOptions()).begin()
     messages.credit.set_limit(UNLIMITED)
     found = list(messages)
-    assert messages.failure is None
+    assert messages.session.failure is None
     return found
 
 
@@ -259,14 +259,14 @@ def test_an_upload_that_cannot_be_sent_is_left_out_and_the_others_keep_their_num
         upload(np.zeros(3), "c"),
         upload(np.zeros(4), "d", metadata={"k": 2**64}),
     ]
-    messages = InsertMessages("weights", uploads)
+    messages = InsertSession("weights", uploads, InsertOptions()).begin()
     found = items_of(list(messages))
     assert {item: segments[0][0].tensor.id for item, segments in found.items()} == {0: "a", 2: "c"}
-    assert [(item, type(error)) for item, error in messages.unsendable] == [
+    assert [(item, type(error)) for item, error in messages.session.unsendable] == [
         (1, InvalidMetadataError),
         (3, InvalidMetadataError),
     ]
-    assert messages.failure is None
+    assert messages.session.failure is None
 
 
 class Stop(BaseException):
@@ -280,9 +280,9 @@ def test_what_the_uploads_raise_ends_the_messages_and_is_kept(error: BaseExcepti
         yield upload(np.zeros(3))
         raise error
 
-    messages = InsertMessages("weights", uploads())
+    messages = InsertSession("weights", uploads(), InsertOptions()).begin()
     assert not any(parsed(raw).finish for raw in messages)
-    assert messages.failure is error
+    assert messages.session.failure is error
     assert list(messages) == []
 
 
@@ -292,7 +292,7 @@ def test_what_was_complete_before_the_uploads_raised_is_sent() -> None:
         yield upload(np.zeros(2 * MIB, np.uint8), "b")
         raise KeyError
 
-    messages = InsertMessages("weights", uploads())
+    messages = InsertSession("weights", uploads(), InsertOptions()).begin()
     messages.credit.set_limit(UNLIMITED)
     found = items_of(list(messages))
     assert {segments[0][0].tensor.id for segments in found.values() if segments[-1][0].last} == {"a", "b"}
@@ -303,9 +303,11 @@ def test_what_the_blocks_raise_ends_the_messages_and_is_kept() -> None:
         yield memoryview(bytes(MIB))
         raise OSError("the file was cut")
 
-    messages = InsertMessages("weights", [Upload("t", "uint8", (2 * MIB,), 2 * MIB, blocks, {}, None)])
+    messages = InsertSession(
+        "weights", [Upload("t", "uint8", (2 * MIB,), 2 * MIB, blocks, {}, None)], InsertOptions()
+    ).begin()
     assert not any(parsed(raw).finish for raw in messages)
-    assert str(messages.failure) == "the file was cut"
+    assert str(messages.session.failure) == "the file was cut"
 
 
 def test_uploads_are_asked_for_as_the_messages_go_out() -> None:
@@ -317,7 +319,7 @@ def test_uploads_are_asked_for_as_the_messages_go_out() -> None:
             asked.append(number)
             yield upload(np.zeros(MIB, np.uint8), f"t{number}")
 
-    messages = InsertMessages("weights", uploads())
+    messages = InsertSession("weights", uploads(), InsertOptions()).begin()
     assert asked == []
     next(messages)
     assert len(asked) == 2
@@ -411,14 +413,15 @@ def test_the_end_of_the_call_lets_go_who_waits() -> None:
 
 
 def test_after_the_end_of_the_call_nothing_is_sent() -> None:
-    messages = InsertMessages("weights", [upload(np.zeros(3 * MIB, np.uint8))])
+    messages = InsertSession("weights", [upload(np.zeros(3 * MIB, np.uint8))], InsertOptions()).begin()
     next(messages)
     messages.credit.end()
     assert list(messages) == []
 
 
 def test_what_is_on_the_way_never_exceeds_the_credit() -> None:
-    messages = InsertMessages("weights", (upload(np.zeros(700_000, np.uint8), f"t{number}") for number in range(40)))
+    uploads = (upload(np.zeros(700_000, np.uint8), f"t{number}") for number in range(40))
+    messages = InsertSession("weights", uploads, InsertOptions()).begin()
     on_the_way: list[int] = []
     acknowledged = 0
 
@@ -431,7 +434,7 @@ def test_what_is_on_the_way_never_exceeds_the_credit() -> None:
     for raw in messages:
         on_the_way.append(split(raw)[1].nbytes)
         assert sum(on_the_way) <= INITIAL_CREDIT_BYTES
-    assert messages.failure is None
+    assert messages.session.failure is None
     assert acknowledged + sum(on_the_way) == 40 * 700_000
 
 

@@ -47,7 +47,10 @@ def read(request: pytest.FixtureRequest) -> Callable[..., list[tensorus.Record]]
     call = request.param
 
     def read(*responses: bytes) -> list[tensorus.Record]:
-        with scripted_server(**{call: answering(*responses)}) as address, tensorus.connect(address) as client:
+        with (
+            scripted_server(**{call: answering(*responses)}) as address,
+            tensorus.connect(address, retry_timeout_s=0) as client,
+        ):
             found = client.get_many("d", ["t", "u"]) if call == "Get" else client.query("d")
             return list(found)
 
@@ -173,7 +176,7 @@ def test_a_read_of_one_tensor_that_ends_without_it_is_an_error(
 ) -> None:
     with (
         scripted_server(**{call: answering()}) as address,
-        tensorus.connect(address) as client,
+        tensorus.connect(address, retry_timeout_s=0) as client,
         pytest.raises(TensorusError, match="the read ended without a result"),
     ):
         action(client)
@@ -191,7 +194,7 @@ def committed(item: int, tensor_id: str) -> pb.InsertResponse:
 def test_an_insert_that_ends_without_a_result_is_an_error() -> None:
     with (
         scripted_server(Insert=answering(OPENED)) as address,
-        tensorus.connect(address) as client,
+        tensorus.connect(address, retry_timeout_s=0) as client,
         pytest.raises(TensorusError, match="the insert ended without a result"),
     ):
         client.insert("d", FOUR)
@@ -205,7 +208,7 @@ def test_an_insert_that_the_server_ends_early_is_an_error() -> None:
     endless = (FOUR for _ in itertools.count())
     with (
         scripted_server(Insert=method) as address,
-        tensorus.connect(address) as client,
+        tensorus.connect(address, retry_timeout_s=0) as client,
         pytest.raises(TensorusError, match="ended the insert before all of it was sent"),
     ):
         client.insert_many("d", endless)
@@ -215,7 +218,7 @@ def test_tensors_of_which_nothing_is_known_do_not_count_as_stored() -> None:
     # What returns without an error is durable: nobody would insert the missing ones again.
     with (
         scripted_server(Insert=answering(OPENED, committed(0, "a"), committed(2, "c"))) as address,
-        tensorus.connect(address) as client,
+        tensorus.connect(address, retry_timeout_s=0) as client,
         pytest.raises(TensorusError),
     ):
         client.insert_many("d", {"a": FOUR, "b": FOUR, "c": FOUR}.items())
@@ -223,7 +226,7 @@ def test_tensors_of_which_nothing_is_known_do_not_count_as_stored() -> None:
 
 def test_results_come_in_the_order_of_the_input() -> None:
     answers = [OPENED, committed(2, "c"), committed(0, "a"), committed(1, "b")]
-    with scripted_server(Insert=answering(*answers)) as address, tensorus.connect(address) as client:
+    with scripted_server(Insert=answering(*answers)) as address, tensorus.connect(address, retry_timeout_s=0) as client:
         found = client.insert_many("d", {"a": FOUR, "b": FOUR, "c": FOUR}.items())
     assert [info.id for info in found] == ["a", "b", "c"]
 
@@ -241,7 +244,7 @@ def test_what_failed_is_named_in_the_order_of_the_input() -> None:
     ]
     with (
         scripted_server(Insert=answering(*answers)) as address,
-        tensorus.connect(address) as client,
+        tensorus.connect(address, retry_timeout_s=0) as client,
         pytest.raises(errors.InsertManyError) as caught,
     ):
         client.insert_many("d", uploads)
@@ -260,7 +263,7 @@ def test_progress_is_what_the_server_has_acknowledged() -> None:
         committed(0, "a"),
     ]
     reported: list[tensorus.Progress] = []
-    with scripted_server(Insert=answering(*answers)) as address, tensorus.connect(address) as client:
+    with scripted_server(Insert=answering(*answers)) as address, tensorus.connect(address, retry_timeout_s=0) as client:
         client.insert("d", FOUR, id="a", on_progress=reported.append)
         # A server may count more than there is; a bar must not pass its end.
         assert reported == [tensorus.Progress("a", count, 4) for count in (1, 3, 4, 4)]
@@ -291,7 +294,7 @@ def empty_tensors(request: pb.GetRequest) -> bytes:
 
 def test_a_read_says_what_can_be_decoded_here() -> None:
     method, requests = recording(pb.GetRequest, empty_tensors)
-    with scripted_server(Get=method) as address, tensorus.connect(address) as client:
+    with scripted_server(Get=method) as address, tensorus.connect(address, retry_timeout_s=0) as client:
         client.get("d", "t", index=(slice(1, 2), ..., slice(-1, None)), as_="numpy")
         client.info("d", "t")
     reading, heading = requests
@@ -307,7 +310,7 @@ def test_a_read_says_what_can_be_decoded_here() -> None:
 
 def test_a_query_says_all_that_was_asked_for() -> None:
     method, requests = recording(pb.QueryRequest, lambda _: b"")
-    with scripted_server(Query=method) as address, tensorus.connect(address) as client:
+    with scripted_server(Query=method) as address, tensorus.connect(address, retry_timeout_s=0) as client:
         list(client.query("d", {"k": 1}, order_by="id desc", limit=0, with_data=False))
         list(client.query("d", sample=0, seed=0))
     ordered, sampled = requests
@@ -323,7 +326,7 @@ def test_a_query_says_all_that_was_asked_for() -> None:
 def test_many_ids_are_read_in_several_calls_as_if_in_one(count: int, calls: list[int]) -> None:
     method, requests = recording(pb.GetRequest, empty_tensors)
     ids = [f"t{number}" for number in range(count)]
-    with scripted_server(Get=method) as address, tensorus.connect(address) as client:
+    with scripted_server(Get=method) as address, tensorus.connect(address, retry_timeout_s=0) as client:
         assert [record.info.id for record in client.get_many("d", ids, as_="numpy")] == ids
     assert [len(request.reads) for request in requests] == calls
 
@@ -334,7 +337,7 @@ def test_many_ids_are_deleted_in_several_calls_as_if_in_one() -> None:
         lambda request: pb.DeleteTensorsResponse(deleted=len(request.ids) // 2).SerializeToString(),
     )
     ids = [f"t{number}" for number in range(2500)]
-    with scripted_server(DeleteTensors=method) as address, tensorus.connect(address) as client:
+    with scripted_server(DeleteTensors=method) as address, tensorus.connect(address, retry_timeout_s=0) as client:
         assert client.delete("d", ids) == 1250
     assert [len(request.ids) for request in requests] == [1000, 1000, 500]
     assert [tensor_id for request in requests for tensor_id in request.ids] == ids
@@ -361,7 +364,7 @@ def pages(request: pb.ListTensorsRequest) -> bytes:
 )
 def test_a_list_asks_for_pages_as_far_as_it_is_read(limit: int | None, count: int, tokens: list[str]) -> None:
     method, requests = recording(pb.ListTensorsRequest, pages)
-    with scripted_server(ListTensors=method) as address, tensorus.connect(address) as client:
+    with scripted_server(ListTensors=method) as address, tensorus.connect(address, retry_timeout_s=0) as client:
         found = [info.id for info in client.list("d", "k EXISTS", order_by="id", limit=limit)]
     assert found == [f"t{number}" for number in range(count)]
     assert [request.page_token for request in requests] == tokens
@@ -372,7 +375,7 @@ def test_a_list_asks_for_pages_as_far_as_it_is_read(limit: int | None, count: in
 
 def test_a_list_of_which_nothing_is_read_asks_for_nothing() -> None:
     method, requests = recording(pb.ListTensorsRequest, pages)
-    with scripted_server(ListTensors=method) as address, tensorus.connect(address) as client:
+    with scripted_server(ListTensors=method) as address, tensorus.connect(address, retry_timeout_s=0) as client:
         listing = client.list("d")
         assert requests == []
         assert next(iter(listing)).id == "t0"
@@ -381,7 +384,7 @@ def test_a_list_of_which_nothing_is_read_asks_for_nothing() -> None:
 
 def test_an_update_sends_only_what_is_given() -> None:
     method, requests = recording(pb.UpdateDatasetRequest, lambda _: b"")
-    with scripted_server(UpdateDataset=method) as address, tensorus.connect(address) as client:
+    with scripted_server(UpdateDataset=method) as address, tensorus.connect(address, retry_timeout_s=0) as client:
         client.update_dataset("d", preset="fast")
         client.update_dataset("d", schema=tensorus.Schema())
     assert [(request.HasField("policy"), request.HasField("schema")) for request in requests] == [

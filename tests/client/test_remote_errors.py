@@ -45,7 +45,7 @@ def raised(call: str, method: Method) -> Exception:
     """Return what the client raises where this method answers."""
     with (
         scripted_server(**{call: method}) as address,
-        tensorus.connect(address) as client,
+        tensorus.connect(address, retry_timeout_s=0) as client,
         pytest.raises(Exception) as caught,
     ):
         CALLS[call](client)
@@ -112,7 +112,7 @@ def test_a_call_without_an_answer_ends_when_its_time_is_up() -> None:
         yield b""
 
     with scripted_server(CreateDataset=method) as address:
-        client = tensorus.connect(address, timeout_s=0.05)
+        client = tensorus.connect(address, timeout_s=0.05, retry_timeout_s=0)
         with pytest.raises(errors.UnavailableError, match="DEADLINE_EXCEEDED") as caught:
             client.create_dataset("d")
         asleep.set()
@@ -135,7 +135,7 @@ def test_a_short_read_is_tried_again_while_the_server_is_unavailable() -> None:
     method, calls = counting(failing(grpc.StatusCode.UNAVAILABLE))
     with (
         scripted_server(GetDataset=method) as address,
-        tensorus.connect(address) as client,
+        tensorus.connect(address, retry_timeout_s=0) as client,
         pytest.raises(errors.UnavailableError),
     ):
         client.dataset("d")
@@ -165,7 +165,7 @@ def test_a_write_is_tried_once(call: str, action: Callable[[tensorus.Client], An
     method, calls = counting(failing(grpc.StatusCode.UNAVAILABLE))
     with (
         scripted_server(**{call: method}) as address,
-        tensorus.connect(address) as client,
+        tensorus.connect(address, retry_timeout_s=0) as client,
         pytest.raises(errors.UnavailableError),
     ):
         action(client)

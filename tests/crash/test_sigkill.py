@@ -43,7 +43,7 @@ class Writer(threading.Thread):
 
     def run(self) -> None:
         try:
-            with tensorus.connect(self.address, tune_allocator=False) as client:
+            with tensorus.connect(self.address, tune_allocator=False, retry_timeout_s=0) as client:
                 for number in range(10_000):
                     tensor_id = f"{self.prefix}-{number}"
                     info = client.insert("d", content(tensor_id), id=tensor_id, preset=PRESETS[number % 2])
@@ -89,7 +89,7 @@ def test_twenty_kills_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None
     for round_number in range(ROUNDS):
         server = ServerProcess(folder)
         try:
-            with tensorus.connect(server.address, tune_allocator=False) as client:
+            with tensorus.connect(server.address, tune_allocator=False, retry_timeout_s=0) as client:
                 client.create_dataset("d", exist_ok=True)
                 check_everything(client, acknowledged.ids, sample=source if round_number < ROUNDS - 1 else None)
             acknowledged.begin_round(source.randint(1, ACKNOWLEDGEMENTS_MAX))

@@ -144,9 +144,13 @@ ITEMS = {
         insert_message(DATA, tensor=announced("bad", metadata={"a": pb.Value(text="x" * 70_000)})),
         ("INVALID_ARGUMENT", "LIMIT_EXCEEDED", r"metadata is 70008 bytes as JSON, limit is 65536 bytes"),
     ),
-    "an overwrite": (
-        insert_message(DATA, tensor=announced("kept", if_generation_match=1)),
-        ("UNIMPLEMENTED", "NOT_IMPLEMENTED", r"overwriting is not implemented by this version"),
+    "a replacement of a generation that is not there": (
+        insert_message(DATA, tensor=announced("kept", if_generation_match=10**6)),
+        ("FAILED_PRECONDITION", "GENERATION_MISMATCH", r"generation is \d+, 1000000 was to be replaced"),
+    ),
+    "a replacement of nothing": (
+        insert_message(DATA, tensor=announced("bad", if_generation_match=1)),
+        ("FAILED_PRECONDITION", "GENERATION_MISMATCH", r"there is no such tensor, generation 1 was to be replaced"),
     ),
     "an offset that leaves a gap": (
         insert_message(DATA, tensor=announced("bad", [8]), offset=4),
@@ -230,9 +234,9 @@ STREAMS: dict[str, tuple[Callable[[str], list[pb.InsertRequest]], tuple[str, str
         lambda name: [open_insert(name, encodings=[pb.Encoding(codecs=[pb.Codec(id="middle_out")])])],
         ("INVALID_ARGUMENT", "UNSUPPORTED_CODEC", r"codec 'middle_out' is not one of"),
     ),
-    "all or nothing": (
-        lambda name: [open_insert(name, all_or_nothing=True)],
-        ("UNIMPLEMENTED", "NOT_IMPLEMENTED", r"all_or_nothing is not implemented by this version"),
+    "a request id that is too long": (
+        lambda name: [open_insert(name, request_id="x" * 129)],
+        ("INVALID_ARGUMENT", "INVALID_NAME", r"129 bytes of UTF-8; must be 1 to 128 bytes"),
     ),
 }
 
@@ -406,9 +410,9 @@ CALLS: dict[str, tuple[Callable[[TensorServiceStub, str], Any], tuple[str, str, 
         lambda stub, name: stub.DeleteTensors(pb.DeleteTensorsRequest(dataset=name, ids=["x"] * 10_001)),
         ("INVALID_ARGUMENT", "LIMIT_EXCEEDED", r"number of ids is 10001, limit is 10000"),
     ),
-    "a call that is not implemented": (
+    "the status of an insert that never was": (
         lambda stub, _: stub.GetInsertStatus(pb.GetInsertStatusRequest(request_id="x")),
-        ("UNIMPLEMENTED", "NOT_IMPLEMENTED", r"GetInsertStatus is not implemented by this version"),
+        ("NOT_FOUND", "SESSION_EXPIRED", r"nothing is known of insert x"),
     ),
     "a stream that is not implemented": (
         lambda stub, name: list(stub.Verify(pb.VerifyRequest(dataset=name))),

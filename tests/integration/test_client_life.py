@@ -63,7 +63,10 @@ def own_client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tenso
         with tensorus.Client(EmbeddedBackend(tmp_path / "store", engine_config)) as client:
             yield client
     else:
-        with running_server(tmp_path / "store") as server, tensorus.connect(server.address) as client:
+        with (
+            running_server(tmp_path / "store") as server,
+            tensorus.connect(server.address, retry_timeout_s=0) as client,
+        ):
             yield client
 
 
@@ -91,7 +94,7 @@ def closed_client(
     if request.param == "embedded":
         client = tensorus.Client(EmbeddedBackend(tmp_path_factory.mktemp("closed"), engine_config))
     else:
-        client = tensorus.connect(server.address)
+        client = tensorus.connect(server.address, retry_timeout_s=0)
     client.close()
     return client
 
@@ -169,7 +172,7 @@ LARGE = 24
 def one_stream_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that serves a single stream at a time, with more than a connection holds on its way."""
     folder = tmp_path_factory.mktemp("one-stream")
-    with running_server(folder, streams_max=1) as server, tensorus.connect(server.address) as client:
+    with running_server(folder, streams_max=1) as server, tensorus.connect(server.address, retry_timeout_s=0) as client:
         client.create_dataset("d", preset="none")
         client.insert_many("d", ((f"t{number}", BLOCK) for number in range(LARGE)))
         client.create_dataset("large", preset="none")
@@ -180,7 +183,7 @@ def one_stream_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
 @pytest.fixture
 def one_stream(one_stream_server: Server) -> Iterator[tensorus.Client]:
     """A client of that server, whose stream is free."""
-    with tensorus.connect(one_stream_server.address) as client:
+    with tensorus.connect(one_stream_server.address, retry_timeout_s=0) as client:
         require_free(client)
         yield client
 
@@ -289,7 +292,7 @@ def closed_port() -> Iterator[int]:
 @pytest.mark.parametrize("call", ["create_dataset", "dataset", "insert of a large tensor", "get", "query"])
 def test_a_server_that_is_not_there_is_unavailable(closed_port: int, call: str) -> None:
     with (
-        tensorus.connect(f"127.0.0.1:{closed_port}") as client,
+        tensorus.connect(f"127.0.0.1:{closed_port}", retry_timeout_s=0) as client,
         pytest.raises(errors.UnavailableError, match="Connection refused") as caught,
     ):
         CALLS[call](client)
@@ -298,7 +301,7 @@ def test_a_server_that_is_not_there_is_unavailable(closed_port: int, call: str) 
 
 
 def test_connecting_needs_no_server() -> None:
-    with tensorus.connect("127.0.0.1:1", tune_allocator=False) as client:
+    with tensorus.connect("127.0.0.1:1", tune_allocator=False, retry_timeout_s=0) as client:
         assert isinstance(client, tensorus.Client)
 
 
@@ -308,7 +311,7 @@ def test_connecting_needs_no_server() -> None:
     ids=["host", "port", "empty", "no Unicode"],
 )
 def test_an_address_that_leads_nowhere_is_unavailable(address: str, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(errors.UnavailableError), tensorus.connect(address, timeout_s=5) as client:
+    with pytest.raises(errors.UnavailableError), tensorus.connect(address, timeout_s=5, retry_timeout_s=0) as client:
         client.create_dataset("d")
 
 
@@ -323,7 +326,7 @@ def test_another_service_on_the_port_is_unavailable(call: str) -> None:
         thread = threading.Thread(target=other.serve_forever, args=(0.01,))
         thread.start()
         with (
-            tensorus.connect(f"127.0.0.1:{other.server_port}") as client,
+            tensorus.connect(f"127.0.0.1:{other.server_port}", retry_timeout_s=0) as client,
             pytest.raises(errors.UnavailableError),
         ):
             CALLS[call](client)
@@ -337,7 +340,7 @@ def test_another_grpc_service_on_the_port_does_not_implement_ours(call: str) -> 
     port = other.add_insecure_port("127.0.0.1:0")
     other.start()
     with (
-        tensorus.connect(f"127.0.0.1:{port}") as client,
+        tensorus.connect(f"127.0.0.1:{port}", retry_timeout_s=0) as client,
         pytest.raises(errors.NotImplementedByServerError, match="UNIMPLEMENTED"),
     ):
         CALLS[call](client)
@@ -345,7 +348,10 @@ def test_another_grpc_service_on_the_port_does_not_implement_ours(call: str) -> 
 
 
 def test_a_get_ends_with_its_server(tmp_path: Path) -> None:
-    with stoppable_server(tmp_path / "store") as (address, stop), tensorus.connect(address) as client:
+    with (
+        stoppable_server(tmp_path / "store") as (address, stop),
+        tensorus.connect(address, retry_timeout_s=0) as client,
+    ):
         client.create_dataset("d", preset="none")
         client.insert("d", np.zeros(100 * MIB, np.uint8), id="t")
         with pytest.raises(errors.UnavailableError):
@@ -353,7 +359,10 @@ def test_a_get_ends_with_its_server(tmp_path: Path) -> None:
 
 
 def test_a_query_ends_with_its_server(tmp_path: Path) -> None:
-    with stoppable_server(tmp_path / "store") as (address, stop), tensorus.connect(address) as client:
+    with (
+        stoppable_server(tmp_path / "store") as (address, stop),
+        tensorus.connect(address, retry_timeout_s=0) as client,
+    ):
         client.create_dataset("d", preset="none")
         client.insert_many("d", (np.zeros(MIB, np.uint8) for _ in range(60)))
         records = client.query("d", as_="numpy")
@@ -366,7 +375,10 @@ def test_a_query_ends_with_its_server(tmp_path: Path) -> None:
 def test_an_insert_ends_with_its_server(tmp_path: Path) -> None:
     # Endless: that it ends at all is the server's end.
     endless = (np.zeros(MIB, np.uint8) for _ in itertools.count())
-    with stoppable_server(tmp_path / "store") as (address, stop), tensorus.connect(address) as client:
+    with (
+        stoppable_server(tmp_path / "store") as (address, stop),
+        tensorus.connect(address, retry_timeout_s=0) as client,
+    ):
         client.create_dataset("d")
         with pytest.raises(errors.UnavailableError):
             client.insert_many("d", endless, on_progress=lambda _: stop())
@@ -374,7 +386,10 @@ def test_an_insert_ends_with_its_server(tmp_path: Path) -> None:
 
 def test_an_insert_that_waits_for_credit_ends_with_its_server(tmp_path: Path) -> None:
     tensor = np.zeros(200 * MIB, np.uint8)
-    with stoppable_server(tmp_path / "store") as (address, stop), tensorus.connect(address) as client:
+    with (
+        stoppable_server(tmp_path / "store") as (address, stop),
+        tensorus.connect(address, retry_timeout_s=0) as client,
+    ):
         client.create_dataset("d")
         with pytest.raises(errors.UnavailableError):
             client.insert("d", tensor, on_progress=lambda _: stop())
@@ -384,7 +399,7 @@ def test_a_client_finds_its_server_again(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with tensorus.connect(f"127.0.0.1:{port}") as client:
+    with tensorus.connect(f"127.0.0.1:{port}", retry_timeout_s=0) as client:
         with pytest.raises(errors.UnavailableError):
             client.create_dataset("d")
         with stoppable_server(tmp_path / "store", port=port):

@@ -108,7 +108,7 @@ def test_a_large_tensor_passes_through_in_little_memory(tmp_path: Path, preset: 
     values = np.random.default_rng(0).standard_normal(256 * MIB // 4, dtype=np.float32)
     server = ServerProcess(tmp_path / "store")
     try:
-        with tensorus.connect(server.address, tune_allocator=False) as client:
+        with tensorus.connect(server.address, tune_allocator=False, retry_timeout_s=0) as client:
             client.create_dataset("d", preset=preset)
             process = psutil.Process(server.process.pid)
             before = process.memory_info().rss

@@ -78,6 +78,7 @@ class Catalogue:
         self.outcomes: Outcomes = commit_all
         self.failures: dict[str, Exception] = {}
         self.groups: list[list[StoredTensor]] = []
+        self.together: list[bool] = []
         self.maintained: list[bool] = []
         self.may_commit = threading.Event()
         self.may_commit.set()
@@ -88,8 +89,9 @@ class Catalogue:
         if "check_writable" in self.failures:
             raise self.failures["check_writable"]
 
-    def commit(self, group: Sequence[StoredTensor]) -> list[Tensor | Exception]:
+    def commit(self, group: Sequence[StoredTensor], *, together: bool = False) -> list[Tensor | Exception]:
         """Note the group, wait until it may be committed, and commit it as told."""
+        self.together.append(together)
         self._events.append(f"commit {len(group)}")
         self.groups.append(list(group))
         self.is_committing.set()

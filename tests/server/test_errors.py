@@ -46,6 +46,9 @@ CODES = {
     "TENSOR_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "ALREADY_EXISTS": grpc.StatusCode.ALREADY_EXISTS,
     "GENERATION_MISMATCH": grpc.StatusCode.FAILED_PRECONDITION,
+    "INSERT_ABANDONED": grpc.StatusCode.ABORTED,
+    "SESSION_TAKEN_OVER": grpc.StatusCode.ABORTED,
+    "SESSION_EXPIRED": grpc.StatusCode.NOT_FOUND,
     "TOO_MANY_STREAMS": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "STORAGE_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "DRAINING": grpc.StatusCode.UNAVAILABLE,
@@ -108,7 +111,7 @@ class TestReasons:
         assert set(STATUS_BY_REASON) <= WIRE_REASONS
 
     def test_reasons_of_the_contract_that_are_never_given_belong_to_parts_that_are_missing(self) -> None:
-        assert WIRE_REASONS - set(STATUS_BY_REASON) == {"CREDIT_EXCEEDED", "SESSION_TAKEN_OVER", "SESSION_EXPIRED"}
+        assert WIRE_REASONS - set(STATUS_BY_REASON) == {"CREDIT_EXCEEDED"}
 
     def test_the_table_has_the_reason_of_every_error_and_no_other(self) -> None:
         assert set(STATUS_BY_REASON) == {reason_of(error) for error in RAISED} | {"INTERNAL"}

@@ -28,7 +28,7 @@ from tensorus_server.errors import (
     StorageFullError,
     StoreUnavailableError,
 )
-from tensorus_server.insert import InsertServices, InsertStream
+from tensorus_server.insert import InsertOptions, InsertServices, InsertStream
 from tensorus_server.limits import OPEN_ITEMS_MAX, UNCOMMITTED_ITEMS_MAX
 from tensorus_server.model import Dataset, Schema, Segment
 
@@ -70,8 +70,9 @@ class TestLimits:
         committer = HoldingCommitter(limit)
         pool = CodecPool(1)
         with ThreadPoolExecutor(2) as seal_pool:
-            services = InsertServices(MemoryChunkStore(), pool, committer, seal_pool)  # type: ignore[arg-type]
-            stream = InsertStream(Dataset(1, "d", StoragePolicy(preset="none"), Schema(), 0), services, Reports())
+            services = InsertServices(None, MemoryChunkStore(), pool, committer, seal_pool)  # type: ignore[arg-type]
+            dataset = Dataset(1, "d", StoragePolicy(preset="none"), Schema(), 0)
+            stream = InsertStream(dataset, services, Reports(), InsertOptions())
             done = threading.Thread(target=committer.let_go_while_full, args=(count,))
             done.start()
             for number in range(count):

@@ -111,7 +111,7 @@ class TestOrphans:
     ) -> None:
         key = payload_of(tmp_path, STARTED_S + orphan.written)
         clock[0] = STARTED_S + orphan.swept
-        assert run(catalogue, store) == Swept(0, 0, int(orphan.goes))
+        assert run(catalogue, store) == Swept(0, 0, 0, int(orphan.goes))
         assert (key not in RawFolder(tmp_path).published()) == orphan.goes
 
     @pytest.mark.parametrize("orphan", BESIDE_ANOTHER)
@@ -131,7 +131,7 @@ class TestOrphans:
         key = payload_of(tmp_path, 1.0)
         commit(catalogue, stored_tensor(catalogue.datasets.get("dataset"), "t", key=key))
         orphan = payload_of(tmp_path, 1.0)
-        assert run(catalogue, store) == Swept(0, 0, 1)
+        assert run(catalogue, store) == Swept(0, 0, 0, 1)
         assert list(raw.published()) == [key]
         assert orphan not in raw.published()
 
@@ -142,7 +142,7 @@ class TestOrphans:
         key = payload_of(tmp_path, 1.0)
         commit(patient, stored_tensor(patient.datasets.get("dataset"), "t", key=key))
         patient.tensors.delete("dataset", ["t"])
-        assert run(catalogue, store) == Swept(0, 0, 0)
+        assert run(catalogue, store) == Swept(0, 0, 0, 0)
         assert list(raw.published()) == [key]
         patient.close()
 
@@ -157,10 +157,10 @@ class TestDeleted:
         dataset = catalogue.datasets.get("dataset")
         commit(catalogue, stored_tensor(dataset, "t", key=key), stored_tensor(dataset, "kept", key=kept))
         catalogue.tensors.delete("dataset", ["t"])
-        assert sweep(catalogue, store, started_s=0.0, orphan_age_s=ORPHAN_AGE_S) == Swept(0, 1, 0)
+        assert sweep(catalogue, store, started_s=0.0, orphan_age_s=ORPHAN_AGE_S) == Swept(0, 0, 1, 0)
         assert list(raw.published()) == [kept]
         assert catalogue.garbage.due(10) == []
-        assert sweep(catalogue, store, started_s=0.0, orphan_age_s=ORPHAN_AGE_S) == Swept(0, 0, 0)
+        assert sweep(catalogue, store, started_s=0.0, orphan_age_s=ORPHAN_AGE_S) == Swept(0, 0, 0, 0)
 
     def test_one_that_cannot_be_removed_is_not_forgotten(
         self, catalogue: SqliteCatalogue, store: LocalChunkStore, raw: RawFolder, files: FaultyFiles
@@ -187,7 +187,7 @@ class TestUnfinished:
         for _ in range(3):
             (dead / new_payload_key()).write_bytes(b"unfinished")
         mine = staged(store, b"mine")
-        assert run(catalogue, store) == Swept(3, 0, 0)
+        assert run(catalogue, store) == Swept(3, 0, 0, 0)
         assert not dead.exists()
         assert raw.unfinished() == 1
         store.publish([mine])
@@ -204,7 +204,7 @@ def test_a_sweep_goes_batch_by_batch_to_the_end(
     catalogue.tensors.delete("dataset", [f"{number}" for number in range(count)])
     for _ in range(count):
         payload_of(tmp_path, 1.0)
-    assert run(catalogue, store) == Swept(0, count, count)
+    assert run(catalogue, store) == Swept(0, 0, count, count)
     assert RawFolder(tmp_path).published() == {}
 
 
@@ -265,11 +265,11 @@ class TestEngineSweeps:
         with engine_on(folder) as engine:
             commit_group = engine._catalogue.tensors.commit
 
-            def sweep_first(group: Sequence[StoredTensor]) -> list[Tensor | Exception]:
+            def sweep_first(group: Sequence[StoredTensor], **options: bool) -> list[Tensor | Exception]:
                 for path in (folder / "chunks").glob("*/*"):
                     os.utime(path, (opened_s - behind_s, opened_s - behind_s))
                 engine.sweep()
-                return commit_group(group)
+                return commit_group(group, **options)
 
             monkeypatch.setattr(engine._catalogue.tensors, "commit", sweep_first)
             insert(engine, "d", "t", self.ARRAY)

@@ -21,7 +21,7 @@ from tensorus_server.chunk_store.files import Files
 from tensorus_server.chunk_store.local import LocalChunkStore, Reserve
 from tensorus_server.codec_pool import CodecPool
 from tensorus_server.engine import Engine
-from tensorus_server.insert import InsertStream, ItemResult
+from tensorus_server.insert import InsertStream, ItemProgress, ItemResult
 from tensorus_server.model import (
     Checksum,
     Dataset,
@@ -47,11 +47,16 @@ _digests = itertools.count(1)
 
 @contextmanager
 def engine_on(
-    folder: Path, *, files: Files | None = None, reserve: Reserve | None = None, delete_grace_s: float = 3600.0
+    folder: Path,
+    *,
+    files: Files | None = None,
+    reserve: Reserve | None = None,
+    delete_grace_s: float = 3600.0,
+    upload_expiry_s: float = 3600.0,
 ) -> Iterator[Engine]:
     """Open an engine in `folder` whose files, reserve and grace are the test's."""
     folder.mkdir(exist_ok=True)
-    catalogue = SqliteCatalogue(folder, delete_grace_s=delete_grace_s)
+    catalogue = SqliteCatalogue(folder, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s)
     engine = Engine(catalogue, LocalChunkStore(folder, reserve=reserve, files=files), CodecPool(2))
     try:
         yield engine
@@ -60,14 +65,19 @@ def engine_on(
 
 
 class Reports:
-    """What a stream said of each item; refuses to hear of one twice."""
+    """What a stream said of each item; refuses to hear the result of one twice."""
 
     def __init__(self) -> None:
         """Start with none."""
         self.outcomes: dict[int, Tensor | Exception] = {}
+        self.committed_bytes: dict[int, int] = {}
 
-    def __call__(self, result: ItemResult) -> None:
+    def __call__(self, result: ItemResult | ItemProgress) -> None:
         """Take a report, as `InsertStream` gives it."""
+        if isinstance(result, ItemProgress):
+            assert result.committed_bytes > self.committed_bytes.get(result.item, 0), "progress goes back"
+            self.committed_bytes[result.item] = result.committed_bytes
+            return
         assert result.item not in self.outcomes, f"item {result.item} was reported twice"
         self.outcomes[result.item] = result.outcome
 
@@ -179,6 +189,9 @@ def stored_tensor(
     policy: StoragePolicy | None = None,
     inline_payload: bytes | None = None,
     key: str | None = None,
+    source_crc32c: int = 0,
+    upload: tuple[str, int] | None = None,
+    if_generation_match: int | None = None,
     **report: Any,
 ) -> StoredTensor:
     """Return a tensor that is ready for its commit; nothing lies behind its locator.
@@ -201,7 +214,7 @@ def stored_tensor(
     }
     return StoredTensor(
         dataset=dataset,
-        new=NewTensor(tensor_id, spec, dict(metadata or {}), policy),
+        new=NewTensor(tensor_id, spec, dict(metadata or {}), policy, if_generation_match=if_generation_match),
         chunk_bytes=1024 * 1024,
         source_checksum=checksum,
         value_checksum=checksum,
@@ -209,6 +222,8 @@ def stored_tensor(
         values=values,
         locator=Locator(key or new_payload_key(), 0, stored_bytes, 8, 7),
         inline_payload=inline_payload,
+        source_crc32c=source_crc32c,
+        upload=upload,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +24,13 @@ class WireError:
     facts: dict[str, str]
 
 
+_requests = itertools.count(1)
+
+
 def open_insert(dataset: str, **fields: Any) -> pb.InsertRequest:
-    """Return the first message of an insert."""
-    return pb.InsertRequest(open=pb.OpenInsert(dataset=dataset, request_id="a stranger's", **fields))
+    """Return the first message of an insert; each is a request of its own unless told otherwise."""
+    options = {"request_id": f"a stranger's {next(_requests)}", **fields}
+    return pb.InsertRequest(open=pb.OpenInsert(dataset=dataset, **options))
 
 
 def insert_message(data: bytes, **segment: Any) -> pb.InsertRequest:

@@ -1,4 +1,4 @@
-"""What the engine asks of a catalogue, in three small parts: datasets, tensors, and payloads that wait for deletion.
+"""What the engine asks of a catalogue, in four small parts: datasets, tensors, uploads, and payloads that wait for deletion.
 
 Rules for every implementation
     * What a method reports as done is durable, and visible to every later call.
@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
+from tensorus_server.errors import AlreadyExistsError, GenerationMismatchError
 from tensorus_server.model import Tensor
 
 if TYPE_CHECKING:
@@ -31,12 +33,38 @@ if TYPE_CHECKING:
         NewTensor,
         Schema,
         StorageReport,
+        TensorSpec,
     )
 
-__all__ = ["Catalogue", "DatasetTable", "GarbageTable", "Order", "Page", "PageRequest", "StoredTensor", "TensorTable"]
+__all__ = [
+    "Catalogue",
+    "DatasetTable",
+    "GarbageTable",
+    "Mark",
+    "Order",
+    "Page",
+    "PageRequest",
+    "Resolution",
+    "StoredTensor",
+    "TensorTable",
+    "Upload",
+    "UploadTable",
+    "resolve",
+]
 
 ORDER_FIELDS = ("created", "id", "nbytes", "stored_bytes")
 """What tensors can be listed by. "created" is the order of their commits."""
+
+
+class Resolution(Enum):
+    """What becomes of a tensor whose id may be taken."""
+
+    INSERT = "insert"
+    """The id is free."""
+    REPEATED = "repeated"
+    """The same tensor is there: nothing is to be done."""
+    REPLACE = "replace"
+    """It takes the place of the one that is there."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +81,10 @@ class StoredTensor:
     locator: Locator
     inline_payload: bytes | None
     """None: the payload is in the chunk store."""
+    source_crc32c: int
+    """Of the canonical bytes as sent."""
+    upload: tuple[str, int] | None = None
+    """Request and item of the upload that this completes."""
 
     def committed(self, generation: int, created_us: int) -> Tensor:
         """Return the tensor that this becomes by its commit."""
@@ -72,6 +104,85 @@ class StoredTensor:
             created_us=created_us,
             locator=self.locator,
         )
+
+
+def resolve(stored: StoredTensor, existing: Tensor | None, existing_source_crc32c: int | None) -> Resolution:
+    """Return what becomes of a tensor whose id may be taken: the one rule for every catalogue.
+
+    An insert of the values that are there already is that insert, repeated, and stores nothing. A replacement is repeated
+    where metadata and policy are the same, too.
+
+    Raises:
+        AlreadyExistsError: another tensor has the id, and none is to be replaced.
+        GenerationMismatchError: not that tensor is there which is to be replaced.
+    """
+    new, replaced = stored.new, stored.new.if_generation_match or None
+    if existing is None:
+        if replaced is not None:
+            raise GenerationMismatchError(
+                f"there is no such tensor, generation {replaced} was to be replaced",
+                dataset=stored.dataset.name,
+                tensor=new.id,
+            )
+        return Resolution.INSERT
+    if replaced == existing.generation:
+        return Resolution.REPLACE
+    same_source = existing.source_checksum == stored.source_checksum
+    if existing.source_checksum.algorithm != stored.source_checksum.algorithm:
+        same_source = existing_source_crc32c == stored.source_crc32c
+    same_values = existing.spec == new.spec and same_source
+    if replaced is None:
+        if same_values:
+            return Resolution.REPEATED
+        raise AlreadyExistsError(
+            "another tensor has this id already",
+            dataset=stored.dataset.name,
+            tensor=new.id,
+            generation=existing.generation,
+        )
+    policy = None if new.policy is None else new.policy.to_json()
+    if same_values and existing.metadata == new.metadata and existing.policy == policy:
+        return Resolution.REPEATED
+    raise GenerationMismatchError(
+        f"generation is {existing.generation}, {replaced} was to be replaced",
+        dataset=stored.dataset.name,
+        tensor=new.id,
+        generation=existing.generation,
+    )
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A tensor on its way in, as far as it is durable; or the one that it became."""
+
+    request_id: str
+    """Of the insert; the client's."""
+    item: int
+    """Its number within the insert."""
+    dataset_number: int
+    id: str
+    spec: TensorSpec
+    policy: StoragePolicy
+    """Which it is encoded by, whatever becomes of the dataset's."""
+    payload_key: str
+    committed_bytes: int
+    """Canonical bytes that are durable, from the start; whole chunks."""
+    stored_bytes: int
+    """Bytes of the payload that they are."""
+    chunk_count: int
+    state: dict[str, Any]
+    """What was measured so far, as JSON."""
+    generation: int | None = None
+    """Of the tensor that it became; None: it is still on its way."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A new state of an upload: its payload is durable so far."""
+
+    upload: Upload
+    new_chunks: Sequence[tuple[int, int]]
+    """Stored bytes and seeded CRC32C of the chunks since the mark before."""
 
 
 @dataclass(frozen=True)
@@ -161,14 +272,19 @@ class TensorTable(ABC):
     """Tensors by dataset and id. Methods that name a dataset that does not exist raise `DatasetNotFoundError`."""
 
     @abstractmethod
-    def commit(self, group: Sequence[StoredTensor]) -> list[Tensor | Exception]:
+    def commit(self, group: Sequence[StoredTensor], *, together: bool = False) -> list[Tensor | Exception]:
         """Make the group visible in one transaction.
 
-        An id that is taken by a tensor of the same spec and source checksum is that tensor, inserted again: it is returned.
+        An id that is taken is decided by `resolve`: where it is the same insert, repeated, the tensor that is there is
+        returned. Uploads that are completed by this are noted as such.
+
+        Args:
+            together: commit all of the group, or, where one of it cannot be, nothing.
 
         Returns:
-            For each of the group, in order: the tensor as committed; or why it was not: `AlreadyExistsError`, or
-            `DatasetNotFoundError` where the dataset has gone.
+            For each of the group, in order: the tensor as committed; or why it was not: `AlreadyExistsError`,
+            `GenerationMismatchError`, `DatasetNotFoundError` where the dataset has gone, or `InsertAbandonedError` where
+            another of the group could not be.
 
         Raises:
             StorageFullError: nothing of the group was committed.
@@ -216,6 +332,34 @@ class TensorTable(ABC):
         """Delete these tensors, leave their payloads to the sweep, and return the ids that existed."""
 
 
+class UploadTable(ABC):
+    """Uploads by request and item."""
+
+    @abstractmethod
+    def save(self, marks: Sequence[Mark]) -> None:
+        """Save new states, in one transaction."""
+
+    @abstractmethod
+    def find(self, request_id: str) -> list[Upload]:
+        """Return the uploads of a request, in order of their items."""
+
+    @abstractmethod
+    def chunks(self, upload: Upload) -> list[tuple[int, int]]:
+        """Return stored bytes and seeded CRC32C of every chunk of an upload that is still on its way."""
+
+    @abstractmethod
+    def drop(self, request_id: str, item: int | None = None) -> list[str]:
+        """Forget a request's uploads, or one of them, and return the payload keys of those that were on their way."""
+
+    @abstractmethod
+    def expired(self, limit: int) -> list[Upload]:
+        """Return uploads whose time is over, at most `limit`."""
+
+    @abstractmethod
+    def unknown(self, payload_keys: Sequence[str]) -> list[str]:
+        """Return those of `payload_keys` that no upload has."""
+
+
 class GarbageTable(ABC):
     """Payloads in the chunk store that no tensor refers to any more, or never did."""
 
@@ -233,10 +377,11 @@ class GarbageTable(ABC):
 
 
 class Catalogue(ABC):
-    """The three tables, which share transactions and a life."""
+    """The four tables, which share transactions and a life."""
 
     datasets: DatasetTable
     tensors: TensorTable
+    uploads: UploadTable
     garbage: GarbageTable
 
     @abstractmethod

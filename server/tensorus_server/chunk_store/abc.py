@@ -4,6 +4,10 @@ A payload is immutable and has a key that the store made: nothing is ever overwr
 store. It goes through `begin` → `append`... → `finish` (its bytes are durable) → `publish` (it can be read, by the locators
 that come back). What was begun and not published is garbage after a crash, and what was published and never committed to the
 catalogue likewise; the sweep finds both.
+
+A payload on its way in may be kept: `keep` makes what was appended so far durable and lets it outlive its process, `park`
+leaves it there, and `resume` goes on with it, in this process or another. What is kept belongs to an upload of the
+catalogue, without which it is garbage, too.
 """
 
 from __future__ import annotations
@@ -16,7 +20,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Self
+    from concurrent.futures import Future
+    from typing import IO, Self
 
     from typing_extensions import Buffer
 
@@ -24,6 +29,7 @@ __all__ = [
     "ChunkReader",
     "ChunkStore",
     "ChunkWriter",
+    "PayloadBusyError",
     "PayloadMissingError",
     "StagedPayload",
     "StoredKey",
@@ -35,6 +41,10 @@ class PayloadMissingError(Exception):
     """No payload has this key, or it ends before what was asked for. The engine decides what that means."""
 
 
+class PayloadBusyError(Exception):
+    """Another writer has this payload."""
+
+
 @dataclass(frozen=True)
 class StagedPayload:
     """A payload whose bytes are durable, and that nobody can read yet."""
@@ -43,14 +53,18 @@ class StagedPayload:
     """As it was begun."""
     length: int
     """In bytes."""
+    kept: bool = False
+    """Whether it was kept on its way in, and so outlives its process although it is not published."""
+    lock: IO[bytes] | None = None
+    """Keeps other writers off a kept payload until it is closed: when it is published or discarded. Where there are files."""
 
 
 @dataclass(frozen=True)
 class StoredKey:
-    """A published payload, as the sweep sees it."""
+    """A payload as the sweep sees it."""
 
     key: str
-    """What `open` and `delete` take."""
+    """What the store's methods take."""
     modified_s: float
     """Seconds since 1970."""
 
@@ -76,8 +90,22 @@ class ChunkWriter(ABC):
         """
 
     @abstractmethod
+    def keep(self) -> Future[None]:
+        """Begin to make durable what was appended so far, so that `resume` can go on from here; appending may go on meanwhile.
+
+        One at a time: the one before must be done.
+
+        Returns:
+            Done when it is durable. Fails with `StorageFullError` or `StoreUnavailableError`: the bytes are gone.
+        """
+
+    @abstractmethod
+    def park(self) -> None:
+        """Release the payload; what was kept of it stays for `resume`. Without effect after `finish` or `abort`."""
+
+    @abstractmethod
     def abort(self) -> None:
-        """Drop what was appended. Idempotent, and without effect after `finish`."""
+        """Drop what was appended, what was kept included. Idempotent, and without effect after `finish` or `park`."""
 
 
 class ChunkReader(ABC):
@@ -127,6 +155,30 @@ class ChunkStore(ABC):
         """
 
     @abstractmethod
+    def resume(self, payload_key: str, length: int) -> tuple[ChunkWriter, ChunkReader]:
+        """Go on with a kept payload after its first `length` bytes; what follows them is dropped.
+
+        Returns:
+            A writer, and a reader of what is there.
+
+        Raises:
+            PayloadMissingError: it is not there, or shorter.
+            PayloadBusyError: another writer has it.
+        """
+
+    @abstractmethod
+    def drop(self, payload_key: str) -> None:
+        """Drop a kept payload that is not going to be resumed. Idempotent.
+
+        Raises:
+            PayloadBusyError: a writer has it.
+        """
+
+    @abstractmethod
+    def kept(self) -> Iterator[StoredKey]:
+        """Yield every kept payload that was there when this began."""
+
+    @abstractmethod
     def publish(self, group: Sequence[StagedPayload]) -> list[str]:
         """Make finished payloads readable, durably, and return the key of each. On error none counts as published.
 
@@ -137,6 +189,10 @@ class ChunkStore(ABC):
     @abstractmethod
     def discard(self, staged: StagedPayload) -> None:
         """Drop a finished payload that is not going to be published. Idempotent."""
+
+    @abstractmethod
+    def park(self, staged: StagedPayload) -> None:
+        """Drop a finished payload that is not going to be published, unless it was kept: then it stays for `resume`."""
 
     @abstractmethod
     def open(self, key: str) -> ChunkReader:

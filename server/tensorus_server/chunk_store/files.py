@@ -27,6 +27,14 @@ class Files:
         """Create a file that must not exist and return a descriptor to write it."""
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
+    def open_to_write(self, path: Path) -> int:
+        """Return a descriptor to write to the end of an existing file."""
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+
+    def cut(self, descriptor: int, length: int) -> None:
+        """Drop what follows the first `length` bytes."""
+        os.ftruncate(descriptor, length)
+
     def write_all(self, descriptor: int, buffers: Sequence[Buffer]) -> int:
         """Append all buffers and return how many bytes that were."""
         pending = [view for view in (memoryview(buffer).cast("B") for buffer in buffers) if view.nbytes]

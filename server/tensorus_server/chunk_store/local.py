@@ -1,6 +1,7 @@
 """Payloads as files of a local folder.
 
     tmp/<process>/<32 hex>      payloads on their way in; the folder is locked (flock) as long as its process lives
+    uploads/<32 hex>            payloads on their way in of which a part is kept; locked (flock) as long as a writer has them
     chunks/00..ff/<32 hex>      published payloads, 256 shards; the key is "<shard>/<32 hex>"
 
 A payload is durable before it can be seen: write → fdatasync → rename into its shard → fsync of the shard's folder. A rename
@@ -29,6 +30,7 @@ from tensorus_server.chunk_store.abc import (
     ChunkReader,
     ChunkStore,
     ChunkWriter,
+    PayloadBusyError,
     PayloadMissingError,
     StagedPayload,
     StoredKey,
@@ -97,6 +99,7 @@ class LocalChunkStore(ChunkStore):
         self._reserve = reserve
         self._chunks = folder / "chunks"
         self._tmp = folder / "tmp"
+        self._uploads = folder / "uploads"
         self._make_folders(folder)
         self._own_tmp, self._own_tmp_fd = _make_locked_folder(self._tmp)
         self._next_shard = secrets.randbelow(len(_SHARDS))
@@ -112,7 +115,46 @@ class LocalChunkStore(ChunkStore):
     def begin(self, payload_key: str) -> ChunkWriter:
         """See `ChunkStore`."""
         self.require_space()
-        return _LocalWriter(self._own_tmp / payload_key, self._files, self._sync_pool, self._reserve)
+        path = self._own_tmp / payload_key
+        with _as_store_errors("begin a payload"):
+            descriptor = self._files.create(path)
+        return _LocalWriter(self, path, descriptor)
+
+    def resume(self, payload_key: str, length: int) -> tuple[ChunkWriter, ChunkReader]:
+        """See `ChunkStore`."""
+        self.require_space()
+        path = self._uploads / payload_key
+        try:
+            descriptor = self._files.open_to_write(path)
+        except FileNotFoundError as error:
+            raise PayloadMissingError(f"no kept payload has the key {payload_key}") from error
+        try:
+            _lock(descriptor, payload_key)
+            found = os.fstat(descriptor).st_size
+            if found < length:
+                raise PayloadMissingError(f"payload {payload_key} has {found} bytes, {length} are needed")
+            with _as_store_errors("resume a payload"):
+                self._files.cut(descriptor, length)
+                reader = _LocalReader(self._files.open_to_read(path), self._files)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return _LocalWriter(self, path, descriptor, kept_bytes=length), reader
+
+    def drop(self, payload_key: str) -> None:
+        """See `ChunkStore`."""
+        path = self._uploads / payload_key
+        with suppress(FileNotFoundError):
+            descriptor = self._files.open_to_read(path)
+            try:
+                _lock(descriptor, payload_key)
+                self._files.unlink(path)
+            finally:
+                os.close(descriptor)
+
+    def kept(self) -> Iterator[StoredKey]:
+        """See `ChunkStore`."""
+        yield from _entries(self._uploads)
 
     def publish(self, group: Sequence[StagedPayload]) -> list[str]:
         """See `ChunkStore`."""
@@ -124,14 +166,24 @@ class LocalChunkStore(ChunkStore):
         folder = self._chunks / shard
         with _as_store_errors("publish payloads"):
             for staged in group:
-                self._files.rename(self._own_tmp / staged.payload_key, folder / staged.payload_key)
+                self._files.rename(self._staged_path(staged), folder / staged.payload_key)
             self._files.sync_folder(folder)
+        for staged in group:
+            _unlock(staged)
         return [f"{shard}/{staged.payload_key}" for staged in group]
 
     def discard(self, staged: StagedPayload) -> None:
         """See `ChunkStore`."""
         with suppress(FileNotFoundError):
-            self._files.unlink(self._own_tmp / staged.payload_key)
+            self._files.unlink(self._staged_path(staged))
+        _unlock(staged)
+
+    def park(self, staged: StagedPayload) -> None:
+        """See `ChunkStore`."""
+        if staged.kept:
+            _unlock(staged)
+        else:
+            self.discard(staged)
 
     def open(self, key: str) -> ChunkReader:
         """See `ChunkStore`."""
@@ -148,10 +200,7 @@ class LocalChunkStore(ChunkStore):
     def published(self) -> Iterator[StoredKey]:
         """See `ChunkStore`."""
         for shard in _SHARDS:
-            with os.scandir(self._chunks / shard) as entries:
-                for entry in entries:
-                    with suppress(FileNotFoundError):
-                        yield StoredKey(f"{shard}/{entry.name}", entry.stat().st_mtime)
+            yield from _entries(self._chunks / shard, prefix=f"{shard}/")
 
     def has_other_users(self) -> bool:
         """See `ChunkStore`."""
@@ -196,10 +245,13 @@ class LocalChunkStore(ChunkStore):
     def _path(self, key: str) -> Path:
         return self._chunks / key
 
+    def _staged_path(self, staged: StagedPayload) -> Path:
+        return (self._uploads if staged.kept else self._own_tmp) / staged.payload_key
+
     def _make_folders(self, folder: Path) -> None:
         """Make every folder, and make the folders themselves durable, parents included."""
-        self._tmp.mkdir(mode=0o700, exist_ok=True)
-        self._chunks.mkdir(mode=0o700, exist_ok=True)
+        for parent in (self._tmp, self._uploads, self._chunks):
+            parent.mkdir(mode=0o700, exist_ok=True)
         missing = [shard for shard in _SHARDS if not (self._chunks / shard).is_dir()]
         for shard in missing:
             (self._chunks / shard).mkdir(mode=0o700, exist_ok=True)
@@ -225,54 +277,87 @@ def _make_locked_folder(parent: Path) -> tuple[Path, int]:
 class _LocalWriter(ChunkWriter):
     """A growing file; at most one sync of it is under way on another thread."""
 
-    def __init__(self, path: Path, files: Files, sync_pool: ThreadPoolExecutor, reserve: Reserve | None) -> None:
+    # The store and its writers are two halves of one thing.
+    # ruff: noqa: SLF001
+
+    def __init__(self, store: LocalChunkStore, path: Path, descriptor: int, *, kept_bytes: int | None = None) -> None:
+        self._store = store
+        self._files = store._files
         self._path = path
-        self._files = files
-        self._sync_pool = sync_pool
-        self._reserve = reserve
-        self._length = 0
+        self._descriptor: int | None = descriptor
+        self._kept = kept_bytes is not None
+        self._length = kept_bytes or 0
         self._unsynced = 0
         self._unchecked = 0
         self._sync: Future[None] | None = None
-        with _as_store_errors("begin a payload"):
-            self._descriptor: int | None = files.create(path)
 
     def append(self, buffers: Sequence[Buffer]) -> None:
-        with self._dropped_on_error():
+        with self._dropped_on_error("write a payload"):
             written = self._files.write_all(self._open_descriptor(), buffers)
             self._length += written
             self._unsynced += written
             self._unchecked += written
             if self._unsynced >= SYNC_EVERY_BYTES:
                 self._wait_for_sync()
-                self._sync = self._sync_pool.submit(self._files.sync_data, self._open_descriptor())
+                self._sync = self._store._sync_pool.submit(self._files.sync_data, self._open_descriptor())
                 self._unsynced = 0
-            if self._reserve is not None and self._unchecked >= _SPACE_CHECK_EVERY_BYTES:
-                self._reserve.require(now=True)
+            if self._store._reserve is not None and self._unchecked >= _SPACE_CHECK_EVERY_BYTES:
+                self._store._reserve.require(now=True)
                 self._unchecked = 0
 
+    def keep(self) -> Future[None]:
+        with self._dropped_on_error("keep a payload"):
+            self._wait_for_sync()
+        self._unsynced = 0
+        self._sync = self._store._sync_pool.submit(self._keep, self._open_descriptor())
+        return self._sync
+
     def finish(self) -> StagedPayload:
-        with self._dropped_on_error():
+        with self._dropped_on_error("write a payload"):
             descriptor = self._open_descriptor()
             self._wait_for_sync()
             self._files.sync_data(descriptor)
             self._descriptor = None
-            os.close(descriptor)
-        return StagedPayload(self._path.name, self._length)
+            if not self._kept:
+                os.close(descriptor)
+        lock = os.fdopen(descriptor, "ab") if self._kept else None
+        return StagedPayload(self._path.name, self._length, self._kept, lock)
+
+    def park(self) -> None:
+        if self._kept:
+            self._release()
+        else:
+            self.abort()
 
     def abort(self) -> None:
+        if self._release():
+            with suppress(OSError):
+                self._files.unlink(self._path)
+
+    def _keep(self, descriptor: int) -> None:
+        """Sync the file; the first time, move it to where it outlives the process, under a lock of its own."""
+        with _as_store_errors("keep a payload"):
+            self._files.sync_data(descriptor)
+            if not self._kept:
+                _lock(descriptor, self._path.name)
+                kept_path = self._store._uploads / self._path.name
+                self._files.rename(self._path, kept_path)
+                self._path, self._kept = kept_path, True
+                self._files.sync_folder(kept_path.parent)
+
+    def _release(self) -> bool:
+        """Close the file, after the sync that is under way; return whether it was open."""
         if self._descriptor is None:
-            return
-        descriptor, self._descriptor = self._descriptor, None
+            return False
         if self._sync is not None:
             self._sync.exception()
+        descriptor, self._descriptor = self._descriptor, None
         os.close(descriptor)
-        with suppress(OSError):
-            self._files.unlink(self._path)
+        return True
 
     def _open_descriptor(self) -> int:
         if self._descriptor is None:
-            raise ValueError("the payload is finished or aborted")
+            raise ValueError("the payload is finished, parked or aborted")
         return self._descriptor
 
     def _wait_for_sync(self) -> None:
@@ -281,9 +366,9 @@ class _LocalWriter(ChunkWriter):
             sync.result()
 
     @contextmanager
-    def _dropped_on_error(self) -> Iterator[None]:
+    def _dropped_on_error(self, what: str) -> Iterator[None]:
         try:
-            with _as_store_errors("write a payload"):
+            with _as_store_errors(what):
                 yield
         except BaseException:
             self.abort()
@@ -307,6 +392,26 @@ class _LocalReader(ChunkReader):
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             os.close(descriptor)
+
+
+def _entries(folder: Path, prefix: str = "") -> Iterator[StoredKey]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                yield StoredKey(prefix + entry.name, entry.stat().st_mtime)
+
+
+def _lock(descriptor: int, payload_key: str) -> None:
+    """Take the lock of a kept payload, which lasts as long as the descriptor is open."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise PayloadBusyError(f"another writer has the payload {payload_key}") from error
+
+
+def _unlock(staged: StagedPayload) -> None:
+    if staged.lock is not None:
+        staged.lock.close()
 
 
 @contextmanager

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from tensorus_server.chunk_store.abc import (
     ChunkReader,
     ChunkStore,
     ChunkWriter,
+    PayloadBusyError,
     PayloadMissingError,
     StagedPayload,
     StoredKey,
@@ -31,6 +33,8 @@ class MemoryChunkStore(ChunkStore):
         self._lock = threading.Lock()
         self._staged: dict[str, bytes] = {}
         self._published: dict[str, tuple[bytes, float]] = {}
+        self._kept: dict[str, tuple[bytes, float]] = {}
+        self._writing: set[str] = set()
 
     def require_space(self) -> None:
         """Do nothing: memory has no reserve."""
@@ -38,6 +42,30 @@ class MemoryChunkStore(ChunkStore):
     def begin(self, payload_key: str) -> ChunkWriter:
         """See `ChunkStore`."""
         return _MemoryWriter(self, payload_key)
+
+    def resume(self, payload_key: str, length: int) -> tuple[ChunkWriter, ChunkReader]:
+        """See `ChunkStore`."""
+        with self._lock:
+            if payload_key in self._writing:
+                raise PayloadBusyError(f"another writer has the payload {payload_key}")
+            kept, _ = self._kept.get(payload_key, (b"", 0.0))
+            if len(kept) < length:
+                raise PayloadMissingError(f"payload {payload_key} has {len(kept)} bytes, {length} are needed")
+            self._writing.add(payload_key)
+        return _MemoryWriter(self, payload_key, kept[:length]), BytesReader(kept[:length])
+
+    def drop(self, payload_key: str) -> None:
+        """See `ChunkStore`."""
+        with self._lock:
+            if payload_key in self._writing:
+                raise PayloadBusyError(f"a writer has the payload {payload_key}")
+            self._kept.pop(payload_key, None)
+
+    def kept(self) -> Iterator[StoredKey]:
+        """See `ChunkStore`."""
+        with self._lock:
+            found = [StoredKey(key, modified_s) for key, (_, modified_s) in self._kept.items()]
+        yield from found
 
     def publish(self, group: Sequence[StagedPayload]) -> list[str]:
         """See `ChunkStore`."""
@@ -50,6 +78,13 @@ class MemoryChunkStore(ChunkStore):
         """See `ChunkStore`."""
         with self._lock:
             self._staged.pop(staged.payload_key, None)
+
+    def park(self, staged: StagedPayload) -> None:
+        """See `ChunkStore`."""
+        with self._lock:
+            payload = self._staged.pop(staged.payload_key, None)
+            if payload is not None and staged.kept:
+                self._kept[staged.payload_key] = (payload, time.time())
 
     def open(self, key: str) -> ChunkReader:
         """See `ChunkStore`."""
@@ -84,24 +119,59 @@ class MemoryChunkStore(ChunkStore):
     def _stage(self, payload_key: str, payload: bytes) -> None:
         with self._lock:
             self._staged[payload_key] = payload
+            self._kept.pop(payload_key, None)
+            self._writing.discard(payload_key)
+
+    def _keep(self, payload_key: str, payload: bytes) -> None:
+        with self._lock:
+            self._kept[payload_key] = (payload, time.time())
+            self._writing.add(payload_key)
+
+    def _release(self, payload_key: str, *, dropped: bool) -> None:
+        with self._lock:
+            self._writing.discard(payload_key)
+            if dropped:
+                self._kept.pop(payload_key, None)
 
 
 class _MemoryWriter(ChunkWriter):
-    def __init__(self, store: MemoryChunkStore, payload_key: str) -> None:
+    # The store and its writers are two halves of one thing.
+    # ruff: noqa: SLF001
+
+    def __init__(self, store: MemoryChunkStore, payload_key: str, kept: bytes = b"") -> None:
         self._store = store
         self._payload_key = payload_key
-        self._buffers: list[bytes] = []
+        self._buffers = [kept] if kept else []
+        self._was_kept = bool(kept)
+        self._ended = False
 
     def append(self, buffers: Sequence[Buffer]) -> None:
         self._buffers.extend(bytes(buffer) for buffer in buffers)
 
+    def keep(self) -> Future[None]:
+        self._was_kept = True
+        self._store._keep(self._payload_key, b"".join(self._buffers))
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
     def finish(self) -> StagedPayload:
         payload = b"".join(self._buffers)
-        self._store._stage(self._payload_key, payload)  # noqa: SLF001 - the two halves of one class
-        return StagedPayload(self._payload_key, len(payload))
+        self._ended = True
+        self._store._stage(self._payload_key, payload)
+        return StagedPayload(self._payload_key, len(payload), self._was_kept)
+
+    def park(self) -> None:
+        self._end(dropped=False)
 
     def abort(self) -> None:
-        self._buffers.clear()
+        self._end(dropped=True)
+
+    def _end(self, *, dropped: bool) -> None:
+        if not self._ended:
+            self._ended = True
+            self._buffers.clear()
+            self._store._release(self._payload_key, dropped=dropped)
 
 
 class BytesReader(ChunkReader):

@@ -129,9 +129,9 @@ def test_a_payload_that_has_ended_takes_no_more(store: LocalChunkStore) -> None:
     finished.finish()
     aborted.abort()
     for writer in (finished, aborted):
-        with pytest.raises(ValueError, match="finished or aborted"):
+        with pytest.raises(ValueError, match="finished, parked or aborted"):
             writer.append([b"x"])
-        with pytest.raises(ValueError, match="finished or aborted"):
+        with pytest.raises(ValueError, match="finished, parked or aborted"):
             writer.finish()
 
 

@@ -129,7 +129,7 @@ def test_a_payload_that_failed_takes_no_more(store: LocalChunkStore, files: Faul
     writer = store.begin(new_payload_key())
     with pytest.raises(StoreUnavailableError):
         writer.append([b"x"])
-    with pytest.raises(ValueError, match="finished or aborted"):
+    with pytest.raises(ValueError, match="finished, parked or aborted"):
         writer.finish()
     writer.abort()
 

@@ -9,6 +9,7 @@ from tensorus_server.catalogue.sqlite.database import Database
 from tensorus_server.catalogue.sqlite.datasets import SqliteDatasetTable
 from tensorus_server.catalogue.sqlite.garbage import SqliteGarbageTable
 from tensorus_server.catalogue.sqlite.tensors import SqliteTensorTable
+from tensorus_server.catalogue.sqlite.uploads import SqliteUploadTable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,12 +20,13 @@ __all__ = ["SqliteCatalogue"]
 class SqliteCatalogue(Catalogue):
     """One database file in `folder`, in WAL mode, synced at every commit."""
 
-    def __init__(self, folder: Path, *, delete_grace_s: float = 3600.0) -> None:
+    def __init__(self, folder: Path, *, delete_grace_s: float = 3600.0, upload_expiry_s: float = 3600.0) -> None:
         """Open the catalogue in `folder`, or create it; bring its schema up to date.
 
         Args:
             folder: of the store; must exist, on a local file system.
             delete_grace_s: how long a deleted tensor's payload stays: at least as long as the longest Get.
+            upload_expiry_s: how long after its last mark an upload can be resumed.
 
         Raises:
             StoreUnavailableError: a newer version wrote it, its SQLite is unsafe, or its file system is remote.
@@ -32,6 +34,7 @@ class SqliteCatalogue(Catalogue):
         self._database = Database(folder)
         self.datasets = SqliteDatasetTable(self._database, delete_grace_s=delete_grace_s)
         self.tensors = SqliteTensorTable(self._database, delete_grace_s=delete_grace_s)
+        self.uploads = SqliteUploadTable(self._database, expiry_s=upload_expiry_s)
         self.garbage = SqliteGarbageTable(self._database)
 
     def check_writable(self) -> None:

@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from tensorus_codecs.dtypes import DType
     from tensorus_server.catalogue.abc import StoredTensor
 
-__all__ = ["TENSOR_COLUMNS", "dataset_from_row", "schema_to_json", "tensor_from_row", "tensor_to_row", "to_json"]
+__all__ = [
+    "TENSOR_COLUMNS",
+    "WRITTEN_COLUMNS",
+    "dataset_from_row",
+    "schema_to_json",
+    "spec_from_columns",
+    "tensor_from_row",
+    "tensor_to_row",
+    "to_json",
+]
 
 TENSOR_COLUMNS = (
     "seq",
@@ -69,6 +78,9 @@ TENSOR_COLUMNS = (
 )
 """In the order of `tensor_from_row`; `seq` is the generation and comes from SQLite."""
 
+WRITTEN_COLUMNS = ("ds", *TENSOR_COLUMNS[1:], "source_crc")
+"""Of `tensor_to_row`."""
+
 
 def to_json(value: object) -> str:
     """Return compact JSON; NaN and infinities in Python's notation, which Python reads back."""
@@ -98,6 +110,11 @@ def schema_to_json(schema: Schema) -> str:
     """Return the schema's set fields as JSON."""
     fields = {"dtype": schema.dtype, "shape": schema.shape, "metadata": dict(schema.metadata) or None}
     return to_json({name: value for name, value in fields.items() if value is not None})
+
+
+def spec_from_columns(dtype_number: int, element_bytes: int, shape: str) -> TensorSpec:
+    """Return the spec; `shape` is JSON."""
+    return TensorSpec(_dtype(dtype_number, element_bytes), tuple(json.loads(shape)))
 
 
 def tensor_to_row(stored: StoredTensor, created_us: int) -> dict[str, Any]:
@@ -146,6 +163,7 @@ def tensor_to_row(stored: StoredTensor, created_us: int) -> dict[str, Any]:
         "length": locator.length,
         "index_length": locator.index_length,
         "index_crc": locator.index_crc32c,
+        "source_crc": stored.source_crc32c,
         "metadata": to_json(stored.new.metadata),
     }
     row["row_crc"] = _row_crc(row)
@@ -171,7 +189,7 @@ def tensor_from_row(row: tuple[Any, ...], dataset: str) -> Tensor:
         dataset=dataset,
         id=column["id"],
         generation=column["seq"],
-        spec=TensorSpec(_dtype(column["dtype_number"], column["element_bytes"]), tuple(json.loads(column["shape"]))),
+        spec=spec_from_columns(column["dtype_number"], column["element_bytes"], column["shape"]),
         metadata=json.loads(column["metadata"]),
         policy=None if policy is None else json.loads(policy),
         chunk_bytes=column["chunk_bytes"],

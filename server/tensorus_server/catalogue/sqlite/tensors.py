@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tensorus_server.catalogue.abc import Page, TensorTable
+from tensorus_server.catalogue.abc import Page, Resolution, TensorTable, resolve
 from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.datasets import find_dataset
 from tensorus_server.catalogue.sqlite.filter_sql import DIMENSION_KEY, compile_filter
-from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, tensor_from_row, tensor_to_row, to_json
-from tensorus_server.errors import AlreadyExistsError, DataCorruptError, DatasetNotFoundError, TensorNotFoundError
+from tensorus_server.catalogue.sqlite.rows import (
+    TENSOR_COLUMNS,
+    WRITTEN_COLUMNS,
+    tensor_from_row,
+    tensor_to_row,
+    to_json,
+)
+from tensorus_server.catalogue.sqlite.uploads import complete_upload
+from tensorus_server.errors import (
+    AlreadyExistsError,
+    DataCorruptError,
+    DatasetNotFoundError,
+    GenerationMismatchError,
+    InsertAbandonedError,
+    TensorNotFoundError,
+)
 from tensorus_server.filter import flatten_metadata
 
 if TYPE_CHECKING:
@@ -29,14 +43,16 @@ _COLUMNS = ", ".join(f't."{name}"' for name in TENSOR_COLUMNS)
 _WITH_PAYLOAD = f"SELECT {_COLUMNS}, p.bytes FROM tensor t LEFT JOIN payload p ON p.seq = t.seq"
 _WITHOUT_PAYLOAD = f"SELECT {_COLUMNS}, NULL FROM tensor t"
 
-_INSERTED = ("ds", *TENSOR_COLUMNS[1:])
-_NAMES = ", ".join(f'"{name}"' for name in _INSERTED)
-_VALUES = ", ".join(f":{name}" for name in _INSERTED)
+_NAMES = ", ".join(f'"{name}"' for name in WRITTEN_COLUMNS)
+_VALUES = ", ".join(f":{name}" for name in WRITTEN_COLUMNS)
 _INSERT = f"INSERT INTO tensor ({_NAMES}) VALUES ({_VALUES}) ON CONFLICT (ds, id) DO NOTHING RETURNING seq"
-
 
 _GENERATION_MAX = 2**63 - 1
 """Above every generation: SQLite's largest integer."""
+
+
+class _UndoneError(Exception):
+    """Undoes a transaction."""
 
 
 class SqliteTensorTable(TensorTable):
@@ -47,20 +63,17 @@ class SqliteTensorTable(TensorTable):
         self._database = database
         self._delete_grace_us = int(delete_grace_s * 1e6)
 
-    def commit(self, group: Sequence[StoredTensor]) -> list[Tensor | Exception]:
+    def commit(self, group: Sequence[StoredTensor], *, together: bool = False) -> list[Tensor | Exception]:
         """See `TensorTable`."""
-        created_us = now_us()
-        with self._database.write() as connection:
-            datasets = {stored.dataset.number for stored in group}
-            present = {ds for ds in datasets if select(connection, "SELECT 1 FROM dataset WHERE ds = ?", (ds,))}
-            return [
-                _insert(connection, stored, created_us)
-                if stored.dataset.number in present
-                else DatasetNotFoundError(
-                    "the dataset was deleted during the insert", dataset=stored.dataset.name, tensor=stored.new.id
-                )
-                for stored in group
-            ]
+        outcomes: list[Tensor | Exception] = []
+        try:
+            with self._database.write() as connection:
+                outcomes = self._commit(connection, group)
+                if together and any(isinstance(outcome, Exception) for outcome in outcomes):
+                    raise _UndoneError
+        except _UndoneError:
+            return [_abandoned(stored, outcome) for stored, outcome in zip(group, outcomes, strict=True)]
+        return outcomes
 
     def get(self, dataset: str, ids: Sequence[str], *, with_payloads: bool = False) -> list[Tensor | None]:
         """See `TensorTable`."""
@@ -108,6 +121,53 @@ class SqliteTensorTable(TensorTable):
             rows = select(connection, "SELECT seq FROM sqlite_sequence WHERE name = 'tensor'")
         return int(rows[0][0]) if rows else 0
 
+    def _commit(self, connection: apsw.Connection, group: Sequence[StoredTensor]) -> list[Tensor | Exception]:
+        created_us = now_us()
+        datasets = {stored.dataset.number for stored in group}
+        present = {ds for ds in datasets if select(connection, "SELECT 1 FROM dataset WHERE ds = ?", (ds,))}
+        outcomes: list[Tensor | Exception] = []
+        for stored in group:
+            try:
+                if stored.dataset.number not in present:
+                    raise DatasetNotFoundError(
+                        "the dataset was deleted during the insert", dataset=stored.dataset.name, tensor=stored.new.id
+                    )
+                tensor = self._insert(connection, stored, created_us)
+            except (AlreadyExistsError, GenerationMismatchError, DatasetNotFoundError, DataCorruptError) as error:
+                # Of this item alone: the others of its group are committed.
+                outcomes.append(error)
+                continue
+            if stored.upload is not None:
+                complete_upload(connection, *stored.upload, tensor.generation)
+            outcomes.append(tensor)
+        return outcomes
+
+    def _insert(self, connection: apsw.Connection, stored: StoredTensor, created_us: int) -> Tensor:
+        row = tensor_to_row(stored, created_us)
+        # Nearly always the id is free: find out by trying.
+        inserted = [] if stored.new.if_generation_match else select(connection, _INSERT, row)
+        if not inserted:
+            existing, source_crc32c = _existing(connection, stored)
+            resolution = resolve(stored, existing, source_crc32c)
+            if existing is not None and resolution is Resolution.REPEATED:
+                return existing
+            self._delete(connection, stored.dataset.number, stored.new.id)
+            inserted = select(connection, _INSERT, row)
+        ((seq,),) = inserted
+        if stored.inline_payload is not None:
+            connection.execute("INSERT INTO payload VALUES (?, ?)", (seq, stored.inline_payload))
+        _insert_attributes(connection, stored.dataset.number, seq, stored.new.metadata, stored.new.spec.shape)
+        return stored.committed(seq, created_us)
+
+    def _delete(self, connection: apsw.Connection, ds: int, tensor_id: str) -> bool:
+        """Delete the tensor, leave its payload to the sweep, and return whether it existed."""
+        rows = select(connection, "DELETE FROM tensor WHERE ds = ? AND id = ? RETURNING key, inline", (ds, tensor_id))
+        for key, inline in rows:
+            if not inline:
+                delete_after_us = now_us() + self._delete_grace_us
+                connection.execute("INSERT INTO tombstone VALUES (?, ?)", (key, delete_after_us))
+        return bool(rows)
+
     def replace_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> Tensor:
         """See `TensorTable`."""
         with self._database.write() as connection:
@@ -126,48 +186,28 @@ class SqliteTensorTable(TensorTable):
 
     def delete(self, dataset: str, ids: Sequence[str]) -> list[str]:
         """See `TensorTable`."""
-        deleted = []
-        delete_after_us = now_us() + self._delete_grace_us
         with self._database.write() as connection:
             ds = find_dataset(connection, dataset).number
-            for tensor_id in dict.fromkeys(ids):
-                statement = "DELETE FROM tensor WHERE ds = ? AND id = ? RETURNING key, inline"
-                for key, inline in select(connection, statement, (ds, tensor_id)):
-                    deleted.append(tensor_id)
-                    if not inline:
-                        connection.execute("INSERT INTO tombstone VALUES (?, ?)", (key, delete_after_us))
-        return deleted
+            return [tensor_id for tensor_id in dict.fromkeys(ids) if self._delete(connection, ds, tensor_id)]
 
 
-def _insert(connection: apsw.Connection, stored: StoredTensor, created_us: int) -> Tensor | Exception:
-    row = tensor_to_row(stored, created_us)
-    inserted = select(connection, _INSERT, row)
-    if not inserted:
-        return _already_there(connection, stored)
-    ((seq,),) = inserted
-    if stored.inline_payload is not None:
-        connection.execute("INSERT INTO payload VALUES (?, ?)", (seq, stored.inline_payload))
-    _insert_attributes(connection, stored.dataset.number, seq, stored.new.metadata, stored.new.spec.shape)
-    return stored.committed(seq, created_us)
-
-
-def _already_there(connection: apsw.Connection, stored: StoredTensor) -> Tensor | Exception:
-    """Return the tensor that has this id, if it is the same one; otherwise why this one cannot have it."""
-    statement = f"{_WITHOUT_PAYLOAD} WHERE t.ds = ? AND t.id = ?"
-    try:
-        existing = _first(connection, statement, (stored.dataset.number, stored.new.id), stored.dataset.name)
-    except DataCorruptError as error:
-        # Of this item alone: the others of its group are committed.
-        return error
-    assert existing is not None
-    if existing.spec == stored.new.spec and existing.source_checksum == stored.source_checksum:
-        return existing
-    return AlreadyExistsError(
-        "another tensor has this id already",
+def _abandoned(stored: StoredTensor, outcome: Tensor | Exception) -> Exception:
+    if isinstance(outcome, Exception):
+        return outcome
+    return InsertAbandonedError(
+        "another item of the insert failed, so nothing of it was stored",
         dataset=stored.dataset.name,
         tensor=stored.new.id,
-        generation=existing.generation,
     )
+
+
+def _existing(connection: apsw.Connection, stored: StoredTensor) -> tuple[Tensor | None, int | None]:
+    """Return the tensor that has the id, and the CRC32C of its source."""
+    parameters = (stored.dataset.number, stored.new.id)
+    statement = f"{_WITHOUT_PAYLOAD} WHERE t.ds = ? AND t.id = ?"
+    existing = _first(connection, statement, parameters, stored.dataset.name)
+    rows = select(connection, "SELECT source_crc FROM tensor WHERE ds = ? AND id = ?", parameters)
+    return existing, rows[0][0] if rows else None
 
 
 def _insert_attributes(

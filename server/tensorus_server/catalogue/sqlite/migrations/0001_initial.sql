@@ -38,6 +38,7 @@ CREATE TABLE tensor (
   policy TEXT, -- JSON; NULL: the dataset's
   source_algorithm TEXT NOT NULL,
   source_checksum BLOB NOT NULL,
+  source_crc INTEGER NOT NULL, -- CRC32C of the same bytes: compares inserts whose checksums are of different algorithms
   value_algorithm TEXT NOT NULL,
   value_checksum BLOB NOT NULL,
   inline INTEGER NOT NULL, -- 1: the payload is in the table of that name
@@ -83,3 +84,35 @@ CREATE TABLE tombstone (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX tombstone_due ON tombstone (delete_after_us);
+
+-- Tensors on their way in, as far as they are durable, and what became of them; until they expire.
+CREATE TABLE upload (
+  request_id TEXT NOT NULL,
+  item INTEGER NOT NULL,
+  ds INTEGER NOT NULL,
+  id TEXT NOT NULL,
+  dtype_number INTEGER NOT NULL,
+  element_bytes INTEGER NOT NULL,
+  shape TEXT NOT NULL, -- "[2,3]"
+  policy TEXT NOT NULL, -- JSON; as it was when the upload began
+  payload_key TEXT NOT NULL,
+  committed_bytes INTEGER NOT NULL, -- canonical
+  stored_bytes INTEGER NOT NULL, -- of the payload so far
+  chunk_count INTEGER NOT NULL,
+  state TEXT NOT NULL, -- JSON: what was measured so far
+  generation INTEGER, -- of the tensor that it became
+  expires_us INTEGER NOT NULL,
+  PRIMARY KEY (request_id, item)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX upload_expiry ON upload (expires_us);
+CREATE INDEX upload_payload ON upload (payload_key);
+
+-- The chunk index of an upload so far, a row for each mark.
+CREATE TABLE upload_chunks (
+  request_id TEXT NOT NULL,
+  item INTEGER NOT NULL,
+  first_chunk INTEGER NOT NULL,
+  entries BLOB NOT NULL, -- stored bytes and CRC32C of each chunk, uint32 little-endian
+  PRIMARY KEY (request_id, item, first_chunk)
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,176 @@
+"""Answers of Get and Query as arrivals, and the place where a read goes on after its stream broke."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import crc32c
+
+from tensorus._backend import Began, Bytes, Failed
+from tensorus._convert import error_of, tensor_from
+from tensorus.errors import ChecksumMismatchError, InternalError
+from tensorus_protos.v1 import tensorus_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from tensorus._backend import Arrival
+
+__all__ = ["GetPlace", "QueryPlace", "arrivals"]
+
+
+def arrivals(response: pb.GetResponse | pb.QueryResponse, payload: memoryview) -> Iterator[Arrival]:
+    """Yield what one answer brings.
+
+    Raises:
+        InternalError: its segments do not add up to its payload.
+        ChecksumMismatchError: bytes were damaged on their way.
+    """
+    lengths = sum(segment.payload_length for segment in response.segments)
+    if lengths != payload.nbytes:
+        raise InternalError(f"segments of an answer add up to {lengths} bytes, its payload is {payload.nbytes} bytes")
+    position = 0
+    failed = deque(Failed(status.item, error_of(status.status)) for status in response.statuses)
+    for segment in response.segments:
+        data = payload[position : position + segment.payload_length]
+        position += segment.payload_length
+        # Statuses stand apart from segments, and both are in the order of their items.
+        while failed and failed[0].item < segment.item:
+            yield failed.popleft()
+        if segment.HasField("tensor"):
+            spec = segment.part if segment.HasField("part") else segment.tensor.spec
+            yield Began(segment.item, tensor_from(segment.tensor), tuple(spec.shape))
+        if segment.decoded_length == 0:
+            continue
+        if segment.HasField("crc32c"):
+            found = crc32c.crc32c(data)
+            if found != segment.crc32c:
+                raise ChecksumMismatchError(
+                    f"CRC32C of the bytes at offset {segment.offset} is {found:#010x}, expected {segment.crc32c:#010x}",
+                    reason="CHECKSUM_MISMATCH",
+                )
+        yield Bytes(segment.item, segment.offset, data, segment.encoding != 0, segment.decoded_length)
+    yield from failed
+
+
+class _Item:
+    """One tensor as far as it has arrived."""
+
+    def __init__(self, began: Began, *, with_data: bool) -> None:
+        self.began = began
+        info = began.info
+        element_bytes = info.canonical_bytes // (math.prod(info.shape) or 1)
+        self._expected_bytes = math.prod(began.shape) * element_bytes if with_data else 0
+        self.arrived_bytes = 0
+        self.in_order = True
+        """Whether what arrived is the beginning, without holes."""
+
+    @property
+    def is_complete(self) -> bool:
+        return self.arrived_bytes >= self._expected_bytes
+
+    def take(self, arrival: Bytes) -> None:
+        self.in_order &= arrival.offset == self.arrived_bytes
+        self.arrived_bytes += arrival.decoded_length
+
+
+class GetPlace:
+    """How far a Get is: which read, and how much of its tensor."""
+
+    def __init__(self, reads: Sequence[pb.TensorRead], *, with_data: bool) -> None:
+        """Begin before the first read."""
+        self._reads = reads
+        self._with_data = with_data
+        self._next = 0
+        self._item: _Item | None = None
+        # Of the stream that is going on: the number of its first read, and where the bytes of that one begin.
+        self._first = 0
+        self._offset = 0
+        self._resumes = False
+
+    def remaining(self) -> Sequence[pb.TensorRead]:
+        """Return the reads of the next stream: those that have no end yet, the first one from where it broke off."""
+        self._first, self._offset = self._next, 0
+        self._resumes = self._item is not None
+        if self._item is None:
+            return self._reads[self._next :]
+        read = pb.TensorRead()
+        read.CopyFrom(self._reads[self._next])
+        # What has arrived is of this generation; what follows must be, too.
+        read.generation = self._item.began.info.generation
+        if self._item.in_order and not read.HasField("slices"):
+            self._offset = self._item.arrived_bytes
+            read.bytes.offset = self._offset
+        else:
+            self._item = None
+        return [read, *self._reads[self._next + 1 :]]
+
+    def passed(self, found: Iterable[Arrival]) -> Iterator[Arrival]:
+        """Yield arrivals of the stream as those of the whole Get."""
+        for local in found:
+            arrival = replace(local, item=local.item + self._first)
+            resumed = self._resumes and arrival.item == self._first
+            if isinstance(arrival, Began):
+                if resumed and self._offset:
+                    # It goes on: its reader has heard of it.
+                    continue
+                arrival = replace(arrival, restarts=resumed)
+                self._item = _Item(arrival, with_data=self._with_data)
+            elif isinstance(arrival, Bytes):
+                if resumed:
+                    arrival = replace(arrival, offset=arrival.offset + self._offset)
+                if self._item is not None:
+                    self._item.take(arrival)
+            if isinstance(arrival, Failed) or (self._item is not None and self._item.is_complete):
+                self._item, self._next = None, arrival.item + 1
+            yield arrival
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every read has its end."""
+        return self._next == len(self._reads)
+
+
+class QueryPlace:
+    """How far a Query is: the server's token for it, and what came after that."""
+
+    def __init__(self, *, with_data: bool) -> None:
+        """Begin at the start."""
+        self.token = ""
+        self._with_data = with_data
+        self._covered = 0
+        self._complete = 0
+        self._item: _Item | None = None
+        # Of the stream that is going on: the number of its first tensor, and of the first that is new to the reader.
+        self._first = 0
+        self._new = 0
+        self._restarted = -1
+
+    def note(self, token: str) -> None:
+        """Take the server's word that everything so far is behind `token`, if it gave one."""
+        if token:
+            self.token, self._covered = token, self._complete
+
+    def restart(self) -> None:
+        """Go on with another stream, from the token."""
+        self._first, self._new = self._covered, self._complete
+        self._restarted = self._complete if self._item is not None else -1
+        self._item = None
+
+    def passed(self, found: Iterable[Arrival]) -> Iterator[Arrival]:
+        """Yield arrivals of the stream as those of the whole Query, without those that came before."""
+        for local in found:
+            arrival = replace(local, item=local.item + self._first)
+            if arrival.item < self._new:
+                continue
+            if isinstance(arrival, Began):
+                arrival = replace(arrival, restarts=arrival.item == self._restarted)
+                self._item = _Item(arrival, with_data=self._with_data)
+            elif isinstance(arrival, Bytes) and self._item is not None:
+                self._item.take(arrival)
+            if isinstance(arrival, Failed) or (self._item is not None and self._item.is_complete):
+                self._item, self._complete = None, arrival.item + 1
+            yield arrival

@@ -1,0 +1,55 @@
+"""How long to wait before a transfer is tried again, and when to give it up."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tensorus.errors import TensorusError
+
+__all__ = ["Patience"]
+
+_FIRST_WAIT_S = 0.05
+_LONGEST_WAIT_S = 2.0
+
+_PASSING_REASONS = frozenset({"UNAVAILABLE", "CANCELLED", "DRAINING", "STORE_UNAVAILABLE", "TOO_MANY_STREAMS"})
+"""Of errors that pass: the connection broke, or the server stops, restarts, or has too much to do."""
+
+_TRANSPORT_REASONS = frozenset({"INTERNAL", "UNKNOWN"})
+"""What breaks a connection may come as these, too: of ours, they carry the number under which the server's log has more."""
+
+
+class Patience:
+    """Of one transfer. Waits grow from one interruption to the next, and begin anew with every progress."""
+
+    def __init__(self, timeout_s: float) -> None:
+        """Give up after so many seconds without progress."""
+        self._timeout_s = timeout_s
+        self._last_progress_s = time.monotonic()
+        self._wait_s = _FIRST_WAIT_S
+        self.interruptions = 0
+
+    def progress(self) -> None:
+        """Note that something arrived."""
+        self._last_progress_s = time.monotonic()
+        self._wait_s = _FIRST_WAIT_S
+
+    def wait(self, error: TensorusError) -> None:
+        """Wait before the next attempt: a random time, so that many clients do not come back at once.
+
+        Raises:
+            TensorusError: `error` itself, where it will not pass, or patience is at its end.
+        """
+        left_s = self._last_progress_s + self._timeout_s - time.monotonic()
+        passes = error.reason in _PASSING_REASONS or (
+            error.reason in _TRANSPORT_REASONS and "number" not in error.facts
+        )
+        if not passes or left_s <= 0:
+            raise error
+        self.interruptions += 1
+        wait_s = self._wait_s * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
+        asked_s = float(error.facts.get("retry_after_s", 0))
+        time.sleep(min(max(wait_s, asked_s), left_s))
