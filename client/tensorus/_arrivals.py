@@ -147,7 +147,8 @@ class QueryPlace:
         # Of the stream that is going on: the number of its first tensor, and of the first that is new to the reader.
         self._first = 0
         self._new = 0
-        self._restarted = -1
+        # The last tensor that has begun: if it does so again, its reader is to begin again.
+        self._begun = -1
 
     def note(self, token: str) -> None:
         """Take the server's word that everything so far is behind `token`, if it gave one."""
@@ -157,7 +158,6 @@ class QueryPlace:
     def restart(self) -> None:
         """Go on with another stream, from the token."""
         self._first, self._new = self._covered, self._complete
-        self._restarted = self._complete if self._item is not None else -1
         self._item = None
 
     def passed(self, found: Iterable[Arrival]) -> Iterator[Arrival]:
@@ -167,7 +167,8 @@ class QueryPlace:
             if arrival.item < self._new:
                 continue
             if isinstance(arrival, Began):
-                arrival = replace(arrival, restarts=arrival.item == self._restarted)
+                arrival = replace(arrival, restarts=arrival.item == self._begun)
+                self._begun = arrival.item
                 self._item = _Item(arrival, with_data=self._with_data)
             elif isinstance(arrival, Bytes) and self._item is not None:
                 self._item.take(arrival)

@@ -17,8 +17,13 @@ FEATURES = (
     "get.byte_ranges",
     "get.slices",
     "get.stored_encodings",
+    "insert.all_or_nothing",
     "insert.encoded_segments",
+    "insert.replace",
+    "insert.resume",
+    "insert.validate_only",
     "query.filter_text",
+    "query.resume",
     "query.sample",
 )
 """Optional parts of the contract that this version implements."""

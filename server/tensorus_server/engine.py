@@ -22,7 +22,7 @@ from tensorus_server.errors import (
 from tensorus_server.insert import InsertOptions, InsertServices, InsertStream, ItemProgress
 from tensorus_server.limits import IDS_PER_DELETE_MAX, PAGE_SIZE_DEFAULT, READS_PER_GET_MAX
 from tensorus_server.model import Schema
-from tensorus_server.query import list_page, select_tensors
+from tensorus_server.query import Selection, list_page
 from tensorus_server.read import TensorReader
 from tensorus_server.sessions import InsertSessions
 from tensorus_server.sweep import sweep
@@ -223,14 +223,14 @@ class Engine:
             raise TensorNotFoundError("there is no such tensor", dataset=dataset, tensor=tensor_id)
         return tensor
 
-    def select(self, query: Query, *, with_payloads: bool) -> Iterator[Tensor]:
-        """Yield the tensors of a query; see `select_tensors`.
+    def select(self, query: Query, *, with_payloads: bool, resume_token: str = "") -> Selection:
+        """Return the tensors of a query; see `Selection`.
 
         Raises:
             DatasetNotFoundError: there is no such dataset.
         """
         self._catalogue.datasets.get(query.dataset)
-        return select_tensors(self._catalogue.tensors, query, with_payloads=with_payloads)
+        return Selection(self._catalogue.tensors, query, with_payloads=with_payloads, resume_token=resume_token)
 
     def list_tensors(
         self, dataset: str, filter_: Filter | None, order: Order, *, page_size: int = 0, page_token: str = ""

@@ -23,7 +23,7 @@ from tensorus_server.limits import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from google.rpc import status_pb2
     from typing_extensions import Buffer
@@ -113,6 +113,7 @@ class ResponsePacker:
         self._head_bytes = 0
         self._pieces: list[Buffer] = []
         self._payload_bytes = 0
+        self._token: Callable[[], str] | None = None
 
     def add_tensor(self, item: int, tensor: Tensor, part: TensorSpec | None, *, last: bool) -> Iterator[bytes]:
         """Add the header of an item.
@@ -129,6 +130,7 @@ class ResponsePacker:
             yield from self.flush()
         self._head.segments.append(segment)
         self._head_bytes += head_bytes
+        self._token = None
 
     def add_piece(self, item: int, piece: Piece, *, last: bool) -> Iterator[bytes]:
         """Add a piece of the item whose header came before it."""
@@ -155,10 +157,17 @@ class ResponsePacker:
             yield from self.flush()
         self._head.statuses.append(failure)
         self._head_bytes += failure.ByteSize()
+        self._token = None
+
+    def complete(self, token: Callable[[], str]) -> None:
+        """Note that every item so far is complete; a message that ends here carries the token."""
+        self._token = token
 
     def flush(self) -> Iterator[bytes]:
         """Yield what has been added and not sent, if anything."""
         if self._head.ByteSize():
+            if self._token is not None and isinstance(self._head, pb.QueryResponse):
+                self._head.resume_token = self._token()
             yield join(self._head.SerializeToString(), self._pieces)
             self._head = self._response_type()
             self._head_bytes = 0

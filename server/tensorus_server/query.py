@@ -10,23 +10,27 @@ import base64
 import binascii
 import json
 import random
+import secrets
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tensorus_codecs.checksum import crc32c
-from tensorus_server.catalogue.abc import ORDER_FIELDS, Order, PageRequest
+from tensorus_server.catalogue.abc import ORDER_FIELDS, Order, PageRequest, sort_value
 from tensorus_server.errors import InvalidPageTokenError, InvalidRequestError, LimitExceededError
 from tensorus_server.filter import check_filter
 from tensorus_server.limits import PAGE_SIZE_MAX, SAMPLE_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from tensorus_server.catalogue.abc import TensorTable
     from tensorus_server.filter import Filter
     from tensorus_server.model import Tensor
 
-__all__ = ["Query", "list_page", "parse_order", "select_tensors"]
+__all__ = ["Place", "Query", "Selection", "list_page", "parse_order"]
+
+Place: TypeAlias = "tuple[int, tuple[str | int, int] | None]"
+"""Tensors so far, and sort value and generation of the last."""
 
 _PAGE_WITH_PAYLOADS = 64
 """Tensors of a page that brings inline payloads along: 4 MiB at most."""
@@ -66,23 +70,113 @@ def parse_order(text: str) -> Order:
     return Order(field, direction.strip().lower() == "desc")
 
 
-def select_tensors(tensors: TensorTable, query: Query, *, with_payloads: bool) -> Iterator[Tensor]:
-    """Yield the tensors of `query`; each once, and none that was committed after this began.
+class Selection:
+    """The tensors of one query, in order; goes on where an earlier one was interrupted."""
 
-    Raises:
-        InvalidRequestError: a sample cannot be ordered.
-        LimitExceededError: the filter or the sample is too large, or a statement took too long.
-    """
-    if query.filter is not None:
-        check_filter(query.filter)
-    if query.sample is None:
-        found = _pages(tensors, query, with_payloads=with_payloads)
-    else:
-        found = _sampled(tensors, query, with_payloads=with_payloads)
-    for count, tensor in enumerate(found):
-        if query.limit is not None and count >= query.limit:
+    def __init__(self, tensors: TensorTable, query: Query, *, with_payloads: bool, resume_token: str = "") -> None:
+        """Select nothing yet.
+
+        Args:
+            resume_token: of `token`: what came before that place is left out. Empty: from the start.
+
+        Raises:
+            InvalidRequestError: a sample cannot be ordered.
+            InvalidPageTokenError: the token belongs to another query, or is none of ours.
+            LimitExceededError: the filter or the sample is too large.
+        """
+        if query.filter is not None:
+            check_filter(query.filter)
+        _require_sample(query)
+        self._tensors = tensors
+        self._query = query
+        self._with_payloads = with_payloads
+        self._order = query.order or Order()
+        asked = (query.dataset, query.filter, query.order, query.limit, query.sample, query.seed)
+        self._digest = crc32c(repr(asked).encode())
+        self._served, self._after = 0, None
+        if resume_token:
+            self._served, self._after, self._generation_max, self._seed = self._parse(resume_token)
+        else:
+            self._generation_max = tensors.latest_generation()
+            # Of ours where the caller has none: a sample that is resumed must be the same one.
+            self._seed = secrets.randbits(62) if query.seed is None else query.seed
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield the tensors; each once, and none that was committed after the first selection began.
+
+        Raises:
+            LimitExceededError: a statement took too long.
+        """
+        found = self._pages() if self._query.sample is None else self._sampled()
+        limit = self._query.limit
+        if limit is not None and self._served >= limit:
             return
-        yield tensor
+        for tensor in found:
+            self._served += 1
+            self._after = (sort_value(tensor, self._order.field), tensor.generation)
+            yield tensor
+            if limit is not None and self._served >= limit:
+                return
+
+    @property
+    def place(self) -> Place:
+        """The place after the last tensor."""
+        return self._served, self._after
+
+    def token(self, place: Place) -> str:
+        """Return what another selection of the same query needs to go on after `place`."""
+        served, after = place
+        return _encode([self._digest, served, self._generation_max, self._seed, *(after or (None, None))])
+
+    def _parse(self, token: str) -> tuple[int, tuple[str | int, int] | None, int, int]:
+        fields = _decode(token, "resume_token")
+        numbers, after = fields[:4], tuple(fields[4:])
+        in_place = after == (None, None) or (len(after) == 2 and _is_place(after, self._order))
+        if len(numbers) != 4 or not all(map(_is_int64, numbers)) or not in_place:
+            raise InvalidPageTokenError("resume_token is not one that this server gave")
+        digest, served, generation_max, seed = numbers
+        if digest != self._digest:
+            raise InvalidPageTokenError("resume_token belongs to another query")
+        return served, after if after != (None, None) else None, generation_max, seed
+
+    def _pages(self) -> Iterator[Tensor]:
+        query = self._query
+        size = _PAGE_WITH_PAYLOADS if self._with_payloads else PAGE_SIZE_MAX
+        if query.limit is not None:
+            size = max(1, min(size, query.limit))
+        request = PageRequest(
+            query.filter,
+            self._order,
+            size,
+            after=self._after,
+            generation_max=self._generation_max,
+            with_payloads=self._with_payloads,
+        )
+        while True:
+            page = self._tensors.page(query.dataset, request)
+            yield from page.tensors
+            if page.next is None:
+                return
+            request = replace(request, after=page.next)
+
+    def _sampled(self) -> Iterator[Tensor]:
+        query = self._query
+        assert query.sample is not None
+        source = random.Random(self._seed)  # noqa: S311 - no secret
+        chosen = _reservoir(self._generations(), query.sample, source)[self._served :]
+        for start in range(0, len(chosen), _PAGE_WITH_PAYLOADS):
+            page = chosen[start : start + _PAGE_WITH_PAYLOADS]
+            found = self._tensors.by_generation(query.dataset, page, with_payloads=self._with_payloads)
+            yield from (tensor for tensor in found if tensor is not None)
+
+    def _generations(self) -> Iterator[int]:
+        request = PageRequest(self._query.filter, size=_SAMPLE_PAGE, generation_max=self._generation_max)
+        while True:
+            page = self._tensors.generations(self._query.dataset, request)
+            yield from page
+            if len(page) < _SAMPLE_PAGE:
+                return
+            request = replace(request, after=(page[-1], page[-1]))
 
 
 def list_page(
@@ -114,47 +208,15 @@ def list_page(
     return page.tensors, _format_token(digest, page.next, request.generation_max)
 
 
-def _pages(tensors: TensorTable, query: Query, *, with_payloads: bool) -> Iterator[Tensor]:
-    size = _PAGE_WITH_PAYLOADS if with_payloads else PAGE_SIZE_MAX
-    if query.limit is not None:
-        size = max(1, min(size, query.limit))
-    request = PageRequest(
-        query.filter,
-        query.order or Order(),
-        size,
-        generation_max=tensors.latest_generation(),
-        with_payloads=with_payloads,
-    )
-    while True:
-        page = tensors.page(query.dataset, request)
-        yield from page.tensors
-        if page.next is None:
-            return
-        request = replace(request, after=page.next)
-
-
-def _sampled(tensors: TensorTable, query: Query, *, with_payloads: bool) -> Iterator[Tensor]:
+def _require_sample(query: Query) -> None:
+    if query.sample is None:
+        return
     if query.order is not None:
         raise InvalidRequestError("order_by and sample exclude each other: a sample comes in random order")
-    if query.sample is None or query.sample > SAMPLE_MAX:
+    if query.sample > SAMPLE_MAX:
         raise LimitExceededError(
             f"sample is {query.sample}, limit is {SAMPLE_MAX} tensors (sample_max)", limit=SAMPLE_MAX
         )
-    chosen = _reservoir(_generations(tensors, query), query.sample, random.Random(query.seed))  # noqa: S311 - no secret
-    for start in range(0, len(chosen), _PAGE_WITH_PAYLOADS):
-        page = chosen[start : start + _PAGE_WITH_PAYLOADS]
-        found = tensors.by_generation(query.dataset, page, with_payloads=with_payloads)
-        yield from (tensor for tensor in found if tensor is not None)
-
-
-def _generations(tensors: TensorTable, query: Query) -> Iterator[int]:
-    request = PageRequest(query.filter, size=_SAMPLE_PAGE, generation_max=tensors.latest_generation())
-    while True:
-        page = tensors.generations(query.dataset, request)
-        yield from page
-        if len(page) < _SAMPLE_PAGE:
-            return
-        request = replace(request, after=(page[-1], page[-1]))
 
 
 def _reservoir(items: Iterator[int], count: int, source: random.Random) -> list[int]:
@@ -172,24 +234,40 @@ def _reservoir(items: Iterator[int], count: int, source: random.Random) -> list[
 
 
 def _format_token(digest: int, after: tuple[str | int, int], generation_max: int | None) -> str:
-    return base64.urlsafe_b64encode(json.dumps([digest, *after, generation_max]).encode()).decode()
+    return _encode([digest, *after, generation_max])
 
 
 def _parse_token(token: str, digest: int, order: Order) -> tuple[tuple[str | int, int], int]:
-    try:
-        fields = json.loads(base64.urlsafe_b64decode(token.encode()))
-        found_digest, sort_value, generation, generation_max = fields
-        if isinstance(sort_value, str):
-            # Raises where it is no Unicode: no id is that.
-            sort_value.encode()
-    except (binascii.Error, ValueError, TypeError, RecursionError) as error:
-        raise InvalidPageTokenError("page_token is not one that this server gave") from error
-    is_place = isinstance(sort_value, str) if order.field == "id" else _is_int64(sort_value)
-    if not (is_place and _is_int64(generation) and _is_int64(generation_max)):
+    fields = _decode(token, "page_token")
+    if len(fields) != 4 or not _is_place(fields[1:3], order) or not _is_int64(fields[3]):
         raise InvalidPageTokenError("page_token is not one that this server gave")
+    found_digest, sort_value, generation, generation_max = fields
     if found_digest != digest:
         raise InvalidPageTokenError("page_token belongs to a listing with another dataset, filter or order")
     return (sort_value, generation), generation_max
+
+
+def _encode(fields: list[Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(fields).encode()).decode()
+
+
+def _decode(token: str, name: str) -> list[Any]:
+    try:
+        fields = json.loads(base64.urlsafe_b64decode(token.encode()))
+    except (binascii.Error, ValueError, RecursionError) as error:
+        raise InvalidPageTokenError(f"{name} is not one that this server gave") from error
+    if not isinstance(fields, list):
+        raise InvalidPageTokenError(f"{name} is not one that this server gave")
+    return fields
+
+
+def _is_place(after: Sequence[Any], order: Order) -> bool:
+    """Whether this may be a sort value of `order`, and a generation."""
+    value, generation = after
+    if order.field == "id":
+        # Text that is no Unicode is no id.
+        return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value) and _is_int64(generation)
+    return _is_int64(value) and _is_int64(generation)
 
 
 def _is_int64(value: object) -> bool:

@@ -6,6 +6,7 @@ fast.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tensorus_server.errors import InvalidRequestError, UnimplementedError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from tensorus_protos.v1 import tensorus_pb2 as pb
     from tensorus_server.model import Part, Tensor
+    from tensorus_server.query import Selection
     from tensorus_server.read import TensorReader
 
 __all__ = ["ReadCall"]
@@ -63,8 +65,14 @@ class ReadCall:
             response_type, payload_bytes_max=self._payload_bytes_max, omit_crc=options.omit_crc
         )
 
-    def responses(self, wanted: Iterable[tuple[Tensor | Exception, Part]]) -> Iterator[bytes]:
-        """Yield the call's responses; items are numbered in the order of `wanted`."""
+    def responses(
+        self, wanted: Iterable[tuple[Tensor | Exception, Part]], selection: Selection | None = None
+    ) -> Iterator[bytes]:
+        """Yield the call's responses; items are numbered in the order of `wanted`.
+
+        Args:
+            selection: behind `wanted`: messages at whose end every item is complete say how to go on from there.
+        """
         for item, (found, part) in enumerate(wanted):
             try:
                 if isinstance(found, Exception):
@@ -74,6 +82,8 @@ class ReadCall:
                 if self._fail_fast:
                     raise
                 yield from self._packer.add_failure(item, status_of(error, call=self._call))
+            if selection is not None:
+                self._packer.complete(partial(selection.token, selection.place))
         yield from self._packer.flush()
 
     def _read(self, item: int, tensor: Tensor, part: Part) -> Iterator[bytes]:

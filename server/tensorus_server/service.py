@@ -144,12 +144,12 @@ class TensorService:
     def query(self, request: pb.QueryRequest) -> Iterator[bytes]:
         """Read the tensors that match a filter."""
         options = request.options
-        if request.resume_token:
-            raise UnimplementedError("resume_token is not implemented by this version", dataset=request.dataset)
         call = ReadCall("Query", self._engine.reader, pb.QueryResponse, options, fail_fast=False)
         part = slices_from(request.slices) if request.HasField("slices") else None
-        found = self._engine.select(_query_from(request), with_payloads=not options.headers_only)
-        return call.responses((tensor, part) for tensor in found)
+        found = self._engine.select(
+            _query_from(request), with_payloads=not options.headers_only, resume_token=request.resume_token
+        )
+        return call.responses(((tensor, part) for tensor in found), found)
 
     def list_tensors(self, request: pb.ListTensorsRequest) -> pb.ListTensorsResponse:
         """Return a page of tensors without their bytes."""

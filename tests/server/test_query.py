@@ -272,7 +272,7 @@ class TestSelect:
         self, changing: Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(query_module, "PAGE_SIZE_MAX", 4)
-        found = changing.select(Query("d"), with_payloads=False)
+        found = iter(changing.select(Query("d"), with_payloads=False))
         first = next(found).id
         insert(changing, "d", "new", np.zeros(3))
         changing.delete_tensors("d", ["15"])
@@ -338,7 +338,7 @@ class TestSample:
     def test_a_tensor_that_goes_meanwhile_is_left_out(self, changing: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(query_module, "_PAGE_WITH_PAYLOADS", 1)
         expected = ids_of(changing, sample=30, seed=0)
-        found = changing.select(Query("d", sample=30, seed=0), with_payloads=False)
+        found = iter(changing.select(Query("d", sample=30, seed=0), with_payloads=False))
         first = next(found).id
         changing.delete_tensors("d", [expected[10]])
         assert [first, *(tensor.id for tensor in found)] == [name for name in expected if name != expected[10]]
@@ -357,3 +357,62 @@ class TestSample:
 def chi_square(counts: Counter[str], names: list[str], expected: float) -> float:
     """Return the statistic with 29 degrees of freedom; 58.3 is exceeded once in a thousand."""
     return sum((counts[name] - expected) ** 2 / expected for name in names)
+
+
+QUERIES: dict[str, dict[str, Any]] = {
+    "as committed": {},
+    "by id, backwards": {"order": Order("id", descending=True)},
+    "by size": {"order": Order("nbytes")},
+    "with a limit": {"limit": 7},
+    "a sample": {"sample": 9, "seed": 3},
+    "a sample without a seed": {"sample": 9},
+    "a sample with a limit": {"sample": 9, "seed": 3, "limit": 4},
+}
+
+
+@pytest.mark.parametrize("wish", QUERIES.values(), ids=QUERIES)
+class TestResume:
+    """A query that was interrupted anywhere goes on with what is left."""
+
+    @pytest.mark.parametrize("page", [2, 64])
+    def test_after_any_tensor(
+        self, filled: Engine, wish: dict[str, Any], page: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(query_module, "_PAGE_WITH_PAYLOADS", page)
+        selection = filled.select(Query("d", **wish), with_payloads=True)
+        tokens = [""]
+        ids = []
+        for tensor in selection:
+            ids.append(tensor.id)
+            tokens.append(selection.token(selection.place))
+        for count, token in enumerate(tokens[1:], 1):
+            rest = filled.select(Query("d", **wish), with_payloads=True, resume_token=token)
+            assert [tensor.id for tensor in rest] == ids[count:]
+
+    def test_what_is_committed_meanwhile_is_left_out(self, changing: Engine, wish: dict[str, Any]) -> None:
+        selection = changing.select(Query("d", **wish), with_payloads=False)
+        tensors = iter(selection)
+        ids = [next(tensors).id, next(tensors).id]
+        token = selection.token(selection.place)
+        expected = [tensor.id for tensor in tensors]
+        insert(changing, "d", "later", np.zeros(3))
+        rest = changing.select(Query("d", **wish), with_payloads=False, resume_token=token)
+        assert [tensor.id for tensor in rest] == expected
+        assert "later" not in ids
+
+    def test_a_token_of_another_query_is_refused(self, filled: Engine, wish: dict[str, Any]) -> None:
+        selection = filled.select(Query("d", **wish), with_payloads=False)
+        token = selection.token(selection.place)
+        with pytest.raises(InvalidPageTokenError, match="resume_token belongs to another query"):
+            filled.select(Query("d", **{**wish, "limit": 1000}), with_payloads=False, resume_token=token)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [[], [1], [1, 2, 3, 4, 5], [1, 0, 5, 5, "x", 3], [1, 0, 5, 5, 2**64, 3], [1, -(2**70), 5, 5, None, None], {"a": 1}],
+    ids=str,
+)
+def test_a_forged_resume_token_is_refused(filled: Engine, fields: Any) -> None:
+    token = base64.urlsafe_b64encode(json.dumps(fields).encode()).decode()
+    with pytest.raises(InvalidPageTokenError, match="resume_token"):
+        filled.select(Query("d"), with_payloads=False, resume_token=token)

@@ -50,6 +50,7 @@ __all__ = [
     "Upload",
     "UploadTable",
     "resolve",
+    "sort_value",
 ]
 
 ORDER_FIELDS = ("created", "id", "nbytes", "stored_bytes")
@@ -218,6 +219,17 @@ class Page:
     tensors: list[Tensor]
     next: tuple[str | int, int] | None
     """For `PageRequest.after`; None: this was the last page."""
+
+
+def sort_value(tensor: Tensor, field: str) -> str | int:
+    """Return what a tensor is sorted by in an order by `field`."""
+    values: dict[str, str | int] = {
+        "created": tensor.generation,
+        "id": tensor.id,
+        "nbytes": tensor.storage.canonical_bytes,
+        "stored_bytes": tensor.storage.stored_bytes,
+    }
+    return values[field]
 
 
 class DatasetTable(ABC):

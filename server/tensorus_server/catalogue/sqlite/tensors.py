@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tensorus_server.catalogue.abc import Page, Resolution, TensorTable, resolve
+from tensorus_server.catalogue.abc import Page, Resolution, TensorTable, resolve, sort_value
 from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.datasets import find_dataset
 from tensorus_server.catalogue.sqlite.filter_sql import DIMENSION_KEY, compile_filter
@@ -91,7 +91,7 @@ class SqliteTensorTable(TensorTable):
             rows = select(connection, statement, parameters)
         tensors = [tensor_from_row(row, dataset) for row in rows[: request.size]]
         more = len(rows) > request.size
-        return Page(tensors, (_sort_value(tensors[-1], request.order.field), tensors[-1].generation) if more else None)
+        return Page(tensors, (sort_value(tensors[-1], request.order.field), tensors[-1].generation) if more else None)
 
     def generations(self, dataset: str, request: PageRequest) -> list[int]:
         """See `TensorTable`."""
@@ -249,16 +249,6 @@ def _page_tail(connection: apsw.Connection, ds: int, request: PageRequest) -> tu
         parameters.extend(request.after)
     tail = f" WHERE {' AND '.join(conditions)} ORDER BY {sort} {direction}, t.seq {direction} LIMIT ?"
     return tail, [*parameters, request.size + 1]
-
-
-def _sort_value(tensor: Tensor, field: str) -> str | int:
-    values: dict[str, str | int] = {
-        "created": tensor.generation,
-        "id": tensor.id,
-        "nbytes": tensor.storage.canonical_bytes,
-        "stored_bytes": tensor.storage.stored_bytes,
-    }
-    return values[field]
 
 
 def _select(*, with_payloads: bool) -> str:
