@@ -24,6 +24,10 @@ class RawFolder:
         """Return how many files lie in folders of processes."""
         return len(list((self._folder / "tmp").glob("*/*")))
 
+    def kept(self) -> dict[str, bytes]:
+        """Return every payload that outlives its process although it is not published."""
+        return {path.name: path.read_bytes() for path in (self._folder / "uploads").iterdir()}
+
     def plant(self, key: str, payload: bytes) -> None:
         """Put a payload where a published one would be."""
         (self._folder / "chunks" / key).write_bytes(payload)
@@ -42,7 +46,11 @@ class RawMemory:
 
     def unfinished(self) -> int:
         """Return how many payloads are staged."""
-        return len(self._store._staged)
+        return len(self._store._staged.keys() - self._store._kept.keys())
+
+    def kept(self) -> dict[str, bytes]:
+        """Return every payload that can be resumed, now or after its writer has gone."""
+        return {key: payload for key, (payload, _) in self._store._kept.items()}
 
     def plant(self, key: str, payload: bytes) -> None:
         """Put a payload where a published one would be."""

@@ -25,6 +25,18 @@ class RecordingFiles(Files):
         self._names[descriptor] = path.name
         return descriptor
 
+    def open_to_write(self, path: Path) -> int:
+        """Note it and do it."""
+        self._note("open_to_write", path.name)
+        descriptor = super().open_to_write(path)
+        self._names[descriptor] = path.name
+        return descriptor
+
+    def cut(self, descriptor: int, length: int) -> None:
+        """Note it and do it."""
+        self._note("cut", self._names[descriptor])
+        super().cut(descriptor, length)
+
     def write_all(self, descriptor: int, buffers: Sequence[Any]) -> int:
         """Note it and do it."""
         self._note("write_all", self._names[descriptor])

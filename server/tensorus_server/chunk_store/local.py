@@ -40,7 +40,7 @@ from tensorus_server.errors import StorageFullError, StoreUnavailableError
 from tensorus_server.limits import SYNC_EVERY_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -124,18 +124,20 @@ class LocalChunkStore(ChunkStore):
         """See `ChunkStore`."""
         self.require_space()
         path = self._uploads / payload_key
-        try:
-            descriptor = self._files.open_to_write(path)
-        except FileNotFoundError as error:
-            raise PayloadMissingError(f"no kept payload has the key {payload_key}") from error
+        descriptor = self._open_kept(path, self._files.open_to_write)
         try:
             _lock(descriptor, payload_key)
             found = os.fstat(descriptor).st_size
             if found < length:
                 raise PayloadMissingError(f"payload {payload_key} has {found} bytes, {length} are needed")
-            with _as_store_errors("resume a payload"):
-                self._files.cut(descriptor, length)
-                reader = _LocalReader(self._files.open_to_read(path), self._files)
+            # Under the lock: one that was dropped between the opening and the locking is missing now.
+            reader = _LocalReader(self._open_kept(path, self._files.open_to_read), self._files)
+            try:
+                with _as_store_errors("resume a payload"):
+                    self._files.cut(descriptor, length)
+            except BaseException:
+                reader.close()
+                raise
         except BaseException:
             os.close(descriptor)
             raise
@@ -241,6 +243,15 @@ class LocalChunkStore(ChunkStore):
                     yield descriptor, folder
                 finally:
                     os.close(descriptor)
+
+    def _open_kept(self, path: Path, open_file: Callable[[Path], int]) -> int:
+        try:
+            with _as_store_errors("resume a payload"):
+                return open_file(path)
+        except StoreUnavailableError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise PayloadMissingError(f"no kept payload has the key {path.name}") from error
+            raise
 
     def _path(self, key: str) -> Path:
         return self._chunks / key

@@ -48,7 +48,9 @@ class MemoryChunkStore(ChunkStore):
         with self._lock:
             if payload_key in self._writing:
                 raise PayloadBusyError(f"another writer has the payload {payload_key}")
-            kept, _ = self._kept.get(payload_key, (b"", 0.0))
+            if payload_key not in self._kept:
+                raise PayloadMissingError(f"no kept payload has the key {payload_key}")
+            kept, _ = self._kept[payload_key]
             if len(kept) < length:
                 raise PayloadMissingError(f"payload {payload_key} has {len(kept)} bytes, {length} are needed")
             self._writing.add(payload_key)
@@ -72,19 +74,20 @@ class MemoryChunkStore(ChunkStore):
         with self._lock:
             for staged in group:
                 self._published[staged.payload_key] = (self._staged.pop(staged.payload_key), time.time())
+                self._end(staged.payload_key, dropped=True)
         return [staged.payload_key for staged in group]
 
     def discard(self, staged: StagedPayload) -> None:
         """See `ChunkStore`."""
         with self._lock:
-            self._staged.pop(staged.payload_key, None)
+            if self._staged.pop(staged.payload_key, None) is not None:
+                self._end(staged.payload_key, dropped=True)
 
     def park(self, staged: StagedPayload) -> None:
         """See `ChunkStore`."""
         with self._lock:
-            payload = self._staged.pop(staged.payload_key, None)
-            if payload is not None and staged.kept:
-                self._kept[staged.payload_key] = (payload, time.time())
+            if self._staged.pop(staged.payload_key, None) is not None:
+                self._end(staged.payload_key, dropped=not staged.kept)
 
     def open(self, key: str) -> ChunkReader:
         """See `ChunkStore`."""
@@ -118,9 +121,8 @@ class MemoryChunkStore(ChunkStore):
 
     def _stage(self, payload_key: str, payload: bytes) -> None:
         with self._lock:
+            # What was kept of it stays, and stays its writer's, until it is published, discarded or parked.
             self._staged[payload_key] = payload
-            self._kept.pop(payload_key, None)
-            self._writing.discard(payload_key)
 
     def _keep(self, payload_key: str, payload: bytes) -> None:
         with self._lock:
@@ -129,20 +131,24 @@ class MemoryChunkStore(ChunkStore):
 
     def _release(self, payload_key: str, *, dropped: bool) -> None:
         with self._lock:
-            self._writing.discard(payload_key)
-            if dropped:
-                self._kept.pop(payload_key, None)
+            self._end(payload_key, dropped=dropped)
+
+    def _end(self, payload_key: str, *, dropped: bool) -> None:
+        """Let others have a payload again, or drop what was kept of it. The lock is held."""
+        self._writing.discard(payload_key)
+        if dropped:
+            self._kept.pop(payload_key, None)
 
 
 class _MemoryWriter(ChunkWriter):
     # The store and its writers are two halves of one thing.
     # ruff: noqa: SLF001
 
-    def __init__(self, store: MemoryChunkStore, payload_key: str, kept: bytes = b"") -> None:
+    def __init__(self, store: MemoryChunkStore, payload_key: str, kept: bytes | None = None) -> None:
         self._store = store
         self._payload_key = payload_key
-        self._buffers = [kept] if kept else []
-        self._was_kept = bool(kept)
+        self._buffers = [] if kept is None else [kept]
+        self._was_kept = kept is not None
         self._ended = False
 
     def append(self, buffers: Sequence[Buffer]) -> None:

@@ -10,15 +10,21 @@ from pathlib import Path
 import pytest
 
 from contract.chunk_store_contract import ChunkStoreContract, content, published, staged
+from contract.chunk_store_kept import KEPT, KeptPayloadContract, kept_writer, parked
+from contract.chunk_store_raw import RawFolder
 from support.faults import RecordingFiles, open_descriptors
 from tensorus_server.chunk_store import local
-from tensorus_server.chunk_store.abc import new_payload_key
+from tensorus_server.chunk_store.abc import PayloadBusyError, PayloadMissingError, new_payload_key
 from tensorus_server.chunk_store.files import Files
 from tensorus_server.chunk_store.local import LocalChunkStore
 
 
 class TestLocalChunkStore(ChunkStoreContract):
     """The contract; what only files do stands below."""
+
+
+class TestKeptFiles(KeptPayloadContract):
+    """Likewise."""
 
 
 def test_a_new_store_has_256_shards_whose_names_are_durable(tmp_path: Path, files: RecordingFiles) -> None:
@@ -217,3 +223,67 @@ def test_a_store_whose_folders_cannot_be_made_does_not_open(tmp_path: Path) -> N
     with pytest.raises(OSError, match=r"File exists|Not a directory") as caught:
         LocalChunkStore(tmp_path)
     assert caught.value.errno in {errno.EEXIST, errno.ENOTDIR}
+
+
+def test_the_first_keep_makes_bytes_and_then_the_name_durable_and_later_ones_bytes(
+    store: LocalChunkStore, files: RecordingFiles
+) -> None:
+    payload_key = new_payload_key()
+    writer = kept_writer(store, payload_key)
+    writer.append([b"more"])
+    writer.keep().result()
+    assert files.calls == [
+        ("create", payload_key),
+        ("write_all", payload_key),
+        ("sync_data", payload_key),
+        ("rename", payload_key),
+        ("sync_folder", "uploads"),
+        ("write_all", payload_key),
+        ("sync_data", payload_key),
+    ]
+    writer.abort()
+
+
+def test_a_kept_payload_is_there_for_another_process_once_its_own_is_dead(
+    store: LocalChunkStore, tmp_path: Path
+) -> None:
+    payload_key = new_payload_key()
+    writer = kept_writer(store, payload_key)
+    other = LocalChunkStore(tmp_path)
+    with pytest.raises(PayloadBusyError):
+        other.resume(payload_key, len(KEPT))
+    # What a kill does: the lock goes with the descriptor, and nothing else happens.
+    os.close(writer._descriptor)
+    writer._descriptor = None
+    resumed, reader = other.resume(payload_key, len(KEPT))
+    reader.close()
+    with pytest.raises(PayloadBusyError):
+        store.drop(payload_key)
+    resumed.append([b"!"])
+    (key,) = other.publish([resumed.finish()])
+    assert content(store, key, len(KEPT) + 1) == KEPT + b"!"
+    other.close()
+
+
+def test_what_is_kept_outlives_its_store(store: LocalChunkStore, tmp_path: Path) -> None:
+    other = LocalChunkStore(tmp_path)
+    payload_key = parked(other)
+    other.close()
+    assert [stored.key for stored in store.kept()] == [payload_key]
+
+
+def test_a_payload_dropped_while_it_is_being_resumed_is_missing(
+    store: LocalChunkStore, raw: RawFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payload_key = parked(store)
+    lock = local._lock
+
+    def drop_first(descriptor: int, key: str) -> None:
+        monkeypatch.setattr(local, "_lock", lock)
+        store.drop(key)
+        lock(descriptor, key)
+
+    monkeypatch.setattr(local, "_lock", drop_first)
+    with pytest.raises(PayloadMissingError, match=payload_key):
+        store.resume(payload_key, len(KEPT))
+    assert raw.kept() == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from contract.chunk_store_contract import ChunkStoreContract, published
+from contract.chunk_store_kept import KeptPayloadContract
 from contract.chunk_store_raw import RawMemory
 from tensorus_server.chunk_store.abc import PayloadMissingError
 from tensorus_server.chunk_store.memory import BytesReader, MemoryChunkStore
@@ -22,6 +23,10 @@ def raw(store: MemoryChunkStore) -> RawMemory:
 
 class TestMemoryChunkStore(ChunkStoreContract):
     """Nothing beyond the contract."""
+
+
+class TestKeptBytes(KeptPayloadContract):
+    """Likewise."""
 
 
 def test_a_sweep_finds_nothing_unfinished(store: MemoryChunkStore) -> None:
