@@ -48,7 +48,10 @@ class ServerConfig:
     listen: str = "127.0.0.1:7733"
     """Host and port; port 0 lets the system choose one."""
     streams_max: int = 64
-    """Insert, Get and Query calls at once; more are refused with TOO_MANY_STREAMS."""
+    """Insert, Get and Query calls at once, waiting ones included; more are refused with TOO_MANY_STREAMS."""
+    memory_budget_bytes: int = 1024**3
+    """What streams may hold together: an Insert borrows 24 MiB, a Get or Query 12 MiB, and waits for it. 1 GiB: 42 Inserts
+    at work, more than processors of most machines can serve at once."""
     grace_s: float = 30.0
     """How long calls may go on after the server was told to stop."""
 
@@ -59,3 +62,5 @@ class ServerConfig:
             raise ValueError(f"listen is {self.listen!r}, must be HOST:PORT, for example 127.0.0.1:7733")
         if self.streams_max < 1:
             raise ValueError(f"streams_max is {self.streams_max}, must be at least 1")
+        if self.memory_budget_bytes < 1:
+            raise ValueError(f"memory_budget_bytes is {self.memory_budget_bytes}, must be at least 1")

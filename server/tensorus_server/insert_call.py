@@ -41,7 +41,7 @@ from tensorus_server.status import status_of
 from tensorus_server.validate import require_request_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tensorus_server.engine import Engine
     from tensorus_server.insert import InsertStream, ItemResult
@@ -58,11 +58,15 @@ _RESULT_BYTES = 1024 * 1024
 class InsertCall:
     """See the module's description."""
 
-    def __init__(self, engine: Engine, messages: Iterator[bytes]) -> None:
-        """Take the call's requests; nothing happens before `responses` is iterated."""
+    def __init__(self, engine: Engine, messages: Iterator[bytes], draining_s: Callable[[], float | None]) -> None:
+        """Take the call's requests; nothing happens before `responses` is iterated.
+
+        Args:
+            draining_s: returns for how long the call may go on where the server is about to stop, otherwise None.
+        """
         self._engine = engine
         self._messages = messages
-        self._outbox = _Outbox()
+        self._outbox = _Outbox(draining_s)
         self._dataset = ""
         self._encodings = 0
         self._stream: InsertStream | None = None
@@ -202,7 +206,9 @@ class InsertCall:
 class _Outbox:
     """What is to be said, until it is said. Safe in many threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, draining_s: Callable[[], float | None]) -> None:
+        self._draining_s = draining_s
+        self._told_draining = False
         self._changed = threading.Condition()
         self._opened: list[ItemProgress] | None = None
         self._results: list[ItemResult] = []
@@ -288,6 +294,10 @@ class _Outbox:
     def _take(self) -> tuple[pb.InsertResponse, list[ItemResult]]:
         """Remove what can be said in one message. The lock is held."""
         response = pb.InsertResponse()
+        draining_s = self._draining_s()
+        if draining_s is not None and not self._told_draining:
+            self._told_draining = True
+            response.draining.grace.FromMilliseconds(int(1000 * draining_s))
         if self._opened is not None:
             response.opened.max_unacknowledged_bytes = UNACKNOWLEDGED_BYTES_MAX
             response.opened.items.extend(map(progress_to, self._opened))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
+from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tensorus_server.errors import DrainingError, TooManyStreamsError
-from tensorus_server.status import DETAILS_KEY, code_of, status_of
+from tensorus_server.status import DETAILS_KEY, code_of, retry_delay_s, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,49 +20,100 @@ if TYPE_CHECKING:
 
 __all__ = ["Admission", "guard_stream", "guard_unary"]
 
+_RETRY_AFTER_S = 1.0
+"""What those are told who find every place taken."""
+
+_LOOK_S = 0.2
+"""How often one who waits looks whether its caller still does."""
+
 
 class Admission:
-    """Who may come in: streams up to a number, since they must leave threads for short calls; nobody, once it drains."""
+    """Who may come in: streams up to a number, since they must leave threads for short calls; nobody, once it drains.
 
-    def __init__(self, streams_max: int) -> None:
-        """Admit so many streams at once."""
+    Streams borrow from one memory budget. Where it does not suffice they wait, in the order in which they came.
+    """
+
+    def __init__(self, streams_max: int, memory_budget_bytes: int) -> None:
+        """Admit so many streams at once, waiting ones included, and as many at work as the budget allows; at least one."""
         self._streams_max = streams_max
+        self._budget_bytes = memory_budget_bytes
         self._changed = threading.Condition()
         self._streams = 0
         self._calls = 0
-        self._draining = False
+        self._borrowed_bytes = 0
+        self._waiting: deque[object] = deque()
+        self._drained_s: float | None = None
 
     @contextmanager
-    def admitted(self, *, stream: bool) -> Iterator[None]:
+    def admitted(
+        self, *, stream: bool, memory_bytes: int = 0, is_active: Callable[[], bool] = lambda: True
+    ) -> Iterator[None]:
         """Let one call in for as long as the block runs.
+
+        Args:
+            memory_bytes: what a stream borrows of the budget; waits for it.
+            is_active: whether the caller still waits.
 
         Raises:
             DrainingError: the server is about to stop.
             TooManyStreamsError: it is a stream, and as many as there may be are open.
         """
+        # A stream that needs more than there is has it all.
+        memory_bytes = min(memory_bytes, self._budget_bytes)
         with self._changed:
-            if self._draining:
-                raise DrainingError("the server is about to stop")
+            self._require_open()
             if stream and self._streams >= self._streams_max:
                 raise TooManyStreamsError(
                     f"{self._streams} streams are open, limit is {self._streams_max} (streams_max)",
                     limit=self._streams_max,
+                    retry_after_s=_RETRY_AFTER_S,
                 )
             self._calls += 1
             self._streams += stream
+        borrowed_bytes = 0
         try:
+            if memory_bytes:
+                self._borrow(memory_bytes, is_active)
+                borrowed_bytes = memory_bytes
             yield
         finally:
             with self._changed:
                 self._calls -= 1
                 self._streams -= stream
+                self._borrowed_bytes -= borrowed_bytes
                 self._changed.notify_all()
+
+    @property
+    def draining_s(self) -> float | None:
+        """For how long calls may still go on, in seconds; None: nothing is about to stop."""
+        drained_s = self._drained_s
+        return None if drained_s is None else max(drained_s - time.monotonic(), 0.0)
 
     def drain(self, grace_s: float) -> bool:
         """Let nobody in any more, and wait for those inside, at most `grace_s`; return whether all have left."""
         with self._changed:
-            self._draining = True
+            self._drained_s = time.monotonic() + grace_s
+            self._changed.notify_all()
             return self._changed.wait_for(lambda: self._calls == 0, timeout=grace_s)
+
+    def _borrow(self, memory_bytes: int, is_active: Callable[[], bool]) -> None:
+        place = object()
+        with self._changed:
+            self._waiting.append(place)
+            try:
+                while self._waiting[0] is not place or self._borrowed_bytes + memory_bytes > self._budget_bytes:
+                    self._require_open()
+                    if not is_active():
+                        raise TooManyStreamsError("the caller has gone while its stream waited for memory")
+                    self._changed.wait(_LOOK_S)
+                self._borrowed_bytes += memory_bytes
+            finally:
+                self._waiting.remove(place)
+                self._changed.notify_all()
+
+    def _require_open(self) -> None:
+        if self._drained_s is not None:
+            raise DrainingError("the server is about to stop")
 
 
 def guard_unary(
@@ -80,14 +133,18 @@ def guard_unary(
 
 
 def guard_stream(
-    call: str, method: Callable[[Any], Iterator[bytes]], admission: Admission
+    call: str, method: Callable[[Any], Iterator[bytes]], admission: Admission, *, memory_bytes: int
 ) -> Callable[[Any, grpc.ServicerContext], Iterator[bytes]]:
-    """Return `method` as gRPC calls it; the request is a message, or an iterator of raw messages."""
+    """Return `method` as gRPC calls it; the request is a message, or an iterator of raw messages.
+
+    Args:
+        memory_bytes: what one call borrows of the memory budget.
+    """
 
     @functools.wraps(method)
     def guarded(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
-            with admission.admitted(stream=True):
+            with admission.admitted(stream=True, memory_bytes=memory_bytes, is_active=context.is_active):
                 for message in method(request):
                     yield message
                     if not context.is_active():
@@ -100,5 +157,10 @@ def guard_stream(
 
 def _end_with(error: Exception, call: str, context: grpc.ServicerContext) -> NoReturn:
     status = status_of(error, call=call)
-    context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
+    trailers: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status.SerializeToString())]
+    retry_after_s = retry_delay_s(error)
+    if retry_after_s is not None:
+        # What gRPC's own retries go by.
+        trailers.append(("grpc-retry-pushback-ms", str(int(1000 * retry_after_s))))
+    context.set_trailing_metadata(tuple(trailers))
     context.abort(code_of(error), status.message)

@@ -61,7 +61,7 @@ class Server:
         self._health = health.HealthServicer(experimental_non_blocking=True)
         self._threads = ThreadPoolExecutor(config.streams_max + _SHORT_CALL_THREADS, thread_name_prefix="tensorus-call")
         self._server = grpc.server(self._threads, options=_CHANNEL_OPTIONS, compression=grpc.Compression.NoCompression)
-        self._admission = Admission(config.streams_max)
+        self._admission = Admission(config.streams_max, config.memory_budget_bytes)
         service = TensorService(self._engine, self._admission)
         self._server.add_generic_rpc_handlers((service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -26,6 +26,7 @@ from tensorus_server.convert_filter import filter_from
 from tensorus_server.errors import UnimplementedError
 from tensorus_server.insert_call import InsertCall, progress_to
 from tensorus_server.interceptors import guard_stream, guard_unary
+from tensorus_server.limits import INSERT_STREAM_BYTES, READ_STREAM_BYTES
 from tensorus_server.query import Query, parse_order
 from tensorus_server.read_call import ReadCall
 
@@ -78,12 +79,13 @@ class TensorService:
             "Query": (self.query, pb.QueryRequest),
         }
         for name, (method, request_type) in streams.items():
-            guarded = guard_stream(name, method, self._admission)
+            guarded = guard_stream(name, method, self._admission, memory_bytes=READ_STREAM_BYTES)
             handlers[name] = grpc.unary_stream_rpc_method_handler(guarded, request_type.FromString)
-        handlers["Insert"] = grpc.stream_stream_rpc_method_handler(guard_stream("Insert", self.insert, self._admission))
+        insert = guard_stream("Insert", self.insert, self._admission, memory_bytes=INSERT_STREAM_BYTES)
+        handlers["Insert"] = grpc.stream_stream_rpc_method_handler(insert)
         for name in UNIMPLEMENTED:
             # As a stream of raw bytes both ways it answers whatever the contract says of it.
-            guarded = guard_stream(name, _unimplemented(name), self._admission)
+            guarded = guard_stream(name, _unimplemented(name), self._admission, memory_bytes=0)
             handlers[name] = grpc.stream_stream_rpc_method_handler(guarded)
         return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
 
@@ -121,7 +123,7 @@ class TensorService:
 
     def insert(self, messages: Iterator[bytes]) -> Iterator[bytes]:
         """Write tensors."""
-        return InsertCall(self._engine, messages).responses()
+        return InsertCall(self._engine, messages, lambda: self._admission.draining_s).responses()
 
     def get_insert_status(self, request: pb.GetInsertStatusRequest) -> pb.GetInsertStatusResponse:
         """Return what of an insert is durable."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from typing import TYPE_CHECKING
 
 import grpc
 from google.protobuf import any_pb2
@@ -15,7 +16,10 @@ from google.rpc import error_details_pb2, status_pb2
 
 from tensorus_server.errors import facts_of, reason_of
 
-__all__ = ["DETAILS_KEY", "ERROR_DOMAIN", "STATUS_BY_REASON", "code_of", "status_of"]
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+__all__ = ["DETAILS_KEY", "ERROR_DOMAIN", "STATUS_BY_REASON", "code_of", "retry_delay_s", "status_of"]
 
 ERROR_DOMAIN = "tensorus"
 """Of every ErrorInfo."""
@@ -92,9 +96,25 @@ def status_of(error: BaseException, *, call: str) -> status_pb2.Status:
         domain=ERROR_DOMAIN,
         metadata={name: _cut(value, _FACT_BYTES_MAX) for name, value in facts.items()},
     )
-    detail = any_pb2.Any()
-    detail.Pack(info)
-    return status_pb2.Status(code=code.value[0], message=message, details=[detail])
+    details: list[Message] = [info]
+    retry_after_s = retry_delay_s(error)
+    if retry_after_s is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(int(1000 * retry_after_s))
+        details.append(retry)
+    return status_pb2.Status(code=code.value[0], message=message, details=[_packed(detail) for detail in details])
+
+
+def retry_delay_s(error: BaseException) -> float | None:
+    """Return after how many seconds the caller should try again; None where the error does not say."""
+    found = facts_of(error).get("retry_after_s")
+    return None if found is None else float(found)
+
+
+def _packed(message: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
 
 
 def _cut(text: str, bytes_max: int) -> str:

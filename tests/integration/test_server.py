@@ -176,7 +176,10 @@ def test_terminate_finishes_what_goes_on_and_loses_nothing(tmp_path: Path) -> No
         refusal = first_refusal(stub)
         assert (refusal.code, refusal.reason) == ("UNAVAILABLE", "DRAINING")
         stopping.set()
-        rest = [result.tensor.id for response in call for result in response.results]
+        responses = list(call)
+    rest = [result.tensor.id for response in responses for result in response.results]
+    (grace,) = [response.draining.grace for response in responses if response.HasField("draining")]
+    assert 0 < grace.ToSeconds() <= 30
     server.process.communicate(timeout=60)
     assert (rest, server.process.returncode) == (["after"], 0)
     with tensorus.open(tmp_path / "store") as client:

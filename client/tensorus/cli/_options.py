@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,7 +10,28 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["json_option"]
+__all__ = ["SIZE", "json_option"]
+
+_UNITS = {"": 1, "B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
+
+
+class _Size(click.ParamType):  # type: ignore[type-arg]  # not generic in every version of click
+    """Bytes, such as 268435456, 256MiB or 1.5 GB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number of bytes. `Any`: text, or a default that is a number already."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", value.strip())
+        if found is None or found.group(2).upper() not in _UNITS:
+            self.fail(f"{value!r} is no size; sizes are such as 256MiB, 1GB or 1000000", param, ctx)
+        return int(float(found.group(1)) * _UNITS[found.group(2).upper()])
+
+
+SIZE = _Size()
+"""For options that take bytes."""
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

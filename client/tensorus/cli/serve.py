@@ -10,6 +10,7 @@ import click
 
 from tensorus._allocator import tune_allocator
 from tensorus.cli._connection import DEFAULT_ADDRESS
+from tensorus.cli._options import SIZE
 from tensorus.cli._output import human_bytes, print_text
 from tensorus.errors import UnavailableError
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from tensorus_server.server import Server
 
 __all__ = ["serve"]
-
-_GIB = 1024**3
 
 
 @click.command()
@@ -39,12 +38,25 @@ _GIB = 1024**3
 @click.option(
     "--codec-threads", type=click.IntRange(1), help="Threads that encode and decode.  [default: one per processor]"
 )
-@click.option("--streams", type=click.IntRange(1), default=64, show_default=True, help="Transfers at once, at most.")
+@click.option(
+    "--streams",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Transfers at once, at most, those that wait for memory included.",
+)
+@click.option(
+    "--memory-budget",
+    type=SIZE,
+    default="1GiB",
+    show_default=True,
+    help="Memory of all transfers together; those it does not suffice for wait.",
+)
 @click.option(
     "--reserve-bytes",
-    type=click.IntRange(0),
-    default=_GIB,
-    show_default="1 GiB",
+    type=SIZE,
+    default="1GiB",
+    show_default=True,
     help="Free disk space that inserts leave, or 2 % of the disk if that is more; 0: none.",
 )
 @click.option(
@@ -56,6 +68,7 @@ def serve(
     listen: str,
     codec_threads: int | None,
     streams: int,
+    memory_budget: int,
     reserve_bytes: int,
     grace: float,
     *,
@@ -80,7 +93,7 @@ def serve(
         engine = EngineConfig(
             data_dir, codec_threads, reserve_bytes=reserve_bytes, reserve_share=0.02 if reserve_bytes else 0.0
         )
-        config = ServerConfig(engine, listen, streams, grace)
+        config = ServerConfig(engine, listen, streams, memory_budget, grace)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     logging.basicConfig(
