@@ -243,4 +243,4 @@ def create(catalogue: Catalogue, name: str = "dataset", **fields: Any) -> Datase
 
 
 Reopen = Callable[..., Catalogue]
-"""Closes a catalogue and opens the same store again; takes `delete_grace_s`."""
+"""Closes a catalogue and opens the same store again; takes `delete_grace_s` and `upload_expiry_s`."""

@@ -15,10 +15,10 @@ from tensorus_server.catalogue.sqlite import SqliteCatalogue
 def reopen(tmp_path: Path) -> Iterator[Reopen]:
     opened: list[SqliteCatalogue] = []
 
-    def open_again(*, delete_grace_s: float = 3600.0) -> SqliteCatalogue:
+    def open_again(*, delete_grace_s: float = 3600.0, upload_expiry_s: float = 3600.0) -> SqliteCatalogue:
         for catalogue in opened:
             catalogue.close()
-        opened[:] = [SqliteCatalogue(tmp_path, delete_grace_s=delete_grace_s)]
+        opened[:] = [SqliteCatalogue(tmp_path, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s)]
         return opened[0]
 
     yield open_again

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contract.catalogue_contract import CatalogueContract
 from contract.catalogue_paging import CataloguePagingContract
+from contract.catalogue_uploads import CatalogueUploadsContract
 
 
 class TestSqliteCatalogue(CatalogueContract):
@@ -11,4 +12,8 @@ class TestSqliteCatalogue(CatalogueContract):
 
 
 class TestSqlitePaging(CataloguePagingContract):
+    """Likewise."""
+
+
+class TestSqliteUploads(CatalogueUploadsContract):
     """Likewise."""
