@@ -21,11 +21,11 @@ from tensorus_server.limits import COMMIT_GROUP_MAX
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tensorus_server.catalogue.abc import Catalogue, Mark, StoredTensor
+    from tensorus_server.catalogue.abc import Catalogue, Mark, StoredTensor, UploadTable
     from tensorus_server.chunk_store.abc import ChunkStore, StagedPayload
     from tensorus_server.model import Tensor
 
-__all__ = ["Committer", "PendingCommit", "PendingGroup", "PendingMark"]
+__all__ = ["Committer", "PendingCommit", "PendingGroup", "PendingMark", "forget_upload"]
 
 _IDLE_S = 1.0
 """After so long without a commit the catalogue gets a chance to tidy up."""
@@ -153,6 +153,9 @@ class Committer:
             _log.exception("a commit of %d tensors failed unexpectedly", len(group))
             outcomes = [StoreUnavailableError("the commit failed; see the server's log")] * len(group)
         for pending, outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, Exception) and pending.stored.upload is not None:
+                # Its payload is gone: nobody must be told to go on with it.
+                forget_upload(self._catalogue.uploads, pending.stored.upload)
             pending.done(outcome)
 
     def _publish_and_commit(self, group: list[PendingCommit], *, together: bool) -> list[Tensor | Exception]:
@@ -188,6 +191,14 @@ class Committer:
                 self._chunk_store.delete(key)
             except OSError:
                 _log.warning("payload %s could not be deleted and is left to the sweep", key, exc_info=True)
+
+
+def forget_upload(uploads: UploadTable, upload: tuple[str, int]) -> None:
+    """Forget an upload that nobody can go on with. What cannot be forgotten now expires."""
+    try:
+        uploads.drop(*upload)
+    except EngineError:
+        _log.warning("upload %s of insert %s is left to expire", upload[1], upload[0], exc_info=True)
 
 
 def _located(stored: StoredTensor, keys: dict[str, str]) -> StoredTensor:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from tensorus_codecs.policy import plan
 from tensorus_server.catalogue.abc import resolve
 from tensorus_server.chunk_store.discarding import DiscardingChunkStore
-from tensorus_server.committer import PendingCommit, PendingGroup
+from tensorus_server.committer import PendingCommit, PendingGroup, forget_upload
 from tensorus_server.errors import (
     InsertAbandonedError,
     InvalidRequestError,
@@ -251,9 +251,9 @@ class InsertStream:
                 tensor=new.id,
                 limit=OPEN_ITEMS_MAX,
             )
-        if self._together is not None and self._together.count() >= ITEMS_TOGETHER_MAX:
+        if self._together is not None and self._counts.begun > ITEMS_TOGETHER_MAX:
             raise LimitExceededError(
-                f"{self._together.count()} items are to be stored together, limit is {ITEMS_TOGETHER_MAX} "
+                f"{self._counts.begun} items are to be stored together, limit is {ITEMS_TOGETHER_MAX} "
                 "(items_together_max)",
                 dataset=dataset.name,
                 tensor=new.id,
@@ -336,8 +336,8 @@ class InsertStream:
 
     def _commit_together(self, together: _Together) -> None:
         """Commit the items that wait for each other, or drop them all where one has failed."""
-        waiting = together.take()
-        if not self._counts.failed:
+        waiting, failed = together.take(), self._counts.failed
+        if not failed:
             self._services.committer.submit(
                 PendingGroup(
                     [
@@ -350,7 +350,9 @@ class InsertStream:
         for item, stored, staged in waiting:
             if staged is not None:
                 self._chunk_store.discard(staged)
-            message = f"{self._counts.failed} items of the insert failed, so nothing of it was stored"
+            if stored.upload is not None:
+                forget_upload(self._services.catalogue.uploads, stored.upload)
+            message = f"{failed} of the items of the insert failed, so nothing of it was stored"
             self._settle(item, InsertAbandonedError(message, dataset=self._dataset.name, tensor=stored.new.id))
 
     def _validated(self, stored: StoredTensor) -> Tensor:
@@ -431,12 +433,14 @@ class _Counts:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._unsettled = 0
+        self.begun = 0
         self.succeeded = 0
         self.failed = 0
 
     def begin(self) -> None:
         with self._changed:
             self._unsettled += 1
+            self.begun += 1
 
     def end(self, *, succeeded: bool) -> None:
         with self._changed:

@@ -6,12 +6,10 @@ most one is under way.
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import TYPE_CHECKING
 
-from tensorus_server.committer import PendingMark
-from tensorus_server.errors import EngineError
+from tensorus_server.committer import PendingMark, forget_upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
     from tensorus_server.committer import Committer
 
 __all__ = ["Marker"]
-
-_log = logging.getLogger(__name__)
 
 
 class Marker:
@@ -78,10 +74,7 @@ class Marker:
     def forget(self) -> None:
         """Forget the upload. What cannot be forgotten now expires."""
         self.settle()
-        try:
-            self._uploads.drop(*self.upload)
-        except EngineError:
-            _log.warning("upload %s of insert %s is left to expire", self.upload[1], self.upload[0], exc_info=True)
+        forget_upload(self._uploads, self.upload)
 
     def _kept(self, failure: BaseException | None, mark: Mark) -> None:
         if failure is not None:

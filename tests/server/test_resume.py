@@ -336,8 +336,9 @@ class TestExpiry:
         engine._catalogue.uploads.drop("request")
         engine.close()
         with engine_on(store) as reopened:
+            # The sweeper may be first.
             reopened._started_s += 10
-            assert reopened.sweep().expired == 1
+            reopened.sweep()
             assert leftovers(reopened, store) == []
 
 
