@@ -22,9 +22,17 @@ def engine_config(folder: Path | str, **settings: Any) -> EngineConfig:
 
 
 @contextmanager
-def running_server(folder: Path, *, streams_max: int = 64, **settings: Any) -> Iterator[Server]:
+def running_server(
+    folder: Path, *, streams_max: int = 64, memory_budget_bytes: int = 1024**3, **settings: Any
+) -> Iterator[Server]:
     """Run a server on a free loopback port in this process."""
-    config = ServerConfig(engine_config(folder, **settings), listen="127.0.0.1:0", streams_max=streams_max, grace_s=1.0)
+    config = ServerConfig(
+        engine_config(folder, **settings),
+        listen="127.0.0.1:0",
+        streams_max=streams_max,
+        memory_budget_bytes=memory_budget_bytes,
+        grace_s=1.0,
+    )
     server = Server(config)
     server.start()
     try:
