@@ -14,6 +14,7 @@ from tensorus_server.convert import encoding_to
 __all__ = ["FEATURES", "capabilities"]
 
 FEATURES = (
+    "get.as_dtype",
     "get.byte_ranges",
     "get.slices",
     "get.stored_encodings",

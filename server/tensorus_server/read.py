@@ -18,9 +18,16 @@ from tensorus_codecs.chunk_record import RAW_HEADER_BYTES, parse_record
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.errors import CorruptChunkError
 from tensorus_codecs.pipeline import codec_ids, decode_record
+from tensorus_server.cast import Cast
 from tensorus_server.chunk_store.abc import PayloadMissingError
 from tensorus_server.chunk_store.memory import BytesReader
-from tensorus_server.errors import DataCorruptError, InvalidSliceError, StoreUnavailableError, TensorNotFoundError
+from tensorus_server.errors import (
+    DataCorruptError,
+    InvalidRequestError,
+    InvalidSliceError,
+    StoreUnavailableError,
+    TensorNotFoundError,
+)
 from tensorus_server.limits import PAYLOAD_BYTES_MAX
 from tensorus_server.model import ByteRange, SliceSet, TensorSpec
 from tensorus_server.payload import Payload
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from tensorus_codecs.chunk_record import ChunkRecord
+    from tensorus_codecs.dtypes import DType
     from tensorus_server.catalogue.abc import Catalogue
     from tensorus_server.chunk_store.abc import ChunkReader, ChunkStore
     from tensorus_server.codec_pool import CodecPool
@@ -80,13 +88,18 @@ class _Accepted:
 class ReadPlan:
     """Which part of a tensor is to be read, checked against its shape."""
 
-    def __init__(self, tensor: Tensor, part: Part) -> None:
+    def __init__(self, tensor: Tensor, part: Part, as_dtype: DType | None = None) -> None:
         """Plan to read `part`.
+
+        Args:
+            as_dtype: what the values are cast to; None: they stay what they are.
 
         Raises:
             InvalidSliceError: the tensor has no such part.
+            InvalidRequestError: its values cannot be cast so.
         """
         spec = tensor.spec
+        self.cast = None if as_dtype is None or as_dtype == spec.dtype else Cast(spec.dtype, as_dtype)
         self.slices: SlicePlan | None = None
         self.first, self.length = 0, spec.canonical_bytes
         self.result = spec
@@ -102,6 +115,10 @@ class ReadPlan:
                 self.slices = slices
             else:
                 self.first, self.length = (amount * spec.dtype.element_bytes for amount in run)
+        if self.cast is not None:
+            if isinstance(part, ByteRange):
+                raise InvalidRequestError("a byte range has no dtype that as_dtype could change")
+            self.result = self.cast.spec(self.result)
 
     def runs(self, chunk_bytes: int) -> Iterator[_Run]:
         """Yield what of each chunk belongs to a contiguous part."""
@@ -148,12 +165,19 @@ class TensorReader:
         """
         if plan.result.canonical_bytes == 0:
             return
+        if plan.cast is not None:
+            for piece in self._read(tensor, plan, _Accepted(frozenset(), record_bytes_max)):
+                data = plan.cast.values(piece.data)
+                yield Piece(plan.cast.offset(piece.offset), data.nbytes, data, crc32c(data))
+            return
+        yield from self._read(tensor, plan, _Accepted(accepted_codecs, record_bytes_max))
+
+    def _read(self, tensor: Tensor, plan: ReadPlan, accepted: _Accepted) -> Iterator[Piece]:
         with self._open(tensor) as reader:
             payload = Payload(tensor, reader)
             if plan.slices is not None:
                 yield from self._gather(tensor, payload, plan.slices)
             else:
-                accepted = _Accepted(accepted_codecs, record_bytes_max)
                 yield from self._run_through(tensor, payload, plan, accepted)
 
     def _run_through(self, tensor: Tensor, payload: Payload, plan: ReadPlan, accepted: _Accepted) -> Iterator[Piece]:

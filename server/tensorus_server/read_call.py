@@ -9,7 +9,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tensorus_server.errors import InvalidRequestError, UnimplementedError
+from tensorus_codecs.dtypes import dtype_by_number
+from tensorus_codecs.errors import UnsupportedDTypeError
+from tensorus_server.errors import InvalidRequestError
 from tensorus_server.framing import ResponsePacker
 from tensorus_server.limits import PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN
 from tensorus_server.read import ReadPlan
@@ -44,11 +46,9 @@ class ReadCall:
             call: the method's name, for the log.
 
         Raises:
-            UnimplementedError: an option that this version does not implement.
+            UnsupportedDTypeError: an unknown dtype to cast to.
             InvalidRequestError: messages that are too small.
         """
-        if options.as_dtype:
-            raise UnimplementedError("as_dtype is not implemented by this version")
         payload_bytes_max = options.max_payload_bytes if options.HasField("max_payload_bytes") else PAYLOAD_BYTES_MAX
         if payload_bytes_max < PAYLOAD_BYTES_MIN:
             raise InvalidRequestError(
@@ -56,6 +56,9 @@ class ReadCall:
                 limit=PAYLOAD_BYTES_MIN,
             )
         self._call = call
+        self._as_dtype = dtype_by_number(options.as_dtype) if options.as_dtype else None
+        if options.as_dtype and self._as_dtype is None:
+            raise UnsupportedDTypeError(f"as_dtype is {options.as_dtype}, which this server does not know")
         self._reader = reader
         self._headers_only = options.headers_only
         self._fail_fast = fail_fast
@@ -87,9 +90,9 @@ class ReadCall:
         yield from self._packer.flush()
 
     def _read(self, item: int, tensor: Tensor, part: Part) -> Iterator[bytes]:
-        plan = ReadPlan(tensor, part)
+        plan = ReadPlan(tensor, part, self._as_dtype)
         remaining = 0 if self._headers_only else plan.result.canonical_bytes
-        result = None if part is None else plan.result
+        result = None if plan.result == tensor.spec and part is None else plan.result
         yield from self._packer.add_tensor(item, tensor, result, last=remaining == 0)
         if remaining == 0:
             return

@@ -347,11 +347,22 @@ CALLS: dict[str, tuple[Callable[[TensorServiceStub, str], Any], tuple[str, str, 
         lambda stub, name: list(stub.Get(pb.GetRequest(dataset=name, options=pb.ReadOptions(max_payload_bytes=1)))),
         ("INVALID_ARGUMENT", "INVALID_REQUEST", r"max_payload_bytes is 1, must be at least 65536 bytes"),
     ),
-    "conversion on the server": (
+    "a cast to a dtype that is not known": (
+        lambda stub, name: list(stub.Get(pb.GetRequest(dataset=name, options=pb.ReadOptions(as_dtype=99)))),
+        ("INVALID_ARGUMENT", "UNSUPPORTED_DTYPE", r"as_dtype is 99, which this server does not know"),
+    ),
+    "a cast to integers": (
         lambda stub, name: list(
-            stub.Get(pb.GetRequest(dataset=name, options=pb.ReadOptions(as_dtype=pb.DATA_TYPE_FLOAT16)))
+            stub.Get(
+                pb.GetRequest(
+                    dataset=name,
+                    reads=[pb.TensorRead(id="kept")],
+                    options=pb.ReadOptions(as_dtype=pb.DATA_TYPE_INT8),
+                    fail_fast=True,
+                )
+            )
         ),
-        ("UNIMPLEMENTED", "NOT_IMPLEMENTED", r"as_dtype is not implemented by this version"),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"as_dtype is int8, the tensor is"),
     ),
     "a filter that does not parse": (
         lambda stub, name: list(stub.Query(pb.QueryRequest(dataset=name, filter_text="layer >> 3"))),
