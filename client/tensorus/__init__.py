@@ -46,6 +46,8 @@ def connect(
 ) -> Client:
     """Return a client of the server at `address`, such as "localhost:7733". Connects when it is first used.
 
+    It can be pickled, and used in processes that are forked while no other thread is in a call: each connects for itself.
+
     Args:
         timeout_s: of short calls, in seconds; transfers take as long as they take.
         retry_timeout_s: how long a transfer that was interrupted is tried again without progress, in seconds. Inserts and reads
@@ -53,16 +55,17 @@ def connect(
         tune_allocator: set glibc's allocator up for bulk transfers in this process: gets then run at up to twice the speed, and
             up to 32 MiB of freed memory stay with the process.
     """
-    from tensorus._allocator import tune_allocator as tune  # noqa: PLC0415 - each way in loads only what it needs
-    from tensorus._remote import RemoteBackend  # noqa: PLC0415
+    from tensorus._remote import RemoteBackend  # noqa: PLC0415 - each way in loads only what it needs
 
-    if tune_allocator:
-        tune()
-    return Client(RemoteBackend(address, timeout_s=timeout_s, retry_timeout_s=retry_timeout_s))
+    return Client(
+        RemoteBackend(address, timeout_s=timeout_s, retry_timeout_s=retry_timeout_s, tune_allocator=tune_allocator)
+    )
 
 
 def open(path: str | os.PathLike[str]) -> Client:  # noqa: A001 - tensorus.open reads as it should
     """Return a client of the store in the folder `path`, without a server; the folder is made if it is not there.
+
+    It is of this process alone: it cannot be pickled, and in a forked child every call fails. A child opens the store itself.
 
     Raises:
         ImportError: the engine is not installed; pip install 'tensorus[server]' brings it.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
+from tensorus import _allocator
 from tensorus._arrivals import GetPlace, QueryPlace, arrivals
 from tensorus._backend import Backend
+from tensorus._channel import LazyChannel
 from tensorus._convert import (
     dataset_from,
     error_from,
@@ -93,12 +96,13 @@ _PAGE_SIZE = 500
 class RemoteBackend(Backend):
     """One channel to one server."""
 
-    def __init__(self, address: str, *, timeout_s: float, retry_timeout_s: float) -> None:
+    def __init__(self, address: str, *, timeout_s: float, retry_timeout_s: float, tune_allocator: bool = False) -> None:
         """Speak to the server at `address`; connects when it is first used.
 
         Args:
             timeout_s: of short calls; streams take as long as they take.
             retry_timeout_s: how long a transfer is tried again without progress, once the server has answered anything.
+            tune_allocator: of this process, and of each that a pickled copy comes to.
 
         Raises:
             UnavailableError: the address is empty, or no text.
@@ -109,7 +113,20 @@ class RemoteBackend(Backend):
         self._retry_timeout_s = retry_timeout_s
         self._heard = False
         self._closed = False
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS, compression=grpc.Compression.NoCompression)
+        self._copy = partial(
+            type(self),
+            address,
+            timeout_s=timeout_s,
+            retry_timeout_s=retry_timeout_s,
+            tune_allocator=tune_allocator,
+        )
+        self._lazy_channel = LazyChannel(address, _OPTIONS)
+        if tune_allocator:
+            _allocator.tune_allocator()
+
+    def __reduce__(self) -> tuple[Callable[[], RemoteBackend], tuple[()]]:
+        """Pickle address and settings; what comes out of it connects when it is first used."""
+        return self._copy, ()
 
     def create_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
         """See `Backend`."""
@@ -271,7 +288,11 @@ class RemoteBackend(Backend):
     def close(self) -> None:
         """See `Backend`."""
         self._closed = True
-        self._channel.close()
+        self._lazy_channel.close()
+
+    @property
+    def _channel(self) -> grpc.Channel:
+        return self._lazy_channel.get()
 
     def _call(self, name: str, request: Message, response_type: type[M]) -> M:
         with _as_tensorus_errors():

@@ -16,6 +16,7 @@ import numpy as np
 from tensorus._arrays import empty_canonical
 from tensorus._backend import Began, Failed
 from tensorus._decode import decode_record
+from tensorus._forks import watch
 from tensorus.errors import DataCorruptError, UnavailableError
 from tensorus.types import Progress
 
@@ -38,7 +39,12 @@ class Assembler:
 
     def __init__(self) -> None:
         """Start without threads."""
-        self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="tensorus-decode")
+        self._pool = _decode_pool()
+        watch(self)
+
+    def after_fork(self) -> None:
+        """See `ForkAware`."""
+        self._pool = _decode_pool()
 
     def assemble(
         self, arrivals: Iterator[Arrival], on_progress: Callable[[Progress], None] | None = None
@@ -146,6 +152,10 @@ class _Target:
         self._arrived.append((offset, length))
         if self._on_progress is not None:
             self._on_progress(Progress(self._info.id, self._arrived_bytes, self._bytes.nbytes))
+
+
+def _decode_pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="tensorus-decode")
 
 
 def _require_none(target: _Target | None) -> None:

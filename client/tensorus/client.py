@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tensorus._arrays import as_numpy, canonical_blocks, default_kind, dtype_name, from_canonical
 from tensorus._backend import Began, Failed, InsertOptions, Listing, Part, Upload
+from tensorus._forks import of_this_process
 from tensorus._indexing import parse_index
 from tensorus._transfer import Assembler
 from tensorus._where import filter_text
@@ -43,6 +44,9 @@ _COUNT_MAX = 2**64 - 1
 class Client:
     """Made by `tensorus.connect` and `tensorus.open`; a context manager. Safe in many threads.
 
+    That of a server can be pickled, and used after a fork: every process has its own connection. An iteration goes on only in
+    the process that began it.
+
     Every method raises `tensorus.errors.TensorusError`; docstrings name the interesting ones.
     """
 
@@ -51,6 +55,10 @@ class Client:
         self._opened = backend
         self._closed = False
         self._assembler = Assembler()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Backend]]:
+        """Pickle what it works on; `TypeError` where that is a store in this process."""
+        return type(self), (self._backend,)
 
     def __enter__(self) -> Self:
         """Return the client."""
@@ -321,7 +329,7 @@ class Client:
         arrivals = self._backend.query(listing, with_data=with_data)
         if with_data:
             return self._records(arrivals, kind)
-        return (Record(info, None) for info in _headers(arrivals))
+        return of_this_process(Record(info, None) for info in _headers(arrivals))
 
     def list(
         self,
@@ -332,7 +340,7 @@ class Client:
         limit: int | None = None,
     ) -> Iterator[TensorInfo]:
         """Yield what is stored in a dataset, without the values, page by page. Arguments as of `query`."""
-        return self._backend.list_tensors(_listing(dataset, where, order_by=order_by, limit=limit))
+        return of_this_process(self._backend.list_tensors(_listing(dataset, where, order_by=order_by, limit=limit)))
 
     def info(self, dataset: str, id: str) -> TensorInfo:  # noqa: A002 - the field's word
         """Return everything about a tensor but its values.
@@ -368,8 +376,8 @@ class Client:
         return self._opened
 
     def _records(self, arrivals: Iterator[Arrival], kind: AsArray) -> Iterator[Record]:
-        for info, array in self._assembler.assemble(arrivals):
-            yield Record(info, from_canonical(array, kind))
+        tensors = self._assembler.assemble(arrivals)
+        return of_this_process(Record(info, from_canonical(array, kind)) for info, array in tensors)
 
 
 def _name(dataset: object) -> str:

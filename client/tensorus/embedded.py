@@ -9,11 +9,12 @@ import queue
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tensorus._backend import Backend, Began, Bytes, Failed
 from tensorus._convert import metadata_to, policy_to, schema_to, upload_to
-from tensorus.errors import TensorusError, error_for
+from tensorus._forks import leave_behind, watch
+from tensorus.errors import TensorusError, UnavailableError, error_for
 from tensorus.types import (
     DatasetInfo,
     DatasetStats,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
     from tensorus._backend import Arrival, InsertOptions, Listing, Part, Upload
     from tensorus_codecs.policy import StoragePolicy
+    from tensorus_server.engine import Engine
     from tensorus_server.insert import InsertStream, ItemProgress
 
 __all__ = ["EmbeddedBackend"]
@@ -80,7 +82,19 @@ class EmbeddedBackend(Backend):
             configure: makes the engine's settings for a folder.
         """
         with _as_tensorus_errors():
-            self._engine = open_engine(configure(Path(path)))
+            self._opened: Engine | None = open_engine(configure(Path(path)))
+        watch(self)
+
+    def after_fork(self) -> None:
+        """See `ForkAware`. Neither the engine's threads nor its connections to SQLite may be used here."""
+        leave_behind(self._opened)
+        self._opened = None
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: an engine is of the process that opened it."""
+        raise TypeError(
+            "a client of a store in this process cannot be pickled: open the store in the process that uses it, or serve it"
+        )
 
     def create_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
         """See `Backend`."""
@@ -204,7 +218,18 @@ class EmbeddedBackend(Backend):
 
     def close(self) -> None:
         """See `Backend`."""
-        self._engine.close()
+        if self._opened is not None:
+            self._opened.close()
+
+    @property
+    def _engine(self) -> Engine:
+        if self._opened is None:
+            raise UnavailableError(
+                "the store was opened before this process was forked: open it in the child, such as in `worker_init_fn`, "
+                "or serve it and connect",
+                reason="UNAVAILABLE",
+            )
+        return self._opened
 
     def _read(
         self, item: int, tensor: model.Tensor, slices: model.SliceSet | None, *, with_data: bool

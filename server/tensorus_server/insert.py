@@ -358,7 +358,11 @@ class InsertStream:
     def _validated(self, stored: StoredTensor) -> Tensor:
         """Return the tensor as it would be stored, without a generation."""
         (existing,) = self._services.catalogue.tensors.get(self._dataset.name, [stored.new.id])
-        resolve(stored, existing, None)
+        source_crc32c = None
+        if existing is not None and existing.source_checksum.algorithm != stored.source_checksum.algorithm:
+            # Unlike this one it was resumed, and its checksum is the CRC.
+            source_crc32c = int.from_bytes(existing.source_checksum.value, "big")
+        resolve(stored, existing, source_crc32c)
         return stored.committed(generation=0, created_us=0)
 
     def _fail(self, item: int, error: Exception) -> None:

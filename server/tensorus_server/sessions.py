@@ -42,6 +42,8 @@ class InsertSessions:
         ticket = next(self._tickets)
         with self._changed:
             self._latest[request_id] = ticket
+            # Whoever else waits for it waits in vain now.
+            self._changed.notify_all()
             if request_id in self._take_overs:
                 self._take_overs[request_id]()
             over = self._changed.wait_for(
@@ -50,6 +52,7 @@ class InsertSessions:
             if self._latest.get(request_id) != ticket:
                 raise SessionTakenOverError(f"a newer stream goes on with insert {request_id}")
             if not over:
+                del self._latest[request_id]
                 raise StoreUnavailableError(f"the older stream of insert {request_id} has not ended yet")
             self._take_overs[request_id] = take_over
         try:
@@ -57,7 +60,7 @@ class InsertSessions:
         finally:
             with self._changed:
                 del self._take_overs[request_id]
-                if self._latest[request_id] == ticket:
+                if self._latest.get(request_id) == ticket:
                     del self._latest[request_id]
                 self._changed.notify_all()
 
@@ -73,7 +76,12 @@ class InsertSessions:
             StoreUnavailableError: it does not end.
         """
         with self._changed:
-            if request_id in self._take_overs:
-                self._take_overs[request_id]()
-                if not self._changed.wait_for(lambda: request_id not in self._take_overs, _HAND_OVER_S):
+            # A newer one may have been waiting, and have it before this thread has seen the older one end.
+            while (take_over := self._take_overs.get(request_id)) is not None:
+                take_over()
+                if not self._wait_for_end(request_id, take_over):
                     raise StoreUnavailableError(f"the stream of insert {request_id} has not ended yet")
+
+    def _wait_for_end(self, request_id: str, take_over: Callable[[], None]) -> bool:
+        """Wait for the stream that is ended by `take_over`; return whether it has ended. The lock is held."""
+        return self._changed.wait_for(lambda: self._take_overs.get(request_id) is not take_over, _HAND_OVER_S)

@@ -1,0 +1,82 @@
+"""A gRPC channel that is made when it is first used, by the process that uses it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import grpc
+
+from tensorus._forks import leave_behind, watch
+from tensorus.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["LazyChannel", "require_fork_support"]
+
+_OFF = frozenset({"0", "f", "false", "n", "no"})
+"""How gRPC reads a switch that is off."""
+
+
+class LazyChannel:
+    """One channel to one server in each process. Safe in many threads."""
+
+    was_inherited = False
+    """Whether this process was forked from one that had a channel."""
+
+    def __init__(self, address: str, options: Sequence[tuple[str, int | str]]) -> None:
+        """Make nothing yet."""
+        self._address = address
+        self._options = options
+        self._lock = threading.Lock()
+        self._channel: grpc.Channel | None = None
+        self._closed = False
+        watch(self)
+
+    def after_fork(self) -> None:
+        """See `ForkAware`."""
+        self._lock = threading.Lock()
+        if self._channel is not None:
+            LazyChannel.was_inherited = True
+            leave_behind(self._channel)
+            self._channel = None
+
+    def get(self) -> grpc.Channel:
+        """Return the channel; it connects when it is first used.
+
+        Raises:
+            UnavailableError: it is closed, or gRPC cannot work in this process.
+        """
+        with self._lock:
+            if self._closed:
+                raise UnavailableError("the client is closed", reason="UNAVAILABLE")
+            if self._channel is None:
+                require_fork_support()
+                self._channel = grpc.insecure_channel(
+                    self._address, options=self._options, compression=grpc.Compression.NoCompression
+                )
+            return self._channel
+
+    def close(self) -> None:
+        """End all calls. Idempotent."""
+        with self._lock:
+            self._closed = True
+            if self._channel is not None:
+                self._channel.close()
+
+
+def require_fork_support() -> None:
+    """Refuse to use gRPC where a call would wait for ever.
+
+    Raises:
+        UnavailableError: this process was forked from one that used gRPC, with gRPC's care for forks switched off.
+    """
+    switch = os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "")
+    if LazyChannel.was_inherited and switch.lower() in _OFF:
+        raise UnavailableError(
+            f"gRPC was in use before this process was forked, and cannot work in the child since GRPC_ENABLE_FORK_SUPPORT is "
+            f"{switch!r}: unset it, or start the child another way, such as by spawn",
+            reason="UNAVAILABLE",
+        )

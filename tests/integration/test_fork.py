@@ -1,0 +1,202 @@
+"""Clients in child processes: forked, spawned, and pickled.
+
+What forks is a process of its own, bounded in time: gRPC in a forked child hangs where something is wrong, and the process of
+the tests has servers in it, which no child should inherit.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tensorus
+from support import loader
+from support.arrays import normal
+from support.client import run_process
+from support.servers import ServerProcess
+from tensorus import errors
+
+DATASET = "loaded"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server process with the tensors that workers read; chunk records, so that clients decode."""
+    server = ServerProcess(tmp_path_factory.mktemp("server"))
+    try:
+        with tensorus.connect(server.address) as client:
+            client.create_dataset(DATASET, preset="balanced")
+            for position in range(loader.TENSORS):
+                values = normal((300, 300), seed=position)
+                values[0, 0] = position
+                client.insert(DATASET, values, id=f"t{position}")
+        yield server.address
+    finally:
+        server.kill()
+
+
+FORK = """
+import os, signal, sys
+
+import numpy as np
+import tensorus
+from tensorus import errors
+
+def in_child(action):
+    "Run `action` in a forked child; return 'ok', what it raised, or how the child ended."
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        try:
+            action()
+            said = "ok"
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(writing, said.encode())
+        # Not os._exit: a child may well end as any process does.
+        sys.exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        said = pipe.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return said if status == 0 else f"ended with {status} after {said!r}"
+"""
+
+
+def forked(source: str, *arguments: object, **environment: str) -> Any:
+    """Run lines of Python that fork; what they bind to `result` comes back."""
+    program = f"{FORK}\n{source}\nimport json\nprint(json.dumps(result))"
+    done = run_process([sys.executable, "-c", program, *map(str, arguments)], environment=environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+# ---- Clients of a server ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["fork", "spawn"])
+def test_workers_of_a_data_loader_read_with_a_client_that_their_parent_uses(address: str, how: str) -> None:
+    done = run_process([sys.executable, loader.__file__, address, DATASET, how])
+    assert done.returncode == 0, done.stderr
+    positions = list(range(loader.TENSORS))
+    expected = {"used": 0, "workers": positions, "again": positions, "left": loader.TENSORS - 1}
+    found = json.loads(done.stdout)
+    assert {key: np.round(value, 2).tolist() for key, value in found.items()} == expected
+
+
+def test_a_forked_child_inserts_reads_and_ends_while_the_parent_goes_on(address: str) -> None:
+    source = """
+client = tensorus.connect(sys.argv[1])
+client.create_dataset("forked")
+
+def use(name):
+    client.insert("forked", np.arange(10), id=name)
+    assert client.get("forked", name, as_="numpy").tolist() == list(range(10))
+    assert in_child(lambda: client.info("forked", name)) == "ok", "a grandchild"
+    client.close()
+
+use_twice = [in_child(lambda: use("one")), in_child(lambda: use("two"))]
+result = [*use_twice, sorted(info.id for info in client.list("forked"))]
+"""
+    assert forked(source, address) == ["ok", "ok", ["one", "two"]]
+
+
+def test_an_iteration_that_the_parent_began_is_refused_in_a_child_and_goes_on_in_the_parent(address: str) -> None:
+    source = """
+client = tensorus.connect(sys.argv[1])
+begun = [client.query("loaded", as_="numpy"), client.query("loaded", with_data=False), client.list("loaded"),
+         client.get_many("loaded", ["t0", "t1", "t2"], as_="numpy")]
+for iteration in begun:
+    next(iteration)
+result = [[in_child(lambda: next(iteration)) for iteration in begun], [sum(1 for _ in iteration) for iteration in begun]]
+"""
+    refusals, left = forked(source, address)
+    assert all(refusal.startswith("UnavailableError: the process was forked after") for refusal in refusals), refusals
+    assert left == [loader.TENSORS - 1, loader.TENSORS - 1, loader.TENSORS - 1, 2]
+
+
+def test_where_grpc_is_told_not_to_care_for_forks_a_child_hears_so_and_does_not_wait(address: str) -> None:
+    source = """
+client = tensorus.connect(sys.argv[1])
+client.datasets()
+result = [in_child(client.datasets), in_child(lambda: tensorus.connect(sys.argv[1]).datasets())]
+"""
+    for refusal in forked(source, address, GRPC_ENABLE_FORK_SUPPORT="false"):
+        assert refusal.startswith("UnavailableError: gRPC was in use before this process was forked"), refusal
+
+
+def test_a_client_that_was_not_used_before_the_fork_needs_no_care(address: str) -> None:
+    source = """
+client = tensorus.connect(sys.argv[1])
+result = in_child(client.datasets)
+"""
+    assert forked(source, address, GRPC_ENABLE_FORK_SUPPORT="false") == "ok"
+
+
+def test_a_pickled_client_is_one_that_works(remote: tensorus.Client, dataset: str) -> None:
+    remote.create_dataset(dataset)
+    with pickle.loads(pickle.dumps(remote)) as copy:
+        assert copy.dataset(dataset).name == dataset
+    # The copy's connection was its own.
+    assert remote.dataset(dataset).name == dataset
+
+
+def test_a_copy_of_a_client_keeps_its_settings() -> None:
+    with tensorus.connect("localhost:1", timeout_s=0.5, retry_timeout_s=0.25, tune_allocator=False) as client:
+        copy = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(client))))
+        backend: Any = copy._opened
+        assert backend._copy.args == ("localhost:1",)
+        assert backend._copy.keywords == {"timeout_s": 0.5, "retry_timeout_s": 0.25, "tune_allocator": False}
+        assert (backend._timeout_s, backend._retry_timeout_s) == (0.5, 0.25)
+
+
+def test_a_closed_client_is_not_pickled() -> None:
+    client = tensorus.connect("localhost:1")
+    client.close()
+    with pytest.raises(errors.UnavailableError, match="the client is closed"):
+        pickle.dumps(client)
+
+
+# ---- Stores in this process ---------------------------------------------------------------------------------------------
+
+
+def test_a_store_of_the_parent_refuses_every_call_in_a_child_and_says_what_to_do(tmp_path: Path) -> None:
+    source = """
+client = tensorus.open(sys.argv[1])
+client.create_dataset("d")
+client.insert_many("d", [("a", np.zeros(3)), ("b", np.zeros(3))])
+begun = client.query("d", as_="numpy")
+next(begun)
+calls = [
+    lambda: client.create_dataset("e"), client.datasets, lambda: client.dataset("d"), lambda: client.stats("d"),
+    lambda: client.update_dataset("d", preset="fast"), lambda: client.delete_dataset("d"),
+    lambda: client.insert("d", np.zeros(3)), lambda: client.insert_many("d", [np.zeros(3)]),
+    lambda: client.get("d", "a", as_="numpy"), lambda: list(client.get_many("d", ["a"], as_="numpy")),
+    lambda: list(client.query("d", as_="numpy")),
+    lambda: list(client.list("d")), lambda: client.info("d", "a"), lambda: client.update_metadata("d", "a", {}),
+    lambda: client.delete("d", "a"),
+]
+refused = [in_child(call) for call in calls]
+iterated, closed = in_child(lambda: next(begun)), in_child(client.close)
+own = in_child(lambda: tensorus.open(sys.argv[1]).info("d", "a"))
+client.insert("d", np.zeros(3), id="c")
+result = [refused, iterated, closed, own, [info.id for info in client.list("d")], sum(1 for _ in begun)]
+"""
+    refused, iterated, closed, own, ids, left = forked(source, tmp_path / "store")
+    assert all(refusal.startswith("UnavailableError: the store was opened before") for refusal in refused), refused
+    assert all("open it in the child" in refusal for refusal in refused)
+    assert iterated.startswith("UnavailableError: the process was forked after")
+    assert (closed, own, ids, left) == ("ok", "ok", ["a", "b", "c"], 1)
+
+
+def test_a_store_in_this_process_is_not_pickled(embedded: tensorus.Client) -> None:
+    with pytest.raises(TypeError, match="cannot be pickled: open the store in the process that uses it, or serve it"):
+        pickle.dumps(embedded)
