@@ -32,6 +32,17 @@ ANNOUNCED = {
     "page_size": "PAGE_SIZE_MAX",
     "reads_per_get": "READS_PER_GET_MAX",
     "ids_per_delete": "IDS_PER_DELETE_MAX",
+    "payload_bytes_min": "PAYLOAD_BYTES_MIN",
+    "unacknowledged_bytes": "UNACKNOWLEDGED_BYTES_MAX",
+    "open_items": "OPEN_ITEMS_MAX",
+    "items_together": "ITEMS_TOGETHER_MAX",
+    "request_id_bytes": "REQUEST_ID_BYTES_MAX",
+    "resumable_bytes_min": "RESUMABLE_BYTES_MIN",
+    "metadata_key_bytes": "METADATA_KEY_BYTES_MAX",
+    "indexed_text_bytes": "INDEXED_TEXT_BYTES_MAX",
+    "filter_text_bytes": "FILTER_TEXT_BYTES_MAX",
+    "filter_values_total": "FILTER_VALUES_TOTAL_MAX",
+    "sample": "SAMPLE_MAX",
 }
 
 
