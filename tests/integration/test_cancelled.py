@@ -1,0 +1,110 @@
+"""Calls that are cancelled, or run out of time, at any point leave nothing behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+
+from support.wire import announced, bytes_of, insert, insert_message, open_insert
+from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
+from tensorus_server.server import Server
+
+CALLS = 60
+DATA = bytes_of(1 << 20)
+
+
+@pytest.fixture
+def stub(fresh_server: Server) -> Iterator[TensorServiceStub]:
+    """A stub of a server with one tensor that takes many messages to read."""
+    with grpc.insecure_channel(fresh_server.address) as channel:
+        stub = TensorServiceStub(channel)
+        stub.CreateDataset(pb.CreateDatasetRequest(name="d", policy=pb.StoragePolicy(preset="none")))
+        pieces = [
+            insert_message(DATA, offset=n << 20, last=n == 7, tensor=announced("large", [8 << 20]) if n == 0 else None)
+            for n in range(8)
+        ]
+        assert insert(stub, [open_insert("d"), *pieces])[0].status.code == 0
+        yield stub
+
+
+def begin_insert(stub: TensorServiceStub, number: int) -> grpc.Call:
+    may_end = threading.Event()
+
+    def messages() -> Iterator[pb.InsertRequest]:
+        yield open_insert("d")
+        yield insert_message(DATA, tensor=announced(f"t{number}", [64 << 20]), last=False)
+        may_end.wait(30)
+
+    call = stub.Insert(messages(), timeout=30)
+    call.add_done_callback(lambda _: may_end.set())
+    return call
+
+
+def begin_get(stub: TensorServiceStub, _: int) -> grpc.Call:
+    return stub.Get(pb.GetRequest(dataset="d", reads=[pb.TensorRead(id="large")] * 20), timeout=30)
+
+
+def begin_query(stub: TensorServiceStub, _: int) -> grpc.Call:
+    return stub.Query(pb.QueryRequest(dataset="d"), timeout=30)
+
+
+def leftovers(server: Server, folder: Path) -> dict[str, int]:
+    """Return what is there of calls: streams, sessions, and files on their way in."""
+    return {
+        "streams": server._admission._streams,
+        "memory": server._admission._borrowed_bytes,
+        "sessions": len(server._engine.sessions._take_overs),
+        "files": sum(1 for name in ("tmp", "uploads") for path in (folder / name).rglob("*") if path.is_file()),
+    }
+
+
+@pytest.mark.parametrize("begin", [begin_insert, begin_get, begin_query])
+@pytest.mark.parametrize("answers", [0, 1], ids=["at once", "after the first answer"])
+def test_cancelled_calls_leave_nothing(
+    stub: TensorServiceStub, fresh_server: Server, tmp_path: Path, begin: object, answers: int
+) -> None:
+    def cancelled(number: int) -> None:
+        call = begin(stub, number)  # type: ignore[operator]
+        for _ in range(answers):
+            next(call)
+        call.cancel()
+
+    process = psutil.Process()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(cancelled, range(8)))
+        descriptors = process.num_fds()
+        list(threads.map(cancelled, range(8, CALLS)))
+    nothing = {"streams": 0, "memory": 0, "sessions": 0, "files": 0}
+    admission = fresh_server._admission
+    with admission._changed:
+        # Everything is given back within a second; ten are for machines that have other things to do.
+        admission._changed.wait_for(lambda: leftovers(fresh_server, tmp_path / "store") == nothing, 10)
+    while leftovers(fresh_server, tmp_path / "store") != nothing:
+        threading.Event().wait(0.05)
+    assert process.num_fds() <= descriptors + 8
+    assert [tensor.id for tensor in stub.ListTensors(pb.ListTensorsRequest(dataset="d")).tensors] == ["large"]
+
+
+def test_a_call_that_runs_out_of_time_leaves_nothing(
+    stub: TensorServiceStub, fresh_server: Server, tmp_path: Path
+) -> None:
+    may_end = threading.Event()
+
+    def messages() -> Iterator[pb.InsertRequest]:
+        yield open_insert("d")
+        yield insert_message(DATA, tensor=announced("late", [64 << 20]), last=False)
+        may_end.wait(30)
+
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stub.Insert(messages(), timeout=0.5))
+    may_end.set()
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    while any(leftovers(fresh_server, tmp_path / "store").values()):
+        threading.Event().wait(0.05)
