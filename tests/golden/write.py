@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from write_wire import write_wire
 
 from tensorus_codecs.chunk_record import VERSION
 from tensorus_codecs.dtypes import DType, dtype_by_name, opaque_dtype
@@ -110,6 +111,9 @@ CHUNKS: dict[str, tuple[Input, list[str | dict[str, Any]]]] = {
     "fp16_float32": (weights("float32", 600, 20), ["fp16"]),
     "fp16_float32_special": (special("float32", 600, 21, largest=False), ["fp16"]),
     "fp16_float64_special": (special("float64", 600, 22, largest=False), ["fp16"]),
+    "bf16_float32": (weights("float32", 600, 26), ["bf16"]),
+    "bf16_float32_special": (special("float32", 600, 27, largest=True), ["bf16"]),
+    "bf16_rotated_planes_huffman_float64": (weights("float64", 1500, 28), ["bf16", "rotated_planes", HUFFMAN]),
     "fp16_planes_lz4_complex64": (integers("complex64", 500, 23), ["fp16", "planes", "lz4"]),
     "fp16_rotated_planes_huffman_float32": (weights("float32", 1500, 24), ["fp16", "rotated_planes", HUFFMAN]),
     "int8_block_64_float32": (weights("float32", 640, 25), ["int8_block"]),
@@ -161,8 +165,8 @@ def _chunk_record(source: Input, steps: list[str | dict[str, Any]]) -> tuple[byt
     }
 
 
-GROUPS: dict[str, Callable[[Path], None]] = {"chunk_records": write_chunk_records}
-"""Per folder: what fills it."""
+GROUPS: dict[str, Callable[[Path], None]] = {"chunk_records": write_chunk_records, "wire": write_wire}
+"""Per folder: what fills it, in this order: messages contain records."""
 
 
 def main() -> None:
