@@ -8,25 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
-from tensorus import _allocator
+from tensorus import _allocator, _calls
 from tensorus._arrivals import GetPlace, QueryPlace, arrivals
 from tensorus._backend import Backend
 from tensorus._channel import LazyChannel
-from tensorus._convert import (
-    dataset_from,
-    error_from,
-    error_of,
-    metadata_to,
-    policy_to,
-    schema_to,
-    slices_to,
-    stats_from,
-    tensor_from,
-)
-from tensorus._decode import accepted_codecs
+from tensorus._convert import error_from, error_of, slices_to, tensor_from
 from tensorus._insert_stream import InsertSession
 from tensorus._patience import Patience
 from tensorus.errors import (
@@ -43,16 +32,29 @@ from tensorus_protos.v1 import tensorus_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from google.protobuf.message import Message
+
     from tensorus._backend import Arrival, InsertOptions, Listing, Part, Upload
+    from tensorus._calls import Call
     from tensorus._insert_stream import InsertMessages
     from tensorus.types import DatasetInfo, DatasetStats, Policy, Schema, TensorInfo
 
-__all__ = ["RemoteBackend"]
+__all__ = [
+    "OPTIONS",
+    "PAGE_SIZE",
+    "SERVICE",
+    "RemoteBackend",
+    "as_answer",
+    "insert_results",
+    "require_address",
+    "rpc_error",
+    "serialize",
+]
 
-M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 R = TypeVar("R", pb.GetResponse, pb.QueryResponse)
 
-_SERVICE = "/tensorus.v1.TensorService/"
+SERVICE = "/tensorus.v1.TensorService/"
 _DETAILS_KEY = "grpc-status-details-bin"
 
 _READ_CALLS = ("GetCapabilities", "GetDataset", "ListDatasets", "GetDatasetStats", "ListTensors")
@@ -76,7 +78,7 @@ _SERVICE_CONFIG = {
 _MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """Of the contract."""
 
-_OPTIONS = (
+OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),
     ("grpc.keepalive_time_ms", 60_000),
@@ -90,7 +92,7 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
-_PAGE_SIZE = 500
+PAGE_SIZE = 500
 
 
 class RemoteBackend(Backend):
@@ -107,8 +109,7 @@ class RemoteBackend(Backend):
         Raises:
             UnavailableError: the address is empty, or no text.
         """
-        if not address or not address.isprintable():
-            raise UnavailableError(f"address is {address!r}, must be such as 'localhost:7733'", reason="UNAVAILABLE")
+        require_address(address)
         self._timeout_s = timeout_s
         self._retry_timeout_s = retry_timeout_s
         self._heard = False
@@ -120,7 +121,7 @@ class RemoteBackend(Backend):
             retry_timeout_s=retry_timeout_s,
             tune_allocator=tune_allocator,
         )
-        self._lazy_channel = LazyChannel(address, _OPTIONS)
+        self._lazy_channel = LazyChannel(address, OPTIONS)
         if tune_allocator:
             _allocator.tune_allocator()
 
@@ -130,32 +131,27 @@ class RemoteBackend(Backend):
 
     def create_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
         """See `Backend`."""
-        request = pb.CreateDatasetRequest(name=name, policy=_policy(policy), schema=_schema(schema))
-        return dataset_from(self._call("CreateDataset", request, pb.CreateDatasetResponse).dataset)
+        return self._call(_calls.create_dataset(name, policy, schema))
 
     def get_dataset(self, name: str) -> DatasetInfo:
         """See `Backend`."""
-        return dataset_from(self._call("GetDataset", pb.GetDatasetRequest(name=name), pb.GetDatasetResponse).dataset)
+        return self._call(_calls.get_dataset(name))
 
     def list_datasets(self) -> list[DatasetInfo]:
         """See `Backend`."""
-        response = self._call("ListDatasets", pb.ListDatasetsRequest(), pb.ListDatasetsResponse)
-        return [dataset_from(dataset) for dataset in response.datasets]
+        return self._call(_calls.list_datasets())
 
     def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
         """See `Backend`."""
-        request = pb.UpdateDatasetRequest(name=name, policy=_policy(policy), schema=_schema(schema))
-        return dataset_from(self._call("UpdateDataset", request, pb.UpdateDatasetResponse).dataset)
+        return self._call(_calls.update_dataset(name, policy, schema))
 
     def delete_dataset(self, name: str) -> int:
         """See `Backend`."""
-        request = pb.DeleteDatasetRequest(name=name)
-        return self._call("DeleteDataset", request, pb.DeleteDatasetResponse).deleted_tensors
+        return self._call(_calls.delete_dataset(name))
 
     def dataset_stats(self, name: str) -> DatasetStats:
         """See `Backend`."""
-        request = pb.GetDatasetStatsRequest(name=name)
-        return stats_from(self._call("GetDatasetStats", request, pb.GetDatasetStatsResponse))
+        return self._call(_calls.dataset_stats(name))
 
     def insert(
         self,
@@ -187,9 +183,7 @@ class RemoteBackend(Backend):
         finally:
             if not done and session.may_have_left_something:
                 with suppress(TensorusError):
-                    self._call(
-                        "CancelInsert", pb.CancelInsertRequest(request_id=session.request_id), pb.CancelInsertResponse
-                    )
+                    self._call(_calls.cancel_insert(session.request_id))
         yield from session.unsendable
 
     def _insert_stream(
@@ -200,13 +194,13 @@ class RemoteBackend(Backend):
         # No (de)serializers: the stream carries bytes, which `framing` makes and reads.
         # `Any`: without serializers the stubs cannot tell what is sent.
         with _as_tensorus_errors():
-            method: Any = self._channel.stream_stream(_SERVICE + "Insert")
+            method: Any = self._channel.stream_stream(SERVICE + "Insert")
             call = method(messages)
         try:
             for raw in self._answers(call, patience):
-                with _as_answer("Insert"):
+                with as_answer("Insert"):
                     response = pb.InsertResponse.FromString(raw)
-                yield from _results(response, session, messages, on_progress)
+                yield from insert_results(response, session, messages, on_progress)
         finally:
             messages.end()
             call.cancel()
@@ -220,7 +214,9 @@ class RemoteBackend(Backend):
         place = GetPlace(reads, with_data=with_data)
         patience = self._patience()
         while True:
-            request = pb.GetRequest(dataset=dataset, reads=place.remaining(), options=_options(with_data=with_data))
+            request = pb.GetRequest(
+                dataset=dataset, reads=place.remaining(), options=_calls.read_options(with_data=with_data)
+            )
             try:
                 for response, payload in self._read("Get", request, pb.GetResponse, patience):
                     yield from place.passed(arrivals(response, payload))
@@ -234,15 +230,7 @@ class RemoteBackend(Backend):
 
     def query(self, listing: Listing, *, with_data: bool) -> Iterator[Arrival]:
         """See `Backend`."""
-        request = pb.QueryRequest(
-            dataset=listing.dataset,
-            filter_text=listing.where,
-            order_by=listing.order_by,
-            limit=listing.limit,
-            sample=listing.sample,
-            seed=listing.seed,
-            options=_options(with_data=with_data),
-        )
+        request = _calls.query_request(listing, with_data=with_data)
         place = QueryPlace(with_data=with_data)
         patience = self._patience()
         while True:
@@ -260,12 +248,10 @@ class RemoteBackend(Backend):
 
     def list_tensors(self, listing: Listing) -> Iterator[TensorInfo]:
         """See `Backend`."""
-        request = pb.ListTensorsRequest(
-            dataset=listing.dataset, filter_text=listing.where, order_by=listing.order_by, page_size=_PAGE_SIZE
-        )
+        request = _calls.list_request(listing, PAGE_SIZE)
         count = 0
         while True:
-            page = self._call("ListTensors", request, pb.ListTensorsResponse)
+            page = self._call(_calls.list_page(request))
             for tensor in page.tensors:
                 if listing.limit is not None and count >= listing.limit:
                     return
@@ -277,13 +263,11 @@ class RemoteBackend(Backend):
 
     def update_metadata(self, dataset: str, tensor_id: str, metadata: Mapping[str, Any]) -> TensorInfo:
         """See `Backend`."""
-        request = pb.UpdateTensorRequest(dataset=dataset, id=tensor_id, metadata=metadata_to(metadata))
-        return tensor_from(self._call("UpdateTensor", request, pb.UpdateTensorResponse).tensor)
+        return self._call(_calls.update_metadata(dataset, tensor_id, metadata))
 
     def delete_tensors(self, dataset: str, ids: Sequence[str]) -> int:
         """See `Backend`."""
-        request = pb.DeleteTensorsRequest(dataset=dataset, ids=ids)
-        return self._call("DeleteTensors", request, pb.DeleteTensorsResponse).deleted
+        return self._call(_calls.delete_tensors(dataset, ids))
 
     def close(self) -> None:
         """See `Backend`."""
@@ -294,22 +278,22 @@ class RemoteBackend(Backend):
     def _channel(self) -> grpc.Channel:
         return self._lazy_channel.get()
 
-    def _call(self, name: str, request: Message, response_type: type[M]) -> M:
+    def _call(self, call: Call[T]) -> T:
         with _as_tensorus_errors():
-            method = self._channel.unary_unary(_SERVICE + name, _serialize, response_type.FromString)
-            response: M = method(request, timeout=self._timeout_s)
+            method = self._channel.unary_unary(SERVICE + call.name, serialize, call.parse)
+            response = method(call.request, timeout=self._timeout_s)
         self._heard = True
-        return response
+        return call.value(response)
 
     def _read(
         self, name: str, request: Message, response_type: type[R], patience: Patience
     ) -> Iterator[tuple[R, memoryview]]:
         """Yield the answers of a stream that reads."""
         with _as_tensorus_errors():
-            call: Any = self._channel.unary_stream(_SERVICE + name, _serialize)(request)
+            call: Any = self._channel.unary_stream(SERVICE + name, serialize)(request)
         try:
             for raw in self._answers(call, patience):
-                with _as_answer(name):
+                with as_answer(name):
                     head, payload = split(raw)
                     response = response_type.FromString(head)
                 yield response, payload
@@ -353,12 +337,23 @@ class _InterruptedError(Exception):
         self.error = error
 
 
-def _results(
+def require_address(address: str) -> None:
+    """Refuse what gRPC would try to resolve for ever.
+
+    Raises:
+        UnavailableError: the address is empty, or no text.
+    """
+    if not address or not address.isprintable():
+        raise UnavailableError(f"address is {address!r}, must be such as 'localhost:7733'", reason="UNAVAILABLE")
+
+
+def insert_results(
     response: pb.InsertResponse,
     session: InsertSession,
     messages: InsertMessages,
     on_progress: Callable[[Progress], None] | None,
 ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
+    """Yield the results in an answer of Insert, and let session and messages know what it says."""
     if response.HasField("opened"):
         for left in response.opened.items:
             # Complete before the stream opened, and not heard of then.
@@ -383,19 +378,8 @@ def _results(
             yield result.item, outcome
 
 
-def _options(*, with_data: bool) -> pb.ReadOptions:
-    return pb.ReadOptions(accepted_codecs=accepted_codecs(), headers_only=not with_data)
-
-
-def _policy(policy: Policy | None) -> pb.StoragePolicy | None:
-    return None if policy is None else policy_to(policy)
-
-
-def _schema(schema: Schema | None) -> pb.DatasetSchema | None:
-    return None if schema is None else schema_to(schema)
-
-
-def _serialize(message: Any) -> bytes:  # `Any`: a message of any type
+def serialize(message: Any) -> bytes:  # `Any`: a message of any type
+    """Return a message as bytes."""
     serialized: bytes = message.SerializeToString()
     return serialized
 
@@ -406,14 +390,14 @@ def _as_tensorus_errors() -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        raise _rpc_error(error) from error
+        raise rpc_error(error) from error
     except ValueError as error:
         # gRPC has no other name for it.
         raise UnavailableError("the client is closed", reason="UNAVAILABLE") from error
 
 
 @contextmanager
-def _as_answer(call: str) -> Iterator[None]:
+def as_answer(call: str) -> Iterator[None]:
     """Turn what parsing an answer raises into an error of ours."""
     try:
         yield
@@ -421,7 +405,8 @@ def _as_answer(call: str) -> Iterator[None]:
         raise InternalError(f"an answer of {call} is no message of the contract: {error}") from error
 
 
-def _rpc_error(error: Any) -> TensorusError:  # `Any`: a grpc.RpcError that is also a grpc.Call, which no type says
+def rpc_error(error: Any) -> TensorusError:  # `Any`: a grpc.RpcError that is also a grpc.Call, which no type says
+    """Return the error of a call that failed."""
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS_KEY:
             found = _details_error(value)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tensorus._backend import Arrival, Bytes
     from tensorus.types import TensorInfo
 
-__all__ = ["Assembler"]
+__all__ = ["Assembler", "Assembly"]
 
 _DECODES_MAX = 4
 """Chunk records in memory beside the array, of up to 2 MiB each."""
@@ -55,28 +55,55 @@ class Assembler:
             DataCorruptError: bytes are missing, came twice, or have no place.
             TensorusError: at the place of a tensor that did not arrive.
         """
-        target: _Target | None = None
+        assembly = self.begin(on_progress)
         for arrival in arrivals:
-            if isinstance(arrival, Failed):
-                raise arrival.error
-            if isinstance(arrival, Began):
-                if not (target is not None and arrival.restarts and target.item == arrival.item):
-                    _require_none(target)
-                target = _Target(arrival, on_progress)
-            elif target is None or target.item != arrival.item:
-                raise DataCorruptError("bytes arrived for a tensor that had not begun", reason="DATA_CORRUPT")
-            elif arrival.encoded:
-                target.write_later(self._pool, arrival)
-            else:
-                target.write(arrival.offset, arrival.data)
-            if target.is_complete:
-                yield target.finish()
-                target = None
-        _require_none(target)
+            complete = assembly.take(arrival)
+            if complete is not None:
+                yield complete
+        assembly.end()
+
+    def begin(self, on_progress: Callable[[Progress], None] | None = None) -> Assembly:
+        """Return an assembly that takes arrivals one by one."""
+        return Assembly(self._pool, on_progress)
 
     def close(self) -> None:
         """End the threads. Idempotent."""
         self._pool.shutdown()
+
+
+class Assembly:
+    """The tensors of one read, as they arrive one after the other. For one thread at a time."""
+
+    def __init__(self, pool: ThreadPoolExecutor, on_progress: Callable[[Progress], None] | None) -> None:
+        """Decode in `pool`."""
+        self._pool = pool
+        self._on_progress = on_progress
+        self._target: _Target | None = None
+
+    def take(self, arrival: Arrival) -> tuple[TensorInfo, AnyArray] | None:
+        """Put it into its place; return the tensor if that was the last of it. See `Assembler.assemble` for errors."""
+        target = self._target
+        if isinstance(arrival, Failed):
+            raise arrival.error
+        if isinstance(arrival, Began):
+            if not (target is not None and arrival.restarts and target.item == arrival.item):
+                self.end()
+            target = self._target = _Target(arrival, self._on_progress)
+        elif target is None or target.item != arrival.item:
+            raise DataCorruptError("bytes arrived for a tensor that had not begun", reason="DATA_CORRUPT")
+        elif arrival.encoded:
+            target.write_later(self._pool, arrival)
+        else:
+            target.write(arrival.offset, arrival.data)
+        if not target.is_complete:
+            return None
+        self._target = None
+        return target.finish()
+
+    def end(self) -> None:
+        """Refuse that a tensor ends before all of it is here."""
+        if self._target is not None:
+            raise self._target.missing()
 
 
 class _Target:
@@ -156,9 +183,3 @@ class _Target:
 
 def _decode_pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="tensorus-decode")
-
-
-def _require_none(target: _Target | None) -> None:
-    """Refuse that a tensor ends before all of it is here."""
-    if target is not None:
-        raise target.missing()

@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-import uuid
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
-from tensorus._arrays import as_numpy, canonical_blocks, default_kind, dtype_name, from_canonical
-from tensorus._backend import Began, Failed, InsertOptions, Listing, Part, Upload
+from tensorus._arguments import (
+    array_kind,
+    batches,
+    dataset_name,
+    inserted_many,
+    inserted_one,
+    listing_of,
+    new_tensor,
+    policy_of,
+    progress_of,
+    tensor_name,
+    upload_of,
+    without_result,
+)
+from tensorus._arrays import from_canonical
+from tensorus._backend import Began, Failed, InsertOptions, Part
 from tensorus._forks import of_this_process
 from tensorus._indexing import parse_index
 from tensorus._transfer import Assembler
-from tensorus._where import filter_text
-from tensorus.errors import (
-    AlreadyExistsError,
-    InsertManyError,
-    InternalError,
-    InvalidPolicyError,
-    InvalidRequestError,
-    TensorusError,
-    UnavailableError,
-    error_for,
-)
-from tensorus.types import NewTensor, Policy, Progress, Record
+from tensorus.errors import AlreadyExistsError, UnavailableError
+from tensorus.types import NewTensor, Progress, Record
 
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from tensorus._backend import Arrival, Backend
+    from tensorus._backend import Arrival, Backend, Upload
     from tensorus._where import Where
-    from tensorus.types import AsArray, DatasetInfo, DatasetStats, Index, Schema, TensorInfo
+    from tensorus.types import AsArray, DatasetInfo, DatasetStats, Index, Policy, Schema, TensorInfo
 
 __all__ = ["Client"]
-
-_IDS_PER_CALL = 1000
-"""Of one read or delete; a server takes 10,000."""
-
-_COUNT_MAX = 2**64 - 1
-"""Of a limit, a sample and a seed: what the contract carries."""
 
 
 class Client:
@@ -97,11 +94,11 @@ class Client:
             InvalidPolicyError: an unknown preset, or a policy that cannot be followed.
         """
         try:
-            return self._backend.create_dataset(_name(name), _policy(preset, policy), schema)
+            return self._backend.create_dataset(dataset_name(name), policy_of(preset, policy), schema)
         except AlreadyExistsError:
             if not exist_ok:
                 raise
-            return self._backend.get_dataset(_name(name))
+            return self._backend.get_dataset(dataset_name(name))
 
     def datasets(self) -> builtins.list[DatasetInfo]:
         """Return all datasets in order of creation."""
@@ -113,7 +110,7 @@ class Client:
         Raises:
             DatasetNotFoundError: there is none.
         """
-        return self._backend.get_dataset(_name(name))
+        return self._backend.get_dataset(dataset_name(name))
 
     def update_dataset(
         self, name: str, *, preset: str | None = None, policy: Policy | None = None, schema: Schema | None = None
@@ -123,7 +120,7 @@ class Client:
         Raises:
             DatasetNotFoundError: there is none.
         """
-        return self._backend.update_dataset(_name(name), _policy(preset, policy), schema)
+        return self._backend.update_dataset(dataset_name(name), policy_of(preset, policy), schema)
 
     def delete_dataset(self, name: str) -> int:
         """Delete a dataset with all its tensors, and return how many there were.
@@ -131,7 +128,7 @@ class Client:
         Raises:
             DatasetNotFoundError: there is none.
         """
-        return self._backend.delete_dataset(_name(name))
+        return self._backend.delete_dataset(dataset_name(name))
 
     def stats(self, dataset: str) -> DatasetStats:
         """Return sums over a dataset's tensors.
@@ -139,7 +136,7 @@ class Client:
         Raises:
             DatasetNotFoundError: there is none.
         """
-        return self._backend.dataset_stats(_name(dataset))
+        return self._backend.dataset_stats(dataset_name(dataset))
 
     def insert(
         self,
@@ -183,25 +180,14 @@ class Client:
             SchemaMismatchError: the dataset's schema requires another.
             StorageFullError: the disk is full.
         """
-        upload = _upload(NewTensor(tensor, id, metadata, _policy(preset, policy), if_generation_match))
+        upload = upload_of(NewTensor(tensor, id, metadata, policy_of(preset, policy), if_generation_match))
         options = InsertOptions(validate_only=validate_only)
-        if on_progress is None:
-            report = None
-        else:
-
-            def report(progress: Progress) -> None:
-                done_bytes = min(progress.done_bytes, upload.canonical_bytes)
-                on_progress(Progress(upload.id, done_bytes, upload.canonical_bytes, progress.interruptions))
-
-        outcomes = [outcome for _, outcome in self._backend.insert(_name(dataset), [upload], options, report)]
-        if not outcomes:
-            raise _without_result("insert", dataset, upload.id)
-        outcome = outcomes[0]
-        if isinstance(outcome, TensorusError):
-            raise outcome
-        if on_progress is not None:
-            on_progress(Progress(upload.id, upload.canonical_bytes, upload.canonical_bytes))
-        return outcome
+        report = None if on_progress is None else progress_of(upload, on_progress)
+        outcomes = dict(self._backend.insert(dataset_name(dataset), [upload], options, report))
+        inserted = inserted_one(dataset, upload, outcomes)
+        if report is not None:
+            report(Progress(upload.id, upload.canonical_bytes, upload.canonical_bytes))
+        return inserted
 
     def insert_many(
         self,
@@ -231,24 +217,13 @@ class Client:
 
         def uploads() -> Iterator[Upload]:
             for tensor in tensors:
-                upload = _upload(_new_tensor(tensor))
+                upload = upload_of(new_tensor(tensor))
                 ids.append(upload.id)
                 yield upload
 
         options = InsertOptions(all_or_nothing, validate_only)
-        outcomes = dict(self._backend.insert(_name(dataset), uploads(), options, on_progress))
-        inserted: list[TensorInfo] = []
-        failed: list[tuple[int, TensorusError]] = []
-        for position, tensor_id in enumerate(ids):
-            # What nothing is known of does not count as stored.
-            outcome = outcomes.get(position) or _without_result("insert", dataset, tensor_id)
-            if isinstance(outcome, TensorusError):
-                failed.append((position, outcome))
-            else:
-                inserted.append(outcome)
-        if failed:
-            raise InsertManyError(inserted, failed)
-        return inserted
+        outcomes = dict(self._backend.insert(dataset_name(dataset), uploads(), options, on_progress))
+        return inserted_many(dataset, ids, outcomes)
 
     def get(
         self,
@@ -279,11 +254,11 @@ class Client:
         """
         parsed = None if index is None else parse_index(index)
         part = None if parsed is None else Part(parsed.axes, parsed.trailing_axes)
-        kind = _kind(as_)
-        arrivals = self._backend.get(_name(dataset), [_id(id)], part, with_data=True)
+        kind = array_kind(as_)
+        arrivals = self._backend.get(dataset_name(dataset), [tensor_name(id)], part, with_data=True)
         for info, array in self._assembler.assemble(arrivals, on_progress):
             return from_canonical(array if parsed is None else parsed.apply(array, info.shape), kind)
-        raise _without_result("read", dataset, id)
+        raise without_result("read", dataset, id)
 
     def get_many(self, dataset: str, ids: Iterable[str], *, as_: AsArray | None = None) -> Iterator[Record]:
         """Yield tensors by id, in order, in one stream.
@@ -291,9 +266,9 @@ class Client:
         Raises:
             TensorNotFoundError: at the place of an id that does not exist.
         """
-        name, wanted, backend = _name(dataset), [_id(tensor_id) for tensor_id in ids], self._backend
-        reads = (backend.get(name, batch, None, with_data=True) for batch in _batches(wanted))
-        return self._records(chain.from_iterable(reads), _kind(as_))
+        name, wanted, backend = dataset_name(dataset), [tensor_name(tensor_id) for tensor_id in ids], self._backend
+        reads = (backend.get(name, batch, None, with_data=True) for batch in batches(wanted))
+        return self._records(chain.from_iterable(reads), array_kind(as_))
 
     def query(
         self,
@@ -324,8 +299,8 @@ class Client:
             DatasetNotFoundError: there is no such dataset.
             InvalidFilterError: the filter does not parse; names the position.
         """
-        listing = _listing(dataset, where, order_by=order_by, limit=limit, sample=sample, seed=seed)
-        kind = _kind(as_)
+        listing = listing_of(dataset, where, order_by=order_by, limit=limit, sample=sample, seed=seed)
+        kind = array_kind(as_)
         arrivals = self._backend.query(listing, with_data=with_data)
         if with_data:
             return self._records(arrivals, kind)
@@ -340,7 +315,7 @@ class Client:
         limit: int | None = None,
     ) -> Iterator[TensorInfo]:
         """Yield what is stored in a dataset, without the values, page by page. Arguments as of `query`."""
-        return of_this_process(self._backend.list_tensors(_listing(dataset, where, order_by=order_by, limit=limit)))
+        return of_this_process(self._backend.list_tensors(listing_of(dataset, where, order_by=order_by, limit=limit)))
 
     def info(self, dataset: str, id: str) -> TensorInfo:  # noqa: A002 - the field's word
         """Return everything about a tensor but its values.
@@ -348,9 +323,9 @@ class Client:
         Raises:
             DatasetNotFoundError, TensorNotFoundError: there is none.
         """
-        for info in _headers(self._backend.get(_name(dataset), [_id(id)], None, with_data=False)):
+        for info in _headers(self._backend.get(dataset_name(dataset), [tensor_name(id)], None, with_data=False)):
             return info
-        raise _without_result("read", dataset, id)
+        raise without_result("read", dataset, id)
 
     def update_metadata(self, dataset: str, id: str, metadata: Mapping[str, Any]) -> TensorInfo:  # noqa: A002
         """Replace a tensor's metadata, all of it.
@@ -358,7 +333,7 @@ class Client:
         Raises:
             DatasetNotFoundError, TensorNotFoundError: there is none.
         """
-        return self._backend.update_metadata(_name(dataset), _id(id), metadata)
+        return self._backend.update_metadata(dataset_name(dataset), tensor_name(id), metadata)
 
     def delete(self, dataset: str, ids: str | Sequence[str]) -> int:
         """Delete one or many tensors by id, and return how many existed.
@@ -366,8 +341,8 @@ class Client:
         Raises:
             DatasetNotFoundError: there is no such dataset.
         """
-        wanted = [_id(tensor_id) for tensor_id in ([ids] if isinstance(ids, str) else ids)]
-        return sum(self._backend.delete_tensors(_name(dataset), batch) for batch in _batches(wanted))
+        wanted = [tensor_name(tensor_id) for tensor_id in ([ids] if isinstance(ids, str) else ids)]
+        return sum(self._backend.delete_tensors(dataset_name(dataset), batch) for batch in batches(wanted))
 
     @property
     def _backend(self) -> Backend:
@@ -380,101 +355,9 @@ class Client:
         return of_this_process(Record(info, from_canonical(array, kind)) for info, array in tensors)
 
 
-def _name(dataset: object) -> str:
-    return _text("name of a dataset", dataset)
-
-
-def _id(tensor_id: object) -> str:
-    return _text("id of a tensor", tensor_id)
-
-
-def _text(what: str, text: object, *, reason: str = "INVALID_NAME") -> str:
-    """Return the text; refuse here what no message and no catalogue can hold, in the same words for both."""
-    found = _str(what, text)
-    try:
-        found.encode()
-    except UnicodeEncodeError as error:
-        message = f"{what} is not Unicode text: {error.reason} at character {error.start}"
-        raise error_for(reason, message, {}) from error
-    return found
-
-
-def _str(what: str, text: object) -> str:
-    if not isinstance(text, str):
-        raise TypeError(f"{what} is a {type(text).__name__}, must be a str")
-    return text
-
-
-def _batches(ids: list[str]) -> Iterator[list[str]]:
-    """Yield the ids in batches; one without any where there are none, so that the dataset is looked for."""
-    for start in range(0, max(1, len(ids)), _IDS_PER_CALL):
-        yield ids[start : start + _IDS_PER_CALL]
-
-
-def _listing(
-    dataset: str,
-    where: Where | None,
-    *,
-    order_by: str | None,
-    limit: int | None,
-    sample: int | None = None,
-    seed: int | None = None,
-) -> Listing:
-    for name, value in (("limit", limit), ("sample", sample), ("seed", seed)):
-        if value is not None and not 0 <= value <= _COUNT_MAX:
-            raise InvalidRequestError(f"{name} is {value}, must be from 0 to {_COUNT_MAX}", reason="INVALID_REQUEST")
-    text = _text("filter", filter_text(where), reason="INVALID_FILTER")
-    order = _text("order_by", order_by or "", reason="INVALID_REQUEST")
-    return Listing(_name(dataset), text, order, limit, sample, seed)
-
-
-def _kind(as_: AsArray | None) -> AsArray:
-    kind = as_ or default_kind()
-    if kind not in {"torch", "numpy"}:
-        raise ValueError(f"as_ is {as_!r}, must be 'torch' or 'numpy'")
-    return kind
-
-
-def _without_result(what: str, dataset: str, tensor_id: str) -> InternalError:
-    return InternalError(f"the {what} ended without a result [dataset={dataset}, tensor={tensor_id}]")
-
-
 def _headers(arrivals: Iterator[Arrival]) -> Iterator[TensorInfo]:
     for arrival in arrivals:
         if isinstance(arrival, Failed):
             raise arrival.error
         if isinstance(arrival, Began):
             yield arrival.info
-
-
-def _policy(preset: str | None, policy: Policy | None) -> Policy | None:
-    if preset is not None and policy is not None:
-        raise InvalidPolicyError(
-            "preset and policy exclude each other; a policy has a preset, too", reason="INVALID_POLICY"
-        )
-    return policy if preset is None else Policy(preset=preset)
-
-
-def _new_tensor(tensor: object) -> NewTensor:
-    if isinstance(tensor, NewTensor):
-        return tensor
-    if isinstance(tensor, tuple):
-        if len(tensor) != 2 or not isinstance(tensor[0], str):
-            raise TypeError("a tuple of insert_many must be (id, tensor)")
-        return NewTensor(tensor[1], tensor[0])
-    return NewTensor(tensor)
-
-
-def _upload(new: NewTensor) -> Upload:
-    array = as_numpy(new.tensor)
-    return Upload(
-        # Made before it is sent, so that a repeated insert is known to be one.
-        id=uuid.uuid4().hex if new.id is None else _str("id of a tensor", new.id),
-        dtype=dtype_name(array),
-        shape=array.shape,
-        canonical_bytes=array.nbytes,
-        blocks=lambda block_bytes: canonical_blocks(array, block_bytes),
-        metadata=new.metadata or {},
-        policy=new.policy,
-        if_generation_match=new.if_generation_match,
-    )

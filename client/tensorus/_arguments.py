@@ -1,0 +1,194 @@
+"""What users say, checked, as backends take it; and what backends say, as users hear it. Both clients share it."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from tensorus._arrays import as_numpy, canonical_blocks, default_kind, dtype_name
+from tensorus._backend import Listing, Upload
+from tensorus._where import filter_text
+from tensorus.errors import (
+    InsertManyError,
+    InternalError,
+    InvalidPolicyError,
+    InvalidRequestError,
+    TensorusError,
+    error_for,
+)
+from tensorus.types import NewTensor, Policy, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from tensorus._where import Where
+    from tensorus.types import AsArray, TensorInfo
+
+__all__ = [
+    "array_kind",
+    "batches",
+    "dataset_name",
+    "inserted_many",
+    "inserted_one",
+    "listing_of",
+    "new_tensor",
+    "policy_of",
+    "progress_of",
+    "tensor_name",
+    "upload_of",
+    "without_result",
+]
+
+_IDS_PER_CALL = 1000
+"""Of one read or delete; a server takes 10,000."""
+
+_COUNT_MAX = 2**64 - 1
+"""Of a limit, a sample and a seed: what the contract carries."""
+
+
+def dataset_name(dataset: object) -> str:
+    """Return a dataset's name; `TypeError` where it is no text."""
+    return _text("name of a dataset", dataset)
+
+
+def tensor_name(tensor_id: object) -> str:
+    """Return a tensor's id; `TypeError` where it is no text."""
+    return _text("id of a tensor", tensor_id)
+
+
+def _text(what: str, text: object, *, reason: str = "INVALID_NAME") -> str:
+    """Return the text; refuse here what no message and no catalogue can hold, in the same words for both."""
+    found = _str(what, text)
+    try:
+        found.encode()
+    except UnicodeEncodeError as error:
+        message = f"{what} is not Unicode text: {error.reason} at character {error.start}"
+        raise error_for(reason, message, {}) from error
+    return found
+
+
+def _str(what: str, text: object) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"{what} is a {type(text).__name__}, must be a str")
+    return text
+
+
+def batches(ids: list[str]) -> Iterator[list[str]]:
+    """Yield the ids in batches; one without any where there are none, so that the dataset is looked for."""
+    for start in range(0, max(1, len(ids)), _IDS_PER_CALL):
+        yield ids[start : start + _IDS_PER_CALL]
+
+
+def listing_of(
+    dataset: str,
+    where: Where | None,
+    *,
+    order_by: str | None,
+    limit: int | None,
+    sample: int | None = None,
+    seed: int | None = None,
+) -> Listing:
+    """Return which tensors, in which order.
+
+    Raises:
+        InvalidRequestError: a number is out of range.
+    """
+    for name, value in (("limit", limit), ("sample", sample), ("seed", seed)):
+        if value is not None and not 0 <= value <= _COUNT_MAX:
+            raise InvalidRequestError(f"{name} is {value}, must be from 0 to {_COUNT_MAX}", reason="INVALID_REQUEST")
+    text = _text("filter", filter_text(where), reason="INVALID_FILTER")
+    order = _text("order_by", order_by or "", reason="INVALID_REQUEST")
+    return Listing(dataset_name(dataset), text, order, limit, sample, seed)
+
+
+def array_kind(as_: AsArray | None) -> AsArray:
+    """Return which kind of array is wanted; `ValueError` where there is no such kind."""
+    kind = as_ or default_kind()
+    if kind not in {"torch", "numpy"}:
+        raise ValueError(f"as_ is {as_!r}, must be 'torch' or 'numpy'")
+    return kind
+
+
+def without_result(what: str, dataset: str, tensor_id: str) -> InternalError:
+    """Return the error of a call whose answer lacks what it is about."""
+    return InternalError(f"the {what} ended without a result [dataset={dataset}, tensor={tensor_id}]")
+
+
+def policy_of(preset: str | None, policy: Policy | None) -> Policy | None:
+    """Return the one of both that is given.
+
+    Raises:
+        InvalidPolicyError: both are.
+    """
+    if preset is not None and policy is not None:
+        raise InvalidPolicyError(
+            "preset and policy exclude each other; a policy has a preset, too", reason="INVALID_POLICY"
+        )
+    return policy if preset is None else Policy(preset=preset)
+
+
+def new_tensor(tensor: object) -> NewTensor:
+    """Return what `insert_many` takes as one."""
+    if isinstance(tensor, NewTensor):
+        return tensor
+    if isinstance(tensor, tuple):
+        if len(tensor) != 2 or not isinstance(tensor[0], str):
+            raise TypeError("a tuple of insert_many must be (id, tensor)")
+        return NewTensor(tensor[1], tensor[0])
+    return NewTensor(tensor)
+
+
+def upload_of(new: NewTensor) -> Upload:
+    """Return a tensor as it goes to a backend."""
+    array = as_numpy(new.tensor)
+    return Upload(
+        # Made before it is sent, so that a repeated insert is known to be one.
+        id=uuid.uuid4().hex if new.id is None else _str("id of a tensor", new.id),
+        dtype=dtype_name(array),
+        shape=array.shape,
+        canonical_bytes=array.nbytes,
+        blocks=lambda block_bytes: canonical_blocks(array, block_bytes),
+        metadata=new.metadata or {},
+        policy=new.policy,
+        if_generation_match=new.if_generation_match,
+    )
+
+
+def progress_of(upload: Upload, on_progress: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    """Return what tells `on_progress` of a whole insert as that of its only tensor."""
+
+    def report(progress: Progress) -> None:
+        done_bytes = min(progress.done_bytes, upload.canonical_bytes)
+        on_progress(Progress(upload.id, done_bytes, upload.canonical_bytes, progress.interruptions))
+
+    return report
+
+
+def inserted_one(dataset: str, upload: Upload, outcomes: Mapping[int, TensorInfo | TensorusError]) -> TensorInfo:
+    """Return what was stored of an insert of one tensor, or raise what was wrong."""
+    outcome = outcomes.get(0) or without_result("insert", dataset, upload.id)
+    if isinstance(outcome, TensorusError):
+        raise outcome
+    return outcome
+
+
+def inserted_many(
+    dataset: str, ids: Sequence[str], outcomes: Mapping[int, TensorInfo | TensorusError]
+) -> list[TensorInfo]:
+    """Return what was stored, in the order of the ids.
+
+    Raises:
+        InsertManyError: some were not stored.
+    """
+    inserted: list[TensorInfo] = []
+    failed: list[tuple[int, TensorusError]] = []
+    for position, tensor_id in enumerate(ids):
+        # What nothing is known of does not count as stored.
+        outcome = outcomes.get(position) or without_result("insert", dataset, tensor_id)
+        if isinstance(outcome, TensorusError):
+            failed.append((position, outcome))
+        else:
+            inserted.append(outcome)
+    if failed:
+        raise InsertManyError(inserted, failed)
+    return inserted

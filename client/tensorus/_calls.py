@@ -1,0 +1,150 @@
+"""The short calls of the contract: what each sends, and what comes of its answer. Both ways to make them share these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from tensorus._convert import dataset_from, metadata_to, policy_to, schema_to, stats_from, tensor_from
+from tensorus._decode import accepted_codecs
+from tensorus_protos.v1 import tensorus_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from google.protobuf.message import Message
+
+    from tensorus._backend import Listing
+    from tensorus.types import DatasetInfo, DatasetStats, Policy, Schema, TensorInfo
+
+__all__ = [
+    "Call",
+    "cancel_insert",
+    "create_dataset",
+    "dataset_stats",
+    "delete_dataset",
+    "delete_tensors",
+    "get_dataset",
+    "list_datasets",
+    "list_page",
+    "list_request",
+    "query_request",
+    "read_options",
+    "update_dataset",
+    "update_metadata",
+]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One call: a request, and one answer."""
+
+    name: str
+    request: Message
+    parse: Callable[[bytes], Any]
+    """The answer from its bytes. `Any`: a message of the type that `value` takes."""
+    value: Callable[[Any], T]
+    """What the answer says."""
+
+
+def create_dataset(name: str, policy: Policy | None, schema: Schema | None) -> Call[DatasetInfo]:
+    """See `Backend`."""
+    request = pb.CreateDatasetRequest(name=name, policy=_policy(policy), schema=_schema(schema))
+    return Call("CreateDataset", request, pb.CreateDatasetResponse.FromString, _dataset)
+
+
+def get_dataset(name: str) -> Call[DatasetInfo]:
+    """See `Backend`."""
+    return Call("GetDataset", pb.GetDatasetRequest(name=name), pb.GetDatasetResponse.FromString, _dataset)
+
+
+def list_datasets() -> Call[list[DatasetInfo]]:
+    """See `Backend`."""
+    return Call(
+        "ListDatasets",
+        pb.ListDatasetsRequest(),
+        pb.ListDatasetsResponse.FromString,
+        lambda response: [dataset_from(dataset) for dataset in response.datasets],
+    )
+
+
+def update_dataset(name: str, policy: Policy | None, schema: Schema | None) -> Call[DatasetInfo]:
+    """See `Backend`."""
+    request = pb.UpdateDatasetRequest(name=name, policy=_policy(policy), schema=_schema(schema))
+    return Call("UpdateDataset", request, pb.UpdateDatasetResponse.FromString, _dataset)
+
+
+def delete_dataset(name: str) -> Call[int]:
+    """See `Backend`."""
+    request = pb.DeleteDatasetRequest(name=name)
+    return Call("DeleteDataset", request, pb.DeleteDatasetResponse.FromString, lambda found: found.deleted_tensors)
+
+
+def dataset_stats(name: str) -> Call[DatasetStats]:
+    """See `Backend`."""
+    request = pb.GetDatasetStatsRequest(name=name)
+    return Call("GetDatasetStats", request, pb.GetDatasetStatsResponse.FromString, stats_from)
+
+
+def update_metadata(dataset: str, tensor_id: str, metadata: Mapping[str, Any]) -> Call[TensorInfo]:
+    """See `Backend`."""
+    request = pb.UpdateTensorRequest(dataset=dataset, id=tensor_id, metadata=metadata_to(metadata))
+    return Call(
+        "UpdateTensor", request, pb.UpdateTensorResponse.FromString, lambda response: tensor_from(response.tensor)
+    )
+
+
+def delete_tensors(dataset: str, ids: Sequence[str]) -> Call[int]:
+    """See `Backend`."""
+    request = pb.DeleteTensorsRequest(dataset=dataset, ids=ids)
+    return Call("DeleteTensors", request, pb.DeleteTensorsResponse.FromString, lambda response: response.deleted)
+
+
+def cancel_insert(request_id: str) -> Call[None]:
+    """Drop what an insert left that is not complete."""
+    request = pb.CancelInsertRequest(request_id=request_id)
+    return Call("CancelInsert", request, pb.CancelInsertResponse.FromString, lambda _: None)
+
+
+def list_request(listing: Listing, page_size: int) -> pb.ListTensorsRequest:
+    """Return the request of a listing's first page; those of the next ones have the token of the page before."""
+    return pb.ListTensorsRequest(
+        dataset=listing.dataset, filter_text=listing.where, order_by=listing.order_by, page_size=page_size
+    )
+
+
+def list_page(request: pb.ListTensorsRequest) -> Call[pb.ListTensorsResponse]:
+    """Return one page."""
+    return Call("ListTensors", request, pb.ListTensorsResponse.FromString, lambda response: response)
+
+
+def query_request(listing: Listing, *, with_data: bool) -> pb.QueryRequest:
+    """Return the request of a query's first stream; those of the next ones have a token to go on from."""
+    return pb.QueryRequest(
+        dataset=listing.dataset,
+        filter_text=listing.where,
+        order_by=listing.order_by,
+        limit=listing.limit,
+        sample=listing.sample,
+        seed=listing.seed,
+        options=read_options(with_data=with_data),
+    )
+
+
+def read_options(*, with_data: bool) -> pb.ReadOptions:
+    """Return how streams that read are to answer here."""
+    return pb.ReadOptions(accepted_codecs=accepted_codecs(), headers_only=not with_data)
+
+
+def _dataset(response: Any) -> DatasetInfo:  # `Any`: each call that answers with a dataset has a message of its own
+    return dataset_from(response.dataset)
+
+
+def _policy(policy: Policy | None) -> pb.StoragePolicy | None:
+    return None if policy is None else policy_to(policy)
+
+
+def _schema(schema: Schema | None) -> pb.DatasetSchema | None:
+    return None if schema is None else schema_to(schema)
