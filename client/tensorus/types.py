@@ -42,7 +42,7 @@ class Policy:
     """How tensors are to be stored. At most one of `preset` and `encoding`; neither: the server's default preset."""
 
     preset: str | None = None
-    """A named policy: "none", "fast", "lossless", "balanced", "maximum", "fp16_only", "int8_only"."""
+    """A named policy: "none", "fast", "lossless", "balanced", "bf16", "maximum", "fp16_only", "int8_only"."""
     encoding: Sequence[str | Mapping[str, Any]] | None = None
     """A chain of codecs: ids, or `{"id": ..., "configuration": {...}}`. For example `["fp16", "zstd"]`."""
     max_relative_error: float | None = None

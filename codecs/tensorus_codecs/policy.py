@@ -82,6 +82,12 @@ PRESETS: Mapping[str, Preset] = {
         _PLANES_FOR_FLOATS,
         _PLANES_FOR_OTHERS,
     ),
+    "bf16": Preset(
+        "bfloat16, then lossless",
+        (_step("bf16"), _step("rotated_planes"), _HUFFMAN),
+        _PLANES_FOR_FLOATS,
+        _PLANES_FOR_OTHERS,
+    ),
     "maximum": Preset(
         "8-bit blocks of 128, then lossless; relative error at most 1 %",
         (_step("int8_block", block_size=128), _HUFFMAN),

@@ -95,6 +95,7 @@ _REGISTRY = Registry(
     (
         Entry("fp16", Quantizer, 1, "tensorus_codecs.quantizers.fp16:Fp16"),
         Entry("int8_block", Quantizer, 2, "tensorus_codecs.quantizers.int8_block:Int8Block"),
+        Entry("bf16", Quantizer, 3, "tensorus_codecs.quantizers.bf16:Bf16"),
         Entry("planes", Filter, 1, "tensorus_codecs.filters.planes:Planes"),
         Entry("rotated_planes", Filter, 2, "tensorus_codecs.filters.planes:RotatedPlanes"),
         Entry("gzip", Compressor, 1, "tensorus_codecs.lossless.gzip:Gzip"),

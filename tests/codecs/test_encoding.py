@@ -57,7 +57,9 @@ class TestJson:
 
     def test_its_lossless_part_has_no_quantizer(self, encoding: Encoding, steps: list) -> None:
         assert encoding.lossless == dataclasses.replace(encoding, quantizer=None)
-        assert encoding.lossless.to_json() == [step for step in steps if step["id"] not in {"fp16", "int8_block"}]
+        assert encoding.lossless.to_json() == [
+            step for step in steps if step["id"] not in {"fp16", "bf16", "int8_block"}
+        ]
 
 
 def test_a_step_needs_no_configuration() -> None:

@@ -27,7 +27,7 @@ from tensorus_codecs.policy import (
 from tensorus_codecs.quantizers.fp16 import Fp16
 from tensorus_codecs.quantizers.int8_block import Int8Block
 
-NAMES = "none, fast, lossless, balanced, maximum, fp16_only, int8_only"
+NAMES = "none, fast, lossless, balanced, bf16, maximum, fp16_only, int8_only"
 HUFFMAN = {"id": "zstd", "configuration": {"huffman_only": True}}
 ZSTD_1 = {"id": "zstd", "configuration": {"level": 1}}
 INT8_128 = {"id": "int8_block", "configuration": {"block_size": 128}}
@@ -65,6 +65,12 @@ PLANS = {
         "float8_e5m2": (HUFFMAN,),
         "int32": PLANES,
         "int8": (ZSTD_1,),
+    },
+    "bf16": {
+        "float32": ("bf16", *ROTATED),
+        "float64": ("bf16", *ROTATED),
+        "bfloat16": ROTATED,
+        "int32": PLANES,
     },
     "maximum": {
         "float32": (INT8_128, HUFFMAN),

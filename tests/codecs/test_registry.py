@@ -24,6 +24,7 @@ from tensorus_codecs.registry import (
 CODECS = [
     ("fp16", Quantizer, 1),
     ("int8_block", Quantizer, 2),
+    ("bf16", Quantizer, 3),
     ("planes", Filter, 1),
     ("rotated_planes", Filter, 2),
     ("gzip", Compressor, 1),
@@ -119,7 +120,7 @@ class TestLookup:
     @pytest.mark.parametrize(
         ("kind", "number", "name"),
         [
-            (Quantizer, 3, "quantizer"),
+            (Quantizer, 99, "quantizer"),
             (Filter, 3, "filter"),
             (Compressor, 4, "compressor"),
             (Compressor, 0, "compressor"),

@@ -107,6 +107,9 @@ class QuantizerContract(CodecContract):
     def test_no_parameters_raise_anything_but_damage(self, codec: Quantizer, component: str) -> None:
         values = weights(component, 300)
         quantized = quantize(codec, values)
+        if not quantized.parameters:
+            # One without parameters has only lengths to refuse, which the test above does.
+            return
         random = np.random.default_rng(0)
         for _ in range(300):
             parameters = bytearray(quantized.parameters)

@@ -16,7 +16,7 @@ from support.engine import Reports, find, insert, read, send
 from support.faults import FailingCommits, open_descriptors
 from support.servers import engine_config
 from tensorus_codecs.errors import UnsupportedDTypeError
-from tensorus_codecs.policy import StoragePolicy
+from tensorus_codecs.policy import PRESETS, StoragePolicy
 from tensorus_server.app import open_engine
 from tensorus_server.catalogue.abc import Order
 from tensorus_server.engine import Engine
@@ -158,7 +158,7 @@ EXTREME: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("preset", ["none", "fast", "lossless", "balanced", "maximum", "fp16_only", "int8_only"])
+@pytest.mark.parametrize("preset", list(PRESETS))
 @pytest.mark.parametrize("array", EXTREME.values(), ids=EXTREME)
 def test_values_of_any_magnitude_can_be_stored_with_every_preset(
     engine: Engine, preset: str, array: np.ndarray[Any, Any]
