@@ -286,7 +286,10 @@ def _segments(sending: _Sending) -> Iterator[tuple[pb.Segment, memoryview]]:
     else:
         segment.source_checksum.algorithm = "xxh3_128"
         segment.source_checksum.value = digest.digest()
-    yield segment, block if upload.canonical_bytes else memoryview(b"")
+    if offset <= committed_bytes:
+        # It is empty, or all of it is there and only its end is not.
+        segment.offset, block = offset, memoryview(b"")
+    yield segment, block
 
 
 class _Message:
