@@ -89,44 +89,53 @@ class GetPlace:
         # Of the stream that is going on: the number of its first read, and where the bytes of that one begin.
         self._first = 0
         self._offset = 0
-        self._resumes = False
+        # The last read that has begun, and the generation of its tensor.
+        self._begun = -1
+        self._generation = 0
+        self._restarts = -1
 
     def remaining(self) -> Sequence[pb.TensorRead]:
         """Return the reads of the next stream: those that have no end yet, the first one from where it broke off."""
-        self._first, self._offset = self._next, 0
-        self._resumes = self._item is not None
-        if self._item is None:
+        self._first, self._offset, self._restarts = self._next, 0, -1
+        if self._begun < self._next:
             return self._reads[self._next :]
         read = pb.TensorRead()
         read.CopyFrom(self._reads[self._next])
         # What has arrived is of this generation; what follows must be, too.
-        read.generation = self._item.began.info.generation
-        if self._item.in_order and not read.HasField("slices"):
+        read.generation = self._generation
+        # By bytes a tensor is another part, of another shape: only what has begun to arrive goes on so.
+        if self._item is not None and self._item.in_order and self._item.arrived_bytes and not read.HasField("slices"):
             self._offset = self._item.arrived_bytes
             read.bytes.offset = self._offset
         else:
-            self._item = None
+            self._item, self._restarts = None, self._next
         return [read, *self._reads[self._next + 1 :]]
 
     def passed(self, found: Iterable[Arrival]) -> Iterator[Arrival]:
         """Yield arrivals of the stream as those of the whole Get."""
         for local in found:
             arrival = replace(local, item=local.item + self._first)
-            resumed = self._resumes and arrival.item == self._first
+            goes_on = self._offset > 0 and arrival.item == self._first
             if isinstance(arrival, Began):
-                if resumed and self._offset:
-                    # It goes on: its reader has heard of it.
+                if goes_on:
+                    # Its reader has heard of it.
                     continue
-                arrival = replace(arrival, restarts=resumed)
+                arrival = replace(arrival, restarts=arrival.item == self._restarts)
+                self._begun, self._generation, self._restarts = arrival.item, arrival.info.generation, -1
                 self._item = _Item(arrival, with_data=self._with_data)
             elif isinstance(arrival, Bytes):
-                if resumed:
+                if goes_on:
                     arrival = replace(arrival, offset=arrival.offset + self._offset)
                 if self._item is not None:
                     self._item.take(arrival)
             if isinstance(arrival, Failed) or (self._item is not None and self._item.is_complete):
                 self._item, self._next = None, arrival.item + 1
             yield arrival
+
+    @property
+    def reached(self) -> tuple[int, int]:
+        """How far it is: reads that have their end, and bytes of the next one."""
+        return self._next, 0 if self._item is None else self._item.arrived_bytes
 
     @property
     def is_complete(self) -> bool:

@@ -98,10 +98,13 @@ class InsertSession:
         self.unsendable: list[tuple[int, TensorusError]] = []
         self.delivered_bytes = 0
         """Canonical bytes of what has a result, and of what the server had when the stream began."""
+        self.acknowledged_bytes = 0
+        """What the server has taken of the stream."""
         self._lock = threading.Lock()
         self._uploads = enumerate(uploads)
         self._exhausted = False
         self._unresolved: dict[int, _Sending] = {}
+        self._resolved = 0
         self._resolved_bytes = 0
         self._stream: InsertMessages | None = None
         self.has_expired = False
@@ -113,12 +116,19 @@ class InsertSession:
         with self._lock:
             return any(sending.upload.canonical_bytes > _KEPT_BYTES_MIN for sending in self._unresolved.values())
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """How far the insert is: items that have a result, and bytes that the server has or took."""
+        with self._lock:
+            return self._resolved, self.delivered_bytes + self.acknowledged_bytes
+
     def begin(self) -> InsertMessages:
         """Return the messages of the next stream; those of the one before end."""
         if self._stream is not None:
             self._stream.credit.end()
         with self._lock:
             self.has_expired = False
+            self.acknowledged_bytes = 0
             self._stream = InsertMessages(self, list(self._unresolved.values()), resumes=self._stream is not None)
             return self._stream
 
@@ -161,6 +171,7 @@ class InsertSession:
             sending = self._unresolved.pop(item, None)
             if sending is None:
                 return False
+            self._resolved += 1
             self._resolved_bytes += sending.upload.canonical_bytes
             return True
 

@@ -168,13 +168,13 @@ class RemoteBackend(Backend):
             while True:
                 broken = None
                 try:
-                    yield from self._insert_stream(session, patience, on_progress)
+                    yield from self._insert_stream(session, on_progress)
                 except _InterruptedError as interruption:
                     broken = interruption.error
                 if session.failure is not None:
                     raise session.failure
                 if broken is not None:
-                    self._wait(patience, broken)
+                    self._wait(patience, broken, session.place)
                     if on_progress is not None:
                         on_progress(Progress(None, session.delivered_bytes, None, patience.interruptions))
                 elif not session.has_expired:
@@ -187,7 +187,7 @@ class RemoteBackend(Backend):
         yield from session.unsendable
 
     def _insert_stream(
-        self, session: InsertSession, patience: Patience, on_progress: Callable[[Progress], None] | None
+        self, session: InsertSession, on_progress: Callable[[Progress], None] | None
     ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
         """Yield the results of one stream."""
         messages = session.begin()
@@ -197,7 +197,7 @@ class RemoteBackend(Backend):
             method: Any = self._channel.stream_stream(SERVICE + "Insert")
             call = method(messages)
         try:
-            for raw in self._answers(call, patience):
+            for raw in self._answers(call):
                 with as_answer("Insert"):
                     response = pb.InsertResponse.FromString(raw)
                 yield from insert_results(response, session, messages, on_progress)
@@ -218,7 +218,7 @@ class RemoteBackend(Backend):
                 dataset=dataset, reads=place.remaining(), options=_calls.read_options(with_data=with_data)
             )
             try:
-                for response, payload in self._read("Get", request, pb.GetResponse, patience):
+                for response, payload in self._read("Get", request, pb.GetResponse):
                     yield from place.passed(arrivals(response, payload))
             except _InterruptedError as interruption:
                 broken = interruption.error
@@ -226,24 +226,28 @@ class RemoteBackend(Backend):
                 return
             if reads and place.is_complete:
                 return
-            self._wait(patience, broken)
+            self._wait(patience, broken, place.reached)
 
     def query(self, listing: Listing, *, with_data: bool) -> Iterator[Arrival]:
         """See `Backend`."""
         request = _calls.query_request(listing, with_data=with_data)
         place = QueryPlace(with_data=with_data)
         patience = self._patience()
+        # A tensor that broke off begins again: only the next one is further.
+        reached = -1
         while True:
             request.resume_token = place.token
             try:
-                for response, payload in self._read("Query", request, pb.QueryResponse, patience):
-                    yield from place.passed(arrivals(response, payload))
+                for response, payload in self._read("Query", request, pb.QueryResponse):
+                    for arrival in place.passed(arrivals(response, payload)):
+                        reached = arrival.item
+                        yield arrival
                     place.note(response.resume_token)
             except _InterruptedError as interruption:
                 broken = interruption.error
             else:
                 return
-            self._wait(patience, broken)
+            self._wait(patience, broken, (reached,))
             place.restart()
 
     def list_tensors(self, listing: Listing) -> Iterator[TensorInfo]:
@@ -285,14 +289,12 @@ class RemoteBackend(Backend):
         self._heard = True
         return call.value(response)
 
-    def _read(
-        self, name: str, request: Message, response_type: type[R], patience: Patience
-    ) -> Iterator[tuple[R, memoryview]]:
+    def _read(self, name: str, request: Message, response_type: type[R]) -> Iterator[tuple[R, memoryview]]:
         """Yield the answers of a stream that reads."""
         with _as_tensorus_errors():
             call: Any = self._channel.unary_stream(SERVICE + name, serialize)(request)
         try:
-            for raw in self._answers(call, patience):
+            for raw in self._answers(call):
                 with as_answer(name):
                     head, payload = split(raw)
                     response = response_type.FromString(head)
@@ -300,7 +302,7 @@ class RemoteBackend(Backend):
         finally:
             call.cancel()
 
-    def _answers(self, call: Iterator[bytes], patience: Patience) -> Iterator[bytes]:
+    def _answers(self, call: Iterator[bytes]) -> Iterator[bytes]:
         """Yield what a stream answers. What its reader raises meanwhile is no error of the stream's.
 
         Raises:
@@ -315,14 +317,13 @@ class RemoteBackend(Backend):
             if raw is None:
                 return
             self._heard = True
-            patience.progress()
             yield raw
 
-    def _wait(self, patience: Patience, error: TensorusError) -> None:
+    def _wait(self, patience: Patience, error: TensorusError, place: tuple[int, ...]) -> None:
         """Wait before the next attempt; raise `error` where there is to be none."""
         if self._closed:
             raise error
-        patience.wait(error)
+        patience.wait(error, place)
 
     def _patience(self) -> Patience:
         """Return the patience of a transfer: none with a server that has never answered."""
@@ -365,6 +366,7 @@ def insert_results(
     if response.HasField("progress") and response.progress.acknowledged_payload_bytes:
         acknowledged_bytes = response.progress.acknowledged_payload_bytes
         messages.credit.acknowledge(acknowledged_bytes)
+        session.acknowledged_bytes = acknowledged_bytes
         if on_progress is not None:
             on_progress(Progress(None, session.delivered_bytes + acknowledged_bytes, None))
     for result in response.results:

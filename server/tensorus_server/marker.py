@@ -35,6 +35,7 @@ class Marker:
         """
         self.upload = upload
         self.begun_bytes = 0
+        self.committed_bytes = 0
         self._uploads = uploads
         self._committer = committer
         self._report = report
@@ -65,7 +66,7 @@ class Marker:
 
     def resumed(self, committed_bytes: int) -> None:
         """Go on from a mark that was saved before."""
-        self.begun_bytes = committed_bytes
+        self.begun_bytes = self.committed_bytes = committed_bytes
 
     def chunks(self, upload: Upload) -> list[tuple[int, int]]:
         """Return the upload's chunk index as far as it is saved."""
@@ -85,6 +86,8 @@ class Marker:
     def _saved(self, failure: BaseException | None, mark: Mark) -> None:
         with self._changed:
             self._failure = failure
+            if failure is None:
+                self.committed_bytes = mark.upload.committed_bytes
             self._under_way = False
             self._changed.notify_all()
         if failure is None:

@@ -4,8 +4,8 @@
        └─────────────┴──────────────→  abort()  or  park(), to be resumed
 
 A large tensor of an insert that can be resumed is marked on its way: every `MARK_EVERY_BYTES` its payload so far is made
-durable, and what is needed to go on from there is saved. Marks run behind the stream, at most one at a time, so that
-never more than two of them, and the chunks under way, are not durable.
+durable, and what is needed to go on from there is saved. Marks run behind the stream, at most one at a time; the stream
+waits where more than two of them, chunks under way included, would not be durable.
 
 Memory held: the chunks under way (`CodecPool.depth`, and one that is being filled), and up to `INLINE_BYTES_MAX` of stored
 bytes. Bytes that arrive as whole chunks are never copied: the chunk is a view of the message.
@@ -140,6 +140,8 @@ class TensorWriter:
         expected = self.new.spec.canonical_bytes
         if self.received_bytes + canonical.nbytes > expected:
             raise self._size_mismatch(f"at least {self.received_bytes + canonical.nbytes}")
+        if self._marker is not None:
+            self._hold_back(self._marker, canonical.nbytes)
         self.received_bytes += canonical.nbytes
         if self._source_digest is not None:
             self._source_digest.update(canonical)
@@ -209,6 +211,20 @@ class TensorWriter:
             if not future.cancel():
                 # An encoder at work reads a message that goes away with the stream.
                 future.exception()
+
+    def _hold_back(self, marker: Marker, more_bytes: int) -> None:
+        """Wait until all but two marks' worth of what will have been received is durable.
+
+        What a sender may have to send again must not depend on how many chunks are under way.
+        """
+
+        def is_ahead() -> bool:
+            return self.received_bytes + more_bytes - marker.committed_bytes > 2 * MARK_EVERY_BYTES
+
+        while self._pending and is_ahead():
+            self._store_next()
+        if is_ahead():
+            marker.wait()
 
     def _cut(self, canonical: memoryview, canonical_crc32c: int | None) -> None:
         """Encode whole chunks as views; keep a copy of what begins one."""

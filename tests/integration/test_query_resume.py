@@ -67,9 +67,9 @@ def test_a_client_whose_stream_breaks_yields_every_record_once(
     read = _remote.RemoteBackend._read
     broken: list[int] = []
 
-    def breaking(self, name, request, response_type, patience):  # type: ignore[no-untyped-def]
+    def breaking(self, name, request, response_type):  # type: ignore[no-untyped-def]
         request.options.max_payload_bytes = 65_536
-        for number, found in enumerate(read(self, name, request, response_type, patience)):
+        for number, found in enumerate(read(self, name, request, response_type)):
             yield found
             if len(broken) < 8 and number == len(broken) % 3:
                 broken.append(number)
