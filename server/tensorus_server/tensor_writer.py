@@ -322,6 +322,11 @@ class TensorWriter:
             raise SessionExpiredError(
                 f"item {upload.item}: {error}", dataset=self._dataset.name, tensor=upload.id
             ) from error
+        except OSError as error:
+            payload.park()
+            raise StoreUnavailableError(
+                f"item {upload.item}: what is stored cannot be read: {error.strerror}", dataset=self._dataset.name
+            ) from error
         except BaseException:
             payload.park()
             raise
