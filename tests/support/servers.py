@@ -42,13 +42,13 @@ def running_server(
 
 
 class ServerProcess:
-    """A `tensorus serve` of its own, on a free loopback port."""
+    """A `tensorus serve` of its own, on a loopback port."""
 
-    def __init__(self, folder: Path) -> None:
-        """Start it and wait until it serves."""
-        command = [sys.executable, "-m", "tensorus", "serve", "--reserve-bytes", "0"]
+    def __init__(self, folder: Path, *, port: int = 0, grace_s: float = 30.0) -> None:
+        """Start it and wait until it serves; port 0: any free one."""
+        command = [sys.executable, "-m", "tensorus", "serve", "--reserve-bytes", "0", "--grace", str(grace_s)]
         self.process = subprocess.Popen(
-            [*command, "--data-dir", str(folder), "--listen", "127.0.0.1:0"],
+            [*command, "--data-dir", str(folder), "--listen", f"127.0.0.1:{port}"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
