@@ -24,6 +24,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from tensorus_codecs.pipeline import decode_chunk
 from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus_protos.values import to_value
 from tensorus_server.status import STATUS_BY_REASON
 
 SEED = "tensorus wire vectors 1"
@@ -323,7 +324,7 @@ def _record(name: str, entry: dict[str, Any]) -> Vector:
     encoding = pb.Encoding(
         codecs=[
             pb.Codec(
-                id=step["id"], configuration={key: _setting(value) for key, value in step["configuration"].items()}
+                id=step["id"], configuration={key: to_value(value) for key, value in step["configuration"].items()}
             )
             for step in entry["encoding"]
         ]
@@ -331,10 +332,6 @@ def _record(name: str, entry: dict[str, Any]) -> Vector:
     vector.add("server", pb.GetResponse(encodings=[encoding], segments=[made], payload=record))
     vector.items = [one]
     return vector
-
-
-def _setting(value: bool | int) -> pb.Value:  # noqa: FBT001 - the settings of codecs are these two
-    return pb.Value(boolean=value) if isinstance(value, bool) else pb.Value(integer=value)
 
 
 def error(reason: str, message: str, **facts: str) -> status_pb2.Status:
