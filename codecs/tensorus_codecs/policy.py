@@ -10,7 +10,7 @@ does with each chunk. The rules that no policy changes:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,7 @@ _PLANES_FOR_OTHERS = (_step("planes"), _step("zstd", level=1))
 
 PRESETS: Mapping[str, Preset] = {
     "none": Preset("as it is", None, (), ()),
-    "fast": Preset("lossless; lz4, gives up at once on what does not repeat", None, (_step("lz4"),), (_step("lz4"),)),
+    "fast": Preset("lossless; bits side by side, then lz4", None, (_step("blosc_lz4"),), (_step("blosc_lz4"),)),
     "lossless": Preset(
         "lossless; byte planes, each as compressible as it is", None, _PLANES_FOR_FLOATS, _PLANES_FOR_OTHERS
     ),
@@ -215,10 +215,10 @@ def plan(policy: StoragePolicy, dtype: DType) -> ChunkPlan:
             if lossy.quantizer is not None and lossy.quantizer.applies_to(dtype):
                 encoding = lossy
     return ChunkPlan(
-        encoding=_without_idle_filter(encoding, dtype),
+        encoding=_fitted(encoding, dtype),
         max_relative_error=max_relative_error,
         max_absolute_error=policy.max_absolute_error,
-        lossless=_without_idle_filter(lossless, dtype),
+        lossless=_fitted(lossless, dtype),
         chunk_bytes=policy.chunk_bytes or CHUNK_BYTES_DEFAULT,
         fallback_reason="; ".join(dict.fromkeys(reasons)),
     )
@@ -232,9 +232,14 @@ def _available(steps: tuple[dict[str, Any], ...], reasons: list[str]) -> Encodin
         return IDENTITY
 
 
-def _without_idle_filter(encoding: Encoding, dtype: DType) -> Encoding:
-    """Return `encoding` without a filter that has nothing to do: planes of single bytes."""
+def _fitted(encoding: Encoding, dtype: DType) -> Encoding:
+    """Return `encoding` for words of this dtype: without a filter that has nothing to do, and with their width filled in."""
     word_bytes = dtype.word.itemsize if encoding.quantizer is None else encoding.quantizer.code_dtype.itemsize
-    if word_bytes == 1:
-        return Encoding(encoding.quantizer, None, encoding.compressor)
-    return encoding
+    # Planes of single bytes are the bytes.
+    used_filter = None if word_bytes == 1 else encoding.filter
+    compressor = encoding.compressor
+    if compressor is not None and getattr(compressor, "word_bytes", None) == 0:
+        # What a filter makes are bytes; and wider words than 8 bytes are several.
+        width = 1 if used_filter is not None or word_bytes not in {1, 2, 4, 8} else word_bytes
+        compressor = replace(compressor, word_bytes=width)  # type: ignore[call-arg]  # a field of this codec
+    return Encoding(encoding.quantizer, used_filter, compressor)

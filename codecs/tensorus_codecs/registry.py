@@ -101,6 +101,7 @@ _REGISTRY = Registry(
         Entry("gzip", Compressor, 1, "tensorus_codecs.lossless.gzip:Gzip"),
         Entry("lz4", Compressor, 2, "tensorus_codecs.lossless.lz4:Lz4"),
         Entry("zstd", Compressor, 3, "tensorus_codecs.lossless.zstd:Zstd"),
+        Entry("blosc_lz4", Compressor, 4, "tensorus_codecs.lossless.blosc_lz4:BloscLz4"),
     )
 )
 

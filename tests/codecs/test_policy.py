@@ -43,10 +43,21 @@ EXPLICIT = [
     encoding_of("gzip"),
 ]
 
+
+def blosc_lz4(word_bytes: int) -> dict:
+    return {"id": "blosc_lz4", "configuration": {"word_bytes": word_bytes}}
+
+
 # preset: what is tried, by dtype. Filters have nothing to do where a word is a single byte.
 PLANS = {
     "none": {"float32": (), "float16": (), "int32": (), "bool": (), "float8_e5m2": (), "complex64": ()},
-    "fast": {"float32": ("lz4",), "float16": ("lz4",), "int32": ("lz4",), "bool": ("lz4",), "complex128": ("lz4",)},
+    "fast": {
+        "float32": (blosc_lz4(4),),
+        "float16": (blosc_lz4(2),),
+        "int64": (blosc_lz4(8),),
+        "bool": (blosc_lz4(1),),
+        "complex128": (blosc_lz4(8),),
+    },
     "lossless": {
         "float32": ROTATED,
         "bfloat16": ROTATED,
@@ -119,7 +130,7 @@ class TestPresets:
 
     def test_a_chunk_that_stays_lossless_is_stored_as_the_lossless_preset_does(self, preset: str) -> None:
         found = plan(StoragePolicy(preset=preset), dtype_by_name("float32"))
-        expected = {"none": (), "fast": ("lz4",), "fp16_only": (), "int8_only": ()}.get(preset, ROTATED)
+        expected = {"none": (), "fast": (blosc_lz4(4),), "fp16_only": (), "int8_only": ()}.get(preset, ROTATED)
         assert found.lossless == encoding_of(*expected)
 
     def test_it_describes_itself_in_a_line(self, preset: str) -> None:
@@ -326,11 +337,11 @@ class TestMissingLibrary:
         assert found.fallback_reason.startswith(self.REASON)
         assert found.fallback_reason.count("zstd") == 1
 
-    def test_storing_without_lz4_keeps_the_bytes_as_they_are(self) -> None:
-        with hidden_library("lz4"):
+    def test_storing_without_blosc_keeps_the_bytes_as_they_are(self) -> None:
+        with hidden_library("blosc_lz4"):
             found = plan(StoragePolicy(preset="fast"), dtype_by_name("float32"))
         assert found.encoding == IDENTITY
-        assert found.fallback_reason.startswith("codec 'lz4' needs the library")
+        assert found.fallback_reason.startswith("codec 'blosc_lz4' needs the library")
 
     @pytest.mark.parametrize("preset", ["none", "fast", "fp16_only", "int8_only"])
     def test_presets_that_do_not_need_it_are_not_touched(self, preset: str) -> None:

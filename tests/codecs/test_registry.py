@@ -30,6 +30,7 @@ CODECS = [
     ("gzip", Compressor, 1),
     ("lz4", Compressor, 2),
     ("zstd", Compressor, 3),
+    ("blosc_lz4", Compressor, 4),
 ]
 IDS = ", ".join(codec_id for codec_id, _, _ in CODECS)
 
@@ -122,7 +123,7 @@ class TestLookup:
         [
             (Quantizer, 99, "quantizer"),
             (Filter, 3, "filter"),
-            (Compressor, 4, "compressor"),
+            (Compressor, 99, "compressor"),
             (Compressor, 0, "compressor"),
             (Filter, 255, "filter"),
         ],

@@ -12,6 +12,7 @@ from tensorus_codecs.policy import plan
 from tensorus_codecs.registry import codec_class
 
 LIBRARIES = {
+    "blosc_lz4": "numcodecs",
     "lz4": "lz4.block",
     "zstd": "compression" if sys.version_info >= (3, 14) else "backports",
 }

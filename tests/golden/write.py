@@ -111,6 +111,7 @@ CHUNKS: dict[str, tuple[Input, list[str | dict[str, Any]]]] = {
     "fp16_float32": (weights("float32", 600, 20), ["fp16"]),
     "fp16_float32_special": (special("float32", 600, 21, largest=False), ["fp16"]),
     "fp16_float64_special": (special("float64", 600, 22, largest=False), ["fp16"]),
+    "blosc_lz4_int32": (integers("int32", 1500, 29), [{"id": "blosc_lz4", "configuration": {"word_bytes": 4}}]),
     "bf16_float32": (weights("float32", 600, 26), ["bf16"]),
     "bf16_float32_special": (special("float32", 600, 27, largest=True), ["bf16"]),
     "bf16_rotated_planes_huffman_float64": (weights("float64", 1500, 28), ["bf16", "rotated_planes", HUFFMAN]),

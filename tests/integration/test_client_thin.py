@@ -16,7 +16,18 @@ from support.client import run_process, thin_environment
 from tensorus_codecs.policy import PRESETS
 from tensorus_server.server import Server
 
-ABSENT = ["lz4", "backports.zstd", "compression.zstd", "apsw", "torch", "click", "rich", "safetensors", "grpc_health"]
+ABSENT = [
+    "lz4",
+    "numcodecs",
+    "backports.zstd",
+    "compression.zstd",
+    "apsw",
+    "torch",
+    "click",
+    "rich",
+    "safetensors",
+    "grpc_health",
+]
 """What a server, the command line or torch bring. (`compression.zstd` is in the standard library from Python 3.14 on.)"""
 
 Thin = Callable[..., Any]
@@ -66,7 +77,7 @@ result = sorted({name.partition(".")[0] for name in sys.modules} & {"grpc", "ten
 
 def test_only_codecs_of_the_standard_library_and_numpy_can_be_decoded(thin: Thin) -> None:
     accepted = thin("from tensorus._decode import accepted_codecs; result = accepted_codecs()")
-    assert set(accepted) - {"zstd"} == {"fp16", "int8_block", "planes", "rotated_planes", "gzip"}
+    assert set(accepted) - {"zstd"} == {"fp16", "bf16", "int8_block", "planes", "rotated_planes", "gzip"}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +122,7 @@ with tensorus.connect({server.address!r}) as client:
         ]
         for record in remote.query(stored, as_="numpy")
     }
-    assert len(expected) == 12 * len(DTYPE_NAMES)
+    assert len(expected) == (len(PRESETS) + 5) * len(DTYPE_NAMES)
     assert found == expected
 
 
