@@ -156,8 +156,9 @@ class QueryPlace:
         # Of the stream that is going on: the number of its first tensor, and of the first that is new to the reader.
         self._first = 0
         self._new = 0
-        # The last tensor that has begun: if it does so again, its reader is to begin again.
+        # The last tensor that has begun, and the one that does so again: its reader is to begin again.
         self._begun = -1
+        self._restarts = -1
 
     def note(self, token: str) -> None:
         """Take the server's word that everything so far is behind `token`, if it gave one."""
@@ -167,6 +168,7 @@ class QueryPlace:
     def restart(self) -> None:
         """Go on with another stream, from the token."""
         self._first, self._new = self._covered, self._complete
+        self._restarts = self._complete if self._begun == self._complete else -1
         self._item = None
 
     def passed(self, found: Iterable[Arrival]) -> Iterator[Arrival]:
@@ -176,8 +178,8 @@ class QueryPlace:
             if arrival.item < self._new:
                 continue
             if isinstance(arrival, Began):
-                arrival = replace(arrival, restarts=arrival.item == self._begun)
-                self._begun = arrival.item
+                arrival = replace(arrival, restarts=arrival.item == self._restarts)
+                self._begun, self._restarts = arrival.item, -1
                 self._item = _Item(arrival, with_data=self._with_data)
             elif isinstance(arrival, Bytes) and self._item is not None:
                 self._item.take(arrival)

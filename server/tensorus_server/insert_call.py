@@ -134,7 +134,9 @@ class InsertCall:
 
     def _take_over(self) -> None:
         self._taken_over = True
-        self._outbox.fail(SessionTakenOverError("a newer stream goes on with this insert", dataset=self._dataset))
+        self._outbox.fail(
+            SessionTakenOverError("a newer stream goes on with this insert, or it was cancelled", dataset=self._dataset)
+        )
 
     def _receive(self, stream: InsertStream, segment: pb.Segment, payload: memoryview) -> None:
         try:
