@@ -185,6 +185,10 @@ def one_stream(one_stream_server: Server) -> Iterator[tensorus.Client]:
     """A client of that server, whose stream is free."""
     with tensorus.connect(one_stream_server.address, retry_timeout_s=0) as client:
         require_free(client)
+        admission = one_stream_server._admission
+        with admission._changed:
+            # Its own last call ends there a moment after here, too.
+            assert admission._changed.wait_for(lambda: admission._streams == 0, 30)
         yield client
 
 
