@@ -100,10 +100,14 @@ class InsertSession:
         """Canonical bytes of what has a result, and of what the server had when the stream began."""
         self.acknowledged_bytes = 0
         """What the server has taken of the stream."""
+        # Asking the uploads may take long, and only the next stream is to wait for that. `_pulling` is taken before `_lock`.
+        self._pulling = threading.Lock()
         self._lock = threading.Lock()
         self._uploads = enumerate(uploads)
         self._exhausted = False
         self._unresolved: dict[int, _Sending] = {}
+        self._late: list[_Sending] = []
+        """What a stream that broke had asked for, and was given after the next one had begun."""
         self._resolved = 0
         self._resolved_bytes = 0
         self._stream: InsertMessages | None = None
@@ -129,6 +133,7 @@ class InsertSession:
         with self._lock:
             self.has_expired = False
             self.acknowledged_bytes = 0
+            self._late.clear()
             self._stream = InsertMessages(self, list(self._unresolved.values()), resumes=self._stream is not None)
             return self._stream
 
@@ -137,23 +142,36 @@ class InsertSession:
 
         Whatever the uploads raise ends them, and is kept for the caller's thread.
         """
-        with self._lock:
-            try:
-                while self._stream is stream and not self._exhausted:
-                    item, upload = next(self._uploads)
-                    try:
-                        sending = _Sending(item, upload, upload_to(upload))
-                    except TensorusError as error:
-                        if self.options.all_or_nothing:
-                            raise
-                        self.unsendable.append((item, error))
-                        continue
-                    self._unresolved[item] = sending
+        with self._pulling:
+            with self._lock:
+                if self._stream is not stream:
+                    return None
+                if self._late:
+                    return self._late.pop()
+            sending = self._next_sending()
+            if sending is None:
+                return None
+            with self._lock:
+                self._unresolved[sending.item] = sending
+                if self._stream is stream:
                     return sending
-            except StopIteration:
-                self._exhausted = True
-            except BaseException as error:  # noqa: BLE001 - on gRPC's thread even SystemExit would be nobody's, and the call never end
-                self._exhausted, self.failure = True, error
+                self._late.append(sending)
+        return None
+
+    def _next_sending(self) -> _Sending | None:
+        try:
+            while not self._exhausted:
+                item, upload = next(self._uploads)
+                try:
+                    return _Sending(item, upload, upload_to(upload))
+                except TensorusError as error:
+                    if self.options.all_or_nothing:
+                        raise
+                    self.unsendable.append((item, error))
+        except StopIteration:
+            self._exhausted = True
+        except BaseException as error:  # noqa: BLE001 - on gRPC's thread even SystemExit would be nobody's, and the call never end
+            self._exhausted, self.failure = True, error
         return None
 
     def resumed(self, committed_bytes: Mapping[int, int]) -> None:

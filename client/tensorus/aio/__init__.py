@@ -1,0 +1,30 @@
+"""The client for asyncio: the same methods as `tensorus.Client`, awaited.
+
+async with tensorus.aio.connect("localhost:7733") as client:
+    await client.insert("weights", tensor, id="layer1")
+    tensor = await client.get("weights", "layer1")
+    async for record in client.query("weights", "layer >= 1"):
+        print(record.info.ratio)
+
+Cancelling a task ends its call, here and at the server. An iteration that is left early ends when it is closed:
+`contextlib.aclosing` does that at once.
+"""
+
+from __future__ import annotations
+
+from tensorus._allocator import tune_allocator as _tune
+from tensorus.aio._client import AsyncClient
+
+__all__ = ["AsyncClient", "connect"]
+
+
+def connect(
+    address: str, *, timeout_s: float = 30.0, retry_timeout_s: float = 60.0, tune_allocator: bool = True
+) -> AsyncClient:
+    """Return a client of the server at `address`. Connects when it is first used, and is of the event loop that does so.
+
+    Arguments as of `tensorus.connect`.
+    """
+    if tune_allocator:
+        _tune()
+    return AsyncClient(address, timeout_s=timeout_s, retry_timeout_s=retry_timeout_s)

@@ -1,0 +1,357 @@
+"""The asynchronous client: what `client.py` is, for asyncio. Arguments, values and errors are the same."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+from collections.abc import AsyncIterable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from tensorus import _calls
+from tensorus._arguments import (
+    array_kind,
+    batches,
+    dataset_name,
+    inserted_many,
+    inserted_one,
+    listing_of,
+    new_tensor,
+    policy_of,
+    progress_of,
+    tensor_name,
+    upload_of,
+    without_result,
+)
+from tensorus._arrays import from_canonical
+from tensorus._backend import Began, Failed, InsertOptions, Part
+from tensorus._convert import tensor_from
+from tensorus._indexing import parse_index
+from tensorus._remote import PAGE_SIZE
+from tensorus._transfer import Assembler
+from tensorus.aio._backend import AsyncRemoteBackend
+from tensorus.errors import AlreadyExistsError, UnavailableError
+from tensorus.types import NewTensor, Progress, Record
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
+
+    from tensorus._arrays import AnyArray
+    from tensorus._backend import Arrival, Listing, Upload
+    from tensorus._transfer import Assembly
+    from tensorus._where import Where
+    from tensorus.aio._backend import Reader
+    from tensorus.types import AsArray, DatasetInfo, DatasetStats, Index, Policy, Schema, TensorInfo
+
+__all__ = ["AsyncClient"]
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Made by `tensorus.aio.connect`; an asynchronous context manager. For one event loop, in any number of its tasks.
+
+    Methods, arguments and errors are those of `tensorus.Client`. Callbacks are called on the event loop.
+    """
+
+    def __init__(self, address: str, *, timeout_s: float, retry_timeout_s: float) -> None:
+        """Connect when it is first used."""
+        self._opened = AsyncRemoteBackend(address, timeout_s=timeout_s, retry_timeout_s=retry_timeout_s)
+        self._closed = False
+        self._assembler = Assembler()
+
+    async def __aenter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it."""
+        await self.close()
+
+    async def close(self) -> None:
+        """End all use. Idempotent."""
+        self._closed = True
+        await self._opened.close()
+        await asyncio.to_thread(self._assembler.close)
+
+    async def create_dataset(
+        self,
+        name: str,
+        *,
+        preset: str | None = None,
+        policy: Policy | None = None,
+        schema: Schema | None = None,
+        exist_ok: bool = False,
+    ) -> DatasetInfo:
+        """Create a dataset. See `tensorus.Client.create_dataset`."""
+        backend = self._backend
+        try:
+            return await backend.call(_calls.create_dataset(dataset_name(name), policy_of(preset, policy), schema))
+        except AlreadyExistsError:
+            if not exist_ok:
+                raise
+            return await backend.call(_calls.get_dataset(name))
+
+    async def datasets(self) -> builtins.list[DatasetInfo]:
+        """Return all datasets in order of creation."""
+        return await self._backend.call(_calls.list_datasets())
+
+    async def dataset(self, name: str) -> DatasetInfo:
+        """Return a dataset. See `tensorus.Client.dataset`."""
+        return await self._backend.call(_calls.get_dataset(dataset_name(name)))
+
+    async def update_dataset(
+        self, name: str, *, preset: str | None = None, policy: Policy | None = None, schema: Schema | None = None
+    ) -> DatasetInfo:
+        """Replace how later tensors are stored. See `tensorus.Client.update_dataset`."""
+        backend = self._backend
+        return await backend.call(_calls.update_dataset(dataset_name(name), policy_of(preset, policy), schema))
+
+    async def delete_dataset(self, name: str) -> int:
+        """Delete a dataset with all its tensors. See `tensorus.Client.delete_dataset`."""
+        return await self._backend.call(_calls.delete_dataset(dataset_name(name)))
+
+    async def stats(self, dataset: str) -> DatasetStats:
+        """Return sums over a dataset's tensors. See `tensorus.Client.stats`."""
+        return await self._backend.call(_calls.dataset_stats(dataset_name(dataset)))
+
+    async def insert(
+        self,
+        dataset: str,
+        tensor: object,
+        *,
+        id: str | None = None,  # noqa: A002 - the field's word
+        metadata: Mapping[str, Any] | None = None,
+        preset: str | None = None,
+        policy: Policy | None = None,
+        if_generation_match: int | None = None,
+        validate_only: bool = False,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> TensorInfo:
+        """Store one tensor. See `tensorus.Client.insert`."""
+        new = NewTensor(tensor, id, metadata, policy_of(preset, policy), if_generation_match)
+        upload = await self._backend.in_thread(upload_of, new)
+        options = InsertOptions(validate_only=validate_only)
+        report = None if on_progress is None else progress_of(upload, on_progress)
+        outcomes = await self._backend.insert(dataset_name(dataset), [upload], options, report)
+        inserted = inserted_one(dataset, upload, outcomes)
+        if report is not None:
+            report(Progress(upload.id, upload.canonical_bytes, upload.canonical_bytes))
+        return inserted
+
+    async def insert_many(
+        self,
+        dataset: str,
+        tensors: Iterable[object] | AsyncIterable[object],
+        *,
+        all_or_nothing: bool = False,
+        validate_only: bool = False,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> builtins.list[TensorInfo]:
+        """Store many tensors in one stream. See `tensorus.Client.insert_many`.
+
+        Args:
+            tensors: what `tensorus.Client.insert_many` takes, iterated on a thread; or the same as an asynchronous iterable,
+                iterated on the event loop.
+        """
+        ids: list[str] = []
+        source = _FromLoop(tensors) if isinstance(tensors, AsyncIterable) else None
+        found: Iterable[object] = tensors if source is None else source  # type: ignore[assignment]  # not narrowed by `source`
+
+        def uploads() -> Iterator[Upload]:
+            for tensor in found:
+                upload = upload_of(new_tensor(tensor))
+                ids.append(upload.id)
+                yield upload
+
+        options = InsertOptions(all_or_nothing, validate_only)
+        try:
+            outcomes = await self._backend.insert(dataset_name(dataset), uploads(), options, on_progress)
+        finally:
+            if source is not None:
+                source.close()
+        return inserted_many(dataset, ids, outcomes)
+
+    async def get(
+        self,
+        dataset: str,
+        id: str,  # noqa: A002 - the field's word
+        *,
+        index: Index | None = None,
+        as_: AsArray | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Any:  # `Any`: a torch tensor or a NumPy array, as asked for
+        """Return a tensor, or a part of it. See `tensorus.Client.get`."""
+        parsed = None if index is None else parse_index(index)
+        part = None if parsed is None else Part(parsed.axes, parsed.trailing_axes)
+        kind = array_kind(as_)
+
+        def finish(info: TensorInfo, array: AnyArray) -> Any:  # `Any`: as above
+            return from_canonical(array if parsed is None else parsed.apply(array, info.shape), kind)
+
+        report = None
+        if on_progress is not None:
+            loop = asyncio.get_running_loop()
+
+            def report(progress: Progress) -> None:
+                loop.call_soon_threadsafe(on_progress, progress)
+
+        reader = _Tensors(self._assembler.begin(report), finish)
+        async with aclosing(self._backend.get(dataset_name(dataset), [tensor_name(id)], part, reader)) as found:
+            async for array in found:
+                return array
+        raise without_result("read", dataset, id)
+
+    def get_many(self, dataset: str, ids: Iterable[str], *, as_: AsArray | None = None) -> AsyncIterator[Record]:
+        """Yield tensors by id, in order, in one stream. See `tensorus.Client.get_many`."""
+        name, wanted = dataset_name(dataset), [tensor_name(tensor_id) for tensor_id in ids]
+        return self._get_many(self._backend, name, wanted, array_kind(as_))
+
+    def query(
+        self,
+        dataset: str,
+        where: Where | None = None,
+        *,
+        order_by: str | None = None,
+        limit: int | None = None,
+        sample: int | None = None,
+        seed: int | None = None,
+        with_data: bool = True,
+        as_: AsArray | None = None,
+    ) -> AsyncIterator[Record]:
+        """Yield the tensors that match a filter. See `tensorus.Client.query`."""
+        listing = listing_of(dataset, where, order_by=order_by, limit=limit, sample=sample, seed=seed)
+        reader = self._records(array_kind(as_)) if with_data else _Headers()
+        return self._backend.query(listing, reader)
+
+    def list(
+        self,
+        dataset: str,
+        where: Where | None = None,
+        *,
+        order_by: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[TensorInfo]:
+        """Yield what is stored in a dataset, without the values. See `tensorus.Client.list`."""
+        return self._list(self._backend, listing_of(dataset, where, order_by=order_by, limit=limit))
+
+    async def info(self, dataset: str, id: str) -> TensorInfo:  # noqa: A002 - the field's word
+        """Return everything about a tensor but its values. See `tensorus.Client.info`."""
+        reads = self._backend.get(dataset_name(dataset), [tensor_name(id)], None, _Headers())
+        async with aclosing(reads) as found:
+            async for record in found:
+                return record.info
+        raise without_result("read", dataset, id)
+
+    async def update_metadata(self, dataset: str, id: str, metadata: Mapping[str, Any]) -> TensorInfo:  # noqa: A002
+        """Replace a tensor's metadata, all of it. See `tensorus.Client.update_metadata`."""
+        backend = self._backend
+        return await backend.call(_calls.update_metadata(dataset_name(dataset), tensor_name(id), metadata))
+
+    async def delete(self, dataset: str, ids: str | Sequence[str]) -> int:
+        """Delete one or many tensors by id. See `tensorus.Client.delete`."""
+        wanted = [tensor_name(tensor_id) for tensor_id in ([ids] if isinstance(ids, str) else ids)]
+        deleted = 0
+        for batch in batches(wanted):
+            deleted += await self._backend.call(_calls.delete_tensors(dataset_name(dataset), batch))
+        return deleted
+
+    @property
+    def _backend(self) -> AsyncRemoteBackend:
+        if self._closed:
+            raise UnavailableError("the client is closed", reason="UNAVAILABLE")
+        return self._opened
+
+    def _records(self, kind: AsArray) -> Reader[Record]:
+        def finish(info: TensorInfo, array: AnyArray) -> Record:
+            return Record(info, from_canonical(array, kind))
+
+        return _Tensors(self._assembler.begin(), finish)
+
+    async def _get_many(
+        self, backend: AsyncRemoteBackend, dataset: str, ids: builtins.list[str], kind: AsArray
+    ) -> AsyncIterator[Record]:
+        for batch in batches(ids):
+            async with aclosing(backend.get(dataset, batch, None, self._records(kind))) as found:
+                async for record in found:
+                    yield record
+
+    async def _list(self, backend: AsyncRemoteBackend, listing: Listing) -> AsyncIterator[TensorInfo]:
+        request = _calls.list_request(listing, PAGE_SIZE)
+        count = 0
+        while True:
+            page = await backend.call(_calls.list_page(request))
+            left = len(page.tensors) if listing.limit is None else listing.limit - count
+            wanted: builtins.list[TensorInfo] = await backend.in_thread(
+                builtins.list, map(tensor_from, page.tensors[:left])
+            )
+            for info in wanted:
+                yield info
+            count += len(wanted)
+            if not page.next_page_token or count == listing.limit:
+                return
+            request.page_token = page.next_page_token
+
+
+class _Tensors(Generic[T]):
+    """Reads whole tensors."""
+
+    with_data = True
+
+    def __init__(self, assembly: Assembly, finish: Callable[[TensorInfo, AnyArray], T]) -> None:
+        self._assembly = assembly
+        self._finish = finish
+
+    def take(self, arrived: Iterator[Arrival]) -> Iterator[T]:
+        for arrival in arrived:
+            complete = self._assembly.take(arrival)
+            if complete is not None:
+                yield self._finish(*complete)
+
+    def end(self) -> None:
+        self._assembly.end()
+
+
+class _Headers:
+    """Reads what is said of tensors."""
+
+    with_data = False
+
+    def take(self, arrived: Iterator[Arrival]) -> Iterator[Record]:
+        for arrival in arrived:
+            if isinstance(arrival, Failed):
+                raise arrival.error
+            if isinstance(arrival, Began):
+                yield Record(arrival.info, None)
+
+    def end(self) -> None:
+        """Nothing is left over."""
+
+
+class _FromLoop:
+    """An asynchronous iterable for the thread that makes messages; iterated on the event loop that it was made on."""
+
+    def __init__(self, source: AsyncIterable[object]) -> None:
+        self._source = aiter(source)
+        self._loop = asyncio.get_running_loop()
+        self._asked: Future[object] | None = None
+        self._closed = False
+
+    def __iter__(self) -> Iterator[object]:
+        while not self._closed:
+            self._asked = asyncio.run_coroutine_threadsafe(self._next(), self._loop)
+            found = self._asked.result()
+            if found is self:
+                return
+            yield found
+
+    def close(self) -> None:
+        """Let the thread go: nobody wants the rest."""
+        self._closed = True
+        if self._asked is not None:
+            self._asked.cancel()
+
+    async def _next(self) -> object:
+        # `self` says that there is no more: no source has it.
+        return await anext(self._source, self)
