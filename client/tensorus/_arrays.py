@@ -28,6 +28,7 @@ __all__ = [
     "canonical_blocks",
     "default_kind",
     "dtype_name",
+    "element_bytes",
     "empty_canonical",
     "from_canonical",
 ]
@@ -111,6 +112,15 @@ def canonical_blocks(array: AnyArray, block_bytes: int) -> Iterator[memoryview]:
 def default_kind() -> AsArray:
     """Return "torch" where torch is installed, and "numpy" elsewhere."""
     return "torch" if _has_torch() else "numpy"
+
+
+def element_bytes(dtype: str) -> int:
+    """Return the bytes of an element of a dtype.
+
+    Raises:
+        UnsupportedDTypeError: this version does not know the dtype.
+    """
+    return int(empty_canonical(dtype, (0,)).itemsize)
 
 
 def empty_canonical(dtype: str, shape: tuple[int, ...]) -> AnyArray:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import crc32c
 
+from tensorus._arrays import element_bytes
 from tensorus._backend import Began, Bytes, Failed
-from tensorus._convert import error_of, tensor_from
+from tensorus._convert import dtype_from, error_of, tensor_from
 from tensorus.errors import ChecksumMismatchError, InternalError
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
@@ -41,8 +42,11 @@ def arrivals(response: pb.GetResponse | pb.QueryResponse, payload: memoryview) -
         while failed and failed[0].item < segment.item:
             yield failed.popleft()
         if segment.HasField("tensor"):
-            spec = segment.part if segment.HasField("part") else segment.tensor.spec
-            yield Began(segment.item, tensor_from(segment.tensor), tuple(spec.shape))
+            info = tensor_from(segment.tensor)
+            if segment.HasField("part"):
+                yield Began(segment.item, info, tuple(segment.part.shape), dtype_from(segment.part))
+            else:
+                yield Began(segment.item, info, info.shape)
         if segment.decoded_length == 0:
             continue
         if segment.HasField("crc32c"):
@@ -61,9 +65,8 @@ class _Item:
 
     def __init__(self, began: Began, *, with_data: bool) -> None:
         self.began = began
-        info = began.info
-        element_bytes = info.canonical_bytes // (math.prod(info.shape) or 1)
-        self._expected_bytes = math.prod(began.shape) * element_bytes if with_data else 0
+        count = math.prod(began.shape) if with_data else 0
+        self._expected_bytes = count * element_bytes(began.dtype or began.info.dtype) if count else 0
         self.arrived_bytes = 0
         self.in_order = True
         """Whether what arrived is the beginning, without holes."""

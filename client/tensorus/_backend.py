@@ -43,10 +43,12 @@ class InsertOptions:
 
 @dataclass(frozen=True)
 class Part:
-    """Slices of a tensor."""
+    """Slices of a tensor, all of it without axes; perhaps in another dtype."""
 
-    axes: tuple[slice, ...]
-    trailing_axes: tuple[slice, ...]
+    axes: tuple[slice, ...] = ()
+    trailing_axes: tuple[slice, ...] = ()
+    dtype: str | None = None
+    """What the values are cast to; None: they stay what they are."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Began:
     info: TensorInfo
     shape: tuple[int, ...]
     """Of what arrives: the whole tensor, or the part."""
+    dtype: str | None = None
+    """Of what arrives, where that is another part than the whole; None: the tensor's."""
     restarts: bool = False
     """Whether it had begun to arrive before, and does so again from its start."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from tensorus._convert import dataset_from, metadata_to, policy_to, schema_to, stats_from, tensor_from
+from tensorus._convert import dataset_from, dtype_to, metadata_to, policy_to, schema_to, stats_from, tensor_from
 from tensorus._decode import accepted_codecs
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
@@ -133,9 +133,14 @@ def query_request(listing: Listing, *, with_data: bool) -> pb.QueryRequest:
     )
 
 
-def read_options(*, with_data: bool) -> pb.ReadOptions:
-    """Return how streams that read are to answer here."""
-    return pb.ReadOptions(accepted_codecs=accepted_codecs(), headers_only=not with_data)
+def read_options(*, with_data: bool, dtype: str | None = None) -> pb.ReadOptions:
+    """Return how streams that read are to answer here.
+
+    Raises:
+        UnsupportedDTypeError: nothing can be cast to that.
+    """
+    as_dtype = None if dtype is None else dtype_to(dtype)
+    return pb.ReadOptions(accepted_codecs=accepted_codecs(), headers_only=not with_data, as_dtype=as_dtype)
 
 
 def _dataset(response: Any) -> DatasetInfo:  # `Any`: each call that answers with a dataset has a message of its own

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 __all__ = [
     "codec_steps",
     "dataset_from",
+    "dtype_from",
+    "dtype_to",
     "error_from",
     "error_of",
     "metadata_to",
@@ -220,11 +222,7 @@ def schema_to(schema: Schema) -> pb.DatasetSchema:
     """
     message = pb.DatasetSchema()
     if schema.dtype is not None:
-        if schema.dtype not in _DTYPE_NUMBERS:
-            raise UnsupportedDTypeError(
-                f"dtype {schema.dtype!r} is not one of {', '.join(_DTYPE_NUMBERS)}", reason="UNSUPPORTED_DTYPE"
-            )
-        message.dtype = _DTYPE_NUMBERS[schema.dtype]
+        message.dtype = dtype_to(schema.dtype)
     if schema.shape is not None:
         message.shape.SetInParent()
         try:
@@ -336,6 +334,24 @@ def _slice_to(part: slice) -> pb.Slice:
 
 def _bound(bound: int | None) -> int | None:
     return None if bound is None else max(-_BOUND_MAX, min(bound, _BOUND_MAX))
+
+
+def dtype_to(name: str) -> Any:  # `Any`: a number of the contract's enum
+    """Return the number of a dtype.
+
+    Raises:
+        UnsupportedDTypeError: the contract has none of this name.
+    """
+    if name not in _DTYPE_NUMBERS:
+        raise UnsupportedDTypeError(
+            f"dtype {name!r} is not one of {', '.join(_DTYPE_NUMBERS)}", reason="UNSUPPORTED_DTYPE"
+        )
+    return _DTYPE_NUMBERS[name]
+
+
+def dtype_from(spec: pb.TensorSpec) -> str:
+    """Return the name of a spec's dtype."""
+    return _dtype_name(spec.dtype)
 
 
 def _dtype_name(number: int) -> str:

@@ -211,12 +211,11 @@ class RemoteBackend(Backend):
         """See `Backend`. A get whose stream breaks goes on where it was."""
         slices = None if part is None else slices_to(part)
         reads = [pb.TensorRead(id=tensor_id, slices=slices) for tensor_id in ids]
+        options = _calls.read_options(with_data=with_data, dtype=None if part is None else part.dtype)
         place = GetPlace(reads, with_data=with_data)
         patience = self._patience()
         while True:
-            request = pb.GetRequest(
-                dataset=dataset, reads=place.remaining(), options=_calls.read_options(with_data=with_data)
-            )
+            request = pb.GetRequest(dataset=dataset, reads=place.remaining(), options=options)
             try:
                 for response, payload in self._read("Get", request, pb.GetResponse):
                     yield from place.passed(arrivals(response, payload))

@@ -112,7 +112,7 @@ class _Target:
     def __init__(self, began: Began, on_progress: Callable[[Progress], None] | None) -> None:
         self.item = began.item
         self._info = began.info
-        self._array = empty_canonical(began.info.dtype, began.shape)
+        self._array = empty_canonical(began.dtype or began.info.dtype, began.shape)
         self._bytes = memoryview(self._array.reshape(-1).view(np.uint8))
         self._arrived_bytes = 0
         self._arrived: list[tuple[int, int]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
@@ -231,6 +232,7 @@ class Client:
         id: str,  # noqa: A002 - the field's word
         *,
         index: Index | None = None,
+        dtype: str | None = None,
         as_: AsArray | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Any:  # `Any`: a torch tensor or a NumPy array, as asked for
@@ -241,6 +243,8 @@ class Client:
             id: the tensor's.
             index: as NumPy's basic indexing, with integers, slices with any step, and Ellipsis: only the chunks that it touches
                 are read.
+            dtype: cast to this dtype where it is stored, such as "bfloat16": half the network for float32. Real dtypes become
+                floating ones, complex ones complex.
             as_: "torch" or "numpy"; None: torch where it is installed.
             on_progress: called as bytes arrive, on the caller's thread.
 
@@ -250,10 +254,12 @@ class Client:
         Raises:
             DatasetNotFoundError, TensorNotFoundError: there is none.
             IndexError: an integer is out of bounds.
+            UnsupportedDTypeError, InvalidRequestError: there is no such dtype, or no such cast.
             DataCorruptError: what is stored is damaged.
         """
         parsed = None if index is None else parse_index(index)
-        part = None if parsed is None else Part(parsed.axes, parsed.trailing_axes)
+        axes = Part() if parsed is None else Part(parsed.axes, parsed.trailing_axes)
+        part = None if parsed is None and dtype is None else replace(axes, dtype=dtype)
         kind = array_kind(as_)
         arrivals = self._backend.get(dataset_name(dataset), [tensor_name(id)], part, with_data=True)
         for info, array in self._assembler.assemble(arrivals, on_progress):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tensorus._backend import Backend, Began, Bytes, Failed
+from tensorus._calls import read_options
 from tensorus._convert import metadata_to, policy_to, schema_to, upload_to
 from tensorus._forks import leave_behind, watch
 from tensorus.errors import TensorusError, UnavailableError, error_for
@@ -26,6 +27,7 @@ from tensorus.types import (
     TensorInfo,
     ValueSummary,
 )
+from tensorus_codecs.dtypes import dtype_by_number
 from tensorus_codecs.errors import CodecError
 from tensorus_protos.values import from_value_map
 
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from tensorus._backend import Arrival, InsertOptions, Listing, Part, Upload
+    from tensorus_codecs.dtypes import DType
     from tensorus_codecs.policy import StoragePolicy
     from tensorus_server.engine import Engine
     from tensorus_server.insert import InsertStream, ItemProgress
@@ -178,13 +181,16 @@ class EmbeddedBackend(Backend):
     def get(self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Iterator[Arrival]:
         """See `Backend`."""
         slices = None if part is None else model.SliceSet(part.axes, part.trailing_axes)
+        # By way of the contract, so that both clients refuse alike.
+        number = read_options(with_data=with_data, dtype=None if part is None else part.dtype).as_dtype
+        as_dtype = dtype_by_number(number) if number else None
         reads = [model.Read(tensor_id, slices) for tensor_id in ids]
         with _as_tensorus_errors():
             for item, found in enumerate(self._engine.find(dataset, reads, with_payloads=with_data)):
                 if isinstance(found, Exception):
                     yield Failed(item, _error(found))
                 else:
-                    yield from self._read(item, found, slices, with_data=with_data)
+                    yield from self._read(item, found, slices, as_dtype, with_data=with_data)
 
     def query(self, listing: Listing, *, with_data: bool) -> Iterator[Arrival]:
         """See `Backend`."""
@@ -198,7 +204,7 @@ class EmbeddedBackend(Backend):
                 seed=listing.seed,
             )
             for item, tensor in enumerate(self._engine.select(query, with_payloads=with_data)):
-                yield from self._read(item, tensor, None, with_data=with_data)
+                yield from self._read(item, tensor, None, None, with_data=with_data)
 
     def list_tensors(self, listing: Listing) -> Iterator[TensorInfo]:
         """See `Backend`."""
@@ -232,11 +238,17 @@ class EmbeddedBackend(Backend):
         return self._opened
 
     def _read(
-        self, item: int, tensor: model.Tensor, slices: model.SliceSet | None, *, with_data: bool
+        self,
+        item: int,
+        tensor: model.Tensor,
+        slices: model.SliceSet | None,
+        as_dtype: DType | None,
+        *,
+        with_data: bool,
     ) -> Iterator[Arrival]:
         try:
-            plan = ReadPlan(tensor, slices)
-            yield Began(item, _tensor_info(tensor), plan.result.shape)
+            plan = ReadPlan(tensor, slices, as_dtype)
+            yield Began(item, _tensor_info(tensor), plan.result.shape, plan.result.dtype.name)
             if with_data:
                 for piece in self._engine.reader.read(tensor, plan):
                     yield Bytes(

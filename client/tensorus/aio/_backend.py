@@ -167,7 +167,7 @@ class AsyncRemoteBackend:
         slices = None if part is None else slices_to(part)
         reads = [pb.TensorRead(id=tensor_id, slices=slices) for tensor_id in ids]
         place = GetPlace(reads, with_data=reader.with_data)
-        options = _calls.read_options(with_data=reader.with_data)
+        options = _calls.read_options(with_data=reader.with_data, dtype=None if part is None else part.dtype)
         patience = self._patience()
 
         def take(raw: bytes) -> _Outcome[T]:

@@ -6,6 +6,7 @@ import asyncio
 import builtins
 from collections.abc import AsyncIterable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from tensorus import _calls
@@ -179,12 +180,14 @@ class AsyncClient:
         id: str,  # noqa: A002 - the field's word
         *,
         index: Index | None = None,
+        dtype: str | None = None,
         as_: AsArray | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Any:  # `Any`: a torch tensor or a NumPy array, as asked for
         """Return a tensor, or a part of it. See `tensorus.Client.get`."""
         parsed = None if index is None else parse_index(index)
-        part = None if parsed is None else Part(parsed.axes, parsed.trailing_axes)
+        axes = Part() if parsed is None else Part(parsed.axes, parsed.trailing_axes)
+        part = None if parsed is None and dtype is None else replace(axes, dtype=dtype)
         kind = array_kind(as_)
 
         def finish(info: TensorInfo, array: AnyArray) -> Any:  # `Any`: as above
