@@ -362,7 +362,7 @@ def insert_results(
         session.resumed({left.item: left.committed_bytes for left in response.opened.items})
         messages.credit.set_limit(response.opened.max_unacknowledged_bytes)
         messages.opened.set()
-    if response.HasField("progress") and response.progress.acknowledged_payload_bytes:
+    if response.HasField("progress"):
         acknowledged_bytes = response.progress.acknowledged_payload_bytes
         messages.credit.acknowledge(acknowledged_bytes)
         session.acknowledged_bytes = acknowledged_bytes

@@ -304,15 +304,18 @@ class _Outbox:
             response.opened.max_unacknowledged_bytes = UNACKNOWLEDGED_BYTES_MAX
             response.opened.items.extend(map(progress_to, self._opened))
             self._opened = None
-        response.progress.items.extend(map(progress_to, self._progress.values()))
-        self._progress.clear()
         results, self._results = self._results, []
+        progress, self._progress = self._progress, {}
         due = time.monotonic() - self._acknowledged_s >= _ACKNOWLEDGE_S
         unsaid_bytes = self._received_bytes - self._acknowledged_bytes
-        if unsaid_bytes >= _ACKNOWLEDGE_BYTES or (unsaid_bytes and (due or results)):
+        acknowledges = unsaid_bytes >= _ACKNOWLEDGE_BYTES or (unsaid_bytes > 0 and (due or bool(results)))
+        if acknowledges:
             self._acknowledged_bytes = self._received_bytes
             self._acknowledged_s = time.monotonic()
+        if acknowledges or progress:
+            # Both at once, whatever the occasion: a sender takes each word for the latest.
             response.progress.acknowledged_payload_bytes = self._acknowledged_bytes
+            response.progress.items.extend(map(progress_to, progress.values()))
         if self._finished is not None and not results:
             # Alone, and so after everything else that there was to say.
             succeeded, failed = self._finished
