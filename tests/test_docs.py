@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import tensorus
-from tensorus_codecs.policy import DEFAULT_PRESET, PRESETS
+from tensorus_codecs.presets import DEFAULT_PRESET, PRESETS
 from tensorus_codecs.registry import available_codecs
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_server import limits

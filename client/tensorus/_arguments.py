@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tensorus._arrays import as_numpy, canonical_blocks, default_kind, dtype_name
 from tensorus._backend import Listing, Upload
+from tensorus._sample import sample_of
 from tensorus._where import filter_text
 from tensorus.errors import (
     InsertManyError,
@@ -19,8 +20,9 @@ from tensorus.errors import (
 from tensorus.types import NewTensor, Policy, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from tensorus._backend import Sample
     from tensorus._where import Where
     from tensorus.types import AsArray, TensorInfo
 
@@ -32,8 +34,10 @@ __all__ = [
     "inserted_one",
     "listing_of",
     "new_tensor",
+    "policies_of",
     "policy_of",
     "progress_of",
+    "sample_from",
     "tensor_name",
     "upload_of",
     "without_result",
@@ -125,6 +129,26 @@ def policy_of(preset: str | None, policy: Policy | None) -> Policy | None:
             "preset and policy exclude each other; a policy has a preset, too", reason="INVALID_POLICY"
         )
     return policy if preset is None else Policy(preset=preset)
+
+
+def policies_of(policies: Iterable[Policy | str] | None) -> list[Policy]:
+    """Return the policies that are to be explained, those of presets by their names; none: all presets."""
+    if isinstance(policies, (str, Policy)):
+        raise TypeError(f"policies is {policies!r}, must be a list of policies, or names of presets")
+    return [_policy(policy) for policy in policies or ()]
+
+
+def _policy(policy: object) -> Policy:
+    if isinstance(policy, str):
+        return Policy(preset=policy)
+    if not isinstance(policy, Policy):
+        raise TypeError(f"a policy is a {type(policy).__name__}, must be a Policy, or the name of a preset")
+    return policy
+
+
+def sample_from(tensor: object) -> Sample:
+    """Return a tensor's values, or as many of them as a store explains."""
+    return sample_of([as_numpy(tensor)])
 
 
 def new_tensor(tensor: object) -> NewTensor:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from tensorus.errors import TensorusError
-    from tensorus.types import DatasetInfo, DatasetStats, Policy, Progress, Schema, TensorInfo
+    from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Progress, Schema, TensorInfo
 
-__all__ = ["Arrival", "Backend", "Began", "Bytes", "Failed", "InsertOptions", "Listing", "Part", "Upload"]
+__all__ = ["Arrival", "Backend", "Began", "Bytes", "Failed", "InsertOptions", "Listing", "Part", "Sample", "Upload"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,17 @@ class Upload:
     metadata: Mapping[str, Any]
     policy: Policy | None
     if_generation_match: int | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Values that policies are tried on."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    canonical_bytes: int
+    blocks: Callable[[int], Iterator[memoryview]]
+    """As of `Upload`."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +159,9 @@ class Backend(Protocol):
 
     def delete_tensors(self, dataset: str, ids: Sequence[str]) -> int:
         """Delete tensors, at most 10,000 ids, and return how many existed."""
+
+    def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
+        """Return what each policy would do to a sample of at most 64 MiB; without any, what each preset would."""
 
     def close(self) -> None:
         """End all use. Idempotent."""

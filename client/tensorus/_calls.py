@@ -5,17 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from tensorus._convert import dataset_from, dtype_to, metadata_to, policy_to, schema_to, stats_from, tensor_from
+from tensorus._convert import (
+    dataset_from,
+    dtype_to,
+    explanation_from,
+    metadata_to,
+    policy_to,
+    schema_to,
+    stats_from,
+    tensor_from,
+)
 from tensorus._decode import accepted_codecs
+from tensorus_protos.framing import join
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from google.protobuf.message import Message
 
-    from tensorus._backend import Listing
-    from tensorus.types import DatasetInfo, DatasetStats, Policy, Schema, TensorInfo
+    from tensorus._backend import Listing, Sample
+    from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Schema, TensorInfo
 
 __all__ = [
     "Call",
@@ -24,10 +34,13 @@ __all__ = [
     "dataset_stats",
     "delete_dataset",
     "delete_tensors",
+    "explain_messages",
+    "explanations",
     "get_dataset",
     "list_datasets",
     "list_page",
     "list_request",
+    "open_explain",
     "query_request",
     "read_options",
     "update_dataset",
@@ -35,6 +48,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_BLOCK_BYTES = 1024 * 1024
+"""Of a message: what moves fastest."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +147,28 @@ def query_request(listing: Listing, *, with_data: bool) -> pb.QueryRequest:
         seed=listing.seed,
         options=read_options(with_data=with_data),
     )
+
+
+def open_explain(sample: Sample, policies: Sequence[Policy]) -> pb.OpenExplain:
+    """Return what the first message of an ExplainPolicy says.
+
+    Raises:
+        InvalidPolicyError: what the contract cannot carry.
+    """
+    spec = pb.TensorSpec(dtype=dtype_to(sample.dtype), shape=sample.shape)
+    return pb.OpenExplain(spec=spec, candidates=map(policy_to, policies))
+
+
+def explain_messages(opening: pb.OpenExplain, sample: Sample) -> Iterator[bytes]:
+    """Yield the messages of an ExplainPolicy: first the opening, then the sample, a block each."""
+    yield pb.ExplainPolicyRequest(open=opening).SerializeToString()
+    for block in sample.blocks(_BLOCK_BYTES):
+        yield join(b"", [block])
+
+
+def explanations(answer: bytes) -> list[PolicyExplanation]:
+    """Return what the answer of an ExplainPolicy says."""
+    return list(map(explanation_from, pb.ExplainPolicyResponse.FromString(answer).explanations))
 
 
 def read_options(*, with_data: bool, dtype: str | None = None) -> pb.ReadOptions:

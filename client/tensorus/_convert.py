@@ -24,6 +24,7 @@ from tensorus.types import (
     DTypeShare,
     EncodingShare,
     Policy,
+    PolicyExplanation,
     Schema,
     TensorInfo,
     ValueSummary,
@@ -48,6 +49,8 @@ __all__ = [
     "dtype_to",
     "error_from",
     "error_of",
+    "explanation_from",
+    "merged_shares",
     "metadata_to",
     "policy_to",
     "schema_to",
@@ -94,21 +97,14 @@ def tensor_from(message: pb.Tensor) -> TensorInfo:
         shape=tuple(message.spec.shape),
         metadata=_metadata_from(message.metadata),
         generation=message.generation,
+        ordinal=message.ordinal,
         canonical_bytes=storage.canonical_bytes,
         quantized_bytes=storage.quantized_bytes,
         stored_bytes=storage.stored_bytes,
         lossy=storage.lossy,
         relative_error=storage.relative_error,
         max_absolute_error=storage.max_absolute_error,
-        encodings=tuple(
-            EncodingShare(
-                tuple(codec.id for codec in share.encoding.codecs),
-                share.chunks,
-                share.canonical_bytes,
-                share.stored_bytes,
-            )
-            for share in storage.encodings
-        ),
+        encodings=tuple(map(_share_from, storage.encodings)),
         fallback_reason=storage.fallback_reason,
         values=_values_from(message.values) if message.HasField("values") else None,
         source_checksum=message.source_checksum.value.hex(),
@@ -249,22 +245,10 @@ def schema_to(schema: Schema) -> pb.DatasetSchema:
 
 def dataset_from(message: pb.Dataset) -> DatasetInfo:
     """Return a dataset."""
-    policy, schema = message.policy, message.schema
-    choice = policy.WhichOneof("choice")
+    schema = message.schema
     return DatasetInfo(
         name=message.name,
-        policy=Policy(
-            preset=policy.preset if choice == "preset" else None,
-            encoding=[
-                {"id": codec.id, "configuration": _metadata_from(codec.configuration)}
-                for codec in policy.encoding.codecs
-            ]
-            if choice == "encoding"
-            else None,
-            max_relative_error=policy.max_relative_error if policy.HasField("max_relative_error") else None,
-            max_absolute_error=policy.max_absolute_error if policy.HasField("max_absolute_error") else None,
-            chunk_bytes=policy.chunk_bytes if policy.HasField("chunk_bytes") else None,
-        ),
+        policy=_policy_from(message.policy),
         schema=Schema(
             dtype=_dtype_name(schema.dtype) if schema.dtype else None,
             shape=tuple(None if size < 0 else size for size in schema.shape.sizes)
@@ -273,6 +257,24 @@ def dataset_from(message: pb.Dataset) -> DatasetInfo:
             metadata={key: _METADATA_TYPES_BACK.get(kind) for key, kind in schema.metadata.items()},
         ),
         created=_time_from(message.create_time),
+    )
+
+
+def explanation_from(message: pb.PolicyExplanation) -> PolicyExplanation:
+    """Return what a policy would do."""
+    storage = message.storage
+    return PolicyExplanation(
+        policy=_policy_from(message.policy),
+        canonical_bytes=storage.canonical_bytes,
+        quantized_bytes=storage.quantized_bytes,
+        stored_bytes=storage.stored_bytes,
+        lossy=storage.lossy,
+        relative_error=storage.relative_error,
+        max_absolute_error=storage.max_absolute_error,
+        encodings=tuple(map(_share_from, storage.encodings)),
+        fallback_reason=storage.fallback_reason,
+        encode_bytes_per_second=message.encode_bytes_per_second,
+        decode_bytes_per_second=message.decode_bytes_per_second,
     )
 
 
@@ -290,7 +292,25 @@ def stats_from(message: pb.GetDatasetStatsResponse) -> DatasetStats:
             DTypeShare(_dtype_name(share.dtype), share.tensors, share.canonical_bytes, share.stored_bytes)
             for share in message.data_types
         ),
+        encodings=merged_shares(map(_share_from, message.encodings)),
     )
+
+
+def merged_shares(shares: Iterable[EncodingShare]) -> tuple[EncodingShare, ...]:
+    """Return one share for each chain of codecs, the largest stored share first.
+
+    Stores tell encodings apart by the codecs' settings, of which a share says nothing.
+    """
+    sums: dict[tuple[str, ...], EncodingShare] = {}
+    for share in shares:
+        known = sums.get(share.codecs, EncodingShare(share.codecs, 0, 0, 0))
+        sums[share.codecs] = EncodingShare(
+            share.codecs,
+            known.chunks + share.chunks,
+            known.canonical_bytes + share.canonical_bytes,
+            known.stored_bytes + share.stored_bytes,
+        )
+    return tuple(sorted(sums.values(), key=lambda share: share.stored_bytes, reverse=True))
 
 
 def slices_to(part: Part) -> pb.SliceSet:
@@ -310,6 +330,21 @@ def error_from(status: status_pb2.Status) -> TensorusError | None:
 def error_of(status: status_pb2.Status) -> TensorusError:
     """Return the error that a status stands for, whatever it carries."""
     return error_from(status) or InternalError(status.message)
+
+
+def _policy_from(message: pb.StoragePolicy) -> Policy:
+    choice = message.WhichOneof("choice")
+    return Policy(
+        preset=message.preset if choice == "preset" else None,
+        encoding=[
+            {"id": codec.id, "configuration": _metadata_from(codec.configuration)} for codec in message.encoding.codecs
+        ]
+        if choice == "encoding"
+        else None,
+        max_relative_error=message.max_relative_error if message.HasField("max_relative_error") else None,
+        max_absolute_error=message.max_absolute_error if message.HasField("max_absolute_error") else None,
+        chunk_bytes=message.chunk_bytes if message.HasField("chunk_bytes") else None,
+    )
 
 
 def _is_step(step: object) -> bool:
@@ -356,6 +391,11 @@ def dtype_from(spec: pb.TensorSpec) -> str:
 
 def _dtype_name(number: int) -> str:
     return _DTYPE_NAMES.get(number) or f"dtype_{number}"
+
+
+def _share_from(message: pb.EncodingShare) -> EncodingShare:
+    codecs = tuple(codec.id for codec in message.encoding.codecs)
+    return EncodingShare(codecs, message.chunks, message.canonical_bytes, message.stored_bytes)
 
 
 def _values_from(message: pb.ValueSummary) -> ValueSummary:

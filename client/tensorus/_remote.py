@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from tensorus._backend import Arrival, InsertOptions, Listing, Part, Upload
+    from tensorus._backend import Arrival, InsertOptions, Listing, Part, Sample, Upload
     from tensorus._calls import Call
     from tensorus._insert_stream import InsertMessages
-    from tensorus.types import DatasetInfo, DatasetStats, Policy, Schema, TensorInfo
+    from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Schema, TensorInfo
 
 __all__ = [
     "OPTIONS",
@@ -271,6 +271,27 @@ class RemoteBackend(Backend):
     def delete_tensors(self, dataset: str, ids: Sequence[str]) -> int:
         """See `Backend`."""
         return self._call(_calls.delete_tensors(dataset, ids))
+
+    def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
+        """See `Backend`. A call that breaks begins again."""
+        opening = _calls.open_explain(sample, policies)
+        patience = self._patience()
+        while True:
+            try:
+                with _as_tensorus_errors():
+                    method: Any = self._channel.stream_unary(SERVICE + "ExplainPolicy")
+                    call = method.future(_calls.explain_messages(opening, sample))
+                    try:
+                        raw = call.result()
+                    finally:
+                        # Whoever interrupts this wants no answer, and the server would go on for it.
+                        call.cancel()
+            except TensorusError as error:
+                self._wait(patience, error, (0,))
+                continue
+            self._heard = True
+            with as_answer("ExplainPolicy"):
+                return _calls.explanations(raw)
 
     def close(self) -> None:
         """See `Backend`."""

@@ -14,8 +14,10 @@ from tensorus._arguments import (
     inserted_one,
     listing_of,
     new_tensor,
+    policies_of,
     policy_of,
     progress_of,
+    sample_from,
     tensor_name,
     upload_of,
     without_result,
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
     from tensorus._backend import Arrival, Backend, Upload
     from tensorus._where import Where
-    from tensorus.types import AsArray, DatasetInfo, DatasetStats, Index, Policy, Schema, TensorInfo
+    from tensorus.types import AsArray, DatasetInfo, DatasetStats, Index, Policy, PolicyExplanation, Schema, TensorInfo
 
 __all__ = ["Client"]
 
@@ -349,6 +351,25 @@ class Client:
         """
         wanted = [tensor_name(tensor_id) for tensor_id in ([ids] if isinstance(ids, str) else ids)]
         return sum(self._backend.delete_tensors(dataset_name(dataset), batch) for batch in batches(wanted))
+
+    def explain(
+        self, tensor: object, *, policies: Iterable[Policy | str] | None = None
+    ) -> builtins.list[PolicyExplanation]:
+        """Return what policies would do to a tensor: size, error and speed of each, measured where it would be stored.
+
+        Nothing is stored. At most 64 MiB are looked at: of a larger tensor, pieces of 1 MiB, evenly spread.
+
+        Args:
+            tensor: as of `insert`.
+            policies: policies, or names of presets; at most 32. None, or none: every preset.
+
+        Returns:
+            The explanations, in the order of the policies.
+
+        Raises:
+            InvalidPolicyError: an unknown preset, or a policy that cannot be followed.
+        """
+        return self._backend.explain(sample_from(tensor), policies_of(policies))
 
     @property
     def _backend(self) -> Backend:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tensorus._backend import Backend, Began, Bytes, Failed
-from tensorus._calls import read_options
-from tensorus._convert import metadata_to, policy_to, schema_to, upload_to
+from tensorus._calls import open_explain, read_options
+from tensorus._convert import merged_shares, metadata_to, policy_to, schema_to, upload_to
 from tensorus._forks import leave_behind, watch
 from tensorus.errors import TensorusError, UnavailableError, error_for
 from tensorus.types import (
@@ -22,6 +22,7 @@ from tensorus.types import (
     DTypeShare,
     EncodingShare,
     Policy,
+    PolicyExplanation,
     Progress,
     Schema,
     TensorInfo,
@@ -35,8 +36,9 @@ try:
     from tensorus_server import model
     from tensorus_server.app import open_engine
     from tensorus_server.config import EngineConfig
-    from tensorus_server.convert import new_tensor_from, policy_from, schema_from
+    from tensorus_server.convert import explain_from, new_tensor_from, policy_from, schema_from
     from tensorus_server.errors import EngineError, facts_of, reason_of
+    from tensorus_server.explain import Explainer
     from tensorus_server.filter_text import parse_filter
     from tensorus_server.insert import InsertOptions as EngineInsertOptions
     from tensorus_server.insert import ItemResult
@@ -51,13 +53,13 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from tensorus._backend import Arrival, InsertOptions, Listing, Part, Upload
+    from tensorus._backend import Arrival, InsertOptions, Listing, Part, Sample, Upload
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.policy import StoragePolicy
     from tensorus_server.engine import Engine
     from tensorus_server.insert import InsertStream, ItemProgress
 
-__all__ = ["EmbeddedBackend"]
+__all__ = ["EmbeddedBackend", "explain_here"]
 
 _BLOCK_BYTES = 1024 * 1024
 """What is handed to the engine at once: a chunk of the default size, which it takes without copying."""
@@ -140,6 +142,7 @@ class EmbeddedBackend(Backend):
                 DTypeShare(share.dtype, share.tensors, share.canonical_bytes, share.stored_bytes)
                 for share in stats.dtypes
             ),
+            encodings=merged_shares(map(_encoding_share, stats.encodings)),
         )
 
     def insert(
@@ -222,6 +225,10 @@ class EmbeddedBackend(Backend):
         with _as_tensorus_errors():
             return len(self._engine.delete_tensors(dataset, ids))
 
+    def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
+        """See `Backend`."""
+        return list(explain_here(sample, policies))
+
     def close(self) -> None:
         """See `Backend`."""
         if self._opened is not None:
@@ -262,6 +269,29 @@ class EmbeddedBackend(Backend):
             yield Failed(item, _error(error))
 
 
+def explain_here(sample: Sample, policies: Sequence[Policy]) -> Iterator[PolicyExplanation]:
+    """Yield what each policy would do to a sample, as it is known, without a store. Arguments as of `Backend.explain`."""
+    with _as_tensorus_errors():
+        explainer = Explainer(*explain_from(open_explain(sample, policies)))
+        for block in sample.blocks(_BLOCK_BYTES):
+            explainer.write(block)
+        for explanation in explainer.explanations():
+            storage = explanation.storage
+            yield PolicyExplanation(
+                policy=_policy_info(explanation.policy),
+                canonical_bytes=storage.canonical_bytes,
+                quantized_bytes=storage.quantized_bytes,
+                stored_bytes=storage.stored_bytes,
+                lossy=storage.lossy,
+                relative_error=storage.relative_error,
+                max_absolute_error=storage.max_absolute_error,
+                encodings=tuple(map(_encoding_share, storage.encodings)),
+                fallback_reason=storage.fallback_reason,
+                encode_bytes_per_second=explanation.encode_bytes_per_second,
+                decode_bytes_per_second=explanation.decode_bytes_per_second,
+            )
+
+
 def _feed(stream: InsertStream, item: int, upload: Upload, new: model.NewTensor) -> Iterator[int]:
     """Hand an upload to the engine, and yield the bytes of each block that it has taken."""
     offset = 0
@@ -295,17 +325,21 @@ def _schema(schema: Schema | None) -> model.Schema | None:
     return None if schema is None else schema_from(schema_to(schema))
 
 
+def _policy_info(policy: StoragePolicy) -> Policy:
+    return Policy(
+        preset=policy.preset,
+        encoding=None if policy.encoding is None else policy.encoding.to_json(),
+        max_relative_error=policy.max_relative_error,
+        max_absolute_error=policy.max_absolute_error,
+        chunk_bytes=policy.chunk_bytes,
+    )
+
+
 def _dataset_info(dataset: model.Dataset) -> DatasetInfo:
-    policy, schema = dataset.policy, dataset.schema
+    schema = dataset.schema
     return DatasetInfo(
         name=dataset.name,
-        policy=Policy(
-            preset=policy.preset,
-            encoding=None if policy.encoding is None else policy.encoding.to_json(),
-            max_relative_error=policy.max_relative_error,
-            max_absolute_error=policy.max_absolute_error,
-            chunk_bytes=policy.chunk_bytes,
-        ),
+        policy=_policy_info(dataset.policy),
         schema=Schema(
             dtype=schema.dtype,
             shape=None if schema.shape is None else tuple(None if size < 0 else size for size in schema.shape),
@@ -324,18 +358,14 @@ def _tensor_info(tensor: model.Tensor) -> TensorInfo:
         shape=tensor.spec.shape,
         metadata=tensor.metadata,
         generation=tensor.generation,
+        ordinal=tensor.ordinal,
         canonical_bytes=storage.canonical_bytes,
         quantized_bytes=storage.quantized_bytes,
         stored_bytes=storage.stored_bytes,
         lossy=storage.lossy,
         relative_error=storage.relative_error,
         max_absolute_error=storage.max_absolute_error,
-        encodings=tuple(
-            EncodingShare(
-                tuple(step["id"] for step in share.encoding), share.chunks, share.canonical_bytes, share.stored_bytes
-            )
-            for share in storage.encodings
-        ),
+        encodings=tuple(map(_encoding_share, storage.encodings)),
         fallback_reason=storage.fallback_reason,
         values=None
         if values is None
@@ -353,6 +383,11 @@ def _tensor_info(tensor: model.Tensor) -> TensorInfo:
         value_checksum=tensor.value_checksum.value.hex(),
         created=_time(tensor.created_us),
     )
+
+
+def _encoding_share(share: model.EncodingShare) -> EncodingShare:
+    codecs = tuple(step["id"] for step in share.encoding)
+    return EncodingShare(codecs, share.chunks, share.canonical_bytes, share.stored_bytes)
 
 
 def _time(time_us: int) -> datetime:

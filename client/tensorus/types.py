@@ -20,6 +20,7 @@ __all__ = [
     "Metadata",
     "NewTensor",
     "Policy",
+    "PolicyExplanation",
     "Progress",
     "Record",
     "Schema",
@@ -42,11 +43,13 @@ class Policy:
     """How tensors are to be stored. At most one of `preset` and `encoding`; neither: the server's default preset."""
 
     preset: str | None = None
-    """A named policy: "none", "fast", "lossless", "balanced", "bf16", "maximum", "fp16_only", "int8_only"."""
+    """A named policy: "none", "fast", "lossless", "archive", "balanced", "bf16", "maximum", "extreme", "auto", "fp16_only",
+    "int8_only"."""
     encoding: Sequence[str | Mapping[str, Any]] | None = None
     """A chain of codecs: ids, or `{"id": ..., "configuration": {...}}`. For example `["fp16", "zstd"]`."""
     max_relative_error: float | None = None
-    """L2 norm of the error over L2 norm, at most, for every chunk; a chunk that would break it is stored losslessly."""
+    """L2 norm of the error over L2 norm, at most, for every chunk; a chunk that would break it gets a finer encoding,
+    at last a lossless one. The preset "auto" takes the smallest that keeps it."""
     max_absolute_error: float | None = None
     """Largest error of an element, at most; likewise."""
     chunk_bytes: int | None = None
@@ -67,7 +70,7 @@ class Schema:
 
 @dataclass(frozen=True)
 class EncodingShare:
-    """How many of a tensor's chunks got one encoding."""
+    """How many chunks got one encoding: of a tensor, or of a dataset."""
 
     codecs: tuple[str, ...]
     """Ids of the codecs, in the order in which they encoded; empty: stored as it is."""
@@ -76,7 +79,33 @@ class EncodingShare:
     canonical_bytes: int
     """Of these chunks."""
     stored_bytes: int
-    """Of these chunks' records."""
+    """Of these chunks' records, without the chunk index."""
+
+
+class _Ratios:
+    """What storing saved, and who did: of whatever has the three sizes."""
+
+    canonical_bytes: int
+    quantized_bytes: int
+    stored_bytes: int
+
+    @property
+    def ratio(self) -> float:
+        """Canonical bytes over bytes on disk: `quantizer_ratio` times `compressor_ratio`; 1 where empty."""
+        return _ratio(self.canonical_bytes, self.stored_bytes)
+
+    @property
+    def quantizer_ratio(self) -> float:
+        """Canonical bytes over bytes after the quantizer, what it contributed; 1 where lossless or empty."""
+        return _ratio(self.canonical_bytes, self.quantized_bytes)
+
+    @property
+    def compressor_ratio(self) -> float:
+        """Bytes after the quantizer over bytes on disk: what filter and compressor contributed; 1 where empty.
+
+        All framing counts against them: below 1 where it is more than they saved.
+        """
+        return _ratio(self.quantized_bytes, self.stored_bytes)
 
 
 @dataclass(frozen=True)
@@ -94,7 +123,7 @@ class ValueSummary:
 
 
 @dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(_Ratios):
     """Everything about a stored tensor but its values; sizes and errors are measured."""
 
     dataset: str
@@ -105,10 +134,12 @@ class TensorInfo:
     metadata: Metadata
     generation: int
     """Unique within the store; another one after an overwrite."""
+    ordinal: int
+    """Its number within the dataset: from 1 in the order of commit, never reused; another one after an overwrite."""
     canonical_bytes: int
     """Of the values as they are: dense, without framing."""
     quantized_bytes: int
-    """After the quantizer, before filter and compressor."""
+    """After the quantizer, its parameters included, before filter and compressor."""
     stored_bytes: int
     """On disk, all framing included."""
     lossy: bool
@@ -129,11 +160,6 @@ class TensorInfo:
     """XXH3-128 of the canonical bytes that `get` returns, in hexadecimal; the same where lossless."""
     created: datetime
     """When it was committed, UTC."""
-
-    @property
-    def ratio(self) -> float:
-        """Canonical bytes over bytes on disk; 1 for an empty tensor."""
-        return self.canonical_bytes / self.stored_bytes if self.stored_bytes and self.canonical_bytes else 1.0
 
 
 @dataclass(frozen=True)
@@ -159,7 +185,7 @@ class DTypeShare:
 
 
 @dataclass(frozen=True)
-class DatasetStats:
+class DatasetStats(_Ratios):
     """Sums over a dataset's tensors."""
 
     tensors: int
@@ -172,11 +198,35 @@ class DatasetStats:
     worst_max_absolute_error: float
     """The largest of its tensors'."""
     dtypes: tuple[DTypeShare, ...]
+    encodings: tuple[EncodingShare, ...]
+    """Which chunks got what: the same codecs once, whatever their settings; the largest stored share first."""
 
-    @property
-    def ratio(self) -> float:
-        """Canonical bytes over bytes on disk; 1 for an empty dataset."""
-        return self.canonical_bytes / self.stored_bytes if self.stored_bytes and self.canonical_bytes else 1.0
+
+@dataclass(frozen=True)
+class PolicyExplanation(_Ratios):
+    """What a policy would do to a sample of values; measured, on the machine that would store them."""
+
+    policy: Policy
+    canonical_bytes: int
+    """Of the sample."""
+    quantized_bytes: int
+    """After the quantizer, its parameters included, before filter and compressor."""
+    stored_bytes: int
+    """On disk, all framing included."""
+    lossy: bool
+    """Whether any value was quantized."""
+    relative_error: float
+    """L2 norm of the error over L2 norm of the sample; 0 where lossless."""
+    max_absolute_error: float
+    """Largest error of an element."""
+    encodings: tuple[EncodingShare, ...]
+    """Which chunks got what."""
+    fallback_reason: str
+    """Why the policy could not be followed; empty where it was."""
+    encode_bytes_per_second: float
+    """Canonical bytes that one core encodes in a second, as an insert does; 0 where the sample is empty."""
+    decode_bytes_per_second: float
+    """Canonical bytes that one core decodes in a second, as a read does; 0 where the sample is empty."""
 
 
 @dataclass(frozen=True)
@@ -215,3 +265,7 @@ class Progress:
     """Canonical bytes of the tensor, or of the part that is read; None where nobody knows yet."""
     interruptions: int = 0
     """How often the transfer was interrupted and went on: told at each, before it does."""
+
+
+def _ratio(before_bytes: int, after_bytes: int) -> float:
+    return before_bytes / after_bytes if before_bytes and after_bytes else 1.0

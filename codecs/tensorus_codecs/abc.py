@@ -2,7 +2,7 @@
 
 Encoding one chunk
     canonical bytes ── as an array of components (a complex element is two) ──▶ quantizer? ──▶ codes, parameters
-    codes           ── as unsigned words ──▶ filter? ──▶ one or more byte streams
+    codes           ── as unsigned words ──▶ filter? ──▶ byte streams, parameters
     each stream     ──▶ compressor? ──▶ encoded stream, or the stream as it is where it did not shrink
     everything      ──▶ chunk record (`chunk_record.py`)
 
@@ -14,7 +14,8 @@ Rules for every codec
       what they mean never changes. Two ids may share a number only where one decoder reads both.
     * A codec is a frozen dataclass; its fields are its configuration, and `configuration` and `from_configuration` are
       inverses through JSON.
-    * Encoding and decoding are pure, deterministic to the bit on every machine, and safe in many threads at once.
+    * Encoding and decoding are pure and safe in many threads at once. Decoding is deterministic to the bit on every machine,
+      and so are quantizers and filters; what a compressor writes may differ between versions of its library.
     * Decoding is bounded by the length that it is told, before anything is allocated, and raises `CorruptChunkError` for
       any bytes that no encoder wrote.
     * The pipeline calls codecs with NumPy's floating-point warnings off: overflow and NaN are theirs to handle.
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from tensorus_codecs.dtypes import DType
 
-__all__ = ["Codec", "Compressor", "Configuration", "Filter", "Quantized", "Quantizer", "Values", "Words"]
+__all__ = ["Codec", "Compressor", "Configuration", "Filter", "Filtered", "Quantized", "Quantizer", "Values", "Words"]
 
 Configuration: TypeAlias = "dict[str, bool | int | float | str]"
 """A codec's settings, as JSON writes them."""
@@ -84,6 +85,15 @@ class Codec(ABC):
                 raise InvalidPolicyError(f"codec {cls.id} has no setting {key!r}; its settings: {allowed}")
         return cls(**configuration)
 
+    def fitted(self, number: np.dtype[Any], numbers_per_element: int) -> Self:  # noqa: ARG002 - for those that override it
+        """Return this codec with what it left open filled in for the numbers that it will work on.
+
+        Args:
+            number: dtype of one number: a component, a quantizer's code, or a byte of a filter's stream.
+            numbers_per_element: 2 for a complex dtype, else 1; more where an opaque element is several bytes.
+        """
+        return self
+
     def _require_integer(self, name: str, low: int, high: int) -> None:
         """Refuse the setting `name` unless it is an integer from `low` to `high`, both included."""
         value = getattr(self, name)
@@ -96,7 +106,7 @@ class Quantized:
     """What a quantizer makes of one chunk."""
 
     codes: Values
-    """Shape (n,), of the quantizer's code dtype."""
+    """Shape (`code_count(n)`,), of `code_dtype`."""
     parameters: bytes
     """Scales, exceptions and whatever else decoding needs; laid out by the quantizer."""
 
@@ -104,13 +114,20 @@ class Quantized:
 class Quantizer(Codec):
     """Fewer bits per value, at a bounded error."""
 
-    code_dtype: ClassVar[np.dtype[Any]]
-    """Little-endian dtype of the codes, one code per component."""
-
     @classmethod
     @abstractmethod
     def applies_to(cls, dtype: DType) -> bool:
         """Whether this quantizer makes `dtype` smaller without touching what must stay exact (integers, bools)."""
+
+    @classmethod
+    @abstractmethod
+    def code_dtype(cls, component: np.dtype[Any]) -> np.dtype[Any]:
+        """Return the little-endian dtype of the codes of values of dtype `component`."""
+
+    @classmethod
+    def code_count(cls, count: int) -> int:
+        """Return how many codes `count` values become: one each, unless several share a byte."""
+        return count
 
     @abstractmethod
     def encode(self, values: Values) -> Quantized:
@@ -122,30 +139,53 @@ class Quantizer(Codec):
 
     @classmethod
     @abstractmethod
-    def decode(cls, codes: Values, parameters: bytes, component: np.dtype[Any]) -> Values:
-        """Return the values, shape (n,), dtype `component`.
+    def decode(cls, codes: Values, parameters: bytes, component: np.dtype[Any], count: int) -> Values:
+        """Return the values, shape (count,), dtype `component`.
+
+        Args:
+            codes: shape (`code_count(count)`,), of `code_dtype(component)`.
 
         Raises:
             CorruptChunkError: the parameters do not fit the codes.
         """
 
 
+@dataclasses.dataclass(frozen=True)
+class Filtered:
+    """What a filter makes of one chunk."""
+
+    streams: Sequence[memoryview]
+    """At most 9, of bytes."""
+    parameters: bytes = b""
+    """What decoding needs beside the streams, at most 255 bytes; laid out by the filter."""
+
+
 class Filter(Codec):
-    """Rearranges words into byte streams that compress better. Lossless, and never changes the number of bytes."""
+    """Rearranges words into byte streams that compress better. Lossless."""
 
     @abstractmethod
-    def encode(self, words: Words) -> list[memoryview]:
-        """Return the streams of `words`, shape (n,), n >= 1; their lengths add up to the words' bytes."""
-
-    @classmethod
-    @abstractmethod
-    def stream_lengths(cls, word_bytes: int, count: int) -> list[int]:
-        """Return the bytes of each stream that `count` words of `word_bytes` bytes become."""
+    def encode(self, words: Words) -> Filtered | None:
+        """Return the streams of `words`, shape (n,), n >= 1; None where these words are not of the kind it is for."""
 
     @classmethod
     @abstractmethod
-    def decode(cls, streams: Sequence[Buffer], words: Words) -> None:
-        """Write the words of `streams`, whose lengths are right, into `words`, shape (n,)."""
+    def stream_lengths(cls, word_bytes: int, count: int, parameters: bytes) -> list[int]:
+        """Return the bytes of each stream that `count` words of `word_bytes` bytes became.
+
+        They are at most `count` / 8 + 1 bytes more than the words in all, whatever the parameters claim.
+
+        Raises:
+            CorruptChunkError: the parameters are not this filter's, or do not fit the words.
+        """
+
+    @classmethod
+    @abstractmethod
+    def decode(cls, streams: Sequence[Buffer], parameters: bytes, words: Words) -> None:
+        """Write the words of `streams`, whose lengths are right, into `words`, shape (n,).
+
+        Raises:
+            CorruptChunkError: the streams are not what this filter made.
+        """
 
 
 class Compressor(Codec):

@@ -9,12 +9,12 @@ Chunk record, version 1. Little-endian, no padding.
       3    1  quantizer         number, 0: none; the error for an unknown number names it
       4    1  filter            likewise
       5    1  flags             bit 0: lossy, set exactly where a quantizer is; bits 1-7 are 0, so that they stay free
-      6    1  stream_count n    what the filter makes of the codes: 1 to 8
-      7    1  reserved          0
+      6    1  stream_count n    what the filter makes of the codes: 0 to 9; 1 without a filter
+      7    1  filter_bytes      of the filter's parameters; 0 without one
       8    4  canonical_bytes   1 byte to 2 MiB (a framed chunk fits gRPC's 4 MiB message); whole elements
-     12    4  parameters_bytes  of the quantizer's parameters; 0 without one
+     12    4  quantizer_bytes   of the quantizer's parameters; 0 without one
      16  5*n  streams           each: compressor number (1), encoded bytes (4)
-              parameters, then the streams; the sizes add up to the record's length
+              the quantizer's parameters, the filter's, then the streams; the sizes add up to the record's length
 
 The record's length and its CRC32C, seeded with payload key and chunk number, stand in the payload's chunk index: an intact
 record out of place is damage. A chunk whose record has no quantizer, no filter and one stream without compressor is *raw*:
@@ -51,7 +51,7 @@ RAW_HEADER_BYTES = _HEADER.size + _STREAM.size
 """What comes before the canonical bytes in the record of a raw chunk."""
 
 _FLAG_LOSSY = 1
-_STREAM_COUNT_MAX = 8
+_STREAM_COUNT_MAX = 9
 _ELEMENT_BYTES_MAX = 16
 _OPAQUE = 0
 
@@ -74,13 +74,19 @@ class ChunkRecord:
     quantizer: int
     filter: int
     canonical_bytes: int
-    parameters: bytes
+    quantizer_parameters: bytes
+    filter_parameters: bytes
     streams: Sequence[Stream]
 
     @property
     def is_raw(self) -> bool:
         """Whether the record ends with the canonical bytes as they are."""
         return self.quantizer == 0 and self.filter == 0 and self.streams[0].compressor == 0
+
+    @property
+    def parameters(self) -> bytes:
+        """What stands between the header and the streams."""
+        return self.quantizer_parameters + self.filter_parameters
 
 
 def pack_header(record: ChunkRecord) -> bytes:
@@ -94,9 +100,9 @@ def pack_header(record: ChunkRecord) -> bytes:
         record.filter,
         _FLAG_LOSSY if record.quantizer else 0,
         len(record.streams),
-        0,
+        len(record.filter_parameters),
         record.canonical_bytes,
-        len(record.parameters),
+        len(record.quantizer_parameters),
     )
     return header + b"".join(
         _STREAM.pack(stream.compressor, memoryview(stream.data).nbytes) for stream in record.streams
@@ -113,8 +119,8 @@ def parse_record(data: Buffer) -> ChunkRecord:
     if view.nbytes == 0 or view[0] != VERSION:
         found = view[0] if view.nbytes else "missing"
         raise CorruptChunkError(f"version of the chunk record is {found}, must be {VERSION}")
-    if view.nbytes < RAW_HEADER_BYTES:
-        raise CorruptChunkError(f"chunk record is {view.nbytes} bytes, must be at least {RAW_HEADER_BYTES}")
+    if view.nbytes < _HEADER.size:
+        raise CorruptChunkError(f"chunk record is {view.nbytes} bytes, must be at least {_HEADER.size}")
     (
         _,
         dtype_number,
@@ -123,38 +129,41 @@ def parse_record(data: Buffer) -> ChunkRecord:
         filter_number,
         flags,
         stream_count,
-        reserved,
+        filter_bytes,
         canonical_bytes,
-        parameters_bytes,
+        quantizer_bytes,
     ) = _HEADER.unpack_from(view)
     dtype = _checked_dtype(dtype_number, element_bytes)
     _require(flags == (_FLAG_LOSSY if quantizer else 0), f"flags is {flags:#04x} with quantizer {quantizer}")
-    _require(reserved == 0, f"reserved is {reserved}, must be 0")
-    _require(
-        1 <= stream_count <= _STREAM_COUNT_MAX, f"stream_count is {stream_count}, must be 1 to {_STREAM_COUNT_MAX}"
-    )
+    _require(bool(quantizer) or quantizer_bytes == 0, f"quantizer_bytes is {quantizer_bytes} without a quantizer")
+    _require(bool(filter_number) or filter_bytes == 0, f"filter_bytes is {filter_bytes} without a filter")
+    _require(stream_count <= _STREAM_COUNT_MAX, f"stream_count is {stream_count}, must be 0 to {_STREAM_COUNT_MAX}")
+    _require(bool(filter_number) or stream_count == 1, f"stream_count is {stream_count} without a filter, must be 1")
     _require(
         1 <= canonical_bytes <= CANONICAL_BYTES_MAX and canonical_bytes % element_bytes == 0,
         f"canonical_bytes is {canonical_bytes}, must be 1 to {CANONICAL_BYTES_MAX} and whole elements of {element_bytes}",
     )
-    _require(bool(quantizer) or parameters_bytes == 0, f"parameters_bytes is {parameters_bytes} without a quantizer")
     body = _HEADER.size + stream_count * _STREAM.size
     _require(view.nbytes >= body, f"length is {view.nbytes} bytes, too short for {stream_count} streams")
     sizes = [_STREAM.unpack_from(view, _HEADER.size + index * _STREAM.size) for index in range(stream_count)]
-    expected = body + parameters_bytes + sum(size for _, size in sizes)
+    expected = body + quantizer_bytes + filter_bytes + sum(size for _, size in sizes)
     _require(view.nbytes == expected, f"length is {view.nbytes} bytes, its sizes add up to {expected}")
-    raw = not quantizer and not filter_number and sizes[0][0] == 0
-    _require(
-        not raw or sizes[0][1] == canonical_bytes,
-        f"a raw chunk of {canonical_bytes} canonical bytes has a stream of {sizes[0][1]}",
-    )
-    position = body + parameters_bytes
+    if not quantizer and not filter_number and sizes[0][0] == 0:
+        stream_bytes = sizes[0][1]
+        _require(
+            stream_bytes == canonical_bytes,
+            f"a raw chunk of {canonical_bytes} canonical bytes has a stream of {stream_bytes}",
+        )
+    filter_start = body + quantizer_bytes
+    position = filter_start + filter_bytes
+    quantizer_parameters, filter_parameters = bytes(view[body:filter_start]), bytes(view[filter_start:position])
     streams = []
     for compressor, size in sizes:
         streams.append(Stream(compressor, view[position : position + size]))
         position += size
-    parameters = bytes(view[body : body + parameters_bytes])
-    return ChunkRecord(dtype, quantizer, filter_number, canonical_bytes, parameters, streams)
+    return ChunkRecord(
+        dtype, quantizer, filter_number, canonical_bytes, quantizer_parameters, filter_parameters, streams
+    )
 
 
 def _checked_dtype(number: int, element_bytes: int) -> DType:

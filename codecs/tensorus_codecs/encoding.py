@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from tensorus_codecs.abc import Codec, Compressor, Filter, Quantizer
+from tensorus_codecs.dtypes import Kind
 from tensorus_codecs.errors import InvalidPolicyError
 from tensorus_codecs.registry import codec_by_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from tensorus_codecs.dtypes import DType
 
 __all__ = ["IDENTITY", "Encoding"]
 
@@ -34,6 +40,20 @@ class Encoding:
     def lossless(self) -> Encoding:
         """The same without its quantizer."""
         return Encoding(filter=self.filter, compressor=self.compressor)
+
+    @lru_cache(maxsize=4096)  # noqa: B019 - encodings are few and small
+    def fitted(self, dtype: DType) -> Encoding:
+        """Return the same with everything that its codecs left open filled in for chunks of `dtype`."""
+        # Words where no number is known: they are bytes where no integer is as wide as the element.
+        number = dtype.word if dtype.kind is Kind.OPAQUE else dtype.component
+        numbers_per_element = dtype.element_bytes // number.itemsize
+        if self.quantizer is not None:
+            number = self.quantizer.code_dtype(dtype.component)
+        used_filter = None if self.filter is None else self.filter.fitted(number, numbers_per_element)
+        if used_filter is not None:
+            number, numbers_per_element = np.dtype(np.uint8), 1
+        compressor = None if self.compressor is None else self.compressor.fitted(number, numbers_per_element)
+        return Encoding(self.quantizer, used_filter, compressor)
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return `[{"id": ..., "configuration": {...}}, ...]`, configurations without defaults."""

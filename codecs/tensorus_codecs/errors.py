@@ -5,7 +5,9 @@ CodecError
 ├── InvalidPolicyError        a policy, an encoding or a codec's configuration that cannot be followed
 ├── UnsupportedDTypeError     a dtype that is not in the table
 ├── TooManyExceptionsError    a quantizer met too many values that it cannot code; the pipeline then stays lossless
-└── CorruptChunkError         bytes that are not what an encoder wrote
+├── CorruptChunkError         bytes that are not what an encoder wrote
+└── UnknownCodecNumberError   a third party's number that no installed package has; an UnsupportedCodecError and, since the
+                              number may be damage as well, a CorruptChunkError
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ __all__ = [
     "CorruptChunkError",
     "InvalidPolicyError",
     "TooManyExceptionsError",
+    "UnknownCodecNumberError",
     "UnsupportedCodecError",
     "UnsupportedDTypeError",
 ]
@@ -42,3 +45,7 @@ class TooManyExceptionsError(CodecError):
 
 class CorruptChunkError(CodecError):
     """A chunk record breaks a rule of its format; the message names the field, the value and the rule."""
+
+
+class UnknownCodecNumberError(UnsupportedCodecError, CorruptChunkError):
+    """A chunk record names a third party's codec by a number that is unknown here; the message names kind and number."""

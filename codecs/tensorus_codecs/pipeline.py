@@ -1,78 +1,45 @@
 """One chunk in, one chunk record out, and back.
 
-Encoding measures what it did: a quantized chunk is decoded at once, its error is compared with the contract, and a chunk
-that breaks it is stored losslessly. No record is larger than that of the raw chunk.
+Encoding measures what it did: a quantized chunk is decoded at once and its error is compared with the contract. A chunk that
+breaks it gets the next finer encoding (`contract.py`), at last a lossless one. No record is larger than that of the raw chunk.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tensorus_codecs.abc import Compressor, Filter, Quantizer
 from tensorus_codecs.checksum import crc32c
-from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX, ChunkRecord, Stream, pack_header, parse_record
-from tensorus_codecs.encoding import Encoding
+from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX, ChunkRecord, pack_header, parse_record
+from tensorus_codecs.contract import finer
+from tensorus_codecs.encoding import IDENTITY, Encoding
 from tensorus_codecs.errors import CorruptChunkError, TooManyExceptionsError
+from tensorus_codecs.filters.constant import Constant
+from tensorus_codecs.measure import measure
 from tensorus_codecs.registry import codec_by_number, codec_id
+from tensorus_codecs.select import choose, choose_lossless
+from tensorus_codecs.streams import bytes_of, decode_words, encode_words
 from tensorus_codecs.summary import summarize
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from typing_extensions import Buffer
 
-    from tensorus_codecs.abc import Values, Words
+    from tensorus_codecs.abc import Words
     from tensorus_codecs.dtypes import DType
-    from tensorus_codecs.policy import ChunkPlan
+    from tensorus_codecs.measure import MeasuredError
+    from tensorus_codecs.plan import ChunkPlan
+    from tensorus_codecs.streams import EncodedWords
     from tensorus_codecs.summary import PartialSummary
 
-__all__ = ["EncodedChunk", "MeasuredError", "codec_ids", "decode_chunk", "decode_record", "encode_chunk"]
+__all__ = ["EncodedChunk", "codec_ids", "decode_chunk", "decode_record", "encode_chunk"]
 
-_BLOCK_VALUES = 32768
-"""Errors are summed in float64 over blocks that stay in the cache."""
+_CONSTANT = Encoding(filter=Constant())
 
-_SQUARES_FIT = (1e-280, 1e300)
-"""Sums of squares to which nothing was lost below float64's normal numbers, nor above its largest."""
-
-_UNCOMPRESSED = 0
-
-
-@dataclass(frozen=True)
-class MeasuredError:
-    """What a quantizer did to some values; `a + b` is over both.
-
-    Means instead of sums: their squares stay in float64's range wherever the values do.
-    """
-
-    count: int = 0
-    """Finite values."""
-    rms_error: float = 0.0
-    """Root of the mean of (v - decoded)**2 over finite values."""
-    rms_value: float = 0.0
-    """Root of the mean of v**2 over finite values."""
-    max_absolute_error: float = 0.0
-    """Largest |v - decoded|; infinite where a value became NaN or infinite, or one of these a number."""
-
-    def __add__(self, other: MeasuredError) -> MeasuredError:
-        """Return what was done to the values of both."""
-        count = self.count + other.count
-        mine, theirs = (math.sqrt(part.count / count) if count else 0.0 for part in (self, other))
-        return MeasuredError(
-            count,
-            math.hypot(self.rms_error * mine, other.rms_error * theirs),
-            math.hypot(self.rms_value * mine, other.rms_value * theirs),
-            max(self.max_absolute_error, other.max_absolute_error),
-        )
-
-    @property
-    def relative_error(self) -> float:
-        """L2 norm of the error over L2 norm of the values; infinite where only the latter is zero."""
-        if self.rms_error == 0:
-            return 0.0
-        return self.rms_error / self.rms_value if self.rms_value > 0 else math.inf
+_DRIFT_MAX = 1.05
+"""How much larger than the sample that it was chosen for a chunk may become before it is looked at itself."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +82,8 @@ def encode_chunk(canonical: Buffer, dtype: DType, plan: ChunkPlan) -> EncodedChu
     # The values are the user's: overflow and NaN are handled where they can occur, and warn nobody.
     with np.errstate(all="ignore"):
         summary = summarize(np.frombuffer(view, dtype.component), dtype)
-        encoded, fallback_reason = None, ""
-        if plan.encoding.quantizer is not None:
-            encoded, fallback_reason = _encode_lossy(view, dtype, plan)
-        if encoded is None:
-            lossless = plan.encoding if plan.encoding.quantizer is None else plan.lossless
-            encoded = _encode_lossless(view, dtype, lossless)
-    return replace(encoded, summary=summary, fallback_reason=fallback_reason)
+        encoded = _encode(view, dtype, plan)
+    return replace(encoded, summary=summary)
 
 
 def decode_chunk(record: Buffer) -> memoryview:
@@ -141,14 +103,16 @@ def decode_record(record: ChunkRecord) -> memoryview:
     dtype = record.dtype
     quantizer = codec_by_number(Quantizer, record.quantizer) if record.quantizer else None
     if quantizer is None:
-        return _bytes_of(_decode_words(record, dtype.word, record.canonical_bytes // dtype.word.itemsize))
+        return bytes_of(decode_words(record, dtype.word, record.canonical_bytes // dtype.word.itemsize))
     if not quantizer.applies_to(dtype):
         raise CorruptChunkError(f"chunk record: quantizer {quantizer.id} does not apply to {dtype.name}")
     count = record.canonical_bytes // dtype.component.itemsize
-    words = _decode_words(record, np.dtype(f"<u{quantizer.code_dtype.itemsize}"), count)
+    code_dtype = quantizer.code_dtype(dtype.component)
+    words = decode_words(record, np.dtype(f"<u{code_dtype.itemsize}"), quantizer.code_count(count))
     with np.errstate(all="ignore"):
-        values = quantizer.decode(words.view(quantizer.code_dtype), record.parameters, dtype.component)
-    return _bytes_of(values)
+        codes = words.view(code_dtype)
+        values = quantizer.decode(codes, record.quantizer_parameters, dtype.component, count)
+    return bytes_of(values)
 
 
 def codec_ids(record: ChunkRecord) -> tuple[str, ...]:
@@ -162,149 +126,92 @@ def codec_ids(record: ChunkRecord) -> tuple[str, ...]:
     return tuple(codec_id(kind, number) for kind, number in numbers if number)
 
 
-def _encode_lossy(view: memoryview, dtype: DType, plan: ChunkPlan) -> tuple[EncodedChunk | None, str]:
-    """Return the quantized chunk, or None and the reason why it must be lossless."""
-    quantizer = plan.encoding.quantizer
-    assert quantizer is not None
+def _encode(view: memoryview, dtype: DType, plan: ChunkPlan) -> EncodedChunk:
+    words = np.frombuffer(view, dtype.word)
+    if not plan.chooses:
+        if plan.lossy is None:
+            return _lossless(view, dtype, words, plan.lossless[0].encoding)
+        return _encode_lossy(view, dtype, plan, plan.lossy)
+    constant = _CONSTANT.fitted(dtype)
+    if constant.filter is not None and constant.filter.encode(words) is not None:
+        return _lossless(view, dtype, words, constant)
+    choice = plan.choice or choose(plan, view, dtype)
+    if choice.encoding.quantizer is not None:
+        return _encode_lossy(view, dtype, plan, choice.encoding)
+    encoded = encode_words(words, choice.encoding)
+    if plan.choice is not None and encoded.stored_bytes > _DRIFT_MAX * choice.share * view.nbytes:
+        # Chosen for other chunks, and not right for this one.
+        return _encode(view, dtype, replace(plan, choice=None))
+    return _assembled(view, dtype, choice.encoding, encoded)
+
+
+def _lossless(view: memoryview, dtype: DType, words: Words, encoding: Encoding, reason: str = "") -> EncodedChunk:
+    return replace(_assembled(view, dtype, encoding, encode_words(words, encoding)), fallback_reason=reason)
+
+
+def _encode_lossy(view: memoryview, dtype: DType, plan: ChunkPlan, first: Encoding) -> EncodedChunk:
+    """Return the chunk in the first encoding from `first` up the ladder that keeps the contract."""
     values = np.frombuffer(view, dtype.component)
-    try:
-        quantized = quantizer.encode(values)
-    except TooManyExceptionsError as reason:
-        return None, str(reason)
-    decoded = quantizer.decode(quantized.codes, quantized.parameters, dtype.component)
-    error = _measure(values, decoded)
-    for name, measured, allowed in (
-        ("relative error", error.relative_error, plan.max_relative_error),
-        ("absolute error", error.max_absolute_error, plan.max_absolute_error),
-    ):
-        if allowed is not None and not measured <= allowed:
-            return None, f"{name} of {quantizer.id} would be {measured:.3g}, the policy allows {allowed:.3g}"
-    words = quantized.codes.view(f"<u{quantizer.code_dtype.itemsize}")
-    encoded = _assemble(view, dtype, plan.encoding, words, quantized.parameters)
-    if encoded.encoding.quantizer is None:
-        return encoded, ""
-    return replace(encoded, decoded=_bytes_of(decoded), error=error), ""
+    encoding: Encoding | None = first
+    reason = ""
+    while encoding is not None and encoding.quantizer is not None:
+        quantizer = encoding.quantizer
+        try:
+            quantized = quantizer.encode(values)
+        except TooManyExceptionsError as exceptions:
+            reason = str(exceptions)
+            break
+        decoded = quantizer.decode(quantized.codes, quantized.parameters, dtype.component, values.size)
+        error = measure(values, decoded)
+        broken = plan.contract.broken_by(quantizer.id, error)
+        if not broken:
+            words = quantized.codes.view(f"<u{quantized.codes.itemsize}")
+            fitted = encoding.fitted(dtype)
+            encoded = encode_words(words, fitted)
+            chunk = _assembled(view, dtype, fitted, encoded, parameters=quantized.parameters, code_bytes=words.nbytes)
+            return chunk if chunk.encoding.quantizer is None else replace(chunk, decoded=bytes_of(decoded), error=error)
+        reason = reason or broken
+        encoding = finer(first, quantizer, plan.contract.excess(error), plan.contract, dtype)
+    words = np.frombuffer(view, dtype.word)
+    return _lossless(view, dtype, words, choose_lossless(plan, words).encoding, reason)
 
 
-def _encode_lossless(view: memoryview, dtype: DType, encoding: Encoding) -> EncodedChunk:
-    return _assemble(view, dtype, encoding, np.frombuffer(view, dtype.word), b"")
-
-
-def _assemble(view: memoryview, dtype: DType, encoding: Encoding, words: Words, parameters: bytes) -> EncodedChunk:
-    """Filter and compress the words and build the record; the raw chunk's where that is not larger."""
-    streams, used_filter = _encode_words(words, encoding)
-    compressed = any(stream.compressor != _UNCOMPRESSED for stream in streams)
-    used = Encoding(encoding.quantizer, used_filter, encoding.compressor if compressed else None)
+def _assembled(
+    view: memoryview,
+    dtype: DType,
+    encoding: Encoding,
+    encoded: EncodedWords,
+    *,
+    parameters: bytes = b"",
+    code_bytes: int | None = None,
+) -> EncodedChunk:
+    """Return the chunk with its record; the raw one where encoding saves less than a record's header takes."""
+    used = Encoding(encoding.quantizer, encoded.filter, encoding.compressor if encoded.is_compressed else None)
     record = ChunkRecord(
         dtype,
         used.quantizer.number if used.quantizer else 0,
         used.filter.number if used.filter else 0,
         view.nbytes,
         parameters,
-        streams,
+        encoded.filter_parameters,
+        encoded.streams,
     )
-    payload_bytes = len(parameters) + sum(memoryview(stream.data).nbytes for stream in streams)
     header = pack_header(record)
-    if used.codecs and len(header) + payload_bytes > view.nbytes:
-        return _assemble(view, dtype, Encoding(), np.frombuffer(view, dtype.word), b"")
-    pieces = (header, *((parameters,) if parameters else ()), *(stream.data for stream in streams))
+    stored_bytes = len(header) + len(parameters) + encoded.stored_bytes
+    if used.codecs and stored_bytes > view.nbytes:
+        return _assembled(view, dtype, IDENTITY, encode_words(np.frombuffer(view, dtype.word), IDENTITY))
+    pieces = (header, *((record.parameters,) if record.parameters else ()), *(stream.data for stream in record.streams))
     crc = 0
     for piece in pieces:
         crc = crc32c(piece, crc)
     return EncodedChunk(
         record=pieces,
-        stored_bytes=len(header) + payload_bytes,
+        stored_bytes=stored_bytes,
         crc32c=crc,
         encoding=used,
-        quantized_bytes=words.nbytes + len(parameters),
+        quantized_bytes=(view.nbytes if code_bytes is None else code_bytes) + len(parameters),
         decoded=None,
         error=None,
         summary=None,
         fallback_reason="",
     )
-
-
-def _encode_words(words: Words, encoding: Encoding) -> tuple[list[Stream], Filter | None]:
-    """Return the streams and the filter that made them: none where no stream of it shrank."""
-    if encoding.filter is not None:
-        streams = [_compress(data, encoding.compressor) for data in encoding.filter.encode(words)]
-        if any(stream.compressor != _UNCOMPRESSED for stream in streams):
-            return streams, encoding.filter
-        return [Stream(_UNCOMPRESSED, _bytes_of(words))], None
-    return [_compress(_bytes_of(words), encoding.compressor)], None
-
-
-def _compress(data: memoryview, compressor: Compressor | None) -> Stream:
-    if compressor is not None:
-        encoded = compressor.encode(data)
-        if encoded is not None and len(encoded) < data.nbytes:
-            return Stream(compressor.number, encoded)
-    return Stream(_UNCOMPRESSED, data)
-
-
-def _bytes_of(array: Values) -> memoryview:
-    return memoryview(array.view(np.uint8)).cast("B")
-
-
-def _decode_words(record: ChunkRecord, word: np.dtype[Any], count: int) -> Words:
-    """Return `count` words: those of a single stream without copying, where it is stored as it is."""
-    total_bytes = count * word.itemsize
-    if record.filter:
-        filter_class = codec_by_number(Filter, record.filter)
-        lengths = filter_class.stream_lengths(word.itemsize, count)
-        if len(lengths) != len(record.streams):
-            raise CorruptChunkError(
-                f"chunk record: {len(record.streams)} streams, {filter_class.id} has {len(lengths)}"
-            )
-        words = np.empty(count, word)
-        decoded = [_decompress(stream, length) for stream, length in zip(record.streams, lengths, strict=True)]
-        filter_class.decode(decoded, words)
-        return words
-    if len(record.streams) != 1:
-        raise CorruptChunkError(f"chunk record: {len(record.streams)} streams without a filter, must be 1")
-    return np.frombuffer(memoryview(_decompress(record.streams[0], total_bytes)), word)
-
-
-def _decompress(stream: Stream, decoded_bytes: int) -> Buffer:
-    if stream.compressor != _UNCOMPRESSED:
-        return codec_by_number(Compressor, stream.compressor).decode(stream.data, decoded_bytes)
-    stored = memoryview(stream.data).nbytes
-    if stored != decoded_bytes:
-        raise CorruptChunkError(f"chunk record: a stream without compressor is {stored} bytes, must be {decoded_bytes}")
-    return stream.data
-
-
-def _measure(values: Values, decoded: Values) -> MeasuredError:
-    measured = MeasuredError()
-    for start in range(0, values.size, _BLOCK_VALUES):
-        block = slice(start, start + _BLOCK_VALUES)
-        measured += _measure_block(values[block], decoded[block])
-    return measured
-
-
-def _measure_block(values: Values, decoded: Values) -> MeasuredError:
-    values, decoded = values.astype(np.float64), decoded.astype(np.float64)
-    errors = decoded - values
-    largest = float(np.abs(errors).max())
-    if not math.isfinite(largest):
-        irregular = ~np.isfinite(values)
-        kept = np.isnan(values) == np.isnan(decoded)
-        kept &= ~np.isinf(values) | (values == decoded)
-        if not kept[irregular].all() or not np.isfinite(decoded[~irregular]).all():
-            return MeasuredError(values.size, math.inf, 1.0, math.inf)
-        values, errors = values[~irregular], errors[~irregular]
-        largest = float(np.abs(errors).max(initial=0.0))
-    return MeasuredError(values.size, _root_mean_square(errors), _root_mean_square(values), largest)
-
-
-def _root_mean_square(numbers: npt.NDArray[np.float64]) -> float:
-    if numbers.size == 0:
-        return 0.0
-    total_of_squares = float(np.einsum("i,i->", numbers, numbers))
-    if _SQUARES_FIT[0] < total_of_squares < _SQUARES_FIT[1]:
-        return math.sqrt(total_of_squares / numbers.size)
-    largest = float(np.abs(numbers).max())
-    if largest == 0:
-        return 0.0
-    scaled = numbers / largest
-    return largest * math.sqrt(float(np.einsum("i,i->", scaled, scaled)) / numbers.size)

@@ -1,20 +1,25 @@
-"""Every codec, by id and by number.
+"""Every codec, by id and by number: first ours, then those of third parties (`third_parties.py`).
 
 An id or a number that is registered is taken for ever. A codec's class is imported when it is first asked for, so that a
-codec whose library is missing is refused by name, with the extra that brings it, and costs nothing until then.
+codec whose library is missing is refused by name, with the extra that brings it, and costs nothing until then. Third
+parties' packages are looked for once per process.
 """
 
 from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from tensorus_codecs.abc import Codec, Compressor, Filter, Quantizer
-from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
+from tensorus_codecs.errors import CorruptChunkError, UnknownCodecNumberError, UnsupportedCodecError
+from tensorus_codecs.third_parties import GROUP, NUMBER_MIN, kind_of, load_third_parties
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from tensorus_codecs.third_parties import ThirdParties
 
 __all__ = ["Entry", "Registry", "available_codecs", "codec_by_id", "codec_by_number", "codec_class", "codec_id"]
 
@@ -30,9 +35,13 @@ class Entry:
     kind: type[Codec]
     """`Quantizer`, `Filter` or `Compressor`."""
     number: int
-    """Name in the chunk record, 1 to 255 within its kind."""
+    """Name in the chunk record, 1 to 255 within its kind: to 127 ours, from 128 on a third party's."""
     location: str
     """`module:class`."""
+    extra: str = "codecs"
+    """Which extra of the distribution brings its library."""
+    loaded: type[Codec] | None = None
+    """The class, where it has been imported already: a third party's."""
 
     def load(self) -> type[Codec]:
         """Import and return the class.
@@ -40,13 +49,15 @@ class Entry:
         Raises:
             UnsupportedCodecError: its library is not installed.
         """
+        if self.loaded is not None:
+            return self.loaded
         module_name, class_name = self.location.split(":")
         try:
             loaded: type[Codec] = getattr(importlib.import_module(module_name), class_name)
         except ImportError as error:
             raise UnsupportedCodecError(
                 f"codec {self.id!r} needs the library {error.name!r}, which is not installed; "
-                "pip install 'tensorus[codecs]' brings it"
+                f"pip install 'tensorus[{self.extra}]' brings it"
             ) from error
         return loaded
 
@@ -96,18 +107,30 @@ _REGISTRY = Registry(
         Entry("fp16", Quantizer, 1, "tensorus_codecs.quantizers.fp16:Fp16"),
         Entry("int8_block", Quantizer, 2, "tensorus_codecs.quantizers.int8_block:Int8Block"),
         Entry("bf16", Quantizer, 3, "tensorus_codecs.quantizers.bf16:Bf16"),
+        Entry("int4_block", Quantizer, 4, "tensorus_codecs.quantizers.int4_block:Int4Block"),
+        Entry("nf4", Quantizer, 5, "tensorus_codecs.quantizers.nf4:Nf4"),
+        Entry("fp8_e4m3fn", Quantizer, 6, "tensorus_codecs.quantizers.fp8:Fp8E4M3Fn"),
+        Entry("fp8_e5m2", Quantizer, 7, "tensorus_codecs.quantizers.fp8:Fp8E5M2"),
+        Entry("bitround", Quantizer, 8, "tensorus_codecs.quantizers.bitround:BitRound"),
+        Entry("int16_block", Quantizer, 9, "tensorus_codecs.quantizers.int16_block:Int16Block"),
         Entry("planes", Filter, 1, "tensorus_codecs.filters.planes:Planes"),
         Entry("rotated_planes", Filter, 2, "tensorus_codecs.filters.planes:RotatedPlanes"),
+        Entry("delta", Filter, 3, "tensorus_codecs.filters.delta:Delta"),
+        Entry("bitmap", Filter, 4, "tensorus_codecs.filters.bitmap:Bitmap"),
+        Entry("packbits", Filter, 5, "tensorus_codecs.filters.packbits:PackBits"),
+        Entry("constant", Filter, 6, "tensorus_codecs.filters.constant:Constant"),
         Entry("gzip", Compressor, 1, "tensorus_codecs.lossless.gzip:Gzip"),
         Entry("lz4", Compressor, 2, "tensorus_codecs.lossless.lz4:Lz4"),
         Entry("zstd", Compressor, 3, "tensorus_codecs.lossless.zstd:Zstd"),
         Entry("blosc_lz4", Compressor, 4, "tensorus_codecs.lossless.blosc_lz4:BloscLz4"),
+        Entry("brotli", Compressor, 5, "tensorus_codecs.lossless.brotli:Brotli", extra="archive"),
+        Entry("pcodec", Compressor, 6, "tensorus_codecs.lossless.pcodec:Pcodec", extra="archive"),
     )
 )
 
 
 def available_codecs() -> list[Entry]:
-    """Return the entries whose library is installed, in order of registration."""
+    """Return the entries whose library is installed, in order of registration, then those of third parties."""
     found = []
     for codec_id in _REGISTRY.ids():
         entry = _REGISTRY.by_id(codec_id)
@@ -117,19 +140,17 @@ def available_codecs() -> list[Entry]:
                 found.append(entry)
         except UnsupportedCodecError:
             continue
-    return found
+    return [*found, *map(_third_party_entry, _third_parties().classes.values())]
 
 
 def codec_class(codec_id: str) -> type[Codec]:
     """Return the class called `codec_id`.
 
     Raises:
-        UnsupportedCodecError: no codec has this id, or its library is not installed.
+        UnsupportedCodecError: no codec has this id, its library is not installed, or it is a third party's that breaks a rule.
     """
     entry = _REGISTRY.by_id(codec_id)
-    if entry is None:
-        raise UnsupportedCodecError(f"codec {codec_id!r} is not one of {', '.join(_REGISTRY.ids())}")
-    return entry.load()
+    return _third_party_class(codec_id) if entry is None else entry.load()
 
 
 def codec_by_id(codec_id: str, configuration: Mapping[str, object]) -> Codec:
@@ -147,6 +168,7 @@ def codec_id(kind: type[Codec], number: int) -> str:
 
     Raises:
         CorruptChunkError: no codec of this kind has the number.
+        UnknownCodecNumberError: likewise, and it is a third party's number.
     """
     return _entry_by_number(kind, number).id
 
@@ -157,6 +179,7 @@ def codec_by_number(kind: type[C], number: int) -> type[C]:
     Raises:
         UnsupportedCodecError: the number belongs to a codec whose library is not installed.
         CorruptChunkError: no codec of this kind has the number.
+        UnknownCodecNumberError: likewise, and it is a third party's number.
     """
     entry = _entry_by_number(kind, number)
     found = entry.load()
@@ -167,6 +190,39 @@ def codec_by_number(kind: type[C], number: int) -> type[C]:
 
 def _entry_by_number(kind: type[Codec], number: int) -> Entry:
     entry = _REGISTRY.by_number(kind, number)
-    if entry is None:
-        raise CorruptChunkError(f"{kind.__name__.lower()} number is {number}, which no codec of this version has")
-    return entry
+    if entry is not None:
+        return entry
+    kind_name = kind.__name__.lower()
+    if number < NUMBER_MIN:
+        raise CorruptChunkError(f"{kind_name} number is {number}, which no codec of this version has")
+    for codec in _third_parties().classes.values():
+        if issubclass(codec, kind) and codec.number == number:
+            return _third_party_entry(codec)
+    raise UnknownCodecNumberError(
+        f"{kind_name} number is {number}, which is a third party's; "
+        f"no installed package brings it by an entry point in the group {GROUP!r}"
+    )
+
+
+@cache
+def _third_parties() -> ThirdParties:
+    return load_third_parties(taken=_REGISTRY.ids())
+
+
+def _third_party_class(codec_id: str) -> type[Codec]:
+    found = _third_parties()
+    refusal = found.refused.get(codec_id)
+    if refusal is not None:
+        # A new error, since this one is shared by all threads.
+        raise UnsupportedCodecError(str(refusal)) from refusal
+    codec = found.classes.get(codec_id)
+    if codec is None:
+        known = ", ".join([*_REGISTRY.ids(), *found.classes])
+        raise UnsupportedCodecError(
+            f"codec {codec_id!r} is not one of {known}; a package with an entry point in the group {GROUP!r} may bring it"
+        )
+    return codec
+
+
+def _third_party_entry(codec: type[Codec]) -> Entry:
+    return Entry(codec.id, kind_of(codec), codec.number, f"{codec.__module__}:{codec.__qualname__}", loaded=codec)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 
 from tensorus_codecs.abc import Compressor, Filter, Quantizer
-from tensorus_codecs.policy import DEFAULT_PRESET, PRESETS
+from tensorus_codecs.presets import DEFAULT_PRESET, PRESETS
 from tensorus_codecs.registry import available_codecs
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_server import limits
@@ -14,6 +14,7 @@ from tensorus_server.convert import encoding_to
 __all__ = ["FEATURES", "capabilities"]
 
 FEATURES = (
+    "explain_policy",
     "get.as_dtype",
     "get.byte_ranges",
     "get.slices",
@@ -47,7 +48,7 @@ def capabilities() -> pb.GetCapabilitiesResponse:
             pb.PresetInfo(
                 id=name,
                 description=preset.description,
-                encoding=encoding_to(preset.lossy or preset.floats),
+                encoding=encoding_to(preset.typical),
                 lossy=preset.lossy is not None,
             )
             for name, preset in PRESETS.items()
@@ -90,4 +91,6 @@ def announced_limits() -> pb.Limits:
         filter_text_bytes=limits.FILTER_TEXT_BYTES_MAX,
         filter_values_total=limits.FILTER_VALUES_TOTAL_MAX,
         sample=limits.SAMPLE_MAX,
+        explain_bytes=limits.EXPLAIN_BYTES_MAX,
+        explain_candidates=limits.EXPLAIN_CANDIDATES_MAX,
     )

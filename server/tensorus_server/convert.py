@@ -18,20 +18,32 @@ from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.values import from_value_map, to_value_map
 from tensorus_server.errors import InvalidMetadataError, InvalidRequestError
 from tensorus_server.model import ByteRange, Checksum, NewTensor, Read, Schema, SliceSet
-from tensorus_server.validate import checked_spec
+from tensorus_server.validate import checked_spec, require_candidate_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.summary import ValueSummary
-    from tensorus_server.model import Dataset, DatasetStats, Metadata, Part, StorageReport, Tensor, TensorSpec
+    from tensorus_server.explain import Explanation
+    from tensorus_server.model import (
+        Dataset,
+        DatasetStats,
+        EncodingShare,
+        Metadata,
+        Part,
+        StorageReport,
+        Tensor,
+        TensorSpec,
+    )
 
 __all__ = [
     "checksum_from",
     "dataset_to",
     "encoding_from",
     "encoding_to",
+    "explain_from",
+    "explanation_to",
     "metadata_from",
     "new_tensor_from",
     "policy_from",
@@ -90,6 +102,7 @@ def tensor_to(tensor: Tensor) -> pb.Tensor:
         value_checksum=_checksum_to(tensor.value_checksum),
         storage=_storage_to(tensor.storage),
         create_time=_time_to(tensor.created_us),
+        ordinal=tensor.ordinal,
     )
     if tensor.policy is not None:
         message.policy.CopyFrom(_policy_to(tensor.policy))
@@ -160,6 +173,28 @@ def encoding_to(steps: Iterable[Mapping[str, Any]]) -> pb.Encoding:
     )
 
 
+def explain_from(message: pb.OpenExplain) -> tuple[TensorSpec, list[StoragePolicy]]:
+    """Return dtype and shape of a sample, and the candidates.
+
+    Raises:
+        UnsupportedDTypeError, InvalidShapeError, InvalidPolicyError, UnsupportedCodecError: a part of it cannot be.
+        LimitExceededError: too many candidates.
+    """
+    require_candidate_count(len(message.candidates))
+    spec = checked_spec(_dtype_from(message.spec), tuple(message.spec.shape))
+    return spec, [policy_from(candidate) for candidate in message.candidates]
+
+
+def explanation_to(explanation: Explanation) -> pb.PolicyExplanation:
+    """Return what a policy would do."""
+    return pb.PolicyExplanation(
+        policy=_policy_to(explanation.policy.to_json()),
+        storage=_storage_to(explanation.storage),
+        encode_bytes_per_second=explanation.encode_bytes_per_second,
+        decode_bytes_per_second=explanation.decode_bytes_per_second,
+    )
+
+
 def schema_from(message: pb.DatasetSchema) -> Schema:
     """Return a schema.
 
@@ -216,6 +251,7 @@ def stats_to(stats: DatasetStats) -> pb.GetDatasetStatsResponse:
             )
             for share in stats.dtypes
         ],
+        encodings=map(_encoding_share_to, stats.encodings),
     )
 
 
@@ -282,16 +318,17 @@ def _storage_to(storage: StorageReport) -> pb.StorageReport:
         relative_error=storage.relative_error,
         max_absolute_error=storage.max_absolute_error,
         lossy=storage.lossy,
-        encodings=[
-            pb.EncodingShare(
-                encoding=encoding_to(share.encoding),
-                chunks=share.chunks,
-                canonical_bytes=share.canonical_bytes,
-                stored_bytes=share.stored_bytes,
-            )
-            for share in storage.encodings
-        ],
+        encodings=map(_encoding_share_to, storage.encodings),
         fallback_reason=storage.fallback_reason,
+    )
+
+
+def _encoding_share_to(share: EncodingShare) -> pb.EncodingShare:
+    return pb.EncodingShare(
+        encoding=encoding_to(share.encoding),
+        chunks=share.chunks,
+        canonical_bytes=share.canonical_bytes,
+        stored_bytes=share.stored_bytes,
     )
 
 

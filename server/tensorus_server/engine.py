@@ -26,7 +26,13 @@ from tensorus_server.query import Selection, list_page
 from tensorus_server.read import TensorReader
 from tensorus_server.sessions import InsertSessions
 from tensorus_server.sweep import sweep
-from tensorus_server.validate import require_dataset_name, require_metadata, require_schema, require_schema_fit
+from tensorus_server.validate import (
+    require_dataset_name,
+    require_metadata,
+    require_policy_fit,
+    require_schema,
+    require_schema_fit,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -83,12 +89,14 @@ class Engine:
 
         Raises:
             InvalidNameError, InvalidShapeError, InvalidMetadataError, UnsupportedDTypeError: a name or schema not allowed.
+            InvalidPolicyError: a quantizer for a schema's dtype that it does not apply to.
             AlreadyExistsError: the name is taken.
         """
         require_dataset_name(name)
-        schema = schema or Schema()
+        policy, schema = policy or StoragePolicy(), schema or Schema()
         require_schema(schema)
-        return self._catalogue.datasets.create(name, policy or StoragePolicy(), schema)
+        require_policy_fit(policy, schema, dataset=name)
+        return self._catalogue.datasets.create(name, policy, schema)
 
     def get_dataset(self, name: str) -> Dataset:
         """Return the dataset.
@@ -108,9 +116,12 @@ class Engine:
         Raises:
             DatasetNotFoundError: there is none.
             InvalidShapeError, InvalidMetadataError, UnsupportedDTypeError: a schema not allowed.
+            InvalidPolicyError: a quantizer for a schema's dtype that it does not apply to.
         """
         if schema is not None:
             require_schema(schema)
+        before = self._catalogue.datasets.get(name)
+        require_policy_fit(policy or before.policy, schema or before.schema, dataset=name)
         return self._catalogue.datasets.update(name, policy, schema)
 
     def delete_dataset(self, name: str) -> int:

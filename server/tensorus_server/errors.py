@@ -38,7 +38,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from tensorus_codecs.errors import InvalidPolicyError, UnsupportedCodecError, UnsupportedDTypeError
+from tensorus_codecs.errors import (
+    InvalidPolicyError,
+    UnknownCodecNumberError,
+    UnsupportedCodecError,
+    UnsupportedDTypeError,
+)
 
 __all__ = [
     "AlreadyExistsError",
@@ -265,6 +270,7 @@ class DataCorruptError(EngineError):
 
 _CODEC_REASONS: dict[type[BaseException], str] = {
     InvalidPolicyError: "INVALID_POLICY",
+    UnknownCodecNumberError: "UNSUPPORTED_CODEC",
     UnsupportedCodecError: "UNSUPPORTED_CODEC",
     UnsupportedDTypeError: "UNSUPPORTED_DTYPE",
 }

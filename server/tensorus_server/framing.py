@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from tensorus_server.model import Tensor, TensorSpec
     from tensorus_server.read import Piece
 
-__all__ = ["InsertMessage", "ResponsePacker", "read_insert_message"]
+__all__ = ["InsertMessage", "ResponsePacker", "read_explain_message", "read_insert_message"]
 
 _HEAD_BYTES_MAX = 1024 * 1024
 """Of a response: many headers with large metadata must not make a message too large. With the largest payload and one more
 header, still below `MESSAGE_BYTES_MAX`."""
+
+Request = TypeVar("Request", pb.InsertRequest, pb.ExplainPolicyRequest)
 
 Response: TypeAlias = "pb.GetResponse | pb.QueryResponse"
 """The two have the same fields, by the same numbers, as far as packing goes."""
@@ -59,21 +61,7 @@ def read_insert_message(message: bytes) -> InsertMessage:
         InvalidRequestError: it is no such message, or has too many segments.
         SegmentMisalignedError: the segments do not consume the payload exactly.
     """
-    if len(message) > MESSAGE_BYTES_MAX:
-        raise PayloadTooLargeError(
-            f"message is {len(message)} bytes, limit is {MESSAGE_BYTES_MAX} bytes (message_bytes_max)",
-            limit=MESSAGE_BYTES_MAX,
-        )
-    try:
-        head_bytes, payload = split(message)
-        head = pb.InsertRequest.FromString(head_bytes)
-    except (MalformedMessageError, DecodeError) as error:
-        raise InvalidRequestError(f"message is not an InsertRequest: {error}") from error
-    if payload.nbytes > PAYLOAD_BYTES_MAX:
-        raise PayloadTooLargeError(
-            f"payload is {payload.nbytes} bytes, limit is {PAYLOAD_BYTES_MAX} bytes (payload_bytes_max)",
-            limit=PAYLOAD_BYTES_MAX,
-        )
+    head, payload = _read_message(message, pb.InsertRequest)
     if len(head.segments) > SEGMENTS_PER_MESSAGE_MAX:
         raise InvalidRequestError(
             f"message has {len(head.segments)} segments, limit is {SEGMENTS_PER_MESSAGE_MAX} (segments_per_message_max)",
@@ -89,6 +77,36 @@ def read_insert_message(message: bytes) -> InsertMessage:
             f"payload lengths of the segments add up to {position} bytes, the payload is {payload.nbytes} bytes"
         )
     return InsertMessage(head, segments)
+
+
+def read_explain_message(message: bytes) -> tuple[pb.ExplainPolicyRequest, memoryview]:
+    """Return one message of an ExplainPolicy without its payload, and the payload.
+
+    Raises:
+        PayloadTooLargeError: the message or its payload is above its limit.
+        InvalidRequestError: it is no such message.
+    """
+    return _read_message(message, pb.ExplainPolicyRequest)
+
+
+def _read_message(message: bytes, request_type: type[Request]) -> tuple[Request, memoryview]:
+    if len(message) > MESSAGE_BYTES_MAX:
+        raise PayloadTooLargeError(
+            f"message is {len(message)} bytes, limit is {MESSAGE_BYTES_MAX} bytes (message_bytes_max)",
+            limit=MESSAGE_BYTES_MAX,
+        )
+    try:
+        head_bytes, payload = split(message)
+        head = request_type.FromString(head_bytes)
+    except (MalformedMessageError, DecodeError) as error:
+        name = request_type.DESCRIPTOR.name
+        raise InvalidRequestError(f"message is not an {name}: {error}") from error
+    if payload.nbytes > PAYLOAD_BYTES_MAX:
+        raise PayloadTooLargeError(
+            f"payload is {payload.nbytes} bytes, limit is {PAYLOAD_BYTES_MAX} bytes (payload_bytes_max)",
+            limit=PAYLOAD_BYTES_MAX,
+        )
+    return head, payload
 
 
 class ResponsePacker:

@@ -19,7 +19,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tensorus_codecs.policy import plan
+from tensorus_codecs.plan import plan
 from tensorus_server.catalogue.abc import resolve
 from tensorus_server.chunk_store.discarding import DiscardingChunkStore
 from tensorus_server.committer import PendingCommit, PendingGroup, forget_upload
@@ -336,7 +336,8 @@ class InsertStream:
 
     def _commit_together(self, together: _Together) -> None:
         """Commit the items that wait for each other, or drop them all where one has failed."""
-        waiting, failed = together.take(), self._counts.failed
+        # Large items are sealed on threads, whichever is done first; ordinals are in the order of the items.
+        waiting, failed = sorted(together.take(), key=lambda entry: entry[0]), self._counts.failed
         if not failed:
             self._services.committer.submit(
                 PendingGroup(
@@ -356,14 +357,14 @@ class InsertStream:
             self._settle(item, InsertAbandonedError(message, dataset=self._dataset.name, tensor=stored.new.id))
 
     def _validated(self, stored: StoredTensor) -> Tensor:
-        """Return the tensor as it would be stored, without a generation."""
+        """Return the tensor as it would be stored, without generation and ordinal."""
         (existing,) = self._services.catalogue.tensors.get(self._dataset.name, [stored.new.id])
         source_crc32c = None
         if existing is not None and existing.source_checksum.algorithm != stored.source_checksum.algorithm:
             # Unlike this one it was resumed, and its checksum is the CRC.
             source_crc32c = int.from_bytes(existing.source_checksum.value, "big")
         resolve(stored, existing, source_crc32c)
-        return stored.committed(generation=0, created_us=0)
+        return stored.committed(generation=0, ordinal=0, created_us=0)
 
     def _fail(self, item: int, error: Exception) -> None:
         writer = self._open.pop(item, None)

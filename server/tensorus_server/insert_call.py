@@ -22,7 +22,7 @@ import grpc
 from google.rpc import status_pb2
 
 from tensorus_codecs.checksum import crc32c
-from tensorus_codecs.errors import CorruptChunkError
+from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.pipeline import decode_chunk
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_server.convert import checksum_from, encoding_from, new_tensor_from, tensor_to
@@ -188,6 +188,9 @@ class InsertCall:
         if segment.encoding:
             try:
                 canonical = decode_chunk(payload)
+            except UnsupportedCodecError:
+                # Also where a third party's number is unknown.
+                raise
             except CorruptChunkError as error:
                 raise ChecksumMismatchError(
                     f"chunk record of the segment at offset {segment.offset}: {error}", dataset=self._dataset

@@ -9,16 +9,17 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import grpc
+
 from tensorus_server.errors import DrainingError, TooManyStreamsError
 from tensorus_server.status import DETAILS_KEY, code_of, retry_delay_s, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import grpc
     from google.protobuf.message import Message
 
-__all__ = ["Admission", "guard_stream", "guard_unary"]
+__all__ = ["Admission", "guard_stream", "guard_unary", "guard_upload"]
 
 _RETRY_AFTER_S = 1.0
 """What those are told who find every place taken."""
@@ -149,6 +150,39 @@ def guard_stream(
                     yield message
                     if not context.is_active():
                         return
+        except Exception as error:  # noqa: BLE001 - the last place to turn it into a status
+            _end_with(error, call, context)
+
+    return guarded
+
+
+def guard_upload(
+    call: str,
+    method: Callable[[Iterator[bytes], Callable[[], None]], bytes],
+    admission: Admission,
+    *,
+    memory_bytes: int,
+) -> Callable[[Iterator[bytes], grpc.ServicerContext], bytes]:
+    """Return `method` as gRPC calls it; many raw messages in, one raw message out.
+
+    Args:
+        method: takes the messages, and what to call from time to time while nothing else shows whether the caller still waits.
+        memory_bytes: what one call borrows of the memory budget.
+    """
+
+    @functools.wraps(method)
+    def guarded(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        def require_caller() -> None:
+            if not context.is_active():
+                # As the messages raise it.
+                raise grpc.RpcError
+
+        try:
+            with admission.admitted(stream=True, memory_bytes=memory_bytes, is_active=context.is_active):
+                return method(messages, require_caller)
+        except grpc.RpcError:
+            # The caller has gone: nobody waits for an answer.
+            return b""
         except Exception as error:  # noqa: BLE001 - the last place to turn it into a status
             _end_with(error, call, context)
 

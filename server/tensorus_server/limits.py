@@ -14,6 +14,9 @@ __all__ = [
     "CHUNK_BYTES_MIN",
     "COMMIT_GROUP_MAX",
     "DATASET_NAME_BYTES_MAX",
+    "EXPLAIN_BYTES_MAX",
+    "EXPLAIN_CANDIDATES_MAX",
+    "EXPLAIN_STREAM_BYTES",
     "FILTER_CONDITIONS_MAX",
     "FILTER_DEPTH_MAX",
     "FILTER_TEXT_BYTES_MAX",
@@ -155,6 +158,17 @@ transport may hold. Measured: a server grows by 21 to 43 MiB for its first trans
 
 READ_STREAM_BYTES = 12 * 1024 * 1024
 """What a Get or Query borrows: records read ahead, decoded and as stored, and what the transport holds of a slow reader."""
+
+EXPLAIN_BYTES_MAX = 64 * 1024 * 1024
+"""Canonical bytes of the sample of an ExplainPolicy: 64 chunks of the default size, after which ratio and error hardly move."""
+
+EXPLAIN_CANDIDATES_MAX = 32
+"""Candidates of one ExplainPolicy: every preset under two error contracts. With the largest sample and the slowest codecs that
+is half an hour of one core, for as long as the caller waits."""
+
+EXPLAIN_STREAM_BYTES = EXPLAIN_BYTES_MAX + 24 * 1024 * 1024
+"""What an ExplainPolicy borrows of the memory budget: the sample, records, the chunk at hand and what the transport holds.
+Measured: a server grows by 81 to 87 MiB for the largest sample."""
 
 RESUMABLE_BYTES_MIN = 32 * 1024 * 1024
 """Canonical bytes above which a tensor is marked on its way in; a smaller one starts over when its insert is interrupted."""

@@ -120,7 +120,7 @@ class NewTensor:
 
 @dataclass(frozen=True)
 class EncodingShare:
-    """How many of a tensor's chunks got one encoding."""
+    """How many chunks got one encoding: of a tensor, or of a dataset."""
 
     encoding: tuple[dict[str, Any], ...]
     """As JSON: readable where a codec of it is not installed. Empty: as it is."""
@@ -185,6 +185,8 @@ class Tensor:
     """Unique within its dataset."""
     generation: int
     """Unique within the catalogue; grows."""
+    ordinal: int
+    """Its number within its dataset: from 1 in the order of commit, never reused. 0: it was only validated."""
     spec: TensorSpec
     """Dtype and shape."""
     metadata: Metadata
@@ -231,6 +233,8 @@ class DatasetStats:
     worst_relative_error: float
     worst_max_absolute_error: float
     dtypes: tuple[DTypeShare, ...]
+    encodings: tuple[EncodingShare, ...]
+    """Which chunks got what: each encoding once, settings included; the largest stored share first."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from tensorus_codecs.checksum import crc32c, crc32c_of_tail
 from tensorus_codecs.chunk_record import RAW_HEADER_BYTES, parse_record
 from tensorus_codecs.dtypes import dtype_by_name
-from tensorus_codecs.errors import CorruptChunkError
+from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.pipeline import codec_ids, decode_record
 from tensorus_server.cast import Cast
 from tensorus_server.chunk_store.abc import PayloadMissingError
@@ -162,6 +162,7 @@ class TensorReader:
             DataCorruptError: stored bytes are not what was written.
             TensorNotFoundError: the tensor is gone.
             StoreUnavailableError: its payload cannot be opened now.
+            UnsupportedCodecError: a codec that it takes is not installed.
         """
         if plan.result.canonical_bytes == 0:
             return
@@ -282,6 +283,9 @@ def _parse(tensor: Tensor, payload: Payload, chunk: int, data: bytes) -> ChunkRe
 def _codec_ids(payload: Payload, chunk: int, record: ChunkRecord) -> tuple[str, ...]:
     try:
         return codec_ids(record)
+    except UnsupportedCodecError:
+        # Also where a third party's number is unknown: no damage, as long as a package may bring its codec.
+        raise
     except CorruptChunkError as error:
         raise payload.damage(f"chunk {chunk}: {error}", chunk=chunk) from error
 
@@ -289,5 +293,7 @@ def _codec_ids(payload: Payload, chunk: int, record: ChunkRecord) -> tuple[str, 
 def _decode(payload: Payload, chunk: int, record: ChunkRecord) -> memoryview:
     try:
         return decode_record(record)
+    except UnsupportedCodecError:
+        raise
     except CorruptChunkError as error:
         raise payload.damage(f"chunk {chunk}: {error}", chunk=chunk) from error

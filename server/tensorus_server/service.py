@@ -1,7 +1,7 @@
 """The gRPC service: protobuf in, protobuf out, and no rules of its own.
 
-Insert, Get and Query carry raw bytes: their work is done on the call's own thread, and never in a deserializer, of which one
-thread serves all calls.
+Insert, Get, Query and ExplainPolicy carry raw bytes: their work is done on the call's own thread, and never in a deserializer,
+of which one thread serves all calls.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from tensorus_server.convert import (
 )
 from tensorus_server.convert_filter import filter_from
 from tensorus_server.errors import UnimplementedError
+from tensorus_server.explain_call import explain_policy
 from tensorus_server.insert_call import InsertCall, progress_to
-from tensorus_server.interceptors import guard_stream, guard_unary
-from tensorus_server.limits import INSERT_STREAM_BYTES, READ_STREAM_BYTES
+from tensorus_server.interceptors import guard_stream, guard_unary, guard_upload
+from tensorus_server.limits import EXPLAIN_STREAM_BYTES, INSERT_STREAM_BYTES, READ_STREAM_BYTES
 from tensorus_server.query import Query, parse_order
 from tensorus_server.read_call import ReadCall
 
@@ -40,7 +41,7 @@ __all__ = ["SERVICE_NAME", "UNIMPLEMENTED", "TensorService"]
 
 SERVICE_NAME = "tensorus.v1.TensorService"
 
-UNIMPLEMENTED = ("ExplainPolicy", "Verify")
+UNIMPLEMENTED = ("Verify",)
 """Calls of the contract that answer UNIMPLEMENTED; docs/PROTOCOL.md lists them, and a test compares the lists."""
 
 
@@ -83,6 +84,8 @@ class TensorService:
             handlers[name] = grpc.unary_stream_rpc_method_handler(guarded, request_type.FromString)
         insert = guard_stream("Insert", self.insert, self._admission, memory_bytes=INSERT_STREAM_BYTES)
         handlers["Insert"] = grpc.stream_stream_rpc_method_handler(insert)
+        explain = guard_upload("ExplainPolicy", explain_policy, self._admission, memory_bytes=EXPLAIN_STREAM_BYTES)
+        handlers["ExplainPolicy"] = grpc.stream_unary_rpc_method_handler(explain)
         for name in UNIMPLEMENTED:
             # As a stream of raw bytes both ways it answers whatever the contract says of it.
             guarded = guard_stream(name, _unimplemented(name), self._admission, memory_bytes=0)

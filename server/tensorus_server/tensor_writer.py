@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 from tensorus_codecs.checksum import TensorDigest, chunk_seed, combine_crc32c, crc32c
 from tensorus_codecs.errors import CorruptChunkError
 from tensorus_codecs.pipeline import decode_chunk, encode_chunk
-from tensorus_codecs.policy import plan
+from tensorus_codecs.plan import plan
+from tensorus_codecs.select import CHOOSE_EVERY_CHUNKS, narrowed
 from tensorus_server.catalogue.abc import Mark, StoredTensor, Upload
 from tensorus_server.chunk_store.abc import PayloadBusyError, PayloadMissingError, new_payload_key
 from tensorus_server.errors import (
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from tensorus_codecs.pipeline import EncodedChunk
-    from tensorus_codecs.policy import ChunkPlan
+    from tensorus_codecs.plan import ChunkPlan
     from tensorus_server.chunk_store.abc import ChunkReader, ChunkStore, ChunkWriter, StagedPayload
     from tensorus_server.codec_pool import CodecPool
     from tensorus_server.marker import Marker
@@ -82,6 +83,9 @@ class TensorWriter:
         self.resumed_bytes = 0
         self._dataset = dataset
         self._plan = plan
+        # The same with what suits the chunks that come now.
+        self._narrowed = plan
+        self._begun_chunks = 0
         # Chunks hold whole elements, and those of a dtype that is unknown here may be, say, 3 bytes wide.
         self._chunk_bytes = plan.chunk_bytes - plan.chunk_bytes % new.spec.dtype.element_bytes
         self._pool = pool
@@ -95,7 +99,7 @@ class TensorWriter:
         # Of the chunks that are stored: a mark needs it, and it goes on from there.
         self._source_crc32c = 0
         # What readers get differs from what was sent only where a quantizer may be at work.
-        self._value_digest = None if plan.encoding.quantizer is None else TensorDigest()
+        self._value_digest = None if plan.lossy is None else TensorDigest()
         self._totals = Totals(plan)
         self._marked_chunks = 0
 
@@ -249,12 +253,15 @@ class TensorWriter:
     def _encode(self, chunk: memoryview, chunk_crc32c: int | None = None) -> None:
         dtype = self.new.spec.dtype
         known_crc32c = crc32c(chunk) if chunk_crc32c is None else chunk_crc32c
+        if self._begun_chunks % CHOOSE_EVERY_CHUNKS == 0 and self.new.spec.canonical_bytes > chunk.nbytes:
+            self._narrowed = narrowed(self._plan, chunk, dtype)
+        self._begun_chunks += 1
         if chunk.nbytes <= _HERE_BYTES_MAX and not self._pending:
-            self._store(chunk, known_crc32c, encode_chunk(chunk, dtype, self._plan))
+            self._store(chunk, known_crc32c, encode_chunk(chunk, dtype, self._narrowed))
             return
         while len(self._pending) >= self._pool.depth:
             self._store_next()
-        self._pending.append((chunk, known_crc32c, self._pool.submit(encode_chunk, chunk, dtype, self._plan)))
+        self._pending.append((chunk, known_crc32c, self._pool.submit(encode_chunk, chunk, dtype, self._narrowed)))
 
     def _store_next(self) -> None:
         chunk, chunk_crc32c, future = self._pending.popleft()
@@ -311,7 +318,7 @@ class TensorWriter:
         self._payload = _PayloadWriter(chunk_store, upload.payload_key, 0, payload, upload.stored_bytes)
         self._totals = Totals.from_json(self._plan, upload.state["totals"], index, upload.committed_bytes)
         self._source_crc32c = upload.state["source_crc32c"]
-        self._marked_chunks = len(index)
+        self._marked_chunks = self._begun_chunks = len(index)
         self._marker.resumed(upload.committed_bytes)
         self.received_bytes = self.resumed_bytes = upload.committed_bytes
         try:

@@ -6,13 +6,13 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.encoding import Encoding
-from tensorus_codecs.pipeline import MeasuredError
+from tensorus_codecs.measure import MeasuredError
 from tensorus_codecs.summary import PartialSummary
 from tensorus_server.model import EncodingShare, StorageReport
 
 if TYPE_CHECKING:
     from tensorus_codecs.pipeline import EncodedChunk
-    from tensorus_codecs.policy import ChunkPlan
+    from tensorus_codecs.plan import ChunkPlan
     from tensorus_codecs.summary import ValueSummary
 
 __all__ = ["Totals"]

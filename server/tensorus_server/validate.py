@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.dtypes import dtype_by_name
+from tensorus_codecs.errors import InvalidPolicyError
 from tensorus_server.errors import (
     InvalidMetadataError,
     InvalidNameError,
@@ -16,6 +17,7 @@ from tensorus_server.errors import (
 from tensorus_server.filter import flatten_metadata
 from tensorus_server.limits import (
     DATASET_NAME_BYTES_MAX,
+    EXPLAIN_CANDIDATES_MAX,
     ID_BYTES_MAX,
     METADATA_BYTES_MAX,
     METADATA_DEPTH_MAX,
@@ -30,13 +32,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tensorus_codecs.dtypes import DType
+    from tensorus_codecs.policy import StoragePolicy
     from tensorus_server.model import Metadata, Schema
 
 __all__ = [
     "checked_spec",
+    "require_candidate_count",
     "require_dataset_name",
     "require_id",
     "require_metadata",
+    "require_policy_fit",
     "require_request_id",
     "require_schema",
     "require_schema_fit",
@@ -85,8 +90,26 @@ def require_request_id(request_id: str, *, dataset: str) -> None:
     _require_text("request_id", request_id, REQUEST_ID_BYTES_MAX, dataset=dataset)
 
 
-def checked_spec(dtype: DType, shape: tuple[int, ...], *, dataset: str, tensor: str) -> TensorSpec:
+def require_candidate_count(count: int) -> None:
+    """Refuse too many candidates to explain.
+
+    Raises:
+        LimitExceededError: names the count and the limit.
+    """
+    if count > EXPLAIN_CANDIDATES_MAX:
+        raise LimitExceededError(
+            f"number of candidates is {count}, limit is {EXPLAIN_CANDIDATES_MAX} (explain_candidates_max)",
+            limit=EXPLAIN_CANDIDATES_MAX,
+        )
+
+
+def checked_spec(
+    dtype: DType, shape: tuple[int, ...], *, dataset: str | None = None, tensor: str | None = None
+) -> TensorSpec:
     """Return the spec.
+
+    Args:
+        dataset: whose it is, for the message; likewise `tensor`.
 
     Raises:
         InvalidShapeError: too many axes, a negative size, or too many bytes.
@@ -166,6 +189,20 @@ def require_schema(schema: Schema) -> None:
             raise InvalidMetadataError(
                 f"type of {key!r} in the schema is {kind!r}, must be one of {', '.join(_METADATA_TYPES)}"
             )
+
+
+def require_policy_fit(policy: StoragePolicy, schema: Schema, *, dataset: str) -> None:
+    """Refuse a policy that names a quantizer for a dataset of a dtype which that quantizer leaves alone.
+
+    Raises:
+        InvalidPolicyError: names both.
+    """
+    quantizer = None if policy.encoding is None else policy.encoding.quantizer
+    if quantizer is not None and schema.dtype is not None and not quantizer.applies_to(dtype_by_name(schema.dtype)):
+        raise InvalidPolicyError(
+            f"policy has the quantizer {quantizer.id}, which does not apply to {schema.dtype}, the dtype of the schema "
+            f"[dataset={dataset}]"
+        )
 
 
 def require_schema_fit(tensor_id: str, spec: TensorSpec, metadata: Metadata, schema: Schema, *, dataset: str) -> None:

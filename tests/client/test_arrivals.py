@@ -47,6 +47,7 @@ def info_of(tensor_id: str, stored: Stored) -> TensorInfo:
         shape=(stored.length,),
         metadata={},
         generation=stored.generation,
+        ordinal=1,
         canonical_bytes=2 * stored.length,
         lossy=False,
         relative_error=0.0,

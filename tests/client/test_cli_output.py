@@ -8,8 +8,27 @@ from typing import Any
 
 import pytest
 
-from tensorus.cli._output import counted, human_bytes, human_error, human_shape, print_fields, print_table, to_json
-from tensorus.types import DatasetStats, DTypeShare, EncodingShare, Policy, Schema, TensorInfo, ValueSummary
+from tensorus.cli._output import (
+    counted,
+    human_bytes,
+    human_encoding,
+    human_error,
+    human_ratio,
+    human_shape,
+    print_fields,
+    print_table,
+    to_json,
+)
+from tensorus.types import (
+    DatasetStats,
+    DTypeShare,
+    EncodingShare,
+    Policy,
+    PolicyExplanation,
+    Schema,
+    TensorInfo,
+    ValueSummary,
+)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +97,7 @@ def tensor_info(**fields: Any) -> TensorInfo:
         "shape": (2, 3),
         "metadata": {"k": [1, {"a": None}]},
         "generation": 1,
+        "ordinal": 1,
         "canonical_bytes": 24,
         "quantized_bytes": 24,
         "stored_bytes": 48,
@@ -95,7 +115,25 @@ def tensor_info(**fields: Any) -> TensorInfo:
 
 
 def dataset_stats(lossy_tensors: int) -> DatasetStats:
-    return DatasetStats(2, lossy_tensors, 24, 24, 48, 0.00123, 0.5, (DTypeShare("float32", 2, 24, 48),))
+    return DatasetStats(
+        *(2, lossy_tensors, 24, 12, 48, 0.00123, 0.5),
+        dtypes=(DTypeShare("float32", 2, 24, 48),),
+        encodings=(EncodingShare((), 2, 24, 40),),
+    )
+
+
+@pytest.mark.parametrize(
+    ("codecs", "text"),
+    [((), "as it is"), (("zstd",), "zstd"), (("fp16", "rotated_planes", "zstd"), "fp16 > rotated_planes > zstd")],
+)
+def test_an_encoding_is_written_in_the_order_of_its_codecs(codecs: tuple[str, ...], text: str) -> None:
+    assert human_encoding(codecs) == text
+
+
+def test_a_ratio_is_written_with_the_shares_in_it() -> None:
+    info = tensor_info(canonical_bytes=90_856_960, quantized_bytes=45_428_480, stored_bytes=38_569_849)
+    assert human_ratio(info) == "2.356 (quantizer 2.000 x compressor 1.178)"
+    assert human_ratio(dataset_stats(0)) == "0.500 (quantizer 2.000 x compressor 0.250)"
 
 
 def test_an_error_is_written_where_there_is_one() -> None:
@@ -107,21 +145,52 @@ def test_an_error_is_written_where_there_is_one() -> None:
     assert human_error(dataset_stats(1)) == "1.2e-03"
 
 
-def test_a_tensor_as_json_has_every_field_and_its_ratio() -> None:
+def test_a_tensor_as_json_has_every_field_and_its_ratios() -> None:
     found = to_json(tensor_info())
     assert json.loads(json.dumps(found)) == found
-    assert set(found) == {*TensorInfo.__dataclass_fields__, "ratio"}
+    assert set(found) == {*TensorInfo.__dataclass_fields__, "ratio", "quantizer_ratio", "compressor_ratio"}
     assert found["shape"] == [2, 3]
     assert found["encodings"] == [{"codecs": ["fp16", "zstd"], "chunks": 1, "canonical_bytes": 24, "stored_bytes": 30}]
     assert found["values"]["standard_deviation"] == 0.25
     assert found["created"] == "2026-01-02T03:04:05+00:00"
-    assert found["ratio"] == 0.5
+    assert (found["ratio"], found["quantizer_ratio"], found["compressor_ratio"]) == (0.5, 1.0, 0.5)
 
 
-def test_sums_as_json_have_their_ratio() -> None:
+def test_sums_as_json_have_their_ratios_and_shares() -> None:
     found = to_json(dataset_stats(0))
-    assert found["ratio"] == 0.5
+    assert (found["ratio"], found["quantizer_ratio"], found["compressor_ratio"]) == (0.5, 2.0, 0.25)
+    assert found["encodings"] == [{"codecs": [], "chunks": 2, "canonical_bytes": 24, "stored_bytes": 40}]
     assert found["dtypes"] == [{"dtype": "float32", "tensors": 2, "canonical_bytes": 24, "stored_bytes": 48}]
+
+
+def explanation(**fields: Any) -> PolicyExplanation:
+    filled: dict[str, Any] = {
+        "policy": Policy(preset="maximum"),
+        "canonical_bytes": 24,
+        "quantized_bytes": 12,
+        "stored_bytes": 8,
+        "lossy": True,
+        "relative_error": 0.00123,
+        "max_absolute_error": 0.5,
+        "encodings": (EncodingShare(("fp16", "zstd"), 1, 24, 8),),
+        "fallback_reason": "",
+        "encode_bytes_per_second": 1.5,
+        "decode_bytes_per_second": 2.5,
+    }
+    return PolicyExplanation(**{**filled, **fields})
+
+
+def test_an_explanation_as_json_has_every_field_and_its_ratios() -> None:
+    found = to_json(explanation())
+    assert json.loads(json.dumps(found)) == found
+    assert set(found) == {*PolicyExplanation.__dataclass_fields__, "ratio", "quantizer_ratio", "compressor_ratio"}
+    assert (found["ratio"], found["quantizer_ratio"], found["compressor_ratio"]) == (3.0, 2.0, 1.5)
+    assert found["policy"]["preset"] == "maximum"
+
+
+def test_the_error_of_an_explanation_is_written_as_that_of_a_tensor() -> None:
+    assert human_error(explanation()) == "1.2e-03"
+    assert human_error(explanation(lossy=False, relative_error=0.0)) == "exact"
 
 
 def test_settings_as_json_have_no_ratio_and_types_by_name() -> None:

@@ -17,6 +17,7 @@ from tensorus._convert import (
     codec_steps,
     dataset_from,
     error_from,
+    merged_shares,
     metadata_to,
     policy_to,
     schema_to,
@@ -41,6 +42,7 @@ TENSOR = pb.Tensor(
     spec=pb.TensorSpec(dtype=pb.DATA_TYPE_BFLOAT16, shape=[2, 2**40], element_bits=16),
     metadata={"layer": pb.Value(integer=1)},
     generation=2**63,
+    ordinal=2**64 - 1,
     source_checksum=pb.Checksum(algorithm="xxh3_128", value=b"\x01\xab"),
     value_checksum=pb.Checksum(algorithm="xxh3_128", value=b"\x02\xcd"),
     storage=pb.StorageReport(
@@ -81,6 +83,7 @@ INFO = TensorInfo(
     shape=(2, 2**40),
     metadata={"layer": 1},
     generation=2**63,
+    ordinal=2**64 - 1,
     canonical_bytes=100,
     quantized_bytes=50,
     stored_bytes=40,
@@ -312,10 +315,38 @@ def test_every_sum_of_a_dataset_arrives() -> None:
             pb.DataTypeShare(dtype=pb.DATA_TYPE_BOOL, tensors=6, canonical_bytes=7, stored_bytes=8),
             pb.DataTypeShare(dtype=typing.cast(Any, 77), tensors=9),
         ],
+        encodings=[
+            pb.EncodingShare(
+                encoding=pb.Encoding(codecs=[pb.Codec(id="fp16"), pb.Codec(id="zstd")]),
+                chunks=10,
+                canonical_bytes=11,
+                stored_bytes=12,
+            )
+        ],
     )
     assert stats_from(message) == DatasetStats(
-        1, 2, 3, 4, 5, 0.5, 0.25, (DTypeShare("bool", 6, 7, 8), DTypeShare("dtype_77", 9, 0, 0))
+        *(1, 2, 3, 4, 5, 0.5, 0.25),
+        dtypes=(DTypeShare("bool", 6, 7, 8), DTypeShare("dtype_77", 9, 0, 0)),
+        encodings=(EncodingShare(("fp16", "zstd"), 10, 11, 12),),
     )
+
+
+def test_the_shares_of_a_dataset_are_merged_where_only_settings_differ() -> None:
+    def share(level: float, stored_bytes: int) -> pb.EncodingShare:
+        codec = pb.Codec(id="zstd", configuration={"level": pb.Value(number=level)})
+        return pb.EncodingShare(
+            encoding=pb.Encoding(codecs=[codec]), chunks=1, canonical_bytes=20, stored_bytes=stored_bytes
+        )
+
+    raw = pb.EncodingShare(chunks=5, canonical_bytes=11, stored_bytes=12)
+    found = stats_from(pb.GetDatasetStatsResponse(encodings=[raw, share(3, 10), share(5, 9)])).encodings
+    # Together they are the largest, which none of them was.
+    assert found == (EncodingShare(("zstd",), 2, 40, 19), EncodingShare((), 5, 11, 12))
+
+
+def test_shares_of_the_same_size_stay_in_order() -> None:
+    shares = [EncodingShare((name,), 1, 2, 3) for name in ("b", "c", "a")]
+    assert merged_shares(shares) == tuple(shares)
 
 
 def test_slices_keep_what_is_open() -> None:

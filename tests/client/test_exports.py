@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import tensorus
-from tensorus import client, errors, types
+from tensorus import client, compression, errors, types
 
 PUBLIC_NAMES = {
     "Client",
@@ -37,6 +37,29 @@ def test_the_package_exports_these_names() -> None:
     assert tensorus.__all__ == sorted(tensorus.__all__)
 
 
+def test_the_compression_api_exports_the_names_of_tensorus_0_x() -> None:
+    assert set(compression.__all__) >= {
+        "COMPRESSION_PRESETS",
+        "CompressionAlgorithm",
+        "CompressionConfig",
+        "CompressionError",
+        "FP16Quantization",
+        "GZIPCompression",
+        "INT8Quantization",
+        "LZ4Compression",
+        "NoCompression",
+        "NoQuantization",
+        "QuantizationAlgorithm",
+        "QuantizationError",
+        "TensorCompression",
+        "create_compression_algorithm",
+        "create_quantization_algorithm",
+        "get_compression_preset",
+    }
+    assert all(getattr(compression, name) is not None for name in compression.__all__)
+    assert len(compression.__all__) == len(set(compression.__all__))
+
+
 @pytest.mark.parametrize("name", sorted(PUBLIC_NAMES))
 def test_every_exported_name_is_there(name: str) -> None:
     assert getattr(tensorus, name) is not None
@@ -49,7 +72,7 @@ def test_the_version_is_the_distribution_s() -> None:
 
 def public_objects() -> Iterator[tuple[str, Any]]:
     """Yield everything that a user can name: functions, classes, and their public methods and properties."""
-    for module in (tensorus, client, errors, types):
+    for module in (tensorus, client, compression, errors, types):
         yield module.__name__, module
         for name in module.__all__:
             found = getattr(module, name)

@@ -26,7 +26,9 @@ from tensorus.errors import (
 from tensorus.types import Progress, TensorInfo
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.pipeline import decode_chunk, encode_chunk
-from tensorus_codecs.policy import PRESETS, StoragePolicy, plan
+from tensorus_codecs.plan import plan
+from tensorus_codecs.policy import StoragePolicy
+from tensorus_codecs.presets import PRESETS
 from tensorus_codecs.registry import available_codecs
 
 CHUNK_BYTES = 4096
@@ -40,6 +42,7 @@ def info_of(array: np.ndarray[Any, Any], tensor_id: str = "t", dtype: str | None
         shape=array.shape,
         metadata={},
         generation=1,
+        ordinal=1,
         canonical_bytes=array.nbytes,
         quantized_bytes=array.nbytes,
         stored_bytes=array.nbytes,

@@ -1,4 +1,4 @@
-"""The client's values: immutable, comparable, with a ratio that never divides by zero."""
+"""The client's values: immutable, comparable, with ratios that never divide by zero."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def tensor_info(**fields: Any) -> TensorInfo:
         "shape": (2, 3),
         "metadata": {},
         "generation": 1,
+        "ordinal": 1,
         "canonical_bytes": 24,
         "quantized_bytes": 24,
         "stored_bytes": 48,
@@ -48,6 +49,7 @@ def dataset_stats(**fields: Any) -> DatasetStats:
         "worst_relative_error": 0.0,
         "worst_max_absolute_error": 0.0,
         "dtypes": (),
+        "encodings": (),
     }
     return DatasetStats(**{**filled, **fields})
 
@@ -83,6 +85,32 @@ def test_the_ratio_is_canonical_bytes_over_bytes_on_disk(
     assert make(canonical_bytes=canonical_bytes, stored_bytes=stored_bytes).ratio == ratio
 
 
+@pytest.mark.parametrize("make", [tensor_info, dataset_stats])
+@pytest.mark.parametrize(
+    ("sizes", "quantizer_ratio", "compressor_ratio"),
+    [
+        pytest.param((100, 50, 40), 2.0, 1.25, id="both"),
+        pytest.param((100, 100, 80), 1.0, 1.25, id="lossless"),
+        pytest.param((100, 50, 50), 2.0, 1.0, id="the quantizer alone"),
+        pytest.param((24, 24, 48), 1.0, 0.5, id="more framing than savings"),
+    ],
+)
+def test_the_ratio_is_the_quantizers_share_times_the_compressors(
+    make: Any, sizes: tuple[int, int, int], quantizer_ratio: float, compressor_ratio: float
+) -> None:
+    canonical_bytes, quantized_bytes, stored_bytes = sizes
+    made = make(canonical_bytes=canonical_bytes, quantized_bytes=quantized_bytes, stored_bytes=stored_bytes)
+    assert (made.quantizer_ratio, made.compressor_ratio) == (quantizer_ratio, compressor_ratio)
+    assert made.ratio == pytest.approx(quantizer_ratio * compressor_ratio)
+
+
+@pytest.mark.parametrize("make", [tensor_info, dataset_stats])
+@pytest.mark.parametrize("stored_bytes", [0, 29], ids=["nothing at all", "framing"])
+def test_every_ratio_of_nothing_is_1(make: Any, stored_bytes: int) -> None:
+    made = make(canonical_bytes=0, quantized_bytes=0, stored_bytes=stored_bytes)
+    assert (made.ratio, made.quantizer_ratio, made.compressor_ratio) == (1.0, 1.0, 1.0)
+
+
 def test_what_is_not_given_means_anything_goes() -> None:
     assert Policy() == Policy(None, None, None, None, None)
     assert Schema() == Schema(None, None, {})
@@ -94,6 +122,6 @@ def test_two_schemas_do_not_share_their_metadata() -> None:
 
 
 def test_everything_public_is_exported() -> None:
-    public = {name for name, found in vars(types).items() if getattr(found, "__module__", None) == types.__name__}
-    assert public <= set(types.__all__)
+    ours = {name for name, found in vars(types).items() if getattr(found, "__module__", None) == types.__name__}
+    assert {name for name in ours if not name.startswith("_")} <= set(types.__all__)
     assert all(hasattr(types, name) for name in types.__all__)

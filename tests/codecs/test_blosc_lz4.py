@@ -11,7 +11,8 @@ from support.arrays import normal
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.errors import CorruptChunkError
 from tensorus_codecs.lossless.blosc_lz4 import BloscLz4, blosc
-from tensorus_codecs.policy import StoragePolicy, plan
+from tensorus_codecs.plan import plan
+from tensorus_codecs.policy import StoragePolicy
 
 
 class TestBloscLz4(CompressorContract, SettingsContract):
@@ -70,18 +71,18 @@ def test_lengths_that_lie_are_refused_before_anything_is_decoded(at: int, name: 
     [("float32", 4), ("bfloat16", 2), ("int64", 8), ("complex64", 4), ("complex128", 8), ("uint8", 1), ("bool", 1)],
 )
 def test_a_policy_fills_in_the_width_of_the_dtype(dtype: str, width: int) -> None:
-    found = plan(StoragePolicy(preset="fast"), dtype_by_name(dtype)).encoding
+    found = plan(StoragePolicy(preset="fast"), dtype_by_name(dtype)).lossless[0].encoding
     assert found.compressor == BloscLz4(word_bytes=width)
 
 
 def test_after_a_quantizer_the_width_is_that_of_its_codes() -> None:
     policy = StoragePolicy.from_json({"encoding": [{"id": "int8_block"}, {"id": "blosc_lz4"}]})
-    assert plan(policy, dtype_by_name("float32")).encoding.compressor == BloscLz4(word_bytes=1)
+    assert policy.encoding.fitted(dtype_by_name("float32")).compressor == BloscLz4(word_bytes=1)
 
 
 def test_a_width_that_was_asked_for_stays() -> None:
     policy = StoragePolicy.from_json({"encoding": [{"id": "blosc_lz4", "configuration": {"word_bytes": 2}}]})
-    assert plan(policy, dtype_by_name("float32")).encoding.compressor == BloscLz4(word_bytes=2)
+    assert plan(policy, dtype_by_name("float32")).lossless[0].encoding.compressor == BloscLz4(word_bytes=2)
 
 
 def test_values_are_the_same_on_every_thread_and_in_one_call() -> None:

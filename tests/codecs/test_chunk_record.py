@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from tensorus_codecs.errors import CorruptChunkError
 FLOAT32 = dtype_by_name("float32")
 
 QUANTIZED = ChunkRecord(
-    FLOAT32, 2, 1, 0x00010204, b"parameters", [Stream(3, b"first"), Stream(0, b"2nd"), Stream(2, b"")]
+    FLOAT32, 2, 1, 0x00010204, b"parameters", b"filter", [Stream(3, b"first"), Stream(0, b"2nd"), Stream(2, b"")]
 )
 
 QUANTIZED_HEADER = bytes.fromhex(
@@ -35,9 +36,9 @@ QUANTIZED_HEADER = bytes.fromhex(
     "01"  # filter
     "01"  # flags: lossy
     "03"  # stream_count
-    "00"  # reserved
+    "06"  # filter_bytes
     "04020100"  # canonical_bytes
-    "0a000000"  # parameters_bytes
+    "0a000000"  # quantizer_bytes
     "0305000000"  # streams: compressor, encoded bytes
     "0003000000"
     "0200000000"
@@ -61,28 +62,30 @@ def record(**changes: Any) -> bytes:
         "quantizer": 2,
         "filter": 0,
         "flags": 1,
-        "stream_count": 1,
-        "reserved": 0,
         "canonical_bytes": 8,
-        "parameters": b"p" * 10,
+        "quantizer_parameters": b"p" * 10,
+        "filter_parameters": b"",
         "streams": [(1, b"stream")],
         "tail": b"",
         **changes,
     }
-    parameters, streams = fields["parameters"], fields["streams"]
+    streams = fields["streams"]
     header = struct.pack(
         "<BBBBBBBBII",
         *(fields[name] for name in ("version", "dtype", "element_bytes", "quantizer", "filter", "flags")),
-        *(fields[name] for name in ("stream_count", "reserved", "canonical_bytes")),
-        fields.get("parameters_bytes", len(parameters)),
+        fields.get("stream_count", len(streams)),
+        fields.get("filter_bytes", len(fields["filter_parameters"])),
+        fields["canonical_bytes"],
+        fields.get("quantizer_bytes", len(fields["quantizer_parameters"])),
     )
     sizes = b"".join(struct.pack("<BI", compressor, len(data)) for compressor, data in streams)
+    parameters = fields["quantizer_parameters"] + fields["filter_parameters"]
     return header + sizes + parameters + b"".join(data for _, data in streams) + fields["tail"]
 
 
 def raw(**changes: Any) -> bytes:
     """Return the record of a raw chunk with `changes`."""
-    return record(**{"quantizer": 0, "flags": 0, "parameters": b"", "streams": [(0, b"12345678")], **changes})
+    return record(**{"quantizer": 0, "flags": 0, "quantizer_parameters": b"", "streams": [(0, b"12345678")], **changes})
 
 
 class TestPacking:
@@ -100,6 +103,12 @@ class TestPacking:
             position += size
         assert position == 16
 
+    def test_the_page_of_the_format_draws_the_same_fields(self) -> None:
+        page = (Path(__file__).parents[2] / "docs" / "FORMAT.md").read_text(encoding="utf-8")
+        section = page.split("## Chunk record", 1)[1].split("Decoding:", 1)[0]
+        rows = re.findall(r"^ {4,}(\d+) +(\d+)  (\w+)", section, re.MULTILINE)
+        assert {name: (int(offset), int(size)) for offset, size, name in rows} == drawn_fields()
+
     @pytest.mark.parametrize(
         ("field", "value"),
         {
@@ -110,9 +119,9 @@ class TestPacking:
             "filter": 1,
             "flags": 1,
             "stream_count": 3,
-            "reserved": 0,
+            "filter_bytes": 6,
             "canonical_bytes": 0x00010204,
-            "parameters_bytes": 10,
+            "quantizer_bytes": 10,
         }.items(),
     )
     def test_a_field_stands_where_the_docstring_draws_it(self, field: str, value: int) -> None:
@@ -120,21 +129,26 @@ class TestPacking:
         assert int.from_bytes(pack_header(QUANTIZED)[offset : offset + size], "little") == value
 
     def test_a_raw_chunks_header_is_21_bytes_before_its_canonical_bytes(self) -> None:
-        header = pack_header(ChunkRecord(FLOAT32, 0, 0, 8, b"", [Stream(0, b"12345678")]))
+        header = pack_header(ChunkRecord(FLOAT32, 0, 0, 8, b"", b"", [Stream(0, b"12345678")]))
         assert header + b"12345678" == RAW_RECORD
         assert len(header) == RAW_HEADER_BYTES == 21
 
     def test_the_flag_says_lossy_exactly_where_there_is_a_quantizer(self) -> None:
         streams = [Stream(0, b"x")]
-        assert pack_header(ChunkRecord(FLOAT32, 1, 0, 4, b"", streams))[5] == 1
-        assert pack_header(ChunkRecord(FLOAT32, 0, 1, 4, b"", streams))[5] == 0
+        assert pack_header(ChunkRecord(FLOAT32, 1, 0, 4, b"", b"", streams))[5] == 1
+        assert pack_header(ChunkRecord(FLOAT32, 0, 1, 4, b"", b"", streams))[5] == 0
+
+    def test_a_filter_without_streams_is_16_bytes_before_its_parameters(self) -> None:
+        header = pack_header(ChunkRecord(FLOAT32, 0, 6, 8, b"", b"1234", []))
+        assert header.hex() == "010c0400060000040800000000000000"
 
     def test_streams_are_counted_in_bytes(self) -> None:
         wide = memoryview(bytes(8)).cast("I")
-        assert pack_header(ChunkRecord(FLOAT32, 0, 0, 8, b"", [Stream(0, wide)]))[-4:] == (8).to_bytes(4, "little")
+        header = pack_header(ChunkRecord(FLOAT32, 0, 0, 8, b"", b"", [Stream(0, wide)]))
+        assert header[-4:] == (8).to_bytes(4, "little")
 
     def test_an_opaque_dtype_has_number_0(self) -> None:
-        header = pack_header(ChunkRecord(opaque_dtype(99, 24), 0, 0, 6, b"", [Stream(0, b"123456")]))
+        header = pack_header(ChunkRecord(opaque_dtype(99, 24), 0, 0, 6, b"", b"", [Stream(0, b"123456")]))
         assert header[:3] == bytes([VERSION, 0, 3])
 
 
@@ -142,19 +156,23 @@ class TestParsing:
     """What `parse_record` makes of a good record."""
 
     def test_what_was_packed_is_parsed(self) -> None:
-        body = QUANTIZED.parameters + b"".join(bytes(stream.data) for stream in QUANTIZED.streams)
-        found = parse_record(pack_header(QUANTIZED) + body)
+        found = parse_record(pack_header(QUANTIZED) + b"parameters" + b"filter" + b"first" + b"2nd")
         assert found == QUANTIZED
 
+    def test_the_parameters_of_the_quantizer_are_before_those_of_the_filter(self) -> None:
+        found = parse_record(record(filter=3, quantizer_parameters=b"quantizer", filter_parameters=b"filter"))
+        assert (found.quantizer_parameters, found.filter_parameters) == (b"quantizer", b"filter")
+        assert found.parameters == b"quantizerfilter"
+
     def test_a_raw_record(self) -> None:
-        assert parse_record(RAW_RECORD) == ChunkRecord(FLOAT32, 0, 0, 8, b"", [Stream(0, b"12345678")])
+        assert parse_record(RAW_RECORD) == ChunkRecord(FLOAT32, 0, 0, 8, b"", b"", [Stream(0, b"12345678")])
 
     def test_streams_are_views_and_parameters_are_copied(self) -> None:
         data = bytearray(record())
         found = parse_record(data)
         data[-1:] = b"M"
         assert bytes(found.streams[0].data) == b"streaM"
-        assert type(found.parameters) is bytes
+        assert type(found.quantizer_parameters) is type(found.filter_parameters) is bytes
 
     def test_a_record_within_a_larger_buffer(self) -> None:
         assert parse_record(memoryview(b"xx" + RAW_RECORD + b"yy")[2:-2]).canonical_bytes == 8
@@ -177,21 +195,29 @@ class TestParsing:
         found = parse_record(record(canonical_bytes=CANONICAL_BYTES_MAX))
         assert found.canonical_bytes == CANONICAL_BYTES_MAX == 2 * 1024 * 1024
 
-    def test_eight_streams(self) -> None:
-        assert len(parse_record(record(stream_count=8, streams=[(1, bytes([n])) for n in range(8)])).streams) == 8
+    @pytest.mark.parametrize("stream_count", range(10))
+    def test_a_filter_has_up_to_nine_streams(self, stream_count: int) -> None:
+        found = parse_record(record(filter=4, streams=[(1, bytes([n])) for n in range(stream_count)]))
+        assert [bytes(stream.data) for stream in found.streams] == [bytes([n]) for n in range(stream_count)]
+
+    def test_the_most_parameters_that_a_filter_may_have(self) -> None:
+        found = parse_record(raw(filter=6, filter_parameters=bytes(range(255)), streams=[]))
+        assert found.filter_parameters == bytes(range(255))
+        assert not found.is_raw
 
     @pytest.mark.parametrize(
         ("changes", "is_raw"),
         [
-            ({"quantizer": 0, "flags": 0, "parameters": b"", "streams": [(0, bytes(8))]}, True),
-            ({"quantizer": 0, "flags": 0, "parameters": b""}, False),
-            ({"quantizer": 0, "flags": 0, "parameters": b"", "filter": 1, "streams": [(0, bytes(8))]}, False),
-            ({"streams": [(0, bytes(8))]}, False),
+            ({}, True),
+            ({"streams": [(1, bytes(8))]}, False),
+            ({"filter": 1, "streams": [(0, bytes(8))]}, False),
+            ({"filter": 6, "filter_parameters": b"1234", "streams": []}, False),
+            ({"quantizer": 2, "flags": 1}, False),
         ],
-        ids=["raw", "compressed", "filtered", "quantized"],
+        ids=["raw", "compressed", "filtered", "without streams", "quantized"],
     )
     def test_raw_is_what_has_no_codec(self, changes, is_raw) -> None:
-        assert parse_record(record(**changes)).is_raw is is_raw
+        assert parse_record(raw(**changes)).is_raw is is_raw
 
 
 DAMAGE = {
@@ -201,17 +227,29 @@ DAMAGE = {
     "version 2": (record(version=2), r"^version of the chunk record is 2, must be 1$"),
     "another version before anything else": (b"\x02", r"^version of the chunk record is 2, must be 1$"),
     # length
-    "a header that ends early": (b"\x01" * 20, r"^chunk record is 20 bytes, must be at least 21$"),
-    "a version alone": (b"\x01", r"^chunk record is 1 bytes, must be at least 21$"),
+    "a header that ends early": (b"\x01" * 15, r"^chunk record is 15 bytes, must be at least 16$"),
+    "a version alone": (b"\x01", r"^chunk record is 1 bytes, must be at least 16$"),
     "too short for its streams": (
-        record(stream_count=8, streams=[(0, b"")] * 1, parameters=b"123456"),
+        record(filter=1, stream_count=8, streams=[(0, b"")], quantizer_parameters=b"123456"),
         r"^chunk record: length is 27 bytes, too short for 8 streams$",
+    ),
+    "too short for its only stream": (
+        record(streams=[], stream_count=1, quantizer_parameters=b"1234"),
+        r"^chunk record: length is 20 bytes, too short for 1 streams$",
     ),
     "one byte missing": (record()[:-1], r"^chunk record: length is 36 bytes, its sizes add up to 37$"),
     "one byte more": (record(tail=b"!"), r"^chunk record: length is 38 bytes, its sizes add up to 37$"),
     "parameters longer than the record": (
-        record(parameters_bytes=2**32 - 1),
+        record(quantizer_bytes=2**32 - 1),
         r"^chunk record: length is 37 bytes, its sizes add up to 4294967322$",
+    ),
+    "parameters of a filter longer than the record": (
+        record(filter=3, filter_bytes=255),
+        r"^chunk record: length is 37 bytes, its sizes add up to 292$",
+    ),
+    "parameters of a filter shorter than they are": (
+        raw(filter=6, filter_bytes=3, filter_parameters=b"1234", streams=[]),
+        r"^chunk record: length is 20 bytes, its sizes add up to 19$",
     ),
     # dtype
     "a dtype of the future": (record(dtype=18), r"^chunk record: dtype is 18, which this version does not know$"),
@@ -230,16 +268,35 @@ DAMAGE = {
     "a flag of the future": (record(flags=3), r"^chunk record: flags is 0x03 with quantizer 2$"),
     "the last flag": (raw(flags=0x80), r"^chunk record: flags is 0x80 with quantizer 0$"),
     # stream_count
-    "no stream": (
-        record(stream_count=0, streams=[]),
-        r"^chunk record: stream_count is 0, must be 1 to 8$",
+    "no stream without a filter": (
+        record(streams=[]),
+        r"^chunk record: stream_count is 0 without a filter, must be 1$",
     ),
-    "nine streams": (
-        record(stream_count=9, streams=[(1, b"s")] * 9),
-        r"^chunk record: stream_count is 9, must be 1 to 8$",
+    "two streams without a filter": (
+        record(streams=[(1, b"s")] * 2),
+        r"^chunk record: stream_count is 2 without a filter, must be 1$",
     ),
-    # reserved
-    "reserved is used": (record(reserved=1), r"^chunk record: reserved is 1, must be 0$"),
+    "two streams of a raw chunk": (
+        raw(streams=[(0, b"1234")] * 2),
+        r"^chunk record: stream_count is 2 without a filter, must be 1$",
+    ),
+    "ten streams": (
+        record(filter=1, streams=[(1, b"s")] * 10),
+        r"^chunk record: stream_count is 10, must be 0 to 9$",
+    ),
+    "ten streams without a filter": (
+        record(streams=[(1, b"s")] * 10),
+        r"^chunk record: stream_count is 10, must be 0 to 9$",
+    ),
+    # filter_bytes
+    "parameters of a filter without one": (
+        record(filter_parameters=b"p"),
+        r"^chunk record: filter_bytes is 1 without a filter$",
+    ),
+    "parameters of a filter of a raw chunk": (
+        raw(filter_parameters=bytes(255)),
+        r"^chunk record: filter_bytes is 255 without a filter$",
+    ),
     # canonical_bytes
     "no canonical bytes": (
         record(canonical_bytes=0),
@@ -258,10 +315,14 @@ DAMAGE = {
         raw(dtype=0, element_bytes=3),
         r"^chunk record: canonical_bytes is 8, must be 1 to 2097152 and whole elements of 3$",
     ),
-    # parameters_bytes
+    # quantizer_bytes
     "parameters without a quantizer": (
-        raw(parameters=b"p"),
-        r"^chunk record: parameters_bytes is 1 without a quantizer$",
+        raw(quantizer_parameters=b"p"),
+        r"^chunk record: quantizer_bytes is 1 without a quantizer$",
+    ),
+    "parameters without a quantizer but with a filter": (
+        raw(filter=1, quantizer_parameters=b"p"),
+        r"^chunk record: quantizer_bytes is 1 without a quantizer$",
     ),
     # streams
     "a raw chunk that is too short": (
@@ -293,7 +354,16 @@ def test_every_field_of_the_drawing_has_a_corruption_test() -> None:
     assert {field for field in fields if not re.search(rf"\b{field} (is|of)", messages)} == set()
 
 
-@pytest.mark.parametrize("data", [record(), raw(), record(stream_count=3, filter=1, streams=[(1, b"abc")] * 3)])
+@pytest.mark.parametrize(
+    "data",
+    [
+        record(),
+        raw(),
+        record(filter=1, streams=[(1, b"abc")] * 3),
+        record(filter=3, filter_parameters=b"f", streams=[(1, b"abc")] * 9),
+        raw(filter=6, filter_parameters=b"1234", streams=[]),
+    ],
+)
 def test_a_record_that_ends_early_is_damage(data: bytes) -> None:
     for length in range(len(data)):
         with pytest.raises(CorruptChunkError):

@@ -15,9 +15,14 @@ def test_the_drawing_has_every_error() -> None:
     assert {*_DRAWN, "CodecError"} == set(errors.__all__)
 
 
-@pytest.mark.parametrize("name", _DRAWN)
-def test_every_error_is_a_leaf_of_codec_error(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in _DRAWN if name != "UnknownCodecNumberError"])
+def test_every_error_but_one_is_a_leaf_of_codec_error(name: str) -> None:
     assert getattr(errors, name).__bases__ == (errors.CodecError,)
+
+
+def test_an_unknown_number_is_a_missing_codec_and_perhaps_damage() -> None:
+    bases = (errors.UnsupportedCodecError, errors.CorruptChunkError)
+    assert errors.UnknownCodecNumberError.__bases__ == bases
 
 
 def test_codec_error_is_an_exception_of_its_own() -> None:

@@ -1,10 +1,12 @@
-"""The int8_block quantizer: the contract, the bound, the exceptions and the layout that its docstring promises."""
+"""The int8_block quantizer: the contract, and bound, exceptions and layout of the symmetric variant as documented.
+
+The affine variant, the choice between the two and fewer codes are in `test_int8_block_variants.py`.
+"""
 
 from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.codec_contract import Refusal, SettingsContract
+from contract.codec_int_blocks import (
+    SYMMETRIC,
+    IntBlockParameters,
+    error_bound,
+    int_block_parameters,
+    slow_encode,
+)
 from contract.codec_quantizer_contract import QuantizerContract, component_dtype, dequantize, quantize, weights
+from contract.codec_scales import SCALE_MIN, bfloat16_value
 from contract.codec_values import finite_values, nan_bits
 from tensorus_codecs.abc import Quantized
 from tensorus_codecs.errors import CorruptChunkError, TooManyExceptionsError
@@ -22,72 +32,17 @@ from tensorus_codecs.quantizers.int8_block import Int8Block
 BLOCK_SIZES = [32, 64, 128, 256]
 COMPONENTS = ("float16", "bfloat16", "float32", "float64")
 _HEADER = struct.Struct("<HHI")
-_SCALE_MIN = 2.0**-126
-_ROUNDING = {
-    # Half a unit in the last place of q * s: relative, and absolute among subnormal numbers.
-    "float16": (2.0**-11, 2.0**-25),
-    "bfloat16": (2.0**-8, 2.0**-134),
-    "float32": (0.0, 0.0),
-    "float64": (0.0, 0.0),
-}
 
 
-@dataclass(frozen=True)
-class Parameters:
-    """The parameters as the docstring lays them out, read by hand."""
-
-    block_size: int
-    variant: int
-    exception_count: int
-    scales: np.ndarray[Any, Any]
-    exceptions: bytes
-
-
-def parameters_of(quantized: Quantized) -> Parameters:
-    block_size, variant, exception_count = _HEADER.unpack_from(quantized.parameters)
-    block_count = math.ceil(quantized.codes.size / block_size)
-    bits = struct.unpack_from(f"<{block_count}H", quantized.parameters, _HEADER.size)
-    scales = np.array([bfloat16_value(bit_pattern) for bit_pattern in bits])
-    exceptions = quantized.parameters[_HEADER.size + 2 * block_count :]
-    return Parameters(block_size, variant, exception_count, scales, exceptions)
-
-
-def bfloat16_value(bits: int) -> float:
-    (value,) = struct.unpack("<f", struct.pack("<I", bits << 16))
-    return value
-
-
-def smallest_bfloat16_not_below(value: float) -> float:
-    """Return it by counting up from the bfloat16 that truncation gives."""
-    (bits,) = struct.unpack("<I", struct.pack("<f", value))
-    bits = max((bits >> 16) - 1, 0)
-    while bfloat16_value(bits) < value:
-        bits += 1
-    return bfloat16_value(bits)
-
-
-def slow_encode(values: np.ndarray, block_size: int) -> tuple[list[int], list[float], list[Any]]:
-    """Return codes, scales and exceptions, one value after the other, from the docstring's formula."""
-    work = np.float64 if values.dtype == np.float64 else np.float32
-    limit = 2.0**15 if values.dtype == np.float16 else 2.0**127
-    codes, scales, exceptions = [], [], []
-    for start in range(0, values.size, block_size):
-        block = values[start : start + block_size]
-        regular = [work(value) for value in block if abs(float(value)) <= limit]
-        largest = max((abs(value) for value in regular), default=work(0))
-        scale = max(smallest_bfloat16_not_below(float(largest / work(127))), _SCALE_MIN)
-        scales.append(scale)
-        for value in block:
-            if abs(float(value)) <= limit:
-                codes.append(round(float(work(value) / work(scale))))
-            else:
-                codes.append(-128)
-                exceptions.append(value)
-    return codes, scales, exceptions
+def parameters_of(quantized: Quantized) -> IntBlockParameters:
+    """Return the parameters of the symmetric variant, which are laid out alike for every dtype."""
+    found = int_block_parameters(quantized, np.dtype(np.float32))
+    assert found.variant == SYMMETRIC
+    return found
 
 
 def encode(values: np.ndarray, block_size: int = 64) -> Quantized:
-    return quantize(Int8Block(block_size=block_size), values)
+    return quantize(Int8Block(block_size=block_size, variant="symmetric"), values)
 
 
 def round_trip(values: np.ndarray, block_size: int = 64) -> np.ndarray:
@@ -108,7 +63,16 @@ class TestInt8Block(QuantizerContract, SettingsContract):
     dtypes = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
     components = COMPONENTS
 
-    @pytest.fixture(params=[{}, *({"block_size": size} for size in BLOCK_SIZES)], ids=str)
+    @pytest.fixture(
+        params=[
+            {},
+            *({"block_size": size} for size in BLOCK_SIZES),
+            *({"variant": variant} for variant in ("auto", "symmetric", "affine")),
+            {"code_max": 15},
+            {"block_size": 32, "code_max": 127, "variant": "affine"},
+        ],
+        ids=str,
+    )
     def configuration(self, request):
         return request.param
 
@@ -116,6 +80,11 @@ class TestInt8Block(QuantizerContract, SettingsContract):
         params=[
             Refusal("block_size", value, "one of (32, 64, 128, 256)")
             for value in (0, 1, 16, 63, 512, -64, True, "64", None, 64.0)
+        ]
+        + [Refusal("code_max", value, "an integer from 0 to 127") for value in (-1, 128, True, "15", None, 15.0)]
+        + [
+            Refusal("variant", value, "one of ('auto', 'symmetric', 'affine')")
+            for value in ("", "AFFINE", "asymmetric", None, 1, True)
         ],
         ids=str,
     )
@@ -123,15 +92,11 @@ class TestInt8Block(QuantizerContract, SettingsContract):
         return request.param
 
     def error_bound(self, values, quantized):
-        parameters = parameters_of(quantized)
-        scales = np.repeat(parameters.scales, parameters.block_size)[: values.size]
-        relative, absolute = _ROUNDING[values.dtype.name]
-        decoded = np.abs(quantized.codes * scales)
-        return scales * (0.5 + 2.0**-16) + np.maximum(decoded * relative, absolute)
+        return error_bound(values, quantized)
 
 
-def test_the_default_block_size_is_64() -> None:
-    assert Int8Block() == Int8Block(block_size=64)
+def test_the_defaults_are_blocks_of_64_all_codes_and_the_variant_that_suits() -> None:
+    assert Int8Block() == Int8Block(block_size=64, code_max=0, variant="auto")
 
 
 class TestBound:
@@ -173,18 +138,18 @@ class TestBound:
             values[100:400:100] = [np.nan, np.inf, -np.inf]
             quantized = encode(values, block_size)
             parameters = parameters_of(quantized)
-            codes, scales, exceptions = slow_encode(values, block_size)
-            assert quantized.codes.tolist() == codes
-            assert parameters.scales.tolist() == scales
-            assert parameters.exceptions == np.array(exceptions, values.dtype).tobytes()
+            expected = slow_encode(values, block_size, affine=False)
+            assert quantized.codes.tolist() == expected.codes
+            assert parameters.scales.tolist() == expected.scales
+            assert parameters.exceptions == expected.exceptions
 
     @given(data=st.data())
     def test_the_scale_of_float64_is_rounded_up_from_float64(self, data: st.DataObject) -> None:
         values = data.draw(finite_values("float64", 2.0**127))
-        codes, scales, _ = slow_encode(values, 64)
+        expected = slow_encode(values, 64, affine=False)
         quantized = encode(values)
-        assert parameters_of(quantized).scales.tolist() == scales
-        assert quantized.codes.tolist() == codes
+        assert parameters_of(quantized).scales.tolist() == expected.scales
+        assert quantized.codes.tolist() == expected.codes
 
     @pytest.mark.parametrize("component", COMPONENTS)
     def test_no_code_but_an_exceptions_is_below_minus_127(self, component: str) -> None:
@@ -256,18 +221,18 @@ class TestLayout:
 
     def test_a_block_of_zeros_has_the_smallest_scale_and_loses_the_sign(self) -> None:
         values = np.full(64, -0.0, np.float32)
-        assert parameters_of(encode(values)).scales == [_SCALE_MIN]
+        assert parameters_of(encode(values)).scales == [SCALE_MIN]
         assert round_trip(values).tobytes() == bytes(256)
 
     @pytest.mark.parametrize("value", [1e-40, -1e-45, 2.0**-127])
     def test_subnormal_values_meet_the_smallest_scale(self, value: float) -> None:
         values = np.full(64, value, np.float32)
-        assert parameters_of(encode(values)).scales == [_SCALE_MIN]
-        assert (np.abs(round_trip(values) - values) <= _SCALE_MIN / 2).all()
+        assert parameters_of(encode(values)).scales == [SCALE_MIN]
+        assert (np.abs(round_trip(values) - values) <= SCALE_MIN / 2).all()
 
     def test_tiny_float64_values_meet_the_smallest_scale(self) -> None:
         values = np.full(64, 1e-200)
-        assert parameters_of(encode(values)).scales == [_SCALE_MIN]
+        assert parameters_of(encode(values)).scales == [SCALE_MIN]
         assert not round_trip(values).any()
 
 
@@ -356,7 +321,7 @@ class TestHostileParameters:
         return _HEADER.pack(block_size, variant, exception_count) + struct.pack("<H", scale) + exceptions
 
     def test_the_parameters_below_are_right_but_for_what_they_change(self) -> None:
-        decoded = Int8Block.decode(self.CODES, self.parameters(), self.FLOAT32)
+        decoded = Int8Block.decode(self.CODES, self.parameters(), self.FLOAT32, 3)
         assert decoded[[0, 2]].tolist() == [1.0, 3.0]
         assert math.isnan(decoded[1])
 
@@ -366,7 +331,8 @@ class TestHostileParameters:
             ({"block_size": 0}, r"^block_size of int8_block is 0, must be one of \(32, 64, 128, 256\)$"),
             ({"block_size": 65}, r"^block_size of int8_block is 65, must be one of \(32, 64, 128, 256\)$"),
             ({"block_size": 65535}, r"^block_size of int8_block is 65535, must be one of"),
-            ({"variant": 1}, r"^variant of int8_block is 1, must be 0$"),
+            ({"variant": 2}, r"^variant of int8_block is 2, must be 0 or 1$"),
+            ({"variant": 65535}, r"^variant of int8_block is 65535, must be 0 or 1$"),
             ({"exception_count": 0}, r"^int8_block has 14 bytes of parameters, must be 10$"),
             ({"exception_count": 2}, r"^int8_block has 14 bytes of parameters, must be 18$"),
             ({"exception_count": 2**32 - 1}, r"^int8_block has 14 bytes of parameters, must be 17179869190$"),
@@ -391,11 +357,11 @@ class TestHostileParameters:
     )
     def test_a_broken_rule_is_named(self, changes: dict[str, Any], message: str) -> None:
         with pytest.raises(CorruptChunkError, match=message):
-            Int8Block.decode(self.CODES, self.parameters(**changes), self.FLOAT32)
+            Int8Block.decode(self.CODES, self.parameters(**changes), self.FLOAT32, 3)
 
     def test_a_header_that_ends_early_is_damage(self) -> None:
         with pytest.raises(CorruptChunkError, match=r"^int8_block has 7 bytes of parameters, at least 8$"):
-            Int8Block.decode(self.CODES, self.parameters()[:7], self.FLOAT32)
+            Int8Block.decode(self.CODES, self.parameters()[:7], self.FLOAT32, 3)
 
     @pytest.mark.parametrize("scale", [0x0080, 0x7F7F])
     def test_the_extreme_scales_are_allowed(self, scale: int) -> None:
@@ -405,7 +371,7 @@ class TestHostileParameters:
     def test_float64_is_multiplied_in_float64(self) -> None:
         # In float32 this would overflow.
         codes, scale = np.array([127, -127], np.int8), struct.pack("<H", 0x7F7F)
-        decoded = Int8Block.decode(codes, _HEADER.pack(64, 0, 0) + scale, np.dtype("<f8"))
+        decoded = Int8Block.decode(codes, _HEADER.pack(64, 0, 0) + scale, np.dtype("<f8"), 2)
         assert decoded.tolist() == [127 * bfloat16_value(0x7F7F), -127 * bfloat16_value(0x7F7F)]
 
     def test_one_bad_scale_among_many_is_damage(self) -> None:
@@ -414,4 +380,4 @@ class TestHostileParameters:
             parameters = bytearray(quantized.parameters)
             parameters[_HEADER.size + 2 * number : _HEADER.size + 2 * number + 2] = b"\0\0"
             with pytest.raises(CorruptChunkError, match=r"^a scale of int8_block is not"):
-                Int8Block.decode(quantized.codes, bytes(parameters), self.FLOAT32)
+                Int8Block.decode(quantized.codes, bytes(parameters), self.FLOAT32, 640)

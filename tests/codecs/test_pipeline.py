@@ -20,7 +20,9 @@ from tensorus_codecs.encoding import IDENTITY, Encoding
 from tensorus_codecs.filters.planes import Planes
 from tensorus_codecs.lossless.gzip import Gzip
 from tensorus_codecs.pipeline import EncodedChunk, codec_ids, decode_chunk, encode_chunk
-from tensorus_codecs.policy import PRESETS, StoragePolicy, plan
+from tensorus_codecs.plan import plan
+from tensorus_codecs.policy import StoragePolicy
+from tensorus_codecs.presets import PRESETS
 from tensorus_codecs.summary import summarize
 
 HUFFMAN = {"id": "zstd", "configuration": {"huffman_only": True}}
@@ -60,8 +62,10 @@ def assert_holds_together(chunk: EncodedChunk, values: np.ndarray) -> None:
     assert record.dtype.name == values.dtype.name
     assert codec_ids(record) == tuple(codec.id for codec in chunk.encoding.codecs)
     if lossy:
-        codes_bytes = values.view(record.dtype.component).size * chunk.encoding.quantizer.code_dtype.itemsize
-        assert chunk.quantized_bytes == codes_bytes + len(record.parameters)
+        quantizer, component = chunk.encoding.quantizer, record.dtype.component
+        code_count = quantizer.code_count(values.view(component).size)
+        codes_bytes = code_count * quantizer.code_dtype(component).itemsize
+        assert chunk.quantized_bytes == codes_bytes + len(record.quantizer_parameters)
     else:
         assert chunk.quantized_bytes == len(sent)
 
@@ -80,7 +84,8 @@ def test_a_reader_gets_what_the_writer_was_told(policy: StoragePolicy, name: str
 def test_what_is_not_lossy_comes_back_bit_for_bit(policy: StoragePolicy, name: str) -> None:
     values = random_bits(name, (3001,))
     chunk = encode(values, policy)
-    assert chunk.encoding.quantizer in {None, plan(policy, dtype_by_name(name)).encoding.quantizer}
+    if plan(policy, dtype_by_name(name)).lossy is None:
+        assert chunk.encoding.quantizer is None
     if chunk.encoding.quantizer is None:
         assert stored_values(chunk, values).tobytes() == values.tobytes()
 
@@ -219,7 +224,8 @@ class TestStreams:
     def test_exactly_the_encoding_that_was_asked_for_is_done(self) -> None:
         values = np.repeat(normal((100,)), 50)
         for name in ("gzip", "planes, lz4", "fp16, gzip", "fp16, planes, lz4", "int8, zstd"):
-            assert encode(values, POLICIES[name]).encoding == plan(POLICIES[name], dtype_by_name("float32")).encoding
+            found = encode(values, POLICIES[name]).encoding
+            assert [codec.id for codec in found.codecs] == [codec.id for codec in EXPLICIT[name].codecs]
 
     def test_a_stream_that_only_keeps_its_size_is_kept_as_it_is(self) -> None:
         class KeepsNoise(Gzip):
@@ -318,9 +324,10 @@ def test_presets_shrink_weights_as_much_as_the_design_measured() -> None:
     assert ratios["none"] == pytest.approx(1, abs=1e-3)
     assert ratios["lossless"] == pytest.approx(1.2, abs=0.05)
     assert ratios["balanced"] == pytest.approx(2.36, abs=0.1)
-    assert ratios["maximum"] == pytest.approx(4.2, abs=0.2)
+    assert ratios["maximum"] == pytest.approx(4.3, abs=0.2)
+    assert ratios["extreme"] == pytest.approx(7.7, abs=0.3)
     assert ratios["fp16_only"] == pytest.approx(2.0, abs=0.01)
     assert ratios["int8_only"] == pytest.approx(3.88, abs=0.01)
     errors = encode(values, "maximum").error
     assert errors is not None
-    assert math.isclose(errors.relative_error, 6.5e-3, rel_tol=0.1)
+    assert math.isclose(errors.relative_error, 8.6e-3, rel_tol=0.1)

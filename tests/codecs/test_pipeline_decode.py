@@ -20,7 +20,7 @@ from tensorus_codecs.lossless.zstd import Zstd
 from tensorus_codecs.pipeline import codec_ids, decode_chunk, decode_record
 
 FP16, INT8 = 1, 2
-PLANES, ROTATED = 1, 2
+PLANES, ROTATED, DELTA, BITMAP, PACKBITS, CONSTANT = 1, 2, 3, 4, 5, 6
 NONE, GZIP, LZ4, ZSTD = 0, 1, 2, 3
 TWO = struct.pack("<2f", 1.0, 2.0)
 FP16_PARAMETERS = struct.pack("<h", 2)
@@ -28,12 +28,21 @@ _A_FEW_TIMES = 6
 """Codes, values in float32 for 16-bit dtypes, repeated scales and a mask are at most that many times the canonical bytes."""
 
 
-def record(dtype="float32", *, quantizer=0, filter_number=0, canonical_bytes=8, parameters=b"", streams=()) -> bytes:
-    """Return a record packed with these fields, whatever they mean."""
+def record(
+    dtype="float32",
+    *,
+    quantizer=0,
+    filter_number=0,
+    canonical_bytes=8,
+    parameters=b"",
+    filter_parameters=b"",
+    streams=(),
+) -> bytes:
+    """Return a record packed with these fields, whatever they mean; `parameters` are the quantizer's."""
     found = dtype_by_name(dtype) if isinstance(dtype, str) else dtype
     packed = [Stream(compressor, data) for compressor, data in streams]
-    header = pack_header(ChunkRecord(found, quantizer, filter_number, canonical_bytes, parameters, packed))
-    return header + parameters + b"".join(data for _, data in streams)
+    fields = ChunkRecord(found, quantizer, filter_number, canonical_bytes, parameters, filter_parameters, packed)
+    return pack_header(fields) + fields.parameters + b"".join(data for _, data in streams)
 
 
 GOOD = {
@@ -65,6 +74,47 @@ GOOD = {
         TWO,
     ),
     "planes of a single byte": (record("uint8", filter_number=PLANES, streams=[(NONE, TWO)]), TWO),
+    "delta": (
+        record(
+            "int16", filter_number=DELTA, filter_parameters=b"\x01", streams=[(NONE, b"\x02\x01\4\0"), (NONE, bytes(4))]
+        ),
+        struct.pack("<4h", 1, 0, 2, 2),
+    ),
+    "bitmap": (
+        record(filter_number=BITMAP, filter_parameters=b"\1\0\0\0", streams=[(NONE, b"\2"), *[(NONE, b"\1")] * 4]),
+        b"\0\0\0\0\x80\x80\x80\x80",
+    ),
+    "bitmap of zeros, whose planes are empty": (
+        record(filter_number=BITMAP, filter_parameters=bytes(4), streams=[(NONE, b"\0"), *[(NONE, b"")] * 4]),
+        bytes(8),
+    ),
+    "packbits": (
+        record("bool", filter_number=PACKBITS, streams=[(NONE, b"\x81")]),
+        b"\1\0\0\0\0\0\0\1",
+    ),
+    "constant": (record(filter_number=CONSTANT, filter_parameters=TWO[4:]), TWO[4:] * 2),
+    "constant of a complex element": (record("complex64", filter_number=CONSTANT, filter_parameters=TWO), TWO),
+    "constant of an opaque element": (
+        record(opaque_dtype(99, 24), filter_number=CONSTANT, canonical_bytes=9, filter_parameters=b"abc"),
+        b"abcabcabc",
+    ),
+    "quantized, and constant": (
+        record(
+            quantizer=FP16,
+            filter_number=CONSTANT,
+            parameters=FP16_PARAMETERS,
+            filter_parameters=struct.pack("<e", 8192.0),
+        ),
+        TWO[:4] * 2,
+    ),
+    "quantized, affine": (
+        record(
+            quantizer=INT8,
+            parameters=struct.pack("<HHIHf", 64, 1, 0, 0x3F80, 1.0),
+            streams=[(NONE, b"\0\1")],
+        ),
+        TWO,
+    ),
 }
 
 
@@ -76,16 +126,16 @@ def test_a_record_built_by_hand_decodes(data: bytes, expected: bytes) -> None:
 
 DAMAGE = {
     "no such quantizer": (
-        record(quantizer=9, streams=[(NONE, b"12")]),
-        r"^quantizer number is 9, which no codec of this version has$",
+        record(quantizer=100, streams=[(NONE, b"12")]),
+        r"^quantizer number is 100, which no codec of this version has$",
     ),
     "no such filter": (
-        record(filter_number=9, streams=[(NONE, TWO)]),
-        r"^filter number is 9, which no codec of this version has$",
+        record(filter_number=100, streams=[(NONE, TWO)]),
+        r"^filter number is 100, which no codec of this version has$",
     ),
     "no such compressor": (
-        record(streams=[(9, TWO)]),
-        r"^compressor number is 9, which no codec of this version has$",
+        record(streams=[(100, TWO)]),
+        r"^compressor number is 100, which no codec of this version has$",
     ),
     "quantized integers": (
         record("int32", quantizer=INT8, streams=[(NONE, b"12")]),
@@ -105,7 +155,7 @@ DAMAGE = {
     ),
     "several streams without a filter": (
         record(streams=[(NONE, TWO), (NONE, b"")]),
-        r"^chunk record: 2 streams without a filter, must be 1$",
+        r"^chunk record: stream_count is 2 without a filter, must be 1$",
     ),
     "too few streams for the filter": (
         record(filter_number=PLANES, streams=[(NONE, b"12")] * 3),
@@ -114,6 +164,58 @@ DAMAGE = {
     "too many streams for the filter": (
         record("uint16", filter_number=ROTATED, streams=[(NONE, b"1234")] * 3),
         r"^chunk record: 3 streams, rotated_planes has 2$",
+    ),
+    "no streams for a filter that has some": (
+        record(filter_number=PLANES),
+        r"^chunk record: 0 streams, planes has 4$",
+    ),
+    "a stream for a filter that has none": (
+        record(filter_number=CONSTANT, filter_parameters=TWO[4:], streams=[(NONE, b"")]),
+        r"^chunk record: 1 streams, constant has 0$",
+    ),
+    "parameters of a filter that has none": (
+        record(filter_number=PLANES, filter_parameters=b"\1", streams=[(NONE, b"12")] * 4),
+        r"^planes has 1 bytes of parameters, must be 0$",
+    ),
+    "delta without its distance": (
+        record(filter_number=DELTA, streams=[(NONE, b"12")] * 4),
+        r"^delta has 0 bytes of parameters, must be 1$",
+    ),
+    "bitmap with the parameters of delta": (
+        record(filter_number=BITMAP, filter_parameters=b"\1", streams=[(NONE, b"\1")] * 5),
+        r"^bitmap has 1 bytes of parameters, must be 4$",
+    ),
+    "bitmap whose count lies": (
+        record(filter_number=BITMAP, filter_parameters=b"\1\0\0\0", streams=[(NONE, b"\3"), *[(NONE, b"1")] * 4]),
+        r"^word_count of bitmap is 1, its bits say 2$",
+    ),
+    "an empty stream that is compressed": (
+        record(
+            filter_number=BITMAP,
+            filter_parameters=bytes(4),
+            streams=[(NONE, b"\0"), (GZIP, Gzip().encode(b"")), *[(NONE, b"")] * 3],
+        ),
+        r"^chunk record: an empty stream is compressed with gzip, must be as it is$",
+    ),
+    "an empty stream that is not empty": (
+        record(
+            filter_number=BITMAP,
+            filter_parameters=bytes(4),
+            streams=[(NONE, b"\0"), (NONE, b"1"), *[(NONE, b"")] * 3],
+        ),
+        r"^chunk record: a stream without compressor is 1 bytes, must be 0$",
+    ),
+    "packed words of several bytes": (
+        record(filter_number=PACKBITS, streams=[(NONE, b"\1")]),
+        r"^packbits has 0 bytes of parameters and words of 4 bytes, must be 0 and 1$",
+    ),
+    "an element of another size": (
+        record(filter_number=CONSTANT, filter_parameters=b"123"),
+        r"^constant has an element of 3 bytes, 2 words of 4 bytes are not made of such$",
+    ),
+    "an element that is larger than the chunk": (
+        record(filter_number=CONSTANT, filter_parameters=bytes(16)),
+        r"^constant has an element of 16 bytes, 2 words of 4 bytes are not made of such$",
     ),
     "a plane too short": (
         record(filter_number=PLANES, streams=[(NONE, b"12"), (NONE, b"12"), (NONE, b"1"), (NONE, b"12")]),
@@ -184,6 +286,12 @@ def test_a_bomb_costs_no_more_than_a_few_times_the_declared_bytes(
         {"streams": [bomb]},
         {"streams": [bomb] * 4, "filter_number": PLANES},
         {"streams": [bomb], "quantizer": FP16, "parameters": FP16_PARAMETERS},
+        {"streams": [bomb] * 4, "filter_number": DELTA, "filter_parameters": b"\x01"},
+        {
+            "streams": [bomb] * 5,
+            "filter_number": BITMAP,
+            "filter_parameters": struct.pack("<I", canonical_bytes // 4),
+        },
     ):
         data = record(canonical_bytes=canonical_bytes, **changes)
         with (

@@ -10,11 +10,13 @@ import pytest
 from contract.codec_chunks import encode, encoding_of, stored_values
 from contract.codec_quantizer_contract import component_dtype
 from support.arrays import normal
-from tensorus_codecs import pipeline
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.encoding import Encoding
-from tensorus_codecs.pipeline import EncodedChunk, MeasuredError
-from tensorus_codecs.policy import PRESETS, StoragePolicy, plan
+from tensorus_codecs.measure import MeasuredError, _measure_block, measure
+from tensorus_codecs.pipeline import EncodedChunk
+from tensorus_codecs.plan import plan
+from tensorus_codecs.policy import StoragePolicy
+from tensorus_codecs.presets import PRESETS
 from tensorus_codecs.quantizers.fp16 import Fp16
 
 INT8 = encoding_of("int8_block")
@@ -61,7 +63,7 @@ class TestMeasurement:
     def test_they_are_those_computed_by_hand(self, policy: StoragePolicy, name: str, count: int) -> None:
         values = normal((count,), name)
         chunk = encode(values, policy)
-        if plan(policy, dtype_by_name(name)).encoding.quantizer is None:
+        if plan(policy, dtype_by_name(name)).lossy is None:
             assert chunk.error is None
             return
         rms_error, rms_value, largest = measured_by_hand(values, stored_values(chunk, values))
@@ -82,7 +84,7 @@ class TestMeasurement:
 
     def test_nothing_but_infinities_has_no_error(self) -> None:
         values = np.full(1000, np.inf, np.float32)
-        assert error_of(encode(values, "fp16_only")) == MeasuredError()
+        assert error_of(encode(values, FP16)) == MeasuredError()
 
     def test_the_largest_error_is_found_in_the_last_block(self) -> None:
         values = np.zeros(_BLOCK_VALUES + 64, np.float32)
@@ -92,8 +94,8 @@ class TestMeasurement:
         assert error_of(chunk).max_absolute_error == errors.max() > 0
 
     def test_an_exact_chunk_has_no_error(self) -> None:
-        assert error_of(encode(np.ones(1000, np.float32), "fp16_only")) == MeasuredError(1000, 0.0, 1.0, 0.0)
-        assert error_of(encode(np.ones(1000, np.float32), "fp16_only")).relative_error == 0
+        assert error_of(encode(np.ones(1000, np.float32), FP16)) == MeasuredError(1000, 0.0, 1.0, 0.0)
+        assert error_of(encode(np.ones(1000, np.float32), FP16)).relative_error == 0
 
     @pytest.mark.parametrize("preset", ["balanced", "maximum", "int8_only"])
     @pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-170, 1e160, 1e200, 1e300])
@@ -141,7 +143,7 @@ class TestMeans:
     [("max_relative_error", "relative_error"), ("max_absolute_error", "max_absolute_error")],
 )
 class TestContract:
-    """A chunk keeps the contract, or it is lossless."""
+    """A chunk keeps the contract, in the coarsest encoding that does."""
 
     def test_an_error_of_exactly_the_bound_is_allowed(self, encoding: Encoding, bound: str, measure: str) -> None:
         values = normal((5000,))
@@ -155,12 +157,8 @@ class TestContract:
         values = normal((5000,))
         measured = getattr(error_of(encode(values, encoding)), measure)
         chunk = encode(values, encoding, **{bound: math.nextafter(measured, 0)})
-        assert chunk.encoding.quantizer is None
-        assert stored_values(chunk, values).tobytes() == values.tobytes()
-        name, quantizer = measure.removeprefix("max_").replace("_", " "), encoding.quantizer.id
-        assert chunk.fallback_reason == (
-            f"{name} of {quantizer} would be {measured:.3g}, the policy allows {measured:.3g}"
-        )
+        assert chunk.encoding.quantizer != encoding.quantizer
+        assert chunk.error is None or getattr(chunk.error, measure) < measured
 
     def test_a_bound_of_zero_takes_only_what_is_exact(self, encoding: Encoding, bound: str, measure: str) -> None:
         exact, inexact = np.full(1000, 127, np.float32), normal((1000,))
@@ -181,14 +179,14 @@ class TestFallback:
         assert (chunk.error, chunk.decoded) == (None, None)
 
     def test_maximum_promises_one_percent(self) -> None:
-        # One large value in each block of 128 makes the scale so coarse that all others become zero: 4 % are lost.
-        values = np.full(5120, 0.0038, np.float32)
+        # One large value in each block of 128 makes the scale too coarse for all others.
+        values = normal((5120,), scale=0.03)
         values[::128] = 1.0
+        tried_first = encoding_of({"id": "int8_block", "configuration": {"block_size": 128, "code_max": 96}})
+        assert error_of(encode(values, tried_first)).relative_error > 0.01
         chunk = encode(values, "maximum")
-        assert chunk.encoding.quantizer is None
-        assert chunk.fallback_reason == "relative error of int8_block would be 0.0428, the policy allows 0.01"
-        assert encode(values, "maximum", max_relative_error=0.05).encoding.quantizer is not None
-        assert encode(normal((5120,)), "maximum").encoding.quantizer is not None
+        assert 0 < error_of(chunk).relative_error <= 0.01
+        assert chunk.fallback_reason == ""
 
     @pytest.mark.parametrize("encoding", [INT8, FP16], ids=["int8_block", "fp16"])
     @pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-170, 1e-100, 1e100, 1e170, 1e200, 1e300])
@@ -210,11 +208,12 @@ class TestFallback:
         )
         assert stored_values(chunk, values).tobytes() == values.tobytes()
 
-    @pytest.mark.parametrize("preset", [name for name, preset in PRESETS.items() if preset.lossy])
+    @pytest.mark.parametrize("preset", [name for name, preset in PRESETS.items() if preset.lossy and not preset.aims])
     def test_the_chunk_is_then_stored_as_the_plan_says(self, preset: str) -> None:
         values = normal((20_000,))
         chunk = encode(values, preset, max_absolute_error=0.0)
-        assert chunk.encoding == plan(StoragePolicy(preset=preset), dtype_by_name("float32")).lossless
+        candidates = plan(StoragePolicy(preset=preset), dtype_by_name("float32")).lossless
+        assert chunk.encoding in [candidate.encoding for candidate in candidates]
         assert chunk.fallback_reason.startswith("absolute error of ")
 
     def test_one_chunk_that_breaks_it_leaves_the_next_alone(self) -> None:
@@ -230,8 +229,8 @@ class TestFallback:
     def test_other_dtypes_keep_it_too(self, name: str) -> None:
         values = normal((1000,), name)
         chunk = encode(values, "maximum", max_absolute_error=1e-9)
-        assert chunk.encoding.quantizer is None
-        assert stored_values(chunk, values).tobytes() == values.tobytes()
+        assert np.abs(stored_values(chunk, values) - values).max() <= 1e-9
+        assert (chunk.encoding.quantizer is None) == (name != "complex128")
 
     def test_the_absolute_error_of_a_complex_element_is_that_of_its_parts(self) -> None:
         values = (normal((5000,), seed=1) + 1j * normal((5000,), seed=2)).astype(np.complex64)
@@ -244,16 +243,18 @@ class LosesNan(Fp16):
     """A quantizer with a mistake: NaN becomes zero."""
 
     @classmethod
-    def decode(cls, codes, parameters, component):
-        return np.nan_to_num(super().decode(codes, parameters, component), nan=0.0, posinf=np.inf, neginf=-np.inf)
+    def decode(cls, codes, parameters, component, count):
+        return np.nan_to_num(
+            super().decode(codes, parameters, component, count), nan=0.0, posinf=np.inf, neginf=-np.inf
+        )
 
 
 class FlipsInfinity(Fp16):
     """A quantizer with a mistake: infinities change their sign."""
 
     @classmethod
-    def decode(cls, codes, parameters, component):
-        decoded = super().decode(codes, parameters, component)
+    def decode(cls, codes, parameters, component, count):
+        decoded = super().decode(codes, parameters, component, count)
         return np.where(np.isinf(decoded), -decoded, decoded)
 
 
@@ -261,8 +262,8 @@ class Overflows(Fp16):
     """A quantizer with a mistake: large values become infinite."""
 
     @classmethod
-    def decode(cls, codes, parameters, component):
-        decoded = super().decode(codes, parameters, component)
+    def decode(cls, codes, parameters, component, count):
+        decoded = super().decode(codes, parameters, component, count)
         return np.where(decoded > 1, np.inf, decoded).astype(component)
 
 
@@ -270,8 +271,8 @@ class InventsNan(Fp16):
     """A quantizer with a mistake: zeros become NaN."""
 
     @classmethod
-    def decode(cls, codes, parameters, component):
-        decoded = super().decode(codes, parameters, component)
+    def decode(cls, codes, parameters, component, count):
+        decoded = super().decode(codes, parameters, component, count)
         return np.where(decoded == 0, np.nan, decoded).astype(component)
 
 
@@ -306,8 +307,8 @@ def test_the_largest_values_of_a_dtype_stay_finite(policy: StoragePolicy, name: 
 
 def test_measuring_in_blocks_equals_measuring_at_once() -> None:
     values, decoded = normal((100_001,)), normal((100_001,), seed=1)
-    at_once = pipeline._measure_block(values, decoded)
-    in_blocks = pipeline._measure(values, decoded)
+    at_once = _measure_block(values, decoded)
+    in_blocks = measure(values, decoded)
     assert in_blocks.max_absolute_error == at_once.max_absolute_error
     assert in_blocks.rms_error == pytest.approx(at_once.rms_error, rel=1e-12)
     assert in_blocks.rms_value == pytest.approx(at_once.rms_value, rel=1e-12)

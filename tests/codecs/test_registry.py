@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from contract.codec_libraries import LIBRARIES, hidden_library
+from contract.codec_libraries import EXTRAS, LIBRARIES, hidden_library
 from tensorus_codecs import registry
 from tensorus_codecs.abc import Compressor, Filter, Quantizer
-from tensorus_codecs.errors import CorruptChunkError, InvalidPolicyError, UnsupportedCodecError
+from tensorus_codecs.errors import (
+    CorruptChunkError,
+    InvalidPolicyError,
+    UnknownCodecNumberError,
+    UnsupportedCodecError,
+)
 from tensorus_codecs.filters.planes import Planes
 from tensorus_codecs.lossless.gzip import Gzip
 from tensorus_codecs.registry import (
@@ -25,12 +30,24 @@ CODECS = [
     ("fp16", Quantizer, 1),
     ("int8_block", Quantizer, 2),
     ("bf16", Quantizer, 3),
+    ("int4_block", Quantizer, 4),
+    ("nf4", Quantizer, 5),
+    ("fp8_e4m3fn", Quantizer, 6),
+    ("fp8_e5m2", Quantizer, 7),
+    ("bitround", Quantizer, 8),
+    ("int16_block", Quantizer, 9),
     ("planes", Filter, 1),
     ("rotated_planes", Filter, 2),
+    ("delta", Filter, 3),
+    ("bitmap", Filter, 4),
+    ("packbits", Filter, 5),
+    ("constant", Filter, 6),
     ("gzip", Compressor, 1),
     ("lz4", Compressor, 2),
     ("zstd", Compressor, 3),
     ("blosc_lz4", Compressor, 4),
+    ("brotli", Compressor, 5),
+    ("pcodec", Compressor, 6),
 ]
 IDS = ", ".join(codec_id for codec_id, _, _ in CODECS)
 
@@ -47,6 +64,10 @@ def test_a_class_knows_the_id_and_the_number_that_it_is_registered_under(name: s
     loaded = entry.load()
     assert (loaded.id, loaded.number) == (entry.id, entry.number)
     assert issubclass(loaded, entry.kind)
+
+
+def test_numbers_from_128_on_are_left_to_third_parties() -> None:
+    assert all(1 <= number <= 127 for _, _, number in CODECS)
 
 
 class TestRegistration:
@@ -112,27 +133,46 @@ class TestLookup:
         with pytest.raises(InvalidPolicyError, match=r"^level of codec gzip is 0, must be an integer from 1 to 9$"):
             codec_by_id("gzip", {"level": 0})
 
-    @pytest.mark.parametrize("name", ["brotli", "GZIP", "", "gzip "])
-    def test_an_unknown_id_is_refused_with_those_that_are_known(self, name: str) -> None:
+    @pytest.mark.parametrize("name", ["middle_out", "GZIP", "", "gzip "])
+    def test_an_unknown_id_is_refused_with_those_that_are_known_and_what_may_bring_it(self, name: str) -> None:
+        message = (
+            rf"^codec '{name}' is not one of {IDS}; "
+            r"a package with an entry point in the group 'tensorus\.codecs' may bring it$"
+        )
         for look_up in (codec_class, lambda unknown: codec_by_id(unknown, {})):
-            with pytest.raises(UnsupportedCodecError, match=rf"^codec '{name}' is not one of {IDS}$"):
+            with pytest.raises(UnsupportedCodecError, match=message):
                 look_up(name)
 
     @pytest.mark.parametrize(
         ("kind", "number", "name"),
         [
             (Quantizer, 99, "quantizer"),
-            (Filter, 3, "filter"),
+            (Filter, 127, "filter"),
             (Compressor, 99, "compressor"),
             (Compressor, 0, "compressor"),
-            (Filter, 255, "filter"),
         ],
     )
-    def test_a_number_that_no_codec_has_is_damage(self, kind: type, number: int, name: str) -> None:
+    def test_a_number_of_ours_that_no_codec_has_is_damage(self, kind: type, number: int, name: str) -> None:
         message = rf"^{name} number is {number}, which no codec of this version has$"
         for look_up in (codec_by_number, codec_id):
-            with pytest.raises(CorruptChunkError, match=message):
+            with pytest.raises(CorruptChunkError, match=message) as caught:
                 look_up(kind, number)
+            assert not isinstance(caught.value, UnsupportedCodecError)
+
+    @pytest.mark.parametrize(
+        ("kind", "number", "name"),
+        [(Quantizer, 128, "quantizer"), (Compressor, 200, "compressor"), (Filter, 255, "filter")],
+    )
+    def test_a_third_partys_number_is_damage_or_a_missing_package(self, kind: type, number: int, name: str) -> None:
+        message = (
+            rf"^{name} number is {number}, which is a third party's; "
+            r"no installed package brings it by an entry point in the group 'tensorus\.codecs'$"
+        )
+        for look_up in (codec_by_number, codec_id):
+            with pytest.raises(UnknownCodecNumberError, match=message) as caught:
+                look_up(kind, number)
+            assert isinstance(caught.value, CorruptChunkError)
+            assert isinstance(caught.value, UnsupportedCodecError)
 
     def test_an_entry_under_the_wrong_kind_is_a_mistake_of_ours(self, monkeypatch: pytest.MonkeyPatch) -> None:
         wrong = Entry("wrong", Filter, 9, "tensorus_codecs.lossless.gzip:Gzip")
@@ -148,7 +188,8 @@ class TestMissingLibrary:
     def test_it_names_itself_the_library_and_what_brings_it(self, name: str) -> None:
         library = LIBRARIES[name]
         message = (
-            rf"^codec '{name}' needs the library '{library}', which is not installed; pip install 'tensorus\[codecs\]'"
+            rf"^codec '{name}' needs the library '{library}', which is not installed; "
+            rf"pip install 'tensorus\[{EXTRAS[name]}\]' brings it$"
         )
         with hidden_library(name):
             for look_up in (codec_class, lambda missing: codec_by_id(missing, {})):

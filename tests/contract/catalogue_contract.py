@@ -150,7 +150,7 @@ class CatalogueContract:
 
     def test_an_empty_dataset_has_stats_of_zero(self, catalogue: Catalogue) -> None:
         create(catalogue, "name")
-        assert catalogue.datasets.stats("name") == DatasetStats(0, 0, 0, 0, 0, 0.0, 0.0, ())
+        assert catalogue.datasets.stats("name") == DatasetStats(0, 0, 0, 0, 0, 0.0, 0.0, (), ())
 
     def test_stats_are_sums_over_the_datasets_tensors(self, catalogue: Catalogue) -> None:
         dataset, other = create(catalogue, "name"), create(catalogue, "other")
@@ -190,9 +190,42 @@ class CatalogueContract:
             worst_relative_error=0.5,
             worst_max_absolute_error=2.0,
             dtypes=(DTypeShare("float32", 2, 24, 37), DTypeShare("uint8", 1, 3, 50)),
+            encodings=(),
         )
         catalogue.tensors.delete("name", ["b"])
         assert catalogue.datasets.stats("name").canonical_bytes == 7
+
+    def test_stats_have_each_encoding_once_and_the_largest_first(self, catalogue: Catalogue, reopen: Reopen) -> None:
+        dataset, other = create(catalogue, "name"), create(catalogue, "other")
+        zstd_3 = ({"id": "zstd", "configuration": {"level": 3}},)
+        zstd_5 = ({"id": "zstd", "configuration": {"level": 5}},)
+        chain = ({"id": "fp16", "configuration": {}}, {"id": "ä", "configuration": {"text": "\"'\\"}}, *zstd_5)
+        commit(
+            catalogue,
+            stored_tensor(dataset, "a", encodings=(EncodingShare(zstd_3, 2, 20, 10), EncodingShare(zstd_5, 1, 9, 7))),
+            stored_tensor(dataset, "b", encodings=(EncodingShare(chain, 3, 30, 17), EncodingShare((), 1, 5, 7))),
+            stored_tensor(dataset, "c", encodings=(EncodingShare(zstd_3, 4, 2**60, 2**50),)),
+            stored_tensor(dataset, "of no chunks", encodings=()),
+            stored_tensor(other, "a", encodings=(EncodingShare(zstd_3, 100, 100, 100),)),
+        )
+        # Those of 7 stored bytes each are in the order of their JSON, in which `[]` is before `[{`.
+        assert reopen().datasets.stats("name").encodings == (
+            EncodingShare(zstd_3, 6, 2**60 + 20, 2**50 + 10),
+            EncodingShare(chain, 3, 30, 17),
+            EncodingShare((), 1, 5, 7),
+            EncodingShare(zstd_5, 1, 9, 7),
+        )
+
+    def test_the_encodings_of_a_deleted_tensor_leave_the_stats(self, catalogue: Catalogue) -> None:
+        dataset = create(catalogue, "name")
+        kept, deleted = EncodingShare(({"id": "lz4"},), 1, 8, 4), EncodingShare(({"id": "zstd"},), 1, 8, 5)
+        commit(
+            catalogue,
+            stored_tensor(dataset, "kept", encodings=(kept,)),
+            stored_tensor(dataset, "deleted", encodings=(kept, deleted)),
+        )
+        catalogue.tensors.delete("name", ["deleted"])
+        assert catalogue.datasets.stats("name").encodings == (kept,)
 
     @pytest.mark.parametrize("metadata", METADATA, ids=lambda metadata: ",".join(metadata)[:30] or "none")
     def test_metadata_survives_a_reopening_bit_for_bit(
@@ -243,6 +276,7 @@ class CatalogueContract:
             dataset="dataset",
             id="t",
             generation=committed.generation,
+            ordinal=1,
             spec=new.new.spec,
             metadata={},
             policy={"preset": "maximum", "max_relative_error": 0.0},

@@ -9,7 +9,8 @@ import numpy as np
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.encoding import Encoding
 from tensorus_codecs.pipeline import EncodedChunk, decode_chunk, encode_chunk
-from tensorus_codecs.policy import StoragePolicy, plan
+from tensorus_codecs.plan import plan
+from tensorus_codecs.policy import StoragePolicy
 
 
 def encoding_of(*steps: str | dict[str, Any]) -> Encoding:

@@ -8,15 +8,20 @@ from contextlib import contextmanager
 
 import pytest
 
-from tensorus_codecs.policy import plan
+from tensorus_codecs.plan import plan
 from tensorus_codecs.registry import codec_class
 
 LIBRARIES = {
     "blosc_lz4": "numcodecs",
+    "brotli": "brotli",
     "lz4": "lz4.block",
+    "pcodec": "pcodec",
     "zstd": "compression" if sys.version_info >= (3, 14) else "backports",
 }
 """What the module of each codec imports."""
+
+EXTRAS = {"blosc_lz4": "codecs", "brotli": "archive", "lz4": "codecs", "pcodec": "archive", "zstd": "codecs"}
+"""Which extra brings it."""
 
 
 @contextmanager

@@ -12,8 +12,10 @@ def allocating_at_most(limit_bytes: int) -> Iterator[None]:
     """Fail if what runs inside holds more than `limit_bytes` of new memory at any time.
 
     Counts Python's objects and NumPy's arrays, so every buffer that is returned. It does not see the working memory of a
-    C library: zstd's window, for which a test of its own crafts frames.
+    C library: zstd's window, for which a test of its own crafts frames. Where `tracemalloc` is on already, it stays on:
+    starting it over and over costs memory that it never gives back.
     """
+    was_tracing = tracemalloc.is_tracing()
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
@@ -21,5 +23,6 @@ def allocating_at_most(limit_bytes: int) -> Iterator[None]:
         yield
         _, peak = tracemalloc.get_traced_memory()
     finally:
-        tracemalloc.stop()
+        if not was_tracing:
+            tracemalloc.stop()
     assert peak - before <= limit_bytes, f"allocated {peak - before} bytes at the peak, the limit is {limit_bytes}"

@@ -41,6 +41,27 @@ def finite_values(draw: st.DrawFn, component: str, magnitude_max: float) -> Valu
 
 
 @st.composite
+def clustered_values(draw: st.DrawFn, component: str, magnitude_max: float) -> Values:
+    """Draw floats that keep together, around another centre every few values, within a few units in the last place or many."""
+    dtype = np.dtype(component)
+    # A narrow dtype's values are those of float32, rounded.
+    drawn_as = np.dtype(np.float64) if dtype.itemsize == 8 else np.dtype(np.float32)
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    width = 8 * drawn_as.itemsize
+    centre = st.floats(-magnitude_max, magnitude_max, width=width, allow_nan=False)  # type: ignore[call-overload]  # any width
+    parts = []
+    for drawn in draw(st.lists(st.tuples(centre, st.integers(0, 60)), min_size=1, max_size=6)):
+        middle, spread_bits = drawn_as.type(drawn[0]), drawn[1]
+        steps = random.integers(-(2**spread_bits), 2**spread_bits + 1, int(random.integers(1, _COUNT_MAX // 6)))
+        with np.errstate(all="ignore"):
+            parts.append((middle + steps * np.float64(np.spacing(np.abs(middle)))).astype(dtype))
+    values = np.concatenate(parts)
+    values[~(values <= magnitude_max)] = magnitude_max
+    values[~(values >= -magnitude_max)] = -magnitude_max
+    return values
+
+
+@st.composite
 def any_values(draw: st.DrawFn, component: str) -> Values:
     """Draw floats of any bits: NaNs with payloads and infinities among them."""
     width = np.dtype(component).itemsize
@@ -54,16 +75,22 @@ def any_values(draw: st.DrawFn, component: str) -> Values:
 
 @st.composite
 def chunk_bytes(draw: st.DrawFn, dtype: DType, elements_max: int = 200) -> bytes:
-    """Draw canonical bytes of `dtype`: noise, few symbols, one element repeated, or what Hypothesis thinks of."""
+    """Draw canonical bytes of `dtype`: of one of the kinds below, or what Hypothesis thinks of."""
     size = draw(st.integers(1, elements_max)) * dtype.element_bytes
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    kind = draw(st.sampled_from(["noise", "few symbols", "repeated", "drawn"]))
+    kind = draw(st.sampled_from(["noise", "few symbols", "repeated", "sparse", "counting", "drawn"]))
     if kind == "noise":
         data = random.bytes(size)
     elif kind == "few symbols":
         data = random.choice(np.frombuffer(draw(st.binary(min_size=1, max_size=4)), np.uint8), size).tobytes()
     elif kind == "repeated":
         data = random.bytes(dtype.element_bytes) * (size // dtype.element_bytes)
+    elif kind == "sparse":
+        words = np.frombuffer(random.bytes(size), dtype.word)
+        data = np.where(random.random(words.size) < draw(st.floats(0, 1)), words, 0).astype(dtype.word).tobytes()
+    elif kind == "counting":
+        steps = random.integers(0, draw(st.integers(1, 300)), size // dtype.word.itemsize)
+        data = np.cumsum(steps).astype(dtype.word).tobytes()
     else:
         drawn = draw(st.binary(min_size=1, max_size=size))
         data = (drawn * size)[:size]

@@ -20,7 +20,8 @@ from tensorus_codecs.chunk_record import VERSION
 from tensorus_codecs.dtypes import DType, dtype_by_name, opaque_dtype
 from tensorus_codecs.encoding import Encoding
 from tensorus_codecs.pipeline import decode_chunk, encode_chunk
-from tensorus_codecs.policy import StoragePolicy, plan
+from tensorus_codecs.plan import plan
+from tensorus_codecs.policy import StoragePolicy
 
 _HERE = Path(__file__).parent
 
@@ -77,7 +78,57 @@ def repeated(dtype: DType, count: int, seed: int) -> Input:
     return Input(dtype, data, f"{count} elements, default_rng({seed}).bytes() of 7 elements repeated")
 
 
+def sparse(name: str, count: int, seed: int) -> Input:
+    """Return weights of which nine in ten are zero, with NaNs of two payloads, an infinity and -0.0 among them."""
+    ordinary = weights(name, count, seed)
+    values = np.frombuffer(ordinary.data, ordinary.dtype.component).copy()
+    values[np.random.default_rng(seed + 1).random(values.size) < 0.9] = 0
+    width = 8 * values.itemsize
+    values[[10, 11]] = [np.nan, np.inf]
+    values.view(f"<u{width // 8}")[20] = (2**width - 1) ^ 0x5A
+    values[30] = -0.0
+    text = f"then 0 where default_rng({seed + 1}).random() < 0.9; 10: NaN, 11: inf, 20: a negative NaN of bits ...a5, 30: -0.0"
+    return Input(ordinary.dtype, values.tobytes(), f"{ordinary.provenance}; {text}")
+
+
+def counting(name: str, count: int, seed: int, low: int = 0, high: int = 100) -> Input:
+    """Return sums of small steps, which may wrap around."""
+    dtype = dtype_by_name(name)
+    data = np.cumsum(np.random.default_rng(seed).integers(low, high, count)).astype(dtype.numpy).tobytes()
+    return Input(dtype, data, f"{count} values, cumsum of default_rng({seed}).integers({low}, {high}), as {name}")
+
+
+def bits(name: str, count: int, seed: int) -> Input:
+    """Return zeros and ones."""
+    dtype = dtype_by_name(name)
+    data = np.random.default_rng(seed).integers(0, 2, count).astype(dtype.numpy).tobytes()
+    return Input(dtype, data, f"{count} values, default_rng({seed}).integers(0, 2), as {name}")
+
+
+def constant(dtype: DType, count: int, seed: int) -> Input:
+    """Return one element over and over."""
+    data = np.random.default_rng(seed).bytes(dtype.element_bytes) * count
+    return Input(dtype, data, f"{count} times the element default_rng({seed}).bytes({dtype.element_bytes})")
+
+
+def offset(name: str, count: int, seed: int, *, exceptions: bool = False) -> Input:
+    """Return values that keep away from zero, perhaps with three exceptions."""
+    dtype = dtype_by_name(name)
+    numbers = np.random.default_rng(seed).uniform(99, 101, count * (dtype.numpy.itemsize // dtype.component.itemsize))
+    values = numbers.astype(dtype.component)
+    text = f"{count} values, default_rng({seed}).uniform(99, 101), as {name}"
+    if exceptions:
+        values[[10, 300, 310]] = [np.nan, np.inf, -np.inf]
+        text += "; then 10: NaN, 300: inf, 310: -inf"
+    return Input(dtype, values.tobytes(), text)
+
+
 HUFFMAN: dict[str, Any] = {"id": "zstd", "configuration": {"huffman_only": True}}
+
+
+def step(codec_id: str, **configuration: int | str) -> dict[str, Any]:
+    """Return this codec with these settings."""
+    return {"id": codec_id, "configuration": configuration}
 
 
 def int8_block(block_size: int) -> dict[str, Any]:
@@ -112,6 +163,41 @@ CHUNKS: dict[str, tuple[Input, list[str | dict[str, Any]]]] = {
     "fp16_float32_special": (special("float32", 600, 21, largest=False), ["fp16"]),
     "fp16_float64_special": (special("float64", 600, 22, largest=False), ["fp16"]),
     "blosc_lz4_int32": (integers("int32", 1500, 29), [{"id": "blosc_lz4", "configuration": {"word_bytes": 4}}]),
+    "delta_gzip_int64": (counting("int64", 500, 100), ["delta", "gzip"]),
+    "delta_3_zstd_uint8": (counting("uint8", 1500, 101, 0, 3), [step("delta", distance=3), "zstd"]),
+    "delta_0_gzip_int16": (counting("int16", 900, 102, -20, 21), [step("delta", distance=0), "gzip"]),
+    "delta_255_gzip_uint32": (counting("uint32", 900, 103), [step("delta", distance=255), "gzip"]),
+    "delta_zstd_float32": (counting("float32", 900, 104), ["delta", "zstd"]),
+    "delta_gzip_opaque_3_bytes": (repeated(opaque_dtype(95, 24), 500, 105), [step("delta", distance=21), "gzip"]),
+    "bitmap_float32": (sparse("float32", 601, 106), ["bitmap"]),
+    "bitmap_float16": (sparse("float16", 607, 108), ["bitmap"]),
+    "bitmap_huffman_float64": (sparse("float64", 3000, 110), ["bitmap", HUFFMAN]),
+    "bitmap_gzip_complex64": (sparse("complex64", 900, 112), ["bitmap", "gzip"]),
+    "bitmap_uint8": (bits("uint8", 900, 114), ["bitmap"]),
+    "bitmap_gzip_complex128": (sparse("complex128", 300, 115), ["bitmap", "gzip"]),
+    "bitmap_of_zeros_int32": (Input(dtype_by_name("int32"), bytes(1004), "251 zeros, as int32"), ["bitmap"]),
+    "packbits_bool": (bits("bool", 1001, 117), ["packbits"]),
+    "packbits_gzip_bool": (integers("bool", 4000, 118), ["packbits", "gzip"]),
+    "packbits_uint8": (bits("uint8", 800, 119), ["packbits"]),
+    "constant_bool": (Input(dtype_by_name("bool"), b"\1" * 100, "100 times true"), [step("constant", element_words=1)]),
+    "constant_float32": (constant(dtype_by_name("float32"), 100, 120), [step("constant", element_words=1)]),
+    "constant_int64": (constant(dtype_by_name("int64"), 100, 121), [step("constant", element_words=1)]),
+    "constant_complex64": (constant(dtype_by_name("complex64"), 50, 122), [step("constant", element_words=2)]),
+    "constant_complex128": (constant(dtype_by_name("complex128"), 50, 123), [step("constant", element_words=2)]),
+    "constant_opaque_3_bytes": (constant(opaque_dtype(94, 24), 50, 124), [step("constant", element_words=3)]),
+    "constant_opaque_16_bytes": (constant(opaque_dtype(93, 128), 50, 125), [step("constant", element_words=16)]),
+    "brotli_int16": (integers("int16", 600, 80), ["brotli"]),
+    "brotli_0_opaque_4_bytes": (repeated(opaque_dtype(96, 32), 500, 81), [step("brotli", quality=0)]),
+    "planes_brotli_5_float32": (weights("float32", 600, 82), ["planes", step("brotli", quality=5)]),
+    "pcodec_float32_special": (special("float32", 1500, 83), [step("pcodec", number_type="float32")]),
+    "pcodec_float64_special": (special("float64", 900, 84), [step("pcodec", number_type="float64")]),
+    "pcodec_float16_special": (special("float16", 1500, 85), [step("pcodec", number_type="float16")]),
+    "pcodec_bfloat16": (weights("bfloat16", 1500, 86), [step("pcodec", number_type="uint16")]),
+    "pcodec_complex128": (integers("complex128", 300, 87), [step("pcodec", number_type="float64")]),
+    "pcodec_12_int64": (integers("int64", 700, 88), [step("pcodec", level=12, number_type="int64")]),
+    "pcodec_0_uint32": (integers("uint32", 700, 89), [step("pcodec", level=0, number_type="uint32")]),
+    "pcodec_bool": (integers("bool", 1000, 90), [step("pcodec", number_type="uint8")]),
+    "int8_block_64_pcodec_float32": (weights("float32", 1920, 91), ["int8_block", step("pcodec", number_type="int8")]),
     "bf16_float32": (weights("float32", 600, 26), ["bf16"]),
     "bf16_float32_special": (special("float32", 600, 27, largest=True), ["bf16"]),
     "bf16_rotated_planes_huffman_float64": (weights("float64", 1500, 28), ["bf16", "rotated_planes", HUFFMAN]),
@@ -124,6 +210,80 @@ CHUNKS: dict[str, tuple[Input, list[str | dict[str, Any]]]] = {
     "int8_block_128_huffman_bfloat16": (weights("bfloat16", 4000, 29), [int8_block(128), HUFFMAN]),
     "int8_block_128_float64_exceptions": (special("float64", 600, 30), [int8_block(128)]),
     "int8_block_256_gzip_complex64": (integers("complex64", 700, 31), [int8_block(256), "gzip"]),
+    "int8_block_64_affine_float32": (offset("float32", 640, 130), ["int8_block"]),
+    "int8_block_64_affine_float32_short_last_block": (offset("float32", 609, 131, exceptions=True), ["int8_block"]),
+    "int8_block_32_affine_float16_exceptions": (offset("float16", 900, 132, exceptions=True), [int8_block(32)]),
+    "int8_block_128_affine_float64_exceptions": (offset("float64", 601, 133, exceptions=True), [int8_block(128)]),
+    "int8_block_64_affine_bfloat16_around_zero": (
+        weights("bfloat16", 640, 134),
+        [step("int8_block", variant="affine")],
+    ),
+    "int8_block_256_7_codes_affine_gzip_complex64": (
+        offset("complex64", 700, 135),
+        [step("int8_block", block_size=256, code_max=7), "gzip"],
+    ),
+    "int8_block_64_symmetric_float32_offset": (offset("float32", 640, 136), [step("int8_block", variant="symmetric")]),
+    "int8_block_64_15_codes_huffman_float32": (
+        weights("float32", 1500, 137),
+        [step("int8_block", code_max=15), HUFFMAN],
+    ),
+    "int8_block_64_1_code_affine_gzip_float64": (offset("float64", 900, 138), [step("int8_block", code_max=1), "gzip"]),
+    "int8_block_bitmap_float32": (sparse("float32", 901, 139), ["int8_block", "bitmap"]),
+    "int8_block_constant_float32": (
+        Input(dtype_by_name("float32"), np.full(300, 2.5, "<f4").tobytes(), "300 times 2.5, as float32"),
+        ["int8_block", step("constant", element_words=1)],
+    ),
+    "int16_block_64_float32": (weights("float32", 640, 150), ["int16_block"]),
+    "int16_block_64_affine_float32_exceptions": (offset("float32", 609, 151, exceptions=True), ["int16_block"]),
+    "int16_block_64_float64_exceptions": (special("float64", 601, 152), ["int16_block"]),
+    "int16_block_64_262_codes_planes_huffman_float32": (
+        weights("float32", 3000, 153),
+        [step("int16_block", code_max=262), "planes", HUFFMAN],
+    ),
+    "int16_block_32_100_codes_affine_planes_zstd_complex128": (
+        offset("complex128", 900, 154),
+        [step("int16_block", block_size=32, code_max=100), "planes", "zstd"],
+    ),
+    "int16_block_64_1000_codes_planes_gzip_float16": (
+        weights("float16", 4000, 155),
+        [step("int16_block", code_max=1000), "planes", "gzip"],
+    ),
+    "int4_block_32_float32": (weights("float32", 640, 40), ["int4_block"]),
+    "int4_block_32_float32_odd_count": (weights("float32", 609, 41), ["int4_block"]),
+    "int4_block_64_float32_exceptions": (special("float32", 901, 42), [step("int4_block", block_size=64)]),
+    "int4_block_32_float16_exceptions": (special("float16", 900, 43), ["int4_block"]),
+    "int4_block_32_bfloat16": (weights("bfloat16", 501, 44), ["int4_block"]),
+    "int4_block_128_float64_exceptions": (special("float64", 601, 45), [step("int4_block", block_size=128)]),
+    "int4_block_64_gzip_complex64": (integers("complex64", 700, 46), [step("int4_block", block_size=64), "gzip"]),
+    "nf4_64_float32": (weights("float32", 640, 47), ["nf4"]),
+    "nf4_64_float32_exceptions": (special("float32", 901, 48), ["nf4"]),
+    "nf4_32_float16_exceptions": (special("float16", 900, 49), [step("nf4", block_size=32)]),
+    "nf4_128_bfloat16": (weights("bfloat16", 501, 50), [step("nf4", block_size=128)]),
+    "nf4_64_float64_exceptions": (special("float64", 601, 51), ["nf4"]),
+    "nf4_64_gzip_complex128": (integers("complex128", 300, 52), ["nf4", "gzip"]),
+    "fp8_e4m3fn_float32": (weights("float32", 600, 53), ["fp8_e4m3fn"]),
+    "fp8_e4m3fn_float32_exceptions": (special("float32", 600, 54, largest=False), ["fp8_e4m3fn"]),
+    "fp8_e4m3fn_float16_exceptions": (special("float16", 600, 55), ["fp8_e4m3fn"]),
+    "fp8_e4m3fn_bfloat16": (weights("bfloat16", 600, 56), ["fp8_e4m3fn"]),
+    "fp8_e4m3fn_float64_exceptions": (special("float64", 600, 57, largest=False), ["fp8_e4m3fn"]),
+    "fp8_e4m3fn_huffman_complex64": (weights("complex64", 2000, 58), ["fp8_e4m3fn", HUFFMAN]),
+    "fp8_e5m2_float32": (weights("float32", 600, 59), ["fp8_e5m2"]),
+    "fp8_e5m2_float32_special": (special("float32", 600, 60), ["fp8_e5m2"]),
+    "fp8_e5m2_float16_special": (special("float16", 600, 61, largest=False), ["fp8_e5m2"]),
+    "fp8_e5m2_bfloat16": (weights("bfloat16", 600, 62), ["fp8_e5m2"]),
+    "fp8_e5m2_float64_special": (special("float64", 600, 63, largest=False), ["fp8_e5m2"]),
+    "fp8_e5m2_huffman_complex128": (weights("complex128", 2000, 64), ["fp8_e5m2", HUFFMAN]),
+    "bitround_7_rotated_planes_huffman_float32_special": (
+        special("float32", 1500, 65),
+        ["bitround", "rotated_planes", HUFFMAN],
+    ),
+    "bitround_20_planes_zstd_float64_special": (
+        special("float64", 600, 66),
+        [step("bitround", keep_bits=20), "planes", "zstd"],
+    ),
+    "bitround_4_gzip_float16_special": (special("float16", 900, 67), [step("bitround", keep_bits=4), "gzip"]),
+    "bitround_2_gzip_bfloat16": (weights("bfloat16", 900, 68), [step("bitround", keep_bits=2), "gzip"]),
+    "bitround_0_gzip_complex64": (weights("complex64", 500, 69), [step("bitround", keep_bits=0), "gzip"]),
 }
 """Per file: what goes in, and the codecs that it passes."""
 

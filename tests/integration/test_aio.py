@@ -111,6 +111,12 @@ OPERATIONS: dict[str, Callable[[Any, str], Any]] = {
     "info of nothing": lambda client, d: client.info(d, "nothing"),
     "update_metadata": lambda client, d: client.update_metadata(d, "matrix", {"layer": 7}),
     "update_metadata that cannot be kept": lambda client, d: client.update_metadata(d, "matrix", {"k": object()}),
+    "explain": lambda client, d: client.explain(MATRIX),
+    "explain of some policies": lambda client, d: client.explain(MATRIX, policies=["fast", tensorus.Policy("maximum")]),
+    "explain of a large tensor": lambda client, d: client.explain(random_bits("uint8", (70 * MIB,)), policies=["none"]),
+    "explain of no array": lambda client, d: client.explain(object()),
+    "explain of an unknown preset": lambda client, d: client.explain(MATRIX, policies=["best"]),
+    "explain of one name": lambda client, d: client.explain(MATRIX, policies="fast"),
     "delete": lambda client, d: client.delete(d, "vector"),
     "delete many": lambda client, d: client.delete(d, ["matrix", "nothing"]),
     "delete_dataset": lambda client, d: client.delete_dataset(d),
@@ -145,7 +151,7 @@ def test_every_operation_has_the_same_outcome_with_both_clients(tmp_path: Path) 
         found_async = run(outcomes, server.address)
     assert found_async == found
     refused = [name for name, outcome in found.items() if isinstance(outcome, Raised)]
-    assert len(refused) == 23, refused
+    assert len(refused) == 26, refused
 
 
 def listed(operation: Callable[[Any, str], Any], client: tensorus.Client) -> Any:

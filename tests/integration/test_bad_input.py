@@ -425,6 +425,26 @@ CALLS: dict[str, tuple[Callable[[TensorServiceStub, str], Any], tuple[str, str, 
         lambda stub, _: stub.GetInsertStatus(pb.GetInsertStatusRequest(request_id="x")),
         ("NOT_FOUND", "SESSION_EXPIRED", r"nothing is known of insert x"),
     ),
+    "a sample without an opening": (
+        lambda stub, _: stub.ExplainPolicy(iter([pb.ExplainPolicyRequest(payload=DATA)])),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"first message of the stream does not open it"),
+    ),
+    "a sample that is too short": (
+        lambda stub, _: stub.ExplainPolicy(iter([explain_request(5), pb.ExplainPolicyRequest(payload=DATA)])),
+        ("INVALID_ARGUMENT", "SIZE_MISMATCH", r"4 bytes were sent, uint8 of shape \[5\] has 5 bytes$"),
+    ),
+    "a sample that is too long": (
+        lambda stub, _: stub.ExplainPolicy(iter([explain_request(3), pb.ExplainPolicyRequest(payload=DATA)])),
+        ("INVALID_ARGUMENT", "SIZE_MISMATCH", r"at least 4 bytes were sent, uint8 of shape \[3\] has 3 bytes$"),
+    ),
+    "a sample that is too large": (
+        lambda stub, _: stub.ExplainPolicy(iter([explain_request(2**30)])),
+        ("INVALID_ARGUMENT", "LIMIT_EXCEEDED", r"sample is 1073741824 bytes, limit is 67108864 bytes"),
+    ),
+    "a candidate that is unknown": (
+        lambda stub, _: stub.ExplainPolicy(iter([explain_request(0, pb.StoragePolicy(preset="ultra"))])),
+        ("INVALID_ARGUMENT", "INVALID_POLICY", r"preset 'ultra' is not one of"),
+    ),
     "a stream that is not implemented": (
         lambda stub, name: list(stub.Verify(pb.VerifyRequest(dataset=name))),
         ("UNIMPLEMENTED", "NOT_IMPLEMENTED", r"Verify is not implemented by this version"),
@@ -434,6 +454,11 @@ CALLS: dict[str, tuple[Callable[[TensorServiceStub, str], Any], tuple[str, str, 
 
 def get_request(dataset: str, read: pb.TensorRead) -> pb.GetRequest:
     return pb.GetRequest(dataset=dataset, reads=[read], fail_fast=True)
+
+
+def explain_request(size: int, *candidates: pb.StoragePolicy) -> pb.ExplainPolicyRequest:
+    spec = pb.TensorSpec(dtype=pb.DATA_TYPE_UINT8, shape=[size])
+    return pb.ExplainPolicyRequest(open=pb.OpenExplain(spec=spec, candidates=candidates))
 
 
 def sliced(*axes: pb.Slice) -> pb.TensorRead:

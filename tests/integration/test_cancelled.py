@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psutil
@@ -14,6 +15,7 @@ import pytest
 from support.wire import announced, bytes_of, insert, insert_message, open_insert
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
+from tensorus_server import explain
 from tensorus_server.server import Server
 
 CALLS = 60
@@ -55,6 +57,14 @@ def begin_query(stub: TensorServiceStub, _: int) -> grpc.Call:
     return stub.Query(pb.QueryRequest(dataset="d"), timeout=30)
 
 
+def begin_explain(stub: TensorServiceStub, _: int) -> grpc.Future:
+    """Begin what takes hours: the whole sample is there, and what is left is work."""
+    candidates = [pb.StoragePolicy(preset="archive", chunk_bytes=1 << 16)] * 32
+    spec = pb.TensorSpec(dtype=pb.DATA_TYPE_UINT8, shape=[32 << 20])
+    opening = pb.ExplainPolicyRequest(open=pb.OpenExplain(spec=spec, candidates=candidates))
+    return stub.ExplainPolicy.future(iter([opening, *[pb.ExplainPolicyRequest(payload=DATA)] * 32]), timeout=30)
+
+
 def leftovers(server: Server, folder: Path) -> dict[str, int]:
     """Return what is there of calls: streams, sessions, and files on their way in."""
     return {
@@ -90,6 +100,45 @@ def test_cancelled_calls_leave_nothing(
         threading.Event().wait(0.05)
     assert process.num_fds() <= descriptors + 8
     assert [tensor.id for tensor in stub.ListTensors(pb.ListTensorsRequest(dataset="d")).tensors] == ["large"]
+
+
+def test_work_that_nobody_waits_for_ends(stub: TensorServiceStub, fresh_server: Server, tmp_path: Path) -> None:
+    working = threading.Event()
+    encode_chunk = explain.encode_chunk
+
+    def encode(*arguments: Any) -> Any:
+        working.set()
+        return encode_chunk(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(explain, "encode_chunk", encode)
+        call = begin_explain(stub, 0)
+        assert working.wait(30)
+        call.cancel()
+        while any(leftovers(fresh_server, tmp_path / "store").values()):
+            threading.Event().wait(0.05)
+
+
+def test_a_sample_whose_sender_goes_away_leaves_nothing(
+    stub: TensorServiceStub, fresh_server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    half = threading.Event()
+    may_end = threading.Event()
+
+    def messages() -> Iterator[pb.ExplainPolicyRequest]:
+        spec = pb.TensorSpec(dtype=pb.DATA_TYPE_UINT8, shape=[32 << 20])
+        yield pb.ExplainPolicyRequest(open=pb.OpenExplain(spec=spec))
+        yield pb.ExplainPolicyRequest(payload=DATA)
+        half.set()
+        may_end.wait(30)
+
+    call = stub.ExplainPolicy.future(messages(), timeout=30)
+    assert half.wait(30)
+    call.cancel()
+    may_end.set()
+    while any(leftovers(fresh_server, tmp_path / "store").values()):
+        threading.Event().wait(0.05)
+    assert caplog.records == []
 
 
 def test_a_call_that_runs_out_of_time_leaves_nothing(

@@ -92,6 +92,8 @@ def test_put_as_json_says_all_about_every_tensor(place: list[str], files: Path, 
     assert values["lossy"] is True
     assert 0 < values["relative_error"] < 0.02
     assert values["ratio"] == values["canonical_bytes"] / values["stored_bytes"]
+    assert values["quantizer_ratio"] == values["canonical_bytes"] / values["quantized_bytes"]
+    assert values["compressor_ratio"] == values["quantized_bytes"] / values["stored_bytes"]
     assert values["encodings"][0]["codecs"] == ["int8_block"]
     assert values["values"]["nan_count"] == 0
 
@@ -238,7 +240,12 @@ def test_info_shows_everything(filled: str, place: list[str]) -> None:
     assert found["error"] == "exact"
     assert found["encoding"].startswith("rotated_planes > zstd: 1 chunk, ")
     as_json = strictly_parsed(run_command("info", filled, "values", "--json", *place).output)
+    assert found["stored"].endswith(
+        f"({as_json['stored_bytes']:,} bytes), ratio {as_json['ratio']:.3f} "
+        f"(quantizer 1.000 x compressor {as_json['compressor_ratio']:.3f})"
+    )
     assert found["generation"] == str(as_json["generation"])
+    assert found["ordinal"] == str(as_json["ordinal"])
     assert as_json["value_checksum"] in ran.output
     assert as_json["metadata"] == {"run": 7}
 
@@ -251,19 +258,27 @@ def test_info_shows_what_a_lossy_tensor_lost(files: Path, place: list[str], data
     assert "exact" not in output
 
 
-def test_stats_sum_up_by_dtype(filled: str, place: list[str], files: Path) -> None:
+def test_stats_sum_up_by_dtype_and_by_encoding(filled: str, place: list[str], files: Path) -> None:
     np.save(files / "numbers.npy", np.arange(10))
-    run_command("put", filled, files / "numbers.npy", *place)
+    run_command("put", filled, files / "numbers.npy", "--preset", "none", *place)
     output = run_command("stats", filled, *place).output
-    head, *rows, last = output.splitlines()
-    assert head.split() == ["dtype", "tensors", "size", "stored", "ratio"]
-    assert {row.split()[0]: row.split()[1] for row in rows} == {"float32": "2", "int64": "1"}
+    dtypes, encodings, (last,) = (table.splitlines() for table in output.split("\n\n"))
+    assert dtypes[0].split() == ["dtype", "tensors", "size", "stored", "ratio"]
+    assert {row.split()[0]: row.split()[1] for row in dtypes[1:]} == {"float32": "2", "int64": "1"}
+    assert encodings[0].split() == ["encoding", "chunks", "size", "stored", "ratio"]
+    names_and_chunks = [re.split(" {2,}", row)[:2] for row in encodings[1:]]
+    assert names_and_chunks == [["rotated_planes > zstd", "1"], ["as it is", "2"]]
     assert last.startswith("3 tensors, 78.2 KiB stored in ")
     assert last.endswith("worst relative error exact")
     found = strictly_parsed(run_command("stats", filled, "--json", *place).output)
     assert (found["tensors"], found["canonical_bytes"]) == (3, 80_104)
     assert {share["dtype"]: share["tensors"] for share in found["dtypes"]} == {"float32": 2, "int64": 1}
     assert found["ratio"] == pytest.approx(80_104 / found["stored_bytes"])
+    assert f"ratio {found['ratio']:.3f} (quantizer 1.000 x compressor {found['compressor_ratio']:.3f})" in last
+    assert {tuple(share["codecs"]): share["chunks"] for share in found["encodings"]} == {
+        ("rotated_planes", "zstd"): 1,
+        (): 2,
+    }
 
 
 # ---- rm -----------------------------------------------------------------------------------------------------------------

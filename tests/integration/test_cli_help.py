@@ -32,7 +32,7 @@ ARGUMENTS = [
 
 
 def test_there_are_these_commands() -> None:
-    assert COMMANDS == ["get", "info", "ls", "put", "rm", "serve", "stats"]
+    assert COMMANDS == ["explain", "get", "info", "ls", "put", "rm", "serve", "stats"]
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
@@ -70,7 +70,7 @@ def test_an_example_is_a_command_that_parses(
     program, command, *arguments = shlex.split(line)
     assert (program, command) == ("tensorus", name)
     for argument in arguments:
-        if name == "put" and argument.endswith((".npy", ".safetensors")):
+        if name in {"put", "explain"} and argument.endswith((".npy", ".safetensors")):
             Path(argument).touch()
     # Parses, and refuses what does not; runs nothing.
     app.commands[name].make_context(name, arguments)
@@ -89,7 +89,7 @@ def test_an_argument_is_spoken_of(name: str, argument: click.Argument) -> None:
     assert re.search(rf"\b{argument.name.upper()}\b", inspect.cleandoc(app.commands[name].help or ""))
 
 
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"serve"}))
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"serve", "explain"}))
 def test_every_command_that_reads_or_writes_knows_both_places(name: str) -> None:
     options = {option for parameter in app.commands[name].params for option in parameter.opts}
     assert {"--server", "--store"} <= options
@@ -97,7 +97,7 @@ def test_every_command_that_reads_or_writes_knows_both_places(name: str) -> None
 
 
 def test_the_presets_in_the_help_are_those_there_are() -> None:
-    from tensorus_codecs.policy import PRESETS  # noqa: PLC0415 - the command line does not import the codecs for this
+    from tensorus_codecs.presets import PRESETS  # noqa: PLC0415 - the command line does not import the codecs for this
 
     (option,) = (parameter for parameter in app.commands["put"].params if parameter.name == "preset")
     assert isinstance(option, click.Option)

@@ -14,7 +14,7 @@ import tensorus
 from support.arrays import DTYPE_NAMES, normal, random_bits
 from support.client import Raised, outcome_of
 from tensorus import Client, NewTensor, Policy, Schema
-from tensorus_codecs.policy import PRESETS
+from tensorus_codecs.presets import PRESETS
 
 MATRIX = np.arange(12, dtype=np.float32).reshape(3, 4)
 VALUES = normal((300, 200))
@@ -59,6 +59,10 @@ def index_of(index: Any, **settings: Any) -> Operation:
     return lambda client, dataset: client.get(dataset, "matrix", index=index, **settings)
 
 
+def explain_of(tensor: object, **settings: Any) -> Operation:
+    return lambda client, _: client.explain(tensor, **settings)
+
+
 CHANGES: dict[str, Operation] = {
     "create_dataset": lambda client, dataset: client.create_dataset(f"{dataset}/other", preset="fast"),
     "a policy": policy_of(preset="maximum", max_relative_error=0.5, max_absolute_error=0.25, chunk_bytes=4096),
@@ -95,6 +99,11 @@ READS: dict[str, Operation] = {
     "create_dataset that is there": lambda client, dataset: client.create_dataset(dataset, exist_ok=True),
     "dataset": lambda client, dataset: client.dataset(dataset),
     "stats": lambda client, dataset: client.stats(dataset),
+    "the encodings of stats": lambda client, dataset: client.stats(dataset).encodings,
+    "the shares in the ratio": lambda client, dataset: [
+        (found.quantizer_ratio, found.compressor_ratio)
+        for found in (client.stats(dataset), client.info(dataset, "values"))
+    ],
     "get": lambda client, dataset: client.get(dataset, "matrix"),
     "get as numpy": lambda client, dataset: client.get(dataset, "matrix", as_="numpy"),
     "get of a scalar": lambda client, dataset: client.get(dataset, "scalar", as_="numpy"),
@@ -113,6 +122,21 @@ READS: dict[str, Operation] = {
     "list with a limit": list_of(limit=1),
     "list of none": list_of(limit=0),
     "info": lambda client, dataset: client.info(dataset, "matrix"),
+    "explain": explain_of(VALUES),
+    "explain of no policies": explain_of(MATRIX, policies=[]),
+    "explain of some policies": explain_of(
+        VALUES,
+        policies=[
+            "maximum",
+            Policy(encoding=["fp16", {"id": "zstd", "configuration": {"level": 5}}], chunk_bytes=4096),
+        ],
+    ),
+    "explain with an error contract": explain_of(VALUES, policies=[Policy("int8_only", max_relative_error=1e-9)]),
+    "explain of an iterator": lambda client, _: client.explain(VALUES, policies=iter(["none", "fast"])),
+    "explain of integers": explain_of(np.arange(1000), policies=["lossless", Policy(encoding=["fp16"])]),
+    "explain of a transposed tensor": explain_of(VALUES.T[::2], policies=["lossless"]),
+    "explain of a scalar": explain_of(np.float32(7), policies=["none"]),
+    "explain of an empty tensor": explain_of(np.empty((3, 0))),
 }
 
 ERRORS: dict[str, Operation] = {
@@ -125,7 +149,7 @@ ERRORS: dict[str, Operation] = {
     "insert_many of nothing into nowhere": lambda client, _: client.insert_many("nowhere", []),
     "a preset": policy_of(preset="zip"),
     "preset and encoding": policy_of(preset="fast", encoding=["zstd"]),
-    "a codec": policy_of(encoding=["brotli"]),
+    "a codec": policy_of(encoding=["middle_out"]),
     "codecs out of order": policy_of(encoding=["zstd", "planes"]),
     "a step without an id": policy_of(encoding=[{"codec": "zstd"}]),
     "a setting beside the configuration": policy_of(encoding=[{"id": "zstd", "level": 5}]),
@@ -153,7 +177,7 @@ ERRORS: dict[str, Operation] = {
     "a dtype outside the contract": insert_of(np.array(["a"])),
     "another dtype outside the contract": insert_of(np.zeros(3, ml_dtypes.int4)),
     "an insert's preset": insert_of(VALUES, id="t", preset="zip"),
-    "an insert's codec": insert_of(VALUES, id="t", policy=Policy(encoding=["brotli"])),
+    "an insert's codec": insert_of(VALUES, id="t", policy=Policy(encoding=["middle_out"])),
     "an insert's setting beside the configuration": insert_of(
         VALUES, id="t", policy=Policy(encoding=[{"id": "zstd", "level": 5}])
     ),
@@ -181,6 +205,14 @@ ERRORS: dict[str, Operation] = {
     "get_many with one that is not there": lambda client, dataset: list(
         client.get_many(dataset, ["matrix", "nothing"])
     ),
+    "explain of no tensor": explain_of([1, 2]),
+    "explain of an unknown preset": explain_of(MATRIX, policies=["fast", "zip"]),
+    "explain of an unknown codec": explain_of(MATRIX, policies=[Policy(encoding=["middle_out"])]),
+    "explain of too many policies": explain_of(np.empty(0), policies=["fast"] * 33),
+    "explain of a policy that is none": explain_of(MATRIX, policies=[5]),
+    "explain of one name": explain_of(MATRIX, policies="fast"),
+    "explain of a negative error": explain_of(MATRIX, policies=[Policy(max_absolute_error=-1.0)]),
+    "explain of preset and encoding": explain_of(MATRIX, policies=[Policy("fast", encoding=["zstd"])]),
     "an element out of bounds": index_of((0, 4)),
     "an element beyond 64 bits": index_of(2**63),
     "more axes than the tensor has": index_of((0, 0, 0)),
@@ -321,6 +353,18 @@ def test_generations_tell_versions_apart_in_both(remote: Client, embedded: Clien
         second = client.insert(dataset, MATRIX, id="t")
         assert second.generation > first.generation
         assert second.created >= first.created
+
+
+def test_ordinals_number_a_datasets_tensors_in_both(remote: Client, embedded: Client, dataset: str) -> None:
+    for client in (remote, embedded):
+        client.create_dataset(dataset)
+        validated = client.insert(dataset, MATRIX, id="a", validate_only=True)
+        first, second = (client.insert(dataset, MATRIX, id=name) for name in "ab")
+        client.update_metadata(dataset, "a", {"new": 1})
+        client.delete(dataset, "b")
+        third = client.insert(dataset, MATRIX, id="b")
+        assert [info.ordinal for info in (validated, first, second, third)] == [0, 1, 2, 3]
+        assert [(info.id, info.ordinal) for info in client.list(dataset)] == [("a", 1), ("b", 3)]
 
 
 def test_the_two_kinds_of_client_are_one_class(remote: Client, embedded: Client) -> None:

@@ -11,7 +11,7 @@ import pytest
 import tensorus
 from support.arrays import normal
 from tensorus import errors
-from tensorus.types import DatasetInfo, DatasetStats, DTypeShare
+from tensorus.types import DatasetInfo, DatasetStats, DTypeShare, EncodingShare
 
 VALUES = normal((200, 300))
 
@@ -118,9 +118,9 @@ def test_a_name_that_is_no_text_is_refused_by_an_error_of_ours(client: tensorus.
             id="preset and encoding",
         ),
         pytest.param(
-            {"policy": tensorus.Policy(encoding=["brotli"])},
+            {"policy": tensorus.Policy(encoding=["middle_out"])},
             errors.UnsupportedCodecError,
-            r"codec 'brotli' is not one of",
+            r"codec 'middle_out' is not one of",
             id="codec",
         ),
         pytest.param(
@@ -271,7 +271,7 @@ def test_a_deleted_dataset_takes_its_tensors_with_it(client: tensorus.Client, da
 
 def test_an_empty_dataset_has_sums_of_zero(client: tensorus.Client, dataset: str) -> None:
     client.create_dataset(dataset)
-    assert client.stats(dataset) == DatasetStats(0, 0, 0, 0, 0, 0.0, 0.0, ())
+    assert client.stats(dataset) == DatasetStats(0, 0, 0, 0, 0, 0.0, 0.0, (), ())
     assert client.stats(dataset).ratio == 1.0
 
 
@@ -288,6 +288,34 @@ def test_sums_are_those_of_the_tensors(client: tensorus.Client, dataset: str) ->
         "float32": DTypeShare("float32", 2, 480_000, infos[0].stored_bytes + infos[1].stored_bytes),
         "int64": DTypeShare("int64", 1, 800, infos[2].stored_bytes),
     }
+    (first,), (second,), (numbers,) = (info.encodings for info in infos)
+    assert found.encodings == (
+        EncodingShare(("fp16",), 2, 480_000, first.stored_bytes + second.stored_bytes),
+        numbers,
+    )
+
+
+def test_what_came_back_with_the_insert_is_in_info_and_in_stats(client: tensorus.Client, dataset: str) -> None:
+    client.create_dataset(dataset, preset="balanced")
+    inserted = client.insert(dataset, VALUES, id="t")
+    assert inserted.quantizer_ratio == pytest.approx(2.0, rel=1e-3)
+    assert inserted.compressor_ratio > 1.0
+    assert inserted.ratio == pytest.approx(inserted.quantizer_ratio * inserted.compressor_ratio)
+    assert inserted.relative_error > 0.0
+    assert client.info(dataset, "t") == inserted
+    stats = client.stats(dataset)
+    assert (stats.quantizer_ratio, stats.compressor_ratio) == (inserted.quantizer_ratio, inserted.compressor_ratio)
+    assert stats.encodings == inserted.encodings
+    assert stats.worst_relative_error == inserted.relative_error
+
+
+def test_encodings_that_differ_in_settings_are_one_share(client: tensorus.Client, dataset: str) -> None:
+    client.create_dataset(dataset)
+    policies = [tensorus.Policy(encoding=[{"id": "gzip", "configuration": {"level": level}}]) for level in (1, 9)]
+    infos = [client.insert(dataset, np.zeros(1000), policy=policy) for policy in policies]
+    assert client.stats(dataset).encodings == (
+        EncodingShare(("gzip",), 2, 16_000, sum(info.encodings[0].stored_bytes for info in infos)),
+    )
 
 
 # ---- Schemas ------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from support.arrays import DTYPE_NAMES, assert_same_bits, canonical, normal, ran
 from support.client import FIVE_IDS, MATRIX, fill_with_five
 from tensorus import errors
 from tensorus.types import Progress
-from tensorus_codecs.policy import PRESETS
+from tensorus_codecs.presets import PRESETS
 
 MIB = 1024 * 1024
 

@@ -13,7 +13,7 @@ import pytest
 import tensorus
 from support.arrays import DTYPE_NAMES, canonical, normal, random_bits
 from support.client import run_process, thin_environment
-from tensorus_codecs.policy import PRESETS
+from tensorus_codecs.presets import PRESETS
 from tensorus_server.server import Server
 
 ABSENT = [
@@ -77,7 +77,19 @@ result = sorted({name.partition(".")[0] for name in sys.modules} & {"grpc", "ten
 
 def test_only_codecs_of_the_standard_library_and_numpy_can_be_decoded(thin: Thin) -> None:
     accepted = thin("from tensorus._decode import accepted_codecs; result = accepted_codecs()")
-    assert set(accepted) - {"zstd"} == {"fp16", "bf16", "int8_block", "planes", "rotated_planes", "gzip"}
+    quantizers = {
+        "fp16",
+        "bf16",
+        "int4_block",
+        "int8_block",
+        "int16_block",
+        "nf4",
+        "fp8_e4m3fn",
+        "fp8_e5m2",
+        "bitround",
+    }
+    filters = {"planes", "rotated_planes", "delta", "bitmap", "packbits", "constant"}
+    assert set(accepted) - {"zstd"} == quantizers | filters | {"gzip"}
 
 
 @pytest.fixture(scope="module")

@@ -126,6 +126,17 @@ def condition() -> pb.Filter:
     return pb.Filter(exists=pb.Exists(field=pb.Field(key="a")))
 
 
+def explain(stub: TensorServiceStub, size: int, candidates: int = 1) -> None:
+    """Announce a sample, and send nothing of it: that is refused, too, for another reason."""
+    opening = pb.OpenExplain(spec=pb.TensorSpec(dtype=pb.DATA_TYPE_UINT8, shape=[size]))
+    opening.candidates.extend([pb.StoragePolicy(preset="none")] * candidates)
+    try:
+        stub.ExplainPolicy(iter([pb.ExplainPolicyRequest(open=opening)]), timeout=60)
+    except grpc.RpcError as error:
+        if call_error(error).reason != "SIZE_MISMATCH":
+            raise
+
+
 def nested(depth: int) -> pb.Filter:
     """Return a filter of so many levels, the condition included."""
     found = condition()
@@ -188,6 +199,8 @@ MAXIMA: dict[str, tuple[str, Action]] = {
         lambda stub, name, count: query(stub, name, filter=values_total(count)),
     ),
     "SAMPLE_MAX": ("LIMIT_EXCEEDED", lambda stub, name, count: query(stub, name, sample=count)),
+    "EXPLAIN_BYTES_MAX": ("LIMIT_EXCEEDED", lambda stub, _, size: explain(stub, size)),
+    "EXPLAIN_CANDIDATES_MAX": ("LIMIT_EXCEEDED", lambda stub, _, count: explain(stub, 0, count)),
     "PAGE_SIZE_MAX": (
         "LIMIT_EXCEEDED",
         lambda stub, name, size: stub.ListTensors(pb.ListTensorsRequest(dataset=name, page_size=size)),

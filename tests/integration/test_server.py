@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 import tensorus
 from support.servers import ServerProcess, engine_config, running_server
 from support.wire import WireError, announced, call_error, insert, insert_message, open_insert
-from tensorus_codecs.policy import PRESETS
+from tensorus_codecs.presets import PRESETS
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
 from tensorus_server import limits
@@ -88,7 +88,7 @@ def test_capabilities_announce_what_there_is(stub: TensorServiceStub) -> None:
     assert found.limits.payload_bytes == limits.PAYLOAD_BYTES_MAX
     assert 0 not in [value for _, value in found.limits.ListFields()]
     assert len(found.limits.ListFields()) == len(pb.Limits.DESCRIPTOR.fields)
-    assert "get.slices" in found.features
+    assert {"get.slices", "explain_policy"} <= set(found.features)
 
 
 def test_a_port_that_is_taken_is_refused(server: Server, tmp_path: Path) -> None:

@@ -315,13 +315,14 @@ class EngineMachine(RuleBasedStateMachine):
 
     @invariant()
     def datasets_are_those_of_the_model(self) -> None:
-        """Compare names and numbers of tensors."""
+        """Compare names, and the sums over their tensors."""
         assert [dataset.name for dataset in self.engine.list_datasets()] == list(self.model)
         for dataset, tensors in self.model.items():
             stats = self.engine.dataset_stats(dataset)
             assert stats.tensors == len(tensors)
             assert stats.canonical_bytes == sum(known.sent.nbytes for known in tensors.values())
             assert stats.stored_bytes == sum(known.tensor.storage.stored_bytes for known in tensors.values())
+            assert sum(share.canonical_bytes for share in stats.encodings) == stats.canonical_bytes
 
     def everything_can_be_read(self) -> None:
         """Read every tensor of the model, and no other."""

@@ -35,7 +35,7 @@ TYPES: dict[str, Any] = {
     for message in (pb.InsertRequest, pb.InsertResponse, pb.GetRequest, pb.GetResponse, status_pb2.Status)
 }
 INSERTS = ["packing", "segments", "any_order", "metadata", *(name for name in VECTORS if name.startswith("dtype_"))]
-ALL_BYTES_MAX = 200 * 1024
+ALL_BYTES_MAX = 300 * 1024
 
 
 def messages(vector: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Any, bytes]]:

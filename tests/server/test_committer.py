@@ -33,7 +33,7 @@ Outcomes = Callable[[Sequence[StoredTensor]], "list[Tensor | Exception]"]
 
 def commit_all(group: Sequence[StoredTensor]) -> list[Tensor | Exception]:
     """Commit every tensor of a group."""
-    return [stored.committed(number + 1, 0) for number, stored in enumerate(group)]
+    return [stored.committed(number + 1, number + 1, 0) for number, stored in enumerate(group)]
 
 
 class Store(MemoryChunkStore):
@@ -308,17 +308,17 @@ class TestFailures:
         assert "a secret" in caplog.text
 
     def test_payloads_of_those_that_lost_are_deleted(self, bench: Bench) -> None:
-        existing = stored_tensor(DATASET, "same", key="00/" + "0" * 32).committed(1, 0)
+        existing = stored_tensor(DATASET, "same", key="00/" + "0" * 32).committed(1, 1, 0)
 
         def outcomes(group: Sequence[StoredTensor]) -> list[Tensor | Exception]:
             if len(group) == 1:
                 return commit_all(group)
             return [
-                group[0].committed(2, 0),
+                group[0].committed(2, 2, 0),
                 AlreadyExistsError("taken", dataset="d", tensor="taken"),
                 existing,
                 DatasetNotFoundError("gone", dataset="d"),
-                group[4].committed(3, 0),
+                group[4].committed(3, 3, 0),
             ]
 
         bench.catalogue.outcomes = outcomes

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from contract.chunk_store_raw import RawFolder
+from contract.codec_chunks import encoding_of
 from support.arrays import normal, random_bits
 from support.engine import Reports, find, insert, read, send
 from support.faults import FailingCommits, open_descriptors
 from support.servers import engine_config
-from tensorus_codecs.errors import UnsupportedDTypeError
-from tensorus_codecs.policy import PRESETS, StoragePolicy
+from tensorus_codecs.errors import InvalidPolicyError, UnsupportedDTypeError
+from tensorus_codecs.policy import StoragePolicy
+from tensorus_codecs.presets import PRESETS
 from tensorus_server.app import open_engine
 from tensorus_server.catalogue.abc import Order
 from tensorus_server.engine import Engine
@@ -60,6 +62,20 @@ class TestDatasets:
             with pytest.raises(error):
                 engine.update_dataset("d", None, schema)
         assert engine.get_dataset("d").schema == Schema()
+
+    def test_a_quantizer_that_leaves_the_schemas_dtype_alone_is_refused_when_it_is_set(self, engine: Engine) -> None:
+        int8 = StoragePolicy(encoding=encoding_of("int8_block", "zstd"))
+        message = r"quantizer int8_block, which does not apply to bool, the dtype of the schema \[dataset=new\]$"
+        with pytest.raises(InvalidPolicyError, match=message):
+            engine.create_dataset("new", int8, Schema(dtype="bool"))
+        engine.create_dataset("new", None, Schema(dtype="bool"))
+        with pytest.raises(InvalidPolicyError, match=message):
+            engine.update_dataset("new", int8, None)
+        engine.create_dataset("other", int8)
+        with pytest.raises(InvalidPolicyError, match="does not apply to int32"):
+            engine.update_dataset("other", None, Schema(dtype="int32"))
+        assert engine.update_dataset("other", None, Schema(dtype="float16")).policy == int8
+        assert engine.get_dataset("new").policy == StoragePolicy()
 
     def test_an_update_touches_later_inserts_alone(self, engine: Engine) -> None:
         array = normal((1000,))

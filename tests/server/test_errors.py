@@ -33,6 +33,7 @@ def leaves(error: type[EngineError] = EngineError) -> list[type[EngineError]]:
 
 CODECS = [
     codec_errors.InvalidPolicyError("x"),
+    codec_errors.UnknownCodecNumberError("x"),
     codec_errors.UnsupportedCodecError("x"),
     codec_errors.UnsupportedDTypeError("x"),
 ]

@@ -150,7 +150,7 @@ class HoldingCommitter:
                 enough = 1 if done >= count - self._limit else self._limit
                 self._changed.wait_for(functools.partial(self._has, enough), timeout=30)
                 pending = self._waiting.pop(0)
-            pending.done(pending.stored.committed(done + 1, 0))
+            pending.done(pending.stored.committed(done + 1, done + 1, 0))
 
     def _has(self, count: int) -> bool:
         return len(self._waiting) >= count

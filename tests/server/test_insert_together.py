@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -104,6 +105,25 @@ def test_everything_is_committed_in_one_transaction(
     stream.finish()
     ((ids, together),) = groups
     assert (sorted(ids), together) == (sorted(ARRAYS), True)
+
+
+def test_ordinals_are_in_the_order_of_the_items_however_long_each_takes(
+    stream: InsertStream, reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others_are_sealed = threading.Event()
+    seal = tensor_writer.TensorWriter.seal
+
+    def late(writer: Any, *arguments: Any) -> Any:
+        if not writer.is_held:
+            assert others_are_sealed.wait(30)
+        return seal(writer, *arguments)
+
+    monkeypatch.setattr(tensor_writer.TensorWriter, "seal", late)
+    for item, array in enumerate((SMALL, LARGE, SMALL)):
+        send(stream, item, f"{item}", array)
+    others_are_sealed.set()
+    assert stream.finish() == (3, 0)
+    assert [reports.tensor(item).ordinal for item in range(3)] == [1, 2, 3]
 
 
 def test_an_insert_of_nothing_is_nothing(stream: InsertStream) -> None:

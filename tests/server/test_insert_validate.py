@@ -70,9 +70,10 @@ def test_what_is_measured_is_what_an_insert_measures(
     assert_nothing_stored(engine, raw)
     stored = insert(engine, "d", "t", array, metadata={"a": 1}, policy=policy)
     assert isinstance(found, Tensor)
-    assert found.generation == found.created_us == 0
-    # Where it lies is the one thing that is not known before.
-    assert replace(found, generation=stored.generation, created_us=stored.created_us, locator=stored.locator) == stored
+    assert found.generation == found.ordinal == found.created_us == 0
+    # Where it lies, and its numbers, are all that is not known before.
+    given = {name: getattr(stored, name) for name in ("generation", "ordinal", "created_us", "locator")}
+    assert replace(found, **given) == stored
 
 
 def test_nothing_is_left_of_a_request_that_only_validates(engine: Engine, raw: RawFolder) -> None:

@@ -43,6 +43,8 @@ ANNOUNCED = {
     "filter_text_bytes": "FILTER_TEXT_BYTES_MAX",
     "filter_values_total": "FILTER_VALUES_TOTAL_MAX",
     "sample": "SAMPLE_MAX",
+    "explain_bytes": "EXPLAIN_BYTES_MAX",
+    "explain_candidates": "EXPLAIN_CANDIDATES_MAX",
 }
 
 
@@ -86,6 +88,8 @@ def test_limits_fit_each_other() -> None:
     assert limits.MESSAGE_BYTES_MAX < limits.RECEIVED_MESSAGE_BYTES_MAX
     # A sender that waits for credit can always send a whole payload.
     assert limits.UNACKNOWLEDGED_BYTES_MAX >= 2 * limits.PAYLOAD_BYTES_MAX
+    # What is explained fits what the call borrows, with room for chunks and records.
+    assert limits.EXPLAIN_STREAM_BYTES > limits.EXPLAIN_BYTES_MAX + 4 * limits.CHUNK_BYTES_MAX
     assert limits.FILTER_VALUES_MAX <= limits.FILTER_VALUES_TOTAL_MAX
     # SQLite binds so many parameters; a page has a few more than its values.
     assert limits.FILTER_VALUES_TOTAL_MAX + 3 * limits.FILTER_CONDITIONS_MAX < 32_766

@@ -17,8 +17,10 @@ from contract.chunk_store_raw import RawFolder
 from support.arrays import canonical, normal, random_bits
 from support.engine import assemble, engine_on, find, insert, pieces_of, read
 from support.faults import FaultyFiles, open_descriptors
+from support.third_party import example, installed
 from tensorus_codecs.checksum import TensorDigest, crc32c
 from tensorus_codecs.chunk_record import parse_record
+from tensorus_codecs.errors import UnsupportedCodecError
 from tensorus_codecs.pipeline import decode_chunk
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.engine import Engine
@@ -29,9 +31,10 @@ from tensorus_server.errors import (
     InvalidSliceError,
     LimitExceededError,
     TensorNotFoundError,
+    reason_of,
 )
 from tensorus_server.limits import READS_PER_GET_MAX
-from tensorus_server.model import ByteRange, Read, SliceSet, Tensor
+from tensorus_server.model import ByteRange, Part, Read, SliceSet, Tensor
 from tensorus_server.read import Piece, ReadPlan
 
 CODECS = frozenset({"rotated_planes", "planes", "zstd", "lz4", "gzip", "int8_block", "fp16"})
@@ -323,6 +326,41 @@ class TestLife:
             with pytest.raises(EngineError, match=r"\[dataset=d, tensor=t\]"):
                 read(engine, "d", "t")
             assert np.array_equal(read(engine, "d", "t"), self.LARGE)
+
+
+class TestMissingCodec:
+    """A tensor whose codec is a third party's, whose package is gone: nothing is damaged."""
+
+    ARRAY = np.arange(20_000, dtype=np.int32)
+
+    @pytest.fixture
+    def tensor(self, engine: Engine, tmp_path: Path) -> None:
+        entry_points, modules = example()
+        with installed(tmp_path / "package", name="tensorus-zlib", entry_points=entry_points, modules=modules):
+            policy = StoragePolicy.from_json({"encoding": [{"id": "zlib"}]})
+            insert(engine, "d", "t", self.ARRAY, policy=policy)
+            assert np.array_equal(read(engine, "d", "t"), self.ARRAY)
+
+    @pytest.mark.parametrize(
+        ("part", "accepted"),
+        [
+            (None, frozenset()),
+            (None, CODECS),
+            (ByteRange(5, 100), frozenset()),
+            (SliceSet((slice(0, None, 7),)), frozenset()),
+        ],
+        ids=["whole", "as stored", "cut", "gathered"],
+    )
+    @pytest.mark.usefixtures("tensor")
+    def test_reading_it_says_what_is_missing(self, engine: Engine, part: Part, accepted: frozenset[str]) -> None:
+        message = r"^compressor number is 128, which is a third party's; no installed package brings it"
+        with pytest.raises(UnsupportedCodecError, match=message) as caught:
+            pieces_of(engine, find(engine, "d", "t"), part, accepted)
+        assert reason_of(caught.value) == "UNSUPPORTED_CODEC"
+
+    @pytest.mark.usefixtures("tensor")
+    def test_it_is_described_all_the_same(self, engine: Engine) -> None:
+        assert find(engine, "d", "t").storage.encodings[0].encoding == ({"id": "zlib", "configuration": {}},)
 
 
 class TestFind:

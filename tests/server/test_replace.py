@@ -46,11 +46,12 @@ def replacement(engine: Engine, old: Tensor, array: np.ndarray[Any, Any], **fiel
 
 @pytest.mark.parametrize("before", SIZES)
 @pytest.mark.parametrize("after", SIZES)
-def test_a_replacement_has_new_values_and_a_new_generation(engine: Engine, before: str, after: str) -> None:
+def test_a_replacement_has_new_values_and_new_numbers(engine: Engine, before: str, after: str) -> None:
     old = insert(engine, "d", "t", SIZES[before][0], metadata={"a": 1})
     other = insert(engine, "d", "other", SMALL[0])
     new = replacement(engine, old, SIZES[after][1], metadata={"b": 2}, preset="fast")
     assert new.generation > old.generation
+    assert (old.ordinal, other.ordinal, new.ordinal) == (1, 2, 3)
     assert find(engine, "d", "t").metadata == {"b": 2}
     assert engine.get_tensor("d", "t") == new
     assert engine.get_tensor("d", "other") == other

@@ -27,7 +27,7 @@ import tensorus
 from support.arrays import random_bits
 from support.servers import engine_config
 from tensorus.cli._app import app
-from tensorus.types import TensorInfo
+from tensorus.types import PolicyExplanation, TensorInfo
 from tensorus_server.config import ServerConfig
 from tensorus_server.server import Server
 
@@ -142,10 +142,13 @@ def outcome_of(action: Callable[[], Any]) -> Any:
 
 
 def comparable(value: Any) -> Any:
-    """Return `value` without what two stores may not share: random ids, generations and times."""
+    """Return `value` without what two stores may not share: random ids, generations, times and speeds."""
     if isinstance(value, TensorInfo):
         shared = dataclasses.replace(value, generation=0, created=None)
         return dataclasses.replace(shared, id="<id>") if re.fullmatch("[0-9a-f]{32}", value.id) else shared
+    if isinstance(value, PolicyExplanation):
+        encodes, decodes = value.encode_bytes_per_second > 0, value.decode_bytes_per_second > 0
+        return dataclasses.replace(value, encode_bytes_per_second=encodes, decode_bytes_per_second=decodes)
     if isinstance(value, tensorus.DatasetInfo):
         return dataclasses.replace(value, created=None)
     if isinstance(value, tensorus.Record):

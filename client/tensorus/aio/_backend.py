@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from tensorus._backend import Arrival, InsertOptions, Listing, Part, Upload
+    from tensorus._backend import Arrival, InsertOptions, Listing, Part, Sample, Upload
     from tensorus._calls import Call
     from tensorus._insert_stream import InsertMessages
-    from tensorus.types import TensorInfo
+    from tensorus.types import Policy, PolicyExplanation, TensorInfo
 
 __all__ = ["AsyncRemoteBackend", "Reader"]
 
@@ -224,6 +224,27 @@ class AsyncRemoteBackend:
             await self._wait(patience, broken, (reached,))
             place.restart()
         reader.end()
+
+    async def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
+        """Return what policies would do to a sample. A call that breaks begins again."""
+        opening = _calls.open_explain(sample, policies)
+        patience = self._patience()
+
+        async def requests(messages: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+            while (made := await self.in_thread(next, messages, None)) is not None:
+                yield made
+
+        while True:
+            try:
+                with self._as_tensorus_errors():
+                    method: Any = self._connected().stream_unary(SERVICE + "ExplainPolicy")
+                    raw: bytes = await method(requests(_calls.explain_messages(opening, sample)))
+            except TensorusError as error:
+                await self._wait(patience, error, (0,))
+                continue
+            self._heard = True
+            with as_answer("ExplainPolicy"):
+                return _calls.explanations(raw)
 
     async def in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         """Return what `function` does, on a thread.

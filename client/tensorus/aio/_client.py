@@ -18,8 +18,10 @@ from tensorus._arguments import (
     inserted_one,
     listing_of,
     new_tensor,
+    policies_of,
     policy_of,
     progress_of,
+    sample_from,
     tensor_name,
     upload_of,
     without_result,
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from tensorus._transfer import Assembly
     from tensorus._where import Where
     from tensorus.aio._backend import Reader
-    from tensorus.types import AsArray, DatasetInfo, DatasetStats, Index, Policy, Schema, TensorInfo
+    from tensorus.types import AsArray, DatasetInfo, DatasetStats, Index, Policy, PolicyExplanation, Schema, TensorInfo
 
 __all__ = ["AsyncClient"]
 
@@ -259,6 +261,13 @@ class AsyncClient:
         for batch in batches(wanted):
             deleted += await self._backend.call(_calls.delete_tensors(dataset_name(dataset), batch))
         return deleted
+
+    async def explain(
+        self, tensor: object, *, policies: Iterable[Policy | str] | None = None
+    ) -> builtins.list[PolicyExplanation]:
+        """Return what policies would do to a tensor. See `tensorus.Client.explain`."""
+        sample = await self._backend.in_thread(sample_from, tensor)
+        return await self._backend.explain(sample, policies_of(policies))
 
     @property
     def _backend(self) -> AsyncRemoteBackend:

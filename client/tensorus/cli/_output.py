@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from tensorus.types import DatasetStats, TensorInfo
+from tensorus.types import DatasetStats, PolicyExplanation, TensorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 __all__ = [
     "counted",
     "human_bytes",
+    "human_encoding",
     "human_error",
+    "human_ratio",
     "human_shape",
     "print_error",
     "print_fields",
@@ -56,21 +58,33 @@ def human_shape(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape)) or "scalar"
 
 
-def human_error(info: TensorInfo | DatasetStats) -> str:
+def human_encoding(codecs: Sequence[str]) -> str:
+    """Return the codecs in the order in which they encoded: "fp16 > rotated_planes > zstd"; "as it is" without any."""
+    return " > ".join(codecs) or "as it is"
+
+
+def human_ratio(info: TensorInfo | DatasetStats) -> str:
+    """Return the ratio and the shares in it: "2.356 (quantizer 2.000 x compressor 1.178)"."""
+    return f"{info.ratio:.3f} (quantizer {info.quantizer_ratio:.3f} x compressor {info.compressor_ratio:.3f})"
+
+
+def human_error(info: TensorInfo | DatasetStats | PolicyExplanation) -> str:
     """Return the measured relative error, or "exact"."""
-    if isinstance(info, TensorInfo):
-        return f"{info.relative_error:.1e}" if info.lossy else "exact"
-    return f"{info.worst_relative_error:.1e}" if info.lossy_tensors else "exact"
+    if isinstance(info, DatasetStats):
+        return f"{info.worst_relative_error:.1e}" if info.lossy_tensors else "exact"
+    return f"{info.relative_error:.1e}" if info.lossy else "exact"
 
 
 def to_json(value: object) -> Any:  # `Any`: JSON
-    """Return a value of the client's as JSON: its fields and, where it has one, its ratio.
+    """Return a value of the client's as JSON: its fields and, where it has them, its ratios.
 
     NaN and the infinities become text, "NaN", "Infinity" and "-Infinity", as in protobuf's JSON: JSON has no such numbers.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {**fields, "ratio": value.ratio} if isinstance(value, (TensorInfo, DatasetStats)) else fields
+        if isinstance(value, (TensorInfo, DatasetStats, PolicyExplanation)):
+            return fields | {name: getattr(value, name) for name in ("ratio", "quantizer_ratio", "compressor_ratio")}
+        return fields
     if isinstance(value, Mapping):
         return {key: to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

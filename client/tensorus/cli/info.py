@@ -9,7 +9,16 @@ import click
 
 from tensorus.cli._connection import connected, store_options
 from tensorus.cli._options import json_option
-from tensorus.cli._output import counted, human_bytes, human_shape, print_fields, print_json, to_json
+from tensorus.cli._output import (
+    counted,
+    human_bytes,
+    human_encoding,
+    human_ratio,
+    human_shape,
+    print_fields,
+    print_json,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,13 +53,14 @@ def _fields(info: TensorInfo) -> Iterator[tuple[str, str]]:
     yield "dtype", info.dtype
     yield "shape", human_shape(info.shape)
     yield "generation", str(info.generation)
+    yield "ordinal", str(info.ordinal)
     yield "created", info.created.isoformat(sep=" ", timespec="seconds")
     yield "size", f"{human_bytes(info.canonical_bytes)} ({info.canonical_bytes:,} bytes)"
-    yield "stored", f"{human_bytes(info.stored_bytes)} ({info.stored_bytes:,} bytes), ratio {info.ratio:.3f}"
+    yield "stored", f"{human_bytes(info.stored_bytes)} ({info.stored_bytes:,} bytes), ratio {human_ratio(info)}"
     for share in info.encodings:
         yield (
             "encoding",
-            f"{' > '.join(share.codecs) or 'as it is'}: {counted(share.chunks, 'chunk')}, {human_bytes(share.stored_bytes)}",
+            f"{human_encoding(share.codecs)}: {counted(share.chunks, 'chunk')}, {human_bytes(share.stored_bytes)}",
         )
     if info.lossy:
         yield "relative error", f"{info.relative_error:.3e}"

@@ -25,7 +25,7 @@ __all__ = ["put"]
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--preset",
-    help="How to store them: none, fast, lossless, balanced, bf16, maximum, fp16_only, int8_only.  "
+    help="How to store them: none, fast, lossless, archive, balanced, bf16, maximum, extreme, auto, fp16_only, int8_only.  "
     "[default: as the dataset says]",
 )
 @click.option("--prefix", default="", help="Put this before every id.")

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from tensorus.cli._connection import connected, store_options
 from tensorus.cli._options import json_option
-from tensorus.cli._output import counted, human_bytes, human_error, print_json, print_table, print_text
+from tensorus.cli._output import (
+    counted,
+    human_bytes,
+    human_encoding,
+    human_error,
+    human_ratio,
+    print_json,
+    print_table,
+    print_text,
+)
+
+if TYPE_CHECKING:
+    from tensorus.types import DTypeShare, EncodingShare
 
 __all__ = ["stats"]
 
@@ -16,7 +30,7 @@ __all__ = ["stats"]
 @store_options()
 @json_option
 def stats(dataset: str, server: str, store: str | None, *, as_json: bool) -> None:
-    """Show what DATASET holds, by dtype, and what storing it saved.
+    """Show what DATASET holds, by dtype and by encoding, and what storing it saved.
 
     \b
     Example:
@@ -29,19 +43,21 @@ def stats(dataset: str, server: str, store: str | None, *, as_json: bool) -> Non
         return
     print_table(
         ["dtype", ">tensors", ">size", ">stored", ">ratio"],
-        (
-            (
-                share.dtype,
-                f"{share.tensors:,}",
-                human_bytes(share.canonical_bytes),
-                human_bytes(share.stored_bytes),
-                f"{share.canonical_bytes / max(share.stored_bytes, 1):.2f}",
-            )
-            for share in found.dtypes
-        ),
+        ((share.dtype, f"{share.tensors:,}", *_sizes(share)) for share in found.dtypes),
     )
+    print_text("")
+    print_table(
+        ["encoding", ">chunks", ">size", ">stored", ">ratio"],
+        ((human_encoding(share.codecs), f"{share.chunks:,}", *_sizes(share)) for share in found.encodings),
+    )
+    print_text("")
     print_text(
         f"{counted(found.tensors, 'tensor')}, "
         f"{human_bytes(found.canonical_bytes)} stored in {human_bytes(found.stored_bytes)}, "
-        f"ratio {found.ratio:.3f}, worst relative error {human_error(found)}"
+        f"ratio {human_ratio(found)}, worst relative error {human_error(found)}"
     )
+
+
+def _sizes(share: DTypeShare | EncodingShare) -> tuple[str, str, str]:
+    ratio = share.canonical_bytes / max(share.stored_bytes, 1)
+    return human_bytes(share.canonical_bytes), human_bytes(share.stored_bytes), f"{ratio:.2f}"

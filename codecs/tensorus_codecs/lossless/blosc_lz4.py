@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -56,6 +56,10 @@ class BloscLz4(Compressor):
             raise InvalidPolicyError(
                 f"word_bytes of codec blosc_lz4 is {self.word_bytes!r}, must be one of {_WORD_BYTES}"
             )
+
+    def fitted(self, number: np.dtype[Any], numbers_per_element: int) -> Self:  # noqa: ARG002 - elements do not matter
+        """Fill in the width of the numbers."""
+        return self if self.word_bytes else replace(self, word_bytes=number.itemsize)
 
     def encode(self, data: Buffer) -> bytes:
         """Return `data` as one frame."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Bf16"]
 
-_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_BFLOAT16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
 _LARGEST = np.frombuffer(b"\x7f\x7f", _BFLOAT16)[0]
 """Below infinity: bits 0x7f7f."""
 _QUIET_NAN = _BFLOAT16.type(np.nan)
@@ -42,12 +42,16 @@ class Bf16(Quantizer):
 
     id: ClassVar[str] = "bf16"
     number: ClassVar[int] = 3
-    code_dtype: ClassVar[np.dtype[Any]] = _BFLOAT16
 
     @classmethod
     def applies_to(cls, dtype: DType) -> bool:
         """Floats and complex floats of more than 16 bits per number."""
         return dtype.is_real and dtype.component.itemsize > 2
+
+    @classmethod
+    def code_dtype(cls, component: np.dtype[Any]) -> np.dtype[Any]:  # noqa: ARG003 - the same for all
+        """Return bfloat16."""
+        return _BFLOAT16
 
     def encode(self, values: Values) -> Quantized:
         """Return bfloat16 codes of float32 or float64 `values`, shape (n,).
@@ -68,7 +72,7 @@ class Bf16(Quantizer):
         return Quantized(codes, b"")
 
     @classmethod
-    def decode(cls, codes: Values, parameters: bytes, component: np.dtype[Any]) -> Values:
+    def decode(cls, codes: Values, parameters: bytes, component: np.dtype[Any], count: int) -> Values:  # noqa: ARG003 - a code each
         """Return the values, dtype `component`: float32 or float64."""
         if parameters:
             raise CorruptChunkError(f"bf16 has {len(parameters)} bytes of parameters, must be 0")

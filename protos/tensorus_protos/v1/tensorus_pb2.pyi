@@ -312,7 +312,7 @@ class ValueSummary(_message.Message):
     def __init__(self, min: _Optional[float] = ..., max: _Optional[float] = ..., mean: _Optional[float] = ..., standard_deviation: _Optional[float] = ..., l2_norm: _Optional[float] = ..., zero_count: _Optional[int] = ..., nan_count: _Optional[int] = ..., infinity_count: _Optional[int] = ...) -> None: ...
 
 class Tensor(_message.Message):
-    __slots__ = ("dataset", "id", "spec", "metadata", "policy", "generation", "source_checksum", "value_checksum", "storage", "values", "create_time", "if_generation_match")
+    __slots__ = ("dataset", "id", "spec", "metadata", "policy", "generation", "source_checksum", "value_checksum", "storage", "values", "create_time", "if_generation_match", "ordinal")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -332,6 +332,7 @@ class Tensor(_message.Message):
     VALUES_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     IF_GENERATION_MATCH_FIELD_NUMBER: _ClassVar[int]
+    ORDINAL_FIELD_NUMBER: _ClassVar[int]
     dataset: str
     id: str
     spec: TensorSpec
@@ -344,7 +345,8 @@ class Tensor(_message.Message):
     values: ValueSummary
     create_time: _timestamp_pb2.Timestamp
     if_generation_match: int
-    def __init__(self, dataset: _Optional[str] = ..., id: _Optional[str] = ..., spec: _Optional[_Union[TensorSpec, _Mapping]] = ..., metadata: _Optional[_Mapping[str, Value]] = ..., policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., generation: _Optional[int] = ..., source_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., value_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., storage: _Optional[_Union[StorageReport, _Mapping]] = ..., values: _Optional[_Union[ValueSummary, _Mapping]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., if_generation_match: _Optional[int] = ...) -> None: ...
+    ordinal: int
+    def __init__(self, dataset: _Optional[str] = ..., id: _Optional[str] = ..., spec: _Optional[_Union[TensorSpec, _Mapping]] = ..., metadata: _Optional[_Mapping[str, Value]] = ..., policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., generation: _Optional[int] = ..., source_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., value_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., storage: _Optional[_Union[StorageReport, _Mapping]] = ..., values: _Optional[_Union[ValueSummary, _Mapping]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., if_generation_match: _Optional[int] = ..., ordinal: _Optional[int] = ...) -> None: ...
 
 class DatasetSchema(_message.Message):
     __slots__ = ("dtype", "shape", "metadata")
@@ -454,7 +456,7 @@ class GetDatasetStatsRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class GetDatasetStatsResponse(_message.Message):
-    __slots__ = ("tensors", "lossy_tensors", "canonical_bytes", "quantized_bytes", "stored_bytes", "worst_relative_error", "worst_max_absolute_error", "data_types")
+    __slots__ = ("tensors", "lossy_tensors", "canonical_bytes", "quantized_bytes", "stored_bytes", "worst_relative_error", "worst_max_absolute_error", "data_types", "encodings")
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     LOSSY_TENSORS_FIELD_NUMBER: _ClassVar[int]
     CANONICAL_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -463,6 +465,7 @@ class GetDatasetStatsResponse(_message.Message):
     WORST_RELATIVE_ERROR_FIELD_NUMBER: _ClassVar[int]
     WORST_MAX_ABSOLUTE_ERROR_FIELD_NUMBER: _ClassVar[int]
     DATA_TYPES_FIELD_NUMBER: _ClassVar[int]
+    ENCODINGS_FIELD_NUMBER: _ClassVar[int]
     tensors: int
     lossy_tensors: int
     canonical_bytes: int
@@ -471,7 +474,8 @@ class GetDatasetStatsResponse(_message.Message):
     worst_relative_error: float
     worst_max_absolute_error: float
     data_types: _containers.RepeatedCompositeFieldContainer[DataTypeShare]
-    def __init__(self, tensors: _Optional[int] = ..., lossy_tensors: _Optional[int] = ..., canonical_bytes: _Optional[int] = ..., quantized_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., worst_relative_error: _Optional[float] = ..., worst_max_absolute_error: _Optional[float] = ..., data_types: _Optional[_Iterable[_Union[DataTypeShare, _Mapping]]] = ...) -> None: ...
+    encodings: _containers.RepeatedCompositeFieldContainer[EncodingShare]
+    def __init__(self, tensors: _Optional[int] = ..., lossy_tensors: _Optional[int] = ..., canonical_bytes: _Optional[int] = ..., quantized_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., worst_relative_error: _Optional[float] = ..., worst_max_absolute_error: _Optional[float] = ..., data_types: _Optional[_Iterable[_Union[DataTypeShare, _Mapping]]] = ..., encodings: _Optional[_Iterable[_Union[EncodingShare, _Mapping]]] = ...) -> None: ...
 
 class DataTypeShare(_message.Message):
     __slots__ = ("dtype", "tensors", "canonical_bytes", "stored_bytes")
@@ -989,7 +993,7 @@ class PresetInfo(_message.Message):
     def __init__(self, id: _Optional[str] = ..., description: _Optional[str] = ..., encoding: _Optional[_Union[Encoding, _Mapping]] = ..., lossy: bool = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("payload_bytes", "message_bytes", "segments_per_message", "chunk_bytes_min", "chunk_bytes_max", "chunk_bytes_default", "tensor_bytes", "rank", "id_bytes", "dataset_name_bytes", "metadata_bytes", "metadata_depth", "filter_depth", "filter_conditions", "filter_values", "page_size", "reads_per_get", "ids_per_delete", "payload_bytes_min", "unacknowledged_bytes", "open_items", "items_together", "request_id_bytes", "resumable_bytes_min", "metadata_key_bytes", "indexed_text_bytes", "filter_text_bytes", "filter_values_total", "sample")
+    __slots__ = ("payload_bytes", "message_bytes", "segments_per_message", "chunk_bytes_min", "chunk_bytes_max", "chunk_bytes_default", "tensor_bytes", "rank", "id_bytes", "dataset_name_bytes", "metadata_bytes", "metadata_depth", "filter_depth", "filter_conditions", "filter_values", "page_size", "reads_per_get", "ids_per_delete", "payload_bytes_min", "unacknowledged_bytes", "open_items", "items_together", "request_id_bytes", "resumable_bytes_min", "metadata_key_bytes", "indexed_text_bytes", "filter_text_bytes", "filter_values_total", "sample", "explain_bytes", "explain_candidates")
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_PER_MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -1019,6 +1023,8 @@ class Limits(_message.Message):
     FILTER_TEXT_BYTES_FIELD_NUMBER: _ClassVar[int]
     FILTER_VALUES_TOTAL_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     payload_bytes: int
     message_bytes: int
     segments_per_message: int
@@ -1048,4 +1054,6 @@ class Limits(_message.Message):
     filter_text_bytes: int
     filter_values_total: int
     sample: int
-    def __init__(self, payload_bytes: _Optional[int] = ..., message_bytes: _Optional[int] = ..., segments_per_message: _Optional[int] = ..., chunk_bytes_min: _Optional[int] = ..., chunk_bytes_max: _Optional[int] = ..., chunk_bytes_default: _Optional[int] = ..., tensor_bytes: _Optional[int] = ..., rank: _Optional[int] = ..., id_bytes: _Optional[int] = ..., dataset_name_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., metadata_depth: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_conditions: _Optional[int] = ..., filter_values: _Optional[int] = ..., page_size: _Optional[int] = ..., reads_per_get: _Optional[int] = ..., ids_per_delete: _Optional[int] = ..., payload_bytes_min: _Optional[int] = ..., unacknowledged_bytes: _Optional[int] = ..., open_items: _Optional[int] = ..., items_together: _Optional[int] = ..., request_id_bytes: _Optional[int] = ..., resumable_bytes_min: _Optional[int] = ..., metadata_key_bytes: _Optional[int] = ..., indexed_text_bytes: _Optional[int] = ..., filter_text_bytes: _Optional[int] = ..., filter_values_total: _Optional[int] = ..., sample: _Optional[int] = ...) -> None: ...
+    explain_bytes: int
+    explain_candidates: int
+    def __init__(self, payload_bytes: _Optional[int] = ..., message_bytes: _Optional[int] = ..., segments_per_message: _Optional[int] = ..., chunk_bytes_min: _Optional[int] = ..., chunk_bytes_max: _Optional[int] = ..., chunk_bytes_default: _Optional[int] = ..., tensor_bytes: _Optional[int] = ..., rank: _Optional[int] = ..., id_bytes: _Optional[int] = ..., dataset_name_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., metadata_depth: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_conditions: _Optional[int] = ..., filter_values: _Optional[int] = ..., page_size: _Optional[int] = ..., reads_per_get: _Optional[int] = ..., ids_per_delete: _Optional[int] = ..., payload_bytes_min: _Optional[int] = ..., unacknowledged_bytes: _Optional[int] = ..., open_items: _Optional[int] = ..., items_together: _Optional[int] = ..., request_id_bytes: _Optional[int] = ..., resumable_bytes_min: _Optional[int] = ..., metadata_key_bytes: _Optional[int] = ..., indexed_text_bytes: _Optional[int] = ..., filter_text_bytes: _Optional[int] = ..., filter_values_total: _Optional[int] = ..., sample: _Optional[int] = ..., explain_bytes: _Optional[int] = ..., explain_candidates: _Optional[int] = ...) -> None: ...

@@ -87,13 +87,14 @@ class StoredTensor:
     upload: tuple[str, int] | None = None
     """Request and item of the upload that this completes."""
 
-    def committed(self, generation: int, created_us: int) -> Tensor:
+    def committed(self, generation: int, ordinal: int, created_us: int) -> Tensor:
         """Return the tensor that this becomes by its commit."""
         policy = self.new.policy
         return Tensor(
             dataset=self.dataset.name,
             id=self.new.id,
             generation=generation,
+            ordinal=ordinal,
             spec=self.new.spec,
             metadata=self.new.metadata,
             policy=None if policy is None else policy.to_json(),
@@ -275,6 +276,8 @@ class DatasetTable(ABC):
     def stats(self, name: str) -> DatasetStats:
         """Return sums over the dataset's tensors.
 
+        Encodings are one where their JSON is equal. Those of the same stored bytes are in the order of their JSON.
+
         Raises:
             DatasetNotFoundError: there is none.
         """
@@ -289,6 +292,9 @@ class TensorTable(ABC):
 
         An id that is taken is decided by `resolve`: where it is the same insert, repeated, the tensor that is there is
         returned. Uploads that are completed by this are noted as such.
+
+        Each tensor that becomes visible takes the next ordinal of its dataset, in the order of the group. One that replaces
+        another takes a new one; what is repeated, or cannot be committed, takes none.
 
         Args:
             together: commit all of the group, or, where one of it cannot be, nothing.
@@ -333,7 +339,7 @@ class TensorTable(ABC):
 
     @abstractmethod
     def replace_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> Tensor:
-        """Replace the tensor's metadata and return it.
+        """Replace the tensor's metadata and return it; generation and ordinal stay.
 
         Raises:
             TensorNotFoundError: there is none.

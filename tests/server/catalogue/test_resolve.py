@@ -23,7 +23,7 @@ def stored(if_generation_match: int | None = None, **fields: Any) -> StoredTenso
     return stored_tensor(DATASET, "t", if_generation_match=if_generation_match, **(filled | fields))
 
 
-THERE = stored().committed(generation=7, created_us=0)
+THERE = stored().committed(generation=7, ordinal=1, created_us=0)
 
 OTHERS = [
     pytest.param({"source": b"o" * 16}, id="values"),

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from contract.catalogue_contract import CatalogueContract
+from contract.catalogue_ordinals import CatalogueOrdinalsContract
 from contract.catalogue_paging import CataloguePagingContract
 from contract.catalogue_uploads import CatalogueUploadsContract
 
 
 class TestSqliteCatalogue(CatalogueContract):
     """What only SQLite does is in the modules beside this one."""
+
+
+class TestSqliteOrdinals(CatalogueOrdinalsContract):
+    """Likewise."""
 
 
 class TestSqlitePaging(CataloguePagingContract):

@@ -73,7 +73,9 @@ class TestSchema:
         with opened.write() as connection:
             connection.execute("INSERT INTO schema_version VALUES (99, 0)")
         opened.close()
-        with pytest.raises(StoreUnavailableError, match="schema version 99, this version of Tensorus knows up to 1;"):
+        latest = max(database._migrations())
+        message = f"schema version 99, this version of Tensorus knows up to {latest};"
+        with pytest.raises(StoreUnavailableError, match=message):
             Database(tmp_path)
         assert open_descriptors(tmp_path) == []
         connection = apsw.Connection(str(tmp_path / "catalogue.db"))
@@ -83,29 +85,33 @@ class TestSchema:
     def test_a_step_that_fails_leaves_nothing_of_itself(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Database(tmp_path).close()
         steps = database._migrations()
-        broken = {**steps, 2: "CREATE TABLE half (a INTEGER); INSERT INTO half VALUES (1); SELECT * FROM no_such_table"}
+        latest = max(steps)
+        half = "CREATE TABLE half (a INTEGER); INSERT INTO half VALUES (1); SELECT * FROM no_such_table"
+        broken = {**steps, latest + 1: half}
         monkeypatch.setattr(database, "_migrations", lambda: broken)
         with pytest.raises(apsw.SQLError, match="no_such_table"):
             Database(tmp_path)
         monkeypatch.setattr(database, "_migrations", lambda: steps)
         opened = Database(tmp_path)
         with opened.read() as connection:
-            assert select(connection, "SELECT max(version) FROM schema_version") == [(1,)]
+            assert select(connection, "SELECT max(version) FROM schema_version") == [(latest,)]
             assert select(connection, "SELECT 1 FROM sqlite_schema WHERE name = 'half'") == []
         opened.close()
 
     def test_later_steps_run_on_an_older_file_in_order(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Database(tmp_path).close()
+        steps = database._migrations()
+        latest = max(steps)
         later = {
-            **database._migrations(),
-            3: "INSERT INTO added VALUES (2); INSERT INTO added VALUES (3)",
-            2: "CREATE TABLE added (a INTEGER); INSERT INTO added VALUES (1)",
+            **steps,
+            latest + 2: "INSERT INTO added VALUES (2); INSERT INTO added VALUES (3)",
+            latest + 1: "CREATE TABLE added (a INTEGER); INSERT INTO added VALUES (1)",
         }
         monkeypatch.setattr(database, "_migrations", lambda: later)
         opened = Database(tmp_path)
         with opened.read() as connection:
             assert select(connection, "SELECT a FROM added ORDER BY a") == [(1,), (2,), (3,)]
-            assert select(connection, "SELECT max(version) FROM schema_version") == [(3,)]
+            assert select(connection, "SELECT max(version) FROM schema_version") == [(latest + 2,)]
         opened.close()
 
 

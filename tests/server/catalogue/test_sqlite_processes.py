@@ -73,3 +73,5 @@ def test_two_processes_write_at_once_and_nothing_is_lost(writers: list[subproces
     assert len(set(own + both + mine)) == 3 * TENSORS + len(mine)
     page = catalogue.tensors.page("dataset", PageRequest(size=1000))
     assert {tensor.generation for tensor in page.tensors} == set(own + both + mine)
+    # Whoever committed them, they are numbered in the order of their commits, and no number is missing or comes twice.
+    assert [tensor.ordinal for tensor in page.tensors] == list(range(1, 3 * TENSORS + len(mine) + 1))

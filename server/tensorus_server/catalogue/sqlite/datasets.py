@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.abc import DatasetTable
 from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.rows import dataset_from_row, schema_to_json, to_json
 from tensorus_server.errors import AlreadyExistsError, DatasetNotFoundError
-from tensorus_server.model import DatasetStats, DTypeShare
+from tensorus_server.model import DatasetStats, DTypeShare, EncodingShare
 
 if TYPE_CHECKING:
     import apsw
@@ -20,6 +21,19 @@ if TYPE_CHECKING:
 __all__ = ["SqliteDatasetTable", "find_dataset"]
 
 _COLUMNS = "ds, name, policy, schema, created_us"
+
+_DTYPE_SUMS = """
+SELECT dtype, count(*), sum(nbytes), sum(stored_bytes), sum(quantized_bytes), sum(lossy),
+  max(relative_error), max(max_absolute_error)
+FROM tensor WHERE ds = ? GROUP BY dtype ORDER BY dtype
+"""
+
+# The column is a list of [encoding, chunks, canonical bytes, stored bytes]. Equal encodings are written alike, so
+# that they are one group by their text.
+_ENCODING_SUMS = """
+SELECT share.value ->> 0 AS encoding, sum(share.value ->> 1), sum(share.value ->> 2), sum(share.value ->> 3) AS stored
+FROM tensor, json_each(tensor.encodings) AS share WHERE ds = ? GROUP BY encoding ORDER BY stored DESC, encoding
+"""
 
 
 def find_dataset(connection: apsw.Connection, name: str) -> Dataset:
@@ -95,12 +109,8 @@ class SqliteDatasetTable(DatasetTable):
         """See `DatasetTable`."""
         with self._database.read() as connection:
             ds = find_dataset(connection, name).number
-            rows = select(
-                connection,
-                "SELECT dtype, count(*), sum(nbytes), sum(stored_bytes), sum(quantized_bytes), sum(lossy), "
-                "max(relative_error), max(max_absolute_error) FROM tensor WHERE ds = ? GROUP BY dtype ORDER BY dtype",
-                (ds,),
-            )
+            rows = select(connection, _DTYPE_SUMS, (ds,))
+            encodings = select(connection, _ENCODING_SUMS, (ds,))
         return DatasetStats(
             tensors=sum(row[1] for row in rows),
             lossy_tensors=sum(row[5] for row in rows),
@@ -110,4 +120,5 @@ class SqliteDatasetTable(DatasetTable):
             worst_relative_error=max((row[6] for row in rows), default=0.0),
             worst_max_absolute_error=max((row[7] for row in rows), default=0.0),
             dtypes=tuple(DTypeShare(*row[:4]) for row in rows),
+            encodings=tuple(EncodingShare(tuple(json.loads(encoding)), *amounts) for encoding, *amounts in encodings),
         )

@@ -75,6 +75,7 @@ TENSOR_COLUMNS = (
     "index_crc",
     "row_crc",
     "metadata",
+    "ordinal",
 )
 """In the order of `tensor_from_row`; `seq` is the generation and comes from SQLite."""
 
@@ -117,7 +118,7 @@ def spec_from_columns(dtype_number: int, element_bytes: int, shape: str) -> Tens
     return TensorSpec(_dtype(dtype_number, element_bytes), tuple(json.loads(shape)))
 
 
-def tensor_to_row(stored: StoredTensor, created_us: int) -> dict[str, Any]:
+def tensor_to_row(stored: StoredTensor, ordinal: int, created_us: int) -> dict[str, Any]:
     """Return the columns of a new tensor, all but `seq`; `ds` included."""
     spec, storage, values, locator = stored.new.spec, stored.storage, stored.values, stored.locator
     policy = stored.new.policy
@@ -165,6 +166,7 @@ def tensor_to_row(stored: StoredTensor, created_us: int) -> dict[str, Any]:
         "index_crc": locator.index_crc32c,
         "source_crc": stored.source_crc32c,
         "metadata": to_json(stored.new.metadata),
+        "ordinal": ordinal,
     }
     row["row_crc"] = _row_crc(row)
     return row
@@ -189,6 +191,7 @@ def tensor_from_row(row: tuple[Any, ...], dataset: str) -> Tensor:
         dataset=dataset,
         id=column["id"],
         generation=column["seq"],
+        ordinal=column["ordinal"],
         spec=spec_from_columns(column["dtype_number"], column["element_bytes"], column["shape"]),
         metadata=json.loads(column["metadata"]),
         policy=None if policy is None else json.loads(policy),

@@ -123,27 +123,34 @@ class SqliteTensorTable(TensorTable):
 
     def _commit(self, connection: apsw.Connection, group: Sequence[StoredTensor]) -> list[Tensor | Exception]:
         created_us = now_us()
-        datasets = {stored.dataset.number for stored in group}
-        present = {ds for ds in datasets if select(connection, "SELECT 1 FROM dataset WHERE ds = ?", (ds,))}
+        found = _last_ordinals(connection, {stored.dataset.number for stored in group})
+        last = dict(found)
         outcomes: list[Tensor | Exception] = []
         for stored in group:
+            ds = stored.dataset.number
             try:
-                if stored.dataset.number not in present:
+                if ds not in last:
                     raise DatasetNotFoundError(
                         "the dataset was deleted during the insert", dataset=stored.dataset.name, tensor=stored.new.id
                     )
-                tensor = self._insert(connection, stored, created_us)
+                tensor = self._insert(connection, stored, last[ds] + 1, created_us)
             except (AlreadyExistsError, GenerationMismatchError, DatasetNotFoundError, DataCorruptError) as error:
                 # Of this item alone: the others of its group are committed.
                 outcomes.append(error)
                 continue
+            # One that was there already keeps its own, which is no higher.
+            last[ds] = max(last[ds], tensor.ordinal)
             if stored.upload is not None:
                 complete_upload(connection, *stored.upload, tensor.generation)
             outcomes.append(tensor)
+        # Once per dataset and commit, and not at all where nothing new came.
+        counted = [(ordinal, ds) for ds, ordinal in last.items() if ordinal != found[ds]]
+        connection.executemany("UPDATE dataset SET last_ordinal = ? WHERE ds = ?", counted)
         return outcomes
 
-    def _insert(self, connection: apsw.Connection, stored: StoredTensor, created_us: int) -> Tensor:
-        row = tensor_to_row(stored, created_us)
+    def _insert(self, connection: apsw.Connection, stored: StoredTensor, ordinal: int, created_us: int) -> Tensor:
+        """Insert the tensor with this ordinal, or return the one that is there where it is the same."""
+        row = tensor_to_row(stored, ordinal, created_us)
         # Nearly always the id is free: find out by trying.
         inserted = [] if stored.new.if_generation_match else select(connection, _INSERT, row)
         if not inserted:
@@ -157,7 +164,7 @@ class SqliteTensorTable(TensorTable):
         if stored.inline_payload is not None:
             connection.execute("INSERT INTO payload VALUES (?, ?)", (seq, stored.inline_payload))
         _insert_attributes(connection, stored.dataset.number, seq, stored.new.metadata, stored.new.spec.shape)
-        return stored.committed(seq, created_us)
+        return stored.committed(seq, ordinal, created_us)
 
     def _delete(self, connection: apsw.Connection, ds: int, tensor_id: str) -> bool:
         """Delete the tensor, leave its payload to the sweep, and return whether it existed."""
@@ -201,6 +208,12 @@ def _abandoned(stored: StoredTensor, outcome: Tensor | Exception) -> Exception:
     )
 
 
+def _last_ordinals(connection: apsw.Connection, datasets: set[int]) -> dict[int, int]:
+    """Return the last ordinal of each dataset; those that are gone are left out."""
+    statement = "SELECT last_ordinal FROM dataset WHERE ds = ?"
+    return {ds: last for ds in datasets for (last,) in select(connection, statement, (ds,))}
+
+
 def _existing(connection: apsw.Connection, stored: StoredTensor) -> tuple[Tensor | None, int | None]:
     """Return the tensor that has the id, and the CRC32C of its source."""
     parameters = (stored.dataset.number, stored.new.id)
@@ -223,12 +236,12 @@ def _insert_attributes(
             (
                 seq,
                 key,
-                ordinal,
+                position,
                 ds,
                 value if isinstance(value, float) else None,
                 value if isinstance(value, str) else None,
             )
-            for ordinal, (key, value) in enumerate(values)
+            for position, (key, value) in enumerate(values)
         ),
     )
 

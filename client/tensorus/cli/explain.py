@@ -1,0 +1,285 @@
+"""tensorus explain."""
+
+from __future__ import annotations
+
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import click
+
+from tensorus._allocator import tune_allocator
+from tensorus._arrays import as_numpy, dtype_name
+from tensorus._backend import Sample
+from tensorus._convert import merged_shares
+from tensorus._sample import PIECE_BYTES, SAMPLE_BYTES_MAX, sample_of
+from tensorus.cli._files import read_tensors
+from tensorus.cli._options import SIZE, json_option
+from tensorus.cli._output import (
+    counted,
+    human_bytes,
+    human_encoding,
+    human_error,
+    print_json,
+    print_table,
+    print_text,
+    progress_bar,
+)
+from tensorus.errors import UnavailableError
+from tensorus.types import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from tensorus._arrays import AnyArray
+    from tensorus.types import PolicyExplanation
+
+__all__ = ["DTypeExplanation", "explain"]
+
+_ERROR_MAX = 0.01
+"""Of the preset that is recommended beside the smallest exact one, where no other error is asked for."""
+
+Explain: TypeAlias = "Callable[[Sample, Sequence[Policy]], Iterable[PolicyExplanation]]"
+"""As `Backend.explain`."""
+
+
+@dataclass(frozen=True)
+class DTypeExplanation:
+    """What presets would do to the tensors of one dtype."""
+
+    dtype: str
+    tensors: int
+    canonical_bytes: int
+    """Of all these tensors."""
+    sample_bytes: int
+    """As many of these were looked at."""
+    smallest_exact: str | None
+    """The preset; None: none is exact."""
+    smallest_within_error: str | None
+    """The preset, of those with a small enough error; None: there is none."""
+    explanations: list[PolicyExplanation]
+    """Of each preset."""
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--preset", "presets", multiple=True, help="Only this preset; can be repeated.  [default: every one]")
+@click.option(
+    "--max-relative-error",
+    type=click.FloatRange(0),
+    help="The error contract of every preset: a chunk that would break it gets a finer encoding.",
+)
+@click.option(
+    "--sample",
+    "sample_bytes",
+    type=SIZE,
+    default="32MiB",
+    show_default=True,
+    help="How much of the file to look at, 1MiB to 64MiB.",
+)
+@click.option("--server", metavar="HOST:PORT", help="Measure on this server.  [default: in this process]")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw ratio and error into this .png, .svg or .pdf file, which is replaced if it is there.",
+)
+@json_option
+def explain(
+    file: Path,
+    presets: tuple[str, ...],
+    max_relative_error: float | None,
+    sample_bytes: int,
+    server: str | None,
+    plot: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Show what each preset would do to the tensors of FILE.
+
+    Ratio, error and speed are measured, on this machine. Nothing is stored, and no store is needed. FILE is what `tensorus put`
+    takes. Of a large one, pieces of 1 MiB are looked at, evenly spread over all tensors of a dtype; every dtype has its share.
+    Speeds are of one core, without disk and network.
+
+    \b
+    Examples:
+      tensorus explain model.safetensors
+      tensorus explain model.safetensors --preset balanced --preset maximum --max-relative-error 1e-3
+      tensorus explain activations.npy --plot activations.png
+    """  # noqa: D301 - click's mark for lines that stay as they are
+    if not PIECE_BYTES <= sample_bytes <= SAMPLE_BYTES_MAX:
+        raise click.BadParameter("must be from 1MiB to 64MiB", param_hint="--sample")
+    draw = None if plot is None else _drawer(plot)
+    error_max = _ERROR_MAX if max_relative_error is None else max_relative_error
+    arrays = _by_dtype(file)
+    samples = _samples(arrays, sample_bytes)
+    with _explainer(server) as ask, progress_bar(quiet=as_json) as bar:
+        policies = [Policy(preset=name, max_relative_error=max_relative_error) for name in presets or _presets(ask)]
+        task = bar.add_task(
+            "explaining", total=len(policies) * sum(sample.canonical_bytes for sample in samples.values())
+        )
+        found = []
+        for dtype, sample in samples.items():
+            explanations = []
+            for explanation in ask(sample, policies):
+                explanations.append(explanation)
+                bar.advance(task, explanation.canonical_bytes)
+            found.append(_explained(dtype, arrays[dtype], explanations, error_max))
+    if draw is not None:
+        draw(plot, title=f"What each preset makes of {file.name}", explained=found, error_max=error_max)
+    if as_json:
+        print_json(found)
+        return
+    for number, explained in enumerate(found):
+        if number:
+            print_text("")
+        _print(explained, error_max)
+
+
+def _drawer(plot: Path) -> Callable[..., None]:
+    """Return what draws, before anything else is done: where it cannot, nobody should have to wait for that to be said."""
+    try:
+        from tensorus.cli._plot import PICTURES, draw  # noqa: PLC0415 - of an extra
+    except ImportError as error:
+        library = (error.name or "").partition(".")[0]
+        raise ImportError(f"{library} is not installed: pip install 'tensorus[plot]'", name=library) from error
+    if plot.suffix.lower() not in PICTURES:
+        raise click.BadParameter(f"{plot} must end in {', '.join(PICTURES)}", param_hint="--plot")
+    if not plot.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder {plot.parent}", param_hint="--plot")
+    return draw
+
+
+def _by_dtype(file: Path) -> dict[str, list[AnyArray]]:
+    """Return the arrays that have values, by dtype; the dtype with the most bytes first."""
+    found: dict[str, list[AnyArray]] = {}
+    for _, tensor in read_tensors(file):
+        array = as_numpy(tensor)
+        if array.size:
+            found.setdefault(dtype_name(array), []).append(array)
+    if not found:
+        raise ValueError(f"{file} has no values")
+    return dict(sorted(found.items(), key=lambda entry: _total_bytes(entry[1]), reverse=True))
+
+
+def _samples(arrays: Mapping[str, list[AnyArray]], bytes_max: int) -> dict[str, Sample]:
+    """Return a sample of each dtype: equal shares of `bytes_max`, where that is more than a dtype has, more for the others."""
+    shares = {}
+    left_bytes = bytes_max
+    # The smallest dtype, which is last, has the first choice.
+    for number, dtype in enumerate(reversed(list(arrays))):
+        share = min(_total_bytes(arrays[dtype]), left_bytes // (len(arrays) - number))
+        left_bytes -= share
+        shares[dtype] = max(share, PIECE_BYTES)
+    return {dtype: sample_of(arrays[dtype], shares[dtype]) for dtype in arrays}
+
+
+@contextmanager
+def _explainer(server: str | None) -> Iterator[Explain]:
+    """Lend what explains: a server, or, without one, this process.
+
+    Raises:
+        UnavailableError: there is no such server; says what to do.
+    """
+    if server is None:
+        from tensorus.embedded import explain_here  # noqa: PLC0415 - the thin client has no engine
+
+        # As a server does: what is measured here is to hold there.
+        tune_allocator()
+        yield explain_here
+        return
+    from tensorus._remote import RemoteBackend  # noqa: PLC0415 - each way in loads only what it needs
+
+    try:
+        with closing(RemoteBackend(server, timeout_s=30.0, retry_timeout_s=60.0, tune_allocator=True)) as backend:
+            yield backend.explain
+    except UnavailableError as error:
+        raise UnavailableError(
+            f"no server can be reached at {server!r}; without --server, this process measures ({error})",
+            reason=error.reason,
+        ) from error
+
+
+def _presets(ask: Explain) -> list[str]:
+    """Return the presets that there are: a sample without values is explained at once, by all of them."""
+    return [found.policy.preset or "" for found in ask(Sample("uint8", (0,), 0, lambda _: iter(())), [])]
+
+
+def _explained(
+    dtype: str, arrays: Sequence[AnyArray], explanations: list[PolicyExplanation], error_max: float
+) -> DTypeExplanation:
+    exact = [found for found in explanations if not found.lossy]
+    within = [found for found in explanations if found.relative_error <= error_max]
+    return DTypeExplanation(
+        dtype=dtype,
+        tensors=len(arrays),
+        canonical_bytes=_total_bytes(arrays),
+        sample_bytes=explanations[0].canonical_bytes,
+        smallest_exact=_smallest(exact),
+        smallest_within_error=_smallest(within),
+        explanations=explanations,
+    )
+
+
+def _smallest(explanations: Sequence[PolicyExplanation]) -> str | None:
+    """Return the preset that stores the fewest bytes, the first of several."""
+    return min(explanations, key=lambda found: found.stored_bytes).policy.preset if explanations else None
+
+
+def _print(explained: DTypeExplanation, error_max: float) -> None:
+    of_all = "all" if explained.sample_bytes == explained.canonical_bytes else human_bytes(explained.sample_bytes)
+    print_text(
+        f"{explained.dtype}: {of_all} of {counted(explained.tensors, 'tensor')}, {human_bytes(explained.canonical_bytes)}"
+    )
+    print_table(
+        ["preset", ">ratio", ">error", ">encode MB/s", ">decode MB/s", "encodings"],
+        (
+            (
+                found.policy.preset or "",
+                f"{found.ratio:.2f}",
+                human_error(found),
+                _megabytes(found.encode_bytes_per_second),
+                _megabytes(found.decode_bytes_per_second),
+                _encodings(found),
+            )
+            for found in explained.explanations
+        ),
+    )
+    for found in explained.explanations:
+        if found.fallback_reason:
+            print_text(f"{found.policy.preset}: {found.fallback_reason}")
+    print_text(_advice(explained, error_max))
+
+
+def _megabytes(bytes_per_second: float) -> str:
+    megabytes = bytes_per_second / 1e6
+    return f"{megabytes:,.0f}" if megabytes >= 10 else f"{megabytes:.1f}"
+
+
+def _encodings(found: PolicyExplanation) -> str:
+    """Return the chains of codecs, each with its number of chunks where there are several."""
+    shares = merged_shares(found.encodings)
+    if len(shares) == 1:
+        return human_encoding(shares[0].codecs)
+    return ", ".join(f"{share.chunks} x {human_encoding(share.codecs)}" for share in shares)
+
+
+def _advice(explained: DTypeExplanation, error_max: float) -> str:
+    by_preset = {found.policy.preset: found for found in explained.explanations}
+
+    def named(preset: str) -> str:
+        found = by_preset[preset]
+        error = f", error {human_error(found)}" if found.lossy else ""
+        return f"{preset}, ratio {found.ratio:.2f}{error}"
+
+    exact, within = explained.smallest_exact, explained.smallest_within_error
+    if exact is not None and exact == within:
+        return f"Smallest: {named(exact)}, and exact."
+    sentences = ["None is exact." if exact is None else f"Smallest exact: {named(exact)}."]
+    limit = f"error of at most {100 * error_max:g} %"
+    sentences.append(f"None has an {limit}." if within is None else f"Smallest with an {limit}: {named(within)}.")
+    return " ".join(sentences)
+
+
+def _total_bytes(arrays: Iterable[AnyArray]) -> int:
+    return sum(array.nbytes for array in arrays)

@@ -1,0 +1,190 @@
+"""Which algorithms, and with which arguments: a configuration, and those that have names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tensorus.compression._factories import compression_named, quantization_named
+from tensorus.compression._tensors import TensorCompression
+
+if TYPE_CHECKING:
+    from tensorus.compression._compressors import CompressionAlgorithm
+    from tensorus.compression._quantizers import QuantizationAlgorithm
+    from tensorus.types import Policy
+
+__all__ = [
+    "COMPRESSION_PRESETS",
+    "CompressionConfig",
+    "get_compression_preset",
+]
+
+Arguments: TypeAlias = "Mapping[str, bool | int | float | str | None]"
+"""An algorithm's arguments by name."""
+
+_BOUNDS = ("max_relative_error", "max_absolute_error")
+
+
+@dataclass(frozen=True, init=False)
+class CompressionConfig:
+    """Which compressor over which quantizer, with which arguments. Immutable, and a key; checked when it is made.
+
+    Made by hand it means literally this chain: gzip over fp16. One from `COMPRESSION_PRESETS` means the store's preset of that
+    name, whose encodings are better than those that its algorithms' names say; `preset` tells which it is.
+    """
+
+    compression: str
+    """A name that `create_compression_algorithm` takes."""
+    quantization: str
+    """A name that `create_quantization_algorithm` takes."""
+    compression_kwargs: Arguments
+    """The compressor's arguments, such as `compression_level`; read-only."""
+    quantization_kwargs: Arguments
+    """The quantizer's arguments, such as `max_relative_error`; read-only."""
+    preset: str | None = field(default=None, init=False)
+    """Name of the store's preset; None: literally the chain above."""
+
+    def __init__(
+        self,
+        compression: str = "none",
+        quantization: str = "none",
+        compression_kwargs: Arguments | None = None,
+        quantization_kwargs: Arguments | None = None,
+    ) -> None:
+        """Take copies of the arguments; None: the algorithm's defaults.
+
+        Raises:
+            ValueError: a name that is not known, an argument that the algorithm does not have, or a value that it refuses.
+        """
+        values = {
+            "compression": compression,
+            "quantization": quantization,
+            "compression_kwargs": _read_only("compression_kwargs", compression_kwargs),
+            "quantization_kwargs": _read_only("quantization_kwargs", quantization_kwargs),
+            "preset": None,
+        }
+        for key, value in values.items():
+            object.__setattr__(self, key, value)
+        self._algorithms()
+
+    def create_tensor_compression(self) -> TensorCompression:
+        """Return what compresses tensors so. A missing library shows when it is used, and a preset does without."""
+        compression, quantization = self._algorithms()
+        return TensorCompression(compression, quantization, preset=self.preset)
+
+    def to_policy(self) -> Policy:
+        """Return what a store is asked for: the preset where there is one, otherwise exactly this chain of codecs."""
+        return self.create_tensor_compression().policy
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> CompressionConfig:  # `Any`: checked
+        """Return the configuration that `to_dict` describes; what is missing has its default.
+
+        Raises:
+            ValueError: as the constructor; a key that is not known; values that are not those of the preset.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in config:
+            if key not in known:
+                raise ValueError(f"a compression configuration has no {key!r}; it has {', '.join(known)}")
+        values = {key: value for key, value in config.items() if key != "preset" and value is not None}
+        if config.get("preset") is None:
+            return cls(**values)
+        arguments: Mapping[str, Any] = _read_only("quantization_kwargs", values.get("quantization_kwargs"))
+        of_preset = get_compression_preset(config["preset"], **{key: arguments.get(key) for key in _BOUNDS})
+        for key, value in values.items():
+            if value != getattr(of_preset, key):
+                raise ValueError(f"{key} of preset {of_preset.preset!r} is {getattr(of_preset, key)!r}, not {value!r}")
+        return of_preset
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that `from_dict` takes; `preset` only where there is one. `Any`: text, and dicts of arguments."""
+        described = {
+            "compression": self.compression,
+            "quantization": self.quantization,
+            "compression_kwargs": dict(self.compression_kwargs),
+            "quantization_kwargs": dict(self.quantization_kwargs),
+        }
+        return described if self.preset is None else {**described, "preset": self.preset}
+
+    def __hash__(self) -> int:
+        arguments = (frozenset(self.compression_kwargs.items()), frozenset(self.quantization_kwargs.items()))
+        return hash((self.compression, self.quantization, arguments, self.preset))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A read-only view of a dict cannot be pickled.
+        return CompressionConfig.from_dict, (self.to_dict(),)
+
+    def _algorithms(self) -> tuple[CompressionAlgorithm, QuantizationAlgorithm]:
+        return (
+            compression_named(self.compression, self.compression_kwargs),
+            quantization_named(self.quantization, self.quantization_kwargs),
+        )
+
+
+def get_compression_preset(
+    name: str, *, max_relative_error: float | None = None, max_absolute_error: float | None = None
+) -> CompressionConfig:
+    """Return the preset of this name, perhaps with bounds that every chunk keeps: `auto` is lossless without one.
+
+    Args:
+        max_relative_error: L2 norm of the error over L2 norm, at most.
+        max_absolute_error: largest error of an element, at most.
+
+    Raises:
+        ValueError: there is no such preset, a bound is none, or the preset quantizes nothing that could be bounded.
+    """
+    config = COMPRESSION_PRESETS.get(name)
+    if config is None:
+        raise ValueError(f"preset {name!r} is not one of {', '.join(COMPRESSION_PRESETS)}")
+    bounds = zip(_BOUNDS, (max_relative_error, max_absolute_error), strict=True)
+    given = {key: bound for key, bound in bounds if bound is not None}
+    if not given:
+        return config
+    return _preset(name, config.compression, config.quantization, dict(config.compression_kwargs), given)
+
+
+def _preset(
+    name: str,
+    compression: str,
+    quantization: str = "none",
+    compression_kwargs: Arguments | None = None,
+    quantization_kwargs: Arguments | None = None,
+) -> CompressionConfig:
+    config = CompressionConfig(compression, quantization, compression_kwargs, quantization_kwargs)
+    object.__setattr__(config, "preset", name)
+    return config
+
+
+def _read_only(key: str, arguments: object) -> Arguments:
+    if arguments is None:
+        arguments = {}
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"{key} is {arguments!r}, must be a dict")  # noqa: TRY004 - one kind of error for a configuration
+    return MappingProxyType(dict(arguments))
+
+
+# At the end, since presets are configurations.
+COMPRESSION_PRESETS: Mapping[str, CompressionConfig] = MappingProxyType(
+    {
+        config.preset: config
+        for config in (
+            _preset("none", "none"),
+            _preset("fast", "lz4", compression_kwargs={"compression_level": 1}),
+            _preset("balanced", "gzip", "fp16", {"compression_level": 6}),
+            _preset("maximum", "gzip", "int8", {"compression_level": 9}),
+            _preset("fp16_only", "none", "fp16"),
+            _preset("int8_only", "none", "int8"),
+            _preset("lossless", "zstd"),
+            _preset("archive", "pcodec"),
+            _preset("bf16", "zstd", "bf16"),
+            _preset("extreme", "zstd", "int4_block"),
+            _preset("auto", "zstd", "auto"),
+        )
+        if config.preset is not None
+    }
+)
+"""Every preset of the store by name, read-only. The first six are those of Tensorus 0.x, under the names they had there."""

@@ -1,0 +1,96 @@
+"""Algorithms by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tensorus.compression import _compressors as compressors
+from tensorus.compression import _quantizers as quantizers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tensorus.compression._compressors import CompressionAlgorithm
+    from tensorus.compression._quantizers import QuantizationAlgorithm
+
+__all__ = [
+    "compression_named",
+    "create_compression_algorithm",
+    "create_quantization_algorithm",
+    "quantization_named",
+]
+
+T = TypeVar("T")
+
+_COMPRESSION: Mapping[str, type[CompressionAlgorithm]] = {
+    "none": compressors.NoCompression,
+    "gzip": compressors.GZIPCompression,
+    "lz4": compressors.LZ4Compression,
+    "zstd": compressors.ZstdCompression,
+    "brotli": compressors.BrotliCompression,
+    "blosc_lz4": compressors.BloscLZ4Compression,
+    "pcodec": compressors.PcodecCompression,
+}
+
+_QUANTIZATION: Mapping[str, type[QuantizationAlgorithm]] = {
+    "none": quantizers.NoQuantization,
+    "int8": quantizers.INT8Quantization,
+    "fp16": quantizers.FP16Quantization,
+    "bf16": quantizers.BF16Quantization,
+    "int4_block": quantizers.INT4BlockQuantization,
+    "nf4": quantizers.NF4Quantization,
+    "fp8_e4m3fn": quantizers.FP8E4M3FNQuantization,
+    "fp8_e5m2": quantizers.FP8E5M2Quantization,
+    "bitround": quantizers.BitRoundQuantization,
+    "auto": quantizers.AutoQuantization,
+}
+
+
+def create_compression_algorithm(
+    name: str, **arguments: Any
+) -> CompressionAlgorithm:  # `Any`: checked by what it makes
+    """Return the compressor of this name with these arguments: "gzip", "lz4", "zstd", "brotli", "blosc_lz4", "pcodec", "none".
+
+    Raises:
+        ValueError: there is none, or it refuses an argument; names those that it has.
+    """
+    return compression_named(name, arguments)
+
+
+def create_quantization_algorithm(name: str, **arguments: Any) -> QuantizationAlgorithm:  # `Any`: likewise
+    """Return the quantizer of this name with these arguments.
+
+    Names are "int8", "fp16", "bf16", "int4_block", "nf4", "fp8_e4m3fn", "fp8_e5m2", "bitround", "auto" and "none".
+
+    Raises:
+        ValueError: there is none, or it refuses an argument; names those that it has.
+    """
+    return quantization_named(name, arguments)
+
+
+def compression_named(name: object, arguments: Mapping[str, Any]) -> CompressionAlgorithm:
+    """See `create_compression_algorithm`; the arguments come from anywhere."""
+    return _created(_COMPRESSION, "compression", name, arguments)
+
+
+def quantization_named(name: object, arguments: Mapping[str, Any]) -> QuantizationAlgorithm:
+    """See `create_quantization_algorithm`; the arguments come from anywhere."""
+    return _created(_QUANTIZATION, "quantization", name, arguments)
+
+
+def _created(
+    table: Mapping[str, type[T]],
+    kind: str,
+    name: object,
+    arguments: Mapping[str, Any],  # `Any`: checked by what it makes
+) -> T:
+    algorithm = table.get(name) if isinstance(name, str) else None
+    if algorithm is None:
+        raise ValueError(f"{kind} {name!r} is not one of {', '.join(table)}")
+    known = [field.name for field in dataclasses.fields(algorithm)]  # type: ignore[arg-type]  # all in the tables are dataclasses
+    for argument in arguments:
+        if argument not in known:
+            allowed = ", ".join(known) or "none"
+            raise ValueError(f"{kind} {name!r} has no argument {argument!r}; its arguments: {allowed}")
+    return algorithm(**arguments)

@@ -1,0 +1,39 @@
+"""A client's policy into the codecs' plan, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tensorus_codecs.encoding import Encoding
+from tensorus_codecs.errors import UnsupportedCodecError
+from tensorus_codecs.plan import plan
+from tensorus_codecs.policy import StoragePolicy
+
+if TYPE_CHECKING:
+    from tensorus.types import Policy
+    from tensorus_codecs.dtypes import DType
+    from tensorus_codecs.plan import ChunkPlan
+
+__all__ = ["plan_of"]
+
+
+def plan_of(policy: Policy, dtype: DType) -> ChunkPlan:
+    """Return what `policy` means for tensors of `dtype`.
+
+    Raises:
+        ImportError: a codec that it names needs a library that is not installed. A preset does without.
+    """
+    encoding = None
+    if policy.encoding is not None:
+        steps = [dict(step) if isinstance(step, Mapping) else {"id": step} for step in policy.encoding]
+        try:
+            encoding = Encoding.from_json(steps)
+        except UnsupportedCodecError as error:
+            raise ImportError(str(error)) from error
+    return plan(
+        StoragePolicy(
+            policy.preset, encoding, policy.max_relative_error, policy.max_absolute_error, policy.chunk_bytes
+        ),
+        dtype,
+    )

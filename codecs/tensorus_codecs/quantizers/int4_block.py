@@ -1,0 +1,83 @@
+"""Four-bit integers with one scale per block of values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from tensorus_codecs.abc import Quantized
+from tensorus_codecs.errors import CorruptChunkError
+from tensorus_codecs.quantizers import _nibbles
+from tensorus_codecs.quantizers._blocks import cut, scale_bits, scales, work_dtype
+
+if TYPE_CHECKING:
+    from tensorus_codecs.abc import Values
+
+__all__ = ["Int4Block"]
+
+_CODE_MAX = 7
+_EXCEPTION = 8
+"""The nibble (-8, as a signed one) that marks a value kept raw; -7 to 7 are the others."""
+
+_LEVELS = np.array([0, 1, 2, 3, 4, 5, 6, 7, 0, -7, -6, -5, -4, -3, -2, -1], np.float32)
+"""Per nibble its number: two's complement. What an exception decodes to is overwritten."""
+
+_TABLES = {np.dtype(work): _nibbles.pair_table(_LEVELS.astype(work)) for work in (np.float32, np.float64)}
+
+
+@dataclass(frozen=True)
+class Int4Block(_nibbles.NibbleBlock):
+    """Four-bit codes, two per byte, with one bfloat16 scale per `block_size` values.
+
+    s = max(up(max|v| / 7), 2**-126);  q = rint(v / s), ties to even;  decoded: q * s, rounded to the dtype of v.
+
+    `up` rounds away from zero to bfloat16, so that |q| <= 7 without clipping. Code -8 marks an exception, whose value is kept
+    raw, in order: NaN, an infinity, or |v| > 2**M, where M is 127, and 15 for float16: q * s might overflow there. max|v|
+    leaves exceptions out. All-zero blocks decode to zeros (-0.0 to +0.0). Arithmetic is in float32, for float64 in float64.
+
+    Error bound for float32 and float64: |v - q * s| <= s * (1/2 + 2**-22), since v / s <= 7 is rounded once, to at least 24
+    bits. float16 and bfloat16 add their own rounding of q * s.
+
+    Codes: q of values 2k and 2k + 1 are the low and the high nibble of byte k, in two's complement; the high nibble of the
+    last byte is 0 where the count is odd.
+
+    Parameters, little-endian: block_size uint16; reserved uint16, 0; exception_count uint32; scales bfloat16, one per
+    started block; exceptions, raw, in the order of their codes.
+
+    Source: ONNX QuantizeLinear to INT4, blocked granularity, zero_point 0, without code -8.
+    """
+
+    id: ClassVar[str] = "int4_block"
+    number: ClassVar[int] = 4
+
+    def encode(self, values: Values) -> Quantized:
+        """Return the codes of `values`, shape (n,), two per byte.
+
+        Raises:
+            TooManyExceptionsError: above 1 % of n; names both numbers.
+        """
+        blocks = cut(self.id, values, self.block_size)
+        bits = scale_bits(blocks.maxima, _CODE_MAX)
+        quotients = blocks.values / scales(bits, blocks.values.dtype)[:, np.newaxis]
+        codes = np.rint(quotients, out=quotients).astype(np.int8).view(np.uint8).reshape(-1)
+        codes[blocks.exceptions] = _EXCEPTION
+        exceptions = values[blocks.exceptions]
+        parameters = _nibbles.pack_parameters(self.block_size, bits, exceptions.size, exceptions.tobytes())
+        return Quantized(_nibbles.pack(codes, values.size), parameters)
+
+    @classmethod
+    def decode(cls, codes: Values, parameters: bytes, component: np.dtype[Any], count: int) -> Values:
+        """Return the values, dtype `component`."""
+        parsed = _nibbles.parse(cls.id, codes, parameters, count, component.itemsize)
+        low, high = codes & np.uint8(0x0F) == _EXCEPTION, codes >> np.uint8(4) == _EXCEPTION
+        marked = int(np.count_nonzero(low)) + int(np.count_nonzero(high))
+        if marked != parsed.exception_count:
+            raise CorruptChunkError(
+                f"int4_block has {parsed.exception_count} exceptions for {marked} codes that mark one"
+            )
+        values = _nibbles.unpack(codes, count, _TABLES[work_dtype(component)], parsed).astype(component, copy=False)
+        if marked:
+            values[np.stack([low, high], axis=1).reshape(-1)[:count]] = np.frombuffer(parsed.rest, component)
+        return values

@@ -1,0 +1,241 @@
+"""What policies would do to a sample of values: it is encoded, decoded and timed, and nothing is stored.
+
+    Explainer(spec, candidates)  →  write(bytes) ...  →  explanations(), one for each candidate
+
+A candidate encodes the sample chunk by chunk as an insert would, so that its report is that insert's, the chunk index included.
+Every record is decoded again, and must be what encoding measured.
+
+Speeds are those of the codecs alone on the calling thread, choice and checksums included: what storing and reading such values
+costs one core, without disk and network. Where all of the sample is done in no time, some of its chunks, evenly spread, are
+done again, and the fastest pass counts: whatever else the machine does makes a pass slower, and never faster.
+
+Memory held: the sample, the records of the chunks that are done again, and the chunk at hand.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from tensorus_codecs.checksum import crc32c
+from tensorus_codecs.pipeline import decode_chunk, encode_chunk
+from tensorus_codecs.plan import plan
+from tensorus_codecs.policy import StoragePolicy
+from tensorus_codecs.presets import PRESETS
+from tensorus_codecs.select import CHOOSE_EVERY_CHUNKS, narrowed
+from tensorus_server.errors import LimitExceededError, SizeMismatchError
+from tensorus_server.limits import EXPLAIN_BYTES_MAX
+from tensorus_server.payload import ENTRY_BYTES
+from tensorus_server.totals import Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tensorus_codecs.pipeline import EncodedChunk
+    from tensorus_codecs.plan import ChunkPlan
+    from tensorus_server.model import StorageReport, TensorSpec
+
+__all__ = ["Explainer", "Explanation"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_REPEATED_BYTES = 8 * 1024 * 1024
+"""Canonical bytes of the chunks that are done again: more than a processor's own caches hold, and a fraction of a second."""
+
+_PASSES = 3
+_ENOUGH_S = 0.5
+"""So many passes, or passes that took so long: one that takes long is disturbed no more than the next one would be."""
+
+_TIMED_S = 0.005
+"""For how long passes go on, at least: those of a small sample take microseconds, and the first ones are slow."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What one policy would do."""
+
+    policy: StoragePolicy
+    """The candidate."""
+    storage: StorageReport
+    """What an insert of the sample would report."""
+    encode_bytes_per_second: float
+    """Canonical bytes, on one core; 0 where the sample is empty."""
+    decode_bytes_per_second: float
+    """Likewise."""
+
+
+class Explainer:
+    """See the module's description. One thread at a time."""
+
+    def __init__(self, spec: TensorSpec, candidates: Sequence[StoragePolicy]) -> None:
+        """Start with no bytes.
+
+        Args:
+            candidates: in the order of the explanations; empty: every preset.
+
+        Raises:
+            LimitExceededError: the sample is too large.
+        """
+        if spec.canonical_bytes > EXPLAIN_BYTES_MAX:
+            raise LimitExceededError(
+                f"sample is {spec.canonical_bytes} bytes, limit is {EXPLAIN_BYTES_MAX} bytes (explain_bytes_max)",
+                limit=EXPLAIN_BYTES_MAX,
+            )
+        self._spec = spec
+        self._candidates = list(candidates) or [StoragePolicy(preset=name) for name in PRESETS]
+        self._sample = bytearray(spec.canonical_bytes)
+        self._received_bytes = 0
+
+    def write(self, canonical: memoryview) -> None:
+        """Take the next canonical bytes of the sample; they are copied.
+
+        Raises:
+            SizeMismatchError: more bytes than dtype and shape need.
+        """
+        end = self._received_bytes + canonical.nbytes
+        if end > self._spec.canonical_bytes:
+            raise self._size_mismatch(f"at least {end}")
+        self._sample[self._received_bytes : end] = canonical
+        self._received_bytes = end
+
+    def explanations(self, between_chunks: Callable[[], None] = lambda: None) -> Iterator[Explanation]:
+        """Yield the explanation of each candidate.
+
+        Args:
+            between_chunks: called before each chunk; what it raises ends the work.
+
+        Raises:
+            SizeMismatchError: fewer bytes came than dtype and shape need.
+        """
+        if self._received_bytes != self._spec.canonical_bytes:
+            raise self._size_mismatch(str(self._received_bytes))
+        for policy in self._candidates:
+            yield _Trial(policy, self._spec, memoryview(self._sample), between_chunks).explanation()
+
+    def _size_mismatch(self, sent: str) -> SizeMismatchError:
+        spec = self._spec
+        return SizeMismatchError(
+            f"{sent} bytes were sent, {spec.dtype.name} of shape {list(spec.shape)} has {spec.canonical_bytes} bytes",
+            limit=spec.canonical_bytes,
+        )
+
+
+class _Trial:
+    """One candidate and the sample."""
+
+    def __init__(
+        self, policy: StoragePolicy, spec: TensorSpec, sample: memoryview, between_chunks: Callable[[], None]
+    ) -> None:
+        self._policy = policy
+        self._dtype = spec.dtype
+        self._plan = plan(policy, spec.dtype)
+        # Whole elements, as in `TensorWriter`.
+        chunk_bytes = self._plan.chunk_bytes - self._plan.chunk_bytes % spec.dtype.element_bytes
+        self._chunks = [sample[start : start + chunk_bytes] for start in range(0, sample.nbytes, chunk_bytes)]
+        self._sample_bytes = sample.nbytes
+        self._between_chunks = between_chunks
+        self._narrowed: list[ChunkPlan] = []
+        self._choosing_s = 0.0
+        self._encoding, self._decoding = _Passes(), _Passes()
+
+    def explanation(self) -> Explanation:
+        storage = self._first_pass()
+        if not self._chunks:
+            return Explanation(self._policy, storage, 0.0, 0.0)
+        self._more_passes()
+        choosing_s_per_byte = self._choosing_s / self._sample_bytes
+        return Explanation(
+            self._policy,
+            storage,
+            1 / (choosing_s_per_byte + self._encoding.fastest_s_per_byte),
+            1 / self._decoding.fastest_s_per_byte,
+        )
+
+    def _first_pass(self) -> StorageReport:
+        """Encode and decode all chunks."""
+        totals = Totals(self._plan)
+        encoding_s = decoding_s = 0.0
+        for number, chunk in enumerate(self._chunks):
+            self._between_chunks()
+            self._narrow(number)
+            encoded, spent_s = _timed(self._encode, number)
+            encoding_s += spent_s
+            decoded, spent_s = _timed(_verify_and_decode, b"".join(encoded.record))
+            decoding_s += spent_s
+            if decoded != (chunk if encoded.decoded is None else memoryview(encoded.decoded).cast("B")):
+                raise RuntimeError(f"chunk {number} of the sample does not decode to what was measured: {self._plan}")
+            totals.add(chunk.nbytes, encoded, encoded.crc32c)
+        self._encoding.add(self._sample_bytes, encoding_s)
+        self._decoding.add(self._sample_bytes, decoding_s)
+        return totals.report(ENTRY_BYTES * len(self._chunks))
+
+    def _more_passes(self) -> None:
+        """Encode and decode some chunks again."""
+        numbers = _evenly(len(self._chunks), max(1, _REPEATED_BYTES // self._chunks[0].nbytes))
+        repeated_bytes = sum(self._chunks[number].nbytes for number in numbers)
+        while self._encoding.go_on:
+            self._encoding.add(repeated_bytes, self._pass_s(self._encode, numbers))
+        if self._decoding.go_on:
+            records = [b"".join(self._encode(number).record) for number in numbers]
+            while self._decoding.go_on:
+                self._decoding.add(repeated_bytes, self._pass_s(_verify_and_decode, records))
+
+    def _narrow(self, number: int) -> None:
+        """Choose what suits chunks like this one, as `TensorWriter` does."""
+        chosen = self._narrowed[-1] if self._narrowed else self._plan
+        if number % CHOOSE_EVERY_CHUNKS == 0 and self._sample_bytes > self._chunks[number].nbytes:
+            chosen, spent_s = _timed(narrowed, self._plan, self._chunks[number], self._dtype)
+            self._choosing_s += spent_s
+        self._narrowed.append(chosen)
+
+    def _encode(self, number: int) -> EncodedChunk:
+        return encode_chunk(self._chunks[number], self._dtype, self._narrowed[number])
+
+    def _pass_s(self, work: Callable[[T], object], inputs: Sequence[T]) -> float:
+        spent_s = 0.0
+        for value in inputs:
+            self._between_chunks()
+            spent_s += _timed(work, value)[1]
+        return spent_s
+
+
+class _Passes:
+    """Passes over some bytes, of which the fastest counts."""
+
+    def __init__(self) -> None:
+        self.fastest_s_per_byte = math.inf
+        self._count = 0
+        self._spent_s = 0.0
+
+    @property
+    def go_on(self) -> bool:
+        """Whether another pass would make it more exact."""
+        return self._spent_s < _TIMED_S or (self._count < _PASSES and self._spent_s < _ENOUGH_S)
+
+    def add(self, canonical_bytes: int, spent_s: float) -> None:
+        if canonical_bytes:
+            self.fastest_s_per_byte = min(self.fastest_s_per_byte, spent_s / canonical_bytes)
+        self._count += 1
+        self._spent_s += spent_s
+
+
+def _verify_and_decode(record: bytes) -> memoryview:
+    # Reading verifies the record first, as encoding makes its checksum.
+    crc32c(record)
+    return decode_chunk(record)
+
+
+def _evenly(total: int, count: int) -> list[int]:
+    """Return `count` of the numbers below `total`, evenly spread; all of them where there are not more."""
+    count = min(count, total)
+    return [number * total // count for number in range(count)]
+
+
+def _timed(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
+    """Return what `work` returns, and how many seconds that took."""
+    began_s = time.perf_counter()
+    returned = work(*args, **kwargs)
+    return returned, time.perf_counter() - began_s
