@@ -14,6 +14,7 @@ import numpy as np
 from groups import codec_peers
 from groups.common import MIB, alternate, rates
 from groups.contestant import Contestant
+from tensorus._allocator import tune_allocator
 from tensorus.cli._files import read_tensors
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.pipeline import decode_chunk, encode_chunk
@@ -33,6 +34,8 @@ Array = np.ndarray[Any, Any]
 def measure(*, mebibytes: int, repeats: int) -> list[dict[str, Any]]:
     """Return ratio, error and GB/s of canonical bytes, one thread, for each kind of values and each contestant."""
     del mebibytes
+    # As a server does: otherwise every fresh megabyte is mapped, touched and unmapped.
+    tune_allocator()
     rows = [row for name, values in arrays().items() for row in _measure_one(name, values, repeats)]
     return rows + [_original(*figures) for figures in codec_peers.ORIGINAL]
 

@@ -43,6 +43,7 @@ CALLS: dict[str, Callable[[tensorus.Client], Any]] = {
     "info": lambda client: client.info("d", "t"),
     "update_metadata": lambda client: client.update_metadata("d", "t", {}),
     "delete": lambda client: client.delete("d", "t"),
+    "explain": lambda client: client.explain(np.zeros(3)),
 }
 
 each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
