@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.measure import MeasuredError
 
-__all__ = ["ErrorContract", "aimed", "finer"]
+__all__ = ["ErrorContract", "aimed", "finer", "reported"]
 
 _INT4_CODE_MAX = 7
 _INT8_CODE_MAX = Int8Block.largest_code()
@@ -100,6 +100,14 @@ def finer(first: Encoding, failed: Quantizer, excess: float, contract: ErrorCont
         if quantizer is not None and quantizer.applies_to(dtype):
             return _with(first, quantizer)
     return None
+
+
+def reported(encoding: Encoding) -> Encoding:
+    """Return `encoding` without the number of codes that was found for one chunk: chunks are to be counted together."""
+    quantizer = encoding.quantizer
+    if not isinstance(quantizer, IntBlock):
+        return encoding
+    return replace(encoding, quantizer=replace(quantizer, code_max=0))
 
 
 def aimed(encoding: Encoding, sample: Values, contract: ErrorContract, dtype: DType) -> list[Encoding]:

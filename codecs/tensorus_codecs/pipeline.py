@@ -14,7 +14,7 @@ import numpy as np
 from tensorus_codecs.abc import Compressor, Filter, Quantizer
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX, ChunkRecord, pack_header, parse_record
-from tensorus_codecs.contract import finer
+from tensorus_codecs.contract import finer, reported
 from tensorus_codecs.encoding import IDENTITY, Encoding
 from tensorus_codecs.errors import CorruptChunkError, TooManyExceptionsError
 from tensorus_codecs.filters.constant import Constant
@@ -53,7 +53,7 @@ class EncodedChunk:
     crc32c: int
     """Of the record, not seeded."""
     encoding: Encoding
-    """What was done, which may be less than what was asked for."""
+    """What was done, which may be less than was asked for; without the number of codes that an error contract chose."""
     quantized_bytes: int
     """After the quantizer, parameters included; the canonical bytes where there was none."""
     decoded: Buffer | None
@@ -169,7 +169,10 @@ def _encode_lossy(view: memoryview, dtype: DType, plan: ChunkPlan, first: Encodi
             fitted = encoding.fitted(dtype)
             encoded = encode_words(words, fitted)
             chunk = _assembled(view, dtype, fitted, encoded, parameters=quantized.parameters, code_bytes=words.nbytes)
-            return chunk if chunk.encoding.quantizer is None else replace(chunk, decoded=bytes_of(decoded), error=error)
+            if chunk.encoding.quantizer is None:
+                return chunk
+            found = chunk.encoding if encoding == plan.lossy else reported(chunk.encoding)
+            return replace(chunk, encoding=found, decoded=bytes_of(decoded), error=error)
         reason = reason or broken
         encoding = finer(first, quantizer, plan.contract.excess(error), plan.contract, dtype)
     words = np.frombuffer(view, dtype.word)

@@ -193,6 +193,14 @@ class TestLadder:
         pytest.fail(f"{quantizer} is followed by itself")
 
 
+def test_chunks_that_differ_in_the_number_of_codes_alone_are_counted_together() -> None:
+    values = DISTRIBUTIONS["Gaussian"]
+    found = {encode(values * scale, "auto", max_absolute_error=0.05).encoding for scale in (1.0, 1.5, 2.0)}
+    assert len(found) == 1
+    escalated = {encode(values, "maximum", max_relative_error=bound).encoding for bound in (8e-3, 8.1e-3)}
+    assert len(escalated) == 1
+
+
 class TestAim:
     """Quantizers that keep the contract for a sample, each about as coarse as it may be."""
 
