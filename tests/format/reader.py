@@ -5,13 +5,17 @@ has to do. Only the compressors are libraries, those of their formats. It is wri
 """
 
 import struct
+import warnings
 import zlib
 from typing import NamedTuple
 
 import brotli
 import lz4.block
 from backports import zstd
-from numcodecs import blosc
+
+with warnings.catch_warnings(record=True):
+    # Of other codecs, which are imported with it.
+    from numcodecs import blosc
 from pcodec import standalone
 
 HEADER = struct.Struct("<8BII")
