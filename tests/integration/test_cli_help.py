@@ -32,7 +32,7 @@ ARGUMENTS = [
 
 
 def test_there_are_these_commands() -> None:
-    assert COMMANDS == ["explain", "get", "info", "ls", "put", "rm", "serve", "stats"]
+    assert COMMANDS == ["explain", "get", "import", "info", "ls", "put", "rm", "serve", "stats"]
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
@@ -72,6 +72,8 @@ def test_an_example_is_a_command_that_parses(
     for argument in arguments:
         if name in {"put", "explain"} and argument.endswith((".npy", ".safetensors")):
             Path(argument).touch()
+        if name == "import" and argument == "./tensor_data":
+            Path(argument).mkdir()
     # Parses, and refuses what does not; runs nothing.
     app.commands[name].make_context(name, arguments)
 

@@ -11,6 +11,7 @@ from tensorus._version import __version__
 from tensorus.cli._output import print_error
 from tensorus.cli.explain import explain
 from tensorus.cli.get import get
+from tensorus.cli.import_ import import_
 from tensorus.cli.info import info
 from tensorus.cli.ls import ls
 from tensorus.cli.put import put
@@ -61,12 +62,12 @@ def app() -> None:
 
     \b
     Commands speak to the server at 127.0.0.1:7733. Another one: --server HOST:PORT, or the variable TENSORUS_SERVER.
-    Without any server: --store DIR works on a folder; explain needs neither.
+    Without any server: --store DIR works on a folder; explain and import --dry-run need neither.
 
     \b
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 server unavailable.
     """  # noqa: D301 - click's mark for lines that stay as they are
 
 
-for _command in (serve, put, get, ls, info, stats, rm, explain):
+for _command in (serve, put, get, ls, info, stats, rm, explain, import_):
     app.add_command(_command)

@@ -1,0 +1,227 @@
+"""Damaged files of the original: whatever is changed in one, it is refused in our words, or read; and memory stays bounded.
+
+Damage to the file itself is mostly found by checksums, so it is also done behind them: to the pickle, to the description of a
+compressed record, and to the container within.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import random
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from support.old_tensorus import Written, archive
+from tensorus_server.importers import OldDataset, OldFileError
+from tensorus_server.importers.pt_container import PtContainer
+from tensorus_server.importers.pt_pickle import read_pickle
+from tensorus_server.validate import require_id, require_metadata
+
+MEMORY_BYTES_MAX = 160 * 1024 * 1024
+"""Twice what a tensor may repeat a few elements to, and a little: nothing else is larger than the file, some thousand times."""
+
+SEEDS = st.integers(0, 2**63)
+
+fast = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def damaged(data: bytes, chance: random.Random) -> bytes:
+    """Return the bytes with one to four changes of any kind."""
+    changed = bytearray(data)
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(changed) + 1)
+        length = chance.choice((1, 1, 2, 4, 8, 50))
+        kind = chance.randrange(6)
+        if kind == 0:
+            changed[at : at + 1] = bytes([chance.randrange(256)])
+        elif kind == 1:
+            changed[at : at + length] = chance.randbytes(length)
+        elif kind == 2:
+            changed[at : at + length] = chance.choice((b"\0", b"\xff", b"\x7f", b"(", b"]", b"h")) * length
+        elif kind == 3:
+            del changed[at : at + length]
+        elif kind == 4:
+            source = chance.randrange(len(changed) + 1)
+            changed[at:at] = changed[source : source + length]
+        else:
+            source = chance.randrange(len(changed) + 1)
+            changed[at : at + length] = changed[source : source + length]
+    return bytes(changed)
+
+
+def written(generation: int = 3) -> Written:
+    made = Written(generation=generation, schema={"dtype": "torch.float32", "metadata": {"label": "str"}})
+    made.insert(torch.arange(12.0).reshape(3, 4).t(), "strided", label="a", box=(1, [2, {"k": 0.5}]), seen={1, 2})
+    made.insert(torch.arange(5), "plain", label="b" * 300)
+    made.insert(torch.ones(3, dtype=torch.uint16), "new")
+    if generation == 3:
+        for compression in ("gzip-6", "lz4-1", "none"):
+            for quantization in ("none", "fp16", "int8"):
+                made.insert(torch.linspace(0, 1, 50), f"{compression} {quantization}", compression, quantization)
+    return made
+
+
+@cache
+def content(generation: int = 3) -> dict[str, Any]:
+    return written(generation).content
+
+
+@cache
+def whole(generation: int) -> bytes:
+    return saved(content(generation))
+
+
+def copied() -> tuple[list[Any], list[Any], dict[str, Any]]:
+    """Return the tensors and the metadata of the third generation, and the dict of both, to be changed."""
+    tensors, metadata = list(content()["tensors"]), copy.deepcopy(content()["metadata"])
+    return tensors, metadata, {**content(), "tensors": tensors, "metadata": metadata}
+
+
+def saved(value: dict[str, Any]) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+def members(data: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(data)) as read:
+        return {name.partition("/")[2]: read.read(name) for name in read.namelist()}
+
+
+def damaged_whole(chance: random.Random) -> bytes:
+    return damaged(whole(chance.randint(1, 3)), chance)
+
+
+def damaged_member(chance: random.Random) -> bytes:
+    found = members(whole(chance.randint(1, 3)))
+    name = chance.choice(("data.pkl", "data.pkl", "data.pkl", "byteorder", "version", "data/0"))
+    found[name] = damaged(found[name], chance)
+    return archive(found.pop("data.pkl"), extra=found)
+
+
+def damaged_codec(chance: random.Random) -> bytes:
+    tensors, metadata, value = copied()
+    position = chance.randrange(3, len(tensors))
+    values = (
+        None,
+        True,
+        0,
+        -1,
+        2**70,
+        1.0,
+        float("nan"),
+        "",
+        "gzip",
+        "none",
+        "torch.int8",
+        [],
+        {},
+        (),
+        b"x",
+        torch.float64,
+    )
+    codec = metadata[position].get("compression_metadata", {})
+    for target in (codec, codec.get("quantization_params", {}), metadata[position]):
+        for key in list(target):
+            if chance.random() < 0.3:
+                target[key] = chance.choice(values)
+            elif chance.random() < 0.1:
+                del target[key]
+    return saved(value)
+
+
+def damaged_inside(chance: random.Random) -> bytes:
+    tensors, _, value = copied()
+    position = chance.choice([place for place, item in enumerate(tensors) if isinstance(item, bytes)])
+    tensors[position] = damaged(tensors[position], chance)
+    return saved(value)
+
+
+def damaged_inner_pickle(chance: random.Random) -> bytes:
+    tensors, _, value = copied()
+    # Of those without a compressor.
+    position = chance.choice((10, 11))
+    found = members(tensors[position])
+    found["data.pkl"] = damaged(found["data.pkl"], chance)
+    tensors[position] = archive(found.pop("data.pkl"), extra=found)
+    return saved(value)
+
+
+DAMAGES = [damaged_whole, damaged_member, damaged_codec, damaged_inside, damaged_inner_pickle]
+
+
+def read(data: bytes, folder: Path) -> int:
+    """Read a file to its end, verify what comes out, and return how many records had values."""
+    path = folder / "old.pt"
+    path.write_bytes(data)
+    values = 0
+    with OldDataset(path) as old:
+        for position, record in enumerate(old.records()):
+            assert record.outcome.position == position
+            assert (record.array is None) == (record.outcome.status == "failed")
+            assert record.outcome.status != "failed" or record.outcome.reason
+            require_id(record.outcome.id, dataset="d")
+            require_metadata(record.metadata, dataset="d", tensor="t")
+            if record.array is not None:
+                values += 1
+                assert isinstance(record.array, np.ndarray)
+                assert record.array.flags.c_contiguous
+    return values
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@fast
+@given(seed=SEEDS)
+def test_a_damaged_file_is_refused_in_our_words_or_read(
+    tmp_path: Path, damage: Callable[[random.Random], bytes], seed: int
+) -> None:
+    data = damage(random.Random(seed))
+    tracemalloc.start()
+    try:
+        with suppress(OldFileError):
+            read(data, tmp_path)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < MEMORY_BYTES_MAX
+
+
+@fast
+@given(seed=SEEDS)
+def test_any_opcodes_are_refused_in_our_words_or_read(seed: int) -> None:
+    chance = random.Random(seed)
+    codes = b".(}])t\x85\x86\x87aesuN\x88\x89JKM\x8aGXqrhjcR\x81bQ"
+    body = bytearray(b"\x80\x02")
+    for _ in range(chance.randrange(200)):
+        body += bytes([chance.choice(codes)])
+        if chance.random() < 0.5:
+            body += chance.choice((b"\0", b"\1", b"\2\0\0\0ab", b"torch\nSize\n", b"\0\0\0\0", chance.randbytes(3)))
+    with suppress(OldFileError):
+        read_pickle(PtContainer(io.BytesIO(archive(bytes(body) + b"."))))
+
+
+def test_the_files_are_read_where_nothing_is_damaged(tmp_path: Path) -> None:
+    # Otherwise the damage above would be done to nothing.
+    assert [read(whole(generation), tmp_path) for generation in (1, 2, 3)] == [3, 3, 12]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_the_damage_is_done(tmp_path: Path, damage: Callable[[random.Random], bytes]) -> None:
+    # Otherwise the tests above would show nothing.
+    harmless = 0
+    for seed in range(30):
+        with suppress(OldFileError):
+            harmless += read(damage(random.Random(seed)), tmp_path) == 12
+    assert harmless < 25
