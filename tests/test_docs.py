@@ -47,6 +47,9 @@ def test_the_readme_s_blocks_run(
         assert names["tensor"].shape == (4096, 1024)
         assert (names["rows"] == names["tensor"][:10]).all()
         names["client"].close()
+    elif "storage" in names:
+        assert names["same"].shape == (3, 256, 256)
+        names["storage"].close()
     else:
         assert names["same"].shape == (1000, 64)
 

@@ -207,3 +207,16 @@ def test_the_package_run_as_a_module_says_what_brings_its_command_line(thin_comm
     source = "import runpy, sys; sys.argv = ['tensorus', '--help']; runpy.run_module('tensorus', run_name='__main__')"
     done = run_process(thin_command, source=source)
     assert (done.returncode, done.stderr) == (1, "click is not installed: pip install 'tensorus[cli]'\n")
+
+
+def test_the_api_of_tensorus_0_x_works_over_a_server(thin: Thin, server: Server, dataset: str) -> None:
+    source = f"""
+import numpy as np
+from tensorus.tensor_storage import TensorStorage
+with TensorStorage("grpc://{server.address}", compression_preset="balanced") as storage:
+    storage.create_dataset({dataset!r})
+    record_id = storage.insert({dataset!r}, np.ones((3, 5), np.float32), {{"label": "x"}})
+    (record,) = storage.query_by_metadata({dataset!r}, "label", "x")
+    result = [type(record["tensor"]).__name__, record["tensor"].shape, record["metadata"]["record_id"] == record_id]
+"""
+    assert thin(source) == ["ndarray", [3, 5], True]

@@ -88,7 +88,9 @@ class Database:
         self._failure: str | None = None
         self._closed = False
         try:
-            self._writer = self._connect(create=True)
+            with self._file_lock():
+                # Who makes the file turns it to WAL mode, and for that SQLite waits for nobody: others would be told "busy".
+                self._writer = self._connect(create=True)
             self._migrate()
         except _BROKEN as error:
             os.close(self._lock_fd)

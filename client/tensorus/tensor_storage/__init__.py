@@ -1,0 +1,43 @@
+"""`TensorStorage`, as in Tensorus 0.x: datasets of tensors with metadata, in a folder, on a server, or in memory.
+
+For example:
+
+    import torch
+    from tensorus.tensor_storage import TensorStorage
+
+    storage = TensorStorage("./data", compression_preset="balanced")  # or "grpc://host:port", or None
+    storage.create_dataset("images")
+    record_id = storage.insert("images", torch.rand(3, 256, 256), {"label": "cat"})
+    image = storage.get_tensor_by_id("images", record_id)["tensor"]
+    cats = storage.query_by_metadata("images", "label", "cat")
+
+Errors, beside those of `tensorus.errors`:
+
+    DatasetNotFoundError, TensorNotFoundError, SchemaValidationError, NameTakenError    ValueError
+    DamagedRecordError                                                                  RuntimeError, CompressionError
+    TransactionError                                                                    of transactions and batches
+
+New programs have more of the store with `tensorus.open` and `tensorus.connect`; both see the same data.
+"""
+
+from __future__ import annotations
+
+from tensorus.tensor_storage._errors import (
+    DamagedRecordError,
+    DatasetNotFoundError,
+    NameTakenError,
+    SchemaValidationError,
+    TensorNotFoundError,
+    TransactionError,
+)
+from tensorus.tensor_storage._storage import TensorStorage
+
+__all__ = [
+    "DamagedRecordError",
+    "DatasetNotFoundError",
+    "NameTakenError",
+    "SchemaValidationError",
+    "TensorNotFoundError",
+    "TensorStorage",
+    "TransactionError",
+]

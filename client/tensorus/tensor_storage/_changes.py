@@ -1,0 +1,166 @@
+"""What a transaction does, until it is committed: inserted, changed and deleted records, in memory.
+
+Committing goes in this order: inserts, each dataset's in one insert that stores all of them or none; then metadata; then
+deletes. Where a step fails, those before it are undone. One dataset's inserts, up to 4096, are atomic by themselves; if the
+process is killed between two steps, the earlier ones stay.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from tensorus import errors
+from tensorus.tensor_storage._errors import NameTakenError, TensorNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from tensorus.client import Client
+    from tensorus.types import Metadata, NewTensor, TensorInfo
+
+__all__ = ["Changes", "Inserted", "commit", "insert_together", "is_inserted", "taken_error"]
+
+_TOGETHER_MAX = 4096
+"""Tensors of an insert of all or nothing; of the contract."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inserted:
+    """A record that is to be inserted."""
+
+    new: NewTensor
+    """With an id, and values that nobody else changes."""
+    info: TensorInfo
+    """As the store measured it without storing it."""
+
+
+@dataclass
+class Changes:
+    """What becomes of one dataset."""
+
+    inserted: dict[str, Inserted] = field(default_factory=dict)
+    """By id, in order."""
+    metadata: dict[str, tuple[Metadata, Metadata]] = field(default_factory=dict)
+    """By id of a stored record: what is stored beside it before and after."""
+    deleted: dict[str, TensorInfo] = field(default_factory=dict)
+    """By id of a stored record."""
+
+    def copy(self) -> Changes:
+        """Return the changes so far."""
+        return Changes(dict(self.inserted), dict(self.metadata), dict(self.deleted))
+
+    def applied(self, info: TensorInfo) -> TensorInfo:
+        """Return what is known of a stored record after the changes."""
+        changed = self.metadata.get(info.id)
+        return info if changed is None else replace(info, metadata=changed[1])
+
+    def require_not_deleted(self, dataset: str, record_id: str) -> None:
+        """Raise `TensorNotFoundError` if the record is deleted."""
+        if record_id in self.deleted:
+            raise TensorNotFoundError(
+                f"the transaction has deleted this record [dataset={dataset}, tensor={record_id}]",
+                reason="TENSOR_NOT_FOUND",
+                facts={"dataset": dataset, "tensor": record_id},
+            )
+
+    def insert(self, inserted: Inserted) -> None:
+        """Insert a record whose id is free, or becomes so by these changes."""
+        record_id = inserted.info.id
+        replaced = self.deleted.pop(record_id, None)
+        if replaced is not None:
+            new = replace(inserted.new, if_generation_match=replaced.generation)
+            inserted = replace(inserted, new=new)
+        self.inserted[record_id] = inserted
+
+    def update(self, info: TensorInfo, metadata: Metadata) -> None:
+        """Have other metadata stored beside a record."""
+        inserted = self.inserted.get(info.id)
+        if inserted is None:
+            before = self.metadata[info.id][0] if info.id in self.metadata else info.metadata
+            self.metadata[info.id] = (before, metadata)
+        else:
+            self.inserted[info.id] = Inserted(
+                replace(inserted.new, metadata=metadata), replace(inserted.info, metadata=metadata)
+            )
+
+    def delete(self, info: TensorInfo) -> None:
+        """Delete a record."""
+        self.metadata.pop(info.id, None)
+        inserted = self.inserted.pop(info.id, None)
+        if inserted is None or inserted.new.if_generation_match is not None:
+            generation = info.generation if inserted is None else inserted.new.if_generation_match
+            self.deleted[info.id] = replace(info, generation=generation or 0)
+
+
+def commit(client: Client, changes: Mapping[str, Changes]) -> None:
+    """Store all changes; where one fails, undo those before it.
+
+    Raises:
+        TensorusError: of the change that failed.
+    """
+    with ExitStack() as undo:
+        for dataset, changed in changes.items():
+            _insert(client, dataset, [inserted.new for inserted in changed.inserted.values()], undo)
+        for dataset, changed in changes.items():
+            for record_id, (before, after) in changed.metadata.items():
+                client.update_metadata(dataset, record_id, after)
+                undo.callback(_undo, client.update_metadata, dataset, record_id, before)
+        for dataset, changed in changes.items():
+            if changed.deleted:
+                client.delete(dataset, list(changed.deleted))
+        undo.pop_all()
+
+
+def insert_together(client: Client, dataset: str, tensors: Sequence[NewTensor]) -> None:
+    """Store all of these, or none where one cannot be."""
+    with ExitStack() as undo:
+        _insert(client, dataset, tensors, undo)
+        undo.pop_all()
+
+
+def is_inserted(info: TensorInfo, new: NewTensor) -> bool:
+    """Return whether this is what was inserted; otherwise a record with the same id and values was there before.
+
+    A store takes such an insert for the same one, repeated. The metadata have the time of the insert and tell them apart.
+    """
+    # As JSON, in which NaN is itself.
+    return json.dumps(info.metadata, sort_keys=True) == json.dumps(dict(new.metadata or {}), sort_keys=True)
+
+
+def taken_error(dataset: str, record_id: str) -> NameTakenError:
+    """Return the error of an id that is taken."""
+    return NameTakenError(
+        f"there is a record with this id already [dataset={dataset}, tensor={record_id}]",
+        reason="ALREADY_EXISTS",
+        facts={"dataset": dataset, "tensor": record_id},
+    )
+
+
+def _insert(client: Client, dataset: str, tensors: Sequence[NewTensor], undo: ExitStack) -> None:
+    for group in _groups(tensors):
+        inserted = client.insert_many(dataset, group, all_or_nothing=True)
+        ours = [info.id for info, new in zip(inserted, group, strict=True) if is_inserted(info, new)]
+        # What replaced another record cannot be undone: that one is gone.
+        undo.callback(_undo, client.delete, dataset, ours)
+        if len(ours) < len(inserted):
+            taken = next(info for info in inserted if info.id not in ours)
+            raise taken_error(dataset, taken.id)
+
+
+def _groups(tensors: Sequence[NewTensor]) -> Iterator[Sequence[NewTensor]]:
+    for start in range(0, len(tensors), _TOGETHER_MAX):
+        yield tensors[start : start + _TOGETHER_MAX]
+
+
+def _undo(step: Callable[..., object], *arguments: Any) -> None:  # `Any`: of the step
+    """Undo a step; the error that made it necessary is the one to raise."""
+    try:
+        step(*arguments)
+    except errors.TensorusError:
+        _log.exception("a step of a transaction that failed could not be undone: %r", arguments)

@@ -1,0 +1,66 @@
+"""The attribute `datasets` of `TensorStorage`: what is stored, as a read-only mapping that reads when it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tensorus.tensor_storage._errors import DatasetNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tensorus.tensor_storage._storage import TensorStorage
+
+__all__ = ["DatasetView", "Datasets"]
+
+
+class Datasets(Mapping[str, "DatasetView"]):
+    """Datasets by name, in order of creation."""
+
+    def __init__(self, storage: TensorStorage) -> None:
+        """Show what `storage` has, at any time."""
+        self._storage = storage
+
+    def __getitem__(self, name: str) -> DatasetView:
+        """Return a dataset; `KeyError` where there is none."""
+        if name not in self:
+            raise KeyError(name)
+        return DatasetView(self._storage, name)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._storage.dataset_exists(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._storage.list_datasets())
+
+    def __len__(self) -> int:
+        return len(self._storage.list_datasets())
+
+
+class DatasetView(Mapping[str, Any]):
+    """`tensors` and `metadata`, parallel lists, and `schema`, a dict or None; each is read when it is asked for."""
+
+    def __init__(self, storage: TensorStorage, name: str) -> None:
+        """Show the dataset `name`."""
+        self._storage = storage
+        self._name = name
+
+    def __getitem__(self, key: str) -> Any:  # of the three
+        """Return one of the three, read afresh."""
+        try:
+            if key == "tensors":
+                return self._storage.get_dataset(self._name)
+            if key == "metadata":
+                return list(self._storage.iter_metadata(self._name))
+            if key == "schema":
+                return self._storage.get_schema(self._name)
+        except DatasetNotFoundError as error:
+            raise KeyError(self._name) from error
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("tensors", "metadata", "schema"))
+
+    def __len__(self) -> int:
+        return 3

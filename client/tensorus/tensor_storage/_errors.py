@@ -1,0 +1,90 @@
+"""What can go wrong in `TensorStorage`: the exceptions of Tensorus 0.x, which are those of `tensorus.errors` at the same time.
+
+DatasetNotFoundError     ValueError, and tensorus.errors.DatasetNotFoundError
+TensorNotFoundError      ValueError, and tensorus.errors.TensorNotFoundError
+NameTakenError           ValueError, and tensorus.errors.AlreadyExistsError: of a dataset, or a record's id
+SchemaValidationError    ValueError, and tensorus.errors.SchemaMismatchError
+DamagedRecordError       RuntimeError, and tensorus.compression.CompressionError: names dataset, record and chunk
+TransactionError         nothing of a transaction or batch was stored; `__cause__` is why
+
+Everything else comes as the client raises it: `UnavailableError`, which is a ConnectionError, `InvalidRequestError`, which is a
+ValueError, and so on. All but `TransactionError` have `reason` and `facts`.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tensorus import errors
+from tensorus.compression import CompressionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "DamagedRecordError",
+    "DatasetNotFoundError",
+    "NameTakenError",
+    "SchemaValidationError",
+    "TensorNotFoundError",
+    "TransactionError",
+    "as_storage_errors",
+    "storage_error",
+]
+
+
+class DatasetNotFoundError(errors.DatasetNotFoundError, ValueError):
+    """There is no dataset of this name."""
+
+
+class TensorNotFoundError(errors.TensorNotFoundError, ValueError):
+    """The dataset has no record with this id."""
+
+
+class NameTakenError(errors.AlreadyExistsError, ValueError):
+    """There is a dataset of this name, or a record with this id."""
+
+
+class SchemaValidationError(errors.SchemaMismatchError):
+    """A tensor or its metadata does not fit the dataset's schema; names what is required and what is there."""
+
+
+class DamagedRecordError(CompressionError, RuntimeError):
+    """What is stored of a record is damaged; names dataset, record and chunk. Other records can be read."""
+
+
+class TransactionError(Exception):
+    """A transaction or batch failed, and nothing of it was stored; `__cause__` is why."""
+
+
+_CLASSES: dict[type[errors.TensorusError], type[errors.TensorusError]] = {
+    errors.DatasetNotFoundError: DatasetNotFoundError,
+    errors.TensorNotFoundError: TensorNotFoundError,
+    errors.AlreadyExistsError: NameTakenError,
+    errors.SchemaMismatchError: SchemaValidationError,
+    errors.DataCorruptError: DamagedRecordError,
+}
+"""The only table from errors of the client to those above."""
+
+
+def storage_error(error: errors.TensorusError) -> errors.TensorusError:
+    """Return the error of this module that stands for one of the client; itself, where none does."""
+    if isinstance(error, errors.InsertManyError):
+        # Of all that were not stored, the one that is to blame.
+        blamed = [one for _, one in error.failed if not isinstance(one, errors.InsertAbandonedError)]
+        return storage_error((blamed or [error.failed[0][1]])[0])
+    found = _CLASSES.get(type(error))
+    return error if found is None else found(str(error), reason=error.reason, facts=error.facts)
+
+
+@contextmanager
+def as_storage_errors() -> Iterator[None]:
+    """Turn what the client raises into errors of this module."""
+    try:
+        yield
+    except errors.TensorusError as error:
+        found = storage_error(error)
+        if found is error:
+            raise
+        raise found from error

@@ -1,0 +1,153 @@
+"""Metadata of records: what the user says, what is stored of it, and what is told of a record.
+
+Stored are the user's fields, flat, so that filters find them, with `timestamp_utc`, and with `compression_metadata`
+where a configuration was asked for: the names of its algorithms. Everything else is told as the store has measured it:
+
+record_id            id of the tensor
+timestamp_utc        seconds since 1970
+shape, dtype         of the tensor: a tuple, and "torch.float32"
+version              number of the record in its dataset, from 1; never used again. 0 where it is not stored yet
+compressed           whether a configuration other than none/none was asked for
+compression_metadata where it was: `compression`, `quantization` (names as asked), `quantization_params`, `original_size`
+                     (canonical bytes), `compressed_size` (stored bytes), `compression_ratio`, `encodings` (what chunks got),
+                     `lossy`, `fallback` (why chunks are not as asked; None where all are), `relative_error`,
+                     `max_absolute_error` (both measured)
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tensorus._convert import metadata_to
+from tensorus.errors import InvalidMetadataError
+from tensorus_protos.values import from_value_map, to_value_map
+
+if TYPE_CHECKING:
+    from tensorus.compression import CompressionConfig
+    from tensorus.types import Metadata, TensorInfo
+
+__all__ = [
+    "SYSTEM_KEYS",
+    "dtype_text",
+    "new_metadata",
+    "plain_value",
+    "record_metadata",
+    "replaced_metadata",
+]
+
+SYSTEM_KEYS = frozenset(
+    {"record_id", "timestamp_utc", "shape", "dtype", "version", "compressed", "compression_metadata"}
+)
+"""Keys that every record has, `compression_metadata` aside. A user gives the first two of a new record, or leaves them out."""
+
+_KEPT_KEYS = ("timestamp_utc", "compression_metadata")
+
+
+def new_metadata(given: object, config: CompressionConfig | None) -> tuple[str, bool, Metadata]:
+    """Return a new record's id, whether the user gave it, and the metadata that is stored.
+
+    Args:
+        given: the user's; None: none.
+        config: how the tensor is stored; None: as its dataset says.
+
+    Raises:
+        TypeError: a value that metadata does not hold, names its key; an id that is no text, or a time that is no number.
+        ValueError: an integer beyond 64 bits, or text that is not Unicode.
+    """
+    user = _checked({} if given is None else given)
+    record_id, timestamp = user.get("record_id"), user.get("timestamp_utc")
+    if not isinstance(record_id, (str, type(None))):
+        raise TypeError(f"metadata['record_id'] is a {type(record_id).__name__}, must be a str")
+    if isinstance(timestamp, bool) or not isinstance(timestamp, (int, float, type(None))):
+        raise TypeError(f"metadata['timestamp_utc'] is a {type(timestamp).__name__}, must be a number")
+    stored = _users_fields(user)
+    stored["timestamp_utc"] = time.time() if timestamp is None else timestamp
+    if config is not None and (config.compression, config.quantization) != ("none", "none"):
+        compression = config.create_tensor_compression()
+        stored["compression_metadata"] = {
+            "compression": compression.compression_algorithm.name,
+            "quantization": compression.quantization_algorithm.name,
+        }
+    return str(uuid.uuid4()) if record_id is None else record_id, record_id is not None, stored
+
+
+def replaced_metadata(stored: Metadata, given: object) -> Metadata:
+    """Return what is stored where the user's fields become those given. Raises as `new_metadata`."""
+    return _users_fields(_checked(given)) | {key: stored[key] for key in _KEPT_KEYS if key in stored}
+
+
+def record_metadata(info: TensorInfo) -> Metadata:
+    """Return a fresh dict of all that is told of a record."""
+    asked = info.metadata.get("compression_metadata")
+    metadata = _users_fields(info.metadata) | {
+        "record_id": info.id,
+        "timestamp_utc": info.metadata.get("timestamp_utc", info.created.timestamp()),
+        "shape": info.shape,
+        "dtype": dtype_text(info.dtype),
+        "version": info.ordinal,
+        "compressed": isinstance(asked, dict),
+    }
+    if isinstance(asked, dict):
+        metadata["compression_metadata"] = _compression_metadata(info, asked)
+    return metadata
+
+
+def dtype_text(dtype: str) -> str:
+    """Return a dtype as records have it, such as "torch.float32"."""
+    return f"torch.{dtype}"
+
+
+def plain_value(value: object) -> object:
+    """Return a value as metadata gives it back: lists for tuples; itself where metadata does not hold it."""
+    try:
+        return from_value_map(to_value_map({"value": value}))["value"]
+    except (TypeError, ValueError):
+        return value
+
+
+def _compression_metadata(info: TensorInfo, asked: Metadata) -> Metadata:
+    return {
+        "compression": asked.get("compression", "none"),
+        "quantization": asked.get("quantization", "none"),
+        "quantization_params": {"original_dtype": dtype_text(info.dtype), "original_shape": list(info.shape)},
+        "original_size": info.canonical_bytes,
+        "compressed_size": info.stored_bytes,
+        "compression_ratio": info.ratio,
+        "encodings": [
+            {
+                "codecs": list(share.codecs),
+                "chunks": share.chunks,
+                "canonical_bytes": share.canonical_bytes,
+                "stored_bytes": share.stored_bytes,
+            }
+            for share in info.encodings
+        ],
+        "lossy": info.lossy,
+        "fallback": info.fallback_reason or None,
+        "relative_error": info.relative_error,
+        "max_absolute_error": info.max_absolute_error,
+    }
+
+
+def _users_fields(metadata: Metadata) -> Metadata:
+    return {key: value for key, value in metadata.items() if key not in SYSTEM_KEYS}
+
+
+def _checked(given: object) -> Metadata:
+    """Return a copy that shares nothing with what is given."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"metadata is a {type(given).__name__}, must be a dict")
+    try:
+        # What every record has is the store's to say, whatever the user has there.
+        given = {key: value for key, value in given.items() if key not in SYSTEM_KEYS or key in _GIVEN_KEYS}
+        return dict(from_value_map(metadata_to(given)))
+    except InvalidMetadataError as error:
+        if isinstance(error.__cause__, TypeError):
+            raise TypeError(str(error)) from error
+        raise
+
+
+_GIVEN_KEYS = frozenset({"record_id", "timestamp_utc"})

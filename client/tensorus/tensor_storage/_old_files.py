@@ -1,0 +1,71 @@
+"""Imports the files that Tensorus 0.x left in a folder, when a store in the same folder is opened.
+
+The files stay as they are. `imported.json` beside them says which were imported, so that each is once: a dataset of it that is
+deleted stays so. A file that could not be imported is tried again at the next opening, and its name stays taken until then.
+Instances that open the folder at the same time wait for one another.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import TextIO
+
+    from tensorus.client import Client
+    from tensorus_server.importers import FileReport
+
+__all__ = ["import_old_files"]
+
+_STATE_FILE = "imported.json"
+
+_log = logging.getLogger(__name__)
+
+
+def import_old_files(client: Client, folder: Path) -> tuple[FileReport, ...]:
+    """Import every file that has not been before, and report what became of each that was tried."""
+    paths = [path for path in sorted(folder.glob("*.pt")) if path.is_file()]
+    if not paths:
+        return ()
+    import fcntl  # noqa: PLC0415 - not everywhere; but then neither is the engine
+
+    from tensorus._import import import_file  # noqa: PLC0415 - few folders have such files
+
+    reports = []
+    with (folder / _STATE_FILE).open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        imported = _read(file)
+        for path in paths:
+            mark = [path.stat().st_size, path.stat().st_mtime_ns]
+            if imported.get(path.name) == mark:
+                continue
+            report = import_file(client, path)
+            reports.append(report)
+            if report.error:
+                _log.warning("%s is not imported: %s", path, report.error)
+            else:
+                _log.info("%s is imported: %s", path, report.counts)
+                imported[path.name] = mark
+                _write(file, imported)
+    return tuple(reports)
+
+
+def _read(file: TextIO) -> dict[str, Any]:
+    """Return size and time of what was imported; `Any`: what is in a file can be anything."""
+    file.seek(0)
+    try:
+        found = json.load(file)
+    except ValueError:
+        # Empty, or torn by a crash: to import again stores nothing twice.
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(file: TextIO, imported: dict[str, Any]) -> None:
+    file.seek(0)
+    file.truncate()
+    json.dump(imported, file, indent=1)
+    file.flush()

@@ -1,0 +1,161 @@
+"""Where a `TensorStorage` keeps its data: a folder, a server, or memory."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tempfile
+import warnings
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tensorus
+from tensorus.errors import UnavailableError
+from tensorus.tensor_storage._memory import MemoryFolder
+from tensorus.tensor_storage._old_files import import_old_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tensorus.client import Client
+    from tensorus_server.importers import FileReport
+
+__all__ = ["Place", "open_place"]
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+
+_log = logging.getLogger(__name__)
+
+
+class FolderIdentity:
+    """A folder that might be removed, or replaced by another of its name."""
+
+    def __init__(self, path: Path) -> None:
+        """Remember the folder that is there now; the path is absolute."""
+        self._path = path
+        self._status = path.stat()
+
+    def is_there(self) -> bool:
+        """Return whether the path still leads to it."""
+        try:
+            return os.path.samestat(self._path.stat(), self._status)
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
+class Place:
+    """An open place. Closed at the end of the process, too, and where nobody uses it any more."""
+
+    client: Client
+    path: Path | str | None
+    """The folder; the address of a server as it was given; None: memory."""
+    close: Callable[[], object]
+    """Ends all use of it; what was in memory is gone. Idempotent."""
+    fallback_reason: str | None = None
+    """Why it is memory, though a folder was asked for."""
+    import_report: tuple[FileReport, ...] = ()
+    """What became of the files of Tensorus 0.x in the folder that were not imported before."""
+    folder: FolderIdentity | None = None
+    """The folder as it was opened; None where there is none, or it is nobody else's to remove."""
+
+    def __post_init__(self) -> None:
+        """Have it closed."""
+        weakref.finalize(self, self.close)
+
+    def require_there(self) -> None:
+        """Refuse to write into a folder that was removed: its files are still open, and what they take would be lost.
+
+        Raises:
+            UnavailableError: it was removed, or replaced by another.
+        """
+        if self.folder is not None and not self.folder.is_there():
+            raise UnavailableError(f"the folder {self.path} of the store was removed", reason="STORE_UNAVAILABLE")
+
+
+def open_place(storage_path: str | os.PathLike[str] | None) -> Place:
+    """Open the place that a storage path names; an empty one is memory, as it was.
+
+    Raises:
+        NotImplementedError: a scheme other than grpc.
+        ConnectionError: the server cannot be reached, or the folder holds a store that cannot be opened.
+    """
+    if storage_path is None or storage_path == "":
+        return _in_memory(None)
+    scheme = _SCHEME.fullmatch(storage_path) if isinstance(storage_path, str) else None
+    if scheme is None:
+        return _in_folder(Path(storage_path))
+    if scheme[1].lower() != "grpc":
+        raise NotImplementedError(
+            f"storage_path is {storage_path!r}: {scheme[1]}:// is not supported; it can be a folder, grpc://host:port, or None"
+        )
+    return _on_server(str(storage_path), scheme[2].rstrip("/"))
+
+
+def _on_server(storage_path: str, address: str) -> Place:
+    client = tensorus.connect(address)
+    try:
+        # A wrong address shows here, and not at the first use.
+        client.datasets()
+    except BaseException:
+        client.close()
+        raise
+    return Place(client, storage_path, _Closing(client))
+
+
+def _in_folder(folder: Path) -> Place:
+    reason = _why_unusable(folder)
+    if reason is not None:
+        message = f"the storage path {folder} cannot be used, {reason}: all is kept in memory, and lost in the end"
+        _log.error(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
+        return _in_memory(reason)
+    # Whoever changes the working directory means another folder from then on, but not this one.
+    absolute = folder.absolute()
+    client = tensorus.open(absolute)
+    try:
+        report = import_old_files(client, absolute)
+    except BaseException:
+        client.close()
+        raise
+    return Place(client, folder, _Closing(client), import_report=report, folder=FolderIdentity(absolute))
+
+
+def _why_unusable(folder: Path) -> str | None:
+    """Return why nothing can be written to a folder, which is made if it is not there; None where it can."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Asking for permissions is not enough: a file system may be read-only.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _in_memory(fallback_reason: str | None) -> Place:
+    folder = MemoryFolder()
+    try:
+        client = tensorus.open(folder.path)
+    except BaseException:
+        folder.remove()
+        raise
+    return Place(client, None, _Closing(client, folder), fallback_reason)
+
+
+class _Closing:
+    """Closes a client, and removes a folder, in the process that made them: a forked child must not."""
+
+    def __init__(self, client: Client, folder: MemoryFolder | None = None) -> None:
+        self._client = client
+        self._folder = folder
+        self._process = os.getpid()
+
+    def __call__(self) -> None:
+        if os.getpid() == self._process:
+            self._client.close()
+            if self._folder is not None:
+                self._folder.remove()

@@ -1,0 +1,238 @@
+"""The half of `TensorStorage` that reads. What returns a list has an iterator beside it, for what memory does not hold."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from abc import ABC, abstractmethod
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tensorus.tensor_storage._equality import field_filter, shape_filter
+from tensorus.tensor_storage._metadata import plain_value, record_metadata
+from tensorus.tensor_storage._names import stored_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tensorus.tensor_storage._records import Records
+    from tensorus.types import Record, TensorInfo
+
+__all__ = ["ReadingStorage", "StoredRecord"]
+
+StoredRecord: TypeAlias = "dict[str, Any]"
+"""`tensor`, and its `metadata`, a dict. `Any`: torch need not be installed."""
+
+
+class ReadingStorage(ABC):
+    """Retrieval of records.
+
+    Tensors are fresh, row-major, and on the CPU: torch's where torch is installed, NumPy arrays elsewhere. Metadata are fresh
+    dicts. Lists are in order of insertion. An iterator raises what its list would, at the first record that it is asked for.
+
+    Every method raises `DatasetNotFoundError` for a dataset that there is not, and `DamagedRecordError` for a record whose
+    bytes are damaged.
+    """
+
+    @property
+    @abstractmethod
+    def _records(self) -> Records:
+        """What is stored, as this thread sees it."""
+
+    @property
+    @abstractmethod
+    def _filters(self) -> bool:
+        """Whether the catalogue knows all that this thread sees."""
+
+    def get_dataset(self, name: str) -> list[Any]:
+        """Return all tensors."""
+        return list(self.iter_dataset(name))
+
+    def iter_dataset(self, name: str) -> Iterator[Any]:
+        """Yield all tensors."""
+        return (record.tensor for record in self._records.records(stored_name(name)))
+
+    def get_dataset_with_metadata(self, name: str) -> list[StoredRecord]:
+        """Return all records."""
+        return list(self.iter_dataset_with_metadata(name))
+
+    def iter_dataset_with_metadata(self, name: str) -> Iterator[StoredRecord]:
+        """Yield all records."""
+        return map(_shown, self._records.records(stored_name(name)))
+
+    def get_tensor_by_id(self, name: str, record_id: str) -> StoredRecord:
+        """Return a record.
+
+        Raises:
+            TensorNotFoundError: there is none with this id.
+        """
+        return _shown(self._records.record(stored_name(name), record_id))
+
+    def query(self, name: str, query_fn: Callable[[Any, dict[str, Any]], Any]) -> list[StoredRecord]:
+        """Return the records for which `query_fn(tensor, metadata)` is true. Reads all of the dataset, a record at a time.
+
+        A record for which it raises is left out; a `RuntimeWarning` says how many were, and shows the first error.
+
+        Raises:
+            TypeError: `query_fn` cannot be called.
+            RuntimeError: it raised for every record; the first error is the cause.
+        """
+        return list(self.iter_query(name, query_fn))
+
+    def iter_query(self, name: str, query_fn: Callable[[Any, dict[str, Any]], Any]) -> Iterator[StoredRecord]:
+        """Yield the records for which `query_fn(tensor, metadata)` is true. As `query`; it warns at the end."""
+        if not callable(query_fn):
+            raise TypeError(f"query_fn is a {type(query_fn).__name__}, must be callable")
+        return self._matching(name, query_fn)
+
+    def query_by_metadata(self, dataset_name: str, field: str, value: Any) -> list[StoredRecord]:
+        """Return the records that have this field, of the user's or the system's, with a value equal to this.
+
+        What a filter can express is found in the catalogue, and only those records are read.
+        """
+        return list(self.iter_query_by_metadata(dataset_name, field, value))
+
+    def iter_query_by_metadata(self, dataset_name: str, field: str, value: Any) -> Iterator[StoredRecord]:
+        """Yield the records that have this field with a value equal to this."""
+        wanted = tuple(value) if field == "shape" and isinstance(value, (list, tuple)) else plain_value(value)
+
+        def equals(info: TensorInfo) -> bool:
+            metadata = record_metadata(info)
+            return field in metadata and bool(metadata[field] == wanted)
+
+        return self._equal(dataset_name, field_filter(field, value), equals)
+
+    def query_by_tensor_shape(self, dataset_name: str, shape: Sequence[int]) -> list[StoredRecord]:
+        """Return the records whose tensors have this shape. Found in the catalogue."""
+        return list(self.iter_query_by_tensor_shape(dataset_name, shape))
+
+    def iter_query_by_tensor_shape(self, dataset_name: str, shape: Sequence[int]) -> Iterator[StoredRecord]:
+        """Yield the records whose tensors have this shape."""
+        wanted = tuple(shape)
+        return self._equal(dataset_name, shape_filter(wanted), lambda info: info.shape == wanted)
+
+    def sample_dataset(self, name: str, n_samples: int, *, seed: int | None = None) -> list[StoredRecord]:
+        """Return so many records at random, in random order, none twice; all of them where there are fewer.
+
+        Reads only those.
+
+        Args:
+            n_samples: at most a million; not above 0: none.
+            seed: the same one gives the same records; None: one from the module `random`, whose seed then decides.
+        """
+        return list(self.iter_sample(name, n_samples, seed=seed))
+
+    def iter_sample(self, name: str, n_samples: int, *, seed: int | None = None) -> Iterator[StoredRecord]:
+        """Yield so many records at random. Arguments as of `sample_dataset`."""
+        chosen_seed = random.getrandbits(62) if seed is None else seed
+        return map(_shown, self._records.sample(stored_name(name), max(0, n_samples), chosen_seed))
+
+    def get_records_paginated(self, name: str, offset: int = 0, limit: int | None = 100) -> list[StoredRecord]:
+        """Return a page of records.
+
+        Args:
+            offset: records before the page; past the end, the page is empty.
+            limit: records of the page, at most; None: all the rest.
+
+        Raises:
+            ValueError: one of them is negative.
+        """
+        return list(self.iter_records(name, offset, limit))
+
+    def iter_records(self, name: str, offset: int = 0, limit: int | None = None) -> Iterator[StoredRecord]:
+        """Yield the records from `offset` on. Arguments as of `get_records_paginated`."""
+        for what, number in (("offset", offset), ("limit", limit)):
+            if number is not None and number < 0:
+                raise ValueError(f"{what} is {number}, must not be negative")
+        dataset, records = stored_name(name), self._records
+        # Of the records before the page nothing is read but the rows of the catalogue.
+        page = islice(records.infos(dataset), offset, None if limit is None else offset + limit)
+        return map(_shown, records.named(dataset, (info.id for info in page)))
+
+    def count(self, dataset_name: str) -> int:
+        """Return the number of records."""
+        return self._records.count(stored_name(dataset_name))
+
+    def get_compression_stats(self, dataset_name: str) -> dict[str, Any]:
+        """Return what compressing has brought. `Any`: numbers, and lists of names.
+
+        Returns:
+            total_tensors               all records
+            compressed_tensors          those for which a configuration was asked; of these alone:
+            total_original_size         canonical bytes
+            total_compressed_size       bytes on disk, all framing counted
+            average_compression_ratio   the former over the latter; 1.0 where there are none
+            compression_algorithms      names, sorted, such as "gzip-6"
+            quantization_algorithms     likewise, such as "int8"
+            fallbacks                   those with chunks that are not as asked
+            stored_bytes                bytes on disk of all records
+            ratio                       canonical bytes over bytes on disk, of all records
+        """
+        stats: dict[str, Any] = dict.fromkeys(
+            ("total_tensors", "compressed_tensors", "total_original_size", "total_compressed_size", "fallbacks"), 0
+        )
+        names: dict[str, set[str]] = {"compression": set(), "quantization": set()}
+        canonical_bytes = stored_bytes = 0
+        for info in self._records.infos(stored_name(dataset_name)):
+            stats["total_tensors"] += 1
+            canonical_bytes += info.canonical_bytes
+            stored_bytes += info.stored_bytes
+            compressed = record_metadata(info).get("compression_metadata")
+            if compressed is None:
+                continue
+            stats["compressed_tensors"] += 1
+            stats["total_original_size"] += info.canonical_bytes
+            stats["total_compressed_size"] += info.stored_bytes
+            stats["fallbacks"] += compressed["fallback"] is not None
+            for kind, found in names.items():
+                found.add(compressed[kind])
+        return stats | {
+            "average_compression_ratio": _ratio(stats["total_original_size"], stats["total_compressed_size"]),
+            "compression_algorithms": sorted(names["compression"]),
+            "quantization_algorithms": sorted(names["quantization"]),
+            "stored_bytes": stored_bytes,
+            "ratio": _ratio(canonical_bytes, stored_bytes),
+        }
+
+    def _matching(self, name: str, query_fn: Callable[[Any, dict[str, Any]], Any]) -> Iterator[StoredRecord]:
+        count = failed = 0
+        first: Exception | None = None
+        for record in self._records.records(stored_name(name)):
+            count += 1
+            shown = _shown(record)
+            try:
+                matches = bool(query_fn(shown["tensor"], shown["metadata"]))
+            except Exception as error:  # noqa: BLE001 - whatever the user's function raises
+                failed += 1
+                first = first or error
+            else:
+                if matches:
+                    yield shown
+        if first is None:
+            return
+        message = (
+            f"query_fn raised for {failed} of {count} records of {name!r}; the first: {type(first).__name__}: {first}"
+        )
+        if failed == count:
+            raise RuntimeError(message) from first
+        warnings.warn(f"{message}; they are left out", RuntimeWarning, stacklevel=3)
+
+    def _equal(self, name: str, where: str | None, equals: Callable[[TensorInfo], bool]) -> Iterator[StoredRecord]:
+        """Yield the records whose headers are as wanted.
+
+        Args:
+            where: a filter that holds for all of these; None: there is none, so that all headers are looked at.
+        """
+        dataset, records = stored_name(name), self._records
+        if where is None or not self._filters:
+            ids = (info.id for info in records.infos(dataset) if equals(info))
+            return map(_shown, records.named(dataset, ids))
+        return (_shown(record) for record in records.records(dataset, where) if equals(record.info))
+
+
+def _shown(record: Record) -> StoredRecord:
+    return {"tensor": record.tensor, "metadata": record_metadata(record.info)}
+
+
+def _ratio(before_bytes: int, after_bytes: int) -> float:
+    return before_bytes / after_bytes if before_bytes and after_bytes else 1.0

@@ -1,0 +1,209 @@
+"""Reading records: as they are stored, and as a transaction that is not committed yet has changed them.
+
+Everything that can be many is yielded, so that memory holds a record at a time. Datasets are named as the store names them.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from tensorus import errors
+from tensorus._arrays import as_numpy, default_kind, from_canonical
+from tensorus.tensor_storage._errors import TensorNotFoundError, as_storage_errors
+from tensorus.types import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from tensorus.tensor_storage._changes import Changes
+    from tensorus.tensor_storage._places import Place
+    from tensorus.types import TensorInfo
+
+__all__ = ["ChangedRecords", "Records", "StoredRecords"]
+
+_IDS_PER_READ = 256
+"""Of records that are named one by one: few enough to hold, many enough for one stream."""
+
+
+class Records(Protocol):
+    """What can be read of datasets. Every method raises as `TensorStorage` does, most of them at the first record."""
+
+    def count(self, dataset: str) -> int:
+        """Return the number of records."""
+
+    def infos(self, dataset: str, where: str | None = None) -> Iterator[TensorInfo]:
+        """Yield what is known of records, in order of insertion.
+
+        Args:
+            where: a filter; records that it does not hold for may be yielded all the same.
+        """
+
+    def records(self, dataset: str, where: str | None = None) -> Iterator[Record]:
+        """Yield records, in order of insertion. Arguments as of `infos`."""
+
+    def named(self, dataset: str, ids: Iterable[str]) -> Iterator[Record]:
+        """Yield the records with these ids, in their order; those that are not there are left out."""
+
+    def sample(self, dataset: str, count: int, seed: int) -> Iterator[Record]:
+        """Yield so many at random, in random order; the same ones for the same seed."""
+
+    def info(self, dataset: str, record_id: str) -> TensorInfo:
+        """Return what is known of a record."""
+
+    def record(self, dataset: str, record_id: str) -> Record:
+        """Return a record."""
+
+
+class StoredRecords:
+    """What a client's store has."""
+
+    def __init__(self, place: Place) -> None:
+        """Read from `place`, which stays open while anything reads from it."""
+        self._place = place
+        self._client = place.client
+
+    def count(self, dataset: str) -> int:
+        """See `Records`."""
+        with as_storage_errors():
+            return self._client.stats(dataset).tensors
+
+    def infos(self, dataset: str, where: str | None = None) -> Iterator[TensorInfo]:
+        """See `Records`."""
+        with as_storage_errors():
+            yield from self._client.list(dataset, where)
+
+    def records(self, dataset: str, where: str | None = None) -> Iterator[Record]:
+        """See `Records`."""
+        with as_storage_errors():
+            yield from self._client.query(dataset, where)
+
+    def named(self, dataset: str, ids: Iterable[str]) -> Iterator[Record]:
+        """See `Records`."""
+        remaining = iter(ids)
+        while batch := list(islice(remaining, _IDS_PER_READ)):
+            with as_storage_errors():
+                yield from self._existing(dataset, batch)
+
+    def sample(self, dataset: str, count: int, seed: int) -> Iterator[Record]:
+        """See `Records`."""
+        with as_storage_errors():
+            yield from self._client.query(dataset, sample=count, seed=seed)
+
+    def info(self, dataset: str, record_id: str) -> TensorInfo:
+        """See `Records`."""
+        with as_storage_errors():
+            return self._client.info(dataset, record_id)
+
+    def record(self, dataset: str, record_id: str) -> Record:
+        """See `Records`."""
+        with as_storage_errors():
+            return next(self._client.get_many(dataset, [record_id]))
+
+    def _existing(self, dataset: str, ids: list[str]) -> Iterator[Record]:
+        """Yield those of the records that are there: some may have been deleted since they were listed."""
+        position = 0
+        while position < len(ids):
+            try:
+                for record in self._client.get_many(dataset, ids[position:]):
+                    position += 1
+                    yield record
+            except errors.TensorNotFoundError:
+                position += 1
+
+
+class ChangedRecords:
+    """What another source of records has, with changes that are not committed.
+
+    What was inserted comes last, with its values as they were given: a lossy configuration takes effect when it is stored.
+    """
+
+    def __init__(self, stored: Records, changes: Mapping[str, Changes]) -> None:
+        """Apply the changes, which may go on, to what is stored; to each dataset its own, and none to others."""
+        self._stored = stored
+        self._changes = changes
+
+    def count(self, dataset: str) -> int:
+        """See `Records`."""
+        changes = self._changes.get(dataset)
+        if changes is None:
+            return self._stored.count(dataset)
+        return self._stored.count(dataset) - len(changes.deleted) + len(changes.inserted)
+
+    def infos(self, dataset: str, where: str | None = None) -> Iterator[TensorInfo]:
+        """See `Records`."""
+        changes = self._changes.get(dataset)
+        if changes is None:
+            yield from self._stored.infos(dataset, where)
+            return
+        # Without the filter, which knows nothing of what was changed.
+        for info in self._stored.infos(dataset):
+            if info.id not in changes.deleted:
+                yield changes.applied(info)
+        for inserted in list(changes.inserted.values()):
+            yield inserted.info
+
+    def records(self, dataset: str, where: str | None = None) -> Iterator[Record]:
+        """See `Records`."""
+        changes = self._changes.get(dataset)
+        if changes is None:
+            yield from self._stored.records(dataset, where)
+            return
+        for record in self._stored.records(dataset):
+            if record.info.id not in changes.deleted:
+                yield replace(record, info=changes.applied(record.info))
+        for record_id in list(changes.inserted):
+            yield _inserted(changes, record_id)
+
+    def named(self, dataset: str, ids: Iterable[str]) -> Iterator[Record]:
+        """See `Records`."""
+        changes = self._changes.get(dataset)
+        if changes is None:
+            yield from self._stored.named(dataset, ids)
+            return
+        for record_id in ids:
+            try:
+                yield self.record(dataset, record_id)
+            except TensorNotFoundError:
+                continue
+
+    def sample(self, dataset: str, count: int, seed: int) -> Iterator[Record]:
+        """See `Records`."""
+        if dataset not in self._changes:
+            yield from self._stored.sample(dataset, count, seed)
+            return
+        ids = [info.id for info in self.infos(dataset)]
+        chosen = random.Random(seed).sample(ids, min(count, len(ids)))  # noqa: S311 - no secret
+        yield from self.named(dataset, chosen)
+
+    def info(self, dataset: str, record_id: str) -> TensorInfo:
+        """See `Records`."""
+        changes = self._changes.get(dataset)
+        if changes is None:
+            return self._stored.info(dataset, record_id)
+        if record_id in changes.inserted:
+            return changes.inserted[record_id].info
+        changes.require_not_deleted(dataset, record_id)
+        return changes.applied(self._stored.info(dataset, record_id))
+
+    def record(self, dataset: str, record_id: str) -> Record:
+        """See `Records`."""
+        changes = self._changes.get(dataset)
+        if changes is None:
+            return self._stored.record(dataset, record_id)
+        if record_id in changes.inserted:
+            return _inserted(changes, record_id)
+        changes.require_not_deleted(dataset, record_id)
+        record = self._stored.record(dataset, record_id)
+        return replace(record, info=changes.applied(record.info))
+
+
+def _inserted(changes: Changes, record_id: str) -> Record:
+    """Return a record that was inserted, with values of its own."""
+    inserted = changes.inserted[record_id]
+    values = np.array(as_numpy(inserted.new.tensor), order="C", copy=True)
+    return Record(inserted.info, from_canonical(values, default_kind()))

@@ -1,0 +1,58 @@
+"""Schemas as Tensorus 0.x had them, and as a store has them.
+
+A dict with any of `shape`, `dtype` ("torch.float32") and `metadata`, names of fields and of their types. The store checks every
+insert and update of metadata against it. Keys that every record has anyway are not part of what it checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tensorus.tensor_storage._metadata import SYSTEM_KEYS, dtype_text
+from tensorus.types import Schema
+
+if TYPE_CHECKING:
+    from tensorus.types import DatasetInfo
+
+__all__ = ["schema_from", "schema_to"]
+
+_TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
+
+
+def schema_to(schema: Mapping[str, Any] | None) -> Schema:
+    """Return what a store is asked to check; `Any`: checked here.
+
+    Raises:
+        TypeError: it is no dict, or one of its parts is not what it should be.
+        ValueError: a part that there is not.
+    """
+    if schema is None:
+        return Schema()
+    if not isinstance(schema, Mapping):
+        raise TypeError(f"schema is a {type(schema).__name__}, must be a dict")
+    for key in schema:
+        if key not in {"shape", "dtype", "metadata"}:
+            raise ValueError(f"a schema has no {key!r}; it has shape, dtype, metadata")
+    shape, dtype, metadata = schema.get("shape"), schema.get("dtype"), schema.get("metadata")
+    if not isinstance(metadata, (Mapping, type(None))):
+        raise TypeError(f"metadata of the schema is a {type(metadata).__name__}, must be a dict")
+    return Schema(
+        dtype=None if dtype is None else str(dtype).removeprefix("torch."),
+        shape=None if shape is None else tuple(shape),
+        # A type that is not known: the field has to be there, and may be anything.
+        metadata={key: _TYPES.get(name) for key, name in (metadata or {}).items() if key not in SYSTEM_KEYS},
+    )
+
+
+def schema_from(dataset: DatasetInfo) -> dict[str, Any] | None:
+    """Return a dataset's schema as a dict, of what there is of it; None: it takes anything."""
+    schema = dataset.schema
+    parts: dict[str, Any] = {}
+    if schema.shape is not None:
+        parts["shape"] = tuple(schema.shape)
+    if schema.dtype is not None:
+        parts["dtype"] = dtype_text(schema.dtype)
+    if schema.metadata:
+        parts["metadata"] = {key: "any" if kind is None else kind.__name__ for key, kind in schema.metadata.items()}
+    return parts or None

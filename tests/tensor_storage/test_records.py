@@ -1,0 +1,523 @@
+"""Datasets and records: what the original's tests of storage in memory asked for, and the exceptions of the table."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tensorus
+from tensorus import _arrays
+from tensorus.tensor_storage import (
+    DatasetNotFoundError,
+    NameTakenError,
+    SchemaValidationError,
+    TensorNotFoundError,
+    TensorStorage,
+)
+
+
+def filled(storage: TensorStorage, count: int = 5) -> list[str]:
+    """Make a dataset of vectors, the first of them full of 0, the second of 1, and so on."""
+    storage.create_dataset("numbers")
+    return [storage.insert("numbers", torch.full((4,), float(n)), {"n": n, "odd": n % 2 == 1}) for n in range(count)]
+
+
+def first_values(records: list[dict[str, Any]]) -> list[float]:
+    return [record["tensor"][0].item() for record in records]
+
+
+# ---- Datasets -----------------------------------------------------------------------------------------------------------
+
+
+def test_datasets_are_listed_in_order_of_creation(storage: TensorStorage) -> None:
+    for name in ("b", "a", "with/slash", "c"):
+        assert storage.create_dataset(name) is None
+    assert storage.list_datasets() == ["b", "a", "with/slash", "c"]
+    assert storage.dataset_exists("a")
+    assert not storage.dataset_exists("d")
+
+
+def test_a_dataset_that_exists_cannot_be_created(storage: TensorStorage) -> None:
+    storage.create_dataset("images")
+    with pytest.raises(ValueError, match="exists already"):
+        storage.create_dataset("images")
+    with pytest.raises(tensorus.errors.AlreadyExistsError):
+        storage.create_dataset("images")
+
+
+def test_a_deleted_dataset_is_gone_with_its_records(storage: TensorStorage) -> None:
+    filled(storage)
+    assert storage.delete_dataset("numbers") is True
+    assert storage.list_datasets() == []
+    storage.create_dataset("numbers")
+    assert storage.count("numbers") == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../escape",
+        "/absolute",
+        "..",
+        "a//b",
+        "line\nbreak",
+        "100%",
+        "%..%2Fa",
+        "%%..%252Fa",
+        "ünï",
+        "%..",
+        "tab\there/..",
+        " ",
+    ],
+)
+def test_a_dataset_has_any_name(storage: TensorStorage, name: str) -> None:
+    storage.create_dataset(name)
+    record_id = storage.insert(name, torch.ones(2))
+    assert storage.list_datasets() == [name]
+    assert storage.dataset_exists(name)
+    assert storage.get_tensor_by_id(name, record_id)["tensor"].tolist() == [1, 1]
+    storage.delete_dataset(name)
+    assert storage.list_datasets() == []
+
+
+def test_names_that_are_written_otherwise_never_meet(storage: TensorStorage) -> None:
+    names = ["../a", "%..%2Fa", "%%25..%252Fa", "..", "%..", "%%25.."]
+    for name in names:
+        storage.create_dataset(name)
+    assert storage.list_datasets() == names
+
+
+@pytest.mark.parametrize(("name", "error"), [("", ValueError), ("a\0b", ValueError), (7, TypeError)])
+def test_what_is_no_name_is_refused(storage: TensorStorage, name: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="name of a dataset"):
+        storage.create_dataset(name)
+
+
+OF_A_DATASET: dict[str, Any] = {
+    "count": lambda storage: storage.count("no"),
+    "insert": lambda storage: storage.insert("no", torch.ones(1)),
+    "insert with an id": lambda storage: storage.insert("no", torch.ones(1), {"record_id": "r"}),
+    "get_dataset": lambda storage: storage.get_dataset("no"),
+    "get_dataset_with_metadata": lambda storage: storage.get_dataset_with_metadata("no"),
+    "get_tensor_by_id": lambda storage: storage.get_tensor_by_id("no", "r"),
+    "query": lambda storage: storage.query("no", lambda _tensor, _metadata: True),
+    "sample_dataset": lambda storage: storage.sample_dataset("no", 1),
+    "sample_dataset of none": lambda storage: storage.sample_dataset("no", 0),
+    "get_records_paginated": lambda storage: storage.get_records_paginated("no"),
+    "update_tensor_metadata": lambda storage: storage.update_tensor_metadata("no", "r", {}),
+    "delete_tensor": lambda storage: storage.delete_tensor("no", "r"),
+    "delete_dataset": lambda storage: storage.delete_dataset("no"),
+    "batch_insert": lambda storage: storage.batch_insert("no", []),
+    "batch_update_metadata": lambda storage: storage.batch_update_metadata("no", []),
+    "batch_delete_tensors": lambda storage: storage.batch_delete_tensors("no", []),
+    "transaction": lambda storage: storage.transaction(["no"]).__enter__(),
+    "get_compression_stats": lambda storage: storage.get_compression_stats("no"),
+    "query_by_metadata": lambda storage: storage.query_by_metadata("no", "n", 1),
+    "query_by_metadata of what has no filter": lambda storage: storage.query_by_metadata("no", "n", None),
+    "query_by_tensor_shape": lambda storage: storage.query_by_tensor_shape("no", (1,)),
+    "create_index": lambda storage: storage.create_index("no", "index", "n"),
+    "rebuild_indexes": lambda storage: storage.rebuild_indexes("no"),
+    "get_index_stats": lambda storage: storage.get_index_stats("no"),
+}
+
+
+def test_no_method_finds_a_dataset_that_is_not_there(storage: TensorStorage) -> None:
+    for name, call in OF_A_DATASET.items():
+        with pytest.raises(DatasetNotFoundError, match="no such dataset") as raised:
+            call(storage)
+        assert isinstance(raised.value, ValueError), name
+        assert isinstance(raised.value, tensorus.errors.DatasetNotFoundError), name
+        assert raised.value.reason == "DATASET_NOT_FOUND", name
+
+
+def test_datasets_is_a_read_only_mapping_that_reads_when_asked(storage: TensorStorage) -> None:
+    filled(storage, 2)
+    storage.create_dataset("other", schema={"dtype": "torch.int8"})
+    datasets = storage.datasets
+    assert list(datasets) == ["numbers", "other"]
+    assert "numbers" in datasets
+    assert 7 not in datasets
+    assert set(datasets["numbers"]) == {"tensors", "metadata", "schema"}
+    assert [tensor.tolist() for tensor in datasets["numbers"]["tensors"]] == [[0] * 4, [1] * 4]
+    assert [metadata["n"] for metadata in datasets["numbers"]["metadata"]] == [0, 1]
+    assert datasets["other"]["schema"] == {"dtype": "torch.int8"}
+    storage.insert("numbers", torch.ones(1))
+    assert len(datasets["numbers"]["tensors"]) == 3
+    with pytest.raises(KeyError):
+        datasets["no"]
+    with pytest.raises(TypeError):
+        datasets["numbers"] = {}  # type: ignore[index]
+
+
+# ---- Schemas ------------------------------------------------------------------------------------------------------------
+
+SCHEMA = {
+    "shape": (2, 3),
+    "dtype": "torch.float32",
+    "metadata": {"count": "int", "rate": "float", "label": "str", "any": "datetime", "shape": "list"},
+}
+FITTING = {"count": 1, "rate": 0.5, "label": "x", "any": None}
+
+MISFITS: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "shape": (torch.ones(3, 2), FITTING, "shape"),
+    "dtype": (torch.ones(2, 3, dtype=torch.float64), FITTING, "dtype"),
+    "a field is missing": (torch.ones(2, 3), {"count": 1, "rate": 0.5, "any": 1}, "label"),
+    "a type": (torch.ones(2, 3), {**FITTING, "label": 7}, "label"),
+    "an int is no float": (torch.ones(2, 3), {**FITTING, "rate": 1}, "rate"),
+    "a float is no int": (torch.ones(2, 3), {**FITTING, "count": 1.0}, "count"),
+}
+
+
+def test_a_schema_lets_in_what_fits(storage: TensorStorage) -> None:
+    storage.create_dataset("images", schema=SCHEMA)
+    storage.insert("images", torch.ones(2, 3), FITTING)
+    assert storage.count("images") == 1
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_a_schema_refuses_what_does_not_fit(storage: TensorStorage, case: str) -> None:
+    tensor, metadata, named = MISFITS[case]
+    storage.create_dataset("images", schema=SCHEMA)
+    with pytest.raises(SchemaValidationError, match=named) as raised:
+        storage.insert("images", tensor, metadata)
+    assert isinstance(raised.value, ValueError)
+    assert storage.count("images") == 0
+
+
+def test_an_update_of_metadata_has_to_fit_the_schema(storage: TensorStorage) -> None:
+    storage.create_dataset("images", schema=SCHEMA)
+    record_id = storage.insert("images", torch.ones(2, 3), FITTING)
+    with pytest.raises(SchemaValidationError, match="label"):
+        storage.update_tensor_metadata("images", record_id, {**FITTING, "label": 7})
+    assert storage.get_tensor_by_id("images", record_id)["metadata"]["label"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("schema", "error"),
+    [
+        ([], TypeError),
+        ({"shap": (1,)}, ValueError),
+        ({"metadata": ["a"]}, TypeError),
+        ({"dtype": "float33"}, ValueError),
+    ],
+)
+def test_what_is_no_schema_is_refused(storage: TensorStorage, schema: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        storage.create_dataset("images", schema=schema)
+    assert storage.list_datasets() == []
+
+
+# ---- Insert and get -----------------------------------------------------------------------------------------------------
+
+
+def test_a_record_comes_back_as_it_was_inserted(storage: TensorStorage) -> None:
+    storage.create_dataset("images")
+    tensor = torch.rand(3, 5, 7)
+    metadata = {"label": "cat", "score": 0.5, "one": 1, "float one": 1.0, "nested": {"a": [1, None]}, "pair": (1, 2)}
+    record_id = storage.insert("images", tensor, metadata)
+    record = storage.get_tensor_by_id("images", record_id)
+    assert set(record) == {"tensor", "metadata"}
+    assert torch.equal(record["tensor"], tensor)
+    found = record["metadata"]
+    assert {key: found[key] for key in metadata} == {**metadata, "pair": [1, 2]}
+    assert (type(found["one"]), type(found["float one"])) == (int, float)
+
+
+def test_nan_and_infinity_are_values_of_metadata(storage: TensorStorage) -> None:
+    storage.create_dataset("images")
+    metadata = {"nan": float("nan"), "infinity": float("inf"), "record_id": "r"}
+    assert storage.insert("images", torch.ones(2), metadata) == "r"
+    (other,) = storage.batch_insert("images", [(torch.ones(2), {"nan": float("nan")})])
+    for record_id in ("r", other):
+        assert math.isnan(storage.get_tensor_by_id("images", record_id)["metadata"]["nan"])
+    assert len(storage.query_by_metadata("images", "infinity", float("inf"))) == 1
+    assert storage.query_by_metadata("images", "nan", float("nan")) == []
+
+
+def test_the_system_s_metadata_are_complete(storage: TensorStorage) -> None:
+    storage.create_dataset("images")
+    record_id = storage.insert("images", torch.zeros(2, 3, dtype=torch.int16))
+    metadata = storage.get_tensor_by_id("images", record_id)["metadata"]
+    assert isinstance(metadata.pop("timestamp_utc"), float)
+    assert metadata == {
+        "record_id": record_id,
+        "shape": (2, 3),
+        "dtype": "torch.int16",
+        "version": 1,
+        "compressed": False,
+    }
+
+
+def test_a_user_gives_id_and_time_and_no_other_key_of_the_system(storage: TensorStorage) -> None:
+    storage.create_dataset("images")
+    given = {"record_id": "r", "timestamp_utc": 5, "shape": (9,), "dtype": object(), "version": 9, "compressed": True}
+    assert storage.insert("images", torch.ones(2), given) == "r"
+    metadata = storage.get_tensor_by_id("images", "r")["metadata"]
+    assert metadata == {
+        "record_id": "r",
+        "timestamp_utc": 5,
+        "shape": (2,),
+        "dtype": "torch.float32",
+        "version": 1,
+        "compressed": False,
+    }
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"record_id": 7}, {"timestamp_utc": "now"}, {"timestamp_utc": True}, ["a"], {7: 1}]
+)
+def test_metadata_of_the_wrong_type_are_refused(storage: TensorStorage, metadata: Any) -> None:
+    storage.create_dataset("images")
+    with pytest.raises(TypeError, match="metadata"):
+        storage.insert("images", torch.ones(2), metadata)
+    assert storage.count("images") == 0
+
+
+@pytest.mark.parametrize("value", [[1.0, 2.0], "text", None, 1.0])
+def test_what_is_no_tensor_is_refused(storage: TensorStorage, value: Any) -> None:
+    storage.create_dataset("images")
+    with pytest.raises(TypeError, match="no tensor"):
+        storage.insert("images", value)
+
+
+def test_numpy_arrays_are_tensors_too(storage: TensorStorage) -> None:
+    storage.create_dataset("images")
+    record_id = storage.insert("images", np.arange(6, dtype=np.int32).reshape(2, 3).T)
+    found = storage.get_tensor_by_id("images", record_id)["tensor"]
+    assert isinstance(found, torch.Tensor)
+    assert found.is_contiguous()
+    assert found.tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_without_torch_arrays_come_back(storage: TensorStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.create_dataset("images")
+    monkeypatch.setattr(_arrays, "_has_torch", lambda: False)
+    with storage.transaction(["images"]):
+        record_id = storage.insert("images", np.ones((2, 3), np.float32))
+        assert isinstance(storage.get_tensor_by_id("images", record_id)["tensor"], np.ndarray)
+    found = storage.get_tensor_by_id("images", record_id)
+    assert isinstance(found["tensor"], np.ndarray)
+    assert found["metadata"]["dtype"] == "torch.float32"
+
+
+def test_what_is_changed_after_an_insert_is_not_changed_in_the_store(storage: TensorStorage) -> None:
+    storage.create_dataset("images")
+    tensor, metadata = torch.zeros(3), {"list": [1]}
+    record_id = storage.insert("images", tensor, metadata)
+    tensor += 1
+    metadata["list"].append(2)
+    record = storage.get_tensor_by_id("images", record_id)
+    assert record["tensor"].tolist() == [0, 0, 0]
+    assert record["metadata"]["list"] == [1]
+
+
+def test_lists_are_in_order_of_insertion(storage: TensorStorage) -> None:
+    ids = filled(storage)
+    assert [tensor[0].item() for tensor in storage.get_dataset("numbers")] == [0, 1, 2, 3, 4]
+    assert [record["metadata"]["record_id"] for record in storage.get_dataset_with_metadata("numbers")] == ids
+    assert storage.count("numbers") == 5
+
+
+def test_an_id_that_is_not_there_is_not_found(storage: TensorStorage) -> None:
+    filled(storage, 1)
+    for call in (
+        lambda: storage.get_tensor_by_id("numbers", "r"),
+        lambda: storage.update_tensor_metadata("numbers", "r", {}),
+        lambda: storage.delete_tensor("numbers", "r"),
+    ):
+        with pytest.raises(TensorNotFoundError, match="tensor=r") as raised:
+            call()
+        assert isinstance(raised.value, ValueError)
+        assert isinstance(raised.value, tensorus.errors.TensorNotFoundError)
+
+
+def test_an_id_that_is_taken_is_refused_whatever_the_values(storage: TensorStorage) -> None:
+    storage.create_dataset("images")
+    given = {"record_id": "r", "timestamp_utc": 1}
+    storage.insert("images", torch.ones(2), given)
+    for tensor, metadata in ((torch.ones(2), given), (torch.ones(2), {"record_id": "r"}), (torch.zeros(2), given)):
+        with pytest.raises(NameTakenError, match="tensor=r"):
+            storage.insert("images", tensor, metadata)
+    assert storage.count("images") == 1
+
+
+# ---- Change and delete --------------------------------------------------------------------------------------------------
+
+
+def test_an_update_replaces_all_but_the_system_s_keys(storage: TensorStorage) -> None:
+    storage.create_dataset("images")
+    storage.insert("images", torch.ones(2), {"record_id": "r", "old": 1, "kept": 1})
+    before = storage.get_tensor_by_id("images", "r")["metadata"]
+    update = {"kept": 2, "new": 3, "record_id": "other", "timestamp_utc": 0, "version": 9}
+    assert storage.update_tensor_metadata("images", "r", update) is True
+    after = storage.get_tensor_by_id("images", "r")["metadata"]
+    del before["old"]
+    assert after == {**before, "kept": 2, "new": 3}
+
+
+def test_a_deleted_record_is_gone(storage: TensorStorage) -> None:
+    ids = filled(storage, 3)
+    assert storage.delete_tensor("numbers", ids[1]) is True
+    assert first_values(storage.get_dataset_with_metadata("numbers")) == [0, 2]
+    assert storage.count("numbers") == 2
+
+
+# ---- Queries, samples, pages --------------------------------------------------------------------------------------------
+
+
+def test_a_query_sees_tensor_and_metadata(storage: TensorStorage) -> None:
+    filled(storage)
+    found = storage.query("numbers", lambda tensor, metadata: tensor[0] > 1 and metadata["odd"])
+    assert first_values(found) == [3]
+
+
+def test_a_query_that_raises_leaves_out_and_warns(storage: TensorStorage) -> None:
+    filled(storage)
+
+    def picky(tensor: torch.Tensor, metadata: dict[str, Any]) -> bool:
+        if metadata["odd"]:
+            raise KeyError("odd one")
+        return True
+
+    with pytest.warns(RuntimeWarning, match="2 of 5 records of 'numbers'; the first: KeyError: 'odd one'"):
+        found = storage.query("numbers", picky)
+    assert first_values(found) == [0, 2, 4]
+
+
+def test_a_query_that_always_raises_raises(storage: TensorStorage) -> None:
+    filled(storage)
+    with pytest.raises(RuntimeError, match="5 of 5 records") as raised:
+        storage.query("numbers", lambda tensor, metadata: metadata["no such key"])
+    assert isinstance(raised.value.__cause__, KeyError)
+
+
+def test_a_query_of_what_cannot_be_called_is_refused(storage: TensorStorage) -> None:
+    filled(storage)
+    with pytest.raises(TypeError, match="callable"):
+        storage.query("numbers", "n > 1")  # type: ignore[arg-type]
+
+
+def test_a_sample_has_no_record_twice(storage: TensorStorage) -> None:
+    filled(storage)
+    found = first_values(storage.sample_dataset("numbers", 3))
+    assert len(set(found)) == 3
+    assert set(found) <= {0, 1, 2, 3, 4}
+
+
+def test_a_sample_of_more_than_there_are_is_all_of_them_shuffled(storage: TensorStorage) -> None:
+    filled(storage)
+    samples = [first_values(storage.sample_dataset("numbers", 99, seed=seed)) for seed in range(10)]
+    assert all(sorted(sample) == [0, 1, 2, 3, 4] for sample in samples)
+    assert len(set(map(tuple, samples))) > 1
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_sample_of_none_is_empty(storage: TensorStorage, count: int) -> None:
+    filled(storage)
+    assert storage.sample_dataset("numbers", count) == []
+
+
+def test_a_seed_gives_the_same_sample(storage: TensorStorage) -> None:
+    filled(storage)
+    assert first_values(storage.sample_dataset("numbers", 3, seed=7)) == first_values(
+        storage.sample_dataset("numbers", 3, seed=7)
+    )
+    random.seed(7)
+    first = first_values(storage.sample_dataset("numbers", 3))
+    random.seed(7)
+    assert first_values(storage.sample_dataset("numbers", 3)) == first
+
+
+@pytest.mark.parametrize(
+    ("offset", "limit", "expected"),
+    [
+        (0, 2, [0, 1]),
+        (3, 100, [3, 4]),
+        (1, None, [1, 2, 3, 4]),
+        (5, 2, []),
+        (99, None, []),
+        (2, 0, []),
+    ],
+)
+def test_a_page_has_these_records(storage: TensorStorage, offset: int, limit: int | None, expected: list[int]) -> None:
+    filled(storage)
+    assert first_values(storage.get_records_paginated("numbers", offset=offset, limit=limit)) == expected
+
+
+@pytest.mark.parametrize(("offset", "limit"), [(-1, 1), (0, -1)])
+def test_a_negative_page_is_refused(storage: TensorStorage, offset: int, limit: int) -> None:
+    filled(storage)
+    with pytest.raises(ValueError, match="must not be negative"):
+        storage.get_records_paginated("numbers", offset, limit)
+
+
+# ---- Equality -----------------------------------------------------------------------------------------------------------
+
+VALUES: list[Any] = [1, 1.0, True, "1", None, [1, 2], {"a": 1}, 2**60, "x" * 2000, "nul\0", -0.5, [], "", {"n": "1"}]
+
+
+@pytest.mark.parametrize("key", ["n", "a.b", "a key", "back`tick", "@id", "back\\slash"])
+def test_equal_metadata_are_found_as_python_compares(storage: TensorStorage, key: str) -> None:
+    storage.create_dataset("values")
+    storage.batch_insert("values", [(torch.tensor(float(n)), {key: value}) for n, value in enumerate(VALUES)])
+    storage.insert("values", torch.tensor(-1.0), {"other": 1, "a": {"b": 1}})
+    for value in [*VALUES, (1, 2), 3, "no", 2, float("nan")]:
+        expected = [n for n, found in enumerate(VALUES) if found == (list(value) if value == (1, 2) else value)]
+        found = [int(record["tensor"]) for record in storage.query_by_metadata("values", key, value)]
+        assert found == expected, value
+
+
+def test_the_system_s_keys_can_be_asked_for(storage: TensorStorage) -> None:
+    ids = filled(storage, 3)
+    storage.insert("numbers", torch.ones(2, dtype=torch.int8))
+    first = storage.get_tensor_by_id("numbers", ids[0])["metadata"]
+    assert first_values(storage.query_by_metadata("numbers", "record_id", ids[2])) == [2]
+    assert first_values(storage.query_by_metadata("numbers", "version", 2)) == [1]
+    assert first_values(storage.query_by_metadata("numbers", "dtype", "torch.int8")) == [1]
+    assert first_values(storage.query_by_metadata("numbers", "shape", (4,))) == [0, 1, 2]
+    assert first_values(storage.query_by_metadata("numbers", "shape", [2])) == [1]
+    assert first_values(storage.query_by_metadata("numbers", "timestamp_utc", first["timestamp_utc"])) == [0]
+    assert len(storage.query_by_metadata("numbers", "compressed", False)) == 4
+
+
+def test_a_shape_is_found_exactly(storage: TensorStorage) -> None:
+    storage.create_dataset("images")
+    shapes = [(2, 3), (6,), (3, 2), (2, 3), (), (0, 3)]
+    for shape in shapes:
+        storage.insert("images", torch.ones(shape))
+    for shape in shapes:
+        found = [record["metadata"]["shape"] for record in storage.query_by_tensor_shape("images", shape)]
+        assert found == [other for other in shapes if other == shape]
+    assert len(storage.query_by_tensor_shape("images", torch.Size([2, 3]))) == 2
+
+
+# ---- Indexes ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_index_has_a_name_a_type_and_a_size(storage: TensorStorage) -> None:
+    filled(storage, 1)
+    storage.insert("numbers", torch.ones(1), {"n": {"a": 1}})
+    storage.insert("numbers", torch.ones(1), {"n": []})
+    storage.insert("numbers", torch.ones(1), {"other": 1})
+    assert storage.create_index("numbers", "by_n", "n") is True
+    assert storage.create_index("numbers", "by_time", "timestamp_utc", index_type="range") is True
+    assert storage.create_index("numbers", "by_n", "n") is True
+    assert storage.create_index("numbers", "by_n", "other") is False
+    assert storage.rebuild_indexes("numbers") is True
+    assert storage.get_index_stats("numbers") == {
+        "by_n": {"type": "hash", "size": 3, "name": "by_n"},
+        "by_time": {"type": "range", "size": 4, "name": "by_time"},
+        "indexing_enabled": True,
+        "dataset_name": "numbers",
+    }
+
+
+def test_a_type_of_index_that_there_is_not_is_refused(storage: TensorStorage) -> None:
+    filled(storage, 1)
+    with pytest.raises(ValueError, match="hash, range"):
+        storage.create_index("numbers", "by_n", "n", "tree")
