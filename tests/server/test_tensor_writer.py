@@ -109,6 +109,33 @@ def test_any_cutting_of_the_bytes_stores_the_same_tensor(
     assert written(array, offsets, pool, preset=preset, known_crcs=known_crcs) == whole
 
 
+@pytest.mark.parametrize("preset", ["lossless", "maximum", "auto"])
+def test_what_is_stored_does_not_depend_on_the_number_of_threads(preset: str) -> None:
+    # Its kind changes within what one choice serves, and at its borders.
+    dense, sparse = normal((40_000,)), np.where(np.arange(40_000) % 10, 0, normal((40_000,))).astype(np.float32)
+    array = np.concatenate([dense, sparse, np.zeros(10_000, np.float32), dense, sparse])
+    chunk_plan = plan(
+        StoragePolicy(preset=preset, chunk_bytes=16384, max_relative_error=5e-3), announce("t", array).spec.dtype
+    )
+    payloads = []
+    for threads in (1, 4):
+        opened = CodecPool(threads)
+        chunk_store = MemoryChunkStore()
+        with (
+            patch.object(tensor_writer, "new_payload_key", lambda: KEY),
+            patch.object(tensor_writer, "_HERE_BYTES_MAX", 0),
+        ):
+            writer = TensorWriter(DATASET, announce("t", array), chunk_plan, chunk_store=chunk_store, pool=opened)
+        with patch.object(tensor_writer, "_HERE_BYTES_MAX", 0):
+            writer.write(memoryview(canonical(array)))
+            stored, staged = writer.seal(None)
+        opened.close()
+        assert staged is not None
+        payloads.append((stored.storage, chunk_store._staged[staged.payload_key]))
+    assert payloads[0] == payloads[1]
+    assert len(payloads[0][0].encodings) >= 3
+
+
 @pytest.mark.parametrize("step", [1, 15, 4095, 4096, 4097, 8192, 10_000])
 def test_pieces_of_one_size_store_the_same_tensor(pool: CodecPool, step: int) -> None:
     array = random_bits("float32", (3_000,) if step < 15 else (30_000,))
