@@ -121,10 +121,7 @@ def test_what_is_stored_does_not_depend_on_the_number_of_threads(preset: str) ->
     for threads in (1, 4):
         opened = CodecPool(threads)
         chunk_store = MemoryChunkStore()
-        with (
-            patch.object(tensor_writer, "new_payload_key", lambda: KEY),
-            patch.object(tensor_writer, "_HERE_BYTES_MAX", 0),
-        ):
+        with patch.object(tensor_writer, "new_payload_key", lambda: KEY):
             writer = TensorWriter(DATASET, announce("t", array), chunk_plan, chunk_store=chunk_store, pool=opened)
         with patch.object(tensor_writer, "_HERE_BYTES_MAX", 0):
             writer.write(memoryview(canonical(array)))
