@@ -78,7 +78,7 @@ class TestSuited:
 
 
 GOALS = {"nine zeros in ten": 8, "sequential ids": 8, "noise": 0.999, "a mask": 20, "a picture of three channels": 2.2}
-"""Ratios that the issue of these codecs asked for, or that were measured when they were chosen."""
+"""Ratios that were measured when the candidates were chosen, less a little."""
 
 
 @pytest.mark.parametrize(("name", "ratio"), GOALS.items())
