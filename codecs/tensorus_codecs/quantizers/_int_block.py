@@ -218,7 +218,9 @@ def _parse_parameters(
     expected_bytes = exceptions_at + exception_count * component.itemsize
     if len(parameters) != expected_bytes:
         raise CorruptChunkError(f"{codec.id} has {len(parameters)} bytes of parameters, must be {expected_bytes}")
-    marked = int(np.count_nonzero(codes == codec.exception_code()))
+    exception = codec.exception_code()
+    # The smallest code there is: without one, a pass that makes no array shows it.
+    marked = int(np.count_nonzero(codes == exception)) if int(codes.min()) == exception else 0
     if marked != exception_count:
         raise CorruptChunkError(f"{codec.id} has {exception_count} exceptions for {marked} codes that mark one")
     bits = np.frombuffer(parameters, "<u2", block_count, _PARAMETERS.size)
