@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 import tensorus
+from support.storages import filled, first_values
 from tensorus import _arrays
 from tensorus.tensor_storage import (
     DatasetNotFoundError,
@@ -19,17 +19,6 @@ from tensorus.tensor_storage import (
     TensorNotFoundError,
     TensorStorage,
 )
-
-
-def filled(storage: TensorStorage, count: int = 5) -> list[str]:
-    """Make a dataset of vectors, the first of them full of 0, the second of 1, and so on."""
-    storage.create_dataset("numbers")
-    return [storage.insert("numbers", torch.full((4,), float(n)), {"n": n, "odd": n % 2 == 1}) for n in range(count)]
-
-
-def first_values(records: list[dict[str, Any]]) -> list[float]:
-    return [record["tensor"][0].item() for record in records]
-
 
 # ---- Datasets -----------------------------------------------------------------------------------------------------------
 
@@ -365,159 +354,3 @@ def test_a_deleted_record_is_gone(storage: TensorStorage) -> None:
     assert storage.delete_tensor("numbers", ids[1]) is True
     assert first_values(storage.get_dataset_with_metadata("numbers")) == [0, 2]
     assert storage.count("numbers") == 2
-
-
-# ---- Queries, samples, pages --------------------------------------------------------------------------------------------
-
-
-def test_a_query_sees_tensor_and_metadata(storage: TensorStorage) -> None:
-    filled(storage)
-    found = storage.query("numbers", lambda tensor, metadata: tensor[0] > 1 and metadata["odd"])
-    assert first_values(found) == [3]
-
-
-def test_a_query_that_raises_leaves_out_and_warns(storage: TensorStorage) -> None:
-    filled(storage)
-
-    def picky(tensor: torch.Tensor, metadata: dict[str, Any]) -> bool:
-        if metadata["odd"]:
-            raise KeyError("odd one")
-        return True
-
-    with pytest.warns(RuntimeWarning, match="2 of 5 records of 'numbers'; the first: KeyError: 'odd one'"):
-        found = storage.query("numbers", picky)
-    assert first_values(found) == [0, 2, 4]
-
-
-def test_a_query_that_always_raises_raises(storage: TensorStorage) -> None:
-    filled(storage)
-    with pytest.raises(RuntimeError, match="5 of 5 records") as raised:
-        storage.query("numbers", lambda tensor, metadata: metadata["no such key"])
-    assert isinstance(raised.value.__cause__, KeyError)
-
-
-def test_a_query_of_what_cannot_be_called_is_refused(storage: TensorStorage) -> None:
-    filled(storage)
-    with pytest.raises(TypeError, match="callable"):
-        storage.query("numbers", "n > 1")  # type: ignore[arg-type]
-
-
-def test_a_sample_has_no_record_twice(storage: TensorStorage) -> None:
-    filled(storage)
-    found = first_values(storage.sample_dataset("numbers", 3))
-    assert len(set(found)) == 3
-    assert set(found) <= {0, 1, 2, 3, 4}
-
-
-def test_a_sample_of_more_than_there_are_is_all_of_them_shuffled(storage: TensorStorage) -> None:
-    filled(storage)
-    samples = [first_values(storage.sample_dataset("numbers", 99, seed=seed)) for seed in range(10)]
-    assert all(sorted(sample) == [0, 1, 2, 3, 4] for sample in samples)
-    assert len(set(map(tuple, samples))) > 1
-
-
-@pytest.mark.parametrize("count", [0, -1])
-def test_a_sample_of_none_is_empty(storage: TensorStorage, count: int) -> None:
-    filled(storage)
-    assert storage.sample_dataset("numbers", count) == []
-
-
-def test_a_seed_gives_the_same_sample(storage: TensorStorage) -> None:
-    filled(storage)
-    assert first_values(storage.sample_dataset("numbers", 3, seed=7)) == first_values(
-        storage.sample_dataset("numbers", 3, seed=7)
-    )
-    random.seed(7)
-    first = first_values(storage.sample_dataset("numbers", 3))
-    random.seed(7)
-    assert first_values(storage.sample_dataset("numbers", 3)) == first
-
-
-@pytest.mark.parametrize(
-    ("offset", "limit", "expected"),
-    [
-        (0, 2, [0, 1]),
-        (3, 100, [3, 4]),
-        (1, None, [1, 2, 3, 4]),
-        (5, 2, []),
-        (99, None, []),
-        (2, 0, []),
-    ],
-)
-def test_a_page_has_these_records(storage: TensorStorage, offset: int, limit: int | None, expected: list[int]) -> None:
-    filled(storage)
-    assert first_values(storage.get_records_paginated("numbers", offset=offset, limit=limit)) == expected
-
-
-@pytest.mark.parametrize(("offset", "limit"), [(-1, 1), (0, -1)])
-def test_a_negative_page_is_refused(storage: TensorStorage, offset: int, limit: int) -> None:
-    filled(storage)
-    with pytest.raises(ValueError, match="must not be negative"):
-        storage.get_records_paginated("numbers", offset, limit)
-
-
-# ---- Equality -----------------------------------------------------------------------------------------------------------
-
-VALUES: list[Any] = [1, 1.0, True, "1", None, [1, 2], {"a": 1}, 2**60, "x" * 2000, "nul\0", -0.5, [], "", {"n": "1"}]
-
-
-@pytest.mark.parametrize("key", ["n", "a.b", "a key", "back`tick", "@id", "back\\slash"])
-def test_equal_metadata_are_found_as_python_compares(storage: TensorStorage, key: str) -> None:
-    storage.create_dataset("values")
-    storage.batch_insert("values", [(torch.tensor(float(n)), {key: value}) for n, value in enumerate(VALUES)])
-    storage.insert("values", torch.tensor(-1.0), {"other": 1, "a": {"b": 1}})
-    for value in [*VALUES, (1, 2), 3, "no", 2, float("nan")]:
-        expected = [n for n, found in enumerate(VALUES) if found == (list(value) if value == (1, 2) else value)]
-        found = [int(record["tensor"]) for record in storage.query_by_metadata("values", key, value)]
-        assert found == expected, value
-
-
-def test_the_system_s_keys_can_be_asked_for(storage: TensorStorage) -> None:
-    ids = filled(storage, 3)
-    storage.insert("numbers", torch.ones(2, dtype=torch.int8))
-    first = storage.get_tensor_by_id("numbers", ids[0])["metadata"]
-    assert first_values(storage.query_by_metadata("numbers", "record_id", ids[2])) == [2]
-    assert first_values(storage.query_by_metadata("numbers", "version", 2)) == [1]
-    assert first_values(storage.query_by_metadata("numbers", "dtype", "torch.int8")) == [1]
-    assert first_values(storage.query_by_metadata("numbers", "shape", (4,))) == [0, 1, 2]
-    assert first_values(storage.query_by_metadata("numbers", "shape", [2])) == [1]
-    assert first_values(storage.query_by_metadata("numbers", "timestamp_utc", first["timestamp_utc"])) == [0]
-    assert len(storage.query_by_metadata("numbers", "compressed", False)) == 4
-
-
-def test_a_shape_is_found_exactly(storage: TensorStorage) -> None:
-    storage.create_dataset("images")
-    shapes = [(2, 3), (6,), (3, 2), (2, 3), (), (0, 3)]
-    for shape in shapes:
-        storage.insert("images", torch.ones(shape))
-    for shape in shapes:
-        found = [record["metadata"]["shape"] for record in storage.query_by_tensor_shape("images", shape)]
-        assert found == [other for other in shapes if other == shape]
-    assert len(storage.query_by_tensor_shape("images", torch.Size([2, 3]))) == 2
-
-
-# ---- Indexes ------------------------------------------------------------------------------------------------------------
-
-
-def test_an_index_has_a_name_a_type_and_a_size(storage: TensorStorage) -> None:
-    filled(storage, 1)
-    storage.insert("numbers", torch.ones(1), {"n": {"a": 1}})
-    storage.insert("numbers", torch.ones(1), {"n": []})
-    storage.insert("numbers", torch.ones(1), {"other": 1})
-    assert storage.create_index("numbers", "by_n", "n") is True
-    assert storage.create_index("numbers", "by_time", "timestamp_utc", index_type="range") is True
-    assert storage.create_index("numbers", "by_n", "n") is True
-    assert storage.create_index("numbers", "by_n", "other") is False
-    assert storage.rebuild_indexes("numbers") is True
-    assert storage.get_index_stats("numbers") == {
-        "by_n": {"type": "hash", "size": 3, "name": "by_n"},
-        "by_time": {"type": "range", "size": 4, "name": "by_time"},
-        "indexing_enabled": True,
-        "dataset_name": "numbers",
-    }
-
-
-def test_a_type_of_index_that_there_is_not_is_refused(storage: TensorStorage) -> None:
-    filled(storage, 1)
-    with pytest.raises(ValueError, match="hash, range"):
-        storage.create_index("numbers", "by_n", "n", "tree")
