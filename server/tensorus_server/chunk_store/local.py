@@ -217,7 +217,8 @@ class LocalChunkStore(ChunkStore):
         """See `ChunkStore`. A folder whose lock can be had belongs to nobody any more."""
         swept = 0
         for descriptor, folder in self._foreign_folders():
-            with suppress(BlockingIOError):
+            # Another sweep may have removed the folder since it was opened.
+            with suppress(BlockingIOError, FileNotFoundError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 swept += sum(1 for _ in folder.iterdir())
                 shutil.rmtree(folder)

@@ -117,3 +117,24 @@ def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
     published(store, b"x")
     store.close()
     assert open_descriptors(tmp_path) == []
+
+
+def test_a_folder_that_another_sweep_removes_meanwhile_is_no_failure(
+    store: LocalChunkStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / "tmp" / name).mkdir()
+        (tmp_path / "tmp" / name / "left").touch()
+    lock = local.fcntl.flock
+    removed: list[Path] = []
+
+    def remove_first(descriptor: int, operation: int) -> None:
+        lock(descriptor, operation)
+        if not removed:
+            removed.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+            shutil.rmtree(removed[0])
+
+    monkeypatch.setattr(local.fcntl, "flock", remove_first)
+    assert store.sweep_unfinished() == 1
+    assert len(removed) == 1
+    assert list((tmp_path / "tmp").iterdir()) == [store._own_tmp]
