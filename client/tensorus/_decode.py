@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from tensorus.errors import DataCorruptError
 from tensorus_codecs.errors import CodecError
-from tensorus_codecs.pipeline import decode_chunk
+from tensorus_codecs.pipeline import decode_chunk_into
 from tensorus_codecs.registry import available_codecs
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["accepted_codecs", "decode_record"]
+__all__ = ["accepted_codecs", "decode_record_into"]
 
 
 @cache
@@ -22,13 +22,13 @@ def accepted_codecs() -> tuple[str, ...]:
     return tuple(entry.id for entry in available_codecs())
 
 
-def decode_record(record: Buffer) -> memoryview:
-    """Return the canonical bytes of a chunk record.
+def decode_record_into(record: Buffer, target: memoryview) -> None:
+    """Write the canonical bytes of a chunk record into `target`.
 
     Raises:
-        DataCorruptError: it is none.
+        DataCorruptError: it is none, or decodes to another length.
     """
     try:
-        return decode_chunk(record)
+        decode_chunk_into(record, target)
     except CodecError as error:
         raise DataCorruptError(str(error), reason="DATA_CORRUPT") from error

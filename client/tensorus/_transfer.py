@@ -15,7 +15,7 @@ import numpy as np
 
 from tensorus._arrays import empty_canonical
 from tensorus._backend import Began, Failed
-from tensorus._decode import decode_record
+from tensorus._decode import decode_record_into
 from tensorus._forks import watch
 from tensorus.errors import DataCorruptError, UnavailableError
 from tensorus.types import Progress
@@ -163,14 +163,9 @@ class _Target:
 
     def _decode(self, arrival: Bytes) -> None:
         try:
-            canonical = decode_record(arrival.data)
+            decode_record_into(arrival.data, self._bytes[arrival.offset : arrival.offset + arrival.decoded_length])
         except DataCorruptError as error:
             raise self.damage(f"chunk at byte {arrival.offset}: {error}") from error
-        if canonical.nbytes != arrival.decoded_length:
-            raise self.damage(
-                f"chunk record decodes to {canonical.nbytes} bytes, {arrival.decoded_length} are announced"
-            )
-        self._bytes[arrival.offset : arrival.offset + canonical.nbytes] = canonical
 
     def _count(self, offset: int, length: int) -> None:
         if offset + length > self._bytes.nbytes:

@@ -149,6 +149,11 @@ class Quantizer(Codec):
             CorruptChunkError: the parameters do not fit the codes.
         """
 
+    @classmethod
+    def decode_into(cls, codes: Values, parameters: bytes, values: Values) -> None:
+        """Write what `decode` returns into `values`, shape (n,): override it where that takes no array in between."""
+        values[:] = cls.decode(codes, parameters, values.dtype, values.size)
+
 
 @dataclasses.dataclass(frozen=True)
 class Filtered:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tensorus_codecs.streams import EncodedWords
     from tensorus_codecs.summary import PartialSummary
 
-__all__ = ["EncodedChunk", "codec_ids", "decode_chunk", "decode_record", "encode_chunk"]
+__all__ = ["EncodedChunk", "codec_ids", "decode_chunk", "decode_chunk_into", "decode_record", "encode_chunk"]
 
 _CONSTANT = Encoding(filter=Constant())
 
@@ -98,21 +98,44 @@ def decode_chunk(record: Buffer) -> memoryview:
     return decode_record(parse_record(record))
 
 
+def decode_chunk_into(record: Buffer, target: memoryview) -> None:
+    """Write the canonical bytes of a record into `target`: fresh memory costs more than most codecs.
+
+    Args:
+        target: of bytes, writable, as long as the canonical bytes. What it holds after an error is anything.
+
+    Raises:
+        CorruptChunkError: as `decode_chunk`, or the record decodes to another length.
+        UnsupportedCodecError: as `decode_chunk`.
+    """
+    parsed = parse_record(record)
+    if parsed.canonical_bytes != target.nbytes:
+        raise CorruptChunkError(f"chunk record decodes to {parsed.canonical_bytes} bytes, {target.nbytes} are expected")
+    _decode(parsed, target)
+
+
 def decode_record(record: ChunkRecord) -> memoryview:
     """Return the canonical bytes of a parsed record. See `decode_chunk`."""
+    return _decode(record, None)
+
+
+def _decode(record: ChunkRecord, target: memoryview | None) -> memoryview:
+    """Return the canonical bytes: in `target`, or else where they are least work."""
     dtype = record.dtype
     quantizer = codec_by_number(Quantizer, record.quantizer) if record.quantizer else None
     if quantizer is None:
-        return bytes_of(decode_words(record, dtype.word, record.canonical_bytes // dtype.word.itemsize))
+        words = None if target is None else np.frombuffer(target, dtype.word)
+        return bytes_of(decode_words(record, dtype.word, record.canonical_bytes // dtype.word.itemsize, words))
     if not quantizer.applies_to(dtype):
         raise CorruptChunkError(f"chunk record: quantizer {quantizer.id} does not apply to {dtype.name}")
     count = record.canonical_bytes // dtype.component.itemsize
     code_dtype = quantizer.code_dtype(dtype.component)
-    words = decode_words(record, np.dtype(f"<u{code_dtype.itemsize}"), quantizer.code_count(count))
+    codes = decode_words(record, np.dtype(f"<u{code_dtype.itemsize}"), quantizer.code_count(count)).view(code_dtype)
     with np.errstate(all="ignore"):
-        codes = words.view(code_dtype)
-        values = quantizer.decode(codes, record.quantizer_parameters, dtype.component, count)
-    return bytes_of(values)
+        if target is None:
+            return bytes_of(quantizer.decode(codes, record.quantizer_parameters, dtype.component, count))
+        quantizer.decode_into(codes, record.quantizer_parameters, np.frombuffer(target, dtype.component))
+    return target
 
 
 def codec_ids(record: ChunkRecord) -> tuple[str, ...]:

@@ -57,8 +57,11 @@ def encode_words(words: Words, encoding: Encoding) -> EncodedWords:
     return _encoded(None, b"", [Stream(_UNCOMPRESSED, bytes_of(words))])
 
 
-def decode_words(record: ChunkRecord, word: np.dtype[Any], count: int) -> Words:
+def decode_words(record: ChunkRecord, word: np.dtype[Any], count: int, target: Words | None = None) -> Words:
     """Return `count` words: those of a single stream without copying, where it is stored as it is.
+
+    Args:
+        target: where to write them, shape (count,); None: wherever they are least work.
 
     Raises:
         CorruptChunkError: the streams are not what the record's filter and compressors made of so many words.
@@ -66,13 +69,17 @@ def decode_words(record: ChunkRecord, word: np.dtype[Any], count: int) -> Words:
     """
     if not record.filter:
         (stream,) = record.streams
-        return np.frombuffer(memoryview(_decompress(stream, count * word.itemsize)), word)
+        found = np.frombuffer(memoryview(_decompress(stream, count * word.itemsize)), word)
+        if target is None:
+            return found
+        target[:] = found
+        return target
     filter_class = codec_by_number(Filter, record.filter)
     lengths = filter_class.stream_lengths(word.itemsize, count, record.filter_parameters)
     if len(lengths) != len(record.streams):
         raise CorruptChunkError(f"chunk record: {len(record.streams)} streams, {filter_class.id} has {len(lengths)}")
     decoded = [_decompress(stream, length) for stream, length in zip(record.streams, lengths, strict=True)]
-    words = np.empty(count, word)
+    words = np.empty(count, word) if target is None else target
     filter_class.decode(decoded, record.filter_parameters, words)
     return words
 

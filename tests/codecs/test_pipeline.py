@@ -19,7 +19,7 @@ from tensorus_codecs.dtypes import DType, dtype_by_name, opaque_dtype
 from tensorus_codecs.encoding import IDENTITY, Encoding
 from tensorus_codecs.filters.planes import Planes
 from tensorus_codecs.lossless.gzip import Gzip
-from tensorus_codecs.pipeline import EncodedChunk, codec_ids, decode_chunk, encode_chunk
+from tensorus_codecs.pipeline import EncodedChunk, codec_ids, decode_chunk, decode_chunk_into, encode_chunk
 from tensorus_codecs.plan import plan
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.presets import PRESETS
@@ -56,6 +56,9 @@ def assert_holds_together(chunk: EncodedChunk, values: np.ndarray) -> None:
     assert chunk.crc32c == crc32c(data)
     decoded = bytes(decode_chunk(data))
     assert decoded == (sent if chunk.decoded is None else bytes(chunk.decoded))
+    target = bytearray(b"\xaa" * len(sent))
+    decode_chunk_into(data, memoryview(target))
+    assert target == decoded
     lossy = chunk.encoding.quantizer is not None
     assert (chunk.error is not None, chunk.decoded is not None) == (lossy, lossy)
     record = parse_record(data)

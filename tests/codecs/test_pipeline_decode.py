@@ -17,7 +17,7 @@ from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.lossless.gzip import Gzip
 from tensorus_codecs.lossless.lz4 import Lz4
 from tensorus_codecs.lossless.zstd import Zstd
-from tensorus_codecs.pipeline import codec_ids, decode_chunk, decode_record
+from tensorus_codecs.pipeline import codec_ids, decode_chunk, decode_chunk_into, decode_record
 
 FP16, INT8 = 1, 2
 PLANES, ROTATED, DELTA, BITMAP, PACKBITS, CONSTANT = 1, 2, 3, 4, 5, 6
@@ -299,6 +299,14 @@ def test_a_bomb_costs_no_more_than_a_few_times_the_declared_bytes(
             pytest.raises(CorruptChunkError),
         ):
             decode_chunk(data)
+
+
+@pytest.mark.parametrize("preset", ["none", "lossless", "balanced"])
+@pytest.mark.parametrize("length", [0, 3996, 4004])
+def test_a_chunk_is_not_decoded_into_a_place_of_another_length(preset: str, length: int) -> None:
+    data = record_bytes(encode(normal((1000,), "float32"), preset))
+    with pytest.raises(CorruptChunkError, match=f"^chunk record decodes to 4000 bytes, {length} are expected$"):
+        decode_chunk_into(data, memoryview(bytearray(length)))
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16", "float32", "float64", "complex64", "int32", "uint8"])

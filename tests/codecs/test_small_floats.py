@@ -15,7 +15,7 @@ from contract.codec_quantizer_contract import component_dtype
 from contract.codec_values import any_values, finite_values
 from tensorus_codecs.quantizers import _small_floats
 from tensorus_codecs.quantizers._float_formats import float_format
-from tensorus_codecs.quantizers._small_floats import ScaledFloat, narrow, widen
+from tensorus_codecs.quantizers._small_floats import ScaledFloat, SmallFloat, narrow
 from tensorus_codecs.quantizers.fp8 import Fp8E4M3Fn, Fp8E5M2
 from tensorus_codecs.quantizers.fp16 import Fp16
 
@@ -27,6 +27,13 @@ codecs = pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.id)
 
 def every_code(codec: type[ScaledFloat]) -> np.ndarray:
     return np.arange(2**codec.small.bits).astype(codec.small.word)
+
+
+def widen(codes: np.ndarray, small: SmallFloat, exponent: int, component: np.dtype) -> np.ndarray:
+    """Return what is widened into memory that held something else."""
+    target = np.ones(codes.size, component)
+    _small_floats.widen(codes, small, exponent, target)
+    return target
 
 
 def slow_widen(codes: np.ndarray, codec: type[ScaledFloat], exponent: int, component: str) -> np.ndarray:

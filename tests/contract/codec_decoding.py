@@ -13,7 +13,7 @@ from contract.codec_memory import allocating_at_most
 from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX, ChunkRecord, Stream, pack_header, parse_record
 from tensorus_codecs.dtypes import dtype_by_number, opaque_dtype
 from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
-from tensorus_codecs.pipeline import codec_ids, decode_chunk
+from tensorus_codecs.pipeline import codec_ids, decode_chunk, decode_chunk_into
 
 MEMORY_BYTES_MAX = 8 * CANONICAL_BYTES_MAX
 """What decoding any record may allocate: "a few times 2 MiB"."""
@@ -43,6 +43,9 @@ def assert_refused_or_decoded(data: bytes) -> bool:
     # The CRC beside the record would have noticed; all that is promised here is the length.
     assert decoded.nbytes == parse_record(data).canonical_bytes
     assert codec_ids(parse_record(data)) is not None
+    target = bytearray(b"\xaa" * decoded.nbytes)
+    decode_chunk_into(data, memoryview(target))
+    assert target == decoded
     return True
 
 

@@ -37,10 +37,14 @@ def quantize(codec: Quantizer, values: Values) -> Quantized:
 def dequantize(
     codec_type: type[Quantizer], quantized: Quantized, component: np.dtype[Any], count: int | None = None
 ) -> Values:
-    """Decode as the pipeline does: with NumPy's warnings off. Without `count` there are as many values as codes."""
+    """Decode as the pipeline does, both ways: with NumPy's warnings off. Without `count` there are as many values as codes."""
     count = quantized.codes.size if count is None else count
+    target = np.ones(count, component)
     with np.errstate(all="ignore"):
-        return codec_type.decode(quantized.codes, quantized.parameters, component, count)
+        values = codec_type.decode(quantized.codes, quantized.parameters, component, count)
+        codec_type.decode_into(quantized.codes, quantized.parameters, target)
+    assert target.tobytes() == values.tobytes()
+    return values
 
 
 class QuantizerContract(CodecContract):

@@ -165,9 +165,17 @@ class IntBlock(Quantizer):
     @classmethod
     def decode(cls, codes: Values, parameters: bytes, component: np.dtype[Any], count: int) -> Values:
         """Return the values, dtype `component`."""
-        block_size, bits, middles, exceptions = _parse_parameters(cls, codes, parameters, component)
-        factors = scales(bits, work_dtype(component))
-        values = np.empty(count, factors.dtype)
+        values = np.empty(count, component)
+        cls.decode_into(codes, parameters, values)
+        return values
+
+    @classmethod
+    def decode_into(cls, codes: Values, parameters: bytes, values: Values) -> None:
+        """See `Quantizer`."""
+        block_size, bits, middles, exceptions = _parse_parameters(cls, codes, parameters, values.dtype)
+        factors = scales(bits, work_dtype(values.dtype))
+        work = values if values.dtype == factors.dtype else np.empty(values.size, factors.dtype)
+        count = values.size
         whole = count - count % block_size
         for part, blocks in (
             (slice(0, whole), slice(0, whole // block_size)),
@@ -175,16 +183,16 @@ class IntBlock(Quantizer):
         ):
             if part.start < part.stop:
                 width = min(block_size, part.stop - part.start)
-                decoded = values[part].reshape(-1, width)
+                decoded = work[part].reshape(-1, width)
                 np.multiply(
                     codes[part].reshape(-1, width), factors[blocks, np.newaxis], out=decoded, dtype=factors.dtype
                 )
                 if middles.size:
                     decoded += middles[blocks, np.newaxis]
-        typed: Values = values.astype(component, copy=False)
+        if work is not values:
+            values[:] = work
         if exceptions.size:
-            typed[codes == cls.exception_code()] = exceptions
-        return typed
+            values[codes == cls.exception_code()] = exceptions
 
 
 def _blocks(values: Values, block_size: int) -> Values:

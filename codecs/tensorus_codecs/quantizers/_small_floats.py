@@ -74,12 +74,19 @@ class ScaledFloat(Quantizer):
         return Quantized(codes.view(self.code), EXPONENT.pack(exponent))
 
     @classmethod
-    def decode(cls, codes: Values, parameters: bytes, component: np.dtype[Any], count: int) -> Values:  # noqa: ARG003 - a code each
+    def decode(cls, codes: Values, parameters: bytes, component: np.dtype[Any], count: int) -> Values:
         """Return the values, dtype `component`."""
+        values = np.empty(count, component)
+        cls.decode_into(codes, parameters, values)
+        return values
+
+    @classmethod
+    def decode_into(cls, codes: Values, parameters: bytes, values: Values) -> None:
+        """See `Quantizer`."""
         if len(parameters) != EXPONENT.size:
             raise CorruptChunkError(f"{cls.id} has {len(parameters)} bytes of parameters, must be {EXPONENT.size}")
-        exponent = parse_exponent(cls.id, parameters, component)
-        return widen(codes.view(cls.small.word), cls.small, exponent, component)
+        exponent = parse_exponent(cls.id, parameters, values.dtype)
+        widen(codes.view(cls.small.word), cls.small, exponent, values)
 
 
 def narrow(values: Values, small: SmallFloat) -> tuple[Words, int]:
@@ -107,18 +114,19 @@ def narrow(values: Values, small: SmallFloat) -> tuple[Words, int]:
     return codes, exponent
 
 
-def widen(codes: Words, small: SmallFloat, exponent: int, component: np.dtype[Any]) -> Values:
-    """Return code * 2**(exponent - exponent_max), rounded once to float32 (float64 for float64), then to `component`.
+def widen(codes: Words, small: SmallFloat, exponent: int, target: Values) -> None:
+    """Write code * 2**(exponent - exponent_max), rounded once to float32 (float64 for float64), then to `target`'s dtype.
 
     Every NaN among the codes of a format with infinities becomes the quiet one; those of a format without are the caller's.
 
     Args:
         codes: of `small.word`, shape (n,).
         exponent: as `parse_exponent` checked it.
+        target: shape (n,).
     """
-    work = work_dtype(component)
+    work = work_dtype(target.dtype)
     wide = float_format(work)
-    values = np.empty(codes.size, work)
+    values = target if target.dtype == work else np.empty(codes.size, work)
     bits = values.view(f"i{work.itemsize}")
     # Exponent and fraction go where they belong in the wide format. Spread copies of the sign are in the way: mask them.
     shift = wide.fraction_bits - small.fraction_bits
@@ -137,7 +145,8 @@ def widen(codes: Words, small: SmallFloat, exponent: int, component: np.dtype[An
         infinite = magnitudes == small.infinity
         values[infinite] = np.where(codes[infinite] & small.word.type(small.sign), -np.inf, np.inf)
         values[magnitudes > small.infinity] = np.nan
-    return values.astype(component, copy=False)
+    if values is not target:
+        target[:] = values
 
 
 def parse_exponent(codec_id: str, parameters: bytes, component: np.dtype[Any]) -> int:

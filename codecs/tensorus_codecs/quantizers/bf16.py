@@ -72,9 +72,15 @@ class Bf16(Quantizer):
         return Quantized(codes, b"")
 
     @classmethod
-    def decode(cls, codes: Values, parameters: bytes, component: np.dtype[Any], count: int) -> Values:  # noqa: ARG003 - a code each
+    def decode(cls, codes: Values, parameters: bytes, component: np.dtype[Any], count: int) -> Values:
         """Return the values, dtype `component`: float32 or float64."""
+        values = np.empty(count, component)
+        cls.decode_into(codes, parameters, values)
+        return values
+
+    @classmethod
+    def decode_into(cls, codes: Values, parameters: bytes, values: Values) -> None:
+        """See `Quantizer`."""
         if parameters:
             raise CorruptChunkError(f"bf16 has {len(parameters)} bytes of parameters, must be 0")
-        values: Values = codes.astype(component)
-        return values
+        values[:] = codes

@@ -67,20 +67,19 @@ class Fp8E4M3Fn(ScaledFloat):
         return Quantized(codes.view(self.code), EXPONENT.pack(exponent) + exceptions.tobytes())
 
     @classmethod
-    def decode(cls, codes: Values, parameters: bytes, component: np.dtype[Any], count: int) -> Values:  # noqa: ARG003 - a code each
-        """Return the values, dtype `component`."""
+    def decode_into(cls, codes: Values, parameters: bytes, values: Values) -> None:
+        """See `Quantizer`."""
         words = codes.view(cls.small.word)
         marked = words == _EXCEPTION
         exception_count = int(np.count_nonzero(marked))
-        expected_bytes = EXPONENT.size + exception_count * component.itemsize
+        expected_bytes = EXPONENT.size + exception_count * values.itemsize
         if len(parameters) != expected_bytes:
             raise CorruptChunkError(f"fp8_e4m3fn has {len(parameters)} bytes of parameters, must be {expected_bytes}")
         if int(words.max()) == _UNUSED:
             raise CorruptChunkError("a code of fp8_e4m3fn is 0xff, which no value has")
-        values = widen(words, cls.small, parse_exponent(cls.id, parameters, component), component)
+        widen(words, cls.small, parse_exponent(cls.id, parameters, values.dtype), values)
         if exception_count:
-            values[marked] = np.frombuffer(parameters, component, exception_count, EXPONENT.size)
-        return values
+            values[marked] = np.frombuffer(parameters, values.dtype, exception_count, EXPONENT.size)
 
 
 @dataclass(frozen=True)
