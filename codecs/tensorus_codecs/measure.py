@@ -21,6 +21,18 @@ _BLOCK_VALUES = 32768
 _SQUARES_FIT = (1e-280, 1e300)
 """Sums of squares to which nothing was lost below float64's normal numbers, nor above its largest."""
 
+_NARROW_FITS = (1e-12, 1e12)
+"""Magnitudes whose squares, and those of numbers a million times smaller, are normal in float32."""
+
+_ROW_VALUES = 256
+"""Squares that are added up in float32 before float64 takes over."""
+
+_ROUNDING = 1 + 264 * 2.0**-24
+"""What a ratio of two roots of means of squares may lack when it is computed in float32, whatever order BLAS adds in.
+
+With u = 2**-24: a difference is off by u of itself, a square by one more, a sum of 256 squares by 255; a root halves all that,
+and there are two of them."""
+
 
 @dataclass(frozen=True)
 class MeasuredError:
@@ -58,12 +70,55 @@ class MeasuredError:
 
 
 def measure(values: Values, decoded: Values) -> MeasuredError:
-    """Return what became of `values`, shape (n,), as `decoded`, both of the same real dtype."""
+    """Return what became of `values`, shape (n,), as `decoded`, both of the same real dtype.
+
+    Dtypes of up to 32 bits are measured in float32, four times as fast, where magnitudes allow it; the root of the
+    mean of squares is then rounded up by 1.6e-5 of itself, so that no error is reported smaller than it is.
+    """
+    if values.dtype.itemsize <= 4:
+        narrow = _measure_narrow(values.astype(np.float32, copy=False), decoded.astype(np.float32, copy=False))
+        if narrow is not None:
+            return narrow
     measured = MeasuredError()
     for start in range(0, values.size, _BLOCK_VALUES):
         block = slice(start, start + _BLOCK_VALUES)
         measured += _measure_block(values[block], decoded[block])
     return measured
+
+
+def _measure_narrow(values: Values, decoded: Values) -> MeasuredError | None:
+    """Measure in float32; None where the numbers are not finite, or too large or too small for that."""
+    errors = decoded - values
+    largest_error = max(float(errors.max()), -float(errors.min()))
+    largest_value = max(float(values.max()), -float(values.min()))
+    for largest in (largest_error, largest_value):
+        # NaN fits nowhere.
+        if not (largest == 0 or _NARROW_FITS[0] < largest < _NARROW_FITS[1]):
+            return None
+    return MeasuredError(
+        values.size,
+        _narrow_root_mean_square(errors) * _ROUNDING,
+        _narrow_root_mean_square(values),
+        _exact_largest(values, decoded, errors, largest_error),
+    )
+
+
+def _exact_largest(values: Values, decoded: Values, errors: Values, largest_error: float) -> float:
+    """Return the largest error as float64 has it: that of a difference that float32 rounded to `largest_error`, or nearly."""
+    nearly = np.float32(largest_error * (1 - 2.0**-22))
+    candidates = np.flatnonzero((errors >= nearly) | (errors <= -nearly)) if largest_error else np.arange(1)
+    exact = decoded[candidates].astype(np.float64) - values[candidates].astype(np.float64)
+    return float(np.abs(exact).max())
+
+
+def _narrow_root_mean_square(numbers: Values) -> float:
+    total_of_squares = 0.0
+    whole_rows = numbers.size - numbers.size % _ROW_VALUES
+    for part in (numbers[:whole_rows].reshape(-1, 1, _ROW_VALUES), numbers[whole_rows:].reshape(1, 1, -1)):
+        if part.size:
+            # As a product of matrices of one row and one column, which BLAS does twice as fast as `einsum`.
+            total_of_squares += float(np.matmul(part, part.swapaxes(1, 2)).sum(dtype=np.float64))
+    return math.sqrt(total_of_squares / numbers.size)
 
 
 def _measure_block(values: Values, decoded: Values) -> MeasuredError:

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PartialSummary", "ValueSummary", "summarize"]
 
-_ROW_VALUES = 4096
-"""Values that are added up before float64 takes over."""
+_ROW_VALUES = 1024
+"""Values that are added up before float64 takes over. Few enough that BLAS stays on one thread."""
+
+_ONES = {dtype: np.ones((_ROW_VALUES, 1), dtype) for dtype in (np.dtype(np.float32), np.dtype(np.float64))}
 
 _SQUARES_FIT = (1e-12, 1e12)
 """Magnitudes whose squares, and those of values a million times smaller, are within float32's range."""
@@ -110,7 +112,7 @@ def summarize(values: Values, dtype: DType) -> PartialSummary | None:
     # Integers of up to 16 bits and narrow floats are exact in float32, which is twice as fast as float64.
     narrow = dtype.element_bytes <= 2 or dtype.name == "float32"
     numbers = values.astype(np.float32 if narrow else np.float64, copy=False)
-    minimum, maximum = float(numbers.min()), float(numbers.max())
+    minimum, maximum = float(np.minimum.reduce(numbers)), float(np.maximum.reduce(numbers))
     nan_count = infinity_count = 0
     if not (math.isfinite(minimum) and math.isfinite(maximum)):
         nan_count = int(np.count_nonzero(np.isnan(numbers)))
@@ -131,7 +133,7 @@ def summarize(values: Values, dtype: DType) -> PartialSummary | None:
         maximum=maximum,
         total=total,
         total_of_squares=total_of_squares,
-        zero_count=int(np.count_nonzero(numbers == 0)),
+        zero_count=numbers.size - int(np.count_nonzero(numbers)),
         nan_count=nan_count,
         infinity_count=infinity_count,
     )
@@ -145,11 +147,17 @@ def _keeps_deviation(count: int, total: float, total_of_squares: float) -> bool:
 
 
 def _sums(numbers: Values) -> tuple[float, float]:
-    """Return the sum and the sum of squares: per row in the values' own precision, over all rows in float64."""
+    """Return the sum and the sum of squares: per row in the values' own precision, over all rows in float64.
+
+    As products of matrices of one row and one column, which BLAS does in less than half the time of `sum` and `einsum`.
+    """
+    if numbers.size <= _ROW_VALUES:
+        # A row alone: for so few values a matrix takes longer to make than to multiply.
+        return 0.0 + float(np.add.reduce(numbers)), float(np.einsum("i,i->", numbers, numbers))
     whole_rows = numbers.size - numbers.size % _ROW_VALUES
     total = total_of_squares = 0.0
-    for part in (numbers[:whole_rows].reshape(-1, _ROW_VALUES), numbers[whole_rows:].reshape(1, -1)):
+    for part in (numbers[:whole_rows].reshape(-1, 1, _ROW_VALUES), numbers[whole_rows:].reshape(1, 1, -1)):
         if part.size:
-            total += float(np.add.reduce(part, axis=1).sum(dtype=np.float64))
-            total_of_squares += float(np.einsum("ij,ij->i", part, part).sum(dtype=np.float64))
+            total += float(np.matmul(part, _ONES[part.dtype][: part.shape[2]]).sum(dtype=np.float64))
+            total_of_squares += float(np.matmul(part, part.swapaxes(1, 2)).sum(dtype=np.float64))
     return total, total_of_squares

@@ -71,7 +71,9 @@ class TestNoViolation:
             chunk = encode(values, preset, max_relative_error=bound)
             found = relative_error(values, chunk)
             assert found <= bound * (1 + 1e-12)
-            assert (0.0 if chunk.error is None else chunk.error.relative_error) == pytest.approx(found, rel=1e-9)
+            reported = 0.0 if chunk.error is None else chunk.error.relative_error
+            # Float32 is measured in float32, and rounded up.
+            assert found * (1 - 1e-9) <= reported <= found * (1 + 3.2e-5)
 
     @pytest.mark.parametrize("preset", ["maximum", "auto", "int8_only"])
     def test_the_absolute_error_is_within_the_bound(self, name: str, preset: str) -> None:
