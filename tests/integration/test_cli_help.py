@@ -32,7 +32,7 @@ ARGUMENTS = [
 
 
 def test_there_are_these_commands() -> None:
-    assert COMMANDS == ["explain", "get", "import", "info", "ls", "put", "rm", "serve", "stats"]
+    assert COMMANDS == ["bench", "explain", "get", "import", "info", "ls", "put", "rm", "serve", "stats"]
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
@@ -70,7 +70,7 @@ def test_an_example_is_a_command_that_parses(
     program, command, *arguments = shlex.split(line)
     assert (program, command) == ("tensorus", name)
     for argument in arguments:
-        if name in {"put", "explain"} and argument.endswith((".npy", ".safetensors")):
+        if name in {"put", "explain", "bench"} and argument.endswith((".npy", ".safetensors")):
             Path(argument).touch()
         if name == "import" and argument == "./tensor_data":
             Path(argument).mkdir()

@@ -9,6 +9,7 @@ import click
 
 from tensorus._version import __version__
 from tensorus.cli._output import print_error
+from tensorus.cli.bench import bench
 from tensorus.cli.explain import explain
 from tensorus.cli.get import get
 from tensorus.cli.import_ import import_
@@ -69,5 +70,5 @@ def app() -> None:
     """  # noqa: D301 - click's mark for lines that stay as they are
 
 
-for _command in (serve, put, get, ls, info, stats, rm, explain, import_):
+for _command in (serve, put, get, ls, info, stats, rm, explain, bench, import_):
     app.add_command(_command)
