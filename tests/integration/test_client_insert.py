@@ -69,7 +69,9 @@ def test_what_storing_did_is_measured(client: tensorus.Client, filled: str) -> N
     found = client.get(filled, "t", as_="numpy")
     error = found.astype(np.float64) - VALUES
     assert info.lossy
-    assert info.relative_error == pytest.approx(np.linalg.norm(error) / np.linalg.norm(VALUES.astype(np.float64)))
+    relative_error = np.linalg.norm(error) / np.linalg.norm(VALUES.astype(np.float64))
+    # Measured in float32, and rounded up.
+    assert relative_error * (1 - 1e-9) <= info.relative_error <= relative_error * (1 + 3.2e-5)
     assert info.max_absolute_error == pytest.approx(np.abs(error).max())
     assert info.quantized_bytes < info.canonical_bytes / 3
     assert info.source_checksum == xxhash.xxh3_128(canonical(VALUES)).hexdigest()
