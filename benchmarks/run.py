@@ -1,81 +1,128 @@
 """Measure Tensorus beside its peers, in one run.
 
-    make bench                                   every group
-    make bench ARGS="large --mebibytes 256"      one of them
-    make bench ARGS="--json results.json"        for scripts
+    make bench                                          every group: a quarter of an hour, 20 GB of disk
+    make bench ARGS="large slices --mebibytes 64"       some of them
+    make bench ARGS="--mebibytes 8 --repeats 1"         whether it runs; the figures say nothing
+    make bench ARGS=--full                              the largest sizes, too: half an hour, 30 GB of disk
 
-Every figure is a median of alternating runs: first one contestant, then the next, and again. All run on this machine, servers
-in processes of their own, over loopback. Compare what stands in one table, and nothing else: machines differ, and the same
+Every figure is a median of alternating runs: first one contestant, then the next, and again. Servers and clients are processes
+of their own, on this machine, over loopback. Compare what stands in one table, and nothing else: machines differ, and the same
 machine differs from hour to hour.
+
+`groups/` has what is measured, `contestants/` who takes part, `common/` the processes, the measures, the tables and the charts.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from groups import codecs, growth, large, memory, small, transport
+from common.charts import draw
+from common.machine import describe, in_one_line
+from common.memory import warm_up
+from common.result import Table
+from common.settings import Settings
+from common.tables import machine_lines, markdown, print_table, to_json
+from groups import codecs, growth, large, local, many, memory, sizes, slices, small, stages, startup, transport
 from rich.console import Console
-from rich.table import Table
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 GROUPS = {
-    "codecs": codecs.measure,
     "large": large.measure,
-    "memory": memory.measure,
     "small": small.measure,
+    "slices": slices.measure,
+    "many": many.measure,
+    "memory": memory.measure,
     "growth": growth.measure,
+    "sizes": sizes.measure,
+    "startup": startup.measure,
+    "local": local.measure,
+    "codecs": codecs.measure,
+    "stages": stages.measure,
     "transport": transport.measure,
 }
 
 
 def main() -> None:
-    """Run the groups that were asked for, and print a table for each."""
+    """Run the groups that were asked for; print a table for each, and write them down with a picture."""
+    # Otherwise a run that is told to end leaves its servers behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    arguments = _arguments()
+    output: Path = arguments.output
+    output.mkdir(parents=True, exist_ok=True)
+    # A table that is piped into a file has no terminal whose width it must fit.
+    console = Console(width=max(Console().width, 190))
+    results: dict[str, Table] = {}
+    with tempfile.TemporaryDirectory(prefix="tensorus-bench-", dir=arguments.scratch) as scratch:
+        machine = describe(Path(scratch))
+        console.print(f"{machine_lines(machine)}\n", highlight=False)
+        warm_up(arguments.mebibytes * (arguments.repeats + 1) * 4)
+        for name in arguments.groups or GROUPS:
+            started_s = time.monotonic()
+            with _progress(name) as report:
+                settings = Settings(arguments.mebibytes, arguments.repeats, arguments.full, Path(scratch), report)
+                results[name] = GROUPS[name](settings)
+            print_table(console, name, results[name])
+            console.print(f"Took {time.monotonic() - started_s:,.0f} s.\n", style="dim", highlight=False)
+            _write(output, results, machine)
+    console.print(f"Tables, pictures and figures are in {output}/.")
+
+
+def _write(output: Path, results: dict[str, Table], machine: dict[str, str]) -> None:
+    """Write all that there is so far, so that a run that is stopped was not in vain."""
+    name = next(reversed(results))
+    draw(output / f"{name}.png", results[name].picture, in_one_line(machine))
+    (output / "results.md").write_text(markdown(results, machine), encoding="utf-8")
+    found: dict[str, Any] = {"machine": machine, **{name: to_json(table) for name, table in results.items()}}
+    (output / "results.json").write_text(json.dumps(found, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure Tensorus beside its peers.")
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"{', '.join(GROUPS)}; without one: all")
     parser.add_argument("--mebibytes", type=int, default=256, help="size of a large tensor; default: 256")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of each contestant; default: 5")
-    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    parser.add_argument("--repeats", type=int, default=5, help="measured runs of each contestant; default: 5")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="a tensor of 10 GiB for slices, one of 8 GiB for growth, and a million small ones",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("benchmark-results"), help="folder for the results; default: %(default)s"
+    )
+    parser.add_argument(
+        "--scratch", type=Path, help="folder for stores, on the disk that is to be measured; default: the output's"
+    )
     arguments = parser.parse_args()
     unknown = set(arguments.groups) - set(GROUPS)
     if unknown:
         parser.error(f"no group is called {', '.join(sorted(unknown))}")
-    # A table that is piped into a file has no terminal whose width it must fit.
-    console = Console(width=max(Console().width, 120))
-    console.print(f"{machine()}\n")
-    results: dict[str, Any] = {"machine": machine()}
-    for name in arguments.groups or GROUPS:
-        results[name] = GROUPS[name](mebibytes=arguments.mebibytes, repeats=arguments.repeats)
-        show(console, name, results[name])
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(results, indent=2), encoding="utf-8")
+    if arguments.mebibytes < 4 or arguments.repeats < 1:
+        parser.error("--mebibytes must be at least 4, --repeats at least 1")
+    arguments.scratch = arguments.scratch or arguments.output
+    return arguments
 
 
-def machine() -> str:
-    """Return what this machine is."""
-    model = next(
-        (line.partition(":")[2].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")),
-        platform.processor(),
-    )
-    return f"{os.cpu_count()} processors ({model}), {platform.system()}, Python {platform.python_version()}"
-
-
-def show(console: Console, name: str, rows: list[dict[str, Any]]) -> None:
-    """Print a group's table: text to the left, numbers to the right."""
-    table = Table(title=name, title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for column, value in rows[0].items():
-        table.add_column(column, justify="left" if isinstance(value, str) else "right")
-    for row in rows:
-        table.add_row(*(value if isinstance(value, str) else f"{value:,.2f}" for value in row.values()))
-    console.print(table)
-    console.print()
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+@contextmanager
+def _progress(group: str) -> Iterator[Callable[[str], None]]:
+    """Show a line that says what runs now; where nobody watches, only the group's name."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.print(f"{group} ...")
+        yield lambda _: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(group)
+        yield lambda text: progress.update(task, description=f"{group}: {text}")
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ def test_the_table_of_limits_is_limits_py() -> None:
         "RECEIVED_MESSAGE_BYTES_MAX",
         "STATEMENT_TIMEOUT_S",
         "SYNC_EVERY_BYTES",
+        "UNCOMMITTED_BYTES_MAX",
         "UNCOMMITTED_ITEMS_MAX",
     }
     assert set(limits.__all__) - internal == {name.upper() for name in documented}

@@ -1,1 +1,1 @@
-"""The groups of `run.py`: each has a function `measure` that returns rows of a table."""
+"""The groups of `run.py`: each has a function `measure` that returns a table with its picture."""

@@ -2,34 +2,63 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from typing import Any
+from contextlib import ExitStack
 
-import numpy as np
+from common.processes import Client, tensorus_server
+from common.result import MILLISECONDS, Goal, Line, Lines, Picture, Row, Table, measured_row
+from common.runs import Transfer, alternate
+from common.settings import Settings
+from common.stores import DATASET, filled_store
+from contestants import ours
 
-import tensorus
-from groups.common import tensorus_server
+__all__ = ["measure"]
 
-MARKS = (100, 1_000, 10_000)
-PROBES = 100
+TENSORS = (100, 1_000, 10_000, 100_000, 1_000_000)
+
+PROBES = 50
+"""Inserts and gets of 4 KiB, one by one, in a run."""
+
+FLAT = 1.5
+"""An insert counts as flat up to so many times what it takes among the fewest tensors."""
+
+VERBS = ("insert", "get")
+
+NOTES = (
+    "One by one, each insert synced; each size of the dataset in a store of its own, on a server of its own.",
+    f"Flat: up to {FLAT:g} x the time among the fewest; medians wander by a third on a machine that others use.",
+)
 
 
-def measure(*, mebibytes: int, repeats: int) -> list[dict[str, Any]]:
-    """Return the median time of one durable insert of 4 KiB, at several sizes of the dataset."""
-    del mebibytes, repeats
-    values = np.random.default_rng(0).standard_normal((32, 32), dtype=np.float32)
-    rows = []
-    with tensorus_server() as (address, _), tensorus.connect(address) as client:
-        client.create_dataset("d")
-        count = 0
-        for mark in MARKS:
-            client.insert_many("d", (values for _ in range(mark - count)))
-            seconds = []
-            for number in range(PROBES):
-                started = time.perf_counter()
-                client.insert("d", values, metadata={"number": number})
-                seconds.append(time.perf_counter() - started)
-            count = mark + PROBES
-            rows.append({"tensors in the dataset": f"{mark:,}", "ms per insert": 1000 * statistics.median(seconds)})
-    return rows
+def measure(settings: Settings) -> Table:
+    """Return milliseconds of one durable insert and of one get of 4 KiB, by size of the dataset."""
+    counts = [count for count in TENSORS if count <= settings.tensors_max]
+    stores = {count: filled_store(settings, count) for count in counts}
+    with ExitStack() as stack:
+        contestants: dict[str, Transfer] = {}
+        for count, folder in stores.items():
+            server = stack.enter_context(tensorus_server(folder))
+            client = [stack.enter_context(Client(ours.probes, server.address, DATASET, PROBES))]
+            contestants[_name("insert", count)] = Transfer(client, "insert", server, "delete")
+            contestants[_name("get", count)] = Transfer(client, "get", server)
+        found = alternate(contestants, settings.repeats, settings.report)
+    spreads = {name: MILLISECONDS.spread(measured, PROBES) for name, measured in found.items()}
+    few = spreads[_name("insert", counts[0])].median
+    rows: list[Row] = []
+    for verb in VERBS:
+        for count in counts:
+            name = _name(verb, count)
+            goals = (_flat(spreads[name].median / few),) if verb == "insert" else ()
+            rows.append(measured_row(name, found[name], MILLISECONDS, PROBES, goals=goals))
+    title = "cost of one insert and one get of 4 KiB, as the dataset grows"
+    lines = [Line(verb, counts, [spreads[_name(verb, count)] for count in counts]) for verb in VERBS]
+    mark_name = f"goal: at most {FLAT:g} x an insert among {counts[0]}"
+    panel = Lines("", "tensors in the dataset", "milliseconds", lines, FLAT * few, mark_name)
+    return Table(title, "", rows, Picture(title, [panel]), NOTES)
+
+
+def _name(verb: str, count: int) -> str:
+    return f"{verb}, among {count:,} tensors"
+
+
+def _flat(ratio: float) -> Goal:
+    return Goal(f"flat: ≤ {FLAT:g} x", f"{ratio:.2f} x", ratio <= FLAT)

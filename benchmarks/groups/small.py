@@ -2,42 +2,60 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
-from typing import Any
+from contextlib import ExitStack
 
-import numpy as np
+from common.processes import Client, run_server, tensorus_server
+from common.result import TENSORS, Bars, Goal, Picture, Table, bar_of, measured_row
+from common.runs import Transfer, alternate
+from common.settings import Settings
+from contestants import flight, ours, raw_grpc
 
-import tensorus
-from groups.common import alternate, rates, tensorus_server
+__all__ = ["measure"]
 
-COUNT = 2000
+KIBIBYTES = 4
+
+GOALS = {"insert_many": 10_000, "get_many": 20_000}
+"""Tensors per second in one stream."""
 
 
-def measure(*, mebibytes: int, repeats: int) -> list[dict[str, Any]]:
+def measure(settings: Settings) -> Table:
     """Return tensors of 4 KiB per second; inserts are durable."""
-    del mebibytes
-    values = np.random.default_rng(0).standard_normal((32, 32), dtype=np.float32)
-    with tensorus_server() as (address, _), tensorus.connect(address) as client:
-        client.create_dataset("d", preset="none")
-        names = [f"kept-{number}" for number in range(COUNT)]
-        client.insert_many("d", ((name, values) for name in names))
-        numbers = itertools.count()
-
-        def insert_one_by_one() -> None:
-            for _ in range(COUNT // 10):
-                client.insert("d", values, id=str(next(numbers)))
-
-        contestants: dict[str, Callable[[], object]] = {
-            "insert_many": lambda: client.insert_many("d", ((str(next(numbers)), values) for _ in range(COUNT))),
-            "get_many": lambda: sum(1 for _ in client.get_many("d", names, as_="numpy")),
-            "query, headers only": lambda: sum(1 for _ in client.query("d", limit=COUNT, with_data=False)),
-            "insert, one by one": insert_one_by_one,
-            "get, one by one": lambda: [client.get("d", name, as_="numpy") for name in names[: COUNT // 10]],
+    many, few = ours.SMALL_COUNT, ours.ONE_BY_ONE_COUNT
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        server = enter(tensorus_server(enter(settings.folder())))
+        arrow = enter(run_server(*flight.serve_command(KIBIBYTES, enter(settings.folder()))))
+        grpcio = enter(run_server(*raw_grpc.SERVE))
+        client = [enter(Client(ours.small, server.address))]
+        arrow_client = [enter(Client(flight.small, arrow.address, few))]
+        messages = [enter(Client(raw_grpc.transfers, grpcio.address, KIBIBYTES * many, (KIBIBYTES,)))]
+        calls = [enter(Client(raw_grpc.transfers, grpcio.address, KIBIBYTES * few, (KIBIBYTES,)))]
+        ours_of = {
+            name: (Transfer(client, name, server), many)
+            for name in ("insert_many", "get_many", "query, with the values", "query, headers only")
         }
-        seconds = alternate(contestants, repeats)
-    rows = []
-    for name, runs in seconds.items():
-        median, smallest, largest = rates(runs, COUNT // 10 if "one by one" in name else COUNT)
-        rows.append({"4 KiB tensors": name, "per second": median, "from": smallest, "to": largest})
-    return rows
+        ours_of |= {name: (Transfer(client, name, server), few) for name in ("insert, one by one", "get, one by one")}
+        peers = {
+            "raw grpcio, one stream of messages, sending": (Transfer(messages, "send 4", grpcio), many),
+            "raw grpcio, one stream of messages": (Transfer(messages, "receive 4", grpcio), many),
+            "raw grpcio, one call each, 4 KiB both ways": (Transfer(calls, "ask 4", grpcio), few),
+            "Flight DoPut, only counted, one by one": (Transfer(arrow_client, "put, one by one", arrow), few),
+            "Flight DoGet, one by one": (Transfer(arrow_client, "get, one by one", arrow), few),
+        }
+        plans = ours_of | peers
+        contestants = {name: transfer for name, (transfer, _) in plans.items()}
+        found = alternate(contestants, settings.repeats, settings.report)
+    rows, bars = [], []
+    for name, (_, count) in plans.items():
+        spread = TENSORS.spread(found[name], count)
+        goals = (_goal(GOALS[name], spread.median),) if name in GOALS else ()
+        rows.append(measured_row(name, found[name], TENSORS, count, goals=goals))
+        bars.append(bar_of(name, spread, ours=name in ours_of, goals=goals))
+    title = "small tensors, 4 KiB each"
+    picture = Picture(title, [Bars("", "tensors per second", bars)])
+    note = "Inserts are durable when they are acknowledged: in one stream, in groups; one by one, each. Peers store nothing."
+    return Table(title, "", rows, picture, [note])
+
+
+def _goal(limit: int, found: float) -> Goal:
+    return Goal(f"≥ {limit:,} /s", f"{found:,.0f} /s", found >= limit, limit)

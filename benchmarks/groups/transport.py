@@ -1,77 +1,54 @@
-"""What grpcio itself does, by size of its messages: the ceiling of every stream. Run as a module it is the server."""
+"""What grpcio and Python sockets do by size of message: why messages are of about 1 MiB."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any
+from contextlib import ExitStack
 
-import grpc
-import numpy as np
+from common.processes import Client, run_server
+from common.result import GIGABYTES, Line, Lines, Picture, Table, measured_row
+from common.runs import Transfer, alternate
+from common.settings import KIB, MIB, Settings
+from contestants import raw_grpc, sockets
 
-from groups.common import MIB, alternate, process, rates
-from tensorus._allocator import tune_allocator
+__all__ = ["measure"]
 
-MESSAGE_KIBIBYTES = (256, 512, 1024, 2048)
-OPTIONS = [("grpc.max_receive_message_length", 8 * MIB), ("grpc.max_send_message_length", 8 * MIB)]
+MESSAGE_KIBIBYTES = (64, 256, 512, 1024, 2048, 4096)
 
 
-def measure(*, mebibytes: int, repeats: int) -> list[dict[str, Any]]:
+def measure(settings: Settings) -> Table:
     """Return GB/s of raw messages in each direction; nothing is stored or checked."""
-    tune_allocator()
-    with (
-        process(["-m", "groups.transport"]) as (port, _),
-        grpc.insecure_channel(f"127.0.0.1:{int(port)}", OPTIONS) as channel,
-    ):
-        receive: Any = channel.unary_stream("/bench/receive")
-        send: Any = channel.stream_stream("/bench/send")
-        target = np.empty(mebibytes * MIB, np.uint8)
-        contestants: dict[str, Callable[[], object]] = {}
-        for kibibytes in MESSAGE_KIBIBYTES:
-            count = mebibytes * 1024 // kibibytes
-            contestants[f"receive {kibibytes} KiB"] = partial(_receive, receive, target, f"{kibibytes},{count}")
-            contestants[f"send {kibibytes} KiB"] = partial(_send, send, kibibytes * 1024, count)
-        seconds = alternate(contestants, repeats)
-    rows = []
-    for name, runs in sorted(seconds.items(), key=lambda item: item[0].split()[0]):
-        median, smallest, largest = rates(runs, mebibytes * MIB / 1e9)
-        rows.append({"raw grpcio": name, "GB/s": median, "from": smallest, "to": largest})
-    return rows
-
-
-def _receive(method: Any, target: np.ndarray, wish: str) -> None:
-    position = 0
-    for message in method(wish.encode()):
-        target[position : position + len(message)] = np.frombuffer(message, np.uint8)
-        position += len(message)
-
-
-def _send(method: Any, message_bytes: int, count: int) -> None:
-    message = bytes(message_bytes)
-    list(method(message for _ in range(count)))
-
-
-class _Handler(grpc.GenericRpcHandler):
-    def service(self, details: grpc.HandlerCallDetails) -> Any:
-        if details.method == "/bench/receive":
-            return grpc.unary_stream_rpc_method_handler(_serve_receive)
-        return grpc.stream_stream_rpc_method_handler(_serve_send)
-
-
-def _serve_receive(wish: bytes, _: grpc.ServicerContext) -> Iterator[bytes]:
-    kibibytes, count = map(int, wish.split(b","))
-    message = bytes(kibibytes * 1024)
-    yield from (message for _ in range(count))
-
-
-def _serve_send(messages: Iterator[bytes], _: grpc.ServicerContext) -> Iterator[bytes]:
-    yield str(sum(len(message) for message in messages)).encode()
-
-
-if __name__ == "__main__":
-    tune_allocator(arenas_max=2)
-    server = grpc.server(ThreadPoolExecutor(4), handlers=[_Handler()], options=[("grpc.so_reuseport", 0), *OPTIONS])
-    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
-    server.start()
-    server.wait_for_termination()
+    kibibytes = settings.mebibytes * KIB
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        transfers = {}
+        for peer, module in (("raw grpcio", raw_grpc), ("Python sockets", sockets)):
+            server = enter(run_server(*module.SERVE))
+            client = [enter(Client(module.transfers, server.address, kibibytes, MESSAGE_KIBIBYTES))]
+            for verb in ("receive", "send"):
+                for size in MESSAGE_KIBIBYTES:
+                    transfers[peer, verb, size] = Transfer(client, f"{verb} {size}", server)
+        names = {key: f"{key[0]}, {key[1]}, {key[2]} KiB" for key in transfers}
+        contestants = {names[key]: transfer for key, transfer in transfers.items()}
+        found = alternate(contestants, settings.repeats, settings.report)
+    amount = settings.mebibytes * MIB / 1e9
+    rows = [measured_row(name, found[name], GIGABYTES, amount) for name in names.values()]
+    panels = [
+        Lines(
+            title,
+            "KiB in a message",
+            "GB/s",
+            [
+                Line(
+                    peer,
+                    MESSAGE_KIBIBYTES,
+                    [GIGABYTES.spread(found[names[peer, verb, size]], amount) for size in MESSAGE_KIBIBYTES],
+                    ours=peer == "raw grpcio",
+                )
+                for peer in ("raw grpcio", "Python sockets")
+            ],
+        )
+        for verb, title in (("receive", "receiving"), ("send", "sending"))
+    ]
+    title = "raw transport, by size of message"
+    note = "Nothing is stored or checked; what is received goes into a fresh array."
+    return Table(title, "", rows, Picture(title, panels, columns=2), [note])

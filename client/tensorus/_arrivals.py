@@ -36,27 +36,28 @@ def arrivals(response: pb.GetResponse | pb.QueryResponse, payload: memoryview) -
     position = 0
     failed = deque(Failed(status.item, error_of(status.status)) for status in response.statuses)
     for segment in response.segments:
-        data = payload[position : position + segment.payload_length]
-        position += segment.payload_length
+        item, payload_length, decoded_length = segment.item, segment.payload_length, segment.decoded_length
         # Statuses stand apart from segments, and both are in the order of their items.
-        while failed and failed[0].item < segment.item:
+        while failed and failed[0].item < item:
             yield failed.popleft()
         if segment.HasField("tensor"):
             info = tensor_from(segment.tensor)
             if segment.HasField("part"):
-                yield Began(segment.item, info, tuple(segment.part.shape), dtype_from(segment.part))
+                yield Began(item, info, tuple(segment.part.shape), dtype_from(segment.part))
             else:
-                yield Began(segment.item, info, info.shape)
-        if segment.decoded_length == 0:
+                yield Began(item, info, info.shape)
+        data = payload[position : position + payload_length]
+        position += payload_length
+        if decoded_length == 0:
             continue
         if segment.HasField("crc32c"):
-            found = crc32c.crc32c(data)
-            if found != segment.crc32c:
+            found, expected = crc32c.crc32c(data), segment.crc32c
+            if found != expected:
                 raise ChecksumMismatchError(
-                    f"CRC32C of the bytes at offset {segment.offset} is {found:#010x}, expected {segment.crc32c:#010x}",
+                    f"CRC32C of the bytes at offset {segment.offset} is {found:#010x}, expected {expected:#010x}",
                     reason="CHECKSUM_MISMATCH",
                 )
-        yield Bytes(segment.item, segment.offset, data, segment.encoding != 0, segment.decoded_length)
+        yield Bytes(item, segment.offset, data, segment.encoding != 0, decoded_length)
     yield from failed
 
 
@@ -117,13 +118,15 @@ class GetPlace:
     def passed(self, found: Iterable[Arrival]) -> Iterator[Arrival]:
         """Yield arrivals of the stream as those of the whole Get."""
         for local in found:
-            arrival = replace(local, item=local.item + self._first)
+            # The first stream of a Get numbers its items as the Get does.
+            arrival = replace(local, item=local.item + self._first) if self._first else local
             goes_on = self._offset > 0 and arrival.item == self._first
             if isinstance(arrival, Began):
                 if goes_on:
                     # Its reader has heard of it.
                     continue
-                arrival = replace(arrival, restarts=arrival.item == self._restarts)
+                if arrival.item == self._restarts:
+                    arrival = replace(arrival, restarts=True)
                 self._begun, self._generation, self._restarts = arrival.item, arrival.info.generation, -1
                 self._item = _Item(arrival, with_data=self._with_data)
             elif isinstance(arrival, Bytes):
@@ -177,11 +180,13 @@ class QueryPlace:
     def passed(self, found: Iterable[Arrival]) -> Iterator[Arrival]:
         """Yield arrivals of the stream as those of the whole Query, without those that came before."""
         for local in found:
-            arrival = replace(local, item=local.item + self._first)
+            # Likewise the first stream of a Query.
+            arrival = replace(local, item=local.item + self._first) if self._first else local
             if arrival.item < self._new:
                 continue
             if isinstance(arrival, Began):
-                arrival = replace(arrival, restarts=arrival.item == self._restarts)
+                if arrival.item == self._restarts:
+                    arrival = replace(arrival, restarts=True)
                 self._begun, self._restarts = arrival.item, -1
                 self._item = _Item(arrival, with_data=self._with_data)
             elif isinstance(arrival, Bytes) and self._item is not None:

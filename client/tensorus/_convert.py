@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from google.rpc import error_details_pb2
@@ -88,29 +89,41 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def tensor_from(message: pb.Tensor) -> TensorInfo:
-    """Return what a message says of a tensor."""
+    """Return what a message says of a tensor; most of it is only taken out of the message when it is asked for.
+
+    Raises:
+        InternalError: its metadata have something that this version cannot read.
+    """
+    spec = message.spec
+    known = {
+        "dataset": message.dataset,
+        "id": message.id,
+        "dtype": _dtype_name(spec.dtype),
+        "shape": tuple(spec.shape[:]),
+        "metadata": _metadata_from(message.metadata),
+        "generation": message.generation,
+        "ordinal": message.ordinal,
+    }
+    return TensorInfo.lazily(known, partial(_measured_from, message))
+
+
+def _measured_from(message: pb.Tensor) -> dict[str, Any]:
+    """Return the fields of a `TensorInfo` that storing the tensor made."""
     storage = message.storage
-    return TensorInfo(
-        dataset=message.dataset,
-        id=message.id,
-        dtype=_dtype_name(message.spec.dtype),
-        shape=tuple(message.spec.shape),
-        metadata=_metadata_from(message.metadata),
-        generation=message.generation,
-        ordinal=message.ordinal,
-        canonical_bytes=storage.canonical_bytes,
-        quantized_bytes=storage.quantized_bytes,
-        stored_bytes=storage.stored_bytes,
-        lossy=storage.lossy,
-        relative_error=storage.relative_error,
-        max_absolute_error=storage.max_absolute_error,
-        encodings=tuple(map(_share_from, storage.encodings)),
-        fallback_reason=storage.fallback_reason,
-        values=_values_from(message.values) if message.HasField("values") else None,
-        source_checksum=message.source_checksum.value.hex(),
-        value_checksum=message.value_checksum.value.hex(),
-        created=_time_from(message.create_time),
-    )
+    return {
+        "canonical_bytes": storage.canonical_bytes,
+        "quantized_bytes": storage.quantized_bytes,
+        "stored_bytes": storage.stored_bytes,
+        "lossy": storage.lossy,
+        "relative_error": storage.relative_error,
+        "max_absolute_error": storage.max_absolute_error,
+        "encodings": tuple(map(_share_from, storage.encodings)),
+        "fallback_reason": storage.fallback_reason,
+        "values": _values_from(message.values) if message.HasField("values") else None,
+        "source_checksum": message.source_checksum.value.hex(),
+        "value_checksum": message.value_checksum.value.hex(),
+        "created": _time_from(message.create_time),
+    }
 
 
 def upload_to(upload: Upload) -> pb.Tensor:
@@ -119,7 +132,7 @@ def upload_to(upload: Upload) -> pb.Tensor:
     Raises:
         InvalidNameError, InvalidMetadataError, LimitExceededError, InvalidPolicyError: what the contract cannot carry.
     """
-    spec = pb.TensorSpec(dtype=_DTYPE_NUMBERS[upload.dtype], shape=upload.shape)
+    spec = _spec_to(upload.dtype, upload.shape)
     policy = None if upload.policy is None else policy_to(upload.policy)
     metadata = metadata_to(upload.metadata)
     try:
@@ -136,6 +149,11 @@ def upload_to(upload: Upload) -> pb.Tensor:
         ) from error
 
 
+@lru_cache(maxsize=1024)
+def _spec_to(dtype: str, shape: tuple[int, ...]) -> pb.TensorSpec:
+    return pb.TensorSpec(dtype=_DTYPE_NUMBERS[dtype], shape=shape)
+
+
 def metadata_to(metadata: Mapping[str, Any]) -> dict[str, pb.Value]:
     """Return metadata as messages.
 
@@ -147,6 +165,8 @@ def metadata_to(metadata: Mapping[str, Any]) -> dict[str, pb.Value]:
         raise InvalidMetadataError(
             f"metadata is a {type(metadata).__name__}, must be a mapping of str", reason="INVALID_METADATA"
         )
+    if not metadata:
+        return {}
     try:
         values = to_value_map(metadata)
     except (TypeError, ValueError) as error:
@@ -357,6 +377,8 @@ def _is_step(step: object) -> bool:
 
 
 def _metadata_from(message: Mapping[str, pb.Value]) -> Metadata:
+    if not message:
+        return {}
     try:
         return from_value_map(message)
     except ValueError as error:

@@ -17,7 +17,7 @@ import xxhash
 
 from tensorus._convert import upload_to
 from tensorus.errors import TensorusError
-from tensorus_protos.framing import join
+from tensorus_protos.framing import join, repeated
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class InsertSession:
             while not self._exhausted:
                 item, upload = next(self._uploads)
                 try:
-                    return _Sending(item, upload, upload_to(upload))
+                    return _Sending(item, upload, upload_to(upload).SerializeToString())
                 except TensorusError as error:
                     if self.options.all_or_nothing:
                         raise
@@ -215,7 +215,8 @@ class _Sending:
 
     item: int
     upload: Upload
-    announced: pb.Tensor
+    announced: bytes
+    """A `Tensor` message, serialized."""
     committed_bytes: int = 0
     """Canonical bytes that the server has."""
     expired: bool = False
@@ -270,8 +271,11 @@ class InsertMessages(Iterator[bytes]):
             self.finished = message.head.finish = self.session.failure is None
             yield message.join()
 
-    def _segments(self, unresolved: Sequence[_Sending]) -> Iterator[tuple[pb.Segment, memoryview]]:
-        """Yield the segments of all tensors. Whatever reading one raises ends them, and is kept for the caller's thread."""
+    def _segments(self, unresolved: Sequence[_Sending]) -> Iterator[tuple[bytes, memoryview]]:
+        """Yield the segments of all tensors, serialized, each with its bytes.
+
+        Whatever reading one raises ends them, and is kept for the caller's thread.
+        """
         try:
             for sending in unresolved:
                 if self.session.is_unresolved(sending.item):
@@ -284,15 +288,17 @@ class InsertMessages(Iterator[bytes]):
             self.session.failure = error
 
 
-def _segments(sending: _Sending) -> Iterator[tuple[pb.Segment, memoryview]]:
-    """Yield the segments of one tensor, each with its bytes; the last one carries the checksum of them all.
+def _segments(sending: _Sending) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield the segments of one tensor, serialized, each with its bytes; the last one carries the checksum of them all.
 
     Bytes that the server has are only taken into the checksum. That is then a CRC, which the server can go on with.
     """
     upload, committed_bytes = sending.upload, sending.committed_bytes
     digest, crc = xxhash.xxh3_128(), 0
     offset = 0
-    segment = pb.Segment(item=sending.item, tensor=sending.announced)
+    segment = pb.Segment(item=sending.item)
+    # Serialized once, and put before the first segment's other fields: the order of fields is free.
+    announced = repeated(pb.Segment.TENSOR_FIELD_NUMBER, [sending.announced])
     block = memoryview(b"")
     for block in upload.blocks(_BLOCK_BYTES):
         if committed_bytes:
@@ -306,8 +312,8 @@ def _segments(sending: _Sending) -> Iterator[tuple[pb.Segment, memoryview]]:
         segment.decoded_length = segment.payload_length = block.nbytes
         segment.crc32c = crc32c.crc32c(block)
         if offset < upload.canonical_bytes:
-            yield segment, block
-            segment = pb.Segment(item=sending.item)
+            yield announced + segment.SerializeToString(), block
+            announced = b""
     segment.last = True
     if committed_bytes:
         segment.source_checksum.algorithm = "crc32c"
@@ -318,7 +324,7 @@ def _segments(sending: _Sending) -> Iterator[tuple[pb.Segment, memoryview]]:
     if offset <= committed_bytes:
         # It is empty, or all of it is there and only its end is not.
         segment.offset, block = offset, memoryview(b"")
-    yield segment, block
+    yield announced + segment.SerializeToString(), block
 
 
 class _Message:
@@ -326,22 +332,25 @@ class _Message:
 
     def __init__(self) -> None:
         self.head = pb.InsertRequest()
+        """All but segments and payload."""
         self.payload_bytes = 0
+        self._segments: list[bytes] = []
         self._blocks: list[memoryview] = []
         self._head_bytes = 0
 
-    def is_full(self, segment: pb.Segment, block: memoryview) -> bool:
+    def is_full(self, segment: bytes, block: memoryview) -> bool:
         return bool(self._blocks) and (
             self.payload_bytes + block.nbytes > _BLOCK_BYTES
-            or self._head_bytes + segment.ByteSize() > _HEAD_BYTES_MAX
-            or len(self.head.segments) >= _SEGMENTS_MAX
+            or self._head_bytes + len(segment) > _HEAD_BYTES_MAX
+            or len(self._segments) >= _SEGMENTS_MAX
         )
 
-    def add(self, segment: pb.Segment, block: memoryview) -> None:
-        self.head.segments.append(segment)
-        self._head_bytes += segment.ByteSize()
+    def add(self, segment: bytes, block: memoryview) -> None:
+        self._segments.append(segment)
+        self._head_bytes += len(segment)
         self._blocks.append(block)
         self.payload_bytes += block.nbytes
 
     def join(self) -> bytes:
-        return join(self.head.SerializeToString(), self._blocks)
+        segments = repeated(pb.InsertRequest.SEGMENTS_FIELD_NUMBER, self._segments)
+        return join(self.head.SerializeToString() + segments, self._blocks)

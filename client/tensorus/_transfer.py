@@ -33,6 +33,9 @@ __all__ = ["Assembler", "Assembly"]
 _DECODES_MAX = 4
 """Chunk records in memory beside the array, of up to 2 MiB each."""
 
+_HERE_BYTES_MAX = 64 * 1024
+"""Tensors of one chunk, up to this size, are decoded on the caller's thread: handing one over costs about as much."""
+
 
 class Assembler:
     """Turns arrivals into arrays. One for each client, safe in many threads; its own start with the first chunk record."""
@@ -129,6 +132,9 @@ class _Target:
 
     def write_later(self, pool: ThreadPoolExecutor, arrival: Bytes) -> None:
         self._count(arrival.offset, arrival.decoded_length)
+        if arrival.decoded_length == self._bytes.nbytes <= _HERE_BYTES_MAX:
+            self._decode(arrival)
+            return
         while len(self._decodes) >= _DECODES_MAX:
             self._decodes.popleft().result()
         try:

@@ -153,7 +153,7 @@ class EmbeddedBackend(Backend):
         on_progress: Callable[[Progress], None] | None,
     ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
         """See `Backend`."""
-        results: queue.SimpleQueue[ItemResult | ItemProgress] = queue.SimpleQueue()
+        results: queue.SimpleQueue[Sequence[ItemResult | ItemProgress]] = queue.SimpleQueue()
         with _as_tensorus_errors():
             stream = self._engine.open_insert(
                 dataset,
@@ -175,6 +175,8 @@ class EmbeddedBackend(Backend):
                     done_bytes += length
                     if on_progress is not None:
                         on_progress(Progress(None, done_bytes, None))
+                # The next one may be long in coming.
+                stream.flush()
                 yield from _outcomes(results)
             stream.finish()
             yield from _outcomes(results)
@@ -307,14 +309,14 @@ def _feed(stream: InsertStream, item: int, upload: Upload, new: model.NewTensor)
 
 
 def _outcomes(
-    results: queue.SimpleQueue[ItemResult | ItemProgress],
+    results: queue.SimpleQueue[Sequence[ItemResult | ItemProgress]],
 ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
     """Yield what has been reported so far."""
     while not results.empty():
-        result = results.get()
-        assert isinstance(result, ItemResult), "progress is of inserts that can be resumed"
-        outcome = result.outcome
-        yield result.item, _error(outcome) if isinstance(outcome, Exception) else _tensor_info(outcome)
+        for result in results.get():
+            assert isinstance(result, ItemResult), "progress is of inserts that can be resumed"
+            outcome = result.outcome
+            yield result.item, _error(outcome) if isinstance(outcome, Exception) else _tensor_info(outcome)
 
 
 def _policy(policy: Policy | None) -> StoragePolicy | None:

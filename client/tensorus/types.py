@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from tensorus._lazy import LazyFields
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
@@ -123,7 +125,7 @@ class ValueSummary:
 
 
 @dataclass(frozen=True)
-class TensorInfo(_Ratios):
+class TensorInfo(_Ratios, LazyFields):
     """Everything about a stored tensor but its values; sizes and errors are measured."""
 
     dataset: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes  # noqa: F401 - registers its dtypes with NumPy
 import numpy as np
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tensorus_codecs.abc import Values
     from tensorus_codecs.dtypes import DType
 
-__all__ = ["PartialSummary", "ValueSummary", "summarize"]
+__all__ = ["PartialSummary", "ValueSummary", "summarize", "summarize_rows"]
 
 _ROW_VALUES = 1024
 """Values that are added up before float64 takes over. Few enough that BLAS stays on one thread."""
@@ -109,8 +109,7 @@ def summarize(values: Values, dtype: DType) -> PartialSummary | None:
     """
     if dtype.kind not in {Kind.INTEGER, Kind.FLOAT}:
         return None
-    # Integers of up to 16 bits and narrow floats are exact in float32, which is twice as fast as float64.
-    narrow = dtype.element_bytes <= 2 or dtype.name == "float32"
+    narrow = _is_narrow(dtype)
     numbers = values.astype(np.float32 if narrow else np.float64, copy=False)
     minimum, maximum = float(np.minimum.reduce(numbers)), float(np.maximum.reduce(numbers))
     nan_count = infinity_count = 0
@@ -123,10 +122,8 @@ def summarize(values: Values, dtype: DType) -> PartialSummary | None:
         minimum, maximum = float(numbers.min()), float(numbers.max())
     largest = max(abs(minimum), abs(maximum))
     total, total_of_squares = _sums(numbers)
-    if narrow and largest:
-        squares_fit = _SQUARES_FIT[0] < largest < _SQUARES_FIT[1]
-        if not (squares_fit and _keeps_deviation(numbers.size, total, total_of_squares)):
-            total, total_of_squares = _sums(numbers.astype(np.float64))
+    if narrow and not _sums_fit(numbers.size, largest, total, total_of_squares):
+        total, total_of_squares = _sums(numbers.astype(np.float64))
     return PartialSummary(
         finite_count=numbers.size,
         minimum=minimum,
@@ -137,6 +134,49 @@ def summarize(values: Values, dtype: DType) -> PartialSummary | None:
         nan_count=nan_count,
         infinity_count=infinity_count,
     )
+
+
+def summarize_rows(rows: Values, dtype: DType) -> list[PartialSummary | None]:
+    """Return what `summarize` does of each row, to the bit; much faster where rows are many and short.
+
+    Args:
+        rows: shape (m, n), n >= 1, of `dtype.component`.
+    """
+    if dtype.kind not in {Kind.INTEGER, Kind.FLOAT} or rows.shape[1] > _ROW_VALUES:
+        return [summarize(row, dtype) for row in rows]
+    narrow = _is_narrow(dtype)
+    # `Any`: NumPy's stubs know no sum over either.
+    numbers: Any = rows.astype(np.float32 if narrow else np.float64, copy=False)
+    summaries: list[PartialSummary | None] = []
+    for row, minimum, maximum, total, total_of_squares, nonzero_count in zip(
+        rows,
+        np.minimum.reduce(numbers, axis=1).tolist(),
+        np.maximum.reduce(numbers, axis=1).tolist(),
+        np.add.reduce(numbers, axis=1).tolist(),
+        np.einsum("ij,ij->i", numbers, numbers).tolist(),
+        np.count_nonzero(numbers, axis=1).tolist(),
+        strict=True,
+    ):
+        largest = max(abs(minimum), abs(maximum))
+        if not math.isfinite(largest) or (narrow and not _sums_fit(row.size, largest, total, total_of_squares)):
+            summaries.append(summarize(row, dtype))
+            continue
+        zero_count = row.size - nonzero_count
+        # A sum of zeros begins with one: -0.0 is no sum.
+        summaries.append(PartialSummary(row.size, minimum, maximum, 0.0 + total, total_of_squares, zero_count))
+    return summaries
+
+
+def _is_narrow(dtype: DType) -> bool:
+    """Whether the values are exact in float32, which is twice as fast as float64: integers of up to 16 bits, narrow floats."""
+    return dtype.element_bytes <= 2 or dtype.name == "float32"
+
+
+def _sums_fit(count: int, largest: float, total: float, total_of_squares: float) -> bool:
+    """Whether sums in float32, of values of which `largest` is the largest magnitude, have the digits that they need."""
+    if not largest:
+        return True
+    return _SQUARES_FIT[0] < largest < _SQUARES_FIT[1] and _keeps_deviation(count, total, total_of_squares)
 
 
 def _keeps_deviation(count: int, total: float, total_of_squares: float) -> bool:

@@ -19,13 +19,13 @@ from tensorus_server.errors import EngineError, StoreUnavailableError
 from tensorus_server.limits import COMMIT_GROUP_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tensorus_server.catalogue.abc import Catalogue, Mark, StoredTensor, UploadTable
     from tensorus_server.chunk_store.abc import ChunkStore, StagedPayload
     from tensorus_server.model import Tensor
 
-__all__ = ["Committer", "PendingCommit", "PendingGroup", "PendingMark", "forget_upload"]
+__all__ = ["Committer", "PendingCommit", "PendingMark", "forget_upload"]
 
 _IDLE_S = 1.0
 """After so long without a commit the catalogue gets a chance to tidy up."""
@@ -35,20 +35,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PendingCommit:
-    """A tensor whose payload is durable."""
+    """Tensors whose payloads are durable, and whose submitter hears of all of them at once."""
 
-    stored: StoredTensor
-    staged: StagedPayload | None
-    """None: the payload is inline."""
-    done: Callable[[Tensor | Exception], None]
-    """Told the outcome, on the committer's thread: must not block and must not raise."""
-
-
-@dataclass(frozen=True)
-class PendingGroup:
-    """Tensors that are committed together or not at all."""
-
-    commits: list[PendingCommit]
+    stored: Sequence[StoredTensor]
+    staged: Sequence[StagedPayload]
+    """The payloads of those that are not inline, in any order."""
+    done: Callable[[Sequence[Tensor | Exception]], None]
+    """Told the outcomes, in order, on the committer's thread: must not block and must not raise."""
+    together: bool = False
+    """Whether all are committed, or none."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,7 @@ class PendingMark:
     """Told what went wrong, or None, on the committer's thread: must not block and must not raise."""
 
 
-Pending: TypeAlias = "PendingCommit | PendingGroup | PendingMark"
+Pending: TypeAlias = "PendingCommit | PendingMark"
 
 
 class Committer:
@@ -102,11 +97,12 @@ class Committer:
             group, closing = self._next_group()
             if marks := [pending for pending in group if isinstance(pending, PendingMark)]:
                 self._save(marks)
-            if commits := [pending for pending in group if isinstance(pending, PendingCommit)]:
-                self._commit(commits)
-            for together in group:
-                if isinstance(together, PendingGroup):
-                    self._commit(together.commits, together=True)
+            commits = [pending for pending in group if isinstance(pending, PendingCommit)]
+            if apart := [pending for pending in commits if not pending.together]:
+                self._commit(apart)
+            for pending in commits:
+                if pending.together:
+                    self._commit([pending])
             self._maintain(idle=not group)
             if closing:
                 return
@@ -114,11 +110,13 @@ class Committer:
     def _next_group(self) -> tuple[list[Pending], bool]:
         """Wait for something to do or for idle time; return what waits, and whether it is the end."""
         group: list[Pending] = []
+        size = 0
         try:
             item = self._queue.get(timeout=_IDLE_S)
             while item is not None:
                 group.append(item)
-                if len(group) == COMMIT_GROUP_MAX:
+                size += len(item.stored) if isinstance(item, PendingCommit) else 1
+                if size >= COMMIT_GROUP_MAX:
                     return group, False
                 item = self._queue.get_nowait()
         except queue.Empty:
@@ -144,23 +142,32 @@ class Committer:
         for pending in group:
             pending.done(failure)
 
-    def _commit(self, group: list[PendingCommit], *, together: bool = False) -> None:
+    def _commit(self, group: Sequence[PendingCommit]) -> None:
+        """Commit those of the group in one transaction, and tell each submitter what became of its own."""
+        stored = [tensor for pending in group for tensor in pending.stored]
+        staged = [payload for pending in group for payload in pending.staged]
+        outcomes: Sequence[Tensor | Exception]
         try:
-            outcomes = self._publish_and_commit(group, together=together)
+            outcomes = self._publish_and_commit(stored, staged, together=group[0].together)
         except EngineError as error:
-            outcomes = [error] * len(group)
+            outcomes = [error] * len(stored)
         except Exception:  # noqa: BLE001 - whoever waits must hear of it, and the thread must live
-            _log.exception("a commit of %d tensors failed unexpectedly", len(group))
-            outcomes = [StoreUnavailableError("the commit failed; see the server's log")] * len(group)
-        for pending, outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, Exception) and pending.stored.upload is not None:
+            _log.exception("a commit of %d tensors failed unexpectedly", len(stored))
+            outcomes = [StoreUnavailableError("the commit failed; see the server's log")] * len(stored)
+        for tensor, outcome in zip(stored, outcomes, strict=True):
+            if isinstance(outcome, Exception) and tensor.upload is not None:
                 # Its payload is gone: nobody must be told to go on with it.
-                forget_upload(self._catalogue.uploads, pending.stored.upload)
-            pending.done(outcome)
+                forget_upload(self._catalogue.uploads, tensor.upload)
+        start = 0
+        for pending in group:
+            end = start + len(pending.stored)
+            pending.done(outcomes[start:end])
+            start = end
 
-    def _publish_and_commit(self, group: list[PendingCommit], *, together: bool) -> list[Tensor | Exception]:
+    def _publish_and_commit(
+        self, stored: Sequence[StoredTensor], staged: Sequence[StagedPayload], *, together: bool
+    ) -> list[Tensor | Exception]:
         """Return the outcome of each; raises where the group failed as a whole."""
-        staged = [pending.staged for pending in group if pending.staged is not None]
         try:
             self._catalogue.check_writable()
             self._uncommitted = frozenset(payload.payload_key for payload in staged)
@@ -171,7 +178,7 @@ class Committer:
             for payload in staged:
                 self._chunk_store.discard(payload)
             raise
-        located = [_located(pending.stored, keys) for pending in group]
+        located = [_located(tensor, keys) for tensor in stored]
         try:
             outcomes = self._catalogue.tensors.commit(located, together=together)
         except StoreUnavailableError:
@@ -180,8 +187,9 @@ class Committer:
         except EngineError:
             self._delete(list(keys.values()))
             raise
-        visible = {outcome.locator.key for outcome in outcomes if not isinstance(outcome, Exception)}
-        self._delete([key for key in keys.values() if key not in visible])
+        if keys:
+            visible = {outcome.locator.key for outcome in outcomes if not isinstance(outcome, Exception)}
+            self._delete([key for key in keys.values() if key not in visible])
         return outcomes
 
     def _delete(self, keys: list[str]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Self
 
 __all__ = ["EngineConfig", "ServerConfig"]
 
@@ -54,6 +55,11 @@ class ServerConfig:
     at work, more than processors of most machines can serve at once."""
     grace_s: float = 30.0
     """How long calls may go on after the server was told to stop."""
+    workers: int = 1
+    """Processes that serve the port and the store together, each with its share of streams, memory and codec threads. More than
+    one needs Linux."""
+    shares_port: bool = False
+    """Whether other processes may listen on the port, too: of the workers of one server."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work; names the key."""
@@ -64,3 +70,43 @@ class ServerConfig:
             raise ValueError(f"streams_max is {self.streams_max}, must be at least 1")
         if self.memory_budget_bytes < 1:
             raise ValueError(f"memory_budget_bytes is {self.memory_budget_bytes}, must be at least 1")
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}, must be at least 1")
+        if self.workers > 1 and sys.platform != "linux":
+            raise ValueError(
+                f"workers is {self.workers}, must be 1 on {sys.platform}: only on Linux can processes share a port as they must"
+            )
+
+    def of_worker(self, listen: str) -> Self:
+        """Return what each of the workers is set up with: its share of what they have together, rounded up.
+
+        Args:
+            listen: where all of them listen, with the port that was reserved.
+        """
+
+        def share(total: int) -> int:
+            return -(-total // self.workers)
+
+        return replace(
+            self,
+            engine=replace(self.engine, codec_threads=share(self.engine.codec_threads or os.cpu_count() or 1)),
+            listen=listen,
+            streams_max=share(self.streams_max),
+            memory_budget_bytes=share(self.memory_budget_bytes),
+            workers=1,
+            shares_port=True,
+        )
+
+    def to_json(self) -> str:
+        """Return it as text, for another process."""
+        fields = asdict(self)
+        fields["engine"]["data_dir"] = str(self.engine.data_dir)
+        return json.dumps(fields)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return what `to_json` made a text of."""
+        fields = json.loads(text)
+        engine = fields.pop("engine")
+        data_dir = Path(engine.pop("data_dir"))
+        return cls(EngineConfig(data_dir, **engine), **fields)

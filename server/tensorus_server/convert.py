@@ -6,6 +6,7 @@ What comes in is checked here as far as its form goes; what it means is for the 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import timestamp_pb2
@@ -16,7 +17,7 @@ from tensorus_codecs.errors import InvalidPolicyError, UnsupportedDTypeError
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.values import from_value_map, to_value_map
-from tensorus_server.errors import InvalidMetadataError, InvalidRequestError
+from tensorus_server.errors import InvalidMetadataError, InvalidRequestError, InvalidShapeError
 from tensorus_server.model import ByteRange, Checksum, NewTensor, Read, Schema, SliceSet
 from tensorus_server.validate import checked_spec, require_candidate_count
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "TensorMessage",
     "checksum_from",
     "dataset_to",
     "encoding_from",
@@ -79,7 +81,10 @@ def new_tensor_from(message: pb.Tensor, *, dataset: str) -> NewTensor:
         raise InvalidRequestError(
             f"dataset of the tensor is {message.dataset!r}, the stream's is another", dataset=dataset, tensor=message.id
         )
-    spec = checked_spec(_dtype_from(message.spec), tuple(message.spec.shape), dataset=dataset, tensor=message.id)
+    shape = tuple(message.spec.shape[:])
+    spec = _known_spec(message.spec.dtype, message.spec.element_bits, shape)
+    if spec is None:
+        spec = checked_spec(_dtype_from(message.spec), shape, dataset=dataset, tensor=message.id)
     return NewTensor(
         id=message.id,
         spec=spec,
@@ -107,8 +112,63 @@ def tensor_to(tensor: Tensor) -> pb.Tensor:
     if tensor.policy is not None:
         message.policy.CopyFrom(_policy_to(tensor.policy))
     if tensor.values is not None:
-        message.values.CopyFrom(_values_to(tensor.values))
+        # Present even where every field of it is at its default.
+        message.values.SetInParent()
+        _set_values(message.values, tensor.values)
     return message
+
+
+class TensorMessage:
+    """A message that is filled with one tensor after the other, as `tensor_to` would.
+
+    Tensors that come one after the other are much alike: what they have in common stays in the message, which is faster by
+    more than half. It must be serialized before the next one.
+    """
+
+    def __init__(self, message: pb.Tensor) -> None:
+        """Fill `message`, which nobody else changes."""
+        self._message = message
+        self._last: Tensor | None = None
+
+    def fill(self, tensor: Tensor) -> None:
+        """Make the message say what there is to say of `tensor`."""
+        last, self._last = self._last, tensor
+        if last is None or not _are_alike(last, tensor):
+            self._message.CopyFrom(tensor_to(tensor))
+            return
+        message, values = self._message, tensor.values
+        message.id = tensor.id
+        message.generation = tensor.generation
+        message.ordinal = tensor.ordinal
+        message.source_checksum.value = tensor.source_checksum.value
+        message.value_checksum.value = tensor.value_checksum.value
+        _set_time(message.create_time, tensor.created_us)
+        if values is not None:
+            _set_values(message.values, values)
+        if last.storage is not tensor.storage:
+            _set_storage(message.storage, tensor.storage)
+
+
+def _are_alike(one: Tensor, other: Tensor) -> bool:
+    """Whether the fields that `TensorMessage` leaves as they are say the same of both."""
+    return (
+        one.dataset == other.dataset
+        and (one.spec is other.spec or one.spec == other.spec)
+        # Equal metadata need not be the same: 1 equals 1.0, and true.
+        and not (one.metadata or other.metadata)
+        and one.policy is None
+        and other.policy is None
+        and one.source_checksum.algorithm == other.source_checksum.algorithm
+        and one.value_checksum.algorithm == other.value_checksum.algorithm
+        and (one.values is None) == (other.values is None)
+        and _have_same_encodings(one.storage, other.storage)
+    )
+
+
+def _have_same_encodings(one: StorageReport, other: StorageReport) -> bool:
+    if one.encodings is other.encodings:
+        return True
+    return [share.encoding for share in one.encodings] == [share.encoding for share in other.encodings]
 
 
 def spec_to(spec: TensorSpec) -> pb.TensorSpec:
@@ -124,6 +184,8 @@ def metadata_from(message: Mapping[str, pb.Value], *, dataset: str, tensor: str)
     Raises:
         InvalidMetadataError: a value has no kind that this version knows.
     """
+    if not message:
+        return {}
     try:
         return from_value_map(message)
     except ValueError as error:
@@ -280,6 +342,18 @@ def _slice_from(message: pb.Slice) -> slice:
     )
 
 
+@lru_cache(maxsize=1024)
+def _known_spec(number: int, element_bits: int, shape: tuple[int, ...]) -> TensorSpec | None:
+    """Return the spec; None where something is wrong with it. Tensors that come one after the other often have the same."""
+    message = pb.TensorSpec(element_bits=element_bits)
+    # An open enum: a number that this version does not know is kept, though the generated types cannot say so.
+    message.dtype = number  # type: ignore[assignment]
+    try:
+        return checked_spec(_dtype_from(message), shape)
+    except (UnsupportedDTypeError, InvalidShapeError):
+        return None
+
+
 def _dtype_from(message: pb.TensorSpec) -> DType:
     if message.dtype == pb.DATA_TYPE_UNSPECIFIED:
         raise UnsupportedDTypeError("dtype of the tensor is not specified")
@@ -311,16 +385,26 @@ def _checksum_to(checksum: Checksum) -> pb.Checksum:
 
 
 def _storage_to(storage: StorageReport) -> pb.StorageReport:
-    return pb.StorageReport(
-        canonical_bytes=storage.canonical_bytes,
-        quantized_bytes=storage.quantized_bytes,
-        stored_bytes=storage.stored_bytes,
-        relative_error=storage.relative_error,
-        max_absolute_error=storage.max_absolute_error,
-        lossy=storage.lossy,
-        encodings=map(_encoding_share_to, storage.encodings),
-        fallback_reason=storage.fallback_reason,
+    message = pb.StorageReport(
+        encodings=[pb.EncodingShare(encoding=encoding_to(share.encoding)) for share in storage.encodings]
     )
+    _set_storage(message, storage)
+    return message
+
+
+def _set_storage(message: pb.StorageReport, storage: StorageReport) -> None:
+    """Set everything but which encodings there are."""
+    message.canonical_bytes = storage.canonical_bytes
+    message.quantized_bytes = storage.quantized_bytes
+    message.stored_bytes = storage.stored_bytes
+    message.relative_error = storage.relative_error
+    message.max_absolute_error = storage.max_absolute_error
+    message.lossy = storage.lossy
+    message.fallback_reason = storage.fallback_reason
+    for share_message, share in zip(message.encodings, storage.encodings, strict=True):
+        share_message.chunks = share.chunks
+        share_message.canonical_bytes = share.canonical_bytes
+        share_message.stored_bytes = share.stored_bytes
 
 
 def _encoding_share_to(share: EncodingShare) -> pb.EncodingShare:
@@ -332,19 +416,31 @@ def _encoding_share_to(share: EncodingShare) -> pb.EncodingShare:
     )
 
 
-def _values_to(values: ValueSummary) -> pb.ValueSummary:
-    return pb.ValueSummary(
-        min=values.minimum,
-        max=values.maximum,
-        mean=values.mean,
-        standard_deviation=values.standard_deviation,
-        l2_norm=values.l2_norm,
-        zero_count=values.zero_count,
-        nan_count=values.nan_count,
-        infinity_count=values.infinity_count,
-    )
+def _set_values(message: pb.ValueSummary, values: ValueSummary) -> None:
+    if values.minimum is None or values.standard_deviation is None or values.l2_norm is None or values.mean is None:
+        # Some are absent, and must not stay from the tensor before.
+        message.Clear()
+    if values.minimum is not None and values.maximum is not None:
+        message.min = values.minimum
+        message.max = values.maximum
+    if values.mean is not None:
+        message.mean = values.mean
+    if values.standard_deviation is not None:
+        message.standard_deviation = values.standard_deviation
+    if values.l2_norm is not None:
+        message.l2_norm = values.l2_norm
+    message.zero_count = values.zero_count
+    message.nan_count = values.nan_count
+    message.infinity_count = values.infinity_count
 
 
 def _time_to(time_us: int) -> timestamp_pb2.Timestamp:
+    message = timestamp_pb2.Timestamp()
+    _set_time(message, time_us)
+    return message
+
+
+def _set_time(message: timestamp_pb2.Timestamp, time_us: int) -> None:
     seconds, rest_us = divmod(time_us, 1_000_000)
-    return timestamp_pb2.Timestamp(seconds=seconds, nanos=1000 * rest_us)
+    message.seconds = seconds
+    message.nanos = 1000 * rest_us

@@ -63,11 +63,18 @@ class Engine:
     """One store, open. Safe in many threads; `close` ends it."""
 
     def __init__(
-        self, catalogue: Catalogue, chunk_store: ChunkStore, pool: CodecPool, *, orphan_age_s: float = 3600.0
+        self,
+        catalogue: Catalogue,
+        chunk_store: ChunkStore,
+        pool: CodecPool,
+        sessions: InsertSessions | None = None,
+        *,
+        orphan_age_s: float = 3600.0,
     ) -> None:
         """Take over the parts, which `close` closes, and begin to sweep in the background.
 
         Args:
+            sessions: None: of this process alone.
             orphan_age_s: see `sweep`.
         """
         self._catalogue = catalogue
@@ -78,7 +85,7 @@ class Engine:
         self._committer = Committer(catalogue, chunk_store)
         self._seal_pool = ThreadPoolExecutor(_SEAL_THREADS, thread_name_prefix="tensorus-seal")
         self._services = InsertServices(catalogue, chunk_store, pool, self._committer, self._seal_pool)
-        self._sessions = InsertSessions()
+        self._sessions = sessions or InsertSessions()
         self._reader = TensorReader(catalogue, chunk_store, pool)
         self._closing = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep_regularly, name="tensorus-sweeper", daemon=True)
@@ -143,7 +150,7 @@ class Engine:
     def open_insert(
         self,
         dataset: str,
-        report: Callable[[ItemResult | ItemProgress], None],
+        report: Callable[[Sequence[ItemResult | ItemProgress]], None],
         options: InsertOptions | None = None,
     ) -> InsertStream:
         """Start a streamed insert; see `InsertStream`. One that can be resumed must hold its session meanwhile.
@@ -319,6 +326,7 @@ class Engine:
         self._sweeper.join()
         self._seal_pool.shutdown()
         self._committer.close()
+        self._sessions.close()
         self._pool.close()
         self._chunk_store.close()
         self._catalogue.close()

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from google.protobuf.message import DecodeError
 
 from tensorus_codecs.checksum import crc32c
-from tensorus_protos.framing import MalformedMessageError, join, split
+from tensorus_protos.framing import MalformedMessageError, join, repeated, split
 from tensorus_protos.v1 import tensorus_pb2 as pb
-from tensorus_server.convert import encoding_to, spec_to, tensor_to
+from tensorus_server.convert import TensorMessage, encoding_to, spec_to
 from tensorus_server.errors import InvalidRequestError, PayloadTooLargeError, SegmentMisalignedError
 from tensorus_server.limits import (
     MESSAGE_BYTES_MAX,
@@ -21,21 +21,21 @@ from tensorus_server.limits import (
     PAYLOAD_BYTES_TARGET,
     SEGMENTS_PER_MESSAGE_MAX,
 )
+from tensorus_server.read import Piece
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Sequence
 
     from google.rpc import status_pb2
     from typing_extensions import Buffer
 
     from tensorus_server.model import Tensor, TensorSpec
-    from tensorus_server.read import Piece
 
 __all__ = ["InsertMessage", "ResponsePacker", "read_explain_message", "read_insert_message"]
 
 _HEAD_BYTES_MAX = 1024 * 1024
-"""Of a response: many headers with large metadata must not make a message too large. With the largest payload and one more
-header, still below `MESSAGE_BYTES_MAX`."""
+"""Of a response, beyond which nothing is added to it: many headers with large metadata must not make a message too large. With
+the largest payload and one more header, still below `MESSAGE_BYTES_MAX`."""
 
 Request = TypeVar("Request", pb.InsertRequest, pb.ExplainPolicyRequest)
 
@@ -127,88 +127,108 @@ class ResponsePacker:
         self._payload_bytes_target = min(payload_bytes_max, PAYLOAD_BYTES_TARGET)
         self._omit_crc = omit_crc
         self._encodings: dict[tuple[str, ...], int] = {(): 0}
+        # Each of the two is filled again and again: an item's first segment, which has the tensor, and those that follow.
+        self._first = pb.Segment()
+        self._tensor = TensorMessage(self._first.tensor)
+        self._next = pb.Segment()
+        # Whether an item's header waits for the first piece, to be one segment with it.
+        self._header_waits = False
+        # The message so far: its segments, serialized, its other fields, and its payload.
+        self._segments: list[bytes] = []
         self._head: Response = response_type()
         self._head_bytes = 0
         self._pieces: list[Buffer] = []
         self._payload_bytes = 0
         self._token: Callable[[], str] | None = None
 
-    def add_tensor(self, item: int, tensor: Tensor, part: TensorSpec | None, *, last: bool) -> Iterator[bytes]:
-        """Add the header of an item.
+    def add_tensor(self, item: int, tensor: Tensor, part: TensorSpec | None, *, last: bool) -> list[bytes]:
+        """Add the header of an item; return the messages that are full.
 
         Args:
             part: what the pieces make up, where that is not the whole tensor.
             last: no piece will follow.
         """
-        segment = pb.Segment(item=item, tensor=tensor_to(tensor), last=last)
-        if part is not None:
+        segment = self._first
+        self._tensor.fill(tensor)
+        if part is None:
+            segment.ClearField("part")
+        else:
             segment.part.CopyFrom(spec_to(part))
-        head_bytes = segment.ByteSize()
-        if self._head_bytes + head_bytes > _HEAD_BYTES_MAX or len(self._head.segments) >= SEGMENTS_PER_MESSAGE_MAX:
-            yield from self.flush()
-        self._head.segments.append(segment)
-        self._head_bytes += head_bytes
-        self._token = None
+        self._header_waits = True
+        return self._add(item, None, last=True) if last else []
 
-    def add_piece(self, item: int, piece: Piece, *, last: bool) -> Iterator[bytes]:
-        """Add a piece of the item whose header came before it."""
-        for offset, decoded_length, data, data_crc32c in self._cut(piece):
-            payload_length = memoryview(data).nbytes
-            full = self._payload_bytes and self._payload_bytes + payload_length > self._payload_bytes_target
-            if full or len(self._head.segments) >= SEGMENTS_PER_MESSAGE_MAX:
-                yield from self.flush()
-            segment = self._segment_for(item)
-            segment.offset = offset
-            segment.decoded_length = decoded_length
-            segment.payload_length = payload_length
-            segment.encoding = self._encoding_index(piece.codec_ids)
-            segment.last = last and offset + decoded_length == piece.offset + piece.decoded_length
-            if not self._omit_crc:
-                segment.crc32c = data_crc32c
-            self._pieces.append(data)
-            self._payload_bytes += payload_length
+    def add_piece(self, item: int, piece: Piece, *, last: bool) -> list[bytes]:
+        """Add a piece of the item whose header came before it; return the messages that are full."""
+        full = []
+        for part in self._cut(piece):
+            ends = part.offset + part.decoded_length == piece.offset + piece.decoded_length
+            full += self._add(item, part, last=last and ends)
+        return full
 
-    def add_failure(self, item: int, status: status_pb2.Status) -> Iterator[bytes]:
-        """Say what became of an item that cannot be read, or not to its end."""
+    def add_failure(self, item: int, status: status_pb2.Status) -> list[bytes]:
+        """Say what became of an item that cannot be read, or not to its end; return the messages that are full."""
+        full = self._add(item, None, last=False) if self._header_waits else []
         failure = pb.ItemStatus(item=item, status=status)
         if self._head_bytes + failure.ByteSize() > _HEAD_BYTES_MAX:
-            yield from self.flush()
+            full += self.flush()
         self._head.statuses.append(failure)
         self._head_bytes += failure.ByteSize()
         self._token = None
+        return full
 
     def complete(self, token: Callable[[], str]) -> None:
         """Note that every item so far is complete; a message that ends here carries the token."""
         self._token = token
 
-    def flush(self) -> Iterator[bytes]:
-        """Yield what has been added and not sent, if anything."""
-        if self._head.ByteSize():
-            if self._token is not None and isinstance(self._head, pb.QueryResponse):
-                self._head.resume_token = self._token()
-            yield join(self._head.SerializeToString(), self._pieces)
-            self._head = self._response_type()
-            self._head_bytes = 0
-            self._pieces = []
-            self._payload_bytes = 0
+    def flush(self) -> list[bytes]:
+        """Return what has been added and not sent, in one message, if there is anything."""
+        if not self._segments and not self._head.ByteSize():
+            return []
+        if self._token is not None and isinstance(self._head, pb.QueryResponse):
+            self._head.resume_token = self._token()
+        segments = repeated(self._response_type.SEGMENTS_FIELD_NUMBER, self._segments)
+        message = join(self._head.SerializeToString() + segments, self._pieces)
+        self._segments, self._pieces = [], []
+        self._head = self._response_type()
+        self._head_bytes = self._payload_bytes = 0
+        return [message]
 
-    def _segment_for(self, item: int) -> pb.Segment:
-        """Return the item's header, if it is the last thing added and has no bytes yet; otherwise a new segment."""
-        if self._head.segments:
-            segment = self._head.segments[-1]
-            if segment.item == item and segment.HasField("tensor") and segment.payload_length == 0:
-                return segment
-        return self._head.segments.add(item=item)
+    def _add(self, item: int, piece: Piece | None, *, last: bool) -> list[bytes]:
+        """Add a segment, with the header that waits and with the piece, if there is one."""
+        payload_bytes = 0 if piece is None else memoryview(piece.data).nbytes
+        full = self._payload_bytes and self._payload_bytes + payload_bytes > self._payload_bytes_target
+        full = full or self._head_bytes > _HEAD_BYTES_MAX or len(self._segments) >= SEGMENTS_PER_MESSAGE_MAX
+        sent = self.flush() if full else []
+        segment = self._first if self._header_waits else self._next
+        self._header_waits = False
+        segment.item = item
+        segment.last = last
+        segment.payload_length = payload_bytes
+        if piece is None or self._omit_crc:
+            segment.ClearField("crc32c")
+        else:
+            segment.crc32c = piece.crc32c
+        if piece is None:
+            segment.offset = segment.decoded_length = segment.encoding = 0
+        else:
+            segment.offset = piece.offset
+            segment.decoded_length = piece.decoded_length
+            segment.encoding = self._encoding_index(piece.codec_ids)
+            self._pieces.append(piece.data)
+        self._segments.append(segment.SerializeToString())
+        self._head_bytes += len(self._segments[-1])
+        self._payload_bytes += payload_bytes
+        self._token = None
+        return sent
 
-    def _cut(self, piece: Piece) -> Iterator[tuple[int, int, Buffer, int]]:
-        """Yield the piece in parts that fit a message: offset, decoded length, data and its CRC32C."""
+    def _cut(self, piece: Piece) -> Sequence[Piece]:
+        """Return the piece in parts that fit a message."""
+        if piece.codec_ids or piece.decoded_length <= self._payload_bytes_max:
+            return (piece,)
         data = memoryview(piece.data).cast("B")
-        if piece.codec_ids or data.nbytes <= self._payload_bytes_max:
-            yield piece.offset, piece.decoded_length, data, piece.crc32c
-            return
-        for start in range(0, data.nbytes, self._payload_bytes_max):
-            part = data[start : start + self._payload_bytes_max]
-            yield piece.offset + start, part.nbytes, part, crc32c(part)
+        cuts = range(0, data.nbytes, self._payload_bytes_max)
+        parts = [(piece.offset + start, data[start : start + self._payload_bytes_max]) for start in cuts]
+        return [Piece(offset, part.nbytes, part, crc32c(part)) for offset, part in parts]
 
     def _encoding_index(self, codec_ids: tuple[str, ...]) -> int:
         """Return the encoding's place in the stream's table; a new one is announced in the same message."""

@@ -22,28 +22,29 @@ from typing import TYPE_CHECKING
 from tensorus_codecs.plan import plan
 from tensorus_server.catalogue.abc import resolve
 from tensorus_server.chunk_store.discarding import DiscardingChunkStore
-from tensorus_server.committer import PendingCommit, PendingGroup, forget_upload
+from tensorus_server.committer import PendingCommit, forget_upload
 from tensorus_server.errors import (
     InsertAbandonedError,
     InvalidRequestError,
     LimitExceededError,
     SegmentOutOfOrderError,
 )
-from tensorus_server.limits import ITEMS_TOGETHER_MAX, OPEN_ITEMS_MAX, UNCOMMITTED_ITEMS_MAX
+from tensorus_server.insert_counts import Counts, Together
+from tensorus_server.limits import ITEMS_TOGETHER_MAX, OPEN_ITEMS_MAX, UNCOMMITTED_BYTES_MAX, UNCOMMITTED_ITEMS_MAX
 from tensorus_server.marker import Marker
-from tensorus_server.model import Tensor
+from tensorus_server.small_tensors import SmallTensors
 from tensorus_server.tensor_writer import TensorWriter
 from tensorus_server.validate import require_id, require_metadata, require_schema_fit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
     from tensorus_server.catalogue.abc import Catalogue, StoredTensor, Upload
     from tensorus_server.chunk_store.abc import ChunkStore, StagedPayload
     from tensorus_server.codec_pool import CodecPool
     from tensorus_server.committer import Committer
-    from tensorus_server.model import Checksum, Dataset, NewTensor, Segment
+    from tensorus_server.model import Checksum, Dataset, NewTensor, Segment, Tensor
 
 __all__ = ["InsertOptions", "InsertServices", "InsertStream", "ItemProgress", "ItemResult"]
 
@@ -106,14 +107,14 @@ class InsertStream:
         self,
         dataset: Dataset,
         services: InsertServices,
-        report: Callable[[ItemResult | ItemProgress], None],
+        report: Callable[[Sequence[ItemResult | ItemProgress]], None],
         options: InsertOptions,
     ) -> None:
         """Open the stream.
 
         Args:
-            report: told the result of each item once, and how far large ones are durable, from any thread; must not block
-                for long, and must not raise.
+            report: told the result of each item once, often several at a time, and how far large ones are durable, from any
+                thread; must not block for long, and must not raise.
 
         Raises:
             InvalidRequestError: the request belongs to another dataset.
@@ -126,9 +127,9 @@ class InsertStream:
         self._open: dict[int, TensorWriter] = {}
         self._last_item = -1
         self._seal_slots = threading.BoundedSemaphore(_SEALS_MAX)
-        self._commit_slots = threading.BoundedSemaphore(UNCOMMITTED_ITEMS_MAX)
-        self._together = _Together(services.chunk_store) if options.all_or_nothing else None
-        self._counts = _Counts()
+        self._small = SmallTensors(dataset)
+        self._together = Together(services.chunk_store) if options.all_or_nothing else None
+        self._counts = Counts()
         self._uploads: dict[int, tuple[Upload, Tensor | None]] = {}
         if options.request_id is not None and not options.validate_only:
             self._uploads = _uploads(services.catalogue, dataset, options.request_id)
@@ -159,6 +160,8 @@ class InsertStream:
             if segment.tensor is None:
                 self._require_seen(segment)
                 return
+            if self._take_small(segment, segment.tensor, canonical, canonical_crc32c):
+                return
             writer = self._announce(segment, segment.tensor)
             if writer is None:
                 return
@@ -169,12 +172,25 @@ class InsertStream:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's
             self._fail(segment.item, error)
 
+    def flush(self) -> None:
+        """Commit the small items that are here; otherwise they wait for more of them, or for the end of the stream."""
+        if not len(self._small):
+            return
+        self._counts.begin(len(self._small))
+        stored: list[tuple[int, StoredTensor]] = []
+        for item, written in self._small.write():
+            if isinstance(written, Exception):
+                self._settle([item], [written])
+            else:
+                stored.append((item, written))
+        self._commit(stored, [], sum(tensor.locator.length for _, tensor in stored))
+
     def fail(self, item: int, error: Exception) -> None:
         """Fail an item for a reason that was found outside; its later segments are dropped."""
         if item > self._last_item:
             self._last_item = item
             self._counts.begin()
-            self._settle(item, error)
+            self._settle([item], [error])
         elif item in self._open:
             self._fail(item, error)
 
@@ -183,6 +199,7 @@ class InsertStream:
 
         An item that has begun and not ended fails.
         """
+        self.flush()
         for item, writer in list(self._open.items()):
             received, expected = writer.received_bytes, writer.new.spec.canonical_bytes
             self._fail(
@@ -201,6 +218,7 @@ class InsertStream:
 
     def abort(self) -> None:
         """Leave what can be resumed, drop what else is not complete, and wait for what is. Idempotent."""
+        self.flush()
         for item in list(self._open):
             writer = self._open.pop(item)
             if self._options.request_id is None:
@@ -212,6 +230,28 @@ class InsertStream:
             self._counts.wait(self._together.count)
             self._counts.drop(self._together.park())
         self._counts.wait()
+
+    def _take_small(
+        self, segment: Segment, new: NewTensor, canonical: memoryview, canonical_crc32c: int | None
+    ) -> bool:
+        """Take a small item the short way; False where it is not one, or not as it should be: the general way says why."""
+        if segment.item <= self._last_item or segment.item in self._uploads:
+            return False
+        if self._together is not None or self._options.validate_only:
+            # Rare, and more than that way knows.
+            return False
+        try:
+            self._require_allowed(new)
+            chunk_plan = plan(new.policy or self._dataset.policy, new.spec.dtype)
+        except Exception:  # noqa: BLE001 - the general way finds it again, and reports it
+            return False
+        if not self._small.take(segment, new, chunk_plan, canonical, canonical_crc32c):
+            return False
+        self._last_item = segment.item
+        # A quarter of what may wait, so that the next ones are encoded while these are committed.
+        if 4 * len(self._small) >= UNCOMMITTED_ITEMS_MAX or 4 * self._small.canonical_bytes >= UNCOMMITTED_BYTES_MAX:
+            self.flush()
+        return True
 
     def _announce(self, segment: Segment, new: NewTensor) -> TensorWriter | None:
         """Start an item, or report why it cannot be."""
@@ -230,11 +270,11 @@ class InsertStream:
                     tensor=new.id,
                 )
             if complete is not None:
-                self._settle(item, complete)
+                self._settle([item], [complete])
                 return None
             writer = self._writer(item, new, upload)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's
-            self._settle(item, error)
+            self._settle([item], [error])
             return None
         self._open[item] = writer
         return writer
@@ -267,7 +307,7 @@ class InsertStream:
         if request_id is not None and not self._options.validate_only:
 
             def report(committed_bytes: int) -> None:
-                self._report(ItemProgress(item, new.id, committed_bytes))
+                self._report([ItemProgress(item, new.id, committed_bytes)])
 
             marker = Marker((request_id, item), services.catalogue.uploads, services.committer, report)
         if upload is not None and marker is not None:
@@ -306,6 +346,8 @@ class InsertStream:
     def _end(self, item: int, writer: TensorWriter, source_checksum: Checksum | None) -> None:
         """Seal and commit an item whose bytes are all here: an inline one at once, a large one on a thread of its own."""
         del self._open[item]
+        # What came before it gets the ordinals before its own.
+        self.flush()
         if writer.is_held:
             self._seal(item, writer, source_checksum)
             return
@@ -317,34 +359,40 @@ class InsertStream:
         try:
             stored, staged = writer.seal(source_checksum)
             if self._options.validate_only:
-                self._settle(item, self._validated(stored))
+                self._settle([item], [self._validated(stored)])
                 return
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's
             writer.abort()
-            self._settle(item, error)
+            self._settle([item], [error])
             return
         if self._together is not None:
             self._together.add(item, stored, staged)
             self._counts.changed()
             return
-        self._commit_slots.acquire()
-        self._services.committer.submit(PendingCommit(stored, staged, lambda outcome: self._committed(item, outcome)))
+        self._commit([(item, stored)], [] if staged is None else [staged], len(stored.inline_payload or b""))
 
-    def _committed(self, item: int, outcome: Tensor | Exception) -> None:
-        self._commit_slots.release()
-        self._settle(item, outcome)
+    def _commit(self, items: list[tuple[int, StoredTensor]], staged: list[StagedPayload], inline_bytes: int) -> None:
+        """Hand items over to be committed; waits while more of the stream wait for that than may."""
+        self._counts.begin_commit(len(items), inline_bytes)
 
-    def _commit_together(self, together: _Together) -> None:
+        def done(outcomes: Sequence[Tensor | Exception]) -> None:
+            self._counts.end_commit(len(items), inline_bytes)
+            self._settle([item for item, _ in items], outcomes)
+
+        self._services.committer.submit(PendingCommit([stored for _, stored in items], staged, done))
+
+    def _commit_together(self, together: Together) -> None:
         """Commit the items that wait for each other, or drop them all where one has failed."""
         # Large items are sealed on threads, whichever is done first; ordinals are in the order of the items.
         waiting, failed = sorted(together.take(), key=lambda entry: entry[0]), self._counts.failed
         if not failed:
+            items = [item for item, _, _ in waiting]
             self._services.committer.submit(
-                PendingGroup(
-                    [
-                        PendingCommit(stored, staged, lambda outcome, item=item: self._settle(item, outcome))  # type: ignore[misc]
-                        for item, stored, staged in waiting
-                    ]
+                PendingCommit(
+                    [stored for _, stored, _ in waiting],
+                    [staged for _, _, staged in waiting if staged is not None],
+                    lambda outcomes: self._settle(items, outcomes),
+                    together=True,
                 )
             )
             return
@@ -354,7 +402,7 @@ class InsertStream:
             if stored.upload is not None:
                 forget_upload(self._services.catalogue.uploads, stored.upload)
             message = f"{failed} of the items of the insert failed, so nothing of it was stored"
-            self._settle(item, InsertAbandonedError(message, dataset=self._dataset.name, tensor=stored.new.id))
+            self._settle([item], [InsertAbandonedError(message, dataset=self._dataset.name, tensor=stored.new.id)])
 
     def _validated(self, stored: StoredTensor) -> Tensor:
         """Return the tensor as it would be stored, without generation and ordinal."""
@@ -370,11 +418,11 @@ class InsertStream:
         writer = self._open.pop(item, None)
         if writer is not None:
             writer.abort()
-        self._settle(item, error)
+        self._settle([item], [error])
 
-    def _settle(self, item: int, outcome: Tensor | Exception) -> None:
-        self._report(ItemResult(item, outcome))
-        self._counts.end(succeeded=isinstance(outcome, Tensor))
+    def _settle(self, items: Sequence[int], outcomes: Sequence[Tensor | Exception]) -> None:
+        self._report([ItemResult(item, outcome) for item, outcome in zip(items, outcomes, strict=True)])
+        self._counts.end(outcomes)
 
     def _require_seen(self, segment: Segment) -> None:
         """Let pass the segments of an item that has failed; refuse those of an item that was never announced."""
@@ -398,73 +446,3 @@ def _uploads(catalogue: Catalogue, dataset: Dataset, request_id: str) -> dict[in
                 continue
         found[upload.item] = (upload, tensor)
     return found
-
-
-class _Together:
-    """Sealed items that wait for the others of their insert. Safe in many threads."""
-
-    def __init__(self, chunk_store: ChunkStore) -> None:
-        self._chunk_store = chunk_store
-        self._lock = threading.Lock()
-        self._waiting: list[tuple[int, StoredTensor, StagedPayload | None]] = []
-        self.inline_bytes = 0
-
-    def count(self) -> int:
-        with self._lock:
-            return len(self._waiting)
-
-    def add(self, item: int, stored: StoredTensor, staged: StagedPayload | None) -> None:
-        with self._lock:
-            self._waiting.append((item, stored, staged))
-            self.inline_bytes += len(stored.inline_payload or b"")
-
-    def take(self) -> list[tuple[int, StoredTensor, StagedPayload | None]]:
-        with self._lock:
-            waiting, self._waiting = self._waiting, []
-            return waiting
-
-    def park(self) -> int:
-        """Leave what was marked to be resumed, drop the rest, and return how many there were."""
-        waiting = self.take()
-        for _, _, staged in waiting:
-            if staged is not None:
-                self._chunk_store.park(staged)
-        return len(waiting)
-
-
-class _Counts:
-    """How many items there were, and how they ended. Safe in many threads."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._unsettled = 0
-        self.begun = 0
-        self.succeeded = 0
-        self.failed = 0
-
-    def begin(self) -> None:
-        with self._changed:
-            self._unsettled += 1
-            self.begun += 1
-
-    def end(self, *, succeeded: bool) -> None:
-        with self._changed:
-            self._unsettled -= 1
-            self.succeeded += succeeded
-            self.failed += not succeeded
-            self._changed.notify_all()
-
-    def drop(self, items: int = 1) -> None:
-        with self._changed:
-            self._unsettled -= items
-            self._changed.notify_all()
-
-    def changed(self) -> None:
-        """Let `wait` look again."""
-        with self._changed:
-            self._changed.notify_all()
-
-    def wait(self, waiting: Callable[[], int] = lambda: 0) -> None:
-        """Wait until every item is settled, but for as many as `waiting` returns."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._unsettled == waiting())

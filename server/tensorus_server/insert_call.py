@@ -24,8 +24,9 @@ from google.rpc import status_pb2
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.pipeline import decode_chunk
+from tensorus_protos.framing import repeated
 from tensorus_protos.v1 import tensorus_pb2 as pb
-from tensorus_server.convert import checksum_from, encoding_from, new_tensor_from, tensor_to
+from tensorus_server.convert import TensorMessage, checksum_from, encoding_from, new_tensor_from, tensor_to
 from tensorus_server.errors import (
     ChecksumMismatchError,
     InvalidRequestError,
@@ -41,7 +42,7 @@ from tensorus_server.status import status_of
 from tensorus_server.validate import require_request_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tensorus_server.engine import Engine
     from tensorus_server.insert import InsertStream, ItemResult
@@ -109,6 +110,7 @@ class InsertCall:
             raise InvalidRequestError("a message opens the stream a second time", dataset=self._dataset)
         for segment, payload in taken.segments:
             self._receive(self._stream, segment, payload)
+        self._stream.flush()
         self._outbox.acknowledge(sum(payload.nbytes for _, payload in taken.segments))
         if taken.head.finish:
             succeeded, failed = self._stream.finish()
@@ -129,7 +131,7 @@ class InsertCall:
             held.enter_context(self._engine.sessions.held(request_id, self._take_over))
         options = InsertOptions(request_id or None, head.open.all_or_nothing, head.open.validate_only)
         stream = self._engine.open_insert(self._dataset, self._outbox.report, options)
-        self._outbox.opened(stream.resumable)
+        self._outbox.opened(stream.resumable, is_whole=head.finish)
         return stream
 
     def _take_over(self) -> None:
@@ -216,7 +218,9 @@ class _Outbox:
         self._told_draining = False
         self._changed = threading.Condition()
         self._opened: list[ItemProgress] | None = None
+        self._is_whole = False
         self._results: list[ItemResult] = []
+        self._result = _ResultMessage()
         self._progress: dict[int, ItemProgress] = {}
         self._received_bytes = 0
         self._acknowledged_bytes = 0
@@ -225,19 +229,27 @@ class _Outbox:
         self._closed = False
         self._error: Exception | None = None
 
-    def opened(self, resumable: list[ItemProgress]) -> None:
+    def opened(self, resumable: list[ItemProgress], *, is_whole: bool) -> None:
+        """Say that the stream is open.
+
+        Args:
+            is_whole: whether the message that opened the stream finished it, too. Its sender waits for the end alone, and is
+                told everything in one message, as far as that does not take longer than an acknowledgement may.
+        """
         with self._changed:
             self._opened = resumable
+            self._is_whole = is_whole
             self._changed.notify()
 
-    def report(self, news: ItemResult | ItemProgress) -> None:
+    def report(self, news: Sequence[ItemResult | ItemProgress]) -> None:
         with self._changed:
-            if isinstance(news, ItemProgress):
-                # The latest of an item says it all.
-                self._progress[news.item] = news
-            else:
-                self._progress.pop(news.item, None)
-                self._results.append(news)
+            for told in news:
+                if isinstance(told, ItemProgress):
+                    # The latest of an item says it all.
+                    self._progress[told.item] = told
+                else:
+                    self._progress.pop(told.item, None)
+                    self._results.append(told)
             self._changed.notify()
 
     def acknowledge(self, payload_bytes: int) -> None:
@@ -269,32 +281,40 @@ class _Outbox:
                 self._changed.wait_for(self._has_news, timeout=_ACKNOWLEDGE_S)
                 response, results = self._take()
                 closed = self._closed and not self._has_unsaid()
-            size = 0
-            for result in results:
-                if size > _RESULT_BYTES:
-                    yield response.SerializeToString()
-                    response, size = pb.InsertResponse(), 0
-                response.results.append(_result_to(result))
-                size += response.results[-1].ByteSize()
-            if response.ByteSize():
-                yield response.SerializeToString()
+            yield from self._to_messages(response, results)
             if closed:
                 break
         if self._error is not None:
             raise self._error
 
+    def _to_messages(self, response: pb.InsertResponse, results: list[ItemResult]) -> Iterator[bytes]:
+        """Yield what is to be said, the results in as many messages as they take, and at the end that there is no more."""
+        field = pb.InsertResponse.RESULTS_FIELD_NUMBER
+        tail = b""
+        if response.HasField("finished"):
+            tail = pb.InsertResponse(finished=response.finished).SerializeToString()
+            response.ClearField("finished")
+        head, size = response.SerializeToString(), 0
+        statuses: list[bytes] = []
+        for result in results:
+            if size > _RESULT_BYTES:
+                yield head + repeated(field, statuses)
+                head, statuses, size = b"", [], 0
+            statuses.append(self._result.serialize(result))
+            size += len(statuses[-1])
+        if head or statuses or tail:
+            yield head + repeated(field, statuses) + tail
+
     def _has_unsaid(self) -> bool:
         return bool(self._results or self._finished)
 
     def _has_news(self) -> bool:
+        if self._closed or self._finished:
+            return True
+        if self._is_whole:
+            return False
         unsaid_bytes = self._received_bytes - self._acknowledged_bytes
-        return (
-            self._opened is not None
-            or bool(self._progress)
-            or self._has_unsaid()
-            or self._closed
-            or unsaid_bytes >= _ACKNOWLEDGE_BYTES
-        )
+        return bool(self._opened is not None or self._progress or self._results or unsaid_bytes >= _ACKNOWLEDGE_BYTES)
 
     def _take(self) -> tuple[pb.InsertResponse, list[ItemResult]]:
         """Remove what can be said in one message. The lock is held."""
@@ -319,8 +339,8 @@ class _Outbox:
             # Both at once, whatever the occasion: a sender takes each word for the latest.
             response.progress.acknowledged_payload_bytes = self._acknowledged_bytes
             response.progress.items.extend(map(progress_to, progress.values()))
-        if self._finished is not None and not results:
-            # Alone, and so after everything else that there was to say.
+        if self._finished is not None:
+            # All results are here by now.
             succeeded, failed = self._finished
             self._finished = None
             response.finished.SetInParent()
@@ -336,14 +356,20 @@ def progress_to(progress: ItemProgress) -> pb.ItemStatus:
     )
 
 
-def _result_to(result: ItemResult) -> pb.ItemStatus:
-    if isinstance(result.outcome, Exception):
-        return pb.ItemStatus(item=result.item, status=status_of(result.outcome, call="Insert"))
-    tensor = result.outcome
-    return pb.ItemStatus(
-        item=result.item,
+class _ResultMessage:
+    """A message that is filled with one result after the other."""
+
+    def __init__(self) -> None:
+        self._message = pb.ItemStatus(status=status_pb2.Status())
+        self._tensor = TensorMessage(self._message.tensor)
+
+    def serialize(self, result: ItemResult) -> bytes:
+        """Return what became of an item, as it travels."""
+        message, tensor = self._message, result.outcome
+        if isinstance(tensor, Exception):
+            return pb.ItemStatus(item=result.item, status=status_of(tensor, call="Insert")).SerializeToString()
+        message.item = result.item
         # Validated only, it has no generation, and nothing of it is there.
-        committed_bytes=tensor.spec.canonical_bytes if tensor.generation else 0,
-        tensor=tensor_to(tensor),
-        status=status_pb2.Status(),
-    )
+        message.committed_bytes = tensor.spec.canonical_bytes if tensor.generation else 0
+        self._tensor.fill(tensor)
+        return message.SerializeToString()

@@ -51,6 +51,7 @@ __all__ = [
     "SYNC_EVERY_BYTES",
     "TENSOR_BYTES_MAX",
     "UNACKNOWLEDGED_BYTES_MAX",
+    "UNCOMMITTED_BYTES_MAX",
     "UNCOMMITTED_ITEMS_MAX",
 ]
 
@@ -139,8 +140,11 @@ IDS_PER_DELETE_MAX = 10_000
 OPEN_ITEMS_MAX = 16
 """Tensors of one stream that have begun and not ended: each may hold a part of a chunk in memory."""
 
-UNCOMMITTED_ITEMS_MAX = 256
-"""Tensors of one stream that wait for their commit: with the inline limit, 16 MiB."""
+UNCOMMITTED_ITEMS_MAX = 1024
+"""Tensors of one stream that wait for their commit: two groups' worth, so that one is made while the other is committed."""
+
+UNCOMMITTED_BYTES_MAX = 8 * 1024 * 1024
+"""Stored bytes of them in memory: twice as many tensors of 4 KiB as may wait. A larger one goes alone."""
 
 ITEMS_TOGETHER_MAX = 4096
 """Tensors of one insert that stores all or nothing: one transaction, and its rows in memory until then."""
@@ -177,8 +181,9 @@ MARK_EVERY_BYTES = 8 * 1024 * 1024
 """Canonical bytes from mark to mark. One may be under way while the next is due, and the sender may be another
 `UNACKNOWLEDGED_BYTES_MAX` ahead: so at most 32 MiB are sent twice."""
 
-COMMIT_GROUP_MAX = 256
-"""Tensors that share one commit, and so one sync of the catalogue's log."""
+COMMIT_GROUP_MAX = 512
+"""Tensors that share one commit, and so one sync of the catalogue's log. Measured, 4 KiB each: a fifth less time for each than
+with 256, and a commit still takes below 50 ms."""
 
 STATEMENT_TIMEOUT_S = 5.0
 """How long one statement of a query may run."""

@@ -13,6 +13,7 @@ from tensorus_codecs.dtypes import dtype_by_number
 from tensorus_codecs.errors import UnsupportedDTypeError
 from tensorus_server.errors import InvalidRequestError
 from tensorus_server.framing import ResponsePacker
+from tensorus_server.inline import read_inline
 from tensorus_server.limits import PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN
 from tensorus_server.read import ReadPlan
 from tensorus_server.status import status_of
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from tensorus_protos.v1 import tensorus_pb2 as pb
     from tensorus_server.model import Part, Tensor
     from tensorus_server.query import Selection
-    from tensorus_server.read import TensorReader
+    from tensorus_server.read import Piece, TensorReader
 
 __all__ = ["ReadCall"]
 
@@ -80,7 +81,12 @@ class ReadCall:
             try:
                 if isinstance(found, Exception):
                     raise found
-                yield from self._read(item, found, part)
+                whole = self._inline(found, part)
+                if whole is None:
+                    yield from self._read(item, found, part)
+                else:
+                    yield from self._packer.add_tensor(item, found, None, last=False)
+                    yield from self._packer.add_piece(item, whole, last=True)
             except Exception as error:
                 if self._fail_fast:
                     raise
@@ -88,6 +94,12 @@ class ReadCall:
             if selection is not None:
                 self._packer.complete(partial(selection.token, selection.place))
         yield from self._packer.flush()
+
+    def _inline(self, tensor: Tensor, part: Part) -> Piece | None:
+        """Return the tensor where all of it is asked for, and is here already; see `inline.py`."""
+        if part is not None or self._as_dtype is not None or self._headers_only:
+            return None
+        return read_inline(tensor, self._accepted_codecs, record_bytes_max=self._payload_bytes_max)
 
     def _read(self, item: int, tensor: Tensor, part: Part) -> Iterator[bytes]:
         plan = ReadPlan(tensor, part, self._as_dtype)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -17,12 +15,14 @@ from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.interceptors import Admission
 from tensorus_server.limits import RECEIVED_MESSAGE_BYTES_MAX
 from tensorus_server.service import SERVICE_NAME, TensorService
+from tensorus_server.signals import stop_event
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
-    from types import FrameType
 
     from tensorus_server.config import ServerConfig
+    from tensorus_server.sessions import InsertSessions
 
 __all__ = ["Server", "serve"]
 
@@ -30,8 +30,6 @@ _SHORT_CALL_THREADS = 16
 """Beside one for each stream, so that streams cannot keep short calls and health checks waiting."""
 
 _CHANNEL_OPTIONS = (
-    # A second server on the same port must fail, and not take part of the connections.
-    ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", RECEIVED_MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", RECEIVED_MESSAGE_BYTES_MAX),
     # A fixed window: one that grows with the bandwidth takes in several MiB of every stream, those that wait included.
@@ -55,17 +53,25 @@ _log = logging.getLogger(__name__)
 class Server:
     """One engine behind one port, with health checks and reflection."""
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, *, ask: Callable[[str, int], None] | None = None) -> None:
         """Open the store and bind the port; nothing is served before `start`.
+
+        Args:
+            ask: see `open_engine`.
 
         Raises:
             StoreUnavailableError: the store cannot be opened, or the port cannot be had.
         """
         self._config = config
-        self._engine = open_engine(config.engine)
+        self._engine = open_engine(config.engine, ask=ask)
         self._health = health.HealthServicer(experimental_non_blocking=True)
         self._threads = ThreadPoolExecutor(config.streams_max + _SHORT_CALL_THREADS, thread_name_prefix="tensorus-call")
-        options = (*_CHANNEL_OPTIONS, ("grpc.http2.lookahead_bytes", _window_bytes(config)))
+        options = (
+            *_CHANNEL_OPTIONS,
+            # A second server on the same port must fail, and not take part of the connections; for workers, see `port.py`.
+            ("grpc.so_reuseport", int(config.shares_port)),
+            ("grpc.http2.lookahead_bytes", _window_bytes(config)),
+        )
         self._server = grpc.server(self._threads, options=options, compression=grpc.Compression.NoCompression)
         self._admission = Admission(config.streams_max, config.memory_budget_bytes)
         service = TensorService(self._engine, self._admission)
@@ -84,6 +90,11 @@ class Server:
         """Where it listens: host and the port that was bound."""
         return f"{self._config.listen.rpartition(':')[0]}:{self.port}"
 
+    @property
+    def sessions(self) -> InsertSessions:
+        """Which inserts are going on."""
+        return self._engine.sessions
+
     def start(self) -> None:
         """Begin to serve."""
         self._server.start()
@@ -100,6 +111,15 @@ class Server:
         except StoreUnavailableError:
             self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
             raise
+
+    def watch(self, stopping: threading.Event) -> None:
+        """Return when `stopping` is set.
+
+        Raises:
+            StoreUnavailableError: see `check`.
+        """
+        while not stopping.wait(_STORE_CHECK_S):
+            self.check()
 
     def stop(self) -> None:
         """Refuse new calls, wait for those that go on for as long as the grace, and close the store."""
@@ -135,20 +155,11 @@ def serve(config: ServerConfig, on_ready: Callable[[Server], None]) -> None:
         StoreUnavailableError: the store cannot be opened, the port cannot be had, or the store failed while serving.
     """
     server = Server(config)
-    stopping = threading.Event()
-
-    def stop(number: int, _: FrameType | None) -> None:
-        # Only an event: a signal handler must not call into gRPC.
-        stopping.set()
-        signal.signal(number, signal.SIG_DFL)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    stopping = stop_event()
     server.start()
     on_ready(server)
     try:
-        while not stopping.wait(_STORE_CHECK_S):
-            server.check()
+        server.watch(stopping)
     finally:
         _log.info("stopping")
         server.stop()

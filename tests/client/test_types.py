@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import datetime as dt
+import pickle
+import threading
 from typing import Any
 
 import pytest
@@ -109,6 +112,78 @@ def test_the_ratio_is_the_quantizers_share_times_the_compressors(
 def test_every_ratio_of_nothing_is_1(make: Any, stored_bytes: int) -> None:
     made = make(canonical_bytes=0, quantized_bytes=0, stored_bytes=stored_bytes)
     assert (made.ratio, made.quantizer_ratio, made.compressor_ratio) == (1.0, 1.0, 1.0)
+
+
+class TestLazyFields:
+    """Whether its fields were worked out yet nobody can tell."""
+
+    @staticmethod
+    def lazy(asked: list[int] | None = None) -> TensorInfo:
+        full = vars(tensor_info(metadata={"a": 1}))
+        known = {name: full[name] for name in ("dataset", "id", "dtype", "shape", "metadata")}
+
+        def rest() -> dict[str, Any]:
+            if asked is not None:
+                asked.append(1)
+            return {name: value for name, value in full.items() if name not in known}
+
+        return TensorInfo.lazily(known, rest)
+
+    @pytest.mark.parametrize(
+        "look",
+        [
+            pytest.param(lambda info: info, id="as it is"),
+            pytest.param(copy.copy, id="copied"),
+            pytest.param(copy.deepcopy, id="copied deeply"),
+            pytest.param(lambda info: pickle.loads(pickle.dumps(info)), id="pickled"),
+            pytest.param(dataclasses.replace, id="replaced"),
+            pytest.param(lambda info: TensorInfo(**dataclasses.asdict(info)), id="as a dict"),
+        ],
+    )
+    def test_it_is_the_same_as_one_that_was_made_at_once(self, look: Any) -> None:
+        expected = tensor_info(metadata={"a": 1})
+        found = look(self.lazy())
+        assert type(found) is TensorInfo
+        assert repr(found) == repr(expected)
+        assert look(self.lazy()) == expected
+        assert expected == look(self.lazy())
+        assert vars(found) == vars(expected)
+
+    def test_what_is_known_asks_for_nothing_and_the_rest_once(self) -> None:
+        asked: list[int] = []
+        info = self.lazy(asked)
+        assert (info.id, info.shape) == ("t", (2, 3))
+        assert asked == []
+        assert (info.stored_bytes, info.ratio, info.ordinal) == (48, 0.5, 1)
+        assert asked == [1]
+
+    def test_a_field_that_does_not_exist_is_missed_as_ever(self) -> None:
+        info: Any = self.lazy()
+        for _ in range(2):
+            with pytest.raises(AttributeError, match="'TensorInfo' object has no attribute 'sise'"):
+                _ = info.sise
+        assert not hasattr(info, "_rest")
+
+    def test_no_field_can_be_set(self) -> None:
+        info: Any = self.lazy()
+        for name in ("id", "stored_bytes"):
+            with pytest.raises(dataclasses.FrozenInstanceError, match=name):
+                setattr(info, name, 1)
+
+    def test_many_threads_may_ask_at_once(self) -> None:
+        infos, found = [self.lazy() for _ in range(200)], []
+        barrier = threading.Barrier(4)
+
+        def ask() -> None:
+            barrier.wait(30)
+            found.extend([info.created for info in infos])
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == [tensor_info().created] * 800
 
 
 def test_what_is_not_given_means_anything_goes() -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from contract.codec_quantizer_contract import component_dtype
 from support.arrays import DTYPE_NAMES, random_bits
-from tensorus_codecs.dtypes import DTYPES, Kind, dtype_by_name, opaque_dtype
-from tensorus_codecs.summary import PartialSummary, ValueSummary, summarize
+from tensorus_codecs.dtypes import DTYPES, DType, Kind, dtype_by_name, opaque_dtype
+from tensorus_codecs.summary import PartialSummary, ValueSummary, summarize, summarize_rows
 
 NUMERIC = [dtype.name for dtype in DTYPES if dtype.kind in {Kind.INTEGER, Kind.FLOAT}]
 _SIX_DIGITS = 1e-5
@@ -223,6 +223,39 @@ def test_other_dtypes_have_no_summary(name: str) -> None:
 def test_opaque_dtypes_have_no_summary() -> None:
     dtype = opaque_dtype(99, 32)
     assert summarize(np.zeros(5, dtype.component), dtype) is None
+
+
+class TestRows:
+    """Many short chunks at a time: each has the summary that it has alone, to the bit."""
+
+    @staticmethod
+    def assert_as_alone(rows: np.ndarray, dtype: DType) -> None:
+        with np.errstate(all="ignore"):
+            # By their text: NaN is not equal to itself, and -0.0 is to 0.0.
+            assert list(map(repr, summarize_rows(rows, dtype))) == [repr(summarize(row, dtype)) for row in rows]
+
+    @pytest.mark.parametrize("name", DTYPE_NAMES)
+    @pytest.mark.parametrize("length", [1, 2, 7, 333, 1024, 1025])
+    def test_of_random_bits(self, name: str, length: int) -> None:
+        dtype = dtype_by_name(name)
+        bits = random_bits("uint8", (9 * length * dtype.component.itemsize,))
+        self.assert_as_alone(bits.view(dtype.component).reshape(9, length), dtype)
+
+    @pytest.mark.parametrize("name", NUMERIC)
+    def test_of_every_magnitude(self, name: str) -> None:
+        dtype = dtype_by_name(name)
+        values = np.random.default_rng(0).standard_normal((40, 100)) * 10.0 ** np.arange(-20, 20)[:, None]
+        with np.errstate(all="ignore"):
+            self.assert_as_alone(values.astype(dtype.component), dtype)
+
+    def test_of_what_sums_hide(self) -> None:
+        rows = np.array(
+            [[0.0, -0.0], [-0.0, -0.0], [np.nan, 1.0], [np.inf, 1.0], [-np.inf, np.inf], [1e4, 1e4 + 1]], np.float32
+        )
+        self.assert_as_alone(rows, dtype_by_name("float32"))
+
+    def test_of_no_rows(self) -> None:
+        assert summarize_rows(np.zeros((0, 5), np.float32), dtype_by_name("float32")) == []
 
 
 class TestPartial:

@@ -10,6 +10,7 @@ from tensorus_server.errors import (
     GenerationMismatchError,
     InsertAbandonedError,
 )
+from tensorus_server.filter import Compare, Key, Operator
 from tensorus_server.model import Tensor
 
 
@@ -29,6 +30,40 @@ class CatalogueOrdinalsContract:
         tensors = commit(catalogue, *(stored_tensor(dataset, name) for name in "cab"))
         assert [tensor.ordinal for tensor in tensors] == [1, 2, 3]
         assert ordinals_of(catalogue) == {"c": 1, "a": 2, "b": 3}
+
+    def test_a_large_group_keeps_all_that_belongs_to_each(self, catalogue: Catalogue, reopen: Reopen) -> None:
+        dataset = create(catalogue)
+        commit(catalogue, stored_tensor(dataset, "100", shape=(1,), source=b"same"))
+        group = [
+            stored_tensor(
+                dataset,
+                f"{number}",
+                metadata={"n": number, "tags": ["x"] * (number % 4)},
+                shape=(1,) * (number % 3),
+                inline_payload=f"payload {number}".encode() if number % 5 else None,
+                source=b"same" if number == 100 else None,
+            )
+            for number in range(203)
+        ]
+        # In its midst one that is there already, and a twin.
+        committed = commit(catalogue, *group[:150], group[7], *group[150:])
+        assert [tensor.ordinal for tensor in committed] == [
+            *range(2, 102), 1, *range(102, 151), 9, *range(151, 204),
+        ]  # fmt: skip
+        tensors = reopen().tensors
+        names = [stored.new.id for stored in group]
+        found = tensors.get("dataset", names, with_payloads=True)
+        for stored, tensor in zip(group, found, strict=True):
+            assert tensor is not None
+            if tensor.id != "100":
+                assert (tensor.metadata, tensor.spec) == (stored.new.metadata, stored.new.spec)
+                assert (tensor.locator, tensor.inline_payload) == (stored.locator, stored.inline_payload)
+                assert tensor.source_checksum == stored.source_checksum
+                at = Compare(Key("n"), Operator.EQUAL, tensor.metadata["n"])
+                assert [one.id for one in tensors.page("dataset", PageRequest(at)).tensors] == [tensor.id]
+        generations = [tensor.generation for tensor in found if tensor is not None]
+        assert sorted(generations) == sorted(set(generations))
+        assert tensors.by_generation("dataset", generations, with_payloads=True) == found
 
     def test_the_next_group_goes_on_where_the_one_before_ended(self, catalogue: Catalogue, reopen: Reopen) -> None:
         dataset = create(catalogue)

@@ -33,6 +33,17 @@ def test_a_stream_on_which_nothing_happens_is_silent(stub: TensorServiceStub, cr
     assert found == [["opened"], ["finished"]]
 
 
+def test_an_insert_in_one_message_is_answered_in_one(stub: TensorServiceStub, created: str) -> None:
+    message = insert_message(b"abcd", item=3, tensor=announced("t"))
+    message.MergeFrom(open_insert(created))
+    message.finish = True
+    (response,) = stub.Insert(iter([message]), timeout=30)
+    assert response.opened.max_unacknowledged_bytes > 0
+    assert response.progress.acknowledged_payload_bytes == 4
+    assert [(result.item, result.tensor.id, result.status.code) for result in response.results] == [(3, "t", 0)]
+    assert (response.finished.succeeded, response.finished.failed) == (1, 0)
+
+
 def test_progress_always_says_what_was_acknowledged_and_never_goes_back(
     stub: TensorServiceStub, created: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

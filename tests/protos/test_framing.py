@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
 
-from tensorus_protos.framing import PAYLOAD_TAG, MalformedMessageError, join, split
+from tensorus_protos.framing import PAYLOAD_TAG, MalformedMessageError, join, repeated, split
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
 SPLITS = [
@@ -142,6 +142,17 @@ def test_join_returns_bytes_for_pieces_of_any_kind() -> None:
 
 def test_join_counts_bytes_and_not_elements() -> None:
     assert join(b"", [memoryview(np.zeros((2, 3), np.float64))]) == b"\x7a\x30" + bytes(48)
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [1, 0, 127, 128, 5, 20_000]], ids=str)
+def test_repeated_makes_elements_one_by_one(sizes: list[int]) -> None:
+    segments = [pb.Segment(item=number, tensor=pb.Tensor(id="x" * size)) for number, size in enumerate(sizes)]
+    elements = repeated(pb.GetResponse.SEGMENTS_FIELD_NUMBER, [segment.SerializeToString() for segment in segments])
+    whole = pb.GetResponse(segments=segments)
+    assert elements == whole.SerializeToString()
+    statuses = pb.GetResponse(statuses=[pb.ItemStatus(item=9)])
+    whole.MergeFrom(statuses)
+    assert pb.GetResponse.FromString(statuses.SerializeToString() + elements) == whole
 
 
 @pytest.mark.parametrize("message_type", [pb.InsertRequest, pb.GetResponse, pb.QueryResponse, pb.ExplainPolicyRequest])

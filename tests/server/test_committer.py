@@ -128,7 +128,7 @@ class Bench:
             staged = writer.finish()
         stored = stored_tensor(DATASET, name, key=key, inline_payload=name.encode() if inline else None)
         outcomes = self.outcomes.setdefault(name, [])
-        self.committer.submit(PendingCommit(stored, staged, outcomes.append))
+        self.committer.submit(PendingCommit([stored], [] if staged is None else [staged], outcomes.extend))
         return stored
 
     def close(self) -> None:
@@ -186,6 +186,24 @@ class TestGroups:
         bench.all_at_once(names, inline=True)
         bench.close()
         assert all(isinstance(bench.outcome(name), Tensor) for name in names)
+
+    def test_a_submission_of_many_hears_of_each_in_order(self, bench: Bench) -> None:
+        heard: list[Tensor | Exception] = []
+        stored = [stored_tensor(DATASET, name, inline_payload=b"x") for name in "abc"]
+        bench.committer.submit(PendingCommit(stored, [], heard.extend))
+        bench.submit("d")
+        bench.close()
+        assert [outcome.id for outcome in heard if isinstance(outcome, Tensor)] == ["a", "b", "c"]
+        assert isinstance(bench.outcome("d"), Tensor)
+
+    def test_a_submission_is_never_torn(self, bench: Bench) -> None:
+        heard: list[int] = []
+        bench.catalogue.may_commit.clear()
+        for size in (1, COMMIT_GROUP_MAX - 1, 2, COMMIT_GROUP_MAX + 5):
+            stored = [stored_tensor(DATASET, f"{size}-{n}", inline_payload=b"x") for n in range(size)]
+            bench.committer.submit(PendingCommit(stored, [], lambda outcomes: heard.append(len(outcomes))))
+        bench.close()
+        assert heard == [1, COMMIT_GROUP_MAX - 1, 2, COMMIT_GROUP_MAX + 5]
 
     def test_closing_commits_what_waits_and_may_be_repeated(self, bench: Bench) -> None:
         for number in range(10):
@@ -359,7 +377,7 @@ class TestFailures:
         bench.submit("fails")
         waited = threading.Event()
         bench.committer.submit(
-            PendingCommit(stored_tensor(DATASET, "x", inline_payload=b""), None, lambda _: waited.set())
+            PendingCommit([stored_tensor(DATASET, "x", inline_payload=b"")], [], lambda _: waited.set())
         )
         assert waited.wait(30)
         failures.clear()

@@ -58,8 +58,8 @@ class TestItems:
     def test_a_tensor_can_be_read_as_soon_as_it_is_reported(self, engine: Engine) -> None:
         found: list[object] = []
 
-        def look(result: Any) -> None:
-            found.append(engine.get_tensor("d", result.outcome.id) == result.outcome)
+        def look(results: Any) -> None:
+            found.extend(engine.get_tensor("d", result.outcome.id) == result.outcome for result in results)
 
         stream = engine.open_insert("d", look)
         send(stream, 0, "small", SMALL)

@@ -18,6 +18,7 @@ from support.engine import Reports, announce, engine_on, insert, read, send
 from support.faults import FaultyFiles
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server import insert as insert_module
+from tensorus_server import insert_counts
 from tensorus_server.chunk_store.memory import MemoryChunkStore
 from tensorus_server.codec_pool import CodecPool
 from tensorus_server.committer import PendingCommit
@@ -66,7 +67,8 @@ class TestLimits:
     def test_no_more_items_wait_for_their_commit_than_may(
         self, monkeypatch: pytest.MonkeyPatch, array: np.ndarray[Any, Any], count: int, limit: int
     ) -> None:
-        monkeypatch.setattr(insert_module, "UNCOMMITTED_ITEMS_MAX", limit)
+        for module in (insert_module, insert_counts):
+            monkeypatch.setattr(module, "UNCOMMITTED_ITEMS_MAX", limit)
         committer = HoldingCommitter(limit)
         pool = CodecPool(1)
         with ThreadPoolExecutor(2) as seal_pool:
@@ -126,7 +128,7 @@ class TestLimits:
 
 
 class HoldingCommitter:
-    """A committer that commits one tensor whenever as many wait as may, and so shows when more do."""
+    """A committer that commits what came first whenever as many wait as may, and so shows when more do."""
 
     def __init__(self, limit: int) -> None:
         """Expect at most `limit` at once."""
@@ -139,21 +141,26 @@ class HoldingCommitter:
         """Take one more."""
         with self._changed:
             self._waiting.append(pending)
-            self.most = max(self.most, len(self._waiting))
+            self.most = max(self.most, self._count())
             self._changed.notify()
 
     def let_go_while_full(self, count: int) -> None:
-        """Commit `count` tensors: one by one while as many wait as may, and the rest once nothing else can come."""
-        for done in range(count):
+        """Commit `count` tensors: as they were submitted while as many wait as may, and the rest once nothing else can come."""
+        done = 0
+        while done < count:
             with self._changed:
                 # The last ones cannot fill it up any more.
                 enough = 1 if done >= count - self._limit else self._limit
                 self._changed.wait_for(functools.partial(self._has, enough), timeout=30)
                 pending = self._waiting.pop(0)
-            pending.done(pending.stored.committed(done + 1, done + 1, 0))
+            pending.done([stored.committed(done + 1, done + 1, 0) for stored in pending.stored])
+            done += len(pending.stored)
+
+    def _count(self) -> int:
+        return sum(len(pending.stored) for pending in self._waiting)
 
     def _has(self, count: int) -> bool:
-        return len(self._waiting) >= count
+        return self._count() >= count
 
 
 class TestIdempotence:

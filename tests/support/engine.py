@@ -72,14 +72,15 @@ class Reports:
         self.outcomes: dict[int, Tensor | Exception] = {}
         self.committed_bytes: dict[int, int] = {}
 
-    def __call__(self, result: ItemResult | ItemProgress) -> None:
+    def __call__(self, results: Sequence[ItemResult | ItemProgress]) -> None:
         """Take a report, as `InsertStream` gives it."""
-        if isinstance(result, ItemProgress):
-            assert result.committed_bytes > self.committed_bytes.get(result.item, 0), "progress goes back"
-            self.committed_bytes[result.item] = result.committed_bytes
-            return
-        assert result.item not in self.outcomes, f"item {result.item} was reported twice"
-        self.outcomes[result.item] = result.outcome
+        for result in results:
+            if isinstance(result, ItemProgress):
+                assert result.committed_bytes > self.committed_bytes.get(result.item, 0), "progress goes back"
+                self.committed_bytes[result.item] = result.committed_bytes
+                continue
+            assert result.item not in self.outcomes, f"item {result.item} was reported twice"
+            self.outcomes[result.item] = result.outcome
 
     def tensor(self, item: int) -> Tensor:
         """Return the tensor that an item became."""

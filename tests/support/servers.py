@@ -44,11 +44,11 @@ def running_server(
 class ServerProcess:
     """A `tensorus serve` of its own, on a loopback port."""
 
-    def __init__(self, folder: Path, *, port: int = 0, grace_s: float = 30.0) -> None:
+    def __init__(self, folder: Path, *, port: int = 0, grace_s: float = 30.0, workers: int = 1) -> None:
         """Start it and wait until it serves; port 0: any free one."""
         command = [sys.executable, "-m", "tensorus", "serve", "--reserve-bytes", "0", "--grace", str(grace_s)]
         self.process = subprocess.Popen(
-            [*command, "--data-dir", str(folder), "--listen", f"127.0.0.1:{port}"],
+            [*command, "--data-dir", str(folder), "--listen", f"127.0.0.1:{port}", "--workers", str(workers)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

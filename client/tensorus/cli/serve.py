@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,9 @@ from tensorus.cli._output import human_bytes, print_text
 from tensorus.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from tensorus_server.server import Server
+    from collections.abc import Callable
+
+    from tensorus_server.config import ServerConfig
 
 __all__ = ["serve"]
 
@@ -62,6 +65,14 @@ __all__ = ["serve"]
 @click.option(
     "--grace", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds for transfers when stopping."
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes that serve together, each with its share of threads, streams and memory: for many clients with small "
+    "tensors. Linux only.",
+)
 @click.option("--verbose", is_flag=True, help="Log every failed call.")
 def serve(
     data_dir: Path,
@@ -71,6 +82,7 @@ def serve(
     memory_budget: int,
     reserve_bytes: int,
     grace: float,
+    workers: int,
     *,
     verbose: bool,
 ) -> None:
@@ -80,33 +92,58 @@ def serve(
     Examples:
       tensorus serve
       tensorus serve --data-dir /srv/tensors --listen 0.0.0.0:7733
+      tensorus serve --workers 4
 
     There is no authentication: beyond this machine, listen only on networks whose every host you trust.
     """  # noqa: D301 - click's mark for lines that stay as they are
     try:
         from tensorus_server.config import EngineConfig, ServerConfig  # noqa: PLC0415 - not part of the thin client
         from tensorus_server.errors import StoreUnavailableError  # noqa: PLC0415
-        from tensorus_server.server import serve as run  # noqa: PLC0415
+
+        run = _alone() if workers == 1 else _together(verbose=verbose)
     except ImportError as error:
         raise ImportError(f"{error.name} is not installed: pip install 'tensorus[server]'", name=error.name) from error
     try:
         engine = EngineConfig(
             data_dir, codec_threads, reserve_bytes=reserve_bytes, reserve_share=0.02 if reserve_bytes else 0.0
         )
-        config = ServerConfig(engine, listen, streams, memory_budget, grace)
+        config = ServerConfig(engine, listen, streams, memory_budget, grace, workers)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    # The processes of one server share an error stream.
+    process = "" if workers == 1 else " [%(process)d]"
     logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=logging.DEBUG if verbose else logging.INFO,
+        format=f"%(asctime)s %(levelname)s{process} %(name)s: %(message)s",
     )
-    tune_allocator(arenas_max=2)
+    together = "" if workers == 1 else f", {workers} workers"
 
-    def announce(server: Server) -> None:
+    def announce(address: str) -> None:
         print_text(
-            f"Tensorus serves {data_dir} on {server.address}, reserve {human_bytes(reserve_bytes)}. Ctrl-C stops it."
+            f"Tensorus serves {data_dir} on {address}, reserve {human_bytes(reserve_bytes)}{together}. Ctrl-C stops it."
         )
 
     try:
         run(config, announce)
     except StoreUnavailableError as error:
         raise UnavailableError(str(error), reason=error.reason) from error
+
+
+def _alone() -> Callable[[ServerConfig, Callable[[str], None]], None]:
+    """Return what serves in this process."""
+    from tensorus_server.server import serve as serve_here  # noqa: PLC0415 - not part of the thin client
+
+    def run(config: ServerConfig, announce: Callable[[str], None]) -> None:
+        tune_allocator(arenas_max=2)
+        serve_here(config, lambda server: announce(server.address))
+
+    return run
+
+
+def _together(*, verbose: bool) -> Callable[[ServerConfig, Callable[[str], None]], None]:
+    """Return what serves in processes of its own; this one must not know gRPC."""
+    from tensorus_server.workers import supervise  # noqa: PLC0415 - not part of the thin client
+
+    # -P: what is imported is what is installed, whatever lies in the folder that this was started in.
+    command = [sys.executable, "-P", "-m", "tensorus.cli._worker", "DEBUG" if verbose else "INFO"]
+    return lambda config, announce: supervise(config, command, announce)

@@ -226,7 +226,7 @@ class ChunkStore(ABC):
 class _KeyMaker:
     """Random names of 128 bits, made many at a time: each call of the system gives up the GIL, and has to get it back."""
 
-    _AT_ONCE = 64
+    _AT_ONCE = 512
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -53,7 +53,8 @@ class Files:
         os.fdatasync(descriptor)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Move a file within the file system, atomically."""
+        """Move a file within the file system, atomically; it counts as modified now, which the sweep goes by."""
+        os.utime(source)
         source.rename(target)
 
     def sync_folder(self, folder: Path) -> None:

@@ -119,7 +119,7 @@ SETTINGS = {
     "journal_mode": "wal",
     "synchronous": 2,
     "busy_timeout": 10_000,
-    "page_size": 8192,
+    "page_size": 4096,
     "wal_autocheckpoint": 0,
     "foreign_keys": 1,
     "trusted_schema": 0,
@@ -240,6 +240,20 @@ class TestLog:
         monkeypatch.setattr(database, "_CHECKPOINT_BYTES", 50_000)
         catalogue.maintain(idle=False)
         assert (tmp_path / "catalogue.db").stat().st_size > size + 50_000
+
+    def test_a_log_is_copied_once_however_long_its_file_stays(
+        self, catalogue: SqliteCatalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(database, "_CHECKPOINT_BYTES", 300_000)
+        dataset, log = create(catalogue), tmp_path / "catalogue.db-wal"
+        modes: list[int | None] = []
+        for number in range(30):
+            # About 100,000 bytes of log: the payload, and a page of each index.
+            commit(catalogue, stored_tensor(dataset, f"{number}", inline_payload=bytes(60_000)))
+            modes.append(catalogue._database._checkpoint_mode(idle=False))
+            catalogue.maintain(idle=False)
+        assert log.stat().st_size > 300_000
+        assert 5 <= modes.count(apsw.SQLITE_CHECKPOINT_PASSIVE) <= 15
 
     def test_closing_leaves_no_log(self, reopen: Reopen, tmp_path: Path) -> None:
         catalogue = reopen()

@@ -213,7 +213,7 @@ def test_a_damaged_database_is_refused_with_the_reason(
     path = tmp_path / "catalogue.db"
     damaged = bytearray(path.read_bytes())
     # The head of every page but the first says what kind of page it is.
-    for begin in range(8192, len(damaged), 8192):
+    for begin in range(4096, len(damaged), 4096):
         damaged[begin] ^= 0x55
     path.write_bytes(damaged)
     with pytest.raises(StoreUnavailableError, match="malformed"):

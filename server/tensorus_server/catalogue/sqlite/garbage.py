@@ -38,7 +38,8 @@ class SqliteGarbageTable(GarbageTable):
     def unknown(self, keys: Collection[str]) -> set[str]:
         """See `GarbageTable`."""
         statement = (
-            "SELECT EXISTS (SELECT 1 FROM tensor WHERE key = ?1) OR EXISTS (SELECT 1 FROM tombstone WHERE key = ?1)"
+            "SELECT EXISTS (SELECT 1 FROM tensor WHERE key = ?1 AND inline = 0) "
+            "OR EXISTS (SELECT 1 FROM tombstone WHERE key = ?1)"
         )
         with self._database.read() as connection:
             return {key for key in keys if select(connection, statement, (key,)) == [(0,)]}

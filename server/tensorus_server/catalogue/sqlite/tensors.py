@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from tensorus_server.catalogue.abc import Page, Resolution, TensorTable, resolve, sort_value
@@ -11,6 +13,7 @@ from tensorus_server.catalogue.sqlite.filter_sql import DIMENSION_KEY, compile_f
 from tensorus_server.catalogue.sqlite.rows import (
     TENSOR_COLUMNS,
     WRITTEN_COLUMNS,
+    shares_to_json,
     tensor_from_row,
     tensor_to_row,
     to_json,
@@ -44,8 +47,13 @@ _WITH_PAYLOAD = f"SELECT {_COLUMNS}, p.bytes FROM tensor t LEFT JOIN payload p O
 _WITHOUT_PAYLOAD = f"SELECT {_COLUMNS}, NULL FROM tensor t"
 
 _NAMES = ", ".join(f'"{name}"' for name in WRITTEN_COLUMNS)
-_VALUES = ", ".join(f":{name}" for name in WRITTEN_COLUMNS)
-_INSERT = f"INSERT INTO tensor ({_NAMES}) VALUES ({_VALUES}) ON CONFLICT (ds, id) DO NOTHING RETURNING seq"
+_INSERT_TENSORS = f"INSERT INTO tensor ({_NAMES}) VALUES "
+_INSERT_PAYLOADS = "INSERT INTO payload (seq, bytes) VALUES "
+_INSERT_ATTRIBUTES = "INSERT INTO attr (seq, key, ordinal, ds, num, txt) VALUES "
+
+_ROWS_AT_ONCE = (64, 16, 4, 1)
+"""Rows of one INSERT: few sizes, so that the statements stay prepared. Each statement gives up the GIL and has to get it back,
+and costs about as much as inserting two rows."""
 
 _GENERATION_MAX = 2**63 - 1
 """Above every generation: SQLite's largest integer."""
@@ -77,10 +85,9 @@ class SqliteTensorTable(TensorTable):
 
     def get(self, dataset: str, ids: Sequence[str], *, with_payloads: bool = False) -> list[Tensor | None]:
         """See `TensorTable`."""
-        statement = f"{_select(with_payloads=with_payloads)} WHERE t.ds = ? AND t.id = ?"
         with self._database.read() as connection:
             ds = find_dataset(connection, dataset).number
-            return [_first(connection, statement, (ds, tensor_id), dataset) for tensor_id in ids]
+            return _find(connection, "id", (ds, dataset), ids, with_payloads=with_payloads)
 
     def page(self, dataset: str, request: PageRequest) -> Page:
         """See `TensorTable`."""
@@ -110,61 +117,58 @@ class SqliteTensorTable(TensorTable):
         self, dataset: str, generations: Sequence[int], *, with_payloads: bool = False
     ) -> list[Tensor | None]:
         """See `TensorTable`."""
-        statement = f"{_select(with_payloads=with_payloads)} WHERE t.seq = ? AND t.ds = ?"
         with self._database.read() as connection:
             ds = find_dataset(connection, dataset).number
-            return [_first(connection, statement, (seq, ds), dataset) for seq in generations]
+            return _find(connection, "seq", (ds, dataset), generations, with_payloads=with_payloads)
 
     def latest_generation(self) -> int:
         """See `TensorTable`."""
         with self._database.read() as connection:
-            rows = select(connection, "SELECT seq FROM sqlite_sequence WHERE name = 'tensor'")
-        return int(rows[0][0]) if rows else 0
+            return _latest_generation(connection)
 
     def _commit(self, connection: apsw.Connection, group: Sequence[StoredTensor]) -> list[Tensor | Exception]:
-        created_us = now_us()
-        found = _last_ordinals(connection, {stored.dataset.number for stored in group})
-        last = dict(found)
+        numbers = _Numbers(connection, {stored.dataset.number for stored in group})
+        taken = _taken(connection, group)
         outcomes: list[Tensor | Exception] = []
+        fresh: list[tuple[StoredTensor, Tensor]] = []
         for stored in group:
-            ds = stored.dataset.number
-            try:
-                if ds not in last:
-                    raise DatasetNotFoundError(
-                        "the dataset was deleted during the insert", dataset=stored.dataset.name, tensor=stored.new.id
-                    )
-                tensor = self._insert(connection, stored, last[ds] + 1, created_us)
-            except (AlreadyExistsError, GenerationMismatchError, DatasetNotFoundError, DataCorruptError) as error:
-                # Of this item alone: the others of its group are committed.
-                outcomes.append(error)
-                continue
-            # One that was there already keeps its own, which is no higher.
-            last[ds] = max(last[ds], tensor.ordinal)
-            if stored.upload is not None:
-                complete_upload(connection, *stored.upload, tensor.generation)
-            outcomes.append(tensor)
-        # Once per dataset and commit, and not at all where nothing new came.
-        counted = [(ordinal, ds) for ds, ordinal in last.items() if ordinal != found[ds]]
-        connection.executemany("UPDATE dataset SET last_ordinal = ? WHERE ds = ?", counted)
+            place = (stored.dataset.number, stored.new.id)
+            if place[0] in numbers.ordinals and place not in taken and not stored.new.if_generation_match:
+                # Nearly always: these go into the tables together.
+                taken.add(place)
+                tensor = numbers.give(stored)
+                fresh.append((stored, tensor))
+                outcomes.append(tensor)
+            else:
+                _insert(connection, fresh)
+                fresh.clear()
+                outcomes.append(self._resolve(connection, stored, numbers))
+        _insert(connection, fresh)
+        numbers.save(connection)
+        for stored, outcome in zip(group, outcomes, strict=True):
+            if stored.upload is not None and not isinstance(outcome, Exception):
+                complete_upload(connection, *stored.upload, outcome.generation)
         return outcomes
 
-    def _insert(self, connection: apsw.Connection, stored: StoredTensor, ordinal: int, created_us: int) -> Tensor:
-        """Insert the tensor with this ordinal, or return the one that is there where it is the same."""
-        row = tensor_to_row(stored, ordinal, created_us)
-        # Nearly always the id is free: find out by trying.
-        inserted = [] if stored.new.if_generation_match else select(connection, _INSERT, row)
-        if not inserted:
+    def _resolve(self, connection: apsw.Connection, stored: StoredTensor, numbers: _Numbers) -> Tensor | Exception:
+        """Insert the tensor, or return the one that is there where it is the same, or why neither can be."""
+        ds = stored.dataset.number
+        try:
+            if ds not in numbers.ordinals:
+                raise DatasetNotFoundError(
+                    "the dataset was deleted during the insert", dataset=stored.dataset.name, tensor=stored.new.id
+                )
             existing, source_crc32c = _existing(connection, stored)
             resolution = resolve(stored, existing, source_crc32c)
-            if existing is not None and resolution is Resolution.REPEATED:
-                return existing
-            self._delete(connection, stored.dataset.number, stored.new.id)
-            inserted = select(connection, _INSERT, row)
-        ((seq,),) = inserted
-        if stored.inline_payload is not None:
-            connection.execute("INSERT INTO payload VALUES (?, ?)", (seq, stored.inline_payload))
-        _insert_attributes(connection, stored.dataset.number, seq, stored.new.metadata, stored.new.spec.shape)
-        return stored.committed(seq, ordinal, created_us)
+        except (AlreadyExistsError, GenerationMismatchError, DatasetNotFoundError, DataCorruptError) as error:
+            # Of this item alone: the others of its group are committed.
+            return error
+        if existing is not None and resolution is Resolution.REPEATED:
+            return existing
+        self._delete(connection, ds, stored.new.id)
+        tensor = numbers.give(stored)
+        _insert(connection, [(stored, tensor)])
+        return tensor
 
     def _delete(self, connection: apsw.Connection, ds: int, tensor_id: str) -> bool:
         """Delete the tensor, leave its payload to the sweep, and return whether it existed."""
@@ -186,7 +190,7 @@ class SqliteTensorTable(TensorTable):
             seq = tensor.generation
             connection.execute("UPDATE tensor SET metadata = ? WHERE seq = ?", (to_json(metadata), seq))
             connection.execute("DELETE FROM attr WHERE seq = ?", (seq,))
-            _insert_attributes(connection, ds, seq, metadata, tensor.spec.shape)
+            _insert_rows(connection, _INSERT_ATTRIBUTES, _attributes(ds, seq, metadata, tensor.spec.shape))
             updated = _first(connection, statement, (ds, tensor_id), dataset)
         assert updated is not None
         return updated
@@ -208,10 +212,46 @@ def _abandoned(stored: StoredTensor, outcome: Tensor | Exception) -> Exception:
     )
 
 
-def _last_ordinals(connection: apsw.Connection, datasets: set[int]) -> dict[int, int]:
-    """Return the last ordinal of each dataset; those that are gone are left out."""
-    statement = "SELECT last_ordinal FROM dataset WHERE ds = ?"
-    return {ds: last for ds in datasets for (last,) in select(connection, statement, (ds,))}
+class _Numbers:
+    """Generations and ordinals, given out in the order of a commit."""
+
+    def __init__(self, connection: apsw.Connection, datasets: set[int]) -> None:
+        """Begin after the last ones; datasets that are gone have none."""
+        statement = "SELECT last_ordinal FROM dataset WHERE ds = ?"
+        self.ordinals: dict[int, int] = {
+            ds: last for ds in datasets for (last,) in select(connection, statement, (ds,))
+        }
+        """The last one of each dataset."""
+        self._before = dict(self.ordinals)
+        self._generation = _latest_generation(connection)
+        self._created_us = now_us()
+
+    def give(self, stored: StoredTensor) -> Tensor:
+        """Return the tensor with the next numbers."""
+        ds = stored.dataset.number
+        self._generation += 1
+        self.ordinals[ds] += 1
+        return stored.committed(self._generation, self.ordinals[ds], self._created_us)
+
+    def save(self, connection: apsw.Connection) -> None:
+        """Keep the last ordinals: once per dataset and commit, and not at all where nothing new came."""
+        counted = [(ordinal, ds) for ds, ordinal in self.ordinals.items() if ordinal != self._before[ds]]
+        connection.executemany("UPDATE dataset SET last_ordinal = ? WHERE ds = ?", counted)
+
+
+def _latest_generation(connection: apsw.Connection) -> int:
+    rows = select(connection, "SELECT seq FROM sqlite_sequence WHERE name = 'tensor'")
+    return int(rows[0][0]) if rows else 0
+
+
+def _taken(connection: apsw.Connection, group: Sequence[StoredTensor]) -> set[tuple[int, str]]:
+    """Return which of the group's datasets and ids are taken already."""
+    ids: dict[int, list[str]] = {}
+    for stored in group:
+        ids.setdefault(stored.dataset.number, []).append(stored.new.id)
+    # CROSS JOIN: look each id up, however many tensors there are.
+    statement = "SELECT t.id FROM json_each(?) wanted CROSS JOIN tensor t ON t.ds = ? AND t.id = wanted.value"
+    return {(ds, found) for ds in ids for (found,) in select(connection, statement, (to_json(ids[ds]), ds))}
 
 
 def _existing(connection: apsw.Connection, stored: StoredTensor) -> tuple[Tensor | None, int | None]:
@@ -223,27 +263,56 @@ def _existing(connection: apsw.Connection, stored: StoredTensor) -> tuple[Tensor
     return existing, rows[0][0] if rows else None
 
 
-def _insert_attributes(
-    connection: apsw.Connection, ds: int, seq: int, metadata: Metadata, shape: tuple[int, ...]
-) -> None:
-    values: list[tuple[str, float | str | None]] = [
-        (f"{DIMENSION_KEY}{axis}", float(size)) for axis, size in enumerate(shape)
-    ]
-    values += flatten_metadata(metadata)
-    connection.executemany(
-        "INSERT INTO attr (seq, key, ordinal, ds, num, txt) VALUES (?, ?, ?, ?, ?, ?)",
-        (
-            (
-                seq,
-                key,
-                position,
-                ds,
-                value if isinstance(value, float) else None,
-                value if isinstance(value, str) else None,
-            )
-            for position, (key, value) in enumerate(values)
-        ),
-    )
+def _insert(connection: apsw.Connection, tensors: Sequence[tuple[StoredTensor, Tensor]]) -> None:
+    """Insert tensors whose ids are free, with their inline payloads and attributes."""
+    rows, payloads, attributes = [], [], []
+    shares, encodings = None, ""
+    for stored, tensor in tensors:
+        generation, new = tensor.generation, stored.new
+        if shares is not stored.storage.encodings:
+            # Small tensors that come together often share one.
+            shares = stored.storage.encodings
+            encodings = shares_to_json(shares)
+        rows.append(
+            tensor_to_row(stored, generation, tensor.ordinal, created_us=tensor.created_us, encodings=encodings)
+        )
+        if stored.inline_payload is not None:
+            payloads.append((generation, stored.inline_payload))
+        attributes += _attributes(stored.dataset.number, generation, new.metadata, new.spec.shape)
+    _insert_rows(connection, _INSERT_TENSORS, rows)
+    _insert_rows(connection, _INSERT_PAYLOADS, payloads)
+    _insert_rows(connection, _INSERT_ATTRIBUTES, attributes)
+
+
+def _insert_rows(connection: apsw.Connection, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows, all as long as the first, many in one statement."""
+    start = 0
+    for size in _ROWS_AT_ONCE:
+        while len(rows) - start >= size:
+            part = rows[start : start + size]
+            connection.execute(_insert_statement(insert, len(part[0]), size), tuple(chain.from_iterable(part)))
+            start += size
+
+
+@cache
+def _insert_statement(insert: str, columns: int, rows: int) -> str:
+    return insert + ",".join([f"({','.join('?' * columns)})"] * rows)
+
+
+def _attributes(ds: int, seq: int, metadata: Metadata, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
+    """Return the rows of what filters see of a tensor."""
+    rows: list[tuple[Any, ...]] = [(seq, key, axis, ds, size, None) for axis, (key, size) in _dimensions(shape)]
+    if metadata:
+        for position, (key, value) in enumerate(flatten_metadata(metadata), len(rows)):
+            number, text = (value, None) if isinstance(value, float) else (None, value)
+            rows.append((seq, key, position, ds, number, text))
+    return rows
+
+
+@lru_cache(maxsize=1024)
+def _dimensions(shape: tuple[int, ...]) -> tuple[tuple[int, tuple[str, float]], ...]:
+    """Return key and value of each axis, numbered."""
+    return tuple(enumerate((f"{DIMENSION_KEY}{axis}", float(size)) for axis, size in enumerate(shape)))
 
 
 def _page_tail(connection: apsw.Connection, ds: int, request: PageRequest) -> tuple[str, list[Any]]:
@@ -266,6 +335,32 @@ def _page_tail(connection: apsw.Connection, ds: int, request: PageRequest) -> tu
 
 def _select(*, with_payloads: bool) -> str:
     return _WITH_PAYLOAD if with_payloads else _WITHOUT_PAYLOAD
+
+
+def _find(
+    connection: apsw.Connection,
+    column: str,
+    dataset: tuple[int, str],
+    values: Sequence[str | int],
+    *,
+    with_payloads: bool,
+) -> list[Tensor | None]:
+    """Return the tensors of a dataset (number, name) that have these values in `column`, "id" or "seq", in order.
+
+    One statement for all: SQLite plans a join anew whenever a parameter changes, which takes longer than looking up a row.
+    """
+    payload, join = "NULL", ""
+    if with_payloads:
+        payload, join = "p.bytes", " LEFT JOIN payload p ON p.seq = t.seq"
+    statement = (
+        f"SELECT wanted.key, {_COLUMNS}, {payload} FROM json_each(?) wanted "
+        f"CROSS JOIN tensor t ON t.ds = ? AND t.{column} = wanted.value{join}"
+    )
+    ds, name = dataset
+    found: list[Tensor | None] = [None] * len(values)
+    for row in select(connection, statement, (to_json(list(values)), ds)):
+        found[row[0]] = tensor_from_row(row[1:], name)
+    return found
 
 
 def _first(connection: apsw.Connection, statement: str, parameters: tuple[Any, ...], dataset: str) -> Tensor | None:

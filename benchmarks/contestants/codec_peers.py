@@ -1,4 +1,4 @@
-"""What people compress arrays with today, each on one thread, as contestants beside our codecs."""
+"""What people compress arrays with today, each on one thread."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import blosc2
@@ -15,14 +16,22 @@ from pcodec import ChunkConfig, standalone
 with warnings.catch_warnings(record=True):
     from numcodecs import blosc
 
-from groups.contestant import Contestant
-
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
-__all__ = ["ORIGINAL", "contestants"]
+__all__ = ["ORIGINAL", "Codec", "codecs"]
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Something that encodes chunks and decodes them again."""
+
+    name: str
+    encode: Callable[[memoryview], bytes]
+    decode: Callable[[bytes], object]
+
 
 ORIGINAL = (
     # preset, insert MB/s, get MB/s after opening again, ratio on disk, relative L2 error
@@ -37,17 +46,17 @@ ORIGINAL = (
 2 cores; its speeds are whole inserts and reads, and not to be compared with those of a codec."""
 
 
-def contestants(dtype: np.dtype[Any]) -> list[Contestant]:
-    """Return the peers for arrays of this dtype."""
+def codecs(dtype: np.dtype[Any]) -> list[Codec]:
+    """Return the others for arrays of this dtype."""
     width = dtype.itemsize
     return [
-        Contestant("Blosc2 bitshuffle lz4", *_blosc2(width, blosc2.Codec.LZ4, blosc2.Filter.BITSHUFFLE, 5)),
-        Contestant("Blosc2 shuffle zstd-1", *_blosc2(width, blosc2.Codec.ZSTD, blosc2.Filter.SHUFFLE, 1)),
-        Contestant("numcodecs Blosc shuffle lz4", *_numcodecs_blosc(width, b"lz4")),
-        Contestant("numcodecs Blosc shuffle zstd", *_numcodecs_blosc(width, b"zstd")),
-        Contestant("zstd-1", lambda data: zstd.compress(data, 1), zstd.decompress),
-        Contestant("zstd-3", lambda data: zstd.compress(data, 3), zstd.decompress),
-        Contestant("gzip-6", lambda data: zlib.compress(data, 6, 31), lambda data: zlib.decompress(data, 31)),
+        Codec("Blosc2 bitshuffle lz4", *_blosc2(width, blosc2.Codec.LZ4, blosc2.Filter.BITSHUFFLE, 5)),
+        Codec("Blosc2 shuffle zstd-1", *_blosc2(width, blosc2.Codec.ZSTD, blosc2.Filter.SHUFFLE, 1)),
+        Codec("numcodecs Blosc shuffle lz4", *_numcodecs_blosc(width, b"lz4")),
+        Codec("numcodecs Blosc shuffle zstd", *_numcodecs_blosc(width, b"zstd")),
+        Codec("zstd-1", lambda data: zstd.compress(data, 1), zstd.decompress),
+        Codec("zstd-3", lambda data: zstd.compress(data, 3), zstd.decompress),
+        Codec("gzip-6", lambda data: zlib.compress(data, 6, 31), lambda data: zlib.decompress(data, 31)),
         *_pcodec(dtype),
     ]
 
@@ -72,12 +81,12 @@ def _numcodecs_blosc(width: int, name: bytes) -> tuple[Callable[[memoryview], by
     return encode, blosc.decompress
 
 
-def _pcodec(dtype: np.dtype[Any]) -> list[Contestant]:
+def _pcodec(dtype: np.dtype[Any]) -> list[Codec]:
     if dtype.itemsize == 1:
         return []
     number = dtype if dtype.kind in "fiu" else np.dtype(f"<u{dtype.itemsize}")
     return [
-        Contestant(
+        Codec(
             "pcodec 8",
             lambda data: standalone.simple_compress(np.frombuffer(data, number), ChunkConfig(compression_level=8)),
             lambda data: standalone.simple_decompress(data).view(np.uint8),

@@ -1,0 +1,1 @@
+"""What the groups share: processes and what is measured of them, tables, charts, and the machine's name."""

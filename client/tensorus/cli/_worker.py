@@ -1,0 +1,41 @@
+"""A worker of `tensorus serve --workers`: started by its supervisor, and by nobody else."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from tensorus._allocator import tune_allocator
+from tensorus_server.config import ServerConfig
+from tensorus_server.control import Channel, Kind, Message
+
+__all__ = ["main"]
+
+
+def main(level: str, descriptor: str, settings: str) -> int:
+    """Serve, and return the exit code of the process.
+
+    Args:
+        level: of the log.
+        descriptor: of the connection to the supervisor.
+        settings: a `ServerConfig` as JSON.
+    """
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s")
+    tune_allocator(arenas_max=2)
+    channel = Channel.inherited(int(descriptor))
+    try:
+        from tensorus_server.errors import StoreUnavailableError  # noqa: PLC0415 - whoever misses something is told
+        from tensorus_server.worker import work  # noqa: PLC0415
+    except ImportError as error:
+        channel.send(Message(Kind.NOT_INSTALLED, f"{error.name} is not installed: pip install 'tensorus[server]'"))
+        return 1
+    try:
+        work(ServerConfig.from_json(settings), channel)
+    except StoreUnavailableError:
+        # The supervisor knows, and says it.
+        return 4
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,64 @@
+"""A server's settings: the share of each worker, and the way to another process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tensorus_server.config import EngineConfig, ServerConfig
+
+DATA = Path("data")
+
+
+@pytest.mark.parametrize(
+    ("workers", "codec_threads", "streams", "memory_bytes"),
+    [(1, 8, 64, 2**30), (2, 4, 32, 2**29), (3, 3, 22, 357913942), (100, 1, 1, 10737419)],
+)
+def test_each_worker_has_its_share_rounded_up(
+    workers: int, codec_threads: int, streams: int, memory_bytes: int
+) -> None:
+    config = ServerConfig(EngineConfig(DATA, 8, reserve_bytes=5), "host:0", 64, 2**30, 7.0, workers)
+    assert config.of_worker("host:1234") == ServerConfig(
+        EngineConfig(DATA, codec_threads, reserve_bytes=5),
+        listen="host:1234",
+        streams_max=streams,
+        memory_budget_bytes=memory_bytes,
+        grace_s=7.0,
+        workers=1,
+        shares_port=True,
+    )
+
+
+def test_codec_threads_that_nobody_named_are_as_many_as_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert ServerConfig(EngineConfig(DATA), workers=4).of_worker("host:1").engine.codec_threads == 2
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ServerConfig(EngineConfig(DATA)),
+        ServerConfig(EngineConfig(Path("/a \udcff b"), 3, 0, 0.0, 1.5, 2.5, 3.5), "[::1]:0", 5, 7, 0.25, 2),
+        ServerConfig(EngineConfig(DATA), workers=2).of_worker("host:1"),
+    ],
+    ids=["as it comes", "with everything", "of a worker"],
+)
+def test_settings_come_to_another_process_as_they_are(config: ServerConfig) -> None:
+    text = config.to_json()
+    assert text.isascii()
+    assert ServerConfig.from_json(text) == config
+
+
+def test_no_workers_are_refused() -> None:
+    with pytest.raises(ValueError, match="workers is 0, must be at least 1"):
+        ServerConfig(EngineConfig(DATA), workers=0)
+
+
+def test_several_workers_need_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    ServerConfig(EngineConfig(DATA), workers=1)
+    with pytest.raises(ValueError, match="workers is 2, must be 1 on darwin: only on Linux can processes share a port"):
+        ServerConfig(EngineConfig(DATA), workers=2)
