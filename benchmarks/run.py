@@ -3,7 +3,7 @@
     make bench                                          every group: a quarter of an hour, 20 GB of disk
     make bench ARGS="large slices --mebibytes 64"       some of them
     make bench ARGS="--mebibytes 8 --repeats 1"         whether it runs; the figures say nothing
-    make bench ARGS=--full                              the largest sizes, too: half an hour, 30 GB of disk
+    make bench ARGS=--full                              the largest sizes, too: an hour, 30 GB of disk
 
 Every figure is a median of alternating runs: first one contestant, then the next, and again. Servers and clients are processes
 of their own, on this machine, over loopback. Compare what stands in one table, and nothing else: machines differ, and the same

@@ -9,7 +9,7 @@ from common.processes import Client, run_server, tensorus_server
 from common.result import GIGABYTES, Bar, Bars, Figure, Goal, Picture, Row, Table, at_least, bar_of, measured_row
 from common.runs import Transfer, alternate
 from common.settings import KIB, MEMORY_FOLDER, MIB, Settings
-from contestants import disk, flight, ours, raw_grpc, sockets
+from contestants import disk, flight, minimal, ours, raw_grpc, sockets
 
 from tensorus_codecs.presets import PRESETS
 
@@ -25,6 +25,8 @@ DISK_SHARE = 10
 
 DO_GET, DO_PUT, DO_PUT_SYNCED = "Flight DoGet", "Flight DoPut, only counted", "Flight DoPut, file synced"
 FLOOR = "write and fdatasync of the same bytes, nothing else"
+LEAST_GET = "least Python: raw grpcio, file read, CRC32C twice"
+LEAST_PUT = "least Python: raw grpcio, CRC32C twice, file synced"
 IN_MEMORY = "insert, preset none, store in memory: the disk taken out"
 
 NOTES = (
@@ -97,20 +99,24 @@ def _peers(settings: Settings, stack: ExitStack) -> tuple[dict[str, _Entry], dic
     enter, size = stack.enter_context, settings.mebibytes
     arrow = enter(run_server(*flight.serve_command(size * KIB, enter(settings.folder()))))
     grpcio = enter(run_server(*raw_grpc.SERVE))
+    least = enter(run_server(*minimal.serve_command(enter(settings.folder()))))
     socket = enter(run_server(*sockets.SERVE))
     arrow_client = [enter(Client(flight.transfers, arrow.address, size))]
     grpcio_client = [enter(Client(raw_grpc.transfers, grpcio.address, size * KIB, (KIB,)))]
+    least_client = [enter(Client(minimal.transfers, least.address, size))]
     socket_client = [enter(Client(sockets.transfers, socket.address, size * KIB, (KIB,)))]
     disk_client = [enter(Client(disk.writes, str(enter(settings.folder())), size))]
     out = {
         "Python sockets": Transfer(socket_client, f"receive {KIB}", socket),
         "raw grpcio, 1 MiB messages": Transfer(grpcio_client, f"receive {KIB}", grpcio),
+        LEAST_GET: Transfer(least_client, "get", least),
         DO_GET: Transfer(arrow_client, "get", arrow),
     }
     into = {
         "Python sockets, sending": Transfer(socket_client, f"send {KIB}", socket),
         "raw grpcio, 1 MiB messages, sending": Transfer(grpcio_client, f"send {KIB}", grpcio),
         FLOOR: Transfer(disk_client, "write", after="remove"),
+        LEAST_PUT: Transfer(least_client, "put", least, "remove"),
         DO_PUT: Transfer(arrow_client, "put, counted", arrow),
         DO_PUT_SYNCED: Transfer(arrow_client, "put, file synced", arrow, "remove"),
     }
