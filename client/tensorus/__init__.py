@@ -62,15 +62,22 @@ def connect(
     )
 
 
-def open(path: str | os.PathLike[str]) -> Client:  # noqa: A001 - tensorus.open reads as it should
+def open(path: str | os.PathLike[str], *, tune_allocator: bool = True) -> Client:  # noqa: A001 - tensorus.open reads as it should
     """Return a client of the store in the folder `path`, without a server; the folder is made if it is not there.
 
     It is of this process alone: it cannot be pickled, and in a forked child every call fails. A child opens the store itself.
+
+    Args:
+        tune_allocator: as of `connect`; what is stored compressed is read up to a third faster.
 
     Raises:
         ImportError: the engine is not installed; pip install 'tensorus[server]' brings it.
         UnavailableError: the folder cannot be a store; the message says why.
     """
+    from tensorus import _allocator  # noqa: PLC0415 - each way in loads only what it needs
     from tensorus.embedded import EmbeddedBackend  # noqa: PLC0415 - the thin client has no engine
 
-    return Client(EmbeddedBackend(path))
+    backend = EmbeddedBackend(path)
+    if tune_allocator:
+        _allocator.tune_allocator()
+    return Client(backend)

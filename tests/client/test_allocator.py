@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,10 +77,12 @@ def test_the_settings_are_applied_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("options", "calls"), [({}, 1), ({"tune_allocator": False}, 0)], ids=["unasked", "refused"])
-def test_connecting_tunes_unless_it_is_refused(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], calls: int
+@pytest.mark.parametrize("way_in", [tensorus.connect, tensorus.open])
+def test_connecting_and_opening_tune_unless_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way_in: Any, options: dict[str, Any], calls: int
 ) -> None:
     tuned: list[None] = []
     monkeypatch.setattr(_allocator, "tune_allocator", lambda: tuned.append(None))
-    tensorus.connect("127.0.0.1:1", **options).close()
+    where = "127.0.0.1:1" if way_in is tensorus.connect else tmp_path
+    way_in(where, **options).close()
     assert len(tuned) == calls
