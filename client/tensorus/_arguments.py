@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tensorus.types import AsArray, TensorInfo
 
 __all__ = [
+    "DELETES_PER_CALL",
+    "READS_PER_CALL",
     "array_kind",
     "batches",
     "dataset_name",
@@ -43,8 +45,12 @@ __all__ = [
     "without_result",
 ]
 
-_IDS_PER_CALL = 1000
-"""Of one read or delete; a server takes 10,000."""
+READS_PER_CALL = 4000
+"""A server takes 10,000; with so many of the longest ids a request has half of what a message may. Measured: small tensors come
+a fifth to a half faster than by 1,000, since between two calls nothing is on the way."""
+
+DELETES_PER_CALL = 1000
+"""One transaction, during which nobody else writes."""
 
 _COUNT_MAX = 2**64 - 1
 """Of a limit, a sample and a seed: what the contract carries."""
@@ -77,10 +83,10 @@ def _str(what: str, text: object) -> str:
     return text
 
 
-def batches(ids: list[str]) -> Iterator[list[str]]:
+def batches(ids: list[str], size: int) -> Iterator[list[str]]:
     """Yield the ids in batches; one without any where there are none, so that the dataset is looked for."""
-    for start in range(0, max(1, len(ids)), _IDS_PER_CALL):
-        yield ids[start : start + _IDS_PER_CALL]
+    for start in range(0, max(1, len(ids)), size):
+        yield ids[start : start + size]
 
 
 def listing_of(

@@ -7,6 +7,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 from tensorus._arguments import (
+    DELETES_PER_CALL,
+    READS_PER_CALL,
     array_kind,
     batches,
     dataset_name,
@@ -275,7 +277,7 @@ class Client:
             TensorNotFoundError: at the place of an id that does not exist.
         """
         name, wanted, backend = dataset_name(dataset), [tensor_name(tensor_id) for tensor_id in ids], self._backend
-        reads = (backend.get(name, batch, None, with_data=True) for batch in batches(wanted))
+        reads = (backend.get(name, batch, None, with_data=True) for batch in batches(wanted, READS_PER_CALL))
         return self._records(chain.from_iterable(reads), array_kind(as_))
 
     def query(
@@ -350,7 +352,9 @@ class Client:
             DatasetNotFoundError: there is no such dataset.
         """
         wanted = [tensor_name(tensor_id) for tensor_id in ([ids] if isinstance(ids, str) else ids)]
-        return sum(self._backend.delete_tensors(dataset_name(dataset), batch) for batch in batches(wanted))
+        return sum(
+            self._backend.delete_tensors(dataset_name(dataset), batch) for batch in batches(wanted, DELETES_PER_CALL)
+        )
 
     def explain(
         self, tensor: object, *, policies: Iterable[Policy | str] | None = None

@@ -322,7 +322,7 @@ def test_a_query_says_all_that_was_asked_for() -> None:
     assert not sampled.options.headers_only
 
 
-@pytest.mark.parametrize(("count", "calls"), [(1, [1]), (1000, [1000]), (1001, [1000, 1]), (2500, [1000, 1000, 500])])
+@pytest.mark.parametrize(("count", "calls"), [(1, [1]), (4000, [4000]), (4001, [4000, 1]), (9000, [4000, 4000, 1000])])
 def test_many_ids_are_read_in_several_calls_as_if_in_one(count: int, calls: list[int]) -> None:
     method, requests = recording(pb.GetRequest, empty_tensors)
     ids = [f"t{number}" for number in range(count)]

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from tensorus import _calls
 from tensorus._arguments import (
+    DELETES_PER_CALL,
+    READS_PER_CALL,
     array_kind,
     batches,
     dataset_name,
@@ -258,7 +260,7 @@ class AsyncClient:
         """Delete one or many tensors by id. See `tensorus.Client.delete`."""
         wanted = [tensor_name(tensor_id) for tensor_id in ([ids] if isinstance(ids, str) else ids)]
         deleted = 0
-        for batch in batches(wanted):
+        for batch in batches(wanted, DELETES_PER_CALL):
             deleted += await self._backend.call(_calls.delete_tensors(dataset_name(dataset), batch))
         return deleted
 
@@ -284,7 +286,7 @@ class AsyncClient:
     async def _get_many(
         self, backend: AsyncRemoteBackend, dataset: str, ids: builtins.list[str], kind: AsArray
     ) -> AsyncIterator[Record]:
-        for batch in batches(ids):
+        for batch in batches(ids, READS_PER_CALL):
             async with aclosing(backend.get(dataset, batch, None, self._records(kind))) as found:
                 async for record in found:
                     yield record
