@@ -65,7 +65,7 @@ PAYLOAD_BYTES_MIN = 64 * 1024
 """Smallest payload that a reader may ask for: smaller messages cost more to frame than to carry."""
 
 PAYLOAD_BYTES_TARGET = 1024 * 1024
-"""Payload at which the server sends a message. Measured: 1 MiB moves fastest through grpcio (benchmarks/groups/transport.py)."""
+"""Payload at which the server sends a message. Measured: 1 MiB moves fastest through grpcio (`make bench`, group transport)."""
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """What every gRPC implementation accepts by default."""
