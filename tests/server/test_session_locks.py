@@ -4,49 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from support.sessions import WAIT_S, Stream
 from tensorus_server import sessions
 from tensorus_server.errors import SessionTakenOverError, StoreUnavailableError
 from tensorus_server.session_locks import SessionLocks
 from tensorus_server.sessions import InsertSessions
-
-WAIT_S = 10.0
-
-
-class Stream:
-    """A stream on a thread of its own, which has its request until it is told to end."""
-
-    def __init__(self, found: InsertSessions, request_id: str = "request", *, stubborn: bool = False) -> None:
-        self.has_it = threading.Event()
-        self.asked = threading.Event()
-        """Set when somebody else wants the request."""
-        self._sessions = found
-        self._request_id = request_id
-        self._stubborn = stubborn
-        self._end = threading.Event()
-        pool = ThreadPoolExecutor(1)
-        self.done: Future[None] = pool.submit(self._run)
-        pool.shutdown(wait=False)
-
-    def end(self) -> None:
-        self._end.set()
-        self.done.result(WAIT_S)
-
-    def _run(self) -> None:
-        with self._sessions.held(self._request_id, self._take_over):
-            self.has_it.set()
-            assert self._end.wait(WAIT_S)
-
-    def _take_over(self) -> None:
-        self.asked.set()
-        if not self._stubborn:
-            self._end.set()
 
 
 class Workers:

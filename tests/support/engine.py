@@ -14,13 +14,14 @@ from support.arrays import canonical
 from tensorus_codecs.dtypes import DType, dtype_by_name
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.summary import ValueSummary
-from tensorus_server.catalogue.abc import Catalogue, StoredTensor
+from tensorus_server.catalogue.abc import Catalogue, PageRequest, StoredTensor
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.chunk_store.files import Files
 from tensorus_server.chunk_store.local import LocalChunkStore, Reserve
 from tensorus_server.codec_pool import CodecPool
 from tensorus_server.engine import Engine
+from tensorus_server.filter import Filter
 from tensorus_server.insert import InsertStream, ItemProgress, ItemResult
 from tensorus_server.model import (
     Checksum,
@@ -245,3 +246,10 @@ def create(catalogue: Catalogue, name: str = "dataset", **fields: Any) -> Datase
 
 Reopen = Callable[..., Catalogue]
 """Closes a catalogue and opens the same store again; takes `delete_grace_s` and `upload_expiry_s`."""
+
+
+def ids_of(catalogue: Catalogue, dataset: str, filter_: Filter | None = None) -> list[str]:
+    """Return the ids that a filter finds, in the order of their commits."""
+    page = catalogue.tensors.page(dataset, PageRequest(filter_, size=1000))
+    assert page.next is None
+    return [tensor.id for tensor in page.tensors]

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from contract.catalogue_contract import CatalogueContract
+from contract.catalogue_datasets import CatalogueDatasetsContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
 from contract.catalogue_paging import CataloguePagingContract
 from contract.catalogue_uploads import CatalogueUploadsContract
+
+
+class TestSqliteDatasets(CatalogueDatasetsContract):
+    """SQLite keeps what every catalogue promises of datasets."""
 
 
 class TestSqliteCatalogue(CatalogueContract):
