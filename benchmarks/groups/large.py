@@ -26,6 +26,7 @@ DISK_SHARE = 10
 DO_GET, DO_PUT, DO_PUT_SYNCED = "Flight DoGet", "Flight DoPut, only counted", "Flight DoPut, file synced"
 FLOOR = "write and fdatasync of the same bytes, nothing else"
 LEAST_GET = "least Python: raw grpcio, file read, CRC32C twice"
+LEAST_INT8 = "least Python: the same, a quarter as int8, made float32"
 LEAST_PUT = "least Python: raw grpcio, CRC32C twice, file synced"
 IN_MEMORY = "insert, preset none, store in memory: the disk taken out"
 
@@ -110,6 +111,7 @@ def _peers(settings: Settings, stack: ExitStack) -> tuple[dict[str, _Entry], dic
         "Python sockets": Transfer(socket_client, f"receive {KIB}", socket),
         "raw grpcio, 1 MiB messages": Transfer(grpcio_client, f"receive {KIB}", grpcio),
         LEAST_GET: Transfer(least_client, "get", least),
+        LEAST_INT8: Transfer(least_client, "get int8", least),
         DO_GET: Transfer(arrow_client, "get", arrow),
     }
     into = {

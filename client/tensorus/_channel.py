@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import grpc
+from grpc.experimental import ChannelOptions
 
 from tensorus._forks import leave_behind, watch
 from tensorus.errors import UnavailableError
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["LazyChannel", "require_fork_support"]
+
+_SYNCHRONOUS: tuple[tuple[str, int], ...] = (
+    # Whoever reads a stream receives it, too, without a thread of gRPC's in between: a get takes two thirds of the time.
+    (ChannelOptions.SingleThreadedUnaryStream, 1),
+)
 
 _OFF = frozenset({"0", "f", "false", "n", "no"})
 """How gRPC reads a switch that is off."""
@@ -55,7 +61,9 @@ class LazyChannel:
             if self._channel is None:
                 require_fork_support()
                 self._channel = grpc.insecure_channel(
-                    self._address, options=self._options, compression=grpc.Compression.NoCompression
+                    self._address,
+                    options=(*self._options, *_SYNCHRONOUS),
+                    compression=grpc.Compression.NoCompression,
                 )
             return self._channel
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from tensorus_protos.framing import join, repeated
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from tensorus._backend import InsertOptions, Upload
 
@@ -93,6 +93,8 @@ class InsertSession:
         self.dataset = dataset
         self.options = options
         self.request_id = str(uuid.uuid4())
+        self.is_in_hand = isinstance(uploads, Sequence)
+        """Whether the uploads are all here: making messages of them then runs nobody else's code."""
         self.failure: BaseException | None = None
         """What the uploads raised; the messages then end without `finish`, and what was complete before it is sent."""
         self.unsendable: list[tuple[int, TensorusError]] = []

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tensorus_codecs.exact_float32 import exact_float32
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -76,7 +78,7 @@ def measure(values: Values, decoded: Values) -> MeasuredError:
     mean of squares is then rounded up by 1.6e-5 of itself, so that no error is reported smaller than it is.
     """
     if values.dtype.itemsize <= 4:
-        narrow = _measure_narrow(values.astype(np.float32, copy=False), decoded.astype(np.float32, copy=False))
+        narrow = _measure_narrow(exact_float32(values), exact_float32(decoded))
         if narrow is not None:
             return narrow
     measured = MeasuredError()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tensorus_codecs.abc import Compressor, Filter, Quantizer
-from tensorus_codecs.checksum import crc32c
+from tensorus_codecs.checksum import combine_crc32c, crc32c
 from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX, ChunkRecord, pack_header, parse_record
 from tensorus_codecs.contract import finer, reported
 from tensorus_codecs.encoding import IDENTITY, Encoding
@@ -66,12 +66,13 @@ class EncodedChunk:
     """Why the chunk is lossless although it should not be; empty where it is as asked."""
 
 
-def encode_chunk(canonical: Buffer, dtype: DType, plan: ChunkPlan) -> EncodedChunk:
+def encode_chunk(canonical: Buffer, dtype: DType, plan: ChunkPlan, canonical_crc32c: int | None = None) -> EncodedChunk:
     """Encode one chunk.
 
     Args:
         canonical: whole elements, 1 byte to 2 MiB.
         plan: of this dtype.
+        canonical_crc32c: of `canonical`, where it is known: spares a raw record a second pass.
 
     Returns:
         The record, in pieces that must be written one after the other.
@@ -83,7 +84,7 @@ def encode_chunk(canonical: Buffer, dtype: DType, plan: ChunkPlan) -> EncodedChu
     with np.errstate(all="ignore"):
         summary = summarize(np.frombuffer(view, dtype.component), dtype)
         encoded = _encode(view, dtype, plan)
-    return replace(encoded, summary=summary)
+    return replace(encoded, summary=summary, crc32c=_record_crc32c(encoded, view.nbytes, canonical_crc32c))
 
 
 def decode_chunk(record: Buffer) -> memoryview:
@@ -202,6 +203,17 @@ def _encode_lossy(view: memoryview, dtype: DType, plan: ChunkPlan, first: Encodi
     return _lossless(view, dtype, words, choose_lossless(plan, words).encoding, reason)
 
 
+def _record_crc32c(encoded: EncodedChunk, canonical_bytes: int, canonical_crc32c: int | None) -> int:
+    """Return the CRC32C of the record; of a raw one that is the header's and the canonical bytes' own."""
+    if canonical_crc32c is not None and not encoded.encoding.codecs:
+        header, _ = encoded.record
+        return combine_crc32c(crc32c(header), canonical_crc32c, canonical_bytes)
+    crc = 0
+    for piece in encoded.record:
+        crc = crc32c(piece, crc)
+    return crc
+
+
 def _assembled(
     view: memoryview,
     dtype: DType,
@@ -211,7 +223,10 @@ def _assembled(
     parameters: bytes = b"",
     code_bytes: int | None = None,
 ) -> EncodedChunk:
-    """Return the chunk with its record; the raw one where encoding saves less than a record's header takes."""
+    """Return the chunk with its record; the raw one where encoding saves less than a record's header takes.
+
+    Its checksum and the summary of its values are `encode_chunk`'s to add.
+    """
     used = Encoding(encoding.quantizer, encoded.filter, encoding.compressor if encoded.is_compressed else None)
     record = ChunkRecord(
         dtype,
@@ -227,13 +242,10 @@ def _assembled(
     if used.codecs and stored_bytes > view.nbytes:
         return _assembled(view, dtype, IDENTITY, encode_words(np.frombuffer(view, dtype.word), IDENTITY))
     pieces = (header, *((record.parameters,) if record.parameters else ()), *(stream.data for stream in record.streams))
-    crc = 0
-    for piece in pieces:
-        crc = crc32c(piece, crc)
     return EncodedChunk(
         record=pieces,
         stored_bytes=stored_bytes,
-        crc32c=crc,
+        crc32c=0,
         encoding=used,
         quantized_bytes=(view.nbytes if code_bytes is None else code_bytes) + len(parameters),
         decoded=None,

@@ -68,6 +68,11 @@ class ChunkPlan:
     choice: Choice | None = None
     """What was chosen for chunks like these; None: each chunk is looked at."""
 
+    @property
+    def stores_raw(self) -> bool:
+        """Whether every chunk is stored as it is."""
+        return self.lossy is None and not self.chooses and not self.lossless[0].encoding.codecs
+
 
 @lru_cache(maxsize=1024)
 def plan(policy: StoragePolicy, dtype: DType) -> ChunkPlan:

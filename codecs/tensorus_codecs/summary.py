@@ -14,6 +14,7 @@ import ml_dtypes  # noqa: F401 - registers its dtypes with NumPy
 import numpy as np
 
 from tensorus_codecs.dtypes import Kind
+from tensorus_codecs.exact_float32 import exact_float32
 
 if TYPE_CHECKING:
     from tensorus_codecs.abc import Values
@@ -110,7 +111,7 @@ def summarize(values: Values, dtype: DType) -> PartialSummary | None:
     if dtype.kind not in {Kind.INTEGER, Kind.FLOAT}:
         return None
     narrow = _is_narrow(dtype)
-    numbers = values.astype(np.float32 if narrow else np.float64, copy=False)
+    numbers = exact_float32(values) if narrow else values.astype(np.float64, copy=False)
     minimum, maximum = float(np.minimum.reduce(numbers)), float(np.maximum.reduce(numbers))
     nan_count = infinity_count = 0
     if not (math.isfinite(minimum) and math.isfinite(maximum)):
@@ -130,7 +131,8 @@ def summarize(values: Values, dtype: DType) -> PartialSummary | None:
         maximum=maximum,
         total=total,
         total_of_squares=total_of_squares,
-        zero_count=numbers.size - int(np.count_nonzero(numbers)),
+        # A comparison counted: a quarter of the time of counting the numbers themselves.
+        zero_count=numbers.size - int(np.count_nonzero(numbers != 0)),
         nan_count=nan_count,
         infinity_count=infinity_count,
     )
@@ -154,7 +156,7 @@ def summarize_rows(rows: Values, dtype: DType) -> list[PartialSummary | None]:
         np.maximum.reduce(numbers, axis=1).tolist(),
         np.add.reduce(numbers, axis=1).tolist(),
         np.einsum("ij,ij->i", numbers, numbers).tolist(),
-        np.count_nonzero(numbers, axis=1).tolist(),
+        np.add.reduce((numbers != 0).view(np.uint8), axis=1, dtype=np.int32).tolist(),
         strict=True,
     ):
         largest = max(abs(minimum), abs(maximum))

@@ -2,7 +2,8 @@
 
 The reading thread takes requests and drives the engine's `InsertStream`; the call's own thread waits for what is to be said
 and says it, several things in one message where they have piled up. So a client that sends without reading, or reads without
-sending, blocks only itself.
+sending, blocks only itself. Where the first message is the last, there is nothing to wait for meanwhile, and one thread
+does both, one after the other.
 
 A call that names its request holds the session of that request. When a newer stream wants it, or the client goes away, the
 call ends; what was marked of its items can be resumed.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import ExitStack
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import grpc
@@ -42,9 +44,10 @@ from tensorus_server.status import status_of
 from tensorus_server.validate import require_request_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from tensorus_server.engine import Engine
+    from tensorus_server.framing import InsertMessage
     from tensorus_server.insert import InsertStream, ItemResult
 
 __all__ = ["InsertCall", "progress_to"]
@@ -75,7 +78,22 @@ class InsertCall:
 
     def responses(self) -> Iterator[bytes]:
         """Yield the call's responses; raises what makes the whole call fail."""
-        reader = threading.Thread(target=self._read, name="tensorus-insert", daemon=True)
+        messages = map(read_insert_message, self._messages)
+        try:
+            first = next(messages, None)
+        except grpc.RpcError:
+            # The client has gone: nobody waits for an answer.
+            return
+        if first is None:
+            return
+        is_whole, everything = first.head.finish, chain([first], messages)
+        # It is large, and this frame lasts as long as the call.
+        del first
+        if is_whole:
+            self._read(everything)
+            yield from self._outbox.messages()
+            return
+        reader = threading.Thread(target=self._read, args=(everything,), name="tensorus-insert", daemon=True)
         reader.start()
         try:
             yield from self._outbox.messages()
@@ -85,11 +103,11 @@ class InsertCall:
             if not self._taken_over:
                 reader.join()
 
-    def _read(self) -> None:
+    def _read(self, messages: Iterable[InsertMessage]) -> None:
         try:
             with ExitStack() as held:
                 try:
-                    for message in self._messages:
+                    for message in messages:
                         if self._take(message, held):
                             break
                 finally:
@@ -101,21 +119,21 @@ class InsertCall:
         except Exception as error:  # noqa: BLE001 - the call's own thread raises it
             self._outbox.fail(error)
 
-    def _take(self, message: bytes, held: ExitStack) -> bool:
+    def _take(self, message: InsertMessage, held: ExitStack) -> bool:
         """Handle one message; return whether it was the last."""
-        taken = read_insert_message(message)
+        head, segments = message.head, message.segments
         if self._stream is None:
-            self._stream = self._open(taken.head, held)
-        elif taken.head.HasField("open"):
+            self._stream = self._open(head, held)
+        elif head.HasField("open"):
             raise InvalidRequestError("a message opens the stream a second time", dataset=self._dataset)
-        for segment, payload in taken.segments:
+        for segment, payload in segments:
             self._receive(self._stream, segment, payload)
         self._stream.flush()
-        self._outbox.acknowledge(sum(payload.nbytes for _, payload in taken.segments))
-        if taken.head.finish:
+        self._outbox.acknowledge(sum(payload.nbytes for _, payload in segments))
+        if head.finish:
             succeeded, failed = self._stream.finish()
             self._outbox.finish(succeeded, failed)
-        return taken.head.finish
+        return head.finish
 
     def _open(self, head: pb.InsertRequest, held: ExitStack) -> InsertStream:
         if not head.HasField("open"):
@@ -131,7 +149,7 @@ class InsertCall:
             held.enter_context(self._engine.sessions.held(request_id, self._take_over))
         options = InsertOptions(request_id or None, head.open.all_or_nothing, head.open.validate_only)
         stream = self._engine.open_insert(self._dataset, self._outbox.report, options)
-        self._outbox.opened(stream.resumable, is_whole=head.finish)
+        self._outbox.opened(stream.resumable)
         return stream
 
     def _take_over(self) -> None:
@@ -218,7 +236,6 @@ class _Outbox:
         self._told_draining = False
         self._changed = threading.Condition()
         self._opened: list[ItemProgress] | None = None
-        self._is_whole = False
         self._results: list[ItemResult] = []
         self._result = _ResultMessage()
         self._progress: dict[int, ItemProgress] = {}
@@ -229,16 +246,9 @@ class _Outbox:
         self._closed = False
         self._error: Exception | None = None
 
-    def opened(self, resumable: list[ItemProgress], *, is_whole: bool) -> None:
-        """Say that the stream is open.
-
-        Args:
-            is_whole: whether the message that opened the stream finished it, too. Its sender waits for the end alone, and is
-                told everything in one message, as far as that does not take longer than an acknowledgement may.
-        """
+    def opened(self, resumable: list[ItemProgress]) -> None:
         with self._changed:
             self._opened = resumable
-            self._is_whole = is_whole
             self._changed.notify()
 
     def report(self, news: Sequence[ItemResult | ItemProgress]) -> None:
@@ -311,8 +321,6 @@ class _Outbox:
     def _has_news(self) -> bool:
         if self._closed or self._finished:
             return True
-        if self._is_whole:
-            return False
         unsaid_bytes = self._received_bytes - self._acknowledged_bytes
         return bool(self._opened is not None or self._progress or self._results or unsaid_bytes >= _ACKNOWLEDGE_BYTES)
 

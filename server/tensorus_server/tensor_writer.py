@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["TensorWriter"]
 
 _HERE_BYTES_MAX = 64 * 1024
-"""Chunks up to this size are encoded on the caller's thread: handing one over costs about as much as encoding it."""
+"""Chunks up to this size are encoded on the caller's thread."""
 
 _CRC32C = "crc32c"
 
@@ -256,12 +256,20 @@ class TensorWriter:
         if self._begun_chunks % CHOOSE_EVERY_CHUNKS == 0 and self.new.spec.canonical_bytes > chunk.nbytes:
             self._narrowed = narrowed(self._plan, chunk, dtype)
         self._begun_chunks += 1
-        if chunk.nbytes <= _HERE_BYTES_MAX and not self._pending:
-            self._store(chunk, known_crc32c, encode_chunk(chunk, dtype, self._narrowed))
+        if self._is_encoded_here(chunk):
+            self._store(chunk, known_crc32c, encode_chunk(chunk, dtype, self._narrowed, known_crc32c))
             return
         while len(self._pending) >= self._pool.depth:
             self._store_next()
-        self._pending.append((chunk, known_crc32c, self._pool.submit(encode_chunk, chunk, dtype, self._narrowed)))
+        encoding = self._pool.submit(encode_chunk, chunk, dtype, self._narrowed, known_crc32c)
+        self._pending.append((chunk, known_crc32c, encoding))
+
+    def _is_encoded_here(self, chunk: memoryview) -> bool:
+        """Whether handing the chunk over would cost about as much as encoding it.
+
+        One that is stored as it is has just been read, for its checksums, and is in this processor's cache.
+        """
+        return not self._pending and (chunk.nbytes <= _HERE_BYTES_MAX or self._plan.stores_raw)
 
     def _store_next(self) -> None:
         chunk, chunk_crc32c, future = self._pending.popleft()

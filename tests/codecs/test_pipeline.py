@@ -334,3 +334,17 @@ def test_presets_shrink_weights_as_much_as_the_design_measured() -> None:
     errors = encode(values, "maximum").error
     assert errors is not None
     assert math.isclose(errors.relative_error, 8.6e-3, rel_tol=0.1)
+
+
+@pytest.mark.parametrize(
+    "policy", [StoragePolicy(preset="none"), StoragePolicy(preset="lossless")], ids=["none", "lossless"]
+)
+@pytest.mark.parametrize("kind", ["random bits", "weights", "zeros"])
+def test_a_checksum_that_is_known_already_changes_nothing(policy: StoragePolicy, kind: str) -> None:
+    for count in (1, 1000, CANONICAL_BYTES_MAX // 4):
+        sent, dtype = canonical(values_of("float32", kind, count)), dtype_by_name("float32")
+        chunk_plan = plan(policy, dtype)
+        without = encode_chunk(sent, dtype, chunk_plan)
+        known = encode_chunk(sent, dtype, chunk_plan, crc32c(sent))
+        assert known.crc32c == without.crc32c == crc32c(record_bytes(without))
+        assert record_bytes(known) == record_bytes(without)
