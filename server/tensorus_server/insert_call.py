@@ -192,20 +192,20 @@ class InsertCall:
 
     def _canonical(self, segment: pb.Segment, payload: memoryview) -> memoryview:
         """Return the segment's canonical bytes: the payload itself, or what the chunk record in it decodes to."""
-        canonical = payload
-        if segment.encoding > self._encodings:
+        canonical, encoding, decoded_length = payload, segment.encoding, segment.decoded_length
+        if encoding > self._encodings:
             raise InvalidRequestError(
-                f"encoding of a segment is {segment.encoding}, the stream announced {self._encodings}",
+                f"encoding of a segment is {encoding}, the stream announced {self._encodings}",
                 dataset=self._dataset,
             )
-        if segment.decoded_length > CHUNK_BYTES_MAX:
+        if decoded_length > CHUNK_BYTES_MAX:
             raise PayloadTooLargeError(
-                f"decoded_length of a segment is {segment.decoded_length} bytes, limit is {CHUNK_BYTES_MAX} bytes "
+                f"decoded_length of a segment is {decoded_length} bytes, limit is {CHUNK_BYTES_MAX} bytes "
                 "(chunk_bytes_max)",
                 dataset=self._dataset,
                 limit=CHUNK_BYTES_MAX,
             )
-        if segment.encoding:
+        if encoding:
             try:
                 canonical = decode_chunk(payload)
             except UnsupportedCodecError:
@@ -215,9 +215,9 @@ class InsertCall:
                 raise ChecksumMismatchError(
                     f"chunk record of the segment at offset {segment.offset}: {error}", dataset=self._dataset
                 ) from error
-        if canonical.nbytes != segment.decoded_length:
+        if canonical.nbytes != decoded_length:
             raise SegmentMisalignedError(
-                f"decoded_length of the segment at offset {segment.offset} is {segment.decoded_length} bytes, "
+                f"decoded_length of the segment at offset {segment.offset} is {decoded_length} bytes, "
                 f"it has {canonical.nbytes} bytes",
                 dataset=self._dataset,
             )
@@ -339,7 +339,7 @@ class _Outbox:
         progress, self._progress = self._progress, {}
         due = time.monotonic() - self._acknowledged_s >= _ACKNOWLEDGE_S
         unsaid_bytes = self._received_bytes - self._acknowledged_bytes
-        acknowledges = unsaid_bytes >= _ACKNOWLEDGE_BYTES or (unsaid_bytes > 0 and (due or bool(results)))
+        acknowledges = unsaid_bytes >= _ACKNOWLEDGE_BYTES or (unsaid_bytes > 0 and (due or bool(results or progress)))
         if acknowledges:
             self._acknowledged_bytes = self._received_bytes
             self._acknowledged_s = time.monotonic()
