@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from grpc.experimental import ChannelOptions
@@ -13,9 +14,11 @@ from tensorus._forks import leave_behind, watch
 from tensorus.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-__all__ = ["LazyChannel", "require_fork_support"]
+__all__ = ["LazyChannel", "begun", "require_fork_support"]
+
+T = TypeVar("T")
 
 _SYNCHRONOUS: tuple[tuple[str, int], ...] = (
     # Whoever reads a stream receives it, too, without a thread of gRPC's in between: a get takes two thirds of the time.
@@ -73,6 +76,36 @@ class LazyChannel:
             self._closed = True
             if self._channel is not None:
                 self._channel.close()
+
+
+def begun(begin: Callable[[], T]) -> T:
+    """Return the call of many requests that `begin` begins, out of reach of Ctrl-C.
+
+    What is raised in the midst of gRPC's beginning leaves it with a call that nobody attends to: its channel is never closed
+    again, and no later stream of it goes on. Signals only ever raise in the main thread, so another one begins.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return begin()
+    call: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            call.set_result(begin())
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            call.set_exception(error)
+
+    try:
+        threading.Thread(target=run, name="tensorus-begin", daemon=True).start()
+        return call.result()
+    except BaseException:
+        call.add_done_callback(_end)
+        raise
+
+
+def _end(call: Future[Any]) -> None:
+    """End a call that nobody waits for any more, where it has begun."""
+    if call.exception() is None:
+        call.result().cancel()
 
 
 def require_fork_support() -> None:

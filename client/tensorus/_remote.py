@@ -15,7 +15,7 @@ from google.rpc import status_pb2
 from tensorus import _allocator, _calls
 from tensorus._arrivals import GetPlace, QueryPlace, arrivals
 from tensorus._backend import Backend
-from tensorus._channel import LazyChannel
+from tensorus._channel import LazyChannel, begun
 from tensorus._convert import error_from, error_of, slices_to, tensor_from
 from tensorus._insert_stream import InsertSession
 from tensorus._patience import Patience
@@ -219,7 +219,7 @@ class RemoteBackend(Backend):
             requests = chain([first], messages)
         with _as_tensorus_errors():
             stream: Any = self._channel.stream_stream(SERVICE + "Insert")
-            return stream(requests)
+            return begun(partial(stream, requests))
 
     def get(self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Iterator[Arrival]:
         """See `Backend`. A get whose stream breaks goes on where it was."""
@@ -294,7 +294,7 @@ class RemoteBackend(Backend):
             try:
                 with _as_tensorus_errors():
                     method: Any = self._channel.stream_unary(SERVICE + "ExplainPolicy")
-                    call = method.future(_calls.explain_messages(opening, sample))
+                    call = begun(partial(method.future, _calls.explain_messages(opening, sample)))
                     try:
                         raw = call.result()
                     finally:

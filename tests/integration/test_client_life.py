@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import http.server
+import importlib
 import itertools
+import os
+import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,6 +56,38 @@ each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_every_method_is_called_here() -> None:
     methods = {name for name in vars(tensorus.Client) if not name.startswith("_")} - {"close"}
     assert methods <= set(CALLS)
+
+
+# ---- Interrupted ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["insert of a large tensor", "insert_many", "explain", "get", "query"])
+def test_ctrl_c_while_a_call_begins_leaves_the_client_as_it_was(
+    fresh_server: Server, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = importlib.import_module("grpc._channel")
+    begin, pending = channel._run_channel_spin_thread, [signal.SIGINT]
+
+    def interrupted(state: Any) -> None:
+        # The moment at which gRPC counts a call as begun, and nothing attends to it yet.
+        if pending:
+            os.kill(os.getpid(), pending.pop())
+            time.sleep(0.05)
+        begin(state)
+
+    monkeypatch.setattr(channel, "_run_channel_spin_thread", interrupted)
+    with tensorus.connect(fresh_server.address) as client:
+        client.create_dataset("d")
+        client.insert("d", np.arange(3), id="t")
+        if name in {"get", "query"}:
+            # They begin nothing that could be left alone.
+            CALLS[name](client)
+            assert pending
+            return
+        with pytest.raises(KeyboardInterrupt):
+            CALLS[name](client)
+        assert not pending
+        CALLS[name](client)
 
 
 # ---- Closed -------------------------------------------------------------------------------------------------------------
