@@ -8,7 +8,7 @@ from common.processes import Client, run_server, tensorus_server
 from common.result import TENSORS, Bars, Goal, Picture, Table, bar_of, measured_row
 from common.runs import Transfer, alternate
 from common.settings import Settings
-from contestants import flight, ours, raw_grpc
+from contestants import flight, minimal_small, ours, raw_grpc
 
 __all__ = ["measure"]
 
@@ -16,6 +16,9 @@ KIBIBYTES = 4
 
 GOALS = {"insert_many": 10_000, "get_many": 20_000}
 """Tensors per second in one stream."""
+
+LEAST_INSERT = "least Python: raw grpcio, one stream, CRC32C twice, SQLite, synced"
+LEAST_GET = "least Python: raw grpcio, one stream, SQLite, CRC32C three times"
 
 
 def measure(settings: Settings) -> Table:
@@ -26,8 +29,10 @@ def measure(settings: Settings) -> Table:
         server = enter(tensorus_server(enter(settings.folder())))
         arrow = enter(run_server(*flight.serve_command(KIBIBYTES, enter(settings.folder()))))
         grpcio = enter(run_server(*raw_grpc.SERVE))
+        least = enter(run_server(*minimal_small.serve_command(enter(settings.folder()))))
         client = [enter(Client(ours.small, server.address))]
         arrow_client = [enter(Client(flight.small, arrow.address, few))]
+        least_client = [enter(Client(minimal_small.transfers, least.address, many))]
         messages = [enter(Client(raw_grpc.transfers, grpcio.address, KIBIBYTES * many, (KIBIBYTES,)))]
         calls = [enter(Client(raw_grpc.transfers, grpcio.address, KIBIBYTES * few, (KIBIBYTES,)))]
         ours_of = {
@@ -36,6 +41,8 @@ def measure(settings: Settings) -> Table:
         }
         ours_of |= {name: (Transfer(client, name, server), few) for name in ("insert, one by one", "get, one by one")}
         peers = {
+            LEAST_INSERT: (Transfer(least_client, "insert_many", least), many),
+            LEAST_GET: (Transfer(least_client, "get_many", least), many),
             "raw grpcio, one stream of messages, sending": (Transfer(messages, "send 4", grpcio), many),
             "raw grpcio, one stream of messages": (Transfer(messages, "receive 4", grpcio), many),
             "raw grpcio, one call each, 4 KiB both ways": (Transfer(calls, "ask 4", grpcio), few),
@@ -53,7 +60,10 @@ def measure(settings: Settings) -> Table:
         bars.append(bar_of(name, spread, ours=name in ours_of, goals=goals))
     title = "small tensors, 4 KiB each"
     picture = Picture(title, [Bars("", "tensors per second", bars)])
-    note = "Inserts are durable when they are acknowledged: in one stream, in groups; one by one, each. Peers store nothing."
+    note = (
+        "Inserts are durable when they are acknowledged: in one stream, in groups; one by one, each. "
+        "Of the peers, only the least in Python stores anything."
+    )
     return Table(title, "", rows, picture, [note])
 
 

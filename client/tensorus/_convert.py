@@ -139,7 +139,8 @@ def upload_to(upload: Upload) -> pb.Tensor:
         return pb.Tensor(
             id=upload.id,
             spec=spec,
-            metadata=metadata,
+            # None takes less time than no keys.
+            metadata=metadata or None,
             policy=policy,
             if_generation_match=upload.if_generation_match,
         )

@@ -241,6 +241,7 @@ class InsertMessages(Iterator[bytes]):
         """Whether the last message was made, with `finish`."""
         self.session = session
         """What it is a stream of."""
+        self._only_segment = _OnlySegment()
         self._messages = self._make(unresolved, resumes=resumes)
 
     def __next__(self) -> bytes:
@@ -283,7 +284,11 @@ class InsertMessages(Iterator[bytes]):
                 if self.session.is_unresolved(sending.item):
                     yield from _segments(sending)
             while (pulled := self.session.pull(self)) is not None:
-                yield from _segments(pulled)
+                block = _only_block(pulled.upload)
+                if block is None:
+                    yield from _segments(pulled)
+                else:
+                    yield self._only_segment.serialize(pulled, block), block
         except GeneratorExit:
             raise
         except BaseException as error:  # noqa: BLE001 - on gRPC's thread even SystemExit would be nobody's, and the call never end
@@ -327,6 +332,31 @@ def _segments(sending: _Sending) -> Iterator[tuple[bytes, memoryview]]:
         # It is empty, or all of it is there and only its end is not.
         segment.offset, block = offset, memoryview(b"")
     yield announced + segment.SerializeToString(), block
+
+
+def _only_block(upload: Upload) -> memoryview | None:
+    """Return all bytes of a small tensor; None where they come in several blocks, or there are none."""
+    if not 0 < upload.canonical_bytes <= _BLOCK_BYTES:
+        return None
+    block = next(upload.blocks(_BLOCK_BYTES), None)
+    return block if block is not None and block.nbytes == upload.canonical_bytes else None
+
+
+class _OnlySegment:
+    """A segment that is filled with one small tensor after the other, as `_segments` would: in half the time."""
+
+    def __init__(self) -> None:
+        self._segment = pb.Segment(last=True)
+        self._checksum = self._segment.source_checksum
+        self._checksum.algorithm = "xxh3_128"
+
+    def serialize(self, sending: _Sending, block: memoryview) -> bytes:
+        segment = self._segment
+        segment.item = sending.item
+        segment.decoded_length = segment.payload_length = block.nbytes
+        segment.crc32c = crc32c.crc32c(block)
+        self._checksum.value = xxhash.xxh3_128_digest(block)
+        return repeated(pb.Segment.TENSOR_FIELD_NUMBER, [sending.announced]) + segment.SerializeToString()
 
 
 class _Message:

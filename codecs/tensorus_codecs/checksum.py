@@ -58,6 +58,11 @@ class TensorDigest:
 
     ALGORITHM = "xxh3_128"
 
+    @staticmethod
+    def of(data: Buffer) -> bytes:
+        """Return the digest of bytes that are all here: a quarter of the time."""
+        return xxhash.xxh3_128_digest(data)
+
     def __init__(self) -> None:
         """Start with no bytes."""
         self._state = xxhash.xxh3_128()

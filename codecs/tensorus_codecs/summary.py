@@ -7,7 +7,6 @@ digits: this looks at every value that is stored, so it has to be cheap.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes  # noqa: F401 - registers its dtypes with NumPy
@@ -15,6 +14,7 @@ import numpy as np
 
 from tensorus_codecs.dtypes import Kind
 from tensorus_codecs.exact_float32 import exact_float32
+from tensorus_codecs.quick import quick
 
 if TYPE_CHECKING:
     from tensorus_codecs.abc import Values
@@ -34,7 +34,7 @@ _CANCELLATION_MAX = 30
 """Mean of squares over variance, above which a deviation from float32's sums would have too few digits left."""
 
 
-@dataclass(frozen=True)
+@quick
 class ValueSummary:
     """What `StorageReport`'s neighbour `Tensor.values` says. The first five are over finite values."""
 
@@ -56,7 +56,7 @@ class ValueSummary:
     """Infinite values of either sign."""
 
 
-@dataclass(frozen=True)
+@quick
 class PartialSummary:
     """Sums over some of a tensor's values; `a + b` is over both."""
 

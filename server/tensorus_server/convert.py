@@ -81,14 +81,15 @@ def new_tensor_from(message: pb.Tensor, *, dataset: str) -> NewTensor:
         raise InvalidRequestError(
             f"dataset of the tensor is {message.dataset!r}, the stream's is another", dataset=dataset, tensor=message.id
         )
-    shape = tuple(message.spec.shape[:])
-    spec = _known_spec(message.spec.dtype, message.spec.element_bits, shape)
+    spec_message, tensor_id = message.spec, message.id
+    shape = tuple(spec_message.shape[:])
+    spec = _known_spec(spec_message.dtype, spec_message.element_bits, shape)
     if spec is None:
-        spec = checked_spec(_dtype_from(message.spec), shape, dataset=dataset, tensor=message.id)
+        spec = checked_spec(_dtype_from(spec_message), shape, dataset=dataset, tensor=tensor_id)
     return NewTensor(
-        id=message.id,
+        id=tensor_id,
         spec=spec,
-        metadata=metadata_from(message.metadata, dataset=dataset, tensor=message.id),
+        metadata=metadata_from(message.metadata, dataset=dataset, tensor=tensor_id),
         policy=policy_from(message.policy) if message.HasField("policy") else None,
         source_checksum=checksum_from(message.source_checksum) if message.HasField("source_checksum") else None,
         if_generation_match=message.if_generation_match if message.HasField("if_generation_match") else None,
@@ -129,24 +130,30 @@ class TensorMessage:
         """Fill `message`, which nobody else changes."""
         self._message = message
         self._last: Tensor | None = None
+        self._take_parts()
 
     def fill(self, tensor: Tensor) -> None:
         """Make the message say what there is to say of `tensor`."""
         last, self._last = self._last, tensor
         if last is None or not _are_alike(last, tensor):
             self._message.CopyFrom(tensor_to(tensor))
+            self._take_parts()
             return
         message, values = self._message, tensor.values
-        message.id = tensor.id
-        message.generation = tensor.generation
-        message.ordinal = tensor.ordinal
-        message.source_checksum.value = tensor.source_checksum.value
-        message.value_checksum.value = tensor.value_checksum.value
-        _set_time(message.create_time, tensor.created_us)
+        message.id, message.generation, message.ordinal = tensor.id, tensor.generation, tensor.ordinal
+        self._source_checksum.value = tensor.source_checksum.value
+        self._value_checksum.value = tensor.value_checksum.value
+        _set_time(self._create_time, tensor.created_us)
         if values is not None:
-            _set_values(message.values, values)
+            _set_values(self._values, values)
         if last.storage is not tensor.storage:
             _set_storage(message.storage, tensor.storage)
+
+    def _take_parts(self) -> None:
+        """Take hold of the messages within, which each look for them would make an object for."""
+        message = self._message
+        self._source_checksum, self._value_checksum = message.source_checksum, message.value_checksum
+        self._create_time, self._values = message.create_time, message.values
 
 
 def _are_alike(one: Tensor, other: Tensor) -> bool:
@@ -161,7 +168,7 @@ def _are_alike(one: Tensor, other: Tensor) -> bool:
         and one.source_checksum.algorithm == other.source_checksum.algorithm
         and one.value_checksum.algorithm == other.value_checksum.algorithm
         and (one.values is None) == (other.values is None)
-        and _have_same_encodings(one.storage, other.storage)
+        and (one.storage is other.storage or _have_same_encodings(one.storage, other.storage))
     )
 
 
@@ -417,18 +424,19 @@ def _encoding_share_to(share: EncodingShare) -> pb.EncodingShare:
 
 
 def _set_values(message: pb.ValueSummary, values: ValueSummary) -> None:
-    if values.minimum is None or values.standard_deviation is None or values.l2_norm is None or values.mean is None:
+    minimum, maximum, mean = values.minimum, values.maximum, values.mean
+    standard_deviation, l2_norm = values.standard_deviation, values.l2_norm
+    if minimum is None or maximum is None or mean is None or standard_deviation is None or l2_norm is None:
         # Some are absent, and must not stay from the tensor before.
         message.Clear()
-    if values.minimum is not None and values.maximum is not None:
-        message.min = values.minimum
-        message.max = values.maximum
-    if values.mean is not None:
-        message.mean = values.mean
-    if values.standard_deviation is not None:
-        message.standard_deviation = values.standard_deviation
-    if values.l2_norm is not None:
-        message.l2_norm = values.l2_norm
+    if minimum is not None and maximum is not None:
+        message.min, message.max = minimum, maximum
+    if mean is not None:
+        message.mean = mean
+    if standard_deviation is not None:
+        message.standard_deviation = standard_deviation
+    if l2_norm is not None:
+        message.l2_norm = l2_norm
     message.zero_count = values.zero_count
     message.nan_count = values.nan_count
     message.infinity_count = values.infinity_count

@@ -159,6 +159,8 @@ class ResponsePacker:
 
     def add_piece(self, item: int, piece: Piece, *, last: bool) -> list[bytes]:
         """Add a piece of the item whose header came before it; return the messages that are full."""
+        if piece.codec_ids or piece.decoded_length <= self._payload_bytes_max:
+            return self._add(item, piece, last=last)
         full = []
         for part in self._cut(piece):
             ends = part.offset + part.decoded_length == piece.offset + piece.decoded_length
@@ -201,30 +203,25 @@ class ResponsePacker:
         sent = self.flush() if full else []
         segment = self._first if self._header_waits else self._next
         self._header_waits = False
-        segment.item = item
-        segment.last = last
-        segment.payload_length = payload_bytes
-        if piece is None or self._omit_crc:
-            segment.ClearField("crc32c")
-        else:
-            segment.crc32c = piece.crc32c
+        segment.item, segment.last, segment.payload_length = item, last, payload_bytes
         if piece is None:
+            segment.ClearField("crc32c")
             segment.offset = segment.decoded_length = segment.encoding = 0
         else:
-            segment.offset = piece.offset
-            segment.decoded_length = piece.decoded_length
+            if not self._omit_crc:
+                segment.crc32c = piece.crc32c
+            segment.offset, segment.decoded_length = piece.offset, piece.decoded_length
             segment.encoding = self._encoding_index(piece.codec_ids)
             self._pieces.append(piece.data)
-        self._segments.append(segment.SerializeToString())
-        self._head_bytes += len(self._segments[-1])
+        serialized = segment.SerializeToString()
+        self._segments.append(serialized)
+        self._head_bytes += len(serialized)
         self._payload_bytes += payload_bytes
         self._token = None
         return sent
 
     def _cut(self, piece: Piece) -> Sequence[Piece]:
-        """Return the piece in parts that fit a message."""
-        if piece.codec_ids or piece.decoded_length <= self._payload_bytes_max:
-            return (piece,)
+        """Return a piece of canonical bytes in parts that fit a message."""
         data = memoryview(piece.data).cast("B")
         cuts = range(0, data.nbytes, self._payload_bytes_max)
         parts = [(piece.offset + start, data[start : start + self._payload_bytes_max]) for start in cuts]

@@ -11,7 +11,7 @@ import struct
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tensorus_codecs.checksum import chunk_seed, crc32c
+from tensorus_codecs.checksum import chunk_seed, combine_crc32c, crc32c
 from tensorus_codecs.chunk_record import RAW_HEADER_BYTES, ChunkRecord, Stream, pack_header, parse_record
 from tensorus_codecs.dtypes import dtype_by_number, opaque_dtype
 from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tensorus_codecs.dtypes import DType
     from tensorus_server.model import Tensor
 
-__all__ = ["pack_entry", "raw_header", "read_inline"]
+__all__ = ["pack_entry", "raw_record", "read_inline"]
 
 _ENTRY = struct.Struct("<II")
 """The chunk index of one chunk: see `payload.py`."""
@@ -40,17 +40,18 @@ def read_inline(tensor: Tensor, accepted_codecs: frozenset[str], *, record_bytes
     record_bytes = locator.length - ENTRY_BYTES
     if payload is None or locator.offset or locator.index_length != ENTRY_BYTES or len(payload) != locator.length:
         return None
-    if not 0 < spec.canonical_bytes <= tensor.chunk_bytes:
+    canonical_bytes = spec.canonical_bytes
+    if not 0 < canonical_bytes <= tensor.chunk_bytes:
         return None
     index, record = payload[record_bytes:], memoryview(payload)[:record_bytes]
     record_crc32c = crc32c(record)
     # The record's length and its CRC32C, seeded.
-    entry = pack_entry(record_bytes, record_crc32c, locator.payload_key)
-    if index != entry or crc32c(index) != locator.index_crc32c:
+    if index != pack_entry(record_bytes, record_crc32c, locator.payload_key) or crc32c(index) != locator.index_crc32c:
         return None
-    if payload.startswith(raw_header(spec.dtype, spec.canonical_bytes)):
+    header, header_crc32c = raw_record(spec.dtype, canonical_bytes)
+    if payload.startswith(header):
         canonical = record[RAW_HEADER_BYTES:]
-        return Piece(0, canonical.nbytes, canonical, crc32c(canonical))
+        return Piece(0, canonical.nbytes, canonical, record_crc32c ^ header_crc32c)
     if not accepted_codecs or record_bytes > record_bytes_max:
         return None
     try:
@@ -71,12 +72,14 @@ def pack_entry(record_bytes: int, record_crc32c: int, payload_key: str) -> bytes
     return _ENTRY.pack(record_bytes, record_crc32c ^ chunk_seed(payload_key, 0))
 
 
-def raw_header(dtype: DType, canonical_bytes: int) -> bytes:
-    """Return how the record of a raw chunk begins."""
-    return _raw_header(dtype.number, dtype.element_bytes, canonical_bytes)
+def raw_record(dtype: DType, canonical_bytes: int) -> tuple[bytes, int]:
+    """Return how the record of a raw chunk begins, and what its CRC32C differs by, by exclusive or, from the chunk's."""
+    return _raw_record(dtype.number, dtype.element_bytes, canonical_bytes)
 
 
 @lru_cache(maxsize=1024)
-def _raw_header(dtype_number: int, element_bytes: int, canonical_bytes: int) -> bytes:
+def _raw_record(dtype_number: int, element_bytes: int, canonical_bytes: int) -> tuple[bytes, int]:
     dtype = dtype_by_number(dtype_number) or opaque_dtype(dtype_number, 8 * element_bytes)
-    return pack_header(ChunkRecord(dtype, 0, 0, canonical_bytes, b"", b"", [Stream(0, bytes(canonical_bytes))]))
+    header = pack_header(ChunkRecord(dtype, 0, 0, canonical_bytes, b"", b"", [Stream(0, bytes(canonical_bytes))]))
+    # CRCs are linear: the header's part in the record's is the same whatever follows.
+    return header, combine_crc32c(crc32c(header), 0, canonical_bytes)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.plan import plan
+from tensorus_codecs.quick import quick
 from tensorus_server.catalogue.abc import resolve
 from tensorus_server.chunk_store.discarding import DiscardingChunkStore
 from tensorus_server.committer import PendingCommit, forget_upload
@@ -40,11 +41,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
+    from tensorus_codecs.plan import ChunkPlan
     from tensorus_server.catalogue.abc import Catalogue, StoredTensor, Upload
     from tensorus_server.chunk_store.abc import ChunkStore, StagedPayload
     from tensorus_server.codec_pool import CodecPool
     from tensorus_server.committer import Committer
-    from tensorus_server.model import Checksum, Dataset, NewTensor, Segment, Tensor
+    from tensorus_server.model import Checksum, Dataset, NewTensor, Segment, Tensor, TensorSpec
 
 __all__ = ["InsertOptions", "InsertServices", "InsertStream", "ItemProgress", "ItemResult"]
 
@@ -67,7 +69,7 @@ class InsertOptions:
     """Whether everything is checked and measured, and nothing stored."""
 
 
-@dataclass(frozen=True)
+@quick
 class ItemResult:
     """What became of one item."""
 
@@ -128,6 +130,7 @@ class InsertStream:
         self._last_item = -1
         self._seal_slots = threading.BoundedSemaphore(_SEALS_MAX)
         self._small = SmallTensors(dataset)
+        self._planned: tuple[TensorSpec | None, ChunkPlan | None] = (None, None)
         self._together = Together(services.chunk_store) if options.all_or_nothing else None
         self._counts = Counts()
         self._uploads: dict[int, tuple[Upload, Tensor | None]] = {}
@@ -242,7 +245,7 @@ class InsertStream:
             return False
         try:
             self._require_allowed(new)
-            chunk_plan = plan(new.policy or self._dataset.policy, new.spec.dtype)
+            chunk_plan = self._plan(new)
         except Exception:  # noqa: BLE001 - the general way finds it again, and reports it
             return False
         if not self._small.take(segment, new, chunk_plan, canonical, canonical_crc32c):
@@ -301,6 +304,16 @@ class InsertStream:
             )
         self._chunk_store.require_space()
 
+    def _plan(self, new: NewTensor) -> ChunkPlan:
+        """Return how chunks of the tensor are encoded: mostly as those of the one before."""
+        spec, planned = self._planned
+        if new.policy is None and new.spec is spec and planned is not None:
+            return planned
+        found = plan(new.policy or self._dataset.policy, new.spec.dtype)
+        if new.policy is None:
+            self._planned = (new.spec, found)
+        return found
+
     def _writer(self, item: int, new: NewTensor, upload: Upload | None) -> TensorWriter:
         services, request_id = self._services, self._options.request_id
         marker = None
@@ -317,7 +330,7 @@ class InsertStream:
         return TensorWriter(
             self._dataset,
             new,
-            plan(new.policy or self._dataset.policy, new.spec.dtype),
+            self._plan(new),
             chunk_store=self._chunk_store,
             pool=services.pool,
             marker=marker,

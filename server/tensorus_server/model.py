@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from tensorus_codecs.quick import quick
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -57,7 +59,7 @@ class TensorSpec:
         return self.element_count * self.dtype.element_bytes
 
 
-@dataclass(frozen=True)
+@quick
 class Checksum:
     """A checksum of canonical bytes."""
 
@@ -100,7 +102,7 @@ class Dataset:
     """Microseconds since 1970."""
 
 
-@dataclass(frozen=True)
+@quick
 class NewTensor:
     """A tensor as its writer announces it."""
 
@@ -154,7 +156,7 @@ class StorageReport:
     """Why the policy could not be followed; empty where it was."""
 
 
-@dataclass(frozen=True)
+@quick
 class Locator:
     """Where a payload lies, and what its chunk index must be."""
 
@@ -175,7 +177,7 @@ class Locator:
         return self.key.rpartition("/")[2]
 
 
-@dataclass(frozen=True)
+@quick
 class Tensor:
     """A committed tensor: everything but its bytes."""
 
@@ -237,7 +239,7 @@ class DatasetStats:
     """Which chunks got what: each encoding once, settings included; the largest stored share first."""
 
 
-@dataclass(frozen=True)
+@quick
 class Segment:
     """A run of one tensor's bytes within an insert."""
 
@@ -278,7 +280,7 @@ Part: TypeAlias = "ByteRange | SliceSet | None"
 """What of a tensor to read; None: all."""
 
 
-@dataclass(frozen=True)
+@quick
 class Read:
     """A wish to read one tensor."""
 

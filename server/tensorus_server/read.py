@@ -18,6 +18,7 @@ from tensorus_codecs.chunk_record import RAW_HEADER_BYTES, parse_record
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.pipeline import codec_ids, decode_record
+from tensorus_codecs.quick import quick
 from tensorus_server.cast import Cast
 from tensorus_server.chunk_store.abc import PayloadMissingError
 from tensorus_server.chunk_store.memory import BytesReader
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["Piece", "ReadPlan", "TensorReader"]
 
 
-@dataclass(frozen=True)
+@quick
 class Piece:
     """A run of the result's canonical bytes."""
 

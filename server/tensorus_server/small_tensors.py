@@ -17,10 +17,11 @@ import numpy as np
 from tensorus_codecs.checksum import TensorDigest, crc32c
 from tensorus_codecs.chunk_record import RAW_HEADER_BYTES
 from tensorus_codecs.pipeline import encode_chunk
+from tensorus_codecs.quick import quick
 from tensorus_codecs.summary import summarize_rows
 from tensorus_server.catalogue.abc import StoredTensor
 from tensorus_server.chunk_store.abc import new_payload_key
-from tensorus_server.inline import pack_entry, raw_header
+from tensorus_server.inline import pack_entry, raw_record
 from tensorus_server.limits import INLINE_BYTES_MAX
 from tensorus_server.model import Checksum, EncodingShare, Locator, StorageReport
 from tensorus_server.payload import ENTRY_BYTES
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from tensorus_codecs.plan import ChunkPlan
     from tensorus_codecs.summary import ValueSummary
-    from tensorus_server.model import Dataset, NewTensor, Segment
+    from tensorus_server.model import Dataset, NewTensor, Segment, TensorSpec
 
 __all__ = ["SmallTensors"]
 
@@ -41,13 +42,29 @@ _CANONICAL_BYTES_MAX = INLINE_BYTES_MAX - RAW_HEADER_BYTES - ENTRY_BYTES
 """No record is larger than that of the raw chunk: what is no larger than this is inline, whatever its encoding."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class _Kind:
+    """What tensors of one spec and one plan have in common. The next one is nearly always of the kind of the last."""
+
+    spec: TensorSpec
+    plan: ChunkPlan
+    chunk_bytes: int
+    """Whole elements, as in `TensorWriter`."""
+    header: bytes
+    """Of the record of a raw chunk; empty: chunks of the plan may be encoded."""
+    header_crc32c: int
+    """See `raw_record`."""
+    report: StorageReport
+    """Of a raw chunk."""
+
+
+@quick
 class _Small:
     """A tensor that is here, and verified."""
 
     item: int
     new: NewTensor
-    plan: ChunkPlan
+    kind: _Kind
     canonical: memoryview
     source_checksum: Checksum
     source_crc32c: int
@@ -60,6 +77,7 @@ class SmallTensors:
         """Start with none."""
         self._dataset = dataset
         self._waiting: list[_Small] = []
+        self._kind: _Kind | None = None
         self.canonical_bytes = 0
         """Of all that wait."""
 
@@ -77,50 +95,58 @@ class SmallTensors:
             canonical: stays in use until `write`.
             canonical_crc32c: its CRC32C, where that is known already.
         """
-        if not (segment.last and segment.offset == 0 and canonical.nbytes == new.spec.canonical_bytes):
+        kind = self._kind
+        if kind is None or kind.spec is not new.spec or kind.plan is not plan:
+            kind = self._kind = _kind_of(new.spec, plan)
+        canonical_bytes = canonical.nbytes
+        if not (segment.last and segment.offset == 0 and canonical_bytes == kind.spec.canonical_bytes):
             return False
-        if not 0 < canonical.nbytes <= min(_CANONICAL_BYTES_MAX, _chunk_bytes(new, plan)):
+        if not 0 < canonical_bytes <= min(_CANONICAL_BYTES_MAX, kind.chunk_bytes):
             return False
-        source = Checksum(TensorDigest.ALGORITHM, _digest(canonical))
-        if (segment.source_checksum or new.source_checksum or source) != source:
+        digest = TensorDigest.of(canonical)
+        source = segment.source_checksum or new.source_checksum or Checksum(TensorDigest.ALGORITHM, digest)
+        if source.value != digest or source.algorithm != TensorDigest.ALGORITHM:
             return False
         if canonical_crc32c is None:
             canonical_crc32c = crc32c(canonical)
-        self._waiting.append(_Small(segment.item, new, plan, canonical, source, canonical_crc32c))
-        self.canonical_bytes += canonical.nbytes
+        self._waiting.append(_Small(segment.item, new, kind, canonical, source, canonical_crc32c))
+        self.canonical_bytes += canonical_bytes
         return True
 
     def write(self) -> list[tuple[int, StoredTensor | Exception]]:
         """Encode all that wait; return what is to be committed of each item, or what was wrong with it."""
         waiting, self._waiting, self.canonical_bytes = self._waiting, [], 0
         written: list[tuple[int, StoredTensor | Exception]] = []
-        for are_raw, smalls in groupby(waiting, lambda small: _stores_raw(small.plan)):
-            if are_raw:
-                written += self._write_raw(list(smalls))
+        for kind, smalls in groupby(waiting, lambda small: small.kind):
+            if kind.header:
+                written += self._write_raw(kind, list(smalls))
             else:
                 written += map(self._write_encoded, smalls)
         return written
 
-    def _write_raw(self, smalls: Sequence[_Small]) -> Iterator[tuple[int, StoredTensor]]:
+    def _write_raw(self, kind: _Kind, smalls: Sequence[_Small]) -> Iterator[tuple[int, StoredTensor]]:
         """Yield tensors that are stored as they are: nothing but the summary of their values is to be worked out."""
-        for small, values in zip(smalls, _summaries(smalls), strict=True):
-            canonical = small.canonical
-            header = raw_header(small.new.spec.dtype, canonical.nbytes)
-            record_crc32c = crc32c(canonical, crc32c(header))
-            report = _raw_report(canonical.nbytes, small.plan.fallback_reason)
-            yield small.item, self._stored(small, (header, canonical), record_crc32c, report, values=values)
+        for small, values in zip(smalls, _summaries(kind, smalls), strict=True):
+            record, record_crc32c = (kind.header, small.canonical), small.source_crc32c ^ kind.header_crc32c
+            stored = self._stored(
+                small, record, record_crc32c, kind.report, values=values, value_checksum=small.source_checksum
+            )
+            yield small.item, stored
 
     def _write_encoded(self, small: _Small) -> tuple[int, StoredTensor | Exception]:
         """Return a tensor that is stored as its chunk is encoded."""
         try:
-            encoded = encode_chunk(small.canonical, small.new.spec.dtype, small.plan)
+            encoded = encode_chunk(small.canonical, small.new.spec.dtype, small.kind.plan)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's
             return small.item, error
-        totals = Totals(small.plan)
+        totals = Totals(small.kind.plan)
         totals.add(small.canonical.nbytes, encoded, 0)
         report, values = totals.report(ENTRY_BYTES), totals.value_summary()
+        value_checksum = small.source_checksum
+        if encoded.decoded is not None:
+            value_checksum = Checksum(TensorDigest.ALGORITHM, TensorDigest.of(encoded.decoded))
         return small.item, self._stored(
-            small, encoded.record, encoded.crc32c, report, values=values, decoded=encoded.decoded
+            small, encoded.record, encoded.crc32c, report, values=values, value_checksum=value_checksum
         )
 
     def _stored(
@@ -131,21 +157,18 @@ class SmallTensors:
         report: StorageReport,
         *,
         values: ValueSummary | None,
-        decoded: Buffer | None = None,
+        value_checksum: Checksum,
     ) -> StoredTensor:
         """Return the tensor with the payload that consists of this one record."""
-        source = value = small.source_checksum
-        if decoded is not None:
-            value = Checksum(TensorDigest.ALGORITHM, _digest(decoded))
         payload_key = new_payload_key()
         index = pack_entry(report.stored_bytes - ENTRY_BYTES, record_crc32c, payload_key)
         payload = b"".join((*record, index))
         return StoredTensor(
             dataset=self._dataset,
             new=small.new,
-            chunk_bytes=_chunk_bytes(small.new, small.plan),
-            source_checksum=source,
-            value_checksum=value,
+            chunk_bytes=small.kind.chunk_bytes,
+            source_checksum=small.source_checksum,
+            value_checksum=value_checksum,
             storage=report,
             values=values,
             locator=Locator(payload_key, 0, len(payload), len(index), crc32c(index)),
@@ -154,35 +177,34 @@ class SmallTensors:
         )
 
 
-def _chunk_bytes(new: NewTensor, plan: ChunkPlan) -> int:
-    # Chunks hold whole elements, as in `TensorWriter`.
-    return plan.chunk_bytes - plan.chunk_bytes % new.spec.dtype.element_bytes
-
-
-def _digest(data: Buffer) -> bytes:
-    digest = TensorDigest()
-    digest.update(data)
-    return digest.digest()
-
-
-def _summaries(smalls: Iterable[_Small]) -> Iterator[ValueSummary | None]:
-    """Yield the summary of each tensor's values; neighbours of one dtype and size are looked at together."""
-    for (dtype, _), found in groupby(smalls, lambda small: (small.new.spec.dtype, small.canonical.nbytes)):
-        run = [small.canonical for small in found]
-        rows = np.frombuffer(b"".join(run), dtype.component).reshape(len(run), -1)
-        # The values are the user's: overflow and NaN are handled where they can occur, and warn nobody.
-        with np.errstate(all="ignore"):
-            summaries = summarize_rows(rows, dtype)
-        for summary in summaries:
-            yield None if summary is None else summary.finish()
-
-
-def _stores_raw(plan: ChunkPlan) -> bool:
-    """Whether every chunk of the plan is stored as it is."""
-    return plan.lossy is None and not plan.chooses and not plan.lossless[0].encoding.codecs
-
-
 @lru_cache(maxsize=1024)
+def _kind_of(spec: TensorSpec, plan: ChunkPlan) -> _Kind:
+    """Return the kind, the same one for the same spec and plan: neighbours of one kind are encoded together."""
+    header, header_crc32c = b"", 0
+    if plan.stores_raw and 0 < spec.canonical_bytes <= _CANONICAL_BYTES_MAX:
+        header, header_crc32c = raw_record(spec.dtype, spec.canonical_bytes)
+    return _Kind(
+        spec,
+        plan,
+        plan.chunk_bytes - plan.chunk_bytes % spec.dtype.element_bytes,
+        header,
+        header_crc32c,
+        _raw_report(spec.canonical_bytes, plan.fallback_reason),
+    )
+
+
+def _summaries(kind: _Kind, smalls: Sequence[_Small]) -> Iterator[ValueSummary | None]:
+    """Yield the summary of each tensor's values; all are looked at together."""
+    dtype = kind.spec.dtype
+    joined = b"".join([small.canonical for small in smalls])
+    rows = np.frombuffer(joined, dtype.component).reshape(len(smalls), -1)
+    # The values are the user's: overflow and NaN are handled where they can occur, and warn nobody.
+    with np.errstate(all="ignore"):
+        summaries = summarize_rows(rows, dtype)
+    for summary in summaries:
+        yield None if summary is None else summary.finish()
+
+
 def _raw_report(canonical_bytes: int, fallback_reason: str) -> StorageReport:
     """Return what storing does to a tensor of one raw chunk: the same for all of a size."""
     record_bytes = RAW_HEADER_BYTES + canonical_bytes

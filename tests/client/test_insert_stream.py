@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from unittest.mock import patch
 
 import crc32c
 import numpy as np
@@ -216,6 +217,32 @@ def test_no_message_exceeds_a_limit_and_every_byte_arrives_in_its_place(load: Ca
         assert segments[0][0].tensor.id == wanted.id
         assert b"".join(data for _, data in segments) == b"".join(wanted.blocks(MIB))
         assert [segment.last for segment, _ in segments] == [False] * (len(segments) - 1) + [True]
+
+
+SHORT_AND_GENERAL = [
+    *(random_bits("uint8", (size,)) for size in (1, 4096, 1, MIB - 1, MIB, MIB + 1, 3)),
+    np.zeros((0, 3)),
+    np.array(5.0),
+    np.arange(60_000, dtype=">f4").reshape(200, 300).T,
+    np.arange(300_000, dtype=">f8"),
+    np.arange(3, dtype=np.int16),
+]
+"""What is sent the short way, and what is not: large, empty, or rearranged into several blocks."""
+
+
+def test_tensors_of_one_block_are_sent_as_all_others() -> None:
+    uploads = [
+        upload(array, f"{number}", metadata={"number": number} if number % 2 else {})
+        for number, array in enumerate(SHORT_AND_GENERAL)
+    ]
+    with patch.object(_insert_stream, "_only_block", lambda _: None):
+        general = items_of(sent(uploads))
+    short = items_of(sent(uploads))
+    assert short == general
+    blocks = [_insert_stream._only_block(one) for one in uploads]
+    assert [block is None for block in blocks].count(True) == 3
+    for array, block in zip(SHORT_AND_GENERAL, blocks, strict=True):
+        assert block is None or bytes(block) == canonical(array)
 
 
 def test_small_tensors_share_messages() -> None:

@@ -90,6 +90,7 @@ class TestTensorDigest:
         for piece in pieces:
             digest.update(piece)
         assert digest.digest() == xxhash.xxh3_128(b"".join(pieces), seed=0).intdigest().to_bytes(16, "big")
+        assert digest.digest() == TensorDigest.of(memoryview(b"".join(pieces)))
 
     def test_asking_does_not_end_it(self) -> None:
         digest = TensorDigest()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from support.arrays import DTYPE_NAMES, canonical, normal, random_bits
-from support.engine import Reports, announce, find, read, send
+from support.engine import Reports, announce, find, insert, read, send
 from tensorus_codecs.checksum import TensorDigest, crc32c
 from tensorus_codecs.encoding import Encoding
 from tensorus_codecs.plan import plan
@@ -116,6 +116,21 @@ def test_everything_is_stored_as_on_the_general_way(pool: CodecPool, policy: Sto
         assert repr(stored) == repr(on_the_general_way(array, policy, pool))
 
 
+def test_tensors_of_one_spec_are_stored_as_on_the_general_way(pool: CodecPool) -> None:
+    # As they come from one client: their specs are not only equal, but the same, and plans change in between.
+    arrays = [normal((32, 32), seed=seed) for seed in range(9)]
+    spec, policies = announce("t", arrays[0]).spec, [POLICIES["none"], POLICIES["none"], POLICIES["maximum"]]
+    small = SmallTensors(DATASET)
+    for item, array in enumerate(arrays):
+        new, chunk_plan = replace(announce("t", array), spec=spec), plan(policies[item % 3], spec.dtype)
+        data = canonical(array)
+        assert small.take(Segment(item, 0, len(data), True, new), new, chunk_plan, memoryview(data), crc32c(data))
+    with patch.object(small_tensors, "new_payload_key", lambda: KEY):
+        written = small.write()
+    for array, (item, stored) in zip(arrays, written, strict=True):
+        assert repr(stored) == repr(on_the_general_way(array, policies[item % 3], pool))
+
+
 def checksum_of(array: np.ndarray[Any, Any]) -> Checksum:
     digest = TensorDigest()
     digest.update(canonical(array))
@@ -194,6 +209,19 @@ class TestInAStream:
         assert [reports.tensor(item).ordinal for item in range(20)] == list(range(1, 21))
         for item in range(20):
             assert np.array_equal(read(engine, "d", f"{item}"), both[item % 2])
+
+    def test_each_follows_its_own_policy(self, engine: Engine, stream: InsertStream, reports: Reports) -> None:
+        spec = announce("t", WEIGHTS).spec
+        policies = [None, StoragePolicy("maximum"), None, None, StoragePolicy("none"), None]
+        for item, policy in enumerate(policies):
+            data = canonical(WEIGHTS)
+            new = replace(announce(f"{item}", WEIGHTS, policy=policy), spec=spec)
+            stream.receive(Segment(item, 0, len(data), True, new), memoryview(data))
+        assert stream.finish() == (6, 0)
+        for item, policy in enumerate(policies):
+            tensor = insert(engine, "d", f"alone {item}", WEIGHTS, policy=policy)
+            assert reports.tensor(item).storage == tensor.storage
+        assert reports.tensor(0).storage != reports.tensor(1).storage != reports.tensor(4).storage
 
     def test_an_abort_commits_those_that_are_here(self, engine: Engine, stream: InsertStream, reports: Reports) -> None:
         for item in range(5):

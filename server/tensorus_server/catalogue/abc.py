@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from tensorus_codecs.quick import quick
 from tensorus_server.errors import AlreadyExistsError, GenerationMismatchError
 from tensorus_server.model import Tensor
 
@@ -68,7 +69,7 @@ class Resolution(Enum):
     """It takes the place of the one that is there."""
 
 
-@dataclass(frozen=True)
+@quick
 class StoredTensor:
     """A tensor whose payload is durable, or part of the commit, and that is not visible yet."""
 

@@ -15,7 +15,7 @@ from tensorus_server.catalogue.abc import PageRequest, StoredTensor
 from tensorus_server.catalogue.sqlite import database
 from tensorus_server.catalogue.sqlite.database import Database
 from tensorus_server.catalogue.sqlite.datasets import SqliteDatasetTable
-from tensorus_server.catalogue.sqlite.rows import WRITTEN_COLUMNS, tensor_to_row
+from tensorus_server.catalogue.sqlite.rows import WRITTEN_COLUMNS, RowWriter
 from tensorus_server.model import Dataset, Schema
 
 NAMES = ("one", "two", "empty")
@@ -23,7 +23,7 @@ NAMES = ("one", "two", "empty")
 
 def insert_as_version_1(connection: apsw.Connection, stored: StoredTensor) -> None:
     """Insert a tensor as versions did that knew the first schema alone."""
-    row = dict(zip(WRITTEN_COLUMNS, tensor_to_row(stored, 0, 0, created_us=7, encodings="[]"), strict=True))
+    row = dict(zip(WRITTEN_COLUMNS, RowWriter().row(stored, 0, 0, 7), strict=True))
     del row["seq"], row["ordinal"]
     names, values = ", ".join(f'"{name}"' for name in row), ", ".join(f":{name}" for name in row)
     statement = f"INSERT INTO tensor ({names}) VALUES ({values}) ON CONFLICT (ds, id) DO NOTHING RETURNING seq"

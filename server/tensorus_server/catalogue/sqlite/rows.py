@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.checksum import crc32c
@@ -23,29 +24,48 @@ from tensorus_server.model import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tensorus_codecs.dtypes import DType
     from tensorus_server.catalogue.abc import StoredTensor
 
 __all__ = [
     "TENSOR_COLUMNS",
     "WRITTEN_COLUMNS",
+    "RowWriter",
     "dataset_from_row",
     "schema_to_json",
-    "shares_to_json",
     "spec_from_columns",
     "tensor_from_row",
-    "tensor_to_row",
     "to_json",
 ]
 
-TENSOR_COLUMNS = (
+_OWN_COLUMNS = (
     "seq",
     "id",
+    "ordinal",
+    "created_us",
+    "metadata",
+    "source_checksum",
+    "value_checksum",
+    "key",
+    "index_crc",
+    "row_crc",
+    "min",
+    "max",
+    "mean",
+    "standard_deviation",
+    "l2_norm",
+    "zero_count",
+    "nan_count",
+    "infinity_count",
+)
+"""What differs from tensor to tensor; `seq` is the generation."""
+
+_ALIKE_COLUMNS = (
     "dtype_number",
     "element_bytes",
-    "dtype",
     "shape",
-    "rank",
     "nbytes",
     "quantized_bytes",
     "stored_bytes",
@@ -55,34 +75,24 @@ TENSOR_COLUMNS = (
     "encodings",
     "fallback_reason",
     "chunk_bytes",
-    "created_us",
-    "min",
-    "max",
-    "mean",
-    "standard_deviation",
-    "l2_norm",
-    "zero_count",
-    "nan_count",
-    "infinity_count",
     "policy",
     "source_algorithm",
-    "source_checksum",
     "value_algorithm",
-    "value_checksum",
     "inline",
-    "key",
     "offset",
     "length",
     "index_length",
-    "index_crc",
-    "row_crc",
-    "metadata",
-    "ordinal",
 )
-"""In the order of `tensor_from_row`; `seq` is the generation."""
+"""What small tensors of one kind have in common."""
 
-WRITTEN_COLUMNS = (*TENSOR_COLUMNS, "ds", "source_crc")
-"""In the order of `tensor_to_row`."""
+TENSOR_COLUMNS = _OWN_COLUMNS + _ALIKE_COLUMNS
+"""In the order of `tensor_from_row`."""
+
+WRITTEN_COLUMNS = (*TENSOR_COLUMNS, "dtype", "rank", "ds", "source_crc")
+"""In the order of `RowWriter.row`."""
+
+_OWN = len(_OWN_COLUMNS)
+_SUMMARY = _OWN_COLUMNS.index("min")
 
 _NO_VALUES = (None,) * 8
 """The columns from "min" to "infinity_count" of a dtype without a summary."""
@@ -127,53 +137,81 @@ def spec_from_columns(dtype_number: int, element_bytes: int, shape: str) -> Tens
     return TensorSpec(_dtype(dtype_number, element_bytes), tuple(json.loads(shape)))
 
 
-def tensor_to_row(
-    stored: StoredTensor, generation: int, ordinal: int, *, created_us: int, encodings: str
-) -> tuple[Any, ...]:
-    """Return the columns of a new tensor, in the order of `WRITTEN_COLUMNS`.
+class RowWriter:
+    """Makes rows of new tensors. What one has in common with the one before is worked out once."""
 
-    Args:
-        encodings: of its storage report, as `shares_to_json` writes them.
-    """
-    spec, storage, values, locator = stored.new.spec, stored.storage, stored.values, stored.locator
-    policy = stored.new.policy
-    shape, inline = shape_text(spec.shape), int(stored.inline_payload is not None)
-    spec_columns = (spec.dtype.number, spec.dtype.element_bytes, shape)
+    def __init__(self) -> None:
+        """Start with none before."""
+        self._last: StoredTensor | None = None
+        self._columns: tuple[Any, ...] = ()
+        self._of_filters: tuple[str, int] = ("", 0)
+        self._texts = ("", "", "")
+
+    def row(self, stored: StoredTensor, generation: int, ordinal: int, created_us: int) -> tuple[Any, ...]:
+        """Return the columns of a new tensor, in the order of `WRITTEN_COLUMNS`."""
+        new, locator, value = stored.new, stored.locator, stored.value_checksum
+        last, self._last = self._last, stored
+        if last is None or not _are_alike(last, stored):
+            self._columns = _alike_columns(stored)
+            self._of_filters = (new.spec.dtype.name, len(new.spec.shape))
+            self._texts = _row_crc_texts(self._columns)
+        return (
+            generation,
+            new.id,
+            ordinal,
+            created_us,
+            to_json(new.metadata) if new.metadata else "{}",
+            stored.source_checksum.value,
+            value.value,
+            locator.key,
+            locator.index_crc32c,
+            _row_crc(new.id, locator.key, locator.index_crc32c, value.value, self._texts),
+            *(_NO_VALUES if stored.values is None else _summary_columns(stored.values)),
+            *self._columns,
+            *self._of_filters,
+            stored.dataset.number,
+            stored.source_crc32c,
+        )
+
+
+def _are_alike(one: StoredTensor, other: StoredTensor) -> bool:
+    """Whether `_alike_columns` returns the same of both; False where that takes longer to see than to do."""
     return (
-        generation,
-        stored.new.id,
+        one.new.spec is other.new.spec
+        and one.storage is other.storage
+        and one.new.policy is other.new.policy
+        and one.chunk_bytes == other.chunk_bytes
+        and one.source_checksum.algorithm == other.source_checksum.algorithm
+        and one.value_checksum.algorithm == other.value_checksum.algorithm
+        and (one.inline_payload is None) == (other.inline_payload is None)
+        and one.locator.offset == other.locator.offset
+        and one.locator.length == other.locator.length
+        and one.locator.index_length == other.locator.index_length
+    )
+
+
+def _alike_columns(stored: StoredTensor) -> tuple[Any, ...]:
+    spec, storage, locator, policy = stored.new.spec, stored.storage, stored.locator, stored.new.policy
+    return (
         spec.dtype.number,
         spec.dtype.element_bytes,
-        spec.dtype.name,
-        shape,
-        len(spec.shape),
+        shape_text(spec.shape),
         spec.canonical_bytes,
         storage.quantized_bytes,
         storage.stored_bytes,
         storage.relative_error,
         storage.max_absolute_error,
         int(storage.lossy),
-        encodings,
+        _shares_to_json(storage.encodings),
         storage.fallback_reason,
         stored.chunk_bytes,
-        created_us,
-        *(_NO_VALUES if values is None else _summary_columns(values)),
         None if policy is None else to_json(policy.to_json()),
         stored.source_checksum.algorithm,
-        stored.source_checksum.value,
         stored.value_checksum.algorithm,
-        stored.value_checksum.value,
-        inline,
-        locator.key,
+        int(stored.inline_payload is not None),
         locator.offset,
         locator.length,
         locator.index_length,
-        locator.index_crc32c,
-        _row_crc(stored.new.id, spec_columns, stored.chunk_bytes, locator, stored.value_checksum, inline=inline),
-        to_json(stored.new.metadata) if stored.new.metadata else "{}",
-        ordinal,
-        stored.dataset.number,
-        stored.source_crc32c,
     )
 
 
@@ -183,18 +221,11 @@ def tensor_from_row(row: tuple[Any, ...], dataset: str) -> Tensor:
     Raises:
         DataCorruptError: what locates and describes the payload is not what was written.
     """
-    # Unpacked by position, and what repeats from row to row decoded once: a Get of small tensors spends its time here.
-    generation, tensor_id, dtype_number, element_bytes, _, shape, _ = row[:7]
-    sizes, errors = row[7:10], row[10:12]
-    lossy, encodings, fallback_reason, chunk_bytes, created_us = row[12:17]
-    summary = row[17:25]
-    policy, source_algorithm, source_digest, value_algorithm, value_digest, inline = row[25:31]
-    locator = Locator(*row[31:36])
-    row_crc, metadata, ordinal, inline_payload = row[36:]
-    value_checksum = Checksum(value_algorithm, value_digest)
-    found = _row_crc(
-        tensor_id, (dtype_number, element_bytes, shape), chunk_bytes, locator, value_checksum, inline=inline
-    )
+    # Unpacked by position, and what repeats from row to row worked out once: a Get of small tensors spends its time here.
+    generation, tensor_id, ordinal, created_us, metadata, source, value, key, index_crc, row_crc = row[:_SUMMARY]
+    summary = row[_SUMMARY:_OWN]
+    alike = _alike(row[_OWN:-1])
+    found = _row_crc(tensor_id, key, index_crc, value, alike.row_crc_texts)
     if found != row_crc:
         raise DataCorruptError(
             f"CRC32C of the catalogue row is {found:#010x}, expected {row_crc:#010x}", dataset=dataset, tensor=tensor_id
@@ -204,27 +235,62 @@ def tensor_from_row(row: tuple[Any, ...], dataset: str) -> Tensor:
         id=tensor_id,
         generation=generation,
         ordinal=ordinal,
-        spec=spec_from_columns(dtype_number, element_bytes, shape),
+        spec=alike.spec,
         metadata=json.loads(metadata) if metadata != "{}" else {},
-        policy=None if policy is None else json.loads(policy),
-        chunk_bytes=chunk_bytes,
-        source_checksum=Checksum(source_algorithm, source_digest),
-        value_checksum=value_checksum,
-        storage=_storage(sizes, errors, encodings, fallback_reason, lossy=bool(lossy)),
+        policy=alike.policy,
+        chunk_bytes=alike.chunk_bytes,
+        source_checksum=Checksum(alike.source_algorithm, source),
+        value_checksum=Checksum(alike.value_algorithm, value),
+        storage=alike.storage,
         # A dtype without a summary has no count of zeros, either.
         values=None if summary[5] is None else ValueSummary(*summary),
         created_us=created_us,
-        locator=locator,
-        inline_payload=inline_payload,
+        locator=Locator(key, alike.offset, alike.length, alike.index_length, index_crc),
+        inline_payload=row[-1],
     )
 
 
+@dataclass(frozen=True)
+class _Alike:
+    """What `_ALIKE_COLUMNS` say. What needs decoding is decoded when the row's CRC has been checked."""
+
+    columns: tuple[Any, ...]
+    row_crc_texts: tuple[str, str, str]
+    chunk_bytes: int
+    source_algorithm: str
+    value_algorithm: str
+    offset: int
+    length: int
+    index_length: int
+
+    @cached_property
+    def spec(self) -> TensorSpec:
+        return spec_from_columns(*self.columns[:3])
+
+    @cached_property
+    def storage(self) -> StorageReport:
+        columns = self.columns
+        return StorageReport(
+            canonical_bytes=columns[3],
+            quantized_bytes=columns[4],
+            stored_bytes=columns[5],
+            relative_error=columns[6],
+            max_absolute_error=columns[7],
+            lossy=bool(columns[8]),
+            encodings=_shares(columns[9]),
+            fallback_reason=columns[10],
+        )
+
+    @cached_property
+    def policy(self) -> Mapping[str, Any] | None:
+        policy = self.columns[12]
+        return None if policy is None else json.loads(policy)
+
+
 @lru_cache(maxsize=1024)
-def _storage(
-    sizes: tuple[int, int, int], errors: tuple[float, float], encodings: str, fallback_reason: str, *, lossy: bool
-) -> StorageReport:
-    """Return the report; tensors of one size that are stored as they are, or as one value, have the same."""
-    return StorageReport(*sizes, *errors, lossy, _shares(encodings), fallback_reason)
+def _alike(columns: tuple[Any, ...]) -> _Alike:
+    chunk_bytes, _, source_algorithm, value_algorithm, _, *place = columns[11:]
+    return _Alike(columns, _row_crc_texts(columns), chunk_bytes, source_algorithm, value_algorithm, *place)
 
 
 @lru_cache(maxsize=1024)
@@ -235,7 +301,7 @@ def _shares(encodings: str) -> tuple[EncodingShare, ...]:
     )
 
 
-def shares_to_json(shares: tuple[EncodingShare, ...]) -> str:
+def _shares_to_json(shares: tuple[EncodingShare, ...]) -> str:
     """Return what encodings there are: [[encoding, chunks, canonical bytes, stored bytes], ...]."""
     return to_json(
         [[list(share.encoding), share.chunks, share.canonical_bytes, share.stored_bytes] for share in shares]
@@ -259,20 +325,23 @@ def _dtype(number: int, element_bytes: int) -> DType:
     return dtype_by_number(number) or opaque_dtype(number, 8 * element_bytes)
 
 
-def _row_crc(
-    tensor_id: str,
-    spec_columns: tuple[int, int, str],
-    chunk_bytes: int,
-    locator: Locator,
-    value_checksum: Checksum,
-    *,
-    inline: int,
-) -> int:
-    """Return the CRC32C over what reading the payload relies on: its columns as text, with a NUL between them."""
-    dtype_number, element_bytes, shape = spec_columns
-    text = (
-        f"{tensor_id}\0{dtype_number}\0{element_bytes}\0{shape}\0{chunk_bytes}\0{inline}\0"
-        f"{locator.key}\0{locator.offset}\0{locator.length}\0{locator.index_length}\0{locator.index_crc32c}\0"
-        f"{value_checksum.algorithm}\0{value_checksum.value.hex()}"
+def _row_crc_texts(columns: tuple[Any, ...]) -> tuple[str, str, str]:
+    """Return what `_row_crc` takes of `_ALIKE_COLUMNS`: what follows the id, the key, and the index's CRC32C."""
+    dtype_number, element_bytes, shape = columns[:3]
+    chunk_bytes, _, _, value_algorithm, inline, offset, length, index_length = columns[11:]
+    return (
+        f"\0{dtype_number}\0{element_bytes}\0{shape}\0{chunk_bytes}\0{inline}\0",
+        f"\0{offset}\0{length}\0{index_length}\0",
+        f"\0{value_algorithm}\0",
     )
+
+
+def _row_crc(tensor_id: str, key: str, index_crc: int, value_checksum: bytes, texts: tuple[str, str, str]) -> int:
+    """Return the CRC32C over what reading the payload relies on: its columns as text, with a NUL between them.
+
+    id, dtype_number, element_bytes, shape, chunk_bytes, inline, key, offset, length, index_length, index_crc,
+    value_algorithm, and value_checksum as hex digits.
+    """
+    after_id, after_key, after_index_crc = texts
+    text = f"{tensor_id}{after_id}{key}{after_key}{index_crc}{after_index_crc}{value_checksum.hex()}"
     return crc32c(text.encode())

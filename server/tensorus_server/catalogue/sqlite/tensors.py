@@ -13,9 +13,8 @@ from tensorus_server.catalogue.sqlite.filter_sql import DIMENSION_KEY, compile_f
 from tensorus_server.catalogue.sqlite.rows import (
     TENSOR_COLUMNS,
     WRITTEN_COLUMNS,
-    shares_to_json,
+    RowWriter,
     tensor_from_row,
-    tensor_to_row,
     to_json,
 )
 from tensorus_server.catalogue.sqlite.uploads import complete_upload
@@ -266,16 +265,10 @@ def _existing(connection: apsw.Connection, stored: StoredTensor) -> tuple[Tensor
 def _insert(connection: apsw.Connection, tensors: Sequence[tuple[StoredTensor, Tensor]]) -> None:
     """Insert tensors whose ids are free, with their inline payloads and attributes."""
     rows, payloads, attributes = [], [], []
-    shares, encodings = None, ""
+    writer = RowWriter()
     for stored, tensor in tensors:
         generation, new = tensor.generation, stored.new
-        if shares is not stored.storage.encodings:
-            # Small tensors that come together often share one.
-            shares = stored.storage.encodings
-            encodings = shares_to_json(shares)
-        rows.append(
-            tensor_to_row(stored, generation, tensor.ordinal, created_us=tensor.created_us, encodings=encodings)
-        )
+        rows.append(writer.row(stored, generation, tensor.ordinal, tensor.created_us))
         if stored.inline_payload is not None:
             payloads.append((generation, stored.inline_payload))
         attributes += _attributes(stored.dataset.number, generation, new.metadata, new.spec.shape)
