@@ -18,8 +18,10 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
-_MAP_ABOVE_BYTES = 4 * 1024 * 1024
-"""Above every message; large arrays are still mapped, and given back when they are freed."""
+_MAP_ABOVE_BYTES = 32 * 1024 * 1024
+"""Above every message, and above arrays that are read one after the other and dropped: with 4 MiB, which is enough for the
+messages, a Get of 4 MiB takes 30 % more processor time, of 16 MiB 20 % (measured). It is the most that glibc takes, and what it
+comes to by itself where such blocks are freed. Larger arrays are mapped, and given back when they are freed."""
 
 _KEEP_BYTES = 32 * 1024 * 1024
 

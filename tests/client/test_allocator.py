@@ -44,7 +44,7 @@ def tune_afresh(**settings: Any) -> bool:
 
 def test_messages_stay_on_the_heap_and_free_memory_with_the_process(library: Library) -> None:
     assert tune_afresh()
-    assert library.settings == {M_MMAP_THRESHOLD: 4 * MIB, M_TRIM_THRESHOLD: 32 * MIB}
+    assert library.settings == {M_MMAP_THRESHOLD: 32 * MIB, M_TRIM_THRESHOLD: 32 * MIB}
 
 
 def test_a_server_asks_for_few_heaps(library: Library) -> None:
