@@ -40,24 +40,26 @@ def arrivals(response: pb.GetResponse | pb.QueryResponse, payload: memoryview) -
         # Statuses stand apart from segments, and both are in the order of their items.
         while failed and failed[0].item < item:
             yield failed.popleft()
-        if segment.HasField("tensor"):
-            info = tensor_from(segment.tensor)
-            if segment.HasField("part"):
-                yield Began(item, info, tuple(segment.part.shape), dtype_from(segment.part))
-            else:
-                yield Began(item, info, info.shape)
         data = payload[position : position + payload_length]
         position += payload_length
-        if decoded_length == 0:
-            continue
-        if segment.HasField("crc32c"):
+        if decoded_length and segment.HasField("crc32c"):
             found, expected = crc32c.crc32c(data), segment.crc32c
             if found != expected:
                 raise ChecksumMismatchError(
                     f"CRC32C of the bytes at offset {segment.offset} is {found:#010x}, expected {expected:#010x}",
                     reason="CHECKSUM_MISMATCH",
                 )
-        yield Bytes(item, segment.offset, data, segment.encoding != 0, decoded_length)
+        if segment.HasField("tensor"):
+            info = tensor_from(segment.tensor)
+            if segment.HasField("part"):
+                yield Began(item, info, tuple(segment.part.shape), dtype_from(segment.part))
+            elif segment.last and decoded_length and not (segment.encoding or segment.offset):
+                yield Began(item, info, info.shape, data=data)
+                continue
+            else:
+                yield Began(item, info, info.shape)
+        if decoded_length:
+            yield Bytes(item, segment.offset, data, segment.encoding != 0, decoded_length)
     yield from failed
 
 
@@ -121,6 +123,7 @@ class GetPlace:
             # The first stream of a Get numbers its items as the Get does.
             arrival = replace(local, item=local.item + self._first) if self._first else local
             goes_on = self._offset > 0 and arrival.item == self._first
+            whole = False
             if isinstance(arrival, Began):
                 if goes_on:
                     # Its reader has heard of it.
@@ -128,13 +131,14 @@ class GetPlace:
                 if arrival.item == self._restarts:
                     arrival = replace(arrival, restarts=True)
                 self._begun, self._generation, self._restarts = arrival.item, arrival.info.generation, -1
-                self._item = _Item(arrival, with_data=self._with_data)
+                whole = arrival.data is not None
+                self._item = None if whole else _Item(arrival, with_data=self._with_data)
             elif isinstance(arrival, Bytes):
                 if goes_on:
                     arrival = replace(arrival, offset=arrival.offset + self._offset)
                 if self._item is not None:
                     self._item.take(arrival)
-            if isinstance(arrival, Failed) or (self._item is not None and self._item.is_complete):
+            if whole or isinstance(arrival, Failed) or (self._item is not None and self._item.is_complete):
                 self._item, self._next = None, arrival.item + 1
             yield arrival
 
@@ -184,13 +188,15 @@ class QueryPlace:
             arrival = replace(local, item=local.item + self._first) if self._first else local
             if arrival.item < self._new:
                 continue
+            whole = False
             if isinstance(arrival, Began):
                 if arrival.item == self._restarts:
                     arrival = replace(arrival, restarts=True)
                 self._begun, self._restarts = arrival.item, -1
-                self._item = _Item(arrival, with_data=self._with_data)
+                whole = arrival.data is not None
+                self._item = None if whole else _Item(arrival, with_data=self._with_data)
             elif isinstance(arrival, Bytes) and self._item is not None:
                 self._item.take(arrival)
-            if isinstance(arrival, Failed) or (self._item is not None and self._item.is_complete):
+            if whole or isinstance(arrival, Failed) or (self._item is not None and self._item.is_complete):
                 self._item, self._complete = None, arrival.item + 1
             yield arrival

@@ -86,6 +86,8 @@ class Began:
     """Of what arrives, where that is another part than the whole; None: the tensor's."""
     restarts: bool = False
     """Whether it had begun to arrive before, and does so again from its start."""
+    data: memoryview | None = None
+    """All of its canonical bytes, where they came with it, as those of small tensors do: then no `Bytes` follow."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tensorus._arrays import empty_canonical
+from tensorus._arrays import canonical_array, empty_canonical
 from tensorus._backend import Began, Failed
 from tensorus._decode import decode_record_into
 from tensorus._forks import watch
@@ -91,7 +91,14 @@ class Assembly:
         if isinstance(arrival, Began):
             if not (target is not None and arrival.restarts and target.item == arrival.item):
                 self.end()
+            if arrival.data is not None and self._on_progress is None:
+                whole = _whole(arrival, arrival.data)
+                if whole is not None:
+                    self._target = None
+                    return arrival.info, whole
             target = self._target = _Target(arrival, self._on_progress)
+            if arrival.data is not None:
+                target.write(0, arrival.data)
         elif target is None or target.item != arrival.item:
             raise DataCorruptError("bytes arrived for a tensor that had not begun", reason="DATA_CORRUPT")
         elif arrival.encoded:
@@ -107,6 +114,14 @@ class Assembly:
         """Refuse that a tensor ends before all of it is here."""
         if self._target is not None:
             raise self._target.missing()
+
+
+def _whole(began: Began, data: memoryview) -> AnyArray | None:
+    """Return the array of a tensor that came at once; None where its bytes are not as many as they must be."""
+    try:
+        return canonical_array(began.dtype or began.info.dtype, began.shape, data)
+    except ValueError:
+        return None
 
 
 class _Target:

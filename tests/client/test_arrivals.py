@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import crc32c
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorus._arrivals import GetPlace
+from tensorus._arrivals import GetPlace, arrivals
 from tensorus._backend import Arrival, Began, Bytes, Failed
-from tensorus.errors import GenerationMismatchError, TensorNotFoundError, TensorusError
+from tensorus.errors import ChecksumMismatchError, GenerationMismatchError, TensorNotFoundError, TensorusError
 from tensorus.types import TensorInfo
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
@@ -81,9 +83,18 @@ def answers(server: Server, reads: Sequence[pb.TensorRead], *, with_data: bool =
             start = read.bytes.offset
             # A part by bytes is uint8.
             shape = (len(data) - start,)
-        yield Began(item, info_of(read.id, stored), shape)
+        began = Began(item, info_of(read.id, stored), shape)
+        if with_data and is_whole(stored) and not (read.HasField("slices") or read.HasField("bytes")):
+            yield replace(began, data=memoryview(data))
+            continue
+        yield began
         if with_data:
             yield from pieces(item, stored, data, start)
+
+
+def is_whole(stored: Stored) -> bool:
+    """Whether the tensor comes with its header: it is of one chunk, and nothing is wrong with it."""
+    return 0 < 2 * stored.length <= CHUNK and stored.fails_after is None
 
 
 def pieces(item: int, stored: Stored, data: bytes, start: int) -> Iterator[Arrival]:
@@ -150,7 +161,8 @@ def _plain(arrival: Arrival) -> tuple[Any, ...]:
     if isinstance(arrival, Failed):
         return arrival.item, arrival.error.reason
     if isinstance(arrival, Began):
-        return arrival.item, arrival.info.id, arrival.info.generation, arrival.shape, arrival.restarts
+        data = None if arrival.data is None else bytes(arrival.data)
+        return arrival.item, arrival.info.id, arrival.info.generation, arrival.shape, arrival.restarts, data
     return arrival.item, arrival.offset, bytes(arrival.data), arrival.encoded, arrival.decoded_length
 
 
@@ -261,9 +273,56 @@ def test_a_slice_is_read_anew_in_its_generation() -> None:
 def test_what_has_its_end_is_not_asked_for_again() -> None:
     place = GetPlace(whole("a", "none", "empty", "b"), with_data=True)
     server = {"a": Stored(7, 3), "empty": Stored(8, 0), "b": Stored(9, 3)}
-    arrived = [arrival for _, arrival in zip(range(4), answers(server, place.remaining()), strict=False)]
+    arrived = [arrival for _, arrival in zip(range(3), answers(server, place.remaining()), strict=False)]
     list(place.passed(arrived))
     assert not place.is_complete
     assert list(place.remaining()) == whole("b")
     list(place.passed(answers(server, place.remaining())))
     assert place.is_complete
+
+
+# ---- What one answer brings ---------------------------------------------------------------------------------------------
+
+FOUR_BYTES = b"abcd"
+
+
+def answer(**fields: Any) -> pb.GetResponse:
+    """Return an answer with the header of a tensor of two int16 and all of its bytes; other `fields` of the segment win."""
+    spec = pb.TensorSpec(dtype=pb.DATA_TYPE_INT16, element_bits=16, shape=[2])
+    tensor = pb.Tensor(dataset="d", id="t", spec=spec, generation=1)
+    segment = {"tensor": tensor, "payload_length": 4, "decoded_length": 4, "last": True, **fields}
+    return pb.GetResponse(segments=[pb.Segment(**segment)])
+
+
+def test_a_tensor_whose_bytes_come_with_its_header_is_one_arrival() -> None:
+    (began,) = arrivals(answer(crc32c=crc32c.crc32c(FOUR_BYTES)), memoryview(FOUR_BYTES))
+    assert isinstance(began, Began)
+    assert (began.info.id, began.shape, began.data) == ("t", (2,), FOUR_BYTES)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"last": False},
+        {"encoding": 1},
+        {"offset": 4},
+        {"part": pb.TensorSpec(dtype=pb.DATA_TYPE_UINT8, element_bits=8, shape=[4])},
+    ],
+    ids=["more follows", "a record", "not the beginning", "a part"],
+)
+def test_anything_else_is_a_header_and_bytes(fields: dict[str, Any]) -> None:
+    began, found = arrivals(answer(**fields), memoryview(FOUR_BYTES))
+    assert isinstance(began, Began)
+    assert began.data is None
+    assert found == Bytes(0, fields.get("offset", 0), memoryview(FOUR_BYTES), "encoding" in fields, 4)
+
+
+def test_a_header_alone_brings_no_bytes() -> None:
+    (began,) = arrivals(answer(payload_length=0, decoded_length=0), memoryview(b""))
+    assert isinstance(began, Began)
+    assert began.data is None
+
+
+def test_damaged_bytes_do_not_arrive() -> None:
+    with pytest.raises(ChecksumMismatchError):
+        list(arrivals(answer(crc32c=1), memoryview(FOUR_BYTES)))

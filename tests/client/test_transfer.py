@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,11 @@ def began(array: np.ndarray[Any, Any], item: int = 0, tensor_id: str = "t") -> B
     return Began(item, info_of(array, tensor_id), array.shape)
 
 
+def at_once(array: np.ndarray[Any, Any], item: int = 0) -> Began:
+    """Return the array with all of its bytes."""
+    return replace(began(array, item), data=memoryview(canonical(array)))
+
+
 def raw(data: bytes, offset: int = 0, item: int = 0) -> Bytes:
     return Bytes(item, offset, memoryview(data), encoded=False, decoded_length=len(data))
 
@@ -117,6 +123,30 @@ def test_bytes_become_the_array_they_are_of(assembler: Assembler, dtype: str) ->
         array = random_bits(dtype, shape)
         (found,) = assembled(assembler, began(array), *pieces(array))
         assert_same_bits(found, array)
+
+
+@pytest.mark.parametrize("dtype", DTYPE_NAMES)
+def test_bytes_that_come_with_the_header_become_the_same_array(assembler: Assembler, dtype: str) -> None:
+    shapes: list[tuple[int, ...]] = [(), (5,), (50, 60)]
+    for shape in shapes:
+        array = random_bits(dtype, shape)
+        (found,) = assembled(assembler, at_once(array))
+        assert_same_bits(found, array)
+        assert found.flags.owndata
+        assert found.flags.writeable
+
+
+@pytest.mark.parametrize("data", [b"abc", b"abcde", b""], ids=["short", "long", "empty"])
+def test_bytes_that_come_with_the_header_must_be_all(assembler: Assembler, data: bytes) -> None:
+    arrivals = [replace(began(FOUR), data=memoryview(data)), at_once(FOUR, item=1)]
+    with pytest.raises(DataCorruptError, match="bytes"):
+        assembled(assembler, *arrivals)
+
+
+def test_a_tensor_may_begin_again_at_once(assembler: Assembler) -> None:
+    first, again = began(FOUR), replace(at_once(FOUR), restarts=True)
+    (found,) = assembled(assembler, first, raw(b"x"), again)
+    assert_same_bits(found, FOUR)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -316,6 +346,12 @@ def test_progress_counts_canonical_bytes_up_to_all_of_them(
     reported: list[Progress] = []
     list(assembler.assemble(iter([began(array), *make(array)]), reported.append))
     assert reported == [Progress("t", CHUNK_BYTES * count, array.nbytes) for count in range(1, 11)]
+
+
+def test_progress_of_bytes_that_come_with_the_header_is_all_of_them(assembler: Assembler) -> None:
+    reported: list[Progress] = []
+    list(assembler.assemble(iter([at_once(FOUR)]), reported.append))
+    assert reported == [Progress("t", 4, 4)]
 
 
 def test_progress_of_a_part_counts_the_part(assembler: Assembler) -> None:
