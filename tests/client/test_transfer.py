@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -102,9 +103,17 @@ def plainly_decoded(array: np.ndarray[Any, Any], preset: str) -> bytes:
     return b"".join(bytes(decode_chunk(piece.data)) for piece in records(array, preset))
 
 
+@pytest.fixture(params=[2, 0], ids=["on threads", "by who takes"])
+def assembler(request: pytest.FixtureRequest) -> Iterator[Assembler]:
+    made = Assembler(request.param)
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def assembler() -> Iterator[Assembler]:
-    made = Assembler()
+def threaded() -> Iterator[Assembler]:
+    """An assembler that decodes on threads."""
+    made = Assembler(2)
     yield made
     made.close()
 
@@ -150,7 +159,7 @@ def test_a_tensor_may_begin_again_at_once(assembler: Assembler) -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_records_decode_on_threads_as_they_decode_plainly(assembler: Assembler, preset: str) -> None:
+def test_records_decode_as_they_decode_plainly(assembler: Assembler, preset: str) -> None:
     array = normal((60, 1000))
     (found,) = assembled(assembler, began(array), *records(array, preset))
     assert found.tobytes() == plainly_decoded(array, preset)
@@ -160,9 +169,13 @@ MIXED = normal((11, 1000))
 PLAIN, ENCODED = pieces(MIXED), records(MIXED, "lossless")
 
 
-@given(order=st.permutations(range(len(PLAIN))), encoded=st.lists(st.booleans(), min_size=11, max_size=11))
-def test_the_order_of_the_pieces_does_not_matter(order: list[int], encoded: list[bool]) -> None:
-    assembler = Assembler()
+@given(
+    order=st.permutations(range(len(PLAIN))),
+    encoded=st.lists(st.booleans(), min_size=11, max_size=11),
+    threads=st.integers(0, 2),
+)
+def test_the_order_of_the_pieces_does_not_matter(order: list[int], encoded: list[bool], threads: int) -> None:
+    assembler = Assembler(threads)
     try:
         (found,) = assembled(assembler, began(MIXED), *(ENCODED[at] if encoded[at] else PLAIN[at] for at in order))
     finally:
@@ -392,26 +405,28 @@ class LazyPool:
         pass
 
 
-def test_only_a_few_records_are_in_memory_at_a_time(assembler: Assembler) -> None:
+def test_only_a_few_records_are_in_memory_at_a_time(threaded: Assembler) -> None:
     pool = LazyPool()
-    assembler._pool = pool  # type: ignore[assignment]
+    threaded._pool = pool  # type: ignore[assignment]
     array = normal((50, 1000))
-    (found,) = assembled(assembler, began(array), *records(array, "lossless"))
+    (found,) = assembled(threaded, began(array), *records(array, "lossless"))
     assert_same_bits(found, array)
     assert pool.waiting_max == _transfer._DECODES_MAX == 4
     assert pool.waiting == 0
 
 
-def test_bytes_as_they_are_need_no_threads(assembler: Assembler) -> None:
+def test_bytes_as_they_are_need_no_threads(threaded: Assembler) -> None:
     array = normal((50, 1000))
-    assembled(assembler, began(array), *pieces(array))
-    assert not assembler._pool._threads
+    assembled(threaded, began(array), *pieces(array))
+    assert threaded._pool is not None
+    assert not threaded._pool._threads
 
 
 def test_threads_end_with_the_assembler() -> None:
-    assembler = Assembler()
+    assembler = Assembler(2)
     array = normal((50, 1000))
     assembled(assembler, began(array), *records(array, "lossless"))
+    assert assembler._pool is not None
     threads = list(assembler._pool._threads)
     assert threads
     assembler.close()
@@ -420,15 +435,24 @@ def test_threads_end_with_the_assembler() -> None:
 
 
 def test_an_assembler_without_threads_can_be_closed() -> None:
-    Assembler().close()
+    Assembler(2).close()
+    Assembler(0).close()
 
 
-def test_a_record_that_arrives_after_the_end_of_the_threads_is_an_error_of_ours(assembler: Assembler) -> None:
+@pytest.mark.parametrize(("processors", "threads"), [(None, 0), (1, 0), (2, 0), (3, 1), (16, 14)])
+def test_two_processors_have_enough_to_do(
+    monkeypatch: pytest.MonkeyPatch, processors: int | None, threads: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    assert Assembler()._threads == threads
+
+
+def test_a_record_that_arrives_after_the_end_of_the_threads_is_an_error_of_ours(threaded: Assembler) -> None:
     array = normal((50, 1000))
-    assembled(assembler, began(array), *records(array, "lossless"))
-    assembler.close()
+    assembled(threaded, began(array), *records(array, "lossless"))
+    threaded.close()
     with pytest.raises(UnavailableError, match="closed"):
-        assembled(assembler, began(array), *records(array, "lossless"))
+        assembled(threaded, began(array), *records(array, "lossless"))
 
 
 # ---- Codecs -------------------------------------------------------------------------------------------------------------
