@@ -170,10 +170,13 @@ class FaultProxy:
             connection.end(reset=reset)
 
     async def _run(self) -> None:
-        self._stopping = asyncio.Event()
+        self._stopping = stopping = asyncio.Event()
         tasks: set[asyncio.Task[None]] = set()
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if stopping.is_set():
+                writer.transport.abort()
+                return
             task = asyncio.ensure_future(self._serve(reader, writer))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
@@ -181,12 +184,15 @@ class FaultProxy:
         server = await asyncio.start_server(accept, "127.0.0.1", 0, limit=_BLOCK_BYTES)
         self.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         self._ready.set()
-        await self._stopping.wait()
+        await stopping.wait()
         server.close()
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await server.wait_closed()
+        # What was being accepted when the server closed is only now told apart, and then takes a turn to be gone.
+        for _ in range(3):
+            await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection(writer, list(self.faults(self.connections)))
