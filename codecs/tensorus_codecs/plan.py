@@ -62,7 +62,7 @@ class ChunkPlan:
     aims: bool
     """Whether `lossy` is made as coarse as the contract allows."""
     chunk_bytes: int
-    """Canonical bytes per chunk."""
+    """Canonical bytes per chunk: whole elements, also of a dtype that is unknown here and, say, 3 bytes wide."""
     fallback_reason: str = ""
     """Why this is not what the policy names; empty where it is."""
     choice: Choice | None = None
@@ -98,13 +98,14 @@ def plan(policy: StoragePolicy, dtype: DType) -> ChunkPlan:
         aims = preset.aims
         if aims and contract.is_empty:
             lossy = None
+    chunk_bytes = policy.chunk_bytes or CHUNK_BYTES_DEFAULT
     return ChunkPlan(
         lossy=lossy,
         contract=contract,
         lossless=lossless,
         chooses=chooses,
         aims=aims,
-        chunk_bytes=policy.chunk_bytes or CHUNK_BYTES_DEFAULT,
+        chunk_bytes=chunk_bytes - chunk_bytes % dtype.element_bytes,
         fallback_reason="; ".join(dict.fromkeys(reasons)),
     )
 

@@ -132,8 +132,7 @@ class _Trial:
         self._policy = policy
         self._dtype = spec.dtype
         self._plan = plan(policy, spec.dtype)
-        # Whole elements, as in `TensorWriter`.
-        chunk_bytes = self._plan.chunk_bytes - self._plan.chunk_bytes % spec.dtype.element_bytes
+        chunk_bytes = self._plan.chunk_bytes
         self._chunks = [sample[start : start + chunk_bytes] for start in range(0, sample.nbytes, chunk_bytes)]
         self._sample_bytes = sample.nbytes
         self._between_chunks = between_chunks

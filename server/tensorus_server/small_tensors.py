@@ -48,8 +48,6 @@ class _Kind:
 
     spec: TensorSpec
     plan: ChunkPlan
-    chunk_bytes: int
-    """Whole elements, as in `TensorWriter`."""
     header: bytes
     """Of the record of a raw chunk; empty: chunks of the plan may be encoded."""
     header_crc32c: int
@@ -101,7 +99,7 @@ class SmallTensors:
         canonical_bytes = canonical.nbytes
         if not (segment.last and segment.offset == 0 and canonical_bytes == kind.spec.canonical_bytes):
             return False
-        if not 0 < canonical_bytes <= min(_CANONICAL_BYTES_MAX, kind.chunk_bytes):
+        if not 0 < canonical_bytes <= min(_CANONICAL_BYTES_MAX, plan.chunk_bytes):
             return False
         digest = TensorDigest.of(canonical)
         source = segment.source_checksum or new.source_checksum or Checksum(TensorDigest.ALGORITHM, digest)
@@ -166,7 +164,7 @@ class SmallTensors:
         return StoredTensor(
             dataset=self._dataset,
             new=small.new,
-            chunk_bytes=small.kind.chunk_bytes,
+            chunk_bytes=small.kind.plan.chunk_bytes,
             source_checksum=small.source_checksum,
             value_checksum=value_checksum,
             storage=report,
@@ -186,7 +184,6 @@ def _kind_of(spec: TensorSpec, plan: ChunkPlan) -> _Kind:
     return _Kind(
         spec,
         plan,
-        plan.chunk_bytes - plan.chunk_bytes % spec.dtype.element_bytes,
         header,
         header_crc32c,
         _raw_report(spec.canonical_bytes, plan.fallback_reason),

@@ -86,8 +86,7 @@ class TensorWriter:
         # The same with what suits the chunks that come now.
         self._narrowed = plan
         self._begun_chunks = 0
-        # Chunks hold whole elements, and those of a dtype that is unknown here may be, say, 3 bytes wide.
-        self._chunk_bytes = plan.chunk_bytes - plan.chunk_bytes % new.spec.dtype.element_bytes
+        self._chunk_bytes = plan.chunk_bytes
         self._pool = pool
         self._marker = marker if marker is not None and new.spec.canonical_bytes > RESUMABLE_BYTES_MIN else None
         self._payload_key = new_payload_key()
