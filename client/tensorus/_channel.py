@@ -21,7 +21,7 @@ __all__ = ["LazyChannel", "begun", "require_fork_support"]
 T = TypeVar("T")
 
 _SYNCHRONOUS: tuple[tuple[str, int], ...] = (
-    # Whoever reads a stream receives it, too, without a thread of gRPC's in between: a get takes two thirds of the time.
+    # Whoever reads a stream receives it, too, without a thread of gRPC's in between: a sixth less processor time for a get.
     (ChannelOptions.SingleThreadedUnaryStream, 1),
 )
 
