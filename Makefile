@@ -1,5 +1,6 @@
 # make demo     see it work: a server, a real model's weights, every preset
-# make test     run the tests
+# make test     run the tests, on all processors
+# make test-long  what takes minutes, or root: power cuts, gigabytes through restarts, thousands of examples
 # make check    what CI runs beside the tests: format, lint, types, layers, contract
 # make bench    measure, with Arrow Flight beside it
 # make format   format the code
@@ -12,14 +13,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PROTOS_VENV := .venv-protos
+# One process of tests for each processor; a worker that is done takes tests from the others. ARGS=-n0 has one process alone.
+PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test check bench format protos protos-check golden clean
+.PHONY: demo test test-long check bench format protos protos-check golden clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo.py $(FILE)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+
+test-long: $(VENV)/.dev
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m 'long or hypothesis' --timeout 3600 $(PARALLEL) $(ARGS)
 
 check: $(VENV)/.dev protos-check
 	$(BIN)/ruff format --check .

@@ -1,16 +1,15 @@
 """A server that goes away and comes back while one large tensor goes in: it arrives exact, once, and little is sent twice.
 
 The server is a process of its own, killed, or told to stop, at places that the client's progress chooses; another one
-takes its port and its store. What the client sends is counted by a proxy before the port. TENSORUS_LONG=1 sends 2 GiB and kills
-ten times.
+takes its port and its store. What the client sends is counted by a proxy before the port. The long form sends 2 GiB and ends
+the server ten times.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,21 +27,25 @@ from tensorus.types import Progress
 _log = logging.getLogger(__name__)
 """For figures: `--log-cli-level=INFO` shows them."""
 
-LONG = os.environ.get("TENSORUS_LONG") == "1"
-SIZE = 2048 * MIB if LONG else 200 * MIB
-ENDS = 10 if LONG else 3
+pytestmark = pytest.mark.crash
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(900 if LONG else 120)]
+FORMS = [
+    pytest.param(200 * MIB, 3, id="200 MiB"),
+    pytest.param(2048 * MIB, 10, id="2 GiB", marks=[pytest.mark.long, pytest.mark.timeout(900)]),
+]
+"""Bytes of the tensor, and how often its server ends."""
 
 
 class Restarts:
     """A server that is ended whenever the client has come a certain way, and started again meanwhile."""
 
-    def __init__(self, folder: Path, pool: ThreadPoolExecutor, how: Literal["SIGKILL", "SIGTERM"]) -> None:
+    def __init__(
+        self, folder: Path, pool: ThreadPoolExecutor, how: Literal["SIGKILL", "SIGTERM"], places: Sequence[int]
+    ) -> None:
         self._folder = folder
         self._pool = pool
         self._how = how
-        self._places = [SIZE * number // (ENDS + 1) for number in range(1, ENDS + 1)]
+        self._places = list(places)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
@@ -76,9 +79,9 @@ class Restarts:
 
 
 @contextmanager
-def restarting(folder: Path, how: Literal["SIGKILL", "SIGTERM"]) -> Iterator[Restarts]:
+def restarting(folder: Path, how: Literal["SIGKILL", "SIGTERM"], places: Sequence[int]) -> Iterator[Restarts]:
     with ThreadPoolExecutor(1) as pool:
-        restarts = Restarts(folder, pool, how)
+        restarts = Restarts(folder, pool, how, places)
         try:
             yield restarts
         finally:
@@ -86,11 +89,14 @@ def restarting(folder: Path, how: Literal["SIGKILL", "SIGTERM"]) -> Iterator[Res
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
-def test_a_large_tensor_outlives_its_servers(tmp_path: Path, how: Literal["SIGKILL", "SIGTERM"]) -> None:
-    tensor = random_bits("uint8", (SIZE,), seed=SIZE)
+@pytest.mark.parametrize(("size", "ends"), FORMS)
+def test_a_large_tensor_outlives_its_servers(
+    tmp_path: Path, how: Literal["SIGKILL", "SIGTERM"], size: int, ends: int
+) -> None:
+    tensor = random_bits("uint8", (size,), seed=size)
     folder = tmp_path / "store"
     with (
-        restarting(folder, how) as restarts,
+        restarting(folder, how, [size * number // (ends + 1) for number in range(1, ends + 1)]) as restarts,
         FaultProxy(restarts.running.address) as proxy,
         tensorus.connect(proxy.address, tune_allocator=False, retry_timeout_s=RETRY_S) as client,
     ):
@@ -98,20 +104,20 @@ def test_a_large_tensor_outlives_its_servers(tmp_path: Path, how: Literal["SIGKI
         before = proxy.upward_bytes
         info = client.insert("d", tensor, id="t", on_progress=restarts.on_progress)
         sent = proxy.upward_bytes - before
-        twice = sent - SIZE
+        twice = sent - size
         _log.info(
             "%s: %.1f MiB were sent for %d MiB, %.1f MiB twice for each of %d ends, %d interruptions",
             how,
             sent / MIB,
-            SIZE // MIB,
-            twice / MIB / ENDS,
-            ENDS,
+            size // MIB,
+            twice / MIB / ends,
+            ends,
             restarts.interruptions,
         )
         assert restarts.is_over
-        assert restarts.interruptions >= ENDS
+        assert restarts.interruptions >= ends
         framing = sent * FRAMING_SHARE + proxy.connections * FRAMING_BYTES
-        assert twice <= ENDS * SENT_TWICE_MAX + framing
+        assert twice <= ends * SENT_TWICE_MAX + framing
         assert [found.generation for found in client.list("d")] == [info.generation]
         assert_same_bits(client.get("d", "t", as_="numpy"), tensor)
     assert [path.stat().st_size for path in (folder / "chunks").rglob("*") if path.is_file()] == [info.stored_bytes]

@@ -1,9 +1,8 @@
-"""Everything at once through a bad network: TENSORUS_LONG=1 does it for longer."""
+"""Everything at once through a bad network."""
 
 from __future__ import annotations
 
 import logging
-import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,8 +19,6 @@ from tensorus_server.server import Server
 
 _log = logging.getLogger(__name__)
 
-LONG = os.environ.get("TENSORUS_LONG") == "1"
-OPERATIONS = 2_000 if LONG else 300
 WORKERS = 4
 
 
@@ -85,18 +82,18 @@ class Worker:
 
 
 @pytest.mark.usefixtures("small_limits")
-@pytest.mark.timeout(1800 if LONG else 120)
+@pytest.mark.parametrize("operations", [300, pytest.param(2_000, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
 def test_hundreds_of_transfers_through_a_bad_network_are_all_exact(
-    fresh_server: Server, proxy: FaultProxy, direct: tensorus.Client
+    fresh_server: Server, proxy: FaultProxy, direct: tensorus.Client, operations: int
 ) -> None:
     proxy.faults = random_faults(13, mean_bytes=2 * MIB, pause_s=0.02)
-    workers = [Worker(number, proxy, OPERATIONS // WORKERS) for number in range(WORKERS)]
+    workers = [Worker(number, proxy, operations // WORKERS) for number in range(WORKERS)]
     with ThreadPoolExecutor(WORKERS) as pool:
         for running in [pool.submit(worker.run) for worker in workers]:
             running.result()
     stored = {tensor_id: array for worker in workers for tensor_id, array in worker.stored.items()}
     _log.info("%d tensors, %d of %d connections were cut", len(stored), proxy.cuts, proxy.connections)
-    assert proxy.cuts >= OPERATIONS / 15
+    assert proxy.cuts >= operations / 15
     assert sorted(info.id for info in direct.list("none")) == sorted(stored)
     for record in direct.get_many("none", stored, as_="numpy"):
         assert_same_bits(record.tensor, stored[record.info.id])

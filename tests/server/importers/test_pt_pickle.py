@@ -158,7 +158,7 @@ def test_sizes_are_tuples() -> None:
         (print, "__builtin__.print"),
         (random.Random(7), "random.Random"),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_anything_else_is_a_mark_with_its_name(value: object, name: str) -> None:
     before, found, after = saved(["before", value, "after"])
