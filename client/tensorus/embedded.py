@@ -15,6 +15,7 @@ from tensorus._backend import Backend, Began, Bytes, Failed
 from tensorus._calls import open_explain, read_options
 from tensorus._convert import merged_shares, metadata_to, policy_to, schema_to, upload_to
 from tensorus._forks import leave_behind, watch
+from tensorus._missing import engine_missing
 from tensorus.errors import TensorusError, UnavailableError, error_for
 from tensorus.types import (
     DatasetInfo,
@@ -45,9 +46,7 @@ try:
     from tensorus_server.query import Query, parse_order
     from tensorus_server.read import ReadPlan
 except ImportError as error:
-    raise ImportError(
-        f"{error.name} is not installed, which a store in this process needs: pip install 'tensorus[server]'"
-    ) from error
+    raise engine_missing(error) from error
 
 if TYPE_CHECKING:
     import os

@@ -20,12 +20,15 @@ from __future__ import annotations
 
 import errno
 import socket
-from contextlib import ExitStack
-from typing import Any, Self
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Self
 
 from tensorus_server.errors import StoreUnavailableError
 
-__all__ = ["ReservedPort"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["ReservedPort", "require_port"]
 
 _CHOICES = 10
 """Ports that are tried where the system chooses, and a host has several addresses: one may be taken at another address."""
@@ -44,14 +47,13 @@ class ReservedPort:
             listen: HOST:PORT; with port 0 the system chooses one.
 
         Raises:
-            StoreUnavailableError: somebody else has it, or the host is none of this machine's.
+            StoreUnavailableError: another process has the port, this user may not take it, or the host is unknown or not
+                this machine's; the message says which.
         """
         host, _, port = listen.rpartition(":")
         self._held = ExitStack()
-        try:
+        with _refusals(listen):
             self.port = self._reserve(_addresses(host), int(port))
-        except OSError as error:
-            raise StoreUnavailableError(f"cannot listen on {listen}: is another server there?") from error
         self.address = f"{host}:{self.port}"
 
     def close(self) -> None:
@@ -92,6 +94,47 @@ class ReservedPort:
             self._held = taken.pop_all()
             found: int = held.getsockname()[1]
         return found
+
+
+def require_port(listen: str) -> None:
+    """Do nothing where a process could listen on HOST:PORT just now, at the addresses that this machine has of the host.
+
+    Raises:
+        StoreUnavailableError: as of `ReservedPort`.
+    """
+    host, _, port = listen.rpartition(":")
+    with _refusals(listen):
+        refused: list[OSError] = []
+        addresses = _addresses(host)
+        for family, address in addresses:
+            try:
+                with _socket(family) as probe:
+                    probe.bind((address, int(port)))
+                    probe.listen(1)
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                refused.append(error)
+        if len(refused) == len(addresses):
+            raise refused[0] if refused else OSError(errno.EADDRNOTAVAIL, "the host has no address")
+
+
+@contextmanager
+def _refusals(listen: str) -> Iterator[None]:
+    """Say of errors of the system what they mean for who wants to listen there."""
+    try:
+        yield
+    except OSError as error:
+        host = listen.rpartition(":")[0]
+        if isinstance(error, socket.gaierror):
+            reason = f"the host {host!r} is unknown ({error.strerror})"
+        elif error.errno == errno.EADDRINUSE:
+            reason = "is another server there?"
+        elif error.errno in _NOT_HERE:
+            reason = f"{host!r} is not an address of this machine"
+        else:
+            reason = error.strerror or str(error)
+        raise StoreUnavailableError(f"cannot listen on {listen}: {reason}") from error
 
 
 def _addresses(host: str) -> list[tuple[int, str]]:

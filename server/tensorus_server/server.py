@@ -14,6 +14,7 @@ from tensorus_server.app import open_engine
 from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.interceptors import Admission
 from tensorus_server.limits import RECEIVED_MESSAGE_BYTES_MAX
+from tensorus_server.port import require_port
 from tensorus_server.service import SERVICE_NAME, TensorService
 from tensorus_server.signals import stop_event
 
@@ -63,6 +64,9 @@ class Server:
             StoreUnavailableError: the store cannot be opened, or the port cannot be had.
         """
         self._config = config
+        if not config.shares_port:
+            # A port that cannot be had leaves no new store behind, and gRPC would say it in lines of its own.
+            require_port(config.listen)
         self._engine = open_engine(config.engine, ask=ask)
         self._health = health.HealthServicer(experimental_non_blocking=True)
         self._threads = ThreadPoolExecutor(config.streams_max + _SHORT_CALL_THREADS, thread_name_prefix="tensorus-call")

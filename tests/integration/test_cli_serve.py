@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -72,12 +73,28 @@ def test_it_says_where_it_serves(tmp_path: Path) -> None:
     assert rest == ""
 
 
-def test_a_port_that_is_taken_is_exit_code_4(server: Server, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_exit_code_4_and_leaves_no_store(server: Server, tmp_path: Path) -> None:
     ran = run_process([*SERVE, "--data-dir", str(tmp_path / "store"), "--listen", server.address])
-    assert ran.returncode == 4
-    assert ran.stdout == ""
-    assert f"tensorus: cannot listen on {server.address}: is another server there?" in ran.stderr
-    assert "Traceback" not in ran.stderr
+    assert (ran.returncode, ran.stdout) == (4, "")
+    # One line: nothing of gRPC's own log beside it.
+    assert ran.stderr == f"tensorus: cannot listen on {server.address}: is another server there?\n"
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        pytest.param("no-such-host.invalid", r"the host 'no-such-host\.invalid' is unknown \(.+\)", id="no such host"),
+        pytest.param("192.0.2.1", r"'192\.0\.2\.1' is not an address of this machine", id="another machine's"),
+    ],
+)
+def test_a_host_that_cannot_be_listened_on_is_exit_code_4_and_leaves_no_store(
+    tmp_path: Path, host: str, reason: str
+) -> None:
+    ran = run_command("serve", "--data-dir", str(tmp_path / "store"), "--listen", f"{host}:7733")
+    assert (ran.exit_code, ran.output) == (4, "")
+    assert re.fullmatch(rf"tensorus: cannot listen on {host}:7733: {reason}\n", ran.errors)
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,9 @@ def test_a_worker_that_misses_a_library_says_which(tmp_path: Path) -> None:
             timeout=PROCESS_TIMEOUT_S,
         )
     assert ran.returncode == 1
-    assert ours.receive() == Message(Kind.NOT_INSTALLED, "apsw is not installed: pip install 'tensorus[server]'")
+    assert ours.receive() == Message(
+        Kind.NOT_INSTALLED, "apsw is not installed, which the engine needs: pip install 'tensorus[server]'"
+    )
     ours.close()
 
 

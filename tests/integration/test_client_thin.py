@@ -190,7 +190,7 @@ except ImportError as error:
     result = [str(error), type(error.__cause__).__name__]
 """
     message, cause = thin(source)
-    assert message == ("apsw is not installed, which a store in this process needs: pip install 'tensorus[server]'")
+    assert message == ("apsw is not installed, which the engine needs: pip install 'tensorus[server]'")
     assert cause == "ModuleNotFoundError"
     assert not (tmp_path / "store").exists()
 

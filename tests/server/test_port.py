@@ -10,7 +10,7 @@ import pytest
 
 from tensorus_server import port as port_module
 from tensorus_server.errors import StoreUnavailableError
-from tensorus_server.port import ReservedPort
+from tensorus_server.port import ReservedPort, require_port
 
 
 @pytest.fixture
@@ -163,3 +163,36 @@ def test_of_many_that_want_a_port_at_once_one_has_it() -> None:
                 address = free.address
             (found,) = [reserved for reserved in pool.map(attempt, [address] * 8) if reserved is not None]
             found.close()
+
+
+class TestRequirePort:
+    """What a server that shares its port with nobody asks before it opens its store."""
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
+    def test_a_free_port_stays_free(self, host: str) -> None:
+        require_port(f"{host}:0")
+        with bound(0) as free:
+            port = free.getsockname()[1]
+        require_port(f"{host}:{port}")
+        bound(port).close()
+
+    @pytest.mark.parametrize("shares", [False, True])
+    def test_one_that_somebody_listens_on_is_refused(self, *, shares: bool) -> None:
+        with bound(0, shares=shares) as foreign:
+            listen = f"127.0.0.1:{foreign.getsockname()[1]}"
+            with pytest.raises(StoreUnavailableError, match=rf"^cannot listen on {listen}: is another server there\?$"):
+                require_port(listen)
+
+    def test_one_that_a_supervisor_holds_is_refused(self, reserved: ReservedPort) -> None:
+        with pytest.raises(StoreUnavailableError, match="is another server there"):
+            require_port(reserved.address)
+
+    def test_an_address_of_another_machine_is_left_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        addresses = [(socket.AF_INET, "192.0.2.1"), (socket.AF_INET, "127.0.0.1")]
+        monkeypatch.setattr(port_module, "_addresses", lambda _: addresses)
+        require_port("both:0")
+        monkeypatch.setattr(port_module, "_addresses", lambda _: addresses[:1])
+        with pytest.raises(
+            StoreUnavailableError, match=r"^cannot listen on both:0: 'both' is not an address of this machine$"
+        ):
+            require_port("both:0")

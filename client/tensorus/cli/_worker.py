@@ -6,6 +6,7 @@ import logging
 import sys
 
 from tensorus._allocator import tune_allocator
+from tensorus._missing import engine_missing
 from tensorus_server.config import ServerConfig
 from tensorus_server.control import Channel, Kind, Message
 
@@ -27,7 +28,7 @@ def main(level: str, descriptor: str, settings: str) -> int:
         from tensorus_server.errors import StoreUnavailableError  # noqa: PLC0415 - whoever misses something is told
         from tensorus_server.worker import work  # noqa: PLC0415
     except ImportError as error:
-        channel.send(Message(Kind.NOT_INSTALLED, f"{error.name} is not installed: pip install 'tensorus[server]'"))
+        channel.send(Message(Kind.NOT_INSTALLED, str(engine_missing(error))))
         return 1
     try:
         work(ServerConfig.from_json(settings), channel)

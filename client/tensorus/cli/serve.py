@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tensorus._allocator import tune_allocator
+from tensorus._missing import engine_missing
 from tensorus.cli._connection import DEFAULT_ADDRESS
 from tensorus.cli._options import SIZE
 from tensorus.cli._output import human_bytes, print_text
@@ -102,7 +103,7 @@ def serve(
 
         run = _alone() if workers == 1 else _together(verbose=verbose)
     except ImportError as error:
-        raise ImportError(f"{error.name} is not installed: pip install 'tensorus[server]'", name=error.name) from error
+        raise engine_missing(error) from error
     try:
         engine = EngineConfig(
             data_dir, codec_threads, reserve_bytes=reserve_bytes, reserve_share=0.02 if reserve_bytes else 0.0

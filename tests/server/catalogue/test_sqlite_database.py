@@ -324,6 +324,7 @@ proc /proc proc rw 0 0
 server:/export {0}/remote nfs4 rw 0 0
 //server/share {0}/remote/windows cifs rw 0 0
 /dev/vdb {0}/remote/disk xfs rw 0 0
+user@host: {0}/a\\040share fuse.sshfs rw 0 0
 tmpfs {0}/rem tmpfs rw 0 0
 """
 
@@ -335,6 +336,7 @@ tmpfs {0}/rem tmpfs rw 0 0
         ("remote", "nfs4"),
         ("remote/below", "nfs4"),
         ("remote/windows", "cifs"),
+        ("a share", r"fuse\.sshfs"),
         ("remote/disk", None),
         ("remotely", None),
         ("rem/ote", None),
@@ -349,7 +351,7 @@ def test_a_remote_file_system_is_refused(
     if kind is None:
         Database(folder).close()
         return
-    with pytest.raises(StoreUnavailableError, match=f"is on {kind}, whose locks and syncs cannot be relied on"):
+    with pytest.raises(StoreUnavailableError, match=rf"is on a network file system \({kind}\), whose locks and syncs"):
         Database(folder)
 
 

@@ -1,0 +1,22 @@
+"""What to tell a user where the engine cannot be imported."""
+
+from __future__ import annotations
+
+__all__ = ["engine_missing"]
+
+_NOT_ON_WINDOWS = frozenset({"fcntl", "resource"})
+"""Modules of the standard library that the engine uses, and that every other system has."""
+
+
+def engine_missing(error: ImportError) -> ImportError:
+    """Return the error to raise from `error`: it names the library that is missing, or the platform, and the way out."""
+    if error.name in _NOT_ON_WINDOWS:
+        return ImportError(
+            "Windows cannot hold a store: it has neither the file locks (flock) nor the syncs of folders that a store needs. "
+            "Run the server on Linux (WSL 2 or a container will do), and connect to it with tensorus.connect",
+            name=error.name,
+        )
+    return ImportError(
+        f"{error.name} is not installed, which the engine needs: pip install 'tensorus[server]'",
+        name=error.name,
+    )
