@@ -1,6 +1,6 @@
 #!/bin/sh
-# Check the contract: check.sh PYTHON BUF fails if the committed Python code is not what the contract generates, or if the
-# contract breaks buf's rules (buf.yaml).
+# Check the contract: check.sh PYTHON BUF fails if the committed Python code is not what the contract generates, if the copies
+# of Google's files are not Google's, or if the contract breaks buf's rules (buf.yaml).
 set -eu
 python=$1
 buf=$2
@@ -14,6 +14,10 @@ for file in tensorus_pb2.py tensorus_pb2.pyi tensorus_pb2_grpc.py; do
     }
 done
 include=$("$python" -c 'import google.rpc.status_pb2, pathlib; print(pathlib.Path(google.rpc.status_pb2.__file__).parents[2])')
-"$python" -m grpc_tools.protoc -Iprotos -I"$include" --include_imports --include_source_info \
-    --descriptor_set_out="$scratch/contract.binpb" tensorus/v1/tensorus.proto
-"$buf" lint "$scratch/contract.binpb" --config buf.yaml
+for file in status.proto error_details.proto; do
+    diff -u "$include/google/rpc/$file" "protos/google/rpc/$file" || {
+        echo "protos-check: protos/google/rpc/$file is not Google's, as googleapis-common-protos has it" >&2
+        exit 1
+    }
+done
+"$buf" lint

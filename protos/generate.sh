@@ -3,7 +3,14 @@
 set -eu
 python=$1
 folder=$2
-include=$("$python" -c 'import google.rpc.status_pb2, pathlib; print(pathlib.Path(google.rpc.status_pb2.__file__).parents[2])')
-# Mapping the folder to the import package gives the generated code the right imports, with no repair afterwards.
-"$python" -m grpc_tools.protoc -Itensorus_protos/v1=protos/tensorus/v1 -I"$include" \
-    --python_out="$folder" --pyi_out="$folder" --grpc_python_out="$folder" tensorus_protos/v1/tensorus.proto
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+"$python" -m grpc_tools.protoc -Iprotos --python_out="$scratch" --pyi_out="$scratch" --grpc_python_out="$scratch" \
+    tensorus/v1/tensorus.proto
+# The file is called tensorus/v1/tensorus.proto for everybody, reflection included. protoc makes that the module's name too,
+# but `tensorus` is the client's package: the generated code lives in `tensorus_protos` instead.
+mkdir -p "$folder/tensorus_protos/v1"
+for file in tensorus_pb2.py tensorus_pb2.pyi tensorus_pb2_grpc.py; do
+    sed -e 's/^from tensorus\.v1 import/from tensorus_protos.v1 import/' -e "s/'tensorus\.v1\.tensorus_pb2'/'tensorus_protos.v1.tensorus_pb2'/" \
+        "$scratch/tensorus/v1/$file" > "$folder/tensorus_protos/v1/$file"
+done

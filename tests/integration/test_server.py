@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import psutil
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -67,16 +68,19 @@ def test_a_store_that_failed_takes_no_writes_and_says_so(tmp_path: Path, monkeyp
         assert [tensor.id for tensor in stub.ListTensors(pb.ListTensorsRequest(dataset="d")).tensors] == ["kept"]
 
 
-def test_reflection_knows_the_service(server: Server) -> None:
+def test_reflection_knows_the_service_and_the_file_that_the_repository_has(server: Server) -> None:
     with grpc.insecure_channel(server.address) as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         requests = [
             reflection_pb2.ServerReflectionRequest(list_services=""),
             reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE_NAME),
+            reflection_pb2.ServerReflectionRequest(file_by_filename="google/rpc/status.proto"),
         ]
-        listed, described = stub.ServerReflectionInfo(iter(requests), timeout=30)
+        listed, described, imported = stub.ServerReflectionInfo(iter(requests), timeout=30)
     assert SERVICE_NAME in [service.name for service in listed.list_services_response.service]
-    assert described.file_descriptor_response.file_descriptor_proto
+    files = map(FileDescriptorProto.FromString, described.file_descriptor_response.file_descriptor_proto)
+    assert {"tensorus/v1/tensorus.proto", "google/rpc/status.proto"} <= {file.name for file in files}
+    assert imported.file_descriptor_response.file_descriptor_proto
 
 
 def test_capabilities_announce_what_there_is(stub: TensorServiceStub) -> None:

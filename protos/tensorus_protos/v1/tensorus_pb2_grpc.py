@@ -2,7 +2,7 @@
 """Client and server classes corresponding to protobuf-defined services."""
 import grpc
 
-from tensorus_protos.v1 import tensorus_pb2 as tensorus__protos_dot_v1_dot_tensorus__pb2
+from tensorus_protos.v1 import tensorus_pb2 as tensorus_dot_v1_dot_tensorus__pb2
 
 
 class TensorServiceStub(object):
@@ -18,88 +18,88 @@ class TensorServiceStub(object):
         """
         self.GetCapabilities = channel.unary_unary(
                 '/tensorus.v1.TensorService/GetCapabilities',
-                request_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.GetCapabilitiesRequest.SerializeToString,
-                response_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.GetCapabilitiesResponse.FromString,
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetCapabilitiesRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetCapabilitiesResponse.FromString,
                 )
         self.CreateDataset = channel.unary_unary(
                 '/tensorus.v1.TensorService/CreateDataset',
-                request_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.CreateDatasetRequest.SerializeToString,
-                response_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.CreateDatasetResponse.FromString,
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.CreateDatasetRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.CreateDatasetResponse.FromString,
                 )
         self.GetDataset = channel.unary_unary(
                 '/tensorus.v1.TensorService/GetDataset',
-                request_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.GetDatasetRequest.SerializeToString,
-                response_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.GetDatasetResponse.FromString,
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetDatasetRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetDatasetResponse.FromString,
                 )
         self.ListDatasets = channel.unary_unary(
                 '/tensorus.v1.TensorService/ListDatasets',
-                request_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.ListDatasetsRequest.SerializeToString,
-                response_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.ListDatasetsResponse.FromString,
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.ListDatasetsRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.ListDatasetsResponse.FromString,
                 )
         self.UpdateDataset = channel.unary_unary(
                 '/tensorus.v1.TensorService/UpdateDataset',
-                request_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.UpdateDatasetRequest.SerializeToString,
-                response_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.UpdateDatasetResponse.FromString,
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.UpdateDatasetRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.UpdateDatasetResponse.FromString,
                 )
         self.DeleteDataset = channel.unary_unary(
                 '/tensorus.v1.TensorService/DeleteDataset',
-                request_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.DeleteDatasetRequest.SerializeToString,
-                response_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.DeleteDatasetResponse.FromString,
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteDatasetRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteDatasetResponse.FromString,
                 )
         self.GetDatasetStats = channel.unary_unary(
                 '/tensorus.v1.TensorService/GetDatasetStats',
-                request_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.GetDatasetStatsRequest.SerializeToString,
-                response_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.GetDatasetStatsResponse.FromString,
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsResponse.FromString,
                 )
         self.Insert = channel.stream_stream(
                 '/tensorus.v1.TensorService/Insert',
-                request_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.InsertRequest.SerializeToString,
-                response_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.InsertResponse.FromString,
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.InsertRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.InsertResponse.FromString,
                 )
         self.GetInsertStatus = channel.unary_unary(
                 '/tensorus.v1.TensorService/GetInsertStatus',
-                request_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.GetInsertStatusRequest.SerializeToString,
-                response_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.GetInsertStatusResponse.FromString,
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetInsertStatusRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetInsertStatusResponse.FromString,
                 )
         self.CancelInsert = channel.unary_unary(
                 '/tensorus.v1.TensorService/CancelInsert',
-                request_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.CancelInsertRequest.SerializeToString,
-                response_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.CancelInsertResponse.FromString,
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.CancelInsertRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.CancelInsertResponse.FromString,
                 )
         self.Get = channel.unary_stream(
                 '/tensorus.v1.TensorService/Get',
-                request_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.GetRequest.SerializeToString,
-                response_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.GetResponse.FromString,
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetResponse.FromString,
                 )
         self.Query = channel.unary_stream(
                 '/tensorus.v1.TensorService/Query',
-                request_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.QueryRequest.SerializeToString,
-                response_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.QueryResponse.FromString,
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.QueryRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.QueryResponse.FromString,
                 )
         self.ListTensors = channel.unary_unary(
                 '/tensorus.v1.TensorService/ListTensors',
-                request_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.ListTensorsRequest.SerializeToString,
-                response_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.ListTensorsResponse.FromString,
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.ListTensorsRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.ListTensorsResponse.FromString,
                 )
         self.UpdateTensor = channel.unary_unary(
                 '/tensorus.v1.TensorService/UpdateTensor',
-                request_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.UpdateTensorRequest.SerializeToString,
-                response_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.UpdateTensorResponse.FromString,
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.UpdateTensorRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.UpdateTensorResponse.FromString,
                 )
         self.DeleteTensors = channel.unary_unary(
                 '/tensorus.v1.TensorService/DeleteTensors',
-                request_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.DeleteTensorsRequest.SerializeToString,
-                response_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.DeleteTensorsResponse.FromString,
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteTensorsRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteTensorsResponse.FromString,
                 )
         self.ExplainPolicy = channel.stream_unary(
                 '/tensorus.v1.TensorService/ExplainPolicy',
-                request_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.ExplainPolicyRequest.SerializeToString,
-                response_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.ExplainPolicyResponse.FromString,
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.ExplainPolicyRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.ExplainPolicyResponse.FromString,
                 )
         self.Verify = channel.unary_stream(
                 '/tensorus.v1.TensorService/Verify',
-                request_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.VerifyRequest.SerializeToString,
-                response_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.VerifyResponse.FromString,
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.VerifyRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.VerifyResponse.FromString,
                 )
 
 
@@ -226,88 +226,88 @@ def add_TensorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'GetCapabilities': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCapabilities,
-                    request_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.GetCapabilitiesRequest.FromString,
-                    response_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.GetCapabilitiesResponse.SerializeToString,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetCapabilitiesRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetCapabilitiesResponse.SerializeToString,
             ),
             'CreateDataset': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateDataset,
-                    request_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.CreateDatasetRequest.FromString,
-                    response_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.CreateDatasetResponse.SerializeToString,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.CreateDatasetRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.CreateDatasetResponse.SerializeToString,
             ),
             'GetDataset': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDataset,
-                    request_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.GetDatasetRequest.FromString,
-                    response_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.GetDatasetResponse.SerializeToString,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetDatasetRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetDatasetResponse.SerializeToString,
             ),
             'ListDatasets': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDatasets,
-                    request_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.ListDatasetsRequest.FromString,
-                    response_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.ListDatasetsResponse.SerializeToString,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.ListDatasetsRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.ListDatasetsResponse.SerializeToString,
             ),
             'UpdateDataset': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateDataset,
-                    request_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.UpdateDatasetRequest.FromString,
-                    response_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.UpdateDatasetResponse.SerializeToString,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.UpdateDatasetRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.UpdateDatasetResponse.SerializeToString,
             ),
             'DeleteDataset': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteDataset,
-                    request_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.DeleteDatasetRequest.FromString,
-                    response_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.DeleteDatasetResponse.SerializeToString,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteDatasetRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteDatasetResponse.SerializeToString,
             ),
             'GetDatasetStats': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDatasetStats,
-                    request_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.GetDatasetStatsRequest.FromString,
-                    response_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.GetDatasetStatsResponse.SerializeToString,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsResponse.SerializeToString,
             ),
             'Insert': grpc.stream_stream_rpc_method_handler(
                     servicer.Insert,
-                    request_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.InsertRequest.FromString,
-                    response_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.InsertResponse.SerializeToString,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.InsertRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.InsertResponse.SerializeToString,
             ),
             'GetInsertStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetInsertStatus,
-                    request_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.GetInsertStatusRequest.FromString,
-                    response_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.GetInsertStatusResponse.SerializeToString,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetInsertStatusRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetInsertStatusResponse.SerializeToString,
             ),
             'CancelInsert': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelInsert,
-                    request_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.CancelInsertRequest.FromString,
-                    response_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.CancelInsertResponse.SerializeToString,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.CancelInsertRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.CancelInsertResponse.SerializeToString,
             ),
             'Get': grpc.unary_stream_rpc_method_handler(
                     servicer.Get,
-                    request_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.GetRequest.FromString,
-                    response_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.GetResponse.SerializeToString,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetResponse.SerializeToString,
             ),
             'Query': grpc.unary_stream_rpc_method_handler(
                     servicer.Query,
-                    request_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.QueryRequest.FromString,
-                    response_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.QueryResponse.SerializeToString,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.QueryRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.QueryResponse.SerializeToString,
             ),
             'ListTensors': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTensors,
-                    request_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.ListTensorsRequest.FromString,
-                    response_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.ListTensorsResponse.SerializeToString,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.ListTensorsRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.ListTensorsResponse.SerializeToString,
             ),
             'UpdateTensor': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateTensor,
-                    request_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.UpdateTensorRequest.FromString,
-                    response_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.UpdateTensorResponse.SerializeToString,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.UpdateTensorRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.UpdateTensorResponse.SerializeToString,
             ),
             'DeleteTensors': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteTensors,
-                    request_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.DeleteTensorsRequest.FromString,
-                    response_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.DeleteTensorsResponse.SerializeToString,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteTensorsRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteTensorsResponse.SerializeToString,
             ),
             'ExplainPolicy': grpc.stream_unary_rpc_method_handler(
                     servicer.ExplainPolicy,
-                    request_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.ExplainPolicyRequest.FromString,
-                    response_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.ExplainPolicyResponse.SerializeToString,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.ExplainPolicyRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.ExplainPolicyResponse.SerializeToString,
             ),
             'Verify': grpc.unary_stream_rpc_method_handler(
                     servicer.Verify,
-                    request_deserializer=tensorus__protos_dot_v1_dot_tensorus__pb2.VerifyRequest.FromString,
-                    response_serializer=tensorus__protos_dot_v1_dot_tensorus__pb2.VerifyResponse.SerializeToString,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.VerifyRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.VerifyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -333,8 +333,8 @@ class TensorService(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/GetCapabilities',
-            tensorus__protos_dot_v1_dot_tensorus__pb2.GetCapabilitiesRequest.SerializeToString,
-            tensorus__protos_dot_v1_dot_tensorus__pb2.GetCapabilitiesResponse.FromString,
+            tensorus_dot_v1_dot_tensorus__pb2.GetCapabilitiesRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.GetCapabilitiesResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -350,8 +350,8 @@ class TensorService(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/CreateDataset',
-            tensorus__protos_dot_v1_dot_tensorus__pb2.CreateDatasetRequest.SerializeToString,
-            tensorus__protos_dot_v1_dot_tensorus__pb2.CreateDatasetResponse.FromString,
+            tensorus_dot_v1_dot_tensorus__pb2.CreateDatasetRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.CreateDatasetResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -367,8 +367,8 @@ class TensorService(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/GetDataset',
-            tensorus__protos_dot_v1_dot_tensorus__pb2.GetDatasetRequest.SerializeToString,
-            tensorus__protos_dot_v1_dot_tensorus__pb2.GetDatasetResponse.FromString,
+            tensorus_dot_v1_dot_tensorus__pb2.GetDatasetRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.GetDatasetResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -384,8 +384,8 @@ class TensorService(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/ListDatasets',
-            tensorus__protos_dot_v1_dot_tensorus__pb2.ListDatasetsRequest.SerializeToString,
-            tensorus__protos_dot_v1_dot_tensorus__pb2.ListDatasetsResponse.FromString,
+            tensorus_dot_v1_dot_tensorus__pb2.ListDatasetsRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.ListDatasetsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -401,8 +401,8 @@ class TensorService(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/UpdateDataset',
-            tensorus__protos_dot_v1_dot_tensorus__pb2.UpdateDatasetRequest.SerializeToString,
-            tensorus__protos_dot_v1_dot_tensorus__pb2.UpdateDatasetResponse.FromString,
+            tensorus_dot_v1_dot_tensorus__pb2.UpdateDatasetRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.UpdateDatasetResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -418,8 +418,8 @@ class TensorService(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/DeleteDataset',
-            tensorus__protos_dot_v1_dot_tensorus__pb2.DeleteDatasetRequest.SerializeToString,
-            tensorus__protos_dot_v1_dot_tensorus__pb2.DeleteDatasetResponse.FromString,
+            tensorus_dot_v1_dot_tensorus__pb2.DeleteDatasetRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.DeleteDatasetResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -435,8 +435,8 @@ class TensorService(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/GetDatasetStats',
-            tensorus__protos_dot_v1_dot_tensorus__pb2.GetDatasetStatsRequest.SerializeToString,
-            tensorus__protos_dot_v1_dot_tensorus__pb2.GetDatasetStatsResponse.FromString,
+            tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -452,8 +452,8 @@ class TensorService(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.stream_stream(request_iterator, target, '/tensorus.v1.TensorService/Insert',
-            tensorus__protos_dot_v1_dot_tensorus__pb2.InsertRequest.SerializeToString,
-            tensorus__protos_dot_v1_dot_tensorus__pb2.InsertResponse.FromString,
+            tensorus_dot_v1_dot_tensorus__pb2.InsertRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.InsertResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -469,8 +469,8 @@ class TensorService(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/GetInsertStatus',
-            tensorus__protos_dot_v1_dot_tensorus__pb2.GetInsertStatusRequest.SerializeToString,
-            tensorus__protos_dot_v1_dot_tensorus__pb2.GetInsertStatusResponse.FromString,
+            tensorus_dot_v1_dot_tensorus__pb2.GetInsertStatusRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.GetInsertStatusResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -486,8 +486,8 @@ class TensorService(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/CancelInsert',
-            tensorus__protos_dot_v1_dot_tensorus__pb2.CancelInsertRequest.SerializeToString,
-            tensorus__protos_dot_v1_dot_tensorus__pb2.CancelInsertResponse.FromString,
+            tensorus_dot_v1_dot_tensorus__pb2.CancelInsertRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.CancelInsertResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -503,8 +503,8 @@ class TensorService(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_stream(request, target, '/tensorus.v1.TensorService/Get',
-            tensorus__protos_dot_v1_dot_tensorus__pb2.GetRequest.SerializeToString,
-            tensorus__protos_dot_v1_dot_tensorus__pb2.GetResponse.FromString,
+            tensorus_dot_v1_dot_tensorus__pb2.GetRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.GetResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -520,8 +520,8 @@ class TensorService(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_stream(request, target, '/tensorus.v1.TensorService/Query',
-            tensorus__protos_dot_v1_dot_tensorus__pb2.QueryRequest.SerializeToString,
-            tensorus__protos_dot_v1_dot_tensorus__pb2.QueryResponse.FromString,
+            tensorus_dot_v1_dot_tensorus__pb2.QueryRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.QueryResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -537,8 +537,8 @@ class TensorService(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/ListTensors',
-            tensorus__protos_dot_v1_dot_tensorus__pb2.ListTensorsRequest.SerializeToString,
-            tensorus__protos_dot_v1_dot_tensorus__pb2.ListTensorsResponse.FromString,
+            tensorus_dot_v1_dot_tensorus__pb2.ListTensorsRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.ListTensorsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -554,8 +554,8 @@ class TensorService(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/UpdateTensor',
-            tensorus__protos_dot_v1_dot_tensorus__pb2.UpdateTensorRequest.SerializeToString,
-            tensorus__protos_dot_v1_dot_tensorus__pb2.UpdateTensorResponse.FromString,
+            tensorus_dot_v1_dot_tensorus__pb2.UpdateTensorRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.UpdateTensorResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -571,8 +571,8 @@ class TensorService(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/DeleteTensors',
-            tensorus__protos_dot_v1_dot_tensorus__pb2.DeleteTensorsRequest.SerializeToString,
-            tensorus__protos_dot_v1_dot_tensorus__pb2.DeleteTensorsResponse.FromString,
+            tensorus_dot_v1_dot_tensorus__pb2.DeleteTensorsRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.DeleteTensorsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -588,8 +588,8 @@ class TensorService(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.stream_unary(request_iterator, target, '/tensorus.v1.TensorService/ExplainPolicy',
-            tensorus__protos_dot_v1_dot_tensorus__pb2.ExplainPolicyRequest.SerializeToString,
-            tensorus__protos_dot_v1_dot_tensorus__pb2.ExplainPolicyResponse.FromString,
+            tensorus_dot_v1_dot_tensorus__pb2.ExplainPolicyRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.ExplainPolicyResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -605,7 +605,7 @@ class TensorService(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_stream(request, target, '/tensorus.v1.TensorService/Verify',
-            tensorus__protos_dot_v1_dot_tensorus__pb2.VerifyRequest.SerializeToString,
-            tensorus__protos_dot_v1_dot_tensorus__pb2.VerifyResponse.FromString,
+            tensorus_dot_v1_dot_tensorus__pb2.VerifyRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.VerifyResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
