@@ -1,4 +1,4 @@
-"""Compression and quantization with the API of Tensorus 0.x: algorithms, accuracy, presets, and three uses.
+"""Compression and quantization with the API of Tensorus 0.1: algorithms, accuracy, presets, and three uses.
 
     python examples/compression_demo.py
 

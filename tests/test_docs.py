@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tensorus
+from support.arrays import assert_same_bits, random_bits
 from tensorus_codecs.presets import DEFAULT_PRESET, PRESETS
 from tensorus_codecs.registry import available_codecs
 from tensorus_protos.v1 import tensorus_pb2 as pb
@@ -20,6 +23,7 @@ from tensorus_server.status import STATUS_BY_REASON
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROTOCOL = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
+OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
 FORMAT = (ROOT / "docs" / "FORMAT.md").read_text(encoding="utf-8")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
@@ -52,6 +56,26 @@ def test_the_readme_s_blocks_run(
         names["storage"].close()
     else:
         assert names["same"].shape == (1000, 64)
+
+
+def test_a_backup_of_a_running_server_is_a_store(fresh_server: Server, tmp_path: Path) -> None:
+    (block,) = python_blocks(OPERATIONS)
+    store, backup = fresh_server._config.engine.data_dir, tmp_path / "backup"
+    backup.mkdir()
+    tensors = {"in the catalogue": np.arange(3), "in a file": random_bits("float32", (300_000,), seed=1)}
+    with tensorus.connect(fresh_server.address) as client:
+        client.create_dataset("d", preset="none")
+        client.insert_many("d", tensors.items())
+        exec(
+            compile(block.replace("/srv/tensors", str(store)).replace("/backup", str(backup)), "OPERATIONS.md", "exec"),
+            {},
+        )
+        client.insert("d", np.arange(4), id="after the copy")
+    shutil.copytree(store / "chunks", backup / "chunks")
+    with tensorus.open(backup) as client:
+        assert {record.info.id for record in client.query("d")} == set(tensors)
+        for tensor_id, tensor in tensors.items():
+            assert_same_bits(client.get("d", tensor_id, as_="numpy"), tensor)
 
 
 def test_the_table_of_errors_is_the_server_s_table() -> None:

@@ -283,7 +283,7 @@ def test_parameters_that_are_no_dict_are_named() -> None:
     for params in (None, [], "codec"):
         with pytest.raises(QuantizationError, match=r"they are a .*, must be a dict"):
             NoQuantization().dequantize(CODES, params)  # type: ignore[arg-type]
-    # What Tensorus 0.x wrote is the importer's to read.
+    # What Tensorus 0.1 wrote is the importer's to read.
     with pytest.raises(QuantizationError, match="codec is missing"):
         INT8Quantization().dequantize(CODES, {"scale": 0.1, "zero_point": 3, "original_dtype": "torch.float32"})
 

@@ -1,4 +1,4 @@
-"""What Tensorus 0.x got wrong, by the names of its faults: the true value is required, exact or within what is promised."""
+"""What Tensorus 0.1 got wrong, by the names of its faults: the true value is required, exact or within what is promised."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_honest_ratio(preset: str, ratio: float) -> None:
 
 
 def test_container_padding_is_no_compression() -> None:
-    # The ratio above 1 of Tensorus 0.x on 15 x 15 floats was that of its padding.
+    # The ratio above 1 of Tensorus 0.1 on 15 x 15 floats was that of its padding.
     values = np.random.default_rng(0).random((15, 15))
     compressed, metadata = CompressionConfig("lz4").create_tensor_compression().compress_tensor(values)
     assert metadata["compression_ratio"] < 1 < 1.1 * metadata["compression_ratio"]

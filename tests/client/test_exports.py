@@ -66,7 +66,7 @@ def test_every_exported_name_is_there(name: str) -> None:
 
 
 def test_the_version_is_the_distribution_s() -> None:
-    assert re.fullmatch(r"\d+\.\d+\.\d+\w*", tensorus.__version__)
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+|\w*)", tensorus.__version__)
     assert importlib.metadata.version("tensorus") == tensorus.__version__
 
 

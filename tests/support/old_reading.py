@@ -1,4 +1,4 @@
-"""Whole files of Tensorus 0.x, read at once, for tests of what is in them."""
+"""Whole files of Tensorus 0.1, read at once, for tests of what is in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the package shows: every name of Tensorus 0.x, documented, typed, and with the parameters that it had."""
+"""What the package shows: every name of Tensorus 0.1, documented, typed, and with the parameters that it had."""
 
 from __future__ import annotations
 

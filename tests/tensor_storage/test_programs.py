@@ -1,4 +1,4 @@
-"""Programs for Tensorus 0.x, as they were written: nothing of them may have to change."""
+"""Programs for Tensorus 0.1, as they were written: nothing of them may have to change."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def import_(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Store the datasets of Tensorus 0.x, the .pt files in OLD_FOLDER.
+    """Store the datasets of Tensorus 0.1, the .pt files in OLD_FOLDER.
 
     The files are read without torch, nothing in them is run, and they stay as they are. Every dataset keeps its name, its ids,
     its metadata and its order; values are stored losslessly. What the original had damaged is repaired where nothing of it is

@@ -1,4 +1,4 @@
-"""Quantizing and compressing tensors without a store: the compression API of Tensorus 0.x, over the codecs of the store.
+"""Quantizing and compressing tensors without a store: the compression API of Tensorus 0.1, over the codecs of the store.
 
 For example:
 

@@ -187,4 +187,4 @@ COMPRESSION_PRESETS: Mapping[str, CompressionConfig] = MappingProxyType(
         if config.preset is not None
     }
 )
-"""Every preset of the store by name, read-only. The first six are those of Tensorus 0.x, under the names they had there."""
+"""Every preset of the store by name, read-only. The first six are those of Tensorus 0.1, under the names they had there."""

@@ -1,4 +1,4 @@
-"""`TensorStorage`, as in Tensorus 0.x: datasets of tensors with metadata, in a folder, on a server, or in memory.
+"""`TensorStorage`, as in Tensorus 0.1: datasets of tensors with metadata, in a folder, on a server, or in memory.
 
 For example:
 

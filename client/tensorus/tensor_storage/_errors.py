@@ -1,4 +1,4 @@
-"""What can go wrong in `TensorStorage`: the exceptions of Tensorus 0.x, which are those of `tensorus.errors` at the same time.
+"""What can go wrong in `TensorStorage`: the exceptions of Tensorus 0.1, which are those of `tensorus.errors` at the same time.
 
 DatasetNotFoundError     ValueError, and tensorus.errors.DatasetNotFoundError
 TensorNotFoundError      ValueError, and tensorus.errors.TensorNotFoundError

@@ -1,4 +1,4 @@
-"""Indexes as Tensorus 0.x had them: names for what the catalogue does anyway, which indexes every field of every record."""
+"""Indexes as Tensorus 0.1 had them: names for what the catalogue does anyway, which indexes every field of every record."""
 
 from __future__ import annotations
 

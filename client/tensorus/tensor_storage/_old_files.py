@@ -1,4 +1,4 @@
-"""Imports the files that Tensorus 0.x left in a folder, when a store in the same folder is opened.
+"""Imports the files that Tensorus 0.1 left in a folder, when a store in the same folder is opened.
 
 The files stay as they are. `imported.json` beside them says which were imported, so that each is once: a dataset of it that is
 deleted stays so. A file that could not be imported is tried again at the next opening, and its name stays taken until then.

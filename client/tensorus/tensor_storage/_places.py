@@ -58,7 +58,7 @@ class Place:
     fallback_reason: str | None = None
     """Why it is memory, though a folder was asked for."""
     import_report: tuple[FileReport, ...] = ()
-    """What became of the files of Tensorus 0.x in the folder that were not imported before."""
+    """What became of the files of Tensorus 0.1 in the folder that were not imported before."""
     folder: FolderIdentity | None = None
     """The folder as it was opened; None where there is none, or it is nobody else's to remove."""
 

@@ -1,4 +1,4 @@
-"""Schemas as Tensorus 0.x had them, and as a store has them.
+"""Schemas as Tensorus 0.1 had them, and as a store has them.
 
 A dict with any of `shape`, `dtype` ("torch.float32") and `metadata`, names of fields and of their types. The store checks every
 insert and update of metadata against it. Keys that every record has anyway are not part of what it checks.

@@ -1,4 +1,4 @@
-"""`TensorStorage` of Tensorus 0.x, over a store of today: a folder, a server, or memory."""
+"""`TensorStorage` of Tensorus 0.1, over a store of today: a folder, a server, or memory."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class TensorStorage(ReadingStorage):
         """Open the place, and make the folder if it is not there.
 
         A folder that cannot be used raises nothing: a `RuntimeWarning` says why, so does `fallback_reason`, and all is kept in
-        memory. Dataset files of Tensorus 0.x in the folder are imported; see `import_report`.
+        memory. Dataset files of Tensorus 0.1 in the folder are imported; see `import_report`.
 
         Args:
             storage_path: a folder; "grpc://host:port", a server; None: memory, until it is closed or the process ends.
@@ -110,7 +110,7 @@ class TensorStorage(ReadingStorage):
 
     @property
     def import_report(self) -> tuple[FileReport, ...]:
-        """What became of each file of Tensorus 0.x that was imported, or could not be, when this object was made.
+        """What became of each file of Tensorus 0.1 that was imported, or could not be, when this object was made.
 
         The files stay as they are. The name of one that could not be imported stays taken.
         """
@@ -151,7 +151,7 @@ class TensorStorage(ReadingStorage):
                 "list", "dict"; any other: any type. `Any`: checked.
 
         Raises:
-            NameTakenError: there is one of this name, or a file of Tensorus 0.x that could not be imported.
+            NameTakenError: there is one of this name, or a file of Tensorus 0.1 that could not be imported.
         """
         dataset = stored_name(name)
         if name in self._not_imported:

@@ -1,4 +1,4 @@
-"""Readers of what other versions wrote: the dataset files of Tensorus 0.x.
+"""Readers of what other versions wrote: the dataset files of Tensorus 0.1.
 
 No gRPC, no SQL, no torch; nothing in a file is run.
 

@@ -13,7 +13,7 @@ is 255, came back constant, although their codes have the values: these are repa
 `zero_point` was clamped, and so were the codes at one end: what they were is lost. The rest is as the original gave it, rounded
 where it truncated.
 
-Source: `tensorus/compression.py` of Tensorus 0.x.
+Source: `tensorus/compression.py` of Tensorus 0.1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads the dataset files of Tensorus 0.x: `<folder>/<dataset>.pt`, one `torch.save` of a dict each.
+"""Reads the dataset files of Tensorus 0.1: `<folder>/<dataset>.pt`, one `torch.save` of a dict each.
 
     generation 1   "tensors", "metadata": lists, a record being what has the same place in both
     generation 2   also "schema": a dict, or None
