@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
@@ -18,9 +18,10 @@ from tensorus._backend import Backend
 from tensorus._channel import LazyChannel, begun
 from tensorus._convert import error_from, error_of, slices_to, tensor_from
 from tensorus._insert_stream import InsertSession
-from tensorus._patience import Patience
+from tensorus._patience import Patience, warn_when_stuck
 from tensorus.errors import (
     InternalError,
+    LimitExceededError,
     NotImplementedByServerError,
     OverloadedError,
     TensorusError,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from tensorus._backend import Arrival, InsertOptions, Listing, Part, Sample, Upload
     from tensorus._calls import Call
     from tensorus._insert_stream import InsertMessages
+    from tensorus._patience import Observer
     from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Schema, TensorInfo
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "PAGE_SIZE",
     "SERVICE",
     "RemoteBackend",
+    "answer_of",
     "as_answer",
     "insert_results",
     "require_address",
@@ -58,24 +61,6 @@ R = TypeVar("R", pb.GetResponse, pb.QueryResponse)
 SERVICE = "/tensorus.v1.TensorService/"
 _DETAILS_KEY = "grpc-status-details-bin"
 
-_READ_CALLS = ("GetCapabilities", "GetDataset", "ListDatasets", "GetDatasetStats", "ListTensors")
-"""Short calls that change nothing, and so may be repeated by gRPC itself when the server cannot be reached."""
-
-_SERVICE_CONFIG = {
-    "methodConfig": [
-        {
-            "name": [{"service": "tensorus.v1.TensorService", "method": name} for name in _READ_CALLS],
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.1s",
-                "maxBackoff": "2s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ]
-}
-
 _MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """Of the contract."""
 
@@ -88,24 +73,35 @@ OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     # Two clients of one process do not share a connection: each gets its own share of the network.
     ("grpc.use_local_subchannel_pool", 1),
 )
 
 PAGE_SIZE = 500
 
+_HTTP_STATUS = re.compile(r"http2 header with status: (\d{3})")
+"""How gRPC says that something answered that does not speak gRPC, such as a proxy: its message alone has the status."""
+
 
 class RemoteBackend(Backend):
     """One channel to one server."""
 
-    def __init__(self, address: str, *, timeout_s: float, retry_timeout_s: float, tune_allocator: bool = False) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float,
+        retry_timeout_s: float,
+        tune_allocator: bool = False,
+        on_interruption: Observer = warn_when_stuck,
+    ) -> None:
         """Speak to the server at `address`; connects when it is first used.
 
         Args:
-            timeout_s: of short calls; streams take as long as they take.
-            retry_timeout_s: how long a transfer is tried again without progress, once the server has answered anything.
+            timeout_s: of each attempt of a short call; streams take as long as they take.
+            retry_timeout_s: how long a call is tried again without progress, once the server has answered anything.
             tune_allocator: of this process, and of each that a pickled copy comes to.
+            on_interruption: called before a call is tried again.
 
         Raises:
             UnavailableError: the address is empty, or no text.
@@ -113,6 +109,7 @@ class RemoteBackend(Backend):
         require_address(address)
         self._timeout_s = timeout_s
         self._retry_timeout_s = retry_timeout_s
+        self._on_interruption = on_interruption
         self._heard = False
         self._closed = False
         self._copy = partial(
@@ -121,6 +118,7 @@ class RemoteBackend(Backend):
             timeout_s=timeout_s,
             retry_timeout_s=retry_timeout_s,
             tune_allocator=tune_allocator,
+            on_interruption=on_interruption,
         )
         self._lazy_channel = LazyChannel(address, OPTIONS)
         if tune_allocator:
@@ -130,9 +128,11 @@ class RemoteBackend(Backend):
         """Pickle address and settings; what comes out of it connects when it is first used."""
         return self._copy, ()
 
-    def create_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
+    def create_dataset(
+        self, name: str, policy: Policy | None, schema: Schema | None, *, repeatable: bool
+    ) -> DatasetInfo:
         """See `Backend`."""
-        return self._call(_calls.create_dataset(name, policy, schema))
+        return self._call(_calls.create_dataset(name, policy, schema, repeatable=repeatable))
 
     def get_dataset(self, name: str) -> DatasetInfo:
         """See `Backend`."""
@@ -317,11 +317,20 @@ class RemoteBackend(Backend):
         return self._lazy_channel.get()
 
     def _call(self, call: Call[T]) -> T:
-        with _as_tensorus_errors():
-            method = self._channel.unary_unary(SERVICE + call.name, serialize, call.parse)
-            response = method(call.request, timeout=self._timeout_s)
-        self._heard = True
-        return call.value(response)
+        """Return what a short call answers. One that may be repeated is, while the server cannot be reached."""
+        patience = self._patience()
+        while True:
+            try:
+                with _as_tensorus_errors():
+                    method = self._channel.unary_unary(SERVICE + call.name, serialize, call.parse)
+                    response = method(call.request, timeout=self._timeout_s)
+            except TensorusError as error:
+                if call.repeat is None:
+                    raise
+                self._wait(patience, error, (0,))
+                continue
+            self._heard = True
+            return answer_of(call, response, patience)
 
     def _read(self, name: str, request: Message, response_type: type[R]) -> Iterator[tuple[R, memoryview]]:
         """Yield the answers of a stream that reads."""
@@ -360,8 +369,8 @@ class RemoteBackend(Backend):
         patience.wait(error, place)
 
     def _patience(self) -> Patience:
-        """Return the patience of a transfer: none with a server that has never answered."""
-        return Patience(self._retry_timeout_s if self._heard else 0.0)
+        """Return the patience of a call: none with a server that has never answered, whose address may be wrong."""
+        return Patience(self._retry_timeout_s if self._heard else 0.0, self._on_interruption)
 
 
 class _InterruptedError(Exception):
@@ -380,6 +389,13 @@ def require_address(address: str) -> None:
     """
     if not address or not address.isprintable():
         raise UnavailableError(f"address is {address!r}, must be such as 'localhost:7733'", reason="UNAVAILABLE")
+
+
+def answer_of(call: Call[T], response: Any, patience: Patience) -> T:  # `Any`: see `Call.parse`
+    """Return what the answer to a call says, after as many interruptions as its patience counted."""
+    if patience.interruptions and call.repeat is not None:
+        return call.repeat(response)
+    return call.value(response)
 
 
 def insert_results(
@@ -465,6 +481,15 @@ def _error_by_code(code: grpc.StatusCode, message: str) -> TensorusError:
         return UnavailableError(message, reason=code.name)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return OverloadedError(message, reason=code.name)
+    found = _HTTP_STATUS.search(message)
+    if found is not None and found.group(1) == "413":
+        # It would be refused again, however often it is sent.
+        return LimitExceededError(
+            f"{message}: a proxy before the server refused a request for its size; raise its limit (nginx: "
+            "client_max_body_size 0)",
+            reason="PAYLOAD_TOO_LARGE",
+            facts={"http_status": "413"},
+        )
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return NotImplementedByServerError(message, reason=code.name)
     return InternalError(message, reason=code.name)
