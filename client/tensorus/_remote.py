@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
-from google.rpc import status_pb2
 
 from tensorus import _allocator, _calls
 from tensorus._arrivals import GetPlace, QueryPlace, arrivals
 from tensorus._backend import Backend
 from tensorus._channel import LazyChannel, begun
-from tensorus._convert import error_from, error_of, slices_to, tensor_from
+from tensorus._convert import error_of, slices_to, tensor_from
 from tensorus._insert_stream import InsertSession
 from tensorus._patience import Patience, warn_when_stuck
-from tensorus.errors import (
-    InternalError,
-    LimitExceededError,
-    NotImplementedByServerError,
-    OverloadedError,
-    TensorusError,
-    UnavailableError,
-)
+from tensorus._rpc_errors import as_answer, rpc_error
+from tensorus.errors import InternalError, TensorusError, UnavailableError
 from tensorus.types import Progress
-from tensorus_protos.framing import MalformedMessageError, split
+from tensorus_protos.framing import split
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
 if TYPE_CHECKING:
@@ -48,10 +39,8 @@ __all__ = [
     "SERVICE",
     "RemoteBackend",
     "answer_of",
-    "as_answer",
     "insert_results",
     "require_address",
-    "rpc_error",
     "serialize",
 ]
 
@@ -59,7 +48,6 @@ T = TypeVar("T")
 R = TypeVar("R", pb.GetResponse, pb.QueryResponse)
 
 SERVICE = "/tensorus.v1.TensorService/"
-_DETAILS_KEY = "grpc-status-details-bin"
 
 _MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """Of the contract."""
@@ -78,9 +66,6 @@ OPTIONS: tuple[tuple[str, int | str], ...] = (
 )
 
 PAGE_SIZE = 500
-
-_HTTP_STATUS = re.compile(r"http2 header with status: (\d{3})")
-"""How gRPC says that something answered that does not speak gRPC, such as a proxy: its message alone has the status."""
 
 
 class RemoteBackend(Backend):
@@ -101,7 +86,7 @@ class RemoteBackend(Backend):
             timeout_s: of each attempt of a short call; streams take as long as they take.
             retry_timeout_s: how long a call is tried again without progress, once the server has answered anything.
             tune_allocator: of this process, and of each that a pickled copy comes to.
-            on_interruption: called before a call is tried again.
+            on_interruption: called before a call is tried again; pickled copies have the default.
 
         Raises:
             UnavailableError: the address is empty, or no text.
@@ -118,7 +103,6 @@ class RemoteBackend(Backend):
             timeout_s=timeout_s,
             retry_timeout_s=retry_timeout_s,
             tune_allocator=tune_allocator,
-            on_interruption=on_interruption,
         )
         self._lazy_channel = LazyChannel(address, OPTIONS)
         if tune_allocator:
@@ -320,9 +304,11 @@ class RemoteBackend(Backend):
         """Return what a short call answers. One that may be repeated is, while the server cannot be reached."""
         patience = self._patience()
         while True:
+            # Where this process must not use gRPC, no other attempt can help.
+            channel = self._channel
             try:
                 with _as_tensorus_errors():
-                    method = self._channel.unary_unary(SERVICE + call.name, serialize, call.parse)
+                    method = channel.unary_unary(SERVICE + call.name, serialize, call.parse)
                     response = method(call.request, timeout=self._timeout_s)
             except TensorusError as error:
                 if call.repeat is None:
@@ -446,50 +432,3 @@ def _as_tensorus_errors() -> Iterator[None]:
     except ValueError as error:
         # gRPC has no other name for it.
         raise UnavailableError("the client is closed", reason="UNAVAILABLE") from error
-
-
-@contextmanager
-def as_answer(call: str) -> Iterator[None]:
-    """Turn what parsing an answer raises into an error of ours."""
-    try:
-        yield
-    except (MalformedMessageError, DecodeError) as error:
-        raise InternalError(f"an answer of {call} is no message of the contract: {error}") from error
-
-
-def rpc_error(error: Any) -> TensorusError:  # `Any`: a grpc.RpcError that is also a grpc.Call, which no type says
-    """Return the error of a call that failed."""
-    for key, value in error.trailing_metadata() or ():
-        if key == _DETAILS_KEY:
-            found = _details_error(value)
-            if found is not None:
-                return found
-    return _error_by_code(error.code(), f"{error.code().name}: {error.details()}")
-
-
-def _details_error(details: bytes) -> TensorusError | None:
-    """Return the error that the trailers carry; None where they are not ours, and the code has to do."""
-    try:
-        return error_from(status_pb2.Status.FromString(details))
-    except DecodeError:
-        return None
-
-
-def _error_by_code(code: grpc.StatusCode, message: str) -> TensorusError:
-    """Return the error of a call that did not reach the service, or was ended by the transport."""
-    if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}:
-        return UnavailableError(message, reason=code.name)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return OverloadedError(message, reason=code.name)
-    found = _HTTP_STATUS.search(message)
-    if found is not None and found.group(1) == "413":
-        # It would be refused again, however often it is sent.
-        return LimitExceededError(
-            f"{message}: a proxy before the server refused a request for its size; raise its limit (nginx: "
-            "client_max_body_size 0)",
-            reason="PAYLOAD_TOO_LARGE",
-            facts={"http_status": "413"},
-        )
-    if code is grpc.StatusCode.UNIMPLEMENTED:
-        return NotImplementedByServerError(message, reason=code.name)
-    return InternalError(message, reason=code.name)

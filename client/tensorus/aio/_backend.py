@@ -21,16 +21,8 @@ from tensorus._channel import require_fork_support
 from tensorus._convert import slices_to
 from tensorus._insert_stream import InsertSession
 from tensorus._patience import Patience
-from tensorus._remote import (
-    OPTIONS,
-    SERVICE,
-    answer_of,
-    as_answer,
-    insert_results,
-    require_address,
-    rpc_error,
-    serialize,
-)
+from tensorus._remote import OPTIONS, SERVICE, answer_of, insert_results, require_address, serialize
+from tensorus._rpc_errors import as_answer, rpc_error
 from tensorus.errors import InternalError, TensorusError, UnavailableError
 from tensorus.types import Progress
 from tensorus_protos.framing import split
@@ -92,9 +84,11 @@ class AsyncRemoteBackend:
         """Return what a short call answers. One that may be repeated is, while the server cannot be reached."""
         patience = self._patience()
         while True:
+            # Where this process or event loop must not use the client, no other attempt can help.
+            channel = self._connected()
             try:
                 with self._as_tensorus_errors():
-                    method: Any = self._connected().unary_unary(SERVICE + call.name, serialize)
+                    method: Any = channel.unary_unary(SERVICE + call.name, serialize)
                     raw: bytes = await method(call.request, timeout=self._timeout_s)
             except TensorusError as error:
                 if call.repeat is None:
