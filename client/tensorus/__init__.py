@@ -49,9 +49,12 @@ def connect(
     It can be pickled, and used in processes that are forked while no other thread is in a call: each connects for itself.
 
     Args:
-        timeout_s: of short calls, in seconds; transfers take as long as they take.
-        retry_timeout_s: how long a transfer that was interrupted is tried again without progress, in seconds. Inserts and reads
-            go on where they were: after a broken connection, and after a restart of the server.
+        timeout_s: of each attempt of a short call, in seconds; transfers take as long as they take.
+        retry_timeout_s: how long a call that was interrupted is tried again without progress, in seconds. Inserts and reads
+            go on where they were: after a broken connection, and after a restart of the server. Short calls that may be
+            repeated are tried again, too: all that read, `delete`, and `create_dataset` with `exist_ok`. Nothing is tried again
+            before the server has answered for the first time: the address may be wrong. A call that fails twice without
+            progress warns with `errors.ConnectionLostWarning`.
         tune_allocator: set glibc's allocator up for bulk transfers in this process: gets then run at up to twice the speed, and
             up to 32 MiB of freed memory stay with the process.
     """

@@ -120,8 +120,15 @@ after the other."""
 class Backend(Protocol):
     """What the client asks of a server or an engine. Every method raises `TensorusError`."""
 
-    def create_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
-        """Create a dataset."""
+    def create_dataset(
+        self, name: str, policy: Policy | None, schema: Schema | None, *, repeatable: bool
+    ) -> DatasetInfo:
+        """Create a dataset.
+
+        Args:
+            repeatable: whether the caller takes a dataset that is there already for what it wanted, so that a call whose
+                outcome is unknown may be repeated.
+        """
 
     def get_dataset(self, name: str) -> DatasetInfo:
         """Return a dataset."""

@@ -55,7 +55,7 @@ _BLOCK_BYTES = 1024 * 1024
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One call: a request, and one answer."""
+    """One short call: a request, and one answer."""
 
     name: str
     request: Message
@@ -63,22 +63,32 @@ class Call(Generic[T]):
     """The answer from its bytes. `Any`: a message of the type that `value` takes."""
     value: Callable[[Any], T]
     """What the answer says."""
+    repeat: Callable[[Any], T] | None = None
+    """What the answer to another attempt says, after one whose outcome is unknown; None: the call must not be repeated."""
 
 
-def create_dataset(name: str, policy: Policy | None, schema: Schema | None) -> Call[DatasetInfo]:
+def _read_only(name: str, request: Message, parse: Callable[[bytes], Any], value: Callable[[Any], T]) -> Call[T]:
+    """Return a call that changes nothing, so that it may be repeated."""
+    return Call(name, request, parse, value, repeat=value)
+
+
+def create_dataset(
+    name: str, policy: Policy | None, schema: Schema | None, *, repeatable: bool = False
+) -> Call[DatasetInfo]:
     """See `Backend`."""
     request = pb.CreateDatasetRequest(name=name, policy=_policy(policy), schema=_schema(schema))
-    return Call("CreateDataset", request, pb.CreateDatasetResponse.FromString, _dataset)
+    repeat = _dataset if repeatable else None
+    return Call("CreateDataset", request, pb.CreateDatasetResponse.FromString, _dataset, repeat)
 
 
 def get_dataset(name: str) -> Call[DatasetInfo]:
     """See `Backend`."""
-    return Call("GetDataset", pb.GetDatasetRequest(name=name), pb.GetDatasetResponse.FromString, _dataset)
+    return _read_only("GetDataset", pb.GetDatasetRequest(name=name), pb.GetDatasetResponse.FromString, _dataset)
 
 
 def list_datasets() -> Call[list[DatasetInfo]]:
     """See `Backend`."""
-    return Call(
+    return _read_only(
         "ListDatasets",
         pb.ListDatasetsRequest(),
         pb.ListDatasetsResponse.FromString,
@@ -101,7 +111,7 @@ def delete_dataset(name: str) -> Call[int]:
 def dataset_stats(name: str) -> Call[DatasetStats]:
     """See `Backend`."""
     request = pb.GetDatasetStatsRequest(name=name)
-    return Call("GetDatasetStats", request, pb.GetDatasetStatsResponse.FromString, stats_from)
+    return _read_only("GetDatasetStats", request, pb.GetDatasetStatsResponse.FromString, stats_from)
 
 
 def update_metadata(dataset: str, tensor_id: str, metadata: Mapping[str, Any]) -> Call[TensorInfo]:
@@ -113,9 +123,15 @@ def update_metadata(dataset: str, tensor_id: str, metadata: Mapping[str, Any]) -
 
 
 def delete_tensors(dataset: str, ids: Sequence[str]) -> Call[int]:
-    """See `Backend`."""
+    """See `Backend`. An attempt whose answer was lost may have deleted what the next one misses, so that counts as deleted."""
     request = pb.DeleteTensorsRequest(dataset=dataset, ids=ids)
-    return Call("DeleteTensors", request, pb.DeleteTensorsResponse.FromString, lambda response: response.deleted)
+    return Call(
+        "DeleteTensors",
+        request,
+        pb.DeleteTensorsResponse.FromString,
+        lambda response: response.deleted,
+        repeat=lambda _: len(set(ids)),
+    )
 
 
 def cancel_insert(request_id: str) -> Call[None]:
@@ -133,7 +149,7 @@ def list_request(listing: Listing, page_size: int) -> pb.ListTensorsRequest:
 
 def list_page(request: pb.ListTensorsRequest) -> Call[pb.ListTensorsResponse]:
     """Return one page."""
-    return Call("ListTensors", request, pb.ListTensorsResponse.FromString, lambda response: response)
+    return _read_only("ListTensors", request, pb.ListTensorsResponse.FromString, lambda response: response)
 
 
 def query_request(listing: Listing, *, with_data: bool) -> pb.QueryRequest:

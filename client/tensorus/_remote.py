@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
-from google.rpc import status_pb2
 
 from tensorus import _allocator, _calls
 from tensorus._arrivals import GetPlace, QueryPlace, arrivals
 from tensorus._backend import Backend
 from tensorus._channel import LazyChannel, begun
-from tensorus._convert import error_from, error_of, slices_to, tensor_from
+from tensorus._convert import error_of, slices_to, tensor_from
 from tensorus._insert_stream import InsertSession
-from tensorus._patience import Patience
-from tensorus.errors import (
-    InternalError,
-    NotImplementedByServerError,
-    OverloadedError,
-    TensorusError,
-    UnavailableError,
-)
+from tensorus._patience import Patience, warn_when_stuck
+from tensorus._rpc_errors import as_answer, rpc_error
+from tensorus.errors import InternalError, TensorusError, UnavailableError
 from tensorus.types import Progress
-from tensorus_protos.framing import MalformedMessageError, split
+from tensorus_protos.framing import split
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
 if TYPE_CHECKING:
@@ -38,6 +30,7 @@ if TYPE_CHECKING:
     from tensorus._backend import Arrival, InsertOptions, Listing, Part, Sample, Upload
     from tensorus._calls import Call
     from tensorus._insert_stream import InsertMessages
+    from tensorus._patience import Observer
     from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Schema, TensorInfo
 
 __all__ = [
@@ -45,10 +38,9 @@ __all__ = [
     "PAGE_SIZE",
     "SERVICE",
     "RemoteBackend",
-    "as_answer",
+    "answer_of",
     "insert_results",
     "require_address",
-    "rpc_error",
     "serialize",
 ]
 
@@ -56,25 +48,6 @@ T = TypeVar("T")
 R = TypeVar("R", pb.GetResponse, pb.QueryResponse)
 
 SERVICE = "/tensorus.v1.TensorService/"
-_DETAILS_KEY = "grpc-status-details-bin"
-
-_READ_CALLS = ("GetCapabilities", "GetDataset", "ListDatasets", "GetDatasetStats", "ListTensors")
-"""Short calls that change nothing, and so may be repeated by gRPC itself when the server cannot be reached."""
-
-_SERVICE_CONFIG = {
-    "methodConfig": [
-        {
-            "name": [{"service": "tensorus.v1.TensorService", "method": name} for name in _READ_CALLS],
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.1s",
-                "maxBackoff": "2s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ]
-}
 
 _MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """Of the contract."""
@@ -88,7 +61,6 @@ OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     # Two clients of one process do not share a connection: each gets its own share of the network.
     ("grpc.use_local_subchannel_pool", 1),
 )
@@ -99,13 +71,22 @@ PAGE_SIZE = 500
 class RemoteBackend(Backend):
     """One channel to one server."""
 
-    def __init__(self, address: str, *, timeout_s: float, retry_timeout_s: float, tune_allocator: bool = False) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float,
+        retry_timeout_s: float,
+        tune_allocator: bool = False,
+        on_interruption: Observer = warn_when_stuck,
+    ) -> None:
         """Speak to the server at `address`; connects when it is first used.
 
         Args:
-            timeout_s: of short calls; streams take as long as they take.
-            retry_timeout_s: how long a transfer is tried again without progress, once the server has answered anything.
+            timeout_s: of each attempt of a short call; streams take as long as they take.
+            retry_timeout_s: how long a call is tried again without progress, once the server has answered anything.
             tune_allocator: of this process, and of each that a pickled copy comes to.
+            on_interruption: called before a call is tried again; pickled copies have the default.
 
         Raises:
             UnavailableError: the address is empty, or no text.
@@ -113,6 +94,7 @@ class RemoteBackend(Backend):
         require_address(address)
         self._timeout_s = timeout_s
         self._retry_timeout_s = retry_timeout_s
+        self._on_interruption = on_interruption
         self._heard = False
         self._closed = False
         self._copy = partial(
@@ -130,9 +112,11 @@ class RemoteBackend(Backend):
         """Pickle address and settings; what comes out of it connects when it is first used."""
         return self._copy, ()
 
-    def create_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
+    def create_dataset(
+        self, name: str, policy: Policy | None, schema: Schema | None, *, repeatable: bool
+    ) -> DatasetInfo:
         """See `Backend`."""
-        return self._call(_calls.create_dataset(name, policy, schema))
+        return self._call(_calls.create_dataset(name, policy, schema, repeatable=repeatable))
 
     def get_dataset(self, name: str) -> DatasetInfo:
         """See `Backend`."""
@@ -317,11 +301,22 @@ class RemoteBackend(Backend):
         return self._lazy_channel.get()
 
     def _call(self, call: Call[T]) -> T:
-        with _as_tensorus_errors():
-            method = self._channel.unary_unary(SERVICE + call.name, serialize, call.parse)
-            response = method(call.request, timeout=self._timeout_s)
-        self._heard = True
-        return call.value(response)
+        """Return what a short call answers. One that may be repeated is, while the server cannot be reached."""
+        patience = self._patience()
+        while True:
+            # Where this process must not use gRPC, no other attempt can help.
+            channel = self._channel
+            try:
+                with _as_tensorus_errors():
+                    method = channel.unary_unary(SERVICE + call.name, serialize, call.parse)
+                    response = method(call.request, timeout=self._timeout_s)
+            except TensorusError as error:
+                if call.repeat is None:
+                    raise
+                self._wait(patience, error, (0,))
+                continue
+            self._heard = True
+            return answer_of(call, response, patience)
 
     def _read(self, name: str, request: Message, response_type: type[R]) -> Iterator[tuple[R, memoryview]]:
         """Yield the answers of a stream that reads."""
@@ -360,8 +355,8 @@ class RemoteBackend(Backend):
         patience.wait(error, place)
 
     def _patience(self) -> Patience:
-        """Return the patience of a transfer: none with a server that has never answered."""
-        return Patience(self._retry_timeout_s if self._heard else 0.0)
+        """Return the patience of a call: none with a server that has never answered, whose address may be wrong."""
+        return Patience(self._retry_timeout_s if self._heard else 0.0, self._on_interruption)
 
 
 class _InterruptedError(Exception):
@@ -380,6 +375,13 @@ def require_address(address: str) -> None:
     """
     if not address or not address.isprintable():
         raise UnavailableError(f"address is {address!r}, must be such as 'localhost:7733'", reason="UNAVAILABLE")
+
+
+def answer_of(call: Call[T], response: Any, patience: Patience) -> T:  # `Any`: see `Call.parse`
+    """Return what the answer to a call says, after as many interruptions as its patience counted."""
+    if patience.interruptions and call.repeat is not None:
+        return call.repeat(response)
+    return call.value(response)
 
 
 def insert_results(
@@ -430,41 +432,3 @@ def _as_tensorus_errors() -> Iterator[None]:
     except ValueError as error:
         # gRPC has no other name for it.
         raise UnavailableError("the client is closed", reason="UNAVAILABLE") from error
-
-
-@contextmanager
-def as_answer(call: str) -> Iterator[None]:
-    """Turn what parsing an answer raises into an error of ours."""
-    try:
-        yield
-    except (MalformedMessageError, DecodeError) as error:
-        raise InternalError(f"an answer of {call} is no message of the contract: {error}") from error
-
-
-def rpc_error(error: Any) -> TensorusError:  # `Any`: a grpc.RpcError that is also a grpc.Call, which no type says
-    """Return the error of a call that failed."""
-    for key, value in error.trailing_metadata() or ():
-        if key == _DETAILS_KEY:
-            found = _details_error(value)
-            if found is not None:
-                return found
-    return _error_by_code(error.code(), f"{error.code().name}: {error.details()}")
-
-
-def _details_error(details: bytes) -> TensorusError | None:
-    """Return the error that the trailers carry; None where they are not ours, and the code has to do."""
-    try:
-        return error_from(status_pb2.Status.FromString(details))
-    except DecodeError:
-        return None
-
-
-def _error_by_code(code: grpc.StatusCode, message: str) -> TensorusError:
-    """Return the error of a call that did not reach the service, or was ended by the transport."""
-    if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}:
-        return UnavailableError(message, reason=code.name)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return OverloadedError(message, reason=code.name)
-    if code is grpc.StatusCode.UNIMPLEMENTED:
-        return NotImplementedByServerError(message, reason=code.name)
-    return InternalError(message, reason=code.name)

@@ -99,7 +99,9 @@ class Client:
             InvalidPolicyError: an unknown preset, or a policy that cannot be followed.
         """
         try:
-            return self._backend.create_dataset(dataset_name(name), policy_of(preset, policy), schema)
+            return self._backend.create_dataset(
+                dataset_name(name), policy_of(preset, policy), schema, repeatable=exist_ok
+            )
         except AlreadyExistsError:
             if not exist_ok:
                 raise
@@ -347,6 +349,9 @@ class Client:
 
     def delete(self, dataset: str, ids: str | Sequence[str]) -> int:
         """Delete one or many tensors by id, and return how many existed.
+
+        Where the connection broke and the call was repeated, ids that are gone count, too: the first attempt may have deleted
+        them.
 
         Raises:
             DatasetNotFoundError: there is no such dataset.

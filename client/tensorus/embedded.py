@@ -100,7 +100,14 @@ class EmbeddedBackend(Backend):
             "a client of a store in this process cannot be pickled: open the store in the process that uses it, or serve it"
         )
 
-    def create_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
+    def create_dataset(
+        self,
+        name: str,
+        policy: Policy | None,
+        schema: Schema | None,
+        *,
+        repeatable: bool,  # noqa: ARG002 - an engine in this process always answers
+    ) -> DatasetInfo:
         """See `Backend`."""
         with _as_tensorus_errors():
             return _dataset_info(self._engine.create_dataset(name, _policy(policy), _schema(schema)))

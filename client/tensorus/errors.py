@@ -27,6 +27,8 @@ TensorusError
 ├── InternalError
 └── InsertManyError                some tensors of an `insert_many` were not stored
 
+ConnectionLostWarning (a UserWarning): a call fails at the same place again and again, and is still tried
+
 Every error has a `reason`, which is the contract's name for it, and `facts`, the values in its message for programs. Errors
 are told apart by reason, never by text.
 """
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AlreadyExistsError",
     "ChecksumMismatchError",
+    "ConnectionLostWarning",
     "DataCorruptError",
     "DatasetNotFoundError",
     "GenerationMismatchError",
@@ -79,6 +82,10 @@ class TensorusError(Exception):
         super().__init__(message)
         self.reason = reason
         self.facts: dict[str, str] = dict(facts or {})
+
+
+class ConnectionLostWarning(UserWarning):
+    """A call failed twice without progress in between, and is tried again; the message names the cause."""
 
 
 class NotFoundError(TensorusError, LookupError):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
 
 from tensorus import _patience
-from tensorus._patience import Patience
-from tensorus.errors import TensorusError
+from tensorus._patience import Interruption, Patience
+from tensorus.errors import ConnectionLostWarning, TensorusError
 
 
 class Clock:
@@ -143,3 +144,43 @@ def test_what_the_server_asks_for_is_waited_for(clock: Clock) -> None:
 def test_not_even_the_server_can_ask_for_more_than_the_time_that_is_left(clock: Clock) -> None:
     Patience(2.0).wait(error("DRAINING", retry_after_s=3600), (0,))
     assert clock.waits_s == pytest.approx([2.0])
+
+
+def test_an_observer_hears_of_each_interruption_and_how_often_it_came_without_progress(clock: Clock) -> None:
+    heard: list[Interruption] = []
+    patience = Patience(60.0, heard.append)
+    broken = error()
+    for place in [(1,), (1,), (1,), (2,), (1,)]:
+        patience.wait(broken, place)
+    assert [interruption.at_same_place for interruption in heard] == [1, 2, 3, 1, 2]
+    assert {interruption.error for interruption in heard} == {broken}
+
+
+def test_the_error_that_ends_patience_is_no_interruption(clock: Clock) -> None:
+    heard: list[Interruption] = []
+    with pytest.raises(TensorusError):
+        Patience(60.0, heard.append).wait(error("DATA_CORRUPT"), (0,))
+    assert heard == []
+
+
+def test_without_an_observer_each_place_warns_once(clock: Clock) -> None:
+    patience = Patience(60.0)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for place in [(1,), (1,), (1,), (1,), (2,), (3,), (3,), (3,)]:
+            patience.wait(error(), place)
+    assert len(warned) == 2
+    assert {(record.category, record.filename) for record in warned} == {(ConnectionLostWarning, __file__)}
+
+
+@pytest.mark.parametrize("reason", ["DRAINING", "TOO_MANY_STREAMS", "STORE_UNAVAILABLE"])
+def test_what_the_server_itself_says_is_not_put_down_to_a_proxy(reason: str) -> None:
+    assert "proxy" not in Interruption(error(reason), 2).explanation
+    assert "proxy" in Interruption(error("INTERNAL"), 2).explanation
+
+
+def test_other_reasons_can_be_waited_for(clock: Clock) -> None:
+    patience = Patience(60.0, lambda _: None, reasons=frozenset({"STORAGE_FULL"}))
+    patience.wait(error("STORAGE_FULL"), (0,))
+    with pytest.raises(TensorusError):
+        patience.wait(error("UNAVAILABLE"), (0,))

@@ -21,7 +21,8 @@ from tensorus._channel import require_fork_support
 from tensorus._convert import slices_to
 from tensorus._insert_stream import InsertSession
 from tensorus._patience import Patience
-from tensorus._remote import OPTIONS, SERVICE, as_answer, insert_results, require_address, rpc_error, serialize
+from tensorus._remote import OPTIONS, SERVICE, answer_of, insert_results, require_address, serialize
+from tensorus._rpc_errors import as_answer, rpc_error
 from tensorus.errors import InternalError, TensorusError, UnavailableError
 from tensorus.types import Progress
 from tensorus_protos.framing import split
@@ -80,13 +81,23 @@ class AsyncRemoteBackend:
         self._threads = ThreadPoolExecutor((os.cpu_count() or 1) + 4, thread_name_prefix="tensorus-aio")
 
     async def call(self, call: Call[T]) -> T:
-        """Return what a short call answers."""
-        with self._as_tensorus_errors():
-            method: Any = self._connected().unary_unary(SERVICE + call.name, serialize)
-            raw: bytes = await method(call.request, timeout=self._timeout_s)
-        self._heard = True
-        with as_answer(call.name):
-            return call.value(call.parse(raw))
+        """Return what a short call answers. One that may be repeated is, while the server cannot be reached."""
+        patience = self._patience()
+        while True:
+            # Where this process or event loop must not use the client, no other attempt can help.
+            channel = self._connected()
+            try:
+                with self._as_tensorus_errors():
+                    method: Any = channel.unary_unary(SERVICE + call.name, serialize)
+                    raw: bytes = await method(call.request, timeout=self._timeout_s)
+            except TensorusError as error:
+                if call.repeat is None:
+                    raise
+                await self._wait(patience, error, (0,))
+                continue
+            self._heard = True
+            with as_answer(call.name):
+                return answer_of(call, call.parse(raw), patience)
 
     async def insert(
         self,
@@ -313,7 +324,7 @@ class AsyncRemoteBackend:
         await asyncio.sleep(patience.wait_s(error, place))
 
     def _patience(self) -> Patience:
-        """Return the patience of a transfer: none with a server that has never answered."""
+        """Return the patience of a call: none with a server that has never answered, whose address may be wrong."""
         return Patience(self._retry_timeout_s if self._heard else 0.0)
 
     @contextmanager

@@ -92,7 +92,9 @@ class AsyncClient:
         """Create a dataset. See `tensorus.Client.create_dataset`."""
         backend = self._backend
         try:
-            return await backend.call(_calls.create_dataset(dataset_name(name), policy_of(preset, policy), schema))
+            return await backend.call(
+                _calls.create_dataset(dataset_name(name), policy_of(preset, policy), schema, repeatable=exist_ok)
+            )
         except AlreadyExistsError:
             if not exist_ok:
                 raise

@@ -1,0 +1,80 @@
+"""What gRPC says of calls that failed, as errors of ours. Both clients share it."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import status_pb2
+
+from tensorus._convert import error_from
+from tensorus.errors import (
+    InternalError,
+    LimitExceededError,
+    NotImplementedByServerError,
+    OverloadedError,
+    UnavailableError,
+)
+from tensorus_protos.framing import MalformedMessageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tensorus.errors import TensorusError
+
+__all__ = ["as_answer", "rpc_error"]
+
+_DETAILS_KEY = "grpc-status-details-bin"
+
+_HTTP_STATUS = re.compile(r"http2 header with status: (\d{3})")
+"""How gRPC says that something answered that does not speak gRPC, such as a proxy: its message alone has the status."""
+
+
+@contextmanager
+def as_answer(call: str) -> Iterator[None]:
+    """Turn what parsing an answer raises into an error of ours."""
+    try:
+        yield
+    except (MalformedMessageError, DecodeError) as error:
+        raise InternalError(f"an answer of {call} is no message of the contract: {error}") from error
+
+
+def rpc_error(error: Any) -> TensorusError:  # `Any`: a grpc.RpcError that is also a grpc.Call, which no type says
+    """Return the error of a call that failed."""
+    for key, value in error.trailing_metadata() or ():
+        if key == _DETAILS_KEY:
+            found = _details_error(value)
+            if found is not None:
+                return found
+    return _error_by_code(error.code(), f"{error.code().name}: {error.details()}")
+
+
+def _details_error(details: bytes) -> TensorusError | None:
+    """Return the error that the trailers carry; None where they are not ours, and the code has to do."""
+    try:
+        return error_from(status_pb2.Status.FromString(details))
+    except DecodeError:
+        return None
+
+
+def _error_by_code(code: grpc.StatusCode, message: str) -> TensorusError:
+    """Return the error of a call that did not reach the service, or was ended by the transport."""
+    if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}:
+        return UnavailableError(message, reason=code.name)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return OverloadedError(message, reason=code.name)
+    found = _HTTP_STATUS.search(message)
+    if found is not None and found.group(1) == "413":
+        # It would be refused again, however often it is sent.
+        return LimitExceededError(
+            f"{message}: a proxy before the server refused a request for its size; raise its limit (nginx: "
+            "client_max_body_size 0)",
+            reason="PAYLOAD_TOO_LARGE",
+            facts={"http_status": "413"},
+        )
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return NotImplementedByServerError(message, reason=code.name)
+    return InternalError(message, reason=code.name)
