@@ -19,7 +19,10 @@ REASONS = [name.removeprefix("ERROR_REASON_") for name, number in pb.ErrorReason
 CLASSES = {
     name: found
     for name, found in vars(errors).items()
-    if inspect.isclass(found) and issubclass(found, Exception) and found.__module__ == errors.__name__
+    if inspect.isclass(found)
+    and issubclass(found, Exception)
+    and not issubclass(found, Warning)
+    and found.__module__ == errors.__name__
 }
 
 CLASS_OF_REASON = {
