@@ -30,9 +30,10 @@ _TRANSPORT_REASONS = frozenset({"INTERNAL", "UNKNOWN"})
 log has more; they are not tried again."""
 
 PASSING_REASONS = (
-    frozenset({"UNAVAILABLE", "CANCELLED", "DRAINING", "STORE_UNAVAILABLE", "TOO_MANY_STREAMS"}) | _TRANSPORT_REASONS
+    frozenset({"UNAVAILABLE", "CANCELLED", "DRAINING", "STORE_BUSY", "STORE_UNAVAILABLE", "TOO_MANY_STREAMS"})
+    | _TRANSPORT_REASONS
 )
-"""Of errors that pass: the connection broke, or the server is stopping, restarting or overloaded."""
+"""Of errors that pass: the connection broke, the server is stopping, restarting or overloaded, or its store is locked."""
 
 _BETWEEN_REASONS = frozenset({"UNAVAILABLE", "CANCELLED"}) | _TRANSPORT_REASONS
 """Of errors that something between client and server may have caused: the server itself gave no reason."""
