@@ -181,6 +181,38 @@ class Database:
         finally:
             self._readers.put(lent)
 
+    @contextmanager
+    def snapshot(self) -> Iterator[apsw.Connection]:
+        """Lend a connection of its own for one read transaction that may take long; its first statement settles what it sees.
+
+        Raises:
+            StoreUnavailableError: the file cannot be read, or is damaged.
+        """
+        self.check_writable()
+        try:
+            connection = self._connect(create=False)
+            try:
+                connection.execute("BEGIN")
+                yield connection
+            finally:
+                connection.close()
+        except _BROKEN as error:
+            raise StoreUnavailableError(f"the catalogue cannot be read: {error}") from error
+
+    @contextmanager
+    def lock_file_if_free(self, name: str) -> Iterator[bool]:
+        """Take the lock file `name`, beside the catalogue, for the block; yields False where another process has it."""
+        descriptor = os.open(self._path.with_name(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_free = True
+            except BlockingIOError:
+                is_free = False
+            yield is_free
+        finally:
+            os.close(descriptor)
+
     def checkpoint(self, *, idle: bool) -> None:
         """Copy the log into the database if it has grown; when idle, and no other process writes, empty it.
 
