@@ -94,8 +94,11 @@ def test_the_table_of_limits_is_limits_py() -> None:
     for name, value in documented.items():
         assert getattr(limits, name.upper()) == value, name
     internal = {
+        "ANSWER_BYTES_MAX",
+        "BATCH_S",
         "COMMIT_GROUP_MAX",
         "INLINE_BYTES_MAX",
+        "PAGE_READ_BYTES",
         "PAYLOAD_BYTES_TARGET",
         "RECEIVED_MESSAGE_BYTES_MAX",
         "STATEMENT_TIMEOUT_S",

@@ -49,6 +49,9 @@ __all__ = [
 
 T = TypeVar("T")
 
+PAGE_SIZE = 500
+"""Of a listing; the server ends a page earlier where its tensors are large."""
+
 _BLOCK_BYTES = 1024 * 1024
 """Of a message: what moves fastest."""
 
@@ -86,13 +89,13 @@ def get_dataset(name: str) -> Call[DatasetInfo]:
     return _read_only("GetDataset", pb.GetDatasetRequest(name=name), pb.GetDatasetResponse.FromString, _dataset)
 
 
-def list_datasets() -> Call[list[DatasetInfo]]:
-    """See `Backend`."""
+def list_datasets(page_token: str) -> Call[tuple[list[DatasetInfo], str]]:
+    """Return one page of datasets, and the token of the next."""
     return _read_only(
         "ListDatasets",
-        pb.ListDatasetsRequest(),
+        pb.ListDatasetsRequest(page_token=page_token, page_size=PAGE_SIZE),
         pb.ListDatasetsResponse.FromString,
-        lambda response: [dataset_from(dataset) for dataset in response.datasets],
+        lambda response: ([dataset_from(dataset) for dataset in response.datasets], response.next_page_token),
     )
 
 
@@ -140,10 +143,20 @@ def cancel_insert(request_id: str) -> Call[None]:
     return Call("CancelInsert", request, pb.CancelInsertResponse.FromString, lambda _: None)
 
 
-def list_request(listing: Listing, page_size: int) -> pb.ListTensorsRequest:
-    """Return the request of a listing's first page; those of the next ones have the token of the page before."""
+def list_request(listing: Listing, page_token: str, count: int) -> pb.ListTensorsRequest:
+    """Return the request of the page after `count` tensors: of no more than the listing still wants.
+
+    Args:
+        page_token: of the page before; empty: none.
+    """
+    left = PAGE_SIZE if listing.limit is None else min(listing.limit - count, PAGE_SIZE)
+    # 0 would be the server's default; one tells as well whether the dataset is there.
     return pb.ListTensorsRequest(
-        dataset=listing.dataset, filter_text=listing.where, order_by=listing.order_by, page_size=page_size
+        dataset=listing.dataset,
+        filter_text=listing.where,
+        order_by=listing.order_by,
+        page_size=max(left, 1),
+        page_token=page_token,
     )
 
 

@@ -265,6 +265,8 @@ class InsertMessages(Iterator[bytes]):
         self.credit = Credit()
         self.opened = threading.Event()
         """Set it once the server has said what it has, and `InsertSession.resumed` knows."""
+        self.left: dict[int, int] = {}
+        """Canonical bytes that the server has of unfinished items, as far as it has said; it may take several messages."""
         self.finished = False
         """Whether the last message was made, with `finish`."""
         self.session = session

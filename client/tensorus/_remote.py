@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OPTIONS",
-    "PAGE_SIZE",
     "SERVICE",
     "RemoteBackend",
     "answer_of",
@@ -64,8 +63,6 @@ OPTIONS: tuple[tuple[str, int | str], ...] = (
     # Two clients of one process do not share a connection: each gets its own share of the network.
     ("grpc.use_local_subchannel_pool", 1),
 )
-
-PAGE_SIZE = 500
 
 
 class RemoteBackend(Backend):
@@ -124,7 +121,13 @@ class RemoteBackend(Backend):
 
     def list_datasets(self) -> list[DatasetInfo]:
         """See `Backend`."""
-        return self._call(_calls.list_datasets())
+        found: list[DatasetInfo] = []
+        token = ""
+        while True:
+            page, token = self._call(_calls.list_datasets(token))
+            found += page
+            if not token:
+                return found
 
     def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
         """See `Backend`."""
@@ -253,18 +256,17 @@ class RemoteBackend(Backend):
 
     def list_tensors(self, listing: Listing) -> Iterator[TensorInfo]:
         """See `Backend`."""
-        request = _calls.list_request(listing, PAGE_SIZE)
-        count = 0
+        token, count = "", 0
         while True:
-            page = self._call(_calls.list_page(request))
+            page = self._call(_calls.list_page(_calls.list_request(listing, token, count)))
             for tensor in page.tensors:
                 if listing.limit is not None and count >= listing.limit:
                     return
                 count += 1
                 yield tensor_from(tensor)
-            if not page.next_page_token:
+            token = page.next_page_token
+            if not token or count == listing.limit:
                 return
-            request.page_token = page.next_page_token
 
     def update_metadata(self, dataset: str, tensor_id: str, metadata: Mapping[str, Any]) -> TensorInfo:
         """See `Backend`."""
@@ -396,13 +398,7 @@ def insert_results(
 ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
     """Yield the results in an answer of Insert, and let session and messages know what it says."""
     if response.HasField("opened"):
-        for left in response.opened.items:
-            # Complete before the stream opened, and not heard of then.
-            if left.tensor.generation and session.resolve(left.item):
-                yield left.item, tensor_from(left.tensor)
-        session.resumed({left.item: left.committed_bytes for left in response.opened.items})
-        messages.credit.set_limit(response.opened.max_unacknowledged_bytes)
-        messages.opened.set()
+        yield from _take_opened(response.opened, session, messages)
     if response.HasField("progress"):
         acknowledged_bytes = response.progress.acknowledged_payload_bytes
         messages.credit.acknowledge(acknowledged_bytes)
@@ -418,6 +414,20 @@ def insert_results(
                 continue
         if session.resolve(result.item):
             yield result.item, outcome
+
+
+def _take_opened(
+    opened: pb.InsertOpened, session: InsertSession, messages: InsertMessages
+) -> Iterator[tuple[int, TensorInfo]]:
+    """Yield what was complete before the stream opened, and not heard of then; let the rest go on after its last message."""
+    for left in opened.items:
+        if left.tensor.generation and session.resolve(left.item):
+            yield left.item, tensor_from(left.tensor)
+    messages.left.update((left.item, left.committed_bytes) for left in opened.items)
+    if not opened.more:
+        session.resumed(messages.left)
+        messages.credit.set_limit(opened.max_unacknowledged_bytes)
+        messages.opened.set()
 
 
 def serialize(message: Any) -> bytes:  # `Any`: a message of any type

@@ -120,7 +120,13 @@ class EmbeddedBackend(Backend):
     def list_datasets(self) -> list[DatasetInfo]:
         """See `Backend`."""
         with _as_tensorus_errors():
-            return [_dataset_info(dataset) for dataset in self._engine.list_datasets()]
+            found: list[DatasetInfo] = []
+            token = ""
+            while True:
+                page, token = self._engine.list_datasets(page_token=token)
+                found += map(_dataset_info, page)
+                if not token:
+                    return found
 
     def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
         """See `Backend`."""

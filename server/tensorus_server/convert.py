@@ -19,6 +19,7 @@ from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.values import from_value_map, to_value_map
 from tensorus_server.errors import InvalidMetadataError, InvalidRequestError, InvalidShapeError
 from tensorus_server.model import ByteRange, Checksum, NewTensor, Read, Schema, SliceSet
+from tensorus_server.paging import answers
 from tensorus_server.validate import checked_spec, require_candidate_count
 
 if TYPE_CHECKING:
@@ -320,7 +321,8 @@ def stats_to(stats: DatasetStats) -> pb.GetDatasetStatsResponse:
             )
             for share in stats.dtypes
         ],
-        encodings=map(_encoding_share_to, stats.encodings),
+        # Where a codec has many and long settings, only the largest shares fit.
+        encodings=next(answers(stats.encodings, _encoding_share_to)),
     )
 
 

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from contextlib import suppress
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.policy import StoragePolicy
@@ -15,6 +16,7 @@ from tensorus_server.committer import Committer
 from tensorus_server.errors import (
     DataCorruptError,
     GenerationMismatchError,
+    InvalidPageTokenError,
     LimitExceededError,
     SessionExpiredError,
     StoreUnavailableError,
@@ -24,6 +26,8 @@ from tensorus_server.health import Health
 from tensorus_server.insert import InsertOptions, InsertServices, InsertStream, ItemProgress
 from tensorus_server.limits import IDS_PER_DELETE_MAX, PAGE_SIZE_DEFAULT, READS_PER_GET_MAX
 from tensorus_server.model import Schema
+from tensorus_server.paging import checked_page_size, decode_token, encode_token, take_all
+from tensorus_server.purge import Purger
 from tensorus_server.query import Selection, list_page
 from tensorus_server.read import TensorReader
 from tensorus_server.sessions import InsertSessions
@@ -95,6 +99,7 @@ class Engine:
         self._services = InsertServices(catalogue, chunk_store, pool, self._committer, self._seal_pool, self._health)
         self._sessions = sessions or InsertSessions()
         self._reader = TensorReader(catalogue, chunk_store, pool)
+        self._purger = Purger(catalogue.datasets, self._health)
         self._closing = threading.Event()
         self._sweeper = Watched(
             "sweeper", self._sweep_regularly, lambda error: self._health.fail("the sweeper ended", error)
@@ -122,9 +127,21 @@ class Engine:
         """
         return self._catalogue.datasets.get(name)
 
-    def list_datasets(self) -> list[Dataset]:
-        """Return all datasets in order of creation."""
-        return self._catalogue.datasets.list()
+    def list_datasets(
+        self, *, page_size: int = 0, page_token: str = "", take: Callable[[Dataset], bool] = take_all
+    ) -> tuple[list[Dataset], str]:
+        """Return one page of datasets in order of creation, and the token of the next page; see `list_page`.
+
+        Raises:
+            InvalidPageTokenError: the token is none of ours.
+            LimitExceededError: the page is too large.
+        """
+        size = checked_page_size(page_size, "datasets")
+        after = _place_of(page_token, "datasets") if page_token else 0
+        found, more = self._catalogue.datasets.page(after, size)
+        taken = list(takewhile(take, found))
+        more = more or len(taken) < len(found)
+        return taken, encode_token(["datasets", taken[-1].number]) if more else ""
 
     def update_dataset(self, name: str, policy: StoragePolicy | None, schema: Schema | None) -> Dataset:
         """Replace what is given, for later inserts; stored tensors stay as they are.
@@ -141,12 +158,14 @@ class Engine:
         return self._catalogue.datasets.update(name, policy, schema)
 
     def delete_dataset(self, name: str) -> int:
-        """Delete the dataset with all its tensors and return how many there were.
+        """Delete the dataset with all its tensors and return how many there were; their space is freed in the background.
 
         Raises:
             DatasetNotFoundError: there is none.
         """
-        return self._catalogue.datasets.delete(name)
+        deleted = self._catalogue.datasets.delete(name)
+        self._purger.wake()
+        return deleted
 
     def dataset_stats(self, name: str) -> DatasetStats:
         """Return sums over the dataset's tensors.
@@ -177,12 +196,19 @@ class Engine:
         """Which inserts are going on."""
         return self._sessions
 
-    def insert_status(self, request_id: str) -> tuple[list[ItemProgress], bool]:
-        """Return how far the marked items of an insert are, and whether all of them are complete.
+    def insert_status(
+        self, request_id: str, *, page_token: str = "", take: Callable[[ItemProgress], bool] = take_all
+    ) -> tuple[list[ItemProgress], bool, str]:
+        """Return how far the marked items of an insert are, page by page; see `list_page`.
+
+        Returns:
+            A page of items; whether all items of the insert are complete; and the token of the next page.
 
         Raises:
             SessionExpiredError: nothing is known of it.
+            InvalidPageTokenError: the token is none of ours.
         """
+        after = _place_of(page_token, "insert") if page_token else -1
         uploads = self._catalogue.uploads.find(request_id)
         going_on = self._sessions.is_held(request_id)
         if not uploads and not going_on:
@@ -190,7 +216,9 @@ class Engine:
                 f"nothing is known of insert {request_id}: it expired, or left nothing, or never began"
             )
         finished = not going_on and all(upload.generation is not None for upload in uploads)
-        return [self._progress(upload) for upload in uploads], finished
+        rest = [upload for upload in uploads if upload.item > after]
+        items = list(takewhile(take, map(self._progress, rest[:PAGE_SIZE_DEFAULT])))
+        return items, finished, encode_token(["insert", items[-1].item]) if len(items) < len(rest) else ""
 
     def cancel_insert(self, request_id: str) -> None:
         """End an insert and drop what of it is not complete; complete tensors stay. Idempotent.
@@ -260,15 +288,17 @@ class Engine:
         return Selection(self._catalogue.tensors, query, with_payloads=with_payloads, resume_token=resume_token)
 
     def list_tensors(
-        self, dataset: str, filter_: Filter | None, order: Order, *, page_size: int = 0, page_token: str = ""
+        self,
+        dataset: str,
+        filter_: Filter | None,
+        order: Order,
+        *,
+        page_size: int = 0,
+        page_token: str = "",
+        take: Callable[[Tensor], bool] = take_all,
     ) -> tuple[list[Tensor], str]:
-        """Return one page of tensors without their bytes, and the token of the next page; see `list_page`.
-
-        Args:
-            page_size: 0: the default.
-        """
-        size = page_size or PAGE_SIZE_DEFAULT
-        return list_page(self._catalogue.tensors, dataset, filter_, order, size=size, token=page_token)
+        """Return one page of tensors without their bytes, and the token of the next page; see `list_page`."""
+        return list_page(self._catalogue.tensors, dataset, filter_, order, size=page_size, token=page_token, take=take)
 
     def update_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> Tensor:
         """Replace a tensor's metadata and return the tensor.
@@ -311,7 +341,7 @@ class Engine:
     def _progress(self, upload: Upload) -> ItemProgress:
         if upload.generation is None:
             return ItemProgress(upload.item, upload.id, upload.committed_bytes)
-        dataset = next((found for found in self.list_datasets() if found.number == upload.dataset_number), None)
+        dataset = self._catalogue.datasets.find(upload.dataset_number)
         tensor = None
         if dataset is not None:
             (tensor,) = self._catalogue.tensors.by_generation(dataset.name, [upload.generation])
@@ -341,6 +371,7 @@ class Engine:
         give_up_s = time.monotonic() + timeout_s
         steps: dict[str, Callable[[float], bool]] = {
             "sweeper": self._sweeper.join,
+            "purger": self._purger.close,
             "seals": self._seal_pool.close,
             "committer": self._committer.close,
             "sessions": self._close_sessions,
@@ -378,6 +409,14 @@ class Engine:
                 _log.exception("the sweep failed")
             if self._closing.wait(_SWEEP_EVERY_S):
                 return
+
+
+def _place_of(page_token: str, listing: str) -> int:
+    """Return the number after which a listing goes on."""
+    fields = decode_token(page_token, "page_token")
+    if len(fields) != 2 or fields[0] != listing or not isinstance(fields[1], int) or abs(fields[1]) >= 2**63:
+        raise InvalidPageTokenError("page_token is not one that this server gave, or of another listing")
+    return fields[1]
 
 
 def _require_generation(dataset: str, read: Read, tensor: Tensor | None) -> Tensor | Exception:

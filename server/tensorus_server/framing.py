@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from tensorus_server.model import Tensor, TensorSpec
 
-__all__ = ["InsertMessage", "ResponsePacker", "read_explain_message", "read_insert_message"]
+__all__ = ["InsertMessage", "ResponsePacker", "read_explain_message", "read_insert_message", "require_message_size"]
 
 _HEAD_BYTES_MAX = 1024 * 1024
 """Of a response, beyond which nothing is added to it: many headers with large metadata must not make a message too large. With
@@ -89,12 +89,22 @@ def read_explain_message(message: bytes) -> tuple[pb.ExplainPolicyRequest, memor
     return _read_message(message, pb.ExplainPolicyRequest)
 
 
-def _read_message(message: bytes, request_type: type[Request]) -> tuple[Request, memoryview]:
-    if len(message) > MESSAGE_BYTES_MAX:
+def require_message_size(size: int, *, dataset: str | None = None) -> None:
+    """Refuse a message above the limit, which the transport lets in so that it is refused with a reason.
+
+    Raises:
+        PayloadTooLargeError: names the size and the limit.
+    """
+    if size > MESSAGE_BYTES_MAX:
         raise PayloadTooLargeError(
-            f"message is {len(message)} bytes, limit is {MESSAGE_BYTES_MAX} bytes (message_bytes_max)",
+            f"message is {size} bytes, limit is {MESSAGE_BYTES_MAX} bytes (message_bytes_max)",
+            dataset=dataset,
             limit=MESSAGE_BYTES_MAX,
         )
+
+
+def _read_message(message: bytes, request_type: type[Request]) -> tuple[Request, memoryview]:
+    require_message_size(len(message))
     try:
         head_bytes, payload = split(message)
         head = request_type.FromString(head_bytes)

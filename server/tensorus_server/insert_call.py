@@ -40,6 +40,7 @@ from tensorus_server.framing import read_insert_message
 from tensorus_server.insert import InsertOptions, ItemProgress
 from tensorus_server.limits import CHUNK_BYTES_MAX, UNACKNOWLEDGED_BYTES_MAX
 from tensorus_server.model import Segment
+from tensorus_server.paging import answers
 from tensorus_server.status import status_of
 from tensorus_server.validate import require_request_id
 
@@ -293,8 +294,11 @@ class _Outbox:
         while True:
             with self._changed:
                 self._changed.wait_for(self._has_news, timeout=_ACKNOWLEDGE_S)
+                opened, self._opened = self._opened, None
                 response, results = self._take()
                 closed = self._closed and not self._has_unsaid()
+            if opened is not None:
+                yield from _to_opened(opened, response.opened)
             yield from self._to_messages(response, results)
             if closed:
                 break
@@ -335,10 +339,6 @@ class _Outbox:
         if draining_s is not None and not self._told_draining:
             self._told_draining = True
             response.draining.grace.FromMilliseconds(int(1000 * draining_s))
-        if self._opened is not None:
-            response.opened.max_unacknowledged_bytes = UNACKNOWLEDGED_BYTES_MAX
-            response.opened.items.extend(map(progress_to, self._opened))
-            self._opened = None
         results, self._results = self._results, []
         progress, self._progress = self._progress, {}
         due = time.monotonic() - self._acknowledged_s >= _ACKNOWLEDGE_S
@@ -358,6 +358,18 @@ class _Outbox:
             response.finished.SetInParent()
             response.finished.succeeded, response.finished.failed = succeeded, failed
         return response, results
+
+
+def _to_opened(items: list[ItemProgress], last: pb.InsertOpened) -> Iterator[bytes]:
+    """Fill `last` with the items, or with the last of them after messages with those that come before."""
+    last.max_unacknowledged_bytes = UNACKNOWLEDGED_BYTES_MAX
+    held: list[pb.ItemStatus] | None = None
+    for part in answers(items, progress_to):
+        if held is not None:
+            opened = pb.InsertOpened(max_unacknowledged_bytes=UNACKNOWLEDGED_BYTES_MAX, items=held, more=True)
+            yield pb.InsertResponse(opened=opened).SerializeToString()
+        held = part
+    last.items.extend(held or ())
 
 
 def progress_to(progress: ItemProgress) -> pb.ItemStatus:

@@ -9,6 +9,8 @@ from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX
 from tensorus_codecs.policy import CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MIN
 
 __all__ = [
+    "ANSWER_BYTES_MAX",
+    "BATCH_S",
     "CHUNK_BYTES_DEFAULT",
     "CHUNK_BYTES_MAX",
     "CHUNK_BYTES_MIN",
@@ -34,6 +36,7 @@ __all__ = [
     "METADATA_DEPTH_MAX",
     "METADATA_KEY_BYTES_MAX",
     "OPEN_ITEMS_MAX",
+    "PAGE_READ_BYTES",
     "PAGE_SIZE_DEFAULT",
     "PAGE_SIZE_MAX",
     "PAYLOAD_BYTES_MAX",
@@ -69,6 +72,10 @@ PAYLOAD_BYTES_TARGET = 1024 * 1024
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """What every gRPC implementation accepts by default."""
+
+ANSWER_BYTES_MAX = MESSAGE_BYTES_MAX // 2
+"""Entries of one page, or of one message that lists something: half of what every client accepts. An entry of the largest size
+fits beside everything else that the message may have."""
 
 RECEIVED_MESSAGE_BYTES_MAX = 2 * MESSAGE_BYTES_MAX
 """What the transport lets in, so that a message just above the limit is refused with a reason, and not by the transport."""
@@ -123,10 +130,13 @@ FILTER_VALUES_TOTAL_MAX = 4096
 """Values of all `one_of` of one filter."""
 
 PAGE_SIZE_DEFAULT = 100
-"""Tensors of a page where the caller does not say."""
+"""Entries of a page where the caller does not say."""
 
 PAGE_SIZE_MAX = 1000
-"""Tensors of a page: at 64 KiB of metadata each still bounded memory."""
+"""Entries of a page. Large ones end it earlier: see `ANSWER_BYTES_MAX` and `PAGE_READ_BYTES`."""
+
+PAGE_READ_BYTES = 4 * 1024 * 1024
+"""Metadata and payloads of the rows that are read at once. As Python's objects they take up to twenty times as much."""
 
 SAMPLE_MAX = 1_000_000
 """Tensors of one sample: their numbers are held in memory until they are served."""
@@ -135,7 +145,7 @@ READS_PER_GET_MAX = 10_000
 """Reads of one Get: their ids are held in memory until they are served."""
 
 IDS_PER_DELETE_MAX = 10_000
-"""Ids of one DeleteTensors: one transaction."""
+"""Ids of one DeleteTensors: their answer and their statements stay bounded."""
 
 OPEN_ITEMS_MAX = 16
 """Tensors of one stream that have begun and not ended: each may hold a part of a chunk in memory."""
@@ -184,6 +194,9 @@ MARK_EVERY_BYTES = 8 * 1024 * 1024
 COMMIT_GROUP_MAX = 512
 """Tensors that share one commit, and so one sync of the catalogue's log. Measured, 4 KiB each: a fifth less time for each than
 with 256, and a commit still takes below 50 ms."""
+
+BATCH_S = 0.02
+"""How long a transaction of a deletion in batches deletes: inserts wait for no more than that and its commit."""
 
 STATEMENT_TIMEOUT_S = 5.0
 """How long one statement of a query may run."""

@@ -1,17 +1,13 @@
 """Which tensors a listing or a query names: filter → pages of the catalogue → tensors.
 
-A page token carries the place where the listing goes on, and a digest of everything that must be the same in the next
-request: it is a position, not a permission.
+Tokens carry the place where a listing or a query goes on, and a digest of everything that must be the same in the next request.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import random
 import secrets
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tensorus_codecs.checksum import crc32c
@@ -19,9 +15,11 @@ from tensorus_server.catalogue.abc import ORDER_FIELDS, Order, PageRequest, sort
 from tensorus_server.errors import InvalidPageTokenError, InvalidRequestError, LimitExceededError
 from tensorus_server.filter import check_filter
 from tensorus_server.limits import PAGE_SIZE_MAX, SAMPLE_MAX
+from tensorus_server.paging import checked_page_size, decode_token, encode_token, take_all
+from tensorus_server.sampling import sample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tensorus_server.catalogue.abc import TensorTable
     from tensorus_server.filter import Filter
@@ -98,7 +96,7 @@ class Selection:
             self._served, self._after, self._generation_max, self._seed = self._parse(resume_token)
         else:
             self._generation_max = tensors.latest_generation()
-            # Of ours where the caller has none: a sample that is resumed must be the same one.
+            # Of ours where the caller has none: a sample that is resumed must go on as the same one.
             self._seed = secrets.randbits(62) if query.seed is None else query.seed
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -126,13 +124,14 @@ class Selection:
     def token(self, place: Place) -> str:
         """Return what another selection of the same query needs to go on after `place`."""
         served, after = place
-        return _encode([self._digest, served, self._generation_max, self._seed, *(after or (None, None))])
+        return encode_token([self._digest, served, self._generation_max, self._seed, *(after or (None, None))])
 
     def _parse(self, token: str) -> tuple[int, tuple[str | int, int] | None, int, int]:
-        fields = _decode(token, "resume_token")
+        fields = decode_token(token, "resume_token")
         numbers, after = fields[:4], tuple(fields[4:])
         in_place = after == (None, None) or (len(after) == 2 and _is_place(after, self._order))
-        if len(numbers) != 4 or not all(map(_is_int64, numbers)) or not in_place:
+        # A seed is of the caller's, and unsigned.
+        if len(numbers) != 4 or not all(map(_is_int64, numbers[:3])) or not _is_uint64(numbers[3]) or not in_place:
             raise InvalidPageTokenError("resume_token is not one that this server gave")
         digest, served, generation_max, seed = numbers
         if digest != self._digest:
@@ -162,27 +161,40 @@ class Selection:
     def _sampled(self) -> Iterator[Tensor]:
         query = self._query
         assert query.sample is not None
-        source = random.Random(self._seed)  # noqa: S311 - no secret
-        chosen = _reservoir(self._generations(), query.sample, source)[self._served :]
+        # Bounded, since a token may say anything.
+        count = max(query.sample - self._served, 0)
+        after = None if self._after is None else max(self._after[1], 0)
+        chosen = sample(self._generations(), count, self._seed, after=after)
         for start in range(0, len(chosen), _PAGE_WITH_PAYLOADS):
             page = chosen[start : start + _PAGE_WITH_PAYLOADS]
             found = self._tensors.by_generation(query.dataset, page, with_payloads=self._with_payloads)
             yield from (tensor for tensor in found if tensor is not None)
 
-    def _generations(self) -> Iterator[int]:
+    def _generations(self) -> Iterator[list[int]]:
         request = PageRequest(self._query.filter, size=_SAMPLE_PAGE, generation_max=self._generation_max)
         while True:
             page = self._tensors.generations(self._query.dataset, request)
-            yield from page
+            yield page
             if len(page) < _SAMPLE_PAGE:
                 return
             request = replace(request, after=(page[-1], page[-1]))
 
 
 def list_page(
-    tensors: TensorTable, dataset: str, filter_: Filter | None, order: Order, *, size: int, token: str
+    tensors: TensorTable,
+    dataset: str,
+    filter_: Filter | None,
+    order: Order,
+    *,
+    size: int,
+    token: str,
+    take: Callable[[Tensor], bool] = take_all,
 ) -> tuple[list[Tensor], str]:
     """Return one page of a listing and the token of the next; it is empty where this was the last.
+
+    Args:
+        size: tensors of the page, at most; 0: the default.
+        take: called with the page's tensors in order; the first for which it returns False begins the next page.
 
     Raises:
         InvalidPageTokenError: the token belongs to another listing, or is none of ours.
@@ -190,12 +202,7 @@ def list_page(
     """
     if filter_ is not None:
         check_filter(filter_)
-    if size > PAGE_SIZE_MAX:
-        raise LimitExceededError(
-            f"page_size is {size}, limit is {PAGE_SIZE_MAX} tensors (page_size_max)",
-            dataset=dataset,
-            limit=PAGE_SIZE_MAX,
-        )
+    size = checked_page_size(size, "tensors", dataset=dataset)
     digest = crc32c(repr((dataset, filter_, order)).encode())
     if token:
         after, generation_max = _parse_token(token, digest, order)
@@ -203,9 +210,11 @@ def list_page(
     else:
         request = PageRequest(filter_, order, size, generation_max=tensors.latest_generation())
     page = tensors.page(dataset, request)
-    if page.next is None:
-        return page.tensors, ""
-    return page.tensors, _format_token(digest, page.next, request.generation_max)
+    taken = list(takewhile(take, page.tensors))
+    following = page.next
+    if len(taken) < len(page.tensors):
+        following = (sort_value(taken[-1], order.field), taken[-1].generation)
+    return taken, "" if following is None else _format_token(digest, following, request.generation_max)
 
 
 def _require_sample(query: Query) -> None:
@@ -219,46 +228,18 @@ def _require_sample(query: Query) -> None:
         )
 
 
-def _reservoir(items: Iterator[int], count: int, source: random.Random) -> list[int]:
-    """Return `count` of the items, each set of so many equally likely, in random order. Source: Vitter's algorithm R."""
-    chosen: list[int] = []
-    for index, item in enumerate(items):
-        if index < count:
-            chosen.append(item)
-        else:
-            place = source.randrange(index + 1)
-            if place < count:
-                chosen[place] = item
-    source.shuffle(chosen)
-    return chosen
-
-
 def _format_token(digest: int, after: tuple[str | int, int], generation_max: int | None) -> str:
-    return _encode([digest, *after, generation_max])
+    return encode_token([digest, *after, generation_max])
 
 
 def _parse_token(token: str, digest: int, order: Order) -> tuple[tuple[str | int, int], int]:
-    fields = _decode(token, "page_token")
+    fields = decode_token(token, "page_token")
     if len(fields) != 4 or not _is_place(fields[1:3], order) or not _is_int64(fields[3]):
         raise InvalidPageTokenError("page_token is not one that this server gave")
     found_digest, sort_value, generation, generation_max = fields
     if found_digest != digest:
         raise InvalidPageTokenError("page_token belongs to a listing with another dataset, filter or order")
     return (sort_value, generation), generation_max
-
-
-def _encode(fields: list[Any]) -> str:
-    return base64.urlsafe_b64encode(json.dumps(fields).encode()).decode()
-
-
-def _decode(token: str, name: str) -> list[Any]:
-    try:
-        fields = json.loads(base64.urlsafe_b64decode(token.encode()))
-    except (binascii.Error, ValueError, RecursionError) as error:
-        raise InvalidPageTokenError(f"{name} is not one that this server gave") from error
-    if not isinstance(fields, list):
-        raise InvalidPageTokenError(f"{name} is not one that this server gave")
-    return fields
 
 
 def _is_place(after: Sequence[Any], order: Order) -> bool:
@@ -268,6 +249,10 @@ def _is_place(after: Sequence[Any], order: Order) -> bool:
         # Text that is no Unicode is no id.
         return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value) and _is_int64(generation)
     return _is_int64(value) and _is_int64(generation)
+
+
+def _is_uint64(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value < 2**64
 
 
 def _is_int64(value: object) -> bool:

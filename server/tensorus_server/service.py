@@ -25,9 +25,11 @@ from tensorus_server.convert import (
 from tensorus_server.convert_filter import filter_from
 from tensorus_server.errors import UnimplementedError
 from tensorus_server.explain_call import explain_policy
+from tensorus_server.framing import require_message_size
 from tensorus_server.insert_call import InsertCall, progress_to
 from tensorus_server.interceptors import guard_stream, guard_unary, guard_upload
 from tensorus_server.limits import EXPLAIN_STREAM_BYTES, INSERT_STREAM_BYTES, READ_STREAM_BYTES
+from tensorus_server.paging import Answer
 from tensorus_server.query import Query, parse_order
 from tensorus_server.read_call import ReadCall
 
@@ -106,9 +108,13 @@ class TensorService:
         """Return a dataset."""
         return pb.GetDatasetResponse(dataset=dataset_to(self._engine.get_dataset(request.name)))
 
-    def list_datasets(self, _: pb.ListDatasetsRequest) -> pb.ListDatasetsResponse:
-        """Return all datasets."""
-        return pb.ListDatasetsResponse(datasets=map(dataset_to, self._engine.list_datasets()))
+    def list_datasets(self, request: pb.ListDatasetsRequest) -> pb.ListDatasetsResponse:
+        """Return a page of datasets."""
+        answer = Answer(dataset_to)
+        _, token = self._engine.list_datasets(
+            page_size=request.page_size, page_token=request.page_token, take=answer.take
+        )
+        return pb.ListDatasetsResponse(datasets=answer.entries, next_page_token=token)
 
     def update_dataset(self, request: pb.UpdateDatasetRequest) -> pb.UpdateDatasetResponse:
         """Replace a dataset's policy, schema, or both."""
@@ -130,8 +136,11 @@ class TensorService:
 
     def get_insert_status(self, request: pb.GetInsertStatusRequest) -> pb.GetInsertStatusResponse:
         """Return what of an insert is durable."""
-        items, finished = self._engine.insert_status(request.request_id)
-        return pb.GetInsertStatusResponse(items=map(progress_to, items), finished=finished)
+        answer = Answer(progress_to)
+        _, finished, token = self._engine.insert_status(
+            request.request_id, page_token=request.page_token, take=answer.take
+        )
+        return pb.GetInsertStatusResponse(items=answer.entries, finished=finished, next_page_token=token)
 
     def cancel_insert(self, request: pb.CancelInsertRequest) -> pb.CancelInsertResponse:
         """Drop what of an insert is not complete."""
@@ -158,14 +167,16 @@ class TensorService:
 
     def list_tensors(self, request: pb.ListTensorsRequest) -> pb.ListTensorsResponse:
         """Return a page of tensors without their bytes."""
-        tensors, next_page_token = self._engine.list_tensors(
+        answer = Answer(tensor_to)
+        _, token = self._engine.list_tensors(
             request.dataset,
             filter_from(request.filter if request.HasField("filter") else None, request.filter_text),
             parse_order(request.order_by),
             page_size=request.page_size,
             page_token=request.page_token,
+            take=answer.take,
         )
-        return pb.ListTensorsResponse(tensors=map(tensor_to, tensors), next_page_token=next_page_token)
+        return pb.ListTensorsResponse(tensors=answer.entries, next_page_token=token)
 
     def update_tensor(self, request: pb.UpdateTensorRequest) -> pb.UpdateTensorResponse:
         """Replace a tensor's metadata."""
@@ -176,6 +187,8 @@ class TensorService:
 
     def delete_tensors(self, request: pb.DeleteTensorsRequest) -> pb.DeleteTensorsResponse:
         """Delete tensors."""
+        # The answer may have to repeat every id: it fits where the request does.
+        require_message_size(request.ByteSize(), dataset=request.dataset)
         deleted = set(self._engine.delete_tensors(request.dataset, list(request.ids)))
         missing_ids = dict.fromkeys(tensor_id for tensor_id in request.ids if tensor_id not in deleted)
         return pb.DeleteTensorsResponse(deleted=len(deleted), missing_ids=missing_ids)

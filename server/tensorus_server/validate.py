@@ -180,7 +180,14 @@ def require_schema(schema: Schema) -> None:
         UnsupportedDTypeError: an unknown dtype.
         InvalidShapeError: too many axes, or a size below -1.
         InvalidMetadataError: an unknown type.
+        LimitExceededError: its keys are longer than metadata may be.
     """
+    size = sum(len(key.encode()) for key in schema.metadata)
+    if size > METADATA_BYTES_MAX:
+        raise LimitExceededError(
+            f"keys of the schema are {size} bytes, limit is {METADATA_BYTES_MAX} bytes (metadata_bytes_max)",
+            limit=METADATA_BYTES_MAX,
+        )
     if schema.dtype is not None:
         dtype_by_name(schema.dtype)
     if schema.shape is not None and (len(schema.shape) > RANK_MAX or any(size < -1 for size in schema.shape)):

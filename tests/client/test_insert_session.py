@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from tensorus import _insert_stream
 from tensorus._backend import InsertOptions, Upload
 from tensorus._insert_stream import InsertMessages, InsertSession
+from tensorus._remote import insert_results
 from tensorus.errors import InvalidMetadataError
+from tensorus.types import TensorInfo
 from tensorus_protos.framing import split
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
@@ -283,3 +285,27 @@ def test_all_or_nothing_ends_with_what_cannot_be_sent() -> None:
     assert not any(pb.InsertRequest.FromString(raw).finish for raw in messages)
     assert isinstance(session.failure, InvalidMetadataError)
     assert session.unsendable == []
+
+
+def test_what_the_server_has_may_take_several_messages() -> None:
+    session = InsertSession("d", uploads_of([1000, 1000, 500]), InsertOptions())
+    broken = session.begin()
+    broken.credit.set_limit(2**24)
+    assert len(list(broken)) > 3
+
+    messages = session.begin()
+    complete = pb.Tensor(id="t0", generation=7, spec=pb.TensorSpec(dtype=pb.DATA_TYPE_UINT8, shape=[1000]))
+    parts = [
+        pb.InsertOpened(items=[pb.ItemStatus(item=1, committed_bytes=600, tensor=pb.Tensor(id="t1"))], more=True),
+        pb.InsertOpened(items=[pb.ItemStatus(item=0, tensor=complete)], more=True),
+        pb.InsertOpened(max_unacknowledged_bytes=2**24),
+    ]
+    found = []
+    for part in parts:
+        assert not messages.opened.is_set()
+        found += insert_results(pb.InsertResponse(opened=part), session, messages, None)
+    assert messages.opened.is_set()
+    assert [(item, info.id) for item, info in found if isinstance(info, TensorInfo)] == [(0, "t0")]
+    segments = [segment for raw in messages for segment in pb.InsertRequest.FromString(split(raw)[0]).segments]
+    begins = {segment.item: segment.offset for segment in reversed(segments)}
+    assert begins == {1: 600, 2: 0}

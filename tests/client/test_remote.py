@@ -354,23 +354,41 @@ def pages(request: pb.ListTensorsRequest) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("limit", "count", "tokens"),
+    ("limit", "count", "sizes"),
     [
-        pytest.param(None, 8, ["", "1", "2", "3"], id="all"),
-        pytest.param(3, 3, ["", "1"], id="up to the middle of a page"),
-        pytest.param(1, 1, [""], id="one"),
-        pytest.param(100, 8, ["", "1", "2", "3"], id="more than there are"),
+        pytest.param(None, 8, [500, 500, 500, 500], id="all"),
+        pytest.param(3, 3, [3, 1], id="up to the middle of a page"),
+        pytest.param(2, 2, [2], id="up to the end of a page"),
+        pytest.param(1, 1, [1], id="one"),
+        pytest.param(0, 0, [1], id="none"),
+        pytest.param(100, 8, [100, 98, 96, 94], id="more than there are"),
+        pytest.param(505, 8, [500, 500, 500, 499], id="more than a page"),
     ],
 )
-def test_a_list_asks_for_pages_as_far_as_it_is_read(limit: int | None, count: int, tokens: list[str]) -> None:
+def test_a_list_asks_for_pages_as_far_as_it_is_read(limit: int | None, count: int, sizes: list[int]) -> None:
     method, requests = recording(pb.ListTensorsRequest, pages)
     with scripted_server(ListTensors=method) as address, tensorus.connect(address, retry_timeout_s=0) as client:
         found = [info.id for info in client.list("d", "k EXISTS", order_by="id", limit=limit)]
     assert found == [f"t{number}" for number in range(count)]
-    assert [request.page_token for request in requests] == tokens
-    assert {(request.dataset, request.filter_text, request.order_by, request.page_size) for request in requests} == {
-        ("d", "k EXISTS", "id", 500)
+    assert [request.page_token for request in requests] == ["", "1", "2", "3"][: len(sizes)]
+    assert [request.page_size for request in requests] == sizes
+    assert {(request.dataset, request.filter_text, request.order_by) for request in requests} == {
+        ("d", "k EXISTS", "id")
     }
+
+
+def test_all_datasets_are_listed_page_by_page() -> None:
+    def answer(request: pb.ListDatasetsRequest) -> bytes:
+        number = int(request.page_token or 0)
+        page = pb.ListDatasetsResponse(
+            datasets=[pb.Dataset(name=f"d{number}")], next_page_token=str(number + 1) if number < 3 else ""
+        )
+        return page.SerializeToString()
+
+    method, requests = recording(pb.ListDatasetsRequest, answer)
+    with scripted_server(ListDatasets=method) as address, tensorus.connect(address, retry_timeout_s=0) as client:
+        assert [info.name for info in client.datasets()] == ["d0", "d1", "d2", "d3"]
+    assert [request.page_token for request in requests] == ["", "1", "2", "3"]
 
 
 def test_a_list_of_which_nothing_is_read_asks_for_nothing() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from support.engine import Reopen, commit, create, ids_of, stored_tensor
+from support.engine import Reopen, commit, create, ids_of, purge, stored_tensor
 from tensorus_codecs.dtypes import opaque_dtype
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.summary import ValueSummary
@@ -339,6 +339,9 @@ class CatalogueContract:
             commit(catalogue, *group, stored_tensor(dataset, "inline", inline_payload=b"x"))
             keys[name] = {stored.locator.key for stored in group}
             catalogue.datasets.delete(name)
+            # Nothing of it is garbage before its rows are gone.
+            assert catalogue.garbage.unknown(keys[name]) == set()
+            assert purge(catalogue) == 4
         assert set(catalogue.garbage.due(10)) == keys["soon"]
         assert catalogue.garbage.unknown(keys["late"] | keys["soon"]) == set()
 

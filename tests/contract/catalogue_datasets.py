@@ -52,21 +52,47 @@ class CatalogueDatasetsContract:
 
     def test_names_are_data_and_differ_by_every_code_point(self, catalogue: Catalogue) -> None:
         created = [create(catalogue, name) for name in NAMES]
-        assert catalogue.datasets.list() == created
+        assert catalogue.datasets.page(0, 100)[0] == created
         assert [catalogue.datasets.get(name) for name in NAMES] == created
 
     def test_a_name_that_is_taken_is_refused_and_changes_nothing(self, catalogue: Catalogue) -> None:
         first = create(catalogue, "name", policy=StoragePolicy(preset="none"))
         with pytest.raises(AlreadyExistsError, match=r"exists already \[dataset=name\]"):
             create(catalogue, "name", policy=StoragePolicy(preset="fast"))
-        assert catalogue.datasets.list() == [first]
+        assert catalogue.datasets.page(0, 100)[0] == [first]
 
     def test_datasets_are_listed_in_order_of_creation(self, catalogue: Catalogue, reopen: Reopen) -> None:
         for name in ("c", "a", "b"):
             create(catalogue, name)
         catalogue.datasets.delete("a")
         create(catalogue, "a")
-        assert [dataset.name for dataset in reopen().datasets.list()] == ["c", "b", "a"]
+        assert [dataset.name for dataset in reopen().datasets.page(0, 100)[0]] == ["c", "b", "a"]
+
+    @pytest.mark.parametrize("size", [1, 2, 5, 6, 100])
+    def test_pages_of_datasets_follow_each_other(self, catalogue: Catalogue, size: int) -> None:
+        for name in "abcdefg":
+            create(catalogue, name)
+        catalogue.datasets.delete("c")
+        names, more, after = [], True, 0
+        while more:
+            found, more = catalogue.datasets.page(after, size)
+            assert 0 < len(found) <= size
+            names += [dataset.name for dataset in found]
+            after = found[-1].number
+        assert names == list("abdefg")
+        assert catalogue.datasets.page(after, size) == ([], False)
+
+    def test_a_page_of_large_schemas_is_shorter(self, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tensorus_server.catalogue.sqlite.row_page.PAGE_READ_BYTES", 1000)
+        for name in "abcde":
+            create(catalogue, name, schema=Schema(metadata={"x" * 600: "any"}))
+        first, more = catalogue.datasets.page(0, 100)
+        assert ([dataset.name for dataset in first], more) == (["a", "b"], True)
+
+    def test_a_dataset_is_found_by_its_number(self, catalogue: Catalogue) -> None:
+        created = create(catalogue, "a")
+        assert catalogue.datasets.find(created.number) == created
+        assert catalogue.datasets.find(created.number + 1) is None
 
     def test_an_update_replaces_what_is_given_and_nothing_else(self, catalogue: Catalogue, reopen: Reopen) -> None:
         policy, schema = StoragePolicy(preset="fast"), Schema(dtype="int8", shape=(3,), metadata={"a": "any"})
@@ -108,7 +134,7 @@ class CatalogueDatasetsContract:
         commit(catalogue, stored_tensor(kept, "a"), *(stored_tensor(deleted, f"{number}") for number in range(5)))
         assert catalogue.datasets.delete("deleted") == 5
         catalogue = reopen()
-        assert [dataset.name for dataset in catalogue.datasets.list()] == ["kept"]
+        assert [dataset.name for dataset in catalogue.datasets.page(0, 100)[0]] == ["kept"]
         assert ids_of(catalogue, "kept") == ["a"]
         create(catalogue, "deleted")
         assert ids_of(catalogue, "deleted") == []

@@ -76,6 +76,33 @@ class CataloguePagingContract:
             assert [tensor for page in pages for tensor in page] == expected
             assert [len(page) for page in pages] == sizes
 
+    @pytest.mark.parametrize("order", ORDERS, ids=order_id)
+    @pytest.mark.parametrize("with_payloads", [False, True])
+    def test_pages_of_large_tensors_are_shorter_and_miss_nothing(
+        self, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, order: Order, *, with_payloads: bool
+    ) -> None:
+        monkeypatch.setattr("tensorus_server.catalogue.sqlite.row_page.PAGE_READ_BYTES", 1000)
+        dataset = create(catalogue)
+        committed = commit(
+            catalogue,
+            *(
+                stored_tensor(
+                    dataset,
+                    f"{number}",
+                    metadata={"a": "x" * (5000 if number == 7 else 290)} if number % 2 else {},
+                    inline_payload=b"x" * (5000 if number == 8 else 290) if with_payloads else None,
+                )
+                for number in range(20)
+            ),
+        )
+        pages = all_pages(catalogue, PageRequest(order=order, size=15, with_payloads=with_payloads))
+        found = [tensor.id for page in pages for tensor in page]
+        expected = sorted(committed, key=lambda tensor: sort_key(tensor, order), reverse=order.descending)
+        assert found == [tensor.id for tensor in expected]
+        assert all(pages)
+        # A page ends with the tensor that takes it to its bound.
+        assert max(map(len, pages)) <= (4 if with_payloads else 8)
+
     def test_a_listing_of_nothing_is_one_empty_page(self, catalogue: Catalogue) -> None:
         create(catalogue)
         assert all_pages(catalogue, PageRequest()) == [[]]

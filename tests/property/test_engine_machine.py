@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from support.arrays import canonical, normal, random_bits
-from support.engine import Reports, announce, find, insert, read, send
+from support.engine import Reports, announce, find, insert, read, send, wait_for_purge
 from support.filters import matches
 from support.servers import engine_config
 from tensorus_codecs.policy import StoragePolicy
@@ -103,7 +103,7 @@ class EngineMachine(RuleBasedStateMachine):
         super().__init__()
         self.config = engine_config(self.folder / "store", codec_threads=2, delete_grace_s=0.0)
         self.engine: Engine = open_engine(self.config)
-        for dataset in self.engine.list_datasets():
+        for dataset in self.engine.list_datasets()[0]:
             self.engine.delete_dataset(dataset.name)
         self.model: dict[str, dict[str, Known]] = {}
         self.generation = 0
@@ -316,7 +316,7 @@ class EngineMachine(RuleBasedStateMachine):
     @invariant()
     def datasets_are_those_of_the_model(self) -> None:
         """Compare names, and the sums over their tensors."""
-        assert [dataset.name for dataset in self.engine.list_datasets()] == list(self.model)
+        assert [dataset.name for dataset in self.engine.list_datasets()[0]] == list(self.model)
         for dataset, tensors in self.model.items():
             stats = self.engine.dataset_stats(dataset)
             assert stats.tensors == len(tensors)
@@ -334,6 +334,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     def nothing_lies_about(self) -> None:
         """After a sweep there is a file for every tensor that has one, and no other."""
+        wait_for_purge(self.engine)
         self.engine.sweep()
         needed = {
             known.tensor.locator.key

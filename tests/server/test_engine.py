@@ -43,14 +43,14 @@ class TestDatasets:
         created = engine.create_dataset("new")
         assert (created.policy, created.schema) == (StoragePolicy(), Schema())
         assert engine.get_dataset("new") == created
-        assert [dataset.name for dataset in engine.list_datasets()] == ["d", "new"]
+        assert [dataset.name for dataset in engine.list_datasets()[0]] == ["d", "new"]
 
     def test_a_name_is_checked(self, engine: Engine) -> None:
         with pytest.raises(InvalidNameError):
             engine.create_dataset("../escape")
         with pytest.raises(AlreadyExistsError):
             engine.create_dataset("d")
-        assert len(engine.list_datasets()) == 1
+        assert len(engine.list_datasets()[0]) == 1
 
     def test_a_schema_is_checked_when_it_is_given(self, engine: Engine) -> None:
         for schema, error in (

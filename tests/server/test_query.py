@@ -121,7 +121,7 @@ class TestListing:
     def test_a_page_has_the_default_size_where_none_is_said(
         self, filled: Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("tensorus_server.engine.PAGE_SIZE_DEFAULT", 8)
+        monkeypatch.setattr("tensorus_server.paging.PAGE_SIZE_DEFAULT", 8)
         assert [len(page) for page in listed(filled, size=0)] == [8, 8, 8, 6]
 
     def test_order_and_filter_go_together(self, filled: Engine) -> None:
@@ -405,6 +405,52 @@ class TestResume:
         token = selection.token(selection.place)
         with pytest.raises(InvalidPageTokenError, match="resume_token belongs to another query"):
             filled.select(Query("d", **{**wish, "limit": 1000}), with_payloads=False, resume_token=token)
+
+
+class TestResumeOfASample:
+    """A sample goes on with tensors that it has not shown, whatever happened meanwhile."""
+
+    WISH = Query("d", sample=20, seed=2**64 - 1)
+
+    def interrupted(self, engine: Engine, count: int) -> tuple[list[str], str]:
+        """Return the ids of the first tensors of the sample, and the token after them."""
+        selection = engine.select(self.WISH, with_payloads=False)
+        tensors = iter(selection)
+        ids = [next(tensors).id for _ in range(count)]
+        return ids, selection.token(selection.place)
+
+    @pytest.mark.parametrize("count", [1, 7, 19, 20])
+    @pytest.mark.parametrize("which", ["shown", "to come", "not chosen"])
+    def test_no_tensor_comes_twice_after_a_deletion(self, changing: Engine, count: int, which: str) -> None:
+        whole = ids_of(changing, sample=20, seed=self.WISH.seed)
+        ids, token = self.interrupted(changing, count)
+        assert ids == whole[:count]
+        others = {f"{number}" for number in range(30)} - set(whole)
+        gone = {"shown": ids[:1], "to come": whole[count:][:1], "not chosen": sorted(others)[:3]}[which]
+        changing.delete_tensors("d", gone)
+        rest = [tensor.id for tensor in changing.select(self.WISH, with_payloads=False, resume_token=token)]
+        assert len(ids + rest) == len(set(ids + rest)) == 20
+        assert not set(rest) & set(gone)
+        assert rest[: 20 - count - 1] == [name for name in whole[count:] if name not in gone][: 20 - count - 1]
+
+    def test_what_a_filter_finds_only_now_is_shown_once_at_most(self, changing: Engine) -> None:
+        wish = Query("d", filter=ODD, sample=12, seed=1)
+        selection = changing.select(wish, with_payloads=False)
+        tensors = iter(selection)
+        ids = [next(tensors).id for _ in range(5)]
+        token = selection.token(selection.place)
+        for number in range(30):
+            changing.update_metadata("d", f"{number}", {"odd": number % 3 > 0})
+        rest = [tensor.id for tensor in changing.select(wish, with_payloads=False, resume_token=token)]
+        assert not set(ids) & set(rest)
+
+    def test_a_forged_place_harms_nothing(self, filled: Engine) -> None:
+        _, token = self.interrupted(filled, 1)
+        digest, _, bound, seed, *_ = json.loads(base64.urlsafe_b64decode(token))
+        for served, generation in ((10**9, 5), (-(10**9), -5), (0, 2**62)):
+            forged = encoded([digest, served, bound, seed, generation, generation])
+            found = [tensor.id for tensor in filled.select(self.WISH, with_payloads=False, resume_token=forged)]
+            assert len(found) == len(set(found)) <= 30
 
 
 @pytest.mark.parametrize(

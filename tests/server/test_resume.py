@@ -293,10 +293,10 @@ class TestRequest:
         with pytest.raises(SessionExpiredError, match="nothing is known of insert request"):
             engine.insert_status("request")
         begin(engine, "none").abort()
-        (item,), finished = engine.insert_status("request")
+        (item,), finished, _ = engine.insert_status("request")
         assert (item.item, item.id, item.committed_bytes, item.tensor, finished) == (3, "t", COMMITTED, None, False)
         tensor = go_on(engine, "none", COMMITTED)
-        (item,), finished = engine.insert_status("request")
+        (item,), finished, _ = engine.insert_status("request")
         assert (item.committed_bytes, item.tensor, finished) == (ARRAY.nbytes, tensor, True)
 
     def test_a_cancelled_insert_leaves_nothing_but_what_is_complete(self, engine: Engine, store: Path) -> None:

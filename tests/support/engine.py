@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.summary import ValueSummary
 from tensorus_server.catalogue.abc import Catalogue, PageRequest, StoredTensor
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
+from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.chunk_store.files import Files
 from tensorus_server.chunk_store.local import LocalChunkStore, Reserve
@@ -45,6 +47,8 @@ INDEX_ENTRY_BYTES = 8
 
 _digests = itertools.count(1)
 
+_PURGE_TIMEOUT_S = 30
+
 
 @contextmanager
 def engine_on(
@@ -63,6 +67,25 @@ def engine_on(
         yield engine
     finally:
         engine.close()
+
+
+def purge(catalogue: Catalogue) -> int:
+    """Remove the tensors of deleted datasets without a pause, and return how many there were."""
+    return catalogue.datasets.purge(lambda _: False)
+
+
+def wait_for_purge(engine: Engine) -> None:
+    """Wait until nothing of deleted datasets is in the catalogue, whoever purges it."""
+    catalogue = engine._catalogue
+    assert isinstance(catalogue, SqliteCatalogue)
+    deadline_s = time.monotonic() + _PURGE_TIMEOUT_S
+    while True:
+        purge(catalogue)
+        with catalogue._database.read() as connection:
+            if not select(connection, "SELECT 1 FROM dataset WHERE deleted_us IS NOT NULL"):
+                return
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
 
 
 class Reports:

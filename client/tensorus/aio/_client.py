@@ -32,7 +32,6 @@ from tensorus._arrays import from_canonical
 from tensorus._backend import Began, Failed, InsertOptions, Part
 from tensorus._convert import tensor_from
 from tensorus._indexing import parse_index
-from tensorus._remote import PAGE_SIZE
 from tensorus._transfer import Assembler
 from tensorus.aio._backend import AsyncRemoteBackend
 from tensorus.errors import AlreadyExistsError, UnavailableError
@@ -102,7 +101,12 @@ class AsyncClient:
 
     async def datasets(self) -> builtins.list[DatasetInfo]:
         """Return all datasets in order of creation."""
-        return await self._backend.call(_calls.list_datasets())
+        backend, found, token = self._backend, [], ""
+        while True:
+            page, token = await backend.call(_calls.list_datasets(token))
+            found += page
+            if not token:
+                return found
 
     async def dataset(self, name: str) -> DatasetInfo:
         """Return a dataset. See `tensorus.Client.dataset`."""
@@ -294,10 +298,9 @@ class AsyncClient:
                     yield record
 
     async def _list(self, backend: AsyncRemoteBackend, listing: Listing) -> AsyncIterator[TensorInfo]:
-        request = _calls.list_request(listing, PAGE_SIZE)
-        count = 0
+        token, count = "", 0
         while True:
-            page = await backend.call(_calls.list_page(request))
+            page = await backend.call(_calls.list_page(_calls.list_request(listing, token, count)))
             left = len(page.tensors) if listing.limit is None else listing.limit - count
             wanted: builtins.list[TensorInfo] = await backend.in_thread(
                 builtins.list, map(tensor_from, page.tensors[:left])
@@ -305,9 +308,9 @@ class AsyncClient:
             for info in wanted:
                 yield info
             count += len(wanted)
-            if not page.next_page_token or count == listing.limit:
+            token = page.next_page_token
+            if not token or count == listing.limit:
                 return
-            request.page_token = page.next_page_token
 
 
 class _Tensors(Generic[T]):

@@ -414,14 +414,20 @@ class GetDatasetResponse(_message.Message):
     def __init__(self, dataset: _Optional[_Union[Dataset, _Mapping]] = ...) -> None: ...
 
 class ListDatasetsRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListDatasetsResponse(_message.Message):
-    __slots__ = ("datasets",)
+    __slots__ = ("datasets", "next_page_token")
     DATASETS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     datasets: _containers.RepeatedCompositeFieldContainer[Dataset]
-    def __init__(self, datasets: _Optional[_Iterable[_Union[Dataset, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, datasets: _Optional[_Iterable[_Union[Dataset, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class UpdateDatasetRequest(_message.Message):
     __slots__ = ("name", "policy", "schema")
@@ -568,12 +574,14 @@ class InsertResponse(_message.Message):
     def __init__(self, opened: _Optional[_Union[InsertOpened, _Mapping]] = ..., progress: _Optional[_Union[InsertProgress, _Mapping]] = ..., results: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ..., draining: _Optional[_Union[ServerDraining, _Mapping]] = ..., finished: _Optional[_Union[InsertFinished, _Mapping]] = ...) -> None: ...
 
 class InsertOpened(_message.Message):
-    __slots__ = ("max_unacknowledged_bytes", "items")
+    __slots__ = ("max_unacknowledged_bytes", "items", "more")
     MAX_UNACKNOWLEDGED_BYTES_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     max_unacknowledged_bytes: int
     items: _containers.RepeatedCompositeFieldContainer[ItemStatus]
-    def __init__(self, max_unacknowledged_bytes: _Optional[int] = ..., items: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ...) -> None: ...
+    more: bool
+    def __init__(self, max_unacknowledged_bytes: _Optional[int] = ..., items: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ..., more: bool = ...) -> None: ...
 
 class InsertProgress(_message.Message):
     __slots__ = ("acknowledged_payload_bytes", "items")
@@ -598,18 +606,22 @@ class InsertFinished(_message.Message):
     def __init__(self, succeeded: _Optional[int] = ..., failed: _Optional[int] = ...) -> None: ...
 
 class GetInsertStatusRequest(_message.Message):
-    __slots__ = ("request_id",)
+    __slots__ = ("request_id", "page_token")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     request_id: str
-    def __init__(self, request_id: _Optional[str] = ...) -> None: ...
+    page_token: str
+    def __init__(self, request_id: _Optional[str] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class GetInsertStatusResponse(_message.Message):
-    __slots__ = ("items", "finished")
+    __slots__ = ("items", "finished", "next_page_token")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     items: _containers.RepeatedCompositeFieldContainer[ItemStatus]
     finished: bool
-    def __init__(self, items: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ..., finished: bool = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, items: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ..., finished: bool = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class CancelInsertRequest(_message.Message):
     __slots__ = ("request_id",)

@@ -141,7 +141,8 @@ class TensorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDataset(self, request, context):
-        """Deletes the dataset and every tensor in it.
+        """Deletes the dataset and every tensor in it. When the call returns, both are gone for every caller and the name is free;
+        the server frees their space in the background.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -2,7 +2,8 @@
 
 Rules for every implementation
     * What a method reports as done is durable, and visible to every later call.
-    * A method either does all it says or nothing: a crash in the middle leaves the state before.
+    * A method either does all it says or nothing: a crash in the middle leaves the state before. The exceptions, which delete
+      many rows in batches, say so.
     * The UNIQUE constraint on (dataset, id) decides every race.
     * Safe in many threads at once; writes take turns.
     * Names and ids are data: never part of a statement, of a path, or of a key.
@@ -20,7 +21,7 @@ from tensorus_server.errors import AlreadyExistsError, GenerationMismatchError
 from tensorus_server.model import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from tensorus_codecs.policy import StoragePolicy
     from tensorus_codecs.summary import ValueSummary
@@ -216,7 +217,7 @@ class PageRequest:
 
 @dataclass(frozen=True)
 class Page:
-    """Some tensors of a listing."""
+    """Some tensors of a listing: fewer than asked for where their metadata and payloads are large."""
 
     tensors: list[Tensor]
     next: tuple[str | int, int] | None
@@ -254,8 +255,17 @@ class DatasetTable(ABC):
         """
 
     @abstractmethod
-    def list(self) -> list[Dataset]:
-        """Return all datasets in order of creation."""
+    def find(self, number: int) -> Dataset | None:
+        """Return the dataset of this number; None where there is none any more."""
+
+    @abstractmethod
+    def page(self, after: int, size: int) -> tuple[list[Dataset], bool]:
+        """Return datasets in order of creation, and whether there are more after them.
+
+        Args:
+            after: number of the last dataset of the page before; 0: from the start.
+            size: datasets of the page, at most; there are fewer where their schemas are large.
+        """
 
     @abstractmethod
     def update(self, name: str, policy: StoragePolicy | None, schema: Schema | None) -> Dataset:
@@ -267,10 +277,23 @@ class DatasetTable(ABC):
 
     @abstractmethod
     def delete(self, name: str) -> int:
-        """Delete the dataset and its tensors, leave their payloads to the sweep, and return how many tensors there were.
+        """Delete the dataset with its tensors, and return how many there were.
+
+        From then on no method but `purge` sees them, and the name is free. Takes a bounded time: `purge` does the rest.
 
         Raises:
             DatasetNotFoundError: there is none.
+        """
+
+    @abstractmethod
+    def purge(self, pause: Callable[[float], bool]) -> int:
+        """Remove the tensors of deleted datasets, leave their payloads to the sweep, and return how many there were.
+
+        Works in batches, between which others can write; a crash in the middle leaves the rest to the next call. Where another
+        process is at it already, it returns at once.
+
+        Args:
+            pause: called between two batches with the seconds to wait; returns whether to stop. An event's `wait` will do.
         """
 
     @abstractmethod
@@ -316,7 +339,7 @@ class TensorTable(ABC):
 
     @abstractmethod
     def page(self, dataset: str, request: PageRequest) -> Page:
-        """Return one page of a listing.
+        """Return one page of a listing; it has a tensor where there is one.
 
         Over the pages of one listing no tensor comes twice, and none is missed that was there at the start and still is.
 
@@ -348,7 +371,11 @@ class TensorTable(ABC):
 
     @abstractmethod
     def delete(self, dataset: str, ids: Sequence[str]) -> list[str]:
-        """Delete these tensors, leave their payloads to the sweep, and return the ids that existed."""
+        """Delete these tensors, leave their payloads to the sweep, and return the ids that existed.
+
+        Many are deleted in several transactions, so that others can write in between: a crash may leave some of them, which the
+        same call deletes when it is repeated.
+        """
 
 
 class UploadTable(ABC):

@@ -6,6 +6,7 @@ from contract.catalogue_contract import CatalogueContract
 from contract.catalogue_datasets import CatalogueDatasetsContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
 from contract.catalogue_paging import CataloguePagingContract
+from contract.catalogue_purge import CataloguePurgeContract
 from contract.catalogue_uploads import CatalogueUploadsContract
 
 
@@ -22,6 +23,10 @@ class TestSqliteOrdinals(CatalogueOrdinalsContract):
 
 
 class TestSqlitePaging(CataloguePagingContract):
+    """Likewise."""
+
+
+class TestSqlitePurge(CataloguePurgeContract):
     """Likewise."""
 
 

@@ -51,7 +51,7 @@ def test_tensors_of_an_older_catalogue_are_numbered_as_they_were_committed(
     old: Sequence[Dataset], reopen: Reopen
 ) -> None:
     catalogue = reopen()
-    assert catalogue.datasets.list() == list(old)
+    assert catalogue.datasets.page(0, 100)[0] == list(old)
     assert ordinals_of(catalogue, "one") == {"0": 1, "4": 2, "6": 3}
     assert ordinals_of(catalogue, "two") == {"1": 1, "5": 2, "7": 3}
     assert ordinals_of(catalogue, "empty") == {}

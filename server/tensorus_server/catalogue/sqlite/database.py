@@ -211,6 +211,34 @@ class Database:
                         retry_after_s=RETRY_AFTER_S,
                     ) from None
 
+    @contextmanager
+    def snapshot(self) -> Iterator[apsw.Connection]:
+        """Lend a connection of its own for one read transaction that may take long; its first statement settles what it sees.
+
+        Raises:
+            StoreBusyError: another program has the catalogue locked.
+            StoreUnavailableError: the file cannot be read, or is damaged.
+        """
+        self.check_writable()
+        try:
+            connection = self._connect(create=False)
+            try:
+                connection.execute("BEGIN")
+                yield connection
+            finally:
+                connection.close()
+        except apsw.Error as error:
+            raise engine_error(error, "read") from error
+
+    @contextmanager
+    def lock_file_if_free(self, name: str) -> Iterator[bool]:
+        """Take the lock file `name`, beside the catalogue, for the block; yields False where another process has it."""
+        lock = FileLock(self._path.with_name(name))
+        try:
+            yield lock.acquire_if_free()
+        finally:
+            lock.close()
+
     def checkpoint(self, *, idle: bool) -> None:
         """Copy the log into the database if it has grown; when idle, and no other process writes, empty it.
 

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.abc import DatasetTable
 from tensorus_server.catalogue.sqlite.database import now_us, select
+from tensorus_server.catalogue.sqlite.purge import purge
+from tensorus_server.catalogue.sqlite.row_page import read_page
 from tensorus_server.catalogue.sqlite.rows import dataset_from_row, schema_to_json, to_json
 from tensorus_server.errors import AlreadyExistsError, DatasetNotFoundError
 from tensorus_server.model import DatasetStats, DTypeShare, EncodingShare
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import apsw
 
     from tensorus_codecs.policy import StoragePolicy
@@ -21,6 +25,16 @@ if TYPE_CHECKING:
 __all__ = ["SqliteDatasetTable", "find_dataset"]
 
 _COLUMNS = "ds, name, policy, schema, created_us"
+_SCHEMA = 3
+
+_LIVE = "deleted_us IS NULL"
+"""Of datasets that are there; the others are being deleted, and only `purge` sees them."""
+
+_DELETED = "\n"
+"""Begins the names of datasets that are being deleted: no other name has a control character."""
+
+_ENCODINGS_MAX = 1000
+"""Of a dataset's statistics: far more than there are, unless a codec's settings differ from tensor to tensor."""
 
 _DTYPE_SUMS = """
 SELECT dtype, count(*), sum(nbytes), sum(stored_bytes), sum(quantized_bytes), sum(lossy),
@@ -32,7 +46,7 @@ FROM tensor WHERE ds = ? GROUP BY dtype ORDER BY dtype
 # that they are one group by their text.
 _ENCODING_SUMS = """
 SELECT share.value ->> 0 AS encoding, sum(share.value ->> 1), sum(share.value ->> 2), sum(share.value ->> 3) AS stored
-FROM tensor, json_each(tensor.encodings) AS share WHERE ds = ? GROUP BY encoding ORDER BY stored DESC, encoding
+FROM tensor, json_each(tensor.encodings) AS share WHERE ds = ? GROUP BY encoding ORDER BY stored DESC, encoding LIMIT ?
 """
 
 
@@ -42,7 +56,7 @@ def find_dataset(connection: apsw.Connection, name: str) -> Dataset:
     Raises:
         DatasetNotFoundError: there is none.
     """
-    for row in select(connection, f"SELECT {_COLUMNS} FROM dataset WHERE name = ?", (name,)):
+    for row in select(connection, f"SELECT {_COLUMNS} FROM dataset WHERE name = ? AND {_LIVE}", (name,)):
         return dataset_from_row(row)
     raise DatasetNotFoundError("there is no such dataset", dataset=name)
 
@@ -72,11 +86,18 @@ class SqliteDatasetTable(DatasetTable):
         with self._database.read() as connection:
             return find_dataset(connection, name)
 
-    def list(self) -> list[Dataset]:
+    def find(self, number: int) -> Dataset | None:
         """See `DatasetTable`."""
         with self._database.read() as connection:
-            rows = select(connection, f"SELECT {_COLUMNS} FROM dataset ORDER BY ds")
-        return [dataset_from_row(row) for row in rows]
+            rows = select(connection, f"SELECT {_COLUMNS} FROM dataset WHERE ds = ? AND {_LIVE}", (number,))
+        return dataset_from_row(rows[0]) if rows else None
+
+    def page(self, after: int, size: int) -> tuple[list[Dataset], bool]:
+        """See `DatasetTable`."""
+        statement = f"SELECT {_COLUMNS} FROM dataset WHERE ds > ? AND {_LIVE} ORDER BY ds LIMIT ?"
+        with self._database.read() as connection:
+            rows, more = read_page(connection, statement, [after, size + 1], size, lambda row: len(row[_SCHEMA]))
+        return [dataset_from_row(row) for row in rows], more
 
     def update(self, name: str, policy: StoragePolicy | None, schema: Schema | None) -> Dataset:
         """See `DatasetTable`."""
@@ -94,23 +115,28 @@ class SqliteDatasetTable(DatasetTable):
 
     def delete(self, name: str) -> int:
         """See `DatasetTable`."""
-        with self._database.write() as connection:
-            ds = find_dataset(connection, name).number
-            connection.execute(
-                "INSERT INTO tombstone SELECT DISTINCT key, ? FROM tensor WHERE ds = ? AND inline = 0",
-                (now_us() + self._delete_grace_us, ds),
-            )
-            connection.execute("DELETE FROM tensor WHERE ds = ?", (ds,))
-            deleted: int = connection.changes()
-            connection.execute("DELETE FROM dataset WHERE ds = ?", (ds,))
-            return deleted
+        with self._database.snapshot() as snapshot:
+            with self._database.write() as connection:
+                ds = find_dataset(connection, name).number
+                # The first statement settles what the snapshot shows: the tensors as they are while nobody else can write.
+                # Counting them takes longer than others are to wait, and happens when the transaction is over.
+                select(snapshot, "SELECT 1 FROM dataset LIMIT 1")
+                connection.execute(
+                    "UPDATE dataset SET name = ?, deleted_us = ? WHERE ds = ?", (f"{_DELETED}{ds}", now_us(), ds)
+                )
+            ((tensors,),) = select(snapshot, "SELECT count(*) FROM tensor WHERE ds = ?", (ds,))
+        return int(tensors)
+
+    def purge(self, pause: Callable[[float], bool]) -> int:
+        """See `DatasetTable`."""
+        return purge(self._database, pause, delete_grace_us=self._delete_grace_us)
 
     def stats(self, name: str) -> DatasetStats:
         """See `DatasetTable`."""
         with self._database.read() as connection:
             ds = find_dataset(connection, name).number
             rows = select(connection, _DTYPE_SUMS, (ds,))
-            encodings = select(connection, _ENCODING_SUMS, (ds,))
+            encodings = select(connection, _ENCODING_SUMS, (ds, _ENCODINGS_MAX))
         return DatasetStats(
             tensors=sum(row[1] for row in rows),
             lossy_tensors=sum(row[5] for row in rows),

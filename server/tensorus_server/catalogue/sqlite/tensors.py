@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from functools import cache, lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,7 @@ from tensorus_server.catalogue.abc import Page, Resolution, TensorTable, resolve
 from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.datasets import find_dataset
 from tensorus_server.catalogue.sqlite.filter_sql import DIMENSION_KEY, compile_filter
+from tensorus_server.catalogue.sqlite.row_page import read_page
 from tensorus_server.catalogue.sqlite.rows import (
     TENSOR_COLUMNS,
     WRITTEN_COLUMNS,
@@ -27,6 +30,7 @@ from tensorus_server.errors import (
     TensorNotFoundError,
 )
 from tensorus_server.filter import flatten_metadata
+from tensorus_server.limits import BATCH_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["SqliteTensorTable"]
 
 _SORT_COLUMNS = {"created": "t.seq", "id": "t.id", "nbytes": "t.nbytes", "stored_bytes": "t.stored_bytes"}
+
+_METADATA = TENSOR_COLUMNS.index("metadata")
 
 _COLUMNS = ", ".join(f't."{name}"' for name in TENSOR_COLUMNS)
 _WITH_PAYLOAD = f"SELECT {_COLUMNS}, p.bytes FROM tensor t LEFT JOIN payload p ON p.seq = t.seq"
@@ -94,9 +100,8 @@ class SqliteTensorTable(TensorTable):
             ds = find_dataset(connection, dataset).number
             tail, parameters = _page_tail(connection, ds, request)
             statement = _select(with_payloads=request.with_payloads) + tail
-            rows = select(connection, statement, parameters)
-        tensors = [tensor_from_row(row, dataset) for row in rows[: request.size]]
-        more = len(rows) > request.size
+            rows, more = read_page(connection, statement, parameters, request.size, _row_bytes)
+        tensors = [tensor_from_row(row, dataset) for row in rows]
         return Page(tensors, (sort_value(tensors[-1], request.order.field), tensors[-1].generation) if more else None)
 
     def generations(self, dataset: str, request: PageRequest) -> list[int]:
@@ -196,9 +201,23 @@ class SqliteTensorTable(TensorTable):
 
     def delete(self, dataset: str, ids: Sequence[str]) -> list[str]:
         """See `TensorTable`."""
-        with self._database.write() as connection:
-            ds = find_dataset(connection, dataset).number
-            return [tensor_id for tensor_id in dict.fromkeys(ids) if self._delete(connection, ds, tensor_id)]
+        remaining = deque(dict.fromkeys(ids))
+        deleted: list[str] = []
+        while True:
+            begun_s = time.monotonic()
+            with self._database.write() as connection:
+                ds = find_dataset(connection, dataset).number
+                ends_s = time.monotonic() + BATCH_S
+                while remaining:
+                    tensor_id = remaining.popleft()
+                    if self._delete(connection, ds, tensor_id):
+                        deleted.append(tensor_id)
+                    if time.monotonic() >= ends_s:
+                        break
+            if not remaining:
+                return deleted
+            # As long as that took: whoever waits to write has its turn.
+            time.sleep(time.monotonic() - begun_s)
 
 
 def _abandoned(stored: StoredTensor, outcome: Tensor | Exception) -> Exception:
@@ -216,7 +235,7 @@ class _Numbers:
 
     def __init__(self, connection: apsw.Connection, datasets: set[int]) -> None:
         """Begin after the last ones; datasets that are gone have none."""
-        statement = "SELECT last_ordinal FROM dataset WHERE ds = ?"
+        statement = "SELECT last_ordinal FROM dataset WHERE ds = ? AND deleted_us IS NULL"
         self.ordinals: dict[int, int] = {
             ds: last for ds in datasets for (last,) in select(connection, statement, (ds,))
         }
@@ -324,6 +343,11 @@ def _page_tail(connection: apsw.Connection, ds: int, request: PageRequest) -> tu
         parameters.extend(request.after)
     tail = f" WHERE {' AND '.join(conditions)} ORDER BY {sort} {direction}, t.seq {direction} LIMIT ?"
     return tail, [*parameters, request.size + 1]
+
+
+def _row_bytes(row: tuple[Any, ...]) -> int:
+    """Return about how much memory a row of `_select` takes: its metadata, and its inline payload where it has one."""
+    return len(row[_METADATA]) + len(row[-1] or b"")
 
 
 def _select(*, with_payloads: bool) -> str:

@@ -1,0 +1,76 @@
+"""Free the space of deleted datasets: batch by batch, so that others can write in between.
+
+A batch is one short transaction. A process that stops between two batches leaves the rest to whoever looks next. One process at
+a time does this, under a lock file.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from tensorus_server.catalogue.sqlite.database import now_us, select
+from tensorus_server.limits import BATCH_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import apsw
+
+    from tensorus_server.catalogue.sqlite.database import Database
+
+__all__ = ["purge"]
+
+_LOCK_FILE = "purge.lock"
+
+_ROWS_AT_ONCE = 16
+"""Tensors between two looks at the clock. With the largest metadata and inline payloads they take about as long as a batch."""
+
+_FIRST_DELETED = "SELECT ds FROM dataset WHERE deleted_us IS NOT NULL ORDER BY deleted_us LIMIT 1"
+
+
+def purge(database: Database, pause: Callable[[float], bool], *, delete_grace_us: int) -> int:
+    """Delete the tensors of deleted datasets, and return how many there were; see `DatasetTable.purge`."""
+    purged = 0
+    with database.lock_file_if_free(_LOCK_FILE) as is_free:
+        while is_free:
+            with database.read() as connection:
+                if not select(connection, _FIRST_DELETED):
+                    break
+            begun_s = time.monotonic()
+            with database.write() as connection:
+                purged += _purge_batch(connection, now_us() + delete_grace_us)
+            database.checkpoint(idle=False)
+            # As long as that took: whoever waits to write has its turn, and half of the time is theirs.
+            if pause(time.monotonic() - begun_s):
+                break
+    return purged
+
+
+def _purge_batch(connection: apsw.Connection, delete_after_us: int) -> int:
+    """Delete tensors of one deleted dataset for `BATCH_S`, in the order of their commits, and at last the dataset."""
+    ends_s = time.monotonic() + BATCH_S
+    purged = 0
+    for (ds,) in select(connection, _FIRST_DELETED):
+        while True:
+            last = _last_of_next(connection, ds)
+            if last is None:
+                connection.execute("DELETE FROM dataset WHERE ds = ?", (ds,))
+                break
+            connection.execute(
+                "INSERT OR REPLACE INTO tombstone "
+                "SELECT key, ? FROM tensor INDEXED BY tensor_created WHERE ds = ? AND seq <= ? AND inline = 0",
+                (delete_after_us, ds, last),
+            )
+            connection.execute("DELETE FROM tensor INDEXED BY tensor_created WHERE ds = ? AND seq <= ?", (ds, last))
+            purged += connection.changes()
+            if time.monotonic() >= ends_s:
+                break
+    return purged
+
+
+def _last_of_next(connection: apsw.Connection, ds: int) -> int | None:
+    """Return the generation of the last of the next tensors to delete; None: there are none."""
+    statement = "SELECT max(seq) FROM (SELECT seq FROM tensor WHERE ds = ? ORDER BY seq LIMIT ?)"
+    ((last,),) = select(connection, statement, (ds, _ROWS_AT_ONCE))
+    return None if last is None else int(last)
