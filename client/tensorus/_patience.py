@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tensorus.errors import TensorusError
 
-__all__ = ["Patience"]
+__all__ = ["STALL_REASONS", "Patience"]
 
 _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 2.0
 
-_PASSING_REASONS = frozenset({"UNAVAILABLE", "CANCELLED", "DRAINING", "STORE_UNAVAILABLE", "TOO_MANY_STREAMS"})
+_PASSING_REASONS = frozenset(
+    {"UNAVAILABLE", "CANCELLED", "DRAINING", "STORE_UNAVAILABLE", "STREAM_STALLED", "TOO_MANY_STREAMS"}
+)
 """Of errors that pass: the connection broke, or the server stops, restarts, or has too much to do."""
+
+STALL_REASONS = frozenset({"STREAM_STALLED", "CANCELLED"})
+"""How a stream ends on which nothing moved for too long: the second where the server could not say why."""
 
 _TRANSPORT_REASONS = frozenset({"INTERNAL", "UNKNOWN"})
 """What breaks a connection may come as these, too: of ours, they carry the number under which the server's log has more."""

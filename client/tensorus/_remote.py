@@ -18,7 +18,7 @@ from tensorus._backend import Backend
 from tensorus._channel import LazyChannel, begun
 from tensorus._convert import error_from, error_of, slices_to, tensor_from
 from tensorus._insert_stream import InsertSession
-from tensorus._patience import Patience
+from tensorus._patience import STALL_REASONS, Patience
 from tensorus.errors import (
     InternalError,
     NotImplementedByServerError,
@@ -175,6 +175,9 @@ class RemoteBackend(Backend):
                 if session.failure is not None:
                     raise session.failure
                 if broken is not None:
+                    if broken.reason in STALL_REASONS and session.await_source():
+                        # There was nothing to send: nobody's patience is asked for.
+                        continue
                     self._wait(patience, broken, session.place)
                     if on_progress is not None:
                         on_progress(Progress(None, session.delivered_bytes, None, patience.interruptions))

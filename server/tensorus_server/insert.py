@@ -147,6 +147,14 @@ class InsertStream:
             for item, (upload, tensor) in self._uploads.items()
         ]
 
+    def owes(self) -> bool:
+        """Return whether items are complete and on their way to the disk, so that the client may be waiting for their results.
+
+        Safe in any thread.
+        """
+        waiting = 0 if self._together is None else self._together.count()
+        return self._counts.unsettled > len(self._open) + waiting
+
     def receive(self, segment: Segment, canonical: memoryview, canonical_crc32c: int | None = None) -> None:
         """Take one segment.
 

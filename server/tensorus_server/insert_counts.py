@@ -73,6 +73,11 @@ class Counts:
         self.failed = 0
         """Items that were not."""
 
+    @property
+    def unsettled(self) -> int:
+        """How many were announced, and have no result."""
+        return self._unsettled
+
     def begin(self, items: int = 1) -> None:
         """Count items as announced."""
         with self._changed:

@@ -51,6 +51,7 @@ CLASS_OF_REASON = {
     "INVALID_METADATA": errors.InvalidMetadataError,
     "LIMIT_EXCEEDED": errors.LimitExceededError,
     "INVALID_PAGE_TOKEN": errors.InvalidRequestError,
+    "STREAM_STALLED": errors.UnavailableError,
     "TOO_MANY_STREAMS": errors.OverloadedError,
     "STORE_UNAVAILABLE": errors.UnavailableError,
     "NOT_IMPLEMENTED": errors.NotImplementedByServerError,

@@ -20,7 +20,7 @@ from tensorus._arrivals import GetPlace, QueryPlace, arrivals
 from tensorus._channel import require_fork_support
 from tensorus._convert import slices_to
 from tensorus._insert_stream import InsertSession
-from tensorus._patience import Patience
+from tensorus._patience import STALL_REASONS, Patience
 from tensorus._remote import OPTIONS, SERVICE, as_answer, insert_results, require_address, rpc_error, serialize
 from tensorus.errors import InternalError, TensorusError, UnavailableError
 from tensorus.types import Progress
@@ -96,6 +96,7 @@ class AsyncRemoteBackend:
         on_progress: Callable[[Progress], None] | None,
     ) -> dict[int, TensorInfo | TensorusError]:
         """Store the uploads, which are iterated on a thread; return what became of each, by position."""
+        loop = asyncio.get_running_loop()
         session = InsertSession(dataset, uploads, options)
         patience = self._patience()
         outcomes: dict[int, TensorInfo | TensorusError] = {}
@@ -111,6 +112,9 @@ class AsyncRemoteBackend:
                 if session.failure is not None:
                     raise session.failure
                 if broken is not None:
+                    if broken.reason in STALL_REASONS and await loop.run_in_executor(threads, session.await_source):
+                        # There was nothing to send: nobody's patience is asked for.
+                        continue
                     await self._wait(patience, broken, session.place)
                     if on_progress is not None:
                         on_progress(Progress(None, session.delivered_bytes, None, patience.interruptions))
