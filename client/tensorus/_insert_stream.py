@@ -30,6 +30,10 @@ __all__ = ["Credit", "InsertMessages", "InsertSession"]
 _BLOCK_BYTES = 1024 * 1024
 """Of one segment, and about what a message holds: the default size of a chunk, which the server then takes without copying."""
 
+_BLOCK_BYTES_SLOW = 64 * 1024
+"""The same on a network that does not move a message in the time that the server allows: at 18 kB/s a block of 1 MiB takes a
+minute."""
+
 _SEGMENTS_MAX = 1000
 """Of one message; the contract allows 4096."""
 
@@ -102,6 +106,10 @@ class InsertSession:
         """Canonical bytes of what has a result, and of what the server had when the stream began."""
         self.acknowledged_bytes = 0
         """What the server has taken of the stream."""
+        self.block_bytes = _BLOCK_BYTES
+        """Of one segment, and about what a message holds."""
+        self.source_is_slow = False
+        """Whether each tensor is sent as soon as it is there, since the next one may take long."""
         # Asking the uploads may take long, and only the next stream is to wait for that. `_pulling` is taken before `_lock`.
         self._pulling = threading.Lock()
         self._lock = threading.Lock()
@@ -143,6 +151,19 @@ class InsertSession:
             self._late.clear()
             self._stream = InsertMessages(self, list(self._unresolved.values()), resumes=self._stream is not None)
             return self._stream
+
+    def await_source(self) -> bool:
+        """Wait for the uploads where a stream stalled because of them, and return whether one did.
+
+        Otherwise it was the network: the next stream sends smaller messages.
+        """
+        if self._pulling.acquire(blocking=False):
+            self._pulling.release()
+            self.block_bytes = _BLOCK_BYTES_SLOW
+            return False
+        with self._pulling:
+            self.source_is_slow = True
+        return True
 
     def pull(self, stream: InsertMessages) -> _Sending | None:
         """Return the next tensor that has never been sent; None where there is none, or the stream is not the latest.
@@ -303,12 +324,17 @@ class InsertMessages(Iterator[bytes]):
                 # What is not sent has no use any more.
                 message = _Message()
                 break
-            if message.is_full(segment, block):
+            if message.is_full(segment, block, self.session.block_bytes):
                 if not self.credit.spend(message.payload_bytes):
                     return
                 yield message.join()
                 message = _Message()
             message.add(segment, block)
+            if self.session.source_is_slow:
+                if not self.credit.spend(message.payload_bytes):
+                    return
+                yield message.join()
+                message = _Message()
         if self.credit.spend(message.payload_bytes):
             self.finished = message.head.finish = self.session.failure is None
             yield message.join()
@@ -321,11 +347,11 @@ class InsertMessages(Iterator[bytes]):
         try:
             for sending in unresolved:
                 if self.session.is_unresolved(sending.item):
-                    yield from _segments(sending)
+                    yield from _segments(sending, self.session.block_bytes)
             while (pulled := self.session.pull(self)) is not None:
-                block = _only_block(pulled.upload)
+                block = _only_block(pulled.upload, self.session.block_bytes)
                 if block is None:
-                    yield from _segments(pulled)
+                    yield from _segments(pulled, self.session.block_bytes)
                 else:
                     yield self._only_segment.serialize(pulled, block), block
         except GeneratorExit:
@@ -334,7 +360,7 @@ class InsertMessages(Iterator[bytes]):
             self.session.failure = error
 
 
-def _segments(sending: _Sending) -> Iterator[tuple[bytes, memoryview]]:
+def _segments(sending: _Sending, block_bytes: int) -> Iterator[tuple[bytes, memoryview]]:
     """Yield the segments of one tensor, serialized, each with its bytes; the last one carries the checksum of them all.
 
     Bytes that the server has are only taken into the checksum. That is then a CRC, which the server can go on with.
@@ -346,7 +372,7 @@ def _segments(sending: _Sending) -> Iterator[tuple[bytes, memoryview]]:
     # Serialized once, and put before the first segment's other fields: the order of fields is free.
     announced = repeated(pb.Segment.TENSOR_FIELD_NUMBER, [sending.announced])
     block = memoryview(b"")
-    for block in upload.blocks(_BLOCK_BYTES):
+    for block in upload.blocks(block_bytes):
         if committed_bytes:
             crc = crc32c.crc32c(block, crc)
         else:
@@ -373,11 +399,11 @@ def _segments(sending: _Sending) -> Iterator[tuple[bytes, memoryview]]:
     yield announced + segment.SerializeToString(), block
 
 
-def _only_block(upload: Upload) -> memoryview | None:
+def _only_block(upload: Upload, block_bytes: int) -> memoryview | None:
     """Return all bytes of a small tensor; None where they come in several blocks, or there are none."""
-    if not 0 < upload.canonical_bytes <= _BLOCK_BYTES:
+    if not 0 < upload.canonical_bytes <= block_bytes:
         return None
-    block = next(upload.blocks(_BLOCK_BYTES), None)
+    block = next(upload.blocks(block_bytes), None)
     return block if block is not None and block.nbytes == upload.canonical_bytes else None
 
 
@@ -409,9 +435,9 @@ class _Message:
         self._blocks: list[memoryview] = []
         self._head_bytes = 0
 
-    def is_full(self, segment: bytes, block: memoryview) -> bool:
+    def is_full(self, segment: bytes, block: memoryview, payload_bytes_max: int) -> bool:
         return bool(self._blocks) and (
-            self.payload_bytes + block.nbytes > _BLOCK_BYTES
+            self.payload_bytes + block.nbytes > payload_bytes_max
             or self._head_bytes + len(segment) > _HEAD_BYTES_MAX
             or len(self._segments) >= _SEGMENTS_MAX
         )

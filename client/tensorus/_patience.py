@@ -20,17 +20,30 @@ if TYPE_CHECKING:
 
     from tensorus.errors import TensorusError
 
-__all__ = ["PASSING_REASONS", "Interruption", "Observer", "Patience", "warn_when_stuck"]
+__all__ = ["PASSING_REASONS", "STALL_REASONS", "Interruption", "Observer", "Patience", "warn_when_stuck"]
 
 _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 2.0
+
+STALL_REASONS = frozenset({"STREAM_STALLED", "CANCELLED"})
+"""How a stream ends on which nothing moved for too long: the second where the server could not say why."""
 
 _TRANSPORT_REASONS = frozenset({"INTERNAL", "UNKNOWN"})
 """A broken connection may be reported as these, too. The server's own errors of these reasons have a `number`, under which its
 log has more; they are not tried again."""
 
 PASSING_REASONS = (
-    frozenset({"UNAVAILABLE", "CANCELLED", "DRAINING", "STORE_BUSY", "STORE_UNAVAILABLE", "TOO_MANY_STREAMS"})
+    frozenset(
+        {
+            "UNAVAILABLE",
+            "CANCELLED",
+            "DRAINING",
+            "STORE_BUSY",
+            "STORE_UNAVAILABLE",
+            "STREAM_STALLED",
+            "TOO_MANY_STREAMS",
+        }
+    )
     | _TRANSPORT_REASONS
 )
 """Of errors that pass: the connection broke, the server is stopping, restarting or overloaded, or its store is locked."""

@@ -15,7 +15,7 @@ from tensorus._backend import Backend
 from tensorus._channel import LazyChannel, begun
 from tensorus._convert import error_of, slices_to, tensor_from
 from tensorus._insert_stream import InsertSession
-from tensorus._patience import Patience, warn_when_stuck
+from tensorus._patience import STALL_REASONS, Patience, warn_when_stuck
 from tensorus._rpc_errors import as_answer, rpc_error
 from tensorus.errors import InternalError, TensorusError, UnavailableError
 from tensorus.types import Progress
@@ -162,6 +162,9 @@ class RemoteBackend(Backend):
                 if session.failure is not None:
                     raise session.failure
                 if broken is not None:
+                    if broken.reason in STALL_REASONS and session.await_source():
+                        # There was nothing to send: nobody's patience is asked for.
+                        continue
                     self._wait(patience, broken, session.place)
                     if on_progress is not None:
                         on_progress(Progress(None, session.delivered_bytes, None, patience.interruptions))

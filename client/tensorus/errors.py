@@ -236,6 +236,7 @@ _BY_REASON: dict[str, type[TensorusError]] = {
     "TOO_MANY_STREAMS": OverloadedError,
     "INSERT_ABANDONED": InsertAbandonedError,
     "SESSION_TAKEN_OVER": UnavailableError,
+    "STREAM_STALLED": UnavailableError,
     "SESSION_EXPIRED": UnavailableError,
     "DRAINING": UnavailableError,
     "STORE_BUSY": UnavailableError,

@@ -51,13 +51,25 @@ class ServerConfig:
     streams_max: int = 64
     """Insert, Get and Query calls at once, waiting ones included; more are refused with TOO_MANY_STREAMS."""
     memory_budget_bytes: int = 1024**3
-    """What streams may hold together: an Insert borrows 24 MiB, a Get or Query 12 MiB, and waits for it. 1 GiB: 42 Inserts
-    at work, more than processors of most machines can serve at once."""
+    """What streams may hold together: an Insert borrows 24 MiB, a Get or Query of more than 256 KiB 12 MiB, and waits for it.
+    1 GiB: 42 Inserts at work, more than processors of most machines can serve at once."""
     grace_s: float = 30.0
     """How long calls may go on after the server was told to stop."""
     workers: int = 1
     """Processes that serve the port and the store together, each with its share of streams, memory and codec threads. More than
     one needs Linux."""
+    memory_wait_s: float = 10.0
+    """How long a stream waits for memory before it is refused with TOO_MANY_STREAMS. Below the 15 s for which clients retry by
+    default, so that they hear why."""
+    stall_timeout_s: float = 60.0
+    """After which a stream on which nothing moves is ended with STREAM_STALLED. A message of 1 MiB, which is what our clients
+    send, needs a network of 18 kB/s to arrive in that time."""
+    keepalive_s: float = 30.0
+    """After which a connection on which nothing moves is pinged. One that does not answer within 20 s is closed: a client that
+    lost its power or its network is gone within a minute."""
+    connections_max: int | None = None
+    """Connections at once, of each worker; more are closed as they come. None: half of the descriptors that the process may
+    have, so that the other half is left for files."""
     shares_port: bool = False
     """Whether other processes may listen on the port, too: of the workers of one server."""
 
@@ -70,6 +82,11 @@ class ServerConfig:
             raise ValueError(f"streams_max is {self.streams_max}, must be at least 1")
         if self.memory_budget_bytes < 1:
             raise ValueError(f"memory_budget_bytes is {self.memory_budget_bytes}, must be at least 1")
+        for name in ("memory_wait_s", "stall_timeout_s", "keepalive_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name):g}, must be above 0")
+        if self.connections_max is not None and self.connections_max < 1:
+            raise ValueError(f"connections_max is {self.connections_max}, must be at least 1")
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}, must be at least 1")
         if self.workers > 1 and sys.platform != "linux":

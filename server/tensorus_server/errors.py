@@ -24,6 +24,7 @@ EngineError
 ├── InsertAbandonedError            INSERT_ABANDONED
 ├── SessionTakenOverError           SESSION_TAKEN_OVER
 ├── SessionExpiredError             SESSION_EXPIRED
+├── StreamStalledError              STREAM_STALLED
 ├── TooManyStreamsError             TOO_MANY_STREAMS
 ├── DrainingError                   DRAINING
 ├── StorageFullError                STORAGE_FULL
@@ -74,6 +75,7 @@ __all__ = [
     "StorageFullError",
     "StoreBusyError",
     "StoreUnavailableError",
+    "StreamStalledError",
     "TensorNotFoundError",
     "TooManyStreamsError",
     "UnimplementedError",
@@ -240,8 +242,14 @@ class SessionExpiredError(EngineError):
     reason = "SESSION_EXPIRED"
 
 
+class StreamStalledError(EngineError):
+    """Nothing came from the client, or it took nothing, for too long; an insert can be resumed, a read goes on where it was."""
+
+    reason = "STREAM_STALLED"
+
+
 class TooManyStreamsError(EngineError):
-    """The server serves as many streams as it admits."""
+    """The server serves as many streams as it admits, or as its memory suffices for."""
 
     reason = "TOO_MANY_STREAMS"
 

@@ -140,6 +140,10 @@ class InsertStream:
         """Whether nothing of the insert will be stored, whatever is sent: it is all or nothing, and an item has failed."""
         return self._options.all_or_nothing and not self._options.validate_only and self._items.failed > 0
 
+    def owes(self) -> bool:
+        """Return whether items are on their way to the disk: the client may be waiting for them. Safe in any thread."""
+        return self._items.are_under_way
+
     def receive(self, segment: Segment, canonical: memoryview, canonical_crc32c: int | None = None) -> None:
         """Take one segment.
 

@@ -5,8 +5,8 @@ and says it, several things in one message where they have piled up. So a client
 sending, blocks only itself. Where the first message is the last, there is nothing to wait for meanwhile, and one thread
 does both, one after the other.
 
-A call that names its request holds the session of that request. When a newer stream wants it, or the client goes away, the
-call ends; what was marked of its items can be resumed.
+A call that names its request holds the session of that request. When a newer stream wants it, or the client goes away or
+stalls, the call ends; what was marked of its items can be resumed.
 
 Acknowledgements go out at most every `_ACKNOWLEDGE_BYTES` or `_ACKNOWLEDGE_S`, so that a client that reads late cannot fill
 both windows and deadlock the stream.
@@ -17,6 +17,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,9 @@ from tensorus_server.validate import require_request_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from tensorus_server.admission import Place
     from tensorus_server.engine import Engine
+    from tensorus_server.errors import StreamStalledError
     from tensorus_server.framing import InsertMessage
     from tensorus_server.insert import InsertStream, ItemResult
 
@@ -63,19 +66,24 @@ _RESULT_BYTES = 1024 * 1024
 class InsertCall:
     """See the module's description."""
 
-    def __init__(self, engine: Engine, messages: Iterator[bytes], draining_s: Callable[[], float | None]) -> None:
+    def __init__(
+        self, engine: Engine, messages: Iterator[bytes], place: Place, draining_s: Callable[[], float | None]
+    ) -> None:
         """Take the call's requests; nothing happens before `responses` is iterated.
 
         Args:
+            place: of the stream.
             draining_s: returns for how long the call may go on where the server is about to stop, otherwise None.
         """
         self._engine = engine
         self._messages = messages
+        self._place = place
         self._outbox = _Outbox(draining_s)
         self._dataset = ""
         self._encodings = 0
         self._stream: InsertStream | None = None
-        self._taken_over = False
+        self._ends_early = False
+        """Whether the call ends while its reading thread may still wait for a request."""
 
     def responses(self) -> Iterator[bytes]:
         """Yield the call's responses; raises what makes the whole call fail."""
@@ -95,13 +103,14 @@ class InsertCall:
             yield from self._outbox.messages()
             return
         reader = threading.Thread(target=self._read, args=(everything,), name="tensorus-insert", daemon=True)
+        self._place.end = partial(self._stall, self._place.end)
         reader.start()
         try:
             yield from self._outbox.messages()
         finally:
             # The transport ends the requests when the call ends, however it ends: before this, or, where the call was
-            # taken over, after.
-            if not self._taken_over:
+            # taken over or stalled, after.
+            if not self._ends_early:
                 reader.join()
 
     def _read(self, messages: Iterable[InsertMessage]) -> None:
@@ -150,11 +159,20 @@ class InsertCall:
             held.enter_context(self._engine.sessions.held(request_id, self._take_over))
         options = InsertOptions(request_id or None, head.open.all_or_nothing, head.open.validate_only)
         stream = self._engine.open_insert(self._dataset, self._outbox.report, options)
+        self._place.owes = stream.owes
         self._outbox.opened(stream.resumable)
         return stream
 
+    def _stall(self, cancel: Callable[[StreamStalledError], None], error: StreamStalledError) -> None:
+        """End the call because its client stalled, and say so where the client listens."""
+        if self._place.sends:
+            cancel(error)
+        else:
+            self._ends_early = True
+            self._outbox.fail(error)
+
     def _take_over(self) -> None:
-        self._taken_over = True
+        self._ends_early = True
         self._outbox.fail(
             SessionTakenOverError("a newer stream goes on with this insert, or it was cancelled", dataset=self._dataset)
         )

@@ -1,132 +1,57 @@
-"""What every call gets, in this order: admission, then the call, then errors as the contract wants them."""
+"""What every call gets, in this order: admission, then the call, then errors as the contract wants them.
+
+Requests come in as raw bytes and are parsed here, on the call's own thread. gRPC would parse them on one thread for all calls,
+and answer those that do not parse with INTERNAL, without a reason, and with a traceback in the log.
+"""
 
 from __future__ import annotations
 
 import functools
-import threading
-import time
-from collections import deque
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 
-from tensorus_server.errors import DrainingError, TooManyStreamsError
+from tensorus_server.errors import InvalidRequestError
 from tensorus_server.status import DETAILS_KEY, code_of, retry_delay_s, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from google.protobuf.message import Message
+    from tensorus_server.admission import Admission, Place
+    from tensorus_server.errors import StreamStalledError
 
-__all__ = ["Admission", "guard_stream", "guard_unary", "guard_upload"]
+__all__ = ["guard_stream", "guard_unary", "guard_upload", "parsed"]
 
-_RETRY_AFTER_S = 1.0
-"""What those are told who find every place taken."""
-
-_LOOK_S = 0.2
-"""How often one who waits looks whether its caller still does."""
+Request = TypeVar("Request", bound=Message)
 
 
-class Admission:
-    """Who may come in: streams up to a number, since they must leave threads for short calls; nobody, once it drains.
+def parsed(raw: bytes, request_type: type[Request]) -> Request:
+    """Return the request that `raw` is.
 
-    Streams borrow from one memory budget. Where it does not suffice they wait, in the order in which they came.
+    Raises:
+        InvalidRequestError: it is no such message.
     """
-
-    def __init__(self, streams_max: int, memory_budget_bytes: int) -> None:
-        """Admit so many streams at once, waiting ones included, and as many at work as the budget allows; at least one."""
-        self._streams_max = streams_max
-        self._budget_bytes = memory_budget_bytes
-        self._changed = threading.Condition()
-        self._streams = 0
-        self._calls = 0
-        self._borrowed_bytes = 0
-        self._waiting: deque[object] = deque()
-        self._drained_s: float | None = None
-
-    @contextmanager
-    def admitted(
-        self, *, stream: bool, memory_bytes: int = 0, is_active: Callable[[], bool] = lambda: True
-    ) -> Iterator[None]:
-        """Let one call in for as long as the block runs.
-
-        Args:
-            memory_bytes: what a stream borrows of the budget; waits for it.
-            is_active: whether the caller still waits.
-
-        Raises:
-            DrainingError: the server is about to stop.
-            TooManyStreamsError: it is a stream, and as many as there may be are open.
-        """
-        # A stream that needs more than there is has it all.
-        memory_bytes = min(memory_bytes, self._budget_bytes)
-        with self._changed:
-            self._require_open()
-            if stream and self._streams >= self._streams_max:
-                raise TooManyStreamsError(
-                    f"{self._streams} streams are open, limit is {self._streams_max} (streams_max)",
-                    limit=self._streams_max,
-                    retry_after_s=_RETRY_AFTER_S,
-                )
-            self._calls += 1
-            self._streams += stream
-        borrowed_bytes = 0
-        try:
-            if memory_bytes:
-                self._borrow(memory_bytes, is_active)
-                borrowed_bytes = memory_bytes
-            yield
-        finally:
-            with self._changed:
-                self._calls -= 1
-                self._streams -= stream
-                self._borrowed_bytes -= borrowed_bytes
-                self._changed.notify_all()
-
-    @property
-    def draining_s(self) -> float | None:
-        """For how long calls may still go on, in seconds; None: nothing is about to stop."""
-        drained_s = self._drained_s
-        return None if drained_s is None else max(drained_s - time.monotonic(), 0.0)
-
-    def drain(self, grace_s: float) -> bool:
-        """Let nobody in any more, and wait for those inside, at most `grace_s`; return whether all have left."""
-        with self._changed:
-            self._drained_s = time.monotonic() + grace_s
-            self._changed.notify_all()
-            return self._changed.wait_for(lambda: self._calls == 0, timeout=grace_s)
-
-    def _borrow(self, memory_bytes: int, is_active: Callable[[], bool]) -> None:
-        place = object()
-        with self._changed:
-            self._waiting.append(place)
-            try:
-                while self._waiting[0] is not place or self._borrowed_bytes + memory_bytes > self._budget_bytes:
-                    self._require_open()
-                    if not is_active():
-                        raise TooManyStreamsError("the caller has gone while its stream waited for memory")
-                    self._changed.wait(_LOOK_S)
-                self._borrowed_bytes += memory_bytes
-            finally:
-                self._waiting.remove(place)
-                self._changed.notify_all()
-
-    def _require_open(self) -> None:
-        if self._drained_s is not None:
-            raise DrainingError("the server is about to stop")
+    try:
+        return request_type.FromString(raw)
+    except DecodeError as error:
+        raise InvalidRequestError(f"message is not a {request_type.DESCRIPTOR.name}: {error}") from error
 
 
 def guard_unary(
-    call: str, method: Callable[[Any], Message], admission: Admission
-) -> Callable[[Any, grpc.ServicerContext], Message]:
-    """Return `method` as gRPC calls it; `Any` is the request's type, which the table of methods knows."""
+    call: str, method: Callable[[Any], Message], request_type: type[Message], admission: Admission
+) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+    """Return `method` as gRPC calls it: one raw message in, one raw message out.
+
+    Args:
+        method: takes a `request_type`; `Any`, since only the table of methods knows which.
+    """
 
     @functools.wraps(method)
-    def guarded(request: Any, context: grpc.ServicerContext) -> Message:
+    def guarded(raw: bytes, context: grpc.ServicerContext) -> bytes:
         try:
-            with admission.admitted(stream=False):
-                return method(request)
+            with admission.short_call():
+                return method(parsed(raw, request_type)).SerializeToString()
         except Exception as error:  # noqa: BLE001 - the last place to turn it into a status
             _end_with(error, call, context)
 
@@ -134,20 +59,22 @@ def guard_unary(
 
 
 def guard_stream(
-    call: str, method: Callable[[Any], Iterator[bytes]], admission: Admission, *, memory_bytes: int
+    call: str, method: Callable[[Any, Place], Iterator[bytes]], admission: Admission
 ) -> Callable[[Any, grpc.ServicerContext], Iterator[bytes]]:
-    """Return `method` as gRPC calls it; the request is a message, or an iterator of raw messages.
+    """Return `method` as gRPC calls it: one raw message, or an iterator of them, in; many raw messages out.
 
     Args:
-        memory_bytes: what one call borrows of the memory budget.
+        method: takes the message or messages, and the place of its stream.
     """
 
     @functools.wraps(method)
     def guarded(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
-            with admission.admitted(stream=True, memory_bytes=memory_bytes, is_active=context.is_active):
-                for message in method(request):
+            with admission.stream(_cancelling(call, context), is_active=context.is_active) as place:
+                for message in method(request, place):
+                    place.begin_sending()
                     yield message
+                    place.end_sending()
                     if not context.is_active():
                         return
         except Exception as error:  # noqa: BLE001 - the last place to turn it into a status
@@ -178,8 +105,8 @@ def guard_upload(
                 raise grpc.RpcError
 
         try:
-            with admission.admitted(stream=True, memory_bytes=memory_bytes, is_active=context.is_active):
-                return method(messages, require_caller)
+            with admission.stream(_cancelling(call, context), is_active=context.is_active) as place:
+                return method(place.requests(messages, memory_bytes), require_caller)
         except grpc.RpcError:
             # The caller has gone: nobody waits for an answer.
             return b""
@@ -187,6 +114,19 @@ def guard_upload(
             _end_with(error, call, context)
 
     return guarded
+
+
+def _cancelling(call: str, context: grpc.ServicerContext) -> Callable[[StreamStalledError], None]:
+    """Return what ends a call whose thread waits in gRPC.
+
+    Nothing but cancelling reaches it there: the client gets CANCELLED without a reason, and the log has the reason.
+    """
+
+    def cancel(error: StreamStalledError) -> None:
+        status_of(error, call=call)
+        context.cancel()
+
+    return cancel
 
 
 def _end_with(error: Exception, call: str, context: grpc.ServicerContext) -> NoReturn:

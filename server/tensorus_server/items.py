@@ -173,6 +173,11 @@ class Items:
             self.begun += len(numbers)
         return batch
 
+    @property
+    def are_under_way(self) -> bool:
+        """Whether any are being sealed or committed. Takes no lock: the answer may be a moment old."""
+        return self._batches["sealing"] + self._batches["committing"] > 0
+
     def in_state(self, state: State) -> list[Batch]:
         """Return the batches that are in this state, by number."""
         with self._changed:

@@ -50,6 +50,7 @@ __all__ = [
     "RESUMABLE_BYTES_MIN",
     "SAMPLE_MAX",
     "SEGMENTS_PER_MESSAGE_MAX",
+    "SMALL_READ_BYTES",
     "STATEMENT_TIMEOUT_S",
     "SYNC_EVERY_BYTES",
     "TENSOR_BYTES_MAX",
@@ -172,6 +173,10 @@ transport may hold. Measured: a server grows by 21 to 43 MiB for its first trans
 
 READ_STREAM_BYTES = 12 * 1024 * 1024
 """What a Get or Query borrows: records read ahead, decoded and as stored, and what the transport holds of a slow reader."""
+
+SMALL_READ_BYTES = 256 * 1024
+"""Canonical bytes of all tensors up to which a Get or Query borrows nothing: a short answer does not wait for transfers. 64
+such reads at once, each cast to a dtype eight times as wide, hold 128 MiB."""
 
 EXPLAIN_BYTES_MAX = 64 * 1024 * 1024
 """Canonical bytes of the sample of an ExplainPolicy: 64 chunks of the default size, after which ratio and error hardly move."""

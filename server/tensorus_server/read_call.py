@@ -14,12 +14,12 @@ from tensorus_codecs.errors import UnsupportedDTypeError
 from tensorus_server.errors import InvalidRequestError
 from tensorus_server.framing import ResponsePacker
 from tensorus_server.inline import read_inline
-from tensorus_server.limits import PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN
+from tensorus_server.limits import PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN, READ_STREAM_BYTES, SMALL_READ_BYTES
 from tensorus_server.read import ReadPlan
 from tensorus_server.status import status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from tensorus_protos.v1 import tensorus_pb2 as pb
     from tensorus_server.model import Part, Tensor
@@ -39,12 +39,14 @@ class ReadCall:
         response_type: type[pb.GetResponse | pb.QueryResponse],
         options: pb.ReadOptions,
         *,
+        borrow: Callable[[int], None],
         fail_fast: bool,
     ) -> None:
         """Check the options.
 
         Args:
             call: the method's name, for the log.
+            borrow: holds so much of the memory budget, at least, and waits for it.
 
         Raises:
             UnsupportedDTypeError: an unknown dtype to cast to.
@@ -57,6 +59,8 @@ class ReadCall:
                 limit=PAYLOAD_BYTES_MIN,
             )
         self._call = call
+        self._borrow = borrow
+        self._bytes_left_small = SMALL_READ_BYTES
         self._as_dtype = dtype_by_number(options.as_dtype) if options.as_dtype else None
         if options.as_dtype and self._as_dtype is None:
             raise UnsupportedDTypeError(f"as_dtype is {options.as_dtype}, which this server does not know")
@@ -78,6 +82,8 @@ class ReadCall:
             selection: behind `wanted`: messages at whose end every item is complete say how to go on from there.
         """
         for item, (found, part) in enumerate(wanted):
+            if not (self._headers_only or isinstance(found, Exception)):
+                self._borrow_for(found)
             try:
                 if isinstance(found, Exception):
                     raise found
@@ -94,6 +100,13 @@ class ReadCall:
             if selection is not None:
                 self._packer.complete(partial(selection.token, selection.place))
         yield from self._packer.flush()
+
+    def _borrow_for(self, tensor: Tensor) -> None:
+        """Borrow memory once the call reads more than a small one may."""
+        if self._bytes_left_small >= 0:
+            self._bytes_left_small -= tensor.spec.canonical_bytes
+            if self._bytes_left_small < 0:
+                self._borrow(READ_STREAM_BYTES)
 
     def _inline(self, tensor: Tensor, part: Part) -> Piece | None:
         """Return the tensor where all of it is asked for, and is here already; see `inline.py`."""

@@ -14,10 +14,11 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from tensorus_server.admission import Admission, AdmissionLimits
 from tensorus_server.app import open_engine
 from tensorus_server.background import join_all
+from tensorus_server.descriptors import connections_max, raise_limit
 from tensorus_server.errors import StoreUnavailableError
-from tensorus_server.interceptors import Admission
 from tensorus_server.limits import RECEIVED_MESSAGE_BYTES_MAX
 from tensorus_server.port import require_port
 from tensorus_server.service import SERVICE_NAME, TensorService
@@ -39,8 +40,16 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", RECEIVED_MESSAGE_BYTES_MAX),
     # A fixed window: one that grows with the bandwidth takes in several MiB of every stream, those that wait included.
     ("grpc.http2.bdp_probe", 0),
-    # Clients may ping every 30 s without being told off.
-    ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+    # Idle connections are pinged, too, as often as it takes.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # Clients may ping every 10 s, with a call or without. Half of that here: pings may arrive closer together than they left.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # A connection that never speaks HTTP/2, and one that has had no call for a while, give their descriptors back. Clients
+    # connect again when they have something to say.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 10 * 60_000),
 )
 
 _WINDOW_BYTES = (64 * 1024, 4 * 1024 * 1024)
@@ -90,9 +99,15 @@ class Server:
             # A second server on the same port must fail, and not take part of the connections; for workers, see `port.py`.
             ("grpc.so_reuseport", int(config.shares_port)),
             ("grpc.http2.lookahead_bytes", _window_bytes(config)),
+            ("grpc.keepalive_time_ms", int(1000 * config.keepalive_s)),
+            ("grpc.max_allowed_incoming_connections", config.connections_max or connections_max()),
         )
         self._server = grpc.server(self._threads, options=options, compression=grpc.Compression.NoCompression)
-        self._admission = Admission(config.streams_max, config.memory_budget_bytes)
+        self._admission = Admission(
+            AdmissionLimits(
+                config.streams_max, config.memory_budget_bytes, config.memory_wait_s, config.stall_timeout_s
+            )
+        )
         service = TensorService(self._engine, self._admission)
         self._server.add_generic_rpc_handlers((service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -117,6 +132,7 @@ class Server:
     def start(self) -> None:
         """Begin to serve."""
         self._server.start()
+        self._admission.watch()
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
     def check(self) -> None:
@@ -155,6 +171,7 @@ class Server:
         self._threads.shutdown(wait=False, cancel_futures=True)
         calls = [thread for thread in threading.enumerate() if thread.name.startswith(self._thread_names)]
         ended = join_all(calls, max(give_up_s - time.monotonic(), 0.0)) and ended
+        self._admission.close()
         self._engine.close(_ENDING_S)
         if not ended:
             raise StoreUnavailableError(f"calls have not ended {_ENDING_S:.0f} s after the grace")
@@ -182,6 +199,7 @@ def serve(config: ServerConfig, on_ready: Callable[[Server], None]) -> None:
     Raises:
         StoreUnavailableError: the store cannot be opened, the port cannot be had, or the store failed while serving.
     """
+    raise_limit()
     server = Server(config)
     stopping = stop_event()
     server.start()

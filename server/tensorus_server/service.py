@@ -1,7 +1,7 @@
 """The gRPC service: protobuf in, protobuf out, and no rules of its own.
 
-Insert, Get, Query and ExplainPolicy carry raw bytes: their work is done on the call's own thread, and never in a deserializer,
-of which one thread serves all calls.
+All calls carry raw bytes: requests are parsed on the call's own thread, and never in a deserializer, of which one thread serves
+all calls.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from tensorus_server.errors import UnimplementedError
 from tensorus_server.explain_call import explain_policy
 from tensorus_server.framing import require_message_size
 from tensorus_server.insert_call import InsertCall, progress_to
-from tensorus_server.interceptors import guard_stream, guard_unary, guard_upload
-from tensorus_server.limits import EXPLAIN_STREAM_BYTES, INSERT_STREAM_BYTES, READ_STREAM_BYTES
+from tensorus_server.interceptors import guard_stream, guard_unary, guard_upload, parsed
+from tensorus_server.limits import EXPLAIN_STREAM_BYTES, INSERT_STREAM_BYTES
 from tensorus_server.paging import Answer
 from tensorus_server.query import Query, parse_order
 from tensorus_server.read_call import ReadCall
@@ -36,8 +36,8 @@ from tensorus_server.read_call import ReadCall
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tensorus_server.admission import Admission, Place
     from tensorus_server.engine import Engine
-    from tensorus_server.interceptors import Admission
 
 __all__ = ["SERVICE_NAME", "UNIMPLEMENTED", "TensorService"]
 
@@ -71,26 +71,19 @@ class TensorService:
             "UpdateTensor": (self.update_tensor, pb.UpdateTensorRequest),
             "DeleteTensors": (self.delete_tensors, pb.DeleteTensorsRequest),
         }
-        handlers = {
-            name: grpc.unary_unary_rpc_method_handler(
-                guard_unary(name, method, self._admission), request_type.FromString, _serialize
-            )
+        handlers: dict[str, Any] = {
+            name: grpc.unary_unary_rpc_method_handler(guard_unary(name, method, request_type, self._admission))
             for name, (method, request_type) in unary.items()
         }
-        streams: dict[str, tuple[Any, Any]] = {
-            "Get": (self.get, pb.GetRequest),
-            "Query": (self.query, pb.QueryRequest),
-        }
-        for name, (method, request_type) in streams.items():
-            guarded = guard_stream(name, method, self._admission, memory_bytes=READ_STREAM_BYTES)
-            handlers[name] = grpc.unary_stream_rpc_method_handler(guarded, request_type.FromString)
-        insert = guard_stream("Insert", self.insert, self._admission, memory_bytes=INSERT_STREAM_BYTES)
+        for name, method in {"Get": self.get, "Query": self.query}.items():
+            handlers[name] = grpc.unary_stream_rpc_method_handler(guard_stream(name, method, self._admission))
+        insert = guard_stream("Insert", self.insert, self._admission)
         handlers["Insert"] = grpc.stream_stream_rpc_method_handler(insert)
         explain = guard_upload("ExplainPolicy", explain_policy, self._admission, memory_bytes=EXPLAIN_STREAM_BYTES)
         handlers["ExplainPolicy"] = grpc.stream_unary_rpc_method_handler(explain)
         for name in UNIMPLEMENTED:
             # As a stream of raw bytes both ways it answers whatever the contract says of it.
-            guarded = guard_stream(name, _unimplemented(name), self._admission, memory_bytes=0)
+            guarded = guard_stream(name, _unimplemented(name), self._admission)
             handlers[name] = grpc.stream_stream_rpc_method_handler(guarded)
         return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
 
@@ -130,9 +123,11 @@ class TensorService:
         """Return sums over a dataset's tensors."""
         return stats_to(self._engine.dataset_stats(request.name))
 
-    def insert(self, messages: Iterator[bytes]) -> Iterator[bytes]:
+    def insert(self, messages: Iterator[bytes], place: Place) -> Iterator[bytes]:
         """Write tensors."""
-        return InsertCall(self._engine, messages, lambda: self._admission.draining_s).responses()
+        place.gives_back = True
+        requests = place.requests(messages, INSERT_STREAM_BYTES)
+        return InsertCall(self._engine, requests, place, lambda: self._admission.draining_s).responses()
 
     def get_insert_status(self, request: pb.GetInsertStatusRequest) -> pb.GetInsertStatusResponse:
         """Return what of an insert is durable."""
@@ -147,18 +142,20 @@ class TensorService:
         self._engine.cancel_insert(request.request_id)
         return pb.CancelInsertResponse()
 
-    def get(self, request: pb.GetRequest) -> Iterator[bytes]:
-        """Read tensors by id."""
-        options = request.options
-        call = ReadCall("Get", self._engine.reader, pb.GetResponse, options, fail_fast=request.fail_fast)
+    def get(self, raw: bytes, place: Place) -> Iterator[bytes]:
+        """Read tensors by id; a raw GetRequest."""
+        request = parsed(raw, pb.GetRequest)
+        options, fail_fast = request.options, request.fail_fast
+        call = ReadCall("Get", self._engine.reader, pb.GetResponse, options, borrow=place.borrow, fail_fast=fail_fast)
         reads = [read_from(read) for read in request.reads]
         found = self._engine.find(request.dataset, reads, with_payloads=not options.headers_only)
         return call.responses((tensor, read.part) for tensor, read in zip(found, reads, strict=True))
 
-    def query(self, request: pb.QueryRequest) -> Iterator[bytes]:
-        """Read the tensors that match a filter."""
+    def query(self, raw: bytes, place: Place) -> Iterator[bytes]:
+        """Read the tensors that match a filter; a raw QueryRequest."""
+        request = parsed(raw, pb.QueryRequest)
         options = request.options
-        call = ReadCall("Query", self._engine.reader, pb.QueryResponse, options, fail_fast=False)
+        call = ReadCall("Query", self._engine.reader, pb.QueryResponse, options, borrow=place.borrow, fail_fast=False)
         part = slices_from(request.slices) if request.HasField("slices") else None
         found = self._engine.select(
             _query_from(request), with_payloads=not options.headers_only, resume_token=request.resume_token
@@ -205,13 +202,8 @@ def _query_from(request: pb.QueryRequest) -> Query:
     )
 
 
-def _serialize(message: Any) -> bytes:  # `Any`: a message of any type; anything but bytes would hang the call
-    serialized: bytes = message.SerializeToString()
-    return serialized
-
-
 def _unimplemented(name: str) -> Any:  # `Any`: it stands in for methods of every shape
-    def method(_: object) -> Iterator[bytes]:
+    def method(*_: object) -> Iterator[bytes]:
         raise UnimplementedError(f"{name} is not implemented by this version")
 
     return method

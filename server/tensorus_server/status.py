@@ -15,6 +15,7 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from tensorus_server.errors import facts_of, reason_of
+from tensorus_server.log_rate import LogRate
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -57,6 +58,7 @@ STATUS_BY_REASON: dict[str, tuple[grpc.StatusCode, int]] = {
     "INSERT_ABANDONED": (grpc.StatusCode.ABORTED, logging.DEBUG),
     "SESSION_TAKEN_OVER": (grpc.StatusCode.ABORTED, logging.INFO),
     "SESSION_EXPIRED": (grpc.StatusCode.NOT_FOUND, logging.INFO),
+    "STREAM_STALLED": (grpc.StatusCode.ABORTED, logging.INFO),
     "TOO_MANY_STREAMS": (grpc.StatusCode.RESOURCE_EXHAUSTED, logging.WARNING),
     "STORAGE_FULL": (grpc.StatusCode.RESOURCE_EXHAUSTED, logging.ERROR),
     "DRAINING": (grpc.StatusCode.UNAVAILABLE, logging.INFO),
@@ -69,6 +71,7 @@ STATUS_BY_REASON: dict[str, tuple[grpc.StatusCode, int]] = {
 """Every reason that this server gives, and how."""
 
 _log = logging.getLogger("tensorus_server.calls")
+_rate = LogRate(_log)
 
 
 def code_of(error: BaseException) -> grpc.StatusCode:
@@ -91,7 +94,7 @@ def status_of(error: BaseException, *, call: str) -> status_pb2.Status:
         message, facts = f"internal error; the server's log has it under number {number}", {"number": number}
     else:
         message = _cut(str(error), _MESSAGE_BYTES_MAX)
-        _log.log(level, "%s: %s: %s", call, reason, message)
+        _rate.log(level, reason, "%s: %s: %s", call, reason, message)
     info = error_details_pb2.ErrorInfo(
         reason=reason,
         domain=ERROR_DOMAIN,

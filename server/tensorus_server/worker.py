@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tensorus_server.control import Kind, Message
+from tensorus_server.descriptors import raise_limit
 from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.server import Server, stop_or_exit
 from tensorus_server.signals import stop_event
@@ -42,6 +43,7 @@ def work(config: ServerConfig, channel: Channel) -> None:
     stopping = stop_event()
     orders = _Orders(channel, stopping)
     threading.Thread(target=orders.follow, name="tensorus-orders", daemon=True).start()
+    raise_limit()
     with _telling(channel):
         server = Server(config, ask=lambda request_id, ticket: _ask(channel, request_id, ticket))
     orders.sessions = server.sessions

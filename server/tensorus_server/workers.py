@@ -1,13 +1,14 @@
 """Several processes that serve one port and one store, and the one that starts them and watches over them.
 
     starting ─ READY → serving ─ ended → waiting ─ its delay is over → starting ...
-        └──────────── FAILED, or ended where nobody serves → the whole server stops
+        └─ FAILED, or ended ──────────────→ waiting
 
 The supervisor holds the port (`port.py`) and never uses gRPC itself, which must not have been in use where a process forks: the
 workers are fresh interpreters. It passes on what workers say to each other (`control.py`). They end when it does.
 
-A worker that ends is started again, and the others go on meanwhile. A store that failed is every worker's store: what only a
-restart can clear up stops them all, as it stops a server of one process.
+A worker that ends, or cannot begin to serve, is started again, and the others go on meanwhile. The whole server stops where
+nobody serves and every one has failed to begin. A store that failed is every worker's store: what only a restart can clear up
+stops them all, as it stops a server of one process.
 
 This module must not import gRPC, nor what does.
 """
@@ -55,7 +56,7 @@ def supervise(config: ServerConfig, command: Sequence[str], on_ready: Callable[[
         on_ready: called with the address once all of them serve.
 
     Raises:
-        StoreUnavailableError: the port cannot be had, a worker could not begin to serve, or the store failed while serving.
+        StoreUnavailableError: the port cannot be had, no worker can begin to serve, or the store failed while serving.
         ImportError: a worker has no library that it needs.
     """
     with ReservedPort(config.listen) as port:
@@ -77,6 +78,8 @@ class _Worker:
         """Whether its process has said that it cannot serve: that it ends then is no news."""
         self.due_s = 0.0
         """When it is to be started, on the monotonic clock."""
+        self.attempts_failed = 0
+        """Starts since it served last, or since the beginning, that came to nothing."""
         self._serving_since_s = 0.0
         self._deaths = 0
 
@@ -89,6 +92,7 @@ class _Worker:
         now_s = time.monotonic()
         if self.serves and now_s - self._serving_since_s >= _STEADY_S:
             self._deaths = 0
+        self.attempts_failed = 0 if self.serves else self.attempts_failed + 1
         delay_s = _DELAYS_S[min(self._deaths, len(_DELAYS_S) - 1)]
         self._deaths += 1
         self.running, self.serves, self.has_failed, self.due_s = None, False, False, now_s + delay_s
@@ -145,7 +149,7 @@ class _Supervisor:
                 )
             except OSError as error:
                 ours.close()
-                if not self._complete:
+                if not self._others_hope(worker):
                     raise
                 delay_s = worker.end()
                 _log.error("%s cannot be started: %s; tried again in %.0f s", worker, error, delay_s)
@@ -202,12 +206,20 @@ class _Supervisor:
     def _is_fatal(self, worker: _Worker, *, gone: bool) -> bool:
         """Whether what ails a worker ails the server.
 
-        So it is where the first start fails, where nobody serves any more, and where the store of one that serves failed. One
-        that serves and then is gone was killed, or crashed, and starts again.
+        So it is where the store of one that serves failed, and where nobody is left who serves or may begin to. One that
+        serves and then is gone was killed, or crashed, and starts again.
         """
         if worker.serves:
             return not gone
-        return not self._complete or not any(other.serves for other in self._workers)
+        return not self._others_hope(worker)
+
+    def _others_hope(self, worker: _Worker) -> bool:
+        """Whether another one serves, or is being started and has not failed to before."""
+        return any(
+            other.serves or (other.running and not (other.has_failed or other.attempts_failed))
+            for other in self._workers
+            if other is not worker
+        )
 
     def _bury(self, worker: _Worker) -> tuple[int, float]:
         """Clear up after a process that has ended; return its exit code, and the delay before it is due again."""

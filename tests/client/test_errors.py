@@ -54,6 +54,7 @@ CLASS_OF_REASON = {
     "INVALID_METADATA": errors.InvalidMetadataError,
     "LIMIT_EXCEEDED": errors.LimitExceededError,
     "INVALID_PAGE_TOKEN": errors.InvalidRequestError,
+    "STREAM_STALLED": errors.UnavailableError,
     "TOO_MANY_STREAMS": errors.OverloadedError,
     "STORE_BUSY": errors.UnavailableError,
     "STORE_UNAVAILABLE": errors.UnavailableError,
@@ -140,7 +141,7 @@ def test_the_tree_is_drawn_as_it_is() -> None:
 
 
 def test_every_class_is_exported_and_says_what_it_means() -> None:
-    assert set(errors.__all__) == {*CLASSES, "error_for"}
+    assert set(errors.__all__) == {*CLASSES, "ConnectionLostWarning", "error_for"}
     for name, kind in CLASSES.items():
         assert kind.__doc__, name
 

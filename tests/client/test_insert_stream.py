@@ -235,11 +235,11 @@ def test_tensors_of_one_block_are_sent_as_all_others() -> None:
         upload(array, f"{number}", metadata={"number": number} if number % 2 else {})
         for number, array in enumerate(SHORT_AND_GENERAL)
     ]
-    with patch.object(_insert_stream, "_only_block", lambda _: None):
+    with patch.object(_insert_stream, "_only_block", lambda *_: None):
         general = items_of(sent(uploads))
     short = items_of(sent(uploads))
     assert short == general
-    blocks = [_insert_stream._only_block(one) for one in uploads]
+    blocks = [_insert_stream._only_block(one, MIB) for one in uploads]
     assert [block is None for block in blocks].count(True) == 3
     for array, block in zip(SHORT_AND_GENERAL, blocks, strict=True):
         assert block is None or bytes(block) == canonical(array)

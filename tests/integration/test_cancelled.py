@@ -68,7 +68,7 @@ def begin_explain(stub: TensorServiceStub, _: int) -> grpc.Future:
 def leftovers(server: Server, folder: Path) -> dict[str, int]:
     """Return what is there of calls: streams, sessions, and files on their way in."""
     return {
-        "streams": server._admission._streams,
+        "streams": len(server._admission._places),
         "memory": server._admission._borrowed_bytes,
         "sessions": len(server._engine.sessions._take_overs),
         "files": sum(1 for name in ("tmp", "uploads") for path in (folder / name).rglob("*") if path.is_file()),

@@ -225,7 +225,7 @@ def one_stream(one_stream_server: Server) -> Iterator[tensorus.Client]:
         admission = one_stream_server._admission
         with admission._changed:
             # Its own last call ends there a moment after here, too.
-            assert admission._changed.wait_for(lambda: admission._streams == 0, 30)
+            assert admission._changed.wait_for(lambda: not admission._places, 30)
         yield client
 
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -19,6 +20,7 @@ from support.servers import running_server
 from support.wire import open_insert
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
+from tensorus_server import admission as admission_module
 from tensorus_server.limits import INSERT_STREAM_BYTES
 from tensorus_server.server import Server
 
@@ -27,8 +29,10 @@ ARRAY = random_bits("uint8", (2_500_000,))
 
 
 @pytest.fixture
-def crowded(tmp_path: Path) -> Iterator[Server]:
-    """A server that has memory for two inserts at a time."""
+def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server that has memory for two inserts at a time, and whose silent streams make no room."""
+    monkeypatch.setattr(admission_module, "_PAUSE_S", 600.0)
+    monkeypatch.setattr(admission_module, "_GIVE_WAY_S", 600.0)
     with running_server(tmp_path / "store", streams_max=STREAMS, memory_budget_bytes=2 * INSERT_STREAM_BYTES) as server:
         yield server
 
@@ -46,21 +50,20 @@ def test_all_of_many_inserts_and_gets_have_their_turn(crowded: Server) -> None:
 
 
 class Held:
-    """Inserts that are open, and send nothing until they are let go."""
+    """Inserts that are open, and send nothing until they are let go; the first two are at work."""
 
     def __init__(self, stub: TensorServiceStub, count: int) -> None:
         self._may_end = threading.Event()
-        self._calls = [stub.Insert(self._messages(), timeout=60) for _ in range(count)]
+        self._calls: list[Any] = []
+        for number in range(count):
+            self._calls.append(stub.Insert(self._messages(), timeout=60))
+            if number < 2:
+                assert next(self._calls[number]).HasField("opened")
 
     def _messages(self) -> Iterator[pb.InsertRequest]:
         yield open_insert("d")
         self._may_end.wait(30)
         yield pb.InsertRequest(finish=True)
-
-    def opened(self, count: int) -> None:
-        """Wait until the first `count` are at work."""
-        for call in self._calls[:count]:
-            assert next(call).HasField("opened")
 
     def end(self) -> None:
         self._may_end.set()
@@ -73,7 +76,6 @@ def test_short_calls_and_health_are_answered_while_streams_wait(crowded: Server)
         stub = TensorServiceStub(channel)
         stub.CreateDataset(pb.CreateDatasetRequest(name="d"))
         held = Held(stub, STREAMS)
-        held.opened(2)
         health = health_pb2_grpc.HealthStub(channel)
         assert health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == 1
         assert stub.GetDataset(pb.GetDatasetRequest(name="d"), timeout=10).dataset.name == "d"
@@ -85,8 +87,7 @@ def test_one_stream_too_many_is_told_when_to_come_again(crowded: Server) -> None
         stub = TensorServiceStub(channel)
         stub.CreateDataset(pb.CreateDatasetRequest(name="d"))
         held = Held(stub, STREAMS)
-        held.opened(2)
-        while crowded._admission._streams < STREAMS:
+        while len(crowded._admission._places) < STREAMS:
             threading.Event().wait(0.01)
         with pytest.raises(grpc.RpcError) as caught:
             list(stub.Get(pb.GetRequest(dataset="d"), timeout=10))
@@ -107,8 +108,7 @@ def test_a_client_waits_where_there_are_too_many_streams(crowded: Server) -> Non
     ):
         client.create_dataset("d", preset="none")
         held = Held(TensorServiceStub(channel), STREAMS)
-        held.opened(2)
-        while crowded._admission._streams < STREAMS:
+        while len(crowded._admission._places) < STREAMS:
             threading.Event().wait(0.01)
         threading.Timer(0.3, held.end).start()
         assert client.insert("d", ARRAY, id="t").id == "t"
@@ -119,14 +119,13 @@ def test_streams_whose_callers_go_away_while_they_wait_leave_nothing(crowded: Se
         stub = TensorServiceStub(channel)
         stub.CreateDataset(pb.CreateDatasetRequest(name="d"))
         held = Held(stub, 2)
-        held.opened(2)
-        gone = [stub.Get(pb.GetRequest(dataset="d"), timeout=30) for _ in range(STREAMS - 2)]
+        gone = [stub.Insert(iter([open_insert("d")]), timeout=30) for _ in range(STREAMS - 2)]
         admission = crowded._admission
-        while admission._streams < STREAMS:
+        while len(admission._places) < STREAMS:
             threading.Event().wait(0.01)
         for call in gone:
             call.cancel()
         with admission._changed:
-            assert admission._changed.wait_for(lambda: admission._streams == 2, 10)
+            assert admission._changed.wait_for(lambda: len(admission._places) == 2, 10)
             assert not admission._waiting
         held.end()

@@ -50,6 +50,7 @@ CODES = {
     "INSERT_ABANDONED": grpc.StatusCode.ABORTED,
     "SESSION_TAKEN_OVER": grpc.StatusCode.ABORTED,
     "SESSION_EXPIRED": grpc.StatusCode.NOT_FOUND,
+    "STREAM_STALLED": grpc.StatusCode.ABORTED,
     "TOO_MANY_STREAMS": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "STORAGE_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "DRAINING": grpc.StatusCode.UNAVAILABLE,

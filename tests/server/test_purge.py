@@ -116,7 +116,7 @@ class TestEngine:
             with engine_on(tmp_path / "store") as engine:
                 engine.create_dataset("d")
                 insert(engine, "d", "t", np.zeros(3))
-                engine._assert purger.close(WAIT_S)
+                engine._purger.close(WAIT_S)
                 engine.delete_dataset("d")
                 assert rows_of_deleted(engine) == 1
         with engine_on(tmp_path / "store") as engine:

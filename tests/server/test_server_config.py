@@ -52,6 +52,18 @@ def test_settings_come_to_another_process_as_they_are(config: ServerConfig) -> N
     assert ServerConfig.from_json(text) == config
 
 
+@pytest.mark.parametrize("name", ["memory_wait_s", "stall_timeout_s", "keepalive_s"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_times_that_are_over_at_once_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} is .*, must be above 0"):
+        ServerConfig(EngineConfig(DATA), **{name: value})
+
+
+def test_no_connections_are_refused() -> None:
+    with pytest.raises(ValueError, match="connections_max is 0, must be at least 1"):
+        ServerConfig(EngineConfig(DATA), connections_max=0)
+
+
 def test_no_workers_are_refused() -> None:
     with pytest.raises(ValueError, match="workers is 0, must be at least 1"):
         ServerConfig(EngineConfig(DATA), workers=0)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,19 @@ def engine_config(folder: Path | str, **settings: Any) -> EngineConfig:
 def running_server(
     folder: Path, *, streams_max: int = 64, memory_budget_bytes: int = 1024**3, **settings: Any
 ) -> Iterator[Server]:
-    """Run a server on a free loopback port in this process."""
+    """Run a server on a free loopback port in this process.
+
+    Args:
+        settings: of `ServerConfig` where it has such a field, otherwise of `EngineConfig`.
+    """
+    names = {field.name for field in fields(ServerConfig)}
+    of_engine = {name: value for name, value in settings.items() if name not in names}
+    of_server = {"listen": "127.0.0.1:0", "grace_s": 1.0, **{n: v for n, v in settings.items() if n in names}}
     config = ServerConfig(
-        engine_config(folder, **settings),
-        listen="127.0.0.1:0",
+        engine_config(folder, **of_engine),
         streams_max=streams_max,
         memory_budget_bytes=memory_budget_bytes,
-        grace_s=1.0,
+        **of_server,
     )
     server = Server(config)
     server.start()
@@ -52,14 +59,20 @@ class ServerProcess:
         grace_s: float = 30.0,
         workers: int = 1,
         program: Sequence[str] = ("-m", "tensorus"),
+        options: Sequence[str] = (),
+        descriptors_max: int | None = None,
     ) -> None:
         """Start it and wait until it serves.
 
         Args:
             port: 0: any free one.
             program: what Python runs as the command line.
+            options: more of them, as of the command line.
+            descriptors_max: its hard limit.
         """
-        command = [sys.executable, *program, "serve", "--reserve-bytes", "0", "--grace", str(grace_s)]
+        command = [sys.executable, *program, "serve", "--reserve-bytes", "0", "--grace", str(grace_s), *options]
+        if descriptors_max is not None:
+            command = ["sh", "-c", f'ulimit -n {descriptors_max}; exec "$@"', "sh", *command]
         self.process = subprocess.Popen(
             [*command, "--data-dir", str(folder), "--listen", f"127.0.0.1:{port}", "--workers", str(workers)],
             stdout=subprocess.PIPE,

@@ -20,7 +20,7 @@ from tensorus._arrivals import GetPlace, QueryPlace, arrivals
 from tensorus._channel import require_fork_support
 from tensorus._convert import slices_to
 from tensorus._insert_stream import InsertSession
-from tensorus._patience import Patience
+from tensorus._patience import STALL_REASONS, Patience
 from tensorus._remote import OPTIONS, SERVICE, answer_of, insert_results, require_address, serialize
 from tensorus._rpc_errors import as_answer, rpc_error
 from tensorus.errors import InternalError, TensorusError, UnavailableError
@@ -107,6 +107,7 @@ class AsyncRemoteBackend:
         on_progress: Callable[[Progress], None] | None,
     ) -> dict[int, TensorInfo | TensorusError]:
         """Store the uploads, which are iterated on a thread; return what became of each, by position."""
+        loop = asyncio.get_running_loop()
         session = InsertSession(dataset, uploads, options)
         patience = self._patience()
         outcomes: dict[int, TensorInfo | TensorusError] = {}
@@ -122,6 +123,9 @@ class AsyncRemoteBackend:
                 if session.failure is not None:
                     raise session.failure
                 if broken is not None:
+                    if broken.reason in STALL_REASONS and await loop.run_in_executor(threads, session.await_source):
+                        # There was nothing to send: nobody's patience is asked for.
+                        continue
                     await self._wait(patience, broken, session.place)
                     if on_progress is not None:
                         on_progress(Progress(None, session.delivered_bytes, None, patience.interruptions))

@@ -47,7 +47,7 @@ __all__ = ["serve"]
     type=click.IntRange(1),
     default=64,
     show_default=True,
-    help="Transfers at once, at most, those that wait for memory included.",
+    help="Transfers at once, at most. Where all are taken, one that has been silent for 3 seconds gives way.",
 )
 @click.option(
     "--memory-budget",
@@ -55,6 +55,32 @@ __all__ = ["serve"]
     default="1GiB",
     show_default=True,
     help="Memory of all transfers together; those it does not suffice for wait.",
+)
+@click.option(
+    "--memory-wait",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Seconds that a transfer waits for memory before it is refused.",
+)
+@click.option(
+    "--stall-timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds after which a transfer on which nothing moves is ended. Its client can resume it.",
+)
+@click.option(
+    "--keepalive",
+    type=click.FloatRange(0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Seconds after which a silent connection is pinged; one that does not answer for 20 seconds is closed.",
+)
+@click.option(
+    "--connections",
+    type=click.IntRange(1),
+    help="Connections at once, at most, of each worker.  [default: half of the file descriptors the system allows]",
 )
 @click.option(
     "--reserve-bytes",
@@ -81,6 +107,10 @@ def serve(
     codec_threads: int | None,
     streams: int,
     memory_budget: int,
+    memory_wait: float,
+    stall_timeout: float,
+    keepalive: float,
+    connections: int | None,
     reserve_bytes: int,
     grace: float,
     workers: int,
@@ -108,7 +138,18 @@ def serve(
         engine = EngineConfig(
             data_dir, codec_threads, reserve_bytes=reserve_bytes, reserve_share=0.02 if reserve_bytes else 0.0
         )
-        config = ServerConfig(engine, listen, streams, memory_budget, grace, workers)
+        config = ServerConfig(
+            engine,
+            listen=listen,
+            streams_max=streams,
+            memory_budget_bytes=memory_budget,
+            memory_wait_s=memory_wait,
+            stall_timeout_s=stall_timeout,
+            keepalive_s=keepalive,
+            connections_max=connections,
+            grace_s=grace,
+            workers=workers,
+        )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     # The processes of one server share an error stream.

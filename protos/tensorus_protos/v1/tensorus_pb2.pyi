@@ -95,6 +95,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
     ERROR_REASON_INSERT_ABANDONED: _ClassVar[ErrorReason]
     ERROR_REASON_STORE_BUSY: _ClassVar[ErrorReason]
+    ERROR_REASON_STREAM_STALLED: _ClassVar[ErrorReason]
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_BOOL: DataType
 DATA_TYPE_UINT8: DataType
@@ -170,6 +171,7 @@ ERROR_REASON_NOT_IMPLEMENTED: ErrorReason
 ERROR_REASON_INTERNAL: ErrorReason
 ERROR_REASON_INSERT_ABANDONED: ErrorReason
 ERROR_REASON_STORE_BUSY: ErrorReason
+ERROR_REASON_STREAM_STALLED: ErrorReason
 
 class TensorSpec(_message.Message):
     __slots__ = ("dtype", "shape", "element_bits")
