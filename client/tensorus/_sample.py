@@ -25,7 +25,7 @@ SAMPLE_BYTES_MAX = 64 * 1024 * 1024
 PIECE_BYTES = 1024 * 1024
 """A chunk of the default size; whole elements of every dtype."""
 
-_SMALL_TENSORS_MAX = 2000
+_SMALL_TENSORS_MAX = 1000
 """Tensors below that size in a sample: their ratios are within 1 % of those of 20,000, and take a few seconds (measured)."""
 
 

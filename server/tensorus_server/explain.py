@@ -162,12 +162,12 @@ class _Chunk(NamedTuple):
     canonical: memoryview
     number: int
     """Within its tensor."""
-    count: int
-    """Of the tensor's chunks."""
+    chunk_count: int
+    """Of its tensor."""
 
     @property
     def is_last(self) -> bool:
-        return self.number == self.count - 1
+        return self.number == self.chunk_count - 1
 
 
 def _chunks(tensor: memoryview, chunk_bytes: int) -> Iterator[_Chunk]:
@@ -252,7 +252,7 @@ class _Trial:
         """Choose what suits chunks like this one, as `TensorWriter` does."""
         chunk = self._chunks[number]
         chosen = self._narrowed[-1] if chunk.number else self._plan
-        if chunk.number % CHOOSE_EVERY_CHUNKS == 0 and chunk.count > 1:
+        if chunk.number % CHOOSE_EVERY_CHUNKS == 0 and chunk.chunk_count > 1:
             chosen, spent_s = _timed(narrowed, self._plan, chunk.canonical, self._dtype)
             self._choosing_s += spent_s
         self._narrowed.append(chosen)

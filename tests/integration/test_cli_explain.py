@@ -63,7 +63,7 @@ def test_small_tensors_are_explained_as_they_are_stored(
     presets = ["lossless", "balanced", "maximum", "extreme"]
     options = [part for preset in presets for part in ("--preset", preset)]
     (floats,) = explained(activations, *options, *(["--server", server.address] if place == "server" else []))
-    assert floats["sample_bytes"] == 2000 * 512
+    assert floats["sample_bytes"] == 1000 * 512
     with np.load(activations) as arrays:
         tensors = list(arrays.items())
     for preset, found in zip(presets, floats["explanations"], strict=True):

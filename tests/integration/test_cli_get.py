@@ -133,15 +133,17 @@ def test_what_changes_while_it_is_read_leaves_no_file_and_the_old_one_as_it_was(
     assert [path.name for path in Path.cwd().iterdir()] == ["out.npz"]
 
 
-def test_a_file_that_is_a_link_is_replaced_where_it_leads(
+def test_a_file_is_replaced_where_a_link_leads_and_keeps_its_mode(
     place: list[str], dataset: str, remote: tensorus.Client
 ) -> None:
     remote.create_dataset(dataset)
     remote.insert(dataset, np.ones(3), id="a")
     Path("real.npy").write_text("old")
+    Path("real.npy").chmod(0o640)
     Path("link.npy").symlink_to("real.npy")
     assert run_command("get", dataset, "-o", "link.npy", "--force", *place).exit_code == 0
     assert Path("link.npy").is_symlink()
+    assert Path("real.npy").stat().st_mode & 0o777 == 0o640
     assert np.load("real.npy").tolist() == [1, 1, 1]
 
 

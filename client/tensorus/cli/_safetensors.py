@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tensorus._arrays import AnyArray
 
-__all__ = ["METADATA_KEY", "header_of", "read_safetensors", "writing_order"]
+__all__ = ["DTYPE_NAMES", "METADATA_KEY", "header_of", "read_safetensors", "writing_order"]
 
 METADATA_KEY = "__metadata__"
 """Of the header; no tensor can have this name."""
@@ -45,7 +45,8 @@ _DTYPES: dict[str, Any] = {
 }
 """Names of the format. Source: the `Dtype` of https://github.com/huggingface/safetensors."""
 
-_NAMES = {np.dtype(dtype).name: name for name, dtype in _DTYPES.items()}
+DTYPE_NAMES = {np.dtype(dtype).name: name for name, dtype in _DTYPES.items()}
+"""The format's names, by NumPy's or ml_dtypes' names."""
 
 _HEADER_BYTES_MAX = 100_000_000
 """As the reference implementation."""
@@ -137,7 +138,7 @@ def header_of(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Map
     position = 0
     for name, dtype, shape in tensors:
         end = position + math.prod(shape) * _itemsize(dtype)
-        header[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": [position, end]}
+        header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": shape, "data_offsets": [position, end]}
         position = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     # Blanks at the end, so that the tensors are aligned to 8 bytes.
@@ -146,4 +147,4 @@ def header_of(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Map
 
 
 def _itemsize(dtype: str) -> int:
-    return int(np.dtype(_DTYPES[_NAMES[dtype]]).itemsize)
+    return int(np.dtype(_DTYPES[DTYPE_NAMES[dtype]]).itemsize)

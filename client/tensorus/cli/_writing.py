@@ -7,6 +7,7 @@ tensor is in memory at a time. A .pt file is put together in memory, all of it: 
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 
 from tensorus._arrays import dtype_name, from_canonical
 from tensorus.cli._checkpoint import MANIFEST_ID, assembled
-from tensorus.cli._safetensors import METADATA_KEY, header_of, writing_order
+from tensorus.cli._safetensors import DTYPE_NAMES, METADATA_KEY, header_of, writing_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,7 +59,7 @@ def require_writable(path: Path, dtypes: Mapping[str, str]) -> None:
     if suffix == ".safetensors" and METADATA_KEY in dtypes:
         raise ValueError(f"{path} cannot hold a tensor of the name {METADATA_KEY!r}; an .npz file can")
     for name, dtype in dtypes.items():
-        if suffix == ".safetensors" and dtype == "complex128":
+        if suffix == ".safetensors" and dtype not in DTYPE_NAMES:
             raise ValueError(f"{path} cannot hold {dtype}, the dtype of tensor {name!r}; an .npz file can")
         if suffix in {".npy", ".npz"} and dtype.startswith(("bfloat", "float8")):
             raise ValueError(f"{path} cannot hold {dtype}, the dtype of tensor {name!r}; a .safetensors file can")
@@ -147,6 +148,8 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
     try:
         with partial.open("wb") as file:
             yield file
+        if target.exists():
+            shutil.copymode(target, partial)
         partial.replace(target)
     except BaseException:
         with suppress(OSError):
