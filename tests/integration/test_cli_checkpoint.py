@@ -140,9 +140,30 @@ def test_of_a_state_dict_the_tensors_that_share_their_memory_are_named_and_store
 OTHERS = {
     "weights": torch.ones(2),
     "args": argparse.Namespace(lr=1),
-    "history": [np.float64(0.5), 2],
+    "history": [np.ones(2), 2],
     Path("key"): 1,
 }
+
+
+def test_numbers_of_numpy_are_kept(place: list[str], dataset: str) -> None:
+    numbers = [np.float64(0.5), np.float32(np.nan), np.int64(-7), np.bool_(True), np.complex64(1j), np.uint8(3)]
+    torch.save({"loss": numbers[0], "all": numbers}, "in.pt")
+    ran = run_command("put", dataset, "in.pt", *place)
+    assert ran.exit_code == 0, ran.errors
+    run_command("get", dataset, "-o", "out.pt", *place)
+    # Torch loads such a file only without weights_only, the one that was put, too.
+    assert_same(torch.load("out.pt", weights_only=False), {"loss": numbers[0], "all": numbers})
+
+
+@pytest.mark.parametrize("number", [np.datetime64("2026-01-01"), np.longdouble(1), np.array(1, ">f8")[()]], ids=str)
+def test_other_scalars_of_numpy_are_left_out(place: list[str], dataset: str, number: Any) -> None:
+    torch.save({"x": number}, "in.pt")
+    ran = run_command("put", dataset, "in.pt", *place)
+    if ran.exit_code:
+        assert "'x' (numpy" in ran.errors
+    else:
+        run_command("get", dataset, "-o", "out.pt", *place)
+        assert torch.load("out.pt", weights_only=False)["x"] == number
 
 
 def test_what_cannot_be_kept_is_named_and_refused(place: list[str], dataset: str) -> None:
@@ -240,6 +261,8 @@ MANIFEST = TakenApart({"w": torch.ones(1), "x": [1.5]}, "in.pt", "in").manifest 
         (b'"kind":"dict"', b'"find":"dict"', "does not parse"),
         (b'"id":"w"', b'"id":["w"]', "does not parse"),
         (b"}", b"", "does not parse"),
+        (b"[1.5]", b"[" * 100_000 + b"]" * 100_000, "does not parse"),
+        (b'"kind":"tensor"', b'"same_as":"x","kind":"tensor"', "does not parse"),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(old: bytes, new: bytes, message: str) -> None:

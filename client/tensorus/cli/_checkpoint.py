@@ -15,6 +15,7 @@ NODE is null, a bool, an integer, a finite float or a text as it is, a list of N
     complex                        value: [NODE, NODE]
     bytes, bytearray               value: in base64
     dtype, device                  value: as torch names it
+    numpy                          a number of NumPy's: dtype, value in base64, little-endian
 
 Ids are those in the file: a prefix that a tensor's id has in the dataset is the one before "@manifest" there.
 """
@@ -24,8 +25,11 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tensorus._arrays import from_canonical
 
@@ -42,20 +46,42 @@ _VERSION = 1
 
 
 class LeftOut:
-    """Stands for an object of a class that must not be loaded, since that could run code. It takes whatever it is made of."""
+    """Stands for an object of a class that must not be loaded, since that could run code. It keeps what it would be made of."""
 
     name = ""
-    """Of the class."""
+    """Of the class, or of the function that would make the object."""
+    arguments: tuple[Any, ...] = ()
+    state: Any = None
 
     def __new__(cls, *_: object, **__: object) -> LeftOut:  # noqa: PYI034 - of a subclass that nobody names
         """Make it of anything."""
         return super().__new__(cls)
 
-    def __init__(self, *_: object, **__: object) -> None:
-        """Keep nothing."""
+    def __init__(self, *arguments: object, **_: object) -> None:
+        """Keep the arguments."""
+        self.arguments = arguments
 
-    def __setstate__(self, _: object) -> None:
-        """Keep nothing."""
+    def __setstate__(self, state: object) -> None:
+        """Keep the state."""
+        self.state = state
+
+
+_NUMPY_SCALARS = frozenset({"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"})
+
+_NUMPY_DTYPE = re.compile(r"b1|[iufc]\d{1,2}")
+"""How NumPy spells the dtypes of numbers in a pickle."""
+
+
+def _numpy_scalar(value: Any) -> np.generic | None:
+    """Return the number of NumPy's that was left out, such as a mean loss; None for everything else."""
+    if not isinstance(value, LeftOut) or value.name not in _NUMPY_SCALARS:
+        return None
+    match value.arguments:
+        case (LeftOut(name="numpy.dtype", arguments=(str(spelled), *_), state=(_, "<" | "|", *_)), bytes(raw)):
+            if _NUMPY_DTYPE.fullmatch(spelled) and len(raw) == np.dtype(spelled).itemsize:
+                found: np.generic = np.frombuffer(raw, np.dtype(spelled))[0]
+                return found
+    return None
 
 
 class TakenApart:
@@ -118,6 +144,9 @@ class TakenApart:
             return {"kind": kind.__name__, "value": base64.b64encode(value).decode()}
         if kind in {self._torch.dtype, self._torch.device}:
             return {"kind": kind.__name__, "value": str(value).removeprefix("torch.")}
+        number = _numpy_scalar(value)
+        if number is not None:
+            return {"kind": "numpy", "dtype": number.dtype.name, "value": base64.b64encode(number.tobytes()).decode()}
         self._leave_out(value, path)
         return None
 
@@ -128,8 +157,9 @@ class TakenApart:
         items = []
         for key, item in value.items():
             place = [*path, str(key)]
-            if isinstance(item, LeftOut) or isinstance(key, (LeftOut, self._torch.Tensor)):
-                self._leave_out(item if isinstance(item, LeftOut) else key, place)
+            left_out = isinstance(item, LeftOut) and _numpy_scalar(item) is None
+            if left_out or isinstance(key, (LeftOut, self._torch.Tensor)):
+                self._leave_out(item if left_out else key, place)
             else:
                 items.append([self._node(key, place), self._node(item, place)])
         node: dict[str, Any] = {"kind": "dict", "items": items}
@@ -184,7 +214,7 @@ def ids_in(manifest: bytes) -> list[str]:
 
     try:
         collect(_root(manifest))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, RecursionError) as error:
         raise _damaged() from error
     return found
 
@@ -207,7 +237,7 @@ def assembled(manifest: bytes, tensors: Mapping[str, AnyArray]) -> Any:
 def _root(manifest: bytes) -> Any:
     try:
         document = json.loads(manifest)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged() from error
     if not isinstance(document, dict) or document.get("tensorus_manifest") != _VERSION:
         raise ValueError(f"the manifest of the checkpoint is of no version that is known here ({_VERSION})")
@@ -240,6 +270,8 @@ class _Assembly:
             return self._dict(node)
         if kind in {"tuple", "set", "size"}:
             return {"tuple": tuple, "set": set, "size": self._torch.Size}[kind](map(self.value, node["items"]))
+        if kind == "numpy":
+            return np.frombuffer(base64.b64decode(node["value"]), np.dtype(node["dtype"]))[0]
         return self._scalar(kind, node["value"])
 
     def _scalar(self, kind: str, value: Any) -> Any:
