@@ -35,13 +35,15 @@ class Upload:
 
 @dataclass(frozen=True)
 class Sample:
-    """Values that policies are tried on."""
+    """Values that policies are tried on: a tensor, or several."""
 
     dtype: str
     shape: tuple[int, ...]
     canonical_bytes: int
     blocks: Callable[[int], Iterator[memoryview]]
     """As of `Upload`."""
+    tensor_bytes: Sequence[int] = ()
+    """Canonical bytes of each tensor, in order; empty: it is one."""
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ def open_explain(sample: Sample, policies: Sequence[Policy]) -> pb.OpenExplain:
         InvalidPolicyError: what the contract cannot carry.
     """
     spec = pb.TensorSpec(dtype=dtype_to(sample.dtype), shape=sample.shape)
-    return pb.OpenExplain(spec=spec, candidates=map(policy_to, policies))
+    return pb.OpenExplain(spec=spec, candidates=map(policy_to, policies), tensor_bytes=sample.tensor_bytes)
 
 
 def explain_messages(opening: pb.OpenExplain, sample: Sample) -> Iterator[bytes]:

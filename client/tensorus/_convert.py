@@ -296,6 +296,7 @@ def explanation_from(message: pb.PolicyExplanation) -> PolicyExplanation:
         fallback_reason=storage.fallback_reason,
         encode_bytes_per_second=message.encode_bytes_per_second,
         decode_bytes_per_second=message.decode_bytes_per_second,
+        worst_relative_error=message.worst_relative_error,
     )
 
 

@@ -317,15 +317,17 @@ class RemoteBackend(Backend):
             channel = self._channel
             try:
                 with _as_tensorus_errors():
-                    method = channel.unary_unary(SERVICE + call.name, serialize, call.parse)
-                    response = method(call.request, timeout=self._timeout_s)
+                    method: Any = channel.unary_unary(SERVICE + call.name, serialize)
+                    raw: bytes = method(call.request, timeout=self._timeout_s)
             except TensorusError as error:
                 if call.repeat is None:
                     raise
                 self._wait(patience, error, (0,))
                 continue
             self._heard = True
-            return answer_of(call, response, patience)
+            # Not by gRPC, to which an answer that does not parse would be a connection that broke.
+            with as_answer(call.name):
+                return answer_of(call, call.parse(raw), patience)
 
     def _read(self, name: str, request: Message, response_type: type[R]) -> Iterator[tuple[R, memoryview]]:
         """Yield the answers of a stream that reads."""

@@ -305,6 +305,7 @@ def explain_here(sample: Sample, policies: Sequence[Policy]) -> Iterator[PolicyE
                 fallback_reason=storage.fallback_reason,
                 encode_bytes_per_second=explanation.encode_bytes_per_second,
                 decode_bytes_per_second=explanation.decode_bytes_per_second,
+                worst_relative_error=explanation.worst_relative_error,
             )
 
 

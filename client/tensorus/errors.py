@@ -246,6 +246,14 @@ _BY_REASON: dict[str, type[TensorusError]] = {
 }
 
 
+_ADVICE = {
+    "DATA_CORRUPT": "what is stored is damaged: restore this tensor from a copy, or insert it again, and check the disk",
+}
+"""What to do, where the message of a server only says what was found."""
+
+
 def error_for(reason: str, message: str, facts: Mapping[str, str]) -> TensorusError:
     """Return the error that a reason of the contract stands for; a reason from the future is a plain `TensorusError`."""
+    if advice := _ADVICE.get(reason):
+        message = f"{message}; {advice}"
     return _BY_REASON.get(reason, TensorusError)(message, reason=reason, facts=facts)

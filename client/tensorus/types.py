@@ -229,6 +229,8 @@ class PolicyExplanation(_Ratios):
     """Canonical bytes that one core encodes in a second, as an insert does; 0 where the sample is empty."""
     decode_bytes_per_second: float
     """Canonical bytes that one core decodes in a second, as a read does; 0 where the sample is empty."""
+    worst_relative_error: float = 0.0
+    """Of a sample of several tensors, the largest of theirs; of one, its own. 0 from servers that do not tell."""
 
 
 @dataclass(frozen=True)

@@ -243,8 +243,8 @@ def encoding_to(steps: Iterable[Mapping[str, Any]]) -> pb.Encoding:
     )
 
 
-def explain_from(message: pb.OpenExplain) -> tuple[TensorSpec, list[StoragePolicy]]:
-    """Return dtype and shape of a sample, and the candidates.
+def explain_from(message: pb.OpenExplain) -> tuple[TensorSpec, list[StoragePolicy], list[int]]:
+    """Return dtype and shape of a sample, the candidates, and canonical bytes of the sample's tensors.
 
     Raises:
         UnsupportedDTypeError, InvalidShapeError, InvalidPolicyError, UnsupportedCodecError: a part of it cannot be.
@@ -252,7 +252,7 @@ def explain_from(message: pb.OpenExplain) -> tuple[TensorSpec, list[StoragePolic
     """
     require_candidate_count(len(message.candidates))
     spec = checked_spec(_dtype_from(message.spec), tuple(message.spec.shape))
-    return spec, [policy_from(candidate) for candidate in message.candidates]
+    return spec, [policy_from(candidate) for candidate in message.candidates], list(message.tensor_bytes)
 
 
 def explanation_to(explanation: Explanation) -> pb.PolicyExplanation:
@@ -262,6 +262,7 @@ def explanation_to(explanation: Explanation) -> pb.PolicyExplanation:
         storage=_storage_to(explanation.storage),
         encode_bytes_per_second=explanation.encode_bytes_per_second,
         decode_bytes_per_second=explanation.decode_bytes_per_second,
+        worst_relative_error=explanation.worst_relative_error,
     )
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 import json
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from tensorus._patience import Interruption
+from tensorus.cli import _output
 from tensorus.cli._output import (
+    TransferBar,
     counted,
     human_bytes,
     human_encoding,
@@ -19,6 +24,7 @@ from tensorus.cli._output import (
     print_table,
     to_json,
 )
+from tensorus.errors import TensorusError
 from tensorus.types import (
     DatasetStats,
     DTypeShare,
@@ -200,3 +206,49 @@ def test_settings_as_json_have_no_ratio_and_types_by_name() -> None:
         "shape": [None, 3],
         "metadata": {"a": "int", "b": None},
     }
+
+
+# ---- Interruptions ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bar(monkeypatch: pytest.MonkeyPatch) -> TransferBar:
+    """A bar on a terminal."""
+    monkeypatch.setattr(_output, "Console", lambda **_: Console(file=io.StringIO(), force_terminal=True))
+    return TransferBar("storing", quiet=False)
+
+
+def interruption(at_same_place: int, reason: str = "UNAVAILABLE") -> Interruption:
+    return Interruption(TensorusError("it broke", reason=reason), at_same_place)
+
+
+def test_a_bar_says_that_the_connection_is_lost_until_there_is_progress(
+    bar: TransferBar, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def description() -> str:
+        return bar._bar.tasks[0].description
+
+    with bar:
+        bar.show(10, 100)
+        assert description() == "storing"
+        bar.connection_lost(interruption(1))
+        assert description() == "connection lost, retrying"
+        bar.show(10, 100)
+        assert description() == "connection lost, retrying"
+        bar.show(11, 100)
+        assert description() == "storing"
+        bar.disk_full(interruption(1, "STORAGE_FULL"))
+        assert description() == "the server's disk is full, waiting"
+    assert capsys.readouterr().err == ""
+
+
+def test_without_a_terminal_lines_say_so_once_for_each_place(capsys: pytest.CaptureFixture[str]) -> None:
+    with TransferBar("storing", quiet=False) as bar:
+        for count in (1, 2, 3, 4, 1):
+            bar.connection_lost(interruption(count))
+        for count in (1, 2, 3):
+            bar.disk_full(interruption(count, "STORAGE_FULL"))
+    lost, stuck, again, full = capsys.readouterr().err.splitlines()
+    assert lost == again == "tensorus: connection lost, retrying (it broke)"
+    assert stuck.startswith("tensorus: the call fails without progress and is tried again: it broke")
+    assert full == "tensorus: the server's disk is full, waiting (it broke)"

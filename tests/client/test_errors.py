@@ -19,10 +19,7 @@ REASONS = [name.removeprefix("ERROR_REASON_") for name, number in pb.ErrorReason
 CLASSES = {
     name: found
     for name, found in vars(errors).items()
-    if inspect.isclass(found)
-    and issubclass(found, Exception)
-    and not issubclass(found, Warning)
-    and found.__module__ == errors.__name__
+    if inspect.isclass(found) and issubclass(found, Exception) and found.__name__.endswith("Error")
 }
 
 CLASS_OF_REASON = {
@@ -71,7 +68,15 @@ def test_the_table_has_every_reason_of_the_contract() -> None:
 def test_every_reason_has_its_class(reason: str) -> None:
     error = error_for(reason, "what is wrong", {"limit": "512"})
     assert type(error) is CLASS_OF_REASON[reason]
-    assert (str(error), error.reason, error.facts) == ("what is wrong", reason, {"limit": "512"})
+    assert str(error).startswith("what is wrong")
+    assert (error.reason, error.facts) == (reason, {"limit": "512"})
+
+
+def test_damage_of_what_is_stored_says_what_to_do() -> None:
+    assert str(error_for("DATA_CORRUPT", "CRC32C of chunk 0 is wrong", {})) == (
+        "CRC32C of chunk 0 is wrong; what is stored is damaged: restore this tensor from a copy, or insert it again, "
+        "and check the disk"
+    )
 
 
 def test_a_reason_from_the_future_is_a_plain_error_that_keeps_it() -> None:

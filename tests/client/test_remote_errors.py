@@ -272,6 +272,16 @@ def test_a_write_that_must_not_be_repeated_is_tried_once(call: str, action: Call
     assert len(calls) == 1
 
 
+def test_a_short_answer_that_does_not_parse_is_not_asked_for_again() -> None:
+    method, calls = counting(answering(b"\xff\xff\xff"))
+    heard = answering(pb.ListDatasetsResponse())
+    with scripted_server(GetDataset=method, ListDatasets=heard) as address, tensorus.connect(address) as client:
+        client.datasets()
+        with pytest.raises(errors.InternalError, match="an answer of GetDataset is no message of the contract"):
+            client.dataset("d")
+    assert len(calls) == 1
+
+
 def test_a_short_answer_that_is_none_is_an_error_of_ours() -> None:
     error = raised("CreateDataset", answering(b"\xff\xff\xff"))
     assert isinstance(error, TensorusError)

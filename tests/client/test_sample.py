@@ -81,10 +81,34 @@ def test_pieces_are_spread_over_all_arrays() -> None:
     assert pieces_of(arrays, 4 * PIECE_BYTES) == [12, 37, 62, 87]
 
 
-def test_ends_and_small_arrays_come_after_the_whole_pieces() -> None:
-    arrays = [np.full(3, 101, np.uint8), numbered(2, 5), np.full(7, 102, np.uint8), numbered(1)]
-    found = bytes_of(arrays)
-    assert found == canonical(np.concatenate([numbered(2), numbered(1), arrays[0], numbered(2, 5)[-5:], arrays[2]]))
+def test_of_few_tensors_all_are_taken_each_as_a_tensor() -> None:
+    arrays = [np.full(3, 101, np.uint8), numbered(2, 5), np.empty(0, np.uint8), numbered(1)]
+    assert bytes_of(arrays) == b"".join(map(canonical, arrays))
+    assert list(sample_of(arrays).tensor_bytes) == [3, 2 * PIECE_BYTES + 5, PIECE_BYTES]
+
+
+def test_one_tensor_is_one_tensor() -> None:
+    assert sample_of([numbered(3, 5)]).tensor_bytes == ()
+
+
+def test_of_many_tensors_pieces_of_the_large_ones_are_one_and_each_small_one_is_its_own() -> None:
+    arrays = [numbered(8, 5), *[np.full(10, 200, np.uint8)] * 4]
+    assert list(sample_of(arrays, 5 * PIECE_BYTES + 30).tensor_bytes) == [5 * PIECE_BYTES, 5, 10, 10]
+
+
+def test_every_size_of_small_tensors_has_its_share() -> None:
+    # By turns, so that whoever takes what fits would take the small ones.
+    arrays = [np.full(size, 1, np.uint8) for _ in range(100) for size in (1, 50)]
+    sizes = list(sample_of(arrays, 1020).tensor_bytes)
+    assert (sizes.count(1), sizes.count(50)) == (20, 20)
+
+
+def test_of_very_many_small_tensors_some_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sample, "_SMALL_TENSORS_MAX", 10)
+    arrays = [numbered(100), *[np.full(2, 200, np.uint8)] * 100]
+    sizes = list(sample_of(arrays).tensor_bytes)
+    # The large one is cut down likewise: it keeps its share.
+    assert sizes == [10 * PIECE_BYTES, *[2] * 10]
 
 
 def test_small_arrays_have_their_share() -> None:

@@ -61,7 +61,7 @@ def test_put_stores_and_says_what(place: list[str], files: Path, dataset: str) -
     ran = run_command("put", dataset, files / "matrix.npy", files / "values.npy", *place)
     assert ran.exit_code == 0
     head, first, second, last = ran.output.splitlines()
-    assert head.split() == ["id", "dtype", "shape", "size", "stored", "ratio", "error"]
+    assert head.split() == ["id", "dtype", "shape", "size", "stored", "ratio", "error", "outcome"]
     assert first.split()[:6] == ["matrix", "float32", "2", "x", "3", "24"]
     assert second.split()[:6] == ["values", "float32", "100", "x", "200", "78.1"]
     assert last.startswith("2 tensors, 78.1 KiB stored in ")
@@ -293,7 +293,7 @@ def test_rm_deletes_tensors(filled: str, place: list[str]) -> None:
 def test_rm_of_what_is_not_there_deletes_the_rest_and_says_so(filled: str, place: list[str]) -> None:
     ran = run_command("rm", filled, "matrix", "nothing", "values", *place)
     assert (ran.exit_code, ran.output) == (3, "2 of 3 tensors deleted\n")
-    assert ran.errors == f"tensorus: 1 of the ids did not exist [dataset={filled}]\n"
+    assert ran.errors == f"tensorus: there is no tensor 'nothing' [dataset={filled}]\n"
 
 
 @pytest.mark.parametrize(("answer", "left"), [("n\n", True), ("\n", True), ("", True), ("y\n", False)])

@@ -103,12 +103,13 @@ WRONG_USAGE = [
     pytest.param(["ls", "d", "--limit", "-1"], "-1 is not in the range", id="a negative limit"),
     pytest.param(["ls", "d", "--limit", "many"], "'many' is not a valid integer", id="a limit that is no number"),
     pytest.param(["put", "d"], "Missing argument 'FILES...'", id="put without files"),
-    pytest.param(["put", "d", "missing.npy"], "File 'missing.npy' does not exist", id="put of a missing file"),
-    pytest.param(["put", "d", "."], "File '.' is a directory", id="put of a folder"),
+    pytest.param(["put", "d", "missing.npy"], "Path 'missing.npy' does not exist", id="put of a missing file"),
     pytest.param(["put", "d", "matrix.npy", "--metadata", "k"], "'k' is not KEY=VALUE", id="metadata without a value"),
     pytest.param(["put", "d", "matrix.npy", "--metadata", "=1"], "'=1' is not KEY=VALUE", id="metadata without a key"),
     pytest.param(["get", "d"], "Missing option '-o' / '--output'", id="get without a file"),
-    pytest.param(["get", "d", "-o", "out.txt"], "must end in .safetensors, .npy, .npz", id="get into a kind of file"),
+    pytest.param(
+        ["get", "d", "-o", "out.txt"], "must end in .safetensors, .npz, .npy, .pt", id="get into a kind of file"
+    ),
     pytest.param(["get", "d", "-o", "no/out.npy"], "there is no folder no", id="get into a folder that is not there"),
     pytest.param(["get", "d", "-o", "."], "File '.' is a directory", id="get into a folder"),
     pytest.param(
@@ -146,7 +147,7 @@ def test_a_server_that_is_not_there_is_exit_code_4(here: Path, arguments: list[s
 
 
 def test_a_store_that_cannot_be_is_exit_code_4(tmp_path: Path) -> None:
-    (tmp_path / "matrix.npy").write_text("text")
+    np.save(tmp_path / "matrix.npy", MATRIX)
     ran = run_command("put", "d", tmp_path / "matrix.npy", "--store", tmp_path / "matrix.npy" / "store")
     require_failure(ran, 4, "cannot open a store in")
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import tensorus
 from support.arrays import normal
 from support.client import Ran, run_command, run_process
 from tensorus_codecs.presets import PRESETS
@@ -44,6 +45,39 @@ def explained(*arguments: object) -> Any:
 def blocks_of(ran: Ran) -> list[list[str]]:
     assert (ran.exit_code, ran.errors) == (0, ""), ran
     return [block.splitlines() for block in ran.output.split("\n\n")]
+
+
+@pytest.fixture
+def activations(tmp_path: Path) -> Path:
+    """A file with more small tensors than a sample has, of different scales."""
+    path = tmp_path / "activations.npz"
+    scales = np.exp(normal((3000, 1), seed=1, scale=0.5))
+    np.savez(path, **{f"t{number}": row for number, row in enumerate(normal((3000, 128), scale=1.0) * scales)})
+    return path
+
+
+@pytest.mark.parametrize("place", ["here", "server"])
+def test_small_tensors_are_explained_as_they_are_stored(
+    activations: Path, dataset: str, server: Server, remote: tensorus.Client, place: str
+) -> None:
+    presets = ["lossless", "balanced", "maximum", "extreme"]
+    options = [part for preset in presets for part in ("--preset", preset)]
+    (floats,) = explained(activations, *options, *(["--server", server.address] if place == "server" else []))
+    assert floats["sample_bytes"] == 1000 * 512
+    with np.load(activations) as arrays:
+        tensors = list(arrays.items())
+    for preset, found in zip(presets, floats["explanations"], strict=True):
+        remote.create_dataset(f"{dataset}-{preset}", preset=preset)
+        remote.insert_many(f"{dataset}-{preset}", tensors)
+        stored = remote.stats(f"{dataset}-{preset}")
+        assert found["ratio"] == pytest.approx(stored.ratio, rel=0.03)
+        assert found["worst_relative_error"] == pytest.approx(stored.worst_relative_error, rel=0.3)
+        assert found["worst_relative_error"] >= found["relative_error"]
+
+
+def test_the_largest_error_of_a_tensor_is_told_where_there_are_several(activations: Path) -> None:
+    (block,) = blocks_of(run_command("explain", activations, *FEW))
+    assert re.fullmatch(r"Errors are over all values\. Of a single tensor, at most: maximum \d\.\de-0\d\.", block[-2])
 
 
 # ---- The tables ---------------------------------------------------------------------------------------------------------
@@ -106,7 +140,7 @@ def test_json_says_everything(weights: Path) -> None:
     assert (floats["smallest_exact"], floats["smallest_within_error"]) == ("lossless", "maximum")
     assert (integers["smallest_exact"], integers["smallest_within_error"]) == ("lossless", "lossless")
     none, _, maximum = floats["explanations"]
-    assert none["stored_bytes"] == 124_000 + 21 + 8
+    assert none["stored_bytes"] == 124_000 + 2 * (21 + 8)
     assert maximum["ratio"] == maximum["canonical_bytes"] / maximum["stored_bytes"]
     assert maximum["encodings"][0]["codecs"][0] == "int8_block"
     assert min(none["encode_bytes_per_second"], none["decode_bytes_per_second"]) > 0

@@ -70,7 +70,7 @@ def test_an_example_is_a_command_that_parses(
     program, command, *arguments = shlex.split(line)
     assert (program, command) == ("tensorus", name)
     for argument in arguments:
-        if name in {"put", "explain", "bench"} and argument.endswith((".npy", ".safetensors")):
+        if name in {"put", "explain", "bench"} and argument.endswith((".npy", ".safetensors", ".pt")):
             Path(argument).touch()
         if name == "import" and argument == "./tensor_data":
             Path(argument).mkdir()

@@ -56,6 +56,36 @@ def test_a_report_is_that_of_an_insert(engine: Engine, preset: str, array: Any) 
     assert found.storage == insert(engine, "d", "t", np.asarray(array), policy=policy).storage
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_report_of_several_tensors_is_that_of_their_inserts(engine: Engine, preset: str) -> None:
+    # Many chunks, one chunk and small ones. Each chooses on its own.
+    arrays = [WEIGHTS.reshape(-1), WEIGHTS.reshape(-1)[:1024] * 1000, *normal((40, 50), seed=3), np.float32([7])]
+    policy = StoragePolicy(preset=preset, chunk_bytes=CHUNK_BYTES)
+    explainer = Explainer(spec_of(np.concatenate(arrays)), [policy], [array.nbytes for array in arrays])
+    explainer.write(memoryview(b"".join(map(canonical, arrays))))
+    (found,) = explainer.explanations()
+    reports = [insert(engine, "d", str(number), array, policy=policy).storage for number, array in enumerate(arrays)]
+    for field in ("canonical_bytes", "quantized_bytes", "stored_bytes"):
+        assert getattr(found.storage, field) == sum(getattr(report, field) for report in reports)
+    assert found.worst_relative_error == max(report.relative_error for report in reports)
+    assert found.storage.max_absolute_error == max(report.max_absolute_error for report in reports)
+
+
+@pytest.mark.parametrize(
+    ("tensor_bytes", "message"),
+    [
+        ([4], r"^tensors of the sample have 4 bytes, float32 of shape \[300, 101\] has 121200 bytes$"),
+        ([121_201, -1], r"^a tensor of the sample has 121201 bytes, must have whole elements of 4 bytes"),
+        ([121_200, 0], "^a tensor of the sample has 0 bytes, must have whole elements of 4 bytes, at least one$"),
+        ([121_198, 2], "^a tensor of the sample has 121198 bytes"),
+    ],
+    ids=["too few", "a negative size", "an empty tensor", "half an element"],
+)
+def test_tensors_that_are_not_the_sample_are_refused(tensor_bytes: list[int], message: str) -> None:
+    with pytest.raises(SizeMismatchError, match=message):
+        Explainer(spec_of(WEIGHTS), [], tensor_bytes)
+
+
 @pytest.mark.parametrize("dtype", DTYPE_NAMES)
 def test_a_report_of_every_dtype_is_that_of_an_insert(engine: Engine, dtype: str) -> None:
     array = random_bits(dtype, (70, 90))

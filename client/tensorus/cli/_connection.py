@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import tensorus
+from tensorus.cli._output import print_note, told
 from tensorus.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["DEFAULT_ADDRESS", "connected", "store_options"]
+    from tensorus._patience import Interruption, Observer
+
+__all__ = ["DEFAULT_ADDRESS", "RETRY_TIMEOUT_S", "connected", "store_options", "tell"]
+
+_TIMEOUT_S = 30.0
+RETRY_TIMEOUT_S = 60.0
+"""As of `tensorus.connect`. `put` waits as long for a disk that is full."""
 
 DEFAULT_ADDRESS = "127.0.0.1:7733"
 """Where `tensorus serve` listens, and where the other commands look."""
@@ -42,9 +49,18 @@ def store_options(*, makes_store: bool = False) -> Callable[[Callable[..., Any]]
     return lambda command: server(store(command))
 
 
+def tell(interruption: Interruption) -> None:
+    """Tell on the error stream that a call failed and is tried again: an `Observer` for commands without a bar."""
+    if line := told(interruption):
+        print_note(line)
+
+
 @contextmanager
-def connected(server: str, store: str | None) -> Iterator[tensorus.Client]:
+def connected(server: str, store: str | None, on_interruption: Observer = tell) -> Iterator[tensorus.Client]:
     """Lend a client of what the options name.
+
+    Args:
+        on_interruption: called before a call to a server is tried again.
 
     Raises:
         UnavailableError: there is no such server; says what to do, which a client of a program does not.
@@ -53,8 +69,17 @@ def connected(server: str, store: str | None) -> Iterator[tensorus.Client]:
         with tensorus.open(store) as client:
             yield client
         return
+    from tensorus._remote import RemoteBackend  # noqa: PLC0415 - each way in loads only what it needs
+
     try:
-        with tensorus.connect(server) as client:
+        backend = RemoteBackend(
+            server,
+            timeout_s=_TIMEOUT_S,
+            retry_timeout_s=RETRY_TIMEOUT_S,
+            tune_allocator=True,
+            on_interruption=on_interruption,
+        )
+        with tensorus.Client(backend) as client:
             yield client
     except UnavailableError as error:
         raise UnavailableError(

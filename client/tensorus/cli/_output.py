@@ -7,19 +7,24 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bar
 
 from tensorus.types import DatasetStats, PolicyExplanation, TensorInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from types import TracebackType
+
+    from tensorus._patience import Interruption
 
 __all__ = [
+    "TransferBar",
     "counted",
     "human_bytes",
     "human_encoding",
@@ -29,11 +34,13 @@ __all__ = [
     "print_error",
     "print_fields",
     "print_json",
+    "print_note",
     "print_table",
     "print_tensors",
     "print_text",
     "progress_bar",
     "to_json",
+    "told",
 ]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -111,6 +118,11 @@ def print_error(error: BaseException) -> None:
     click.echo(f"tensorus: {str(error) or type(error).__name__}", err=True)
 
 
+def print_note(text: str) -> None:
+    """Print what a user should know, though nothing failed, as a line on the error stream."""
+    click.echo(f"tensorus: {text}", err=True)
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table under a head; columns whose name begins with ">" are aligned to the right."""
     head, *lines = _aligned(
@@ -121,10 +133,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         click.echo(line)
 
 
-def print_tensors(infos: Iterable[TensorInfo]) -> None:
-    """Print a table with a line per tensor."""
+def print_tensors(infos: Iterable[TensorInfo], outcome: Callable[[TensorInfo], str] | None = None) -> None:
+    """Print a table with a line per tensor.
+
+    Args:
+        outcome: says what became of a tensor, in one more column.
+    """
+    columns = ["id", "dtype", "shape", ">size", ">stored", ">ratio", ">error"]
     print_table(
-        ["id", "dtype", "shape", ">size", ">stored", ">ratio", ">error"],
+        columns if outcome is None else [*columns, "outcome"],
         (
             (
                 info.id,
@@ -134,6 +151,7 @@ def print_tensors(infos: Iterable[TensorInfo]) -> None:
                 human_bytes(info.stored_bytes),
                 f"{info.ratio:.2f}",
                 human_error(info),
+                *(() if outcome is None else (outcome(info),)),
             )
             for info in infos
         ),
@@ -161,10 +179,10 @@ def _aligned(rows: Sequence[Sequence[str]], to_the_right: Sequence[bool]) -> Ite
         yield "  ".join(cells).rstrip()
 
 
-def progress_bar(*, quiet: bool) -> Progress:
+def progress_bar(*, quiet: bool) -> Bar:
     """Return a bar for bytes, on the error stream; it vanishes when it is done, and is not there where nobody looks."""
     console = Console(stderr=True)
-    return Progress(
+    return Bar(
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(binary_units=True),
@@ -174,3 +192,58 @@ def progress_bar(*, quiet: bool) -> Progress:
         transient=True,
         disable=quiet or not console.is_terminal,
     )
+
+
+class TransferBar:
+    """A bar for the bytes of one transfer, which also tells of interruptions: without a terminal, a line each."""
+
+    def __init__(self, description: str, *, quiet: bool) -> None:
+        """Show nothing yet.
+
+        Args:
+            description: what goes on, such as "storing".
+            quiet: there is to be no bar.
+        """
+        self._description = description
+        self._bar = progress_bar(quiet=quiet)
+        self._task = self._bar.add_task(description, total=None)
+        self._done_bytes = 0
+
+    def __enter__(self) -> Self:
+        """Show the bar."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take it away."""
+        self._bar.stop()
+
+    def show(self, done_bytes: int, total_bytes: int) -> None:
+        """Show how far the transfer is."""
+        if done_bytes > self._done_bytes:
+            self._done_bytes = done_bytes
+            self._bar.update(self._task, description=self._description)
+        self._bar.update(self._task, completed=done_bytes, total=total_bytes)
+
+    def connection_lost(self, interruption: Interruption) -> None:
+        """Tell that a call failed and is tried again: an `Observer` for clients."""
+        self._tell("connection lost, retrying", told(interruption))
+
+    def disk_full(self, interruption: Interruption) -> None:
+        """Tell that the server has no space: an `Observer` of whoever waits for it."""
+        line = f"the server's disk is full, waiting ({interruption.error})" if interruption.at_same_place == 1 else ""
+        self._tell("the server's disk is full, waiting", line)
+
+    def _tell(self, description: str, line: str) -> None:
+        self._bar.update(self._task, description=description)
+        if self._bar.disable and line:
+            print_note(line)
+
+
+def told(interruption: Interruption) -> str:
+    """Return the line that tells of an interruption: what is lost at once, what may be wrong at the second time; then none."""
+    if interruption.at_same_place == 1:
+        return f"connection lost, retrying ({interruption.error})"
+    return interruption.explanation if interruption.at_same_place == 2 else ""

@@ -14,6 +14,7 @@ from tensorus._arrays import as_numpy, dtype_name
 from tensorus._backend import Sample
 from tensorus._convert import merged_shares
 from tensorus._sample import PIECE_BYTES, SAMPLE_BYTES_MAX, sample_of
+from tensorus.cli._connection import RETRY_TIMEOUT_S, tell
 from tensorus.cli._files import read_tensors
 from tensorus.cli._options import SIZE, json_option
 from tensorus.cli._output import (
@@ -98,8 +99,8 @@ def explain(
     """Show what each preset would do to the tensors of FILE.
 
     Ratio, error and speed are measured, on this machine. Nothing is stored, and no store is needed. FILE is what `tensorus put`
-    takes. Of a large one, pieces of 1 MiB are looked at, evenly spread over all tensors of a dtype; every dtype has its share.
-    Speeds are of one core, without disk and network.
+    takes. Of a large one, pieces of 1 MiB of its large tensors are looked at, and some of its small tensors of every size, each
+    on its own, as it is stored; every dtype has its share. Speeds are of one core, without disk and network.
 
     \b
     Examples:
@@ -191,7 +192,10 @@ def _explainer(server: str | None) -> Iterator[Explain]:
     from tensorus._remote import RemoteBackend  # noqa: PLC0415 - each way in loads only what it needs
 
     try:
-        with closing(RemoteBackend(server, timeout_s=30.0, retry_timeout_s=60.0, tune_allocator=True)) as backend:
+        backend = RemoteBackend(
+            server, timeout_s=30.0, retry_timeout_s=RETRY_TIMEOUT_S, tune_allocator=True, on_interruption=tell
+        )
+        with closing(backend):
             yield backend.explain
     except UnavailableError as error:
         raise UnavailableError(
@@ -248,7 +252,17 @@ def _print(explained: DTypeExplanation, error_max: float) -> None:
     for found in explained.explanations:
         if found.fallback_reason:
             print_text(f"{found.policy.preset}: {found.fallback_reason}")
+    if explained.tensors > 1 and (worst := _worst_errors(explained)):
+        print_text(f"Errors are over all values. Of a single tensor, at most: {worst}.")
     print_text(_advice(explained, error_max))
+
+
+def _worst_errors(explained: DTypeExplanation) -> str:
+    return ", ".join(
+        f"{found.policy.preset} {found.worst_relative_error:.1e}"
+        for found in explained.explanations
+        if found.worst_relative_error > found.relative_error
+    )
 
 
 def _megabytes(bytes_per_second: float) -> str:

@@ -6,6 +6,7 @@ import click
 
 from tensorus.cli._connection import connected, store_options
 from tensorus.cli._output import counted, print_text
+from tensorus.cli._storing import stored
 from tensorus.errors import TensorNotFoundError
 
 __all__ = ["rm"]
@@ -34,9 +35,10 @@ def rm(dataset: str, ids: tuple[str, ...], server: str, store: str | None, *, wh
                 click.confirm(f"Delete the dataset {dataset!r} with {counted(count, 'tensor')}?", abort=True)
             print_text(f"{counted(client.delete_dataset(dataset), 'tensor')} deleted, and their dataset")
             return
+        there = stored(client, dataset, ids)
         deleted = client.delete(dataset, list(ids))
     print_text(f"{deleted} of {len(ids)} tensors deleted")
-    if deleted < len(ids):
+    if missing := [tensor_id for tensor_id in ids if tensor_id not in there]:
         raise TensorNotFoundError(
-            f"{len(ids) - deleted} of the ids did not exist [dataset={dataset}]", reason="TENSOR_NOT_FOUND"
+            f"there is no tensor {', '.join(map(repr, missing))} [dataset={dataset}]", reason="TENSOR_NOT_FOUND"
         )

@@ -903,12 +903,14 @@ class ExplainPolicyRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[OpenExplain, _Mapping]] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class OpenExplain(_message.Message):
-    __slots__ = ("spec", "candidates")
+    __slots__ = ("spec", "candidates", "tensor_bytes")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_BYTES_FIELD_NUMBER: _ClassVar[int]
     spec: TensorSpec
     candidates: _containers.RepeatedCompositeFieldContainer[StoragePolicy]
-    def __init__(self, spec: _Optional[_Union[TensorSpec, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[StoragePolicy, _Mapping]]] = ...) -> None: ...
+    tensor_bytes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, spec: _Optional[_Union[TensorSpec, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[StoragePolicy, _Mapping]]] = ..., tensor_bytes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ExplainPolicyResponse(_message.Message):
     __slots__ = ("explanations",)
@@ -917,16 +919,18 @@ class ExplainPolicyResponse(_message.Message):
     def __init__(self, explanations: _Optional[_Iterable[_Union[PolicyExplanation, _Mapping]]] = ...) -> None: ...
 
 class PolicyExplanation(_message.Message):
-    __slots__ = ("policy", "storage", "encode_bytes_per_second", "decode_bytes_per_second")
+    __slots__ = ("policy", "storage", "encode_bytes_per_second", "decode_bytes_per_second", "worst_relative_error")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     STORAGE_FIELD_NUMBER: _ClassVar[int]
     ENCODE_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     DECODE_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    WORST_RELATIVE_ERROR_FIELD_NUMBER: _ClassVar[int]
     policy: StoragePolicy
     storage: StorageReport
     encode_bytes_per_second: float
     decode_bytes_per_second: float
-    def __init__(self, policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., storage: _Optional[_Union[StorageReport, _Mapping]] = ..., encode_bytes_per_second: _Optional[float] = ..., decode_bytes_per_second: _Optional[float] = ...) -> None: ...
+    worst_relative_error: float
+    def __init__(self, policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., storage: _Optional[_Union[StorageReport, _Mapping]] = ..., encode_bytes_per_second: _Optional[float] = ..., decode_bytes_per_second: _Optional[float] = ..., worst_relative_error: _Optional[float] = ...) -> None: ...
 
 class VerifyRequest(_message.Message):
     __slots__ = ("dataset", "ids")
