@@ -16,7 +16,7 @@ from tensorus import _allocator, _calls
 from tensorus._arrivals import GetPlace, QueryPlace, arrivals
 from tensorus._backend import Backend
 from tensorus._channel import LazyChannel, begun
-from tensorus._convert import error_from, error_of, slices_to, tensor_from
+from tensorus._convert import error_from, error_of, inserted_from, slices_to, tensor_from
 from tensorus._insert_stream import InsertSession
 from tensorus._patience import Patience
 from tensorus.errors import (
@@ -393,7 +393,7 @@ def insert_results(
         for left in response.opened.items:
             # Complete before the stream opened, and not heard of then.
             if left.tensor.generation and session.resolve(left.item):
-                yield left.item, tensor_from(left.tensor)
+                yield left.item, inserted_from(left)
         session.resumed({left.item: left.committed_bytes for left in response.opened.items})
         messages.credit.set_limit(response.opened.max_unacknowledged_bytes)
         messages.opened.set()
@@ -405,7 +405,7 @@ def insert_results(
             on_progress(Progress(None, session.delivered_bytes + acknowledged_bytes, None))
     for result in response.results:
         if not result.status.code:
-            outcome: TensorInfo | TensorusError = tensor_from(result.tensor)
+            outcome: TensorInfo | TensorusError = inserted_from(result)
         else:
             outcome = error_of(result.status)
             if outcome.reason == "SESSION_EXPIRED" and session.expired(result.item):

@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.policy import StoragePolicy
@@ -306,6 +307,8 @@ class Engine:
         tensor = None
         if dataset is not None:
             (tensor,) = self._catalogue.tensors.by_generation(dataset.name, [upload.generation])
+        if tensor is not None:
+            tensor = replace(tensor, outcome=upload.outcome)
         return ItemProgress(upload.item, upload.id, upload.spec.canonical_bytes, tensor)
 
     def sweep(self) -> Swept:

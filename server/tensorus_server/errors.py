@@ -5,6 +5,7 @@ EngineError
 │   ├── DatasetNotFoundError        DATASET_NOT_FOUND
 │   └── TensorNotFoundError         TENSOR_NOT_FOUND
 ├── AlreadyExistsError              ALREADY_EXISTS
+│   └── StoredDifferentlyError      STORED_DIFFERENTLY
 ├── GenerationMismatchError         GENERATION_MISMATCH
 ├── InvalidRequestError             INVALID_REQUEST
 │   ├── InvalidNameError            INVALID_NAME
@@ -72,6 +73,7 @@ __all__ = [
     "SizeMismatchError",
     "StorageFullError",
     "StoreUnavailableError",
+    "StoredDifferentlyError",
     "TensorNotFoundError",
     "TooManyStreamsError",
     "UnimplementedError",
@@ -122,6 +124,12 @@ class AlreadyExistsError(EngineError):
     """The name or id is taken by something else."""
 
     reason = "ALREADY_EXISTS"
+
+
+class StoredDifferentlyError(AlreadyExistsError):
+    """The same values are stored under this id, but with other metadata, or less exactly than was asked for."""
+
+    reason = "STORED_DIFFERENTLY"
 
 
 class GenerationMismatchError(EngineError):

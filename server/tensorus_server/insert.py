@@ -16,12 +16,13 @@ own, so that the next item streams in meanwhile; commits happen on the committer
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.plan import plan
 from tensorus_codecs.quick import quick
-from tensorus_server.catalogue.abc import resolve
+from tensorus_server.announcement import first_announcement
+from tensorus_server.catalogue.resolve import resolve
 from tensorus_server.chunk_store.discarding import DiscardingChunkStore
 from tensorus_server.committer import PendingCommit, forget_upload
 from tensorus_server.errors import (
@@ -208,7 +209,7 @@ class InsertStream:
             self._fail(
                 item,
                 SegmentOutOfOrderError(
-                    f"the stream finished after {received} of {expected} bytes of item {item}",
+                    f"the stream finished after {received} of {expected} bytes of item {item}, none of them the `last` segment",
                     dataset=self._dataset.name,
                     tensor=writer.new.id,
                 ),
@@ -218,6 +219,26 @@ class InsertStream:
             self._commit_together(self._together)
         self._counts.wait()
         return self._counts.succeeded, self._counts.failed
+
+    def require_ended(self) -> None:
+        """Do nothing if every item has ended: without `finish`, nobody would hear of the others.
+
+        Raises:
+            InvalidRequestError: an item is open, or waits for the others of an insert that stores all or nothing.
+        """
+        dataset, ended = self._dataset.name, "the client ended the stream without finish"
+        for item, writer in self._open.items():
+            received, expected = writer.received_bytes, writer.new.spec.canonical_bytes
+            raise InvalidRequestError(
+                f"{ended} and without a `last` segment of item {item}, of which {received} of {expected} bytes had arrived",
+                dataset=dataset,
+                tensor=writer.new.id,
+                item=item,
+            )
+        if self._together is not None and self._counts.begun:
+            raise InvalidRequestError(
+                f"{ended}: nothing of an insert that stores all or nothing was stored", dataset=dataset
+            )
 
     def abort(self) -> None:
         """Leave what can be resumed, drop what else is not complete, and wait for what is. Idempotent."""
@@ -264,14 +285,10 @@ class InsertStream:
         self._last_item = item
         self._counts.begin()
         try:
-            self._require_allowed(new)
             upload, complete = self._uploads.pop(item, (None, None))
-            if upload is not None and (upload.id, upload.spec) != (new.id, new.spec):
-                raise InvalidRequestError(
-                    f"item {item} was announced as another tensor by an earlier stream of the request",
-                    dataset=self._dataset.name,
-                    tensor=new.id,
-                )
+            if upload is not None:
+                new = first_announcement(upload, new, dataset=self._dataset.name)
+            self._require_allowed(new)
             if complete is not None:
                 self._settle([item], [complete])
                 return None
@@ -424,8 +441,8 @@ class InsertStream:
         if existing is not None and existing.source_checksum.algorithm != stored.source_checksum.algorithm:
             # Unlike this one it was resumed, and its checksum is the CRC.
             source_crc32c = int.from_bytes(existing.source_checksum.value, "big")
-        resolve(stored, existing, source_crc32c)
-        return stored.committed(generation=0, ordinal=0, created_us=0)
+        outcome = resolve(stored, existing, source_crc32c)
+        return stored.committed(generation=0, ordinal=0, created_us=0, outcome=outcome)
 
     def _fail(self, item: int, error: Exception) -> None:
         writer = self._open.pop(item, None)
@@ -457,5 +474,6 @@ def _uploads(catalogue: Catalogue, dataset: Dataset, request_id: str) -> dict[in
             if tensor is None:
                 # Complete, and deleted since.
                 continue
+            tensor = replace(tensor, outcome=upload.outcome)
         found[upload.item] = (upload, tensor)
     return found
