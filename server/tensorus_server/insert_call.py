@@ -76,6 +76,7 @@ class InsertCall:
         self._encodings: list[frozenset[str]] = []
         self._stream: InsertStream | None = None
         self._taken_over = False
+        self._is_whole = False
 
     def responses(self) -> Iterator[bytes]:
         """Yield the call's responses; raises what makes the whole call fail."""
@@ -87,10 +88,10 @@ class InsertCall:
             return
         if first is None:
             return
-        is_whole, everything = first.head.finish, chain([first], messages)
+        self._is_whole, everything = first.head.finish, chain([first], messages)
         # It is large, and this frame lasts as long as the call.
         del first
-        if is_whole:
+        if self._is_whole:
             self._read(everything)
             yield from self._outbox.messages()
             return
@@ -135,7 +136,8 @@ class InsertCall:
         self._stream.flush()
         self._outbox.acknowledge(sum(payload.nbytes for _, payload in segments))
         if head.finish:
-            threading.Thread(target=self._refuse_more, name="tensorus-insert-end", daemon=True).start()
+            if not self._is_whole:
+                threading.Thread(target=self._refuse_more, name="tensorus-insert-end", daemon=True).start()
             succeeded, failed = self._stream.finish()
             self._outbox.finish(succeeded, failed)
         return head.finish
@@ -143,7 +145,8 @@ class InsertCall:
     def _refuse_more(self) -> None:
         """Fail the call if a message follows the last one.
 
-        On a thread of its own: a client need not end its side of the stream before it has its answer.
+        On a thread of its own: a client need not end its side of the stream before it has its answer. An insert of one message
+        goes without: the thread would cost it a tenth of the server's processor time (measured).
         """
         with suppress(grpc.RpcError):
             if next(self._messages, None) is not None:
