@@ -16,7 +16,7 @@ import crc32c
 import xxhash
 
 from tensorus._convert import upload_to
-from tensorus.errors import TensorusError
+from tensorus.errors import InsertAbandonedError, TensorusError
 from tensorus_protos.framing import join, repeated
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
@@ -115,6 +115,10 @@ class InsertSession:
         self._stream: InsertMessages | None = None
         self.has_expired = False
         """Whether a tensor is to be sent from its start by another stream."""
+        self.busy: TensorusError | None = None
+        """Why tensors of this stream are to be sent again by another one, a little later."""
+        self.is_lost = False
+        """Whether it is all or nothing, and a tensor has failed: the rest need not be sent."""
 
     @property
     def may_have_left_something(self) -> bool:
@@ -134,6 +138,7 @@ class InsertSession:
             self._stream.credit.end()
         with self._lock:
             self.has_expired = False
+            self.busy = None
             self.acknowledged_bytes = 0
             self._late.clear()
             self._stream = InsertMessages(self, list(self._unresolved.values()), resumes=self._stream is not None)
@@ -205,6 +210,29 @@ class InsertSession:
             self.has_expired = True
             return True
 
+    def failed(self, item: int, error: TensorusError) -> bool:
+        """Take a result that is an error; False where it is none yet, since the tensor is to be sent again."""
+        together = self.options.all_or_nothing and not self.options.validate_only
+        if together and self._stream is not None:
+            self._stream.cut_short()
+        if error.reason == "SESSION_EXPIRED" and self.expired(item):
+            return False
+        if error.reason == "STORE_BUSY":
+            self.busy = error
+            return False
+        if error.reason == "INSERT_ABANDONED" and (self.busy is not None or self.has_expired):
+            # Because of a tensor that is sent again, and so are all others.
+            return False
+        self.is_lost = together
+        return True
+
+    def abandoned(self) -> list[tuple[int, TensorusError]]:
+        """Return what was not sent of an insert that is lost, each with why it has no result of its own."""
+        with self._lock:
+            left, self._unresolved = self._unresolved, {}
+        message = "another tensor of the insert failed, so nothing of it was stored"
+        return [(item, InsertAbandonedError(message, reason="INSERT_ABANDONED")) for item in sorted(left)]
+
     def is_unresolved(self, item: int) -> bool:
         """Return whether the item is still without a result."""
         with self._lock:
@@ -241,6 +269,7 @@ class InsertMessages(Iterator[bytes]):
         """Whether the last message was made, with `finish`."""
         self.session = session
         """What it is a stream of."""
+        self._cut_short = False
         self._only_segment = _OnlySegment()
         self._messages = self._make(unresolved, resumes=resumes)
 
@@ -253,6 +282,10 @@ class InsertMessages(Iterator[bytes]):
         self.credit.end()
         self.opened.set()
 
+    def cut_short(self) -> None:
+        """Send nothing more but the end."""
+        self._cut_short = True
+
     def _make(self, unresolved: Sequence[_Sending], *, resumes: bool) -> Iterator[bytes]:
         message = _Message()
         message.head.open.dataset = self.session.dataset
@@ -264,6 +297,10 @@ class InsertMessages(Iterator[bytes]):
             message = _Message()
             self.opened.wait()
         for segment, block in self._segments(unresolved):
+            if self._cut_short:
+                # What is not sent has no use any more.
+                message = _Message()
+                break
             if message.is_full(segment, block):
                 if not self.credit.spend(message.payload_bytes):
                     return

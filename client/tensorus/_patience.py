@@ -14,8 +14,10 @@ __all__ = ["Patience"]
 _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 2.0
 
-_PASSING_REASONS = frozenset({"UNAVAILABLE", "CANCELLED", "DRAINING", "STORE_UNAVAILABLE", "TOO_MANY_STREAMS"})
-"""Of errors that pass: the connection broke, or the server stops, restarts, or has too much to do."""
+_PASSING_REASONS = frozenset(
+    {"UNAVAILABLE", "CANCELLED", "DRAINING", "STORE_BUSY", "STORE_UNAVAILABLE", "TOO_MANY_STREAMS"}
+)
+"""Of errors that pass: the connection broke, or the server stops, restarts, or has too much to do; or its store is locked."""
 
 _TRANSPORT_REASONS = frozenset({"INTERNAL", "UNKNOWN"})
 """What breaks a connection may come as these, too: of ours, they carry the number under which the server's log has more."""

@@ -186,6 +186,8 @@ class RemoteBackend(Backend):
                 with suppress(TensorusError):
                     self._call(_calls.cancel_insert(session.request_id))
         yield from session.unsendable
+        if session.is_lost:
+            yield from session.abandoned()
 
     def _insert_stream(
         self, session: InsertSession, on_progress: Callable[[Progress], None] | None
@@ -203,6 +205,8 @@ class RemoteBackend(Backend):
             call.cancel()
         if session.failure is None and not messages.finished:
             raise InternalError("the server ended the insert before all of it was sent")
+        if session.busy is not None:
+            raise _InterruptedError(session.busy)
 
     def _begin_insert(self, messages: InsertMessages) -> Any:  # `Any`: without serializers the stubs cannot tell
         """Return the call that sends these messages; it yields the answers.
@@ -408,7 +412,7 @@ def insert_results(
             outcome: TensorInfo | TensorusError = inserted_from(result)
         else:
             outcome = error_of(result.status)
-            if outcome.reason == "SESSION_EXPIRED" and session.expired(result.item):
+            if not session.failed(result.item, outcome):
                 continue
         if session.resolve(result.item):
             yield result.item, outcome

@@ -178,6 +178,8 @@ class EmbeddedBackend(Backend):
                 # The next one may be long in coming.
                 stream.flush()
                 yield from _outcomes(results)
+                if stream.is_lost:
+                    break
             stream.finish()
             yield from _outcomes(results)
         finally:

@@ -172,7 +172,7 @@ class OverloadedError(TensorusError):
 
 
 class UnavailableError(TensorusError, ConnectionError):
-    """The server cannot be reached, is about to stop, or takes no writes."""
+    """The server cannot be reached, is about to stop, or takes no writes; or another program keeps the store locked."""
 
 
 class NotImplementedByServerError(TensorusError):
@@ -238,6 +238,7 @@ _BY_REASON: dict[str, type[TensorusError]] = {
     "SESSION_TAKEN_OVER": UnavailableError,
     "SESSION_EXPIRED": UnavailableError,
     "DRAINING": UnavailableError,
+    "STORE_BUSY": UnavailableError,
     "STORE_UNAVAILABLE": UnavailableError,
     "NOT_IMPLEMENTED": NotImplementedByServerError,
     "INTERNAL": InternalError,

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from tensorus_server import background
+from tensorus_server.background import WorkerPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -26,9 +29,9 @@ class CodecPool:
     """A fixed number of threads."""
 
     def __init__(self, threads: int | None = None) -> None:
-        """Start with as many threads as there are processors, or `threads`."""
+        """Use as many threads as there are processors, or `threads`."""
         self.threads = threads or os.cpu_count() or 1
-        self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="tensorus-codec")
+        self._workers = WorkerPool(self.threads, "codec")
 
     @property
     def depth(self) -> int:
@@ -36,8 +39,20 @@ class CodecPool:
         return self.threads + 1
 
     def submit(self, work: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Run `work` on a thread of the pool."""
-        return self._executor.submit(work, *args, **kwargs)
+        """Run `work` on a thread of the pool.
+
+        Raises:
+            StoreUnavailableError: the pool is closed, or the system gives it no thread.
+        """
+        return self._workers.submit(work, *args, **kwargs)
+
+    def result_of(self, future: Future[R]) -> R:
+        """Wait for what `submit` began, and return what it returned, or raise what it raised.
+
+        Raises:
+            StoreUnavailableError: a codec hangs.
+        """
+        return background.result_of(future, "the codec of a chunk")
 
     def map_in_order(self, work: Callable[[T], R], inputs: Iterable[T]) -> Iterator[R]:
         """Yield `work(input)` for each input, in order, with at most `depth` of them under way or waiting to be taken.
@@ -47,18 +62,19 @@ class CodecPool:
         pending: deque[Future[R]] = deque()
         try:
             for item in inputs:
-                pending.append(self._executor.submit(work, item))
+                pending.append(self.submit(work, item))
                 if len(pending) >= self.depth:
-                    yield pending.popleft().result()
+                    yield self.result_of(pending.popleft())
             while pending:
-                yield pending.popleft().result()
+                yield self.result_of(pending.popleft())
         finally:
-            for future in pending:
-                future.cancel()
-            for future in pending:
-                if not future.cancelled():
-                    future.exception()
+            running = [future for future in pending if not future.cancel()]
+            wait(running, background.STUCK_S)
 
-    def close(self) -> None:
-        """Wait for what is under way and end the threads. Idempotent."""
-        self._executor.shutdown(cancel_futures=True)
+    def close(self, timeout_s: float = background.STUCK_S) -> bool:
+        """Fail what has not begun, wait for what is under way, and end the threads. Idempotent.
+
+        Returns:
+            Whether all of them have ended in time.
+        """
+        return self._workers.close(timeout_s)

@@ -5,73 +5,93 @@ has ended makes up the next group, so a busy server forms large groups and an id
 
 Order, for every group: payloads durable (before they come here) → published → committed → reported. A crash leaves payloads
 without a row, which the sweep removes, and never a row without its payload.
+
+Whatever is submitted gets an outcome: from its commit, from the error that its commit raised, or, where the thread itself has
+ended, from the failure of the store.
 """
 
 from __future__ import annotations
 
 import logging
 import queue
-import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from tensorus_server.errors import EngineError, StoreUnavailableError
+from tensorus_codecs.quick import quick
+from tensorus_server.background import Watched
+from tensorus_server.errors import EngineError, StoreBusyError, StoreUnavailableError
+from tensorus_server.leftovers import discard, forget_upload
 from tensorus_server.limits import COMMIT_GROUP_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+    from concurrent.futures import Future
 
-    from tensorus_server.catalogue.abc import Catalogue, Mark, StoredTensor, UploadTable
+    from tensorus_server.catalogue.abc import Catalogue, Mark, StoredTensor
     from tensorus_server.chunk_store.abc import ChunkStore, StagedPayload
+    from tensorus_server.health import Health
+    from tensorus_server.items import Batch
     from tensorus_server.model import Tensor
 
-__all__ = ["Committer", "PendingCommit", "PendingMark", "forget_upload"]
+__all__ = ["Commit", "Committer"]
 
 _IDLE_S = 1.0
 """After so long without a commit the catalogue gets a chance to tidy up."""
 
+_BROKEN_OFF = StoreUnavailableError("the commit was broken off; see the server's log")
+"""Made beforehand: it is needed where nothing else works."""
+
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class PendingCommit:
-    """Tensors whose payloads are durable, and whose submitter hears of all of them at once."""
+@quick
+class Commit:
+    """Batches whose payloads are durable, and that hear of their outcomes from the committer."""
 
-    stored: Sequence[StoredTensor]
-    staged: Sequence[StagedPayload]
-    """The payloads of those that are not inline, in any order."""
-    done: Callable[[Sequence[Tensor | Exception]], None]
-    """Told the outcomes, in order, on the committer's thread: must not block and must not raise."""
+    batches: Sequence[Batch]
     together: bool = False
     """Whether all are committed, or none."""
 
+    def end(self, error: Exception) -> None:
+        """Fail what has not been settled."""
+        for batch in self.batches:
+            if batch.state != "settled":
+                batch.fail(error)
+
 
 @dataclass(frozen=True)
-class PendingMark:
+class _Save:
     """A new state of an upload, whose payload is kept so far."""
 
     mark: Mark
-    done: Callable[[Exception | None], None]
-    """Told what went wrong, or None, on the committer's thread: must not block and must not raise."""
+    saved: Future[int]
+    """Its result is the mark's committed bytes."""
+
+    def end(self, error: Exception) -> None:
+        """Fail it if it has no outcome."""
+        if not self.saved.done():
+            self.saved.set_exception(error)
 
 
-Pending: TypeAlias = "PendingCommit | PendingMark"
+_Pending: TypeAlias = "Commit | _Save"
 
 
 class Committer:
-    """A thread and its queue."""
+    """A watched thread and its queue."""
 
-    def __init__(self, catalogue: Catalogue, chunk_store: ChunkStore) -> None:
-        """Start the thread."""
+    def __init__(self, catalogue: Catalogue, chunk_store: ChunkStore, health: Health) -> None:
+        """Start the thread, whose end `health` is told."""
+        self.health = health
+        """Of the store."""
         self._catalogue = catalogue
         self._chunk_store = chunk_store
         # Bounded by those who submit: each stream has at most `UNCOMMITTED_ITEMS_MAX` under way.
-        self._queue: queue.SimpleQueue[Pending | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="tensorus-committer", daemon=True)
-        self._closed = False
+        self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        # What everyone gets who submits something after the thread has ended.
+        self._ended: Exception | None = None
         # The last group's even after its commit: harmless, since the catalogue knows them then.
         self._uncommitted: frozenset[str] = frozenset()
-        self._thread.start()
+        self._thread = Watched("committer", self._run, self._failed)
 
     @property
     def uncommitted(self) -> frozenset[str]:
@@ -81,87 +101,132 @@ class Committer:
         """
         return self._uncommitted
 
-    def submit(self, pending: Pending) -> None:
-        """Commit the tensor or the group, or save the mark, as soon as possible, and report."""
-        self._queue.put(pending)
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread is running."""
+        return self._thread.is_alive
 
-    def close(self) -> None:
-        """Commit what waits and end the thread. Idempotent; nothing may be submitted any more."""
-        if not self._closed:
-            self._closed = True
-            self._queue.put(None)
-            self._thread.join()
+    def submit(self, commit: Commit) -> None:
+        """Commit the batches as soon as possible, and settle them."""
+        self._put(commit)
+
+    def save(self, mark: Mark, saved: Future[int]) -> None:
+        """Save the mark as soon as possible; its committed bytes become the result of `saved`."""
+        self._put(_Save(mark, saved))
+
+    def close(self, timeout_s: float) -> bool:
+        """Commit what waits and end the thread; what is submitted later fails. Idempotent.
+
+        Returns:
+            Whether it has ended in time.
+        """
+        self._queue.put(None)
+        ended = self._thread.join(timeout_s)
+        self._end_all(StoreUnavailableError("the store is closed"))
+        return ended
+
+    def _put(self, pending: _Pending) -> None:
+        self._queue.put(pending)
+        # In this order: either this sees that the thread has ended, or the thread's end sees what was put.
+        if self._ended is not None:
+            self._end_all(self._ended)
+
+    def _end_all(self, error: Exception) -> None:
+        """Fail what waits, and what comes later."""
+        self._ended = error
+        while True:
+            try:
+                pending = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            if pending is not None:
+                pending.end(error)
+
+    def _failed(self, error: BaseException) -> None:
+        self.health.fail(f"the committer ended with {type(error).__name__}", error)
+        self._end_all(StoreUnavailableError("the store failed and takes no more writes until a restart"))
 
     def _run(self) -> None:
         while True:
             group, closing = self._next_group()
-            if marks := [pending for pending in group if isinstance(pending, PendingMark)]:
-                self._save(marks)
-            commits = [pending for pending in group if isinstance(pending, PendingCommit)]
-            if apart := [pending for pending in commits if not pending.together]:
-                self._commit(apart)
-            for pending in commits:
-                if pending.together:
-                    self._commit([pending])
+            try:
+                self._handle(group)
+            finally:
+                for pending in group:
+                    pending.end(_BROKEN_OFF)
             self._maintain(idle=not group)
             if closing:
                 return
 
-    def _next_group(self) -> tuple[list[Pending], bool]:
+    def _next_group(self) -> tuple[list[_Pending], bool]:
         """Wait for something to do or for idle time; return what waits, and whether it is the end."""
-        group: list[Pending] = []
+        group: list[_Pending] = []
         size = 0
         try:
-            item = self._queue.get(timeout=_IDLE_S)
-            while item is not None:
-                group.append(item)
-                size += len(item.stored) if isinstance(item, PendingCommit) else 1
+            pending = self._queue.get(timeout=_IDLE_S)
+            while pending is not None:
+                group.append(pending)
+                size += sum([len(batch.stored) for batch in pending.batches]) if isinstance(pending, Commit) else 1
                 if size >= COMMIT_GROUP_MAX:
                     return group, False
-                item = self._queue.get_nowait()
+                pending = self._queue.get_nowait()
         except queue.Empty:
             return group, False
         return group, True
 
+    def _handle(self, group: Sequence[_Pending]) -> None:
+        if marks := [pending for pending in group if isinstance(pending, _Save)]:
+            self._save(marks)
+        commits = [pending for pending in group if isinstance(pending, Commit)]
+        if apart := [batch for commit in commits if not commit.together for batch in commit.batches]:
+            self._commit(apart, together=False)
+        for commit in commits:
+            if commit.together:
+                self._commit(commit.batches, together=True)
+
     def _maintain(self, *, idle: bool) -> None:
         try:
             self._catalogue.maintain(idle=idle)
-        except Exception:  # noqa: BLE001 - whoever submits waits for this thread: it must live
-            # A catalogue that failed refuses the next commit.
+        except Exception:  # noqa: BLE001 - nobody waits for it
+            # Nobody waits for it, and a catalogue that failed refuses the next commit.
             _log.exception("the catalogue could not be maintained")
 
-    def _save(self, group: list[PendingMark]) -> None:
-        failure: Exception | None = None
+    def _save(self, group: Sequence[_Save]) -> None:
         try:
             self._catalogue.uploads.save([pending.mark for pending in group])
         except EngineError as error:
-            failure = error
-        except Exception:  # noqa: BLE001 - whoever waits must hear of it, and the thread must live
+            failure: Exception = error
+        except Exception:  # noqa: BLE001 - whoever waits must hear of it
             _log.exception("%d marks could not be saved", len(group))
             failure = StoreUnavailableError("the mark could not be saved; see the server's log")
+        else:
+            for pending in group:
+                pending.saved.set_result(pending.mark.upload.committed_bytes)
+            return
         for pending in group:
-            pending.done(failure)
+            pending.end(failure)
 
-    def _commit(self, group: Sequence[PendingCommit]) -> None:
-        """Commit those of the group in one transaction, and tell each submitter what became of its own."""
-        stored = [tensor for pending in group for tensor in pending.stored]
-        staged = [payload for pending in group for payload in pending.staged]
+    def _commit(self, batches: Sequence[Batch], *, together: bool) -> None:
+        """Commit batches in one transaction, and settle each with what became of its own."""
+        stored = [tensor for batch in batches for tensor in batch.stored]
+        staged = [payload for batch in batches for payload in batch.staged]
         outcomes: Sequence[Tensor | Exception]
         try:
-            outcomes = self._publish_and_commit(stored, staged, together=group[0].together)
+            outcomes = self._publish_and_commit(stored, staged, together=together)
         except EngineError as error:
             outcomes = [error] * len(stored)
-        except Exception:  # noqa: BLE001 - whoever waits must hear of it, and the thread must live
+        except Exception:  # noqa: BLE001 - whoever waits must hear of it
             _log.exception("a commit of %d tensors failed unexpectedly", len(stored))
             outcomes = [StoreUnavailableError("the commit failed; see the server's log")] * len(stored)
         for tensor, outcome in zip(stored, outcomes, strict=True):
-            if isinstance(outcome, Exception) and tensor.upload is not None:
-                # Its payload is gone: nobody must be told to go on with it.
+            # Its payload is gone: nobody must be told to go on with it. While the catalogue is busy, asking it again would keep
+            # everyone waiting; whoever resumes such an upload finds that its payload is gone.
+            if tensor.upload is not None and isinstance(outcome, Exception) and not isinstance(outcome, StoreBusyError):
                 forget_upload(self._catalogue.uploads, tensor.upload)
         start = 0
-        for pending in group:
-            end = start + len(pending.stored)
-            pending.done(outcomes[start:end])
+        for batch in batches:
+            end = start + len(batch.stored)
+            batch.settle(outcomes[start:end])
             start = end
 
     def _publish_and_commit(
@@ -169,14 +234,13 @@ class Committer:
     ) -> list[Tensor | Exception]:
         """Return the outcome of each; raises where the group failed as a whole."""
         try:
-            self._catalogue.check_writable()
+            self.health.require()
             self._uncommitted = frozenset(payload.payload_key for payload in staged)
             keys = dict(
                 zip((payload.payload_key for payload in staged), self._chunk_store.publish(staged), strict=True)
             )
-        except EngineError:
-            for payload in staged:
-                self._chunk_store.discard(payload)
+        except Exception:
+            discard(self._chunk_store, staged)
             raise
         located = [_located(tensor, keys) for tensor in stored]
         try:
@@ -192,21 +256,13 @@ class Committer:
             self._delete([key for key in keys.values() if key not in visible])
         return outcomes
 
-    def _delete(self, keys: list[str]) -> None:
+    def _delete(self, keys: Sequence[str]) -> None:
         """Delete payloads that no tensor got; what cannot be deleted is left to the sweep."""
         for key in keys:
             try:
                 self._chunk_store.delete(key)
-            except OSError:
+            except Exception:  # noqa: BLE001 - others wait for the commit
                 _log.warning("payload %s could not be deleted and is left to the sweep", key, exc_info=True)
-
-
-def forget_upload(uploads: UploadTable, upload: tuple[str, int]) -> None:
-    """Forget an upload that nobody can go on with. What cannot be forgotten now expires."""
-    try:
-        uploads.drop(*upload)
-    except EngineError:
-        _log.warning("upload %s of insert %s is left to expire", upload[1], upload[0], exc_info=True)
 
 
 def _located(stored: StoredTensor, keys: dict[str, str]) -> StoredTensor:

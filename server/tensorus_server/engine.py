@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.policy import StoragePolicy
+from tensorus_server.background import Watched, WorkerPool
 from tensorus_server.chunk_store.abc import PayloadBusyError
 from tensorus_server.committer import Committer
 from tensorus_server.errors import (
@@ -18,8 +18,10 @@ from tensorus_server.errors import (
     GenerationMismatchError,
     LimitExceededError,
     SessionExpiredError,
+    StoreUnavailableError,
     TensorNotFoundError,
 )
+from tensorus_server.health import Health
 from tensorus_server.insert import InsertOptions, InsertServices, InsertStream, ItemProgress
 from tensorus_server.limits import IDS_PER_DELETE_MAX, PAGE_SIZE_DEFAULT, READS_PER_GET_MAX
 from tensorus_server.model import Schema
@@ -57,6 +59,11 @@ _READ_BATCH = 64
 
 _SWEEP_EVERY_S = 60.0
 
+_CLOSE_TIMEOUT_S = 60.0
+"""How long `close` waits for what is under way, all of it together."""
+
+_STEP_TIMEOUT_MIN_S = 0.5
+
 _log = logging.getLogger(__name__)
 
 
@@ -83,14 +90,16 @@ class Engine:
         self._pool = pool
         self._orphan_age_s = orphan_age_s
         self._started_s = time.time()
-        self._committer = Committer(catalogue, chunk_store)
-        self._seal_pool = ThreadPoolExecutor(_SEAL_THREADS, thread_name_prefix="tensorus-seal")
-        self._services = InsertServices(catalogue, chunk_store, pool, self._committer, self._seal_pool)
+        self._health = Health(catalogue.check_writable)
+        self._committer = Committer(catalogue, chunk_store, self._health)
+        self._seal_pool = WorkerPool(_SEAL_THREADS, "seal")
+        self._services = InsertServices(catalogue, chunk_store, pool, self._committer, self._seal_pool, self._health)
         self._sessions = sessions or InsertSessions()
         self._reader = TensorReader(catalogue, chunk_store, pool)
         self._closing = threading.Event()
-        self._sweeper = threading.Thread(target=self._sweep_regularly, name="tensorus-sweeper", daemon=True)
-        self._sweeper.start()
+        self._sweeper = Watched(
+            "sweeper", self._sweep_regularly, lambda error: self._health.fail("the sweeper ended", error)
+        )
 
     def create_dataset(self, name: str, policy: StoragePolicy | None = None, schema: Schema | None = None) -> Dataset:
         """Create a dataset; without a policy it has the default preset, without a schema it takes anything.
@@ -161,7 +170,7 @@ class Engine:
             InvalidRequestError: the request belongs to another dataset.
             StoreUnavailableError: the store takes no writes until a restart.
         """
-        self._catalogue.check_writable()
+        self._health.require()
         return InsertStream(self._catalogue.datasets.get(dataset), self._services, report, options or InsertOptions())
 
     @property
@@ -298,7 +307,7 @@ class Engine:
         Raises:
             StoreUnavailableError: it takes none until a restart.
         """
-        self._catalogue.check_writable()
+        self._health.require()
 
     def _progress(self, upload: Upload) -> ItemProgress:
         if upload.generation is None:
@@ -319,20 +328,49 @@ class Engine:
             started_s=self._started_s,
             orphan_age_s=self._orphan_age_s,
             uncommitted=lambda: self._committer.uncommitted,
+            is_closing=self._closing.is_set,
         )
 
-    def close(self) -> None:
-        """Commit what waits and close every part. Idempotent; streams must have ended."""
+    def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
+        """Commit what waits and close every part. Idempotent. Streams should have ended; those that have not fail.
+
+        Raises:
+            StoreUnavailableError: something did not end in time. The log has the stacks of its threads, which hold what they
+                hold until the process ends; nothing acknowledged is lost.
+        """
         if self._closing.is_set():
             return
         self._closing.set()
-        self._sweeper.join()
-        self._seal_pool.shutdown()
-        self._committer.close()
+        give_up_s = time.monotonic() + timeout_s
+        steps: dict[str, Callable[[float], bool]] = {
+            "sweeper": self._sweeper.join,
+            "seals": self._seal_pool.close,
+            "committer": self._committer.close,
+            "sessions": self._close_sessions,
+            "codecs": self._pool.close,
+            "chunk store": self._chunk_store.close,
+            "catalogue": self._close_catalogue,
+        }
+        hanging = []
+        for name, close in steps.items():
+            try:
+                # A little even for those that come after one that hangs.
+                ended = close(max(give_up_s - time.monotonic(), _STEP_TIMEOUT_MIN_S))
+            except Exception:  # noqa: BLE001 - the other parts are to be closed, too
+                _log.exception("%s could not be closed", name)
+                ended = False
+            if not ended:
+                hanging.append(name)
+        if hanging:
+            raise StoreUnavailableError(f"the store did not close within {timeout_s:.0f} s: {', '.join(hanging)}")
+
+    def _close_sessions(self, _: float) -> bool:
         self._sessions.close()
-        self._pool.close()
-        self._chunk_store.close()
-        self._catalogue.close()
+        return True
+
+    def _close_catalogue(self, timeout_s: float) -> bool:
+        self._catalogue.close(timeout_s)
+        return True
 
     def _sweep_regularly(self) -> None:
         while True:

@@ -28,6 +28,7 @@ EngineError
 ├── TooManyStreamsError             TOO_MANY_STREAMS
 ├── DrainingError                   DRAINING
 ├── StorageFullError                STORAGE_FULL
+├── StoreBusyError                  STORE_BUSY
 ├── StoreUnavailableError           STORE_UNAVAILABLE
 └── DataCorruptError                DATA_CORRUPT
 
@@ -72,6 +73,7 @@ __all__ = [
     "SessionTakenOverError",
     "SizeMismatchError",
     "StorageFullError",
+    "StoreBusyError",
     "StoreUnavailableError",
     "StoredDifferentlyError",
     "TensorNotFoundError",
@@ -264,8 +266,14 @@ class StorageFullError(EngineError):
     reason = "STORAGE_FULL"
 
 
+class StoreBusyError(EngineError):
+    """Another program, or another process, keeps the store locked; nothing of this call was done, and it may be repeated."""
+
+    reason = "STORE_BUSY"
+
+
 class StoreUnavailableError(EngineError):
-    """The store failed in a way that only a restart can clear up; nothing acknowledged is lost."""
+    """The store failed, or what it needs cannot be had; nothing acknowledged is lost."""
 
     reason = "STORE_UNAVAILABLE"
 

@@ -9,50 +9,53 @@ interleave, and are announced in ascending order of their numbers, so that nothi
 What has been reported as committed stays. When the stream ends early, items that were marked on their way can be resumed by
 another stream of the same request; of the others nothing is left.
 
-Threads: `receive` and `finish` belong to one thread, the stream's. Sealing a large item waits for the disk on a thread of its
-own, so that the next item streams in meanwhile; commits happen on the committer's. Reports come from any of these.
+An insert of all or nothing is lost when one item fails. From then on its items fail as soon as they are announced, and their
+bytes are dropped unread.
+
+Threads: `receive`, `flush`, `fail`, `finish` and `abort` belong to one thread, the stream's. Sealing a large item waits for
+the disk in the seal pool, so that the next item streams in meanwhile; commits happen on the committer's thread. `items.py`
+has the states of an item, and makes sure that each gets its result.
 """
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.plan import plan
 from tensorus_codecs.quick import quick
+from tensorus_server import leftovers
 from tensorus_server.announcement import first_announcement
-from tensorus_server.catalogue.resolve import resolve
+from tensorus_server.catalogue.resolve import crc_of_resumed, resolve
 from tensorus_server.chunk_store.discarding import DiscardingChunkStore
-from tensorus_server.committer import PendingCommit, forget_upload
+from tensorus_server.committer import Commit
 from tensorus_server.errors import (
     InsertAbandonedError,
     InvalidRequestError,
     LimitExceededError,
     SegmentOutOfOrderError,
 )
-from tensorus_server.insert_counts import Counts, Together
+from tensorus_server.items import ItemProgress, ItemResult, Items
 from tensorus_server.limits import ITEMS_TOGETHER_MAX, OPEN_ITEMS_MAX, UNCOMMITTED_BYTES_MAX, UNCOMMITTED_ITEMS_MAX
-from tensorus_server.marker import Marker
+from tensorus_server.marker import Marker, uploads_of
 from tensorus_server.small_tensors import SmallTensors
 from tensorus_server.tensor_writer import TensorWriter
 from tensorus_server.validate import require_id, require_metadata, require_schema_fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from concurrent.futures import ThreadPoolExecutor
 
     from tensorus_codecs.plan import ChunkPlan
+    from tensorus_server.background import WorkerPool
     from tensorus_server.catalogue.abc import Catalogue, StoredTensor, Upload
-    from tensorus_server.chunk_store.abc import ChunkStore, StagedPayload
+    from tensorus_server.chunk_store.abc import ChunkStore
     from tensorus_server.codec_pool import CodecPool
     from tensorus_server.committer import Committer
+    from tensorus_server.health import Health
+    from tensorus_server.items import Batch
     from tensorus_server.model import Checksum, Dataset, NewTensor, Segment, Tensor, TensorSpec
 
 __all__ = ["InsertOptions", "InsertServices", "InsertStream", "ItemProgress", "ItemResult"]
-
-_SEALS_MAX = 4
-"""Large items of one stream that wait for their last sync, each with the memory of its chunks under way."""
 
 _INLINE_TOGETHER_BYTES_MAX = 16 * 1024 * 1024
 """Stored bytes that wait in memory for the others of their insert; what comes after them waits in the chunk store."""
@@ -70,28 +73,6 @@ class InsertOptions:
     """Whether everything is checked and measured, and nothing stored."""
 
 
-@quick
-class ItemResult:
-    """What became of one item."""
-
-    item: int
-    """Its number within the stream."""
-    outcome: Tensor | Exception
-    """The committed tensor, or why there is none."""
-
-
-@dataclass(frozen=True)
-class ItemProgress:
-    """How far an item is."""
-
-    item: int
-    id: str
-    committed_bytes: int
-    """Canonical bytes that are durable."""
-    tensor: Tensor | None = None
-    """Once it is complete and visible."""
-
-
 @dataclass(frozen=True)
 class InsertServices:
     """What an insert works with; shared by all streams."""
@@ -100,7 +81,16 @@ class InsertServices:
     chunk_store: ChunkStore
     pool: CodecPool
     committer: Committer
-    seal_pool: ThreadPoolExecutor
+    seal_pool: WorkerPool
+    health: Health
+
+
+@quick
+class _Open:
+    """An item whose segments are taken."""
+
+    batch: Batch
+    writer: TensorWriter
 
 
 class InsertStream:
@@ -117,7 +107,7 @@ class InsertStream:
 
         Args:
             report: told the result of each item once, often several at a time, and how far large ones are durable, from any
-                thread; must not block for long, and must not raise.
+                thread; must not block for long.
 
         Raises:
             InvalidRequestError: the request belongs to another dataset.
@@ -127,16 +117,14 @@ class InsertStream:
         self._report = report
         self._options = options
         self._chunk_store = DiscardingChunkStore() if options.validate_only else services.chunk_store
-        self._open: dict[int, TensorWriter] = {}
+        self._items = Items(report, services.health)
+        self._open: dict[int, _Open] = {}
         self._last_item = -1
-        self._seal_slots = threading.BoundedSemaphore(_SEALS_MAX)
         self._small = SmallTensors(dataset)
         self._planned: tuple[TensorSpec | None, ChunkPlan | None] = (None, None)
-        self._together = Together(services.chunk_store) if options.all_or_nothing else None
-        self._counts = Counts()
         self._uploads: dict[int, tuple[Upload, Tensor | None]] = {}
         if options.request_id is not None and not options.validate_only:
-            self._uploads = _uploads(services.catalogue, dataset, options.request_id)
+            self._uploads = uploads_of(services.catalogue, dataset, options.request_id)
 
     @property
     def resumable(self) -> list[ItemProgress]:
@@ -147,6 +135,11 @@ class InsertStream:
             )
             for item, (upload, tensor) in self._uploads.items()
         ]
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing of the insert will be stored, whatever is sent: it is all or nothing, and an item has failed."""
+        return self._options.all_or_nothing and not self._options.validate_only and self._items.failed > 0
 
     def receive(self, segment: Segment, canonical: memoryview, canonical_crc32c: int | None = None) -> None:
         """Take one segment.
@@ -159,42 +152,66 @@ class InsertStream:
             InvalidRequestError: the segment has no place in the stream, which then is of no use any more. What is wrong with
                 the item alone is reported, not raised.
         """
-        writer = self._open.get(segment.item)
-        if writer is None:
+        if self.is_lost:
+            self.drop(segment.item, announced=segment.tensor is not None)
+            return
+        opened = self._open.get(segment.item)
+        if opened is None:
             if segment.tensor is None:
-                self._require_seen(segment)
+                self._require_seen(segment.item)
                 return
             if self._take_small(segment, segment.tensor, canonical, canonical_crc32c):
                 return
-            writer = self._announce(segment, segment.tensor)
-            if writer is None:
+            opened = self._announce(segment, segment.tensor)
+            if opened is None:
                 return
         elif segment.tensor is not None:
             raise InvalidRequestError(f"segment of item {segment.item} announces its tensor a second time")
         try:
-            self._write(writer, segment, canonical, canonical_crc32c)
+            self._write(opened.writer, segment, canonical, canonical_crc32c)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's
             self._fail(segment.item, error)
+            return
+        if segment.last:
+            self._end(segment.item, segment.source_checksum)
+
+    def drop(self, item: int, *, announced: bool) -> None:
+        """Take a segment of an insert that is lost: its bytes are not looked at, and its item fails.
+
+        Args:
+            announced: whether the segment announces its tensor.
+
+        Raises:
+            InvalidRequestError: the item was never announced.
+        """
+        self._abandon()
+        if item <= self._last_item:
+            return
+        if not announced:
+            self._require_seen(item)
+        self._last_item = item
+        self._items.begin([item]).fail(self._abandoned(None))
 
     def flush(self) -> None:
         """Commit the small items that are here; otherwise they wait for more of them, or for the end of the stream."""
         if not len(self._small):
             return
-        self._counts.begin(len(self._small))
-        stored: list[tuple[int, StoredTensor]] = []
-        for item, written in self._small.write():
-            if isinstance(written, Exception):
-                self._settle([item], [written])
-            else:
-                stored.append((item, written))
-        self._commit(stored, [], sum(tensor.locator.length for _, tensor in stored))
+        batch = self._items.begin(self._small.numbers)
+        with batch.carried():
+            written = self._small.write()
+            batch.stored = [found for found in written if not isinstance(found, Exception)]
+            if len(batch.stored) < len(written):
+                pairs = zip(batch.numbers, written, strict=True)
+                self._items.settle_some(
+                    batch, {number: found for number, found in pairs if isinstance(found, Exception)}
+                )
+            self._commit(batch)
 
     def fail(self, item: int, error: Exception) -> None:
         """Fail an item for a reason that was found outside; its later segments are dropped."""
         if item > self._last_item:
             self._last_item = item
-            self._counts.begin()
-            self._settle([item], [error])
+            self._items.begin([item]).fail(error)
         elif item in self._open:
             self._fail(item, error)
 
@@ -202,58 +219,50 @@ class InsertStream:
         """Wait until every item has been reported; return how many were committed and how many failed.
 
         An item that has begun and not ended fails.
+
+        Raises:
+            Exception: a result could not be reported.
         """
-        self.flush()
-        for item, writer in list(self._open.items()):
-            received, expected = writer.received_bytes, writer.new.spec.canonical_bytes
-            self._fail(
-                item,
-                SegmentOutOfOrderError(
-                    f"the stream finished after {received} of {expected} bytes of item {item}, none of them the `last` segment",
-                    dataset=self._dataset.name,
-                    tensor=writer.new.id,
-                ),
-            )
-        if self._together is not None:
-            self._counts.wait(self._together.count)
-            self._commit_together(self._together)
-        self._counts.wait()
-        return self._counts.succeeded, self._counts.failed
+        try:
+            self.flush()
+            for item, opened in list(self._open.items()):
+                self._fail(item, self._incomplete(SegmentOutOfOrderError, "the stream finished", item, opened.writer))
+            if self._options.all_or_nothing:
+                self._items.wait(sealed=True)
+                self._commit_together()
+            self._items.wait()
+        except Exception as error:  # noqa: BLE001 - nobody may wait for a result that never comes
+            self._items.fail_all(error)
+        if self._items.unreported is not None:
+            raise self._items.unreported
+        return self._items.succeeded, self._items.failed
 
     def require_ended(self) -> None:
         """Do nothing if every item has ended: without `finish`, nobody would hear of the others.
 
         Raises:
-            InvalidRequestError: an item is open, or waits for the others of an insert that stores all or nothing.
+            InvalidRequestError: an item is open, or waits for the others of an insert of all or nothing.
         """
-        dataset, ended = self._dataset.name, "the client ended the stream without finish"
-        for item, writer in self._open.items():
-            received, expected = writer.received_bytes, writer.new.spec.canonical_bytes
-            raise InvalidRequestError(
-                f"{ended} and without a `last` segment of item {item}, of which {received} of {expected} bytes had arrived",
-                dataset=dataset,
-                tensor=writer.new.id,
-                item=item,
-            )
-        if self._together is not None and self._counts.begun:
-            raise InvalidRequestError(
-                f"{ended}: nothing of an insert that stores all or nothing was stored", dataset=dataset
-            )
+        how = "the client ended the stream without finish"
+        for item, opened in self._open.items():
+            raise self._incomplete(InvalidRequestError, how, item, opened.writer)
+        if self._options.all_or_nothing and self._items.begun:
+            raise InvalidRequestError(f"{how}, so nothing of it was stored", dataset=self._dataset.name)
 
     def abort(self) -> None:
         """Leave what can be resumed, drop what else is not complete, and wait for what is. Idempotent."""
-        self.flush()
-        for item in list(self._open):
-            writer = self._open.pop(item)
-            if self._options.request_id is None:
-                writer.abort()
-            else:
-                writer.park()
-            self._counts.drop()
-        if self._together is not None:
-            self._counts.wait(self._together.count)
-            self._counts.drop(self._together.park())
-        self._counts.wait()
+        try:
+            self.flush()
+            for item in list(self._open):
+                self._leave(item)
+            if self._options.all_or_nothing:
+                self._items.wait(sealed=True)
+                for batch in self._items.in_state("sealed"):
+                    leftovers.park(self._chunk_store, batch.staged)
+                    self._items.leave(batch)
+            self._items.wait()
+        except Exception as error:  # noqa: BLE001 - nobody may wait for a result that never comes
+            self._items.fail_all(error)
 
     def _take_small(
         self, segment: Segment, new: NewTensor, canonical: memoryview, canonical_crc32c: int | None
@@ -261,8 +270,8 @@ class InsertStream:
         """Take a small item the short way; False where it is not one, or not as it should be: the general way says why."""
         if segment.item <= self._last_item or segment.item in self._uploads:
             return False
-        if self._together is not None or self._options.validate_only:
-            # Rare, and more than that way knows.
+        if self._options.all_or_nothing or self._options.validate_only:
+            # Both are rare, and the short way knows neither.
             return False
         try:
             self._require_allowed(new)
@@ -277,27 +286,25 @@ class InsertStream:
             self.flush()
         return True
 
-    def _announce(self, segment: Segment, new: NewTensor) -> TensorWriter | None:
+    def _announce(self, segment: Segment, new: NewTensor) -> _Open | None:
         """Start an item, or report why it cannot be."""
         item = segment.item
         if item <= self._last_item:
             raise InvalidRequestError(f"item {item} is announced after item {self._last_item}; numbers must ascend")
         self._last_item = item
-        self._counts.begin()
-        try:
+        batch = self._items.begin([item])
+        with batch.carried():
             upload, complete = self._uploads.pop(item, (None, None))
             if upload is not None:
                 new = first_announcement(upload, new, dataset=self._dataset.name)
             self._require_allowed(new)
             if complete is not None:
-                self._settle([item], [complete])
+                batch.settle([complete])
                 return None
-            writer = self._writer(item, new, upload)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's
-            self._settle([item], [error])
-            return None
-        self._open[item] = writer
-        return writer
+            opened = self._open[item] = _Open(batch, self._writer(item, new, upload))
+            batch.hand_over()
+            return opened
+        return None
 
     def _require_allowed(self, new: NewTensor) -> None:
         dataset = self._dataset
@@ -311,9 +318,9 @@ class InsertStream:
                 tensor=new.id,
                 limit=OPEN_ITEMS_MAX,
             )
-        if self._together is not None and self._counts.begun > ITEMS_TOGETHER_MAX:
+        if self._options.all_or_nothing and self._items.begun > ITEMS_TOGETHER_MAX:
             raise LimitExceededError(
-                f"{self._counts.begun} items are to be stored together, limit is {ITEMS_TOGETHER_MAX} "
+                f"{self._items.begun} items are to be stored together, limit is {ITEMS_TOGETHER_MAX} "
                 "(items_together_max)",
                 dataset=dataset.name,
                 tensor=new.id,
@@ -351,7 +358,7 @@ class InsertStream:
             chunk_store=self._chunk_store,
             pool=services.pool,
             marker=marker,
-            inline=self._together is None or self._together.inline_bytes < _INLINE_TOGETHER_BYTES_MAX,
+            inline=not self._options.all_or_nothing or self._items.sealed_inline_bytes < _INLINE_TOGETHER_BYTES_MAX,
         )
 
     def _write(
@@ -370,110 +377,121 @@ class InsertStream:
             )
         if canonical.nbytes:
             writer.write(canonical, canonical_crc32c)
-        if segment.last:
-            self._end(segment.item, writer, segment.source_checksum)
 
-    def _end(self, item: int, writer: TensorWriter, source_checksum: Checksum | None) -> None:
-        """Seal and commit an item whose bytes are all here: an inline one at once, a large one on a thread of its own."""
-        del self._open[item]
+    def _end(self, item: int, source_checksum: Checksum | None) -> None:
+        """Seal and commit an item whose bytes are all here: an inline one at once, a large one in the seal pool."""
         # What came before it gets the ordinals before its own.
         self.flush()
-        if writer.is_held:
-            self._seal(item, writer, source_checksum)
+        opened = self._open.pop(item)
+        if opened.writer.is_held:
+            self._seal(opened, source_checksum)
             return
-        self._seal_slots.acquire()
-        seal = self._services.seal_pool.submit(self._seal, item, writer, source_checksum)
-        seal.add_done_callback(lambda _: self._seal_slots.release())
+        with opened.batch.carried():
+            try:
+                if self._items.seal(opened.batch):
+                    opened.batch.hand_over()
+                    self._services.seal_pool.submit(self._seal, opened, source_checksum)
+            except BaseException:
+                leftovers.drop_writer(opened.writer)
+                raise
 
-    def _seal(self, item: int, writer: TensorWriter, source_checksum: Checksum | None) -> None:
-        try:
-            stored, staged = writer.seal(source_checksum)
+    def _seal(self, opened: _Open, source_checksum: Checksum | None) -> None:
+        batch = opened.batch
+        with batch.carried():
+            try:
+                stored, staged = opened.writer.seal(source_checksum)
+            except BaseException:
+                leftovers.drop_writer(opened.writer)
+                raise
             if self._options.validate_only:
-                self._settle([item], [self._validated(stored)])
+                batch.settle([self._validated(stored)])
                 return
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's
-            writer.abort()
-            self._settle([item], [error])
+            batch.stored, batch.staged = [stored], [] if staged is None else [staged]
+            if not self._options.all_or_nothing:
+                self._commit(batch)
+                return
+            batch.hand_over()
+            if not self._items.sealed(batch):
+                # Its stream has given it up while the disk took its time.
+                self._discard(batch)
+
+    def _commit(self, batch: Batch) -> None:
+        """Hand a batch over to be committed; waits while more of the stream wait for that than may."""
+        try:
+            goes_on = self._items.commit(batch)
+        except BaseException:
+            self._discard(batch)
+            raise
+        if not goes_on:
+            self._discard(batch)
             return
-        if self._together is not None:
-            self._together.add(item, stored, staged)
-            self._counts.changed()
-            return
-        self._commit([(item, stored)], [] if staged is None else [staged], len(stored.inline_payload or b""))
+        batch.hand_over()
+        self._services.committer.submit(Commit([batch]))
 
-    def _commit(self, items: list[tuple[int, StoredTensor]], staged: list[StagedPayload], inline_bytes: int) -> None:
-        """Hand items over to be committed; waits while more of the stream wait for that than may."""
-        self._counts.begin_commit(len(items), inline_bytes)
-
-        def done(outcomes: Sequence[Tensor | Exception]) -> None:
-            self._counts.end_commit(len(items), inline_bytes)
-            self._settle([item for item, _ in items], outcomes)
-
-        self._services.committer.submit(PendingCommit([stored for _, stored in items], staged, done))
-
-    def _commit_together(self, together: Together) -> None:
+    def _commit_together(self) -> None:
         """Commit the items that wait for each other, or drop them all where one has failed."""
-        # Large items are sealed on threads, whichever is done first; ordinals are in the order of the items.
-        waiting, failed = sorted(together.take(), key=lambda entry: entry[0]), self._counts.failed
-        if not failed:
-            items = [item for item, _, _ in waiting]
-            self._services.committer.submit(
-                PendingCommit(
-                    [stored for _, stored, _ in waiting],
-                    [staged for _, _, staged in waiting if staged is not None],
-                    lambda outcomes: self._settle(items, outcomes),
-                    together=True,
-                )
-            )
+        if self._items.failed and not self._options.validate_only:
+            self._abandon()
             return
-        for item, stored, staged in waiting:
-            if staged is not None:
-                self._chunk_store.discard(staged)
-            if stored.upload is not None:
-                forget_upload(self._services.catalogue.uploads, stored.upload)
-            message = f"{failed} of the items of the insert failed, so nothing of it was stored"
-            self._settle([item], [InsertAbandonedError(message, dataset=self._dataset.name, tensor=stored.new.id)])
+        batches = self._items.in_state("sealed")
+        if not batches:
+            return
+        for batch in batches:
+            self._items.commit(batch, together=True)
+        self._services.committer.submit(Commit(batches, together=True))
+
+    def _abandon(self) -> None:
+        """Fail what is open or sealed of an insert that is lost."""
+        for item, opened in list(self._open.items()):
+            self._fail(item, self._abandoned(opened.writer.new))
+        for batch in self._items.in_state("sealed"):
+            (stored,) = batch.stored
+            batch.fail(self._abandoned(stored.new))
+            self._discard(batch)
+
+    def _abandoned(self, new: NewTensor | None) -> InsertAbandonedError:
+        return InsertAbandonedError(
+            f"item {self._items.first_failed} of the insert failed, so nothing of it was stored",
+            dataset=self._dataset.name,
+            tensor=None if new is None else new.id,
+            failed_item=self._items.first_failed,
+        )
+
+    def _incomplete(self, error: type[InvalidRequestError], how: str, item: int, writer: TensorWriter) -> Exception:
+        received, expected = writer.received_bytes, writer.new.spec.canonical_bytes
+        message = f"{how} after {received} of {expected} bytes of item {item}, and no `last` segment of it"
+        return error(message, dataset=self._dataset.name, tensor=writer.new.id, item=item)
 
     def _validated(self, stored: StoredTensor) -> Tensor:
         """Return the tensor as it would be stored, without generation and ordinal."""
         (existing,) = self._services.catalogue.tensors.get(self._dataset.name, [stored.new.id])
-        source_crc32c = None
-        if existing is not None and existing.source_checksum.algorithm != stored.source_checksum.algorithm:
-            # Unlike this one it was resumed, and its checksum is the CRC.
-            source_crc32c = int.from_bytes(existing.source_checksum.value, "big")
-        outcome = resolve(stored, existing, source_crc32c)
+        outcome = resolve(stored, existing, None if existing is None else crc_of_resumed(existing))
         return stored.committed(generation=0, ordinal=0, created_us=0, outcome=outcome)
 
     def _fail(self, item: int, error: Exception) -> None:
-        writer = self._open.pop(item, None)
-        if writer is not None:
-            writer.abort()
-        self._settle([item], [error])
+        """Fail an item that is open."""
+        opened = self._open.pop(item)
+        try:
+            leftovers.drop_writer(opened.writer)
+        finally:
+            opened.batch.fail(error)
 
-    def _settle(self, items: Sequence[int], outcomes: Sequence[Tensor | Exception]) -> None:
-        self._report([ItemResult(item, outcome) for item, outcome in zip(items, outcomes, strict=True)])
-        self._counts.end(outcomes)
+    def _leave(self, item: int) -> None:
+        """Leave an open item to be resumed, or drop it where it cannot be."""
+        opened = self._open.pop(item)
+        try:
+            leftovers.leave_writer(opened.writer, resumable=self._options.request_id is not None)
+        finally:
+            self._items.leave(opened.batch)
 
-    def _require_seen(self, segment: Segment) -> None:
+    def _discard(self, batch: Batch) -> None:
+        """Drop what a batch that will not be committed has stored, and forget what could be resumed of it."""
+        leftovers.discard(self._chunk_store, batch.staged)
+        for stored in batch.stored:
+            if stored.upload is not None:
+                leftovers.forget_upload(self._services.catalogue.uploads, stored.upload)
+
+    def _require_seen(self, item: int) -> None:
         """Let pass the segments of an item that has failed; refuse those of an item that was never announced."""
-        if segment.item > self._last_item:
-            raise InvalidRequestError(f"first segment of item {segment.item} announces no tensor")
-
-
-def _uploads(catalogue: Catalogue, dataset: Dataset, request_id: str) -> dict[int, tuple[Upload, Tensor | None]]:
-    """Return what the request left, by item: each upload, and the tensor that it became."""
-    found: dict[int, tuple[Upload, Tensor | None]] = {}
-    for upload in catalogue.uploads.find(request_id):
-        if upload.dataset_number != dataset.number:
-            raise InvalidRequestError(
-                f"request_id {request_id} belongs to an insert into another dataset", dataset=dataset.name
-            )
-        tensor = None
-        if upload.generation is not None:
-            (tensor,) = catalogue.tensors.by_generation(dataset.name, [upload.generation])
-            if tensor is None:
-                # Complete, and deleted since.
-                continue
-            tensor = replace(tensor, outcome=upload.outcome)
-        found[upload.item] = (upload, tensor)
-    return found
+        if item > self._last_item:
+            raise InvalidRequestError(f"first segment of item {item} announces no tensor")

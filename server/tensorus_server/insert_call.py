@@ -121,7 +121,7 @@ class InsertCall:
         except grpc.RpcError:
             # The client has gone: nobody waits for an answer.
             self._outbox.close()
-        except Exception as error:  # noqa: BLE001 - the call's own thread raises it
+        except BaseException as error:  # noqa: BLE001 - the call's own thread raises it, and would wait for ever otherwise
             self._outbox.fail(error)
 
     def _take(self, message: InsertMessage, held: ExitStack) -> bool:
@@ -178,6 +178,10 @@ class InsertCall:
         )
 
     def _receive(self, stream: InsertStream, segment: pb.Segment, payload: memoryview) -> None:
+        if stream.is_lost:
+            # Neither checked nor decoded: nothing of it will be stored.
+            stream.drop(segment.item, announced=segment.HasField("tensor"))
+            return
         try:
             new = new_tensor_from(segment.tensor, dataset=self._dataset) if segment.HasField("tensor") else None
             payload_crc32c = self._checked_crc32c(segment, payload)
@@ -276,7 +280,7 @@ class _Outbox:
         self._acknowledged_s = time.monotonic()
         self._finished: tuple[int, int] | None = None
         self._closed = False
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     def opened(self, resumable: list[ItemProgress]) -> None:
         with self._changed:
@@ -310,7 +314,7 @@ class _Outbox:
             self._closed = True
             self._changed.notify()
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """End the call with an error; the first one counts."""
         with self._changed:
             self._error = self._error or error

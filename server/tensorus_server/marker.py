@@ -1,28 +1,33 @@
 """Saves the marks of one upload, behind the thread that receives it.
 
 A mark is a place up to which a tensor on its way in is durable: its payload is kept first, then the catalogue says so. At
-most one is under way.
+most one is under way. It is a future from its beginning on: keeping the payload and saving the mark each pass it on, and
+whatever either raises is its outcome.
 """
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from tensorus_server.committer import PendingMark, forget_upload
+from tensorus_server.background import result_of
+from tensorus_server.errors import InvalidRequestError
+from tensorus_server.leftovers import forget_upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future
 
-    from tensorus_server.catalogue.abc import Mark, Upload, UploadTable
+    from tensorus_server.catalogue.abc import Catalogue, Mark, Upload, UploadTable
     from tensorus_server.committer import Committer
+    from tensorus_server.model import Dataset, Tensor
 
-__all__ = ["Marker"]
+__all__ = ["Marker", "uploads_of"]
 
 
 class Marker:
-    """See the module's description. `wait` and `begin` belong to one thread."""
+    """See the module's description. All methods belong to one thread."""
 
     def __init__(
         self, upload: tuple[str, int], uploads: UploadTable, committer: Committer, report: Callable[[int], None]
@@ -31,7 +36,7 @@ class Marker:
 
         Args:
             upload: request and item.
-            report: told the canonical bytes that are durable, on the committer's thread; must not block or raise.
+            report: told the canonical bytes that are durable, on the committer's thread; must not block.
         """
         self.upload = upload
         self.begun_bytes = 0
@@ -39,30 +44,33 @@ class Marker:
         self._uploads = uploads
         self._committer = committer
         self._report = report
-        self._changed = threading.Condition()
-        self._under_way = False
-        self._failure: BaseException | None = None
+        self._under_way: Future[int] | None = None
 
     def begin(self, keep: Future[None], mark: Mark) -> None:
         """Save `mark` when `keep` is done. The one before must be."""
         self.begun_bytes = mark.upload.committed_bytes
-        self._under_way = True
-        keep.add_done_callback(lambda kept: self._kept(kept.exception(), mark))
+        saved: Future[int] = Future()
+        saved.add_done_callback(self._tell)
+        self._under_way = saved
+        keep.add_done_callback(partial(self._kept, mark, saved))
 
     def wait(self) -> None:
         """Wait for the mark that is under way.
 
         Raises:
-            StorageFullError, StoreUnavailableError: it could not be saved.
+            StorageFullError, StoreUnavailableError, StoreBusyError: it could not be saved.
         """
-        self.settle()
-        if self._failure is not None:
-            raise self._failure
+        if self._under_way is not None:
+            self.committed_bytes = result_of(self._under_way, "a mark", self._committer.health.require)
+            self._under_way = None
 
     def settle(self) -> None:
         """Wait for the mark that is under way, however it ends."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._under_way)
+        if self._under_way is not None:
+            try:
+                self.wait()
+            except Exception:  # noqa: BLE001 - whoever needed the mark has been told, or nobody does
+                self._under_way = None
 
     def resumed(self, committed_bytes: int) -> None:
         """Go on from a mark that was saved before."""
@@ -77,18 +85,40 @@ class Marker:
         self.settle()
         forget_upload(self._uploads, self.upload)
 
-    def _kept(self, failure: BaseException | None, mark: Mark) -> None:
-        if failure is not None:
-            self._saved(failure, mark)
-        else:
-            self._committer.submit(PendingMark(mark, lambda failure: self._saved(failure, mark)))
+    def _kept(self, mark: Mark, saved: Future[int], keep: Future[None]) -> None:
+        """Go on with a mark whose payload is kept, or is not. Runs where that ended."""
+        try:
+            keep.result(timeout=0)
+            self._committer.save(mark, saved)
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the mark gets it
+            if not saved.done():
+                saved.set_exception(error)
 
-    def _saved(self, failure: BaseException | None, mark: Mark) -> None:
-        with self._changed:
-            self._failure = failure
-            if failure is None:
-                self.committed_bytes = mark.upload.committed_bytes
-            self._under_way = False
-            self._changed.notify_all()
-        if failure is None:
-            self._report(mark.upload.committed_bytes)
+    def _tell(self, saved: Future[int]) -> None:
+        if saved.exception(timeout=0) is None:
+            committed_bytes = saved.result(timeout=0)
+            self.committed_bytes = max(self.committed_bytes, committed_bytes)
+            self._report(committed_bytes)
+
+
+def uploads_of(catalogue: Catalogue, dataset: Dataset, request_id: str) -> dict[int, tuple[Upload, Tensor | None]]:
+    """Return what a request left, by item: each upload, and the tensor that it became.
+
+    Raises:
+        InvalidRequestError: the request belongs to another dataset.
+    """
+    found: dict[int, tuple[Upload, Tensor | None]] = {}
+    for upload in catalogue.uploads.find(request_id):
+        if upload.dataset_number != dataset.number:
+            raise InvalidRequestError(
+                f"request_id {request_id} belongs to an insert into another dataset", dataset=dataset.name
+            )
+        tensor = None
+        if upload.generation is not None:
+            (tensor,) = catalogue.tensors.by_generation(dataset.name, [upload.generation])
+            if tensor is None:
+                # Complete, and deleted since.
+                continue
+            tensor = replace(tensor, outcome=upload.outcome)
+        found[upload.item] = (upload, tensor)
+    return found

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tensorus_codecs.checksum import chunk_seed, crc32c
-from tensorus_server.chunk_store.abc import PayloadMissingError
+from tensorus_server.chunk_store.abc import PayloadMissingError, PayloadUnreadableError
 from tensorus_server.errors import DataCorruptError
 
 if TYPE_CHECKING:
@@ -97,5 +97,5 @@ class Payload:
             return self._reader.read(offset, length)
         except PayloadMissingError as error:
             raise self.damage(f"payload is too short for {what}: {error}") from error
-        except OSError as error:
-            raise self.damage(f"the disk cannot read {what}: {error.strerror}") from error
+        except PayloadUnreadableError as error:
+            raise self.damage(f"the disk cannot read {what}: {error}") from error

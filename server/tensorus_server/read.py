@@ -221,10 +221,10 @@ class TensorReader:
             raise DataCorruptError(
                 "the payload is missing from the chunk store", dataset=tensor.dataset, tensor=tensor.id
             ) from error
-        except OSError as error:
+        except StoreUnavailableError as error:
             # Perhaps damage, perhaps too many open files: the tensor may be readable yet.
             raise StoreUnavailableError(
-                f"the payload cannot be opened: {error.strerror}", dataset=tensor.dataset, tensor=tensor.id
+                f"the payload cannot be opened: {error}", dataset=tensor.dataset, tensor=tensor.id
             ) from error
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import os
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -11,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from tensorus_server.app import open_engine
+from tensorus_server.background import join_all
 from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.interceptors import Admission
 from tensorus_server.limits import RECEIVED_MESSAGE_BYTES_MAX
@@ -18,13 +23,12 @@ from tensorus_server.service import SERVICE_NAME, TensorService
 from tensorus_server.signals import stop_event
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
 
     from tensorus_server.config import ServerConfig
     from tensorus_server.sessions import InsertSessions
 
-__all__ = ["Server", "serve"]
+__all__ = ["Server", "serve", "stop_or_exit"]
 
 _SHORT_CALL_THREADS = 16
 """Beside one for each stream, so that streams cannot keep short calls and health checks waiting."""
@@ -44,10 +48,18 @@ _WINDOW_BYTES = (64 * 1024, 4 * 1024 * 1024)
 _LAST_WORDS_S = 2.0
 """For the status of calls that ended while the server drained to reach their clients."""
 
+_ENDING_S = 10.0
+"""After the grace: for calls' threads to clear up, and for the store to close. Both wait for the disk at most."""
+
+_EXIT_CODE = 4
+"""Of a process whose store failed, or did not close; as the command line has it for what is unavailable."""
+
 _STORE_CHECK_S = 0.5
 """How often a waiting server looks whether its store still takes writes."""
 
 _log = logging.getLogger(__name__)
+
+_numbers = itertools.count(1)
 
 
 class Server:
@@ -65,7 +77,10 @@ class Server:
         self._config = config
         self._engine = open_engine(config.engine, ask=ask)
         self._health = health.HealthServicer(experimental_non_blocking=True)
-        self._threads = ThreadPoolExecutor(config.streams_max + _SHORT_CALL_THREADS, thread_name_prefix="tensorus-call")
+        self._thread_names = f"tensorus-call-{next(_numbers)}-"
+        self._threads = ThreadPoolExecutor(
+            config.streams_max + _SHORT_CALL_THREADS, thread_name_prefix=self._thread_names
+        )
         options = (
             *_CHANNEL_OPTIONS,
             # A second server on the same port must fail, and not take part of the connections; for workers, see `port.py`.
@@ -122,14 +137,23 @@ class Server:
             self.check()
 
     def stop(self) -> None:
-        """Refuse new calls, wait for those that go on for as long as the grace, and close the store."""
+        """Refuse new calls, wait for those that go on for as long as the grace, and close the store.
+
+        Raises:
+            StoreUnavailableError: something does not end, and the log has its stack. The process should end without it.
+        """
         self._health.enter_graceful_shutdown()
         drained = self._admission.drain(self._config.grace_s)
+        give_up_s = time.monotonic() + _LAST_WORDS_S + _ENDING_S
         # Calls that have ended here still have to tell their clients so.
-        self._server.stop(_LAST_WORDS_S if drained else None).wait()
+        ended = self._server.stop(_LAST_WORDS_S if drained else None).wait(_LAST_WORDS_S + _ENDING_S)
         # The calls are over for their clients; their threads may still be clearing up.
-        self._threads.shutdown()
-        self._engine.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        calls = [thread for thread in threading.enumerate() if thread.name.startswith(self._thread_names)]
+        ended = join_all(calls, max(give_up_s - time.monotonic(), 0.0)) and ended
+        self._engine.close(_ENDING_S)
+        if not ended:
+            raise StoreUnavailableError(f"calls have not ended {_ENDING_S:.0f} s after the grace")
 
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", SERVICE_NAME):
@@ -161,5 +185,18 @@ def serve(config: ServerConfig, on_ready: Callable[[Server], None]) -> None:
     try:
         server.watch(stopping)
     finally:
-        _log.info("stopping")
+        stop_or_exit(server)
+
+
+def stop_or_exit(server: Server) -> None:
+    """Stop the server of this process; end the process with exit code 4 where something does not end.
+
+    Nothing that was acknowledged is lost by that, as in a crash.
+    """
+    _log.info("stopping")
+    try:
         server.stop()
+    except StoreUnavailableError as error:
+        _log.critical("%s: the process ends without it", error)
+        logging.shutdown()
+        os._exit(_EXIT_CODE)

@@ -84,6 +84,11 @@ class SmallTensors:
         """Return how many wait."""
         return len(self._waiting)
 
+    @property
+    def numbers(self) -> list[int]:
+        """Of the items that wait, in order."""
+        return [small.item for small in self._waiting]
+
     def take(
         self, segment: Segment, new: NewTensor, plan: ChunkPlan, canonical: memoryview, canonical_crc32c: int | None
     ) -> bool:
@@ -114,10 +119,13 @@ class SmallTensors:
         self.canonical_bytes += canonical_bytes
         return True
 
-    def write(self) -> list[tuple[int, StoredTensor | Exception]]:
-        """Encode all that wait; return what is to be committed of each item, or what was wrong with it."""
+    def write(self) -> list[StoredTensor | Exception]:
+        """Encode all that wait; return what is to be committed of each, in order, or what was wrong with it.
+
+        Whatever this raises, nothing waits afterwards.
+        """
         waiting, self._waiting, self.canonical_bytes = self._waiting, [], 0
-        written: list[tuple[int, StoredTensor | Exception]] = []
+        written: list[StoredTensor | Exception] = []
         for kind, smalls in groupby(waiting, lambda small: small.kind):
             if kind.header:
                 written += self._write_raw(kind, list(smalls))
@@ -125,30 +133,27 @@ class SmallTensors:
                 written += map(self._write_encoded, smalls)
         return written
 
-    def _write_raw(self, kind: _Kind, smalls: Sequence[_Small]) -> Iterator[tuple[int, StoredTensor]]:
+    def _write_raw(self, kind: _Kind, smalls: Sequence[_Small]) -> Iterator[StoredTensor]:
         """Yield tensors that are stored as they are: nothing but the summary of their values is to be worked out."""
         for small, values in zip(smalls, _summaries(kind, smalls), strict=True):
             record, record_crc32c = (kind.header, small.canonical), small.source_crc32c ^ kind.header_crc32c
-            stored = self._stored(
+            yield self._stored(
                 small, record, record_crc32c, kind.report, values=values, value_checksum=small.source_checksum
             )
-            yield small.item, stored
 
-    def _write_encoded(self, small: _Small) -> tuple[int, StoredTensor | Exception]:
+    def _write_encoded(self, small: _Small) -> StoredTensor | Exception:
         """Return a tensor that is stored as its chunk is encoded."""
         try:
             encoded = encode_chunk(small.canonical, small.new.spec.dtype, small.kind.plan)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's
-            return small.item, error
+            return error
         totals = Totals(small.kind.plan)
         totals.add(small.canonical.nbytes, encoded, 0)
         report, values = totals.report(ENTRY_BYTES), totals.value_summary()
         value_checksum = small.source_checksum
         if encoded.decoded is not None:
             value_checksum = Checksum(TensorDigest.ALGORITHM, TensorDigest.of(encoded.decoded))
-        return small.item, self._stored(
-            small, encoded.record, encoded.crc32c, report, values=values, value_checksum=value_checksum
-        )
+        return self._stored(small, encoded.record, encoded.crc32c, report, values=values, value_checksum=value_checksum)
 
     def _stored(
         self,

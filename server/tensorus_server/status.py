@@ -61,6 +61,7 @@ STATUS_BY_REASON: dict[str, tuple[grpc.StatusCode, int]] = {
     "TOO_MANY_STREAMS": (grpc.StatusCode.RESOURCE_EXHAUSTED, logging.WARNING),
     "STORAGE_FULL": (grpc.StatusCode.RESOURCE_EXHAUSTED, logging.ERROR),
     "DRAINING": (grpc.StatusCode.UNAVAILABLE, logging.INFO),
+    "STORE_BUSY": (grpc.StatusCode.UNAVAILABLE, logging.WARNING),
     "STORE_UNAVAILABLE": (grpc.StatusCode.UNAVAILABLE, logging.ERROR),
     "NOT_IMPLEMENTED": (grpc.StatusCode.UNIMPLEMENTED, logging.INFO),
     "DATA_CORRUPT": (grpc.StatusCode.DATA_LOSS, logging.ERROR),

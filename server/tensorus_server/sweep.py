@@ -48,6 +48,7 @@ def sweep(
     started_s: float,
     orphan_age_s: float,
     uncommitted: Callable[[], frozenset[str]] = frozenset,
+    is_closing: Callable[[], bool] = lambda: False,
 ) -> Swept:
     """Remove what nobody needs any more; a crash in the middle leaves work for the next sweep.
 
@@ -57,6 +58,7 @@ def sweep(
         orphan_age_s: how long ago an unknown payload must have been published otherwise: longer than any commit takes.
         uncommitted: returns the payload keys that this process is about to commit. Their age does not tell: clocks differ, and
             are set back.
+        is_closing: returns whether the rest is to be left to the next sweep.
     """
     before_s = time.time() - orphan_age_s
     if not chunk_store.has_other_users():
@@ -64,12 +66,12 @@ def sweep(
     unfinished = chunk_store.sweep_unfinished()
     expired = _sweep_uploads(catalogue, chunk_store, before_s)
     deleted = 0
-    while keys := catalogue.garbage.due(_BATCH):
+    while not is_closing() and (keys := catalogue.garbage.due(_BATCH)):
         for key in keys:
             chunk_store.delete(key)
         catalogue.garbage.forget(keys)
         deleted += len(keys)
-    orphaned = _sweep_orphans(catalogue, chunk_store, before_s, uncommitted)
+    orphaned = _sweep_orphans(catalogue, chunk_store, before_s, uncommitted, is_closing)
     swept = Swept(unfinished, expired, deleted, orphaned)
     if any(astuple(swept)):
         _log.info("swept %d unfinished, %d expired, %d deleted and %d orphaned payloads", *astuple(swept))
@@ -94,7 +96,11 @@ def _sweep_uploads(catalogue: Catalogue, chunk_store: ChunkStore, before_s: floa
 
 
 def _sweep_orphans(
-    catalogue: Catalogue, chunk_store: ChunkStore, before_s: float, uncommitted: Callable[[], frozenset[str]]
+    catalogue: Catalogue,
+    chunk_store: ChunkStore,
+    before_s: float,
+    uncommitted: Callable[[], frozenset[str]],
+    is_closing: Callable[[], bool],
 ) -> int:
     orphaned = 0
     batch: list[str] = []
@@ -109,6 +115,8 @@ def _sweep_orphans(
         return len(orphans)
 
     for stored in chunk_store.published():
+        if is_closing():
+            return orphaned
         if stored.modified_s < before_s:
             batch.append(stored.key)
         if len(batch) == _BATCH:

@@ -23,7 +23,12 @@ from tensorus_codecs.pipeline import decode_chunk, encode_chunk
 from tensorus_codecs.plan import plan
 from tensorus_codecs.select import CHOOSE_EVERY_CHUNKS, narrowed
 from tensorus_server.catalogue.abc import Mark, StoredTensor, Upload
-from tensorus_server.chunk_store.abc import PayloadBusyError, PayloadMissingError, new_payload_key
+from tensorus_server.chunk_store.abc import (
+    PayloadBusyError,
+    PayloadMissingError,
+    PayloadUnreadableError,
+    new_payload_key,
+)
 from tensorus_server.errors import (
     ChecksumMismatchError,
     InvalidRequestError,
@@ -214,9 +219,8 @@ class TensorWriter:
     def _drop_pending(self) -> None:
         while self._pending:
             *_, future = self._pending.popleft()
-            if not future.cancel():
-                # An encoder at work reads a message that goes away with the stream.
-                future.exception()
+            # An encoder at work holds the message that it reads, and nobody waits for what it makes of it.
+            future.cancel()
 
     def _hold_back(self, marker: Marker, more_bytes: int) -> None:
         """Wait until all but two marks' worth of what will have been received is durable.
@@ -275,7 +279,7 @@ class TensorWriter:
 
     def _store_next(self) -> None:
         chunk, chunk_crc32c, future = self._pending.popleft()
-        self._store(chunk, chunk_crc32c, future.result())
+        self._store(chunk, chunk_crc32c, self._pool.result_of(future))
 
     def _store(self, chunk: memoryview, chunk_crc32c: int, encoded: EncodedChunk) -> None:
         seeded_crc32c = encoded.crc32c ^ chunk_seed(self._payload_key, len(self._totals.index))
@@ -340,10 +344,10 @@ class TensorWriter:
             raise SessionExpiredError(
                 f"item {upload.item}: {error}", dataset=self._dataset.name, tensor=upload.id
             ) from error
-        except OSError as error:
+        except PayloadUnreadableError as error:
             payload.park()
             raise StoreUnavailableError(
-                f"item {upload.item}: what is stored cannot be read: {error.strerror}", dataset=self._dataset.name
+                f"item {upload.item}: what is stored cannot be read: {error}", dataset=self._dataset.name
             ) from error
         except BaseException:
             payload.park()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tensorus_server.control import Kind, Message
 from tensorus_server.errors import StoreUnavailableError
-from tensorus_server.server import Server
+from tensorus_server.server import Server, stop_or_exit
 from tensorus_server.signals import stop_event
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def work(config: ServerConfig, channel: Channel) -> None:
         with _telling(channel):
             server.watch(stopping)
     finally:
-        _log.info("stopping")
-        server.stop()
+        stop_or_exit(server)
 
 
 class _Orders:

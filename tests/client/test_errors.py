@@ -53,6 +53,7 @@ CLASS_OF_REASON = {
     "LIMIT_EXCEEDED": errors.LimitExceededError,
     "INVALID_PAGE_TOKEN": errors.InvalidRequestError,
     "TOO_MANY_STREAMS": errors.OverloadedError,
+    "STORE_BUSY": errors.UnavailableError,
     "STORE_UNAVAILABLE": errors.UnavailableError,
     "NOT_IMPLEMENTED": errors.NotImplementedByServerError,
     "INTERNAL": errors.InternalError,

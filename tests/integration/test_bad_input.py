@@ -289,9 +289,9 @@ def end_without_finish(
 @pytest.mark.parametrize(
     ("sent", "text"),
     [
-        (4, r"`last` segment of item 1, of which 4 of 4 bytes had arrived \[dataset=\S+, tensor=bad\]"),
-        (3, r"`last` segment of item 1, of which 3 of 4 bytes had arrived"),
-        (0, r"`last` segment of item 1, of which 0 of 4 bytes had arrived"),
+        (4, r"without finish after 4 of 4 bytes of item 1, and no `last` segment of it \[dataset=\S+, tensor=bad\]"),
+        (3, r"without finish after 3 of 4 bytes of item 1, and no `last` segment of it"),
+        (0, r"without finish after 0 of 4 bytes of item 1, and no `last` segment of it"),
     ],
 )
 def test_a_client_that_ends_its_side_with_an_item_open_hears_of_it_and_keeps_what_is_complete(
@@ -325,7 +325,7 @@ def test_an_insert_of_all_or_nothing_that_ends_without_finish_says_that_nothing_
     results, failure = end_without_finish(stub, messages)
     assert results == []
     assert failure is not None
-    assert "nothing of an insert that stores all or nothing was stored" in call_error(failure).message
+    assert "without finish, so nothing of it was stored" in call_error(failure).message
 
 
 @pytest.mark.parametrize(

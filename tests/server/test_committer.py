@@ -15,7 +15,7 @@ from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import StoredTensor
 from tensorus_server.chunk_store.abc import StagedPayload, new_payload_key
 from tensorus_server.chunk_store.memory import MemoryChunkStore
-from tensorus_server.committer import Committer, PendingCommit
+from tensorus_server.committer import Commit, Committer
 from tensorus_server.errors import (
     AlreadyExistsError,
     DatasetNotFoundError,
@@ -23,6 +23,8 @@ from tensorus_server.errors import (
     StorageFullError,
     StoreUnavailableError,
 )
+from tensorus_server.health import Health
+from tensorus_server.items import Items
 from tensorus_server.limits import COMMIT_GROUP_MAX
 from tensorus_server.model import Dataset, Schema, Tensor
 
@@ -115,7 +117,8 @@ class Bench:
         self.events: list[str] = []
         self.catalogue = Catalogue(self.events)
         self.store = Store(self.events)
-        self.committer = Committer(self.catalogue, self.store)  # type: ignore[arg-type]
+        self.health = Health(self.catalogue.check_writable)
+        self.committer = Committer(self.catalogue, self.store, self.health)  # type: ignore[arg-type]
         self.outcomes: dict[str, list[Tensor | Exception]] = {}
 
     def submit(self, name: str, *, inline: bool = False) -> StoredTensor:
@@ -128,13 +131,26 @@ class Bench:
             staged = writer.finish()
         stored = stored_tensor(DATASET, name, key=key, inline_payload=name.encode() if inline else None)
         outcomes = self.outcomes.setdefault(name, [])
-        self.committer.submit(PendingCommit([stored], [] if staged is None else [staged], outcomes.extend))
+        self.committer.submit(self.commit([stored], [] if staged is None else [staged], outcomes.extend))
         return stored
+
+    def commit(
+        self,
+        stored: Sequence[StoredTensor],
+        staged: Sequence[StagedPayload],
+        hear: Callable[[Sequence[Tensor | Exception]], object],
+    ) -> Commit:
+        """Return a commit of one batch, whose outcomes are told all at once."""
+        items = Items(lambda results: hear([found.outcome for found in results]), self.health)  # type: ignore[union-attr]
+        batch = items.begin(list(range(len(stored))))
+        batch.stored, batch.staged = stored, staged
+        items.commit(batch)
+        return Commit([batch])
 
     def close(self) -> None:
         """Commit what waits."""
         self.catalogue.may_commit.set()
-        self.committer.close()
+        assert self.committer.close(30)
 
     def outcome(self, name: str) -> Tensor | Exception:
         """Return what a tensor's submitter was told; it was told once."""
@@ -190,7 +206,7 @@ class TestGroups:
     def test_a_submission_of_many_hears_of_each_in_order(self, bench: Bench) -> None:
         heard: list[Tensor | Exception] = []
         stored = [stored_tensor(DATASET, name, inline_payload=b"x") for name in "abc"]
-        bench.committer.submit(PendingCommit(stored, [], heard.extend))
+        bench.committer.submit(bench.commit(stored, [], heard.extend))
         bench.submit("d")
         bench.close()
         assert [outcome.id for outcome in heard if isinstance(outcome, Tensor)] == ["a", "b", "c"]
@@ -201,7 +217,7 @@ class TestGroups:
         bench.catalogue.may_commit.clear()
         for size in (1, COMMIT_GROUP_MAX - 1, 2, COMMIT_GROUP_MAX + 5):
             stored = [stored_tensor(DATASET, f"{size}-{n}", inline_payload=b"x") for n in range(size)]
-            bench.committer.submit(PendingCommit(stored, [], lambda outcomes: heard.append(len(outcomes))))
+            bench.committer.submit(bench.commit(stored, [], lambda outcomes: heard.append(len(outcomes))))
         bench.close()
         assert heard == [1, COMMIT_GROUP_MAX - 1, 2, COMMIT_GROUP_MAX + 5]
 
@@ -377,7 +393,7 @@ class TestFailures:
         bench.submit("fails")
         waited = threading.Event()
         bench.committer.submit(
-            PendingCommit([stored_tensor(DATASET, "x", inline_payload=b"")], [], lambda _: waited.set())
+            bench.commit([stored_tensor(DATASET, "x", inline_payload=b"")], [], lambda _: waited.set())
         )
         assert waited.wait(30)
         failures.clear()

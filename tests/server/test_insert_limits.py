@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import functools
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,11 @@ from support.engine import Reports, announce, engine_on, insert, read, send
 from support.faults import FaultyFiles
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server import insert as insert_module
-from tensorus_server import insert_counts
+from tensorus_server import items as items_module
+from tensorus_server.background import WorkerPool
 from tensorus_server.chunk_store.memory import MemoryChunkStore
 from tensorus_server.codec_pool import CodecPool
-from tensorus_server.committer import PendingCommit
+from tensorus_server.committer import Commit
 from tensorus_server.engine import Engine
 from tensorus_server.errors import (
     AlreadyExistsError,
@@ -29,7 +29,9 @@ from tensorus_server.errors import (
     StorageFullError,
     StoreUnavailableError,
 )
+from tensorus_server.health import Health
 from tensorus_server.insert import InsertOptions, InsertServices, InsertStream
+from tensorus_server.items import Batch
 from tensorus_server.limits import OPEN_ITEMS_MAX, UNCOMMITTED_ITEMS_MAX
 from tensorus_server.model import Dataset, Schema, Segment
 
@@ -67,21 +69,22 @@ class TestLimits:
     def test_no_more_items_wait_for_their_commit_than_may(
         self, monkeypatch: pytest.MonkeyPatch, array: np.ndarray[Any, Any], count: int, limit: int
     ) -> None:
-        for module in (insert_module, insert_counts):
+        for module in (insert_module, items_module):
             monkeypatch.setattr(module, "UNCOMMITTED_ITEMS_MAX", limit)
         committer = HoldingCommitter(limit)
         pool = CodecPool(1)
-        with ThreadPoolExecutor(2) as seal_pool:
-            services = InsertServices(None, MemoryChunkStore(), pool, committer, seal_pool)  # type: ignore[arg-type]
-            dataset = Dataset(1, "d", StoragePolicy(preset="none"), Schema(), 0)
-            stream = InsertStream(dataset, services, Reports(), InsertOptions())
-            done = threading.Thread(target=committer.let_go_while_full, args=(count,))
-            done.start()
-            for number in range(count):
-                send(stream, number, f"{number}", array)
-            assert stream.finish() == (count, 0)
-            done.join()
-        pool.close()
+        seal_pool = WorkerPool(2, "seal")
+        services = InsertServices(None, MemoryChunkStore(), pool, committer, seal_pool, Health())  # type: ignore[arg-type]
+        dataset = Dataset(1, "d", StoragePolicy(preset="none"), Schema(), 0)
+        stream = InsertStream(dataset, services, Reports(), InsertOptions())
+        done = threading.Thread(target=committer.let_go_while_full, args=(count,))
+        done.start()
+        for number in range(count):
+            send(stream, number, f"{number}", array)
+        assert stream.finish() == (count, 0)
+        done.join()
+        assert seal_pool.close(30)
+        assert pool.close()
         assert committer.most == limit
 
     def test_storage_that_fills_up_in_the_middle_fails_the_item_and_the_stream_goes_on(self, tmp_path: Path) -> None:
@@ -133,14 +136,14 @@ class HoldingCommitter:
     def __init__(self, limit: int) -> None:
         """Expect at most `limit` at once."""
         self._changed = threading.Condition()
-        self._waiting: list[PendingCommit] = []
+        self._waiting: list[Batch] = []
         self._limit = limit
         self.most = 0
 
-    def submit(self, pending: PendingCommit) -> None:
-        """Take one more."""
+    def submit(self, commit: Commit) -> None:
+        """Take more."""
         with self._changed:
-            self._waiting.append(pending)
+            self._waiting.extend(commit.batches)
             self.most = max(self.most, self._count())
             self._changed.notify()
 
@@ -153,7 +156,7 @@ class HoldingCommitter:
                 enough = 1 if done >= count - self._limit else self._limit
                 self._changed.wait_for(functools.partial(self._has, enough), timeout=30)
                 pending = self._waiting.pop(0)
-            pending.done([stored.committed(done + 1, done + 1, 0) for stored in pending.stored])
+            pending.settle([stored.committed(done + 1, done + 1, 0) for stored in pending.stored])
             done += len(pending.stored)
 
     def _count(self) -> int:

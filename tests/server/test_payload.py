@@ -14,6 +14,7 @@ from support.engine import INDEX_ENTRY_BYTES, announce, assemble
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.plan import plan
 from tensorus_codecs.policy import StoragePolicy
+from tensorus_server.chunk_store.abc import PayloadUnreadableError
 from tensorus_server.chunk_store.memory import BytesReader, MemoryChunkStore
 from tensorus_server.codec_pool import CodecPool
 from tensorus_server.errors import DataCorruptError
@@ -289,7 +290,7 @@ def test_a_disk_that_cannot_read_is_damage(pool: CodecPool) -> None:
 
     class Broken(BytesReader):
         def read(self, offset: int, length: int) -> bytes:
-            raise OSError(5, "Input/output error")
+            raise PayloadUnreadableError("Input/output error")
 
     with pytest.raises(DataCorruptError, match=r"the disk cannot read the chunk index: Input/output error \[dataset="):
         Payload(stored.tensor, Broken(stored.payload))

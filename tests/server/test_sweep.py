@@ -24,6 +24,7 @@ from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.chunk_store.local import LocalChunkStore
 from tensorus_server.engine import Engine
+from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.model import Tensor
 from tensorus_server.sweep import Swept, sweep
 
@@ -169,7 +170,7 @@ class TestDeleted:
         commit(catalogue, stored_tensor(catalogue.datasets.get("dataset"), "t", key=key))
         catalogue.tensors.delete("dataset", ["t"])
         files.fail("unlink", errno.EIO)
-        with pytest.raises(OSError, match="Input/output error"):
+        with pytest.raises(StoreUnavailableError, match="Input/output error"):
             run(catalogue, store)
         assert catalogue.garbage.due(10) == [key]
         assert run(catalogue, store).deleted == 1

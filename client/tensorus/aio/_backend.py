@@ -124,6 +124,8 @@ class AsyncRemoteBackend:
                     async with asyncio.timeout(_CANCEL_TIMEOUT_S):
                         await self.call(_calls.cancel_insert(session.request_id))
         outcomes.update(session.unsendable)
+        if session.is_lost:
+            outcomes.update(session.abandoned())
         return outcomes
 
     async def _insert_stream(
@@ -159,6 +161,8 @@ class AsyncRemoteBackend:
             messages.end()
         if session.failure is None and not messages.finished:
             raise InternalError("the server ended the insert before all of it was sent")
+        if session.busy is not None:
+            raise _BrokenError(session.busy)
 
     async def get(
         self, dataset: str, ids: Sequence[str], part: Part | None, reader: Reader[T]

@@ -101,6 +101,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_NOT_IMPLEMENTED: _ClassVar[ErrorReason]
     ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
     ERROR_REASON_INSERT_ABANDONED: _ClassVar[ErrorReason]
+    ERROR_REASON_STORE_BUSY: _ClassVar[ErrorReason]
     ERROR_REASON_STORED_DIFFERENTLY: _ClassVar[ErrorReason]
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_BOOL: DataType
@@ -180,6 +181,7 @@ ERROR_REASON_STORE_UNAVAILABLE: ErrorReason
 ERROR_REASON_NOT_IMPLEMENTED: ErrorReason
 ERROR_REASON_INTERNAL: ErrorReason
 ERROR_REASON_INSERT_ABANDONED: ErrorReason
+ERROR_REASON_STORE_BUSY: ErrorReason
 ERROR_REASON_STORED_DIFFERENTLY: ErrorReason
 
 class TensorSpec(_message.Message):

@@ -365,5 +365,12 @@ class Catalogue(ABC):
         """
 
     @abstractmethod
-    def close(self) -> None:
-        """End all use. Idempotent."""
+    def close(self, timeout_s: float = 30.0) -> None:
+        """End all use. Idempotent.
+
+        Args:
+            timeout_s: how long to wait for what is going on.
+
+        Raises:
+            StoreBusyError: it has not ended in time.
+        """

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import StoredTensor
     from tensorus_server.model import Tensor
 
-__all__ = ["bounded_json", "resolve", "same_json"]
+__all__ = ["bounded_json", "crc_of_resumed", "resolve", "same_json"]
 
 _TEXT_CHARACTERS_MAX = 200
 """Of metadata or a policy in a message: two of them fit into what `status.py` lets a message have."""
@@ -76,6 +76,12 @@ def resolve(stored: StoredTensor, existing: Tensor | None, existing_source_crc32
         )
     _require_kept(stored, existing)
     return Outcome.ALREADY_STORED
+
+
+def crc_of_resumed(tensor: Tensor) -> int | None:
+    """Return the CRC32C of the source of a tensor that was resumed: it is its checksum. None: it was not resumed."""
+    checksum = tensor.source_checksum
+    return int.from_bytes(checksum.value, "big") if checksum.algorithm == "crc32c" else None
 
 
 def same_json(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

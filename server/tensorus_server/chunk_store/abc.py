@@ -21,28 +21,41 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from concurrent.futures import Future
-    from typing import IO, Self
+    from typing import Self
 
     from typing_extensions import Buffer
 
 __all__ = [
     "ChunkReader",
     "ChunkStore",
+    "ChunkStoreError",
     "ChunkWriter",
     "PayloadBusyError",
     "PayloadMissingError",
+    "PayloadUnreadableError",
     "StagedPayload",
     "StoredKey",
     "new_payload_key",
 ]
 
 
-class PayloadMissingError(Exception):
-    """No payload has this key, or it ends before what was asked for. The engine decides what that means."""
+class ChunkStoreError(Exception):
+    """Base of what a chunk store says of one payload; the engine decides what that means.
+
+    A store raises these, `StorageFullError` and `StoreUnavailableError`, and nothing else: never `OSError`.
+    """
 
 
-class PayloadBusyError(Exception):
+class PayloadMissingError(ChunkStoreError):
+    """No payload has this key, or it ends before what was asked for."""
+
+
+class PayloadBusyError(ChunkStoreError):
     """Another writer has this payload."""
+
+
+class PayloadUnreadableError(ChunkStoreError):
+    """The disk does not give these bytes back."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +67,11 @@ class StagedPayload:
     length: int
     """In bytes."""
     kept: bool = False
-    """Whether it was kept on its way in, and so outlives its process although it is not published."""
-    lock: IO[bytes] | None = None
-    """Keeps other writers off a kept payload until it is closed: when it is published or discarded. Where there are files."""
+    """Whether it was kept on its way in, and so outlives its process although it is not published.
+
+    Other writers are kept off it until it is published, discarded or parked. That takes no descriptor: an insert of all or
+    nothing may have thousands.
+    """
 
 
 @dataclass(frozen=True)
@@ -117,6 +132,7 @@ class ChunkReader(ABC):
 
         Raises:
             PayloadMissingError: it ends before that.
+            PayloadUnreadableError: the disk does not give it back.
         """
 
     @abstractmethod
@@ -133,7 +149,10 @@ class ChunkReader(ABC):
 
 
 class ChunkStore(ABC):
-    """Payloads by key. Safe in many threads."""
+    """Payloads by key. Safe in many threads.
+
+    Any method may raise `StoreUnavailableError`: the disk, or the system, does not do it now.
+    """
 
     @abstractmethod
     def require_space(self) -> None:
@@ -200,6 +219,7 @@ class ChunkStore(ABC):
 
         Raises:
             PayloadMissingError: no payload has this key.
+            StoreUnavailableError: it cannot be opened now.
         """
 
     @abstractmethod
@@ -219,8 +239,15 @@ class ChunkStore(ABC):
         """Drop what dead processes began and never published, and return how many there were."""
 
     @abstractmethod
-    def close(self) -> None:
-        """End all use. Idempotent."""
+    def close(self, timeout_s: float = 60.0) -> bool:
+        """End all use. Idempotent.
+
+        Args:
+            timeout_s: how long to wait for what is under way.
+
+        Returns:
+            Whether that has ended in time.
+        """
 
 
 class _KeyMaker:

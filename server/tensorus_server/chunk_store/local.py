@@ -1,7 +1,8 @@
 """Payloads as files of a local folder.
 
     tmp/<process>/<32 hex>      payloads on their way in; the folder is locked (flock) as long as its process lives
-    uploads/<32 hex>            payloads on their way in of which a part is kept; locked (flock) as long as a writer has them
+    uploads/<32 hex>            payloads on their way in of which a part is kept; `payload_locks.py` says who writes one
+    uploads.lock                their locks
     chunks/00..ff/<32 hex>      published payloads, 256 shards; the key is "<shard>/<32 hex>"
 
 A payload is durable before it can be seen: write → fdatasync → rename into its shard → fsync of the shard's folder. A rename
@@ -17,30 +18,32 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import secrets
 import shutil
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from tensorus_server.background import WorkerPool, result_of
 from tensorus_server.chunk_store.abc import (
     ChunkReader,
     ChunkStore,
     ChunkWriter,
-    PayloadBusyError,
     PayloadMissingError,
+    PayloadUnreadableError,
     StagedPayload,
     StoredKey,
 )
 from tensorus_server.chunk_store.files import Files
+from tensorus_server.chunk_store.payload_locks import PayloadLocks
 from tensorus_server.errors import StorageFullError, StoreUnavailableError
 from tensorus_server.limits import SYNC_EVERY_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -54,6 +57,8 @@ _SPACE_CHECK_EVERY_BYTES = 64 * 1024 * 1024
 _SPACE_CHECK_EVERY_S = 1.0
 _SYNC_THREADS = 4
 """Syncs wait for the disk, not for a processor; several streams may wait at once."""
+
+_log = logging.getLogger(__name__)
 
 
 class Reserve:
@@ -74,7 +79,8 @@ class Reserve:
         """
         if not now and time.monotonic() - self._checked_s < _SPACE_CHECK_EVERY_S:
             return
-        usage = shutil.disk_usage(self._folder)
+        with _as_store_errors("look at the disk's free space"):
+            usage = shutil.disk_usage(self._folder)
         reserve = max(self._bytes, int(self._share * usage.total))
         if usage.free < reserve:
             raise StorageFullError(
@@ -101,10 +107,11 @@ class LocalChunkStore(ChunkStore):
         self._tmp = folder / "tmp"
         self._uploads = folder / "uploads"
         self._make_folders(folder)
+        self._locks = PayloadLocks(folder / "uploads.lock")
         self._own_tmp, self._own_tmp_fd = _make_locked_folder(self._tmp)
         self._next_shard = secrets.randbelow(len(_SHARDS))
         self._shard_lock = threading.Lock()
-        self._sync_pool = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="tensorus-sync")
+        self._sync_pool = WorkerPool(_SYNC_THREADS, "sync")
         self._closed = False
 
     def require_space(self) -> None:
@@ -124,35 +131,41 @@ class LocalChunkStore(ChunkStore):
         """See `ChunkStore`."""
         self.require_space()
         path = self._uploads / payload_key
-        descriptor = self._open_kept(path, self._files.open_to_write)
+        self._locks.acquire(payload_key)
         try:
-            _lock(descriptor, payload_key)
-            found = os.fstat(descriptor).st_size
-            if found < length:
-                raise PayloadMissingError(f"payload {payload_key} has {found} bytes, {length} are needed")
-            # Under the lock: one that was dropped between the opening and the locking is missing now.
-            reader = _LocalReader(self._open_kept(path, self._files.open_to_read), self._files)
-            try:
-                with _as_store_errors("resume a payload"):
-                    self._files.cut(descriptor, length)
-            except BaseException:
-                reader.close()
-                raise
+            descriptor, reader = self._open_again(path, length)
         except BaseException:
-            os.close(descriptor)
+            self._locks.release(payload_key)
             raise
         return _LocalWriter(self, path, descriptor, kept_bytes=length), reader
 
+    def _open_again(self, path: Path, length: int) -> tuple[int, ChunkReader]:
+        """Return a descriptor to write after the first `length` bytes of a kept payload, and a reader of them."""
+        with _as_store_errors("resume a payload"), _missing(f"no kept payload has the key {path.name}"):
+            descriptor = self._files.open_to_write(path)
+            try:
+                found = os.fstat(descriptor).st_size
+                if found < length:
+                    raise PayloadMissingError(f"payload {path.name} has {found} bytes, {length} are needed")
+                reader = _LocalReader(self._files.open_to_read(path), self._files)
+                try:
+                    self._files.cut(descriptor, length)
+                except BaseException:
+                    reader.close()
+                    raise
+            except BaseException:
+                os.close(descriptor)
+                raise
+        return descriptor, reader
+
     def drop(self, payload_key: str) -> None:
         """See `ChunkStore`."""
-        path = self._uploads / payload_key
-        with suppress(FileNotFoundError):
-            descriptor = self._files.open_to_read(path)
-            try:
-                _lock(descriptor, payload_key)
-                self._files.unlink(path)
-            finally:
-                os.close(descriptor)
+        self._locks.acquire(payload_key)
+        try:
+            with _as_store_errors("drop a payload"), suppress(FileNotFoundError):
+                self._files.unlink(self._uploads / payload_key)
+        finally:
+            self._locks.release(payload_key)
 
     def kept(self) -> Iterator[StoredKey]:
         """See `ChunkStore`."""
@@ -171,32 +184,32 @@ class LocalChunkStore(ChunkStore):
                 self._files.rename(self._staged_path(staged), folder / staged.payload_key)
             self._files.sync_folder(folder)
         for staged in group:
-            _unlock(staged)
+            self._locks.release(staged.payload_key)
         return [f"{shard}/{staged.payload_key}" for staged in group]
 
     def discard(self, staged: StagedPayload) -> None:
         """See `ChunkStore`."""
-        with suppress(FileNotFoundError):
-            self._files.unlink(self._staged_path(staged))
-        _unlock(staged)
+        try:
+            with _as_store_errors("discard a payload"), suppress(FileNotFoundError):
+                self._files.unlink(self._staged_path(staged))
+        finally:
+            self._locks.release(staged.payload_key)
 
     def park(self, staged: StagedPayload) -> None:
         """See `ChunkStore`."""
         if staged.kept:
-            _unlock(staged)
+            self._locks.release(staged.payload_key)
         else:
             self.discard(staged)
 
     def open(self, key: str) -> ChunkReader:
         """See `ChunkStore`."""
-        try:
+        with _as_store_errors("open a payload"), _missing(f"no payload has the key {key}"):
             return _LocalReader(self._files.open_to_read(self._path(key)), self._files)
-        except FileNotFoundError as error:
-            raise PayloadMissingError(f"no payload has the key {key}") from error
 
     def delete(self, key: str) -> None:
         """See `ChunkStore`."""
-        with suppress(FileNotFoundError):
+        with _as_store_errors("delete a payload"), suppress(FileNotFoundError):
             self._files.unlink(self._path(key))
 
     def published(self) -> Iterator[StoredKey]:
@@ -206,32 +219,36 @@ class LocalChunkStore(ChunkStore):
 
     def has_other_users(self) -> bool:
         """See `ChunkStore`."""
-        for descriptor, _ in self._foreign_folders():
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+        with _as_store_errors("look for other processes"):
+            for descriptor, _ in self._foreign_folders():
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return True
+            return False
 
     def sweep_unfinished(self) -> int:
         """See `ChunkStore`. A folder whose lock can be had belongs to nobody any more."""
         swept = 0
-        for descriptor, folder in self._foreign_folders():
-            # Another sweep may have removed the folder since it was opened.
-            with suppress(BlockingIOError, FileNotFoundError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                swept += sum(1 for _ in folder.iterdir())
-                shutil.rmtree(folder)
+        with _as_store_errors("drop what a dead process left"):
+            for descriptor, folder in self._foreign_folders():
+                # Another sweep may have removed the folder since it was opened.
+                with suppress(BlockingIOError, FileNotFoundError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    swept += sum(1 for _ in folder.iterdir())
+                    shutil.rmtree(folder)
         return swept
 
-    def close(self) -> None:
+    def close(self, timeout_s: float = 60.0) -> bool:
         """See `ChunkStore`."""
         if self._closed:
-            return
+            return True
         self._closed = True
-        self._sync_pool.shutdown()
+        ended = self._sync_pool.close(timeout_s)
         shutil.rmtree(self._own_tmp, ignore_errors=True)
         os.close(self._own_tmp_fd)
+        self._locks.close()
+        return ended
 
     def _foreign_folders(self) -> Iterator[tuple[int, Path]]:
         """Yield the folders of other processes, each with a descriptor that is open until the next one."""
@@ -244,15 +261,6 @@ class LocalChunkStore(ChunkStore):
                     yield descriptor, folder
                 finally:
                     os.close(descriptor)
-
-    def _open_kept(self, path: Path, open_file: Callable[[Path], int]) -> int:
-        try:
-            with _as_store_errors("resume a payload"):
-                return open_file(path)
-        except StoreUnavailableError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise PayloadMissingError(f"no kept payload has the key {path.name}") from error
-            raise
 
     def _path(self, key: str) -> Path:
         return self._chunks / key
@@ -330,41 +338,49 @@ class _LocalWriter(ChunkWriter):
             self._wait_for_sync()
             self._files.sync_data(descriptor)
             self._descriptor = None
-            if not self._kept:
-                os.close(descriptor)
-        lock = os.fdopen(descriptor, "ab") if self._kept else None
-        return StagedPayload(self._path.name, self._length, self._kept, lock)
+            os.close(descriptor)
+        # What is kept stays locked until it is published, discarded or parked.
+        return StagedPayload(self._path.name, self._length, self._kept)
 
     def park(self) -> None:
-        if self._kept:
-            self._release()
-        else:
+        if not self._kept:
             self.abort()
+        elif self._close():
+            self._store._locks.release(self._path.name)
 
     def abort(self) -> None:
-        if self._release():
+        if self._close():
             with suppress(OSError):
                 self._files.unlink(self._path)
+            self._store._locks.release(self._path.name)
 
     def _keep(self, descriptor: int) -> None:
-        """Sync the file; the first time, move it to where it outlives the process, under a lock of its own."""
+        """Sync the file; the first time, move it to where it outlives the process, under a lock."""
         with _as_store_errors("keep a payload"):
             self._files.sync_data(descriptor)
             if not self._kept:
-                _lock(descriptor, self._path.name)
+                self._store._locks.acquire(self._path.name)
                 kept_path = self._store._uploads / self._path.name
                 self._files.rename(self._path, kept_path)
                 self._path, self._kept = kept_path, True
                 self._files.sync_folder(kept_path.parent)
 
-    def _release(self) -> bool:
+    def _close(self) -> bool:
         """Close the file, after the sync that is under way; return whether it was open."""
-        if self._descriptor is None:
-            return False
-        if self._sync is not None:
-            self._sync.exception()
         descriptor, self._descriptor = self._descriptor, None
-        os.close(descriptor)
+        if descriptor is None:
+            return False
+        sync, self._sync = self._sync, None
+        if sync is None or sync.cancel():
+            os.close(descriptor)
+            return True
+        try:
+            result_of(sync, "a sync")
+        except Exception:  # noqa: BLE001 - its bytes are given up, or were kept before
+            _log.debug("the last sync of payload %s failed", self._path.name, exc_info=True)
+        finally:
+            # Not before it is done with the descriptor, whose number the system would give to another file.
+            sync.add_done_callback(lambda _: os.close(descriptor))
         return True
 
     def _open_descriptor(self) -> int:
@@ -374,8 +390,9 @@ class _LocalWriter(ChunkWriter):
 
     def _wait_for_sync(self) -> None:
         if self._sync is not None:
-            sync, self._sync = self._sync, None
-            sync.result()
+            # It stays in place until it has ended: only then may the descriptor be closed.
+            result_of(self._sync, "a sync")
+            self._sync = None
 
     @contextmanager
     def _dropped_on_error(self, what: str) -> Iterator[None]:
@@ -395,7 +412,10 @@ class _LocalReader(ChunkReader):
     def read(self, offset: int, length: int) -> bytes:
         if self._descriptor is None:
             raise ValueError("the payload is closed")
-        data = self._files.read(self._descriptor, offset, length)
+        try:
+            data = self._files.read(self._descriptor, offset, length)
+        except OSError as error:
+            raise PayloadUnreadableError(os.strerror(error.errno or 0)) from error
         if len(data) != length:
             raise PayloadMissingError(f"payload ends at byte {offset + len(data)}, {offset + length} are needed")
         return data
@@ -407,23 +427,19 @@ class _LocalReader(ChunkReader):
 
 
 def _entries(folder: Path, prefix: str = "") -> Iterator[StoredKey]:
-    with os.scandir(folder) as entries:
+    with _as_store_errors("list payloads"), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(FileNotFoundError):
                 yield StoredKey(prefix + entry.name, entry.stat().st_mtime)
 
 
-def _lock(descriptor: int, payload_key: str) -> None:
-    """Take the lock of a kept payload, which lasts as long as the descriptor is open."""
+@contextmanager
+def _missing(message: str) -> Iterator[None]:
+    """Say in the store's words that a file is not there."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise PayloadBusyError(f"another writer has the payload {payload_key}") from error
-
-
-def _unlock(staged: StagedPayload) -> None:
-    if staged.lock is not None:
-        staged.lock.close()
+        yield
+    except FileNotFoundError as error:
+        raise PayloadMissingError(message) from error
 
 
 @contextmanager

@@ -116,8 +116,9 @@ class MemoryChunkStore(ChunkStore):
         """Return 0: what a dead process began died with it."""
         return 0
 
-    def close(self) -> None:
+    def close(self, timeout_s: float = 60.0) -> bool:  # noqa: ARG002 - nothing is under way
         """See `ChunkStore`."""
+        return True
 
     def _stage(self, payload_key: str, payload: bytes) -> None:
         with self._lock:

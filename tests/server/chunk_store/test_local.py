@@ -11,10 +11,9 @@ import pytest
 
 from contract.chunk_store_contract import ChunkStoreContract, content, published, staged
 from contract.chunk_store_kept import KEPT, KeptPayloadContract, kept_writer, parked
-from contract.chunk_store_raw import RawFolder
 from support.faults import RecordingFiles, open_descriptors
 from tensorus_server.chunk_store import local
-from tensorus_server.chunk_store.abc import PayloadBusyError, PayloadMissingError, new_payload_key
+from tensorus_server.chunk_store.abc import PayloadBusyError, new_payload_key
 from tensorus_server.chunk_store.files import Files
 from tensorus_server.chunk_store.local import LocalChunkStore
 
@@ -252,17 +251,19 @@ def test_a_kept_payload_is_there_for_another_process_once_its_own_is_dead(
     other = LocalChunkStore(tmp_path)
     with pytest.raises(PayloadBusyError):
         other.resume(payload_key, len(KEPT))
-    # What a kill does: the lock goes with the descriptor, and nothing else happens.
-    os.close(writer._descriptor)
-    writer._descriptor = None
+    # What a kill does: the locks go with their descriptor, and nothing else happens.
+    store._locks.close()
     resumed, reader = other.resume(payload_key, len(KEPT))
     reader.close()
+    third = LocalChunkStore(tmp_path)
     with pytest.raises(PayloadBusyError):
-        store.drop(payload_key)
+        third.drop(payload_key)
+    third.close()
     resumed.append([b"!"])
     (key,) = other.publish([resumed.finish()])
     assert content(store, key, len(KEPT) + 1) == KEPT + b"!"
     other.close()
+    writer.park()
 
 
 def test_what_is_kept_outlives_its_store(store: LocalChunkStore, tmp_path: Path) -> None:
@@ -272,18 +273,30 @@ def test_what_is_kept_outlives_its_store(store: LocalChunkStore, tmp_path: Path)
     assert [stored.key for stored in store.kept()] == [payload_key]
 
 
-def test_a_payload_dropped_while_it_is_being_resumed_is_missing(
-    store: LocalChunkStore, raw: RawFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_payload_that_is_being_resumed_cannot_be_dropped(store: LocalChunkStore, tmp_path: Path) -> None:
     payload_key = parked(store)
-    lock = local._lock
+    other = LocalChunkStore(tmp_path)
+    open_to_write = store._files.open_to_write
 
-    def drop_first(descriptor: int, key: str) -> None:
-        monkeypatch.setattr(local, "_lock", lock)
-        store.drop(key)
-        lock(descriptor, key)
+    def drop_first(path: Path) -> int:
+        with pytest.raises(PayloadBusyError):
+            other.drop(payload_key)
+        return open_to_write(path)
 
-    monkeypatch.setattr(local, "_lock", drop_first)
-    with pytest.raises(PayloadMissingError, match=payload_key):
-        store.resume(payload_key, len(KEPT))
-    assert raw.kept() == {}
+    store._files.open_to_write = drop_first  # type: ignore[method-assign]
+    writer, reader = store.resume(payload_key, len(KEPT))
+    reader.close()
+    writer.park()
+    other.close()
+
+
+def test_finished_payloads_that_were_kept_hold_no_descriptor(store: LocalChunkStore, tmp_path: Path) -> None:
+    before = len(open_descriptors(tmp_path))
+    staged = [kept_writer(store, new_payload_key()).finish() for _ in range(20)]
+    assert len(open_descriptors(tmp_path)) == before
+    other = LocalChunkStore(tmp_path)
+    for payload in staged:
+        with pytest.raises(PayloadBusyError):
+            other.resume(payload.payload_key, len(KEPT))
+        store.discard(payload)
+    other.close()

@@ -167,7 +167,7 @@ def test_a_deletion_that_fails_says_so_and_can_be_repeated(
 ) -> None:
     key = published(store, b"x")
     files.fail("unlink", errno.EIO)
-    with pytest.raises(OSError, match="Input/output error"):
+    with pytest.raises(StoreUnavailableError, match="could not delete a payload: Input/output error"):
         store.delete(key)
     assert key in RawFolder(tmp_path).published()
     store.delete(key)

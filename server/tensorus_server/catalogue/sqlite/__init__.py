@@ -45,6 +45,6 @@ class SqliteCatalogue(Catalogue):
         """Checkpoint the log when it has grown, or when there is time."""
         self._database.checkpoint(idle=idle)
 
-    def close(self) -> None:
-        """Checkpoint and close."""
-        self._database.close()
+    def close(self, timeout_s: float = 30.0) -> None:
+        """See `Catalogue`. Checkpoints first."""
+        self._database.close(timeout_s)

@@ -4,13 +4,12 @@ One connection writes, in transactions that take turns: under a thread lock with
 `writer.lock` between processes, since SQLite's own busy wait polls and is unfair. A few connections read, each borrowed for
 one short transaction, since an open read transaction keeps the log from being reset.
 
-Lock order: `_write_lock`, then the file lock, then SQLite's own.
+Lock order: `_write_lock`, then the file lock, then SQLite's own. Each is waited for only so long; after that the call gets
+`StoreBusyError`, and everything else goes on. `faults.py` says what SQLite's errors become.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import queue
 import threading
 import time
@@ -20,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from tensorus_server.errors import LimitExceededError, StorageFullError, StoreUnavailableError
+from tensorus_server.catalogue.sqlite.faults import BROKEN, RETRY_AFTER_S, engine_error
+from tensorus_server.catalogue.sqlite.file_lock import FileLock
+from tensorus_server.errors import LimitExceededError, StoreBusyError, StoreUnavailableError
 from tensorus_server.limits import STATEMENT_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -35,7 +36,13 @@ _SQLITE_MIN = 3051003
 _SQLITE_PATCHED = frozenset({3050007, 3044006})
 
 _BUSY_TIMEOUT_MS = 10_000
-"""How long to wait for another process; within one, locks are waited for in turn."""
+"""How long to wait for another process, or another program, that has the catalogue locked."""
+
+_TURN_TIMEOUT_S = 60.0
+"""How long to wait for other threads of this process: each of them has to wait for other processes, too, and may write much."""
+
+_CLOSE_TIMEOUT_S = 30.0
+"""How long `close` waits for writes and reads that are going on: longer than any statement runs."""
 
 _PRAGMAS = f"""
 PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS};
@@ -62,11 +69,11 @@ the log one by one: 5 microseconds more for each tensor (measured)."""
 _CHECKPOINT_BYTES = 16 * 1024 * 1024
 """Of log since the last checkpoint, then it is copied into the database: small enough to be quick, large enough to be rare."""
 
+_LOOK_S = 0.1
+"""How often who waits for a connection looks whether the catalogue is closed."""
+
 _PROGRESS_STEPS = 10_000
 """Virtual machine steps between looks at the clock: about a millisecond."""
-
-_BROKEN = (apsw.IOError, apsw.CorruptError, apsw.NotADBError)
-"""The disk fails, or the file is not what SQLite wrote."""
 
 _REMOTE_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs"})
 """Their locks and syncs do not keep what SQLite needs."""
@@ -92,22 +99,22 @@ class Database:
         self._path = folder / "catalogue.db"
         self._log_path = folder / "catalogue.db-wal"
         self._write_lock = threading.Lock()
-        self._lock_fd = os.open(folder / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file_lock = FileLock(folder / "writer.lock")
         self._failure: str | None = None
         self._closed = False
         # Pages in the log, and how many of them the last checkpoint left in the database. The size of the log's file tells
         # nothing: it stays as it was when the log begins again at its start.
         self._log_pages = self._copied_pages = 0
         try:
-            with self._file_lock():
+            with self._turn_of_process():
                 # Who makes the file turns it to WAL mode, and for that SQLite waits for nobody: others would be told "busy".
                 self._writer = self._connect(create=True)
             self._migrate()
-        except _BROKEN as error:
-            os.close(self._lock_fd)
+        except (apsw.Error, StoreBusyError) as error:
+            self._file_lock.close()
             raise StoreUnavailableError(f"the catalogue {self._path} cannot be opened: {error}") from error
         except BaseException:
-            os.close(self._lock_fd)
+            self._file_lock.close()
             raise
         ((self._page_bytes,),) = select(self._writer, "PRAGMA page_size")
         self._writer.set_wal_hook(self._note_log)
@@ -130,10 +137,12 @@ class Database:
         """Run the block in one transaction, durable when the block is left; any exception undoes it.
 
         Raises:
+            StoreBusyError: somebody else has the catalogue locked; nothing was written.
             StorageFullError: the disk is full; nothing was written.
-            StoreUnavailableError: the outcome of the commit is unknown, now or earlier.
+            StoreUnavailableError: the outcome of the commit is unknown, now or earlier; or the system does not let it be
+                written, and nothing was.
         """
-        with self._write_lock, self._file_lock():
+        with self._turn():
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
                 try:
@@ -142,11 +151,11 @@ class Database:
                     self._roll_back()
                     raise
                 self._commit()
-            except apsw.FullError as error:
-                raise StorageFullError("no space is left on the catalogue's disk") from error
-            except _BROKEN as error:
+            except BROKEN as error:
                 self._failure = str(error)
                 raise StoreUnavailableError(f"the catalogue failed: {error}") from error
+            except apsw.Error as error:
+                raise engine_error(error, "written") from error
 
     @contextmanager
     def read(self) -> Iterator[apsw.Connection]:
@@ -154,11 +163,10 @@ class Database:
 
         Raises:
             LimitExceededError: a statement ran for longer than `STATEMENT_TIMEOUT_S`.
+            StoreBusyError: another program has the catalogue locked, or all connections are lent for long.
             StoreUnavailableError: the file cannot be read, or is damaged.
         """
-        if self._closed:
-            raise StoreUnavailableError("the store is closed")
-        lent = self._readers.get()
+        lent = self._borrow()
         try:
             connection = lent or self._connect(create=False)
             lent = connection
@@ -176,10 +184,26 @@ class Database:
                 f"a statement ran for longer than {STATEMENT_TIMEOUT_S} s (statement_timeout_s)",
                 limit=STATEMENT_TIMEOUT_S,
             ) from error
-        except _BROKEN as error:
-            raise StoreUnavailableError(f"the catalogue cannot be read: {error}") from error
+        except apsw.Error as error:
+            raise engine_error(error, "read") from error
         finally:
             self._readers.put(lent)
+
+    def _borrow(self) -> apsw.Connection | None:
+        """Take a connection that nobody else has, or the right to open one."""
+        give_up_s = time.monotonic() + _TURN_TIMEOUT_S
+        while True:
+            # Again after each wait: `close` may have begun to collect the connections meanwhile.
+            if self._closed:
+                raise StoreUnavailableError("the store is closed")
+            try:
+                return self._readers.get(timeout=_LOOK_S)
+            except queue.Empty:
+                if time.monotonic() > give_up_s:
+                    raise StoreBusyError(
+                        f"{_READERS_MAX} reads of the catalogue have been going on for {_TURN_TIMEOUT_S:.0f} s",
+                        retry_after_s=RETRY_AFTER_S,
+                    ) from None
 
     def checkpoint(self, *, idle: bool) -> None:
         """Copy the log into the database if it has grown; when idle, and no other process writes, empty it.
@@ -192,7 +216,7 @@ class Database:
         mode = self._checkpoint_mode(idle=idle)
         if mode is None:
             return
-        with self._write_lock, ExitStack() as held:
+        with self._turn_of_thread(), ExitStack() as held:
             self.check_writable()
             # Writers have to wait while the log is emptied, and are to do that for the file lock, in turn.
             if mode == apsw.SQLITE_CHECKPOINT_TRUNCATE and not held.enter_context(self._file_lock_if_free()):
@@ -201,7 +225,7 @@ class Database:
             self._writer.set_busy_timeout(0)
             try:
                 self._log_pages, self._copied_pages = self._writer.wal_checkpoint(mode=mode)
-            except (apsw.BusyError, apsw.FullError):
+            except (apsw.BusyError, apsw.LockedError, apsw.FullError, apsw.NoMemError, apsw.CantOpenError):
                 # The log stays as long as it has to; nothing is lost.
                 return
             except apsw.Error as error:
@@ -230,45 +254,82 @@ class Database:
         self._log_pages = pages
         return apsw.SQLITE_OK
 
-    def close(self) -> None:
-        """Empty the log and close every connection. Idempotent; waits for the reads that are going on."""
-        with self._write_lock:
+    def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
+        """Empty the log and close every connection. Idempotent; waits for reads and writes that are going on, so long each.
+
+        Raises:
+            StoreBusyError: a write or a read does not end. What it uses stays open, until the process ends.
+        """
+        with self._turn_of_thread(timeout_s):
             if self._closed:
                 return
             self._closed = True
-            for _ in range(_READERS_MAX):
-                connection = self._readers.get()
-                if connection is not None:
-                    connection.close()
+            all_back = self._close_readers(timeout_s)
             with self._file_lock_if_free() as is_free, suppress(apsw.Error):
                 # Where another process writes, it does so later.
-                if is_free:
+                if is_free and all_back:
                     self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             self._writer.close()
-            os.close(self._lock_fd)
+            self._file_lock.close()
+        if not all_back:
+            raise StoreBusyError(f"a read of the catalogue has not ended after {timeout_s:.0f} s")
+
+    def _close_readers(self, timeout_s: float) -> bool:
+        """Close every reader as it comes back; False where one has not in time."""
+        give_up_s = time.monotonic() + timeout_s
+        try:
+            for _ in range(_READERS_MAX):
+                connection = self._readers.get(timeout=max(give_up_s - time.monotonic(), 0.0))
+                if connection is not None:
+                    connection.close()
+        except queue.Empty:
+            return False
+        return True
 
     @contextmanager
-    def _file_lock(self) -> Iterator[None]:
-        # A closed catalogue has no lock to take. Only who has the thread lock changes that.
-        self.check_writable()
-        fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
+    def _turn(self) -> Iterator[None]:
+        """Take the turn of this thread, then that of this process, for the block."""
+        with self._turn_of_thread(), self._turn_of_process():
+            yield
+
+    @contextmanager
+    def _turn_of_thread(self, timeout_s: float = _TURN_TIMEOUT_S) -> Iterator[None]:
+        if not self._write_lock.acquire(timeout=timeout_s):
+            raise StoreBusyError(
+                f"another write of the catalogue has not ended after {timeout_s:.0f} s", retry_after_s=RETRY_AFTER_S
+            )
         try:
             yield
         finally:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+            self._write_lock.release()
+
+    @contextmanager
+    def _turn_of_process(self) -> Iterator[None]:
+        # A closed catalogue has no lock to take. Only who has the thread lock changes that.
+        self.check_writable()
+        try:
+            taken = self._file_lock.acquire(_BUSY_TIMEOUT_MS / 1000)
+        except (OSError, RuntimeError) as error:
+            raise StoreUnavailableError(f"the catalogue's lock cannot be had: {error}") from error
+        if not taken:
+            raise StoreBusyError(
+                f"another process has had the catalogue's writer.lock for {_BUSY_TIMEOUT_MS} ms (busy_timeout_ms)",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        try:
+            yield
+        finally:
+            self._file_lock.release()
 
     @contextmanager
     def _file_lock_if_free(self) -> Iterator[bool]:
         """Take the file lock for the block if no other process has it; yields whether it was free."""
+        is_free = self._file_lock.acquire_if_free()
         try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        try:
-            yield True
+            yield is_free
         finally:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+            if is_free:
+                self._file_lock.release()
 
     def _connect(self, *, create: bool) -> apsw.Connection:
         flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
@@ -281,7 +342,7 @@ class Database:
         return connection
 
     def _migrate(self) -> None:
-        with self._file_lock():
+        with self._turn_of_process():
             self._writer.execute("BEGIN EXCLUSIVE")
             try:
                 _apply_migrations(self._writer)
@@ -297,16 +358,21 @@ class Database:
             # The log could not grow: the transaction is still open, and its outcome is ours to decide.
             self._roll_back()
             raise
-        except apsw.Error as error:
+        except Exception as error:
             # Whether the log was synced, nobody knows. Not even a retry could tell: Linux reports a failed sync once.
             self._failure = str(error)
             self._roll_back()
             raise StoreUnavailableError(f"the outcome of a commit is unknown until a restart: {error}") from error
 
     def _roll_back(self) -> None:
-        if self._writer.in_transaction:
-            with suppress(apsw.Error):
-                self._writer.execute("ROLLBACK")
+        if not self._writer.in_transaction:
+            return
+        try:
+            self._writer.execute("ROLLBACK")
+        except apsw.Error as error:
+            if self._writer.in_transaction:
+                # The next transaction could not begin.
+                self._failure = self._failure or f"a transaction could not be undone: {error}"
 
 
 def select(
