@@ -252,10 +252,6 @@ STREAMS: dict[str, tuple[Callable[[str], list[pb.InsertRequest]], tuple[str, str
         lambda name: [open_insert(name, encodings=[pb.Encoding(codecs=[pb.Codec(id="middle_out")])])],
         ("INVALID_ARGUMENT", "UNSUPPORTED_CODEC", r"codec 'middle_out' is not one of"),
     ),
-    "a message after finish": (
-        lambda name: [open_insert(name), pb.InsertRequest(finish=True), insert_message(DATA, tensor=announced("bad"))],
-        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"a message follows the one that says finish"),
-    ),
     "a request id that is too long": (
         lambda name: [open_insert(name, request_id="x" * 129)],
         ("INVALID_ARGUMENT", "INVALID_NAME", r"129 bytes of UTF-8; must be 1 to 128 bytes"),
