@@ -10,6 +10,7 @@ from tensorus._backend import Listing, Upload
 from tensorus._sample import sample_of
 from tensorus._where import filter_text
 from tensorus.errors import (
+    AlreadyExistsError,
     InsertManyError,
     InternalError,
     InvalidPolicyError,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from tensorus._backend import Sample
     from tensorus._where import Where
-    from tensorus.types import AsArray, TensorInfo
+    from tensorus.types import AsArray, OnConflict, TensorInfo
 
 __all__ = [
     "DELETES_PER_CALL",
@@ -32,6 +33,7 @@ __all__ = [
     "array_kind",
     "batches",
     "dataset_name",
+    "dataset_taken",
     "inserted_many",
     "inserted_one",
     "listing_of",
@@ -157,6 +159,11 @@ def sample_from(tensor: object) -> Sample:
     return sample_of([as_numpy(tensor)])
 
 
+def dataset_taken(error: AlreadyExistsError) -> AlreadyExistsError:
+    """Return the error of a dataset's name that is taken, with the way out."""
+    return AlreadyExistsError(f"{error}; exist_ok=True takes it as it is", reason=error.reason, facts=error.facts)
+
+
 def new_tensor(tensor: object) -> NewTensor:
     """Return what `insert_many` takes as one."""
     if isinstance(tensor, NewTensor):
@@ -168,8 +175,12 @@ def new_tensor(tensor: object) -> NewTensor:
     return NewTensor(tensor)
 
 
-def upload_of(new: NewTensor) -> Upload:
-    """Return a tensor as it goes to a backend."""
+def upload_of(new: NewTensor, on_conflict: OnConflict = "error") -> Upload:
+    """Return a tensor as it goes to a backend.
+
+    Args:
+        on_conflict: for a tensor that does not say itself.
+    """
     array = as_numpy(new.tensor)
     return Upload(
         # Made before it is sent, so that a repeated insert is known to be one.
@@ -181,7 +192,14 @@ def upload_of(new: NewTensor) -> Upload:
         metadata=new.metadata or {},
         policy=new.policy,
         if_generation_match=new.if_generation_match,
+        replace=_replaces(new.on_conflict or on_conflict),
     )
+
+
+def _replaces(on_conflict: str) -> bool:
+    if on_conflict not in {"error", "replace"}:
+        raise ValueError(f"on_conflict is {on_conflict!r}, must be 'error' or 'replace'")
+    return on_conflict == "replace"
 
 
 def progress_of(upload: Upload, on_progress: Callable[[Progress], None]) -> Callable[[Progress], None]:

@@ -31,6 +31,8 @@ class Upload:
     metadata: Mapping[str, Any]
     policy: Policy | None
     if_generation_match: int | None = None
+    replace: bool = False
+    """Whether it takes the place of whatever has its id."""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ __all__ = [
     "error_from",
     "error_of",
     "explanation_from",
+    "inserted_from",
     "merged_shares",
     "metadata_to",
     "policy_to",
@@ -88,8 +89,11 @@ _BOUND_MAX = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def tensor_from(message: pb.Tensor) -> TensorInfo:
+def tensor_from(message: pb.Tensor, *, inserted: bool = False) -> TensorInfo:
     """Return what a message says of a tensor; most of it is only taken out of the message when it is asked for.
+
+    Args:
+        inserted: see `TensorInfo.inserted`.
 
     Raises:
         InternalError: its metadata have something that this version cannot read.
@@ -103,8 +107,14 @@ def tensor_from(message: pb.Tensor) -> TensorInfo:
         "metadata": _metadata_from(message.metadata),
         "generation": message.generation,
         "ordinal": message.ordinal,
+        "inserted": inserted,
     }
     return TensorInfo.lazily(known, partial(_measured_from, message))
+
+
+def inserted_from(status: pb.ItemStatus) -> TensorInfo:
+    """Return what an item of an insert became. Raises as `tensor_from`."""
+    return tensor_from(status.tensor, inserted=status.outcome != pb.INSERT_OUTCOME_ALREADY_STORED)
 
 
 def _measured_from(message: pb.Tensor) -> dict[str, Any]:
@@ -143,6 +153,7 @@ def upload_to(upload: Upload) -> pb.Tensor:
             metadata=metadata or None,
             policy=policy,
             if_generation_match=upload.if_generation_match,
+            replace=upload.replace,
         )
     except UnicodeEncodeError as error:
         raise InvalidNameError(

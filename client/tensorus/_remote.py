@@ -13,7 +13,7 @@ from tensorus import _allocator, _calls
 from tensorus._arrivals import GetPlace, QueryPlace, arrivals
 from tensorus._backend import Backend
 from tensorus._channel import LazyChannel, begun
-from tensorus._convert import error_of, slices_to, tensor_from
+from tensorus._convert import error_of, inserted_from, slices_to, tensor_from
 from tensorus._insert_stream import InsertSession
 from tensorus._patience import STALL_REASONS, Patience, warn_when_stuck
 from tensorus._rpc_errors import as_answer, rpc_error
@@ -412,7 +412,7 @@ def insert_results(
             on_progress(Progress(None, session.delivered_bytes + acknowledged_bytes, None))
     for result in response.results:
         if not result.status.code:
-            outcome: TensorInfo | TensorusError = tensor_from(result.tensor)
+            outcome: TensorInfo | TensorusError = inserted_from(result)
         else:
             outcome = error_of(result.status)
             if not session.failed(result.item, outcome):
@@ -427,7 +427,7 @@ def _take_opened(
     """Yield what was complete before the stream opened, and not heard of then; let the rest go on after its last message."""
     for left in opened.items:
         if left.tensor.generation and session.resolve(left.item):
-            yield left.item, tensor_from(left.tensor)
+            yield left.item, inserted_from(left)
     messages.left.update((left.item, left.committed_bytes) for left in opened.items)
     if not opened.more:
         session.resumed(messages.left)

@@ -12,6 +12,7 @@ from tensorus._arguments import (
     array_kind,
     batches,
     dataset_name,
+    dataset_taken,
     inserted_many,
     inserted_one,
     listing_of,
@@ -38,7 +39,17 @@ if TYPE_CHECKING:
 
     from tensorus._backend import Arrival, Backend, Upload
     from tensorus._where import Where
-    from tensorus.types import AsArray, DatasetInfo, DatasetStats, Index, Policy, PolicyExplanation, Schema, TensorInfo
+    from tensorus.types import (
+        AsArray,
+        DatasetInfo,
+        DatasetStats,
+        Index,
+        OnConflict,
+        Policy,
+        PolicyExplanation,
+        Schema,
+        TensorInfo,
+    )
 
 __all__ = ["Client"]
 
@@ -102,9 +113,9 @@ class Client:
             return self._backend.create_dataset(
                 dataset_name(name), policy_of(preset, policy), schema, repeatable=exist_ok
             )
-        except AlreadyExistsError:
+        except AlreadyExistsError as error:
             if not exist_ok:
-                raise
+                raise dataset_taken(error) from None
             return self._backend.get_dataset(dataset_name(name))
 
     def datasets(self) -> builtins.list[DatasetInfo]:
@@ -155,6 +166,7 @@ class Client:
         preset: str | None = None,
         policy: Policy | None = None,
         if_generation_match: int | None = None,
+        on_conflict: OnConflict = "error",
         validate_only: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> TensorInfo:
@@ -162,7 +174,8 @@ class Client:
 
         A transfer to a server that is interrupted goes on by itself; see `tensorus.connect`.
 
-        The same tensor under the same id may be inserted again: that stores nothing twice.
+        The same tensor under the same id may be inserted again: that stores nothing twice, and `TensorInfo.inserted` is False.
+        Where what is stored does not keep what is asked for, other metadata or more exact values, that is an error.
 
         Args:
             dataset: its name.
@@ -171,8 +184,9 @@ class Client:
             metadata: None, bool, int, float, str, and lists and dicts of these; can be filtered on.
             preset: how it is stored, by name; None: as the dataset says.
             policy: how it is stored, in detail.
-            if_generation_match: replace the tensor of this id if it is of this generation (`TensorInfo.generation`); None:
-                replace nothing.
+            if_generation_match: replace the tensor of this id if it is of this generation (`TensorInfo.generation`); 0: the id
+                must be free; None: as `on_conflict` says.
+            on_conflict: where another tensor has this id: "error", or "replace", which takes its place.
             validate_only: check and measure everything, and store nothing; the generation is then 0.
             on_progress: called from time to time, on the caller's thread.
 
@@ -183,11 +197,13 @@ class Client:
             TypeError: `tensor` is no array.
             DatasetNotFoundError: there is no such dataset.
             AlreadyExistsError: another tensor has this id.
-            GenerationMismatchError: not that generation is there which is to be replaced.
+            StoredDifferentlyError: the same values have this id, but with other metadata, or less exactly than asked for.
+            GenerationMismatchError: the tensor is there in another generation than `if_generation_match`.
             SchemaMismatchError: the dataset's schema requires another.
             StorageFullError: the disk is full.
         """
-        upload = upload_of(NewTensor(tensor, id, metadata, policy_of(preset, policy), if_generation_match))
+        new = NewTensor(tensor, id, metadata, policy_of(preset, policy), if_generation_match)
+        upload = upload_of(new, on_conflict)
         options = InsertOptions(validate_only=validate_only)
         report = None if on_progress is None else progress_of(upload, on_progress)
         outcomes = dict(self._backend.insert(dataset_name(dataset), [upload], options, report))
@@ -202,6 +218,7 @@ class Client:
         tensors: Iterable[object],
         *,
         all_or_nothing: bool = False,
+        on_conflict: OnConflict = "error",
         validate_only: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> builtins.list[TensorInfo]:
@@ -211,6 +228,7 @@ class Client:
             tensors: arrays, `(id, array)` pairs such as `state_dict.items()`, or `NewTensor`; iterated while they are sent, so
                 that they need not be in memory together.
             all_or_nothing: make all of them visible at once, at the end, or, where one cannot be stored, none; at most 4096.
+            on_conflict: as of `insert`, for tensors that do not say themselves.
             validate_only: check and measure everything, and store nothing; generations are then 0.
             on_progress: called from time to time with the canonical bytes that were taken of all of them.
 
@@ -224,7 +242,7 @@ class Client:
 
         def uploads() -> Iterator[Upload]:
             for tensor in tensors:
-                upload = upload_of(new_tensor(tensor))
+                upload = upload_of(new_tensor(tensor), on_conflict)
                 ids.append(upload.id)
                 yield upload
 

@@ -399,6 +399,7 @@ def _tensor_info(tensor: model.Tensor) -> TensorInfo:
         source_checksum=tensor.source_checksum.value.hex(),
         value_checksum=tensor.value_checksum.value.hex(),
         created=_time(tensor.created_us),
+        inserted=tensor.outcome not in {None, model.Outcome.ALREADY_STORED},
     )
 
 

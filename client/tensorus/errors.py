@@ -5,6 +5,7 @@ TensorusError
 │   ├── DatasetNotFoundError
 │   └── TensorNotFoundError
 ├── AlreadyExistsError
+│   └── StoredDifferentlyError     the same values are stored, with other metadata, or less exactly than asked for
 ├── GenerationMismatchError
 ├── InsertAbandonedError           another tensor of an insert of all or nothing failed
 ├── InvalidRequestError (also ValueError)
@@ -65,6 +66,7 @@ __all__ = [
     "OverloadedError",
     "SchemaMismatchError",
     "StorageFullError",
+    "StoredDifferentlyError",
     "TensorNotFoundError",
     "TensorusError",
     "UnavailableError",
@@ -104,8 +106,12 @@ class AlreadyExistsError(TensorusError):
     """The name or id is taken."""
 
 
+class StoredDifferentlyError(AlreadyExistsError):
+    """The same values are stored under this id, but with other metadata, or less exactly than was asked for."""
+
+
 class GenerationMismatchError(TensorusError):
-    """The tensor is there in another generation."""
+    """The tensor is there in another generation, or is there although it must not be."""
 
 
 class InsertAbandonedError(TensorusError):
@@ -212,6 +218,7 @@ _BY_REASON: dict[str, type[TensorusError]] = {
     "DATASET_NOT_FOUND": DatasetNotFoundError,
     "TENSOR_NOT_FOUND": TensorNotFoundError,
     "ALREADY_EXISTS": AlreadyExistsError,
+    "STORED_DIFFERENTLY": StoredDifferentlyError,
     "GENERATION_MISMATCH": GenerationMismatchError,
     "INVALID_REQUEST": InvalidRequestError,
     "INVALID_NAME": InvalidNameError,

@@ -21,6 +21,7 @@ __all__ = [
     "Index",
     "Metadata",
     "NewTensor",
+    "OnConflict",
     "Policy",
     "PolicyExplanation",
     "Progress",
@@ -38,6 +39,10 @@ Index: TypeAlias = "int | slice | EllipsisType | tuple[int | slice | EllipsisTyp
 
 AsArray: TypeAlias = Literal["torch", "numpy"]
 """Which kind of array to return."""
+
+
+OnConflict: TypeAlias = Literal["error", "replace"]
+"""What an insert does where another tensor has its id: fail, or take its place."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,9 @@ class TensorInfo(_Ratios, LazyFields):
     """XXH3-128 of the canonical bytes that `get` returns, in hexadecimal; the same where lossless."""
     created: datetime
     """When it was committed, UTC."""
+    inserted: bool = field(default=False, compare=False)
+    """Whether the insert that returned this stored it. False: the same tensor was there already, with all that was asked for;
+    always in what reads return. After a lost connection an insert may find its own tensor there: that is False, too."""
 
 
 @dataclass(frozen=True)
@@ -254,7 +262,9 @@ class NewTensor:
     policy: Policy | None = None
     """None: the dataset's."""
     if_generation_match: int | None = None
-    """The generation of the tensor that this replaces; None: it replaces nothing."""
+    """The generation of the tensor that this replaces; 0: there must be none; None: as `on_conflict` says."""
+    on_conflict: OnConflict | None = None
+    """What to do where another tensor has the id; None: as `insert_many` says."""
 
 
 @dataclass(frozen=True)

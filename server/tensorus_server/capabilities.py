@@ -22,6 +22,7 @@ FEATURES = (
     "insert.all_or_nothing",
     "insert.encoded_segments",
     "insert.replace",
+    "insert.replace_any",
     "insert.resume",
     "insert.validate_only",
     "query.filter_text",

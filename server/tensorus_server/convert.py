@@ -18,7 +18,7 @@ from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.values import from_value_map, to_value_map
 from tensorus_server.errors import InvalidMetadataError, InvalidRequestError, InvalidShapeError
-from tensorus_server.model import ByteRange, Checksum, NewTensor, Read, Schema, SliceSet
+from tensorus_server.model import ByteRange, Checksum, NewTensor, Outcome, Read, Schema, SliceSet
 from tensorus_server.paging import answers
 from tensorus_server.validate import checked_spec, require_candidate_count
 
@@ -49,6 +49,7 @@ __all__ = [
     "explanation_to",
     "metadata_from",
     "new_tensor_from",
+    "outcome_to",
     "policy_from",
     "read_from",
     "schema_from",
@@ -67,6 +68,12 @@ _METADATA_TYPES = {
     pb.METADATA_TYPE_LIST: "list",
     pb.METADATA_TYPE_MAP: "map",
 }
+_OUTCOMES = {
+    None: pb.INSERT_OUTCOME_UNSPECIFIED,
+    Outcome.INSERTED: pb.INSERT_OUTCOME_INSERTED,
+    Outcome.ALREADY_STORED: pb.INSERT_OUTCOME_ALREADY_STORED,
+    Outcome.REPLACED: pb.INSERT_OUTCOME_REPLACED,
+}
 _METADATA_TYPE_NUMBERS = {name: number for number, name in _METADATA_TYPES.items()}
 
 
@@ -76,7 +83,7 @@ def new_tensor_from(message: pb.Tensor, *, dataset: str) -> NewTensor:
     Raises:
         UnsupportedDTypeError, InvalidShapeError, InvalidMetadataError, InvalidPolicyError, UnsupportedCodecError: a part of it
             cannot be.
-        InvalidRequestError: it names another dataset.
+        InvalidRequestError: it names another dataset, or says in two ways what it replaces.
     """
     if message.dataset not in {"", dataset}:
         raise InvalidRequestError(
@@ -87,14 +94,27 @@ def new_tensor_from(message: pb.Tensor, *, dataset: str) -> NewTensor:
     spec = _known_spec(spec_message.dtype, spec_message.element_bits, shape)
     if spec is None:
         spec = checked_spec(_dtype_from(spec_message), shape, dataset=dataset, tensor=tensor_id)
+    replaces_any, replaces_generation = message.replace, message.HasField("if_generation_match")
+    if replaces_any and replaces_generation:
+        raise InvalidRequestError(
+            "a tensor has both replace and if_generation_match, must have at most one",
+            dataset=dataset,
+            tensor=tensor_id,
+        )
     return NewTensor(
         id=tensor_id,
         spec=spec,
         metadata=metadata_from(message.metadata, dataset=dataset, tensor=tensor_id),
         policy=policy_from(message.policy) if message.HasField("policy") else None,
         source_checksum=checksum_from(message.source_checksum) if message.HasField("source_checksum") else None,
-        if_generation_match=message.if_generation_match if message.HasField("if_generation_match") else None,
+        if_generation_match=message.if_generation_match if replaces_generation else None,
+        replace=replaces_any,
     )
+
+
+def outcome_to(tensor: Tensor) -> pb.InsertOutcome:
+    """Return what an insert did."""
+    return _OUTCOMES[tensor.outcome]
 
 
 def tensor_to(tensor: Tensor) -> pb.Tensor:

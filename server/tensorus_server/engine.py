@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -345,6 +346,8 @@ class Engine:
         tensor = None
         if dataset is not None:
             (tensor,) = self._catalogue.tensors.by_generation(dataset.name, [upload.generation])
+        if tensor is not None:
+            tensor = replace(tensor, outcome=upload.outcome)
         return ItemProgress(upload.item, upload.id, upload.spec.canonical_bytes, tensor)
 
     def sweep(self) -> Swept:

@@ -5,6 +5,7 @@ EngineError
 │   ├── DatasetNotFoundError        DATASET_NOT_FOUND
 │   └── TensorNotFoundError         TENSOR_NOT_FOUND
 ├── AlreadyExistsError              ALREADY_EXISTS
+│   └── StoredDifferentlyError      STORED_DIFFERENTLY
 ├── GenerationMismatchError         GENERATION_MISMATCH
 ├── InvalidRequestError             INVALID_REQUEST
 │   ├── InvalidNameError            INVALID_NAME
@@ -75,6 +76,7 @@ __all__ = [
     "StorageFullError",
     "StoreBusyError",
     "StoreUnavailableError",
+    "StoredDifferentlyError",
     "StreamStalledError",
     "TensorNotFoundError",
     "TooManyStreamsError",
@@ -126,6 +128,12 @@ class AlreadyExistsError(EngineError):
     """The name or id is taken by something else."""
 
     reason = "ALREADY_EXISTS"
+
+
+class StoredDifferentlyError(AlreadyExistsError):
+    """The same values are stored under this id, but with other metadata, or less exactly than was asked for."""
+
+    reason = "STORED_DIFFERENTLY"
 
 
 class GenerationMismatchError(EngineError):

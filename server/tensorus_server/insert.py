@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 from tensorus_codecs.plan import plan
 from tensorus_codecs.quick import quick
 from tensorus_server import leftovers
-from tensorus_server.catalogue.abc import resolve
+from tensorus_server.announcement import first_announcement
+from tensorus_server.catalogue.resolve import validated
 from tensorus_server.chunk_store.discarding import DiscardingChunkStore
 from tensorus_server.committer import Commit
 from tensorus_server.errors import (
@@ -229,7 +230,7 @@ class InsertStream:
         try:
             self.flush()
             for item, opened in list(self._open.items()):
-                self._fail(item, self._incomplete(item, opened.writer))
+                self._fail(item, self._incomplete(SegmentOutOfOrderError, "the stream finished", item, opened.writer))
             if self._options.all_or_nothing:
                 self._items.wait(sealed=True)
                 self._commit_together()
@@ -239,6 +240,18 @@ class InsertStream:
         if self._items.unreported is not None:
             raise self._items.unreported
         return self._items.succeeded, self._items.failed
+
+    def require_ended(self) -> None:
+        """Do nothing if every item has ended: without `finish`, nobody would hear of the others.
+
+        Raises:
+            InvalidRequestError: an item is open, or waits for the others of an insert of all or nothing.
+        """
+        how = "the client ended the stream without finish"
+        for item, opened in self._open.items():
+            raise self._incomplete(InvalidRequestError, how, item, opened.writer)
+        if self._options.all_or_nothing and self._items.begun:
+            raise InvalidRequestError(f"{how}, so nothing of it was stored", dataset=self._dataset.name)
 
     def abort(self) -> None:
         """Leave what can be resumed, drop what else is not complete, and wait for what is. Idempotent."""
@@ -285,14 +298,10 @@ class InsertStream:
         self._last_item = item
         batch = self._items.begin([item])
         with batch.carried():
-            self._require_allowed(new)
             upload, complete = self._uploads.pop(item, (None, None))
-            if upload is not None and (upload.id, upload.spec) != (new.id, new.spec):
-                raise InvalidRequestError(
-                    f"item {item} was announced as another tensor by an earlier stream of the request",
-                    dataset=self._dataset.name,
-                    tensor=new.id,
-                )
+            if upload is not None:
+                new = first_announcement(upload, new, dataset=self._dataset.name)
+            self._require_allowed(new)
             if complete is not None:
                 batch.settle([complete])
                 return None
@@ -452,22 +461,14 @@ class InsertStream:
             failed_item=self._items.first_failed,
         )
 
-    def _incomplete(self, item: int, writer: TensorWriter) -> SegmentOutOfOrderError:
-        return SegmentOutOfOrderError(
-            f"the stream finished after {writer.received_bytes} of {writer.new.spec.canonical_bytes} bytes of item {item}",
-            dataset=self._dataset.name,
-            tensor=writer.new.id,
-        )
+    def _incomplete(self, error: type[InvalidRequestError], how: str, item: int, writer: TensorWriter) -> Exception:
+        received, expected = writer.received_bytes, writer.new.spec.canonical_bytes
+        message = f"{how} after {received} of {expected} bytes of item {item}, and no `last` segment of it"
+        return error(message, dataset=self._dataset.name, tensor=writer.new.id, item=item)
 
     def _validated(self, stored: StoredTensor) -> Tensor:
-        """Return the tensor as it would be stored, without generation and ordinal."""
         (existing,) = self._services.catalogue.tensors.get(self._dataset.name, [stored.new.id])
-        source_crc32c = None
-        if existing is not None and existing.source_checksum.algorithm != stored.source_checksum.algorithm:
-            # Unlike this one it was resumed, and its checksum is the CRC.
-            source_crc32c = int.from_bytes(existing.source_checksum.value, "big")
-        resolve(stored, existing, source_crc32c)
-        return stored.committed(generation=0, ordinal=0, created_us=0)
+        return validated(stored, existing)
 
     def _fail(self, item: int, error: Exception) -> None:
         """Fail an item that is open."""

@@ -8,6 +8,7 @@ whatever either raises is its outcome.
 from __future__ import annotations
 
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -118,5 +119,6 @@ def uploads_of(catalogue: Catalogue, dataset: Dataset, request_id: str) -> dict[
             if tensor is None:
                 # Complete, and deleted since.
                 continue
+            tensor = replace(tensor, outcome=upload.outcome)
         found[upload.item] = (upload, tensor)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -26,6 +27,7 @@ __all__ = [
     "Locator",
     "Metadata",
     "NewTensor",
+    "Outcome",
     "Part",
     "Read",
     "Schema",
@@ -117,7 +119,20 @@ class NewTensor:
     source_checksum: Checksum | None = None
     """Of the canonical bytes; may also come with the last segment."""
     if_generation_match: int | None = None
-    """The generation that this replaces; None or 0: it replaces nothing."""
+    """The generation that this replaces; 0: the id must be free; None: nothing is replaced."""
+    replace: bool = False
+    """Whether it takes the place of whatever has the id."""
+
+
+class Outcome(Enum):
+    """What an insert did with a tensor."""
+
+    INSERTED = "inserted"
+    """It is new."""
+    ALREADY_STORED = "already stored"
+    """It was there already, and keeps all that was asked for: nothing was stored."""
+    REPLACED = "replaced"
+    """It took the place of another tensor."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +226,8 @@ class Tensor:
     """Where its payload is."""
     inline_payload: bytes | None = field(default=None, repr=False)
     """The payload itself where it is kept in the catalogue and was asked for."""
+    outcome: Outcome | None = field(default=None, compare=False, repr=False)
+    """What the insert did that this is the result of; None where the tensor was read."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from tensorus_server.limits import INLINE_BYTES_MAX
 from tensorus_server.model import Checksum, EncodingShare, Locator, StorageReport
 from tensorus_server.payload import ENTRY_BYTES
 from tensorus_server.totals import Totals
+from tensorus_server.validate import is_canonical
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -105,6 +106,8 @@ class SmallTensors:
         if not (segment.last and segment.offset == 0 and canonical_bytes == kind.spec.canonical_bytes):
             return False
         if not 0 < canonical_bytes <= min(_CANONICAL_BYTES_MAX, plan.chunk_bytes):
+            return False
+        if not is_canonical(new.spec, canonical):
             return False
         digest = TensorDigest.of(canonical)
         source = segment.source_checksum or new.source_checksum or Checksum(TensorDigest.ALGORITHM, digest)

@@ -37,6 +37,7 @@ STATUS_BY_REASON: dict[str, tuple[grpc.StatusCode, int]] = {
     "DATASET_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, logging.DEBUG),
     "TENSOR_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, logging.DEBUG),
     "ALREADY_EXISTS": (grpc.StatusCode.ALREADY_EXISTS, logging.DEBUG),
+    "STORED_DIFFERENTLY": (grpc.StatusCode.ALREADY_EXISTS, logging.DEBUG),
     "GENERATION_MISMATCH": (grpc.StatusCode.FAILED_PRECONDITION, logging.DEBUG),
     "INVALID_REQUEST": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
     "INVALID_NAME": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),

@@ -40,6 +40,7 @@ from tensorus_server.limits import INLINE_BYTES_MAX, MARK_EVERY_BYTES, RESUMABLE
 from tensorus_server.model import Checksum, Locator
 from tensorus_server.payload import pack_index
 from tensorus_server.totals import Totals
+from tensorus_server.validate import require_canonical
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,6 +144,7 @@ class TensorWriter:
 
         Raises:
             SizeMismatchError: more bytes than dtype and shape need.
+            InvalidRequestError: bytes that the dtype does not have.
             StorageFullError, StoreUnavailableError: it cannot be stored.
         """
         expected = self.new.spec.canonical_bytes
@@ -150,6 +152,7 @@ class TensorWriter:
             raise self._size_mismatch(f"at least {self.received_bytes + canonical.nbytes}")
         if self._marker is not None:
             self._hold_back(self._marker, canonical.nbytes)
+        require_canonical(self.new.spec, canonical, self.received_bytes, dataset=self._dataset.name, tensor=self.new.id)
         self.received_bytes += canonical.nbytes
         if self._source_digest is not None:
             self._source_digest.update(canonical)
@@ -307,6 +310,7 @@ class TensorWriter:
             committed_bytes=totals.canonical_bytes,
             stored_bytes=totals.stored_bytes,
             chunk_count=len(totals.index),
+            announced=self.new,
             state={"source_crc32c": self._source_crc32c, "totals": totals.to_json()},
         )
         marker.begin(self._payload.keep(), Mark(upload, totals.index[self._marked_chunks :]))

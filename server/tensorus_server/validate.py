@@ -6,11 +6,14 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from tensorus_codecs.dtypes import dtype_by_name
+import numpy as np
+
+from tensorus_codecs.dtypes import Kind, dtype_by_name
 from tensorus_codecs.errors import InvalidPolicyError
 from tensorus_server.errors import (
     InvalidMetadataError,
     InvalidNameError,
+    InvalidRequestError,
     InvalidShapeError,
     LimitExceededError,
     SchemaMismatchError,
@@ -38,7 +41,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "checked_spec",
+    "is_canonical",
     "require_candidate_count",
+    "require_canonical",
     "require_dataset_name",
     "require_id",
     "require_metadata",
@@ -104,6 +109,35 @@ def require_candidate_count(count: int) -> None:
             f"number of candidates is {count}, limit is {EXPLAIN_CANDIDATES_MAX} (explain_candidates_max)",
             limit=EXPLAIN_CANDIDATES_MAX,
         )
+
+
+def is_canonical(spec: TensorSpec, canonical: memoryview) -> bool:
+    """Whether the bytes are ones that the dtype has: of a bool 0 and 1, of any other dtype all."""
+    if spec.dtype.kind is not Kind.BOOL or not canonical.nbytes:
+        return True
+    return bool(np.frombuffer(canonical, np.uint8).max() <= 1)
+
+
+def require_canonical(spec: TensorSpec, canonical: memoryview, offset: int, *, dataset: str, tensor: str) -> None:
+    """Refuse bytes that the dtype does not have: to readers that map them to their own bool, they are undefined.
+
+    Args:
+        canonical: some of the tensor's bytes.
+        offset: of the first of them.
+
+    Raises:
+        InvalidRequestError: names the first such byte and its offset.
+    """
+    if is_canonical(spec, canonical):
+        return
+    values = np.frombuffer(canonical, np.uint8)
+    first = int((values > 1).argmax())
+    raise InvalidRequestError(
+        f"byte {offset + first} of a {spec.dtype.name} tensor is {values[first]}, must be 0 or 1",
+        dataset=dataset,
+        tensor=tensor,
+        offset=offset + first,
+    )
 
 
 def checked_spec(

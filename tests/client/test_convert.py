@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
+import pickle
 import typing
 from typing import Any
 
@@ -17,6 +19,7 @@ from tensorus._convert import (
     codec_steps,
     dataset_from,
     error_from,
+    inserted_from,
     merged_shares,
     metadata_to,
     policy_to,
@@ -383,3 +386,30 @@ def test_the_reason_is_found_among_other_details() -> None:
     status = status_of("OTHER", domain="example.org")
     status.details.extend(status_of("DATASET_NOT_FOUND").details)
     assert type(error_from(status)) is DatasetNotFoundError
+
+
+@pytest.mark.parametrize(
+    ("outcome", "inserted"),
+    [
+        (pb.INSERT_OUTCOME_INSERTED, True),
+        (pb.INSERT_OUTCOME_REPLACED, True),
+        (pb.INSERT_OUTCOME_ALREADY_STORED, False),
+        # A server that does not say.
+        (pb.INSERT_OUTCOME_UNSPECIFIED, True),
+    ],
+)
+def test_a_result_says_whether_it_was_inserted_before_and_after_its_fields_are_worked_out(
+    *, outcome: pb.InsertOutcome, inserted: bool
+) -> None:
+    info = inserted_from(pb.ItemStatus(tensor=TENSOR, outcome=outcome))
+    assert info.inserted is inserted
+    assert pickle.loads(pickle.dumps(info)).inserted is inserted
+    assert dataclasses.replace(info, id="other").inserted is inserted
+    assert info == tensor_from(TENSOR)
+    assert tensor_from(TENSOR).inserted is False
+
+
+def test_an_upload_says_whether_it_replaces() -> None:
+    for replaces in (False, True):
+        upload = Upload("t", "uint8", (1,), 1, lambda _: iter(()), {}, None, replace=replaces)
+        assert upload_to(upload).replace is replaces

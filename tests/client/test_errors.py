@@ -37,6 +37,7 @@ CLASS_OF_REASON = {
     "UNSUPPORTED_CODEC": errors.UnsupportedCodecError,
     "INVALID_POLICY": errors.InvalidPolicyError,
     "INVALID_FILTER": errors.InvalidFilterError,
+    "STORED_DIFFERENTLY": errors.StoredDifferentlyError,
     "GENERATION_MISMATCH": errors.GenerationMismatchError,
     "INSERT_ABANDONED": errors.InsertAbandonedError,
     "SESSION_TAKEN_OVER": errors.UnavailableError,

@@ -6,6 +6,7 @@ Datasets and paging have classes of their own, `CatalogueDatasetsContract` and `
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,9 +16,9 @@ from tensorus_codecs.dtypes import opaque_dtype
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.summary import ValueSummary
 from tensorus_server.catalogue.abc import Catalogue, PageRequest
-from tensorus_server.errors import AlreadyExistsError, DatasetNotFoundError, TensorNotFoundError
+from tensorus_server.errors import AlreadyExistsError, DatasetNotFoundError, StoredDifferentlyError, TensorNotFoundError
 from tensorus_server.filter import Compare, Exists, Key, Operator
-from tensorus_server.model import EncodingShare, Tensor
+from tensorus_server.model import EncodingShare, Outcome, Tensor
 
 METADATA: list[dict[str, Any]] = [
     {},
@@ -144,10 +145,37 @@ class CatalogueContract:
         first = stored_tensor(dataset, "t", source=b"s" * 16, metadata={"a": 1})
         (committed,) = commit(catalogue, first)
         catalogue = reopen()
-        again = stored_tensor(dataset, "t", source=b"s" * 16, metadata={"a": 2})
-        assert commit(catalogue, again) == [committed]
+        again = stored_tensor(dataset, "t", source=b"s" * 16, metadata={"a": 1})
+        (found,) = commit(catalogue, again)
+        assert (found, committed.outcome, found.outcome) == (committed, Outcome.INSERTED, Outcome.ALREADY_STORED)
         assert catalogue.tensors.get("dataset", ["t"]) == [committed]
         assert catalogue.garbage.unknown([again.locator.key]) == {again.locator.key}
+
+    def test_the_same_values_with_other_metadata_are_refused_and_the_others_of_the_group_committed(
+        self, catalogue: Catalogue
+    ) -> None:
+        dataset = create(catalogue)
+        (committed,) = commit(catalogue, stored_tensor(dataset, "t", source=b"s" * 16, metadata={"a": 1}))
+        again = stored_tensor(dataset, "t", source=b"s" * 16, metadata={"a": 2})
+        other = stored_tensor(dataset, "other")
+        refused, inserted = catalogue.tensors.commit([again, other])
+        assert isinstance(refused, StoredDifferentlyError)
+        assert isinstance(inserted, Tensor)
+        assert catalogue.tensors.get("dataset", ["t", "other"]) == [committed, inserted]
+
+    def test_whatever_has_the_id_is_replaced_where_that_is_asked_for(self, catalogue: Catalogue) -> None:
+        dataset = create(catalogue)
+        first = stored_tensor(dataset, "t", source=b"s" * 16)
+        (committed,) = commit(catalogue, first)
+        other = stored_tensor(dataset, "t", metadata={"a": 2})
+        other = replace(other, new=replace(other.new, replace=True))
+        (replaced,) = commit(catalogue, other)
+        assert (replaced.outcome, replaced.ordinal) == (Outcome.REPLACED, committed.ordinal + 1)
+        assert replaced.generation > committed.generation
+        (again,) = commit(catalogue, other)
+        assert (again, again.outcome) == (replaced, Outcome.ALREADY_STORED)
+        assert catalogue.tensors.get("dataset", ["t"]) == [replaced]
+        assert catalogue.tensors.get("dataset", ["t"])[0].outcome is None  # type: ignore[union-attr]
 
     @pytest.mark.parametrize(
         "other",
@@ -162,7 +190,8 @@ class CatalogueContract:
         (committed,) = commit(catalogue, stored_tensor(dataset, "t", source=b"s" * 16))
         (outcome,) = catalogue.tensors.commit([stored_tensor(dataset, "t", **({"source": b"s" * 16} | other))])
         assert isinstance(outcome, AlreadyExistsError)
-        assert str(outcome) == "another tensor has this id already [dataset=dataset, tensor=t]"
+        assert type(outcome) is AlreadyExistsError
+        assert str(outcome).startswith("another tensor has this id already; ")
         assert outcome.facts["generation"] == str(committed.generation)
         assert catalogue.tensors.get("dataset", ["t"]) == [committed]
 

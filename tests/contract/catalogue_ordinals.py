@@ -33,7 +33,7 @@ class CatalogueOrdinalsContract:
 
     def test_a_large_group_keeps_all_that_belongs_to_each(self, catalogue: Catalogue, reopen: Reopen) -> None:
         dataset = create(catalogue)
-        commit(catalogue, stored_tensor(dataset, "100", shape=(1,), source=b"same"))
+        commit(catalogue, stored_tensor(dataset, "100", shape=(1,), source=b"same", metadata={"n": 100, "tags": []}))
         group = [
             stored_tensor(
                 dataset,

@@ -20,9 +20,10 @@ from tensorus_server.errors import (
     InsertAbandonedError,
 )
 from tensorus_server.filter import Exists, Key
-from tensorus_server.model import Checksum, Dataset, Tensor, TensorSpec
+from tensorus_server.model import Checksum, Dataset, NewTensor, Outcome, Tensor, TensorSpec
 
 SOURCE = b"s" * 16
+SPEC = TensorSpec(opaque_dtype(777, 24), (2**40, 3))
 STATE: dict[str, Any] = {"source_crc32c": 2**32 - 1, "totals": {"error": [0.1, 5e-324, 1 / 3], "summary": None}}
 
 
@@ -30,7 +31,7 @@ def upload(dataset: Dataset, item: int = 0, *, request_id: str = "request", **fi
     """Return an upload of which two chunks are durable."""
     filled: dict[str, Any] = {
         "id": f"t{item}",
-        "spec": TensorSpec(opaque_dtype(777, 24), (2**40, 3)),
+        "spec": SPEC,
         "policy": StoragePolicy(preset="fast", chunk_bytes=8192),
         "payload_key": new_payload_key(),
         "committed_bytes": 2**41,
@@ -62,7 +63,22 @@ class CatalogueUploadsContract:
         saved = [
             upload(dataset, 0, id="'; DROP TABLE upload; --"),
             upload(dataset, 2**32 - 1, policy=StoragePolicy(encoding=chain), state={}),
+            upload(dataset, 1, announced=NewTensor("t1", SPEC, {})),
+            upload(
+                dataset,
+                2,
+                announced=NewTensor(
+                    "t2",
+                    SPEC,
+                    {"a": [1, 1.0, True, None, "x"]},
+                    StoragePolicy(encoding=chain),
+                    Checksum("xxh3_128", b"\0" * 16),
+                    if_generation_match=0,
+                    replace=True,
+                ),
+            ),
         ]
+        saved.sort(key=lambda each: each.item)
         save(catalogue, *saved)
         assert catalogue.uploads.find("request") == saved
         assert reopen().uploads.find("request") == saved
@@ -159,6 +175,7 @@ class CatalogueUploadsContract:
         catalogue = reopen()
         found = catalogue.uploads.find("request")
         assert [each.generation for each in found] == [tensor.generation, None]
+        assert [each.outcome for each in found] == [Outcome.INSERTED, None]
         assert (found[0].id, found[0].spec) == (completed.id, completed.spec)
         assert catalogue.uploads.chunks(completed) == []
         assert len(catalogue.uploads.chunks(other)) == 2
@@ -172,7 +189,7 @@ class CatalogueUploadsContract:
         save(catalogue, upload(dataset))
         assert commit(catalogue, stored_tensor(dataset, "t", source=SOURCE, upload=("request", 0))) == [there]
         (found,) = catalogue.uploads.find("request")
-        assert found.generation == there.generation
+        assert (found.generation, found.outcome) == (there.generation, Outcome.ALREADY_STORED)
 
     def test_an_upload_whose_commit_is_refused_is_not_complete(self, catalogue: Catalogue) -> None:
         dataset = create(catalogue)

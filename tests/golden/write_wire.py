@@ -224,7 +224,9 @@ def resumed() -> Vector:
     vector.add("server", pb.InsertResponse(opened=opened))
     vector.add("client", _continued(one, 8192, 15_000))
     vector.add("client", _continued(one, 15_000, 20_000))
-    result = pb.ItemStatus(item=3, committed_bytes=20_000, status=status_pb2.Status())
+    result = pb.ItemStatus(
+        item=3, committed_bytes=20_000, status=status_pb2.Status(), outcome=pb.INSERT_OUTCOME_INSERTED
+    )
     result.tensor.CopyFrom(one.tensor)
     result.tensor.MergeFrom(pb.Tensor(dataset="vectors", generation=7, source_checksum=_xxh3(one.data)))
     vector.add("server", pb.InsertResponse(results=[result]))

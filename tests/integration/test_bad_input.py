@@ -22,6 +22,11 @@ from support.wire import (
     open_insert,
     read_all,
 )
+from tensorus_codecs.dtypes import dtype_by_name
+from tensorus_codecs.encoding import Encoding
+from tensorus_codecs.pipeline import encode_chunk
+from tensorus_codecs.plan import plan
+from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
 from tensorus_server import limits
@@ -137,6 +142,22 @@ ITEMS = {
         insert_message(DATA, tensor=announced("kept")),
         ("ALREADY_EXISTS", "ALREADY_EXISTS", r"another tensor has this id already"),
     ),
+    "the values that are there with other metadata": (
+        insert_message(KEPT, tensor=announced("kept", [100], metadata={"a": pb.Value(integer=1)})),
+        ("ALREADY_EXISTS", "STORED_DIFFERENTLY", r'with other metadata: \{\}, this insert has \{"a": 1\}; .*replace'),
+    ),
+    "an id that must be free and is not": (
+        insert_message(DATA, tensor=announced("kept", if_generation_match=0)),
+        ("FAILED_PRECONDITION", "GENERATION_MISMATCH", r"has this id already, and the id was to be free"),
+    ),
+    "two ways to replace": (
+        insert_message(DATA, tensor=announced("kept", if_generation_match=1, replace=True)),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"has both replace and if_generation_match"),
+    ),
+    "a bool that is neither 0 nor 1": (
+        insert_message(b"\0\1\7\2", tensor=announced("bad", dtype=pb.DATA_TYPE_BOOL)),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"byte 2 of a bool tensor is 7, must be 0 or 1"),
+    ),
     "metadata above its limit": (
         insert_message(DATA, tensor=announced("bad", metadata={"a": pb.Value(text="x" * 70_000)})),
         ("INVALID_ARGUMENT", "LIMIT_EXCEEDED", r"metadata is 70008 bytes as JSON, limit is 65536 bytes"),
@@ -246,6 +267,111 @@ def test_a_bad_stream_is_refused_as_a_whole(stub: TensorServiceStub, kept: str, 
     found = call_error(raised.value)
     assert (found.code, found.reason) == expected[:2]
     assert re.search(expected[2], found.message)
+
+
+def end_without_finish(
+    stub: TensorServiceStub, messages: list[pb.InsertRequest]
+) -> tuple[list[pb.ItemStatus], grpc.RpcError | None]:
+    """Send these messages and nothing more; return the results, and how the call failed."""
+    results: list[pb.ItemStatus] = []
+    try:
+        for response in stub.Insert(iter(messages), timeout=60):
+            results.extend(response.results)
+    except grpc.RpcError as error:
+        return results, error
+    return results, None
+
+
+@pytest.mark.parametrize(
+    ("sent", "text"),
+    [
+        (4, r"without finish after 4 of 4 bytes of item 1, and no `last` segment of it \[dataset=\S+, tensor=bad\]"),
+        (3, r"without finish after 3 of 4 bytes of item 1, and no `last` segment of it"),
+        (0, r"without finish after 0 of 4 bytes of item 1, and no `last` segment of it"),
+    ],
+)
+def test_a_client_that_ends_its_side_with_an_item_open_hears_of_it_and_keeps_what_is_complete(
+    stub: TensorServiceStub, kept: str, sent: int, text: str
+) -> None:
+    messages = [
+        open_insert(kept),
+        insert_message(DATA, tensor=announced("good")),
+        insert_message(DATA[:sent], item=1, tensor=announced("bad"), last=False),
+    ]
+    results, failure = end_without_finish(stub, messages)
+    assert [(status.item, status.status.code) for status in results] == [(0, 0)]
+    assert failure is not None
+    found = call_error(failure)
+    assert (found.code, found.reason, found.facts["item"]) == ("INVALID_ARGUMENT", "INVALID_REQUEST", "1")
+    assert re.search(text, found.message)
+    stub.DeleteTensors(pb.DeleteTensorsRequest(dataset=kept, ids=["good"]))
+
+
+def test_a_client_that_ends_its_side_without_an_open_item_has_its_results(stub: TensorServiceStub, kept: str) -> None:
+    messages = [open_insert(kept), insert_message(DATA, tensor=announced("good"))]
+    results, failure = end_without_finish(stub, messages)
+    assert ([status.item for status in results], failure) == ([0], None)
+    stub.DeleteTensors(pb.DeleteTensorsRequest(dataset=kept, ids=["good"]))
+
+
+def test_an_insert_of_all_or_nothing_that_ends_without_finish_says_that_nothing_is_stored(
+    stub: TensorServiceStub, kept: str
+) -> None:
+    messages = [open_insert(kept, all_or_nothing=True), insert_message(DATA, tensor=announced("bad"))]
+    results, failure = end_without_finish(stub, messages)
+    assert results == []
+    assert failure is not None
+    assert "without finish, so nothing of it was stored" in call_error(failure).message
+
+
+@pytest.mark.parametrize(
+    ("announces", "message"),
+    [
+        (["zstd"], r"takes gzip, encoding 1 of the stream has zstd"),
+        (["planes", "zstd"], r"takes gzip, encoding 1 of the stream has planes, zstd"),
+        ([], r"takes gzip, encoding 1 of the stream has no codec"),
+        (["gzip"], ""),
+        (["planes", "gzip"], ""),
+    ],
+)
+def test_a_record_takes_no_codecs_but_those_that_were_announced(
+    stub: TensorServiceStub, kept: str, announces: list[str], message: str
+) -> None:
+    plan_ = plan(StoragePolicy(encoding=Encoding.from_json([{"id": "gzip"}])), dtype_by_name("uint8"))
+    canonical = bytes(1000)
+    record = b"".join(bytes(part) for part in encode_chunk(canonical, dtype_by_name("uint8"), plan_).record)
+    encoding = pb.Encoding(codecs=[pb.Codec(id=codec_id) for codec_id in announces])
+    tensor = announced("good", [1000])
+    (status,) = insert(
+        stub,
+        [
+            open_insert(kept, encodings=[encoding]),
+            insert_message(record, tensor=tensor, decoded_length=1000, encoding=1),
+        ],
+    )
+    if message:
+        found = item_error(status)
+        assert found.reason == "INVALID_REQUEST"
+        assert re.search(message, found.message)
+    else:
+        assert read_all(stub, kept, "good") == canonical
+        stub.DeleteTensors(pb.DeleteTensorsRequest(dataset=kept, ids=["good"]))
+
+
+@pytest.mark.parametrize("second", [{}, {"metadata": {"a": pb.Value(integer=1)}, "replace": True}])
+def test_a_result_says_what_was_done(stub: TensorServiceStub, kept: str, second: dict[str, Any]) -> None:
+    outcomes = []
+    for fields in ({}, {}, second, second):
+        (status,) = insert(stub, [open_insert(kept), insert_message(DATA, tensor=announced("good", **fields))])
+        assert status.status.code == 0
+        outcomes.append(status.outcome)
+    inserted, stored, replaced = (
+        pb.INSERT_OUTCOME_INSERTED,
+        pb.INSERT_OUTCOME_ALREADY_STORED,
+        pb.INSERT_OUTCOME_REPLACED,
+    )
+    assert outcomes == [inserted, stored, replaced if second else stored, stored]
+    stub.DeleteTensors(pb.DeleteTensorsRequest(dataset=kept, ids=["good"]))
 
 
 def test_a_message_beyond_what_the_transport_lets_in_is_refused(

@@ -19,6 +19,8 @@ from tensorus_codecs.presets import PRESETS
 
 MATRIX = np.arange(12, dtype=np.float32).reshape(3, 4)
 VALUES = normal((300, 200))
+METADATA = {"layer": 1, "kind": "weight"}
+"""Of "matrix"."""
 
 Operation = Callable[[Client, str], Any]
 
@@ -84,8 +86,31 @@ CHANGES: dict[str, Operation] = {
     "insert with a policy": insert_of(VALUES, id="t", policy=Policy(encoding=["fp16", "lz4"], chunk_bytes=8192)),
     "insert with an error contract": insert_of(VALUES, id="t", policy=Policy("int8_only", max_relative_error=1e-9)),
     "insert of what is there": insert_of(MATRIX, id="matrix"),
+    "insert of what is there with its metadata": insert_of(MATRIX, id="matrix", metadata=METADATA),
+    "insert of what is there by a less exact preset": insert_of(MATRIX, id="matrix", preset="maximum"),
+    "insert of what is there, validated": insert_of(MATRIX, id="matrix", validate_only=True),
+    "insert of what must not be there": insert_of(VALUES, id="t", if_generation_match=0),
+    "insert of what must not be there twice": lambda client, dataset: [
+        client.insert(dataset, VALUES, id="t", if_generation_match=0) for _ in range(2)
+    ],
+    "replacing other values": insert_of(VALUES, id="matrix", on_conflict="replace"),
+    "replacing nothing": insert_of(VALUES, id="t", on_conflict="replace"),
+    "replacing the metadata": insert_of(MATRIX, id="matrix", metadata={"layer": 9}, on_conflict="replace"),
+    "replacing twice": lambda client, dataset: [
+        client.insert(dataset, VALUES, id="matrix", metadata={"a": 1}, on_conflict="replace") for _ in range(2)
+    ],
+    "replacing a generation": lambda client, dataset: client.insert(
+        dataset, VALUES, id="matrix", if_generation_match=client.info(dataset, "matrix").generation
+    ),
+    "replacing, validated": insert_of(VALUES, id="matrix", on_conflict="replace", validate_only=True),
+    "insert_many that replaces": lambda client, dataset: client.insert_many(
+        dataset, [("matrix", VALUES), ("new", VALUES)], on_conflict="replace", all_or_nothing=True
+    ),
+    "insert_many of one that replaces": lambda client, dataset: client.insert_many(
+        dataset, [NewTensor(VALUES, "matrix", on_conflict="replace"), ("new", VALUES)], all_or_nothing=True
+    ),
     "insert_many": lambda client, dataset: client.insert_many(
-        dataset, [("a", VALUES), NewTensor(MATRIX, "b", {"k": 1})]
+        dataset, [("a", VALUES[0]), NewTensor(MATRIX, "b", {"k": 1})]
     ),
     "metadata of NumPy's numbers": metadata_of({"a": np.int8(1), "b": np.float32(0.5), "c": [np.bool_(True)]}),
     "metadata with tuples": metadata_of({"a": (1, (2,)), "b": {"c": ()}}),
@@ -141,6 +166,20 @@ READS: dict[str, Operation] = {
 }
 
 ERRORS: dict[str, Operation] = {
+    "what is there with other metadata": insert_of(MATRIX, id="matrix", metadata={"layer": 2}),
+    "what is there with metadata of another type": insert_of(MATRIX, id="matrix", metadata={**METADATA, "layer": 1.0}),
+    "what is there less exactly than the preset": insert_of(VALUES, id="values", preset="lossless"),
+    "what is there less exactly than the dataset's policy": insert_of(VALUES, id="values"),
+    "what is there less exactly than the contract": insert_of(
+        VALUES, id="values", policy=Policy("balanced", max_relative_error=1e-9)
+    ),
+    "what is there, validated": insert_of(VALUES, id="values", preset="lossless", validate_only=True),
+    "what must not be there": insert_of(VALUES, id="matrix", if_generation_match=0),
+    "two ways to replace": insert_of(VALUES, id="matrix", if_generation_match=5, on_conflict="replace"),
+    "an unknown way to replace": insert_of(VALUES, id="matrix", on_conflict="overwrite"),
+    "another of many under a taken id": lambda client, dataset: client.insert_many(
+        dataset, [("matrix", VALUES)], all_or_nothing=True
+    ),
     "create_dataset that is there": lambda client, dataset: client.create_dataset(dataset),
     "a dataset without a name": lambda client, _: client.create_dataset(""),
     "a dataset's name that is no Unicode": lambda client, _: client.create_dataset("\ud800"),
@@ -257,7 +296,7 @@ def fill(clients: tuple[Client, Client], dataset: str) -> Outcomes:
     for client in clients:
         client.create_dataset(dataset)
         # One by one: the order within an insert_many is that in which the disk was ready.
-        client.insert(dataset, MATRIX, id="matrix", metadata={"layer": 1, "kind": "weight"})
+        client.insert(dataset, MATRIX, id="matrix", metadata=METADATA)
         client.insert(dataset, VALUES, id="values", metadata={"layer": 2, "kind": "weight"}, preset="balanced")
         client.insert(dataset, np.float32(7), id="scalar", metadata={"layer": 3, "kind": "bias"})
 

@@ -61,6 +61,13 @@ def test_a_name_that_is_taken_is_refused(client: tensorus.Client, dataset: str) 
     assert client.dataset(dataset).policy == tensorus.Policy(preset="fast")
 
 
+def test_the_message_of_a_name_that_is_taken_says_how_to_take_it(client: tensorus.Client, dataset: str) -> None:
+    client.create_dataset(dataset)
+    with pytest.raises(tensorus.errors.AlreadyExistsError, match="exist_ok=True") as caught:
+        client.create_dataset(dataset)
+    assert (caught.value.reason, caught.value.facts) == ("ALREADY_EXISTS", {"dataset": dataset})
+
+
 def test_exist_ok_returns_what_is_there_as_it_is(client: tensorus.Client, dataset: str) -> None:
     made = client.create_dataset(dataset, preset="fast", exist_ok=True)
     assert client.create_dataset(dataset, preset="none", exist_ok=True) == made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -60,10 +61,10 @@ DATA = bytes_of(MIB, seed=1)
 PIECE = 64 * KIB
 
 
-def begin_item(stream: RawInsert, item: int, tensor_id: str, sent: int) -> None:
+def begin_item(stream: RawInsert, item: int, tensor_id: str, sent: int, **fields: Any) -> None:
     """Send the first bytes of a tensor of a megabyte."""
     for offset in range(0, sent, PIECE):
-        new = {"tensor": announced(tensor_id, (MIB,))} if offset == 0 else {}
+        new = {"tensor": announced(tensor_id, (MIB,), **fields)} if offset == 0 else {}
         stream.send(insert_message(DATA[offset : offset + PIECE], item=item, offset=offset, last=False, **new))
 
 
@@ -102,6 +103,31 @@ class TestSession:
         newer.send(None)
         (result,) = [result for response in newer.call for result in response.results]
         assert (result.item, result.status.code, result.committed_bytes) == (7, 0, MIB)
+        assert read_all(raw, "none", "t") == DATA
+        assert_settled(fresh_server)
+
+    def test_a_client_that_ends_its_side_too_early_hears_of_it_and_can_go_on(
+        self, fresh_server: Server, raw: TensorServiceStub, request_id: str
+    ) -> None:
+        first = RawInsert(raw, "none", request_id)
+        begin_item(first, 7, "t", 512 * KIB, metadata={"layer": pb.Value(integer=3)})
+        durable = first.wait_committed(7, 256 * KIB)
+        first.send(None)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(first.call)
+        error = call_error(caught.value)
+        assert (error.code, error.reason, error.facts["item"]) == ("INVALID_ARGUMENT", "INVALID_REQUEST", "7")
+        second = RawInsert(raw, "none", request_id)
+        (left,) = second.opened().items
+        assert durable <= left.committed_bytes <= 512 * KIB
+        committed = left.committed_bytes
+        # Id and shape suffice: what the first stream announced besides holds.
+        second.send(insert_message(DATA[committed:], item=7, offset=committed, tensor=announced("t", (MIB,))))
+        second.send(pb.InsertRequest(finish=True))
+        second.send(None)
+        (result,) = [result for response in second.call for result in response.results]
+        assert (result.status.code, result.outcome) == (0, pb.INSERT_OUTCOME_INSERTED)
+        assert dict(result.tensor.metadata) == {"layer": pb.Value(integer=3)}
         assert read_all(raw, "none", "t") == DATA
         assert_settled(fresh_server)
 

@@ -25,9 +25,9 @@ from tensorus_server.status import DETAILS_KEY, ERROR_DOMAIN, STATUS_BY_REASON, 
 
 
 def leaves(error: type[EngineError] = EngineError) -> list[type[EngineError]]:
-    """Return the errors that are raised: those without errors below them, and InvalidRequestError, which is both."""
+    """Return the errors that are raised: those with a reason of their own, whether there are errors below them or not."""
     below = [found for child in error.__subclasses__() for found in leaves(child)]
-    own = [error] if not error.__subclasses__() or error is errors.InvalidRequestError else []
+    own = [error] if "reason" in vars(error) and error is not EngineError else []
     return [*own, *below]
 
 
@@ -46,6 +46,7 @@ CODES = {
     "DATASET_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "TENSOR_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "ALREADY_EXISTS": grpc.StatusCode.ALREADY_EXISTS,
+    "STORED_DIFFERENTLY": grpc.StatusCode.ALREADY_EXISTS,
     "GENERATION_MISMATCH": grpc.StatusCode.FAILED_PRECONDITION,
     "INSERT_ABANDONED": grpc.StatusCode.ABORTED,
     "SESSION_TAKEN_OVER": grpc.StatusCode.ABORTED,

@@ -242,7 +242,7 @@ class TestFailures:
         stream.receive(*segment(1, b"", tensor=announce("none", SMALL)))
         assert stream.finish() == (0, 2)
         assert str(reports.error(0)) == (
-            "the stream finished after 200000 of 300000 bytes of item 0 [dataset=d, tensor=t]"
+            "the stream finished after 200000 of 300000 bytes of item 0, and no `last` segment of it [dataset=d, tensor=t]"
         )
         assert isinstance(reports.error(1), SegmentOutOfOrderError)
         assert raw.unfinished() == 0

@@ -175,8 +175,8 @@ class TestIdempotence:
         self, engine: Engine, raw: RawFolder, array: np.ndarray[Any, Any], preset: str
     ) -> None:
         first = insert(engine, "d", "t", array)
-        # Another policy and other metadata do not make it another tensor: what was sent is the same.
-        assert insert(engine, "d", "t", array, preset=preset, metadata={"a": 1}) == first
+        # Another policy that loses nothing does not make it another tensor: readers get the same.
+        assert insert(engine, "d", "t", array, preset=preset) == first
         assert len(raw.published()) == (array is LARGE)
 
     @pytest.mark.parametrize("array", [SMALL, LARGE], ids=["small", "large"])
@@ -186,7 +186,7 @@ class TestIdempotence:
         insert(engine, "d", "t", array)
         other = array.copy()
         other[-1] ^= 1
-        with pytest.raises(AlreadyExistsError, match=r"another tensor has this id already \[dataset=d, tensor=t\]"):
+        with pytest.raises(AlreadyExistsError, match=r"another tensor has this id already; .* \[dataset=d, tensor=t\]"):
             insert(engine, "d", "t", other)
         with pytest.raises(AlreadyExistsError):
             insert(engine, "d", "t", array.reshape(10, -1))

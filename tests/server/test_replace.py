@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 
 from contract.chunk_store_raw import RawFolder
-from support.arrays import canonical, random_bits
+from support.arrays import canonical, normal, random_bits
 from support.engine import Reports, announce, assemble, engine_on, find, insert, pieces_of, read
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server import tensor_writer
 from tensorus_server.engine import Engine
 from tensorus_server.errors import (
-    AlreadyExistsError,
     GenerationMismatchError,
     InvalidMetadataError,
     SchemaMismatchError,
+    StoredDifferentlyError,
 )
 from tensorus_server.insert import InsertOptions
-from tensorus_server.model import Checksum, Schema, Segment, Tensor
+from tensorus_server.model import Checksum, Outcome, Schema, Segment, Tensor
 from tensorus_server.read import ReadPlan
 
 SMALL = [random_bits("uint8", (100,), seed=seed) for seed in range(2)]
@@ -112,6 +112,78 @@ def test_a_replacement_that_is_repeated_is_the_one_that_was_done(engine: Engine,
     assert raw.published() == payloads
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_replace_takes_the_place_of_whatever_is_there_and_done_twice_is_done_once(
+    engine: Engine, raw: RawFolder, size: str
+) -> None:
+    before, after = SIZES[size]
+    assert insert(engine, "d", "t", before, replace=True).outcome is Outcome.INSERTED
+    new = insert(engine, "d", "t", after, replace=True, metadata={"a": 1})
+    assert new.outcome is Outcome.REPLACED
+    assert read(engine, "d", "t").tobytes() == canonical(after)
+    payloads = raw.published()
+    again = insert(engine, "d", "t", after, replace=True, metadata={"a": 1})
+    assert (again, again.outcome, raw.published()) == (new, Outcome.ALREADY_STORED, payloads)
+
+
+def test_replace_stores_by_the_policy_that_the_dataset_has_now(engine: Engine) -> None:
+    array = normal((4096,), "float32")
+    engine.update_dataset("d", StoragePolicy(preset="maximum"), None)
+    lossy = insert(engine, "d", "t", array)
+    engine.update_dataset("d", StoragePolicy(preset="lossless"), None)
+    exact = insert(engine, "d", "t", array, replace=True)
+    assert (lossy.storage.lossy, exact.storage.lossy, exact.outcome) == (True, False, Outcome.REPLACED)
+
+
+class TestStoredDifferently:
+    """A repeated insert whose tensor does not keep what it asks for fails, however large it is; nothing is left of it."""
+
+    @pytest.mark.parametrize("shape", [(4096,), (200_000,)], ids=["inline", "in files"])
+    @pytest.mark.parametrize(
+        ("stored", "asked"),
+        [
+            pytest.param({"preset": "maximum"}, {"preset": "lossless"}, id="lossless"),
+            pytest.param({"preset": "maximum"}, {"preset": "balanced"}, id="a more exact preset"),
+            pytest.param(
+                {"preset": "maximum"}, {"policy": StoragePolicy("maximum", max_relative_error=1e-6)}, id="a contract"
+            ),
+            pytest.param({"metadata": {"a": 1}}, {"metadata": {"a": 2}}, id="metadata"),
+            pytest.param({}, {"metadata": {"a": 2}}, id="metadata where there are none"),
+        ],
+    )
+    def test_what_is_there_does_not_keep(
+        self, engine: Engine, raw: RawFolder, shape: tuple[int, ...], stored: dict[str, Any], asked: dict[str, Any]
+    ) -> None:
+        array = normal(shape, "float32")
+        first = insert(engine, "d", "t", array, **stored)
+        payloads = raw.published()
+        with pytest.raises(StoredDifferentlyError, match='on_conflict="replace"'):
+            insert(engine, "d", "t", array, **asked)
+        assert engine.get_tensor("d", "t") == first
+        assert (raw.published(), raw.unfinished()) == (payloads, 0)
+        replaced = insert(engine, "d", "t", array, replace=True, **asked)
+        assert replaced.outcome is Outcome.REPLACED
+
+    @pytest.mark.parametrize("shape", [(4096,), (200_000,)], ids=["inline", "in files"])
+    @pytest.mark.parametrize(
+        ("stored", "asked"),
+        [
+            pytest.param({}, {"preset": "balanced"}, id="a lossy preset where it is lossless"),
+            pytest.param({"preset": "balanced"}, {"preset": "maximum"}, id="a less exact preset"),
+            pytest.param({"preset": "maximum"}, {"preset": "maximum"}, id="the same preset"),
+            pytest.param({"metadata": {"a": 1}}, {}, id="no metadata"),
+            pytest.param({"preset": "archive"}, {"preset": "fast"}, id="another lossless preset"),
+        ],
+    )
+    def test_what_is_there_keeps(
+        self, engine: Engine, shape: tuple[int, ...], stored: dict[str, Any], asked: dict[str, Any]
+    ) -> None:
+        array = normal(shape, "float32")
+        first = insert(engine, "d", "t", array, **stored)
+        again = insert(engine, "d", "t", array, **asked)
+        assert (again, first.outcome, again.outcome) == (first, Outcome.INSERTED, Outcome.ALREADY_STORED)
+
+
 def test_a_tensor_may_be_replaced_by_the_same_values(engine: Engine) -> None:
     old = insert(engine, "d", "t", SMALL[0], metadata={"a": 1})
     new = replacement(engine, old, SMALL[0], metadata={"a": 2})
@@ -161,10 +233,12 @@ class TestMismatches:
             replacement(engine, old, LARGE[1])
         assert raw.published() == {}
 
-    def test_generation_zero_is_an_insert_of_what_must_not_be_there(self, engine: Engine) -> None:
-        insert(engine, "d", "t", SMALL[0], if_generation_match=0)
-        with pytest.raises(AlreadyExistsError):
+    def test_generation_zero_where_the_id_is_taken(self, engine: Engine) -> None:
+        first = insert(engine, "d", "t", SMALL[0], if_generation_match=0)
+        with pytest.raises(GenerationMismatchError, match="the id was to be free"):
             insert(engine, "d", "t", SMALL[1], if_generation_match=0)
+        again = insert(engine, "d", "t", SMALL[0], if_generation_match=0)
+        assert (again, again.outcome) == (first, Outcome.ALREADY_STORED)
 
     def test_what_the_dataset_does_not_take(self, engine: Engine) -> None:
         old = insert(engine, "d", "t", SMALL[0])

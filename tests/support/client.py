@@ -145,7 +145,10 @@ def comparable(value: Any) -> Any:
     """Return `value` without what two stores may not share: random ids, generations, times and speeds."""
     if isinstance(value, TensorInfo):
         shared = dataclasses.replace(value, generation=0, created=None)
-        return dataclasses.replace(shared, id="<id>") if re.fullmatch("[0-9a-f]{32}", value.id) else shared
+        if re.fullmatch("[0-9a-f]{32}", value.id):
+            shared = dataclasses.replace(shared, id="<id>")
+        # It does not take part in the equality of what is stored.
+        return shared, value.inserted
     if isinstance(value, PolicyExplanation):
         encodes, decodes = value.encode_bytes_per_second > 0, value.decode_bytes_per_second > 0
         return dataclasses.replace(value, encode_bytes_per_second=encodes, decode_bytes_per_second=decodes)

@@ -11,7 +11,7 @@ import torch
 
 import tensorus
 from support.storages import filled, first_values
-from tensorus import _arrays
+from tensorus import _arrays, errors
 from tensorus.tensor_storage import (
     DatasetNotFoundError,
     NameTakenError,
@@ -19,6 +19,7 @@ from tensorus.tensor_storage import (
     TensorNotFoundError,
     TensorStorage,
 )
+from tensorus.tensor_storage._errors import storage_error
 
 # ---- Datasets -----------------------------------------------------------------------------------------------------------
 
@@ -354,3 +355,13 @@ def test_a_deleted_record_is_gone(storage: TensorStorage) -> None:
     assert storage.delete_tensor("numbers", ids[1]) is True
     assert first_values(storage.get_dataset_with_metadata("numbers")) == [0, 2]
     assert storage.count("numbers") == 2
+
+
+@pytest.mark.parametrize(
+    "error", [errors.AlreadyExistsError, errors.StoredDifferentlyError], ids=lambda error: error.__name__
+)
+def test_an_id_that_was_taken_meanwhile_is_one_that_is_taken_whatever_has_it(error: type[errors.TensorusError]) -> None:
+    raised = error('on_conflict="replace"', reason="x", facts={"dataset": "d", "tensor": "t"})
+    found = storage_error(raised)
+    assert type(found) is NameTakenError
+    assert str(found) == "there is a record with this id already [dataset=d, tensor=t]"

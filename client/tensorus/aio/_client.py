@@ -16,6 +16,7 @@ from tensorus._arguments import (
     array_kind,
     batches,
     dataset_name,
+    dataset_taken,
     inserted_many,
     inserted_one,
     listing_of,
@@ -46,7 +47,17 @@ if TYPE_CHECKING:
     from tensorus._transfer import Assembly
     from tensorus._where import Where
     from tensorus.aio._backend import Reader
-    from tensorus.types import AsArray, DatasetInfo, DatasetStats, Index, Policy, PolicyExplanation, Schema, TensorInfo
+    from tensorus.types import (
+        AsArray,
+        DatasetInfo,
+        DatasetStats,
+        Index,
+        OnConflict,
+        Policy,
+        PolicyExplanation,
+        Schema,
+        TensorInfo,
+    )
 
 __all__ = ["AsyncClient"]
 
@@ -94,9 +105,9 @@ class AsyncClient:
             return await backend.call(
                 _calls.create_dataset(dataset_name(name), policy_of(preset, policy), schema, repeatable=exist_ok)
             )
-        except AlreadyExistsError:
+        except AlreadyExistsError as error:
             if not exist_ok:
-                raise
+                raise dataset_taken(error) from None
             return await backend.call(_calls.get_dataset(name))
 
     async def datasets(self) -> builtins.list[DatasetInfo]:
@@ -137,12 +148,13 @@ class AsyncClient:
         preset: str | None = None,
         policy: Policy | None = None,
         if_generation_match: int | None = None,
+        on_conflict: OnConflict = "error",
         validate_only: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> TensorInfo:
         """Store one tensor. See `tensorus.Client.insert`."""
         new = NewTensor(tensor, id, metadata, policy_of(preset, policy), if_generation_match)
-        upload = await self._backend.in_thread(upload_of, new)
+        upload = await self._backend.in_thread(upload_of, new, on_conflict)
         options = InsertOptions(validate_only=validate_only)
         report = None if on_progress is None else progress_of(upload, on_progress)
         outcomes = await self._backend.insert(dataset_name(dataset), [upload], options, report)
@@ -157,6 +169,7 @@ class AsyncClient:
         tensors: Iterable[object] | AsyncIterable[object],
         *,
         all_or_nothing: bool = False,
+        on_conflict: OnConflict = "error",
         validate_only: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> builtins.list[TensorInfo]:
@@ -172,7 +185,7 @@ class AsyncClient:
 
         def uploads() -> Iterator[Upload]:
             for tensor in found:
-                upload = upload_of(new_tensor(tensor))
+                upload = upload_of(new_tensor(tensor), on_conflict)
                 ids.append(upload.id)
                 yield upload
 

@@ -7,14 +7,13 @@ process is killed between two steps, the earlier ones stay.
 
 from __future__ import annotations
 
-import json
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tensorus import errors
-from tensorus.tensor_storage._errors import NameTakenError, TensorNotFoundError
+from tensorus.tensor_storage._errors import TensorNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from tensorus.client import Client
     from tensorus.types import Metadata, NewTensor, TensorInfo
 
-__all__ = ["Changes", "Inserted", "commit", "insert_together", "is_inserted", "taken_error"]
+__all__ = ["Changes", "Inserted", "commit", "insert_together"]
 
 _TOGETHER_MAX = 4096
 """Tensors of an insert of all or nothing; of the contract."""
@@ -124,33 +123,11 @@ def insert_together(client: Client, dataset: str, tensors: Sequence[NewTensor]) 
         undo.pop_all()
 
 
-def is_inserted(info: TensorInfo, new: NewTensor) -> bool:
-    """Return whether this is what was inserted; otherwise a record with the same id and values was there before.
-
-    A store takes such an insert for the same one, repeated. The metadata have the time of the insert and tell them apart.
-    """
-    # As JSON, in which NaN is itself.
-    return json.dumps(info.metadata, sort_keys=True) == json.dumps(dict(new.metadata or {}), sort_keys=True)
-
-
-def taken_error(dataset: str, record_id: str) -> NameTakenError:
-    """Return the error of an id that is taken."""
-    return NameTakenError(
-        f"there is a record with this id already [dataset={dataset}, tensor={record_id}]",
-        reason="ALREADY_EXISTS",
-        facts={"dataset": dataset, "tensor": record_id},
-    )
-
-
 def _insert(client: Client, dataset: str, tensors: Sequence[NewTensor], undo: ExitStack) -> None:
     for group in _groups(tensors):
         inserted = client.insert_many(dataset, group, all_or_nothing=True)
-        ours = [info.id for info, new in zip(inserted, group, strict=True) if is_inserted(info, new)]
         # What replaced another record cannot be undone: that one is gone.
-        undo.callback(_undo, client.delete, dataset, ours)
-        if len(ours) < len(inserted):
-            taken = next(info for info in inserted if info.id not in ours)
-            raise taken_error(dataset, taken.id)
+        undo.callback(_undo, client.delete, dataset, [info.id for info in inserted])
 
 
 def _groups(tensors: Sequence[NewTensor]) -> Iterator[Sequence[NewTensor]]:

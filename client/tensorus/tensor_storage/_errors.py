@@ -67,6 +67,8 @@ _CLASSES: dict[type[errors.TensorusError], type[errors.TensorusError]] = {
 }
 """The only table from errors of the client to those above."""
 
+_TAKEN = "ALREADY_EXISTS"
+
 
 def storage_error(error: errors.TensorusError) -> errors.TensorusError:
     """Return the error of this module that stands for one of the client; itself, where none does."""
@@ -74,8 +76,23 @@ def storage_error(error: errors.TensorusError) -> errors.TensorusError:
         # Of all that were not stored, the one that is to blame.
         blamed = [one for _, one in error.failed if not isinstance(one, errors.InsertAbandonedError)]
         return storage_error((blamed or [error.failed[0][1]])[0])
+    if isinstance(error, errors.AlreadyExistsError) and "dataset" in error.facts:
+        # Its own message names ways out that these methods do not have.
+        return taken_error(error.facts["dataset"], error.facts.get("tensor"))
     found = _CLASSES.get(type(error))
     return error if found is None else found(str(error), reason=error.reason, facts=error.facts)
+
+
+def taken_error(dataset: str, record_id: str | None = None) -> NameTakenError:
+    """Return the error of a dataset's name that is taken, or of a record's id within it."""
+    facts = {"dataset": dataset}
+    if record_id is None:
+        return NameTakenError(f"a dataset of this name exists already [dataset={dataset}]", reason=_TAKEN, facts=facts)
+    return NameTakenError(
+        f"there is a record with this id already [dataset={dataset}, tensor={record_id}]",
+        reason=_TAKEN,
+        facts=facts | {"tensor": record_id},
+    )
 
 
 @contextmanager

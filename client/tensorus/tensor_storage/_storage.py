@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tensorus._arrays import as_numpy
 from tensorus.compression import CompressionConfig, get_compression_preset
-from tensorus.tensor_storage._changes import insert_together, is_inserted, taken_error
+from tensorus.tensor_storage._changes import insert_together
 from tensorus.tensor_storage._datasets import Datasets
 from tensorus.tensor_storage._errors import (
     DatasetNotFoundError,
     NameTakenError,
     TensorNotFoundError,
     as_storage_errors,
+    taken_error,
 )
 from tensorus.tensor_storage._indexes import Indexes
 from tensorus.tensor_storage._metadata import SYSTEM_KEYS, new_metadata, record_metadata, replaced_metadata
@@ -212,10 +213,7 @@ class TensorStorage(ReadingStorage):
         if given:
             self._require_free(dataset, new.id or "")
         with self._writing():
-            info = self._client.insert(dataset, new.tensor, id=new.id, metadata=new.metadata, policy=new.policy)
-        if not is_inserted(info, new):
-            raise taken_error(dataset, info.id)
-        return info.id
+            return self._client.insert(dataset, new.tensor, id=new.id, metadata=new.metadata, policy=new.policy).id
 
     def update_tensor_metadata(self, dataset_name: str, record_id: str, new_metadata: Mapping[str, Any]) -> bool:
         """Replace all of a record's metadata but the system's keys, and return True.

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tensorus._arrays import as_numpy
-from tensorus.tensor_storage._changes import Changes, Inserted, commit, taken_error
-from tensorus.tensor_storage._errors import TensorNotFoundError, TransactionError, as_storage_errors
+from tensorus.tensor_storage._changes import Changes, Inserted, commit
+from tensorus.tensor_storage._errors import TensorNotFoundError, TransactionError, as_storage_errors, taken_error
 from tensorus.tensor_storage._metadata import replaced_metadata
 from tensorus.tensor_storage._records import ChangedRecords
 from tensorus.types import NewTensor

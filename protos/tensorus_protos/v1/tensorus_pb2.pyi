@@ -40,6 +40,13 @@ class MetadataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     METADATA_TYPE_LIST: _ClassVar[MetadataType]
     METADATA_TYPE_MAP: _ClassVar[MetadataType]
 
+class InsertOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    INSERT_OUTCOME_UNSPECIFIED: _ClassVar[InsertOutcome]
+    INSERT_OUTCOME_INSERTED: _ClassVar[InsertOutcome]
+    INSERT_OUTCOME_ALREADY_STORED: _ClassVar[InsertOutcome]
+    INSERT_OUTCOME_REPLACED: _ClassVar[InsertOutcome]
+
 class Property(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PROPERTY_UNSPECIFIED: _ClassVar[Property]
@@ -96,6 +103,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_INSERT_ABANDONED: _ClassVar[ErrorReason]
     ERROR_REASON_STORE_BUSY: _ClassVar[ErrorReason]
     ERROR_REASON_STREAM_STALLED: _ClassVar[ErrorReason]
+    ERROR_REASON_STORED_DIFFERENTLY: _ClassVar[ErrorReason]
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_BOOL: DataType
 DATA_TYPE_UINT8: DataType
@@ -121,6 +129,10 @@ METADATA_TYPE_NUMBER: MetadataType
 METADATA_TYPE_TEXT: MetadataType
 METADATA_TYPE_LIST: MetadataType
 METADATA_TYPE_MAP: MetadataType
+INSERT_OUTCOME_UNSPECIFIED: InsertOutcome
+INSERT_OUTCOME_INSERTED: InsertOutcome
+INSERT_OUTCOME_ALREADY_STORED: InsertOutcome
+INSERT_OUTCOME_REPLACED: InsertOutcome
 PROPERTY_UNSPECIFIED: Property
 PROPERTY_ID: Property
 PROPERTY_DTYPE: Property
@@ -172,6 +184,7 @@ ERROR_REASON_INTERNAL: ErrorReason
 ERROR_REASON_INSERT_ABANDONED: ErrorReason
 ERROR_REASON_STORE_BUSY: ErrorReason
 ERROR_REASON_STREAM_STALLED: ErrorReason
+ERROR_REASON_STORED_DIFFERENTLY: ErrorReason
 
 class TensorSpec(_message.Message):
     __slots__ = ("dtype", "shape", "element_bits")
@@ -316,7 +329,7 @@ class ValueSummary(_message.Message):
     def __init__(self, min: _Optional[float] = ..., max: _Optional[float] = ..., mean: _Optional[float] = ..., standard_deviation: _Optional[float] = ..., l2_norm: _Optional[float] = ..., zero_count: _Optional[int] = ..., nan_count: _Optional[int] = ..., infinity_count: _Optional[int] = ...) -> None: ...
 
 class Tensor(_message.Message):
-    __slots__ = ("dataset", "id", "spec", "metadata", "policy", "generation", "source_checksum", "value_checksum", "storage", "values", "create_time", "if_generation_match", "ordinal")
+    __slots__ = ("dataset", "id", "spec", "metadata", "policy", "generation", "source_checksum", "value_checksum", "storage", "values", "create_time", "if_generation_match", "ordinal", "replace")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -337,6 +350,7 @@ class Tensor(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     IF_GENERATION_MATCH_FIELD_NUMBER: _ClassVar[int]
     ORDINAL_FIELD_NUMBER: _ClassVar[int]
+    REPLACE_FIELD_NUMBER: _ClassVar[int]
     dataset: str
     id: str
     spec: TensorSpec
@@ -350,7 +364,8 @@ class Tensor(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     if_generation_match: int
     ordinal: int
-    def __init__(self, dataset: _Optional[str] = ..., id: _Optional[str] = ..., spec: _Optional[_Union[TensorSpec, _Mapping]] = ..., metadata: _Optional[_Mapping[str, Value]] = ..., policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., generation: _Optional[int] = ..., source_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., value_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., storage: _Optional[_Union[StorageReport, _Mapping]] = ..., values: _Optional[_Union[ValueSummary, _Mapping]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., if_generation_match: _Optional[int] = ..., ordinal: _Optional[int] = ...) -> None: ...
+    replace: bool
+    def __init__(self, dataset: _Optional[str] = ..., id: _Optional[str] = ..., spec: _Optional[_Union[TensorSpec, _Mapping]] = ..., metadata: _Optional[_Mapping[str, Value]] = ..., policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., generation: _Optional[int] = ..., source_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., value_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., storage: _Optional[_Union[StorageReport, _Mapping]] = ..., values: _Optional[_Union[ValueSummary, _Mapping]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., if_generation_match: _Optional[int] = ..., ordinal: _Optional[int] = ..., replace: bool = ...) -> None: ...
 
 class DatasetSchema(_message.Message):
     __slots__ = ("dtype", "shape", "metadata")
@@ -524,16 +539,18 @@ class Segment(_message.Message):
     def __init__(self, item: _Optional[int] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ..., offset: _Optional[int] = ..., decoded_length: _Optional[int] = ..., payload_length: _Optional[int] = ..., encoding: _Optional[int] = ..., crc32c: _Optional[int] = ..., last: bool = ..., source_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., part: _Optional[_Union[TensorSpec, _Mapping]] = ...) -> None: ...
 
 class ItemStatus(_message.Message):
-    __slots__ = ("item", "status", "committed_bytes", "tensor")
+    __slots__ = ("item", "status", "committed_bytes", "tensor", "outcome")
     ITEM_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_BYTES_FIELD_NUMBER: _ClassVar[int]
     TENSOR_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
     item: int
     status: _status_pb2.Status
     committed_bytes: int
     tensor: Tensor
-    def __init__(self, item: _Optional[int] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., committed_bytes: _Optional[int] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+    outcome: InsertOutcome
+    def __init__(self, item: _Optional[int] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., committed_bytes: _Optional[int] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ..., outcome: _Optional[_Union[InsertOutcome, str]] = ...) -> None: ...
 
 class InsertRequest(_message.Message):
     __slots__ = ("open", "segments", "finish", "payload")

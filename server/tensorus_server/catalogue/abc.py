@@ -13,12 +13,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.quick import quick
-from tensorus_server.errors import AlreadyExistsError, GenerationMismatchError
-from tensorus_server.model import Tensor
+from tensorus_server.model import Outcome, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -46,28 +44,15 @@ __all__ = [
     "Order",
     "Page",
     "PageRequest",
-    "Resolution",
     "StoredTensor",
     "TensorTable",
     "Upload",
     "UploadTable",
-    "resolve",
     "sort_value",
 ]
 
 ORDER_FIELDS = ("created", "id", "nbytes", "stored_bytes")
 """What tensors can be listed by. "created" is the order of their commits."""
-
-
-class Resolution(Enum):
-    """What becomes of a tensor whose id may be taken."""
-
-    INSERT = "insert"
-    """The id is free."""
-    REPEATED = "repeated"
-    """The same tensor is there: nothing is to be done."""
-    REPLACE = "replace"
-    """It takes the place of the one that is there."""
 
 
 @quick
@@ -89,7 +74,7 @@ class StoredTensor:
     upload: tuple[str, int] | None = None
     """Request and item of the upload that this completes."""
 
-    def committed(self, generation: int, ordinal: int, created_us: int) -> Tensor:
+    def committed(self, generation: int, ordinal: int, created_us: int, outcome: Outcome = Outcome.INSERTED) -> Tensor:
         """Return the tensor that this becomes by its commit."""
         policy = self.new.policy
         return Tensor(
@@ -107,52 +92,8 @@ class StoredTensor:
             values=self.values,
             created_us=created_us,
             locator=self.locator,
+            outcome=outcome,
         )
-
-
-def resolve(stored: StoredTensor, existing: Tensor | None, existing_source_crc32c: int | None) -> Resolution:
-    """Return what becomes of a tensor whose id may be taken: the one rule for every catalogue.
-
-    An insert of the values that are there already is that insert, repeated, and stores nothing. A replacement is repeated
-    where metadata and policy are the same, too.
-
-    Raises:
-        AlreadyExistsError: another tensor has the id, and none is to be replaced.
-        GenerationMismatchError: not that tensor is there which is to be replaced.
-    """
-    new, replaced = stored.new, stored.new.if_generation_match or None
-    if existing is None:
-        if replaced is not None:
-            raise GenerationMismatchError(
-                f"there is no such tensor, generation {replaced} was to be replaced",
-                dataset=stored.dataset.name,
-                tensor=new.id,
-            )
-        return Resolution.INSERT
-    if replaced == existing.generation:
-        return Resolution.REPLACE
-    same_source = existing.source_checksum == stored.source_checksum
-    if existing.source_checksum.algorithm != stored.source_checksum.algorithm:
-        same_source = existing_source_crc32c == stored.source_crc32c
-    same_values = existing.spec == new.spec and same_source
-    if replaced is None:
-        if same_values:
-            return Resolution.REPEATED
-        raise AlreadyExistsError(
-            "another tensor has this id already",
-            dataset=stored.dataset.name,
-            tensor=new.id,
-            generation=existing.generation,
-        )
-    policy = None if new.policy is None else new.policy.to_json()
-    if same_values and existing.metadata == new.metadata and existing.policy == policy:
-        return Resolution.REPEATED
-    raise GenerationMismatchError(
-        f"generation is {existing.generation}, {replaced} was to be replaced",
-        dataset=stored.dataset.name,
-        tensor=new.id,
-        generation=existing.generation,
-    )
 
 
 @dataclass(frozen=True)
@@ -176,8 +117,12 @@ class Upload:
     chunk_count: int
     state: dict[str, Any]
     """What was measured so far, as JSON."""
+    announced: NewTensor | None = None
+    """What its first announcement said, which holds for every later stream; None: an older version of Tensorus began it."""
     generation: int | None = None
     """Of the tensor that it became; None: it is still on its way."""
+    outcome: Outcome | None = None
+    """What its insert did; None: it is still on its way, or an older version of Tensorus ended it."""
 
 
 @dataclass(frozen=True)
@@ -314,8 +259,8 @@ class TensorTable(ABC):
     def commit(self, group: Sequence[StoredTensor], *, together: bool = False) -> list[Tensor | Exception]:
         """Make the group visible in one transaction.
 
-        An id that is taken is decided by `resolve`: where it is the same insert, repeated, the tensor that is there is
-        returned. Uploads that are completed by this are noted as such.
+        An id that is taken is decided by `resolve`: where the insert is a repeated one, the tensor that is there is
+        returned. `Tensor.outcome` says what was done. Uploads that are completed by this are noted as such.
 
         Each tensor that becomes visible takes the next ordinal of its dataset, in the order of the group. One that replaces
         another takes a new one; what is repeated, or cannot be committed, takes none.
@@ -325,8 +270,8 @@ class TensorTable(ABC):
 
         Returns:
             For each of the group, in order: the tensor as committed; or why it was not: `AlreadyExistsError`,
-            `GenerationMismatchError`, `DatasetNotFoundError` where the dataset has gone, or `InsertAbandonedError` where
-            another of the group could not be.
+            `StoredDifferentlyError`, `GenerationMismatchError`, `DatasetNotFoundError` where the dataset has gone, or
+            `InsertAbandonedError` where another of the group could not be.
 
         Raises:
             StorageFullError: nothing of the group was committed.

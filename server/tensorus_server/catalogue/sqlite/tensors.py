@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import replace
 from functools import cache, lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from tensorus_server.catalogue.abc import Page, Resolution, TensorTable, resolve, sort_value
+from tensorus_server.catalogue.abc import Page, TensorTable, sort_value
+from tensorus_server.catalogue.resolve import resolve
 from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.datasets import find_dataset
 from tensorus_server.catalogue.sqlite.filter_sql import DIMENSION_KEY, compile_filter
@@ -31,6 +33,7 @@ from tensorus_server.errors import (
 )
 from tensorus_server.filter import flatten_metadata
 from tensorus_server.limits import BATCH_S
+from tensorus_server.model import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,7 +154,7 @@ class SqliteTensorTable(TensorTable):
         numbers.save(connection)
         for stored, outcome in zip(group, outcomes, strict=True):
             if stored.upload is not None and not isinstance(outcome, Exception):
-                complete_upload(connection, *stored.upload, outcome.generation)
+                complete_upload(connection, *stored.upload, outcome)
         return outcomes
 
     def _resolve(self, connection: apsw.Connection, stored: StoredTensor, numbers: _Numbers) -> Tensor | Exception:
@@ -163,14 +166,14 @@ class SqliteTensorTable(TensorTable):
                     "the dataset was deleted during the insert", dataset=stored.dataset.name, tensor=stored.new.id
                 )
             existing, source_crc32c = _existing(connection, stored)
-            resolution = resolve(stored, existing, source_crc32c)
+            done = resolve(stored, existing, source_crc32c)
         except (AlreadyExistsError, GenerationMismatchError, DatasetNotFoundError, DataCorruptError) as error:
             # Of this item alone: the others of its group are committed.
             return error
-        if existing is not None and resolution is Resolution.REPEATED:
-            return existing
+        if existing is not None and done is Outcome.ALREADY_STORED:
+            return replace(existing, outcome=done)
         self._delete(connection, ds, stored.new.id)
-        tensor = numbers.give(stored)
+        tensor = numbers.give(stored, done)
         _insert(connection, [(stored, tensor)])
         return tensor
 
@@ -244,12 +247,12 @@ class _Numbers:
         self._generation = _latest_generation(connection)
         self._created_us = now_us()
 
-    def give(self, stored: StoredTensor) -> Tensor:
+    def give(self, stored: StoredTensor, outcome: Outcome = Outcome.INSERTED) -> Tensor:
         """Return the tensor with the next numbers."""
         ds = stored.dataset.number
         self._generation += 1
         self.ordinals[ds] += 1
-        return stored.committed(self._generation, self.ordinals[ds], self._created_us)
+        return stored.committed(self._generation, self.ordinals[ds], self._created_us, outcome)
 
     def save(self, connection: apsw.Connection) -> None:
         """Keep the last ordinals: once per dataset and commit, and not at all where nothing new came."""

@@ -10,6 +10,7 @@ from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import Upload, UploadTable
 from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.rows import spec_from_columns, to_json
+from tensorus_server.model import Checksum, NewTensor, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 
     from tensorus_server.catalogue.abc import Mark
     from tensorus_server.catalogue.sqlite.database import Database
+    from tensorus_server.model import Tensor, TensorSpec
 
 __all__ = ["SqliteUploadTable", "complete_upload"]
 
 _COLUMNS = (
     "request_id, item, ds, id, dtype_number, element_bytes, shape, policy, payload_key, committed_bytes, stored_bytes, "
-    "chunk_count, state, generation"
+    "chunk_count, state, announced, generation, outcome"
 )
 
 _ENTRY = struct.Struct("<II")
@@ -45,7 +47,7 @@ class SqliteUploadTable(UploadTable):
             for mark in marks:
                 upload = mark.upload
                 connection.execute(
-                    f"INSERT OR REPLACE INTO upload ({_COLUMNS}, expires_us) VALUES ({'?, ' * 14}?)",
+                    f"INSERT OR REPLACE INTO upload ({_COLUMNS}, expires_us) VALUES ({'?, ' * 16}?)",
                     (*_to_row(upload), expires_us),
                 )
                 connection.execute(
@@ -95,13 +97,13 @@ class SqliteUploadTable(UploadTable):
             return [key for (key,) in select(connection, statement, (to_json(list(payload_keys)),))]
 
 
-def complete_upload(connection: apsw.Connection, request_id: str, item: int, generation: int) -> None:
+def complete_upload(connection: apsw.Connection, request_id: str, item: int, tensor: Tensor) -> None:
     """Note that the upload has become a tensor, within the transaction that commits it."""
     parameters = (request_id, item)
     connection.execute("DELETE FROM upload_chunks WHERE request_id = ? AND item = ?", parameters)
     connection.execute(
-        "UPDATE upload SET generation = ?, chunk_count = 0, state = '{}' WHERE request_id = ? AND item = ?",
-        (generation, *parameters),
+        "UPDATE upload SET generation = ?, outcome = ?, chunk_count = 0, state = '{}' WHERE request_id = ? AND item = ?",
+        (tensor.generation, _outcome_text(tensor.outcome), *parameters),
     )
 
 
@@ -120,22 +122,56 @@ def _to_row(upload: Upload) -> tuple[Any, ...]:
         upload.stored_bytes,
         upload.chunk_count,
         to_json(upload.state),
+        None if upload.announced is None else to_json(_announced_to_json(upload.announced)),
         upload.generation,
+        _outcome_text(upload.outcome),
     )
 
 
 def _from_row(row: tuple[Any, ...]) -> Upload:
+    spec = spec_from_columns(row[4], row[5], row[6])
     return Upload(
         request_id=row[0],
         item=row[1],
         dataset_number=row[2],
         id=row[3],
-        spec=spec_from_columns(row[4], row[5], row[6]),
+        spec=spec,
         policy=StoragePolicy.from_json(json.loads(row[7])),
         payload_key=row[8],
         committed_bytes=row[9],
         stored_bytes=row[10],
         chunk_count=row[11],
         state=json.loads(row[12]),
-        generation=row[13],
+        announced=None if row[13] is None else _announced_from_json(json.loads(row[13]), row[3], spec),
+        generation=row[14],
+        outcome=None if row[15] is None else Outcome(row[15]),
     )
+
+
+def _announced_to_json(new: NewTensor) -> dict[str, Any]:
+    """Return an announcement without id and spec, which have columns of their own."""
+    checksum = new.source_checksum
+    return {
+        "metadata": new.metadata,
+        "policy": None if new.policy is None else new.policy.to_json(),
+        "source_checksum": None if checksum is None else [checksum.algorithm, checksum.value.hex()],
+        "if_generation_match": new.if_generation_match,
+        "replace": new.replace,
+    }
+
+
+def _announced_from_json(fields: dict[str, Any], tensor_id: str, spec: TensorSpec) -> NewTensor:
+    policy, checksum = fields["policy"], fields["source_checksum"]
+    return NewTensor(
+        id=tensor_id,
+        spec=spec,
+        metadata=fields["metadata"],
+        policy=None if policy is None else StoragePolicy.from_json(policy),
+        source_checksum=None if checksum is None else Checksum(checksum[0], bytes.fromhex(checksum[1])),
+        if_generation_match=fields["if_generation_match"],
+        replace=fields["replace"],
+    )
+
+
+def _outcome_text(outcome: Outcome | None) -> str | None:
+    return None if outcome is None else outcome.value
