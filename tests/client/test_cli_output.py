@@ -218,6 +218,10 @@ def bar(monkeypatch: pytest.MonkeyPatch) -> TransferBar:
     return TransferBar("storing", quiet=False)
 
 
+def shown(bar: TransferBar) -> str:
+    return bar._bar.console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
 def interruption(at_same_place: int, reason: str = "UNAVAILABLE") -> Interruption:
     return Interruption(TensorusError("it broke", reason=reason), at_same_place)
 
@@ -237,6 +241,9 @@ def test_a_bar_says_that_the_connection_is_lost_until_there_is_progress(
         assert description() == "connection lost, retrying"
         bar.show(11, 100)
         assert description() == "storing"
+        assert "proxy" not in shown(bar)
+        bar.connection_lost(interruption(2))
+        assert "proxy" in shown(bar)
         bar.disk_full(interruption(1, "STORAGE_FULL"))
         assert description() == "the server's disk is full, waiting"
     assert capsys.readouterr().err == ""

@@ -229,17 +229,20 @@ class TransferBar:
 
     def connection_lost(self, interruption: Interruption) -> None:
         """Tell that a call failed and is tried again: an `Observer` for clients."""
-        self._tell("connection lost, retrying", told(interruption))
+        self._bar.update(self._task, description="connection lost, retrying")
+        line = told(interruption)
+        if self._bar.disable:
+            if line:
+                print_note(line)
+        elif interruption.at_same_place == 2:
+            # Above the bar, which says the rest.
+            self._bar.console.print(f"tensorus: {line}", markup=False, highlight=False)
 
     def disk_full(self, interruption: Interruption) -> None:
         """Tell that the server has no space: an `Observer` of whoever waits for it."""
-        line = f"the server's disk is full, waiting ({interruption.error})" if interruption.at_same_place == 1 else ""
-        self._tell("the server's disk is full, waiting", line)
-
-    def _tell(self, description: str, line: str) -> None:
-        self._bar.update(self._task, description=description)
-        if self._bar.disable and line:
-            print_note(line)
+        self._bar.update(self._task, description="the server's disk is full, waiting")
+        if self._bar.disable and interruption.at_same_place == 1:
+            print_note(f"the server's disk is full, waiting ({interruption.error})")
 
 
 def told(interruption: Interruption) -> str:
