@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,22 @@ def running_server(
 class ServerProcess:
     """A `tensorus serve` of its own, on a loopback port."""
 
-    def __init__(self, folder: Path, *, port: int = 0, grace_s: float = 30.0, workers: int = 1) -> None:
-        """Start it and wait until it serves; port 0: any free one."""
-        command = [sys.executable, "-m", "tensorus", "serve", "--reserve-bytes", "0", "--grace", str(grace_s)]
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        grace_s: float = 30.0,
+        workers: int = 1,
+        program: Sequence[str] = ("-m", "tensorus"),
+    ) -> None:
+        """Start it and wait until it serves.
+
+        Args:
+            port: 0: any free one.
+            program: what Python runs as the command line.
+        """
+        command = [sys.executable, *program, "serve", "--reserve-bytes", "0", "--grace", str(grace_s)]
         self.process = subprocess.Popen(
             [*command, "--data-dir", str(folder), "--listen", f"127.0.0.1:{port}", "--workers", str(workers)],
             stdout=subprocess.PIPE,
