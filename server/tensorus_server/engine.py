@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -14,9 +13,11 @@ from tensorus_server.chunk_store.abc import PayloadBusyError
 from tensorus_server.committer import Committer
 from tensorus_server.errors import (
     DataCorruptError,
+    EngineError,
     GenerationMismatchError,
     LimitExceededError,
     SessionExpiredError,
+    StoreUnavailableError,
     TensorNotFoundError,
 )
 from tensorus_server.insert import InsertOptions, InsertServices, InsertStream, ItemProgress
@@ -26,6 +27,7 @@ from tensorus_server.query import Selection, list_page
 from tensorus_server.read import TensorReader
 from tensorus_server.sessions import InsertSessions
 from tensorus_server.sweep import sweep
+from tensorus_server.unknown import empty_quarantine, set_aside
 from tensorus_server.validate import (
     require_dataset_name,
     require_metadata,
@@ -38,13 +40,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from tensorus_server.catalogue.abc import Catalogue, Order, Upload
-    from tensorus_server.chunk_store.abc import ChunkStore
+    from tensorus_server.chunk_store.abc import ChunkStore, Quarantine
     from tensorus_server.codec_pool import CodecPool
     from tensorus_server.filter import Filter
     from tensorus_server.insert import ItemResult
     from tensorus_server.model import Dataset, DatasetStats, Metadata, Read, Tensor
     from tensorus_server.query import Query
     from tensorus_server.sweep import Swept
+    from tensorus_server.unknown import Listing
 
 __all__ = ["Engine"]
 
@@ -55,6 +58,7 @@ _READ_BATCH = 64
 """Rows, with their inline payloads, that a Get of many tensors fetches at once."""
 
 _SWEEP_EVERY_S = 60.0
+_LIST_EVERY_S = 86400.0
 
 _log = logging.getLogger(__name__)
 
@@ -69,19 +73,21 @@ class Engine:
         pool: CodecPool,
         sessions: InsertSessions | None = None,
         *,
-        orphan_age_s: float = 3600.0,
+        orphan_age_s: float = 86400.0,
+        quarantine_s: float = 86400.0,
+        sweeps: bool = True,
     ) -> None:
         """Take over the parts, which `close` closes, and begin to sweep in the background.
 
         Args:
             sessions: None: of this process alone.
-            orphan_age_s: see `sweep`.
+            orphan_age_s, quarantine_s, sweeps: see `EngineConfig`.
         """
         self._catalogue = catalogue
         self._chunk_store = chunk_store
         self._pool = pool
         self._orphan_age_s = orphan_age_s
-        self._started_s = time.time()
+        self._quarantine_s = quarantine_s
         self._committer = Committer(catalogue, chunk_store)
         self._seal_pool = ThreadPoolExecutor(_SEAL_THREADS, thread_name_prefix="tensorus-seal")
         self._services = InsertServices(catalogue, chunk_store, pool, self._committer, self._seal_pool)
@@ -89,7 +95,8 @@ class Engine:
         self._reader = TensorReader(catalogue, chunk_store, pool)
         self._closing = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep_regularly, name="tensorus-sweeper", daemon=True)
-        self._sweeper.start()
+        if sweeps:
+            self._sweeper.start()
 
     def create_dataset(self, name: str, policy: StoragePolicy | None = None, schema: Schema | None = None) -> Dataset:
         """Create a dataset; without a policy it has the default preset, without a schema it takes anything.
@@ -158,9 +165,9 @@ class Engine:
         Raises:
             DatasetNotFoundError: there is none.
             InvalidRequestError: the request belongs to another dataset.
-            StoreUnavailableError: the store takes no writes until a restart.
+            StoreUnavailableError: the store takes no writes until a restart, or its folder was removed.
         """
-        self._catalogue.check_writable()
+        self._catalogue.check_present()
         return InsertStream(self._catalogue.datasets.get(dataset), self._services, report, options or InsertOptions())
 
     @property
@@ -308,22 +315,41 @@ class Engine:
             (tensor,) = self._catalogue.tensors.by_generation(dataset.name, [upload.generation])
         return ItemProgress(upload.item, upload.id, upload.spec.canonical_bytes, tensor)
 
-    def sweep(self) -> Swept:
-        """Remove payloads that nobody needs; happens by itself once a minute."""
-        return sweep(
+    def sweep(self, *, in_grace: bool = False) -> Swept:
+        """Remove payloads that rows say nobody needs; happens by itself once a minute. See `sweep.sweep`."""
+        return sweep(self._catalogue, self._chunk_store, in_grace=in_grace)
+
+    def set_unknown_aside(self) -> Listing:
+        """Move payloads that no row knows to quarantine; happens by itself once a day. See `unknown.set_aside`.
+
+        Raises:
+            LimitExceededError: they are too many.
+            DataCorruptError, StoreUnavailableError: the catalogue is damaged.
+        """
+        return set_aside(
             self._catalogue,
             self._chunk_store,
-            started_s=self._started_s,
-            orphan_age_s=self._orphan_age_s,
+            older_than_s=self._orphan_age_s,
+            quarantine_s=self._quarantine_s,
             uncommitted=lambda: self._committer.uncommitted,
         )
+
+    @property
+    def quarantine(self) -> Quarantine:
+        """Payloads that no row knows."""
+        return self._chunk_store.quarantine
+
+    def empty_quarantine(self) -> int:
+        """Delete all payloads in quarantine, and return how many there were."""
+        return empty_quarantine(self._chunk_store, at_once=True)
 
     def close(self) -> None:
         """Commit what waits and close every part. Idempotent; streams must have ended."""
         if self._closing.is_set():
             return
         self._closing.set()
-        self._sweeper.join()
+        if self._sweeper.ident is not None:
+            self._sweeper.join()
         self._seal_pool.shutdown()
         self._committer.close()
         self._sessions.close()
@@ -334,7 +360,16 @@ class Engine:
     def _sweep_regularly(self) -> None:
         while True:
             try:
+                # A store that takes no more writes says so itself, and there is nothing left to sweep.
+                self._catalogue.check_present()
+            except StoreUnavailableError:
+                return
+            try:
                 self.sweep()
+                if self._catalogue.garbage.claim_listing(_LIST_EVERY_S):
+                    self.set_unknown_aside()
+            except EngineError as error:
+                _log.error("the sweep failed: %s", error)
             except Exception:  # noqa: BLE001 - whatever it was, the next round tries again
                 # The next round tries again; a store that cannot be swept still serves.
                 _log.exception("the sweep failed")

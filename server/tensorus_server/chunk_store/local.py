@@ -3,6 +3,10 @@
     tmp/<process>/<32 hex>      payloads on their way in; the folder is locked (flock) as long as its process lives
     uploads/<32 hex>            payloads on their way in of which a part is kept; locked (flock) as long as a writer has them
     chunks/00..ff/<32 hex>      published payloads, 256 shards; the key is "<shard>/<32 hex>"
+    chunks/store                which store they are of: `identity_file.py`
+    quarantine/                 payloads that nothing refers to, before they are deleted: `local_quarantine.py`
+
+Files have the mode 0600 and folders 0700, whatever the umask.
 
 A payload is durable before it can be seen: write → fdatasync → rename into its shard → fsync of the shard's folder. A rename
 without the first sync gave files of length zero after a power cut (ext4 and XFS); without the second, POSIX does not promise
@@ -36,6 +40,8 @@ from tensorus_server.chunk_store.abc import (
     StoredKey,
 )
 from tensorus_server.chunk_store.files import Files
+from tensorus_server.chunk_store.identity_file import IdentityFile
+from tensorus_server.chunk_store.local_quarantine import LocalQuarantine
 from tensorus_server.errors import StorageFullError, StoreUnavailableError
 from tensorus_server.limits import SYNC_EVERY_BYTES
 
@@ -45,6 +51,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from typing_extensions import Buffer
+
+    from tensorus_server.chunk_store.abc import Quarantine
+    from tensorus_server.identity import StoreIdentity
 
 __all__ = ["LocalChunkStore", "Reserve"]
 
@@ -74,7 +83,8 @@ class Reserve:
         """
         if not now and time.monotonic() - self._checked_s < _SPACE_CHECK_EVERY_S:
             return
-        usage = shutil.disk_usage(self._folder)
+        with _as_store_errors("look at the free space"):
+            usage = shutil.disk_usage(self._folder)
         reserve = max(self._bytes, int(self._share * usage.total))
         if usage.free < reserve:
             raise StorageFullError(
@@ -100,6 +110,8 @@ class LocalChunkStore(ChunkStore):
         self._chunks = folder / "chunks"
         self._tmp = folder / "tmp"
         self._uploads = folder / "uploads"
+        self._identity = IdentityFile(self._chunks, self._files)
+        self._quarantine = LocalQuarantine(folder, self._files)
         self._make_folders(folder)
         self._own_tmp, self._own_tmp_fd = _make_locked_folder(self._tmp)
         self._next_shard = secrets.randbelow(len(_SHARDS))
@@ -204,14 +216,20 @@ class LocalChunkStore(ChunkStore):
         for shard in _SHARDS:
             yield from _entries(self._chunks / shard, prefix=f"{shard}/")
 
-    def has_other_users(self) -> bool:
+    @property
+    def quarantine(self) -> Quarantine:
         """See `ChunkStore`."""
-        for descriptor, _ in self._foreign_folders():
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+        return self._quarantine
+
+    def read_identity(self) -> StoreIdentity | None:
+        """See `ChunkStore`."""
+        with _as_store_errors("read the store's identity"):
+            return self._identity.read()
+
+    def write_identity(self, identity: StoreIdentity) -> None:
+        """See `ChunkStore`."""
+        with _as_store_errors("write the store's identity"):
+            self._identity.write(identity)
 
     def sweep_unfinished(self) -> int:
         """See `ChunkStore`. A folder whose lock can be had belongs to nobody any more."""
@@ -262,8 +280,11 @@ class LocalChunkStore(ChunkStore):
 
     def _make_folders(self, folder: Path) -> None:
         """Make every folder, and make the folders themselves durable, parents included."""
-        for parent in (self._tmp, self._uploads, self._chunks):
+        for parent in (self._tmp, self._uploads, self._chunks, self._quarantine.folder):
             parent.mkdir(mode=0o700, exist_ok=True)
+            # One that was made with another mode; someone else's stays as its owner wants it.
+            with suppress(PermissionError):
+                parent.chmod(0o700)
         missing = [shard for shard in _SHARDS if not (self._chunks / shard).is_dir()]
         for shard in missing:
             (self._chunks / shard).mkdir(mode=0o700, exist_ok=True)

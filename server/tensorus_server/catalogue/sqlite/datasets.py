@@ -94,7 +94,8 @@ class SqliteDatasetTable(DatasetTable):
 
     def delete(self, name: str) -> int:
         """See `DatasetTable`."""
-        with self._database.write() as connection:
+
+        def delete(connection: apsw.Connection) -> int:
             ds = find_dataset(connection, name).number
             connection.execute(
                 "INSERT INTO tombstone SELECT DISTINCT key, ? FROM tensor WHERE ds = ? AND inline = 0",
@@ -104,6 +105,8 @@ class SqliteDatasetTable(DatasetTable):
             deleted: int = connection.changes()
             connection.execute("DELETE FROM dataset WHERE ds = ?", (ds,))
             return deleted
+
+        return self._database.write_on_full_disk(delete)
 
     def stats(self, name: str) -> DatasetStats:
         """See `DatasetTable`."""

@@ -24,6 +24,7 @@ from tensorus_server.errors import (
     DatasetNotFoundError,
     GenerationMismatchError,
     InsertAbandonedError,
+    StorageFullError,
     TensorNotFoundError,
 )
 from tensorus_server.filter import flatten_metadata
@@ -196,9 +197,20 @@ class SqliteTensorTable(TensorTable):
 
     def delete(self, dataset: str, ids: Sequence[str]) -> list[str]:
         """See `TensorTable`."""
-        with self._database.write() as connection:
+
+        def delete(connection: apsw.Connection) -> list[str]:
             ds = find_dataset(connection, dataset).number
             return [tensor_id for tensor_id in dict.fromkeys(ids) if self._delete(connection, ds, tensor_id)]
+
+        try:
+            return self._database.write_on_full_disk(delete)
+        except StorageFullError:
+            if len(ids) < 2:
+                raise
+        # They need more of the log than there is spare room. What the first half needed can be had again once it is copied.
+        first = self.delete(dataset, ids[: len(ids) // 2])
+        self._database.checkpoint(idle=True)
+        return first + [found for found in self.delete(dataset, ids[len(ids) // 2 :]) if found not in first]
 
 
 def _abandoned(stored: StoredTensor, outcome: Tensor | Exception) -> Exception:
