@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
+from tensorus_server.catalogue.sqlite.spare_room import SpareRoom
 from tensorus_server.chunk_store.local import LocalChunkStore, Reserve
 from tensorus_server.codec_pool import CodecPool
 from tensorus_server.engine import Engine
-from tensorus_server.errors import StoreUnavailableError
+from tensorus_server.errors import StorageFullError, StoreUnavailableError
+from tensorus_server.identity import LOSS_QUARANTINE_S
 from tensorus_server.session_locks import SessionLocks
 from tensorus_server.sessions import InsertSessions
+from tensorus_server.unknown import set_all_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tensorus_server.config import EngineConfig
 
 __all__ = ["open_engine"]
+
+_OPENING_BYTES = 256 * 1024
 
 
 def open_engine(config: EngineConfig, *, ask: Callable[[str, int], None] | None = None) -> Engine:
@@ -29,19 +37,56 @@ def open_engine(config: EngineConfig, *, ask: Callable[[str, int], None] | None 
     Raises:
         StoreUnavailableError: it cannot be opened; the message says why.
     """
+    try:
+        return _open(config, ask)
+    except StoreUnavailableError:
+        # SQLite has several errors for a full disk. Whoever wants to make room must be able to open the store.
+        if not _is_full(config.data_dir) or not SpareRoom(config.data_dir).release():
+            raise
+        return _open(config, ask)
+
+
+def _open(config: EngineConfig, ask: Callable[[str, int], None] | None) -> Engine:
     folder = config.data_dir
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        catalogue = SqliteCatalogue(
-            folder, delete_grace_s=config.delete_grace_s, upload_expiry_s=config.upload_expiry_s
-        )
+        with ExitStack() as opened:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            reserve = Reserve(folder, reserve_bytes=config.reserve_bytes, reserve_share=config.reserve_share)
+            chunk_store = LocalChunkStore(folder, reserve=reserve)
+            opened.callback(chunk_store.close)
+            catalogue = SqliteCatalogue(
+                folder,
+                payloads=chunk_store,
+                accept_loss=config.accept_loss,
+                delete_grace_s=config.delete_grace_s,
+                upload_expiry_s=config.upload_expiry_s,
+            )
+            opened.callback(catalogue.close)
+            if config.accept_loss:
+                set_all_aside(catalogue, chunk_store, quarantine_s=LOSS_QUARANTINE_S)
+            sessions = InsertSessions(None if ask is None else SessionLocks(folder / "sessions.lock", ask))
+            opened.callback(sessions.close)
+            pool = CodecPool(config.codec_threads)
+            # From here on the engine closes all of them.
+            opened.pop_all()
     except OSError as error:
         raise StoreUnavailableError(f"cannot open a store in {folder}: {error.strerror}") from error
+    except StorageFullError as error:
+        raise StoreUnavailableError(f"cannot open a store in {folder}: {error}") from error
+    return Engine(
+        catalogue,
+        chunk_store,
+        pool,
+        sessions,
+        orphan_age_s=config.orphan_age_s,
+        quarantine_s=config.quarantine_s,
+        sweeps=config.sweeps,
+    )
+
+
+def _is_full(folder: Path) -> bool:
+    """Return whether the disk lacks what an opening needs: folders, and SQLite's log and its index."""
     try:
-        reserve = Reserve(folder, reserve_bytes=config.reserve_bytes, reserve_share=config.reserve_share)
-        chunk_store = LocalChunkStore(folder, reserve=reserve)
-        sessions = InsertSessions(None if ask is None else SessionLocks(folder / "sessions.lock", ask))
-    except OSError as error:
-        catalogue.close()
-        raise StoreUnavailableError(f"cannot open a store in {folder}: {error.strerror}") from error
-    return Engine(catalogue, chunk_store, CodecPool(config.codec_threads), sessions, orphan_age_s=config.orphan_age_s)
+        return shutil.disk_usage(folder).free < _OPENING_BYTES
+    except OSError:
+        return False

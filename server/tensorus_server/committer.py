@@ -4,7 +4,7 @@ A group costs two syncs however large it is: of the shard's folder, and of the c
 has ended makes up the next group, so a busy server forms large groups and an idle one commits at once.
 
 Order, for every group: payloads durable (before they come here) → published → committed → reported. A crash leaves payloads
-without a row, which the sweep removes, and never a row without its payload.
+without a row, which a listing finds, and never a row without its payload.
 
 Whatever is submitted gets an outcome: from its commit, from the error that its commit raised, or, where the thread itself has
 ended, from the failure of the store.

@@ -29,8 +29,15 @@ class EngineConfig:
     upload_expiry_s: float = 3600.0
     """How long after its last mark an interrupted insert can be resumed: longer than a restart or a night's network takes to
     come back costs only space."""
-    orphan_age_s: float = 3600.0
-    """How old an unknown payload must be before the sweep removes it, while another process uses the store."""
+    orphan_age_s: float = 86400.0
+    """How old a payload that no row knows must be for the daily listing to move it to quarantine: longer than commits take."""
+    quarantine_s: float = 86400.0
+    """How long it stays there before it is deleted."""
+    sweeps: bool = True
+    """Whether garbage is collected in the background."""
+    accept_loss: bool = False
+    """Whether to open a store whose catalogue lacks rows, and to move the payloads that it does not know to quarantine, for a
+    week; otherwise it is refused."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work; names the key."""

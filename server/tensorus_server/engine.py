@@ -16,6 +16,7 @@ from tensorus_server.chunk_store.abc import PayloadBusyError
 from tensorus_server.committer import Committer
 from tensorus_server.errors import (
     DataCorruptError,
+    EngineError,
     GenerationMismatchError,
     InvalidPageTokenError,
     LimitExceededError,
@@ -33,6 +34,7 @@ from tensorus_server.query import Selection, list_page
 from tensorus_server.read import TensorReader
 from tensorus_server.sessions import InsertSessions
 from tensorus_server.sweep import sweep
+from tensorus_server.unknown import empty_quarantine, set_aside
 from tensorus_server.validate import (
     require_dataset_name,
     require_metadata,
@@ -45,13 +47,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from tensorus_server.catalogue.abc import Catalogue, Order, Upload
-    from tensorus_server.chunk_store.abc import ChunkStore
+    from tensorus_server.chunk_store.abc import ChunkStore, Quarantine
     from tensorus_server.codec_pool import CodecPool
     from tensorus_server.filter import Filter
     from tensorus_server.insert import ItemResult
     from tensorus_server.model import Dataset, DatasetStats, Metadata, Read, Tensor
     from tensorus_server.query import Query
     from tensorus_server.sweep import Swept
+    from tensorus_server.unknown import Listing
 
 __all__ = ["Engine"]
 
@@ -62,6 +65,7 @@ _READ_BATCH = 64
 """Rows, with their inline payloads, that a Get of many tensors fetches at once."""
 
 _SWEEP_EVERY_S = 60.0
+_LIST_EVERY_S = 86400.0
 
 _CLOSE_TIMEOUT_S = 60.0
 """How long `close` waits for what is under way, all of it together."""
@@ -81,19 +85,21 @@ class Engine:
         pool: CodecPool,
         sessions: InsertSessions | None = None,
         *,
-        orphan_age_s: float = 3600.0,
+        orphan_age_s: float = 86400.0,
+        quarantine_s: float = 86400.0,
+        sweeps: bool = True,
     ) -> None:
         """Take over the parts, which `close` closes, and begin to sweep in the background.
 
         Args:
             sessions: None: of this process alone.
-            orphan_age_s: see `sweep`.
+            orphan_age_s, quarantine_s, sweeps: see `EngineConfig`.
         """
         self._catalogue = catalogue
         self._chunk_store = chunk_store
         self._pool = pool
         self._orphan_age_s = orphan_age_s
-        self._started_s = time.time()
+        self._quarantine_s = quarantine_s
         self._health = Health(catalogue.check_writable)
         self._committer = Committer(catalogue, chunk_store, self._health)
         self._seal_pool = WorkerPool(_SEAL_THREADS, "seal")
@@ -102,9 +108,7 @@ class Engine:
         self._reader = TensorReader(catalogue, chunk_store, pool)
         self._purger = Purger(catalogue.datasets, self._health)
         self._closing = threading.Event()
-        self._sweeper = Watched(
-            "sweeper", self._sweep_regularly, lambda error: self._health.fail("the sweeper ended", error)
-        )
+        self._sweeper = Watched("sweeper", self._sweep_regularly, self._sweeper_failed) if sweeps else None
 
     def create_dataset(self, name: str, policy: StoragePolicy | None = None, schema: Schema | None = None) -> Dataset:
         """Create a dataset; without a policy it has the default preset, without a schema it takes anything.
@@ -187,9 +191,10 @@ class Engine:
         Raises:
             DatasetNotFoundError: there is none.
             InvalidRequestError: the request belongs to another dataset.
-            StoreUnavailableError: the store takes no writes until a restart.
+            StoreUnavailableError: the store takes no writes until a restart, or its folder was removed.
         """
         self._health.require()
+        self._catalogue.check_present()
         return InsertStream(self._catalogue.datasets.get(dataset), self._services, report, options or InsertOptions())
 
     @property
@@ -350,16 +355,34 @@ class Engine:
             tensor = replace(tensor, outcome=upload.outcome)
         return ItemProgress(upload.item, upload.id, upload.spec.canonical_bytes, tensor)
 
-    def sweep(self) -> Swept:
-        """Remove payloads that nobody needs; happens by itself once a minute."""
-        return sweep(
+    def sweep(self, *, in_grace: bool = False) -> Swept:
+        """Remove payloads that rows say nobody needs; happens by itself once a minute. See `sweep.sweep`."""
+        return sweep(self._catalogue, self._chunk_store, in_grace=in_grace, is_closing=self._closing.is_set)
+
+    def set_unknown_aside(self) -> Listing:
+        """Move payloads that no row knows to quarantine; happens by itself once a day. See `unknown.set_aside`.
+
+        Raises:
+            LimitExceededError: they are too many.
+            DataCorruptError, StoreUnavailableError: the catalogue is damaged.
+        """
+        return set_aside(
             self._catalogue,
             self._chunk_store,
-            started_s=self._started_s,
-            orphan_age_s=self._orphan_age_s,
+            older_than_s=self._orphan_age_s,
+            quarantine_s=self._quarantine_s,
             uncommitted=lambda: self._committer.uncommitted,
             is_closing=self._closing.is_set,
         )
+
+    @property
+    def quarantine(self) -> Quarantine:
+        """Payloads that no row knows."""
+        return self._chunk_store.quarantine
+
+    def empty_quarantine(self) -> int:
+        """Delete all payloads in quarantine, and return how many there were."""
+        return empty_quarantine(self._chunk_store, at_once=True)
 
     def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
         """Commit what waits and close every part. Idempotent. Streams should have ended; those that have not fail.
@@ -373,7 +396,7 @@ class Engine:
         self._closing.set()
         give_up_s = time.monotonic() + timeout_s
         steps: dict[str, Callable[[float], bool]] = {
-            "sweeper": self._sweeper.join,
+            "sweeper": lambda timeout_s: self._sweeper is None or self._sweeper.join(timeout_s),
             "purger": self._purger.close,
             "seals": self._seal_pool.close,
             "committer": self._committer.close,
@@ -403,10 +426,23 @@ class Engine:
         self._catalogue.close(timeout_s)
         return True
 
+    def _sweeper_failed(self, error: BaseException) -> None:
+        self._health.fail("the sweeper ended", error)
+
     def _sweep_regularly(self) -> None:
         while True:
             try:
+                # A store that takes no more writes says so itself, and there is nothing left to sweep.
+                self._catalogue.check_present()
+            except StoreUnavailableError:
+                return
+            try:
                 self.sweep()
+                if self._catalogue.garbage.claim_listing(_LIST_EVERY_S):
+                    self.set_unknown_aside()
+            except EngineError as error:
+                if not self._closing.is_set():
+                    _log.error("the sweep failed: %s", error)
             except Exception:  # noqa: BLE001 - whatever it was, the next round tries again
                 # The next round tries again; a store that cannot be swept still serves.
                 _log.exception("the sweep failed")

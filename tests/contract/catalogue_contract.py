@@ -6,6 +6,7 @@ Datasets and paging have classes of their own, `CatalogueDatasetsContract` and `
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -402,7 +403,38 @@ class CatalogueContract:
         assert catalogue.garbage.unknown(keys) == set(keys[2:])
         assert catalogue.garbage.unknown([]) == set()
 
-    def test_an_open_catalogue_takes_writes(self, catalogue: Catalogue) -> None:
+    def test_keys_of_tensors_and_of_deletions_are_known_from_their_rows(self, catalogue: Catalogue) -> None:
+        dataset = create(catalogue)
+        assert list(catalogue.garbage.known()) == []
+        names = [f"{number}" for number in range(50)]
+        tensors = commit(catalogue, *(stored_tensor(dataset, name) for name in names))
+        catalogue.tensors.delete("dataset", names[::2])
+        assert sorted(catalogue.garbage.known()) == sorted(tensor.locator.key.encode() for tensor in tensors)
+        catalogue.garbage.require_intact()
+
+    def test_payloads_in_their_grace_are_due_to_those_who_do_not_wait_for_it(self, catalogue: Catalogue) -> None:
+        dataset = create(catalogue)
+        tensors = commit(catalogue, *(stored_tensor(dataset, name) for name in "abc"))
+        catalogue.tensors.delete("dataset", ["a", "b"])
+        assert catalogue.garbage.due(10) == []
+        assert set(catalogue.garbage.due(10, in_grace=True)) == {tensor.locator.key for tensor in tensors[:2]}
+        assert len(catalogue.garbage.due(1, in_grace=True)) == 1
+
+    def test_a_listing_is_claimed_once_in_its_time(self, catalogue: Catalogue, reopen: Reopen) -> None:
+        assert not catalogue.garbage.claim_listing(3600.0)
+        assert catalogue.garbage.claim_listing(0.0)
+        assert not reopen().garbage.claim_listing(3600.0)
+
+    def test_a_listing_is_claimed_though_the_clock_was_set_back(
+        self, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now_ns = time.time_ns()
+        monkeypatch.setattr(time, "time_ns", lambda: now_ns - 10**12)
+        assert catalogue.garbage.claim_listing(3600.0)
+        assert not catalogue.garbage.claim_listing(3600.0)
+
+    def test_an_open_catalogue_is_present_and_takes_writes(self, catalogue: Catalogue) -> None:
+        catalogue.check_present()
         catalogue.check_writable()
 
     @pytest.mark.parametrize("idle", [False, True])

@@ -159,9 +159,12 @@ class CatalogueUploadsContract:
         save(catalogue, known, dropped, complete)
         catalogue.uploads.drop("request", 1)
         commit(catalogue, stored_tensor(dataset, "t2", upload=("request", 2)))
-        keys = [known.payload_key, dropped.payload_key, complete.payload_key, "'; DROP TABLE upload; --"]
-        assert set(catalogue.uploads.unknown(keys)) == {dropped.payload_key, keys[3]}
-        assert catalogue.uploads.unknown([]) == []
+        names = [known.payload_key, dropped.payload_key, complete.payload_key, "'; DROP TABLE upload; --"]
+        keys = [f"uploads/{name}" for name in names]
+        assert catalogue.garbage.unknown(keys) == {keys[1], keys[3]}
+        found = set(catalogue.garbage.known())
+        assert {keys[0].encode(), keys[2].encode()} <= found
+        assert keys[1].encode() not in found
 
     # ---- Completion -----------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import pytest
 
-from tensorus_server.chunk_store.abc import ChunkStore, PayloadMissingError, StagedPayload, new_payload_key
+from tensorus_server.chunk_store.abc import ChunkStore, PayloadMissingError, Quarantined, StagedPayload, new_payload_key
+from tensorus_server.identity import StoreIdentity
 
 
 class RawAccess(Protocol):
@@ -60,6 +61,16 @@ BEYOND_THE_END = [
     pytest.param(10, 1, id="from the end on"),
     pytest.param(9, 2, id="across the end"),
     pytest.param(1000, 1, id="far beyond"),
+]
+
+
+IDENTITIES = [
+    StoreIdentity("0123456789abcdef" * 2, 1),
+    StoreIdentity("0123456789abcdef" * 2, 2),
+    StoreIdentity("0123456789abcdef" * 2, 3),
+    # Two at once: where a process was killed in between.
+    StoreIdentity("0123456789abcdef" * 2, 5),
+    StoreIdentity("fedcba9876543210" * 2, 4),
 ]
 
 
@@ -225,9 +236,46 @@ class ChunkStoreContract:
         reader.close()
         reader.close()
 
-    def test_a_store_alone_has_no_other_users(self, store: ChunkStore) -> None:
-        staged(store, b"x")
-        assert not store.has_other_users()
+    def test_a_new_store_has_no_identity(self, store: ChunkStore) -> None:
+        assert store.read_identity() is None
+
+    def test_the_identity_is_what_was_written_last(self, store: ChunkStore) -> None:
+        for identity in IDENTITIES:
+            store.write_identity(identity)
+            assert store.read_identity() == identity
+        assert list(store.published()) == []
+
+    def test_what_is_put_into_quarantine_is_neither_published_nor_lost(self, store: ChunkStore, raw: RawAccess) -> None:
+        moved, stays = published(store, b"moved"), published(store, b"stays")
+        assert store.quarantine.put(moved, until_s=2e9)
+        assert store.quarantine.entries() == [Quarantined(moved, 5, 2e9)]
+        assert raw.published() == {stays: b"stays"}
+        with pytest.raises(PayloadMissingError):
+            store.open(moved)
+
+    def test_what_is_restored_is_as_it_was(self, store: ChunkStore, raw: RawAccess) -> None:
+        key = published(store, b"payload")
+        store.quarantine.put(key, until_s=2e9)
+        (entry,) = store.quarantine.entries()
+        store.quarantine.restore(entry)
+        assert raw.published() == {key: b"payload"}
+        assert store.quarantine.entries() == []
+        with pytest.raises(PayloadMissingError, match=key):
+            store.quarantine.restore(entry)
+
+    def test_what_is_deleted_from_quarantine_is_gone(self, store: ChunkStore) -> None:
+        for until_s in (2e9, 1e9):
+            store.quarantine.put(published(store, b"x"), until_s=until_s)
+        first, second = store.quarantine.entries()
+        assert (first.until_s, second.until_s) == (1e9, 2e9)
+        store.quarantine.delete(first)
+        store.quarantine.delete(first)
+        assert store.quarantine.entries() == [second]
+
+    @pytest.mark.parametrize("key", ["00/" + "0" * 32, "uploads/" + "0" * 32])
+    def test_what_is_not_there_cannot_be_put_into_quarantine(self, store: ChunkStore, key: str) -> None:
+        assert not store.quarantine.put(key, until_s=2e9)
+        assert store.quarantine.entries() == []
 
     def test_a_sweep_leaves_what_this_process_has_under_way(self, store: ChunkStore) -> None:
         writer = store.begin(new_payload_key())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 import tensorus
 from support.arrays import assert_same_bits, random_bits
+from support.client import run_command
 from support.servers import engine_config
 from tensorus.embedded import EmbeddedBackend
 
@@ -72,3 +75,42 @@ def make_room(disk: Path) -> None:
     """Make the disk larger."""
     subprocess.run(["mount", "-o", f"remount,size={2 * DISK_BYTES}", str(disk)], check=True)
     assert shutil.disk_usage(disk).free > 0
+
+
+@pytest.mark.parametrize("elements", [2_000, 300_000], ids=["inline tensors", "tensors in files"])
+def test_on_a_full_disk_deleting_works_and_its_space_can_be_had_at_once(tiny_disk: Path, elements: int) -> None:
+    folder = tiny_disk / "store"
+    stored: list[str] = []
+    with tensorus.Client(EmbeddedBackend(folder, engine_config)) as client:
+        client.create_dataset("d", preset="none")
+        with pytest.raises(tensorus.errors.StorageFullError):
+            fill(client, elements, stored)
+        fill_up(tiny_disk)
+        # One by one, and all at once: neither answers STORAGE_FULL.
+        assert client.delete("d", stored[:1]) == 1
+        assert client.delete("d", stored[1:-1]) == len(stored) - 2
+        assert [info.id for info in client.list("d")] == stored[-1:]
+    # Whoever makes room must be able to begin.
+    fill_up(tiny_disk)
+    ran = run_command("gc", folder, "--now")
+    assert (ran.exit_code, ran.errors) == (0, "")
+    if elements == 300_000:
+        assert shutil.disk_usage(tiny_disk).free > DISK_BYTES // 2
+    with tensorus.Client(EmbeddedBackend(folder, engine_config)) as client:
+        assert_same_bits(client.get("d", stored[-1], as_="numpy"), content(int(stored[-1]), elements))
+
+
+def test_on_a_full_disk_a_dataset_can_be_deleted(tiny_disk: Path) -> None:
+    with tensorus.Client(EmbeddedBackend(tiny_disk / "store", engine_config)) as client:
+        client.create_dataset("d", preset="none")
+        with pytest.raises(tensorus.errors.StorageFullError):
+            fill(client, 2_000, stored := [])
+        fill_up(tiny_disk)
+        assert client.delete_dataset("d") == len(stored)
+
+
+def fill_up(disk: Path) -> None:
+    """Leave not a byte to anybody."""
+    with (disk / f"filler-{time.monotonic_ns()}").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))

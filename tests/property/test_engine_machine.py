@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from contract.chunk_store_contract import published
 from support.arrays import canonical, normal, random_bits
-from support.engine import Reports, announce, find, insert, read, send, wait_for_purge
+from support.engine import Reports, announce, find, insert, read, send, set_aside_now, wait_for_purge
 from support.filters import matches
 from support.servers import engine_config
 from tensorus_codecs.policy import StoragePolicy
@@ -24,7 +25,7 @@ from tensorus_server.app import open_engine
 from tensorus_server.catalogue.abc import Order
 from tensorus_server.chunk_store import local
 from tensorus_server.engine import Engine
-from tensorus_server.errors import AlreadyExistsError, DatasetNotFoundError, TensorNotFoundError
+from tensorus_server.errors import AlreadyExistsError, DatasetNotFoundError, StoreUnavailableError, TensorNotFoundError
 from tensorus_server.filter import (
     AllOf,
     AnyOf,
@@ -109,6 +110,9 @@ class EngineMachine(RuleBasedStateMachine):
         self.generation = 0
         self.changed = False
         """Whether anything was since the last reopening."""
+        self.orphans: set[str] = set()
+        """Payloads that a crash left."""
+        self.engine.empty_quarantine()
 
     def teardown(self) -> None:
         """Look once more at everything, and close."""
@@ -307,6 +311,53 @@ class EngineMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.changed)
     @rule()
+    def list_unknown(self) -> None:
+        """Look for payloads that nothing has: as long as nothing crashes there is none."""
+        assert set_aside_now(self.engine) == 0
+
+    @precondition(lambda self: self.changed)
+    @rule(count=st.integers(1, 3))
+    def crash_before_a_commit(self, count: int) -> None:
+        """Leave payloads as a crash between publishing and commit does: a listing sets them aside, and a sweep does not."""
+        for _ in range(count):
+            orphan = published(self.engine._chunk_store, b"never committed")
+            self.orphans.add(orphan)
+        self.engine.sweep()
+        assert self.orphans <= self._files()
+        assert set_aside_now(self.engine) == count
+        assert self.orphans <= {entry.key for entry in self.engine.quarantine.entries()}
+
+    @precondition(lambda self: self.orphans)
+    @rule()
+    def restore_from_quarantine(self) -> None:
+        """Take a payload back: it is where it was until the next listing."""
+        entry = next(entry for entry in self.engine.quarantine.entries() if entry.key in self.orphans)
+        self.engine.quarantine.restore(entry)
+        assert entry.key in self._files()
+        assert set_aside_now(self.engine) == 1
+
+    @precondition(lambda self: self.changed)
+    @rule()
+    def crash_and_restore(self) -> None:
+        """Kill the process, so to speak, and go on with a copy of its files: without the log it is refused."""
+        self.changed = False
+        copy = self.folder / "copy"
+        shutil.copytree(self.folder / "store", copy)
+        self.engine.close()
+        log = copy / "catalogue.db-wal"
+        held = log.read_bytes()
+        for path in (log, copy / "catalogue.db-shm"):
+            path.unlink()
+        if held:
+            with pytest.raises(StoreUnavailableError, match="is not opened, so that nothing of it is lost"):
+                open_engine(engine_config(copy))
+        log.write_bytes(held)
+        shutil.rmtree(self.folder / "store")
+        copy.rename(self.folder / "store")
+        self.engine = open_engine(self.config)
+
+    @precondition(lambda self: self.changed)
+    @rule()
     def reopen(self) -> None:
         """Close the engine and open the same store."""
         self.changed = False
@@ -336,15 +387,18 @@ class EngineMachine(RuleBasedStateMachine):
         """After a sweep there is a file for every tensor that has one, and no other."""
         wait_for_purge(self.engine)
         self.engine.sweep()
+        assert set_aside_now(self.engine) == 0
         needed = {
             known.tensor.locator.key
             for tensors in self.model.values()
             for name, known in tensors.items()
             if find(self.engine, known.tensor.dataset, name).inline_payload is None
         }
-        chunks = self.folder / "store" / "chunks"
-        assert {f"{path.parent.name}/{path.name}" for path in chunks.glob("*/*")} == needed
+        assert self._files() == needed
         assert list((self.folder / "store" / "tmp").glob("*/*")) == []
+
+    def _files(self) -> set[str]:
+        return {f"{path.parent.name}/{path.name}" for path in (self.folder / "store" / "chunks").glob("*/*")}
 
     def _known(self, dataset: str, name: str) -> Known | None:
         """Return what the model knows; where it knows none, require that the engine knows none either."""

@@ -19,7 +19,7 @@ from support.arrays import canonical, random_bits
 from support.engine import Reports, announce, engine_on, insert, read, send
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server import small_tensors, tensor_writer
-from tensorus_server.catalogue.sqlite import database
+from tensorus_server.catalogue.sqlite import turns
 from tensorus_server.catalogue.sqlite.file_lock import FileLock
 from tensorus_server.engine import Engine
 from tensorus_server.errors import StoreBusyError, StoreUnavailableError
@@ -38,10 +38,7 @@ BUSY_S = 0.2
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensor_writer, "RESUMABLE_BYTES_MIN", 10_000)
     monkeypatch.setattr(tensor_writer, "MARK_EVERY_BYTES", MARK_EVERY)
-    monkeypatch.setattr(database, "_BUSY_TIMEOUT_MS", int(1000 * BUSY_S))
-    pragmas = database._PRAGMAS.replace("busy_timeout = 10000", f"busy_timeout = {int(1000 * BUSY_S)}")
-    assert pragmas != database._PRAGMAS
-    monkeypatch.setattr(database, "_PRAGMAS", pragmas)
+    monkeypatch.setattr(turns, "BUSY_TIMEOUT_MS", int(1000 * BUSY_S))
 
 
 @pytest.fixture

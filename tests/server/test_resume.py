@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from support.arrays import canonical, normal
-from support.engine import Reports, announce, engine_on, find, insert, read, send
+from support.engine import Reports, announce, engine_on, find, insert, read, send, set_aside_now
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server import tensor_writer
@@ -331,15 +331,24 @@ class TestExpiry:
         assert engine.sweep().expired == 0
         assert resumable(engine, "none") == {3: COMMITTED}
 
-    def test_a_payload_without_an_upload_goes_with_the_next_process(self, engine: Engine, store: Path) -> None:
+    def test_a_payload_without_an_upload_goes_to_quarantine(self, engine: Engine, store: Path) -> None:
         begin(engine, "none").abort()
         engine._catalogue.uploads.drop("request")
         engine.close()
         with engine_on(store) as reopened:
-            # The sweeper may be first.
-            reopened._started_s += 10
             reopened.sweep()
+            assert len(leftovers(reopened, store)) == 1
+            assert set_aside_now(reopened) == 1
             assert leftovers(reopened, store) == []
+            (entry,) = reopened.quarantine.entries()
+            assert entry.key.startswith("uploads/")
+
+    def test_a_payload_that_a_writer_has_is_left_where_it_is(self, engine: Engine, store: Path) -> None:
+        stream = begin(engine, "none")
+        engine._catalogue.uploads.drop("request")
+        assert set_aside_now(engine) == 0
+        assert len(leftovers(engine, store)) == 1
+        stream.abort()
 
 
 def test_a_tensor_that_is_marked_is_the_one_that_is_not(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

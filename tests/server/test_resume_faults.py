@@ -10,7 +10,7 @@ import pytest
 
 from contract.chunk_store_raw import RawFolder
 from support.arrays import canonical, random_bits
-from support.engine import Reports, announce, engine_on, read
+from support.engine import Reports, announce, engine_on, read, set_aside_now
 from support.faults import FaultyFiles
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server import tensor_writer
@@ -87,8 +87,8 @@ def assert_goes_on(engine: Engine, raw: RawFolder) -> None:
     reports = send(engine, committed_bytes(engine), ARRAY.nbytes)
     tensor = reports.tensor(0)
     assert read(engine, "d", "t").tobytes() == canonical(ARRAY)
-    engine._started_s += 10
     engine.sweep()
+    set_aside_now(engine)
     assert (raw.unfinished(), raw.kept()) == (0, {})
     assert raw.published().keys() == {tensor.locator.key}
 

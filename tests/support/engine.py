@@ -38,6 +38,7 @@ from tensorus_server.model import (
     TensorSpec,
 )
 from tensorus_server.read import Piece, ReadPlan
+from tensorus_server.unknown import set_aside
 
 RAW_RECORD_OVERHEAD = 21
 """Bytes of a raw chunk's record before its canonical bytes."""
@@ -61,8 +62,11 @@ def engine_on(
 ) -> Iterator[Engine]:
     """Open an engine in `folder` whose files, reserve and grace are the test's."""
     folder.mkdir(exist_ok=True)
-    catalogue = SqliteCatalogue(folder, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s)
-    engine = Engine(catalogue, LocalChunkStore(folder, reserve=reserve, files=files), CodecPool(2))
+    chunk_store = LocalChunkStore(folder, reserve=reserve, files=files)
+    catalogue = SqliteCatalogue(
+        folder, payloads=chunk_store, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
+    )
+    engine = Engine(catalogue, chunk_store, CodecPool(2))
     try:
         yield engine
     finally:
@@ -86,6 +90,18 @@ def wait_for_purge(engine: Engine) -> None:
                 return
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
+
+
+def set_aside_now(engine: Engine) -> int:
+    """Move to quarantine what no row knows, however young it is, and return how many payloads that were."""
+    return set_aside(
+        engine._catalogue,
+        engine._chunk_store,
+        # The clock that stamps files is behind the one that processes ask, or ahead of it.
+        older_than_s=-60.0,
+        quarantine_s=60.0,
+        uncommitted=lambda: engine._committer.uncommitted,
+    ).moved
 
 
 class Reports:

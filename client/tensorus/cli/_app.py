@@ -11,6 +11,7 @@ from tensorus._version import __version__
 from tensorus.cli._output import print_error
 from tensorus.cli.bench import bench
 from tensorus.cli.explain import explain
+from tensorus.cli.gc import gc
 from tensorus.cli.get import get
 from tensorus.cli.import_ import import_
 from tensorus.cli.info import info
@@ -70,5 +71,5 @@ def app() -> None:
     """  # noqa: D301 - click's mark for lines that stay as they are
 
 
-for _command in (serve, put, get, ls, info, stats, rm, explain, bench, import_):
+for _command in (serve, put, get, ls, info, stats, rm, gc, explain, bench, import_):
     app.add_command(_command)

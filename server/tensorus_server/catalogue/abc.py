@@ -19,7 +19,7 @@ from tensorus_codecs.quick import quick
 from tensorus_server.model import Outcome, Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from tensorus_codecs.policy import StoragePolicy
     from tensorus_codecs.summary import ValueSummary
@@ -346,25 +346,51 @@ class UploadTable(ABC):
     def expired(self, limit: int) -> list[Upload]:
         """Return uploads whose time is over, at most `limit`."""
 
-    @abstractmethod
-    def unknown(self, payload_keys: Sequence[str]) -> list[str]:
-        """Return those of `payload_keys` that no upload has."""
-
 
 class GarbageTable(ABC):
-    """Payloads in the chunk store that no tensor refers to any more, or never did."""
+    """Payloads in the chunk store that no tensor refers to any more, or never did.
+
+    Keys are those of the chunk store; of a kept payload, "uploads/" and its key.
+    """
 
     @abstractmethod
-    def due(self, limit: int) -> list[str]:
-        """Return keys of deleted tensors whose grace is over, at most `limit`."""
+    def due(self, limit: int, *, in_grace: bool = False) -> list[str]:
+        """Return keys of deleted tensors whose grace is over, at most `limit`.
+
+        Args:
+            in_grace: return those, too, whose grace is not over.
+        """
 
     @abstractmethod
     def forget(self, keys: Collection[str]) -> None:
-        """Drop deleted tensors' keys, after their payloads are gone. Idempotent."""
+        """Drop deleted tensors' keys, after their payloads are gone. Idempotent. Succeeds on a full disk."""
 
     @abstractmethod
     def unknown(self, keys: Collection[str]) -> set[str]:
-        """Return those of `keys` that belong neither to a tensor nor to a deletion that waits."""
+        """Return those of `keys` that belong to no tensor, no upload, and no deletion that waits."""
+
+    @abstractmethod
+    def known(self) -> Iterator[bytes]:
+        """Yield every key that belongs to a tensor, an upload, or a deletion that waits, in UTF-8 and in any order.
+
+        They come from the rows themselves, whatever is damaged in them, and from no index. Rows that are written meanwhile may
+        be missing.
+
+        Raises:
+            StoreUnavailableError: the rows cannot be read to the end.
+        """
+
+    @abstractmethod
+    def require_intact(self) -> None:
+        """Do nothing if every row is there and as it was written. Takes time: it reads all of them.
+
+        Raises:
+            DataCorruptError, StoreUnavailableError: something is damaged, and a key may be missing from `known`.
+        """
+
+    @abstractmethod
+    def claim_listing(self, every_s: float) -> bool:
+        """Return whether it is time to list the chunk store again; of all processes one is told so, once in `every_s`."""
 
 
 class Catalogue(ABC):
@@ -380,7 +406,15 @@ class Catalogue(ABC):
         """Do nothing if writes are possible.
 
         Raises:
-            StoreUnavailableError: an earlier write failed with an unknown outcome.
+            StoreUnavailableError: an earlier write failed with an unknown outcome, or the files were removed.
+        """
+
+    @abstractmethod
+    def check_present(self) -> None:
+        """Do nothing if the files of the catalogue are where they belong.
+
+        Raises:
+            StoreUnavailableError: they were removed, or there are no more writes for another reason.
         """
 
     @abstractmethod

@@ -3,7 +3,7 @@
 A payload is immutable and has a key that the store made: nothing is ever overwritten, and no name of a client's reaches the
 store. It goes through `begin` → `append`... → `finish` (its bytes are durable) → `publish` (it can be read, by the locators
 that come back). What was begun and not published is garbage after a crash, and what was published and never committed to the
-catalogue likewise; the sweep finds both.
+catalogue likewise; the sweep removes the one, and the daily listing moves the other to the quarantine.
 
 A payload on its way in may be kept: `keep` makes what was appended so far durable and lets it outlive its process, `park`
 leaves it there, and `resume` goes on with it, in this process or another. What is kept belongs to an upload of the
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from tensorus_server.identity import StoreIdentity
+
 __all__ = [
     "ChunkReader",
     "ChunkStore",
@@ -33,6 +35,8 @@ __all__ = [
     "PayloadBusyError",
     "PayloadMissingError",
     "PayloadUnreadableError",
+    "Quarantine",
+    "Quarantined",
     "StagedPayload",
     "StoredKey",
     "new_payload_key",
@@ -76,12 +80,54 @@ class StagedPayload:
 
 @dataclass(frozen=True)
 class StoredKey:
-    """A payload as the sweep sees it."""
+    """A payload as a listing sees it."""
 
     key: str
     """What the store's methods take."""
     modified_s: float
     """Seconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A payload in quarantine."""
+
+    key: str
+    """Of a published payload, as `ChunkStore.published` gives it; of a kept one "uploads/" and its key."""
+    stored_bytes: int
+    until_s: float
+    """Seconds since 1970: from then on it may be deleted."""
+
+
+class Quarantine(ABC):
+    """Payloads that nothing refers to, kept until somebody may have missed them. Safe in many threads."""
+
+    @abstractmethod
+    def put(self, key: str, *, until_s: float) -> bool:
+        """Move a payload here, durably, and return whether it was there to be moved.
+
+        Args:
+            key: as of `Quarantined`.
+
+        Raises:
+            PayloadBusyError: a writer has it.
+        """
+
+    @abstractmethod
+    def entries(self) -> list[Quarantined]:
+        """Return what is here, what may be deleted first at first."""
+
+    @abstractmethod
+    def restore(self, entry: Quarantined) -> None:
+        """Move a payload back, durably. Its age begins anew.
+
+        Raises:
+            PayloadMissingError: it is not here any more.
+        """
+
+    @abstractmethod
+    def delete(self, entry: Quarantined) -> None:
+        """Delete a payload for good. Idempotent."""
 
 
 class ChunkWriter(ABC):
@@ -230,9 +276,26 @@ class ChunkStore(ABC):
     def published(self) -> Iterator[StoredKey]:
         """Yield every published payload that was there when this began."""
 
+    @property
     @abstractmethod
-    def has_other_users(self) -> bool:
-        """Return whether another living process may be publishing payloads."""
+    def quarantine(self) -> Quarantine:
+        """Where payloads wait that nothing refers to."""
+
+    @abstractmethod
+    def read_identity(self) -> StoreIdentity | None:
+        """Return which store the payloads are of; None: that was never written.
+
+        Raises:
+            StoreUnavailableError: it cannot be read.
+        """
+
+    @abstractmethod
+    def write_identity(self, identity: StoreIdentity) -> None:
+        """Replace the identity, durably; a crash leaves this one or the one before. One process at a time.
+
+        Raises:
+            StorageFullError, StoreUnavailableError: that cannot be done now.
+        """
 
     @abstractmethod
     def sweep_unfinished(self) -> int:

@@ -36,6 +36,16 @@ class Files:
         """Return a descriptor to write to the end of an existing file."""
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
+    def open_to_change(self, path: Path) -> int:
+        """Return a descriptor to write anywhere in an existing file."""
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+
+    def write_at(self, descriptor: int, data: bytes, offset: int) -> None:
+        """Overwrite the bytes from `offset` on."""
+        done = 0
+        while done < len(data):
+            done += os.pwrite(descriptor, data[done:], offset + done)
+
     def cut(self, descriptor: int, length: int) -> None:
         """Drop what follows the first `length` bytes."""
         os.ftruncate(descriptor, length)
@@ -58,7 +68,7 @@ class Files:
         _sync(descriptor, data_only=True)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Move a file within the file system, atomically; it counts as modified now, which the sweep goes by."""
+        """Move a file within the file system, atomically; it counts as modified now, which listings go by."""
         os.utime(source)
         source.rename(target)
 

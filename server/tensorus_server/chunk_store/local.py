@@ -4,6 +4,10 @@
     uploads/<32 hex>            payloads on their way in of which a part is kept; `payload_locks.py` says who writes one
     uploads.lock                their locks
     chunks/00..ff/<32 hex>      published payloads, 256 shards; the key is "<shard>/<32 hex>"
+    chunks/store                which store they are of: `identity_file.py`
+    quarantine/                 payloads that nothing refers to, before they are deleted: `local_quarantine.py`
+
+Files have the mode 0600 and folders 0700, whatever the umask.
 
 A payload is durable before it can be seen: write → fdatasync → rename into its shard → fsync of the shard's folder. A rename
 without the first sync gave files of length zero after a power cut (ext4 and XFS); without the second, POSIX does not promise
@@ -16,7 +20,6 @@ that failed the file is dropped and never synced again: Linux reports the loss o
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import os
@@ -38,8 +41,11 @@ from tensorus_server.chunk_store.abc import (
     StoredKey,
 )
 from tensorus_server.chunk_store.files import Files
+from tensorus_server.chunk_store.identity_file import IdentityFile
+from tensorus_server.chunk_store.local_quarantine import LocalQuarantine
+from tensorus_server.chunk_store.os_errors import as_store_errors
 from tensorus_server.chunk_store.payload_locks import PayloadLocks
-from tensorus_server.errors import StorageFullError, StoreUnavailableError
+from tensorus_server.errors import StorageFullError
 from tensorus_server.limits import SYNC_EVERY_BYTES
 
 if TYPE_CHECKING:
@@ -48,6 +54,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from typing_extensions import Buffer
+
+    from tensorus_server.chunk_store.abc import Quarantine
+    from tensorus_server.identity import StoreIdentity
 
 __all__ = ["LocalChunkStore", "Reserve"]
 
@@ -79,7 +88,7 @@ class Reserve:
         """
         if not now and time.monotonic() - self._checked_s < _SPACE_CHECK_EVERY_S:
             return
-        with _as_store_errors("look at the disk's free space"):
+        with as_store_errors("look at the free space"):
             usage = shutil.disk_usage(self._folder)
         reserve = max(self._bytes, int(self._share * usage.total))
         if usage.free < reserve:
@@ -106,9 +115,15 @@ class LocalChunkStore(ChunkStore):
         self._chunks = folder / "chunks"
         self._tmp = folder / "tmp"
         self._uploads = folder / "uploads"
+        self._identity = IdentityFile(self._chunks, self._files)
         self._make_folders(folder)
-        self._locks = PayloadLocks(folder / "uploads.lock")
         self._own_tmp, self._own_tmp_fd = _make_locked_folder(self._tmp)
+        try:
+            self._locks = PayloadLocks(folder / "uploads.lock")
+        except BaseException:
+            os.close(self._own_tmp_fd)
+            raise
+        self._quarantine = LocalQuarantine(folder, self._files, self._locks)
         self._next_shard = secrets.randbelow(len(_SHARDS))
         self._shard_lock = threading.Lock()
         self._sync_pool = WorkerPool(_SYNC_THREADS, "sync")
@@ -123,7 +138,7 @@ class LocalChunkStore(ChunkStore):
         """See `ChunkStore`."""
         self.require_space()
         path = self._own_tmp / payload_key
-        with _as_store_errors("begin a payload"):
+        with as_store_errors("begin a payload"):
             descriptor = self._files.create(path)
         return _LocalWriter(self, path, descriptor)
 
@@ -141,7 +156,7 @@ class LocalChunkStore(ChunkStore):
 
     def _open_again(self, path: Path, length: int) -> tuple[int, ChunkReader]:
         """Return a descriptor to write after the first `length` bytes of a kept payload, and a reader of them."""
-        with _as_store_errors("resume a payload"), _missing(f"no kept payload has the key {path.name}"):
+        with as_store_errors("resume a payload"), _missing(f"no kept payload has the key {path.name}"):
             descriptor = self._files.open_to_write(path)
             try:
                 found = os.fstat(descriptor).st_size
@@ -162,7 +177,7 @@ class LocalChunkStore(ChunkStore):
         """See `ChunkStore`."""
         self._locks.acquire(payload_key)
         try:
-            with _as_store_errors("drop a payload"), suppress(FileNotFoundError):
+            with as_store_errors("drop a payload"), suppress(FileNotFoundError):
                 self._files.unlink(self._uploads / payload_key)
         finally:
             self._locks.release(payload_key)
@@ -179,7 +194,7 @@ class LocalChunkStore(ChunkStore):
             shard = _SHARDS[self._next_shard]
             self._next_shard = (self._next_shard + 1) % len(_SHARDS)
         folder = self._chunks / shard
-        with _as_store_errors("publish payloads"):
+        with as_store_errors("publish payloads"):
             for staged in group:
                 self._files.rename(self._staged_path(staged), folder / staged.payload_key)
             self._files.sync_folder(folder)
@@ -190,7 +205,7 @@ class LocalChunkStore(ChunkStore):
     def discard(self, staged: StagedPayload) -> None:
         """See `ChunkStore`."""
         try:
-            with _as_store_errors("discard a payload"), suppress(FileNotFoundError):
+            with as_store_errors("discard a payload"), suppress(FileNotFoundError):
                 self._files.unlink(self._staged_path(staged))
         finally:
             self._locks.release(staged.payload_key)
@@ -204,12 +219,12 @@ class LocalChunkStore(ChunkStore):
 
     def open(self, key: str) -> ChunkReader:
         """See `ChunkStore`."""
-        with _as_store_errors("open a payload"), _missing(f"no payload has the key {key}"):
+        with as_store_errors("open a payload"), _missing(f"no payload has the key {key}"):
             return _LocalReader(self._files.open_to_read(self._path(key)), self._files)
 
     def delete(self, key: str) -> None:
         """See `ChunkStore`."""
-        with _as_store_errors("delete a payload"), suppress(FileNotFoundError):
+        with as_store_errors("delete a payload"), suppress(FileNotFoundError):
             self._files.unlink(self._path(key))
 
     def published(self) -> Iterator[StoredKey]:
@@ -217,20 +232,25 @@ class LocalChunkStore(ChunkStore):
         for shard in _SHARDS:
             yield from _entries(self._chunks / shard, prefix=f"{shard}/")
 
-    def has_other_users(self) -> bool:
+    @property
+    def quarantine(self) -> Quarantine:
         """See `ChunkStore`."""
-        with _as_store_errors("look for other processes"):
-            for descriptor, _ in self._foreign_folders():
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return True
-            return False
+        return self._quarantine
+
+    def read_identity(self) -> StoreIdentity | None:
+        """See `ChunkStore`."""
+        with as_store_errors("read the store's identity"):
+            return self._identity.read()
+
+    def write_identity(self, identity: StoreIdentity) -> None:
+        """See `ChunkStore`."""
+        with as_store_errors("write the store's identity"):
+            self._identity.write(identity)
 
     def sweep_unfinished(self) -> int:
         """See `ChunkStore`. A folder whose lock can be had belongs to nobody any more."""
         swept = 0
-        with _as_store_errors("drop what a dead process left"):
+        with as_store_errors("drop what a dead process left"):
             for descriptor, folder in self._foreign_folders():
                 # Another sweep may have removed the folder since it was opened.
                 with suppress(BlockingIOError, FileNotFoundError):
@@ -270,8 +290,11 @@ class LocalChunkStore(ChunkStore):
 
     def _make_folders(self, folder: Path) -> None:
         """Make every folder, and make the folders themselves durable, parents included."""
-        for parent in (self._tmp, self._uploads, self._chunks):
+        for parent in (self._tmp, self._uploads, self._chunks, folder / "quarantine"):
             parent.mkdir(mode=0o700, exist_ok=True)
+            # One that was made with another mode; someone else's stays as its owner wants it.
+            with suppress(PermissionError):
+                parent.chmod(0o700)
         missing = [shard for shard in _SHARDS if not (self._chunks / shard).is_dir()]
         for shard in missing:
             (self._chunks / shard).mkdir(mode=0o700, exist_ok=True)
@@ -356,7 +379,7 @@ class _LocalWriter(ChunkWriter):
 
     def _keep(self, descriptor: int) -> None:
         """Sync the file; the first time, move it to where it outlives the process, under a lock."""
-        with _as_store_errors("keep a payload"):
+        with as_store_errors("keep a payload"):
             self._files.sync_data(descriptor)
             if not self._kept:
                 self._store._locks.acquire(self._path.name)
@@ -397,7 +420,7 @@ class _LocalWriter(ChunkWriter):
     @contextmanager
     def _dropped_on_error(self, what: str) -> Iterator[None]:
         try:
-            with _as_store_errors(what):
+            with as_store_errors(what):
                 yield
         except BaseException:
             self.abort()
@@ -427,7 +450,7 @@ class _LocalReader(ChunkReader):
 
 
 def _entries(folder: Path, prefix: str = "") -> Iterator[StoredKey]:
-    with _as_store_errors("list payloads"), os.scandir(folder) as entries:
+    with as_store_errors("list payloads"), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(FileNotFoundError):
                 yield StoredKey(prefix + entry.name, entry.stat().st_mtime)
@@ -440,14 +463,3 @@ def _missing(message: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise PayloadMissingError(message) from error
-
-
-@contextmanager
-def _as_store_errors(what: str) -> Iterator[None]:
-    """Turn the operating system's errors into the engine's."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise StorageFullError(f"no space is left on the disk to {what}") from error
-        raise StoreUnavailableError(f"could not {what}: {os.strerror(error.errno or 0)}") from error

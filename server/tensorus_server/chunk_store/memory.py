@@ -13,6 +13,8 @@ from tensorus_server.chunk_store.abc import (
     ChunkWriter,
     PayloadBusyError,
     PayloadMissingError,
+    Quarantine,
+    Quarantined,
     StagedPayload,
     StoredKey,
 )
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from typing_extensions import Buffer
+
+    from tensorus_server.identity import StoreIdentity
 
 __all__ = ["MemoryChunkStore"]
 
@@ -35,6 +39,8 @@ class MemoryChunkStore(ChunkStore):
         self._published: dict[str, tuple[bytes, float]] = {}
         self._kept: dict[str, tuple[bytes, float]] = {}
         self._writing: set[str] = set()
+        self._identity: StoreIdentity | None = None
+        self._quarantine = _MemoryQuarantine(self)
 
     def require_space(self) -> None:
         """Do nothing: memory has no reserve."""
@@ -108,9 +114,18 @@ class MemoryChunkStore(ChunkStore):
             found = [StoredKey(key, modified_s) for key, (_, modified_s) in self._published.items()]
         yield from found
 
-    def has_other_users(self) -> bool:
-        """Return False: nobody else has this memory."""
-        return False
+    @property
+    def quarantine(self) -> Quarantine:
+        """See `ChunkStore`."""
+        return self._quarantine
+
+    def read_identity(self) -> StoreIdentity | None:
+        """See `ChunkStore`."""
+        return self._identity
+
+    def write_identity(self, identity: StoreIdentity) -> None:
+        """See `ChunkStore`."""
+        self._identity = identity
 
     def sweep_unfinished(self) -> int:
         """Return 0: what a dead process began died with it."""
@@ -139,6 +154,47 @@ class MemoryChunkStore(ChunkStore):
         self._writing.discard(payload_key)
         if dropped:
             self._kept.pop(payload_key, None)
+
+
+class _MemoryQuarantine(Quarantine):
+    # The store and its quarantine are two halves of one thing.
+    # ruff: noqa: SLF001
+
+    def __init__(self, store: MemoryChunkStore) -> None:
+        self._store = store
+        self._held: dict[str, tuple[bytes, float]] = {}
+
+    def put(self, key: str, *, until_s: float) -> bool:
+        with self._store._lock:
+            if _name(key) in self._store._writing:
+                raise PayloadBusyError(f"a writer has the payload {key}")
+            found = self._home(key).pop(_name(key), None)
+            if found is not None:
+                self._held[key] = (found[0], until_s)
+            return found is not None
+
+    def entries(self) -> list[Quarantined]:
+        with self._store._lock:
+            found = [Quarantined(key, len(payload), until_s) for key, (payload, until_s) in self._held.items()]
+        return sorted(found, key=lambda entry: entry.until_s)
+
+    def restore(self, entry: Quarantined) -> None:
+        with self._store._lock:
+            if entry.key not in self._held:
+                raise PayloadMissingError(f"no payload in quarantine has the key {entry.key}")
+            payload, _ = self._held.pop(entry.key)
+            self._home(entry.key)[_name(entry.key)] = (payload, time.time())
+
+    def delete(self, entry: Quarantined) -> None:
+        with self._store._lock:
+            self._held.pop(entry.key, None)
+
+    def _home(self, key: str) -> dict[str, tuple[bytes, float]]:
+        return self._store._kept if key.startswith("uploads/") else self._store._published
+
+
+def _name(key: str) -> str:
+    return key.removeprefix("uploads/")
 
 
 class _MemoryWriter(ChunkWriter):

@@ -16,7 +16,7 @@ import pytest
 
 from support.engine import Reopen, commit, create, stored_tensor
 from support.faults import open_descriptors
-from tensorus_server.catalogue.sqlite import SqliteCatalogue, database
+from tensorus_server.catalogue.sqlite import SqliteCatalogue, database, requirements, schema
 from tensorus_server.catalogue.sqlite.database import Database, select
 from tensorus_server.errors import StoreUnavailableError
 
@@ -59,13 +59,13 @@ class TestSchema:
     def test_a_new_file_has_every_step_noted(self, opened: Database) -> None:
         with opened.read() as connection:
             versions = select(connection, "SELECT version FROM schema_version ORDER BY version")
-        assert versions == [(version,) for version in sorted(database._migrations())]
+        assert versions == [(version,) for version in sorted(schema.migrations())]
 
     def test_opening_again_runs_no_step_again(self, tmp_path: Path) -> None:
         Database(tmp_path).close()
         opened = Database(tmp_path)
         with opened.read() as connection:
-            assert select(connection, "SELECT count(*) FROM schema_version") == [(len(database._migrations()),)]
+            assert select(connection, "SELECT count(*) FROM schema_version") == [(len(schema.migrations()),)]
         opened.close()
 
     def test_a_newer_schema_is_refused_and_left_as_it_is(self, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ class TestSchema:
         with opened.write() as connection:
             connection.execute("INSERT INTO schema_version VALUES (99, 0)")
         opened.close()
-        latest = max(database._migrations())
+        latest = max(schema.migrations())
         message = f"schema version 99, this version of Tensorus knows up to {latest};"
         with pytest.raises(StoreUnavailableError, match=message):
             Database(tmp_path)
@@ -84,14 +84,14 @@ class TestSchema:
 
     def test_a_step_that_fails_leaves_nothing_of_itself(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Database(tmp_path).close()
-        steps = database._migrations()
+        steps = schema.migrations()
         latest = max(steps)
         half = "CREATE TABLE half (a INTEGER); INSERT INTO half VALUES (1); SELECT * FROM no_such_table"
         broken = {**steps, latest + 1: half}
-        monkeypatch.setattr(database, "_migrations", lambda: broken)
+        monkeypatch.setattr(schema, "migrations", lambda: broken)
         with pytest.raises(StoreUnavailableError, match=r"cannot be opened: .*no_such_table"):
             Database(tmp_path)
-        monkeypatch.setattr(database, "_migrations", lambda: steps)
+        monkeypatch.setattr(schema, "migrations", lambda: steps)
         opened = Database(tmp_path)
         with opened.read() as connection:
             assert select(connection, "SELECT max(version) FROM schema_version") == [(latest,)]
@@ -100,14 +100,14 @@ class TestSchema:
 
     def test_later_steps_run_on_an_older_file_in_order(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Database(tmp_path).close()
-        steps = database._migrations()
+        steps = schema.migrations()
         latest = max(steps)
         later = {
             **steps,
             latest + 2: "INSERT INTO added VALUES (2); INSERT INTO added VALUES (3)",
             latest + 1: "CREATE TABLE added (a INTEGER); INSERT INTO added VALUES (1)",
         }
-        monkeypatch.setattr(database, "_migrations", lambda: later)
+        monkeypatch.setattr(schema, "migrations", lambda: later)
         opened = Database(tmp_path)
         with opened.read() as connection:
             assert select(connection, "SELECT a FROM added ORDER BY a") == [(1,), (2,), (3,)]
@@ -259,7 +259,7 @@ class TestLog:
         catalogue = reopen()
         commit(catalogue, stored_tensor(create(catalogue), "t"))
         catalogue.close()
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["catalogue.db", "writer.lock"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["catalogue.db", "spare", "writer.lock"]
 
     @pytest.mark.parametrize("idle", [False, True])
     def test_a_checkpoint_neither_waits_for_a_reader_nor_fails(
@@ -347,7 +347,7 @@ def test_a_remote_file_system_is_refused(
 ) -> None:
     folder = tmp_path / name
     folder.mkdir(parents=True)
-    monkeypatch.setattr(database, "open", lambda *_, **__: StringIO(MOUNTS.format(tmp_path)), raising=False)
+    monkeypatch.setattr(requirements, "open", lambda *_, **__: StringIO(MOUNTS.format(tmp_path)), raising=False)
     if kind is None:
         Database(folder).close()
         return
@@ -359,7 +359,7 @@ def test_a_machine_that_names_no_mounts_is_trusted(tmp_path: Path, monkeypatch: 
     def missing(*_: object, **__: object) -> None:
         raise FileNotFoundError
 
-    monkeypatch.setattr(database, "open", missing, raising=False)
+    monkeypatch.setattr(requirements, "open", missing, raising=False)
     Database(tmp_path).close()
 
 

@@ -12,9 +12,10 @@ from contract.catalogue_ordinals import ordinals_of
 from support.engine import Reopen, commit, create, stored_tensor
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import PageRequest, StoredTensor
-from tensorus_server.catalogue.sqlite import database
+from tensorus_server.catalogue.sqlite import schema
 from tensorus_server.catalogue.sqlite.database import Database
 from tensorus_server.catalogue.sqlite.datasets import SqliteDatasetTable
+from tensorus_server.catalogue.sqlite.epoch import EpochKeeper
 from tensorus_server.catalogue.sqlite.rows import WRITTEN_COLUMNS, RowWriter
 from tensorus_server.model import Dataset, Schema
 
@@ -34,16 +35,20 @@ def insert_as_version_1(connection: apsw.Connection, stored: StoredTensor) -> No
 def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sequence[Dataset]:
     """Three datasets of the first schema: tensors 0 to 8 by turns in two of them, of which 2, 3 and 8 were deleted."""
     with monkeypatch.context() as patched:
-        first = {1: database._migrations()[1]}
-        patched.setattr(database, "_migrations", lambda: first)
+        first = {1: schema.migrations()[1]}
+        patched.setattr(schema, "migrations", lambda: first)
+        # Versions without the table of the epoch knew of none.
+        patched.setattr(EpochKeeper, "raise_if_due", lambda *_: None)
         opened = Database(tmp_path)
-    table = SqliteDatasetTable(opened, delete_grace_s=3600.0)
-    datasets = [table.create(name, StoragePolicy(preset="fast"), Schema()) for name in NAMES]
-    with opened.write() as connection:
-        for number in range(9):
-            insert_as_version_1(connection, stored_tensor(datasets[number % 2], f"{number}", metadata={"n": number}))
-        connection.execute("DELETE FROM tensor WHERE id IN ('2', '3', '8')")
-    opened.close()
+        table = SqliteDatasetTable(opened, delete_grace_s=3600.0)
+        datasets = [table.create(name, StoragePolicy(preset="fast"), Schema()) for name in NAMES]
+        with opened.write() as connection:
+            for number in range(9):
+                insert_as_version_1(
+                    connection, stored_tensor(datasets[number % 2], f"{number}", metadata={"n": number})
+                )
+            connection.execute("DELETE FROM tensor WHERE id IN ('2', '3', '8')")
+        opened.close()
     return datasets
 
 

@@ -47,7 +47,6 @@ def other_process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 def test_the_files_of_a_living_process_stay(
     store: LocalChunkStore, raw: RawFolder, other_process: subprocess.Popen[str]
 ) -> None:
-    assert store.has_other_users()
     assert store.sweep_unfinished() == 0
     assert raw.unfinished() == 3
 
@@ -58,7 +57,6 @@ def test_the_files_of_a_dead_process_go(
     other_process.kill()
     other_process.wait()
     payload = staged(store, b"mine")
-    assert not store.has_other_users()
     assert store.sweep_unfinished() == 3
     assert [path.name for path in (tmp_path / "tmp").iterdir()] == [store._own_tmp.name]
     # What it had published is another matter: only the catalogue knows whether anybody needs it.
@@ -69,32 +67,21 @@ def test_the_files_of_a_dead_process_go(
 def test_a_store_that_is_closed_takes_its_folder_along(tmp_path: Path) -> None:
     first, second = LocalChunkStore(tmp_path), LocalChunkStore(tmp_path)
     staged(first, b"x")
-    assert second.has_other_users()
     first.close()
-    assert not second.has_other_users()
     assert second.sweep_unfinished() == 0
     second.close()
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_one_living_process_among_dead_ones_is_found(store: LocalChunkStore, tmp_path: Path) -> None:
+def test_one_living_process_among_dead_ones_is_left_alone(store: LocalChunkStore, tmp_path: Path) -> None:
     for number in range(5):
         (tmp_path / "tmp" / f"dead{number}").mkdir()
     other = LocalChunkStore(tmp_path)
-    assert store.has_other_users()
+    payload = staged(other, b"x")
     assert store.sweep_unfinished() == 0
-    assert store.has_other_users()
+    assert sorted((tmp_path / "tmp").iterdir()) == sorted([store._own_tmp, other._own_tmp])
+    other.publish([payload])
     other.close()
-    assert not store.has_other_users()
-
-
-def test_looking_for_others_leaves_their_folders_unlocked(store: LocalChunkStore, tmp_path: Path) -> None:
-    (tmp_path / "tmp" / "dead").mkdir()
-    assert not store.has_other_users()
-    assert not store.has_other_users()
-    assert open_descriptors(tmp_path / "tmp") == [str(store._own_tmp)]
-    assert store.sweep_unfinished() == 0
-    assert not (tmp_path / "tmp" / "dead").exists()
 
 
 def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(

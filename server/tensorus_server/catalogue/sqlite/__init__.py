@@ -14,24 +14,37 @@ from tensorus_server.catalogue.sqlite.uploads import SqliteUploadTable
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tensorus_server.identity import Payloads
+
 __all__ = ["SqliteCatalogue"]
 
 
 class SqliteCatalogue(Catalogue):
     """One database file in `folder`, in WAL mode, synced at every commit."""
 
-    def __init__(self, folder: Path, *, delete_grace_s: float = 3600.0, upload_expiry_s: float = 3600.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        payloads: Payloads | None = None,
+        accept_loss: bool = False,
+        delete_grace_s: float = 3600.0,
+        upload_expiry_s: float = 3600.0,
+    ) -> None:
         """Open the catalogue in `folder`, or create it; bring its schema up to date.
 
         Args:
             folder: of the store; must exist, on a local file system.
+            payloads: the chunk store, which must be of the same store; None: that is not checked.
+            accept_loss: see `EngineConfig`.
             delete_grace_s: how long a deleted tensor's payload stays: at least as long as the longest Get.
             upload_expiry_s: how long after its last mark an upload can be resumed.
 
         Raises:
-            StoreUnavailableError: a newer version wrote it, its SQLite is unsafe, or its file system is remote.
+            StoreUnavailableError: a newer version wrote it, it does not match the payloads, its SQLite is unsafe, or its file
+                system is remote.
         """
-        self._database = Database(folder)
+        self._database = Database(folder, payloads, accept_loss=accept_loss)
         self.datasets = SqliteDatasetTable(self._database, delete_grace_s=delete_grace_s)
         self.tensors = SqliteTensorTable(self._database, delete_grace_s=delete_grace_s)
         self.uploads = SqliteUploadTable(self._database, expiry_s=upload_expiry_s)
@@ -39,6 +52,11 @@ class SqliteCatalogue(Catalogue):
 
     def check_writable(self) -> None:
         """See `Catalogue`."""
+        self._database.check_writable()
+
+    def check_present(self) -> None:
+        """See `Catalogue`."""
+        self._database.check_folder()
         self._database.check_writable()
 
     def maintain(self, *, idle: bool) -> None:

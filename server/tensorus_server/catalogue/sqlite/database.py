@@ -4,85 +4,65 @@ One connection writes, in transactions that take turns: under a thread lock with
 `writer.lock` between processes, since SQLite's own busy wait polls and is unfair. A few connections read, each borrowed for
 one short transaction, since an open read transaction keeps the log from being reset.
 
-Lock order: `_write_lock`, then the file lock, then SQLite's own. Each is waited for only so long; after that the call gets
-`StoreBusyError`, and everything else goes on. `faults.py` says what SQLite's errors become.
+Lock order: the thread lock of `turns.py`, its file lock, SQLite's own. Each is waited for only so long; after that the call
+gets `StoreBusyError`, and everything else goes on. `faults.py` says what SQLite's errors become.
 """
 
 from __future__ import annotations
 
-import queue
-import re
-import threading
+import logging
+import math
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import apsw
 
-from tensorus_server.catalogue.sqlite.faults import BROKEN, RETRY_AFTER_S, engine_error
+from tensorus_server.catalogue.sqlite import opening, turns
+from tensorus_server.catalogue.sqlite.connection import PAGE_BYTES, connect
+from tensorus_server.catalogue.sqlite.epoch import EpochKeeper, FolderRemovedError, read_identity
+from tensorus_server.catalogue.sqlite.faults import BROKEN, engine_error
 from tensorus_server.catalogue.sqlite.file_lock import FileLock
-from tensorus_server.errors import LimitExceededError, StoreBusyError, StoreUnavailableError
+from tensorus_server.catalogue.sqlite.readers import Readers
+from tensorus_server.catalogue.sqlite.requirements import require_local, require_safe_sqlite
+from tensorus_server.catalogue.sqlite.schema import apply_migrations, schema_version
+from tensorus_server.catalogue.sqlite.spare_room import SpareRoom
+from tensorus_server.catalogue.sqlite.turns import Turns
+from tensorus_server.errors import (
+    EngineError,
+    LimitExceededError,
+    StorageFullError,
+    StoreBusyError,
+    StoreUnavailableError,
+)
 from tensorus_server.limits import STATEMENT_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tensorus_server.identity import Payloads, StoreIdentity
+
 __all__ = ["Database", "now_us", "select"]
-
-_SQLITE_MIN = 3051003
-"""3.51.3: versions before it, but for two patched ones, can corrupt a WAL database with two connections."""
-
-_SQLITE_PATCHED = frozenset({3050007, 3044006})
-
-_BUSY_TIMEOUT_MS = 10_000
-"""How long to wait for another process, or another program, that has the catalogue locked."""
-
-_TURN_TIMEOUT_S = 60.0
-"""How long to wait for other threads of this process: each of them has to wait for other processes, too, and may write much."""
 
 _CLOSE_TIMEOUT_S = 30.0
 """How long `close` waits for writes and reads that are going on: longer than any statement runs."""
 
-_PRAGMAS = f"""
-PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS};
-PRAGMA synchronous = FULL;
-PRAGMA fullfsync = ON;
-PRAGMA journal_size_limit = 67108864;
-PRAGMA wal_autocheckpoint = 0;
-PRAGMA foreign_keys = ON;
-PRAGMA trusted_schema = OFF;
-PRAGMA cell_size_check = ON;
-PRAGMA mmap_size = 0;
-"""
-"""synchronous=FULL: with NORMAL, a power cut lost every acknowledged row since the last checkpoint (measured). fullfsync: what
-macOS needs beside it, see `chunk_store/files.py`; elsewhere it does nothing. No mmap: an I/O
-error would be a signal that kills the process. No automatic checkpoint: `checkpoint` does it between commits."""
-
-_READERS_MAX = 8
-_PAGE_BYTES = 4096
-"""Of a new file. Measured, inline payloads of 4 KiB: 5.0 KB of file and of log for each, and 8.6 KB with pages of 8192 bytes,
-each of which holds one."""
-
-_WRITER_CACHE_KIB = 8 * 1024
-"""A group of 512 tensors of 4 KiB is 2.6 MB of pages. SQLite's own 2 MB are full before its commit, and the pages then go to
-the log one by one: 5 microseconds more for each tensor (measured)."""
-
 _CHECKPOINT_BYTES = 16 * 1024 * 1024
 """Of log since the last checkpoint, then it is copied into the database: small enough to be quick, large enough to be rare."""
-
-_LOOK_S = 0.1
-"""How often who waits for a connection looks whether the catalogue is closed."""
 
 _PROGRESS_STEPS = 10_000
 """Virtual machine steps between looks at the clock: about a millisecond."""
 
-_NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "fuse.rclone"})
-"""Their locks and syncs do not keep what SQLite needs."""
+_BLOCKED_S = 5.0
+"""After a checkpoint that readers, or a full disk, kept from its end: each one costs a commit."""
 
-_MOUNT_ESCAPE = re.compile(r"\\([0-7]{3})")
-"""How Linux's table of mounts has a space, a tab, a line feed or a backslash of a path."""
+_FULL_DISK_TRIES = 20
+_FULL_DISK_WAIT_S = 0.05
+
+_Result = TypeVar("_Result")
+
+_log = logging.getLogger(__name__)
 
 
 def now_us() -> int:
@@ -93,41 +73,44 @@ def now_us() -> int:
 class Database:
     """The connections to one catalogue file."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, payloads: Payloads | None = None, *, accept_loss: bool = False) -> None:
         """Open or create `catalogue.db` in `folder` and migrate it.
 
+        Args:
+            payloads: whose identity must match, and follows the catalogue's epoch; None: nobody checks.
+            accept_loss: see `EngineConfig`.
+
         Raises:
-            StoreUnavailableError: the file is damaged or no database, a newer version wrote it, the SQLite library is unsafe,
-                or the file system is remote.
+            StoreUnavailableError: the file is damaged or no database, a newer version wrote it, it does not match the payloads,
+                the SQLite library is unsafe, or the file system is remote.
         """
-        _require_safe_sqlite()
-        _require_local(folder)
+        require_safe_sqlite()
+        require_local(folder)
         self._path = folder / "catalogue.db"
         self._log_path = folder / "catalogue.db-wal"
-        self._write_lock = threading.Lock()
-        self._file_lock = FileLock(folder / "writer.lock")
+        self._payloads = payloads
+        self._turns = Turns(folder / "writer.lock")
         self._failure: str | None = None
         self._closed = False
         # Pages in the log, and how many of them the last checkpoint left in the database. The size of the log's file tells
         # nothing: it stays as it was when the log begins again at its start.
         self._log_pages = self._copied_pages = 0
+        self._epochs = EpochKeeper(self._turns.descriptor, payloads)
+        self._blocked_until_s = 0.0
+        self._spare = SpareRoom(folder)
         try:
-            with self._turn_of_process():
-                # Who makes the file turns it to WAL mode, and for that SQLite waits for nobody: others would be told "busy".
-                self._writer = self._connect(create=True)
-            self._migrate()
-        except (apsw.Error, StoreBusyError) as error:
-            self._file_lock.close()
-            raise StoreUnavailableError(f"the catalogue {self._path} cannot be opened: {error}") from error
-        except BaseException:
-            self._file_lock.close()
+            with self._turns.of_process():
+                self._open(accept_loss=accept_loss)
+        except BaseException as error:
+            self._turns.close()
+            if isinstance(error, apsw.FullError):
+                raise engine_error(error, "opened") from error
+            if isinstance(error, (apsw.Error, StoreBusyError)):
+                raise StoreUnavailableError(f"the catalogue {self._path} cannot be opened: {error}") from error
             raise
         ((self._page_bytes,),) = select(self._writer, "PRAGMA page_size")
         self._writer.set_wal_hook(self._note_log)
-        self._readers: queue.LifoQueue[apsw.Connection | None] = queue.LifoQueue()
-        for _ in range(_READERS_MAX):
-            # None: a connection that may be opened when it is needed.
-            self._readers.put(None)
+        self._readers = Readers(lambda: connect(self._path, create=False))
 
     def check_writable(self) -> None:
         """Raise `StoreUnavailableError` after a write whose outcome is unknown, or after `close`."""
@@ -137,6 +120,18 @@ class Database:
             raise StoreUnavailableError(
                 f"the catalogue failed and takes no more writes until a restart: {self._failure}"
             )
+
+    def check_folder(self) -> None:
+        """Notice that the store's folder was removed; from then on there are no more writes."""
+        if not self._closed and self._failure is None:
+            try:
+                self._epochs.require_folder()
+            except FolderRemovedError as error:
+                self._fail_without_folder(error)
+
+    def _fail_without_folder(self, error: FolderRemovedError) -> None:
+        _log.error("%s [%s]", error, self._path.parent)
+        self._failure = str(error)
 
     @contextmanager
     def write(self) -> Iterator[apsw.Connection]:
@@ -153,38 +148,67 @@ class Database:
                 self._writer.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._writer
+                    raised = self._epochs.raise_if_due(self._writer)
                 except BaseException:
                     self._roll_back()
                     raise
                 self._commit()
+                if raised is not None:
+                    self._publish(raised)
+            except FolderRemovedError as error:
+                self._fail_without_folder(error)
+                raise StoreUnavailableError(str(error)) from error
             except BROKEN as error:
                 self._failure = str(error)
                 raise StoreUnavailableError(f"the catalogue failed: {error}") from error
             except apsw.Error as error:
                 raise engine_error(error, "written") from error
 
+    def write_on_full_disk(self, work: Callable[[apsw.Connection], _Result]) -> _Result:
+        """Run `work` in one transaction, durable when this returns, also where no space is left on the disk.
+
+        For what deletes: it makes room, and must not need any. `work` may run several times.
+
+        Raises:
+            StorageFullError: `work` needs more than the spare room, or others use it up as soon as it is free.
+            StoreUnavailableError: see `write`.
+        """
+        tries_left = _FULL_DISK_TRIES
+        while True:
+            try:
+                with self.write() as connection:
+                    return work(connection)
+            except StorageFullError:
+                if not tries_left:
+                    raise
+                tries_left -= 1
+                self._spare.release()
+                # Inserts that fail for want of space give theirs back.
+                time.sleep(_FULL_DISK_WAIT_S)
+
     @contextmanager
-    def read(self) -> Iterator[apsw.Connection]:
+    def read(self, *, timed: bool = True) -> Iterator[apsw.Connection]:
         """Lend a connection for one read transaction: what the block sees is one state of the catalogue.
+
+        Args:
+            timed: whether its statements are bounded in time. While one runs, the log is not emptied.
 
         Raises:
             LimitExceededError: a statement ran for longer than `STATEMENT_TIMEOUT_S`.
             StoreBusyError: another program has the catalogue locked, or all connections are lent for long.
             StoreUnavailableError: the file cannot be read, or is damaged.
         """
-        lent = self._borrow()
         try:
-            connection = lent or self._connect(create=False)
-            lent = connection
-            deadline = time.monotonic() + STATEMENT_TIMEOUT_S
-            connection.set_progress_handler(lambda: time.monotonic() > deadline, _PROGRESS_STEPS)
-            connection.execute("BEGIN")
-            try:
-                yield connection
-            finally:
-                # An error may have ended the transaction.
-                if connection.in_transaction:
-                    connection.execute("COMMIT")
+            with self._readers.lent() as connection:
+                deadline = time.monotonic() + STATEMENT_TIMEOUT_S if timed else math.inf
+                connection.set_progress_handler(lambda: time.monotonic() > deadline, _PROGRESS_STEPS)
+                connection.execute("BEGIN")
+                try:
+                    yield connection
+                finally:
+                    # An error may have ended the transaction.
+                    if connection.in_transaction:
+                        connection.execute("COMMIT")
         except apsw.InterruptError as error:
             raise LimitExceededError(
                 f"a statement ran for longer than {STATEMENT_TIMEOUT_S} s (statement_timeout_s)",
@@ -192,24 +216,6 @@ class Database:
             ) from error
         except apsw.Error as error:
             raise engine_error(error, "read") from error
-        finally:
-            self._readers.put(lent)
-
-    def _borrow(self) -> apsw.Connection | None:
-        """Take a connection that nobody else has, or the right to open one."""
-        give_up_s = time.monotonic() + _TURN_TIMEOUT_S
-        while True:
-            # Again after each wait: `close` may have begun to collect the connections meanwhile.
-            if self._closed:
-                raise StoreUnavailableError("the store is closed")
-            try:
-                return self._readers.get(timeout=_LOOK_S)
-            except queue.Empty:
-                if time.monotonic() > give_up_s:
-                    raise StoreBusyError(
-                        f"{_READERS_MAX} reads of the catalogue have been going on for {_TURN_TIMEOUT_S:.0f} s",
-                        retry_after_s=RETRY_AFTER_S,
-                    ) from None
 
     @contextmanager
     def snapshot(self) -> Iterator[apsw.Connection]:
@@ -221,7 +227,7 @@ class Database:
         """
         self.check_writable()
         try:
-            connection = self._connect(create=False)
+            connection = connect(self._path, create=False)
             try:
                 connection.execute("BEGIN")
                 yield connection
@@ -242,40 +248,92 @@ class Database:
     def checkpoint(self, *, idle: bool) -> None:
         """Copy the log into the database if it has grown; when idle, and no other process writes, empty it.
 
-        Neither readers nor writers of other processes are disturbed.
+        Readers are not disturbed; writers of other processes wait for their turn.
 
         Raises:
             StoreUnavailableError: the database could not be synced: what of it is durable only a restart can tell.
         """
+        # Pages of the log may replace pages of the database: this is too much rather than too little.
+        self._spare.keep_up(self._database_bytes + self._log_pages * PAGE_BYTES)
         mode = self._checkpoint_mode(idle=idle)
         if mode is None:
             return
-        with self._turn_of_thread(), ExitStack() as held:
+        with self._turns.of_thread(), ExitStack() as held:
             self.check_writable()
-            # Writers have to wait while the log is emptied, and are to do that for the file lock, in turn.
-            if mode == apsw.SQLITE_CHECKPOINT_TRUNCATE and not held.enter_context(self._file_lock_if_free()):
+            if mode == apsw.SQLITE_CHECKPOINT_PASSIVE:
+                held.enter_context(self._turns.of_process())
+            elif not held.enter_context(self._turns.of_process_if_free()):
                 return
             # Never wait for a reader here: the next checkpoint comes soon.
             self._writer.set_busy_timeout(0)
             try:
-                self._log_pages, self._copied_pages = self._writer.wal_checkpoint(mode=mode)
+                self._copy_log_in_spare_room(mode)
             except (apsw.BusyError, apsw.LockedError, apsw.FullError, apsw.NoMemError, apsw.CantOpenError):
                 # The log stays as long as it has to; nothing is lost.
-                return
+                self._blocked_until_s = time.monotonic() + _BLOCKED_S
+            except FolderRemovedError as error:
+                self._fail_without_folder(error)
             except apsw.Error as error:
                 self._failure = str(error)
                 raise StoreUnavailableError(f"the catalogue could not be synced: {error}") from error
             finally:
-                self._writer.set_busy_timeout(_BUSY_TIMEOUT_MS)
+                self._writer.set_busy_timeout(turns.BUSY_TIMEOUT_MS)
+
+    def _copy_log_in_spare_room(self, mode: int) -> None:
+        try:
+            self._copy_log(mode)
+        except apsw.FullError:
+            # The log may be what the disk is full of.
+            if not self._spare.release():
+                raise
+            self._copy_log(mode)
+
+    def _copy_log(self, mode: int) -> None:
+        """Copy the log in two steps, the page with the epoch last; see `epoch`. Both locks are held."""
+        with self._pinned_log():
+            self._raise_epoch()
+            self._epochs.make_due()
+            pages, copied = self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        if copied < self._log_pages - 1:
+            # Readers need a part of the log as it is; the next checkpoint copies the rest.
+            self._log_pages, self._copied_pages = pages, copied
+            self._blocked_until_s = time.monotonic() + _BLOCKED_S
+            return
+        self._log_pages, self._copied_pages = self._writer.wal_checkpoint(mode=mode)
+        self._database_bytes = self._path.stat().st_size
+
+    @contextmanager
+    def _pinned_log(self) -> Iterator[None]:
+        """Keep what is committed within the block from being copied into the database."""
+        self._pin.execute("BEGIN")
+        try:
+            read_identity(self._pin)
+            yield
+        finally:
+            self._pin.execute("COMMIT")
+
+    def _raise_epoch(self) -> None:
+        """Raise the epoch in a transaction of its own. It is one page: the log grows by one. Both locks are held."""
+        self._epochs.make_due()
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            raised = self._epochs.raise_if_due(self._writer)
+        except BaseException:
+            self._roll_back()
+            raise
+        self._commit()
+        if raised is not None:
+            self._publish(raised)
 
     def _checkpoint_mode(self, *, idle: bool) -> int | None:
         """Return which checkpoint is due, if any."""
-        if self._closed or self._failure is not None:
+        if self._closed or self._failure is not None or time.monotonic() < self._blocked_until_s:
             return None
         if idle:
             try:
                 return apsw.SQLITE_CHECKPOINT_TRUNCATE if self._log_path.stat().st_size else None
             except FileNotFoundError:
+                self.check_folder()
                 return None
         new_bytes = (self._log_pages - self._copied_pages) * self._page_bytes
         return apsw.SQLITE_CHECKPOINT_PASSIVE if new_bytes >= _CHECKPOINT_BYTES else None
@@ -294,96 +352,78 @@ class Database:
         Raises:
             StoreBusyError: a write or a read does not end. What it uses stays open, until the process ends.
         """
-        with self._turn_of_thread(timeout_s):
+        with self._turns.of_thread(timeout_s):
             if self._closed:
                 return
             self._closed = True
-            all_back = self._close_readers(timeout_s)
-            with self._file_lock_if_free() as is_free, suppress(apsw.Error):
+            all_back = self._readers.close(timeout_s)
+            with self._turns.of_process_if_free() as is_free:
                 # Where another process writes, it does so later.
-                if is_free and all_back:
-                    self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            self._writer.close()
-            self._file_lock.close()
+                emptied = is_free and all_back and self._failure is None and self._empty_log()
+                self._spare.keep_up(self._database_bytes)
+            self._pin.close()
+            self._close_writer(copy_log=emptied)
+            self._turns.close()
         if not all_back:
             raise StoreBusyError(f"a read of the catalogue has not ended after {timeout_s:.0f} s")
 
-    def _close_readers(self, timeout_s: float) -> bool:
-        """Close every reader as it comes back; False where one has not in time."""
-        give_up_s = time.monotonic() + timeout_s
-        try:
-            for _ in range(_READERS_MAX):
-                connection = self._readers.get(timeout=max(give_up_s - time.monotonic(), 0.0))
-                if connection is not None:
-                    connection.close()
-        except queue.Empty:
-            return False
-        return True
+    def _close_writer(self, *, copy_log: bool) -> None:
+        """Close the connection; the last one of all processes removes the log, if it may copy it."""
+        if not copy_log:
+            # SQLite would copy the log in its own way, and the database would have the epoch before it has the rest.
+            self._writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        self._writer.close()
+
+    def _empty_log(self) -> bool:
+        """Copy and empty the log as far as that is possible, and return whether nothing of it is left."""
+        with suppress(apsw.Error, EngineError, FolderRemovedError, OSError):
+            # Where another process reads, the log stays.
+            self._writer.set_busy_timeout(0)
+            if self._log_path.stat().st_size:
+                self._copy_log(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            return self._log_path.stat().st_size == 0
+        return False
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Take the turn of this thread, then that of this process, for the block."""
-        with self._turn_of_thread(), self._turn_of_process():
-            yield
+        """Keep all others from writing during the block."""
+        with self._turns.of_thread():
+            # A closed catalogue has no lock to take. Only who has the thread lock changes that.
+            self.check_writable()
+            with self._turns.of_process():
+                yield
 
-    @contextmanager
-    def _turn_of_thread(self, timeout_s: float = _TURN_TIMEOUT_S) -> Iterator[None]:
-        if not self._write_lock.acquire(timeout=timeout_s):
-            raise StoreBusyError(
-                f"another write of the catalogue has not ended after {timeout_s:.0f} s", retry_after_s=RETRY_AFTER_S
-            )
+    def _open(self, *, accept_loss: bool) -> None:
+        """Connect, check that catalogue and payloads belong together, and migrate. The file lock is held.
+
+        Nothing is written before the check: a log that is put back afterwards must still fit.
+        """
+        if self._payloads is not None and not accept_loss:
+            opening.require_no_payloads(self._path, self._payloads)
+        opening.secure_files(self._path)
+        self._epochs.make_due()
+        # Who makes the file turns it to WAL mode, and for that SQLite waits for nobody: others would be told "busy".
+        self._writer = connect(self._path, create=True)
         try:
-            yield
-        finally:
-            self._write_lock.release()
-
-    @contextmanager
-    def _turn_of_process(self) -> Iterator[None]:
-        # A closed catalogue has no lock to take. Only who has the thread lock changes that.
-        self.check_writable()
-        try:
-            taken = self._file_lock.acquire(_BUSY_TIMEOUT_MS / 1000)
-        except (OSError, RuntimeError) as error:
-            raise StoreUnavailableError(f"the catalogue's lock cannot be had: {error}") from error
-        if not taken:
-            raise StoreBusyError(
-                f"another process has had the catalogue's writer.lock for {_BUSY_TIMEOUT_MS} ms (busy_timeout_ms)",
-                retry_after_s=RETRY_AFTER_S,
-            )
-        try:
-            yield
-        finally:
-            self._file_lock.release()
-
-    @contextmanager
-    def _file_lock_if_free(self) -> Iterator[bool]:
-        """Take the file lock for the block if no other process has it; yields whether it was free."""
-        is_free = self._file_lock.acquire_if_free()
-        try:
-            yield is_free
-        finally:
-            if is_free:
-                self._file_lock.release()
-
-    def _connect(self, *, create: bool) -> apsw.Connection:
-        flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
-        connection = apsw.Connection(str(self._path), flags=flags)
-        if create:
-            # The page size only counts before the first table; WAL mode stays with the file.
-            _run(connection, f"PRAGMA page_size = {_PAGE_BYTES}; PRAGMA journal_mode = WAL;")
-        _run(connection, _PRAGMAS)
-        _run(connection, f"PRAGMA cache_size = -{_WRITER_CACHE_KIB};" if create else "PRAGMA query_only = ON;")
-        return connection
-
-    def _migrate(self) -> None:
-        with self._turn_of_process():
             self._writer.execute("BEGIN EXCLUSIVE")
-            try:
-                _apply_migrations(self._writer)
-            except BaseException:
-                self._roll_back()
-                raise
+            version = schema_version(self._writer)
+            if self._payloads is not None and not accept_loss:
+                opening.require_payloads(self._path.parent, self._writer, version, self._payloads)
+            apply_migrations(self._writer, version)
+            if self._payloads is not None and accept_loss:
+                opening.accept_loss(self._path.parent, self._writer, version, self._payloads)
             self._writer.execute("COMMIT")
+            if self._payloads is not None:
+                identity = read_identity(self._writer)
+                # Where a loss is accepted, what the payloads say may be damaged.
+                if accept_loss or self._payloads.read_identity() != identity:
+                    self._payloads.write_identity(identity)
+            self._pin = connect(self._path, create=False)
+        except BaseException:
+            self._close_writer(copy_log=False)
+            raise
+        self._database_bytes = self._path.stat().st_size
+        self._spare.keep_up(self._database_bytes)
 
     def _commit(self) -> None:
         try:
@@ -396,6 +436,15 @@ class Database:
             # Whether the log was synced, nobody knows. Not even a retry could tell: Linux reports a failed sync once.
             self._failure = str(error)
             self._roll_back()
+            raise StoreUnavailableError(f"the outcome of a commit is unknown until a restart: {error}") from error
+
+    def _publish(self, raised: StoreIdentity) -> None:
+        """Have the chunk store follow a commit that raised the epoch."""
+        try:
+            self._epochs.publish(raised)
+        except (EngineError, OSError) as error:
+            # The commit is durable, and nobody would notice if the log that holds it were lost.
+            self._failure = str(error)
             raise StoreUnavailableError(f"the outcome of a commit is unknown until a restart: {error}") from error
 
     def _roll_back(self) -> None:
@@ -414,65 +463,3 @@ def select(
 ) -> list[tuple[Any, ...]]:
     """Return all rows of one statement. What a column holds the schema says, and no type here can: hence `Any`."""
     return connection.execute(statement, parameters).fetchall()
-
-
-def _run(connection: apsw.Connection, statements: str) -> None:
-    """Run several statements; apsw runs them only as far as their rows are asked for."""
-    connection.execute(statements).fetchall()
-
-
-def _apply_migrations(connection: apsw.Connection) -> None:
-    """Bring the schema up to date within the connection's transaction; a step and the note that it ran share it."""
-    migrations = _migrations()
-    _run(
-        connection,
-        "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, applied_us INTEGER NOT NULL) STRICT",
-    )
-    ((current,),) = select(connection, "SELECT coalesce(max(version), 0) FROM schema_version")
-    if current > max(migrations):
-        raise StoreUnavailableError(
-            f"the catalogue has schema version {current}, this version of Tensorus knows up to {max(migrations)}; "
-            "open it with the version that wrote it, or a newer one"
-        )
-    for version in sorted(migrations):
-        if version > current:
-            _run(connection, migrations[version])
-            connection.execute("INSERT INTO schema_version VALUES (?, ?)", (version, now_us()))
-
-
-def _migrations() -> dict[int, str]:
-    """Return the schema's steps by version: forward only, each in the one transaction of the opening."""
-    folder = resources.files("tensorus_server.catalogue.sqlite") / "migrations"
-    return {int(file.name[:4]): file.read_text() for file in folder.iterdir() if file.name.endswith(".sql")}
-
-
-def _require_safe_sqlite() -> None:
-    # Of the library that runs: apsw's constant is the one that it was compiled against, which may be another.
-    major, minor, patch, *_ = map(int, apsw.sqlite_lib_version().split("."))
-    version = 1_000_000 * major + 1000 * minor + patch
-    if version < _SQLITE_MIN and version not in _SQLITE_PATCHED:
-        raise StoreUnavailableError(
-            f"SQLite is {major}.{minor}.{patch}, which can corrupt a database; 3.51.3 or newer is needed: "
-            "pip install --upgrade apsw"
-        )
-
-
-def _require_local(folder: Path) -> None:
-    """Refuse a folder on a network file system, as far as the kernel tells (Linux)."""
-    resolved = str(folder.resolve())
-    best, kind = "", ""
-    try:
-        with open("/proc/self/mounts", encoding="utf-8") as mounts:  # noqa: PTH123 - no path of ours
-            for line in mounts:
-                _, escaped, mount_kind, *_ = line.split()
-                mount_point = _MOUNT_ESCAPE.sub(lambda found: chr(int(found[1], 8)), escaped)
-                inside = resolved == mount_point or resolved.startswith(mount_point.rstrip("/") + "/")
-                if inside and len(mount_point) >= len(best):
-                    best, kind = mount_point, mount_kind
-    except OSError:
-        return
-    if kind in _NETWORK_FILE_SYSTEMS:
-        raise StoreUnavailableError(
-            f"the folder {folder} is on a network file system ({kind}), whose locks and syncs cannot be relied on: "
-            "a store needs a local disk. Run the server on the machine that has the disk, and connect to it"
-        )

@@ -116,7 +116,8 @@ class SqliteDatasetTable(DatasetTable):
     def delete(self, name: str) -> int:
         """See `DatasetTable`."""
         with self._database.snapshot() as snapshot:
-            with self._database.write() as connection:
+
+            def delete(connection: apsw.Connection) -> int:
                 ds = find_dataset(connection, name).number
                 # The first statement settles what the snapshot shows: the tensors as they are while nobody else can write.
                 # Counting them takes longer than others are to wait, and happens when the transaction is over.
@@ -124,6 +125,9 @@ class SqliteDatasetTable(DatasetTable):
                 connection.execute(
                     "UPDATE dataset SET name = ?, deleted_us = ? WHERE ds = ?", (f"{_DELETED}{ds}", now_us(), ds)
                 )
+                return ds
+
+            ds = self._database.write_on_full_disk(delete)
             ((tensors,),) = select(snapshot, "SELECT count(*) FROM tensor WHERE ds = ?", (ds,))
         return int(tensors)
 

@@ -29,6 +29,11 @@ class FileLock:
         self._wanted = False
         self._helper_has_it = False
 
+    @property
+    def descriptor(self) -> int:
+        """Of the locked file."""
+        return self._descriptor
+
     def acquire(self, timeout_s: float) -> bool:
         """Take the lock; False where another process has it for so long."""
         with self._changed:

@@ -6,13 +6,34 @@ from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.abc import GarbageTable
 from tensorus_server.catalogue.sqlite.database import now_us, select
+from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, tensor_from_row
+from tensorus_server.errors import DataCorruptError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
+
+    import apsw
 
     from tensorus_server.catalogue.sqlite.database import Database
 
 __all__ = ["SqliteGarbageTable"]
+
+_UNKNOWN = """
+SELECT NOT EXISTS (SELECT 1 FROM tensor WHERE key = ?1 AND inline = 0)
+  AND NOT EXISTS (SELECT 1 FROM tombstone WHERE key = ?1)
+  AND NOT EXISTS (SELECT 1 FROM upload WHERE 'uploads/' || payload_key = ?1)
+"""
+
+_KNOWN = (
+    "SELECT CAST(key AS BLOB) FROM tensor NOT INDEXED",
+    "SELECT CAST(key AS BLOB) FROM tombstone NOT INDEXED",
+    "SELECT CAST('uploads/' || payload_key AS BLOB) FROM upload NOT INDEXED",
+)
+"""A statement for each table, which goes from page to page without looking anything up: a damaged page hides no other. As
+BLOB, since what is damaged need not be text."""
+
+_COLUMNS = ", ".join(f't."{name}"' for name in TENSOR_COLUMNS)
+_ROWS = f"SELECT {_COLUMNS}, NULL, (SELECT name FROM dataset WHERE ds = t.ds) FROM tensor t NOT INDEXED"
 
 
 class SqliteGarbageTable(GarbageTable):
@@ -22,24 +43,57 @@ class SqliteGarbageTable(GarbageTable):
         """Use `database`."""
         self._database = database
 
-    def due(self, limit: int) -> list[str]:
+    def due(self, limit: int, *, in_grace: bool = False) -> list[str]:
         """See `GarbageTable`."""
         statement = "SELECT key FROM tombstone WHERE delete_after_us <= ? ORDER BY delete_after_us LIMIT ?"
+        by_us = 2**63 - 1 if in_grace else now_us()
         with self._database.read() as connection:
-            return [key for (key,) in select(connection, statement, (now_us(), limit))]
+            return [key for (key,) in select(connection, statement, (by_us, limit))]
 
     def forget(self, keys: Collection[str]) -> None:
         """See `GarbageTable`."""
-        if not keys:
-            return
-        with self._database.write() as connection:
+
+        def forget(connection: apsw.Connection) -> None:
             connection.executemany("DELETE FROM tombstone WHERE key = ?", ((key,) for key in keys))
+
+        if keys:
+            self._database.write_on_full_disk(forget)
 
     def unknown(self, keys: Collection[str]) -> set[str]:
         """See `GarbageTable`."""
-        statement = (
-            "SELECT EXISTS (SELECT 1 FROM tensor WHERE key = ?1 AND inline = 0) "
-            "OR EXISTS (SELECT 1 FROM tombstone WHERE key = ?1)"
-        )
         with self._database.read() as connection:
-            return {key for key in keys if select(connection, statement, (key,)) == [(0,)]}
+            return {key for key in keys if select(connection, _UNKNOWN, (key,)) == [(1,)]}
+
+    def known(self) -> Iterator[bytes]:
+        """See `GarbageTable`."""
+        with self._database.read(timed=False) as connection:
+            for statement in _KNOWN:
+                for (key,) in connection.execute(statement):
+                    yield key
+
+    def require_intact(self) -> None:
+        """See `GarbageTable`."""
+        with self._database.read(timed=False) as connection:
+            for table in ("tensor", "tombstone", "upload"):
+                found = select(connection, f"PRAGMA integrity_check('{table}')")
+                if found != [("ok",)]:
+                    raise DataCorruptError(f"the table {table} of the catalogue is damaged: {found[0][0]}")
+            try:
+                for *row, dataset in connection.execute(_ROWS):
+                    tensor_from_row(tuple(row), dataset or "")
+            except ValueError as error:
+                # No text, or no JSON.
+                raise DataCorruptError(f"a row of the table tensor is damaged: {error}") from error
+
+    def claim_listing(self, every_s: float) -> bool:
+        """See `GarbageTable`. A clock that was set back does not put it off for longer."""
+        due = f"FROM store WHERE listed_us NOT BETWEEN ?1 - {int(every_s * 1e6)} + 1 AND ?1"
+        with self._database.read() as connection:
+            if not select(connection, f"SELECT 1 {due}", (now_us(),)):
+                return False
+        with self._database.write() as connection:
+            return bool(
+                select(
+                    connection, f"UPDATE store SET listed_us = ?1 {due[len('FROM store ') :]} RETURNING 1", (now_us(),)
+                )
+            )

@@ -7,6 +7,7 @@ a time does this, under a lock file.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.sqlite.database import now_us, select
@@ -38,8 +39,7 @@ def purge(database: Database, pause: Callable[[float], bool], *, delete_grace_us
                 if not select(connection, _FIRST_DELETED):
                     break
             begun_s = time.monotonic()
-            with database.write() as connection:
-                purged += _purge_batch(connection, now_us() + delete_grace_us)
+            purged += database.write_on_full_disk(partial(_purge_batch, delete_after_us=now_us() + delete_grace_us))
             database.checkpoint(idle=False)
             # As long as that took: whoever waits to write has its turn, and half of the time is theirs.
             if pause(time.monotonic() - begun_s):

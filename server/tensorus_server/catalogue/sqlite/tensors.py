@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from tensorus_server.errors import (
     DatasetNotFoundError,
     GenerationMismatchError,
     InsertAbandonedError,
+    StorageFullError,
     TensorNotFoundError,
 )
 from tensorus_server.filter import flatten_metadata
@@ -204,23 +204,39 @@ class SqliteTensorTable(TensorTable):
 
     def delete(self, dataset: str, ids: Sequence[str]) -> list[str]:
         """See `TensorTable`."""
-        remaining = deque(dict.fromkeys(ids))
+        remaining = list(dict.fromkeys(ids))
         deleted: list[str] = []
+        at_once = max(len(remaining), 1)
         while True:
             begun_s = time.monotonic()
-            with self._database.write() as connection:
-                ds = find_dataset(connection, dataset).number
-                ends_s = time.monotonic() + BATCH_S
-                while remaining:
-                    tensor_id = remaining.popleft()
-                    if self._delete(connection, ds, tensor_id):
-                        deleted.append(tensor_id)
-                    if time.monotonic() >= ends_s:
-                        break
+            batch = remaining[:at_once]
+            try:
+                done, found = self._database.write_on_full_disk(partial(self._delete_batch, dataset, batch))
+            except StorageFullError:
+                if len(batch) < 2:
+                    raise
+                # They need more of the log than there is spare room. Once it is copied, its room can be had again.
+                at_once = len(batch) // 2
+                self._database.checkpoint(idle=True)
+                continue
+            del remaining[:done]
+            deleted += found
             if not remaining:
                 return deleted
             # As long as that took: whoever waits to write has its turn.
             time.sleep(time.monotonic() - begun_s)
+
+    def _delete_batch(self, dataset: str, ids: Sequence[str], connection: apsw.Connection) -> tuple[int, list[str]]:
+        """Delete some of these tensors, for `BATCH_S`; return how many ids that were, and which of them existed."""
+        ds = find_dataset(connection, dataset).number
+        ends_s = time.monotonic() + BATCH_S
+        deleted: list[str] = []
+        for done, tensor_id in enumerate(ids, 1):
+            if self._delete(connection, ds, tensor_id):
+                deleted.append(tensor_id)
+            if time.monotonic() >= ends_s:
+                return done, deleted
+        return len(ids), deleted
 
 
 def _abandoned(stored: StoredTensor, outcome: Tensor | Exception) -> Exception:

@@ -90,12 +90,6 @@ class SqliteUploadTable(UploadTable):
         with self._database.read() as connection:
             return [_from_row(row) for row in select(connection, statement, (now_us(), limit))]
 
-    def unknown(self, payload_keys: Sequence[str]) -> list[str]:
-        """See `UploadTable`."""
-        statement = "SELECT value FROM json_each(?) WHERE value NOT IN (SELECT payload_key FROM upload)"
-        with self._database.read() as connection:
-            return [key for (key,) in select(connection, statement, (to_json(list(payload_keys)),))]
-
 
 def complete_upload(connection: apsw.Connection, request_id: str, item: int, tensor: Tensor) -> None:
     """Note that the upload has become a tensor, within the transaction that commits it."""

@@ -1,0 +1,104 @@
+"""What is checked and put right when a catalogue is opened, before anything of it is used.
+
+All of it runs under the lock on `writer.lock`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from tensorus_server.catalogue.sqlite.epoch import read_identity
+from tensorus_server.errors import StoreUnavailableError
+from tensorus_server.identity import CataloguePast, require_match
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import apsw
+
+    from tensorus_server.identity import Payloads
+
+__all__ = ["accept_loss", "require_no_payloads", "require_payloads", "secure_files"]
+
+_IDENTITY_SINCE = 4
+"""The version of the schema that brought identities."""
+
+_UNKNOWN = """
+SELECT value FROM json_each(?)
+WHERE NOT EXISTS (SELECT 1 FROM tensor WHERE key = value AND inline = 0)
+  AND NOT EXISTS (SELECT 1 FROM tombstone WHERE key = value)
+"""
+
+_NEW = CataloguePast(is_new=True, identity=None, has_payloads=lambda: False, unknown=set)
+
+_log = logging.getLogger(__name__)
+
+
+def require_no_payloads(path: Path, payloads: Payloads) -> None:
+    """Refuse to make a catalogue beside payloads: theirs is missing. Touches nothing.
+
+    Raises:
+        StoreUnavailableError: there is no file at `path`, or an empty one, and there are payloads, or an identity.
+    """
+    try:
+        is_new = path.stat().st_size == 0
+    except FileNotFoundError:
+        is_new = True
+    if is_new:
+        require_match(path.parent, _NEW, payloads)
+
+
+def require_payloads(folder: Path, connection: apsw.Connection, version: int, payloads: Payloads) -> None:
+    """Refuse a catalogue that does not match the payloads. Writes nothing.
+
+    Args:
+        version: of the schema; 0: none.
+
+    Raises:
+        StoreUnavailableError: see `require_match`.
+    """
+    require_match(folder, _past(connection, version), payloads)
+
+
+def accept_loss(folder: Path, connection: apsw.Connection, version: int, payloads: Payloads) -> None:
+    """Give the store a new id, within the connection's transaction, if catalogue and payloads do not match.
+
+    The catalogue that was lost is then one of another store, should it be found: it may know payloads that are gone by then.
+    """
+    try:
+        require_match(folder, _past(connection, version), payloads)
+    except StoreUnavailableError as error:
+        _log.warning("a loss is accepted: %s", error)
+        connection.execute("UPDATE store SET id = ?, epoch = epoch + 1", (secrets.token_hex(16),))
+
+
+def secure_files(path: Path) -> None:
+    """Let only their owner read the catalogue's files; SQLite gives the log the mode of the database.
+
+    The database is made here, where it is missing. One that is there is never opened: to close it would release SQLite's locks.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        # Someone else's files stay as their owner wants them.
+        with suppress(FileNotFoundError, PermissionError):
+            path.with_name(name).chmod(0o600)
+
+
+def _past(connection: apsw.Connection, version: int) -> CataloguePast:
+    if version == 0:
+        return _NEW
+
+    def unknown(keys: list[str]) -> set[str]:
+        return {key for (key,) in connection.execute(_UNKNOWN, (json.dumps(keys),))}
+
+    def has_payloads() -> bool:
+        return bool(connection.execute("SELECT 1 FROM tensor WHERE inline = 0 LIMIT 1").fetchall())
+
+    identity = read_identity(connection) if version >= _IDENTITY_SINCE else None
+    return CataloguePast(is_new=False, identity=identity, has_payloads=has_payloads, unknown=unknown)

@@ -1,0 +1,49 @@
+"""The schema of the catalogue: numbered steps, each of which runs once."""
+
+from __future__ import annotations
+
+import time
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from tensorus_server.errors import StoreUnavailableError
+
+if TYPE_CHECKING:
+    import apsw
+
+__all__ = ["apply_migrations", "migrations", "schema_version"]
+
+
+def schema_version(connection: apsw.Connection) -> int:
+    """Return the schema's version within the connection's transaction; 0: there is none yet.
+
+    Raises:
+        StoreUnavailableError: it is newer than this program.
+    """
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, applied_us INTEGER NOT NULL) STRICT"
+    )
+    current = int(str(connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").get))
+    latest = max(migrations())
+    if current > latest:
+        raise StoreUnavailableError(
+            f"the catalogue has schema version {current}, this version of Tensorus knows up to {latest}; "
+            "open it with the version that wrote it, or a newer one"
+        )
+    return current
+
+
+def apply_migrations(connection: apsw.Connection, current: int) -> None:
+    """Bring the schema up to date within the connection's transaction; a step and the note that it ran share it."""
+    steps = migrations()
+    for version in sorted(steps):
+        if version > current:
+            # Several statements run only as far as their rows are asked for.
+            connection.execute(steps[version]).fetchall()
+            connection.execute("INSERT INTO schema_version VALUES (?, ?)", (version, time.time_ns() // 1000))
+
+
+def migrations() -> dict[int, str]:
+    """Return the schema's steps by version: forward only, each in the one transaction of the opening."""
+    folder = resources.files("tensorus_server.catalogue.sqlite") / "migrations"
+    return {int(file.name[:4]): file.read_text() for file in folder.iterdir() if file.name.endswith(".sql")}
