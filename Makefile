@@ -25,7 +25,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-long: $(VENV)/.dev
-	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m 'long or hypothesis' --timeout 3600 $(PARALLEL) $(ARGS)
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m 'long or hypothesis' --timeout 3600 -o faulthandler_timeout=0 $(PARALLEL) $(ARGS)
 
 check: $(VENV)/.dev protos-check
 	$(BIN)/ruff format --check .

@@ -19,7 +19,7 @@ _FS_IOC_SHUTDOWN = 0x8004587D
 _WITHOUT_LOG_FLUSH = 2
 """Source: ext4_shutdown in Linux's fs/ext4/ioctl.c, xfs_fs_goingdown in fs/xfs/xfs_fsops.c."""
 
-_BYTES = 3 * 1024**3
+_BYTES = 4 * 1024**3
 """Of the image, which is sparse."""
 
 _UNMOUNT_S = 30.0
