@@ -161,7 +161,7 @@ class Database:
             except BROKEN as error:
                 self._failure = str(error)
                 raise StoreUnavailableError(f"the catalogue failed: {error}") from error
-            except apsw.Error as error:
+            except (apsw.Error, OSError) as error:
                 raise engine_error(error, "written") from error
 
     def write_on_full_disk(self, work: Callable[[apsw.Connection], _Result]) -> _Result:
@@ -214,7 +214,7 @@ class Database:
                 f"a statement ran for longer than {STATEMENT_TIMEOUT_S} s (statement_timeout_s)",
                 limit=STATEMENT_TIMEOUT_S,
             ) from error
-        except apsw.Error as error:
+        except (apsw.Error, OSError) as error:
             raise engine_error(error, "read") from error
 
     @contextmanager
@@ -233,7 +233,7 @@ class Database:
                 yield connection
             finally:
                 connection.close()
-        except apsw.Error as error:
+        except (apsw.Error, OSError) as error:
             raise engine_error(error, "read") from error
 
     @contextmanager
@@ -273,7 +273,7 @@ class Database:
                 self._blocked_until_s = time.monotonic() + _BLOCKED_S
             except FolderRemovedError as error:
                 self._fail_without_folder(error)
-            except apsw.Error as error:
+            except (apsw.Error, OSError) as error:
                 self._failure = str(error)
                 raise StoreUnavailableError(f"the catalogue could not be synced: {error}") from error
             finally:
@@ -452,7 +452,7 @@ class Database:
             return
         try:
             self._writer.execute("ROLLBACK")
-        except apsw.Error as error:
+        except Exception as error:  # noqa: BLE001 - what made it necessary is on its way to the caller, and says more
             if self._writer.in_transaction:
                 # The next transaction could not begin.
                 self._failure = self._failure or f"a transaction could not be undone: {error}"

@@ -40,8 +40,9 @@ class Turns:
         return self._file_lock.descriptor
 
     @contextmanager
-    def of_thread(self, timeout_s: float = _TURN_TIMEOUT_S) -> Iterator[None]:
-        """Keep the other threads of this process from writing during the block."""
+    def of_thread(self, timeout_s: float | None = None) -> Iterator[None]:
+        """Keep the other threads of this process from writing during the block; None: wait for `_TURN_TIMEOUT_S`."""
+        timeout_s = _TURN_TIMEOUT_S if timeout_s is None else timeout_s
         if not self._thread_lock.acquire(timeout=timeout_s):
             raise StoreBusyError(
                 f"another write of the catalogue has not ended after {timeout_s:.0f} s", retry_after_s=RETRY_AFTER_S
