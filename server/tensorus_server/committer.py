@@ -246,7 +246,7 @@ class Committer:
         try:
             outcomes = self._catalogue.tensors.commit(located, together=together)
         except StoreUnavailableError:
-            # Perhaps committed, perhaps not: the payloads stay, and after a restart the sweep knows.
+            # Perhaps committed, perhaps not: the payloads stay, and a restart finds out.
             raise
         except EngineError:
             self._delete(list(keys.values()))
@@ -257,12 +257,12 @@ class Committer:
         return outcomes
 
     def _delete(self, keys: Sequence[str]) -> None:
-        """Delete payloads that no tensor got; what cannot be deleted is left to the sweep."""
+        """Delete payloads that no tensor got; what cannot be deleted is left to the daily listing."""
         for key in keys:
             try:
                 self._chunk_store.delete(key)
             except Exception:  # noqa: BLE001 - others wait for the commit
-                _log.warning("payload %s could not be deleted and is left to the sweep", key, exc_info=True)
+                _log.warning("payload %s could not be deleted and is left to the daily listing", key, exc_info=True)
 
 
 def _located(stored: StoredTensor, keys: dict[str, str]) -> StoredTensor:

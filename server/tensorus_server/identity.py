@@ -9,8 +9,8 @@ follows before anybody is told of that transaction. So there are three cases at 
     the chunk store's is higher         the catalogue lacks commits: its log is missing, or it is an older copy
 
 `catalogue/sqlite/epoch.py` says when the epoch is raised, so that a catalogue without its log is always of the third case.
-In that case, and where the two are of different stores, the store is not opened: a sweep would take every payload for garbage
-whose row is only missing.
+In that case, and where the two are of different stores, the store is not opened: payloads whose rows are only missing look like
+garbage.
 """
 
 from __future__ import annotations

@@ -123,3 +123,9 @@ def test_looking_and_deleting_are_not_mixed(folder: Path, options: list[str]) ->
     ran = run_command("gc", folder, *options)
     assert ran.exit_code == 2
     assert "exclude each other" in ran.errors
+
+
+def test_a_folder_that_is_no_store_is_left_as_it_is(tmp_path: Path) -> None:
+    ran = run_command("gc", tmp_path)
+    assert (ran.exit_code, ran.errors) == (3, f"tensorus: there is no store in {tmp_path}\n")
+    assert list(tmp_path.iterdir()) == []

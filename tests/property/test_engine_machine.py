@@ -319,12 +319,12 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 3))
     def crash_before_a_commit(self, count: int) -> None:
         """Leave payloads as a crash between publishing and commit does: a listing sets them aside, and a sweep does not."""
-        for _ in range(count):
-            orphan = published(self.engine._chunk_store, b"never committed")
-            self.orphans.add(orphan)
+        left = {published(self.engine._chunk_store, b"never committed") for _ in range(count)}
         self.engine.sweep()
-        assert self.orphans <= self._files()
+        assert left <= self._files()
         assert set_aside_now(self.engine) == count
+        assert not left & self._files()
+        self.orphans |= left
         assert self.orphans <= {entry.key for entry in self.engine.quarantine.entries()}
 
     @precondition(lambda self: self.orphans)

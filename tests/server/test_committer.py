@@ -376,7 +376,7 @@ class TestFailures:
             bench.close()
         assert isinstance(bench.outcome("a"), StorageFullError)
         assert len(list(bench.store.published())) == 2
-        assert caplog.text.count("could not be deleted and is left to the sweep") == 2
+        assert caplog.text.count("could not be deleted and is left to the daily listing") == 2
 
     @pytest.mark.parametrize("where", ["publish", "commit"])
     @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def set_aside_now(engine: Engine) -> int:
         engine._chunk_store,
         # The clock that stamps files is behind the one that processes ask, or ahead of it.
         older_than_s=-60.0,
-        quarantine_s=60.0,
+        quarantine_s=3600.0,
         uncommitted=lambda: engine._committer.uncommitted,
     ).moved
 

@@ -90,6 +90,9 @@ def gc(
     """  # noqa: D301 - click's mark for lines that stay as they are
     if sum([lists, bool(restore), restore_all, now or purge or accept_loss]) > 1:
         raise click.UsageError("--list, --restore, --restore-all and what deletes exclude each other")
+    if not (folder / "catalogue.db").exists() and not (folder / "chunks").is_dir():
+        # An opening would make one.
+        raise NotFoundError(f"there is no store in {folder}", reason="DATASET_NOT_FOUND")
     with _opened(folder, accept_loss=accept_loss) as engine:
         if lists:
             _print_held(_held(engine), as_json=as_json)

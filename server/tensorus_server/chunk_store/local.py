@@ -290,7 +290,9 @@ class LocalChunkStore(ChunkStore):
 
     def _make_folders(self, folder: Path) -> None:
         """Make every folder, and make the folders themselves durable, parents included."""
-        for parent in (self._tmp, self._uploads, self._chunks, folder / "quarantine"):
+        parents = (self._tmp, self._uploads, self._chunks, folder / "quarantine")
+        are_new = not all(parent.is_dir() for parent in parents)
+        for parent in parents:
             parent.mkdir(mode=0o700, exist_ok=True)
             # One that was made with another mode; someone else's stays as its owner wants it.
             with suppress(PermissionError):
@@ -298,7 +300,7 @@ class LocalChunkStore(ChunkStore):
         missing = [shard for shard in _SHARDS if not (self._chunks / shard).is_dir()]
         for shard in missing:
             (self._chunks / shard).mkdir(mode=0o700, exist_ok=True)
-        if missing:
+        if missing or are_new:
             for changed in (self._chunks, folder, folder.parent):
                 self._files.sync_folder(changed)
 

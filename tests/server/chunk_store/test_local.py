@@ -300,3 +300,29 @@ def test_finished_payloads_that_were_kept_hold_no_descriptor(store: LocalChunkSt
             other.resume(payload.payload_key, len(KEPT))
         store.discard(payload)
     other.close()
+
+
+def test_a_quarantine_that_an_older_store_lacks_is_made_durably(tmp_path: Path, files: RecordingFiles) -> None:
+    LocalChunkStore(tmp_path).close()
+    (tmp_path / "quarantine").rmdir()
+    LocalChunkStore(tmp_path, files=files).close()
+    assert ("sync_folder", tmp_path.name) in files.calls
+
+
+def test_a_payload_is_in_quarantine_durably_before_its_old_name_is_gone_for_good(
+    store: LocalChunkStore, files: RecordingFiles
+) -> None:
+    key = published(store, b"x")
+    files.calls.clear()
+    store.quarantine.put(key, until_s=2e9)
+    shard, _, name = key.partition("/")
+    assert files.calls == [
+        ("rename", name),
+        ("sync_folder", "quarantine"),
+        ("sync_folder", shard),
+    ]
+
+
+def test_a_file_in_quarantine_that_is_not_ours_stays(store: LocalChunkStore, tmp_path: Path) -> None:
+    (tmp_path / "quarantine" / "notes.txt").write_bytes(b"")
+    assert store.quarantine.entries() == []
