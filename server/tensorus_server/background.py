@@ -13,11 +13,11 @@ nothing at all before the call that waits for it is ended.
 from __future__ import annotations
 
 import logging
-import queue
 import sys
 import threading
 import time
 import traceback
+from collections import deque
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -80,12 +80,11 @@ class WorkerPool:
         """Start without threads."""
         self._threads_max = threads
         self._name = name
-        # `Any`: tasks of all kinds wait in one queue.
-        self._queue: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._changed = threading.Condition(threading.Lock())
+        # `Any`: tasks of all kinds wait here.
+        self._tasks: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._threads: set[threading.Thread] = set()
-        # Threads that have nothing to do; a task that comes takes one of them before another thread is started.
-        self._idle = threading.Semaphore(0)
+        self._idle = 0
         self._closed = False
 
     def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -98,12 +97,17 @@ class WorkerPool:
             StoreUnavailableError: the pool is closed, or the system gives it no thread.
         """
         future: Future[T] = Future()
-        with self._lock:
+        task = (future, partial(work, *args, **kwargs))
+        with self._changed:
             if self._closed:
                 raise StoreUnavailableError("the store is closed")
-            if not self._idle.acquire(blocking=False):
-                self._start_thread()
-            self._queue.put((future, partial(work, *args, **kwargs)))
+            self._tasks.append(task)
+            try:
+                self._start_thread_if_needed()
+            except BaseException:
+                self._tasks.remove(task)
+                raise
+            self._changed.notify()
         return future
 
     def close(self, timeout_s: float) -> bool:
@@ -112,66 +116,68 @@ class WorkerPool:
         Returns:
             Whether all threads have ended in time; the log has the stacks of those that have not.
         """
-        with self._lock:
+        with self._changed:
             self._closed = True
+            waiting, self._tasks = self._tasks, deque()
             threads = list(self._threads)
-        self._fail_waiting(StoreUnavailableError("the store is closed"))
-        for _ in threads:
-            self._queue.put(None)
+            self._changed.notify_all()
+        _fail_tasks(waiting, StoreUnavailableError("the store is closed"))
         return join_all(threads, timeout_s)
 
-    def _start_thread(self) -> None:
-        """Start one more thread if there may be one. The lock is held."""
-        if len(self._threads) >= self._threads_max:
+    def _start_thread_if_needed(self) -> None:
+        """Start one more thread where tasks wait for one, and there may be one. The lock is held."""
+        if len(self._tasks) <= self._idle or len(self._threads) >= self._threads_max:
             return
         thread = threading.Thread(target=self._run, name=f"tensorus-{self._name}", daemon=True)
+        self._threads.add(thread)
         try:
             thread.start()
         except RuntimeError as error:
+            self._threads.discard(thread)
             # The others take the task, if there are any.
             if not self._threads:
                 raise StoreUnavailableError(f"the system gives no thread for {self._name}: {error}") from error
-            return
-        self._threads.add(thread)
 
     def _run(self) -> None:
         try:
             while (task := self._next()) is not None:
                 _run_task(*task)
                 del task
-        except BaseException:  # noqa: BLE001 - whatever it is, its task must not be forgotten
+        except BaseException:  # noqa: BLE001 - whatever it is, the tasks that wait must not be forgotten
             _log.exception("a thread of the pool %s ended; another one takes its place", self._name)
-            self._replace()
-            return
-        with self._lock:
-            self._threads.discard(threading.current_thread())
+        self._leave()
 
     def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
-        try:
-            return self._queue.get_nowait()
-        except queue.Empty:
-            self._idle.release()
-        # Without a limit: only `submit` and `close` have something to say to a thread without a task.
-        return self._queue.get()
+        """Wait for a task, without a limit: only `submit` and `close` have something to say to a thread without one."""
+        with self._changed:
+            while not self._tasks:
+                if self._closed:
+                    return None
+                self._idle += 1
+                try:
+                    self._changed.wait()
+                finally:
+                    self._idle -= 1
+            return self._tasks.popleft()
 
-    def _replace(self) -> None:
-        with self._lock:
+    def _leave(self) -> None:
+        """Note that this thread ends; where tasks wait, another one takes its place, or they fail."""
+        waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        with self._changed:
             self._threads.discard(threading.current_thread())
-            if self._closed or self._queue.empty():
-                return
             try:
-                self._start_thread()
+                self._start_thread_if_needed()
             except StoreUnavailableError as error:
-                self._fail_waiting(error)
+                waiting, self._tasks = self._tasks, waiting
+                failure = error
+        if waiting:
+            _fail_tasks(waiting, failure)
 
-    def _fail_waiting(self, error: Exception) -> None:
-        while True:
-            try:
-                task = self._queue.get_nowait()
-            except queue.Empty:
-                return
-            if task is not None and task[0].set_running_or_notify_cancel():
-                task[0].set_exception(error)
+
+def _fail_tasks(tasks: Iterable[tuple[Future[Any], Callable[[], Any]]], error: Exception) -> None:
+    for future, _ in tasks:
+        if future.set_running_or_notify_cancel():
+            future.set_exception(error)
 
 
 def _run_task(future: Future[T], work: Callable[[], T]) -> None:

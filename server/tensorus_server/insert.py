@@ -19,7 +19,7 @@ has the states of an item, and makes sure that each gets its result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.plan import plan
@@ -34,7 +34,10 @@ from tensorus_server.errors import (
     InvalidRequestError,
     LimitExceededError,
     SegmentOutOfOrderError,
+    StoreBusyError,
+    StoreUnavailableError,
 )
+from tensorus_server.insert_options import InsertOptions, InsertServices
 from tensorus_server.items import ItemProgress, ItemResult, Items
 from tensorus_server.limits import ITEMS_TOGETHER_MAX, OPEN_ITEMS_MAX, UNCOMMITTED_BYTES_MAX, UNCOMMITTED_ITEMS_MAX
 from tensorus_server.marker import Marker, uploads_of
@@ -44,14 +47,10 @@ from tensorus_server.validate import require_id, require_metadata, require_schem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
 
     from tensorus_codecs.plan import ChunkPlan
-    from tensorus_server.background import WorkerPool
-    from tensorus_server.catalogue.abc import Catalogue, StoredTensor, Upload
-    from tensorus_server.chunk_store.abc import ChunkStore
-    from tensorus_server.codec_pool import CodecPool
-    from tensorus_server.committer import Committer
-    from tensorus_server.health import Health
+    from tensorus_server.catalogue.abc import StoredTensor, Upload
     from tensorus_server.items import Batch
     from tensorus_server.model import Checksum, Dataset, NewTensor, Segment, Tensor, TensorSpec
 
@@ -59,30 +58,6 @@ __all__ = ["InsertOptions", "InsertServices", "InsertStream", "ItemProgress", "I
 
 _INLINE_TOGETHER_BYTES_MAX = 16 * 1024 * 1024
 """Stored bytes that wait in memory for the others of their insert; what comes after them waits in the chunk store."""
-
-
-@dataclass(frozen=True)
-class InsertOptions:
-    """How an insert is done."""
-
-    request_id: str | None = None
-    """Under which it can be resumed; None: it cannot."""
-    all_or_nothing: bool = False
-    """Whether nothing is visible before `finish` has succeeded for every item."""
-    validate_only: bool = False
-    """Whether everything is checked and measured, and nothing stored."""
-
-
-@dataclass(frozen=True)
-class InsertServices:
-    """What an insert works with; shared by all streams."""
-
-    catalogue: Catalogue
-    chunk_store: ChunkStore
-    pool: CodecPool
-    committer: Committer
-    seal_pool: WorkerPool
-    health: Health
 
 
 @quick
@@ -388,11 +363,12 @@ class InsertStream:
             return
         with opened.batch.carried():
             try:
-                if self._items.seal(opened.batch):
-                    opened.batch.hand_over()
-                    self._services.seal_pool.submit(self._seal, opened, source_checksum)
-            except BaseException:
-                leftovers.drop_writer(opened.writer)
+                self._items.seal(opened.batch)
+                opened.batch.hand_over()
+                seal = self._services.seal_pool.submit(self._seal, opened, source_checksum)
+                seal.add_done_callback(partial(self._sealing_ended, opened))
+            except BaseException as error:
+                self._put_away(opened.writer, error)
                 raise
 
     def _seal(self, opened: _Open, source_checksum: Checksum | None) -> None:
@@ -400,8 +376,8 @@ class InsertStream:
         with batch.carried():
             try:
                 stored, staged = opened.writer.seal(source_checksum)
-            except BaseException:
-                leftovers.drop_writer(opened.writer)
+            except BaseException as error:
+                self._put_away(opened.writer, error)
                 raise
             if self._options.validate_only:
                 batch.settle([self._validated(stored)])
@@ -414,6 +390,13 @@ class InsertStream:
             if not self._items.sealed(batch):
                 # Its stream has given it up while the disk took its time.
                 self._discard(batch)
+
+    def _sealing_ended(self, opened: _Open, seal: Future[None]) -> None:
+        """Clear up where the pool was closed before it came to the item."""
+        error = seal.exception(timeout=0)
+        if error is not None:
+            self._put_away(opened.writer, error)
+            opened.batch.fail(StoreUnavailableError(f"the tensor could not be sealed: {error}"))
 
     def _commit(self, batch: Batch) -> None:
         """Hand a batch over to be committed; waits while more of the stream wait for that than may."""
@@ -444,10 +427,15 @@ class InsertStream:
         """Fail what is open or sealed of an insert that is lost."""
         for item, opened in list(self._open.items()):
             self._fail(item, self._abandoned(opened.writer.new))
+        marked = False
         for batch in self._items.in_state("sealed"):
             (stored,) = batch.stored
             batch.fail(self._abandoned(stored.new))
-            self._discard(batch)
+            leftovers.discard(self._chunk_store, batch.staged)
+            marked = marked or stored.upload is not None
+        if marked and self._options.request_id is not None:
+            # In one transaction: there may be thousands.
+            leftovers.forget_upload(self._services.catalogue.uploads, (self._options.request_id, None))
 
     def _abandoned(self, new: NewTensor | None) -> InsertAbandonedError:
         return InsertAbandonedError(
@@ -472,15 +460,22 @@ class InsertStream:
         """Fail an item that is open."""
         opened = self._open.pop(item)
         try:
-            leftovers.drop_writer(opened.writer)
+            self._put_away(opened.writer, error)
         finally:
             opened.batch.fail(error)
+
+    def _put_away(self, writer: TensorWriter, error: BaseException) -> None:
+        """Drop a tensor that failed; where the catalogue is only locked, leave it to go on from its last mark."""
+        if isinstance(error, StoreBusyError) and not self._options.all_or_nothing:
+            leftovers.leave_writer(writer)
+        else:
+            leftovers.drop_writer(writer)
 
     def _leave(self, item: int) -> None:
         """Leave an open item to be resumed, or drop it where it cannot be."""
         opened = self._open.pop(item)
         try:
-            leftovers.leave_writer(opened.writer, resumable=self._options.request_id is not None)
+            leftovers.leave_writer(opened.writer)
         finally:
             self._items.leave(opened.batch)
 

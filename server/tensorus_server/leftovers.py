@@ -29,15 +29,12 @@ def drop_writer(writer: TensorWriter) -> None:
         _log.exception("tensor %s, which failed, could not be dropped; it is left to the sweep", writer.new.id)
 
 
-def leave_writer(writer: TensorWriter, *, resumable: bool) -> None:
-    """Leave a tensor on its way in as far as it is marked; drop it where nobody can resume it."""
+def leave_writer(writer: TensorWriter) -> None:
+    """Leave a tensor on its way in as far as it is marked; drop it where it is not."""
     try:
-        if resumable:
-            writer.park()
-        else:
-            writer.abort()
+        writer.park()
     except Exception:  # noqa: BLE001 - see the module's description
-        _log.exception("tensor %s, whose stream ended, could not be put away; it is left to the sweep", writer.new.id)
+        _log.exception("tensor %s, whose insert ended, could not be put away; it is left to the sweep", writer.new.id)
 
 
 def park(chunk_store: ChunkStore, staged: Sequence[StagedPayload]) -> None:
@@ -50,8 +47,8 @@ def discard(chunk_store: ChunkStore, staged: Sequence[StagedPayload]) -> None:
     _put_away(staged, chunk_store.discard)
 
 
-def forget_upload(uploads: UploadTable, upload: tuple[str, int]) -> None:
-    """Forget an upload that nobody can go on with. What cannot be forgotten now expires."""
+def forget_upload(uploads: UploadTable, upload: tuple[str, int | None]) -> None:
+    """Forget an upload that nobody can go on with, or all of a request. What cannot be forgotten now expires."""
     try:
         uploads.drop(*upload)
     except Exception:  # noqa: BLE001 - see the module's description

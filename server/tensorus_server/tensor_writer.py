@@ -209,12 +209,13 @@ class TensorWriter:
 
     def park(self) -> None:
         """Drop what came after the last mark, and leave the rest to be resumed; without a mark, drop everything."""
-        if self._marker is None or not self._marked_chunks:
-            self.abort()
-            return
-        self._drop_pending()
-        self._marker.settle()
-        self._payload.park()
+        if self._marker is not None and self._marked_chunks:
+            self._marker.settle()
+            if self._marker.committed_bytes:
+                self._drop_pending()
+                self._payload.park()
+                return
+        self.abort()
 
     def _drop_pending(self) -> None:
         while self._pending:

@@ -379,7 +379,9 @@ async def got(client: AsyncClient, values: Any, interrupt: Callable[[], None]) -
 
 
 async def queried(client: AsyncClient, values: Any, interrupt: Callable[[], None]) -> list[bytes]:
-    await client.insert_many("d", [(f"u{number}", values[number : 16 * MIB]) for number in range(3)])
+    tensors = [(f"u{number}", values[number : 16 * MIB]) for number in range(3)]
+    # Together: large ones are otherwise committed in the order in which the disk was ready.
+    await client.insert_many("d", tensors, all_or_nothing=True)
     found: list[bytes] = []
     async for record in client.query("d", as_="numpy"):
         found.append(record.tensor.tobytes())

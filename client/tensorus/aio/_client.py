@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import threading
 from collections.abc import AsyncIterable
 from contextlib import aclosing
 from dataclasses import replace
@@ -362,22 +363,29 @@ class _FromLoop:
     def __init__(self, source: AsyncIterable[object]) -> None:
         self._source = aiter(source)
         self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
         self._asked: Future[object] | None = None
         self._closed = False
 
     def __iter__(self) -> Iterator[object]:
-        while not self._closed:
-            self._asked = asyncio.run_coroutine_threadsafe(self._next(), self._loop)
-            found = self._asked.result()
+        while True:
+            with self._lock:
+                # Together: `close` cancels what was asked for before it, and nothing is asked for after it.
+                if self._closed:
+                    return
+                asked = self._asked = asyncio.run_coroutine_threadsafe(self._next(), self._loop)
+            found = asked.result()
             if found is self:
                 return
             yield found
 
     def close(self) -> None:
         """Let the thread go: nobody wants the rest."""
-        self._closed = True
-        if self._asked is not None:
-            self._asked.cancel()
+        with self._lock:
+            self._closed = True
+            asked = self._asked
+        if asked is not None:
+            asked.cancel()
 
     async def _next(self) -> object:
         # `self` says that there is no more: no source has it.

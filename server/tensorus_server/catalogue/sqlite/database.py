@@ -154,7 +154,7 @@ class Database:
             except BROKEN as error:
                 self._failure = str(error)
                 raise StoreUnavailableError(f"the catalogue failed: {error}") from error
-            except apsw.Error as error:
+            except (apsw.Error, OSError) as error:
                 raise engine_error(error, "written") from error
 
     @contextmanager
@@ -184,7 +184,7 @@ class Database:
                 f"a statement ran for longer than {STATEMENT_TIMEOUT_S} s (statement_timeout_s)",
                 limit=STATEMENT_TIMEOUT_S,
             ) from error
-        except apsw.Error as error:
+        except (apsw.Error, OSError) as error:
             raise engine_error(error, "read") from error
         finally:
             self._readers.put(lent)
@@ -228,7 +228,7 @@ class Database:
             except (apsw.BusyError, apsw.LockedError, apsw.FullError, apsw.NoMemError, apsw.CantOpenError):
                 # The log stays as long as it has to; nothing is lost.
                 return
-            except apsw.Error as error:
+            except (apsw.Error, OSError) as error:
                 self._failure = str(error)
                 raise StoreUnavailableError(f"the catalogue could not be synced: {error}") from error
             finally:
@@ -265,7 +265,7 @@ class Database:
                 return
             self._closed = True
             all_back = self._close_readers(timeout_s)
-            with self._file_lock_if_free() as is_free, suppress(apsw.Error):
+            with self._file_lock_if_free() as is_free, suppress(apsw.Error, OSError):
                 # Where another process writes, it does so later.
                 if is_free and all_back:
                     self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
@@ -293,7 +293,8 @@ class Database:
             yield
 
     @contextmanager
-    def _turn_of_thread(self, timeout_s: float = _TURN_TIMEOUT_S) -> Iterator[None]:
+    def _turn_of_thread(self, timeout_s: float | None = None) -> Iterator[None]:
+        timeout_s = _TURN_TIMEOUT_S if timeout_s is None else timeout_s
         if not self._write_lock.acquire(timeout=timeout_s):
             raise StoreBusyError(
                 f"another write of the catalogue has not ended after {timeout_s:.0f} s", retry_after_s=RETRY_AFTER_S
@@ -369,7 +370,7 @@ class Database:
             return
         try:
             self._writer.execute("ROLLBACK")
-        except apsw.Error as error:
+        except Exception as error:  # noqa: BLE001 - what made it necessary is on its way to the caller, and says more
             if self._writer.in_transaction:
                 # The next transaction could not begin.
                 self._failure = self._failure or f"a transaction could not be undone: {error}"

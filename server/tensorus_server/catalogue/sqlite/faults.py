@@ -1,4 +1,4 @@
-"""What SQLite's errors mean to the engine: one table for every transaction."""
+"""What the errors of SQLite, and of the system below it, mean to the engine: one table for every transaction."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PASSING = (apsw.NoMemError, apsw.CantOpenError)
 _log = logging.getLogger(__name__)
 
 
-def engine_error(error: apsw.Error, doing: str) -> EngineError:
+def engine_error(error: apsw.Error | OSError, doing: str) -> EngineError:
     """Return the engine's error for what a transaction raised before its commit; nothing of it was written.
 
     Args:
@@ -43,7 +43,7 @@ def engine_error(error: apsw.Error, doing: str) -> EngineError:
         )
     if isinstance(error, apsw.FullError):
         return StorageFullError("no space is left on the catalogue's disk")
-    if not isinstance(error, (*BROKEN, *_PASSING)):
+    if not isinstance(error, (*BROKEN, *_PASSING, OSError)):
         # A fault of this program, or of an extension of SQLite's: the log has where.
         _log.error("SQLite refused a statement", exc_info=error)
     return StoreUnavailableError(f"the catalogue cannot be {doing}: {error}")

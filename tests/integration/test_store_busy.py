@@ -1,0 +1,133 @@
+"""Another program keeps the catalogue locked for a while: clients repeat what failed, and give up when their time is over."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+import numpy as np
+import pytest
+
+import tensorus
+import tensorus.aio
+from support.arrays import random_bits
+from support.servers import running_server
+from tensorus import errors
+from tensorus_server import tensor_writer
+from tensorus_server.catalogue.sqlite import database, faults
+from tensorus_server.server import Server
+
+SMALL = random_bits("uint8", (100,), seed=1)
+MARKED = random_bits("uint8", (300_001,), seed=2)
+BUSY_MS = 100
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(tensor_writer, "RESUMABLE_BYTES_MIN", 100_000)
+    monkeypatch.setattr(tensor_writer, "MARK_EVERY_BYTES", 65_536)
+    monkeypatch.setattr(database, "_PRAGMAS", database._PRAGMAS.replace("= 10000;", f"= {BUSY_MS};"))
+    monkeypatch.setattr(faults, "RETRY_AFTER_S", 0.05)
+    monkeypatch.setattr(database, "_BUSY_TIMEOUT_MS", BUSY_MS)
+    with running_server(tmp_path / "store") as running:
+        yield running
+
+
+class Locked:
+    """A transaction of another program, which ends when the server has met it."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Begin it."""
+        self._connection = apsw.Connection(str(folder / "catalogue.db"))
+        self._connection.execute("BEGIN IMMEDIATE")
+        self.met = threading.Semaphore(0)
+        fault = database.engine_error
+
+        def noted(*arguments: Any) -> Any:
+            self.met.release()
+            return fault(*arguments)
+
+        monkeypatch.setattr(database, "engine_error", noted)
+
+    def end_after(self, faults: int) -> None:
+        """Wait until so many writes have met it, and end it."""
+        for _ in range(faults):
+            assert self.met.acquire(timeout=30)
+        self.end()
+
+    def end(self) -> None:
+        """End it. Idempotent."""
+        self._connection.close()
+
+
+@pytest.fixture
+def locked(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Locked]]:
+    begun: list[Locked] = []
+
+    def begin() -> Locked:
+        begun.append(Locked(tmp_path / "store", monkeypatch))
+        return begun[-1]
+
+    yield begin
+    for lock in begun:
+        lock.end()
+
+
+Inserts = Callable[[str, Sequence[np.ndarray[Any, Any]]], list[tensorus.TensorInfo]]
+
+
+def plain(address: str, arrays: Sequence[np.ndarray[Any, Any]], **options: Any) -> list[tensorus.TensorInfo]:
+    with tensorus.connect(address) as client:
+        client.datasets()
+        return client.insert_many("d", [(f"{number}", array) for number, array in enumerate(arrays)], **options)
+
+
+def together(address: str, arrays: Sequence[np.ndarray[Any, Any]]) -> list[tensorus.TensorInfo]:
+    return plain(address, arrays, all_or_nothing=True)
+
+
+def asynchronous(address: str, arrays: Sequence[np.ndarray[Any, Any]]) -> list[tensorus.TensorInfo]:
+    async def insert() -> list[tensorus.TensorInfo]:
+        async with tensorus.aio.connect(address) as found:
+            await found.datasets()
+            return await found.insert_many("d", [(f"{number}", array) for number, array in enumerate(arrays)])
+
+    return asyncio.run(insert())
+
+
+@pytest.mark.parametrize(
+    "arrays", [[SMALL] * 3, [MARKED], [SMALL, MARKED, SMALL, MARKED]], ids=["small", "marked", "both"]
+)
+@pytest.mark.parametrize("insert", [plain, together, asynchronous], ids=["plain", "together", "asyncio"])
+def test_an_insert_waits_until_the_catalogue_is_free(
+    server: Server, locked: Callable[[], Locked], insert: Inserts, arrays: list[np.ndarray[Any, Any]]
+) -> None:
+    with tensorus.connect(server.address) as client:
+        client.create_dataset("d", preset="none")
+        lock = locked()
+        ending = threading.Thread(target=lock.end_after, args=(2,))
+        ending.start()
+        stored = insert(server.address, arrays)
+        ending.join()
+        assert [info.id for info in stored] == [f"{number}" for number in range(len(arrays))]
+        for number, array in enumerate(arrays):
+            assert np.array_equal(client.get("d", f"{number}", as_="numpy"), array)
+
+
+def test_a_client_without_patience_is_told_the_reason(server: Server, locked: Callable[[], Locked]) -> None:
+    with tensorus.connect(server.address, retry_timeout_s=0.0) as client:
+        client.create_dataset("d", preset="none")
+        locked()
+        with pytest.raises(errors.UnavailableError, match="another program has the catalogue locked") as caught:
+            client.insert("d", SMALL, id="t")
+        assert caught.value.reason == "STORE_BUSY"
+        assert float(caught.value.facts["retry_after_s"]) > 0
+        with pytest.raises(errors.UnavailableError) as caught:
+            client.create_dataset("other")
+        assert caught.value.reason == "STORE_BUSY"
+        # Reads do not need the lock.
+        assert [found.name for found in client.datasets()] == ["d"]
