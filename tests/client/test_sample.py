@@ -97,10 +97,10 @@ def test_of_many_tensors_pieces_of_the_large_ones_are_one_and_each_small_one_is_
 
 
 def test_every_size_of_small_tensors_has_its_share() -> None:
-    # By turns, so that whoever takes what fits would take the small ones.
-    arrays = [np.full(size, 1, np.uint8) for _ in range(100) for size in (1, 50)]
-    sizes = list(sample_of(arrays, 1020).tensor_bytes)
-    assert (sizes.count(1), sizes.count(50)) == (20, 20)
+    # Every fifth is large: whoever takes every fifth would take only these, and whoever takes what fits none of them.
+    arrays = [np.full(size, 1, np.uint8) for _ in range(100) for size in (1, 1, 50, 1, 1)]
+    sizes = list(sample_of(arrays, 1080).tensor_bytes)
+    assert (sizes.count(1), sizes.count(50)) == (80, 20)
 
 
 def test_of_very_many_small_tensors_some_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:

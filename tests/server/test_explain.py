@@ -59,7 +59,8 @@ def test_a_report_is_that_of_an_insert(engine: Engine, preset: str, array: Any) 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_report_of_several_tensors_is_that_of_their_inserts(engine: Engine, preset: str) -> None:
     # Many chunks, one chunk and small ones. Each chooses on its own.
-    arrays = [WEIGHTS.reshape(-1), WEIGHTS.reshape(-1)[:1024] * 1000, *normal((40, 50), seed=3), np.float32([7])]
+    whole_numbers = np.arange(5000, dtype=np.float32)
+    arrays = [WEIGHTS.reshape(-1), whole_numbers[:1024], whole_numbers, *normal((40, 50), seed=3), np.float32([7])]
     policy = StoragePolicy(preset=preset, chunk_bytes=CHUNK_BYTES)
     explainer = Explainer(spec_of(np.concatenate(arrays)), [policy], [array.nbytes for array in arrays])
     explainer.write(memoryview(b"".join(map(canonical, arrays))))
@@ -69,6 +70,18 @@ def test_a_report_of_several_tensors_is_that_of_their_inserts(engine: Engine, pr
         assert getattr(found.storage, field) == sum(getattr(report, field) for report in reports)
     assert found.worst_relative_error == max(report.relative_error for report in reports)
     assert found.storage.max_absolute_error == max(report.max_absolute_error for report in reports)
+
+
+def test_what_suits_one_tensor_of_a_sample_is_not_used_for_the_next(engine: Engine) -> None:
+    # The first is of two chunks, for which a choice is made once; the second is of one, and suited by something else.
+    arrays = [WEIGHTS.reshape(-1), np.arange(15_000, dtype=np.float32)]
+    policy = StoragePolicy(preset="lossless", chunk_bytes=64 * 1024)
+    explainer = Explainer(spec_of(np.concatenate(arrays)), [policy], [array.nbytes for array in arrays])
+    explainer.write(memoryview(b"".join(map(canonical, arrays))))
+    (found,) = explainer.explanations()
+    reports = [insert(engine, "d", str(number), array, policy=policy).storage for number, array in enumerate(arrays)]
+    assert reports[0].encodings[0].encoding != reports[1].encodings[0].encoding
+    assert found.storage.encodings == reports[0].encodings + reports[1].encodings
 
 
 @pytest.mark.parametrize(

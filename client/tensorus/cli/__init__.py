@@ -1,6 +1,6 @@
 """The command line: `tensorus serve`, `put`, `get`, `ls`, `info`, `stats`, `rm`, `gc`, `explain`, `bench`, `import`.
 
-`main` is the entry point. Each command has a module; `_connection` says which store they speak to, `_output` how they print,
+`main` is the entry point. Each command has a module. `_connection` says which store they speak to, `_output` how they print;
 `_files` reads files and `_writing` writes them.
 """
 
