@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tensorus_codecs.quick import quick
+from tensorus_server.metadata_index import index_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.policy import StoragePolicy
     from tensorus_codecs.summary import ValueSummary
+    from tensorus_server.metadata_index import MetadataIndex
 
 __all__ = [
     "ByteRange",
@@ -118,6 +120,11 @@ class NewTensor:
     """Of the canonical bytes; may also come with the last segment."""
     if_generation_match: int | None = None
     """The generation that this replaces; None or 0: it replaces nothing."""
+
+    @cached_property
+    def index(self) -> MetadataIndex:
+        """What an index is to hold of the metadata. Worked out once, by whoever asks first."""
+        return index_of(self.metadata)
 
 
 @dataclass(frozen=True)
