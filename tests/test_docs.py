@@ -99,6 +99,8 @@ def test_the_table_of_limits_is_limits_py() -> None:
         "ANSWER_BYTES_MAX",
         "BATCH_S",
         "COMMIT_GROUP_MAX",
+        "INDEXED_VALUES_MAX",
+        "INDEX_CACHE_BYTES",
         "INLINE_BYTES_MAX",
         "PAGE_READ_BYTES",
         "PAYLOAD_BYTES_TARGET",

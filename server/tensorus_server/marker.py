@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tensorus_server.catalogue.abc import Catalogue, Mark, Upload, UploadTable
+    from tensorus_server.chunk_index import ChunkIndex
     from tensorus_server.committer import Committer
     from tensorus_server.model import Dataset, Tensor
 
@@ -76,7 +77,7 @@ class Marker:
         """Go on from a mark that was saved before."""
         self.begun_bytes = self.committed_bytes = committed_bytes
 
-    def chunks(self, upload: Upload) -> list[tuple[int, int]]:
+    def chunks(self, upload: Upload) -> ChunkIndex:
         """Return the upload's chunk index as far as it is saved."""
         return self._uploads.chunks(upload)
 

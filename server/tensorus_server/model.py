@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tensorus_codecs.quick import quick
+from tensorus_server.metadata_index import index_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.policy import StoragePolicy
     from tensorus_codecs.summary import ValueSummary
+    from tensorus_server.metadata_index import MetadataIndex
 
 __all__ = [
     "ByteRange",
@@ -122,6 +124,11 @@ class NewTensor:
     """The generation that this replaces; 0: the id must be free; None: nothing is replaced."""
     replace: bool = False
     """Whether it takes the place of whatever has the id."""
+
+    @cached_property
+    def index(self) -> MetadataIndex:
+        """What an index is to hold of the metadata. Worked out once, by whoever asks first."""
+        return index_of(self.metadata)
 
 
 class Outcome(Enum):

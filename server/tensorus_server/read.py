@@ -20,6 +20,7 @@ from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.pipeline import codec_ids, decode_record
 from tensorus_codecs.quick import quick
 from tensorus_server.cast import Cast
+from tensorus_server.chunk_index import IndexCache
 from tensorus_server.chunk_store.abc import PayloadMissingError
 from tensorus_server.chunk_store.memory import BytesReader
 from tensorus_server.errors import (
@@ -140,6 +141,7 @@ class TensorReader:
         self._catalogue = catalogue
         self._chunk_store = chunk_store
         self._pool = pool
+        self._indexes = IndexCache()
 
     def read(
         self,
@@ -176,7 +178,7 @@ class TensorReader:
 
     def _read(self, tensor: Tensor, plan: ReadPlan, accepted: _Accepted) -> Iterator[Piece]:
         with self._open(tensor) as reader:
-            payload = Payload(tensor, reader)
+            payload = Payload(tensor, reader, self._indexes)
             if plan.slices is not None:
                 yield from self._gather(tensor, payload, plan.slices)
             else:

@@ -38,7 +38,6 @@ from tensorus_server.errors import (
 )
 from tensorus_server.limits import INLINE_BYTES_MAX, MARK_EVERY_BYTES, RESUMABLE_BYTES_MIN
 from tensorus_server.model import Checksum, Locator
-from tensorus_server.payload import pack_index
 from tensorus_server.totals import Totals
 from tensorus_server.validate import require_canonical
 
@@ -179,7 +178,7 @@ class TensorWriter:
         self._require_checksum(source_checksum or self.new.source_checksum)
         if self._marker is not None:
             self._marker.wait()
-        index = pack_index(self._totals.index)
+        index = self._totals.index.packed()
         self._payload.append([index])
         inline_payload, staged = self._payload.finish()
         source = value = self._source_checksum()
@@ -314,7 +313,7 @@ class TensorWriter:
             announced=self.new,
             state={"source_crc32c": self._source_crc32c, "totals": totals.to_json()},
         )
-        marker.begin(self._payload.keep(), Mark(upload, totals.index[self._marked_chunks :]))
+        marker.begin(self._payload.keep(), Mark(upload, totals.index.since(self._marked_chunks)))
         self._marked_chunks = len(totals.index)
 
     def _resume(self, chunk_store: ChunkStore, upload: Upload) -> None:

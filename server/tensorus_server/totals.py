@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tensorus_codecs.encoding import Encoding
 from tensorus_codecs.measure import MeasuredError
 from tensorus_codecs.summary import PartialSummary
+from tensorus_server.chunk_index import ChunkIndex
 from tensorus_server.model import EncodingShare, StorageReport
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Totals:
         self._plan = plan
         self.canonical_bytes = 0
         self.stored_bytes = 0
-        self.index: list[tuple[int, int]] = []
+        self.index = ChunkIndex()
         self._shares: dict[Encoding, list[int]] = {}
         self._quantized_bytes = 0
         self._error = MeasuredError()
@@ -82,14 +83,12 @@ class Totals:
         }
 
     @classmethod
-    def from_json(
-        cls, plan: ChunkPlan, fields: dict[str, Any], index: list[tuple[int, int]], canonical_bytes: int
-    ) -> Totals:
+    def from_json(cls, plan: ChunkPlan, fields: dict[str, Any], index: ChunkIndex, canonical_bytes: int) -> Totals:
         """Return the totals that `to_json` describes, of chunks with this index."""
         totals = cls(plan)
         totals.index = index
         totals.canonical_bytes = canonical_bytes
-        totals.stored_bytes = sum(stored_bytes for stored_bytes, _ in index)
+        totals.stored_bytes = index.stored_bytes
         totals._shares = {Encoding.from_json(steps): amounts for steps, *amounts in fields["shares"]}
         totals._quantized_bytes = fields["quantized_bytes"]
         totals._error = MeasuredError(*fields["error"])

@@ -12,6 +12,7 @@ from tensorus_codecs.dtypes import opaque_dtype
 from tensorus_codecs.encoding import Encoding
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import Catalogue, Mark, PageRequest, Upload
+from tensorus_server.chunk_index import ChunkIndex
 from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.errors import (
     AlreadyExistsError,
@@ -44,7 +45,9 @@ def upload(dataset: Dataset, item: int = 0, *, request_id: str = "request", **fi
 
 def save(catalogue: Catalogue, *uploads: Upload) -> None:
     """Save the first mark of each."""
-    catalogue.uploads.save([Mark(each, [(number, number) for number in range(each.chunk_count)]) for each in uploads])
+    catalogue.uploads.save(
+        [Mark(each, ChunkIndex.of([(number, number) for number in range(each.chunk_count)])) for each in uploads]
+    )
 
 
 def ids_of(catalogue: Catalogue) -> list[str]:
@@ -94,20 +97,22 @@ class CatalogueUploadsContract:
         self, catalogue: Catalogue, reopen: Reopen
     ) -> None:
         first = upload(create(catalogue), state={"first": 1})
-        catalogue.uploads.save([Mark(first, [(10, 2**32 - 1), (2**21, 0)])])
+        catalogue.uploads.save([Mark(first, ChunkIndex.of([(10, 2**32 - 1), (2**21, 0)]))])
         second = replace(first, committed_bytes=2**41 + 9, stored_bytes=2**40 + 5, chunk_count=3, state={"second": 2})
-        catalogue.uploads.save([Mark(second, [(30, 3)])])
+        catalogue.uploads.save([Mark(second, ChunkIndex.of([(30, 3)]))])
         third = replace(second, chunk_count=5)
-        catalogue.uploads.save([Mark(third, [(40, 4), (50, 5)])])
+        catalogue.uploads.save([Mark(third, ChunkIndex.of([(40, 4), (50, 5)]))])
         catalogue = reopen()
         assert catalogue.uploads.find("request") == [third]
-        assert catalogue.uploads.chunks(third) == [(10, 2**32 - 1), (2**21, 0), (30, 3), (40, 4), (50, 5)]
+        assert list(catalogue.uploads.chunks(third)) == [(10, 2**32 - 1), (2**21, 0), (30, 3), (40, 4), (50, 5)]
 
     def test_chunks_are_those_of_the_upload_alone(self, catalogue: Catalogue) -> None:
         dataset = create(catalogue)
         uploads = [upload(dataset, 0), upload(dataset, 1), upload(dataset, 0, request_id="other")]
-        catalogue.uploads.save([Mark(each, [(number, 0), (number, 1)]) for number, each in enumerate(uploads)])
-        assert [catalogue.uploads.chunks(each) for each in uploads] == [[(n, 0), (n, 1)] for n in range(3)]
+        catalogue.uploads.save(
+            [Mark(each, ChunkIndex.of([(number, 0), (number, 1)])) for number, each in enumerate(uploads)]
+        )
+        assert [list(catalogue.uploads.chunks(each)) for each in uploads] == [[(n, 0), (n, 1)] for n in range(3)]
 
     def test_saving_no_marks_changes_nothing(self, catalogue: Catalogue) -> None:
         save(catalogue, kept := upload(create(catalogue)))
@@ -122,12 +127,12 @@ class CatalogueUploadsContract:
         assert catalogue.uploads.drop("request", 0) == []
         catalogue = reopen()
         assert catalogue.uploads.find("request") == [kept]
-        assert catalogue.uploads.chunks(dropped) == []
+        assert list(catalogue.uploads.chunks(dropped)) == []
         assert len(catalogue.uploads.chunks(kept)) == 2
         # Begun again, it has nothing of the one before.
         again = upload(dataset, 0, chunk_count=1)
         save(catalogue, again)
-        assert catalogue.uploads.chunks(again) == [(0, 0)]
+        assert list(catalogue.uploads.chunks(again)) == [(0, 0)]
 
     def test_a_request_is_dropped_with_all_its_items_and_no_others(self, catalogue: Catalogue) -> None:
         dataset = create(catalogue)
@@ -149,7 +154,7 @@ class CatalogueUploadsContract:
         assert sorted(found.item for found in catalogue.uploads.expired(100)) == [1, 2, 3, 4, 5]
         assert len(catalogue.uploads.expired(2)) == 2
         catalogue = reopen()
-        catalogue.uploads.save([Mark(replace(marked_again, chunk_count=3), [(9, 9)])])
+        catalogue.uploads.save([Mark(replace(marked_again, chunk_count=3), ChunkIndex.of([(9, 9)]))])
         assert sorted(found.item for found in catalogue.uploads.expired(100)) == [2, 3, 4, 5]
         assert catalogue.uploads.expired(100)[0] in soon
 
@@ -180,7 +185,7 @@ class CatalogueUploadsContract:
         assert [each.generation for each in found] == [tensor.generation, None]
         assert [each.outcome for each in found] == [Outcome.INSERTED, None]
         assert (found[0].id, found[0].spec) == (completed.id, completed.spec)
-        assert catalogue.uploads.chunks(completed) == []
+        assert list(catalogue.uploads.chunks(completed)) == []
         assert len(catalogue.uploads.chunks(other)) == 2
         # Its payload is the tensor's now.
         assert catalogue.uploads.drop("request") == [other.payload_key]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from support.engine import commit, create, stored_tensor
 from support.filters import matches
 from tensorus_codecs.summary import ValueSummary
+from tensorus_server import metadata_index
 from tensorus_server.catalogue.abc import PageRequest
 from tensorus_server.catalogue.sqlite import SqliteCatalogue, filter_sql
 from tensorus_server.filter import (
@@ -146,6 +148,15 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteCatalo
     opened.close()
 
 
+@contextmanager
+def index_of_at_most(values_max: int, named_keys_max: int) -> Iterator[None]:
+    """Index so few values of what is stored meanwhile; the rest is left out, by name or not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metadata_index, "INDEXED_VALUES_MAX", values_max)
+        patch.setattr(metadata_index, "_NAMED_KEYS_MAX", named_keys_max)
+        yield
+
+
 def insert(catalogue: SqliteCatalogue, described: list[dict[str, Any]]) -> tuple[Dataset, list[Tensor]]:
     """Commit tensors into a dataset of their own."""
     dataset = create(catalogue, f"dataset-{next(_numbers)}")
@@ -167,6 +178,7 @@ def found(catalogue: SqliteCatalogue, dataset: Dataset, filter_: Filter) -> list
     described=st.lists(tensors, min_size=1, max_size=8),
     asked=st.lists(filters, min_size=1, max_size=8),
     probe_max=st.sampled_from([0, 1, 5000]),
+    bounds=st.tuples(st.sampled_from([0, 1, 2, 4, 256]), st.sampled_from([0, 1, 32])),
 )
 @example(
     described=[{"metadata": {"a": [1, 2]}}, {"metadata": {"a": 1}}, {"metadata": {"a": None}}, {"metadata": {}}],
@@ -178,12 +190,18 @@ def found(catalogue: SqliteCatalogue, dataset: Dataset, filter_: Filter) -> list
         OneOf(Key("a"), ()),
     ],
     probe_max=0,
+    bounds=(1, 32),
 )
 def test_a_filter_finds_what_its_words_say_and_its_negation_the_rest(
-    catalogue: SqliteCatalogue, described: list[dict[str, Any]], asked: list[Filter], probe_max: int
+    catalogue: SqliteCatalogue,
+    described: list[dict[str, Any]],
+    asked: list[Filter],
+    probe_max: int,
+    bounds: tuple[int, int],
 ) -> None:
-    dataset, committed = insert(catalogue, described)
     usual = filter_sql._PROBE_MAX
+    with index_of_at_most(*bounds):
+        dataset, committed = insert(catalogue, described)
     try:
         filter_sql._PROBE_MAX = probe_max
         for filter_ in asked:
@@ -204,15 +222,21 @@ def test_a_filter_finds_what_its_words_say_and_its_negation_the_rest(
     described=st.lists(tensors, min_size=2, max_size=4),
     replaced=st.lists(metadata, min_size=1, max_size=3),
     filter_=filters,
+    indexed_max=st.sampled_from([0, 1, 2, 4, 256]),
 )
 @settings(max_examples=settings.default.max_examples // 2)
 def test_a_filter_sees_metadata_as_it_was_last_replaced(
-    catalogue: SqliteCatalogue, described: list[dict[str, Any]], replaced: list[dict[str, Any]], filter_: Filter
+    catalogue: SqliteCatalogue,
+    described: list[dict[str, Any]],
+    replaced: list[dict[str, Any]],
+    filter_: Filter,
+    indexed_max: int,
 ) -> None:
     dataset, committed = insert(catalogue, described)
     try:
-        for fields in replaced:
-            committed[0] = catalogue.tensors.replace_metadata(dataset.name, committed[0].id, fields)
+        with index_of_at_most(indexed_max, 1):
+            for fields in replaced:
+                committed[0] = catalogue.tensors.replace_metadata(dataset.name, committed[0].id, fields)
         assert found(catalogue, dataset, filter_) == [tensor.id for tensor in committed if matches(filter_, tensor)]
     finally:
         catalogue.datasets.delete(dataset.name)

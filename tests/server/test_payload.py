@@ -14,12 +14,13 @@ from support.engine import INDEX_ENTRY_BYTES, announce, assemble
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.plan import plan
 from tensorus_codecs.policy import StoragePolicy
+from tensorus_server.chunk_index import ChunkIndex
 from tensorus_server.chunk_store.abc import PayloadUnreadableError
 from tensorus_server.chunk_store.memory import BytesReader, MemoryChunkStore
 from tensorus_server.codec_pool import CodecPool
 from tensorus_server.errors import DataCorruptError
 from tensorus_server.model import Dataset, Schema, SliceSet, Tensor
-from tensorus_server.payload import ENTRY_BYTES, Payload, pack_index
+from tensorus_server.payload import ENTRY_BYTES, Payload
 from tensorus_server.read import ReadPlan, TensorReader
 from tensorus_server.tensor_writer import TensorWriter
 
@@ -269,7 +270,7 @@ class TestChunkIndex:
             read(replace(small, tensor=tensor), small.payload, pool)
 
     def test_records_that_do_not_add_up_to_the_payload_are_damage(self, small: Stored, pool: CodecPool) -> None:
-        index = pack_index([(122, 0)])
+        index = ChunkIndex.of([(122, 0)]).packed()
         locator = replace(small.tensor.locator, index_crc32c=crc32c(index))
         tensor = replace(small.tensor, locator=locator)
         with pytest.raises(DataCorruptError, match="records are 122 bytes by the chunk index, expected 121"):
@@ -279,10 +280,6 @@ class TestChunkIndex:
         locator = replace(small.tensor.locator, offset=1000)
         moved = replace(small, tensor=replace(small.tensor, locator=locator))
         assert np.array_equal(read(moved, bytes(1000) + small.payload + b"more", pool), small.array)
-
-    def test_the_index_is_little_endian_pairs_of_length_and_crc(self) -> None:
-        assert pack_index([(1, 0x01020304), (0x0A0B, 5)]).hex() == "01000000040302010b0a000005000000"
-        assert pack_index([]) == b""
 
 
 def test_a_disk_that_cannot_read_is_damage(pool: CodecPool) -> None:

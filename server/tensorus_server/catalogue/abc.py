@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from tensorus_codecs.policy import StoragePolicy
     from tensorus_codecs.summary import ValueSummary
+    from tensorus_server.chunk_index import ChunkIndex
     from tensorus_server.filter import Filter
     from tensorus_server.model import (
         Checksum,
@@ -130,8 +131,8 @@ class Mark:
     """A new state of an upload: its payload is durable so far."""
 
     upload: Upload
-    new_chunks: Sequence[tuple[int, int]]
-    """Stored bytes and seeded CRC32C of the chunks since the mark before."""
+    new_chunks: ChunkIndex
+    """Of the chunks since the mark before."""
 
 
 @dataclass(frozen=True)
@@ -335,8 +336,8 @@ class UploadTable(ABC):
         """Return the uploads of a request, in order of their items."""
 
     @abstractmethod
-    def chunks(self, upload: Upload) -> list[tuple[int, int]]:
-        """Return stored bytes and seeded CRC32C of every chunk of an upload that is still on its way."""
+    def chunks(self, upload: Upload) -> ChunkIndex:
+        """Return the chunk index of an upload that is still on its way, as far as it is."""
 
     @abstractmethod
     def drop(self, request_id: str, item: int | None = None) -> list[str]:

@@ -268,12 +268,12 @@ class Database:
             self._writer.set_busy_timeout(0)
             try:
                 self._copy_log_in_spare_room(mode)
-            except (apsw.BusyError, apsw.LockedError, apsw.FullError, apsw.NoMemError, apsw.CantOpenError):
+            except (apsw.BusyError, apsw.LockedError, apsw.FullError, apsw.NoMemError, apsw.CantOpenError, OSError):
                 # The log stays as long as it has to; nothing is lost.
                 self._blocked_until_s = time.monotonic() + _BLOCKED_S
             except FolderRemovedError as error:
                 self._fail_without_folder(error)
-            except (apsw.Error, OSError) as error:
+            except apsw.Error as error:
                 self._failure = str(error)
                 raise StoreUnavailableError(f"the catalogue could not be synced: {error}") from error
             finally:

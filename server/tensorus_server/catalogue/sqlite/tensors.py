@@ -12,7 +12,12 @@ from tensorus_server.catalogue.abc import Page, TensorTable, sort_value
 from tensorus_server.catalogue.resolve import resolve
 from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.datasets import find_dataset
-from tensorus_server.catalogue.sqlite.filter_sql import DIMENSION_KEY, compile_filter
+from tensorus_server.catalogue.sqlite.filter_sql import (
+    DIMENSION_KEY,
+    LEFT_OUT_KEY,
+    LEFT_OUT_MANY_KEY,
+    compile_filter,
+)
 from tensorus_server.catalogue.sqlite.row_page import read_page
 from tensorus_server.catalogue.sqlite.rows import (
     TENSOR_COLUMNS,
@@ -31,8 +36,8 @@ from tensorus_server.errors import (
     StorageFullError,
     TensorNotFoundError,
 )
-from tensorus_server.filter import flatten_metadata
 from tensorus_server.limits import BATCH_S
+from tensorus_server.metadata_index import index_of
 from tensorus_server.model import Outcome
 
 if TYPE_CHECKING:
@@ -42,6 +47,7 @@ if TYPE_CHECKING:
 
     from tensorus_server.catalogue.abc import PageRequest, StoredTensor
     from tensorus_server.catalogue.sqlite.database import Database
+    from tensorus_server.metadata_index import MetadataIndex
     from tensorus_server.model import Metadata, Tensor
 
 __all__ = ["SqliteTensorTable"]
@@ -197,7 +203,7 @@ class SqliteTensorTable(TensorTable):
             seq = tensor.generation
             connection.execute("UPDATE tensor SET metadata = ? WHERE seq = ?", (to_json(metadata), seq))
             connection.execute("DELETE FROM attr WHERE seq = ?", (seq,))
-            _insert_rows(connection, _INSERT_ATTRIBUTES, _attributes(ds, seq, metadata, tensor.spec.shape))
+            _insert_rows(connection, _INSERT_ATTRIBUTES, _attributes(ds, seq, index_of(metadata), tensor.spec.shape))
             updated = _first(connection, statement, (ds, tensor_id), dataset)
         assert updated is not None
         return updated
@@ -309,7 +315,7 @@ def _insert(connection: apsw.Connection, tensors: Sequence[tuple[StoredTensor, T
         rows.append(writer.row(stored, generation, tensor.ordinal, tensor.created_us))
         if stored.inline_payload is not None:
             payloads.append((generation, stored.inline_payload))
-        attributes += _attributes(stored.dataset.number, generation, new.metadata, new.spec.shape)
+        attributes += _attributes(stored.dataset.number, generation, new.index, new.spec.shape)
     _insert_rows(connection, _INSERT_TENSORS, rows)
     _insert_rows(connection, _INSERT_PAYLOADS, payloads)
     _insert_rows(connection, _INSERT_ATTRIBUTES, attributes)
@@ -330,13 +336,16 @@ def _insert_statement(insert: str, columns: int, rows: int) -> str:
     return insert + ",".join([f"({','.join('?' * columns)})"] * rows)
 
 
-def _attributes(ds: int, seq: int, metadata: Metadata, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
-    """Return the rows of what filters see of a tensor."""
+def _attributes(ds: int, seq: int, index: MetadataIndex, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
+    """Return the rows of what filters see of a tensor: dimensions, metadata, and the keys that the index leaves out."""
     rows: list[tuple[Any, ...]] = [(seq, key, axis, ds, size, None) for axis, (key, size) in _dimensions(shape)]
-    if metadata:
-        for position, (key, value) in enumerate(flatten_metadata(metadata), len(rows)):
-            number, text = (value, None) if isinstance(value, float) else (None, value)
-            rows.append((seq, key, position, ds, number, text))
+    for position, (key, value) in enumerate(index.values, len(rows)):
+        number, text = (value, None) if isinstance(value, float) else (None, value)
+        rows.append((seq, key, position, ds, number, text))
+    if index.left_out is None:
+        rows.append((seq, LEFT_OUT_MANY_KEY, 0, ds, None, None))
+    else:
+        rows += [(seq, LEFT_OUT_KEY, position, ds, None, key) for position, key in enumerate(index.left_out)]
     return rows
 
 

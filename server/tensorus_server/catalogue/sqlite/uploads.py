@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import struct
 from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import Upload, UploadTable
 from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.rows import spec_from_columns, to_json
+from tensorus_server.chunk_index import ChunkIndex
 from tensorus_server.model import Checksum, NewTensor, Outcome
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ _COLUMNS = (
     "request_id, item, ds, id, dtype_number, element_bytes, shape, policy, payload_key, committed_bytes, stored_bytes, "
     "chunk_count, state, announced, generation, outcome"
 )
-
-_ENTRY = struct.Struct("<II")
-"""Stored bytes of a chunk, and its seeded CRC32C."""
 
 
 class SqliteUploadTable(UploadTable):
@@ -56,7 +53,7 @@ class SqliteUploadTable(UploadTable):
                         upload.request_id,
                         upload.item,
                         upload.chunk_count - len(mark.new_chunks),
-                        b"".join(_ENTRY.pack(*entry) for entry in mark.new_chunks),
+                        mark.new_chunks.packed(),
                     ),
                 )
 
@@ -66,12 +63,12 @@ class SqliteUploadTable(UploadTable):
         with self._database.read() as connection:
             return [_from_row(row) for row in select(connection, statement, (request_id,))]
 
-    def chunks(self, upload: Upload) -> list[tuple[int, int]]:
+    def chunks(self, upload: Upload) -> ChunkIndex:
         """See `UploadTable`."""
         statement = "SELECT entries FROM upload_chunks WHERE request_id = ? AND item = ? ORDER BY first_chunk"
         with self._database.read() as connection:
             rows = select(connection, statement, (upload.request_id, upload.item))
-        return [entry for (entries,) in rows for entry in _ENTRY.iter_unpack(entries)]
+        return ChunkIndex(b"".join(entries for (entries,) in rows))
 
     def drop(self, request_id: str, item: int | None = None) -> list[str]:
         """See `UploadTable`."""
