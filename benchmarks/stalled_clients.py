@@ -2,9 +2,9 @@
 
     python benchmarks/stalled_clients.py [--clients 100] [--rounds 5] [--mib 32]
 
-Half of the stalled clients began an insert and send nothing more, half began a get of a large tensor and take nothing more. Each
-has a connection of its own. Every round measures inserts and gets without them, then beside them. The stalled clients are there
-anew each time, so that the server has them to deal with, and a pause lets them be silent.
+Half of the stalled clients began an insert and send nothing more, half began a get of a large tensor and take nothing more.
+Each has a connection of its own. Every round measures inserts and gets without them, then beside them. The stalled clients
+come anew each time, so that the server has them to deal with, and a pause lets them be silent.
 """
 
 from __future__ import annotations
