@@ -63,7 +63,8 @@ def stalled(address: str, count: int) -> Iterator[int]:
         calls: list[Any] = []
         for number in range(count):
             options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", 1 << 23)]
-            stub = TensorServiceStub(opened.enter_context(grpc.insecure_channel(address, options=options)))
+            channel = opened.enter_context(grpc.insecure_channel(address, options=options))
+            stub: Any = TensorServiceStub(channel)  # type: ignore[no-untyped-call]
             if number % 2:
                 calls.append(stub.Insert(messages(number)))
             else:

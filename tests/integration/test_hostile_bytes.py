@@ -60,7 +60,6 @@ def test_a_request_that_is_no_message_is_invalid(
     assert all(record.levelno < logging.WARNING for record in caplog.records)
 
 
-@pytest.mark.parametrize("method", ["Insert", "ExplainPolicy"])
 def test_a_later_message_of_an_explanation_that_does_not_parse_is_invalid_too(channel: grpc.Channel) -> None:
     spec = pb.TensorSpec(dtype=pb.DATA_TYPE_UINT8, shape=[8])
     opening = pb.ExplainPolicyRequest(open=pb.OpenExplain(spec=spec)).SerializeToString()
