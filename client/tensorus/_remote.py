@@ -60,6 +60,7 @@ OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
     # Two clients of one process do not share a connection: each gets its own share of the network.
     ("grpc.use_local_subchannel_pool", 1),
 )

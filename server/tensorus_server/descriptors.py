@@ -18,23 +18,18 @@ _FILES_SHARE = 0.5
 """Of all descriptors, those that connections leave to files: 64 streams with 4 files each need half of the usual 1,024."""
 
 
-def raise_limit() -> int:
-    """Raise the soft limit of this process to the hard one, up to `_WANTED`; return what it is then."""
+def raise_limit() -> None:
+    """Raise the soft limit of this process to the hard one, up to `_WANTED`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _WANTED if hard == resource.RLIM_INFINITY else min(hard, _WANTED)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         # macOS has a limit of its own, which no call tells.
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return descriptors_max()
-
-
-def descriptors_max() -> int:
-    """Return how many descriptors this process may have."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _WANTED if soft == resource.RLIM_INFINITY else min(soft, _WANTED)
 
 
 def connections_max() -> int:
     """Return how many connections leave enough descriptors for files."""
-    return max(int(descriptors_max() * (1 - _FILES_SHARE)), 1)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    descriptors_max = _WANTED if soft == resource.RLIM_INFINITY else min(soft, _WANTED)
+    return max(int(descriptors_max * (1 - _FILES_SHARE)), 1)

@@ -43,7 +43,9 @@ _CHANNEL_OPTIONS = (
     # Idle connections are pinged, too, as often as it takes.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    # Both: the first one alone does not count where it is below the second, which is 60 s by default (measured).
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
     # Clients may ping every 10 s, with a call or without. Half of that here: pings may arrive closer together than they left.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     # A connection that never speaks HTTP/2, and one that has had no call for a while, give their descriptors back. Clients

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -309,3 +310,39 @@ def test_what_the_server_has_may_take_several_messages() -> None:
     segments = [segment for raw in messages for segment in pb.InsertRequest.FromString(split(raw)[0]).segments]
     begins = {segment.item: segment.offset for segment in reversed(segments)}
     assert begins == {1: 600, 2: 0}
+
+
+class TestStalls:
+    """What a session does after a stream on which nothing moved for too long."""
+
+    def test_where_the_source_takes_its_time_it_is_waited_for_and_each_tensor_is_sent_at_once(self) -> None:
+        asked, may_go_on = threading.Event(), threading.Event()
+
+        def slowly() -> Iterator[Upload]:
+            first, *others = uploads_of([10, 10, 10])
+            yield first
+            asked.set()
+            assert may_go_on.wait(30)
+            yield from others
+
+        session = InsertSession("d", slowly(), InsertOptions())
+        stalled = threading.Thread(target=lambda: list(session.begin()))
+        stalled.start()
+        assert asked.wait(30)
+        threading.Timer(0.05, may_go_on.set).start()
+        assert session.await_source()
+        assert may_go_on.is_set()
+        _, *messages = resume(session, {})
+        stalled.join(30)
+        # The last one has nothing but the finish.
+        assert [[segment.item for segment in message.segments] for message in messages] == [[0], [1], [2], []]
+        assert messages[-1].finish
+
+    def test_where_it_was_not_the_source_the_next_stream_sends_smaller_messages(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_insert_stream, "_BLOCK_BYTES_SLOW", 25)
+        session, _ = started([100, 10])
+        assert not session.await_source()
+        _, *messages = resume(session, {})
+        assert [len(message.payload) for message in messages] == [25, 25, 25, 25, 10]

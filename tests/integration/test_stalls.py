@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 import tensorus
+import tensorus.aio
 from support.arrays import random_bits
 from support.interrupted import WAIT_S, wait_until
 from support.servers import running_server
@@ -224,6 +226,20 @@ def test_a_client_whose_source_takes_its_time_is_not_interrupted_for_good(impati
         client.datasets()
         assert [info.id for info in client.insert_many("d", slowly())] == ["t0", "t1", "t2"]
         assert client.get("d", "t2", as_="numpy").tolist() == [2] * 10
+
+
+def test_a_source_that_takes_its_time_does_not_interrupt_the_asyncio_client_either(impatient: Server) -> None:
+    def slowly() -> Iterator[tensorus.NewTensor]:
+        for number in range(2):
+            time.sleep(3 * STALL_S)
+            yield tensorus.NewTensor(np.full(10, number), f"t{number}")
+
+    async def insert() -> list[str]:
+        async with tensorus.aio.connect(impatient.address, retry_timeout_s=0.01) as client:
+            await client.datasets()
+            return [info.id for info in await client.insert_many("d", slowly())]
+
+    assert asyncio.run(insert()) == ["t0", "t1"]
 
 
 def test_a_client_that_takes_its_time_between_records_reads_them_all(impatient: Server) -> None:
