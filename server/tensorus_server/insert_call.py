@@ -28,6 +28,7 @@ from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.pipeline import decode_chunk
 from tensorus_protos.framing import repeated
 from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus_server.background import STUCK_S, join_all
 from tensorus_server.convert import TensorMessage, checksum_from, encoding_from, new_tensor_from, tensor_to
 from tensorus_server.errors import (
     ChecksumMismatchError,
@@ -101,7 +102,8 @@ class InsertCall:
             # The transport ends the requests when the call ends, however it ends: before this, or, where the call was
             # taken over, after.
             if not self._taken_over:
-                reader.join()
+                # Its waits end by themselves; where one does not, the log has its stack.
+                join_all([reader], STUCK_S)
 
     def _read(self, messages: Iterable[InsertMessage]) -> None:
         try:
