@@ -30,6 +30,7 @@ from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.pipeline import codec_ids, decode_record
 from tensorus_protos.framing import repeated
 from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus_server.background import STUCK_S, join_all
 from tensorus_server.convert import TensorMessage, checksum_from, encoding_from, new_tensor_from, outcome_to, tensor_to
 from tensorus_server.errors import (
     ChecksumMismatchError,
@@ -114,7 +115,8 @@ class InsertCall:
             # The transport ends the requests when the call ends, however it ends: before this, or, where the call was
             # taken over or stalled, after.
             if not self._ends_early:
-                reader.join()
+                # Its waits end by themselves; where one does not, the log has its stack.
+                join_all([reader], STUCK_S)
 
     def _read(self, messages: Iterable[InsertMessage]) -> None:
         try:

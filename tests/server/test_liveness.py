@@ -163,13 +163,19 @@ def assert_settled(engine: Engine, name: str, reports: Reports, outcome: Any) ->
     assert engine._committer.is_alive, "only an error of the loop itself ends it"
 
 
+def threads_since(before: list[threading.Thread]) -> list[str]:
+    """Return the names of the engine's threads that have been started since; servers of other tests may be running."""
+    started = set(threading.enumerate()) - set(before)
+    return [thread.name for thread in started if thread.name.startswith("tensorus-")]
+
+
 @pytest.mark.parametrize("times", [1, 1_000_000], ids=["once", "always"])
 @pytest.mark.parametrize("kind", ERRORS)
 @pytest.mark.parametrize("seam", SEAMS)
 def test_whatever_fails_calls_end_and_nothing_acknowledged_is_lost(
     tmp_path: Path, seams: Seams, *, seam: str, kind: str, times: int
 ) -> None:
-    folder = tmp_path / "store"
+    folder, before = tmp_path / "store", threading.enumerate()
     acknowledged: dict[str, np.ndarray[Any, Any]] = {"before small": SMALL, "before large": LARGE}
     with engine_on(folder) as engine:
         engine.create_dataset("d", StoragePolicy(preset="lossless", chunk_bytes=CHUNK))
@@ -203,8 +209,7 @@ def test_whatever_fails_calls_end_and_nothing_acknowledged_is_lost(
             assert seam in {"catalogue: commit", "catalogue: roll back", "catalogue: checkpoint"}
         assert within_bound(engine.close) is None
 
-    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("tensorus-")]
-    assert left == []
+    assert threads_since(before) == []
     assert open_descriptors(folder) == []
     with engine_on(folder) as reopened:
         for tensor_id, array in acknowledged.items():
@@ -215,7 +220,7 @@ def test_whatever_fails_calls_end_and_nothing_acknowledged_is_lost(
 
 
 def test_a_store_may_be_closed_while_inserts_run_and_more_than_once(tmp_path: Path) -> None:
-    folder, acknowledged = tmp_path / "store", list[str]()
+    folder, acknowledged, before = tmp_path / "store", list[str](), threading.enumerate()
     with engine_on(folder) as engine:
         engine.create_dataset("d", StoragePolicy(preset="none", chunk_bytes=CHUNK))
         begun = threading.Barrier(4)
@@ -238,7 +243,7 @@ def test_a_store_may_be_closed_while_inserts_run_and_more_than_once(tmp_path: Pa
         for thread in threads:
             thread.join(BOUND_S)
             assert not thread.is_alive()
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("tensorus-")] == []
+    assert threads_since(before) == []
     with engine_on(folder) as reopened:
         for tensor_id in acknowledged:
             assert np.array_equal(read(reopened, "d", tensor_id), arrays[tensor_id.partition(" ")[0]])
