@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tensorus._convert import (
+    damage_from,
     dataset_from,
     dtype_to,
     explanation_from,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from tensorus._backend import Listing, Sample
+    from tensorus.errors import DataCorruptError
     from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Schema, TensorInfo
 
 __all__ = [
@@ -76,13 +78,13 @@ def get_dataset(name: str) -> Call[DatasetInfo]:
     return Call("GetDataset", pb.GetDatasetRequest(name=name), pb.GetDatasetResponse.FromString, _dataset)
 
 
-def list_datasets() -> Call[list[DatasetInfo]]:
+def list_datasets() -> Call[list[DatasetInfo | DataCorruptError]]:
     """See `Backend`."""
     return Call(
         "ListDatasets",
         pb.ListDatasetsRequest(),
         pb.ListDatasetsResponse.FromString,
-        lambda response: [dataset_from(dataset) for dataset in response.datasets],
+        lambda response: [*map(dataset_from, response.datasets), *map(damage_from, response.damages)],
     )
 
 

@@ -16,7 +16,7 @@ from tensorus import _allocator, _calls
 from tensorus._arrivals import GetPlace, QueryPlace, arrivals
 from tensorus._backend import Backend
 from tensorus._channel import LazyChannel, begun
-from tensorus._convert import error_from, error_of, slices_to, tensor_from
+from tensorus._convert import damage_from, error_from, error_of, slices_to, tensor_from
 from tensorus._insert_stream import InsertSession
 from tensorus._patience import Patience
 from tensorus.errors import (
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from tensorus._backend import Arrival, InsertOptions, Listing, Part, Sample, Upload
     from tensorus._calls import Call
     from tensorus._insert_stream import InsertMessages
+    from tensorus.errors import DataCorruptError
     from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Schema, TensorInfo
 
 __all__ = [
@@ -138,7 +139,7 @@ class RemoteBackend(Backend):
         """See `Backend`."""
         return self._call(_calls.get_dataset(name))
 
-    def list_datasets(self) -> list[DatasetInfo]:
+    def list_datasets(self) -> list[DatasetInfo | DataCorruptError]:
         """See `Backend`."""
         return self._call(_calls.list_datasets())
 
@@ -263,7 +264,7 @@ class RemoteBackend(Backend):
             self._wait(patience, broken, (reached,))
             place.restart()
 
-    def list_tensors(self, listing: Listing) -> Iterator[TensorInfo]:
+    def list_tensors(self, listing: Listing) -> Iterator[TensorInfo | DataCorruptError]:
         """See `Backend`."""
         request = _calls.list_request(listing, PAGE_SIZE)
         count = 0
@@ -274,6 +275,11 @@ class RemoteBackend(Backend):
                     return
                 count += 1
                 yield tensor_from(tensor)
+            for damage in page.damages:
+                if listing.limit is not None and count >= listing.limit:
+                    return
+                count += 1
+                yield damage_from(damage)
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token

@@ -16,6 +16,7 @@ import numpy as np
 
 from tensorus._arrays import canonical_array, empty_canonical
 from tensorus._backend import Began, Failed
+from tensorus._damage import tell
 from tensorus._decode import decode_record_into
 from tensorus._forks import watch
 from tensorus.errors import DataCorruptError, UnavailableError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from tensorus._arrays import AnyArray
     from tensorus._backend import Arrival, Bytes
+    from tensorus._damage import OnDamaged
     from tensorus.types import TensorInfo
 
 __all__ = ["Assembler", "Assembly"]
@@ -61,24 +63,31 @@ class Assembler:
         self._pool = self._new_pool()
 
     def assemble(
-        self, arrivals: Iterator[Arrival], on_progress: Callable[[Progress], None] | None = None
+        self,
+        arrivals: Iterator[Arrival],
+        on_progress: Callable[[Progress], None] | None = None,
+        on_damaged: OnDamaged = None,
     ) -> Iterator[tuple[TensorInfo, AnyArray]]:
         """Yield each tensor when all of it is here.
+
+        Args:
+            on_progress: called as bytes arrive.
+            on_damaged: see `OnDamaged`.
 
         Raises:
             DataCorruptError: bytes are missing, came twice, or have no place.
             TensorusError: at the place of a tensor that did not arrive.
         """
-        assembly = self.begin(on_progress)
+        assembly = self.begin(on_progress, on_damaged)
         for arrival in arrivals:
             complete = assembly.take(arrival)
             if complete is not None:
                 yield complete
         assembly.end()
 
-    def begin(self, on_progress: Callable[[Progress], None] | None = None) -> Assembly:
-        """Return an assembly that takes arrivals one by one."""
-        return Assembly(self._pool, on_progress)
+    def begin(self, on_progress: Callable[[Progress], None] | None = None, on_damaged: OnDamaged = None) -> Assembly:
+        """Return an assembly that takes arrivals one by one. Arguments as of `assemble`."""
+        return Assembly(self._pool, on_progress, on_damaged)
 
     def close(self) -> None:
         """End the threads. Idempotent."""
@@ -92,14 +101,31 @@ class Assembler:
 class Assembly:
     """The tensors of one read, as they arrive one after the other. For one thread at a time."""
 
-    def __init__(self, pool: ThreadPoolExecutor | None, on_progress: Callable[[Progress], None] | None) -> None:
+    def __init__(
+        self, pool: ThreadPoolExecutor | None, on_progress: Callable[[Progress], None] | None, on_damaged: OnDamaged
+    ) -> None:
         """Decode in `pool`; None: on the thread that takes."""
         self._pool = pool
         self._on_progress = on_progress
+        self._on_damaged = on_damaged
         self._target: _Target | None = None
+        # A damaged tensor, of which more may arrive.
+        self._dropped: int | None = None
 
     def take(self, arrival: Arrival) -> tuple[TensorInfo, AnyArray] | None:
         """Put it into its place; return the tensor if that was the last of it. See `Assembler.assemble` for errors."""
+        if isinstance(arrival, Began):
+            self._dropped = None
+        elif arrival.item == self._dropped:
+            return None
+        try:
+            return self._take(arrival)
+        except DataCorruptError as error:
+            self._target, self._dropped = None, arrival.item
+            tell(error, self._on_damaged)
+            return None
+
+    def _take(self, arrival: Arrival) -> tuple[TensorInfo, AnyArray] | None:
         target = self._target
         if isinstance(arrival, Failed):
             raise arrival.error

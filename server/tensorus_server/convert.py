@@ -321,6 +321,7 @@ def stats_to(stats: DatasetStats) -> pb.GetDatasetStatsResponse:
             for share in stats.dtypes
         ],
         encodings=map(_encoding_share_to, stats.encodings),
+        damaged_tensors=stats.damaged_tensors,
     )
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.policy import StoragePolicy
+from tensorus_server.catalogue.abc import require_intact
 from tensorus_server.chunk_store.abc import PayloadBusyError
 from tensorus_server.committer import Committer
 from tensorus_server.errors import (
@@ -110,11 +111,12 @@ class Engine:
 
         Raises:
             DatasetNotFoundError: there is none.
+            DataCorruptError: the catalogue is damaged where it is.
         """
         return self._catalogue.datasets.get(name)
 
-    def list_datasets(self) -> list[Dataset]:
-        """Return all datasets in order of creation."""
+    def list_datasets(self) -> list[Dataset | DataCorruptError]:
+        """Return all datasets in order of creation; a damaged one as an error in its place."""
         return self._catalogue.datasets.list()
 
     def update_dataset(self, name: str, policy: StoragePolicy | None, schema: Schema | None) -> Dataset:
@@ -127,8 +129,11 @@ class Engine:
         """
         if schema is not None:
             require_schema(schema)
-        before = self._catalogue.datasets.get(name)
-        require_policy_fit(policy or before.policy, schema or before.schema, dataset=name)
+        if policy is None or schema is None:
+            before = self._catalogue.datasets.get(name)
+            require_policy_fit(policy or before.policy, schema or before.schema, dataset=name)
+        else:
+            require_policy_fit(policy, schema, dataset=name)
         return self._catalogue.datasets.update(name, policy, schema)
 
     def delete_dataset(self, name: str) -> int:
@@ -212,23 +217,13 @@ class Engine:
                 dataset=dataset,
                 limit=READS_PER_GET_MAX,
             )
-        self._catalogue.datasets.get(dataset)
+        self._require_dataset(dataset)
         for start in range(0, len(reads), _READ_BATCH):
             batch = reads[start : start + _READ_BATCH]
-            found = self._find_rows(dataset, [read.id for read in batch], with_payloads=with_payloads)
+            ids = [read.id for read in batch]
+            found = self._catalogue.tensors.get(dataset, ids, with_payloads=with_payloads)
             for read, tensor in zip(batch, found, strict=True):
                 yield tensor if isinstance(tensor, Exception) else _require_generation(dataset, read, tensor)
-
-    def _find_rows(
-        self, dataset: str, ids: Sequence[str], *, with_payloads: bool
-    ) -> Sequence[Tensor | DataCorruptError | None]:
-        """Return the rows of these ids; a damaged one as an error in its place, which must not hurt the others."""
-        try:
-            return self._catalogue.tensors.get(dataset, ids, with_payloads=with_payloads)
-        except DataCorruptError as error:
-            if len(ids) == 1:
-                return [error]
-        return [row for tensor_id in ids for row in self._find_rows(dataset, [tensor_id], with_payloads=with_payloads)]
 
     def get_tensor(self, dataset: str, tensor_id: str) -> Tensor:
         """Return the tensor, without its bytes.
@@ -236,7 +231,8 @@ class Engine:
         Raises:
             DatasetNotFoundError, TensorNotFoundError: there is none.
         """
-        (tensor,) = self._catalogue.tensors.get(dataset, [tensor_id])
+        (found,) = self._catalogue.tensors.get(dataset, [tensor_id])
+        tensor = require_intact(found)
         if tensor is None:
             raise TensorNotFoundError("there is no such tensor", dataset=dataset, tensor=tensor_id)
         return tensor
@@ -247,12 +243,12 @@ class Engine:
         Raises:
             DatasetNotFoundError: there is no such dataset.
         """
-        self._catalogue.datasets.get(query.dataset)
+        self._require_dataset(query.dataset)
         return Selection(self._catalogue.tensors, query, with_payloads=with_payloads, resume_token=resume_token)
 
     def list_tensors(
         self, dataset: str, filter_: Filter | None, order: Order, *, page_size: int = 0, page_token: str = ""
-    ) -> tuple[list[Tensor], str]:
+    ) -> tuple[list[Tensor | DataCorruptError], str]:
         """Return one page of tensors without their bytes, and the token of the next page; see `list_page`.
 
         Args:
@@ -299,13 +295,20 @@ class Engine:
         """
         self._catalogue.check_writable()
 
+    def _require_dataset(self, name: str) -> None:
+        """Refuse a dataset that does not exist. What is wrong with a damaged one does not keep its tensors from being read."""
+        with suppress(DataCorruptError):
+            self._catalogue.datasets.get(name)
+
     def _progress(self, upload: Upload) -> ItemProgress:
         if upload.generation is None:
             return ItemProgress(upload.item, upload.id, upload.committed_bytes)
-        dataset = next((found for found in self.list_datasets() if found.number == upload.dataset_number), None)
+        datasets = (found for found in self.list_datasets() if not isinstance(found, DataCorruptError))
+        dataset = next((found for found in datasets if found.number == upload.dataset_number), None)
         tensor = None
         if dataset is not None:
-            (tensor,) = self._catalogue.tensors.by_generation(dataset.name, [upload.generation])
+            (found,) = self._catalogue.tensors.by_generation(dataset.name, [upload.generation])
+            tensor = require_intact(found)
         return ItemProgress(upload.item, upload.id, upload.spec.canonical_bytes, tensor)
 
     def sweep(self) -> Swept:

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 
 from tensorus_codecs.plan import plan
 from tensorus_codecs.quick import quick
-from tensorus_server.catalogue.abc import resolve
+from tensorus_server.catalogue.abc import require_intact, resolve
 from tensorus_server.chunk_store.discarding import DiscardingChunkStore
 from tensorus_server.committer import PendingCommit, forget_upload
 from tensorus_server.errors import (
+    DataCorruptError,
     InsertAbandonedError,
     InvalidRequestError,
     LimitExceededError,
@@ -419,7 +420,8 @@ class InsertStream:
 
     def _validated(self, stored: StoredTensor) -> Tensor:
         """Return the tensor as it would be stored, without generation and ordinal."""
-        (existing,) = self._services.catalogue.tensors.get(self._dataset.name, [stored.new.id])
+        (found,) = self._services.catalogue.tensors.get(self._dataset.name, [stored.new.id])
+        existing = require_intact(found)
         source_crc32c = None
         if existing is not None and existing.source_checksum.algorithm != stored.source_checksum.algorithm:
             # Unlike this one it was resumed, and its checksum is the CRC.
@@ -453,9 +455,10 @@ def _uploads(catalogue: Catalogue, dataset: Dataset, request_id: str) -> dict[in
             )
         tensor = None
         if upload.generation is not None:
-            (tensor,) = catalogue.tensors.by_generation(dataset.name, [upload.generation])
-            if tensor is None:
-                # Complete, and deleted since.
+            (there,) = catalogue.tensors.by_generation(dataset.name, [upload.generation])
+            if there is None or isinstance(there, DataCorruptError):
+                # Complete, and deleted or damaged since: if it is sent again, its result says so.
                 continue
+            tensor = there
         found[upload.item] = (upload, tensor)
     return found

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.policy import StoragePolicy
     from tensorus_codecs.summary import ValueSummary
+    from tensorus_server.errors import DataCorruptError
 
 __all__ = [
     "ByteRange",
@@ -237,6 +238,10 @@ class DatasetStats:
     dtypes: tuple[DTypeShare, ...]
     encodings: tuple[EncodingShare, ...]
     """Which chunks got what: each encoding once, settings included; the largest stored share first."""
+    damages: tuple[DataCorruptError, ...] = ()
+    """Tensors that are damaged, the first of them: nothing of them is in the sums."""
+    damaged_tensors: int = 0
+    """How many they are in all."""
 
 
 @quick

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tensorus_codecs.checksum import crc32c
-from tensorus_server.catalogue.abc import ORDER_FIELDS, Order, PageRequest, sort_value
-from tensorus_server.errors import InvalidPageTokenError, InvalidRequestError, LimitExceededError
+from tensorus_server.catalogue.abc import ORDER_FIELDS, DamagedTensor, Order, PageRequest, place_of
+from tensorus_server.errors import DataCorruptError, InvalidPageTokenError, InvalidRequestError, LimitExceededError
 from tensorus_server.filter import check_filter
 from tensorus_server.limits import PAGE_SIZE_MAX, SAMPLE_MAX
 
@@ -101,8 +101,10 @@ class Selection:
             # Of ours where the caller has none: a sample that is resumed must be the same one.
             self._seed = secrets.randbits(62) if query.seed is None else query.seed
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Tensor | DataCorruptError]:
         """Yield the tensors; each once, and none that was committed after the first selection began.
+
+        A damaged one is an error in its place, and counts as one of them.
 
         Raises:
             LimitExceededError: a statement took too long.
@@ -113,8 +115,8 @@ class Selection:
             return
         for tensor in found:
             self._served += 1
-            self._after = (sort_value(tensor, self._order.field), tensor.generation)
-            yield tensor
+            self._after = place_of(tensor, self._order.field)
+            yield tensor.error if isinstance(tensor, DamagedTensor) else tensor
             if limit is not None and self._served >= limit:
                 return
 
@@ -139,7 +141,7 @@ class Selection:
             raise InvalidPageTokenError("resume_token belongs to another query")
         return served, after if after != (None, None) else None, generation_max, seed
 
-    def _pages(self) -> Iterator[Tensor]:
+    def _pages(self) -> Iterator[Tensor | DamagedTensor]:
         query = self._query
         size = _PAGE_WITH_PAYLOADS if self._with_payloads else PAGE_SIZE_MAX
         if query.limit is not None:
@@ -159,7 +161,7 @@ class Selection:
                 return
             request = replace(request, after=page.next)
 
-    def _sampled(self) -> Iterator[Tensor]:
+    def _sampled(self) -> Iterator[Tensor | DamagedTensor]:
         query = self._query
         assert query.sample is not None
         source = random.Random(self._seed)  # noqa: S311 - no secret
@@ -167,7 +169,11 @@ class Selection:
         for start in range(0, len(chosen), _PAGE_WITH_PAYLOADS):
             page = chosen[start : start + _PAGE_WITH_PAYLOADS]
             found = self._tensors.by_generation(query.dataset, page, with_payloads=self._with_payloads)
-            yield from (tensor for tensor in found if tensor is not None)
+            for generation, tensor in zip(page, found, strict=True):
+                if isinstance(tensor, DataCorruptError):
+                    yield DamagedTensor(tensor, generation, generation)
+                elif tensor is not None:
+                    yield tensor
 
     def _generations(self) -> Iterator[int]:
         request = PageRequest(self._query.filter, size=_SAMPLE_PAGE, generation_max=self._generation_max)
@@ -181,8 +187,10 @@ class Selection:
 
 def list_page(
     tensors: TensorTable, dataset: str, filter_: Filter | None, order: Order, *, size: int, token: str
-) -> tuple[list[Tensor], str]:
+) -> tuple[list[Tensor | DataCorruptError], str]:
     """Return one page of a listing and the token of the next; it is empty where this was the last.
+
+    A damaged tensor is an error in its place.
 
     Raises:
         InvalidPageTokenError: the token belongs to another listing, or is none of ours.
@@ -203,9 +211,8 @@ def list_page(
     else:
         request = PageRequest(filter_, order, size, generation_max=tensors.latest_generation())
     page = tensors.page(dataset, request)
-    if page.next is None:
-        return page.tensors, ""
-    return page.tensors, _format_token(digest, page.next, request.generation_max)
+    found = [tensor.error if isinstance(tensor, DamagedTensor) else tensor for tensor in page.tensors]
+    return found, "" if page.next is None else _format_token(digest, page.next, request.generation_max)
 
 
 def _require_sample(query: Query) -> None:

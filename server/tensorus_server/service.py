@@ -6,7 +6,7 @@ of which one thread serves all calls.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
@@ -23,21 +23,24 @@ from tensorus_server.convert import (
     tensor_to,
 )
 from tensorus_server.convert_filter import filter_from
-from tensorus_server.errors import UnimplementedError
+from tensorus_server.errors import DataCorruptError, UnimplementedError
 from tensorus_server.explain_call import explain_policy
 from tensorus_server.insert_call import InsertCall, progress_to
 from tensorus_server.interceptors import guard_stream, guard_unary, guard_upload
 from tensorus_server.limits import EXPLAIN_STREAM_BYTES, INSERT_STREAM_BYTES, READ_STREAM_BYTES
 from tensorus_server.query import Query, parse_order
 from tensorus_server.read_call import ReadCall
+from tensorus_server.status import status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from tensorus_server.engine import Engine
     from tensorus_server.interceptors import Admission
 
 __all__ = ["SERVICE_NAME", "UNIMPLEMENTED", "TensorService"]
+
+T = TypeVar("T")
 
 SERVICE_NAME = "tensorus.v1.TensorService"
 
@@ -108,7 +111,8 @@ class TensorService:
 
     def list_datasets(self, _: pb.ListDatasetsRequest) -> pb.ListDatasetsResponse:
         """Return all datasets."""
-        return pb.ListDatasetsResponse(datasets=map(dataset_to, self._engine.list_datasets()))
+        datasets, damages = _apart(self._engine.list_datasets(), call="ListDatasets")
+        return pb.ListDatasetsResponse(datasets=map(dataset_to, datasets), damages=damages)
 
     def update_dataset(self, request: pb.UpdateDatasetRequest) -> pb.UpdateDatasetResponse:
         """Replace a dataset's policy, schema, or both."""
@@ -122,7 +126,10 @@ class TensorService:
 
     def get_dataset_stats(self, request: pb.GetDatasetStatsRequest) -> pb.GetDatasetStatsResponse:
         """Return sums over a dataset's tensors."""
-        return stats_to(self._engine.dataset_stats(request.name))
+        stats = self._engine.dataset_stats(request.name)
+        response = stats_to(stats)
+        response.damages.extend(_apart(stats.damages, call="GetDatasetStats")[1])
+        return response
 
     def insert(self, messages: Iterator[bytes]) -> Iterator[bytes]:
         """Write tensors."""
@@ -158,14 +165,15 @@ class TensorService:
 
     def list_tensors(self, request: pb.ListTensorsRequest) -> pb.ListTensorsResponse:
         """Return a page of tensors without their bytes."""
-        tensors, next_page_token = self._engine.list_tensors(
+        found, next_page_token = self._engine.list_tensors(
             request.dataset,
             filter_from(request.filter if request.HasField("filter") else None, request.filter_text),
             parse_order(request.order_by),
             page_size=request.page_size,
             page_token=request.page_token,
         )
-        return pb.ListTensorsResponse(tensors=map(tensor_to, tensors), next_page_token=next_page_token)
+        tensors, damages = _apart(found, call="ListTensors")
+        return pb.ListTensorsResponse(tensors=map(tensor_to, tensors), next_page_token=next_page_token, damages=damages)
 
     def update_tensor(self, request: pb.UpdateTensorRequest) -> pb.UpdateTensorResponse:
         """Replace a tensor's metadata."""
@@ -179,6 +187,20 @@ class TensorService:
         deleted = set(self._engine.delete_tensors(request.dataset, list(request.ids)))
         missing_ids = dict.fromkeys(tensor_id for tensor_id in request.ids if tensor_id not in deleted)
         return pb.DeleteTensorsResponse(deleted=len(deleted), missing_ids=missing_ids)
+
+
+def _apart(found: Iterable[T | DataCorruptError], *, call: str) -> tuple[list[T], list[pb.Damage]]:
+    """Return what is intact, and what is not as it travels."""
+    intact: list[T] = []
+    damages: list[pb.Damage] = []
+    for one in found:
+        if isinstance(one, DataCorruptError):
+            facts = one.facts
+            named, generation = facts.get("tensor", facts.get("dataset", "")), int(facts.get("generation", 0))
+            damages.append(pb.Damage(id=named, generation=generation, status=status_of(one, call=call)))
+        else:
+            intact.append(one)
+    return intact, damages
 
 
 def _query_from(request: pb.QueryRequest) -> Query:

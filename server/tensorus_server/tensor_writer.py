@@ -26,6 +26,7 @@ from tensorus_server.catalogue.abc import Mark, StoredTensor, Upload
 from tensorus_server.chunk_store.abc import PayloadBusyError, PayloadMissingError, new_payload_key
 from tensorus_server.errors import (
     ChecksumMismatchError,
+    DataCorruptError,
     InvalidRequestError,
     SessionExpiredError,
     SizeMismatchError,
@@ -310,10 +311,11 @@ class TensorWriter:
 
     def _resume(self, chunk_store: ChunkStore, upload: Upload) -> None:
         assert self._marker is not None
-        index = self._marker.chunks(upload)
         try:
+            index = self._marker.chunks(upload)
+            _require_chunks(upload, index)
             payload, reader = chunk_store.resume(upload.payload_key, upload.stored_bytes)
-        except PayloadMissingError as error:
+        except (DataCorruptError, PayloadMissingError) as error:
             self._marker.forget()
             chunk_store.drop(upload.payload_key)
             raise SessionExpiredError(
@@ -407,6 +409,15 @@ class TensorWriter:
             dataset=self._dataset.name,
             tensor=self.new.id,
             limit=spec.canonical_bytes,
+        )
+
+
+def _require_chunks(upload: Upload, index: Sequence[tuple[int, int]]) -> None:
+    """Refuse chunks that are not those of the mark. Their checksums are compared when they are read again."""
+    if len(index) != upload.chunk_count or sum(stored_bytes for stored_bytes, _ in index) != upload.stored_bytes:
+        raise DataCorruptError(
+            f"the catalogue is damaged: it has {len(index)} chunks of item {upload.item}, the mark {upload.chunk_count}",
+            tensor=upload.id,
         )
 
 

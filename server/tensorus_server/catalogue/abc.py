@@ -16,7 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.quick import quick
-from tensorus_server.errors import AlreadyExistsError, GenerationMismatchError
+from tensorus_server.errors import AlreadyExistsError, DataCorruptError, GenerationMismatchError
 from tensorus_server.model import Tensor
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Catalogue",
+    "DamagedTensor",
     "DatasetTable",
     "GarbageTable",
     "Mark",
@@ -50,8 +51,9 @@ __all__ = [
     "TensorTable",
     "Upload",
     "UploadTable",
+    "place_of",
+    "require_intact",
     "resolve",
-    "sort_value",
 ]
 
 ORDER_FIELDS = ("created", "id", "nbytes", "stored_bytes")
@@ -215,23 +217,44 @@ class PageRequest:
 
 
 @dataclass(frozen=True)
+class DamagedTensor:
+    """A tensor of a listing whose row is not what was written."""
+
+    error: DataCorruptError
+    """Names dataset, tensor and generation."""
+    generation: int
+    sort_value: Any
+    """What it is sorted by. `Any`: the row may be wrong about it."""
+
+
+@dataclass(frozen=True)
 class Page:
     """Some tensors of a listing."""
 
-    tensors: list[Tensor]
+    tensors: list[Tensor | DamagedTensor]
+    """Damaged ones in their places."""
     next: tuple[str | int, int] | None
     """For `PageRequest.after`; None: this was the last page."""
 
 
-def sort_value(tensor: Tensor, field: str) -> str | int:
-    """Return what a tensor is sorted by in an order by `field`."""
+def require_intact(found: Tensor | DataCorruptError | None) -> Tensor | None:
+    """Return the tensor, or None where there is none; raise the error of a damaged one."""
+    if isinstance(found, DataCorruptError):
+        raise found
+    return found
+
+
+def place_of(tensor: Tensor | DamagedTensor, field: str) -> tuple[str | int, int]:
+    """Return sort value and generation of a tensor in an order by `field`: for `PageRequest.after`."""
+    if isinstance(tensor, DamagedTensor):
+        return tensor.sort_value, tensor.generation
     values: dict[str, str | int] = {
         "created": tensor.generation,
         "id": tensor.id,
         "nbytes": tensor.storage.canonical_bytes,
         "stored_bytes": tensor.storage.stored_bytes,
     }
-    return values[field]
+    return values[field], tensor.generation
 
 
 class DatasetTable(ABC):
@@ -251,18 +274,20 @@ class DatasetTable(ABC):
 
         Raises:
             DatasetNotFoundError: there is none.
+            DataCorruptError: its row is damaged.
         """
 
     @abstractmethod
-    def list(self) -> list[Dataset]:
-        """Return all datasets in order of creation."""
+    def list(self) -> list[Dataset | DataCorruptError]:
+        """Return all datasets in order of creation; a damaged one as an error in its place."""
 
     @abstractmethod
     def update(self, name: str, policy: StoragePolicy | None, schema: Schema | None) -> Dataset:
-        """Replace what is given; stored tensors stay as they are.
+        """Replace what is given; stored tensors stay as they are. Both together mend a damaged dataset.
 
         Raises:
             DatasetNotFoundError: there is none.
+            DataCorruptError: its row is damaged, and only one of the two is given.
         """
 
     @abstractmethod
@@ -275,7 +300,7 @@ class DatasetTable(ABC):
 
     @abstractmethod
     def stats(self, name: str) -> DatasetStats:
-        """Return sums over the dataset's tensors.
+        """Return sums over the dataset's tensors, without those that are damaged, which it names.
 
         Encodings are one where their JSON is equal. Those of the same stored bytes are in the order of their JSON.
 
@@ -285,7 +310,11 @@ class DatasetTable(ABC):
 
 
 class TensorTable(ABC):
-    """Tensors by dataset and id. Methods that name a dataset that does not exist raise `DatasetNotFoundError`."""
+    """Tensors by dataset and id. Methods that name a dataset that does not exist raise `DatasetNotFoundError`.
+
+    What is read is what was written, in every field. A tensor whose row is damaged is a `DataCorruptError` that names it, in
+    its own place; it can be replaced by its generation, and deleted.
+    """
 
     @abstractmethod
     def commit(self, group: Sequence[StoredTensor], *, together: bool = False) -> list[Tensor | Exception]:
@@ -302,8 +331,8 @@ class TensorTable(ABC):
 
         Returns:
             For each of the group, in order: the tensor as committed; or why it was not: `AlreadyExistsError`,
-            `GenerationMismatchError`, `DatasetNotFoundError` where the dataset has gone, or `InsertAbandonedError` where
-            another of the group could not be.
+            `GenerationMismatchError`, `DatasetNotFoundError` where the dataset has gone, `DataCorruptError` where the row that
+            has its id, or that of its dataset, is damaged, or `InsertAbandonedError` where another of the group could not be.
 
         Raises:
             StorageFullError: nothing of the group was committed.
@@ -311,7 +340,9 @@ class TensorTable(ABC):
         """
 
     @abstractmethod
-    def get(self, dataset: str, ids: Sequence[str], *, with_payloads: bool = False) -> list[Tensor | None]:
+    def get(
+        self, dataset: str, ids: Sequence[str], *, with_payloads: bool = False
+    ) -> list[Tensor | DataCorruptError | None]:
         """Return the tensors with these ids, in order; None where there is none."""
 
     @abstractmethod
@@ -331,7 +362,7 @@ class TensorTable(ABC):
     @abstractmethod
     def by_generation(
         self, dataset: str, generations: Sequence[int], *, with_payloads: bool = False
-    ) -> list[Tensor | None]:
+    ) -> list[Tensor | DataCorruptError | None]:
         """Return the tensors of these generations, in order; None where there is none any more."""
 
     @abstractmethod
@@ -344,6 +375,7 @@ class TensorTable(ABC):
 
         Raises:
             TensorNotFoundError: there is none.
+            DataCorruptError: its row is damaged.
         """
 
     @abstractmethod
@@ -352,7 +384,7 @@ class TensorTable(ABC):
 
 
 class UploadTable(ABC):
-    """Uploads by request and item."""
+    """Uploads by request and item. One whose row is damaged is not there: its tensor is sent again from its start."""
 
     @abstractmethod
     def save(self, marks: Sequence[Mark]) -> None:
@@ -364,7 +396,11 @@ class UploadTable(ABC):
 
     @abstractmethod
     def chunks(self, upload: Upload) -> list[tuple[int, int]]:
-        """Return stored bytes and seeded CRC32C of every chunk of an upload that is still on its way."""
+        """Return stored bytes and seeded CRC32C of every chunk of an upload that is still on its way.
+
+        Raises:
+            DataCorruptError: they cannot be read. Those that can are still to be compared with the upload and its payload.
+        """
 
     @abstractmethod
     def drop(self, request_id: str, item: int | None = None) -> list[str]:

@@ -4,27 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
 from contract.catalogue_ordinals import ordinals_of
 from support.engine import Reopen, commit, create, stored_tensor
+from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import PageRequest, StoredTensor
 from tensorus_server.catalogue.sqlite import database
 from tensorus_server.catalogue.sqlite.database import Database
-from tensorus_server.catalogue.sqlite.datasets import SqliteDatasetTable
-from tensorus_server.catalogue.sqlite.rows import WRITTEN_COLUMNS, RowWriter
+from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowWriter, to_json
 from tensorus_server.model import Dataset, Schema
 
 NAMES = ("one", "two", "empty")
 
 
+OLD_COLUMNS = (
+    *("id", "dtype_number", "element_bytes", "shape", "chunk_bytes", "inline", "key", "offset", "length"),
+    *("index_length", "index_crc", "value_algorithm"),
+)
+
+
+def old_checksum(row: dict[str, Any]) -> int:
+    """Return the checksum that rows had up to schema 4: over what locates a payload, as text."""
+    return crc32c("\0".join([*(str(row[name]) for name in OLD_COLUMNS), row["value_checksum"].hex()]).encode())
+
+
 def insert_as_version_1(connection: apsw.Connection, stored: StoredTensor) -> None:
     """Insert a tensor as versions did that knew the first schema alone."""
-    row = dict(zip(WRITTEN_COLUMNS, RowWriter().row(stored, 0, 0, 7), strict=True))
-    del row["seq"], row["ordinal"]
+    row = dict(zip(TENSOR_COLUMNS, RowWriter().row(stored, 0, 0, 7), strict=True))
+    del row["seq"], row["ordinal"], row["row_checksum"]
+    row["row_crc"] = old_checksum(row)
     names, values = ", ".join(f'"{name}"' for name in row), ", ".join(f":{name}" for name in row)
     statement = f"INSERT INTO tensor ({names}) VALUES ({values}) ON CONFLICT (ds, id) DO NOTHING RETURNING seq"
     connection.execute(statement, row).fetchall()
@@ -37,9 +50,12 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sequence[Dataset]:
         first = {1: database._migrations()[1]}
         patched.setattr(database, "_migrations", lambda: first)
         opened = Database(tmp_path)
-    table = SqliteDatasetTable(opened, delete_grace_s=3600.0)
-    datasets = [table.create(name, StoragePolicy(preset="fast"), Schema()) for name in NAMES]
+    policy = StoragePolicy(preset="fast")
+    datasets = [Dataset(number, name, policy, Schema(), 7) for number, name in enumerate(NAMES, 1)]
     with opened.write() as connection:
+        for dataset in datasets:
+            row = (dataset.number, dataset.name, to_json(policy.to_json()), 7)
+            connection.execute("INSERT INTO dataset VALUES (?, ?, ?, '{}', ?)", row)
         for number in range(9):
             insert_as_version_1(connection, stored_tensor(datasets[number % 2], f"{number}", metadata={"n": number}))
         connection.execute("DELETE FROM tensor WHERE id IN ('2', '3', '8')")
@@ -77,7 +93,8 @@ def test_a_process_of_an_older_version_commits_nothing_without_an_ordinal(reopen
     catalogue = reopen()
     dataset = create(catalogue)
     older = apsw.Connection(str(tmp_path / "catalogue.db"))
-    with pytest.raises(apsw.ConstraintError, match="an older version of Tensorus has the catalogue open"):
+    # Of schema 1 to 4: the column that it writes its checksum to has another name.
+    with pytest.raises(apsw.SQLError, match="no column named row_crc"):
         insert_as_version_1(older, stored_tensor(dataset, "t"))
     older.close()
     assert ordinals_of(catalogue) == {}

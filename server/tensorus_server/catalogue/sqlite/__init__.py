@@ -8,6 +8,7 @@ from tensorus_server.catalogue.abc import Catalogue
 from tensorus_server.catalogue.sqlite.database import Database
 from tensorus_server.catalogue.sqlite.datasets import SqliteDatasetTable
 from tensorus_server.catalogue.sqlite.garbage import SqliteGarbageTable
+from tensorus_server.catalogue.sqlite.index_check import IndexCheck
 from tensorus_server.catalogue.sqlite.tensors import SqliteTensorTable
 from tensorus_server.catalogue.sqlite.uploads import SqliteUploadTable
 
@@ -32,6 +33,7 @@ class SqliteCatalogue(Catalogue):
             StoreUnavailableError: a newer version wrote it, its SQLite is unsafe, or its file system is remote.
         """
         self._database = Database(folder)
+        self._index_check = IndexCheck(self._database)
         self.datasets = SqliteDatasetTable(self._database, delete_grace_s=delete_grace_s)
         self.tensors = SqliteTensorTable(self._database, delete_grace_s=delete_grace_s)
         self.uploads = SqliteUploadTable(self._database, expiry_s=upload_expiry_s)
@@ -47,4 +49,5 @@ class SqliteCatalogue(Catalogue):
 
     def close(self) -> None:
         """Checkpoint and close."""
+        self._index_check.close()
         self._database.close()

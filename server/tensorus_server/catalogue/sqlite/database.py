@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
+from tensorus_server.catalogue.sqlite.steps import STEPS
 from tensorus_server.errors import LimitExceededError, StorageFullError, StoreUnavailableError
 from tensorus_server.limits import STATEMENT_TIMEOUT_S
 
@@ -168,9 +169,9 @@ class Database:
             try:
                 yield connection
             finally:
-                # An error may have ended the transaction.
+                # An error may have ended the transaction. SQLite refuses to commit one that met a damaged page.
                 if connection.in_transaction:
-                    connection.execute("COMMIT")
+                    connection.execute("ROLLBACK")
         except apsw.InterruptError as error:
             raise LimitExceededError(
                 f"a statement ran for longer than {STATEMENT_TIMEOUT_S} s (statement_timeout_s)",
@@ -337,6 +338,8 @@ def _apply_migrations(connection: apsw.Connection) -> None:
     for version in sorted(migrations):
         if version > current:
             _run(connection, migrations[version])
+            if version in STEPS:
+                STEPS[version](connection)
             connection.execute("INSERT INTO schema_version VALUES (?, ?)", (version, now_us()))
 
 

@@ -73,10 +73,14 @@ _OPERATORS = {
 }
 
 
-def compile_filter(root: Filter | None, ds: int, connection: apsw.Connection) -> Sql:
-    """Return the condition on `t` for tensors of dataset `ds`, with the driver that promises the least work."""
+def compile_filter(root: Filter | None, ds: int, connection: apsw.Connection | None) -> Sql:
+    """Return the condition on `t` for tensors of dataset `ds`, with the driver that promises the least work.
+
+    Args:
+        connection: to look for a driver; None: without one.
+    """
     required: list[Filter] = list(root.filters) if isinstance(root, AllOf) else [] if root is None else [root]
-    driver = _choose_driver(required, ds, connection)
+    driver = None if connection is None else _choose_driver(required, ds, connection)
     parts = [_driven(node, ds) if node is driver else _compile(node) for node in required]
     if driver is None:
         # A driver finds tensors of the dataset alone, and the dataset's own index must not compete with it.
