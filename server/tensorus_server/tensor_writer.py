@@ -13,6 +13,7 @@ bytes. Bytes that arrive as whole chunks are never copied: the chunk is a view o
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ from tensorus_server.errors import (
     SizeMismatchError,
     StoreUnavailableError,
 )
+from tensorus_server.footer import pack_footer
 from tensorus_server.limits import INLINE_BYTES_MAX, MARK_EVERY_BYTES, RESUMABLE_BYTES_MIN
 from tensorus_server.model import Checksum, Locator
 from tensorus_server.payload import pack_index
@@ -174,7 +176,6 @@ class TensorWriter:
             self._marker.wait()
         index = pack_index(self._totals.index)
         self._payload.append([index])
-        inline_payload, staged = self._payload.finish()
         source = value = self._source_checksum()
         if self._value_digest is not None:
             value = Checksum(TensorDigest.ALGORITHM, self._value_digest.digest())
@@ -187,11 +188,11 @@ class TensorWriter:
             storage=self._totals.report(len(index)),
             values=self._totals.value_summary(),
             locator=Locator(self._payload_key, 0, self._payload.length, len(index), crc32c(index)),
-            inline_payload=inline_payload,
+            inline_payload=self._payload.inline(),
             source_crc32c=self._source_crc32c,
             upload=self._marker.upload if self._marker is not None and self._marked_chunks else None,
         )
-        return stored, staged
+        return stored, self._payload.finish(stored)
 
     def abort(self) -> None:
         """Drop everything. Idempotent."""
@@ -453,11 +454,17 @@ class _PayloadWriter:
     def keep(self) -> Future[None]:
         return self._spilled().keep()
 
-    def finish(self) -> tuple[bytes | None, StagedPayload | None]:
-        """Return the inline payload, or the staged one."""
+    def inline(self) -> bytes | None:
+        """Return the payload if it is to be kept in the catalogue."""
+        return b"".join(self._held) if self._writer is None else None
+
+    def finish(self, stored: StoredTensor) -> StagedPayload | None:
+        """Return the staged payload, with a footer that tells of `stored`; None where it is inline."""
         if self._writer is None:
-            return b"".join(self._held), None
-        return None, self._writer.finish()
+            return None
+        # The locator's length ends before it.
+        self._writer.append([pack_footer(stored, time.time_ns() // 1000)])
+        return self._writer.finish()
 
     def park(self) -> None:
         self._held.clear()

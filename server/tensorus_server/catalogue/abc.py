@@ -89,6 +89,8 @@ class StoredTensor:
     """Of the canonical bytes as sent."""
     upload: tuple[str, int] | None = None
     """Request and item of the upload that this completes."""
+    created_us: int | None = None
+    """When it was committed, where its row is only made again; None: now."""
 
     def committed(self, generation: int, ordinal: int, created_us: int) -> Tensor:
         """Return the tensor that this becomes by its commit."""

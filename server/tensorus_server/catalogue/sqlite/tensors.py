@@ -281,7 +281,7 @@ class _Numbers:
         ds = stored.dataset.number
         self._generation += 1
         self.ordinals[ds] += 1
-        return stored.committed(self._generation, self.ordinals[ds], self._created_us)
+        return stored.committed(self._generation, self.ordinals[ds], stored.created_us or self._created_us)
 
     def save(self, connection: apsw.Connection) -> None:
         """Keep the last ordinals: once per dataset and commit, and not at all where nothing new came."""
