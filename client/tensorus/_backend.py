@@ -88,6 +88,8 @@ class Began:
     """Whether it had begun to arrive before, and does so again from its start."""
     data: memoryview | None = None
     """All of its canonical bytes, where they came with it, as those of small tensors do: then no `Bytes` follow."""
+    checksum: bytes | None = None
+    """Of all that arrives, where that is the whole tensor: XXH3-128, or CRC32C where that has four bytes; big-endian."""
 
 
 @dataclass(frozen=True)

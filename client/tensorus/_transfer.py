@@ -12,7 +12,9 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import crc32c
 import numpy as np
+import xxhash
 
 from tensorus._arrays import canonical_array, empty_canonical
 from tensorus._backend import Began, Failed
@@ -25,6 +27,8 @@ from tensorus.types import Progress
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
+
+    from typing_extensions import Buffer
 
     from tensorus._arrays import AnyArray
     from tensorus._backend import Arrival, Bytes
@@ -40,6 +44,9 @@ _BUSY_PROCESSORS = 2
 """One receives, and one does what the caller's thread has to do: a thread that decodes would only take from these. On two
 processors, decoding where a record was just checked takes a fifth less processor time, and gets are 6 to 10 % faster
 (measured)."""
+
+_XXH3_BYTES = 16
+_CRC32C_BYTES = 4
 
 _HERE_BYTES_MAX = 64 * 1024
 """Tensors of one chunk, up to this size, are decoded on the caller's thread: handing one over costs about as much."""
@@ -158,11 +165,22 @@ class Assembly:
 
 
 def _whole(began: Began, data: memoryview) -> AnyArray | None:
-    """Return the array of a tensor that came at once; None where its bytes are not as many as they must be."""
+    """Return the array of a tensor that came at once; None where its bytes are not what they must be."""
+    if began.checksum and not _is_sum(began.checksum, data):
+        return None
     try:
         return canonical_array(began.dtype or began.info.dtype, began.shape, data)
     except ValueError:
         return None
+
+
+def _is_sum(checksum: bytes, data: Buffer) -> bool:
+    """Whether a checksum is that of canonical bytes: XXH3-128 or CRC32C, by its length. Of another kind, it is not compared."""
+    if len(checksum) == _XXH3_BYTES:
+        return xxhash.xxh3_128_digest(data) == checksum
+    if len(checksum) == _CRC32C_BYTES:
+        return crc32c.crc32c(data).to_bytes(_CRC32C_BYTES, "big") == checksum
+    return True
 
 
 class _Target:
@@ -171,6 +189,9 @@ class _Target:
     def __init__(self, began: Began, on_progress: Callable[[Progress], None] | None) -> None:
         self.item = began.item
         self._info = began.info
+        self._checksum = began.checksum
+        self._digest = xxhash.xxh3_128() if began.checksum is not None and len(began.checksum) == _XXH3_BYTES else None
+        self._digested_bytes = 0
         self._array = empty_canonical(began.dtype or began.info.dtype, began.shape)
         self._bytes = memoryview(self._array.reshape(-1).view(np.uint8))
         self._arrived_bytes = 0
@@ -185,11 +206,14 @@ class _Target:
     def write(self, offset: int, data: memoryview) -> None:
         self._count(offset, data.nbytes)
         self._bytes[offset : offset + data.nbytes] = data
+        self._digest_in_order(offset, data)
 
     def write_decoded(self, pool: ThreadPoolExecutor | None, arrival: Bytes) -> None:
         self._count(arrival.offset, arrival.decoded_length)
         if pool is None or arrival.decoded_length == self._bytes.nbytes <= _HERE_BYTES_MAX:
             self._decode(arrival)
+            offset = arrival.offset
+            self._digest_in_order(offset, self._bytes[offset : offset + arrival.decoded_length])
             return
         while len(self._decodes) >= _DECODES_MAX:
             self._decodes.popleft().result()
@@ -211,7 +235,23 @@ class _Target:
             if offset != end:
                 raise self.damage(f"bytes arrived at {offset}, expected at {end}")
             end = offset + length
+        if not self._is_as_written():
+            raise self.damage("the values are not those of the tensor's value checksum")
         return self._info, self._array
+
+    def _digest_in_order(self, offset: int, data: memoryview) -> None:
+        """Take bytes into the digest while they are in this processor's cache: later, all would have to be read once more."""
+        if self._digest is not None and offset == self._digested_bytes:
+            self._digest.update(data)
+            self._digested_bytes += data.nbytes
+
+    def _is_as_written(self) -> bool:
+        """Whether the values have the tensor's value checksum, where it is known."""
+        if self._checksum is None:
+            return True
+        if self._digest is not None and self._digested_bytes == self._bytes.nbytes:
+            return self._digest.digest() == self._checksum
+        return _is_sum(self._checksum, self._bytes)
 
     def damage(self, what: str) -> DataCorruptError:
         """Return the error that says so of this tensor."""

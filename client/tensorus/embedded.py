@@ -266,7 +266,14 @@ class EmbeddedBackend(Backend):
     ) -> Iterator[Arrival]:
         try:
             plan = ReadPlan(tensor, slices, as_dtype)
-            yield Began(item, _tensor_info(tensor), plan.result.shape, plan.result.dtype.name)
+            whole = plan.cast is None and slices is None
+            yield Began(
+                item,
+                _tensor_info(tensor),
+                plan.result.shape,
+                plan.result.dtype.name,
+                checksum=tensor.value_checksum.value if whole else None,
+            )
             if with_data:
                 for piece in self._engine.reader.read(tensor, plan):
                     yield Bytes(

@@ -4,6 +4,7 @@ An index that is damaged hides rows that are there, or finds others than were as
 The check runs when a catalogue is opened: for up to `_AT_OPENING_S` before it is used, and then on, in the background, in
 steps of a few milliseconds with pauses between them. A step takes rows of a table, in the order of its key, and looks up their
 entries in each index. At a table's end the entries are counted: an index that has an entry for each row, and no more, is right.
+Where the table itself is damaged, its indexes stay as they are: they may know rows that it has lost.
 
 A row that is not in an index may itself be what is damaged. Where its checksum says so, the index stays as it is: it then knows
 the row's id better than the row does.
@@ -99,17 +100,34 @@ class IndexCheck:
         with self._database.read() as connection:
             tables = _tables(connection)
         for table in tables:
-            after: tuple[Any, ...] | None = ()
-            while after is not None:
-                after, wrong = self._look_up(table, after)
-                yield
-                for index in wrong:
-                    self._rebuild(index)
-                    yield
-            for index in table.indexes:
-                if not self._has_as_many(table, index):
-                    self._rebuild(index)
-                yield
+            try:
+                yield from self._check(table)
+            except _DamagedTableError as damage:
+                # Its indexes know what it has lost: they stay as they are.
+                _log.error("the catalogue is damaged: table %s %s", table.name, damage)
+
+    def _check(self, table: _Table) -> Iterator[None]:
+        """Check one table; yields after each step. Indexes are only rebuilt from a table that was found to be sound."""
+        wrong: dict[str, _Index] = {}
+        after: tuple[Any, ...] | None = ()
+        while after is not None:
+            after, found = self._look_up(table, after)
+            wrong |= {index.name: index for index in found}
+            yield
+        counts: dict[str, tuple[int, int | None]] = {}
+        for index in table.indexes:
+            counts[index.name] = rows, entries = self._count(table, index)
+            if rows != entries:
+                wrong[index.name] = index
+            yield
+        of_all = {counts[index.name] for index in table.indexes if index.condition == "1"}
+        if len(of_all) == 1 and len(table.indexes) > 1:
+            ((rows, entries),) = of_all
+            if entries is not None and entries > rows:
+                raise _DamagedTableError(f"lacks {entries - rows} rows that all of its indexes have")
+        for index in wrong.values():
+            self._rebuild(index)
+            yield
 
     def _look_up(self, table: _Table, after: tuple[Any, ...]) -> tuple[tuple[Any, ...] | None, list[_Index]]:
         """Look rows up in each index; return the key of the last one, None at the table's end, and indexes that are wrong."""
@@ -117,25 +135,30 @@ class IndexCheck:
             try:
                 where, bounds, last = _range(connection, table, after)
                 rows = f"FROM {table.name} AS t {table.source} WHERE {where}"
+                keys = ", ".join(f"t.{column}" for column in table.key)
                 # Every column: those of the key alone would not be looked for in every page.
-                select(connection, f"SELECT count(*) FROM (SELECT * {rows})", bounds)
+                ((count,),) = select(connection, f"SELECT count(*) FROM (SELECT * {rows})", bounds)
+                ((unique,),) = select(connection, f"SELECT count(*) FROM (SELECT DISTINCT {keys} {rows})", bounds)
             except UNREADABLE as error:
-                _log.error(
-                    "the catalogue is damaged: table %s cannot be read after key %s: %s", table.name, after, error
-                )
-                return None, []
+                raise _DamagedTableError(f"cannot be read after key {after}: {error}") from error
+            if count != unique:
+                raise _DamagedTableError(f"has {count - unique} rows twice after key {after}")
             return last, [index for index in table.indexes if _is_wrong(connection, table, index, (rows, bounds))]
 
-    def _has_as_many(self, table: _Table, index: _Index) -> bool:
+    def _count(self, table: _Table, index: _Index) -> tuple[int, int | None]:
+        """Return how many rows there are for an index, and how many entries; None: it cannot be read."""
         count = f"SELECT count({index.columns[0]}), count(*) FROM {table.name}"
         condition = f"WHERE {index.condition}"
         with self._database.read() as connection:
             try:
                 ((_, rows),) = select(connection, f"{count} {table.source} {condition}")
+            except UNREADABLE as error:
+                raise _DamagedTableError(f"cannot be read: {error}") from error
+            try:
                 ((_, entries),) = select(connection, f"{count} INDEXED BY {index.name} {condition}")
             except UNREADABLE:
-                return False
-        return bool(rows == entries)
+                return rows, None
+        return rows, entries
 
     def _rebuild(self, index: _Index) -> None:
         _log.warning("the catalogue's index %s does not agree with its table and is rebuilt", index.name)
@@ -158,6 +181,10 @@ class IndexCheck:
         return True
 
 
+class _DamagedTableError(Exception):
+    """A table is not what was written; says in what."""
+
+
 class _UndoneError(Exception):
     """Undoes a transaction that met a damaged page."""
 
@@ -168,7 +195,7 @@ def _advance(steps: Iterator[None]) -> bool:
         next(steps)
     except StopIteration:
         return False
-    except (apsw.Error, EngineError):
+    except Exception:  # noqa: BLE001 - a catalogue whose indexes cannot be checked still serves
         _log.exception("the catalogue's indexes could not be checked")
         return False
     return True
@@ -242,9 +269,12 @@ def _is_wrong(connection: apsw.Connection, table: _Table, index: _Index, rows: t
 def _is_intact(connection: apsw.Connection, seq: int) -> bool:
     names = ", ".join(f'"{name}"' for name in TENSOR_COLUMNS)
     try:
-        (row,) = select(connection, f"SELECT {names}, NULL FROM tensor NOT INDEXED WHERE seq = ?", (seq,))
-        verified(row, row[TENSOR_COLUMNS.index("ds")])
+        rows = select(connection, f"SELECT {names}, NULL FROM tensor NOT INDEXED WHERE seq = ?", (seq,))
+        for row in rows:
+            verified(row, row[TENSOR_COLUMNS.index("ds")])
     except (*UNREADABLE, RowDamageError):
+        rows = []
+    if not rows:
         _log.warning("the catalogue is damaged: the row of generation %d is not what was written", seq)
         return False
     return True

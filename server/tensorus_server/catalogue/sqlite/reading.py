@@ -141,7 +141,11 @@ def rows_by_generation(connection: apsw.Connection, ds: int, dataset: str, after
         seqs = [seq for seq, _ in islice(_places(connection, ds, dataset, request), _BATCH)]
         for seq in seqs:
             try:
-                batch.rows += select(connection, f"{_WITHOUT_PAYLOAD} WHERE t.seq = ?", (seq,))
+                rows = select(connection, f"{_WITHOUT_PAYLOAD} WHERE t.seq = ?", (seq,))
+                batch.rows += rows
+                if not rows:
+                    what = "its row is missing from the table"
+                    batch.damages.append(_damage(connection, (ds, dataset), seq, None, what))
             except UNREADABLE as error:
                 batch.damages.append(_unreadable(connection, (ds, dataset), error, seq=seq))
     if len(seqs) == _BATCH:
@@ -197,6 +201,9 @@ def _page_one_by_one(connection: apsw.Connection, ds: int, dataset: str, request
             damage = _unreadable(connection, (ds, dataset), error, seq=seq)
             tensors.append(DamagedTensor(damage, seq, sort_value))
         else:
+            if not rows and not _has_row(connection, seq):
+                damage = _damage(connection, (ds, dataset), seq, None, "its row is missing from the table")
+                tensors.append(DamagedTensor(damage, seq, sort_value))
             for row in rows:
                 found = _tensor(connection, row, ds, dataset)
                 tensors.append(
@@ -205,6 +212,10 @@ def _page_one_by_one(connection: apsw.Connection, ds: int, dataset: str, request
         if len(tensors) > request.size:
             return _page(tensors[: request.size], request, more=True)
     return _page(tensors, request, more=False)
+
+
+def _has_row(connection: apsw.Connection, seq: int) -> bool:
+    return select(connection, "SELECT 1 FROM tensor NOT INDEXED WHERE seq = ?", (seq,)) != []
 
 
 def _places(
