@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         Filter,
     )
 
-__all__ = ["DIMENSION_KEY", "Sql", "compile_filter"]
+__all__ = ["DIMENSION_KEY", "Sql", "compile_condition", "compile_filter"]
 
 Sql: TypeAlias = "tuple[str, list[Any]]"
 """A condition and its parameters."""
@@ -73,19 +73,20 @@ _OPERATORS = {
 }
 
 
-def compile_filter(root: Filter | None, ds: int, connection: apsw.Connection | None) -> Sql:
-    """Return the condition on `t` for tensors of dataset `ds`, with the driver that promises the least work.
-
-    Args:
-        connection: to look for a driver; None: without one.
-    """
+def compile_filter(root: Filter | None, ds: int, connection: apsw.Connection) -> Sql:
+    """Return the condition on `t` for tensors of dataset `ds`, with the driver that promises the least work."""
     required: list[Filter] = list(root.filters) if isinstance(root, AllOf) else [] if root is None else [root]
-    driver = None if connection is None else _choose_driver(required, ds, connection)
+    driver = _choose_driver(required, ds, connection)
     parts = [_driven(node, ds) if node is driver else _compile(node) for node in required]
     if driver is None:
         # A driver finds tensors of the dataset alone, and the dataset's own index must not compete with it.
         parts.insert(0, ("t.ds = ?", [ds]))
     return " AND ".join(where for where, _ in parts), [p for _, ps in parts for p in ps]
+
+
+def compile_condition(root: Filter | None) -> Sql:
+    """Return the condition on `t` for a tensor that is looked at by itself."""
+    return ("1", []) if root is None else _compile(root)
 
 
 def _choose_driver(required: list[Filter], ds: int, connection: apsw.Connection) -> Filter | None:

@@ -14,7 +14,7 @@ import apsw
 
 from tensorus_server.catalogue.abc import DamagedTensor, Page, PageRequest, place_of
 from tensorus_server.catalogue.sqlite.database import select
-from tensorus_server.catalogue.sqlite.filter_sql import compile_filter
+from tensorus_server.catalogue.sqlite.filter_sql import compile_condition, compile_filter
 from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row, to_json
 from tensorus_server.errors import DataCorruptError
@@ -191,8 +191,8 @@ def _page_tail(
 def _page_one_by_one(connection: apsw.Connection, ds: int, dataset: str, request: PageRequest) -> Page:
     """Return what `page_of_tensors` does where a statement that reads many rows fails."""
     select_from = _WITH_PAYLOAD if request.with_payloads else _WITHOUT_PAYLOAD
-    # Without a driver: each row is looked at by itself.
-    where, parameters = compile_filter(request.filter, ds, None)
+    # Not by the dataset's number, about which a damaged row may be wrong: `_places` has found those of the dataset.
+    where, parameters = compile_condition(request.filter)
     tensors: list[Tensor | DamagedTensor] = []
     for seq, sort_value in _places(connection, ds, dataset, request):
         try:
