@@ -190,7 +190,7 @@ class _Target:
         self.item = began.item
         self._info = began.info
         self._checksum = began.checksum
-        self._digest = xxhash.xxh3_128() if began.checksum is not None and len(began.checksum) == _XXH3_BYTES else None
+        self._digest: xxhash.xxh3_128 | None = None
         self._digested_bytes = 0
         self._array = empty_canonical(began.dtype or began.info.dtype, began.shape)
         self._bytes = memoryview(self._array.reshape(-1).view(np.uint8))
@@ -241,9 +241,14 @@ class _Target:
 
     def _digest_in_order(self, offset: int, data: memoryview) -> None:
         """Take bytes into the digest while they are in this processor's cache: later, all would have to be read once more."""
-        if self._digest is not None and offset == self._digested_bytes:
-            self._digest.update(data)
-            self._digested_bytes += data.nbytes
+        if self._checksum is None or offset != self._digested_bytes or data.nbytes == self._bytes.nbytes:
+            return
+        if self._digest is None:
+            if len(self._checksum) != _XXH3_BYTES:
+                return
+            self._digest = xxhash.xxh3_128()
+        self._digest.update(data)
+        self._digested_bytes += data.nbytes
 
     def _is_as_written(self) -> bool:
         """Whether the values have the tensor's value checksum, where it is known."""
