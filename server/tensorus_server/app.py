@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["open_engine", "recover_store"]
 
+_DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, UnicodeDecodeError)
+"""What a catalogue raises that only looks like one."""
+
 
 def open_engine(config: EngineConfig, *, ask: Callable[[str, int], None] | None = None) -> Engine:
     """Open the store in `config.data_dir`, or create it.
@@ -71,7 +74,7 @@ def recover_store(folder: Path) -> Recovery:
         try:
             catalogue = _open_catalogue(folder)
         except StoreUnavailableError as error:
-            if not isinstance(error.__cause__, (apsw.CorruptError, apsw.NotADBError)):
+            if not isinstance(error.__cause__, _DAMAGED):
                 raise
             moved = _move_catalogue(folder)
             catalogue = _open_catalogue(folder)

@@ -22,7 +22,7 @@ from tensorus.errors import DataCorruptError, LimitExceededError, NotFoundError,
 from tensorus.types import TensorInfo
 from tensorus_server.chunk_store import local
 
-FLIPS_PER_PAGE = 60 if os.environ.get("HYPOTHESIS_PROFILE") == "long" else 2
+FLIPS_PER_PAGE = 60 if os.environ.get("HYPOTHESIS_PROFILE") == "long" else 1
 PAGE_BYTES = 4096
 TENSORS = 200
 LARGE_EVERY = 20

@@ -17,6 +17,7 @@ import pytest
 import tensorus
 from support.servers import engine_config
 from tensorus.embedded import EmbeddedBackend
+from tensorus.errors import UnavailableError
 from tensorus.types import TensorInfo
 from tensorus_server.app import recover_store
 from tensorus_server.chunk_store import local
@@ -138,12 +139,17 @@ def test_beside_an_older_catalogue_what_it_lacks_comes_back(tmp_path: Path, info
         assert client.get("a", "small", as_="numpy").tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    "change", [lambda data: b"no database" * 1000, lambda data: data.replace(b"metadata TEXT", b"metadatb TEXT")]
+)
 def test_a_catalogue_that_cannot_be_opened_is_kept_under_another_name(
-    tmp_path: Path, infos: dict[str, TensorInfo]
+    tmp_path: Path, infos: dict[str, TensorInfo], change: Any
 ) -> None:
     folder = tmp_path / "store"
-    damaged = b"no database" * 1000
+    damaged = change((folder / "catalogue.db").read_bytes())
     (folder / "catalogue.db").write_bytes(damaged)
+    with pytest.raises(UnavailableError, match="catalogue"):
+        opened(folder)
     recovery = recover_store(folder)
     assert (folder / recovery.moved).read_bytes() == damaged
     assert outcomes(recovery) == {"one": "recovered", "two": "recovered", "three": "recovered"}

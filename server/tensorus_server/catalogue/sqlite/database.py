@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Database", "now_us", "select"]
+__all__ = ["Database", "apply_migrations", "now_us", "select"]
 
 _SQLITE_MIN = 3051003
 """3.51.3: versions before it, but for two patched ones, can corrupt a WAL database with two connections."""
@@ -285,7 +285,7 @@ class Database:
         with self._file_lock():
             self._writer.execute("BEGIN EXCLUSIVE")
             try:
-                _apply_migrations(self._writer)
+                apply_migrations(self._writer)
             except BaseException:
                 self._roll_back()
                 raise
@@ -322,7 +322,7 @@ def _run(connection: apsw.Connection, statements: str) -> None:
     connection.execute(statements).fetchall()
 
 
-def _apply_migrations(connection: apsw.Connection) -> None:
+def apply_migrations(connection: apsw.Connection) -> None:
     """Bring the schema up to date within the connection's transaction; a step and the note that it ran share it."""
     migrations = _migrations()
     _run(
