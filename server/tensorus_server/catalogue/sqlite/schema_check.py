@@ -33,8 +33,11 @@ def require_schema(database: Database) -> None:
         expected = set(select(connection, _SCHEMA))
     finally:
         connection.close()
-    with database.read() as connection:
-        found = set(select(connection, _SCHEMA))
+    try:
+        with database.read() as connection:
+            found = set(select(connection, _SCHEMA))
+    except UnicodeDecodeError as error:
+        raise StoreUnavailableError(f"the catalogue's schema is damaged: {error}") from error
     if found != expected:
         differing = sorted({str(name) for _, name, *_ in found ^ expected})
         raise StoreUnavailableError(
