@@ -54,10 +54,10 @@ def arrivals(response: pb.GetResponse | pb.QueryResponse, payload: memoryview) -
             if segment.HasField("part"):
                 yield Began(item, info, tuple(segment.part.shape), dtype_from(segment.part))
             elif segment.last and decoded_length and not (segment.encoding or segment.offset):
-                yield Began(item, info, info.shape, data=data)
+                yield Began(item, info, info.shape, data=data, checksum=segment.tensor.value_checksum.value)
                 continue
             else:
-                yield Began(item, info, info.shape)
+                yield Began(item, info, info.shape, checksum=segment.tensor.value_checksum.value)
         if decoded_length:
             yield Bytes(item, segment.offset, data, segment.encoding != 0, decoded_length)
     yield from failed

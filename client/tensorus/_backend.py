@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
-    from tensorus.errors import TensorusError
+    from tensorus.errors import DataCorruptError, TensorusError
     from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Progress, Schema, TensorInfo
 
 __all__ = ["Arrival", "Backend", "Began", "Bytes", "Failed", "InsertOptions", "Listing", "Part", "Sample", "Upload"]
@@ -92,6 +92,8 @@ class Began:
     """Whether it had begun to arrive before, and does so again from its start."""
     data: memoryview | None = None
     """All of its canonical bytes, where they came with it, as those of small tensors do: then no `Bytes` follow."""
+    checksum: bytes | None = None
+    """Of all that arrives, where that is the whole tensor: XXH3-128, or CRC32C where that has four bytes; big-endian."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,8 @@ class Backend(Protocol):
     def get_dataset(self, name: str) -> DatasetInfo:
         """Return a dataset."""
 
-    def list_datasets(self) -> list[DatasetInfo]:
-        """Return all datasets in order of creation."""
+    def list_datasets(self) -> list[DatasetInfo | DataCorruptError]:
+        """Return all datasets in order of creation; those that are damaged as errors, at the end."""
 
     def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
         """Replace what is given."""
@@ -164,8 +166,8 @@ class Backend(Protocol):
     def query(self, listing: Listing, *, with_data: bool) -> Iterator[Arrival]:
         """Read the tensors of a listing."""
 
-    def list_tensors(self, listing: Listing) -> Iterator[TensorInfo]:
-        """Yield the tensors of a listing without their data, page by page."""
+    def list_tensors(self, listing: Listing) -> Iterator[TensorInfo | DataCorruptError]:
+        """Yield the tensors of a listing without their data, page by page; those that are damaged as errors, after a page."""
 
     def update_metadata(self, dataset: str, tensor_id: str, metadata: Mapping[str, Any]) -> TensorInfo:
         """Replace a tensor's metadata."""

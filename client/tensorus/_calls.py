@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tensorus._convert import (
+    damage_from,
     dataset_from,
     dtype_to,
     explanation_from,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from tensorus._backend import Listing, Sample
+    from tensorus.errors import DataCorruptError
     from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Schema, TensorInfo
 
 __all__ = [
@@ -89,13 +91,16 @@ def get_dataset(name: str) -> Call[DatasetInfo]:
     return _read_only("GetDataset", pb.GetDatasetRequest(name=name), pb.GetDatasetResponse.FromString, _dataset)
 
 
-def list_datasets(page_token: str) -> Call[tuple[list[DatasetInfo], str]]:
-    """Return one page of datasets, and the token of the next."""
+def list_datasets(page_token: str) -> Call[tuple[list[DatasetInfo | DataCorruptError], str]]:
+    """Return one page of datasets, those that are damaged as errors at its end, and the token of the next page."""
     return _read_only(
         "ListDatasets",
         pb.ListDatasetsRequest(page_token=page_token, page_size=PAGE_SIZE),
         pb.ListDatasetsResponse.FromString,
-        lambda response: ([dataset_from(dataset) for dataset in response.datasets], response.next_page_token),
+        lambda response: (
+            [*map(dataset_from, response.datasets), *map(damage_from, response.damages)],
+            response.next_page_token,
+        ),
     )
 
 

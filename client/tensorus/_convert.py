@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from google.rpc import error_details_pb2
 
 from tensorus.errors import (
+    DataCorruptError,
     InternalError,
     InvalidMetadataError,
     InvalidNameError,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "codec_steps",
+    "damage_from",
     "dataset_from",
     "dtype_from",
     "dtype_to",
@@ -326,6 +328,8 @@ def stats_from(message: pb.GetDatasetStatsResponse) -> DatasetStats:
             for share in message.data_types
         ),
         encodings=merged_shares(map(_share_from, message.encodings)),
+        damaged_tensors=message.damaged_tensors,
+        damaged_ids=tuple(damage.id for damage in message.damages),
     )
 
 
@@ -363,6 +367,14 @@ def error_from(status: status_pb2.Status) -> TensorusError | None:
 def error_of(status: status_pb2.Status) -> TensorusError:
     """Return the error that a status stands for, whatever it carries."""
     return error_from(status) or InternalError(status.message)
+
+
+def damage_from(message: pb.Damage) -> DataCorruptError:
+    """Return the error of something that is damaged."""
+    error = error_of(message.status)
+    if isinstance(error, DataCorruptError):
+        return error
+    return DataCorruptError(str(error), reason="DATA_CORRUPT", facts=error.facts)
 
 
 def _policy_from(message: pb.StoragePolicy) -> Policy:

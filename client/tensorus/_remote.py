@@ -13,11 +13,11 @@ from tensorus import _allocator, _calls
 from tensorus._arrivals import GetPlace, QueryPlace, arrivals
 from tensorus._backend import Backend
 from tensorus._channel import LazyChannel, begun
-from tensorus._convert import error_of, inserted_from, slices_to, tensor_from
+from tensorus._convert import damage_from, error_of, inserted_from, slices_to, tensor_from
 from tensorus._insert_stream import InsertSession
 from tensorus._patience import STALL_REASONS, Patience, warn_when_stuck
 from tensorus._rpc_errors import as_answer, rpc_error
-from tensorus.errors import InternalError, TensorusError, UnavailableError
+from tensorus.errors import DataCorruptError, InternalError, TensorusError, UnavailableError
 from tensorus.types import Progress
 from tensorus_protos.framing import split
 from tensorus_protos.v1 import tensorus_pb2 as pb
@@ -120,15 +120,16 @@ class RemoteBackend(Backend):
         """See `Backend`."""
         return self._call(_calls.get_dataset(name))
 
-    def list_datasets(self) -> list[DatasetInfo]:
+    def list_datasets(self) -> list[DatasetInfo | DataCorruptError]:
         """See `Backend`."""
-        found: list[DatasetInfo] = []
+        found: list[DatasetInfo | DataCorruptError] = []
         token = ""
         while True:
             page, token = self._call(_calls.list_datasets(token))
             found += page
             if not token:
-                return found
+                # Each page has its own at its end.
+                return sorted(found, key=lambda one: isinstance(one, DataCorruptError))
 
     def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
         """See `Backend`."""
@@ -258,7 +259,7 @@ class RemoteBackend(Backend):
             self._wait(patience, broken, (reached,))
             place.restart()
 
-    def list_tensors(self, listing: Listing) -> Iterator[TensorInfo]:
+    def list_tensors(self, listing: Listing) -> Iterator[TensorInfo | DataCorruptError]:
         """See `Backend`."""
         token, count = "", 0
         while True:
@@ -268,6 +269,11 @@ class RemoteBackend(Backend):
                     return
                 count += 1
                 yield tensor_from(tensor)
+            for damage in page.damages:
+                if listing.limit is not None and count >= listing.limit:
+                    return
+                count += 1
+                yield damage_from(damage)
             token = page.next_page_token
             if not token or count == listing.limit:
                 return

@@ -27,10 +27,11 @@ from tensorus._arguments import (
 )
 from tensorus._arrays import from_canonical
 from tensorus._backend import Began, Failed, InsertOptions, Part
+from tensorus._damage import intact, tell
 from tensorus._forks import of_this_process
 from tensorus._indexing import parse_index
 from tensorus._transfer import Assembler
-from tensorus.errors import AlreadyExistsError, UnavailableError
+from tensorus.errors import AlreadyExistsError, DataCorruptError, UnavailableError
 from tensorus.types import NewTensor, Progress, Record
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from tensorus._backend import Arrival, Backend, Upload
+    from tensorus._damage import OnDamaged
     from tensorus._where import Where
     from tensorus.types import (
         AsArray,
@@ -118,9 +120,16 @@ class Client:
                 raise dataset_taken(error) from None
             return self._backend.get_dataset(dataset_name(name))
 
-    def datasets(self) -> builtins.list[DatasetInfo]:
-        """Return all datasets in order of creation."""
-        return self._backend.list_datasets()
+    def datasets(self, *, on_damaged: OnDamaged = None) -> builtins.list[DatasetInfo]:
+        """Return all datasets in order of creation.
+
+        Args:
+            on_damaged: called with the error of each dataset that is damaged, and the others are returned; None: it is raised.
+
+        Raises:
+            DataCorruptError: a dataset is damaged; names it.
+        """
+        return [*intact(self._backend.list_datasets(), on_damaged)]
 
     def dataset(self, name: str) -> DatasetInfo:
         """Return a dataset.
@@ -290,15 +299,24 @@ class Client:
             return from_canonical(array if parsed is None else parsed.apply(array, info.shape), kind)
         raise without_result("read", dataset, id)
 
-    def get_many(self, dataset: str, ids: Iterable[str], *, as_: AsArray | None = None) -> Iterator[Record]:
+    def get_many(
+        self, dataset: str, ids: Iterable[str], *, as_: AsArray | None = None, on_damaged: OnDamaged = None
+    ) -> Iterator[Record]:
         """Yield tensors by id, in order, in one stream.
+
+        Args:
+            dataset: its name.
+            ids: the tensors'.
+            as_: "torch" or "numpy"; None: torch where it is installed.
+            on_damaged: called with the error of each tensor that is damaged, and the others go on; None: it is raised.
 
         Raises:
             TensorNotFoundError: at the place of an id that does not exist.
+            DataCorruptError: at the place of a tensor that is damaged.
         """
         name, wanted, backend = dataset_name(dataset), [tensor_name(tensor_id) for tensor_id in ids], self._backend
         reads = (backend.get(name, batch, None, with_data=True) for batch in batches(wanted, READS_PER_CALL))
-        return self._records(chain.from_iterable(reads), array_kind(as_))
+        return self._records(chain.from_iterable(reads), array_kind(as_), on_damaged)
 
     def query(
         self,
@@ -311,6 +329,7 @@ class Client:
         seed: int | None = None,
         with_data: bool = True,
         as_: AsArray | None = None,
+        on_damaged: OnDamaged = None,
     ) -> Iterator[Record]:
         """Yield the tensors that match a filter.
 
@@ -324,17 +343,19 @@ class Client:
             seed: for a sample that can be had again.
             with_data: False: `Record.tensor` is None.
             as_: "torch" or "numpy"; None: torch where it is installed.
+            on_damaged: called with the error of each tensor that is damaged, and the others go on; None: it is raised.
 
         Raises:
             DatasetNotFoundError: there is no such dataset.
             InvalidFilterError: the filter does not parse; names the position.
+            DataCorruptError: at the place of a tensor that is damaged.
         """
         listing = listing_of(dataset, where, order_by=order_by, limit=limit, sample=sample, seed=seed)
         kind = array_kind(as_)
         arrivals = self._backend.query(listing, with_data=with_data)
         if with_data:
-            return self._records(arrivals, kind)
-        return of_this_process(Record(info, None) for info in _headers(arrivals))
+            return self._records(arrivals, kind, on_damaged)
+        return of_this_process(Record(info, None) for info in _headers(arrivals, on_damaged))
 
     def list(
         self,
@@ -343,9 +364,17 @@ class Client:
         *,
         order_by: str | None = None,
         limit: int | None = None,
+        on_damaged: OnDamaged = None,
     ) -> Iterator[TensorInfo]:
-        """Yield what is stored in a dataset, without the values, page by page. Arguments as of `query`."""
-        return of_this_process(self._backend.list_tensors(listing_of(dataset, where, order_by=order_by, limit=limit)))
+        """Yield what is stored in a dataset, without the values, page by page. Arguments as of `query`.
+
+        Raises:
+            DatasetNotFoundError: there is no such dataset.
+            InvalidFilterError: the filter does not parse; names the position.
+            DataCorruptError: a tensor is damaged; names it. The others of its page come before.
+        """
+        found = self._backend.list_tensors(listing_of(dataset, where, order_by=order_by, limit=limit))
+        return of_this_process(intact(found, on_damaged))
 
     def info(self, dataset: str, id: str) -> TensorInfo:  # noqa: A002 - the field's word
         """Return everything about a tensor but its values.
@@ -404,14 +433,16 @@ class Client:
             raise UnavailableError("the client is closed", reason="UNAVAILABLE")
         return self._opened
 
-    def _records(self, arrivals: Iterator[Arrival], kind: AsArray) -> Iterator[Record]:
-        tensors = self._assembler.assemble(arrivals)
+    def _records(self, arrivals: Iterator[Arrival], kind: AsArray, on_damaged: OnDamaged) -> Iterator[Record]:
+        tensors = self._assembler.assemble(arrivals, on_damaged=on_damaged)
         return of_this_process(Record(info, from_canonical(array, kind)) for info, array in tensors)
 
 
-def _headers(arrivals: Iterator[Arrival]) -> Iterator[TensorInfo]:
+def _headers(arrivals: Iterator[Arrival], on_damaged: OnDamaged = None) -> Iterator[TensorInfo]:
     for arrival in arrivals:
         if isinstance(arrival, Failed):
-            raise arrival.error
+            if not isinstance(arrival.error, DataCorruptError):
+                raise arrival.error
+            tell(arrival.error, on_damaged)
         if isinstance(arrival, Began):
             yield arrival.info

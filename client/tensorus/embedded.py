@@ -16,7 +16,7 @@ from tensorus._calls import open_explain, read_options
 from tensorus._convert import merged_shares, metadata_to, policy_to, schema_to, upload_to
 from tensorus._forks import leave_behind, watch
 from tensorus._missing import engine_missing
-from tensorus.errors import TensorusError, UnavailableError, error_for
+from tensorus.errors import DataCorruptError, TensorusError, UnavailableError, error_for
 from tensorus.types import (
     DatasetInfo,
     DatasetStats,
@@ -117,16 +117,18 @@ class EmbeddedBackend(Backend):
         with _as_tensorus_errors():
             return _dataset_info(self._engine.get_dataset(name))
 
-    def list_datasets(self) -> list[DatasetInfo]:
+    def list_datasets(self) -> list[DatasetInfo | DataCorruptError]:
         """See `Backend`."""
         with _as_tensorus_errors():
-            found: list[DatasetInfo] = []
+            found: list[model.Dataset | Exception] = []
             token = ""
             while True:
                 page, token = self._engine.list_datasets(page_token=token)
-                found += map(_dataset_info, page)
+                found += page
                 if not token:
-                    return found
+                    break
+        intact = [_dataset_info(dataset) for dataset in found if not isinstance(dataset, Exception)]
+        return [*intact, *(_damage(dataset) for dataset in found if isinstance(dataset, Exception))]
 
     def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
         """See `Backend`."""
@@ -155,6 +157,8 @@ class EmbeddedBackend(Backend):
                 for share in stats.dtypes
             ),
             encodings=merged_shares(map(_encoding_share, stats.encodings)),
+            damaged_tensors=stats.damaged_tensors,
+            damaged_ids=tuple(damage.facts["tensor"] for damage in stats.damages),
         )
 
     def insert(
@@ -222,14 +226,19 @@ class EmbeddedBackend(Backend):
                 sample=listing.sample,
                 seed=listing.seed,
             )
-            for item, tensor in enumerate(self._engine.select(query, with_payloads=with_data)):
-                yield from self._read(item, tensor, None, None, with_data=with_data)
+            for item, found in enumerate(self._engine.select(query, with_payloads=with_data)):
+                if isinstance(found, Exception):
+                    yield Failed(item, _error(found))
+                else:
+                    yield from self._read(item, found, None, None, with_data=with_data)
 
-    def list_tensors(self, listing: Listing) -> Iterator[TensorInfo]:
+    def list_tensors(self, listing: Listing) -> Iterator[TensorInfo | DataCorruptError]:
         """See `Backend`."""
         for arrival in self.query(listing, with_data=False):
             if isinstance(arrival, Began):
                 yield arrival.info
+            elif isinstance(arrival, Failed) and isinstance(arrival.error, DataCorruptError):
+                yield arrival.error
 
     def update_metadata(self, dataset: str, tensor_id: str, metadata: Mapping[str, Any]) -> TensorInfo:
         """See `Backend`."""
@@ -271,7 +280,14 @@ class EmbeddedBackend(Backend):
     ) -> Iterator[Arrival]:
         try:
             plan = ReadPlan(tensor, slices, as_dtype)
-            yield Began(item, _tensor_info(tensor), plan.result.shape, plan.result.dtype.name)
+            whole = plan.cast is None and slices is None
+            yield Began(
+                item,
+                _tensor_info(tensor),
+                plan.result.shape,
+                plan.result.dtype.name,
+                checksum=tensor.value_checksum.value if whole else None,
+            )
             if with_data:
                 for piece in self._engine.reader.read(tensor, plan):
                     yield Bytes(
@@ -421,6 +437,12 @@ def _as_tensorus_errors() -> Iterator[None]:
         raise
     except Exception as error:
         raise _error(error) from error
+
+
+def _damage(error: Exception) -> DataCorruptError:
+    found = _error(error)
+    assert isinstance(found, DataCorruptError), found
+    return found
 
 
 def _error(error: Exception) -> TensorusError:

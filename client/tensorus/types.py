@@ -210,6 +210,10 @@ class DatasetStats(_Ratios):
     dtypes: tuple[DTypeShare, ...]
     encodings: tuple[EncodingShare, ...]
     """Which chunks got what: the same codecs once, whatever their settings; the largest stored share first."""
+    damaged_tensors: int = 0
+    """Tensors that are damaged where the store keeps what it knows of them: nothing of them is in the sums."""
+    damaged_ids: tuple[str, ...] = ()
+    """Their ids, or the first of them."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
+
+import apsw
 
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.catalogue.sqlite.spare_room import SpareRoom
@@ -13,6 +16,7 @@ from tensorus_server.codec_pool import CodecPool
 from tensorus_server.engine import Engine
 from tensorus_server.errors import StorageFullError, StoreUnavailableError
 from tensorus_server.identity import LOSS_QUARANTINE_S
+from tensorus_server.recover import recover
 from tensorus_server.session_locks import SessionLocks
 from tensorus_server.sessions import InsertSessions
 from tensorus_server.unknown import set_all_aside
@@ -22,8 +26,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tensorus_server.config import EngineConfig
+    from tensorus_server.recover import Recovery
 
-__all__ = ["open_engine"]
+__all__ = ["open_engine", "recover_store"]
+
+_DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, UnicodeDecodeError)
+"""What a catalogue raises that only looks like one."""
 
 _OPENING_BYTES = 256 * 1024
 
@@ -90,3 +98,47 @@ def _is_full(folder: Path) -> bool:
         return shutil.disk_usage(folder).free < _OPENING_BYTES
     except OSError:
         return False
+
+
+def recover_store(folder: Path) -> Recovery:
+    """Make rows that are missing in the catalogue of the store in `folder` again, from its payloads; see `recover`.
+
+    A catalogue that SQLite cannot open is renamed, never deleted.
+
+    Raises:
+        StoreUnavailableError: a process has the store open, or it cannot be opened.
+    """
+    if not (folder / "chunks").is_dir():
+        raise StoreUnavailableError(f"there is no store in {folder}: it has no folder chunks/")
+    chunk_store = LocalChunkStore(folder)
+    try:
+        if chunk_store.has_other_users():
+            raise StoreUnavailableError(f"a process has the store in {folder} open: end it first")
+        moved = ""
+        try:
+            catalogue = _catalogue_to_mend(folder, chunk_store)
+        except StoreUnavailableError as error:
+            if not isinstance(error.__cause__, _DAMAGED):
+                raise
+            moved = _move_catalogue(folder)
+            catalogue = _catalogue_to_mend(folder, chunk_store)
+        try:
+            return recover(folder, catalogue, moved=moved)
+        finally:
+            catalogue.close()
+    finally:
+        chunk_store.close()
+
+
+def _catalogue_to_mend(folder: Path, chunk_store: LocalChunkStore) -> SqliteCatalogue:
+    """Open a catalogue that need not match its payloads: their rows are about to be made."""
+    return SqliteCatalogue(folder, payloads=chunk_store, accept_loss=True)
+
+
+def _move_catalogue(folder: Path) -> str:
+    """Rename the files of a catalogue that cannot be opened, and return the new name of the first."""
+    suffix = f".damaged-{time.strftime('%Y%m%d-%H%M%S')}"
+    for name in ("catalogue.db-wal", "catalogue.db-shm", "catalogue.db"):
+        if (folder / name).exists():
+            (folder / name).rename(folder / f"{name}{suffix}")
+    return f"catalogue.db{suffix}"

@@ -344,6 +344,7 @@ def stats_to(stats: DatasetStats) -> pb.GetDatasetStatsResponse:
         ],
         # Where a codec has many and long settings, only the largest shares fit.
         encodings=next(answers(stats.encodings, _encoding_share_to)),
+        damaged_tensors=stats.damaged_tensors,
     )
 
 

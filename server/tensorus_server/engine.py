@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.background import Watched, WorkerPool
+from tensorus_server.catalogue.abc import require_intact
 from tensorus_server.chunk_store.abc import PayloadBusyError
 from tensorus_server.committer import Committer
 from tensorus_server.errors import (
@@ -129,13 +130,16 @@ class Engine:
 
         Raises:
             DatasetNotFoundError: there is none.
+            DataCorruptError: the catalogue is damaged where it is.
         """
         return self._catalogue.datasets.get(name)
 
     def list_datasets(
-        self, *, page_size: int = 0, page_token: str = "", take: Callable[[Dataset], bool] = take_all
-    ) -> tuple[list[Dataset], str]:
+        self, *, page_size: int = 0, page_token: str = "", take: Callable[[Dataset | DataCorruptError], bool] = take_all
+    ) -> tuple[list[Dataset | DataCorruptError], str]:
         """Return one page of datasets in order of creation, and the token of the next page; see `list_page`.
+
+        A damaged one is an error in its place.
 
         Raises:
             InvalidPageTokenError: the token is none of ours.
@@ -143,10 +147,10 @@ class Engine:
         """
         size = checked_page_size(page_size, "datasets")
         after = _place_of(page_token, "datasets") if page_token else 0
-        found, more = self._catalogue.datasets.page(after, size)
-        taken = list(takewhile(take, found))
-        more = more or len(taken) < len(found)
-        return taken, encode_token(["datasets", taken[-1].number]) if more else ""
+        page = self._catalogue.datasets.page(after, size)
+        taken = list(takewhile(lambda entry: take(entry[1]), page.datasets))
+        last = taken[-1][0] if len(taken) < len(page.datasets) else page.next
+        return [found for _, found in taken], "" if last is None else encode_token(["datasets", last])
 
     def update_dataset(self, name: str, policy: StoragePolicy | None, schema: Schema | None) -> Dataset:
         """Replace what is given, for later inserts; stored tensors stay as they are.
@@ -158,8 +162,11 @@ class Engine:
         """
         if schema is not None:
             require_schema(schema)
-        before = self._catalogue.datasets.get(name)
-        require_policy_fit(policy or before.policy, schema or before.schema, dataset=name)
+        if policy is None or schema is None:
+            before = self._catalogue.datasets.get(name)
+            require_policy_fit(policy or before.policy, schema or before.schema, dataset=name)
+        else:
+            require_policy_fit(policy, schema, dataset=name)
         return self._catalogue.datasets.update(name, policy, schema)
 
     def delete_dataset(self, name: str) -> int:
@@ -255,23 +262,13 @@ class Engine:
                 dataset=dataset,
                 limit=READS_PER_GET_MAX,
             )
-        self._catalogue.datasets.get(dataset)
+        self._require_dataset(dataset)
         for start in range(0, len(reads), _READ_BATCH):
             batch = reads[start : start + _READ_BATCH]
-            found = self._find_rows(dataset, [read.id for read in batch], with_payloads=with_payloads)
+            ids = [read.id for read in batch]
+            found = self._catalogue.tensors.get(dataset, ids, with_payloads=with_payloads)
             for read, tensor in zip(batch, found, strict=True):
                 yield tensor if isinstance(tensor, Exception) else _require_generation(dataset, read, tensor)
-
-    def _find_rows(
-        self, dataset: str, ids: Sequence[str], *, with_payloads: bool
-    ) -> Sequence[Tensor | DataCorruptError | None]:
-        """Return the rows of these ids; a damaged one as an error in its place, which must not hurt the others."""
-        try:
-            return self._catalogue.tensors.get(dataset, ids, with_payloads=with_payloads)
-        except DataCorruptError as error:
-            if len(ids) == 1:
-                return [error]
-        return [row for tensor_id in ids for row in self._find_rows(dataset, [tensor_id], with_payloads=with_payloads)]
 
     def get_tensor(self, dataset: str, tensor_id: str) -> Tensor:
         """Return the tensor, without its bytes.
@@ -279,7 +276,8 @@ class Engine:
         Raises:
             DatasetNotFoundError, TensorNotFoundError: there is none.
         """
-        (tensor,) = self._catalogue.tensors.get(dataset, [tensor_id])
+        (found,) = self._catalogue.tensors.get(dataset, [tensor_id])
+        tensor = require_intact(found)
         if tensor is None:
             raise TensorNotFoundError("there is no such tensor", dataset=dataset, tensor=tensor_id)
         return tensor
@@ -290,7 +288,7 @@ class Engine:
         Raises:
             DatasetNotFoundError: there is no such dataset.
         """
-        self._catalogue.datasets.get(query.dataset)
+        self._require_dataset(query.dataset)
         return Selection(self._catalogue.tensors, query, with_payloads=with_payloads, resume_token=resume_token)
 
     def list_tensors(
@@ -301,8 +299,8 @@ class Engine:
         *,
         page_size: int = 0,
         page_token: str = "",
-        take: Callable[[Tensor], bool] = take_all,
-    ) -> tuple[list[Tensor], str]:
+        take: Callable[[Tensor | DataCorruptError], bool] = take_all,
+    ) -> tuple[list[Tensor | DataCorruptError], str]:
         """Return one page of tensors without their bytes, and the token of the next page; see `list_page`."""
         return list_page(self._catalogue.tensors, dataset, filter_, order, size=page_size, token=page_token, take=take)
 
@@ -344,13 +342,19 @@ class Engine:
         """
         self._health.require()
 
+    def _require_dataset(self, name: str) -> None:
+        """Refuse a dataset that does not exist. What is wrong with a damaged one does not keep its tensors from being read."""
+        with suppress(DataCorruptError):
+            self._catalogue.datasets.get(name)
+
     def _progress(self, upload: Upload) -> ItemProgress:
         if upload.generation is None:
             return ItemProgress(upload.item, upload.id, upload.committed_bytes)
         dataset = self._catalogue.datasets.find(upload.dataset_number)
         tensor = None
         if dataset is not None:
-            (tensor,) = self._catalogue.tensors.by_generation(dataset.name, [upload.generation])
+            (found,) = self._catalogue.tensors.by_generation(dataset.name, [upload.generation])
+            tensor = require_intact(found)
         if tensor is not None:
             tensor = replace(tensor, outcome=upload.outcome)
         return ItemProgress(upload.item, upload.id, upload.spec.canonical_bytes, tensor)

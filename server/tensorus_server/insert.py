@@ -26,6 +26,7 @@ from tensorus_codecs.plan import plan
 from tensorus_codecs.quick import quick
 from tensorus_server import leftovers
 from tensorus_server.announcement import first_announcement
+from tensorus_server.catalogue.abc import require_intact
 from tensorus_server.catalogue.resolve import validated
 from tensorus_server.chunk_store.discarding import DiscardingChunkStore
 from tensorus_server.committer import Commit
@@ -457,8 +458,8 @@ class InsertStream:
         return error(message, dataset=self._dataset.name, tensor=writer.new.id, item=item)
 
     def _validated(self, stored: StoredTensor) -> Tensor:
-        (existing,) = self._services.catalogue.tensors.get(self._dataset.name, [stored.new.id])
-        return validated(stored, existing)
+        (found,) = self._services.catalogue.tensors.get(self._dataset.name, [stored.new.id])
+        return validated(stored, require_intact(found))
 
     def _fail(self, item: int, error: Exception) -> None:
         """Fail an item that is open."""

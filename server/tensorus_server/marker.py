@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tensorus_server.background import result_of
-from tensorus_server.errors import InvalidRequestError
+from tensorus_server.errors import DataCorruptError, InvalidRequestError
 from tensorus_server.leftovers import forget_upload
 
 if TYPE_CHECKING:
@@ -116,10 +116,10 @@ def uploads_of(catalogue: Catalogue, dataset: Dataset, request_id: str) -> dict[
             )
         tensor = None
         if upload.generation is not None:
-            (tensor,) = catalogue.tensors.by_generation(dataset.name, [upload.generation])
-            if tensor is None:
-                # Complete, and deleted since.
+            (there,) = catalogue.tensors.by_generation(dataset.name, [upload.generation])
+            if there is None or isinstance(there, DataCorruptError):
+                # Complete, and deleted or damaged since: if it is sent again, its result says so.
                 continue
-            tensor = replace(tensor, outcome=upload.outcome)
+            tensor = replace(there, outcome=upload.outcome)
         found[upload.item] = (upload, tensor)
     return found

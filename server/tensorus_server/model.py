@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.policy import StoragePolicy
     from tensorus_codecs.summary import ValueSummary
+    from tensorus_server.errors import DataCorruptError
     from tensorus_server.metadata_index import MetadataIndex
 
 __all__ = [
@@ -261,6 +262,10 @@ class DatasetStats:
     dtypes: tuple[DTypeShare, ...]
     encodings: tuple[EncodingShare, ...]
     """Which chunks got what: each encoding once, settings included; the largest stored share first."""
+    damages: tuple[DataCorruptError, ...] = ()
+    """Tensors that are damaged, the first of them: nothing of them is in the sums."""
+    damaged_tensors: int = 0
+    """How many they are in all."""
 
 
 @quick

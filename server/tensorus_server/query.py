@@ -11,8 +11,8 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tensorus_codecs.checksum import crc32c
-from tensorus_server.catalogue.abc import ORDER_FIELDS, Order, PageRequest, sort_value
-from tensorus_server.errors import InvalidPageTokenError, InvalidRequestError, LimitExceededError
+from tensorus_server.catalogue.abc import ORDER_FIELDS, DamagedTensor, Order, PageRequest, place_of
+from tensorus_server.errors import DataCorruptError, InvalidPageTokenError, InvalidRequestError, LimitExceededError
 from tensorus_server.filter import check_filter
 from tensorus_server.limits import PAGE_SIZE_MAX, SAMPLE_MAX
 from tensorus_server.paging import checked_page_size, decode_token, encode_token, take_all
@@ -99,8 +99,10 @@ class Selection:
             # Of ours where the caller has none: a sample that is resumed must go on as the same one.
             self._seed = secrets.randbits(62) if query.seed is None else query.seed
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Tensor | DataCorruptError]:
         """Yield the tensors; each once, and none that was committed after the first selection began.
+
+        A damaged one is an error in its place, and counts as one of them.
 
         Raises:
             LimitExceededError: a statement took too long.
@@ -111,8 +113,8 @@ class Selection:
             return
         for tensor in found:
             self._served += 1
-            self._after = (sort_value(tensor, self._order.field), tensor.generation)
-            yield tensor
+            self._after = place_of(tensor, self._order.field)
+            yield tensor.error if isinstance(tensor, DamagedTensor) else tensor
             if limit is not None and self._served >= limit:
                 return
 
@@ -138,7 +140,7 @@ class Selection:
             raise InvalidPageTokenError("resume_token belongs to another query")
         return served, after if after != (None, None) else None, generation_max, seed
 
-    def _pages(self) -> Iterator[Tensor]:
+    def _pages(self) -> Iterator[Tensor | DamagedTensor]:
         query = self._query
         size = _PAGE_WITH_PAYLOADS if self._with_payloads else PAGE_SIZE_MAX
         if query.limit is not None:
@@ -158,7 +160,7 @@ class Selection:
                 return
             request = replace(request, after=page.next)
 
-    def _sampled(self) -> Iterator[Tensor]:
+    def _sampled(self) -> Iterator[Tensor | DamagedTensor]:
         query = self._query
         assert query.sample is not None
         # Bounded, since a token may say anything.
@@ -168,7 +170,11 @@ class Selection:
         for start in range(0, len(chosen), _PAGE_WITH_PAYLOADS):
             page = chosen[start : start + _PAGE_WITH_PAYLOADS]
             found = self._tensors.by_generation(query.dataset, page, with_payloads=self._with_payloads)
-            yield from (tensor for tensor in found if tensor is not None)
+            for generation, tensor in zip(page, found, strict=True):
+                if isinstance(tensor, DataCorruptError):
+                    yield DamagedTensor(tensor, generation, generation)
+                elif tensor is not None:
+                    yield tensor
 
     def _generations(self) -> Iterator[list[int]]:
         request = PageRequest(self._query.filter, size=_SAMPLE_PAGE, generation_max=self._generation_max)
@@ -188,9 +194,11 @@ def list_page(
     *,
     size: int,
     token: str,
-    take: Callable[[Tensor], bool] = take_all,
-) -> tuple[list[Tensor], str]:
+    take: Callable[[Tensor | DataCorruptError], bool] = take_all,
+) -> tuple[list[Tensor | DataCorruptError], str]:
     """Return one page of a listing and the token of the next; it is empty where this was the last.
+
+    A damaged tensor is an error in its place.
 
     Args:
         size: tensors of the page, at most; 0: the default.
@@ -210,11 +218,15 @@ def list_page(
     else:
         request = PageRequest(filter_, order, size, generation_max=tensors.latest_generation())
     page = tensors.page(dataset, request)
-    taken = list(takewhile(take, page.tensors))
+    taken = list(takewhile(take, map(_found, page.tensors)))
     following = page.next
     if len(taken) < len(page.tensors):
-        following = (sort_value(taken[-1], order.field), taken[-1].generation)
+        following = place_of(page.tensors[len(taken) - 1], order.field)
     return taken, "" if following is None else _format_token(digest, following, request.generation_max)
+
+
+def _found(tensor: Tensor | DamagedTensor) -> Tensor | DataCorruptError:
+    return tensor.error if isinstance(tensor, DamagedTensor) else tensor
 
 
 def _require_sample(query: Query) -> None:

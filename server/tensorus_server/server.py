@@ -174,9 +174,22 @@ class Server:
         calls = [thread for thread in threading.enumerate() if thread.name.startswith(self._thread_names)]
         ended = join_all(calls, max(give_up_s - time.monotonic(), 0.0)) and ended
         self._admission.close()
-        self._engine.close(_ENDING_S)
+        failures: list[StoreUnavailableError] = []
+        closing = threading.Thread(target=self._close_engine, args=(failures,), name="tensorus-closing", daemon=True)
+        closing.start()
+        # On a thread of its own: where the disk hangs, so does a sync of the catalogue's, which no timeout reaches.
+        if not join_all([closing], 2 * _ENDING_S):
+            raise StoreUnavailableError(f"the store has not closed {2 * _ENDING_S:.0f} s after the calls ended")
+        if failures:
+            raise failures[0]
         if not ended:
             raise StoreUnavailableError(f"calls have not ended {_ENDING_S:.0f} s after the grace")
+
+    def _close_engine(self, failures: list[StoreUnavailableError]) -> None:
+        try:
+            self._engine.close(_ENDING_S)
+        except StoreUnavailableError as error:
+            failures.append(error)
 
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", SERVICE_NAME):

@@ -6,9 +6,10 @@ all calls.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_server.capabilities import capabilities
@@ -23,7 +24,7 @@ from tensorus_server.convert import (
     tensor_to,
 )
 from tensorus_server.convert_filter import filter_from
-from tensorus_server.errors import UnimplementedError
+from tensorus_server.errors import DataCorruptError, UnimplementedError
 from tensorus_server.explain_call import explain_policy
 from tensorus_server.framing import require_message_size
 from tensorus_server.insert_call import InsertCall, progress_to
@@ -32,14 +33,18 @@ from tensorus_server.limits import EXPLAIN_STREAM_BYTES, INSERT_STREAM_BYTES
 from tensorus_server.paging import Answer
 from tensorus_server.query import Query, parse_order
 from tensorus_server.read_call import ReadCall
+from tensorus_server.status import status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from tensorus_server.admission import Admission, Place
     from tensorus_server.engine import Engine
 
 __all__ = ["SERVICE_NAME", "UNIMPLEMENTED", "TensorService"]
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 
 SERVICE_NAME = "tensorus.v1.TensorService"
 
@@ -103,11 +108,12 @@ class TensorService:
 
     def list_datasets(self, request: pb.ListDatasetsRequest) -> pb.ListDatasetsResponse:
         """Return a page of datasets."""
-        answer = Answer(dataset_to)
+        answer = Answer(_or_damage(dataset_to, "ListDatasets"))
         _, token = self._engine.list_datasets(
             page_size=request.page_size, page_token=request.page_token, take=answer.take
         )
-        return pb.ListDatasetsResponse(datasets=answer.entries, next_page_token=token)
+        datasets, damages = _apart(answer.entries, pb.Dataset)
+        return pb.ListDatasetsResponse(datasets=datasets, damages=damages, next_page_token=token)
 
     def update_dataset(self, request: pb.UpdateDatasetRequest) -> pb.UpdateDatasetResponse:
         """Replace a dataset's policy, schema, or both."""
@@ -121,7 +127,10 @@ class TensorService:
 
     def get_dataset_stats(self, request: pb.GetDatasetStatsRequest) -> pb.GetDatasetStatsResponse:
         """Return sums over a dataset's tensors."""
-        return stats_to(self._engine.dataset_stats(request.name))
+        stats = self._engine.dataset_stats(request.name)
+        response = stats_to(stats)
+        response.damages.extend(_damage_to(damage, "GetDatasetStats") for damage in stats.damages)
+        return response
 
     def insert(self, messages: Iterator[bytes], place: Place) -> Iterator[bytes]:
         """Write tensors."""
@@ -164,7 +173,7 @@ class TensorService:
 
     def list_tensors(self, request: pb.ListTensorsRequest) -> pb.ListTensorsResponse:
         """Return a page of tensors without their bytes."""
-        answer = Answer(tensor_to)
+        answer = Answer(_or_damage(tensor_to, "ListTensors"))
         _, token = self._engine.list_tensors(
             request.dataset,
             filter_from(request.filter if request.HasField("filter") else None, request.filter_text),
@@ -173,7 +182,8 @@ class TensorService:
             page_token=request.page_token,
             take=answer.take,
         )
-        return pb.ListTensorsResponse(tensors=answer.entries, next_page_token=token)
+        tensors, damages = _apart(answer.entries, pb.Tensor)
+        return pb.ListTensorsResponse(tensors=tensors, damages=damages, next_page_token=token)
 
     def update_tensor(self, request: pb.UpdateTensorRequest) -> pb.UpdateTensorResponse:
         """Replace a tensor's metadata."""
@@ -189,6 +199,28 @@ class TensorService:
         deleted = set(self._engine.delete_tensors(request.dataset, list(request.ids)))
         missing_ids = dict.fromkeys(tensor_id for tensor_id in request.ids if tensor_id not in deleted)
         return pb.DeleteTensorsResponse(deleted=len(deleted), missing_ids=missing_ids)
+
+
+def _or_damage(convert: Callable[[T], M], call: str) -> Callable[[T | DataCorruptError], M | pb.Damage]:
+    """Return what makes a message of what was found, or of why it could not be read."""
+
+    def converted(found: T | DataCorruptError) -> M | pb.Damage:
+        return _damage_to(found, call) if isinstance(found, DataCorruptError) else convert(found)
+
+    return converted
+
+
+def _apart(entries: Iterable[Message], kind: type[M]) -> tuple[list[M], list[pb.Damage]]:
+    """Return the messages of this kind, and the damages among them."""
+    messages = list(entries)
+    intact = [message for message in messages if isinstance(message, kind)]
+    return intact, [message for message in messages if isinstance(message, pb.Damage)]
+
+
+def _damage_to(error: DataCorruptError, call: str) -> pb.Damage:
+    facts = error.facts
+    named, generation = facts.get("tensor", facts.get("dataset", "")), int(facts.get("generation", 0))
+    return pb.Damage(id=named, generation=generation, status=status_of(error, call=call))
 
 
 def _query_from(request: pb.QueryRequest) -> Query:

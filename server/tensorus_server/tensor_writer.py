@@ -13,6 +13,7 @@ bytes. Bytes that arrive as whole chunks are never copied: the chunk is a view o
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -31,11 +32,13 @@ from tensorus_server.chunk_store.abc import (
 )
 from tensorus_server.errors import (
     ChecksumMismatchError,
+    DataCorruptError,
     InvalidRequestError,
     SessionExpiredError,
     SizeMismatchError,
     StoreUnavailableError,
 )
+from tensorus_server.footer import pack_footer
 from tensorus_server.limits import INLINE_BYTES_MAX, MARK_EVERY_BYTES, RESUMABLE_BYTES_MIN
 from tensorus_server.model import Checksum, Locator
 from tensorus_server.totals import Totals
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
 
     from tensorus_codecs.pipeline import EncodedChunk
     from tensorus_codecs.plan import ChunkPlan
+    from tensorus_server.chunk_index import ChunkIndex
     from tensorus_server.chunk_store.abc import ChunkReader, ChunkStore, ChunkWriter, StagedPayload
     from tensorus_server.codec_pool import CodecPool
     from tensorus_server.marker import Marker
@@ -180,7 +184,6 @@ class TensorWriter:
             self._marker.wait()
         index = self._totals.index.packed()
         self._payload.append([index])
-        inline_payload, staged = self._payload.finish()
         source = value = self._source_checksum()
         if self._value_digest is not None:
             value = Checksum(TensorDigest.ALGORITHM, self._value_digest.digest())
@@ -193,11 +196,11 @@ class TensorWriter:
             storage=self._totals.report(len(index)),
             values=self._totals.value_summary(),
             locator=Locator(self._payload_key, 0, self._payload.length, len(index), crc32c(index)),
-            inline_payload=inline_payload,
+            inline_payload=self._payload.inline(),
             source_crc32c=self._source_crc32c,
             upload=self._marker.upload if self._marker is not None and self._marked_chunks else None,
         )
-        return stored, staged
+        return stored, self._payload.finish(stored)
 
     def abort(self) -> None:
         """Drop everything. Idempotent."""
@@ -318,10 +321,11 @@ class TensorWriter:
 
     def _resume(self, chunk_store: ChunkStore, upload: Upload) -> None:
         assert self._marker is not None
-        index = self._marker.chunks(upload)
         try:
+            index = self._marker.chunks(upload)
+            _require_chunks(upload, index)
             payload, reader = chunk_store.resume(upload.payload_key, upload.stored_bytes)
-        except PayloadMissingError as error:
+        except (DataCorruptError, PayloadMissingError) as error:
             self._marker.forget()
             chunk_store.drop(upload.payload_key)
             raise SessionExpiredError(
@@ -418,6 +422,15 @@ class TensorWriter:
         )
 
 
+def _require_chunks(upload: Upload, index: ChunkIndex) -> None:
+    """Refuse chunks that are not those of the mark. Their checksums are compared when they are read again."""
+    if len(index) != upload.chunk_count or index.stored_bytes != upload.stored_bytes:
+        raise DataCorruptError(
+            f"the catalogue is damaged: it has {len(index)} chunks of item {upload.item}, the mark {upload.chunk_count}",
+            tensor=upload.id,
+        )
+
+
 class _PayloadWriter:
     """Holds a payload while it may become inline; then writes it, and what follows, to the chunk store."""
 
@@ -450,11 +463,17 @@ class _PayloadWriter:
     def keep(self) -> Future[None]:
         return self._spilled().keep()
 
-    def finish(self) -> tuple[bytes | None, StagedPayload | None]:
-        """Return the inline payload, or the staged one."""
+    def inline(self) -> bytes | None:
+        """Return the payload if it is to be kept in the catalogue."""
+        return b"".join(self._held) if self._writer is None else None
+
+    def finish(self, stored: StoredTensor) -> StagedPayload | None:
+        """Return the staged payload, with a footer that tells of `stored`; None where it is inline."""
         if self._writer is None:
-            return b"".join(self._held), None
-        return None, self._writer.finish()
+            return None
+        # The locator's length ends before it.
+        self._writer.append([pack_footer(stored, time.time_ns() // 1000)])
+        return self._writer.finish()
 
     def park(self) -> None:
         self._held.clear()

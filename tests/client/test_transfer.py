@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import crc32c
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -467,3 +469,57 @@ def test_a_record_decodes_to_its_canonical_bytes() -> None:
     array, target = normal((100,)), bytearray(400)
     decode_record_into(record_of(array.tobytes(), "float32", "lossless"), memoryview(target))
     assert target == array.tobytes()
+
+
+class TestValueChecksum:
+    """A whole tensor is compared with its value checksum, however it came."""
+
+    @staticmethod
+    def sums(array: np.ndarray[Any, Any]) -> list[bytes]:
+        data = canonical(array)
+        return [xxhash.xxh3_128_digest(data), crc32c.crc32c(data).to_bytes(4, "big"), b"of another kind"]
+
+    @pytest.mark.parametrize("kind", [0, 1, 2])
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_what_was_written_comes_out(self, assembler: Assembler, kind: int, order: int) -> None:
+        array = normal((3000,), "float32")
+        start = replace(began(array), checksum=self.sums(array)[kind])
+        for arrived in (pieces(array), records(array, "lossless")):
+            (found,) = assembled(assembler, start, *arrived[::order])
+            assert_same_bits(found, array)
+        (found,) = assembled(assembler, replace(at_once(array), checksum=start.checksum))
+        assert_same_bits(found, array)
+
+    @pytest.mark.parametrize("kind", [0, 1])
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_anything_else_is_damage_and_names_its_tensor(self, assembler: Assembler, kind: int, order: int) -> None:
+        array = normal((3000,), "float32")
+        other = array.copy()
+        other[1234] += 1
+        start = replace(began(array), checksum=self.sums(other)[kind])
+        for arrived in ([start, *pieces(array)[::order]], [start, *records(array, "lossless")[::order]]):
+            with pytest.raises(DataCorruptError, match=r"value checksum \[dataset=d, tensor=t\]"):
+                assembled(assembler, *arrived)
+        with pytest.raises(DataCorruptError, match=r"\[dataset=d, tensor=t\]"):
+            assembled(assembler, replace(at_once(array), checksum=start.checksum))
+
+
+def test_whoever_wants_to_know_hears_of_what_is_damaged_and_the_others_come_out(assembler: Assembler) -> None:
+    arrays = [normal((3000,), "float32") + number for number in range(3)]
+    broken = [began(arrays[1], 1, "broken"), *pieces(arrays[1], 1)]
+    broken.insert(2, replace(broken[1], item=1, offset=10**6))
+    arrivals: list[Arrival] = [began(arrays[0], 0), *pieces(arrays[0], 0), *broken]
+    failed = DataCorruptError("gone", reason="DATA_CORRUPT")
+    arrivals += [
+        began(arrays[2], 2),
+        pieces(arrays[2], 2)[0],
+        Failed(2, failed),
+        began(arrays[2], 3),
+        *pieces(arrays[2], 3),
+    ]
+    damages: list[DataCorruptError] = []
+    found = [array for _, array in assembler.assemble(iter(arrivals), on_damaged=damages.append)]
+    assert [array.tolist() for array in found] == [arrays[0].tolist(), arrays[2].tolist()]
+    assert len(damages) == 2
+    assert "tensor=broken" in str(damages[0])
+    assert damages[1] is failed

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from support.engine import Reopen, commit, create, ids_of, stored_tensor
+from support.engine import Reopen, commit, create, ids_of, listed, stored_tensor
 from tensorus_codecs.encoding import Encoding
 from tensorus_codecs.policy import StoragePolicy
-from tensorus_server.catalogue.abc import Catalogue, PageRequest
-from tensorus_server.errors import AlreadyExistsError, DatasetNotFoundError
-from tensorus_server.model import DatasetStats, DTypeShare, EncodingShare, Schema
+from tensorus_server.catalogue.abc import Catalogue, DatasetPage, PageRequest
+from tensorus_server.errors import AlreadyExistsError, DataCorruptError, DatasetNotFoundError
+from tensorus_server.model import Dataset, DatasetStats, DTypeShare, EncodingShare, Schema
 
 POLICIES = [
     pytest.param(StoragePolicy(), id="nothing set"),
@@ -52,42 +52,46 @@ class CatalogueDatasetsContract:
 
     def test_names_are_data_and_differ_by_every_code_point(self, catalogue: Catalogue) -> None:
         created = [create(catalogue, name) for name in NAMES]
-        assert catalogue.datasets.page(0, 100)[0] == created
+        assert listed(catalogue) == created
         assert [catalogue.datasets.get(name) for name in NAMES] == created
 
     def test_a_name_that_is_taken_is_refused_and_changes_nothing(self, catalogue: Catalogue) -> None:
         first = create(catalogue, "name", policy=StoragePolicy(preset="none"))
         with pytest.raises(AlreadyExistsError, match=r"exists already \[dataset=name\]"):
             create(catalogue, "name", policy=StoragePolicy(preset="fast"))
-        assert catalogue.datasets.page(0, 100)[0] == [first]
+        assert listed(catalogue) == [first]
 
     def test_datasets_are_listed_in_order_of_creation(self, catalogue: Catalogue, reopen: Reopen) -> None:
         for name in ("c", "a", "b"):
             create(catalogue, name)
         catalogue.datasets.delete("a")
         create(catalogue, "a")
-        assert [dataset.name for dataset in reopen().datasets.page(0, 100)[0]] == ["c", "b", "a"]
+        assert [dataset.name for dataset in listed(reopen())] == ["c", "b", "a"]
 
     @pytest.mark.parametrize("size", [1, 2, 5, 6, 100])
     def test_pages_of_datasets_follow_each_other(self, catalogue: Catalogue, size: int) -> None:
         for name in "abcdefg":
             create(catalogue, name)
         catalogue.datasets.delete("c")
-        names, more, after = [], True, 0
-        while more:
-            found, more = catalogue.datasets.page(after, size)
-            assert 0 < len(found) <= size
-            names += [dataset.name for dataset in found]
-            after = found[-1].number
-        assert names == list("abdefg")
-        assert catalogue.datasets.page(after, size) == ([], False)
+        found: list[tuple[int, Dataset | DataCorruptError]] = []
+        after: int | None = 0
+        while after is not None:
+            page = catalogue.datasets.page(after, size)
+            assert len(page.datasets) <= size
+            found += page.datasets
+            after = page.next
+        datasets = [dataset for _, dataset in found if isinstance(dataset, Dataset)]
+        assert [dataset.name for dataset in datasets] == list("abdefg")
+        assert [number for number, _ in found] == [dataset.number for dataset in datasets]
+        assert catalogue.datasets.page(found[-1][0], size) == DatasetPage([], None)
 
     def test_a_page_of_large_schemas_is_shorter(self, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("tensorus_server.catalogue.sqlite.row_page.PAGE_READ_BYTES", 1000)
         for name in "abcde":
             create(catalogue, name, schema=Schema(metadata={"x" * 600: "any"}))
-        first, more = catalogue.datasets.page(0, 100)
-        assert ([dataset.name for dataset in first], more) == (["a", "b"], True)
+        first = catalogue.datasets.page(0, 100)
+        assert [getattr(dataset, "name", "") for _, dataset in first.datasets] == ["a", "b"]
+        assert first.next == first.datasets[-1][0]
 
     def test_a_dataset_is_found_by_its_number(self, catalogue: Catalogue) -> None:
         created = create(catalogue, "a")
@@ -134,7 +138,7 @@ class CatalogueDatasetsContract:
         commit(catalogue, stored_tensor(kept, "a"), *(stored_tensor(deleted, f"{number}") for number in range(5)))
         assert catalogue.datasets.delete("deleted") == 5
         catalogue = reopen()
-        assert [dataset.name for dataset in catalogue.datasets.page(0, 100)[0]] == ["kept"]
+        assert [dataset.name for dataset in listed(catalogue)] == ["kept"]
         assert ids_of(catalogue, "kept") == ["a"]
         create(catalogue, "deleted")
         assert ids_of(catalogue, "deleted") == []

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from support.engine import Reopen, commit, create, ids_of, purge, stored_tensor
+from support.engine import Reopen, commit, create, ids_of, listed, purge, stored_tensor
 from tensorus_server.catalogue.abc import Catalogue
 from tensorus_server.errors import DatasetNotFoundError
 from tensorus_server.filter import Compare, Exists, Key, Operator
@@ -34,7 +34,7 @@ class CataloguePurgeContract:
         number = catalogue.datasets.get("deleted").number
         assert catalogue.datasets.delete("deleted") == 40
         assert catalogue.datasets.find(number) is None
-        assert [found.name for found in catalogue.datasets.page(0, 10)[0]] == ["kept"]
+        assert [found.name for found in listed(catalogue)] == ["kept"]
         for call in (catalogue.datasets.get, catalogue.datasets.stats, catalogue.datasets.delete):
             with pytest.raises(DatasetNotFoundError):
                 call("deleted")
@@ -115,7 +115,7 @@ class CataloguePurgeContract:
         catalogue.datasets.delete("a")
 
         def pause(_: float) -> bool:
-            if catalogue.datasets.page(0, 10)[0]:
+            if listed(catalogue):
                 catalogue.datasets.delete("b")
             return False
 

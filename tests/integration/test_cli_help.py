@@ -32,7 +32,8 @@ ARGUMENTS = [
 
 
 def test_there_are_these_commands() -> None:
-    assert COMMANDS == ["bench", "explain", "gc", "get", "import", "info", "ls", "put", "rm", "serve", "stats"]
+    expected = ["bench", "explain", "gc", "get", "import", "info", "ls", "put", "recover", "rm", "serve", "stats"]
+    assert expected == COMMANDS
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
@@ -74,6 +75,8 @@ def test_an_example_is_a_command_that_parses(
             Path(argument).touch()
         if name == "import" and argument == "./tensor_data":
             Path(argument).mkdir()
+        if name == "recover":
+            Path(argument).mkdir()
     if name == "gc":
         arguments[0] = str(tmp_path)
     # Parses, and refuses what does not; runs nothing.
@@ -93,7 +96,7 @@ def test_an_argument_is_spoken_of(name: str, argument: click.Argument) -> None:
     assert re.search(rf"\b{argument.name.upper()}\b", inspect.cleandoc(app.commands[name].help or ""))
 
 
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"serve", "explain", "gc"}))
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"serve", "explain", "gc", "recover"}))
 def test_every_command_that_reads_or_writes_knows_both_places(name: str) -> None:
     options = {option for parameter in app.commands[name].params for option in parameter.opts}
     assert {"--server", "--store"} <= options

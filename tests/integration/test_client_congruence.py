@@ -143,7 +143,10 @@ READS: dict[str, Operation] = {
     "query with a filter": query_of("layer >= 1 AND kind = 'weight'", order_by="id desc"),
     "query with a dict": query_of({"layer": [1, 2], "@dtype": "float32"}),
     "query without data": query_of(with_data=False, limit=2),
-    "query with a seed": query_of(sample=2, seed=3),
+    # Which tensors a seed stands for depends on their generations, which two stores give out each for itself.
+    "query with a seed": lambda client, dataset: len(
+        {tuple(record.info.id for record in client.query(dataset, sample=2, seed=3)) for _ in range(2)}
+    ),
     "list": list_of(order_by="nbytes"),
     "list with a limit": list_of(limit=1),
     "list of none": list_of(limit=0),

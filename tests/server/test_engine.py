@@ -32,6 +32,7 @@ from tensorus_server.errors import (
     StoreUnavailableError,
     TensorNotFoundError,
 )
+from tensorus_server.footer import read_footer
 from tensorus_server.limits import IDS_PER_DELETE_MAX
 from tensorus_server.model import Schema, Tensor
 
@@ -100,7 +101,9 @@ class TestDatasets:
         stats = engine.dataset_stats("d")
         inline = find(engine, "d", "b").inline_payload
         assert inline is not None
-        assert stats.stored_bytes == sum(map(len, raw.published().values())) + len(inline)
+        ((_, data),) = raw.published().items()
+        payload_bytes = read_footer(lambda offset, length: data[offset : offset + length], len(data)).payload_bytes
+        assert stats.stored_bytes == payload_bytes + len(inline)
         assert (stats.tensors, stats.canonical_bytes) == (2, 100_100)
 
 

@@ -14,6 +14,7 @@ from contract.chunk_store_raw import RawFolder
 from support.arrays import random_bits
 from support.engine import insert, read
 from support.faults import open_descriptors
+from support.old_catalogue import OLD_COLUMNS, old_checksum
 from support.servers import engine_config
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.app import open_engine
@@ -31,6 +32,9 @@ DROP INDEX dataset_deleted;
 ALTER TABLE dataset DROP COLUMN deleted_us;
 ALTER TABLE upload DROP COLUMN announced;
 ALTER TABLE upload DROP COLUMN outcome;
+ALTER TABLE upload DROP COLUMN row_checksum;
+ALTER TABLE dataset DROP COLUMN row_checksum;
+ALTER TABLE tensor RENAME COLUMN row_checksum TO row_crc;
 DELETE FROM schema_version WHERE version > 3;
 """
 """What later versions of the schema added, undone."""
@@ -262,6 +266,11 @@ class TestAdoption:
             (folder / "chunks" / "store").unlink()
             connection = apsw.Connection(str(folder / "catalogue.db"))
             connection.execute(BACK_TO_3).fetchall()
+            names = ", ".join(f'"{name}"' for name in ("seq", "value_checksum", *OLD_COLUMNS))
+            for row in connection.execute(f"SELECT {names} FROM tensor").fetchall():
+                columns = dict(zip(("seq", "value_checksum", *OLD_COLUMNS), row, strict=True))
+                checksum = old_checksum(columns)
+                connection.execute("UPDATE tensor SET row_crc = ? WHERE seq = ?", (checksum, columns["seq"]))
             connection.close()
 
         return make

@@ -407,7 +407,7 @@ class TestFind:
 
     def test_one_damaged_row_hurts_its_own_read_alone(self, engine: Engine, tensors: dict[str, Tensor]) -> None:
         with engine._catalogue._database.write() as connection:  # type: ignore[attr-defined]
-            connection.execute("UPDATE tensor SET row_crc = row_crc + 1 WHERE id = 'b'")
+            connection.execute("UPDATE tensor SET row_checksum = row_checksum + 1 WHERE id = 'b'")
         first, second, third = engine.find("d", [Read(name) for name in "abc"], with_payloads=True)
         assert isinstance(first, Tensor)
         assert isinstance(second, DataCorruptError)

@@ -15,6 +15,8 @@ from support.engine import Reports, announce, engine_on, find
 from tensorus_codecs.checksum import TensorDigest, crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server import tensor_writer
+from tensorus_server.catalogue.sqlite import uploads
+from tensorus_server.catalogue.sqlite.row_checksum import upload_checksum
 from tensorus_server.engine import Engine
 from tensorus_server.errors import ChecksumMismatchError, InvalidRequestError
 from tensorus_server.insert import InsertOptions
@@ -177,6 +179,8 @@ def test_an_upload_of_an_older_version_goes_on_with_what_is_announced_now(engine
     engine.close()
     with apsw.Connection(str(store / "catalogue.db")) as connection:
         connection.execute("UPDATE upload SET announced = NULL")
+        (row,) = connection.execute(f"SELECT {uploads._COLUMNS} FROM upload").fetchall()
+        connection.execute("UPDATE upload SET row_checksum = ?", (upload_checksum(row),))
     with engine_on(store) as reopened:
         found = go_on(reopened, replace(PLAIN, metadata={"layer": 4}))
     assert isinstance(found, Tensor)

@@ -23,6 +23,7 @@ from tensorus_server.chunk_store.files import Files
 from tensorus_server.chunk_store.local import LocalChunkStore, Reserve
 from tensorus_server.codec_pool import CodecPool
 from tensorus_server.engine import Engine
+from tensorus_server.errors import DataCorruptError
 from tensorus_server.filter import Filter
 from tensorus_server.insert import InsertStream, ItemProgress, ItemResult
 from tensorus_server.model import (
@@ -71,6 +72,13 @@ def engine_on(
         yield engine
     finally:
         engine.close()
+
+
+def listed(catalogue: Catalogue) -> list[Dataset | DataCorruptError]:
+    """Return the datasets of a catalogue, as they are listed."""
+    page = catalogue.datasets.page(0, 1000)
+    assert page.next is None
+    return [found for _, found in page.datasets]
 
 
 def purge(catalogue: Catalogue) -> int:

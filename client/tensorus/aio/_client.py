@@ -32,11 +32,12 @@ from tensorus._arguments import (
 )
 from tensorus._arrays import from_canonical
 from tensorus._backend import Began, Failed, InsertOptions, Part
-from tensorus._convert import tensor_from
+from tensorus._convert import damage_from, tensor_from
+from tensorus._damage import intact, tell
 from tensorus._indexing import parse_index
 from tensorus._transfer import Assembler
 from tensorus.aio._backend import AsyncRemoteBackend
-from tensorus.errors import AlreadyExistsError, UnavailableError
+from tensorus.errors import AlreadyExistsError, DataCorruptError, UnavailableError
 from tensorus.types import NewTensor, Progress, Record
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from tensorus._arrays import AnyArray
     from tensorus._backend import Arrival, Listing, Upload
+    from tensorus._damage import OnDamaged
     from tensorus._transfer import Assembly
     from tensorus._where import Where
     from tensorus.aio._backend import Reader
@@ -111,14 +113,16 @@ class AsyncClient:
                 raise dataset_taken(error) from None
             return await backend.call(_calls.get_dataset(name))
 
-    async def datasets(self) -> builtins.list[DatasetInfo]:
-        """Return all datasets in order of creation."""
-        backend, found, token = self._backend, [], ""
+    async def datasets(self, *, on_damaged: OnDamaged = None) -> builtins.list[DatasetInfo]:
+        """Return all datasets in order of creation. See `tensorus.Client.datasets`."""
+        backend = self._backend
+        found: builtins.list[DatasetInfo | DataCorruptError] = []
+        token = ""
         while True:
             page, token = await backend.call(_calls.list_datasets(token))
             found += page
             if not token:
-                return found
+                return [*intact(found, on_damaged)]
 
     async def dataset(self, name: str) -> DatasetInfo:
         """Return a dataset. See `tensorus.Client.dataset`."""
@@ -230,10 +234,12 @@ class AsyncClient:
                 return array
         raise without_result("read", dataset, id)
 
-    def get_many(self, dataset: str, ids: Iterable[str], *, as_: AsArray | None = None) -> AsyncIterator[Record]:
+    def get_many(
+        self, dataset: str, ids: Iterable[str], *, as_: AsArray | None = None, on_damaged: OnDamaged = None
+    ) -> AsyncIterator[Record]:
         """Yield tensors by id, in order, in one stream. See `tensorus.Client.get_many`."""
         name, wanted = dataset_name(dataset), [tensor_name(tensor_id) for tensor_id in ids]
-        return self._get_many(self._backend, name, wanted, array_kind(as_))
+        return self._get_many(self._backend, name, wanted, array_kind(as_), on_damaged)
 
     def query(
         self,
@@ -246,11 +252,11 @@ class AsyncClient:
         seed: int | None = None,
         with_data: bool = True,
         as_: AsArray | None = None,
+        on_damaged: OnDamaged = None,
     ) -> AsyncIterator[Record]:
         """Yield the tensors that match a filter. See `tensorus.Client.query`."""
         listing = listing_of(dataset, where, order_by=order_by, limit=limit, sample=sample, seed=seed)
-        reader = self._records(array_kind(as_)) if with_data else _Headers()
-        return self._backend.query(listing, reader)
+        return self._query(self._backend, listing, array_kind(as_), on_damaged, with_data=with_data)
 
     def list(
         self,
@@ -259,9 +265,10 @@ class AsyncClient:
         *,
         order_by: str | None = None,
         limit: int | None = None,
+        on_damaged: OnDamaged = None,
     ) -> AsyncIterator[TensorInfo]:
         """Yield what is stored in a dataset, without the values. See `tensorus.Client.list`."""
-        return self._list(self._backend, listing_of(dataset, where, order_by=order_by, limit=limit))
+        return self._list(self._backend, listing_of(dataset, where, order_by=order_by, limit=limit), on_damaged)
 
     async def info(self, dataset: str, id: str) -> TensorInfo:  # noqa: A002 - the field's word
         """Return everything about a tensor but its values. See `tensorus.Client.info`."""
@@ -297,21 +304,36 @@ class AsyncClient:
             raise UnavailableError("the client is closed", reason="UNAVAILABLE")
         return self._opened
 
-    def _records(self, kind: AsArray) -> Reader[Record]:
+    def _records(self, kind: AsArray, on_damaged: OnDamaged) -> Reader[Record]:
         def finish(info: TensorInfo, array: AnyArray) -> Record:
             return Record(info, from_canonical(array, kind))
 
-        return _Tensors(self._assembler.begin(), finish)
+        return _Tensors(self._assembler.begin(on_damaged=_on_loop(on_damaged)), finish)
 
     async def _get_many(
-        self, backend: AsyncRemoteBackend, dataset: str, ids: builtins.list[str], kind: AsArray
+        self,
+        backend: AsyncRemoteBackend,
+        dataset: str,
+        ids: builtins.list[str],
+        kind: AsArray,
+        on_damaged: OnDamaged,
     ) -> AsyncIterator[Record]:
         for batch in batches(ids, READS_PER_CALL):
-            async with aclosing(backend.get(dataset, batch, None, self._records(kind))) as found:
+            async with aclosing(backend.get(dataset, batch, None, self._records(kind, on_damaged))) as found:
                 async for record in found:
                     yield record
 
-    async def _list(self, backend: AsyncRemoteBackend, listing: Listing) -> AsyncIterator[TensorInfo]:
+    async def _query(
+        self, backend: AsyncRemoteBackend, listing: Listing, kind: AsArray, on_damaged: OnDamaged, *, with_data: bool
+    ) -> AsyncIterator[Record]:
+        reader = self._records(kind, on_damaged) if with_data else _Headers(_on_loop(on_damaged))
+        async with aclosing(backend.query(listing, reader)) as found:
+            async for record in found:
+                yield record
+
+    async def _list(
+        self, backend: AsyncRemoteBackend, listing: Listing, on_damaged: OnDamaged
+    ) -> AsyncIterator[TensorInfo]:
         token, count = "", 0
         while True:
             page = await backend.call(_calls.list_page(_calls.list_request(listing, token, count)))
@@ -322,6 +344,10 @@ class AsyncClient:
             for info in wanted:
                 yield info
             count += len(wanted)
+            left = len(page.damages) if listing.limit is None else listing.limit - count
+            for damage in page.damages[:left]:
+                tell(damage_from(damage), on_damaged)
+            count += len(page.damages[:left])
             token = page.next_page_token
             if not token or count == listing.limit:
                 return
@@ -346,15 +372,28 @@ class _Tensors(Generic[T]):
         self._assembly.end()
 
 
+def _on_loop(on_damaged: OnDamaged) -> OnDamaged:
+    """Return what calls `on_damaged` on the running loop, from any thread."""
+    if on_damaged is None:
+        return None
+    loop = asyncio.get_running_loop()
+    return lambda error: loop.call_soon_threadsafe(on_damaged, error)
+
+
 class _Headers:
     """Reads what is said of tensors."""
 
     with_data = False
 
+    def __init__(self, on_damaged: OnDamaged = None) -> None:
+        self._on_damaged = on_damaged
+
     def take(self, arrived: Iterator[Arrival]) -> Iterator[Record]:
         for arrival in arrived:
             if isinstance(arrival, Failed):
-                raise arrival.error
+                if not isinstance(arrival.error, DataCorruptError):
+                    raise arrival.error
+                tell(arrival.error, self._on_damaged)
             if isinstance(arrival, Began):
                 yield Record(arrival.info, None)
 

@@ -17,6 +17,7 @@ from tensorus.cli.import_ import import_
 from tensorus.cli.info import info
 from tensorus.cli.ls import ls
 from tensorus.cli.put import put
+from tensorus.cli.recover import recover
 from tensorus.cli.rm import rm
 from tensorus.cli.serve import serve
 from tensorus.cli.stats import stats
@@ -71,5 +72,5 @@ def app() -> None:
     """  # noqa: D301 - click's mark for lines that stay as they are
 
 
-for _command in (serve, put, get, ls, info, stats, rm, gc, explain, bench, import_):
+for _command in (serve, put, get, ls, info, stats, rm, explain, bench, import_, gc, recover):
     app.add_command(_command)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from typing import TYPE_CHECKING
+
 import click
 
 from tensorus.cli._connection import connected, store_options
 from tensorus.cli._options import json_option
-from tensorus.cli._output import human_bytes, human_error, print_json, print_table, print_tensors
+from tensorus.cli._output import human_bytes, human_error, print_error, print_json, print_table, print_tensors, to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tensorus.errors import DataCorruptError
+    from tensorus.types import DatasetInfo, DatasetStats, TensorInfo
 
 __all__ = ["ls"]
 
@@ -30,38 +39,73 @@ def ls(
 ) -> None:
     """List datasets, or the tensors of DATASET.
 
+    What is damaged is listed after the others, and the exit code is then 1.
+
     \b
     Examples:
       tensorus ls
       tensorus ls weights --where '@nbytes > 1e6' --order-by 'nbytes desc' --limit 10
     """  # noqa: D301 - click's mark for lines that stay as they are
+    damages: list[DataCorruptError] = []
     with connected(server, store) as client:
         if dataset is None:
-            datasets = [(info, client.stats(info.name)) for info in client.datasets()]
-            if as_json:
-                print_json([{"dataset": info, "stats": stats} for info, stats in datasets])
-                return
-            print_table(
-                ["dataset", "policy", ">tensors", ">size", ">stored", ">ratio", ">worst error"],
-                (
-                    (
-                        info.name,
-                        _policy_name(info.policy.preset, explicit=info.policy.encoding is not None),
-                        f"{stats.tensors:,}",
-                        human_bytes(stats.canonical_bytes),
-                        human_bytes(stats.stored_bytes),
-                        f"{stats.ratio:.2f}",
-                        human_error(stats),
-                    )
-                    for info, stats in datasets
-                ),
-            )
-            return
-        infos = list(client.list(dataset, where, order_by=order_by, limit=limit))
+            datasets = [(info, client.stats(info.name)) for info in client.datasets(on_damaged=damages.append)]
+            _print_datasets(datasets, damages, as_json=as_json)
+        else:
+            infos = client.list(dataset, where, order_by=order_by, limit=limit, on_damaged=damages.append)
+            _print_tensors(list(infos), damages, as_json=as_json)
+    if damages:
+        sys.exit(1)
+
+
+def _print_datasets(
+    datasets: Sequence[tuple[DatasetInfo, DatasetStats]], damages: Sequence[DataCorruptError], *, as_json: bool
+) -> None:
     if as_json:
-        print_json(infos)
+        print_json([{"dataset": info, "stats": stats} for info, stats in datasets] + _damages_as_json(damages))
+        return
+    print_table(
+        ["dataset", "policy", ">tensors", ">size", ">stored", ">ratio", ">worst error"],
+        (
+            (
+                info.name,
+                _policy_name(info.policy.preset, explicit=info.policy.encoding is not None),
+                f"{stats.tensors:,}",
+                human_bytes(stats.canonical_bytes),
+                human_bytes(stats.stored_bytes),
+                f"{stats.ratio:.2f}",
+                human_error(stats),
+            )
+            for info, stats in datasets
+        ),
+    )
+    _print_damages(damages)
+
+
+def _print_tensors(infos: Sequence[TensorInfo], damages: Sequence[DataCorruptError], *, as_json: bool) -> None:
+    if as_json:
+        print_json([to_json(info) for info in infos] + _damages_as_json(damages))
         return
     print_tensors(infos)
+    _print_damages(damages)
+
+
+def _print_damages(damages: Sequence[DataCorruptError]) -> None:
+    for error in damages:
+        print_error(error)
+
+
+def _damages_as_json(damages: Sequence[DataCorruptError]) -> list[dict[str, object]]:
+    """Return an object for each, with what is known of it: `dataset`, `id`, `generation` and `damage`."""
+    return [
+        {
+            "dataset": error.facts.get("dataset", ""),
+            "id": error.facts.get("tensor"),
+            "generation": int(error.facts["generation"]) if "generation" in error.facts else None,
+            "damage": str(error),
+        }
+        for error in damages
+    ]
 
 
 def _policy_name(preset: str | None, *, explicit: bool) -> str:

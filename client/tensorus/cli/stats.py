@@ -56,6 +56,10 @@ def stats(dataset: str, server: str, store: str | None, *, as_json: bool) -> Non
         f"{human_bytes(found.canonical_bytes)} stored in {human_bytes(found.stored_bytes)}, "
         f"ratio {human_ratio(found)}, worst relative error {human_error(found)}"
     )
+    if found.damaged_tensors:
+        named = ", ".join(found.damaged_ids)
+        more = " and others" if found.damaged_tensors > len(found.damaged_ids) else ""
+        print_text(f"not counted, since damaged: {counted(found.damaged_tensors, 'tensor')}: {named}{more}")
 
 
 def _sizes(share: DTypeShare | EncodingShare) -> tuple[str, str, str]:

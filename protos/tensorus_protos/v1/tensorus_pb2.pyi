@@ -439,12 +439,14 @@ class ListDatasetsRequest(_message.Message):
     def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListDatasetsResponse(_message.Message):
-    __slots__ = ("datasets", "next_page_token")
+    __slots__ = ("datasets", "next_page_token", "damages")
     DATASETS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    DAMAGES_FIELD_NUMBER: _ClassVar[int]
     datasets: _containers.RepeatedCompositeFieldContainer[Dataset]
     next_page_token: str
-    def __init__(self, datasets: _Optional[_Iterable[_Union[Dataset, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    damages: _containers.RepeatedCompositeFieldContainer[Damage]
+    def __init__(self, datasets: _Optional[_Iterable[_Union[Dataset, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., damages: _Optional[_Iterable[_Union[Damage, _Mapping]]] = ...) -> None: ...
 
 class UpdateDatasetRequest(_message.Message):
     __slots__ = ("name", "policy", "schema")
@@ -481,7 +483,7 @@ class GetDatasetStatsRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class GetDatasetStatsResponse(_message.Message):
-    __slots__ = ("tensors", "lossy_tensors", "canonical_bytes", "quantized_bytes", "stored_bytes", "worst_relative_error", "worst_max_absolute_error", "data_types", "encodings")
+    __slots__ = ("tensors", "lossy_tensors", "canonical_bytes", "quantized_bytes", "stored_bytes", "worst_relative_error", "worst_max_absolute_error", "data_types", "encodings", "damages", "damaged_tensors")
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     LOSSY_TENSORS_FIELD_NUMBER: _ClassVar[int]
     CANONICAL_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -491,6 +493,8 @@ class GetDatasetStatsResponse(_message.Message):
     WORST_MAX_ABSOLUTE_ERROR_FIELD_NUMBER: _ClassVar[int]
     DATA_TYPES_FIELD_NUMBER: _ClassVar[int]
     ENCODINGS_FIELD_NUMBER: _ClassVar[int]
+    DAMAGES_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_TENSORS_FIELD_NUMBER: _ClassVar[int]
     tensors: int
     lossy_tensors: int
     canonical_bytes: int
@@ -500,7 +504,9 @@ class GetDatasetStatsResponse(_message.Message):
     worst_max_absolute_error: float
     data_types: _containers.RepeatedCompositeFieldContainer[DataTypeShare]
     encodings: _containers.RepeatedCompositeFieldContainer[EncodingShare]
-    def __init__(self, tensors: _Optional[int] = ..., lossy_tensors: _Optional[int] = ..., canonical_bytes: _Optional[int] = ..., quantized_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., worst_relative_error: _Optional[float] = ..., worst_max_absolute_error: _Optional[float] = ..., data_types: _Optional[_Iterable[_Union[DataTypeShare, _Mapping]]] = ..., encodings: _Optional[_Iterable[_Union[EncodingShare, _Mapping]]] = ...) -> None: ...
+    damages: _containers.RepeatedCompositeFieldContainer[Damage]
+    damaged_tensors: int
+    def __init__(self, tensors: _Optional[int] = ..., lossy_tensors: _Optional[int] = ..., canonical_bytes: _Optional[int] = ..., quantized_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., worst_relative_error: _Optional[float] = ..., worst_max_absolute_error: _Optional[float] = ..., data_types: _Optional[_Iterable[_Union[DataTypeShare, _Mapping]]] = ..., encodings: _Optional[_Iterable[_Union[EncodingShare, _Mapping]]] = ..., damages: _Optional[_Iterable[_Union[Damage, _Mapping]]] = ..., damaged_tensors: _Optional[int] = ...) -> None: ...
 
 class DataTypeShare(_message.Message):
     __slots__ = ("dtype", "tensors", "canonical_bytes", "stored_bytes")
@@ -865,12 +871,14 @@ class ListTensorsRequest(_message.Message):
     def __init__(self, dataset: _Optional[str] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., filter_text: _Optional[str] = ..., order_by: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListTensorsResponse(_message.Message):
-    __slots__ = ("tensors", "next_page_token")
+    __slots__ = ("tensors", "next_page_token", "damages")
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    DAMAGES_FIELD_NUMBER: _ClassVar[int]
     tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
     next_page_token: str
-    def __init__(self, tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    damages: _containers.RepeatedCompositeFieldContainer[Damage]
+    def __init__(self, tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., damages: _Optional[_Iterable[_Union[Damage, _Mapping]]] = ...) -> None: ...
 
 class UpdateTensorRequest(_message.Message):
     __slots__ = ("dataset", "id", "metadata")

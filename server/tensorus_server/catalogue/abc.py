@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.quick import quick
+from tensorus_server.errors import DataCorruptError
 from tensorus_server.model import Outcome, Tensor
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Catalogue",
+    "DamagedTensor",
+    "DatasetPage",
     "DatasetTable",
     "GarbageTable",
     "Mark",
@@ -49,7 +52,8 @@ __all__ = [
     "TensorTable",
     "Upload",
     "UploadTable",
-    "sort_value",
+    "place_of",
+    "require_intact",
 ]
 
 ORDER_FIELDS = ("created", "id", "nbytes", "stored_bytes")
@@ -74,6 +78,8 @@ class StoredTensor:
     """Of the canonical bytes as sent."""
     upload: tuple[str, int] | None = None
     """Request and item of the upload that this completes."""
+    created_us: int | None = None
+    """When it was committed, where its row is only made again; None: now."""
 
     def committed(self, generation: int, ordinal: int, created_us: int, outcome: Outcome = Outcome.INSERTED) -> Tensor:
         """Return the tensor that this becomes by its commit."""
@@ -162,23 +168,54 @@ class PageRequest:
 
 
 @dataclass(frozen=True)
+class DamagedTensor:
+    """A tensor of a listing whose row is not what was written."""
+
+    error: DataCorruptError
+    """Names dataset, tensor and generation."""
+    generation: int
+    sort_value: Any
+    """What it is sorted by. `Any`: the row may be wrong about it."""
+
+
+@dataclass(frozen=True)
 class Page:
     """Some tensors of a listing: fewer than asked for where their metadata and payloads are large."""
 
-    tensors: list[Tensor]
+    tensors: list[Tensor | DamagedTensor]
+    """Damaged ones in their places."""
     next: tuple[str | int, int] | None
     """For `PageRequest.after`; None: this was the last page."""
 
 
-def sort_value(tensor: Tensor, field: str) -> str | int:
-    """Return what a tensor is sorted by in an order by `field`."""
+def require_intact(found: Tensor | DataCorruptError | None) -> Tensor | None:
+    """Return the tensor, or None where there is none; raise the error of a damaged one."""
+    if isinstance(found, DataCorruptError):
+        raise found
+    return found
+
+
+def place_of(tensor: Tensor | DamagedTensor, field: str) -> tuple[str | int, int]:
+    """Return sort value and generation of a tensor in an order by `field`: for `PageRequest.after`."""
+    if isinstance(tensor, DamagedTensor):
+        return tensor.sort_value, tensor.generation
     values: dict[str, str | int] = {
         "created": tensor.generation,
         "id": tensor.id,
         "nbytes": tensor.storage.canonical_bytes,
         "stored_bytes": tensor.storage.stored_bytes,
     }
-    return values[field]
+    return values[field], tensor.generation
+
+
+@dataclass(frozen=True)
+class DatasetPage:
+    """Some datasets of a listing."""
+
+    datasets: list[tuple[int, Dataset | DataCorruptError]]
+    """Each with its number."""
+    next: int | None
+    """For `after`; None: this was the last page."""
 
 
 class DatasetTable(ABC):
@@ -198,15 +235,16 @@ class DatasetTable(ABC):
 
         Raises:
             DatasetNotFoundError: there is none.
+            DataCorruptError: its row is damaged.
         """
 
     @abstractmethod
     def find(self, number: int) -> Dataset | None:
-        """Return the dataset of this number; None where there is none any more."""
+        """Return the dataset of this number; None where there is none any more, or its row is damaged."""
 
     @abstractmethod
-    def page(self, after: int, size: int) -> tuple[list[Dataset], bool]:
-        """Return datasets in order of creation, and whether there are more after them.
+    def page(self, after: int, size: int) -> DatasetPage:
+        """Return datasets in order of creation, a damaged one as an error in its place.
 
         Args:
             after: number of the last dataset of the page before; 0: from the start.
@@ -215,10 +253,11 @@ class DatasetTable(ABC):
 
     @abstractmethod
     def update(self, name: str, policy: StoragePolicy | None, schema: Schema | None) -> Dataset:
-        """Replace what is given; stored tensors stay as they are.
+        """Replace what is given; stored tensors stay as they are. Both together mend a damaged dataset.
 
         Raises:
             DatasetNotFoundError: there is none.
+            DataCorruptError: its row is damaged, and only one of the two is given.
         """
 
     @abstractmethod
@@ -244,7 +283,7 @@ class DatasetTable(ABC):
 
     @abstractmethod
     def stats(self, name: str) -> DatasetStats:
-        """Return sums over the dataset's tensors.
+        """Return sums over the dataset's tensors, without those that are damaged, which it names.
 
         Encodings are one where their JSON is equal. Those of the same stored bytes are in the order of their JSON.
 
@@ -254,7 +293,11 @@ class DatasetTable(ABC):
 
 
 class TensorTable(ABC):
-    """Tensors by dataset and id. Methods that name a dataset that does not exist raise `DatasetNotFoundError`."""
+    """Tensors by dataset and id. Methods that name a dataset that does not exist raise `DatasetNotFoundError`.
+
+    What is read is what was written, in every field. A tensor whose row is damaged is a `DataCorruptError` that names it, in
+    its own place; it can be replaced by its generation, and deleted.
+    """
 
     @abstractmethod
     def commit(self, group: Sequence[StoredTensor], *, together: bool = False) -> list[Tensor | Exception]:
@@ -271,8 +314,9 @@ class TensorTable(ABC):
 
         Returns:
             For each of the group, in order: the tensor as committed; or why it was not: `AlreadyExistsError`,
-            `StoredDifferentlyError`, `GenerationMismatchError`, `DatasetNotFoundError` where the dataset has gone, or
-            `InsertAbandonedError` where another of the group could not be.
+            `StoredDifferentlyError`, `GenerationMismatchError`, `DatasetNotFoundError` where the dataset has gone,
+            `DataCorruptError` where the row that has its id, or that of its dataset, is damaged, or `InsertAbandonedError`
+            where another of the group could not be.
 
         Raises:
             StorageFullError: nothing of the group was committed.
@@ -280,7 +324,9 @@ class TensorTable(ABC):
         """
 
     @abstractmethod
-    def get(self, dataset: str, ids: Sequence[str], *, with_payloads: bool = False) -> list[Tensor | None]:
+    def get(
+        self, dataset: str, ids: Sequence[str], *, with_payloads: bool = False
+    ) -> list[Tensor | DataCorruptError | None]:
         """Return the tensors with these ids, in order; None where there is none."""
 
     @abstractmethod
@@ -300,7 +346,7 @@ class TensorTable(ABC):
     @abstractmethod
     def by_generation(
         self, dataset: str, generations: Sequence[int], *, with_payloads: bool = False
-    ) -> list[Tensor | None]:
+    ) -> list[Tensor | DataCorruptError | None]:
         """Return the tensors of these generations, in order; None where there is none any more."""
 
     @abstractmethod
@@ -313,6 +359,7 @@ class TensorTable(ABC):
 
         Raises:
             TensorNotFoundError: there is none.
+            DataCorruptError: its row is damaged.
         """
 
     @abstractmethod
@@ -325,7 +372,7 @@ class TensorTable(ABC):
 
 
 class UploadTable(ABC):
-    """Uploads by request and item."""
+    """Uploads by request and item. One whose row is damaged is not there: its tensor is sent again from its start."""
 
     @abstractmethod
     def save(self, marks: Sequence[Mark]) -> None:
@@ -337,7 +384,11 @@ class UploadTable(ABC):
 
     @abstractmethod
     def chunks(self, upload: Upload) -> ChunkIndex:
-        """Return the chunk index of an upload that is still on its way, as far as it is."""
+        """Return the chunk index of an upload that is still on its way, as far as it is.
+
+        Raises:
+            DataCorruptError: it cannot be read. One that can is still to be compared with the upload and its payload.
+        """
 
     @abstractmethod
     def drop(self, request_id: str, item: int | None = None) -> list[str]:

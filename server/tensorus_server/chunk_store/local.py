@@ -247,6 +247,16 @@ class LocalChunkStore(ChunkStore):
         with as_store_errors("write the store's identity"):
             self._identity.write(identity)
 
+    def has_other_users(self) -> bool:
+        """Return whether another living process has the store open."""
+        with as_store_errors("look for other processes"):
+            for descriptor, _ in self._foreign_folders():
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return True
+            return False
+
     def sweep_unfinished(self) -> int:
         """See `ChunkStore`. A folder whose lock can be had belongs to nobody any more."""
         swept = 0

@@ -14,7 +14,7 @@ from typing import Any
 import apsw
 import pytest
 
-from support.engine import Reopen, commit, create, stored_tensor
+from support.engine import Reopen, commit, create, listed, stored_tensor
 from support.faults import open_descriptors
 from tensorus_server.catalogue.sqlite import SqliteCatalogue, database, requirements, schema
 from tensorus_server.catalogue.sqlite.database import Database, select
@@ -305,7 +305,7 @@ class TestClosing:
         [
             pytest.param(lambda catalogue: catalogue.check_writable(), id="check"),
             pytest.param(create, id="write"),
-            pytest.param(lambda catalogue: catalogue.datasets.page(0, 100)[0], id="read"),
+            pytest.param(listed, id="read"),
         ],
     )
     def test_every_call_says_that_it_is_closed(self, catalogue: SqliteCatalogue, call: Any) -> None:

@@ -12,7 +12,7 @@ from tensorus_server.catalogue.abc import Order, PageRequest
 from tensorus_server.catalogue.sqlite import SqliteCatalogue, filter_sql
 from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.catalogue.sqlite.filter_sql import compile_filter
-from tensorus_server.catalogue.sqlite.tensors import _page_tail, _select
+from tensorus_server.catalogue.sqlite.reading import _page_statement
 from tensorus_server.filter import AllOf, AnyOf, Compare, Dimension, Exists, Filter, Key, Not, OneOf, Operator, Prefix
 
 INDEX_OF = {
@@ -65,10 +65,8 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteCatalo
 def plan_of(catalogue: SqliteCatalogue, request: PageRequest) -> list[str]:
     """Return the steps that SQLite takes for a page."""
     with catalogue._database.read() as connection:
-        tail, parameters = _page_tail(connection, 1, request)
-        rows = select(
-            connection, f"EXPLAIN QUERY PLAN {_select(with_payloads=request.with_payloads)}{tail}", parameters
-        )
+        statement, parameters = _page_statement(connection, 1, request)
+        rows = select(connection, f"EXPLAIN QUERY PLAN {statement}", parameters)
     return [detail for *_, detail in rows]
 
 

@@ -1,7 +1,8 @@
-"""A row that is not what was written is damage, by its CRC; the other rows are not."""
+"""A row that is not what was written is damage, by its checksum over all columns; the other rows are not."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,34 +12,86 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.engine import Reopen, commit, create, stored_tensor
+from support.engine import Reopen, commit, create, listed, stored_tensor
+from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.summary import ValueSummary
-from tensorus_server.catalogue.abc import Catalogue, PageRequest
-from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowWriter, tensor_from_row
-from tensorus_server.errors import DataCorruptError
+from tensorus_server.catalogue.abc import Catalogue, DamagedTensor, Order, Page, PageRequest
+from tensorus_server.catalogue.sqlite.row_checksum import row_checksum
+from tensorus_server.catalogue.sqlite.rows import (
+    ROW_CHECKSUM_COLUMNS,
+    TENSOR_COLUMNS,
+    RowWriter,
+    checksum_of_row,
+    tensor_from_row,
+)
+from tensorus_server.errors import AlreadyExistsError, DataCorruptError, TensorNotFoundError
 from tensorus_server.model import Checksum, Dataset, EncodingShare, Schema, Tensor
 
-RELIED_ON: dict[str, Any] = {
+CHANGED: dict[str, Any] = {
+    "ds": 2,
     "id": "other",
+    "dtype": "int8",
     "dtype_number": 3,
     "element_bytes": 2,
     "shape": "[5]",
+    "rank": 2,
+    "nbytes": 5,
+    "quantized_bytes": 5,
+    "stored_bytes": 41,
+    "relative_error": 0.5,
+    "max_absolute_error": 0.5,
+    "lossy": 1,
+    "encodings": "[[[],1,4,25]]",
+    "fallback_reason": "why",
     "chunk_bytes": 4096,
+    "created_us": 1,
+    "ordinal": 7,
+    "min": -2.0,
+    "max": 3.0,
+    "mean": 0.25,
+    "standard_deviation": None,
+    "l2_norm": 9.0,
+    "zero_count": 1,
+    "nan_count": None,
+    "infinity_count": 2**40,
+    "policy": "{}",
+    "source_algorithm": "crc32c",
+    "source_checksum": b"t" * 16,
+    "source_crc": 9,
+    "value_algorithm": "crc32c",
+    "value_checksum": b"\xff" * 16,
     "inline": 1,
     "key": "ff/00000000000000000000000000000000",
     "offset": 1,
     "length": 39,
     "index_length": 16,
     "index_crc": 8,
-    "value_algorithm": "crc32c",
-    "value_checksum": b"\xff" * 16,
-    "row_crc": 0,
+    "row_checksum": 0,
+    "metadata": '{"a":2}',
 }
-"""Columns that reading a payload relies on, each with another value than was written."""
+"""Every column, each with another value than was written."""
 
-UNREADABLE: dict[str, Any] = {"dtype_number": -1, "shape": "[5", "value_algorithm": "%d{}", "key": "", "length": -1}
-"""Values of some of them that cannot be decoded, or be anything that was written."""
+UNREADABLE: dict[str, Any] = {
+    "dtype_number": -1,
+    "shape": "[5",
+    "value_algorithm": "%d{}",
+    "key": "",
+    "length": -1,
+    "metadata": "{no json",
+    "encodings": "no json",
+    "policy": "[",
+}
+"""Values that cannot be decoded, or be anything that was written."""
+
+RAW = [
+    pytest.param("metadata", "CAST(x'7b22ff227d' AS TEXT)", id="metadata is not UTF-8"),
+    pytest.param("encodings", "CAST(x'ff' AS TEXT)", id="encodings is not UTF-8"),
+    pytest.param("fallback_reason", "CAST(x'c328' AS TEXT)", id="fallback_reason is not UTF-8"),
+    pytest.param("metadata", "json('[1]')", id="metadata is no map"),
+    pytest.param("encodings", "'{}'", id="encodings is no list"),
+]
+"""Damage that no parameter can bring: expressions of SQL."""
 
 
 @pytest.fixture
@@ -46,17 +99,23 @@ def tensors(reopen: Reopen) -> list[Tensor]:
     """Three tensors, of which the tests damage the second."""
     catalogue = reopen()
     dataset = create(catalogue)
-    return commit(catalogue, *(stored_tensor(dataset, name, source=b"s" * 16) for name in ("a", "b", "c")))
+    values = ValueSummary(-1.0, 2.0, 0.5, 1.5, 3.0, 0, 0, 0)
+    return commit(
+        catalogue,
+        *(stored_tensor(dataset, name, source=b"s" * 16, metadata={"a": 1}, values=values) for name in ("a", "b", "c")),
+    )
 
 
 @pytest.fixture
 def damage(tmp_path: Path, reopen: Reopen) -> Any:
     """Return a function that changes a column of tensor b while the catalogue is closed."""
 
-    def change(column: str, value: object) -> Catalogue:
+    def change(column: str, value: object, *, expression: str = "?") -> Catalogue:
         reopen().close()
         connection = apsw.Connection(str(tmp_path / "catalogue.db"))
-        connection.execute(f'UPDATE tensor SET "{column}" = ? WHERE id = ?', (value, "b"))
+        connection.execute("PRAGMA foreign_keys = OFF")
+        parameters = (value,) if expression == "?" else ()
+        connection.execute(f"""UPDATE tensor SET "{column}" = {expression} WHERE id = 'b'""", parameters)
         assert connection.changes() == 1
         connection.close()
         return reopen()
@@ -64,22 +123,83 @@ def damage(tmp_path: Path, reopen: Reopen) -> Any:
     return change
 
 
-@pytest.mark.parametrize(("column", "value"), [*RELIED_ON.items(), *UNREADABLE.items()], ids=str)
-def test_a_change_of_what_reading_relies_on_is_damage_and_names_the_tensor(
+def damaged_in(page: Page) -> DamagedTensor:
+    """Return the one damaged tensor of a page whose others are a and c."""
+    (found,) = [tensor for tensor in page.tensors if isinstance(tensor, DamagedTensor)]
+    assert [tensor.id for tensor in page.tensors if isinstance(tensor, Tensor)] == ["a", "c"]
+    return found
+
+
+def test_every_column_has_its_part_in_the_checksum() -> None:
+    assert {*ROW_CHECKSUM_COLUMNS, "row_checksum"} == {*TENSOR_COLUMNS} == {*CHANGED, "seq"}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [case for case in (*CHANGED.items(), *UNREADABLE.items()) if case[0] != "ds"], ids=str
+)
+def test_a_change_of_any_column_is_damage_and_names_the_tensor(
     tensors: list[Tensor], damage: Any, column: str, value: object
 ) -> None:
     catalogue = damage(column, value)
-    name = "other" if column == "id" else "b"
-    message = (
-        rf"CRC32C of the catalogue row is 0x[0-9a-f]{{8}}, expected 0x[0-9a-f]{{8}} \[dataset=dataset, tensor={name}\]"
-    )
-    with pytest.raises(DataCorruptError, match=message) as caught:
-        catalogue.tensors.get("dataset", [name])
-    assert caught.value.facts == {"dataset": "dataset", "tensor": name}
-    with pytest.raises(DataCorruptError):
-        catalogue.tensors.by_generation("dataset", [tensors[1].generation], with_payloads=True)
-    with pytest.raises(DataCorruptError):
-        catalogue.tensors.page("dataset", PageRequest())
+    name, generation = "other" if column == "id" else "b", tensors[1].generation
+    facts = {"dataset": "dataset", "tensor": name, "generation": str(generation)}
+    first, second, third = catalogue.tensors.get("dataset", ["a", name, "c"])
+    assert [first, third] == [tensors[0], tensors[2]]
+    assert isinstance(second, DataCorruptError)
+    assert f"[dataset=dataset, tensor={name}]" in str(second)
+    assert second.facts == facts
+    (second,) = catalogue.tensors.by_generation("dataset", [generation], with_payloads=True)
+    assert isinstance(second, DataCorruptError)
+    assert second.facts == facts
+    for field in ("created", "id", "nbytes", "stored_bytes"):
+        found = damaged_in(catalogue.tensors.page("dataset", PageRequest(order=Order(field))))
+        assert (found.error.facts, found.generation) == (facts, generation)
+
+
+def test_a_tensor_whose_row_names_another_dataset_is_in_neither_as_if_nothing_were_wrong(
+    tensors: list[Tensor], reopen: Reopen, damage: Any
+) -> None:
+    other = create(reopen(), "other")
+    catalogue = damage("ds", other.number)
+    (found,) = catalogue.tensors.get("other", ["b"])
+    assert isinstance(found, DataCorruptError)
+    assert catalogue.tensors.get("dataset", ["b"]) == [None]
+
+
+@pytest.mark.parametrize(("column", "expression"), RAW)
+def test_a_value_that_cannot_be_read_hurts_its_own_tensor_alone(
+    tensors: list[Tensor], damage: Any, column: str, expression: str
+) -> None:
+    catalogue = damage(column, None, expression=expression)
+    facts = {"dataset": "dataset", "tensor": "b", "generation": str(tensors[1].generation)}
+    first, second, third = catalogue.tensors.get("dataset", ["a", "b", "c"])
+    assert [first, third] == [tensors[0], tensors[2]]
+    assert isinstance(second, DataCorruptError)
+    assert second.facts == facts
+    for field in ("created", "id", "nbytes", "stored_bytes"):
+        for descending in (False, True):
+            request = PageRequest(order=Order(field, descending))
+            page = catalogue.tensors.page("dataset", request)
+            (found,) = [tensor for tensor in page.tensors if isinstance(tensor, DamagedTensor)]
+            assert found.error.facts == facts
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("expression", ["'{no json'", "CAST(x'ff' AS TEXT)"])
+@pytest.mark.parametrize("field", ["created", "id", "nbytes", "stored_bytes"])
+def test_pages_go_on_past_a_damaged_tensor(
+    tensors: list[Tensor], damage: Any, size: int, expression: str, field: str
+) -> None:
+    catalogue = damage("metadata", None, expression=expression)
+    request = PageRequest(order=Order(field), size=size)
+    names: list[str] = []
+    while True:
+        page = catalogue.tensors.page("dataset", request)
+        names += [one.id if isinstance(one, Tensor) else one.error.facts["tensor"] for one in page.tensors]
+        if page.next is None:
+            break
+        request = replace(request, after=page.next)
+    assert names == ["a", "b", "c"]
 
 
 def test_two_rows_whose_locators_were_exchanged_are_both_damaged(
@@ -91,33 +211,167 @@ def test_two_rows_whose_locators_were_exchanged_are_both_damaged(
     for name, other in (("a", "b"), ("b", "a")):
         connection.execute("UPDATE tensor SET key = ? WHERE id = ?", (keys[other], name))
     connection.close()
-    catalogue = reopen()
-    for name in ("a", "b"):
-        with pytest.raises(DataCorruptError, match=f"tensor={name}"):
-            catalogue.tensors.get("dataset", [name])
+    for found in reopen().tensors.get("dataset", ["a", "b"]):
+        assert isinstance(found, DataCorruptError)
 
 
-def test_a_damaged_row_can_be_deleted(tensors: list[Tensor], damage: Any) -> None:
-    catalogue = damage("row_crc", 0)
+EVERY_DAMAGE = [
+    *(
+        pytest.param(column, value, "?", id=f"{column}={value}")
+        for column, value in CHANGED.items()
+        if column not in {"id", "ds"}
+    ),
+    *(pytest.param(column, value, "?", id=f"{column}={value}") for column, value in UNREADABLE.items()),
+    *(pytest.param(*case.values[:1], None, case.values[1], id=str(case.id)) for case in RAW),
+]
+
+
+@pytest.mark.parametrize(("column", "value", "expression"), EVERY_DAMAGE)
+def test_a_damaged_tensor_can_be_deleted(
+    tensors: list[Tensor], damage: Any, column: str, value: object, expression: str
+) -> None:
+    catalogue = damage(column, value, expression=expression)
     assert catalogue.tensors.delete("dataset", ["b"]) == ["b"]
-    assert [tensor.id for tensor in catalogue.tensors.page("dataset", PageRequest()).tensors] == ["a", "c"]
+    assert catalogue.tensors.page("dataset", PageRequest()).tensors == [tensors[0], tensors[2]]
+    assert catalogue.tensors.get("dataset", ["b"]) == [None]
 
 
-def test_a_damaged_row_hurts_no_other_tensor(tensors: list[Tensor], damage: Any) -> None:
-    catalogue = damage("row_crc", 0)
-    assert catalogue.tensors.get("dataset", ["a", "c"]) == [tensors[0], tensors[2]]
-
-
-def test_a_damaged_row_fails_its_own_item_of_a_group_alone(tensors: list[Tensor], damage: Any) -> None:
-    # Three clients insert at once; the one whose id has a damaged row must not cost the others their tensors.
-    catalogue = damage("row_crc", 0)
+@pytest.mark.parametrize(("column", "value", "expression"), EVERY_DAMAGE)
+def test_a_damaged_tensor_can_be_replaced_by_its_generation(
+    tensors: list[Tensor], damage: Any, column: str, value: object, expression: str
+) -> None:
+    catalogue = damage(column, value, expression=expression)
     dataset = catalogue.datasets.get("dataset")
+    # Three clients insert at once; the one whose id has a damaged row must not cost the others their tensors.
     first, second, third = catalogue.tensors.commit(
         [stored_tensor(dataset, "x"), stored_tensor(dataset, "b", source=b"s" * 16), stored_tensor(dataset, "y")]
     )
     assert isinstance(first, Tensor)
     assert isinstance(second, DataCorruptError)
     assert isinstance(third, Tensor)
+    generation = int(second.facts["generation"])
+    (replaced,) = commit(catalogue, stored_tensor(dataset, "b", if_generation_match=generation))
+    assert catalogue.tensors.get("dataset", ["b"]) == [replaced]
+
+
+def test_a_damaged_tensor_is_not_replaced_by_another_generation(tensors: list[Tensor], damage: Any) -> None:
+    catalogue = damage("metadata", "{}")
+    dataset = catalogue.datasets.get("dataset")
+    for match in (None, 1, 99):
+        (found,) = catalogue.tensors.commit([stored_tensor(dataset, "b", if_generation_match=match)])
+        assert isinstance(found, DataCorruptError)
+
+
+@pytest.mark.parametrize("key", ["../../../etc/passwd", "ff/short", "", "FF/" + "0" * 32])
+def test_a_key_that_is_none_frees_nothing(tensors: list[Tensor], damage: Any, reopen: Reopen, key: str) -> None:
+    damage("key", key).tensors.delete("dataset", ["b"])
+    assert reopen(delete_grace_s=0.0).garbage.due(10) == []
+
+
+def test_a_key_that_another_tensor_has_frees_nothing(tensors: list[Tensor], damage: Any, reopen: Reopen) -> None:
+    damage("key", tensors[0].locator.key).close()
+    catalogue = reopen(delete_grace_s=-1.0)
+    catalogue.tensors.delete("dataset", ["b"])
+    assert catalogue.garbage.due(10) == []
+    catalogue.tensors.delete("dataset", ["a"])
+    assert catalogue.garbage.due(10) == [tensors[0].locator.key]
+
+
+def test_metadata_of_a_damaged_tensor_cannot_be_replaced_and_those_of_others_can(
+    tensors: list[Tensor], damage: Any
+) -> None:
+    catalogue = damage("relative_error", 0.5)
+    with pytest.raises(DataCorruptError, match="tensor=b"):
+        catalogue.tensors.replace_metadata("dataset", "b", {})
+    with pytest.raises(TensorNotFoundError):
+        catalogue.tensors.replace_metadata("dataset", "no", {})
+    changed = catalogue.tensors.replace_metadata("dataset", "a", {"new": 1})
+    assert catalogue.tensors.get("dataset", ["a"]) == [changed]
+    assert changed == replace(tensors[0], metadata={"new": 1})
+
+
+@pytest.mark.parametrize(("column", "value", "expression"), EVERY_DAMAGE)
+def test_stats_leave_a_damaged_tensor_out_and_name_it(
+    tensors: list[Tensor], damage: Any, column: str, value: object, expression: str
+) -> None:
+    stats = damage(column, value, expression=expression).datasets.stats("dataset")
+    assert (stats.tensors, stats.canonical_bytes, stats.stored_bytes, stats.lossy_tensors) == (2, 8, 80, 0)
+    assert [share.tensors for share in stats.dtypes] == [2]
+    assert stats.damaged_tensors == 1
+    assert [error.facts["tensor"] for error in stats.damages] == ["b"]
+
+
+def test_a_damaged_count_gives_no_generation_out_twice(tensors: list[Tensor], tmp_path: Path, reopen: Reopen) -> None:
+    reopen().close()
+    connection = apsw.Connection(str(tmp_path / "catalogue.db"))
+    connection.execute("UPDATE sqlite_sequence SET seq = 1 WHERE name = 'tensor'")
+    connection.close()
+    catalogue = reopen()
+    (new,) = commit(catalogue, stored_tensor(catalogue.datasets.get("dataset"), "new"))
+    assert new.generation > tensors[-1].generation
+
+
+class TestDatasets:
+    """Rows of datasets have a checksum, too; what is wrong with one keeps nobody from its tensors."""
+
+    @pytest.fixture(
+        params=[
+            ("policy", "json_object('preset', 'fast')"),
+            ("policy", "'no json'"),
+            ("schema", """'{"dtype":"int8"}'"""),
+            ("schema", "CAST(x'ff' AS TEXT)"),
+            ("created_us", "7"),
+            ("last_ordinal", "1"),
+            ("row_checksum", "0"),
+        ],
+        ids=" = ".join,
+    )
+    def catalogue(
+        self, request: pytest.FixtureRequest, tensors: list[Tensor], tmp_path: Path, reopen: Reopen
+    ) -> Catalogue:
+        create(reopen(), "other")
+        reopen().close()
+        column, expression = request.param
+        connection = apsw.Connection(str(tmp_path / "catalogue.db"))
+        connection.execute(f"UPDATE dataset SET {column} = {expression} WHERE name = 'dataset'")
+        connection.close()
+        return reopen()
+
+    def test_a_damaged_one_is_named_and_the_others_are_listed(self, catalogue: Catalogue) -> None:
+        with pytest.raises(DataCorruptError, match=r"\[dataset=dataset\]"):
+            catalogue.datasets.get("dataset")
+        damaged, other = listed(catalogue)
+        assert isinstance(damaged, DataCorruptError)
+        assert isinstance(other, Dataset)
+        assert other.name == "other"
+
+    def test_its_tensors_can_be_read_and_deleted_and_none_goes_in(
+        self, catalogue: Catalogue, tensors: list[Tensor]
+    ) -> None:
+        assert catalogue.tensors.get("dataset", ["b"]) == [tensors[1]]
+        assert catalogue.tensors.page("dataset", PageRequest()).tensors == tensors
+        assert catalogue.datasets.stats("dataset").tensors == 3
+        assert catalogue.tensors.delete("dataset", ["b"]) == ["b"]
+        other = catalogue.datasets.get("other")
+        damaged, stored = catalogue.tensors.commit(
+            [stored_tensor(replace(other, number=1, name="dataset"), "n"), stored_tensor(other, "n")]
+        )
+        assert isinstance(damaged, DataCorruptError)
+        assert isinstance(stored, Tensor)
+
+    def test_a_new_policy_and_schema_mend_it(self, catalogue: Catalogue, tensors: list[Tensor]) -> None:
+        with pytest.raises(DataCorruptError):
+            catalogue.datasets.update("dataset", StoragePolicy(), None)
+        mended = catalogue.datasets.update("dataset", StoragePolicy("fast"), Schema())
+        assert catalogue.datasets.get("dataset") == mended
+        (new,) = commit(catalogue, stored_tensor(mended, "new"))
+        assert new.ordinal == 4
+
+    def test_it_can_be_deleted(self, catalogue: Catalogue) -> None:
+        assert catalogue.datasets.delete("dataset") == 3
+        with pytest.raises(AlreadyExistsError):
+            create(catalogue, "other")
+        create(catalogue, "dataset")
 
 
 DATASET = Dataset(3, "dataset", StoragePolicy(), Schema(), 0)
@@ -134,6 +388,7 @@ KINDS: list[dict[str, Any]] = [
     {"encodings": (EncodingShare(({"id": "zstd"},), 1, 4, 25),), "fallback_reason": "why"},
     {"values": ValueSummary(-1.0, 2.0, 0.5, 1.5, 3.0, 0, 0, 0)},
     {"values": ValueSummary(None, None, None, None, None, 1, 2, 3)},
+    {"values": ValueSummary(-1.5, 2.0, 0.25, None, None, 0, 0, 0)},
     {"key": "ff/11111111111111111111111111111111"},
 ]
 
@@ -166,6 +421,29 @@ def test_rows_written_one_after_the_other_are_as_each_alone_and_are_read_as_writ
             stored = replace(stored, **change)
         row = writer.row(stored, number, 2 * number, 3 * number)
         assert row == RowWriter().row(stored, number, 2 * number, 3 * number)
-        found = tensor_from_row((*row[: len(TENSOR_COLUMNS)], stored.inline_payload), DATASET.name)
+        columns = dict(zip(TENSOR_COLUMNS, row, strict=True))
+        # The slow way, which migrations take, is the same.
+        assert columns["row_checksum"] == checksum_of_row(tuple(columns[name] for name in ROW_CHECKSUM_COLUMNS))
+        found = tensor_from_row((*row, stored.inline_payload), DATASET.name, DATASET.number)
         committed = stored.committed(number, 2 * number, 3 * number)
         assert found == replace(committed, inline_payload=stored.inline_payload)
+
+
+def test_the_checksum_of_a_row_is_that_of_its_documented_bytes() -> None:
+    packed = bytes.fromhex(
+        "0700000000000000"  # 7
+        "ffffffffffffffff"  # NULL
+        "000000000000e0bf"  # -0.5
+        "000000000000f87f"  # NULL
+        "0300000000000000"  # three bytes of text
+        "ffffffffffffffff"  # NULL
+        "0200000000000000"  # two bytes
+        "61c3a4"
+        "00ff"
+    )
+    row = (7, None, -0.5, None, "a\u00e4", None, b"\0\xff")
+    assert row_checksum("qqddttt", row) == crc32c(packed)
+    # It goes on from the columns before.
+    assert row_checksum("d", (math.pi,), row_checksum("q", (1,))) == crc32c(
+        (1).to_bytes(8, "little") + bytes.fromhex("182d4454fb210940")
+    )

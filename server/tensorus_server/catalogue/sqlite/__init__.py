@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import apsw
+
 from tensorus_server.catalogue.abc import Catalogue
 from tensorus_server.catalogue.sqlite.database import Database
 from tensorus_server.catalogue.sqlite.datasets import SqliteDatasetTable
 from tensorus_server.catalogue.sqlite.garbage import SqliteGarbageTable
+from tensorus_server.catalogue.sqlite.index_check import IndexCheck
+from tensorus_server.catalogue.sqlite.schema_check import require_schema
 from tensorus_server.catalogue.sqlite.tensors import SqliteTensorTable
 from tensorus_server.catalogue.sqlite.uploads import SqliteUploadTable
+from tensorus_server.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,10 +46,19 @@ class SqliteCatalogue(Catalogue):
             upload_expiry_s: how long after its last mark an upload can be resumed.
 
         Raises:
-            StoreUnavailableError: a newer version wrote it, it does not match the payloads, its SQLite is unsafe, or its file
-                system is remote.
+            StoreUnavailableError: a newer version wrote it, it does not match the payloads, it is damaged, its SQLite is
+                unsafe, or its file system is remote.
         """
-        self._database = Database(folder, payloads, accept_loss=accept_loss)
+        try:
+            self._database = Database(folder, payloads, accept_loss=accept_loss)
+        except (apsw.SQLError, UnicodeDecodeError) as error:
+            raise StoreUnavailableError(f"the catalogue in {folder} cannot be opened: {error}") from error
+        try:
+            require_schema(self._database)
+        except BaseException:
+            self._database.close()
+            raise
+        self._index_check = IndexCheck(self._database)
         self.datasets = SqliteDatasetTable(self._database, delete_grace_s=delete_grace_s)
         self.tensors = SqliteTensorTable(self._database, delete_grace_s=delete_grace_s)
         self.uploads = SqliteUploadTable(self._database, expiry_s=upload_expiry_s)
@@ -65,4 +79,5 @@ class SqliteCatalogue(Catalogue):
 
     def close(self, timeout_s: float = 30.0) -> None:
         """See `Catalogue`. Checkpoints first."""
+        self._index_check.close(timeout_s)
         self._database.close(timeout_s)

@@ -206,9 +206,9 @@ class Database:
                 try:
                     yield connection
                 finally:
-                    # An error may have ended the transaction.
+                    # An error may have ended the transaction. SQLite refuses to commit one that met a damaged page.
                     if connection.in_transaction:
-                        connection.execute("COMMIT")
+                        connection.execute("ROLLBACK")
         except apsw.InterruptError as error:
             raise LimitExceededError(
                 f"a statement ran for longer than {STATEMENT_TIMEOUT_S} s (statement_timeout_s)",

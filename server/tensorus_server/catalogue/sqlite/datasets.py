@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-from tensorus_server.catalogue.abc import DatasetTable
+from tensorus_server.catalogue.abc import DatasetPage, DatasetTable
 from tensorus_server.catalogue.sqlite.database import now_us, select
+from tensorus_server.catalogue.sqlite.dataset_rows import (
+    DATASET_COLUMNS,
+    dataset_number,
+    datasets_where,
+    find_dataset,
+    page_of_datasets,
+    schema_to_json,
+)
 from tensorus_server.catalogue.sqlite.purge import purge
-from tensorus_server.catalogue.sqlite.row_page import read_page
-from tensorus_server.catalogue.sqlite.rows import dataset_from_row, schema_to_json, to_json
-from tensorus_server.errors import AlreadyExistsError, DatasetNotFoundError
-from tensorus_server.model import DatasetStats, DTypeShare, EncodingShare
+from tensorus_server.catalogue.sqlite.row_checksum import dataset_checksum, dataset_start
+from tensorus_server.catalogue.sqlite.rows import to_json
+from tensorus_server.catalogue.sqlite.stats import sum_up
+from tensorus_server.errors import AlreadyExistsError, DataCorruptError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,45 +27,12 @@ if TYPE_CHECKING:
 
     from tensorus_codecs.policy import StoragePolicy
     from tensorus_server.catalogue.sqlite.database import Database
-    from tensorus_server.model import Dataset, Schema
+    from tensorus_server.model import Dataset, DatasetStats, Schema
 
-__all__ = ["SqliteDatasetTable", "find_dataset"]
-
-_COLUMNS = "ds, name, policy, schema, created_us"
-_SCHEMA = 3
-
-_LIVE = "deleted_us IS NULL"
-"""Of datasets that are there; the others are being deleted, and only `purge` sees them."""
+__all__ = ["SqliteDatasetTable"]
 
 _DELETED = "\n"
 """Begins the names of datasets that are being deleted: no other name has a control character."""
-
-_ENCODINGS_MAX = 1000
-"""Of a dataset's statistics: far more than there are, unless a codec's settings differ from tensor to tensor."""
-
-_DTYPE_SUMS = """
-SELECT dtype, count(*), sum(nbytes), sum(stored_bytes), sum(quantized_bytes), sum(lossy),
-  max(relative_error), max(max_absolute_error)
-FROM tensor WHERE ds = ? GROUP BY dtype ORDER BY dtype
-"""
-
-# The column is a list of [encoding, chunks, canonical bytes, stored bytes]. Equal encodings are written alike, so
-# that they are one group by their text.
-_ENCODING_SUMS = """
-SELECT share.value ->> 0 AS encoding, sum(share.value ->> 1), sum(share.value ->> 2), sum(share.value ->> 3) AS stored
-FROM tensor, json_each(tensor.encodings) AS share WHERE ds = ? GROUP BY encoding ORDER BY stored DESC, encoding LIMIT ?
-"""
-
-
-def find_dataset(connection: apsw.Connection, name: str) -> Dataset:
-    """Return the dataset within the connection's transaction.
-
-    Raises:
-        DatasetNotFoundError: there is none.
-    """
-    for row in select(connection, f"SELECT {_COLUMNS} FROM dataset WHERE name = ? AND {_LIVE}", (name,)):
-        return dataset_from_row(row)
-    raise DatasetNotFoundError("there is no such dataset", dataset=name)
 
 
 class SqliteDatasetTable(DatasetTable):
@@ -73,13 +47,14 @@ class SqliteDatasetTable(DatasetTable):
         """See `DatasetTable`."""
         statement = (
             "INSERT INTO dataset (name, policy, schema, created_us) VALUES (?, ?, ?, ?) "
-            f"ON CONFLICT DO NOTHING RETURNING {_COLUMNS}"
+            "ON CONFLICT DO NOTHING RETURNING ds"
         )
         with self._database.write() as connection:
             rows = select(connection, statement, (name, to_json(policy.to_json()), schema_to_json(schema), now_us()))
             if not rows:
                 raise AlreadyExistsError("a dataset of this name exists already", dataset=name)
-            return dataset_from_row(rows[0])
+            _sign(connection, rows[0][0])
+            return find_dataset(connection, name)
 
     def get(self, name: str) -> Dataset:
         """See `DatasetTable`."""
@@ -89,28 +64,32 @@ class SqliteDatasetTable(DatasetTable):
     def find(self, number: int) -> Dataset | None:
         """See `DatasetTable`."""
         with self._database.read() as connection:
-            rows = select(connection, f"SELECT {_COLUMNS} FROM dataset WHERE ds = ? AND {_LIVE}", (number,))
-        return dataset_from_row(rows[0]) if rows else None
+            for row in datasets_where(connection, "ds = ?", number, named=f"number {number}"):
+                return None if isinstance(row, DataCorruptError) else row.dataset
+        return None
 
-    def page(self, after: int, size: int) -> tuple[list[Dataset], bool]:
+    def page(self, after: int, size: int) -> DatasetPage:
         """See `DatasetTable`."""
-        statement = f"SELECT {_COLUMNS} FROM dataset WHERE ds > ? AND {_LIVE} ORDER BY ds LIMIT ?"
         with self._database.read() as connection:
-            rows, more = read_page(connection, statement, [after, size + 1], size, lambda row: len(row[_SCHEMA]))
-        return [dataset_from_row(row) for row in rows], more
+            rows, following = page_of_datasets(connection, after, size)
+        datasets = [(ds, row if isinstance(row, DataCorruptError) else row.dataset) for ds, row in rows]
+        return DatasetPage(datasets, following)
 
     def update(self, name: str, policy: StoragePolicy | None, schema: Schema | None) -> Dataset:
         """See `DatasetTable`."""
         with self._database.write() as connection:
-            dataset = find_dataset(connection, name)
+            try:
+                ds = find_dataset(connection, name).number
+            except DataCorruptError:
+                if policy is None or schema is None:
+                    raise
+                ds = dataset_number(connection, name)
+                _recount(connection, ds)
             if policy is not None:
-                connection.execute(
-                    "UPDATE dataset SET policy = ? WHERE ds = ?", (to_json(policy.to_json()), dataset.number)
-                )
+                connection.execute("UPDATE dataset SET policy = ? WHERE ds = ?", (to_json(policy.to_json()), ds))
             if schema is not None:
-                connection.execute(
-                    "UPDATE dataset SET schema = ? WHERE ds = ?", (schema_to_json(schema), dataset.number)
-                )
+                connection.execute("UPDATE dataset SET schema = ? WHERE ds = ?", (schema_to_json(schema), ds))
+            _sign(connection, ds)
             return find_dataset(connection, name)
 
     def delete(self, name: str) -> int:
@@ -118,13 +97,15 @@ class SqliteDatasetTable(DatasetTable):
         with self._database.snapshot() as snapshot:
 
             def delete(connection: apsw.Connection) -> int:
-                ds = find_dataset(connection, name).number
+                ds = dataset_number(connection, name)
                 # The first statement settles what the snapshot shows: the tensors as they are while nobody else can write.
                 # Counting them takes longer than others are to wait, and happens when the transaction is over.
                 select(snapshot, "SELECT 1 FROM dataset LIMIT 1")
+                _replace_unreadable(connection, ds)
                 connection.execute(
                     "UPDATE dataset SET name = ?, deleted_us = ? WHERE ds = ?", (f"{_DELETED}{ds}", now_us(), ds)
                 )
+                _sign(connection, ds)
                 return ds
 
             ds = self._database.write_on_full_disk(delete)
@@ -137,18 +118,25 @@ class SqliteDatasetTable(DatasetTable):
 
     def stats(self, name: str) -> DatasetStats:
         """See `DatasetTable`."""
-        with self._database.read() as connection:
-            ds = find_dataset(connection, name).number
-            rows = select(connection, _DTYPE_SUMS, (ds,))
-            encodings = select(connection, _ENCODING_SUMS, (ds, _ENCODINGS_MAX))
-        return DatasetStats(
-            tensors=sum(row[1] for row in rows),
-            lossy_tensors=sum(row[5] for row in rows),
-            canonical_bytes=sum(row[2] for row in rows),
-            quantized_bytes=sum(row[4] for row in rows),
-            stored_bytes=sum(row[3] for row in rows),
-            worst_relative_error=max((row[6] for row in rows), default=0.0),
-            worst_max_absolute_error=max((row[7] for row in rows), default=0.0),
-            dtypes=tuple(DTypeShare(*row[:4]) for row in rows),
-            encodings=tuple(EncodingShare(tuple(json.loads(encoding)), *amounts) for encoding, *amounts in encodings),
-        )
+        return sum_up(self._database, name)
+
+
+def _sign(connection: apsw.Connection, ds: int) -> None:
+    """Give the dataset's row, as it is now, its checksum."""
+    ((*fixed, last_ordinal, _),) = select(connection, f"SELECT {DATASET_COLUMNS} FROM dataset WHERE ds = ?", (ds,))
+    checksum = dataset_checksum(dataset_start(fixed), last_ordinal)
+    connection.execute("UPDATE dataset SET row_checksum = ? WHERE ds = ?", (checksum, ds))
+
+
+def _replace_unreadable(connection: apsw.Connection, ds: int) -> None:
+    """Give a damaged row values that it can be signed with: its dataset is deleted, and nobody needs them any more."""
+    if any(isinstance(row, DataCorruptError) for row in datasets_where(connection, "ds = ?", ds, named="")):
+        connection.execute("UPDATE dataset SET policy = '{}', schema = '{}' WHERE ds = ?", (ds,))
+
+
+def _recount(connection: apsw.Connection, ds: int) -> None:
+    """Set the last ordinal of a dataset whose row is damaged to that of its newest tensor."""
+    statement = (
+        "UPDATE dataset SET last_ordinal = (SELECT coalesce(max(ordinal), 0) FROM tensor WHERE ds = ?1) WHERE ds = ?1"
+    )
+    connection.execute(statement, (ds,))

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         Filter,
     )
 
-__all__ = ["DIMENSION_KEY", "LEFT_OUT_KEY", "LEFT_OUT_MANY_KEY", "Sql", "compile_filter"]
+__all__ = ["DIMENSION_KEY", "LEFT_OUT_KEY", "LEFT_OUT_MANY_KEY", "Sql", "compile_condition", "compile_filter"]
 
 Sql: TypeAlias = "tuple[str, list[Any]]"
 """A condition and its parameters."""
@@ -93,6 +93,11 @@ def compile_filter(root: Filter | None, ds: int, connection: apsw.Connection) ->
         # A driver finds tensors of the dataset alone, and the dataset's own index must not compete with it.
         parts.insert(0, ("t.ds = ?", [ds]))
     return " AND ".join(where for where, _ in parts), [p for _, ps in parts for p in ps]
+
+
+def compile_condition(root: Filter | None, ds: int, connection: apsw.Connection) -> Sql:
+    """Return the condition on `t` for a tensor that is looked at by itself."""
+    return ("1", []) if root is None else _compile(root, _LeftOut(ds, connection))
 
 
 class _LeftOut:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.abc import GarbageTable
 from tensorus_server.catalogue.sqlite.database import now_us, select
-from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, tensor_from_row
+from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
+from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row
 from tensorus_server.errors import DataCorruptError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ _KNOWN = (
 BLOB, since what is damaged need not be text."""
 
 _COLUMNS = ", ".join(f't."{name}"' for name in TENSOR_COLUMNS)
+_DS = TENSOR_COLUMNS.index("ds")
 _ROWS = f"SELECT {_COLUMNS}, NULL, (SELECT name FROM dataset WHERE ds = t.ds) FROM tensor t NOT INDEXED"
 
 
@@ -80,9 +82,8 @@ class SqliteGarbageTable(GarbageTable):
                     raise DataCorruptError(f"the table {table} of the catalogue is damaged: {found[0][0]}")
             try:
                 for *row, dataset in connection.execute(_ROWS):
-                    tensor_from_row(tuple(row), dataset or "")
-            except ValueError as error:
-                # No text, or no JSON.
+                    tensor_from_row(tuple(row), dataset or "", row[_DS])
+            except (*UNREADABLE, RowDamageError) as error:
                 raise DataCorruptError(f"a row of the table tensor is damaged: {error}") from error
 
     def claim_listing(self, every_s: float) -> bool:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.sqlite.database import now_us, select
+from tensorus_server.catalogue.sqlite.dataset_rows import deleted_dataset
 from tensorus_server.limits import BATCH_S
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ _LOCK_FILE = "purge.lock"
 _ROWS_AT_ONCE = 16
 """Tensors between two looks at the clock. With the largest metadata and inline payloads they take about as long as a batch."""
 
-_FIRST_DELETED = "SELECT ds FROM dataset WHERE deleted_us IS NOT NULL ORDER BY deleted_us LIMIT 1"
-
 
 def purge(database: Database, pause: Callable[[float], bool], *, delete_grace_us: int) -> int:
     """Delete the tensors of deleted datasets, and return how many there were; see `DatasetTable.purge`."""
@@ -36,7 +35,7 @@ def purge(database: Database, pause: Callable[[float], bool], *, delete_grace_us
     with database.lock_file_if_free(_LOCK_FILE) as is_free:
         while is_free:
             with database.read() as connection:
-                if not select(connection, _FIRST_DELETED):
+                if deleted_dataset(connection) is None:
                     break
             begun_s = time.monotonic()
             purged += database.write_on_full_disk(partial(_purge_batch, delete_after_us=now_us() + delete_grace_us))
@@ -51,21 +50,21 @@ def _purge_batch(connection: apsw.Connection, delete_after_us: int) -> int:
     """Delete tensors of one deleted dataset for `BATCH_S`, in the order of their commits, and at last the dataset."""
     ends_s = time.monotonic() + BATCH_S
     purged = 0
-    for (ds,) in select(connection, _FIRST_DELETED):
-        while True:
-            last = _last_of_next(connection, ds)
-            if last is None:
-                connection.execute("DELETE FROM dataset WHERE ds = ?", (ds,))
-                break
-            connection.execute(
-                "INSERT OR REPLACE INTO tombstone "
-                "SELECT key, ? FROM tensor INDEXED BY tensor_created WHERE ds = ? AND seq <= ? AND inline = 0",
-                (delete_after_us, ds, last),
-            )
-            connection.execute("DELETE FROM tensor INDEXED BY tensor_created WHERE ds = ? AND seq <= ?", (ds, last))
-            purged += connection.changes()
-            if time.monotonic() >= ends_s:
-                break
+    ds = deleted_dataset(connection)
+    while ds is not None:
+        last = _last_of_next(connection, ds)
+        if last is None:
+            connection.execute("DELETE FROM dataset WHERE ds = ?", (ds,))
+            break
+        connection.execute(
+            "INSERT OR IGNORE INTO tombstone "
+            "SELECT key, ? FROM tensor INDEXED BY tensor_created WHERE ds = ? AND seq <= ? AND inline = 0",
+            (delete_after_us, ds, last),
+        )
+        connection.execute("DELETE FROM tensor INDEXED BY tensor_created WHERE ds = ? AND seq <= ?", (ds, last))
+        purged += connection.changes()
+        if time.monotonic() >= ends_s:
+            break
     return purged
 
 

@@ -1,27 +1,22 @@
-"""Rows of the tensor table, and the values they stand for."""
+"""Rows of the tensor table, and the values they stand for.
+
+A row has a checksum over all of its columns (`row_checksum.py`), which is verified whenever the row is read.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import struct
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.dtypes import dtype_by_number, opaque_dtype
-from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.summary import ValueSummary
-from tensorus_server.errors import DataCorruptError
-from tensorus_server.model import (
-    Checksum,
-    Dataset,
-    EncodingShare,
-    Locator,
-    Schema,
-    StorageReport,
-    Tensor,
-    TensorSpec,
-)
+from tensorus_server.catalogue.sqlite.row_checksum import MALFORMED, row_checksum
+from tensorus_server.model import Checksum, EncodingShare, Locator, StorageReport, Tensor, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,69 +25,80 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import StoredTensor
 
 __all__ = [
+    "ROW_CHECKSUM_COLUMNS",
     "TENSOR_COLUMNS",
-    "WRITTEN_COLUMNS",
+    "Alike",
+    "RowDamageError",
     "RowWriter",
-    "dataset_from_row",
-    "schema_to_json",
+    "checksum_of_row",
     "spec_from_columns",
     "tensor_from_row",
     "to_json",
+    "verified",
 ]
 
-_OWN_COLUMNS = (
-    "seq",
-    "id",
-    "ordinal",
-    "created_us",
-    "metadata",
-    "source_checksum",
-    "value_checksum",
-    "key",
-    "index_crc",
-    "row_crc",
-    "min",
-    "max",
-    "mean",
-    "standard_deviation",
-    "l2_norm",
-    "zero_count",
-    "nan_count",
-    "infinity_count",
-)
-"""What differs from tensor to tensor; `seq` is the generation."""
+_ALIKE_COLUMNS = {
+    "dtype_number": "q",
+    "element_bytes": "q",
+    "shape": "t",
+    "nbytes": "q",
+    "quantized_bytes": "q",
+    "stored_bytes": "q",
+    "relative_error": "d",
+    "max_absolute_error": "d",
+    "lossy": "q",
+    "encodings": "t",
+    "fallback_reason": "t",
+    "chunk_bytes": "q",
+    "policy": "t",
+    "source_algorithm": "t",
+    "value_algorithm": "t",
+    "inline": "q",
+    "offset": "q",
+    "length": "q",
+    "index_length": "q",
+    "dtype": "t",
+    "rank": "q",
+    "ds": "q",
+}
+"""What small tensors of one kind have in common, with the types of `row_checksum`."""
 
-_ALIKE_COLUMNS = (
-    "dtype_number",
-    "element_bytes",
-    "shape",
-    "nbytes",
-    "quantized_bytes",
-    "stored_bytes",
-    "relative_error",
-    "max_absolute_error",
-    "lossy",
-    "encodings",
-    "fallback_reason",
-    "chunk_bytes",
-    "policy",
-    "source_algorithm",
-    "value_algorithm",
-    "inline",
-    "offset",
-    "length",
-    "index_length",
-)
-"""What small tensors of one kind have in common."""
+_OWN_NUMBERS = {
+    "seq": "q",
+    "ordinal": "q",
+    "created_us": "q",
+    "index_crc": "q",
+    "source_crc": "q",
+    "min": "d",
+    "max": "d",
+    "mean": "d",
+    "standard_deviation": "d",
+    "l2_norm": "d",
+    "zero_count": "q",
+    "nan_count": "q",
+    "infinity_count": "q",
+}
+"""Numbers that differ from tensor to tensor; `seq` is the generation."""
 
-TENSOR_COLUMNS = _OWN_COLUMNS + _ALIKE_COLUMNS
-"""In the order of `tensor_from_row`."""
+_OWN_TEXTS = ("id", "metadata", "source_checksum", "value_checksum", "key")
+"""Texts and blobs that differ from tensor to tensor."""
 
-WRITTEN_COLUMNS = (*TENSOR_COLUMNS, "dtype", "rank", "ds", "source_crc")
-"""In the order of `RowWriter.row`."""
+ROW_CHECKSUM_COLUMNS = (*_ALIKE_COLUMNS, *_OWN_NUMBERS, *_OWN_TEXTS)
+"""What a row's checksum is over, in its order."""
 
-_OWN = len(_OWN_COLUMNS)
-_SUMMARY = _OWN_COLUMNS.index("min")
+TENSOR_COLUMNS = (*_OWN_NUMBERS, *_OWN_TEXTS, "row_checksum", *_ALIKE_COLUMNS)
+"""Of the table, in the order of `tensor_from_row` and `RowWriter.row`."""
+
+_ALIKE_TYPES = "".join(_ALIKE_COLUMNS.values())
+_OWN_TYPES = "".join(_OWN_NUMBERS.values()) + "t" * len(_OWN_TEXTS)
+
+_NUMBERS = len(_OWN_NUMBERS)
+_SUMMARY = list(_OWN_NUMBERS).index("min")
+_ZERO_COUNT = list(_OWN_NUMBERS).index("zero_count")
+_ROW_CHECKSUM = TENSOR_COLUMNS.index("row_checksum")
+_ALIKE = TENSOR_COLUMNS.index("dtype_number")
+
+_pack_own = struct.Struct("<" + _OWN_TYPES.replace("t", "q")).pack
 
 _NO_VALUES = (None,) * 8
 """The columns from "min" to "infinity_count" of a dtype without a summary."""
@@ -111,30 +117,14 @@ def shape_text(shape: tuple[int, ...]) -> str:
     return str(list(shape))
 
 
-def dataset_from_row(row: tuple[Any, ...]) -> Dataset:
-    """Return the dataset of a row (ds, name, policy, schema, created_us)."""
-    number, name, policy, schema, created_us = row
-    fields = json.loads(schema)
-    shape = fields.get("shape")
-    return Dataset(
-        number=number,
-        name=name,
-        policy=StoragePolicy.from_json(json.loads(policy)),
-        schema=Schema(fields.get("dtype"), None if shape is None else tuple(shape), fields.get("metadata", {})),
-        created_us=created_us,
-    )
-
-
-def schema_to_json(schema: Schema) -> str:
-    """Return the schema's set fields as JSON."""
-    fields = {"dtype": schema.dtype, "shape": schema.shape, "metadata": dict(schema.metadata) or None}
-    return to_json({name: value for name, value in fields.items() if value is not None})
-
-
 @lru_cache(maxsize=1024)
 def spec_from_columns(dtype_number: int, element_bytes: int, shape: str) -> TensorSpec:
     """Return the spec; `shape` is JSON."""
     return TensorSpec(_dtype(dtype_number, element_bytes), tuple(json.loads(shape)))
+
+
+class RowDamageError(Exception):
+    """A row is not what was written; says in what."""
 
 
 class RowWriter:
@@ -144,34 +134,33 @@ class RowWriter:
         """Start with none before."""
         self._last: StoredTensor | None = None
         self._columns: tuple[Any, ...] = ()
-        self._of_filters: tuple[str, int] = ("", 0)
-        self._texts = ("", "", "")
+        self._start = 0
 
     def row(self, stored: StoredTensor, generation: int, ordinal: int, created_us: int) -> tuple[Any, ...]:
-        """Return the columns of a new tensor, in the order of `WRITTEN_COLUMNS`."""
-        new, locator, value = stored.new, stored.locator, stored.value_checksum
+        """Return the columns of a new tensor, in the order of `TENSOR_COLUMNS`."""
+        new, locator = stored.new, stored.locator
         last, self._last = self._last, stored
         if last is None or not _are_alike(last, stored):
             self._columns = _alike_columns(stored)
-            self._of_filters = (new.spec.dtype.name, len(new.spec.shape))
-            self._texts = _row_crc_texts(self._columns)
-        return (
+            self._start = row_checksum(_ALIKE_TYPES, self._columns)
+        numbers = (
             generation,
-            new.id,
             ordinal,
             created_us,
-            to_json(new.metadata) if new.metadata else "{}",
-            stored.source_checksum.value,
-            value.value,
-            locator.key,
             locator.index_crc32c,
-            _row_crc(new.id, locator.key, locator.index_crc32c, value.value, self._texts),
-            *(_NO_VALUES if stored.values is None else _summary_columns(stored.values)),
-            *self._columns,
-            *self._of_filters,
-            stored.dataset.number,
             stored.source_crc32c,
+            *(_NO_VALUES if stored.values is None else _summary_columns(stored.values)),
         )
+        metadata = to_json(new.metadata) if new.metadata else "{}"
+        source, value, key = stored.source_checksum.value, stored.value_checksum.value, locator.key
+        text, json_text, key_text = new.id.encode(), metadata.encode(), key.encode()
+        lengths = len(text), len(json_text), len(source), len(value), len(key_text)
+        try:
+            packed = _pack_own(*numbers, *lengths)
+        except struct.error:
+            packed = _pack_with_nulls(numbers, *lengths)
+        checksum = crc32c(b"".join((packed, text, json_text, source, value, key_text)), self._start)
+        return (*numbers, new.id, metadata, source, value, key, checksum, *self._columns)
 
 
 def _are_alike(one: StoredTensor, other: StoredTensor) -> bool:
@@ -180,6 +169,7 @@ def _are_alike(one: StoredTensor, other: StoredTensor) -> bool:
         one.new.spec is other.new.spec
         and one.storage is other.storage
         and one.new.policy is other.new.policy
+        and one.dataset.number == other.dataset.number
         and one.chunk_bytes == other.chunk_bytes
         and one.source_checksum.algorithm == other.source_checksum.algorithm
         and one.value_checksum.algorithm == other.value_checksum.algorithm
@@ -212,63 +202,123 @@ def _alike_columns(stored: StoredTensor) -> tuple[Any, ...]:
         locator.offset,
         locator.length,
         locator.index_length,
+        spec.dtype.name,
+        len(spec.shape),
+        stored.dataset.number,
     )
 
 
-def tensor_from_row(row: tuple[Any, ...], dataset: str) -> Tensor:
+def tensor_from_row(row: tuple[Any, ...], dataset: str, ds: int) -> Tensor:
     """Return the tensor of a row: `TENSOR_COLUMNS`, and the inline payload or NULL after them.
 
+    Args:
+        dataset: the dataset's name.
+        ds: its number, which the row must have.
+
     Raises:
-        DataCorruptError: what locates and describes the payload is not what was written.
+        RowDamageError: the row is not what was written.
     """
     # Unpacked by position, and what repeats from row to row worked out once: a Get of small tensors spends its time here.
-    generation, tensor_id, ordinal, created_us, metadata, source, value, key, index_crc, row_crc = row[:_SUMMARY]
-    summary = row[_SUMMARY:_OWN]
-    alike = _alike(row[_OWN:-1])
-    found = _row_crc(tensor_id, key, index_crc, value, alike.row_crc_texts)
-    if found != row_crc:
-        raise DataCorruptError(
-            f"CRC32C of the catalogue row is {found:#010x}, expected {row_crc:#010x}", dataset=dataset, tensor=tensor_id
+    alike = verified(row, ds)
+    numbers = row[:_NUMBERS]
+    tensor_id, metadata, source, value, key = row[_NUMBERS:_ROW_CHECKSUM]
+    try:
+        return Tensor(
+            dataset=dataset,
+            id=tensor_id,
+            generation=numbers[0],
+            ordinal=numbers[1],
+            spec=alike.spec,
+            metadata=json.loads(metadata) if metadata != "{}" else {},
+            policy=alike.policy,
+            chunk_bytes=alike.chunk_bytes,
+            source_checksum=Checksum(alike.source_algorithm, source),
+            value_checksum=Checksum(alike.value_algorithm, value),
+            storage=alike.storage,
+            # A dtype without a summary has no count of zeros, either.
+            values=None if numbers[_ZERO_COUNT] is None else ValueSummary(*numbers[_SUMMARY:]),
+            created_us=numbers[2],
+            locator=Locator(key, alike.offset, alike.length, alike.index_length, numbers[3]),
+            inline_payload=row[-1],
         )
-    return Tensor(
-        dataset=dataset,
-        id=tensor_id,
-        generation=generation,
-        ordinal=ordinal,
-        spec=alike.spec,
-        metadata=json.loads(metadata) if metadata != "{}" else {},
-        policy=alike.policy,
-        chunk_bytes=alike.chunk_bytes,
-        source_checksum=Checksum(alike.source_algorithm, source),
-        value_checksum=Checksum(alike.value_algorithm, value),
-        storage=alike.storage,
-        # A dtype without a summary has no count of zeros, either.
-        values=None if summary[5] is None else ValueSummary(*summary),
-        created_us=created_us,
-        locator=Locator(key, alike.offset, alike.length, alike.index_length, index_crc),
-        inline_payload=row[-1],
+    except MALFORMED as error:
+        raise RowDamageError(f"a value of the row cannot be read: {type(error).__name__}") from error
+
+
+def verified(row: tuple[Any, ...], ds: int) -> Alike:
+    """Return what a row has in common with others, after its checksum was verified. Arguments as of `tensor_from_row`.
+
+    Raises:
+        RowDamageError: the row is not what was written.
+    """
+    numbers = row[:_NUMBERS]
+    tensor_id, metadata, source, value, key, checksum = row[_NUMBERS:_ALIKE]
+    try:
+        alike = _alike(row[_ALIKE:-1])
+        text, json_text, key_text = tensor_id.encode(), metadata.encode(), key.encode()
+        lengths = len(text), len(json_text), len(source), len(value), len(key_text)
+        try:
+            packed = _pack_own(*numbers, *lengths)
+        except struct.error:
+            packed = _pack_with_nulls(numbers, *lengths)
+        found = crc32c(b"".join((packed, text, json_text, source, value, key_text)), alike.checksum)
+        if found != checksum:
+            raise RowDamageError(f"the row's checksum is {found:#010x}, expected {checksum:#010x}")
+    except MALFORMED as error:
+        raise RowDamageError(f"a value of the row cannot be read: {type(error).__name__}") from error
+    if alike.ds != ds:
+        raise RowDamageError(f"the row is of dataset number {alike.ds}, expected {ds}")
+    return alike
+
+
+def checksum_of_row(columns: tuple[Any, ...]) -> int:
+    """Return the checksum of a row, the slow way: of `ROW_CHECKSUM_COLUMNS`.
+
+    Raises:
+        struct.error, TypeError: a value is not of its column's type.
+    """
+    alike, own = columns[: len(_ALIKE_COLUMNS)], columns[len(_ALIKE_COLUMNS) :]
+    return row_checksum(_OWN_TYPES, own, row_checksum(_ALIKE_TYPES, alike))
+
+
+def _pack_with_nulls(numbers: tuple[Any, ...], *lengths: int) -> bytes:
+    """Return the numbers of a row as `row_checksum` packs them, where some of them are NULL.
+
+    Raises:
+        struct.error: a value is not of its column's type.
+    """
+    values, counts = numbers[_SUMMARY:_ZERO_COUNT], numbers[_ZERO_COUNT:]
+    return _pack_own(
+        *numbers[:_SUMMARY],
+        *(math.nan if value is None else value for value in values),
+        *(-1 if count is None else count for count in counts),
+        *lengths,
     )
 
 
 @dataclass(frozen=True)
-class _Alike:
-    """What `_ALIKE_COLUMNS` say. What needs decoding is decoded when the row's CRC has been checked."""
+class Alike:
+    """What `_ALIKE_COLUMNS` say. What needs decoding is decoded when the row's checksum has been verified."""
 
     columns: tuple[Any, ...]
-    row_crc_texts: tuple[str, str, str]
+    checksum: int
+    """Of these columns: where that of the row goes on."""
     chunk_bytes: int
     source_algorithm: str
     value_algorithm: str
     offset: int
     length: int
     index_length: int
+    ds: int
 
     @cached_property
     def spec(self) -> TensorSpec:
+        """Dtype and shape."""
         return spec_from_columns(*self.columns[:3])
 
     @cached_property
     def storage(self) -> StorageReport:
+        """What storing did."""
         columns = self.columns
         return StorageReport(
             canonical_bytes=columns[3],
@@ -283,14 +333,18 @@ class _Alike:
 
     @cached_property
     def policy(self) -> Mapping[str, Any] | None:
+        """The insert's own policy, as JSON; None: it followed the dataset's."""
         policy = self.columns[12]
         return None if policy is None else json.loads(policy)
 
 
 @lru_cache(maxsize=1024)
-def _alike(columns: tuple[Any, ...]) -> _Alike:
-    chunk_bytes, _, source_algorithm, value_algorithm, _, *place = columns[11:]
-    return _Alike(columns, _row_crc_texts(columns), chunk_bytes, source_algorithm, value_algorithm, *place)
+def _alike(columns: tuple[Any, ...]) -> Alike:
+    # Equal columns are found in the cache: 0.0 for -0.0, which is no error that was ever measured, and must not take its place.
+    columns = tuple(column + 0.0 if isinstance(column, float) else column for column in columns)
+    chunk_bytes, _, source_algorithm, value_algorithm, _, offset, length, index_length, _, _, ds = columns[11:]
+    checksum = row_checksum(_ALIKE_TYPES, columns)
+    return Alike(columns, checksum, chunk_bytes, source_algorithm, value_algorithm, offset, length, index_length, ds)
 
 
 @lru_cache(maxsize=1024)
@@ -323,25 +377,3 @@ def _summary_columns(values: ValueSummary) -> tuple[float | int | None, ...]:
 
 def _dtype(number: int, element_bytes: int) -> DType:
     return dtype_by_number(number) or opaque_dtype(number, 8 * element_bytes)
-
-
-def _row_crc_texts(columns: tuple[Any, ...]) -> tuple[str, str, str]:
-    """Return what `_row_crc` takes of `_ALIKE_COLUMNS`: what follows the id, the key, and the index's CRC32C."""
-    dtype_number, element_bytes, shape = columns[:3]
-    chunk_bytes, _, _, value_algorithm, inline, offset, length, index_length = columns[11:]
-    return (
-        f"\0{dtype_number}\0{element_bytes}\0{shape}\0{chunk_bytes}\0{inline}\0",
-        f"\0{offset}\0{length}\0{index_length}\0",
-        f"\0{value_algorithm}\0",
-    )
-
-
-def _row_crc(tensor_id: str, key: str, index_crc: int, value_checksum: bytes, texts: tuple[str, str, str]) -> int:
-    """Return the CRC32C over what reading the payload relies on: its columns as text, with a NUL between them.
-
-    id, dtype_number, element_bytes, shape, chunk_bytes, inline, key, offset, length, index_length, index_crc,
-    value_algorithm, and value_checksum as hex digits.
-    """
-    after_id, after_key, after_index_crc = texts
-    text = f"{tensor_id}{after_id}{key}{after_key}{index_crc}{after_index_crc}{value_checksum.hex()}"
-    return crc32c(text.encode())

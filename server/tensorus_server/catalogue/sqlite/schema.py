@@ -6,6 +6,7 @@ import time
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from tensorus_server.catalogue.sqlite.steps import STEPS
 from tensorus_server.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def apply_migrations(connection: apsw.Connection, current: int) -> None:
         if version > current:
             # Several statements run only as far as their rows are asked for.
             connection.execute(steps[version]).fetchall()
+            if version in STEPS:
+                STEPS[version](connection)
             connection.execute("INSERT INTO schema_version VALUES (?, ?)", (version, time.time_ns() // 1000))
 
 

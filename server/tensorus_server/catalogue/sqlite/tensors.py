@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, lru_cache, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from tensorus_server.catalogue.abc import Page, TensorTable, sort_value
+from tensorus_server.catalogue.abc import TensorTable, require_intact
 from tensorus_server.catalogue.resolve import resolve
 from tensorus_server.catalogue.sqlite.database import now_us, select
-from tensorus_server.catalogue.sqlite.datasets import find_dataset
+from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number, datasets_where
+from tensorus_server.catalogue.sqlite.deletion import delete_against_indexes, delete_tensor
 from tensorus_server.catalogue.sqlite.filter_sql import (
     DIMENSION_KEY,
     LEFT_OUT_KEY,
     LEFT_OUT_MANY_KEY,
     compile_filter,
 )
-from tensorus_server.catalogue.sqlite.row_page import read_page
+from tensorus_server.catalogue.sqlite.reading import find_tensors, page_of_tensors
+from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sqlite.rows import (
+    ROW_CHECKSUM_COLUMNS,
     TENSOR_COLUMNS,
-    WRITTEN_COLUMNS,
     RowWriter,
-    tensor_from_row,
+    checksum_of_row,
     to_json,
 )
 from tensorus_server.catalogue.sqlite.uploads import complete_upload
@@ -41,26 +44,19 @@ from tensorus_server.metadata_index import index_of
 from tensorus_server.model import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import apsw
 
-    from tensorus_server.catalogue.abc import PageRequest, StoredTensor
+    from tensorus_server.catalogue.abc import Page, PageRequest, StoredTensor
     from tensorus_server.catalogue.sqlite.database import Database
+    from tensorus_server.catalogue.sqlite.dataset_rows import DatasetRow
     from tensorus_server.metadata_index import MetadataIndex
     from tensorus_server.model import Metadata, Tensor
 
 __all__ = ["SqliteTensorTable"]
 
-_SORT_COLUMNS = {"created": "t.seq", "id": "t.id", "nbytes": "t.nbytes", "stored_bytes": "t.stored_bytes"}
-
-_METADATA = TENSOR_COLUMNS.index("metadata")
-
-_COLUMNS = ", ".join(f't."{name}"' for name in TENSOR_COLUMNS)
-_WITH_PAYLOAD = f"SELECT {_COLUMNS}, p.bytes FROM tensor t LEFT JOIN payload p ON p.seq = t.seq"
-_WITHOUT_PAYLOAD = f"SELECT {_COLUMNS}, NULL FROM tensor t"
-
-_NAMES = ", ".join(f'"{name}"' for name in WRITTEN_COLUMNS)
+_NAMES = ", ".join(f'"{name}"' for name in TENSOR_COLUMNS)
 _INSERT_TENSORS = f"INSERT INTO tensor ({_NAMES}) VALUES "
 _INSERT_PAYLOADS = "INSERT INTO payload (seq, bytes) VALUES "
 _INSERT_ATTRIBUTES = "INSERT INTO attr (seq, key, ordinal, ds, num, txt) VALUES "
@@ -87,9 +83,19 @@ class SqliteTensorTable(TensorTable):
 
     def commit(self, group: Sequence[StoredTensor], *, together: bool = False) -> list[Tensor | Exception]:
         """See `TensorTable`."""
+        try:
+            return self._commit_at_once(group, together=together)
+        except DataCorruptError as error:
+            # A damaged page undid all of it. Only those that meet it fail: found by halves.
+            if together or len(group) == 1:
+                return [error] * len(group)
+            half = len(group) // 2
+            return [*self.commit(group[:half]), *self.commit(group[half:])]
+
+    def _commit_at_once(self, group: Sequence[StoredTensor], *, together: bool) -> list[Tensor | Exception]:
         outcomes: list[Tensor | Exception] = []
         try:
-            with self._database.write() as connection:
+            with self._database.write() as connection, _as_damage():
                 outcomes = self._commit(connection, group)
                 if together and any(isinstance(outcome, Exception) for outcome in outcomes):
                     raise _UndoneError
@@ -97,26 +103,23 @@ class SqliteTensorTable(TensorTable):
             return [_abandoned(stored, outcome) for stored, outcome in zip(group, outcomes, strict=True)]
         return outcomes
 
-    def get(self, dataset: str, ids: Sequence[str], *, with_payloads: bool = False) -> list[Tensor | None]:
+    def get(
+        self, dataset: str, ids: Sequence[str], *, with_payloads: bool = False
+    ) -> list[Tensor | DataCorruptError | None]:
         """See `TensorTable`."""
-        with self._database.read() as connection:
-            ds = find_dataset(connection, dataset).number
-            return _find(connection, "id", (ds, dataset), ids, with_payloads=with_payloads)
+        with self._database.read() as connection, _as_damage(dataset):
+            ds = dataset_number(connection, dataset)
+            return find_tensors(connection, "id", (ds, dataset), ids, with_payloads=with_payloads)
 
     def page(self, dataset: str, request: PageRequest) -> Page:
         """See `TensorTable`."""
-        with self._database.read() as connection:
-            ds = find_dataset(connection, dataset).number
-            tail, parameters = _page_tail(connection, ds, request)
-            statement = _select(with_payloads=request.with_payloads) + tail
-            rows, more = read_page(connection, statement, parameters, request.size, _row_bytes)
-        tensors = [tensor_from_row(row, dataset) for row in rows]
-        return Page(tensors, (sort_value(tensors[-1], request.order.field), tensors[-1].generation) if more else None)
+        with self._database.read() as connection, _as_damage(dataset):
+            return page_of_tensors(connection, dataset_number(connection, dataset), dataset, request)
 
     def generations(self, dataset: str, request: PageRequest) -> list[int]:
         """See `TensorTable`."""
-        with self._database.read() as connection:
-            ds = find_dataset(connection, dataset).number
+        with self._database.read() as connection, _as_damage(dataset):
+            ds = dataset_number(connection, dataset)
             where, parameters = compile_filter(request.filter, ds, connection)
             after, bound = request.after[1] if request.after else 0, request.generation_max
             rows = select(
@@ -128,11 +131,11 @@ class SqliteTensorTable(TensorTable):
 
     def by_generation(
         self, dataset: str, generations: Sequence[int], *, with_payloads: bool = False
-    ) -> list[Tensor | None]:
+    ) -> list[Tensor | DataCorruptError | None]:
         """See `TensorTable`."""
-        with self._database.read() as connection:
-            ds = find_dataset(connection, dataset).number
-            return _find(connection, "seq", (ds, dataset), generations, with_payloads=with_payloads)
+        with self._database.read() as connection, _as_damage(dataset):
+            ds = dataset_number(connection, dataset)
+            return find_tensors(connection, "seq", (ds, dataset), generations, with_payloads=with_payloads)
 
     def latest_generation(self) -> int:
         """See `TensorTable`."""
@@ -140,7 +143,7 @@ class SqliteTensorTable(TensorTable):
             return _latest_generation(connection)
 
     def _commit(self, connection: apsw.Connection, group: Sequence[StoredTensor]) -> list[Tensor | Exception]:
-        numbers = _Numbers(connection, {stored.dataset.number for stored in group})
+        numbers = _Numbers(connection, {stored.dataset.number: stored.dataset.name for stored in group})
         taken = _taken(connection, group)
         outcomes: list[Tensor | Exception] = []
         fresh: list[tuple[StoredTensor, Tensor]] = []
@@ -165,46 +168,48 @@ class SqliteTensorTable(TensorTable):
 
     def _resolve(self, connection: apsw.Connection, stored: StoredTensor, numbers: _Numbers) -> Tensor | Exception:
         """Insert the tensor, or return the one that is there where it is the same, or why neither can be."""
-        ds = stored.dataset.number
+        ds, dataset = stored.dataset.number, stored.dataset.name
         try:
+            if ds in numbers.damaged:
+                raise numbers.damaged[ds]
             if ds not in numbers.ordinals:
                 raise DatasetNotFoundError(
-                    "the dataset was deleted during the insert", dataset=stored.dataset.name, tensor=stored.new.id
+                    "the dataset was deleted during the insert", dataset=dataset, tensor=stored.new.id
                 )
-            existing, source_crc32c = _existing(connection, stored)
-            done = resolve(stored, existing, source_crc32c)
+            (found,) = find_tensors(connection, "id", (ds, dataset), [stored.new.id])
+            done = Outcome.REPLACED
+            if not _replaces_damaged(stored, found):
+                existing = require_intact(found)
+                done = resolve(stored, existing, _source_crc32c(connection, existing))
+                if existing is not None and done is Outcome.ALREADY_STORED:
+                    return replace(existing, outcome=done)
+            delete_tensor(connection, ds, stored.new.id, self._delete_grace_us)
         except (AlreadyExistsError, GenerationMismatchError, DatasetNotFoundError, DataCorruptError) as error:
             # Of this item alone: the others of its group are committed.
             return error
-        if existing is not None and done is Outcome.ALREADY_STORED:
-            return replace(existing, outcome=done)
-        self._delete(connection, ds, stored.new.id)
         tensor = numbers.give(stored, done)
         _insert(connection, [(stored, tensor)])
         return tensor
 
-    def _delete(self, connection: apsw.Connection, ds: int, tensor_id: str) -> bool:
-        """Delete the tensor, leave its payload to the sweep, and return whether it existed."""
-        rows = select(connection, "DELETE FROM tensor WHERE ds = ? AND id = ? RETURNING key, inline", (ds, tensor_id))
-        for key, inline in rows:
-            if not inline:
-                delete_after_us = now_us() + self._delete_grace_us
-                connection.execute("INSERT INTO tombstone VALUES (?, ?)", (key, delete_after_us))
-        return bool(rows)
-
     def replace_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> Tensor:
         """See `TensorTable`."""
-        with self._database.write() as connection:
-            ds = find_dataset(connection, dataset).number
-            statement = f"{_WITHOUT_PAYLOAD} WHERE t.ds = ? AND t.id = ?"
-            tensor = _first(connection, statement, (ds, tensor_id), dataset)
+        with self._database.write() as connection, _as_damage(dataset):
+            place = dataset_number(connection, dataset), dataset
+            (found,) = find_tensors(connection, "id", place, [tensor_id])
+            tensor = require_intact(found)
             if tensor is None:
                 raise TensorNotFoundError("there is no such tensor", dataset=dataset, tensor=tensor_id)
             seq = tensor.generation
             connection.execute("UPDATE tensor SET metadata = ? WHERE seq = ?", (to_json(metadata), seq))
+            names = ", ".join(f'"{name}"' for name in ROW_CHECKSUM_COLUMNS)
+            (row,) = select(connection, f"SELECT {names} FROM tensor WHERE seq = ?", (seq,))
+            connection.execute("UPDATE tensor SET row_checksum = ? WHERE seq = ?", (checksum_of_row(row), seq))
             connection.execute("DELETE FROM attr WHERE seq = ?", (seq,))
-            _insert_rows(connection, _INSERT_ATTRIBUTES, _attributes(ds, seq, index_of(metadata), tensor.spec.shape))
-            updated = _first(connection, statement, (ds, tensor_id), dataset)
+            _insert_rows(
+                connection, _INSERT_ATTRIBUTES, _attributes(place[0], seq, index_of(metadata), tensor.spec.shape)
+            )
+            (found,) = find_tensors(connection, "id", place, [tensor_id])
+            updated = require_intact(found)
         assert updated is not None
         return updated
 
@@ -225,6 +230,13 @@ class SqliteTensorTable(TensorTable):
                 at_once = len(batch) // 2
                 self._database.checkpoint(idle=True)
                 continue
+            except DataCorruptError:
+                # A damaged page, or a row that its indexes say something else about, undid all of it.
+                if len(batch) > 1:
+                    at_once = 1
+                    continue
+                delete = partial(self._delete_batch, dataset, batch, against_indexes=True)
+                done, found = self._database.write_on_full_disk(delete)
             del remaining[:done]
             deleted += found
             if not remaining:
@@ -232,17 +244,47 @@ class SqliteTensorTable(TensorTable):
             # As long as that took: whoever waits to write has its turn.
             time.sleep(time.monotonic() - begun_s)
 
-    def _delete_batch(self, dataset: str, ids: Sequence[str], connection: apsw.Connection) -> tuple[int, list[str]]:
+    def _delete_batch(
+        self, dataset: str, ids: Sequence[str], connection: apsw.Connection, *, against_indexes: bool = False
+    ) -> tuple[int, list[str]]:
         """Delete some of these tensors, for `BATCH_S`; return how many ids that were, and which of them existed."""
-        ds = find_dataset(connection, dataset).number
-        ends_s = time.monotonic() + BATCH_S
+        delete = delete_against_indexes if against_indexes else delete_tensor
         deleted: list[str] = []
-        for done, tensor_id in enumerate(ids, 1):
-            if self._delete(connection, ds, tensor_id):
-                deleted.append(tensor_id)
-            if time.monotonic() >= ends_s:
-                return done, deleted
+        with _as_damage(dataset, ids[0] if len(ids) == 1 else None):
+            ds = dataset_number(connection, dataset)
+            ends_s = time.monotonic() + BATCH_S
+            for done, tensor_id in enumerate(ids, 1):
+                if delete(connection, ds, tensor_id, self._delete_grace_us):
+                    deleted.append(tensor_id)
+                if time.monotonic() >= ends_s:
+                    return done, deleted
         return len(ids), deleted
+
+
+@contextmanager
+def _as_damage(dataset: str | None = None, tensor_id: str | None = None) -> Iterator[None]:
+    """Turn what a damaged page of the file makes SQLite raise into the error that says so."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise DataCorruptError(
+            f"a page of the catalogue is damaged: {error}", dataset=dataset, tensor=tensor_id
+        ) from error
+
+
+def _replaces_damaged(stored: StoredTensor, found: Tensor | DataCorruptError | None) -> bool:
+    """Whether a tensor is to take the place of one whose row is damaged, of which only the generation is known."""
+    if not isinstance(found, DataCorruptError):
+        return False
+    return stored.new.replace or found.facts.get("generation") == str(stored.new.if_generation_match)
+
+
+def _source_crc32c(connection: apsw.Connection, existing: Tensor | None) -> int | None:
+    """Return the CRC32C of what the tensor's writer sent; its row has been verified."""
+    if existing is None:
+        return None
+    ((source_crc32c,),) = select(connection, "SELECT source_crc FROM tensor WHERE seq = ?", (existing.generation,))
+    return int(source_crc32c)
 
 
 def _abandoned(stored: StoredTensor, outcome: Tensor | Exception) -> Exception:
@@ -258,13 +300,19 @@ def _abandoned(stored: StoredTensor, outcome: Tensor | Exception) -> Exception:
 class _Numbers:
     """Generations and ordinals, given out in the order of a commit."""
 
-    def __init__(self, connection: apsw.Connection, datasets: set[int]) -> None:
-        """Begin after the last ones; datasets that are gone have none."""
-        statement = "SELECT last_ordinal FROM dataset WHERE ds = ? AND deleted_us IS NULL"
-        self.ordinals: dict[int, int] = {
-            ds: last for ds in datasets for (last,) in select(connection, statement, (ds,))
-        }
+    def __init__(self, connection: apsw.Connection, datasets: Mapping[int, str]) -> None:
+        """Begin after the last ones of these datasets, names by number; those that are gone have none."""
+        self.ordinals: dict[int, int] = {}
         """The last one of each dataset."""
+        self.damaged: dict[int, DataCorruptError] = {}
+        """Datasets whose rows are not what was written."""
+        self._rows: dict[int, DatasetRow] = {}
+        for ds, name in datasets.items():
+            for row in datasets_where(connection, "ds = ?", ds, named=name):
+                if isinstance(row, DataCorruptError):
+                    self.damaged[ds] = row
+                else:
+                    self._rows[ds], self.ordinals[ds] = row, row.last_ordinal
         self._before = dict(self.ordinals)
         self._generation = _latest_generation(connection)
         self._created_us = now_us()
@@ -274,17 +322,24 @@ class _Numbers:
         ds = stored.dataset.number
         self._generation += 1
         self.ordinals[ds] += 1
-        return stored.committed(self._generation, self.ordinals[ds], self._created_us, outcome)
+        return stored.committed(self._generation, self.ordinals[ds], stored.created_us or self._created_us, outcome)
 
     def save(self, connection: apsw.Connection) -> None:
         """Keep the last ordinals: once per dataset and commit, and not at all where nothing new came."""
-        counted = [(ordinal, ds) for ds, ordinal in self.ordinals.items() if ordinal != self._before[ds]]
-        connection.executemany("UPDATE dataset SET last_ordinal = ? WHERE ds = ?", counted)
+        counted = [
+            (ordinal, self._rows[ds].checksum(ordinal), ds)
+            for ds, ordinal in self.ordinals.items()
+            if ordinal != self._before[ds]
+        ]
+        connection.executemany("UPDATE dataset SET last_ordinal = ?, row_checksum = ? WHERE ds = ?", counted)
 
 
 def _latest_generation(connection: apsw.Connection) -> int:
-    rows = select(connection, "SELECT seq FROM sqlite_sequence WHERE name = 'tensor'")
-    return int(rows[0][0]) if rows else 0
+    """Return the largest number that SQLite has given out, or that is there: a damaged count must not give one out twice."""
+    rows = select(
+        connection, "SELECT seq FROM sqlite_sequence WHERE name = 'tensor' UNION ALL SELECT max(seq) FROM tensor"
+    )
+    return max((seq for (seq,) in rows if isinstance(seq, int)), default=0)
 
 
 def _taken(connection: apsw.Connection, group: Sequence[StoredTensor]) -> set[tuple[int, str]]:
@@ -295,15 +350,6 @@ def _taken(connection: apsw.Connection, group: Sequence[StoredTensor]) -> set[tu
     # CROSS JOIN: look each id up, however many tensors there are.
     statement = "SELECT t.id FROM json_each(?) wanted CROSS JOIN tensor t ON t.ds = ? AND t.id = wanted.value"
     return {(ds, found) for ds in ids for (found,) in select(connection, statement, (to_json(ids[ds]), ds))}
-
-
-def _existing(connection: apsw.Connection, stored: StoredTensor) -> tuple[Tensor | None, int | None]:
-    """Return the tensor that has the id, and the CRC32C of its source."""
-    parameters = (stored.dataset.number, stored.new.id)
-    statement = f"{_WITHOUT_PAYLOAD} WHERE t.ds = ? AND t.id = ?"
-    existing = _first(connection, statement, parameters, stored.dataset.name)
-    rows = select(connection, "SELECT source_crc FROM tensor WHERE ds = ? AND id = ?", parameters)
-    return existing, rows[0][0] if rows else None
 
 
 def _insert(connection: apsw.Connection, tensors: Sequence[tuple[StoredTensor, Tensor]]) -> None:
@@ -353,61 +399,3 @@ def _attributes(ds: int, seq: int, index: MetadataIndex, shape: tuple[int, ...])
 def _dimensions(shape: tuple[int, ...]) -> tuple[tuple[int, tuple[str, float]], ...]:
     """Return key and value of each axis, numbered."""
     return tuple(enumerate((f"{DIMENSION_KEY}{axis}", float(size)) for axis, size in enumerate(shape)))
-
-
-def _page_tail(connection: apsw.Connection, ds: int, request: PageRequest) -> tuple[str, list[Any]]:
-    """Return WHERE, ORDER BY and LIMIT of a page, one row longer than the page to see whether it is the last."""
-    where, parameters = compile_filter(request.filter, ds, connection)
-    conditions = [where]
-    sort, direction, beyond = _SORT_COLUMNS[request.order.field], "ASC", ">"
-    if request.order.descending:
-        direction, beyond = "DESC", "<"
-    if request.generation_max is not None:
-        # "+": the bound holds for nearly all tensors, and must not win over the index that has them in order.
-        conditions.append("t.seq <= ?" if sort == "t.seq" else "+t.seq <= ?")
-        parameters.append(request.generation_max)
-    if request.after is not None:
-        conditions.append(f"({sort}, t.seq) {beyond} (?, ?)")
-        parameters.extend(request.after)
-    tail = f" WHERE {' AND '.join(conditions)} ORDER BY {sort} {direction}, t.seq {direction} LIMIT ?"
-    return tail, [*parameters, request.size + 1]
-
-
-def _row_bytes(row: tuple[Any, ...]) -> int:
-    """Return about how much memory a row of `_select` takes: its metadata, and its inline payload where it has one."""
-    return len(row[_METADATA]) + len(row[-1] or b"")
-
-
-def _select(*, with_payloads: bool) -> str:
-    return _WITH_PAYLOAD if with_payloads else _WITHOUT_PAYLOAD
-
-
-def _find(
-    connection: apsw.Connection,
-    column: str,
-    dataset: tuple[int, str],
-    values: Sequence[str | int],
-    *,
-    with_payloads: bool,
-) -> list[Tensor | None]:
-    """Return the tensors of a dataset (number, name) that have these values in `column`, "id" or "seq", in order.
-
-    One statement for all: SQLite plans a join anew whenever a parameter changes, which takes longer than looking up a row.
-    """
-    payload, join = "NULL", ""
-    if with_payloads:
-        payload, join = "p.bytes", " LEFT JOIN payload p ON p.seq = t.seq"
-    statement = (
-        f"SELECT wanted.key, {_COLUMNS}, {payload} FROM json_each(?) wanted "
-        f"CROSS JOIN tensor t ON t.ds = ? AND t.{column} = wanted.value{join}"
-    )
-    ds, name = dataset
-    found: list[Tensor | None] = [None] * len(values)
-    for row in select(connection, statement, (to_json(list(values)), ds)):
-        found[row[0]] = tensor_from_row(row[1:], name)
-    return found
-
-
-def _first(connection: apsw.Connection, statement: str, parameters: tuple[Any, ...], dataset: str) -> Tensor | None:
-    rows = select(connection, statement, parameters)
-    return tensor_from_row(rows[0], dataset) if rows else None

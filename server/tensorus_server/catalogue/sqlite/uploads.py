@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import Upload, UploadTable
 from tensorus_server.catalogue.sqlite.database import now_us, select
+from tensorus_server.catalogue.sqlite.row_checksum import MALFORMED, UNREADABLE, upload_checksum
 from tensorus_server.catalogue.sqlite.rows import spec_from_columns, to_json
 from tensorus_server.chunk_index import ChunkIndex
+from tensorus_server.errors import DataCorruptError
 from tensorus_server.model import Checksum, NewTensor, Outcome
 
 if TYPE_CHECKING:
@@ -25,8 +29,11 @@ __all__ = ["SqliteUploadTable", "complete_upload"]
 
 _COLUMNS = (
     "request_id, item, ds, id, dtype_number, element_bytes, shape, policy, payload_key, committed_bytes, stored_bytes, "
-    "chunk_count, state, announced, generation, outcome"
+    "chunk_count, state, announced, generation, outcome, expires_us"
 )
+_INSERT = f"INSERT OR REPLACE INTO upload ({_COLUMNS}, row_checksum) VALUES ({'?, ' * 17}?)"
+
+_log = logging.getLogger(__name__)
 
 
 class SqliteUploadTable(UploadTable):
@@ -43,10 +50,7 @@ class SqliteUploadTable(UploadTable):
         with self._database.write() as connection:
             for mark in marks:
                 upload = mark.upload
-                connection.execute(
-                    f"INSERT OR REPLACE INTO upload ({_COLUMNS}, expires_us) VALUES ({'?, ' * 16}?)",
-                    (*_to_row(upload), expires_us),
-                )
+                connection.execute(_INSERT, _to_row(upload, expires_us))
                 connection.execute(
                     "INSERT INTO upload_chunks VALUES (?, ?, ?, ?)",
                     (
@@ -59,16 +63,20 @@ class SqliteUploadTable(UploadTable):
 
     def find(self, request_id: str) -> list[Upload]:
         """See `UploadTable`."""
-        statement = f"SELECT {_COLUMNS} FROM upload WHERE request_id = ? ORDER BY item"
         with self._database.read() as connection:
-            return [_from_row(row) for row in select(connection, statement, (request_id,))]
+            return _uploads(connection, "request_id = ? ORDER BY item", (request_id,))
 
     def chunks(self, upload: Upload) -> ChunkIndex:
         """See `UploadTable`."""
         statement = "SELECT entries FROM upload_chunks WHERE request_id = ? AND item = ? ORDER BY first_chunk"
-        with self._database.read() as connection:
-            rows = select(connection, statement, (upload.request_id, upload.item))
-        return ChunkIndex(b"".join(entries for (entries,) in rows))
+        try:
+            with self._database.read() as connection:
+                rows = select(connection, statement, (upload.request_id, upload.item))
+                return ChunkIndex(b"".join(entries for (entries,) in rows))
+        except (*UNREADABLE, *MALFORMED) as error:
+            raise DataCorruptError(
+                f"the catalogue is damaged: the chunks of item {upload.item} cannot be read", tensor=upload.id
+            ) from error
 
     def drop(self, request_id: str, item: int | None = None) -> list[str]:
         """See `UploadTable`."""
@@ -83,23 +91,41 @@ class SqliteUploadTable(UploadTable):
 
     def expired(self, limit: int) -> list[Upload]:
         """See `UploadTable`."""
-        statement = f"SELECT {_COLUMNS} FROM upload WHERE expires_us <= ? ORDER BY expires_us LIMIT ?"
         with self._database.read() as connection:
-            return [_from_row(row) for row in select(connection, statement, (now_us(), limit))]
+            return _uploads(connection, "expires_us <= ? ORDER BY expires_us LIMIT ?", (now_us(), limit))
 
 
 def complete_upload(connection: apsw.Connection, request_id: str, item: int, tensor: Tensor) -> None:
     """Note that the upload has become a tensor, within the transaction that commits it."""
-    parameters = (request_id, item)
-    connection.execute("DELETE FROM upload_chunks WHERE request_id = ? AND item = ?", parameters)
-    connection.execute(
-        "UPDATE upload SET generation = ?, outcome = ?, chunk_count = 0, state = '{}' WHERE request_id = ? AND item = ?",
-        (tensor.generation, _outcome_text(tensor.outcome), *parameters),
-    )
+    which, parameters = "request_id = ? AND item = ?", (request_id, item)
+    connection.execute(f"DELETE FROM upload_chunks WHERE {which}", parameters)
+    rows = select(connection, f"SELECT {_COLUMNS}, row_checksum FROM upload WHERE {which}", parameters)
+    for *row, checksum in rows:
+        if (upload := _from_row(row, checksum)) is not None:
+            completed = replace(upload, generation=tensor.generation, outcome=tensor.outcome, chunk_count=0, state={})
+            connection.execute(_INSERT, _to_row(completed, row[-1]))
+        else:
+            # Whoever sends it again hears that the tensor is there.
+            connection.execute(f"DELETE FROM upload WHERE {which}", parameters)
 
 
-def _to_row(upload: Upload) -> tuple[Any, ...]:
-    return (
+def _uploads(connection: apsw.Connection, where: str, parameters: tuple[Any, ...]) -> list[Upload]:
+    """Return the uploads whose rows are what was written; one that is damaged is none, and its tensor is sent again."""
+    try:
+        rows = select(connection, f"SELECT {_COLUMNS}, row_checksum FROM upload WHERE {where}", parameters)
+    except UNREADABLE as error:
+        _log.warning(
+            "the catalogue is damaged: uploads cannot be read, and are sent again from their starts: %s", error
+        )
+        return []
+    found = [_from_row(row, checksum) for *row, checksum in rows]
+    if None in found:
+        _log.warning("the catalogue is damaged: %d uploads are sent again from their starts", found.count(None))
+    return [upload for upload in found if upload is not None]
+
+
+def _to_row(upload: Upload, expires_us: int) -> tuple[Any, ...]:
+    row = (
         upload.request_id,
         upload.item,
         upload.dataset_number,
@@ -115,11 +141,19 @@ def _to_row(upload: Upload) -> tuple[Any, ...]:
         to_json(upload.state),
         None if upload.announced is None else to_json(_announced_to_json(upload.announced)),
         upload.generation,
-        _outcome_text(upload.outcome),
+        None if upload.outcome is None else upload.outcome.value,
+        expires_us,
     )
+    return (*row, upload_checksum(row))
 
 
-def _from_row(row: tuple[Any, ...]) -> Upload:
+def _from_row(row: Sequence[Any], checksum: int) -> Upload | None:
+    """Return the upload of a row; None where it is not what was written."""
+    try:
+        if upload_checksum(row) != checksum:
+            return None
+    except MALFORMED:
+        return None
     spec = spec_from_columns(row[4], row[5], row[6])
     return Upload(
         request_id=row[0],
@@ -162,7 +196,3 @@ def _announced_from_json(fields: dict[str, Any], tensor_id: str, spec: TensorSpe
         if_generation_match=fields["if_generation_match"],
         replace=fields["replace"],
     )
-
-
-def _outcome_text(outcome: Outcome | None) -> str | None:
-    return None if outcome is None else outcome.value

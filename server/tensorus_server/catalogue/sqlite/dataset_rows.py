@@ -1,0 +1,210 @@
+"""Rows of the dataset table. A row has a checksum over all of its columns, which is verified whenever the row is read.
+
+The row of a deleted dataset stays until its tensors are removed. Only `deleted_dataset` returns it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from tensorus_codecs.policy import StoragePolicy
+from tensorus_server.catalogue.sqlite.database import select
+from tensorus_server.catalogue.sqlite.row_checksum import MALFORMED, UNREADABLE, dataset_checksum, dataset_start
+from tensorus_server.catalogue.sqlite.row_page import read_page
+from tensorus_server.catalogue.sqlite.rows import to_json
+from tensorus_server.errors import DataCorruptError, DatasetNotFoundError
+from tensorus_server.model import Dataset, Schema
+
+if TYPE_CHECKING:
+    import apsw
+
+__all__ = [
+    "DATASET_COLUMNS",
+    "DatasetRow",
+    "all_datasets",
+    "dataset_number",
+    "datasets_where",
+    "deleted_dataset",
+    "find_dataset",
+    "page_of_datasets",
+    "schema_to_json",
+]
+
+DATASET_COLUMNS = "ds, name, policy, schema, created_us, deleted_us, last_ordinal, row_checksum"
+
+_SCHEMA = DATASET_COLUMNS.split(", ").index("schema")
+
+
+_PAGE = 1000
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """A row that is what was written."""
+
+    dataset: Dataset
+    last_ordinal: int
+    """Of the newest tensor ever committed into it."""
+    is_deleted: bool
+    """Whether the dataset is gone for everybody, and its tensors are being removed."""
+    start: int
+    """The checksum of all columns but the last ordinal, which alone changes with every commit."""
+
+    def checksum(self, last_ordinal: int) -> int:
+        """Return the row's checksum with another last ordinal."""
+        return dataset_checksum(self.start, last_ordinal)
+
+
+def find_dataset(connection: apsw.Connection, name: str) -> Dataset:
+    """Return the dataset within the connection's transaction.
+
+    Raises:
+        DatasetNotFoundError: there is none.
+        DataCorruptError: its row is damaged.
+    """
+    for row in datasets_where(connection, "name = ?", name, named=name):
+        if isinstance(row, DataCorruptError):
+            raise row
+        return row.dataset
+    raise DatasetNotFoundError("there is no such dataset", dataset=name)
+
+
+def dataset_number(connection: apsw.Connection, name: str) -> int:
+    """Return the number of a dataset whose row may be damaged otherwise: its tensors have checksums of their own.
+
+    Raises:
+        DatasetNotFoundError: there is none.
+        DataCorruptError: nothing says for certain which number it is.
+    """
+    try:
+        return find_dataset(connection, name).number
+    except DataCorruptError as damage:
+        # The index of names has found a row: the row itself must have the name, too.
+        try:
+            rows = select(connection, "SELECT ds FROM dataset NOT INDEXED WHERE name = ?", (name,))
+        except UNREADABLE:
+            raise damage from None
+        if len(rows) != 1:
+            raise
+        return int(rows[0][0])
+
+
+def all_datasets(connection: apsw.Connection) -> list[DatasetRow | DataCorruptError]:
+    """Return all datasets in order of creation; a damaged one as an error in its place."""
+    datasets, after = [], 0
+    while True:
+        page, following = page_of_datasets(connection, after, _PAGE)
+        datasets += [row for _, row in page]
+        if following is None:
+            return datasets
+        after = following
+
+
+def page_of_datasets(
+    connection: apsw.Connection, after: int, size: int
+) -> tuple[list[tuple[int, DatasetRow | DataCorruptError]], int | None]:
+    """Return the next datasets in order of creation, each with its number, and where the next page begins; None: nowhere.
+
+    Args:
+        after: number of the last dataset of the page before.
+        size: datasets of the page, at most.
+    """
+    statement = f"SELECT {DATASET_COLUMNS} FROM dataset WHERE ds > ? ORDER BY ds LIMIT ?"
+    try:
+        rows, more = read_page(connection, statement, [after, size + 1], size, _row_bytes)
+        found = [(row[0], _from_row(row, str(row[1]))) for row in rows]
+    except UNREADABLE:
+        numbers = _numbers(connection, after, size + 1)
+        more = len(numbers) > size
+        found = [(ds, row) for ds in numbers[:size] for row in _rows_where(connection, "ds = ?", ds, f"number {ds}")]
+    following = found[-1][0] if more and found else None
+    return [(ds, row) for ds, row in found if isinstance(row, DataCorruptError) or not row.is_deleted], following
+
+
+def datasets_where(
+    connection: apsw.Connection, condition: str, value: str | int, *, named: str
+) -> list[DatasetRow | DataCorruptError]:
+    """Return the dataset for which a condition on one value holds, or the error of a damaged one; nothing if there is none.
+
+    Args:
+        named: what a damaged dataset is called in the error.
+    """
+    rows = _rows_where(connection, condition, value, named)
+    return [row for row in rows if isinstance(row, DataCorruptError) or not row.is_deleted]
+
+
+def deleted_dataset(connection: apsw.Connection) -> int | None:
+    """Return the number of a deleted dataset, the one that was deleted first; None: there is none.
+
+    Raises:
+        DataCorruptError: a row says so that is not what was written: nothing of it may be removed.
+    """
+    numbers = select(connection, "SELECT ds FROM dataset WHERE deleted_us IS NOT NULL ORDER BY deleted_us LIMIT 1")
+    for (ds,) in numbers:
+        for row in _rows_where(connection, "ds = ?", ds, f"number {ds}"):
+            if isinstance(row, DataCorruptError):
+                raise row
+            if row.is_deleted:
+                return int(ds)
+    return None
+
+
+def _rows_where(
+    connection: apsw.Connection, condition: str, value: str | int, named: str
+) -> list[DatasetRow | DataCorruptError]:
+    try:
+        rows = select(connection, f"SELECT {DATASET_COLUMNS} FROM dataset WHERE {condition}", (value,))
+    except UNREADABLE as error:
+        return [_damage(named, f"its row cannot be read: {type(error).__name__}")]
+    return [_from_row(row, named) for row in rows]
+
+
+def _row_bytes(row: tuple[Any, ...]) -> int:
+    return len(row[_SCHEMA]) if isinstance(row[_SCHEMA], str) else 0
+
+
+def schema_to_json(schema: Schema) -> str:
+    """Return the schema's set fields as JSON."""
+    fields = {"dtype": schema.dtype, "shape": schema.shape, "metadata": dict(schema.metadata) or None}
+    return to_json({name: value for name, value in fields.items() if value is not None})
+
+
+def _numbers(connection: apsw.Connection, after: int, size: int) -> list[int]:
+    try:
+        statement = "SELECT ds FROM dataset WHERE ds > ? ORDER BY ds LIMIT ?"
+        return [ds for (ds,) in select(connection, statement, (after, size))]
+    except UNREADABLE as error:
+        raise DataCorruptError(f"the table of datasets cannot be read: {error}") from error
+
+
+def _from_row(row: tuple[Any, ...], name: str) -> DatasetRow | DataCorruptError:
+    *fixed, last_ordinal, checksum = row
+    try:
+        start = dataset_start(fixed)
+        found = dataset_checksum(start, last_ordinal)
+    except MALFORMED as error:
+        return _damage(name, f"a value of the row cannot be read: {type(error).__name__}")
+    if found != checksum:
+        return _damage(name, f"the row's checksum is {found:#010x}, expected {checksum:#010x}")
+    *columns, deleted_us = fixed
+    return DatasetRow(_dataset_of(*columns), last_ordinal, deleted_us is not None, start)
+
+
+@lru_cache(maxsize=256)
+def _dataset_of(ds: int, name: str, policy: str, schema: str, created_us: int) -> Dataset:
+    fields = json.loads(schema)
+    shape = fields.get("shape")
+    return Dataset(
+        number=ds,
+        name=name,
+        policy=StoragePolicy.from_json(json.loads(policy)),
+        schema=Schema(fields.get("dtype"), None if shape is None else tuple(shape), fields.get("metadata", {})),
+        created_us=created_us,
+    )
+
+
+def _damage(dataset: str, what: str) -> DataCorruptError:
+    return DataCorruptError(f"the catalogue is damaged at a dataset: {what}", dataset=dataset)

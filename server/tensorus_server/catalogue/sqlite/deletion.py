@@ -1,0 +1,73 @@
+"""Deletes a tensor's row, damaged or not, and leaves its payload to the sweep.
+
+A deletion needs no more of a row than the index of ids and the row's own place. Only the payload's key must be plausible, and
+that of no other tensor: a key that is wrong must never free what another tensor needs.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, Any
+
+from tensorus_server.catalogue.sqlite.database import now_us, select
+from tensorus_server.catalogue.sqlite.reading import ID_INDEX
+
+if TYPE_CHECKING:
+    import apsw
+
+__all__ = ["delete_against_indexes", "delete_tensor"]
+
+_KEY = re.compile(rb"(?:[0-9a-f]{2}/)?[0-9a-f]{32}")
+
+_DELETE = "DELETE FROM tensor WHERE {} RETURNING CAST(key AS BLOB), inline"
+
+_INSERT_TOMBSTONE = """
+INSERT OR IGNORE INTO tombstone (key, delete_after_us)
+SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM tensor WHERE key = ?1 AND inline = 0)
+"""
+
+_log = logging.getLogger(__name__)
+
+
+def delete_tensor(connection: apsw.Connection, ds: int, tensor_id: str, grace_us: int) -> bool:
+    """Delete a tensor of a dataset, leave its payload to the sweep, and return whether it existed.
+
+    Raises:
+        apsw.CorruptError: a page is damaged, or an index says something else about the row than the row itself.
+    """
+    rows = select(connection, _DELETE.format("ds = ? AND id = ?"), (ds, tensor_id))
+    _free(connection, rows, tensor_id, grace_us)
+    return bool(rows)
+
+
+def delete_against_indexes(connection: apsw.Connection, ds: int, tensor_id: str, grace_us: int) -> bool:
+    """Do what `delete_tensor` does where the indexes and the row say different things, and rebuild the indexes.
+
+    SQLite removes a row's entries from the indexes by the row's values, and calls it damage where there are none. With a
+    writable schema it does not.
+
+    Raises:
+        apsw.CorruptError: a page is damaged.
+    """
+    found = select(connection, f"SELECT seq FROM tensor INDEXED BY {ID_INDEX} WHERE ds = ? AND id = ?", (ds, tensor_id))
+    connection.execute("PRAGMA writable_schema = ON")
+    try:
+        rows = [row for (seq,) in found for row in select(connection, _DELETE.format("seq = ?"), (seq,))]
+    finally:
+        connection.execute("PRAGMA writable_schema = OFF")
+    _log.warning("tensor %r was damaged and is deleted; the indexes of its table are rebuilt", tensor_id)
+    connection.execute("REINDEX tensor")
+    _free(connection, rows, tensor_id, grace_us)
+    return bool(rows)
+
+
+def _free(connection: apsw.Connection, rows: list[tuple[Any, ...]], tensor_id: str, grace_us: int) -> None:
+    """Leave the payloads of rows that were deleted to the sweep."""
+    for key, inline in rows:
+        if inline:
+            continue
+        if isinstance(key, bytes) and _KEY.fullmatch(key):
+            connection.execute(_INSERT_TOMBSTONE, (key.decode(), now_us() + grace_us))
+        else:
+            _log.warning("the payload of the deleted tensor %r stays: the key in its row is damaged", tensor_id)

@@ -1,0 +1,310 @@
+"""Compares every index with its table, and rebuilds those that are wrong.
+
+An index that is damaged hides rows that are there, or finds others than were asked for; all that it knows is in the table, too.
+The check runs when a catalogue is opened: for up to `_AT_OPENING_S` before it is used, and then on, in the background, in
+steps of a few milliseconds with pauses between them. A step takes rows of a table, in the order of its key, and looks up their
+entries in each index. At a table's end the entries are counted: an index that has an entry for each row, and no more, is right.
+Where the table itself is damaged, its indexes stay as they are: they may know rows that it has lost.
+
+A row that is not in an index may itself be what is damaged. Where its checksum says so, the index stays as it is: it then knows
+the row's id better than the row does.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import apsw
+
+from tensorus_server.background import Watched
+from tensorus_server.catalogue.sqlite.database import select
+from tensorus_server.catalogue.sqlite.dataset_rows import all_datasets
+from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
+from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowDamageError, verified
+from tensorus_server.errors import DataCorruptError, EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tensorus_server.catalogue.sqlite.database import Database
+
+__all__ = ["IndexCheck"]
+
+_AT_OPENING_S = 0.5
+"""Enough for about 50,000 tensors."""
+
+_STEP_ROWS = 2000
+"""Rows of a step: 1 to 3 ms for each index (measured)."""
+
+_PAUSE_SHARE = 4
+"""A pause is so many times as long as the step before it."""
+
+_SUSPECTS_MAX = 50
+"""Rows of a step that are looked at where they are not in an index."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Index:
+    name: str
+    columns: tuple[str, ...]
+    """All that an entry has, the table's key included."""
+    condition: str
+    """Of the rows that it has entries for; "1": of all."""
+
+
+@dataclass(frozen=True)
+class _Table:
+    name: str
+    source: str
+    """How a FROM clause says that the table itself is to be read, and no index of it."""
+    key: tuple[str, ...]
+    indexes: tuple[_Index, ...]
+
+
+class IndexCheck:
+    """See the module's description."""
+
+    def __init__(self, database: Database) -> None:
+        """Check for a while, and go on in the background."""
+        self._database = database
+        self._closing = threading.Event()
+        self._thread: Watched | None = None
+        steps = self._steps()
+        deadline = time.monotonic() + _AT_OPENING_S
+        while time.monotonic() < deadline:
+            if not _advance(steps):
+                return
+        self._thread = Watched("index-check", partial(self._run, steps), _ended)
+
+    def close(self, timeout_s: float) -> None:
+        """End the check, finished or not. Idempotent."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _run(self, steps: Iterator[None]) -> None:
+        while not self._closing.is_set():
+            begun_s = time.monotonic()
+            if not _advance(steps):
+                return
+            self._closing.wait(_PAUSE_SHARE * (time.monotonic() - begun_s))
+
+    def _steps(self) -> Iterator[None]:
+        """Check everything; yields after each step."""
+        with self._database.read() as connection:
+            tables = _tables(connection)
+        for table in tables:
+            try:
+                yield from self._check(table)
+            except _DamagedTableError as damage:
+                # Its indexes know what it has lost: they stay as they are.
+                _log.error("the catalogue is damaged: table %s %s", table.name, damage)
+
+    def _check(self, table: _Table) -> Iterator[None]:
+        """Check one table; yields after each step. Indexes are only rebuilt from a table that was found to be sound."""
+        wrong: dict[str, _Index] = {}
+        after: tuple[Any, ...] | None = ()
+        while after is not None:
+            after, found = self._look_up(table, after)
+            wrong |= {index.name: index for index in found}
+            yield
+        counts: dict[str, tuple[int, int | None]] = {}
+        for index in table.indexes:
+            counts[index.name] = rows, entries = self._count(table, index)
+            if rows != entries:
+                wrong[index.name] = index
+            yield
+        of_all = {counts[index.name] for index in table.indexes if index.condition == "1"}
+        if len(of_all) == 1 and len(table.indexes) > 1:
+            ((rows, entries),) = of_all
+            if entries is not None and entries > rows:
+                raise _DamagedTableError(f"lacks {entries - rows} rows that all of its indexes have")
+        for index in wrong.values():
+            self._rebuild(index)
+            yield
+
+    def _look_up(self, table: _Table, after: tuple[Any, ...]) -> tuple[tuple[Any, ...] | None, list[_Index]]:
+        """Look rows up in each index; return the key of the last one, None at the table's end, and indexes that are wrong."""
+        with self._database.read() as connection:
+            try:
+                where, bounds, last = _range(connection, table, after)
+                rows = f"FROM {table.name} AS t {table.source} WHERE {where}"
+                keys = select(connection, f"SELECT {', '.join(f't.{column}' for column in table.key)} {rows}", bounds)
+                # Every column that an index has: what cannot be read here is the table's fault, not an index's.
+                columns = sorted({column for index in table.indexes for column in index.columns})
+                select(connection, f"SELECT {', '.join(f'max(t.{column})' for column in columns)} {rows}", bounds)
+            except UNREADABLE as error:
+                raise _DamagedTableError(f"cannot be read after key {after}: {error}") from error
+            if keys != sorted(set(keys)):
+                raise _DamagedTableError(f"has rows out of order after key {after}")
+            return last, [index for index in table.indexes if _is_wrong(connection, table, index, (rows, bounds))]
+
+    def _count(self, table: _Table, index: _Index) -> tuple[int, int | None]:
+        """Return how many rows there are for an index, and how many entries; None: it cannot be read."""
+        count = f"SELECT count({index.columns[0]}), count(*) FROM {table.name}"
+        condition = f"WHERE {index.condition}"
+        with self._database.read() as connection:
+            try:
+                ((_, rows),) = select(connection, f"{count} {table.source} {condition}")
+            except UNREADABLE as error:
+                raise _DamagedTableError(f"cannot be read: {error}") from error
+            try:
+                ((_, entries),) = select(connection, f"{count} INDEXED BY {index.name} {condition}")
+            except UNREADABLE:
+                return rows, None
+        return rows, entries
+
+    def _rebuild(self, index: _Index) -> None:
+        _log.warning("the catalogue's index %s does not agree with its table and is rebuilt", index.name)
+        try:
+            if not self._in_a_transaction(_reindex, index.name) and not self._in_a_transaction(_replace, index.name):
+                _log.error("index %s cannot be rebuilt: its table is damaged, too", index.name)
+        except (apsw.ConstraintError, EngineError) as error:
+            _log.error("index %s cannot be rebuilt: %s", index.name, error)
+
+    def _in_a_transaction(self, rebuild: Callable[[apsw.Connection, str], None], name: str) -> bool:
+        """Return whether it was done; False where a damaged page undid it."""
+        try:
+            with self._database.write() as connection:
+                try:
+                    rebuild(connection, name)
+                except apsw.CorruptError as error:
+                    raise _UndoneError from error
+        except _UndoneError:
+            return False
+        return True
+
+
+class _DamagedTableError(Exception):
+    """A table is not what was written; says in what."""
+
+
+class _UndoneError(Exception):
+    """Undoes a transaction that met a damaged page."""
+
+
+def _ended(error: BaseException) -> None:
+    """Log why the check has ended; a catalogue whose indexes are not checked still serves."""
+    _log.error("the catalogue's indexes are not checked any more", exc_info=error)
+
+
+def _advance(steps: Iterator[None]) -> bool:
+    """Do a step, and return whether there are more. What goes wrong ends the check, not the catalogue."""
+    try:
+        next(steps)
+    except StopIteration:
+        return False
+    except Exception:  # noqa: BLE001 - a catalogue whose indexes cannot be checked still serves
+        _log.exception("the catalogue's indexes could not be checked")
+        return False
+    return True
+
+
+def _tables(connection: apsw.Connection) -> list[_Table]:
+    conditions = {
+        name: sql.partition(" WHERE ")[2] or "1"
+        for name, sql in select(connection, "SELECT name, coalesce(sql, '') FROM sqlite_schema WHERE type = 'index'")
+    }
+    tables = []
+    for _, name, kind, _, without_rowid, _ in select(connection, "PRAGMA main.table_list"):
+        if kind != "table" or name.startswith("sqlite_"):
+            continue
+        key, source = ["rowid"], "NOT INDEXED"
+        indexes = []
+        for _, index, _, origin, _ in select(connection, f"PRAGMA index_list({name})"):
+            if without_rowid and origin == "pk":
+                # The table itself: for one without rowids, SQLite takes NOT INDEXED for a hint.
+                source = f"INDEXED BY {index}"
+            else:
+                indexes.append(_Index(index, _columns(connection, index), conditions.get(index, "1")))
+        if without_rowid:
+            columns = select(connection, f"PRAGMA table_info({name})")
+            key = [column[1] for column in sorted(columns, key=lambda column: int(column[5])) if column[5]]
+        if indexes:
+            tables.append(_Table(name, source, tuple(key), tuple(indexes)))
+    return tables
+
+
+def _columns(connection: apsw.Connection, index: str) -> tuple[str, ...]:
+    return tuple(name or "rowid" for _, _, name, *_ in select(connection, f"PRAGMA index_xinfo({index})"))
+
+
+def _range(
+    connection: apsw.Connection, table: _Table, after: tuple[Any, ...]
+) -> tuple[str, tuple[Any, ...], tuple[Any, ...] | None]:
+    """Return the condition of the next rows with its parameters, and the key of the last of them; None: to the end."""
+    key, marks = f"({', '.join(table.key)})", f"({', '.join('?' * len(table.key))})"
+    begin = f"{key} > {marks}" if after else "1"
+    columns, order = ", ".join(table.key), ", ".join(table.key)
+    last = select(
+        connection,
+        f"SELECT {columns} FROM {table.name} {table.source} WHERE {begin} ORDER BY {order} LIMIT 1 OFFSET ?",
+        (*after, _STEP_ROWS - 1),
+    )
+    if not last:
+        return begin, after, None
+    return f"{begin} AND {key} <= {marks}", (*after, *last[0]), last[0]
+
+
+def _is_wrong(connection: apsw.Connection, table: _Table, index: _Index, rows: tuple[str, tuple[Any, ...]]) -> bool:
+    """Whether an index lacks one of these rows that is not itself damaged."""
+    same = " AND ".join(f"x.{column} IS t.{column}" for column in index.columns)
+    key = table.key[0]
+    # The key as the entry says it: SQLite finds a rowid at the entry's end, and an entry may be wrong about its length.
+    entry = f"SELECT x.{key} FROM {table.name} AS x INDEXED BY {index.name} WHERE {same} AND ({index.condition})"
+    statement = f"SELECT t.{key} {rows[0]} AND ({index.condition}) AND ({entry}) IS NOT t.{key} LIMIT ?"
+    try:
+        missing = [key for (key,) in select(connection, statement, (*rows[1], _SUSPECTS_MAX))]
+    except UNREADABLE:
+        return True
+    if len(missing) == _SUSPECTS_MAX:
+        return True
+    if table.name == "tensor":
+        return any(_is_intact(connection, seq) for seq in missing)
+    if table.name == "dataset":
+        damaged = any(isinstance(row, DataCorruptError) for row in all_datasets(connection))
+        return bool(missing) and not damaged
+    return bool(missing)
+
+
+def _is_intact(connection: apsw.Connection, seq: int) -> bool:
+    names = ", ".join(f'"{name}"' for name in TENSOR_COLUMNS)
+    try:
+        rows = select(connection, f"SELECT {names}, NULL FROM tensor NOT INDEXED WHERE seq = ?", (seq,))
+        for row in rows:
+            verified(row, row[TENSOR_COLUMNS.index("ds")])
+    except (*UNREADABLE, RowDamageError):
+        rows = []
+    if not rows:
+        _log.warning("the catalogue is damaged: the row of generation %d is not what was written", seq)
+        return False
+    return True
+
+
+def _reindex(connection: apsw.Connection, name: str) -> None:
+    connection.execute(f"REINDEX {name}")
+
+
+def _replace(connection: apsw.Connection, name: str) -> None:
+    """Rebuild an index whose pages SQLite cannot even clear: with pages of its own; the old ones are used no more."""
+    ((table, sql),) = select(connection, "SELECT tbl_name, sql FROM sqlite_schema WHERE name = ?", (name,))
+    if sql is None:
+        columns = ", ".join(column for column in _columns(connection, name) if column != "rowid")
+        sql = f"CREATE UNIQUE INDEX {name} ON {table} ({columns})"
+    connection.execute(sql.replace(f"INDEX {name} ", "INDEX rebuilt ", 1))
+    connection.execute("PRAGMA writable_schema = ON")
+    try:
+        connection.execute(
+            "UPDATE sqlite_schema SET rootpage = (SELECT rootpage FROM sqlite_schema WHERE name = 'rebuilt') WHERE name = ?",
+            (name,),
+        )
+        connection.execute("DELETE FROM sqlite_schema WHERE name = 'rebuilt'")
+    finally:
+        connection.execute("PRAGMA writable_schema = RESET")

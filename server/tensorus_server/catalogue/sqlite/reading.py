@@ -1,0 +1,320 @@
+"""Reads tensors from their rows. A damaged row becomes an error in its own place, and the others are read as usual.
+
+Damage shows in two ways. A row whose checksum is wrong is read like any other. A damaged page, or text that is not UTF-8, makes
+SQLite or apsw give up the whole statement: then its rows are read one by one, each by its generation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import apsw
+
+from tensorus_server.catalogue.abc import DamagedTensor, Page, PageRequest, place_of
+from tensorus_server.catalogue.sqlite.database import select
+from tensorus_server.catalogue.sqlite.filter_sql import compile_condition, compile_filter
+from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
+from tensorus_server.catalogue.sqlite.row_page import read_page
+from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row, to_json
+from tensorus_server.errors import DataCorruptError
+from tensorus_server.limits import PAGE_READ_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tensorus_server.model import Tensor
+
+__all__ = ["ID_INDEX", "Batch", "find_tensors", "page_of_tensors", "rows_by_generation"]
+
+ID_INDEX = "sqlite_autoindex_tensor_1"
+"""Of UNIQUE (ds, id): SQLite's name for it."""
+
+_SORT_COLUMNS = {"created": "seq", "id": "id", "nbytes": "nbytes", "stored_bytes": "stored_bytes"}
+
+_COLUMNS = ", ".join(f't."{name}"' for name in TENSOR_COLUMNS)
+_PAYLOAD = "CAST(p.bytes AS BLOB)"
+_WITH_PAYLOAD = f"SELECT {_COLUMNS}, {_PAYLOAD} FROM tensor t LEFT JOIN payload p ON p.seq = t.seq"
+_WITHOUT_PAYLOAD = f"SELECT {_COLUMNS}, NULL FROM tensor t"
+
+_SEQ, _ID, _METADATA = (TENSOR_COLUMNS.index(name) for name in ("seq", "id", "metadata"))
+
+_BATCH = 2000
+"""Rows of a `Batch`: 20 ms, for which the log is kept from being reset."""
+
+_ONE_BY_ONE = 256
+"""Generations that are looked up at once where rows are read one by one."""
+
+
+def find_tensors(
+    connection: apsw.Connection,
+    column: str,
+    dataset: tuple[int, str],
+    values: Sequence[str | int],
+    *,
+    with_payloads: bool = False,
+) -> list[Tensor | DataCorruptError | None]:
+    """Return the tensors of a dataset (number, name) that have these values in `column`, "id" or "seq", in order.
+
+    One statement for all: SQLite plans a join anew whenever a parameter changes, which takes longer than looking up a row.
+
+    Raises:
+        apsw.CorruptError: in a transaction that writes: SQLite commits none that met a damaged page.
+    """
+    payload, join = "NULL", ""
+    if with_payloads:
+        payload, join = _PAYLOAD, " LEFT JOIN payload p ON p.seq = t.seq"
+    statement = (
+        f"SELECT wanted.key, {_COLUMNS}, {payload} FROM json_each(?) wanted "
+        f"CROSS JOIN tensor t ON t.ds = ? AND t.{column} = wanted.value{join}"
+    )
+    ds, name = dataset
+    try:
+        rows = select(connection, statement, (to_json(list(values)), ds))
+    except UNREADABLE as error:
+        _require_going_on(connection, error)
+        if len(values) == 1:
+            return [_unreadable(connection, dataset, error, **{column: values[0]})]
+        return [
+            found
+            for value in values
+            for found in find_tensors(connection, column, dataset, [value], with_payloads=with_payloads)
+        ]
+    found: list[Tensor | DataCorruptError | None] = [None] * len(values)
+    for row in rows:
+        found[row[0]] = _tensor(connection, row[1:], ds, name)
+    return found
+
+
+def page_of_tensors(connection: apsw.Connection, ds: int, dataset: str, request: PageRequest) -> Page:
+    """Return one page of a listing.
+
+    Raises:
+        DataCorruptError: nothing of the dataset can be listed, or the listing cannot go on past a damaged tensor.
+    """
+    try:
+        rows, more = read_page(connection, *_page_statement(connection, ds, request), request.size, _row_bytes)
+    except UNREADABLE:
+        return _page_one_by_one(connection, ds, dataset, request)
+    place = TENSOR_COLUMNS.index(_SORT_COLUMNS[request.order.field])
+    return _page(
+        [
+            found if not isinstance(found, DataCorruptError) else DamagedTensor(found, row[_SEQ], row[place])
+            for row in rows
+            for found in (_tensor(connection, row, ds, dataset),)
+        ],
+        request,
+        more=more,
+    )
+
+
+@dataclass
+class Batch:
+    """Rows of a dataset, as they are: their checksums are not verified yet."""
+
+    connection: apsw.Connection
+    dataset: tuple[int, str]
+    rows: list[tuple[Any, ...]]
+    """For `tensor_from_row`, without payloads."""
+    damages: list[DataCorruptError]
+    """Of rows that cannot be read."""
+    last: int | None
+    """The generation after which the next batch begins; None: there is none."""
+
+    def damage(self, row: tuple[Any, ...], error: RowDamageError) -> None:
+        """Count a row that was read among the damages."""
+        self.damages.append(_damage(self.connection, self.dataset, row[_SEQ], row[_ID], str(error)))
+
+
+def rows_by_generation(connection: apsw.Connection, ds: int, dataset: str, after: int) -> Batch:
+    """Return the next rows of a dataset in ascending order of their generations, those above `after`.
+
+    Raises:
+        DataCorruptError: nothing more of the dataset can be read.
+    """
+    where = "t.ds = ? AND t.seq > ? ORDER BY t.seq LIMIT ?"
+    batch = Batch(connection, (ds, dataset), [], [], None)
+    try:
+        batch.rows = select(connection, f"{_WITHOUT_PAYLOAD} WHERE {where}", (ds, after, _BATCH))
+        seqs = [row[_SEQ] for row in batch.rows]
+    except UNREADABLE:
+        request = PageRequest(after=(after, after))
+        seqs = [seq for seq, _ in islice(_places(connection, ds, dataset, request), _BATCH)]
+        for seq in seqs:
+            try:
+                rows = select(connection, f"{_WITHOUT_PAYLOAD} WHERE t.seq = ?", (seq,))
+                batch.rows += rows
+                if not rows:
+                    what = "its row is missing from the table"
+                    batch.damages.append(_damage(connection, (ds, dataset), seq, None, what))
+            except UNREADABLE as error:
+                batch.damages.append(_unreadable(connection, (ds, dataset), error, seq=seq))
+    if len(seqs) == _BATCH:
+        batch.last = seqs[-1]
+    return batch
+
+
+def _page(tensors: list[Tensor | DamagedTensor], request: PageRequest, *, more: bool) -> Page:
+    if not more:
+        return Page(tensors, None)
+    last, field = tensors[-1], request.order.field
+    if isinstance(last, DamagedTensor) and not isinstance(last.sort_value, str if field == "id" else int):
+        raise last.error
+    return Page(tensors, place_of(last, field))
+
+
+def _page_statement(connection: apsw.Connection, ds: int, request: PageRequest) -> tuple[str, list[Any]]:
+    """Return the statement that reads a page, and its parameters."""
+    tail, parameters = _page_tail(request, compile_filter(request.filter, ds, connection))
+    return (_WITH_PAYLOAD if request.with_payloads else _WITHOUT_PAYLOAD) + tail, parameters
+
+
+def _page_tail(
+    request: PageRequest, condition: tuple[str, list[Any]], *, size: int | None = None
+) -> tuple[str, list[Any]]:
+    """Return WHERE, ORDER BY and LIMIT of a page, one row longer than the page to see whether it is the last."""
+    where, parameters = condition
+    conditions = [where]
+    sort, direction, beyond = f"t.{_SORT_COLUMNS[request.order.field]}", "ASC", ">"
+    if request.order.descending:
+        direction, beyond = "DESC", "<"
+    if request.generation_max is not None:
+        # "+": the bound holds for nearly all tensors, and must not win over the index that has them in order.
+        conditions.append("t.seq <= ?" if sort == "t.seq" else "+t.seq <= ?")
+        parameters.append(request.generation_max)
+    if request.after is not None:
+        conditions.append(f"({sort}, t.seq) {beyond} (?, ?)")
+        parameters.extend(request.after)
+    tail = f" WHERE {' AND '.join(conditions)} ORDER BY {sort} {direction}, t.seq {direction} LIMIT ?"
+    return tail, [*parameters, request.size + 1 if size is None else size]
+
+
+def _page_one_by_one(connection: apsw.Connection, ds: int, dataset: str, request: PageRequest) -> Page:
+    """Return what `page_of_tensors` does where a statement that reads many rows fails."""
+    select_from = _WITH_PAYLOAD if request.with_payloads else _WITHOUT_PAYLOAD
+    # Not by the dataset's number, about which a damaged row may be wrong: `_places` has found those of the dataset.
+    where, parameters = compile_condition(request.filter, ds, connection)
+    tensors: list[Tensor | DamagedTensor] = []
+    left = PAGE_READ_BYTES
+    for seq, sort_value in _places(connection, ds, dataset, request):
+        try:
+            rows = select(connection, f"{select_from} WHERE t.seq = ? AND {where}", [seq, *parameters])
+        except UNREADABLE as error:
+            damage = _unreadable(connection, (ds, dataset), error, seq=seq)
+            tensors.append(DamagedTensor(damage, seq, sort_value))
+        else:
+            if not rows and not _has_row(connection, seq):
+                damage = _damage(connection, (ds, dataset), seq, None, "its row is missing from the table")
+                tensors.append(DamagedTensor(damage, seq, sort_value))
+            for row in rows:
+                left -= _row_bytes(row)
+                found = _tensor(connection, row, ds, dataset)
+                tensors.append(
+                    found if not isinstance(found, DataCorruptError) else DamagedTensor(found, seq, sort_value)
+                )
+        if len(tensors) > request.size:
+            return _page(tensors[: request.size], request, more=True)
+        if left <= 0:
+            return _page(tensors, request, more=True)
+    return _page(tensors, request, more=False)
+
+
+def _row_bytes(row: tuple[Any, ...]) -> int:
+    """Return about how much memory a row takes: its metadata, and its inline payload where it has one."""
+    return sum(len(value) for value in (row[_METADATA], row[-1]) if isinstance(value, (str, bytes)))
+
+
+def _has_row(connection: apsw.Connection, seq: int) -> bool:
+    return select(connection, "SELECT 1 FROM tensor NOT INDEXED WHERE seq = ?", (seq,)) != []
+
+
+def _places(
+    connection: apsw.Connection, ds: int, dataset: str, request: PageRequest
+) -> Iterator[tuple[int, str | int | None]]:
+    """Yield generation and sort value of the dataset's tensors in order: by the index, or the table where that is damaged."""
+    field = request.order.field
+    sort = _SORT_COLUMNS[field]
+    column = "CAST(t.id AS BLOB)" if field == "id" else f"CASE typeof(t.{sort}) WHEN 'integer' THEN t.{sort} END"
+    while True:
+        tail, parameters = _page_tail(request, ("t.ds = ?", [ds]), size=_ONE_BY_ONE)
+        for source in ("tensor t", "tensor t NOT INDEXED"):
+            try:
+                rows = select(connection, f"SELECT t.seq, {column} FROM {source}{tail}", parameters)
+                break
+            except UNREADABLE as error:
+                failure = error
+        else:
+            raise DataCorruptError(
+                f"the catalogue is damaged: its table of tensors cannot be read: {failure}", dataset=dataset
+            )
+        place: tuple[str | int | None, int] | None = None
+        for seq, value in rows:
+            place = (_text(value) if field == "id" else value, seq)
+            yield seq, place[0]
+        if len(rows) < _ONE_BY_ONE or place is None or place[0] is None:
+            return
+        request = replace(request, after=(place[0], place[1]))
+
+
+def _tensor(connection: apsw.Connection, row: tuple[Any, ...], ds: int, dataset: str) -> Tensor | DataCorruptError:
+    """Return the tensor of a row that was read, or the error of one that is damaged."""
+    try:
+        return tensor_from_row(row, dataset, ds)
+    except RowDamageError as error:
+        return _damage(connection, (ds, dataset), row[_SEQ], row[_ID], str(error))
+
+
+def _unreadable(
+    connection: apsw.Connection,
+    dataset: tuple[int, str],
+    error: Exception,
+    *,
+    seq: Any = None,  # `Any`: a value that a caller looks up, here and below
+    id: Any = None,  # noqa: A002 - a column's name
+) -> DataCorruptError:
+    """Return the error of a tensor whose row SQLite or apsw cannot read; its generation or its id is known."""
+    what = f"its row cannot be read: {type(error).__name__}"
+    if seq is not None:
+        return _damage(connection, dataset, seq, None, what)
+    statement = f"SELECT seq FROM tensor INDEXED BY {ID_INDEX} WHERE ds = ? AND id = ?"
+    try:
+        rows = select(connection, statement, (dataset[0], id))
+    except UNREADABLE as error_of_index:
+        _require_going_on(connection, error_of_index)
+        rows = []
+    facts = {"generation": rows[0][0]} if rows else {}
+    return DataCorruptError(f"the catalogue is damaged: {what}", dataset=dataset[1], tensor=id, **facts)
+
+
+def _damage(
+    connection: apsw.Connection, dataset: tuple[int, str], seq: int, id_in_row: object, what: str
+) -> DataCorruptError:
+    """Return the error of the damaged row `seq`, with the id under which the tensor can be replaced and deleted."""
+    ds, name = dataset
+    index = f"FROM tensor INDEXED BY {ID_INDEX} WHERE ds = ?"
+    tensor_id = id_in_row if isinstance(id_in_row, str) else None
+    try:
+        if tensor_id is None or select(connection, f"SELECT seq {index} AND id = ?", (ds, tensor_id)) != [(seq,)]:
+            # The row is wrong about its id. The index has it, if at the price of looking through all of the dataset's.
+            rows = select(connection, f"SELECT CAST(id AS BLOB) {index} AND seq = ?", (ds, seq))
+            tensor_id = _text(rows[0][0]) if rows else tensor_id
+    except UNREADABLE as error:
+        _require_going_on(connection, error)
+    return DataCorruptError(
+        f"the catalogue is damaged: {what}", dataset=name, tensor=tensor_id or f"generation {seq}", generation=seq
+    )
+
+
+def _require_going_on(connection: apsw.Connection, error: Exception) -> None:
+    """Let an error be worked around where the transaction goes on; raise it where it can only be undone."""
+    if isinstance(error, apsw.CorruptError) and not connection.pragma("query_only"):
+        raise error
+
+
+def _text(value: object) -> str | None:
+    """Return the text of these bytes; None where they are none."""
+    try:
+        return value.decode() if isinstance(value, bytes) else None
+    except UnicodeDecodeError:
+        return None

@@ -1,0 +1,93 @@
+"""The checksum of a catalogue row: a CRC32C over all of its columns.
+
+Little-endian, without padding. First 8 bytes for each column, in order:
+
+    INTEGER     its value, int64; NULL is -1
+    REAL        its value, float64; NULL is NaN (0x7ff8000000000000)
+    TEXT, BLOB  its length in bytes, int64; NULL is -1
+
+then the bytes of each TEXT (UTF-8) and BLOB, in order. SQLite stores NaN as NULL, and no INTEGER column that may be NULL is
+ever negative, so every row has one form. The types are those of the schema: a value of another type is damage.
+
+A row's checksum may go on from another one (`start`): neighbours that have most columns in common share that part.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import apsw
+
+from tensorus_codecs.checksum import crc32c
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["MALFORMED", "UNREADABLE", "dataset_checksum", "dataset_start", "row_checksum", "upload_checksum"]
+
+MALFORMED = (struct.error, TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError)
+"""What decoding a damaged row may raise: values of wrong types, text that is not UTF-8, JSON that does not parse."""
+
+UNREADABLE = (apsw.CorruptError, UnicodeDecodeError)
+"""What reading a row may raise: its page is damaged, or a text in it is not UTF-8. No row of the statement then comes."""
+
+_NULLS = {"q": -1, "d": math.nan}
+
+
+def row_checksum(types: str, columns: Sequence[Any], start: int = 0) -> int:
+    """Return the checksum of a row, or of a part of its columns.
+
+    Args:
+        types: a letter for each column: q for INTEGER, d for REAL, t for TEXT and BLOB.
+        columns: their values; TEXT as str or as its UTF-8 bytes.
+        start: the checksum of the columns before these.
+
+    Raises:
+        struct.error, TypeError: a value is not of its column's type.
+    """
+    numbers: list[float] = []
+    texts: list[bytes] = []
+    for kind, value in zip(types, columns, strict=True):
+        if kind != "t":
+            numbers.append(_NULLS[kind] if value is None else value)
+        elif value is None:
+            numbers.append(-1)
+        else:
+            texts.append(value.encode() if isinstance(value, str) else value)
+            numbers.append(len(texts[-1]))
+    return crc32c(b"".join((_numbers(types).pack(*numbers), *texts)), start)
+
+
+def dataset_start(columns: Sequence[Any]) -> int:
+    """Return the checksum of a dataset's columns but the last ordinal: ds, name, policy, schema, created_us, deleted_us.
+
+    Raises:
+        struct.error, TypeError: a value is not of its column's type.
+    """
+    return row_checksum("qtttqq", columns)
+
+
+def dataset_checksum(start: int, last_ordinal: int) -> int:
+    """Return the checksum of a dataset's row, which goes on from `dataset_start` with the last ordinal.
+
+    Raises:
+        struct.error: the ordinal is no integer.
+    """
+    return row_checksum("q", (last_ordinal,), start)
+
+
+def upload_checksum(columns: Sequence[Any]) -> int:
+    """Return the checksum of an upload's row: its columns in the order of the table, without this one.
+
+    Raises:
+        struct.error, TypeError: a value is not of its column's type.
+    """
+    return row_checksum("tqqtqqtttqqqttqtq", columns)
+
+
+@lru_cache(maxsize=16)
+def _numbers(types: str) -> struct.Struct:
+    return struct.Struct("<" + types.replace("t", "q"))

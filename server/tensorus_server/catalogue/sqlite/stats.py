@@ -1,0 +1,104 @@
+"""Sums over the tensors of a dataset, from rows that are what was written.
+
+Every row is read and its checksum verified: sums in SQL would take in what a damaged row says. Rows that have everything that
+is summed in common are counted, and summed up at the end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number
+from tensorus_server.catalogue.sqlite.reading import rows_by_generation
+from tensorus_server.catalogue.sqlite.rows import RowDamageError, to_json, verified
+from tensorus_server.model import DatasetStats, DTypeShare, EncodingShare
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tensorus_server.catalogue.sqlite.database import Database
+    from tensorus_server.catalogue.sqlite.rows import Alike
+    from tensorus_server.errors import DataCorruptError
+
+__all__ = ["sum_up"]
+
+_DAMAGES_MAX = 100
+"""Damaged tensors that are named."""
+
+_ENCODINGS_MAX = 1000
+"""Far more than there are, unless a codec's settings differ from tensor to tensor."""
+
+
+def sum_up(database: Database, name: str) -> DatasetStats:
+    """Return sums over the dataset's tensors; those that come and go meanwhile may be in them or not.
+
+    Raises:
+        DatasetNotFoundError: there is no such dataset.
+        DataCorruptError: nothing of the dataset can be read.
+    """
+    counts: dict[int, int] = {}
+    kinds: dict[int, Alike] = {}
+    damages: list[DataCorruptError] = []
+    damaged = after = 0
+    while True:
+        # A transaction for each batch: a long one would keep the log from being reset.
+        with database.read() as connection:
+            ds = dataset_number(connection, name)
+            batch = rows_by_generation(connection, ds, name, after)
+            for row in batch.rows:
+                try:
+                    kind = verified(row, ds)
+                except RowDamageError as error:
+                    batch.damage(row, error)
+                    continue
+                # By identity: what rows have in common is worked out once for all of them.
+                number = id(kind)
+                kinds[number] = kind
+                counts[number] = counts.get(number, 0) + 1
+        damaged += len(batch.damages)
+        damages += batch.damages[: _DAMAGES_MAX - len(damages)]
+        if batch.last is None:
+            break
+        after = batch.last
+    return _stats([(kind, counts[number]) for number, kind in kinds.items()], damages, damaged)
+
+
+def _stats(kinds: list[tuple[Alike, int]], damages: list[DataCorruptError], damaged: int) -> DatasetStats:
+    reports = [(kind.storage, count) for kind, count in kinds]
+    return DatasetStats(
+        tensors=sum(count for _, count in kinds),
+        lossy_tensors=sum(count for report, count in reports if report.lossy),
+        canonical_bytes=sum(report.canonical_bytes * count for report, count in reports),
+        quantized_bytes=sum(report.quantized_bytes * count for report, count in reports),
+        stored_bytes=sum(report.stored_bytes * count for report, count in reports),
+        worst_relative_error=max((report.relative_error for report, _ in reports), default=0.0),
+        worst_max_absolute_error=max((report.max_absolute_error for report, _ in reports), default=0.0),
+        dtypes=_dtype_shares(kinds),
+        encodings=_encoding_shares(kinds),
+        damages=tuple(damages),
+        damaged_tensors=damaged,
+    )
+
+
+def _dtype_shares(kinds: Iterable[tuple[Alike, int]]) -> tuple[DTypeShare, ...]:
+    sums: dict[str, list[int]] = {}
+    for kind, count in kinds:
+        of_dtype = sums.setdefault(kind.spec.dtype.name, [0, 0, 0])
+        for place, amount in enumerate((1, kind.storage.canonical_bytes, kind.storage.stored_bytes)):
+            of_dtype[place] += amount * count
+    return tuple(DTypeShare(name, *sums[name]) for name in sorted(sums))
+
+
+def _encoding_shares(kinds: Iterable[tuple[Alike, int]]) -> tuple[EncodingShare, ...]:
+    encodings: dict[str, tuple[dict[str, Any], ...]] = {}
+    sums: dict[str, list[int]] = {}
+    for kind, count in kinds:
+        for share in kind.storage.encodings:
+            # Equal encodings are written alike.
+            text = to_json(share.encoding)
+            encodings[text] = share.encoding
+            of_encoding = sums.setdefault(text, [0, 0, 0])
+            for place, amount in enumerate((share.chunks, share.canonical_bytes, share.stored_bytes)):
+                of_encoding[place] += amount * count
+    largest_first = sorted(sums, key=lambda text: (-sums[text][2], text))
+    return tuple(EncodingShare(encodings[text], *sums[text]) for text in largest_first[:_ENCODINGS_MAX])

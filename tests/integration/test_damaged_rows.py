@@ -1,0 +1,218 @@
+"""One damaged row of twenty: every call names it, the nineteen others go on, and it can be replaced and deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tensorus
+import tensorus.aio
+from support.servers import engine_config, running_server
+from tensorus.embedded import EmbeddedBackend
+from tensorus.errors import DataCorruptError, InsertManyError
+from tensorus_server.chunk_store import local
+from tensorus_server.engine import Engine
+
+DAMAGES = [
+    pytest.param("index_crc = index_crc + 1", id="a locator"),
+    pytest.param("metadata = 'no json'", id="metadata that do not parse"),
+    pytest.param("metadata = CAST(x'7b22ff227d' AS TEXT)", id="metadata that are not UTF-8"),
+    pytest.param("relative_error = 0.5", id="another error"),
+]
+"""Of each kind one; the catalogue's own tests change every column."""
+
+OTHERS = [f"t{number}" for number in range(20) if number != 5]
+
+
+def array(number: int) -> np.ndarray[Any, Any]:
+    return np.full((4,), number, np.float32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_shards() -> Iterator[None]:
+    """Let stores have 4 shards instead of 256: making the folders takes longer than most tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "_SHARDS", local._SHARDS[:4])
+        yield
+
+
+@pytest.fixture(params=["remote", "embedded"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[tensorus.Client, Engine]]:
+    """A client of a store of this test alone, with twenty tensors, and the engine behind it."""
+    if request.param == "embedded":
+        backend = EmbeddedBackend(tmp_path / "store", engine_config)
+        with tensorus.Client(backend) as client:
+            yield client, backend._engine
+        return
+    with running_server(tmp_path / "store") as server, tensorus.connect(server.address) as client:
+        yield client, server._engine
+
+
+@pytest.fixture(params=DAMAGES)
+def client(request: pytest.FixtureRequest, opened: tuple[tensorus.Client, Engine]) -> tensorus.Client:
+    """The client, after the row of t5 was damaged."""
+    client, engine = opened
+    client.create_dataset("d")
+    client.insert_many("d", [tensorus.NewTensor(array(n), f"t{n}", {"n": n}) for n in range(20)])
+    with engine._catalogue._database.write() as connection:  # type: ignore[attr-defined]
+        connection.execute(f"UPDATE tensor SET {request.param} WHERE id = 't5'")
+    return client
+
+
+def names_t5(error: DataCorruptError) -> bool:
+    return (error.reason, error.facts["dataset"], error.facts["tensor"]) == ("DATA_CORRUPT", "d", "t5")
+
+
+def test_a_listing_yields_the_others_and_names_the_damaged_one(client: tensorus.Client) -> None:
+    damages: list[DataCorruptError] = []
+    assert [info.id for info in client.list("d", on_damaged=damages.append)] == OTHERS
+    assert list(map(names_t5, damages)) == [True]
+    with pytest.raises(DataCorruptError, match="tensor=t5"):
+        list(client.list("d"))
+
+
+@pytest.mark.parametrize("order_by", ["id", "nbytes desc", "stored_bytes"])
+def test_a_listing_in_any_order_does(client: tensorus.Client, order_by: str) -> None:
+    damages: list[DataCorruptError] = []
+    infos = list(client.list("d", order_by=order_by, on_damaged=damages.append))
+    assert sorted(info.id for info in infos) == sorted(OTHERS)
+    assert list(map(names_t5, damages)) == [True]
+
+
+@pytest.mark.parametrize("with_data", [True, False])
+def test_a_query_yields_the_others_and_names_the_damaged_one(client: tensorus.Client, *, with_data: bool) -> None:
+    damages: list[DataCorruptError] = []
+    records = list(client.query("d", "n >= 0", with_data=with_data, as_="numpy", on_damaged=damages.append))
+    assert [record.info.id for record in records] == OTHERS
+    if with_data:
+        assert [record.tensor[0] for record in records] == [int(name[1:]) for name in OTHERS]
+    assert list(map(names_t5, damages)) == [True]
+    with pytest.raises(DataCorruptError, match="tensor=t5"):
+        list(client.query("d", with_data=with_data))
+
+
+def test_a_sample_does(client: tensorus.Client) -> None:
+    damages: list[DataCorruptError] = []
+    records = list(client.query("d", sample=20, seed=1, as_="numpy", on_damaged=damages.append))
+    assert sorted(record.info.id for record in records) == sorted(OTHERS)
+    assert list(map(names_t5, damages)) == [True]
+
+
+def test_reads_by_id_do(client: tensorus.Client) -> None:
+    damages: list[DataCorruptError] = []
+    ids = [f"t{number}" for number in range(20)]
+    assert [record.info.id for record in client.get_many("d", ids, on_damaged=damages.append)] == OTHERS
+    assert list(map(names_t5, damages)) == [True]
+    for call in (client.get, client.info):
+        with pytest.raises(DataCorruptError, match="tensor=t5"):
+            call("d", "t5")
+
+
+def test_stats_are_those_of_the_others_and_name_the_damaged_one(client: tensorus.Client) -> None:
+    stats = client.stats("d")
+    assert (stats.tensors, stats.canonical_bytes) == (19, 19 * 16)
+    assert (stats.damaged_tensors, stats.damaged_ids) == (1, ("t5",))
+
+
+def test_an_insert_that_meets_it_fails_alone(client: tensorus.Client) -> None:
+    tensors = [(f"new{n}", array(n)) for n in range(20)] + [("t5", array(5))]
+    with pytest.raises(InsertManyError) as caught:
+        client.insert_many("d", tensors)
+    assert len(caught.value.inserted) == 20
+    ((position, error),) = caught.value.failed
+    assert position == 20
+    assert isinstance(error, DataCorruptError)
+    assert names_t5(error)
+
+
+def test_it_can_be_replaced(client: tensorus.Client) -> None:
+    damages: list[DataCorruptError] = []
+    list(client.list("d", on_damaged=damages.append))
+    generation = int(damages[0].facts["generation"])
+    info = client.insert("d", array(55), id="t5", metadata={"n": 5}, if_generation_match=generation)
+    assert client.get("d", "t5", as_="numpy")[0] == 55
+    assert client.stats("d").tensors == 20
+    assert {found.id for found in client.list("d")} == {*OTHERS, info.id}
+
+
+def test_it_can_be_deleted(client: tensorus.Client) -> None:
+    assert client.delete("d", ["t4", "t5", "t6"]) == 3
+    assert [info.id for info in client.list("d")] == [name for name in OTHERS if name not in {"t4", "t6"}]
+    client.insert("d", array(5), id="t5")
+    assert client.delete_dataset("d") == 18
+
+
+def test_the_asynchronous_client_does_all_of_it_alike(tmp_path: Path) -> None:
+    async def check(address: str) -> None:
+        async with tensorus.aio.connect(address) as client:
+            damages: list[DataCorruptError] = []
+            told = {"on_damaged": damages.append}
+            assert [info.id async for info in client.list("d", **told)] == OTHERS
+            assert [record.info.id async for record in client.query("d", **told)] == OTHERS
+            assert [record.info.id async for record in client.query("d", with_data=False, **told)] == OTHERS
+            assert [record.info.id async for record in client.get_many("d", ["t4", "t5", "t6"], **told)] == ["t4", "t6"]
+            await asyncio.sleep(0)
+            assert list(map(names_t5, damages)) == [True] * 4
+            for found in (client.list("d"), client.query("d"), client.query("d", with_data=False)):
+                with pytest.raises(DataCorruptError, match="tensor=t5"):
+                    _ = [one async for one in found]
+            assert (await client.stats("d")).damaged_ids == ("t5",)
+            assert [info.name for info in await client.datasets(**told)] == ["d"]
+
+    with running_server(tmp_path / "store") as server:
+        with tensorus.connect(server.address) as client:
+            client.create_dataset("d")
+            client.insert_many("d", [(f"t{n}", array(n)) for n in range(20)])
+        with server._engine._catalogue._database.write() as connection:  # type: ignore[attr-defined]
+            connection.execute("UPDATE tensor SET metadata = 'no json' WHERE id = 't5'")
+        asyncio.run(check(server.address))
+
+
+def test_a_damaged_dataset_is_named_and_the_others_are_listed(opened: tuple[tensorus.Client, Engine]) -> None:
+    client, engine = opened
+    for name in ("a", "b", "c"):
+        client.create_dataset(name)
+    client.insert("b", array(1), id="t")
+    with engine._catalogue._database.write() as connection:  # type: ignore[attr-defined]
+        connection.execute("UPDATE dataset SET schema = '[' WHERE name = 'b'")
+    damages: list[DataCorruptError] = []
+    assert [info.name for info in client.datasets(on_damaged=damages.append)] == ["a", "c"]
+    assert [error.facts["dataset"] for error in damages] == ["b"]
+    with pytest.raises(DataCorruptError, match="dataset=b"):
+        client.datasets()
+    with pytest.raises(DataCorruptError, match="dataset=b"):
+        client.insert("b", array(2), id="u")
+    assert client.get("b", "t", as_="numpy")[0] == 1
+    client.update_dataset("b", preset="fast", schema=tensorus.Schema())
+    client.insert("b", array(2), id="u")
+
+
+def test_the_command_line_lists_the_others_and_names_it(tmp_path: Path) -> None:
+    backend = EmbeddedBackend(tmp_path / "store", engine_config)
+    with tensorus.Client(backend) as client:
+        client.create_dataset("d")
+        client.insert_many("d", [(f"t{n}", array(n)) for n in range(3)])
+        with backend._engine._catalogue._database.write() as connection:  # type: ignore[attr-defined]
+            connection.execute("UPDATE tensor SET metadata = 'no json' WHERE id = 't1'")
+    command = [sys.executable, "-m", "tensorus"]
+    store = ["--store", str(tmp_path / "store")]
+    found = subprocess.run([*command, "ls", "d", *store], capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert [line.split()[0] for line in found.stdout.splitlines()] == ["id", "t0", "t2"]
+    assert "tensor=t1" in found.stderr
+    found = subprocess.run([*command, "ls", "d", "--json", *store], capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    *intact, damaged = json.loads(found.stdout)
+    assert [info["id"] for info in intact] == ["t0", "t2"]
+    assert (damaged["dataset"], damaged["id"]) == ("d", "t1")
+    assert "the catalogue is damaged" in damaged["damage"]
+    found = subprocess.run([*command, "stats", "d", *store], capture_output=True, text=True, check=True)
+    assert "not counted, since damaged: 1 tensor: t1" in found.stdout
