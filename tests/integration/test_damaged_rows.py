@@ -195,7 +195,7 @@ def test_a_damaged_dataset_is_named_and_the_others_are_listed(opened: tuple[tens
     client.insert("b", array(2), id="u")
 
 
-def test_the_command_line_lists_the_others_and_names_it(tmp_path: Path) -> None:
+def test_the_command_line_lists_the_others_and_names_and_deletes_it(tmp_path: Path) -> None:
     backend = EmbeddedBackend(tmp_path / "store", engine_config)
     with tensorus.Client(backend) as client:
         client.create_dataset("d")
@@ -216,3 +216,7 @@ def test_the_command_line_lists_the_others_and_names_it(tmp_path: Path) -> None:
     assert "the catalogue is damaged" in damaged["damage"]
     found = subprocess.run([*command, "stats", "d", *store], capture_output=True, text=True, check=True)
     assert "not counted, since damaged: 1 tensor: t1" in found.stdout
+    found = subprocess.run([*command, "rm", "d", "t1", *store], capture_output=True, text=True, check=True)
+    assert found.stdout == "1 of 1 tensors deleted\n"
+    found = subprocess.run([*command, "ls", "d", *store], capture_output=True, text=True, check=True)
+    assert [line.split()[0] for line in found.stdout.splitlines()] == ["id", "t0", "t2"]

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
+from tensorus._arguments import batches
 from tensorus.cli._connection import connected, store_options
 from tensorus.cli._output import counted, print_text
-from tensorus.cli._storing import stored
 from tensorus.errors import TensorNotFoundError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import tensorus
+    from tensorus.errors import DataCorruptError
+
 __all__ = ["rm"]
+
+_IDS_PER_FILTER = 40
+"""With ids of the largest size, a filter of so many is below the 64 KiB that a server takes."""
 
 
 @click.command()
@@ -35,10 +46,20 @@ def rm(dataset: str, ids: tuple[str, ...], server: str, store: str | None, *, wh
                 click.confirm(f"Delete the dataset {dataset!r} with {counted(count, 'tensor')}?", abort=True)
             print_text(f"{counted(client.delete_dataset(dataset), 'tensor')} deleted, and their dataset")
             return
-        there = stored(client, dataset, ids)
+        there = _stored(client, dataset, ids)
         deleted = client.delete(dataset, list(ids))
     print_text(f"{deleted} of {len(ids)} tensors deleted")
     if missing := [tensor_id for tensor_id in ids if tensor_id not in there]:
         raise TensorNotFoundError(
             f"there is no tensor {', '.join(map(repr, missing))} [dataset={dataset}]", reason="TENSOR_NOT_FOUND"
         )
+
+
+def _stored(client: tensorus.Client, dataset: str, ids: Sequence[str]) -> set[str]:
+    """Return the ids under which there is a tensor. A damaged one can be deleted, too."""
+    there: set[str] = set()
+    damaged: list[DataCorruptError] = []
+    for batch in batches(list(dict.fromkeys(ids)), _IDS_PER_FILTER):
+        if batch:
+            there |= {info.id for info in client.list(dataset, {"@id": batch}, on_damaged=damaged.append)}
+    return there | {error.facts.get("tensor", "") for error in damaged}

@@ -72,8 +72,8 @@ def accept_loss(folder: Path, connection: apsw.Connection, version: int, payload
     """
     try:
         require_match(folder, _past(connection, version), payloads)
-    except StoreUnavailableError as error:
-        _log.warning("a loss is accepted: %s", error)
+    except StoreUnavailableError:
+        _log.warning("the catalogue and the payloads in %s do not match: the store goes on under a new id", folder)
         connection.execute("UPDATE store SET id = ?, epoch = epoch + 1", (secrets.token_hex(16),))
 
 
