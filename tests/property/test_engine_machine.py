@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -25,7 +26,13 @@ from tensorus_server.app import open_engine
 from tensorus_server.catalogue.abc import Order
 from tensorus_server.chunk_store import local
 from tensorus_server.engine import Engine
-from tensorus_server.errors import AlreadyExistsError, DatasetNotFoundError, StoreUnavailableError, TensorNotFoundError
+from tensorus_server.errors import (
+    AlreadyExistsError,
+    DatasetNotFoundError,
+    StoredDifferentlyError,
+    StoreUnavailableError,
+    TensorNotFoundError,
+)
 from tensorus_server.filter import (
     AllOf,
     AnyOf,
@@ -39,6 +46,7 @@ from tensorus_server.filter import (
     Prefix,
     Property,
 )
+from tensorus_server.insert import InsertOptions
 from tensorus_server.model import ByteRange, Segment, SliceSet, Tensor
 from tensorus_server.query import Query
 
@@ -170,8 +178,11 @@ class EngineMachine(RuleBasedStateMachine):
             assert tensor.generation > self.generation
             self.generation, self.changed = tensor.generation, True
             self.model[dataset][name] = Known(tensor, array)
-        elif known.sent is array:
+        elif known.sent is array and self._keeps(dataset, known, fields):
             assert insert(self.engine, dataset, name, array, metadata=fields) == known.tensor
+        elif known.sent is array:
+            with pytest.raises(StoredDifferentlyError):
+                insert(self.engine, dataset, name, array, metadata=fields)
         else:
             with pytest.raises(AlreadyExistsError):
                 insert(self.engine, dataset, name, array, metadata=fields)
@@ -199,6 +210,8 @@ class EngineMachine(RuleBasedStateMachine):
             known = self.model[dataset].get(name)
             if known is not None and known.sent is not ARRAYS["small"]:
                 assert isinstance(reports.error(item), AlreadyExistsError)
+            elif known is not None and not self._keeps(dataset, known, {}):
+                assert isinstance(reports.error(item), StoredDifferentlyError)
             elif known is not None:
                 assert reports.tensor(item) == known.tensor
             else:
@@ -409,6 +422,19 @@ class EngineMachine(RuleBasedStateMachine):
             return None
         assert self.engine.get_tensor(dataset, name) == known.tensor
         return known
+
+    def _keeps(self, dataset: str, known: Known, fields: dict[str, Any]) -> bool:
+        """Return whether what is stored keeps what an insert of the same values into the dataset asks for."""
+        if fields and json.dumps(fields, sort_keys=True) != json.dumps(known.tensor.metadata, sort_keys=True):
+            return False
+        reports = Reports()
+        stream = self.engine.open_insert(dataset, reports, InsertOptions(validate_only=True))
+        send(stream, 0, "an id that is free", known.sent)
+        stream.finish()
+        would_be = reports.tensor(0)
+        if not known.tensor.storage.lossy or known.tensor.value_checksum == would_be.value_checksum:
+            return True
+        return known.tensor.storage.relative_error <= would_be.storage.relative_error
 
     def _check_values(self, dataset: str, name: str, known: Known) -> np.ndarray[Any, Any]:
         """Read a tensor and compare: lossless bit by bit, quantized within its error, and always the same again."""
