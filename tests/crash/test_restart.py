@@ -20,6 +20,7 @@ import pytest
 import tensorus
 from support.arrays import assert_same_bits, random_bits
 from support.interrupted import FRAMING_BYTES, FRAMING_SHARE, MIB, RETRY_S, SENT_TWICE_MAX, WAIT_S
+from support.payload_files import payload_bytes
 from support.proxy import FaultProxy
 from support.servers import ServerProcess
 from tensorus.types import Progress
@@ -120,5 +121,5 @@ def test_a_large_tensor_outlives_its_servers(
         assert twice <= ends * SENT_TWICE_MAX + framing
         assert [found.generation for found in client.list("d")] == [info.generation]
         assert_same_bits(client.get("d", "t", as_="numpy"), tensor)
-    assert [path.stat().st_size for path in (folder / "chunks").glob("*/*")] == [info.stored_bytes]
+    assert [payload_bytes(path) for path in (folder / "chunks").glob("*/*")] == [info.stored_bytes]
     assert list((folder / "uploads").iterdir()) == []

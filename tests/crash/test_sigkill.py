@@ -17,6 +17,7 @@ import pytest
 import tensorus
 from support.arrays import assert_same_bits, random_bits
 from support.engine import set_aside_now
+from support.payload_files import payload_bytes
 from support.servers import ServerProcess, engine_config
 from tensorus_server.app import open_engine
 
@@ -131,5 +132,5 @@ def check_files(folder: Path, acknowledged: set[str]) -> None:
     files = list((folder / "chunks").glob("*/*"))
     in_files = [info for info in stored.values() if info.stored_bytes > 64 * 1024]
     assert len(files) == len(in_files)
-    assert sorted(path.stat().st_size for path in files) == sorted(info.stored_bytes for info in in_files)
+    assert sorted(payload_bytes(path) for path in files) == sorted(info.stored_bytes for info in in_files)
     assert list((folder / "tmp").iterdir()) == []
