@@ -76,10 +76,11 @@ def health_of(address: str) -> health_pb2.HealthCheckResponse.ServingStatus:
 
 
 def test_a_committer_that_ends_turns_health_and_fails_inserts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    next_group, broken = Committer._next_group, threading.Event()
+    next_group, broken = Committer._next_group, list[Committer]()
 
     def fail(committer: Committer) -> object:
-        if broken.is_set():
+        # Other tests' servers are in this process, too.
+        if committer in broken:
             raise RuntimeError("injected")
         return next_group(committer)
 
@@ -89,7 +90,7 @@ def test_a_committer_that_ends_turns_health_and_fails_inserts(tmp_path: Path, mo
         client.insert("d", LARGE, id="acknowledged")
         server.check()
         assert health_of(server.address) == health_pb2.HealthCheckResponse.SERVING
-        broken.set()
+        broken.append(server._engine._committer)
         with pytest.raises(StoreUnavailableError, match="the committer ended with RuntimeError"):
             server.watch(threading.Event())
         assert health_of(server.address) == health_pb2.HealthCheckResponse.NOT_SERVING

@@ -286,6 +286,7 @@ def test_a_server_that_goes_away_raises(tmp_path: Path, opened: Any) -> None:
         storage = opened(f"grpc://{server.address}")
         assert storage.storage_path == f"grpc://{server.address}"
         storage.create_dataset("images")
+        storage._client._backend._retry_timeout_s = 0.5
     with pytest.raises(ConnectionError):
         storage.count("images")
 
