@@ -290,8 +290,9 @@ class InsertStream:
         dataset = self._dataset
         require_id(new.id, dataset=dataset.name)
         require_metadata(new.metadata, dataset=dataset.name, tensor=new.id)
-        # Worked out here, and not by the committer: large metadata take 20 ms.
-        _ = new.index
+        if new.metadata:
+            # Worked out here, and not by the committer: large metadata take 20 ms.
+            _ = new.index
         require_schema_fit(new.id, new.spec, new.metadata, dataset.schema, dataset=dataset.name)
         if len(self._open) >= OPEN_ITEMS_MAX:
             raise LimitExceededError(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tensorus_server.filter import Compare
     from tensorus_server.model import Metadata
 
-__all__ = ["MetadataIndex", "holds", "index_of"]
+__all__ = ["NO_METADATA", "MetadataIndex", "holds", "index_of"]
 
 _NAMED_KEYS_MAX = 32
 """Keys that a tensor is marked with one by one. One that leaves out more is looked at by every filter on metadata."""
@@ -47,6 +47,10 @@ class MetadataIndex:
     """Keys and values, as of `flatten_metadata`."""
     left_out: Sequence[str] | None = ()
     """Keys that are there, and not in `values`; None: too many to name."""
+
+
+NO_METADATA = MetadataIndex(())
+"""Of a tensor without metadata: most have none, and are not to pay for an index."""
 
 
 def index_of(metadata: Metadata) -> MetadataIndex:

@@ -40,7 +40,7 @@ from tensorus_server.errors import (
     TensorNotFoundError,
 )
 from tensorus_server.limits import BATCH_S
-from tensorus_server.metadata_index import index_of
+from tensorus_server.metadata_index import NO_METADATA, index_of
 from tensorus_server.model import Outcome
 
 if TYPE_CHECKING:
@@ -361,7 +361,9 @@ def _insert(connection: apsw.Connection, tensors: Sequence[tuple[StoredTensor, T
         rows.append(writer.row(stored, generation, tensor.ordinal, tensor.created_us))
         if stored.inline_payload is not None:
             payloads.append((generation, stored.inline_payload))
-        attributes += _attributes(stored.dataset.number, generation, new.index, new.spec.shape)
+        attributes += _attributes(
+            stored.dataset.number, generation, new.index if new.metadata else NO_METADATA, new.spec.shape
+        )
     _insert_rows(connection, _INSERT_TENSORS, rows)
     _insert_rows(connection, _INSERT_PAYLOADS, payloads)
     _insert_rows(connection, _INSERT_ATTRIBUTES, attributes)
