@@ -18,6 +18,7 @@ import pytest
 import tensorus
 from support.arrays import random_bits
 from support.interrupted import wait_until
+from support.tools import skip
 from support.wire import announced, insert_message
 from support.workers import HandInsert
 from tensorus_codecs.checksum import crc32c
@@ -89,7 +90,7 @@ def proxied(request: Any, tmp_path: Path, fresh_server: Server) -> Iterator[str]
     """The address of a proxy in front of a server."""
     program: Callable[[Path, str, int], list[str]] = request.param
     if shutil.which(program.__name__) is None:
-        pytest.skip(f"{program.__name__} is not installed (apt-get install {program.__name__})")
+        skip(f"{program.__name__} is not installed (apt-get install {program.__name__})")
     folder = tmp_path / "proxy"
     folder.mkdir()
     # nginx as root gives its workers up to another user, who has to get at its temporary files.
