@@ -81,33 +81,6 @@ def test_put_replaces_other_tensors_only_where_it_is_asked_to(
     assert remote.get(dataset, "new", as_="numpy").tolist() == MATRIX.tolist()
 
 
-def test_put_replaces_what_somebody_else_replaced_stored_or_deleted_meanwhile(
-    place: list[str], dataset: str, remote: tensorus.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = ["deleted", "replaced", "stored"]
-    np.savez("all.npz", **dict.fromkeys(names, MATRIX))
-    remote.create_dataset(dataset)
-    there = remote.insert_many(dataset, [("deleted", np.zeros(1)), ("replaced", np.zeros(1))])
-    look_up = _storing.stored
-    looked_up: list[list[str]] = []
-
-    def stored(client: tensorus.Client, dataset: str, ids: Any) -> Any:
-        found = look_up(client, dataset, ids)
-        looked_up.append(list(ids))
-        if len(looked_up) == 1:
-            remote.delete(dataset, "deleted")
-            remote.insert(dataset, np.ones(2), id="replaced", if_generation_match=there[1].generation)
-            remote.insert(dataset, np.ones(2), id="stored")
-        return found
-
-    monkeypatch.setattr(_storing, "stored", stored)
-    ran = run_command("put", dataset, "all.npz", "--replace", *place)
-    assert ran.exit_code == 0, ran.errors
-    assert looked_up == [names, names]
-    for record in remote.query(dataset, as_="numpy"):
-        assert record.tensor.tolist() == MATRIX.tolist()
-
-
 # ---- What is printed ----------------------------------------------------------------------------------------------------
 
 
