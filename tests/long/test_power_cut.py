@@ -49,8 +49,23 @@ PRESETS = ("none", "lossless")
 ABSENT = 0
 """A version: the tensor is not there. Others count from 1."""
 
-UNSYNCED = "import os, sys; os.fdatasync = os.fsync = lambda _: None; from tensorus.cli import main; main()"
-"""A server that syncs no payloads."""
+UNSYNCED = """
+import os
+
+from tensorus.cli import main
+
+fsync, fdatasync = os.fsync, os.fdatasync
+
+
+def of_identity(descriptor):
+    return os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")) in ("store", "store.new", "chunks")
+
+
+os.fsync = lambda descriptor: fsync(descriptor) if of_identity(descriptor) else None
+os.fdatasync = lambda descriptor: fdatasync(descriptor) if of_identity(descriptor) else None
+main()
+"""
+"""A server that syncs no payloads. It syncs the identity of its chunk store, without which it would not start after a cut."""
 
 
 @pytest.fixture(params=["ext4", "xfs"])
