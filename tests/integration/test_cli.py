@@ -22,12 +22,6 @@ VALUES = normal((100, 200))
 
 
 @pytest.fixture
-def place(server: Server) -> list[str]:
-    """The options that name the place: the shared server. Folders have a test of their own."""
-    return ["--server", server.address]
-
-
-@pytest.fixture
 def files(tmp_path: Path) -> Path:
     """A folder with two .npy files: `matrix` and `values`."""
     folder = tmp_path / "files"

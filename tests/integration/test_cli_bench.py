@@ -25,7 +25,6 @@ from support.servers import running_server
 from tensorus.cli import _bench
 from tensorus.cli._bench import Plan
 from tensorus.errors import StorageFullError, UnavailableError
-from tensorus_server.server import Server
 
 MIB = 1024 * 1024
 
@@ -34,11 +33,6 @@ QUICK = ["--size", "1MiB", "--repeats", "2", "--small-count", "3", "--calls", "2
 FEW = [*QUICK, "--preset", "none", "--preset", "int8_only"]
 
 DEFAULT_PRESETS = ["none", "fast", "lossless", "balanced", "fp16_only", "int8_only"]
-
-
-@pytest.fixture
-def place(server: Server) -> list[str]:
-    return ["--server", server.address]
 
 
 @pytest.fixture

@@ -15,22 +15,8 @@ import torch
 import tensorus
 from support.client import run_command
 from tensorus.cli._checkpoint import MANIFEST_ID, TakenApart, assembled, ids_in
-from tensorus_server.server import Server
 
-
-@pytest.fixture
-def place(server: Server) -> list[str]:
-    """The options that name the place."""
-    return ["--server", server.address]
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which commands run."""
-    made = tmp_path / "files"
-    made.mkdir()
-    monkeypatch.chdir(made)
-    return made
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def assert_same(found: Any, expected: Any) -> None:

@@ -18,12 +18,6 @@ COMMAND = [sys.executable, "-c", "import tensorus.cli; tensorus.cli.main()"]
 
 
 @pytest.fixture
-def place(server: Server) -> list[str]:
-    """The options that name the place: the shared server."""
-    return ["--server", server.address]
-
-
-@pytest.fixture
 def filled(remote: tensorus.Client, dataset: str) -> str:
     """A dataset with the tensors `matrix` and `values`."""
     remote.create_dataset(dataset)
@@ -32,11 +26,8 @@ def filled(remote: tensorus.Client, dataset: str) -> str:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(folder: Path) -> Path:
     """The folder in which commands run, with `matrix.npy` and `notes.txt` in it."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
     np.save("matrix.npy", MATRIX)
     Path("notes.txt").write_text("notes")
     return folder

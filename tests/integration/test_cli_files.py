@@ -22,24 +22,8 @@ from support.client import run_command
 from tensorus._arrays import as_numpy
 from tensorus.cli._files import READABLE, read_tensors
 from tensorus.cli._writing import Expected, require_writable, writing
-from tensorus_server.server import Server
 
 MATRIX = np.arange(6, dtype=np.float32).reshape(2, 3)
-
-
-@pytest.fixture
-def place(server: Server) -> list[str]:
-    """The options that name the place: a server; which it is makes no difference to files."""
-    return ["--server", server.address]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which commands run."""
-    made = tmp_path / "files"
-    made.mkdir()
-    monkeypatch.chdir(made)
-    return made
 
 
 def stored(client: tensorus.Client, dataset: str) -> dict[str, np.ndarray[Any, Any]]:

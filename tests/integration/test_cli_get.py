@@ -18,24 +18,11 @@ from support.client import Method, answering, run_command, scripted_server
 from tensorus import client
 from tensorus.cli._files import read_tensors
 from tensorus_protos.v1 import tensorus_pb2 as pb
-from tensorus_server.server import Server
 
 MIB = 1024 * 1024
 
 
-@pytest.fixture
-def place(server: Server) -> list[str]:
-    """The options that name the place."""
-    return ["--server", server.address]
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which commands run."""
-    made = tmp_path / "files"
-    made.mkdir()
-    monkeypatch.chdir(made)
-    return made
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])

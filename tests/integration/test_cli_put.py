@@ -16,25 +16,14 @@ from support.client import run_command
 from tensorus import _patience, client
 from tensorus.cli import _storing, put
 from tensorus.errors import InsertManyError, StorageFullError
-from tensorus_server.server import Server
 
 MATRIX = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
-@pytest.fixture
-def place(server: Server) -> list[str]:
-    """The options that name the place."""
-    return ["--server", server.address]
-
-
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which commands run, with `matrix.npy` in it."""
-    made = tmp_path / "files"
-    made.mkdir()
-    monkeypatch.chdir(made)
-    np.save("matrix.npy", MATRIX)
-    return made
+def matrix(folder: Path) -> None:
+    """`matrix.npy`, in the folder in which commands run."""
+    np.save(folder / "matrix.npy", MATRIX)
 
 
 # ---- What is refused ----------------------------------------------------------------------------------------------------

@@ -94,6 +94,10 @@ def bytes_of(count: int, seed: int = 0) -> bytes:
     return np.random.default_rng(seed).bytes(count)
 
 
+KEPT = bytes_of(100)
+"""Of the tensor in the dataset that the fixture `kept` makes."""
+
+
 def _wire_error(code: str, status: status_pb2.Status) -> WireError:
     for detail in status.details:
         info = error_details_pb2.ErrorInfo()
