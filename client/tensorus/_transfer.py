@@ -123,6 +123,8 @@ class Assembly:
         """Put it into its place; return the tensor if that was the last of it. See `Assembler.assemble` for errors."""
         if isinstance(arrival, Began):
             self._dropped = None
+            if not (self._target is not None and arrival.restarts and self._target.item == arrival.item):
+                self.end()
         elif arrival.item == self._dropped:
             return None
         try:
@@ -137,8 +139,6 @@ class Assembly:
         if isinstance(arrival, Failed):
             raise arrival.error
         if isinstance(arrival, Began):
-            if not (target is not None and arrival.restarts and target.item == arrival.item):
-                self.end()
             if arrival.data is not None and self._on_progress is None:
                 whole = _whole(arrival, arrival.data)
                 if whole is not None:
@@ -159,9 +159,10 @@ class Assembly:
         return target.finish()
 
     def end(self) -> None:
-        """Refuse that a tensor ends before all of it is here."""
+        """Tell of a tensor that ended before all of it was here, as of any other damaged one."""
         if self._target is not None:
-            raise self._target.missing()
+            missing, self._target = self._target.missing(), None
+            tell(missing, self._on_damaged)
 
 
 def _whole(began: Began, data: memoryview) -> AnyArray | None:

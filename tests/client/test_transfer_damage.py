@@ -189,3 +189,26 @@ def test_whoever_wants_to_know_hears_of_what_is_damaged_and_the_others_come_out(
     assert len(damages) == 2
     assert "tensor=broken" in str(damages[0])
     assert damages[1] is failed
+
+
+@pytest.mark.parametrize("short", [0, 1, 2])
+def test_a_tensor_that_breaks_off_is_told_of_by_name_and_the_others_come_out(assembler: Assembler, short: int) -> None:
+    arrivals: list[Arrival] = []
+    for number, tensor_id in enumerate("abc"):
+        arrivals += [began(FOUR, number, tensor_id), raw(b"ab" if number == short else b"abcd", item=number)]
+    damages: list[DataCorruptError] = []
+    found = [info.id for info, _ in assembler.assemble(iter(arrivals), on_damaged=damages.append)]
+    assert [damage.facts["tensor"] for damage in damages] == ["abc"[short]]
+    assert sorted([*found, "abc"[short]]) == ["a", "b", "c"]
+
+
+def test_what_is_told_of_a_tensor_that_breaks_off_is_told_once(assembler: Assembler) -> None:
+    told: list[DataCorruptError] = []
+
+    def refuse(damage: DataCorruptError) -> None:
+        told.append(damage)
+        raise damage
+
+    with pytest.raises(DataCorruptError):
+        list(assembler.assemble(iter([began(FOUR), raw(b"ab"), began(FOUR, 1)]), on_damaged=refuse))
+    assert len(told) == 1

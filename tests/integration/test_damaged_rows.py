@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,11 @@ def test_it_can_be_deleted(client: tensorus.Client) -> None:
     assert client.delete_dataset("d") == 18
 
 
+def refuse(damage: DataCorruptError) -> None:
+    """End the read with an error of the caller's own."""
+    raise LookupError(str(damage))
+
+
 def test_the_asynchronous_client_does_all_of_it_alike(tmp_path: Path) -> None:
     async def check(address: str) -> None:
         async with tensorus.aio.connect(address) as client:
@@ -159,11 +165,13 @@ def test_the_asynchronous_client_does_all_of_it_alike(tmp_path: Path) -> None:
             assert [record.info.id async for record in client.query("d", **told)] == OTHERS
             assert [record.info.id async for record in client.query("d", with_data=False, **told)] == OTHERS
             assert [record.info.id async for record in client.get_many("d", ["t4", "t5", "t6"], **told)] == ["t4", "t6"]
-            await asyncio.sleep(0)
             assert list(map(names_t5, damages)) == [True] * 4
             for found in (client.list("d"), client.query("d"), client.query("d", with_data=False)):
                 with pytest.raises(DataCorruptError, match="tensor=t5"):
                     _ = [one async for one in found]
+            for read in (client.query, partial(client.query, with_data=False), partial(client.get_many, ids=["t5"])):
+                with pytest.raises(LookupError, match="tensor=t5"):
+                    _ = [one async for one in read("d", on_damaged=refuse)]
             assert (await client.stats("d")).damaged_ids == ("t5",)
             assert [info.name for info in await client.datasets(**told)] == ["d"]
 

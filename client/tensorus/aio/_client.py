@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import threading
+from collections import deque
 from collections.abc import AsyncIterable
 from contextlib import aclosing
 from dataclasses import replace
@@ -308,7 +309,7 @@ class AsyncClient:
         def finish(info: TensorInfo, array: AnyArray) -> Record:
             return Record(info, from_canonical(array, kind))
 
-        return _Tensors(self._assembler.begin(on_damaged=_on_loop(on_damaged)), finish)
+        return _Tensors(self._assembler.begin(on_damaged=on_damaged), finish)
 
     async def _get_many(
         self,
@@ -318,17 +319,19 @@ class AsyncClient:
         kind: AsArray,
         on_damaged: OnDamaged,
     ) -> AsyncIterator[Record]:
+        damages = _Damages(on_damaged)
         for batch in batches(ids, READS_PER_CALL):
-            async with aclosing(backend.get(dataset, batch, None, self._records(kind, on_damaged))) as found:
-                async for record in found:
+            async with aclosing(backend.get(dataset, batch, None, self._records(kind, damages.add))) as found:
+                async for record in damages.told_before(found):
                     yield record
 
     async def _query(
         self, backend: AsyncRemoteBackend, listing: Listing, kind: AsArray, on_damaged: OnDamaged, *, with_data: bool
     ) -> AsyncIterator[Record]:
-        reader = self._records(kind, on_damaged) if with_data else _Headers(_on_loop(on_damaged))
+        damages = _Damages(on_damaged)
+        reader = self._records(kind, damages.add) if with_data else _Headers(damages.add)
         async with aclosing(backend.query(listing, reader)) as found:
-            async for record in found:
+            async for record in damages.told_before(found):
                 yield record
 
     async def _list(
@@ -372,12 +375,24 @@ class _Tensors(Generic[T]):
         self._assembly.end()
 
 
-def _on_loop(on_damaged: OnDamaged) -> OnDamaged:
-    """Return what calls `on_damaged` on the running loop, from any thread."""
-    if on_damaged is None:
-        return None
-    loop = asyncio.get_running_loop()
-    return lambda error: loop.call_soon_threadsafe(on_damaged, error)
+class _Damages:
+    """The damaged tensors of a read: threads find them, and the task that reads tells of them, on the event loop."""
+
+    def __init__(self, on_damaged: OnDamaged) -> None:
+        self._on_damaged = on_damaged
+        self._found: deque[DataCorruptError] = deque()
+        self.add: OnDamaged = None if on_damaged is None else self._found.append
+
+    async def told_before(self, records: AsyncIterator[Record]) -> AsyncIterator[Record]:
+        """Yield the records, and tell of what was found before each; what `on_damaged` raises ends the read."""
+        async for record in records:
+            self._tell()
+            yield record
+        self._tell()
+
+    def _tell(self) -> None:
+        while self._found:
+            tell(self._found.popleft(), self._on_damaged)
 
 
 class _Headers:
