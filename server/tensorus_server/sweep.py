@@ -53,7 +53,7 @@ def sweep(
         is_closing: returns whether the rest is to be left to the next sweep.
     """
     unfinished = chunk_store.sweep_unfinished()
-    expired = _sweep_uploads(catalogue, chunk_store)
+    expired = _sweep_uploads(catalogue, chunk_store, is_closing)
     deleted = 0
     while not is_closing() and (keys := catalogue.garbage.due(_BATCH, in_grace=in_grace)):
         for key in keys:
@@ -66,9 +66,11 @@ def sweep(
     return swept
 
 
-def _sweep_uploads(catalogue: Catalogue, chunk_store: ChunkStore) -> int:
+def _sweep_uploads(catalogue: Catalogue, chunk_store: ChunkStore, is_closing: Callable[[], bool]) -> int:
     expired = 0
     for upload in catalogue.uploads.expired(_BATCH):
+        if is_closing():
+            break
         # A stream at work is never without a mark for so long, unless it waits for its client: then it goes on to have it.
         with suppress(PayloadBusyError):
             if upload.generation is None:

@@ -140,15 +140,17 @@ def deleted_dataset(connection: apsw.Connection) -> int | None:
     """Return the number of a deleted dataset, the one that was deleted first; None: there is none.
 
     Raises:
-        DataCorruptError: a row says so that is not what was written: nothing of it may be removed.
+        DataCorruptError: the only rows that say so are not what was written: nothing of them may be removed.
     """
-    numbers = select(connection, "SELECT ds FROM dataset WHERE deleted_us IS NOT NULL ORDER BY deleted_us LIMIT 1")
-    for (ds,) in numbers:
+    damage = None
+    for (ds,) in select(connection, "SELECT ds FROM dataset WHERE deleted_us IS NOT NULL ORDER BY deleted_us"):
         for row in _rows_where(connection, "ds = ?", ds, f"number {ds}"):
             if isinstance(row, DataCorruptError):
-                raise row
-            if row.is_deleted:
+                damage = damage or row
+            elif row.is_deleted:
                 return int(ds)
+    if damage is not None:
+        raise damage
     return None
 
 

@@ -16,9 +16,10 @@ from tensorus_server.catalogue.sqlite.reading import ID_INDEX
 if TYPE_CHECKING:
     import apsw
 
-__all__ = ["delete_against_indexes", "delete_tensor"]
+__all__ = ["PAYLOAD_KEY", "delete_against_indexes", "delete_tensor", "free"]
 
-_KEY = re.compile(rb"(?:[0-9a-f]{2}/)?[0-9a-f]{32}")
+PAYLOAD_KEY = re.compile(rb"(?:[0-9a-f]{2}/)?[0-9a-f]{32}")
+"""What the key of a payload looks like, in a row that is not damaged."""
 
 _DELETE = "DELETE FROM tensor WHERE {} RETURNING CAST(key AS BLOB), inline"
 
@@ -37,7 +38,7 @@ def delete_tensor(connection: apsw.Connection, ds: int, tensor_id: str, grace_us
         apsw.CorruptError: a page is damaged, or an index says something else about the row than the row itself.
     """
     rows = select(connection, _DELETE.format("ds = ? AND id = ?"), (ds, tensor_id))
-    _free(connection, rows, tensor_id, grace_us)
+    free(connection, rows, f"tensor {tensor_id!r}", now_us() + grace_us)
     return bool(rows)
 
 
@@ -58,16 +59,21 @@ def delete_against_indexes(connection: apsw.Connection, ds: int, tensor_id: str,
         connection.execute("PRAGMA writable_schema = OFF")
     _log.warning("tensor %r was damaged and is deleted; the indexes of its table are rebuilt", tensor_id)
     connection.execute("REINDEX tensor")
-    _free(connection, rows, tensor_id, grace_us)
+    free(connection, rows, f"tensor {tensor_id!r}", now_us() + grace_us)
     return bool(rows)
 
 
-def _free(connection: apsw.Connection, rows: list[tuple[Any, ...]], tensor_id: str, grace_us: int) -> None:
-    """Leave the payloads of rows that were deleted to the sweep."""
+def free(connection: apsw.Connection, rows: list[tuple[Any, ...]], deleted: str, delete_after_us: int) -> None:
+    """Leave the payloads of tensor rows that were deleted to the sweep.
+
+    Args:
+        rows: the key, as BLOB, and `inline`.
+        deleted: what they were rows of, for the log.
+    """
     for key, inline in rows:
         if inline:
             continue
-        if isinstance(key, bytes) and _KEY.fullmatch(key):
-            connection.execute(_INSERT_TOMBSTONE, (key.decode(), now_us() + grace_us))
+        if isinstance(key, bytes) and PAYLOAD_KEY.fullmatch(key):
+            connection.execute(_INSERT_TOMBSTONE, (key.decode(), delete_after_us))
         else:
-            _log.warning("the payload of the deleted tensor %r stays: the key in its row is damaged", tensor_id)
+            _log.warning("a payload of the deleted %s stays: the key in its row is damaged", deleted)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.abc import GarbageTable
 from tensorus_server.catalogue.sqlite.database import now_us, select
+from tensorus_server.catalogue.sqlite.deletion import PAYLOAD_KEY
 from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row
 from tensorus_server.errors import DataCorruptError
@@ -47,10 +48,14 @@ class SqliteGarbageTable(GarbageTable):
 
     def due(self, limit: int, *, in_grace: bool = False) -> list[str]:
         """See `GarbageTable`."""
-        statement = "SELECT key FROM tombstone WHERE delete_after_us <= ? ORDER BY delete_after_us LIMIT ?"
+        statement = (
+            "SELECT CAST(key AS BLOB) FROM tombstone WHERE delete_after_us <= ? ORDER BY delete_after_us LIMIT ?"
+        )
         by_us = 2**63 - 1 if in_grace else now_us()
         with self._database.read() as connection:
-            return [key for (key,) in select(connection, statement, (by_us, limit))]
+            keys = [key for (key,) in select(connection, statement, (by_us, limit))]
+        # What is damaged names no payload, and must not keep the others.
+        return [key.decode() for key in keys if isinstance(key, bytes) and PAYLOAD_KEY.fullmatch(key)]
 
     def forget(self, keys: Collection[str]) -> None:
         """See `GarbageTable`."""
@@ -88,13 +93,9 @@ class SqliteGarbageTable(GarbageTable):
 
     def claim_listing(self, every_s: float) -> bool:
         """See `GarbageTable`. A clock that was set back does not put it off for longer."""
-        due = f"FROM store WHERE listed_us NOT BETWEEN ?1 - {int(every_s * 1e6)} + 1 AND ?1"
+        due = f"WHERE listed_us NOT BETWEEN ?1 - {int(every_s * 1e6)} + 1 AND ?1"
         with self._database.read() as connection:
-            if not select(connection, f"SELECT 1 {due}", (now_us(),)):
+            if not select(connection, f"SELECT 1 FROM store {due}", (now_us(),)):
                 return False
         with self._database.write() as connection:
-            return bool(
-                select(
-                    connection, f"UPDATE store SET listed_us = ?1 {due[len('FROM store ') :]} RETURNING 1", (now_us(),)
-                )
-            )
+            return bool(select(connection, f"UPDATE store SET listed_us = ?1 {due} RETURNING 1", (now_us(),)))

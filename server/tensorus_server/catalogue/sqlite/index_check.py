@@ -269,8 +269,7 @@ def _is_wrong(connection: apsw.Connection, table: _Table, index: _Index, rows: t
     if table.name == "tensor":
         return any(_is_intact(connection, seq) for seq in missing)
     if table.name == "dataset":
-        damaged = any(isinstance(row, DataCorruptError) for row in all_datasets(connection))
-        return bool(missing) and not damaged
+        return bool(missing) and not any(isinstance(row, DataCorruptError) for row in all_datasets(connection))
     return bool(missing)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.dataset_rows import deleted_dataset
+from tensorus_server.catalogue.sqlite.deletion import free
 from tensorus_server.limits import BATCH_S
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["purge"]
 
 _LOCK_FILE = "purge.lock"
+
+_DELETE = """
+DELETE FROM tensor INDEXED BY tensor_created WHERE ds = ? AND seq <= ? RETURNING CAST(key AS BLOB), inline
+"""
 
 _ROWS_AT_ONCE = 16
 """Tensors between two looks at the clock. With the largest metadata and inline payloads they take about as long as a batch."""
@@ -56,13 +61,9 @@ def _purge_batch(connection: apsw.Connection, delete_after_us: int) -> int:
         if last is None:
             connection.execute("DELETE FROM dataset WHERE ds = ?", (ds,))
             break
-        connection.execute(
-            "INSERT OR IGNORE INTO tombstone "
-            "SELECT key, ? FROM tensor INDEXED BY tensor_created WHERE ds = ? AND seq <= ? AND inline = 0",
-            (delete_after_us, ds, last),
-        )
-        connection.execute("DELETE FROM tensor INDEXED BY tensor_created WHERE ds = ? AND seq <= ?", (ds, last))
-        purged += connection.changes()
+        rows = select(connection, _DELETE, (ds, last))
+        free(connection, rows, f"dataset number {ds}", delete_after_us)
+        purged += len(rows)
         if time.monotonic() >= ends_s:
             break
     return purged

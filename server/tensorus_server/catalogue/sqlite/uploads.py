@@ -84,9 +84,12 @@ class SqliteUploadTable(UploadTable):
         parameters: tuple[str | int, ...] = (request_id,)
         if item is not None:
             which, parameters = "request_id = ? AND item = ?", (request_id, item)
-        with self._database.write() as connection:
+
+        def drop(connection: apsw.Connection) -> list[tuple[Any, ...]]:
             connection.execute(f"DELETE FROM upload_chunks WHERE {which}", parameters)
-            rows = select(connection, f"DELETE FROM upload WHERE {which} RETURNING payload_key, generation", parameters)
+            return select(connection, f"DELETE FROM upload WHERE {which} RETURNING payload_key, generation", parameters)
+
+        rows = self._database.write_on_full_disk(drop)
         return [payload_key for payload_key, generation in rows if generation is None]
 
     def expired(self, limit: int) -> list[Upload]:
