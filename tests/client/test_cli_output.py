@@ -226,6 +226,15 @@ def interruption(at_same_place: int, reason: str = "UNAVAILABLE") -> Interruptio
     return Interruption(TensorusError("it broke", reason=reason), at_same_place)
 
 
+def test_a_bar_says_that_the_disk_is_full_until_something_is_sent_again(bar: TransferBar) -> None:
+    with bar:
+        bar.show(90, 100)
+        bar.disk_full(interruption(1, "STORAGE_FULL"))
+        assert bar._bar.tasks[0].description == "the server's disk is full, waiting"
+        bar.show(10, 100)
+        assert bar._bar.tasks[0].description == "storing"
+
+
 def test_a_bar_says_that_the_connection_is_lost_until_there_is_progress(
     bar: TransferBar, capsys: pytest.CaptureFixture[str]
 ) -> None:

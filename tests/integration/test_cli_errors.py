@@ -191,3 +191,12 @@ def test_the_real_command_ends_with_its_exit_code(server: Server) -> None:
     ran = run_process([*COMMAND, "info", "nowhere", "t"], environment={"TENSORUS_SERVER": server.address})
     assert (ran.returncode, ran.stdout) == (3, "")
     assert ran.stderr == "tensorus: there is no such dataset [dataset=nowhere]\n"
+
+
+@pytest.mark.parametrize("command", [["gc"], ["recover"]], ids=" ".join)
+def test_what_needs_the_engine_says_so_where_it_cannot_be_imported(
+    command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "catalogue.db").touch()
+    monkeypatch.setitem(sys.modules, "tensorus_server.app", None)
+    require_failure(run_command(*command, str(folder)), 1, "which the engine needs: pip install 'tensorus[server]'")

@@ -219,6 +219,8 @@ def test_put_waits_for_space_and_then_stores_what_was_left(
     place: list[str], dataset: str, remote: tensorus.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = FullDisk(monkeypatch, 3)
+    shown: list[int] = []
+    monkeypatch.setattr(put.TransferBar, "show", lambda _, done_bytes, total_bytes: shown.append(done_bytes))
     np.savez("all.npz", small=MATRIX, large=MATRIX)
     ran = run_command("put", dataset, "all.npz", *place)
     assert ran.exit_code == 0
@@ -226,6 +228,9 @@ def test_put_waits_for_space_and_then_stores_what_was_left(
     assert {info.id for info in remote.list(dataset)} == {"small", "large"}
     (line,) = ran.errors.splitlines()
     assert line.startswith("tensorus: the server's disk is full, waiting (1 of 2 tensors were not stored;")
+    # What was stored before the wait counts after it.
+    assert shown[-1] == 2 * MATRIX.nbytes
+    assert shown == sorted(shown)
 
 
 def test_a_disk_that_stays_full_ends_put_with_the_reason(

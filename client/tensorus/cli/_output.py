@@ -241,6 +241,8 @@ class TransferBar:
     def disk_full(self, interruption: Interruption) -> None:
         """Tell that the server has no space: an `Observer` of whoever waits for it."""
         self._bar.update(self._task, description="the server's disk is full, waiting")
+        # Any progress after the wait is progress, although what was not stored is sent from its beginning.
+        self._done_bytes = 0
         if self._bar.disable and interruption.at_same_place == 1:
             print_note(f"the server's disk is full, waiting ({interruption.error})")
 

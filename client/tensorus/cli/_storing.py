@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tensorus._patience import Patience
@@ -39,6 +40,7 @@ def store_all(
     Args:
         load: each returns a tensor, as often as it is called; by id.
         replaces: whether a tensor takes the place of another one of its id.
+        on_progress: told of all of them: what was stored before a wait counts.
         disk_timeout_s: how long to wait for a disk that is full, without storing anything, in seconds.
         on_disk_full: called before each wait for it.
 
@@ -50,11 +52,16 @@ def store_all(
     patience = Patience(disk_timeout_s, on_disk_full, reasons=_DISK_FULL)
     while True:
         left = [tensor_id for tensor_id in load if tensor_id not in done]
+        before_bytes = sum(info.canonical_bytes for info in done.values())
+
+        def show(progress: Progress, before_bytes: int = before_bytes) -> None:
+            on_progress(replace(progress, done_bytes=before_bytes + progress.done_bytes))
+
         try:
             for info in client.insert_many(
                 dataset,
                 (load[tensor_id]() for tensor_id in left),
-                on_progress=on_progress,
+                on_progress=show,
                 on_conflict="replace" if replaces else "error",
             ):
                 done[info.id] = info

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tensorus.cli._engine import engine_errors
 from tensorus.cli._options import json_option
 from tensorus.cli._output import counted, human_bytes, print_json, print_table, print_text
-from tensorus.errors import NotFoundError, error_for
+from tensorus.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -109,20 +110,12 @@ def gc(
 @contextmanager
 def _opened(folder: Path, *, accept_loss: bool) -> Iterator[Engine]:
     """Lend an engine on the folder; its errors are those of the client."""
-    try:
+    with engine_errors():
         from tensorus_server.app import open_engine  # noqa: PLC0415 - not part of the thin client
         from tensorus_server.config import EngineConfig  # noqa: PLC0415
-        from tensorus_server.errors import EngineError, facts_of, reason_of  # noqa: PLC0415
-    except ImportError as error:
-        raise ImportError(f"{error.name} is not installed: pip install 'tensorus[server]'", name=error.name) from error
-    try:
-        engine = open_engine(EngineConfig(folder, accept_loss=accept_loss, sweeps=False))
-        try:
+
+        with closing(open_engine(EngineConfig(folder, accept_loss=accept_loss, sweeps=False))) as engine:
             yield engine
-        finally:
-            engine.close()
-    except EngineError as error:
-        raise error_for(reason_of(error), str(error), facts_of(error)) from error
 
 
 def _held(engine: Engine) -> list[_Held]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tensorus.cli._engine import engine_errors
 from tensorus.cli._options import json_option
 from tensorus.cli._output import counted, print_json, print_table, print_text
-from tensorus.errors import UnavailableError
 
 if TYPE_CHECKING:
     from tensorus_server.recover import Recovery
@@ -36,14 +36,10 @@ def recover(directory: Path, *, as_json: bool) -> None:
     Example:
       tensorus recover ./data
     """  # noqa: D301 - click's mark for lines that stay as they are
-    # Only here: the engine need not be installed for the other commands.
-    from tensorus_server.app import recover_store  # noqa: PLC0415
-    from tensorus_server.errors import EngineError  # noqa: PLC0415
+    with engine_errors():
+        from tensorus_server.app import recover_store  # noqa: PLC0415 - not part of the thin client
 
-    try:
         recovery = recover_store(directory)
-    except EngineError as error:
-        raise UnavailableError(str(error), reason=error.reason) from error
     if as_json:
         print_json(asdict(recovery))
     else:
