@@ -311,6 +311,10 @@ class Place:
         """Note that it took it."""
         self.sends, self._moved_s = False, time.monotonic()
 
+    def touch(self) -> None:
+        """Note that the server has done something for the stream: it is not silent before now."""
+        self._moved_s = time.monotonic()
+
     def silent_s(self, now_s: float) -> float:
         """Return for how long nothing has moved in either direction; 0 while it is the server's turn."""
         waits = self.sends or (self._receives and not self.owes())

@@ -13,11 +13,14 @@ ended, from the failure of the store.
 from __future__ import annotations
 
 import logging
+import math
 import queue
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from tensorus_codecs.quick import quick
+from tensorus_server import background
 from tensorus_server.background import Watched
 from tensorus_server.errors import EngineError, StoreBusyError, StoreUnavailableError
 from tensorus_server.leftovers import discard, forget_upload
@@ -91,6 +94,8 @@ class Committer:
         self._ended: Exception | None = None
         # The last group's even after its commit: harmless, since the catalogue knows them then.
         self._uncommitted: frozenset[str] = frozenset()
+        # Since when a group is being handled.
+        self._busy_since_s = math.inf
         self._thread = Watched("committer", self._run, self._failed)
 
     @property
@@ -101,10 +106,14 @@ class Committer:
         """
         return self._uncommitted
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether the thread is running."""
-        return self._thread.is_alive
+    def check(self) -> None:
+        """Let the store fail where the disk has kept the thread for `STUCK_S`: its callers would wait for each other."""
+        busy_s = time.monotonic() - self._busy_since_s
+        if busy_s > background.STUCK_S:
+            error = StoreUnavailableError(
+                f"a commit has taken {busy_s:.0f} s, limit is {background.STUCK_S:.0f} s (stuck_s)"
+            )
+            self.health.fail("a commit does not end", error)
 
     def submit(self, commit: Commit) -> None:
         """Commit the batches as soon as possible, and settle them."""
@@ -149,9 +158,11 @@ class Committer:
     def _run(self) -> None:
         while True:
             group, closing = self._next_group()
+            self._busy_since_s = time.monotonic()
             try:
                 self._handle(group)
             finally:
+                self._busy_since_s = math.inf
                 for pending in group:
                     pending.end(_BROKEN_OFF)
             self._maintain(idle=not group)

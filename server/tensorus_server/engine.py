@@ -340,6 +340,7 @@ class Engine:
         Raises:
             StoreUnavailableError: it takes none until a restart.
         """
+        self._committer.check()
         self._health.require()
 
     def _require_dataset(self, name: str) -> None:
@@ -436,7 +437,8 @@ class Engine:
     def _sweep_regularly(self) -> None:
         while True:
             try:
-                # A store that takes no more writes says so itself, and there is nothing left to sweep.
+                # A store that takes no more writes says so itself, and nothing of it may be removed any more.
+                self._health.require()
                 self._catalogue.check_present()
             except StoreUnavailableError:
                 return

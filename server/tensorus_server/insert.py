@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from tensorus_codecs.plan import ChunkPlan
-    from tensorus_server.catalogue.abc import StoredTensor, Upload
+    from tensorus_server.catalogue.abc import Upload
     from tensorus_server.items import Batch
     from tensorus_server.model import Checksum, Dataset, NewTensor, Segment, Tensor, TensorSpec
 
@@ -212,7 +212,7 @@ class InsertStream:
                 self._commit_together()
             self._items.wait()
         except Exception as error:  # noqa: BLE001 - nobody may wait for a result that never comes
-            self._items.fail_all(error)
+            self._give_up(error)
         if self._items.unreported is not None:
             raise self._items.unreported
         return self._items.succeeded, self._items.failed
@@ -242,17 +242,22 @@ class InsertStream:
                     self._items.leave(batch)
             self._items.wait()
         except Exception as error:  # noqa: BLE001 - nobody may wait for a result that never comes
-            self._items.fail_all(error)
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Fail what has not ended; what waits for the others of its insert is left to be resumed."""
+        for batch in self._items.in_state("sealed"):
+            leftovers.park(self._chunk_store, batch.staged)
+        self._items.fail_all(error)
 
     def _take_small(
         self, segment: Segment, new: NewTensor, canonical: memoryview, canonical_crc32c: int | None
     ) -> bool:
         """Take a small item the short way; False where it is not one, or not as it should be: the general way says why."""
-        if segment.item <= self._last_item or segment.item in self._uploads:
+        if not segment.last or segment.item <= self._last_item or segment.item in self._uploads:
             return False
         if self._options.all_or_nothing or self._options.validate_only:
-            # Both are rare, and the short way knows neither.
-            return False
+            return False  # Both are rare, and the short way knows neither.
         try:
             self._require_allowed(new)
             chunk_plan = self._plan(new)
@@ -388,7 +393,8 @@ class InsertStream:
                 self._put_away(opened.writer, error)
                 raise
             if self._options.validate_only:
-                batch.settle([self._validated(stored)])
+                (found,) = self._services.catalogue.tensors.get(self._dataset.name, [stored.new.id])
+                batch.settle([validated(stored, require_intact(found))])
                 return
             batch.stored, batch.staged = [stored], [] if staged is None else [staged]
             if not self._options.all_or_nothing:
@@ -457,10 +463,6 @@ class InsertStream:
         received, expected = writer.received_bytes, writer.new.spec.canonical_bytes
         message = f"{how} after {received} of {expected} bytes of item {item}, and no `last` segment of it"
         return error(message, dataset=self._dataset.name, tensor=writer.new.id, item=item)
-
-    def _validated(self, stored: StoredTensor) -> Tensor:
-        (found,) = self._services.catalogue.tensors.get(self._dataset.name, [stored.new.id])
-        return validated(stored, require_intact(found))
 
     def _fail(self, item: int, error: Exception) -> None:
         """Fail an item that is open."""

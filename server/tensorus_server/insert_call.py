@@ -88,6 +88,7 @@ class InsertCall:
         self._ends_early = False
         """Whether the call ends while its reading thread may still wait for a request."""
         self._is_whole = False
+        self._is_finishing = False
 
     def responses(self) -> Iterator[bytes]:
         """Yield the call's responses; raises what makes the whole call fail."""
@@ -129,7 +130,8 @@ class InsertCall:
                         if self._stream is not None:
                             self._stream.require_ended()
                 finally:
-                    self._close()
+                    if self._stream is not None:
+                        self._stream.abort()
             self._outbox.close()
         except grpc.RpcError:
             # The client has gone: nobody waits for an answer.
@@ -151,6 +153,7 @@ class InsertCall:
         if head.finish:
             if not self._is_whole:
                 threading.Thread(target=self._refuse_more, name="tensorus-insert-end", daemon=True).start()
+            self._is_finishing = True
             succeeded, failed = self._stream.finish()
             self._outbox.finish(succeeded, failed)
         return head.finish
@@ -181,10 +184,15 @@ class InsertCall:
             require_request_id(request_id, dataset=self._dataset)
             held.enter_context(self._engine.sessions.held(request_id, self._take_over))
         options = InsertOptions(request_id or None, head.open.all_or_nothing, head.open.validate_only)
-        stream = self._engine.open_insert(self._dataset, self._outbox.report, options)
-        self._place.owes = stream.owes
+        stream = self._engine.open_insert(self._dataset, self._report, options)
+        self._place.owes = lambda: self._is_finishing or stream.owes()
         self._outbox.opened(stream.resumable)
         return stream
+
+    def _report(self, news: Sequence[ItemResult | ItemProgress]) -> None:
+        # Before it is said: the stream has not been silent while the server worked.
+        self._place.touch()
+        self._outbox.report(news)
 
     def _stall(self, cancel: Callable[[StreamStalledError], None], error: StreamStalledError) -> None:
         """End the call because its client stalled, and say so where the client listens."""
@@ -281,10 +289,6 @@ class InsertCall:
                 dataset=self._dataset,
                 item=segment.item,
             )
-
-    def _close(self) -> None:
-        if self._stream is not None:
-            self._stream.abort()
 
 
 class _Outbox:

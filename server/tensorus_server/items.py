@@ -182,8 +182,8 @@ class Items:
 
     @property
     def are_under_way(self) -> bool:
-        """Whether any are being sealed or committed. Takes no lock: the answer may be a moment old."""
-        return self._batches["sealing"] + self._batches["committing"] > 0
+        """Whether any are being sealed, committed or reported. Takes no lock: the answer may be a moment old."""
+        return len(self._unsettled) > self._batches["open"] + self._batches["sealed"]
 
     def in_state(self, state: State) -> list[Batch]:
         """Return the batches that are in this state, by number."""

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from tensorus_server.background import Watched
+from tensorus_server.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import DatasetTable
@@ -26,6 +27,7 @@ class Purger:
     def __init__(self, datasets: DatasetTable, health: Health) -> None:
         """Start the thread, whose end `health` is told."""
         self._datasets = datasets
+        self._health = health
         self._closing = threading.Event()
         self._woken = threading.Event()
         self._thread = Watched("purger", self._run, lambda error: health.fail("the purger ended", error))
@@ -43,6 +45,10 @@ class Purger:
     def _run(self) -> None:
         while not self._closing.is_set():
             self._woken.clear()
+            try:
+                self._health.require()
+            except StoreUnavailableError:
+                return
             try:
                 purged = self._datasets.purge(self._closing.wait)
             except Exception:  # noqa: BLE001 - whatever it was, the next look tries again

@@ -302,6 +302,8 @@ class TestSilence:
             # The answer that went out is a movement, too.
             place.owes = lambda: False
             assert (silent_s(), silent_s()) == (5, 10)
+            place.touch()
+            assert silent_s() == 5
             place.end_receiving()
             assert silent_s() == 0
 

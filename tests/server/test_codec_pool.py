@@ -68,6 +68,9 @@ def test_what_is_under_way_is_waited_for_when_the_caller_stops_early(pool: Codec
             going_on.set()
             assert may_end.wait(30)
             ended.append(number)
+        else:
+            # What has not begun when the caller stops never does.
+            assert going_on.wait(30)
         return number
 
     results = pool.map_in_order(work, range(3))

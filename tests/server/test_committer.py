@@ -12,6 +12,7 @@ import pytest
 
 from support.engine import stored_tensor
 from tensorus_codecs.policy import StoragePolicy
+from tensorus_server import background
 from tensorus_server.catalogue.abc import StoredTensor
 from tensorus_server.chunk_store.abc import StagedPayload, new_payload_key
 from tensorus_server.chunk_store.memory import MemoryChunkStore
@@ -433,3 +434,24 @@ class TestMaintenance:
             del bench.outcomes["first"]
         bench.close()
         assert all(isinstance(bench.outcome(name), Tensor) for name in ("a", "b", "c"))
+
+
+def test_a_commit_that_does_not_end_fails_the_store(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.catalogue.may_commit.clear()
+    bench.submit("hangs")
+    assert bench.catalogue.is_committing.wait(30)
+    bench.committer.check()
+    bench.health.require()
+    monkeypatch.setattr(background, "STUCK_S", 0.0)
+    bench.committer.check()
+    with pytest.raises(StoreUnavailableError, match="a commit does not end"):
+        bench.health.require()
+    bench.catalogue.may_commit.set()
+
+
+def test_a_committer_that_waits_for_work_is_not_stuck(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.submit("done")
+    bench.committer.close(30)
+    monkeypatch.setattr(background, "STUCK_S", 0.0)
+    bench.committer.check()
+    bench.health.require()

@@ -28,6 +28,7 @@ from tensorus_server.errors import (
     LimitExceededError,
     SegmentOutOfOrderError,
     StorageFullError,
+    StoreUnavailableError,
 )
 from tensorus_server.insert import InsertOptions, InsertStream
 from tensorus_server.model import Checksum, NewTensor, Segment, Tensor
@@ -325,6 +326,10 @@ class TestLimit:
         assert stream.finish() == (4, 0)
 
 
+def raised(error: Exception) -> None:
+    raise error
+
+
 class TestAborted:
     """A stream that ends without a finish leaves what was marked, and nothing else."""
 
@@ -347,12 +352,20 @@ class TestAborted:
         stream.abort()
         assert_nothing_left(engine, raw)
 
+    @pytest.mark.parametrize("gives_up", [False, True], ids=["aborted", "given up"])
     def test_it_can_be_resumed_and_is_then_all_there_at_once(
-        self, engine: Engine, stream: InsertStream, reports: Reports, raw: RawFolder
+        self, engine: Engine, stream: InsertStream, raw: RawFolder, monkeypatch: pytest.MonkeyPatch, *, gives_up: bool
     ) -> None:
         send_all(stream)
-        stream.abort()
-        resumed = engine.open_insert("d", reports, TOGETHER)
+        if gives_up:
+            stream._items.wait(sealed=True)
+            stuck = StoreUnavailableError("nothing of the insert has moved")
+            monkeypatch.setattr(stream._items, "wait", lambda **_: raised(stuck))
+            assert stream.finish() == (0, 4)
+            assert raw.unfinished() == 0
+        else:
+            stream.abort()
+        resumed = engine.open_insert("d", Reports(), TOGETHER)
         (left,) = resumed.resumable
         assert (left.item, left.id, left.tensor) == (2, "marked", None)
         for item, (tensor_id, array) in enumerate(ARRAYS.items()):

@@ -36,6 +36,22 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "LOOK_S", 0.001)
 
 
+def test_items_are_under_way_from_their_seal_until_their_results_are_told(health: Health) -> None:
+    told: list[bool] = []
+    items = Items(lambda _: told.append(items.are_under_way), health)
+    batch = items.begin([0])
+    assert not items.are_under_way
+    items.seal(batch)
+    assert items.are_under_way
+    items.sealed(batch)
+    assert not items.are_under_way
+    items.commit(batch)
+    assert items.are_under_way
+    batch.settle([TENSOR])
+    assert told == [True]
+    assert not items.are_under_way
+
+
 class TestCarried:
     """A batch that is worked on is settled or handed over."""
 

@@ -160,7 +160,7 @@ def assert_settled(engine: Engine, name: str, reports: Reports, outcome: Any) ->
         assert failed == len(ARRAYS) - succeeded
         if name == "together":
             assert 0 in (succeeded, failed)
-    assert engine._committer.is_alive, "only an error of the loop itself ends it"
+    assert engine._committer._thread.is_alive, "only an error of the loop itself ends it"
 
 
 def threads_since(before: list[threading.Thread]) -> list[str]:

@@ -90,7 +90,7 @@ def assert_goes_on(engine: Engine, reports: Reports) -> None:
     assert isinstance(error, StoreBusyError), error
     assert float(error.facts["retry_after_s"]) > 0
     engine.check_writable()
-    assert engine._committer.is_alive
+    assert engine._committer._thread.is_alive
     assert insert(engine, "d", "t", MARKED).id == "t"
     assert np.array_equal(read(engine, "d", "t"), MARKED)
 

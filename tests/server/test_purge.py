@@ -88,6 +88,13 @@ class TestPurger:
             eventually(lambda: "7 tensors of deleted datasets were deleted" in caplog.text)
             assert purger.close(WAIT_S)
 
+    def test_nothing_is_purged_from_a_store_that_has_failed(self) -> None:
+        datasets, health = Datasets(), Health()
+        health.fail("the committer ended", ValueError("a fault"))
+        purger = Purger(datasets, health)  # type: ignore[arg-type]
+        assert purger._thread.join(WAIT_S)
+        assert not datasets.called.acquire(blocking=False)
+
     def test_closing_stops_it_between_two_batches(self) -> None:
         datasets = Datasets(-1)
         purger = Purger(datasets, Health())  # type: ignore[arg-type]

@@ -147,12 +147,22 @@ class TestEngineSweeps:
             raise OSError(errno.EIO, "Input/output error")
 
         monkeypatch.setattr(Engine, "sweep", fail)
-        with engine_on(tmp_path / "store") as engine:
+        with engine_on(tmp_path / "store", sweeps=True) as engine:
             engine.create_dataset("d")
         # The engine of a server that many tests share may sweep meanwhile, too.
         assert [one for one in swept if one is engine] == [engine]
         assert "the sweep failed" in caplog.text
         assert isinstance(engine, Engine)
+
+    def test_nothing_is_removed_from_a_store_that_has_failed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        swept: list[Engine] = []
+        monkeypatch.setattr(Engine, "sweep", swept.append)
+        with engine_on(tmp_path / "store") as engine:
+            engine._health.fail("the committer ended", ValueError("a fault"))
+            engine._sweep_regularly()
+        assert swept == []
 
     def test_sweeps_while_inserting_and_deleting_lose_nothing(self, tmp_path: Path) -> None:
         with engine_on(tmp_path / "store", delete_grace_s=0.0) as engine:

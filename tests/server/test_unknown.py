@@ -302,18 +302,18 @@ class TestEngine:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         folder = tmp_path / "store"
-        with engine_on(folder):
+        with engine_on(folder, sweeps=True):
             planted(folder, age_s=100_000.0)
         listed: list[Engine] = []
         monkeypatch.setattr(Engine, "set_unknown_aside", lambda self: listed.append(self) or Listing(0, 0, 0))
-        with engine_on(folder):
+        with engine_on(folder, sweeps=True):
             pass
         assert listed == []
         catalogue = SqliteCatalogue(folder)
         with catalogue._database.write() as connection:
             connection.execute("UPDATE store SET listed_us = listed_us - 86400 * 1000000")
         catalogue.close()
-        with engine_on(folder) as engine:
+        with engine_on(folder, sweeps=True) as engine:
             pass
         assert listed == [engine]
 

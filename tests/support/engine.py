@@ -60,14 +60,19 @@ def engine_on(
     reserve: Reserve | None = None,
     delete_grace_s: float = 3600.0,
     upload_expiry_s: float = 3600.0,
+    sweeps: bool = False,
 ) -> Iterator[Engine]:
-    """Open an engine in `folder` whose files, reserve and grace are the test's."""
+    """Open an engine in `folder` whose files, reserve and grace are the test's.
+
+    Args:
+        sweeps: also by itself. Where a test sweeps and then looks, either of two sweeps may have done the work.
+    """
     folder.mkdir(exist_ok=True)
     chunk_store = LocalChunkStore(folder, reserve=reserve, files=files)
     catalogue = SqliteCatalogue(
         folder, payloads=chunk_store, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
     )
-    engine = Engine(catalogue, chunk_store, CodecPool(2))
+    engine = Engine(catalogue, chunk_store, CodecPool(2), sweeps=sweeps)
     try:
         yield engine
     finally:
