@@ -140,7 +140,7 @@ class Backend(Protocol):
         """Return a dataset."""
 
     def list_datasets(self) -> list[DatasetInfo | DataCorruptError]:
-        """Return all datasets in order of creation; those that are damaged as errors, at the end."""
+        """Return all datasets, those that are intact in order of creation; those that are damaged as errors."""
 
     def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
         """Replace what is given."""

@@ -17,7 +17,7 @@ from tensorus._convert import damage_from, error_of, inserted_from, slices_to, t
 from tensorus._insert_stream import InsertSession
 from tensorus._patience import STALL_REASONS, Patience, warn_when_stuck
 from tensorus._rpc_errors import as_answer, rpc_error
-from tensorus.errors import DataCorruptError, InternalError, TensorusError, UnavailableError
+from tensorus.errors import InternalError, TensorusError, UnavailableError
 from tensorus.types import Progress
 from tensorus_protos.framing import split
 from tensorus_protos.v1 import tensorus_pb2 as pb
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tensorus._calls import Call
     from tensorus._insert_stream import InsertMessages
     from tensorus._patience import Observer
+    from tensorus.errors import DataCorruptError
     from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Schema, TensorInfo
 
 __all__ = [
@@ -128,8 +129,7 @@ class RemoteBackend(Backend):
             page, token = self._call(_calls.list_datasets(token))
             found += page
             if not token:
-                # Each page has its own at its end.
-                return sorted(found, key=lambda one: isinstance(one, DataCorruptError))
+                return found
 
     def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
         """See `Backend`."""

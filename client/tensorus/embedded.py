@@ -127,8 +127,7 @@ class EmbeddedBackend(Backend):
                 found += page
                 if not token:
                     break
-        intact = [_dataset_info(dataset) for dataset in found if not isinstance(dataset, Exception)]
-        return [*intact, *(_damage(dataset) for dataset in found if isinstance(dataset, Exception))]
+        return [_damage(dataset) if isinstance(dataset, Exception) else _dataset_info(dataset) for dataset in found]
 
     def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
         """See `Backend`."""

@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from contextlib import suppress
-from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,7 @@ from tensorus_server.errors import (
     TensorNotFoundError,
 )
 from tensorus_server.health import Health
-from tensorus_server.insert import InsertOptions, InsertServices, InsertStream, ItemProgress
+from tensorus_server.insert import InsertOptions, InsertServices, InsertStream
 from tensorus_server.limits import IDS_PER_DELETE_MAX, PAGE_SIZE_DEFAULT, READS_PER_GET_MAX
 from tensorus_server.model import Schema
 from tensorus_server.paging import checked_page_size, decode_token, encode_token, take_all
@@ -36,6 +35,7 @@ from tensorus_server.read import TensorReader
 from tensorus_server.sessions import InsertSessions
 from tensorus_server.sweep import sweep
 from tensorus_server.unknown import empty_quarantine, set_aside
+from tensorus_server.uploads import progress_of, tensors_of
 from tensorus_server.validate import (
     require_dataset_name,
     require_metadata,
@@ -47,11 +47,11 @@ from tensorus_server.validate import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from tensorus_server.catalogue.abc import Catalogue, Order, Upload
+    from tensorus_server.catalogue.abc import Catalogue, Order
     from tensorus_server.chunk_store.abc import ChunkStore, Quarantine
     from tensorus_server.codec_pool import CodecPool
     from tensorus_server.filter import Filter
-    from tensorus_server.insert import ItemResult
+    from tensorus_server.insert import ItemProgress, ItemResult
     from tensorus_server.model import Dataset, DatasetStats, Metadata, Read, Tensor
     from tensorus_server.query import Query
     from tensorus_server.sweep import Swept
@@ -230,7 +230,11 @@ class Engine:
             )
         finished = not going_on and all(upload.generation is not None for upload in uploads)
         rest = [upload for upload in uploads if upload.item > after]
-        items = list(takewhile(take, map(self._progress, rest[:PAGE_SIZE_DEFAULT])))
+        page = rest[:PAGE_SIZE_DEFAULT]
+        # All uploads of a request are of one dataset.
+        dataset = self._catalogue.datasets.find(page[0].dataset_number) if page else None
+        tensors = {} if dataset is None else tensors_of(self._catalogue, dataset.name, page)
+        items = list(takewhile(take, (progress_of(upload, tensors.get(upload.item)) for upload in page)))
         return items, finished, encode_token(["insert", items[-1].item]) if len(items) < len(rest) else ""
 
     def cancel_insert(self, request_id: str) -> None:
@@ -262,7 +266,9 @@ class Engine:
                 dataset=dataset,
                 limit=READS_PER_GET_MAX,
             )
-        self._require_dataset(dataset)
+        if not reads:
+            # Otherwise the first batch finds out.
+            self._require_dataset(dataset)
         for start in range(0, len(reads), _READ_BATCH):
             batch = reads[start : start + _READ_BATCH]
             ids = [read.id for read in batch]
@@ -347,18 +353,6 @@ class Engine:
         """Refuse a dataset that does not exist. What is wrong with a damaged one does not keep its tensors from being read."""
         with suppress(DataCorruptError):
             self._catalogue.datasets.get(name)
-
-    def _progress(self, upload: Upload) -> ItemProgress:
-        if upload.generation is None:
-            return ItemProgress(upload.item, upload.id, upload.committed_bytes)
-        dataset = self._catalogue.datasets.find(upload.dataset_number)
-        tensor = None
-        if dataset is not None:
-            (found,) = self._catalogue.tensors.by_generation(dataset.name, [upload.generation])
-            tensor = require_intact(found)
-        if tensor is not None:
-            tensor = replace(tensor, outcome=upload.outcome)
-        return ItemProgress(upload.item, upload.id, upload.spec.canonical_bytes, tensor)
 
     def sweep(self, *, in_grace: bool = False) -> Swept:
         """Remove payloads that rows say nobody needs; happens by itself once a minute. See `sweep.sweep`."""

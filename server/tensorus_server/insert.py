@@ -41,9 +41,10 @@ from tensorus_server.errors import (
 from tensorus_server.insert_options import InsertOptions, InsertServices
 from tensorus_server.items import ItemProgress, ItemResult, Items
 from tensorus_server.limits import ITEMS_TOGETHER_MAX, OPEN_ITEMS_MAX, UNCOMMITTED_BYTES_MAX, UNCOMMITTED_ITEMS_MAX
-from tensorus_server.marker import Marker, uploads_of
+from tensorus_server.marker import Marker
 from tensorus_server.small_tensors import SmallTensors
 from tensorus_server.tensor_writer import TensorWriter
+from tensorus_server.uploads import progress_of, uploads_of
 from tensorus_server.validate import require_id, require_metadata, require_schema_fit
 
 if TYPE_CHECKING:
@@ -105,12 +106,7 @@ class InsertStream:
     @property
     def resumable(self) -> list[ItemProgress]:
         """What an earlier stream of the request left: items that go on at their committed bytes, or are complete."""
-        return [
-            ItemProgress(
-                item, upload.id, upload.committed_bytes if tensor is None else upload.spec.canonical_bytes, tensor
-            )
-            for item, (upload, tensor) in self._uploads.items()
-        ]
+        return [progress_of(upload, tensor) for upload, tensor in self._uploads.values()]
 
     @property
     def is_lost(self) -> bool:

@@ -8,23 +8,20 @@ whatever either raises is its outcome.
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from tensorus_server.background import result_of
-from tensorus_server.errors import DataCorruptError, InvalidRequestError
 from tensorus_server.leftovers import forget_upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tensorus_server.catalogue.abc import Catalogue, Mark, Upload, UploadTable
+    from tensorus_server.catalogue.abc import Mark, Upload, UploadTable
     from tensorus_server.chunk_index import ChunkIndex
     from tensorus_server.committer import Committer
-    from tensorus_server.model import Dataset, Tensor
 
-__all__ = ["Marker", "uploads_of"]
+__all__ = ["Marker"]
 
 
 class Marker:
@@ -100,26 +97,3 @@ class Marker:
             committed_bytes = saved.result(timeout=0)
             self.committed_bytes = max(self.committed_bytes, committed_bytes)
             self._report(committed_bytes)
-
-
-def uploads_of(catalogue: Catalogue, dataset: Dataset, request_id: str) -> dict[int, tuple[Upload, Tensor | None]]:
-    """Return what a request left, by item: each upload, and the tensor that it became.
-
-    Raises:
-        InvalidRequestError: the request belongs to another dataset.
-    """
-    found: dict[int, tuple[Upload, Tensor | None]] = {}
-    for upload in catalogue.uploads.find(request_id):
-        if upload.dataset_number != dataset.number:
-            raise InvalidRequestError(
-                f"request_id {request_id} belongs to an insert into another dataset", dataset=dataset.name
-            )
-        tensor = None
-        if upload.generation is not None:
-            (there,) = catalogue.tensors.by_generation(dataset.name, [upload.generation])
-            if there is None or isinstance(there, DataCorruptError):
-                # Complete, and deleted or damaged since: if it is sent again, its result says so.
-                continue
-            tensor = replace(there, outcome=upload.outcome)
-        found[upload.item] = (upload, tensor)
-    return found

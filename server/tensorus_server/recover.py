@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import DamagedTensor, PageRequest
+from tensorus_server.chunk_store.files import Files
 from tensorus_server.errors import DataCorruptError, DatasetNotFoundError, EngineError
 from tensorus_server.footer import FooterError, read_footer
 from tensorus_server.model import Schema, Tensor
@@ -230,10 +231,8 @@ def _published(folder: Path, candidate: _Candidate) -> str:
     payload_key = candidate.footer.payload_key
     shard = folder / "chunks" / payload_key[:2]
     shard.mkdir(mode=0o700, parents=True, exist_ok=True)
-    candidate.path.rename(shard / payload_key)
-    descriptor = os.open(shard, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    files = Files()
+    files.rename(candidate.path, shard / payload_key)
+    files.sync_folder(shard)
+    files.sync_folder(candidate.path.parent)
     return f"{shard.name}/{payload_key}"

@@ -299,6 +299,14 @@ class TestRequest:
         (item,), finished, _ = engine.insert_status("request")
         assert (item.committed_bytes, item.tensor, finished) == (ARRAY.nbytes, tensor, True)
 
+    def test_a_damaged_row_does_not_hide_how_far_an_insert_is(self, engine: Engine) -> None:
+        begin(engine, "none").abort()
+        go_on(engine, "none", COMMITTED)
+        with engine._catalogue._database.write() as connection:  # type: ignore[attr-defined]
+            connection.execute("UPDATE tensor SET shape = '[3]'")
+        (item,), finished, _ = engine.insert_status("request")
+        assert (item.committed_bytes, item.tensor, finished) == (ARRAY.nbytes, None, True)
+
     def test_a_cancelled_insert_leaves_nothing_but_what_is_complete(self, engine: Engine, store: Path) -> None:
         begin(engine, "none").abort()
         engine.cancel_insert("request")

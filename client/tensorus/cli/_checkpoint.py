@@ -194,13 +194,13 @@ class TakenApart:
         return node
 
 
-def ids_in(manifest: bytes) -> list[str]:
-    """Return the ids of the tensors that a manifest names.
+def ids_in(manifest: bytes) -> dict[str, str]:
+    """Return the ids of the tensors that a manifest names, each with the id of the one that it is: mostly itself.
 
     Raises:
         ValueError: it is none that this version reads.
     """
-    found: list[str] = []
+    found: dict[str, str] = {}
 
     def collect(node: Any) -> None:
         if isinstance(node, list):
@@ -208,7 +208,8 @@ def ids_in(manifest: bytes) -> list[str]:
                 collect(item)
         elif isinstance(node, dict):
             if node["kind"] in {"tensor", "parameter"}:
-                found.append(node["id"])
+                tensor_id: str = node["id"]
+                found[tensor_id] = node.get("same_as", tensor_id)
             collect(node.get("items"))
             collect(node.get("attributes"))
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tensorus._patience import Interruption, Observer
+    from tensorus._remote import RemoteBackend
 
-__all__ = ["DEFAULT_ADDRESS", "RETRY_TIMEOUT_S", "connected", "store_options", "tell"]
+__all__ = ["DEFAULT_ADDRESS", "RETRY_TIMEOUT_S", "backend_of", "connected", "store_options"]
 
 _TIMEOUT_S = 30.0
 RETRY_TIMEOUT_S = 60.0
@@ -49,14 +50,27 @@ def store_options(*, makes_store: bool = False) -> Callable[[Callable[..., Any]]
     return lambda command: server(store(command))
 
 
-def tell(interruption: Interruption) -> None:
+def _tell(interruption: Interruption) -> None:
     """Tell on the error stream that a call failed and is tried again: an `Observer` for commands without a bar."""
     if line := told(interruption):
         print_note(line)
 
 
+def backend_of(server: str, on_interruption: Observer = _tell) -> RemoteBackend:
+    """Return a backend of a server, as commands use it. Arguments and errors as of `connected`."""
+    from tensorus._remote import RemoteBackend  # noqa: PLC0415 - each way in loads only what it needs
+
+    return RemoteBackend(
+        server,
+        timeout_s=_TIMEOUT_S,
+        retry_timeout_s=RETRY_TIMEOUT_S,
+        tune_allocator=True,
+        on_interruption=on_interruption,
+    )
+
+
 @contextmanager
-def connected(server: str, store: str | None, on_interruption: Observer = tell) -> Iterator[tensorus.Client]:
+def connected(server: str, store: str | None, on_interruption: Observer = _tell) -> Iterator[tensorus.Client]:
     """Lend a client of what the options name.
 
     Args:
@@ -69,17 +83,8 @@ def connected(server: str, store: str | None, on_interruption: Observer = tell) 
         with tensorus.open(store) as client:
             yield client
         return
-    from tensorus._remote import RemoteBackend  # noqa: PLC0415 - each way in loads only what it needs
-
     try:
-        backend = RemoteBackend(
-            server,
-            timeout_s=_TIMEOUT_S,
-            retry_timeout_s=RETRY_TIMEOUT_S,
-            tune_allocator=True,
-            on_interruption=on_interruption,
-        )
-        with tensorus.Client(backend) as client:
+        with tensorus.Client(backend_of(server, on_interruption)) as client:
             yield client
     except UnavailableError as error:
         raise UnavailableError(

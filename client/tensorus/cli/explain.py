@@ -14,7 +14,7 @@ from tensorus._arrays import as_numpy, dtype_name
 from tensorus._backend import Sample
 from tensorus._convert import merged_shares
 from tensorus._sample import PIECE_BYTES, SAMPLE_BYTES_MAX, sample_of
-from tensorus.cli._connection import RETRY_TIMEOUT_S, tell
+from tensorus.cli._connection import backend_of
 from tensorus.cli._files import read_tensors
 from tensorus.cli._options import SIZE, json_option
 from tensorus.cli._output import (
@@ -189,13 +189,8 @@ def _explainer(server: str | None) -> Iterator[Explain]:
         tune_allocator()
         yield explain_here
         return
-    from tensorus._remote import RemoteBackend  # noqa: PLC0415 - each way in loads only what it needs
-
     try:
-        backend = RemoteBackend(
-            server, timeout_s=30.0, retry_timeout_s=RETRY_TIMEOUT_S, tune_allocator=True, on_interruption=tell
-        )
-        with closing(backend):
+        with closing(backend_of(server)) as backend:
             yield backend.explain
     except UnavailableError as error:
         raise UnavailableError(

@@ -153,13 +153,16 @@ def _write_checkpoint(output: Path, reading: _Reading) -> int:
     (manifest_id,) = manifests
     prefix = manifest_id.removesuffix(MANIFEST_ID)
     tensors = dict(reading.read([manifest_id]))
-    wanted = [prefix + tensor_id for tensor_id in ids_in(tensors[manifest_id].tobytes())]
+    named = ids_in(tensors[manifest_id].tobytes())
+    wanted = [prefix + tensor_id for tensor_id in named]
     if missing := [tensor_id for tensor_id in wanted if tensor_id not in infos]:
         raise ValueError(
             f"{len(missing)} of the checkpoint's {len(wanted)} tensors are not there, or not asked for, such as {missing[0]!r}"
         )
-    tensors |= reading.read(wanted)
-    if others := [tensor_id for tensor_id in infos if tensor_id not in tensors]:
+    # Of tensors that are one, such as tied weights, the first is read.
+    tensors |= reading.read([prefix + tensor_id for tensor_id, same_as in named.items() if tensor_id == same_as])
+    own = {*wanted, manifest_id}
+    if others := [tensor_id for tensor_id in infos if tensor_id not in own]:
         print_note(f"{counted(len(others), 'tensor')} not of the checkpoint, such as {others[0]!r}: left out")
     write_checkpoint(output, tensors, manifest_id)
     return len(wanted)

@@ -259,7 +259,12 @@ class TestLog:
         catalogue = reopen()
         commit(catalogue, stored_tensor(create(catalogue), "t"))
         catalogue.close()
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["catalogue.db", "spare", "writer.lock"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            "catalogue.db",
+            "index-check.lock",
+            "spare",
+            "writer.lock",
+        ]
 
     @pytest.mark.parametrize("idle", [False, True])
     def test_a_checkpoint_neither_waits_for_a_reader_nor_fails(

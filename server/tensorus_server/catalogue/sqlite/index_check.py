@@ -16,7 +16,6 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -29,11 +28,13 @@ from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowDamageError
 from tensorus_server.errors import DataCorruptError, EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from tensorus_server.catalogue.sqlite.database import Database
 
 __all__ = ["IndexCheck"]
+
+_LOCK_FILE = "index-check.lock"
 
 _AT_OPENING_S = 0.5
 """Enough for about 50,000 tensors."""
@@ -76,36 +77,39 @@ class IndexCheck:
         self._database = database
         self._closing = threading.Event()
         self._thread: Watched | None = None
-        steps = self._steps()
+        self._steps = self._all_steps()
         deadline = time.monotonic() + _AT_OPENING_S
         while time.monotonic() < deadline:
-            if not _advance(steps):
+            if not _advance(self._steps):
                 return
-        self._thread = Watched("index-check", partial(self._run, steps), _ended)
+        self._thread = Watched("index-check", self._run, _ended)
 
     def close(self, timeout_s: float) -> None:
         """End the check, finished or not. Idempotent."""
         self._closing.set()
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+        if self._thread is None or self._thread.join(timeout_s):
+            self._steps.close()
 
-    def _run(self, steps: Iterator[None]) -> None:
+    def _run(self) -> None:
         while not self._closing.is_set():
             begun_s = time.monotonic()
-            if not _advance(steps):
+            if not _advance(self._steps):
                 return
             self._closing.wait(_PAUSE_SHARE * (time.monotonic() - begun_s))
 
-    def _steps(self) -> Iterator[None]:
-        """Check everything; yields after each step."""
-        with self._database.read() as connection:
-            tables = _tables(connection)
-        for table in tables:
-            try:
-                yield from self._check(table)
-            except _DamagedTableError as damage:
-                # Its indexes know what it has lost: they stay as they are.
-                _log.error("the catalogue is damaged: table %s %s", table.name, damage)
+    def _all_steps(self) -> Generator[None]:
+        """Check everything, unless another process is at it; yields after each step."""
+        with self._database.lock_file_if_free(_LOCK_FILE) as is_free:
+            if not is_free:
+                return
+            with self._database.read() as connection:
+                tables = _tables(connection)
+            for table in tables:
+                try:
+                    yield from self._check(table)
+                except _DamagedTableError as damage:
+                    # Its indexes know what it has lost: they stay as they are.
+                    _log.error("the catalogue is damaged: table %s %s", table.name, damage)
 
     def _check(self, table: _Table) -> Iterator[None]:
         """Check one table; yields after each step. Indexes are only rebuilt from a table that was found to be sound."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from tensorus_server.catalogue.sqlite.steps import STEPS
 from tensorus_server.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import apsw
 
 __all__ = ["apply_migrations", "migrations", "schema_version"]
@@ -46,7 +49,8 @@ def apply_migrations(connection: apsw.Connection, current: int) -> None:
             connection.execute("INSERT INTO schema_version VALUES (?, ?)", (version, time.time_ns() // 1000))
 
 
-def migrations() -> dict[int, str]:
+@cache
+def migrations() -> Mapping[int, str]:
     """Return the schema's steps by version: forward only, each in the one transaction of the opening."""
     folder = resources.files("tensorus_server.catalogue.sqlite") / "migrations"
     return {int(file.name[:4]): file.read_text() for file in folder.iterdir() if file.name.endswith(".sql")}
