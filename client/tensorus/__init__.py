@@ -13,7 +13,8 @@ with tensorus.open("./data") as client:                    # a folder, without o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, NoReturn
 
 from tensorus import errors
 from tensorus._version import __version__
@@ -23,6 +24,19 @@ from tensorus.types import DatasetInfo, NewTensor, Policy, Progress, Record, Sch
 
 if TYPE_CHECKING:
     import os
+else:  # for a type checker, every misspelt name would pass for one
+
+    def __getattr__(name: str) -> NoReturn:
+        """Explain names of Tensorus 0.1.
+
+        An `ImportError`, since `from tensorus import` would replace the text of an `AttributeError`.
+        """
+        from tensorus._original import ABSENT_NAMES, absent  # noqa: PLC0415 - hardly ever needed
+
+        if name in ABSENT_NAMES:
+            raise absent(f"tensorus.{name}", "the class")
+        raise AttributeError(f"module 'tensorus' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+
 
 __all__ = [
     "Client",

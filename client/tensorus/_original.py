@@ -1,0 +1,37 @@
+"""Names of Tensorus 0.1 that this version does not have. Importing one says so, and where to read what takes its place."""
+
+from __future__ import annotations
+
+from tensorus._version import __version__
+
+__all__ = ["ABSENT_NAMES", "absent"]
+
+ABSENT_NAMES = frozenset(
+    {
+        "SearchResults",
+        "SimilarityMetric",
+        "TensorDescriptor",
+        "TensorEmbeddingIndex",
+        "TensorProperty",
+        "TensorSimilarityResult",
+        "TensorWrapper",
+        "Tensorus",
+        "TensorusModel",
+    }
+)
+"""What the package itself exported."""
+
+
+def absent(name: str, what: str) -> ImportError:
+    """Return the error for an import of something that only Tensorus 0.1 has.
+
+    Args:
+        name: with its module, such as "tensorus.api".
+        what: it was, for people.
+    """
+    return ImportError(
+        f"{name}, {what} of Tensorus 0.1, is not in tensorus {__version__}, which is a tensor store. "
+        "Programs that use tensorus.tensor_storage and tensorus.compression run; "
+        "docs/MIGRATING.md lists what is not here, and what to use instead",
+        name=name,
+    )
