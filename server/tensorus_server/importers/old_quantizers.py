@@ -11,7 +11,8 @@ The original quantized like this, where `clamp` is to -128 ... 127 and `trunc` d
 and read back `zero_point` wherever scale was 1, `(q - zero_point) * scale` elsewhere, in float32, truncated where the dtype is
 an integer's. So an int8 tensor, and one whose range is 255, came back constant, although their codes have the values. Where
 the range lies beyond zero, `zero_point` was clamped, and so were the codes at one end: what they were is lost. The rest is as
-the original gave it, but rounded where it truncated, and of float64 computed in float64, which differs in the 8th digit.
+the original gave it, but rounded where it truncated, and of float64 computed in float64, which differs by up to 2**-23 of a
+value: float32 rounds the scale and the product.
 
 Whether the values are those that were inserted is told by dtype, shape, parameters and codes. They are, in these cases; in any
 other they count as lossy:
