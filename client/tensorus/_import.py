@@ -24,7 +24,7 @@ from tensorus.errors import AlreadyExistsError, InsertManyError, InvalidRequestE
 from tensorus.types import NewTensor, Policy, Schema
 from tensorus_server.importers import FileReport, OldDataset, OldFileError, OldSchema
 from tensorus_server.importers.old_compressors import INFLATED_BYTES_MAX
-from tensorus_server.importers.report import dropped_counts, status_counts
+from tensorus_server.importers.report import dropped_counts, status_counts, summary_of
 
 if TYPE_CHECKING:
     import os
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tensorus.types import TensorInfo
     from tensorus_server.importers import OldRecord, RecordOutcome
 
-__all__ = ["examine_file", "import_file", "old_files"]
+__all__ = ["examine_file", "import_file", "old_files", "summary_of"]
 
 _LOSSLESS = Policy(preset="lossless")
 
@@ -113,7 +113,7 @@ class _Attempt:
         self._old: OldDataset | None = None
         self._error = ""
         self.outcomes: list[RecordOutcome] = []
-        self.notes: list[str] = []
+        self.left_out: list[str] = []
 
     def __enter__(self) -> Self:
         return self
@@ -131,7 +131,7 @@ class _Attempt:
     def open(self, inflated_bytes_max: int) -> OldDataset:
         """Open the file."""
         self._old = OldDataset(self._path, inflated_bytes_max=inflated_bytes_max)
-        self.notes += self._old.notes
+        self.left_out += self._old.left_out
         return self._old
 
     def report(self) -> FileReport:
@@ -147,7 +147,8 @@ class _Attempt:
             file_bytes=self._old.file_bytes if self._old is not None else 0,
             error=error,
             generation=self._old.generation if self._old is not None else None,
-            notes=tuple(self.notes),
+            notes=self._old.notes if self._old is not None else (),
+            left_out=tuple(self.left_out),
             counts=counts,
             saturated_records=sum(outcome.saturated_count > 0 for outcome in outcomes),
             outcomes=outcomes,
@@ -185,7 +186,7 @@ class _Import:
         self._old = old
         self._on_bytes = on_bytes
         self._outcomes = attempt.outcomes
-        self._notes = attempt.notes
+        self._left_out = attempt.left_out
         self._sent: list[int] = []
         """Positions in the file of what was sent, in order."""
 
@@ -259,7 +260,7 @@ class _Import:
         try:
             self._client.update_dataset(self._old.name, schema=Schema(old.dtype, old.shape, old.metadata))
         except InvalidRequestError as error:
-            self._notes.append(f"its schema is dropped: {error}")
+            self._left_out.append(f"its schema is dropped: {error}")
 
 
 def _against(before: dict[str, _Stored], record: OldRecord) -> RecordOutcome:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 
 import numpy as np
 
+from tensorus_protos.plain import DEPTH_MAX
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
 if TYPE_CHECKING:
@@ -31,10 +32,6 @@ MetadataValue: TypeAlias = Union[bool, int, float, str, "list[MetadataValue]", "
 Metadata: TypeAlias = "dict[str, MetadataValue]"
 
 _INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**63 - 1
-
-_DEPTH_MAX = 24
-"""Lists and dicts in one another. A server takes 16; the protobuf runtime takes 100 messages in one another, of which a dict is
-three, and fails in its own words beyond them."""
 
 _NO_NUMBERS = (np.datetime64, np.timedelta64, np.void)
 """Scalars that are no numbers, though `item` makes one of a time in nanoseconds."""
@@ -65,8 +62,8 @@ def to_value(value: object, path: str = "value", depth: int = 0) -> pb.Value:
         return pb.Value(number=value)
     if isinstance(value, str):
         return pb.Value(text=_checked_text(value, path))
-    if depth >= _DEPTH_MAX and isinstance(value, (list, tuple, dict)):
-        raise ValueError(f"{path} is nested deeper than {_DEPTH_MAX} lists and dicts")
+    if depth >= DEPTH_MAX and isinstance(value, (list, tuple, dict)):
+        raise ValueError(f"{path} is nested deeper than {DEPTH_MAX} lists and dicts")
     return _nested_to_value(value, path, depth)
 
 

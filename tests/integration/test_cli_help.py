@@ -43,7 +43,8 @@ def test_the_help_of_it_all_lists_every_command_and_every_exit_code(option: str)
     for name, command in app.commands.items():
         assert re.search(rf"^  {name} +\S", ran.output, re.MULTILINE), name
         assert command.get_short_help_str()
-    assert "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 server unavailable." in ran.output
+    assert "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 server unavailable," in ran.output
+    assert "5 imported without some metadata." in ran.output
     assert "TENSORUS_SERVER" in ran.output
 
 

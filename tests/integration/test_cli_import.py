@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,8 +29,8 @@ def old_folder(tmp_path: Path, dataset: str) -> Path:
     plain.insert(NUMBERS, "b")
     plain.save(folder / f"{dataset}-plain.pt")
     told = Written()
-    told.insert(NUMBERS, "same", seen={1})
-    told.insert(NUMBERS, "same", seen={2})
+    told.insert(NUMBERS, "same", took=dt.timedelta(1), seen={1})
+    told.insert(NUMBERS, "same", took=dt.timedelta(2), seen={2})
     told.insert(torch.tensor([-5, 0, 7], dtype=torch.int8), "repaired", "gzip-9", "int8")
     told.insert(torch.tensor([100.0, 100.25, 101.0]), "lossy", "gzip-9", "int8")
     told.save(folder / f"{dataset}-told.pt")
@@ -53,7 +55,7 @@ def rows(output: str) -> list[list[str]]:
 
 def test_import_says_what_became_of_every_dataset(server: Server, old_folder: Path, dataset: str) -> None:
     ran = run_command("import", old_folder, "--server", server.address)
-    assert (ran.exit_code, ran.errors) == (0, "")
+    assert (ran.exit_code, ran.errors) == (5, "")
     assert rows(ran.output)[:3] == [
         ["dataset", "generation", "records", "imported", "present", "repaired", "lossy", "failed"],
         [f"{dataset}-plain", "1", "2", "2", "0", "0", "0", "0"],
@@ -65,16 +67,19 @@ def test_import_says_what_became_of_every_dataset(server: Server, old_folder: Pa
         f"{dataset}-told repaired repaired int8 tensors were read back as zeros; the codes are the values",
         f"{dataset}-told lossy lossy 8-bit codes in steps of 0.00392; 3 of 3 values were beyond the codes and are lost",
     ]
-    assert rows(ran.output)[9:] == [
+    assert rows(ran.output)[9:11] == [
         ["dataset", "dropped", "metadata", "where", "records"],
-        [f"{dataset}-told", "__builtin__.set", "seen", "2"],
+        [f"{dataset}-told", "datetime.timedelta", "took", "2"],
+    ]
+    assert ran.output.splitlines()[12:] == [
+        "6 records in 2 datasets: 4 imported, 1 repaired, 1 lossy, 2 values of metadata dropped"
     ]
     with tensorus.connect(server.address) as client:
         assert client.stats(f"{dataset}-plain").tensors == 2
 
 
 def test_import_into_a_folder_makes_it(old_folder: Path, dataset: str, tmp_path: Path) -> None:
-    assert run_command("import", old_folder, "--store", tmp_path / "new").exit_code == 0
+    assert run_command("import", old_folder, "--store", tmp_path / "new").exit_code == 5
     with tensorus.open(tmp_path / "new") as client:
         assert [found.name for found in client.datasets()] == [f"{dataset}-plain", f"{dataset}-told"]
 
@@ -82,20 +87,56 @@ def test_import_into_a_folder_makes_it(old_folder: Path, dataset: str, tmp_path:
 def test_import_again_says_that_all_is_present(server: Server, old_folder: Path, dataset: str) -> None:
     for _ in range(2):
         ran = run_command("import", old_folder, "--server", server.address)
-        assert ran.exit_code == 0
-    assert rows(ran.output)[1:] == [
+        assert ran.exit_code == 5
+    assert rows(ran.output)[1:-2] == [
         [f"{dataset}-plain", "1", "2", "0", "2", "0", "0", "0"],
         [f"{dataset}-told", "3", "4", "0", "4", "0", "0", "0"],
         [],
         ["dataset", "dropped", "metadata", "where", "records"],
-        [f"{dataset}-told", "__builtin__.set", "seen", "2"],
+        [f"{dataset}-told", "datetime.timedelta", "took", "2"],
     ]
+    assert ran.output.splitlines()[-1] == (
+        "6 records in 2 datasets: 0 imported, 6 present, 2 values of metadata dropped"
+    )
+
+
+def test_what_is_whole_or_lossy_ends_with_exit_code_0(tmp_path: Path) -> None:
+    written = Written()
+    written.insert(NUMBERS, "whole", seen={1}, loss=np.float32(0.5), when=dt.datetime.now(dt.UTC))
+    written.insert(NUMBERS, "lossy", "gzip-6", "fp16")
+    written.save(tmp_path / "old.pt")
+    ran = run_command("import", tmp_path, "--dry-run")
+    assert ran.exit_code == 0
+    assert ran.output.splitlines()[-1] == "2 records in 1 dataset: 1 imported, 1 lossy"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"schema": {"dtype": "torch.quint8"}}, "its schema's dtype is dropped: dtype 'torch.quint8' cannot be stored"),
+        ({"schema": {"description": "x"}}, "its schema's 'description' is dropped: it never meant anything"),
+        ({"indexes": {}}, "1 parts are left out, which no version of the original wrote: indexes"),
+    ],
+)
+def test_what_is_left_out_beside_the_records_ends_with_exit_code_5(tmp_path: Path, content: Any, said: str) -> None:
+    written = Written()
+    written.insert(NUMBERS, "a")
+    written.content |= content
+    written.save(tmp_path / "old.pt")
+    ran = run_command("import", tmp_path, "--dry-run")
+    assert ran.exit_code == 5
+    assert f"old: {said}" in ran.output.splitlines()
+    assert ran.output.splitlines()[-1] == "1 record in 1 dataset: 1 imported, 1 other part left out"
 
 
 def test_what_fails_is_named_and_ends_with_exit_code_1(server: Server, broken_folder: Path, dataset: str) -> None:
     ran = run_command("import", broken_folder, "--server", server.address)
     assert ran.exit_code == 1
     lines = ran.output.splitlines()
+    assert lines[-1] == (
+        "8 records in 4 datasets: 5 imported, 1 repaired, 1 lossy, 1 failed, "
+        "2 values of metadata dropped, 1 dataset not imported"
+    )
     assert rows(ran.output)[1] == [f"{dataset}-broken", "3", "2", "1", "0", "0", "0", "1"]
     assert rows(ran.output)[4] == [f"{dataset}-torn", "-", "0", "0", "0", "0", "0", "0"]
     assert lines[5] == (
@@ -111,7 +152,16 @@ def test_what_fails_is_named_and_ends_with_exit_code_1(server: Server, broken_fo
 def test_json_says_all_of_it(server: Server, broken_folder: Path, dataset: str) -> None:
     ran = run_command("import", broken_folder, "--server", server.address, "--json")
     assert ran.exit_code == 1
-    broken, plain, told, torn = json.loads(ran.output)["datasets"]
+    said = json.loads(ran.output)
+    broken, plain, told, torn = said["datasets"]
+    assert said["summary"] == {
+        "datasets": 4,
+        "failed_datasets": 1,
+        "records": 8,
+        "counts": {"imported": 5, "present": 0, "repaired": 1, "lossy": 1, "failed": 1},
+        "dropped_values": 2,
+        "left_out": 0,
+    }
     assert broken["outcomes"][1]["status"] == "failed"
     assert plain["counts"] == {"imported": 2, "present": 0, "repaired": 0, "lossy": 0, "failed": 0}
     assert told["saturated_records"] == 1
@@ -122,10 +172,10 @@ def test_json_says_all_of_it(server: Server, broken_folder: Path, dataset: str) 
         "reason": "a record before it has the id 'same', too",
         "saturated_count": 0,
         "renamed_from": "same",
-        "dropped": [{"name": "__builtin__.set", "path": "seen"}],
+        "dropped": [{"name": "datetime.timedelta", "path": "took"}],
     }
     assert told["outcomes"][3]["saturated_count"] == 3
-    assert told["dropped"] == [{"name": "__builtin__.set", "path": "seen", "count": 2}]
+    assert told["dropped"] == [{"name": "datetime.timedelta", "path": "took", "count": 2}]
     assert (torn["generation"], torn["outcomes"]) == (None, [])
     assert torn["error"].startswith("the file does not end with")
     assert torn["file"].endswith(f"{dataset}-torn.pt")
@@ -156,7 +206,8 @@ def test_a_dry_run_needs_no_store_and_makes_none(broken_folder: Path, dataset: s
 def test_named_datasets_are_imported_alone(server: Server, broken_folder: Path, dataset: str) -> None:
     ran = run_command("import", broken_folder, "--dataset", f"{dataset}-plain", "--server", server.address)
     assert ran.exit_code == 0
-    assert [row[0] for row in rows(ran.output)] == ["dataset", f"{dataset}-plain"]
+    assert [row[0] for row in rows(ran.output)[:2]] == ["dataset", f"{dataset}-plain"]
+    assert ran.output.splitlines()[2:] == ["", "2 records in 1 dataset: 2 imported"]
 
 
 @pytest.mark.parametrize(
@@ -182,11 +233,11 @@ def test_the_limit_of_a_compressed_tensor_can_be_set(tmp_path: Path) -> None:
 def test_the_terminal_shows_the_first_records_and_the_report_all(tmp_path: Path) -> None:
     written = Written()
     for number in range(30):
-        written.insert(NUMBERS, f"r{number:02}", "none", "fp16", **{f"key {number}": {1}})
+        written.insert(NUMBERS, f"r{number:02}", "none", "fp16", **{f"key {number}": 1j})
     written.save(tmp_path / "old.pt")
     report = tmp_path / "report.json"
     ran = run_command("import", tmp_path, "--dry-run", "--report", report)
-    assert ran.exit_code == 0
+    assert ran.exit_code == 5
     assert "r19" in ran.output
     assert "r20" not in ran.output
     assert "... and 10 records more; --report FILE.json has all of them" in ran.output
@@ -210,7 +261,7 @@ def test_a_server_that_is_not_there_ends_with_exit_code_4(old_folder: Path, tmp_
     ran = run_command("import", old_folder, "--server", "127.0.0.1:1", "--report", report)
     assert (ran.exit_code, ran.output) == (4, "")
     assert "no server can be reached at '127.0.0.1:1'" in ran.errors
-    assert json.loads(report.read_text()) == {"datasets": []}
+    assert json.loads(report.read_text())["datasets"] == []
 
 
 def test_what_was_imported_before_the_store_failed_is_shown(
@@ -243,3 +294,20 @@ def test_nothing_in_a_file_reaches_the_terminal_as_a_command(tmp_path: Path) -> 
     assert "\x1b" not in ran.output
     assert "\u202e" not in ran.output
     assert r"\x1b[31m\u202e" in ran.output
+
+
+def test_info_and_ls_say_that_the_error_of_a_lossy_record_is_unknown(tmp_path: Path) -> None:
+    written = Written()
+    written.insert(NUMBERS, "lossy", "gzip-6", "int8")
+    written.insert(NUMBERS, "exact", "gzip-6", "none")
+    written.save(tmp_path / "old.pt")
+    store = ("--store", tmp_path / "store")
+    assert run_command("import", tmp_path, *store).exit_code == 0
+    told = run_command("info", "old", "lossy", *store).output.splitlines()
+    assert "unknown: Tensorus 0.1 had lost something before these values were imported" in "".join(told)
+    assert '"import_status": "lossy"' in "".join(told)
+    exact = run_command("info", "old", "exact", *store).output.splitlines()
+    assert [line.split() for line in exact if line.startswith("error")] == [["error", "exact"]]
+    assert [row[-1] for row in rows(run_command("ls", "old", *store).output)] == ["error", "unknown", "exact"]
+    (lossy, _) = json.loads(run_command("ls", "old", "--json", *store).output)
+    assert lossy["metadata"]["compression_metadata"]["import_status"] == "lossy"

@@ -161,8 +161,8 @@ def test_a_schema_that_cannot_be_said_is_noted(client: tensorus.Client, old: Any
     _, path = filled(old, schema={"dtype": "torch.quint8", "shape": (30,) * 40})
     report = import_file(client, path)
     assert report.counts["imported"] == 3
-    assert report.notes[0] == "its schema's dtype is dropped: dtype 'torch.quint8' cannot be stored"
-    assert report.notes[1].startswith("its schema is dropped: ")
+    assert report.left_out[0] == "its schema's dtype is dropped: dtype 'torch.quint8' cannot be stored"
+    assert report.left_out[1].startswith("its schema is dropped: ")
     assert client.dataset(dataset).schema.shape is None
 
 

@@ -258,9 +258,7 @@ def test_a_user_gives_id_and_time_and_no_other_key_of_the_system(storage: Tensor
     }
 
 
-@pytest.mark.parametrize(
-    "metadata", [{"record_id": 7}, {"timestamp_utc": "now"}, {"timestamp_utc": True}, ["a"], {7: 1}]
-)
+@pytest.mark.parametrize("metadata", [{"record_id": True}, {"timestamp_utc": True}, ["a"], {7: 1}])
 def test_metadata_of_the_wrong_type_are_refused(storage: TensorStorage, metadata: Any) -> None:
     storage.create_dataset("images")
     with pytest.raises(TypeError, match="metadata"):

@@ -68,7 +68,8 @@ def app() -> None:
     Without any server: --store DIR works on a folder; explain and import --dry-run need neither.
 
     \b
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 server unavailable.
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 server unavailable,
+    5 imported without some metadata.
     """  # noqa: D301 - click's mark for lines that stay as they are
 
 

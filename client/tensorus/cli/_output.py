@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bar
 
+from tensorus._imported import lost_before_import
 from tensorus.types import DatasetStats, PolicyExplanation, TensorInfo
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ def human_ratio(info: TensorInfo | DatasetStats) -> str:
 
 
 def human_error(info: TensorInfo | DatasetStats | PolicyExplanation) -> str:
-    """Return the measured relative error, or "exact"."""
+    """Return the measured relative error, or "exact"; "unknown" of a tensor that had lost something before it was imported."""
+    if isinstance(info, TensorInfo) and lost_before_import(info.metadata):
+        return "unknown"
     if isinstance(info, DatasetStats):
         return f"{info.worst_relative_error:.1e}" if info.lossy_tensors else "exact"
     return f"{info.relative_error:.1e}" if info.lossy else "exact"

@@ -17,9 +17,12 @@ from tensorus.cli._output import counted, print_json, print_table, print_text, p
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tensorus_server.importers import FileReport
+    from tensorus_server.importers import FileReport, ImportSummary
 
 __all__ = ["import_"]
+
+EXIT_DROPPED = 5
+"""All records are imported, but not all of their metadata, or not all that the files have beside them."""
 
 _LINES_MAX = 20
 """Records on the terminal, and likewise kinds of dropped values; the report has all of them."""
@@ -68,7 +71,11 @@ def import_(
       tensorus import ./tensor_data --dry-run
       tensorus import ./tensor_data --store ./data --report import.json
 
-    Exit code 1 if anything could not be imported.
+    \b
+    Exit codes:
+      0  everything is imported; values may be lossy, which is what Tensorus 0.1 had left of them
+      1  something is not imported
+      5  all records are imported, but some metadata, or a part of a schema, was dropped
     """  # noqa: D301 - click's mark for lines that stay as they are
     if report is not None and report.suffix != ".json":
         raise click.BadParameter(f"{report} must end in .json", param_hint="--report")
@@ -80,9 +87,9 @@ def import_(
         _run(paths, None if dry_run else (server, store), inflate_limit, reports, quiet=as_json)
     finally:
         # Also where the store went away: what was imported before is there.
-        _write(reports, report, as_json=as_json)
-    if any(found.failed for found in reports):
-        click.get_current_context().exit(1)
+        summary = _write(reports, report, as_json=as_json)
+    if summary.failed or summary.dropped:
+        click.get_current_context().exit(1 if summary.failed else EXIT_DROPPED)
 
 
 def _run(
@@ -114,13 +121,20 @@ def _run(
             bar.update(task, completed=done_bytes)
 
 
-def _write(reports: Sequence[FileReport], file: Path | None, *, as_json: bool) -> None:
+def _write(reports: Sequence[FileReport], file: Path | None, *, as_json: bool) -> ImportSummary:
+    """Tell what became of the files, and return it in numbers."""
+    from tensorus._import import summary_of  # noqa: PLC0415 - see above
+
+    summary = summary_of(reports)
+    found = {"datasets": reports, "summary": summary}
     if file is not None:
-        file.write_text(json.dumps(to_json({"datasets": reports}), indent=2), encoding="utf-8")
+        file.write_text(json.dumps(to_json(found), indent=2), encoding="utf-8")
     if as_json:
-        print_json({"datasets": reports})
+        print_json(found)
     elif reports:
         _print_reports(reports)
+        print_text(f"\n{summary}")
+    return summary
 
 
 def _print_reports(reports: Sequence[FileReport]) -> None:
@@ -137,7 +151,7 @@ def _print_reports(reports: Sequence[FileReport]) -> None:
         ),
     )
     for found in reports:
-        for note in filter(None, (found.error and f"not imported: {found.error}", *found.notes)):
+        for note in filter(None, (found.error and f"not imported: {found.error}", *found.notes, *found.left_out)):
             print_text(f"{_shown(found.dataset)}: {_shown(note)}")
     _print_some(
         ["dataset", "id", "what", "why"],

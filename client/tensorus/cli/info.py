@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tensorus._imported import lost_before_import
 from tensorus.cli._connection import connected, store_options
 from tensorus.cli._options import json_option
 from tensorus.cli._output import (
@@ -62,7 +63,9 @@ def _fields(info: TensorInfo) -> Iterator[tuple[str, str]]:
             "encoding",
             f"{human_encoding(share.codecs)}: {counted(share.chunks, 'chunk')}, {human_bytes(share.stored_bytes)}",
         )
-    if info.lossy:
+    if lost_before_import(info.metadata):
+        yield "error", "unknown: Tensorus 0.1 had lost something before these values were imported"
+    elif info.lossy:
         yield "relative error", f"{info.relative_error:.3e}"
         yield "largest error", f"{info.max_absolute_error:.3e}"
     else:

@@ -12,6 +12,10 @@ compression_metadata where it was: `compression`, `quantization` (names as asked
                      (canonical bytes), `compressed_size` (stored bytes), `compression_ratio`, `encodings` (what chunks got),
                      `lossy`, `fallback` (why chunks are not as asked; None where all are), `relative_error`,
                      `max_absolute_error` (both measured)
+
+Of a record that was imported from Tensorus 0.1, `compression_metadata` also has `import_status` ("imported", "repaired" or
+"lossy"), `saturated_count` (elements beyond the codes; where there are any), and in `quantization_params` the `scale` and
+`zero_point` that it had there. Where 0.1 had lost something, `lossy` is True and both errors are None: nobody knows them.
 """
 
 from __future__ import annotations
@@ -22,12 +26,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tensorus._convert import metadata_to
+from tensorus._imported import lost_before_import
 from tensorus.errors import InvalidMetadataError
+from tensorus_protos.plain import plain, seconds_since_1970
 from tensorus_protos.values import from_value_map, to_value_map
 
 if TYPE_CHECKING:
     from tensorus.compression import CompressionConfig
     from tensorus.types import Metadata, TensorInfo
+    from tensorus_protos.values import MetadataValue
 
 __all__ = [
     "SYSTEM_KEYS",
@@ -54,15 +61,11 @@ def new_metadata(given: object, config: CompressionConfig | None) -> tuple[str, 
         config: how the tensor is stored; None: as its dataset says.
 
     Raises:
-        TypeError: a value that metadata does not hold, names its key; an id that is no text, or a time that is no number.
-        ValueError: an integer beyond 64 bits, or text that is not Unicode.
+        TypeError: a value that metadata does not hold, names its key; an id or a time of another type.
+        ValueError: an integer beyond 64 bits, text that is not Unicode, or a time that is none in ISO 8601.
     """
     user = _checked({} if given is None else given)
-    record_id, timestamp = user.get("record_id"), user.get("timestamp_utc")
-    if not isinstance(record_id, (str, type(None))):
-        raise TypeError(f"metadata['record_id'] is a {type(record_id).__name__}, must be a str")
-    if isinstance(timestamp, bool) or not isinstance(timestamp, (int, float, type(None))):
-        raise TypeError(f"metadata['timestamp_utc'] is a {type(timestamp).__name__}, must be a number")
+    record_id, timestamp = _given_id(user.get("record_id")), _given_time(user.get("timestamp_utc"))
     stored = _users_fields(user)
     stored["timestamp_utc"] = time.time() if timestamp is None else timestamp
     if config is not None and (config.compression, config.quantization) != ("none", "none"):
@@ -101,18 +104,21 @@ def dtype_text(dtype: str) -> str:
 
 
 def plain_value(value: object) -> object:
-    """Return a value as metadata gives it back: lists for tuples; itself where metadata does not hold it."""
+    """Return a value as metadata gives it back: a list for a tuple or set; itself where metadata does not hold it."""
     try:
-        return from_value_map(to_value_map({"value": value}))["value"]
+        return from_value_map(to_value_map({"value": plain(value)}))["value"]
     except (TypeError, ValueError):
         return value
 
 
 def _compression_metadata(info: TensorInfo, asked: Metadata) -> Metadata:
+    lost = lost_before_import(info.metadata)
+    parameters = asked.get("quantization_params")
     return {
         "compression": asked.get("compression", "none"),
         "quantization": asked.get("quantization", "none"),
-        "quantization_params": {"original_dtype": dtype_text(info.dtype), "original_shape": list(info.shape)},
+        "quantization_params": {"original_dtype": dtype_text(info.dtype), "original_shape": list(info.shape)}
+        | _entries(parameters, ("scale", "zero_point")),
         "original_size": info.canonical_bytes,
         "compressed_size": info.stored_bytes,
         "compression_ratio": info.ratio,
@@ -125,11 +131,39 @@ def _compression_metadata(info: TensorInfo, asked: Metadata) -> Metadata:
             }
             for share in info.encodings
         ],
-        "lossy": info.lossy,
+        "lossy": info.lossy or lost,
         "fallback": info.fallback_reason or None,
-        "relative_error": info.relative_error,
-        "max_absolute_error": info.max_absolute_error,
-    }
+        "relative_error": None if lost else info.relative_error,
+        "max_absolute_error": None if lost else info.max_absolute_error,
+    } | _entries(asked, ("import_status", "saturated_count"))
+
+
+def _entries(described: object, keys: tuple[str, ...]) -> Metadata:
+    """Return those entries of a dict that are there."""
+    return {key: described[key] for key in keys if key in described} if isinstance(described, dict) else {}
+
+
+def _given_id(given: MetadataValue) -> str | None:
+    """Return the id that a user chose; None: a new one is to be made."""
+    if isinstance(given, bool) or not isinstance(given, (str, int, float, type(None))):
+        raise TypeError(f"metadata['record_id'] is a {type(given).__name__}, must be a str or a number")
+    return None if given is None or given == "" else str(given)
+
+
+def _given_time(given: MetadataValue) -> float | None:
+    """Return the time that a user gave, in seconds since 1970; None: now."""
+    if isinstance(given, bool) or not isinstance(given, (str, int, float, type(None))):
+        raise TypeError(
+            f"metadata['timestamp_utc'] is a {type(given).__name__}, must be a number, or a time in ISO 8601"
+        )
+    if not isinstance(given, str):
+        return given
+    try:
+        return seconds_since_1970(given)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(
+            f"metadata['timestamp_utc'] is {given[:80]!r}, must be a number of seconds since 1970, or a time in ISO 8601"
+        ) from error
 
 
 def _users_fields(metadata: Metadata) -> Metadata:
@@ -142,7 +176,7 @@ def _checked(given: object) -> Metadata:
         raise TypeError(f"metadata is a {type(given).__name__}, must be a dict")
     try:
         # What every record has is the store's to say, whatever the user has there.
-        given = {key: value for key, value in given.items() if key not in SYSTEM_KEYS or key in _GIVEN_KEYS}
+        given = {key: plain(value, 1) for key, value in given.items() if key not in SYSTEM_KEYS or key in _GIVEN_KEYS}
         return dict(from_value_map(metadata_to(given)))
     except InvalidMetadataError as error:
         if isinstance(error.__cause__, TypeError):

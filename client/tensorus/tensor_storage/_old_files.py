@@ -32,7 +32,7 @@ def import_old_files(client: Client, folder: Path) -> tuple[FileReport, ...]:
         return ()
     import fcntl  # noqa: PLC0415 - not everywhere; but then neither is the engine
 
-    from tensorus._import import import_file  # noqa: PLC0415 - few folders have such files
+    from tensorus._import import import_file, summary_of  # noqa: PLC0415 - few folders have such files
 
     reports = []
     with (folder / _STATE_FILE).open("a+", encoding="utf-8") as file:
@@ -47,7 +47,9 @@ def import_old_files(client: Client, folder: Path) -> tuple[FileReport, ...]:
             if report.error:
                 _log.warning("%s is not imported: %s", path, report.error)
             else:
-                _log.info("%s is imported: %s", path, report.counts)
+                summary = summary_of([report])
+                incomplete = summary.failed or summary.dropped or summary.counts["lossy"]
+                _log.log(logging.WARNING if incomplete else logging.INFO, "%s is imported: %s", path, summary)
                 imported[path.name] = mark
                 _write(file, imported)
     return tuple(reports)

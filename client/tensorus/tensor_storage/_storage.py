@@ -196,11 +196,13 @@ class TensorStorage(ReadingStorage):
         Args:
             name: the dataset's.
             tensor: a torch tensor, or a NumPy array.
-            metadata: None, bool, int of 64 bits, float, str, and lists and dicts of these; tuples become lists. `record_id`
-                and `timestamp_utc` are taken over; other keys of the system are ignored.
+            metadata: None, bool, int of 64 bits, float, str, and lists and dicts of these; NumPy scalars, dates, times, sets
+                and tuples become such, see `tensorus_protos.plain`. `record_id` and `timestamp_utc` are taken over; other
+                keys of the system are ignored.
 
         Raises:
             TypeError: it is no tensor, or a value that metadata does not hold; names its key.
+            ValueError: `timestamp_utc` is text, and no time in ISO 8601.
             SchemaValidationError: it does not fit the dataset's schema.
             NameTakenError: there is a record with this id.
         """

@@ -3,8 +3,8 @@
 No gRPC, no SQL, no torch; nothing in a file is run.
 
     tensorus_files.py                       a dataset: its generation, and its records, one at a time
-      record_ids.py, old_metadata.py,       a record's id and metadata; the dataset's schema
-      old_schema.py
+      record_ids.py, old_metadata.py,       a record's id and metadata; the dataset's schema; NumPy scalars, times, sets
+      old_schema.py, old_values.py
       old_records.py                        a record's values
         old_compressors.py                  gzip, lz4
         old_quantizers.py                   what int8 and fp16 codes stand for, and what they lost
@@ -22,13 +22,14 @@ from __future__ import annotations
 from tensorus_server.importers.errors import OldDataError, OldFileError, OldRecordError
 from tensorus_server.importers.old_metadata import DroppedValue
 from tensorus_server.importers.old_schema import OldSchema
-from tensorus_server.importers.report import DroppedCount, FileReport, RecordOutcome, Status
+from tensorus_server.importers.report import DroppedCount, FileReport, ImportSummary, RecordOutcome, Status
 from tensorus_server.importers.tensorus_files import OldDataset, OldRecord
 
 __all__ = [
     "DroppedCount",
     "DroppedValue",
     "FileReport",
+    "ImportSummary",
     "OldDataError",
     "OldDataset",
     "OldFileError",

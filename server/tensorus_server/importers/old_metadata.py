@@ -1,20 +1,24 @@
 """Makes metadata of what the original kept beside a tensor: all of it that a store keeps, and a list of what is dropped.
 
-None, bool, int, float, str, lists and dicts with text for keys stay what they are; tuples become lists. Anything else, a date
-or a set for example, cannot be kept, nor can what is above a limit of stores: the key that it stands under is dropped, with its
-name and path. A key of a dict within is dropped alone; the keys around it stay.
+None, bool, int, float, str, lists and dicts with text for keys stay what they are. NumPy scalars, dates, times, sets and
+tuples become what `tensorus_protos.plain` makes of them, as they do where `TensorStorage` inserts them; a `timestamp_utc` that
+is a time in ISO 8601 becomes seconds. Anything else cannot be kept, nor can what is above a limit of stores: the key that it
+stands under is dropped, with its name and path. A key of a dict within is dropped alone; the keys around it stay.
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tensorus_protos.plain import plain_set, seconds_since_1970
 from tensorus_server.errors import EngineError
 from tensorus_server.importers.errors import OldDataError
 from tensorus_server.importers.old_records import read_text
-from tensorus_server.importers.pt_values import LongText, kind_of
+from tensorus_server.importers.old_values import object_kind, object_length, object_value, set_items
+from tensorus_server.importers.pt_values import LongText, PickledObject, kind_of
 from tensorus_server.limits import METADATA_BYTES_MAX, METADATA_DEPTH_MAX
 from tensorus_server.validate import require_metadata
 
@@ -41,7 +45,7 @@ class DroppedValue:
     """A value of metadata that could not be kept."""
 
     name: str
-    """What it is: "datetime.datetime", "set", "an integer beyond 64 bits"."""
+    """What it is: "datetime.timedelta", "numpy.complex64", "an integer beyond 64 bits"."""
     path: str
     """Where it stood: "camera.taken_at", "tags[]"."""
 
@@ -118,7 +122,8 @@ class _Conversion:
             if not isinstance(key, str):
                 raise _NotKeptError(kind_of(key), "")
             self._key = key
-            return {self._text(key, key): self._value(value, key, depth=1)}
+            name, kept = self._text(key, key), self._value(value, key, depth=1)
+            return {name: _seconds(kept) if name == "timestamp_utc" else kept}
         except _NotKeptError as error:
             # What was dropped of a value that is now dropped as a whole.
             del self._dropped[before:]
@@ -138,16 +143,34 @@ class _Conversion:
         if isinstance(value, (str, LongText)):
             return self._text(value, path)
         if value is None or isinstance(value, (bool, int, float)):
-            if isinstance(value, int) and not -(2**63) <= value < 2**63:
-                raise _NotKeptError("an integer beyond 64 bits", path)
-            return value
-        if depth >= METADATA_DEPTH_MAX and isinstance(value, (list, tuple, dict)):
+            return _number(value, path)
+        items = set_items(value) if isinstance(value, PickledObject) else None
+        if depth >= METADATA_DEPTH_MAX and (items is not None or isinstance(value, (list, tuple, dict))):
             raise _NotKeptError(f"nested deeper than {METADATA_DEPTH_MAX} levels", path)
         if isinstance(value, (list, tuple)):
-            return [self._value(item, f"{path}[]", depth + 1) for item in value]
+            return self._list(value, path, depth)
+        if items is not None:
+            return plain_set(self._list(items, path, depth))
         if isinstance(value, dict):
             return self._dict(value, path, depth)
+        if isinstance(value, PickledObject):
+            return self._object(value, path)
         raise _NotKeptError(kind_of(value), path)
+
+    def _list(self, pickled: list[object] | tuple[object, ...], path: str, depth: int) -> list[Any]:
+        return [self._value(item, f"{path}[]", depth + 1) for item in pickled]
+
+    def _object(self, pickled: PickledObject, path: str) -> Any:  # `Any`: as of `_value`
+        length = object_length(pickled)
+        self._take(length)
+        found = object_value(self._container, pickled)
+        if found is None:
+            raise _NotKeptError(object_kind(pickled), path)
+        if not isinstance(found, str):
+            return _number(found, path)
+        # Not to be counted twice; what a text had more, zeros at its end, stays counted.
+        self._left_bytes += min(length, len(found))
+        return self._text(found, path)
 
     def _dict(self, pickled: dict[object, object], path: str, depth: int) -> dict[str, Any]:
         kept: dict[str, Any] = {}
@@ -170,6 +193,20 @@ class _Conversion:
         except (OldDataError, UnicodeEncodeError) as error:
             raise _NotKeptError("a text that is not Unicode", path) from error
         return found
+
+
+def _number(value: object, path: str) -> object:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise _NotKeptError("an integer beyond 64 bits", path)
+    return value
+
+
+def _seconds(value: object) -> object:
+    """Return a record's time in seconds since 1970; what is no time stays what it is."""
+    if isinstance(value, str):
+        with suppress(ValueError, OverflowError):
+            return seconds_since_1970(value)
+    return value
 
 
 def _json_bytes(metadata: dict[str, Any]) -> int:

@@ -8,10 +8,21 @@ The original quantized like this, where `clamp` is to -128 ... 127 and `trunc` d
            int8:        q = v, scale = 1, zero_point = 0
     fp16   q = v as half precision
 
-and read back `zero_point` wherever scale was 1, `(q - zero_point) * scale` elsewhere. So an int8 tensor, and one whose range
-is 255, came back constant, although their codes have the values: these are repaired. Where the range lies beyond zero,
-`zero_point` was clamped, and so were the codes at one end: what they were is lost. The rest is as the original gave it, rounded
-where it truncated.
+and read back `zero_point` wherever scale was 1, `(q - zero_point) * scale` elsewhere, in float32, truncated where the dtype is
+an integer's. So an int8 tensor, and one whose range is 255, came back constant, although their codes have the values. Where
+the range lies beyond zero, `zero_point` was clamped, and so were the codes at one end: what they were is lost. The rest is as
+the original gave it, but rounded where it truncated, and of float64 computed in float64, which differs by up to 2**-23 of a
+value: float32 rounds the scale and the product.
+
+Whether the values are those that were inserted is told by dtype, shape, parameters and codes. They are, in these cases; in any
+other they count as lossy:
+
+    fp16, int8   no elements; bool
+    fp16         float16; float8, whose values half precision has; integers up to 2047; bfloat16 where the size of every code is
+                 above 2**-17 and finite, where half precision has every bit of it
+    int8         int8; integers where scale is 1; integers where scale < 1/3 and nothing is saturated: their code is off by at
+                 most 1/2, as it was rounded, and 1, as it was clamped when `zero_point` had been truncated, and so their value
+                 by less than 1/2; constant integers from -127 to 126
 
 Source: `tensorus/compression.py` of Tensorus 0.1.
 """
@@ -46,6 +57,15 @@ _CODE_MIN, _CODE_MAX = -128, 127
 _HALF_INTEGER_MAX = 2047
 """Integers up to here are their own in half precision, and nothing else is rounded to them."""
 
+_HALF_EXACT = frozenset({"float8_e4m3fn", "float8_e5m2"})
+"""Dtypes whose every value is one of half precision. A NaN stays one, though perhaps with other bits."""
+
+_HALF_BFLOAT16_MIN = 2.0**-17
+"""Half precision has steps of 2**-24 or finer, and bfloat16 has 8 bits: beyond this, none of them is lost."""
+
+_EXACT_SCALE_MAX = 1 / 3
+"""Below it, integers can be told from codes that are off by 3/2."""
+
 
 @dataclass(frozen=True)
 class Restored:
@@ -72,6 +92,8 @@ def dequantized(codes: Array, quantizer: str, parameters: Mapping[Any, object]) 
     """
     if quantizer == "none":
         return Restored(codes)
+    if not codes.size and "original_dtype" in parameters and quantizer in {"fp16", "int8"}:
+        return Restored(np.empty(codes.shape, old_dtype(parameters["original_dtype"]).numpy))
     if quantizer == "fp16":
         return _from_half(codes, parameters)
     if quantizer == "int8":
@@ -95,6 +117,9 @@ def _from_half(codes: Array, parameters: Mapping[Any, object]) -> Restored:
             return Restored(values)
         reason = f"half precision: of {codes.size} integers, {rounded_count} may be rounded, {lost_count} are lost"
         return Restored(values, "lossy", reason)
+    if dtype.name in _HALF_EXACT or (dtype.name == "bfloat16" and _keeps_bfloat16(codes)):
+        with np.errstate(invalid="ignore"):
+            return Restored(codes.astype(dtype.numpy))
     reason = "half precision"
     if lost_count:
         reason += f"; {lost_count} of {codes.size} values are not finite: they were not, or were beyond 65504"
@@ -102,6 +127,10 @@ def _from_half(codes: Array, parameters: Mapping[Any, object]) -> Restored:
         reason += "; imaginary parts are lost"
     with np.errstate(all="ignore"):
         return Restored(codes.astype(dtype.numpy), "lossy", reason)
+
+
+def _keeps_bfloat16(codes: Array) -> bool:
+    return bool(np.all(np.isfinite(codes) & (np.abs(codes) > _HALF_BFLOAT16_MIN)))
 
 
 def _from_int8(codes: Array, parameters: Mapping[Any, object]) -> Restored:
@@ -114,24 +143,30 @@ def _from_int8(codes: Array, parameters: Mapping[Any, object]) -> Restored:
     # As an int: NumPy would widen the codes to compare them with a float.
     if scale == 1 and zero_point.is_integer() and bool(np.all(codes == int(zero_point))):
         return _constant(codes, zero_point, dtype)
-    worth, reason = _worth(scale, dtype)
     saturated_count = _saturated_count(codes, zero_point)
+    array = _scaled(codes, scale, zero_point, dtype)
     if saturated_count:
-        worth = "lossy"
-        reason += f"; {saturated_count} of {codes.size} values were beyond the codes and are lost"
-    return Restored(_scaled(codes, scale, zero_point, dtype), worth, reason, saturated_count)
-
-
-def _worth(scale: float, dtype: DType) -> tuple[Worth, str]:
-    """Return what codes that are not all the same are worth where none is saturated."""
+        reason = f"{_steps(scale)}; {saturated_count} of {codes.size} values were beyond the codes and are lost"
+        return Restored(array, "lossy", reason, saturated_count)
     if scale == 1:
-        return "repaired", "a range of 255 was read back as a constant; the codes are the values, in steps of 1"
+        worth: Worth = "repaired" if dtype.kind is Kind.INTEGER else "lossy"
+        return Restored(
+            array, worth, "a range of 255 was read back as a constant; the codes are the values, in steps of 1"
+        )
     if dtype.kind is Kind.BOOL:
         # The two values have the two outermost codes.
-        return "imported", ""
+        return Restored(array)
+    if dtype.kind is Kind.INTEGER and 0 < scale < _EXACT_SCALE_MAX:
+        if np.array_equal(array, np.trunc(_differences(codes, scale, zero_point, np.float32))):
+            return Restored(array)
+        return Restored(array, "repaired", "integers were truncated when they were read back; they are rounded")
+    return Restored(array, "lossy", _steps(scale))
+
+
+def _steps(scale: float) -> str:
     if not math.isfinite(scale):
-        return "lossy", f"8-bit codes in steps of {scale}: the finite values are lost"
-    return "lossy", f"8-bit codes in steps of {scale:.3g}"
+        return f"8-bit codes in steps of {scale}: the finite values are lost"
+    return f"8-bit codes in steps of {scale:.3g}"
 
 
 def _constant(codes: Array, zero_point: float, dtype: DType) -> Restored:
@@ -154,12 +189,17 @@ def _saturated_count(codes: Array, zero_point: float) -> int:
 def _scaled(codes: Array, scale: float, zero_point: float, dtype: DType) -> Array:
     """Return `(codes - zero_point) * scale`, in float32 as the original did, or in float64 where the dtype has more to hold."""
     wide = dtype.kind in {Kind.BOOL, Kind.INTEGER} or dtype.component.itemsize == 8
-    precision = np.float64 if wide else np.float32
+    values = _differences(codes, scale, zero_point, np.float64 if wide else np.float32)
+    with np.errstate(all="ignore"):
+        return _to_integers(values, dtype) if dtype.kind in {Kind.BOOL, Kind.INTEGER} else values.astype(dtype.numpy)
+
+
+def _differences(codes: Array, scale: float, zero_point: float, precision: type[np.float32 | np.float64]) -> Array:
     with np.errstate(all="ignore"):
         values = codes.astype(precision)
         np.subtract(values, precision(zero_point), out=values)
         np.multiply(values, precision(scale), out=values)
-        return _to_integers(values, dtype) if dtype.kind in {Kind.BOOL, Kind.INTEGER} else values.astype(dtype.numpy)
+    return values
 
 
 def _to_integers(values: Array, dtype: DType) -> Array:

@@ -7,6 +7,10 @@ Nothing is imported, called or built but plain values and the descriptions of `p
     collections.OrderedDict, torch.Size      a dict, a tuple
     _codecs.encode(text, "latin1")           bytes, a code point each
     __builtin__.bytes                        no bytes
+    __builtin__.set, frozenset               a description of the call, as of everything below; see `old_values`
+    datetime.date, time, datetime, timezone, timedelta
+    numpy.dtype, and BUILD                   what a scalar's bytes are
+    numpy.core.multiarray.scalar             a NumPy scalar; since NumPy 2 in numpy._core
 
 Anything else stays a mark with its name, whatever is done to it. An opcode that is not in the table ends the file.
 
@@ -24,7 +28,15 @@ import struct
 from typing import TYPE_CHECKING, NoReturn
 
 from tensorus_server.importers.errors import OldFileError
-from tensorus_server.importers.pt_values import LongText, Mark, PickledBytes, PickledTensor, Storage, kind_of
+from tensorus_server.importers.pt_values import (
+    LongText,
+    Mark,
+    PickledBytes,
+    PickledObject,
+    PickledTensor,
+    Storage,
+    kind_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -330,10 +342,12 @@ class _Machine:
         self._stack.append(mark)
 
     def build(self) -> None:
-        self._stack.pop()
+        state, changed = self._stack.pop(), self._stack[-1]
+        if isinstance(changed, PickledObject):
+            changed.state = state
         # An ordered dict may have attributes, as the state of a model does: they are not its items.
-        if not isinstance(self._stack[-1], (Mark, _OrderedDict)):
-            self._refuse(f"changes a {kind_of(self._stack[-1])}")
+        elif not isinstance(changed, (Mark, _OrderedDict)):
+            self._refuse(f"changes a {kind_of(changed)}")
 
 
 def _storage(named: object) -> Storage | Mark:
@@ -378,6 +392,23 @@ def _empty_bytes(mark: Mark, arguments: tuple[object, ...]) -> object:
     return mark if arguments else PickledBytes("")
 
 
+def _described(mark: Mark, arguments: tuple[object, ...]) -> object:
+    return PickledObject(mark.name, arguments)
+
+
+_DESCRIBED = (
+    "__builtin__.frozenset",
+    "__builtin__.set",
+    "datetime.date",
+    "datetime.datetime",
+    "datetime.time",
+    "datetime.timedelta",
+    "datetime.timezone",
+    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray.scalar",
+    "numpy.dtype",
+)
+
 _MAKERS: dict[str, Callable[[Mark, tuple[object, ...]], object]] = {
     "torch._utils._rebuild_tensor_v2": _tensor_v2,
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
@@ -385,6 +416,7 @@ _MAKERS: dict[str, Callable[[Mark, tuple[object, ...]], object]] = {
     "torch.Size": _size,
     "_codecs.encode": _encoded,
     "__builtin__.bytes": _empty_bytes,
+    **dict.fromkeys(_DESCRIBED, _described),
 }
 """What REDUCE makes of the arguments of what is named; of anything else it makes the mark itself."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["LongText", "Mark", "PickledBytes", "PickledTensor", "PickledText", "Storage", "kind_of"]
+__all__ = ["LongText", "Mark", "PickledBytes", "PickledObject", "PickledTensor", "PickledText", "Storage", "kind_of"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +38,18 @@ class PickledBytes:
     """Bytes, as the text whose code points they are."""
 
     text: PickledText
+
+
+@dataclass(slots=True, eq=False)
+class PickledObject:
+    """Something small that the pickle says how to make, such as a date. It is not made: `old_values` reads what it would be."""
+
+    name: str
+    """Of what would be called: module and name, joined by "."."""
+    arguments: tuple[object, ...]
+    """What it would be called with; whatever the file says."""
+    state: object = None
+    """What it would be given afterwards; of those listed in `pt_pickle`, only a `numpy.dtype` is given any."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +84,7 @@ class PickledTensor:
 
 def kind_of(value: object) -> str:
     """Return what people call a value of a pickle: "datetime.datetime", "torch.Tensor", "list"."""
-    if isinstance(value, Mark):
+    if isinstance(value, (Mark, PickledObject)):
         return value.name
     names = {LongText: "str", PickledBytes: "bytes", PickledTensor: "torch.Tensor", Storage: "torch.Storage"}
     return names.get(type(value), type(value).__name__)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from tensorus_server.errors import InvalidNameError
 from tensorus_server.importers.errors import OldDataError
 from tensorus_server.importers.old_records import read_text
-from tensorus_server.importers.pt_values import LongText, kind_of
+from tensorus_server.importers.old_values import object_kind, object_length, object_value
+from tensorus_server.importers.pt_values import LongText, PickledObject, kind_of
 from tensorus_server.limits import ID_BYTES_MAX
 from tensorus_server.validate import require_id
 
@@ -81,6 +82,11 @@ def _wanted(container: PtContainer, pickled: object) -> RecordId:
             value = read_text(container, value) if value.length <= ID_BYTES_MAX else value
         except OldDataError as error:
             return RecordId("", kind_of(value), f"its id cannot be read: {error}")
+    if isinstance(value, PickledObject):
+        kind = object_kind(value)
+        value = object_value(container, value) if object_length(value) <= ID_BYTES_MAX else None
+        if value is None:
+            return RecordId("", kind, f"its id is a {kind}, which cannot be kept")
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return RecordId("", kind_of(value), f"its id is a {kind_of(value)}, which cannot be kept")
     text = str(value)

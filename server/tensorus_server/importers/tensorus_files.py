@@ -56,7 +56,11 @@ class OldRecord:
     array: Array | None
     """Dense, row-major, little-endian; None: it failed."""
     metadata: dict[str, Any]
-    """What a store can keep of it, the system keys of the original included; `record_id` is the record's id."""
+    """What a store can keep of it, the system keys of the original included; `record_id` is the record's id.
+
+    `compression_metadata` also says what the values are worth: `import_status`, "imported", "repaired" or "lossy", and
+    `saturated_count`, where that is not 0. A record that is lossy has it, even where the original had lost it.
+    """
     file_bytes: int
     """What of the file it took, about: all records together take the file's bytes."""
 
@@ -102,11 +106,13 @@ class OldDataset:
         self.generation: int = 3 if "compression_config" in pickled else 2 if "schema" in pickled else 1
         """1 to 3."""
         self.schema: OldSchema
-        self.schema, notes = converted_schema(pickled.get("schema"))
+        self.schema, left_out = converted_schema(pickled.get("schema"))
         self.record_ids: tuple[RecordId, ...] = tuple(unique_ids(self._container, metadata, len(self)))
         """Of all records, in order."""
-        self.notes: tuple[str, ...] = (*_notes(pickled, len(tensors), len(metadata)), *notes)
+        self.notes: tuple[str, ...] = tuple(_notes(len(tensors), len(metadata)))
         """What is to be said of the file as a whole."""
+        self.left_out: tuple[str, ...] = (*_unknown_parts(pickled), *left_out)
+        """What of it, beside its records, cannot be kept."""
 
     def __enter__(self) -> Self:
         """Return the dataset."""
@@ -137,9 +143,10 @@ class OldDataset:
     def _record(self, position: int, record_id: RecordId) -> OldRecord:
         item = self._tensors[position] if position < len(self._tensors) else None
         pickled = self._metadata[position] if position < len(self._metadata) else {}
-        named = {**pickled, "record_id": record_id.id} if isinstance(pickled, dict) else pickled
-        metadata, dropped = converted_metadata(self._container, named)
         array, worth, reason, saturated_count = self._values(position, item, pickled)
+        told = _told(pickled, worth, saturated_count)
+        named = {**pickled, "record_id": record_id.id, **told} if isinstance(pickled, dict) else pickled
+        metadata, dropped = converted_metadata(self._container, named)
         if worth == "failed" and isinstance(item, Mark):
             dropped.append(DroppedValue(item.name, "(the tensor)"))
         outcome = RecordOutcome(
@@ -151,7 +158,8 @@ class OldDataset:
             record_id.renamed_from,
             tuple(dropped),
         )
-        return OldRecord(outcome, array, {"record_id": record_id.id, **metadata}, self._file_bytes_of(item))
+        kept = metadata if isinstance(pickled, dict) else told
+        return OldRecord(outcome, array, {"record_id": record_id.id, **kept}, self._file_bytes_of(item))
 
     def _values(self, position: int, item: object, pickled: object) -> tuple[Array | None, Status, str, int]:
         """Return what becomes of a record's values, and why."""
@@ -175,11 +183,30 @@ class OldDataset:
         return 0
 
 
-def _notes(pickled: dict[object, object], tensor_count: int, metadata_count: int) -> Iterator[str]:
+def _told(pickled: object, worth: Status, saturated_count: int) -> dict[str, Any]:
+    """Return the description of how a record was compressed, with what its values are worth; nothing where it has none."""
+    codec = pickled.get("compression_metadata") if isinstance(pickled, dict) else None
+    if worth == "failed":
+        return {}
+    if isinstance(codec, dict):
+        described = codec
+    elif worth == "lossy":
+        # An update of its metadata removed the description, and only half precision is recognized without.
+        described = {"quantization": "fp16"}
+    else:
+        return {}
+    counted = {"saturated_count": saturated_count} if saturated_count else {}
+    return {"compression_metadata": {**described, "import_status": worth, **counted}}
+
+
+def _notes(tensor_count: int, metadata_count: int) -> Iterator[str]:
     if tensor_count > metadata_count:
         yield f"{tensor_count} tensors have {metadata_count} metadata: those at the end are imported without"
     if metadata_count > tensor_count:
         yield f"{metadata_count} metadata have {tensor_count} tensors: those at the end fail"
+
+
+def _unknown_parts(pickled: dict[object, object]) -> Iterator[str]:
     unknown = [key if isinstance(key, str) else kind_of(key) for key in pickled if key not in _KEYS]
     if unknown:
         yield f"{len(unknown)} parts are left out, which no version of the original wrote: {', '.join(unknown)[:200]}"

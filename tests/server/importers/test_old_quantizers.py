@@ -45,10 +45,17 @@ def test_int8_below_zero_is_saturated() -> None:
 
 
 def test_int8_of_scale_one_is_repaired() -> None:
-    found, gave = restored(torch.tensor([0.0, 1.0, 254.0, 255.0]))
-    assert gave == [-128] * 4
+    found, gave = restored(torch.tensor([-55, 0, 1, 200], dtype=torch.int32))
+    assert gave == [-73] * 4
     assert (found.worth, found.saturated_count) == ("repaired", 0)
     assert found.reason == "a range of 255 was read back as a constant; the codes are the values, in steps of 1"
+    assert_same_bits(found.array, np.array([-55, 0, 1, 200], np.int32))
+
+
+def test_int8_of_scale_one_has_lost_what_floats_had_between_the_steps() -> None:
+    found, gave = restored(torch.tensor([0.0, 1.3, 254.0, 255.0]))
+    assert gave == [-128] * 4
+    assert (found.worth, found.saturated_count) == ("lossy", 0)
     assert_same_bits(found.array, np.array([0, 1, 254, 255], np.float32))
 
 
@@ -116,8 +123,10 @@ def test_codes_of_another_scale_are_the_values_of_the_original(dtype: torch.dtyp
     assert (found.worth, found.saturated_count) == ("lossy", 0)
     assert found.reason == "8-bit codes in steps of 0.0118"
     exact = gave.to(torch.float64).numpy()
-    assert np.allclose(found.array.astype(np.float64), exact, rtol=1e-6, atol=0)
-    if dtype != torch.float64:
+    assert np.allclose(found.array.astype(np.float64), exact, rtol=2**-23, atol=0)
+    if dtype == torch.float64:
+        assert not np.array_equal(found.array, exact)
+    else:
         assert np.array_equal(found.array.astype(np.float64), exact)
 
 
@@ -241,6 +250,84 @@ def test_half_precision_of_an_unknown_dtype_stays_so() -> None:
     found = dequantized(codes, "fp16", {})
     assert (found.worth, found.array.dtype) == ("lossy", np.float16)
     assert "its dtype before it was quantized is not known: float16 as stored" in found.reason
+
+
+# ---- What dtype, shape or parameters prove to be exact ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quantizer", ["int8", "fp16"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64, torch.int64, torch.float8_e5m2])
+def test_without_elements_nothing_is_lost(quantizer: str, dtype: torch.dtype) -> None:
+    codes = np.zeros((3, 0), np.int8 if quantizer == "int8" else np.float16)
+    found = dequantized(codes, quantizer, {"original_dtype": str(dtype)})
+    assert (found.worth, found.reason, found.array.shape) == ("imported", "", (3, 0))
+    assert found.array.dtype.name == str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_half_precision_has_every_value_of_float8(dtype: torch.dtype) -> None:
+    every = torch.arange(256, dtype=torch.uint8)
+    found, _ = restored(every.view(dtype), "fp16")
+    assert (found.worth, found.reason) == ("imported", "")
+    # Of NaN, the original itself changed the bits.
+    nan = every.view(dtype).float().isnan().numpy()
+    assert np.array_equal(np.isnan(found.array.astype(np.float32)), nan)
+    assert_same_bits(found.array.view(np.uint8)[~nan], every.numpy()[~nan])
+    scalar, _ = restored(every.view(dtype)[7], "fp16")
+    assert (scalar.array.shape, scalar.array.view(np.uint8).tolist()) == ((), 7)
+
+
+def test_half_precision_has_every_bit_of_bfloat16_that_is_not_tiny() -> None:
+    every = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
+    sure = every[(every.abs().float() > 2**-17) & (every.abs().float() < 65505)]
+    found, _ = restored(sure, "fp16")
+    assert (found.worth, found.reason) == ("imported", "")
+    assert_same_bits(found.array.view(np.uint16), sure.view(torch.uint16).numpy())
+    assert len(sure) > 8000
+
+
+@pytest.mark.parametrize("value", [0.0, 2.0**-17, 2.0**-26, 1e38, INF, NAN])
+def test_half_precision_of_other_bfloat16_is_lossy(value: float) -> None:
+    # 2**-17 may have been a little less, 0 may have been tiny, and infinity anything.
+    assert restored(torch.tensor([1.0, value], dtype=torch.bfloat16), "fp16")[0].worth == "lossy"
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
+def test_half_precision_has_every_byte(dtype: torch.dtype) -> None:
+    every = torch.arange(256, dtype=torch.uint8).view(dtype)
+    found, _ = restored(every, "fp16")
+    assert (found.worth, found.reason) == ("imported", "")
+    assert_same_bits(found.array, every.numpy())
+
+
+def test_int8_has_every_integer_of_a_range_below_85_that_reaches_zero() -> None:
+    worths = set()
+    for low in range(-84, 1):
+        for high in range(max(0, low + 1), low + 85):
+            tensor = torch.arange(low, high + 1)
+            found, gave = restored(tensor)
+            assert found.array.tolist() == tensor.tolist()
+            assert found.worth == ("imported" if gave == tensor.tolist() else "repaired")
+            worths.add(found.worth)
+    assert worths == {"imported", "repaired"}
+
+
+def test_what_0_1_truncated_is_repaired() -> None:
+    found, gave = restored(torch.tensor([-5, 0, 7]))
+    assert gave == [-4, 0, 6]
+    assert found.array.tolist() == [-5, 0, 7]
+    assert (found.worth, found.reason) == (
+        "repaired",
+        "integers were truncated when they were read back; they are rounded",
+    )
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.arange(0, 86), torch.arange(5, 15), torch.arange(-15, -5), torch.arange(0.0, 10.0)], ids=str
+)
+def test_other_codes_of_int8_are_lossy(tensor: torch.Tensor) -> None:
+    # Too wide; beyond zero; floats, which may have been anything between the steps.
+    assert restored(tensor)[0].worth == "lossy"
 
 
 # ---- Any ----------------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from tensorus_server.importers import pt_pickle
 from tensorus_server.importers.errors import OldFileError
 from tensorus_server.importers.pt_container import PtContainer
 from tensorus_server.importers.pt_pickle import LONG_TEXT_BYTES_MIN, read_pickle
-from tensorus_server.importers.pt_values import LongText, Mark, PickledBytes, PickledTensor, Storage
+from tensorus_server.importers.pt_values import LongText, Mark, PickledBytes, PickledObject, PickledTensor, Storage
 
 
 def parsed(data: bytes) -> Any:
@@ -142,13 +142,9 @@ def test_sizes_are_tuples() -> None:
     ("value", "name"),
     [
         (torch.float32, "torch.float32"),
-        ({1, 2}, "__builtin__.set"),
-        (frozenset([1]), "__builtin__.frozenset"),
         (1 + 2j, "__builtin__.complex"),
         (bytearray(b"ab\xff"), "__builtin__.bytearray"),
         (bytearray(), "__builtin__.bytearray"),
-        (dt.datetime(2025, 9, 1, tzinfo=dt.UTC), "datetime.datetime"),
-        (np.float32(1.5), f"{np.float32(1.5).__reduce__()[0].__module__}.scalar"),
         (collections.defaultdict(list, {"a": [1]}), "collections.defaultdict"),
         (collections.Counter("aab"), "collections.Counter"),
         (collections.deque([1, 2]), "collections.deque"),
@@ -165,6 +161,34 @@ def test_anything_else_is_a_mark_with_its_name(value: object, name: str) -> None
     assert (before, after) == ("before", "after")
     assert isinstance(found, Mark)
     assert found.name == name
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "count"),
+    [
+        ({1, 2}, "__builtin__.set", 1),
+        (frozenset([1]), "__builtin__.frozenset", 1),
+        (dt.date(2025, 9, 1), "datetime.date", 1),
+        (dt.time(12, 30), "datetime.time", 1),
+        (dt.datetime(2025, 9, 1, tzinfo=dt.UTC), "datetime.datetime", 2),
+        (dt.timedelta(1), "datetime.timedelta", 3),
+        (dt.UTC, "datetime.timezone", 1),
+        (np.float32(1.5), f"{np.float32(1.5).__reduce__()[0].__module__}.scalar", 2),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_small_objects_are_described_and_not_made(value: object, name: str, count: int) -> None:
+    found = saved(value)
+    assert isinstance(found, PickledObject)
+    assert (found.name, len(found.arguments), found.state) == (name, count, None)
+
+
+def test_a_dtype_is_described_with_its_state_wherever_it_is_repeated() -> None:
+    first, second = saved([np.float32(1.5), np.float32(2.5)])
+    assert first.arguments[0] is second.arguments[0]
+    assert first.arguments[0].name == "numpy.dtype"
+    assert first.arguments[0].arguments[0] == "f4"
+    assert first.arguments[0].state[:5] == (3, "<", None, None, None)
 
 
 # ---- Nothing is run -----------------------------------------------------------------------------------------------------
@@ -254,6 +278,9 @@ REFUSED: list[Any] = [
     pytest.param(b"])\x81", "opcode NEWOBJ .* makes an object of a list", id="an object of a list"),
     pytest.param(b"]}b", "opcode BUILD .* changes a list", id="a changed list"),
     pytest.param(b"}}b", "opcode BUILD .* changes a dict", id="a changed dict"),
+    pytest.param(b"c__builtin__\nset\n](K\1e\x85R(K\2e", "APPENDS .* adds to a __builtin__.set", id="an item of a set"),
+    pytest.param(b"cdatetime\ndate\n)R)R", "opcode REDUCE .* calls a datetime.date", id="a call of a date"),
+    pytest.param(b"cdatetime\ndate\n)R)\x81", "opcode NEWOBJ .* makes an object of a datetime.date", id="a date's object"),
     pytest.param(b"Nb", "opcode BUILD .* finds less", id="a change of nothing"),
 ]  # fmt: skip
 
@@ -371,6 +398,8 @@ BOMBS: list[Any] = [
     pytest.param(b"](" + b"".join(f"ca\n{n:06}\n".encode() for n in range(2_500)) + b"e", id="names"),
     pytest.param(b"](" + b"ctorch._utils\n_rebuild_tensor_v2\n(NNNNNNtR" * 1_500 + b"e", id="tensors"),
     pytest.param(b"](" + b"ccollections\nOrderedDict\n)R" * 1_500 + b"e", id="ordered dicts"),
+    pytest.param(b"](" + b"c__builtin__\nset\n)R" * 2_500 + b"e", id="sets"),
+    pytest.param(b"](" + b"cnumpy\ndtype\n)R}b" * 2_500 + b"e", id="dtypes with states"),
     pytest.param(b"](" + (b"c_codecs\nencode\n(" + text("a") + text("latin1") + b"tR") * 1_500 + b"e", id="bytes"),
     pytest.param(b"](" + (b"(" + text("storage") + b"ca\nb\n" + text("0") + b"NNtQ") * 1_500 + b"e", id="storages"),
     pytest.param(b"}(" + b"".join(text(f"{n:06}") + b"N" for n in range(2_500)) + b"u", id="items of a dict"),

@@ -76,7 +76,8 @@ def test_every_compressor_and_quantizer_is_undone(tmp_path: Path, compression: s
     assert record.metadata["split"] == "test"
     if isinstance(written.tensors[0], bytes):
         assert record.metadata["compressed"] is True
-        assert record.metadata["compression_metadata"] == written.metadata[0]["compression_metadata"]
+        described = {**written.metadata[0]["compression_metadata"], "import_status": record.outcome.status}
+        assert record.metadata["compression_metadata"] == described
 
 
 def test_the_record_says_how_it_was_compressed_and_not_the_file(tmp_path: Path) -> None:
@@ -135,6 +136,41 @@ def test_an_updated_record_in_half_precision_stays_so(tmp_path: Path) -> None:
     record = updated(tmp_path, NUMBERS, "none", "fp16")
     assert record.outcome.status == "lossy"
     assert_same_bits(record.array, fp16_codes(NUMBERS)[0].numpy())
+
+
+def test_an_updated_record_of_int8_without_elements_is_repaired(tmp_path: Path) -> None:
+    # The quantizer refused it, so that it was compressed alone, and its dtype is its own.
+    record = updated(tmp_path, torch.ones(0, 3, dtype=torch.int8), "gzip-6", "none")
+    assert record.outcome.status == "repaired"
+    assert_same_bits(record.array, np.ones((0, 3), np.int8))
+
+
+def test_what_values_are_worth_stands_beside_how_they_were_compressed(tmp_path: Path) -> None:
+    written = Written()
+    written.insert(torch.tensor([-5, 0, 7], dtype=torch.int8), "repaired", "gzip-9", "int8")
+    written.insert(torch.tensor([100.0, 100.25, 101.0]), "saturated", "gzip-9", "int8")
+    written.insert(torch.tensor([0.5], dtype=torch.float16), "exact", "none", "fp16")
+    written.insert(NUMBERS, "lossless", "gzip-6", "none")
+    written.insert(NUMBERS, "plain")
+    written.insert(NUMBERS, "updated", "gzip-6", "fp16")
+    written.insert(NUMBERS, "without metadata", "gzip-6", "fp16")
+    written.metadata[5] = {"record_id": "updated"}
+    written.metadata[6] = None
+    _, records = read(written.save(tmp_path / "old.pt"))
+    described = [record.metadata.get("compression_metadata") or {} for record in records]
+    assert [found.get("import_status") for found in described] == [
+        "repaired",
+        "lossy",
+        "imported",
+        "imported",
+        None,
+        "lossy",
+        "lossy",
+    ]
+    assert [found.get("saturated_count") for found in described] == [None, 3, None, None, None, None, None]
+    assert described[1]["quantization_params"]["zero_point"] == -128
+    assert described[5] == {"quantization": "fp16", "import_status": "lossy"}
+    assert described[6] == described[5]
 
 
 def test_an_updated_record_of_int8_codes_is_lost(tmp_path: Path) -> None:
@@ -319,12 +355,12 @@ def test_double_ids_are_renamed(tmp_path: Path) -> None:
 def test_dropped_metadata_is_counted_by_name_and_path(tmp_path: Path) -> None:
     written = Written()
     for number in range(3):
-        written.insert(NUMBERS, str(number), seen={1}, info={"at": 1j} if number else {"at": 1})
+        written.insert(NUMBERS, str(number), seen={1j}, info={"at": 1j} if number else {"at": 1})
     _, records = read(written.save(tmp_path / "old.pt"))
     outcomes = [record.outcome for record in records]
     assert status_counts(outcomes) == {"imported": 3, "present": 0, "repaired": 0, "lossy": 0, "failed": 0}
     assert [(found.name, found.path, found.count) for found in dropped_counts(outcomes)] == [
-        ("__builtin__.set", "seen", 3),
+        ("__builtin__.complex", "seen[]", 3),
         ("__builtin__.complex", "info.at", 2),
     ]
     assert records[0].metadata["info"] == {"at": 1}
@@ -334,7 +370,8 @@ def test_other_keys_are_noted(tmp_path: Path) -> None:
     written = Written()
     written.content["indexes"] = {}
     old, _ = read(written.save(tmp_path / "old.pt"))
-    assert old.notes == ("1 parts are left out, which no version of the original wrote: indexes",)
+    assert old.notes == ()
+    assert old.left_out == ("1 parts are left out, which no version of the original wrote: indexes",)
 
 
 @pytest.mark.parametrize(

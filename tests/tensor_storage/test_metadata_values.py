@@ -1,0 +1,254 @@
+"""Values of metadata beyond JSON's: insert, batches and updates take them alike, and an import makes the same of them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import uuid
+import zoneinfo
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from support.old_tensorus import Written
+from tensorus.tensor_storage import TensorStorage, TransactionError
+
+GIVEN: dict[str, Any] = {
+    "loss": np.float32(0.1),
+    "half": np.float16(0.1),
+    "double": np.float64(0.1),
+    "step": np.int64(7),
+    "byte": np.uint8(200),
+    "best": np.bool_(True),
+    "name": np.str_("résumé"),
+    "long name": np.str_("x" * 1000),
+    "when": dt.datetime.fromisoformat("2025-09-01T12:30:05.123456"),
+    "when in UTC": dt.datetime(2025, 9, 1, tzinfo=dt.UTC),
+    "when in India": dt.datetime(2025, 9, 1, tzinfo=dt.timezone(dt.timedelta(hours=5, minutes=30), "IST")),
+    "day": dt.date(2025, 9, 1),
+    "hour": dt.time(12, 30),
+    "moment": np.datetime64("2025-09-01T12:00:00", "ms"),
+    "tags": {"b", "a", "c"},
+    "sizes": frozenset({3, 1, 2}),
+    "mixed": {"a", 2, None, 0.5},
+    "pairs": {(1, 2)},
+    "no tags": set(),
+    "nested": {"seen": [{np.int64(3), np.int64(1)}, (dt.date(2025, 9, 1),)]},
+    "tuple": (1, (2, "x")),
+    "plain": {"a": [1, None, True, 0.5, "x"]},
+}
+
+STORED: dict[str, Any] = {
+    "loss": 0.10000000149011612,
+    "half": 0.0999755859375,
+    "double": 0.1,
+    "step": 7,
+    "byte": 200,
+    "best": True,
+    "name": "résumé",
+    "long name": "x" * 1000,
+    "when": "2025-09-01T12:30:05.123456",
+    "when in UTC": "2025-09-01T00:00:00+00:00",
+    "when in India": "2025-09-01T00:00:00+05:30",
+    "day": "2025-09-01",
+    "hour": "12:30:00",
+    "moment": "2025-09-01T12:00:00.000",
+    "tags": ["a", "b", "c"],
+    "sizes": [1, 2, 3],
+    "mixed": [0.5, 2, "a", None],
+    "pairs": [[1, 2]],
+    "no tags": [],
+    "nested": {"seen": [[1, 3], ["2025-09-01"]]},
+    "tuple": [1, [2, "x"]],
+    "plain": {"a": [1, None, True, 0.5, "x"]},
+}
+
+
+class _Colour(enum.Enum):
+    RED = 1
+
+
+REFUSED: dict[str, Any] = {
+    "timedelta": dt.timedelta(1),
+    "UUID": uuid.UUID(int=1),
+    "PosixPath": Path("a"),
+    "Decimal": Decimal("0.1"),
+    "_Colour": _Colour.RED,
+    "bytes": b"x",
+    "Tensor": torch.ones(1),
+    "ndarray": np.ones(1),
+    "complex": 1j,
+    "longdouble": np.longdouble(1),
+    "timedelta64": np.timedelta64(1, "s"),
+    "datetime64": np.datetime64("NaT"),
+    "time": dt.time(12, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")),
+    "dtype": torch.float32,
+}
+"""By how the type is called."""
+
+SYSTEM = {"record_id", "timestamp_utc", "shape", "dtype", "version", "compressed", "compression_metadata"}
+
+
+def users(metadata: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metadata.items() if key not in SYSTEM}
+
+
+def assert_stored(metadata: dict[str, Any]) -> None:
+    found = users(metadata)
+    assert found == STORED
+    # 1 and True and 1.0 are equal.
+    assert {key: repr(value) for key, value in found.items()} == {key: repr(value) for key, value in STORED.items()}
+
+
+def test_insert_update_batch_and_transaction_make_the_same_of_values(storage: TensorStorage) -> None:
+    storage.create_dataset("d")
+    ids = [storage.insert("d", torch.ones(1), GIVEN), storage.insert("d", torch.ones(1))]
+    storage.update_tensor_metadata("d", ids[1], GIVEN)
+    ids += storage.batch_insert("d", [(torch.ones(1), GIVEN), (torch.ones(1), None)])
+    storage.batch_update_metadata("d", [(ids[3], GIVEN)])
+    with storage.transaction(["d"]):
+        ids.append(storage.insert("d", torch.ones(1), GIVEN))
+        assert_stored(storage.get_tensor_by_id("d", ids[-1])["metadata"])
+    for record_id in ids:
+        assert_stored(storage.get_tensor_by_id("d", record_id)["metadata"])
+
+
+def test_an_import_makes_the_same_of_values_as_an_insert(tmp_path: Path, opened: Any) -> None:
+    old = Written()
+    old.insert(torch.ones(1), "r", **GIVEN)
+    old.save(tmp_path / "d.pt")
+    storage = opened(tmp_path)
+    (report,) = storage.import_report
+    assert (report.counts["imported"], report.dropped) == (1, ())
+    assert_stored(storage.get_tensor_by_id("d", "r")["metadata"])
+
+
+def test_values_are_found_as_they_were_given(storage: TensorStorage) -> None:
+    storage.create_dataset("d")
+    storage.insert("d", torch.ones(1), GIVEN)
+    for key, value in GIVEN.items():
+        assert len(storage.query_by_metadata("d", key, value)) == 1, key
+        assert len(storage.query_by_metadata("d", key, STORED[key])) == 1, key
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_anything_else_is_refused_by_key_and_type(storage: TensorStorage, kind: str) -> None:
+    storage.create_dataset("d")
+    with pytest.raises(TypeError, match=rf"metadata\['key'\] is a {kind}"):
+        storage.insert("d", torch.ones(1), {"key": REFUSED[kind]})
+    with pytest.raises(TypeError, match=rf"metadata\['in'\]\['a'\]\[0\] is a {kind}"):
+        storage.insert("d", torch.ones(1), {"in": {"a": (REFUSED[kind],)}})
+    with pytest.raises(TransactionError, match=rf"metadata\['key'\] is a {kind}"):
+        storage.batch_insert("d", [(torch.ones(1), {"key": REFUSED[kind]})])
+    record_id = storage.insert("d", torch.ones(1), {"before": 1})
+    with pytest.raises(TypeError, match=rf"metadata\['key'\] is a {kind}"):
+        storage.update_tensor_metadata("d", record_id, {"key": REFUSED[kind]})
+    assert users(storage.get_tensor_by_id("d", record_id)["metadata"]) == {"before": 1}
+    assert storage.count("d") == 1
+
+
+@pytest.mark.parametrize("kind", [kind for kind in REFUSED if kind != "_Colour"])
+def test_an_import_drops_what_an_insert_refuses(tmp_path: Path, opened: Any, kind: str) -> None:
+    old = Written()
+    old.insert(torch.ones(1), "r", key=REFUSED[kind], other=1)
+    old.save(tmp_path / "d.pt")
+    storage = opened(tmp_path)
+    (report,) = storage.import_report
+    assert [(dropped.path, dropped.count) for dropped in report.dropped] == [("key", 1)]
+    assert users(storage.get_tensor_by_id("d", "r")["metadata"]) == {"other": 1}
+
+
+def test_a_time_in_a_zone_of_the_user_s_is_kept_with_its_offset(storage: TensorStorage) -> None:
+    storage.create_dataset("d")
+    when = dt.datetime(2025, 9, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin"))
+    record_id = storage.insert("d", torch.ones(1), {"when": when})
+    assert storage.get_tensor_by_id("d", record_id)["metadata"]["when"] == "2025-09-01T00:00:00+02:00"
+
+
+def test_what_holds_itself_is_refused(storage: TensorStorage) -> None:
+    storage.create_dataset("d")
+    own: list[Any] = []
+    own.append(own)
+    with pytest.raises(ValueError, match="nested deeper than"):
+        storage.insert("d", torch.ones(1), {"own": own})
+
+
+# ---- Id and time --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("given", "stored"), [(7, "7"), (7.5, "7.5"), (np.int64(7), "7"), (np.str_("r"), "r")])
+def test_numbers_as_ids_are_their_text_as_in_an_import(
+    storage: TensorStorage, tmp_path: Path, opened: Any, given: Any, stored: str
+) -> None:
+    storage.create_dataset("d")
+    assert storage.insert("d", torch.ones(1), {"record_id": given}) == stored
+    assert storage.get_tensor_by_id("d", stored)["metadata"]["record_id"] == stored
+    old = Written()
+    old.insert(torch.ones(1), given)
+    (tmp_path / "old").mkdir()
+    old.save(tmp_path / "old" / "d.pt")
+    assert opened(tmp_path / "old").get_tensor_by_id("d", stored)["metadata"]["record_id"] == stored
+
+
+@pytest.mark.parametrize("given", [None, "", np.str_("")])
+def test_without_an_id_each_record_gets_a_new_one(storage: TensorStorage, given: Any) -> None:
+    storage.create_dataset("d")
+    first, second = (storage.insert("d", torch.ones(1), {"record_id": given}) for _ in range(2))
+    assert first != second
+    assert uuid.UUID(first)
+    assert storage.batch_insert("d", [(torch.ones(1), {"record_id": given})])[0] not in {first, second, ""}
+
+
+@pytest.mark.parametrize("given", [True, ["r"], {"r"}, {"a": 1}])
+def test_an_id_of_another_type_is_refused(storage: TensorStorage, given: Any) -> None:
+    storage.create_dataset("d")
+    with pytest.raises(TypeError, match=r"metadata\['record_id'\] is a \w+, must be a str or a number"):
+        storage.insert("d", torch.ones(1), {"record_id": given})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        1756684800,
+        1756684800.0,
+        np.float64(1756684800),
+        "2025-09-01",
+        "2025-09-01T00:00:00",
+        "2025-09-01T00:00:00Z",
+        "2025-09-01T02:00:00+02:00",
+        dt.datetime.fromisoformat("2025-09-01"),
+        dt.datetime(2025, 9, 1, 2, tzinfo=dt.timezone(dt.timedelta(hours=2))),
+        np.datetime64("2025-09-01"),
+    ],
+    ids=repr,
+)
+def test_the_time_of_a_record_is_taken_in_any_form_as_in_an_import(
+    storage: TensorStorage, tmp_path: Path, opened: Any, given: Any
+) -> None:
+    storage.create_dataset("d")
+    record_id = storage.insert("d", torch.ones(1), {"timestamp_utc": given})
+    found = storage.get_tensor_by_id("d", record_id)["metadata"]["timestamp_utc"]
+    assert found == 1756684800
+    assert len(storage.query_by_metadata("d", "timestamp_utc", found)) == 1
+    old = Written()
+    old.insert(torch.ones(1), "r")
+    old.metadata[0]["timestamp_utc"] = given
+    (tmp_path / "old").mkdir()
+    old.save(tmp_path / "old" / "d.pt")
+    assert opened(tmp_path / "old").get_tensor_by_id("d", "r")["metadata"]["timestamp_utc"] == 1756684800
+
+
+def test_a_time_that_is_none_is_refused(storage: TensorStorage) -> None:
+    storage.create_dataset("d")
+    with pytest.raises(
+        ValueError, match=r"metadata\['timestamp_utc'\] is 'now', must be a number of seconds since 1970"
+    ):
+        storage.insert("d", torch.ones(1), {"timestamp_utc": "now"})
+    for given in (True, [1], {"a": 1}):
+        with pytest.raises(TypeError, match=r"metadata\['timestamp_utc'\] is a \w+, must be a number"):
+            storage.insert("d", torch.ones(1), {"timestamp_utc": given})
+    assert storage.count("d") == 0
