@@ -18,6 +18,7 @@ from tensorus.compression import (
     COMPRESSION_PRESETS,
     CompressionConfig,
     GZIPCompression,
+    INT8BlockQuantization,
     INT8Quantization,
     TensorCompression,
     create_compression_algorithm,
@@ -39,7 +40,8 @@ OLD_PRESETS: dict[str, tuple[str, str, dict[str, int]]] = {
 
 CHAINS = [
     CompressionConfig("gzip", "fp16"),
-    CompressionConfig("gzip", "int8", {"compression_level": 9}, {"block_size": 128}),
+    CompressionConfig("gzip", "int8", {"compression_level": 9}),
+    CompressionConfig("gzip", "int8_block", None, {"block_size": 128}),
     CompressionConfig("lz4", "none", {"compression_level": 4}),
     CompressionConfig("zstd", "bitround", None, {"keep_bits": 5}),
     CompressionConfig("brotli", "nf4", {"compression_level": 1}),
@@ -109,7 +111,7 @@ def test_a_configuration_survives_json_pickle_and_copies(config: CompressionConf
     ("make", "message"),
     [
         (lambda: CompressionConfig("xz"), r"compression 'xz' is not one of none, gzip, lz4, zstd, brotli"),
-        (lambda: CompressionConfig("gzip", "int7"), r"quantization 'int7' is not one of none, int8, fp16"),
+        (lambda: CompressionConfig("gzip", "int7"), r"quantization 'int7' is not one of none, int8, int8_block, fp16"),
         (lambda: CompressionConfig(["gzip"]), r"compression \['gzip'\] is not one of"),  # type: ignore[arg-type]
         (
             lambda: CompressionConfig("gzip", compression_kwargs={"level": 9}),
@@ -127,7 +129,7 @@ def test_a_configuration_survives_json_pickle_and_copies(config: CompressionConf
         (lambda: CompressionConfig("gzip", compression_kwargs={1: 9}), r"has no argument 1"),  # type: ignore[dict-item]
         (lambda: CompressionConfig("gzip", compression_kwargs=9), r"compression_kwargs is 9, must be a dict"),  # type: ignore[arg-type]
         (
-            lambda: CompressionConfig("none", "int8", None, {"block_size": 100}),
+            lambda: CompressionConfig("none", "int8_block", None, {"block_size": 100}),
             r"block_size of codec int8_block is 100, must be one of",
         ),
         (lambda: CompressionConfig.from_dict({"compresion": "gzip"}), r"has no 'compresion'; it has compression, "),
@@ -293,10 +295,11 @@ def test_compressors_are_made_by_name() -> None:
 
 
 def test_quantizers_are_made_by_name() -> None:
-    algorithm = create_quantization_algorithm("int8", block_size=32)
-    assert isinstance(algorithm, INT8Quantization)
-    assert (algorithm.name, algorithm.block_size) == ("int8", 32)
-    with pytest.raises(ValueError, match="quantization 'invalid_algo' is not one of none, int8, fp16"):
+    algorithm = create_quantization_algorithm("int8_block", block_size=32)
+    assert isinstance(algorithm, INT8BlockQuantization)
+    assert (algorithm.name, algorithm.block_size) == ("int8_block", 32)
+    assert create_quantization_algorithm("int8") == INT8Quantization()
+    with pytest.raises(ValueError, match="quantization 'invalid_algo' is not one of none, int8, int8_block, fp16"):
         create_quantization_algorithm("invalid_algo")
 
 

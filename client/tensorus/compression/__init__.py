@@ -45,13 +45,13 @@ from tensorus.compression._quantizers import (
     BitRoundQuantization,
     FP8E4M3FNQuantization,
     FP8E5M2Quantization,
-    FP16Quantization,
     INT4BlockQuantization,
-    INT8Quantization,
+    INT8BlockQuantization,
     NF4Quantization,
     NoQuantization,
     QuantizationAlgorithm,
 )
+from tensorus.compression._simple_quantizers import FP16Quantization, INT8Quantization
 from tensorus.compression._tensors import TensorCompression
 
 __all__ = [
@@ -69,6 +69,7 @@ __all__ = [
     "FP16Quantization",
     "GZIPCompression",
     "INT4BlockQuantization",
+    "INT8BlockQuantization",
     "INT8Quantization",
     "LZ4Compression",
     "NF4Quantization",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tensorus.compression import _compressors as compressors
 from tensorus.compression import _quantizers as quantizers
+from tensorus.compression._simple_quantizers import FP16Quantization, INT8Quantization
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,8 +36,9 @@ _COMPRESSION: Mapping[str, type[CompressionAlgorithm]] = {
 
 _QUANTIZATION: Mapping[str, type[QuantizationAlgorithm]] = {
     "none": quantizers.NoQuantization,
-    "int8": quantizers.INT8Quantization,
-    "fp16": quantizers.FP16Quantization,
+    "int8": INT8Quantization,
+    "int8_block": quantizers.INT8BlockQuantization,
+    "fp16": FP16Quantization,
     "bf16": quantizers.BF16Quantization,
     "int4_block": quantizers.INT4BlockQuantization,
     "nf4": quantizers.NF4Quantization,
@@ -61,7 +63,7 @@ def create_compression_algorithm(
 def create_quantization_algorithm(name: str, **arguments: Any) -> QuantizationAlgorithm:  # `Any`: likewise
     """Return the quantizer of this name with these arguments.
 
-    Names are "int8", "fp16", "bf16", "int4_block", "nf4", "fp8_e4m3fn", "fp8_e5m2", "bitround", "auto" and "none".
+    Names are "int8", "int8_block", "fp16", "bf16", "int4_block", "nf4", "fp8_e4m3fn", "fp8_e5m2", "bitround", "auto", "none".
 
     Raises:
         ValueError: there is none, or it refuses an argument; names those that it has.
