@@ -19,6 +19,7 @@ __all__ = [
     "compression_named",
     "create_compression_algorithm",
     "create_quantization_algorithm",
+    "is_ours",
     "quantization_named",
 ]
 
@@ -79,6 +80,11 @@ def compression_named(name: object, arguments: Mapping[str, Any]) -> Compression
 def quantization_named(name: object, arguments: Mapping[str, Any]) -> QuantizationAlgorithm:
     """See `create_quantization_algorithm`; the arguments come from anywhere."""
     return _created(_QUANTIZATION, "quantization", name, arguments)
+
+
+def is_ours(algorithm: CompressionAlgorithm | QuantizationAlgorithm) -> bool:
+    """Whether it is one of these, and not of a class of the user's own: not even a subclass, which may do anything."""
+    return type(algorithm) in {*_COMPRESSION.values(), *_QUANTIZATION.values()}
 
 
 def _created(

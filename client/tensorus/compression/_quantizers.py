@@ -17,6 +17,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tensorus._arrays import from_canonical
@@ -93,7 +94,8 @@ class QuantizationAlgorithm(ABC):
             QuantizationError: the parameters are damaged, or not those of these codes.
         """
 
-    @property
+    # Of this kind of property, since a subclass may just as well set the attribute.
+    @cached_property
     def name(self) -> str:
         """What metadata calls it, such as "int8"; the class's name unless a subclass says otherwise."""
         return type(self).__name__
