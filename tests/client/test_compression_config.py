@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,14 @@ from tensorus.compression import (
     COMPRESSION_PRESETS,
     CompressionConfig,
     GZIPCompression,
+    INT8BlockQuantization,
     INT8Quantization,
     TensorCompression,
     create_compression_algorithm,
     create_quantization_algorithm,
     get_compression_preset,
 )
+from tensorus.tensor_storage import TensorStorage
 from tensorus.types import Policy
 from tensorus_codecs.presets import PRESETS
 from tensorus_codecs.registry import available_codecs
@@ -39,7 +42,8 @@ OLD_PRESETS: dict[str, tuple[str, str, dict[str, int]]] = {
 
 CHAINS = [
     CompressionConfig("gzip", "fp16"),
-    CompressionConfig("gzip", "int8", {"compression_level": 9}, {"block_size": 128}),
+    CompressionConfig("gzip", "int8", {"compression_level": 9}),
+    CompressionConfig("gzip", "int8_block", None, {"block_size": 128}),
     CompressionConfig("lz4", "none", {"compression_level": 4}),
     CompressionConfig("zstd", "bitround", None, {"keep_bits": 5}),
     CompressionConfig("brotli", "nf4", {"compression_level": 1}),
@@ -109,7 +113,7 @@ def test_a_configuration_survives_json_pickle_and_copies(config: CompressionConf
     ("make", "message"),
     [
         (lambda: CompressionConfig("xz"), r"compression 'xz' is not one of none, gzip, lz4, zstd, brotli"),
-        (lambda: CompressionConfig("gzip", "int7"), r"quantization 'int7' is not one of none, int8, fp16"),
+        (lambda: CompressionConfig("gzip", "int7"), r"quantization 'int7' is not one of none, int8, int8_block, fp16"),
         (lambda: CompressionConfig(["gzip"]), r"compression \['gzip'\] is not one of"),  # type: ignore[arg-type]
         (
             lambda: CompressionConfig("gzip", compression_kwargs={"level": 9}),
@@ -127,10 +131,13 @@ def test_a_configuration_survives_json_pickle_and_copies(config: CompressionConf
         (lambda: CompressionConfig("gzip", compression_kwargs={1: 9}), r"has no argument 1"),  # type: ignore[dict-item]
         (lambda: CompressionConfig("gzip", compression_kwargs=9), r"compression_kwargs is 9, must be a dict"),  # type: ignore[arg-type]
         (
-            lambda: CompressionConfig("none", "int8", None, {"block_size": 100}),
+            lambda: CompressionConfig("none", "int8_block", None, {"block_size": 100}),
             r"block_size of codec int8_block is 100, must be one of",
         ),
-        (lambda: CompressionConfig.from_dict({"compresion": "gzip"}), r"has no 'compresion'; it has compression, "),
+        (
+            lambda: CompressionConfig("none", "int8", None, {"block_size": 64}),
+            r"quantization 'int8' has no argument 'block_size'; its arguments: max_relative_error",
+        ),
         (lambda: CompressionConfig.from_dict({"preset": "best"}), r"preset 'best' is not one of none, fast"),
         (
             lambda: CompressionConfig.from_dict({"preset": "balanced", "quantization": "int8"}),
@@ -148,13 +155,36 @@ def test_a_configuration_does_not_change() -> None:
     config = CompressionConfig("gzip", "int8", arguments)
     arguments["compression_level"] = 1
     assert config.compression_kwargs["compression_level"] == 9
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        config.compression = "lz4"  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError, match=r"dataclasses.replace\(config, compression=...\) makes"):
+        config.compression = "lz4"
+    with pytest.raises(AttributeError, match="cannot delete quantization of a CompressionConfig"):
+        del config.quantization
     with pytest.raises(TypeError):
         config.compression_kwargs["compression_level"] = 1  # type: ignore[index]
     described = config.to_dict()
     described["compression_kwargs"]["compression_level"] = 1
     assert config.compression_kwargs["compression_level"] == 9
+
+
+def test_a_changed_configuration_is_another_one() -> None:
+    config = CompressionConfig("gzip", "int8", {"compression_level": 9})
+    changed = dataclasses.replace(config, compression="lz4")
+    assert changed == CompressionConfig("lz4", "int8", {"compression_level": 9})
+    assert config == CompressionConfig("gzip", "int8", {"compression_level": 9})
+    with pytest.raises(ValueError, match="compression 'xz' is not one of"):
+        dataclasses.replace(config, compression="xz")
+    # Of a preset of the store only the names stay.
+    by_hand = dataclasses.replace(get_compression_preset("maximum"), quantization="fp16")
+    assert by_hand == CompressionConfig("gzip", "fp16", {"compression_level": 9})
+    assert by_hand.preset is None
+
+
+def test_a_key_that_is_not_known_is_ignored_with_a_warning() -> None:
+    with pytest.warns(
+        UserWarning, match="a compression configuration has no 'compresion', 'author', and ignores it; it has"
+    ):
+        config = CompressionConfig.from_dict({"compresion": "lz4", "compression": "gzip", "author": 7})
+    assert config == CompressionConfig("gzip")
 
 
 def test_configurations_are_keys() -> None:
@@ -188,9 +218,50 @@ def test_a_preset_that_is_none_is_refused_with_those_that_are() -> None:
         get_compression_preset("invalid_preset")
 
 
-def test_the_table_of_presets_cannot_be_written_to() -> None:
-    with pytest.raises(TypeError):
-        COMPRESSION_PRESETS["mine"] = CompressionConfig()  # type: ignore[index]
+@pytest.fixture
+def presets() -> Iterator[dict[str, CompressionConfig]]:
+    """Return the table of presets, which is as it was afterwards."""
+    before = dict(COMPRESSION_PRESETS)
+    yield COMPRESSION_PRESETS
+    COMPRESSION_PRESETS.clear()
+    COMPRESSION_PRESETS.update(before)
+
+
+def test_a_preset_of_one_s_own_is_found_by_its_name(presets: dict[str, CompressionConfig]) -> None:
+    presets["mine"] = CompressionConfig("gzip", "int8", {"compression_level": 3})
+    assert "mine" in COMPRESSION_PRESETS
+    assert get_compression_preset("mine") is presets["mine"]
+    bounded = get_compression_preset("mine", max_relative_error=1e-2)
+    assert bounded == CompressionConfig("gzip", "int8", {"compression_level": 3}, {"max_relative_error": 1e-2})
+    assert bounded.preset is None
+    with TensorStorage(None, compression_preset="mine") as storage:
+        assert storage.compression_config == presets["mine"]
+        storage.create_dataset("weights")
+        record_id = storage.insert("weights", normal((100, 100)))
+        found = storage.get_tensor_by_id("weights", record_id)["metadata"]["compression_metadata"]
+        assert (found["compression"], found["quantization"]) == ("gzip-3", "int8")
+        assert [share["codecs"] for share in found["encodings"]] == [["int8_block", "gzip"]]
+        storage.set_compression_preset("mine")
+    with pytest.raises(ValueError, match=r"preset 'yours' is not one of none, .*, mine"):
+        get_compression_preset("yours")
+
+
+def test_a_name_of_the_store_s_may_be_taken_and_its_preset_is_still_read(presets: dict[str, CompressionConfig]) -> None:
+    of_store = presets["balanced"]
+    presets["balanced"] = CompressionConfig("zstd")
+    assert get_compression_preset("balanced") == CompressionConfig("zstd")
+    assert pickle.loads(pickle.dumps(of_store)) == of_store
+    assert CompressionConfig.from_dict(of_store.to_dict()) == of_store
+    del presets["balanced"]
+    with pytest.raises(ValueError, match="preset 'balanced' is not one of none, fast, maximum"):
+        get_compression_preset("balanced")
+    assert CompressionConfig.from_dict(of_store.to_dict()) == of_store
+
+
+def test_a_preset_that_is_no_configuration_is_named(presets: dict[str, Any]) -> None:
+    presets["mine"] = {"compression": "gzip"}
+    with pytest.raises(TypeError, match="preset 'mine' in COMPRESSION_PRESETS is a dict, must be a CompressionConfig"):
+        get_compression_preset("mine")
 
 
 @pytest.mark.parametrize("name", OLD_PRESETS)
@@ -293,10 +364,11 @@ def test_compressors_are_made_by_name() -> None:
 
 
 def test_quantizers_are_made_by_name() -> None:
-    algorithm = create_quantization_algorithm("int8", block_size=32)
-    assert isinstance(algorithm, INT8Quantization)
-    assert (algorithm.name, algorithm.block_size) == ("int8", 32)
-    with pytest.raises(ValueError, match="quantization 'invalid_algo' is not one of none, int8, fp16"):
+    algorithm = create_quantization_algorithm("int8_block", block_size=32)
+    assert isinstance(algorithm, INT8BlockQuantization)
+    assert (algorithm.name, algorithm.block_size) == ("int8_block", 32)
+    assert create_quantization_algorithm("int8") == INT8Quantization()
+    with pytest.raises(ValueError, match="quantization 'invalid_algo' is not one of none, int8, int8_block, fp16"):
         create_quantization_algorithm("invalid_algo")
 
 

@@ -12,10 +12,12 @@ import pytest
 
 from support.arrays import assert_same_bits, normal
 from tensorus.compression import (
+    BF16Quantization,
     CompressionError,
     FP16Quantization,
     GZIPCompression,
     INT4BlockQuantization,
+    INT8BlockQuantization,
     INT8Quantization,
     NoCompression,
     NoQuantization,
@@ -105,7 +107,7 @@ GOOD = bytes.fromhex(TWO_FLOATS)
 BROKEN = {
     "nothing": (b"", r"is 0 bytes, its header has at least 12"),
     "a start": (GOOD[:7], r"is 7 bytes, its header has at least 12"),
-    "other magic": (sealed(magic=b"PK\x03\x04"), r"begins with the bytes 504b0304, must be 544e5352"),
+    "other magic": (sealed(magic=b"TNSQ"), r"begins with the bytes 544e5351, must be 544e5352"),
     "a later version": (sealed(version=2), r"has version 2, this version of Tensorus reads 1"),
     "half a header": (GOOD[:15], r"is 15 bytes, its header with 1 axes has 20"),
     "a changed header": (GOOD[:9] + b"\x01" + GOOD[10:], r"has a header with CRC32C [0-9a-f]{8}, must be 244bd6c9"),
@@ -192,7 +194,7 @@ def test_bytes_of_another_kind_are_no_compressed_bytes() -> None:
 # ---- Parameters ---------------------------------------------------------------------------------------------------------
 
 VALUES = normal((10, 20), scale=1.0)
-CODES, PARAMS = INT8Quantization().quantize(VALUES)
+CODES, PARAMS = INT8BlockQuantization().quantize(VALUES)
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -236,7 +238,7 @@ def test_parameters_that_are_damaged_or_another_tensor_s_are_named(name: str) ->
     params = copy.deepcopy(PARAMS)
     change(params)
     with pytest.raises(QuantizationError, match=f"^quantization parameters: .*{message}") as raised:
-        INT8Quantization().dequantize(CODES, params)
+        INT8BlockQuantization().dequantize(CODES, params)
     assert raised.value.reason == "INVALID_REQUEST"
 
 
@@ -254,7 +256,7 @@ def test_parameters_that_are_damaged_or_another_tensor_s_are_named(name: str) ->
 )
 def test_codes_that_are_not_those_of_the_parameters_are_named(codes: Any, message: str) -> None:
     with pytest.raises(QuantizationError, match=message):
-        INT8Quantization().dequantize(codes, PARAMS)
+        INT8BlockQuantization().dequantize(codes, PARAMS)
 
 
 def test_packed_codes_of_another_count_are_named() -> None:
@@ -264,13 +266,13 @@ def test_packed_codes_of_another_count_are_named() -> None:
 
 
 def test_a_shape_that_nothing_holds_is_named() -> None:
-    codes, params = FP16Quantization().quantize(np.empty((0, 3), np.float32))
+    codes, params = BF16Quantization().quantize(np.empty((0, 3), np.float32))
     params["original_shape"] = [0, 1 << 62]
     with pytest.raises(QuantizationError, match=r"shape \(0, 3\)"):
-        FP16Quantization().dequantize(codes, params)
+        BF16Quantization().dequantize(codes, params)
     params["original_shape"], params["codec"] = [0, 1 << 62], "int4_block"
     with pytest.raises(QuantizationError, match=r"original_shape is \(0, 4611686018427387904\)"):
-        FP16Quantization().dequantize(np.empty(0, np.uint8), params)
+        BF16Quantization().dequantize(np.empty(0, np.uint8), params)
 
 
 def test_a_tensor_that_passed_must_be_the_one_that_passed() -> None:
@@ -283,9 +285,6 @@ def test_parameters_that_are_no_dict_are_named() -> None:
     for params in (None, [], "codec"):
         with pytest.raises(QuantizationError, match=r"they are a .*, must be a dict"):
             NoQuantization().dequantize(CODES, params)  # type: ignore[arg-type]
-    # What Tensorus 0.1 wrote is the importer's to read.
-    with pytest.raises(QuantizationError, match="codec is missing"):
-        INT8Quantization().dequantize(CODES, {"scale": 0.1, "zero_point": 3, "original_dtype": "torch.float32"})
 
 
 def test_no_compression_has_nothing_to_check() -> None:

@@ -17,6 +17,7 @@ from tensorus.compression import (
     FP16Quantization,
     GZIPCompression,
     INT4BlockQuantization,
+    INT8BlockQuantization,
     INT8Quantization,
     LZ4Compression,
     NF4Quantization,
@@ -38,6 +39,7 @@ COMPRESSORS: dict[str, CompressionAlgorithm] = {
 
 QUANTIZERS: dict[str, QuantizationAlgorithm] = {
     "int8": INT8Quantization(),
+    "int8_block": INT8BlockQuantization(),
     "fp16": FP16Quantization(),
     "bf16": BF16Quantization(),
     "fp8_e4m3fn": FP8E4M3FNQuantization(),

@@ -16,8 +16,11 @@ For example:
     compressed, metadata = smallest.create_tensor_compression().compress_tensor(tensor)
 
 A store takes the same through `CompressionConfig.to_policy`. What is compressed says how: any `TensorCompression` reads it,
-whatever algorithms that was made with. Tensors are torch's, or anything that becomes a NumPy array; without torch, NumPy arrays
-come back. Importing this loads neither torch nor the libraries of the codecs.
+whatever algorithms that was made with. It also reads what Tensorus 0.1 compressed, with the metadata that came with it, and
+runs compressors and quantizers of your own, subclasses of `CompressionAlgorithm` and `QuantizationAlgorithm`.
+
+Tensors are torch's, or anything that becomes a NumPy array; without torch, NumPy arrays come back. Importing this loads neither
+torch nor the libraries of the codecs.
 """
 
 from __future__ import annotations
@@ -45,13 +48,13 @@ from tensorus.compression._quantizers import (
     BitRoundQuantization,
     FP8E4M3FNQuantization,
     FP8E5M2Quantization,
-    FP16Quantization,
     INT4BlockQuantization,
-    INT8Quantization,
+    INT8BlockQuantization,
     NF4Quantization,
     NoQuantization,
     QuantizationAlgorithm,
 )
+from tensorus.compression._simple_quantizers import FP16Quantization, INT8Quantization
 from tensorus.compression._tensors import TensorCompression
 
 __all__ = [
@@ -69,6 +72,7 @@ __all__ = [
     "FP16Quantization",
     "GZIPCompression",
     "INT4BlockQuantization",
+    "INT8BlockQuantization",
     "INT8Quantization",
     "LZ4Compression",
     "NF4Quantization",

@@ -48,7 +48,9 @@ __all__ = [
     "decode_codes",
     "encode_codes",
     "is_passed",
+    "parameter",
     "parameters_of",
+    "wrong_parameters",
 ]
 
 Params: TypeAlias = "dict[str, Any]"
@@ -148,11 +150,13 @@ def is_passed(array: AnyArray, params: Mapping[str, Any]) -> bool:  # `Any`: pla
     Raises:
         QuantizationError: they do not say, or they are another tensor's.
     """
-    if _parameter(params, "codec", (str, type(None))) is not None:
+    if parameter(params, "codec", (str, type(None))) is not None:
         return False
-    original, found = _parameter(params, "original_dtype", str), dtype_text(array)
+    original, found = parameter(params, "original_dtype", str), dtype_text(array)
     if original != found:
-        raise _wrong(f"original_dtype is {original!r} of a tensor that was not quantized, and this one is {found!r}")
+        raise wrong_parameters(
+            f"original_dtype is {original!r} of a tensor that was not quantized, and this one is {found!r}"
+        )
     return True
 
 
@@ -169,14 +173,16 @@ def decode_codes(codes: AnyArray, params: Mapping[str, Any]) -> AnyArray:
     dtype, shape = _original(params)
     quantizer = _quantizer(params, dtype)
     component = dtype.component
-    chunk_count = _parameter(params, "chunk_bytes", int) // component.itemsize
-    parameters = _parameter(params, "parameters", list)
+    chunk_count = parameter(params, "chunk_bytes", int) // component.itemsize
+    parameters = parameter(params, "parameters", list)
     count = _value_count(dtype, shape)
     if chunk_count <= 0 or len(parameters) != -(-count // chunk_count):
-        raise _wrong(f"they are of {len(parameters)} chunks, {count} values in chunks of {chunk_count} have others")
+        raise wrong_parameters(
+            f"they are of {len(parameters)} chunks, {count} values in chunks of {chunk_count} have others"
+        )
     shown_dtype, shown_shape = _shown_dtype(quantizer, dtype), _shown_shape(quantizer, dtype, shape, chunk_count)
     if codes.dtype.newbyteorder("<") != shown_dtype or codes.shape != shown_shape:
-        raise _wrong(
+        raise wrong_parameters(
             f"codes are {codes.dtype.name}, shape {codes.shape}; "
             f"{quantizer.id} of {dtype.name}, shape {shape}, has {shown_dtype.name}, shape {shown_shape}"
         )
@@ -199,7 +205,7 @@ def _decode_chunks(
             with np.errstate(all="ignore"):
                 chunk[:] = quantizer.decode(codes[code_start:code_stop], raw, chunk.dtype, chunk.size)
         except (CodecError, TypeError, ValueError) as error:
-            raise _wrong(f"those of chunk {number} cannot be read: {error}") from error
+            raise wrong_parameters(f"those of chunk {number} cannot be read: {error}") from error
         code_start = code_stop
 
 
@@ -207,7 +213,7 @@ def _empty(dtype: DType, shape: tuple[int, ...]) -> AnyArray:
     try:
         return empty_canonical(dtype.name, shape)
     except ValueError as error:
-        raise _wrong(f"original_shape is {shape}: {error}") from error
+        raise wrong_parameters(f"original_shape is {shape}: {error}") from error
 
 
 def _flat(codes: AnyArray) -> AnyArray:
@@ -227,35 +233,40 @@ def _code_count(quantizer: type[Quantizer], count: int, chunk_count: int) -> int
 
 
 def _original(params: Mapping[str, Any]) -> tuple[DType, tuple[int, ...]]:
-    text, shape = _parameter(params, "original_dtype", str), _parameter(params, "original_shape", (list, tuple))
+    text, shape = parameter(params, "original_dtype", str), parameter(params, "original_shape", (list, tuple))
     try:
         dtype = dtype_by_name(text.removeprefix(_PREFIX))
     except CodecError as error:
-        raise _wrong(f"original_dtype: {error}") from error
+        raise wrong_parameters(f"original_dtype: {error}") from error
     if not all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in shape):
-        raise _wrong(f"original_shape is {shape!r}, must be sizes that are not negative")
+        raise wrong_parameters(f"original_shape is {shape!r}, must be sizes that are not negative")
     return dtype, tuple(shape)
 
 
 def _quantizer(params: Mapping[str, Any], dtype: DType) -> type[Quantizer]:
-    codec_id = _parameter(params, "codec", str)
+    codec_id = parameter(params, "codec", str)
     try:
         found = codec_class(codec_id)
     except CodecError as error:
-        raise _wrong(f"codec: {error}") from error
+        raise wrong_parameters(f"codec: {error}") from error
     if not issubclass(found, Quantizer) or not found.applies_to(dtype):
-        raise _wrong(f"codec is {codec_id!r}, which does not quantize {dtype.name}")
+        raise wrong_parameters(f"codec is {codec_id!r}, which does not quantize {dtype.name}")
     return found
 
 
-def _parameter(params: Mapping[str, Any], key: str, kinds: type | tuple[type, ...]) -> Any:  # `Any`: as `kinds` says
+def parameter(params: Mapping[str, Any], key: str, kinds: type | tuple[type, ...]) -> Any:  # `Any`: as `kinds` says
+    """Return one of the parameters.
+
+    Raises:
+        QuantizationError: it is missing or of another type, or they are no dict.
+    """
     if not isinstance(params, Mapping):
-        raise _wrong(f"they are a {type(params).__name__}, must be a dict")
+        raise wrong_parameters(f"they are a {type(params).__name__}, must be a dict")
     if key not in params:
-        raise _wrong(f"{key} is missing")
+        raise wrong_parameters(f"{key} is missing")
     found = params[key]
     if not isinstance(found, kinds) or isinstance(found, bool):
-        raise _wrong(f"{key} is {found!r}, of another type than it was")
+        raise wrong_parameters(f"{key} is {found!r}, of another type than it was")
     return found
 
 
@@ -272,5 +283,6 @@ def _shown_shape(quantizer: type[Quantizer], dtype: DType, shape: tuple[int, ...
     return (*shape, 2) if dtype.kind is Kind.COMPLEX else shape
 
 
-def _wrong(what: str) -> QuantizationError:
+def wrong_parameters(what: str) -> QuantizationError:
+    """Return the error that says what is wrong with parameters."""
     return QuantizationError(f"quantization parameters: {what}", reason="INVALID_REQUEST")

@@ -12,6 +12,7 @@ import sys
 import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -42,7 +43,10 @@ _ZSTD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
 
 
 class CompressionAlgorithm(ABC):
-    """Fewer bytes for the same bytes."""
+    """Fewer bytes for the same bytes.
+
+    A compressor of your own is a subclass with `compress` and `decompress`. `TensorCompression` takes it; a store does not.
+    """
 
     @abstractmethod
     def compress(self, data: Buffer) -> bytes:
@@ -61,10 +65,11 @@ class CompressionAlgorithm(ABC):
             ImportError: its library is not installed; names what brings it.
         """
 
-    @property
-    @abstractmethod
+    # Of this kind of property, since a subclass may just as well set the attribute.
+    @cached_property
     def name(self) -> str:
-        """What metadata calls it, with its level: "gzip-6"."""
+        """What metadata calls it, with its level: "gzip-6"; the class's name unless a subclass says otherwise."""
+        return type(self).__name__
 
     @property
     def policy(self) -> Policy:
@@ -74,7 +79,8 @@ class CompressionAlgorithm(ABC):
             TypeError: it is none of this module's, so that no chunk record could say how it was compressed.
         """
         raise TypeError(
-            f"{type(self).__name__} has no codec: compressors of your own are codecs of third parties, see CONTRIBUTING.md"
+            f"{type(self).__name__} has no codec, so that no store can use it: compressors of your own are "
+            "codecs of third parties there, see CONTRIBUTING.md"
         )
 
 

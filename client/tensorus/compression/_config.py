@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import FrozenInstanceError, dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from tensorus.compression._factories import compression_named, quantization_named
 from tensorus.compression._tensors import TensorCompression
@@ -28,9 +29,11 @@ Arguments: TypeAlias = "Mapping[str, bool | int | float | str | None]"
 _BOUNDS = ("max_relative_error", "max_absolute_error")
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(init=False)
 class CompressionConfig:
     """Which compressor over which quantizer, with which arguments. Immutable, and a key; checked when it is made.
+
+    `dataclasses.replace(config, compression="lz4")` makes another one.
 
     Made by hand it means literally this chain: gzip over fp16. One from `COMPRESSION_PRESETS` means the store's preset of that
     name, whose encodings are better than those that its algorithms' names say; `preset` tells which it is.
@@ -83,18 +86,24 @@ class CompressionConfig:
     def from_dict(cls, config: Mapping[str, Any]) -> CompressionConfig:  # `Any`: checked
         """Return the configuration that `to_dict` describes; what is missing has its default.
 
+        Keys that are not known are ignored, with a UserWarning that names them.
+
         Raises:
-            ValueError: as the constructor; a key that is not known; values that are not those of the preset.
+            ValueError: as the constructor; no preset of the store; values that are not those of the preset.
         """
         known = [field.name for field in dataclasses.fields(cls)]
-        for key in config:
-            if key not in known:
-                raise ValueError(f"a compression configuration has no {key!r}; it has {', '.join(known)}")
-        values = {key: value for key, value in config.items() if key != "preset" and value is not None}
+        unknown = [key for key in config if key not in known]
+        if unknown:
+            warnings.warn(
+                f"a compression configuration has no {', '.join(map(repr, unknown))}, and ignores it; "
+                f"it has {', '.join(known)}",
+                stacklevel=2,
+            )
+        values = {key: config[key] for key in known if key != "preset" and config.get(key) is not None}
         if config.get("preset") is None:
             return cls(**values)
         arguments: Mapping[str, Any] = _read_only("quantization_kwargs", values.get("quantization_kwargs"))
-        of_preset = get_compression_preset(config["preset"], **{key: arguments.get(key) for key in _BOUNDS})
+        of_preset = _bounded(_of_store(config["preset"]), {key: arguments.get(key) for key in _BOUNDS})
         for key, value in values.items():
             if value != getattr(of_preset, key):
                 raise ValueError(f"{key} of preset {of_preset.preset!r} is {getattr(of_preset, key)!r}, not {value!r}")
@@ -109,6 +118,15 @@ class CompressionConfig:
             "quantization_kwargs": dict(self.quantization_kwargs),
         }
         return described if self.preset is None else {**described, "preset": self.preset}
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise FrozenInstanceError(
+            f"cannot set {name} of a CompressionConfig: it does not change; "
+            f"dataclasses.replace(config, {name}=...) makes another one"
+        )
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise FrozenInstanceError(f"cannot delete {name} of a CompressionConfig: it does not change")
 
     def __hash__(self) -> int:
         arguments = (frozenset(self.compression_kwargs.items()), frozenset(self.quantization_kwargs.items()))
@@ -139,16 +157,35 @@ def get_compression_preset(
     """
     config = COMPRESSION_PRESETS.get(name)
     if config is None:
-        raise ValueError(f"preset {name!r} is not one of {', '.join(COMPRESSION_PRESETS)}")
-    bounds = zip(_BOUNDS, (max_relative_error, max_absolute_error), strict=True)
-    given = {key: bound for key, bound in bounds if bound is not None}
+        raise ValueError(f"preset {name!r} is not one of {', '.join(map(str, COMPRESSION_PRESETS))}")
+    if not isinstance(config, CompressionConfig):
+        raise TypeError(
+            f"preset {name!r} in COMPRESSION_PRESETS is a {type(config).__name__}, must be a CompressionConfig"
+        )
+    return _bounded(config, {"max_relative_error": max_relative_error, "max_absolute_error": max_absolute_error})
+
+
+def _of_store(name: object) -> CompressionConfig:
+    """Return a preset of the store, whatever users made of the table."""
+    config = _OF_STORE.get(name) if isinstance(name, str) else None
+    if config is None:
+        raise ValueError(f"preset {name!r} is not one of {', '.join(_OF_STORE)}")
+    return config
+
+
+def _bounded(
+    config: CompressionConfig, bounds: Mapping[str, Any]
+) -> CompressionConfig:  # `Any`: checked by the quantizer
+    """Return the configuration with these bounds, those that are not None."""
+    given = {key: bound for key, bound in bounds.items() if bound is not None}
     if not given:
         return config
-    return _preset(name, config.compression, config.quantization, dict(config.compression_kwargs), given)
+    arguments = {**config.quantization_kwargs, **given}
+    return _preset(config.preset, config.compression, config.quantization, config.compression_kwargs, arguments)
 
 
 def _preset(
-    name: str,
+    name: str | None,
     compression: str,
     quantization: str = "none",
     compression_kwargs: Arguments | None = None,
@@ -168,7 +205,7 @@ def _read_only(key: str, arguments: object) -> Arguments:
 
 
 # At the end, since presets are configurations.
-COMPRESSION_PRESETS: Mapping[str, CompressionConfig] = MappingProxyType(
+_OF_STORE: Mapping[str, CompressionConfig] = MappingProxyType(
     {
         config.preset: config
         for config in (
@@ -187,4 +224,11 @@ COMPRESSION_PRESETS: Mapping[str, CompressionConfig] = MappingProxyType(
         if config.preset is not None
     }
 )
-"""Every preset of the store by name, read-only. The first six are those of Tensorus 0.1, under the names they had there."""
+"""Every preset of the store by name."""
+
+COMPRESSION_PRESETS: dict[str, CompressionConfig] = dict(_OF_STORE)
+"""Every preset of the store by name; the first six are those of Tensorus 0.1, under the names they had there.
+
+You may add configurations of your own: `get_compression_preset` and `TensorStorage(compression_preset=...)` find them, in this
+process. One that takes a name of the store's is used for it there, and changes nothing in a store.
+"""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tensorus.compression import _compressors as compressors
 from tensorus.compression import _quantizers as quantizers
+from tensorus.compression._simple_quantizers import FP16Quantization, INT8Quantization
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +19,7 @@ __all__ = [
     "compression_named",
     "create_compression_algorithm",
     "create_quantization_algorithm",
+    "is_ours",
     "quantization_named",
 ]
 
@@ -35,8 +37,9 @@ _COMPRESSION: Mapping[str, type[CompressionAlgorithm]] = {
 
 _QUANTIZATION: Mapping[str, type[QuantizationAlgorithm]] = {
     "none": quantizers.NoQuantization,
-    "int8": quantizers.INT8Quantization,
-    "fp16": quantizers.FP16Quantization,
+    "int8": INT8Quantization,
+    "int8_block": quantizers.INT8BlockQuantization,
+    "fp16": FP16Quantization,
     "bf16": quantizers.BF16Quantization,
     "int4_block": quantizers.INT4BlockQuantization,
     "nf4": quantizers.NF4Quantization,
@@ -61,7 +64,7 @@ def create_compression_algorithm(
 def create_quantization_algorithm(name: str, **arguments: Any) -> QuantizationAlgorithm:  # `Any`: likewise
     """Return the quantizer of this name with these arguments.
 
-    Names are "int8", "fp16", "bf16", "int4_block", "nf4", "fp8_e4m3fn", "fp8_e5m2", "bitround", "auto" and "none".
+    Names are "int8", "int8_block", "fp16", "bf16", "int4_block", "nf4", "fp8_e4m3fn", "fp8_e5m2", "bitround", "auto", "none".
 
     Raises:
         ValueError: there is none, or it refuses an argument; names those that it has.
@@ -77,6 +80,11 @@ def compression_named(name: object, arguments: Mapping[str, Any]) -> Compression
 def quantization_named(name: object, arguments: Mapping[str, Any]) -> QuantizationAlgorithm:
     """See `create_quantization_algorithm`; the arguments come from anywhere."""
     return _created(_QUANTIZATION, "quantization", name, arguments)
+
+
+def is_ours(algorithm: CompressionAlgorithm | QuantizationAlgorithm) -> bool:
+    """Whether it is one of these, and not of a class of the user's own: not even a subclass, which may do anything."""
+    return type(algorithm) in {*_COMPRESSION.values(), *_QUANTIZATION.values()}
 
 
 def _created(

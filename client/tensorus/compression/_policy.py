@@ -1,7 +1,8 @@
-"""A client's policy into the codecs' plan, in this process."""
+"""Policies of algorithms into one of a chain, and a client's policy into the codecs' plan, in this process."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,19 @@ if TYPE_CHECKING:
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.plan import ChunkPlan
 
-__all__ = ["plan_of"]
+__all__ = ["chain", "plan_of"]
+
+
+def chain(quantization: Policy, compression: Policy, preset: str | None = None) -> Policy:
+    """Return the policy of a compressor over a quantizer, whose bounds it keeps.
+
+    Args:
+        preset: takes the place of the codecs.
+    """
+    steps = [*(quantization.encoding or ()), *(compression.encoding or ())]
+    if preset is not None or not steps:
+        return dataclasses.replace(quantization, preset=preset or "none", encoding=None)
+    return dataclasses.replace(quantization, encoding=steps)
 
 
 def plan_of(policy: Policy, dtype: DType) -> ChunkPlan:

@@ -5,6 +5,8 @@ CPU (`_codes.py`). When tensors are compressed, quantizers work on chunks, as th
 
 A tensor that a quantizer does not apply to: floats that have as few bits already pass as they are. Integers and bools are never
 made lossy: they pass where they have as few bits (`passed`), and are refused elsewhere.
+
+The quantizers of Tensorus 0.1, int8 and fp16, are in `_simple_quantizers.py`.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ import dataclasses
 import math
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tensorus._arrays import from_canonical
 from tensorus.compression._chunks import array_and_dtype
 from tensorus.compression._codes import Broken, block_parameters, decode_codes, encode_codes, is_passed, parameters_of
 from tensorus.compression._errors import QuantizationError
+from tensorus.compression._simple_codes import simple_values
 from tensorus.errors import UnsupportedDTypeError
 from tensorus.types import Policy
 from tensorus_codecs.abc import Quantizer
@@ -30,7 +35,7 @@ from tensorus_codecs.quantizers.int4_block import Int4Block
 from tensorus_codecs.registry import codec_class
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from tensorus._arrays import AnyArray
     from tensorus.compression._codes import Params
@@ -41,23 +46,30 @@ __all__ = [
     "AutoQuantization",
     "BF16Quantization",
     "BitRoundQuantization",
+    "CodecQuantization",
     "FP8E4M3FNQuantization",
     "FP8E5M2Quantization",
-    "FP16Quantization",
     "INT4BlockQuantization",
-    "INT8Quantization",
+    "INT8BlockQuantization",
     "NF4Quantization",
     "NoQuantization",
     "QuantizationAlgorithm",
+    "kind_of",
+    "taken",
 ]
 
 _BOUNDS = ("max_relative_error", "max_absolute_error")
+_OF_CODECS = frozenset({"codec", "chunk_bytes", "parameters"})
+"""Parameters that only `_codes.py` gives."""
 _NARROW = frozenset({"bool", "uint8", "int8", "uint16", "int16"})
 """Dtypes of at most 16 bits that are no floats."""
 
 
 class QuantizationAlgorithm(ABC):
-    """Fewer bits per value, at a bounded error."""
+    """Fewer bits per value, at a bounded error.
+
+    A quantizer of your own is a subclass with `quantize` and `dequantize`. `TensorCompression` takes it; a store does not.
+    """
 
     @abstractmethod
     def quantize(self, tensor: Any) -> tuple[Any, Params]:  # `Any`: torch need not be installed
@@ -65,8 +77,9 @@ class QuantizationAlgorithm(ABC):
 
         Returns:
             Codes of the tensor's shape, complex elements with another axis of 2; those that share a byte are a row of bytes.
-            Parameters as plain values, which JSON keeps: `original_dtype`, such as "torch.float32"; `original_shape`, a list;
-            `codec`, None where the tensor passed; `chunk_bytes`; and `parameters`, what the codec needs for each chunk.
+            Parameters as plain values, which JSON keeps: `original_dtype`, such as "torch.float32"; `original_shape`, a list.
+            `INT8Quantization` adds `scale` and `zero_point`, `FP16Quantization` nothing. Others add `codec`, None where the
+            tensor passed; `chunk_bytes`; and `parameters`, what the codec needs for each chunk.
 
         Raises:
             QuantizationError: integers or bools; too many values that cannot be coded; an error above what is allowed.
@@ -75,16 +88,17 @@ class QuantizationAlgorithm(ABC):
 
     @abstractmethod
     def dequantize(self, quantized_tensor: Any, params: Mapping[str, Any]) -> Any:  # `Any`: likewise
-        """Return the tensor, in its dtype and shape.
+        """Return the tensor, in its dtype and shape. The quantizers here read what any of them made, and what 0.1 made.
 
         Raises:
             QuantizationError: the parameters are damaged, or not those of these codes.
         """
 
-    @property
-    @abstractmethod
+    # Of this kind of property, since a subclass may just as well set the attribute.
+    @cached_property
     def name(self) -> str:
-        """What metadata calls it: "int8"."""
+        """What metadata calls it, such as "int8"; the class's name unless a subclass says otherwise."""
+        return type(self).__name__
 
     @property
     def policy(self) -> Policy:
@@ -94,7 +108,8 @@ class QuantizationAlgorithm(ABC):
             TypeError: it is none of this module's, so that no chunk record could say how it was quantized.
         """
         raise TypeError(
-            f"{type(self).__name__} has no codec: quantizers of your own are codecs of third parties, see CONTRIBUTING.md"
+            f"{type(self).__name__} has no codec, so that no store can use it: quantizers of your own are "
+            "codecs of third parties there, see CONTRIBUTING.md"
         )
 
 
@@ -103,10 +118,15 @@ class _ByParameters(QuantizationAlgorithm):
 
     def dequantize(self, quantized_tensor: Any, params: Mapping[str, Any]) -> Any:  # `Any`: torch need not be installed
         """See `QuantizationAlgorithm`."""
-        codes, _ = _taken(quantized_tensor)
-        if is_passed(codes, params):
-            return quantized_tensor
-        return from_canonical(decode_codes(codes, params), _kind_of(quantized_tensor))
+        codes, _ = taken(quantized_tensor)
+        if _is_simple(params):
+            native = codes.astype(codes.dtype.newbyteorder("="), copy=False)
+            values = simple_values(native, params)
+            passed = values is native
+        else:
+            passed = is_passed(codes, params)
+            values = codes if passed else decode_codes(codes, params)
+        return quantized_tensor if passed else from_canonical(values, kind_of(quantized_tensor))
 
 
 @dataclass(frozen=True)
@@ -115,8 +135,14 @@ class NoQuantization(_ByParameters):
 
     def quantize(self, tensor: Any) -> tuple[Any, Params]:  # `Any`: torch need not be installed
         """Return `tensor`."""
-        array, _ = _taken(tensor)
+        array, _ = taken(tensor)
         return tensor, parameters_of(array, None)
+
+    def dequantize(self, quantized_tensor: Any, params: Mapping[str, Any]) -> Any:  # `Any`: likewise
+        """See `QuantizationAlgorithm`; without parameters, `quantized_tensor`."""
+        if params == {}:
+            return quantized_tensor
+        return super().dequantize(quantized_tensor, params)
 
     @property
     def name(self) -> str:
@@ -171,7 +197,7 @@ class _BoundedQuantization(_ByParameters):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _CodecQuantization(_BoundedQuantization):
+class CodecQuantization(_BoundedQuantization):
     """One codec; its settings are the fields beside the bounds."""
 
     codec_id: ClassVar[str]
@@ -211,7 +237,7 @@ class _CodecQuantization(_BoundedQuantization):
 
     def quantize(self, tensor: Any) -> tuple[Any, Params]:  # `Any`: torch need not be installed
         """See `QuantizationAlgorithm`."""
-        array, dtype = _taken(tensor)
+        array, dtype = taken(tensor)
         if not self.quantizer.applies_to(dtype):
             if not (dtype.is_real or dtype.name in self.passed):
                 raise QuantizationError(
@@ -226,7 +252,7 @@ class _CodecQuantization(_BoundedQuantization):
         if isinstance(codes, Broken):
             raise QuantizationError(codes.reason, reason="INVALID_REQUEST")
         params = {**parameters_of(array, self.codec_id, codes.parameters), **self._readable(dtype, codes.parameters)}
-        return from_canonical(codes.codes, _kind_of(tensor)), params
+        return from_canonical(codes.codes, kind_of(tensor)), params
 
     def _readable(self, dtype: DType, parameters: Sequence[bytes]) -> Params:  # noqa: ARG002 - for those that override it
         """Return what the chunks' parameters say, for people and other programs."""
@@ -234,7 +260,7 @@ class _CodecQuantization(_BoundedQuantization):
 
 
 @dataclass(frozen=True, kw_only=True)
-class INT8Quantization(_CodecQuantization):
+class INT8BlockQuantization(CodecQuantization):
     """Eight-bit integers, with a scale and a zero point for each block of values.
 
     value = code * scale + zero_point, where the code is not -128, which marks a value that is kept as it is (NaN, infinity).
@@ -244,7 +270,7 @@ class INT8Quantization(_CodecQuantization):
     `zero_point`, the same, in the unit of the values, or 0 for all. Where a tensor passed they are 1.0 and 0.
     """
 
-    label: ClassVar[str] = "int8"
+    label: ClassVar[str] = "int8_block"
     codec_id: ClassVar[str] = "int8_block"
     passed: ClassVar[frozenset[str]] = frozenset({"int8"})
 
@@ -271,20 +297,7 @@ class INT8Quantization(_CodecQuantization):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FP16Quantization(_CodecQuantization):
-    """Half precision with a power of two per chunk, so that nothing overflows or vanishes.
-
-    No value is off by more than 2**-11 of itself, or 2**-39 of the largest in its chunk. Codes are float16, scaled to just
-    below 2**15. Tensors of at most 16 bits pass.
-    """
-
-    label: ClassVar[str] = "fp16"
-    codec_id: ClassVar[str] = "fp16"
-    passed: ClassVar[frozenset[str]] = _NARROW
-
-
-@dataclass(frozen=True, kw_only=True)
-class BF16Quantization(_CodecQuantization):
+class BF16Quantization(CodecQuantization):
     """bfloat16: the range of float32, and no value is off by more than 2**-8 of itself. Tensors of at most 16 bits pass."""
 
     label: ClassVar[str] = "bf16"
@@ -293,7 +306,7 @@ class BF16Quantization(_CodecQuantization):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FP8E4M3FNQuantization(_CodecQuantization):
+class FP8E4M3FNQuantization(CodecQuantization):
     """float8 with 3 bits of fraction and a power of two per chunk. Codes are float8_e4m3fn."""
 
     label: ClassVar[str] = "fp8_e4m3fn"
@@ -301,7 +314,7 @@ class FP8E4M3FNQuantization(_CodecQuantization):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FP8E5M2Quantization(_CodecQuantization):
+class FP8E5M2Quantization(CodecQuantization):
     """float8 with 2 bits of fraction and a wider range, and a power of two per chunk. Codes are float8_e5m2."""
 
     label: ClassVar[str] = "fp8_e5m2"
@@ -309,7 +322,7 @@ class FP8E5M2Quantization(_CodecQuantization):
 
 
 @dataclass(frozen=True, kw_only=True)
-class INT4BlockQuantization(_CodecQuantization):
+class INT4BlockQuantization(CodecQuantization):
     """Four-bit integers with a scale for each block of values. Codes are a row of bytes, two codes in each."""
 
     label: ClassVar[str] = "int4_block"
@@ -320,7 +333,7 @@ class INT4BlockQuantization(_CodecQuantization):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NF4Quantization(_CodecQuantization):
+class NF4Quantization(CodecQuantization):
     """NormalFloat4: 16 levels for values that are distributed normally. Codes are a row of bytes, two codes in each."""
 
     label: ClassVar[str] = "nf4"
@@ -331,7 +344,7 @@ class NF4Quantization(_CodecQuantization):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BitRoundQuantization(_CodecQuantization):
+class BitRoundQuantization(CodecQuantization):
     """Values rounded to fewer bits of fraction. Codes are values of the same dtype: a compressor makes them smaller."""
 
     label: ClassVar[str] = "bitround"
@@ -365,7 +378,7 @@ class AutoQuantization(_BoundedQuantization):
 
     def quantize(self, tensor: Any) -> tuple[Any, Params]:  # `Any`: torch need not be installed
         """See `QuantizationAlgorithm`."""
-        array, dtype = _taken(tensor)
+        array, dtype = taken(tensor)
         coarsest = Encoding(Int4Block())
         quantizer: Quantizer | None = None if self.contract.is_empty else coarsest.quantizer
         while quantizer is not None and quantizer.applies_to(dtype):
@@ -375,19 +388,25 @@ class AutoQuantization(_BoundedQuantization):
                 break
             if not isinstance(codes, Broken):
                 params = parameters_of(array, quantizer.id, codes.parameters)
-                return from_canonical(codes.codes, _kind_of(tensor)), params
+                return from_canonical(codes.codes, kind_of(tensor)), params
             encoding = finer(coarsest, quantizer, codes.excess, self.contract, dtype)
             quantizer = None if encoding is None else encoding.quantizer
         return tensor, parameters_of(array, None)
 
 
-def _taken(tensor: object) -> tuple[AnyArray, DType]:
+def taken(tensor: object) -> tuple[AnyArray, DType]:
+    """Return `array_and_dtype`; a dtype that Tensorus does not have is a QuantizationError."""
     try:
         return array_and_dtype(tensor)
     except UnsupportedDTypeError as error:
         raise QuantizationError(str(error), reason=error.reason) from error
 
 
-def _kind_of(tensor: object) -> AsArray:
+def _is_simple(params: object) -> bool:
+    return isinstance(params, Mapping) and _OF_CODECS.isdisjoint(params)
+
+
+def kind_of(tensor: object) -> AsArray:
+    """Return which library's array this is; "numpy" for all but torch's."""
     torch = sys.modules.get("torch")
     return "torch" if torch is not None and isinstance(tensor, torch.Tensor) else "numpy"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tensorus_server.importers.pt_tensors import Array
     from tensorus_server.importers.pt_values import PickledText
 
-__all__ = ["read_text", "restored"]
+__all__ = ["codes_in", "read_text", "restored"]
 
 
 def restored(
@@ -50,7 +50,7 @@ def restored(
     if not isinstance(item, PickledBytes):
         raise OldRecordError(f"its tensor is a {kind_of(item)}, which is not loaded")
     known = codec if isinstance(codec, dict) else {}
-    codes = _codes(_latin1_blocks(container, item.text), _name(known, "compression"), inflated_bytes_max)
+    codes = codes_in(_latin1_blocks(container, item.text), _name(known, "compression"), inflated_bytes_max)
     quantizer = _name(known, "quantization")
     if quantizer is None:
         return _without_quantizer(codes)
@@ -72,8 +72,18 @@ def read_text(container: PtContainer, text: PickledText) -> str:
         raise OldRecordError(f"a text is no UTF-8: {error.reason} at byte {error.start} of it") from error
 
 
-def _codes(blocks: Iterator[bytes], compressor: str | None, bytes_max: int) -> Array:
-    """Return the one tensor in a compressed record."""
+def codes_in(blocks: Iterator[bytes], compressor: str | None, bytes_max: int) -> Array:
+    """Return the one tensor in a compressed record.
+
+    Args:
+        blocks: the record.
+        compressor: its name; None: what the first bytes say.
+        bytes_max: what comes out of the compressor, at most.
+
+    Raises:
+        OldRecordError: it is damaged, holds something else, or is another compressor's.
+        ImportError: see `inflated`.
+    """
     file = io.BytesIO()
     for piece in inflated(blocks, compressor, bytes_max):
         file.write(piece)
