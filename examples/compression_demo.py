@@ -29,7 +29,7 @@ ALGORITHMS: tuple[tuple[str, dict[str, int]], ...] = (
     ("gzip", {"compression_level": 6}),
     ("zstd", {}),
 )
-QUANTIZATIONS = ("none", "fp16", "int8")
+QUANTIZATIONS = ("none", "fp16", "int8", "int8_block")
 PRESETS = ("none", "fast", "balanced", "maximum", "fp16_only", "int8_only")
 
 Array = Any
