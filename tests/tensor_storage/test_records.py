@@ -108,6 +108,7 @@ OF_A_DATASET: dict[str, Any] = {
     "get_tensor_by_id of what is no id": lambda storage: storage.get_tensor_by_id("no", None),
     "delete_tensor of what is no id": lambda storage: storage.delete_tensor("no", None),
     "query_where": lambda storage: storage.query_where("no", "n = 1"),
+    "tensor_sum": lambda storage: storage.tensor_sum("no", "r"),
     "get_compression_stats": lambda storage: storage.get_compression_stats("no"),
     "query_by_metadata": lambda storage: storage.query_by_metadata("no", "n", 1),
     "query_by_metadata of what has no filter": lambda storage: storage.query_by_metadata("no", "n", None),
@@ -334,6 +335,7 @@ def test_an_id_that_is_not_there_is_not_found(storage: TensorStorage, record_id:
         lambda: storage.get_tensor_by_id("numbers", record_id),
         lambda: storage.update_tensor_metadata("numbers", record_id, {}),
         lambda: storage.delete_tensor("numbers", record_id),
+        lambda: storage.tensor_sum("numbers", record_id),
     )
     for call in calls:
         with pytest.raises(TensorNotFoundError) as raised:

@@ -6,9 +6,10 @@ NameTakenError           ValueError, and tensorus.errors.AlreadyExistsError: of 
 SchemaValidationError    ValueError, and tensorus.errors.SchemaMismatchError
 DamagedRecordError       RuntimeError, and tensorus.compression.CompressionError: names dataset, record and chunk
 TransactionError         nothing of a transaction or batch was stored; `__cause__` is why
+OperationError           ValueError and RuntimeError: torch cannot compute this of these tensors
 
 Everything else comes as the client raises it: `UnavailableError`, which is a ConnectionError, `InvalidRequestError`, which is a
-ValueError, and so on. All but `TransactionError` have `reason` and `facts`.
+ValueError, and so on. All but the last two have `reason` and `facts`.
 
 What is missing, and a dataset that is there already, are told in the words of Tensorus 0.1, which programs show and compare.
 """
@@ -29,6 +30,7 @@ __all__ = [
     "DamagedRecordError",
     "DatasetNotFoundError",
     "NameTakenError",
+    "OperationError",
     "SchemaValidationError",
     "TensorNotFoundError",
     "TransactionError",
@@ -61,6 +63,10 @@ class DamagedRecordError(CompressionError, RuntimeError):
 
 class TransactionError(Exception):
     """A transaction or batch failed, and nothing of it was stored; `__cause__` is why."""
+
+
+class OperationError(ValueError, RuntimeError):
+    """An operation cannot be done on these tensors; names it, their ids and shapes, and what torch says."""
 
 
 _CLASSES: dict[type[errors.TensorusError], type[errors.TensorusError]] = {

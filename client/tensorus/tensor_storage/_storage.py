@@ -18,6 +18,7 @@ from tensorus.tensor_storage._indexes import IndexedStorage, Indexes
 from tensorus.tensor_storage._metadata import record_metadata, replaced_metadata
 from tensorus.tensor_storage._names import shown_name, stored_name
 from tensorus.tensor_storage._new_records import NewRecords
+from tensorus.tensor_storage._operations import TensorOperations
 from tensorus.tensor_storage._places import open_place
 from tensorus.tensor_storage._records import StoredRecords
 from tensorus.tensor_storage._schemas import schema_from, schema_to
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["TensorStorage"]
 
 
-class TensorStorage(IndexedStorage):
+class TensorStorage(TensorOperations, IndexedStorage):
     """Datasets of tensors with metadata. Safe in many threads; a context manager, which closes it.
 
     What a method has done is durable when it returns, in a folder or on a server. Several objects, in several processes, may
@@ -370,6 +371,10 @@ class TensorStorage(IndexedStorage):
     def _existing(self, name: str) -> str:
         self.get_schema(name)
         return stored_name(name)
+
+    def _generation(self, dataset_name: str, record_id: str) -> int | None:
+        # A record that is not stored yet has none.
+        return self._records.info(stored_name(dataset_name), self._id(dataset_name, record_id)).generation or None
 
     def _new_records(self, dataset: str) -> NewRecords:
         return NewRecords(self._records, dataset, self._config)
