@@ -429,25 +429,30 @@ class Engine:
         self._health.fail("the sweeper ended", error)
 
     def _sweep_regularly(self) -> None:
-        while True:
-            try:
-                # A store that takes no more writes says so itself, and nothing of it may be removed any more.
-                self._health.require()
-                self._catalogue.check_present()
-            except StoreUnavailableError:
-                return
+        # A store that takes no more writes says so itself, and nothing of it may be removed any more.
+        while self._takes_writes():
             try:
                 self.sweep()
                 if self._catalogue.garbage.claim_listing(_LIST_EVERY_S):
                     self.set_unknown_aside()
-            except EngineError as error:
-                if not self._closing.is_set():
+            except Exception as error:  # noqa: BLE001 - whatever it was, the next round tries again
+                # The folder may have been removed meanwhile. Otherwise, a store that cannot be swept still serves.
+                if not self._takes_writes():
+                    return
+                if not isinstance(error, EngineError):
+                    _log.exception("the sweep failed")
+                elif not self._closing.is_set():
                     _log.error("the sweep failed: %s", error)
-            except Exception:  # noqa: BLE001 - whatever it was, the next round tries again
-                # The next round tries again; a store that cannot be swept still serves.
-                _log.exception("the sweep failed")
             if self._closing.wait(_SWEEP_EVERY_S):
                 return
+
+    def _takes_writes(self) -> bool:
+        try:
+            self._health.require()
+            self._catalogue.check_present()
+        except StoreUnavailableError:
+            return False
+        return True
 
 
 def _place_of(page_token: str, listing: str) -> int:

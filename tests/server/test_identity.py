@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 
 from contract.chunk_store_raw import RawFolder
 from support.arrays import random_bits
-from support.engine import insert, read
+from support.engine import engine_on, insert, read
 from support.faults import open_descriptors
 from support.old_catalogue import OLD_COLUMNS, old_checksum
 from support.servers import engine_config
@@ -22,6 +23,7 @@ from tensorus_server.catalogue.sqlite.epoch import EpochKeeper
 from tensorus_server.engine import Engine
 from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.session_locks import SessionLocks
+from tensorus_server.sweep import Swept
 
 IN_A_FILE = random_bits("uint8", (200_000,))
 INLINE = random_bits("uint8", (100,))
@@ -361,9 +363,27 @@ class TestRemovedFolder:
             engine.check_writable()
         engine._sweep_regularly()
         engine.close()
-        assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
-            f"the store's folder was removed while it was open; it takes no more writes [{folder}]"
-        ]
+        self.assert_said_once(folder, caplog)
+
+    def test_a_sweep_in_which_the_folder_disappears_ends_quietly(
+        self, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with engine_on(folder) as engine:
+            sweep = engine.sweep
+
+            def remove_and_sweep() -> Swept:
+                shutil.rmtree(folder)
+                return sweep()
+
+            monkeypatch.setattr(engine, "sweep", remove_and_sweep)
+            engine._sweep_regularly()
+        self.assert_said_once(folder, caplog)
+
+    @staticmethod
+    def assert_said_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+        assert [
+            (record.levelname, record.getMessage()) for record in caplog.records if record.levelno > logging.INFO
+        ] == [("WARNING", f"the store's folder was removed while it was open; it takes no more writes [{folder}]")]
         assert "Traceback" not in caplog.text
 
     def test_an_idle_store_notices_it(self, folder: Path) -> None:

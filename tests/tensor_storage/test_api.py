@@ -41,6 +41,21 @@ METHODS = {
     "create_index": ["dataset_name", "index_name", "field_name", "index_type"],
     "rebuild_indexes": ["dataset_name"],
     "get_index_stats": ["dataset_name"],
+    "create_ops_interface": [],
+    "tensor_add": ["dataset_name", "tensor_id1", "tensor_id2", "store_result", "result_metadata"],
+    "tensor_subtract": ["dataset_name", "tensor_id1", "tensor_id2", "store_result", "result_metadata"],
+    "tensor_multiply": ["dataset_name", "tensor_id1", "tensor_id2", "store_result", "result_metadata"],
+    "tensor_matmul": ["dataset_name", "tensor_id1", "tensor_id2", "store_result", "result_metadata"],
+    "tensor_sum": ["dataset_name", "tensor_id", "dim", "keepdim", "store_result", "result_metadata"],
+    "tensor_mean": ["dataset_name", "tensor_id", "dim", "keepdim", "store_result", "result_metadata"],
+    "tensor_reshape": ["dataset_name", "tensor_id", "shape", "store_result", "result_metadata"],
+    "tensor_transpose": ["dataset_name", "tensor_id", "dim0", "dim1", "store_result", "result_metadata"],
+    "tensor_svd": ["dataset_name", "tensor_id", "store_result", "result_metadata"],
+    "batch_tensor_operation": ["dataset_name", "operation", "tensor_ids"],
+    "enable_operation_caching": ["max_size"],
+    "disable_operation_caching": [],
+    "get_operation_cache_stats": [],
+    "benchmark_tensor_operation": ["dataset_name", "operation", "tensor_id", "iterations"],
 }
 """With the positional parameters of each, in order."""
 
@@ -89,6 +104,7 @@ def test_everything_public_says_what_it_is_and_has_types() -> None:
         ("SchemaValidationError", ValueError, errors.SchemaMismatchError),
         ("DamagedRecordError", RuntimeError, errors.TensorusError),
         ("TransactionError", Exception, Exception),
+        ("OperationError", ValueError, RuntimeError),
     ],
 )
 def test_an_error_is_the_builtin_that_it_was_and_one_of_the_client_s(name: str, builtin: type, ours: type) -> None:

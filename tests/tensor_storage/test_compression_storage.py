@@ -80,12 +80,19 @@ def test_a_preset_beats_a_configuration(opened: Any) -> None:
     assert storage.tensor_compression.preset == "maximum"
 
 
-@pytest.mark.parametrize("preset", ["best", ""])
-def test_an_unknown_preset_is_refused(opened: Any, preset: str) -> None:
+def test_an_unknown_preset_is_refused(opened: Any) -> None:
     with pytest.raises(ValueError, match="is not one of"):
-        opened(None, compression_preset=preset)
-    with pytest.raises(ValueError, match="is not one of"):
-        opened(None).set_compression_preset(preset)
+        opened(None, compression_preset="best")
+    for preset in ("best", ""):
+        with pytest.raises(ValueError, match="is not one of"):
+            opened(None).set_compression_preset(preset)
+
+
+@pytest.mark.parametrize("empty", ["", None, {}, 0])
+def test_an_empty_preset_or_configuration_is_none(opened: Any, empty: Any) -> None:
+    assert opened(None, compression_preset=empty).compression_config == CompressionConfig()
+    assert opened(None, empty).compression_config == CompressionConfig()
+    assert opened(None, CompressionConfig("gzip"), empty).compression_config == CompressionConfig("gzip")
 
 
 def test_what_is_no_configuration_is_refused(storage: TensorStorage) -> None:

@@ -1,4 +1,4 @@
-"""Any sequence of changes, in transactions or not, against dicts that are the truth."""
+"""Any sequence of changes, in transactions within transactions or not, against dicts that are the truth."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class StorageMachine(RuleBasedStateMachine):
     def open(self) -> None:
         self.storage = TensorStorage(None)
         self.model: Model = {name: {} for name in NAMES}
-        self.before: Model | None = None
-        self.transaction = ExitStack()
+        self.open_transactions: list[tuple[ExitStack, Model]] = []
+        """From the outermost to the innermost, each with the truth before it."""
         self.number = 0.0
         for name in NAMES:
             self.storage.create_dataset(name)
 
     def teardown(self) -> None:
         if hasattr(self, "storage"):
-            if self.before is not None:
+            while self.open_transactions:
                 self.rollback()
             self.storage.close()
 
@@ -94,29 +94,30 @@ class StorageMachine(RuleBasedStateMachine):
             with pytest.raises(TransactionError):
                 self.storage.batch_delete_tensors(name, record_ids)
 
-    @precondition(lambda self: self.before is None)
+    @precondition(lambda self: len(self.open_transactions) < 3)
     @rule()
     def begin(self) -> None:
-        self.before = copy.deepcopy(self.model)
-        self.transaction.enter_context(self.storage.transaction(NAMES))
+        transaction = ExitStack()
+        transaction.enter_context(self.storage.transaction(NAMES))
+        self.open_transactions.append((transaction, copy.deepcopy(self.model)))
 
-    @precondition(lambda self: self.before is not None)
+    @precondition(lambda self: self.open_transactions)
     @rule()
     def commit(self) -> None:
-        self.transaction.close()
-        self.before = None
+        transaction, _ = self.open_transactions.pop()
+        transaction.close()
 
-    @precondition(lambda self: self.before is not None)
+    @precondition(lambda self: self.open_transactions)
     @rule()
     def rollback(self) -> None:
+        transaction, self.model = self.open_transactions.pop()
+
         def fail() -> None:
-            with self.transaction:
+            with transaction:
                 raise RuntimeError("rolled back")
 
         with pytest.raises(TransactionError):
             fail()
-        assert self.before is not None
-        self.model, self.before = self.before, None
 
     @invariant()
     def every_read_agrees(self) -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from support.storages import filled, first_values
-from tensorus.tensor_storage import (
-    TensorStorage,
-)
+from tensorus import Client
+from tensorus.errors import InvalidFilterError
+from tensorus.tensor_storage import TensorStorage, TransactionError
 
 # ---- Queries, samples, pages --------------------------------------------------------------------------------------------
 
@@ -142,6 +142,51 @@ def test_a_shape_is_found_exactly(storage: TensorStorage) -> None:
     assert len(storage.query_by_tensor_shape("images", torch.Size([2, 3]))) == 2
 
 
+# ---- Filters ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ('n >= 1 AND kind = "x"', [2, 4]),
+        ({"n": [1, 2], "kind": "y"}, [1]),
+        ("@dtype = 'float32' AND NOT n < 4".replace("'", '"'), [4]),
+        ("inner.a = 3", [3]),
+        ("timestamp_utc > 1e12", []),
+        (None, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_a_filter_finds_records(storage: TensorStorage, where: Any, expected: list[int]) -> None:
+    storage.create_dataset("numbers")
+    storage.batch_insert(
+        "numbers",
+        [(torch.full((4,), float(n)), {"n": n, "kind": "xy"[n % 2], "inner": {"a": n}}) for n in range(5)],
+    )
+    found = storage.query_where("numbers", where)
+    assert first_values(found) == expected
+    assert [record["metadata"]["n"] for record in storage.iter_query_where("numbers", where)] == expected
+    with storage.transaction(["numbers"]):
+        assert first_values(storage.query_where("numbers", where)) == expected
+
+
+def test_what_is_no_filter_names_the_position(storage: TensorStorage) -> None:
+    filled(storage, 1)
+    with pytest.raises(InvalidFilterError, match="at character 4") as raised:
+        storage.query_where("numbers", "n >=")
+    assert isinstance(raised.value, ValueError)
+
+
+def test_a_filter_is_refused_where_a_transaction_has_changes_that_it_does_not_see(storage: TensorStorage) -> None:
+    ids = filled(storage)
+    storage.create_dataset("others")
+    with storage.transaction(["numbers", "others"]):
+        storage.delete_tensor("numbers", ids[0])
+        with pytest.raises(TransactionError, match="filter does not see what this transaction has changed"):
+            storage.query_where("numbers", "n = 0")
+        assert storage.query_where("others", "n = 0") == []
+    assert storage.query_where("numbers", "n = 0") == []
+
+
 # ---- Indexes ------------------------------------------------------------------------------------------------------------
 
 
@@ -155,12 +200,33 @@ def test_an_index_has_a_name_a_type_and_a_size(storage: TensorStorage) -> None:
     assert storage.create_index("numbers", "by_n", "n") is True
     assert storage.create_index("numbers", "by_n", "other") is False
     assert storage.rebuild_indexes("numbers") is True
-    assert storage.get_index_stats("numbers") == {
-        "by_n": {"type": "hash", "size": 3, "name": "by_n"},
-        "by_time": {"type": "range", "size": 4, "name": "by_time"},
-        "indexing_enabled": True,
-        "dataset_name": "numbers",
+    stats = storage.get_index_stats("numbers")
+    assert {"by_n": stats["by_n"], "by_time": stats["by_time"]} == {
+        "by_n": {"type": "HashIndex", "size": 3, "name": "by_n"},
+        "by_time": {"type": "RangeIndex", "size": 4, "name": "by_time"},
     }
+
+
+def test_statistics_have_the_indexes_that_are_always_there(
+    storage: TensorStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(storage, 3)
+    monkeypatch.delattr(Client, "list")
+    stats = storage.get_index_stats("numbers")
+    assert (stats.pop("indexing_enabled"), stats.pop("dataset_name")) == (True, "numbers")
+    assert {name: index["type"] for name, index in stats.items()} == {
+        "record_id": "HashIndex",
+        "timestamp_utc": "RangeIndex",
+        "dtype": "HashIndex",
+        "version": "RangeIndex",
+        "tensor_shape": "TensorPropertyIndex",
+        "tensor_ndim": "TensorPropertyIndex",
+        "tensor_dtype": "TensorPropertyIndex",
+    }
+    assert all((index["name"], index["size"]) == (name, 3) for name, index in stats.items())
+    with storage.transaction(["numbers"]):
+        storage.insert("numbers", torch.ones(1))
+        assert storage.get_index_stats("numbers")["record_id"]["size"] == 4
 
 
 def test_a_type_of_index_that_there_is_not_is_refused(storage: TensorStorage) -> None:

@@ -18,6 +18,7 @@ from tensorus.tensor_storage import (
     SchemaValidationError,
     TensorNotFoundError,
     TensorStorage,
+    TransactionError,
 )
 from tensorus.tensor_storage._errors import storage_error
 
@@ -34,10 +35,12 @@ def test_datasets_are_listed_in_order_of_creation(storage: TensorStorage) -> Non
 
 def test_a_dataset_that_exists_cannot_be_created(storage: TensorStorage) -> None:
     storage.create_dataset("images")
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match=r"^Dataset 'images' already exists\.$"):
         storage.create_dataset("images")
-    with pytest.raises(tensorus.errors.AlreadyExistsError):
-        storage.create_dataset("images")
+    storage.create_dataset("../images")
+    with pytest.raises(errors.AlreadyExistsError, match=r"^Dataset '\.\./images' already exists\.$") as raised:
+        storage.create_dataset("../images")
+    assert raised.value.reason == "ALREADY_EXISTS"
 
 
 def test_a_deleted_dataset_is_gone_with_its_records(storage: TensorStorage) -> None:
@@ -102,10 +105,10 @@ OF_A_DATASET: dict[str, Any] = {
     "update_tensor_metadata": lambda storage: storage.update_tensor_metadata("no", "r", {}),
     "delete_tensor": lambda storage: storage.delete_tensor("no", "r"),
     "delete_dataset": lambda storage: storage.delete_dataset("no"),
-    "batch_insert": lambda storage: storage.batch_insert("no", []),
-    "batch_update_metadata": lambda storage: storage.batch_update_metadata("no", []),
-    "batch_delete_tensors": lambda storage: storage.batch_delete_tensors("no", []),
-    "transaction": lambda storage: storage.transaction(["no"]).__enter__(),
+    "get_tensor_by_id of what is no id": lambda storage: storage.get_tensor_by_id("no", None),
+    "delete_tensor of what is no id": lambda storage: storage.delete_tensor("no", None),
+    "query_where": lambda storage: storage.query_where("no", "n = 1"),
+    "tensor_sum": lambda storage: storage.tensor_sum("no", "r"),
     "get_compression_stats": lambda storage: storage.get_compression_stats("no"),
     "query_by_metadata": lambda storage: storage.query_by_metadata("no", "n", 1),
     "query_by_metadata of what has no filter": lambda storage: storage.query_by_metadata("no", "n", None),
@@ -118,11 +121,12 @@ OF_A_DATASET: dict[str, Any] = {
 
 def test_no_method_finds_a_dataset_that_is_not_there(storage: TensorStorage) -> None:
     for name, call in OF_A_DATASET.items():
-        with pytest.raises(DatasetNotFoundError, match="no such dataset") as raised:
+        with pytest.raises(DatasetNotFoundError, match=r"^Dataset 'no' not found\.$") as raised:
             call(storage)
         assert isinstance(raised.value, ValueError), name
         assert isinstance(raised.value, tensorus.errors.DatasetNotFoundError), name
         assert raised.value.reason == "DATASET_NOT_FOUND", name
+        assert raised.value.facts == {"dataset": "no"}, name
 
 
 def test_datasets_is_a_read_only_mapping_that_reads_when_asked(storage: TensorStorage) -> None:
@@ -191,7 +195,6 @@ def test_an_update_of_metadata_has_to_fit_the_schema(storage: TensorStorage) -> 
     ("schema", "error"),
     [
         ([], TypeError),
-        ({"shap": (1,)}, ValueError),
         ({"metadata": ["a"]}, TypeError),
         ({"dtype": "float33"}, ValueError),
     ],
@@ -200,6 +203,18 @@ def test_what_is_no_schema_is_refused(storage: TensorStorage, schema: Any, error
     with pytest.raises(error):
         storage.create_dataset("images", schema=schema)
     assert storage.list_datasets() == []
+
+
+def test_parts_that_a_schema_does_not_have_are_ignored_with_a_warning(storage: TensorStorage) -> None:
+    with pytest.warns(UserWarning, match="schema's 'description', 'version' is ignored") as warned:
+        storage.create_dataset("images", schema={"description": "photos", "version": "1.0", "dtype": "torch.float32"})
+    assert warned[0].filename == __file__
+    assert storage.get_schema("images") == {"dtype": "torch.float32"}
+    assert storage.datasets["images"]["schema"] == {"dtype": "torch.float32"}
+    with pytest.warns(UserWarning, match="'description' is ignored"):
+        storage.create_dataset("others", schema={"description": "anything"})
+    assert storage.get_schema("others") is None
+    storage.insert("others", torch.ones(1))
 
 
 # ---- Insert and get -----------------------------------------------------------------------------------------------------
@@ -311,17 +326,41 @@ def test_lists_are_in_order_of_insertion(storage: TensorStorage) -> None:
     assert storage.count("numbers") == 5
 
 
-def test_an_id_that_is_not_there_is_not_found(storage: TensorStorage) -> None:
-    filled(storage, 1)
-    for call in (
-        lambda: storage.get_tensor_by_id("numbers", "r"),
-        lambda: storage.update_tensor_metadata("numbers", "r", {}),
-        lambda: storage.delete_tensor("numbers", "r"),
-    ):
-        with pytest.raises(TensorNotFoundError, match="tensor=r") as raised:
+@pytest.mark.parametrize("record_id", ["r", "", "line\nbreak", None, 7, 7.5, ["r"], {}])
+def test_an_id_that_is_not_there_is_not_found(storage: TensorStorage, record_id: Any) -> None:
+    (existing,) = filled(storage, 1)
+    calls = (
+        lambda: storage.get_tensor_by_id("numbers", record_id),
+        lambda: storage.update_tensor_metadata("numbers", record_id, {}),
+        lambda: storage.delete_tensor("numbers", record_id),
+        lambda: storage.tensor_sum("numbers", record_id),
+    )
+    for call in calls:
+        with pytest.raises(TensorNotFoundError) as raised:
             call()
+        assert str(raised.value) == f"Tensor {record_id} not found in dataset numbers."
+        assert raised.value.facts == {"dataset": "numbers", "tensor": str(record_id)}
         assert isinstance(raised.value, ValueError)
         assert isinstance(raised.value, tensorus.errors.TensorNotFoundError)
+    with storage.transaction(["numbers"]):
+        for call in calls:
+            with pytest.raises(TensorNotFoundError):
+                call()
+    for batch in (
+        lambda: storage.batch_delete_tensors("numbers", [existing, record_id]),
+        lambda: storage.batch_update_metadata("numbers", [(existing, {}), (record_id, {})]),
+    ):
+        with pytest.raises(TransactionError) as failed:
+            batch()
+        assert isinstance(failed.value.__cause__, TensorNotFoundError)
+    assert storage.count("numbers") == 1
+
+
+def test_a_list_of_ids_deletes_nothing(storage: TensorStorage) -> None:
+    ids = filled(storage, 2)
+    with pytest.raises(TensorNotFoundError):
+        storage.delete_tensor("numbers", ids)  # type: ignore[arg-type]
+    assert storage.count("numbers") == 2
 
 
 def test_an_id_that_is_taken_is_refused_whatever_the_values(storage: TensorStorage) -> None:

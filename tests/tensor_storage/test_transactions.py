@@ -12,7 +12,6 @@ import torch
 
 from tensorus import Client, errors
 from tensorus.tensor_storage import (
-    DatasetNotFoundError,
     NameTakenError,
     SchemaValidationError,
     TensorNotFoundError,
@@ -305,16 +304,3 @@ def test_a_dataset_that_takes_no_part_is_changed_at_once(storage: TensorStorage,
         storage.insert("others", torch.ones(2))
         1 / 0  # noqa: B018
     assert storage.count("others") == 1
-
-
-def test_one_transaction_at_a_time_in_a_thread(storage: TensorStorage, ids: list[str]) -> None:
-    with storage.transaction(["numbers"]):
-        with pytest.raises(TransactionError, match="is open in this thread"), storage.transaction(["others"]):
-            pass
-        storage.delete_tensor("numbers", ids[0])
-    assert storage.count("numbers") == 2
-
-
-def test_a_transaction_over_an_unknown_dataset_does_not_begin(storage: TensorStorage, ids: list[str]) -> None:
-    with pytest.raises(DatasetNotFoundError), storage.transaction(["numbers", "no"]):
-        pytest.fail("it began")

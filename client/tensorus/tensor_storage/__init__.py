@@ -16,28 +16,35 @@ Errors, beside those of `tensorus.errors`:
     DatasetNotFoundError, TensorNotFoundError, SchemaValidationError, NameTakenError    ValueError
     DamagedRecordError                                                                  RuntimeError, CompressionError
     TransactionError                                                                    of transactions and batches
+    OperationError                                                                      ValueError, RuntimeError: of torch
 
 New programs have more of the store with `tensorus.open` and `tensorus.connect`; both see the same data.
 """
 
 from __future__ import annotations
 
+from tensorus.tensor_storage._computing import OperationResult
 from tensorus.tensor_storage._errors import (
     DamagedRecordError,
     DatasetNotFoundError,
     NameTakenError,
+    OperationError,
     SchemaValidationError,
     TensorNotFoundError,
     TransactionError,
 )
+from tensorus.tensor_storage._operations import TensorOperations
 from tensorus.tensor_storage._storage import TensorStorage
 
 __all__ = [
     "DamagedRecordError",
     "DatasetNotFoundError",
     "NameTakenError",
+    "OperationError",
+    "OperationResult",
     "SchemaValidationError",
     "TensorNotFoundError",
+    "TensorOperations",
     "TensorStorage",
     "TransactionError",
 ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tensorus import errors
-from tensorus.tensor_storage._errors import TensorNotFoundError
+from tensorus.tensor_storage._errors import record_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,6 +50,10 @@ class Changes:
     deleted: dict[str, TensorInfo] = field(default_factory=dict)
     """By id of a stored record."""
 
+    def __bool__(self) -> bool:
+        """Return whether anything is changed."""
+        return bool(self.inserted or self.metadata or self.deleted)
+
     def copy(self) -> Changes:
         """Return the changes so far."""
         return Changes(dict(self.inserted), dict(self.metadata), dict(self.deleted))
@@ -62,11 +66,7 @@ class Changes:
     def require_not_deleted(self, dataset: str, record_id: str) -> None:
         """Raise `TensorNotFoundError` if the record is deleted."""
         if record_id in self.deleted:
-            raise TensorNotFoundError(
-                f"the transaction has deleted this record [dataset={dataset}, tensor={record_id}]",
-                reason="TENSOR_NOT_FOUND",
-                facts={"dataset": dataset, "tensor": record_id},
-            )
+            raise record_missing(dataset, record_id)
 
     def insert(self, inserted: Inserted) -> None:
         """Insert a record whose id is free, or becomes so by these changes."""

@@ -6,9 +6,12 @@ NameTakenError           ValueError, and tensorus.errors.AlreadyExistsError: of 
 SchemaValidationError    ValueError, and tensorus.errors.SchemaMismatchError
 DamagedRecordError       RuntimeError, and tensorus.compression.CompressionError: names dataset, record and chunk
 TransactionError         nothing of a transaction or batch was stored; `__cause__` is why
+OperationError           ValueError and RuntimeError: torch cannot compute this of these tensors
 
 Everything else comes as the client raises it: `UnavailableError`, which is a ConnectionError, `InvalidRequestError`, which is a
-ValueError, and so on. All but `TransactionError` have `reason` and `facts`.
+ValueError, and so on. All but the last two have `reason` and `facts`.
+
+What is missing, and a dataset that is there already, are told in the words of Tensorus 0.1, which programs show and compare.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from tensorus import errors
 from tensorus.compression import CompressionError
+from tensorus.tensor_storage._names import shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,11 +30,14 @@ __all__ = [
     "DamagedRecordError",
     "DatasetNotFoundError",
     "NameTakenError",
+    "OperationError",
     "SchemaValidationError",
     "TensorNotFoundError",
     "TransactionError",
     "as_storage_errors",
+    "record_missing",
     "storage_error",
+    "taken_error",
 ]
 
 
@@ -58,6 +65,10 @@ class TransactionError(Exception):
     """A transaction or batch failed, and nothing of it was stored; `__cause__` is why."""
 
 
+class OperationError(ValueError, RuntimeError):
+    """An operation cannot be done on these tensors; names it, their ids and shapes, and what torch says."""
+
+
 _CLASSES: dict[type[errors.TensorusError], type[errors.TensorusError]] = {
     errors.DatasetNotFoundError: DatasetNotFoundError,
     errors.TensorNotFoundError: TensorNotFoundError,
@@ -70,24 +81,43 @@ _CLASSES: dict[type[errors.TensorusError], type[errors.TensorusError]] = {
 _TAKEN = "ALREADY_EXISTS"
 
 
+def record_missing(dataset: str, record_id: object) -> TensorNotFoundError:
+    """Return the error of a record that is not there; its id may be anything.
+
+    Args:
+        dataset: as the store names it, as in every function here.
+    """
+    return TensorNotFoundError(
+        f"Tensor {record_id} not found in dataset {shown_name(dataset)}.",
+        reason="TENSOR_NOT_FOUND",
+        facts={"dataset": dataset, "tensor": str(record_id)},
+    )
+
+
 def storage_error(error: errors.TensorusError) -> errors.TensorusError:
     """Return the error of this module that stands for one of the client; itself, where none does."""
     if isinstance(error, errors.InsertManyError):
         # Of all that were not stored, the one that is to blame.
         blamed = [one for _, one in error.failed if not isinstance(one, errors.InsertAbandonedError)]
         return storage_error((blamed or [error.failed[0][1]])[0])
-    if isinstance(error, errors.AlreadyExistsError) and "dataset" in error.facts:
+    dataset, record_id = error.facts.get("dataset"), error.facts.get("tensor")
+    if isinstance(error, errors.AlreadyExistsError) and dataset is not None:
         # Its own message names ways out that these methods do not have.
-        return taken_error(error.facts["dataset"], error.facts.get("tensor"))
+        return taken_error(dataset, record_id)
+    if isinstance(error, errors.TensorNotFoundError) and dataset is not None and record_id is not None:
+        return record_missing(dataset, record_id)
+    message = str(error)
+    if isinstance(error, errors.DatasetNotFoundError) and dataset is not None:
+        message = f"Dataset '{shown_name(dataset)}' not found."
     found = _CLASSES.get(type(error))
-    return error if found is None else found(str(error), reason=error.reason, facts=error.facts)
+    return error if found is None else found(message, reason=error.reason, facts=error.facts)
 
 
 def taken_error(dataset: str, record_id: str | None = None) -> NameTakenError:
     """Return the error of a dataset's name that is taken, or of a record's id within it."""
     facts = {"dataset": dataset}
     if record_id is None:
-        return NameTakenError(f"a dataset of this name exists already [dataset={dataset}]", reason=_TAKEN, facts=facts)
+        return NameTakenError(f"Dataset '{shown_name(dataset)}' already exists.", reason=_TAKEN, facts=facts)
     return NameTakenError(
         f"there is a record with this id already [dataset={dataset}, tensor={record_id}]",
         reason=_TAKEN,

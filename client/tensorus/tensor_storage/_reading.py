@@ -9,12 +9,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tensorus.tensor_storage._equality import field_filter, shape_filter
+from tensorus.tensor_storage._errors import record_missing
 from tensorus.tensor_storage._metadata import plain_value, record_metadata
 from tensorus.tensor_storage._names import stored_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from tensorus._where import Where
     from tensorus.tensor_storage._records import Records
     from tensorus.types import Record, TensorInfo
 
@@ -44,6 +46,10 @@ class ReadingStorage(ABC):
     def _filters(self) -> bool:
         """Whether the catalogue knows all that this thread sees."""
 
+    @abstractmethod
+    def _existing(self, name: str) -> str:
+        """Return the name under which the store has the dataset; raise `DatasetNotFoundError` where it has none."""
+
     def get_dataset(self, name: str) -> list[Any]:
         """Return all tensors."""
         return list(self.iter_dataset(name))
@@ -66,7 +72,7 @@ class ReadingStorage(ABC):
         Raises:
             TensorNotFoundError: there is none with this id.
         """
-        return _shown(self._records.record(stored_name(name), record_id))
+        return _shown(self._records.record(stored_name(name), self._id(name, record_id)))
 
     def query(self, name: str, query_fn: Callable[[Any, dict[str, Any]], Any]) -> list[StoredRecord]:
         """Return the records for which `query_fn(tensor, metadata)` is true. Reads all of the dataset, a record at a time.
@@ -84,6 +90,25 @@ class ReadingStorage(ABC):
         if not callable(query_fn):
             raise TypeError(f"query_fn is a {type(query_fn).__name__}, must be callable")
         return self._matching(name, query_fn)
+
+    def query_where(self, name: str, where: Where | None) -> list[StoredRecord]:
+        """Return the records that a filter holds for. Found in the catalogue; only those records are read.
+
+        Args:
+            where: as text, such as `layer >= 1 AND kind = "attention"`, or a dict of fields and what they must be (a list: one
+                of these); None: all. Fields are the user's, and `timestamp_utc`; a dot leads into a dict. Of the tensor there
+                are `@id`, `@dtype` ("float32"), `@shape`, `@rank`, `@nbytes`, `@min`, `@max`, `@mean` and others; see the
+                section on filters in docs/PROTOCOL.md.
+
+        Raises:
+            InvalidFilterError: it does not parse; names the position. A ValueError.
+            TransactionError: this thread's transaction has changed something in the dataset, which a filter does not see.
+        """
+        return list(self.iter_query_where(name, where))
+
+    def iter_query_where(self, name: str, where: Where | None) -> Iterator[StoredRecord]:
+        """Yield the records that a filter holds for. As `query_where`."""
+        return map(_shown, self._records.matching(stored_name(name), where))
 
     def query_by_metadata(self, dataset_name: str, field: str, value: Any) -> list[StoredRecord]:
         """Return the records that have this field, of the user's or the system's, with a value equal to this.
@@ -193,6 +218,12 @@ class ReadingStorage(ABC):
             "stored_bytes": stored_bytes,
             "ratio": _ratio(canonical_bytes, stored_bytes),
         }
+
+    def _id(self, name: str, record_id: object) -> str:
+        """Return an id as it is; where it is no text, no record has it."""
+        if not isinstance(record_id, str):
+            raise record_missing(self._existing(name), record_id)
+        return record_id
 
     def _matching(self, name: str, query_fn: Callable[[Any, dict[str, Any]], Any]) -> Iterator[StoredRecord]:
         count = failed = 0

@@ -14,12 +14,14 @@ import numpy as np
 
 from tensorus import errors
 from tensorus._arrays import as_numpy, default_kind, from_canonical
-from tensorus.tensor_storage._errors import TensorNotFoundError, as_storage_errors
+from tensorus.tensor_storage._errors import TensorNotFoundError, TransactionError, as_storage_errors
+from tensorus.tensor_storage._names import shown_name
 from tensorus.types import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from tensorus._where import Where
     from tensorus.tensor_storage._changes import Changes
     from tensorus.tensor_storage._places import Place
     from tensorus.types import TensorInfo
@@ -45,6 +47,13 @@ class Records(Protocol):
 
     def records(self, dataset: str, where: str | None = None) -> Iterator[Record]:
         """Yield records, in order of insertion. Arguments as of `infos`."""
+
+    def matching(self, dataset: str, where: Where | None) -> Iterator[Record]:
+        """Yield the records that a filter holds for, and no others, in order of insertion.
+
+        Raises:
+            TransactionError: there are changes in the dataset, of which a filter knows nothing.
+        """
 
     def named(self, dataset: str, ids: Iterable[str]) -> Iterator[Record]:
         """Yield the records with these ids, in their order; those that are not there are left out."""
@@ -78,6 +87,10 @@ class StoredRecords:
             yield from self._client.list(dataset, where)
 
     def records(self, dataset: str, where: str | None = None) -> Iterator[Record]:
+        """See `Records`."""
+        return self.matching(dataset, where)
+
+    def matching(self, dataset: str, where: Where | None) -> Iterator[Record]:
         """See `Records`."""
         with as_storage_errors():
             yield from self._client.query(dataset, where)
@@ -158,6 +171,15 @@ class ChangedRecords:
                 yield replace(record, info=changes.applied(record.info))
         for record_id in list(changes.inserted):
             yield _inserted(changes, record_id)
+
+    def matching(self, dataset: str, where: Where | None) -> Iterator[Record]:
+        """See `Records`."""
+        if self._changes.get(dataset):
+            raise TransactionError(
+                f"a filter does not see what this transaction has changed in dataset {shown_name(dataset)!r}: "
+                "filter before it or after it, or use query or query_by_metadata"
+            )
+        yield from self._stored.matching(dataset, where)
 
     def named(self, dataset: str, ids: Iterable[str]) -> Iterator[Record]:
         """See `Records`."""

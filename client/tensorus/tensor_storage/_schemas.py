@@ -1,11 +1,13 @@
 """Schemas as Tensorus 0.1 had them, and as a store has them.
 
 A dict with any of `shape`, `dtype` ("torch.float32") and `metadata`, names of fields and of their types. The store checks every
-insert and update of metadata against it. Keys that every record has anyway are not part of what it checks.
+insert and update of metadata against it. Keys that every record has anyway are not part of what it checks. Other parts, such as
+a description, never meant anything: they are left out, with a warning.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,24 +19,27 @@ if TYPE_CHECKING:
 
 __all__ = ["schema_from", "schema_to"]
 
+_PARTS = ("shape", "dtype", "metadata")
+
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
 
 
 def schema_to(schema: Mapping[str, Any] | None) -> Schema:
-    """Return what a store is asked to check; `Any`: checked here.
+    """Return what a store is asked to check; `Any`: checked here. A `UserWarning` names the parts that it leaves out.
 
     Raises:
         TypeError: it is no dict, or one of its parts is not what it should be.
-        ValueError: a part that there is not.
     """
     if schema is None:
         return Schema()
     if not isinstance(schema, Mapping):
         raise TypeError(f"schema is a {type(schema).__name__}, must be a dict")
-    for key in schema:
-        if key not in {"shape", "dtype", "metadata"}:
-            raise ValueError(f"a schema has no {key!r}; it has shape, dtype, metadata")
-    shape, dtype, metadata = schema.get("shape"), schema.get("dtype"), schema.get("metadata")
+    unknown = [repr(key) for key in schema if key not in _PARTS]
+    if unknown:
+        warnings.warn(
+            f"the schema's {', '.join(unknown)} is ignored: a schema has {', '.join(_PARTS)}", UserWarning, stacklevel=3
+        )
+    shape, dtype, metadata = (schema.get(part) for part in _PARTS)
     if not isinstance(metadata, (Mapping, type(None))):
         raise TypeError(f"metadata of the schema is a {type(metadata).__name__}, must be a dict")
     return Schema(

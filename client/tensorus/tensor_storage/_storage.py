@@ -5,26 +5,25 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-from tensorus._arrays import as_numpy
 from tensorus.compression import CompressionConfig, get_compression_preset
 from tensorus.tensor_storage._changes import insert_together
 from tensorus.tensor_storage._datasets import Datasets
 from tensorus.tensor_storage._errors import (
     DatasetNotFoundError,
     NameTakenError,
-    TensorNotFoundError,
     as_storage_errors,
-    taken_error,
+    record_missing,
 )
-from tensorus.tensor_storage._indexes import Indexes
-from tensorus.tensor_storage._metadata import SYSTEM_KEYS, new_metadata, record_metadata, replaced_metadata
+from tensorus.tensor_storage._indexes import IndexedStorage, Indexes
+from tensorus.tensor_storage._metadata import record_metadata, replaced_metadata
 from tensorus.tensor_storage._names import shown_name, stored_name
+from tensorus.tensor_storage._new_records import NewRecords
+from tensorus.tensor_storage._operations import TensorOperations
 from tensorus.tensor_storage._places import open_place
-from tensorus.tensor_storage._reading import ReadingStorage
 from tensorus.tensor_storage._records import StoredRecords
 from tensorus.tensor_storage._schemas import schema_from, schema_to
 from tensorus.tensor_storage._transactions import Transaction, Transactions, failing_as_transaction
-from tensorus.types import NewTensor, Policy
+from tensorus.types import Policy
 
 if TYPE_CHECKING:
     import os
@@ -32,14 +31,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tensorus.compression import TensorCompression
-    from tensorus.tensor_storage._indexes import Index
     from tensorus.tensor_storage._records import Records
     from tensorus_server.importers import FileReport
 
 __all__ = ["TensorStorage"]
 
 
-class TensorStorage(ReadingStorage):
+class TensorStorage(TensorOperations, IndexedStorage):
     """Datasets of tensors with metadata. Safe in many threads; a context manager, which closes it.
 
     What a method has done is durable when it returns, in a folder or on a server. Several objects, in several processes, may
@@ -62,8 +60,8 @@ class TensorStorage(ReadingStorage):
         Args:
             storage_path: a folder; "grpc://host:port", a server; None: memory, until it is closed or the process ends.
             compression_config: how tensors are stored that this object inserts.
-            compression_preset: the same by a name of `COMPRESSION_PRESETS`; takes precedence. None of both: as the dataset
-                says, which means as they are, for datasets that were created here.
+            compression_preset: the same by a name of `COMPRESSION_PRESETS`; takes precedence. None of both, or empty ones: as
+                the dataset says, which means as they are, for datasets that were created here.
 
         Raises:
             ValueError: there is no such preset.
@@ -72,10 +70,10 @@ class TensorStorage(ReadingStorage):
             ConnectionError: the server cannot be reached, or the folder holds a store that cannot be opened.
         """
         self._config: CompressionConfig | None = None
-        if compression_preset is not None:
+        if compression_preset:
             self.set_compression_preset(compression_preset)
         else:
-            self.set_compression_config(compression_config)
+            self.set_compression_config(compression_config or None)
         self._place = open_place(storage_path)
         self._client = self._place.client
         self._stored = StoredRecords(self._place)
@@ -143,13 +141,15 @@ class TensorStorage(ReadingStorage):
         self._config = get_compression_preset(preset)
 
     def create_dataset(self, name: str, schema: Mapping[str, Any] | None = None) -> None:
-        """Create a dataset.
+        """Create a dataset, at once, also in a transaction.
+
+        Of a transaction that it takes part in, it is removed again where that fails, unless others have stored something in it.
 
         Args:
             name: any text of 1 to 255 bytes without NUL; never a path.
             schema: what its records must be, a dict of any of `shape`, `dtype` ("torch.float32") and `metadata`, whose keys
                 are the fields that have to be there, and whose values are their types: "int", "float", "str", "bool",
-                "list", "dict"; any other: any type. `Any`: checked.
+                "list", "dict"; any other: any type. Other keys are ignored, and a `UserWarning` names them. `Any`: checked.
 
         Raises:
             NameTakenError: there is one of this name, or a file of Tensorus 0.1 that could not be imported.
@@ -163,6 +163,9 @@ class TensorStorage(ReadingStorage):
             )
         with self._writing():
             self._client.create_dataset(dataset, policy=Policy(preset="none"), schema=schema_to(schema))
+        transaction = self._transaction(dataset)
+        if transaction is not None:
+            transaction.created(dataset)
 
     def list_datasets(self) -> list[str]:
         """Return the names of all datasets, in order of creation."""
@@ -178,20 +181,29 @@ class TensorStorage(ReadingStorage):
         return True
 
     def get_schema(self, name: str) -> dict[str, Any] | None:
-        """Return a dataset's schema, as `create_dataset` takes it; None where there is none."""
+        """Return what is checked of a dataset's records, as `create_dataset` takes it; None where nothing is."""
         with as_storage_errors():
             return schema_from(self._client.dataset(stored_name(name)))
 
     def delete_dataset(self, name: str) -> bool:
-        """Delete a dataset with all its records, at once, whatever transaction is open; return True."""
+        """Delete a dataset with all its records, and return True.
+
+        At once, also in a transaction, which drops its changes to the dataset and does not bring it back where it fails.
+        """
         dataset = stored_name(name)
         with self._writing():
             self._client.delete_dataset(dataset)
+        transaction = self._transaction(dataset)
+        if transaction is not None:
+            transaction.deleted(dataset)
         self._indexes.drop(dataset)
         return True
 
     def insert(self, name: str, tensor: Any, metadata: Mapping[str, Any] | None = None) -> str:
         """Store a tensor, and return its record's id.
+
+        A record is copied by `insert(name, record["tensor"], record["metadata"])`: with its id where that is free, and else
+        with a new one.
 
         Args:
             name: the dataset's.
@@ -204,16 +216,14 @@ class TensorStorage(ReadingStorage):
             TypeError: it is no tensor, or a value that metadata does not hold; names its key.
             ValueError: `timestamp_utc` is text, and no time in ISO 8601.
             SchemaValidationError: it does not fit the dataset's schema.
-            NameTakenError: there is a record with this id.
+            NameTakenError: there is a record with this id, and the metadata are not a record's.
         """
         dataset = stored_name(name)
-        new, given = self._new(tensor, metadata)
+        new = self._new_records(dataset).add(tensor, metadata)
         transaction = self._transaction(dataset)
         if transaction is not None:
             transaction.insert(dataset, new)
             return new.id or ""
-        if given:
-            self._require_free(dataset, new.id or "")
         with self._writing():
             return self._client.insert(dataset, new.tensor, id=new.id, metadata=new.metadata, policy=new.policy).id
 
@@ -224,7 +234,7 @@ class TensorStorage(ReadingStorage):
             TensorNotFoundError: there is none with this id.
             SchemaValidationError: they do not fit the dataset's schema.
         """
-        dataset = stored_name(dataset_name)
+        dataset, record_id = stored_name(dataset_name), self._id(dataset_name, record_id)
         transaction = self._transaction(dataset)
         if transaction is not None:
             transaction.update(dataset, record_id, new_metadata)
@@ -240,7 +250,7 @@ class TensorStorage(ReadingStorage):
         Raises:
             TensorNotFoundError: there is none with this id.
         """
-        dataset = stored_name(dataset_name)
+        dataset, record_id = stored_name(dataset_name), self._id(dataset_name, record_id)
         transaction = self._transaction(dataset)
         if transaction is not None:
             transaction.delete(dataset, record_id)
@@ -248,11 +258,7 @@ class TensorStorage(ReadingStorage):
         with self._writing():
             deleted = self._client.delete(dataset, record_id)
         if not deleted:
-            raise TensorNotFoundError(
-                f"there is no such record [dataset={dataset}, tensor={record_id}]",
-                reason="TENSOR_NOT_FOUND",
-                facts={"dataset": dataset, "tensor": record_id},
-            )
+            raise record_missing(dataset, record_id)
         return True
 
     def batch_insert(
@@ -263,42 +269,42 @@ class TensorStorage(ReadingStorage):
         At most 4096 become visible at once; see `transaction` for more.
 
         Raises:
-            TransactionError: one of them cannot be stored; the cause is what `insert` would raise.
+            TransactionError: one of them cannot be stored, or there is no such dataset; the cause is what `insert` would raise.
         """
-        dataset = self._existing(dataset_name)
-        with failing_as_transaction("the batch"):
-            made = [self._new(tensor, metadata) for tensor, metadata in tensors_and_metadata]
+        with failing_as_transaction("The batch"):
+            dataset = self._existing(dataset_name)
+            records = self._new_records(dataset)
+            new = [records.add(tensor, metadata) for tensor, metadata in tensors_and_metadata]
             transaction = self._transaction(dataset)
             if transaction is not None:
-                with transaction.part(dataset):
-                    for new, _ in made:
-                        transaction.insert(dataset, new)
+                with transaction.part([dataset]):
+                    for one in new:
+                        transaction.insert(dataset, one)
             else:
-                self._require_all_free(dataset, [new.id or "" for new, given in made if given])
                 with self._writing():
-                    insert_together(self._client, dataset, [new for new, _ in made])
-        return [new.id or "" for new, _ in made]
+                    insert_together(self._client, dataset, new)
+        return [one.id or "" for one in new]
 
     def batch_update_metadata(self, dataset_name: str, updates: Iterable[tuple[str, Mapping[str, Any]]]) -> bool:
         """Replace the metadata of many records, all or none, as `update_tensor_metadata` does, and return True.
 
         Raises:
-            TransactionError: one of them cannot be; the cause says why.
+            TransactionError: one of them cannot be, or there is no such dataset; the cause says why.
         """
         with self._batch(dataset_name) as (transaction, dataset):
             for record_id, new_metadata in updates:
-                transaction.update(dataset, record_id, new_metadata)
+                transaction.update(dataset, self._id(dataset_name, record_id), new_metadata)
         return True
 
     def batch_delete_tensors(self, dataset_name: str, record_ids: Iterable[str]) -> bool:
         """Delete many records, all or none, and return True.
 
         Raises:
-            TransactionError: one of them is not there, or cannot be deleted; the cause says why.
+            TransactionError: one of them is not there, or cannot be deleted, or there is no such dataset; the cause says why.
         """
         with self._batch(dataset_name) as (transaction, dataset):
             for record_id in record_ids:
-                transaction.delete(dataset, record_id)
+                transaction.delete(dataset, self._id(dataset_name, record_id))
         return True
 
     @contextmanager
@@ -309,48 +315,27 @@ class TensorStorage(ReadingStorage):
         they are kept in memory. Where anything fails, nothing of them is stored. They become visible dataset by dataset, and
         inserts before updates of metadata before deletes; if the process is killed between two of these, the earlier ones stay.
 
+        Datasets themselves are created and deleted at once: see `create_dataset` and `delete_dataset`.
+
+        A transaction within one of the same thread joins it: its datasets take part from then on, and the outer one commits.
+        Where the inner block fails, its changes are undone; the outer one goes on if the error is caught, or fails with it.
+
         Args:
-            dataset_names: those that take part; changes to others are stored as they are made.
+            dataset_names: those that take part; changes to others are stored as they are made. One that is not there may be
+                created in the block.
             transaction_id: names it in messages; None: a random one.
 
         Raises:
             TransactionError: anything failed, in the block or at its end; the cause says what.
         """
         names = [dataset_names] if isinstance(dataset_names, str) else dataset_names
-        datasets = [self._existing(name) for name in names]
-        with self._transactions.opened(self._place, self._stored, datasets, transaction_id) as transaction:
-            yield transaction.id
+        datasets = [stored_name(name) for name in names]
+        with self._transactions.opened(self._place, self._stored, datasets, transaction_id) as opened_id:
+            yield opened_id
 
     def iter_metadata(self, name: str) -> Iterator[dict[str, Any]]:
         """Yield the metadata of all records, in order of insertion, without reading a tensor."""
         return map(record_metadata, self._records.infos(stored_name(name)))
-
-    def create_index(self, dataset_name: str, index_name: str, field_name: str, index_type: str = "hash") -> bool:
-        """Name an index, and return whether it has the name: not where another index has.
-
-        The store indexes every field of every record anyway, so that this makes no query faster. Names are this object's.
-
-        Args:
-            index_type: "hash" or "range"; `ValueError` for another.
-        """
-        return self._indexes.create(self._existing(dataset_name), index_name, field_name, index_type)
-
-    def rebuild_indexes(self, dataset_name: str) -> bool:
-        """Return True: the store's indexes are never out of date."""
-        self._existing(dataset_name)
-        return True
-
-    def get_index_stats(self, dataset_name: str) -> dict[str, Any]:
-        """Return, by name, a dict of each index that was created: `type`, `size` (records with the field), `name`.
-
-        Beside them `indexing_enabled`, which is True, and `dataset_name`. `Any`: these three kinds.
-        """
-        dataset = self._existing(dataset_name)
-        found: dict[str, Any] = {
-            name: {"type": index.index_type, "size": self._index_size(dataset, index), "name": name}
-            for name, index in self._indexes.of(dataset).items()
-        }
-        return found | {"indexing_enabled": True, "dataset_name": dataset_name}
 
     @property
     def _records(self) -> Records:
@@ -369,16 +354,14 @@ class TensorStorage(ReadingStorage):
     @contextmanager
     def _batch(self, name: str) -> Iterator[tuple[Transaction, str]]:
         """Give a transaction for one batch, and the dataset: the one that is open, or one that is committed at the end."""
-        dataset = self._existing(name)
-        with failing_as_transaction("the batch"):
+        with failing_as_transaction("The batch"):
+            dataset = self._existing(name)
             current = self._transaction(dataset)
-            if current is not None:
-                with current.part(dataset):
-                    yield current, dataset
-            else:
-                transaction = Transaction(self._place, self._stored, [dataset], "")
+            transaction = current or Transaction(self._place, self._stored)
+            with transaction.part([dataset]):
                 yield transaction, dataset
-                transaction.commit()
+                if current is None:
+                    transaction.commit()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -388,36 +371,12 @@ class TensorStorage(ReadingStorage):
             yield
 
     def _existing(self, name: str) -> str:
-        """Return the name under which the store has the dataset; raise `DatasetNotFoundError` where it has none."""
         self.get_schema(name)
         return stored_name(name)
 
-    def _new(self, tensor: object, metadata: object) -> tuple[NewTensor, bool]:
-        """Return a tensor as it is inserted, and whether the user chose its id."""
-        config = self._config
-        array = as_numpy(tensor)
-        record_id, given, stored = new_metadata(metadata, config)
-        policy = None if config is None else config.to_policy()
-        return NewTensor(array, record_id, stored, policy), given
+    def _generation(self, dataset_name: str, record_id: str) -> int | None:
+        # A record that is not stored yet has none.
+        return self._records.info(stored_name(dataset_name), self._id(dataset_name, record_id)).generation or None
 
-    def _require_free(self, dataset: str, record_id: str) -> None:
-        try:
-            self._stored.info(dataset, record_id)
-        except TensorNotFoundError:
-            return
-        raise taken_error(dataset, record_id)
-
-    def _require_all_free(self, dataset: str, record_ids: list[str]) -> None:
-        """Refuse ids that are taken, or that two records are to have."""
-        seen: set[str] = set()
-        for record_id in record_ids:
-            if record_id in seen:
-                raise taken_error(dataset, record_id)
-            seen.add(record_id)
-            self._require_free(dataset, record_id)
-
-    def _index_size(self, dataset: str, index: Index) -> int:
-        if index.field_name in SYSTEM_KEYS:
-            return self._stored.count(dataset)
-        # Without a filter: to those a dict exists as its keys, and an empty list not at all.
-        return sum(index.field_name in info.metadata for info in self._stored.infos(dataset))
+    def _new_records(self, dataset: str) -> NewRecords:
+        return NewRecords(self._records, dataset, self._config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tensorus import errors
 from tensorus._arrays import as_numpy
 from tensorus.tensor_storage._changes import Changes, Inserted, commit
 from tensorus.tensor_storage._errors import TensorNotFoundError, TransactionError, as_storage_errors, taken_error
@@ -17,23 +19,25 @@ from tensorus.tensor_storage._records import ChangedRecords
 from tensorus.types import NewTensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterator
 
     from tensorus.tensor_storage._places import Place
     from tensorus.tensor_storage._records import Records
 
 __all__ = ["Transaction", "Transactions", "failing_as_transaction"]
 
+_log = logging.getLogger(__name__)
+
 
 class Transaction:
     """Changes to some datasets. Of one thread."""
 
-    def __init__(self, place: Place, stored: Records, datasets: Iterable[str], transaction_id: str) -> None:
-        """Begin without changes."""
-        self.id = transaction_id
+    def __init__(self, place: Place, stored: Records) -> None:
+        """Begin without changes, and without datasets."""
         self._place = place
         self._client = place.client
-        self._changes = {dataset: Changes() for dataset in datasets}
+        self._changes: dict[str, Changes] = {}
+        self._created: list[str] = []
         self.records = ChangedRecords(stored, self._changes)
         """What is stored, with the changes so far."""
 
@@ -79,15 +83,47 @@ class Transaction:
         """Delete a record."""
         self._changes[dataset].delete(self.records.info(dataset, record_id))
 
+    def created(self, dataset: str) -> None:
+        """Note that the block has created a dataset."""
+        self._created.append(dataset)
+
+    def deleted(self, dataset: str) -> None:
+        """Forget a dataset that the block has deleted; one that is created later under its name is another."""
+        self._changes[dataset] = Changes()
+        self._created = [name for name in self._created if name != dataset]
+
     @contextmanager
-    def part(self, dataset: str) -> Iterator[None]:
-        """Drop what the block changes in a dataset, where it raises."""
-        before = self._changes[dataset].copy()
+    def part(self, datasets: Collection[str]) -> Iterator[None]:
+        """Have datasets take part from now on. Where the block raises, drop what it changes in them.
+
+        So are the changes to datasets that first take part within the block, and datasets that it creates.
+        """
+        known, created = set(self._changes), set(self._created)
+        before = {dataset: self._changes[dataset].copy() for dataset in datasets if dataset in known}
+        for dataset in datasets:
+            self._changes.setdefault(dataset, Changes())
         try:
             yield
         except BaseException:
-            self._changes[dataset] = before
+            new = [name for name in self._created if name not in created and (name in before or name not in known)]
+            for dataset in new:
+                self._created.remove(dataset)
+                self._remove(dataset)
+            for dataset in self._changes.keys() - known:
+                del self._changes[dataset]
+            self._changes.update(before)
             raise
+
+    def _remove(self, dataset: str) -> None:
+        """Delete a dataset that the block has created; what others have stored in it meanwhile is theirs."""
+        try:
+            if self._client.stats(dataset).tensors:
+                _log.warning("dataset %r of a transaction that failed stays: it has records of others", dataset)
+            else:
+                self._client.delete_dataset(dataset)
+        except errors.TensorusError:
+            # The error that made it necessary is the one to raise.
+            _log.exception("dataset %r of a transaction that failed could not be removed", dataset)
 
     def commit(self) -> None:
         """Store the changes; what is read by way of this from now on is what is stored."""
@@ -112,23 +148,24 @@ class Transactions:
 
     @contextmanager
     def opened(
-        self, place: Place, stored: Records, datasets: Iterable[str], transaction_id: str | None
-    ) -> Iterator[Transaction]:
-        """Hold a transaction in this thread while the block runs, then commit it.
+        self, place: Place, stored: Records, datasets: Collection[str], transaction_id: str | None
+    ) -> Iterator[str]:
+        """Hold a transaction in this thread while the block runs, then commit it; give its id. Within another, join that.
 
         Raises:
-            TransactionError: one is open in this thread, or anything failed; then nothing is stored.
+            TransactionError: anything failed; then nothing is stored, and the outer transaction is as it was before.
         """
-        if self.current is not None:
-            raise TransactionError(f"transaction {self.current.id} is open in this thread; end it first")
-        transaction = Transaction(place, stored, datasets, transaction_id or str(uuid.uuid4()))
-        with failing_as_transaction(f"transaction {transaction.id}"):
+        opened_id = transaction_id or str(uuid.uuid4())
+        outer = self.current
+        transaction = outer or Transaction(place, stored)
+        with failing_as_transaction(f"Transaction {opened_id}"), transaction.part(datasets):
             self._local.current = transaction
             try:
-                yield transaction
+                yield opened_id
             finally:
-                self._local.current = None
-            transaction.commit()
+                self._local.current = outer
+            if outer is None:
+                transaction.commit()
 
 
 @contextmanager
@@ -136,11 +173,11 @@ def failing_as_transaction(what: str) -> Iterator[None]:
     """Turn any failure into a `TransactionError`.
 
     Args:
-        what: names what failed, for the message.
+        what: failed, at the beginning of the message.
     """
     try:
         yield
     except TransactionError:
         raise
     except Exception as error:
-        raise TransactionError(f"{what} failed, and nothing of it is stored: {error}") from error
+        raise TransactionError(f"{what} failed: {error} (nothing of it is stored)") from error

@@ -130,7 +130,8 @@ class Database:
                 self._fail_without_folder(error)
 
     def _fail_without_folder(self, error: FolderRemovedError) -> None:
-        _log.error("%s [%s]", error, self._path.parent)
+        # No error: programs that never close their store remove its folder when they are done with it.
+        _log.warning("%s [%s]", error, self._path.parent)
         self._failure = str(error)
 
     @contextmanager
