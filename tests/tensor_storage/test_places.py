@@ -18,14 +18,18 @@ from support.client import REPOSITORY
 from support.old_tensorus import Written
 from support.servers import running_server
 from tensorus.compression import CompressionError
-from tensorus.tensor_storage import DamagedRecordError, NameTakenError, TensorStorage
-from tensorus.tensor_storage._memory import MemoryFolder, memory_root
+from tensorus.tensor_storage import DamagedRecordError, NameTakenError, TensorStorage, _memory
+from tensorus.tensor_storage._memory import MemoryFolder
 
 PROCESS_TIMEOUT_S = 60
 
 
-def memory_folders() -> set[Path]:
-    return set(memory_root().glob("tensorus-memory-*"))
+@pytest.fixture
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where folders in memory are made: here, since other processes of this machine may make some of their own."""
+    monkeypatch.setattr(_memory, "_SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(_memory, "_FREE_BYTES_MIN", 0)
+    return tmp_path
 
 
 # ---- Folders ------------------------------------------------------------------------------------------------------------
@@ -196,15 +200,14 @@ def test_damage_is_named_and_hurts_no_other_record(lasting_place: Any, tmp_path:
 # ---- Memory -------------------------------------------------------------------------------------------------------------
 
 
-def test_memory_is_gone_when_it_is_closed() -> None:
-    before = memory_folders()
+def test_memory_is_gone_when_it_is_closed(memory: Path) -> None:
     with TensorStorage(None) as storage:
         assert storage.storage_path is None
         assert storage.fallback_reason is None
         storage.create_dataset("images")
         storage.insert("images", torch.ones(100_000))
-        assert len(memory_folders() - before) == 1
-    assert memory_folders() <= before
+        assert len(list(memory.iterdir())) == 1
+    assert list(memory.iterdir()) == []
 
 
 def test_an_empty_path_is_memory(opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,8 +223,10 @@ def test_two_storages_in_memory_share_nothing(opened: Any) -> None:
 
 def test_memory_is_gone_at_the_end_of_a_process_even_of_one_that_forked(tmp_path: Path) -> None:
     program = """
-import atexit, os
-from tensorus.tensor_storage import TensorStorage
+import atexit, os, sys
+from pathlib import Path
+from tensorus.tensor_storage import TensorStorage, _memory
+_memory._SHARED_MEMORY, _memory._FREE_BYTES_MIN = Path(sys.argv[1]), 0
 storage = TensorStorage(None)
 storage.create_dataset("images")
 child = os.fork()
@@ -232,12 +237,11 @@ if child == 0:
 os.waitpid(child, 0)
 print(storage.count("images"))
 """
-    before = memory_folders()
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(str(REPOSITORY / root) for root in ("protos", "codecs", "server", "client"))
     }
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
+        [sys.executable, "-W", "ignore", "-c", program, str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=PROCESS_TIMEOUT_S,
@@ -245,7 +249,7 @@ print(storage.count("images"))
         env=environment,
     )
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
-    assert memory_folders() <= before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_process_left_in_memory_is_removed() -> None:
