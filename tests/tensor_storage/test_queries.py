@@ -231,5 +231,5 @@ def test_statistics_have_the_indexes_that_are_always_there(
 
 def test_a_type_of_index_that_there_is_not_is_refused(storage: TensorStorage) -> None:
     filled(storage, 1)
-    with pytest.raises(ValueError, match="hash, range"):
+    with pytest.raises(ValueError, match=r"^Unknown index type: tree; it must be one of hash, range$"):
         storage.create_index("numbers", "by_n", "n", "tree")

@@ -53,7 +53,7 @@ class Indexes:
             TypeError: a name is no text.
         """
         if index_type not in _TYPES:
-            raise ValueError(f"index_type is {index_type!r}, must be one of {', '.join(_TYPES)}")
+            raise ValueError(f"Unknown index type: {index_type}; it must be one of {', '.join(_TYPES)}")
         for what, name in (("index_name", index_name), ("field_name", field_name)):
             if not isinstance(name, str):
                 raise TypeError(f"{what} is a {type(name).__name__}, must be a str")
