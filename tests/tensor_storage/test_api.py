@@ -127,3 +127,8 @@ def test_the_document_names_every_method_and_no_other() -> None:
     table = section.split("| in `TensorStorage` |", 1)[1].split("\n\n", 1)[0]
     named = set(re.findall(r"`(\w+)[(`]", table))
     assert named == {name for name in dir(TensorStorage) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "x" * 300, None, 7])
+def test_a_dataset_of_a_name_that_cannot_be_does_not_exist(storage: TensorStorage, name: Any) -> None:
+    assert storage.dataset_exists(name) is False

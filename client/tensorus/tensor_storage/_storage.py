@@ -9,7 +9,6 @@ from tensorus.compression import CompressionConfig, get_compression_preset
 from tensorus.tensor_storage._changes import insert_together
 from tensorus.tensor_storage._datasets import Datasets
 from tensorus.tensor_storage._errors import (
-    DatasetNotFoundError,
     NameTakenError,
     as_storage_errors,
     record_missing,
@@ -173,10 +172,10 @@ class TensorStorage(TensorOperations, IndexedStorage):
             return [shown_name(dataset.name) for dataset in self._client.datasets()]
 
     def dataset_exists(self, name: str) -> bool:
-        """Return whether there is a dataset of this name."""
+        """Return whether a dataset of this name exists; False for what cannot be a name."""
         try:
             self.get_schema(name)
-        except DatasetNotFoundError:
+        except (TypeError, ValueError):
             return False
         return True
 
