@@ -98,7 +98,8 @@ def test_cancelled_calls_leave_nothing(
         admission._changed.wait_for(lambda: leftovers(fresh_server, tmp_path / "store") == nothing, 10)
     while leftovers(fresh_server, tmp_path / "store") != nothing:
         threading.Event().wait(0.05)
-    assert process.num_fds() <= descriptors + 8
+    # The catalogue may open more of its 8 connections meanwhile, of 3 files each.
+    assert process.num_fds() <= descriptors + 24
     assert [tensor.id for tensor in stub.ListTensors(pb.ListTensorsRequest(dataset="d")).tensors] == ["large"]
 
 

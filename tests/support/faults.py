@@ -32,6 +32,18 @@ class RecordingFiles(Files):
         self._names[descriptor] = path.name
         return descriptor
 
+    def open_to_change(self, path: Path) -> int:
+        """Note it and do it."""
+        self._note("open_to_change", path.name)
+        descriptor = super().open_to_change(path)
+        self._names[descriptor] = path.name
+        return descriptor
+
+    def write_at(self, descriptor: int, data: bytes, offset: int) -> None:
+        """Note it and do it."""
+        self._note("write_at", self._names[descriptor])
+        super().write_at(descriptor, data, offset)
+
     def cut(self, descriptor: int, length: int) -> None:
         """Note it and do it."""
         self._note("cut", self._names[descriptor])
