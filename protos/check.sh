@@ -1,6 +1,6 @@
 #!/bin/sh
-# Check the contract: check.sh PYTHON BUF fails if the committed Python code is not what the contract generates, if the copies
-# of Google's files are not Google's, or if the contract breaks buf's rules (buf.yaml).
+# Check the contract: check.sh PYTHON BUF fails if the committed Python code differs from newly generated code, if the copies of
+# Google's files differ from the originals, or if the contract breaks buf's rules (buf.yaml).
 set -eu
 python=$1
 buf=$2

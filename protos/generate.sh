@@ -7,8 +7,8 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 "$python" -m grpc_tools.protoc -Iprotos --python_out="$scratch" --pyi_out="$scratch" --grpc_python_out="$scratch" \
     tensorus/v1/tensorus.proto
-# The file is called tensorus/v1/tensorus.proto for everybody, reflection included. protoc makes that the module's name too,
-# but `tensorus` is the client's package: the generated code lives in `tensorus_protos` instead.
+# Every client, and reflection, knows the file as tensorus/v1/tensorus.proto. protoc derives the Python module from that name,
+# but `tensorus` is the client's package, so the generated code moves to `tensorus_protos`.
 mkdir -p "$folder/tensorus_protos/v1"
 for file in tensorus_pb2.py tensorus_pb2.pyi tensorus_pb2_grpc.py; do
     sed -e 's/^from tensorus\.v1 import/from tensorus_protos.v1 import/' -e "s/'tensorus\.v1\.tensorus_pb2'/'tensorus_protos.v1.tensorus_pb2'/" \

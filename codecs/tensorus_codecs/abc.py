@@ -1,25 +1,25 @@
-"""The three kinds of codec, and the life of a chunk.
+"""The three kinds of codec, and how a chunk is encoded.
 
 Encoding one chunk
     canonical bytes ── as an array of components (a complex element is two) ──▶ quantizer? ──▶ codes, parameters
     codes           ── as unsigned words ──▶ filter? ──▶ byte streams, parameters
-    each stream     ──▶ compressor? ──▶ encoded stream, or the stream as it is where it did not shrink
+    each stream     ──▶ compressor? ──▶ encoded stream, or the stream unchanged if it did not shrink
     everything      ──▶ chunk record (`chunk_record.py`)
 
-Decoding goes back the same way and needs nothing but the record: an encoder's settings (level, block size) never matter to
-a decoder, unless the codec writes them into its parameters. So decoding is a class method.
+Decoding reverses the steps and needs only the record. A decoder never sees the encoder's settings (level, block size) unless
+the codec writes them into its parameters. That is why decoding is a class method.
 
 Rules for every codec
-    * `id` is its name for people and on the wire; `number` is its name in the chunk record. Neither is ever reused, and
-      what they mean never changes. Two ids may share a number only where one decoder reads both.
-    * A codec is a frozen dataclass; its fields are its configuration, and `configuration` and `from_configuration` are
-      inverses through JSON.
-    * Encoding and decoding are pure and safe in many threads at once. Decoding is deterministic to the bit on every machine,
-      and so are quantizers and filters; what a compressor writes may differ between versions of its library.
-    * Decoding is bounded by the length that it is told, before anything is allocated, and raises `CorruptChunkError` for
-      any bytes that no encoder wrote.
-    * The pipeline calls codecs with NumPy's floating-point warnings off: overflow and NaN are theirs to handle.
-    * Heavy work releases the GIL and uses one thread: parallel work is one chunk per thread, above this package.
+    * `id` names it for people and on the wire; `number` names it in the chunk record. Neither is ever reused, and its meaning
+      never changes. Two ids may share a number only if one decoder reads both.
+    * A codec is a frozen dataclass. Its fields are its configuration; `configuration` and `from_configuration` are inverses
+      and survive JSON.
+    * Encoding and decoding are pure and thread-safe. Decoding is bit-for-bit deterministic on every machine, and so is
+      encoding by quantizers and filters. A compressor's output may differ between versions of its library.
+    * Decoding checks its memory needs against the declared length before it allocates anything, and raises
+      `CorruptChunkError` for any bytes that no encoder wrote.
+    * The pipeline turns NumPy's floating-point warnings off: codecs must handle overflow and NaN themselves.
+    * Heavy work releases the GIL and uses one thread. Callers of this package run one chunk per thread.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Configuration: TypeAlias = "dict[str, bool | int | float | str]"
 """A codec's settings, as JSON writes them."""
 
 Values: TypeAlias = npt.NDArray[Any]
-"""Components, shape (n,), n >= 1. The element type is one of `DType.component`, which NumPy's types cannot say."""
+"""Components, shape (n,), n >= 1. The element type is a `DType.component`, which NumPy's type hints cannot express."""
 
 Words: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 """Unsigned integers of 1, 2, 4 or 8 bytes, little-endian, shape (n,)."""
@@ -55,12 +55,12 @@ Words: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Codec(ABC):
-    """What the three kinds share: names, and a configuration that survives JSON."""
+    """Base of the three kinds: names, and a configuration that survives JSON."""
 
     id: ClassVar[str]
     """Name for people and on the wire."""
     number: ClassVar[int]
-    """Name in the chunk record, 1 to 255 within its kind; 0 means that there is none."""
+    """Name in the chunk record, 1 to 255 within its kind; a record writes 0 for "no codec"."""
 
     @property
     def configuration(self) -> Configuration:
@@ -73,10 +73,10 @@ class Codec(ABC):
 
     @classmethod
     def from_configuration(cls, configuration: Mapping[str, object]) -> Self:
-        """Return the codec with these settings, defaults for the rest.
+        """Return the codec with these settings and defaults for the rest.
 
         Raises:
-            InvalidPolicyError: an unknown key, or a value that the codec refuses.
+            InvalidPolicyError: a key is unknown, or the codec refuses a value.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         for key in configuration:
@@ -86,11 +86,11 @@ class Codec(ABC):
         return cls(**configuration)
 
     def fitted(self, number: np.dtype[Any], numbers_per_element: int) -> Self:  # noqa: ARG002 - for those that override it
-        """Return this codec with what it left open filled in for the numbers that it will work on.
+        """Return this codec with settings that default to "as the data" filled in for the numbers it will encode.
 
         Args:
             number: dtype of one number: a component, a quantizer's code, or a byte of a filter's stream.
-            numbers_per_element: 2 for a complex dtype, else 1; more where an opaque element is several bytes.
+            numbers_per_element: 2 for a complex dtype, else 1; more if an opaque element is several bytes.
         """
         return self
 
@@ -103,21 +103,21 @@ class Codec(ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Quantized:
-    """What a quantizer makes of one chunk."""
+    """One chunk after quantization."""
 
     codes: Values
     """Shape (`code_count(n)`,), of `code_dtype`."""
     parameters: bytes
-    """Scales, exceptions and whatever else decoding needs; laid out by the quantizer."""
+    """Scales, exceptions and anything else decoding needs; the quantizer defines the layout."""
 
 
 class Quantizer(Codec):
-    """Fewer bits per value, at a bounded error."""
+    """Stores values in fewer bits, with a bounded error."""
 
     @classmethod
     @abstractmethod
     def applies_to(cls, dtype: DType) -> bool:
-        """Whether this quantizer makes `dtype` smaller without touching what must stay exact (integers, bools)."""
+        """Whether this quantizer makes `dtype` smaller and `dtype` may be rounded (integers and bools may not)."""
 
     @classmethod
     @abstractmethod
@@ -126,15 +126,15 @@ class Quantizer(Codec):
 
     @classmethod
     def code_count(cls, count: int) -> int:
-        """Return how many codes `count` values become: one each, unless several share a byte."""
+        """Return the number of codes for `count` values: one each, unless several values share a byte."""
         return count
 
     @abstractmethod
     def encode(self, values: Values) -> Quantized:
-        """Return codes and parameters of `values`, shape (n,), n >= 1, row-major order of one chunk.
+        """Return codes and parameters for `values`, shape (n,), n >= 1: one chunk in row-major order.
 
         Raises:
-            TooManyExceptionsError: too many values cannot be coded within the bound.
+            TooManyExceptionsError: too many values cannot be encoded within the error bound.
         """
 
     @classmethod
@@ -151,18 +151,18 @@ class Quantizer(Codec):
 
     @classmethod
     def decode_into(cls, codes: Values, parameters: bytes, values: Values) -> None:
-        """Write what `decode` returns into `values`, shape (n,): override it where that takes no array in between."""
+        """Decode into `values`, shape (n,). Override this if the codec can do so without a temporary array."""
         values[:] = cls.decode(codes, parameters, values.dtype, values.size)
 
 
 @dataclasses.dataclass(frozen=True)
 class Filtered:
-    """What a filter makes of one chunk."""
+    """One chunk after filtering."""
 
     streams: Sequence[memoryview]
-    """At most 9, of bytes."""
+    """At most 9 byte streams."""
     parameters: bytes = b""
-    """What decoding needs beside the streams, at most 255 bytes; laid out by the filter."""
+    """What decoding needs besides the streams, at most 255 bytes; the filter defines the layout."""
 
 
 class Filter(Codec):
@@ -170,41 +170,42 @@ class Filter(Codec):
 
     @abstractmethod
     def encode(self, words: Words) -> Filtered | None:
-        """Return the streams of `words`, shape (n,), n >= 1; None where these words are not of the kind it is for."""
+        """Return the streams for `words`, shape (n,), n >= 1; None if the filter does not suit these words."""
 
     @classmethod
     @abstractmethod
     def stream_lengths(cls, word_bytes: int, count: int, parameters: bytes) -> list[int]:
-        """Return the bytes of each stream that `count` words of `word_bytes` bytes became.
+        """Return the length in bytes of each stream, given that it was made from `count` words of `word_bytes` bytes.
 
-        They are at most `count` / 8 + 1 bytes more than the words in all, whatever the parameters claim.
+        Whatever the parameters claim, the sum exceeds the size of the words by at most `count` / 8 + 1 bytes: this bounds
+        what a decoder allocates.
 
         Raises:
-            CorruptChunkError: the parameters are not this filter's, or do not fit the words.
+            CorruptChunkError: the parameters are not this filter's, or do not match the words.
         """
 
     @classmethod
     @abstractmethod
     def decode(cls, streams: Sequence[Buffer], parameters: bytes, words: Words) -> None:
-        """Write the words of `streams`, whose lengths are right, into `words`, shape (n,).
+        """Decode `streams` into `words`, shape (n,). The caller has checked the streams' lengths.
 
         Raises:
-            CorruptChunkError: the streams are not what this filter made.
+            CorruptChunkError: this filter did not write these streams.
         """
 
 
 class Compressor(Codec):
-    """Fewer bytes for the same bytes."""
+    """Stores the same bytes in fewer bytes. Lossless."""
 
     @abstractmethod
     def encode(self, data: Buffer) -> bytes | None:
-        """Return `data`, at least one byte, compressed; it may have grown. None: not worth trying."""
+        """Return `data`, at least one byte, compressed. The result may be larger; None means that it is not worth trying."""
 
     @classmethod
     @abstractmethod
     def decode(cls, data: Buffer, decoded_bytes: int) -> Buffer:
-        """Return exactly `decoded_bytes` bytes, allocating no more than these whatever `data` claims.
+        """Return exactly `decoded_bytes` bytes, without allocating more even if `data` claims to be longer.
 
         Raises:
-            CorruptChunkError: `data` is not this compressor's, or decodes to another length.
+            CorruptChunkError: this compressor did not write `data`, or `data` decodes to another length.
         """

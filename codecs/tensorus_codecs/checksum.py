@@ -1,11 +1,11 @@
 """Checksums: CRC32C for every chunk and segment, XXH3-128 for whole tensors.
 
-A chunk's CRC is seeded with the payload it belongs to and its number in it, so that an intact chunk in the wrong place is
-damage, too. The seed enters by exclusive or: CRCs are linear, so this detects exactly what seeding the register would, and
-the plain CRC of the same bytes, which travels with a segment, comes out of the same pass.
+A chunk's CRC is seeded with the key of its payload and its number in the payload. An intact chunk in the wrong place
+therefore fails its check, too. The seed is XORed into the finished CRC. CRCs are linear, so this detects the same errors as
+seeding the register, and one pass also yields the plain CRC that travels with a segment.
 
-Source: CRC32C (Castagnoli) is RFC 3720, appendix B.4; combining CRCs is the polynomial method of zlib's `crc32_combine`;
-XXH3 is https://github.com/Cyan4973/xxHash. Speed, measured: CRC32C 22 GB/s, XXH3-128 23 GB/s on one core.
+Source: CRC32C (Castagnoli) is RFC 3720, appendix B.4; CRCs are combined with the polynomial method of zlib's
+`crc32_combine`; XXH3 is https://github.com/Cyan4973/xxHash. Speed, measured: CRC32C 22 GB/s, XXH3-128 23 GB/s on one core.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 __all__ = ["TensorDigest", "chunk_seed", "combine_crc32c", "crc32c", "crc32c_of_tail"]
 
 _POLYNOMIAL = 0x82F63B78
-"""The Castagnoli polynomial, bits reversed: the coefficient of x**0 is the highest bit."""
+"""The Castagnoli polynomial with reversed bits: the coefficient of x**0 is the highest bit."""
 
 
 def crc32c(data: Buffer, value: int = 0) -> int:
-    """Return the CRC32C of `data`, continued from `value`, the CRC of the bytes before it."""
+    """Return the CRC32C of `data`, continuing from `value`, the CRC of the preceding bytes."""
     return _crc32c.crc32c(data, value)
 
 
 def combine_crc32c(first: int, second: int, second_bytes: int) -> int:
-    """Return the CRC32C of two buffers one after the other, from the CRC of each and the length of the second.
+    """Return the CRC32C of two concatenated buffers from the CRC of each and the length of the second.
 
     crc(A + B) = crc(A) * x**(8 * len(B)) + crc(B), modulo the polynomial.
     """
@@ -39,32 +39,35 @@ def combine_crc32c(first: int, second: int, second_bytes: int) -> int:
 
 
 def crc32c_of_tail(whole: int, head: int, tail_bytes: int) -> int:
-    """Return the CRC32C of what follows `head`, from the CRC of all and of the head: `combine_crc32c` solved for B."""
+    """Return the CRC32C of the bytes after the head, from the CRCs of the whole and of the head.
+
+    This is `combine_crc32c` solved for the second buffer.
+    """
     return _multiply(head, _power_of_x(8 * tail_bytes)) ^ whole
 
 
 def chunk_seed(payload_key: str, chunk_number: int) -> int:
-    """Return what the CRC32C of chunk `chunk_number` of this payload is combined with by exclusive or.
+    """Return the seed to XOR into the CRC32C of chunk `chunk_number` of this payload.
 
     Args:
-        payload_key: the payload's key, ASCII.
+        payload_key: ASCII.
         chunk_number: from 0.
     """
     return _crc32c.crc32c(chunk_number.to_bytes(8, "little"), _crc32c.crc32c(payload_key.encode("ascii")))
 
 
 class TensorDigest:
-    """The checksum of a whole tensor's canonical bytes, fed piece by piece: XXH3-128, seed 0."""
+    """The incremental checksum of a tensor's canonical bytes: XXH3-128 with seed 0."""
 
     ALGORITHM = "xxh3_128"
 
     @staticmethod
     def of(data: Buffer) -> bytes:
-        """Return the digest of bytes that are all here: a quarter of the time."""
+        """Return the digest of `data` at once, in a quarter of the time of an incremental digest."""
         return xxhash.xxh3_128_digest(data)
 
     def __init__(self) -> None:
-        """Start with no bytes."""
+        """Start with the digest of no bytes."""
         self._state = xxhash.xxh3_128()
 
     def update(self, data: Buffer) -> None:
@@ -72,12 +75,12 @@ class TensorDigest:
         self._state.update(data)
 
     def digest(self) -> bytes:
-        """Return the 16 bytes of the digest so far, big-endian."""
+        """Return the digest of the bytes so far: 16 bytes, big-endian."""
         return self._state.digest()
 
 
 def _multiply(a: int, b: int) -> int:
-    """Return the product of two polynomials modulo the CRC's, all with reversed bits."""
+    """Return the product of two polynomials modulo the CRC polynomial, all with reversed bits."""
     product = 0
     while a:
         if a & 0x80000000:
@@ -89,7 +92,8 @@ def _multiply(a: int, b: int) -> int:
 
 @lru_cache(maxsize=1024)
 def _power_of_x(exponent: int) -> int:
-    """Return x**exponent modulo the polynomial, by squaring; chunk lengths repeat, hence the cache."""
+    """Return x**exponent modulo the CRC polynomial, by squaring. Cached because chunk lengths repeat."""
+    # Bit-reversed 1 and x.
     result, square = 0x80000000, 0x40000000
     while exponent:
         if exponent & 1:

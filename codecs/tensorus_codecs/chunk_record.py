@@ -3,22 +3,22 @@
 Chunk record, version 1. Little-endian, no padding.
 
      at size  field             rule (each has a check, a message and a corruption test)
-      0    1  version           1; any other is refused before a further byte is read
-      1    1  dtype             number of the chunk's dtype; 0: opaque, then no quantizer
-      2    1  element_bytes     1 to 16; the dtype's own where dtype is not 0
+      0    1  version           1; any other version is refused before another byte is read
+      1    1  dtype             number of the chunk's dtype; 0: opaque, without a quantizer
+      2    1  element_bytes     1 to 16; must match the dtype unless dtype is 0
       3    1  quantizer         number, 0: none; the error for an unknown number names it
       4    1  filter            likewise
-      5    1  flags             bit 0: lossy, set exactly where a quantizer is; bits 1-7 are 0, so that they stay free
-      6    1  stream_count n    what the filter makes of the codes: 0 to 9; 1 without a filter
-      7    1  filter_bytes      of the filter's parameters; 0 without one
+      5    1  flags             bit 0: lossy, set if and only if there is a quantizer; bits 1-7 must be 0 (reserved)
+      6    1  stream_count n    streams that the filter writes: 0 to 9; 1 without a filter
+      7    1  filter_bytes      length of the filter's parameters; 0 without a filter
       8    4  canonical_bytes   1 byte to 2 MiB (a framed chunk fits gRPC's 4 MiB message); whole elements
-     12    4  quantizer_bytes   of the quantizer's parameters; 0 without one
+     12    4  quantizer_bytes   length of the quantizer's parameters; 0 without a quantizer
      16  5*n  streams           each: compressor number (1), encoded bytes (4)
               the quantizer's parameters, the filter's, then the streams; the sizes add up to the record's length
 
-The record's length and its CRC32C, seeded with payload key and chunk number, stand in the payload's chunk index: an intact
-record out of place is damage. A chunk whose record has no quantizer, no filter and one stream without compressor is *raw*:
-its canonical bytes are the end of the record, as they are.
+The payload's chunk index holds the record's length and its CRC32C, seeded with payload key and chunk number: an intact record
+in the wrong place counts as damage. A chunk is *raw* if its record has no quantizer, no filter, and one uncompressed stream.
+A raw record ends with the canonical bytes themselves.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ __all__ = ["CANONICAL_BYTES_MAX", "RAW_HEADER_BYTES", "VERSION", "ChunkRecord", 
 VERSION = 1
 
 CANONICAL_BYTES_MAX = 2 * 1024 * 1024
-"""So that a message with one chunk and its framing fits the 4 MiB that every gRPC implementation accepts by default."""
+"""A message with one chunk and its framing must fit 4 MiB, which every gRPC implementation accepts by default."""
 
 _HEADER = struct.Struct("<BBBBBBBBII")
 _STREAM = struct.Struct("<BI")
 
 RAW_HEADER_BYTES = _HEADER.size + _STREAM.size
-"""What comes before the canonical bytes in the record of a raw chunk."""
+"""Length of everything before the canonical bytes in a raw record."""
 
 _FLAG_LOSSY = 1
 _STREAM_COUNT_MAX = 9
@@ -68,7 +68,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class ChunkRecord:
-    """A record's fields, checked against each other; whether the numbers belong to codecs is for the pipeline to say."""
+    """The fields of a record, checked against each other. The pipeline checks that the numbers belong to codecs."""
 
     dtype: DType
     quantizer: int
@@ -80,17 +80,17 @@ class ChunkRecord:
 
     @property
     def is_raw(self) -> bool:
-        """Whether the record ends with the canonical bytes as they are."""
+        """Whether the record ends with the unencoded canonical bytes."""
         return self.quantizer == 0 and self.filter == 0 and self.streams[0].compressor == 0
 
     @property
     def parameters(self) -> bytes:
-        """What stands between the header and the streams."""
+        """The bytes between the header and the streams."""
         return self.quantizer_parameters + self.filter_parameters
 
 
 def pack_header(record: ChunkRecord) -> bytes:
-    """Return what comes before the parameters and streams of `record`; whoever stores it appends these."""
+    """Return the header of `record`; the caller appends the parameters and the streams."""
     opaque = dtype_by_number(record.dtype.number) is None
     header = _HEADER.pack(
         VERSION,
@@ -110,12 +110,13 @@ def pack_header(record: ChunkRecord) -> bytes:
 
 
 def parse_record(data: Buffer) -> ChunkRecord:
-    """Return the fields of a record; parameters are copied, streams are views into `data`.
+    """Return the fields of a record. Parameters are copied; streams are views into `data`.
 
     Raises:
-        CorruptChunkError: a rule of the format is broken; the message names the field, its value and the rule.
+        CorruptChunkError: the record breaks a rule of the format; the message names the field, its value and the rule.
     """
     view = memoryview(data).cast("B")
+    # The version comes first: another version may not even have a header of this length.
     if view.nbytes == 0 or view[0] != VERSION:
         found = view[0] if view.nbytes else "missing"
         raise CorruptChunkError(f"version of the chunk record is {found}, must be {VERSION}")

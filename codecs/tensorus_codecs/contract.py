@@ -1,11 +1,11 @@
-"""The error contract: what it allows, and which encoding to try next where a chunk would break it.
+"""The error contract: what it allows, and which encoding to try next if a chunk would break it.
 
-The ladder, from coarse to fine; each chunk gets the first rung that keeps the promise:
+The ladder, from coarse to fine. Each chunk gets the first rung that keeps the contract:
 
     int4_block, nf4
-    → int8_block with as many codes as the measured error asks for, in blocks of 64 at last
-    → with a compressor: int16_block with as many codes as it takes → bitround with as many bits as it takes
-      without: bf16 → fp16
+    → int8_block with as many codes as the measured error requires, finally in blocks of 64
+    → with a compressor: int16_block with as many codes as needed → bitround with as many bits as needed
+      without one: bf16 → fp16
     → lossless
 """
 
@@ -33,41 +33,41 @@ if TYPE_CHECKING:
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.measure import MeasuredError
 
-__all__ = ["ErrorContract", "aimed", "finer", "reported"]
+__all__ = ["ErrorContract", "encodings_within", "finer", "without_code_max"]
 
 _INT4_CODE_MAX = 7
 _INT8_CODE_MAX = Int8Block.largest_code()
 _INT16_CODE_MAX = Int16Block.largest_code()
 _BLOCK_SIZE = 64
-"""The most exact one that the ladder uses."""
+"""The smallest, and so most exact, block size on the ladder."""
 
-_SPARE = 1.03
-"""More codes than the error of a sample asks for: a chunk that breaks the contract after all is encoded twice."""
+_CODE_MARGIN = 1.03
+"""Factor on the number of codes that a sample's error requires. A chunk that still breaks the contract is encoded twice."""
 
 _BITROUND_RELATIVE_ERROR = 0.21
-"""Relative L2 error of keeping no mantissa bit of Gaussian values, measured; every bit kept halves it."""
+"""Relative L2 error of Gaussian values that keep no mantissa bit (measured). Every bit kept halves it."""
 
 _MANTISSA_BITS = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}
 _DROPPED_BITS_MIN = 2
-"""Rounding fewer bits away costs exactness and saves next to nothing."""
+"""Dropping fewer bits costs accuracy and saves almost nothing."""
 
 
 @dataclass(frozen=True)
 class ErrorContract:
-    """What every chunk must keep. None: no bound."""
+    """Error bounds that every chunk must keep. None: no bound."""
 
     max_relative_error: float | None = None
-    """L2 norm of the error over L2 norm of the chunk, at most."""
+    """Upper bound of the L2 norm of the error divided by the L2 norm of the chunk."""
     max_absolute_error: float | None = None
-    """Largest error of a component, at most."""
+    """Upper bound of the error of any component."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether it allows everything."""
+        """Whether there is no bound."""
         return self.max_relative_error is None and self.max_absolute_error is None
 
     def excess(self, error: MeasuredError) -> float:
-        """Return how many times what is allowed `error` is: above 1, it breaks the contract."""
+        """Return `error` divided by the allowed error; above 1, it breaks the contract."""
         found = 0.0
         for measured, allowed in (
             (error.relative_error, self.max_relative_error),
@@ -78,7 +78,7 @@ class ErrorContract:
         return found
 
     def broken_by(self, quantizer_id: str, error: MeasuredError) -> str:
-        """Return in which way `error` breaks it, for people; empty where it keeps it."""
+        """Return a sentence that says how `error` breaks the contract; empty if it does not."""
         for name, measured, allowed in (
             ("relative error", error.relative_error, self.max_relative_error),
             ("absolute error", error.max_absolute_error, self.max_absolute_error),
@@ -89,11 +89,12 @@ class ErrorContract:
 
 
 def finer(first: Encoding, failed: Quantizer, excess: float, contract: ErrorContract, dtype: DType) -> Encoding | None:
-    """Return the next rung of the ladder above `failed`, whose error was `excess` times what is allowed; None: lossless.
+    """Return the next rung of the ladder after `failed`, whose error was `excess` times the allowed one; None: lossless.
 
     Args:
-        first: the encoding at the ladder's foot, of which the filter and the compressor are kept.
+        first: the encoding on the lowest rung; its filter and compressor are kept.
     """
+    # An infinite excess (a value turned into NaN, or a bound of 0) gives no estimate of the codes needed: go lossless.
     quantizer: Quantizer | None = failed
     while quantizer is not None and math.isfinite(excess):
         quantizer = _next(quantizer, excess, contract, dtype, compressed=first.compressor is not None)
@@ -102,29 +103,29 @@ def finer(first: Encoding, failed: Quantizer, excess: float, contract: ErrorCont
     return None
 
 
-def reported(encoding: Encoding) -> Encoding:
-    """Return `encoding` without the number of codes that was found for one chunk: chunks are to be counted together."""
+def without_code_max(encoding: Encoding) -> Encoding:
+    """Return `encoding` without the `code_max` computed for one chunk, so that reports count such chunks together."""
     quantizer = encoding.quantizer
     if not isinstance(quantizer, IntBlock):
         return encoding
     return replace(encoding, quantizer=replace(quantizer, code_max=0))
 
 
-def aimed(encoding: Encoding, sample: Values, contract: ErrorContract, dtype: DType) -> list[Encoding]:
-    """Return `encoding` with quantizers that keep the contract for `sample`, each just about as coarse as that allows.
+def encodings_within(encoding: Encoding, sample: Values, contract: ErrorContract, dtype: DType) -> list[Encoding]:
+    """Return variants of `encoding` whose quantizers keep the contract for `sample`, each about as coarse as possible.
 
     Args:
-        encoding: its compressor codes by how often symbols occur; its quantizer does not matter.
+        encoding: its compressor is an entropy coder; its quantizer is replaced.
         sample: components, shape (n,), n >= 1.
     """
     found: list[Quantizer] = []
-    code_max = _least_codes(sample, contract)
+    code_max = _smallest_code_max(sample, contract)
     if code_max is not None:
         found.append(_int_block(code_max))
     keep_bits = _first_keep_bits(contract)
     while keep_bits <= _keep_bits_max(dtype):
         if contract.excess(_error_of(BitRound(keep_bits=keep_bits), sample)) <= 1:
-            # Values that lie close together may be half way between two of these, and meet with one bit more.
+            # Clustered values may lie half way between two representable ones, and be exact with one bit more.
             found += [BitRound(keep_bits=bits) for bits in (keep_bits, keep_bits + 1)]
             break
         keep_bits += 1
@@ -132,18 +133,18 @@ def aimed(encoding: Encoding, sample: Values, contract: ErrorContract, dtype: DT
 
 
 def _with(encoding: Encoding, quantizer: Quantizer) -> Encoding:
-    """Return `encoding` with another quantizer; rotated planes are for codes that are floats."""
+    """Return `encoding` with another quantizer. Rotated planes suit float codes only, so integer codes get plain planes."""
     integers = isinstance(quantizer, IntBlock) and isinstance(encoding.filter, RotatedPlanes)
     return Encoding(quantizer, Planes() if integers else encoding.filter, encoding.compressor)
 
 
-def _least_codes(sample: Values, contract: ErrorContract) -> int | None:
-    """Return the smallest `code_max` of blocks of 64 that keeps the contract for `sample`; None where none does."""
+def _smallest_code_max(sample: Values, contract: ErrorContract) -> int | None:
+    """Return the smallest `code_max` that keeps the contract for `sample` in blocks of 64; None if no `code_max` does."""
     try:
         excess = contract.excess(_error_of(Int8Block(), sample))
     except TooManyExceptionsError:
         return None
-    code_max = math.ceil(_INT8_CODE_MAX * excess * _SPARE) if math.isfinite(excess) else _INT16_CODE_MAX + 1
+    code_max = math.ceil(_INT8_CODE_MAX * excess * _CODE_MARGIN) if math.isfinite(excess) else _INT16_CODE_MAX + 1
     return max(1, code_max) if code_max <= _INT16_CODE_MAX else None
 
 
@@ -161,11 +162,11 @@ def _next(
     quantizer: Quantizer, excess: float, contract: ErrorContract, dtype: DType, *, compressed: bool
 ) -> Quantizer | None:
     if isinstance(quantizer, (Int4Block, Nf4)):
-        return _int_block(min(math.ceil(_INT4_CODE_MAX * excess * _SPARE), _INT8_CODE_MAX))
+        return _int_block(min(math.ceil(_INT4_CODE_MAX * excess * _CODE_MARGIN), _INT8_CODE_MAX))
     if isinstance(quantizer, IntBlock):
         # The error is proportional to the step.
         used = quantizer.code_max or quantizer.largest_code()
-        code_max = max(used + 1, math.ceil(used * excess * _SPARE))
+        code_max = max(used + 1, math.ceil(used * excess * _CODE_MARGIN))
         if code_max <= quantizer.largest_code():
             return replace(quantizer, code_max=code_max)
         if quantizer.block_size > _BLOCK_SIZE:
@@ -185,7 +186,7 @@ def _next(
 
 
 def _first_keep_bits(contract: ErrorContract) -> int:
-    """Return how many bits a relative bound takes; 7, as bfloat16 has, where there is none."""
+    """Return the number of mantissa bits that the relative bound requires; 7, as in bfloat16, if there is no such bound."""
     if contract.max_relative_error is None:
         return 7
     if contract.max_relative_error == 0:

@@ -1,7 +1,7 @@
-"""The element types, once for every codec: name, number, width, and what kind of numbers they hold.
+"""The element types that all codecs share: name, number, width, and kind of number.
 
-Names are NumPy's and ml_dtypes' own; numbers are those of the wire contract and of the chunk record, and never change.
-A type that is not in the table is opaque: its bytes can be stored and moved, by its width, and are never interpreted.
+Names are those of NumPy and ml_dtypes. Numbers are those of the wire contract and the chunk record, and never change.
+A type outside the table is opaque: its elements have a width, so they can be stored and moved, but are never interpreted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class DType:
     name: str
     """NumPy's or ml_dtypes' name, e.g. "bfloat16"; "opaque<bits>" for a type outside the table."""
     number: int
-    """In the wire contract and in the chunk record; 0 in the record of an opaque type."""
+    """Number in the wire contract and in the chunk record; the record of an opaque type has 0."""
     element_bytes: int
     """Width of one element in bytes."""
     kind: Kind
@@ -50,14 +50,14 @@ class DType:
 
     @cached_property
     def component(self) -> np.dtype:
-        """The NumPy dtype of one real number: of half a complex element, of the element itself otherwise."""
+        """The NumPy dtype of one real number: half of a complex element, otherwise the element itself."""
         if self.kind is Kind.COMPLEX:
             return np.dtype(f"<f{self.element_bytes // 2}")
         return self.numpy
 
     @cached_property
     def word(self) -> np.dtype:
-        """The unsigned integer as wide as `component`: what filters work on. Bytes where no integer is as wide."""
+        """The unsigned integer as wide as `component`, which filters work on. A byte if no integer has that width."""
         width = self.component.itemsize
         return np.dtype(f"<u{width}") if width in {1, 2, 4, 8} else np.dtype("u1")
 
@@ -116,15 +116,15 @@ def dtype_by_name(name: str) -> DType:
 
 
 def dtype_by_number(number: int) -> DType | None:
-    """Return the dtype with this number, or None where the table has none."""
+    """Return the dtype with this number, or None."""
     return _BY_NUMBER.get(number)
 
 
 def opaque_dtype(number: int, element_bits: int) -> DType:
-    """Return a dtype outside the table, whose bytes are kept and never interpreted.
+    """Return a dtype outside the table. Its bytes are kept and never interpreted.
 
     Args:
-        number: what the contract of a newer version calls it, kept so that readers get it back; positive.
+        number: its number in a newer version of the contract, kept so that readers get it back; positive.
         element_bits: width of one element; whole bytes, 8 to 128.
 
     Raises:

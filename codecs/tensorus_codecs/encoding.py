@@ -1,4 +1,4 @@
-"""An encoding: which quantizer, filter and compressor a chunk passes, in this order, each of them optional."""
+"""An encoding: an optional quantizer, filter and compressor, applied to a chunk in this order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ C = TypeVar("C", bound=Codec)
 
 @dataclass(frozen=True)
 class Encoding:
-    """At most one codec of each kind. Equal encodings are equal values, and can be keys."""
+    """At most one codec of each kind. Encodings compare by value and can be dictionary keys."""
 
     quantizer: Quantizer | None = None
     filter: Filter | None = None
@@ -33,18 +33,18 @@ class Encoding:
 
     @property
     def codecs(self) -> list[Codec]:
-        """The codecs in the order in which they encode."""
+        """The codecs in encoding order."""
         return [codec for codec in (self.quantizer, self.filter, self.compressor) if codec is not None]
 
     @property
     def lossless(self) -> Encoding:
-        """The same without its quantizer."""
+        """This encoding without its quantizer."""
         return Encoding(filter=self.filter, compressor=self.compressor)
 
     @lru_cache(maxsize=4096)  # noqa: B019 - encodings are few and small
     def fitted(self, dtype: DType) -> Encoding:
-        """Return the same with everything that its codecs left open filled in for chunks of `dtype`."""
-        # Words where no number is known: they are bytes where no integer is as wide as the element.
+        """Return this encoding with settings that default to "as the data" filled in for chunks of `dtype`."""
+        # Opaque elements have no known number type: take their words, which are bytes if no integer has their width.
         number = dtype.word if dtype.kind is Kind.OPAQUE else dtype.component
         numbers_per_element = dtype.element_bytes // number.itemsize
         if self.quantizer is not None:
@@ -56,7 +56,7 @@ class Encoding:
         return Encoding(self.quantizer, used_filter, compressor)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return `[{"id": ..., "configuration": {...}}, ...]`, configurations without defaults."""
+        """Return `[{"id": ..., "configuration": {...}}, ...]`; a configuration leaves out defaults."""
         return [{"id": codec.id, "configuration": codec.configuration} for codec in self.codecs]
 
     @classmethod
@@ -65,7 +65,7 @@ class Encoding:
 
         Raises:
             UnsupportedCodecError: a codec is unknown or its library is missing.
-            InvalidPolicyError: the steps are malformed, out of order, or a codec refuses its configuration.
+            InvalidPolicyError: the steps are malformed or out of order, or a codec refuses its configuration.
         """
         if not isinstance(steps, list):
             raise InvalidPolicyError(f"an encoding is {steps!r}, must be a list of codecs")
@@ -88,7 +88,7 @@ class Encoding:
         """Return the encoding made of `codecs`, which must be in order.
 
         Raises:
-            InvalidPolicyError: two codecs of a kind, or a kind before another that comes first.
+            InvalidPolicyError: there are two codecs of one kind, or the kinds are out of order.
         """
         chain = list(codecs)
         remaining = list(chain)
@@ -102,7 +102,7 @@ class Encoding:
 
 
 IDENTITY = Encoding()
-"""The canonical bytes as they are."""
+"""No codec: the canonical bytes are stored raw."""
 
 
 def _take(codecs: list[Codec], kind: type[C]) -> C | None:

@@ -1,13 +1,13 @@
-"""What can go wrong in a codec.
+"""The errors of this package.
 
 CodecError
-├── UnsupportedCodecError     a codec that is not registered, or whose library is not installed
-├── InvalidPolicyError        a policy, an encoding or a codec's configuration that cannot be followed
-├── UnsupportedDTypeError     a dtype that is not in the table
-├── TooManyExceptionsError    a quantizer met too many values that it cannot code; the pipeline then stays lossless
-├── CorruptChunkError         bytes that are not what an encoder wrote
-└── UnknownCodecNumberError   a third party's number that no installed package has; an UnsupportedCodecError and, since the
-                              number may be damage as well, a CorruptChunkError
+├── UnsupportedCodecError     the codec is not registered, or its library is not installed
+├── InvalidPolicyError        a policy, an encoding or a codec's configuration is invalid
+├── UnsupportedDTypeError     the dtype is not in the table
+├── TooManyExceptionsError    a quantizer cannot encode too many of the values; the pipeline stores the chunk losslessly
+├── CorruptChunkError         no encoder wrote these bytes
+└── UnknownCodecNumberError   no installed package has this third-party number; both an UnsupportedCodecError and, because
+                              the number may be damaged, a CorruptChunkError
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ __all__ = [
 
 
 class CodecError(Exception):
-    """Base of every error of this package."""
+    """Base class of all errors of this package."""
 
 
 class UnsupportedCodecError(CodecError):
-    """A codec is unknown here; the message names it and what would bring it."""
+    """The codec is not available; the message names it and says how to get it."""
 
 
 class InvalidPolicyError(CodecError):
-    """A policy cannot be followed; the message names the key, the value and what is allowed."""
+    """The policy is invalid; the message names the key, its value and the allowed values."""
 
 
 class UnsupportedDTypeError(CodecError):
-    """A dtype is unknown here; the message names it."""
+    """The dtype is unknown; the message names it."""
 
 
 class TooManyExceptionsError(CodecError):
-    """More values than allowed fall outside what the quantizer can code; the message names both numbers."""
+    """Too many values are outside the range of the quantizer; the message names their number and the limit."""
 
 
 class CorruptChunkError(CodecError):
@@ -48,4 +48,4 @@ class CorruptChunkError(CodecError):
 
 
 class UnknownCodecNumberError(UnsupportedCodecError, CorruptChunkError):
-    """A chunk record names a third party's codec by a number that is unknown here; the message names kind and number."""
+    """A chunk record has a third-party codec number that no installed package uses; the message names kind and number."""

@@ -1,6 +1,6 @@
-"""Values of narrow dtypes as float32, which holds them exactly: what is summed up and measured in.
+"""Exact conversion of narrow dtypes to float32, for summaries and error measurement.
 
-NumPy converts float16 one number after the other; `widen` works on the bits of all, in half the time.
+NumPy converts float16 one number at a time. `widen` works on the bits of the whole array, in half the time.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["exact_float32"]
 
 _FEW_VALUES = 16384
-"""Up to here NumPy is faster: `widen` takes ten calls, however few values there are."""
+"""Up to this many values NumPy is faster: `widen` needs ten NumPy calls for any number of values."""
 
 
 def exact_float32(values: Values) -> Values:
-    """Return `values` as float32, themselves where they are that already; every NaN may become the quiet one.
+    """Return `values` as float32, without copying if they already are. NaN payloads may be lost.
 
     Args:
-        values: shape (n,), or any where they are not float16; of a dtype whose values float32 holds.
+        values: shape (n,), or any shape if not float16; of a dtype that float32 represents exactly.
     """
     if values.dtype != np.float16 or values.size <= _FEW_VALUES:
         return values.astype(np.float32, copy=False)

@@ -1,4 +1,4 @@
-"""How far decoded values are from what they were: what the error contract is about."""
+"""Measures how far decoded values are from the original ones. The error contract is checked against the result."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ if TYPE_CHECKING:
 __all__ = ["MeasuredError", "measure"]
 
 _BLOCK_VALUES = 32768
-"""Errors are summed in float64 over blocks that stay in the cache."""
+"""Errors are summed in float64 over blocks that fit in the cache."""
 
 _SQUARES_FIT = (1e-280, 1e300)
-"""Sums of squares to which nothing was lost below float64's normal numbers, nor above its largest."""
+"""Range of sums of squares that float64 adds without underflow or overflow."""
 
 _NARROW_FITS = (1e-12, 1e12)
-"""Magnitudes whose squares, and those of numbers a million times smaller, are normal in float32."""
+"""Range of magnitudes whose squares, and the squares of numbers a million times smaller, are normal in float32."""
 
 _ROW_VALUES = 256
-"""Squares that are added up in float32 before float64 takes over."""
+"""Number of squares that are added in float32; the row sums are added in float64."""
 
 _ROUNDING = 1 + 264 * 2.0**-24
-"""What a ratio of two roots of means of squares may lack when it is computed in float32, whatever order BLAS adds in.
+"""Upper bound of the rounding error of a ratio of two root mean squares computed in float32, for any summation order in BLAS.
 
-With u = 2**-24: a difference is off by u of itself, a square by one more, a sum of 256 squares by 255; a root halves all that,
-and there are two of them."""
+With u = 2**-24, the relative error of a difference is u, a square adds another u, and a sum of 256 squares adds 255 u.
+A root halves the total, and the ratio has two roots."""
 
 
 @dataclass(frozen=True)
 class MeasuredError:
-    """What a quantizer did to some values; `a + b` is over both.
+    """The error of some quantized values; `a + b` is the error of both sets together.
 
-    Means instead of sums: their squares stay in float64's range wherever the values do.
+    It holds means instead of sums, because the mean of squares cannot overflow where the values do not.
     """
 
     count: int = 0
-    """Finite values."""
+    """Number of finite values."""
     rms_error: float = 0.0
-    """Root of the mean of (v - decoded)**2 over finite values."""
+    """Root mean square of v - decoded over finite values."""
     rms_value: float = 0.0
-    """Root of the mean of v**2 over finite values."""
+    """Root mean square of v over finite values."""
     max_absolute_error: float = 0.0
-    """Largest |v - decoded|; infinite where a value became NaN or infinite, or one of these a number."""
+    """Largest |v - decoded|; infinite if a finite value became NaN or infinite, or the reverse."""
 
     def __add__(self, other: MeasuredError) -> MeasuredError:
-        """Return what was done to the values of both."""
+        """Return the error of both sets of values together."""
         count = self.count + other.count
         mine, theirs = (math.sqrt(part.count / count) if count else 0.0 for part in (self, other))
         return MeasuredError(
@@ -65,17 +65,17 @@ class MeasuredError:
 
     @property
     def relative_error(self) -> float:
-        """L2 norm of the error over L2 norm of the values; infinite where only the latter is zero."""
+        """L2 norm of the error divided by the L2 norm of the values; infinite if only the latter is zero."""
         if self.rms_error == 0:
             return 0.0
         return self.rms_error / self.rms_value if self.rms_value > 0 else math.inf
 
 
 def measure(values: Values, decoded: Values) -> MeasuredError:
-    """Return what became of `values`, shape (n,), as `decoded`, both of the same real dtype.
+    """Return the error of `decoded` relative to `values`, both of shape (n,) and the same real dtype.
 
-    Dtypes of up to 32 bits are measured in float32, four times as fast, where magnitudes allow it; the root of the
-    mean of squares is then rounded up by 1.6e-5 of itself, so that no error is reported smaller than it is.
+    Dtypes of up to 32 bits are measured in float32 if their magnitudes allow it, which is four times as fast. The root
+    mean square is then increased by 1.6e-5 of itself, so that no reported error is smaller than the true one.
     """
     if values.dtype.itemsize <= 4:
         narrow = _measure_narrow(exact_float32(values), exact_float32(decoded))
@@ -89,12 +89,12 @@ def measure(values: Values, decoded: Values) -> MeasuredError:
 
 
 def _measure_narrow(values: Values, decoded: Values) -> MeasuredError | None:
-    """Measure in float32; None where the numbers are not finite, or too large or too small for that."""
+    """Measure in float32; None if the numbers are not finite, or too large or too small for that."""
     errors = decoded - values
     largest_error = max(float(errors.max()), -float(errors.min()))
     largest_value = max(float(values.max()), -float(values.min()))
     for largest in (largest_error, largest_value):
-        # NaN fits nowhere.
+        # A comparison with NaN is false, so NaN leaves the fast path here, too.
         if not (largest == 0 or _NARROW_FITS[0] < largest < _NARROW_FITS[1]):
             return None
     return MeasuredError(
@@ -106,7 +106,7 @@ def _measure_narrow(values: Values, decoded: Values) -> MeasuredError | None:
 
 
 def _exact_largest(values: Values, decoded: Values, errors: Values, largest_error: float) -> float:
-    """Return the largest error as float64 has it: that of a difference that float32 rounded to `largest_error`, or nearly."""
+    """Return the largest error, exact in float64: recompute the differences whose float32 value is (nearly) `largest_error`."""
     nearly = np.float32(largest_error * (1 - 2.0**-22))
     candidates = np.flatnonzero((errors >= nearly) | (errors <= -nearly)) if largest_error else np.arange(1)
     exact = decoded[candidates].astype(np.float64) - values[candidates].astype(np.float64)
@@ -118,7 +118,7 @@ def _narrow_root_mean_square(numbers: Values) -> float:
     whole_rows = numbers.size - numbers.size % _ROW_VALUES
     for part in (numbers[:whole_rows].reshape(-1, 1, _ROW_VALUES), numbers[whole_rows:].reshape(1, 1, -1)):
         if part.size:
-            # As a product of matrices of one row and one column, which BLAS does twice as fast as `einsum`.
+            # A row times a column per matrix product: BLAS does this twice as fast as `einsum`.
             total_of_squares += float(np.matmul(part, part.swapaxes(1, 2)).sum(dtype=np.float64))
     return math.sqrt(total_of_squares / numbers.size)
 
@@ -128,12 +128,13 @@ def _measure_block(values: Values, decoded: Values) -> MeasuredError:
     errors = decoded - values
     largest = float(np.abs(errors).max())
     if not math.isfinite(largest):
-        irregular = ~np.isfinite(values)
+        # NaN and infinities are fine as long as they decode to themselves; then only finite values count.
+        nonfinite = ~np.isfinite(values)
         kept = np.isnan(values) == np.isnan(decoded)
         kept &= ~np.isinf(values) | (values == decoded)
-        if not kept[irregular].all() or not np.isfinite(decoded[~irregular]).all():
+        if not kept[nonfinite].all() or not np.isfinite(decoded[~nonfinite]).all():
             return MeasuredError(values.size, math.inf, 1.0, math.inf)
-        values, errors = values[~irregular], errors[~irregular]
+        values, errors = values[~nonfinite], errors[~nonfinite]
         largest = float(np.abs(errors).max(initial=0.0))
     return MeasuredError(values.size, _root_mean_square(errors), _root_mean_square(values), largest)
 
@@ -147,5 +148,6 @@ def _root_mean_square(numbers: npt.NDArray[np.float64]) -> float:
     largest = float(np.abs(numbers).max())
     if largest == 0:
         return 0.0
+    # The squares underflow or overflow: scale first. Slower, so only where needed.
     scaled = numbers / largest
     return largest * math.sqrt(float(np.einsum("i,i->", scaled, scaled)) / numbers.size)

@@ -1,7 +1,7 @@
-"""One chunk in, one chunk record out, and back.
+"""Encodes a chunk into a chunk record, and decodes it again.
 
-Encoding measures what it did: a quantized chunk is decoded at once and its error is compared with the contract. A chunk that
-breaks it gets the next finer encoding (`contract.py`), at last a lossless one. No record is larger than that of the raw chunk.
+A quantized chunk is decoded at once and its error is compared with the contract. A chunk that breaks the contract gets the
+next finer encoding (`contract.py`), and finally a lossless one. No record is larger than the record of the raw chunk.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from tensorus_codecs.abc import Compressor, Filter, Quantizer
 from tensorus_codecs.checksum import combine_crc32c, crc32c
 from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX, ChunkRecord, pack_header, parse_record
-from tensorus_codecs.contract import finer, reported
+from tensorus_codecs.contract import finer, without_code_max
 from tensorus_codecs.encoding import IDENTITY, Encoding
 from tensorus_codecs.errors import CorruptChunkError, TooManyExceptionsError
 from tensorus_codecs.filters.constant import Constant
@@ -39,31 +39,31 @@ __all__ = ["EncodedChunk", "codec_ids", "decode_chunk", "decode_chunk_into", "de
 _CONSTANT = Encoding(filter=Constant())
 
 _DRIFT_MAX = 1.05
-"""How much larger than the sample that it was chosen for a chunk may become before it is looked at itself."""
+"""How much worse than the sample a chunk may compress before it gets a choice of its own."""
 
 
 @dataclass(frozen=True)
 class EncodedChunk:
-    """A chunk's record, and what encoding did to it."""
+    """A chunk's record, and a report of its encoding."""
 
     record: tuple[Buffer, ...]
-    """The record's bytes in order; the last piece may be the caller's own canonical bytes."""
+    """The record in pieces, in order. The last piece may be the caller's canonical bytes."""
     stored_bytes: int
-    """Of the record."""
+    """Length of the record."""
     crc32c: int
-    """Of the record, not seeded."""
+    """CRC32C of the record, without a seed."""
     encoding: Encoding
-    """What was done, which may be less than was asked for; without the number of codes that an error contract chose."""
+    """The codecs actually used, possibly fewer than requested; without a `code_max` that an error contract required."""
     quantized_bytes: int
-    """After the quantizer, parameters included; the canonical bytes where there was none."""
+    """Size after the quantizer, parameters included; without a quantizer, the canonical size."""
     decoded: Buffer | None
-    """The canonical bytes that readers get; None: those that came in."""
+    """The canonical bytes that readers get; None: the input."""
     error: MeasuredError | None
-    """None where lossless."""
+    """None if lossless."""
     summary: PartialSummary | None
-    """Of the values that came in; None for dtypes without."""
+    """Summary of the input; None for dtypes without one."""
     fallback_reason: str
-    """Why the chunk is lossless although it should not be; empty where it is as asked."""
+    """Why the chunk is lossless although the policy is lossy; empty if the policy was followed."""
 
 
 def encode_chunk(canonical: Buffer, dtype: DType, plan: ChunkPlan, canonical_crc32c: int | None = None) -> EncodedChunk:
@@ -71,16 +71,16 @@ def encode_chunk(canonical: Buffer, dtype: DType, plan: ChunkPlan, canonical_crc
 
     Args:
         canonical: whole elements, 1 byte to 2 MiB.
-        plan: of this dtype.
-        canonical_crc32c: of `canonical`, where it is known: spares a raw record a second pass.
+        plan: a plan for this dtype.
+        canonical_crc32c: the CRC32C of `canonical`, if known; it saves a raw record a second pass.
 
     Returns:
-        The record, in pieces that must be written one after the other.
+        The record, in pieces to be written in order.
     """
     view = memoryview(canonical).cast("B")
     if not 1 <= view.nbytes <= CANONICAL_BYTES_MAX or view.nbytes % dtype.element_bytes:
         raise ValueError(f"a chunk is {view.nbytes} bytes, must be 1 to {CANONICAL_BYTES_MAX} and whole elements")
-    # The values are the user's: overflow and NaN are handled where they can occur, and warn nobody.
+    # The user's values may overflow or be NaN. Codecs handle both, so NumPy must not warn.
     with np.errstate(all="ignore"):
         summary = summarize(np.frombuffer(view, dtype.component), dtype)
         encoded = _encode(view, dtype, plan)
@@ -88,22 +88,22 @@ def encode_chunk(canonical: Buffer, dtype: DType, plan: ChunkPlan, canonical_crc
 
 
 def decode_chunk(record: Buffer) -> memoryview:
-    """Return the canonical bytes of a record: for a raw chunk a view of its end, otherwise fresh memory.
+    """Return the canonical bytes of a record: a view into a raw record, otherwise new memory.
 
     Allocates at most a few times 2 MiB, whatever the record claims.
 
     Raises:
-        CorruptChunkError: the record is not one that `encode_chunk` wrote.
-        UnsupportedCodecError: it needs a codec whose library is not installed.
+        CorruptChunkError: `encode_chunk` did not write this record.
+        UnsupportedCodecError: the record needs a codec whose library is not installed.
     """
     return decode_record(parse_record(record))
 
 
 def decode_chunk_into(record: Buffer, target: memoryview) -> None:
-    """Write the canonical bytes of a record into `target`: fresh memory costs more than most codecs.
+    """Decode a record into `target`. Allocating new memory costs more than most codecs.
 
     Args:
-        target: of bytes, writable, as long as the canonical bytes. What it holds after an error is anything.
+        target: writable bytes, as many as the canonical bytes. Its content is undefined after an error.
 
     Raises:
         CorruptChunkError: as `decode_chunk`, or the record decodes to another length.
@@ -121,7 +121,7 @@ def decode_record(record: ChunkRecord) -> memoryview:
 
 
 def _decode(record: ChunkRecord, target: memoryview | None) -> memoryview:
-    """Return the canonical bytes: in `target`, or else where they are least work."""
+    """Return the canonical bytes, in `target` if given, otherwise without unnecessary copies."""
     dtype = record.dtype
     quantizer = codec_by_number(Quantizer, record.quantizer) if record.quantizer else None
     if quantizer is None:
@@ -140,10 +140,10 @@ def _decode(record: ChunkRecord, target: memoryview | None) -> memoryview:
 
 
 def codec_ids(record: ChunkRecord) -> tuple[str, ...]:
-    """Return the ids of the codecs that decoding the record takes, in the order in which they encoded it.
+    """Return the ids of the codecs that decoding the record requires, in encoding order.
 
     Raises:
-        CorruptChunkError: a number in it belongs to no codec.
+        CorruptChunkError: a number in the record belongs to no codec.
     """
     numbers = [(Quantizer, record.quantizer), (Filter, record.filter)]
     numbers += [(Compressor, number) for number in dict.fromkeys(stream.compressor for stream in record.streams)]
@@ -152,10 +152,11 @@ def codec_ids(record: ChunkRecord) -> tuple[str, ...]:
 
 def _encode(view: memoryview, dtype: DType, plan: ChunkPlan) -> EncodedChunk:
     words = np.frombuffer(view, dtype.word)
-    if not plan.chooses:
+    if not plan.automatic:
         if plan.lossy is None:
             return _lossless(view, dtype, words, plan.lossless[0].encoding)
         return _encode_lossy(view, dtype, plan, plan.lossy)
+    # A constant chunk shrinks to one element, so nothing else is tried.
     constant = _CONSTANT.fitted(dtype)
     if constant.filter is not None and constant.filter.encode(words) is not None:
         return _lossless(view, dtype, words, constant)
@@ -164,7 +165,7 @@ def _encode(view: memoryview, dtype: DType, plan: ChunkPlan) -> EncodedChunk:
         return _encode_lossy(view, dtype, plan, choice.encoding)
     encoded = encode_words(words, choice.encoding)
     if plan.choice is not None and encoded.stored_bytes > _DRIFT_MAX * choice.share * view.nbytes:
-        # Chosen for other chunks, and not right for this one.
+        # The plan's choice was made for another chunk and does not suit this one: choose again.
         return _encode(view, dtype, replace(plan, choice=None))
     return _assembled(view, dtype, choice.encoding, encoded)
 
@@ -174,7 +175,7 @@ def _lossless(view: memoryview, dtype: DType, words: Words, encoding: Encoding, 
 
 
 def _encode_lossy(view: memoryview, dtype: DType, plan: ChunkPlan, first: Encoding) -> EncodedChunk:
-    """Return the chunk in the first encoding from `first` up the ladder that keeps the contract."""
+    """Return the chunk in the coarsest encoding that keeps the contract, starting the ladder at `first`."""
     values = np.frombuffer(view, dtype.component)
     encoding: Encoding | None = first
     reason = ""
@@ -194,9 +195,11 @@ def _encode_lossy(view: memoryview, dtype: DType, plan: ChunkPlan, first: Encodi
             encoded = encode_words(words, fitted)
             chunk = _assembled(view, dtype, fitted, encoded, parameters=quantized.parameters, code_bytes=words.nbytes)
             if chunk.encoding.quantizer is None:
+                # The quantized record would have been larger than the raw one, so the chunk is exact.
                 return chunk
-            found = chunk.encoding if encoding == plan.lossy else reported(chunk.encoding)
+            found = chunk.encoding if encoding == plan.lossy else without_code_max(chunk.encoding)
             return replace(chunk, encoding=found, decoded=bytes_of(decoded), error=error)
+        # Report why the requested encoding failed, not why a later rung did.
         reason = reason or broken
         encoding = finer(first, quantizer, plan.contract.excess(error), plan.contract, dtype)
     words = np.frombuffer(view, dtype.word)
@@ -204,7 +207,7 @@ def _encode_lossy(view: memoryview, dtype: DType, plan: ChunkPlan, first: Encodi
 
 
 def _record_crc32c(encoded: EncodedChunk, canonical_bytes: int, canonical_crc32c: int | None) -> int:
-    """Return the CRC32C of the record; of a raw one that is the header's and the canonical bytes' own."""
+    """Return the CRC32C of the record. For a raw record it is combined from the header's and the canonical bytes' CRCs."""
     if canonical_crc32c is not None and not encoded.encoding.codecs:
         header, _ = encoded.record
         return combine_crc32c(crc32c(header), canonical_crc32c, canonical_bytes)
@@ -223,9 +226,9 @@ def _assembled(
     parameters: bytes = b"",
     code_bytes: int | None = None,
 ) -> EncodedChunk:
-    """Return the chunk with its record; the raw one where encoding saves less than a record's header takes.
+    """Return the chunk with its record, which is raw if encoding saves less than the header costs.
 
-    Its checksum and the summary of its values are `encode_chunk`'s to add.
+    `encode_chunk` adds the checksum and the summary.
     """
     used = Encoding(encoding.quantizer, encoded.filter, encoding.compressor if encoded.is_compressed else None)
     record = ChunkRecord(

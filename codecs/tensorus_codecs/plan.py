@@ -1,10 +1,10 @@
-"""What a policy means for the chunks of one tensor.
+"""Turns a policy into a plan for the chunks of one tensor.
 
-The rules that no policy changes:
+Three rules hold for every policy:
 
-* integers, bools and complex integers are never lossy; a quantizer that does not apply to a dtype is left out
-* a chunk that would break the error contract gets the next finer encoding that keeps it, at last a lossless one
-* a codec of a preset whose library is missing is left out; the plan says so where nothing takes its place
+* Integers and bools are never lossy: a quantizer that does not apply to a dtype is left out.
+* A chunk that would break the error contract gets the next finer encoding that keeps it, and finally a lossless one.
+* A preset's codec is left out if its library is missing. The plan says so if nothing replaces the codec.
 """
 
 from __future__ import annotations
@@ -29,57 +29,57 @@ __all__ = ["Candidate", "Choice", "ChunkPlan", "plan"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A lossless encoding to choose from."""
+    """A lossless encoding that the automatic choice tries."""
 
     encoding: Encoding
-    """Without a quantizer."""
-    charge: float = 0.0
-    """What slow decoding counts as, as a share of the size that it reaches."""
+    """Has no quantizer."""
+    penalty: float = 0.0
+    """Penalty for slow decoding, as a share of the encoded size."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was found to suit a chunk, and those like it."""
+    """The encoding chosen for a chunk and for similar ones."""
 
     encoding: Encoding
-    """With a quantizer or without."""
+    """With or without a quantizer."""
     share: float
-    """Bytes that the sample became, over its canonical bytes."""
+    """Encoded size of the sample divided by its canonical size."""
 
 
 @dataclass(frozen=True)
 class ChunkPlan:
-    """What the pipeline does with every chunk of one tensor."""
+    """How the pipeline encodes every chunk of one tensor."""
 
     lossy: Encoding | None
-    """To be tried first; None: lossless."""
+    """The encoding to try first; None: lossless."""
     contract: ErrorContract
-    """What every chunk keeps."""
+    """Error bounds for every chunk."""
     lossless: tuple[Candidate, ...]
-    """To choose from otherwise, at least one."""
-    chooses: bool
-    """Whether the chunk decides: it may be stored as one value, or losslessly where that is not larger."""
-    aims: bool
+    """Lossless candidates, at least one."""
+    automatic: bool
+    """Whether the encoding depends on the chunk: as one value, or losslessly if that is no larger."""
+    targets_contract: bool
     """Whether `lossy` is made as coarse as the contract allows."""
     chunk_bytes: int
-    """Canonical bytes per chunk: whole elements, also of a dtype that is unknown here and, say, 3 bytes wide."""
+    """Canonical bytes per chunk: whole elements, even of an opaque dtype of, say, 3 bytes."""
     fallback_reason: str = ""
-    """Why this is not what the policy names; empty where it is."""
+    """Why the plan differs from the policy; empty if it does not."""
     choice: Choice | None = None
-    """What was chosen for chunks like these; None: each chunk is looked at."""
+    """The choice made for chunks like these; None: choose for each chunk."""
 
     @property
     def stores_raw(self) -> bool:
-        """Whether every chunk is stored as it is."""
-        return self.lossy is None and not self.chooses and not self.lossless[0].encoding.codecs
+        """Whether every chunk is stored raw."""
+        return self.lossy is None and not self.automatic and not self.lossless[0].encoding.codecs
 
 
 @lru_cache(maxsize=1024)
 def plan(policy: StoragePolicy, dtype: DType) -> ChunkPlan:
-    """Return what `policy` means for tensors of `dtype`."""
+    """Return the plan of `policy` for tensors of `dtype`."""
     reasons: list[str] = []
     contract = ErrorContract(policy.max_relative_error, policy.max_absolute_error)
-    chooses = aims = False
+    automatic = targets_contract = False
     lossless: tuple[Candidate, ...]
     if policy.encoding is not None:
         lossy = policy.encoding if policy.encoding.quantizer is not None else None
@@ -90,28 +90,29 @@ def plan(policy: StoragePolicy, dtype: DType) -> ChunkPlan:
     else:
         name = policy.preset or DEFAULT_PRESET
         preset = preset_by_name(name)
-        chooses = name != "none"
+        automatic = name != "none"
         if contract.is_empty:
             contract = ErrorContract(preset.max_relative_error)
         lossless = _candidates(preset, dtype, reasons)
         lossy = _lossy(preset, dtype, reasons)
-        aims = preset.aims
-        if aims and contract.is_empty:
+        targets_contract = preset.targets_contract
+        if targets_contract and contract.is_empty:
+            # The preset `auto` quantizes only as far as the user allows; without a bound, not at all.
             lossy = None
     chunk_bytes = policy.chunk_bytes or CHUNK_BYTES_DEFAULT
     return ChunkPlan(
         lossy=lossy,
         contract=contract,
         lossless=lossless,
-        chooses=chooses,
-        aims=aims,
+        automatic=automatic,
+        targets_contract=targets_contract,
         chunk_bytes=chunk_bytes - chunk_bytes % dtype.element_bytes,
         fallback_reason="; ".join(dict.fromkeys(reasons)),
     )
 
 
 def _lossy(preset: Preset, dtype: DType, reasons: list[str]) -> Encoding | None:
-    """Return the preset's lossy encoding where it has one that applies to `dtype`."""
+    """Return the preset's lossy encoding if it has one that applies to `dtype`."""
     encoding = None if preset.lossy is None else _available(preset.lossy, reasons)
     if encoding is None or encoding.quantizer is None or not encoding.quantizer.applies_to(dtype):
         return None
@@ -119,13 +120,13 @@ def _lossy(preset: Preset, dtype: DType, reasons: list[str]) -> Encoding | None:
 
 
 def _candidates(preset: Preset, dtype: DType, reasons: list[str]) -> tuple[Candidate, ...]:
-    """Return the preset's lossless encodings for `dtype` whose libraries are installed."""
+    """Return the preset's lossless encodings for `dtype` whose libraries are installed, at least one."""
     missing: list[str] = []
     candidates = []
-    for steps, charge in preset.lossless.get(family_of(dtype), ()):
+    for steps, penalty in preset.lossless.get(family_of(dtype), ()):
         encoding = _available(steps, missing)
         if encoding is not None:
-            candidates.append(Candidate(encoding.fitted(dtype), charge))
+            candidates.append(Candidate(encoding.fitted(dtype), penalty))
     if not candidates:
         reasons.extend(missing)
     return tuple(candidates) or (Candidate(IDENTITY),)

@@ -1,4 +1,4 @@
-"""What a dataset or an insert asks of the codecs: a preset or an explicit encoding, and perhaps an error contract."""
+"""Storage policies: a preset or an explicit encoding, and optionally an error contract."""
 
 from __future__ import annotations
 
@@ -17,36 +17,35 @@ if TYPE_CHECKING:
 __all__ = ["CHUNK_BYTES_DEFAULT", "CHUNK_BYTES_MIN", "StoragePolicy"]
 
 CHUNK_BYTES_DEFAULT = 1024 * 1024
-"""Large enough for a compressor and for the transport, small enough that a slice reads little. Measured: messages of 1 MiB
-move fastest through grpcio."""
+"""Large enough for compressors and the transport, small enough for slices. Measured: grpcio is fastest with 1 MiB messages."""
 
 CHUNK_BYTES_MIN = 4096
-"""One page; smaller chunks spend more on their records than they save."""
+"""One page. The headers of smaller chunks cost more than encoding saves."""
 
 _CHUNK_ALIGNMENT = 16
-"""The widest element, so that a chunk of any dtype is whole elements."""
+"""The widest element, so that a chunk of any dtype holds whole elements."""
 
 
 @dataclass(frozen=True)
 class StoragePolicy:
-    """How tensors are to be stored. At most one of `preset` and `encoding`; neither: the default preset."""
+    """How to store tensors. Set at most one of `preset` and `encoding`; with neither, the default preset applies."""
 
     preset: str | None = None
     """A name in `PRESETS`."""
     encoding: Encoding | None = None
     """An explicit chain of codecs."""
     max_relative_error: float | None = None
-    """L2 norm of the error over L2 norm of the chunk, at most; finite, >= 0."""
+    """Upper bound of the L2 norm of the error divided by the L2 norm of the chunk; finite, >= 0."""
     max_absolute_error: float | None = None
-    """Largest error of an element (of its real and its imaginary part, where complex), at most; finite, >= 0."""
+    """Upper bound of the error of any element (of its real and imaginary part, if complex); finite, >= 0."""
     chunk_bytes: int | None = None
     """Canonical bytes per chunk: a multiple of 16 from 4096 to 2 MiB; None: 1 MiB."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be followed.
+        """Validate the fields.
 
         Raises:
-            InvalidPolicyError: names the key, the value and what is allowed.
+            InvalidPolicyError: names the key, its value and the allowed values.
         """
         if self.preset is not None and self.encoding is not None:
             raise InvalidPolicyError(f"policy has both preset {self.preset!r} and an encoding, must have at most one")

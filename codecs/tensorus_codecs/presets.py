@@ -1,8 +1,8 @@
-"""The presets: what each name stands for, dtype by dtype.
+"""The presets, and what each of them does per dtype.
 
-A preset says how floats are quantized, if at all, and among which lossless encodings the automatic choice (`select.py`)
-picks for everything else, and for chunks that must stay exact. What is stored remembers its encoding, never its preset, so
-that a preset may change.
+A preset defines how floats are quantized, if at all. It also lists the lossless encodings from which the automatic choice
+(`select.py`) picks for other dtypes and for chunks that must stay exact. A chunk record names its encoding and not its
+preset, so the definition of a preset may change.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ Steps: TypeAlias = "tuple[dict[str, Any], ...]"
 """An encoding as JSON. `Any`: a codec's settings."""
 
 WeighedSteps: TypeAlias = "tuple[Steps, float]"
-"""An encoding, and what it is charged for slow decoding, as a share of the size that it reaches."""
+"""An encoding, and its penalty for slow decoding as a share of the encoded size."""
 
 
 class Family(Enum):
-    """Dtypes that the same lossless encodings suit."""
+    """Groups of dtypes that share their lossless encodings."""
 
     FLOATS = "floats"
-    """Floats of at least 16 bits, and complex ones."""
+    """Floats of at least 16 bits, and complex dtypes."""
     INTEGERS = "integers"
-    """Integers of 2 to 8 bytes, and unknown dtypes as wide."""
+    """Integers of 2, 4 or 8 bytes, and unknown dtypes of these widths."""
     BYTES = "bytes"
-    """One byte: integers, float8; and unknown dtypes of any other width."""
+    """Integers and floats of one byte, and unknown dtypes of any other width."""
     BOOLS = "bools"
 
 
@@ -56,17 +56,17 @@ class Preset:
     description: str
     """One line for people."""
     lossless: Mapping[Family, tuple[WeighedSteps, ...]]
-    """The lossless encodings to choose from; none: as it is."""
+    """The lossless encodings to choose from; without any, chunks are stored raw."""
     lossy: Steps | None = None
-    """Encoding of dtypes that its quantizer applies to; None: lossless for all."""
+    """The encoding of dtypes that its quantizer applies to; None: lossless for all dtypes."""
     max_relative_error: float | None = None
-    """The error contract that comes with the preset; an explicit one replaces it."""
-    aims: bool = False
-    """Whether floats are quantized just as coarsely as the error contract allows; without a contract, not at all."""
+    """The preset's own error contract; an explicit one replaces it."""
+    targets_contract: bool = False
+    """Whether floats are quantized as coarsely as the error contract allows. Without a contract they stay lossless."""
 
     @property
     def typical(self) -> Steps:
-        """What weights in float32 usually get."""
+        """The encoding that float32 weights usually get."""
         if self.lossy is not None:
             return self.lossy
         candidates = self.lossless.get(Family.FLOATS, ())
@@ -77,7 +77,7 @@ def preset_by_name(name: str) -> Preset:
     """Return the preset.
 
     Raises:
-        InvalidPolicyError: there is none of this name.
+        InvalidPolicyError: no preset has this name.
     """
     preset = PRESETS.get(name)
     if preset is None:
@@ -98,8 +98,8 @@ _ZSTD_1 = _step("zstd", level=1)
 _ZSTD_19 = _step("zstd", level=19)
 _PCODEC = _step("pcodec")
 
-# Charges are between what was measured as the extra time of decoding, in the time of Huffman-coded planes, and nothing:
-# repetitions cost little, differences are added up one by one.
+# Penalties for slow decoding. The full extra decoding time, relative to Huffman-coded planes, would be the upper bound; these
+# are below it. Repetitions decode nearly as fast, differences must be added up one by one.
 _REPEATS = 0.02
 _SPARSE = 0.02
 _SUMS = 0.04
@@ -136,8 +136,8 @@ _AUTOMATIC: dict[Family, tuple[WeighedSteps, ...]] = {
     ),
 }
 
-# Measured on twenty kinds of values: pcodec is the smallest of all or within 2 % of it, but for what repeats (zstd), for sparse
-# masks in runs (packed bits), and for pictures of several channels (differences). Brotli is never ahead, and ten times slower.
+# Measured on twenty kinds of values: pcodec is the smallest or within 2 % of it, except for repetitions (zstd), sparse masks
+# with runs (packed bits) and multi-channel images (differences). Brotli never wins and is ten times slower.
 _ARCHIVE: dict[Family, tuple[WeighedSteps, ...]] = {
     Family.FLOATS: (
         ((_PCODEC,), 0.0),
@@ -189,12 +189,12 @@ PRESETS: Mapping[str, Preset] = {
         "the smallest that keeps the given error; without one, lossless",
         _AUTOMATIC,
         (_step("int8_block"), _step("rotated_planes"), _HUFFMAN),
-        aims=True,
+        targets_contract=True,
     ),
     "fp16_only": Preset("half precision with an exponent per chunk", {}, (_step("fp16"),)),
     "int8_only": Preset("8-bit blocks of 64", {}, (_step("int8_block"),)),
 }
-"""Every preset by name. In every one but `none`, a chunk of one value is stored as that value."""
+"""Every preset by name. Every preset but `none` stores a constant chunk as its one value."""
 
 DEFAULT_PRESET = "lossless"
-"""Of a dataset that names none."""
+"""The preset of a dataset that names none."""

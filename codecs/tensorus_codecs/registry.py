@@ -1,8 +1,8 @@
-"""Every codec, by id and by number: first ours, then those of third parties (`third_parties.py`).
+"""Looks up codecs by id and by number: built-in ones first, then those of third parties (`third_parties.py`).
 
-An id or a number that is registered is taken for ever. A codec's class is imported when it is first asked for, so that a
-codec whose library is missing is refused by name, with the extra that brings it, and costs nothing until then. Third
-parties' packages are looked for once per process.
+A registered id or number is never reused. A codec's class is imported on first use: a codec whose library is missing costs
+nothing until someone asks for it, and the error then names the extra that installs the library. Third-party packages are
+discovered once per process.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ C = TypeVar("C", bound=Codec)
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a codec is, and what it is called."""
+    """The names and the location of a codec."""
 
     id: str
     """Name for people and on the wire."""
     kind: type[Codec]
     """`Quantizer`, `Filter` or `Compressor`."""
     number: int
-    """Name in the chunk record, 1 to 255 within its kind: to 127 ours, from 128 on a third party's."""
+    """Name in the chunk record, within its kind: 1 to 127 built in, 128 to 255 third party."""
     location: str
     """`module:class`."""
     extra: str = "codecs"
-    """Which extra of the distribution brings its library."""
+    """The extra of the distribution that installs its library."""
     loaded: type[Codec] | None = None
-    """The class, where it has been imported already: a third party's."""
+    """The class, if already imported: set for third-party codecs."""
 
     def load(self) -> type[Codec]:
         """Import and return the class.
@@ -63,7 +63,7 @@ class Entry:
 
 
 class Registry:
-    """Entries by id and by (kind, number); refuses a second registration of either."""
+    """Entries by id and by (kind, number). Neither may be registered twice."""
 
     def __init__(self, entries: tuple[Entry, ...] = ()) -> None:
         """Start with `entries`."""
@@ -76,7 +76,7 @@ class Registry:
         """Add `entry`.
 
         Raises:
-            ValueError: its id is taken, its number is taken within its kind, or its number is not 1 to 255.
+            ValueError: the id is taken, the number is taken within its kind, or the number is not 1 to 255.
         """
         kind_name = entry.kind.__name__.lower()
         if entry.id in self._by_id:
@@ -130,7 +130,7 @@ _REGISTRY = Registry(
 
 
 def available_codecs() -> list[Entry]:
-    """Return the entries whose library is installed, in order of registration, then those of third parties."""
+    """Return the built-in entries whose library is installed, in order of registration, then third-party entries."""
     found = []
     for codec_id in _REGISTRY.ids():
         entry = _REGISTRY.by_id(codec_id)
@@ -147,7 +147,7 @@ def codec_class(codec_id: str) -> type[Codec]:
     """Return the class called `codec_id`.
 
     Raises:
-        UnsupportedCodecError: no codec has this id, its library is not installed, or it is a third party's that breaks a rule.
+        UnsupportedCodecError: no codec has this id, its library is not installed, or it is a refused third-party codec.
     """
     entry = _REGISTRY.by_id(codec_id)
     return _third_party_class(codec_id) if entry is None else entry.load()
@@ -158,7 +158,7 @@ def codec_by_id(codec_id: str, configuration: Mapping[str, object]) -> Codec:
 
     Raises:
         UnsupportedCodecError: no codec has this id, or its library is not installed.
-        InvalidPolicyError: it refuses the settings.
+        InvalidPolicyError: the codec refuses the settings.
     """
     return codec_class(codec_id).from_configuration(configuration)
 
@@ -184,7 +184,7 @@ def codec_by_number(kind: type[C], number: int) -> type[C]:
     entry = _entry_by_number(kind, number)
     found = entry.load()
     if not issubclass(found, kind):
-        raise TypeError(f"{entry.location} is registered as a {kind.__name__}, but is none")
+        raise TypeError(f"{entry.location} is registered as a {kind.__name__}, but is not one")
     return found
 
 
@@ -194,13 +194,13 @@ def _entry_by_number(kind: type[Codec], number: int) -> Entry:
         return entry
     kind_name = kind.__name__.lower()
     if number < NUMBER_MIN:
-        raise CorruptChunkError(f"{kind_name} number is {number}, which no codec of this version has")
+        raise CorruptChunkError(f"{kind_name} number is {number}, which this version assigns to no codec")
     for codec in _third_parties().classes.values():
         if issubclass(codec, kind) and codec.number == number:
             return _third_party_entry(codec)
     raise UnknownCodecNumberError(
-        f"{kind_name} number is {number}, which is a third party's; "
-        f"no installed package brings it by an entry point in the group {GROUP!r}"
+        f"{kind_name} number is {number}, which is reserved for third parties; "
+        f"no installed package provides it through an entry point in the group {GROUP!r}"
     )
 
 
@@ -213,13 +213,13 @@ def _third_party_class(codec_id: str) -> type[Codec]:
     found = _third_parties()
     refusal = found.refused.get(codec_id)
     if refusal is not None:
-        # A new error, since this one is shared by all threads.
+        # Raise a new error: the stored one is shared by all threads, and raising it would change its traceback.
         raise UnsupportedCodecError(str(refusal)) from refusal
     codec = found.classes.get(codec_id)
     if codec is None:
         known = ", ".join([*_REGISTRY.ids(), *found.classes])
         raise UnsupportedCodecError(
-            f"codec {codec_id!r} is not one of {known}; a package with an entry point in the group {GROUP!r} may bring it"
+            f"codec {codec_id!r} is not one of {known}; a package with an entry point in the group {GROUP!r} may provide it"
         )
     return codec
 

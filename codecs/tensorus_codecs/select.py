@@ -1,11 +1,11 @@
-"""The automatic choice: which of a plan's encodings suits a chunk.
+"""The automatic choice: picks the encoding of a plan that suits a chunk.
 
-Every candidate encodes a sample of the chunk, and the smallest wins, after a small charge for slow decoding. Looking at the
-bytes instead (entropy, what LZ4 makes of them) calls every tensor of floats incompressible.
+Every candidate encodes a sample of the chunk. The smallest result wins, after a small penalty for slow decoding. Cheaper
+estimates (byte entropy, LZ4's output size) report every float tensor as incompressible.
 
-Choosing costs about as much as encoding a quarter of a chunk, so a writer chooses for one chunk in `CHOOSE_EVERY_CHUNKS` and
-hands the plan with its choice to all of them. That is `narrowed`; it looks at one chunk and nothing else, so that the same
-tensor is stored in the same way however many threads encode it.
+A choice costs about as much as encoding a quarter of a chunk. So a writer chooses once per `CHOOSE_EVERY_CHUNKS` chunks
+(`narrowed`) and gives the narrowed plan to all of them. The choice depends on that one chunk only, so a tensor is stored the
+same way no matter how many threads encode it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tensorus_codecs.contract import aimed
+from tensorus_codecs.contract import encodings_within
 from tensorus_codecs.encoding import IDENTITY
 from tensorus_codecs.errors import TooManyExceptionsError
 from tensorus_codecs.plan import Choice
@@ -32,33 +32,33 @@ if TYPE_CHECKING:
 __all__ = ["CHOOSE_EVERY_CHUNKS", "choose", "choose_lossless", "narrowed", "sample_of"]
 
 CHOOSE_EVERY_CHUNKS = 16
-"""How many chunks one choice serves: 16 MiB of a tensor, unless the policy says otherwise."""
+"""Number of chunks that share a choice: 16 MiB of a tensor with the default chunk size."""
 
 _SLICE_BYTES = 16 * 1024
 _SLICES = 4
-"""Spread over the chunk: its ends may differ from its middle."""
+"""Slices in a sample, spread over the chunk because its ends may differ from its middle."""
 
 _CHOICE_BYTES_MIN = 16 * 1024
-"""Smaller chunks get the first candidate: looking at them costs more than it saves."""
+"""Smaller chunks get the first candidate: a choice costs more than it saves."""
 
 _WORTHWHILE_SHARE = 0.97
-"""Above it, a lossless encoding is not worth the time of its decoder."""
+"""A lossless encoding that leaves a larger share than this is not worth its decoding time."""
 
 
 def narrowed(plan: ChunkPlan, canonical: Buffer, dtype: DType) -> ChunkPlan:
-    """Return `plan` with what suits the chunk `canonical`, for chunks like it.
+    """Return `plan` with the encoding chosen for the chunk `canonical`, to be used for similar chunks.
 
-    Where the plan aims at an error, every chunk is looked at: how coarse it may be is its own.
+    A plan that targets its contract is returned unchanged: the right coarseness differs from chunk to chunk.
     """
-    if plan.aims or not plan.chooses:
+    if plan.targets_contract or not plan.automatic:
         return plan
     with np.errstate(all="ignore"):
         return replace(plan, choice=choose(plan, memoryview(canonical).cast("B"), dtype))
 
 
 def choose(plan: ChunkPlan, view: memoryview, dtype: DType) -> Choice:
-    """Return the encoding of `plan` that makes a sample of the chunk smallest; a lossless one where that is no larger."""
-    if view.nbytes < _CHOICE_BYTES_MIN and not plan.aims:
+    """Return the encoding of `plan` that makes a sample of the chunk smallest; a lossless one wins a tie."""
+    if view.nbytes < _CHOICE_BYTES_MIN and not plan.targets_contract:
         encoding = plan.lossless[0].encoding if plan.lossy is None else plan.lossy
         return Choice(encoding, 1.0)
     words = np.frombuffer(view, dtype.word)
@@ -66,11 +66,13 @@ def choose(plan: ChunkPlan, view: memoryview, dtype: DType) -> Choice:
         return choose_lossless(plan, words)
     sample = sample_of(np.frombuffer(view, dtype.component))
     best = choose_lossless(plan, words)
-    for encoding in aimed(plan.lossy, sample, plan.contract, dtype) if plan.aims else [plan.lossy]:
+    for encoding in (
+        encodings_within(plan.lossy, sample, plan.contract, dtype) if plan.targets_contract else [plan.lossy]
+    ):
         try:
             share = _lossy_share(encoding, sample, dtype)
         except TooManyExceptionsError:
-            # Encoding the chunk will say why it cannot be quantized.
+            # Keep the lossy choice: encoding the chunk then records why it cannot be quantized.
             return Choice(encoding, 1.0)
         if share < best.share:
             best = Choice(encoding, share)
@@ -83,28 +85,28 @@ def choose_lossless(plan: ChunkPlan, words: Words) -> Choice:
         return Choice(plan.lossless[0].encoding, 1.0)
     sample = sample_of(words)
     shares = [encode_words(sample, candidate.encoding).stored_bytes / sample.nbytes for candidate in plan.lossless]
-    charged = [share * (1 + candidate.charge) for share, candidate in zip(shares, plan.lossless, strict=True)]
-    best = int(np.argmin(charged))
+    penalized = [share * (1 + candidate.penalty) for share, candidate in zip(shares, plan.lossless, strict=True)]
+    best = int(np.argmin(penalized))
     if shares[best] > _WORTHWHILE_SHARE:
         return Choice(IDENTITY, 1.0)
     return Choice(plan.lossless[best].encoding, shares[best])
 
 
 def sample_of(numbers: Values) -> Values:
-    """Return evenly spread slices of `numbers`, shape (n,), in one array; all of them where they are few."""
+    """Return evenly spread slices of `numbers`, shape (n,), as one array; short arrays are returned whole."""
     if numbers.nbytes <= _SLICES * _SLICE_BYTES:
         return numbers
     length = _SLICE_BYTES // numbers.itemsize
-    # An even start, so that a complex number is not torn; the last slice is the end of the chunk.
+    # Starts are even so that no complex number is split. The last slice is the end of the chunk.
     starts = [(numbers.size - length) * part // (_SLICES - 1) & ~1 for part in range(_SLICES)]
     return np.concatenate([numbers[start : start + length] for start in starts])
 
 
 def _lossy_share(encoding: Encoding, sample: Values, dtype: DType) -> float:
-    """Return the share of its canonical bytes that `sample` takes.
+    """Return the encoded size of `sample` divided by its canonical size.
 
     Raises:
-        TooManyExceptionsError: its quantizer refuses it.
+        TooManyExceptionsError: the quantizer refuses the sample.
     """
     assert encoding.quantizer is not None
     quantized = encoding.quantizer.encode(sample)

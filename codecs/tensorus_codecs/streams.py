@@ -1,4 +1,4 @@
-"""Words into the streams of a chunk record, and back: the filter and the compressor of an encoding at work."""
+"""Turns words into the streams of a chunk record and back, by filtering and compressing them."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _UNCOMPRESSED = 0
 
 @dataclass(frozen=True)
 class EncodedWords:
-    """What filter and compressor made of some words."""
+    """Filtered and compressed words."""
 
     filter: Filter | None
-    """None: the only stream is the words themselves, perhaps compressed."""
+    """None: the only stream holds the words, possibly compressed."""
     filter_parameters: bytes
-    """Of the filter."""
+    """Empty without a filter."""
     streams: Sequence[Stream]
-    """As stored."""
+    """The streams as stored."""
     stored_bytes: int
-    """Of parameters and streams."""
+    """Size of parameters and streams."""
 
     @property
     def is_compressed(self) -> bool:
@@ -46,7 +46,7 @@ class EncodedWords:
 
 
 def encode_words(words: Words, encoding: Encoding) -> EncodedWords:
-    """Filter and compress `words`, shape (n,), n >= 1, with what `encoding` has; without a filter that saves nothing."""
+    """Filter and compress `words`, shape (n,), n >= 1. A filter that saves nothing is left out."""
     filtered = None if encoding.filter is None else encoding.filter.encode(words)
     if filtered is None:
         return _encoded(None, b"", [_compress(bytes_of(words), encoding.compressor)])
@@ -54,17 +54,18 @@ def encode_words(words: Words, encoding: Encoding) -> EncodedWords:
     encoded = _encoded(encoding.filter, filtered.parameters, streams)
     if encoded.stored_bytes < words.nbytes:
         return encoded
+    # Filtering and compressing saved nothing: store the words raw instead of paying for a second compression.
     return _encoded(None, b"", [Stream(_UNCOMPRESSED, bytes_of(words))])
 
 
 def decode_words(record: ChunkRecord, word: np.dtype[Any], count: int, target: Words | None = None) -> Words:
-    """Return `count` words: those of a single stream without copying, where it is stored as it is.
+    """Return `count` decoded words; a single raw stream is not copied.
 
     Args:
-        target: where to write them, shape (count,); None: wherever they are least work.
+        target: array to decode into, shape (count,); None: return any array.
 
     Raises:
-        CorruptChunkError: the streams are not what the record's filter and compressors made of so many words.
+        CorruptChunkError: the record's filter and compressors did not write these streams for so many words.
         UnsupportedCodecError: a codec's library is not installed.
     """
     if not record.filter:
@@ -85,7 +86,7 @@ def decode_words(record: ChunkRecord, word: np.dtype[Any], count: int, target: W
 
 
 def bytes_of(array: Values) -> memoryview:
-    """Return the bytes of a contiguous array, without copying."""
+    """Return a view of the bytes of a contiguous array."""
     return memoryview(array.view(np.uint8)).cast("B")
 
 
@@ -108,7 +109,7 @@ def _decompress(stream: Stream, decoded_bytes: int) -> Buffer:
         compressor = codec_by_number(Compressor, stream.compressor)
         if not decoded_bytes:
             raise CorruptChunkError(
-                f"chunk record: an empty stream is compressed with {compressor.id}, must be as it is"
+                f"chunk record: an empty stream is compressed with {compressor.id}, must be uncompressed"
             )
         return compressor.decode(stream.data, decoded_bytes)
     stored = memoryview(stream.data).nbytes

@@ -1,7 +1,7 @@
-"""A tensor's values at a glance: extremes, moments, and how many are zero, NaN or infinite.
+"""Summarizes a tensor's values: extremes, moments, and counts of zeros, NaN and infinities.
 
-Each chunk gives a partial summary, partial summaries add up, and the sum becomes the tensor's. Sums are good to about six
-digits: this looks at every value that is stored, so it has to be cheap.
+Each chunk yields a partial summary; their sum becomes the tensor's summary. Sums are accurate to about six digits: this runs
+over every stored value, so it must be cheap.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from tensorus_codecs.dtypes import Kind
 from tensorus_codecs.exact_float32 import exact_float32
-from tensorus_codecs.quick import quick
+from tensorus_codecs.plain_dataclass import plain_dataclass
 
 if TYPE_CHECKING:
     from tensorus_codecs.abc import Values
@@ -23,31 +23,31 @@ if TYPE_CHECKING:
 __all__ = ["PartialSummary", "ValueSummary", "summarize", "summarize_rows"]
 
 _ROW_VALUES = 1024
-"""Values that are added up before float64 takes over. Few enough that BLAS stays on one thread."""
+"""Values that are added in their own precision; the row sums are added in float64. Small enough to keep BLAS on one thread."""
 
 _ONES = {dtype: np.ones((_ROW_VALUES, 1), dtype) for dtype in (np.dtype(np.float32), np.dtype(np.float64))}
 
 _SQUARES_FIT = (1e-12, 1e12)
-"""Magnitudes whose squares, and those of values a million times smaller, are within float32's range."""
+"""Range of magnitudes whose squares, and the squares of values a million times smaller, float32 can represent."""
 
 _CANCELLATION_MAX = 30
-"""Mean of squares over variance, above which a deviation from float32's sums would have too few digits left."""
+"""Limit of the mean of squares divided by the variance. Above it, float32 sums leave too few digits for the deviation."""
 
 
-@quick
+@plain_dataclass
 class ValueSummary:
-    """What `StorageReport`'s neighbour `Tensor.values` says. The first five are over finite values."""
+    """The summary in `Tensor.values` of the wire contract. The first five fields cover finite values."""
 
     minimum: float | None
-    """None where no value is finite."""
+    """None if no value is finite."""
     maximum: float | None
-    """None where no value is finite."""
+    """None if no value is finite."""
     mean: float | None
-    """None where no value is finite."""
+    """None if no value is finite."""
     standard_deviation: float | None
-    """Of the whole population; None where no value is finite or float64 overflows."""
+    """Population standard deviation; None if no value is finite or float64 overflows."""
     l2_norm: float | None
-    """None where no value is finite or float64 overflows."""
+    """None if no value is finite or float64 overflows."""
     zero_count: int
     """Values equal to zero, -0.0 included."""
     nan_count: int
@@ -56,9 +56,9 @@ class ValueSummary:
     """Infinite values of either sign."""
 
 
-@quick
+@plain_dataclass
 class PartialSummary:
-    """Sums over some of a tensor's values; `a + b` is over both."""
+    """Sums over some of a tensor's values; `a + b` covers both sets of values."""
 
     finite_count: int = 0
     minimum: float = math.inf
@@ -70,7 +70,7 @@ class PartialSummary:
     infinity_count: int = 0
 
     def __add__(self, other: PartialSummary) -> PartialSummary:
-        """Return the sums over the values of both."""
+        """Return the sums over both sets of values."""
         return PartialSummary(
             finite_count=self.finite_count + other.finite_count,
             minimum=min(self.minimum, other.minimum),
@@ -83,7 +83,7 @@ class PartialSummary:
         )
 
     def finish(self) -> ValueSummary:
-        """Return the summary of everything added up."""
+        """Return the summary of all values added so far."""
         if self.finite_count == 0:
             return ValueSummary(None, None, None, None, None, self.zero_count, self.nan_count, self.infinity_count)
         mean = self.total / self.finite_count
@@ -93,7 +93,7 @@ class PartialSummary:
             minimum=self.minimum,
             maximum=self.maximum,
             mean=mean if math.isfinite(mean) else None,
-            # Rounding may leave a constant tensor's variance a little below zero.
+            # Rounding may make the variance of a constant tensor slightly negative.
             standard_deviation=math.sqrt(max(mean_of_squares - mean * mean, 0.0)) if moments_fit else None,
             l2_norm=math.sqrt(self.total_of_squares) if math.isfinite(self.total_of_squares) else None,
             zero_count=self.zero_count,
@@ -131,7 +131,7 @@ def summarize(values: Values, dtype: DType) -> PartialSummary | None:
         maximum=maximum,
         total=total,
         total_of_squares=total_of_squares,
-        # A comparison counted: a quarter of the time of counting the numbers themselves.
+        # Counting the comparison's result takes a quarter of the time of counting the numbers.
         zero_count=numbers.size - int(np.count_nonzero(numbers != 0)),
         nan_count=nan_count,
         infinity_count=infinity_count,
@@ -139,7 +139,7 @@ def summarize(values: Values, dtype: DType) -> PartialSummary | None:
 
 
 def summarize_rows(rows: Values, dtype: DType) -> list[PartialSummary | None]:
-    """Return what `summarize` does of each row, to the bit; much faster where rows are many and short.
+    """Return `summarize` of each row, bit for bit; much faster for many short rows.
 
     Args:
         rows: shape (m, n), n >= 1, of `dtype.component`.
@@ -147,7 +147,7 @@ def summarize_rows(rows: Values, dtype: DType) -> list[PartialSummary | None]:
     if dtype.kind not in {Kind.INTEGER, Kind.FLOAT} or rows.shape[1] > _ROW_VALUES:
         return [summarize(row, dtype) for row in rows]
     narrow = _is_narrow(dtype)
-    # `Any`: NumPy's stubs know no sum over either.
+    # `Any`: NumPy's stubs have no sum over a union of dtypes.
     numbers: Any = rows.astype(np.float32 if narrow else np.float64, copy=False)
     summaries: list[PartialSummary | None] = []
     for row, minimum, maximum, total, total_of_squares, nonzero_count in zip(
@@ -164,25 +164,25 @@ def summarize_rows(rows: Values, dtype: DType) -> list[PartialSummary | None]:
             summaries.append(summarize(row, dtype))
             continue
         zero_count = row.size - nonzero_count
-        # A sum of zeros begins with one: -0.0 is no sum.
+        # Adding 0.0 turns -0.0 into 0.0, as in `_sums`.
         summaries.append(PartialSummary(row.size, minimum, maximum, 0.0 + total, total_of_squares, zero_count))
     return summaries
 
 
 def _is_narrow(dtype: DType) -> bool:
-    """Whether the values are exact in float32, which is twice as fast as float64: integers of up to 16 bits, narrow floats."""
+    """Whether float32, twice as fast as float64, is exact: for integers of up to 16 bits and floats of up to 32."""
     return dtype.element_bytes <= 2 or dtype.name == "float32"
 
 
 def _sums_fit(count: int, largest: float, total: float, total_of_squares: float) -> bool:
-    """Whether sums in float32, of values of which `largest` is the largest magnitude, have the digits that they need."""
+    """Whether float32 sums over values of magnitude up to `largest` are accurate enough."""
     if not largest:
         return True
     return _SQUARES_FIT[0] < largest < _SQUARES_FIT[1] and _keeps_deviation(count, total, total_of_squares)
 
 
 def _keeps_deviation(count: int, total: float, total_of_squares: float) -> bool:
-    """Whether the difference of these sums, which is the variance, still has about six digits."""
+    """Whether the variance, computed as a difference of these sums, still has about six digits."""
     mean_of_squares = total_of_squares / count
     variance = mean_of_squares - (total / count) ** 2
     return mean_of_squares <= _CANCELLATION_MAX * variance
@@ -191,10 +191,10 @@ def _keeps_deviation(count: int, total: float, total_of_squares: float) -> bool:
 def _sums(numbers: Values) -> tuple[float, float]:
     """Return the sum and the sum of squares: per row in the values' own precision, over all rows in float64.
 
-    As products of matrices of one row and one column, which BLAS does in less than half the time of `sum` and `einsum`.
+    Each is a matrix product of a row and a column, which BLAS computes in less than half the time of `sum` and `einsum`.
     """
     if numbers.size <= _ROW_VALUES:
-        # A row alone: for so few values a matrix takes longer to make than to multiply.
+        # For a single row, setting up the matrix product takes longer than the product.
         return 0.0 + float(np.add.reduce(numbers)), float(np.einsum("i,i->", numbers, numbers))
     whole_rows = numbers.size - numbers.size % _ROW_VALUES
     total = total_of_squares = 0.0

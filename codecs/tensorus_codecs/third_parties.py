@@ -1,12 +1,12 @@
-"""Codecs of third parties: a package brings its own by an entry point.
+"""Third-party codecs: a package provides a codec through an entry point.
 
     group   `tensorus.codecs`
     name    the codec's id
-    object  its class: of `Quantizer`, `Filter` or `Compressor`, with this id, and a number from 128 to 255
+    object  its class: a subclass of `Quantizer`, `Filter` or `Compressor` with this id and a number from 128 to 255
 
-Numbers 1 to 127 are ours. Nothing of a package is imported before a codec is asked for that is not ours, or all of them are
-listed; then all are, so that what is found does not depend on the order of questions. One that breaks a rule is left out,
-together with what it collides with, and the others stay.
+Numbers 1 to 127 are built in. No package is imported until someone asks for a codec that is not built in, or lists all codecs.
+Then all packages are imported at once, so that the result does not depend on the order of requests. A codec that breaks a
+rule is left out, and so is any codec that it collides with; the others remain.
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ if TYPE_CHECKING:
 __all__ = ["GROUP", "NUMBER_MAX", "NUMBER_MIN", "ThirdParties", "kind_of", "load_third_parties"]
 
 GROUP = "tensorus.codecs"
-"""Of the entry points."""
+"""Group of the entry points."""
 
 NUMBER_MIN = 128
-"""A third party's first number."""
+"""First number for third parties."""
 
 NUMBER_MAX = 255
-"""The last: a number is one byte."""
+"""Last number: numbers are one byte."""
 
 _KINDS: tuple[type[Codec], ...] = (Quantizer, Filter, Compressor)
 
 
 @dataclass(frozen=True)
 class ThirdParties:
-    """What the installed packages bring."""
+    """The codecs that installed packages provide."""
 
     classes: Mapping[str, type[Codec]]
-    """By id, those that keep the rules, in alphabetical order."""
+    """Accepted codecs by id, in alphabetical order."""
     refused: Mapping[str, UnsupportedCodecError]
-    """By id, why the others are left out: names the codec, the package, and the rule."""
+    """Refused codecs by id: the error names the codec, the package and the broken rule."""
 
 
 def kind_of(codec: type[Codec]) -> type[Codec]:
-    """Return `Quantizer`, `Filter` or `Compressor`, one of which `codec` is."""
+    """Return the base of `codec`: `Quantizer`, `Filter` or `Compressor`."""
     return next(kind for kind in _KINDS if issubclass(codec, kind))
 
 
 def load_third_parties(taken: Collection[str]) -> ThirdParties:
     """Import every codec of the group.
 
-    Safe in many threads: importing twice at once gives the same classes.
+    Thread-safe: concurrent calls import the same classes.
 
     Args:
-        taken: ids that are ours.
+        taken: built-in ids.
     """
     points: dict[str, list[EntryPoint]] = defaultdict(list)
     for point in entry_points(group=GROUP):
@@ -73,6 +73,7 @@ def load_third_parties(taken: Collection[str]) -> ThirdParties:
             classes[codec_id] = _load(points[codec_id], taken)
         except UnsupportedCodecError as error:
             refused[codec_id] = error
+    # Refuse both sides of a collision: which of them wrote a stored record cannot be told.
     uses = Counter((kind_of(codec), codec.number) for codec in classes.values())
     for codec_id, codec in list(classes.items()):
         kind = kind_of(codec)
@@ -86,23 +87,23 @@ def load_third_parties(taken: Collection[str]) -> ThirdParties:
 
 
 def _load(points: Sequence[EntryPoint], taken: Collection[str]) -> type[Codec]:
-    """Import the class that the only one of `points` names.
+    """Import the class that `points`, which must be a single entry point, names.
 
     Raises:
-        UnsupportedCodecError: a rule is broken, or importing fails.
+        UnsupportedCodecError: the codec breaks a rule, or its import fails.
     """
     point = points[0]
     if point.name in taken:
         raise _refusal(points, "the id is one of ours")
     if len(points) > 1:
-        raise _refusal(points, "more than one package brings it")
+        raise _refusal(points, "more than one package provides it")
     try:
         codec = point.load()
     except Exception as error:
-        # A stranger's module may raise anything; whoever asks for its codec is told.
+        # A foreign module may raise anything. Report it to whoever asks for the codec.
         raise _refusal(points, f"{point.value} cannot be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(codec, type) and issubclass(codec, _KINDS)):
-        raise _refusal(points, f"{point.value} is no class of Quantizer, Filter or Compressor")
+        raise _refusal(points, f"{point.value} is not a subclass of Quantizer, Filter or Compressor")
     if inspect.isabstract(codec):
         missing = ", ".join(sorted(codec.__abstractmethods__))
         raise _refusal(points, f"{point.value} does not implement {missing}")

@@ -1,6 +1,6 @@
 """The wire contract in Python: generated messages, hand framing of bulk data, and metadata values.
 
-`v1/` is generated from `protos/tensorus/v1/tensorus.proto` by `make protos` and committed; nothing in it is edited by hand.
-`framing` and `values` are what server and client both need to speak the contract; `plain` makes metadata of what Python
-programs have. Nothing here imports the rest of Tensorus.
+`make protos` generates `v1/` from `protos/tensorus/v1/tensorus.proto`; the result is committed and never edited by hand.
+Server and client both use `framing` and `values` to speak the contract. `plain` converts Python values to metadata values.
+Nothing here imports the rest of Tensorus.
 """

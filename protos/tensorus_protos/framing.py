@@ -1,16 +1,16 @@
-"""Split and join messages of the data streams by hand, so that bulk bytes are never copied by the protobuf runtime.
+"""Splits and joins messages of the data streams by hand, so that the protobuf runtime never copies bulk bytes.
 
-The runtime needs about 4 ms to build and serialize a message with a 1 MiB bytes field, and copies it again on every access;
-joining a small head and the payload takes 0.03 ms and puts the same bytes on the wire (measured on a 2-core virtual machine).
-So the streams carry raw bytes, and this module is the only place that knows where in them the payload lies:
+The runtime needs about 4 ms to build and serialize a message with a 1 MiB bytes field, and copies the field on every access.
+Joining a small head and the payload takes 0.03 ms and puts the same bytes on the wire (measured on a 2-core virtual machine).
+So the streams carry raw bytes, and this module alone knows where the payload is:
 
     head     every field but the payload, as protobuf; the runtime parses it
     0x7a     the payload's tag: field 15, length-delimited
     varint   the payload's length
-    payload  to the end of the message, where we write it; anywhere, where others do
+    payload  at the end in messages that we write; other writers may put it anywhere
 
-`split(join(head, pieces)) == (head, b"".join(pieces))`, and both agree with the protobuf runtime for any order of fields,
-with unknown fields and with a payload that appears twice (the last one counts, as protobuf says).
+`split(join(head, pieces)) == (head, b"".join(pieces))`. Both functions agree with the protobuf runtime for any order of fields,
+for unknown fields, and for a payload that occurs twice (protobuf says that the last one counts).
 
 Source: the encoding is https://protobuf.dev/programming-guides/encoding/.
 """
@@ -33,25 +33,25 @@ PAYLOAD_TAG = 0x7A
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _START_GROUP, _END_GROUP, _FIXED32 = range(6)
 
 _VARINT_BYTES_MAX = 10
-"""A 64-bit varint's longest form."""
+"""Longest encoding of a 64-bit varint."""
 
 _SHORT_VARINT_BYTES_MAX = 5
-"""A tag's or a length's longest form: the runtime refuses a longer one, even where it only has leading zeros."""
+"""Longest encoding of a tag or a length. The runtime refuses longer ones, even if they are padded with zeros."""
 
 
 class MalformedMessageError(ValueError):
-    """The bytes are not a protobuf message. Names the position."""
+    """The bytes are not a protobuf message; the error names the position."""
 
 
 def join(head: bytes, pieces: Sequence[Buffer]) -> bytes:
-    """Return the message that consists of `head` and the payload made of `pieces`.
+    """Return the message that consists of `head` and a payload of `pieces`.
 
     Args:
         head: a serialized message whose payload field is not set.
-        pieces: the payload's parts, in order; no payload field is written where they are empty altogether.
+        pieces: the parts of the payload, in order. If all are empty, no payload field is written.
 
     Returns:
-        `bytes`, never another buffer: a serializer that returns anything else hangs a grpcio call. The pieces are copied
+        `bytes`, never another buffer: a grpcio call hangs if its serializer returns anything else. The pieces are copied
         once.
     """
     payload_bytes = sum(memoryview(piece).nbytes for piece in pieces)
@@ -61,12 +61,12 @@ def join(head: bytes, pieces: Sequence[Buffer]) -> bytes:
 
 
 def repeated(field: int, messages: Sequence[bytes]) -> bytes:
-    """Return serialized messages as the elements of a repeated field, to go before or after the other fields of a message.
+    """Return serialized messages as elements of a repeated field, to be placed before or after the other fields of a message.
 
-    So a message with many elements is made one element at a time, and its maker knows the size so far.
+    This builds a message with many elements one element at a time, so that the caller knows its size so far.
 
     Args:
-        field: its number, 1 to 15.
+        field: the field number, 1 to 15.
     """
     tag = bytes([field << 3 | _LENGTH_DELIMITED])
     parts: list[bytes] = []
@@ -79,13 +79,13 @@ def split(message: bytes) -> tuple[bytes, memoryview]:
     """Return the message without its payload field, and a view of the payload.
 
     Args:
-        message: one serialized message, as it came from the transport.
+        message: one serialized message from the transport.
 
     Returns:
-        The head, for the protobuf runtime to parse, and the payload: a view into `message`, empty where there is none.
+        The head, to be parsed by the protobuf runtime, and the payload: a view into `message`, empty if there is no payload.
 
     Raises:
-        MalformedMessageError: the bytes end inside a field, or a wire type does not exist.
+        MalformedMessageError: the bytes end inside a field, or a wire type is invalid.
     """
     view = memoryview(message)
     end = len(message)
@@ -115,10 +115,10 @@ def split(message: bytes) -> tuple[bytes, memoryview]:
 
 
 def _skip_short(message: bytes, position: int, end: int) -> int:
-    """Return the position after a field with a tag of one byte and a length of one or two, which is not the payload.
+    """Return the position after a field that is not the payload and has a one-byte tag and a one- or two-byte length.
 
-    Nearly all fields of a head are such: a thousand segments. Whatever else stands there is left to the general way, and the
-    same position returned.
+    Nearly all fields of a head are like this: it may hold a thousand segments. For any other field, return `position`
+    unchanged; the general code then handles it.
     """
     if position + 3 > end:
         return position
@@ -173,7 +173,7 @@ def _skip(message: bytes, tag: int, position: int) -> int:
     elif wire_type == _START_GROUP:
         position = _skip_group(message, position)
     else:
-        raise MalformedMessageError(f"wire type {wire_type} at byte {position} does not exist here")
+        raise MalformedMessageError(f"wire type {wire_type} at byte {position} is not valid")
     if position > len(message):
         raise MalformedMessageError(
             f"the message ends at byte {len(message)}, inside a field that goes on to {position}"
@@ -182,7 +182,7 @@ def _skip(message: bytes, tag: int, position: int) -> int:
 
 
 def _skip_group(message: bytes, position: int) -> int:
-    """Return the position after the group whose start tag has been read; groups only occur in unknown fields."""
+    """Return the position after the group whose start tag has been read. Groups occur only in unknown fields."""
     depth = 1
     while depth > 0:
         tag, position = _read_varint(message, position)

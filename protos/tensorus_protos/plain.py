@@ -1,13 +1,13 @@
-"""What metadata makes of values that Python programs have beside tensors, and that metadata itself does not hold.
+"""Converts common Python values that metadata cannot hold to values that it can.
 
-NumPy scalar              the bool, int, float or str that it is; of a datetime64, its ISO 8601 text
-date, time, datetime      their ISO 8601 text, with the offset from UTC where there is a time zone
-set, frozenset            a list: numbers in order, then texts in order, then anything else as the set gives it
+NumPy scalar              the equal bool, int, float or str; for datetime64, ISO 8601 text
+date, time, datetime      ISO 8601 text, with the UTC offset if there is a time zone
+set, frozenset            a list: sorted numbers, then sorted texts, then all other items in the order of the set
 tuple                     a list
 
-Anything else stays what it is, for whoever stores it to refuse: complex and longdouble, timedelta, NaT, a time in a zone whose
-offset depends on the date, bytes, arrays. `TensorStorage` and the import of old files both convert by way of this module, so
-that a value becomes the same in both.
+Any other value is returned unchanged, and storing it fails: complex and longdouble, timedelta, NaT, a time in a zone whose
+offset depends on the date, bytes, arrays. `TensorStorage` and the import of old files share this module, so both convert a
+value in the same way.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 __all__ = ["DEPTH_MAX", "plain", "plain_scalar", "plain_set", "seconds_since_1970"]
 
 DEPTH_MAX = 24
-"""Lists and dicts in one another that are looked into. A server takes 16; the protobuf runtime takes 100 messages in one
-another, of which a dict is three, and fails in its own words beyond them."""
+"""Deepest nesting of lists and dicts that is converted. A server accepts 16 levels. The protobuf runtime accepts 100 nested
+messages, of which a dict needs three, and beyond that fails with an error of its own."""
 
 _PLAIN = frozenset({bool, int, float, str, type(None)})
 
 
 def plain(value: object, depth: int = 0) -> object:
-    """Return a value with everything in it that is listed above converted.
+    """Return `value` with everything in it converted as listed above.
 
     Args:
-        depth: lists and dicts that it is in already. What is deeper than `DEPTH_MAX` stays as it is.
+        depth: number of lists and dicts around it. Values deeper than `DEPTH_MAX` are not converted.
     """
     if type(value) in _PLAIN or depth > DEPTH_MAX:
         return value
@@ -48,14 +48,15 @@ def plain(value: object, depth: int = 0) -> object:
 
 
 def plain_scalar(value: object) -> object:
-    """Return a NumPy scalar, or a date or time, as it is listed above; anything else itself."""
+    """Convert a NumPy scalar, date or time as listed above; return any other value unchanged."""
     if isinstance(value, np.datetime64):
         return _unless_nat(str(value), value)
     if isinstance(value, np.timedelta64):
-        # NumPy counts it among its integers.
+        # timedelta64 is a subclass of np.integer, but must not become an int.
         return value
     if isinstance(value, (np.bool_, np.integer, np.floating, np.str_)):
         return value.item()
+    # A `time` in a zoneinfo zone has no offset without a date, so its text would lose the zone.
     if isinstance(value, (datetime, time)) and value.tzinfo is not None and value.utcoffset() is None:
         return value
     if isinstance(value, (date, time)):
@@ -64,22 +65,22 @@ def plain_scalar(value: object) -> object:
 
 
 def plain_set(items: Iterable[object]) -> list[object]:
-    """Return the items of a set, which are plain already, in the order that is listed above."""
+    """Return the items of a set, already converted, in the order listed above."""
     return sorted(items, key=_rank)
 
 
 def seconds_since_1970(text: str) -> float:
-    """Return the seconds since 1970 of a time in ISO 8601; without an offset it is in UTC.
+    """Return an ISO 8601 time as seconds since 1970. A time without an offset is taken as UTC.
 
     Raises:
-        ValueError: it is no such time.
+        ValueError: `text` is not an ISO 8601 time.
     """
     moment = datetime.fromisoformat(text)
     return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _unless_nat(text: str, value: object) -> object:
-    """Return the text; the value itself where it is no time, which pandas says likewise."""
+    """Return `text`, or `value` itself if it is NaT. NumPy and pandas both print that as "NaT"."""
     return value if text == "NaT" else text
 
 

@@ -1,15 +1,15 @@
-"""Metadata as Python objects and as `Value` messages.
+"""Converts metadata between Python objects and `Value` messages.
 
 Python             Value
 None               null
 bool               boolean
-int                integer, within 64 bits; 1 and 1.0 stay apart
+int                integer, within 64 bits; 1 and 1.0 stay distinct
 float              number, NaN and infinities included
 str                text
 list, tuple        list
 dict with str keys map
 
-NumPy scalars count as the Python number they hold. Everything else is refused with the path to it.
+NumPy scalars are converted to the equal Python number. Any other type is refused with an error that gives the path to it.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
 __all__ = ["Metadata", "MetadataValue", "from_value_map", "to_value", "to_value_map"]
 
 MetadataValue: TypeAlias = Union[bool, int, float, str, "list[MetadataValue]", "dict[str, MetadataValue]", None]
-"""What a metadata value may be."""
+"""The types of metadata values."""
 
 Metadata: TypeAlias = "dict[str, MetadataValue]"
 
 _INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**63 - 1
 
 _NO_NUMBERS = (np.datetime64, np.timedelta64, np.void)
-"""Scalars that are no numbers, though `item` makes one of a time in nanoseconds."""
+"""NumPy scalars that are not numbers, although `item` turns a time in nanoseconds into an int."""
 
 
 def to_value(value: object, path: str = "value", depth: int = 0) -> pb.Value:
     """Return `value` as a message.
 
     Args:
-        path: how an error names this value.
-        depth: lists and dicts that it is in already.
+        path: the name of this value in errors.
+        depth: number of lists and dicts around it.
 
     Raises:
-        TypeError: a type that has no place in metadata, or a key that is not a string.
-        ValueError: an integer beyond 64 bits, text that is not Unicode (a lone surrogate), or more than 24 lists and dicts in
-            one another.
+        TypeError: a value has a type that metadata cannot hold, or a key is not a string.
+        ValueError: an integer is beyond 64 bits, text is not Unicode (it has a lone surrogate), or lists and dicts are nested
+            more than 24 deep.
     """
     value = _without_numpy(value)
     if value is None:
@@ -68,7 +68,7 @@ def to_value(value: object, path: str = "value", depth: int = 0) -> pb.Value:
 
 
 def to_value_map(values: Mapping[str, object], path: str = "metadata", depth: int = 1) -> dict[str, pb.Value]:
-    """Return a mapping's values as messages, for a `map<string, Value>` field. Arguments and errors as of `to_value`."""
+    """Return a mapping's values as messages for a `map<string, Value>` field. Arguments and errors as in `to_value`."""
     entries: dict[str, pb.Value] = {}
     for key, value in values.items():
         if not isinstance(key, str):
@@ -81,7 +81,7 @@ def from_value_map(entries: Mapping[str, pb.Value]) -> Metadata:
     """Return the Python objects of a `map<string, Value>` field.
 
     Raises:
-        ValueError: a value of a kind this version does not know.
+        ValueError: a value has a kind that this version does not know.
     """
     return {key: from_value(value) for key, value in entries.items()}
 

@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from tensorus_codecs.quick import quick
+from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_server import background
 from tensorus_server.background import Watched
 from tensorus_server.errors import EngineError, StoreBusyError, StoreUnavailableError
@@ -47,7 +47,7 @@ _BROKEN_OFF = StoreUnavailableError("the commit was broken off; see the server's
 _log = logging.getLogger(__name__)
 
 
-@quick
+@plain_dataclass
 class Commit:
     """Batches whose payloads are durable, and that hear of their outcomes from the committer."""
 

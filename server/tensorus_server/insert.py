@@ -22,8 +22,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_codecs.plan import plan
-from tensorus_codecs.quick import quick
 from tensorus_server import leftovers
 from tensorus_server.announcement import first_announcement
 from tensorus_server.catalogue.abc import require_intact
@@ -62,7 +62,7 @@ _INLINE_TOGETHER_BYTES_MAX = 16 * 1024 * 1024
 """Stored bytes that wait in memory for the others of their insert; what comes after them waits in the chunk store."""
 
 
-@quick
+@plain_dataclass
 class _Open:
     """An item whose segments are taken."""
 

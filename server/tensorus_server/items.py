@@ -30,7 +30,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from tensorus_codecs.quick import quick
+from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_server import background
 from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.limits import UNCOMMITTED_BYTES_MAX, UNCOMMITTED_ITEMS_MAX
@@ -51,7 +51,7 @@ _SEALING_MAX = 4
 _log = logging.getLogger(__name__)
 
 
-@quick
+@plain_dataclass
 class ItemResult:
     """What became of one item."""
 

@@ -8,7 +8,7 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tensorus_codecs.quick import quick
+from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_server.metadata_index import index_of
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class TensorSpec:
         return self.element_count * self.dtype.element_bytes
 
 
-@quick
+@plain_dataclass
 class Checksum:
     """A checksum of canonical bytes."""
 
@@ -107,7 +107,7 @@ class Dataset:
     """Microseconds since 1970."""
 
 
-@quick
+@plain_dataclass
 class NewTensor:
     """A tensor as its writer announces it."""
 
@@ -179,7 +179,7 @@ class StorageReport:
     """Why the policy could not be followed; empty where it was."""
 
 
-@quick
+@plain_dataclass
 class Locator:
     """Where a payload lies, and what its chunk index must be."""
 
@@ -200,7 +200,7 @@ class Locator:
         return self.key.rpartition("/")[2]
 
 
-@quick
+@plain_dataclass
 class Tensor:
     """A committed tensor: everything but its bytes."""
 
@@ -268,7 +268,7 @@ class DatasetStats:
     """How many they are in all."""
 
 
-@quick
+@plain_dataclass
 class Segment:
     """A run of one tensor's bytes within an insert."""
 
@@ -309,7 +309,7 @@ Part: TypeAlias = "ByteRange | SliceSet | None"
 """What of a tensor to read; None: all."""
 
 
-@quick
+@plain_dataclass
 class Read:
     """A wish to read one tensor."""
 

@@ -18,7 +18,7 @@ from tensorus_codecs.chunk_record import RAW_HEADER_BYTES, parse_record
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.pipeline import codec_ids, decode_record
-from tensorus_codecs.quick import quick
+from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_server.cast import Cast
 from tensorus_server.chunk_index import IndexCache
 from tensorus_server.chunk_store.abc import PayloadMissingError
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["Piece", "ReadPlan", "TensorReader"]
 
 
-@quick
+@plain_dataclass
 class Piece:
     """A run of the result's canonical bytes."""
 

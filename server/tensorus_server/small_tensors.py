@@ -17,7 +17,7 @@ import numpy as np
 from tensorus_codecs.checksum import TensorDigest, crc32c
 from tensorus_codecs.chunk_record import RAW_HEADER_BYTES
 from tensorus_codecs.pipeline import encode_chunk
-from tensorus_codecs.quick import quick
+from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_codecs.summary import summarize_rows
 from tensorus_server.catalogue.abc import StoredTensor
 from tensorus_server.chunk_store.abc import new_payload_key
@@ -57,7 +57,7 @@ class _Kind:
     """Of a raw chunk."""
 
 
-@quick
+@plain_dataclass
 class _Small:
     """A tensor that is here, and verified."""
 

@@ -130,7 +130,7 @@ BROKEN = {
     "a record of another dtype": (sealed(dtype=7), r"has a chunk 0 of float32, must be int32"),
     "an unknown quantizer": (
         sealed(records=(RECORD[:3] + b"\x7f" + RECORD[4:5] + b"\x01" + RECORD[6:],)),
-        r"has a chunk 0 that cannot be read: quantizer number is 127, which no codec of this version has",
+        r"has a chunk 0 that cannot be read: quantizer number is 127, which this version assigns to no codec",
     ),
     "a compressor that is none": (
         sealed(records=(RECORD[:16] + b"\x01" + RECORD[17:],)),
@@ -165,7 +165,8 @@ def test_records_out_of_place_are_damage() -> None:
 def test_a_third_party_s_codec_that_is_not_installed_is_named() -> None:
     data = sealed(records=(RECORD[:16] + b"\xc8" + RECORD[17:],))
     with pytest.raises(
-        CompressionError, match="chunk 0 of a compressed tensor: compressor number is 200, which is a third"
+        CompressionError,
+        match="chunk 0 of a compressed tensor: compressor number is 200, which is reserved for third parties",
     ) as raised:
         READER.decompress_tensor(data)
     assert raised.value.reason == "UNSUPPORTED_CODEC"
@@ -251,7 +252,7 @@ def test_parameters_that_are_damaged_or_another_tensor_s_are_named(name: str) ->
         ),
         (CODES[:5], r"codes are int8, shape \(5, 20\)"),
         (CODES.T, r"codes are int8, shape \(20, 10\)"),
-        (np.where(np.equal(CODES, CODES.max()), np.int8(-128), CODES), "exceptions for"),
+        (np.where(np.equal(CODES, CODES.max()), np.int8(-128), CODES), "exceptions, but"),
     ],
 )
 def test_codes_that_are_not_those_of_the_parameters_are_named(codes: Any, message: str) -> None:

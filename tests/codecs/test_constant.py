@@ -202,8 +202,7 @@ class TestFitting:
     [(1, 10, 0), (1, 34, 17), (1, 255, 255), (2, 10, 1), (4, 9, 6), (2, 3, 4), (1, 10, 3), (8, 3, 16), (4, 1, 8)],
 )
 def test_words_that_are_not_made_of_such_elements_are_damage(word_bytes: int, count: int, element_bytes: int) -> None:
-    message = (
-        rf"^constant has an element of {element_bytes} bytes, {count} words of {word_bytes} bytes are not made of such$"
-    )
+    words = f"{count} words of {word_bytes} bytes"
+    message = f"^constant has an element of {element_bytes} bytes, {words} are not a multiple of it$"
     with pytest.raises(CorruptChunkError, match=message):
         Constant.stream_lengths(word_bytes, count, bytes(element_bytes))

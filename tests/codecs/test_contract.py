@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from contract.codec_chunks import encode, encoding_of, stored_values
 from contract.codec_values import any_values
 from tensorus_codecs.abc import Quantizer
-from tensorus_codecs.contract import ErrorContract, aimed, finer
+from tensorus_codecs.contract import ErrorContract, encodings_within, finer
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.encoding import Encoding
 from tensorus_codecs.filters.planes import Planes, RotatedPlanes
@@ -211,7 +211,7 @@ class TestAim:
     @pytest.mark.parametrize("bound", BOUNDS)
     def test_they_keep_it_and_half_of_it_would_not_do(self, bound: float) -> None:
         sample = DISTRIBUTIONS["Gaussian"][:16384]
-        for encoding in aimed(self.ENCODING, sample, ErrorContract(bound), FLOAT32):
+        for encoding in encodings_within(self.ENCODING, sample, ErrorContract(bound), FLOAT32):
             quantized = encoding.quantizer.encode(sample)
             decoded = encoding.quantizer.decode(quantized.codes, quantized.parameters, sample.dtype, sample.size)
             error = measure(sample, decoded).relative_error
@@ -221,10 +221,10 @@ class TestAim:
 
     def test_what_cannot_keep_it_is_left_out(self) -> None:
         sample = DISTRIBUTIONS["Gaussian"][:16384]
-        assert aimed(self.ENCODING, sample, ErrorContract(1e-7), FLOAT32) == []
-        assert aimed(self.ENCODING, sample, ErrorContract(0.0), FLOAT32) == []
+        assert encodings_within(self.ENCODING, sample, ErrorContract(1e-7), FLOAT32) == []
+        assert encodings_within(self.ENCODING, sample, ErrorContract(0.0), FLOAT32) == []
 
     def test_values_that_integers_cannot_code_leave_rounding(self) -> None:
         sample = np.where(np.arange(1000) % 20 == 0, np.nan, DISTRIBUTIONS["Gaussian"][:1000]).astype(np.float32)
-        found = aimed(self.ENCODING, sample, ErrorContract(1e-2), FLOAT32)
+        found = encodings_within(self.ENCODING, sample, ErrorContract(1e-2), FLOAT32)
         assert {type(encoding.quantizer) for encoding in found} == {BitRound}

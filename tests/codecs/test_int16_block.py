@@ -146,7 +146,7 @@ def test_its_error_is_a_tenth_of_that_of_fp16() -> None:
     [
         (b"", r"^int16_block has 0 bytes of parameters, at least 8$"),
         (pack_parameters(variant=2), r"^variant of int16_block is 2, must be 0 or 1$"),
-        (pack_parameters(), r"^int16_block has 0 exceptions for 1 codes that mark one$"),
+        (pack_parameters(), r"^int16_block has 0 exceptions, but 1 codes mark one$"),
         (pack_parameters(exception_count=1), r"^int16_block has 10 bytes of parameters, must be 14$"),
         (
             pack_parameters(variant=AFFINE, exception_count=1, rest=struct.pack("<2f", np.nan, 1)),

@@ -340,11 +340,11 @@ class TestHostileParameters:
             ({"exceptions": bytes(3)}, r"^int4_block has 13 bytes of parameters, must be 14$"),
             (
                 {"exception_count": 0, "exceptions": b""},
-                r"^int4_block has 0 exceptions for 1 codes that mark one$",
+                r"^int4_block has 0 exceptions, but 1 codes mark one$",
             ),
             (
                 {"exception_count": 2, "exceptions": bytes(8)},
-                r"^int4_block has 2 exceptions for 1 codes that mark one$",
+                r"^int4_block has 2 exceptions, but 1 codes mark one$",
             ),
             ({"scale": 0x0000}, r"^a scale of int4_block is not a positive normal bfloat16$"),
             ({"scale": 0x007F}, r"^a scale of int4_block is not a positive normal bfloat16$"),
@@ -364,7 +364,7 @@ class TestHostileParameters:
     @pytest.mark.parametrize("nibble", [1, 8, 15])
     def test_anything_behind_an_odd_last_nibble_is_damage(self, nibble: int) -> None:
         codes = np.array([0x81, 0x03 | nibble << 4], np.uint8)
-        message = rf"^the last nibble of int4_block is {nibble}, must be 0 behind an odd count$"
+        message = rf"^the last nibble of int4_block is {nibble}, must be 0 after an odd count$"
         with pytest.raises(CorruptChunkError, match=message):
             Int4Block.decode(codes, self.parameters(), self.FLOAT32, 3)
 

@@ -341,11 +341,11 @@ class TestHostileParameters:
             ({"exceptions": bytes(5)}, r"^int8_block has 15 bytes of parameters, must be 14$"),
             (
                 {"exception_count": 0, "exceptions": b""},
-                r"^int8_block has 0 exceptions for 1 codes that mark one$",
+                r"^int8_block has 0 exceptions, but 1 codes mark one$",
             ),
             (
                 {"exception_count": 2, "exceptions": bytes(8)},
-                r"^int8_block has 2 exceptions for 1 codes that mark one$",
+                r"^int8_block has 2 exceptions, but 1 codes mark one$",
             ),
             ({"scale": 0x0000}, r"^a scale of int8_block is not a positive normal bfloat16$"),
             ({"scale": 0x007F}, r"^a scale of int8_block is not a positive normal bfloat16$"),

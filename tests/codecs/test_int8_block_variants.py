@@ -431,7 +431,7 @@ class TestHostileParameters:
             ({"exception_count": 2**32 - 1}, r"^int8_block has 18 bytes of parameters, must be 17179869194$"),
             (
                 {"exception_count": 0, "rest": REST[:4]},
-                r"^int8_block has 0 exceptions for 1 codes that mark one$",
+                r"^int8_block has 0 exceptions, but 1 codes mark one$",
             ),
             ({"scales": (0x7F80,)}, r"^a scale of int8_block is not a positive normal bfloat16$"),
             *(

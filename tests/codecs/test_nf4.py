@@ -374,6 +374,6 @@ class TestHostileParameters:
             Nf4.decode(self.CODES, self.parameters(**changes), self.FLOAT32, 3)
 
     def test_anything_behind_an_odd_last_nibble_is_damage(self) -> None:
-        message = r"^the last nibble of nf4 is 7, must be 0 behind an odd count$"
+        message = r"^the last nibble of nf4 is 7, must be 0 after an odd count$"
         with pytest.raises(CorruptChunkError, match=message):
             Nf4.decode(np.array([0x7F, 0x70], np.uint8), self.parameters(), self.FLOAT32, 3)

@@ -83,7 +83,7 @@ class TestPresets:
         candidates = plan(StoragePolicy(preset=preset), dtype).lossless
         assert candidates
         assert all(candidate.encoding.quantizer is None for candidate in candidates)
-        assert all(0 <= candidate.charge < 0.1 for candidate in candidates)
+        assert all(0 <= candidate.penalty < 0.1 for candidate in candidates)
 
     def test_it_describes_itself_in_a_line(self, preset: str) -> None:
         description = preset_by_name(preset).description
@@ -103,7 +103,7 @@ class TestPresets:
         assert (planned("int32", preset).lossless[0].encoding == IDENTITY) == alone
 
     def test_only_none_does_exactly_one_thing(self, preset: str) -> None:
-        assert planned("float32", preset).chooses == (preset != "none")
+        assert planned("float32", preset).automatic == (preset != "none")
 
 
 class TestAuto:
@@ -153,7 +153,7 @@ class TestExplicitEncodings:
         assert found.lossy == (None if encoding.quantizer is None else encoding)
         assert [candidate.encoding for candidate in found.lossless] == [encoding.lossless]
         assert found.contract.is_empty
-        assert not found.chooses
+        assert not found.automatic
         assert found.fallback_reason == ""
 
     @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ class TestLookup:
     def test_an_unknown_id_is_refused_with_those_that_are_known_and_what_may_bring_it(self, name: str) -> None:
         message = (
             rf"^codec '{name}' is not one of {IDS}; "
-            r"a package with an entry point in the group 'tensorus\.codecs' may bring it$"
+            r"a package with an entry point in the group 'tensorus\.codecs' may provide it$"
         )
         for look_up in (codec_class, lambda unknown: codec_by_id(unknown, {})):
             with pytest.raises(UnsupportedCodecError, match=message):
@@ -153,7 +153,7 @@ class TestLookup:
         ],
     )
     def test_a_number_of_ours_that_no_codec_has_is_damage(self, kind: type, number: int, name: str) -> None:
-        message = rf"^{name} number is {number}, which no codec of this version has$"
+        message = rf"^{name} number is {number}, which this version assigns to no codec$"
         for look_up in (codec_by_number, codec_id):
             with pytest.raises(CorruptChunkError, match=message) as caught:
                 look_up(kind, number)
@@ -165,8 +165,8 @@ class TestLookup:
     )
     def test_a_third_partys_number_is_damage_or_a_missing_package(self, kind: type, number: int, name: str) -> None:
         message = (
-            rf"^{name} number is {number}, which is a third party's; "
-            r"no installed package brings it by an entry point in the group 'tensorus\.codecs'$"
+            rf"^{name} number is {number}, which is reserved for third parties; "
+            r"no installed package provides it through an entry point in the group 'tensorus\.codecs'$"
         )
         for look_up in (codec_by_number, codec_id):
             with pytest.raises(UnknownCodecNumberError, match=message) as caught:
@@ -177,7 +177,7 @@ class TestLookup:
     def test_an_entry_under_the_wrong_kind_is_a_mistake_of_ours(self, monkeypatch: pytest.MonkeyPatch) -> None:
         wrong = Entry("wrong", Filter, 9, "tensorus_codecs.lossless.gzip:Gzip")
         monkeypatch.setattr(registry, "_REGISTRY", Registry((wrong,)))
-        with pytest.raises(TypeError, match=r"gzip:Gzip is registered as a Filter, but is none$"):
+        with pytest.raises(TypeError, match=r"gzip:Gzip is registered as a Filter, but is not one$"):
             codec_by_number(Filter, 9)
 
 

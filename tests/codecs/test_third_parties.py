@@ -150,8 +150,8 @@ class TestNotInstalled:
 
     def test_its_record_is_not_simply_damaged(self, record: bytes) -> None:
         message = (
-            r"^compressor number is 128, which is a third party's; "
-            r"no installed package brings it by an entry point in the group 'tensorus\.codecs'$"
+            r"^compressor number is 128, which is reserved for third parties; "
+            r"no installed package provides it through an entry point in the group 'tensorus\.codecs'$"
         )
         with pytest.raises(UnsupportedCodecError, match=message):
             decode_chunk(record)
@@ -164,7 +164,7 @@ class TestNotInstalled:
 
     def test_its_id_is_unknown(self, record: bytes) -> None:
         with pytest.raises(
-            UnsupportedCodecError, match=r"^codec 'zlib' is not one of .*'tensorus\.codecs' may bring it$"
+            UnsupportedCodecError, match=r"^codec 'zlib' is not one of .*'tensorus\.codecs' may provide it$"
         ):
             encoding_of("zlib")
 
@@ -189,7 +189,7 @@ class TestLazy:
         assert codec_id(Compressor, 1) == "gzip"
         values = np.zeros(100)
         assert stored_values(encode(values, "lossless"), values).tobytes() == values.tobytes()
-        with pytest.raises(CorruptChunkError, match="which no codec of this version has"):
+        with pytest.raises(CorruptChunkError, match="which this version assigns to no codec"):
             codec_id(Compressor, 127)
         with pytest.raises(AssertionError, match="looked for third parties"):
             codec_id(Compressor, 128)
@@ -244,8 +244,8 @@ class TestRefused:
             ("truth", "its number is True, must be 128 to 255"),
             ("abstract", "tensorus_strange:Abstract does not implement decode, encode"),
             ("nameless", "tensorus_strange:Nameless has the id None"),
-            ("stranger", "tensorus_strange:Stranger is no class of Quantizer, Filter or Compressor"),
-            ("instance", "tensorus_strange:instance is no class of Quantizer, Filter or Compressor"),
+            ("stranger", "tensorus_strange:Stranger is not a subclass of Quantizer, Filter or Compressor"),
+            ("instance", "tensorus_strange:instance is not a subclass of Quantizer, Filter or Compressor"),
             ("absent", "tensorus_strange:Absent cannot be imported: AttributeError: .*"),
             ("nowhere", "tensorus_nowhere:Codec cannot be imported: ModuleNotFoundError: .*"),
             ("alias", "tensorus_strange:Good has the id 'good'"),
@@ -259,7 +259,7 @@ class TestRefused:
                 codec_class(name)
 
     def test_one_of_two_packages_is_refused_with_both(self) -> None:
-        message = r"^codec 'twice' of package 'again', 'strange' is refused: more than one package brings it$"
+        message = r"^codec 'twice' of package 'again', 'strange' is refused: more than one package provides it$"
         with pytest.raises(UnsupportedCodecError, match=message):
             codec_class("twice")
 
@@ -275,5 +275,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("number", [201, 203, 204])
     def test_numbers_of_those_that_are_refused_belong_to_nobody(self, number: int) -> None:
-        with pytest.raises(UnknownCodecNumberError, match=f"^compressor number is {number}, which is a third party's"):
+        with pytest.raises(
+            UnknownCodecNumberError, match=f"^compressor number is {number}, which is reserved for third parties"
+        ):
             codec_by_number(Compressor, number)

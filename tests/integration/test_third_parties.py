@@ -20,7 +20,7 @@ from tensorus_server.server import Server
 
 ARRAY = np.arange(200_000, dtype=np.int32)
 
-MISSING = r"compressor number is 128, which is a third party's; no installed package brings it by an entry point"
+MISSING = r"compressor number is 128, which is reserved for third parties; no installed package provides it"
 
 
 @pytest.fixture(autouse=True)

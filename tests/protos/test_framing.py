@@ -47,10 +47,10 @@ REFUSALS = [
     pytest.param("5d000000", r"ends at byte 4, inside a field that goes on to 5", id="ends inside a fixed32"),
     pytest.param("5900000000000000", r"ends at byte 8, inside a field that goes on to 9", id="ends inside a fixed64"),
     pytest.param("a301 1801", r"no varint of at most 10 bytes at byte 4", id="a group without an end"),
-    pytest.param("1c", r"wire type 4 at byte 1 does not exist here", id="an end without a group"),
-    pytest.param("1e", r"wire type 6 at byte 1 does not exist here", id="wire type 6"),
-    pytest.param("1f", r"wire type 7 at byte 1 does not exist here", id="wire type 7"),
-    pytest.param("a301 1e a401", r"wire type 6 at byte 3 does not exist here", id="wire type 6 inside a group"),
+    pytest.param("1c", r"wire type 4 at byte 1 is not valid", id="an end without a group"),
+    pytest.param("1e", r"wire type 6 at byte 1 is not valid", id="wire type 6"),
+    pytest.param("1f", r"wire type 7 at byte 1 is not valid", id="wire type 7"),
+    pytest.param("a301 1e a401", r"wire type 6 at byte 3 is not valid", id="wire type 6 inside a group"),
 ]
 
 

@@ -353,7 +353,7 @@ class TestMissingCodec:
     )
     @pytest.mark.usefixtures("tensor")
     def test_reading_it_says_what_is_missing(self, engine: Engine, part: Part, accepted: frozenset[str]) -> None:
-        message = r"^compressor number is 128, which is a third party's; no installed package brings it"
+        message = r"^compressor number is 128, which is reserved for third parties; no installed package provides it"
         with pytest.raises(UnsupportedCodecError, match=message) as caught:
             pieces_of(engine, find(engine, "d", "t"), part, accepted)
         assert reason_of(caught.value) == "UNSUPPORTED_CODEC"

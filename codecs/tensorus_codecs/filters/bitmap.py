@@ -1,4 +1,4 @@
-"""Sparse data: where the words other than zero are, and what they are."""
+"""Sparse data: a bitmap of the nonzero words, then these words."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ _PARAMETERS = struct.Struct("<I")
 """word_count."""
 
 _SHARE_MAX = 0.75
-"""Of words other than zero: above it the bitmap costs more than the zeros do in any other form."""
+"""Largest share of nonzero words. Above it, the bitmap costs more than the zeros do in any other encoding."""
 
 
 @dataclass(frozen=True)
 class Bitmap(Filter):
-    """Stream 0: bit i % 8 of byte i // 8 says whether word i is not zero; the bits after the last word are 0.
+    """Stream 0: bit i % 8 of byte i // 8 is 1 if word i is nonzero; the bits after the last word are 0.
 
-    The other streams are the planes of those words, rotated left by one bit (`rotated_planes`), as many as a word has bytes.
-    Zero means all bits: -0.0 is another word. Parameters: the number of words that are not zero, uint32, little-endian.
+    The other streams are the planes of the nonzero words rotated left by one bit (`rotated_planes`), one per byte of a word.
+    Only a word whose bits are all 0 is zero, so -0.0 is nonzero. Parameters: the number of nonzero words, uint32,
+    little-endian.
     """
 
     id: ClassVar[str] = "bitmap"
     number: ClassVar[int] = 4
 
     def encode(self, words: Words) -> Filtered | None:
-        """Return the streams; None where more than three quarters of the words are not zero."""
+        """Return the streams; None if more than three quarters of the words are nonzero."""
         present = words != 0
         word_count = int(np.count_nonzero(present))
         if word_count > _SHARE_MAX * words.size:
@@ -50,7 +51,7 @@ class Bitmap(Filter):
 
     @classmethod
     def stream_lengths(cls, word_bytes: int, count: int, parameters: bytes) -> list[int]:
-        """Return a bit per word in whole bytes, then a byte for every word that is not zero, in each plane."""
+        """Return the length of the bitmap, then one byte per nonzero word for each plane."""
         if len(parameters) != _PARAMETERS.size:
             raise CorruptChunkError(f"bitmap has {len(parameters)} bytes of parameters, must be {_PARAMETERS.size}")
         (word_count,) = _PARAMETERS.unpack(parameters)
@@ -60,7 +61,7 @@ class Bitmap(Filter):
 
     @classmethod
     def decode(cls, streams: Sequence[Buffer], parameters: bytes, words: Words) -> None:
-        """Put the words in place, and zeros between them."""
+        """Put the nonzero words in their places and zeros between them."""
         (word_count,) = _PARAMETERS.unpack(parameters)
         bits = np.unpackbits(np.frombuffer(memoryview(streams[0]), np.uint8), bitorder="little")
         present = bits[: words.size].view(bool)
@@ -72,6 +73,7 @@ class Bitmap(Filter):
         values = np.empty(word_count, words.dtype)
         merge_planes(streams[1:], values)
         rotate_right(values)
+        # An encoder lists nonzero words only, so a zero among them is damage.
         if not values.all():
             raise CorruptChunkError("bitmap has a zero among the words that are not zero")
         words[:] = 0

@@ -1,4 +1,4 @@
-"""Differences: what is left of counters, timestamps and images once the value before is known."""
+"""Differences between neighbouring words, which are small for counters, timestamps and images."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 __all__ = ["Delta"]
 
 _DISTANCE_MAX = 255
-"""What one byte of parameters holds."""
+"""The distance is stored in one byte."""
 
 
 @dataclass(frozen=True)
 class Delta(Filter):
-    """Byte planes of the difference of each word to the one `distance` words before.
+    """Byte planes of the difference between each word and the word `distance` places before it.
 
-    d[i] = w[i] - w[i - distance] modulo 2**bits, w[i] before the first word being 0; d[i] = w[i] where distance is 0. Then
-    z = 2 d for d from 0 to 2**(bits-1) - 1, and 2**(bits+1) - 1 - 2 d above, so that small differences of either sign are
-    small numbers (zigzag). Stream k holds byte k of every z. Parameters: distance, one byte.
+    d[i] = w[i] - w[i - distance] modulo 2**bits, where words before the first one are 0; d[i] = w[i] if distance is 0. Then
+    z = 2 d for d from 0 to 2**(bits-1) - 1, and 2**(bits+1) - 1 - 2 d above, so that small differences of either sign
+    become small numbers (zigzag). Stream k holds byte k of every z. Parameters: distance, one byte.
 
     Source of the zigzag: Protocol Buffers, Encoding, signed integers.
     """
@@ -39,20 +39,20 @@ class Delta(Filter):
     number: ClassVar[int] = 3
 
     distance: int = 1
-    """Words, 1 to 255: 1 for sequences, 3 for pixels of red, green and blue side by side. 0: no difference, for small integers
-    of either sign in any order."""
+    """Number of words, 1 to 255: 1 for sequences, 3 for interleaved RGB pixels. 0: zigzag only, without differences, for small
+    integers of either sign in any order."""
 
     def __post_init__(self) -> None:
         """Refuse a distance outside 0 to 255."""
         self._require_integer("distance", 0, _DISTANCE_MAX)
 
     def encode(self, words: Words) -> Filtered:
-        """Return as many streams as a word has bytes."""
+        """Return one stream per byte of a word."""
         differences = words.copy()
         if self.distance:
             differences[self.distance :] -= words[: -self.distance]
         signed = differences.view(f"<i{words.itemsize}")
-        # An arithmetic shift: all ones for negative differences.
+        # The arithmetic shift yields all ones for negative differences, and zeros otherwise.
         negative = signed >> signed.dtype.type(8 * words.itemsize - 1)
         differences <<= words.dtype.type(1)
         differences ^= negative.view(words.dtype)
@@ -67,13 +67,14 @@ class Delta(Filter):
 
     @classmethod
     def decode(cls, streams: Sequence[Buffer], parameters: bytes, words: Words) -> None:
-        """Put the bytes back in place and add the differences up."""
+        """Merge the planes, undo the zigzag and add up the differences."""
         merge_planes(streams, words)
         one = words.dtype.type(1)
         sign = words & one
         words >>= one
-        # All ones where the lowest bit was set.
+        # The negated sign is all ones if the lowest bit was set.
         words ^= np.negative(sign, out=sign)
+        # Words `distance` apart form a lane; each lane is a cumulative sum of its own. With distance 0 there is no lane.
         for first in range(parameters[0]):
             lane = words[first :: parameters[0]]
             np.cumsum(lane, dtype=words.dtype, out=lane)

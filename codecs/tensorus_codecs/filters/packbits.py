@@ -1,4 +1,4 @@
-"""Bools, eight to a byte."""
+"""Bools, packed eight to a byte."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ __all__ = ["PackBits"]
 
 @dataclass(frozen=True)
 class PackBits(Filter):
-    """One stream: word i, which is 0 or 1, is bit i % 8 of byte i // 8; the bits after the last word are 0.
+    """One stream: bit i % 8 of byte i // 8 is word i, which is 0 or 1; the bits after the last word are 0.
 
-    Only for words of one byte. Others, and bytes above 1, are not packed. No parameters.
+    Packs only words of one byte that are all 0 or 1. No parameters.
     """
 
     id: ClassVar[str] = "packbits"
     number: ClassVar[int] = 5
 
     def encode(self, words: Words) -> Filtered | None:
-        """Return the bits; None where a word is not 0 or 1."""
+        """Return the packed bits; None unless every word is 0 or 1."""
         if words.itemsize > 1 or int(words.max()) > 1:
             return None
         return Filtered([memoryview(np.packbits(words, bitorder="little"))])
 
     @classmethod
     def stream_lengths(cls, word_bytes: int, count: int, parameters: bytes) -> list[int]:
-        """Return a bit per word, in whole bytes."""
+        """Return one bit per word, rounded up to whole bytes."""
         if parameters or word_bytes != 1:
             raise CorruptChunkError(
                 f"packbits has {len(parameters)} bytes of parameters and words of {word_bytes} bytes, must be 0 and 1"
@@ -47,7 +47,7 @@ class PackBits(Filter):
 
     @classmethod
     def decode(cls, streams: Sequence[Buffer], parameters: bytes, words: Words) -> None:  # noqa: ARG003 - there are none
-        """Put every bit into a byte of its own."""
+        """Unpack each bit into a byte."""
         (stream,) = streams
         unpacked = np.unpackbits(np.frombuffer(memoryview(stream), np.uint8), bitorder="little")
         if unpacked[words.size :].any():

@@ -1,4 +1,4 @@
-"""Blosc's frames: bits of the same weight side by side, then LZ4."""
+"""Blosc frames: bit shuffling, then LZ4."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 with warnings.catch_warnings(record=True):
-    # Whatever the library's other codecs, which are imported with it, want to say is not for our users.
+    # numcodecs imports all of its codecs, whose warnings do not concern our users.
     from numcodecs import blosc
 
 from tensorus_codecs.abc import Compressor
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BloscLz4"]
 
-# Threads are the codec pool's: without this, calls of many threads would queue for Blosc's own.
+# The codec pool provides the parallelism. With Blosc's own threads, calls from different threads would queue for them.
 blosc.use_threads = False
 
 _HEADER = struct.Struct("<BBBBIII")
@@ -29,7 +29,7 @@ _HEADER = struct.Struct("<BBBBIII")
 
 _VERSION = 2
 _LZ4 = 1
-"""The inner format in the three upper bits of the flags; LZ4 and LZ4HC share it."""
+"""The inner format, in the upper three bits of the flags; LZ4 and LZ4HC share it."""
 
 _LEVEL = 5
 _WORD_BYTES = (0, 1, 2, 4, 8)
@@ -37,9 +37,9 @@ _WORD_BYTES = (0, 1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class BloscLz4(Compressor):
-    """One Blosc 1 frame per stream: bitshuffle over words of `word_bytes`, then LZ4, in blocks that fit the cache.
+    """One Blosc 1 frame per stream: bitshuffle over words of `word_bytes`, then LZ4, in blocks that fit in the cache.
 
-    Twice as fast as any entropy coder, and smaller than LZ4 alone on every kind of number.
+    Twice as fast as any entropy coder, and smaller than plain LZ4 on every kind of number.
 
     Source: https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst.
     """
@@ -48,7 +48,7 @@ class BloscLz4(Compressor):
     number: ClassVar[int] = 4
 
     word_bytes: int = 0
-    """Bytes of a number: 1, 2, 4 or 8; 0: those of the chunk's words, which a policy fills in."""
+    """Bytes per number: 1, 2, 4 or 8; 0: the width of the chunk's words, which a policy fills in."""
 
     def __post_init__(self) -> None:
         """Refuse any other width."""
@@ -65,6 +65,7 @@ class BloscLz4(Compressor):
         """Return `data` as one frame."""
         width = self.word_bytes or 1
         view = memoryview(data).cast("B")
+        # A filter's streams need not be whole words; shuffle those by byte.
         if view.nbytes % width:
             width = 1
         words = np.frombuffer(view, f"<u{width}")
@@ -73,7 +74,7 @@ class BloscLz4(Compressor):
 
     @classmethod
     def decode(cls, data: Buffer, decoded_bytes: int) -> memoryview:
-        """Return the frame's bytes. What its header says is checked before Blosc sees it."""
+        """Return the decoded frame. Its header is checked before Blosc sees it, because Blosc trusts its lengths."""
         view = memoryview(data).cast("B")
         if view.nbytes < _HEADER.size:
             raise CorruptChunkError(f"blosc_lz4 frame of {view.nbytes} bytes, has a header of {_HEADER.size}")

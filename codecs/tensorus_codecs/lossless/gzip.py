@@ -1,4 +1,4 @@
-"""The gzip format, by zlib-ng where it is installed and better, otherwise by zlib."""
+"""The gzip format, through zlib-ng where it is installed and better, otherwise through zlib."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["Gzip"]
 
 _GZIP_WINDOW_BITS = 16 + zlib.MAX_WBITS
-"""zlib's notation for a gzip header and trailer around the deflate stream."""
+"""zlib's way to ask for a gzip header and trailer around the deflate stream."""
 
 
 def _fastest() -> ModuleType:
-    """Return zlib-ng, which has the functions and the messages of zlib, or zlib itself."""
+    """Return zlib-ng, which has the same functions and messages as zlib, or zlib if it is not installed."""
     try:
         return importlib.import_module("zlib_ng.zlib_ng")
     except ImportError:
@@ -31,18 +31,19 @@ def _fastest() -> ModuleType:
 
 _DECODER = _fastest()
 """Measured on weights, their byte planes, integers and text: zlib-ng decodes 1.2 to 2.5 times as fast as zlib. isal is
-faster still on planes (1.4 times) and slower on floats as they are (0.8 times): not worth a second library."""
+1.4 times as fast on planes but only 0.8 times as fast on unfiltered floats, which does not justify a second library."""
 
 _ENCODERS = {**dict.fromkeys(range(1, 9), zlib), 9: _fastest()}
-"""Per level. zlib-ng's level 9 is up to 13 times as fast as zlib's and at most 1 % larger. Its other levels are faster, too,
-but make some data much larger (1: noise by 5 %, exponents by 50 %; 2 to 8: images by 4 to 12 %), as do isal's three."""
+"""The library per level. zlib-ng's level 9 is up to 13 times as fast as zlib's and its output at most 1 % larger. Its other
+levels are faster, too, but make some data much larger (1: noise by 5 %, exponents by 50 %; 2 to 8: images by 4 to 12 %). So
+do the three levels of isal."""
 
 
 @dataclass(frozen=True)
 class Gzip(Compressor):
     """One gzip member per stream, without a file name and with modification time 0.
 
-    Source: RFC 1952. Every level decodes alike, and so does what either library encodes.
+    Source: RFC 1952. The decoder depends neither on the level nor on the library that encoded.
     """
 
     id: ClassVar[str] = "gzip"
@@ -62,10 +63,10 @@ class Gzip(Compressor):
 
     @classmethod
     def decode(cls, data: Buffer, decoded_bytes: int) -> bytes:
-        """Return the member's bytes; its CRC-32 is checked by the library."""
+        """Return the decoded member. The library checks its CRC-32."""
         decompressor = _DECODER.decompressobj(_GZIP_WINDOW_BITS)
         try:
-            # One byte more than declared shows a stream that goes on; the library stops there.
+            # Ask for one byte more than declared, to detect a stream that is longer; the library stops there.
             decoded: bytes = decompressor.decompress(data, decoded_bytes + 1)
         except _DECODER.error as error:
             raise CorruptChunkError(f"gzip stream of {memoryview(data).nbytes} bytes: {error}") from error

@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 __all__ = ["Lz4"]
 
 _HIGH_COMPRESSION_LEVEL_MIN = 3
-"""Below it, LZ4 uses its fast mode. Source: `LZ4HC_CLEVEL_MIN` of lz4hc.h is 2; the lz4 command line starts at 3."""
+"""Below this level, LZ4 uses its fast mode. Source: `LZ4HC_CLEVEL_MIN` of lz4hc.h is 2; the lz4 command line starts at 3."""
 
 
 @dataclass(frozen=True)
 class Lz4(Compressor):
-    """One LZ4 block per stream, without a length of its own: the chunk record holds it.
+    """One LZ4 block per stream, without a length prefix: the chunk record holds the length.
 
-    Source: https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md. Every level decodes alike.
+    Source: https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md. The decoder does not depend on the level.
     """
 
     id: ClassVar[str] = "lz4"
     number: ClassVar[int] = 2
 
     level: int = 1
-    """1 and 2: the fast mode; 3 to 12: high compression, ever slower."""
+    """1 and 2: fast mode; 3 to 12: high compression, increasingly slow."""
 
     def __post_init__(self) -> None:
         """Refuse a level outside 1 to 12."""
@@ -46,7 +46,7 @@ class Lz4(Compressor):
 
     @classmethod
     def decode(cls, data: Buffer, decoded_bytes: int) -> bytes:
-        """Return the block's bytes; LZ4 stops at the end of a buffer of `decoded_bytes`."""
+        """Return the decoded block. LZ4 stops at the end of a buffer of `decoded_bytes`."""
         try:
             decoded: bytes = lz4.block.decompress(data, uncompressed_size=decoded_bytes)
         except (lz4.block.LZ4BlockError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The standalone format of pcodec, also called pco: numbers of one type."""
+"""The standalone format of pcodec, also called pco, for numbers of one type."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pcodec"]
 
+# Version 1.0 added 8-bit numbers.
 if not hasattr(ChunkConfig, "enable_8_bit"):
     raise ImportError("the library pcodec is older than 1.0", name="pcodec 1.0.3 or newer")
 
@@ -36,7 +37,7 @@ _TYPES = {
     "float32": 5,
     "float64": 6,
 }
-"""The format's byte of each number type. Source: `docs/format.md` of pcodec, section Standalone Format."""
+"""Number type to its byte in the format. Source: `docs/format.md` of pcodec, section Standalone Format."""
 
 _TYPE_BY_BYTE = {number: name for name, number in _TYPES.items()}
 
@@ -44,10 +45,10 @@ _START = b"pco!\x03"
 """Magic number and standalone version."""
 
 _WRAPPED_MAJOR_VERSION = 4
-"""What every library of the 1.x line writes; the minor version says what else may occur, which shows when it does."""
+"""The version that every 1.x library writes. The minor version is ignored: unknown features fail when they occur."""
 
 _PREAMBLE = struct.Struct("<I")
-"""Before each chunk: number type (8 bits), count of its numbers less one (24 bits)."""
+"""Precedes each chunk: number type (8 bits), count of its numbers minus one (24 bits)."""
 
 _END = b"\0"
 
@@ -55,22 +56,22 @@ _CLASSIC, _INT_MULT, _FLOAT_MULT, _FLOAT_QUANT, _DICT = range(5)
 """Modes."""
 
 _LOOKBACK, _DELTA_MAX = 2, 3
-"""Delta encodings: the one with a window, and the last that there is."""
+"""Delta encodings: the one with a window, and the highest number."""
 
 _WINDOW_MIN = 16
-"""The encoder's smallest window; otherwise it takes the power of two from the count on, up to 32768."""
+"""The encoder's smallest window. Otherwise it uses the next power of two from the count, up to 32768."""
 
 
 @dataclass(frozen=True)
 class Pcodec(Compressor):
-    """One standalone file of one chunk per stream: the bytes are read as numbers of one type.
+    """One standalone file with one chunk per stream; the bytes are treated as numbers of one type.
 
-    pcodec models how numbers are distributed and how they follow each other: what weights, sensor readings, sorted ids and
-    counters shrink to, no byte-wise compressor reaches. Bit-exact for every value, NaN's payload and -0.0 included. bfloat16,
-    float8, bool and opaque elements are read as unsigned integers of their width.
+    pcodec models the distribution of the numbers and their order. It beats every byte-wise compressor on weights, sensor
+    readings, sorted ids and counters. It is bit-exact for every value, including NaN payloads and -0.0. bfloat16, float8, bool
+    and opaque elements are treated as unsigned integers of their width.
 
-    Source: https://github.com/pcodec/pcodec/blob/main/docs/format.md, standalone version 3, wrapped version 4. Every level
-    decodes alike.
+    Source: https://github.com/pcodec/pcodec/blob/main/docs/format.md, standalone version 3, wrapped version 4. The decoder
+    does not depend on the level.
     """
 
     id: ClassVar[str] = "pcodec"
@@ -80,11 +81,11 @@ class Pcodec(Compressor):
     """0 (fastest) to 12 (smallest). Measured on float32 weights, one core: 4: ratio 1.169 at 114 MB/s, 8: 1.205 at 80, 12:
     1.208 at 5. All decode at about 1 GB/s."""
     number_type: str = ""
-    """What the bytes are read as: uint, int or float and its bits, as NumPy names it; empty: what the chunk's numbers are,
-    which a policy fills in. Bytes that are no whole numbers are read as uint8."""
+    """Type of the numbers, named as in NumPy (uint32, float16, ...); empty: the type of the chunk's numbers, which a policy
+    fills in. Data that is not a whole number of such values is treated as uint8."""
 
     def __post_init__(self) -> None:
-        """Refuse a level outside 0 to 12, and a type that the format does not have."""
+        """Refuse a level outside 0 to 12 and a type that the format lacks."""
         self._require_integer("level", 0, 12)
         if self.number_type not in ("", *_TYPES):
             allowed = ", ".join(_TYPES)
@@ -101,7 +102,7 @@ class Pcodec(Compressor):
         view = memoryview(data).cast("B")
         dtype = np.dtype(self.number_type or "uint8")
         numbers = np.frombuffer(view, dtype if view.nbytes % dtype.itemsize == 0 else np.uint8)
-        # The library takes numbers only where the processor would: copied, if the bytes lie elsewhere.
+        # The library requires aligned numbers, so unaligned ones are copied.
         values = np.require(numbers, requirements=["ALIGNED"])
         config = ChunkConfig(
             compression_level=self.level,
@@ -113,7 +114,7 @@ class Pcodec(Compressor):
 
     @classmethod
     def decode(cls, data: Buffer, decoded_bytes: int) -> memoryview:
-        """Return the numbers' bytes. What decides over memory is checked before the library sees it."""
+        """Return the bytes of the decoded numbers. Every size that the library would allocate is checked first."""
         stored = bytes(data)
         chunk = _parse_start(stored)
         if chunk.count * chunk.dtype.itemsize != decoded_bytes:
@@ -133,26 +134,27 @@ class Pcodec(Compressor):
 
 @dataclass(frozen=True)
 class _Chunk:
-    """What stands before the metadata of a file's only chunk."""
+    """The fields before the metadata of a file's only chunk."""
 
     version_at: int
-    """Where the wrapped format's version is."""
+    """Offset of the wrapped format's version."""
     metadata_at: int
+    """Offset of the chunk's metadata."""
     dtype: np.dtype[Any]
     count: int
 
 
 def _parse_start(stored: bytes) -> _Chunk:
-    """Return what the start of a standalone file says.
+    """Parse the start of a standalone file.
 
     at size  field
      0    4  "pco!"
      4    1  standalone version
      5    1  number type of all chunks, or 0
-     6    v  6 bits: k - 1; k bits: how many numbers there may be, which is ignored; 0 to 7 bits: 0
+     6    v  6 bits: k - 1; k bits: a hint of the count, ignored; 0 to 7 bits of padding
      6+v  2  wrapped version: major, minor
      8+v  1  number type
-     9+v  3  count of the chunk's numbers, less one
+     9+v  3  count of the chunk's numbers, minus one
     12+v     metadata, page, 0
     """
     if stored[:5] != _START:
@@ -171,9 +173,9 @@ def _parse_start(stored: bytes) -> _Chunk:
 
 
 def _check_metadata(stored: bytes, chunk: _Chunk) -> None:
-    """Refuse a dictionary or a window larger than its numbers can use: the library allocates what they claim.
+    """Refuse a dictionary or a window larger than the numbers can use, because the library allocates the claimed size.
 
-    The metadata begins with the mode (4 bits) and what belongs to it, then the delta encoding (4 bits) and what belongs to it.
+    The metadata begins with the mode (4 bits) and its parameters, then the delta encoding (4 bits) and its parameters.
     """
     number_bits = 8 * chunk.dtype.itemsize
     bits = _bits_at(stored, chunk.metadata_at)
@@ -198,17 +200,17 @@ def _check_metadata(stored: bytes, chunk: _Chunk) -> None:
 
 
 def _bits_at(stored: bytes, at: int) -> int:
-    """Return enough bits from `at` on for a mode with its number, and a delta encoding with its window."""
+    """Return the bits at `at`, enough for a mode with its number and a delta encoding with its window."""
     return int.from_bytes(stored[at : at + 16], "little")
 
 
 @contextmanager
 def _library_errors(stored: bytes) -> Iterator[None]:
-    """Call damage what the library raises: its errors, and the panics of its Rust code."""
+    """Turn the library's errors, and panics of its Rust code, into `CorruptChunkError`."""
     try:
         yield
     except BaseException as error:
-        # The class of a panic derives from BaseException, so that `except Exception` misses it, and cannot be imported.
+        # A panic's class derives from BaseException, so `except Exception` misses it, and it cannot be imported.
         if not isinstance(error, RuntimeError) and type(error).__name__ != "PanicException":
             raise
         raise CorruptChunkError(f"pcodec stream of {len(stored)} bytes: {error}") from error

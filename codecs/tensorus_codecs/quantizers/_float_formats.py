@@ -1,4 +1,4 @@
-"""Where sign, exponent and fraction lie in the bits of a float."""
+"""Bit layouts of floating-point formats: sign, exponent and fraction."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class FloatFormat:
     word: np.dtype[Any]
     """Unsigned integer as wide as the format."""
     fraction_bits: int
-    """Without the leading one."""
+    """Number of fraction bits, without the implicit leading one."""
     bias: int
-    """What the stored exponent is too large by. The smallest normal number is 2**(1 - bias)."""
+    """Stored exponent minus real exponent. The smallest normal number is 2**(1 - bias)."""
 
     @property
     def bits(self) -> int:
@@ -28,17 +28,17 @@ class FloatFormat:
 
     @property
     def sign(self) -> int:
-        """The sign bit."""
+        """Mask of the sign bit."""
         return 1 << (self.bits - 1)
 
     @property
     def exponent_mask(self) -> int:
-        """The exponent's bits: those of infinity, in formats of IEEE 754."""
+        """Mask of the exponent's bits; in IEEE 754 formats, also the bits of infinity."""
         return self.sign - (1 << self.fraction_bits)
 
     @property
     def exponent_limit(self) -> int:
-        """Finite numbers are below 2**exponent_limit, in formats of IEEE 754."""
+        """In IEEE 754 formats, finite numbers are below 2**exponent_limit."""
         return self.bias + 1
 
     @property

@@ -1,4 +1,4 @@
-"""Integers with one scale per block of values: what `int8_block` and `int16_block` share, which differ in their width only."""
+"""Integer codes with one scale per block of values: base of `int8_block` and `int16_block`, which differ only in width."""
 
 from __future__ import annotations
 
@@ -35,35 +35,37 @@ _AFFINE = 1
 _VARIANTS = ("auto", "symmetric", "affine")
 _BLOCK_SIZES = (32, 64, 128, 256)
 _AFFINE_BELOW = 1.2
-"""`auto` takes the affine variant where the blocks' ranges add up to less than this times their largest magnitudes, and no
-value is zero, which only the symmetric variant is sure to keep.
+"""`auto` takes the affine variant if the sum of the blocks' ranges is less than this factor times the sum of their largest
+magnitudes, and no value is zero: only the symmetric variant is sure to keep zeros.
 
-Symmetric blocks have twice their largest magnitude to cover, affine ones their range and a midpoint of 4 bytes: values around
-zero have a range of about 1.9 largest magnitudes, values that keep away from zero one of up to 1."""
+A symmetric block covers twice its largest magnitude. An affine one covers its range, and costs a midpoint of 4 bytes. Values
+around zero have a range of about 1.9 times the largest magnitude; values away from zero have a range of at most 1 times."""
 
 
 @dataclass(frozen=True)
 class IntBlock(Quantizer):
-    """Integer codes with one bfloat16 scale per `block_size` values; in the affine variant with a midpoint, too.
+    """Integer codes with one bfloat16 scale, and in the affine variant one midpoint, per `block_size` values.
 
     symmetric  s = max(up(max|v| / (c u)), 2**-126);      q = u rint(v / (u s));        decoded: q * s
     affine     s = max(up(max|v - m| / (c u)), 2**-126);  q = u rint((v - m) / (u s));  decoded: q * s + m
                m = max v / 2 + min v / 2, never -0.0
 
-    c is `code_max`; u is 1, and in `int16_block` the largest power of two with c u <= 32767. Ties go to even, `up` rounds away
-    from zero to bfloat16, so that |q| <= c u without clipping, and what is decoded is rounded to the dtype of v. The smallest
-    integer of the codes' width marks an exception, whose value is kept raw, in order: NaN, an infinity, or |v| > 2**M, where M
-    is 127, and 15 for float16: q * s might overflow there. max and min leave exceptions out. All-zero blocks decode to zeros
-    (-0.0 to +0.0), and in the affine variant blocks of one number exactly, unless its half is subnormal. Every operation is
-    rounded to float32, for float64 to float64.
+    c is `code_max`; u is 1, except in `int16_block`, where it is the largest power of two with c u <= 32767. Ties go to even.
+    `up` rounds away from zero to bfloat16, so |q| <= c u without clipping. Decoded values are rounded to the dtype of v.
+
+    Exceptions are NaN, infinities and |v| > 2**M, where M is 127 (15 for float16), because q * s might overflow there. The
+    smallest integer of the codes' width marks an exception; the values are stored raw, in order. max and min ignore exceptions.
+
+    All-zero blocks decode to zeros (-0.0 becomes +0.0). In the affine variant, blocks of equal values are exact unless half of
+    the value is subnormal. Every operation is rounded to float32 (float64 for float64).
 
     Error bound for float32 and float64: |v - decoded| <= u s (1/2 + c * 2**-23), since v / (u s) <= c is rounded once, to at
-    least 24 bits. In the affine variant it is u s (1/2 + c * 2**-22) + 2**-24 * |m|, for float64 2**-53 * |m|: difference,
-    quotient and sum are rounded. float16 and bfloat16 add their own rounding.
+    least 24 bits. In the affine variant it is u s (1/2 + c * 2**-22) + 2**-24 * |m| (for float64, 2**-53 * |m|), since
+    difference, quotient and sum are rounded. For float16 and bfloat16, add the rounding to that dtype.
 
     Parameters, little-endian: block_size uint16; variant uint16, 0 symmetric, 1 affine; exception_count uint32; scales
-    bfloat16, one per started block; midpoints float32, for float64 float64, one per started block, in the affine variant only;
-    exceptions, raw, in the order of their codes.
+    bfloat16, one per block; in the affine variant, midpoints float32 (float64 for float64), one per block; exceptions, raw, in
+    the order of their codes. The last block may be shorter.
 
     Source: ONNX QuantizeLinear, blocked granularity, without the smallest code; the zero point is m.
     """
@@ -71,15 +73,15 @@ class IntBlock(Quantizer):
     code: ClassVar[np.dtype[Any]]
     """Dtype of the codes: a signed integer."""
     spreads: ClassVar[bool] = False
-    """Whether u is more than 1, so that the upper byte of a code holds all that a compressor can use."""
+    """Whether u may exceed 1, so that the upper byte of a code holds everything that a compressor can use."""
 
     block_size: int = 64
-    """Values per scale: 32, 64, 128 or 256. Smaller is more exact and larger on disk: 16 / block_size bits a value more, in the
-    affine variant 48 / block_size, for float64 80 / block_size."""
+    """Values per scale: 32, 64, 128 or 256. Smaller blocks are more exact and larger on disk: they cost 16 / block_size bits
+    per value (affine: 48 / block_size; affine float64: 80 / block_size)."""
     code_max: int = 0
-    """Largest code; 0: the largest integer. Fewer codes are coarser, and smaller where a compressor follows."""
+    """Largest code; 0: the largest integer. Fewer codes are coarser, and smaller if a compressor follows."""
     variant: str = "auto"
-    """"symmetric", "affine" (for values that keep away from zero), or "auto": whichever suits the chunk."""
+    """"symmetric", "affine" (for values away from zero), or "auto" (chosen per chunk)."""
 
     def __post_init__(self) -> None:
         """Refuse any other block size, code or variant."""
@@ -98,7 +100,7 @@ class IntBlock(Quantizer):
 
     @classmethod
     def exception_code(cls) -> int:
-        """Return the code that marks a value kept raw."""
+        """Return the code that marks an exception."""
         return int(np.iinfo(cls.code).min)
 
     @classmethod
@@ -108,58 +110,58 @@ class IntBlock(Quantizer):
 
     @classmethod
     def code_dtype(cls, component: np.dtype[Any]) -> np.dtype[Any]:  # noqa: ARG003 - the same for all
-        """Return the signed integer."""
+        """Return the signed integer dtype of the codes."""
         return cls.code
 
     def encode(self, values: Values) -> Quantized:
         """Return the codes of `values`, shape (n,).
 
         Raises:
-            TooManyExceptionsError: above 1 % of n; names both numbers.
+            TooManyExceptionsError: more than 1 % of n; names both numbers.
         """
         blocks = _blocks(values, self.block_size)
         highest, lowest = blocks.max(axis=1), blocks.min(axis=1)
         limit = magnitude_max(values.dtype)
         regular = None
-        # NaN is in the extremes of its block, and fails the comparisons.
+        # max and min propagate NaN, and comparisons with NaN are false, so exceptions of any kind end up here.
         if not (bool((highest <= limit).all()) and bool((lowest >= -limit).all())):
             regular = np.abs(blocks) <= blocks.dtype.type(limit)
             highest = np.maximum.reduce(blocks, axis=1, where=regular, initial=-limit)
             lowest = np.minimum.reduce(blocks, axis=1, where=regular, initial=limit)
-            none_regular = ~regular.any(axis=1)
-            highest[none_regular] = lowest[none_regular] = 0
+            all_exceptions = ~regular.any(axis=1)
+            highest[all_exceptions] = lowest[all_exceptions] = 0
         affine = self._is_affine(blocks, highest, lowest)
         if regular is not None:
-            # What becomes of exceptions is overwritten below: any number that fits a code will do.
+            # Any value that fits a code will do: the codes of exceptions are overwritten below.
             blocks = np.where(regular, blocks, lowest[:, np.newaxis])
         code_max = self.code_max or self.largest_code()
         spread = 1 << (self.largest_code() // code_max).bit_length() - 1 if self.spreads else 1
-        # Which of two zeros is the larger is up to the processor: adding another leaves +0.0.
-        middles = highest / 2 + lowest / 2 + blocks.dtype.type(0) if affine else np.empty(0, blocks.dtype)
-        # Not half the range: a midpoint is rounded, so that one end may be further from it than the other.
-        reach = np.maximum(highest - middles, middles - lowest) if affine else np.maximum(highest, -lowest)
+        # Whether max(0.0, -0.0) is -0.0 depends on the processor. Adding 0.0 always yields +0.0.
+        midpoints = highest / 2 + lowest / 2 + blocks.dtype.type(0) if affine else np.empty(0, blocks.dtype)
+        # Half the range would not do: the midpoint is rounded, so one end may be farther from it than the other.
+        reach = np.maximum(highest - midpoints, midpoints - lowest) if affine else np.maximum(highest, -lowest)
         bits = scale_bits(reach, code_max * spread)
         steps = scales(bits, blocks.dtype)[:, np.newaxis] * blocks.dtype.type(spread)
-        quotients = (blocks - middles[:, np.newaxis]) / steps if affine else blocks / steps
+        quotients = (blocks - midpoints[:, np.newaxis]) / steps if affine else blocks / steps
         codes = np.rint(quotients, out=quotients).astype(self.code).reshape(-1)[: values.size]
         if spread > 1:
             codes *= self.code.type(spread)
         exceptions = values[:0]
         if regular is not None:
-            irregular = ~regular.reshape(-1)[: values.size]
-            exceptions = values[irregular]
+            is_exception = ~regular.reshape(-1)[: values.size]
+            exceptions = values[is_exception]
             require_few_exceptions(self.id, exceptions.size, values.size)
-            codes[irregular] = self.exception_code()
+            codes[is_exception] = self.exception_code()
         header = _PARAMETERS.pack(self.block_size, _AFFINE if affine else _SYMMETRIC, exceptions.size)
-        return Quantized(codes, b"".join((header, bits.tobytes(), middles.tobytes(), exceptions.tobytes())))
+        return Quantized(codes, b"".join((header, bits.tobytes(), midpoints.tobytes(), exceptions.tobytes())))
 
     def _is_affine(self, blocks: Values, highest: Values, lowest: Values) -> bool:
         if self.variant != "auto":
             return self.variant == "affine"
-        # Halves, whose sums cannot overflow where the values do not.
+        # Halves cannot overflow when added or subtracted.
         ranges = (highest / 2 - lowest / 2).sum(dtype=np.float64)
         magnitudes = (np.maximum(highest, -lowest) / 2).sum(dtype=np.float64)
-        # Zeros stay zeros: missing values and what a ReLU has cut off.
+        # Zeros must stay zeros: they often mean missing values, or come from a ReLU.
         return bool(ranges < _AFFINE_BELOW * magnitudes) and not bool((blocks == 0).any())
 
     @classmethod
@@ -172,7 +174,7 @@ class IntBlock(Quantizer):
     @classmethod
     def decode_into(cls, codes: Values, parameters: bytes, values: Values) -> None:
         """See `Quantizer`."""
-        block_size, bits, middles, exceptions = _parse_parameters(cls, codes, parameters, values.dtype)
+        block_size, bits, midpoints, exceptions = _parse_parameters(cls, codes, parameters, values.dtype)
         factors = scales(bits, work_dtype(values.dtype))
         work = values if values.dtype == factors.dtype else np.empty(values.size, factors.dtype)
         count = values.size
@@ -187,8 +189,8 @@ class IntBlock(Quantizer):
                 np.multiply(
                     codes[part].reshape(-1, width), factors[blocks, np.newaxis], out=decoded, dtype=factors.dtype
                 )
-                if middles.size:
-                    decoded += middles[blocks, np.newaxis]
+                if midpoints.size:
+                    decoded += midpoints[blocks, np.newaxis]
         if work is not values:
             values[:] = work
         if exceptions.size:
@@ -196,9 +198,9 @@ class IntBlock(Quantizer):
 
 
 def _blocks(values: Values, block_size: int) -> Values:
-    """Return `values` in the precision that is worked in, shape (blocks, block_size); a view where that is possible.
+    """Return `values` in the working precision, shape (blocks, block_size); a view if possible.
 
-    The last value completes the last block: it changes neither its extremes nor whether it has exceptions.
+    The last block is padded with the last value, which changes neither its extremes nor its exceptions.
     """
     working = values.astype(work_dtype(values.dtype), copy=False)
     missing = -values.size % block_size
@@ -220,21 +222,21 @@ def _parse_parameters(
         raise CorruptChunkError(f"variant of {codec.id} is {variant}, must be {_SYMMETRIC} or {_AFFINE}")
     block_count = -(-codes.size // block_size)
     work = work_dtype(component)
-    middle_count = block_count if variant == _AFFINE else 0
-    middles_at = _PARAMETERS.size + 2 * block_count
-    exceptions_at = middles_at + middle_count * work.itemsize
+    midpoint_count = block_count if variant == _AFFINE else 0
+    midpoints_at = _PARAMETERS.size + 2 * block_count
+    exceptions_at = midpoints_at + midpoint_count * work.itemsize
     expected_bytes = exceptions_at + exception_count * component.itemsize
     if len(parameters) != expected_bytes:
         raise CorruptChunkError(f"{codec.id} has {len(parameters)} bytes of parameters, must be {expected_bytes}")
     exception = codec.exception_code()
-    # The smallest code there is: without one, a pass that makes no array shows it.
+    # The exception code is the smallest one, so `min` detects exceptions without a temporary array.
     marked = int(np.count_nonzero(codes == exception)) if int(codes.min()) == exception else 0
     if marked != exception_count:
-        raise CorruptChunkError(f"{codec.id} has {exception_count} exceptions for {marked} codes that mark one")
+        raise CorruptChunkError(f"{codec.id} has {exception_count} exceptions, but {marked} codes mark one")
     bits = np.frombuffer(parameters, "<u2", block_count, _PARAMETERS.size)
     require_normal_scales(codec.id, bits)
-    middles = np.frombuffer(parameters, work.newbyteorder("<"), middle_count, middles_at)
-    if not bool(np.isfinite(middles).all()):
+    midpoints = np.frombuffer(parameters, work.newbyteorder("<"), midpoint_count, midpoints_at)
+    if not bool(np.isfinite(midpoints).all()):
         raise CorruptChunkError(f"a midpoint of {codec.id} is not finite")
     exceptions = np.frombuffer(parameters, component, exception_count, exceptions_at)
-    return block_size, bits, middles, exceptions
+    return block_size, bits, midpoints, exceptions

@@ -1,6 +1,6 @@
-"""Codes of four bits, two per byte, and the parameters that go with them: what `int4_block` and `nf4` share.
+"""Four-bit codes, two per byte, and their parameters: shared by `int4_block` and `nf4`.
 
-The first code of a pair is the low nibble. The chunk is cut into blocks of `block_size` codes, of which each has one scale; see
+The first code of a pair is the low nibble. The chunk is split into blocks of `block_size` codes with one scale each; see
 `_blocks.py` for scales and exceptions.
 
     parameters, little-endian, no padding
@@ -41,10 +41,10 @@ _HEADER = struct.Struct("<HHI")
 
 @dataclass(frozen=True)
 class NibbleBlock(Quantizer):
-    """What the quantizers of four bits have in common."""
+    """Base of the four-bit quantizers."""
 
     block_size: int = 32
-    """Values per scale: 32, 64 or 128. Smaller is more exact and larger on disk: 4 + 16 / block_size bits a value."""
+    """Values per scale: 32, 64 or 128. Smaller blocks are more exact and larger on disk: 4 + 16 / block_size bits per value."""
 
     def __post_init__(self) -> None:
         """Refuse any other block size."""
@@ -60,35 +60,36 @@ class NibbleBlock(Quantizer):
 
     @classmethod
     def code_dtype(cls, component: np.dtype[Any]) -> np.dtype[Any]:  # noqa: ARG003 - the same for all
-        """Return uint8, of two codes."""
+        """Return uint8: one byte holds two codes."""
         return np.dtype(np.uint8)
 
     @classmethod
     def code_count(cls, count: int) -> int:
-        """Return the bytes: one per two values."""
+        """Return the number of bytes: one per two values, rounded up."""
         return (count + 1) // 2
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What the parameters of one chunk say."""
+    """The parsed parameters of one chunk."""
 
     block_size: int
     """Codes per scale."""
     scale_bits: npt.NDArray[np.uint16]
-    """Of bfloat16, one per started block."""
+    """Bits of the bfloat16 scales, one per block; the last block may be shorter."""
     exception_count: int
-    """Values that are kept raw."""
+    """Number of values stored raw."""
     rest: memoryview
-    """`exception_count` entries of the size that `parse` was told."""
+    """`exception_count` entries of the size passed to `parse`."""
 
 
 def pack(nibbles: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np.uint8]:
-    """Return the first `count` nibbles as bytes, shape (ceil(count / 2),); an odd last one is followed by 0.
+    """Return the first `count` nibbles as bytes, shape (ceil(count / 2),); if `count` is odd, the last high nibble is 0.
 
     Args:
-        nibbles: one per byte, of which the upper four bits are ignored; shape (n,), n even and >= `count`.
+        nibbles: one per byte, whose upper four bits are ignored; shape (n,), n even and >= `count`.
     """
+    # Two bytes at a time as one 16-bit word: the low byte keeps its place, the high byte moves down by a nibble.
     pairs = nibbles.view("<u2")
     packed = pairs & np.uint16(0x0F)
     packed |= pairs >> np.uint16(4) & np.uint16(0xF0)
@@ -99,7 +100,7 @@ def pack(nibbles: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np.uint8]:
 
 
 def pair_table(levels: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.complexfloating[Any, Any]]:
-    """Return the two values of each byte, shape (256,): the low nibble's as real part, the high one's as imaginary part."""
+    """Return the two values for every byte, shape (256,): real part for the low nibble, imaginary part for the high one."""
     table = np.empty(256, np.result_type(levels.dtype, np.complex64))
     table.real, table.imag = np.tile(levels, 16), np.repeat(levels, 16)
     return table
@@ -108,7 +109,8 @@ def pair_table(levels: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.complexf
 def unpack(
     codes: Values, count: int, table: npt.NDArray[np.complexfloating[Any, Any]], parameters: Parameters
 ) -> Values:
-    """Return level * scale of `count` codes, in the precision of `table`, which is one of `pair_table`."""
+    """Return level * scale for `count` codes, in the precision of `table`, which `pair_table` made."""
+    # One complex number per byte is a pair of values: a single lookup decodes two codes.
     pairs = table.take(codes)
     values: Values = pairs.view(pairs.real.dtype)[:count]
     values *= np.repeat(scales(parameters.scale_bits, values.dtype), parameters.block_size)[:count]
@@ -116,18 +118,18 @@ def unpack(
 
 
 def pack_parameters(block_size: int, bits: npt.NDArray[np.uint16], exception_count: int, rest: bytes) -> bytes:
-    """Return the parameters that `parse` reads."""
+    """Return the parameters in the layout that `parse` reads."""
     return b"".join((_HEADER.pack(block_size, 0, exception_count), bits.tobytes(), rest))
 
 
 def parse(codec_id: str, codes: Values, parameters: bytes, count: int, exception_bytes: int) -> Parameters:
-    """Return what the parameters say, checked against the codes of `count` values.
+    """Parse the parameters and check them against the codes of `count` values.
 
     Args:
-        exception_bytes: what each exception takes.
+        exception_bytes: size of the entry of one exception.
 
     Raises:
-        CorruptChunkError: a rule of the table above is broken, or an odd last nibble is followed by anything but 0.
+        CorruptChunkError: a rule of the table above is broken, or `count` is odd and the last high nibble is not 0.
     """
     if len(parameters) < _HEADER.size:
         raise CorruptChunkError(f"{codec_id} has {len(parameters)} bytes of parameters, at least {_HEADER.size}")
@@ -142,9 +144,7 @@ def parse(codec_id: str, codes: Values, parameters: bytes, count: int, exception
     if len(parameters) != expected_bytes:
         raise CorruptChunkError(f"{codec_id} has {len(parameters)} bytes of parameters, must be {expected_bytes}")
     if count % 2 and int(codes[-1]) >> 4:
-        raise CorruptChunkError(
-            f"the last nibble of {codec_id} is {int(codes[-1]) >> 4}, must be 0 behind an odd count"
-        )
+        raise CorruptChunkError(f"the last nibble of {codec_id} is {int(codes[-1]) >> 4}, must be 0 after an odd count")
     bits = np.frombuffer(parameters, "<u2", block_count, _HEADER.size)
     require_normal_scales(codec_id, bits)
     return Parameters(block_size, bits, exception_count, memoryview(parameters)[rest_offset:])

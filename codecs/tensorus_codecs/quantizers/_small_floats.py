@@ -1,12 +1,12 @@
-"""Floats of 8 and 16 bits with one power of two per chunk: how `fp16` and `fp8` scale, round and read them.
+"""Floats of 8 and 16 bits scaled by one power of two per chunk: conversion in both directions for `fp16` and `fp8`.
 
 A chunk's exponent e is that of its largest finite magnitude, 2**(e - 1) <= max|v| < 2**e. Values are multiplied by a power of
-two, so that the largest comes to lie just below 2**exponent_max, and rounded once to the small format, ties to even.
-Multiplying by a power of two is exact, so nothing overflows and only the rounding loses anything. The small formats here
-are chosen so that rounding up to 2**exponent_max cannot overflow either.
+two that moves the largest just below 2**exponent_max, and then rounded once to the small format, ties to even. Multiplying by
+a power of two is exact, so nothing overflows and only the rounding loses precision. The small formats are chosen such that
+rounding up to 2**exponent_max cannot overflow, either.
 
-Both directions work on the bits of whole arrays: NumPy and ml_dtypes convert one number after the other, which is several
-times slower. Tests hold them to the same results, bit for bit.
+Both directions work on the bits of whole arrays, several times faster than NumPy and ml_dtypes, which convert one number at a
+time. Tests require bit-identical results.
 """
 
 from __future__ import annotations
@@ -30,42 +30,43 @@ if TYPE_CHECKING:
 __all__ = ["EXPONENT", "ScaledFloat", "SmallFloat", "narrow", "parse_exponent", "scale", "widen"]
 
 EXPONENT = struct.Struct("<h")
-"""e, the exponent of a chunk, in a quantizer's parameters."""
+"""The chunk's exponent e, in a quantizer's parameters."""
 
 _PIECE_VALUES = 65536
-"""Chunks are rounded in pieces that stay in the cache, in memory that is asked for once: each of a dozen arrays as large as a
-float64 chunk would be returned to the system, and its pages brought in again (measured: six times slower)."""
+"""Chunks are rounded in pieces that fit in the cache, in buffers that are allocated once. The alternative, a dozen temporary
+arrays as large as a float64 chunk, is six times slower: the allocator returns each to the system and faults its pages back in
+(measured)."""
 
 
 @dataclass(frozen=True)
 class SmallFloat(FloatFormat):
-    """A format of 8 or 16 bits, and how it is used here."""
+    """A format of 8 or 16 bits, with its range and special values."""
 
     exponent_max: int
-    """Scaled values stay below 2**exponent_max, which the format holds."""
+    """Scaled values stay below 2**exponent_max, which the format can represent."""
     nan: int
-    """Bits of the NaN that stands for all: conversions of payloads differ between processors."""
+    """Bits of the one NaN that replaces all others, because processors convert payloads differently."""
     infinity: int
-    """Bits of infinity; `nan` where the format has none."""
+    """Bits of infinity; equal to `nan` if the format has no infinity."""
 
 
 @dataclass(frozen=True)
 class ScaledFloat(Quantizer):
-    """A quantizer whose codes are such floats, and whose parameters are e."""
+    """A quantizer whose codes are small floats and whose parameters hold e."""
 
     code: ClassVar[np.dtype[Any]]
     """Dtype of the codes."""
     small: ClassVar[SmallFloat]
-    """Its format."""
+    """Format of `code`."""
 
     @classmethod
     def applies_to(cls, dtype: DType) -> bool:
-        """Floats and complex floats of more bits per number than a code has, and of at least 16."""
+        """Floats and complex floats whose numbers are wider than a code."""
         return dtype.is_real and dtype.component.itemsize > cls.code.itemsize
 
     @classmethod
     def code_dtype(cls, component: np.dtype[Any]) -> np.dtype[Any]:  # noqa: ARG003 - the same for all
-        """Return the small float."""
+        """Return the dtype of the small float."""
         return cls.code
 
     def encode(self, values: Values) -> Quantized:
@@ -92,55 +93,56 @@ class ScaledFloat(Quantizer):
 def narrow(values: Values, small: SmallFloat) -> tuple[Words, int]:
     """Return codes and exponent of `values`, shape (n,), n >= 1.
 
-    Where 2**e is beyond the dtype, codes that would round to 2**exponent_max become the one below, within the same bound:
-    decoding would overflow there. Every NaN becomes `small.nan`, infinities `small.infinity` with their sign. A chunk
-    without a finite value other than zero has e = exponent_max. -0.0 stays.
+    If 2**e is beyond the dtype, decoding 2**exponent_max would overflow. Codes that would round to it become the next lower
+    code, within the same error bound. Every NaN becomes `small.nan`; infinities become `small.infinity` with their sign. A
+    chunk without a finite value other than zero has e = exponent_max. -0.0 is kept.
     """
     numbers = values.astype(work_dtype(values.dtype), copy=False)
     maximum = max(float(numbers.max()), -float(numbers.min()))
-    irregular = None
+    nonfinite = None
     if not math.isfinite(maximum):
-        # NaN and infinities hide the rest: look at the finite values only. Rare, so it may be slow.
-        irregular = ~np.isfinite(numbers)
-        maximum = float(np.abs(numbers[~irregular]).max(initial=0.0))
+        # NaN or infinity hides the largest finite value: search again. This is rare, so it may be slow.
+        nonfinite = ~np.isfinite(numbers)
+        maximum = float(np.abs(numbers[~nonfinite]).max(initial=0.0))
     exponent = math.frexp(maximum)[1] if maximum > 0 else small.exponent_max
     codes = _round(numbers, small.exponent_max - exponent, small)
     if exponent == float_format(values.dtype).exponent_limit:
         beyond = (small.bias + small.exponent_max) << small.fraction_bits
         codes[codes & ~small.word.type(small.sign) == beyond] -= small.word.type(1)
-    if irregular is not None:
-        signs = np.signbit(numbers[irregular]).astype(small.word) * small.word.type(small.sign)
-        codes[irregular] = np.where(np.isnan(numbers[irregular]), small.nan, small.infinity | signs)
+    if nonfinite is not None:
+        signs = np.signbit(numbers[nonfinite]).astype(small.word) * small.word.type(small.sign)
+        codes[nonfinite] = np.where(np.isnan(numbers[nonfinite]), small.nan, small.infinity | signs)
     return codes, exponent
 
 
 def widen(codes: Words, small: SmallFloat, exponent: int, target: Values) -> None:
     """Write code * 2**(exponent - exponent_max), rounded once to float32 (float64 for float64), then to `target`'s dtype.
 
-    Every NaN among the codes of a format with infinities becomes the quiet one; those of a format without are the caller's.
+    In a format with infinities, every NaN code becomes the quiet NaN. Otherwise the caller must handle NaN codes.
 
     Args:
         codes: of `small.word`, shape (n,).
-        exponent: as `parse_exponent` checked it.
+        exponent: already checked by `parse_exponent`.
         target: shape (n,).
     """
     work = work_dtype(target.dtype)
     wide = float_format(work)
     values = target if target.dtype == work else np.empty(codes.size, work)
     bits = values.view(f"i{work.itemsize}")
-    # Exponent and fraction go where they belong in the wide format. Spread copies of the sign are in the way: mask them.
+    # Shift exponent and fraction to their places in the wide format. The signed shift also copies the sign into the bits
+    # between sign and exponent: mask these copies.
     shift = wide.fraction_bits - small.fraction_bits
     np.left_shift(codes.view(f"<i{small.word.itemsize}"), shift, out=bits, dtype=bits.dtype)
     bits &= bits.dtype.type((small.sign - 1 << shift) - wide.sign)
-    # Now each is its code times 2**(small.bias - wide.bias): subnormal, where the code is. The rest is one multiplication,
-    # where its factor is a number.
+    # Each number is now its code times 2**(small.bias - wide.bias), and subnormal if the code is. One multiplication by a power
+    # of two completes it, or two if that power is beyond the wide format.
     unbias, rest = wide.bias - small.bias, exponent - small.exponent_max
     if unbias + rest <= wide.bias:
         values *= work.type(2.0 ** (unbias + rest))
     else:
         values *= work.type(2.0**unbias)
         scale(values, rest, out=values)
-    if small.infinity != small.nan and _has_irregular(codes, small):
+    if small.infinity != small.nan and _has_nonfinite(codes, small):
         magnitudes = codes & small.word.type(small.sign - 1)
         infinite = magnitudes == small.infinity
         values[infinite] = np.where(codes[infinite] & small.word.type(small.sign), -np.inf, np.inf)
@@ -150,7 +152,7 @@ def widen(codes: Words, small: SmallFloat, exponent: int, target: Values) -> Non
 
 
 def parse_exponent(codec_id: str, parameters: bytes, component: np.dtype[Any]) -> int:
-    """Return the exponent that the parameters begin with.
+    """Return the exponent at the start of the parameters.
 
     Raises:
         CorruptChunkError: no value of dtype `component` has this exponent.
@@ -168,23 +170,24 @@ def scale(values: Values, exponent: int, *, out: Values) -> None:
     if limits.minexp <= exponent < limits.maxexp:
         np.multiply(values, values.dtype.type(2.0**exponent), out=out)
     else:
-        # 2**exponent is no normal number itself: slow, and only for chunks of extreme values.
+        # 2**exponent itself is not a normal number. `ldexp` is slow, but only chunks of extreme values need it.
         np.ldexp(values, exponent, out=out)
 
 
 def _round(numbers: Values, exponent: int, small: SmallFloat) -> Words:
-    """Return numbers * 2**exponent, below 2**exponent_max, rounded to `small`, ties to even; garbage for NaN and infinity.
+    """Return numbers * 2**exponent, which must be below 2**exponent_max, rounded to `small`; undefined for NaN and infinity.
 
-    |v| lies between 2**x and 2**(x + 1), where x is at least that of the smallest normal small float. The wide format's unit
-    at 2**(x + shift), shift = the difference of fraction bits, is the small one's unit at 2**x: so adding this power of two
-    rounds |v| to k of these units, and leaves k in the low bits. The code is k plus x, biased, above the fraction.
+    Let 2**x <= |v| < 2**(x + 1), but x at least the exponent of the smallest normal small float. With shift = the difference in
+    fraction bits, the wide format's unit in the last place at 2**(x + shift) equals the small format's at 2**x. So adding
+    2**(x + shift) rounds |v| to k such units, ties to even, and leaves k in the low bits. The code is k, plus x with its bias
+    above the fraction.
     """
     wide, word = float_format(numbers.dtype), float_format(numbers.dtype).word.type
     shift = wide.fraction_bits - small.fraction_bits
     smallest = (wide.bias + 1 - small.bias) << wide.fraction_bits
     codes = np.empty(numbers.size, small.word)
     rows = np.empty((4, min(numbers.size, _PIECE_VALUES)), numbers.dtype)
-    # An array, since `np.maximum` with a scalar is three times slower (NumPy 2.4).
+    # An array, because `np.maximum` with a scalar is three times slower (NumPy 2.4).
     rows[3].view(wide.word)[:] = smallest
     for start in range(0, numbers.size, _PIECE_VALUES):
         piece = numbers[start : start + _PIECE_VALUES]
@@ -202,12 +205,15 @@ def _round(numbers: Values, exponent: int, small: SmallFloat) -> Words:
         bits <<= word(small.bits - 1)
         power_bits += bits
         codes[start : start + _PIECE_VALUES] = power_bits
-    # What x would be, shifted likewise, if it were unbiased: as much of it as a code has bits.
+    # Remove both biases, that of the wide format and that of the added power, in one subtraction modulo the code's width.
     codes -= small.word.type((smallest >> shift) + (shift << small.fraction_bits) & 2 * small.sign - 1)
     return codes
 
 
-def _has_irregular(codes: Words, small: SmallFloat) -> bool:
-    """Whether NaN or an infinity is among the codes, positive (largest as signed integers) or negative (as unsigned ones)."""
+def _has_nonfinite(codes: Words, small: SmallFloat) -> bool:
+    """Whether the codes contain NaN or infinity.
+
+    Positive ones are the largest codes as signed integers, negative ones the largest as unsigned integers.
+    """
     signed_max = int(codes.view(f"<i{small.word.itemsize}").max())
     return signed_max >= small.infinity or int(codes.max()) >= small.sign | small.infinity

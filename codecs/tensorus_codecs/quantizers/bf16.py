@@ -1,4 +1,4 @@
-"""The upper half of float32: its range, and 8 bits of its precision."""
+"""bfloat16, the upper half of float32: the same range with 8 bits of precision."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ __all__ = ["Bf16"]
 
 _BFLOAT16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
 _LARGEST = np.frombuffer(b"\x7f\x7f", _BFLOAT16)[0]
-"""Below infinity: bits 0x7f7f."""
+"""The largest finite value, bits 0x7f7f."""
 _QUIET_NAN = _BFLOAT16.type(np.nan)
-"""Bits 0x7fc0. One NaN for all: conversions of other payloads differ between processors."""
+"""Bits 0x7fc0. It replaces every NaN, because processors convert payloads differently."""
 
 
 @dataclass(frozen=True)
 class Bf16(Quantizer):
     """`values` rounded to bfloat16, ties to even.
 
-    The codes of float32 and float64 of any magnitude up to float32's largest value; a chunk with a larger finite value is
-    refused. Values that would round to infinity become the largest bfloat16, within the same bound:
+    Encodes float32 and float64 up to float32's largest value; a chunk with a larger finite value is refused. Values that would
+    round to infinity become the largest bfloat16, within the same bound:
 
         |v - decoded| <= 2**-8 * |v|     where |v| >= 2**-126  (bfloat16's normal numbers)
         |v - decoded| <= 2**-134         below                 (its subnormal ones)
 
-    float64 is rounded to float32 first: the bound is then 2**-8 + 2**-24. Infinities stay; every NaN becomes the quiet one
-    without payload; -0.0 stays. No parameters.
+    float64 is first rounded to float32, so its bound is 2**-8 + 2**-24. Infinities and -0.0 are kept; every NaN becomes the
+    quiet NaN without payload. No parameters.
 
     Source: the bfloat16 format, as ml_dtypes implements it.
     """
@@ -57,7 +57,7 @@ class Bf16(Quantizer):
         """Return bfloat16 codes of float32 or float64 `values`, shape (n,).
 
         Raises:
-            TooManyExceptionsError: finite values beyond float32.
+            TooManyExceptionsError: a finite value is beyond float32.
         """
         narrow = values.astype(np.float32, copy=False)
         codes = narrow.astype(_BFLOAT16)

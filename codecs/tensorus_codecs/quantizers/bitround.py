@@ -1,4 +1,4 @@
-"""Fewer fraction bits in the same format: nothing gets smaller by itself, and the zeros compress."""
+"""Rounds fraction bits to zero within the same dtype. Only a compressor makes the result smaller."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ _KEEP_BITS_MAX = 52
 
 @dataclass(frozen=True)
 class BitRound(Quantizer):
-    """`values` with `keep_bits` bits of their fraction; the bits below are zero.
+    """`values` rounded to `keep_bits` bits of their fraction; the lower bits are zero.
 
     With b the bits of v as an unsigned integer and drop = max(fraction bits of the dtype - keep_bits, 0):
 
         code = (b + 2**(drop - 1) - 1 + (bit drop of b)) with its lowest drop bits cleared;  code = b where drop is 0
         decoded: the value whose bits are the code
 
-    This rounds to nearest, ties to even, where "even" is that of the integer: a carry may run into the exponent, as it
-    should. A finite value that would round to infinity has its low bits cleared instead. NaN and infinities keep all their
-    bits; zeros, -0.0 too, stay.
+    This rounds to nearest, ties to even, on the bits as an integer: a carry correctly increments the exponent. A finite value
+    that would round to infinity has its low bits cleared instead. NaN and infinities keep all their bits; zeros and -0.0 are
+    kept.
 
         |v - decoded| <= 2**-(keep_bits + 1) * 2**x,  x = max(floor(log2 |v|), exponent of the smallest normal number)
 
-    and less than twice that where low bits are cleared, which is in the dtype's last step before infinity alone. The
-    fraction has 10 bits in float16, 7 in bfloat16, 23 in float32 and 52 in float64.
+    The error is less than twice that where low bits are cleared, which happens only in the dtype's last step before infinity.
+    The fraction has 10 bits in float16, 7 in bfloat16, 23 in float32 and 52 in float64.
 
     No parameters.
 
-    Source: Klöwer et al., Compressing atmospheric data into its real information content (2021); as numcodecs' BitRound,
-    except for what numcodecs leaves open: NaN, infinities and values about to become infinite.
+    Source: Klöwer et al., Compressing atmospheric data into its real information content (2021). Same as numcodecs' BitRound,
+    which leaves NaN, infinities and values that would round to infinity undefined.
     """
 
     id: ClassVar[str] = "bitround"
     number: ClassVar[int] = 8
 
     keep_bits: int = 7
-    """Bits of the fraction that are kept, 0 to 52; 7 are bfloat16's. As many as the dtype has, or more, keep every bit."""
+    """Fraction bits to keep, 0 to 52; bfloat16 has 7. A number not below the dtype's own keeps every bit."""
 
     def __post_init__(self) -> None:
         """Refuse any other number of bits."""
@@ -75,14 +75,14 @@ class BitRound(Quantizer):
 
     @classmethod
     def decode(cls, codes: Values, parameters: bytes, component: np.dtype[Any], count: int) -> Values:  # noqa: ARG003 - a code each
-        """Return the values, dtype `component`: the codes themselves, seen as such."""
+        """Return the codes viewed as dtype `component`."""
         if parameters:
             raise CorruptChunkError(f"bitround has {len(parameters)} bytes of parameters, must be 0")
         return codes.view(component)
 
 
 def _rounded(words: Words, form: FloatFormat, drop: int) -> Words:
-    """Return `words`, the bits of values of this format, without their lowest `drop` bits, drop >= 1."""
+    """Return `words`, the bits of values in this format, with their lowest `drop` bits rounded away, drop >= 1."""
     word = words.dtype.type
     codes: Words = words >> word(drop)
     codes &= word(1)
@@ -90,13 +90,13 @@ def _rounded(words: Words, form: FloatFormat, drop: int) -> Words:
     codes += word((1 << drop - 1) - 1)
     kept = word(2 * form.sign - (1 << drop))
     codes &= kept
-    # NaN, infinities and what may round to infinity are the largest: as signed integers where positive, as unsigned ones
-    # where negative.
+    # NaN, infinities and values that may round to infinity have the largest bits: positive ones as signed integers, negative
+    # ones as unsigned integers. So two maxima tell whether the slow path is needed.
     infinity, limit = form.exponent_mask, form.exponent_mask - (1 << drop - 1)
     if int(words.view(f"<i{words.itemsize}").max()) >= limit or int(words.max()) >= form.sign | limit:
         magnitudes = words & word(form.sign - 1)
         last = (magnitudes < infinity) & (codes & word(form.sign - 1) == infinity)
         codes[last] = words[last] & kept
-        irregular = magnitudes >= infinity
-        codes[irregular] = words[irregular]
+        nonfinite = magnitudes >= infinity
+        codes[nonfinite] = words[nonfinite]
     return codes

@@ -1,4 +1,4 @@
-"""Half precision with one power of two per chunk, so that nothing overflows and small tensors do not vanish."""
+"""Half precision with one power of two per chunk, so that large values do not overflow and small ones do not underflow."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Fp16(ScaledFloat):
     """`values` scaled by a power of two and rounded to float16.
 
     e = exponent of the largest finite |v|, so that 2**(e - 1) <= max|v| < 2**e;  code = float16(v * 2**(15 - e)), ties to
-    even;  decoded: code * 2**(e - 15). Scaling is exact, so that only the rounding to float16 loses anything:
+    even;  decoded: code * 2**(e - 15). Scaling is exact, so only the rounding to float16 loses precision:
 
         |v - decoded| <= 2**-11 * |v|      where |v| >= 2**(e - 29)  (float16's normal numbers)
         |v - decoded| <= 2**(e - 40)       below                     (its subnormal ones)
 
-    Where 2**e is beyond the dtype (e = 128 for float32, 1024 for float64), codes that would round to 2**15 become 32752,
-    within the same bound. Infinities stay; every NaN becomes the quiet one without payload; -0.0 stays. A chunk without a
-    finite value other than zero has e = 15.
+    If 2**e is beyond the dtype (e = 128 for float32, 1024 for float64), codes that would round to 2**15 become 32752, within
+    the same bound. Infinities and -0.0 are kept; every NaN becomes the quiet NaN without payload. A chunk without a finite
+    value other than zero has e = 15.
 
     Parameters: e, int16, little-endian.
 

@@ -1,4 +1,4 @@
-"""Eight-bit floats with one power of two per chunk: three bits of fraction, or two and a wider range."""
+"""Eight-bit floats with one power of two per chunk: E4M3 with three fraction bits, E5M2 with two and a wider range."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["Fp8E4M3Fn", "Fp8E5M2"]
 
 _EXCEPTION = 0x7F
-"""float8_e4m3fn's NaN: the code that marks a value kept raw."""
+"""float8_e4m3fn's NaN: the code that marks an exception."""
 
 _UNUSED = 0xFF
-"""The same, negative."""
+"""The negative NaN, which no encoder writes."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Fp8E4M3Fn(ScaledFloat):
         |v - decoded| <= 2**-4 * |v|       where |v| >= 2**(e - 14)  (the format's normal numbers)
         |v - decoded| <= 2**(e - 18)       below                     (its subnormal ones)
 
-    Where 2**e is beyond the dtype (e = 16 for float16, 128 for bfloat16 and float32, 1024 for float64), codes that would round
-    to 2**8 become 240, within the same bound. -0.0 stays. A chunk without a finite value other than zero has e = 8.
+    If 2**e is beyond the dtype (e = 16 for float16, 128 for bfloat16 and float32, 1024 for float64), codes that would round to
+    2**8 become 240, within the same bound. -0.0 is kept. A chunk without a finite value other than zero has e = 8.
 
-    Code 0x7f, the format's NaN, marks an exception, whose value is kept raw, in order: NaN and infinities, which the format
-    does not have. Code 0xff is not used.
+    Exceptions are NaN and infinities, since the format has no infinity. Code 0x7f, the format's NaN, marks an exception; the
+    values are stored raw, in order. Code 0xff is not used.
 
     Parameters, little-endian: e, int16; exceptions, raw, in the order of their codes.
 
@@ -57,7 +57,7 @@ class Fp8E4M3Fn(ScaledFloat):
         """Return the codes of `values`, shape (n,).
 
         Raises:
-            TooManyExceptionsError: NaN and infinities are above 1 % of n; names both numbers.
+            TooManyExceptionsError: more than 1 % of n are NaN or infinite; names both numbers.
         """
         codes, exponent = narrow(values, self.small)
         marked = codes & np.uint8(_EXCEPTION) == _EXCEPTION
@@ -92,9 +92,9 @@ class Fp8E5M2(ScaledFloat):
         |v - decoded| <= 2**-3 * |v|       where |v| >= 2**(e - 29)  (the format's normal numbers)
         |v - decoded| <= 2**(e - 32)       below                     (its subnormal ones)
 
-    Where 2**e is beyond the dtype (e = 16 for float16, 128 for bfloat16 and float32, 1024 for float64), codes that would round
-    to 2**15 become 28672, within the same bound. Infinities stay; every NaN becomes the quiet one without payload, code 0x7e;
-    -0.0 stays. A chunk without a finite value other than zero has e = 15.
+    If 2**e is beyond the dtype (e = 16 for float16, 128 for bfloat16 and float32, 1024 for float64), codes that would round to
+    2**15 become 28672, within the same bound. Infinities and -0.0 are kept; every NaN becomes the quiet NaN without payload,
+    code 0x7e. A chunk without a finite value other than zero has e = 15.
 
     Parameters: e, int16, little-endian.
 

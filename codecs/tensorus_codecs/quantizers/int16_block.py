@@ -14,10 +14,10 @@ __all__ = ["Int16Block"]
 
 @dataclass(frozen=True)
 class Int16Block(IntBlock):
-    """Int16 codes, -32767 to 32767, and -32768 for exceptions: what lies between `int8_block` and `fp16`. See `IntBlock`.
+    """Int16 codes, -32767 to 32767, with -32768 for exceptions: between `int8_block` and `fp16` in accuracy. See `IntBlock`.
 
-    Where the largest code is smaller, steps are spread over all 16 bits: codes are multiples of the largest power of two that
-    leaves them in range, so that their upper byte holds all that a compressor can use.
+    With a smaller `code_max`, codes are spread over all 16 bits: they are multiples of the largest power of two that keeps
+    them in range, so that their upper byte holds everything that a compressor can use.
     """
 
     id: ClassVar[str] = "int16_block"

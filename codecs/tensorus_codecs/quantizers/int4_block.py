@@ -10,7 +10,7 @@ import numpy as np
 from tensorus_codecs.abc import Quantized
 from tensorus_codecs.errors import CorruptChunkError
 from tensorus_codecs.quantizers import _nibbles
-from tensorus_codecs.quantizers._blocks import cut, scale_bits, scales, work_dtype
+from tensorus_codecs.quantizers._blocks import scale_bits, scales, split_blocks, work_dtype
 
 if TYPE_CHECKING:
     from tensorus_codecs.abc import Values
@@ -19,10 +19,10 @@ __all__ = ["Int4Block"]
 
 _CODE_MAX = 7
 _EXCEPTION = 8
-"""The nibble (-8, as a signed one) that marks a value kept raw; -7 to 7 are the others."""
+"""The nibble that marks an exception: -8 in two's complement. The other codes are -7 to 7."""
 
 _LEVELS = np.array([0, 1, 2, 3, 4, 5, 6, 7, 0, -7, -6, -5, -4, -3, -2, -1], np.float32)
-"""Per nibble its number: two's complement. What an exception decodes to is overwritten."""
+"""The value of each nibble, in two's complement. Decoding overwrites the value of an exception."""
 
 _TABLES = {np.dtype(work): _nibbles.pair_table(_LEVELS.astype(work)) for work in (np.float32, np.float64)}
 
@@ -33,18 +33,19 @@ class Int4Block(_nibbles.NibbleBlock):
 
     s = max(up(max|v| / 7), 2**-126);  q = rint(v / s), ties to even;  decoded: q * s, rounded to the dtype of v.
 
-    `up` rounds away from zero to bfloat16, so that |q| <= 7 without clipping. Code -8 marks an exception, whose value is kept
-    raw, in order: NaN, an infinity, or |v| > 2**M, where M is 127, and 15 for float16: q * s might overflow there. max|v|
-    leaves exceptions out. All-zero blocks decode to zeros (-0.0 to +0.0). Arithmetic is in float32, for float64 in float64.
+    `up` rounds away from zero to bfloat16, so |q| <= 7 without clipping. Exceptions are NaN, infinities and |v| > 2**M, where
+    M is 127 (15 for float16), because q * s might overflow there. Code -8 marks an exception; the values are stored raw, in
+    order. max|v| ignores exceptions. All-zero blocks decode to zeros (-0.0 becomes +0.0). Arithmetic is in float32 (float64
+    for float64).
 
     Error bound for float32 and float64: |v - q * s| <= s * (1/2 + 2**-22), since v / s <= 7 is rounded once, to at least 24
-    bits. float16 and bfloat16 add their own rounding of q * s.
+    bits. For float16 and bfloat16, add the rounding of q * s to that dtype.
 
     Codes: q of values 2k and 2k + 1 are the low and the high nibble of byte k, in two's complement; the high nibble of the
-    last byte is 0 where the count is odd.
+    last byte is 0 if the count is odd.
 
-    Parameters, little-endian: block_size uint16; reserved uint16, 0; exception_count uint32; scales bfloat16, one per
-    started block; exceptions, raw, in the order of their codes.
+    Parameters, little-endian: block_size uint16; reserved uint16, 0; exception_count uint32; scales bfloat16, one per block;
+    exceptions, raw, in the order of their codes. The last block may be shorter.
 
     Source: ONNX QuantizeLinear to INT4, blocked granularity, zero_point 0, without code -8.
     """
@@ -56,9 +57,9 @@ class Int4Block(_nibbles.NibbleBlock):
         """Return the codes of `values`, shape (n,), two per byte.
 
         Raises:
-            TooManyExceptionsError: above 1 % of n; names both numbers.
+            TooManyExceptionsError: more than 1 % of n; names both numbers.
         """
-        blocks = cut(self.id, values, self.block_size)
+        blocks = split_blocks(self.id, values, self.block_size)
         bits = scale_bits(blocks.maxima, _CODE_MAX)
         quotients = blocks.values / scales(bits, blocks.values.dtype)[:, np.newaxis]
         codes = np.rint(quotients, out=quotients).astype(np.int8).view(np.uint8).reshape(-1)
@@ -74,9 +75,7 @@ class Int4Block(_nibbles.NibbleBlock):
         low, high = codes & np.uint8(0x0F) == _EXCEPTION, codes >> np.uint8(4) == _EXCEPTION
         marked = int(np.count_nonzero(low)) + int(np.count_nonzero(high))
         if marked != parsed.exception_count:
-            raise CorruptChunkError(
-                f"int4_block has {parsed.exception_count} exceptions for {marked} codes that mark one"
-            )
+            raise CorruptChunkError(f"int4_block has {parsed.exception_count} exceptions, but {marked} codes mark one")
         values = _nibbles.unpack(codes, count, _TABLES[work_dtype(component)], parsed).astype(component, copy=False)
         if marked:
             values[np.stack([low, high], axis=1).reshape(-1)[:count]] = np.frombuffer(parsed.rest, component)

@@ -14,7 +14,7 @@ __all__ = ["Int8Block"]
 
 @dataclass(frozen=True)
 class Int8Block(IntBlock):
-    """Int8 codes, -127 to 127, and -128 for exceptions: 8 bits a value and its block's. See `IntBlock`."""
+    """Int8 codes, -127 to 127, with -128 for exceptions. See `IntBlock`."""
 
     id: ClassVar[str] = "int8_block"
     number: ClassVar[int] = 2

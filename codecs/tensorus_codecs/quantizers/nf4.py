@@ -1,4 +1,4 @@
-"""Four bits for values that are distributed normally: 16 levels, and one scale per block of values."""
+"""Four-bit codes for normally distributed values: 16 levels, and one scale per block of values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from tensorus_codecs.abc import Quantized
 from tensorus_codecs.errors import CorruptChunkError
 from tensorus_codecs.quantizers import _nibbles
-from tensorus_codecs.quantizers._blocks import cut, scale_bits, scales, work_dtype
+from tensorus_codecs.quantizers._blocks import scale_bits, scales, split_blocks, work_dtype
 
 if TYPE_CHECKING:
     from tensorus_codecs.abc import Values
@@ -38,13 +38,11 @@ _LEVELS = np.array(
     ],
     np.float32,
 )
-"""Per code its level; each of these numbers is a float32. Source: Dettmers et al., QLoRA, arXiv 2305.14314, Appendix E."""
+"""The level of each code, exact in float32. Source: Dettmers et al., QLoRA, arXiv 2305.14314, Appendix E."""
 
-_ZERO = 7
-"""The code of 0.0."""
 
 _BORDERS = ((_LEVELS[:-1].astype(np.float64) + _LEVELS[1:]) / 2).astype(np.float32)
-"""Between level i and level i + 1: a value on the border is of level i."""
+"""Borders between level i and level i + 1. A value on the border belongs to level i."""
 
 _TABLES = {np.dtype(work): _nibbles.pair_table(_LEVELS.astype(work)) for work in (np.float32, np.float64)}
 _POSITION = np.dtype("<u4")
@@ -56,47 +54,47 @@ class Nf4(_nibbles.NibbleBlock):
 
     s = max(up(max|v|), 2**-126);  code = number of borders below v / s;  decoded: L[code] * s, rounded to the dtype of v
 
-    `up` rounds away from zero to bfloat16, so that nothing clips. The 16 levels L, as float32, are
+    `up` rounds away from zero to bfloat16, so nothing is clipped. The 16 levels L, as float32, are
 
         -1.0                  -0.6961928009986877   -0.5250730514526367   -0.39491748809814453
         -0.28444138169288635  -0.18477343022823334  -0.09105003625154495   0.0
          0.07958029955625534   0.16093020141124725   0.24611230194568634   0.33791524171829224
          0.44070982933044434   0.5626170039176941    0.7229568362236023    1.0
 
-    and the 15 borders are (L[i] + L[i + 1]) / 2 rounded to float32, ties to even. So a value takes the nearest level, and the
-    lower one on a border; zeros are exact (-0.0 to +0.0).
+    and the 15 borders are (L[i] + L[i + 1]) / 2 rounded to float32, ties to even. So a value gets the nearest level, or the
+    lower one on a border. Zeros are exact (-0.0 becomes +0.0).
 
-    Exceptions are kept raw, and their positions with them, since all 16 codes are taken; their code is 7, that of zero. They
-    are NaN, infinities, and |v| > 2**M, where M is 127, and 15 for float16: L * s might overflow there. max|v| leaves them
-    out. Arithmetic is in float32, for float64 in float64.
+    Exceptions are NaN, infinities and |v| > 2**M, where M is 127 (15 for float16), because L * s might overflow there. All 16
+    codes are in use, so exceptions are stored raw together with their positions; their code is 7, the code of zero. max|v|
+    ignores exceptions. Arithmetic is in float32 (float64 for float64).
 
-    Error bound for float32 and float64, with h half the distance of the two levels around v / s, at most 0.1519036:
-    |v - decoded| <= s * (h + 2**-22); v / s, the borders and L * s are rounded to at least 24 bits each. float16 and
-    bfloat16 add their own rounding of L * s.
+    Error bound for float32 and float64, with h half the distance between the two levels around v / s, at most 0.1519036:
+    |v - decoded| <= s * (h + 2**-22), since v / s, the borders and L * s are each rounded to at least 24 bits. For float16 and
+    bfloat16, add the rounding of L * s to that dtype.
 
-    Codes: those of values 2k and 2k + 1 are the low and the high nibble of byte k; the high nibble of the last byte is 0
-    where the count is odd.
+    Codes: those of values 2k and 2k + 1 are the low and the high nibble of byte k; the high nibble of the last byte is 0 if
+    the count is odd.
 
-    Parameters, little-endian: block_size uint16; reserved uint16, 0; exception_count uint32; scales bfloat16, one per
-    started block; positions of the exceptions uint32, ascending; exceptions, raw, in the same order.
+    Parameters, little-endian: block_size uint16; reserved uint16, 0; exception_count uint32; scales bfloat16, one per block;
+    positions of the exceptions uint32, ascending; exceptions, raw, in the same order. The last block may be shorter.
 
-    Source: Dettmers et al., QLoRA: Efficient Finetuning of Quantized LLMs, arXiv 2305.14314, Appendix E, whose levels these
-    are, in the order of bitsandbytes; scales there are not rounded.
+    Source: Dettmers et al., QLoRA: Efficient Finetuning of Quantized LLMs, arXiv 2305.14314, Appendix E. The levels are in the
+    order of bitsandbytes, which does not round its scales.
     """
 
     id: ClassVar[str] = "nf4"
     number: ClassVar[int] = 5
 
     block_size: int = 64
-    """Values per scale: 32, 64 or 128. Smaller is more exact and larger on disk: 4 + 16 / block_size bits a value."""
+    """Values per scale: 32, 64 or 128. Smaller blocks are more exact and larger on disk: 4 + 16 / block_size bits per value."""
 
     def encode(self, values: Values) -> Quantized:
         """Return the codes of `values`, shape (n,), two per byte.
 
         Raises:
-            TooManyExceptionsError: above 1 % of n; names both numbers.
+            TooManyExceptionsError: more than 1 % of n; names both numbers.
         """
-        blocks = cut(self.id, values, self.block_size)
+        blocks = split_blocks(self.id, values, self.block_size)
         bits = scale_bits(blocks.maxima, 1)
         quotients = (blocks.values / scales(bits, blocks.values.dtype)[:, np.newaxis]).reshape(-1)
         codes = np.zeros(quotients.size, np.uint8)

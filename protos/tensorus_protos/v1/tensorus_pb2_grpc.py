@@ -6,8 +6,8 @@ from tensorus_protos.v1 import tensorus_pb2 as tensorus_dot_v1_dot_tensorus__pb2
 
 
 class TensorServiceStub(object):
-    """Every call fails with a canonical gRPC code and, in the status details, one google.rpc.ErrorInfo whose domain is
-    "tensorus" and whose reason is a name of ErrorReason without its prefix.
+    """A call that fails returns a canonical gRPC code and, in the status details, one google.rpc.ErrorInfo. Its domain is
+    "tensorus" and its reason is a name of ErrorReason without the prefix.
     """
 
     def __init__(self, channel):
@@ -104,12 +104,12 @@ class TensorServiceStub(object):
 
 
 class TensorServiceServicer(object):
-    """Every call fails with a canonical gRPC code and, in the status details, one google.rpc.ErrorInfo whose domain is
-    "tensorus" and whose reason is a name of ErrorReason without its prefix.
+    """A call that fails returns a canonical gRPC code and, in the status details, one google.rpc.ErrorInfo. Its domain is
+    "tensorus" and its reason is a name of ErrorReason without the prefix.
     """
 
     def GetCapabilities(self, request, context):
-        """Limits, codecs and presets of this server. Cacheable.
+        """Returns the limits, codecs and presets of this server. Cacheable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,15 +134,15 @@ class TensorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateDataset(self, request, context):
-        """Changes policy or schema for later inserts; never touches stored tensors.
+        """Changes policy or schema for later inserts. Stored tensors do not change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDataset(self, request, context):
-        """Deletes the dataset and every tensor in it. When the call returns, both are gone for every caller and the name is free;
-        the server frees their space in the background.
+        """Deletes the dataset and all of its tensors. When the call returns, no caller sees them any more and the name is free. The
+        server frees their space in the background.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,14 +155,14 @@ class TensorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Insert(self, request_iterator, context):
-        """Writes one or many tensors: large ones in pieces, small ones packed many to a message.
+        """Writes one or more tensors. Large ones are split over messages; many small ones share a message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetInsertStatus(self, request, context):
-        """What of an interrupted insert is durable.
+        """Returns the durable part of an interrupted insert.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -175,7 +175,7 @@ class TensorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Get(self, request, context):
-        """Reads tensors, slices or byte ranges of them by id.
+        """Reads tensors, or slices or byte ranges of tensors, by id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -189,14 +189,14 @@ class TensorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListTensors(self, request, context):
-        """Metadata only, a page at a time.
+        """Lists tensors without their data, one page at a time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateTensor(self, request, context):
-        """Replaces a tensor's metadata; its values never change.
+        """Replaces a tensor's metadata. Its values do not change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -209,14 +209,14 @@ class TensorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ExplainPolicy(self, request_iterator, context):
-        """What a policy would do to these values: ratio, measured error and speed, per candidate. Stores nothing.
+        """Encodes a sample under candidate policies and reports ratio, measured error and speed for each. Stores nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Re-reads stored bytes, checks every checksum, reports damage as it goes.
+        """Reads stored bytes again, verifies every checksum and streams the damage found.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -318,8 +318,8 @@ def add_TensorServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TensorService(object):
-    """Every call fails with a canonical gRPC code and, in the status details, one google.rpc.ErrorInfo whose domain is
-    "tensorus" and whose reason is a name of ErrorReason without its prefix.
+    """A call that fails returns a canonical gRPC code and, in the status details, one google.rpc.ErrorInfo. Its domain is
+    "tensorus" and its reason is a name of ErrorReason without the prefix.
     """
 
     @staticmethod

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tensorus_codecs.quick import quick
+from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_server.errors import DataCorruptError
 from tensorus_server.model import Outcome, Tensor
 
@@ -60,7 +60,7 @@ ORDER_FIELDS = ("created", "id", "nbytes", "stored_bytes")
 """What tensors can be listed by. "created" is the order of their commits."""
 
 
-@quick
+@plain_dataclass
 class StoredTensor:
     """A tensor whose payload is durable, or part of the commit, and that is not visible yet."""
 
