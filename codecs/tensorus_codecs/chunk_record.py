@@ -91,6 +91,7 @@ class ChunkRecord:
 
 def pack_header(record: ChunkRecord) -> bytes:
     """Return the header of `record`; the caller appends the parameters and the streams."""
+    # The number of an opaque dtype means nothing to this version, so a record holds only its width.
     opaque = dtype_by_number(record.dtype.number) is None
     header = _HEADER.pack(
         VERSION,
@@ -145,16 +146,19 @@ def parse_record(data: Buffer) -> ChunkRecord:
         f"canonical_bytes is {canonical_bytes}, must be 1 to {CANONICAL_BYTES_MAX} and whole elements of {element_bytes}",
     )
     body = _HEADER.size + stream_count * _STREAM.size
+    # Check the length before unpacking the stream heads, which would read beyond the end.
     _require(view.nbytes >= body, f"length is {view.nbytes} bytes, too short for {stream_count} streams")
     sizes = [_STREAM.unpack_from(view, _HEADER.size + index * _STREAM.size) for index in range(stream_count)]
     expected = body + quantizer_bytes + filter_bytes + sum(size for _, size in sizes)
     _require(view.nbytes == expected, f"length is {view.nbytes} bytes, its sizes add up to {expected}")
+    # Readers return the end of a raw record without decoding it, so its length has to be checked here.
     if not quantizer and not filter_number and sizes[0][0] == 0:
         stream_bytes = sizes[0][1]
         _require(
             stream_bytes == canonical_bytes,
             f"a raw chunk of {canonical_bytes} canonical bytes has a stream of {stream_bytes}",
         )
+    # Parameters are short and codecs take them as `bytes`; streams may be as long as the chunk and are not copied.
     filter_start = body + quantizer_bytes
     position = filter_start + filter_bytes
     quantizer_parameters, filter_parameters = bytes(view[body:filter_start]), bytes(view[filter_start:position])
@@ -172,6 +176,7 @@ def _checked_dtype(number: int, element_bytes: int) -> DType:
         1 <= element_bytes <= _ELEMENT_BYTES_MAX,
         f"element_bytes is {element_bytes}, must be 1 to {_ELEMENT_BYTES_MAX}",
     )
+    # The row of the tensor has the real number; a record needs only the width.
     if number == _OPAQUE:
         return opaque_dtype(_OPAQUE, 8 * element_bytes)
     dtype = dtype_by_number(number)

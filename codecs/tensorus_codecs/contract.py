@@ -83,6 +83,7 @@ class ErrorContract:
             ("relative error", error.relative_error, self.max_relative_error),
             ("absolute error", error.max_absolute_error, self.max_absolute_error),
         ):
+            # `not <=` instead of `>`, so that a NaN error breaks the contract.
             if allowed is not None and not measured <= allowed:
                 return f"{name} of {quantizer_id} would be {measured:.3g}, the policy allows {allowed:.3g}"
         return ""
@@ -161,6 +162,7 @@ def _int_block(code_max: int) -> Quantizer:
 def _next(
     quantizer: Quantizer, excess: float, contract: ErrorContract, dtype: DType, *, compressed: bool
 ) -> Quantizer | None:
+    # Four bits allow no further codes, so the next rung has eight.
     if isinstance(quantizer, (Int4Block, Nf4)):
         return _int_block(min(math.ceil(_INT4_CODE_MAX * excess * _CODE_MARGIN), _INT8_CODE_MAX))
     if isinstance(quantizer, IntBlock):
@@ -169,8 +171,10 @@ def _next(
         code_max = max(used + 1, math.ceil(used * excess * _CODE_MARGIN))
         if code_max <= quantizer.largest_code():
             return replace(quantizer, code_max=code_max)
+        # All codes are in use: smaller blocks have smaller scales.
         if quantizer.block_size > _BLOCK_SIZE:
             return replace(quantizer, block_size=_BLOCK_SIZE, code_max=0)
+        # Using only some of the 16-bit codes saves space only if an entropy coder follows.
         if compressed and code_max <= _INT16_CODE_MAX:
             return _int_block(code_max)
     if isinstance(quantizer, Fp16) and not compressed:
@@ -179,6 +183,7 @@ def _next(
         return Fp16()
     if not compressed:
         return Bf16()
+    # Each further bit halves the error.
     keep_bits = _first_keep_bits(contract)
     if isinstance(quantizer, BitRound):
         keep_bits = quantizer.keep_bits + max(1, math.ceil(math.log2(excess)))

@@ -68,6 +68,7 @@ class DType:
 
 
 def _table() -> tuple[DType, ...]:
+    # The kind follows from the name without its digits. What is not listed here (float, bfloat, float8_e4m3fn) is a float.
     kinds = {"bool": Kind.BOOL, "uint": Kind.INTEGER, "int": Kind.INTEGER, "complex": Kind.COMPLEX}
     rows = (
         ("bool", 1, 1),

@@ -71,6 +71,7 @@ class Encoding:
             raise InvalidPolicyError(f"an encoding is {steps!r}, must be a list of codecs")
         codecs = []
         for step in steps:
+            # Policies come from clients as JSON, so nothing about their shape is certain.
             if (
                 not isinstance(step, dict)
                 or not isinstance(step.get("id"), str)
@@ -91,6 +92,7 @@ class Encoding:
             InvalidPolicyError: there are two codecs of one kind, or the kinds are out of order.
         """
         chain = list(codecs)
+        # Take at most one codec per kind, in order; anything left over is a second one or out of order.
         remaining = list(chain)
         encoding = cls(_take(remaining, Quantizer), _take(remaining, Filter), _take(remaining, Compressor))
         if remaining:

@@ -54,6 +54,7 @@ class MeasuredError:
 
     def __add__(self, other: MeasuredError) -> MeasuredError:
         """Return the error of both sets of values together."""
+        # Weight each mean square by its share of the values; `hypot` adds the squares without overflow.
         count = self.count + other.count
         mine, theirs = (math.sqrt(part.count / count) if count else 0.0 for part in (self, other))
         return MeasuredError(
@@ -77,6 +78,7 @@ def measure(values: Values, decoded: Values) -> MeasuredError:
     Dtypes of up to 32 bits are measured in float32 if their magnitudes allow it, which is four times as fast. The root
     mean square is then increased by 1.6e-5 of itself, so that no reported error is smaller than the true one.
     """
+    # float32 represents every dtype of up to 32 bits exactly.
     if values.dtype.itemsize <= 4:
         narrow = _measure_narrow(exact_float32(values), exact_float32(decoded))
         if narrow is not None:
@@ -107,6 +109,7 @@ def _measure_narrow(values: Values, decoded: Values) -> MeasuredError | None:
 
 def _exact_largest(values: Values, decoded: Values, errors: Values, largest_error: float) -> float:
     """Return the largest error, exact in float64: recompute the differences whose float32 value is (nearly) `largest_error`."""
+    # float32 rounds a difference by at most 2**-24 of itself, so the true maximum is among the candidates.
     nearly = np.float32(largest_error * (1 - 2.0**-22))
     candidates = np.flatnonzero((errors >= nearly) | (errors <= -nearly)) if largest_error else np.arange(1)
     exact = decoded[candidates].astype(np.float64) - values[candidates].astype(np.float64)
@@ -143,6 +146,7 @@ def _root_mean_square(numbers: npt.NDArray[np.float64]) -> float:
     if numbers.size == 0:
         return 0.0
     total_of_squares = float(np.einsum("i,i->", numbers, numbers))
+    # A NaN or infinite sum fails this comparison, too.
     if _SQUARES_FIT[0] < total_of_squares < _SQUARES_FIT[1]:
         return math.sqrt(total_of_squares / numbers.size)
     largest = float(np.abs(numbers).max())

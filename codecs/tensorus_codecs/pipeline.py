@@ -110,6 +110,7 @@ def decode_chunk_into(record: Buffer, target: memoryview) -> None:
         UnsupportedCodecError: as `decode_chunk`.
     """
     parsed = parse_record(record)
+    # Check first: the decoders below take the number of values from the record, not from the target.
     if parsed.canonical_bytes != target.nbytes:
         raise CorruptChunkError(f"chunk record decodes to {parsed.canonical_bytes} bytes, {target.nbytes} are expected")
     _decode(parsed, target)
@@ -127,6 +128,7 @@ def _decode(record: ChunkRecord, target: memoryview | None) -> memoryview:
     if quantizer is None:
         words = None if target is None else np.frombuffer(target, dtype.word)
         return bytes_of(decode_words(record, dtype.word, record.canonical_bytes // dtype.word.itemsize, words))
+    # An encoder never quantizes such a dtype, and the quantizer's arithmetic may not be defined for it.
     if not quantizer.applies_to(dtype):
         raise CorruptChunkError(f"chunk record: quantizer {quantizer.id} does not apply to {dtype.name}")
     count = record.canonical_bytes // dtype.component.itemsize
@@ -230,6 +232,7 @@ def _assembled(
 
     `encode_chunk` adds the checksum and the summary.
     """
+    # Report what was used: a filter or compressor that saved nothing was left out.
     used = Encoding(encoding.quantizer, encoded.filter, encoding.compressor if encoded.is_compressed else None)
     record = ChunkRecord(
         dtype,
@@ -242,6 +245,7 @@ def _assembled(
     )
     header = pack_header(record)
     stored_bytes = len(header) + len(parameters) + encoded.stored_bytes
+    # Without codecs the record is the raw one already, so this recurses at most once.
     if used.codecs and stored_bytes > view.nbytes:
         return _assembled(view, dtype, IDENTITY, encode_words(np.frombuffer(view, dtype.word), IDENTITY))
     pieces = (header, *((record.parameters,) if record.parameters else ()), *(stream.data for stream in record.streams))

@@ -74,6 +74,7 @@ class ChunkPlan:
         return self.lossy is None and not self.automatic and not self.lossless[0].encoding.codecs
 
 
+# Cached because the tensors of a dataset usually ask for the same plan. Policies and dtypes are hashable values.
 @lru_cache(maxsize=1024)
 def plan(policy: StoragePolicy, dtype: DType) -> ChunkPlan:
     """Return the plan of `policy` for tensors of `dtype`."""
@@ -91,6 +92,7 @@ def plan(policy: StoragePolicy, dtype: DType) -> ChunkPlan:
         name = policy.preset or DEFAULT_PRESET
         preset = preset_by_name(name)
         automatic = name != "none"
+        # An explicit contract replaces the preset's own, even if it is less strict.
         if contract.is_empty:
             contract = ErrorContract(preset.max_relative_error)
         lossless = _candidates(preset, dtype, reasons)
@@ -127,6 +129,7 @@ def _candidates(preset: Preset, dtype: DType, reasons: list[str]) -> tuple[Candi
         encoding = _available(steps, missing)
         if encoding is not None:
             candidates.append(Candidate(encoding.fitted(dtype), penalty))
+    # A missing library matters only if no other candidate is left.
     if not candidates:
         reasons.extend(missing)
     return tuple(candidates) or (Candidate(IDENTITY),)

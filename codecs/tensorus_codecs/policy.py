@@ -50,6 +50,7 @@ class StoragePolicy:
         if self.preset is not None and self.encoding is not None:
             raise InvalidPolicyError(f"policy has both preset {self.preset!r} and an encoding, must have at most one")
         if self.preset is not None:
+            # Raises if no preset has this name.
             preset_by_name(self.preset)
         for name in ("max_relative_error", "max_absolute_error"):
             bound = getattr(self, name)

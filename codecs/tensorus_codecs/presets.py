@@ -164,10 +164,10 @@ _ARCHIVE: dict[Family, tuple[WeighedSteps, ...]] = {
 }
 
 PRESETS: Mapping[str, Preset] = {
-    "none": Preset("as it is", {}),
-    "fast": Preset("lossless; bits side by side, then lz4", _same_for_all(_step("blosc_lz4"))),
-    "lossless": Preset("lossless; chosen by what the values are, mostly byte planes", _AUTOMATIC),
-    "archive": Preset("lossless; the smallest of the slow ones", _ARCHIVE),
+    "none": Preset("raw: no codec", {}),
+    "fast": Preset("lossless; bit shuffling, then lz4", _same_for_all(_step("blosc_lz4"))),
+    "lossless": Preset("lossless; chosen by the values, mostly byte planes", _AUTOMATIC),
+    "archive": Preset("lossless; the smallest of the slow encodings", _ARCHIVE),
     "balanced": Preset(
         "half precision with an exponent per chunk, then lossless",
         _AUTOMATIC,
@@ -186,7 +186,7 @@ PRESETS: Mapping[str, Preset] = {
         (_step("int4_block"), _step("rotated_planes"), _HUFFMAN),
     ),
     "auto": Preset(
-        "the smallest that keeps the given error; without one, lossless",
+        "the smallest encoding that keeps the given error; without one, lossless",
         _AUTOMATIC,
         (_step("int8_block"), _step("rotated_planes"), _HUFFMAN),
         targets_contract=True,

@@ -51,6 +51,7 @@ class Entry:
         """
         if self.loaded is not None:
             return self.loaded
+        # Imported here and not at the top, so that a missing library matters only to those who use its codec.
         module_name, class_name = self.location.split(":")
         try:
             loaded: type[Codec] = getattr(importlib.import_module(module_name), class_name)
@@ -139,6 +140,7 @@ def available_codecs() -> list[Entry]:
                 entry.load()
                 found.append(entry)
         except UnsupportedCodecError:
+            # Its library is not installed.
             continue
     return [*found, *map(_third_party_entry, _third_parties().classes.values())]
 
@@ -193,6 +195,7 @@ def _entry_by_number(kind: type[Codec], number: int) -> Entry:
     if entry is not None:
         return entry
     kind_name = kind.__name__.lower()
+    # Third-party packages cannot have this number, so do not import them just to report damage.
     if number < NUMBER_MIN:
         raise CorruptChunkError(f"{kind_name} number is {number}, which this version assigns to no codec")
     for codec in _third_parties().classes.values():

@@ -58,6 +58,7 @@ def narrowed(plan: ChunkPlan, canonical: Buffer, dtype: DType) -> ChunkPlan:
 
 def choose(plan: ChunkPlan, view: memoryview, dtype: DType) -> Choice:
     """Return the encoding of `plan` that makes a sample of the chunk smallest; a lossless one wins a tie."""
+    # A plan that targets its contract has no fixed quantizer, so even a small chunk needs a choice.
     if view.nbytes < _CHOICE_BYTES_MIN and not plan.targets_contract:
         encoding = plan.lossless[0].encoding if plan.lossy is None else plan.lossy
         return Choice(encoding, 1.0)
@@ -87,6 +88,7 @@ def choose_lossless(plan: ChunkPlan, words: Words) -> Choice:
     shares = [encode_words(sample, candidate.encoding).stored_bytes / sample.nbytes for candidate in plan.lossless]
     penalized = [share * (1 + candidate.penalty) for share, candidate in zip(shares, plan.lossless, strict=True)]
     best = int(np.argmin(penalized))
+    # The penalty only ranks candidates. Whether encoding pays at all depends on the size alone.
     if shares[best] > _WORTHWHILE_SHARE:
         return Choice(IDENTITY, 1.0)
     return Choice(plan.lossless[best].encoding, shares[best])

@@ -76,6 +76,7 @@ def decode_words(record: ChunkRecord, word: np.dtype[Any], count: int, target: W
         target[:] = found
         return target
     filter_class = codec_by_number(Filter, record.filter)
+    # The filter bounds these lengths for any parameters, so a hostile record cannot make a decompressor allocate more.
     lengths = filter_class.stream_lengths(word.itemsize, count, record.filter_parameters)
     if len(lengths) != len(record.streams):
         raise CorruptChunkError(f"chunk record: {len(record.streams)} streams, {filter_class.id} has {len(lengths)}")

@@ -121,6 +121,7 @@ def summarize(values: Values, dtype: DType) -> PartialSummary | None:
         if numbers.size == 0:
             return PartialSummary(nan_count=nan_count, infinity_count=infinity_count)
         minimum, maximum = float(numbers.min()), float(numbers.max())
+    # Sum in float32 first, and repeat in float64 only if that lost too many digits.
     largest = max(abs(minimum), abs(maximum))
     total, total_of_squares = _sums(numbers)
     if narrow and not _sums_fit(numbers.size, largest, total, total_of_squares):
@@ -160,6 +161,7 @@ def summarize_rows(rows: Values, dtype: DType) -> list[PartialSummary | None]:
         strict=True,
     ):
         largest = max(abs(minimum), abs(maximum))
+        # Rows with NaN, infinities or inaccurate sums are rare: summarize them one by one.
         if not math.isfinite(largest) or (narrow and not _sums_fit(row.size, largest, total, total_of_squares)):
             summaries.append(summarize(row, dtype))
             continue

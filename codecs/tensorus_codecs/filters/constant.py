@@ -60,6 +60,7 @@ class Constant(Filter):
     def stream_lengths(cls, word_bytes: int, count: int, parameters: bytes) -> list[int]:
         """Return an empty list: there are no streams."""
         element_bytes = len(parameters)
+        # `decode` reshapes the words to whole elements, which fails unless they divide evenly.
         if (
             not 1 <= element_bytes <= _ELEMENT_BYTES_MAX
             or element_bytes % word_bytes

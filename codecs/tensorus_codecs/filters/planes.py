@@ -86,6 +86,7 @@ def split_planes(words: Words) -> list[memoryview]:
 def merge_planes(planes: Sequence[Buffer], words: Words) -> None:
     """Merge the planes that `split_planes` returned into `words`, shape (n,)."""
     parts = [np.frombuffer(memoryview(plane), np.uint8) for plane in planes]
+    # Wide words: copy each plane to every eighth byte. Narrow ones: join neighbouring planes until one array is left.
     if words.itemsize > _MERGED_BY_SHIFTS_BYTES_MAX:
         target = words.view(np.uint8).reshape(-1, words.itemsize)
         for plane, part in enumerate(parts):
@@ -93,7 +94,9 @@ def merge_planes(planes: Sequence[Buffer], words: Words) -> None:
         return
     while len(parts) > 1:
         width = 2 * parts[0].itemsize
+        # The last join writes into `words`, which saves a copy.
         parts = [_joined(low, high, words if width == words.itemsize else None) for low, high in _pairs(parts)]
+    # One-byte words have a single plane and were never joined.
     if parts[0] is not words:
         words[:] = parts[0]
 

@@ -74,7 +74,7 @@ class BloscLz4(Compressor):
 
     @classmethod
     def decode(cls, data: Buffer, decoded_bytes: int) -> memoryview:
-        """Return the decoded frame. Its header is checked before Blosc sees it, because Blosc trusts its lengths."""
+        """Return the decoded frame. Its header is checked before Blosc sees it."""
         view = memoryview(data).cast("B")
         if view.nbytes < _HEADER.size:
             raise CorruptChunkError(f"blosc_lz4 frame of {view.nbytes} bytes, has a header of {_HEADER.size}")
@@ -84,6 +84,7 @@ class BloscLz4(Compressor):
                 f"blosc_lz4 frame says version {version}, format {flags >> 5}, {nbytes} bytes in {cbytes}; "
                 f"must be {_VERSION}, {_LZ4}, {decoded_bytes} in {view.nbytes}"
             )
+        # The header's length was compared with the expected one, so this buffer is large enough for Blosc.
         decoded = np.empty(decoded_bytes, np.uint8)
         try:
             blosc.decompress(np.frombuffer(view, np.uint8), decoded)

@@ -115,11 +115,13 @@ class Pcodec(Compressor):
     @classmethod
     def decode(cls, data: Buffer, decoded_bytes: int) -> memoryview:
         """Return the bytes of the decoded numbers. Every size that the library would allocate is checked first."""
+        # The library accepts only `bytes`.
         stored = bytes(data)
         chunk = _parse_start(stored)
         if chunk.count * chunk.dtype.itemsize != decoded_bytes:
             _refuse(stored, f"has {chunk.count} numbers of type {chunk.dtype.name}, must be {decoded_bytes} bytes")
         _check_metadata(stored, chunk)
+        # The wrapped interface decodes into this array, whose size was checked above.
         values = np.empty(chunk.count, chunk.dtype)
         with _library_errors(stored):
             file, _ = wrapped.FileDecompressor.new(stored[chunk.version_at : chunk.metadata_at])
@@ -159,6 +161,7 @@ def _parse_start(stored: bytes) -> _Chunk:
     """
     if stored[:5] != _START:
         _refuse(stored, f"starts with {stored[:5]!r}, must start with {_START!r}")
+    # v = ceil((6 + k) / 8) bytes, where the low 6 bits of byte 6 are k - 1.
     version_at = 6 + ((stored[6] & 63) + 14) // 8 if len(stored) > 6 else len(stored)
     metadata_at = version_at + 2 + _PREAMBLE.size
     if len(stored) <= metadata_at:
@@ -181,6 +184,7 @@ def _check_metadata(stored: bytes, chunk: _Chunk) -> None:
     bits = _bits_at(stored, chunk.metadata_at)
     mode, bits = bits & 15, bits >> 4
     if mode == _DICT:
+        # 25 bits: the length of the dictionary. Its numbers follow, then the delta encoding.
         length = bits & (1 << 25) - 1
         if length > chunk.count:
             _refuse(stored, f"has a dictionary of {length} numbers for {chunk.count}")
@@ -194,6 +198,7 @@ def _check_metadata(stored: bytes, chunk: _Chunk) -> None:
     delta = bits & 15
     if delta > _DELTA_MAX:
         _refuse(stored, f"has delta encoding {delta}, must be 0 to {_DELTA_MAX}")
+    # 5 bits: log2 of the window, minus one.
     window = 2 << (bits >> 4 & 31)
     if delta == _LOOKBACK and window > max(2 * chunk.count, _WINDOW_MIN):
         _refuse(stored, f"has a window of {window} numbers for {chunk.count}")

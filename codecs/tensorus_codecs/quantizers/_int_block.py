@@ -176,9 +176,11 @@ class IntBlock(Quantizer):
         """See `Quantizer`."""
         block_size, bits, midpoints, exceptions = _parse_parameters(cls, codes, parameters, values.dtype)
         factors = scales(bits, work_dtype(values.dtype))
+        # Decode straight into the target if it already has the working precision.
         work = values if values.dtype == factors.dtype else np.empty(values.size, factors.dtype)
         count = values.size
         whole = count - count % block_size
+        # Whole blocks form a matrix with one scale per row. The shorter last block needs a pass of its own.
         for part, blocks in (
             (slice(0, whole), slice(0, whole // block_size)),
             (slice(whole, count), slice(whole // block_size, None)),

@@ -143,6 +143,7 @@ def parse(codec_id: str, codes: Values, parameters: bytes, count: int, exception
     expected_bytes = rest_offset + exception_count * exception_bytes
     if len(parameters) != expected_bytes:
         raise CorruptChunkError(f"{codec_id} has {len(parameters)} bytes of parameters, must be {expected_bytes}")
+    # An encoder always writes 0 here, so anything else is damage.
     if count % 2 and int(codes[-1]) >> 4:
         raise CorruptChunkError(f"the last nibble of {codec_id} is {int(codes[-1]) >> 4}, must be 0 after an odd count")
     bits = np.frombuffer(parameters, "<u2", block_count, _HEADER.size)

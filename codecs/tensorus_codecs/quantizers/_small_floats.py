@@ -205,7 +205,7 @@ def _round(numbers: Values, exponent: int, small: SmallFloat) -> Words:
         bits <<= word(small.bits - 1)
         power_bits += bits
         codes[start : start + _PIECE_VALUES] = power_bits
-    # Remove both biases, that of the wide format and that of the added power, in one subtraction modulo the code's width.
+    # Rebias the exponent, modulo the code's width: subtract that of the smallest normal small float and the shift added above.
     codes -= small.word.type((smallest >> shift) + (shift << small.fraction_bits) & 2 * small.sign - 1)
     return codes
 

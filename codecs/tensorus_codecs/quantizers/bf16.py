@@ -61,6 +61,7 @@ class Bf16(Quantizer):
         """
         narrow = values.astype(np.float32, copy=False)
         codes = narrow.astype(_BFLOAT16)
+        # A finite value became infinite either by rounding, which is undone here, or because it is beyond float32.
         infinite = np.isinf(codes)
         if infinite.any():
             rounded_up = infinite & np.isfinite(values)

@@ -60,6 +60,7 @@ class Fp8E4M3Fn(ScaledFloat):
             TooManyExceptionsError: more than 1 % of n are NaN or infinite; names both numbers.
         """
         codes, exponent = narrow(values, self.small)
+        # `narrow` turned NaN and both infinities into the NaN code, the latter possibly with a sign.
         marked = codes & np.uint8(_EXCEPTION) == _EXCEPTION
         codes[marked] = _EXCEPTION
         exceptions = values[marked]
@@ -75,6 +76,7 @@ class Fp8E4M3Fn(ScaledFloat):
         expected_bytes = EXPONENT.size + exception_count * values.itemsize
         if len(parameters) != expected_bytes:
             raise CorruptChunkError(f"fp8_e4m3fn has {len(parameters)} bytes of parameters, must be {expected_bytes}")
+        # The unused code is the largest, so one maximum finds it.
         if int(words.max()) == _UNUSED:
             raise CorruptChunkError("a code of fp8_e4m3fn is 0xff, which no value has")
         widen(words, cls.small, parse_exponent(cls.id, parameters, values.dtype), values)

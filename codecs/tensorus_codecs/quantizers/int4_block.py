@@ -72,6 +72,7 @@ class Int4Block(_nibbles.NibbleBlock):
     def decode(cls, codes: Values, parameters: bytes, component: np.dtype[Any], count: int) -> Values:
         """Return the values, dtype `component`."""
         parsed = _nibbles.parse(cls.id, codes, parameters, count, component.itemsize)
+        # The padding nibble after an odd count is 0 (`parse` checks it), so it never counts as an exception.
         low, high = codes & np.uint8(0x0F) == _EXCEPTION, codes >> np.uint8(4) == _EXCEPTION
         marked = int(np.count_nonzero(low)) + int(np.count_nonzero(high))
         if marked != parsed.exception_count:

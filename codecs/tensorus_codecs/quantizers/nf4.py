@@ -99,6 +99,7 @@ class Nf4(_nibbles.NibbleBlock):
         quotients = (blocks.values / scales(bits, blocks.values.dtype)[:, np.newaxis]).reshape(-1)
         codes = np.zeros(quotients.size, np.uint8)
         above = np.empty(quotients.size, np.bool_)
+        # Count the borders below each value, one vectorized comparison per border. Exceptions are 0 here, so NaN cannot occur.
         for border in _BORDERS.astype(quotients.dtype):
             codes += np.greater(quotients, border, out=above).view(np.uint8)
         exceptions = blocks.exceptions.astype(_POSITION).tobytes() + values[blocks.exceptions].tobytes()
@@ -112,6 +113,7 @@ class Nf4(_nibbles.NibbleBlock):
         values = _nibbles.unpack(codes, count, _TABLES[work_dtype(component)], parsed).astype(component, copy=False)
         if parsed.exception_count:
             positions = np.frombuffer(parsed.rest, _POSITION, parsed.exception_count).astype(np.int64)
+            # With `count` appended, one test covers both the order and the upper limit.
             if not bool((np.diff(positions, append=count) > 0).all()):
                 raise CorruptChunkError(f"positions of nf4's exceptions do not ascend to at most {count - 1}")
             if values[positions].any():
