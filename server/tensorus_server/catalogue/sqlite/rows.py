@@ -363,12 +363,10 @@ def _shares_to_json(shares: tuple[EncodingShare, ...]) -> str:
 
 
 def _summary_columns(values: ValueSummary) -> tuple[float | int | None, ...]:
+    numbers = values.minimum, values.maximum, values.mean, values.standard_deviation, values.l2_norm
     return (
-        values.minimum,
-        values.maximum,
-        values.mean,
-        values.standard_deviation,
-        values.l2_norm,
+        # SQLite keeps 0.0 for -0.0, and the row's checksum is of what it keeps.
+        *[None if number is None else number + 0.0 for number in numbers],
         values.zero_count,
         values.nan_count,
         values.infinity_count,
