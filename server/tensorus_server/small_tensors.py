@@ -18,7 +18,7 @@ from tensorus_codecs.checksum import TensorDigest, crc32c
 from tensorus_codecs.chunk_record import RAW_HEADER_BYTES
 from tensorus_codecs.pipeline import encode_chunk
 from tensorus_codecs.quick import quick
-from tensorus_codecs.summary import summarize_rows
+from tensorus_codecs.summary import summarize, summarize_rows
 from tensorus_server.catalogue.abc import StoredTensor
 from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.inline import pack_entry, raw_record
@@ -201,11 +201,13 @@ def _kind_of(spec: TensorSpec, plan: ChunkPlan) -> _Kind:
 def _summaries(kind: _Kind, smalls: Sequence[_Small]) -> Iterator[ValueSummary | None]:
     """Yield the summary of each tensor's values; all are looked at together."""
     dtype = kind.spec.dtype
-    joined = b"".join([small.canonical for small in smalls])
-    rows = np.frombuffer(joined, dtype.component).reshape(len(smalls), -1)
     # The values are the user's: overflow and NaN are handled where they can occur, and warn nobody.
     with np.errstate(all="ignore"):
-        summaries = summarize_rows(rows, dtype)
+        if len(smalls) == 1:
+            summaries = [summarize(np.frombuffer(smalls[0].canonical, dtype.component), dtype)]
+        else:
+            joined = b"".join([small.canonical for small in smalls])
+            summaries = summarize_rows(np.frombuffer(joined, dtype.component).reshape(len(smalls), -1), dtype)
     for summary in summaries:
         yield None if summary is None else summary.finish()
 
