@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from tensorus._convert import metadata_to
+from tensorus._convert import plain_metadata
 from tensorus.errors import InvalidMetadataError
 from tensorus_protos.values import from_value_map, to_value_map
 
@@ -81,10 +81,10 @@ def replaced_metadata(stored: Metadata, given: object) -> Metadata:
 
 def record_metadata(info: TensorInfo) -> Metadata:
     """Return a fresh dict of all that is told of a record."""
-    asked = info.metadata.get("compression_metadata")
+    asked, timestamp = info.metadata.get("compression_metadata"), info.metadata.get("timestamp_utc")
     metadata = _users_fields(info.metadata) | {
         "record_id": info.id,
-        "timestamp_utc": info.metadata.get("timestamp_utc", info.created.timestamp()),
+        "timestamp_utc": info.created.timestamp() if timestamp is None else timestamp,
         "shape": info.shape,
         "dtype": dtype_text(info.dtype),
         "version": info.ordinal,
@@ -143,7 +143,7 @@ def _checked(given: object) -> Metadata:
     try:
         # What every record has is the store's to say, whatever the user has there.
         given = {key: value for key, value in given.items() if key not in SYSTEM_KEYS or key in _GIVEN_KEYS}
-        return dict(from_value_map(metadata_to(given)))
+        return plain_metadata(given)
     except InvalidMetadataError as error:
         if isinstance(error.__cause__, TypeError):
             raise TypeError(str(error)) from error

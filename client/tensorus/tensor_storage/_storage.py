@@ -210,10 +210,14 @@ class TensorStorage(ReadingStorage):
         if transaction is not None:
             transaction.insert(dataset, new)
             return new.id or ""
-        if given:
+        if given and self._place.is_remote:
+            # After a lost connection, an insert may find its own tensor there.
             self._require_free(dataset, new.id or "")
         with self._writing():
-            return self._client.insert(dataset, new.tensor, id=new.id, metadata=new.metadata, policy=new.policy).id
+            info = self._client.insert(dataset, new.tensor, id=new.id, metadata=new.metadata, policy=new.policy)
+        if given and not (info.inserted or self._place.is_remote):
+            raise taken_error(dataset, info.id)
+        return info.id
 
     def update_tensor_metadata(self, dataset_name: str, record_id: str, new_metadata: Mapping[str, Any]) -> bool:
         """Replace all of a record's metadata but the system's keys, and return True.
