@@ -125,6 +125,9 @@ class SmallTensors:
         Whatever this raises, nothing waits afterwards.
         """
         waiting, self._waiting, self.canonical_bytes = self._waiting, [], 0
+        if len(waiting) == 1 and waiting[0].kind.header:
+            # Alone, without the ways of many.
+            return [self._stored_raw(waiting[0], _summary(waiting[0]))]
         written: list[StoredTensor | Exception] = []
         for kind, smalls in groupby(waiting, lambda small: small.kind):
             if kind.header:
@@ -136,10 +139,14 @@ class SmallTensors:
     def _write_raw(self, kind: _Kind, smalls: Sequence[_Small]) -> Iterator[StoredTensor]:
         """Yield tensors that are stored as they are: nothing but the summary of their values is to be worked out."""
         for small, values in zip(smalls, _summaries(kind, smalls), strict=True):
-            record, record_crc32c = (kind.header, small.canonical), small.source_crc32c ^ kind.header_crc32c
-            yield self._stored(
-                small, record, record_crc32c, kind.report, values=values, value_checksum=small.source_checksum
-            )
+            yield self._stored_raw(small, values)
+
+    def _stored_raw(self, small: _Small, values: ValueSummary | None) -> StoredTensor:
+        kind = small.kind
+        record, record_crc32c = (kind.header, small.canonical), small.source_crc32c ^ kind.header_crc32c
+        return self._stored(
+            small, record, record_crc32c, kind.report, values=values, value_checksum=small.source_checksum
+        )
 
     def _write_encoded(self, small: _Small) -> StoredTensor | Exception:
         """Return a tensor that is stored as its chunk is encoded."""
@@ -198,16 +205,22 @@ def _kind_of(spec: TensorSpec, plan: ChunkPlan) -> _Kind:
     )
 
 
+def _summary(small: _Small) -> ValueSummary | None:
+    """Return the summary of one tensor's values."""
+    dtype = small.kind.spec.dtype
+    with np.errstate(all="ignore"):
+        summary = summarize(np.frombuffer(small.canonical, dtype.component), dtype)
+    return None if summary is None else summary.finish()
+
+
 def _summaries(kind: _Kind, smalls: Sequence[_Small]) -> Iterator[ValueSummary | None]:
     """Yield the summary of each tensor's values; all are looked at together."""
     dtype = kind.spec.dtype
+    joined = b"".join([small.canonical for small in smalls])
+    rows = np.frombuffer(joined, dtype.component).reshape(len(smalls), -1)
     # The values are the user's: overflow and NaN are handled where they can occur, and warn nobody.
     with np.errstate(all="ignore"):
-        if len(smalls) == 1:
-            summaries = [summarize(np.frombuffer(smalls[0].canonical, dtype.component), dtype)]
-        else:
-            joined = b"".join([small.canonical for small in smalls])
-            summaries = summarize_rows(np.frombuffer(joined, dtype.component).reshape(len(smalls), -1), dtype)
+        summaries = summarize_rows(rows, dtype)
     for summary in summaries:
         yield None if summary is None else summary.finish()
 
