@@ -201,8 +201,8 @@ def _from_dlpack(tensor: Any) -> AnyArray:  # `Any`: of a library that need not 
 def _from_torch(tensor: Any, torch: Any) -> AnyArray:  # `Any`: torch need not be installed
     _require_dense(tensor, torch)
     name = str(tensor.dtype).removeprefix("torch.")
-    dense = tensor.detach().cpu().resolve_conj().resolve_neg()
     if name in _FROM_ML_DTYPES:
+        dense = tensor.detach().cpu().resolve_conj().resolve_neg()
         bits = dense.view(torch.int16 if dense.itemsize > 1 else torch.uint8).numpy()
         converted: AnyArray = bits.view(getattr(ml_dtypes, name))
         return converted
@@ -210,7 +210,8 @@ def _from_torch(tensor: Any, torch: Any) -> AnyArray:  # `Any`: torch need not b
         raise UnsupportedDTypeError(
             f"dtype {tensor.dtype} is not one of {', '.join(_DTYPE_NAMES)}", reason="UNSUPPORTED_DTYPE"
         )
-    array: AnyArray = dense.numpy()
+    # Detached, on the CPU, and with what is only marked as conjugated or negated worked out.
+    array: AnyArray = tensor.numpy(force=True)
     return array
 
 

@@ -56,6 +56,7 @@ __all__ = [
     "inserted_from",
     "merged_shares",
     "metadata_to",
+    "plain_metadata",
     "policy_to",
     "schema_to",
     "slices_to",
@@ -84,6 +85,12 @@ _METADATA_TYPES_BACK = {number: kind for kind, number in _METADATA_TYPES.items()
 
 _METADATA_BYTES_MAX = 1024 * 1024
 """As messages, so that an announcement fits a message. A server takes 64 KiB as JSON, which are never that much as messages."""
+
+_FLAT_KEYS_MAX, _FLAT_TEXT_MAX = 64, 1024
+"""Of metadata that need no look at how large they are as messages: far less than `_METADATA_BYTES_MAX`."""
+
+_FLAT_KINDS = frozenset({bool, float, type(None)})
+"""Beside text and integers, which may be too long."""
 
 _BOUND_MAX = 2**63 - 1
 """Of a slice on the wire; beyond every axis, as anything larger is."""
@@ -193,6 +200,25 @@ def metadata_to(metadata: Mapping[str, Any]) -> dict[str, pb.Value]:
             facts={"limit": str(_METADATA_BYTES_MAX)},
         )
     return values
+
+
+def plain_metadata(metadata: Mapping[str, Any]) -> Metadata:
+    """Return a copy of metadata as every store has them: what comes back from `metadata_to`. Raises as that does."""
+    if type(metadata) is dict and len(metadata) <= _FLAT_KEYS_MAX and all(map(_is_flat, metadata.items())):
+        # Messages would bring back the same, in ten times the time.
+        return dict(metadata)
+    return from_value_map(metadata_to(metadata))
+
+
+def _is_flat(entry: tuple[Any, Any]) -> bool:
+    """Whether a key and its value are of Python's own types, short, and no containers."""
+    key, value = entry
+    if type(key) is not str or len(key) > _FLAT_TEXT_MAX or not key.isascii():
+        return False
+    kind = type(value)
+    if kind is str:
+        return len(value) <= _FLAT_TEXT_MAX and value.isascii()
+    return kind in _FLAT_KINDS or (kind is int and -_BOUND_MAX <= value <= _BOUND_MAX)
 
 
 def policy_to(policy: Policy) -> pb.StoragePolicy:

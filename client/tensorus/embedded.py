@@ -1,39 +1,34 @@
 """The backend that is an engine in this process: the only module of the client that knows the engine.
 
-Whatever a user says goes through the same messages as to a server, so that both take the same, and refuse it alike.
+What a user says goes through the same messages as to a server, so that both take the same, and refuse it alike; but for what
+messages are known to bring back as it was.
 """
 
 from __future__ import annotations
 
 import queue
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from tensorus._backend import Backend, Began, Bytes, Failed
-from tensorus._calls import open_explain, read_options
-from tensorus._convert import merged_shares, metadata_to, policy_to, schema_to, upload_to
+from tensorus._calls import open_explain
+from tensorus._convert import dtype_to, merged_shares, plain_metadata, policy_to, schema_to, upload_to
 from tensorus._forks import leave_behind, watch
 from tensorus._missing import engine_missing
 from tensorus.errors import DataCorruptError, TensorusError, UnavailableError, error_for
 from tensorus.types import (
-    DatasetInfo,
     DatasetStats,
     DTypeShare,
-    EncodingShare,
-    Policy,
     PolicyExplanation,
     Progress,
-    Schema,
-    TensorInfo,
-    ValueSummary,
 )
-from tensorus_codecs.dtypes import dtype_by_number
+from tensorus_codecs.dtypes import dtype_by_name, dtype_by_number
 from tensorus_codecs.errors import CodecError
-from tensorus_protos.values import from_value_map
 
 try:
+    from tensorus._from_engine import dataset_info, encoding_share, policy_info, tensor_info
     from tensorus_server import model
     from tensorus_server.app import open_engine
     from tensorus_server.config import EngineConfig
@@ -41,10 +36,13 @@ try:
     from tensorus_server.errors import EngineError, facts_of, reason_of
     from tensorus_server.explain import Explainer
     from tensorus_server.filter_text import parse_filter
+    from tensorus_server.inline import read_inline
     from tensorus_server.insert import InsertOptions as EngineInsertOptions
     from tensorus_server.insert import ItemResult
+    from tensorus_server.limits import INLINE_BYTES_MAX
     from tensorus_server.query import Query, parse_order
     from tensorus_server.read import ReadPlan
+    from tensorus_server.validate import checked_spec
 except ImportError as error:
     raise engine_missing(error) from error
 
@@ -53,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from tensorus._backend import Arrival, InsertOptions, Listing, Part, Sample, Upload
+    from tensorus.types import DatasetInfo, Policy, Schema, TensorInfo
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.policy import StoragePolicy
     from tensorus_server.engine import Engine
@@ -62,18 +61,6 @@ __all__ = ["EmbeddedBackend", "explain_here"]
 
 _BLOCK_BYTES = 1024 * 1024
 """What is handed to the engine at once: a chunk of the default size, which it takes without copying."""
-
-_SCHEMA_TYPES: dict[str, type | None] = {
-    "any": None,
-    "boolean": bool,
-    "integer": int,
-    "number": float,
-    "text": str,
-    "list": list,
-    "map": dict,
-}
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class EmbeddedBackend(Backend):
@@ -88,6 +75,11 @@ class EmbeddedBackend(Backend):
         with _as_tensorus_errors():
             self._opened: Engine | None = open_engine(configure(Path(path)))
         watch(self)
+
+    @classmethod
+    def temporary(cls, path: Path) -> Self:
+        """Open a store in memory; in the folder, which is removed when the process ends, are its large tensors."""
+        return cls(path, partial(EngineConfig, in_memory=True))
 
     def after_fork(self) -> None:
         """See `ForkAware`. Neither the engine's threads nor its connections to SQLite may be used here."""
@@ -110,12 +102,12 @@ class EmbeddedBackend(Backend):
     ) -> DatasetInfo:
         """See `Backend`."""
         with _as_tensorus_errors():
-            return _dataset_info(self._engine.create_dataset(name, _policy(policy), _schema(schema)))
+            return dataset_info(self._engine.create_dataset(name, _policy(policy), _schema(schema)))
 
     def get_dataset(self, name: str) -> DatasetInfo:
         """See `Backend`."""
         with _as_tensorus_errors():
-            return _dataset_info(self._engine.get_dataset(name))
+            return dataset_info(self._engine.get_dataset(name))
 
     def list_datasets(self) -> list[DatasetInfo | DataCorruptError]:
         """See `Backend`."""
@@ -127,12 +119,12 @@ class EmbeddedBackend(Backend):
                 found += page
                 if not token:
                     break
-        return [_damage(dataset) if isinstance(dataset, Exception) else _dataset_info(dataset) for dataset in found]
+        return [_damage(dataset) if isinstance(dataset, Exception) else dataset_info(dataset) for dataset in found]
 
     def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
         """See `Backend`."""
         with _as_tensorus_errors():
-            return _dataset_info(self._engine.update_dataset(name, _policy(policy), _schema(schema)))
+            return dataset_info(self._engine.update_dataset(name, _policy(policy), _schema(schema)))
 
     def delete_dataset(self, name: str) -> int:
         """See `Backend`."""
@@ -155,7 +147,7 @@ class EmbeddedBackend(Backend):
                 DTypeShare(share.dtype, share.tensors, share.canonical_bytes, share.stored_bytes)
                 for share in stats.dtypes
             ),
-            encodings=merged_shares(map(_encoding_share, stats.encodings)),
+            encodings=merged_shares(map(encoding_share, stats.encodings)),
             damaged_tensors=stats.damaged_tensors,
             damaged_ids=tuple(damage.facts["tensor"] for damage in stats.damages),
         )
@@ -168,6 +160,11 @@ class EmbeddedBackend(Backend):
         on_progress: Callable[[Progress], None] | None,
     ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
         """See `Backend`."""
+        if on_progress is None and not options.validate_only and isinstance(uploads, list) and len(uploads) == 1:
+            inserted = self._insert_one(dataset, uploads[0])
+            if inserted is not None:
+                yield 0, inserted
+                return
         results: queue.SimpleQueue[Sequence[ItemResult | ItemProgress]] = queue.SimpleQueue()
         with _as_tensorus_errors():
             stream = self._engine.open_insert(
@@ -179,7 +176,7 @@ class EmbeddedBackend(Backend):
         try:
             for item, upload in enumerate(uploads):
                 try:
-                    new = new_tensor_from(upload_to(upload), dataset=dataset)
+                    new = _new_tensor(upload, dataset)
                 except (TensorusError, EngineError, CodecError) as error:
                     refusal = error if isinstance(error, TensorusError) else _error(error)
                     if options.all_or_nothing:
@@ -204,8 +201,7 @@ class EmbeddedBackend(Backend):
         """See `Backend`."""
         slices = None if part is None else model.SliceSet(part.axes, part.trailing_axes)
         # By way of the contract, so that both clients refuse alike.
-        number = read_options(with_data=with_data, dtype=None if part is None else part.dtype).as_dtype
-        as_dtype = dtype_by_number(number) if number else None
+        as_dtype = None if part is None or part.dtype is None else dtype_by_number(dtype_to(part.dtype))
         reads = [model.Read(tensor_id, slices) for tensor_id in ids]
         with _as_tensorus_errors():
             for item, found in enumerate(self._engine.find(dataset, reads, with_payloads=with_data)):
@@ -242,7 +238,7 @@ class EmbeddedBackend(Backend):
     def update_metadata(self, dataset: str, tensor_id: str, metadata: Mapping[str, Any]) -> TensorInfo:
         """See `Backend`."""
         with _as_tensorus_errors():
-            return _tensor_info(self._engine.update_metadata(dataset, tensor_id, from_value_map(metadata_to(metadata))))
+            return tensor_info(self._engine.update_metadata(dataset, tensor_id, plain_metadata(metadata)))
 
     def delete_tensors(self, dataset: str, ids: Sequence[str]) -> int:
         """See `Backend`."""
@@ -257,6 +253,17 @@ class EmbeddedBackend(Backend):
         """See `Backend`."""
         if self._opened is not None:
             self._opened.close()
+
+    def _insert_one(self, dataset: str, upload: Upload) -> TensorInfo | None:
+        """Store a small tensor on the engine's short way; None where a stream is to be asked."""
+        if not 0 < upload.canonical_bytes <= INLINE_BYTES_MAX:
+            return None
+        block = next(upload.blocks(_BLOCK_BYTES))
+        if block.nbytes != upload.canonical_bytes:
+            return None
+        with _as_tensorus_errors():
+            tensor = self._engine.insert_one(dataset, _new_tensor(upload, dataset), block)
+            return None if tensor is None else tensor_info(tensor)
 
     @property
     def _engine(self) -> Engine:
@@ -277,15 +284,22 @@ class EmbeddedBackend(Backend):
         *,
         with_data: bool,
     ) -> Iterator[Arrival]:
+        checksum = tensor.value_checksum.value
+        if with_data and slices is None and as_dtype is None:
+            piece = read_inline(tensor, frozenset(), record_bytes_max=0)
+            if piece is not None:
+                data = memoryview(piece.data)
+                yield Began(item, tensor_info(tensor), tensor.spec.shape, data=data, checksum=checksum)
+                return
         try:
             plan = ReadPlan(tensor, slices, as_dtype)
             whole = plan.cast is None and slices is None
             yield Began(
                 item,
-                _tensor_info(tensor),
+                tensor_info(tensor),
                 plan.result.shape,
                 plan.result.dtype.name,
-                checksum=tensor.value_checksum.value if whole else None,
+                checksum=checksum if whole else None,
             )
             if with_data:
                 for piece in self._engine.reader.read(tensor, plan):
@@ -309,19 +323,41 @@ def explain_here(sample: Sample, policies: Sequence[Policy]) -> Iterator[PolicyE
         for explanation in explainer.explanations():
             storage = explanation.storage
             yield PolicyExplanation(
-                policy=_policy_info(explanation.policy),
+                policy=policy_info(explanation.policy),
                 canonical_bytes=storage.canonical_bytes,
                 quantized_bytes=storage.quantized_bytes,
                 stored_bytes=storage.stored_bytes,
                 lossy=storage.lossy,
                 relative_error=storage.relative_error,
                 max_absolute_error=storage.max_absolute_error,
-                encodings=tuple(map(_encoding_share, storage.encodings)),
+                encodings=tuple(map(encoding_share, storage.encodings)),
                 fallback_reason=storage.fallback_reason,
                 encode_bytes_per_second=explanation.encode_bytes_per_second,
                 decode_bytes_per_second=explanation.decode_bytes_per_second,
                 worst_relative_error=explanation.worst_relative_error,
             )
+
+
+def _new_tensor(upload: Upload, dataset: str) -> model.NewTensor:
+    """Return how an upload is announced; by way of the contract where anything is unusual, so that both clients refuse alike.
+
+    Raises:
+        TensorusError, EngineError, CodecError: what cannot be announced.
+    """
+    spec = _spec(upload.dtype, upload.shape)
+    is_usual = upload.policy is None and upload.if_generation_match is None and upload.id.isascii()
+    if spec is None or not is_usual:
+        return new_tensor_from(upload_to(upload), dataset=dataset)
+    return model.NewTensor(upload.id, spec, plain_metadata(upload.metadata), replace=upload.replace)
+
+
+@lru_cache(maxsize=1024)
+def _spec(dtype: str, shape: tuple[int, ...]) -> model.TensorSpec | None:
+    """Return the spec; None where something is wrong with it. Tensors that come one after the other often have the same."""
+    try:
+        return checked_spec(dtype_by_name(dtype), shape)
+    except (CodecError, EngineError):
+        return None
 
 
 def _feed(stream: InsertStream, item: int, upload: Upload, new: model.NewTensor) -> Iterator[int]:
@@ -346,7 +382,7 @@ def _outcomes(
         for result in results.get():
             assert isinstance(result, ItemResult), "progress is of inserts that can be resumed"
             outcome = result.outcome
-            yield result.item, _error(outcome) if isinstance(outcome, Exception) else _tensor_info(outcome)
+            yield result.item, _error(outcome) if isinstance(outcome, Exception) else tensor_info(outcome)
 
 
 def _policy(policy: Policy | None) -> StoragePolicy | None:
@@ -355,76 +391,6 @@ def _policy(policy: Policy | None) -> StoragePolicy | None:
 
 def _schema(schema: Schema | None) -> model.Schema | None:
     return None if schema is None else schema_from(schema_to(schema))
-
-
-def _policy_info(policy: StoragePolicy) -> Policy:
-    return Policy(
-        preset=policy.preset,
-        encoding=None if policy.encoding is None else policy.encoding.to_json(),
-        max_relative_error=policy.max_relative_error,
-        max_absolute_error=policy.max_absolute_error,
-        chunk_bytes=policy.chunk_bytes,
-    )
-
-
-def _dataset_info(dataset: model.Dataset) -> DatasetInfo:
-    schema = dataset.schema
-    return DatasetInfo(
-        name=dataset.name,
-        policy=_policy_info(dataset.policy),
-        schema=Schema(
-            dtype=schema.dtype,
-            shape=None if schema.shape is None else tuple(None if size < 0 else size for size in schema.shape),
-            metadata={key: _SCHEMA_TYPES[kind] for key, kind in schema.metadata.items()},
-        ),
-        created=_time(dataset.created_us),
-    )
-
-
-def _tensor_info(tensor: model.Tensor) -> TensorInfo:
-    storage, values = tensor.storage, tensor.values
-    return TensorInfo(
-        dataset=tensor.dataset,
-        id=tensor.id,
-        dtype=tensor.spec.dtype.name,
-        shape=tensor.spec.shape,
-        metadata=tensor.metadata,
-        generation=tensor.generation,
-        ordinal=tensor.ordinal,
-        canonical_bytes=storage.canonical_bytes,
-        quantized_bytes=storage.quantized_bytes,
-        stored_bytes=storage.stored_bytes,
-        lossy=storage.lossy,
-        relative_error=storage.relative_error,
-        max_absolute_error=storage.max_absolute_error,
-        encodings=tuple(map(_encoding_share, storage.encodings)),
-        fallback_reason=storage.fallback_reason,
-        values=None
-        if values is None
-        else ValueSummary(
-            min=values.minimum,
-            max=values.maximum,
-            mean=values.mean,
-            standard_deviation=values.standard_deviation,
-            l2_norm=values.l2_norm,
-            zero_count=values.zero_count,
-            nan_count=values.nan_count,
-            infinity_count=values.infinity_count,
-        ),
-        source_checksum=tensor.source_checksum.value.hex(),
-        value_checksum=tensor.value_checksum.value.hex(),
-        created=_time(tensor.created_us),
-        inserted=tensor.outcome not in {None, model.Outcome.ALREADY_STORED},
-    )
-
-
-def _encoding_share(share: model.EncodingShare) -> EncodingShare:
-    codecs = tuple(step["id"] for step in share.encoding)
-    return EncodingShare(codecs, share.chunks, share.canonical_bytes, share.stored_bytes)
-
-
-def _time(time_us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=time_us)
 
 
 @contextmanager

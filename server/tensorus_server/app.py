@@ -11,6 +11,7 @@ import apsw
 
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.catalogue.sqlite.spare_room import SpareRoom
+from tensorus_server.chunk_store.files import Files, UnsyncedFiles
 from tensorus_server.chunk_store.local import LocalChunkStore, Reserve
 from tensorus_server.codec_pool import CodecPool
 from tensorus_server.engine import Engine
@@ -60,10 +61,12 @@ def _open(config: EngineConfig, ask: Callable[[str, int], None] | None) -> Engin
         with ExitStack() as opened:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             reserve = Reserve(folder, reserve_bytes=config.reserve_bytes, reserve_share=config.reserve_share)
-            chunk_store = LocalChunkStore(folder, reserve=reserve)
+            chunk_store = LocalChunkStore(
+                folder, reserve=reserve, files=UnsyncedFiles() if config.in_memory else Files()
+            )
             opened.callback(chunk_store.close)
             catalogue = SqliteCatalogue(
-                folder,
+                None if config.in_memory else folder,
                 payloads=chunk_store,
                 accept_loss=config.accept_loss,
                 delete_grace_s=config.delete_grace_s,
@@ -89,6 +92,7 @@ def _open(config: EngineConfig, ask: Callable[[str, int], None] | None) -> Engin
         orphan_age_s=config.orphan_age_s,
         quarantine_s=config.quarantine_s,
         sweeps=config.sweeps,
+        in_memory=config.in_memory,
     )
 
 

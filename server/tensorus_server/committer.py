@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import math
 import queue
+import threading
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
@@ -94,8 +95,12 @@ class Committer:
         self._ended: Exception | None = None
         # The last group's even after its commit: harmless, since the catalogue knows them then.
         self._uncommitted: frozenset[str] = frozenset()
+        # Held by whoever commits: the thread, or a caller of `commit_here`.
+        self._turn = threading.Lock()
         # Since when a group is being handled.
         self._busy_since_s = math.inf
+        # Whether somebody else has committed since the thread last looked.
+        self._committed_here = False
         self._thread = Watched("committer", self._run, self._failed)
 
     @property
@@ -118,6 +123,30 @@ class Committer:
     def submit(self, commit: Commit) -> None:
         """Commit the batches as soon as possible, and settle them."""
         self._put(commit)
+
+    def commit_here(self, stored: StoredTensor) -> Tensor | Exception | None:
+        """Commit a tensor with an inline payload on this thread, into its dataset as it knows it.
+
+        Only for stores that sync nothing: a disk that hangs would keep the caller for as long.
+
+        Returns:
+            The tensor as committed, or why it was not; None where others commit, or wait for that: it is to be submitted.
+
+        Raises:
+            EngineError: see `TensorTable.commit`.
+        """
+        if self._turn.locked() or not self._queue.empty() or self._ended is not None:
+            return None
+        with self._turn:
+            self.health.require()
+            self._busy_since_s = time.monotonic()
+            try:
+                (outcome,) = self._catalogue.tensors.commit([stored], current=True)
+            finally:
+                self._busy_since_s = math.inf
+            self._committed_here = True
+            self._maintain(idle=False)
+        return outcome
 
     def save(self, mark: Mark, saved: Future[int]) -> None:
         """Save the mark as soon as possible; its committed bytes become the result of `saved`."""
@@ -158,14 +187,17 @@ class Committer:
     def _run(self) -> None:
         while True:
             group, closing = self._next_group()
-            self._busy_since_s = time.monotonic()
-            try:
-                self._handle(group)
-            finally:
-                self._busy_since_s = math.inf
-                for pending in group:
-                    pending.end(_BROKEN_OFF)
-            self._maintain(idle=not group)
+            with self._turn:
+                self._busy_since_s = time.monotonic()
+                try:
+                    self._handle(group)
+                finally:
+                    self._busy_since_s = math.inf
+                    for pending in group:
+                        pending.end(_BROKEN_OFF)
+                idle = not group and not self._committed_here
+                self._committed_here = False
+                self._maintain(idle=idle)
             if closing:
                 return
 

@@ -35,6 +35,9 @@ class EngineConfig:
     """How long it stays there before it is deleted."""
     sweeps: bool = True
     """Whether garbage is collected in the background."""
+    in_memory: bool = False
+    """Whether the catalogue, with the small tensors, is kept in memory, and nothing is synced: for a store that nobody else
+    opens, and that ends with its process. The large tensors are in `data_dir`."""
     accept_loss: bool = False
     """Whether to open a store whose catalogue lacks rows, and to move the payloads that it does not know to quarantine, for a
     week; otherwise it is refused."""

@@ -26,6 +26,7 @@ from tensorus_server.errors import (
 )
 from tensorus_server.health import Health
 from tensorus_server.insert import InsertOptions, InsertServices, InsertStream
+from tensorus_server.insert_one import OneByOne
 from tensorus_server.limits import IDS_PER_DELETE_MAX, PAGE_SIZE_DEFAULT, READS_PER_GET_MAX
 from tensorus_server.model import Schema
 from tensorus_server.paging import checked_page_size, decode_token, encode_token, take_all
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from tensorus_server.codec_pool import CodecPool
     from tensorus_server.filter import Filter
     from tensorus_server.insert import ItemProgress, ItemResult
-    from tensorus_server.model import Dataset, DatasetStats, Metadata, Read, Tensor
+    from tensorus_server.model import Dataset, DatasetStats, Metadata, NewTensor, Read, Tensor
     from tensorus_server.query import Query
     from tensorus_server.sweep import Swept
     from tensorus_server.unknown import Listing
@@ -89,12 +90,13 @@ class Engine:
         orphan_age_s: float = 86400.0,
         quarantine_s: float = 86400.0,
         sweeps: bool = True,
+        in_memory: bool = False,
     ) -> None:
         """Take over the parts, which `close` closes, and begin to sweep in the background.
 
         Args:
             sessions: None: of this process alone.
-            orphan_age_s, quarantine_s, sweeps: see `EngineConfig`.
+            orphan_age_s, quarantine_s, sweeps, in_memory: see `EngineConfig`.
         """
         self._catalogue = catalogue
         self._chunk_store = chunk_store
@@ -105,6 +107,7 @@ class Engine:
         self._committer = Committer(catalogue, chunk_store, self._health)
         self._seal_pool = WorkerPool(_SEAL_THREADS, "seal")
         self._services = InsertServices(catalogue, chunk_store, pool, self._committer, self._seal_pool, self._health)
+        self._one_by_one = OneByOne(self._services) if in_memory else None
         self._sessions = sessions or InsertSessions()
         self._reader = TensorReader(catalogue, chunk_store, pool)
         self._purger = Purger(catalogue.datasets, self._health)
@@ -203,6 +206,14 @@ class Engine:
         self._health.require()
         self._catalogue.check_present()
         return InsertStream(self._catalogue.datasets.get(dataset), self._services, report, options or InsertOptions())
+
+    def insert_one(self, dataset: str, new: NewTensor, canonical: memoryview) -> Tensor | None:
+        """Store one small tensor at once; None where nothing was stored: `open_insert` does, or says why not.
+
+        Args:
+            canonical: all of its canonical bytes.
+        """
+        return None if self._one_by_one is None else self._one_by_one.insert(dataset, new, canonical)
 
     @property
     def sessions(self) -> InsertSessions:

@@ -237,7 +237,12 @@ def join_key(parts: list[str]) -> str:
 
     No name begins with "@", then: that is free for what is not metadata.
     """
-    return ".".join(_ESCAPED.sub(r"\\\g<0>", part) for part in parts)
+    return ".".join(map(_escaped, parts))
+
+
+def _escaped(part: str) -> str:
+    # Looking takes a quarter of the time of replacing nothing.
+    return _ESCAPED.sub(r"\\\g<0>", part) if _ESCAPED.search(part) else part
 
 
 def flatten_metadata(metadata: Metadata) -> list[tuple[str, float | str | None]]:
@@ -246,13 +251,19 @@ def flatten_metadata(metadata: Metadata) -> list[tuple[str, float | str | None]]
     A key whose value is an empty list or map is there, with no value.
     """
     rows: dict[tuple[str, float | str | None], None] = {}
-    pending: list[tuple[list[str], object]] = [([key], value) for key, value in metadata.items()]
-    while pending:
-        path, value = pending.pop()
-        if isinstance(value, dict) and value:
-            pending.extend(([*path, key], item) for key, item in value.items())
-        elif isinstance(value, list) and value:
-            pending.extend((path, item) for item in value)
-        else:
-            rows[join_key(path), indexed(value)] = None
+    # From the last on: rows are in the order in which a stack gives them up.
+    for name, held in reversed(metadata.items()):
+        if not isinstance(held, (dict, list)):
+            # Most are so.
+            rows[_escaped(name), indexed(held)] = None
+            continue
+        pending: list[tuple[list[str], object]] = [([name], held)]
+        while pending:
+            path, value = pending.pop()
+            if isinstance(value, dict) and value:
+                pending.extend(([*path, key], item) for key, item in value.items())
+            elif isinstance(value, list) and value:
+                pending.extend((path, item) for item in value)
+            else:
+                rows[join_key(path), indexed(value)] = None
     return list(rows)

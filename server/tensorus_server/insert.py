@@ -45,7 +45,7 @@ from tensorus_server.marker import Marker
 from tensorus_server.small_tensors import SmallTensors
 from tensorus_server.tensor_writer import TensorWriter
 from tensorus_server.uploads import progress_of, uploads_of
-from tensorus_server.validate import require_id, require_metadata, require_schema_fit
+from tensorus_server.validate import require_announced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -169,7 +169,7 @@ class InsertStream:
         self._items.begin([item]).fail(self._abandoned(None))
 
     def flush(self) -> None:
-        """Commit the small items that are here; otherwise they wait for more of them, or for the end of the stream."""
+        """Seal the small items that are here; otherwise they wait for more of them, or for the end of the stream."""
         if not len(self._small):
             return
         batch = self._items.begin(self._small.numbers)
@@ -181,7 +181,7 @@ class InsertStream:
                 self._items.settle_some(
                     batch, {number: found for number, found in pairs if isinstance(found, Exception)}
                 )
-            self._commit(batch)
+            self._sealed(batch)
 
     def fail(self, item: int, error: Exception) -> None:
         """Fail an item for a reason that was found outside; its later segments are dropped."""
@@ -252,7 +252,7 @@ class InsertStream:
         """Take a small item the short way; False where it is not one, or not as it should be: the general way says why."""
         if not segment.last or segment.item <= self._last_item or segment.item in self._uploads:
             return False
-        if self._options.all_or_nothing or self._options.validate_only:
+        if self._options.validate_only or (self._options.all_or_nothing and not self._have_room_together()):
             return False  # Both are rare, and the short way knows neither.
         try:
             self._require_allowed(new)
@@ -273,6 +273,8 @@ class InsertStream:
         if item <= self._last_item:
             raise InvalidRequestError(f"item {item} is announced after item {self._last_item}; numbers must ascend")
         self._last_item = item
+        if self._options.all_or_nothing:
+            self.flush()  # So that they are committed in the order of their numbers.
         batch = self._items.begin([item])
         with batch.carried():
             upload, complete = self._uploads.pop(item, (None, None))
@@ -289,12 +291,7 @@ class InsertStream:
 
     def _require_allowed(self, new: NewTensor) -> None:
         dataset = self._dataset
-        require_id(new.id, dataset=dataset.name)
-        require_metadata(new.metadata, dataset=dataset.name, tensor=new.id)
-        if new.metadata:
-            # Worked out here, and not by the committer: large metadata take 20 ms.
-            _ = new.index
-        require_schema_fit(new.id, new.spec, new.metadata, dataset.schema, dataset=dataset.name)
+        require_announced(new, dataset)
         if len(self._open) >= OPEN_ITEMS_MAX:
             raise LimitExceededError(
                 f"{len(self._open)} items of the stream are open, limit is {OPEN_ITEMS_MAX} (open_items_max)",
@@ -345,6 +342,11 @@ class InsertStream:
             inline=not self._options.all_or_nothing or self._items.sealed_inline_bytes < _INLINE_TOGETHER_BYTES_MAX,
         )
 
+    def _have_room_together(self) -> bool:
+        """Whether one more small item may wait in memory for the others of its insert."""
+        inline_bytes = self._items.sealed_inline_bytes + self._small.canonical_bytes
+        return self._items.begun + len(self._small) < ITEMS_TOGETHER_MAX and inline_bytes < _INLINE_TOGETHER_BYTES_MAX
+
     def _write(
         self, writer: TensorWriter, segment: Segment, canonical: memoryview, canonical_crc32c: int | None
     ) -> None:
@@ -393,13 +395,16 @@ class InsertStream:
                 batch.settle([validated(stored, require_intact(found))])
                 return
             batch.stored, batch.staged = [stored], [] if staged is None else [staged]
-            if not self._options.all_or_nothing:
-                self._commit(batch)
-                return
-            batch.hand_over()
-            if not self._items.sealed(batch):
-                # Its stream has given it up while the disk took its time.
-                self._discard(batch)
+            self._sealed(batch)
+
+    def _sealed(self, batch: Batch) -> None:
+        """Commit what is sealed, or let it wait for the others of its insert."""
+        if not self._options.all_or_nothing:
+            self._commit(batch)
+            return
+        batch.hand_over()
+        if not self._items.sealed(batch):
+            self._discard(batch)  # Its stream has given it up while the disk took its time.
 
     def _sealing_ended(self, opened: _Open, seal: Future[None]) -> None:
         """Clear up where the pool was closed before it came to the item."""
@@ -439,10 +444,9 @@ class InsertStream:
             self._fail(item, self._abandoned(opened.writer.new))
         marked = False
         for batch in self._items.in_state("sealed"):
-            (stored,) = batch.stored
-            batch.fail(self._abandoned(stored.new))
+            batch.settle([self._abandoned(stored.new) for stored in batch.stored])
             leftovers.discard(self._chunk_store, batch.staged)
-            marked = marked or stored.upload is not None
+            marked = marked or any(stored.upload is not None for stored in batch.stored)
         if marked and self._options.request_id is not None:
             # In one transaction: there may be thousands.
             leftovers.forget_upload(self._services.catalogue.uploads, (self._options.request_id, None))

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tensorus_codecs.plain_dataclass import plain_dataclass
+from tensorus_server.compact_json import to_json
 from tensorus_server.metadata_index import index_of
 
 if TYPE_CHECKING:
@@ -130,6 +131,11 @@ class NewTensor:
     def index(self) -> MetadataIndex:
         """What an index is to hold of the metadata. Worked out once, by whoever asks first."""
         return index_of(self.metadata)
+
+    @cached_property
+    def metadata_json(self) -> str:
+        """The metadata as they are kept. Worked out once, likewise."""
+        return to_json(self.metadata) if self.metadata else "{}"
 
 
 class Outcome(Enum):

@@ -50,6 +50,10 @@ if TYPE_CHECKING:
 __all__ = ["Piece", "ReadPlan", "TensorReader"]
 
 
+_HERE_BYTES_MAX = 64 * 1024
+"""Up to this size, what is read is decoded on the caller's thread: handing it over takes longer (measured at 1 KiB: 0.1 ms)."""
+
+
 @plain_dataclass
 class Piece:
     """A run of the result's canonical bytes."""
@@ -189,7 +193,7 @@ class TensorReader:
             return _read_run(tensor, payload, run, accepted)
 
         runs = plan.runs(tensor.chunk_bytes)
-        if _has_codec_work(tensor, accepted):
+        if plan.length > _HERE_BYTES_MAX and _has_codec_work(tensor, accepted):
             yield from self._pool.map_in_order(work, runs)
         else:
             # Measured on 2 cores: handing over to another thread costs more than overlapping wins.

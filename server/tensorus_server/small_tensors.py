@@ -18,7 +18,7 @@ from tensorus_codecs.checksum import TensorDigest, crc32c
 from tensorus_codecs.chunk_record import RAW_HEADER_BYTES
 from tensorus_codecs.pipeline import encode_chunk
 from tensorus_codecs.plain_dataclass import plain_dataclass
-from tensorus_codecs.summary import summarize_rows
+from tensorus_codecs.summary import summarize, summarize_rows
 from tensorus_server.catalogue.abc import StoredTensor
 from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.inline import pack_entry, raw_record
@@ -125,6 +125,9 @@ class SmallTensors:
         Whatever this raises, nothing waits afterwards.
         """
         waiting, self._waiting, self.canonical_bytes = self._waiting, [], 0
+        if len(waiting) == 1 and waiting[0].kind.header:
+            # Alone, without the ways of many.
+            return [self._stored_raw(waiting[0], _summary(waiting[0]))]
         written: list[StoredTensor | Exception] = []
         for kind, smalls in groupby(waiting, lambda small: small.kind):
             if kind.header:
@@ -136,10 +139,14 @@ class SmallTensors:
     def _write_raw(self, kind: _Kind, smalls: Sequence[_Small]) -> Iterator[StoredTensor]:
         """Yield tensors that are stored as they are: nothing but the summary of their values is to be worked out."""
         for small, values in zip(smalls, _summaries(kind, smalls), strict=True):
-            record, record_crc32c = (kind.header, small.canonical), small.source_crc32c ^ kind.header_crc32c
-            yield self._stored(
-                small, record, record_crc32c, kind.report, values=values, value_checksum=small.source_checksum
-            )
+            yield self._stored_raw(small, values)
+
+    def _stored_raw(self, small: _Small, values: ValueSummary | None) -> StoredTensor:
+        kind = small.kind
+        record, record_crc32c = (kind.header, small.canonical), small.source_crc32c ^ kind.header_crc32c
+        return self._stored(
+            small, record, record_crc32c, kind.report, values=values, value_checksum=small.source_checksum
+        )
 
     def _write_encoded(self, small: _Small) -> StoredTensor | Exception:
         """Return a tensor that is stored as its chunk is encoded."""
@@ -196,6 +203,14 @@ def _kind_of(spec: TensorSpec, plan: ChunkPlan) -> _Kind:
         header_crc32c,
         _raw_report(spec.canonical_bytes, plan.fallback_reason),
     )
+
+
+def _summary(small: _Small) -> ValueSummary | None:
+    """Return the summary of one tensor's values."""
+    dtype = small.kind.spec.dtype
+    with np.errstate(all="ignore"):
+        summary = summarize(np.frombuffer(small.canonical, dtype.component), dtype)
+    return None if summary is None else summary.finish()
 
 
 def _summaries(kind: _Kind, smalls: Sequence[_Small]) -> Iterator[ValueSummary | None]:

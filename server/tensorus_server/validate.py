@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from tensorus_codecs.dtypes import Kind, dtype_by_name
 from tensorus_codecs.errors import InvalidPolicyError
+from tensorus_server.compact_json import to_json
 from tensorus_server.errors import (
     InvalidMetadataError,
     InvalidNameError,
@@ -37,11 +37,12 @@ if TYPE_CHECKING:
 
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.policy import StoragePolicy
-    from tensorus_server.model import Metadata, Schema
+    from tensorus_server.model import Dataset, Metadata, NewTensor, Schema
 
 __all__ = [
     "checked_spec",
     "is_canonical",
+    "require_announced",
     "require_candidate_count",
     "require_canonical",
     "require_dataset_name",
@@ -183,28 +184,24 @@ def require_metadata(metadata: Metadata, *, dataset: str, tensor: str) -> None:
     if not metadata:
         return
     _require_values(metadata, dataset=dataset, tensor=tensor)
-    try:
-        size = len(json.dumps(metadata, separators=(",", ":"), ensure_ascii=False).encode())
-    except UnicodeEncodeError as error:
-        raise InvalidMetadataError(
-            f"metadata has text that is not Unicode: {error.reason}", dataset=dataset, tensor=tensor
-        ) from error
-    if size > METADATA_BYTES_MAX:
-        raise LimitExceededError(
-            f"metadata is {size} bytes as JSON, limit is {METADATA_BYTES_MAX} bytes (metadata_bytes_max)",
-            dataset=dataset,
-            tensor=tensor,
-            limit=METADATA_BYTES_MAX,
-        )
-    for key, _ in flatten_metadata(metadata):
-        if len(key.encode()) > METADATA_KEY_BYTES_MAX:
-            raise LimitExceededError(
-                f"metadata key {key[:40]!r}... is {len(key.encode())} bytes, "
-                f"limit is {METADATA_KEY_BYTES_MAX} bytes (metadata_key_bytes_max)",
-                dataset=dataset,
-                tensor=tensor,
-                limit=METADATA_KEY_BYTES_MAX,
-            )
+    _require_size(to_json(metadata), metadata, dataset=dataset, tensor=tensor)
+
+
+def require_announced(new: NewTensor, dataset: Dataset) -> None:
+    """Refuse a tensor that the dataset cannot have, whatever its values are.
+
+    Raises:
+        InvalidNameError, InvalidMetadataError, LimitExceededError: its id, or its metadata.
+        SchemaMismatchError: the dataset's schema requires another.
+    """
+    require_id(new.id, dataset=dataset.name)
+    if new.metadata:
+        _require_values(new.metadata, dataset=dataset.name, tensor=new.id)
+        _require_size(new.metadata_json, new.metadata, dataset=dataset.name, tensor=new.id)
+        # Worked out here, and not by the committer: large metadata take 20 ms.
+        _ = new.index
+    if not dataset.schema.is_empty:
+        require_schema_fit(new.id, new.spec, new.metadata, dataset.schema, dataset=dataset.name)
 
 
 def require_schema(schema: Schema) -> None:
@@ -316,6 +313,35 @@ def _require_values(metadata: Metadata, *, dataset: str, tensor: str) -> None:
         tensor=tensor,
         limit=METADATA_DEPTH_MAX,
     )
+
+
+def _require_size(text: str, metadata: Metadata, *, dataset: str, tensor: str) -> None:
+    """Refuse metadata that are too large, or have a key that is too long; `text` is their JSON."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidMetadataError(
+            f"metadata has text that is not Unicode: {error.reason}", dataset=dataset, tensor=tensor
+        ) from error
+    if size > METADATA_BYTES_MAX:
+        raise LimitExceededError(
+            f"metadata is {size} bytes as JSON, limit is {METADATA_BYTES_MAX} bytes (metadata_bytes_max)",
+            dataset=dataset,
+            tensor=tensor,
+            limit=METADATA_BYTES_MAX,
+        )
+    if 2 * size <= METADATA_KEY_BYTES_MAX:
+        # No key, with what is escaped in it, is longer than that.
+        return
+    for key, _ in flatten_metadata(metadata):
+        if len(key.encode()) > METADATA_KEY_BYTES_MAX:
+            raise LimitExceededError(
+                f"metadata key {key[:40]!r}... is {len(key.encode())} bytes, "
+                f"limit is {METADATA_KEY_BYTES_MAX} bytes (metadata_key_bytes_max)",
+                dataset=dataset,
+                tensor=tensor,
+                limit=METADATA_KEY_BYTES_MAX,
+            )
 
 
 def _require_keys(container: dict[Any, Any], *, dataset: str, tensor: str) -> None:

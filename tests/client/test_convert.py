@@ -8,9 +8,12 @@ import pickle
 import typing
 from typing import Any
 
+import numpy as np
 import pytest
 from google.protobuf import timestamp_pb2
 from google.rpc import status_pb2
+from hypothesis import given
+from hypothesis import strategies as st
 
 from support.arrays import DTYPE_NAMES
 from support.client import status_of
@@ -22,6 +25,7 @@ from tensorus._convert import (
     inserted_from,
     merged_shares,
     metadata_to,
+    plain_metadata,
     policy_to,
     schema_to,
     slices_to,
@@ -38,6 +42,7 @@ from tensorus.errors import (
 )
 from tensorus.types import DatasetStats, DTypeShare, EncodingShare, Policy, Schema, TensorInfo, ValueSummary
 from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus_protos.values import from_value_map
 
 TENSOR = pb.Tensor(
     dataset="weights",
@@ -413,3 +418,47 @@ def test_an_upload_says_whether_it_replaces() -> None:
     for replaces in (False, True):
         upload = Upload("t", "uint8", (1,), 1, lambda _: iter(()), {}, None, replace=replaces)
         assert upload_to(upload).replace is replaces
+
+
+METADATA = st.dictionaries(
+    st.text(max_size=8),
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**64), 2**64)
+        | st.floats()
+        | st.text(max_size=8)
+        | st.sampled_from(
+            ["x" * 2000, np.float32(1.5), np.int64(3), 2**63 - 1, -(2**63), -(2**63) - 1, "\ud800", object()]
+        ),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.tuples(inner) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+        ),
+        max_leaves=5,
+    ),
+    max_size=5,
+)
+
+
+@given(METADATA)
+def test_plain_metadata_are_what_comes_back_from_messages(metadata: dict[str, Any]) -> None:
+    try:
+        expected: object = from_value_map(metadata_to(metadata))
+    except InvalidMetadataError as error:
+        expected = error
+    try:
+        found: object = plain_metadata(metadata)
+    except InvalidMetadataError as error:
+        found = error
+    # By their notation, in which NaN, -0.0, 1, 1.0 and True are what they are.
+    assert repr(found) == repr(expected)
+    assert found is not metadata
+
+
+@pytest.mark.parametrize("metadata", [None, [1], {1: 2}, {f"k{number}": "x" * 1000 for number in range(2000)}])
+def test_what_messages_refuse_is_refused_alike(metadata: Any) -> None:
+    with pytest.raises(TensorusError) as expected:
+        metadata_to(metadata)
+    with pytest.raises(type(expected.value)) as found:
+        plain_metadata(metadata)
+    assert str(found.value) == str(expected.value)

@@ -105,7 +105,7 @@ class TestPacking:
 
     def test_the_page_of_the_format_draws_the_same_fields(self) -> None:
         page = (Path(__file__).parents[2] / "docs" / "FORMAT.md").read_text(encoding="utf-8")
-        section = page.split("## Chunk record", 1)[1].split("Decoding:", 1)[0]
+        section = page.split("## Chunk record", 1)[1].split("To decode", 1)[0]
         rows = re.findall(r"^ {4,}(\d+) +(\d+)  (\w+)", section, re.MULTILINE)
         assert {name: (int(offset), int(size)) for offset, size, name in rows} == drawn_fields()
 

@@ -108,6 +108,7 @@ class CatalogueContract:
             pytest.param(None, id="a dtype without"),
             pytest.param(ValueSummary(None, None, None, None, None, 0, 7, 0), id="no finite value"),
             pytest.param(ValueSummary(-1.5, 2.0, 0.25, None, None, 0, 0, 0), id="moments that overflow"),
+            pytest.param(ValueSummary(-0.0, -0.0, -0.0, 0.0, 0.0, 3, 0, 0), id="zeros with a sign"),
         ],
     )
     def test_a_summary_survives_a_reopening(

@@ -127,6 +127,36 @@ def test_ordinals_are_in_the_order_of_the_items_however_long_each_takes(
     assert [reports.tensor(item).ordinal for item in range(3)] == [1, 2, 3]
 
 
+def test_small_ones_on_the_short_way_keep_their_order_among_larger_ones(
+    engine: Engine, stream: InsertStream, reports: Reports
+) -> None:
+    arrays = [SMALL, SMALL + 1, LARGE, SMALL + 2, SMALL + 3, MARKED, SMALL + 4]
+    for item, array in enumerate(arrays):
+        send(stream, item, f"t{item}", array)
+        assert not reports.outcomes
+    assert stream.finish() == (len(arrays), 0)
+    assert [reports.tensor(item).ordinal for item in range(len(arrays))] == list(range(1, len(arrays) + 1))
+    for item, array in enumerate(arrays):
+        assert np.array_equal(read(engine, "d", f"t{item}"), array)
+
+
+def test_small_ones_on_the_short_way_are_abandoned_one_by_one(
+    engine: Engine, stream: InsertStream, reports: Reports, raw: RawFolder
+) -> None:
+    for item in range(3):
+        send(stream, item, f"t{item}", SMALL)
+    stream.flush()
+    send(stream, 3, "t3", SMALL, source_checksum=Checksum("xxh3_128", bytes(16)))
+    send(stream, 4, "t4", SMALL)
+    assert stream.finish() == (0, 5)
+    abandoned = [reports.error(item) for item in (0, 1, 2, 4)]
+    assert all(isinstance(error, InsertAbandonedError) for error in abandoned)
+    named = [error.facts.get("tensor") for error in abandoned if isinstance(error, InsertAbandonedError)]
+    assert named[:3] == ["t0", "t1", "t2"]
+    assert_nothing_left(engine, raw)
+    assert visible(engine) == []
+
+
 def test_an_insert_of_nothing_is_nothing(stream: InsertStream) -> None:
     assert stream.finish() == (0, 0)
 

@@ -116,6 +116,16 @@ def test_everything_is_stored_as_on_the_general_way(pool: CodecPool, policy: Sto
         assert repr(stored) == repr(on_the_general_way(array, policy, pool))
 
 
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_one_alone_is_stored_as_on_the_general_way(pool: CodecPool, policy: StoragePolicy) -> None:
+    small = SmallTensors(DATASET)
+    for item, array in enumerate(ARRAYS.values()):
+        assert taken(small, array, policy, item=item)
+        with patch.object(small_tensors, "new_payload_key", lambda: KEY):
+            (stored,) = small.write()
+        assert repr(stored) == repr(on_the_general_way(array, policy, pool))
+
+
 def test_tensors_of_one_spec_are_stored_as_on_the_general_way(pool: CodecPool) -> None:
     # As they come from one client: their specs are not only equal, but the same, and plans change in between.
     arrays = [normal((32, 32), seed=seed) for seed in range(9)]

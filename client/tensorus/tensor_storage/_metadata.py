@@ -25,7 +25,7 @@ import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from tensorus._convert import metadata_to
+from tensorus._convert import plain_metadata
 from tensorus._imported import lost_before_import
 from tensorus.errors import InvalidMetadataError
 from tensorus_protos.plain import plain, seconds_since_1970
@@ -84,10 +84,10 @@ def replaced_metadata(stored: Metadata, given: object) -> Metadata:
 
 def record_metadata(info: TensorInfo) -> Metadata:
     """Return a fresh dict of all that is told of a record."""
-    asked = info.metadata.get("compression_metadata")
+    asked, timestamp = info.metadata.get("compression_metadata"), info.metadata.get("timestamp_utc")
     metadata = _users_fields(info.metadata) | {
         "record_id": info.id,
-        "timestamp_utc": info.metadata.get("timestamp_utc", info.created.timestamp()),
+        "timestamp_utc": info.created.timestamp() if timestamp is None else timestamp,
         "shape": info.shape,
         "dtype": dtype_text(info.dtype),
         "version": info.ordinal,
@@ -177,7 +177,7 @@ def _checked(given: object) -> Metadata:
     try:
         # What every record has is the store's to say, whatever the user has there.
         given = {key: plain(value, 1) for key, value in given.items() if key not in SYSTEM_KEYS or key in _GIVEN_KEYS}
-        return dict(from_value_map(metadata_to(given)))
+        return plain_metadata(given)
     except InvalidMetadataError as error:
         if isinstance(error.__cause__, TypeError):
             raise TypeError(str(error)) from error

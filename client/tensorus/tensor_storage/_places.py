@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tensorus
+from tensorus import _allocator
+from tensorus.client import Client
 from tensorus.errors import UnavailableError
 from tensorus.tensor_storage._memory import MemoryFolder
 from tensorus.tensor_storage._old_files import import_old_files
@@ -20,7 +22,6 @@ from tensorus.tensor_storage._old_files import import_old_files
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tensorus.client import Client
     from tensorus_server.importers import FileReport
 
 __all__ = ["Place", "open_place"]
@@ -139,11 +140,20 @@ def _why_unusable(folder: Path) -> str | None:
 def _in_memory(fallback_reason: str | None) -> Place:
     folder = MemoryFolder()
     try:
-        client = tensorus.open(folder.path)
+        client = _open_temporary(folder.path)
     except BaseException:
         folder.remove()
         raise
     return Place(client, None, _Closing(client, folder), fallback_reason)
+
+
+def _open_temporary(folder: Path) -> Client:
+    """Do what `tensorus.open` does, for a folder that is removed when the process ends."""
+    from tensorus.embedded import EmbeddedBackend  # noqa: PLC0415 - the thin client has no engine
+
+    backend = EmbeddedBackend.temporary(folder)
+    _allocator.tune_allocator()
+    return Client(backend)
 
 
 class _Closing:

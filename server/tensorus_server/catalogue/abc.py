@@ -300,7 +300,9 @@ class TensorTable(ABC):
     """
 
     @abstractmethod
-    def commit(self, group: Sequence[StoredTensor], *, together: bool = False) -> list[Tensor | Exception]:
+    def commit(
+        self, group: Sequence[StoredTensor], *, together: bool = False, current: bool = False
+    ) -> list[Tensor | Exception]:
         """Make the group visible in one transaction.
 
         An id that is taken is decided by `resolve`: where the insert is a repeated one, the tensor that is there is
@@ -311,6 +313,7 @@ class TensorTable(ABC):
 
         Args:
             together: commit all of the group, or, where one of it cannot be, nothing.
+            current: a dataset that is not as `StoredTensor.dataset` has it any more counts as one that has gone.
 
         Returns:
             For each of the group, in order: the tensor as committed; or why it was not: `AlreadyExistsError`,

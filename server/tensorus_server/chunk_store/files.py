@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-__all__ = ["Files"]
+__all__ = ["Files", "UnsyncedFiles"]
 
 _IOV_MAX = 1024
 """Buffers of one call: Linux's UIO_MAXIOV."""
@@ -99,6 +99,16 @@ class Files:
             data = os.pread(descriptor, length - done, offset + done)
             parts.append(data)
         return b"".join(parts)
+
+
+class UnsyncedFiles(Files):
+    """Files that nobody needs after a crash of the machine: see `EngineConfig.in_memory`."""
+
+    def sync_data(self, descriptor: int) -> None:
+        """Leave it to the system when the disk has them."""
+
+    def sync_folder(self, folder: Path) -> None:
+        """Likewise."""
 
 
 def _sync(descriptor: int, *, data_only: bool) -> None:

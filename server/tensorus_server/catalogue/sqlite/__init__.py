@@ -11,6 +11,7 @@ from tensorus_server.catalogue.sqlite.database import Database
 from tensorus_server.catalogue.sqlite.datasets import SqliteDatasetTable
 from tensorus_server.catalogue.sqlite.garbage import SqliteGarbageTable
 from tensorus_server.catalogue.sqlite.index_check import IndexCheck
+from tensorus_server.catalogue.sqlite.memory_database import MemoryDatabase
 from tensorus_server.catalogue.sqlite.schema_check import require_schema
 from tensorus_server.catalogue.sqlite.tensors import SqliteTensorTable
 from tensorus_server.catalogue.sqlite.uploads import SqliteUploadTable
@@ -25,11 +26,11 @@ __all__ = ["SqliteCatalogue"]
 
 
 class SqliteCatalogue(Catalogue):
-    """One database file in `folder`, in WAL mode, synced at every commit."""
+    """One database: a file in WAL mode, synced at every commit; or memory."""
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | None,
         *,
         payloads: Payloads | None = None,
         accept_loss: bool = False,
@@ -39,7 +40,7 @@ class SqliteCatalogue(Catalogue):
         """Open the catalogue in `folder`, or create it; bring its schema up to date.
 
         Args:
-            folder: of the store; must exist, on a local file system.
+            folder: of the store; must exist, on a local file system. None: the catalogue is kept in memory, until it is closed.
             payloads: the chunk store, which must be of the same store; None: that is not checked.
             accept_loss: see `EngineConfig`.
             delete_grace_s: how long a deleted tensor's payload stays: at least as long as the longest Get.
@@ -49,16 +50,12 @@ class SqliteCatalogue(Catalogue):
             StoreUnavailableError: a newer version wrote it, it does not match the payloads, it is damaged, its SQLite is
                 unsafe, or its file system is remote.
         """
-        try:
-            self._database = Database(folder, payloads, accept_loss=accept_loss)
-        except (apsw.SQLError, UnicodeDecodeError) as error:
-            raise StoreUnavailableError(f"the catalogue in {folder} cannot be opened: {error}") from error
-        try:
-            require_schema(self._database)
-        except BaseException:
-            self._database.close()
-            raise
-        self._index_check = IndexCheck(self._database)
+        self._index_check: IndexCheck | None = None
+        if folder is None:
+            self._database: Database | MemoryDatabase = MemoryDatabase()
+        else:
+            self._database = _open(folder, payloads, accept_loss=accept_loss)
+            self._index_check = IndexCheck(self._database)
         self.datasets = SqliteDatasetTable(self._database, delete_grace_s=delete_grace_s)
         self.tensors = SqliteTensorTable(self._database, delete_grace_s=delete_grace_s)
         self.uploads = SqliteUploadTable(self._database, expiry_s=upload_expiry_s)
@@ -79,5 +76,19 @@ class SqliteCatalogue(Catalogue):
 
     def close(self, timeout_s: float = 30.0) -> None:
         """See `Catalogue`. Checkpoints first."""
-        self._index_check.close(timeout_s)
+        if self._index_check is not None:
+            self._index_check.close(timeout_s)
         self._database.close(timeout_s)
+
+
+def _open(folder: Path, payloads: Payloads | None, *, accept_loss: bool) -> Database:
+    try:
+        database = Database(folder, payloads, accept_loss=accept_loss)
+    except (apsw.SQLError, UnicodeDecodeError) as error:
+        raise StoreUnavailableError(f"the catalogue in {folder} cannot be opened: {error}") from error
+    try:
+        require_schema(database)
+    except BaseException:
+        database.close()
+        raise
+    return database

@@ -11,7 +11,7 @@ from tensorus_server.catalogue.sqlite import turns
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["PAGE_BYTES", "connect"]
+__all__ = ["PAGE_BYTES", "connect", "connect_memory"]
 
 _PRAGMAS = """
 PRAGMA synchronous = FULL;
@@ -44,9 +44,24 @@ def connect(path: Path, *, create: bool) -> apsw.Connection:
     if create:
         # The page size only counts before the first table; WAL mode stays with the file.
         _run(connection, f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA journal_mode = WAL;")
-    _run(connection, _PRAGMAS)
+    _set_up(connection)
     _run(connection, f"PRAGMA cache_size = -{_WRITER_CACHE_KIB};" if create else "PRAGMA query_only = ON;")
     return connection
+
+
+def connect_memory(pages_max: int) -> apsw.Connection:
+    """Open a database in memory, with so many pages of `PAGE_BYTES` at most."""
+    connection = apsw.Connection(":memory:")
+    _run(connection, f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA max_page_count = {pages_max};")
+    _set_up(connection)
+    return connection
+
+
+def _set_up(connection: apsw.Connection) -> None:
+    # Without it SQLite plans a join with a parameter anew at each execution, which takes several times as long as looking up a
+    # row: 23 microseconds instead of 4 (measured). Plans would only differ where ANALYZE has run, and it never does.
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
+    _run(connection, _PRAGMAS)
 
 
 def _run(connection: apsw.Connection, statements: str) -> None:

@@ -14,6 +14,7 @@ import logging
 import math
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import apsw
@@ -51,9 +52,6 @@ _CLOSE_TIMEOUT_S = 30.0
 _CHECKPOINT_BYTES = 16 * 1024 * 1024
 """Of log since the last checkpoint, then it is copied into the database: small enough to be quick, large enough to be rare."""
 
-_PROGRESS_STEPS = 10_000
-"""Virtual machine steps between looks at the clock: about a millisecond."""
-
 _BLOCKED_S = 5.0
 """After a checkpoint that readers, or a full disk, kept from its end: each one costs a commit."""
 
@@ -71,7 +69,7 @@ def now_us() -> int:
 
 
 class Database:
-    """The connections to one catalogue file."""
+    """The connections to one catalogue file. Implements `Transactions`."""
 
     def __init__(self, folder: Path, payloads: Payloads | None = None, *, accept_loss: bool = False) -> None:
         """Open or create `catalogue.db` in `folder` and migrate it.
@@ -110,7 +108,7 @@ class Database:
             raise
         ((self._page_bytes,),) = select(self._writer, "PRAGMA page_size")
         self._writer.set_wal_hook(self._note_log)
-        self._readers = Readers(lambda: connect(self._path, create=False))
+        self._readers = Readers(partial(connect, self._path, create=False))
 
     def check_writable(self) -> None:
         """Raise `StoreUnavailableError` after a write whose outcome is unknown, or after `close`."""
@@ -144,10 +142,11 @@ class Database:
             StoreUnavailableError: the outcome of the commit is unknown, now or earlier; or the system does not let it be
                 written, and nothing was.
         """
-        with self._turn():
+        # A closed catalogue has no lock to take. Only who has the thread lock changes that.
+        with self._turns.of_both(self.check_writable):
             try:
-                self._writer.execute("BEGIN IMMEDIATE")
                 try:
+                    self._writer.execute("BEGIN IMMEDIATE")
                     yield self._writer
                     raised = self._epochs.raise_if_due(self._writer)
                 except BaseException:
@@ -200,9 +199,10 @@ class Database:
             StoreUnavailableError: the file cannot be read, or is damaged.
         """
         try:
-            with self._readers.lent() as connection:
-                deadline = time.monotonic() + STATEMENT_TIMEOUT_S if timed else math.inf
-                connection.set_progress_handler(lambda: time.monotonic() > deadline, _PROGRESS_STEPS)
+            reader = self._readers.take()
+            try:
+                connection = reader.connection
+                reader.deadline_s = time.monotonic() + STATEMENT_TIMEOUT_S if timed else math.inf
                 connection.execute("BEGIN")
                 try:
                     yield connection
@@ -210,6 +210,8 @@ class Database:
                     # An error may have ended the transaction. SQLite refuses to commit one that met a damaged page.
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
+            finally:
+                self._readers.give_back(reader)
         except apsw.InterruptError as error:
             raise LimitExceededError(
                 f"a statement ran for longer than {STATEMENT_TIMEOUT_S} s (statement_timeout_s)",
@@ -384,15 +386,6 @@ class Database:
                 self._copy_log(apsw.SQLITE_CHECKPOINT_TRUNCATE)
             return self._log_path.stat().st_size == 0
         return False
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Keep all others from writing during the block."""
-        with self._turns.of_thread():
-            # A closed catalogue has no lock to take. Only who has the thread lock changes that.
-            self.check_writable()
-            with self._turns.of_process():
-                yield
 
     def _open(self, *, accept_loss: bool) -> None:
         """Connect, check that catalogue and payloads belong together, and migrate. The file lock is held.

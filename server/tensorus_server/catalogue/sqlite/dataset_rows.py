@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.catalogue.sqlite.row_checksum import MALFORMED, UNREADABLE, dataset_checksum, dataset_start
 from tensorus_server.catalogue.sqlite.row_page import read_page
-from tensorus_server.catalogue.sqlite.rows import to_json
+from tensorus_server.compact_json import to_json
 from tensorus_server.errors import DataCorruptError, DatasetNotFoundError
 from tensorus_server.model import Dataset, Schema
 
@@ -185,27 +185,42 @@ def _numbers(connection: apsw.Connection, after: int, size: int) -> list[int]:
 def _from_row(row: tuple[Any, ...], name: str) -> DatasetRow | DataCorruptError:
     *fixed, last_ordinal, checksum = row
     try:
-        start = dataset_start(fixed)
-        found = dataset_checksum(start, last_ordinal)
+        alike = _fixed_columns(*fixed)
+        found = dataset_checksum(alike.start, last_ordinal)
     except MALFORMED as error:
         return _damage(name, f"a value of the row cannot be read: {type(error).__name__}")
     if found != checksum:
         return _damage(name, f"the row's checksum is {found:#010x}, expected {checksum:#010x}")
-    *columns, deleted_us = fixed
-    return DatasetRow(_dataset_of(*columns), last_ordinal, deleted_us is not None, start)
+    return DatasetRow(alike.dataset, last_ordinal, alike.is_deleted, alike.start)
 
 
-@lru_cache(maxsize=256)
-def _dataset_of(ds: int, name: str, policy: str, schema: str, created_us: int) -> Dataset:
-    fields = json.loads(schema)
-    shape = fields.get("shape")
-    return Dataset(
-        number=ds,
-        name=name,
-        policy=StoragePolicy.from_json(json.loads(policy)),
-        schema=Schema(fields.get("dtype"), None if shape is None else tuple(shape), fields.get("metadata", {})),
-        created_us=created_us,
-    )
+@dataclass(frozen=True)
+class _Fixed:
+    """What the columns of a row say that do not change when a tensor is committed; decoded when the row was verified."""
+
+    columns: tuple[Any, ...]
+    start: int
+    """See `DatasetRow.start`."""
+    is_deleted: bool
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        ds, name, policy, schema, created_us, _ = self.columns
+        fields = json.loads(schema)
+        shape = fields.get("shape")
+        return Dataset(
+            number=ds,
+            name=name,
+            policy=StoragePolicy.from_json(json.loads(policy)),
+            schema=Schema(fields.get("dtype"), None if shape is None else tuple(shape), fields.get("metadata", {})),
+            created_us=created_us,
+        )
+
+
+# Typed: a number of another type is damage, though it may equal the one that was written.
+@lru_cache(maxsize=256, typed=True)
+def _fixed_columns(*columns: Any) -> _Fixed:  # `Any`: a damaged row has anything
+    return _Fixed(columns, dataset_start(columns), columns[-1] is not None)
 
 
 def _damage(dataset: str, what: str) -> DataCorruptError:

@@ -16,8 +16,8 @@ from tensorus_server.catalogue.sqlite.dataset_rows import (
 )
 from tensorus_server.catalogue.sqlite.purge import purge
 from tensorus_server.catalogue.sqlite.row_checksum import dataset_checksum, dataset_start
-from tensorus_server.catalogue.sqlite.rows import to_json
 from tensorus_server.catalogue.sqlite.stats import sum_up
+from tensorus_server.compact_json import to_json
 from tensorus_server.errors import AlreadyExistsError, DataCorruptError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import apsw
 
     from tensorus_codecs.policy import StoragePolicy
-    from tensorus_server.catalogue.sqlite.database import Database
+    from tensorus_server.catalogue.sqlite.transactions import Transactions
     from tensorus_server.model import Dataset, DatasetStats, Schema
 
 __all__ = ["SqliteDatasetTable"]
@@ -38,7 +38,7 @@ _DELETED = "\n"
 class SqliteDatasetTable(DatasetTable):
     """See `DatasetTable`."""
 
-    def __init__(self, database: Database, *, delete_grace_s: float) -> None:
+    def __init__(self, database: Transactions, *, delete_grace_s: float) -> None:
         """Use `database`; see `SqliteCatalogue` for the grace."""
         self._database = database
         self._delete_grace_us = int(delete_grace_s * 1e6)

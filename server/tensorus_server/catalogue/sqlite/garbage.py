@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import apsw
 
-    from tensorus_server.catalogue.sqlite.database import Database
+    from tensorus_server.catalogue.sqlite.transactions import Transactions
 
 __all__ = ["SqliteGarbageTable"]
 
@@ -42,7 +42,7 @@ _ROWS = f"SELECT {_COLUMNS}, NULL, (SELECT name FROM dataset WHERE ds = t.ds) FR
 class SqliteGarbageTable(GarbageTable):
     """See `GarbageTable`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Transactions) -> None:
         """Use `database`."""
         self._database = database
 

@@ -30,7 +30,7 @@ from tensorus_server.errors import DataCorruptError, EngineError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
-    from tensorus_server.catalogue.sqlite.database import Database
+    from tensorus_server.catalogue.sqlite.transactions import Transactions
 
 __all__ = ["IndexCheck"]
 
@@ -72,7 +72,7 @@ class _Table:
 class IndexCheck:
     """See the module's description."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Transactions) -> None:
         """Check for a while, and go on in the background."""
         self._database = database
         self._closing = threading.Event()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import apsw
 
-    from tensorus_server.catalogue.sqlite.database import Database
+    from tensorus_server.catalogue.sqlite.transactions import Transactions
 
 __all__ = ["purge"]
 
@@ -34,7 +34,7 @@ _ROWS_AT_ONCE = 16
 """Tensors between two looks at the clock. With the largest metadata and inline payloads they take about as long as a batch."""
 
 
-def purge(database: Database, pause: Callable[[float], bool], *, delete_grace_us: int) -> int:
+def purge(database: Transactions, pause: Callable[[float], bool], *, delete_grace_us: int) -> int:
     """Delete the tensors of deleted datasets, and return how many there were; see `DatasetTable.purge`."""
     purged = 0
     with database.lock_file_if_free(_LOCK_FILE) as is_free:

@@ -17,7 +17,8 @@ from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.catalogue.sqlite.filter_sql import compile_condition, compile_filter
 from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sqlite.row_page import read_page
-from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row, to_json
+from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row
+from tensorus_server.compact_json import to_json
 from tensorus_server.errors import DataCorruptError
 from tensorus_server.limits import PAGE_READ_BYTES
 
@@ -57,7 +58,7 @@ def find_tensors(
 ) -> list[Tensor | DataCorruptError | None]:
     """Return the tensors of a dataset (number, name) that have these values in `column`, "id" or "seq", in order.
 
-    One statement for all: SQLite plans a join anew whenever a parameter changes, which takes longer than looking up a row.
+    One statement for all: each gives up the GIL, and has to get it back.
 
     Raises:
         apsw.CorruptError: in a transaction that writes: SQLite commits none that met a damaged page.

@@ -16,6 +16,7 @@ from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.dtypes import dtype_by_number, opaque_dtype
 from tensorus_codecs.summary import ValueSummary
 from tensorus_server.catalogue.sqlite.row_checksum import MALFORMED, row_checksum
+from tensorus_server.compact_json import to_json
 from tensorus_server.model import Checksum, EncodingShare, Locator, StorageReport, Tensor, TensorSpec
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ __all__ = [
     "checksum_of_row",
     "spec_from_columns",
     "tensor_from_row",
-    "to_json",
     "verified",
 ]
 
@@ -104,14 +104,6 @@ _NO_VALUES = (None,) * 8
 """The columns from "min" to "infinity_count" of a dtype without a summary."""
 
 
-_encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
-
-
-def to_json(value: object) -> str:
-    """Return compact JSON; NaN and infinities in Python's notation, which Python reads back."""
-    return _encode_json(value)
-
-
 def shape_text(shape: tuple[int, ...]) -> str:
     """Return the shape as filters see it: "[3, 224, 224]"."""
     return str(list(shape))
@@ -128,7 +120,7 @@ class RowDamageError(Exception):
 
 
 class RowWriter:
-    """Makes rows of new tensors. What one has in common with the one before is worked out once."""
+    """Makes rows of new tensors, one at a time. What one has in common with the one before is worked out once."""
 
     def __init__(self) -> None:
         """Start with none before."""
@@ -139,10 +131,10 @@ class RowWriter:
     def row(self, stored: StoredTensor, generation: int, ordinal: int, created_us: int) -> tuple[Any, ...]:
         """Return the columns of a new tensor, in the order of `TENSOR_COLUMNS`."""
         new, locator = stored.new, stored.locator
-        last, self._last = self._last, stored
-        if last is None or not _are_alike(last, stored):
-            self._columns = _alike_columns(stored)
-            self._start = row_checksum(_ALIKE_TYPES, self._columns)
+        if self._last is None or not _are_alike(self._last, stored):
+            columns = _alike_columns(stored)
+            self._start, self._columns = row_checksum(_ALIKE_TYPES, columns), columns
+        self._last = stored
         numbers = (
             generation,
             ordinal,
@@ -151,7 +143,7 @@ class RowWriter:
             stored.source_crc32c,
             *(_NO_VALUES if stored.values is None else _summary_columns(stored.values)),
         )
-        metadata = to_json(new.metadata) if new.metadata else "{}"
+        metadata = new.metadata_json
         source, value, key = stored.source_checksum.value, stored.value_checksum.value, locator.key
         text, json_text, key_text = new.id.encode(), metadata.encode(), key.encode()
         lengths = len(text), len(json_text), len(source), len(value), len(key_text)
@@ -363,12 +355,10 @@ def _shares_to_json(shares: tuple[EncodingShare, ...]) -> str:
 
 
 def _summary_columns(values: ValueSummary) -> tuple[float | int | None, ...]:
+    numbers = values.minimum, values.maximum, values.mean, values.standard_deviation, values.l2_norm
     return (
-        values.minimum,
-        values.maximum,
-        values.mean,
-        values.standard_deviation,
-        values.l2_norm,
+        # SQLite keeps 0.0 for -0.0, and the row's checksum is of what it keeps.
+        *[None if number is None else number + 0.0 for number in numbers],
         values.zero_count,
         values.nan_count,
         values.infinity_count,

@@ -14,14 +14,14 @@ from tensorus_server.catalogue.sqlite.schema import apply_migrations, schema_ver
 from tensorus_server.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
-    from tensorus_server.catalogue.sqlite.database import Database
+    from tensorus_server.catalogue.sqlite.transactions import Transactions
 
 __all__ = ["require_schema"]
 
 _SCHEMA = "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema WHERE name NOT LIKE 'sqlite_stat%'"
 
 
-def require_schema(database: Database) -> None:
+def require_schema(database: Transactions) -> None:
     """Refuse a catalogue whose schema is not what the migrations make.
 
     Raises:

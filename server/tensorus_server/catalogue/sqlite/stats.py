@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number
 from tensorus_server.catalogue.sqlite.reading import rows_by_generation
-from tensorus_server.catalogue.sqlite.rows import RowDamageError, to_json, verified
+from tensorus_server.catalogue.sqlite.rows import RowDamageError, verified
+from tensorus_server.compact_json import to_json
 from tensorus_server.model import DatasetStats, DTypeShare, EncodingShare
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tensorus_server.catalogue.sqlite.database import Database
     from tensorus_server.catalogue.sqlite.rows import Alike
+    from tensorus_server.catalogue.sqlite.transactions import Transactions
     from tensorus_server.errors import DataCorruptError
 
 __all__ = ["sum_up"]
@@ -29,7 +30,7 @@ _ENCODINGS_MAX = 1000
 """Far more than there are, unless a codec's settings differ from tensor to tensor."""
 
 
-def sum_up(database: Database, name: str) -> DatasetStats:
+def sum_up(database: Transactions, name: str) -> DatasetStats:
     """Return sums over the dataset's tensors; those that come and go meanwhile may be in them or not.
 
     Raises:

@@ -27,9 +27,9 @@ from tensorus_server.catalogue.sqlite.rows import (
     TENSOR_COLUMNS,
     RowWriter,
     checksum_of_row,
-    to_json,
 )
 from tensorus_server.catalogue.sqlite.uploads import complete_upload
+from tensorus_server.compact_json import to_json
 from tensorus_server.errors import (
     AlreadyExistsError,
     DataCorruptError,
@@ -49,19 +49,20 @@ if TYPE_CHECKING:
     import apsw
 
     from tensorus_server.catalogue.abc import Page, PageRequest, StoredTensor
-    from tensorus_server.catalogue.sqlite.database import Database
     from tensorus_server.catalogue.sqlite.dataset_rows import DatasetRow
+    from tensorus_server.catalogue.sqlite.transactions import Transactions
     from tensorus_server.metadata_index import MetadataIndex
-    from tensorus_server.model import Metadata, Tensor
+    from tensorus_server.model import Dataset, Metadata, Tensor
 
 __all__ = ["SqliteTensorTable"]
 
 _NAMES = ", ".join(f'"{name}"' for name in TENSOR_COLUMNS)
 _INSERT_TENSORS = f"INSERT INTO tensor ({_NAMES}) VALUES "
+_INSERT_IF_FREE = f"{_INSERT_TENSORS} ({', '.join('?' * len(TENSOR_COLUMNS))}) ON CONFLICT (ds, id) DO NOTHING"
 _INSERT_PAYLOADS = "INSERT INTO payload (seq, bytes) VALUES "
 _INSERT_ATTRIBUTES = "INSERT INTO attr (seq, key, ordinal, ds, num, txt) VALUES "
 
-_ROWS_AT_ONCE = (64, 16, 4, 1)
+_ROWS_AT_ONCE = (64, 16, 8, 7, 6, 5, 4, 3, 2, 1)
 """Rows of one INSERT: few sizes, so that the statements stay prepared. Each statement gives up the GIL and has to get it back,
 and costs about as much as inserting two rows."""
 
@@ -76,27 +77,33 @@ class _UndoneError(Exception):
 class SqliteTensorTable(TensorTable):
     """See `TensorTable`."""
 
-    def __init__(self, database: Database, *, delete_grace_s: float) -> None:
+    def __init__(self, database: Transactions, *, delete_grace_s: float) -> None:
         """Use `database`; see `SqliteCatalogue` for the grace."""
         self._database = database
         self._delete_grace_us = int(delete_grace_s * 1e6)
+        # Of whoever has the turn to write.
+        self._row_writer = RowWriter()
 
-    def commit(self, group: Sequence[StoredTensor], *, together: bool = False) -> list[Tensor | Exception]:
+    def commit(
+        self, group: Sequence[StoredTensor], *, together: bool = False, current: bool = False
+    ) -> list[Tensor | Exception]:
         """See `TensorTable`."""
         try:
-            return self._commit_at_once(group, together=together)
+            return self._commit_at_once(group, together=together, current=current)
         except DataCorruptError as error:
             # A damaged page undid all of it. Only those that meet it fail: found by halves.
             if together or len(group) == 1:
                 return [error] * len(group)
             half = len(group) // 2
-            return [*self.commit(group[:half]), *self.commit(group[half:])]
+            return [*self.commit(group[:half], current=current), *self.commit(group[half:], current=current)]
 
-    def _commit_at_once(self, group: Sequence[StoredTensor], *, together: bool) -> list[Tensor | Exception]:
+    def _commit_at_once(
+        self, group: Sequence[StoredTensor], *, together: bool, current: bool
+    ) -> list[Tensor | Exception]:
         outcomes: list[Tensor | Exception] = []
         try:
             with self._database.write() as connection, _as_damage():
-                outcomes = self._commit(connection, group)
+                outcomes = self._commit(connection, group, current=current)
                 if together and any(isinstance(outcome, Exception) for outcome in outcomes):
                     raise _UndoneError
         except _UndoneError:
@@ -142,8 +149,35 @@ class SqliteTensorTable(TensorTable):
         with self._database.read() as connection:
             return _latest_generation(connection)
 
-    def _commit(self, connection: apsw.Connection, group: Sequence[StoredTensor]) -> list[Tensor | Exception]:
-        numbers = _Numbers(connection, {stored.dataset.number: stored.dataset.name for stored in group})
+    def _commit(
+        self, connection: apsw.Connection, group: Sequence[StoredTensor], *, current: bool
+    ) -> list[Tensor | Exception]:
+        numbers = _Numbers(connection, {stored.dataset.number: stored.dataset for stored in group}, current=current)
+        outcomes = (
+            self._commit_one(connection, group[0], numbers)
+            if len(group) == 1
+            else self._commit_many(connection, group, numbers)
+        )
+        numbers.save(connection)
+        for stored, outcome in zip(group, outcomes, strict=True):
+            if stored.upload is not None and not isinstance(outcome, Exception):
+                complete_upload(connection, *stored.upload, outcome)
+        return outcomes
+
+    def _commit_one(
+        self, connection: apsw.Connection, stored: StoredTensor, numbers: _Numbers
+    ) -> list[Tensor | Exception]:
+        """Do what `_commit_many` does for one tensor: that its id is free shows when its row is inserted."""
+        if stored.dataset.number in numbers.ordinals and not stored.new.if_generation_match:
+            tensor = numbers.give(stored)
+            if self._insert(connection, [(stored, tensor)], if_free=True):
+                return [tensor]
+            numbers.take_back(stored)
+        return [self._resolve(connection, stored, numbers)]
+
+    def _commit_many(
+        self, connection: apsw.Connection, group: Sequence[StoredTensor], numbers: _Numbers
+    ) -> list[Tensor | Exception]:
         taken = _taken(connection, group)
         outcomes: list[Tensor | Exception] = []
         fresh: list[tuple[StoredTensor, Tensor]] = []
@@ -156,14 +190,10 @@ class SqliteTensorTable(TensorTable):
                 fresh.append((stored, tensor))
                 outcomes.append(tensor)
             else:
-                _insert(connection, fresh)
+                self._insert(connection, fresh)
                 fresh.clear()
                 outcomes.append(self._resolve(connection, stored, numbers))
-        _insert(connection, fresh)
-        numbers.save(connection)
-        for stored, outcome in zip(group, outcomes, strict=True):
-            if stored.upload is not None and not isinstance(outcome, Exception):
-                complete_upload(connection, *stored.upload, outcome)
+        self._insert(connection, fresh)
         return outcomes
 
     def _resolve(self, connection: apsw.Connection, stored: StoredTensor, numbers: _Numbers) -> Tensor | Exception:
@@ -188,8 +218,35 @@ class SqliteTensorTable(TensorTable):
             # Of this item alone: the others of its group are committed.
             return error
         tensor = numbers.give(stored, done)
-        _insert(connection, [(stored, tensor)])
+        self._insert(connection, [(stored, tensor)])
         return tensor
+
+    def _insert(
+        self, connection: apsw.Connection, tensors: Sequence[tuple[StoredTensor, Tensor]], *, if_free: bool = False
+    ) -> bool:
+        """Insert tensors whose ids are free, with their inline payloads and attributes.
+
+        Args:
+            if_free: of the only one that is not known; return False where it is not.
+        """
+        rows, payloads, attributes = [], [], []
+        for stored, tensor in tensors:
+            generation, new = tensor.generation, stored.new
+            rows.append(self._row_writer.row(stored, generation, tensor.ordinal, tensor.created_us))
+            if stored.inline_payload is not None:
+                payloads.append((generation, stored.inline_payload))
+            attributes += _attributes(
+                stored.dataset.number, generation, new.index if new.metadata else NO_METADATA, new.spec.shape
+            )
+        if if_free:
+            connection.execute(_INSERT_IF_FREE, rows[0])
+            if not connection.changes():
+                return False
+        else:
+            _insert_rows(connection, _INSERT_TENSORS, rows)
+        _insert_rows(connection, _INSERT_PAYLOADS, payloads)
+        _insert_rows(connection, _INSERT_ATTRIBUTES, attributes)
+        return True
 
     def replace_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> Tensor:
         """See `TensorTable`."""
@@ -300,18 +357,22 @@ def _abandoned(stored: StoredTensor, outcome: Tensor | Exception) -> Exception:
 class _Numbers:
     """Generations and ordinals, given out in the order of a commit."""
 
-    def __init__(self, connection: apsw.Connection, datasets: Mapping[int, str]) -> None:
-        """Begin after the last ones of these datasets, names by number; those that are gone have none."""
+    def __init__(self, connection: apsw.Connection, datasets: Mapping[int, Dataset], *, current: bool) -> None:
+        """Begin after the last ones of these datasets, by number; those that are gone have none.
+
+        Args:
+            current: whether those that are not what is given here any more have none, either.
+        """
         self.ordinals: dict[int, int] = {}
         """The last one of each dataset."""
         self.damaged: dict[int, DataCorruptError] = {}
         """Datasets whose rows are not what was written."""
         self._rows: dict[int, DatasetRow] = {}
-        for ds, name in datasets.items():
-            for row in datasets_where(connection, "ds = ?", ds, named=name):
+        for ds, dataset in datasets.items():
+            for row in datasets_where(connection, "ds = ?", ds, named=dataset.name):
                 if isinstance(row, DataCorruptError):
                     self.damaged[ds] = row
-                else:
+                elif not current or row.dataset == dataset:
                     self._rows[ds], self.ordinals[ds] = row, row.last_ordinal
         self._before = dict(self.ordinals)
         self._generation = _latest_generation(connection)
@@ -324,6 +385,11 @@ class _Numbers:
         self.ordinals[ds] += 1
         return stored.committed(self._generation, self.ordinals[ds], stored.created_us or self._created_us, outcome)
 
+    def take_back(self, stored: StoredTensor) -> None:
+        """Let the numbers that were given last be the next ones."""
+        self._generation -= 1
+        self.ordinals[stored.dataset.number] -= 1
+
     def save(self, connection: apsw.Connection) -> None:
         """Keep the last ordinals: once per dataset and commit, and not at all where nothing new came."""
         counted = [
@@ -331,7 +397,8 @@ class _Numbers:
             for ds, ordinal in self.ordinals.items()
             if ordinal != self._before[ds]
         ]
-        connection.executemany("UPDATE dataset SET last_ordinal = ?, row_checksum = ? WHERE ds = ?", counted)
+        for columns in counted:
+            connection.execute("UPDATE dataset SET last_ordinal = ?, row_checksum = ? WHERE ds = ?", columns)
 
 
 def _latest_generation(connection: apsw.Connection) -> int:
@@ -350,23 +417,6 @@ def _taken(connection: apsw.Connection, group: Sequence[StoredTensor]) -> set[tu
     # CROSS JOIN: look each id up, however many tensors there are.
     statement = "SELECT t.id FROM json_each(?) wanted CROSS JOIN tensor t ON t.ds = ? AND t.id = wanted.value"
     return {(ds, found) for ds in ids for (found,) in select(connection, statement, (to_json(ids[ds]), ds))}
-
-
-def _insert(connection: apsw.Connection, tensors: Sequence[tuple[StoredTensor, Tensor]]) -> None:
-    """Insert tensors whose ids are free, with their inline payloads and attributes."""
-    rows, payloads, attributes = [], [], []
-    writer = RowWriter()
-    for stored, tensor in tensors:
-        generation, new = tensor.generation, stored.new
-        rows.append(writer.row(stored, generation, tensor.ordinal, tensor.created_us))
-        if stored.inline_payload is not None:
-            payloads.append((generation, stored.inline_payload))
-        attributes += _attributes(
-            stored.dataset.number, generation, new.index if new.metadata else NO_METADATA, new.spec.shape
-        )
-    _insert_rows(connection, _INSERT_TENSORS, rows)
-    _insert_rows(connection, _INSERT_PAYLOADS, payloads)
-    _insert_rows(connection, _INSERT_ATTRIBUTES, attributes)
 
 
 def _insert_rows(connection: apsw.Connection, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:

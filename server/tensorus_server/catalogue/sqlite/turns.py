@@ -14,7 +14,7 @@ from tensorus_server.catalogue.sqlite.file_lock import FileLock
 from tensorus_server.errors import StoreBusyError, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 __all__ = ["BUSY_TIMEOUT_MS", "Turns"]
@@ -40,13 +40,28 @@ class Turns:
         return self._file_lock.descriptor
 
     @contextmanager
+    def of_both(self, check: Callable[[], None]) -> Iterator[None]:
+        """Keep everybody else from writing during the block.
+
+        Args:
+            check: called between the two; what it raises ends the turn.
+        """
+        # One function for both: every write of the catalogue passes here.
+        self._take_thread_lock(_TURN_TIMEOUT_S)
+        try:
+            check()
+            self._take_file_lock()
+            try:
+                yield
+            finally:
+                self._file_lock.release()
+        finally:
+            self._thread_lock.release()
+
+    @contextmanager
     def of_thread(self, timeout_s: float | None = None) -> Iterator[None]:
         """Keep the other threads of this process from writing during the block; None: wait for `_TURN_TIMEOUT_S`."""
-        timeout_s = _TURN_TIMEOUT_S if timeout_s is None else timeout_s
-        if not self._thread_lock.acquire(timeout=timeout_s):
-            raise StoreBusyError(
-                f"another write of the catalogue has not ended after {timeout_s:.0f} s", retry_after_s=RETRY_AFTER_S
-            )
+        self._take_thread_lock(_TURN_TIMEOUT_S if timeout_s is None else timeout_s)
         try:
             yield
         finally:
@@ -55,15 +70,7 @@ class Turns:
     @contextmanager
     def of_process(self) -> Iterator[None]:
         """Keep other processes from writing during the block. The thread lock is held."""
-        try:
-            taken = self._file_lock.acquire(BUSY_TIMEOUT_MS / 1000)
-        except (OSError, RuntimeError) as error:
-            raise StoreUnavailableError(f"the catalogue's lock cannot be had: {error}") from error
-        if not taken:
-            raise StoreBusyError(
-                f"another process has had the catalogue's writer.lock for {BUSY_TIMEOUT_MS} ms (busy_timeout_ms)",
-                retry_after_s=RETRY_AFTER_S,
-            )
+        self._take_file_lock()
         try:
             yield
         finally:
@@ -82,3 +89,20 @@ class Turns:
     def close(self) -> None:
         """Let go of the file."""
         self._file_lock.close()
+
+    def _take_thread_lock(self, timeout_s: float) -> None:
+        if not self._thread_lock.acquire(timeout=timeout_s):
+            raise StoreBusyError(
+                f"another write of the catalogue has not ended after {timeout_s:.0f} s", retry_after_s=RETRY_AFTER_S
+            )
+
+    def _take_file_lock(self) -> None:
+        try:
+            taken = self._file_lock.acquire(BUSY_TIMEOUT_MS / 1000)
+        except (OSError, RuntimeError) as error:
+            raise StoreUnavailableError(f"the catalogue's lock cannot be had: {error}") from error
+        if not taken:
+            raise StoreBusyError(
+                f"another process has had the catalogue's writer.lock for {BUSY_TIMEOUT_MS} ms (busy_timeout_ms)",
+                retry_after_s=RETRY_AFTER_S,
+            )

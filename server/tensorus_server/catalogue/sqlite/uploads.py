@@ -11,8 +11,9 @@ from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import Upload, UploadTable
 from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.row_checksum import MALFORMED, UNREADABLE, upload_checksum
-from tensorus_server.catalogue.sqlite.rows import spec_from_columns, to_json
+from tensorus_server.catalogue.sqlite.rows import spec_from_columns
 from tensorus_server.chunk_index import ChunkIndex
+from tensorus_server.compact_json import to_json
 from tensorus_server.errors import DataCorruptError
 from tensorus_server.model import Checksum, NewTensor, Outcome
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import apsw
 
     from tensorus_server.catalogue.abc import Mark
-    from tensorus_server.catalogue.sqlite.database import Database
+    from tensorus_server.catalogue.sqlite.transactions import Transactions
     from tensorus_server.model import Tensor, TensorSpec
 
 __all__ = ["SqliteUploadTable", "complete_upload"]
@@ -39,7 +40,7 @@ _log = logging.getLogger(__name__)
 class SqliteUploadTable(UploadTable):
     """See `UploadTable`."""
 
-    def __init__(self, database: Database, *, expiry_s: float) -> None:
+    def __init__(self, database: Transactions, *, expiry_s: float) -> None:
         """Use `database`; an upload expires so long after its last mark."""
         self._database = database
         self._expiry_us = int(expiry_s * 1e6)

@@ -1,0 +1,144 @@
+"""A catalogue in memory: one connection, which threads take turns on.
+
+It has no file, so that nothing is synced, logged or locked, and a commit costs no call of the system. No other process has it,
+and it is gone when it is closed. A thread that has its turn may take another one within it: a read within a write, or a write
+while a read goes on, which then sees what was written.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import apsw
+
+from tensorus_server.catalogue.sqlite.connection import PAGE_BYTES, connect_memory
+from tensorus_server.catalogue.sqlite.faults import RETRY_AFTER_S, engine_error
+from tensorus_server.catalogue.sqlite.readers import Reader
+from tensorus_server.catalogue.sqlite.requirements import require_safe_sqlite
+from tensorus_server.catalogue.sqlite.schema import apply_migrations, schema_version
+from tensorus_server.errors import LimitExceededError, StoreBusyError, StoreUnavailableError
+from tensorus_server.limits import STATEMENT_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["MemoryDatabase"]
+
+_TURN_TIMEOUT_S = 60.0
+"""How long to wait for other threads: longer than any statement runs."""
+
+_MEMORY_SHARE = 0.5
+"""Of the machine's memory, which the catalogue may take: what Linux lets a file system in memory have."""
+
+_Result = TypeVar("_Result")
+
+
+class MemoryDatabase:
+    """See the module's description. Implements `Transactions`."""
+
+    def __init__(self) -> None:
+        """Create the schema."""
+        require_safe_sqlite()
+        self._turn = threading.RLock()
+        self._closed = False
+        self._reader = Reader(connect_memory(_pages_max()))
+        with self.write() as connection:
+            apply_migrations(connection, schema_version(connection))
+
+    def check_writable(self) -> None:
+        """Raise `StoreUnavailableError` after `close`."""
+        if self._closed:
+            raise StoreUnavailableError("the store is closed")
+
+    def check_folder(self) -> None:
+        """Do nothing: there is none."""
+
+    @contextmanager
+    def write(self) -> Iterator[apsw.Connection]:
+        """See `Transactions`."""
+        self._take_turn(_TURN_TIMEOUT_S)
+        connection = self._reader.connection
+        try:
+            self.check_writable()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                # An error may have ended the transaction.
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        except apsw.Error as error:
+            raise engine_error(error, "written") from error
+        finally:
+            self._turn.release()
+
+    def write_on_full_disk(self, work: Callable[[apsw.Connection], _Result]) -> _Result:
+        """See `Transactions`. A deletion needs no room that it does not have."""
+        with self.write() as connection:
+            return work(connection)
+
+    @contextmanager
+    def read(self, *, timed: bool = True) -> Iterator[apsw.Connection]:
+        """See `Transactions`. Nobody else writes meanwhile."""
+        self._take_turn(_TURN_TIMEOUT_S)
+        try:
+            self.check_writable()
+            if timed:
+                self._reader.deadline_s = time.monotonic() + STATEMENT_TIMEOUT_S
+            yield self._reader.connection
+        except apsw.InterruptError as error:
+            raise LimitExceededError(
+                f"a statement ran for longer than {STATEMENT_TIMEOUT_S} s (statement_timeout_s)",
+                limit=STATEMENT_TIMEOUT_S,
+            ) from error
+        except apsw.Error as error:
+            raise engine_error(error, "read") from error
+        finally:
+            self._reader.deadline_s = math.inf
+            self._turn.release()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[apsw.Connection]:
+        """See `Transactions`. Nobody else writes meanwhile."""
+        with self.read(timed=False) as connection:
+            yield connection
+
+    @contextmanager
+    def lock_file_if_free(self, _: str) -> Iterator[bool]:
+        """See `Transactions`. There is no other process."""
+        yield True
+
+    def checkpoint(self, *, idle: bool) -> None:
+        """See `Transactions`. There is nothing to tidy up."""
+
+    def close(self, timeout_s: float) -> None:
+        """Let go of the memory. Idempotent.
+
+        Raises:
+            StoreBusyError: a write or a read does not end.
+        """
+        self._take_turn(timeout_s)
+        try:
+            self._closed = True
+            self._reader.connection.close()
+        finally:
+            self._turn.release()
+
+    def _take_turn(self, timeout_s: float) -> None:
+        if not self._turn.acquire(timeout=timeout_s):
+            raise StoreBusyError(
+                f"another call of the catalogue has not ended after {timeout_s:.0f} s", retry_after_s=RETRY_AFTER_S
+            )
+
+
+def _pages_max() -> int:
+    """Return how many pages the catalogue may have."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, int(_MEMORY_SHARE * memory_bytes) // PAGE_BYTES)
