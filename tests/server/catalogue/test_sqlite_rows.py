@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.summary import ValueSummary
 from tensorus_server.catalogue.abc import Catalogue, DamagedTensor, Order, Page, PageRequest
+from tensorus_server.catalogue.sqlite import rows
 from tensorus_server.catalogue.sqlite.row_checksum import row_checksum
 from tensorus_server.catalogue.sqlite.rows import (
     ROW_CHECKSUM_COLUMNS,
@@ -154,6 +155,19 @@ def test_a_change_of_any_column_is_damage_and_names_the_tensor(
     for field in ("created", "id", "nbytes", "stored_bytes"):
         found = damaged_in(catalogue.tensors.page("dataset", PageRequest(order=Order(field))))
         assert (found.error.facts, found.generation) == (facts, generation)
+
+
+def test_a_row_whose_checksum_was_made_of_negative_zeros_is_intact(
+    reopen: Reopen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue = reopen()
+    dataset = create(catalogue)
+    values = ValueSummary(-0.0, 0.0, -0.0, 0.0, 0.0, 3, 0, 0)
+    with monkeypatch.context() as patched:
+        # As the first versions with row checksums did.
+        patched.setattr(rows, "_summary_columns", astuple)
+        commit(catalogue, stored_tensor(dataset, "t", values=values))
+    assert reopen().tensors.get(dataset.name, ["t"])[0].values == values
 
 
 def test_a_tensor_whose_row_names_another_dataset_is_in_neither_as_if_nothing_were_wrong(

@@ -10,6 +10,7 @@ import math
 import struct
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.checksum import crc32c
@@ -20,7 +21,7 @@ from tensorus_server.compact_json import to_json
 from tensorus_server.model import Checksum, EncodingShare, Locator, StorageReport, Tensor, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from tensorus_codecs.dtypes import DType
     from tensorus_server.catalogue.abc import StoredTensor
@@ -147,10 +148,7 @@ class RowWriter:
         source, value, key = stored.source_checksum.value, stored.value_checksum.value, locator.key
         text, json_text, key_text = new.id.encode(), metadata.encode(), key.encode()
         lengths = len(text), len(json_text), len(source), len(value), len(key_text)
-        try:
-            packed = _pack_own(*numbers, *lengths)
-        except struct.error:
-            packed = _pack_with_nulls(numbers, *lengths)
+        packed = _packed(numbers, lengths)
         checksum = crc32c(b"".join((packed, text, json_text, source, value, key_text)), self._start)
         return (*numbers, new.id, metadata, source, value, key, checksum, *self._columns)
 
@@ -249,12 +247,12 @@ def verified(row: tuple[Any, ...], ds: int) -> Alike:
         alike = _alike(row[_ALIKE:-1])
         text, json_text, key_text = tensor_id.encode(), metadata.encode(), key.encode()
         lengths = len(text), len(json_text), len(source), len(value), len(key_text)
-        try:
-            packed = _pack_own(*numbers, *lengths)
-        except struct.error:
-            packed = _pack_with_nulls(numbers, *lengths)
-        found = crc32c(b"".join((packed, text, json_text, source, value, key_text)), alike.checksum)
-        if found != checksum:
+        texts = text, json_text, source, value, key_text
+        found = crc32c(b"".join((_packed(numbers, lengths), *texts)), alike.checksum)
+        if found != checksum and not any(
+            crc32c(b"".join((_packed(signed, lengths), *texts)), alike.checksum) == checksum
+            for signed in _with_negative_zeros(numbers)
+        ):
             raise RowDamageError(f"the row's checksum is {found:#010x}, expected {checksum:#010x}")
     except MALFORMED as error:
         raise RowDamageError(f"a value of the row cannot be read: {type(error).__name__}") from error
@@ -271,6 +269,26 @@ def checksum_of_row(columns: tuple[Any, ...]) -> int:
     """
     alike, own = columns[: len(_ALIKE_COLUMNS)], columns[len(_ALIKE_COLUMNS) :]
     return row_checksum(_OWN_TYPES, own, row_checksum(_ALIKE_TYPES, alike))
+
+
+def _with_negative_zeros(numbers: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Yield the numbers of a row with -0.0 in place of zeros of its summary, in every combination.
+
+    SQLite stores 0.0 for -0.0. The first versions with row checksums computed them from -0.0; such rows are intact.
+    """
+    zeros = [place for place in range(_SUMMARY, _ZERO_COUNT) if numbers[place] == 0.0]
+    for signs in product((1.0, -1.0), repeat=len(zeros)):
+        signed = list(numbers)
+        for place, sign in zip(zeros, signs, strict=True):
+            signed[place] = sign * 0.0
+        yield tuple(signed)
+
+
+def _packed(numbers: tuple[Any, ...], lengths: tuple[int, ...]) -> bytes:
+    try:
+        return _pack_own(*numbers, *lengths)
+    except struct.error:
+        return _pack_with_nulls(numbers, *lengths)
 
 
 def _pack_with_nulls(numbers: tuple[Any, ...], *lengths: int) -> bytes:
