@@ -22,8 +22,8 @@ from support.servers import engine_config, running_server  # noqa: E402
 from tensorus.embedded import EmbeddedBackend  # noqa: E402
 from tensorus_protos.v1 import tensorus_pb2_grpc  # noqa: E402
 from tensorus_server.app import open_engine  # noqa: E402
-from tensorus_server.engine import Engine  # noqa: E402
-from tensorus_server.server import Server  # noqa: E402
+from tensorus_server.engine.engine import Engine  # noqa: E402
+from tensorus_server.processes.server import Server  # noqa: E402
 
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=100)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=5000)

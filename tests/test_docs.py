@@ -16,9 +16,9 @@ from tensorus_codecs.presets import DEFAULT_PRESET, PRESETS
 from tensorus_codecs.registry import available_codecs
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_server import limits
-from tensorus_server.server import Server
-from tensorus_server.service import UNIMPLEMENTED
-from tensorus_server.status import STATUS_BY_REASON
+from tensorus_server.processes.server import Server
+from tensorus_server.rpc.service import UNIMPLEMENTED
+from tensorus_server.rpc.status import STATUS_BY_REASON
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

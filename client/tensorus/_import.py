@@ -1,6 +1,6 @@
 """Stores what the original Tensorus left: its dataset files, each one under its own name.
 
-The files are read by `tensorus_server.importers`, which runs nothing of them, and stored by any client, losslessly. Both the
+The files are read by `tensorus.old_files`, which runs nothing of them, and stored by any client, losslessly. Both the
 command `tensorus import` and `TensorStorage` do it by way of this module, the only one of the client that knows the importers.
 
 A dataset is made under its final name and filled in one insert, in the order of the file. Where the file as a whole fails on
@@ -21,10 +21,10 @@ import xxhash
 
 from tensorus._arrays import canonical_blocks, dtype_name
 from tensorus.errors import AlreadyExistsError, InsertManyError, InvalidRequestError, TensorusError
+from tensorus.old_files import FileReport, OldDataset, OldFileError, OldSchema
+from tensorus.old_files.old_compressors import INFLATED_BYTES_MAX
+from tensorus.old_files.report import dropped_counts, status_counts, summary_of
 from tensorus.types import NewTensor, Policy, Schema
-from tensorus_server.importers import FileReport, OldDataset, OldFileError, OldSchema
-from tensorus_server.importers.old_compressors import INFLATED_BYTES_MAX
-from tensorus_server.importers.report import dropped_counts, status_counts, summary_of
 
 if TYPE_CHECKING:
     import os
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from tensorus._arrays import AnyArray
     from tensorus.client import Client
+    from tensorus.old_files import OldRecord, RecordOutcome
     from tensorus.types import TensorInfo
-    from tensorus_server.importers import OldRecord, RecordOutcome
 
 __all__ = ["examine_file", "import_file", "old_files", "summary_of"]
 

@@ -32,17 +32,17 @@ try:
     from tensorus_server import model
     from tensorus_server.app import open_engine
     from tensorus_server.config import EngineConfig
-    from tensorus_server.convert import explain_from, new_tensor_from, policy_from, schema_from
+    from tensorus_server.engine.explain import Explainer
+    from tensorus_server.engine.insert.stream import InsertOptions as EngineInsertOptions
+    from tensorus_server.engine.insert.stream import ItemResult
+    from tensorus_server.engine.query import Query, parse_order
+    from tensorus_server.engine.read.inline import read_inline
+    from tensorus_server.engine.read.reader import ReadPlan
+    from tensorus_server.engine.validate import checked_spec
     from tensorus_server.errors import EngineError, facts_of, reason_of
-    from tensorus_server.explain import Explainer
-    from tensorus_server.filter_text import parse_filter
-    from tensorus_server.inline import read_inline
-    from tensorus_server.insert import InsertOptions as EngineInsertOptions
-    from tensorus_server.insert import ItemResult
+    from tensorus_server.filter.text import parse_filter
     from tensorus_server.limits import INLINE_BYTES_MAX
-    from tensorus_server.query import Query, parse_order
-    from tensorus_server.read import ReadPlan
-    from tensorus_server.validate import checked_spec
+    from tensorus_server.rpc.convert import explain_from, new_tensor_from, policy_from, schema_from
 except ImportError as error:
     raise engine_missing(error) from error
 
@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from tensorus.types import DatasetInfo, Policy, Schema, TensorInfo
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.policy import StoragePolicy
-    from tensorus_server.engine import Engine
-    from tensorus_server.insert import InsertStream, ItemProgress
+    from tensorus_server.engine.engine import Engine
+    from tensorus_server.engine.insert.stream import InsertStream, ItemProgress
 
 __all__ = ["EmbeddedBackend", "explain_here"]
 

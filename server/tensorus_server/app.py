@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING
 
 import apsw
 
+from tensorus_server.catalogue.identity import LOSS_QUARANTINE_S
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.catalogue.sqlite.spare_room import SpareRoom
 from tensorus_server.chunk_store.files import Files, UnsyncedFiles
 from tensorus_server.chunk_store.local import LocalChunkStore, Reserve
-from tensorus_server.codec_pool import CodecPool
-from tensorus_server.engine import Engine
+from tensorus_server.engine.codec_pool import CodecPool
+from tensorus_server.engine.engine import Engine
+from tensorus_server.engine.insert.session_locks import SessionLocks
+from tensorus_server.engine.insert.sessions import InsertSessions
+from tensorus_server.engine.recover import recover
+from tensorus_server.engine.unknown import set_all_aside
 from tensorus_server.errors import StorageFullError, StoreUnavailableError
-from tensorus_server.identity import LOSS_QUARANTINE_S
-from tensorus_server.recover import recover
-from tensorus_server.session_locks import SessionLocks
-from tensorus_server.sessions import InsertSessions
-from tensorus_server.unknown import set_all_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from tensorus_server.config import EngineConfig
-    from tensorus_server.recover import Recovery
+    from tensorus_server.engine.recover import Recovery
 
 __all__ = ["open_engine", "recover_store"]
 

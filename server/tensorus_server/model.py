@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_server.compact_json import to_json
-from tensorus_server.metadata_index import index_of
+from tensorus_server.filter.metadata_index import index_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tensorus_codecs.policy import StoragePolicy
     from tensorus_codecs.summary import ValueSummary
     from tensorus_server.errors import DataCorruptError
-    from tensorus_server.metadata_index import MetadataIndex
+    from tensorus_server.filter.metadata_index import MetadataIndex
 
 __all__ = [
     "ByteRange",
@@ -38,6 +38,7 @@ __all__ = [
     "Segment",
     "SliceSet",
     "StorageReport",
+    "StoreIdentity",
     "Tensor",
     "TensorSpec",
 ]
@@ -323,3 +324,13 @@ class Read:
     part: Part = None
     generation: int | None = None
     """None: whichever is there."""
+
+
+@dataclass(frozen=True)
+class StoreIdentity:
+    """What catalogue and chunk store both carry."""
+
+    id: str
+    """128 random bits, as 32 hex digits; never changes, except where a loss is accepted."""
+    epoch: int
+    """From 1; of two copies of one store, the one with the higher epoch is newer."""

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
+from tensorus.cli._explained import DTypeExplanation
 from tensorus.cli._plot import PICTURES, draw, figure_of
-from tensorus.cli.explain import DTypeExplanation
 from tensorus.types import Policy, PolicyExplanation
 
 MIB = 1024 * 1024

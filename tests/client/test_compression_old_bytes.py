@@ -25,8 +25,8 @@ from tensorus.compression import (
     NoQuantization,
     TensorCompression,
 )
-from tensorus_server.importers import old_compressors
-from tensorus_server.importers.old_quantizers import dequantized
+from tensorus.old_files import old_compressors
+from tensorus.old_files.old_quantizers import dequantized
 
 COMPRESSORS = {"none": NoCompression(), "gzip-6": GZIPCompression(), "lz4-1": LZ4Compression()}
 QUANTIZERS = {"none": NoQuantization(), "fp16": FP16Quantization(), "int8": INT8Quantization()}

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensorus._where import filter_text
-from tensorus_server.filter import AllOf, Compare, Key, OneOf, Operator, Property
-from tensorus_server.filter_text import parse_filter
+from tensorus_server.filter.text import parse_filter
+from tensorus_server.filter.tree import AllOf, Compare, Key, OneOf, Operator, Property
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.summary import ValueSummary
 from tensorus_server.catalogue.abc import Catalogue, PageRequest
 from tensorus_server.errors import AlreadyExistsError, DatasetNotFoundError, StoredDifferentlyError, TensorNotFoundError
-from tensorus_server.filter import Compare, Exists, Key, Operator
+from tensorus_server.filter.tree import Compare, Exists, Key, Operator
 from tensorus_server.model import EncodingShare, Outcome, Tensor
 
 METADATA: list[dict[str, Any]] = [

@@ -10,7 +10,7 @@ from tensorus_server.errors import (
     GenerationMismatchError,
     InsertAbandonedError,
 )
-from tensorus_server.filter import Compare, Key, Operator
+from tensorus_server.filter.tree import Compare, Key, Operator
 from tensorus_server.model import Tensor
 
 

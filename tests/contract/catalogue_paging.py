@@ -9,7 +9,7 @@ import pytest
 
 from support.engine import commit, create, stored_tensor
 from tensorus_server.catalogue.abc import ORDER_FIELDS, Catalogue, Order, PageRequest, StoredTensor
-from tensorus_server.filter import Compare, Key, Operator
+from tensorus_server.filter.tree import Compare, Key, Operator
 from tensorus_server.model import Dataset, Tensor
 
 ORDERS = [Order(field, descending) for field in ORDER_FIELDS for descending in (False, True)]

@@ -9,7 +9,7 @@ import pytest
 from support.engine import Reopen, commit, create, ids_of, listed, purge, stored_tensor
 from tensorus_server.catalogue.abc import Catalogue
 from tensorus_server.errors import DatasetNotFoundError
-from tensorus_server.filter import Compare, Exists, Key, Operator
+from tensorus_server.filter.tree import Compare, Exists, Key, Operator
 
 
 def fill(catalogue: Catalogue, name: str, count: int) -> list[str]:

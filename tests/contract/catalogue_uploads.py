@@ -20,7 +20,7 @@ from tensorus_server.errors import (
     GenerationMismatchError,
     InsertAbandonedError,
 )
-from tensorus_server.filter import Exists, Key
+from tensorus_server.filter.tree import Exists, Key
 from tensorus_server.model import Checksum, Dataset, NewTensor, Outcome, Tensor, TensorSpec
 
 SOURCE = b"s" * 16

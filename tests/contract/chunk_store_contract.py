@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tensorus_server.chunk_store.abc import ChunkStore, PayloadMissingError, Quarantined, StagedPayload, new_payload_key
-from tensorus_server.identity import StoreIdentity
+from tensorus_server.model import StoreIdentity
 
 
 class RawAccess(Protocol):

@@ -18,7 +18,7 @@ from support.interrupted import MIB, RETRY_S, SENT_TWICE_MAX, WAIT_S, wait_until
 from support.servers import ServerProcess
 from support.workers import clients, of_each_worker, wait_for_workers, worker_pids
 from tensorus.types import Progress
-from tensorus_server.port import ReservedPort
+from tensorus_server.processes.port import ReservedPort
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(120)]
 

@@ -25,7 +25,7 @@ from google.rpc import error_details_pb2, status_pb2
 from tensorus_codecs.pipeline import decode_chunk
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.values import to_value
-from tensorus_server.status import STATUS_BY_REASON
+from tensorus_server.rpc.status import STATUS_BY_REASON
 
 SEED = "tensorus wire vectors 1"
 """Of every tensor's bytes: SHAKE-256 of the seed, "/" and the tensor's id."""

@@ -14,8 +14,8 @@ from support.wire import KEPT, announced, insert, insert_message, open_insert, r
 from tensorus import _insert_stream
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
-from tensorus_server import tensor_writer
-from tensorus_server.server import Server
+from tensorus_server.engine.insert import tensor_writer
+from tensorus_server.processes.server import Server
 
 
 @pytest.fixture

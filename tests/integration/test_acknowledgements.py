@@ -11,7 +11,7 @@ import pytest
 from support.wire import announced, bytes_of, insert_message, open_insert
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
-from tensorus_server import tensor_writer
+from tensorus_server.engine.insert import tensor_writer
 
 PIECE = bytes_of(1 << 20)
 

@@ -23,7 +23,7 @@ from support.servers import running_server
 from tensorus import errors
 from tensorus.types import Progress
 from tensorus_server.errors import EngineError
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
 
 MIB = 1024 * 1024
 TIMEOUT_S = 30

@@ -31,7 +31,7 @@ from tensorus_server.limits import (
     PAGE_SIZE_MAX,
 )
 from tensorus_server.model import EncodingShare, Schema, Tensor
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
 
 TENSORS = 48
 

@@ -17,7 +17,7 @@ from support.servers import running_server
 from support.wire import announced, bytes_of, call_error, insert, insert_message, item_error, open_insert, read_all
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
 
 DATA = bytes_of(4)
 

@@ -31,7 +31,7 @@ from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
 from tensorus_server import limits
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
 
 DATA = bytes_of(4)
 

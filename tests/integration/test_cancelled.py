@@ -15,8 +15,8 @@ import pytest
 from support.wire import announced, bytes_of, insert, insert_message, open_insert
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
-from tensorus_server import explain
-from tensorus_server.server import Server
+from tensorus_server.engine import explain
+from tensorus_server.processes.server import Server
 
 CALLS = 60
 DATA = bytes_of(1 << 20)

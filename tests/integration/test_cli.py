@@ -14,7 +14,7 @@ import pytest
 import tensorus
 from support.arrays import normal
 from support.client import run_command, run_process
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
 
 MATRIX = np.arange(6, dtype=np.float32).reshape(2, 3)
 

@@ -10,7 +10,7 @@ import pytest
 
 import tensorus
 from support.client import Ran, run_command, run_process
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
 
 MATRIX = np.arange(6, dtype=np.float32).reshape(2, 3)
 

@@ -17,7 +17,7 @@ import tensorus
 from support.arrays import normal
 from support.client import Ran, run_command, run_process
 from tensorus_codecs.presets import PRESETS
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
 
 FEW = ["--preset", "none", "--preset", "lossless", "--preset", "maximum"]
 

@@ -14,7 +14,7 @@ import torch
 import tensorus
 from support.client import run_command
 from support.old_tensorus import Written, archive, dataset_pickle, metadata_of, tensor, text
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
 
 NUMBERS = torch.linspace(-1, 2, 1200).reshape(30, 40)
 

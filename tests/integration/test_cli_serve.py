@@ -17,9 +17,9 @@ import tensorus
 from support.client import run_command, run_process
 from support.servers import ServerProcess
 from tensorus import errors
-from tensorus_server import server as server_module
 from tensorus_server.config import EngineConfig, ServerConfig
-from tensorus_server.server import Server
+from tensorus_server.processes import server as server_module
+from tensorus_server.processes.server import Server
 
 SERVE = [sys.executable, "-c", "import tensorus.cli; tensorus.cli.main()", "serve"]
 

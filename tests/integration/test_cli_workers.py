@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from support.client import PROCESS_TIMEOUT_S, run_command
-from tensorus_server import workers as workers_module
 from tensorus_server.config import EngineConfig, ServerConfig
-from tensorus_server.control import Channel, Kind, Message
 from tensorus_server.errors import StoreUnavailableError
+from tensorus_server.processes import supervisor as workers_module
+from tensorus_server.processes.control import Channel, Kind, Message
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_the_log_says_which_process_speaks(supervised: list[Any], monkeypatch: p
 
 
 def test_one_worker_is_no_supervisor(supervised: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from tensorus_server import server as server_module  # noqa: PLC0415 - what is replaced is looked up there
+    from tensorus_server.processes import server as server_module  # noqa: PLC0415 - what is replaced is looked up there
 
     served: list[Any] = []
     monkeypatch.setattr(server_module, "serve", lambda config, _: served.append(config))

@@ -26,7 +26,7 @@ from support.servers import engine_config, running_server
 from tensorus import errors
 from tensorus.embedded import EmbeddedBackend
 from tensorus.types import Progress
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
 
 MIB = 1024 * 1024
 

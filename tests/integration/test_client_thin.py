@@ -14,7 +14,7 @@ import tensorus
 from support.arrays import DTYPE_NAMES, canonical, normal, random_bits
 from support.client import run_process, thin_environment
 from tensorus_codecs.presets import PRESETS
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
 
 ABSENT = [
     "lz4",

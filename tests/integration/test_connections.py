@@ -18,9 +18,9 @@ from support.arrays import random_bits
 from support.http2 import Http2Client
 from support.interrupted import wait_until
 from support.servers import ServerProcess, running_server
-from tensorus_server import descriptors
-from tensorus_server import server as server_module
-from tensorus_server.server import Server
+from tensorus_server.processes import descriptors
+from tensorus_server.processes import server as server_module
+from tensorus_server.processes.server import Server
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -20,7 +20,7 @@ from support.servers import engine_config, running_server
 from tensorus.embedded import EmbeddedBackend
 from tensorus.errors import DataCorruptError, InsertManyError
 from tensorus_server.chunk_store import local
-from tensorus_server.engine import Engine
+from tensorus_server.engine.engine import Engine
 
 DAMAGES = [
     pytest.param("index_crc = index_crc + 1", id="a locator"),

@@ -13,10 +13,10 @@ import pytest
 from support.servers import ServerProcess
 from support.wire import call_error
 from tensorus_protos.v1 import tensorus_pb2 as pb
-from tensorus_server import log_rate
-from tensorus_server.log_rate import LogRate
-from tensorus_server.server import Server
-from tensorus_server.service import UNIMPLEMENTED
+from tensorus_server.processes.server import Server
+from tensorus_server.rpc import log_rate
+from tensorus_server.rpc.log_rate import LogRate
+from tensorus_server.rpc.service import UNIMPLEMENTED
 
 pytestmark = pytest.mark.timeout(120)
 

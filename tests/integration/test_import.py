@@ -17,8 +17,8 @@ from support.client import run_process, thin_environment
 from support.old_tensorus import Written, archive, dataset_pickle, metadata_of, tensor
 from tensorus._import import examine_file, import_file, old_files
 from tensorus.errors import DatasetNotFoundError, InvalidRequestError, StorageFullError
-from tensorus_server.importers import FileReport
-from tensorus_server.server import Server
+from tensorus.old_files import FileReport
+from tensorus_server.processes.server import Server
 
 NUMBERS = torch.linspace(-1, 2, 1200).reshape(30, 40)
 

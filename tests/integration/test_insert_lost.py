@@ -13,8 +13,8 @@ import pytest
 import tensorus
 import tensorus.aio
 from tensorus import errors
-from tensorus_server import insert_call
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
+from tensorus_server.rpc import insert_call
 
 COUNT = 300
 ARRAY = np.zeros(1024 * 1024, np.uint8)

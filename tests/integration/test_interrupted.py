@@ -25,7 +25,7 @@ from support.servers import running_server
 from tensorus import errors
 from tensorus.types import Progress
 from tensorus_server.chunk_store import local
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
 
 _log = logging.getLogger(__name__)
 """For figures: `--log-cli-level=INFO` shows them."""

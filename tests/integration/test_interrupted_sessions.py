@@ -14,7 +14,7 @@ from support.interrupted import KIB, MIB, WAIT_S, assert_settled, leftovers
 from support.wire import announced, bytes_of, call_error, insert_message, item_error, open_insert, read_all
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
 
 
 class RawInsert:

@@ -15,7 +15,7 @@ from support.arrays import assert_same_bits, random_bits
 from support.interrupted import KIB, MIB, RETRY_S, assert_settled
 from support.proxy import FaultProxy, random_faults
 from tensorus import errors
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
 
 _log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 import tensorus
 from support.servers import running_server
 from tensorus import errors
-from tensorus_server.committer import Committer
+from tensorus_server.engine.insert.committer import Committer
 from tensorus_server.errors import StoreUnavailableError
 
 LARGE = np.arange(200_000, dtype=np.int64)
@@ -27,9 +27,9 @@ LARGE = np.arange(200_000, dtype=np.int64)
 _SERVE = """
 import os, runpy, sys, threading
 from pathlib import Path
-from tensorus_server import server
+from tensorus_server.processes import server
 from tensorus_server.chunk_store.files import Files
-from tensorus_server.committer import Committer
+from tensorus_server.engine.insert.committer import Committer
 folder, fault = Path(sys.argv[1]), sys.argv[2]
 server._ENDING_S = 1.0
 if fault == "the committer ends":

@@ -20,9 +20,9 @@ from support.servers import running_server
 from support.wire import open_insert
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
-from tensorus_server import admission as admission_module
 from tensorus_server.limits import INSERT_STREAM_BYTES
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
+from tensorus_server.rpc import admission as admission_module
 
 STREAMS = 24
 ARRAY = random_bits("uint8", (2_500_000,))

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from support.client import run_process
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
 
 MACOS = """
 import os, sys

@@ -23,7 +23,7 @@ from support.wire import announced, insert_message
 from support.workers import HandInsert
 from tensorus_codecs.checksum import crc32c
 from tensorus_protos.v1 import tensorus_pb2 as pb
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -21,8 +21,8 @@ from tensorus.errors import UnavailableError
 from tensorus.types import TensorInfo
 from tensorus_server.app import recover_store
 from tensorus_server.chunk_store import local
+from tensorus_server.engine.recover import Recovery
 from tensorus_server.errors import StoreUnavailableError
-from tensorus_server.recover import Recovery
 
 
 @pytest.fixture(scope="module", autouse=True)

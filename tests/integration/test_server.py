@@ -25,8 +25,8 @@ from tensorus_server import limits
 from tensorus_server.catalogue.sqlite.database import Database
 from tensorus_server.config import ServerConfig
 from tensorus_server.errors import StoreUnavailableError
-from tensorus_server.server import Server
-from tensorus_server.service import SERVICE_NAME
+from tensorus_server.processes.server import Server
+from tensorus_server.rpc.service import SERVICE_NAME
 
 MIB = 1024 * 1024
 

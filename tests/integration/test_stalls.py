@@ -28,9 +28,9 @@ from support.workers import HandInsert
 from tensorus_codecs.checksum import crc32c
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
-from tensorus_server import admission as admission_module
 from tensorus_server.limits import INSERT_STREAM_BYTES
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
+from tensorus_server.rpc import admission as admission_module
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -17,9 +17,9 @@ import tensorus.aio
 from support.arrays import random_bits
 from support.servers import running_server
 from tensorus import errors
-from tensorus_server import tensor_writer
 from tensorus_server.catalogue.sqlite import database, faults, turns
-from tensorus_server.server import Server
+from tensorus_server.engine.insert import tensor_writer
+from tensorus_server.processes.server import Server
 
 SMALL = random_bits("uint8", (100,), seed=1)
 MARKED = random_bits("uint8", (300_001,), seed=2)

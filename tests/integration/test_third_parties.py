@@ -16,7 +16,7 @@ from support.wire import announced, insert, insert_message, item_error, open_ins
 from tensorus import Policy, _decode, errors
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
 
 ARRAY = np.arange(200_000, dtype=np.int32)
 

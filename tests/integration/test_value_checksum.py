@@ -12,9 +12,9 @@ import tensorus
 import tensorus.aio
 from tensorus.errors import DataCorruptError
 from tensorus_codecs.checksum import crc32c
-from tensorus_server import read as server_read
-from tensorus_server.read import Piece
-from tensorus_server.server import Server
+from tensorus_server.engine.read import reader as server_read
+from tensorus_server.engine.read.reader import Piece
+from tensorus_server.processes.server import Server
 
 
 @pytest.fixture

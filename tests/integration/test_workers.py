@@ -27,9 +27,9 @@ from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
 from tensorus_server.config import ServerConfig
 from tensorus_server.errors import StoreUnavailableError
-from tensorus_server.server import Server
-from tensorus_server.service import SERVICE_NAME
-from tensorus_server.workers import supervise
+from tensorus_server.processes.server import Server
+from tensorus_server.processes.supervisor import supervise
+from tensorus_server.rpc.service import SERVICE_NAME
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from support.engine import commit, create, stored_tensor
 from support.filters import matches
 from tensorus_codecs.summary import ValueSummary
-from tensorus_server import metadata_index
 from tensorus_server.catalogue.abc import PageRequest
 from tensorus_server.catalogue.sqlite import SqliteCatalogue, filter_sql
-from tensorus_server.filter import (
+from tensorus_server.filter import metadata_index
+from tensorus_server.filter.tree import (
     AllOf,
     AnyOf,
     Compare,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.arrays import canonical, random_bits
 from support.engine import Reports, announce, engine_on, read
 from tensorus_codecs.policy import StoragePolicy
-from tensorus_server.engine import Engine
+from tensorus_server.engine.engine import Engine
 from tensorus_server.model import Segment
 
 

@@ -25,7 +25,9 @@ from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.app import open_engine
 from tensorus_server.catalogue.abc import Order
 from tensorus_server.chunk_store import local
-from tensorus_server.engine import Engine
+from tensorus_server.engine.engine import Engine
+from tensorus_server.engine.insert.stream import InsertOptions
+from tensorus_server.engine.query import Query
 from tensorus_server.errors import (
     AlreadyExistsError,
     DatasetNotFoundError,
@@ -33,7 +35,7 @@ from tensorus_server.errors import (
     StoreUnavailableError,
     TensorNotFoundError,
 )
-from tensorus_server.filter import (
+from tensorus_server.filter.tree import (
     AllOf,
     AnyOf,
     Compare,
@@ -46,9 +48,7 @@ from tensorus_server.filter import (
     Prefix,
     Property,
 )
-from tensorus_server.insert import InsertOptions
 from tensorus_server.model import ByteRange, Segment, SliceSet, Tensor
-from tensorus_server.query import Query
 
 DATASETS = ["one", "two"]
 IDS = ["a", "b", "a/b", "ä"]

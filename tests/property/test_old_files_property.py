@@ -26,13 +26,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support.old_tensorus import Written, archive, integer, text
+from tensorus.old_files import OldDataset, OldFileError
+from tensorus.old_files.old_metadata import converted_metadata
+from tensorus.old_files.pt_container import PtContainer
+from tensorus.old_files.pt_pickle import read_pickle
+from tensorus.old_files.record_ids import unique_ids
 from tensorus.tensor_storage._metadata import SYSTEM_KEYS, new_metadata
-from tensorus_server.importers import OldDataset, OldFileError
-from tensorus_server.importers.old_metadata import converted_metadata
-from tensorus_server.importers.pt_container import PtContainer
-from tensorus_server.importers.pt_pickle import read_pickle
-from tensorus_server.importers.record_ids import unique_ids
-from tensorus_server.validate import require_id, require_metadata
+from tensorus_server.engine.validate import require_id, require_metadata
 
 MEMORY_BYTES_MAX = 160 * 1024 * 1024
 """Twice what a tensor may repeat a few elements to, and a little: nothing else is larger than the file, some thousand times."""

@@ -25,8 +25,8 @@ from tensorus_codecs.pipeline import codec_ids, decode_chunk, parse_record
 from tensorus_protos.framing import split
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1 import tensorus_pb2_grpc
-from tensorus_server.server import Server
-from tensorus_server.status import STATUS_BY_REASON
+from tensorus_server.processes.server import Server
+from tensorus_server.rpc.status import STATUS_BY_REASON
 
 FOLDER = Path(__file__).parent.parent / "golden" / "wire"
 INDEX: dict[str, Any] = json.loads((FOLDER / "index.json").read_text())

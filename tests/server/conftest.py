@@ -11,8 +11,8 @@ from contract.chunk_store_raw import RawFolder
 from support.engine import Reports
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.chunk_store import local
-from tensorus_server.engine import Engine
-from tensorus_server.insert import InsertStream
+from tensorus_server.engine.engine import Engine
+from tensorus_server.engine.insert.stream import InsertStream
 
 
 @pytest.fixture(scope="module", autouse=True)

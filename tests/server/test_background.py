@@ -11,8 +11,8 @@ import pytest
 
 from tensorus_server import background
 from tensorus_server.background import Watched, WorkerPool, join_all, result_of
+from tensorus_server.engine.health import Health
 from tensorus_server.errors import StoreUnavailableError
-from tensorus_server.health import Health
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tensorus_server.errors import (
     facts_of,
     reason_of,
 )
-from tensorus_server.status import DETAILS_KEY, ERROR_DOMAIN, STATUS_BY_REASON, code_of, status_of
+from tensorus_server.rpc.status import DETAILS_KEY, ERROR_DOMAIN, STATUS_BY_REASON, code_of, status_of
 
 
 def leaves(error: type[EngineError] = EngineError) -> list[type[EngineError]]:

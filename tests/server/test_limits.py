@@ -9,7 +9,7 @@ import pytest
 
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_server import limits
-from tensorus_server.capabilities import announced_limits
+from tensorus_server.rpc.capabilities import announced_limits
 
 UNITS = ("BYTES", "MAX", "S", "DEFAULT", "MIN", "TARGET")
 

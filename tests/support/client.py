@@ -29,7 +29,7 @@ from support.servers import engine_config
 from tensorus.cli._app import app
 from tensorus.types import PolicyExplanation, TensorInfo
 from tensorus_server.config import ServerConfig
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -21,11 +21,13 @@ from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.chunk_store.files import Files
 from tensorus_server.chunk_store.local import LocalChunkStore, Reserve
-from tensorus_server.codec_pool import CodecPool
-from tensorus_server.engine import Engine
+from tensorus_server.engine.codec_pool import CodecPool
+from tensorus_server.engine.engine import Engine
+from tensorus_server.engine.insert.stream import InsertStream, ItemProgress, ItemResult
+from tensorus_server.engine.read.reader import Piece, ReadPlan
+from tensorus_server.engine.unknown import set_aside
 from tensorus_server.errors import DataCorruptError
-from tensorus_server.filter import Filter
-from tensorus_server.insert import InsertStream, ItemProgress, ItemResult
+from tensorus_server.filter.tree import Filter
 from tensorus_server.model import (
     Checksum,
     Dataset,
@@ -38,8 +40,6 @@ from tensorus_server.model import (
     Tensor,
     TensorSpec,
 )
-from tensorus_server.read import Piece, ReadPlan
-from tensorus_server.unknown import set_aside
 
 RAW_RECORD_OVERHEAD = 21
 """Bytes of a raw chunk's record before its canonical bytes."""

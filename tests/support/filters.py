@@ -1,4 +1,4 @@
-"""What a filter means, written from the words of `tensorus_server.filter` alone: the judge of every catalogue.
+"""What a filter means, written from the words of `tensorus_server.filter.tree` alone: the judge of every catalogue.
 
 It looks at each tensor on its own, keeps no index, and knows no SQL. Where the words leave a choice, it says which one it
 took.
@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tensorus_server.filter import (
+from tensorus_server.filter.tree import (
     AllOf,
     AnyOf,
     Dimension,

@@ -14,7 +14,7 @@ import numpy as np
 import tensorus
 from support.arrays import random_bits
 from support.proxy import FaultProxy
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -11,7 +11,7 @@ import apsw
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.chunk_store.abc import StoredKey
 from tensorus_server.errors import StoreUnavailableError
-from tensorus_server.identity import StoreIdentity
+from tensorus_server.model import StoreIdentity
 
 
 def payload_of(tensor_id: str, length: int) -> bytes:

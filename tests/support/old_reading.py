@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tensorus_server.importers import OldDataset, OldRecord
+from tensorus.old_files import OldDataset, OldRecord
 
 
 def read(path: Path, **options: Any) -> tuple[OldDataset, list[OldRecord]]:

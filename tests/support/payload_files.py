@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tensorus_server.footer import read_footer
+from tensorus_server.engine.footer import read_footer
 
 __all__ = ["payload_bytes"]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tensorus_server import engine as engine_module
-from tensorus_server import tensor_writer
 from tensorus_server.catalogue.sqlite import database
 from tensorus_server.chunk_store import local
-from tensorus_server.codec_pool import CodecPool
+from tensorus_server.engine import engine as engine_module
+from tensorus_server.engine.codec_pool import CodecPool
+from tensorus_server.engine.insert import tensor_writer
 
 __all__ = ["SEAMS", "Seams"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorus_server.config import EngineConfig, ServerConfig
-from tensorus_server.server import Server
+from tensorus_server.processes.server import Server
 
 START_TIMEOUT_S = 30
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from tensorus_server.sessions import InsertSessions
+from tensorus_server.engine.insert.sessions import InsertSessions
 
 WAIT_S = 10.0
 

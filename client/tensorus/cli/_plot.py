@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.text import Text
 
-    from tensorus.cli.explain import DTypeExplanation
+    from tensorus.cli._explained import DTypeExplanation
 
 __all__ = ["PICTURES", "draw", "figure_of"]
 

@@ -8,7 +8,7 @@ import sys
 from tensorus._allocator import tune_allocator
 from tensorus._missing import engine_missing
 from tensorus_server.config import ServerConfig
-from tensorus_server.control import Channel, Kind, Message
+from tensorus_server.processes.control import Channel, Kind, Message
 
 __all__ = ["main"]
 
@@ -26,7 +26,7 @@ def main(level: str, descriptor: str, settings: str) -> int:
     channel = Channel.inherited(int(descriptor))
     try:
         from tensorus_server.errors import StoreUnavailableError  # noqa: PLC0415 - whoever misses something is told
-        from tensorus_server.worker import work  # noqa: PLC0415
+        from tensorus_server.processes.worker import work  # noqa: PLC0415
     except ImportError as error:
         channel.send(Message(Kind.NOT_INSTALLED, str(engine_missing(error))))
         return 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,6 +14,7 @@ from tensorus._backend import Sample
 from tensorus._convert import merged_shares
 from tensorus._sample import PIECE_BYTES, SAMPLE_BYTES_MAX, sample_of
 from tensorus.cli._connection import backend_of
+from tensorus.cli._explained import DTypeExplanation
 from tensorus.cli._files import read_tensors
 from tensorus.cli._options import SIZE, json_option
 from tensorus.cli._output import (
@@ -36,31 +36,13 @@ if TYPE_CHECKING:
     from tensorus._arrays import AnyArray
     from tensorus.types import PolicyExplanation
 
-__all__ = ["DTypeExplanation", "explain"]
+__all__ = ["explain"]
 
 _ERROR_MAX = 0.01
 """Of the preset that is recommended beside the smallest exact one, where no other error is asked for."""
 
 Explain: TypeAlias = "Callable[[Sample, Sequence[Policy]], Iterable[PolicyExplanation]]"
 """As `Backend.explain`."""
-
-
-@dataclass(frozen=True)
-class DTypeExplanation:
-    """What presets would do to the tensors of one dtype."""
-
-    dtype: str
-    tensors: int
-    canonical_bytes: int
-    """Of all these tensors."""
-    sample_bytes: int
-    """As many of these were looked at."""
-    smallest_exact: str | None
-    """The preset; None: none is exact."""
-    smallest_within_error: str | None
-    """The preset, of those with a small enough error; None: there is none."""
-    explanations: list[PolicyExplanation]
-    """Of each preset."""
 
 
 @click.command()

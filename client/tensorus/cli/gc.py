@@ -18,7 +18,7 @@ from tensorus.errors import NotFoundError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tensorus_server.engine import Engine
+    from tensorus_server.engine.engine import Engine
 
 __all__ = ["gc"]
 

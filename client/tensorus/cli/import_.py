@@ -17,7 +17,7 @@ from tensorus.cli._output import counted, print_json, print_table, print_text, p
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tensorus_server.importers import FileReport, ImportSummary
+    from tensorus.old_files import FileReport, ImportSummary
 
 __all__ = ["import_"]
 

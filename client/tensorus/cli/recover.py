@@ -14,7 +14,7 @@ from tensorus.cli._options import json_option
 from tensorus.cli._output import counted, print_json, print_table, print_text
 
 if TYPE_CHECKING:
-    from tensorus_server.recover import Recovery
+    from tensorus_server.engine.recover import Recovery
 
 __all__ = ["recover"]
 

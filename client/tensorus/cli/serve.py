@@ -173,7 +173,7 @@ def serve(
 
 def _alone() -> Callable[[ServerConfig, Callable[[str], None]], None]:
     """Return what serves in this process."""
-    from tensorus_server.server import serve as serve_here  # noqa: PLC0415 - not part of the thin client
+    from tensorus_server.processes.server import serve as serve_here  # noqa: PLC0415 - not part of the thin client
 
     def run(config: ServerConfig, announce: Callable[[str], None]) -> None:
         tune_allocator(arenas_max=2)
@@ -184,7 +184,7 @@ def _alone() -> Callable[[ServerConfig, Callable[[str], None]], None]:
 
 def _together(*, verbose: bool) -> Callable[[ServerConfig, Callable[[str], None]], None]:
     """Return what serves in processes of its own; this one must not know gRPC."""
-    from tensorus_server.workers import supervise  # noqa: PLC0415 - not part of the thin client
+    from tensorus_server.processes.supervisor import supervise  # noqa: PLC0415 - not part of the thin client
 
     # -P: what is imported is what is installed, whatever lies in the folder that this was started in.
     command = [sys.executable, "-P", "-m", "tensorus.cli._worker", "DEBUG" if verbose else "INFO"]

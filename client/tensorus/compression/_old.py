@@ -39,10 +39,10 @@ def old_values(data: memoryview, metadata: object) -> AnyArray:
         CompressionError: metadata is missing, or another tensor's; damaged bytes; lz4 is not installed.
     """
     # Only now: what this version compresses needs nothing of the server's package.
-    from tensorus_server.importers import OldDataError  # noqa: PLC0415
-    from tensorus_server.importers.old_compressors import INFLATED_BYTES_MAX  # noqa: PLC0415
-    from tensorus_server.importers.old_quantizers import dequantized  # noqa: PLC0415
-    from tensorus_server.importers.old_records import codes_in  # noqa: PLC0415
+    from tensorus.old_files import OldDataError  # noqa: PLC0415
+    from tensorus.old_files.old_compressors import INFLATED_BYTES_MAX  # noqa: PLC0415
+    from tensorus.old_files.old_quantizers import dequantized  # noqa: PLC0415
+    from tensorus.old_files.old_records import codes_in  # noqa: PLC0415
 
     known, compressor, quantizer = _described(metadata)
     params = _params(known, quantizer)
@@ -82,7 +82,7 @@ def _params(metadata: Mapping[str, object], quantizer: str) -> Mapping[str, obje
 
 
 def _blocks(data: memoryview) -> Iterator[bytes]:
-    from tensorus_server.importers.pt_container import BLOCK_BYTES  # noqa: PLC0415
+    from tensorus.old_files.pt_container import BLOCK_BYTES  # noqa: PLC0415
 
     for start in range(0, data.nbytes, BLOCK_BYTES):
         yield bytes(data[start : start + BLOCK_BYTES])

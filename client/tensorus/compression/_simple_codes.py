@@ -198,8 +198,8 @@ def _real_values(codes: AnyArray, params: Mapping[str, Any], dtype: DType) -> An
 
 def _old_values(codes: AnyArray, quantizer: str, params: Mapping[str, Any], dtype: DType) -> AnyArray:
     # Only now: quantizing and compressing need nothing of the server's package.
-    from tensorus_server.importers import OldDataError  # noqa: PLC0415
-    from tensorus_server.importers.old_quantizers import dequantized  # noqa: PLC0415
+    from tensorus.old_files import OldDataError  # noqa: PLC0415
+    from tensorus.old_files.old_quantizers import dequantized  # noqa: PLC0415
 
     try:
         return dequantized(codes, quantizer, {**params, "original_dtype": f"torch.{dtype.name}"}).array

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tensorus.tensor_storage._errors import DatasetNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tensorus.tensor_storage._storage import TensorStorage
-
 __all__ = ["DatasetView", "Datasets"]
+
+
+class _Storage(Protocol):
+    """What is asked of a `TensorStorage`."""
+
+    def dataset_exists(self, name: str) -> bool: ...
+
+    def list_datasets(self) -> list[str]: ...
+
+    def get_dataset(self, name: str) -> list[Any]: ...
+
+    def iter_metadata(self, name: str) -> Iterator[dict[str, Any]]: ...
+
+    def get_schema(self, name: str) -> dict[str, Any] | None: ...
 
 
 class Datasets(Mapping[str, "DatasetView"]):
     """Datasets by name, in order of creation."""
 
-    def __init__(self, storage: TensorStorage) -> None:
+    def __init__(self, storage: _Storage) -> None:
         """Show what `storage` has, at any time."""
         self._storage = storage
 
@@ -41,7 +53,7 @@ class Datasets(Mapping[str, "DatasetView"]):
 class DatasetView(Mapping[str, Any]):
     """`tensors` and `metadata`, parallel lists, and `schema`, a dict or None; each is read when it is asked for."""
 
-    def __init__(self, storage: TensorStorage, name: str) -> None:
+    def __init__(self, storage: _Storage, name: str) -> None:
         """Show the dataset `name`."""
         self._storage = storage
         self._name = name

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from tensorus.client import Client
-    from tensorus_server.importers import FileReport
+    from tensorus.old_files import FileReport
 
 __all__ = ["import_old_files"]
 

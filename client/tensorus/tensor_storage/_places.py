@@ -22,7 +22,7 @@ from tensorus.tensor_storage._old_files import import_old_files
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tensorus_server.importers import FileReport
+    from tensorus.old_files import FileReport
 
 __all__ = ["Place", "open_place"]
 

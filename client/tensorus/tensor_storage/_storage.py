@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tensorus.compression import TensorCompression
+    from tensorus.old_files import FileReport
     from tensorus.tensor_storage._records import Records
-    from tensorus_server.importers import FileReport
 
 __all__ = ["TensorStorage"]
 

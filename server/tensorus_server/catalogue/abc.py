@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tensorus_codecs.policy import StoragePolicy
     from tensorus_codecs.summary import ValueSummary
     from tensorus_server.chunk_index import ChunkIndex
-    from tensorus_server.filter import Filter
+    from tensorus_server.filter.tree import Filter
     from tensorus_server.model import (
         Checksum,
         Dataset,

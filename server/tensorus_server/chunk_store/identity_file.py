@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from tensorus_codecs.checksum import crc32c
 from tensorus_server.errors import StoreUnavailableError
-from tensorus_server.identity import StoreIdentity
+from tensorus_server.model import StoreIdentity
 
 if TYPE_CHECKING:
     from pathlib import Path

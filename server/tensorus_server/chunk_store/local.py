@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from tensorus_server.chunk_store.abc import Quarantine
-    from tensorus_server.identity import StoreIdentity
+    from tensorus_server.model import StoreIdentity
 
 __all__ = ["LocalChunkStore", "Reserve"]
 

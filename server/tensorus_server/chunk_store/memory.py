@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from tensorus_server.identity import StoreIdentity
+    from tensorus_server.model import StoreIdentity
 
 __all__ = ["MemoryChunkStore"]
 

@@ -13,7 +13,19 @@ from tensorus_server.catalogue.sqlite import SqliteCatalogue, filter_sql
 from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.catalogue.sqlite.filter_sql import compile_filter
 from tensorus_server.catalogue.sqlite.reading import _page_statement
-from tensorus_server.filter import AllOf, AnyOf, Compare, Dimension, Exists, Filter, Key, Not, OneOf, Operator, Prefix
+from tensorus_server.filter.tree import (
+    AllOf,
+    AnyOf,
+    Compare,
+    Dimension,
+    Exists,
+    Filter,
+    Key,
+    Not,
+    OneOf,
+    Operator,
+    Prefix,
+)
 
 INDEX_OF = {
     "created": "tensor_created (ds=?",

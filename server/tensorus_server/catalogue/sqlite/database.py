@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tensorus_server.identity import Payloads, StoreIdentity
+    from tensorus_server.catalogue.identity import Payloads
+    from tensorus_server.model import StoreIdentity
 
 __all__ = ["Database", "now_us", "select"]
 

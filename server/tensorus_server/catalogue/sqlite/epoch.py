@@ -27,12 +27,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from tensorus_server.identity import StoreIdentity
+from tensorus_server.model import StoreIdentity
 
 if TYPE_CHECKING:
     import apsw
 
-    from tensorus_server.identity import Payloads
+    from tensorus_server.catalogue.identity import Payloads
 
 __all__ = ["EpochKeeper", "FolderRemovedError", "read_identity"]
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import apsw
 
 from tensorus_server.catalogue.sqlite.database import select
-from tensorus_server.filter import (
+from tensorus_server.filter.metadata_index import holds
+from tensorus_server.filter.tree import (
     AllOf,
     AnyOf,
     Compare,
@@ -32,10 +33,9 @@ from tensorus_server.filter import (
     Property,
     indexed,
 )
-from tensorus_server.metadata_index import holds
 
 if TYPE_CHECKING:
-    from tensorus_server.filter import (
+    from tensorus_server.filter.tree import (
         Filter,
     )
 

@@ -12,16 +12,16 @@ import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from tensorus_server.catalogue.identity import CataloguePast, require_match
 from tensorus_server.catalogue.sqlite.epoch import read_identity
 from tensorus_server.errors import StoreUnavailableError
-from tensorus_server.identity import CataloguePast, require_match
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import apsw
 
-    from tensorus_server.identity import Payloads
+    from tensorus_server.catalogue.identity import Payloads
 
 __all__ = ["accept_loss", "require_no_payloads", "require_payloads", "secure_files"]
 

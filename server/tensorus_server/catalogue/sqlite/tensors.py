@@ -39,8 +39,8 @@ from tensorus_server.errors import (
     StorageFullError,
     TensorNotFoundError,
 )
+from tensorus_server.filter.metadata_index import NO_METADATA, index_of
 from tensorus_server.limits import BATCH_S
-from tensorus_server.metadata_index import NO_METADATA, index_of
 from tensorus_server.model import Outcome
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import Page, PageRequest, StoredTensor
     from tensorus_server.catalogue.sqlite.dataset_rows import DatasetRow
     from tensorus_server.catalogue.sqlite.transactions import Transactions
-    from tensorus_server.metadata_index import MetadataIndex
+    from tensorus_server.filter.metadata_index import MetadataIndex
     from tensorus_server.model import Dataset, Metadata, Tensor
 
 __all__ = ["SqliteTensorTable"]

@@ -1,0 +1,487 @@
+"""The engine: everything Tensorus does, without a network. The gRPC service and `tensorus.open` are two faces of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import suppress
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from tensorus_codecs.policy import StoragePolicy
+from tensorus_server.background import Watched, WorkerPool
+from tensorus_server.catalogue.abc import require_intact
+from tensorus_server.chunk_store.abc import PayloadBusyError
+from tensorus_server.engine.health import Health
+from tensorus_server.engine.insert.committer import Committer
+from tensorus_server.engine.insert.one_by_one import OneByOne
+from tensorus_server.engine.insert.sessions import InsertSessions
+from tensorus_server.engine.insert.stream import InsertOptions, InsertServices, InsertStream
+from tensorus_server.engine.insert.uploads import progress_of, tensors_of
+from tensorus_server.engine.paging import checked_page_size, decode_token, encode_token, take_all
+from tensorus_server.engine.purge import Purger
+from tensorus_server.engine.query import Selection, list_page
+from tensorus_server.engine.read.reader import TensorReader
+from tensorus_server.engine.sweep import sweep
+from tensorus_server.engine.unknown import empty_quarantine, set_aside
+from tensorus_server.engine.validate import (
+    require_dataset_name,
+    require_metadata,
+    require_policy_fit,
+    require_schema,
+    require_schema_fit,
+)
+from tensorus_server.errors import (
+    DataCorruptError,
+    EngineError,
+    GenerationMismatchError,
+    InvalidPageTokenError,
+    LimitExceededError,
+    SessionExpiredError,
+    StoreUnavailableError,
+    TensorNotFoundError,
+)
+from tensorus_server.limits import IDS_PER_DELETE_MAX, PAGE_SIZE_DEFAULT, READS_PER_GET_MAX
+from tensorus_server.model import Schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tensorus_server.catalogue.abc import Catalogue, Order
+    from tensorus_server.chunk_store.abc import ChunkStore, Quarantine
+    from tensorus_server.engine.codec_pool import CodecPool
+    from tensorus_server.engine.insert.stream import ItemProgress, ItemResult
+    from tensorus_server.engine.query import Query
+    from tensorus_server.engine.sweep import Swept
+    from tensorus_server.engine.unknown import Listing
+    from tensorus_server.filter.tree import Filter
+    from tensorus_server.model import Dataset, DatasetStats, Metadata, NewTensor, Read, Tensor
+
+__all__ = ["Engine"]
+
+_SEAL_THREADS = 8
+"""Large tensors that may wait for their last sync at once; they wait for the disk, not for a processor."""
+
+_READ_BATCH = 64
+"""Rows, with their inline payloads, that a Get of many tensors fetches at once."""
+
+_SWEEP_EVERY_S = 60.0
+_LIST_EVERY_S = 86400.0
+
+_CLOSE_TIMEOUT_S = 60.0
+"""How long `close` waits for what is under way, all of it together."""
+
+_STEP_TIMEOUT_MIN_S = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+class Engine:
+    """One store, open. Safe in many threads; `close` ends it."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        chunk_store: ChunkStore,
+        pool: CodecPool,
+        sessions: InsertSessions | None = None,
+        *,
+        orphan_age_s: float = 86400.0,
+        quarantine_s: float = 86400.0,
+        sweeps: bool = True,
+        in_memory: bool = False,
+    ) -> None:
+        """Take over the parts, which `close` closes, and begin to sweep in the background.
+
+        Args:
+            sessions: None: of this process alone.
+            orphan_age_s, quarantine_s, sweeps, in_memory: see `EngineConfig`.
+        """
+        self._catalogue = catalogue
+        self._chunk_store = chunk_store
+        self._pool = pool
+        self._orphan_age_s = orphan_age_s
+        self._quarantine_s = quarantine_s
+        self._health = Health(catalogue.check_writable)
+        self._committer = Committer(catalogue, chunk_store, self._health)
+        self._seal_pool = WorkerPool(_SEAL_THREADS, "seal")
+        self._services = InsertServices(catalogue, chunk_store, pool, self._committer, self._seal_pool, self._health)
+        self._one_by_one = OneByOne(self._services) if in_memory else None
+        self._sessions = sessions or InsertSessions()
+        self._reader = TensorReader(catalogue, chunk_store, pool)
+        self._purger = Purger(catalogue.datasets, self._health)
+        self._closing = threading.Event()
+        self._sweeper = Watched("sweeper", self._sweep_regularly, self._sweeper_failed) if sweeps else None
+
+    def create_dataset(self, name: str, policy: StoragePolicy | None = None, schema: Schema | None = None) -> Dataset:
+        """Create a dataset; without a policy it has the default preset, without a schema it takes anything.
+
+        Raises:
+            InvalidNameError, InvalidShapeError, InvalidMetadataError, UnsupportedDTypeError: a name or schema not allowed.
+            InvalidPolicyError: a quantizer for a schema's dtype that it does not apply to.
+            AlreadyExistsError: the name is taken.
+        """
+        require_dataset_name(name)
+        policy, schema = policy or StoragePolicy(), schema or Schema()
+        require_schema(schema)
+        require_policy_fit(policy, schema, dataset=name)
+        return self._catalogue.datasets.create(name, policy, schema)
+
+    def get_dataset(self, name: str) -> Dataset:
+        """Return the dataset.
+
+        Raises:
+            DatasetNotFoundError: there is none.
+            DataCorruptError: the catalogue is damaged where it is.
+        """
+        return self._catalogue.datasets.get(name)
+
+    def list_datasets(
+        self, *, page_size: int = 0, page_token: str = "", take: Callable[[Dataset | DataCorruptError], bool] = take_all
+    ) -> tuple[list[Dataset | DataCorruptError], str]:
+        """Return one page of datasets in order of creation, and the token of the next page; see `list_page`.
+
+        A damaged one is an error in its place.
+
+        Raises:
+            InvalidPageTokenError: the token is none of ours.
+            LimitExceededError: the page is too large.
+        """
+        size = checked_page_size(page_size, "datasets")
+        after = _place_of(page_token, "datasets") if page_token else 0
+        page = self._catalogue.datasets.page(after, size)
+        taken = list(takewhile(lambda entry: take(entry[1]), page.datasets))
+        last = taken[-1][0] if len(taken) < len(page.datasets) else page.next
+        return [found for _, found in taken], "" if last is None else encode_token(["datasets", last])
+
+    def update_dataset(self, name: str, policy: StoragePolicy | None, schema: Schema | None) -> Dataset:
+        """Replace what is given, for later inserts; stored tensors stay as they are.
+
+        Raises:
+            DatasetNotFoundError: there is none.
+            InvalidShapeError, InvalidMetadataError, UnsupportedDTypeError: a schema not allowed.
+            InvalidPolicyError: a quantizer for a schema's dtype that it does not apply to.
+        """
+        if schema is not None:
+            require_schema(schema)
+        if policy is None or schema is None:
+            before = self._catalogue.datasets.get(name)
+            require_policy_fit(policy or before.policy, schema or before.schema, dataset=name)
+        else:
+            require_policy_fit(policy, schema, dataset=name)
+        return self._catalogue.datasets.update(name, policy, schema)
+
+    def delete_dataset(self, name: str) -> int:
+        """Delete the dataset with all its tensors and return how many there were; their space is freed in the background.
+
+        Raises:
+            DatasetNotFoundError: there is none.
+        """
+        deleted = self._catalogue.datasets.delete(name)
+        self._purger.wake()
+        return deleted
+
+    def dataset_stats(self, name: str) -> DatasetStats:
+        """Return sums over the dataset's tensors.
+
+        Raises:
+            DatasetNotFoundError: there is none.
+        """
+        return self._catalogue.datasets.stats(name)
+
+    def open_insert(
+        self,
+        dataset: str,
+        report: Callable[[Sequence[ItemResult | ItemProgress]], None],
+        options: InsertOptions | None = None,
+    ) -> InsertStream:
+        """Start a streamed insert; see `InsertStream`. One that can be resumed must hold its session meanwhile.
+
+        Raises:
+            DatasetNotFoundError: there is none.
+            InvalidRequestError: the request belongs to another dataset.
+            StoreUnavailableError: the store takes no writes until a restart, or its folder was removed.
+        """
+        self._health.require()
+        self._catalogue.check_present()
+        return InsertStream(self._catalogue.datasets.get(dataset), self._services, report, options or InsertOptions())
+
+    def insert_one(self, dataset: str, new: NewTensor, canonical: memoryview) -> Tensor | None:
+        """Store one small tensor at once; None where nothing was stored: `open_insert` does, or says why not.
+
+        Args:
+            canonical: all of its canonical bytes.
+        """
+        return None if self._one_by_one is None else self._one_by_one.insert(dataset, new, canonical)
+
+    @property
+    def sessions(self) -> InsertSessions:
+        """Which inserts are going on."""
+        return self._sessions
+
+    def insert_status(
+        self, request_id: str, *, page_token: str = "", take: Callable[[ItemProgress], bool] = take_all
+    ) -> tuple[list[ItemProgress], bool, str]:
+        """Return how far the marked items of an insert are, page by page; see `list_page`.
+
+        Returns:
+            A page of items; whether all items of the insert are complete; and the token of the next page.
+
+        Raises:
+            SessionExpiredError: nothing is known of it.
+            InvalidPageTokenError: the token is none of ours.
+        """
+        after = _place_of(page_token, "insert") if page_token else -1
+        uploads = self._catalogue.uploads.find(request_id)
+        going_on = self._sessions.is_held(request_id)
+        if not uploads and not going_on:
+            raise SessionExpiredError(
+                f"nothing is known of insert {request_id}: it expired, or left nothing, or never began"
+            )
+        finished = not going_on and all(upload.generation is not None for upload in uploads)
+        rest = [upload for upload in uploads if upload.item > after]
+        page = rest[:PAGE_SIZE_DEFAULT]
+        # All uploads of a request are of one dataset.
+        dataset = self._catalogue.datasets.find(page[0].dataset_number) if page else None
+        tensors = {} if dataset is None else tensors_of(self._catalogue, dataset.name, page)
+        items = list(takewhile(take, (progress_of(upload, tensors.get(upload.item)) for upload in page)))
+        return items, finished, encode_token(["insert", items[-1].item]) if len(items) < len(rest) else ""
+
+    def cancel_insert(self, request_id: str) -> None:
+        """End an insert and drop what of it is not complete; complete tensors stay. Idempotent.
+
+        Raises:
+            StoreUnavailableError: its stream does not end.
+        """
+        self._sessions.end(request_id)
+        for payload_key in self._catalogue.uploads.drop(request_id):
+            with suppress(PayloadBusyError):
+                self._chunk_store.drop(payload_key)
+
+    @property
+    def reader(self) -> TensorReader:
+        """Reads the bytes of tensors that `find` or `select` returned with their payloads."""
+        return self._reader
+
+    def find(self, dataset: str, reads: Sequence[Read], *, with_payloads: bool) -> Iterator[Tensor | Exception]:
+        """Yield, for each read in order, its tensor or why there is none.
+
+        Raises:
+            DatasetNotFoundError: there is no such dataset.
+            LimitExceededError: too many reads.
+        """
+        if len(reads) > READS_PER_GET_MAX:
+            raise LimitExceededError(
+                f"number of reads is {len(reads)}, limit is {READS_PER_GET_MAX} (reads_per_get_max)",
+                dataset=dataset,
+                limit=READS_PER_GET_MAX,
+            )
+        if not reads:
+            # Otherwise the first batch finds out.
+            self._require_dataset(dataset)
+        for start in range(0, len(reads), _READ_BATCH):
+            batch = reads[start : start + _READ_BATCH]
+            ids = [read.id for read in batch]
+            found = self._catalogue.tensors.get(dataset, ids, with_payloads=with_payloads)
+            for read, tensor in zip(batch, found, strict=True):
+                yield tensor if isinstance(tensor, Exception) else _require_generation(dataset, read, tensor)
+
+    def get_tensor(self, dataset: str, tensor_id: str) -> Tensor:
+        """Return the tensor, without its bytes.
+
+        Raises:
+            DatasetNotFoundError, TensorNotFoundError: there is none.
+        """
+        (found,) = self._catalogue.tensors.get(dataset, [tensor_id])
+        tensor = require_intact(found)
+        if tensor is None:
+            raise TensorNotFoundError("there is no such tensor", dataset=dataset, tensor=tensor_id)
+        return tensor
+
+    def select(self, query: Query, *, with_payloads: bool, resume_token: str = "") -> Selection:
+        """Return the tensors of a query; see `Selection`.
+
+        Raises:
+            DatasetNotFoundError: there is no such dataset.
+        """
+        self._require_dataset(query.dataset)
+        return Selection(self._catalogue.tensors, query, with_payloads=with_payloads, resume_token=resume_token)
+
+    def list_tensors(
+        self,
+        dataset: str,
+        filter_: Filter | None,
+        order: Order,
+        *,
+        page_size: int = 0,
+        page_token: str = "",
+        take: Callable[[Tensor | DataCorruptError], bool] = take_all,
+    ) -> tuple[list[Tensor | DataCorruptError], str]:
+        """Return one page of tensors without their bytes, and the token of the next page; see `list_page`."""
+        return list_page(self._catalogue.tensors, dataset, filter_, order, size=page_size, token=page_token, take=take)
+
+    def update_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> Tensor:
+        """Replace a tensor's metadata and return the tensor.
+
+        Raises:
+            DatasetNotFoundError, TensorNotFoundError: there is none.
+            InvalidMetadataError, LimitExceededError: metadata that cannot be kept.
+            SchemaMismatchError: the dataset's schema requires other metadata.
+        """
+        require_metadata(metadata, dataset=dataset, tensor=tensor_id)
+        schema = self._catalogue.datasets.get(dataset).schema
+        if schema.metadata:
+            spec = self.get_tensor(dataset, tensor_id).spec
+            require_schema_fit(tensor_id, spec, metadata, Schema(metadata=schema.metadata), dataset=dataset)
+        return self._catalogue.tensors.replace_metadata(dataset, tensor_id, metadata)
+
+    def delete_tensors(self, dataset: str, ids: Sequence[str]) -> list[str]:
+        """Delete these tensors and return the ids that existed.
+
+        Raises:
+            DatasetNotFoundError: there is no such dataset.
+            LimitExceededError: too many ids.
+        """
+        if len(ids) > IDS_PER_DELETE_MAX:
+            raise LimitExceededError(
+                f"number of ids is {len(ids)}, limit is {IDS_PER_DELETE_MAX} (ids_per_delete_max)",
+                dataset=dataset,
+                limit=IDS_PER_DELETE_MAX,
+            )
+        return self._catalogue.tensors.delete(dataset, ids)
+
+    def check_writable(self) -> None:
+        """Do nothing if the store takes writes.
+
+        Raises:
+            StoreUnavailableError: it takes none until a restart.
+        """
+        self._committer.check()
+        self._health.require()
+
+    def _require_dataset(self, name: str) -> None:
+        """Refuse a dataset that does not exist. What is wrong with a damaged one does not keep its tensors from being read."""
+        with suppress(DataCorruptError):
+            self._catalogue.datasets.get(name)
+
+    def sweep(self, *, in_grace: bool = False) -> Swept:
+        """Remove payloads that rows say nobody needs; happens by itself once a minute. See `sweep.sweep`."""
+        return sweep(self._catalogue, self._chunk_store, in_grace=in_grace, is_closing=self._closing.is_set)
+
+    def set_unknown_aside(self) -> Listing:
+        """Move payloads that no row knows to quarantine; happens by itself once a day. See `unknown.set_aside`.
+
+        Raises:
+            LimitExceededError: they are too many.
+            DataCorruptError, StoreUnavailableError: the catalogue is damaged.
+        """
+        return set_aside(
+            self._catalogue,
+            self._chunk_store,
+            older_than_s=self._orphan_age_s,
+            quarantine_s=self._quarantine_s,
+            uncommitted=lambda: self._committer.uncommitted,
+            is_closing=self._closing.is_set,
+        )
+
+    @property
+    def quarantine(self) -> Quarantine:
+        """Payloads that no row knows."""
+        return self._chunk_store.quarantine
+
+    def empty_quarantine(self) -> int:
+        """Delete all payloads in quarantine, and return how many there were."""
+        return empty_quarantine(self._chunk_store, at_once=True)
+
+    def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
+        """Commit what waits and close every part. Idempotent. Streams should have ended; those that have not fail.
+
+        Raises:
+            StoreUnavailableError: something did not end in time. The log has the stacks of its threads, which hold what they
+                hold until the process ends; nothing acknowledged is lost.
+        """
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        give_up_s = time.monotonic() + timeout_s
+        steps: dict[str, Callable[[float], bool]] = {
+            "sweeper": lambda timeout_s: self._sweeper is None or self._sweeper.join(timeout_s),
+            "purger": self._purger.close,
+            "seals": self._seal_pool.close,
+            "committer": self._committer.close,
+            "sessions": self._close_sessions,
+            "codecs": self._pool.close,
+            "chunk store": self._chunk_store.close,
+            "catalogue": self._close_catalogue,
+        }
+        hanging = []
+        for name, close in steps.items():
+            try:
+                # A little even for those that come after one that hangs.
+                ended = close(max(give_up_s - time.monotonic(), _STEP_TIMEOUT_MIN_S))
+            except Exception:  # noqa: BLE001 - the other parts are to be closed, too
+                _log.exception("%s could not be closed", name)
+                ended = False
+            if not ended:
+                hanging.append(name)
+        if hanging:
+            raise StoreUnavailableError(f"the store did not close within {timeout_s:.0f} s: {', '.join(hanging)}")
+
+    def _close_sessions(self, _: float) -> bool:
+        self._sessions.close()
+        return True
+
+    def _close_catalogue(self, timeout_s: float) -> bool:
+        self._catalogue.close(timeout_s)
+        return True
+
+    def _sweeper_failed(self, error: BaseException) -> None:
+        self._health.fail("the sweeper ended", error)
+
+    def _sweep_regularly(self) -> None:
+        # A store that takes no more writes says so itself, and nothing of it may be removed any more.
+        while self._takes_writes():
+            try:
+                self.sweep()
+                if self._catalogue.garbage.claim_listing(_LIST_EVERY_S):
+                    self.set_unknown_aside()
+            except Exception as error:  # noqa: BLE001 - whatever it was, the next round tries again
+                # The folder may have been removed meanwhile. Otherwise, a store that cannot be swept still serves.
+                if not self._takes_writes():
+                    return
+                if not isinstance(error, EngineError):
+                    _log.exception("the sweep failed")
+                elif not self._closing.is_set():
+                    _log.error("the sweep failed: %s", error)
+            if self._closing.wait(_SWEEP_EVERY_S):
+                return
+
+    def _takes_writes(self) -> bool:
+        try:
+            self._health.require()
+            self._catalogue.check_present()
+        except StoreUnavailableError:
+            return False
+        return True
+
+
+def _place_of(page_token: str, listing: str) -> int:
+    """Return the number after which a listing goes on."""
+    fields = decode_token(page_token, "page_token")
+    if len(fields) != 2 or fields[0] != listing or not isinstance(fields[1], int) or abs(fields[1]) >= 2**63:
+        raise InvalidPageTokenError("page_token is not one that this server gave, or of another listing")
+    return fields[1]
+
+
+def _require_generation(dataset: str, read: Read, tensor: Tensor | None) -> Tensor | Exception:
+    if tensor is None:
+        return TensorNotFoundError("there is no such tensor", dataset=dataset, tensor=read.id)
+    if read.generation is not None and tensor.generation != read.generation:
+        return GenerationMismatchError(
+            f"generation is {tensor.generation}, {read.generation} is asked for",
+            dataset=dataset,
+            tensor=read.id,
+            generation=tensor.generation,
+        )
+    return tensor

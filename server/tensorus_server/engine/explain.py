@@ -1,0 +1,307 @@
+"""What policies would do to a sample of values: it is encoded, decoded and timed, and nothing is stored.
+
+    Explainer(spec, candidates)  →  write(bytes) ...  →  explanations(), one for each candidate
+
+A candidate encodes the sample chunk by chunk as an insert would, so that its report is that insert's, the chunk index included.
+A sample may consist of several tensors, which are encoded each on its own: of small ones, headers and index entries are a good
+part. Every record is decoded again, and must be what encoding measured.
+
+Speeds are those of the codecs alone on the calling thread, choice and checksums included: what storing and reading such values
+costs one core, without disk and network. Where all of the sample is done in no time, some of its chunks, evenly spread, are
+done again, and the fastest pass counts: whatever else the machine does makes a pass slower, and never faster.
+
+Memory held: the sample, the records of the chunks that are done again, and the chunk at hand.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
+
+from tensorus_codecs.checksum import crc32c
+from tensorus_codecs.measure import MeasuredError
+from tensorus_codecs.pipeline import decode_chunk, encode_chunk
+from tensorus_codecs.plan import plan
+from tensorus_codecs.policy import StoragePolicy
+from tensorus_codecs.presets import PRESETS
+from tensorus_codecs.select import CHOOSE_EVERY_CHUNKS, narrowed
+from tensorus_server.engine.insert.totals import Totals
+from tensorus_server.engine.read.payload import ENTRY_BYTES
+from tensorus_server.errors import LimitExceededError, SizeMismatchError
+from tensorus_server.limits import EXPLAIN_BYTES_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tensorus_codecs.pipeline import EncodedChunk
+    from tensorus_codecs.plan import ChunkPlan
+    from tensorus_server.model import StorageReport, TensorSpec
+
+__all__ = ["Explainer", "Explanation"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_REPEATED_BYTES = 8 * 1024 * 1024
+"""Canonical bytes of the chunks that are done again: more than a processor's own caches hold, and a fraction of a second."""
+
+_PASSES = 3
+_ENOUGH_S = 0.5
+"""So many passes, or passes that took so long: one that takes long is disturbed no more than the next one would be."""
+
+_TIMED_S = 0.005
+"""For how long passes go on, at least: those of a small sample take microseconds, and the first ones are slow."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What one policy would do."""
+
+    policy: StoragePolicy
+    """The candidate."""
+    storage: StorageReport
+    """What an insert of the sample would report; of several tensors, added up."""
+    worst_relative_error: float
+    """The largest of its tensors'."""
+    encode_bytes_per_second: float
+    """Canonical bytes, on one core; 0 where the sample is empty."""
+    decode_bytes_per_second: float
+    """Likewise."""
+
+
+class Explainer:
+    """See the module's description. One thread at a time."""
+
+    def __init__(self, spec: TensorSpec, candidates: Sequence[StoragePolicy], tensor_bytes: Sequence[int] = ()) -> None:
+        """Start with no bytes.
+
+        Args:
+            candidates: in the order of the explanations; empty: every preset.
+            tensor_bytes: canonical bytes of each tensor that the sample consists of, in order; empty: it is one tensor.
+
+        Raises:
+            LimitExceededError: the sample is too large.
+            SizeMismatchError: the tensors are not the sample.
+        """
+        if spec.canonical_bytes > EXPLAIN_BYTES_MAX:
+            raise LimitExceededError(
+                f"sample is {spec.canonical_bytes} bytes, limit is {EXPLAIN_BYTES_MAX} bytes (explain_bytes_max)",
+                limit=EXPLAIN_BYTES_MAX,
+            )
+        if tensor_bytes:
+            _require_tensors(spec, tensor_bytes)
+        self._spec = spec
+        self._tensor_bytes = tensor_bytes or [spec.canonical_bytes]
+        self._candidates = list(candidates) or [StoragePolicy(preset=name) for name in PRESETS]
+        self._sample = bytearray(spec.canonical_bytes)
+        self._received_bytes = 0
+
+    def write(self, canonical: memoryview) -> None:
+        """Take the next canonical bytes of the sample; they are copied.
+
+        Raises:
+            SizeMismatchError: more bytes than dtype and shape need.
+        """
+        end = self._received_bytes + canonical.nbytes
+        if end > self._spec.canonical_bytes:
+            raise self._size_mismatch(f"at least {end}")
+        self._sample[self._received_bytes : end] = canonical
+        self._received_bytes = end
+
+    def explanations(self, between_chunks: Callable[[], None] = lambda: None) -> Iterator[Explanation]:
+        """Yield the explanation of each candidate.
+
+        Args:
+            between_chunks: called before each chunk; what it raises ends the work.
+
+        Raises:
+            SizeMismatchError: fewer bytes came than dtype and shape need.
+        """
+        if self._received_bytes != self._spec.canonical_bytes:
+            raise self._size_mismatch(str(self._received_bytes))
+        for policy in self._candidates:
+            yield _Trial(policy, self._spec, self._tensors(), between_chunks).explanation()
+
+    def _tensors(self) -> list[memoryview]:
+        """Return the canonical bytes of each tensor."""
+        ends = list(accumulate(self._tensor_bytes))
+        sample = memoryview(self._sample)
+        return [sample[end - size : end] for end, size in zip(ends, self._tensor_bytes, strict=True)]
+
+    def _size_mismatch(self, sent: str) -> SizeMismatchError:
+        spec = self._spec
+        return SizeMismatchError(
+            f"{sent} bytes were sent, {spec.dtype.name} of shape {list(spec.shape)} has {spec.canonical_bytes} bytes",
+            limit=spec.canonical_bytes,
+        )
+
+
+def _require_tensors(spec: TensorSpec, tensor_bytes: Sequence[int]) -> None:
+    total_bytes = sum(tensor_bytes)
+    if total_bytes != spec.canonical_bytes:
+        raise SizeMismatchError(
+            f"tensors of the sample have {total_bytes} bytes, {spec.dtype.name} of shape {list(spec.shape)} has "
+            f"{spec.canonical_bytes} bytes",
+            limit=spec.canonical_bytes,
+        )
+    for size in tensor_bytes:
+        if size <= 0 or size % spec.dtype.element_bytes:
+            raise SizeMismatchError(
+                f"a tensor of the sample has {size} bytes, must have whole elements of {spec.dtype.element_bytes} bytes, "
+                "at least one",
+                limit=spec.dtype.element_bytes,
+            )
+
+
+class _Chunk(NamedTuple):
+    """A chunk of one of the tensors."""
+
+    canonical: memoryview
+    number: int
+    """Within its tensor."""
+    chunk_count: int
+    """Of its tensor."""
+
+    @property
+    def is_last(self) -> bool:
+        return self.number == self.chunk_count - 1
+
+
+def _chunks(tensor: memoryview, chunk_bytes: int) -> Iterator[_Chunk]:
+    count = -(-tensor.nbytes // chunk_bytes)
+    for number in range(count):
+        yield _Chunk(tensor[number * chunk_bytes : (number + 1) * chunk_bytes], number, count)
+
+
+class _Trial:
+    """One candidate and the tensors of the sample."""
+
+    def __init__(
+        self,
+        policy: StoragePolicy,
+        spec: TensorSpec,
+        tensors: Sequence[memoryview],
+        between_chunks: Callable[[], None],
+    ) -> None:
+        self._policy = policy
+        self._dtype = spec.dtype
+        self._plan = plan(policy, spec.dtype)
+        chunk_bytes = self._plan.chunk_bytes
+        self._chunks = [chunk for tensor in tensors for chunk in _chunks(tensor, chunk_bytes)]
+        self._sample_bytes = sum(tensor.nbytes for tensor in tensors)
+        self._worst_relative_error = 0.0
+        self._between_chunks = between_chunks
+        self._narrowed: list[ChunkPlan] = []
+        self._choosing_s = 0.0
+        self._encoding, self._decoding = _Passes(), _Passes()
+
+    def explanation(self) -> Explanation:
+        storage = self._first_pass()
+        if not self._chunks:
+            return Explanation(self._policy, storage, 0.0, 0.0, 0.0)
+        self._more_passes()
+        choosing_s_per_byte = self._choosing_s / self._sample_bytes
+        return Explanation(
+            self._policy,
+            storage,
+            self._worst_relative_error,
+            1 / (choosing_s_per_byte + self._encoding.fastest_s_per_byte),
+            1 / self._decoding.fastest_s_per_byte,
+        )
+
+    def _first_pass(self) -> StorageReport:
+        """Encode and decode all chunks."""
+        totals = Totals(self._plan)
+        encoding_s = decoding_s = 0.0
+        error = MeasuredError()
+        for number, chunk in enumerate(self._chunks):
+            self._between_chunks()
+            self._narrow(number)
+            encoded, spent_s = _timed(self._encode, number)
+            encoding_s += spent_s
+            decoded, spent_s = _timed(_verify_and_decode, b"".join(encoded.record))
+            decoding_s += spent_s
+            if decoded != (chunk.canonical if encoded.decoded is None else memoryview(encoded.decoded).cast("B")):
+                raise RuntimeError(f"chunk {number} of the sample does not decode to what was measured: {self._plan}")
+            totals.add(chunk.canonical.nbytes, encoded, encoded.crc32c)
+            if encoded.error is not None:
+                error += encoded.error
+            if chunk.is_last:
+                self._worst_relative_error = max(self._worst_relative_error, error.relative_error)
+                error = MeasuredError()
+        self._encoding.add(self._sample_bytes, encoding_s)
+        self._decoding.add(self._sample_bytes, decoding_s)
+        return totals.report(ENTRY_BYTES * len(self._chunks))
+
+    def _more_passes(self) -> None:
+        """Encode and decode some chunks again."""
+        count = len(self._chunks)
+        numbers = _evenly(count, max(1, _REPEATED_BYTES * count // self._sample_bytes))
+        repeated_bytes = sum(self._chunks[number].canonical.nbytes for number in numbers)
+        while self._encoding.go_on:
+            self._encoding.add(repeated_bytes, self._pass_s(self._encode, numbers))
+        if self._decoding.go_on:
+            records = [b"".join(self._encode(number).record) for number in numbers]
+            while self._decoding.go_on:
+                self._decoding.add(repeated_bytes, self._pass_s(_verify_and_decode, records))
+
+    def _narrow(self, number: int) -> None:
+        """Choose what suits chunks like this one, as `TensorWriter` does."""
+        chunk = self._chunks[number]
+        chosen = self._narrowed[-1] if chunk.number else self._plan
+        if chunk.number % CHOOSE_EVERY_CHUNKS == 0 and chunk.chunk_count > 1:
+            chosen, spent_s = _timed(narrowed, self._plan, chunk.canonical, self._dtype)
+            self._choosing_s += spent_s
+        self._narrowed.append(chosen)
+
+    def _encode(self, number: int) -> EncodedChunk:
+        return encode_chunk(self._chunks[number].canonical, self._dtype, self._narrowed[number])
+
+    def _pass_s(self, work: Callable[[T], object], inputs: Sequence[T]) -> float:
+        spent_s = 0.0
+        for value in inputs:
+            self._between_chunks()
+            spent_s += _timed(work, value)[1]
+        return spent_s
+
+
+class _Passes:
+    """Passes over some bytes, of which the fastest counts."""
+
+    def __init__(self) -> None:
+        self.fastest_s_per_byte = math.inf
+        self._count = 0
+        self._spent_s = 0.0
+
+    @property
+    def go_on(self) -> bool:
+        """Whether another pass would make it more exact."""
+        return self._spent_s < _TIMED_S or (self._count < _PASSES and self._spent_s < _ENOUGH_S)
+
+    def add(self, canonical_bytes: int, spent_s: float) -> None:
+        if canonical_bytes:
+            self.fastest_s_per_byte = min(self.fastest_s_per_byte, spent_s / canonical_bytes)
+        self._count += 1
+        self._spent_s += spent_s
+
+
+def _verify_and_decode(record: bytes) -> memoryview:
+    # Reading verifies the record first, as encoding makes its checksum.
+    crc32c(record)
+    return decode_chunk(record)
+
+
+def _evenly(total: int, count: int) -> list[int]:
+    """Return `count` of the numbers below `total`, evenly spread; all of them where there are not more."""
+    count = min(count, total)
+    return [number * total // count for number in range(count)]
+
+
+def _timed(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
+    """Return what `work` returns, and how many seconds that took."""
+    began_s = time.perf_counter()
+    returned = work(*args, **kwargs)
+    return returned, time.perf_counter() - began_s

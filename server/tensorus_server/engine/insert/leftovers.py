@@ -1,0 +1,73 @@
+"""What is left of a tensor that is not stored: it is dropped, or left so that another stream can resume it.
+
+None of this raises. It happens while something else has failed, or while a stream ends, and must keep neither from going on.
+What cannot be put away now is left to the sweep, which finds it, and to the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tensorus_server.catalogue.abc import UploadTable
+    from tensorus_server.chunk_store.abc import ChunkStore, StagedPayload
+    from tensorus_server.model import NewTensor
+
+__all__ = ["discard", "drop_writer", "forget_upload", "leave_writer", "park"]
+
+_log = logging.getLogger(__name__)
+
+
+class _Writer(Protocol):
+    """A `TensorWriter`."""
+
+    new: NewTensor
+
+    def abort(self) -> None: ...
+
+    def park(self) -> None: ...
+
+
+def drop_writer(writer: _Writer) -> None:
+    """Drop a tensor on its way in."""
+    try:
+        writer.abort()
+    except Exception:  # noqa: BLE001 - see the module's description
+        _log.exception("tensor %s, which failed, could not be dropped; it is left to the sweep", writer.new.id)
+
+
+def leave_writer(writer: _Writer) -> None:
+    """Leave a tensor on its way in as far as it is marked; drop it where it is not."""
+    try:
+        writer.park()
+    except Exception:  # noqa: BLE001 - see the module's description
+        _log.exception("tensor %s, whose insert ended, could not be put away; it is left to the sweep", writer.new.id)
+
+
+def park(chunk_store: ChunkStore, staged: Sequence[StagedPayload]) -> None:
+    """Leave finished payloads to be resumed as far as they are marked; drop those that never were."""
+    _put_away(staged, chunk_store.park)
+
+
+def discard(chunk_store: ChunkStore, staged: Sequence[StagedPayload]) -> None:
+    """Drop finished payloads that will not be published."""
+    _put_away(staged, chunk_store.discard)
+
+
+def forget_upload(uploads: UploadTable, upload: tuple[str, int | None]) -> None:
+    """Forget an upload that nobody can go on with, or all of a request. What cannot be forgotten now expires."""
+    try:
+        uploads.drop(*upload)
+    except Exception:  # noqa: BLE001 - see the module's description
+        _log.warning("upload %s of insert %s is left to expire", upload[1], upload[0], exc_info=True)
+
+
+def _put_away(staged: Sequence[StagedPayload], how: Callable[[StagedPayload], None]) -> None:
+    for payload in staged:
+        try:
+            how(payload)
+        except Exception:  # noqa: BLE001 - see the module's description
+            _log.exception("payload %s could not be put away; it is left to the sweep", payload.payload_key)

@@ -1,0 +1,500 @@
+"""One streamed insert: segments in, tensors committed.
+
+    open      the dataset is looked up, and what an earlier stream of the same request left
+    items     each: announced by its first segment → bytes → last segment → sealed (durable) → committed (visible) → reported
+    finish    everything has been reported
+
+An item that fails is reported and its remaining segments are dropped; the stream and its other items go on. Items may
+interleave, and are announced in ascending order of their numbers, so that nothing has to remember which ones have ended.
+What has been reported as committed stays. When the stream ends early, items that were marked on their way can be resumed by
+another stream of the same request; of the others nothing is left.
+
+An insert of all or nothing is lost when one item fails. From then on its items fail as soon as they are announced, and their
+bytes are dropped unread.
+
+Threads: `receive`, `flush`, `fail`, `finish` and `abort` belong to one thread, the stream's. Sealing a large item waits for
+the disk in the seal pool, so that the next item streams in meanwhile; commits happen on the committer's thread. `items.py`
+has the states of an item, and makes sure that each gets its result.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from tensorus_codecs.plain_dataclass import plain_dataclass
+from tensorus_codecs.plan import plan
+from tensorus_server.catalogue.abc import require_intact
+from tensorus_server.catalogue.resolve import validated
+from tensorus_server.chunk_store.discarding import DiscardingChunkStore
+from tensorus_server.engine.insert import leftovers
+from tensorus_server.engine.insert.announcement import first_announcement
+from tensorus_server.engine.insert.committer import Commit
+from tensorus_server.engine.insert.items import ItemProgress, ItemResult, Items
+from tensorus_server.engine.insert.marker import Marker
+from tensorus_server.engine.insert.options import InsertOptions, InsertServices
+from tensorus_server.engine.insert.small_tensors import SmallTensors
+from tensorus_server.engine.insert.tensor_writer import TensorWriter
+from tensorus_server.engine.insert.uploads import progress_of, uploads_of
+from tensorus_server.engine.validate import require_announced
+from tensorus_server.errors import (
+    InsertAbandonedError,
+    InvalidRequestError,
+    LimitExceededError,
+    SegmentOutOfOrderError,
+    StoreBusyError,
+    StoreUnavailableError,
+)
+from tensorus_server.limits import ITEMS_TOGETHER_MAX, OPEN_ITEMS_MAX, UNCOMMITTED_BYTES_MAX, UNCOMMITTED_ITEMS_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
+
+    from tensorus_codecs.plan import ChunkPlan
+    from tensorus_server.catalogue.abc import Upload
+    from tensorus_server.engine.insert.items import Batch
+    from tensorus_server.model import Checksum, Dataset, NewTensor, Segment, Tensor, TensorSpec
+
+__all__ = ["InsertOptions", "InsertServices", "InsertStream", "ItemProgress", "ItemResult"]
+
+_INLINE_TOGETHER_BYTES_MAX = 16 * 1024 * 1024
+"""Stored bytes that wait in memory for the others of their insert; what comes after them waits in the chunk store."""
+
+
+@plain_dataclass
+class _Open:
+    """An item whose segments are taken."""
+
+    batch: Batch
+    writer: TensorWriter
+
+
+class InsertStream:
+    """See the module's description."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        services: InsertServices,
+        report: Callable[[Sequence[ItemResult | ItemProgress]], None],
+        options: InsertOptions,
+    ) -> None:
+        """Open the stream.
+
+        Args:
+            report: told the result of each item once, often several at a time, and how far large ones are durable, from any
+                thread; must not block for long.
+
+        Raises:
+            InvalidRequestError: the request belongs to another dataset.
+        """
+        self._dataset = dataset
+        self._services = services
+        self._report = report
+        self._options = options
+        self._chunk_store = DiscardingChunkStore() if options.validate_only else services.chunk_store
+        self._items = Items(report, services.health)
+        self._open: dict[int, _Open] = {}
+        self._last_item = -1
+        self._small = SmallTensors(dataset)
+        self._planned: tuple[TensorSpec | None, ChunkPlan | None] = (None, None)
+        self._uploads: dict[int, tuple[Upload, Tensor | None]] = {}
+        if options.request_id is not None and not options.validate_only:
+            self._uploads = uploads_of(services.catalogue, dataset, options.request_id)
+
+    @property
+    def resumable(self) -> list[ItemProgress]:
+        """What an earlier stream of the request left: items that go on at their committed bytes, or are complete."""
+        return [progress_of(upload, tensor) for upload, tensor in self._uploads.values()]
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing of the insert will be stored, whatever is sent: it is all or nothing, and an item has failed."""
+        return self._options.all_or_nothing and not self._options.validate_only and self._items.failed > 0
+
+    def owes(self) -> bool:
+        """Return whether items are on their way to the disk: the client may be waiting for them. Safe in any thread."""
+        return self._items.are_under_way
+
+    def receive(self, segment: Segment, canonical: memoryview, canonical_crc32c: int | None = None) -> None:
+        """Take one segment.
+
+        Args:
+            canonical: its decoded bytes, `segment.decoded_length` of them; used until its chunk is stored.
+            canonical_crc32c: their CRC32C, where it is known already.
+
+        Raises:
+            InvalidRequestError: the segment has no place in the stream, which then is of no use any more. What is wrong with
+                the item alone is reported, not raised.
+        """
+        if self.is_lost:
+            self.drop(segment.item, announced=segment.tensor is not None)
+            return
+        opened = self._open.get(segment.item)
+        if opened is None:
+            if segment.tensor is None:
+                self._require_seen(segment.item)
+                return
+            if self._take_small(segment, segment.tensor, canonical, canonical_crc32c):
+                return
+            opened = self._announce(segment, segment.tensor)
+            if opened is None:
+                return
+        elif segment.tensor is not None:
+            raise InvalidRequestError(f"segment of item {segment.item} announces its tensor a second time")
+        try:
+            self._write(opened.writer, segment, canonical, canonical_crc32c)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's
+            self._fail(segment.item, error)
+            return
+        if segment.last:
+            self._end(segment.item, segment.source_checksum)
+
+    def drop(self, item: int, *, announced: bool) -> None:
+        """Take a segment of an insert that is lost: its bytes are not looked at, and its item fails.
+
+        Args:
+            announced: whether the segment announces its tensor.
+
+        Raises:
+            InvalidRequestError: the item was never announced.
+        """
+        self._abandon()
+        if item <= self._last_item:
+            return
+        if not announced:
+            self._require_seen(item)
+        self._last_item = item
+        self._items.begin([item]).fail(self._abandoned(None))
+
+    def flush(self) -> None:
+        """Seal the small items that are here; otherwise they wait for more of them, or for the end of the stream."""
+        if not len(self._small):
+            return
+        batch = self._items.begin(self._small.numbers)
+        with batch.carried():
+            written = self._small.write()
+            batch.stored = [found for found in written if not isinstance(found, Exception)]
+            if len(batch.stored) < len(written):
+                pairs = zip(batch.numbers, written, strict=True)
+                self._items.settle_some(
+                    batch, {number: found for number, found in pairs if isinstance(found, Exception)}
+                )
+            self._sealed(batch)
+
+    def fail(self, item: int, error: Exception) -> None:
+        """Fail an item for a reason that was found outside; its later segments are dropped."""
+        if item > self._last_item:
+            self._last_item = item
+            self._items.begin([item]).fail(error)
+        elif item in self._open:
+            self._fail(item, error)
+
+    def finish(self) -> tuple[int, int]:
+        """Wait until every item has been reported; return how many were committed and how many failed.
+
+        An item that has begun and not ended fails.
+
+        Raises:
+            Exception: a result could not be reported.
+        """
+        try:
+            self.flush()
+            for item, opened in list(self._open.items()):
+                self._fail(item, self._incomplete(SegmentOutOfOrderError, "the stream finished", item, opened.writer))
+            if self._options.all_or_nothing:
+                self._items.wait(sealed=True)
+                self._commit_together()
+            self._items.wait()
+        except Exception as error:  # noqa: BLE001 - nobody may wait for a result that never comes
+            self._give_up(error)
+        if self._items.unreported is not None:
+            raise self._items.unreported
+        return self._items.succeeded, self._items.failed
+
+    def require_ended(self) -> None:
+        """Do nothing if every item has ended: without `finish`, nobody would hear of the others.
+
+        Raises:
+            InvalidRequestError: an item is open, or waits for the others of an insert of all or nothing.
+        """
+        how = "the client ended the stream without finish"
+        for item, opened in self._open.items():
+            raise self._incomplete(InvalidRequestError, how, item, opened.writer)
+        if self._options.all_or_nothing and self._items.begun:
+            raise InvalidRequestError(f"{how}, so nothing of it was stored", dataset=self._dataset.name)
+
+    def abort(self) -> None:
+        """Leave what can be resumed, drop what else is not complete, and wait for what is. Idempotent."""
+        try:
+            self.flush()
+            for item in list(self._open):
+                self._leave(item)
+            if self._options.all_or_nothing:
+                self._items.wait(sealed=True)
+                for batch in self._items.in_state("sealed"):
+                    leftovers.park(self._chunk_store, batch.staged)
+                    self._items.leave(batch)
+            self._items.wait()
+        except Exception as error:  # noqa: BLE001 - nobody may wait for a result that never comes
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Fail what has not ended; what waits for the others of its insert is left to be resumed."""
+        for batch in self._items.in_state("sealed"):
+            leftovers.park(self._chunk_store, batch.staged)
+        self._items.fail_all(error)
+
+    def _take_small(
+        self, segment: Segment, new: NewTensor, canonical: memoryview, canonical_crc32c: int | None
+    ) -> bool:
+        """Take a small item the short way; False where it is not one, or not as it should be: the general way says why."""
+        if not segment.last or segment.item <= self._last_item or segment.item in self._uploads:
+            return False
+        if self._options.validate_only or (self._options.all_or_nothing and not self._have_room_together()):
+            return False  # Both are rare, and the short way knows neither.
+        try:
+            self._require_allowed(new)
+            chunk_plan = self._plan(new)
+        except Exception:  # noqa: BLE001 - the general way finds it again, and reports it
+            return False
+        if not self._small.take(segment, new, chunk_plan, canonical, canonical_crc32c):
+            return False
+        self._last_item = segment.item
+        # A quarter of what may wait, so that the next ones are encoded while these are committed.
+        if 4 * len(self._small) >= UNCOMMITTED_ITEMS_MAX or 4 * self._small.canonical_bytes >= UNCOMMITTED_BYTES_MAX:
+            self.flush()
+        return True
+
+    def _announce(self, segment: Segment, new: NewTensor) -> _Open | None:
+        """Start an item, or report why it cannot be."""
+        item = segment.item
+        if item <= self._last_item:
+            raise InvalidRequestError(f"item {item} is announced after item {self._last_item}; numbers must ascend")
+        self._last_item = item
+        if self._options.all_or_nothing:
+            self.flush()  # So that they are committed in the order of their numbers.
+        batch = self._items.begin([item])
+        with batch.carried():
+            upload, complete = self._uploads.pop(item, (None, None))
+            if upload is not None:
+                new = first_announcement(upload, new, dataset=self._dataset.name)
+            self._require_allowed(new)
+            if complete is not None:
+                batch.settle([complete])
+                return None
+            opened = self._open[item] = _Open(batch, self._writer(item, new, upload))
+            batch.hand_over()
+            return opened
+        return None
+
+    def _require_allowed(self, new: NewTensor) -> None:
+        dataset = self._dataset
+        require_announced(new, dataset)
+        if len(self._open) >= OPEN_ITEMS_MAX:
+            raise LimitExceededError(
+                f"{len(self._open)} items of the stream are open, limit is {OPEN_ITEMS_MAX} (open_items_max)",
+                dataset=dataset.name,
+                tensor=new.id,
+                limit=OPEN_ITEMS_MAX,
+            )
+        if self._options.all_or_nothing and self._items.begun > ITEMS_TOGETHER_MAX:
+            raise LimitExceededError(
+                f"{self._items.begun} items are to be stored together, limit is {ITEMS_TOGETHER_MAX} "
+                "(items_together_max)",
+                dataset=dataset.name,
+                tensor=new.id,
+                limit=ITEMS_TOGETHER_MAX,
+            )
+        self._chunk_store.require_space()
+
+    def _plan(self, new: NewTensor) -> ChunkPlan:
+        """Return how chunks of the tensor are encoded: mostly as those of the one before."""
+        spec, planned = self._planned
+        if new.policy is None and new.spec is spec and planned is not None:
+            return planned
+        found = plan(new.policy or self._dataset.policy, new.spec.dtype)
+        if new.policy is None:
+            self._planned = (new.spec, found)
+        return found
+
+    def _writer(self, item: int, new: NewTensor, upload: Upload | None) -> TensorWriter:
+        services, request_id = self._services, self._options.request_id
+        marker = None
+        if request_id is not None and not self._options.validate_only:
+
+            def report(committed_bytes: int) -> None:
+                self._report([ItemProgress(item, new.id, committed_bytes)])
+
+            marker = Marker((request_id, item), services.catalogue.uploads, services.committer, report)
+        if upload is not None and marker is not None:
+            return TensorWriter.resume(
+                self._dataset, new, upload, chunk_store=self._chunk_store, pool=services.pool, marker=marker
+            )
+        return TensorWriter(
+            self._dataset,
+            new,
+            self._plan(new),
+            chunk_store=self._chunk_store,
+            pool=services.pool,
+            marker=marker,
+            inline=not self._options.all_or_nothing or self._items.sealed_inline_bytes < _INLINE_TOGETHER_BYTES_MAX,
+        )
+
+    def _have_room_together(self) -> bool:
+        """Whether one more small item may wait in memory for the others of its insert."""
+        inline_bytes = self._items.sealed_inline_bytes + self._small.canonical_bytes
+        return self._items.begun + len(self._small) < ITEMS_TOGETHER_MAX and inline_bytes < _INLINE_TOGETHER_BYTES_MAX
+
+    def _write(
+        self, writer: TensorWriter, segment: Segment, canonical: memoryview, canonical_crc32c: int | None
+    ) -> None:
+        received = writer.received_bytes
+        if segment.offset < min(received, writer.resumed_bytes):
+            # The sender goes on a little before the place that is durable: what is there already is left out.
+            canonical, canonical_crc32c = canonical[received - segment.offset :], None
+        elif segment.offset != received:
+            raise SegmentOutOfOrderError(
+                f"offset of a segment of item {segment.item} is {segment.offset}, expected {received}",
+                dataset=self._dataset.name,
+                tensor=writer.new.id,
+                expected=received,
+            )
+        if canonical.nbytes:
+            writer.write(canonical, canonical_crc32c)
+
+    def _end(self, item: int, source_checksum: Checksum | None) -> None:
+        """Seal and commit an item whose bytes are all here: an inline one at once, a large one in the seal pool."""
+        # What came before it gets the ordinals before its own.
+        self.flush()
+        opened = self._open.pop(item)
+        if opened.writer.is_held:
+            self._seal(opened, source_checksum)
+            return
+        with opened.batch.carried():
+            try:
+                self._items.seal(opened.batch)
+                opened.batch.hand_over()
+                seal = self._services.seal_pool.submit(self._seal, opened, source_checksum)
+                seal.add_done_callback(partial(self._sealing_ended, opened))
+            except BaseException as error:
+                self._put_away(opened.writer, error)
+                raise
+
+    def _seal(self, opened: _Open, source_checksum: Checksum | None) -> None:
+        batch = opened.batch
+        with batch.carried():
+            try:
+                stored, staged = opened.writer.seal(source_checksum)
+            except BaseException as error:
+                self._put_away(opened.writer, error)
+                raise
+            if self._options.validate_only:
+                (found,) = self._services.catalogue.tensors.get(self._dataset.name, [stored.new.id])
+                batch.settle([validated(stored, require_intact(found))])
+                return
+            batch.stored, batch.staged = [stored], [] if staged is None else [staged]
+            self._sealed(batch)
+
+    def _sealed(self, batch: Batch) -> None:
+        """Commit what is sealed, or let it wait for the others of its insert."""
+        if not self._options.all_or_nothing:
+            self._commit(batch)
+            return
+        batch.hand_over()
+        if not self._items.sealed(batch):
+            self._discard(batch)  # Its stream has given it up while the disk took its time.
+
+    def _sealing_ended(self, opened: _Open, seal: Future[None]) -> None:
+        """Clear up where the pool was closed before it came to the item."""
+        error = seal.exception(timeout=0)
+        if error is not None:
+            self._put_away(opened.writer, error)
+            opened.batch.fail(StoreUnavailableError(f"the tensor could not be sealed: {error}"))
+
+    def _commit(self, batch: Batch) -> None:
+        """Hand a batch over to be committed; waits while more of the stream wait for that than may."""
+        try:
+            goes_on = self._items.commit(batch)
+        except BaseException:
+            self._discard(batch)
+            raise
+        if not goes_on:
+            self._discard(batch)
+            return
+        batch.hand_over()
+        self._services.committer.submit(Commit([batch]))
+
+    def _commit_together(self) -> None:
+        """Commit the items that wait for each other, or drop them all where one has failed."""
+        if self._items.failed and not self._options.validate_only:
+            self._abandon()
+            return
+        batches = self._items.in_state("sealed")
+        if not batches:
+            return
+        for batch in batches:
+            self._items.commit(batch, together=True)
+        self._services.committer.submit(Commit(batches, together=True))
+
+    def _abandon(self) -> None:
+        """Fail what is open or sealed of an insert that is lost."""
+        for item, opened in list(self._open.items()):
+            self._fail(item, self._abandoned(opened.writer.new))
+        marked = False
+        for batch in self._items.in_state("sealed"):
+            batch.settle([self._abandoned(stored.new) for stored in batch.stored])
+            leftovers.discard(self._chunk_store, batch.staged)
+            marked = marked or any(stored.upload is not None for stored in batch.stored)
+        if marked and self._options.request_id is not None:
+            # In one transaction: there may be thousands.
+            leftovers.forget_upload(self._services.catalogue.uploads, (self._options.request_id, None))
+
+    def _abandoned(self, new: NewTensor | None) -> InsertAbandonedError:
+        return InsertAbandonedError(
+            f"item {self._items.first_failed} of the insert failed, so nothing of it was stored",
+            dataset=self._dataset.name,
+            tensor=None if new is None else new.id,
+            failed_item=self._items.first_failed,
+        )
+
+    def _incomplete(self, error: type[InvalidRequestError], how: str, item: int, writer: TensorWriter) -> Exception:
+        received, expected = writer.received_bytes, writer.new.spec.canonical_bytes
+        message = f"{how} after {received} of {expected} bytes of item {item}, and no `last` segment of it"
+        return error(message, dataset=self._dataset.name, tensor=writer.new.id, item=item)
+
+    def _fail(self, item: int, error: Exception) -> None:
+        """Fail an item that is open."""
+        opened = self._open.pop(item)
+        try:
+            self._put_away(opened.writer, error)
+        finally:
+            opened.batch.fail(error)
+
+    def _put_away(self, writer: TensorWriter, error: BaseException) -> None:
+        """Drop a tensor that failed; where the catalogue is only locked, leave it to go on from its last mark."""
+        if isinstance(error, StoreBusyError) and not self._options.all_or_nothing:
+            leftovers.leave_writer(writer)
+        else:
+            leftovers.drop_writer(writer)
+
+    def _leave(self, item: int) -> None:
+        """Leave an open item to be resumed, or drop it where it cannot be."""
+        opened = self._open.pop(item)
+        try:
+            leftovers.leave_writer(opened.writer)
+        finally:
+            self._items.leave(opened.batch)
+
+    def _discard(self, batch: Batch) -> None:
+        """Drop what a batch that will not be committed has stored, and forget what could be resumed of it."""
+        leftovers.discard(self._chunk_store, batch.staged)
+        for stored in batch.stored:
+            if stored.upload is not None:
+                leftovers.forget_upload(self._services.catalogue.uploads, stored.upload)
+
+    def _require_seen(self, item: int) -> None:
+        """Let pass the segments of an item that has failed; refuse those of an item that was never announced."""
+        if item > self._last_item:
+            raise InvalidRequestError(f"first segment of item {item} announces no tensor")

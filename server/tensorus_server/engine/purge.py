@@ -1,0 +1,59 @@
+"""The thread that frees the space of deleted datasets in the background."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from tensorus_server.background import Watched
+from tensorus_server.errors import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from tensorus_server.catalogue.abc import DatasetTable
+    from tensorus_server.engine.health import Health
+
+__all__ = ["Purger"]
+
+_LOOK_EVERY_S = 60.0
+"""For what another process has left."""
+
+_log = logging.getLogger(__name__)
+
+
+class Purger:
+    """One thread. It looks once at its start, once a minute, and whenever it is woken."""
+
+    def __init__(self, datasets: DatasetTable, health: Health) -> None:
+        """Start the thread, whose end `health` is told."""
+        self._datasets = datasets
+        self._health = health
+        self._closing = threading.Event()
+        self._woken = threading.Event()
+        self._thread = Watched("purger", self._run, lambda error: health.fail("the purger ended", error))
+
+    def wake(self) -> None:
+        """Look now: a dataset was deleted."""
+        self._woken.set()
+
+    def close(self, timeout_s: float) -> bool:
+        """End the thread after the batch at hand; False where it has not ended in time. Idempotent; the next start goes on."""
+        self._closing.set()
+        self._woken.set()
+        return self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._woken.clear()
+            try:
+                self._health.require()
+            except StoreUnavailableError:
+                return
+            try:
+                purged = self._datasets.purge(self._closing.wait)
+            except Exception:  # noqa: BLE001 - whatever it was, the next look tries again
+                _log.exception("deleted datasets could not be purged")
+            else:
+                if purged:
+                    _log.info("%d tensors of deleted datasets were deleted", purged)
+            self._woken.wait(_LOOK_EVERY_S)

@@ -1,0 +1,1 @@
+"""One read: which chunks a slice touches, checked and decoded."""

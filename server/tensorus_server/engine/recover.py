@@ -1,0 +1,238 @@
+"""Makes rows of the catalogue again, from the footers of payloads that have none.
+
+For a catalogue that is lost, older than its payloads, or damaged. What is there stays: no payload is deleted, and no row that
+is intact is replaced. What cannot come back: tensors whose payloads were rows of the catalogue themselves (up to 64 KiB
+stored), metadata that were replaced after the insert, and the policies and schemas of datasets. A tensor that was deleted or
+replaced less than an hour before the loss comes back, too, where the catalogue does not know of that any more.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tensorus_codecs.checksum import crc32c
+from tensorus_codecs.policy import StoragePolicy
+from tensorus_server.catalogue.abc import DamagedTensor, PageRequest
+from tensorus_server.chunk_store.files import Files
+from tensorus_server.engine.footer import FooterError, read_footer
+from tensorus_server.errors import DataCorruptError, DatasetNotFoundError, EngineError
+from tensorus_server.model import Schema, Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tensorus_server.catalogue.abc import Catalogue
+    from tensorus_server.engine.footer import Footer
+    from tensorus_server.model import Dataset
+
+__all__ = ["Finding", "Recovery", "recover"]
+
+_PAGE = 1000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one payload."""
+
+    file: str
+    """Its path within the store's folder."""
+    outcome: str
+    """"recovered", "older" (another payload of its id was sealed later), "kept" (its id has an intact row, with another
+    payload), or "failed"."""
+    dataset: str = ""
+    """As far as its footer tells; likewise `id`."""
+    id: str = ""
+    reason: str = ""
+    """Why it was not recovered."""
+
+
+@dataclass
+class Recovery:
+    """What was found in a store's folder, and what became of it."""
+
+    known: int = 0
+    """Payloads that the catalogue knows: of tensors, or of deletions."""
+    findings: list[Finding] = field(default_factory=list)
+    """The other payloads."""
+    datasets: list[str] = field(default_factory=list)
+    """Datasets that were made again, or mended, with the default policy and without a schema."""
+    damaged: list[str] = field(default_factory=list)
+    """Tensors whose rows are damaged and were not replaced, as "dataset/id"."""
+    moved: str = ""
+    """What a catalogue that cannot be opened was renamed to; empty: it could be, or there was none."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left that could not be recovered."""
+        return not self.damaged and all(finding.outcome in {"recovered", "older"} for finding in self.findings)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    path: Path
+    file: str
+    footer: Footer
+
+
+def recover(folder: Path, catalogue: Catalogue, *, moved: str = "") -> Recovery:
+    """Make the rows that are missing again. Nobody else may use the store meanwhile.
+
+    Args:
+        catalogue: of the store in `folder`.
+        moved: what an older catalogue, which cannot be opened, was renamed to.
+    """
+    recovery = Recovery(moved=moved)
+    intact, damaged = _rows(catalogue)
+    newest: dict[tuple[str, str], _Candidate] = {}
+    for candidate in _candidates(folder, catalogue, intact, damaged, recovery):
+        place = candidate.footer.dataset, candidate.footer.id
+        other = newest.get(place)
+        if other is not None:
+            older = min(candidate, other, key=lambda one: one.footer.sealed_us)
+            recovery.findings.append(
+                Finding(older.file, "older", *place, "another payload of this id was sealed later")
+            )
+            candidate = max(candidate, other, key=lambda one: one.footer.sealed_us)  # noqa: PLW2901 - the one that counts
+        newest[place] = candidate
+    for candidate in sorted(newest.values(), key=lambda one: one.footer.sealed_us):
+        recovery.findings.append(_recovered(folder, catalogue, candidate, damaged, recovery))
+    recovery.damaged = [f"{dataset}/{tensor_id}" for dataset, tensor_id in damaged]
+    return recovery
+
+
+def _rows(catalogue: Catalogue) -> tuple[set[str], dict[tuple[str, str], int]]:
+    """Return the payload keys of intact rows, and the generations of damaged ones by dataset and id."""
+    keys: set[str] = set()
+    damaged: dict[tuple[str, str], int] = {}
+    for dataset in _datasets(catalogue):
+        name = dataset.facts["dataset"] if isinstance(dataset, DataCorruptError) else dataset.name
+        after = None
+        while True:
+            try:
+                page = catalogue.tensors.page(name, PageRequest(size=_PAGE, after=after))
+            except (DataCorruptError, DatasetNotFoundError):
+                break
+            for tensor in page.tensors:
+                if isinstance(tensor, DamagedTensor):
+                    damaged[name, tensor.error.facts["tensor"]] = tensor.generation
+                else:
+                    keys.add(tensor.locator.key)
+            after = page.next
+            if after is None:
+                break
+    return keys, damaged
+
+
+def _datasets(catalogue: Catalogue) -> Iterator[Dataset | DataCorruptError]:
+    after: int | None = 0
+    while after is not None:
+        page = catalogue.datasets.page(after, _PAGE)
+        yield from (dataset for _, dataset in page.datasets)
+        after = page.next
+
+
+def _candidates(
+    folder: Path,
+    catalogue: Catalogue,
+    intact: set[str],
+    damaged: dict[tuple[str, str], int],
+    recovery: Recovery,
+) -> Iterator[_Candidate]:
+    """Yield payloads without an intact row whose footers and chunk indexes are what was written; report the others."""
+    for path in _files(folder):
+        file = path.relative_to(folder).as_posix()
+        key = f"{path.parent.name}/{path.name}"
+        if key in intact:
+            recovery.known += 1
+            continue
+        try:
+            footer = _footer(path)
+        except (FooterError, OSError, ValueError, LookupError, TypeError) as error:
+            recovery.findings.append(Finding(file, "failed", reason=str(error)))
+            continue
+        if key not in catalogue.garbage.unknown([key]) and (footer.dataset, footer.id) not in damaged:
+            # It was deleted, and waits for the sweep.
+            recovery.known += 1
+            continue
+        yield _Candidate(path, file, footer)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield payloads, those in quarantine included; what an upload left is none."""
+    for pattern in ("chunks/*/*", "quarantine/*"):
+        for path in sorted(folder.glob(pattern)):
+            if path.is_file() and not path.is_symlink() and ".uploads." not in path.name:
+                yield path
+
+
+def _footer(path: Path) -> Footer:
+    """Return the footer of a payload whose chunk index is intact, too."""
+    with path.open("rb") as file:
+
+        def read(offset: int, length: int) -> bytes:
+            file.seek(offset)
+            return file.read(length)
+
+        footer = read_footer(read, os.fstat(file.fileno()).st_size)
+        length, expected = footer.fields["index_length"], footer.fields["index_crc32c"]
+        found = crc32c(read(footer.payload_bytes - length, length))
+    if found != expected:
+        raise FooterError(f"CRC32C of the chunk index is {found:#010x}, expected {expected:#010x}")
+    if path.parent.parent.name == "chunks" and path.name != footer.payload_key:
+        raise FooterError(f"the footer is of payload {footer.payload_key}")
+    return footer
+
+
+def _recovered(
+    folder: Path,
+    catalogue: Catalogue,
+    candidate: _Candidate,
+    damaged: dict[tuple[str, str], int],
+    recovery: Recovery,
+) -> Finding:
+    footer, place = candidate.footer, (candidate.footer.dataset, candidate.footer.id)
+    try:
+        dataset = _dataset(catalogue, footer.dataset, recovery)
+        if place not in damaged:
+            (found,) = catalogue.tensors.get(footer.dataset, [footer.id])
+            if isinstance(found, Tensor):
+                reason = f"the catalogue has generation {found.generation} of this id, with another payload"
+                return Finding(candidate.file, "kept", *place, reason)
+        key = _published(folder, candidate)
+        stored = footer.stored_tensor(dataset, key, if_generation_match=damaged.get(place))
+        (outcome,) = catalogue.tensors.commit([stored])
+        if isinstance(outcome, Exception):
+            raise outcome
+    except (EngineError, FooterError, OSError) as error:
+        return Finding(candidate.file, "failed", *place, str(error))
+    damaged.pop(place, None)
+    return Finding(candidate.file, "recovered", *place)
+
+
+def _dataset(catalogue: Catalogue, name: str, recovery: Recovery) -> Dataset:
+    """Return the dataset, made or mended where it has to be."""
+    try:
+        return catalogue.datasets.get(name)
+    except DatasetNotFoundError:
+        made = catalogue.datasets.create(name, StoragePolicy(), Schema())
+    except DataCorruptError:
+        made = catalogue.datasets.update(name, StoragePolicy(), Schema())
+    recovery.datasets.append(name)
+    return made
+
+
+def _published(folder: Path, candidate: _Candidate) -> str:
+    """Return the key of the payload, moved back to where it can be read if it is in quarantine."""
+    if candidate.path.parent.parent == folder / "chunks":
+        return f"{candidate.path.parent.name}/{candidate.path.name}"
+    payload_key = candidate.footer.payload_key
+    shard = folder / "chunks" / payload_key[:2]
+    shard.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files = Files()
+    files.rename(candidate.path, shard / payload_key)
+    files.sync_folder(shard)
+    files.sync_folder(candidate.path.parent)
+    return f"{shard.name}/{payload_key}"

@@ -1,0 +1,361 @@
+"""What a name, a spec, metadata and a schema may be; checked before anything of their size is allocated."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tensorus_codecs.dtypes import Kind, dtype_by_name
+from tensorus_codecs.errors import InvalidPolicyError
+from tensorus_server.compact_json import to_json
+from tensorus_server.errors import (
+    InvalidMetadataError,
+    InvalidNameError,
+    InvalidRequestError,
+    InvalidShapeError,
+    LimitExceededError,
+    SchemaMismatchError,
+)
+from tensorus_server.filter.tree import flatten_metadata
+from tensorus_server.limits import (
+    DATASET_NAME_BYTES_MAX,
+    EXPLAIN_CANDIDATES_MAX,
+    ID_BYTES_MAX,
+    METADATA_BYTES_MAX,
+    METADATA_DEPTH_MAX,
+    METADATA_KEY_BYTES_MAX,
+    RANK_MAX,
+    REQUEST_ID_BYTES_MAX,
+    TENSOR_BYTES_MAX,
+)
+from tensorus_server.model import TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tensorus_codecs.dtypes import DType
+    from tensorus_codecs.policy import StoragePolicy
+    from tensorus_server.model import Dataset, Metadata, NewTensor, Schema
+
+__all__ = [
+    "checked_spec",
+    "is_canonical",
+    "require_announced",
+    "require_candidate_count",
+    "require_canonical",
+    "require_dataset_name",
+    "require_id",
+    "require_metadata",
+    "require_policy_fit",
+    "require_request_id",
+    "require_schema",
+    "require_schema_fit",
+]
+
+_METADATA_TYPES = {
+    "any": (object,),
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (float,),
+    "text": (str,),
+    "list": (list,),
+    "map": (dict,),
+}
+"""A schema's types and Python's; a bool is no integer here, although Python says so."""
+
+_INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**63 - 1
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def require_dataset_name(name: str) -> None:
+    """Refuse a name that is empty, too long, has control characters, or would leave a folder that someone names after it.
+
+    Raises:
+        InvalidNameError: names the value and the rule.
+    """
+    _require_text("name of a dataset", name, DATASET_NAME_BYTES_MAX)
+    if any(part in {"", ".", ".."} for part in name.split("/")):
+        raise InvalidNameError(f"name of a dataset is {name!r}: a part between slashes must not be empty, '.' or '..'")
+
+
+def require_id(tensor_id: str, *, dataset: str) -> None:
+    """Refuse an id that is empty, too long, or has control characters.
+
+    Raises:
+        InvalidNameError: names the value and the rule.
+    """
+    _require_text("id of a tensor", tensor_id, ID_BYTES_MAX, dataset=dataset)
+
+
+def require_request_id(request_id: str, *, dataset: str) -> None:
+    """Refuse a request id that is too long, or has control characters.
+
+    Raises:
+        InvalidNameError: names the value and the rule.
+    """
+    _require_text("request_id", request_id, REQUEST_ID_BYTES_MAX, dataset=dataset)
+
+
+def require_candidate_count(count: int) -> None:
+    """Refuse too many candidates to explain.
+
+    Raises:
+        LimitExceededError: names the count and the limit.
+    """
+    if count > EXPLAIN_CANDIDATES_MAX:
+        raise LimitExceededError(
+            f"number of candidates is {count}, limit is {EXPLAIN_CANDIDATES_MAX} (explain_candidates_max)",
+            limit=EXPLAIN_CANDIDATES_MAX,
+        )
+
+
+def is_canonical(spec: TensorSpec, canonical: memoryview) -> bool:
+    """Whether the bytes are ones that the dtype has: of a bool 0 and 1, of any other dtype all."""
+    if spec.dtype.kind is not Kind.BOOL or not canonical.nbytes:
+        return True
+    return bool(np.frombuffer(canonical, np.uint8).max() <= 1)
+
+
+def require_canonical(spec: TensorSpec, canonical: memoryview, offset: int, *, dataset: str, tensor: str) -> None:
+    """Refuse bytes that the dtype does not have: to readers that map them to their own bool, they are undefined.
+
+    Args:
+        canonical: some of the tensor's bytes.
+        offset: of the first of them.
+
+    Raises:
+        InvalidRequestError: names the first such byte and its offset.
+    """
+    if is_canonical(spec, canonical):
+        return
+    values = np.frombuffer(canonical, np.uint8)
+    first = int((values > 1).argmax())
+    raise InvalidRequestError(
+        f"byte {offset + first} of a {spec.dtype.name} tensor is {values[first]}, must be 0 or 1",
+        dataset=dataset,
+        tensor=tensor,
+        offset=offset + first,
+    )
+
+
+def checked_spec(
+    dtype: DType, shape: tuple[int, ...], *, dataset: str | None = None, tensor: str | None = None
+) -> TensorSpec:
+    """Return the spec.
+
+    Args:
+        dataset: whose it is, for the message; likewise `tensor`.
+
+    Raises:
+        InvalidShapeError: too many axes, a negative size, or too many bytes.
+    """
+    if len(shape) > RANK_MAX:
+        raise InvalidShapeError(
+            f"rank is {len(shape)}, limit is {RANK_MAX} axes (rank_max)", dataset=dataset, tensor=tensor, limit=RANK_MAX
+        )
+    for axis, size in enumerate(shape):
+        if size < 0:
+            raise InvalidShapeError(
+                f"size of axis {axis} is {size}, must not be negative", dataset=dataset, tensor=tensor
+            )
+    spec = TensorSpec(dtype, shape)
+    # Python's integers do not overflow; the sizes alone may, so they are bounded, too: an empty tensor may have any.
+    if spec.canonical_bytes > TENSOR_BYTES_MAX or any(size > TENSOR_BYTES_MAX for size in shape):
+        raise InvalidShapeError(
+            f"shape {list(shape)} of {dtype.name} needs {spec.canonical_bytes} bytes, "
+            f"limit is {TENSOR_BYTES_MAX} bytes (tensor_bytes_max)",
+            dataset=dataset,
+            tensor=tensor,
+            limit=TENSOR_BYTES_MAX,
+        )
+    return spec
+
+
+def require_metadata(metadata: Metadata, *, dataset: str, tensor: str) -> None:
+    """Refuse metadata that is too large, too deep, or not made of what metadata may hold.
+
+    Raises:
+        InvalidMetadataError: a type or a value that cannot be kept.
+        LimitExceededError: too large, too deep, or a key too long.
+    """
+    if not metadata:
+        return
+    _require_values(metadata, dataset=dataset, tensor=tensor)
+    _require_size(to_json(metadata), metadata, dataset=dataset, tensor=tensor)
+
+
+def require_announced(new: NewTensor, dataset: Dataset) -> None:
+    """Refuse a tensor that the dataset cannot have, whatever its values are.
+
+    Raises:
+        InvalidNameError, InvalidMetadataError, LimitExceededError: its id, or its metadata.
+        SchemaMismatchError: the dataset's schema requires another.
+    """
+    require_id(new.id, dataset=dataset.name)
+    if new.metadata:
+        _require_values(new.metadata, dataset=dataset.name, tensor=new.id)
+        _require_size(new.metadata_json, new.metadata, dataset=dataset.name, tensor=new.id)
+        # Worked out here, and not by the committer: large metadata take 20 ms.
+        _ = new.index
+    if not dataset.schema.is_empty:
+        require_schema_fit(new.id, new.spec, new.metadata, dataset.schema, dataset=dataset.name)
+
+
+def require_schema(schema: Schema) -> None:
+    """Refuse a schema that no tensor could fit.
+
+    Raises:
+        UnsupportedDTypeError: an unknown dtype.
+        InvalidShapeError: too many axes, or a size below -1.
+        InvalidMetadataError: an unknown type.
+        LimitExceededError: its keys are longer than metadata may be.
+    """
+    size = sum(len(key.encode()) for key in schema.metadata)
+    if size > METADATA_BYTES_MAX:
+        raise LimitExceededError(
+            f"keys of the schema are {size} bytes, limit is {METADATA_BYTES_MAX} bytes (metadata_bytes_max)",
+            limit=METADATA_BYTES_MAX,
+        )
+    if schema.dtype is not None:
+        dtype_by_name(schema.dtype)
+    if schema.shape is not None and (len(schema.shape) > RANK_MAX or any(size < -1 for size in schema.shape)):
+        raise InvalidShapeError(
+            f"shape of the schema is {list(schema.shape)}, must be at most {RANK_MAX} sizes, each -1 (any) or not negative"
+        )
+    for key, kind in schema.metadata.items():
+        if kind not in _METADATA_TYPES:
+            raise InvalidMetadataError(
+                f"type of {key!r} in the schema is {kind!r}, must be one of {', '.join(_METADATA_TYPES)}"
+            )
+
+
+def require_policy_fit(policy: StoragePolicy, schema: Schema, *, dataset: str) -> None:
+    """Refuse a policy that names a quantizer for a dataset of a dtype which that quantizer leaves alone.
+
+    Raises:
+        InvalidPolicyError: names both.
+    """
+    quantizer = None if policy.encoding is None else policy.encoding.quantizer
+    if quantizer is not None and schema.dtype is not None and not quantizer.applies_to(dtype_by_name(schema.dtype)):
+        raise InvalidPolicyError(
+            f"policy has the quantizer {quantizer.id}, which does not apply to {schema.dtype}, the dtype of the schema "
+            f"[dataset={dataset}]"
+        )
+
+
+def require_schema_fit(tensor_id: str, spec: TensorSpec, metadata: Metadata, schema: Schema, *, dataset: str) -> None:
+    """Refuse a tensor that does not fit its dataset's schema.
+
+    Raises:
+        SchemaMismatchError: names what is required and what is there.
+    """
+    if schema.is_empty:
+        return
+    for mismatch in _mismatches(spec, metadata, schema):
+        raise SchemaMismatchError(mismatch, dataset=dataset, tensor=tensor_id)
+
+
+def _mismatches(spec: TensorSpec, metadata: Metadata, schema: Schema) -> Iterator[str]:
+    if schema.dtype not in {None, spec.dtype.name}:
+        yield f"dtype is {spec.dtype.name}, the schema requires {schema.dtype}"
+    if schema.shape is not None and not (
+        len(spec.shape) == len(schema.shape)
+        and all(required in {-1, size} for required, size in zip(schema.shape, spec.shape, strict=True))
+    ):
+        yield f"shape is {list(spec.shape)}, the schema requires {list(schema.shape)}"
+    for key, kind in schema.metadata.items():
+        if key not in metadata:
+            yield f"metadata has no {key!r}, which the schema requires"
+            return
+        value = metadata[key]
+        if not isinstance(value, _METADATA_TYPES[kind]) or (isinstance(value, bool) and kind not in {"boolean", "any"}):
+            yield f"metadata {key!r} is a {type(value).__name__}, the schema requires {kind}"
+
+
+def _require_text(what: str, text: str, bytes_max: int, *, dataset: str | None = None) -> None:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidNameError(f"{what} is not Unicode text: {error.reason}", dataset=dataset) from error
+    if not 1 <= size <= bytes_max:
+        shown = repr(text) if size <= 80 else f"{text[:40]!r}..."
+        raise InvalidNameError(
+            f"{what} is {shown}, {size} bytes of UTF-8; must be 1 to {bytes_max} bytes",
+            dataset=dataset,
+            limit=bytes_max,
+        )
+    if _CONTROL.search(text):
+        raise InvalidNameError(f"{what} is {text!r}, must have no control characters", dataset=dataset)
+
+
+def _require_values(metadata: Metadata, *, dataset: str, tensor: str) -> None:
+    # What the user made may hold anything: hence Any.
+    level: list[dict[Any, Any] | list[Any]] = [metadata]
+    for _ in range(METADATA_DEPTH_MAX):
+        below: list[dict[Any, Any] | list[Any]] = []
+        for container in level:
+            if isinstance(container, dict):
+                _require_keys(container, dataset=dataset, tensor=tensor)
+            for value in container.values() if isinstance(container, dict) else container:
+                if isinstance(value, (dict, list)):
+                    below.append(value)
+                else:
+                    _require_scalar(value, dataset=dataset, tensor=tensor)
+        level = below
+        if not level:
+            return
+    raise LimitExceededError(
+        f"metadata is nested deeper than {METADATA_DEPTH_MAX} levels (metadata_depth_max)",
+        dataset=dataset,
+        tensor=tensor,
+        limit=METADATA_DEPTH_MAX,
+    )
+
+
+def _require_size(text: str, metadata: Metadata, *, dataset: str, tensor: str) -> None:
+    """Refuse metadata that are too large, or have a key that is too long; `text` is their JSON."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidMetadataError(
+            f"metadata has text that is not Unicode: {error.reason}", dataset=dataset, tensor=tensor
+        ) from error
+    if size > METADATA_BYTES_MAX:
+        raise LimitExceededError(
+            f"metadata is {size} bytes as JSON, limit is {METADATA_BYTES_MAX} bytes (metadata_bytes_max)",
+            dataset=dataset,
+            tensor=tensor,
+            limit=METADATA_BYTES_MAX,
+        )
+    if 2 * size <= METADATA_KEY_BYTES_MAX:
+        # No key, with what is escaped in it, is longer than that.
+        return
+    for key, _ in flatten_metadata(metadata):
+        if len(key.encode()) > METADATA_KEY_BYTES_MAX:
+            raise LimitExceededError(
+                f"metadata key {key[:40]!r}... is {len(key.encode())} bytes, "
+                f"limit is {METADATA_KEY_BYTES_MAX} bytes (metadata_key_bytes_max)",
+                dataset=dataset,
+                tensor=tensor,
+                limit=METADATA_KEY_BYTES_MAX,
+            )
+
+
+def _require_keys(container: dict[Any, Any], *, dataset: str, tensor: str) -> None:
+    for key in container:
+        if not isinstance(key, str):
+            raise InvalidMetadataError(f"a key is a {type(key).__name__}, must be text", dataset=dataset, tensor=tensor)
+
+
+def _require_scalar(value: object, *, dataset: str, tensor: str) -> None:
+    if isinstance(value, int) and not _INTEGER_MIN <= value <= _INTEGER_MAX:
+        raise InvalidMetadataError(f"an integer is {value}, beyond 64 bits", dataset=dataset, tensor=tensor)
+    if not (value is None or isinstance(value, (bool, int, float, str))):
+        raise InvalidMetadataError(
+            f"a value is a {type(value).__name__}; metadata holds None, bool, int, float, str, lists and dicts",
+            dataset=dataset,
+            tensor=tensor,
+        )

@@ -1,0 +1,1 @@
+"""Filters: their tree, their text, and how metadata are indexed for them."""

@@ -1,0 +1,1 @@
+"""Servers as processes: a port, workers, their supervisor, signals."""

@@ -1,0 +1,239 @@
+"""A server: one engine behind one port, and the life of its process."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from tensorus_server.app import open_engine
+from tensorus_server.background import join_all
+from tensorus_server.errors import StoreUnavailableError
+from tensorus_server.limits import RECEIVED_MESSAGE_BYTES_MAX
+from tensorus_server.processes.descriptors import connections_max, raise_limit
+from tensorus_server.processes.port import require_port
+from tensorus_server.processes.signals import stop_event
+from tensorus_server.rpc.admission import Admission, AdmissionLimits
+from tensorus_server.rpc.service import SERVICE_NAME, TensorService
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tensorus_server.config import ServerConfig
+    from tensorus_server.engine.insert.sessions import InsertSessions
+
+__all__ = ["Server", "serve", "stop_or_exit"]
+
+_SHORT_CALL_THREADS = 16
+"""Beside one for each stream, so that streams cannot keep short calls and health checks waiting."""
+
+_CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", RECEIVED_MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", RECEIVED_MESSAGE_BYTES_MAX),
+    # A fixed window: one that grows with the bandwidth takes in several MiB of every stream, those that wait included.
+    ("grpc.http2.bdp_probe", 0),
+    # Idle connections are pinged, too, as often as it takes.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Both: the first one alone does not count where it is below the second, which is 60 s by default (measured).
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
+    # Clients may ping every 10 s, with a call or without. Half of that here: pings may arrive closer together than they left.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # A connection that never speaks HTTP/2, and one that has had no call for a while, give their descriptors back. Clients
+    # connect again when they have something to say.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 10 * 60_000),
+)
+
+_WINDOW_BYTES = (64 * 1024, 4 * 1024 * 1024)
+"""HTTP/2's own window, and one that keeps a network of 1 GB/s and 4 ms busy."""
+
+_LAST_WORDS_S = 2.0
+"""For the status of calls that ended while the server drained to reach their clients."""
+
+_ENDING_S = 10.0
+"""After the grace: for calls' threads to clear up, and for the store to close. Both wait for the disk at most."""
+
+_EXIT_CODE = 4
+"""Of a process whose store failed, or did not close; as the command line has it for what is unavailable."""
+
+_STORE_CHECK_S = 0.5
+"""How often a waiting server looks whether its store still takes writes."""
+
+_log = logging.getLogger(__name__)
+
+_numbers = itertools.count(1)
+
+
+class Server:
+    """One engine behind one port, with health checks and reflection."""
+
+    def __init__(self, config: ServerConfig, *, ask: Callable[[str, int], None] | None = None) -> None:
+        """Open the store and bind the port; nothing is served before `start`.
+
+        Args:
+            ask: see `open_engine`.
+
+        Raises:
+            StoreUnavailableError: the store cannot be opened, or the port cannot be had.
+        """
+        self._config = config
+        if not config.shares_port:
+            # A port that cannot be had leaves no new store behind, and gRPC would say it in lines of its own.
+            require_port(config.listen)
+        self._engine = open_engine(config.engine, ask=ask)
+        self._health = health.HealthServicer(experimental_non_blocking=True)
+        self._thread_names = f"tensorus-call-{next(_numbers)}-"
+        self._threads = ThreadPoolExecutor(
+            config.streams_max + _SHORT_CALL_THREADS, thread_name_prefix=self._thread_names
+        )
+        options = (
+            *_CHANNEL_OPTIONS,
+            # A second server on the same port must fail, and not take part of the connections; for workers, see `port.py`.
+            ("grpc.so_reuseport", int(config.shares_port)),
+            ("grpc.http2.lookahead_bytes", _window_bytes(config)),
+            ("grpc.keepalive_time_ms", int(1000 * config.keepalive_s)),
+            ("grpc.max_allowed_incoming_connections", config.connections_max or connections_max()),
+        )
+        self._server = grpc.server(self._threads, options=options, compression=grpc.Compression.NoCompression)
+        self._admission = Admission(
+            AdmissionLimits(
+                config.streams_max, config.memory_budget_bytes, config.memory_wait_s, config.stall_timeout_s
+            )
+        )
+        service = TensorService(self._engine, self._admission)
+        self._server.add_generic_rpc_handlers((service.handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        try:
+            self.port = self._server.add_insecure_port(config.listen)
+        except RuntimeError as error:
+            self._engine.close()
+            raise StoreUnavailableError(f"cannot listen on {config.listen}: is another server there?") from error
+
+    @property
+    def address(self) -> str:
+        """Where it listens: host and the port that was bound."""
+        return f"{self._config.listen.rpartition(':')[0]}:{self.port}"
+
+    @property
+    def sessions(self) -> InsertSessions:
+        """Which inserts are going on."""
+        return self._engine.sessions
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._server.start()
+        self._admission.watch()
+        self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    def check(self) -> None:
+        """Do nothing while the store takes writes.
+
+        Raises:
+            StoreUnavailableError: it takes none until a restart; health says NOT_SERVING from now on.
+        """
+        try:
+            self._engine.check_writable()
+        except StoreUnavailableError:
+            self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+            raise
+
+    def watch(self, stopping: threading.Event) -> None:
+        """Return when `stopping` is set.
+
+        Raises:
+            StoreUnavailableError: see `check`.
+        """
+        while not stopping.wait(_STORE_CHECK_S):
+            self.check()
+
+    def stop(self) -> None:
+        """Refuse new calls, wait for those that go on for as long as the grace, and close the store.
+
+        Raises:
+            StoreUnavailableError: something does not end, and the log has its stack. The process should end without it.
+        """
+        self._health.enter_graceful_shutdown()
+        drained = self._admission.drain(self._config.grace_s)
+        give_up_s = time.monotonic() + _LAST_WORDS_S + _ENDING_S
+        # Calls that have ended here still have to tell their clients so.
+        ended = self._server.stop(_LAST_WORDS_S if drained else None).wait(_LAST_WORDS_S + _ENDING_S)
+        # The calls are over for their clients; their threads may still be clearing up.
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        calls = [thread for thread in threading.enumerate() if thread.name.startswith(self._thread_names)]
+        ended = join_all(calls, max(give_up_s - time.monotonic(), 0.0)) and ended
+        self._admission.close()
+        failures: list[StoreUnavailableError] = []
+        closing = threading.Thread(target=self._close_engine, args=(failures,), name="tensorus-closing", daemon=True)
+        closing.start()
+        # On a thread of its own: where the disk hangs, so does a sync of the catalogue's, which no timeout reaches.
+        if not join_all([closing], 2 * _ENDING_S):
+            raise StoreUnavailableError(f"the store has not closed {2 * _ENDING_S:.0f} s after the calls ended")
+        if failures:
+            raise failures[0]
+        if not ended:
+            raise StoreUnavailableError(f"calls have not ended {_ENDING_S:.0f} s after the grace")
+
+    def _close_engine(self, failures: list[StoreUnavailableError]) -> None:
+        try:
+            self._engine.close(_ENDING_S)
+        except StoreUnavailableError as error:
+            failures.append(error)
+
+    def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in ("", SERVICE_NAME):
+            self._health.set(name, status)
+
+
+def _window_bytes(config: ServerConfig) -> int:
+    """Return what the transport may take in of one stream before it is read: a quarter of the budget, for all of them.
+
+    Measured, 256 Inserts at once within 256 MiB: the process peaks at 190 MiB with 256 KiB, and at 570 MiB where gRPC chooses.
+    """
+    share = config.memory_budget_bytes // (4 * config.streams_max)
+    return min(max(share, _WINDOW_BYTES[0]), _WINDOW_BYTES[1])
+
+
+def serve(config: ServerConfig, on_ready: Callable[[Server], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then stop gracefully; a second signal ends the process at once.
+
+    Args:
+        on_ready: called once the server serves.
+
+    Raises:
+        StoreUnavailableError: the store cannot be opened, the port cannot be had, or the store failed while serving.
+    """
+    raise_limit()
+    server = Server(config)
+    stopping = stop_event()
+    server.start()
+    on_ready(server)
+    try:
+        server.watch(stopping)
+    finally:
+        stop_or_exit(server)
+
+
+def stop_or_exit(server: Server) -> None:
+    """Stop the server of this process; end the process with exit code 4 where something does not end.
+
+    Nothing that was acknowledged is lost by that, as in a crash.
+    """
+    _log.info("stopping")
+    try:
+        server.stop()
+    except StoreUnavailableError as error:
+        _log.critical("%s: the process ends without it", error)
+        logging.shutdown()
+        os._exit(_EXIT_CODE)

@@ -1,0 +1,93 @@
+"""One of the processes that serve a port and a store together; `workers.py` starts it, and watches over it.
+
+A worker is a server of its own, but for three things: the port is shared, an insert may go on from a stream of another worker
+(`session_locks.py`), and it ends when its supervisor does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tensorus_server.errors import StoreUnavailableError
+from tensorus_server.processes.control import Kind, Message
+from tensorus_server.processes.descriptors import raise_limit
+from tensorus_server.processes.server import Server, stop_or_exit
+from tensorus_server.processes.signals import stop_event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tensorus_server.config import ServerConfig
+    from tensorus_server.engine.insert.sessions import InsertSessions
+    from tensorus_server.processes.control import Channel
+
+__all__ = ["work"]
+
+_log = logging.getLogger(__name__)
+
+
+def work(config: ServerConfig, channel: Channel) -> None:
+    """Serve until the supervisor says that it is time to stop, or SIGTERM does; without the supervisor, end at once.
+
+    Args:
+        config: of this worker.
+        channel: to the supervisor, who is told when this worker serves, and when its store failed.
+
+    Raises:
+        StoreUnavailableError: as of `serve`.
+    """
+    stopping = stop_event()
+    orders = _Orders(channel, stopping)
+    threading.Thread(target=orders.follow, name="tensorus-orders", daemon=True).start()
+    raise_limit()
+    with _telling(channel):
+        server = Server(config, ask=lambda request_id, ticket: _ask(channel, request_id, ticket))
+    orders.sessions = server.sessions
+    server.start()
+    channel.send(Message(Kind.READY))
+    try:
+        with _telling(channel):
+            server.watch(stopping)
+    finally:
+        stop_or_exit(server)
+
+
+class _Orders:
+    """What the supervisor says, followed on a thread of its own."""
+
+    def __init__(self, channel: Channel, stopping: threading.Event) -> None:
+        self._channel = channel
+        self._stopping = stopping
+        self.sessions: InsertSessions | None = None
+        """None: there are none yet."""
+
+    def follow(self) -> None:
+        try:
+            while (message := self._channel.receive()) is not None:
+                if message.kind is Kind.STOP:
+                    self._stopping.set()
+                elif message.kind is Kind.NEWER and self.sessions is not None:
+                    self.sessions.newer(message.text, message.ticket)
+            _log.error("the supervisor has gone: ending at once")
+        finally:
+            # As in a crash, which loses nothing that was acknowledged. Whoever starts the server again finds the port free.
+            os._exit(1)
+
+
+def _ask(channel: Channel, request_id: str, ticket: int) -> None:
+    # What does not arrive is asked again.
+    channel.send(Message(Kind.NEWER, request_id, ticket))
+
+
+@contextmanager
+def _telling(channel: Channel) -> Iterator[None]:
+    """Tell the supervisor at once what is raised: stopping may take as long as the grace."""
+    try:
+        yield
+    except StoreUnavailableError as error:
+        channel.send(Message(Kind.FAILED, str(error)))
+        raise

@@ -1,0 +1,1 @@
+"""The gRPC face of the engine. Nothing below knows gRPC or protobuf."""

@@ -1,0 +1,126 @@
+"""One Get or Query call: tensors in, messages out.
+
+A tensor that cannot be read, or not to its end, gets a status in band and the others go on, unless the caller wants to fail
+fast.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from tensorus_codecs.dtypes import dtype_by_number
+from tensorus_codecs.errors import UnsupportedDTypeError
+from tensorus_server.engine.read.inline import read_inline
+from tensorus_server.engine.read.reader import ReadPlan
+from tensorus_server.errors import InvalidRequestError
+from tensorus_server.limits import PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN, READ_STREAM_BYTES, SMALL_READ_BYTES
+from tensorus_server.rpc.framing import ResponsePacker
+from tensorus_server.rpc.status import status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from tensorus_protos.v1 import tensorus_pb2 as pb
+    from tensorus_server.engine.query import Selection
+    from tensorus_server.engine.read.reader import Piece, TensorReader
+    from tensorus_server.model import Part, Tensor
+
+__all__ = ["ReadCall"]
+
+
+class ReadCall:
+    """See the module's description."""
+
+    def __init__(
+        self,
+        call: str,
+        reader: TensorReader,
+        response_type: type[pb.GetResponse | pb.QueryResponse],
+        options: pb.ReadOptions,
+        *,
+        borrow: Callable[[int], None],
+        fail_fast: bool,
+    ) -> None:
+        """Check the options.
+
+        Args:
+            call: the method's name, for the log.
+            borrow: holds so much of the memory budget, at least, and waits for it.
+
+        Raises:
+            UnsupportedDTypeError: an unknown dtype to cast to.
+            InvalidRequestError: messages that are too small.
+        """
+        payload_bytes_max = options.max_payload_bytes if options.HasField("max_payload_bytes") else PAYLOAD_BYTES_MAX
+        if payload_bytes_max < PAYLOAD_BYTES_MIN:
+            raise InvalidRequestError(
+                f"max_payload_bytes is {payload_bytes_max}, must be at least {PAYLOAD_BYTES_MIN} bytes (payload_bytes_min)",
+                limit=PAYLOAD_BYTES_MIN,
+            )
+        self._call = call
+        self._borrow = borrow
+        self._bytes_left_small = SMALL_READ_BYTES
+        self._as_dtype = dtype_by_number(options.as_dtype) if options.as_dtype else None
+        if options.as_dtype and self._as_dtype is None:
+            raise UnsupportedDTypeError(f"as_dtype is {options.as_dtype}, which this server does not know")
+        self._reader = reader
+        self._headers_only = options.headers_only
+        self._fail_fast = fail_fast
+        self._accepted_codecs = frozenset(options.accepted_codecs)
+        self._payload_bytes_max = min(payload_bytes_max, PAYLOAD_BYTES_MAX)
+        self._packer = ResponsePacker(
+            response_type, payload_bytes_max=self._payload_bytes_max, omit_crc=options.omit_crc
+        )
+
+    def responses(
+        self, wanted: Iterable[tuple[Tensor | Exception, Part]], selection: Selection | None = None
+    ) -> Iterator[bytes]:
+        """Yield the call's responses; items are numbered in the order of `wanted`.
+
+        Args:
+            selection: behind `wanted`: messages at whose end every item is complete say how to go on from there.
+        """
+        for item, (found, part) in enumerate(wanted):
+            if not (self._headers_only or isinstance(found, Exception)):
+                self._borrow_for(found)
+            try:
+                if isinstance(found, Exception):
+                    raise found
+                whole = self._inline(found, part)
+                if whole is None:
+                    yield from self._read(item, found, part)
+                else:
+                    yield from self._packer.add_tensor(item, found, None, last=False)
+                    yield from self._packer.add_piece(item, whole, last=True)
+            except Exception as error:
+                if self._fail_fast:
+                    raise
+                yield from self._packer.add_failure(item, status_of(error, call=self._call))
+            if selection is not None:
+                self._packer.complete(partial(selection.token, selection.place))
+        yield from self._packer.flush()
+
+    def _borrow_for(self, tensor: Tensor) -> None:
+        """Borrow memory once the call reads more than a small one may."""
+        if self._bytes_left_small >= 0:
+            self._bytes_left_small -= tensor.spec.canonical_bytes
+            if self._bytes_left_small < 0:
+                self._borrow(READ_STREAM_BYTES)
+
+    def _inline(self, tensor: Tensor, part: Part) -> Piece | None:
+        """Return the tensor where all of it is asked for, and is here already; see `inline.py`."""
+        if part is not None or self._as_dtype is not None or self._headers_only:
+            return None
+        return read_inline(tensor, self._accepted_codecs, record_bytes_max=self._payload_bytes_max)
+
+    def _read(self, item: int, tensor: Tensor, part: Part) -> Iterator[bytes]:
+        plan = ReadPlan(tensor, part, self._as_dtype)
+        remaining = 0 if self._headers_only else plan.result.canonical_bytes
+        result = None if plan.result == tensor.spec and part is None else plan.result
+        yield from self._packer.add_tensor(item, tensor, result, last=remaining == 0)
+        if remaining == 0:
+            return
+        for piece in self._reader.read(tensor, plan, self._accepted_codecs, record_bytes_max=self._payload_bytes_max):
+            remaining -= piece.decoded_length
+            yield from self._packer.add_piece(item, piece, last=remaining == 0)

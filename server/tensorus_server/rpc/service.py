@@ -1,0 +1,241 @@
+"""The gRPC service: protobuf in, protobuf out, and no rules of its own.
+
+All calls carry raw bytes: requests are parsed on the call's own thread, and never in a deserializer, of which one thread serves
+all calls.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus_server.engine.paging import Answer
+from tensorus_server.engine.query import Query, parse_order
+from tensorus_server.errors import DataCorruptError, UnimplementedError
+from tensorus_server.limits import EXPLAIN_STREAM_BYTES, INSERT_STREAM_BYTES
+from tensorus_server.rpc.capabilities import capabilities
+from tensorus_server.rpc.convert import (
+    dataset_to,
+    metadata_from,
+    policy_from,
+    read_from,
+    schema_from,
+    slices_from,
+    stats_to,
+    tensor_to,
+)
+from tensorus_server.rpc.convert_filter import filter_from
+from tensorus_server.rpc.explain_call import explain_policy
+from tensorus_server.rpc.framing import require_message_size
+from tensorus_server.rpc.insert_call import InsertCall, progress_to
+from tensorus_server.rpc.interceptors import guard_stream, guard_unary, guard_upload, parsed
+from tensorus_server.rpc.read_call import ReadCall
+from tensorus_server.rpc.status import status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from tensorus_server.engine.engine import Engine
+    from tensorus_server.rpc.admission import Admission, Place
+
+__all__ = ["SERVICE_NAME", "UNIMPLEMENTED", "TensorService"]
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+
+SERVICE_NAME = "tensorus.v1.TensorService"
+
+UNIMPLEMENTED = ("Verify",)
+"""Calls of the contract that answer UNIMPLEMENTED; docs/PROTOCOL.md lists them, and a test compares the lists."""
+
+
+class TensorService:
+    """The calls of `tensorus.v1.TensorService` on one engine."""
+
+    def __init__(self, engine: Engine, admission: Admission) -> None:
+        """Serve `engine` to those whom `admission` lets in."""
+        self._engine = engine
+        self._admission = admission
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return what a gRPC server needs to serve the calls."""
+        unary: dict[str, tuple[Any, Any]] = {
+            "GetCapabilities": (self.get_capabilities, pb.GetCapabilitiesRequest),
+            "CreateDataset": (self.create_dataset, pb.CreateDatasetRequest),
+            "GetDataset": (self.get_dataset, pb.GetDatasetRequest),
+            "ListDatasets": (self.list_datasets, pb.ListDatasetsRequest),
+            "UpdateDataset": (self.update_dataset, pb.UpdateDatasetRequest),
+            "DeleteDataset": (self.delete_dataset, pb.DeleteDatasetRequest),
+            "GetDatasetStats": (self.get_dataset_stats, pb.GetDatasetStatsRequest),
+            "GetInsertStatus": (self.get_insert_status, pb.GetInsertStatusRequest),
+            "CancelInsert": (self.cancel_insert, pb.CancelInsertRequest),
+            "ListTensors": (self.list_tensors, pb.ListTensorsRequest),
+            "UpdateTensor": (self.update_tensor, pb.UpdateTensorRequest),
+            "DeleteTensors": (self.delete_tensors, pb.DeleteTensorsRequest),
+        }
+        handlers: dict[str, Any] = {
+            name: grpc.unary_unary_rpc_method_handler(guard_unary(name, method, request_type, self._admission))
+            for name, (method, request_type) in unary.items()
+        }
+        for name, method in {"Get": self.get, "Query": self.query}.items():
+            handlers[name] = grpc.unary_stream_rpc_method_handler(guard_stream(name, method, self._admission))
+        insert = guard_stream("Insert", self.insert, self._admission)
+        handlers["Insert"] = grpc.stream_stream_rpc_method_handler(insert)
+        explain = guard_upload("ExplainPolicy", explain_policy, self._admission, memory_bytes=EXPLAIN_STREAM_BYTES)
+        handlers["ExplainPolicy"] = grpc.stream_unary_rpc_method_handler(explain)
+        for name in UNIMPLEMENTED:
+            # As a stream of raw bytes both ways it answers whatever the contract says of it.
+            guarded = guard_stream(name, _unimplemented(name), self._admission)
+            handlers[name] = grpc.stream_stream_rpc_method_handler(guarded)
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
+
+    def get_capabilities(self, _: pb.GetCapabilitiesRequest) -> pb.GetCapabilitiesResponse:
+        """Limits, codecs and presets."""
+        return capabilities()
+
+    def create_dataset(self, request: pb.CreateDatasetRequest) -> pb.CreateDatasetResponse:
+        """Create a dataset."""
+        policy = policy_from(request.policy) if request.HasField("policy") else None
+        schema = schema_from(request.schema) if request.HasField("schema") else None
+        return pb.CreateDatasetResponse(dataset=dataset_to(self._engine.create_dataset(request.name, policy, schema)))
+
+    def get_dataset(self, request: pb.GetDatasetRequest) -> pb.GetDatasetResponse:
+        """Return a dataset."""
+        return pb.GetDatasetResponse(dataset=dataset_to(self._engine.get_dataset(request.name)))
+
+    def list_datasets(self, request: pb.ListDatasetsRequest) -> pb.ListDatasetsResponse:
+        """Return a page of datasets."""
+        answer = Answer(_or_damage(dataset_to, "ListDatasets"))
+        _, token = self._engine.list_datasets(
+            page_size=request.page_size, page_token=request.page_token, take=answer.take
+        )
+        datasets, damages = _apart(answer.entries, pb.Dataset)
+        return pb.ListDatasetsResponse(datasets=datasets, damages=damages, next_page_token=token)
+
+    def update_dataset(self, request: pb.UpdateDatasetRequest) -> pb.UpdateDatasetResponse:
+        """Replace a dataset's policy, schema, or both."""
+        policy = policy_from(request.policy) if request.HasField("policy") else None
+        schema = schema_from(request.schema) if request.HasField("schema") else None
+        return pb.UpdateDatasetResponse(dataset=dataset_to(self._engine.update_dataset(request.name, policy, schema)))
+
+    def delete_dataset(self, request: pb.DeleteDatasetRequest) -> pb.DeleteDatasetResponse:
+        """Delete a dataset with its tensors."""
+        return pb.DeleteDatasetResponse(deleted_tensors=self._engine.delete_dataset(request.name))
+
+    def get_dataset_stats(self, request: pb.GetDatasetStatsRequest) -> pb.GetDatasetStatsResponse:
+        """Return sums over a dataset's tensors."""
+        stats = self._engine.dataset_stats(request.name)
+        response = stats_to(stats)
+        response.damages.extend(_damage_to(damage, "GetDatasetStats") for damage in stats.damages)
+        return response
+
+    def insert(self, messages: Iterator[bytes], place: Place) -> Iterator[bytes]:
+        """Write tensors."""
+        place.gives_back = True
+        requests = place.requests(messages, INSERT_STREAM_BYTES)
+        return InsertCall(self._engine, requests, place, lambda: self._admission.draining_s).responses()
+
+    def get_insert_status(self, request: pb.GetInsertStatusRequest) -> pb.GetInsertStatusResponse:
+        """Return what of an insert is durable."""
+        answer = Answer(progress_to)
+        _, finished, token = self._engine.insert_status(
+            request.request_id, page_token=request.page_token, take=answer.take
+        )
+        return pb.GetInsertStatusResponse(items=answer.entries, finished=finished, next_page_token=token)
+
+    def cancel_insert(self, request: pb.CancelInsertRequest) -> pb.CancelInsertResponse:
+        """Drop what of an insert is not complete."""
+        self._engine.cancel_insert(request.request_id)
+        return pb.CancelInsertResponse()
+
+    def get(self, raw: bytes, place: Place) -> Iterator[bytes]:
+        """Read tensors by id; a raw GetRequest."""
+        request = parsed(raw, pb.GetRequest)
+        options, fail_fast = request.options, request.fail_fast
+        call = ReadCall("Get", self._engine.reader, pb.GetResponse, options, borrow=place.borrow, fail_fast=fail_fast)
+        reads = [read_from(read) for read in request.reads]
+        found = self._engine.find(request.dataset, reads, with_payloads=not options.headers_only)
+        return call.responses((tensor, read.part) for tensor, read in zip(found, reads, strict=True))
+
+    def query(self, raw: bytes, place: Place) -> Iterator[bytes]:
+        """Read the tensors that match a filter; a raw QueryRequest."""
+        request = parsed(raw, pb.QueryRequest)
+        options = request.options
+        call = ReadCall("Query", self._engine.reader, pb.QueryResponse, options, borrow=place.borrow, fail_fast=False)
+        part = slices_from(request.slices) if request.HasField("slices") else None
+        found = self._engine.select(
+            _query_from(request), with_payloads=not options.headers_only, resume_token=request.resume_token
+        )
+        return call.responses(((tensor, part) for tensor in found), found)
+
+    def list_tensors(self, request: pb.ListTensorsRequest) -> pb.ListTensorsResponse:
+        """Return a page of tensors without their bytes."""
+        answer = Answer(_or_damage(tensor_to, "ListTensors"))
+        _, token = self._engine.list_tensors(
+            request.dataset,
+            filter_from(request.filter if request.HasField("filter") else None, request.filter_text),
+            parse_order(request.order_by),
+            page_size=request.page_size,
+            page_token=request.page_token,
+            take=answer.take,
+        )
+        tensors, damages = _apart(answer.entries, pb.Tensor)
+        return pb.ListTensorsResponse(tensors=tensors, damages=damages, next_page_token=token)
+
+    def update_tensor(self, request: pb.UpdateTensorRequest) -> pb.UpdateTensorResponse:
+        """Replace a tensor's metadata."""
+        metadata = metadata_from(request.metadata, dataset=request.dataset, tensor=request.id)
+        return pb.UpdateTensorResponse(
+            tensor=tensor_to(self._engine.update_metadata(request.dataset, request.id, metadata))
+        )
+
+    def delete_tensors(self, request: pb.DeleteTensorsRequest) -> pb.DeleteTensorsResponse:
+        """Delete tensors."""
+        # The answer may have to repeat every id: it fits where the request does.
+        require_message_size(request.ByteSize(), dataset=request.dataset)
+        deleted = set(self._engine.delete_tensors(request.dataset, list(request.ids)))
+        missing_ids = dict.fromkeys(tensor_id for tensor_id in request.ids if tensor_id not in deleted)
+        return pb.DeleteTensorsResponse(deleted=len(deleted), missing_ids=missing_ids)
+
+
+def _or_damage(convert: Callable[[T], M], call: str) -> Callable[[T | DataCorruptError], M | pb.Damage]:
+    """Return what makes a message of what was found, or of why it could not be read."""
+
+    def converted(found: T | DataCorruptError) -> M | pb.Damage:
+        return _damage_to(found, call) if isinstance(found, DataCorruptError) else convert(found)
+
+    return converted
+
+
+def _apart(entries: Iterable[Message], kind: type[M]) -> tuple[list[M], list[pb.Damage]]:
+    """Return the messages of this kind, and the damages among them."""
+    messages = list(entries)
+    intact = [message for message in messages if isinstance(message, kind)]
+    return intact, [message for message in messages if isinstance(message, pb.Damage)]
+
+
+def _damage_to(error: DataCorruptError, call: str) -> pb.Damage:
+    facts = error.facts
+    named, generation = facts.get("tensor", facts.get("dataset", "")), int(facts.get("generation", 0))
+    return pb.Damage(id=named, generation=generation, status=status_of(error, call=call))
+
+
+def _query_from(request: pb.QueryRequest) -> Query:
+    return Query(
+        dataset=request.dataset,
+        filter=filter_from(request.filter if request.HasField("filter") else None, request.filter_text),
+        order=parse_order(request.order_by) if request.order_by else None,
+        limit=request.limit if request.HasField("limit") else None,
+        sample=request.sample if request.HasField("sample") else None,
+        seed=request.seed if request.HasField("seed") else None,
+    )
+
+
+def _unimplemented(name: str) -> Any:  # `Any`: it stands in for methods of every shape
+    def method(*_: object) -> Iterator[bytes]:
+        raise UnimplementedError(f"{name} is not implemented by this version")
+
+    return method

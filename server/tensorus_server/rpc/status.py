@@ -1,0 +1,127 @@
+"""The one table from an error's reason to its gRPC code and log level, and errors as they travel.
+
+An error of a whole call goes out as its code, its message, and a `google.rpc.Status` in the trailers; an error of one item as
+that same status, in band. An error that nobody foresaw goes out as fixed text with a number under which the log has the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from typing import TYPE_CHECKING
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from tensorus_server.errors import facts_of, reason_of
+from tensorus_server.rpc.log_rate import LogRate
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+__all__ = ["DETAILS_KEY", "ERROR_DOMAIN", "STATUS_BY_REASON", "code_of", "retry_delay_s", "status_of"]
+
+ERROR_DOMAIN = "tensorus"
+"""Of every ErrorInfo."""
+
+DETAILS_KEY = "grpc-status-details-bin"
+"""The trailer that carries the status. Source: gRPC's convention for rich errors."""
+
+_MESSAGE_BYTES_MAX = 1024
+_FACT_BYTES_MAX = 256
+"""Of UTF-8. Trailers above 8 KiB are dropped on the way, and the error with them: there, a byte of the message that is not
+ASCII takes three, and the message comes a second time, with the facts, in base64."""
+
+STATUS_BY_REASON: dict[str, tuple[grpc.StatusCode, int]] = {
+    "DATASET_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, logging.DEBUG),
+    "TENSOR_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, logging.DEBUG),
+    "ALREADY_EXISTS": (grpc.StatusCode.ALREADY_EXISTS, logging.DEBUG),
+    "STORED_DIFFERENTLY": (grpc.StatusCode.ALREADY_EXISTS, logging.DEBUG),
+    "GENERATION_MISMATCH": (grpc.StatusCode.FAILED_PRECONDITION, logging.DEBUG),
+    "INVALID_REQUEST": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
+    "INVALID_NAME": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
+    "INVALID_SHAPE": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
+    "INVALID_SLICE": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
+    "INVALID_METADATA": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
+    "INVALID_FILTER": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
+    "INVALID_POLICY": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
+    "INVALID_PAGE_TOKEN": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
+    "UNSUPPORTED_DTYPE": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
+    "UNSUPPORTED_CODEC": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
+    "LIMIT_EXCEEDED": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
+    "PAYLOAD_TOO_LARGE": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
+    "SEGMENT_OUT_OF_ORDER": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
+    "SEGMENT_MISALIGNED": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
+    "SIZE_MISMATCH": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
+    "CHECKSUM_MISMATCH": (grpc.StatusCode.INVALID_ARGUMENT, logging.WARNING),
+    "SCHEMA_MISMATCH": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
+    "INSERT_ABANDONED": (grpc.StatusCode.ABORTED, logging.DEBUG),
+    "SESSION_TAKEN_OVER": (grpc.StatusCode.ABORTED, logging.INFO),
+    "SESSION_EXPIRED": (grpc.StatusCode.NOT_FOUND, logging.INFO),
+    "STREAM_STALLED": (grpc.StatusCode.ABORTED, logging.INFO),
+    "TOO_MANY_STREAMS": (grpc.StatusCode.RESOURCE_EXHAUSTED, logging.WARNING),
+    "STORAGE_FULL": (grpc.StatusCode.RESOURCE_EXHAUSTED, logging.ERROR),
+    "DRAINING": (grpc.StatusCode.UNAVAILABLE, logging.INFO),
+    "STORE_BUSY": (grpc.StatusCode.UNAVAILABLE, logging.WARNING),
+    "STORE_UNAVAILABLE": (grpc.StatusCode.UNAVAILABLE, logging.ERROR),
+    "NOT_IMPLEMENTED": (grpc.StatusCode.UNIMPLEMENTED, logging.INFO),
+    "DATA_CORRUPT": (grpc.StatusCode.DATA_LOSS, logging.ERROR),
+    "INTERNAL": (grpc.StatusCode.INTERNAL, logging.ERROR),
+}
+"""Every reason that this server gives, and how."""
+
+_log = logging.getLogger("tensorus_server.calls")
+_rate = LogRate(_log)
+
+
+def code_of(error: BaseException) -> grpc.StatusCode:
+    """Return the gRPC code that the error travels with."""
+    return STATUS_BY_REASON[reason_of(error)][0]
+
+
+def status_of(error: BaseException, *, call: str) -> status_pb2.Status:
+    """Return the error as it travels, and log it.
+
+    Args:
+        call: the method's name, for the log.
+    """
+    reason = reason_of(error)
+    code, level = STATUS_BY_REASON[reason]
+    facts = facts_of(error)
+    if reason == "INTERNAL":
+        number = uuid.uuid4().hex
+        _log.log(level, "%s failed unexpectedly, number %s", call, number, exc_info=error)
+        message, facts = f"internal error; the server's log has it under number {number}", {"number": number}
+    else:
+        message = _cut(str(error), _MESSAGE_BYTES_MAX)
+        _rate.log(level, reason, "%s: %s: %s", call, reason, message)
+    info = error_details_pb2.ErrorInfo(
+        reason=reason,
+        domain=ERROR_DOMAIN,
+        metadata={name: _cut(value, _FACT_BYTES_MAX) for name, value in facts.items()},
+    )
+    details: list[Message] = [info]
+    retry_after_s = retry_delay_s(error)
+    if retry_after_s is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(int(1000 * retry_after_s))
+        details.append(retry)
+    return status_pb2.Status(code=code.value[0], message=message, details=[_packed(detail) for detail in details])
+
+
+def retry_delay_s(error: BaseException) -> float | None:
+    """Return after how many seconds the caller should try again; None where the error does not say."""
+    found = facts_of(error).get("retry_after_s")
+    return None if found is None else float(found)
+
+
+def _packed(message: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
+
+
+def _cut(text: str, bytes_max: int) -> str:
+    """Return as much of the beginning as fits; whole characters."""
+    return text.encode(errors="replace")[:bytes_max].decode(errors="ignore")
