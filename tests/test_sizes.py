@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(
     path
-    for folder in ("protos", "codecs", "server", "client", "examples", "benchmarks")
+    for folder in ("protos", "codecs", "server", "client", "examples", "benchmarks", "docs")
     for path in (ROOT / folder).rglob("*.py")
     if "_pb2" not in path.name
 )

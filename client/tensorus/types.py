@@ -136,7 +136,7 @@ class TensorInfo(_Ratios, LazyFields):
     dataset: str
     id: str
     dtype: str
-    """NumPy's or ml_dtypes' name; "dtype_<number>" where this version does not know it."""
+    """NumPy's or ml_dtypes' name; `dtype_<number>` where this version does not know it."""
     shape: tuple[int, ...]
     metadata: Metadata
     generation: int
