@@ -25,8 +25,8 @@ from support.servers import running_server
 from tensorus import compression, errors, tensor_storage, types
 from tensorus.cli._app import app
 from tensorus_codecs.presets import PRESETS
-from tensorus_server.filter.tree import Operator, Property
 from tensorus_server.filter.text import parse_filter
+from tensorus_server.filter.tree import Operator, Property
 from tensorus_server.processes.server import Server
 from tensorus_server.rpc.status import STATUS_BY_REASON
 
