@@ -1,59 +1,48 @@
-"""The engine's values as users hear them. Used by `embedded.py` alone."""
+"""The engine's values as users get them. Only `embedded.py` uses this.
+
+Datasets, statistics and explanations are converted through the messages of the contract, as a server and its client convert them:
+that costs 8 to 29 us a call, and leaves one set of rules. A tensor is converted directly. Through messages it would take 22 us
+more for each tensor read, and 43 us if all of its fields are used, where reading a small tensor takes about 100 us in all.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tensorus.types import DatasetInfo, EncodingShare, Policy, Schema, TensorInfo, ValueSummary
+from tensorus._convert import dataset_from, explanation_from, stats_from
+from tensorus.types import EncodingShare, TensorInfo, ValueSummary
 from tensorus_server import model
+from tensorus_server.rpc.convert import dataset_to, explanation_to, stats_to
 
 if TYPE_CHECKING:
-    from tensorus_codecs.policy import StoragePolicy
+    from tensorus.types import DatasetInfo, DatasetStats, PolicyExplanation
     from tensorus_codecs.summary import ValueSummary as EngineValueSummary
+    from tensorus_server.engine.explain import Explanation
 
-__all__ = ["dataset_info", "encoding_share", "policy_info", "tensor_info"]
-
-_SCHEMA_TYPES: dict[str, type | None] = {
-    "any": None,
-    "boolean": bool,
-    "integer": int,
-    "number": float,
-    "text": str,
-    "list": list,
-    "map": dict,
-}
+__all__ = ["dataset_info", "explanation_info", "stats_info", "tensor_info"]
 
 _STORED = frozenset({model.Outcome.INSERTED, model.Outcome.REPLACED})
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def policy_info(policy: StoragePolicy) -> Policy:
-    """Return a policy."""
-    return Policy(
-        preset=policy.preset,
-        encoding=None if policy.encoding is None else policy.encoding.to_json(),
-        max_relative_error=policy.max_relative_error,
-        max_absolute_error=policy.max_absolute_error,
-        chunk_bytes=policy.chunk_bytes,
-    )
-
-
 def dataset_info(dataset: model.Dataset) -> DatasetInfo:
-    """Return a dataset."""
-    schema = dataset.schema
-    return DatasetInfo(
-        name=dataset.name,
-        policy=policy_info(dataset.policy),
-        schema=Schema(
-            dtype=schema.dtype,
-            shape=None if schema.shape is None else tuple(None if size < 0 else size for size in schema.shape),
-            metadata={key: _SCHEMA_TYPES[kind] for key, kind in schema.metadata.items()},
-        ),
-        created=_time(dataset.created_us),
-    )
+    """Return a dataset, converted as a server and its client would."""
+    return dataset_from(dataset_to(dataset))
+
+
+def stats_info(stats: model.DatasetStats) -> DatasetStats:
+    """Return a dataset's sums, converted as a server and its client would."""
+    damaged_ids = tuple(damage.facts["tensor"] for damage in stats.damages)
+    return replace(stats_from(stats_to(stats)), damaged_ids=damaged_ids)
+
+
+def explanation_info(explanation: Explanation) -> PolicyExplanation:
+    """Return what a policy would do, converted as a server and its client would."""
+    return explanation_from(explanation_to(explanation))
 
 
 def tensor_info(tensor: model.Tensor) -> TensorInfo:
@@ -84,7 +73,7 @@ def _measured(
         "lossy": storage.lossy,
         "relative_error": storage.relative_error,
         "max_absolute_error": storage.max_absolute_error,
-        "encodings": tuple(map(encoding_share, storage.encodings)),
+        "encodings": tuple(map(_encoding_share, storage.encodings)),
         "fallback_reason": storage.fallback_reason,
         "values": None
         if values is None
@@ -104,8 +93,7 @@ def _measured(
     }
 
 
-def encoding_share(share: model.EncodingShare) -> EncodingShare:
-    """Return how many chunks got one encoding."""
+def _encoding_share(share: model.EncodingShare) -> EncodingShare:
     codecs = tuple(step["id"] for step in share.encoding)
     return EncodingShare(codecs, share.chunks, share.canonical_bytes, share.stored_bytes)
 

@@ -14,21 +14,18 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from tensorus._backend import Backend, Began, Bytes, Failed
 from tensorus._calls import open_explain
-from tensorus._convert import dtype_to, merged_shares, plain_metadata, policy_to, schema_to, upload_to
+from tensorus._convert import dtype_to, plain_metadata, policy_to, schema_to, upload_to
 from tensorus._forks import leave_behind, watch
 from tensorus._missing import engine_missing
 from tensorus.errors import DataCorruptError, TensorusError, UnavailableError, error_for
 from tensorus.types import (
-    DatasetStats,
-    DTypeShare,
-    PolicyExplanation,
     Progress,
 )
 from tensorus_codecs.dtypes import dtype_by_name, dtype_by_number
 from tensorus_codecs.errors import CodecError
 
 try:
-    from tensorus._from_engine import dataset_info, encoding_share, policy_info, tensor_info
+    from tensorus._from_engine import dataset_info, explanation_info, stats_info, tensor_info
     from tensorus_server import model
     from tensorus_server.app import open_engine
     from tensorus_server.config import EngineConfig
@@ -51,7 +48,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from tensorus._backend import Arrival, InsertOptions, Listing, Part, Sample, Upload
-    from tensorus.types import DatasetInfo, Policy, Schema, TensorInfo
+    from tensorus.types import (
+        DatasetInfo,
+        DatasetStats,
+        Policy,
+        PolicyExplanation,
+        Schema,
+        TensorInfo,
+    )
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.policy import StoragePolicy
     from tensorus_server.engine.engine import Engine
@@ -134,23 +138,7 @@ class EmbeddedBackend(Backend):
     def dataset_stats(self, name: str) -> DatasetStats:
         """See `Backend`."""
         with _as_tensorus_errors():
-            stats = self._engine.dataset_stats(name)
-        return DatasetStats(
-            tensors=stats.tensors,
-            lossy_tensors=stats.lossy_tensors,
-            canonical_bytes=stats.canonical_bytes,
-            quantized_bytes=stats.quantized_bytes,
-            stored_bytes=stats.stored_bytes,
-            worst_relative_error=stats.worst_relative_error,
-            worst_max_absolute_error=stats.worst_max_absolute_error,
-            dtypes=tuple(
-                DTypeShare(share.dtype, share.tensors, share.canonical_bytes, share.stored_bytes)
-                for share in stats.dtypes
-            ),
-            encodings=merged_shares(map(encoding_share, stats.encodings)),
-            damaged_tensors=stats.damaged_tensors,
-            damaged_ids=tuple(damage.facts["tensor"] for damage in stats.damages),
-        )
+            return stats_info(self._engine.dataset_stats(name))
 
     def insert(
         self,
@@ -321,21 +309,7 @@ def explain_here(sample: Sample, policies: Sequence[Policy]) -> Iterator[PolicyE
         for block in sample.blocks(_BLOCK_BYTES):
             explainer.write(block)
         for explanation in explainer.explanations():
-            storage = explanation.storage
-            yield PolicyExplanation(
-                policy=policy_info(explanation.policy),
-                canonical_bytes=storage.canonical_bytes,
-                quantized_bytes=storage.quantized_bytes,
-                stored_bytes=storage.stored_bytes,
-                lossy=storage.lossy,
-                relative_error=storage.relative_error,
-                max_absolute_error=storage.max_absolute_error,
-                encodings=tuple(map(encoding_share, storage.encodings)),
-                fallback_reason=storage.fallback_reason,
-                encode_bytes_per_second=explanation.encode_bytes_per_second,
-                decode_bytes_per_second=explanation.decode_bytes_per_second,
-                worst_relative_error=explanation.worst_relative_error,
-            )
+            yield explanation_info(explanation)
 
 
 def _new_tensor(upload: Upload, dataset: str) -> model.NewTensor:
