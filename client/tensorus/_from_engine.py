@@ -1,7 +1,7 @@
 """The engine's values as users get them. Only `embedded.py` uses this.
 
-Datasets, statistics and explanations are converted through the messages of the contract, as a server and its client convert them:
-that costs 8 to 29 us a call, and leaves one set of rules. A tensor is converted directly. Through messages it would take 22 us
+Datasets, statistics and explanations are converted through the messages of the contract, as a server and its client do it: that
+costs 8 to 29 us a call, and leaves one set of rules. A tensor is converted directly. Through messages it would take 22 us
 more for each tensor read, and 43 us if all of its fields are used, where reading a small tensor takes about 100 us in all.
 """
 

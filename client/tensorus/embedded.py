@@ -18,9 +18,7 @@ from tensorus._convert import dtype_to, plain_metadata, policy_to, schema_to, up
 from tensorus._forks import leave_behind, watch
 from tensorus._missing import engine_missing
 from tensorus.errors import DataCorruptError, TensorusError, UnavailableError, error_for
-from tensorus.types import (
-    Progress,
-)
+from tensorus.types import Progress
 from tensorus_codecs.dtypes import dtype_by_name, dtype_by_number
 from tensorus_codecs.errors import CodecError
 
