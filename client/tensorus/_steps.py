@@ -11,7 +11,6 @@ raised at its last step. It may still yield steps then, to leave nothing at the 
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
@@ -146,10 +145,17 @@ class Driver(Generic[B, T, R]):
             self._stream = None
 
 
-@contextmanager
-def as_answer(call: str) -> Iterator[None]:
-    """Turn what parsing an answer raises into an error of ours."""
-    try:
-        yield
-    except (MalformedMessageError, DecodeError) as error:
-        raise InternalError(f"an answer of {call} is no message of the contract: {error}") from error
+class as_answer:  # noqa: N801 - a context manager
+    """Turns what parsing an answer raises into an error of ours. A class: it takes a third of the time of a generator."""
+
+    def __init__(self, call: str) -> None:
+        """Parse an answer of `call`."""
+        self._call = call
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Raise the error of ours."""
+        if isinstance(error, (MalformedMessageError, DecodeError)):
+            raise InternalError(f"an answer of {self._call} is no message of the contract: {error}") from error
