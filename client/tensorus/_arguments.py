@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tensorus._arrays import as_numpy, canonical_blocks, default_kind, dtype_name
-from tensorus._backend import Listing, Upload
+from tensorus._arrays import as_numpy, canonical_blocks, default_kind, dtype_name, from_canonical
+from tensorus._backend import Listing, Part, Upload
+from tensorus._indexing import parse_index
 from tensorus._sample import sample_of
 from tensorus._where import filter_text
 from tensorus.errors import (
@@ -18,32 +19,34 @@ from tensorus.errors import (
     TensorusError,
     error_for,
 )
-from tensorus.types import NewTensor, Policy, Progress
+from tensorus.types import NewTensor, Policy, Progress, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from tensorus._arrays import AnyArray
     from tensorus._backend import Sample
     from tensorus._where import Where
-    from tensorus.types import AsArray, OnConflict, TensorInfo
+    from tensorus.types import AsArray, Index, OnConflict, TensorInfo
 
 __all__ = [
     "DELETES_PER_CALL",
     "READS_PER_CALL",
-    "array_kind",
     "batches",
     "dataset_name",
     "dataset_taken",
     "inserted_many",
     "inserted_one",
     "listing_of",
-    "new_tensor",
     "policies_of",
     "policy_of",
     "progress_of",
+    "record_of",
     "sample_from",
+    "selection_of",
     "tensor_name",
     "upload_of",
+    "uploads_of",
     "without_result",
 ]
 
@@ -113,12 +116,30 @@ def listing_of(
     return Listing(dataset_name(dataset), text, order, limit, sample, seed)
 
 
-def array_kind(as_: AsArray | None) -> AsArray:
+def _array_kind(as_: AsArray | None) -> AsArray:
     """Return which kind of array is wanted; `ValueError` where there is no such kind."""
     kind = as_ or default_kind()
     if kind not in {"torch", "numpy"}:
         raise ValueError(f"as_ is {as_!r}, must be 'torch' or 'numpy'")
     return kind
+
+
+def record_of(as_: AsArray | None) -> Callable[[TensorInfo, AnyArray], Record]:
+    """Return what makes a record of a tensor that was read. Errors as of `_array_kind`."""
+    kind = _array_kind(as_)
+    return lambda info, array: Record(info, from_canonical(array, kind))
+
+
+def selection_of(
+    index: Index | None, dtype: str | None, as_: AsArray | None
+) -> tuple[Part | None, Callable[[TensorInfo, AnyArray], Any]]:  # `Any`: a torch tensor or a NumPy array, as asked for
+    """Return what is read of a tensor, and what makes the array of it. Errors as of `parse_index` and `_array_kind`."""
+    if index is None:
+        kind = _array_kind(as_)
+        return None if dtype is None else Part(dtype=dtype), lambda _, array: from_canonical(array, kind)
+    parsed, kind = parse_index(index), _array_kind(as_)
+    part = Part(parsed.axes, parsed.trailing_axes, dtype)
+    return part, lambda info, array: from_canonical(parsed.apply(array, info.shape), kind)
 
 
 def without_result(what: str, dataset: str, tensor_id: str) -> InternalError:
@@ -164,17 +185,6 @@ def dataset_taken(error: AlreadyExistsError) -> AlreadyExistsError:
     return AlreadyExistsError(f"{error}; exist_ok=True takes it as it is", reason=error.reason, facts=error.facts)
 
 
-def new_tensor(tensor: object) -> NewTensor:
-    """Return what `insert_many` takes as one."""
-    if isinstance(tensor, NewTensor):
-        return tensor
-    if isinstance(tensor, tuple):
-        if len(tensor) != 2 or not isinstance(tensor[0], str):
-            raise TypeError("a tuple of insert_many must be (id, tensor)")
-        return NewTensor(tensor[1], tensor[0])
-    return NewTensor(tensor)
-
-
 def upload_of(new: NewTensor, on_conflict: OnConflict = "error") -> Upload:
     """Return a tensor as it goes to a backend.
 
@@ -196,6 +206,24 @@ def upload_of(new: NewTensor, on_conflict: OnConflict = "error") -> Upload:
     )
 
 
+def uploads_of(tensors: Iterable[object], on_conflict: OnConflict, ids: list[str]) -> Iterator[Upload]:
+    """Yield what `insert_many` takes as it goes to a backend, and add the id of each to `ids`."""
+    for tensor in tensors:
+        upload = upload_of(_new_tensor(tensor), on_conflict)
+        ids.append(upload.id)
+        yield upload
+
+
+def _new_tensor(tensor: object) -> NewTensor:
+    if isinstance(tensor, NewTensor):
+        return tensor
+    if isinstance(tensor, tuple):
+        if len(tensor) != 2 or not isinstance(tensor[0], str):
+            raise TypeError("a tuple of insert_many must be (id, tensor)")
+        return NewTensor(tensor[1], tensor[0])
+    return NewTensor(tensor)
+
+
 def _replaces(on_conflict: str) -> bool:
     if on_conflict not in {"error", "replace"}:
         raise ValueError(f"on_conflict is {on_conflict!r}, must be 'error' or 'replace'")
@@ -212,11 +240,18 @@ def progress_of(upload: Upload, on_progress: Callable[[Progress], None]) -> Call
     return report
 
 
-def inserted_one(dataset: str, upload: Upload, outcomes: Mapping[int, TensorInfo | TensorusError]) -> TensorInfo:
-    """Return what was stored of an insert of one tensor, or raise what was wrong."""
+def inserted_one(
+    dataset: str,
+    upload: Upload,
+    outcomes: Mapping[int, TensorInfo | TensorusError],
+    on_progress: Callable[[Progress], None] | None,
+) -> TensorInfo:
+    """Return what was stored of an insert of one tensor, and tell that all of it was; or raise what was wrong."""
     outcome = outcomes.get(0) or without_result("insert", dataset, upload.id)
     if isinstance(outcome, TensorusError):
         raise outcome
+    if on_progress is not None:
+        on_progress(Progress(upload.id, upload.canonical_bytes, upload.canonical_bytes))
     return outcome
 
 

@@ -1,8 +1,14 @@
-"""The short calls of the contract: what each sends, and what comes of its answer. Both ways to make them share these."""
+"""The calls that move no tensors: what each sends, what comes of its answer, and when it is made again.
+
+`Call` is one that has a request and an answer. Listings ask for page after page, and an explanation is a stream. No I/O: see
+`_steps.py`.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tensorus._convert import (
@@ -17,15 +23,19 @@ from tensorus._convert import (
     tensor_from,
 )
 from tensorus._decode import accepted_codecs
+from tensorus._steps import Ask, AttemptFailedError, Give, Open, Pause, Read, Send, as_answer
+from tensorus.errors import InternalError
 from tensorus_protos.framing import join
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Never
 
     from google.protobuf.message import Message
 
     from tensorus._backend import Listing, Sample
+    from tensorus._steps import Steps
     from tensorus.errors import DataCorruptError
     from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Schema, TensorInfo
 
@@ -36,15 +46,14 @@ __all__ = [
     "dataset_stats",
     "delete_dataset",
     "delete_tensors",
-    "explain_messages",
-    "explanations",
+    "explain",
     "get_dataset",
     "list_datasets",
-    "list_page",
-    "list_request",
+    "list_tensors",
     "open_explain",
     "query_request",
     "read_options",
+    "short_call",
     "update_dataset",
     "update_metadata",
 ]
@@ -56,6 +65,9 @@ PAGE_SIZE = 500
 
 _BLOCK_BYTES = 1024 * 1024
 """Of a message: what moves fastest."""
+
+_CANCEL_TIMEOUT_S = 5.0
+"""For what an insert that was interrupted still tells the server: whoever interrupted it waits for that."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,26 @@ class Call(Generic[T]):
     """What the answer says."""
     repeat: Callable[[Any], T] | None = None
     """What the answer to another attempt says, after one whose outcome is unknown; None: the call must not be repeated."""
+    timeout_s_max: float = math.inf
+    """Of an attempt, where the client allows more."""
+
+
+def short_call(call: Call[T]) -> Steps[Never, T]:
+    """Make a short call. One that may be repeated is, while the server cannot be reached."""
+    interruptions = 0
+    while True:
+        try:
+            raw = yield Send(call)
+        except AttemptFailedError as failed:
+            broken = failed.error
+        else:
+            break
+        if call.repeat is None:
+            raise broken
+        interruptions = yield Pause(broken, (0,))
+    with as_answer(call.name):
+        response = call.parse(raw)
+        return call.repeat(response) if interruptions and call.repeat is not None else call.value(response)
 
 
 def _read_only(name: str, request: Message, parse: Callable[[bytes], Any], value: Callable[[Any], T]) -> Call[T]:
@@ -91,17 +123,17 @@ def get_dataset(name: str) -> Call[DatasetInfo]:
     return _read_only("GetDataset", pb.GetDatasetRequest(name=name), pb.GetDatasetResponse.FromString, _dataset)
 
 
-def list_datasets(page_token: str) -> Call[tuple[list[DatasetInfo | DataCorruptError], str]]:
-    """Return one page of datasets, those that are damaged as errors at its end, and the token of the next page."""
-    return _read_only(
-        "ListDatasets",
-        pb.ListDatasetsRequest(page_token=page_token, page_size=PAGE_SIZE),
-        pb.ListDatasetsResponse.FromString,
-        lambda response: (
-            [*map(dataset_from, response.datasets), *map(damage_from, response.damages)],
-            response.next_page_token,
-        ),
-    )
+def list_datasets() -> Steps[Never, list[DatasetInfo | DataCorruptError]]:
+    """See `Backend.list_datasets`."""
+    found: list[DatasetInfo | DataCorruptError] = []
+    token = ""
+    while True:
+        request = pb.ListDatasetsRequest(page_token=token, page_size=PAGE_SIZE)
+        page = yield Ask(_page("ListDatasets", request, pb.ListDatasetsResponse.FromString))
+        found += chain(map(dataset_from, page.datasets), map(damage_from, page.damages))
+        token = page.next_page_token
+        if not token:
+            return found
 
 
 def update_dataset(name: str, policy: Policy | None, schema: Schema | None) -> Call[DatasetInfo]:
@@ -145,29 +177,36 @@ def delete_tensors(dataset: str, ids: Sequence[str]) -> Call[int]:
 def cancel_insert(request_id: str) -> Call[None]:
     """Drop what an insert left that is not complete."""
     request = pb.CancelInsertRequest(request_id=request_id)
-    return Call("CancelInsert", request, pb.CancelInsertResponse.FromString, lambda _: None)
-
-
-def list_request(listing: Listing, page_token: str, count: int) -> pb.ListTensorsRequest:
-    """Return the request of the page after `count` tensors: of no more than the listing still wants.
-
-    Args:
-        page_token: of the page before; empty: none.
-    """
-    left = PAGE_SIZE if listing.limit is None else min(listing.limit - count, PAGE_SIZE)
-    # 0 would be the server's default; one tells as well whether the dataset is there.
-    return pb.ListTensorsRequest(
-        dataset=listing.dataset,
-        filter_text=listing.where,
-        order_by=listing.order_by,
-        page_size=max(left, 1),
-        page_token=page_token,
+    return Call(
+        "CancelInsert", request, pb.CancelInsertResponse.FromString, lambda _: None, timeout_s_max=_CANCEL_TIMEOUT_S
     )
 
 
-def list_page(request: pb.ListTensorsRequest) -> Call[pb.ListTensorsResponse]:
-    """Return one page."""
-    return _read_only("ListTensors", request, pb.ListTensorsResponse.FromString, lambda response: response)
+def list_tensors(listing: Listing) -> Steps[TensorInfo | DataCorruptError, None]:
+    """See `Backend.list_tensors`."""
+    token = ""
+    # No page is larger than what the listing still wants. 0 would be the server's default; one tells as well whether the
+    # dataset is there.
+    left = listing.limit
+    while True:
+        request = pb.ListTensorsRequest(
+            dataset=listing.dataset,
+            filter_text=listing.where,
+            order_by=listing.order_by,
+            page_size=PAGE_SIZE if left is None else max(1, min(left, PAGE_SIZE)),
+            page_token=token,
+        )
+        page = yield Ask(_page("ListTensors", request, pb.ListTensorsResponse.FromString))
+        yield Give(islice(chain(map(tensor_from, page.tensors), map(damage_from, page.damages)), left))
+        if left is not None:
+            left = max(0, left - len(page.tensors) - len(page.damages))
+        token = page.next_page_token
+        if not token or left == 0:
+            return
+
+
+def _page(name: str, request: Message, parse: Callable[[bytes], Any]) -> Call[Any]:  # `Any`: as of `Call.parse`
+    return _read_only(name, request, parse, lambda page: page)
 
 
 def query_request(listing: Listing, *, with_data: bool) -> pb.QueryRequest:
@@ -183,6 +222,26 @@ def query_request(listing: Listing, *, with_data: bool) -> pb.QueryRequest:
     )
 
 
+def explain(sample: Sample, policies: Sequence[Policy]) -> Steps[Never, list[PolicyExplanation]]:
+    """See `Backend`. A call that breaks begins again."""
+    opening = open_explain(sample, policies)
+    while True:
+        raw = None
+        try:
+            yield Open("ExplainPolicy", _explain_messages(opening, sample))
+            while (answer := (yield Read())) is not None:
+                raw = answer
+        except AttemptFailedError as failed:
+            broken = failed.error
+        else:
+            break
+        yield Pause(broken, (0,))
+    if raw is None:
+        raise InternalError("the server ended ExplainPolicy without an answer")
+    with as_answer("ExplainPolicy"):
+        return list(map(explanation_from, pb.ExplainPolicyResponse.FromString(raw).explanations))
+
+
 def open_explain(sample: Sample, policies: Sequence[Policy]) -> pb.OpenExplain:
     """Return what the first message of an ExplainPolicy says.
 
@@ -193,16 +252,11 @@ def open_explain(sample: Sample, policies: Sequence[Policy]) -> pb.OpenExplain:
     return pb.OpenExplain(spec=spec, candidates=map(policy_to, policies), tensor_bytes=sample.tensor_bytes)
 
 
-def explain_messages(opening: pb.OpenExplain, sample: Sample) -> Iterator[bytes]:
+def _explain_messages(opening: pb.OpenExplain, sample: Sample) -> Iterator[bytes]:
     """Yield the messages of an ExplainPolicy: first the opening, then the sample, a block each."""
     yield pb.ExplainPolicyRequest(open=opening).SerializeToString()
     for block in sample.blocks(_BLOCK_BYTES):
         yield join(b"", [block])
-
-
-def explanations(answer: bytes) -> list[PolicyExplanation]:
-    """Return what the answer of an ExplainPolicy says."""
-    return list(map(explanation_from, pb.ExplainPolicyResponse.FromString(answer).explanations))
 
 
 def read_options(*, with_data: bool, dtype: str | None = None) -> pb.ReadOptions:

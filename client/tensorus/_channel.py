@@ -1,4 +1,4 @@
-"""A gRPC channel that is made when it is first used, by the process that uses it."""
+"""A gRPC channel that is made when it is first used, by the process that uses it; and what both clients know of channels."""
 
 from __future__ import annotations
 
@@ -16,9 +16,28 @@ from tensorus.errors import UnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["LazyChannel", "begun", "require_fork_support"]
+__all__ = ["OPTIONS", "SERVICE", "LazyChannel", "begun", "require_address", "require_fork_support"]
 
 T = TypeVar("T")
+
+SERVICE = "/tensorus.v1.TensorService/"
+
+_MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+"""Of the contract."""
+
+OPTIONS: tuple[tuple[str, int | str], ...] = (
+    ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),
+    ("grpc.keepalive_time_ms", 60_000),
+    # How soon a connection that broke is tried again: `Patience` decides how often.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
+    # Two clients of one process do not share a connection: each gets its own share of the network.
+    ("grpc.use_local_subchannel_pool", 1),
+)
 
 _SYNCHRONOUS: tuple[tuple[str, int], ...] = (
     # Whoever reads a stream receives it, too, without a thread of gRPC's in between: a sixth less processor time for a get.
@@ -121,3 +140,13 @@ def require_fork_support() -> None:
             f"{switch!r}: unset it, or start the child another way, such as by spawn",
             reason="UNAVAILABLE",
         )
+
+
+def require_address(address: str) -> None:
+    """Refuse what gRPC would try to resolve for ever.
+
+    Raises:
+        UnavailableError: the address is empty, or no text.
+    """
+    if not address or not address.isprintable():
+        raise UnavailableError(f"address is {address!r}, must be such as 'localhost:7733'", reason="UNAVAILABLE")

@@ -1,70 +1,35 @@
-"""The backend that speaks to a server over gRPC."""
+"""The backend that speaks to a server over gRPC: it drives calls on their callers' threads."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
-from tensorus import _allocator, _calls
-from tensorus._arrivals import GetPlace, QueryPlace, arrivals
+from tensorus import _allocator, _calls, _inserts, _reads
 from tensorus._backend import Backend
-from tensorus._channel import LazyChannel, begun
-from tensorus._convert import damage_from, error_of, inserted_from, slices_to, tensor_from
-from tensorus._insert_stream import InsertSession
-from tensorus._patience import STALL_REASONS, Patience, warn_when_stuck
-from tensorus._rpc_errors import as_answer, rpc_error
-from tensorus.errors import InternalError, TensorusError, UnavailableError
-from tensorus.types import Progress
-from tensorus_protos.framing import split
-from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus._channel import OPTIONS, SERVICE, LazyChannel, begun, require_address
+from tensorus._patience import Patience, warn_when_stuck
+from tensorus._rpc_errors import rpc_error
+from tensorus._steps import Ask, AttemptFailedError, Close, Driver, Give, Open, Pause, Read, Send, Work
+from tensorus.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
-    from google.protobuf.message import Message
+    from typing import Never
 
     from tensorus._backend import Arrival, InsertOptions, Listing, Part, Sample, Upload
     from tensorus._calls import Call
-    from tensorus._insert_stream import InsertMessages
     from tensorus._patience import Observer
-    from tensorus.errors import DataCorruptError
-    from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Schema, TensorInfo
+    from tensorus._steps import Step, Steps
+    from tensorus.errors import DataCorruptError, TensorusError
+    from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Progress, Schema, TensorInfo
 
-__all__ = [
-    "OPTIONS",
-    "SERVICE",
-    "RemoteBackend",
-    "answer_of",
-    "insert_results",
-    "require_address",
-    "serialize",
-]
+__all__ = ["RemoteBackend"]
 
 T = TypeVar("T")
-R = TypeVar("R", pb.GetResponse, pb.QueryResponse)
-
-SERVICE = "/tensorus.v1.TensorService/"
-
-_MESSAGE_BYTES_MAX = 4 * 1024 * 1024
-"""Of the contract."""
-
-OPTIONS: tuple[tuple[str, int | str], ...] = (
-    ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
-    ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),
-    ("grpc.keepalive_time_ms", 60_000),
-    # How soon a connection that broke is tried again: `Patience` decides how often.
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.http2.ping_timeout_ms", 20_000),
-    # Two clients of one process do not share a connection: each gets its own share of the network.
-    ("grpc.use_local_subchannel_pool", 1),
-)
+R = TypeVar("R")
 
 
 class RemoteBackend(Backend):
@@ -91,11 +56,11 @@ class RemoteBackend(Backend):
             UnavailableError: the address is empty, or no text.
         """
         require_address(address)
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._retry_timeout_s = retry_timeout_s
         self._on_interruption = on_interruption
-        self._heard = False
-        self._closed = False
+        self.heard = False
+        self.closed = False
         self._copy = partial(
             type(self),
             address,
@@ -103,7 +68,7 @@ class RemoteBackend(Backend):
             retry_timeout_s=retry_timeout_s,
             tune_allocator=tune_allocator,
         )
-        self._lazy_channel = LazyChannel(address, OPTIONS)
+        self.channel = LazyChannel(address, OPTIONS)
         if tune_allocator:
             _allocator.tune_allocator()
 
@@ -115,33 +80,27 @@ class RemoteBackend(Backend):
         self, name: str, policy: Policy | None, schema: Schema | None, *, repeatable: bool
     ) -> DatasetInfo:
         """See `Backend`."""
-        return self._call(_calls.create_dataset(name, policy, schema, repeatable=repeatable))
+        return self.call(_calls.create_dataset(name, policy, schema, repeatable=repeatable))
 
     def get_dataset(self, name: str) -> DatasetInfo:
         """See `Backend`."""
-        return self._call(_calls.get_dataset(name))
+        return self.call(_calls.get_dataset(name))
 
     def list_datasets(self) -> list[DatasetInfo | DataCorruptError]:
         """See `Backend`."""
-        found: list[DatasetInfo | DataCorruptError] = []
-        token = ""
-        while True:
-            page, token = self._call(_calls.list_datasets(token))
-            found += page
-            if not token:
-                return found
+        return self._result(_calls.list_datasets())
 
     def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
         """See `Backend`."""
-        return self._call(_calls.update_dataset(name, policy, schema))
+        return self.call(_calls.update_dataset(name, policy, schema))
 
     def delete_dataset(self, name: str) -> int:
         """See `Backend`."""
-        return self._call(_calls.delete_dataset(name))
+        return self.call(_calls.delete_dataset(name))
 
     def dataset_stats(self, name: str) -> DatasetStats:
         """See `Backend`."""
-        return self._call(_calls.dataset_stats(name))
+        return self.call(_calls.dataset_stats(name))
 
     def insert(
         self,
@@ -150,311 +109,149 @@ class RemoteBackend(Backend):
         options: InsertOptions,
         on_progress: Callable[[Progress], None] | None,
     ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
-        """See `Backend`. An insert whose stream breaks goes on where the server has it."""
-        session = InsertSession(dataset, uploads, options)
-        patience = self._patience()
-        done = False
-        try:
-            while True:
-                broken = None
-                try:
-                    yield from self._insert_stream(session, on_progress)
-                except _InterruptedError as interruption:
-                    broken = interruption.error
-                if session.failure is not None:
-                    raise session.failure
-                if broken is not None:
-                    if broken.reason in STALL_REASONS and session.await_source():
-                        # There was nothing to send: nobody's patience is asked for.
-                        continue
-                    self._wait(patience, broken, session.place)
-                    if on_progress is not None:
-                        on_progress(Progress(None, session.delivered_bytes, None, patience.interruptions))
-                elif not session.has_expired:
-                    break
-            done = True
-        finally:
-            if not done and session.may_have_left_something:
-                with suppress(TensorusError):
-                    self._call(_calls.cancel_insert(session.request_id))
-        yield from session.unsendable
-        if session.is_lost:
-            yield from session.abandoned()
-
-    def _insert_stream(
-        self, session: InsertSession, on_progress: Callable[[Progress], None] | None
-    ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
-        """Yield the results of one stream."""
-        messages = session.begin()
-        call = self._begin_insert(messages)
-        try:
-            for raw in self._answers(call):
-                with as_answer("Insert"):
-                    response = pb.InsertResponse.FromString(raw)
-                yield from insert_results(response, session, messages, on_progress)
-        finally:
-            messages.end()
-            call.cancel()
-        if session.failure is None and not messages.finished:
-            raise InternalError("the server ended the insert before all of it was sent")
-        if session.busy is not None:
-            raise _InterruptedError(session.busy)
-
-    def _begin_insert(self, messages: InsertMessages) -> Any:  # `Any`: without serializers the stubs cannot tell
-        """Return the call that sends these messages; it yields the answers.
-
-        A stream of one message goes as a call of one request: the server sees no difference, and gRPC takes no thread for it.
-        """
-        requests: Iterator[bytes] = messages
-        if messages.session.is_in_hand:
-            first = next(messages)
-            if messages.finished:
-                with _as_tensorus_errors():
-                    unary: Any = self._channel.unary_stream(SERVICE + "Insert")
-                    return unary(first)
-            requests = chain([first], messages)
-        with _as_tensorus_errors():
-            stream: Any = self._channel.stream_stream(SERVICE + "Insert")
-            return begun(partial(stream, requests))
+        """See `Backend`."""
+        return self._values(_inserts.insert(dataset, uploads, options, on_progress))
 
     def get(self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Iterator[Arrival]:
-        """See `Backend`. A get whose stream breaks goes on where it was."""
-        slices = None if part is None else slices_to(part)
-        reads = [pb.TensorRead(id=tensor_id, slices=slices) for tensor_id in ids]
-        options = _calls.read_options(with_data=with_data, dtype=None if part is None else part.dtype)
-        place = GetPlace(reads, with_data=with_data)
-        patience = self._patience()
-        while True:
-            request = pb.GetRequest(dataset=dataset, reads=place.remaining(), options=options)
-            try:
-                for response, payload in self._read("Get", request, pb.GetResponse):
-                    yield from place.passed(arrivals(response, payload))
-            except _InterruptedError as interruption:
-                broken = interruption.error
-            else:
-                return
-            if reads and place.is_complete:
-                return
-            self._wait(patience, broken, place.reached)
+        """See `Backend`."""
+        return self._values(_reads.get(dataset, ids, part, with_data=with_data))
 
     def query(self, listing: Listing, *, with_data: bool) -> Iterator[Arrival]:
         """See `Backend`."""
-        request = _calls.query_request(listing, with_data=with_data)
-        place = QueryPlace(with_data=with_data)
-        patience = self._patience()
-        # A tensor that broke off begins again: only the next one is further.
-        reached = -1
-        while True:
-            request.resume_token = place.token
-            try:
-                for response, payload in self._read("Query", request, pb.QueryResponse):
-                    for arrival in place.passed(arrivals(response, payload)):
-                        reached = arrival.item
-                        yield arrival
-                    place.note(response.resume_token)
-            except _InterruptedError as interruption:
-                broken = interruption.error
-            else:
-                return
-            self._wait(patience, broken, (reached,))
-            place.restart()
+        return self._values(_reads.query(listing, with_data=with_data))
 
     def list_tensors(self, listing: Listing) -> Iterator[TensorInfo | DataCorruptError]:
         """See `Backend`."""
-        token, count = "", 0
-        while True:
-            page = self._call(_calls.list_page(_calls.list_request(listing, token, count)))
-            for tensor in page.tensors:
-                if listing.limit is not None and count >= listing.limit:
-                    return
-                count += 1
-                yield tensor_from(tensor)
-            for damage in page.damages:
-                if listing.limit is not None and count >= listing.limit:
-                    return
-                count += 1
-                yield damage_from(damage)
-            token = page.next_page_token
-            if not token or count == listing.limit:
-                return
+        return self._values(_calls.list_tensors(listing))
 
     def update_metadata(self, dataset: str, tensor_id: str, metadata: Mapping[str, Any]) -> TensorInfo:
         """See `Backend`."""
-        return self._call(_calls.update_metadata(dataset, tensor_id, metadata))
+        return self.call(_calls.update_metadata(dataset, tensor_id, metadata))
 
     def delete_tensors(self, dataset: str, ids: Sequence[str]) -> int:
         """See `Backend`."""
-        return self._call(_calls.delete_tensors(dataset, ids))
+        return self.call(_calls.delete_tensors(dataset, ids))
 
     def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
-        """See `Backend`. A call that breaks begins again."""
-        opening = _calls.open_explain(sample, policies)
-        patience = self._patience()
-        while True:
-            try:
-                with _as_tensorus_errors():
-                    method: Any = self._channel.stream_unary(SERVICE + "ExplainPolicy")
-                    call = begun(partial(method.future, _calls.explain_messages(opening, sample)))
-                    try:
-                        raw = call.result()
-                    finally:
-                        # Whoever interrupts this wants no answer, and the server would go on for it.
-                        call.cancel()
-            except TensorusError as error:
-                self._wait(patience, error, (0,))
-                continue
-            self._heard = True
-            with as_answer("ExplainPolicy"):
-                return _calls.explanations(raw)
+        """See `Backend`."""
+        return self._result(_calls.explain(sample, policies))
 
     def close(self) -> None:
         """See `Backend`."""
-        self._closed = True
-        self._lazy_channel.close()
+        self.closed = True
+        self.channel.close()
 
-    @property
-    def _channel(self) -> grpc.Channel:
-        return self._lazy_channel.get()
-
-    def _call(self, call: Call[T]) -> T:
-        """Return what a short call answers. One that may be repeated is, while the server cannot be reached."""
-        patience = self._patience()
-        while True:
-            # Where this process must not use gRPC, no other attempt can help.
-            channel = self._channel
-            try:
-                with _as_tensorus_errors():
-                    method: Any = channel.unary_unary(SERVICE + call.name, serialize)
-                    raw: bytes = method(call.request, timeout=self._timeout_s)
-            except TensorusError as error:
-                if call.repeat is None:
-                    raise
-                self._wait(patience, error, (0,))
-                continue
-            self._heard = True
-            # Not by gRPC, to which an answer that does not parse would be a connection that broke.
-            with as_answer(call.name):
-                return answer_of(call, call.parse(raw), patience)
-
-    def _read(self, name: str, request: Message, response_type: type[R]) -> Iterator[tuple[R, memoryview]]:
-        """Yield the answers of a stream that reads."""
-        with _as_tensorus_errors():
-            call: Any = self._channel.unary_stream(SERVICE + name, serialize)(request)
-        try:
-            for raw in self._answers(call):
-                with as_answer(name):
-                    head, payload = split(raw)
-                    response = response_type.FromString(head)
-                yield response, payload
-        finally:
-            call.cancel()
-
-    def _answers(self, call: Iterator[bytes]) -> Iterator[bytes]:
-        """Yield what a stream answers. What its reader raises meanwhile is no error of the stream's.
-
-        Raises:
-            _InterruptedError: it broke, or was refused.
-        """
-        while True:
-            try:
-                with _as_tensorus_errors():
-                    raw = next(call, None)
-            except TensorusError as error:
-                raise _InterruptedError(error) from None
-            if raw is None:
-                return
-            self._heard = True
-            yield raw
-
-    def _wait(self, patience: Patience, error: TensorusError, place: tuple[int, ...]) -> None:
-        """Wait before the next attempt; raise `error` where there is to be none."""
-        if self._closed:
-            raise error
-        patience.wait(error, place)
-
-    def _patience(self) -> Patience:
+    def patience(self) -> Patience:
         """Return the patience of a call: none with a server that has never answered, whose address may be wrong."""
-        return Patience(self._retry_timeout_s if self._heard else 0.0, self._on_interruption)
+        return Patience(self._retry_timeout_s if self.heard else 0.0, self._on_interruption)
+
+    def call(self, call: Call[T]) -> T:
+        """Return what a short call answers."""
+        return self._result(_calls.short_call(call))
+
+    def _result(self, steps: Steps[Never, R]) -> R:
+        driver = _Driver(self, steps)
+        for _ in driver.values():
+            raise AssertionError("it gives nothing")
+        return driver.result
+
+    def _values(self, steps: Steps[T, None]) -> Iterator[T]:
+        return _Driver(self, steps).values()
 
 
-class _InterruptedError(Exception):
-    """A stream broke."""
+class _Driver(Driver[RemoteBackend, T, R]):
+    """Does what a call asks for, on the thread of its caller."""
 
-    def __init__(self, error: TensorusError) -> None:
-        super().__init__(str(error))
-        self.error = error
+    def values(self) -> Iterator[T]:
+        """Yield what the call gives, as it is asked for."""
+        self.patience = self._backend.patience()
+        advance, came = self._steps.send, None
+        try:
+            while True:
+                try:
+                    # The inner loop is for Ctrl-C, which may come between any two steps.
+                    while True:
+                        step = advance(came)
+                        advance, came = self._steps.send, None
+                        if isinstance(step, Give):
+                            yield from step.values
+                        else:
+                            came = self._do(step)
+                except BaseException as error:
+                    # Nothing here may keep the error, whose traceback keeps all of this, until a garbage collection.
+                    came = None
+                    if self._has_ended:
+                        if not isinstance(error, StopIteration):
+                            raise
+                        self.result = error.value
+                        return
+                    advance, came = self._steps.throw, error
+        finally:
+            self._close()
+
+    def _do(self, step: Step[T]) -> Any:  # `Any`: see `Steps`
+        match step:
+            case Read():
+                return self._read()
+            case Open():
+                self._close()
+                self._stream = self._open(SERVICE + step.name, step.requests)
+            case Send():
+                return self._send(step.call)
+            case Ask():
+                return self._backend.call(step.call)
+            case Pause():
+                if self._backend.closed:
+                    raise step.error
+                self.patience.wait(step.error, step.place)
+                return self.patience.interruptions
+            case Work():
+                return step.function()
+            case Close():
+                self._close()
+        return None
+
+    def _open(self, name: str, requests: bytes | Iterator[bytes]) -> Any:  # `Any`: see `Driver`
+        channel = self._backend.channel.get()
+        with _attempt:
+            if isinstance(requests, bytes):
+                unary: Any = channel.unary_stream(name)
+                return unary(requests)
+            stream: Any = channel.stream_stream(name)
+            return begun(partial(stream, requests))
+
+    def _read(self) -> bytes | None:
+        with _attempt:
+            raw: bytes | None = next(self._stream, None)
+        self._backend.heard |= raw is not None
+        return raw
+
+    def _send(self, call: Call[Any]) -> bytes:  # `Any`: only its bytes count here
+        channel = self._backend.channel.get()
+        request = call.request.SerializeToString()
+        timeout_s = min(self._backend.timeout_s, call.timeout_s_max)
+        with _attempt:
+            method: Any = channel.unary_unary(SERVICE + call.name)
+            raw: bytes = method(request, timeout=timeout_s)
+        self._backend.heard = True
+        return raw
 
 
-def require_address(address: str) -> None:
-    """Refuse what gRPC would try to resolve for ever.
+class _Attempt:
+    """Turns what gRPC raises into a failed attempt. Nothing but gRPC may run inside."""
 
-    Raises:
-        UnavailableError: the address is empty, or no text.
-    """
-    if not address or not address.isprintable():
-        raise UnavailableError(f"address is {address!r}, must be such as 'localhost:7733'", reason="UNAVAILABLE")
+    def __enter__(self) -> None:
+        pass
 
-
-def answer_of(call: Call[T], response: Any, patience: Patience) -> T:  # `Any`: see `Call.parse`
-    """Return what the answer to a call says, after as many interruptions as its patience counted."""
-    if patience.interruptions and call.repeat is not None:
-        return call.repeat(response)
-    return call.value(response)
-
-
-def insert_results(
-    response: pb.InsertResponse,
-    session: InsertSession,
-    messages: InsertMessages,
-    on_progress: Callable[[Progress], None] | None,
-) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
-    """Yield the results in an answer of Insert, and let session and messages know what it says."""
-    if response.HasField("opened"):
-        yield from _take_opened(response.opened, session, messages)
-    if response.HasField("progress"):
-        acknowledged_bytes = response.progress.acknowledged_payload_bytes
-        messages.credit.acknowledge(acknowledged_bytes)
-        session.acknowledged_bytes = acknowledged_bytes
-        if on_progress is not None:
-            on_progress(Progress(None, session.delivered_bytes + acknowledged_bytes, None))
-    for result in response.results:
-        if not result.status.code:
-            outcome: TensorInfo | TensorusError = inserted_from(result)
-        else:
-            outcome = error_of(result.status)
-            if not session.failed(result.item, outcome):
-                continue
-        if session.resolve(result.item):
-            yield result.item, outcome
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is None:
+            return
+        if isinstance(error, grpc.RpcError):
+            raise AttemptFailedError(rpc_error(error), error) from None
+        if isinstance(error, ValueError):
+            # gRPC has no other name for it.
+            closed = UnavailableError("the client is closed", reason="UNAVAILABLE")
+            raise AttemptFailedError(closed, error) from None
 
 
-def _take_opened(
-    opened: pb.InsertOpened, session: InsertSession, messages: InsertMessages
-) -> Iterator[tuple[int, TensorInfo]]:
-    """Yield what was complete before the stream opened, and not heard of then; let the rest go on after its last message."""
-    for left in opened.items:
-        if left.tensor.generation and session.resolve(left.item):
-            yield left.item, inserted_from(left)
-    messages.left.update((left.item, left.committed_bytes) for left in opened.items)
-    if not opened.more:
-        session.resumed(messages.left)
-        messages.credit.set_limit(opened.max_unacknowledged_bytes)
-        messages.opened.set()
-
-
-def serialize(message: Any) -> bytes:  # `Any`: a message of any type
-    """Return a message as bytes."""
-    serialized: bytes = message.SerializeToString()
-    return serialized
-
-
-@contextmanager
-def _as_tensorus_errors() -> Iterator[None]:
-    """Turn what gRPC raises into errors of ours. Nothing but gRPC may run inside."""
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise rpc_error(error) from error
-    except ValueError as error:
-        # gRPC has no other name for it.
-        raise UnavailableError("the client is closed", reason="UNAVAILABLE") from error
+_attempt = _Attempt()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -18,28 +17,16 @@ from tensorus.errors import (
     OverloadedError,
     UnavailableError,
 )
-from tensorus_protos.framing import MalformedMessageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tensorus.errors import TensorusError
 
-__all__ = ["as_answer", "rpc_error"]
+__all__ = ["rpc_error"]
 
 _DETAILS_KEY = "grpc-status-details-bin"
 
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d{3})")
 """How gRPC says that something answered that does not speak gRPC, such as a proxy: its message alone has the status."""
-
-
-@contextmanager
-def as_answer(call: str) -> Iterator[None]:
-    """Turn what parsing an answer raises into an error of ours."""
-    try:
-        yield
-    except (MalformedMessageError, DecodeError) as error:
-        raise InternalError(f"an answer of {call} is no message of the contract: {error}") from error
 
 
 def rpc_error(error: Any) -> TensorusError:  # `Any`: a grpc.RpcError that is also a grpc.Call, which no type says

@@ -25,7 +25,7 @@ from tensorus.errors import DataCorruptError, UnavailableError
 from tensorus.types import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
     from typing_extensions import Buffer
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tensorus._damage import OnDamaged
     from tensorus.types import TensorInfo
 
-__all__ = ["Assembler", "Assembly"]
+__all__ = ["Assembler", "Assembly", "headers"]
 
 _DECODES_MAX = 4
 """Chunk records in memory beside the array, of up to 2 MiB each."""
@@ -163,6 +163,21 @@ class Assembly:
         if self._target is not None:
             missing, self._target = self._target.missing(), None
             tell(missing, self._on_damaged)
+
+
+def headers(arrivals: Iterable[Arrival], on_damaged: OnDamaged = None) -> Iterator[TensorInfo]:
+    """Yield what is said of tensors that arrive without their values.
+
+    Raises:
+        TensorusError: at the place of a tensor that did not arrive; where it is damaged, see `OnDamaged`.
+    """
+    for arrival in arrivals:
+        if isinstance(arrival, Failed):
+            if not isinstance(arrival.error, DataCorruptError):
+                raise arrival.error
+            tell(arrival.error, on_damaged)
+        if isinstance(arrival, Began):
+            yield arrival.info
 
 
 def _whole(began: Began, data: memoryview) -> AnyArray | None:

@@ -2,43 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from itertools import chain
+from itertools import chain, starmap
 from typing import TYPE_CHECKING, Any, Self
 
 from tensorus._arguments import (
     DELETES_PER_CALL,
     READS_PER_CALL,
-    array_kind,
     batches,
     dataset_name,
     dataset_taken,
     inserted_many,
     inserted_one,
     listing_of,
-    new_tensor,
     policies_of,
     policy_of,
     progress_of,
+    record_of,
     sample_from,
+    selection_of,
     tensor_name,
     upload_of,
+    uploads_of,
     without_result,
 )
-from tensorus._arrays import from_canonical
-from tensorus._backend import Began, Failed, InsertOptions, Part
-from tensorus._damage import intact, tell
+from tensorus._backend import InsertOptions
+from tensorus._damage import intact
 from tensorus._forks import of_this_process
-from tensorus._indexing import parse_index
-from tensorus._transfer import Assembler
-from tensorus.errors import AlreadyExistsError, DataCorruptError, UnavailableError
-from tensorus.types import NewTensor, Progress, Record
+from tensorus._transfer import Assembler, headers
+from tensorus.errors import AlreadyExistsError, UnavailableError
+from tensorus.types import NewTensor, Record
 
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from tensorus._backend import Arrival, Backend, Upload
+    from tensorus._arrays import AnyArray
+    from tensorus._backend import Arrival, Backend
     from tensorus._damage import OnDamaged
     from tensorus._where import Where
     from tensorus.types import (
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
         OnConflict,
         Policy,
         PolicyExplanation,
+        Progress,
         Schema,
         TensorInfo,
     )
@@ -216,10 +216,7 @@ class Client:
         options = InsertOptions(validate_only=validate_only)
         report = None if on_progress is None else progress_of(upload, on_progress)
         outcomes = dict(self._backend.insert(dataset_name(dataset), [upload], options, report))
-        inserted = inserted_one(dataset, upload, outcomes)
-        if report is not None:
-            report(Progress(upload.id, upload.canonical_bytes, upload.canonical_bytes))
-        return inserted
+        return inserted_one(dataset, upload, outcomes, report)
 
     def insert_many(
         self,
@@ -247,16 +244,10 @@ class Client:
         Raises:
             InsertManyError: some were not stored; names them, and has what was.
         """
-        ids: list[str] = []
-
-        def uploads() -> Iterator[Upload]:
-            for tensor in tensors:
-                upload = upload_of(new_tensor(tensor), on_conflict)
-                ids.append(upload.id)
-                yield upload
-
+        ids: builtins.list[str] = []
+        uploads = uploads_of(tensors, on_conflict, ids)
         options = InsertOptions(all_or_nothing, validate_only)
-        outcomes = dict(self._backend.insert(dataset_name(dataset), uploads(), options, on_progress))
+        outcomes = dict(self._backend.insert(dataset_name(dataset), uploads, options, on_progress))
         return inserted_many(dataset, ids, outcomes)
 
     def get(
@@ -290,13 +281,10 @@ class Client:
             UnsupportedDTypeError, InvalidRequestError: there is no such dtype, or no such cast.
             DataCorruptError: what is stored is damaged.
         """
-        parsed = None if index is None else parse_index(index)
-        axes = Part() if parsed is None else Part(parsed.axes, parsed.trailing_axes)
-        part = None if parsed is None and dtype is None else replace(axes, dtype=dtype)
-        kind = array_kind(as_)
+        part, finish = selection_of(index, dtype, as_)
         arrivals = self._backend.get(dataset_name(dataset), [tensor_name(id)], part, with_data=True)
         for info, array in self._assembler.assemble(arrivals, on_progress):
-            return from_canonical(array if parsed is None else parsed.apply(array, info.shape), kind)
+            return finish(info, array)
         raise without_result("read", dataset, id)
 
     def get_many(
@@ -316,7 +304,7 @@ class Client:
         """
         name, wanted, backend = dataset_name(dataset), [tensor_name(tensor_id) for tensor_id in ids], self._backend
         reads = (backend.get(name, batch, None, with_data=True) for batch in batches(wanted, READS_PER_CALL))
-        return self._records(chain.from_iterable(reads), array_kind(as_), on_damaged)
+        return self._records(chain.from_iterable(reads), record_of(as_), on_damaged)
 
     def query(
         self,
@@ -351,11 +339,11 @@ class Client:
             DataCorruptError: at the place of a tensor that is damaged.
         """
         listing = listing_of(dataset, where, order_by=order_by, limit=limit, sample=sample, seed=seed)
-        kind = array_kind(as_)
+        finish = record_of(as_)
         arrivals = self._backend.query(listing, with_data=with_data)
         if with_data:
-            return self._records(arrivals, kind, on_damaged)
-        return of_this_process(Record(info, None) for info in _headers(arrivals, on_damaged))
+            return self._records(arrivals, finish, on_damaged)
+        return of_this_process(Record(info, None) for info in headers(arrivals, on_damaged))
 
     def list(
         self,
@@ -382,7 +370,7 @@ class Client:
         Raises:
             DatasetNotFoundError, TensorNotFoundError: there is none.
         """
-        for info in _headers(self._backend.get(dataset_name(dataset), [tensor_name(id)], None, with_data=False)):
+        for info in headers(self._backend.get(dataset_name(dataset), [tensor_name(id)], None, with_data=False)):
             return info
         raise without_result("read", dataset, id)
 
@@ -433,16 +421,7 @@ class Client:
             raise UnavailableError("the client is closed", reason="UNAVAILABLE")
         return self._opened
 
-    def _records(self, arrivals: Iterator[Arrival], kind: AsArray, on_damaged: OnDamaged) -> Iterator[Record]:
-        tensors = self._assembler.assemble(arrivals, on_damaged=on_damaged)
-        return of_this_process(Record(info, from_canonical(array, kind)) for info, array in tensors)
-
-
-def _headers(arrivals: Iterator[Arrival], on_damaged: OnDamaged = None) -> Iterator[TensorInfo]:
-    for arrival in arrivals:
-        if isinstance(arrival, Failed):
-            if not isinstance(arrival.error, DataCorruptError):
-                raise arrival.error
-            tell(arrival.error, on_damaged)
-        if isinstance(arrival, Began):
-            yield arrival.info
+    def _records(
+        self, arrivals: Iterator[Arrival], finish: Callable[[TensorInfo, AnyArray], Record], on_damaged: OnDamaged
+    ) -> Iterator[Record]:
+        return of_this_process(starmap(finish, self._assembler.assemble(arrivals, on_damaged=on_damaged)))

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from tensorus import _insert_stream
 from tensorus._backend import InsertOptions, Upload
 from tensorus._insert_stream import InsertMessages, InsertSession
-from tensorus._remote import insert_results
+from tensorus._inserts import insert_results
 from tensorus.errors import InvalidMetadataError
-from tensorus.types import TensorInfo
+from tensorus.types import Progress, TensorInfo
 from tensorus_protos.framing import split
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
@@ -301,11 +301,13 @@ def test_what_the_server_has_may_take_several_messages() -> None:
         pb.InsertOpened(items=[pb.ItemStatus(item=0, tensor=complete)], more=True),
         pb.InsertOpened(max_unacknowledged_bytes=2**24),
     ]
-    found = []
+    found: list[Any] = []
+    told: list[Progress] = []
     for part in parts:
         assert not messages.opened.is_set()
-        found += insert_results(pb.InsertResponse(opened=part), session, messages, None)
+        found += insert_results(pb.InsertResponse(opened=part).SerializeToString(), session, messages, told.append)
     assert messages.opened.is_set()
+    assert told == []
     assert [(item, info.id) for item, info in found if isinstance(info, TensorInfo)] == [(0, "t0")]
     segments = [segment for raw in messages for segment in pb.InsertRequest.FromString(split(raw)[0]).segments]
     begins = {segment.item: segment.offset for segment in reversed(segments)}

@@ -147,12 +147,6 @@ def test_every_method_is_compared_here() -> None:
     assert {name.split(",")[0].split(" ")[0] for name in OPERATIONS} == methods
 
 
-def test_methods_take_the_same_arguments() -> None:
-    for name, method in inspect.getmembers(tensorus.Client, inspect.isfunction):
-        if not name.startswith("_") and name != "insert_many":
-            assert inspect.signature(getattr(AsyncClient, name)).parameters == inspect.signature(method).parameters
-
-
 def test_every_operation_has_the_same_outcome_with_both_clients(tmp_path: Path) -> None:
     with running_server(tmp_path / "sync") as server, tensorus.connect(server.address) as client:
         fill_with_five(client, "d")

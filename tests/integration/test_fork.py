@@ -155,7 +155,7 @@ def test_a_copy_of_a_client_keeps_its_settings() -> None:
         backend: Any = copy._opened
         assert backend._copy.args == ("localhost:1",)
         assert backend._copy.keywords == {"timeout_s": 0.5, "retry_timeout_s": 0.25, "tune_allocator": False}
-        assert (backend._timeout_s, backend._retry_timeout_s) == (0.5, 0.25)
+        assert (backend.timeout_s, backend._retry_timeout_s) == (0.5, 0.25)
 
 
 def test_a_closed_client_is_not_pickled() -> None:

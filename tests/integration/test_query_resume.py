@@ -7,6 +7,7 @@ import pytest
 
 import tensorus
 from support.arrays import random_bits
+from tensorus._steps import AttemptFailedError
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
 
@@ -61,21 +62,35 @@ def test_a_message_that_ends_within_a_tensor_has_none(stub: TensorServiceStub, f
 def test_a_client_whose_stream_breaks_yields_every_record_once(
     remote: tensorus.Client, filled: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tensorus import _remote  # noqa: PLC0415 - its reading is what breaks
+    from tensorus import _reads, _remote  # noqa: PLC0415 - their reading is what breaks
 
     whole = {record.info.id: record.tensor for record in remote.query(filled, as_="numpy")}
-    read = _remote.RemoteBackend._read
+    read, open_stream = _remote._Driver._read, _remote._Driver._open
     broken: list[int] = []
+    answers = 0
 
-    def breaking(self, name, request, response_type):  # type: ignore[no-untyped-def]
+    def small(*arguments, **named):  # type: ignore[no-untyped-def]
+        request = query_request(*arguments, **named)
         request.options.max_payload_bytes = 65_536
-        for number, found in enumerate(read(self, name, request, response_type)):
-            yield found
-            if len(broken) < 8 and number == len(broken) % 3:
-                broken.append(number)
-                raise _remote._InterruptedError(tensorus.errors.UnavailableError("broke", reason="UNAVAILABLE"))
+        return request
 
-    monkeypatch.setattr(_remote.RemoteBackend, "_read", breaking)
+    def opening(self, name, requests):  # type: ignore[no-untyped-def]
+        nonlocal answers
+        answers = 0
+        return open_stream(self, name, requests)
+
+    def breaking(self):  # type: ignore[no-untyped-def]
+        nonlocal answers
+        answers += 1
+        if len(broken) < 8 and answers - 2 == len(broken) % 3:
+            broken.append(answers)
+            raise AttemptFailedError(tensorus.errors.UnavailableError("broke", reason="UNAVAILABLE"), OSError())
+        return read(self)
+
+    query_request = _reads.query_request
+    monkeypatch.setattr(_reads, "query_request", small)
+    monkeypatch.setattr(_remote._Driver, "_open", opening)
+    monkeypatch.setattr(_remote._Driver, "_read", breaking)
     records = list(remote.query(filled, as_="numpy"))
     assert len(broken) == 8
     assert [record.info.id for record in records] == list(whole)

@@ -1,6 +1,6 @@
-"""Streams and calls over grpc.aio. What they send and what their answers mean is shared with the synchronous client.
+"""The backend of the asynchronous client: it drives the same calls as the synchronous one, on an event loop.
 
-Nothing that may take long runs on the event loop: messages are made, parsed, checked and put together on threads, one message
+Nothing that may take long runs on the event loop: requests are made, and what is given is worked out, on threads, one message
 at a time for each call.
 """
 
@@ -9,60 +9,39 @@ from __future__ import annotations
 import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
 import grpc.aio
 
-from tensorus import _calls
-from tensorus._arrivals import GetPlace, QueryPlace, arrivals
-from tensorus._channel import require_fork_support
-from tensorus._convert import slices_to
-from tensorus._insert_stream import InsertSession
-from tensorus._patience import STALL_REASONS, Patience
-from tensorus._remote import OPTIONS, SERVICE, answer_of, insert_results, require_address, serialize
-from tensorus._rpc_errors import as_answer, rpc_error
-from tensorus.errors import InternalError, TensorusError, UnavailableError
-from tensorus.types import Progress
-from tensorus_protos.framing import split
-from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus import _calls, _inserts
+from tensorus._channel import OPTIONS, SERVICE, require_address, require_fork_support
+from tensorus._patience import Patience
+from tensorus._rpc_errors import rpc_error
+from tensorus._steps import Ask, AttemptFailedError, Close, Driver, Give, Open, Pause, Read, Send, Work
+from tensorus.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
     from concurrent.futures import Executor
+    from typing import Never
 
-    from google.protobuf.message import Message
-
-    from tensorus._backend import Arrival, InsertOptions, Listing, Part, Sample, Upload
+    from tensorus._backend import InsertOptions, Upload
     from tensorus._calls import Call
-    from tensorus._insert_stream import InsertMessages
-    from tensorus.types import Policy, PolicyExplanation, TensorInfo
+    from tensorus._steps import Step, Steps
+    from tensorus.errors import TensorusError
+    from tensorus.types import Progress, TensorInfo
 
-__all__ = ["AsyncRemoteBackend", "Reader"]
+__all__ = ["AsyncRemoteBackend"]
 
+R = TypeVar("R")
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
+V = TypeVar("V")
+X = TypeVar("X")
 
 _INSERT_THREADS = 3
 """Of each insert: one that makes messages, or waits for credit, one that hears answers, and one for a stream that broke."""
-
-_CANCEL_TIMEOUT_S = 5.0
-"""For what a cancelled task still tells the server."""
-
-
-class Reader(Protocol[T_co]):
-    """What becomes of arrivals. Called on threads, never on two at once."""
-
-    @property
-    def with_data(self) -> bool:
-        """Whether it wants the values."""
-
-    def take(self, arrived: Iterator[Arrival]) -> Iterator[T_co]:
-        """Yield what is complete with these."""
-
-    def end(self) -> None:
-        """Raise if something is not complete."""
 
 
 class AsyncRemoteBackend:
@@ -72,32 +51,24 @@ class AsyncRemoteBackend:
         """Connect when it is first used. Arguments and errors as of `RemoteBackend`."""
         require_address(address)
         self._address = address
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._retry_timeout_s = retry_timeout_s
-        self._heard = False
-        self._closed = False
+        self.heard = False
+        self.closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: grpc.aio.Channel | None = None
         self._threads = ThreadPoolExecutor((os.cpu_count() or 1) + 4, thread_name_prefix="tensorus-aio")
 
     async def call(self, call: Call[T]) -> T:
-        """Return what a short call answers. One that may be repeated is, while the server cannot be reached."""
-        patience = self._patience()
-        while True:
-            # Where this process or event loop must not use the client, no other attempt can help.
-            channel = self._connected()
-            try:
-                with self._as_tensorus_errors():
-                    method: Any = channel.unary_unary(SERVICE + call.name, serialize)
-                    raw: bytes = await method(call.request, timeout=self._timeout_s)
-            except TensorusError as error:
-                if call.repeat is None:
-                    raise
-                await self._wait(patience, error, (0,))
-                continue
-            self._heard = True
-            with as_answer(call.name):
-                return answer_of(call, call.parse(raw), patience)
+        """Return what a short call answers."""
+        return await self.result(_calls.short_call(call))
+
+    async def result(self, steps: Steps[Never, R]) -> R:
+        """Return what a call returns that gives nothing on its way."""
+        driver = _Driver(self, steps, iter)
+        async for _ in driver.values():
+            raise AssertionError("it gives nothing")
+        return driver.result
 
     async def insert(
         self,
@@ -107,163 +78,21 @@ class AsyncRemoteBackend:
         on_progress: Callable[[Progress], None] | None,
     ) -> dict[int, TensorInfo | TensorusError]:
         """Store the uploads, which are iterated on a thread; return what became of each, by position."""
-        loop = asyncio.get_running_loop()
-        session = InsertSession(dataset, uploads, options)
-        patience = self._patience()
         outcomes: dict[int, TensorInfo | TensorusError] = {}
         threads = ThreadPoolExecutor(_INSERT_THREADS, thread_name_prefix="tensorus-insert")
-        done = False
         try:
-            while True:
-                broken = None
-                try:
-                    await self._insert_stream(session, threads, outcomes, on_progress)
-                except _BrokenError as error:
-                    broken = error.error
-                if session.failure is not None:
-                    raise session.failure
-                if broken is not None:
-                    if broken.reason in STALL_REASONS and await loop.run_in_executor(threads, session.await_source):
-                        # There was nothing to send: nobody's patience is asked for.
-                        continue
-                    await self._wait(patience, broken, session.place)
-                    if on_progress is not None:
-                        on_progress(Progress(None, session.delivered_bytes, None, patience.interruptions))
-                elif not session.has_expired:
-                    break
-            done = True
+            steps = _inserts.insert(dataset, uploads, options, on_progress)
+            async for results in _Driver(self, steps, iter, threads).values():
+                outcomes.update(results)
         finally:
             threads.shutdown(wait=False)
-            if not done and session.may_have_left_something:
-                with suppress(TensorusError, TimeoutError):
-                    async with asyncio.timeout(_CANCEL_TIMEOUT_S):
-                        await self.call(_calls.cancel_insert(session.request_id))
-        outcomes.update(session.unsendable)
-        if session.is_lost:
-            outcomes.update(session.abandoned())
         return outcomes
 
-    async def _insert_stream(
-        self,
-        session: InsertSession,
-        threads: Executor,
-        outcomes: dict[int, TensorInfo | TensorusError],
-        on_progress: Callable[[Progress], None] | None,
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        messages = await loop.run_in_executor(threads, session.begin)
-
-        async def requests() -> AsyncGenerator[bytes, None]:
-            while (made := await loop.run_in_executor(threads, next, messages, None)) is not None:
-                yield made
-
-        try:
-            with self._as_tensorus_errors():
-                method: Any = self._connected().stream_stream(SERVICE + "Insert")
-                call = method(requests())
-            try:
-                async for raw in self._answers(call):
-                    heard: list[Progress] = []
-                    outcome = await loop.run_in_executor(threads, _hear, raw, session, messages, heard)
-                    outcomes.update(outcome.values)
-                    if on_progress is not None:
-                        for progress in heard:
-                            on_progress(progress)
-                    outcome.require_no_error()
-            finally:
-                call.cancel()
-        finally:
-            messages.end()
-        if session.failure is None and not messages.finished:
-            raise InternalError("the server ended the insert before all of it was sent")
-        if session.busy is not None:
-            raise _BrokenError(session.busy)
-
-    async def get(
-        self, dataset: str, ids: Sequence[str], part: Part | None, reader: Reader[T]
-    ) -> AsyncGenerator[T, None]:
-        """Yield what `reader` makes of tensors. A get whose stream breaks goes on where it was."""
-        slices = None if part is None else slices_to(part)
-        reads = [pb.TensorRead(id=tensor_id, slices=slices) for tensor_id in ids]
-        place = GetPlace(reads, with_data=reader.with_data)
-        options = _calls.read_options(with_data=reader.with_data, dtype=None if part is None else part.dtype)
-        patience = self._patience()
-
-        def take(raw: bytes) -> _Outcome[T]:
-            with as_answer("Get"):
-                head, payload = split(raw)
-                response = pb.GetResponse.FromString(head)
-            return _Outcome(reader.take(place.passed(arrivals(response, payload))))
-
-        while True:
-            request = pb.GetRequest(dataset=dataset, reads=place.remaining(), options=options)
-            try:
-                async for value in self._read("Get", request, take):
-                    yield value
-            except _BrokenError as error:
-                broken = error.error
-            else:
-                break
-            if reads and place.is_complete:
-                break
-            await self._wait(patience, broken, place.reached)
-        reader.end()
-
-    async def query(self, listing: Listing, reader: Reader[T]) -> AsyncGenerator[T, None]:
-        """Yield what `reader` makes of the tensors of a listing. A query whose stream breaks goes on where it was."""
-        request = _calls.query_request(listing, with_data=reader.with_data)
-        place = QueryPlace(with_data=reader.with_data)
-        patience = self._patience()
-        # A tensor that broke off begins again: only the next one is further.
-        reached = -1
-
-        def passed(found: Iterator[Arrival]) -> Iterator[Arrival]:
-            nonlocal reached
-            for arrival in place.passed(found):
-                reached = arrival.item
-                yield arrival
-
-        def take(raw: bytes) -> _Outcome[T]:
-            with as_answer("Query"):
-                head, payload = split(raw)
-                response = pb.QueryResponse.FromString(head)
-            outcome = _Outcome(reader.take(passed(arrivals(response, payload))))
-            place.note(response.resume_token)
-            return outcome
-
-        while True:
-            request.resume_token = place.token
-            try:
-                async for value in self._read("Query", request, take):
-                    yield value
-            except _BrokenError as error:
-                broken = error.error
-            else:
-                break
-            await self._wait(patience, broken, (reached,))
-            place.restart()
-        reader.end()
-
-    async def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
-        """Return what policies would do to a sample. A call that breaks begins again."""
-        opening = _calls.open_explain(sample, policies)
-        patience = self._patience()
-
-        async def requests(messages: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
-            while (made := await self.in_thread(next, messages, None)) is not None:
-                yield made
-
-        while True:
-            try:
-                with self._as_tensorus_errors():
-                    method: Any = self._connected().stream_unary(SERVICE + "ExplainPolicy")
-                    raw: bytes = await method(requests(_calls.explain_messages(opening, sample)))
-            except TensorusError as error:
-                await self._wait(patience, error, (0,))
-                continue
-            self._heard = True
-            with as_answer("ExplainPolicy"):
-                return _calls.explanations(raw)
+    def values(
+        self, steps: Steps[T, None], take: Callable[[Iterable[T]], Iterator[V]]
+    ) -> AsyncGenerator[list[V], None]:
+        """Yield what `take` makes of what a call gives, on threads, never on two at once; as much at once as came together."""
+        return _Driver(self, steps, take).values()
 
     async def in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         """Return what `function` does, on a thread.
@@ -271,19 +100,19 @@ class AsyncRemoteBackend:
         Raises:
             UnavailableError: the client is closed.
         """
-        if self._closed:
+        if self.closed:
             raise UnavailableError("the client is closed", reason="UNAVAILABLE")
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     async def close(self) -> None:
         """End all calls. Idempotent."""
-        self._closed = True
+        self.closed = True
         self._threads.shutdown(wait=False)
         if self._channel is not None and self._loop is asyncio.get_running_loop():
             await self._channel.close()
 
-    def _connected(self) -> grpc.aio.Channel:
-        if self._closed:
+    def connected(self) -> grpc.aio.Channel:
+        if self.closed:
             raise UnavailableError("the client is closed", reason="UNAVAILABLE")
         loop = asyncio.get_running_loop()
         if self._channel is None:
@@ -299,89 +128,139 @@ class AsyncRemoteBackend:
             )
         return self._channel
 
-    async def _read(self, name: str, request: Message, take: Callable[[bytes], _Outcome[T]]) -> AsyncGenerator[T, None]:
-        """Yield what the answers of a stream bring."""
-        with self._as_tensorus_errors():
-            method: Any = self._connected().unary_stream(SERVICE + name, serialize)
-            call = method(request)
-        try:
-            async for raw in self._answers(call):
-                outcome = await self.in_thread(take, raw)
-                for value in outcome.values:
-                    yield value
-                outcome.require_no_error()
-        finally:
-            call.cancel()
-
-    async def _answers(self, call: Any) -> AsyncGenerator[bytes, None]:  # `Any`: a grpc.aio call, without serializers
-        while True:
-            try:
-                with self._as_tensorus_errors():
-                    raw = await call.read()
-            except TensorusError as error:
-                raise _BrokenError(error) from None
-            if raw is grpc.aio.EOF:
-                return
-            self._heard = True
-            yield raw
-
-    async def _wait(self, patience: Patience, error: TensorusError, place: tuple[int, ...]) -> None:
-        """Wait before the next attempt; raise `error` where there is to be none."""
-        if self._closed:
-            raise error
-        await asyncio.sleep(patience.wait_s(error, place))
-
-    def _patience(self) -> Patience:
+    def patience(self) -> Patience:
         """Return the patience of a call: none with a server that has never answered, whose address may be wrong."""
-        return Patience(self._retry_timeout_s if self._heard else 0.0)
+        return Patience(self._retry_timeout_s if self.heard else 0.0)
 
     @contextmanager
-    def _as_tensorus_errors(self) -> Iterator[None]:
-        """Turn what gRPC raises into errors of ours. Nothing but gRPC may run inside."""
+    def attempt(self) -> Iterator[None]:
+        """Turn what gRPC raises into a failed attempt. Nothing but gRPC may run inside."""
         try:
             yield
         except grpc.RpcError as error:
-            raise rpc_error(error) from error
+            raise AttemptFailedError(rpc_error(error), error) from None
         except asyncio.CancelledError as error:
             # Of this task, or of the call alone: then the client was closed.
             task = asyncio.current_task()
-            if self._closed and task is not None and not task.cancelling():
-                raise UnavailableError("the client was closed meanwhile", reason="CANCELLED") from error
+            if self.closed and task is not None and not task.cancelling():
+                closed = UnavailableError("the client was closed meanwhile", reason="CANCELLED")
+                raise AttemptFailedError(closed, error) from None
             raise
         except grpc.aio.UsageError as error:
-            raise UnavailableError("the client is closed", reason="UNAVAILABLE") from error
+            closed = UnavailableError("the client is closed", reason="UNAVAILABLE")
+            raise AttemptFailedError(closed, error) from None
 
 
-class _BrokenError(Exception):
-    """A stream broke."""
+class _Driver(Driver[AsyncRemoteBackend, T, R], Generic[T, R, V]):
+    """Does what a call asks for, in the task of its caller."""
 
-    def __init__(self, error: TensorusError) -> None:
-        super().__init__(str(error))
-        self.error = error
+    def __init__(
+        self,
+        backend: AsyncRemoteBackend,
+        steps: Steps[T, R],
+        take: Callable[[Iterable[T]], Iterator[V]],
+        threads: Executor | None = None,
+    ) -> None:
+        # Without threads of its own, those of the backend.
+        super().__init__(backend, steps)
+        self._take = take
+        self._threads = threads
 
-
-class _Outcome(Generic[T]):
-    """What an iteration brought before it ended, and the error that ended it, if one did."""
-
-    def __init__(self, found: Iterator[T]) -> None:
-        self.values: list[T] = []
-        self._error: Exception | None = None
+    async def values(self) -> AsyncGenerator[list[V], None]:
+        """Yield what is made of what the call gives, as much as it gave at once."""
+        self.patience = self._backend.patience()
+        advance: Callable[[Any], Step[T]] = self._steps.send
+        came: Any = None  # `Any`: see `Steps`
         try:
-            # Not `extend`: what came before an error counts.
-            for value in found:
-                self.values.append(value)
-        except Exception as error:  # noqa: BLE001 - raised when the values are used up
-            self._error = error
+            while True:
+                try:
+                    step = advance(came)
+                    advance, came = self._steps.send, None
+                    if isinstance(step, Give):
+                        values, came = await self._on_thread(_taken, self._take, step.values)
+                        yield values
+                        if came is not None:
+                            advance = self._steps.throw
+                    else:
+                        came = await self._do(step)
+                except BaseException as error:
+                    # Nothing here may keep the error, whose traceback keeps all of this, until a garbage collection.
+                    came = None
+                    if self._has_ended:
+                        if not isinstance(error, StopIteration):
+                            raise
+                        self.result = error.value
+                        return
+                    advance, came = self._steps.throw, error
+        finally:
+            self._close()
 
-    def require_no_error(self) -> None:
-        """Raise what ended it."""
-        if self._error is not None:
-            raise self._error
+    async def _do(self, step: Step[T]) -> Any:  # `Any`: see `Steps`
+        match step:
+            case Read():
+                return await self._read()
+            case Open():
+                self._close()
+                self._stream = self._open(SERVICE + step.name, step.requests)
+            case Send():
+                return await self._send(step.call)
+            case Ask():
+                return await self._backend.call(step.call)
+            case Pause():
+                if self._backend.closed:
+                    raise step.error
+                await asyncio.sleep(self.patience.wait_s(step.error, step.place))
+                return self.patience.interruptions
+            case Work():
+                return await self._on_thread(step.function)
+            case Close():
+                self._close()
+        return None
+
+    async def _on_thread(self, function: Callable[..., X], *arguments: object) -> X:
+        if self._threads is None:
+            return await self._backend.in_thread(function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+    def _open(self, name: str, requests: bytes | Iterator[bytes]) -> Any:  # `Any`: see `Driver`
+        channel = self._backend.connected()
+        with self._backend.attempt():
+            if isinstance(requests, bytes):
+                unary: Any = channel.unary_stream(name)
+                return unary(requests)
+            stream: Any = channel.stream_stream(name)
+            return stream(self._made(requests))
+
+    async def _made(self, requests: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+        while (made := await self._on_thread(next, requests, None)) is not None:
+            yield made
+
+    async def _read(self) -> bytes | None:
+        with self._backend.attempt():
+            read = await self._stream.read()
+        if read is grpc.aio.EOF:
+            return None
+        self._backend.heard = True
+        raw: bytes = read
+        return raw
+
+    async def _send(self, call: Call[Any]) -> bytes:  # `Any`: only its bytes count here
+        channel = self._backend.connected()
+        request = call.request.SerializeToString()
+        timeout_s = min(self._backend.timeout_s, call.timeout_s_max)
+        with self._backend.attempt():
+            method: Any = channel.unary_unary(SERVICE + call.name)
+            raw: bytes = await method(request, timeout=timeout_s)
+        self._backend.heard = True
+        return raw
 
 
-def _hear(
-    raw: bytes, session: InsertSession, messages: InsertMessages, heard: list[Progress]
-) -> _Outcome[tuple[int, TensorInfo | TensorusError]]:
-    with as_answer("Insert"):
-        response = pb.InsertResponse.FromString(raw)
-    return _Outcome(insert_results(response, session, messages, heard.append))
+def _taken(take: Callable[[Iterable[T]], Iterator[V]], given: Iterable[T]) -> tuple[list[V], Exception | None]:
+    """Return what came before an iteration ended, and the error that ended it, if one did."""
+    values: list[V] = []
+    try:
+        for value in take(given):
+            values.append(value)  # noqa: PERF402 - not `list`: what came before an error counts
+    except Exception as error:  # noqa: BLE001 - the call is told
+        return values, error
+    return values, None

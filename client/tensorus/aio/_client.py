@@ -3,54 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
 import threading
 from collections import deque
 from collections.abc import AsyncIterable
 from contextlib import aclosing
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from itertools import starmap
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from tensorus import _calls
+from tensorus import _calls, _reads
 from tensorus._arguments import (
     DELETES_PER_CALL,
     READS_PER_CALL,
-    array_kind,
     batches,
     dataset_name,
     dataset_taken,
     inserted_many,
     inserted_one,
     listing_of,
-    new_tensor,
     policies_of,
     policy_of,
     progress_of,
+    record_of,
     sample_from,
+    selection_of,
     tensor_name,
     upload_of,
+    uploads_of,
     without_result,
 )
-from tensorus._arrays import from_canonical
-from tensorus._backend import Began, Failed, InsertOptions, Part
-from tensorus._convert import damage_from, tensor_from
+from tensorus._backend import InsertOptions
 from tensorus._damage import intact, tell
-from tensorus._indexing import parse_index
-from tensorus._transfer import Assembler
+from tensorus._transfer import Assembler, headers
 from tensorus.aio._backend import AsyncRemoteBackend
-from tensorus.errors import AlreadyExistsError, DataCorruptError, UnavailableError
-from tensorus.types import NewTensor, Progress, Record
+from tensorus.errors import AlreadyExistsError, UnavailableError
+from tensorus.types import NewTensor, Record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+    import builtins
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
     from tensorus._arrays import AnyArray
-    from tensorus._backend import Arrival, Listing, Upload
+    from tensorus._backend import Arrival, Listing
     from tensorus._damage import OnDamaged
-    from tensorus._transfer import Assembly
+    from tensorus._steps import Steps
     from tensorus._where import Where
-    from tensorus.aio._backend import Reader
+    from tensorus.errors import DataCorruptError
     from tensorus.types import (
         AsArray,
         DatasetInfo,
@@ -59,6 +57,7 @@ if TYPE_CHECKING:
         OnConflict,
         Policy,
         PolicyExplanation,
+        Progress,
         Schema,
         TensorInfo,
     )
@@ -116,14 +115,7 @@ class AsyncClient:
 
     async def datasets(self, *, on_damaged: OnDamaged = None) -> builtins.list[DatasetInfo]:
         """Return all datasets in order of creation. See `tensorus.Client.datasets`."""
-        backend = self._backend
-        found: builtins.list[DatasetInfo | DataCorruptError] = []
-        token = ""
-        while True:
-            page, token = await backend.call(_calls.list_datasets(token))
-            found += page
-            if not token:
-                return [*intact(found, on_damaged)]
+        return [*intact(await self._backend.result(_calls.list_datasets()), on_damaged)]
 
     async def dataset(self, name: str) -> DatasetInfo:
         """Return a dataset. See `tensorus.Client.dataset`."""
@@ -164,10 +156,7 @@ class AsyncClient:
         options = InsertOptions(validate_only=validate_only)
         report = None if on_progress is None else progress_of(upload, on_progress)
         outcomes = await self._backend.insert(dataset_name(dataset), [upload], options, report)
-        inserted = inserted_one(dataset, upload, outcomes)
-        if report is not None:
-            report(Progress(upload.id, upload.canonical_bytes, upload.canonical_bytes))
-        return inserted
+        return inserted_one(dataset, upload, outcomes, report)
 
     async def insert_many(
         self,
@@ -185,21 +174,14 @@ class AsyncClient:
             tensors: what `tensorus.Client.insert_many` takes, iterated on a thread; or the same as an asynchronous iterable,
                 iterated on the event loop.
         """
-        ids: list[str] = []
-        source = _FromLoop(tensors) if isinstance(tensors, AsyncIterable) else None
-        found: Iterable[object] = tensors if source is None else source  # type: ignore[assignment]  # not narrowed by `source`
-
-        def uploads() -> Iterator[Upload]:
-            for tensor in found:
-                upload = upload_of(new_tensor(tensor), on_conflict)
-                ids.append(upload.id)
-                yield upload
-
+        source = _FromLoop(tensors) if isinstance(tensors, AsyncIterable) else tensors
+        ids: builtins.list[str] = []
+        uploads = uploads_of(source, on_conflict, ids)
         options = InsertOptions(all_or_nothing, validate_only)
         try:
-            outcomes = await self._backend.insert(dataset_name(dataset), uploads(), options, on_progress)
+            outcomes = await self._backend.insert(dataset_name(dataset), uploads, options, on_progress)
         finally:
-            if source is not None:
+            if isinstance(source, _FromLoop):
                 source.close()
         return inserted_many(dataset, ids, outcomes)
 
@@ -214,14 +196,7 @@ class AsyncClient:
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Any:  # `Any`: a torch tensor or a NumPy array, as asked for
         """Return a tensor, or a part of it. See `tensorus.Client.get`."""
-        parsed = None if index is None else parse_index(index)
-        axes = Part() if parsed is None else Part(parsed.axes, parsed.trailing_axes)
-        part = None if parsed is None and dtype is None else replace(axes, dtype=dtype)
-        kind = array_kind(as_)
-
-        def finish(info: TensorInfo, array: AnyArray) -> Any:  # `Any`: as above
-            return from_canonical(array if parsed is None else parsed.apply(array, info.shape), kind)
-
+        part, finish = selection_of(index, dtype, as_)
         report = None
         if on_progress is not None:
             loop = asyncio.get_running_loop()
@@ -229,8 +204,8 @@ class AsyncClient:
             def report(progress: Progress) -> None:
                 loop.call_soon_threadsafe(on_progress, progress)
 
-        reader = _Tensors(self._assembler.begin(report), finish)
-        async with aclosing(self._backend.get(dataset_name(dataset), [tensor_name(id)], part, reader)) as found:
+        steps = _reads.get(dataset_name(dataset), [tensor_name(id)], part, with_data=True)
+        async with aclosing(self._read(self._backend, [steps], finish, report)) as found:
             async for array in found:
                 return array
         raise without_result("read", dataset, id)
@@ -240,7 +215,8 @@ class AsyncClient:
     ) -> AsyncIterator[Record]:
         """Yield tensors by id, in order, in one stream. See `tensorus.Client.get_many`."""
         name, wanted = dataset_name(dataset), [tensor_name(tensor_id) for tensor_id in ids]
-        return self._get_many(self._backend, name, wanted, array_kind(as_), on_damaged)
+        reads = (_reads.get(name, batch, None, with_data=True) for batch in batches(wanted, READS_PER_CALL))
+        return self._read(self._backend, reads, record_of(as_), on_damaged=on_damaged)
 
     def query(
         self,
@@ -257,7 +233,15 @@ class AsyncClient:
     ) -> AsyncIterator[Record]:
         """Yield the tensors that match a filter. See `tensorus.Client.query`."""
         listing = listing_of(dataset, where, order_by=order_by, limit=limit, sample=sample, seed=seed)
-        return self._query(self._backend, listing, array_kind(as_), on_damaged, with_data=with_data)
+        finish = record_of(as_)
+        steps = _reads.query(listing, with_data=with_data)
+        if with_data:
+            return self._read(self._backend, [steps], finish, on_damaged=on_damaged)
+        damages = _Damages(on_damaged)
+        found = self._backend.values(
+            steps, lambda arrived: (Record(info, None) for info in headers(arrived, damages.add))
+        )
+        return _each(found, damages.tell)
 
     def list(
         self,
@@ -273,10 +257,10 @@ class AsyncClient:
 
     async def info(self, dataset: str, id: str) -> TensorInfo:  # noqa: A002 - the field's word
         """Return everything about a tensor but its values. See `tensorus.Client.info`."""
-        reads = self._backend.get(dataset_name(dataset), [tensor_name(id)], None, _Headers())
-        async with aclosing(reads) as found:
-            async for record in found:
-                return record.info
+        steps = _reads.get(dataset_name(dataset), [tensor_name(id)], None, with_data=False)
+        async with aclosing(_each(self._backend.values(steps, headers))) as found:
+            async for info in found:
+                return info
         raise without_result("read", dataset, id)
 
     async def update_metadata(self, dataset: str, id: str, metadata: Mapping[str, Any]) -> TensorInfo:  # noqa: A002
@@ -297,7 +281,7 @@ class AsyncClient:
     ) -> builtins.list[PolicyExplanation]:
         """Return what policies would do to a tensor. See `tensorus.Client.explain`."""
         sample = await self._backend.in_thread(sample_from, tensor)
-        return await self._backend.explain(sample, policies_of(policies))
+        return await self._backend.result(_calls.explain(sample, policies_of(policies)))
 
     @property
     def _backend(self) -> AsyncRemoteBackend:
@@ -305,74 +289,53 @@ class AsyncClient:
             raise UnavailableError("the client is closed", reason="UNAVAILABLE")
         return self._opened
 
-    def _records(self, kind: AsArray, on_damaged: OnDamaged) -> Reader[Record]:
-        def finish(info: TensorInfo, array: AnyArray) -> Record:
-            return Record(info, from_canonical(array, kind))
-
-        return _Tensors(self._assembler.begin(on_damaged=on_damaged), finish)
-
-    async def _get_many(
+    async def _read(
         self,
         backend: AsyncRemoteBackend,
-        dataset: str,
-        ids: builtins.list[str],
-        kind: AsArray,
-        on_damaged: OnDamaged,
-    ) -> AsyncIterator[Record]:
+        reads: Iterable[Steps[Arrival, None]],
+        finish: Callable[[TensorInfo, AnyArray], T],
+        on_progress: Callable[[Progress], None] | None = None,
+        on_damaged: OnDamaged = None,
+    ) -> AsyncGenerator[T, None]:
+        """Yield what `finish` makes of each tensor of one read after the other, on a thread."""
         damages = _Damages(on_damaged)
-        for batch in batches(ids, READS_PER_CALL):
-            async with aclosing(backend.get(dataset, batch, None, self._records(kind, damages.add))) as found:
-                async for record in damages.told_before(found):
-                    yield record
+        assembly = self._assembler.begin(on_progress, damages.add)
 
-    async def _query(
-        self, backend: AsyncRemoteBackend, listing: Listing, kind: AsArray, on_damaged: OnDamaged, *, with_data: bool
-    ) -> AsyncIterator[Record]:
-        damages = _Damages(on_damaged)
-        reader = self._records(kind, damages.add) if with_data else _Headers(damages.add)
-        async with aclosing(backend.query(listing, reader)) as found:
-            async for record in damages.told_before(found):
-                yield record
+        def take(arrived: Iterable[Arrival]) -> Iterator[T]:
+            complete = filter(None, map(assembly.take, arrived))
+            return starmap(finish, complete)
+
+        for steps in reads:
+            found = backend.values(steps, take)
+            async with aclosing(_each(found, damages.tell)) as values:
+                async for value in values:
+                    yield value
+        assembly.end()
+        damages.tell()
 
     async def _list(
         self, backend: AsyncRemoteBackend, listing: Listing, on_damaged: OnDamaged
     ) -> AsyncIterator[TensorInfo]:
-        token, count = "", 0
-        while True:
-            page = await backend.call(_calls.list_page(_calls.list_request(listing, token, count)))
-            left = len(page.tensors) if listing.limit is None else listing.limit - count
-            wanted: builtins.list[TensorInfo] = await backend.in_thread(
-                builtins.list, map(tensor_from, page.tensors[:left])
-            )
-            for info in wanted:
-                yield info
-            count += len(wanted)
-            left = len(page.damages) if listing.limit is None else listing.limit - count
-            for damage in page.damages[:left]:
-                tell(damage_from(damage), on_damaged)
-            count += len(page.damages[:left])
-            token = page.next_page_token
-            if not token or count == listing.limit:
-                return
+        async with aclosing(backend.values(_calls.list_tensors(listing), iter)) as pages:
+            async for page in pages:
+                for info in intact(page, on_damaged):
+                    yield info
 
 
-class _Tensors(Generic[T]):
-    """Reads whole tensors."""
+async def _each(
+    found: AsyncGenerator[builtins.list[T], None], before: Callable[[], None] = lambda: None
+) -> AsyncGenerator[T, None]:
+    """Yield the values of each list.
 
-    with_data = True
-
-    def __init__(self, assembly: Assembly, finish: Callable[[TensorInfo, AnyArray], T]) -> None:
-        self._assembly = assembly
-        self._finish = finish
-
-    def take(self, arrived: Iterator[Arrival]) -> Iterator[T]:
-        for arrival in arrived:
-            complete = self._assembly.take(arrival)
-            if complete is not None:
-                yield self._finish(*complete)
-
-    def end(self) -> None:
-        self._assembly.end()
+    Args:
+        before: called before the values of a list, and at the end; what it raises ends the iteration.
+    """
+    async with aclosing(found):
+        async for values in found:
+            before()
+            for value in values:
+                yield value
+        before()
 
 
 class _Damages:
@@ -383,37 +346,10 @@ class _Damages:
         self._found: deque[DataCorruptError] = deque()
         self.add: OnDamaged = None if on_damaged is None else self._found.append
 
-    async def told_before(self, records: AsyncIterator[Record]) -> AsyncIterator[Record]:
-        """Yield the records, and tell of what was found before each; what `on_damaged` raises ends the read."""
-        async for record in records:
-            self._tell()
-            yield record
-        self._tell()
-
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Tell of what was found; what `on_damaged` raises ends the read."""
         while self._found:
             tell(self._found.popleft(), self._on_damaged)
-
-
-class _Headers:
-    """Reads what is said of tensors."""
-
-    with_data = False
-
-    def __init__(self, on_damaged: OnDamaged = None) -> None:
-        self._on_damaged = on_damaged
-
-    def take(self, arrived: Iterator[Arrival]) -> Iterator[Record]:
-        for arrival in arrived:
-            if isinstance(arrival, Failed):
-                if not isinstance(arrival.error, DataCorruptError):
-                    raise arrival.error
-                tell(arrival.error, self._on_damaged)
-            if isinstance(arrival, Began):
-                yield Record(arrival.info, None)
-
-    def end(self) -> None:
-        """Nothing is left over."""
 
 
 class _FromLoop:
