@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tensorus.old_files.errors import OldDataError
-from tensorus.old_files.old_records import read_text
-from tensorus.old_files.old_values import object_kind, object_length, object_value
+from tensorus.old_files.metadata_values import object_kind, object_length, object_value
 from tensorus.old_files.pt_values import LongText, PickledObject, kind_of
+from tensorus.old_files.record_values import read_text
 from tensorus_protos.limits import ID_BYTES_MAX
 from tensorus_protos.rules import RuleError, require_id
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tensorus.old_files.errors import OldDataError
-from tensorus.old_files.old_records import read_text
-from tensorus.old_files.old_values import object_kind, object_length, object_value, set_items
+from tensorus.old_files.metadata_values import object_kind, object_length, object_value, set_items
 from tensorus.old_files.pt_values import LongText, PickledObject, kind_of
+from tensorus.old_files.record_values import read_text
 from tensorus_protos.limits import METADATA_BYTES_MAX, METADATA_DEPTH_MAX
 from tensorus_protos.plain import plain_set, seconds_since_1970
 from tensorus_protos.rules import INTEGER_MAX, INTEGER_MIN, RuleError, require_metadata, to_json
