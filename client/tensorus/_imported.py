@@ -1,7 +1,8 @@
 """What an import stores beside a record of Tensorus 0.1 about its values: `import_status` in its `compression_metadata`.
 
 The store measures errors against what it was given. Of an imported record these were the values that Tensorus 0.1 had left, so
-that whoever shows an error asks here first. No importer and no store is needed to read it.
+whoever shows an error asks here first. This module is not part of `old_files`: records are shown far more often than imported,
+and showing one needs no reader of old files.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 import numpy as np
 
 from tensorus_protos.plain import DEPTH_MAX
+from tensorus_protos.rules import INTEGER_MAX, INTEGER_MIN
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ MetadataValue: TypeAlias = Union[bool, int, float, str, "list[MetadataValue]", "
 """The types of metadata values."""
 
 Metadata: TypeAlias = "dict[str, MetadataValue]"
-
-_INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**63 - 1
 
 _NO_NUMBERS = (np.datetime64, np.timedelta64, np.void)
 """NumPy scalars that are not numbers, although `item` turns a time in nanoseconds into an int."""
@@ -55,7 +54,7 @@ def to_value(value: object, path: str = "value", depth: int = 0) -> pb.Value:
     if isinstance(value, bool):
         return pb.Value(boolean=value)
     if isinstance(value, int):
-        if not _INTEGER_MIN <= value <= _INTEGER_MAX:
+        if not INTEGER_MIN <= value <= INTEGER_MAX:
             raise ValueError(f"{path} is {value}, beyond the 64 bits of an integer")
         return pb.Value(integer=value)
     if isinstance(value, float):

@@ -1,14 +1,7 @@
-"""JSON as the catalogue keeps it, and as the size of metadata is measured."""
+"""JSON as the catalogue keeps it. Metadata are measured as the same JSON, so that they are serialized only once."""
 
 from __future__ import annotations
 
-import json
+from tensorus_protos.rules import to_json
 
 __all__ = ["to_json"]
-
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
-
-
-def to_json(value: object) -> str:
-    """Return compact JSON; NaN and infinities in Python's notation, which Python reads back."""
-    return _encode(value)

@@ -1,12 +1,21 @@
 """Every limit, with its unit in its name and where its number comes from. All are announced by GetCapabilities.
 
 A limit is checked before anything of its size is allocated. docs/PROTOCOL.md has the same table, and a test compares them.
+
+Limits that clients check as well are defined in `tensorus_protos.limits`, those of chunks in `tensorus_codecs`.
 """
 
 from __future__ import annotations
 
 from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX
 from tensorus_codecs.policy import CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MIN
+from tensorus_protos.limits import (
+    ID_BYTES_MAX,
+    METADATA_BYTES_MAX,
+    METADATA_DEPTH_MAX,
+    METADATA_KEY_BYTES_MAX,
+    RANK_MAX,
+)
 
 __all__ = [
     "ANSWER_BYTES_MAX",
@@ -92,26 +101,11 @@ UNACKNOWLEDGED_BYTES_MAX = 16 * 1024 * 1024
 TENSOR_BYTES_MAX = 1024**4
 """Canonical bytes of a tensor: its chunk index, 8 bytes a chunk, then has 8 MiB at the default chunk size."""
 
-RANK_MAX = 32
-"""Dimensions. NumPy allowed 32 until version 2, and nobody has asked for more."""
-
-ID_BYTES_MAX = 512
-"""UTF-8 bytes of a tensor's id: the longest parameter names of large models have about 150."""
-
 REQUEST_ID_BYTES_MAX = 128
 """UTF-8 bytes of a request's id: a UUID has 36."""
 
 DATASET_NAME_BYTES_MAX = 255
 """UTF-8 bytes of a dataset's name: what file systems allow a name, for those who export."""
-
-METADATA_BYTES_MAX = 64 * 1024
-"""Of one tensor, serialized: metadata describes, it does not store."""
-
-METADATA_DEPTH_MAX = 16
-"""Nested lists and maps. Far from the protobuf runtime's own limit of 100, which it reports as a broken message."""
-
-METADATA_KEY_BYTES_MAX = 1024
-"""UTF-8 bytes of a key as filters name it, nested keys joined: so that an index entry stays small."""
 
 INDEXED_TEXT_BYTES_MAX = 1024
 """UTF-8 bytes of a text value that comparisons see; a longer one only exists. PostgreSQL's index rows hold about 2.7 KB."""

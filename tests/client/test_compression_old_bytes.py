@@ -25,8 +25,8 @@ from tensorus.compression import (
     NoQuantization,
     TensorCompression,
 )
-from tensorus.old_files import old_compressors
-from tensorus.old_files.old_quantizers import dequantized
+from tensorus.old_files import compressors
+from tensorus.old_files.quantizers import dequantized
 
 COMPRESSORS = {"none": NoCompression(), "gzip-6": GZIPCompression(), "lz4-1": LZ4Compression()}
 QUANTIZERS = {"none": NoQuantization(), "fp16": FP16Quantization(), "int8": INT8Quantization()}
@@ -87,7 +87,7 @@ def test_bytes_of_several_blocks_are_read() -> None:
 
 def test_more_than_a_record_may_hold_is_read_where_metadata_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     data, metadata = compressed(torch.zeros(100_000), "gzip-9", "none")
-    monkeypatch.setattr(old_compressors, "INFLATED_BYTES_MAX", 1000)
+    monkeypatch.setattr(compressors, "INFLATED_BYTES_MAX", 1000)
     assert torch.equal(TensorCompression().decompress_tensor(data, metadata), torch.zeros(100_000))
     with pytest.raises(CompressionError, match="inflate to more than 1000 bytes, the limit"):
         TensorCompression().decompress_tensor(data, {**metadata, "original_size": 10})

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.arrays import assert_same_bits, normal
 from support.old_tensorus import fp16_codes, given_back, int8_codes
 from tensorus.compression import FP16Quantization, INT8Quantization, NoQuantization, QuantizationError
-from tensorus.old_files.old_quantizers import dequantized
+from tensorus.old_files.quantizers import dequantized
 
 INT8, FP16 = INT8Quantization(), FP16Quantization()
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import tensorus
 from support.arrays import DTYPE_NAMES, canonical, normal, random_bits
 from support.client import run_process, thin_environment
+from support.old_tensorus import Written, compressed
 from tensorus_codecs.presets import PRESETS
 from tensorus_server.processes.server import Server
 
@@ -220,3 +222,64 @@ with TensorStorage("grpc://{server.address}", compression_preset="balanced") as 
     result = [type(record["tensor"]).__name__, record["tensor"].shape, record["metadata"]["record_id"] == record_id]
 """
     assert thin(source) == ["ndarray", [3, 5], True]
+
+
+WITHOUT_THE_SERVER = "import sys; sys.modules['tensorus_server'] = None"
+"""Makes every import of the server's package fail, as if it were not installed."""
+
+
+@pytest.fixture
+def old_folder(tmp_path: Path, dataset: str) -> Path:
+    """A folder with a dataset of Tensorus 0.1, with a name, metadata and values that have to be checked and converted."""
+    written = Written()
+    written.insert(torch.arange(12.0).reshape(3, 4), "plain", seen={2, 1})
+    written.insert(torch.arange(12.0).reshape(3, 4), "plain")
+    written.insert(torch.tensor([-5, 0, 7], dtype=torch.int8), "compressed", "gzip-9", "int8")
+    written.save(tmp_path / f"{dataset}.pt")
+    return tmp_path
+
+
+def test_bytes_of_tensorus_0_1_are_read_without_the_server_s_package(thin: Thin) -> None:
+    data, metadata = compressed(torch.tensor([0.0, 1.0, 255.0]), "gzip-6", "int8")
+    source = f"""
+{WITHOUT_THE_SERVER}
+import numpy
+from tensorus.compression import INT8Quantization, TensorCompression
+codes, params = INT8Quantization().quantize(numpy.array([0.0, 1.0, 255.0], "float32"))
+result = [TensorCompression().decompress_tensor(bytes.fromhex({data.hex()!r}), {metadata!r}).tolist(),
+          INT8Quantization().dequantize(codes, params).tolist()]
+"""
+    assert thin(source) == [[0, 1, 255]] * 2
+
+
+def test_a_dataset_of_tensorus_0_1_is_stored_on_a_server_without_the_server_s_package(
+    thin: Thin, server: Server, remote: tensorus.Client, old_folder: Path, dataset: str
+) -> None:
+    source = f"""
+{WITHOUT_THE_SERVER}
+import tensorus
+from tensorus.old_files.storing import import_file
+with tensorus.connect({server.address!r}) as client:
+    report = import_file(client, {str(old_folder / f"{dataset}.pt")!r})
+result = [report.error, report.counts, [outcome.id for outcome in report.outcomes]]
+"""
+    error, counts, ids = thin(source)
+    assert (error, ids) == ("", ["plain", "plain-2", "compressed"])
+    assert {status: count for status, count in counts.items() if count} == {"imported": 2, "repaired": 1}
+    assert remote.info(dataset, "plain").metadata["seen"] == [1, 2]
+    assert remote.get(dataset, "compressed", as_="numpy").tolist() == [-5, 0, 7]
+
+
+def test_the_command_line_imports_old_files_to_a_server_without_the_server_s_package(
+    tmp_path_factory: pytest.TempPathFactory, server: Server, remote: tensorus.Client, old_folder: Path, dataset: str
+) -> None:
+    command = thin_environment(tmp_path_factory.mktemp("cli"), "click", "rich")
+    source = f"""
+{WITHOUT_THE_SERVER}
+sys.argv = ["tensorus", "import", {str(old_folder)!r}, "--server", {server.address!r}]
+import tensorus.cli; tensorus.cli.main()
+"""
+    done = run_process(command, source=source)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "3 records in 1 dataset: 2 imported, 1 repaired" in done.stdout
+    assert {info.id for info in remote.list(dataset)} == {"plain", "plain-2", "compressed"}

@@ -15,9 +15,9 @@ import tensorus
 from support.arrays import assert_same_bits
 from support.client import run_process, thin_environment
 from support.old_tensorus import Written, archive, dataset_pickle, metadata_of, tensor
-from tensorus._import import examine_file, import_file, old_files
 from tensorus.errors import DatasetNotFoundError, InvalidRequestError, StorageFullError
 from tensorus.old_files import FileReport
+from tensorus.old_files.storing import examine_file, import_file, old_files
 from tensorus_server.processes.server import Server
 
 NUMBERS = torch.linspace(-1, 2, 1200).reshape(30, 40)
@@ -366,7 +366,7 @@ def test_the_thin_client_imports_into_a_server(server: Server, old: Any, dataset
     (tmp_path / "thin").mkdir()
     source = f"""
 import tensorus
-from tensorus._import import import_file
+from tensorus.old_files.storing import import_file
 with tensorus.connect({server.address!r}) as client:
     report = import_file(client, {str(save())!r})
 print([outcome.status for outcome in report.outcomes])

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from support.old_tensorus import Written, archive, integer, text
 from tensorus.old_files import OldDataset, OldFileError
-from tensorus.old_files.old_metadata import converted_metadata
+from tensorus.old_files.metadata import converted_metadata
 from tensorus.old_files.pt_container import PtContainer
 from tensorus.old_files.pt_pickle import read_pickle
 from tensorus.old_files.record_ids import unique_ids

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tensorus_protos import limits as shared_limits
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_server import limits
 from tensorus_server.rpc.capabilities import announced_limits
@@ -49,13 +50,14 @@ ANNOUNCED = {
 
 
 def documented() -> dict[str, str]:
-    """Return the docstring of each constant that the module defines itself."""
-    body = ast.parse(Path(limits.__file__).read_text(encoding="utf-8")).body
+    """Return the docstring of each constant that the server defines, or shares with its clients."""
     found = {}
-    for statement, following in zip(body, [*body[1:], None], strict=True):
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            text = following.value if isinstance(following, ast.Expr) else None
-            found[statement.targets[0].id] = text.value if isinstance(text, ast.Constant) else ""
+    for module in (limits, shared_limits):
+        body = ast.parse(Path(module.__file__).read_text(encoding="utf-8")).body
+        for statement, following in zip(body, [*body[1:], None], strict=True):
+            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+                text = following.value if isinstance(following, ast.Expr) else None
+                found[statement.targets[0].id] = text.value if isinstance(text, ast.Constant) else ""
     found.pop("__all__")
     return found
 
@@ -66,6 +68,13 @@ def test_a_limit_is_documented_public_and_positive(name: str) -> None:
     assert name in limits.__all__
     assert getattr(limits, name) > 0
     assert name.endswith(UNITS)
+
+
+def test_the_server_lists_every_limit_that_it_shares_with_its_clients() -> None:
+    assert {name: getattr(limits, name) for name in shared_limits.__all__} == {
+        name: getattr(shared_limits, name) for name in shared_limits.__all__
+    }
+    assert set(shared_limits.__all__) <= set(limits.__all__)
 
 
 def test_every_public_name_exists() -> None:

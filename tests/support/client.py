@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import itertools
 import os
 import re
 import subprocess
@@ -238,13 +239,14 @@ def stoppable_server(folder: Path, *, port: int = 0) -> Iterator[tuple[str, Call
 # ---- Processes ----------------------------------------------------------------------------------------------------------
 
 
-def thin_environment(folder: Path) -> list[str]:
-    """Return the command of a Python that has the base dependencies of Tensorus and nothing else.
+def thin_environment(folder: Path, *extra: str) -> list[str]:
+    """Return the command of a Python that has the base dependencies of Tensorus and the libraries `extra`, and nothing else.
 
     Links to what the installed libraries brought stand in `folder`: what is not a base dependency, or a dependency of one, is
     as absent as if it had never been installed.
     """
-    for name in _with_dependencies("tensorus"):
+    found = [_with_dependencies(name) for name in ("tensorus", *extra)]
+    for name in {*extra, *itertools.chain.from_iterable(found)}:
         distribution = importlib.metadata.distribution(name)
         for file in distribution.files or ():
             top = file.parts[0]

@@ -1,7 +1,7 @@
 """Writes dataset files as Tensorus 0.1 wrote them, with torch; and containers that torch would never write, without.
 
-Written from the description of the format, for tests: the formulas are those in `old_quantizers.py`, `given_back` is what the
-original made of its own codes.
+Written from the description of the format, for tests. The formulas are those in `old_files/quantizers.py`; `given_back` is
+what the original made of its own codes.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def import_(
     """  # noqa: D301 - click's mark for lines that stay as they are
     if report is not None and report.suffix != ".json":
         raise click.BadParameter(f"{report} must end in .json", param_hint="--report")
-    from tensorus._import import old_files  # noqa: PLC0415 - only this command needs the importers
+    from tensorus.old_files.storing import old_files  # noqa: PLC0415 - only this command needs it
 
     paths = old_files(old_folder, datasets)
     reports: list[FileReport] = []
@@ -101,7 +101,7 @@ def _run(
     quiet: bool,
 ) -> None:
     """Import one file after the other, or, without a place, only examine them, and put down what became of each."""
-    from tensorus._import import examine_file, import_file  # noqa: PLC0415 - see above
+    from tensorus.old_files.storing import examine_file, import_file  # noqa: PLC0415 - see above
 
     with nullcontext() if place is None else connected(*place) as client, progress_bar(quiet=quiet) as bar:
         task = bar.add_task("", total=sum(path.stat().st_size for path in paths))
@@ -123,7 +123,7 @@ def _run(
 
 def _write(reports: Sequence[FileReport], file: Path | None, *, as_json: bool) -> ImportSummary:
     """Tell what became of the files, and return it in numbers."""
-    from tensorus._import import summary_of  # noqa: PLC0415 - see above
+    from tensorus.old_files.storing import summary_of  # noqa: PLC0415 - see above
 
     summary = summary_of(reports)
     found = {"datasets": reports, "summary": summary}

@@ -1,7 +1,7 @@
 """Bytes that Tensorus 0.1 compressed: an archive of `torch.save` with a tensor or its codes, perhaps through gzip or lz4.
 
-They are read by the importer, which runs nothing that is in them and does without torch. Where they differ from what 0.1 itself
-gave back is in `old_quantizers.py`. What they are say their first bytes and the metadata that came with them, whichever
+`tensorus.old_files` reads them; it runs nothing that is in them and needs no torch. Its `quantizers.py` says where the values
+differ from what 0.1 itself returned. The first bytes and the metadata that came with them say what they are, whichever
 algorithms are asked to read them.
 """
 
@@ -38,11 +38,11 @@ def old_values(data: memoryview, metadata: object) -> AnyArray:
     Raises:
         CompressionError: metadata is missing, or another tensor's; damaged bytes; lz4 is not installed.
     """
-    # Only now: what this version compresses needs nothing of the server's package.
+    # Imported only now: what this version compresses needs no reader of old files.
     from tensorus.old_files import OldDataError  # noqa: PLC0415
-    from tensorus.old_files.old_compressors import INFLATED_BYTES_MAX  # noqa: PLC0415
-    from tensorus.old_files.old_quantizers import dequantized  # noqa: PLC0415
-    from tensorus.old_files.old_records import codes_in  # noqa: PLC0415
+    from tensorus.old_files.compressors import INFLATED_BYTES_MAX  # noqa: PLC0415
+    from tensorus.old_files.quantizers import dequantized  # noqa: PLC0415
+    from tensorus.old_files.record_values import codes_in  # noqa: PLC0415
 
     known, compressor, quantizer = _described(metadata)
     params = _params(known, quantizer)

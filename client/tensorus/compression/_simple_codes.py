@@ -9,8 +9,8 @@ Parameters are plain values that JSON keeps: `original_dtype`, `original_shape` 
 For int8 the zero point is that of 0.1, trunc(-128 - min / scale), wherever every value is then within half a step of a code.
 Elsewhere it is -128 - round(min / scale), and need not fit in 8 bits: values above or below zero have one far away. Such
 parameters were never those of 0.1, and their values are worked out exactly (`_exact_values`), since neither float32 nor float64
-has the digits. All other parameters are read as the importer reads those of 0.1 (`old_quantizers.py`), of which one case does
-not follow the formula: where scale is 1 and every code is the zero point, all values are the zero point.
+has the digits. `old_files/quantizers.py` reads all other parameters, as in an import of old files. One case does not follow
+the formula: where scale is 1 and every code is the zero point, all values are the zero point.
 
 The components of a complex tensor are another axis of 2.
 """
@@ -197,9 +197,9 @@ def _real_values(codes: AnyArray, params: Mapping[str, Any], dtype: DType) -> An
 
 
 def _old_values(codes: AnyArray, quantizer: str, params: Mapping[str, Any], dtype: DType) -> AnyArray:
-    # Only now: quantizing and compressing need nothing of the server's package.
+    # Imported only now: quantizing and compressing need no reader of old files.
     from tensorus.old_files import OldDataError  # noqa: PLC0415
-    from tensorus.old_files.old_quantizers import dequantized  # noqa: PLC0415
+    from tensorus.old_files.quantizers import dequantized  # noqa: PLC0415
 
     try:
         return dequantized(codes, quantizer, {**params, "original_dtype": f"torch.{dtype.name}"}).array

@@ -7,7 +7,7 @@ Nothing is imported, called or built but plain values and the descriptions of `p
     collections.OrderedDict, torch.Size      a dict, a tuple
     _codecs.encode(text, "latin1")           bytes, a code point each
     __builtin__.bytes                        no bytes
-    __builtin__.set, frozenset               a description of the call, as of everything below; see `old_values`
+    __builtin__.set, frozenset               a description of the call, as of everything below; see `metadata_values`
     datetime.date, time, datetime, timezone, timedelta
     numpy.dtype, and BUILD                   what a scalar's bytes are
     numpy.core.multiarray.scalar             a NumPy scalar; since NumPy 2 in numpy._core

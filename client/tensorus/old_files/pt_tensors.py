@@ -19,7 +19,7 @@ from tensorus.old_files.errors import OldRecordError
 from tensorus.old_files.pt_values import Mark, Storage, kind_of
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.errors import UnsupportedDTypeError
-from tensorus_server.limits import RANK_MAX
+from tensorus_protos.limits import RANK_MAX
 
 if TYPE_CHECKING:
     from tensorus.old_files.pt_container import PtContainer

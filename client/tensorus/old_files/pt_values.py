@@ -42,7 +42,7 @@ class PickledBytes:
 
 @dataclass(slots=True, eq=False)
 class PickledObject:
-    """Something small that the pickle says how to make, such as a date. It is not made: `old_values` reads what it would be."""
+    """Something small that the pickle says how to make, such as a date. It is not made; `metadata_values` reads it."""
 
     name: str
     """Of what would be called: module and name, joined by "."."""

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tensorus.old_files.errors import OldDataError
-from tensorus.old_files.old_records import read_text
-from tensorus.old_files.old_values import object_kind, object_length, object_value
+from tensorus.old_files.metadata_values import object_kind, object_length, object_value
 from tensorus.old_files.pt_values import LongText, PickledObject, kind_of
-from tensorus_server.engine.validate import require_id
-from tensorus_server.errors import InvalidNameError
-from tensorus_server.limits import ID_BYTES_MAX
+from tensorus.old_files.record_values import read_text
+from tensorus_protos.limits import ID_BYTES_MAX
+from tensorus_protos.rules import RuleError, require_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -91,7 +90,7 @@ def _wanted(container: PtContainer, pickled: object) -> RecordId:
         return RecordId("", kind_of(value), f"its id is a {kind_of(value)}, which cannot be kept")
     text = str(value)
     try:
-        require_id(text, dataset="")
-    except InvalidNameError as error:
-        return RecordId("", text[:80], str(error).partition(" [")[0])
+        require_id(text)
+    except RuleError as error:
+        return RecordId("", text[:80], str(error))
     return RecordId(text)

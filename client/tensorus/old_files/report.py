@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from tensorus.old_files.old_metadata import DroppedValue
+    from tensorus.old_files.metadata import DroppedValue
 
 __all__ = [
     "STATUSES",

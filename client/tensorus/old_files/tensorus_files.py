@@ -2,7 +2,7 @@
 
     generation 1   "tensors", "metadata": lists, a record being what has the same place in both
     generation 2   also "schema": a dict, or None
-    generation 3   also "compression_config": a dict, or None; an item of "tensors" may be bytes: see `old_records`
+    generation 3   also "compression_config": a dict, or None; an item of "tensors" may be bytes: see `record_values`
 
 Opening a file reads its directory and its pickle, and so finds what makes the file as a whole unreadable. Records are then
 read one at a time, in order, and one that cannot be read does not stop the others. The file is opened for reading alone, and
@@ -18,24 +18,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from tensorus.old_files.compressors import INFLATED_BYTES_MAX
 from tensorus.old_files.errors import OldDataError, OldFileError, OldRecordError
-from tensorus.old_files.old_compressors import INFLATED_BYTES_MAX
-from tensorus.old_files.old_metadata import DroppedValue, converted_metadata
-from tensorus.old_files.old_records import restored
-from tensorus.old_files.old_schema import converted_schema
+from tensorus.old_files.metadata import DroppedValue, converted_metadata
 from tensorus.old_files.pt_container import PtContainer
 from tensorus.old_files.pt_pickle import read_pickle
 from tensorus.old_files.pt_values import LongText, Mark, PickledBytes, PickledTensor, Storage, kind_of
 from tensorus.old_files.record_ids import unique_ids
+from tensorus.old_files.record_values import restored
 from tensorus.old_files.report import RecordOutcome
+from tensorus.old_files.schema import converted_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tensorus.old_files.old_schema import OldSchema
     from tensorus.old_files.pt_tensors import Array
     from tensorus.old_files.record_ids import RecordId
     from tensorus.old_files.report import Status
+    from tensorus.old_files.schema import OldSchema
 
 __all__ = ["OldDataset", "OldRecord"]
 

@@ -32,7 +32,7 @@ def import_old_files(client: Client, folder: Path) -> tuple[FileReport, ...]:
         return ()
     import fcntl  # noqa: PLC0415 - not everywhere; but then neither is the engine
 
-    from tensorus._import import import_file, summary_of  # noqa: PLC0415 - few folders have such files
+    from tensorus.old_files.storing import import_file, summary_of  # noqa: PLC0415 - few folders have such files
 
     reports = []
     with (folder / _STATE_FILE).open("a+", encoding="utf-8") as file:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tensorus_codecs.dtypes import Kind, dtype_by_name
 from tensorus_codecs.errors import InvalidPolicyError
-from tensorus_server.compact_json import to_json
+from tensorus_protos import rules
+from tensorus_protos.rules import RuleError
 from tensorus_server.errors import (
     InvalidMetadataError,
     InvalidNameError,
@@ -18,14 +18,10 @@ from tensorus_server.errors import (
     LimitExceededError,
     SchemaMismatchError,
 )
-from tensorus_server.filter.tree import flatten_metadata
 from tensorus_server.limits import (
     DATASET_NAME_BYTES_MAX,
     EXPLAIN_CANDIDATES_MAX,
-    ID_BYTES_MAX,
     METADATA_BYTES_MAX,
-    METADATA_DEPTH_MAX,
-    METADATA_KEY_BYTES_MAX,
     RANK_MAX,
     REQUEST_ID_BYTES_MAX,
     TENSOR_BYTES_MAX,
@@ -65,10 +61,6 @@ _METADATA_TYPES = {
 }
 """A schema's types and Python's; a bool is no integer here, although Python says so."""
 
-_INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**63 - 1
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-
 
 def require_dataset_name(name: str) -> None:
     """Refuse a name that is empty, too long, has control characters, or would leave a folder that someone names after it.
@@ -87,7 +79,10 @@ def require_id(tensor_id: str, *, dataset: str) -> None:
     Raises:
         InvalidNameError: names the value and the rule.
     """
-    _require_text("id of a tensor", tensor_id, ID_BYTES_MAX, dataset=dataset)
+    try:
+        rules.require_id(tensor_id)
+    except RuleError as error:
+        raise _name_error(error, dataset) from error
 
 
 def require_request_id(request_id: str, *, dataset: str) -> None:
@@ -183,8 +178,10 @@ def require_metadata(metadata: Metadata, *, dataset: str, tensor: str) -> None:
     """
     if not metadata:
         return
-    _require_values(metadata, dataset=dataset, tensor=tensor)
-    _require_size(to_json(metadata), metadata, dataset=dataset, tensor=tensor)
+    try:
+        rules.require_metadata(metadata)
+    except RuleError as error:
+        raise _metadata_error(error, dataset, tensor) from error
 
 
 def require_announced(new: NewTensor, dataset: Dataset) -> None:
@@ -196,8 +193,11 @@ def require_announced(new: NewTensor, dataset: Dataset) -> None:
     """
     require_id(new.id, dataset=dataset.name)
     if new.metadata:
-        _require_values(new.metadata, dataset=dataset.name, tensor=new.id)
-        _require_size(new.metadata_json, new.metadata, dataset=dataset.name, tensor=new.id)
+        try:
+            rules.require_metadata_values(new.metadata)
+            rules.require_metadata_size(new.metadata_json, new.metadata)
+        except RuleError as error:
+            raise _metadata_error(error, dataset.name, new.id) from error
         # Worked out here, and not by the committer: large metadata take 20 ms.
         _ = new.index
     if not dataset.schema.is_empty:
@@ -277,85 +277,18 @@ def _mismatches(spec: TensorSpec, metadata: Metadata, schema: Schema) -> Iterato
 
 def _require_text(what: str, text: str, bytes_max: int, *, dataset: str | None = None) -> None:
     try:
-        size = len(text.encode())
-    except UnicodeEncodeError as error:
-        raise InvalidNameError(f"{what} is not Unicode text: {error.reason}", dataset=dataset) from error
-    if not 1 <= size <= bytes_max:
-        shown = repr(text) if size <= 80 else f"{text[:40]!r}..."
-        raise InvalidNameError(
-            f"{what} is {shown}, {size} bytes of UTF-8; must be 1 to {bytes_max} bytes",
-            dataset=dataset,
-            limit=bytes_max,
-        )
-    if _CONTROL.search(text):
-        raise InvalidNameError(f"{what} is {text!r}, must have no control characters", dataset=dataset)
+        rules.require_text(what, text, bytes_max)
+    except RuleError as error:
+        raise _name_error(error, dataset) from error
 
 
-def _require_values(metadata: Metadata, *, dataset: str, tensor: str) -> None:
-    # What the user made may hold anything: hence Any.
-    level: list[dict[Any, Any] | list[Any]] = [metadata]
-    for _ in range(METADATA_DEPTH_MAX):
-        below: list[dict[Any, Any] | list[Any]] = []
-        for container in level:
-            if isinstance(container, dict):
-                _require_keys(container, dataset=dataset, tensor=tensor)
-            for value in container.values() if isinstance(container, dict) else container:
-                if isinstance(value, (dict, list)):
-                    below.append(value)
-                else:
-                    _require_scalar(value, dataset=dataset, tensor=tensor)
-        level = below
-        if not level:
-            return
-    raise LimitExceededError(
-        f"metadata is nested deeper than {METADATA_DEPTH_MAX} levels (metadata_depth_max)",
-        dataset=dataset,
-        tensor=tensor,
-        limit=METADATA_DEPTH_MAX,
-    )
+def _name_error(error: RuleError, dataset: str | None) -> InvalidNameError:
+    if error.limit is None:
+        return InvalidNameError(str(error), dataset=dataset)
+    return InvalidNameError(str(error), dataset=dataset, limit=error.limit)
 
 
-def _require_size(text: str, metadata: Metadata, *, dataset: str, tensor: str) -> None:
-    """Refuse metadata that are too large, or have a key that is too long; `text` is their JSON."""
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError as error:
-        raise InvalidMetadataError(
-            f"metadata has text that is not Unicode: {error.reason}", dataset=dataset, tensor=tensor
-        ) from error
-    if size > METADATA_BYTES_MAX:
-        raise LimitExceededError(
-            f"metadata is {size} bytes as JSON, limit is {METADATA_BYTES_MAX} bytes (metadata_bytes_max)",
-            dataset=dataset,
-            tensor=tensor,
-            limit=METADATA_BYTES_MAX,
-        )
-    if 2 * size <= METADATA_KEY_BYTES_MAX:
-        # No key, with what is escaped in it, is longer than that.
-        return
-    for key, _ in flatten_metadata(metadata):
-        if len(key.encode()) > METADATA_KEY_BYTES_MAX:
-            raise LimitExceededError(
-                f"metadata key {key[:40]!r}... is {len(key.encode())} bytes, "
-                f"limit is {METADATA_KEY_BYTES_MAX} bytes (metadata_key_bytes_max)",
-                dataset=dataset,
-                tensor=tensor,
-                limit=METADATA_KEY_BYTES_MAX,
-            )
-
-
-def _require_keys(container: dict[Any, Any], *, dataset: str, tensor: str) -> None:
-    for key in container:
-        if not isinstance(key, str):
-            raise InvalidMetadataError(f"a key is a {type(key).__name__}, must be text", dataset=dataset, tensor=tensor)
-
-
-def _require_scalar(value: object, *, dataset: str, tensor: str) -> None:
-    if isinstance(value, int) and not _INTEGER_MIN <= value <= _INTEGER_MAX:
-        raise InvalidMetadataError(f"an integer is {value}, beyond 64 bits", dataset=dataset, tensor=tensor)
-    if not (value is None or isinstance(value, (bool, int, float, str))):
-        raise InvalidMetadataError(
-            f"a value is a {type(value).__name__}; metadata holds None, bool, int, float, str, lists and dicts",
-            dataset=dataset,
-            tensor=tensor,
-        )
+def _metadata_error(error: RuleError, dataset: str, tensor: str) -> InvalidMetadataError | LimitExceededError:
+    if error.limit is None:
+        return InvalidMetadataError(str(error), dataset=dataset, tensor=tensor)
+    return LimitExceededError(str(error), dataset=dataset, tensor=tensor, limit=error.limit)

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 
 from tensorus.old_files.errors import OldDataError
-from tensorus.old_files.old_records import read_text
 from tensorus.old_files.pt_values import LongText, PickledBytes, PickledObject, kind_of
+from tensorus.old_files.record_values import read_text
 from tensorus_protos.plain import plain_scalar
 
 if TYPE_CHECKING:

@@ -1,7 +1,6 @@
-"""Stores what the original Tensorus left: its dataset files, each one under its own name.
+"""Stores dataset files of Tensorus 0.1 through any client, losslessly, each under its own name.
 
-The files are read by `tensorus.old_files`, which runs nothing of them, and stored by any client, losslessly. Both the
-command `tensorus import` and `TensorStorage` do it by way of this module, the only one of the client that knows the importers.
+The command `tensorus import` and `TensorStorage` both import by way of this module.
 
 A dataset is made under its final name and filled in one insert, in the order of the file. Where the file as a whole fails on
 the way, or the store does, the dataset is deleted again, so that its name is free of half of it; `all_or_nothing` would be the
@@ -22,7 +21,7 @@ import xxhash
 from tensorus._arrays import canonical_blocks, dtype_name
 from tensorus.errors import AlreadyExistsError, InsertManyError, InvalidRequestError, TensorusError
 from tensorus.old_files import FileReport, OldDataset, OldFileError, OldSchema
-from tensorus.old_files.old_compressors import INFLATED_BYTES_MAX
+from tensorus.old_files.compressors import INFLATED_BYTES_MAX
 from tensorus.old_files.report import dropped_counts, status_counts, summary_of
 from tensorus.types import NewTensor, Policy, Schema
 

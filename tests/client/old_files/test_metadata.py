@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from support.old_tensorus import archive, text
-from tensorus.old_files.old_metadata import converted_metadata
+from tensorus.old_files.metadata import converted_metadata
 from tensorus.old_files.pt_container import PtContainer
 from tensorus.old_files.pt_pickle import read_pickle
 from tensorus_server.engine.validate import require_metadata

@@ -14,13 +14,13 @@ import io
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tensorus.old_files.compressors import INFLATED_BYTES_MAX, inflated
 from tensorus.old_files.errors import OldDataError, OldRecordError
-from tensorus.old_files.old_compressors import INFLATED_BYTES_MAX, inflated
-from tensorus.old_files.old_quantizers import Restored, dequantized
 from tensorus.old_files.pt_container import PtContainer
 from tensorus.old_files.pt_pickle import PICKLE, read_pickle
 from tensorus.old_files.pt_tensors import read_tensor
 from tensorus.old_files.pt_values import LongText, PickledBytes, PickledTensor, kind_of
+from tensorus.old_files.quantizers import Restored, dequantized
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

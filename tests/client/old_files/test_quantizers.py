@@ -11,7 +11,7 @@ import torch
 from support.arrays import assert_same_bits
 from support.old_tensorus import fp16_codes, given_back, int8_codes
 from tensorus.old_files.errors import OldRecordError
-from tensorus.old_files.old_quantizers import Restored, dequantized
+from tensorus.old_files.quantizers import Restored, dequantized
 
 INF, NAN = float("inf"), float("nan")
 

@@ -8,19 +8,17 @@ stands under is dropped, with its name and path. A key of a dict within is dropp
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tensorus.old_files.errors import OldDataError
-from tensorus.old_files.old_records import read_text
-from tensorus.old_files.old_values import object_kind, object_length, object_value, set_items
+from tensorus.old_files.metadata_values import object_kind, object_length, object_value, set_items
 from tensorus.old_files.pt_values import LongText, PickledObject, kind_of
+from tensorus.old_files.record_values import read_text
+from tensorus_protos.limits import METADATA_BYTES_MAX, METADATA_DEPTH_MAX
 from tensorus_protos.plain import plain_set, seconds_since_1970
-from tensorus_server.engine.validate import require_metadata
-from tensorus_server.errors import EngineError
-from tensorus_server.limits import METADATA_BYTES_MAX, METADATA_DEPTH_MAX
+from tensorus_protos.rules import INTEGER_MAX, INTEGER_MIN, RuleError, require_metadata, to_json
 
 if TYPE_CHECKING:
     from tensorus.old_files.pt_container import PtContainer
@@ -80,9 +78,9 @@ def converted_metadata(container: PtContainer, pickled: object) -> tuple[dict[st
 def _excess(metadata: dict[str, Any]) -> str | None:
     """Return what there is too much of; None where a store takes it. Types and texts have been looked at before."""
     try:
-        require_metadata(metadata, dataset="", tensor="")
-    except EngineError as error:
-        return f"more than {error.facts.get('limit')} bytes"
+        require_metadata(metadata)
+    except RuleError as error:
+        return f"more than {error.limit} bytes"
     return None
 
 
@@ -196,7 +194,7 @@ class _Conversion:
 
 
 def _number(value: object, path: str) -> object:
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+    if isinstance(value, int) and not INTEGER_MIN <= value <= INTEGER_MAX:
         raise _NotKeptError("an integer beyond 64 bits", path)
     return value
 
@@ -210,4 +208,4 @@ def _seconds(value: object) -> object:
 
 
 def _json_bytes(metadata: dict[str, Any]) -> int:
-    return len(json.dumps(metadata, separators=(",", ":"), ensure_ascii=False).encode())
+    return len(to_json(metadata).encode())

@@ -12,8 +12,8 @@ import lz4.frame
 import pytest
 
 from support.old_tensorus import COMPRESSORS
+from tensorus.old_files.compressors import inflated
 from tensorus.old_files.errors import OldRecordError
-from tensorus.old_files.old_compressors import inflated
 
 PLAIN = b"PK" + b"".join(number.to_bytes(3, "little") for number in range(300_000))
 

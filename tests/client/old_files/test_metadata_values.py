@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from support.old_tensorus import archive, integer, text
-from tensorus.old_files.old_metadata import converted_metadata
+from tensorus.old_files.metadata import converted_metadata
 from tensorus.old_files.pt_container import PtContainer
 from tensorus.old_files.pt_pickle import read_pickle
 from tensorus_protos.plain import plain

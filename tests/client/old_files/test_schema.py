@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tensorus.old_files.old_schema import OldSchema, converted_schema
 from tensorus.old_files.pt_values import Mark
+from tensorus.old_files.schema import OldSchema, converted_schema
 
 
 def test_without_a_schema_there_is_none() -> None:
