@@ -74,7 +74,7 @@ def _open(config: EngineConfig, ask: Callable[[str, int], None] | None) -> Engin
             )
             opened.callback(catalogue.close)
             if config.accept_loss:
-                set_all_aside(catalogue, chunk_store, quarantine_s=LOSS_QUARANTINE_S)
+                set_all_aside(catalogue, chunk_store, chunk_store.quarantine, quarantine_s=LOSS_QUARANTINE_S)
             sessions = InsertSessions(None if ask is None else SessionLocks(folder / "sessions.lock", ask))
             opened.callback(sessions.close)
             pool = CodecPool(config.codec_threads)
@@ -116,7 +116,7 @@ def recover_store(folder: Path) -> Recovery:
         raise StoreUnavailableError(f"there is no store in {folder}: it has no folder chunks/")
     chunk_store = LocalChunkStore(folder)
     try:
-        if chunk_store.has_other_users():
+        if chunk_store.leases.has_other_users():
             raise StoreUnavailableError(f"a process has the store in {folder} open: end it first")
         moved = ""
         try:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from contract.catalogue_promises import keeps
 from support.engine import Reopen, commit, create, ids_of, purge, stored_tensor
 from tensorus_codecs.dtypes import opaque_dtype
 from tensorus_codecs.policy import StoragePolicy
@@ -62,6 +63,7 @@ class CatalogueContract:
         assert found == committed
         assert (found.spec.shape, found.spec.dtype) == (shape, committed.spec.dtype)
 
+    @keeps(1)
     def test_every_field_of_a_tensor_survives_a_reopening(self, catalogue: Catalogue, reopen: Reopen) -> None:
         dataset = create(catalogue)
         new = stored_tensor(
@@ -118,6 +120,7 @@ class CatalogueContract:
         (found,) = reopen().tensors.get("dataset", ["t"])
         assert found.values == values
 
+    @keeps(6)
     def test_a_group_is_committed_in_order(self, catalogue: Catalogue) -> None:
         dataset = create(catalogue)
         group = [stored_tensor(dataset, f"{number}") for number in range(30)]
@@ -127,6 +130,7 @@ class CatalogueContract:
         assert generations == sorted(set(generations))
         assert ids_of(catalogue, "dataset") == [f"{number}" for number in range(30)]
 
+    @keeps(3)
     def test_what_commit_returns_is_what_get_finds(self, catalogue: Catalogue) -> None:
         dataset = create(catalogue)
         tensors = commit(catalogue, *(stored_tensor(dataset, name) for name in ("a", "b")))
@@ -137,11 +141,13 @@ class CatalogueContract:
         found = catalogue.tensors.get("one", ["b", "a", "A", "", "a"])
         assert [tensor and tensor.id for tensor in found] == [None, "a", None, None, "a"]
 
+    @keeps(5)
     def test_an_id_is_unique_within_its_dataset_alone(self, catalogue: Catalogue) -> None:
         tensors = commit(catalogue, *(stored_tensor(create(catalogue, name), "same") for name in ("one", "two")))
         assert [tensor.dataset for tensor in tensors] == ["one", "two"]
         assert tensors[0].generation != tensors[1].generation
 
+    @keeps(9)
     def test_the_same_tensor_again_is_the_one_that_is_there(self, catalogue: Catalogue, reopen: Reopen) -> None:
         dataset = create(catalogue)
         first = stored_tensor(dataset, "t", source=b"s" * 16, metadata={"a": 1})
@@ -151,7 +157,7 @@ class CatalogueContract:
         (found,) = commit(catalogue, again)
         assert (found, committed.outcome, found.outcome) == (committed, Outcome.INSERTED, Outcome.ALREADY_STORED)
         assert catalogue.tensors.get("dataset", ["t"]) == [committed]
-        assert catalogue.garbage.unknown([again.locator.key]) == {again.locator.key}
+        assert catalogue.garbage.orphans([again.locator.key]) == {again.locator.key}
 
     def test_the_same_values_with_other_metadata_are_refused_and_the_others_of_the_group_committed(
         self, catalogue: Catalogue
@@ -264,6 +270,7 @@ class CatalogueContract:
         ):
             assert [tensor and tensor.inline_payload for tensor in found] == [None, None]
 
+    @keeps(6, 7)
     def test_generations_grow_and_are_never_used_again(self, catalogue: Catalogue, reopen: Reopen) -> None:
         assert catalogue.tensors.latest_generation() == 0
         dataset = create(catalogue)
@@ -341,6 +348,7 @@ class CatalogueContract:
         assert catalogue.tensors.get("dataset", ["t"]) == [again]
         assert ids_of(catalogue, "dataset", Exists(Key("a"))) == []
 
+    @keeps(11)
     def test_the_payload_of_a_deleted_tensor_is_due_after_the_grace(self, catalogue: Catalogue, reopen: Reopen) -> None:
         dataset = create(catalogue)
         late, soon, inline, kept = commit(
@@ -357,7 +365,7 @@ class CatalogueContract:
         # An inline payload went with its row.
         assert catalogue.garbage.due(10) == [soon.locator.key]
         keys = [tensor.locator.key for tensor in (late, soon, inline, kept)]
-        assert catalogue.garbage.unknown(keys) == {inline.locator.key}
+        assert catalogue.garbage.orphans(keys) == {inline.locator.key}
 
     def test_the_payloads_of_a_deleted_dataset_are_due_after_the_grace(
         self, catalogue: Catalogue, reopen: Reopen
@@ -371,10 +379,10 @@ class CatalogueContract:
             keys[name] = {stored.locator.key for stored in group}
             catalogue.datasets.delete(name)
             # Nothing of it is garbage before its rows are gone.
-            assert catalogue.garbage.unknown(keys[name]) == set()
+            assert catalogue.garbage.orphans(keys[name]) == set()
             assert purge(catalogue) == 4
         assert set(catalogue.garbage.due(10)) == keys["soon"]
-        assert catalogue.garbage.unknown(keys["late"] | keys["soon"]) == set()
+        assert catalogue.garbage.orphans(keys["late"] | keys["soon"]) == set()
 
     def test_no_more_payloads_are_due_than_asked_for(self, catalogue: Catalogue, reopen: Reopen) -> None:
         catalogue = reopen(delete_grace_s=0.0)
@@ -384,25 +392,29 @@ class CatalogueContract:
         assert len(catalogue.garbage.due(2)) == 2
         assert len(set(catalogue.garbage.due(100))) == 5
 
-    def test_a_forgotten_payload_is_neither_due_nor_known(self, catalogue: Catalogue, reopen: Reopen) -> None:
+    @keeps(9)
+    def test_a_payload_whose_tombstone_is_deleted_is_neither_due_nor_known(
+        self, catalogue: Catalogue, reopen: Reopen
+    ) -> None:
         catalogue = reopen(delete_grace_s=0.0)
         dataset = create(catalogue)
         commit(catalogue, *(stored_tensor(dataset, name) for name in "abc"))
         catalogue.tensors.delete("dataset", ["a", "b"])
         first, second = catalogue.garbage.due(10)
-        catalogue.garbage.forget([first])
-        catalogue.garbage.forget([first, "never was"])
-        catalogue.garbage.forget([])
+        catalogue.garbage.delete([first])
+        catalogue.garbage.delete([first, "never was"])
+        catalogue.garbage.delete([])
         assert reopen().garbage.due(10) == [second]
-        assert reopen().garbage.unknown([first, second]) == {first}
+        assert reopen().garbage.orphans([first, second]) == {first}
 
+    @keeps(12)
     def test_unknown_payloads_are_those_of_no_tensor_and_no_deletion(self, catalogue: Catalogue) -> None:
         dataset = create(catalogue)
         committed, deleted = commit(catalogue, stored_tensor(dataset, "a"), stored_tensor(dataset, "b"))
         catalogue.tensors.delete("dataset", ["b"])
         keys = [committed.locator.key, deleted.locator.key, "00/" + "0" * 32, "'; DROP TABLE tensor; --"]
-        assert catalogue.garbage.unknown(keys) == set(keys[2:])
-        assert catalogue.garbage.unknown([]) == set()
+        assert catalogue.garbage.orphans(keys) == set(keys[2:])
+        assert catalogue.garbage.orphans([]) == set()
 
     def test_keys_of_tensors_and_of_deletions_are_known_from_their_rows(self, catalogue: Catalogue) -> None:
         dataset = create(catalogue)
@@ -426,6 +438,7 @@ class CatalogueContract:
         assert catalogue.garbage.claim_listing(0.0)
         assert not reopen().garbage.claim_listing(3600.0)
 
+    @keeps(11)
     def test_a_listing_is_claimed_though_the_clock_was_set_back(
         self, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from contract.catalogue_promises import keeps
 from support.engine import Reopen, commit, create, ids_of, listed, stored_tensor
 from tensorus_codecs.encoding import Encoding
 from tensorus_codecs.policy import StoragePolicy
@@ -50,11 +51,13 @@ class CatalogueDatasetsContract:
         assert catalogue.datasets.get("name") == created
         assert reopen().datasets.get("name") == created
 
+    @keeps(12)
     def test_names_are_data_and_differ_by_every_code_point(self, catalogue: Catalogue) -> None:
         created = [create(catalogue, name) for name in NAMES]
         assert listed(catalogue) == created
         assert [catalogue.datasets.get(name) for name in NAMES] == created
 
+    @keeps(2, 5)
     def test_a_name_that_is_taken_is_refused_and_changes_nothing(self, catalogue: Catalogue) -> None:
         first = create(catalogue, "name", policy=StoragePolicy(preset="none"))
         with pytest.raises(AlreadyExistsError, match=r"exists already \[dataset=name\]"):
@@ -68,6 +71,7 @@ class CatalogueDatasetsContract:
         create(catalogue, "a")
         assert [dataset.name for dataset in listed(reopen())] == ["c", "b", "a"]
 
+    @keeps(8)
     @pytest.mark.parametrize("size", [1, 2, 5, 6, 100])
     def test_pages_of_datasets_follow_each_other(self, catalogue: Catalogue, size: int) -> None:
         for name in "abcdefg":
@@ -98,6 +102,7 @@ class CatalogueDatasetsContract:
         assert catalogue.datasets.find(created.number) == created
         assert catalogue.datasets.find(created.number + 1) is None
 
+    @keeps(1)
     def test_an_update_replaces_what_is_given_and_nothing_else(self, catalogue: Catalogue, reopen: Reopen) -> None:
         policy, schema = StoragePolicy(preset="fast"), Schema(dtype="int8", shape=(3,), metadata={"a": "any"})
         created = create(catalogue, "name", policy=StoragePolicy(preset="none"), schema=schema)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contract.catalogue_promises import keeps
 from support.engine import Reopen, commit, create, stored_tensor
 from tensorus_server.catalogue.abc import Catalogue, PageRequest
 from tensorus_server.errors import (
@@ -100,6 +101,7 @@ class CatalogueOrdinalsContract:
         assert ordinals_of(catalogue, "one") == {"a": 1, "b": 2, "c": 3}
         assert ordinals_of(catalogue, "two") == {"a": 1, "b": 2, "c": 3, "d": 4}
 
+    @keeps(7)
     def test_an_ordinal_of_a_deleted_tensor_is_never_used_again(self, catalogue: Catalogue, reopen: Reopen) -> None:
         dataset = create(catalogue)
         commit(catalogue, *(stored_tensor(dataset, name) for name in "abc"))
@@ -154,6 +156,7 @@ class CatalogueOrdinalsContract:
         commit(catalogue, stored_tensor(dataset, "a", source=b"s" * 16))
         assert commit(catalogue, stored_tensor(dataset, "e"))[0].ordinal == 5
 
+    @keeps(7)
     def test_what_cannot_be_committed_takes_no_ordinal(self, catalogue: Catalogue) -> None:
         dataset, deleted = create(catalogue), create(catalogue, "deleted")
         commit(catalogue, stored_tensor(dataset, "there"))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from contract.catalogue_promises import keeps
 from support.engine import commit, create, stored_tensor
 from tensorus_server.catalogue.abc import ORDER_FIELDS, Catalogue, Order, PageRequest, StoredTensor
 from tensorus_server.filter.tree import Compare, Key, Operator
@@ -107,6 +108,7 @@ class CataloguePagingContract:
         create(catalogue)
         assert all_pages(catalogue, PageRequest()) == [[]]
 
+    @keeps(8)
     @pytest.mark.parametrize("order", ORDERS, ids=order_id)
     @pytest.mark.parametrize("seed", range(2))
     def test_no_tensor_comes_twice_and_none_is_missed_while_others_come_and_go(
@@ -143,6 +145,7 @@ class CataloguePagingContract:
         keys = [sort_key(tensor, order) for tensor in seen]
         assert keys == sorted(keys, reverse=order.descending)
 
+    @keeps(6)
     @pytest.mark.parametrize("order", ORDERS, ids=order_id)
     def test_tensors_of_later_generations_are_left_out(
         self, catalogue: Catalogue, tensors: list[Tensor], order: Order

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from contract.catalogue_promises import keeps
 from support.engine import Reopen, commit, create, ids_of, listed, purge, stored_tensor
 from tensorus_server.catalogue.abc import Catalogue
 from tensorus_server.errors import DatasetNotFoundError
@@ -67,10 +68,10 @@ class CataloguePurgeContract:
         kept = fill(catalogue, "kept", 100)
         catalogue.datasets.delete("deleted")
         assert catalogue.garbage.due(1000) == []
-        assert catalogue.garbage.unknown(keys) == set()
+        assert catalogue.garbage.orphans(keys) == set()
         assert purge(catalogue) == 100
         assert sorted(catalogue.garbage.due(1000)) == sorted(keys)
-        assert catalogue.garbage.unknown(kept) == set()
+        assert catalogue.garbage.orphans(kept) == set()
         assert len(ids_of(catalogue, "kept")) == 100
 
     def test_nothing_is_left_to_purge_afterwards(self, catalogue: Catalogue, reopen: Reopen) -> None:
@@ -82,6 +83,7 @@ class CataloguePurgeContract:
         assert purge(catalogue) == 0
         assert purge(reopen()) == 0
 
+    @keeps(2)
     def test_a_stop_between_two_batches_leaves_the_rest_to_the_next_call(
         self, catalogue: Catalogue, reopen: Reopen, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -121,6 +123,7 @@ class CataloguePurgeContract:
 
         assert catalogue.datasets.purge(pause) == 20
 
+    @keeps(10)
     def test_two_that_purge_at_once_count_each_tensor_once(self, catalogue: Catalogue) -> None:
         fill(catalogue, "d", 200)
         catalogue.datasets.delete("d")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from contract.catalogue_promises import keeps
 from support.engine import Reopen, commit, create, stored_tensor
 from tensorus_codecs.dtypes import opaque_dtype
 from tensorus_codecs.encoding import Encoding
@@ -60,6 +61,7 @@ class CatalogueUploadsContract:
     `reopen(upload_expiry_s=3600.0)` closes the catalogue and opens the same store again.
     """
 
+    @keeps(1)
     def test_an_upload_comes_back_as_it_was_saved(self, catalogue: Catalogue, reopen: Reopen) -> None:
         dataset = create(catalogue)
         chain = Encoding.from_json([{"id": "int8_block", "configuration": {"block_size": 32}}, {"id": "gzip"}])
@@ -119,6 +121,7 @@ class CatalogueUploadsContract:
         catalogue.uploads.save([])
         assert catalogue.uploads.find("request") == [kept]
 
+    @keeps(9)
     def test_a_dropped_upload_is_forgotten_with_its_chunks(self, catalogue: Catalogue, reopen: Reopen) -> None:
         dataset = create(catalogue)
         dropped, kept = upload(dataset, 0), upload(dataset, 1)
@@ -144,6 +147,7 @@ class CatalogueUploadsContract:
         assert catalogue.uploads.find("other") == [kept]
         assert catalogue.uploads.drop("request") == []
 
+    @keeps(11)
     def test_uploads_expire_after_their_last_mark_and_not_before(self, catalogue: Catalogue, reopen: Reopen) -> None:
         dataset = create(catalogue)
         late, marked_again = upload(dataset, 0), upload(dataset, 1)
@@ -166,7 +170,7 @@ class CatalogueUploadsContract:
         commit(catalogue, stored_tensor(dataset, "t2", upload=("request", 2)))
         names = [known.payload_key, dropped.payload_key, complete.payload_key, "'; DROP TABLE upload; --"]
         keys = [f"uploads/{name}" for name in names]
-        assert catalogue.garbage.unknown(keys) == {keys[1], keys[3]}
+        assert catalogue.garbage.orphans(keys) == {keys[1], keys[3]}
         found = set(catalogue.garbage.known())
         assert {keys[0].encode(), keys[2].encode()} <= found
         assert keys[1].encode() not in found
@@ -236,6 +240,7 @@ class CatalogueUploadsContract:
         assert ids_of(catalogue) == ["there", "new", "inline"]
         assert catalogue.uploads.find("request")[0].generation is not None
 
+    @keeps(2)
     @pytest.mark.parametrize("position", [0, 1, 3])
     def test_where_one_cannot_be_committed_nothing_of_the_group_is(
         self, catalogue: Catalogue, reopen: Reopen, position: int
@@ -258,7 +263,7 @@ class CatalogueUploadsContract:
         assert catalogue.tensors.page("dataset", PageRequest(Exists(Key("a")))).tensors == []
         assert catalogue.uploads.find("request") == [kept]
         keys = {stored.locator.key for stored in group}
-        assert catalogue.garbage.unknown(keys | {replaced.locator.key}) == keys
+        assert catalogue.garbage.orphans(keys | {replaced.locator.key}) == keys
 
     def test_a_group_that_stands_together_fails_with_its_dataset(self, catalogue: Catalogue) -> None:
         dataset, deleted = create(catalogue), create(catalogue, "deleted")

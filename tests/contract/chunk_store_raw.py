@@ -4,8 +4,25 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Protocol
 
 from tensorus_server.chunk_store.memory import MemoryChunkStore
+
+
+class RawAccess(Protocol):
+    """What lies in a store, seen past the store: so writing and reading are tested apart."""
+
+    def published(self) -> dict[str, bytes]:
+        """Return every published payload by key."""
+
+    def unfinished(self) -> int:
+        """Return how many payloads lie there that were begun, and neither kept nor published."""
+
+    def kept(self) -> dict[str, bytes]:
+        """Return every payload that outlives its process although it is not published, by its payload key."""
+
+    def plant(self, key: str, payload: bytes) -> None:
+        """Put a payload where a published one would be."""
 
 
 class RawFolder:
@@ -55,3 +72,23 @@ class RawMemory:
     def plant(self, key: str, payload: bytes) -> None:
         """Put a payload where a published one would be."""
         self._store._published[key] = (payload, time.time())
+
+
+class RawNothing:
+    """What lies where nothing is stored."""
+
+    def published(self) -> dict[str, bytes]:
+        """Return that there is nothing; likewise the others."""
+        return {}
+
+    def unfinished(self) -> int:
+        """See `published`."""
+        return 0
+
+    def kept(self) -> dict[str, bytes]:
+        """See `published`."""
+        return {}
+
+    def plant(self, key: str, payload: bytes) -> None:
+        """Refuse: there is no place to put it."""
+        raise NotImplementedError

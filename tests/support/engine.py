@@ -110,6 +110,7 @@ def set_aside_now(engine: Engine) -> int:
     return set_aside(
         engine._catalogue,
         engine._chunk_store,
+        engine._chunk_store.quarantine,
         # The clock that stamps files is behind the one that processes ask, or ahead of it.
         older_than_s=-60.0,
         quarantine_s=3600.0,

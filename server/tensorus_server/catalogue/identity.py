@@ -64,13 +64,13 @@ class Payloads(Protocol):
     """What the opening asks of a chunk store."""
 
     def read_identity(self) -> StoreIdentity | None:
-        """See `ChunkStore`."""
+        """See `IdentityHolder`."""
 
     def write_identity(self, identity: StoreIdentity) -> None:
-        """See `ChunkStore`."""
+        """See `IdentityHolder`."""
 
     def published(self) -> Iterator[_Published]:
-        """See `ChunkStore`."""
+        """See `PayloadListing`."""
 
 
 def require_match(folder: Path, past: CataloguePast, payloads: Payloads) -> None:

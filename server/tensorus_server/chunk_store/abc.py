@@ -1,13 +1,32 @@
-"""What the engine asks of a chunk store.
+"""What the engine asks of a chunk store, in roles. A class may fill several, and a caller takes only those that it uses.
+
+    role               used by                      what it does
+    `PayloadStore`     reads, the sweep             opens published payloads for reads of ranges, and deletes them
+    `Staging`          inserts, the sweep           takes payloads in, as streams, and publishes them
+    `Leases`           the store's other roles      says which processes live, and which of them has a payload
+    `PayloadListing`   the daily listing            lists what is stored, to find orphans
+    `Quarantine`       the daily listing, `gc`      holds orphans until they are deleted
+    `IdentityHolder`   the opening of a store       says which store the payloads are of
+    `ChunkStore`       the engine, which shares     all of them
+                       the roles out
 
 A payload is immutable and has a key that the store made: nothing is ever overwritten, and no name of a client's reaches the
-store. It goes through `begin` → `append`... → `finish` (its bytes are durable) → `publish` (it can be read, by the locators
-that come back). What was begun and not published is garbage after a crash, and what was published and never committed to the
-catalogue likewise; the sweep removes the one, and the daily listing moves the other to the quarantine.
+store. A payload on its way in is begun, appended to and finished; then it is staged: its bytes are durable, and nobody can read
+them. There are four verbs for what becomes of a payload:
 
-A payload on its way in may be kept: `keep` makes what was appended so far durable and lets it outlive its process, `park`
-leaves it there, and `resume` goes on with it, in this process or another. What is kept belongs to an upload of the
-catalogue, without which it is garbage, too.
+    publish    a staged payload becomes readable, by the key that the store returns for it
+    park       the write ends, and what was kept of the payload stays, to be resumed by this process or another
+    drop       a payload that is not published is removed
+    delete     a payload that is published, or in quarantine, is removed for good
+
+`keep` is none of them. It makes durable what was appended so far, and the write goes on. What was kept outlives its process,
+and belongs to an upload of the catalogue. What was begun and neither kept nor published is garbage after a crash: the sweep
+drops it. A payload that was published and never committed to the catalogue is an orphan, and so is a kept one without an
+upload: the daily listing moves orphans to the quarantine.
+
+No method takes or returns a path or a file handle, and none requires that a payload is moved or cut. So a store of objects can
+fill every role: `begin` settles the final key, each `keep` ends an object, `publish` has nothing to do, and `resume` ignores
+the objects after the place from which it goes on. Where a method's promise is weaker for that reason, its description says so.
 """
 
 from __future__ import annotations
@@ -32,12 +51,17 @@ __all__ = [
     "ChunkStore",
     "ChunkStoreError",
     "ChunkWriter",
+    "IdentityHolder",
+    "Leases",
     "PayloadBusyError",
+    "PayloadListing",
     "PayloadMissingError",
+    "PayloadStore",
     "PayloadUnreadableError",
     "Quarantine",
     "Quarantined",
     "StagedPayload",
+    "Staging",
     "StoredKey",
     "new_payload_key",
 ]
@@ -46,7 +70,8 @@ __all__ = [
 class ChunkStoreError(Exception):
     """Base of what a chunk store says of one payload; the engine decides what that means.
 
-    A store raises these, `StorageFullError` and `StoreUnavailableError`, and nothing else: never `OSError`.
+    Every method of every role may raise `StoreUnavailableError`: the disk, or the service, does not do it now. Apart from these
+    and `StorageFullError` a store raises nothing: neither `OSError`, nor the errors of a client library.
     """
 
 
@@ -73,8 +98,8 @@ class StagedPayload:
     kept: bool = False
     """Whether it was kept on its way in, and so outlives its process although it is not published.
 
-    Other writers are kept off it until it is published, discarded or parked. That takes no descriptor: an insert of all or
-    nothing may have thousands.
+    Its writer's lease goes on until it is published, dropped or parked. That takes no descriptor: an insert of all or nothing
+    may have thousands.
     """
 
 
@@ -93,45 +118,14 @@ class Quarantined:
     """A payload in quarantine."""
 
     key: str
-    """Of a published payload, as `ChunkStore.published` gives it; of a kept one "uploads/" and its key."""
+    """Of a published payload, as `PayloadListing.published` gives it; of a kept one "uploads/" and its key."""
     stored_bytes: int
     until_s: float
     """Seconds since 1970: from then on it may be deleted."""
 
 
-class Quarantine(ABC):
-    """Payloads that nothing refers to, kept until somebody may have missed them. Safe in many threads."""
-
-    @abstractmethod
-    def put(self, key: str, *, until_s: float) -> bool:
-        """Move a payload here, durably, and return whether it was there to be moved.
-
-        Args:
-            key: as of `Quarantined`.
-
-        Raises:
-            PayloadBusyError: a writer has it.
-        """
-
-    @abstractmethod
-    def entries(self) -> list[Quarantined]:
-        """Return what is here, what may be deleted first at first."""
-
-    @abstractmethod
-    def restore(self, entry: Quarantined) -> None:
-        """Move a payload back, durably. Its age begins anew.
-
-        Raises:
-            PayloadMissingError: it is not here any more.
-        """
-
-    @abstractmethod
-    def delete(self, entry: Quarantined) -> None:
-        """Delete a payload for good. Idempotent."""
-
-
 class ChunkWriter(ABC):
-    """One payload on its way in. One thread at a time; ends with `finish` or `abort`."""
+    """One payload on its way in. One thread at a time; ends with `finish`, `park` or `drop`."""
 
     @abstractmethod
     def append(self, buffers: Sequence[Buffer]) -> None:
@@ -139,6 +133,16 @@ class ChunkWriter(ABC):
 
         Raises:
             StorageFullError: no space is left, or only the reserve.
+        """
+
+    @abstractmethod
+    def keep(self) -> Future[None]:
+        """Begin to make durable what was appended so far, so that `resume` can go on from here; appending may go on meanwhile.
+
+        The first time, the writer takes the payload's lease. One at a time: the one before must be done.
+
+        Returns:
+            Done when it is durable. Fails with `StorageFullError` or `StoreUnavailableError`: the bytes are gone.
         """
 
     @abstractmethod
@@ -151,33 +155,29 @@ class ChunkWriter(ABC):
         """
 
     @abstractmethod
-    def keep(self) -> Future[None]:
-        """Begin to make durable what was appended so far, so that `resume` can go on from here; appending may go on meanwhile.
+    def park(self) -> None:
+        """End the write; what was kept of the payload stays for `resume`, and the rest is dropped.
 
-        One at a time: the one before must be done.
-
-        Returns:
-            Done when it is durable. Fails with `StorageFullError` or `StoreUnavailableError`: the bytes are gone.
+        Idempotent, and without effect after `finish` or `drop`.
         """
 
     @abstractmethod
-    def park(self) -> None:
-        """Release the payload; what was kept of it stays for `resume`. Without effect after `finish` or `abort`."""
-
-    @abstractmethod
-    def abort(self) -> None:
-        """Drop what was appended, what was kept included. Idempotent, and without effect after `finish` or `park`."""
+    def drop(self) -> None:
+        """End the write and drop what was appended, what was kept included. Idempotent; no effect after `finish` or `park`."""
 
 
 class ChunkReader(ABC):
-    """An open payload: a deletion after the opening does not hurt it. Safe in many threads."""
+    """An open payload. Safe in many threads."""
 
     @abstractmethod
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes from `offset` of the payload's container.
 
+        After a deletion of the payload this goes on, or raises `PayloadMissingError`: it never returns other bytes. The grace
+        of a deletion is longer than reads take, so it makes no difference to them.
+
         Raises:
-            PayloadMissingError: it ends before that.
+            PayloadMissingError: it ends before that, or was deleted after it was opened.
             PayloadUnreadableError: the disk does not give it back.
         """
 
@@ -194,11 +194,28 @@ class ChunkReader(ABC):
         self.close()
 
 
-class ChunkStore(ABC):
-    """Payloads by key. Safe in many threads.
+class PayloadStore(ABC):
+    """Published payloads by key. Safe in many threads."""
 
-    Any method may raise `StoreUnavailableError`: the disk, or the system, does not do it now.
-    """
+    @abstractmethod
+    def open(self, key: str) -> ChunkReader:
+        """Return a reader of a published payload.
+
+        Args:
+            key: as `Staging.publish` returned it.
+
+        Raises:
+            PayloadMissingError: no payload has this key.
+            StoreUnavailableError: it cannot be opened now.
+        """
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Delete a published payload. Idempotent."""
+
+
+class Staging(ABC):
+    """Payloads on their way in. Safe in many threads."""
 
     @abstractmethod
     def require_space(self) -> None:
@@ -221,7 +238,10 @@ class ChunkStore(ABC):
 
     @abstractmethod
     def resume(self, payload_key: str, length: int) -> tuple[ChunkWriter, ChunkReader]:
-        """Go on with a kept payload after its first `length` bytes; what follows them is dropped.
+        """Take a kept payload's lease, and go on after its first `length` bytes; what follows them is no longer part of it.
+
+        Args:
+            length: what had been appended when one of the payload's `keep`s began, not necessarily the last one.
 
         Returns:
             A writer, and a reader of what is there.
@@ -232,7 +252,26 @@ class ChunkStore(ABC):
         """
 
     @abstractmethod
-    def drop(self, payload_key: str) -> None:
+    def publish(self, group: Sequence[StagedPayload]) -> list[str]:
+        """Make staged payloads readable, durably, and return the key of each. On error none counts as published.
+
+        A key ends with the name by which its payload was begun. Before this returns no caller knows it, so a store whose
+        payloads have their final keys from the start need not hide them; see `PayloadListing.published`.
+
+        Raises:
+            StoreUnavailableError: that cannot be done now.
+        """
+
+    @abstractmethod
+    def park(self, staged: StagedPayload) -> None:
+        """End the lease of a staged payload that was kept, so that it can be resumed; drop one that was never kept."""
+
+    @abstractmethod
+    def drop(self, staged: StagedPayload) -> None:
+        """Drop a staged payload that is not going to be published. Idempotent."""
+
+    @abstractmethod
+    def drop_kept(self, payload_key: str) -> None:
         """Drop a kept payload that is not going to be resumed. Idempotent.
 
         Raises:
@@ -240,46 +279,92 @@ class ChunkStore(ABC):
         """
 
     @abstractmethod
-    def kept(self) -> Iterator[StoredKey]:
-        """Yield every kept payload that was there when this began."""
+    def sweep_unfinished(self) -> int:
+        """Drop what dead processes began and neither kept nor published, and return how many payloads there were."""
+
+
+class Leases(ABC):
+    """Which processes live, and which of them has a payload. Safe in many threads; nothing waits.
+
+    A lease ends when its process does, however that ends. A store in one folder can ask the kernel for that. One that many
+    hosts share needs leases that expire, and a caller who renews them in time; it must not let a writer go on whose lease is
+    over.
+    """
 
     @abstractmethod
-    def publish(self, group: Sequence[StagedPayload]) -> list[str]:
-        """Make finished payloads readable, durably, and return the key of each. On error none counts as published.
+    def acquire(self, payload_key: str) -> None:
+        """Take the lease of a payload.
 
         Raises:
-            StoreUnavailableError: that cannot be done now.
+            PayloadBusyError: a writer has it, in this process or another.
         """
 
     @abstractmethod
-    def discard(self, staged: StagedPayload) -> None:
-        """Drop a finished payload that is not going to be published. Idempotent."""
+    def release(self, payload_key: str) -> None:
+        """Give up the lease of a payload. Without effect where it is not held."""
 
     @abstractmethod
-    def park(self, staged: StagedPayload) -> None:
-        """Drop a finished payload that is not going to be published, unless it was kept: then it stays for `resume`."""
+    def has_other_users(self) -> bool:
+        """Return whether another living process has the store open."""
 
     @abstractmethod
-    def open(self, key: str) -> ChunkReader:
-        """Return a reader of a published payload.
+    def close(self) -> None:
+        """Give up every lease: to others, this process is dead from then on. Idempotent."""
 
-        Raises:
-            PayloadMissingError: no payload has this key.
-            StoreUnavailableError: it cannot be opened now.
-        """
 
-    @abstractmethod
-    def delete(self, key: str) -> None:
-        """Delete a published payload. Idempotent."""
+class PayloadListing(ABC):
+    """What is stored, as far as the store itself can tell: a second net, below the rows of the catalogue. Safe in many threads.
+
+    A listing may be slow and out of date. Whoever acts on it asks the catalogue for each key and waits until a payload is old.
+    """
 
     @abstractmethod
     def published(self) -> Iterator[StoredKey]:
-        """Yield every published payload that was there when this began."""
+        """Yield every published payload that was there when this began.
 
-    @property
+        A store whose payloads have their final keys from the start may also yield some that are on their way in.
+        """
+
     @abstractmethod
-    def quarantine(self) -> Quarantine:
-        """Where payloads wait that nothing refers to."""
+    def kept(self) -> Iterator[StoredKey]:
+        """Yield every kept payload that was there when this began."""
+
+
+class Quarantine(ABC):
+    """Orphans, held until somebody may have missed them. Safe in many threads."""
+
+    @abstractmethod
+    def put(self, key: str, *, until_s: float) -> bool:
+        """Take a payload out of the listing and hold it here, durably; return whether it was there.
+
+        The bytes need not move: a note beside them will do. Then they can still be opened, which nobody does without a row.
+
+        Args:
+            key: as of `Quarantined`.
+
+        Raises:
+            PayloadBusyError: a writer has it.
+        """
+
+    @abstractmethod
+    def entries(self) -> list[Quarantined]:
+        """Return what is here, what may be deleted first at first."""
+
+    @abstractmethod
+    def restore(self, entry: Quarantined) -> None:
+        """Put a payload back, durably. Its age begins anew.
+
+        Raises:
+            PayloadMissingError: it is not here any more.
+        """
+
+    @abstractmethod
+    def delete(self, entry: Quarantined) -> None:
+        """Delete a payload for good. Idempotent."""
+
+
+class IdentityHolder(ABC):
+    """Which store the payloads are of."""
 
     @abstractmethod
     def read_identity(self) -> StoreIdentity | None:
@@ -297,9 +382,19 @@ class ChunkStore(ABC):
             StorageFullError, StoreUnavailableError: that cannot be done now.
         """
 
+
+class ChunkStore(PayloadStore, Staging, PayloadListing, IdentityHolder):
+    """Every role, of one store. Safe in many threads."""
+
+    @property
     @abstractmethod
-    def sweep_unfinished(self) -> int:
-        """Drop what dead processes began and never published, and return how many there were."""
+    def quarantine(self) -> Quarantine:
+        """Where orphans wait to be deleted."""
+
+    @property
+    @abstractmethod
+    def leases(self) -> Leases:
+        """Of kept payloads, and of the processes that use the store."""
 
     @abstractmethod
     def close(self, timeout_s: float = 60.0) -> bool:

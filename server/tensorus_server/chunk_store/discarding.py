@@ -1,27 +1,52 @@
-"""A chunk store that keeps nothing: for inserts that only validate."""
+"""Staging that stores nothing: for inserts that only validate."""
 
 from __future__ import annotations
 
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from tensorus_server.chunk_store.abc import ChunkWriter, StagedPayload
-from tensorus_server.chunk_store.memory import MemoryChunkStore
+from tensorus_server.chunk_store.abc import ChunkWriter, PayloadMissingError, StagedPayload, Staging
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from typing_extensions import Buffer
 
-__all__ = ["DiscardingChunkStore"]
+    from tensorus_server.chunk_store.abc import ChunkReader
+
+__all__ = ["DiscardingStaging"]
 
 
-class DiscardingChunkStore(MemoryChunkStore):
-    """Counts what is appended, and forgets it."""
+class DiscardingStaging(Staging):
+    """Counts the bytes that are appended, and stores none."""
+
+    def require_space(self) -> None:
+        """Do nothing: it needs no space."""
 
     def begin(self, payload_key: str) -> ChunkWriter:
-        """See `ChunkStore`."""
+        """See `Staging`."""
         return _CountingWriter(payload_key)
+
+    def resume(self, payload_key: str, length: int) -> tuple[ChunkWriter, ChunkReader]:  # noqa: ARG002 - nothing is kept
+        """Raise `PayloadMissingError`: nothing is kept."""
+        raise PayloadMissingError(f"no kept payload has the key {payload_key}")
+
+    def publish(self, group: Sequence[StagedPayload]) -> list[str]:
+        """Return the keys, which nobody can open."""
+        return [staged.payload_key for staged in group]
+
+    def park(self, staged: StagedPayload) -> None:
+        """Do nothing: there are no bytes."""
+
+    def drop(self, staged: StagedPayload) -> None:
+        """Do nothing: there are no bytes."""
+
+    def drop_kept(self, payload_key: str) -> None:
+        """Do nothing: nothing is kept."""
+
+    def sweep_unfinished(self) -> int:
+        """Return 0: nothing was stored."""
+        return 0
 
 
 class _CountingWriter(ChunkWriter):
@@ -41,7 +66,7 @@ class _CountingWriter(ChunkWriter):
         return StagedPayload(self._payload_key, self._length)
 
     def park(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there are no bytes."""
 
-    def abort(self) -> None:
-        """Nothing is held."""
+    def drop(self) -> None:
+        """Do nothing: there are no bytes."""

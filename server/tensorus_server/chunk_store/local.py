@@ -1,8 +1,8 @@
 """Payloads as files of a local folder.
 
-    tmp/<process>/<32 hex>      payloads on their way in; the folder is locked (flock) as long as its process lives
-    uploads/<32 hex>            payloads on their way in of which a part is kept; `payload_locks.py` says who writes one
-    uploads.lock                their locks
+    tmp/<process>/<32 hex>      payloads on their way in; the folder is locked as long as its process lives: `local_leases.py`
+    uploads/<32 hex>            payloads on their way in of which a part is kept
+    uploads.lock                the locks of those who write them
     chunks/00..ff/<32 hex>      published payloads, 256 shards; the key is "<shard>/<32 hex>"
     chunks/store                which store they are of: `identity_file.py`
     quarantine/                 payloads that nothing refers to, before they are deleted: `local_quarantine.py`
@@ -20,7 +20,6 @@ that failed the file is dropped and never synced again: Linux reports the loss o
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import secrets
@@ -42,9 +41,9 @@ from tensorus_server.chunk_store.abc import (
 )
 from tensorus_server.chunk_store.files import Files
 from tensorus_server.chunk_store.identity_file import IdentityFile
+from tensorus_server.chunk_store.local_leases import LocalLeases
 from tensorus_server.chunk_store.local_quarantine import LocalQuarantine
 from tensorus_server.chunk_store.os_errors import as_store_errors
-from tensorus_server.chunk_store.payload_locks import PayloadLocks
 from tensorus_server.errors import StorageFullError
 from tensorus_server.limits import SYNC_EVERY_BYTES
 
@@ -55,7 +54,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from tensorus_server.chunk_store.abc import Quarantine
+    from tensorus_server.chunk_store.abc import Leases, Quarantine
     from tensorus_server.model import StoreIdentity
 
 __all__ = ["LocalChunkStore", "Reserve"]
@@ -113,44 +112,38 @@ class LocalChunkStore(ChunkStore):
         self._files = files or Files()
         self._reserve = reserve
         self._chunks = folder / "chunks"
-        self._tmp = folder / "tmp"
         self._uploads = folder / "uploads"
         self._identity = IdentityFile(self._chunks, self._files)
         self._make_folders(folder)
-        self._own_tmp, self._own_tmp_fd = _make_locked_folder(self._tmp)
-        try:
-            self._locks = PayloadLocks(folder / "uploads.lock")
-        except BaseException:
-            os.close(self._own_tmp_fd)
-            raise
-        self._quarantine = LocalQuarantine(folder, self._files, self._locks)
+        self._leases = LocalLeases(folder)
+        self._quarantine = LocalQuarantine(folder, self._files, self._leases)
         self._next_shard = secrets.randbelow(len(_SHARDS))
         self._shard_lock = threading.Lock()
         self._sync_pool = WorkerPool(_SYNC_THREADS, "sync")
         self._closed = False
 
     def require_space(self) -> None:
-        """See `ChunkStore`."""
+        """See `Staging`."""
         if self._reserve is not None:
             self._reserve.require()
 
     def begin(self, payload_key: str) -> ChunkWriter:
-        """See `ChunkStore`."""
+        """See `Staging`."""
         self.require_space()
-        path = self._own_tmp / payload_key
+        path = self._leases.own_folder / payload_key
         with as_store_errors("begin a payload"):
             descriptor = self._files.create(path)
         return _LocalWriter(self, path, descriptor)
 
     def resume(self, payload_key: str, length: int) -> tuple[ChunkWriter, ChunkReader]:
-        """See `ChunkStore`."""
+        """See `Staging`."""
         self.require_space()
         path = self._uploads / payload_key
-        self._locks.acquire(payload_key)
+        self._leases.acquire(payload_key)
         try:
             descriptor, reader = self._open_again(path, length)
         except BaseException:
-            self._locks.release(payload_key)
+            self._leases.release(payload_key)
             raise
         return _LocalWriter(self, path, descriptor, kept_bytes=length), reader
 
@@ -173,21 +166,8 @@ class LocalChunkStore(ChunkStore):
                 raise
         return descriptor, reader
 
-    def drop(self, payload_key: str) -> None:
-        """See `ChunkStore`."""
-        self._locks.acquire(payload_key)
-        try:
-            with as_store_errors("drop a payload"), suppress(FileNotFoundError):
-                self._files.unlink(self._uploads / payload_key)
-        finally:
-            self._locks.release(payload_key)
-
-    def kept(self) -> Iterator[StoredKey]:
-        """See `ChunkStore`."""
-        yield from _entries(self._uploads)
-
     def publish(self, group: Sequence[StagedPayload]) -> list[str]:
-        """See `ChunkStore`."""
+        """See `Staging`."""
         if not group:
             return []
         with self._shard_lock:
@@ -199,75 +179,75 @@ class LocalChunkStore(ChunkStore):
                 self._files.rename(self._staged_path(staged), folder / staged.payload_key)
             self._files.sync_folder(folder)
         for staged in group:
-            self._locks.release(staged.payload_key)
+            self._leases.release(staged.payload_key)
         return [f"{shard}/{staged.payload_key}" for staged in group]
 
-    def discard(self, staged: StagedPayload) -> None:
-        """See `ChunkStore`."""
+    def park(self, staged: StagedPayload) -> None:
+        """See `Staging`."""
+        if staged.kept:
+            self._leases.release(staged.payload_key)
+        else:
+            self.drop(staged)
+
+    def drop(self, staged: StagedPayload) -> None:
+        """See `Staging`."""
         try:
-            with as_store_errors("discard a payload"), suppress(FileNotFoundError):
+            with as_store_errors("drop a payload"), suppress(FileNotFoundError):
                 self._files.unlink(self._staged_path(staged))
         finally:
-            self._locks.release(staged.payload_key)
+            self._leases.release(staged.payload_key)
 
-    def park(self, staged: StagedPayload) -> None:
-        """See `ChunkStore`."""
-        if staged.kept:
-            self._locks.release(staged.payload_key)
-        else:
-            self.discard(staged)
+    def drop_kept(self, payload_key: str) -> None:
+        """See `Staging`."""
+        self._leases.acquire(payload_key)
+        try:
+            with as_store_errors("drop a payload"), suppress(FileNotFoundError):
+                self._files.unlink(self._uploads / payload_key)
+        finally:
+            self._leases.release(payload_key)
+
+    def sweep_unfinished(self) -> int:
+        """See `Staging`."""
+        return self._leases.sweep_folders()
 
     def open(self, key: str) -> ChunkReader:
-        """See `ChunkStore`."""
+        """See `PayloadStore`."""
         with as_store_errors("open a payload"), _missing(f"no payload has the key {key}"):
             return _LocalReader(self._files.open_to_read(self._path(key)), self._files)
 
     def delete(self, key: str) -> None:
-        """See `ChunkStore`."""
+        """See `PayloadStore`."""
         with as_store_errors("delete a payload"), suppress(FileNotFoundError):
             self._files.unlink(self._path(key))
 
     def published(self) -> Iterator[StoredKey]:
-        """See `ChunkStore`."""
+        """See `PayloadListing`."""
         for shard in _SHARDS:
             yield from _entries(self._chunks / shard, prefix=f"{shard}/")
+
+    def kept(self) -> Iterator[StoredKey]:
+        """See `PayloadListing`."""
+        yield from _entries(self._uploads)
 
     @property
     def quarantine(self) -> Quarantine:
         """See `ChunkStore`."""
         return self._quarantine
 
-    def read_identity(self) -> StoreIdentity | None:
+    @property
+    def leases(self) -> Leases:
         """See `ChunkStore`."""
+        return self._leases
+
+    def read_identity(self) -> StoreIdentity | None:
+        """See `IdentityHolder`."""
         with as_store_errors("read the store's identity"):
             return self._identity.read()
 
     def write_identity(self, identity: StoreIdentity) -> None:
-        """See `ChunkStore`."""
+        """See `IdentityHolder`."""
         with as_store_errors("write the store's identity"):
             self._identity.write(identity)
-
-    def has_other_users(self) -> bool:
-        """Return whether another living process has the store open."""
-        with as_store_errors("look for other processes"):
-            for descriptor, _ in self._foreign_folders():
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return True
-            return False
-
-    def sweep_unfinished(self) -> int:
-        """See `ChunkStore`. A folder whose lock can be had belongs to nobody any more."""
-        swept = 0
-        with as_store_errors("drop what a dead process left"):
-            for descriptor, folder in self._foreign_folders():
-                # Another sweep may have removed the folder since it was opened.
-                with suppress(BlockingIOError, FileNotFoundError):
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    swept += sum(1 for _ in folder.iterdir())
-                    shutil.rmtree(folder)
-        return swept
 
     def close(self, timeout_s: float = 60.0) -> bool:
         """See `ChunkStore`."""
@@ -275,32 +255,18 @@ class LocalChunkStore(ChunkStore):
             return True
         self._closed = True
         ended = self._sync_pool.close(timeout_s)
-        shutil.rmtree(self._own_tmp, ignore_errors=True)
-        os.close(self._own_tmp_fd)
-        self._locks.close()
+        self._leases.close()
         return ended
-
-    def _foreign_folders(self) -> Iterator[tuple[int, Path]]:
-        """Yield the folders of other processes, each with a descriptor that is open until the next one."""
-        for folder in self._tmp.iterdir():
-            if folder == self._own_tmp:
-                continue
-            with suppress(FileNotFoundError):
-                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    yield descriptor, folder
-                finally:
-                    os.close(descriptor)
 
     def _path(self, key: str) -> Path:
         return self._chunks / key
 
     def _staged_path(self, staged: StagedPayload) -> Path:
-        return (self._uploads if staged.kept else self._own_tmp) / staged.payload_key
+        return (self._uploads if staged.kept else self._leases.own_folder) / staged.payload_key
 
     def _make_folders(self, folder: Path) -> None:
         """Make every folder, and make the folders themselves durable, parents included."""
-        parents = (self._tmp, self._uploads, self._chunks, folder / "quarantine")
+        parents = (folder / "tmp", self._uploads, self._chunks, folder / "quarantine")
         are_new = not all(parent.is_dir() for parent in parents)
         for parent in parents:
             parent.mkdir(mode=0o700, exist_ok=True)
@@ -313,20 +279,6 @@ class LocalChunkStore(ChunkStore):
         if missing or are_new:
             for changed in (self._chunks, folder, folder.parent):
                 self._files.sync_folder(changed)
-
-
-def _make_locked_folder(parent: Path) -> tuple[Path, int]:
-    """Make a folder that is this process's as long as the descriptor is open."""
-    while True:
-        folder = parent / secrets.token_hex(8)
-        folder.mkdir(mode=0o700)
-        with suppress(FileNotFoundError):
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # A sweep may have had it between the making and the locking; then it is gone, and another one is made.
-            if folder.exists():
-                return folder, descriptor
-            os.close(descriptor)
 
 
 class _LocalWriter(ChunkWriter):
@@ -374,27 +326,27 @@ class _LocalWriter(ChunkWriter):
             self._files.sync_data(descriptor)
             self._descriptor = None
             os.close(descriptor)
-        # What is kept stays locked until it is published, discarded or parked.
+        # What is kept stays locked until it is published, dropped or parked.
         return StagedPayload(self._path.name, self._length, self._kept)
 
     def park(self) -> None:
         if not self._kept:
-            self.abort()
+            self.drop()
         elif self._close():
-            self._store._locks.release(self._path.name)
+            self._store._leases.release(self._path.name)
 
-    def abort(self) -> None:
+    def drop(self) -> None:
         if self._close():
             with suppress(OSError):
                 self._files.unlink(self._path)
-            self._store._locks.release(self._path.name)
+            self._store._leases.release(self._path.name)
 
     def _keep(self, descriptor: int) -> None:
         """Sync the file; the first time, move it to where it outlives the process, under a lock."""
         with as_store_errors("keep a payload"):
             self._files.sync_data(descriptor)
             if not self._kept:
-                self._store._locks.acquire(self._path.name)
+                self._store._leases.acquire(self._path.name)
                 kept_path = self._store._uploads / self._path.name
                 self._files.rename(self._path, kept_path)
                 self._path, self._kept = kept_path, True
@@ -420,7 +372,7 @@ class _LocalWriter(ChunkWriter):
 
     def _open_descriptor(self) -> int:
         if self._descriptor is None:
-            raise ValueError("the payload is finished, parked or aborted")
+            raise ValueError("the payload is finished, parked or dropped")
         return self._descriptor
 
     def _wait_for_sync(self) -> None:
@@ -435,7 +387,7 @@ class _LocalWriter(ChunkWriter):
             with as_store_errors(what):
                 yield
         except BaseException:
-            self.abort()
+            self.drop()
             raise
 
 

@@ -20,8 +20,8 @@ from tensorus_server.chunk_store.os_errors import as_store_errors
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tensorus_server.chunk_store.abc import Leases
     from tensorus_server.chunk_store.files import Files
-    from tensorus_server.chunk_store.payload_locks import PayloadLocks
 
 __all__ = ["LocalQuarantine"]
 
@@ -32,28 +32,28 @@ _NAME = re.compile(r"(\d{8}T\d{6}Z)\.([0-9a-f]{2}|uploads)\.([0-9a-f]{32})")
 class LocalQuarantine(Quarantine):
     """See the module's description."""
 
-    def __init__(self, store_folder: Path, files: Files, locks: PayloadLocks) -> None:
+    def __init__(self, store_folder: Path, files: Files, leases: Leases) -> None:
         """Use the folder `quarantine` of a store, which must be there when a method is called.
 
         Args:
-            locks: of kept payloads.
+            leases: of kept payloads.
         """
         self.folder = store_folder / "quarantine"
         self._store_folder = store_folder
         self._files = files
-        self._locks = locks
+        self._leases = leases
 
     def put(self, key: str, *, until_s: float) -> bool:
         """See `Quarantine`."""
         home, _, name = key.rpartition("/")
         if home != "uploads":
             return self._put(key, until_s)
-        # A kept payload is locked as long as a writer has it. Readers of published ones do not mind.
-        self._locks.acquire(name)
+        # A writer holds the lease of a kept payload. Readers of published ones do not mind.
+        self._leases.acquire(name)
         try:
             return self._put(key, until_s)
         finally:
-            self._locks.release(name)
+            self._leases.release(name)
 
     def entries(self) -> list[Quarantined]:
         """See `Quarantine`. Files with other names are not ours, and stay."""

@@ -8,9 +8,9 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from tensorus_server.chunk_store.abc import (
-    ChunkReader,
     ChunkStore,
     ChunkWriter,
+    Leases,
     PayloadBusyError,
     PayloadMissingError,
     Quarantine,
@@ -18,15 +18,17 @@ from tensorus_server.chunk_store.abc import (
     StagedPayload,
     StoredKey,
 )
+from tensorus_server.chunk_store.bytes_reader import BytesReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from typing_extensions import Buffer
 
+    from tensorus_server.chunk_store.abc import ChunkReader
     from tensorus_server.model import StoreIdentity
 
-__all__ = ["MemoryChunkStore"]
+__all__ = ["MemoryChunkStore", "MemoryLeases"]
 
 
 class MemoryChunkStore(ChunkStore):
@@ -38,7 +40,7 @@ class MemoryChunkStore(ChunkStore):
         self._staged: dict[str, bytes] = {}
         self._published: dict[str, tuple[bytes, float]] = {}
         self._kept: dict[str, tuple[bytes, float]] = {}
-        self._writing: set[str] = set()
+        self._leases = MemoryLeases()
         self._identity: StoreIdentity | None = None
         self._quarantine = _MemoryQuarantine(self)
 
@@ -46,57 +48,53 @@ class MemoryChunkStore(ChunkStore):
         """Do nothing: memory has no reserve."""
 
     def begin(self, payload_key: str) -> ChunkWriter:
-        """See `ChunkStore`."""
+        """See `Staging`."""
         return _MemoryWriter(self, payload_key)
 
     def resume(self, payload_key: str, length: int) -> tuple[ChunkWriter, ChunkReader]:
-        """See `ChunkStore`."""
+        """See `Staging`."""
+        self._leases.acquire(payload_key)
         with self._lock:
-            if payload_key in self._writing:
-                raise PayloadBusyError(f"another writer has the payload {payload_key}")
-            if payload_key not in self._kept:
+            kept, _ = self._kept.get(payload_key, (None, 0.0))
+        if kept is None or len(kept) < length:
+            self._leases.release(payload_key)
+            if kept is None:
                 raise PayloadMissingError(f"no kept payload has the key {payload_key}")
-            kept, _ = self._kept[payload_key]
-            if len(kept) < length:
-                raise PayloadMissingError(f"payload {payload_key} has {len(kept)} bytes, {length} are needed")
-            self._writing.add(payload_key)
+            raise PayloadMissingError(f"payload {payload_key} has {len(kept)} bytes, {length} are needed")
         return _MemoryWriter(self, payload_key, kept[:length]), BytesReader(kept[:length])
 
-    def drop(self, payload_key: str) -> None:
-        """See `ChunkStore`."""
-        with self._lock:
-            if payload_key in self._writing:
-                raise PayloadBusyError(f"a writer has the payload {payload_key}")
-            self._kept.pop(payload_key, None)
-
-    def kept(self) -> Iterator[StoredKey]:
-        """See `ChunkStore`."""
-        with self._lock:
-            found = [StoredKey(key, modified_s) for key, (_, modified_s) in self._kept.items()]
-        yield from found
-
     def publish(self, group: Sequence[StagedPayload]) -> list[str]:
-        """See `ChunkStore`."""
+        """See `Staging`."""
         with self._lock:
             for staged in group:
                 self._published[staged.payload_key] = (self._staged.pop(staged.payload_key), time.time())
                 self._end(staged.payload_key, dropped=True)
         return [staged.payload_key for staged in group]
 
-    def discard(self, staged: StagedPayload) -> None:
-        """See `ChunkStore`."""
-        with self._lock:
-            if self._staged.pop(staged.payload_key, None) is not None:
-                self._end(staged.payload_key, dropped=True)
-
     def park(self, staged: StagedPayload) -> None:
-        """See `ChunkStore`."""
+        """See `Staging`."""
         with self._lock:
             if self._staged.pop(staged.payload_key, None) is not None:
                 self._end(staged.payload_key, dropped=not staged.kept)
 
+    def drop(self, staged: StagedPayload) -> None:
+        """See `Staging`."""
+        with self._lock:
+            if self._staged.pop(staged.payload_key, None) is not None:
+                self._end(staged.payload_key, dropped=True)
+
+    def drop_kept(self, payload_key: str) -> None:
+        """See `Staging`."""
+        self._leases.acquire(payload_key)
+        with self._lock:
+            self._end(payload_key, dropped=True)
+
+    def sweep_unfinished(self) -> int:
+        """Return 0: what a dead process began died with it."""
+        return 0
+
     def open(self, key: str) -> ChunkReader:
-        """See `ChunkStore`."""
+        """See `PayloadStore`."""
         with self._lock:
             found = self._published.get(key)
         if found is None:
@@ -104,14 +102,20 @@ class MemoryChunkStore(ChunkStore):
         return BytesReader(found[0])
 
     def delete(self, key: str) -> None:
-        """See `ChunkStore`."""
+        """See `PayloadStore`."""
         with self._lock:
             self._published.pop(key, None)
 
     def published(self) -> Iterator[StoredKey]:
-        """See `ChunkStore`."""
+        """See `PayloadListing`."""
         with self._lock:
             found = [StoredKey(key, modified_s) for key, (_, modified_s) in self._published.items()]
+        yield from found
+
+    def kept(self) -> Iterator[StoredKey]:
+        """See `PayloadListing`."""
+        with self._lock:
+            found = [StoredKey(key, modified_s) for key, (_, modified_s) in self._kept.items()]
         yield from found
 
     @property
@@ -119,17 +123,18 @@ class MemoryChunkStore(ChunkStore):
         """See `ChunkStore`."""
         return self._quarantine
 
-    def read_identity(self) -> StoreIdentity | None:
+    @property
+    def leases(self) -> Leases:
         """See `ChunkStore`."""
+        return self._leases
+
+    def read_identity(self) -> StoreIdentity | None:
+        """See `IdentityHolder`."""
         return self._identity
 
     def write_identity(self, identity: StoreIdentity) -> None:
-        """See `ChunkStore`."""
+        """See `IdentityHolder`."""
         self._identity = identity
-
-    def sweep_unfinished(self) -> int:
-        """Return 0: what a dead process began died with it."""
-        return 0
 
     def close(self, timeout_s: float = 60.0) -> bool:  # noqa: ARG002 - nothing is under way
         """See `ChunkStore`."""
@@ -137,23 +142,52 @@ class MemoryChunkStore(ChunkStore):
 
     def _stage(self, payload_key: str, payload: bytes) -> None:
         with self._lock:
-            # What was kept of it stays, and stays its writer's, until it is published, discarded or parked.
+            # What was kept of it stays, and stays its writer's, until it is published, dropped or parked.
             self._staged[payload_key] = payload
 
     def _keep(self, payload_key: str, payload: bytes) -> None:
         with self._lock:
             self._kept[payload_key] = (payload, time.time())
-            self._writing.add(payload_key)
 
     def _release(self, payload_key: str, *, dropped: bool) -> None:
         with self._lock:
             self._end(payload_key, dropped=dropped)
 
     def _end(self, payload_key: str, *, dropped: bool) -> None:
-        """Let others have a payload again, or drop what was kept of it. The lock is held."""
-        self._writing.discard(payload_key)
+        """End the lease of a payload, after dropping what was kept of it where that is `dropped`. The lock is held."""
         if dropped:
             self._kept.pop(payload_key, None)
+        self._leases.release(payload_key)
+
+
+class MemoryLeases(Leases):
+    """The leases of one process that shares its store with no other."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self._lock = threading.Lock()
+        self._held: set[str] = set()
+
+    def acquire(self, payload_key: str) -> None:
+        """See `Leases`."""
+        with self._lock:
+            if payload_key in self._held:
+                raise PayloadBusyError(f"another writer has the payload {payload_key}")
+            self._held.add(payload_key)
+
+    def release(self, payload_key: str) -> None:
+        """See `Leases`."""
+        with self._lock:
+            self._held.discard(payload_key)
+
+    def has_other_users(self) -> bool:
+        """Return False: nobody else sees this memory."""
+        return False
+
+    def close(self) -> None:
+        """See `Leases`."""
+        with self._lock:
+            self._held.clear()
 
 
 class _MemoryQuarantine(Quarantine):
@@ -165,13 +199,16 @@ class _MemoryQuarantine(Quarantine):
         self._held: dict[str, tuple[bytes, float]] = {}
 
     def put(self, key: str, *, until_s: float) -> bool:
-        with self._store._lock:
-            if _name(key) in self._store._writing:
-                raise PayloadBusyError(f"a writer has the payload {key}")
-            found = self._home(key).pop(_name(key), None)
-            if found is not None:
-                self._held[key] = (found[0], until_s)
-            return found is not None
+        leases, name = self._store._leases, _name(key)
+        leases.acquire(name)
+        try:
+            with self._store._lock:
+                found = self._home(key).pop(name, None)
+                if found is not None:
+                    self._held[key] = (found[0], until_s)
+                return found is not None
+        finally:
+            leases.release(name)
 
     def entries(self) -> list[Quarantined]:
         with self._store._lock:
@@ -212,6 +249,8 @@ class _MemoryWriter(ChunkWriter):
         self._buffers.extend(bytes(buffer) for buffer in buffers)
 
     def keep(self) -> Future[None]:
+        if not self._was_kept:
+            self._store._leases.acquire(self._payload_key)
         self._was_kept = True
         self._store._keep(self._payload_key, b"".join(self._buffers))
         done: Future[None] = Future()
@@ -227,7 +266,7 @@ class _MemoryWriter(ChunkWriter):
     def park(self) -> None:
         self._end(dropped=False)
 
-    def abort(self) -> None:
+    def drop(self) -> None:
         self._end(dropped=True)
 
     def _end(self, *, dropped: bool) -> None:
@@ -235,20 +274,3 @@ class _MemoryWriter(ChunkWriter):
             self._ended = True
             self._buffers.clear()
             self._store._release(self._payload_key, dropped=dropped)
-
-
-class BytesReader(ChunkReader):
-    """A payload that is in memory."""
-
-    def __init__(self, payload: bytes) -> None:
-        """Read from `payload`."""
-        self._payload = payload
-
-    def read(self, offset: int, length: int) -> bytes:
-        """See `ChunkReader`."""
-        if offset + length > len(self._payload):
-            raise PayloadMissingError(f"payload has {len(self._payload)} bytes, {offset + length} are needed")
-        return self._payload[offset : offset + length]
-
-    def close(self) -> None:
-        """See `ChunkReader`."""

@@ -104,7 +104,7 @@ class Engine:
         self._orphan_age_s = orphan_age_s
         self._quarantine_s = quarantine_s
         self._health = Health(catalogue.check_writable)
-        self._committer = Committer(catalogue, chunk_store, self._health)
+        self._committer = Committer(catalogue, chunk_store, chunk_store, self._health)
         self._seal_pool = WorkerPool(_SEAL_THREADS, "seal")
         self._services = InsertServices(catalogue, chunk_store, pool, self._committer, self._seal_pool, self._health)
         self._one_by_one = OneByOne(self._services) if in_memory else None
@@ -257,7 +257,7 @@ class Engine:
         self._sessions.end(request_id)
         for payload_key in self._catalogue.uploads.drop(request_id):
             with suppress(PayloadBusyError):
-                self._chunk_store.drop(payload_key)
+                self._chunk_store.drop_kept(payload_key)
 
     @property
     def reader(self) -> TensorReader:
@@ -367,7 +367,8 @@ class Engine:
 
     def sweep(self, *, in_grace: bool = False) -> Swept:
         """Remove payloads that rows say nobody needs; happens by itself once a minute. See `sweep.sweep`."""
-        return sweep(self._catalogue, self._chunk_store, in_grace=in_grace, is_closing=self._closing.is_set)
+        store = self._chunk_store
+        return sweep(self._catalogue, store, store, in_grace=in_grace, is_closing=self._closing.is_set)
 
     def set_unknown_aside(self) -> Listing:
         """Move payloads that no row knows to quarantine; happens by itself once a day. See `unknown.set_aside`.
@@ -379,6 +380,7 @@ class Engine:
         return set_aside(
             self._catalogue,
             self._chunk_store,
+            self._chunk_store.quarantine,
             older_than_s=self._orphan_age_s,
             quarantine_s=self._quarantine_s,
             uncommitted=lambda: self._committer.uncommitted,
@@ -392,7 +394,7 @@ class Engine:
 
     def empty_quarantine(self) -> int:
         """Delete all payloads in quarantine, and return how many there were."""
-        return empty_quarantine(self._chunk_store, at_once=True)
+        return empty_quarantine(self._chunk_store.quarantine, at_once=True)
 
     def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
         """Commit what waits and close every part. Idempotent. Streams should have ended; those that have not fail.

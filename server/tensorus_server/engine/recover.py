@@ -153,7 +153,7 @@ def _candidates(
         except (FooterError, OSError, ValueError, LookupError, TypeError) as error:
             recovery.findings.append(Finding(file, "failed", reason=str(error)))
             continue
-        if key not in catalogue.garbage.unknown([key]) and (footer.dataset, footer.id) not in damaged:
+        if key not in catalogue.garbage.orphans([key]) and (footer.dataset, footer.id) not in damaged:
             # It was deleted, and waits for the sweep.
             recovery.known += 1
             continue

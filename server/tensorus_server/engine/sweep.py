@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tensorus_server.catalogue.abc import Catalogue
-    from tensorus_server.chunk_store.abc import ChunkStore
+    from tensorus_server.chunk_store.abc import PayloadStore, Staging
 
 __all__ = ["Swept", "sweep"]
 
@@ -41,7 +41,8 @@ class Swept:
 
 def sweep(
     catalogue: Catalogue,
-    chunk_store: ChunkStore,
+    payloads: PayloadStore,
+    staging: Staging,
     *,
     in_grace: bool = False,
     is_closing: Callable[[], bool] = lambda: False,
@@ -52,13 +53,13 @@ def sweep(
         in_grace: remove payloads of deleted tensors whose grace is not over, too. Reads that began before may fail.
         is_closing: returns whether the rest is to be left to the next sweep.
     """
-    unfinished = chunk_store.sweep_unfinished()
-    expired = _sweep_uploads(catalogue, chunk_store, is_closing)
+    unfinished = staging.sweep_unfinished()
+    expired = _sweep_uploads(catalogue, staging, is_closing)
     deleted = 0
     while not is_closing() and (keys := catalogue.garbage.due(_BATCH, in_grace=in_grace)):
         for key in keys:
-            chunk_store.delete(key)
-        catalogue.garbage.forget(keys)
+            payloads.delete(key)
+        catalogue.garbage.delete(keys)
         deleted += len(keys)
     swept = Swept(unfinished, expired, deleted)
     if any(astuple(swept)):
@@ -66,7 +67,7 @@ def sweep(
     return swept
 
 
-def _sweep_uploads(catalogue: Catalogue, chunk_store: ChunkStore, is_closing: Callable[[], bool]) -> int:
+def _sweep_uploads(catalogue: Catalogue, staging: Staging, is_closing: Callable[[], bool]) -> int:
     expired = 0
     for upload in catalogue.uploads.expired(_BATCH):
         if is_closing():
@@ -74,7 +75,7 @@ def _sweep_uploads(catalogue: Catalogue, chunk_store: ChunkStore, is_closing: Ca
         # A stream at work is never without a mark for so long, unless it waits for its client: then it goes on to have it.
         with suppress(PayloadBusyError):
             if upload.generation is None:
-                chunk_store.drop(upload.payload_key)
+                staging.drop_kept(upload.payload_key)
                 expired += 1
             catalogue.uploads.drop(upload.request_id, upload.item)
     return expired

@@ -1,4 +1,4 @@
-"""Payloads that no row knows: found by listing the chunk store, once a day, and moved to its quarantine.
+"""Orphans, payloads that no row knows: found by listing the chunk store, once a day, and moved to its quarantine.
 
 A crash between the publishing of a payload and its commit leaves one. But so does damage to the catalogue, and then it is the
 only copy of a tensor. So nothing is deleted because a row is missing, and nothing is even moved unless
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tensorus_server.catalogue.abc import Catalogue
-    from tensorus_server.chunk_store.abc import ChunkStore, StoredKey
+    from tensorus_server.chunk_store.abc import PayloadListing, Quarantine, StoredKey
 
 __all__ = ["Listing", "empty_quarantine", "set_all_aside", "set_aside"]
 
@@ -60,7 +60,8 @@ class Listing:
 
 def set_aside(
     catalogue: Catalogue,
-    chunk_store: ChunkStore,
+    payloads: PayloadListing,
+    quarantine: Quarantine,
     *,
     older_than_s: float,
     quarantine_s: float,
@@ -79,34 +80,36 @@ def set_aside(
         LimitExceededError: they are too many; nothing was moved.
         DataCorruptError, StoreUnavailableError: the catalogue is damaged, or the store closes; nothing was moved.
     """
-    listed, unknown = _list_unknown(catalogue, chunk_store, older_than_s, is_closing)
+    listed, unknown = _list_unknown(catalogue, payloads, older_than_s, is_closing)
     moved = 0
     if unknown:
         _require_few(len(unknown), listed)
         catalogue.garbage.require_intact()
-        moved = _move(catalogue, chunk_store, unknown, quarantine_s, uncommitted)
-    return _report(Listing(listed, moved, empty_quarantine(chunk_store)))
+        moved = _move(catalogue, quarantine, unknown, quarantine_s, uncommitted)
+    return _report(Listing(listed, moved, empty_quarantine(quarantine)))
 
 
-def set_all_aside(catalogue: Catalogue, chunk_store: ChunkStore, *, quarantine_s: float) -> Listing:
+def set_all_aside(
+    catalogue: Catalogue, payloads: PayloadListing, quarantine: Quarantine, *, quarantine_s: float
+) -> Listing:
     """Move all unknown payloads to the quarantine, however many: somebody has accepted that their rows are lost.
 
     No other process may use the store.
     """
-    listed, unknown = _list_unknown(catalogue, chunk_store, 0.0, lambda: False)
-    return _report(Listing(listed, _move(catalogue, chunk_store, unknown, quarantine_s, frozenset), 0))
+    listed, unknown = _list_unknown(catalogue, payloads, 0.0, lambda: False)
+    return _report(Listing(listed, _move(catalogue, quarantine, unknown, quarantine_s, frozenset), 0))
 
 
-def empty_quarantine(chunk_store: ChunkStore, *, at_once: bool = False) -> int:
+def empty_quarantine(quarantine: Quarantine, *, at_once: bool = False) -> int:
     """Delete what has been in quarantine for long enough, or all of it, and return how many payloads that were."""
-    entries = [entry for entry in chunk_store.quarantine.entries() if at_once or entry.until_s <= time.time()]
+    entries = [entry for entry in quarantine.entries() if at_once or entry.until_s <= time.time()]
     for entry in entries:
-        chunk_store.quarantine.delete(entry)
+        quarantine.delete(entry)
     return len(entries)
 
 
 def _list_unknown(
-    catalogue: Catalogue, chunk_store: ChunkStore, older_than_s: float, is_closing: Callable[[], bool]
+    catalogue: Catalogue, payloads: PayloadListing, older_than_s: float, is_closing: Callable[[], bool]
 ) -> tuple[int, list[str]]:
     """Return how many payloads there are, and the keys of those that no row has and that are old enough."""
     before_s = time.time() - older_than_s
@@ -116,7 +119,7 @@ def _list_unknown(
             raise StoreUnavailableError("the store is closing")
         known.add(known_key)
     listed, unknown = 0, []
-    for key, stored in _stored(chunk_store):
+    for key, stored in _stored(payloads):
         listed += 1
         if is_closing():
             raise StoreUnavailableError("the store is closing")
@@ -125,11 +128,11 @@ def _list_unknown(
     return listed, unknown
 
 
-def _stored(chunk_store: ChunkStore) -> Iterator[tuple[str, StoredKey]]:
+def _stored(payloads: PayloadListing) -> Iterator[tuple[str, StoredKey]]:
     """Yield every payload with its key in the quarantine and in the catalogue."""
     return chain(
-        ((stored.key, stored) for stored in chunk_store.published()),
-        ((f"uploads/{stored.key}", stored) for stored in chunk_store.kept()),
+        ((stored.key, stored) for stored in payloads.published()),
+        ((f"uploads/{stored.key}", stored) for stored in payloads.kept()),
     )
 
 
@@ -148,7 +151,7 @@ def _require_few(unknown: int, listed: int) -> None:
 
 def _move(
     catalogue: Catalogue,
-    chunk_store: ChunkStore,
+    quarantine: Quarantine,
     keys: list[str],
     quarantine_s: float,
     uncommitted: Callable[[], frozenset[str]],
@@ -159,11 +162,11 @@ def _move(
         batch = keys[start : start + _BATCH]
         # Asked first: whatever of the batch is no longer uncommitted then has its row when the catalogue is asked.
         under_way = uncommitted()
-        unknown = catalogue.garbage.unknown(batch)
+        unknown = catalogue.garbage.orphans(batch)
         for key in batch:
             if key in unknown and key.rpartition("/")[2] not in under_way:
                 try:
-                    moved += chunk_store.quarantine.put(key, until_s=until_s)
+                    moved += quarantine.put(key, until_s=until_s)
                 except PayloadBusyError:
                     _log.info("payload %s stays, since a writer has it", key)
     return moved

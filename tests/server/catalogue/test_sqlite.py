@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contract.catalogue_contract import CatalogueContract
 from contract.catalogue_datasets import CatalogueDatasetsContract
+from contract.catalogue_isolation import CatalogueIsolationContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
 from contract.catalogue_paging import CataloguePagingContract
 from contract.catalogue_purge import CataloguePurgeContract
@@ -16,6 +17,10 @@ class TestSqliteDatasets(CatalogueDatasetsContract):
 
 class TestSqliteCatalogue(CatalogueContract):
     """What only SQLite does is in the modules beside this one."""
+
+
+class TestSqliteIsolation(CatalogueIsolationContract):
+    """Likewise."""
 
 
 class TestSqliteOrdinals(CatalogueOrdinalsContract):

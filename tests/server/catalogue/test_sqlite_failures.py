@@ -27,7 +27,7 @@ WRITES = [
     pytest.param(lambda catalogue: catalogue.datasets.delete("dataset"), id="delete dataset"),
     pytest.param(lambda catalogue: catalogue.tensors.replace_metadata("dataset", "there", {"a": 1}), id="replace"),
     pytest.param(lambda catalogue: catalogue.tensors.delete("dataset", ["there"]), id="delete"),
-    pytest.param(lambda catalogue: catalogue.garbage.forget(["key"]), id="forget"),
+    pytest.param(lambda catalogue: catalogue.garbage.delete(["key"]), id="delete tombstones"),
     pytest.param(
         lambda catalogue: catalogue.tensors.commit([stored_tensor(catalogue.datasets.get("dataset"), "new")]),
         id="commit",

@@ -128,7 +128,7 @@ def test_a_damaged_index_is_said_and_rebuilt(  # noqa: PLR0917 - fixtures are as
         assert catalogue.tensors.get(tensor.dataset, [tensor.id]) == [tensor]
     for field in ("id", "nbytes", "stored_bytes"):
         assert len(catalogue.tensors.page("dataset", PageRequest(order=Order(field))).tensors) == 6
-    assert catalogue.garbage.unknown([tensor.locator.key for tensor in tensors]) == set()
+    assert catalogue.garbage.orphans([tensor.locator.key for tensor in tensors]) == set()
     catalogue.close()
     lines = integrity(tmp_path)
     # The pages of an index that could not even be cleared are used no more.

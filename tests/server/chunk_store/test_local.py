@@ -9,20 +9,55 @@ from pathlib import Path
 
 import pytest
 
-from contract.chunk_store_contract import ChunkStoreContract, content, published, staged
+from contract.chunk_store_contract import ChunkStoreContract, SingleHostContract, content, published, staged
+from contract.chunk_store_identity import IdentityHolderContract
 from contract.chunk_store_kept import KEPT, KeptPayloadContract, kept_writer, parked
+from contract.chunk_store_leases import LeasesContract
+from contract.chunk_store_listing import PayloadListingContract, QuarantineContract
+from contract.chunk_store_payloads import PayloadStoreContract
+from contract.chunk_store_raw import RawFolder
+from contract.chunk_store_staging import StagingContract
 from support.faults import RecordingFiles, open_descriptors
 from tensorus_server.chunk_store import local
-from tensorus_server.chunk_store.abc import PayloadBusyError, new_payload_key
+from tensorus_server.chunk_store.abc import Leases, PayloadBusyError, new_payload_key
 from tensorus_server.chunk_store.files import Files
 from tensorus_server.chunk_store.local import LocalChunkStore
 
 
-class TestLocalChunkStore(ChunkStoreContract):
+@pytest.fixture
+def leases(store: LocalChunkStore) -> Leases:
+    return store.leases
+
+
+class TestLocalPayloads(PayloadStoreContract):
     """The contract; what only files do stands below."""
 
 
-class TestKeptFiles(KeptPayloadContract):
+class TestLocalStaging(StagingContract):
+    """Likewise."""
+
+
+class TestLocalKept(KeptPayloadContract):
+    """Likewise."""
+
+
+class TestLocalLeases(LeasesContract):
+    """Likewise; `test_local_processes.py` has several processes."""
+
+
+class TestLocalListing(PayloadListingContract):
+    """Likewise."""
+
+
+class TestLocalQuarantine(QuarantineContract):
+    """Likewise."""
+
+
+class TestLocalIdentity(IdentityHolderContract):
+    """Likewise."""
+
+
+class TestLocalChunkStore(ChunkStoreContract, SingleHostContract):
     """Likewise."""
 
 
@@ -48,7 +83,7 @@ def test_opening_again_makes_only_what_is_missing(tmp_path: Path, files: Recordi
 
 def test_folders_and_files_belong_to_their_owner_alone(store: LocalChunkStore, tmp_path: Path) -> None:
     key = published(store, b"x")
-    folders = [tmp_path / "tmp", store._own_tmp, tmp_path / "chunks", tmp_path / "chunks" / "00"]
+    folders = [tmp_path / "tmp", store._leases.own_folder, tmp_path / "chunks", tmp_path / "chunks" / "00"]
     assert {oct(folder.stat().st_mode & 0o777) for folder in folders} == {oct(0o700)}
     assert oct((tmp_path / "chunks" / key).stat().st_mode & 0o777) == oct(0o600)
 
@@ -119,24 +154,24 @@ def test_the_sync_comes_as_soon_as_enough_bytes_wait(
     assert files.methods(writer.finish().payload_key).count("sync_data") == syncs
 
 
-def test_an_aborted_payload_waits_for_its_sync_and_closes_its_file(
+def test_a_dropped_payload_waits_for_its_sync_and_closes_its_file(
     store: LocalChunkStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "SYNC_EVERY_BYTES", 1)
     writer = store.begin(new_payload_key())
     writer.append([bytes(1000)])
-    writer.abort()
-    assert open_descriptors(tmp_path / "tmp" / store._own_tmp.name) == []
+    writer.drop()
+    assert open_descriptors(tmp_path / "tmp" / store._leases.own_folder.name) == []
 
 
 def test_a_payload_that_has_ended_takes_no_more(store: LocalChunkStore) -> None:
-    finished, aborted = store.begin(new_payload_key()), store.begin(new_payload_key())
+    finished, dropped = store.begin(new_payload_key()), store.begin(new_payload_key())
     finished.finish()
-    aborted.abort()
-    for writer in (finished, aborted):
-        with pytest.raises(ValueError, match="finished, parked or aborted"):
+    dropped.drop()
+    for writer in (finished, dropped):
+        with pytest.raises(ValueError, match="finished, parked or dropped"):
             writer.append([b"x"])
-        with pytest.raises(ValueError, match="finished, parked or aborted"):
+        with pytest.raises(ValueError, match="finished, parked or dropped"):
             writer.finish()
 
 
@@ -240,7 +275,7 @@ def test_the_first_keep_makes_bytes_and_then_the_name_durable_and_later_ones_byt
         ("write_all", payload_key),
         ("sync_data", payload_key),
     ]
-    writer.abort()
+    writer.drop()
 
 
 def test_a_kept_payload_is_there_for_another_process_once_its_own_is_dead(
@@ -252,12 +287,12 @@ def test_a_kept_payload_is_there_for_another_process_once_its_own_is_dead(
     with pytest.raises(PayloadBusyError):
         other.resume(payload_key, len(KEPT))
     # What a kill does: the locks go with their descriptor, and nothing else happens.
-    store._locks.close()
+    store._leases._locks.close()
     resumed, reader = other.resume(payload_key, len(KEPT))
     reader.close()
     third = LocalChunkStore(tmp_path)
     with pytest.raises(PayloadBusyError):
-        third.drop(payload_key)
+        third.drop_kept(payload_key)
     third.close()
     resumed.append([b"!"])
     (key,) = other.publish([resumed.finish()])
@@ -280,7 +315,7 @@ def test_a_payload_that_is_being_resumed_cannot_be_dropped(store: LocalChunkStor
 
     def drop_first(path: Path) -> int:
         with pytest.raises(PayloadBusyError):
-            other.drop(payload_key)
+            other.drop_kept(payload_key)
         return open_to_write(path)
 
     store._files.open_to_write = drop_first  # type: ignore[method-assign]
@@ -298,7 +333,7 @@ def test_finished_payloads_that_were_kept_hold_no_descriptor(store: LocalChunkSt
     for payload in staged:
         with pytest.raises(PayloadBusyError):
             other.resume(payload.payload_key, len(KEPT))
-        store.discard(payload)
+        store.drop(payload)
     other.close()
 
 
@@ -326,3 +361,12 @@ def test_a_payload_is_in_quarantine_durably_before_its_old_name_is_gone_for_good
 def test_a_file_in_quarantine_that_is_not_ours_stays(store: LocalChunkStore, tmp_path: Path) -> None:
     (tmp_path / "quarantine" / "notes.txt").write_bytes(b"")
     assert store.quarantine.entries() == []
+
+
+@pytest.mark.parametrize("length", [10, 4, 0])
+def test_a_kept_file_is_cut_where_it_is_resumed(store: LocalChunkStore, raw: RawFolder, length: int) -> None:
+    payload_key = parked(store)
+    writer, reader = store.resume(payload_key, length)
+    reader.close()
+    assert raw.kept() == {payload_key: KEPT[:length]}
+    writer.drop()

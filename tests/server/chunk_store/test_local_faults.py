@@ -89,9 +89,9 @@ def test_a_failure_of_any_call_fails_the_payload_and_leaves_nothing_under_way(
             with pytest.raises(failure.error, match=f"{failure.message} {what.get(method, 'write a payload')}"):
                 write(store)
             assert open_descriptors(tmp_path) == own
-            # What was finished and not published waits for `discard`; everything else is gone already.
+            # What was finished and not published waits for `drop`; everything else is gone already.
             assert raw.unfinished() == (1 if method == "rename" else 0)
-            for path in store._own_tmp.iterdir():
+            for path in store._leases.own_folder.iterdir():
                 path.unlink()
 
 
@@ -129,9 +129,9 @@ def test_a_payload_that_failed_takes_no_more(store: LocalChunkStore, files: Faul
     writer = store.begin(new_payload_key())
     with pytest.raises(StoreUnavailableError):
         writer.append([b"x"])
-    with pytest.raises(ValueError, match="finished, parked or aborted"):
+    with pytest.raises(ValueError, match="finished, parked or dropped"):
         writer.finish()
-    writer.abort()
+    writer.drop()
 
 
 def test_the_file_of_a_failed_payload_that_cannot_be_removed_is_left_to_the_sweep(
@@ -158,7 +158,7 @@ def test_a_rename_that_fails_publishes_none_of_the_group(
     assert [method for method, _ in files.calls] == ["rename"] * (failing + 1)
     assert len(list(store.published())) == failing
     for payload in group:
-        store.discard(payload)
+        store.drop(payload)
     assert RawFolder(tmp_path).unfinished() == 0
 
 

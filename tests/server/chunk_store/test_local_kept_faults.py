@@ -53,7 +53,7 @@ def store(tmp_path: Path, files: FaultyFiles) -> Iterator[LocalChunkStore]:
 def sweep(store: LocalChunkStore) -> None:
     """Drop what no upload knows: here, everything."""
     for stored in store.kept():
-        store.drop(stored.key)
+        store.drop_kept(stored.key)
 
 
 def crashed(tmp_path: Path, into: Path) -> LocalChunkStore:
@@ -64,7 +64,7 @@ def crashed(tmp_path: Path, into: Path) -> LocalChunkStore:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", FIRST_KEEP)
-@pytest.mark.parametrize("then", ["append and finish", "keep", "park", "abort"])
+@pytest.mark.parametrize("then", ["append and finish", "keep", "park", "drop"])
 def test_a_first_keep_that_fails_is_never_called_done(
     store: LocalChunkStore, raw: RawFolder, files: FaultyFiles, *, method: str, kind: Kind, then: str
 ) -> None:
@@ -79,8 +79,8 @@ def test_a_first_keep_that_fails_is_never_called_done(
         with pytest.raises(error):
             writer.keep() if then == "keep" else writer.finish()
         assert (raw.kept(), raw.unfinished()) == ({}, 0)
-    elif then == "abort":
-        writer.abort()
+    elif then == "drop":
+        writer.drop()
         assert (raw.kept(), raw.unfinished()) == ({}, 0)
     else:
         writer.park()
@@ -168,7 +168,7 @@ def test_a_kept_payload_that_cannot_be_published_can_still_be_parked(
     store.park(staged)
     writer, reader = store.resume(payload_key, len(KEPT))
     reader.close()
-    writer.abort()
+    writer.drop()
 
 
 def test_a_drop_that_fails_says_so_and_can_be_repeated(
@@ -177,9 +177,9 @@ def test_a_drop_that_fails_says_so_and_can_be_repeated(
     payload_key = parked(store)
     files.fail("unlink", errno.EIO)
     with pytest.raises(StoreUnavailableError, match="could not drop a payload: Input/output error"):
-        store.drop(payload_key)
+        store.drop_kept(payload_key)
     assert list(raw.kept()) == [payload_key]
-    store.drop(payload_key)
+    store.drop_kept(payload_key)
     assert raw.kept() == {}
 
 
@@ -204,14 +204,14 @@ def test_after_a_crash_at_any_call_what_was_called_kept_is_there(
     found = crashed(tmp_path, tmp_path / "crashed")
     files.heal()
     if calls:
-        writer.abort()
-    for path in store._own_tmp.iterdir():
+        writer.drop()
+    for path in store._leases.own_folder.iterdir():
         path.unlink()
     if durable:
         resumed, reader = found.resume(payload_key, durable)
         with reader:
             assert reader.read(0, durable) == (KEPT * 3)[:durable]
-        resumed.abort()
+        resumed.drop()
     sweep(found)
     found.sweep_unfinished()
     raw = RawFolder(tmp_path / "crashed")

@@ -13,7 +13,8 @@ import pytest
 from contract.chunk_store_contract import published, staged
 from contract.chunk_store_raw import RawFolder
 from support.faults import open_descriptors
-from tensorus_server.chunk_store import local
+from tensorus_server.chunk_store import local_leases
+from tensorus_server.chunk_store.abc import PayloadBusyError, new_payload_key
 from tensorus_server.chunk_store.local import LocalChunkStore
 
 OTHER_PROCESS = """
@@ -58,7 +59,7 @@ def test_the_files_of_a_dead_process_go(
     other_process.wait()
     payload = staged(store, b"mine")
     assert store.sweep_unfinished() == 3
-    assert [path.name for path in (tmp_path / "tmp").iterdir()] == [store._own_tmp.name]
+    assert [path.name for path in (tmp_path / "tmp").iterdir()] == [store._leases.own_folder.name]
     # What it had published is another matter: only the catalogue knows whether anybody needs it.
     assert len(raw.published()) == 1
     store.publish([payload])
@@ -79,7 +80,7 @@ def test_one_living_process_among_dead_ones_is_left_alone(store: LocalChunkStore
     other = LocalChunkStore(tmp_path)
     payload = staged(other, b"x")
     assert store.sweep_unfinished() == 0
-    assert sorted((tmp_path / "tmp").iterdir()) == sorted([store._own_tmp, other._own_tmp])
+    assert sorted((tmp_path / "tmp").iterdir()) == sorted([store._leases.own_folder, other._leases.own_folder])
     other.publish([payload])
     other.close()
 
@@ -88,7 +89,7 @@ def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     LocalChunkStore(tmp_path).close()
-    lock = local.fcntl.flock
+    lock = local_leases.fcntl.flock
     swept = []
 
     def sweep_first(descriptor: int, operation: int) -> None:
@@ -97,10 +98,10 @@ def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
             shutil.rmtree(swept[0])
         lock(descriptor, operation)
 
-    monkeypatch.setattr(local.fcntl, "flock", sweep_first)
+    monkeypatch.setattr(local_leases.fcntl, "flock", sweep_first)
     store = LocalChunkStore(tmp_path)
-    assert store._own_tmp.is_dir()
-    assert store._own_tmp != swept[0]
+    assert store._leases.own_folder.is_dir()
+    assert store._leases.own_folder != swept[0]
     published(store, b"x")
     store.close()
     assert open_descriptors(tmp_path) == []
@@ -112,7 +113,7 @@ def test_a_folder_that_another_sweep_removes_meanwhile_is_no_failure(
     for name in ("one", "two"):
         (tmp_path / "tmp" / name).mkdir()
         (tmp_path / "tmp" / name / "left").touch()
-    lock = local.fcntl.flock
+    lock = local_leases.fcntl.flock
     removed: list[Path] = []
 
     def remove_first(descriptor: int, operation: int) -> None:
@@ -121,7 +122,30 @@ def test_a_folder_that_another_sweep_removes_meanwhile_is_no_failure(
             removed.append(Path(f"/proc/self/fd/{descriptor}").readlink())
             shutil.rmtree(removed[0])
 
-    monkeypatch.setattr(local.fcntl, "flock", remove_first)
+    monkeypatch.setattr(local_leases.fcntl, "flock", remove_first)
     assert store.sweep_unfinished() == 1
     assert len(removed) == 1
-    assert list((tmp_path / "tmp").iterdir()) == [store._own_tmp]
+    assert list((tmp_path / "tmp").iterdir()) == [store._leases.own_folder]
+
+
+def test_a_living_process_is_another_user_and_a_dead_one_is_none(
+    store: LocalChunkStore, other_process: subprocess.Popen[str]
+) -> None:
+    assert store.leases.has_other_users()
+    other_process.kill()
+    other_process.wait()
+    assert not store.leases.has_other_users()
+
+
+def test_leases_exclude_other_users_of_the_store_until_they_are_closed(tmp_path: Path) -> None:
+    first, second = LocalChunkStore(tmp_path), LocalChunkStore(tmp_path)
+    released, closed = new_payload_key(), new_payload_key()
+    for key in (released, closed):
+        first.leases.acquire(key)
+        with pytest.raises(PayloadBusyError, match=key):
+            second.leases.acquire(key)
+    first.leases.release(released)
+    second.leases.acquire(released)
+    first.close()
+    second.leases.acquire(closed)
+    second.close()

@@ -1,14 +1,20 @@
-"""The chunk store in memory keeps the contract."""
+"""The chunk store in memory fills every role."""
 
 from __future__ import annotations
 
 import pytest
 
-from contract.chunk_store_contract import ChunkStoreContract, published
+from contract.chunk_store_contract import ChunkStoreContract, SingleHostContract
+from contract.chunk_store_identity import IdentityHolderContract
 from contract.chunk_store_kept import KeptPayloadContract
+from contract.chunk_store_leases import LeasesContract
+from contract.chunk_store_listing import PayloadListingContract, QuarantineContract
+from contract.chunk_store_payloads import PayloadStoreContract
 from contract.chunk_store_raw import RawMemory
-from tensorus_server.chunk_store.abc import PayloadMissingError
-from tensorus_server.chunk_store.memory import BytesReader, MemoryChunkStore
+from contract.chunk_store_staging import StagingContract
+from tensorus_server.chunk_store.abc import Leases, PayloadMissingError
+from tensorus_server.chunk_store.bytes_reader import BytesReader
+from tensorus_server.chunk_store.memory import MemoryChunkStore
 
 
 @pytest.fixture
@@ -21,18 +27,41 @@ def raw(store: MemoryChunkStore) -> RawMemory:
     return RawMemory(store)
 
 
-class TestMemoryChunkStore(ChunkStoreContract):
+@pytest.fixture
+def leases(store: MemoryChunkStore) -> Leases:
+    return store.leases
+
+
+class TestMemoryPayloads(PayloadStoreContract):
     """Nothing beyond the contract."""
 
 
-class TestKeptBytes(KeptPayloadContract):
+class TestMemoryStaging(StagingContract):
     """Likewise."""
 
 
-def test_a_sweep_finds_nothing_unfinished(store: MemoryChunkStore) -> None:
-    published(store, b"x")
-    assert store.sweep_unfinished() == 0
-    assert len(list(store.published())) == 1
+class TestMemoryKept(KeptPayloadContract):
+    """Likewise."""
+
+
+class TestMemoryLeases(LeasesContract):
+    """Likewise."""
+
+
+class TestMemoryListing(PayloadListingContract):
+    """Likewise."""
+
+
+class TestMemoryQuarantine(QuarantineContract):
+    """Likewise."""
+
+
+class TestMemoryIdentity(IdentityHolderContract):
+    """Likewise."""
+
+
+class TestMemoryChunkStore(ChunkStoreContract, SingleHostContract):
+    """Likewise."""
 
 
 def test_bytes_are_read_as_a_payload_is() -> None:

@@ -52,7 +52,7 @@ def raw(tmp_path: Path) -> RawFolder:
 
 def run(catalogue: SqliteCatalogue, store: LocalChunkStore) -> Swept:
     """Sweep."""
-    return sweep(catalogue, store)
+    return sweep(catalogue, store, store)
 
 
 class TestDeleted:

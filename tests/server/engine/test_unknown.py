@@ -68,7 +68,9 @@ def known(catalogue: SqliteCatalogue, tmp_path: Path, name: str) -> str:
 def run(
     catalogue: SqliteCatalogue, store: LocalChunkStore, uncommitted: Callable[[], frozenset[str]] = frozenset
 ) -> Listing:
-    return set_aside(catalogue, store, older_than_s=AGE_S, quarantine_s=QUARANTINE_S, uncommitted=uncommitted)
+    return set_aside(
+        catalogue, store, store.quarantine, older_than_s=AGE_S, quarantine_s=QUARANTINE_S, uncommitted=uncommitted
+    )
 
 
 def test_an_old_payload_that_no_row_has_is_moved_and_deleted_after_its_time(
@@ -101,7 +103,7 @@ def test_a_payload_counts_as_published_when_it_is_published(
     # Of an insert of all or nothing: written long ago, and published only when the last of its tensors is there.
     other = LocalChunkStore(tmp_path)
     payload = staged(other, b"written long ago")
-    os.utime(other._own_tmp / payload.payload_key, (1.0, 1.0))
+    os.utime(other._leases.own_folder / payload.payload_key, (1.0, 1.0))
     (key,) = other.publish([payload])
     assert run(catalogue, store).moved == 0
     assert key in RawFolder(tmp_path).published()
@@ -168,10 +170,12 @@ class TestLimit:
         stays = known(catalogue, tmp_path, "t")
         for _ in range(201):
             planted(tmp_path, age_s=10.0)
-        assert set_all_aside(catalogue, store, quarantine_s=QUARANTINE_S) == Listing(listed=202, moved=201, deleted=0)
+        assert set_all_aside(catalogue, store, store.quarantine, quarantine_s=QUARANTINE_S) == Listing(
+            listed=202, moved=201, deleted=0
+        )
         assert list(RawFolder(tmp_path).published()) == [stays]
-        assert empty_quarantine(store) == 0
-        assert empty_quarantine(store, at_once=True) == 201
+        assert empty_quarantine(store.quarantine) == 0
+        assert empty_quarantine(store.quarantine, at_once=True) == 201
 
 
 def flip_in_file(path: Path, old: bytes, *, page: int) -> None:
@@ -231,7 +235,7 @@ class TestDamage:
     ) -> None:
         catalogue, key = damaged("tensor_key")
         # The index says that nobody has it; the row says who.
-        assert catalogue.garbage.unknown([key]) == {key}
+        assert catalogue.garbage.orphans([key]) == {key}
         assert run(catalogue, store) == Listing(listed=1, moved=0, deleted=0)
         assert list(RawFolder(tmp_path).published()) == [key]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SqliteGarbageTable"]
 
-_UNKNOWN = """
+_IS_ORPHAN = """
 SELECT NOT EXISTS (SELECT 1 FROM tensor WHERE key = ?1 AND inline = 0)
   AND NOT EXISTS (SELECT 1 FROM tombstone WHERE key = ?1)
   AND NOT EXISTS (SELECT 1 FROM upload WHERE 'uploads/' || payload_key = ?1)
@@ -57,19 +57,19 @@ class SqliteGarbageTable(GarbageTable):
         # What is damaged names no payload, and must not keep the others.
         return [key.decode() for key in keys if isinstance(key, bytes) and PAYLOAD_KEY.fullmatch(key)]
 
-    def forget(self, keys: Collection[str]) -> None:
+    def delete(self, keys: Collection[str]) -> None:
         """See `GarbageTable`."""
 
-        def forget(connection: apsw.Connection) -> None:
+        def delete(connection: apsw.Connection) -> None:
             connection.executemany("DELETE FROM tombstone WHERE key = ?", ((key,) for key in keys))
 
         if keys:
-            self._database.write_on_full_disk(forget)
+            self._database.write_on_full_disk(delete)
 
-    def unknown(self, keys: Collection[str]) -> set[str]:
+    def orphans(self, keys: Collection[str]) -> set[str]:
         """See `GarbageTable`."""
         with self._database.read() as connection:
-            return {key for key in keys if select(connection, _UNKNOWN, (key,)) == [(1,)]}
+            return {key for key in keys if select(connection, _IS_ORPHAN, (key,)) == [(1,)]}
 
     def known(self) -> Iterator[bytes]:
         """See `GarbageTable`."""

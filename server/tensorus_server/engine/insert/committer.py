@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_server import background
 from tensorus_server.background import Watched
-from tensorus_server.engine.insert.leftovers import discard, forget_upload
+from tensorus_server.engine.insert.leftovers import drop, drop_upload
 from tensorus_server.errors import EngineError, StoreBusyError, StoreUnavailableError
 from tensorus_server.limits import COMMIT_GROUP_MAX
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from tensorus_server.catalogue.abc import Catalogue, Mark, StoredTensor
-    from tensorus_server.chunk_store.abc import ChunkStore, StagedPayload
+    from tensorus_server.chunk_store.abc import PayloadStore, StagedPayload, Staging
     from tensorus_server.engine.health import Health
     from tensorus_server.engine.insert.items import Batch
     from tensorus_server.model import Tensor
@@ -83,12 +83,13 @@ _Pending: TypeAlias = "Commit | _Save"
 class Committer:
     """A watched thread and its queue."""
 
-    def __init__(self, catalogue: Catalogue, chunk_store: ChunkStore, health: Health) -> None:
+    def __init__(self, catalogue: Catalogue, staging: Staging, payloads: PayloadStore, health: Health) -> None:
         """Start the thread, whose end `health` is told."""
         self.health = health
         """Of the store."""
         self._catalogue = catalogue
-        self._chunk_store = chunk_store
+        self._staging = staging
+        self._payloads = payloads
         # Bounded by those who submit: each stream has at most `UNCOMMITTED_ITEMS_MAX` under way.
         self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         # What everyone gets who submits something after the thread has ended.
@@ -265,7 +266,7 @@ class Committer:
             # Its payload is gone: nobody must be told to go on with it. While the catalogue is busy, asking it again would keep
             # everyone waiting; whoever resumes such an upload finds that its payload is gone.
             if tensor.upload is not None and isinstance(outcome, Exception) and not isinstance(outcome, StoreBusyError):
-                forget_upload(self._catalogue.uploads, tensor.upload)
+                drop_upload(self._catalogue.uploads, tensor.upload)
         start = 0
         for batch in batches:
             end = start + len(batch.stored)
@@ -279,11 +280,9 @@ class Committer:
         try:
             self.health.require()
             self._uncommitted = frozenset(payload.payload_key for payload in staged)
-            keys = dict(
-                zip((payload.payload_key for payload in staged), self._chunk_store.publish(staged), strict=True)
-            )
+            keys = dict(zip((payload.payload_key for payload in staged), self._staging.publish(staged), strict=True))
         except Exception:
-            discard(self._chunk_store, staged)
+            drop(self._staging, staged)
             raise
         located = [_located(tensor, keys) for tensor in stored]
         try:
@@ -303,7 +302,7 @@ class Committer:
         """Delete payloads that no tensor got; what cannot be deleted is left to the daily listing."""
         for key in keys:
             try:
-                self._chunk_store.delete(key)
+                self._payloads.delete(key)
             except Exception:  # noqa: BLE001 - others wait for the commit
                 _log.warning("payload %s could not be deleted and is left to the daily listing", key, exc_info=True)
 

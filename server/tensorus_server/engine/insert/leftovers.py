@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tensorus_server.catalogue.abc import UploadTable
-    from tensorus_server.chunk_store.abc import ChunkStore, StagedPayload
+    from tensorus_server.chunk_store.abc import StagedPayload, Staging
     from tensorus_server.model import NewTensor
 
-__all__ = ["discard", "drop_writer", "forget_upload", "leave_writer", "park"]
+__all__ = ["drop", "drop_upload", "drop_writer", "park", "park_writer"]
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class _Writer(Protocol):
 
     new: NewTensor
 
-    def abort(self) -> None: ...
+    def drop(self) -> None: ...
 
     def park(self) -> None: ...
 
@@ -34,12 +34,12 @@ class _Writer(Protocol):
 def drop_writer(writer: _Writer) -> None:
     """Drop a tensor on its way in."""
     try:
-        writer.abort()
+        writer.drop()
     except Exception:  # noqa: BLE001 - see the module's description
         _log.exception("tensor %s, which failed, could not be dropped; it is left to the sweep", writer.new.id)
 
 
-def leave_writer(writer: _Writer) -> None:
+def park_writer(writer: _Writer) -> None:
     """Leave a tensor on its way in as far as it is marked; drop it where it is not."""
     try:
         writer.park()
@@ -47,18 +47,18 @@ def leave_writer(writer: _Writer) -> None:
         _log.exception("tensor %s, whose insert ended, could not be put away; it is left to the sweep", writer.new.id)
 
 
-def park(chunk_store: ChunkStore, staged: Sequence[StagedPayload]) -> None:
+def park(staging: Staging, staged: Sequence[StagedPayload]) -> None:
     """Leave finished payloads to be resumed as far as they are marked; drop those that never were."""
-    _put_away(staged, chunk_store.park)
+    _put_away(staged, staging.park)
 
 
-def discard(chunk_store: ChunkStore, staged: Sequence[StagedPayload]) -> None:
+def drop(staging: Staging, staged: Sequence[StagedPayload]) -> None:
     """Drop finished payloads that will not be published."""
-    _put_away(staged, chunk_store.discard)
+    _put_away(staged, staging.drop)
 
 
-def forget_upload(uploads: UploadTable, upload: tuple[str, int | None]) -> None:
-    """Forget an upload that nobody can go on with, or all of a request. What cannot be forgotten now expires."""
+def drop_upload(uploads: UploadTable, upload: tuple[str, int | None]) -> None:
+    """Drop the row of an upload that nobody can go on with, or all of a request. One that cannot be dropped now expires."""
     try:
         uploads.drop(*upload)
     except Exception:  # noqa: BLE001 - see the module's description

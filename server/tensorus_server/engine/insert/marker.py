@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tensorus_server.background import result_of
-from tensorus_server.engine.insert.leftovers import forget_upload
+from tensorus_server.engine.insert.leftovers import drop_upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,10 +78,10 @@ class Marker:
         """Return the upload's chunk index as far as it is saved."""
         return self._uploads.chunks(upload)
 
-    def forget(self) -> None:
-        """Forget the upload. What cannot be forgotten now expires."""
+    def drop(self) -> None:
+        """Drop the upload's row. One that cannot be dropped now expires."""
         self.settle()
-        forget_upload(self._uploads, self.upload)
+        drop_upload(self._uploads, self.upload)
 
     def _kept(self, mark: Mark, saved: Future[int], keep: Future[None]) -> None:
         """Go on with a mark whose payload is kept, or is not. Runs where that ended."""

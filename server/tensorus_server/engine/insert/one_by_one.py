@@ -74,7 +74,7 @@ class _Inserts:
 
     def insert(self, new: NewTensor, canonical: memoryview) -> Tensor | None:
         require_announced(new, self._dataset)
-        self._services.chunk_store.require_space()
+        self._services.staging.require_space()
         segment = Segment(0, 0, canonical.nbytes, last=True, tensor=new)
         if not self._small.take(segment, new, self._plan(new), canonical, None):
             return None

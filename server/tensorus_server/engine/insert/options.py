@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tensorus_server.background import WorkerPool
     from tensorus_server.catalogue.abc import Catalogue
-    from tensorus_server.chunk_store.abc import ChunkStore
+    from tensorus_server.chunk_store.abc import Staging
     from tensorus_server.engine.codec_pool import CodecPool
     from tensorus_server.engine.health import Health
     from tensorus_server.engine.insert.committer import Committer
@@ -33,7 +33,7 @@ class InsertServices:
     """What an insert works with; shared by all streams."""
 
     catalogue: Catalogue
-    chunk_store: ChunkStore
+    staging: Staging
     pool: CodecPool
     committer: Committer
     seal_pool: WorkerPool

@@ -26,7 +26,7 @@ from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_codecs.plan import plan
 from tensorus_server.catalogue.abc import require_intact
 from tensorus_server.catalogue.resolve import validated
-from tensorus_server.chunk_store.discarding import DiscardingChunkStore
+from tensorus_server.chunk_store.discarding import DiscardingStaging
 from tensorus_server.engine.insert import leftovers
 from tensorus_server.engine.insert.announcement import first_announcement
 from tensorus_server.engine.insert.committer import Commit
@@ -93,7 +93,7 @@ class InsertStream:
         self._services = services
         self._report = report
         self._options = options
-        self._chunk_store = DiscardingChunkStore() if options.validate_only else services.chunk_store
+        self._staging = DiscardingStaging() if options.validate_only else services.staging
         self._items = Items(report, services.health)
         self._open: dict[int, _Open] = {}
         self._last_item = -1
@@ -234,7 +234,7 @@ class InsertStream:
             if self._options.all_or_nothing:
                 self._items.wait(sealed=True)
                 for batch in self._items.in_state("sealed"):
-                    leftovers.park(self._chunk_store, batch.staged)
+                    leftovers.park(self._staging, batch.staged)
                     self._items.leave(batch)
             self._items.wait()
         except Exception as error:  # noqa: BLE001 - nobody may wait for a result that never comes
@@ -243,7 +243,7 @@ class InsertStream:
     def _give_up(self, error: Exception) -> None:
         """Fail what has not ended; what waits for the others of its insert is left to be resumed."""
         for batch in self._items.in_state("sealed"):
-            leftovers.park(self._chunk_store, batch.staged)
+            leftovers.park(self._staging, batch.staged)
         self._items.fail_all(error)
 
     def _take_small(
@@ -307,7 +307,7 @@ class InsertStream:
                 tensor=new.id,
                 limit=ITEMS_TOGETHER_MAX,
             )
-        self._chunk_store.require_space()
+        self._staging.require_space()
 
     def _plan(self, new: NewTensor) -> ChunkPlan:
         """Return how chunks of the tensor are encoded: mostly as those of the one before."""
@@ -330,13 +330,13 @@ class InsertStream:
             marker = Marker((request_id, item), services.catalogue.uploads, services.committer, report)
         if upload is not None and marker is not None:
             return TensorWriter.resume(
-                self._dataset, new, upload, chunk_store=self._chunk_store, pool=services.pool, marker=marker
+                self._dataset, new, upload, staging=self._staging, pool=services.pool, marker=marker
             )
         return TensorWriter(
             self._dataset,
             new,
             self._plan(new),
-            chunk_store=self._chunk_store,
+            staging=self._staging,
             pool=services.pool,
             marker=marker,
             inline=not self._options.all_or_nothing or self._items.sealed_inline_bytes < _INLINE_TOGETHER_BYTES_MAX,
@@ -404,7 +404,7 @@ class InsertStream:
             return
         batch.hand_over()
         if not self._items.sealed(batch):
-            self._discard(batch)  # Its stream has given it up while the disk took its time.
+            self._drop(batch)  # Its stream has given it up while the disk took its time.
 
     def _sealing_ended(self, opened: _Open, seal: Future[None]) -> None:
         """Clear up where the pool was closed before it came to the item."""
@@ -418,10 +418,10 @@ class InsertStream:
         try:
             goes_on = self._items.commit(batch)
         except BaseException:
-            self._discard(batch)
+            self._drop(batch)
             raise
         if not goes_on:
-            self._discard(batch)
+            self._drop(batch)
             return
         batch.hand_over()
         self._services.committer.submit(Commit([batch]))
@@ -445,11 +445,11 @@ class InsertStream:
         marked = False
         for batch in self._items.in_state("sealed"):
             batch.settle([self._abandoned(stored.new) for stored in batch.stored])
-            leftovers.discard(self._chunk_store, batch.staged)
+            leftovers.drop(self._staging, batch.staged)
             marked = marked or any(stored.upload is not None for stored in batch.stored)
         if marked and self._options.request_id is not None:
             # In one transaction: there may be thousands.
-            leftovers.forget_upload(self._services.catalogue.uploads, (self._options.request_id, None))
+            leftovers.drop_upload(self._services.catalogue.uploads, (self._options.request_id, None))
 
     def _abandoned(self, new: NewTensor | None) -> InsertAbandonedError:
         return InsertAbandonedError(
@@ -475,7 +475,7 @@ class InsertStream:
     def _put_away(self, writer: TensorWriter, error: BaseException) -> None:
         """Drop a tensor that failed; where the catalogue is only locked, leave it to go on from its last mark."""
         if isinstance(error, StoreBusyError) and not self._options.all_or_nothing:
-            leftovers.leave_writer(writer)
+            leftovers.park_writer(writer)
         else:
             leftovers.drop_writer(writer)
 
@@ -483,16 +483,16 @@ class InsertStream:
         """Leave an open item to be resumed, or drop it where it cannot be."""
         opened = self._open.pop(item)
         try:
-            leftovers.leave_writer(opened.writer)
+            leftovers.park_writer(opened.writer)
         finally:
             self._items.leave(opened.batch)
 
-    def _discard(self, batch: Batch) -> None:
-        """Drop what a batch that will not be committed has stored, and forget what could be resumed of it."""
-        leftovers.discard(self._chunk_store, batch.staged)
+    def _drop(self, batch: Batch) -> None:
+        """Drop what a batch that will not be committed has stored, with the uploads that could be resumed."""
+        leftovers.drop(self._staging, batch.staged)
         for stored in batch.stored:
             if stored.upload is not None:
-                leftovers.forget_upload(self._services.catalogue.uploads, stored.upload)
+                leftovers.drop_upload(self._services.catalogue.uploads, stored.upload)
 
     def _require_seen(self, item: int) -> None:
         """Let pass the segments of an item that has failed; refuse those of an item that was never announced."""

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from tensorus_codecs.pipeline import EncodedChunk
     from tensorus_codecs.plan import ChunkPlan
     from tensorus_server.chunk_index import ChunkIndex
-    from tensorus_server.chunk_store.abc import ChunkReader, ChunkStore, ChunkWriter, StagedPayload
+    from tensorus_server.chunk_store.abc import ChunkReader, ChunkWriter, StagedPayload, Staging
     from tensorus_server.engine.codec_pool import CodecPool
     from tensorus_server.engine.insert.marker import Marker
     from tensorus_server.model import Dataset, NewTensor
@@ -75,7 +75,7 @@ class TensorWriter:
         new: NewTensor,
         plan: ChunkPlan,
         *,
-        chunk_store: ChunkStore,
+        staging: Staging,
         pool: CodecPool,
         marker: Marker | None = None,
         inline: bool = True,
@@ -99,7 +99,7 @@ class TensorWriter:
         self._pool = pool
         self._marker = marker if marker is not None and new.spec.canonical_bytes > RESUMABLE_BYTES_MIN else None
         self._payload_key = new_payload_key()
-        self._payload = _PayloadWriter(chunk_store, self._payload_key, INLINE_BYTES_MAX if inline else 0)
+        self._payload = _PayloadWriter(staging, self._payload_key, INLINE_BYTES_MAX if inline else 0)
         self._partial = bytearray()
         self._pending: deque[tuple[memoryview, int, Future[EncodedChunk]]] = deque()
         # None: the tensor was resumed, and what was received before cannot be had back from what is stored.
@@ -118,7 +118,7 @@ class TensorWriter:
         new: NewTensor,
         upload: Upload,
         *,
-        chunk_store: ChunkStore,
+        staging: Staging,
         pool: CodecPool,
         marker: Marker,
     ) -> TensorWriter:
@@ -129,8 +129,8 @@ class TensorWriter:
             StoreUnavailableError: another writer has it.
         """
         chunk_plan = plan(upload.policy, new.spec.dtype)
-        writer = cls(dataset, new, chunk_plan, chunk_store=chunk_store, pool=pool, marker=marker)
-        writer._resume(chunk_store, upload)
+        writer = cls(dataset, new, chunk_plan, staging=staging, pool=pool, marker=marker)
+        writer._resume(staging, upload)
         return writer
 
     @property
@@ -202,12 +202,12 @@ class TensorWriter:
         )
         return stored, self._payload.finish(stored)
 
-    def abort(self) -> None:
+    def drop(self) -> None:
         """Drop everything. Idempotent."""
         self._drop_pending()
-        self._payload.abort()
+        self._payload.drop()
         if self._marker is not None and self._marked_chunks:
-            self._marker.forget()
+            self._marker.drop()
 
     def park(self) -> None:
         """Drop what came after the last mark, and leave the rest to be resumed; without a mark, drop everything."""
@@ -217,7 +217,7 @@ class TensorWriter:
                 self._drop_pending()
                 self._payload.park()
                 return
-        self.abort()
+        self.drop()
 
     def _drop_pending(self) -> None:
         while self._pending:
@@ -319,22 +319,22 @@ class TensorWriter:
         marker.begin(self._payload.keep(), Mark(upload, totals.index.since(self._marked_chunks)))
         self._marked_chunks = len(totals.index)
 
-    def _resume(self, chunk_store: ChunkStore, upload: Upload) -> None:
+    def _resume(self, staging: Staging, upload: Upload) -> None:
         assert self._marker is not None
         try:
             index = self._marker.chunks(upload)
             _require_chunks(upload, index)
-            payload, reader = chunk_store.resume(upload.payload_key, upload.stored_bytes)
+            payload, reader = staging.resume(upload.payload_key, upload.stored_bytes)
         except (DataCorruptError, PayloadMissingError) as error:
-            self._marker.forget()
-            chunk_store.drop(upload.payload_key)
+            self._marker.drop()
+            staging.drop_kept(upload.payload_key)
             raise SessionExpiredError(
                 f"item {upload.item}: {error}", dataset=self._dataset.name, tensor=upload.id
             ) from error
         except PayloadBusyError as error:
             raise StoreUnavailableError(f"item {upload.item}: {error}", dataset=self._dataset.name) from error
         self._payload_key = upload.payload_key
-        self._payload = _PayloadWriter(chunk_store, upload.payload_key, 0, payload, upload.stored_bytes)
+        self._payload = _PayloadWriter(staging, upload.payload_key, 0, payload, upload.stored_bytes)
         self._totals = Totals.from_json(self._plan, upload.state["totals"], index, upload.committed_bytes)
         self._source_crc32c = upload.state["source_crc32c"]
         self._marked_chunks = self._begun_chunks = len(index)
@@ -344,7 +344,7 @@ class TensorWriter:
             with reader:
                 self._replay(reader, upload)
         except (PayloadMissingError, CorruptChunkError) as error:
-            self.abort()
+            self.drop()
             raise SessionExpiredError(
                 f"item {upload.item}: {error}", dataset=self._dataset.name, tensor=upload.id
             ) from error
@@ -436,13 +436,13 @@ class _PayloadWriter:
 
     def __init__(
         self,
-        chunk_store: ChunkStore,
+        staging: Staging,
         payload_key: str,
         inline_bytes_max: int,
         resumed: ChunkWriter | None = None,
         length: int = 0,
     ) -> None:
-        self._chunk_store = chunk_store
+        self._staging = staging
         self._payload_key = payload_key
         self._inline_bytes_max = inline_bytes_max
         self._held: list[bytes] = []
@@ -480,15 +480,15 @@ class _PayloadWriter:
         if self._writer is not None:
             self._writer.park()
 
-    def abort(self) -> None:
+    def drop(self) -> None:
         self._held.clear()
         if self._writer is not None:
-            self._writer.abort()
+            self._writer.drop()
 
     def _spilled(self) -> ChunkWriter:
         """Return the writer; the first time, hand it what was held."""
         if self._writer is None:
-            self._writer = self._chunk_store.begin(self._payload_key)
+            self._writer = self._staging.begin(self._payload_key)
             self._writer.append(self._held)
             self._held.clear()
         return self._writer

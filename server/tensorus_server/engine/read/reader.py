@@ -21,7 +21,7 @@ from tensorus_codecs.pipeline import codec_ids, decode_record
 from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_server.chunk_index import IndexCache
 from tensorus_server.chunk_store.abc import PayloadMissingError
-from tensorus_server.chunk_store.memory import BytesReader
+from tensorus_server.chunk_store.bytes_reader import BytesReader
 from tensorus_server.engine.read.cast import Cast
 from tensorus_server.engine.read.payload import Payload
 from tensorus_server.engine.read.slices import SlicePlan, resolve_slices
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from tensorus_codecs.chunk_record import ChunkRecord
     from tensorus_codecs.dtypes import DType
     from tensorus_server.catalogue.abc import Catalogue
-    from tensorus_server.chunk_store.abc import ChunkReader, ChunkStore
+    from tensorus_server.chunk_store.abc import ChunkReader, PayloadStore
     from tensorus_server.engine.codec_pool import CodecPool
     from tensorus_server.model import Part, Tensor
 
@@ -140,10 +140,10 @@ class ReadPlan:
 class TensorReader:
     """Reads tensors; shared by all streams."""
 
-    def __init__(self, catalogue: Catalogue, chunk_store: ChunkStore, pool: CodecPool) -> None:
+    def __init__(self, catalogue: Catalogue, payloads: PayloadStore, pool: CodecPool) -> None:
         """Read from these."""
         self._catalogue = catalogue
-        self._chunk_store = chunk_store
+        self._payloads = payloads
         self._pool = pool
         self._indexes = IndexCache()
 
@@ -219,7 +219,7 @@ class TensorReader:
         if tensor.inline_payload is not None:
             return BytesReader(tensor.inline_payload)
         try:
-            return self._chunk_store.open(tensor.locator.key)
+            return self._payloads.open(tensor.locator.key)
         except PayloadMissingError as error:
             (current,) = self._catalogue.tensors.by_generation(tensor.dataset, [tensor.generation])
             if current is None:

@@ -58,10 +58,10 @@ class Store(MemoryChunkStore):
             self._published[f"7f/{key}"] = self._published.pop(key)
         return [f"7f/{key}" for key in keys]
 
-    def discard(self, staged: StagedPayload) -> None:
+    def drop(self, staged: StagedPayload) -> None:
         """Note it and do it."""
-        self._events.append("discard")
-        super().discard(staged)
+        self._events.append("drop")
+        super().drop(staged)
 
     def delete(self, key: str) -> None:
         """Note it and do it."""
@@ -119,7 +119,7 @@ class Bench:
         self.catalogue = Catalogue(self.events)
         self.store = Store(self.events)
         self.health = Health(self.catalogue.check_writable)
-        self.committer = Committer(self.catalogue, self.store, self.health)  # type: ignore[arg-type]
+        self.committer = Committer(self.catalogue, self.store, self.store, self.health)  # type: ignore[arg-type]
         self.outcomes: dict[str, list[Tensor | Exception]] = {}
 
     def submit(self, name: str, *, inline: bool = False) -> StoredTensor:
@@ -277,13 +277,13 @@ class TestFailures:
     """Whoever waits hears why, and the thread lives."""
 
     @pytest.mark.parametrize("error", [StoreUnavailableError("no"), StorageFullError("full")], ids=["broken", "full"])
-    def test_a_group_that_cannot_be_published_fails_and_is_discarded(self, bench: Bench, error: EngineError) -> None:
+    def test_a_group_that_cannot_be_published_fails_and_is_dropped(self, bench: Bench, error: EngineError) -> None:
         bench.store.failures["publish"] = error
         bench.all_at_once(["a", "b", "c"])
         bench.close()
         assert [bench.outcome(name) for name in ("a", "b", "c")] == [error] * 3
         # Nothing of the group reached the catalogue.
-        assert bench.events == ["publish 3", "discard", "discard", "discard"]
+        assert bench.events == ["publish 3", "drop", "drop", "drop"]
 
     def test_a_catalogue_that_takes_no_writes_is_not_asked_to(self, bench: Bench) -> None:
         bench.all_at_once([])
@@ -292,7 +292,7 @@ class TestFailures:
         bench.submit("a")
         bench.close()
         assert bench.outcome("a") is error
-        assert bench.events == ["discard"]
+        assert bench.events == ["drop"]
 
     def test_payloads_of_a_commit_that_wrote_nothing_are_deleted(self, bench: Bench) -> None:
         error = StorageFullError("full")
@@ -389,7 +389,7 @@ class TestFailures:
         failures = bench.store.failures if where == "publish" else bench.catalogue.failures
         if where == "publish" and isinstance(error, ValueError):
             # What was staged is dropped with the process: only known errors of a store are foreseen there.
-            bench.store.discard = lambda _: None  # type: ignore[method-assign]
+            bench.store.drop = lambda _: None  # type: ignore[method-assign]
         failures[where] = error
         bench.submit("fails")
         waited = threading.Event()

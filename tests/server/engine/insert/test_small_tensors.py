@@ -71,7 +71,7 @@ def pool() -> Iterator[CodecPool]:
 def on_the_general_way(array: np.ndarray[Any, Any], policy: StoragePolicy, pool: CodecPool) -> StoredTensor:
     new = announce("t", array)
     with patch.object(tensor_writer, "new_payload_key", lambda: KEY):
-        writer = TensorWriter(DATASET, new, plan(policy, new.spec.dtype), chunk_store=MemoryChunkStore(), pool=pool)
+        writer = TensorWriter(DATASET, new, plan(policy, new.spec.dtype), staging=MemoryChunkStore(), pool=pool)
     writer.write(memoryview(canonical(array)))
     stored, staged = writer.seal(None)
     assert staged is None

@@ -56,7 +56,7 @@ def writer_of(
 ) -> TensorWriter:
     """Return a writer of small chunks."""
     chunk_plan = plan(StoragePolicy(preset=preset, chunk_bytes=chunk_bytes), new.spec.dtype)
-    return TensorWriter(DATASET, new, chunk_plan, chunk_store=chunk_store or MemoryChunkStore(), pool=pool)
+    return TensorWriter(DATASET, new, chunk_plan, staging=chunk_store or MemoryChunkStore(), pool=pool)
 
 
 def written(
@@ -122,7 +122,7 @@ def test_what_is_stored_does_not_depend_on_the_number_of_threads(preset: str) ->
         opened = CodecPool(threads)
         chunk_store = MemoryChunkStore()
         with patch.object(tensor_writer, "new_payload_key", lambda: KEY):
-            writer = TensorWriter(DATASET, announce("t", array), chunk_plan, chunk_store=chunk_store, pool=opened)
+            writer = TensorWriter(DATASET, announce("t", array), chunk_plan, staging=chunk_store, pool=opened)
         with patch.object(tensor_writer, "_HERE_BYTES_MAX", 0):
             writer.write(memoryview(canonical(array)))
             stored, staged = writer.seal(None)
@@ -187,7 +187,7 @@ def test_a_policy_that_does_not_apply_says_so(pool: CodecPool) -> None:
 
     new = announce("t", np.arange(10))
     chunk_plan = plan(StoragePolicy(encoding=Encoding.from_json([{"id": "fp16"}])), new.spec.dtype)
-    writer = TensorWriter(DATASET, new, chunk_plan, chunk_store=MemoryChunkStore(), pool=pool)
+    writer = TensorWriter(DATASET, new, chunk_plan, staging=MemoryChunkStore(), pool=pool)
     writer.write(memoryview(np.arange(10).tobytes()))
     stored, _ = writer.seal(None)
     assert stored.storage.fallback_reason == "fp16 does not apply to int64, which stays lossless"
@@ -347,7 +347,7 @@ class TestInline:
         writer = writer_of(announce("t", np.zeros(65_537, np.uint8)), pool, preset="fast", chunk_bytes=2**20)
         writer.write(memoryview(bytes(65_537)))
         assert not writer.is_held
-        writer.abort()
+        writer.drop()
 
 
 FAULTS = [
@@ -388,16 +388,16 @@ class TestFaults:
         self, pool: CodecPool, chunk_store: LocalChunkStore, fault: tuple[str, int], error_number: int, error: type
     ) -> None:
         array = random_bits("uint8", (200_000,))
-        own = open_descriptors(chunk_store._own_tmp.parent)
+        own = open_descriptors(chunk_store._leases.own_folder.parent)
         method, skip = fault
         assert isinstance(chunk_store._files, FaultyFiles)
         chunk_store._files.fail(method, error_number, skip=skip)
         writer = writer_of(announce("t", array), pool, chunk_store)
         with pytest.raises(error):
             write_and_seal(writer, array)
-        writer.abort()
-        assert list(chunk_store._own_tmp.iterdir()) == []
-        assert open_descriptors(chunk_store._own_tmp.parent) == own
+        writer.drop()
+        assert list(chunk_store._leases.own_folder.iterdir()) == []
+        assert open_descriptors(chunk_store._leases.own_folder.parent) == own
 
     @pytest.mark.parametrize("size", [0, 10_000, 150_000])
     def test_an_aborted_tensor_leaves_nothing_and_may_be_aborted_twice(
@@ -407,9 +407,9 @@ class TestFaults:
         writer = writer_of(announce("t", array), pool, chunk_store, preset="lossless")
         if size:
             writer.write(memoryview(array.tobytes())[:size])
-        writer.abort()
-        writer.abort()
-        assert list(chunk_store._own_tmp.iterdir()) == []
+        writer.drop()
+        writer.drop()
+        assert list(chunk_store._leases.own_folder.iterdir()) == []
 
     @pytest.mark.parametrize("preset", ["none", "lossless"])
     def test_an_encoder_that_fails_fails_the_tensor(
@@ -425,8 +425,8 @@ class TestFaults:
         with pytest.raises(MemoryError):  # noqa: PT012 - one of two
             writer.write(memoryview(array.tobytes()))
             writer.seal(None)
-        writer.abort()
-        assert list(chunk_store._own_tmp.iterdir()) == []
+        writer.drop()
+        assert list(chunk_store._leases.own_folder.iterdir()) == []
 
 
 def test_no_more_chunks_are_under_way_than_the_pool_is_deep(pool: CodecPool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -472,4 +472,4 @@ def test_whole_chunks_are_views_of_the_message(pool: CodecPool, monkeypatch: pyt
     writer.write(message)
     assert [chunk.nbytes for chunk in seen] == [4096, 4096, 4096, 100]
     assert all(chunk.obj is message.obj for chunk in seen)
-    writer.abort()
+    writer.drop()

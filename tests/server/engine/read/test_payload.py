@@ -16,7 +16,8 @@ from tensorus_codecs.plan import plan
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.chunk_index import ChunkIndex
 from tensorus_server.chunk_store.abc import PayloadUnreadableError
-from tensorus_server.chunk_store.memory import BytesReader, MemoryChunkStore
+from tensorus_server.chunk_store.bytes_reader import BytesReader
+from tensorus_server.chunk_store.memory import MemoryChunkStore
 from tensorus_server.engine.codec_pool import CodecPool
 from tensorus_server.engine.insert.tensor_writer import TensorWriter
 from tensorus_server.engine.read.payload import ENTRY_BYTES, Payload
@@ -54,7 +55,7 @@ def store(array: np.ndarray[Any, Any], preset: str, pool: CodecPool, tensor_id: 
     chunk_store = MemoryChunkStore()
     new = announce(tensor_id, array)
     chunk_plan = plan(StoragePolicy(preset=preset, chunk_bytes=4096), new.spec.dtype)
-    writer = TensorWriter(DATASET, new, chunk_plan, chunk_store=chunk_store, pool=pool)
+    writer = TensorWriter(DATASET, new, chunk_plan, staging=chunk_store, pool=pool)
     writer.write(memoryview(canonical(array)))
     stored, staged = writer.seal(None)
     assert staged is None

@@ -1,0 +1,113 @@
+"""Which processes use a local store, and which of them has a payload: locks of the kernel, which end with their process.
+
+A process lives as long as the folder that it made in `tmp/` is locked (flock). A folder whose lock can be had is one of a dead
+process. `payload_locks.py` has the locks of kept payloads.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from tensorus_server.chunk_store.abc import Leases
+from tensorus_server.chunk_store.os_errors import as_store_errors
+from tensorus_server.chunk_store.payload_locks import PayloadLocks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["LocalLeases"]
+
+
+class LocalLeases(Leases):
+    """The leases of one process on one store."""
+
+    def __init__(self, store_folder: Path) -> None:
+        """Make this process's folder in `tmp/` of the store, which must be there, and lock it.
+
+        Raises:
+            OSError: as the system says.
+        """
+        self._parent = store_folder / "tmp"
+        self.own_folder, self._descriptor = _make_locked_folder(self._parent)
+        """Where this process writes; removed when the leases are closed."""
+        try:
+            self._locks = PayloadLocks(store_folder / "uploads.lock")
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        self._closed = False
+
+    def acquire(self, payload_key: str) -> None:
+        """See `Leases`."""
+        self._locks.acquire(payload_key)
+
+    def release(self, payload_key: str) -> None:
+        """See `Leases`."""
+        self._locks.release(payload_key)
+
+    def has_other_users(self) -> bool:
+        """See `Leases`."""
+        with as_store_errors("look for other processes"):
+            return any(not _can_lock(descriptor) for descriptor, _ in self._foreign_folders())
+
+    def sweep_folders(self) -> int:
+        """Remove the folders of dead processes, and return how many files there were."""
+        swept = 0
+        with as_store_errors("drop what a dead process left"):
+            for descriptor, folder in self._foreign_folders():
+                # Another sweep may have removed the folder since it was opened.
+                with suppress(FileNotFoundError):
+                    if _can_lock(descriptor):
+                        swept += sum(1 for _ in folder.iterdir())
+                        shutil.rmtree(folder)
+        return swept
+
+    def close(self) -> None:
+        """See `Leases`."""
+        if self._closed:
+            return
+        self._closed = True
+        shutil.rmtree(self.own_folder, ignore_errors=True)
+        os.close(self._descriptor)
+        self._locks.close()
+
+    def _foreign_folders(self) -> Iterator[tuple[int, Path]]:
+        """Yield the folders of other processes, each with a descriptor that is open until the next one."""
+        for folder in self._parent.iterdir():
+            if folder == self.own_folder:
+                continue
+            with suppress(FileNotFoundError):
+                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    yield descriptor, folder
+                finally:
+                    os.close(descriptor)
+
+
+def _can_lock(descriptor: int) -> bool:
+    """Lock a folder if its process is dead, and return whether it is."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _make_locked_folder(parent: Path) -> tuple[Path, int]:
+    """Make a folder that is this process's as long as the descriptor is open."""
+    while True:
+        folder = parent / secrets.token_hex(8)
+        folder.mkdir(mode=0o700)
+        with suppress(FileNotFoundError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # A sweep may have had it between the making and the locking; then it is gone, and another one is made.
+            if folder.exists():
+                return folder, descriptor
+            os.close(descriptor)
