@@ -128,7 +128,11 @@ CALLS: dict[str, tuple[Callable[[TensorServiceStub, str], Any], tuple[str, str, 
     ),
     "a filter without a node": (
         lambda stub, name: list(stub.Query(pb.QueryRequest(dataset=name, filter=pb.Filter()))),
-        ("INVALID_ARGUMENT", "INVALID_FILTER", r"a filter has no node that this version knows"),
+        (
+            "INVALID_ARGUMENT",
+            "INVALID_FILTER",
+            r"node of a filter is missing, or of a kind that this server does not know",
+        ),
     ),
     "a filter with too many values": (
         lambda stub, name: list(
