@@ -71,7 +71,7 @@ CALLS: dict[str, tuple[Callable[[TensorServiceStub, str], Any], tuple[str, str, 
     ),
     "a generation that is gone": (
         lambda stub, name: list(stub.Get(get_request(name, pb.TensorRead(id="kept", generation=10**15)))),
-        ("FAILED_PRECONDITION", "GENERATION_MISMATCH", r"1000000000000000 is asked for"),
+        ("FAILED_PRECONDITION", "GENERATION_MISMATCH", r"the request asks for 1000000000000000"),
     ),
     "a byte range beyond the end": (
         lambda stub, name: list(
