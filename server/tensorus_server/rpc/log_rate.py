@@ -19,7 +19,7 @@ _WINDOW_S = 10.0
 class LogRate:
     """Logs up to `_LINES_MAX` lines of each kind per window. Thread-safe.
 
-    A logger that is set to DEBUG gets all lines: whoever set it so wants to see them.
+    A logger that is set to DEBUG gets all lines: someone who sets that wants to see them.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
