@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ReservedPort", "require_port"]
 
-_CHOICES = 10
+_ATTEMPTS_MAX = 10
 """Attempts with port 0 on a host with several addresses: the port that is free at the first one may be taken at another."""
 
-_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+_NOT_LOCAL = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 """Errors for addresses that this machine does not have. They are skipped if the name has others, as gRPC does."""
 
 
@@ -52,7 +52,7 @@ class ReservedPort:
         """
         host, _, port = listen.rpartition(":")
         self._held = ExitStack()
-        with _refusals(listen):
+        with _explaining_errors(listen):
             self.port = self._reserve(_addresses(host), int(port))
         self.address = f"{host}:{self.port}"
 
@@ -69,7 +69,7 @@ class ReservedPort:
         self.close()
 
     def _reserve(self, addresses: list[tuple[int, str]], port: int) -> int:
-        for left in reversed(range(_CHOICES if port == 0 else 1)):
+        for left in reversed(range(_ATTEMPTS_MAX if port == 0 else 1)):
             try:
                 return self._reserve_all(addresses, port)
             except OSError as error:
@@ -86,7 +86,7 @@ class ReservedPort:
                     # The port that the system chose for the first address must be free at the others, too.
                     held = taken.enter_context(_hold(family, address, held.getsockname()[1] if held else port))
                 except OSError as error:
-                    if error.errno not in _NOT_HERE:
+                    if error.errno not in _NOT_LOCAL:
                         raise
                     missing = error
             if held is None:
@@ -103,7 +103,7 @@ def require_port(listen: str) -> None:
         StoreUnavailableError: it could not; the reasons are those of `ReservedPort`.
     """
     host, _, port = listen.rpartition(":")
-    with _refusals(listen):
+    with _explaining_errors(listen):
         refused: list[OSError] = []
         addresses = _addresses(host)
         for family, address in addresses:
@@ -112,7 +112,7 @@ def require_port(listen: str) -> None:
                     probe.bind((address, int(port)))
                     probe.listen(1)
             except OSError as error:
-                if error.errno not in _NOT_HERE:
+                if error.errno not in _NOT_LOCAL:
                     raise
                 refused.append(error)
         if len(refused) == len(addresses):
@@ -120,7 +120,7 @@ def require_port(listen: str) -> None:
 
 
 @contextmanager
-def _refusals(listen: str) -> Iterator[None]:
+def _explaining_errors(listen: str) -> Iterator[None]:
     """Turn errors of the system into a StoreUnavailableError that says why nobody can listen there."""
     try:
         yield
@@ -130,7 +130,7 @@ def _refusals(listen: str) -> Iterator[None]:
             reason = f"the host {host!r} is unknown ({error.strerror})"
         elif error.errno == errno.EADDRINUSE:
             reason = "is another server there?"
-        elif error.errno in _NOT_HERE:
+        elif error.errno in _NOT_LOCAL:
             reason = f"{host!r} is not an address of this machine"
         else:
             reason = error.strerror or str(error)

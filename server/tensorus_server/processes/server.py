@@ -57,7 +57,7 @@ _CHANNEL_OPTIONS = (
 _WINDOW_BYTES = (64 * 1024, 4 * 1024 * 1024)
 """The smallest window is HTTP/2's default. The largest saturates a network with 1 GB/s and a round trip of 4 ms."""
 
-_LAST_WORDS_S = 2.0
+_STATUS_WAIT_S = 2.0
 """Time for the statuses of calls that ended while the server drained to reach the clients."""
 
 _ENDING_S = 10.0
@@ -167,9 +167,9 @@ class Server:
         """
         self._health.enter_graceful_shutdown()
         drained = self._admission.drain(self._config.grace_s)
-        give_up_s = time.monotonic() + _LAST_WORDS_S + _ENDING_S
+        give_up_s = time.monotonic() + _STATUS_WAIT_S + _ENDING_S
         # Calls that have ended here may still be sending their statuses.
-        ended = self._server.stop(_LAST_WORDS_S if drained else None).wait(_LAST_WORDS_S + _ENDING_S)
+        ended = self._server.stop(_STATUS_WAIT_S if drained else None).wait(_STATUS_WAIT_S + _ENDING_S)
         # The calls have ended for their clients, but their threads may still be cleaning up.
         self._threads.shutdown(wait=False, cancel_futures=True)
         calls = [thread for thread in threading.enumerate() if thread.name.startswith(self._thread_names)]

@@ -121,7 +121,7 @@ class _Supervisor:
                 if worker.running is None and time.monotonic() >= worker.due_s:
                     self._start(worker)
             for key, _ in self._selector.select(_LOOK_S):
-                self._hear(key.data)
+                self._handle(key.data)
             if not self._complete and all(worker.serves for worker in self._workers):
                 self._complete = True
                 on_complete()
@@ -135,7 +135,7 @@ class _Supervisor:
                     # Sent repeatedly: a worker that is starting, or slow, may not have received it.
                     worker.running[1].send(Message(Kind.STOP))
             for key, _ in self._selector.select(_LOOK_S):
-                self._hear_last(key.data)
+                self._handle_last(key.data)
         self._selector.close()
 
     def _start(self, worker: _Worker) -> None:
@@ -149,7 +149,7 @@ class _Supervisor:
                 )
             except OSError as error:
                 ours.close()
-                if not self._others_hope(worker):
+                if not self._others_may_serve(worker):
                     raise
                 delay_s = worker.end()
                 _log.error("%s cannot be started: %s; next attempt in %.0f s", worker, error, delay_s)
@@ -157,7 +157,7 @@ class _Supervisor:
         worker.running = (process, ours)
         self._selector.register(ours, selectors.EVENT_READ, worker)
 
-    def _hear(self, worker: _Worker) -> None:
+    def _handle(self, worker: _Worker) -> None:
         """Handle one message of a worker, or its end."""
         assert worker.running is not None
         _, channel = worker.running
@@ -178,7 +178,7 @@ class _Supervisor:
             else:
                 raise StoreUnavailableError(message.text)
 
-    def _hear_last(self, worker: _Worker) -> None:
+    def _handle_last(self, worker: _Worker) -> None:
         """Handle one message of a worker that was told to stop: only its end matters."""
         assert worker.running is not None
         message = worker.running[1].receive()
@@ -186,7 +186,7 @@ class _Supervisor:
             worker.has_failed = worker.has_failed or message.kind in {Kind.FAILED, Kind.NOT_INSTALLED}
             return
         name, was_expected = str(worker), worker.has_failed
-        code, _ = self._bury(worker)
+        code, _ = self._clean_up(worker)
         if code and not was_expected:
             _log.warning("%s %s while it stopped", name, _how(code))
 
@@ -198,7 +198,7 @@ class _Supervisor:
 
     def _ended(self, worker: _Worker) -> None:
         name, is_fatal = str(worker), self._is_fatal(worker, gone=True)
-        code, delay_s = self._bury(worker)
+        code, delay_s = self._clean_up(worker)
         if is_fatal:
             raise StoreUnavailableError(f"{name} {_how(code)} before it served")
         _log.warning("%s %s; it starts again in %.0f s", name, _how(code), delay_s)
@@ -211,9 +211,9 @@ class _Supervisor:
         """
         if worker.serves:
             return not gone
-        return not self._others_hope(worker)
+        return not self._others_may_serve(worker)
 
-    def _others_hope(self, worker: _Worker) -> bool:
+    def _others_may_serve(self, worker: _Worker) -> bool:
         """Whether another worker serves, or is starting and has not failed to start before."""
         return any(
             other.serves or (other.running and not (other.has_failed or other.attempts_failed))
@@ -221,7 +221,7 @@ class _Supervisor:
             if other is not worker
         )
 
-    def _bury(self, worker: _Worker) -> tuple[int, float]:
+    def _clean_up(self, worker: _Worker) -> tuple[int, float]:
         """Clean up after a process that has ended; return its exit code, and the delay before the next start."""
         assert worker.running is not None
         process, channel = worker.running

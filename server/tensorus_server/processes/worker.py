@@ -44,13 +44,13 @@ def work(config: ServerConfig, channel: Channel) -> None:
     orders = _Orders(channel, stopping)
     threading.Thread(target=orders.follow, name="tensorus-orders", daemon=True).start()
     raise_limit()
-    with _telling(channel):
+    with _reporting_failure(channel):
         server = Server(config, ask=lambda request_id, ticket: _ask(channel, request_id, ticket))
     orders.sessions = server.sessions
     server.start()
     channel.send(Message(Kind.READY))
     try:
-        with _telling(channel):
+        with _reporting_failure(channel):
             server.watch(stopping)
     finally:
         stop_or_exit(server)
@@ -84,7 +84,7 @@ def _ask(channel: Channel, request_id: str, ticket: int) -> None:
 
 
 @contextmanager
-def _telling(channel: Channel) -> Iterator[None]:
+def _reporting_failure(channel: Channel) -> Iterator[None]:
     """Report an error to the supervisor before the worker stops, which may take as long as the grace period."""
     try:
         yield

@@ -111,7 +111,7 @@ class TensorService:
         _, token = self._engine.list_datasets(
             page_size=request.page_size, page_token=request.page_token, take=answer.take
         )
-        datasets, damages = _apart(answer.entries, pb.Dataset)
+        datasets, damages = _split(answer.entries, pb.Dataset)
         return pb.ListDatasetsResponse(datasets=datasets, damages=damages, next_page_token=token)
 
     def update_dataset(self, request: pb.UpdateDatasetRequest) -> pb.UpdateDatasetResponse:
@@ -182,7 +182,7 @@ class TensorService:
             page_token=request.page_token,
             take=answer.take,
         )
-        tensors, damages = _apart(answer.entries, pb.Tensor)
+        tensors, damages = _split(answer.entries, pb.Tensor)
         return pb.ListTensorsResponse(tensors=tensors, damages=damages, next_page_token=token)
 
     def update_tensor(self, request: pb.UpdateTensorRequest) -> pb.UpdateTensorResponse:
@@ -210,7 +210,7 @@ def _or_damage(convert: Callable[[T], M], call: str) -> Callable[[T | DataCorrup
     return converted
 
 
-def _apart(entries: Iterable[Message], kind: type[M]) -> tuple[list[M], list[pb.Damage]]:
+def _split(entries: Iterable[Message], kind: type[M]) -> tuple[list[M], list[pb.Damage]]:
     """Split entries into messages of this kind and Damage messages."""
     messages = list(entries)
     intact = [message for message in messages if isinstance(message, kind)]

@@ -24,7 +24,7 @@ BROKEN = (apsw.IOError, apsw.CorruptError, apsw.NotADBError)
 RETRY_AFTER_S = 1.0
 """When clients are told to retry if the catalogue is locked."""
 
-_PASSING = (apsw.NoMemError, apsw.CantOpenError)
+_TRANSIENT = (apsw.NoMemError, apsw.CantOpenError)
 """The system had no memory or no descriptor left; the catalogue itself is fine."""
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def engine_error(error: apsw.Error | OSError, doing: str) -> EngineError:
         )
     if isinstance(error, apsw.FullError):
         return StorageFullError("no space is left on the catalogue's disk")
-    if not isinstance(error, (*BROKEN, *_PASSING, OSError)):
+    if not isinstance(error, (*BROKEN, *_TRANSIENT, OSError)):
         # Probably a bug in this program, so the log gets the stack.
         _log.error("SQLite refused a statement", exc_info=error)
     return StoreUnavailableError(f"the catalogue cannot be {doing}: {error}")

@@ -40,7 +40,7 @@ def first_announcement(upload: Upload, later: NewTensor, *, dataset: str) -> New
     if first is None:
         # An older version of Tensorus started the upload, and stored only these fields.
         return later
-    for field, said, holds in _said(upload, first, later):
+    for field, said, holds in _compared_fields(upload, first, later):
         if said is not None and not same_json({field: said}, {field: holds}):
             raise InvalidRequestError(
                 f"{field} of item {upload.item} is {bounded_json(said)}, "
@@ -52,7 +52,7 @@ def first_announcement(upload: Upload, later: NewTensor, *, dataset: str) -> New
     return first if first.source_checksum is not None else replace(first, source_checksum=later.source_checksum)
 
 
-def _said(upload: Upload, first: NewTensor, later: NewTensor) -> list[tuple[str, Any, Any]]:
+def _compared_fields(upload: Upload, first: NewTensor, later: NewTensor) -> list[tuple[str, Any, Any]]:
     """Return each field with its value in the later announcement, None if it is omitted, and its value in the first one."""
     return [
         ("metadata", later.metadata or None, first.metadata),

@@ -26,7 +26,7 @@ __all__ = ["SlicePlan", "resolve_slices"]
 
 
 @dataclass(frozen=True)
-class Piece:
+class SelectedRun:
     """A run of the result's elements."""
 
     offset: int
@@ -105,7 +105,7 @@ class SlicePlan:
             yield chunk
             position = self._next_selected((chunk + 1) * self._chunk_elements)
 
-    def pieces(self, chunk: int, values: np.ndarray[Any, Any]) -> Iterator[Piece]:
+    def pieces(self, chunk: int, values: np.ndarray[Any, Any]) -> Iterator[SelectedRun]:
         """Yield the runs of the result that chunk number `chunk` contains.
 
         Args:
@@ -120,7 +120,7 @@ class SlicePlan:
 
     def _piece(
         self, prefix: tuple[int, ...], low: int, high: int, begin: int, values: np.ndarray[Any, Any]
-    ) -> Piece | None:
+    ) -> SelectedRun | None:
         """Return the selected elements of one box, which has indices `low` to `high` (exclusive) on axis `len(prefix)`."""
         axis = len(prefix)
         offset = 0
@@ -130,7 +130,7 @@ class SlicePlan:
             offset += self._selected[above].index(index) * self._result_strides[above]
         if axis == len(self._shape):
             # The only box of a scalar tensor.
-            return Piece(0, values)
+            return SelectedRun(0, values)
         start, stop = _positions_between(self._selected[axis], low, high)
         if start >= stop or 0 in self.result_shape[axis:]:
             return None
@@ -143,7 +143,7 @@ class SlicePlan:
         box = values[first - begin : first - begin + (high - low) * self._strides[axis]].reshape((high - low, *inner))
         here = self._selected[axis][start:stop]
         outer = slice(here[0] - low, _stop(here, low), here.step)
-        return Piece(offset, box[(outer, *(_as_slice(indices) for indices in self._selected[axis + 1 :]))])
+        return SelectedRun(offset, box[(outer, *(_as_slice(indices) for indices in self._selected[axis + 1 :]))])
 
     def _next_selected(self, position: int) -> int | None:
         """Return the row-major position of the first selected element at or after `position`, or None."""
