@@ -1,6 +1,6 @@
-"""The engine of Tensorus and the gRPC service on it.
+"""The engine of Tensorus and its gRPC service.
 
-From the top: `service` (protobuf in, protobuf out), `engine` with `insert`, `read` and `query` (the rules), `catalogue` (what
-exists, and everything about it but its bytes) and `chunk_store` (bytes by key). `app` puts them together. Nothing below
-`service` knows gRPC, so the same engine runs inside a user's process.
+The layers, from the top: `processes` (port, workers, signals), `rpc` (the gRPC service), `engine` (the rules for inserts, reads
+and queries), and below it `catalogue` (everything about tensors except their bytes) and `chunk_store` (bytes by key). `app`
+assembles them. No layer below `rpc` knows gRPC, so the same engine also runs inside a user's process.
 """

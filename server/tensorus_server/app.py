@@ -1,4 +1,4 @@
-"""The composition root: the only place that names concrete backends."""
+"""The composition root: the only module that names concrete backends."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ if TYPE_CHECKING:
 __all__ = ["open_engine", "recover_store"]
 
 _DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, UnicodeDecodeError)
-"""What a catalogue raises that only looks like one."""
+"""Errors from opening a file that is damaged or not a catalogue."""
 
 _OPENING_BYTES = 256 * 1024
+"""Space that opening a store needs, for folders, and for SQLite's log and its index."""
 
 
 def open_engine(config: EngineConfig, *, ask: Callable[[str, int], None] | None = None) -> Engine:
     """Open the store in `config.data_dir`, or create it.
 
     Args:
-        ask: of `SessionLocks`, in a worker of a server that has several; None: no other process serves the same inserts.
+        ask: see `SessionLocks`; for a worker of a server with several. None: no other process serves the same inserts.
 
     Raises:
         StoreUnavailableError: it cannot be opened; the message says why.
@@ -49,7 +50,7 @@ def open_engine(config: EngineConfig, *, ask: Callable[[str, int], None] | None 
     try:
         return _open(config, ask)
     except StoreUnavailableError:
-        # SQLite has several errors for a full disk. Whoever wants to make room must be able to open the store.
+        # SQLite reports a full disk by several errors. A user who wants to free space must be able to open the store.
         if not _is_full(config.data_dir) or not SpareRoom(config.data_dir).release():
             raise
         return _open(config, ask)
@@ -78,7 +79,7 @@ def _open(config: EngineConfig, ask: Callable[[str, int], None] | None) -> Engin
             sessions = InsertSessions(None if ask is None else SessionLocks(folder / "sessions.lock", ask))
             opened.callback(sessions.close)
             pool = CodecPool(config.codec_threads)
-            # From here on the engine closes all of them.
+            # From here on, the engine owns all parts and closes them.
             opened.pop_all()
     except OSError as error:
         raise StoreUnavailableError(f"cannot open a store in {folder}: {error.strerror}") from error
@@ -97,7 +98,7 @@ def _open(config: EngineConfig, ask: Callable[[str, int], None] | None) -> Engin
 
 
 def _is_full(folder: Path) -> bool:
-    """Return whether the disk lacks what an opening needs: folders, and SQLite's log and its index."""
+    """Return whether the disk has less space than opening a store needs."""
     try:
         return shutil.disk_usage(folder).free < _OPENING_BYTES
     except OSError:
@@ -105,19 +106,19 @@ def _is_full(folder: Path) -> bool:
 
 
 def recover_store(folder: Path) -> Recovery:
-    """Make rows that are missing in the catalogue of the store in `folder` again, from its payloads; see `recover`.
+    """Recover missing rows in the catalogue of the store in `folder` from its payloads; see `recover`.
 
-    A catalogue that SQLite cannot open is renamed, never deleted.
+    If SQLite cannot open the catalogue, it is renamed and never deleted.
 
     Raises:
         StoreUnavailableError: a process has the store open, or it cannot be opened.
     """
     if not (folder / "chunks").is_dir():
-        raise StoreUnavailableError(f"there is no store in {folder}: it has no folder chunks/")
+        raise StoreUnavailableError(f"there is no store in {folder}: the folder chunks/ is missing")
     chunk_store = LocalChunkStore(folder)
     try:
         if chunk_store.leases.has_other_users():
-            raise StoreUnavailableError(f"a process has the store in {folder} open: end it first")
+            raise StoreUnavailableError(f"a process has the store in {folder} open: stop it first")
         moved = ""
         try:
             catalogue = _catalogue_to_mend(folder, chunk_store)
@@ -135,12 +136,12 @@ def recover_store(folder: Path) -> Recovery:
 
 
 def _catalogue_to_mend(folder: Path, chunk_store: LocalChunkStore) -> SqliteCatalogue:
-    """Open a catalogue that need not match its payloads: their rows are about to be made."""
+    """Open a catalogue without requiring that it match its payloads, since recovery is about to add their rows."""
     return SqliteCatalogue(folder, payloads=chunk_store, accept_loss=True)
 
 
 def _move_catalogue(folder: Path) -> str:
-    """Rename the files of a catalogue that cannot be opened, and return the new name of the first."""
+    """Rename the files of a catalogue that cannot be opened, and return the new name of its main file."""
     suffix = f".damaged-{time.strftime('%Y%m%d-%H%M%S')}"
     for name in ("catalogue.db-wal", "catalogue.db-shm", "catalogue.db"):
         if (folder / name).exists():

@@ -1,13 +1,13 @@
-"""Threads of the engine that nobody waits for directly, under watch, and waits for them that end.
+"""Background threads whose failures are reported, and waits for them that always end.
 
-A `Watched` thread runs one loop for as long as the store is open. An exception that leaves the loop is told to whoever started
-it, so that those who wait for the loop can be failed.
+A `Watched` thread runs one loop while the store is open. If an exception ends the loop, the thread reports it to its owner,
+which can then fail the callers that wait for the loop.
 
-A `WorkerPool` runs tasks. A thread of a pool has no state of its own: one that ends takes only its task with it, which fails,
-and another thread takes its place. All threads are daemons, so a thread that hangs cannot keep the process from ending.
+A `WorkerPool` runs tasks. Its threads have no state: if one ends, only its current task fails, and another thread replaces it.
+All threads are daemons, so a hanging thread cannot keep the process from exiting.
 
-`result_of` waits for a task, but never for ever. `STUCK_S` is no deadline for work: it is how long a disk or a codec may do
-nothing at all before the call that waits for it is ended.
+`result_of` waits for a task with a timeout. `STUCK_S` is not a deadline for work. It is how long a disk or a codec may make no
+progress at all before the waiting call fails.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LOOK_S = 1.0
-"""How often a thread that waits looks whether it still should."""
+"""How often a waiting thread checks whether it should still wait."""
 
 STUCK_S = 600.0
-"""How long one step may take before whoever waits for it gives up: several times what the slowest codec needs for a chunk when
-every stream waits for it, and what a disk needs for its longest sync."""
+"""How long one step may take before its caller gives up: several times what the slowest codec needs for a chunk while all
+streams use it, and what a disk needs for its longest fsync."""
 
 _log = logging.getLogger(__name__)
 
 
 class Watched:
-    """A thread that runs one loop; whoever starts it is told if the loop fails."""
+    """A thread that runs one loop, and reports to its owner if the loop fails."""
 
     def __init__(self, name: str, loop: Callable[[], None], failed: Callable[[BaseException], None]) -> None:
         """Start the thread.
 
         Args:
-            loop: returns when the store closes; an exception that it raises ends the thread.
-            failed: told that exception, on the thread, as the last thing it does.
+            loop: returns when the store closes; an exception ends the thread.
+            failed: called with that exception, on the thread, just before it ends.
         """
         self._loop = loop
         self._failed = failed
@@ -63,25 +63,25 @@ class Watched:
         return self._thread.is_alive()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the loop to return; False, and a line in the log with its stack, where it has not in time."""
+        """Wait for the loop to return; if it does not in time, log its stack and return False."""
         return join_all([self._thread], timeout_s)
 
     def _run(self) -> None:
         try:
             self._loop()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, nobody else would notice
+        except BaseException as error:  # noqa: BLE001 - nobody else would notice any error here
             self._failed(error)
 
 
 class WorkerPool:
-    """Up to a number of threads that run tasks, started as they are needed. Safe in many threads."""
+    """Runs tasks on up to `threads` threads, which are started on demand. Thread-safe."""
 
     def __init__(self, threads: int, name: str) -> None:
         """Start without threads."""
         self._threads_max = threads
         self._name = name
         self._changed = threading.Condition(threading.Lock())
-        # `Any`: tasks of all kinds wait here.
+        # `Any`: the queue holds tasks with different results.
         self._tasks: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._threads: set[threading.Thread] = set()
         self._idle = 0
@@ -91,10 +91,10 @@ class WorkerPool:
         """Run `work` on a thread of the pool.
 
         Returns:
-            Is always done in the end: with what `work` returned or raised, or with why it could not run.
+            A future that always gets done: with the result or the error of `work`, or with an error if it could not run.
 
         Raises:
-            StoreUnavailableError: the pool is closed, or the system gives it no thread.
+            StoreUnavailableError: the pool is closed, or the system cannot start a thread.
         """
         future: Future[T] = Future()
         task = (future, partial(work, *args, **kwargs))
@@ -111,10 +111,10 @@ class WorkerPool:
         return future
 
     def close(self, timeout_s: float) -> bool:
-        """Run no more tasks, fail those that have not begun, and wait for the others. Idempotent.
+        """Accept no more tasks, fail those that have not started, and wait for running ones. Idempotent.
 
         Returns:
-            Whether all threads have ended in time; the log has the stacks of those that have not.
+            Whether all threads have ended in time; the stacks of others are logged.
         """
         with self._changed:
             self._closed = True
@@ -125,7 +125,7 @@ class WorkerPool:
         return join_all(threads, timeout_s)
 
     def _start_thread_if_needed(self) -> None:
-        """Start one more thread where tasks wait for one, and there may be one. The lock is held."""
+        """Start one more thread if tasks wait for one and the limit allows it. The lock is held."""
         if len(self._tasks) <= self._idle or len(self._threads) >= self._threads_max:
             return
         thread = threading.Thread(target=self._run, name=f"tensorus-{self._name}", daemon=True)
@@ -134,21 +134,22 @@ class WorkerPool:
             thread.start()
         except RuntimeError as error:
             self._threads.discard(thread)
-            # The others take the task, if there are any.
+            # Other threads of the pool, if any, will run the task.
             if not self._threads:
-                raise StoreUnavailableError(f"the system gives no thread for {self._name}: {error}") from error
+                raise StoreUnavailableError(f"the system cannot start a thread for {self._name}: {error}") from error
 
     def _run(self) -> None:
         try:
             while (task := self._next()) is not None:
                 _run_task(*task)
+                # Releases the task's memory before the thread waits for the next one.
                 del task
-        except BaseException:  # noqa: BLE001 - whatever it is, the tasks that wait must not be forgotten
+        except BaseException:  # noqa: BLE001 - waiting tasks must not be lost, whatever the error
             _log.exception("a thread of the pool %s ended; another one takes its place", self._name)
         self._leave()
 
     def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
-        """Wait for a task, without a limit: only `submit` and `close` have something to say to a thread without one."""
+        """Wait for a task; return None if the pool is closed. It needs no timeout: `submit` and `close` always notify."""
         with self._changed:
             while not self._tasks:
                 if self._closed:
@@ -161,7 +162,7 @@ class WorkerPool:
             return self._tasks.popleft()
 
     def _leave(self) -> None:
-        """Note that this thread ends; where tasks wait, another one takes its place, or they fail."""
+        """Remove this thread from the pool. If tasks are waiting, start another thread, or fail them if that is impossible."""
         waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         with self._changed:
             self._threads.discard(threading.current_thread())
@@ -181,26 +182,26 @@ def _fail_tasks(tasks: Iterable[tuple[Future[Any], Callable[[], Any]]], error: E
 
 
 def _run_task(future: Future[T], work: Callable[[], T]) -> None:
-    """Run a task and let its future know; whatever happens, the future is done afterwards."""
+    """Run a task and complete its future, whatever happens."""
     if not future.set_running_or_notify_cancel():
         return
     try:
         result = work()
-    except BaseException as error:  # noqa: BLE001 - whoever waits for the task gets it
+    except BaseException as error:  # noqa: BLE001 - passed on to whoever waits for the task
         future.set_exception(error)
     else:
         future.set_result(result)
 
 
 def result_of(future: Future[T], what: str, check: Callable[[], None] = lambda: None) -> T:
-    """Wait for a task of another thread and return its result, or raise what it raised.
+    """Wait for a task of another thread and return its result, or raise its error.
 
     Args:
-        what: is waited for, for the error.
-        check: called from time to time; what it raises ends the wait.
+        what: what the caller waits for, for the message.
+        check: called every `LOOK_S`; an exception that it raises ends the wait.
 
     Raises:
-        StoreUnavailableError: it has not ended after `STUCK_S`.
+        StoreUnavailableError: the task has not ended after `STUCK_S`.
     """
     give_up_s = time.monotonic() + STUCK_S
     while True:
@@ -208,7 +209,7 @@ def result_of(future: Future[T], what: str, check: Callable[[], None] = lambda: 
             return future.result(LOOK_S)
         except TimeoutError:
             if future.done():
-                # The task's own error, or one that it ended with just now.
+                # The task itself raised TimeoutError, or it ended just after the wait.
                 return future.result()
             check()
             if time.monotonic() > give_up_s:
@@ -216,7 +217,7 @@ def result_of(future: Future[T], what: str, check: Callable[[], None] = lambda: 
 
 
 def join_all(threads: Iterable[threading.Thread], timeout_s: float) -> bool:
-    """Wait for threads to end, together no longer than `timeout_s`; log the stack of each that has not, and return False."""
+    """Wait up to `timeout_s` in total for threads to end; if some have not, log their stacks and return False."""
     give_up_s = time.monotonic() + timeout_s
     ended = True
     for thread in threads:

@@ -1,10 +1,10 @@
-"""The chunk index in memory: packed as it is stored, 8 bytes a chunk, whatever is done with it.
+"""The chunk index in memory, always packed as it is stored, with 8 bytes per chunk.
 
     ChunkIndex   grows chunk by chunk while a tensor is written
-    RecordPlaces says where each record of a payload lies
-    IndexCache   keeps the places of large payloads that were read last
+    RecordPlaces finds each record in a payload
+    IndexCache   caches the record places of large payloads
 
-As Python's tuples, the index of a tensor of 1 TiB took 124 MiB; packed, it has 8.
+As Python tuples, the index of a tensor of 1 TiB took 124 MiB; packed, it takes 8 MiB.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ __all__ = ["ENTRY_BYTES", "ChunkIndex", "IndexCache", "RecordPlaces"]
 _ENTRY = struct.Struct("<II")
 
 ENTRY_BYTES = _ENTRY.size
-"""Of the chunk index, per chunk."""
+"""Size of the index per chunk."""
 
 _WORD = np.dtype("<u4")
 
 _BLOCK = 64
-"""Chunks from one known place to the next: a place in between is a sum of so many lengths at most."""
+"""Chunks between two precomputed places. Finding a place in between adds up at most this many lengths."""
 
 _CACHED_BYTES_MIN = 4096
-"""Of an index, packed. A smaller one is read faster than it is looked up and kept."""
+"""Smallest packed index that is cached. Reading a smaller one is faster than using the cache."""
 
 
 class ChunkIndex:
-    """Of each chunk, in order, its record's stored bytes and seeded CRC32C."""
+    """The stored bytes and the seeded CRC32C of each chunk's record, in order."""
 
     def __init__(self, packed: bytes | bytearray = b"") -> None:
         """Start with the entries in `packed`."""
@@ -63,7 +63,7 @@ class ChunkIndex:
 
     @property
     def stored_bytes(self) -> int:
-        """Of all records together."""
+        """Size of all records together."""
         return int(np.frombuffer(self._packed, _WORD)[::2].sum(dtype=np.int64))
 
     def __len__(self) -> int:
@@ -80,15 +80,15 @@ class ChunkIndex:
         return (self[chunk] for chunk in range(len(self)))
 
     def __repr__(self) -> str:
-        """Say how long it is."""
+        """Return a text with the number of chunks."""
         return f"<ChunkIndex of {len(self)} chunks>"
 
 
 class RecordPlaces:
-    """Where each record of a payload lies. Safe in many threads."""
+    """The places of all records of a payload. Thread-safe."""
 
     def __init__(self, packed: bytes) -> None:
-        """Take over the index as it is stored; its CRC32C has been checked."""
+        """Use the index as it is stored; the caller has checked its CRC32C."""
         words = np.frombuffer(packed, _WORD)
         self._lengths, self._crcs = words[::2], words[1::2]
         blocks = range(0, self._lengths.size, _BLOCK)
@@ -97,33 +97,33 @@ class RecordPlaces:
 
     @property
     def stored_bytes(self) -> int:
-        """Of all records together."""
+        """Size of all records together."""
         return int(self._starts[-1])
 
     def place(self, chunk: int) -> tuple[int, int, int]:
-        """Return a record's first byte, counted from the payload's, its length, and its seeded CRC32C."""
+        """Return a record's offset from the start of the payload, its length, and its seeded CRC32C."""
         block = chunk // _BLOCK
         before = self._lengths[block * _BLOCK : chunk].sum(dtype=np.int64)
         return int(self._starts[block] + before), int(self._lengths[chunk]), int(self._crcs[chunk])
 
 
 class IndexCache:
-    """The places of large payloads that were read last: slices of one tensor need not read its index again and again."""
+    """An LRU cache of record places, so that many slices of one large tensor read its index only once. Thread-safe."""
 
     def __init__(self, bytes_max: int = INDEX_CACHE_BYTES) -> None:
-        """Keep so many bytes of indexes, packed, at most."""
+        """Cache at most `bytes_max` bytes of packed indexes."""
         self._bytes_max = bytes_max
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, tuple[RecordPlaces, int]] = OrderedDict()
         self._bytes = 0
 
     def get(self, key: Hashable, size: int, load: Callable[[], RecordPlaces]) -> RecordPlaces:
-        """Return what is kept under `key`, or what `load` returns.
+        """Return the cached places for `key`, or load them.
 
         Args:
-            key: of one payload and its index; they never change.
-            size: of the index, packed.
-            load: reads the index and checks it; what it raises is passed on, and nothing is kept.
+            key: identifies a payload and its index, which never change.
+            size: bytes of the packed index.
+            load: reads and checks the index; if it raises, the error is passed on and nothing is cached.
         """
         if not _CACHED_BYTES_MIN <= size <= self._bytes_max:
             return load()
@@ -131,7 +131,7 @@ class IndexCache:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key][0]
-        # Two threads may load one index at a time: no reader waits for the disk of another.
+        # Loaded without the lock, so that no reader waits for another's disk access. Two threads may load the same index.
         places = load()
         with self._lock:
             if key not in self._kept:

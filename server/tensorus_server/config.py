@@ -1,4 +1,4 @@
-"""How a server is set up; every setting with its unit, its default and where that comes from."""
+"""The settings of a store and of a server; each has its unit, its default, and the reason for the default."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ __all__ = ["EngineConfig", "ServerConfig"]
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Of one store."""
+    """The settings of one store."""
 
     data_dir: Path
-    """Folder of the store; made if it is not there."""
+    """Folder of the store; created if it does not exist."""
     codec_threads: int | None = None
     """Threads that encode and decode; None: one per processor."""
     reserve_bytes: int = 1024**3
-    """Free space that inserts leave on the disk, at least: for reads, deletes and the catalogue. 1 GiB."""
+    """Minimum free space that inserts leave on the disk for reads, deletes and the catalogue. 1 GiB."""
     reserve_share: float = 0.02
-    """The same as a share of the disk; the larger of the two counts."""
+    """The same as a share of the disk; the larger of the two applies."""
     delete_grace_s: float = 3600.0
-    """How long the payload of a deleted tensor stays, for readers that began before. At least as long as the longest Get."""
+    """How long a deleted tensor's payload stays for reads in progress. Must be at least as long as the longest Get."""
     upload_expiry_s: float = 3600.0
-    """How long after its last mark an interrupted insert can be resumed: longer than a restart or a night's network takes to
-    come back costs only space."""
+    """How long after its last mark an interrupted insert can be resumed. It should outlast a restart or a network outage; a
+    larger value only costs disk space."""
     orphan_age_s: float = 86400.0
-    """How old a payload that no row knows must be for the daily listing to move it to quarantine: longer than commits take."""
+    """Minimum age at which the daily listing moves a payload without a row to quarantine; far longer than a commit takes."""
     quarantine_s: float = 86400.0
-    """How long it stays there before it is deleted."""
+    """How long a payload stays in quarantine before it is deleted."""
     sweeps: bool = True
     """Whether garbage is collected in the background."""
     in_memory: bool = False
-    """Whether the catalogue, with the small tensors, is kept in memory, and nothing is synced: for a store that nobody else
-    opens, and that ends with its process. The large tensors are in `data_dir`."""
+    """Whether the catalogue, with the small tensors, is in memory and nothing is synced. This is for a private store that ends
+    with its process. Large tensors are in `data_dir`."""
     accept_loss: bool = False
-    """Whether to open a store whose catalogue lacks rows, and to move the payloads that it does not know to quarantine, for a
-    week; otherwise it is refused."""
+    """Whether to open a store whose catalogue lacks rows, and to move payloads without a row to quarantine for a week. If
+    False, such a store is refused."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot work; names the key."""
+        """Refuse invalid settings; the message names the key."""
         if self.codec_threads is not None and self.codec_threads < 1:
             raise ValueError(f"codec_threads is {self.codec_threads}, must be at least 1")
         if self.reserve_bytes < 0 or not 0 <= self.reserve_share < 1:
@@ -52,39 +52,39 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Of one server on one store."""
+    """The settings of one server, which serves one store."""
 
     engine: EngineConfig
     """The store."""
     listen: str = "127.0.0.1:7733"
     """Host and port; port 0 lets the system choose one."""
     streams_max: int = 64
-    """Insert, Get and Query calls at once, waiting ones included; more are refused with TOO_MANY_STREAMS."""
+    """Largest number of concurrent Insert, Get and Query calls, including queued ones; more get TOO_MANY_STREAMS."""
     memory_budget_bytes: int = 1024**3
-    """What streams may hold together: an Insert borrows 24 MiB, a Get or Query of more than 256 KiB 12 MiB, and waits for it.
-    1 GiB: 42 Inserts at work, more than processors of most machines can serve at once."""
+    """Memory that all streams share. An Insert reserves 24 MiB, and a Get or Query of more than 256 KiB reserves 12 MiB; each
+    waits until that is free. 1 GiB is enough for 42 Inserts, more than most machines' processors can serve at once."""
     grace_s: float = 30.0
-    """How long calls may go on after the server was told to stop."""
+    """How long calls may continue after the server was told to stop."""
     workers: int = 1
     """Processes that serve the port and the store together, each with its share of streams, memory and codec threads. More than
-    one needs Linux."""
+    one requires Linux."""
     memory_wait_s: float = 10.0
-    """How long a stream waits for memory before it is refused with TOO_MANY_STREAMS. Below the 15 s for which clients retry by
-    default, so that they hear why."""
+    """How long a stream waits for memory before it fails with TOO_MANY_STREAMS. Must be below the 15 s for which clients retry
+    by default, so that they get the reason."""
     stall_timeout_s: float = 60.0
-    """After which a stream on which nothing moves is ended with STREAM_STALLED. A message of 1 MiB, which is what our clients
-    send, needs a network of 18 kB/s to arrive in that time."""
+    """A stream on which nothing moves for this long is ended with STREAM_STALLED. To send a message of 1 MiB, the size that our
+    clients send, in that time, a network needs 18 kB/s."""
     keepalive_s: float = 30.0
-    """After which a connection on which nothing moves is pinged. One that does not answer within 20 s is closed: a client that
-    lost its power or its network is gone within a minute."""
+    """A connection that is idle for this long is pinged, and closed if no answer comes within 20 s. So a client that lost power
+    or its network is detected within a minute."""
     connections_max: int | None = None
-    """Connections at once, of each worker; more are closed as they come. None: half of the descriptors that the process may
-    have, so that the other half is left for files."""
+    """Largest number of connections of each worker; further ones are closed at once. None: half of the descriptors that the
+    process may have, so that the other half is left for files."""
     shares_port: bool = False
-    """Whether other processes may listen on the port, too: of the workers of one server."""
+    """Whether this process is a worker that shares the port with others of the same server."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot work; names the key."""
+        """Refuse invalid settings; the message names the key."""
         host, _, port = self.listen.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
             raise ValueError(f"listen is {self.listen!r}, must be HOST:PORT, for example 127.0.0.1:7733")
@@ -101,14 +101,14 @@ class ServerConfig:
             raise ValueError(f"workers is {self.workers}, must be at least 1")
         if self.workers > 1 and sys.platform != "linux":
             raise ValueError(
-                f"workers is {self.workers}, must be 1 on {sys.platform}: only on Linux can processes share a port as they must"
+                f"workers is {self.workers}, must be 1 on {sys.platform}: only Linux lets processes share a port"
             )
 
     def of_worker(self, listen: str) -> Self:
-        """Return what each of the workers is set up with: its share of what they have together, rounded up.
+        """Return the settings of each worker, with its share of the server's streams, memory and threads, rounded up.
 
         Args:
-            listen: where all of them listen, with the port that was reserved.
+            listen: the address of all workers, with the port that was reserved.
         """
 
         def share(total: int) -> int:
@@ -125,14 +125,14 @@ class ServerConfig:
         )
 
     def to_json(self) -> str:
-        """Return it as text, for another process."""
+        """Return the settings as JSON, for another process."""
         fields = asdict(self)
         fields["engine"]["data_dir"] = str(self.engine.data_dir)
         return json.dumps(fields)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Return what `to_json` made a text of."""
+        """Parse the result of `to_json`."""
         fields = json.loads(text)
         engine = fields.pop("engine")
         data_dir = Path(engine.pop("data_dir"))

@@ -1,4 +1,4 @@
-"""What can go wrong in the engine; nothing of gRPC.
+"""The errors of the engine, independent of gRPC.
 
 EngineError
 ├── NotFoundError
@@ -33,8 +33,8 @@ EngineError
 ├── StoreUnavailableError           STORE_UNAVAILABLE
 └── DataCorruptError                DATA_CORRUPT
 
-A leaf's reason is its name on the wire (`ErrorReason` in the contract); `status.py` adds the gRPC code. Three errors of the
-codecs pass through as they are: `reason_of` knows their reasons. Callers match class or reason, never text.
+Each leaf has a reason, which is its name on the wire (`ErrorReason` in the contract); `status.py` maps it to a gRPC code. Some
+errors of the codecs pass through unchanged; `reason_of` returns their reasons. Callers match class or reason, never text.
 """
 
 from __future__ import annotations
@@ -93,13 +93,13 @@ class EngineError(Exception):
     """The leaf's name on the wire."""
 
     def __init__(self, message: str, *, dataset: str | None = None, tensor: str | None = None, **facts: object) -> None:
-        """Make the message that says what, value and limit, and append whose it is.
+        """Build the full message by appending the identity, such as [dataset=d, tensor=t].
 
         Args:
-            message: what is wrong, with the value and the limit and its unit.
-            dataset: name of the dataset, where there is one.
-            tensor: id of the tensor, where there is one.
-            facts: the same facts for programs, e.g. `limit=512`.
+            message: what is wrong, with the value, and the limit with its unit.
+            dataset: name of the dataset, if any.
+            tensor: id of the tensor, if any.
+            facts: the facts of the message for programs, e.g. `limit=512`.
         """
         identity = {"dataset": dataset, "tensor": tensor}
         named = {name: value for name, value in identity.items() if value is not None}
@@ -109,7 +109,7 @@ class EngineError(Exception):
 
 
 class NotFoundError(EngineError):
-    """Something that was named does not exist."""
+    """A dataset or a tensor does not exist."""
 
 
 class DatasetNotFoundError(NotFoundError):
@@ -119,175 +119,175 @@ class DatasetNotFoundError(NotFoundError):
 
 
 class TensorNotFoundError(NotFoundError):
-    """The dataset has no tensor with this id, or not in this generation."""
+    """The dataset has no tensor with this id."""
 
     reason = "TENSOR_NOT_FOUND"
 
 
 class AlreadyExistsError(EngineError):
-    """The name or id is taken by something else."""
+    """The name or the id is already taken."""
 
     reason = "ALREADY_EXISTS"
 
 
 class StoredDifferentlyError(AlreadyExistsError):
-    """The same values are stored under this id, but with other metadata, or less exactly than was asked for."""
+    """The same values are stored under this id, but with other metadata, or less exactly than requested."""
 
     reason = "STORED_DIFFERENTLY"
 
 
 class GenerationMismatchError(EngineError):
-    """The tensor is there in another generation than the one asked for."""
+    """The tensor's generation is not the requested one."""
 
     reason = "GENERATION_MISMATCH"
 
 
 class InvalidRequestError(EngineError):
-    """The request contradicts the contract; sent again, it fails again."""
+    """The request violates the contract; a retry fails again."""
 
     reason = "INVALID_REQUEST"
 
 
 class InvalidNameError(InvalidRequestError):
-    """A dataset's name or a tensor's id that is not allowed."""
+    """A dataset's name or a tensor's id is not allowed."""
 
     reason = "INVALID_NAME"
 
 
 class InvalidShapeError(InvalidRequestError):
-    """A shape with a negative size, too many dimensions or too many bytes."""
+    """A shape has a negative size, too many dimensions or too many bytes."""
 
     reason = "INVALID_SHAPE"
 
 
 class InvalidSliceError(InvalidRequestError):
-    """A slice or byte range that the tensor does not have."""
+    """A slice or a byte range does not fit the tensor."""
 
     reason = "INVALID_SLICE"
 
 
 class InvalidMetadataError(InvalidRequestError):
-    """Metadata that cannot be kept."""
+    """Metadata holds a value that cannot be stored."""
 
     reason = "INVALID_METADATA"
 
 
 class InvalidFilterError(InvalidRequestError):
-    """A filter that does not parse, or that asks what cannot be answered."""
+    """A filter does not parse, or compares with a value that cannot be indexed."""
 
     reason = "INVALID_FILTER"
 
 
 class InvalidPageTokenError(InvalidRequestError):
-    """A page token that this server did not give, or not for this query."""
+    """A page token was not issued by this server, or belongs to another query."""
 
     reason = "INVALID_PAGE_TOKEN"
 
 
 class LimitExceededError(InvalidRequestError):
-    """More of something than one request may have."""
+    """A request has more of something than a limit allows."""
 
     reason = "LIMIT_EXCEEDED"
 
 
 class PayloadTooLargeError(InvalidRequestError):
-    """A message, a payload or a segment above its limit."""
+    """A message, a payload or a segment is above its limit."""
 
     reason = "PAYLOAD_TOO_LARGE"
 
 
 class SegmentOutOfOrderError(InvalidRequestError):
-    """A segment that does not continue its item."""
+    """A segment does not continue its item."""
 
     reason = "SEGMENT_OUT_OF_ORDER"
 
 
 class SegmentMisalignedError(InvalidRequestError):
-    """Segments whose lengths do not add up to the payload, or that cut an element."""
+    """The lengths of segments do not add up to the payload, or a segment splits an element."""
 
     reason = "SEGMENT_MISALIGNED"
 
 
 class SizeMismatchError(InvalidRequestError):
-    """More or fewer bytes than dtype and shape need."""
+    """There are more or fewer bytes than dtype and shape need."""
 
     reason = "SIZE_MISMATCH"
 
 
 class ChecksumMismatchError(InvalidRequestError):
-    """Bytes that are not what their checksum says."""
+    """Received bytes do not match their checksum."""
 
     reason = "CHECKSUM_MISMATCH"
 
 
 class SchemaMismatchError(InvalidRequestError):
-    """A tensor that does not fit its dataset's schema."""
+    """A tensor does not fit its dataset's schema."""
 
     reason = "SCHEMA_MISMATCH"
 
 
 class UnimplementedError(EngineError):
-    """A part of the contract that this version does not implement."""
+    """This version does not implement a part of the contract."""
 
     reason = "NOT_IMPLEMENTED"
 
 
 class InsertAbandonedError(EngineError):
-    """Another item of an insert that stores all or nothing failed, so this one was not stored, either."""
+    """Another item of an all-or-nothing insert failed, so this one was not stored, either."""
 
     reason = "INSERT_ABANDONED"
 
 
 class SessionTakenOverError(EngineError):
-    """A newer stream goes on with this insert."""
+    """A newer stream has taken over this insert."""
 
     reason = "SESSION_TAKEN_OVER"
 
 
 class SessionExpiredError(EngineError):
-    """What an insert left is not there any more, or never was: its tensors must be sent from their start."""
+    """An insert cannot be resumed, because nothing of it is stored any more; its tensors must be sent from their start."""
 
     reason = "SESSION_EXPIRED"
 
 
 class StreamStalledError(EngineError):
-    """Nothing came from the client, or it took nothing, for too long; an insert can be resumed, a read goes on where it was."""
+    """The client sent or read nothing for too long; an insert can be resumed, and a read continues where it stopped."""
 
     reason = "STREAM_STALLED"
 
 
 class TooManyStreamsError(EngineError):
-    """The server serves as many streams as it admits, or as its memory suffices for."""
+    """The server has as many streams as it admits, or as its memory budget allows."""
 
     reason = "TOO_MANY_STREAMS"
 
 
 class DrainingError(EngineError):
-    """The server is about to stop and takes nothing new."""
+    """The server is about to stop and accepts no new calls."""
 
     reason = "DRAINING"
 
 
 class StorageFullError(EngineError):
-    """The disk, or the share of it that inserts may use, is full; reads and deletes go on."""
+    """The disk, or the share of it that inserts may use, is full; reads and deletes still work."""
 
     reason = "STORAGE_FULL"
 
 
 class StoreBusyError(EngineError):
-    """Another program, or another process, keeps the store locked; nothing of this call was done, and it may be repeated."""
+    """Another process keeps the store locked; this call did nothing and may be retried."""
 
     reason = "STORE_BUSY"
 
 
 class StoreUnavailableError(EngineError):
-    """The store failed, or what it needs cannot be had; nothing acknowledged is lost."""
+    """The store failed, or cannot be opened; nothing that was committed is lost."""
 
     reason = "STORE_UNAVAILABLE"
 
 
 class DataCorruptError(EngineError):
-    """Stored bytes are not what was written; names dataset, tensor, chunk, expected and found."""
+    """Stored bytes are damaged; names dataset, tensor, chunk, expected and found."""
 
     reason = "DATA_CORRUPT"
 
@@ -301,12 +301,12 @@ _CODEC_REASONS: dict[type[BaseException], str] = {
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the error's reason on the wire; INTERNAL for what nobody foresaw."""
+    """Return the error's reason on the wire; INTERNAL for unexpected errors."""
     if isinstance(error, EngineError):
         return error.reason
     return _CODEC_REASONS.get(type(error), "INTERNAL")
 
 
 def facts_of(error: BaseException) -> dict[str, str]:
-    """Return the facts that the error carries for programs."""
+    """Return the error's facts for programs."""
     return error.facts if isinstance(error, EngineError) else {}

@@ -1,4 +1,4 @@
-"""Every limit, with its unit in its name and where its number comes from. All are announced by GetCapabilities.
+"""All limits, each with its unit in its name and the source of its number. GetCapabilities returns those that clients can meet.
 
 A limit is checked before anything of its size is allocated. docs/PROTOCOL.md has the same table, and a test compares them.
 
@@ -71,140 +71,145 @@ __all__ = [
 ]
 
 CHUNK_BYTES_MAX = CANONICAL_BYTES_MAX
-"""Canonical bytes of a chunk. Fixed by the chunk record."""
+"""Canonical bytes of a chunk. The chunk record sets this limit."""
 
 PAYLOAD_BYTES_MAX = CHUNK_BYTES_MAX
-"""Payload of one message: a chunk of the largest size, and so always below half of `MESSAGE_BYTES_MAX`."""
+"""Payload of one message: the largest chunk, so it is at most half of `MESSAGE_BYTES_MAX`."""
 
 PAYLOAD_BYTES_MIN = 64 * 1024
-"""Smallest payload that a reader may ask for: smaller messages cost more to frame than to carry."""
+"""Smallest payload limit that a reader may request: with smaller messages, framing costs more than the data."""
 
 PAYLOAD_BYTES_TARGET = 1024 * 1024
-"""Payload at which the server sends a message. Measured: 1 MiB moves fastest through grpcio (`make bench`, group transport)."""
+"""Payload at which the server sends a message. Measured: grpcio is fastest at 1 MiB (`make bench`, group transport)."""
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
-"""What every gRPC implementation accepts by default."""
+"""Size of a message: what every gRPC implementation accepts by default."""
 
 ANSWER_BYTES_MAX = MESSAGE_BYTES_MAX // 2
-"""Entries of one page, or of one message that lists something: half of what every client accepts. An entry of the largest size
-fits beside everything else that the message may have."""
+"""Size of the entries of one page, or of one message that lists something: half of what every client accepts. The other half is
+room for one more entry of the largest size and the message's other fields."""
 
 RECEIVED_MESSAGE_BYTES_MAX = 2 * MESSAGE_BYTES_MAX
-"""What the transport lets in, so that a message just above the limit is refused with a reason, and not by the transport."""
+"""What the transport accepts. It is above the limit, so that the service can refuse too large a message with a reason."""
 
 SEGMENTS_PER_MESSAGE_MAX = 4096
-"""A message of 4 KiB tensors up to the payload limit has 512; this leaves room for tiny ones."""
+"""Segments of a message. A full message of 4 KiB tensors has 512; this leaves room for smaller ones."""
 
 UNACKNOWLEDGED_BYTES_MAX = 16 * 1024 * 1024
-"""Payload a sender may have on the way: a few times what is acknowledged at once, so that it never waits on a fast network."""
+"""Payload bytes that a sender may have in flight: a few times the acknowledgement interval, so that a fast network never
+waits."""
 
 TENSOR_BYTES_MAX = 1024**4
-"""Canonical bytes of a tensor: its chunk index, 8 bytes a chunk, then has 8 MiB at the default chunk size."""
+"""Canonical bytes of a tensor. At the default chunk size, the chunk index of the largest one takes 8 MiB."""
 
 REQUEST_ID_BYTES_MAX = 128
-"""UTF-8 bytes of a request's id: a UUID has 36."""
+"""UTF-8 bytes of a request id. A UUID has 36."""
 
 DATASET_NAME_BYTES_MAX = 255
-"""UTF-8 bytes of a dataset's name: what file systems allow a name, for those who export."""
+"""UTF-8 bytes of a dataset's name: the limit of file systems for a name, so that an export can use it."""
 
 INDEXED_TEXT_BYTES_MAX = 1024
-"""UTF-8 bytes of a text value that comparisons see; a longer one only exists. PostgreSQL's index rows hold about 2.7 KB."""
+"""UTF-8 bytes of a text that can be compared; a longer one only exists for filters. PostgreSQL's index rows hold about 2.7
+KB."""
 
 INDEXED_VALUES_MAX = 256
-"""Values of one tensor's metadata in the index. Measured: a value costs the committer 8 microseconds, so that the largest
-metadata, 32,000 numbers in a list, would take 0.3 s of everybody's time. A filter on what is left out reads the metadata."""
+"""Values of one tensor's metadata in the index. Measured: a value costs the committer 8 microseconds, so the largest metadata,
+a list of 32,000 numbers, would block all streams for 0.3 s. A filter on a key that is left out reads the metadata instead."""
 
 FILTER_DEPTH_MAX = 8
-"""Nested filters."""
+"""Nesting of filters."""
 
 FILTER_TEXT_BYTES_MAX = 64 * 1024
-"""UTF-8 bytes of a filter as text: enough for every filter within the other limits that a person would write."""
+"""UTF-8 bytes of a filter as text: enough for any filter within the other limits that a person would write."""
 
 FILTER_CONDITIONS_MAX = 64
-"""Conditions in one filter."""
+"""Conditions of one filter."""
 
 FILTER_VALUES_MAX = 1000
-"""Values of one `one_of`. With 64 conditions, below the 32,766 parameters that SQLite binds only for few of them, hence
+"""Values of one `one_of`. With many conditions, a filter could exceed the 32,766 parameters that SQLite allows, hence
 `FILTER_VALUES_TOTAL_MAX`."""
 
 FILTER_VALUES_TOTAL_MAX = 4096
-"""Values of all `one_of` of one filter."""
+"""Values of all `one_of` in one filter."""
 
 PAGE_SIZE_DEFAULT = 100
-"""Entries of a page where the caller does not say."""
+"""Entries of a page if the caller does not specify a number."""
 
 PAGE_SIZE_MAX = 1000
-"""Entries of a page. Large ones end it earlier: see `ANSWER_BYTES_MAX` and `PAGE_READ_BYTES`."""
+"""Entries of a page. Large entries end it earlier: see `ANSWER_BYTES_MAX` and `PAGE_READ_BYTES`."""
 
 PAGE_READ_BYTES = 4 * 1024 * 1024
-"""Metadata and payloads of the rows that are read at once. As Python's objects they take up to twenty times as much."""
+"""Metadata and payloads of rows that are read at once. As Python objects, they take up to twenty times as much memory."""
 
 SAMPLE_MAX = 1_000_000
-"""Tensors of one sample: their numbers are held in memory until they are served."""
+"""Tensors of one sample, whose numbers are in memory until they have been sent."""
 
 READS_PER_GET_MAX = 10_000
-"""Reads of one Get: their ids are held in memory until they are served."""
+"""Reads of one Get, whose ids are in memory until they have been answered."""
 
 IDS_PER_DELETE_MAX = 10_000
-"""Ids of one DeleteTensors: their answer and their statements stay bounded."""
+"""Ids of one DeleteTensors. It bounds the answer and the transaction."""
 
 OPEN_ITEMS_MAX = 16
-"""Tensors of one stream that have begun and not ended: each may hold a part of a chunk in memory."""
+"""Unfinished tensors of one stream. Each may hold part of a chunk in memory."""
 
 UNCOMMITTED_ITEMS_MAX = 1024
-"""Tensors of one stream that wait for their commit: two groups' worth, so that one is made while the other is committed."""
+"""Tensors of one stream that wait for their commit: two groups, so that one fills while the other is committed."""
 
 UNCOMMITTED_BYTES_MAX = 8 * 1024 * 1024
-"""Stored bytes of them in memory: twice as many tensors of 4 KiB as may wait. A larger one goes alone."""
+"""Stored bytes in memory of tensors that wait for their commit: enough for twice `UNCOMMITTED_ITEMS_MAX` tensors of 4 KiB. A
+batch above the limit is admitted only alone."""
 
 ITEMS_TOGETHER_MAX = 4096
-"""Tensors of one insert that stores all or nothing: one transaction, and its rows in memory until then."""
+"""Tensors of one all-or-nothing insert. Their rows are in memory until a single transaction commits them."""
 
 INLINE_BYTES_MAX = 64 * 1024
-"""Stored bytes up to which a tensor is kept in the catalogue. Measured: rows win 2.6 times at 64 KiB and lose 2.4 times at
-1 MiB against files of their own; SQLite's published crossover is about 100 KB."""
+"""Stored bytes up to which a tensor is stored in the catalogue. Measured: compared with separate files, rows are 2.6 times as
+fast at 64 KiB and 2.4 times as slow at 1 MiB; SQLite's published crossover is about 100 KB."""
 
 SYNC_EVERY_BYTES = 32 * 1024 * 1024
-"""How much of a payload may wait for its fdatasync: the last one, before the acknowledgement, is then short."""
+"""Bytes of a payload that may be unsynced. It keeps the last fdatasync, which the commit waits for, short."""
 
 INSERT_STREAM_BYTES = 24 * 1024 * 1024
-"""What an Insert borrows of the memory budget: chunks under way, raw and encoded, the message at hand, and 8 MiB that the
-transport may hold. Measured: a server grows by 21 to 43 MiB for its first transfer, and by less for the next."""
+"""Memory that an Insert reserves: for chunks in flight, raw and encoded, the current message, and 8 MiB that the transport may
+buffer. Measured: a server grows by 21 to 43 MiB for its first transfer, and by less for the next ones."""
 
 READ_STREAM_BYTES = 12 * 1024 * 1024
-"""What a Get or Query borrows: records read ahead, decoded and as stored, and what the transport holds of a slow reader."""
+"""Memory that a Get or Query reserves: for records read ahead, stored and decoded, and what the transport buffers for a slow
+client."""
 
 SMALL_READ_BYTES = 256 * 1024
-"""Canonical bytes of all tensors up to which a Get or Query borrows nothing: a short answer does not wait for transfers. 64
-such reads at once, each cast to a dtype eight times as wide, hold 128 MiB."""
+"""Canonical bytes up to which a Get or Query reserves no memory, so that short answers do not wait for transfers. 64 concurrent
+reads of this size, each cast to a dtype eight times as wide, use 128 MiB."""
 
 EXPLAIN_BYTES_MAX = 64 * 1024 * 1024
-"""Canonical bytes of the sample of an ExplainPolicy: 64 chunks of the default size, after which ratio and error hardly move."""
+"""Canonical bytes of an ExplainPolicy's sample: 64 chunks of the default size. A larger one hardly changes ratio and error."""
 
 EXPLAIN_CANDIDATES_MAX = 32
-"""Candidates of one ExplainPolicy: every preset under two error contracts. With the largest sample and the slowest codecs that
-is half an hour of one core, for as long as the caller waits."""
+"""Candidates of one ExplainPolicy: every preset with two error contracts. With the largest sample and the slowest codecs, they
+keep one core busy for half an hour, or until the caller leaves."""
 
 EXPLAIN_STREAM_BYTES = EXPLAIN_BYTES_MAX + 24 * 1024 * 1024
-"""What an ExplainPolicy borrows of the memory budget: the sample, records, the chunk at hand and what the transport holds.
-Measured: a server grows by 81 to 87 MiB for the largest sample."""
+"""Memory that an ExplainPolicy reserves: for the sample, records, the current chunk and what the transport buffers. Measured: a
+server grows by 81 to 87 MiB for the largest sample."""
 
 RESUMABLE_BYTES_MIN = 32 * 1024 * 1024
-"""Canonical bytes above which a tensor is marked on its way in; a smaller one starts over when its insert is interrupted."""
+"""Canonical bytes above which an upload gets marks; a smaller tensor is sent again from its start if its insert is
+interrupted."""
 
 MARK_EVERY_BYTES = 8 * 1024 * 1024
-"""Canonical bytes from mark to mark. One may be under way while the next is due, and the sender may be another
-`UNACKNOWLEDGED_BYTES_MAX` ahead: so at most 32 MiB are sent twice."""
+"""Canonical bytes between marks. One mark may be in flight when the next is due, and the sender may be another
+`UNACKNOWLEDGED_BYTES_MAX` ahead. So at most 32 MiB are sent twice."""
 
 COMMIT_GROUP_MAX = 512
-"""Tensors that share one commit, and so one sync of the catalogue's log. Measured, 4 KiB each: a fifth less time for each than
-with 256, and a commit still takes below 50 ms."""
+"""Tensors that share one commit, and so one fsync of the catalogue's log. Measured with 4 KiB each: they take a fifth less time
+than with 256, and a commit still takes less than 50 ms."""
 
 INDEX_CACHE_BYTES = 16 * 1024 * 1024
-"""Chunk indexes of large payloads that are kept for the next read: as of two tensors of the largest size, in default chunks."""
+"""Size of the cache of chunk indexes: it holds those of two tensors of the largest size with default chunks."""
 
 BATCH_S = 0.02
-"""How long a transaction of a deletion in batches deletes: inserts wait for no more than that and its commit."""
+"""How long one batch of a background deletion takes, without its commit. Inserts wait no longer than for one batch."""
 
 STATEMENT_TIMEOUT_S = 5.0
 """How long one statement of a query may run."""

@@ -71,7 +71,7 @@ CALLS: dict[str, tuple[Callable[[TensorServiceStub, str], Any], tuple[str, str, 
     ),
     "a generation that is gone": (
         lambda stub, name: list(stub.Get(get_request(name, pb.TensorRead(id="kept", generation=10**15)))),
-        ("FAILED_PRECONDITION", "GENERATION_MISMATCH", r"1000000000000000 is asked for"),
+        ("FAILED_PRECONDITION", "GENERATION_MISMATCH", r"the request asks for 1000000000000000"),
     ),
     "a byte range beyond the end": (
         lambda stub, name: list(
@@ -128,7 +128,11 @@ CALLS: dict[str, tuple[Callable[[TensorServiceStub, str], Any], tuple[str, str, 
     ),
     "a filter without a node": (
         lambda stub, name: list(stub.Query(pb.QueryRequest(dataset=name, filter=pb.Filter()))),
-        ("INVALID_ARGUMENT", "INVALID_FILTER", r"a filter has no node that this version knows"),
+        (
+            "INVALID_ARGUMENT",
+            "INVALID_FILTER",
+            r"node of a filter is missing, or of a kind that this server does not know",
+        ),
     ),
     "a filter with too many values": (
         lambda stub, name: list(

@@ -79,7 +79,7 @@ def test_elsewhere_than_on_linux_several_are_refused(supervised: list[Any], monk
     monkeypatch.setattr(sys, "platform", "darwin")
     ran = run_command("serve", "--workers", "2")
     assert (ran.exit_code, supervised) == (2, [])
-    assert "workers is 2, must be 1 on darwin: only on Linux can processes share a port as they must" in ran.errors
+    assert "workers is 2, must be 1 on darwin: only Linux lets processes share a port" in ran.errors
 
 
 def test_a_server_that_cannot_serve_is_exit_code_4(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,7 @@ class TestWorkerPool:
 
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", no_thread)
-            with pytest.raises(StoreUnavailableError, match="the system gives no thread for test"):
+            with pytest.raises(StoreUnavailableError, match="the system cannot start a thread for test"):
                 pool.submit(int)
         assert pool.submit(int).result(30) == 0
         assert pool.close(30)

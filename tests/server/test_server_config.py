@@ -72,5 +72,5 @@ def test_no_workers_are_refused() -> None:
 def test_several_workers_need_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     ServerConfig(EngineConfig(DATA), workers=1)
-    with pytest.raises(ValueError, match="workers is 2, must be 1 on darwin: only on Linux can processes share a port"):
+    with pytest.raises(ValueError, match="workers is 2, must be 1 on darwin: only Linux lets processes share a port"):
         ServerConfig(EngineConfig(DATA), workers=2)

@@ -1,1 +1,1 @@
-"""What exists, and everything about it but its bytes; transactional."""
+"""The catalogue: everything about datasets and tensors except the tensors' bytes; transactional."""

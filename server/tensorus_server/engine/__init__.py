@@ -1,1 +1,1 @@
-"""The rules of the store: inserts, reads, queries and what runs in the background. No gRPC, no SQL, no file names."""
+"""The rules of the store: inserts, reads, queries and background work. This layer knows no gRPC, no SQL and no file names."""

@@ -1,7 +1,7 @@
 """The threads that encode and decode chunks, shared by all streams.
 
-The codec libraries release the GIL, so threads are enough. Work is handed out chunk by chunk and comes back in order; who
-hands out decides how much may be under way, and so how much memory it takes.
+The codec libraries release the GIL, so threads run in parallel. Tasks are single chunks, and their results are used in order.
+The caller decides how many are in flight, and so how much memory they take.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ class CodecPool:
     """A fixed number of threads."""
 
     def __init__(self, threads: int | None = None) -> None:
-        """Use as many threads as there are processors, or `threads`."""
+        """Use `threads` threads; None: one per processor."""
         self.threads = threads or os.cpu_count() or 1
         self._workers = WorkerPool(self.threads, "codec")
 
     @property
     def depth(self) -> int:
-        """Chunks of one stream that should be under way: one a thread, and one that waits."""
+        """Chunks that one stream should have in flight: one per thread, and one that waits."""
         return self.threads + 1
 
     def submit(self, work: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Run `work` on a thread of the pool.
 
         Raises:
-            StoreUnavailableError: the pool is closed, or the system gives it no thread.
+            StoreUnavailableError: the pool is closed, or the system starts no thread.
         """
         return self._workers.submit(work, *args, **kwargs)
 
     def result_of(self, future: Future[R]) -> R:
-        """Wait for what `submit` began, and return what it returned, or raise what it raised.
+        """Wait for a task of `submit`, and return its result or raise its error.
 
         Raises:
             StoreUnavailableError: a codec hangs.
@@ -55,9 +55,9 @@ class CodecPool:
         return background.result_of(future, "the codec of a chunk")
 
     def map_in_order(self, work: Callable[[T], R], inputs: Iterable[T]) -> Iterator[R]:
-        """Yield `work(input)` for each input, in order, with at most `depth` of them under way or waiting to be taken.
+        """Yield `work(input)` for each input, in order, with at most `depth` of them in flight or waiting to be yielded.
 
-        If the caller stops early, what is under way is waited for, so that nothing it uses is closed too soon.
+        If the caller stops early, this waits for running tasks, so that the caller does not close what they still use.
         """
         pending: deque[Future[R]] = deque()
         try:
@@ -72,9 +72,9 @@ class CodecPool:
             wait(running, background.STUCK_S)
 
     def close(self, timeout_s: float = background.STUCK_S) -> bool:
-        """Fail what has not begun, wait for what is under way, and end the threads. Idempotent.
+        """Fail tasks that have not started, wait for running ones, and end the threads. Idempotent.
 
         Returns:
-            Whether all of them have ended in time.
+            Whether all threads have ended in time.
         """
         return self._workers.close(timeout_s)

@@ -1,4 +1,4 @@
-"""The engine: everything Tensorus does, without a network. The gRPC service and `tensorus.open` are two faces of it."""
+"""The engine: everything Tensorus does, without a network. The gRPC service and `tensorus.open` both use it."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 _SEAL_THREADS = 8
-"""Large tensors that may wait for their last sync at once; they wait for the disk, not for a processor."""
+"""Large tensors that may wait for their last fsync at the same time. These threads wait for the disk and use little CPU."""
 
 _READ_BATCH = 64
-"""Rows, with their inline payloads, that a Get of many tensors fetches at once."""
+"""Rows, with their inline payloads, that a Get of many tensors fetches in one statement."""
 
 _SWEEP_EVERY_S = 60.0
 _LIST_EVERY_S = 86400.0
 
 _CLOSE_TIMEOUT_S = 60.0
-"""How long `close` waits for what is under way, all of it together."""
+"""How long `close` waits in total for work in progress."""
 
 _STEP_TIMEOUT_MIN_S = 0.5
 
@@ -78,7 +78,7 @@ _log = logging.getLogger(__name__)
 
 
 class Engine:
-    """One store, open. Safe in many threads; `close` ends it."""
+    """One open store. Thread-safe."""
 
     def __init__(
         self,
@@ -92,10 +92,10 @@ class Engine:
         sweeps: bool = True,
         in_memory: bool = False,
     ) -> None:
-        """Take over the parts, which `close` closes, and begin to sweep in the background.
+        """Take ownership of the parts, which `close` closes, and start sweeping in the background.
 
         Args:
-            sessions: None: of this process alone.
+            sessions: None: no other process serves the same inserts.
             orphan_age_s, quarantine_s, sweeps, in_memory: see `EngineConfig`.
         """
         self._catalogue = catalogue
@@ -115,11 +115,11 @@ class Engine:
         self._sweeper = Watched("sweeper", self._sweep_regularly, self._sweeper_failed) if sweeps else None
 
     def create_dataset(self, name: str, policy: StoragePolicy | None = None, schema: Schema | None = None) -> Dataset:
-        """Create a dataset; without a policy it has the default preset, without a schema it takes anything.
+        """Create a dataset. Without a policy it uses the default preset; without a schema it accepts any tensor.
 
         Raises:
-            InvalidNameError, InvalidShapeError, InvalidMetadataError, UnsupportedDTypeError: a name or schema not allowed.
-            InvalidPolicyError: a quantizer for a schema's dtype that it does not apply to.
+            InvalidNameError, InvalidShapeError, InvalidMetadataError, UnsupportedDTypeError: the name or the schema is invalid.
+            InvalidPolicyError: the policy's quantizer does not apply to the schema's dtype.
             AlreadyExistsError: the name is taken.
         """
         require_dataset_name(name)
@@ -132,8 +132,8 @@ class Engine:
         """Return the dataset.
 
         Raises:
-            DatasetNotFoundError: there is none.
-            DataCorruptError: the catalogue is damaged where it is.
+            DatasetNotFoundError: it does not exist.
+            DataCorruptError: its row in the catalogue is damaged.
         """
         return self._catalogue.datasets.get(name)
 
@@ -142,10 +142,10 @@ class Engine:
     ) -> tuple[list[Dataset | DataCorruptError], str]:
         """Return one page of datasets in order of creation, and the token of the next page; see `list_page`.
 
-        A damaged one is an error in its place.
+        A damaged dataset is returned as an error in its place.
 
         Raises:
-            InvalidPageTokenError: the token is none of ours.
+            InvalidPageTokenError: the token was not issued by this server.
             LimitExceededError: the page is too large.
         """
         size = checked_page_size(page_size, "datasets")
@@ -156,12 +156,12 @@ class Engine:
         return [found for _, found in taken], "" if last is None else encode_token(["datasets", last])
 
     def update_dataset(self, name: str, policy: StoragePolicy | None, schema: Schema | None) -> Dataset:
-        """Replace what is given, for later inserts; stored tensors stay as they are.
+        """Replace the policy, the schema, or both, for later inserts; stored tensors do not change.
 
         Raises:
-            DatasetNotFoundError: there is none.
-            InvalidShapeError, InvalidMetadataError, UnsupportedDTypeError: a schema not allowed.
-            InvalidPolicyError: a quantizer for a schema's dtype that it does not apply to.
+            DatasetNotFoundError: the dataset does not exist.
+            InvalidShapeError, InvalidMetadataError, UnsupportedDTypeError: the schema is invalid.
+            InvalidPolicyError: the policy's quantizer does not apply to the schema's dtype.
         """
         if schema is not None:
             require_schema(schema)
@@ -173,10 +173,10 @@ class Engine:
         return self._catalogue.datasets.update(name, policy, schema)
 
     def delete_dataset(self, name: str) -> int:
-        """Delete the dataset with all its tensors and return how many there were; their space is freed in the background.
+        """Delete the dataset with its tensors and return how many it had; their space is freed in the background.
 
         Raises:
-            DatasetNotFoundError: there is none.
+            DatasetNotFoundError: it does not exist.
         """
         deleted = self._catalogue.datasets.delete(name)
         self._purger.wake()
@@ -186,7 +186,7 @@ class Engine:
         """Return sums over the dataset's tensors.
 
         Raises:
-            DatasetNotFoundError: there is none.
+            DatasetNotFoundError: it does not exist.
         """
         return self._catalogue.datasets.stats(name)
 
@@ -196,11 +196,11 @@ class Engine:
         report: Callable[[Sequence[ItemResult | ItemProgress]], None],
         options: InsertOptions | None = None,
     ) -> InsertStream:
-        """Start a streamed insert; see `InsertStream`. One that can be resumed must hold its session meanwhile.
+        """Start a streamed insert; see `InsertStream`. If it has a request id, the caller must hold its session meanwhile.
 
         Raises:
-            DatasetNotFoundError: there is none.
-            InvalidRequestError: the request belongs to another dataset.
+            DatasetNotFoundError: the dataset does not exist.
+            InvalidRequestError: the request id belongs to an insert into another dataset.
             StoreUnavailableError: the store takes no writes until a restart, or its folder was removed.
         """
         self._health.require()
@@ -208,29 +208,31 @@ class Engine:
         return InsertStream(self._catalogue.datasets.get(dataset), self._services, report, options or InsertOptions())
 
     def insert_one(self, dataset: str, new: NewTensor, canonical: memoryview) -> Tensor | None:
-        """Store one small tensor at once; None where nothing was stored: `open_insert` does, or says why not.
+        """Store one small tensor on the fast path; return None if it does not apply, and nothing was stored.
+
+        The caller then uses `open_insert`, which handles every tensor and reports every error.
 
         Args:
-            canonical: all of its canonical bytes.
+            canonical: all canonical bytes of the tensor.
         """
         return None if self._one_by_one is None else self._one_by_one.insert(dataset, new, canonical)
 
     @property
     def sessions(self) -> InsertSessions:
-        """Which inserts are going on."""
+        """The sessions of inserts in progress."""
         return self._sessions
 
     def insert_status(
         self, request_id: str, *, page_token: str = "", take: Callable[[ItemProgress], bool] = take_all
     ) -> tuple[list[ItemProgress], bool, str]:
-        """Return how far the marked items of an insert are, page by page; see `list_page`.
+        """Return the progress of an insert's marked items, page by page; see `list_page`.
 
         Returns:
-            A page of items; whether all items of the insert are complete; and the token of the next page.
+            A page of items, whether all items of the insert are complete, and the token of the next page.
 
         Raises:
-            SessionExpiredError: nothing is known of it.
-            InvalidPageTokenError: the token is none of ours.
+            SessionExpiredError: the insert is unknown.
+            InvalidPageTokenError: the token was not issued by this server.
         """
         after = _place_of(page_token, "insert") if page_token else -1
         uploads = self._catalogue.uploads.find(request_id)
@@ -242,17 +244,17 @@ class Engine:
         finished = not going_on and all(upload.generation is not None for upload in uploads)
         rest = [upload for upload in uploads if upload.item > after]
         page = rest[:PAGE_SIZE_DEFAULT]
-        # All uploads of a request are of one dataset.
+        # All uploads of a request belong to one dataset.
         dataset = self._catalogue.datasets.find(page[0].dataset_number) if page else None
         tensors = {} if dataset is None else tensors_of(self._catalogue, dataset.name, page)
         items = list(takewhile(take, (progress_of(upload, tensors.get(upload.item)) for upload in page)))
         return items, finished, encode_token(["insert", items[-1].item]) if len(items) < len(rest) else ""
 
     def cancel_insert(self, request_id: str) -> None:
-        """End an insert and drop what of it is not complete; complete tensors stay. Idempotent.
+        """End an insert and drop its unfinished items; complete tensors stay. Idempotent.
 
         Raises:
-            StoreUnavailableError: its stream does not end.
+            StoreUnavailableError: its stream did not end in time.
         """
         self._sessions.end(request_id)
         for payload_key in self._catalogue.uploads.drop(request_id):
@@ -261,15 +263,15 @@ class Engine:
 
     @property
     def reader(self) -> TensorReader:
-        """Reads the bytes of tensors that `find` or `select` returned with their payloads."""
+        """Reads the bytes of tensors that `find` or `select` returned with payloads."""
         return self._reader
 
     def find(self, dataset: str, reads: Sequence[Read], *, with_payloads: bool) -> Iterator[Tensor | Exception]:
-        """Yield, for each read in order, its tensor or why there is none.
+        """Yield, for each read in order, its tensor or the error that it fails with.
 
         Raises:
-            DatasetNotFoundError: there is no such dataset.
-            LimitExceededError: too many reads.
+            DatasetNotFoundError: the dataset does not exist.
+            LimitExceededError: the request has too many reads.
         """
         if len(reads) > READS_PER_GET_MAX:
             raise LimitExceededError(
@@ -278,7 +280,7 @@ class Engine:
                 limit=READS_PER_GET_MAX,
             )
         if not reads:
-            # Otherwise the first batch finds out.
+            # With reads, the first batch checks this.
             self._require_dataset(dataset)
         for start in range(0, len(reads), _READ_BATCH):
             batch = reads[start : start + _READ_BATCH]
@@ -291,7 +293,7 @@ class Engine:
         """Return the tensor, without its bytes.
 
         Raises:
-            DatasetNotFoundError, TensorNotFoundError: there is none.
+            DatasetNotFoundError, TensorNotFoundError: the dataset or the tensor does not exist.
         """
         (found,) = self._catalogue.tensors.get(dataset, [tensor_id])
         tensor = require_intact(found)
@@ -303,7 +305,7 @@ class Engine:
         """Return the tensors of a query; see `Selection`.
 
         Raises:
-            DatasetNotFoundError: there is no such dataset.
+            DatasetNotFoundError: the dataset does not exist.
         """
         self._require_dataset(query.dataset)
         return Selection(self._catalogue.tensors, query, with_payloads=with_payloads, resume_token=resume_token)
@@ -325,9 +327,9 @@ class Engine:
         """Replace a tensor's metadata and return the tensor.
 
         Raises:
-            DatasetNotFoundError, TensorNotFoundError: there is none.
-            InvalidMetadataError, LimitExceededError: metadata that cannot be kept.
-            SchemaMismatchError: the dataset's schema requires other metadata.
+            DatasetNotFoundError, TensorNotFoundError: the dataset or the tensor does not exist.
+            InvalidMetadataError, LimitExceededError: the metadata is invalid or too large.
+            SchemaMismatchError: the metadata does not fit the dataset's schema.
         """
         require_metadata(metadata, dataset=dataset, tensor=tensor_id)
         schema = self._catalogue.datasets.get(dataset).schema
@@ -337,11 +339,11 @@ class Engine:
         return self._catalogue.tensors.replace_metadata(dataset, tensor_id, metadata)
 
     def delete_tensors(self, dataset: str, ids: Sequence[str]) -> list[str]:
-        """Delete these tensors and return the ids that existed.
+        """Delete tensors and return the ids that existed.
 
         Raises:
-            DatasetNotFoundError: there is no such dataset.
-            LimitExceededError: too many ids.
+            DatasetNotFoundError: the dataset does not exist.
+            LimitExceededError: the request has too many ids.
         """
         if len(ids) > IDS_PER_DELETE_MAX:
             raise LimitExceededError(
@@ -352,7 +354,7 @@ class Engine:
         return self._catalogue.tensors.delete(dataset, ids)
 
     def check_writable(self) -> None:
-        """Do nothing if the store takes writes.
+        """Check that the store takes writes.
 
         Raises:
             StoreUnavailableError: it takes none until a restart.
@@ -361,20 +363,20 @@ class Engine:
         self._health.require()
 
     def _require_dataset(self, name: str) -> None:
-        """Refuse a dataset that does not exist. What is wrong with a damaged one does not keep its tensors from being read."""
+        """Refuse a dataset that does not exist. A damaged one passes, because its tensors may be intact."""
         with suppress(DataCorruptError):
             self._catalogue.datasets.get(name)
 
     def sweep(self, *, in_grace: bool = False) -> Swept:
-        """Remove payloads that rows say nobody needs; happens by itself once a minute. See `sweep.sweep`."""
+        """Delete payloads that are no longer needed; also runs in the background, once a minute. See `sweep.sweep`."""
         store = self._chunk_store
         return sweep(self._catalogue, store, store, in_grace=in_grace, is_closing=self._closing.is_set)
 
     def set_unknown_aside(self) -> Listing:
-        """Move payloads that no row knows to quarantine; happens by itself once a day. See `unknown.set_aside`.
+        """Move payloads without a row to quarantine; also runs in the background, once a day. See `unknown.set_aside`.
 
         Raises:
-            LimitExceededError: they are too many.
+            LimitExceededError: there are too many.
             DataCorruptError, StoreUnavailableError: the catalogue is damaged.
         """
         return set_aside(
@@ -389,19 +391,19 @@ class Engine:
 
     @property
     def quarantine(self) -> Quarantine:
-        """Payloads that no row knows."""
+        """The quarantine of payloads that no row refers to."""
         return self._chunk_store.quarantine
 
     def empty_quarantine(self) -> int:
-        """Delete all payloads in quarantine, and return how many there were."""
+        """Delete all payloads in quarantine and return how many there were."""
         return empty_quarantine(self._chunk_store.quarantine, at_once=True)
 
     def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
-        """Commit what waits and close every part. Idempotent. Streams should have ended; those that have not fail.
+        """Commit pending tensors and close every part. Idempotent. Streams should have ended; open ones fail.
 
         Raises:
-            StoreUnavailableError: something did not end in time. The log has the stacks of its threads, which hold what they
-                hold until the process ends; nothing acknowledged is lost.
+            StoreUnavailableError: a part did not close in time. The log has the stacks of its threads, which keep their
+                resources until the process ends. Nothing that was committed is lost.
         """
         if self._closing.is_set():
             return
@@ -420,9 +422,9 @@ class Engine:
         hanging = []
         for name, close in steps.items():
             try:
-                # A little even for those that come after one that hangs.
+                # Parts that come after one that hangs still get a little time.
                 ended = close(max(give_up_s - time.monotonic(), _STEP_TIMEOUT_MIN_S))
-            except Exception:  # noqa: BLE001 - the other parts are to be closed, too
+            except Exception:  # noqa: BLE001 - the other parts must be closed, too
                 _log.exception("%s could not be closed", name)
                 ended = False
             if not ended:
@@ -442,14 +444,14 @@ class Engine:
         self._health.fail("the sweeper ended", error)
 
     def _sweep_regularly(self) -> None:
-        # A store that takes no more writes says so itself, and nothing of it may be removed any more.
+        # Once a store takes no more writes, nothing may be deleted from it.
         while self._takes_writes():
             try:
                 self.sweep()
                 if self._catalogue.garbage.claim_listing(_LIST_EVERY_S):
                     self.set_unknown_aside()
-            except Exception as error:  # noqa: BLE001 - whatever it was, the next round tries again
-                # The folder may have been removed meanwhile. Otherwise, a store that cannot be swept still serves.
+            except Exception as error:  # noqa: BLE001 - the next round tries again, whatever the error
+                # The folder may have been removed meanwhile. A store that merely cannot be swept still serves.
                 if not self._takes_writes():
                     return
                 if not isinstance(error, EngineError):
@@ -469,7 +471,7 @@ class Engine:
 
 
 def _place_of(page_token: str, listing: str) -> int:
-    """Return the number after which a listing goes on."""
+    """Return the number after which a listing continues."""
     fields = decode_token(page_token, "page_token")
     if len(fields) != 2 or fields[0] != listing or not isinstance(fields[1], int) or abs(fields[1]) >= 2**63:
         raise InvalidPageTokenError("page_token is not one that this server gave, or of another listing")
@@ -481,7 +483,7 @@ def _require_generation(dataset: str, read: Read, tensor: Tensor | None) -> Tens
         return TensorNotFoundError("there is no such tensor", dataset=dataset, tensor=read.id)
     if read.generation is not None and tensor.generation != read.generation:
         return GenerationMismatchError(
-            f"generation is {tensor.generation}, {read.generation} is asked for",
+            f"generation is {tensor.generation}, the request asks for {read.generation}",
             dataset=dataset,
             tensor=read.id,
             generation=tensor.generation,

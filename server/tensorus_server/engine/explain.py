@@ -1,16 +1,16 @@
-"""What policies would do to a sample of values: it is encoded, decoded and timed, and nothing is stored.
+"""Measures what policies would do to a sample of values: encodes, decodes and times it, and stores nothing.
 
     Explainer(spec, candidates)  →  write(bytes) ...  →  explanations(), one for each candidate
 
-A candidate encodes the sample chunk by chunk as an insert would, so that its report is that insert's, the chunk index included.
-A sample may consist of several tensors, which are encoded each on its own: of small ones, headers and index entries are a good
-part. Every record is decoded again, and must be what encoding measured.
+Each candidate encodes the sample chunk by chunk as an insert would, so that its report, including the chunk index, is the one
+that the insert would give. A sample may consist of several tensors, which are encoded separately, because headers and index
+entries are a large part of small tensors. Every record is decoded again and compared with what the encoder measured.
 
-Speeds are those of the codecs alone on the calling thread, choice and checksums included: what storing and reading such values
-costs one core, without disk and network. Where all of the sample is done in no time, some of its chunks, evenly spread, are
-done again, and the fastest pass counts: whatever else the machine does makes a pass slower, and never faster.
+The speeds are those of one core without disk and network: the codecs on the calling thread, including the choice of encodings
+and the checksums. If the sample takes too little time to measure, evenly spread chunks are repeated. The fastest pass counts,
+because other load on the machine can only make a pass slower.
 
-Memory held: the sample, the records of the chunks that are done again, and the chunk at hand.
+Memory: the sample, the records of the repeated chunks, and the current chunk.
 """
 
 from __future__ import annotations
@@ -46,45 +46,45 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _REPEATED_BYTES = 8 * 1024 * 1024
-"""Canonical bytes of the chunks that are done again: more than a processor's own caches hold, and a fraction of a second."""
+"""Canonical bytes of the repeated chunks: more than a CPU's caches hold, and still a fraction of a second of work."""
 
 _PASSES = 3
 _ENOUGH_S = 0.5
-"""So many passes, or passes that took so long: one that takes long is disturbed no more than the next one would be."""
+"""Passes end after this number, or once they have taken this long in total: a long pass is precise enough."""
 
 _TIMED_S = 0.005
-"""For how long passes go on, at least: those of a small sample take microseconds, and the first ones are slow."""
+"""Passes take at least this long in total: those of a small sample take microseconds, and the first ones are slow."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What one policy would do."""
+    """What one policy would do to the sample."""
 
     policy: StoragePolicy
     """The candidate."""
     storage: StorageReport
-    """What an insert of the sample would report; of several tensors, added up."""
+    """The report of an insert of the sample; the sum, if it consists of several tensors."""
     worst_relative_error: float
-    """The largest of its tensors'."""
+    """The largest relative error of any tensor of the sample."""
     encode_bytes_per_second: float
-    """Canonical bytes, on one core; 0 where the sample is empty."""
+    """Canonical bytes encoded per second on one core; 0 if the sample is empty."""
     decode_bytes_per_second: float
-    """Likewise."""
+    """Canonical bytes decoded per second on one core; 0 if the sample is empty."""
 
 
 class Explainer:
-    """See the module's description. One thread at a time."""
+    """See the module's description. Not thread-safe."""
 
     def __init__(self, spec: TensorSpec, candidates: Sequence[StoragePolicy], tensor_bytes: Sequence[int] = ()) -> None:
         """Start with no bytes.
 
         Args:
-            candidates: in the order of the explanations; empty: every preset.
-            tensor_bytes: canonical bytes of each tensor that the sample consists of, in order; empty: it is one tensor.
+            candidates: the policies, in the order of the explanations; empty: every preset.
+            tensor_bytes: canonical bytes of each tensor in the sample, in order; empty: the sample is one tensor.
 
         Raises:
             LimitExceededError: the sample is too large.
-            SizeMismatchError: the tensors are not the sample.
+            SizeMismatchError: the tensors' sizes do not add up to the sample's.
         """
         if spec.canonical_bytes > EXPLAIN_BYTES_MAX:
             raise LimitExceededError(
@@ -100,10 +100,10 @@ class Explainer:
         self._received_bytes = 0
 
     def write(self, canonical: memoryview) -> None:
-        """Take the next canonical bytes of the sample; they are copied.
+        """Add the next canonical bytes of the sample; they are copied.
 
         Raises:
-            SizeMismatchError: more bytes than dtype and shape need.
+            SizeMismatchError: there are more bytes than dtype and shape need.
         """
         end = self._received_bytes + canonical.nbytes
         if end > self._spec.canonical_bytes:
@@ -115,10 +115,10 @@ class Explainer:
         """Yield the explanation of each candidate.
 
         Args:
-            between_chunks: called before each chunk; what it raises ends the work.
+            between_chunks: called before each chunk; an exception that it raises ends the work.
 
         Raises:
-            SizeMismatchError: fewer bytes came than dtype and shape need.
+            SizeMismatchError: there are fewer bytes than dtype and shape need.
         """
         if self._received_bytes != self._spec.canonical_bytes:
             raise self._size_mismatch(str(self._received_bytes))
@@ -161,9 +161,9 @@ class _Chunk(NamedTuple):
 
     canonical: memoryview
     number: int
-    """Within its tensor."""
+    """Number of the chunk within its tensor."""
     chunk_count: int
-    """Of its tensor."""
+    """Number of chunks of its tensor."""
 
     @property
     def is_last(self) -> bool:
@@ -177,7 +177,7 @@ def _chunks(tensor: memoryview, chunk_bytes: int) -> Iterator[_Chunk]:
 
 
 class _Trial:
-    """One candidate and the tensors of the sample."""
+    """Measures one candidate on the tensors of the sample."""
 
     def __init__(
         self,
@@ -249,7 +249,7 @@ class _Trial:
                 self._decoding.add(repeated_bytes, self._pass_s(_verify_and_decode, records))
 
     def _narrow(self, number: int) -> None:
-        """Choose what suits chunks like this one, as `TensorWriter` does."""
+        """Choose the encoding for this chunk and those that follow, as `TensorWriter` does."""
         chunk = self._chunks[number]
         chosen = self._narrowed[-1] if chunk.number else self._plan
         if chunk.number % CHOOSE_EVERY_CHUNKS == 0 and chunk.chunk_count > 1:
@@ -269,7 +269,7 @@ class _Trial:
 
 
 class _Passes:
-    """Passes over some bytes, of which the fastest counts."""
+    """Times passes over some bytes and keeps the fastest."""
 
     def __init__(self) -> None:
         self.fastest_s_per_byte = math.inf
@@ -278,7 +278,7 @@ class _Passes:
 
     @property
     def go_on(self) -> bool:
-        """Whether another pass would make it more exact."""
+        """Whether another pass would make the result more precise."""
         return self._spent_s < _TIMED_S or (self._count < _PASSES and self._spent_s < _ENOUGH_S)
 
     def add(self, canonical_bytes: int, spent_s: float) -> None:
@@ -289,19 +289,19 @@ class _Passes:
 
 
 def _verify_and_decode(record: bytes) -> memoryview:
-    # Reading verifies the record first, as encoding makes its checksum.
+    # A read verifies the record's checksum before decoding, so the time includes it.
     crc32c(record)
     return decode_chunk(record)
 
 
 def _evenly(total: int, count: int) -> list[int]:
-    """Return `count` of the numbers below `total`, evenly spread; all of them where there are not more."""
+    """Return `count` evenly spread numbers below `total`; all of them if `count` is larger."""
     count = min(count, total)
     return [number * total // count for number in range(count)]
 
 
 def _timed(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
-    """Return what `work` returns, and how many seconds that took."""
+    """Return the result of `work`, and the seconds it took."""
     began_s = time.perf_counter()
     returned = work(*args, **kwargs)
     return returned, time.perf_counter() - began_s

@@ -1,7 +1,7 @@
-"""The footer of a payload file: what the catalogue's row will say of its tensor, so that the row can be made again.
+"""The footer of a payload file: a copy of the tensor's row in the catalogue, so that the row can be recovered.
 
-It follows the chunk index. The locator's length ends before it, so that whoever reads payloads never sees it, and files without
-one stay readable. Little-endian.
+It follows the chunk index. The length in the locator excludes it, so readers of payloads never see it, and files without a
+footer stay readable. Little-endian.
 
      at      size  field
       0         n  JSON, UTF-8; NaN and infinities in Python's notation
@@ -10,8 +10,8 @@ one stay readable. Little-endian.
       n + 8     4  CRC32C of all of the footer before it
       n + 12    8  "tensorus"
 
-It says what was known when the tensor was sealed: metadata that were replaced later, its ordinal, and its dataset's policy and
-schema are the catalogue's alone. Payloads that are rows of the catalogue have no footer.
+It holds what was known when the tensor was sealed. Only the catalogue has the tensor's ordinal, metadata that was replaced
+later, and the policy and schema of its dataset. Inline payloads, which are in the catalogue, have no footer.
 """
 
 from __future__ import annotations
@@ -43,26 +43,26 @@ _CHECKED = struct.Struct("<II")
 _MAGIC = b"tensorus"
 
 _JSON_BYTES_MAX = 1024 * 1024
-"""Metadata of 64 KiB, escaped, and a share for each of some hundred encodings."""
+"""Enough for 64 KiB of metadata, escaped, and the shares of some hundred encodings."""
 
 
 class FooterError(Exception):
-    """A file has no footer, or not the one that was written."""
+    """A file has no footer, or the footer is damaged."""
 
 
 @dataclass(frozen=True)
 class Footer:
-    """What a footer says."""
+    """The content of a footer."""
 
     dataset: str
     """Name of the tensor's dataset."""
     id: str
     sealed_us: int
-    """When it was written, a moment before the commit, in microseconds since 1970."""
+    """When the footer was written, which is just before the commit, in microseconds since 1970."""
     payload_bytes: int
-    """Of records and chunk index: where the footer begins."""
+    """Size of records and chunk index together, which is the footer's offset."""
     fields: dict[str, Any]
-    """As JSON."""
+    """All fields, as parsed from JSON."""
 
     @property
     def payload_key(self) -> str:
@@ -70,15 +70,15 @@ class Footer:
         return str(self.fields["payload_key"])
 
     def stored_tensor(self, dataset: Dataset, key: str, *, if_generation_match: int | None = None) -> StoredTensor:
-        """Return the tensor, ready for its commit.
+        """Return the tensor, ready to be committed.
 
         Args:
-            dataset: of the footer's name.
-            key: of the payload, in the chunk store.
-            if_generation_match: the damaged tensor that it takes the place of.
+            dataset: the dataset that the footer names.
+            key: the payload's key in the chunk store.
+            if_generation_match: the generation of the damaged tensor that it replaces; None: it replaces none.
 
         Raises:
-            FooterError: a newer version wrote it, with something that this one does not know.
+            FooterError: a newer version of Tensorus wrote the footer, and this one does not understand a field.
         """
         fields = self.fields
         try:
@@ -108,7 +108,7 @@ class Footer:
                 created_us=self.sealed_us,
             )
         except (LookupError, TypeError, ValueError, CodecError) as error:
-            raise FooterError(f"the footer cannot be understood: {type(error).__name__}: {error}") from error
+            raise FooterError(f"a field of the footer is invalid: {type(error).__name__}: {error}") from error
 
 
 def pack_footer(stored: StoredTensor, sealed_us: int) -> bytes:
@@ -139,14 +139,14 @@ def pack_footer(stored: StoredTensor, sealed_us: int) -> bytes:
 
 
 def read_footer(read: Callable[[int, int], bytes], file_bytes: int) -> Footer:
-    """Return what the footer of a file says.
+    """Read and check the footer of a file.
 
     Args:
-        read: returns so many bytes from an offset.
+        read: takes an offset and a length, and returns the bytes there.
         file_bytes: the file's length.
 
     Raises:
-        FooterError: it has none, or not the one that was written.
+        FooterError: the file has no footer, or the footer is damaged.
     """
     if file_bytes < _END.size:
         raise FooterError(f"the file has {file_bytes} bytes, too few for a footer")
@@ -154,8 +154,9 @@ def read_footer(read: Callable[[int, int], bytes], file_bytes: int) -> Footer:
     json_bytes, version, checksum, magic = _END.unpack(end)
     if magic != _MAGIC:
         raise FooterError("the file ends without a footer: an older version wrote it, or it is damaged")
-    if json_bytes > min(_JSON_BYTES_MAX, file_bytes - _END.size):
-        raise FooterError(f"the footer says that it has {json_bytes} bytes, which cannot be")
+    json_bytes_max = min(_JSON_BYTES_MAX, file_bytes - _END.size)
+    if json_bytes > json_bytes_max:
+        raise FooterError(f"JSON of the footer is {json_bytes} bytes, limit is {json_bytes_max} bytes")
     payload_bytes = file_bytes - _END.size - json_bytes
     text = read(payload_bytes, json_bytes)
     if (found := crc32c(text + end[: _CHECKED.size])) != checksum:

@@ -1,10 +1,10 @@
-"""Whether the store can still be used: one object that every part of the engine asks.
+"""Tracks whether the store has failed; all parts of the engine share one `Health`.
 
-A store fails once and for good. From then on it takes no writes, every wait in the engine ends with `StoreUnavailableError`,
-health says NOT_SERVING, and the server's process ends with exit code 4: only a restart finds out what is on the disk.
+A failure is permanent. From then on the store takes no writes, every wait in the engine ends with `StoreUnavailableError`,
+health checks return NOT_SERVING, and the server's process ends with exit code 4. Only a restart can determine what is on the
+disk.
 
-Two things make a store fail: a commit whose outcome is unknown (the catalogue knows of that), and a background thread that
-ended although it should not have.
+A store fails if the outcome of a commit is unknown (which the catalogue reports), or if a background thread ends unexpectedly.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _log = logging.getLogger(__name__)
 
 
 class Health:
-    """Safe in many threads; asking takes no lock."""
+    """Thread-safe; `require` takes no lock."""
 
     def __init__(self, check: Callable[[], None] = lambda: None) -> None:
         """Start as usable.
 
         Args:
-            check: raises `StoreUnavailableError` where the catalogue takes no writes; must not wait.
+            check: raises `StoreUnavailableError` if the catalogue takes no writes; must not block.
         """
         self._check = check
         self._lock = threading.Lock()
         self._failure: str | None = None
 
     def fail(self, what: str, cause: BaseException) -> None:
-        """Note that the store has failed. The first failure counts, and is logged with its cause."""
+        """Record that the store has failed. Only the first failure counts; it is logged with its cause."""
         with self._lock:
             if self._failure is not None:
                 return
@@ -45,7 +45,7 @@ class Health:
         _log.critical("the store has failed and takes no more writes until a restart: %s", what, exc_info=cause)
 
     def require(self) -> None:
-        """Do nothing while the store can be used.
+        """Check that the store is usable.
 
         Raises:
             StoreUnavailableError: it has failed, or is closed.

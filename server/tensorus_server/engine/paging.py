@@ -1,6 +1,6 @@
-"""Pages of listings: the tokens that say where the next page begins, and answers that are cut by bytes as well as by count.
+"""Pages of listings: tokens that say where the next page starts, and answers that are limited by bytes as well as by count.
 
-A token carries a place and whatever must be the same in the next request. It is a position, not a permission.
+A token holds a position, and a digest of the parameters that the next request must repeat. It is not a credential.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "answers", "checked_page_size", "decode_token", "encode_token", "take_all"]
 
 _ENTRY_OVERHEAD_BYTES = 6
-"""Tag and length of an entry in a repeated field: at most so many bytes for entries below 32 GiB."""
+"""Largest size of an entry's tag and length in a repeated field, for entries below 32 GiB."""
 
 
 class Sized(Protocol):
-    """A protobuf message, as far as its size matters."""
+    """Anything with a serialized size; protobuf messages are."""
 
     def ByteSize(self) -> int:  # noqa: N802 - protobuf's name
         """Return its serialized size in bytes."""
@@ -34,16 +34,16 @@ M = TypeVar("M", bound=Sized)
 
 
 class Answer(Generic[T, M]):
-    """The entries of one answer: as many as fit into `ANSWER_BYTES_MAX`, and always the first."""
+    """The entries of one answer: as many as fit into `ANSWER_BYTES_MAX`, but at least one."""
 
     def __init__(self, convert: Callable[[T], M]) -> None:
-        """Start empty; `convert` makes the message of an entry."""
+        """Start empty; `convert` turns a value into its message."""
         self.entries: list[M] = []
         self._convert = convert
         self._size = 0
 
     def take(self, value: T) -> bool:
-        """Add the value and return True; False, and nothing changes, where it does not fit any more."""
+        """Add the value and return True; if it no longer fits, change nothing and return False."""
         entry = self._convert(value)
         size = self._size + entry.ByteSize() + _ENTRY_OVERHEAD_BYTES
         if self.entries and size > ANSWER_BYTES_MAX:
@@ -54,7 +54,7 @@ class Answer(Generic[T, M]):
 
 
 def answers(values: Iterable[T], convert: Callable[[T], M]) -> Iterator[list[M]]:
-    """Yield the entries of all values in as many answers as they take: at least one, which may be empty."""
+    """Yield the entries of all values, split over as many answers as they need; at least one, which may be empty."""
     answer = Answer(convert)
     for value in values:
         if not answer.take(value):
@@ -65,18 +65,19 @@ def answers(values: Iterable[T], convert: Callable[[T], M]) -> Iterator[list[M]]
 
 
 def take_all(_: object) -> bool:
-    """Take every entry of a page: the page is cut by count alone."""
+    """Accept every entry of a page, so that only the count limits it."""
     return True
 
 
 def checked_page_size(page_size: int, entries: str, *, dataset: str | None = None) -> int:
-    """Return how many entries a page has at most; 0 stands for the default.
+    """Return the largest number of entries of a page; 0 stands for the default.
 
     Args:
-        entries: what they are, for the message; likewise `dataset`.
+        entries: what the entries are called in the message.
+        dataset: the dataset's name, for the message.
 
     Raises:
-        LimitExceededError: above `PAGE_SIZE_MAX`.
+        LimitExceededError: the size is above `PAGE_SIZE_MAX`.
     """
     if page_size > PAGE_SIZE_MAX:
         raise LimitExceededError(
@@ -88,18 +89,18 @@ def checked_page_size(page_size: int, entries: str, *, dataset: str | None = Non
 
 
 def encode_token(fields: list[Any]) -> str:
-    """Return the fields, which JSON must be able to hold, as a token."""
+    """Encode fields as a token; they must be values of JSON."""
     return base64.urlsafe_b64encode(json.dumps(fields).encode()).decode()
 
 
 def decode_token(token: str, name: str) -> list[Any]:
-    """Return the fields of a token.
+    """Decode the fields of a token.
 
     Args:
-        name: of the request's field, for the message.
+        name: the name of the request's field, for the message.
 
     Raises:
-        InvalidPageTokenError: no token of ours has this form.
+        InvalidPageTokenError: the token is malformed.
     """
     try:
         fields = json.loads(base64.urlsafe_b64decode(token.encode()))

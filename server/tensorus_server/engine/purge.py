@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 __all__ = ["Purger"]
 
 _LOOK_EVERY_S = 60.0
-"""For what another process has left."""
+"""How often the thread checks for work that another process left."""
 
 _log = logging.getLogger(__name__)
 
 
 class Purger:
-    """One thread. It looks once at its start, once a minute, and whenever it is woken."""
+    """A thread that checks for deleted datasets when it starts, once a minute, and whenever it is woken."""
 
     def __init__(self, datasets: DatasetTable, health: Health) -> None:
-        """Start the thread, whose end `health` is told."""
+        """Start the thread. If it ends unexpectedly, it reports that to `health`."""
         self._datasets = datasets
         self._health = health
         self._closing = threading.Event()
@@ -33,11 +33,14 @@ class Purger:
         self._thread = Watched("purger", self._run, lambda error: health.fail("the purger ended", error))
 
     def wake(self) -> None:
-        """Look now: a dataset was deleted."""
+        """Check now, because a dataset was deleted."""
         self._woken.set()
 
     def close(self, timeout_s: float) -> bool:
-        """End the thread after the batch at hand; False where it has not ended in time. Idempotent; the next start goes on."""
+        """End the thread after the current batch; return False if it does not end in time. Idempotent.
+
+        The next start of the store continues with what is left.
+        """
         self._closing.set()
         self._woken.set()
         return self._thread.join(timeout_s)
@@ -51,7 +54,7 @@ class Purger:
                 return
             try:
                 purged = self._datasets.purge(self._closing.wait)
-            except Exception:  # noqa: BLE001 - whatever it was, the next look tries again
+            except Exception:  # noqa: BLE001 - the next round tries again, whatever the error
                 _log.exception("deleted datasets could not be purged")
             else:
                 if purged:

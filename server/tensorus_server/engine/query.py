@@ -1,6 +1,7 @@
-"""Which tensors a listing or a query names: filter → pages of the catalogue → tensors.
+"""Selects the tensors of a listing or a query: filter → pages of the catalogue → tensors.
 
-Tokens carry the place where a listing or a query goes on, and a digest of everything that must be the same in the next request.
+A token holds the position where a listing or a query continues, and a digest of the parameters that the next request must
+repeat.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
 __all__ = ["Place", "Query", "Selection", "list_page", "parse_order"]
 
 Place: TypeAlias = "tuple[int, tuple[str | int, int] | None]"
-"""Tensors so far, and sort value and generation of the last."""
+"""The number of tensors so far, and the sort value and generation of the last one."""
 
 _PAGE_WITH_PAYLOADS = 64
-"""Tensors of a page that brings inline payloads along: 4 MiB at most."""
+"""Tensors of a page that includes inline payloads, which are 4 MiB at most."""
 
 _SAMPLE_PAGE = 10_000
-"""Generations that are looked at in one statement when sampling."""
+"""Generations that one statement reads for a sample."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +44,22 @@ class Query:
 
     dataset: str
     filter: Filter | None = None
-    """None: all."""
+    """None: all tensors match."""
     order: Order | None = None
-    """None: as they were committed."""
+    """None: the order of commits."""
     limit: int | None = None
-    """At most so many; None: all."""
+    """Largest number of tensors to return; None: no limit."""
     sample: int | None = None
-    """So many at random, in random order; None: all."""
+    """Number of randomly chosen tensors, returned in random order; None: all."""
     seed: int | None = None
-    """For `sample`: the same seed and the same tensors give the same sample. None: another one every time."""
+    """Makes the sample reproducible: the same seed and the same tensors give the same sample. None: a random seed."""
 
 
 def parse_order(text: str) -> Order:
-    """Return the order that `text` names: a field, then "desc" where descending; empty: "created".
+    """Parse an order: a field, optionally followed by "asc" or "desc"; an empty text means "created".
 
     Raises:
-        InvalidRequestError: no field is called so.
+        InvalidRequestError: the field or the direction does not exist.
     """
     field, _, direction = (text.strip() or "created").partition(" ")
     if field not in ORDER_FIELDS or direction.strip().lower() not in {"", "asc", "desc"}:
@@ -69,17 +70,17 @@ def parse_order(text: str) -> Order:
 
 
 class Selection:
-    """The tensors of one query, in order; goes on where an earlier one was interrupted."""
+    """Iterates over the tensors of one query, in order; can resume an interrupted one."""
 
     def __init__(self, tensors: TensorTable, query: Query, *, with_payloads: bool, resume_token: str = "") -> None:
-        """Select nothing yet.
+        """Check the query; nothing is read before iteration starts.
 
         Args:
-            resume_token: of `token`: what came before that place is left out. Empty: from the start.
+            resume_token: a result of `token`; iteration continues after that place. Empty: it starts at the beginning.
 
         Raises:
-            InvalidRequestError: a sample cannot be ordered.
-            InvalidPageTokenError: the token belongs to another query, or is none of ours.
+            InvalidRequestError: the query has both an order and a sample.
+            InvalidPageTokenError: the token belongs to another query, or was not issued by this server.
             LimitExceededError: the filter or the sample is too large.
         """
         if query.filter is not None:
@@ -96,13 +97,13 @@ class Selection:
             self._served, self._after, self._generation_max, self._seed = self._parse(resume_token)
         else:
             self._generation_max = tensors.latest_generation()
-            # Of ours where the caller has none: a sample that is resumed must go on as the same one.
+            # A random seed is chosen here, so that the token can carry it and a resumed sample is the same one.
             self._seed = secrets.randbits(62) if query.seed is None else query.seed
 
     def __iter__(self) -> Iterator[Tensor | DataCorruptError]:
-        """Yield the tensors; each once, and none that was committed after the first selection began.
+        """Yield each tensor once, but none that was committed after the query began, even if it is resumed later.
 
-        A damaged one is an error in its place, and counts as one of them.
+        For a damaged tensor, the error is yielded in its place and counts towards the limit.
 
         Raises:
             LimitExceededError: a statement took too long.
@@ -120,11 +121,11 @@ class Selection:
 
     @property
     def place(self) -> Place:
-        """The place after the last tensor."""
+        """The position after the last tensor that was yielded."""
         return self._served, self._after
 
     def token(self, place: Place) -> str:
-        """Return what another selection of the same query needs to go on after `place`."""
+        """Return a token with which another selection of the same query continues after `place`."""
         served, after = place
         return encode_token([self._digest, served, self._generation_max, self._seed, *(after or (None, None))])
 
@@ -132,7 +133,7 @@ class Selection:
         fields = decode_token(token, "resume_token")
         numbers, after = fields[:4], tuple(fields[4:])
         in_place = after == (None, None) or (len(after) == 2 and _is_place(after, self._order))
-        # A seed is of the caller's, and unsigned.
+        # The other numbers come from SQLite and are signed; the seed may come from the caller and is unsigned.
         if len(numbers) != 4 or not all(map(_is_int64, numbers[:3])) or not _is_uint64(numbers[3]) or not in_place:
             raise InvalidPageTokenError("resume_token is not one that this server gave")
         digest, served, generation_max, seed = numbers
@@ -163,7 +164,7 @@ class Selection:
     def _sampled(self) -> Iterator[Tensor | DamagedTensor]:
         query = self._query
         assert query.sample is not None
-        # Bounded, since a token may say anything.
+        # The bounds protect against forged tokens.
         count = max(query.sample - self._served, 0)
         after = None if self._after is None else max(self._after[1], 0)
         chosen = sample(self._generations(), count, self._seed, after=after)
@@ -196,16 +197,16 @@ def list_page(
     token: str,
     take: Callable[[Tensor | DataCorruptError], bool] = take_all,
 ) -> tuple[list[Tensor | DataCorruptError], str]:
-    """Return one page of a listing and the token of the next; it is empty where this was the last.
+    """Return one page of a listing, and the token of the next page, which is empty after the last.
 
-    A damaged tensor is an error in its place.
+    A damaged tensor is returned as an error in its place.
 
     Args:
-        size: tensors of the page, at most; 0: the default.
-        take: called with the page's tensors in order; the first for which it returns False begins the next page.
+        size: largest number of tensors in the page; 0: the default.
+        take: called with the page's tensors in order; the first for which it returns False starts the next page.
 
     Raises:
-        InvalidPageTokenError: the token belongs to another listing, or is none of ours.
+        InvalidPageTokenError: the token belongs to another listing, or was not issued by this server.
         LimitExceededError: the page or the filter is too large, or a statement took too long.
     """
     if filter_ is not None:
@@ -255,10 +256,10 @@ def _parse_token(token: str, digest: int, order: Order) -> tuple[tuple[str | int
 
 
 def _is_place(after: Sequence[Any], order: Order) -> bool:
-    """Whether this may be a sort value of `order`, and a generation."""
+    """Whether a pair from a token has the types of a sort value of `order` and a generation."""
     value, generation = after
     if order.field == "id":
-        # Text that is no Unicode is no id.
+        # JSON can express lone surrogates, which no id contains and SQLite does not accept.
         return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value) and _is_int64(generation)
     return _is_int64(value) and _is_int64(generation)
 

@@ -1,9 +1,9 @@
-"""Makes rows of the catalogue again, from the footers of payloads that have none.
+"""Recovers missing rows of the catalogue from the footers of their payloads.
 
-For a catalogue that is lost, older than its payloads, or damaged. What is there stays: no payload is deleted, and no row that
-is intact is replaced. What cannot come back: tensors whose payloads were rows of the catalogue themselves (up to 64 KiB
-stored), metadata that were replaced after the insert, and the policies and schemas of datasets. A tensor that was deleted or
-replaced less than an hour before the loss comes back, too, where the catalogue does not know of that any more.
+It is for a catalogue that is lost, damaged, or older than its payloads. It deletes no payload and replaces no intact row. It
+cannot recover inline tensors (up to 64 KiB stored), which were in the catalogue itself, metadata that was replaced after the
+insert, or the policies and schemas of datasets. If the catalogue has lost the record of a deletion or replacement that is less
+than an hour old, the old tensor reappears.
 """
 
 from __future__ import annotations
@@ -35,38 +35,38 @@ _PAGE = 1000
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one payload."""
+    """The outcome for one payload."""
 
     file: str
-    """Its path within the store's folder."""
+    """The payload's path within the store's folder."""
     outcome: str
-    """"recovered", "older" (another payload of its id was sealed later), "kept" (its id has an intact row, with another
-    payload), or "failed"."""
+    """"recovered", "older" (another payload with the same id was sealed later), "kept" (the id has an intact row with another
+    payload, which is kept), or "failed"."""
     dataset: str = ""
-    """As far as its footer tells; likewise `id`."""
+    """The dataset in the footer; empty if the footer cannot be read. The same goes for `id`."""
     id: str = ""
     reason: str = ""
-    """Why it was not recovered."""
+    """Why the payload was not recovered."""
 
 
 @dataclass
 class Recovery:
-    """What was found in a store's folder, and what became of it."""
+    """The result of a recovery."""
 
     known: int = 0
-    """Payloads that the catalogue knows: of tensors, or of deletions."""
+    """Payloads that a tensor or a tombstone in the catalogue refers to."""
     findings: list[Finding] = field(default_factory=list)
-    """The other payloads."""
+    """One for each other payload."""
     datasets: list[str] = field(default_factory=list)
-    """Datasets that were made again, or mended, with the default policy and without a schema."""
+    """Datasets that were recreated or repaired, with the default policy and without a schema."""
     damaged: list[str] = field(default_factory=list)
     """Tensors whose rows are damaged and were not replaced, as "dataset/id"."""
     moved: str = ""
-    """What a catalogue that cannot be opened was renamed to; empty: it could be, or there was none."""
+    """The new name of a catalogue that could not be opened; empty: none was renamed."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing is left that could not be recovered."""
+        """Whether everything could be recovered."""
         return not self.damaged and all(finding.outcome in {"recovered", "older"} for finding in self.findings)
 
 
@@ -78,11 +78,11 @@ class _Candidate:
 
 
 def recover(folder: Path, catalogue: Catalogue, *, moved: str = "") -> Recovery:
-    """Make the rows that are missing again. Nobody else may use the store meanwhile.
+    """Recover missing rows. No other process may use the store meanwhile.
 
     Args:
-        catalogue: of the store in `folder`.
-        moved: what an older catalogue, which cannot be opened, was renamed to.
+        catalogue: the catalogue of the store in `folder`.
+        moved: the new name of an old catalogue that could not be opened, for the report.
     """
     recovery = Recovery(moved=moved)
     intact, damaged = _rows(catalogue)
@@ -95,8 +95,9 @@ def recover(folder: Path, catalogue: Catalogue, *, moved: str = "") -> Recovery:
             recovery.findings.append(
                 Finding(older.file, "older", *place, "another payload of this id was sealed later")
             )
-            candidate = max(candidate, other, key=lambda one: one.footer.sealed_us)  # noqa: PLW2901 - the one that counts
+            candidate = max(candidate, other, key=lambda one: one.footer.sealed_us)  # noqa: PLW2901 - keeps the newer one
         newest[place] = candidate
+    # In the order of the original commits, so that generations and ordinals ascend as they did.
     for candidate in sorted(newest.values(), key=lambda one: one.footer.sealed_us):
         recovery.findings.append(_recovered(folder, catalogue, candidate, damaged, recovery))
     recovery.damaged = [f"{dataset}/{tensor_id}" for dataset, tensor_id in damaged]
@@ -104,7 +105,7 @@ def recover(folder: Path, catalogue: Catalogue, *, moved: str = "") -> Recovery:
 
 
 def _rows(catalogue: Catalogue) -> tuple[set[str], dict[tuple[str, str], int]]:
-    """Return the payload keys of intact rows, and the generations of damaged ones by dataset and id."""
+    """Return the payload keys of intact rows, and the generations of damaged rows by dataset and id."""
     keys: set[str] = set()
     damaged: dict[tuple[str, str], int] = {}
     for dataset in _datasets(catalogue):
@@ -141,7 +142,7 @@ def _candidates(
     damaged: dict[tuple[str, str], int],
     recovery: Recovery,
 ) -> Iterator[_Candidate]:
-    """Yield payloads without an intact row whose footers and chunk indexes are what was written; report the others."""
+    """Yield payloads without an intact row whose footers and chunk indexes are intact; report the others."""
     for path in _files(folder):
         file = path.relative_to(folder).as_posix()
         key = f"{path.parent.name}/{path.name}"
@@ -154,14 +155,14 @@ def _candidates(
             recovery.findings.append(Finding(file, "failed", reason=str(error)))
             continue
         if key not in catalogue.garbage.orphans([key]) and (footer.dataset, footer.id) not in damaged:
-            # It was deleted, and waits for the sweep.
+            # A tombstone refers to it: it was deleted, and the sweep will remove it.
             recovery.known += 1
             continue
         yield _Candidate(path, file, footer)
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield payloads, those in quarantine included; what an upload left is none."""
+    """Yield payloads, including those in quarantine, but not those of unfinished uploads."""
     for pattern in ("chunks/*/*", "quarantine/*"):
         for path in sorted(folder.glob(pattern)):
             if path.is_file() and not path.is_symlink() and ".uploads." not in path.name:
@@ -169,7 +170,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _footer(path: Path) -> Footer:
-    """Return the footer of a payload whose chunk index is intact, too."""
+    """Return the footer of a payload; raises FooterError if it, or the chunk index, is damaged."""
     with path.open("rb") as file:
 
         def read(offset: int, length: int) -> bytes:
@@ -213,7 +214,7 @@ def _recovered(
 
 
 def _dataset(catalogue: Catalogue, name: str, recovery: Recovery) -> Dataset:
-    """Return the dataset, made or mended where it has to be."""
+    """Return the dataset; recreate it if it is missing, and repair it if its row is damaged."""
     try:
         return catalogue.datasets.get(name)
     except DatasetNotFoundError:
@@ -225,7 +226,7 @@ def _dataset(catalogue: Catalogue, name: str, recovery: Recovery) -> Dataset:
 
 
 def _published(folder: Path, candidate: _Candidate) -> str:
-    """Return the key of the payload, moved back to where it can be read if it is in quarantine."""
+    """Return the key of the payload; if it is in quarantine, move it back to the published ones first."""
     if candidate.path.parent.parent == folder / "chunks":
         return f"{candidate.path.parent.name}/{candidate.path.name}"
     payload_key = candidate.footer.payload_key

@@ -1,11 +1,11 @@
 """A random sample that can be resumed.
 
-Every generation has a rank: 64 bits that mix it with the sample's seed. A sample of n tensors is the n of the lowest ranks, in
-the order of their ranks: each set of n is equally likely, and so is each order of it. A sample that was interrupted goes on
-above the rank of the last tensor, whatever has been deleted meanwhile; so it never shows a tensor twice.
+Each generation has a rank, a 64-bit hash of the generation and the sample's seed. A sample of n tensors consists of the n
+lowest ranks, in rank order, so every set of n is equally likely, and so is every order of it. An interrupted sample resumes
+above the rank of its last tensor. So it never returns a tensor twice, even if others were deleted meanwhile.
 
-Source of the mixing: `splitmix64` (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014, with the
-constants of Stafford's variant 13). It maps 64 bits one to one, so that no two generations have the same rank.
+Source of the hash: `splitmix64` (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014, with the
+constants of Stafford's variant 13). It is a bijection of 64-bit words, so no two generations share a rank.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Words: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.uint64]]"
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 _PENDING_MIN = 10_000
-"""Generations that are gathered before those of high ranks are dropped."""
+"""Smallest surplus of generations that is collected before those with high ranks are dropped."""
 
 
 def ranks(generations: Sequence[int], seed: int) -> _Words:
@@ -38,11 +38,11 @@ def ranks(generations: Sequence[int], seed: int) -> _Words:
 
 
 def sample(pages: Iterable[Sequence[int]], count: int, seed: int, *, after: int | None = None) -> list[int]:
-    """Return the `count` generations of the lowest ranks, in the order of their ranks.
+    """Return the `count` generations with the lowest ranks, in rank order.
 
     Args:
-        pages: all generations there are, some at a time; each comes once.
-        after: only those above the rank of this generation; None: all.
+        pages: all generations, page by page, each exactly once.
+        after: return only generations that rank above this one; None: no bound.
     """
     generations, order = np.empty(0, np.uint64), np.empty(0, np.uint64)
     lowest = None if after is None else ranks([after], seed)[0]

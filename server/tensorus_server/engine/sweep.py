@@ -1,11 +1,11 @@
-"""Remove what rows say is not needed any more: what was deleted long enough ago, and uploads that nobody went on with.
+"""Deletes payloads that are no longer needed: those of deleted tensors, and those of uploads that nobody resumed.
 
-Three kinds, and how each is known:
-    unfinished     begun by a process that is dead: its folder's lock is free
-    expired        its upload has not been marked for longer than it may be resumed, and no writer has it
-    deleted        a tombstone whose grace is over; readers that began before the deletion are done by then
+There are three kinds:
+    unfinished     begun by a process that has died: the lock of its folder is free
+    expired        its upload has had no mark for longer than it may be resumed, and no writer uses it
+    deleted        its tombstone's grace period is over, so readers that began before the deletion have finished
 
-Nothing is removed here because a row is missing: `unknown.py` looks for such payloads, once a day and with more care.
+A missing row is no reason to delete a payload here: `unknown.py` handles such payloads, once a day and with more care.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Swept:
-    """How many payloads were removed."""
+    """How many payloads of each kind were deleted."""
 
     unfinished: int
     expired: int
@@ -47,11 +47,11 @@ def sweep(
     in_grace: bool = False,
     is_closing: Callable[[], bool] = lambda: False,
 ) -> Swept:
-    """Remove what nobody needs any more; a crash in the middle leaves work for the next sweep.
+    """Delete payloads that are no longer needed; after a crash in the middle, the next sweep does the rest.
 
     Args:
-        in_grace: remove payloads of deleted tensors whose grace is not over, too. Reads that began before may fail.
-        is_closing: returns whether the rest is to be left to the next sweep.
+        in_grace: also delete payloads of deleted tensors before their grace period is over. Reads in progress may fail.
+        is_closing: returns whether to stop and leave the rest to the next sweep.
     """
     unfinished = staging.sweep_unfinished()
     expired = _sweep_uploads(catalogue, staging, is_closing)
@@ -72,7 +72,8 @@ def _sweep_uploads(catalogue: Catalogue, staging: Staging, is_closing: Callable[
     for upload in catalogue.uploads.expired(_BATCH):
         if is_closing():
             break
-        # A stream at work is never without a mark for so long, unless it waits for its client: then it goes on to have it.
+        # An active stream sets marks more often than this. One that has been waiting for its client for so long still holds
+        # its payload, which is then busy and stays.
         with suppress(PayloadBusyError):
             if upload.generation is None:
                 staging.drop_kept(upload.payload_key)

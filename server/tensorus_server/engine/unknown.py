@@ -1,14 +1,15 @@
-"""Orphans, payloads that no row knows: found by listing the chunk store, once a day, and moved to its quarantine.
+"""Finds orphans, payloads that no row refers to, by listing the chunk store once a day, and moves them to its quarantine.
 
-A crash between the publishing of a payload and its commit leaves one. But so does damage to the catalogue, and then it is the
-only copy of a tensor. So nothing is deleted because a row is missing, and nothing is even moved unless
+A crash between publishing a payload and committing it leaves such a payload. But damage to the catalogue does so, too, and then
+the payload is the only copy of a tensor. So a payload is never deleted just because its row is missing. It is not even moved
+unless all of these hold:
 
-    no row has its key: the rows themselves are asked, and then the indexes
+    no row has its key: the rows themselves are searched first, then the indexes
     it was published longer ago than any commit takes, and this process is not about to commit it
-    every row is intact: the key of a damaged one may be another payload's
-    they are few: a crash leaves the payloads of one commit, and many more mean that the catalogue lacks rows
+    every row is intact: the true key of a damaged row may be this payload's
+    there are few: a crash leaves the payloads of one commit, and many more mean that the catalogue lacks rows
 
-What was moved stays in quarantine for a while, and is deleted by a later listing.
+Payloads stay in quarantine for a while, and a later listing deletes them.
 """
 
 from __future__ import annotations
@@ -34,28 +35,28 @@ _BATCH = 1000
 
 _MOVED_MAX = 100
 _MOVED_SHARE_MAX = 0.01
-"""So many payloads, or this share of all if that is more, are moved at once."""
+"""Limit on the payloads that one listing moves: this number, or this share of all payloads if that is more."""
 
 _ALWAYS_MOVED = 10
-"""So few are moved even where they are more than half of the payloads: a small store may have just crashed."""
+"""This few are moved even if they are more than half of all payloads: a small store may just have crashed."""
 
 _KNOWN_BITS = 2**27
-"""Of the set of known keys: 16 MiB. Among a million keys, 1 of 130 unknown payloads is taken for a known one. It waits for a
-listing by another process, which hashes keys in another way."""
+"""Size of the set of known keys: 16 MiB. With a million keys, it takes 1 of 130 unknown payloads for a known one. That payload
+is found by a listing in another process, in which Python hashes the keys differently."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a listing of the chunk store found and did."""
+    """The result of a listing of the chunk store."""
 
     listed: int
-    """Payloads, published and kept."""
+    """Payloads that were found, both published and kept ones."""
     moved: int
-    """To the quarantine."""
+    """Payloads that were moved to the quarantine."""
     deleted: int
-    """From the quarantine, after their time."""
+    """Payloads that were deleted from the quarantine, since their time there was over."""
 
 
 def set_aside(
@@ -68,17 +69,17 @@ def set_aside(
     uncommitted: Callable[[], frozenset[str]],
     is_closing: Callable[[], bool] = lambda: False,
 ) -> Listing:
-    """Move unknown payloads to the quarantine, and delete from there what has been in it for long enough.
+    """Move unknown payloads to the quarantine, and delete payloads whose time there is over.
 
     Args:
-        older_than_s: how old they must be.
-        quarantine_s: how long they stay in quarantine.
+        older_than_s: minimum age of a payload to be moved.
+        quarantine_s: how long payloads stay in quarantine.
         uncommitted: returns the payload keys that this process is about to commit.
-        is_closing: returns whether to give up.
+        is_closing: returns whether the store is closing, which ends the listing.
 
     Raises:
-        LimitExceededError: they are too many; nothing was moved.
-        DataCorruptError, StoreUnavailableError: the catalogue is damaged, or the store closes; nothing was moved.
+        LimitExceededError: there are too many unknown payloads; nothing was moved.
+        DataCorruptError, StoreUnavailableError: the catalogue is damaged, or the store is closing; nothing was moved.
     """
     listed, unknown = _list_unknown(catalogue, payloads, older_than_s, is_closing)
     moved = 0
@@ -92,7 +93,7 @@ def set_aside(
 def set_all_aside(
     catalogue: Catalogue, payloads: PayloadListing, quarantine: Quarantine, *, quarantine_s: float
 ) -> Listing:
-    """Move all unknown payloads to the quarantine, however many: somebody has accepted that their rows are lost.
+    """Move all unknown payloads to the quarantine, whatever their number: the operator has accepted that their rows are lost.
 
     No other process may use the store.
     """
@@ -101,7 +102,7 @@ def set_all_aside(
 
 
 def empty_quarantine(quarantine: Quarantine, *, at_once: bool = False) -> int:
-    """Delete what has been in quarantine for long enough, or all of it, and return how many payloads that were."""
+    """Delete the payloads whose time in quarantine is over, or all of them, and return how many were deleted."""
     entries = [entry for entry in quarantine.entries() if at_once or entry.until_s <= time.time()]
     for entry in entries:
         quarantine.delete(entry)
@@ -111,7 +112,7 @@ def empty_quarantine(quarantine: Quarantine, *, at_once: bool = False) -> int:
 def _list_unknown(
     catalogue: Catalogue, payloads: PayloadListing, older_than_s: float, is_closing: Callable[[], bool]
 ) -> tuple[int, list[str]]:
-    """Return how many payloads there are, and the keys of those that no row has and that are old enough."""
+    """Return the number of payloads, and the keys of those that are old enough and that no row refers to."""
     before_s = time.time() - older_than_s
     known = _KnownKeys()
     for known_key in catalogue.garbage.known():
@@ -160,7 +161,7 @@ def _move(
     moved = 0
     for start in range(0, len(keys), _BATCH):
         batch = keys[start : start + _BATCH]
-        # Asked first: whatever of the batch is no longer uncommitted then has its row when the catalogue is asked.
+        # Read before the catalogue is: a payload that is no longer uncommitted here already has its row there.
         under_way = uncommitted()
         unknown = catalogue.garbage.orphans(batch)
         for key in batch:
@@ -168,7 +169,7 @@ def _move(
                 try:
                     moved += quarantine.put(key, until_s=until_s)
                 except PayloadBusyError:
-                    _log.info("payload %s stays, since a writer has it", key)
+                    _log.info("payload %s is not moved to quarantine, because a writer uses it", key)
     return moved
 
 
@@ -185,7 +186,7 @@ def _report(listing: Listing) -> Listing:
 
 
 class _KnownKeys:
-    """A set of keys in bounded memory: of a key that was added it always says so, and of another one nearly never."""
+    """A set of keys in bounded memory (a Bloom filter with one hash): no false negatives, and few false positives."""
 
     def __init__(self) -> None:
         self._bits = bytearray(_KNOWN_BITS // 8)

@@ -1,4 +1,4 @@
-"""What a name, a spec, metadata and a schema may be; checked before anything of their size is allocated."""
+"""Checks names, specs, metadata and schemas, before anything of their size is allocated."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ _METADATA_TYPES = {
     "list": (list,),
     "map": (dict,),
 }
-"""A schema's types and Python's; a bool is no integer here, although Python says so."""
+"""Python's types for a schema's types. A bool does not count as an integer here, although it is one in Python."""
 
 
 def require_dataset_name(name: str) -> None:
-    """Refuse a name that is empty, too long, has control characters, or would leave a folder that someone names after it.
+    """Refuse a name that is empty, too long, has control characters, or is unsafe as a relative path, such as "../a".
 
     Raises:
         InvalidNameError: names the value and the rule.
@@ -95,7 +95,7 @@ def require_request_id(request_id: str, *, dataset: str) -> None:
 
 
 def require_candidate_count(count: int) -> None:
-    """Refuse too many candidates to explain.
+    """Refuse an ExplainPolicy with too many candidates.
 
     Raises:
         LimitExceededError: names the count and the limit.
@@ -108,18 +108,18 @@ def require_candidate_count(count: int) -> None:
 
 
 def is_canonical(spec: TensorSpec, canonical: memoryview) -> bool:
-    """Whether the bytes are ones that the dtype has: of a bool 0 and 1, of any other dtype all."""
+    """Whether the bytes are valid for the dtype: a bool allows only 0 and 1, any other dtype allows all bytes."""
     if spec.dtype.kind is not Kind.BOOL or not canonical.nbytes:
         return True
     return bool(np.frombuffer(canonical, np.uint8).max() <= 1)
 
 
 def require_canonical(spec: TensorSpec, canonical: memoryview, offset: int, *, dataset: str, tensor: str) -> None:
-    """Refuse bytes that the dtype does not have: to readers that map them to their own bool, they are undefined.
+    """Refuse bytes that are invalid for the dtype: a bool other than 0 or 1 is undefined behaviour in many languages.
 
     Args:
         canonical: some of the tensor's bytes.
-        offset: of the first of them.
+        offset: of the first of them within the tensor.
 
     Raises:
         InvalidRequestError: names the first such byte and its offset.
@@ -139,13 +139,14 @@ def require_canonical(spec: TensorSpec, canonical: memoryview, offset: int, *, d
 def checked_spec(
     dtype: DType, shape: tuple[int, ...], *, dataset: str | None = None, tensor: str | None = None
 ) -> TensorSpec:
-    """Return the spec.
+    """Check a shape and return the spec.
 
     Args:
-        dataset: whose it is, for the message; likewise `tensor`.
+        dataset: the tensor's dataset, for the message.
+        tensor: the tensor's id, for the message.
 
     Raises:
-        InvalidShapeError: too many axes, a negative size, or too many bytes.
+        InvalidShapeError: the shape has too many axes, a negative size, or too many bytes.
     """
     if len(shape) > RANK_MAX:
         raise InvalidShapeError(
@@ -157,7 +158,7 @@ def checked_spec(
                 f"size of axis {axis} is {size}, must not be negative", dataset=dataset, tensor=tensor
             )
     spec = TensorSpec(dtype, shape)
-    # Python's integers do not overflow; the sizes alone may, so they are bounded, too: an empty tensor may have any.
+    # The product cannot overflow in Python. The sizes are bounded, too, because an empty tensor may have one of any value.
     if spec.canonical_bytes > TENSOR_BYTES_MAX or any(size > TENSOR_BYTES_MAX for size in shape):
         raise InvalidShapeError(
             f"shape {list(shape)} of {dtype.name} needs {spec.canonical_bytes} bytes, "
@@ -170,11 +171,11 @@ def checked_spec(
 
 
 def require_metadata(metadata: Metadata, *, dataset: str, tensor: str) -> None:
-    """Refuse metadata that is too large, too deep, or not made of what metadata may hold.
+    """Refuse metadata that is too large or too deep, or holds a value that cannot be stored.
 
     Raises:
-        InvalidMetadataError: a type or a value that cannot be kept.
-        LimitExceededError: too large, too deep, or a key too long.
+        InvalidMetadataError: a type or a value cannot be stored.
+        LimitExceededError: the metadata is too large or too deep, or a key is too long.
     """
     if not metadata:
         return
@@ -185,11 +186,11 @@ def require_metadata(metadata: Metadata, *, dataset: str, tensor: str) -> None:
 
 
 def require_announced(new: NewTensor, dataset: Dataset) -> None:
-    """Refuse a tensor that the dataset cannot have, whatever its values are.
+    """Refuse a tensor whose id, metadata or spec the dataset does not allow.
 
     Raises:
-        InvalidNameError, InvalidMetadataError, LimitExceededError: its id, or its metadata.
-        SchemaMismatchError: the dataset's schema requires another.
+        InvalidNameError, InvalidMetadataError, LimitExceededError: the id or the metadata is invalid.
+        SchemaMismatchError: the tensor does not fit the dataset's schema.
     """
     require_id(new.id, dataset=dataset.name)
     if new.metadata:
@@ -198,7 +199,7 @@ def require_announced(new: NewTensor, dataset: Dataset) -> None:
             rules.require_metadata_size(new.metadata_json, new.metadata)
         except RuleError as error:
             raise _metadata_error(error, dataset.name, new.id) from error
-        # Worked out here, and not by the committer: large metadata take 20 ms.
+        # Computed here rather than on the committer's thread: for large metadata it takes 20 ms.
         _ = new.index
     if not dataset.schema.is_empty:
         require_schema_fit(new.id, new.spec, new.metadata, dataset.schema, dataset=dataset.name)
@@ -208,10 +209,10 @@ def require_schema(schema: Schema) -> None:
     """Refuse a schema that no tensor could fit.
 
     Raises:
-        UnsupportedDTypeError: an unknown dtype.
-        InvalidShapeError: too many axes, or a size below -1.
-        InvalidMetadataError: an unknown type.
-        LimitExceededError: its keys are longer than metadata may be.
+        UnsupportedDTypeError: the dtype is unknown.
+        InvalidShapeError: the shape has too many axes, or a size below -1.
+        InvalidMetadataError: a metadata type is unknown.
+        LimitExceededError: its keys are longer than the metadata of a tensor may be.
     """
     size = sum(len(key.encode()) for key in schema.metadata)
     if size > METADATA_BYTES_MAX:
@@ -233,7 +234,7 @@ def require_schema(schema: Schema) -> None:
 
 
 def require_policy_fit(policy: StoragePolicy, schema: Schema, *, dataset: str) -> None:
-    """Refuse a policy that names a quantizer for a dataset of a dtype which that quantizer leaves alone.
+    """Refuse a policy whose quantizer does not apply to the dtype of the dataset's schema.
 
     Raises:
         InvalidPolicyError: names both.
@@ -250,7 +251,7 @@ def require_schema_fit(tensor_id: str, spec: TensorSpec, metadata: Metadata, sch
     """Refuse a tensor that does not fit its dataset's schema.
 
     Raises:
-        SchemaMismatchError: names what is required and what is there.
+        SchemaMismatchError: names what the schema requires and what the tensor has.
     """
     if schema.is_empty:
         return

@@ -1,1 +1,1 @@
-"""Filters: their tree, their text, and how metadata are indexed for them."""
+"""Filters: their tree, their text form, and the metadata index that answers them."""

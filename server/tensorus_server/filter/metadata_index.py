@@ -1,9 +1,9 @@
-"""What an index holds of a tensor's metadata, and the filter on what it leaves out.
+"""Chooses which metadata of a tensor the index holds, and evaluates conditions on the rest.
 
-A tensor has at most `INDEXED_VALUES_MAX` values in the index, so that storing it takes a bounded time. A key is indexed with
-all of its values or not at all: those of few values come first, so that a long list leaves room for everything else. The tensor
-is marked with the keys that were left out. A filter on such a key reads the metadata of the tensors that are marked with it:
-slower, and with the same result.
+The index holds at most `INDEXED_VALUES_MAX` values of a tensor, so that storing one takes a bounded time. A key is indexed with
+all of its values or not at all. Keys with few values come first, so that a long list does not displace everything else. The
+tensor's row lists the keys that were left out. A filter on such a key reads the metadata of the tensors that list it, which is
+slower but gives the same result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["NO_METADATA", "MetadataIndex", "holds", "index_of"]
 
 _NAMED_KEYS_MAX = 32
-"""Keys that a tensor is marked with one by one. One that leaves out more is looked at by every filter on metadata."""
+"""Left-out keys that a tensor lists by name. If more were left out, every filter on metadata reads that tensor's metadata."""
 
 _COMPARISONS: dict[Operator, Callable[[Any, Any], bool]] = {
     Operator.EQUAL: operator.eq,
@@ -40,20 +40,20 @@ _COMPARISONS: dict[Operator, Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True)
 class MetadataIndex:
-    """What the index holds of one tensor."""
+    """The index entries of one tensor."""
 
     values: Sequence[tuple[str, float | str | None]]
-    """Keys and values, as of `flatten_metadata`."""
+    """Keys and values, in the form of `flatten_metadata`."""
     left_out: Sequence[str] | None = ()
-    """Keys that are there, and not in `values`; None: too many to name."""
+    """Keys of the metadata that `values` leaves out; None: too many to list."""
 
 
 NO_METADATA = MetadataIndex(())
-"""Of a tensor without metadata: most have none, and are not to pay for an index."""
+"""The index of a tensor without metadata. Most tensors have none, and share this object."""
 
 
 def index_of(metadata: dict[str, Any]) -> MetadataIndex:
-    """Return what the index is to hold of `metadata`."""
+    """Return the index entries for `metadata`."""
     values = flatten_metadata(metadata)
     if len(values) <= INDEXED_VALUES_MAX:
         return MetadataIndex(values)
@@ -71,9 +71,9 @@ def index_of(metadata: dict[str, Any]) -> MetadataIndex:
 
 
 def holds(node: Compare | OneOf | Exists | Prefix, metadata: str) -> bool:
-    """Return whether a condition on a key holds for metadata, which are JSON.
+    """Evaluate a condition on a key for metadata in JSON.
 
-    What is no JSON meets no condition: whoever reads that tensor is told of the damage.
+    If the metadata is damaged and not JSON, no condition holds; reading the tensor reports the damage.
     """
     assert isinstance(node.field, Key)
     try:
@@ -93,13 +93,13 @@ def holds(node: Compare | OneOf | Exists | Prefix, metadata: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _parsed(metadata: str) -> dict[str, Any]:
-    # The last one is kept: a filter has several conditions, and all are asked of one tensor before the next.
+    # Caching one suffices: all conditions of a filter are evaluated for one tensor before the next.
     parsed: dict[str, Any] = json.loads(metadata)
     return parsed
 
 
 def _values(metadata: dict[str, Any], name: str) -> list[float | str | None]:
-    """Return what `flatten_metadata` returns for one key, without looking at the others."""
+    """Return the values that `flatten_metadata` returns for one key, without visiting the other keys."""
     found: list[float | str | None] = []
     pending: list[tuple[str | None, object]] = [(None, metadata)]
     while pending:

@@ -1,4 +1,4 @@
-r"""Filters as people write them: a small language for the tree of `filter`.
+r"""Parses the text form of filters, a small language, into the tree of `tree.py`.
 
     filter      = term, { "AND", term } | term, { "OR", term } ;       mixed only with parentheses
     term        = [ "NOT" ], ( "(", filter, ")" | condition ) ;
@@ -12,8 +12,8 @@ r"""Filters as people write them: a small language for the tree of `filter`.
     text        = double or single quotes, with \ before a quote or a \ ;
 
 Examples: `layer >= 3 AND kind = "attention"`, `@dtype = "bfloat16" AND @nbytes > 1e9`, `NOT (split IN ("test", "dev"))`.
-A "." in a key goes into nested metadata; a key with other characters, a "." of its own escaped by "\", goes in backquotes.
-Words in capitals are read in any case.
+A "." in a key descends into nested metadata. Keys with other characters are written in backquotes; there, "\" escapes a "."
+that belongs to the key itself. The words in capitals may be written in any case.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
-"""Digits are possessive ("++"): where no number ends, trying every way to split them would take quadratic time."""
+"""The digits are matched possessively ("++"): otherwise, input that is not a number would backtrack in quadratic time."""
 
 _DIMENSION = re.compile(r"dim\.(\d{1,4})")
 
@@ -77,11 +77,11 @@ class _Token:
 
 
 def parse_filter(text: str) -> Filter:
-    """Return the filter that `text` says.
+    """Parse a filter.
 
     Raises:
-        InvalidFilterError: it does not parse; names the position and what was expected there.
-        LimitExceededError: too long, or nested too deep.
+        InvalidFilterError: the text does not parse; the message has the position and what was expected there.
+        LimitExceededError: the text is too long, or the filter is nested too deep.
     """
     size = len(text.encode(errors="replace"))
     if size > FILTER_TEXT_BYTES_MAX:
@@ -93,7 +93,7 @@ def parse_filter(text: str) -> Filter:
 
 
 class _Parser:
-    """Recursive descent over the grammar above."""
+    """A recursive descent parser for the grammar above."""
 
     def __init__(self, text: str) -> None:
         self._text = text

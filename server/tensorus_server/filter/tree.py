@@ -1,9 +1,9 @@
-"""The filter tree: conditions on metadata and on what every tensor has, joined by all, any and not.
+"""The filter tree: conditions on metadata and on properties, combined with all, any and not.
 
-A condition on a field that a tensor does not have is false, and `Not` is the exact complement. Numbers compare with numbers
-(true is 1, false is 0), text with text by code point, and never across. A list in the metadata counts as each of its
-elements. A value that no index can hold (null, NaN, an integer beyond 2**53, text with a NUL or above
-`INDEXED_TEXT_BYTES_MAX`) exists, but compares with nothing.
+A condition on a field that a tensor lacks is false; `Not` is the exact complement. Numbers compare with numbers (true is 1,
+false is 0), and text with text, by code point. A number and a text never compare. A list in the metadata counts as each of its
+elements. Some values cannot be indexed: null, NaN, integers beyond 2**53, and text with a NUL or above
+`INDEXED_TEXT_BYTES_MAX`. `Exists` finds them, but no comparison does.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ __all__ = [
 ]
 
 INTEGER_EXACT_MAX = 2**53
-"""Integers beyond it are not exact as float64, in which every number is indexed."""
+"""All numbers are indexed as float64, which does not represent larger integers exactly."""
 
 
 class Property(Enum):
-    """What every tensor has. The value is the name in the text form, after "@"."""
+    """A field that every tensor has. The enum's value is its name in the text form, after "@"."""
 
     ID = "id"
     DTYPE = "dtype"
@@ -98,28 +98,31 @@ class Operator(Enum):
 
 @dataclass(frozen=True)
 class AllOf:
-    """Holds where every filter holds; an empty list always does."""
+    """True if all filters are; true if there are none."""
 
     filters: tuple[Filter, ...]
 
 
 @dataclass(frozen=True)
 class AnyOf:
-    """Holds where one filter holds; an empty list never does."""
+    """True if at least one filter is; false if there are none."""
 
     filters: tuple[Filter, ...]
 
 
 @dataclass(frozen=True)
 class Not:
-    """Holds where the filter does not."""
+    """True if the filter is false."""
 
     filter: Filter
 
 
 @dataclass(frozen=True)
 class Compare:
-    """Holds where the field has a value of the same kind that compares so. NOT_EQUAL: one of the same kind that differs."""
+    """True if the field has a value of the same kind for which the comparison holds; the kinds are number and text.
+
+    So NOT_EQUAL is false for a tensor whose field is missing or of the other kind.
+    """
 
     field: Field
     operator: Operator
@@ -128,7 +131,7 @@ class Compare:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Holds where the field equals one of the values."""
+    """True if the field equals one of the values."""
 
     field: Field
     values: tuple[Scalar, ...]
@@ -136,14 +139,14 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Exists:
-    """Holds where the tensor has the field."""
+    """True if the tensor has the field."""
 
     field: Field
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """Holds where the field is text that starts so."""
+    """True if the field is text that starts with `text`."""
 
     field: Field
     text: str
@@ -153,11 +156,11 @@ Filter: TypeAlias = AllOf | AnyOf | Not | Compare | OneOf | Exists | Prefix
 
 
 def check_filter(root: Filter) -> None:
-    """Refuse a filter above the limits, or with a value that nothing equals.
+    """Refuse a filter above the limits, or with a value that no comparison can match.
 
     Raises:
-        LimitExceededError: too deep, too many conditions, or too many values.
-        InvalidFilterError: a value that no index holds.
+        LimitExceededError: the filter is too deep, or has too many conditions or values.
+        InvalidFilterError: a value cannot be indexed.
     """
     conditions = values = 0
     level: list[Filter] = [root]
@@ -174,7 +177,7 @@ def check_filter(root: Filter) -> None:
                 conditions += 1
                 values += _check_condition(node)
         level = below
-        # Counted level by level, so that a hostile tree is refused before all of it is walked.
+        # Checked level by level, so that a hostile tree is refused before all of it is walked.
         for what, value, limit in (
             ("depth", depth, FILTER_DEPTH_MAX),
             ("number of conditions", max(conditions, len(below)), FILTER_CONDITIONS_MAX),
@@ -206,18 +209,18 @@ def _check_value(value: Scalar) -> None:
     if indexed(value) is None:
         shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}..."
         raise InvalidFilterError(
-            f"nothing compares with {shown}: it is NaN, beyond 2**53, or text that has a NUL, is no Unicode, or is above "
+            f"nothing compares with {shown}: it is NaN, beyond 2**53, or text that has a NUL, is not Unicode, or is above "
             f"{INDEXED_TEXT_BYTES_MAX} bytes (indexed_text_bytes_max)"
         )
 
 
 def indexed(value: object) -> float | str | None:
-    """Return what an index holds for a metadata value: a float64, text, or None where comparisons never see it."""
+    """Return a metadata value as the index holds it: a float64, or text; None if comparisons ignore it."""
     if isinstance(value, str):
         try:
             size = len(value.encode())
         except UnicodeEncodeError:
-            # Lone surrogates: nothing stored has them.
+            # A lone surrogate, which stored text never contains.
             return None
         return value if "\0" not in value and size <= INDEXED_TEXT_BYTES_MAX else None
     if isinstance(value, (bool, int)):
@@ -228,8 +231,8 @@ def indexed(value: object) -> float | str | None:
 
 
 def flatten_metadata(metadata: dict[str, Any]) -> list[tuple[str, float | str | None]]:
-    """Return what filters see of `metadata`: a pair of key and indexed value for each scalar, lists element by element.
+    """Return metadata as filters see it: a key and an indexed value for each scalar; each element of a list counts.
 
-    A key whose value is an empty list or map is there, with no value.
+    A key whose value is an empty list or map is included, with None.
     """
     return flattened(metadata, indexed)

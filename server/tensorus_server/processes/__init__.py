@@ -1,1 +1,1 @@
-"""Servers as processes: a port, workers, their supervisor, signals."""
+"""Server processes: the port, the workers, their supervisor, and signals."""

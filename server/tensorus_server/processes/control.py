@@ -1,12 +1,13 @@
-"""What a supervisor and its workers say to each other: whole messages over a pair of sockets, JSON.
+"""The messages between the supervisor and its workers: JSON over a pair of sockets.
 
-    worker to supervisor    READY                   it serves
-                            FAILED, why             its store cannot be opened, or failed
+    worker to supervisor    READY                   the worker serves
+                            FAILED, why             its store failed, or cannot be opened
                             NOT_INSTALLED, what     a library is missing
-    supervisor to worker    STOP                    let calls end, and end
-    both ways               NEWER, request, ticket  a newer stream wants this insert: see `sessions.py`; passed on to the others
+    supervisor to worker    STOP                    finish the open calls, then exit
+    both ways               NEWER, request, ticket  a newer stream wants this insert (see `sessions.py`); the supervisor
+                                                    forwards it to the other workers
 
-That a connection ends says that the other process has ended, however it did: the kernel closes what it had open.
+When a process ends for any reason, the kernel closes its sockets. So the end of the connection means that the process is gone.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from enum import Enum
 __all__ = ["Channel", "Kind", "Message"]
 
 _MESSAGE_BYTES_MAX = 64 * 1024
-"""A failure's text is the longest part, and far below."""
+"""The text of a failure is the longest part, and far shorter."""
 
 
 class Kind(Enum):
-    """What a message is about."""
+    """The type of a message."""
 
     READY = "ready"
     FAILED = "failed"
@@ -38,38 +39,38 @@ class Message:
 
     kind: Kind
     text: str = ""
-    """Why, what, or the id of a request."""
+    """FAILED: the reason; NOT_INSTALLED: the library; NEWER: the request id."""
     ticket: int = 0
-    """Of the newer stream."""
+    """NEWER: the ticket of the newer stream."""
 
 
 class Channel:
-    """One end of a connection between two processes of this machine. Sending is safe in many threads."""
+    """One end of a connection between two processes of this machine. Sending is thread-safe."""
 
     def __init__(self, end: socket.socket) -> None:
-        """Speak through `end`, which `close` closes."""
+        """Use the socket `end`, which `close` closes."""
         self._socket = end
 
     @classmethod
     def pair(cls) -> tuple[Channel, socket.socket]:
-        """Return one end, and the other one as a child process can inherit it."""
-        # Sequenced packets: a message arrives whole or not at all, and the end of the connection is noticed.
+        """Return one end as a channel, and the other as a socket that a child process can inherit."""
+        # Sequenced packets keep messages whole, like datagrams, and report the end of the connection, like streams.
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return cls(ours), theirs
 
     @classmethod
     def inherited(cls, descriptor: int) -> Channel:
-        """Return the end that this process was started with; its own children do not get it."""
+        """Return the end that this process inherited; its own children do not inherit it."""
         end = socket.socket(fileno=descriptor)
         end.set_inheritable(False)
         return cls(end)
 
     def fileno(self) -> int:
-        """Return the descriptor, to wait for it."""
+        """Return the descriptor, for selectors."""
         return self._socket.fileno()
 
     def send(self, message: Message) -> bool:
-        """Send it without waiting; False where the other end is gone, or does not take what was sent before."""
+        """Send a message without blocking; return False if the other end is gone, or has not read enough of what was sent."""
         kind, text, ticket = astuple(message)
         try:
             self._socket.send(json.dumps([kind.value, text, ticket]).encode(), socket.MSG_DONTWAIT)
@@ -78,12 +79,12 @@ class Channel:
         return True
 
     def receive(self) -> Message | None:
-        """Wait for the next message; None where the other process has ended."""
+        """Wait for the next message; None if the other process has ended."""
         while True:
             try:
                 data = self._socket.recv(_MESSAGE_BYTES_MAX)
             except ConnectionResetError:
-                # It ended without having read everything, which is told once; what it said before comes after that.
+                # The other process ended without reading everything. This error comes once; its last messages follow.
                 continue
             if not data:
                 return None

@@ -1,17 +1,17 @@
-"""A port that several processes of one server listen on, and nobody else.
+"""Reserves a port for the processes of one server, so that no other server can share it.
 
-With SO_REUSEPORT the kernel spreads a port's connections among all sockets that listen on it. It lets every process of the
-same user in, a second server too, which then takes its share of the connections in silence. So the supervisor takes the port
-for itself first, and holds it as long as it lives:
+With SO_REUSEPORT, the kernel distributes a port's connections over all sockets that listen on it. Any process of the same user
+may listen, so a second server started by mistake would silently take a share of the connections. To prevent that, the
+supervisor first takes the port exclusively and then holds it as long as it lives:
 
-    1  a socket binds and listens without SO_REUSEPORT: only one process of the machine can, and none where another one listens
-    2  it lets others in that have SO_REUSEPORT, which no other supervisor's first socket has
-    3  a second socket, with SO_REUSEPORT, binds and does not listen: no connection ever comes to it
+    1  a first socket binds and listens without SO_REUSEPORT, which fails if any other process listens on the port
+    2  the first socket sets SO_REUSEPORT: sockets that also set it may now bind, which excludes other supervisors' first ones
+    3  a second socket, with SO_REUSEPORT, binds but does not listen, so it never receives a connection
     4  the first socket is closed
 
-At every moment one of the two is there, and refuses whoever tries the first step. That goes on when all workers are dead. The
-second socket binds with SO_REUSEADDR, since connections of the server before may still be waiting for their end, and gives it
-up then: two sockets that have it, neither of which listens, would not exclude each other.
+At every moment one of the two sockets is open and makes step 1 fail for others, even when all workers are dead. The second
+socket binds with SO_REUSEADDR, because connections of an earlier server may still be in TIME_WAIT. It then clears the option,
+because two sockets with SO_REUSEADDR do not exclude each other while neither listens.
 
 Source: socket(7); inet_csk_bind_conflict in Linux's net/ipv4/inet_connection_sock.c.
 """
@@ -30,46 +30,46 @@ if TYPE_CHECKING:
 
 __all__ = ["ReservedPort", "require_port"]
 
-_CHOICES = 10
-"""Ports that are tried where the system chooses, and a host has several addresses: one may be taken at another address."""
+_ATTEMPTS_MAX = 10
+"""Attempts with port 0 on a host with several addresses: the port that is free at the first one may be taken at another."""
 
-_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-"""Of the addresses of a name, those that this machine does not have are left out, as gRPC does."""
+_NOT_LOCAL = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+"""Errors for addresses that this machine does not have. They are skipped if the name has others, as gRPC does."""
 
 
 class ReservedPort:
     """A port of this machine, held until `close`."""
 
     def __init__(self, listen: str) -> None:
-        """Take the port at every address of the host.
+        """Reserve the port at every address of the host.
 
         Args:
             listen: HOST:PORT; with port 0 the system chooses one.
 
         Raises:
-            StoreUnavailableError: another process has the port, this user may not take it, or the host is unknown or not
-                this machine's; the message says which.
+            StoreUnavailableError: another process has the port, this user may not bind it, or the host is unknown or not
+                this machine; the message says which.
         """
         host, _, port = listen.rpartition(":")
         self._held = ExitStack()
-        with _refusals(listen):
+        with _explaining_errors(listen):
             self.port = self._reserve(_addresses(host), int(port))
         self.address = f"{host}:{self.port}"
 
     def close(self) -> None:
-        """Let others have it. Idempotent."""
+        """Release the port. Idempotent."""
         self._held.close()
 
     def __enter__(self) -> Self:
-        """Return it."""
+        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Release the port."""
         self.close()
 
     def _reserve(self, addresses: list[tuple[int, str]], port: int) -> int:
-        for left in reversed(range(_CHOICES if port == 0 else 1)):
+        for left in reversed(range(_ATTEMPTS_MAX if port == 0 else 1)):
             try:
                 return self._reserve_all(addresses, port)
             except OSError as error:
@@ -83,10 +83,10 @@ class ReservedPort:
             held: socket.socket | None = None
             for family, address in addresses:
                 try:
-                    # What the system chose for the first address has to be had at the others, too.
+                    # The port that the system chose for the first address must be free at the others, too.
                     held = taken.enter_context(_hold(family, address, held.getsockname()[1] if held else port))
                 except OSError as error:
-                    if error.errno not in _NOT_HERE:
+                    if error.errno not in _NOT_LOCAL:
                         raise
                     missing = error
             if held is None:
@@ -97,13 +97,13 @@ class ReservedPort:
 
 
 def require_port(listen: str) -> None:
-    """Do nothing where a process could listen on HOST:PORT just now, at the addresses that this machine has of the host.
+    """Check that a process could listen on HOST:PORT now, at those of the host's addresses that this machine has.
 
     Raises:
-        StoreUnavailableError: as of `ReservedPort`.
+        StoreUnavailableError: it could not; the reasons are those of `ReservedPort`.
     """
     host, _, port = listen.rpartition(":")
-    with _refusals(listen):
+    with _explaining_errors(listen):
         refused: list[OSError] = []
         addresses = _addresses(host)
         for family, address in addresses:
@@ -112,7 +112,7 @@ def require_port(listen: str) -> None:
                     probe.bind((address, int(port)))
                     probe.listen(1)
             except OSError as error:
-                if error.errno not in _NOT_HERE:
+                if error.errno not in _NOT_LOCAL:
                     raise
                 refused.append(error)
         if len(refused) == len(addresses):
@@ -120,8 +120,8 @@ def require_port(listen: str) -> None:
 
 
 @contextmanager
-def _refusals(listen: str) -> Iterator[None]:
-    """Say of errors of the system what they mean for who wants to listen there."""
+def _explaining_errors(listen: str) -> Iterator[None]:
+    """Turn errors of the system into a StoreUnavailableError that says why nobody can listen there."""
     try:
         yield
     except OSError as error:
@@ -130,7 +130,7 @@ def _refusals(listen: str) -> Iterator[None]:
             reason = f"the host {host!r} is unknown ({error.strerror})"
         elif error.errno == errno.EADDRINUSE:
             reason = "is another server there?"
-        elif error.errno in _NOT_HERE:
+        elif error.errno in _NOT_LOCAL:
             reason = f"{host!r} is not an address of this machine"
         else:
             reason = error.strerror or str(error)
@@ -138,17 +138,17 @@ def _refusals(listen: str) -> Iterator[None]:
 
 
 def _addresses(host: str) -> list[tuple[int, str]]:
-    """Return families and addresses of a host, each once."""
+    """Return family and address of each distinct address of a host."""
     found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     addresses: list[tuple[int, str]] = [(family, str(address[0])) for family, *_, address in found]
-    if any(address in {"0.0.0.0", "::"} for _, address in addresses):  # noqa: S104 - asked for by who runs the server
-        # As gRPC does: one socket for both families, where there are both.
+    if any(address in {"0.0.0.0", "::"} for _, address in addresses):  # noqa: S104 - the operator asked for it
+        # As gRPC does: one socket serves both families if the system supports that.
         return [(socket.AF_INET6, "::")] if socket.has_dualstack_ipv6() else [(socket.AF_INET, "0.0.0.0")]  # noqa: S104
     return list(dict.fromkeys(addresses))
 
 
 def _hold(family: int, address: str, port: int) -> socket.socket:
-    """Return a socket that has the port at one address and does not listen."""
+    """Reserve a port at one address, as the module describes; return the second socket, which is bound and does not listen."""
     with _socket(family) as first:
         first.bind((address, port))
         first.listen(1)

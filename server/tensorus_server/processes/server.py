@@ -1,4 +1,4 @@
-"""A server: one engine behind one port, and the life of its process."""
+"""A server, which serves one engine at one port, and its process from start to exit."""
 
 from __future__ import annotations
 
@@ -33,41 +33,41 @@ if TYPE_CHECKING:
 __all__ = ["Server", "serve", "stop_or_exit"]
 
 _SHORT_CALL_THREADS = 16
-"""Beside one for each stream, so that streams cannot keep short calls and health checks waiting."""
+"""Threads in addition to one per stream, so that short calls and health checks never wait for a stream to end."""
 
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", RECEIVED_MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", RECEIVED_MESSAGE_BYTES_MAX),
-    # A fixed window: one that grows with the bandwidth takes in several MiB of every stream, those that wait included.
+    # The window is fixed: one that grows with the bandwidth buffers several MiB of every stream, even of queued ones.
     ("grpc.http2.bdp_probe", 0),
-    # Idle connections are pinged, too, as often as it takes.
+    # Idle connections are pinged, too, and any number of times.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # Both: the first one alone does not count where it is below the second, which is 60 s by default (measured).
+    # Both are needed: the first has no effect while it is below the second, whose default is 60 s (measured).
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.ping_timeout_ms", 20_000),
-    # Clients may ping every 10 s, with a call or without. Half of that here: pings may arrive closer together than they left.
+    # Clients may ping every 10 s, with or without a call. The limit is half of that, since pings may bunch up on the way.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    # A connection that never speaks HTTP/2, and one that has had no call for a while, give their descriptors back. Clients
-    # connect again when they have something to say.
+    # Close connections that never speak HTTP/2, or have had no call for a while, to free their descriptors. Clients reconnect
+    # at their next call.
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 10 * 60_000),
 )
 
 _WINDOW_BYTES = (64 * 1024, 4 * 1024 * 1024)
-"""HTTP/2's own window, and one that keeps a network of 1 GB/s and 4 ms busy."""
+"""The smallest window is HTTP/2's default. The largest saturates a network with 1 GB/s and a round trip of 4 ms."""
 
-_LAST_WORDS_S = 2.0
-"""For the status of calls that ended while the server drained to reach their clients."""
+_STATUS_WAIT_S = 2.0
+"""Time for the statuses of calls that ended while the server drained to reach the clients."""
 
 _ENDING_S = 10.0
-"""After the grace: for calls' threads to clear up, and for the store to close. Both wait for the disk at most."""
+"""Time after the grace for the calls' threads to clean up, and again for the store to close. Both wait only for the disk."""
 
 _EXIT_CODE = 4
-"""Of a process whose store failed, or did not close; as the command line has it for what is unavailable."""
+"""Exit code if the store failed or did not close; the same as the command line's for an unavailable store."""
 
 _STORE_CHECK_S = 0.5
-"""How often a waiting server looks whether its store still takes writes."""
+"""How often the server checks whether its store still takes writes."""
 
 _log = logging.getLogger(__name__)
 
@@ -84,11 +84,11 @@ class Server:
             ask: see `open_engine`.
 
         Raises:
-            StoreUnavailableError: the store cannot be opened, or the port cannot be had.
+            StoreUnavailableError: the store cannot be opened, or the port is not available.
         """
         self._config = config
         if not config.shares_port:
-            # A port that cannot be had leaves no new store behind, and gRPC would say it in lines of its own.
+            # Checked before a new store is created. gRPC's own check would also log several lines to stderr.
             require_port(config.listen)
         self._engine = open_engine(config.engine, ask=ask)
         self._health = health.HealthServicer(experimental_non_blocking=True)
@@ -98,7 +98,7 @@ class Server:
         )
         options = (
             *_CHANNEL_OPTIONS,
-            # A second server on the same port must fail, and not take part of the connections; for workers, see `port.py`.
+            # Without this, a second server on the same port would take a share of the connections; for workers, see `port.py`.
             ("grpc.so_reuseport", int(config.shares_port)),
             ("grpc.http2.lookahead_bytes", _window_bytes(config)),
             ("grpc.keepalive_time_ms", int(1000 * config.keepalive_s)),
@@ -123,25 +123,25 @@ class Server:
 
     @property
     def address(self) -> str:
-        """Where it listens: host and the port that was bound."""
+        """HOST:PORT with the port that was bound."""
         return f"{self._config.listen.rpartition(':')[0]}:{self.port}"
 
     @property
     def sessions(self) -> InsertSessions:
-        """Which inserts are going on."""
+        """The sessions of inserts in progress."""
         return self._engine.sessions
 
     def start(self) -> None:
-        """Begin to serve."""
+        """Start serving."""
         self._server.start()
         self._admission.watch()
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
     def check(self) -> None:
-        """Do nothing while the store takes writes.
+        """Check that the store takes writes.
 
         Raises:
-            StoreUnavailableError: it takes none until a restart; health says NOT_SERVING from now on.
+            StoreUnavailableError: it takes none until a restart; health checks return NOT_SERVING from now on.
         """
         try:
             self._engine.check_writable()
@@ -150,7 +150,7 @@ class Server:
             raise
 
     def watch(self, stopping: threading.Event) -> None:
-        """Return when `stopping` is set.
+        """Wait until `stopping` is set, and check the store meanwhile.
 
         Raises:
             StoreUnavailableError: see `check`.
@@ -159,17 +159,18 @@ class Server:
             self.check()
 
     def stop(self) -> None:
-        """Refuse new calls, wait for those that go on for as long as the grace, and close the store.
+        """Refuse new calls, wait up to the grace period for open ones, and close the store.
 
         Raises:
-            StoreUnavailableError: something does not end, and the log has its stack. The process should end without it.
+            StoreUnavailableError: a call or the store did not end in time; the log has its stack. The process should exit
+                without waiting for it.
         """
         self._health.enter_graceful_shutdown()
         drained = self._admission.drain(self._config.grace_s)
-        give_up_s = time.monotonic() + _LAST_WORDS_S + _ENDING_S
-        # Calls that have ended here still have to tell their clients so.
-        ended = self._server.stop(_LAST_WORDS_S if drained else None).wait(_LAST_WORDS_S + _ENDING_S)
-        # The calls are over for their clients; their threads may still be clearing up.
+        give_up_s = time.monotonic() + _STATUS_WAIT_S + _ENDING_S
+        # Calls that have ended here may still be sending their statuses.
+        ended = self._server.stop(_STATUS_WAIT_S if drained else None).wait(_STATUS_WAIT_S + _ENDING_S)
+        # The calls have ended for their clients, but their threads may still be cleaning up.
         self._threads.shutdown(wait=False, cancel_futures=True)
         calls = [thread for thread in threading.enumerate() if thread.name.startswith(self._thread_names)]
         ended = join_all(calls, max(give_up_s - time.monotonic(), 0.0)) and ended
@@ -177,7 +178,7 @@ class Server:
         failures: list[StoreUnavailableError] = []
         closing = threading.Thread(target=self._close_engine, args=(failures,), name="tensorus-closing", daemon=True)
         closing.start()
-        # On a thread of its own: where the disk hangs, so does a sync of the catalogue's, which no timeout reaches.
+        # The store is closed on another thread: if the disk hangs, so does the catalogue's fsync, which has no timeout.
         if not join_all([closing], 2 * _ENDING_S):
             raise StoreUnavailableError(f"the store has not closed {2 * _ENDING_S:.0f} s after the calls ended")
         if failures:
@@ -197,9 +198,10 @@ class Server:
 
 
 def _window_bytes(config: ServerConfig) -> int:
-    """Return what the transport may take in of one stream before it is read: a quarter of the budget, for all of them.
+    """Return how many bytes of one stream gRPC may buffer before they are read: all streams share a quarter of the budget.
 
-    Measured, 256 Inserts at once within 256 MiB: the process peaks at 190 MiB with 256 KiB, and at 570 MiB where gRPC chooses.
+    Measured with 256 concurrent Inserts and a budget of 256 MiB: the process peaks at 190 MiB with the resulting window of
+    256 KiB, and at 570 MiB with gRPC's own choice.
     """
     share = config.memory_budget_bytes // (4 * config.streams_max)
     return min(max(share, _WINDOW_BYTES[0]), _WINDOW_BYTES[1])
@@ -212,7 +214,7 @@ def serve(config: ServerConfig, on_ready: Callable[[Server], None]) -> None:
         on_ready: called once the server serves.
 
     Raises:
-        StoreUnavailableError: the store cannot be opened, the port cannot be had, or the store failed while serving.
+        StoreUnavailableError: the store cannot be opened, the port is not available, or the store failed while serving.
     """
     raise_limit()
     server = Server(config)
@@ -226,9 +228,9 @@ def serve(config: ServerConfig, on_ready: Callable[[Server], None]) -> None:
 
 
 def stop_or_exit(server: Server) -> None:
-    """Stop the server of this process; end the process with exit code 4 where something does not end.
+    """Stop the server; if a call or the store does not end, end the process with exit code 4.
 
-    Nothing that was acknowledged is lost by that, as in a crash.
+    Like a crash, that loses nothing that was committed.
     """
     _log.info("stopping")
     try:

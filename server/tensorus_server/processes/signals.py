@@ -1,4 +1,4 @@
-"""How a process that serves is told to stop."""
+"""Turns SIGTERM and SIGINT into an event that tells a serving process to stop."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["stop_event"]
 
 
 def stop_event() -> threading.Event:
-    """Return an event that SIGTERM and SIGINT set from now on; a second one of the kind ends the process at once."""
+    """Return an event that SIGTERM and SIGINT set from now on; a second signal of the same kind ends the process at once."""
     stopping = threading.Event()
 
     def stop(number: int, _: FrameType | None) -> None:
-        # Only an event: a signal handler must not call into gRPC.
+        # The handler only sets an event, because it must not call into gRPC.
         stopping.set()
         signal.signal(number, signal.SIG_DFL)
 

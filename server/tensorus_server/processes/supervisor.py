@@ -1,16 +1,16 @@
-"""Several processes that serve one port and one store, and the one that starts them and watches over them.
+"""The supervisor: starts and monitors the worker processes, which serve one port and one store together.
 
-    starting ─ READY → serving ─ ended → waiting ─ its delay is over → starting ...
+    starting ─ READY → serving ─ ended → waiting ─ delay is over → starting ...
         └─ FAILED, or ended ──────────────→ waiting
 
-The supervisor holds the port (`port.py`) and never uses gRPC itself, which must not have been in use where a process forks: the
-workers are fresh interpreters. It passes on what workers say to each other (`control.py`). They end when it does.
+The supervisor reserves the port (`port.py`) and forwards messages between workers (`control.py`). It never uses gRPC, which
+does not survive a fork; the workers are fresh interpreters. Workers end when the supervisor ends.
 
-A worker that ends, or cannot begin to serve, is started again, and the others go on meanwhile. The whole server stops where
-nobody serves and every one has failed to begin. A store that failed is every worker's store: what only a restart can clear up
-stops them all, as it stops a server of one process.
+A worker that ends, or fails to start, is started again while the others continue. The whole server stops if no worker serves
+and all have failed to start. It also stops if the store failed: all workers share it, and only a restart can clear that up, as
+for a server of one process.
 
-This module must not import gRPC, nor what does.
+This module must not import gRPC, nor any module that does.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 __all__ = ["supervise"]
 
 _LOOK_S = 0.2
-"""How often the supervisor looks whether it was told to stop, and who is due."""
+"""How often the supervisor checks whether it was told to stop, and which workers are due to start."""
 
 _DELAYS_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-"""Before a worker is started again, the first time, the second..., and so on with the last: what it dies of may take memory and
-time from the others."""
+"""Delays before the first, second, ... restart of a worker; the last one repeats. A worker that keeps crashing may cost the
+others memory and time."""
 
 _STEADY_S = 60.0
-"""A worker that has served for so long begins with the first delay again."""
+"""After a worker has served for this long, its next restart has the first delay again."""
 
 _log = logging.getLogger(__name__)
 
@@ -52,12 +52,12 @@ def supervise(config: ServerConfig, command: Sequence[str], on_ready: Callable[[
     """Serve with `config.workers` processes until SIGTERM or SIGINT, then stop gracefully; a second signal ends all of them.
 
     Args:
-        command: starts a worker when a descriptor and a `ServerConfig` as JSON follow; it calls `work` with them.
-        on_ready: called with the address once all of them serve.
+        command: starts a worker. A descriptor and a `ServerConfig` as JSON are appended; the worker calls `work` with them.
+        on_ready: called with the address once all workers serve.
 
     Raises:
-        StoreUnavailableError: the port cannot be had, no worker can begin to serve, or the store failed while serving.
-        ImportError: a worker has no library that it needs.
+        StoreUnavailableError: the port is not available, no worker can start, or the store failed while serving.
+        ImportError: a worker lacks a library.
     """
     with ReservedPort(config.listen) as port:
         supervisor = _Supervisor(config, [*command], port.address, stop_event())
@@ -68,18 +68,18 @@ def supervise(config: ServerConfig, command: Sequence[str], on_ready: Callable[[
 
 
 class _Worker:
-    """One place among the workers, and the process that has it now."""
+    """One of the workers by number, and its current process."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.running: tuple[subprocess.Popen[bytes], Channel] | None = None
         self.serves = False
         self.has_failed = False
-        """Whether its process has said that it cannot serve: that it ends then is no news."""
+        """Whether its process has reported that it cannot serve, so that its end needs no further warning."""
         self.due_s = 0.0
-        """When it is to be started, on the monotonic clock."""
+        """When to start it, on the monotonic clock."""
         self.attempts_failed = 0
-        """Starts since it served last, or since the beginning, that came to nothing."""
+        """Failed starts since it last served."""
         self._serving_since_s = 0.0
         self._deaths = 0
 
@@ -88,7 +88,7 @@ class _Worker:
         self._serving_since_s = time.monotonic()
 
     def end(self) -> float:
-        """Note that its process has ended, or could not be started; return the delay in seconds before it is due again."""
+        """Note that its process ended, or could not be started; return the delay before the next start, in seconds."""
         now_s = time.monotonic()
         if self.serves and now_s - self._serving_since_s >= _STEADY_S:
             self._deaths = 0
@@ -103,7 +103,7 @@ class _Worker:
 
 
 class _Supervisor:
-    """See the module's description. One thread."""
+    """See the module's description. Not thread-safe."""
 
     def __init__(self, config: ServerConfig, command: list[str], address: str, stopping: threading.Event) -> None:
         self._command = command
@@ -112,30 +112,30 @@ class _Supervisor:
         self._workers = [_Worker(number) for number in range(1, config.workers + 1)]
         self._selector = selectors.DefaultSelector()
         self._complete = False
-        """Whether all of them have served at once."""
+        """Whether all workers have served at the same time."""
 
     def run(self, on_complete: Callable[[], None]) -> None:
-        """Start the workers and watch over them until it is time to stop. Errors as of `supervise`."""
+        """Start the workers and monitor them until it is time to stop. Raises the errors of `supervise`."""
         while not self._stopping.is_set():
             for worker in self._workers:
                 if worker.running is None and time.monotonic() >= worker.due_s:
                     self._start(worker)
             for key, _ in self._selector.select(_LOOK_S):
-                self._hear(key.data)
+                self._handle(key.data)
             if not self._complete and all(worker.serves for worker in self._workers):
                 self._complete = True
                 on_complete()
 
     def stop(self) -> None:
-        """Let every worker stop, and wait until they have."""
+        """Tell all workers to stop, and wait until they have."""
         _log.info("stopping")
         while any(worker.running for worker in self._workers):
             for worker in self._workers:
                 if worker.running is not None:
-                    # Again and again: one that does not listen yet, or is slow, may not have taken it.
+                    # Sent repeatedly: a worker that is starting, or slow, may not have received it.
                     worker.running[1].send(Message(Kind.STOP))
             for key, _ in self._selector.select(_LOOK_S):
-                self._hear_last(key.data)
+                self._handle_last(key.data)
         self._selector.close()
 
     def _start(self, worker: _Worker) -> None:
@@ -143,22 +143,22 @@ class _Supervisor:
         with theirs:
             command = [*self._command, str(theirs.fileno()), self._settings]
             try:
-                # In a group of its own: Ctrl-C is the supervisor's to answer.
-                process = subprocess.Popen(  # noqa: S603 - our own
+                # In its own process group, so that Ctrl-C reaches only the supervisor.
+                process = subprocess.Popen(  # noqa: S603 - the command is our own
                     command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], process_group=0
                 )
             except OSError as error:
                 ours.close()
-                if not self._others_hope(worker):
+                if not self._others_may_serve(worker):
                     raise
                 delay_s = worker.end()
-                _log.error("%s cannot be started: %s; tried again in %.0f s", worker, error, delay_s)
+                _log.error("%s cannot be started: %s; next attempt in %.0f s", worker, error, delay_s)
                 return
         worker.running = (process, ours)
         self._selector.register(ours, selectors.EVENT_READ, worker)
 
-    def _hear(self, worker: _Worker) -> None:
-        """Take one message of a worker, or note that it has ended."""
+    def _handle(self, worker: _Worker) -> None:
+        """Handle one message of a worker, or its end."""
         assert worker.running is not None
         _, channel = worker.running
         message = channel.receive()
@@ -178,51 +178,51 @@ class _Supervisor:
             else:
                 raise StoreUnavailableError(message.text)
 
-    def _hear_last(self, worker: _Worker) -> None:
-        """Take one message of a worker that is to stop: only its end counts."""
+    def _handle_last(self, worker: _Worker) -> None:
+        """Handle one message of a worker that was told to stop: only its end matters."""
         assert worker.running is not None
         message = worker.running[1].receive()
         if message is not None:
             worker.has_failed = worker.has_failed or message.kind in {Kind.FAILED, Kind.NOT_INSTALLED}
             return
         name, was_expected = str(worker), worker.has_failed
-        code, _ = self._bury(worker)
+        code, _ = self._clean_up(worker)
         if code and not was_expected:
             _log.warning("%s %s while it stopped", name, _how(code))
 
     def _pass_on(self, message: Message, speaker: _Worker) -> None:
         for other in self._workers:
             if other is not speaker and other.running is not None:
-                # What somebody does not take now is said again.
+                # If a worker does not receive it now, the sender repeats it: see `sessions.py`.
                 other.running[1].send(message)
 
     def _ended(self, worker: _Worker) -> None:
         name, is_fatal = str(worker), self._is_fatal(worker, gone=True)
-        code, delay_s = self._bury(worker)
+        code, delay_s = self._clean_up(worker)
         if is_fatal:
             raise StoreUnavailableError(f"{name} {_how(code)} before it served")
         _log.warning("%s %s; it starts again in %.0f s", name, _how(code), delay_s)
 
     def _is_fatal(self, worker: _Worker, *, gone: bool) -> bool:
-        """Whether what ails a worker ails the server.
+        """Whether the failure of a worker stops the whole server.
 
-        So it is where the store of one that serves failed, and where nobody is left who serves or may begin to. One that
-        serves and then is gone was killed, or crashed, and starts again.
+        It does if a serving worker reports that its store failed, or if no other worker serves or may still start. A serving
+        worker that is simply gone was killed or crashed, and is started again.
         """
         if worker.serves:
             return not gone
-        return not self._others_hope(worker)
+        return not self._others_may_serve(worker)
 
-    def _others_hope(self, worker: _Worker) -> bool:
-        """Whether another one serves, or is being started and has not failed to before."""
+    def _others_may_serve(self, worker: _Worker) -> bool:
+        """Whether another worker serves, or is starting and has not failed to start before."""
         return any(
             other.serves or (other.running and not (other.has_failed or other.attempts_failed))
             for other in self._workers
             if other is not worker
         )
 
-    def _bury(self, worker: _Worker) -> tuple[int, float]:
-        """Clear up after a process that has ended; return its exit code, and the delay before it is due again."""
+    def _clean_up(self, worker: _Worker) -> tuple[int, float]:
+        """Clean up after a process that has ended; return its exit code, and the delay before the next start."""
         assert worker.running is not None
         process, channel = worker.running
         self._selector.unregister(channel)
@@ -231,7 +231,7 @@ class _Supervisor:
 
 
 def _how(code: int) -> str:
-    """Return how a process ended, for people."""
+    """Describe an exit code."""
     if code >= 0:
         return f"ended with exit code {code}"
     try:

@@ -1,7 +1,7 @@
-"""One of the processes that serve a port and a store together; `workers.py` starts it, and watches over it.
+"""A worker: one of several processes that serve a port and a store together. `supervisor.py` starts and monitors it.
 
-A worker is a server of its own, but for three things: the port is shared, an insert may go on from a stream of another worker
-(`session_locks.py`), and it ends when its supervisor does.
+A worker is like a server of one process, except that it shares the port, that its inserts may continue on a stream of another
+worker (`session_locks.py`), and that it ends when its supervisor ends.
 """
 
 from __future__ import annotations
@@ -31,39 +31,39 @@ _log = logging.getLogger(__name__)
 
 
 def work(config: ServerConfig, channel: Channel) -> None:
-    """Serve until the supervisor says that it is time to stop, or SIGTERM does; without the supervisor, end at once.
+    """Serve until the supervisor or SIGTERM says stop; if the supervisor ends, exit at once.
 
     Args:
-        config: of this worker.
-        channel: to the supervisor, who is told when this worker serves, and when its store failed.
+        config: this worker's settings.
+        channel: connects to the supervisor, which is told when this worker serves, and when its store failed.
 
     Raises:
-        StoreUnavailableError: as of `serve`.
+        StoreUnavailableError: see `serve`.
     """
     stopping = stop_event()
     orders = _Orders(channel, stopping)
     threading.Thread(target=orders.follow, name="tensorus-orders", daemon=True).start()
     raise_limit()
-    with _telling(channel):
+    with _reporting_failure(channel):
         server = Server(config, ask=lambda request_id, ticket: _ask(channel, request_id, ticket))
     orders.sessions = server.sessions
     server.start()
     channel.send(Message(Kind.READY))
     try:
-        with _telling(channel):
+        with _reporting_failure(channel):
             server.watch(stopping)
     finally:
         stop_or_exit(server)
 
 
 class _Orders:
-    """What the supervisor says, followed on a thread of its own."""
+    """Handles the supervisor's messages on a separate thread."""
 
     def __init__(self, channel: Channel, stopping: threading.Event) -> None:
         self._channel = channel
         self._stopping = stopping
         self.sessions: InsertSessions | None = None
-        """None: there are none yet."""
+        """None until the server is open."""
 
     def follow(self) -> None:
         try:
@@ -74,18 +74,18 @@ class _Orders:
                     self.sessions.newer(message.text, message.ticket)
             _log.error("the supervisor has gone: ending at once")
         finally:
-            # As in a crash, which loses nothing that was acknowledged. Whoever starts the server again finds the port free.
+            # Like a crash, this loses nothing that was committed. It frees the port, so that the server can be started again.
             os._exit(1)
 
 
 def _ask(channel: Channel, request_id: str, ticket: int) -> None:
-    # What does not arrive is asked again.
+    # If the message does not arrive, the caller asks again.
     channel.send(Message(Kind.NEWER, request_id, ticket))
 
 
 @contextmanager
-def _telling(channel: Channel) -> Iterator[None]:
-    """Tell the supervisor at once what is raised: stopping may take as long as the grace."""
+def _reporting_failure(channel: Channel) -> Iterator[None]:
+    """Report an error to the supervisor before the worker stops, which may take as long as the grace period."""
     try:
         yield
     except StoreUnavailableError as error:

@@ -1,1 +1,1 @@
-"""The gRPC face of the engine. Nothing below knows gRPC or protobuf."""
+"""The gRPC interface of the engine. No layer below it knows gRPC or protobuf."""

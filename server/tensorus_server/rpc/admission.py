@@ -1,16 +1,17 @@
-"""Who may come in, how much memory they may hold, and who has to leave.
+"""Admission control: limits concurrent streams and their memory, and ends streams whose clients stall.
 
-Short calls always come in. Streams come in up to a number, since each has a thread for as long as it lasts, and borrow from one
-memory budget while they work. Nobody comes in once the server drains.
+Short calls are always admitted. The number of streams is limited, since each occupies a thread while it is open. While they
+work, streams reserve memory from a server-wide budget; when it is exhausted, they queue in arrival order. A server that drains
+admits no new calls.
 
-A stream is silent while it waits for its client: for the next request, or for room to send an answer. It is never silent while
-the client waits for the server. What happens to a silent stream depends on who else is there:
+A stream is silent while it waits for its client: for the next request, or until the client reads an answer. It is not silent
+while the client waits for the server. A silent stream yields to others in steps:
 
-    after 0.25 s   an Insert gives its memory back, if somebody waits for memory; it borrows again at its next message
-    after 3 s      it has to leave, if somebody else finds every place taken, or waits for memory that only it holds
-    after 60 s     it has to leave (`stall_timeout_s`)
+    after 0.25 s   an Insert returns its memory, if another stream waits for memory; it reserves it again at its next message
+    after 3 s      the stream is ended, if a new stream finds all places taken, or one waits for memory that only it holds
+    after 60 s     the stream is ended (`stall_timeout_s`)
 
-The one that has been silent for longest goes first. What an Insert had durable stays, and can be resumed.
+The stream that has been silent for longest goes first. Whatever an Insert made durable is kept, and it can be resumed.
 """
 
 from __future__ import annotations
@@ -31,26 +32,26 @@ if TYPE_CHECKING:
 __all__ = ["Admission", "AdmissionLimits", "Place"]
 
 _RETRY_AFTER_S = 1.0
-"""What those are told who find every place taken, or no memory."""
+"""When clients are told to retry if all places are taken, or no memory is free."""
 
 _LOOK_S = 0.2
-"""How often a stream that waits for memory checks whether its caller still waits, and whether somebody can make room."""
+"""How often a stream that waits for memory checks whether its caller is still there, and whether a silent stream can yield."""
 
 _PAUSE_S = 0.25
-"""After which a silent Insert gives its memory back: chunks that were under way have been encoded by then."""
+"""After this, a silent Insert returns its memory: by then, its last chunks are encoded."""
 
 _GIVE_WAY_S = 3.0
-"""After which a silent stream makes room for somebody else: more than most networks need to recover a lost packet."""
+"""After this, a silent stream yields its place to another: longer than most networks need to recover a lost packet."""
 
 _WATCH_S = 1.0
-"""How often stalled streams are looked for, at least."""
+"""Longest interval between checks for stalled streams."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class AdmissionLimits:
-    """See `ServerConfig`, whose fields these are."""
+    """The limits, with the same names as in `ServerConfig`."""
 
     streams_max: int
     memory_budget_bytes: int
@@ -59,15 +60,15 @@ class AdmissionLimits:
 
 
 class Admission:
-    """See the module's description. Safe in many threads."""
+    """See the module's description. Thread-safe."""
 
     def __init__(self, limits: AdmissionLimits) -> None:
-        """Start with nobody inside."""
+        """Start without calls."""
         self.limits = limits
         self._changed = threading.Condition()
         self._places: set[Place] = set()
         self._leaving: set[Place] = set()
-        """Of streams that were dismissed, and have not ended yet."""
+        """Places of streams that were told to end and have not ended yet."""
         self._calls = 0
         self._borrowed_bytes = 0
         self._waiting: deque[Place] = deque()
@@ -77,7 +78,7 @@ class Admission:
 
     @contextmanager
     def short_call(self) -> Iterator[None]:
-        """Let a short call in for as long as the block runs.
+        """Admit a short call for the duration of the block.
 
         Raises:
             DrainingError: the server is about to stop.
@@ -96,15 +97,15 @@ class Admission:
     def stream(
         self, end: Callable[[StreamStalledError], None], *, is_active: Callable[[], bool] = lambda: True
     ) -> Iterator[Place]:
-        """Let a stream in for as long as the block runs, and yield its place.
+        """Admit a stream for the duration of the block, and yield its place.
 
         Args:
-            end: ends the stream because it stalled; called by another thread, must not block and must not raise.
-            is_active: whether the caller still waits.
+            end: ends the stream because it stalled; called on another thread, must not block or raise.
+            is_active: returns whether the caller is still there.
 
         Raises:
             DrainingError: the server is about to stop.
-            TooManyStreamsError: every place is taken, and nobody has been silent for long enough to give way.
+            TooManyStreamsError: all places are taken, and no stream has been silent for long enough to yield.
         """
         place = Place(self, end, is_active)
         with self._changed:
@@ -129,35 +130,35 @@ class Admission:
 
     @property
     def draining_s(self) -> float | None:
-        """For how long calls may still go on, in seconds; None: nothing is about to stop."""
+        """Seconds that calls have left before the server stops; None while it does not drain."""
         drained_s = self._drained_s
         return None if drained_s is None else max(drained_s - time.monotonic(), 0.0)
 
     def drain(self, grace_s: float) -> bool:
-        """Let nobody in any more, and wait for those inside, at most `grace_s`; return whether all have left."""
+        """Admit no more calls, wait up to `grace_s` for the open ones, and return whether all have ended."""
         with self._changed:
             self._drained_s = time.monotonic() + grace_s
             self._changed.notify_all()
             return self._changed.wait_for(lambda: self._calls == 0, timeout=grace_s)
 
     def watch(self) -> None:
-        """Begin to dismiss stalled streams, on a thread of its own, until `close`."""
+        """Start a thread that ends stalled streams until `close`."""
         self._watcher = threading.Thread(target=self._watch, name="tensorus-stalls", daemon=True)
         self._watcher.start()
 
     def close(self) -> None:
-        """End what `watch` began. Idempotent."""
+        """Stop the thread that `watch` started. Idempotent."""
         self._closed.set()
         if self._watcher is not None:
             self._watcher.join(_WATCH_S)
 
     def dismiss_stalled(self) -> None:
-        """Dismiss every stream that has been silent for `stall_timeout_s`."""
+        """End every stream that has been silent for `stall_timeout_s`."""
         now_s, limit_s = time.monotonic(), self.limits.stall_timeout_s
         with self._changed:
             for place in list(self._leaving):
                 if place.silent_s(now_s) >= limit_s and place.dismissed is not None:
-                    # It began to send as it was told to go.
+                    # It was told to end while it worked, then blocked while sending: end it once more, now by cancelling.
                     place.end(place.dismissed)
             for place in list(self._places):
                 if place.silent_s(now_s) >= limit_s:
@@ -168,11 +169,11 @@ class Admission:
             try:
                 self.dismiss_stalled()
             except Exception:  # noqa: BLE001 - logged with its cause
-                # Whatever it is, the other streams are still to be watched.
-                _log.exception("looking for stalled streams failed")
+                # This thread must survive any error, or no stream would be watched any more.
+                _log.exception("the check for stalled streams failed")
 
     def _borrow(self, place: Place, memory_bytes: int) -> None:
-        """Wait until the place holds so much; see `Place.borrow`."""
+        """Reserve memory until the place holds `memory_bytes`; see `Place.borrow`."""
         give_up_s = time.monotonic() + self.limits.memory_wait_s
         with self._changed:
             place.require_in()
@@ -208,7 +209,7 @@ class Admission:
         return self._borrowed_bytes + more_bytes <= self.limits.memory_budget_bytes
 
     def _make_room(self, more_bytes: int) -> bool:
-        """Take memory from silent streams, the longest silent first; return whether there was any. The lock is held."""
+        """Free memory of silent streams, the longest silent first; return whether any was freed. The lock is held."""
         now_s = time.monotonic()
         lenders = [place for place in self._places if place.gives_back and place.borrowed_bytes]
         lenders = [place for place in lenders if place.silent_s(now_s) >= _PAUSE_S]
@@ -219,17 +220,17 @@ class Admission:
         return bool(lenders) or self._dismiss_one(with_memory=True)
 
     def _dismiss_one(self, *, with_memory: bool = False) -> bool:
-        """Dismiss the stream that has been silent for longest; False where none has been for long enough. The lock is held."""
+        """End the longest silent stream; return False if none has been silent for long enough. The lock is held."""
         now_s = time.monotonic()
         silent = [place for place in self._places if place.borrowed_bytes or not with_memory]
         longest = max(silent, key=lambda place: place.silent_s(now_s), default=None)
         if longest is None or longest.silent_s(now_s) < _GIVE_WAY_S:
             return False
-        self._dismiss(longest, now_s, "and another one needs its place or its memory")
+        self._dismiss(longest, now_s, "and another stream needs its place or its memory")
         return True
 
     def _dismiss(self, place: Place, now_s: float, why: str) -> None:
-        """Give the place to others at once; what its stream still holds, it lets go of within moments. The lock is held."""
+        """Free the place at once, although its stream takes a moment to end and to release its memory. The lock is held."""
         silent_s = place.silent_s(now_s)
         error = StreamStalledError(f"nothing moved on the stream for {silent_s:.1f} s, {why}")
         self._take_back(place)
@@ -252,8 +253,8 @@ class Admission:
 class Place:
     """What one admitted stream holds, and since when it has been silent.
 
-    The calls that say whose turn it is come from the stream's threads, without a lock: whoever reads them a moment too early
-    takes back memory that the next message borrows again.
+    The stream's threads write the fields that tell whose turn it is without a lock. A reader may see an old value; the worst it
+    then does is free memory that the next message reserves again.
     """
 
     def __init__(
@@ -262,41 +263,41 @@ class Place:
         """See `Admission.stream`."""
         self._admission = admission
         self.end = end
-        """Ends the stream; its call may replace it by something that tells the client more."""
+        """Ends the stream. The call may replace it by a function that tells the client more."""
         self.is_active = is_active
-        """Whether the caller still waits."""
+        """Returns whether the caller is still there."""
         self.owes: Callable[[], bool] = lambda: False
-        """Whether the client may be waiting for what the server is still working on."""
+        """Returns whether the server still works on something that the client may be waiting for."""
         self.gives_back = False
-        """Whether it needs no memory while it is silent."""
+        """Whether the stream needs no memory while it is silent."""
         self.borrowed_bytes = 0
-        """Of the memory budget; only `Admission` writes it."""
+        """Reserved of the memory budget; only `Admission` writes it."""
         self.dismissed: StreamStalledError | None = None
-        """Why it had to leave; None: it is in."""
+        """Why the stream was told to end; None: it was not."""
         self._receives = False
         self.sends = False
-        """Whether it waits for the client to take a message: then no other one reaches it."""
+        """Whether a message waits for the client to read it. No later message, not even an error, reaches the client then."""
         self._moved_s = time.monotonic()
 
     def borrow(self, memory_bytes: int) -> None:
-        """Hold so much of the memory budget, at least; wait for it, in the order in which streams came.
+        """Reserve memory until this stream holds at least `memory_bytes`; streams queue for it in arrival order.
 
         Raises:
-            TooManyStreamsError: it did not become free in time, or the caller has gone.
+            TooManyStreamsError: the memory did not become free in time, or the caller has gone.
             DrainingError: the server is about to stop.
-            StreamStalledError: the stream had to leave.
+            StreamStalledError: the stream was told to end.
         """
-        # A stream that needs more than there is has it all.
+        # A stream that needs more than the whole budget gets the whole budget.
         memory_bytes = min(memory_bytes, self._admission.limits.memory_budget_bytes)
         if self.borrowed_bytes < memory_bytes:
-            self._admission._borrow(self, memory_bytes)  # noqa: SLF001 - the two are one thing
+            self._admission._borrow(self, memory_bytes)  # noqa: SLF001 - the two classes share their state
 
     def requests(self, messages: Iterator[bytes], memory_bytes: int) -> Requests:
-        """Return the messages; each borrows so much memory as it arrives."""
+        """Wrap the stream's requests: each reserves `memory_bytes` when it arrives."""
         return Requests(self, messages, memory_bytes)
 
     def begin_receiving(self) -> None:
-        """Wait for the client's next message from now on."""
+        """Note that the stream waits for the client's next message from now on."""
         self._receives, self._moved_s = True, time.monotonic()
 
     def end_receiving(self) -> None:
@@ -304,34 +305,34 @@ class Place:
         self._receives, self._moved_s = False, time.monotonic()
 
     def begin_sending(self) -> None:
-        """Wait for the client to take a message from now on."""
+        """Note that a message waits for the client to read it from now on."""
         self.sends, self._moved_s = True, time.monotonic()
 
     def end_sending(self) -> None:
-        """Note that it took it."""
+        """Note that the message was sent."""
         self.sends, self._moved_s = False, time.monotonic()
 
     def touch(self) -> None:
-        """Note that the server has done something for the stream: it is not silent before now."""
+        """Note that the server has done something for the stream, so that its silence counts from now."""
         self._moved_s = time.monotonic()
 
     def silent_s(self, now_s: float) -> float:
-        """Return for how long nothing has moved in either direction; 0 while it is the server's turn."""
+        """Return how long the stream has been silent; 0 while it is the server's turn."""
         waits = self.sends or (self._receives and not self.owes())
         return now_s - self._moved_s if waits else 0.0
 
     def require_in(self) -> None:
-        """Do nothing while the stream has its place.
+        """Check that the stream still has its place.
 
         Raises:
-            StreamStalledError: it had to leave.
+            StreamStalledError: the stream was told to end.
         """
         if self.dismissed is not None:
             raise self.dismissed
 
 
 class Requests:
-    """The messages of a stream, which is silent while it waits for the next one."""
+    """Iterates over a stream's requests; marks the stream silent while it waits for the next one."""
 
     def __init__(self, place: Place, messages: Iterator[bytes], memory_bytes: int) -> None:
         """See `Place.requests`."""
@@ -344,7 +345,7 @@ class Requests:
         return self
 
     def __next__(self) -> bytes:
-        """Return the next message. Errors as of `Place.borrow`, and what gRPC raises."""
+        """Return the next message; raises the errors of `Place.borrow` and of gRPC."""
         self._place.begin_receiving()
         try:
             message = next(self._messages)

@@ -1,4 +1,4 @@
-"""What this server can do, as GetCapabilities announces it."""
+"""Builds the answer to GetCapabilities: what this server can do."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def capabilities() -> pb.GetCapabilitiesResponse:
 
 
 def announced_limits() -> pb.Limits:
-    """Return the limits that a client can run into."""
+    """Return the limits that apply to what clients send."""
     return pb.Limits(
         payload_bytes=limits.PAYLOAD_BYTES_MAX,
         message_bytes=limits.MESSAGE_BYTES_MAX,

@@ -1,4 +1,4 @@
-"""Filters as messages, and as text, into the engine's tree."""
+"""Converts filters, as messages or as text, into the engine's filter tree."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ _OPERATORS = {
 
 
 def filter_from(message: pb.Filter | None, text: str) -> Filter | None:
-    """Return the filter that a request carries, as a message or as text; None where it carries none.
+    """Return the filter of a request, which is a message or text; None if it has neither.
 
     Raises:
-        InvalidFilterError: it carries both, or one that is malformed.
-        LimitExceededError: it is nested too deep.
+        InvalidFilterError: the request has both, or the filter is malformed.
+        LimitExceededError: the filter is nested too deep.
     """
     if message is not None and text:
         raise InvalidFilterError("the request has both a filter and a filter_text, must have at most one")
@@ -77,7 +77,7 @@ def _node_from(message: pb.Filter, depth: int) -> Filter:
         operator = _OPERATORS.get(message.compare.operator)
         if operator is None:
             raise InvalidFilterError(
-                f"operator of a comparison is number {message.compare.operator}, which is unknown here"
+                f"operator of a comparison is number {message.compare.operator}, which this server does not know"
             )
         return Compare(_field_from(message.compare.field), operator, _scalar_from(message.compare.value))
     if node == "one_of":
@@ -86,7 +86,7 @@ def _node_from(message: pb.Filter, depth: int) -> Filter:
         return Exists(_field_from(message.exists.field))
     if node == "prefix":
         return Prefix(_field_from(message.prefix.field), message.prefix.text)
-    raise InvalidFilterError("a filter has no node that this version knows")
+    raise InvalidFilterError("node of a filter is missing, or of a kind that this server does not know")
 
 
 def _field_from(message: pb.Field) -> Field:
@@ -97,7 +97,7 @@ def _field_from(message: pb.Field) -> Field:
         return Dimension(message.dimension)
     if kind == "property" and message.property in _PROPERTIES:
         return _PROPERTIES[message.property]
-    raise InvalidFilterError("field of a condition is missing, or unknown here")
+    raise InvalidFilterError("field of a condition is missing, or of a kind that this server does not know")
 
 
 def _scalar_from(message: pb.Value) -> Scalar:

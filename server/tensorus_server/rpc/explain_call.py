@@ -1,4 +1,4 @@
-"""One ExplainPolicy call: a sample comes in, piece by piece; one answer goes out."""
+"""One ExplainPolicy call: receives a sample in pieces and returns one answer."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ def explain_policy(messages: Iterable[bytes], require_caller: Callable[[], None]
     """Return the answer to the messages of a call.
 
     Args:
-        require_caller: raises once nobody waits for the answer; called between chunks.
+        require_caller: called between chunks; raises if the caller no longer waits for the answer.
 
     Raises:
-        InvalidRequestError: the first message does not open the call, or another one does.
-        PayloadTooLargeError, SizeMismatchError, LimitExceededError: too many bytes, or too few, or too many candidates.
-        InvalidPolicyError, UnsupportedCodecError, UnsupportedDTypeError, InvalidShapeError: what cannot be explained.
+        InvalidRequestError: the first message does not open the call, or a later one opens it again.
+        PayloadTooLargeError, SizeMismatchError, LimitExceededError: the sample has too many or too few bytes, or the request
+            has too many candidates.
+        InvalidPolicyError, UnsupportedCodecError, UnsupportedDTypeError, InvalidShapeError: a candidate or the sample is
+            invalid.
     """
     explainer: Explainer | None = None
     for message in messages:

@@ -1,6 +1,6 @@
-"""Messages of the data streams: requests taken apart and checked, responses packed, payloads never copied by protobuf.
+"""Parses and checks the requests of data streams, and packs their responses, without protobuf copying a payload.
 
-`tensorus_protos.framing` finds and appends the payload; this module knows what the segments in the head mean for it.
+`tensorus_protos.framing` finds and appends the payload. This module maps the segments in the head to parts of it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 __all__ = ["InsertMessage", "ResponsePacker", "read_explain_message", "read_insert_message", "require_message_size"]
 
 _HEAD_BYTES_MAX = 1024 * 1024
-"""Of a response, beyond which nothing is added to it: many headers with large metadata must not make a message too large. With
-the largest payload and one more header, still below `MESSAGE_BYTES_MAX`."""
+"""Once a response's head is larger, the response is sent, so that many headers with large metadata cannot make it too large.
+With the largest payload and one more header it is still below `MESSAGE_BYTES_MAX`."""
 
 Request = TypeVar("Request", pb.InsertRequest, pb.ExplainPolicyRequest)
 
 Response: TypeAlias = "pb.GetResponse | pb.QueryResponse"
-"""The two have the same fields, by the same numbers, as far as packing goes."""
+"""The fields that packing uses have the same names and numbers in both."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class InsertMessage:
 
 
 def read_insert_message(message: bytes) -> InsertMessage:
-    """Take a message apart.
+    """Parse a message and assign each segment its part of the payload, without a copy.
 
     Raises:
         PayloadTooLargeError: the message or its payload is above its limit.
-        InvalidRequestError: it is no such message, or has too many segments.
-        SegmentMisalignedError: the segments do not consume the payload exactly.
+        InvalidRequestError: the message is not an InsertRequest, or has too many segments.
+        SegmentMisalignedError: the segments' lengths do not add up to the payload's.
     """
     head, payload = _read_message(message, pb.InsertRequest)
     if len(head.segments) > SEGMENTS_PER_MESSAGE_MAX:
@@ -84,13 +84,13 @@ def read_explain_message(message: bytes) -> tuple[pb.ExplainPolicyRequest, memor
 
     Raises:
         PayloadTooLargeError: the message or its payload is above its limit.
-        InvalidRequestError: it is no such message.
+        InvalidRequestError: the message is not an ExplainPolicyRequest.
     """
     return _read_message(message, pb.ExplainPolicyRequest)
 
 
 def require_message_size(size: int, *, dataset: str | None = None) -> None:
-    """Refuse a message above the limit, which the transport lets in so that it is refused with a reason.
+    """Refuse a message above the limit. The transport accepts somewhat larger ones, so that this error can say why.
 
     Raises:
         PayloadTooLargeError: names the size and the limit.
@@ -120,7 +120,10 @@ def _read_message(message: bytes, request_type: type[Request]) -> tuple[Request,
 
 
 class ResponsePacker:
-    """Packs headers and pieces of tensors into messages of about `payload_bytes_target`, in order."""
+    """Packs headers and pieces of tensors, in order, into messages with a payload of about `PAYLOAD_BYTES_TARGET`.
+
+    The `add_*` methods return the messages that became full; `flush` returns the last one.
+    """
 
     def __init__(
         self, response_type: type[pb.GetResponse | pb.QueryResponse], *, payload_bytes_max: int, omit_crc: bool
@@ -129,21 +132,23 @@ class ResponsePacker:
 
         Args:
             response_type: of the messages.
-            payload_bytes_max: of one message; no piece is larger.
-            omit_crc: whether segments go without their CRC32C.
+            payload_bytes_max: largest payload of one message. Larger pieces are split, unless they are encoded: the caller
+                must not add encoded pieces above it.
+            omit_crc: whether to leave out the segments' CRC32C.
         """
         self._response_type = response_type
         self._payload_bytes_max = min(payload_bytes_max, PAYLOAD_BYTES_MAX)
         self._payload_bytes_target = min(payload_bytes_max, PAYLOAD_BYTES_TARGET)
         self._omit_crc = omit_crc
         self._encodings: dict[tuple[str, ...], int] = {(): 0}
-        # Each of the two is filled again and again: an item's first segment, which has the tensor, and those that follow.
+        # Two messages are reused for all segments, which is faster than new ones: one for an item's first segment, which
+        # carries the tensor, and one for those that follow.
         self._first = pb.Segment()
         self._tensor = TensorMessage(self._first.tensor)
         self._next = pb.Segment()
-        # Whether an item's header waits for the first piece, to be one segment with it.
+        # Whether an item's header is held back so that it can share a segment with the first piece.
         self._header_waits = False
-        # The message so far: its segments, serialized, its other fields, and its payload.
+        # The message so far: its serialized segments, its other fields, and its payload.
         self._segments: list[bytes] = []
         self._head: Response = response_type()
         self._head_bytes = 0
@@ -155,7 +160,7 @@ class ResponsePacker:
         """Add the header of an item; return the messages that are full.
 
         Args:
-            part: what the pieces make up, where that is not the whole tensor.
+            part: dtype and shape of what the pieces make up; None: the whole tensor.
             last: no piece will follow.
         """
         segment = self._first
@@ -168,7 +173,7 @@ class ResponsePacker:
         return self._add(item, None, last=True) if last else []
 
     def add_piece(self, item: int, piece: Piece, *, last: bool) -> list[bytes]:
-        """Add a piece of the item whose header came before it; return the messages that are full."""
+        """Add the next piece of the item whose header was added last; return the messages that are full."""
         if piece.codec_ids or piece.decoded_length <= self._payload_bytes_max:
             return self._add(item, piece, last=last)
         full = []
@@ -178,7 +183,7 @@ class ResponsePacker:
         return full
 
     def add_failure(self, item: int, status: status_pb2.Status) -> list[bytes]:
-        """Say what became of an item that cannot be read, or not to its end; return the messages that are full."""
+        """Add the error of an item that could not be read completely; return the messages that are full."""
         full = self._add(item, None, last=False) if self._header_waits else []
         failure = pb.ItemStatus(item=item, status=status)
         if self._head_bytes + failure.ByteSize() > _HEAD_BYTES_MAX:
@@ -189,11 +194,11 @@ class ResponsePacker:
         return full
 
     def complete(self, token: Callable[[], str]) -> None:
-        """Note that every item so far is complete; a message that ends here carries the token."""
+        """Note that every item so far is complete: a message that ends here carries the token, which is computed only then."""
         self._token = token
 
     def flush(self) -> list[bytes]:
-        """Return what has been added and not sent, in one message, if there is anything."""
+        """Return the message in progress, or nothing if it is empty."""
         if not self._segments and not self._head.ByteSize():
             return []
         if self._token is not None and isinstance(self._head, pb.QueryResponse):
@@ -206,7 +211,7 @@ class ResponsePacker:
         return [message]
 
     def _add(self, item: int, piece: Piece | None, *, last: bool) -> list[bytes]:
-        """Add a segment, with the header that waits and with the piece, if there is one."""
+        """Add a segment with the pending header, if any, and the piece, if any."""
         payload_bytes = 0 if piece is None else memoryview(piece.data).nbytes
         full = self._payload_bytes and self._payload_bytes + payload_bytes > self._payload_bytes_target
         full = full or self._head_bytes > _HEAD_BYTES_MAX or len(self._segments) >= SEGMENTS_PER_MESSAGE_MAX
@@ -231,14 +236,14 @@ class ResponsePacker:
         return sent
 
     def _cut(self, piece: Piece) -> Sequence[Piece]:
-        """Return a piece of canonical bytes in parts that fit a message."""
+        """Split a piece of canonical bytes into parts that fit a message, each with its own CRC32C."""
         data = memoryview(piece.data).cast("B")
         cuts = range(0, data.nbytes, self._payload_bytes_max)
         parts = [(piece.offset + start, data[start : start + self._payload_bytes_max]) for start in cuts]
         return [Piece(offset, part.nbytes, part, crc32c(part)) for offset, part in parts]
 
     def _encoding_index(self, codec_ids: tuple[str, ...]) -> int:
-        """Return the encoding's place in the stream's table; a new one is announced in the same message."""
+        """Return the encoding's index in the stream's table; a new encoding is announced in the same message."""
         index = self._encodings.get(codec_ids)
         if index is None:
             index = self._encodings[codec_ids] = len(self._encodings)

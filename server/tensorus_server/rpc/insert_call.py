@@ -1,15 +1,14 @@
-"""One Insert call: messages in, messages out, on two threads.
+"""One Insert call, run by two threads.
 
-The reading thread takes requests and drives the engine's `InsertStream`; the call's own thread waits for what is to be said
-and says it, several things in one message where they have piled up. So a client that sends without reading, or reads without
-sending, blocks only itself. Where the first message is the last, there is nothing to wait for meanwhile, and one thread
-does both, one after the other.
+The reading thread takes requests and drives the engine's `InsertStream`. The call's own thread waits for news (results,
+progress, acknowledgements) and sends it; news that piled up shares a message. So a client that sends without reading, or reads
+without sending, blocks only itself. If the first message is also the last, one thread does both in turn.
 
-A call that names its request holds the session of that request. When a newer stream wants it, or the client goes away or
-stalls, the call ends; what was marked of its items can be resumed.
+A call with a request id holds the session of that id. The call ends when a newer stream takes the session over, or when the
+client goes away or stalls; items can then be resumed from their last mark.
 
-Acknowledgements go out at most every `_ACKNOWLEDGE_BYTES` or `_ACKNOWLEDGE_S`, so that a client that reads late cannot fill
-both windows and deadlock the stream.
+Acknowledgements are sent at most once per `_ACKNOWLEDGE_BYTES` or `_ACKNOWLEDGE_S`. Otherwise a client that reads late could
+fill the flow-control windows of both directions, which would deadlock the stream.
 """
 
 from __future__ import annotations
@@ -70,7 +69,8 @@ _ACKNOWLEDGE_BYTES = 8 * 1024 * 1024
 _ACKNOWLEDGE_S = 0.1
 
 _RESULT_BYTES = 1024 * 1024
-"""Results with their tensors, in one message; one more, with the largest metadata, keeps it below `MESSAGE_BYTES_MAX`."""
+"""Size of the results in a message above which no more are added: one more, with the largest metadata, still keeps the message
+below `MESSAGE_BYTES_MAX`."""
 
 
 class InsertCall:
@@ -79,11 +79,11 @@ class InsertCall:
     def __init__(
         self, engine: Engine, messages: Iterator[bytes], place: Place, draining_s: Callable[[], float | None]
     ) -> None:
-        """Take the call's requests; nothing happens before `responses` is iterated.
+        """Prepare the call; it starts when `responses` is iterated.
 
         Args:
-            place: of the stream.
-            draining_s: returns for how long the call may go on where the server is about to stop, otherwise None.
+            place: the stream's place.
+            draining_s: returns how many seconds the call has left if the server drains, otherwise None.
         """
         self._engine = engine
         self._messages = messages
@@ -98,17 +98,17 @@ class InsertCall:
         self._is_finishing = False
 
     def responses(self) -> Iterator[bytes]:
-        """Yield the call's responses; raises what makes the whole call fail."""
+        """Yield the call's responses; raises the error that makes the whole call fail."""
         messages = map(read_insert_message, self._messages)
         try:
             first = next(messages, None)
         except grpc.RpcError:
-            # The client has gone: nobody waits for an answer.
+            # The client has gone, so nobody reads an answer.
             return
         if first is None:
             return
         self._is_whole, everything = first.head.finish, chain([first], messages)
-        # It is large, and this frame lasts as long as the call.
+        # Frees the message's memory: this frame lives as long as the call.
         del first
         if self._is_whole:
             self._read(everything)
@@ -120,10 +120,10 @@ class InsertCall:
         try:
             yield from self._outbox.messages()
         finally:
-            # The transport ends the requests when the call ends, however it ends: before this, or, where the call was
-            # taken over or stalled, after.
+            # The transport ends the iterator of requests when the call ends. That is usually before this line. If the call was
+            # taken over or stalled it is after it, and to join the reader here would be a deadlock.
             if not self._ends_early:
-                # Its waits end by themselves; where one does not, the log has its stack.
+                # All of the reader's waits have a limit. If it hangs nevertheless, its stack is logged.
                 join_all([reader], STUCK_S)
 
     def _read(self, messages: Iterable[InsertMessage]) -> None:
@@ -141,9 +141,9 @@ class InsertCall:
                         self._stream.abort()
             self._outbox.close()
         except grpc.RpcError:
-            # The client has gone: nobody waits for an answer.
+            # The client has gone, so nobody reads an answer.
             self._outbox.close()
-        except BaseException as error:  # noqa: BLE001 - the call's own thread raises it, and would wait for ever otherwise
+        except BaseException as error:  # noqa: BLE001 - the call's own thread raises it, and would wait forever otherwise
             self._outbox.fail(error)
 
     def _take(self, message: InsertMessage, held: ExitStack) -> bool:
@@ -168,10 +168,10 @@ class InsertCall:
     def _refuse_more(self) -> None:
         """Fail the call if a message follows the last one.
 
-        On a thread of its own: a client need not end its side of the stream before it has its answer. An insert of one message
-        goes without: the thread would cost it a tenth of the server's processor time (measured).
+        This runs on its own thread, because a client may keep its side of the stream open until it has its answer. Inserts of
+        one message skip the check: the thread would cost a tenth of the server's CPU time for them (measured).
         """
-        # The call has ended, or is ended for another reason.
+        # These errors mean that the call has already ended.
         with suppress(grpc.RpcError, EngineError):
             if next(self._messages, None) is not None:
                 self._outbox.fail(
@@ -182,7 +182,7 @@ class InsertCall:
         if not head.HasField("open"):
             raise InvalidRequestError("first message of the stream does not open it")
         for encoding in head.open.encodings:
-            # Refused here, before a byte was sent, where this server could not decode it.
+            # Fails here, before the client sends data, if this server cannot decode it.
             encoding_from(encoding)
             self._encodings.append(frozenset(codec.id for codec in encoding.codecs))
         self._dataset = head.open.dataset
@@ -197,13 +197,14 @@ class InsertCall:
         return stream
 
     def _report(self, news: Sequence[ItemResult | ItemProgress]) -> None:
-        # Before it is said: the stream has not been silent while the server worked.
+        # Before the news is sent, since the stream was not silent while the server worked.
         self._place.touch()
         self._outbox.report(news)
 
     def _stall(self, cancel: Callable[[StreamStalledError], None], error: StreamStalledError) -> None:
-        """End the call because its client stalled, and say so where the client listens."""
+        """End the call because its client stalled, with a reason if one can still be sent."""
         if self._place.sends:
+            # A message is stuck in front of any error.
             cancel(error)
         else:
             self._ends_early = True
@@ -217,14 +218,14 @@ class InsertCall:
 
     def _receive(self, stream: InsertStream, segment: pb.Segment, payload: memoryview) -> None:
         if stream.is_lost:
-            # Neither checked nor decoded: nothing of it will be stored.
+            # The segment is neither checked nor decoded, since nothing of this insert will be stored.
             stream.drop(segment.item, announced=segment.HasField("tensor"))
             return
         try:
             new = new_tensor_from(segment.tensor, dataset=self._dataset) if segment.HasField("tensor") else None
             payload_crc32c = self._checked_crc32c(segment, payload)
             canonical = self._canonical(segment, payload)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's
+        except Exception as error:  # noqa: BLE001 - any error here concerns only this item
             stream.fail(segment.item, error)
             return
         received = Segment(
@@ -272,7 +273,7 @@ class InsertCall:
                 self._require_announced(segment, codec_ids(record))
                 canonical = decode_record(record)
             except UnsupportedCodecError:
-                # Also where a third party's number is unknown.
+                # An unknown codec number (a subclass) counts as unsupported, not as a damaged record.
                 raise
             except CorruptChunkError as error:
                 raise ChecksumMismatchError(
@@ -287,7 +288,7 @@ class InsertCall:
         return canonical
 
     def _require_announced(self, segment: pb.Segment, found: tuple[str, ...]) -> None:
-        """Refuse a record that takes other codecs than its place in the table of encodings says."""
+        """Refuse a record that uses codecs other than those announced for its encoding."""
         announced = self._encodings[segment.encoding - 1]
         if not announced.issuperset(found):
             raise InvalidRequestError(
@@ -299,7 +300,7 @@ class InsertCall:
 
 
 class _Outbox:
-    """What is to be said, until it is said. Safe in many threads."""
+    """Collects the news for the client until it is sent. Thread-safe."""
 
     def __init__(self, draining_s: Callable[[], float | None]) -> None:
         self._draining_s = draining_s
@@ -325,7 +326,7 @@ class _Outbox:
         with self._changed:
             for told in news:
                 if isinstance(told, ItemProgress):
-                    # The latest of an item says it all.
+                    # An item's latest progress includes all earlier progress.
                     self._progress[told.item] = told
                 else:
                     self._progress.pop(told.item, None)
@@ -349,14 +350,14 @@ class _Outbox:
             self._changed.notify()
 
     def fail(self, error: BaseException) -> None:
-        """End the call with an error; the first one counts."""
+        """End the call with an error; only the first error counts."""
         with self._changed:
             self._error = self._error or error
             self._closed = True
             self._changed.notify()
 
     def messages(self) -> Iterator[bytes]:
-        """Yield messages as there is something to say; raises the call's error at the end."""
+        """Yield messages as news arrives; raises the call's error at the end."""
         while True:
             with self._changed:
                 self._changed.wait_for(self._has_news, timeout=_ACKNOWLEDGE_S)
@@ -372,7 +373,7 @@ class _Outbox:
             raise self._error
 
     def _to_messages(self, response: pb.InsertResponse, results: list[ItemResult]) -> Iterator[bytes]:
-        """Yield what is to be said, the results in as many messages as they take, and at the end that there is no more."""
+        """Yield the response, with its results split over as many messages as they need; the last one says `finished`."""
         field = pb.InsertResponse.RESULTS_FIELD_NUMBER
         tail = b""
         if response.HasField("finished"):
@@ -399,7 +400,7 @@ class _Outbox:
         return bool(self._opened is not None or self._progress or self._results or unsaid_bytes >= _ACKNOWLEDGE_BYTES)
 
     def _take(self) -> tuple[pb.InsertResponse, list[ItemResult]]:
-        """Remove what can be said in one message. The lock is held."""
+        """Take the pending news: a response without results, and the results. The lock is held."""
         response = pb.InsertResponse()
         draining_s = self._draining_s()
         if draining_s is not None and not self._told_draining:
@@ -414,11 +415,11 @@ class _Outbox:
             self._acknowledged_bytes = self._received_bytes
             self._acknowledged_s = time.monotonic()
         if acknowledges or progress:
-            # Both at once, whatever the occasion: a sender takes each word for the latest.
+            # Always send both: the sender takes each Progress message as the current state of both.
             response.progress.acknowledged_payload_bytes = self._acknowledged_bytes
             response.progress.items.extend(map(progress_to, progress.values()))
         if self._finished is not None:
-            # All results are here by now.
+            # All results have been reported by now, so `finished` cannot overtake one.
             succeeded, failed = self._finished
             self._finished = None
             response.finished.SetInParent()
@@ -427,7 +428,7 @@ class _Outbox:
 
 
 def _to_opened(items: list[ItemProgress], last: pb.InsertOpened) -> Iterator[bytes]:
-    """Fill `last` with the items, or with the last of them after messages with those that come before."""
+    """Put the items into `last`; if they do not fit, yield messages with the earlier ones first."""
     last.max_unacknowledged_bytes = UNACKNOWLEDGED_BYTES_MAX
     held: list[pb.ItemStatus] | None = None
     for part in answers(items, progress_to):
@@ -439,7 +440,7 @@ def _to_opened(items: list[ItemProgress], last: pb.InsertOpened) -> Iterator[byt
 
 
 def progress_to(progress: ItemProgress) -> pb.ItemStatus:
-    """Return how far an item is, as it travels."""
+    """Convert an item's progress."""
     message = pb.ItemStatus(item=progress.item, committed_bytes=progress.committed_bytes, status=status_pb2.Status())
     if progress.tensor is None:
         message.tensor.id = progress.id
@@ -450,19 +451,19 @@ def progress_to(progress: ItemProgress) -> pb.ItemStatus:
 
 
 class _ResultMessage:
-    """A message that is filled with one result after the other."""
+    """A message that is reused for one result after the other."""
 
     def __init__(self) -> None:
         self._message = pb.ItemStatus(status=status_pb2.Status())
         self._tensor = TensorMessage(self._message.tensor)
 
     def serialize(self, result: ItemResult) -> bytes:
-        """Return what became of an item, as it travels."""
+        """Serialize the result of an item."""
         message, tensor = self._message, result.outcome
         if isinstance(tensor, Exception):
             return pb.ItemStatus(item=result.item, status=status_of(tensor, call="Insert")).SerializeToString()
         message.item = result.item
-        # Validated only, it has no generation, and nothing of it is there.
+        # A tensor that was only validated has no generation, and nothing of it is stored.
         message.committed_bytes = tensor.spec.canonical_bytes if tensor.generation else 0
         message.outcome = outcome_to(tensor)
         self._tensor.fill(tensor)

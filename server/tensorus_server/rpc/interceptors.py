@@ -1,7 +1,7 @@
-"""What every call gets, in this order: admission, then the call, then errors as the contract wants them.
+"""Wraps every call: admits it, runs it, and converts its errors into the statuses of the contract.
 
-Requests come in as raw bytes and are parsed here, on the call's own thread. gRPC would parse them on one thread for all calls,
-and answer those that do not parse with INTERNAL, without a reason, and with a traceback in the log.
+Requests arrive as raw bytes and are parsed here, on the call's own thread. gRPC itself would parse the requests of all calls on
+one thread; for a request that does not parse it would return INTERNAL without a reason, and log a traceback.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Request = TypeVar("Request", bound=Message)
 
 
 def parsed(raw: bytes, request_type: type[Request]) -> Request:
-    """Return the request that `raw` is.
+    """Parse a request.
 
     Raises:
-        InvalidRequestError: it is no such message.
+        InvalidRequestError: `raw` is not a `request_type`.
     """
     try:
         return request_type.FromString(raw)
@@ -41,7 +41,7 @@ def parsed(raw: bytes, request_type: type[Request]) -> Request:
 def guard_unary(
     call: str, method: Callable[[Any], Message], request_type: type[Message], admission: Admission
 ) -> Callable[[bytes, grpc.ServicerContext], bytes]:
-    """Return `method` as gRPC calls it: one raw message in, one raw message out.
+    """Wrap `method` as a gRPC handler that takes one raw message and returns one.
 
     Args:
         method: takes a `request_type`; `Any`, since only the table of methods knows which.
@@ -61,10 +61,10 @@ def guard_unary(
 def guard_stream(
     call: str, method: Callable[[Any, Place], Iterator[bytes]], admission: Admission
 ) -> Callable[[Any, grpc.ServicerContext], Iterator[bytes]]:
-    """Return `method` as gRPC calls it: one raw message, or an iterator of them, in; many raw messages out.
+    """Wrap `method` as a gRPC handler that takes one raw message, or an iterator of them, and yields raw messages.
 
     Args:
-        method: takes the message or messages, and the place of its stream.
+        method: takes the message or the iterator, and the stream's place.
     """
 
     @functools.wraps(method)
@@ -90,25 +90,26 @@ def guard_upload(
     *,
     memory_bytes: int,
 ) -> Callable[[Iterator[bytes], grpc.ServicerContext], bytes]:
-    """Return `method` as gRPC calls it; many raw messages in, one raw message out.
+    """Wrap `method` as a gRPC handler that takes an iterator of raw messages and returns one.
 
     Args:
-        method: takes the messages, and what to call from time to time while nothing else shows whether the caller still waits.
-        memory_bytes: what one call borrows of the memory budget.
+        method: takes the messages and a function that raises if the caller has gone. It calls the function now and then while
+            it computes, because it does not notice otherwise.
+        memory_bytes: what one call reserves of the memory budget.
     """
 
     @functools.wraps(method)
     def guarded(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         def require_caller() -> None:
             if not context.is_active():
-                # As the messages raise it.
+                # The same error that iterating over the messages would raise.
                 raise grpc.RpcError
 
         try:
             with admission.stream(_cancelling(call, context), is_active=context.is_active) as place:
                 return method(place.requests(messages, memory_bytes), require_caller)
         except grpc.RpcError:
-            # The caller has gone: nobody waits for an answer.
+            # The caller has gone, so the answer goes nowhere.
             return b""
         except Exception as error:  # noqa: BLE001 - the last place to turn it into a status
             _end_with(error, call, context)
@@ -117,9 +118,9 @@ def guard_upload(
 
 
 def _cancelling(call: str, context: grpc.ServicerContext) -> Callable[[StreamStalledError], None]:
-    """Return what ends a call whose thread waits in gRPC.
+    """Return a function that ends a call whose thread is blocked in gRPC.
 
-    Nothing but cancelling reaches it there: the client gets CANCELLED without a reason, and the log has the reason.
+    Only cancelling the call wakes such a thread. The client then gets CANCELLED without a reason; the log has the reason.
     """
 
     def cancel(error: StreamStalledError) -> None:
@@ -134,7 +135,7 @@ def _end_with(error: Exception, call: str, context: grpc.ServicerContext) -> NoR
     trailers: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status.SerializeToString())]
     retry_after_s = retry_delay_s(error)
     if retry_after_s is not None:
-        # What gRPC's own retries go by.
+        # gRPC's built-in retries read this trailer.
         trailers.append(("grpc-retry-pushback-ms", str(int(1000 * retry_after_s))))
     context.set_trailing_metadata(tuple(trailers))
     context.abort(code_of(error), status.message)

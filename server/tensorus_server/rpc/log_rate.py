@@ -1,4 +1,4 @@
-"""A log that a client cannot fill: of lines of one kind, so many in a while, and then how many there were."""
+"""Rate-limits log lines, so that a client cannot fill the log: each kind gets so many per window, then a count of the rest."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 __all__ = ["LogRate"]
 
 _LINES_MAX = 20
-"""Of one kind in one window."""
+"""Lines of one kind in one window."""
 
 _WINDOW_S = 10.0
-"""With about 25 reasons for a refusal, and lines of up to 1.2 KiB, a log grows by 60 KiB a second at the very worst."""
+"""Length of a window. With about 25 kinds (reasons), and lines of up to 1.2 KiB, a log grows by at most 60 KiB a second."""
 
 
 class LogRate:
-    """Logs lines of a kind up to a rate. Safe in many threads.
+    """Logs up to `_LINES_MAX` lines of each kind per window. Thread-safe.
 
-    A logger that is set to DEBUG gets all of them: whoever turned that on asked for it.
+    A logger that is set to DEBUG gets all lines: someone who sets that wants to see them.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -29,7 +29,7 @@ class LogRate:
         self._windows: dict[str, _Window] = {}
 
     def log(self, level: int, kind: str, text: str, *arguments: object) -> None:
-        """Log a line, unless there were too many of its kind; arguments as of `Logger.log`."""
+        """Log a line, unless its kind has used up its window; `text` and `arguments` are those of `Logger.log`."""
         if not self._logger.isEnabledFor(level):
             return
         if self._logger.isEnabledFor(logging.DEBUG):
@@ -56,7 +56,7 @@ class _Window:
     lines: int = 0
 
     def begin_if_over(self, now_s: float) -> int:
-        """Begin anew where the time is over; return how many lines of the one before were not logged."""
+        """Start a new window if this one has expired; return how many lines the old one suppressed."""
         if now_s - self.began_s < _WINDOW_S and self.lines:
             return 0
         suppressed = max(self.lines - _LINES_MAX, 0)

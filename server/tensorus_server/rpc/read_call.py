@@ -1,7 +1,7 @@
-"""One Get or Query call: tensors in, messages out.
+"""One Get or Query call: turns tensors into response messages.
 
-A tensor that cannot be read, or not to its end, gets a status in band and the others go on, unless the caller wants to fail
-fast.
+If a tensor cannot be read completely, its error is sent in band and the call continues with the next tensor, unless the caller
+asked to fail fast.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class ReadCall:
 
         Args:
             call: the method's name, for the log.
-            borrow: holds so much of the memory budget, at least, and waits for it.
+            borrow: reserves at least so many bytes of the memory budget; blocks until they are free.
 
         Raises:
-            UnsupportedDTypeError: an unknown dtype to cast to.
-            InvalidRequestError: messages that are too small.
+            UnsupportedDTypeError: this version does not know the dtype to cast to.
+            InvalidRequestError: the client asks for smaller messages than the server sends.
         """
         payload_bytes_max = options.max_payload_bytes if options.HasField("max_payload_bytes") else PAYLOAD_BYTES_MAX
         if payload_bytes_max < PAYLOAD_BYTES_MIN:
@@ -79,7 +79,8 @@ class ReadCall:
         """Yield the call's responses; items are numbered in the order of `wanted`.
 
         Args:
-            selection: behind `wanted`: messages at whose end every item is complete say how to go on from there.
+            selection: the source of `wanted`, where the call can be resumed: a message that ends with a complete item then
+                carries a token to resume after it.
         """
         for item, (found, part) in enumerate(wanted):
             if not (self._headers_only or isinstance(found, Exception)):
@@ -102,14 +103,14 @@ class ReadCall:
         yield from self._packer.flush()
 
     def _borrow_for(self, tensor: Tensor) -> None:
-        """Borrow memory once the call reads more than a small one may."""
+        """Reserve memory once the call has read more than `SMALL_READ_BYTES`."""
         if self._bytes_left_small >= 0:
             self._bytes_left_small -= tensor.spec.canonical_bytes
             if self._bytes_left_small < 0:
                 self._borrow(READ_STREAM_BYTES)
 
     def _inline(self, tensor: Tensor, part: Part) -> Piece | None:
-        """Return the tensor where all of it is asked for, and is here already; see `inline.py`."""
+        """Return the whole tensor if it is stored inline and requested whole and uncast; None otherwise. See `inline.py`."""
         if part is not None or self._as_dtype is not None or self._headers_only:
             return None
         return read_inline(tensor, self._accepted_codecs, record_bytes_max=self._payload_bytes_max)

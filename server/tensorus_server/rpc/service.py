@@ -1,7 +1,6 @@
-"""The gRPC service: protobuf in, protobuf out, and no rules of its own.
+"""The gRPC service: translates between protobuf and the engine, and adds no rules of its own.
 
-All calls carry raw bytes: requests are parsed on the call's own thread, and never in a deserializer, of which one thread serves
-all calls.
+gRPC hands over raw bytes. Each call parses its request on its own thread, because gRPC's deserializers share one thread.
 """
 
 from __future__ import annotations
@@ -49,19 +48,19 @@ M = TypeVar("M", bound=Message)
 SERVICE_NAME = "tensorus.v1.TensorService"
 
 UNIMPLEMENTED = ("Verify",)
-"""Calls of the contract that answer UNIMPLEMENTED; docs/PROTOCOL.md lists them, and a test compares the lists."""
+"""Calls of the contract that return UNIMPLEMENTED. docs/PROTOCOL.md lists them too; a test compares the two lists."""
 
 
 class TensorService:
     """The calls of `tensorus.v1.TensorService` on one engine."""
 
     def __init__(self, engine: Engine, admission: Admission) -> None:
-        """Serve `engine` to those whom `admission` lets in."""
+        """Serve `engine` to the calls that `admission` admits."""
         self._engine = engine
         self._admission = admission
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """Return what a gRPC server needs to serve the calls."""
+        """Return the handler that a gRPC server dispatches the calls to."""
         unary: dict[str, tuple[Any, Any]] = {
             "GetCapabilities": (self.get_capabilities, pb.GetCapabilitiesRequest),
             "CreateDataset": (self.create_dataset, pb.CreateDatasetRequest),
@@ -87,13 +86,13 @@ class TensorService:
         explain = guard_upload("ExplainPolicy", explain_policy, self._admission, memory_bytes=EXPLAIN_STREAM_BYTES)
         handlers["ExplainPolicy"] = grpc.stream_unary_rpc_method_handler(explain)
         for name in UNIMPLEMENTED:
-            # As a stream of raw bytes both ways it answers whatever the contract says of it.
+            # A handler that streams in both directions accepts every kind of call, unary ones included.
             guarded = guard_stream(name, _unimplemented(name), self._admission)
             handlers[name] = grpc.stream_stream_rpc_method_handler(guarded)
         return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
 
     def get_capabilities(self, _: pb.GetCapabilitiesRequest) -> pb.GetCapabilitiesResponse:
-        """Limits, codecs and presets."""
+        """Return version, limits, codecs, presets and features."""
         return capabilities()
 
     def create_dataset(self, request: pb.CreateDatasetRequest) -> pb.CreateDatasetResponse:
@@ -112,7 +111,7 @@ class TensorService:
         _, token = self._engine.list_datasets(
             page_size=request.page_size, page_token=request.page_token, take=answer.take
         )
-        datasets, damages = _apart(answer.entries, pb.Dataset)
+        datasets, damages = _split(answer.entries, pb.Dataset)
         return pb.ListDatasetsResponse(datasets=datasets, damages=damages, next_page_token=token)
 
     def update_dataset(self, request: pb.UpdateDatasetRequest) -> pb.UpdateDatasetResponse:
@@ -134,12 +133,13 @@ class TensorService:
 
     def insert(self, messages: Iterator[bytes], place: Place) -> Iterator[bytes]:
         """Write tensors."""
+        # An Insert that waits for its client needs no memory: its chunks are encoded and written.
         place.gives_back = True
         requests = place.requests(messages, INSERT_STREAM_BYTES)
         return InsertCall(self._engine, requests, place, lambda: self._admission.draining_s).responses()
 
     def get_insert_status(self, request: pb.GetInsertStatusRequest) -> pb.GetInsertStatusResponse:
-        """Return what of an insert is durable."""
+        """Return a page of an insert's items, with how much of each is durable."""
         answer = Answer(progress_to)
         _, finished, token = self._engine.insert_status(
             request.request_id, page_token=request.page_token, take=answer.take
@@ -147,12 +147,12 @@ class TensorService:
         return pb.GetInsertStatusResponse(items=answer.entries, finished=finished, next_page_token=token)
 
     def cancel_insert(self, request: pb.CancelInsertRequest) -> pb.CancelInsertResponse:
-        """Drop what of an insert is not complete."""
+        """Drop an insert's unfinished items."""
         self._engine.cancel_insert(request.request_id)
         return pb.CancelInsertResponse()
 
     def get(self, raw: bytes, place: Place) -> Iterator[bytes]:
-        """Read tensors by id; a raw GetRequest."""
+        """Read tensors by id; `raw` is a GetRequest."""
         request = parsed(raw, pb.GetRequest)
         options, fail_fast = request.options, request.fail_fast
         call = ReadCall("Get", self._engine.reader, pb.GetResponse, options, borrow=place.borrow, fail_fast=fail_fast)
@@ -161,7 +161,7 @@ class TensorService:
         return call.responses((tensor, read.part) for tensor, read in zip(found, reads, strict=True))
 
     def query(self, raw: bytes, place: Place) -> Iterator[bytes]:
-        """Read the tensors that match a filter; a raw QueryRequest."""
+        """Read the tensors that match a filter; `raw` is a QueryRequest."""
         request = parsed(raw, pb.QueryRequest)
         options = request.options
         call = ReadCall("Query", self._engine.reader, pb.QueryResponse, options, borrow=place.borrow, fail_fast=False)
@@ -182,7 +182,7 @@ class TensorService:
             page_token=request.page_token,
             take=answer.take,
         )
-        tensors, damages = _apart(answer.entries, pb.Tensor)
+        tensors, damages = _split(answer.entries, pb.Tensor)
         return pb.ListTensorsResponse(tensors=tensors, damages=damages, next_page_token=token)
 
     def update_tensor(self, request: pb.UpdateTensorRequest) -> pb.UpdateTensorResponse:
@@ -194,7 +194,7 @@ class TensorService:
 
     def delete_tensors(self, request: pb.DeleteTensorsRequest) -> pb.DeleteTensorsResponse:
         """Delete tensors."""
-        # The answer may have to repeat every id: it fits where the request does.
+        # The answer may have to repeat every id. It fits into a message if the request does.
         require_message_size(request.ByteSize(), dataset=request.dataset)
         deleted = set(self._engine.delete_tensors(request.dataset, list(request.ids)))
         missing_ids = dict.fromkeys(tensor_id for tensor_id in request.ids if tensor_id not in deleted)
@@ -202,7 +202,7 @@ class TensorService:
 
 
 def _or_damage(convert: Callable[[T], M], call: str) -> Callable[[T | DataCorruptError], M | pb.Damage]:
-    """Return what makes a message of what was found, or of why it could not be read."""
+    """Return a function that converts an entry with `convert`, or to a Damage if it could not be read."""
 
     def converted(found: T | DataCorruptError) -> M | pb.Damage:
         return _damage_to(found, call) if isinstance(found, DataCorruptError) else convert(found)
@@ -210,8 +210,8 @@ def _or_damage(convert: Callable[[T], M], call: str) -> Callable[[T | DataCorrup
     return converted
 
 
-def _apart(entries: Iterable[Message], kind: type[M]) -> tuple[list[M], list[pb.Damage]]:
-    """Return the messages of this kind, and the damages among them."""
+def _split(entries: Iterable[Message], kind: type[M]) -> tuple[list[M], list[pb.Damage]]:
+    """Split entries into messages of this kind and Damage messages."""
     messages = list(entries)
     intact = [message for message in messages if isinstance(message, kind)]
     return intact, [message for message in messages if isinstance(message, pb.Damage)]
@@ -234,7 +234,7 @@ def _query_from(request: pb.QueryRequest) -> Query:
     )
 
 
-def _unimplemented(name: str) -> Any:  # `Any`: it stands in for methods of every shape
+def _unimplemented(name: str) -> Any:  # `Any`: it replaces methods with different signatures
     def method(*_: object) -> Iterator[bytes]:
         raise UnimplementedError(f"{name} is not implemented by this version")
 

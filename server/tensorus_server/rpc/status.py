@@ -1,7 +1,7 @@
-"""The one table from an error's reason to its gRPC code and log level, and errors as they travel.
+"""Maps each error's reason to its gRPC code and log level, and converts errors to `google.rpc.Status`.
 
-An error of a whole call goes out as its code, its message, and a `google.rpc.Status` in the trailers; an error of one item as
-that same status, in band. An error that nobody foresaw goes out as fixed text with a number under which the log has the rest.
+The error of a whole call is sent as a code, a message, and a status in the trailers. The error of one item is sent in band, as
+the same status. An unexpected error is sent as fixed text with a number; the log has the details under that number.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 __all__ = ["DETAILS_KEY", "ERROR_DOMAIN", "STATUS_BY_REASON", "code_of", "retry_delay_s", "status_of"]
 
 ERROR_DOMAIN = "tensorus"
-"""Of every ErrorInfo."""
+"""The `domain` of every ErrorInfo."""
 
 DETAILS_KEY = "grpc-status-details-bin"
 """The trailer that carries the status. Source: gRPC's convention for rich errors."""
 
 _MESSAGE_BYTES_MAX = 1024
 _FACT_BYTES_MAX = 256
-"""Of UTF-8. Trailers above 8 KiB are dropped on the way, and the error with them: there, a byte of the message that is not
-ASCII takes three, and the message comes a second time, with the facts, in base64."""
+"""UTF-8 bytes of each fact; longer ones are cut, like messages. gRPC drops trailers above 8 KiB, and the error's details with
+them. In trailers, each non-ASCII byte of the message takes three bytes, and the status repeats message and facts in base64."""
 
 STATUS_BY_REASON: dict[str, tuple[grpc.StatusCode, int]] = {
     "DATASET_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, logging.DEBUG),
@@ -69,19 +69,19 @@ STATUS_BY_REASON: dict[str, tuple[grpc.StatusCode, int]] = {
     "DATA_CORRUPT": (grpc.StatusCode.DATA_LOSS, logging.ERROR),
     "INTERNAL": (grpc.StatusCode.INTERNAL, logging.ERROR),
 }
-"""Every reason that this server gives, and how."""
+"""Every reason that this server sends, with its gRPC code and log level."""
 
 _log = logging.getLogger("tensorus_server.calls")
 _rate = LogRate(_log)
 
 
 def code_of(error: BaseException) -> grpc.StatusCode:
-    """Return the gRPC code that the error travels with."""
+    """Return the gRPC code for the error."""
     return STATUS_BY_REASON[reason_of(error)][0]
 
 
 def status_of(error: BaseException, *, call: str) -> status_pb2.Status:
-    """Return the error as it travels, and log it.
+    """Convert the error to a status, and log it.
 
     Args:
         call: the method's name, for the log.
@@ -111,7 +111,7 @@ def status_of(error: BaseException, *, call: str) -> status_pb2.Status:
 
 
 def retry_delay_s(error: BaseException) -> float | None:
-    """Return after how many seconds the caller should try again; None where the error does not say."""
+    """Return after how many seconds the caller should retry; None if the error does not say."""
     found = facts_of(error).get("retry_after_s")
     return None if found is None else float(found)
 
@@ -123,5 +123,5 @@ def _packed(message: Message) -> any_pb2.Any:
 
 
 def _cut(text: str, bytes_max: int) -> str:
-    """Return as much of the beginning as fits; whole characters."""
+    """Return as many whole characters from the start as fit into `bytes_max` of UTF-8."""
     return text.encode(errors="replace")[:bytes_max].decode(errors="ignore")

@@ -414,4 +414,4 @@ class TestSilence:
             assert looked.acquire(timeout=30)
         admission.close()
         admission.close()
-        assert "looking for stalled streams failed" in caplog.text
+        assert "the check for stalled streams failed" in caplog.text

@@ -1,4 +1,4 @@
-"""The catalogue on SQLite."""
+"""The catalogue in SQLite."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["SqliteCatalogue"]
 
 
 class SqliteCatalogue(Catalogue):
-    """One database: a file in WAL mode, synced at every commit; or memory."""
+    """A catalogue in one database, which is a file in WAL mode that is synced at every commit, or is in memory."""
 
     def __init__(
         self,
@@ -37,18 +37,18 @@ class SqliteCatalogue(Catalogue):
         delete_grace_s: float = 3600.0,
         upload_expiry_s: float = 3600.0,
     ) -> None:
-        """Open the catalogue in `folder`, or create it; bring its schema up to date.
+        """Open the catalogue in `folder`, or create it, and migrate its schema.
 
         Args:
-            folder: of the store; must exist, on a local file system. None: the catalogue is kept in memory, until it is closed.
-            payloads: the chunk store, which must be of the same store; None: that is not checked.
+            folder: the store's folder; must exist, on a local file system. None: the catalogue is in memory until it is closed.
+            payloads: the chunk store, which must belong to the same store; None: that is not checked.
             accept_loss: see `EngineConfig`.
             delete_grace_s: how long a deleted tensor's payload stays: at least as long as the longest Get.
             upload_expiry_s: how long after its last mark an upload can be resumed.
 
         Raises:
-            StoreUnavailableError: a newer version wrote it, it does not match the payloads, it is damaged, its SQLite is
-                unsafe, or its file system is remote.
+            StoreUnavailableError: a newer version wrote the catalogue, it does not match the payloads, it is damaged, the
+                SQLite library is unsafe, or the file system is remote.
         """
         self._index_check: IndexCheck | None = None
         if folder is None:
@@ -71,7 +71,7 @@ class SqliteCatalogue(Catalogue):
         self._database.check_writable()
 
     def maintain(self, *, idle: bool) -> None:
-        """Checkpoint the log when it has grown, or when there is time."""
+        """Checkpoint the log if it has grown, or if idle."""
         self._database.checkpoint(idle=idle)
 
     def close(self, timeout_s: float = 30.0) -> None:

@@ -1,11 +1,11 @@
-"""One SQLite file: its connections, its transactions, its log.
+"""A catalogue in one SQLite file: its connections, its transactions and its log.
 
-One connection writes, in transactions that take turns: under a thread lock within the process, and under `flock` on
-`writer.lock` between processes, since SQLite's own busy wait polls and is unfair. A few connections read, each borrowed for
-one short transaction, since an open read transaction keeps the log from being reset.
+One connection writes. Writers take turns: threads by a lock within the process, processes by `flock` on `writer.lock`, because
+SQLite's own busy wait polls and is unfair. A few connections read. Each is lent for one short transaction only, because an open
+read transaction keeps the log from being reset.
 
-Lock order: the thread lock of `turns.py`, its file lock, SQLite's own. Each is waited for only so long; after that the call
-gets `StoreBusyError`, and everything else goes on. `faults.py` says what SQLite's errors become.
+Lock order: the thread lock of `turns.py`, its file lock, then SQLite's own. All waits have timeouts, after which the call fails
+with `StoreBusyError`. `faults.py` maps SQLite's errors.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ if TYPE_CHECKING:
 __all__ = ["Database", "now_us", "select"]
 
 _CLOSE_TIMEOUT_S = 30.0
-"""How long `close` waits for writes and reads that are going on: longer than any statement runs."""
+"""How long `close` waits for writes and reads in progress: longer than any statement runs."""
 
 _CHECKPOINT_BYTES = 16 * 1024 * 1024
-"""Of log since the last checkpoint, then it is copied into the database: small enough to be quick, large enough to be rare."""
+"""Growth of the log after which it is copied into the database: small enough to be quick, large enough to be rare."""
 
 _BLOCKED_S = 5.0
-"""After a checkpoint that readers, or a full disk, kept from its end: each one costs a commit."""
+"""Pause after a checkpoint that readers or a full disk prevented, since each attempt costs a commit."""
 
 _FULL_DISK_TRIES = 20
 _FULL_DISK_WAIT_S = 0.05
@@ -76,12 +76,12 @@ class Database:
         """Open or create `catalogue.db` in `folder` and migrate it.
 
         Args:
-            payloads: whose identity must match, and follows the catalogue's epoch; None: nobody checks.
+            payloads: the chunk store, whose identity must match; None: that is not checked.
             accept_loss: see `EngineConfig`.
 
         Raises:
-            StoreUnavailableError: the file is damaged or no database, a newer version wrote it, it does not match the payloads,
-                the SQLite library is unsafe, or the file system is remote.
+            StoreUnavailableError: the file is damaged or not a database, a newer version wrote it, it does not match the
+                payloads, the SQLite library is unsafe, or the file system is remote.
         """
         require_safe_sqlite()
         require_local(folder)
@@ -91,8 +91,8 @@ class Database:
         self._turns = Turns(folder / "writer.lock")
         self._failure: str | None = None
         self._closed = False
-        # Pages in the log, and how many of them the last checkpoint left in the database. The size of the log's file tells
-        # nothing: it stays as it was when the log begins again at its start.
+        # Pages in the log, and how many of them the last checkpoint copied. The size of the log's file does not tell, because
+        # the file keeps its size when SQLite starts the log again from its beginning.
         self._log_pages = self._copied_pages = 0
         self._epochs = EpochKeeper(self._turns.descriptor, payloads)
         self._blocked_until_s = 0.0
@@ -121,7 +121,7 @@ class Database:
             )
 
     def check_folder(self) -> None:
-        """Notice that the store's folder was removed; from then on there are no more writes."""
+        """Check whether the store's folder was removed; if so, the catalogue takes no more writes."""
         if not self._closed and self._failure is None:
             try:
                 self._epochs.require_folder()
@@ -129,21 +129,21 @@ class Database:
                 self._fail_without_folder(error)
 
     def _fail_without_folder(self, error: FolderRemovedError) -> None:
-        # No error: programs that never close their store remove its folder when they are done with it.
+        # Only a warning, since programs that never close their store may simply delete its folder when they are done.
         _log.warning("%s [%s]", error, self._path.parent)
         self._failure = str(error)
 
     @contextmanager
     def write(self) -> Iterator[apsw.Connection]:
-        """Run the block in one transaction, durable when the block is left; any exception undoes it.
+        """Run the block in one transaction, which is durable when the block ends; any exception rolls it back.
 
         Raises:
-            StoreBusyError: somebody else has the catalogue locked; nothing was written.
+            StoreBusyError: another writer had the catalogue locked for too long; nothing was written.
             StorageFullError: the disk is full; nothing was written.
-            StoreUnavailableError: the outcome of the commit is unknown, now or earlier; or the system does not let it be
-                written, and nothing was.
+            StoreUnavailableError: the outcome of this or an earlier commit is unknown; or the system refused the write, and
+                nothing was written.
         """
-        # A closed catalogue has no lock to take. Only who has the thread lock changes that.
+        # Checked under the thread lock and before the file lock, which a closed catalogue no longer has.
         with self._turns.of_both(self.check_writable):
             try:
                 try:
@@ -166,12 +166,12 @@ class Database:
                 raise engine_error(error, "written") from error
 
     def write_on_full_disk(self, work: Callable[[apsw.Connection], _Result]) -> _Result:
-        """Run `work` in one transaction, durable when this returns, also where no space is left on the disk.
+        """Run `work` in one transaction, which is durable on return, even if no space is left on the disk.
 
-        For what deletes: it makes room, and must not need any. `work` may run several times.
+        This is for deletions, which free space and so must not need any. `work` may run several times.
 
         Raises:
-            StorageFullError: `work` needs more than the spare room, or others use it up as soon as it is free.
+            StorageFullError: `work` needs more than the spare space, or other programs use it up as soon as it is free.
             StoreUnavailableError: see `write`.
         """
         tries_left = _FULL_DISK_TRIES
@@ -184,19 +184,19 @@ class Database:
                     raise
                 tries_left -= 1
                 self._spare.release()
-                # Inserts that fail for want of space give theirs back.
+                # Inserts that fail because the disk is full release their space meanwhile.
                 time.sleep(_FULL_DISK_WAIT_S)
 
     @contextmanager
     def read(self, *, timed: bool = True) -> Iterator[apsw.Connection]:
-        """Lend a connection for one read transaction: what the block sees is one state of the catalogue.
+        """Lend a connection for one read transaction: the block sees a single state of the catalogue.
 
         Args:
-            timed: whether its statements are bounded in time. While one runs, the log is not emptied.
+            timed: whether its statements have a time limit. While the block runs, the log cannot be emptied.
 
         Raises:
             LimitExceededError: a statement ran for longer than `STATEMENT_TIMEOUT_S`.
-            StoreBusyError: another program has the catalogue locked, or all connections are lent for long.
+            StoreBusyError: another program has the catalogue locked, or no connection became free in time.
             StoreUnavailableError: the file cannot be read, or is damaged.
         """
         try:
@@ -208,7 +208,8 @@ class Database:
                 try:
                     yield connection
                 finally:
-                    # An error may have ended the transaction. SQLite refuses to commit one that met a damaged page.
+                    # An error may have ended the transaction already. ROLLBACK rather than COMMIT, because SQLite refuses to
+                    # commit a transaction that met a damaged page.
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
             finally:
@@ -223,7 +224,7 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[apsw.Connection]:
-        """Lend a connection of its own for one read transaction that may take long; its first statement settles what it sees.
+        """Lend a new connection for one read transaction that may take long; its first statement fixes the state it sees.
 
         Raises:
             StoreBusyError: another program has the catalogue locked.
@@ -242,7 +243,7 @@ class Database:
 
     @contextmanager
     def lock_file_if_free(self, name: str) -> Iterator[bool]:
-        """Take the lock file `name`, beside the catalogue, for the block; yields False where another process has it."""
+        """Hold the lock file `name`, next to the catalogue, during the block; yields False if another process holds it."""
         lock = FileLock(self._path.with_name(name))
         try:
             yield lock.acquire_if_free()
@@ -250,14 +251,14 @@ class Database:
             lock.close()
 
     def checkpoint(self, *, idle: bool) -> None:
-        """Copy the log into the database if it has grown; when idle, and no other process writes, empty it.
+        """Copy the log into the database if it has grown; if idle, and no other process writes, also empty it.
 
-        Readers are not disturbed; writers of other processes wait for their turn.
+        Readers are not blocked; writers of other processes wait for their turn.
 
         Raises:
-            StoreUnavailableError: the database could not be synced: what of it is durable only a restart can tell.
+            StoreUnavailableError: the database could not be synced; only a restart can tell what of it is durable.
         """
-        # Pages of the log may replace pages of the database: this is too much rather than too little.
+        # An upper bound of the database's size: some pages of the log replace pages of the database.
         self._spare.keep_up(self._database_bytes + self._log_pages * PAGE_BYTES)
         mode = self._checkpoint_mode(idle=idle)
         if mode is None:
@@ -268,12 +269,12 @@ class Database:
                 held.enter_context(self._turns.of_process())
             elif not held.enter_context(self._turns.of_process_if_free()):
                 return
-            # Never wait for a reader here: the next checkpoint comes soon.
+            # Do not wait for readers here: the next checkpoint will come soon.
             self._writer.set_busy_timeout(0)
             try:
                 self._copy_log_in_spare_room(mode)
             except (apsw.BusyError, apsw.LockedError, apsw.FullError, apsw.NoMemError, apsw.CantOpenError, OSError):
-                # The log stays as long as it has to; nothing is lost.
+                # The log stays until a later checkpoint succeeds; nothing is lost.
                 self._blocked_until_s = time.monotonic() + _BLOCKED_S
             except FolderRemovedError as error:
                 self._fail_without_folder(error)
@@ -287,19 +288,19 @@ class Database:
         try:
             self._copy_log(mode)
         except apsw.FullError:
-            # The log may be what the disk is full of.
+            # The log itself may have filled the disk.
             if not self._spare.release():
                 raise
             self._copy_log(mode)
 
     def _copy_log(self, mode: int) -> None:
-        """Copy the log in two steps, the page with the epoch last; see `epoch`. Both locks are held."""
+        """Copy the log in two steps, so that the page with the epoch is last; see `epoch.py`. Both locks are held."""
         with self._pinned_log():
             self._raise_epoch()
             self._epochs.make_due()
             pages, copied = self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         if copied < self._log_pages - 1:
-            # Readers need a part of the log as it is; the next checkpoint copies the rest.
+            # Readers still use part of the log; the next checkpoint copies the rest.
             self._log_pages, self._copied_pages = pages, copied
             self._blocked_until_s = time.monotonic() + _BLOCKED_S
             return
@@ -308,7 +309,7 @@ class Database:
 
     @contextmanager
     def _pinned_log(self) -> Iterator[None]:
-        """Keep what is committed within the block from being copied into the database."""
+        """Prevent commits within the block from being copied into the database."""
         self._pin.execute("BEGIN")
         try:
             read_identity(self._pin)
@@ -317,7 +318,7 @@ class Database:
             self._pin.execute("COMMIT")
 
     def _raise_epoch(self) -> None:
-        """Raise the epoch in a transaction of its own. It is one page: the log grows by one. Both locks are held."""
+        """Raise the epoch in a separate transaction, which adds one page to the log. Both locks are held."""
         self._epochs.make_due()
         self._writer.execute("BEGIN IMMEDIATE")
         try:
@@ -330,7 +331,7 @@ class Database:
             self._publish(raised)
 
     def _checkpoint_mode(self, *, idle: bool) -> int | None:
-        """Return which checkpoint is due, if any."""
+        """Return the mode of the checkpoint that is due, or None."""
         if self._closed or self._failure is not None or time.monotonic() < self._blocked_until_s:
             return None
         if idle:
@@ -343,18 +344,18 @@ class Database:
         return apsw.SQLITE_CHECKPOINT_PASSIVE if new_bytes >= _CHECKPOINT_BYTES else None
 
     def _note_log(self, _: apsw.Connection, __: str, pages: int) -> int:
-        """Take SQLite's word, after a commit, for how many pages the log has."""
+        """Record the number of pages in the log; SQLite calls this after each commit."""
         if pages < self._log_pages:
-            # It begins again at its start.
+            # SQLite has started the log again from its beginning.
             self._copied_pages = 0
         self._log_pages = pages
         return apsw.SQLITE_OK
 
     def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
-        """Empty the log and close every connection. Idempotent; waits for reads and writes that are going on, so long each.
+        """Empty the log and close all connections. Idempotent; waits up to `timeout_s` each for writes and for reads.
 
         Raises:
-            StoreBusyError: a write or a read does not end. What it uses stays open, until the process ends.
+            StoreBusyError: a write or a read did not end in time. Its connection stays open until the process ends.
         """
         with self._turns.of_thread(timeout_s):
             if self._closed:
@@ -362,7 +363,7 @@ class Database:
             self._closed = True
             all_back = self._readers.close(timeout_s)
             with self._turns.of_process_if_free() as is_free:
-                # Where another process writes, it does so later.
+                # If another process is writing, that process empties the log later.
                 emptied = is_free and all_back and self._failure is None and self._empty_log()
                 self._spare.keep_up(self._database_bytes)
             self._pin.close()
@@ -372,16 +373,16 @@ class Database:
             raise StoreBusyError(f"a read of the catalogue has not ended after {timeout_s:.0f} s")
 
     def _close_writer(self, *, copy_log: bool) -> None:
-        """Close the connection; the last one of all processes removes the log, if it may copy it."""
+        """Close the connection. If it is the last one of all processes, SQLite removes the log, after copying it if allowed."""
         if not copy_log:
-            # SQLite would copy the log in its own way, and the database would have the epoch before it has the rest.
+            # SQLite would copy the pages in any order, so the epoch might reach the database before the rest does.
             self._writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         self._writer.close()
 
     def _empty_log(self) -> bool:
-        """Copy and empty the log as far as that is possible, and return whether nothing of it is left."""
+        """Copy and empty the log if possible, and return whether it is empty."""
         with suppress(apsw.Error, EngineError, FolderRemovedError, OSError):
-            # Where another process reads, the log stays.
+            # Do not wait for readers of other processes; the log then stays.
             self._writer.set_busy_timeout(0)
             if self._log_path.stat().st_size:
                 self._copy_log(apsw.SQLITE_CHECKPOINT_TRUNCATE)
@@ -397,7 +398,8 @@ class Database:
             opening.require_no_payloads(self._path, self._payloads)
         opening.secure_files(self._path)
         self._epochs.make_due()
-        # Who makes the file turns it to WAL mode, and for that SQLite waits for nobody: others would be told "busy".
+        # Under the file lock, because a new file is switched to WAL mode here. SQLite does not wait for locks in that step, so
+        # concurrent openings would fail as busy.
         self._writer = connect(self._path, create=True)
         try:
             self._writer.execute("BEGIN EXCLUSIVE")
@@ -410,7 +412,7 @@ class Database:
             self._writer.execute("COMMIT")
             if self._payloads is not None:
                 identity = read_identity(self._writer)
-                # Where a loss is accepted, what the payloads say may be damaged.
+                # If a loss is accepted, the identity file may be damaged and is not read.
                 if accept_loss or self._payloads.read_identity() != identity:
                     self._payloads.write_identity(identity)
             self._pin = connect(self._path, create=False)
@@ -424,21 +426,21 @@ class Database:
         try:
             self._writer.execute("COMMIT")
         except apsw.FullError:
-            # The log could not grow: the transaction is still open, and its outcome is ours to decide.
+            # The log could not grow. The transaction is still open, so it can be rolled back with a known outcome.
             self._roll_back()
             raise
         except Exception as error:
-            # Whether the log was synced, nobody knows. Not even a retry could tell: Linux reports a failed sync once.
+            # The log may or may not be on the disk. A retry could not tell either: Linux reports a failed fsync only once.
             self._failure = str(error)
             self._roll_back()
             raise StoreUnavailableError(f"the outcome of a commit is unknown until a restart: {error}") from error
 
     def _publish(self, raised: StoreIdentity) -> None:
-        """Have the chunk store follow a commit that raised the epoch."""
+        """Write the epoch to the chunk store after the commit that raised it."""
         try:
             self._epochs.publish(raised)
         except (EngineError, OSError) as error:
-            # The commit is durable, and nobody would notice if the log that holds it were lost.
+            # The commit is durable, but if its log were lost, that would not be detected.
             self._failure = str(error)
             raise StoreUnavailableError(f"the outcome of a commit is unknown until a restart: {error}") from error
 
@@ -447,14 +449,14 @@ class Database:
             return
         try:
             self._writer.execute("ROLLBACK")
-        except Exception as error:  # noqa: BLE001 - what made it necessary is on its way to the caller, and says more
+        except Exception as error:  # noqa: BLE001 - the caller gets the original error, which says more
             if self._writer.in_transaction:
-                # The next transaction could not begin.
+                # The connection is unusable, since the next BEGIN would fail.
                 self._failure = self._failure or f"a transaction could not be undone: {error}"
 
 
 def select(
     connection: apsw.Connection, statement: str, parameters: apsw.Bindings | None = None
 ) -> list[tuple[Any, ...]]:
-    """Return all rows of one statement. What a column holds the schema says, and no type here can: hence `Any`."""
+    """Return all rows of one statement. `Any`: the types of the columns are known only to the schema."""
     return connection.execute(statement, parameters).fetchall()

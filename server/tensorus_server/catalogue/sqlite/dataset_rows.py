@@ -1,6 +1,6 @@
-"""Rows of the dataset table. A row has a checksum over all of its columns, which is verified whenever the row is read.
+"""Reads rows of the dataset table. Each row has a checksum over all its columns, which every read verifies.
 
-The row of a deleted dataset stays until its tensors are removed. Only `deleted_dataset` returns it.
+The row of a deleted dataset stays until its tensors are deleted. Only `deleted_dataset` returns it.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _PAGE = 1000
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """A row that is what was written."""
+    """An intact row."""
 
     dataset: Dataset
     last_ordinal: int
-    """Of the newest tensor ever committed into it."""
+    """The ordinal of the newest tensor that was ever committed to the dataset."""
     is_deleted: bool
-    """Whether the dataset is gone for everybody, and its tensors are being removed."""
+    """Whether the dataset was deleted, and its tensors are being deleted in the background."""
     start: int
-    """The checksum of all columns but the last ordinal, which alone changes with every commit."""
+    """The checksum of all columns except the last ordinal, the only one that changes with every commit."""
 
     def checksum(self, last_ordinal: int) -> int:
         """Return the row's checksum with another last ordinal."""
@@ -62,7 +62,7 @@ def find_dataset(connection: apsw.Connection, name: str) -> Dataset:
     """Return the dataset within the connection's transaction.
 
     Raises:
-        DatasetNotFoundError: there is none.
+        DatasetNotFoundError: it does not exist.
         DataCorruptError: its row is damaged.
     """
     for row in datasets_where(connection, "name = ?", name, named=name):
@@ -73,16 +73,16 @@ def find_dataset(connection: apsw.Connection, name: str) -> Dataset:
 
 
 def dataset_number(connection: apsw.Connection, name: str) -> int:
-    """Return the number of a dataset whose row may be damaged otherwise: its tensors have checksums of their own.
+    """Return the number of a dataset, even if its row is damaged elsewhere: its tensors have their own checksums.
 
     Raises:
-        DatasetNotFoundError: there is none.
-        DataCorruptError: nothing says for certain which number it is.
+        DatasetNotFoundError: it does not exist.
+        DataCorruptError: its number cannot be determined reliably.
     """
     try:
         return find_dataset(connection, name).number
     except DataCorruptError as damage:
-        # The index of names has found a row: the row itself must have the name, too.
+        # The index of names led to a damaged row. Search the table itself: exactly one row must have the name.
         try:
             rows = select(connection, "SELECT ds FROM dataset NOT INDEXED WHERE name = ?", (name,))
         except UNREADABLE:
@@ -93,7 +93,7 @@ def dataset_number(connection: apsw.Connection, name: str) -> int:
 
 
 def all_datasets(connection: apsw.Connection) -> list[DatasetRow | DataCorruptError]:
-    """Return all datasets in order of creation; a damaged one as an error in its place."""
+    """Return all datasets in order of creation; for a damaged one, the error in its place."""
     datasets, after = [], 0
     while True:
         page, following = page_of_datasets(connection, after, _PAGE)
@@ -106,11 +106,11 @@ def all_datasets(connection: apsw.Connection) -> list[DatasetRow | DataCorruptEr
 def page_of_datasets(
     connection: apsw.Connection, after: int, size: int
 ) -> tuple[list[tuple[int, DatasetRow | DataCorruptError]], int | None]:
-    """Return the next datasets in order of creation, each with its number, and where the next page begins; None: nowhere.
+    """Return a page of datasets in order of creation, each with its number, and the `after` of the next page, or None.
 
     Args:
-        after: number of the last dataset of the page before.
-        size: datasets of the page, at most.
+        after: number of the last dataset of the previous page.
+        size: largest number of datasets in the page.
     """
     statement = f"SELECT {DATASET_COLUMNS} FROM dataset WHERE ds > ? ORDER BY ds LIMIT ?"
     try:
@@ -127,20 +127,20 @@ def page_of_datasets(
 def datasets_where(
     connection: apsw.Connection, condition: str, value: str | int, *, named: str
 ) -> list[DatasetRow | DataCorruptError]:
-    """Return the dataset for which a condition on one value holds, or the error of a damaged one; nothing if there is none.
+    """Return the dataset that meets a condition on one value, or its error if it is damaged; empty if none does.
 
     Args:
-        named: what a damaged dataset is called in the error.
+        named: the name for a damaged dataset in the error.
     """
     rows = _rows_where(connection, condition, value, named)
     return [row for row in rows if isinstance(row, DataCorruptError) or not row.is_deleted]
 
 
 def deleted_dataset(connection: apsw.Connection) -> int | None:
-    """Return the number of a deleted dataset, the one that was deleted first; None: there is none.
+    """Return the number of the dataset that was deleted first and still has its row; None if there is none.
 
     Raises:
-        DataCorruptError: the only rows that say so are not what was written: nothing of them may be removed.
+        DataCorruptError: all rows that are marked as deleted are damaged, so nothing of them may be deleted.
     """
     damage = None
     for (ds,) in select(connection, "SELECT ds FROM dataset WHERE deleted_us IS NOT NULL ORDER BY deleted_us"):
@@ -196,7 +196,7 @@ def _from_row(row: tuple[Any, ...], name: str) -> DatasetRow | DataCorruptError:
 
 @dataclass(frozen=True)
 class _Fixed:
-    """What the columns of a row say that do not change when a tensor is committed; decoded when the row was verified."""
+    """The columns of a row that a commit of tensors does not change; decoded on demand, after the row was verified."""
 
     columns: tuple[Any, ...]
     start: int
@@ -217,9 +217,9 @@ class _Fixed:
         )
 
 
-# Typed: a number of another type is damage, though it may equal the one that was written.
+# typed=True: a value of another type is damage, even if it compares equal, such as 1.0 for 1.
 @lru_cache(maxsize=256, typed=True)
-def _fixed_columns(*columns: Any) -> _Fixed:  # `Any`: a damaged row has anything
+def _fixed_columns(*columns: Any) -> _Fixed:  # `Any`: a damaged row may hold anything
     return _Fixed(columns, dataset_start(columns), columns[-1] is not None)
 
 

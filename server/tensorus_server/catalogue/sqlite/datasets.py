@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["SqliteDatasetTable"]
 
 _DELETED = "\n"
-"""Begins the names of datasets that are being deleted: no other name has a control character."""
+"""Prefix of the names of datasets that are being deleted. No other name has a control character."""
 
 
 class SqliteDatasetTable(DatasetTable):
@@ -98,8 +98,8 @@ class SqliteDatasetTable(DatasetTable):
 
             def delete(connection: apsw.Connection) -> int:
                 ds = dataset_number(connection, name)
-                # The first statement settles what the snapshot shows: the tensors as they are while nobody else can write.
-                # Counting them takes longer than others are to wait, and happens when the transaction is over.
+                # The first statement fixes the snapshot's state: the tensors as they are during this transaction. They are
+                # counted after it, because that would make other writers wait too long.
                 select(snapshot, "SELECT 1 FROM dataset LIMIT 1")
                 _replace_unreadable(connection, ds)
                 connection.execute(
@@ -122,20 +122,20 @@ class SqliteDatasetTable(DatasetTable):
 
 
 def _sign(connection: apsw.Connection, ds: int) -> None:
-    """Give the dataset's row, as it is now, its checksum."""
+    """Set the checksum of a dataset's row to that of its current columns."""
     ((*fixed, last_ordinal, _),) = select(connection, f"SELECT {DATASET_COLUMNS} FROM dataset WHERE ds = ?", (ds,))
     checksum = dataset_checksum(dataset_start(fixed), last_ordinal)
     connection.execute("UPDATE dataset SET row_checksum = ? WHERE ds = ?", (checksum, ds))
 
 
 def _replace_unreadable(connection: apsw.Connection, ds: int) -> None:
-    """Give a damaged row values that it can be signed with: its dataset is deleted, and nobody needs them any more."""
+    """Replace unreadable values of a damaged row, so that it can be signed; its dataset is deleted and does not need them."""
     if any(isinstance(row, DataCorruptError) for row in datasets_where(connection, "ds = ?", ds, named="")):
         connection.execute("UPDATE dataset SET policy = '{}', schema = '{}' WHERE ds = ?", (ds,))
 
 
 def _recount(connection: apsw.Connection, ds: int) -> None:
-    """Set the last ordinal of a dataset whose row is damaged to that of its newest tensor."""
+    """Set the last ordinal in a damaged row of a dataset to that of its newest tensor."""
     statement = (
         "UPDATE dataset SET last_ordinal = (SELECT coalesce(max(ordinal), 0) FROM tensor WHERE ds = ?1) WHERE ds = ?1"
     )

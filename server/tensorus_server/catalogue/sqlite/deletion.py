@@ -1,7 +1,7 @@
 """Deletes a tensor's row, damaged or not, and leaves its payload to the sweep.
 
-A deletion needs no more of a row than the index of ids and the row's own place. Only the payload's key must be plausible, and
-that of no other tensor: a key that is wrong must never free what another tensor needs.
+A deletion finds the row by the index of ids, and needs only one of its values: the payload's key. The key must be well-formed
+and must not belong to another tensor, because a damaged key must never free a payload that another tensor needs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["PAYLOAD_KEY", "delete_against_indexes", "delete_tensor", "free"]
 
 PAYLOAD_KEY = re.compile(rb"(?:[0-9a-f]{2}/)?[0-9a-f]{32}")
-"""What the key of a payload looks like, in a row that is not damaged."""
+"""The form of a payload's key in an intact row."""
 
 _DELETE = "DELETE FROM tensor WHERE {} RETURNING CAST(key AS BLOB), inline"
 
@@ -35,7 +35,7 @@ def delete_tensor(connection: apsw.Connection, ds: int, tensor_id: str, grace_us
     """Delete a tensor of a dataset, leave its payload to the sweep, and return whether it existed.
 
     Raises:
-        apsw.CorruptError: a page is damaged, or an index says something else about the row than the row itself.
+        apsw.CorruptError: a page is damaged, or the row and an index disagree.
     """
     rows = select(connection, _DELETE.format("ds = ? AND id = ?"), (ds, tensor_id))
     free(connection, rows, f"tensor {tensor_id!r}", now_us() + grace_us)
@@ -43,10 +43,10 @@ def delete_tensor(connection: apsw.Connection, ds: int, tensor_id: str, grace_us
 
 
 def delete_against_indexes(connection: apsw.Connection, ds: int, tensor_id: str, grace_us: int) -> bool:
-    """Do what `delete_tensor` does where the indexes and the row say different things, and rebuild the indexes.
+    """Do what `delete_tensor` does if the row and its indexes disagree, and rebuild the indexes.
 
-    SQLite removes a row's entries from the indexes by the row's values, and calls it damage where there are none. With a
-    writable schema it does not.
+    SQLite finds a row's entries in the indexes by the row's values, and reports damage if an entry is missing. With a writable
+    schema it does not.
 
     Raises:
         apsw.CorruptError: a page is damaged.
@@ -64,11 +64,11 @@ def delete_against_indexes(connection: apsw.Connection, ds: int, tensor_id: str,
 
 
 def free(connection: apsw.Connection, rows: list[tuple[Any, ...]], deleted: str, delete_after_us: int) -> None:
-    """Leave the payloads of tensor rows that were deleted to the sweep.
+    """Leave the payloads of deleted tensor rows to the sweep, by adding tombstones.
 
     Args:
-        rows: the key, as BLOB, and `inline`.
-        deleted: what they were rows of, for the log.
+        rows: key (as BLOB) and `inline` of each row.
+        deleted: what was deleted, for the log.
     """
     for key, inline in rows:
         if inline:

@@ -1,25 +1,26 @@
-"""When the epoch of a store is raised, so that a catalogue that lost its log is found out.
+"""Raises the epoch of a store so that a catalogue that has lost its log is detected.
 
-The rule that holds at every moment, whoever is killed:
+This invariant holds at every moment, no matter which process is killed:
 
-    Where the log holds a commit that was acknowledged and that is not in the database file, the chunk store's epoch is
+    If the log holds a commit that was reported to a client and is not yet in the database file, the chunk store's epoch is
     higher than the one in the database file.
 
-So a database file without its log is behind its payloads, and `identity.require_match` refuses it. Two things keep the rule:
+So a database file without its log is behind its payloads, and `identity.require_match` refuses it. Commits and checkpoints
+maintain the invariant:
 
 Commits. Copying the log (a checkpoint) brings the epoch in the database file up to the chunk store's. The first commit after
-it raises the epoch, and writes it to the chunk store before anybody is told of the commit. Whether it is due, the processes
-that share the store tell each other by the length of `writer.lock`, which they read and write under its lock:
+that raises the epoch, and writes it to the chunk store before the commit is reported to anyone. The processes that share the
+store record whether the epoch is due in the length of `writer.lock`, which they read and write while they hold its lock:
 
-    0 bytes     the next commit must raise the epoch. So it is after an opening, and from before a log is copied
-    1 byte      the chunk store's epoch is higher than the database file's: commits need not care
+    0 bytes     the next commit must raise the epoch; set when a catalogue is opened, and before a log is copied
+    1 byte      the chunk store's epoch is already higher than the database file's, so commits need not raise it
 
-One that is killed between its commit and the chunk store leaves 0, and the next commit raises the epoch again, whoever's it is.
-In the steady state a commit pays one `fstat`.
+A process that is killed between its commit and the write to the chunk store leaves 0 bytes, so the next commit of any process
+raises the epoch again. In the steady state, the check costs each commit one `fstat`.
 
-Checkpoints. Pages are copied in any order, and a process may be killed halfway. So the page with the epoch comes last: first
-the epoch is raised once more, behind a read transaction that pins the log before this commit; everything up to the pin is
-copied and synced; then the pin goes, and the last page follows.
+Checkpoints. Pages are copied in any order, and a process may be killed halfway. So the page with the epoch must be copied last.
+First the epoch is raised once more, after a read transaction has pinned the log before that commit. Everything up to the pin is
+copied and synced. Then the pin is released, and the last page is copied.
 """
 
 from __future__ import annotations
@@ -38,21 +39,21 @@ __all__ = ["EpochKeeper", "FolderRemovedError", "read_identity"]
 
 
 class FolderRemovedError(Exception):
-    """The files of the store were removed while it was open: what is written is lost. Never leaves the catalogue."""
+    """The store's files were removed while it was open, so writes would be lost. Used only within the catalogue."""
 
     def __init__(self) -> None:
-        """Say so."""
+        """Create the error with its fixed message."""
         super().__init__("the store's folder was removed while it was open; it takes no more writes")
 
 
 class EpochKeeper:
-    """The epoch of one catalogue. Every method needs the lock on `writer.lock`, but for `require_folder`."""
+    """Manages the epoch of one catalogue. All methods except `require_folder` need the lock on `writer.lock`."""
 
     def __init__(self, lock_fd: int, payloads: Payloads | None) -> None:
         """Use the descriptor of `writer.lock`.
 
         Args:
-            payloads: what follows the epoch; None: nothing does, and a lost log is not found out.
+            payloads: the chunk store, which stores the epoch, too; None: a lost log is not detected.
         """
         self._lock_fd = lock_fd
         self._payloads = payloads
@@ -66,7 +67,7 @@ class EpochKeeper:
         """Raise the epoch within the connection's transaction, if that is due.
 
         Returns:
-            What `publish` must be called with after the commit; None: nothing.
+            The identity to call `publish` with after the commit; None: it was not due.
 
         Raises:
             FolderRemovedError: the store's files are gone.
@@ -79,17 +80,17 @@ class EpochKeeper:
         return _identity(connection, "UPDATE store SET epoch = epoch + 1 RETURNING id, epoch")
 
     def publish(self, identity: StoreIdentity) -> None:
-        """Make the chunk store follow, durably, and note that later commits need not care.
+        """Write the epoch to the chunk store, durably, and record that later commits need not raise it.
 
         Raises:
-            StoreUnavailableError, StorageFullError: it could not; nobody may be told of the commit.
+            StoreUnavailableError, StorageFullError: the write failed; the commit must not be reported as successful.
         """
         if self._payloads is not None:
             self._payloads.write_identity(identity)
             os.ftruncate(self._lock_fd, 1)
 
     def make_due(self) -> None:
-        """Have the next commit raise the epoch: before the log is copied, and at an opening."""
+        """Make the next commit raise the epoch; called before the log is copied, and when a catalogue is opened."""
         os.ftruncate(self._lock_fd, 0)
 
 

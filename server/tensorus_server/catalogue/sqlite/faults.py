@@ -1,4 +1,4 @@
-"""What the errors of SQLite, and of the system below it, mean to the engine: one table for every transaction."""
+"""Maps errors of SQLite and of the operating system to errors of the engine, for all transactions."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 __all__ = ["BROKEN", "RETRY_AFTER_S", "engine_error"]
 
 BROKEN = (apsw.IOError, apsw.CorruptError, apsw.NotADBError)
-"""The disk fails, or the file is not what SQLite wrote."""
+"""The disk fails, or the file is damaged."""
 
 RETRY_AFTER_S = 1.0
-"""What those are told who find the catalogue locked."""
+"""When clients are told to retry if the catalogue is locked."""
 
-_PASSING = (apsw.NoMemError, apsw.CantOpenError)
-"""The system had no memory or no descriptor: nothing of the catalogue is at fault."""
+_TRANSIENT = (apsw.NoMemError, apsw.CantOpenError)
+"""The system had no memory or no descriptor left; the catalogue itself is fine."""
 
 _log = logging.getLogger(__name__)
 
 
 def engine_error(error: apsw.Error | OSError, doing: str) -> EngineError:
-    """Return the engine's error for what a transaction raised before its commit; nothing of it was written.
+    """Return the engine's error for an error that a transaction raised before its commit, so that nothing was written.
 
     Args:
-        doing: what was to be done with the catalogue, such as "read".
+        doing: what the transaction was to do with the catalogue, as a participle: "read" or "written".
     """
     if isinstance(error, (apsw.BusyError, apsw.LockedError)):
         return StoreBusyError(
@@ -43,7 +43,7 @@ def engine_error(error: apsw.Error | OSError, doing: str) -> EngineError:
         )
     if isinstance(error, apsw.FullError):
         return StorageFullError("no space is left on the catalogue's disk")
-    if not isinstance(error, (*BROKEN, *_PASSING, OSError)):
-        # A fault of this program, or of an extension of SQLite's: the log has where.
+    if not isinstance(error, (*BROKEN, *_TRANSIENT, OSError)):
+        # Probably a bug in this program, so the log gets the stack.
         _log.error("SQLite refused a statement", exc_info=error)
     return StoreUnavailableError(f"the catalogue cannot be {doing}: {error}")

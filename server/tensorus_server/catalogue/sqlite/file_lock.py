@@ -1,8 +1,8 @@
-"""The lock that writers of several processes take turns by: `flock`, with a limit on the wait.
+"""The lock between writers of several processes: `flock` with a timeout.
 
-`flock` serves those who wait in turn, which polling would not; but it waits for ever, and the process that has the lock may
-have been stopped. So where the lock is not free a helper thread waits for it. Whoever gives up leaves the helper behind. It
-lets go of the lock as soon as it has it, unless somebody wants it again by then.
+`flock` serves waiting processes in order, which polling would not. But it has no timeout, and the process that holds the lock
+may be suspended. So if the lock is taken, a helper thread waits for it. A caller that times out leaves the helper behind. When
+the helper gets the lock, it releases it at once, unless another caller wants it by then.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ __all__ = ["FileLock"]
 
 
 class FileLock:
-    """One thread at a time; other processes as they like."""
+    """A lock between processes. Within a process, only one thread at a time may use it."""
 
     def __init__(self, path: Path) -> None:
-        """Use the file at `path`, which is made if it is not there."""
+        """Use the file at `path`; create it if it does not exist."""
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._changed = threading.Condition()
         self._helper_waits = False
@@ -31,11 +31,11 @@ class FileLock:
 
     @property
     def descriptor(self) -> int:
-        """Of the locked file."""
+        """The descriptor of the locked file."""
         return self._descriptor
 
     def acquire(self, timeout_s: float) -> bool:
-        """Take the lock; False where another process has it for so long."""
+        """Take the lock; return False if another process still has it after `timeout_s`."""
         with self._changed:
             if not self._helper_waits:
                 if self._take_if_free():
@@ -58,16 +58,16 @@ class FileLock:
             return taken
 
     def acquire_if_free(self) -> bool:
-        """Take the lock if nobody has it; return whether it is taken."""
+        """Take the lock if it is free; return whether that succeeded."""
         with self._changed:
             return not self._helper_waits and self._take_if_free()
 
     def release(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file, which also releases the lock."""
         os.close(self._descriptor)
 
     def _take_if_free(self) -> bool:
@@ -78,10 +78,10 @@ class FileLock:
         return True
 
     def _help(self, descriptor: int) -> None:
-        """Wait for the lock, and hand it over to whoever wants it."""
+        """Wait for the lock, and pass it to the caller that wants it."""
         has_it = False
         try:
-            # The lock belongs to both descriptors: closing this one leaves it with the other.
+            # Both descriptors share the lock, so it survives when this one is closed.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             has_it = True
         finally:

@@ -1,14 +1,15 @@
-"""A filter tree as SQL over the tensor row `t`.
+"""Compiles a filter tree to SQL over the tensor row `t`.
 
-Keys and values are bound, column names come from the table below: nothing of a request becomes part of a statement. Every
-condition is true or false, never NULL, so that NOT is the exact complement.
+Keys and values are bound parameters, and column names come from the tables below, so no part of a request becomes part of a
+statement. Every condition is true or false, never NULL, so that NOT is the exact complement.
 
-A condition on metadata is an EXISTS over `attr`. The most selective condition that must hold drives the search as
-`t.seq IN (...)` instead: found by counting each one up to `_PROBE_MAX` rows. Measured, 200,000 tensors, page of 100: without
-a driver a selective range takes 128 ms, with one 0.2 ms; with a driver for a broad range it takes 57 ms, without 0.2 ms.
+A condition on metadata is compiled to an EXISTS over `attr`. The most selective one of those that must hold becomes the driver,
+`t.seq IN (...)`, which determines the rows that are searched. It is found by counting the rows of each one, up to `_PROBE_MAX`.
+Measured with 200,000 tensors and pages of 100: a selective range takes 128 ms without a driver and 0.2 ms with one; a broad
+range takes 57 ms with a driver and 0.2 ms without.
 
-Keys that the index leaves out of a tensor are rows of the index themselves (see `metadata_index`). Where the dataset has such a
-row for the key of a condition, the metadata of the tensors that are marked so are looked at, and the condition does not drive.
+The index also has rows that name keys it leaves out of a tensor (see `metadata_index`). If the dataset has such a row for the
+key of a condition, the metadata of those tensors is read, and the condition cannot be the driver.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ DIMENSION_KEY = "@dim."
 """Prefix of the reserved keys that hold dimensions; no metadata key starts with "@"."""
 
 LEFT_OUT_KEY = "@left_out"
-"""Reserved key; the text is a key of the tensor's metadata that is not in the index."""
+"""Reserved key; its text is a metadata key of the tensor that is not in the index."""
 
 LEFT_OUT_MANY_KEY = "@left_out_many"
-"""Reserved key: any key of the tensor's metadata may be missing from the index."""
+"""Reserved key; any metadata key of the tensor may be missing from the index."""
 
 _PROBE_MAX = 5000
-"""Rows up to which a condition may drive the search."""
+"""Largest number of rows of a condition that may be the driver."""
 
 _TEXT_COLUMNS = {Property.ID: "t.id", Property.DTYPE: "t.dtype", Property.SHAPE: "t.shape"}
 
@@ -84,24 +85,25 @@ _OPERATORS = {
 
 
 def compile_filter(root: Filter | None, ds: int, connection: apsw.Connection) -> Sql:
-    """Return the condition on `t` for tensors of dataset `ds`, with the driver that promises the least work."""
+    """Return the condition on `t` for tensors of dataset `ds`, with the most selective driver."""
     required: list[Filter] = list(root.filters) if isinstance(root, AllOf) else [] if root is None else [root]
     left_out = _LeftOut(ds, connection)
     driver = _choose_driver(required, left_out)
     parts = [_driven(node, ds) if node is driver else _compile(node, left_out) for node in required]
     if driver is None:
-        # A driver finds tensors of the dataset alone, and the dataset's own index must not compete with it.
+        # Only needed without a driver, which selects within the dataset. With one, SQLite might choose the dataset's index
+        # over the driver.
         parts.insert(0, ("t.ds = ?", [ds]))
     return " AND ".join(where for where, _ in parts), [p for _, ps in parts for p in ps]
 
 
 def compile_condition(root: Filter | None, ds: int, connection: apsw.Connection) -> Sql:
-    """Return the condition on `t` for a tensor that is looked at by itself."""
+    """Return the condition on `t` for a single tensor that is read by generation."""
     return ("1", []) if root is None else _compile(root, _LeftOut(ds, connection))
 
 
 class _LeftOut:
-    """Which keys the index leaves out of tensors of one dataset."""
+    """Tells which keys the index leaves out of tensors of one dataset."""
 
     def __init__(self, ds: int, connection: apsw.Connection) -> None:
         self.ds = ds
@@ -109,7 +111,7 @@ class _LeftOut:
         self._known: dict[str, bool] = {}
 
     def has(self, key: str) -> bool:
-        """Whether there is a tensor of which the key may be left out."""
+        """Whether the key may be left out of the index for some tensor."""
         if key not in self._known:
             statement = (
                 "SELECT EXISTS (SELECT 1 FROM attr WHERE ds = ?1 AND key = ?2 AND txt = ?3) "
@@ -123,7 +125,7 @@ class _LeftOut:
         return self._known[key]
 
 
-def _metadata_holds(*arguments: Any) -> int:  # `Any`: SQLite's values, and the condition as the object that it is
+def _metadata_holds(*arguments: Any) -> int:  # `Any`: the condition as a Python object, and a value from SQLite
     node, metadata = arguments
     return int(holds(node, metadata))
 
@@ -188,14 +190,14 @@ def _column_condition(node: Compare | OneOf | Exists | Prefix, field: Property) 
     is_text = field in _TEXT_COLUMNS
     column = _TEXT_COLUMNS[field] if is_text else _NUMBER_COLUMNS[field]
     where, parameters = _value_condition(node, number=None if is_text else column, text=column if is_text else None)
-    # A column may be NULL where the dtype has no such summary; then no condition holds.
+    # A column is NULL if the dtype has no such summary. IS TRUE makes the condition false then.
     return f"(({where}) IS TRUE)", parameters
 
 
 def _attr_condition(node: Filter) -> Sql:
     assert isinstance(node, (Compare, OneOf, Exists, Prefix))
     if isinstance(node.field, Key) and node.field.name.startswith("@"):
-        # No key is called so, see `join_key`: a dimension is not found by the name that it has here.
+        # No metadata key starts with "@" (see `join_key`), so this must not match the reserved keys.
         return "0", []
     key = node.field.name if isinstance(node.field, Key) else f"{DIMENSION_KEY}{getattr(node.field, 'axis', 0)}"
     where, parameters = _value_condition(node, number="a.num", text="a.txt")
@@ -203,7 +205,7 @@ def _attr_condition(node: Filter) -> Sql:
 
 
 def _value_condition(node: Compare | OneOf | Exists | Prefix, *, number: str | None, text: str | None) -> Sql:
-    """Return the condition on a place that holds a number, text, or either, by column."""
+    """Return the condition on a value; `number` and `text` are the columns that may hold it."""
     if isinstance(node, Exists):
         return ("1", []) if number and text else (f"{number or text} IS NOT NULL", [])
     if isinstance(node, Prefix):
@@ -221,7 +223,7 @@ def _value_condition(node: Compare | OneOf | Exists | Prefix, *, number: str | N
 
 
 def _prefix_condition(column: str, prefix: str) -> Sql:
-    """Return a range over text in code point order, which is the order of UTF-8 bytes."""
+    """Return a prefix condition as a range, which an index can answer; SQLite compares text by UTF-8 bytes."""
     if not prefix:
         return f"{column} IS NOT NULL", []
     after = _text_after(prefix)
@@ -231,11 +233,11 @@ def _prefix_condition(column: str, prefix: str) -> Sql:
 
 
 def _text_after(prefix: str) -> str | None:
-    """Return the smallest text above every text with this prefix; None where there is none."""
+    """Return the smallest text above all texts with this prefix; None if there is none."""
     while prefix:
         code_point = ord(prefix[-1]) + 1
         if 0xD800 <= code_point <= 0xDFFF:
-            # Surrogates are no characters.
+            # Skip surrogates, which are not characters.
             code_point = 0xE000
         if code_point <= 0x10FFFF:
             return prefix[:-1] + chr(code_point)

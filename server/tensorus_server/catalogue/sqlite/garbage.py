@@ -1,4 +1,4 @@
-"""Payloads that nothing refers to."""
+"""The table of garbage: payloads that are due to be deleted, and the check for payloads that no row refers to."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _KNOWN = (
     "SELECT CAST(key AS BLOB) FROM tombstone NOT INDEXED",
     "SELECT CAST('uploads/' || payload_key AS BLOB) FROM upload NOT INDEXED",
 )
-"""A statement for each table, which goes from page to page without looking anything up: a damaged page hides no other. As
-BLOB, since what is damaged need not be text."""
+"""One statement per table, each a plain scan, because index look-ups in a damaged index would miss rows. Keys are read as BLOB,
+because damaged ones may not be valid text."""
 
 _COLUMNS = ", ".join(f't."{name}"' for name in TENSOR_COLUMNS)
 _DS = TENSOR_COLUMNS.index("ds")
@@ -54,7 +54,7 @@ class SqliteGarbageTable(GarbageTable):
         by_us = 2**63 - 1 if in_grace else now_us()
         with self._database.read() as connection:
             keys = [key for (key,) in select(connection, statement, (by_us, limit))]
-        # What is damaged names no payload, and must not keep the others.
+        # Damaged keys are skipped: they name no payload, and must not stop the others from being deleted.
         return [key.decode() for key in keys if isinstance(key, bytes) and PAYLOAD_KEY.fullmatch(key)]
 
     def delete(self, keys: Collection[str]) -> None:
@@ -92,7 +92,7 @@ class SqliteGarbageTable(GarbageTable):
                 raise DataCorruptError(f"a row of the table tensor is damaged: {error}") from error
 
     def claim_listing(self, every_s: float) -> bool:
-        """See `GarbageTable`. A clock that was set back does not put it off for longer."""
+        """See `GarbageTable`. If the clock was set back, a listing is due at once."""
         due = f"WHERE listed_us NOT BETWEEN ?1 - {int(every_s * 1e6)} + 1 AND ?1"
         with self._database.read() as connection:
             if not select(connection, f"SELECT 1 FROM store {due}", (now_us(),)):

@@ -1,13 +1,13 @@
-"""Compares every index with its table, and rebuilds those that are wrong.
+"""Compares every index with its table, and rebuilds wrong ones.
 
-An index that is damaged hides rows that are there, or finds others than were asked for; all that it knows is in the table, too.
-The check runs when a catalogue is opened: for up to `_AT_OPENING_S` before it is used, and then on, in the background, in
-steps of a few milliseconds with pauses between them. A step takes rows of a table, in the order of its key, and looks up their
-entries in each index. At a table's end the entries are counted: an index that has an entry for each row, and no more, is right.
-Where the table itself is damaged, its indexes stay as they are: they may know rows that it has lost.
+A damaged index hides existing rows or finds wrong ones, but it can be rebuilt, because the table has all its information. The
+check runs when a catalogue is opened: for up to `_AT_OPENING_S` before it is used, then in the background, in steps of a few
+milliseconds with pauses between them. A step reads some rows of a table in key order and looks up their entries in each index.
+At the end of a table, the entries are counted: an index is correct if it has an entry for each row and no others. If the table
+itself is damaged, its indexes stay unchanged, because they may know rows that the table has lost.
 
-A row that is not in an index may itself be what is damaged. Where its checksum says so, the index stays as it is: it then knows
-the row's id better than the row does.
+If an index lacks a row, the row may be the damaged part. If its checksum is wrong, the index stays unchanged, because it still
+has the row's correct id.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _AT_OPENING_S = 0.5
 """Enough for about 50,000 tensors."""
 
 _STEP_ROWS = 2000
-"""Rows of a step: 1 to 3 ms for each index (measured)."""
+"""Rows of a step, which takes 1 to 3 ms per index (measured)."""
 
 _PAUSE_SHARE = 4
-"""A pause is so many times as long as the step before it."""
+"""A pause is this many times as long as the step before it."""
 
 _SUSPECTS_MAX = 50
-"""Rows of a step that are looked at where they are not in an index."""
+"""Rows of a step that an index may lack before it counts as wrong without a check of the rows themselves."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,16 +55,16 @@ _log = logging.getLogger(__name__)
 class _Index:
     name: str
     columns: tuple[str, ...]
-    """All that an entry has, the table's key included."""
+    """All columns of an entry, including the table's key."""
     condition: str
-    """Of the rows that it has entries for; "1": of all."""
+    """The condition of a partial index; "1": it has entries for all rows."""
 
 
 @dataclass(frozen=True)
 class _Table:
     name: str
     source: str
-    """How a FROM clause says that the table itself is to be read, and no index of it."""
+    """The clause that makes SQLite read the table itself instead of an index."""
     key: tuple[str, ...]
     indexes: tuple[_Index, ...]
 
@@ -73,7 +73,7 @@ class IndexCheck:
     """See the module's description."""
 
     def __init__(self, database: Transactions) -> None:
-        """Check for a while, and go on in the background."""
+        """Check for up to `_AT_OPENING_S`, and continue in the background."""
         self._database = database
         self._closing = threading.Event()
         self._thread: Watched | None = None
@@ -85,7 +85,7 @@ class IndexCheck:
         self._thread = Watched("index-check", self._run, _ended)
 
     def close(self, timeout_s: float) -> None:
-        """End the check, finished or not. Idempotent."""
+        """Stop the check if it is still running. Idempotent."""
         self._closing.set()
         if self._thread is None or self._thread.join(timeout_s):
             self._steps.close()
@@ -98,7 +98,7 @@ class IndexCheck:
             self._closing.wait(_PAUSE_SHARE * (time.monotonic() - begun_s))
 
     def _all_steps(self) -> Generator[None]:
-        """Check everything, unless another process is at it; yields after each step."""
+        """Check all tables, unless another process is checking them; yields after each step."""
         with self._database.lock_file_if_free(_LOCK_FILE) as is_free:
             if not is_free:
                 return
@@ -108,11 +108,11 @@ class IndexCheck:
                 try:
                     yield from self._check(table)
                 except _DamagedTableError as damage:
-                    # Its indexes know what it has lost: they stay as they are.
+                    # Its indexes stay unchanged: they may know rows that it has lost.
                     _log.error("the catalogue is damaged: table %s %s", table.name, damage)
 
     def _check(self, table: _Table) -> Iterator[None]:
-        """Check one table; yields after each step. Indexes are only rebuilt from a table that was found to be sound."""
+        """Check one table; yields after each step. Indexes are rebuilt only after the whole table was found intact."""
         wrong: dict[str, _Index] = {}
         after: tuple[Any, ...] | None = ()
         while after is not None:
@@ -135,13 +135,13 @@ class IndexCheck:
             yield
 
     def _look_up(self, table: _Table, after: tuple[Any, ...]) -> tuple[tuple[Any, ...] | None, list[_Index]]:
-        """Look rows up in each index; return the key of the last one, None at the table's end, and indexes that are wrong."""
+        """Look up rows in each index; return the last row's key (None at the table's end) and the wrong indexes."""
         with self._database.read() as connection:
             try:
                 where, bounds, last = _range(connection, table, after)
                 rows = f"FROM {table.name} AS t {table.source} WHERE {where}"
                 keys = select(connection, f"SELECT {', '.join(f't.{column}' for column in table.key)} {rows}", bounds)
-                # Every column that an index has: what cannot be read here is the table's fault, not an index's.
+                # Read all columns that indexes have: an error here shows that the table is damaged, and not an index.
                 columns = sorted({column for index in table.indexes for column in index.columns})
                 select(connection, f"SELECT {', '.join(f'max(t.{column})' for column in columns)} {rows}", bounds)
             except UNREADABLE as error:
@@ -151,7 +151,7 @@ class IndexCheck:
             return last, [index for index in table.indexes if _is_wrong(connection, table, index, (rows, bounds))]
 
     def _count(self, table: _Table, index: _Index) -> tuple[int, int | None]:
-        """Return how many rows there are for an index, and how many entries; None: it cannot be read."""
+        """Return the number of rows that an index should have, and of entries that it has; None: it cannot be read."""
         count = f"SELECT count({index.columns[0]}), count(*) FROM {table.name}"
         condition = f"WHERE {index.condition}"
         with self._database.read() as connection:
@@ -174,7 +174,7 @@ class IndexCheck:
             _log.error("index %s cannot be rebuilt: %s", index.name, error)
 
     def _in_a_transaction(self, rebuild: Callable[[apsw.Connection, str], None], name: str) -> bool:
-        """Return whether it was done; False where a damaged page undid it."""
+        """Run `rebuild` in a transaction; return False if it met a damaged page and was rolled back."""
         try:
             with self._database.write() as connection:
                 try:
@@ -187,25 +187,25 @@ class IndexCheck:
 
 
 class _DamagedTableError(Exception):
-    """A table is not what was written; says in what."""
+    """A table is damaged; the message says how."""
 
 
 class _UndoneError(Exception):
-    """Undoes a transaction that met a damaged page."""
+    """Rolls back a transaction that met a damaged page."""
 
 
 def _ended(error: BaseException) -> None:
-    """Log why the check has ended; a catalogue whose indexes are not checked still serves."""
+    """Log why the check has ended; a catalogue with unchecked indexes still works."""
     _log.error("the catalogue's indexes are not checked any more", exc_info=error)
 
 
 def _advance(steps: Iterator[None]) -> bool:
-    """Do a step, and return whether there are more. What goes wrong ends the check, not the catalogue."""
+    """Do a step, and return whether there are more. An error ends the check, but does not fail the catalogue."""
     try:
         next(steps)
     except StopIteration:
         return False
-    except Exception:  # noqa: BLE001 - a catalogue whose indexes cannot be checked still serves
+    except Exception:  # noqa: BLE001 - a catalogue whose indexes cannot be checked still works
         _log.exception("the catalogue's indexes could not be checked")
         return False
     return True
@@ -224,7 +224,7 @@ def _tables(connection: apsw.Connection) -> list[_Table]:
         indexes = []
         for _, index, _, origin, _ in select(connection, f"PRAGMA index_list({name})"):
             if without_rowid and origin == "pk":
-                # The table itself: for one without rowids, SQLite takes NOT INDEXED for a hint.
+                # This index is the table itself. For a table without rowids, SQLite treats NOT INDEXED only as a hint.
                 source = f"INDEXED BY {index}"
             else:
                 indexes.append(_Index(index, _columns(connection, index), conditions.get(index, "1")))
@@ -243,7 +243,7 @@ def _columns(connection: apsw.Connection, index: str) -> tuple[str, ...]:
 def _range(
     connection: apsw.Connection, table: _Table, after: tuple[Any, ...]
 ) -> tuple[str, tuple[Any, ...], tuple[Any, ...] | None]:
-    """Return the condition of the next rows with its parameters, and the key of the last of them; None: to the end."""
+    """Return a condition that selects the next rows, its parameters, and the last of their keys; None: the table's end."""
     key, marks = f"({', '.join(table.key)})", f"({', '.join('?' * len(table.key))})"
     begin = f"{key} > {marks}" if after else "1"
     columns, order = ", ".join(table.key), ", ".join(table.key)
@@ -258,10 +258,10 @@ def _range(
 
 
 def _is_wrong(connection: apsw.Connection, table: _Table, index: _Index, rows: tuple[str, tuple[Any, ...]]) -> bool:
-    """Whether an index lacks one of these rows that is not itself damaged."""
+    """Whether an index lacks an intact row among these."""
     same = " AND ".join(f"x.{column} IS t.{column}" for column in index.columns)
     key = table.key[0]
-    # The key as the entry says it: SQLite finds a rowid at the entry's end, and an entry may be wrong about its length.
+    # Compare the key as well: SQLite finds the rowid at an entry's end, and a damaged entry may have a wrong length.
     entry = f"SELECT x.{key} FROM {table.name} AS x INDEXED BY {index.name} WHERE {same} AND ({index.condition})"
     statement = f"SELECT t.{key} {rows[0]} AND ({index.condition}) AND ({entry}) IS NOT t.{key} LIMIT ?"
     try:
@@ -296,7 +296,7 @@ def _reindex(connection: apsw.Connection, name: str) -> None:
 
 
 def _replace(connection: apsw.Connection, name: str) -> None:
-    """Rebuild an index whose pages SQLite cannot even clear: with pages of its own; the old ones are used no more."""
+    """Rebuild an index in new pages, if SQLite cannot even clear the old ones, which are then never used again."""
     ((table, sql),) = select(connection, "SELECT tbl_name, sql FROM sqlite_schema WHERE name = ?", (name,))
     if sql is None:
         columns = ", ".join(column for column in _columns(connection, name) if column != "rowid")

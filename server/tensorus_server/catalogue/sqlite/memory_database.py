@@ -1,8 +1,8 @@
-"""A catalogue in memory: one connection, which threads take turns on.
+"""A catalogue in memory: one connection, which threads use in turn.
 
-It has no file, so that nothing is synced, logged or locked, and a commit costs no call of the system. No other process has it,
-and it is gone when it is closed. A thread that has its turn may take another one within it: a read within a write, or a write
-while a read goes on, which then sees what was written.
+It has no file, so nothing is synced, logged or locked, and a commit needs no system call. Other processes cannot use it, and
+its content is gone when it is closed. The lock is reentrant: a thread may read within a write, or write within a read, which
+then sees what was written.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TURN_TIMEOUT_S = 60.0
 """How long to wait for other threads: longer than any statement runs."""
 
 _MEMORY_SHARE = 0.5
-"""Of the machine's memory, which the catalogue may take: what Linux lets a file system in memory have."""
+"""Share of the machine's memory that the catalogue may use; the same as Linux's default for tmpfs."""
 
 _Result = TypeVar("_Result")
 
@@ -56,7 +56,7 @@ class MemoryDatabase:
             raise StoreUnavailableError("the store is closed")
 
     def check_folder(self) -> None:
-        """Do nothing: there is none."""
+        """Do nothing, since a catalogue in memory has no folder."""
 
     @contextmanager
     def write(self) -> Iterator[apsw.Connection]:
@@ -70,7 +70,7 @@ class MemoryDatabase:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
-                # An error may have ended the transaction.
+                # SQLite may have ended the transaction because of the error.
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
@@ -80,7 +80,7 @@ class MemoryDatabase:
             self._turn.release()
 
     def write_on_full_disk(self, work: Callable[[apsw.Connection], _Result]) -> _Result:
-        """See `Transactions`. A deletion needs no room that it does not have."""
+        """See `Transactions`. A deletion in memory needs no space."""
         with self.write() as connection:
             return work(connection)
 
@@ -116,13 +116,13 @@ class MemoryDatabase:
         yield True
 
     def checkpoint(self, *, idle: bool) -> None:
-        """See `Transactions`. There is nothing to tidy up."""
+        """See `Transactions`. A catalogue in memory needs no maintenance."""
 
     def close(self, timeout_s: float) -> None:
-        """Let go of the memory. Idempotent.
+        """Release the memory. Idempotent.
 
         Raises:
-            StoreBusyError: a write or a read does not end.
+            StoreBusyError: a write or a read did not end in time.
         """
         self._take_turn(timeout_s)
         try:
@@ -139,6 +139,6 @@ class MemoryDatabase:
 
 
 def _pages_max() -> int:
-    """Return how many pages the catalogue may have."""
+    """Return the largest number of pages for the catalogue."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, int(_MEMORY_SHARE * memory_bytes) // PAGE_BYTES)

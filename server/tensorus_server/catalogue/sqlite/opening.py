@@ -1,4 +1,4 @@
-"""What is checked and put right when a catalogue is opened, before anything of it is used.
+"""Checks a catalogue when it is opened, before it is used, and makes its files private.
 
 All of it runs under the lock on `writer.lock`.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["accept_loss", "require_no_payloads", "require_payloads", "secure_files"]
 
 _IDENTITY_SINCE = 4
-"""The version of the schema that brought identities."""
+"""The schema version that introduced identities."""
 
 _UNKNOWN = """
 SELECT value FROM json_each(?)
@@ -40,10 +40,10 @@ _log = logging.getLogger(__name__)
 
 
 def require_no_payloads(path: Path, payloads: Payloads) -> None:
-    """Refuse to make a catalogue beside payloads: theirs is missing. Touches nothing.
+    """Refuse to create a catalogue next to existing payloads, whose own catalogue is then missing. Changes nothing.
 
     Raises:
-        StoreUnavailableError: there is no file at `path`, or an empty one, and there are payloads, or an identity.
+        StoreUnavailableError: the file at `path` does not exist or is empty, and payloads or an identity exist.
     """
     try:
         is_new = path.stat().st_size == 0
@@ -54,10 +54,10 @@ def require_no_payloads(path: Path, payloads: Payloads) -> None:
 
 
 def require_payloads(folder: Path, connection: apsw.Connection, version: int, payloads: Payloads) -> None:
-    """Refuse a catalogue that does not match the payloads. Writes nothing.
+    """Refuse a catalogue that does not match the payloads. Changes nothing.
 
     Args:
-        version: of the schema; 0: none.
+        version: the schema version; 0: the catalogue is new.
 
     Raises:
         StoreUnavailableError: see `require_match`.
@@ -68,24 +68,25 @@ def require_payloads(folder: Path, connection: apsw.Connection, version: int, pa
 def accept_loss(folder: Path, connection: apsw.Connection, version: int, payloads: Payloads) -> None:
     """Give the store a new id, within the connection's transaction, if catalogue and payloads do not match.
 
-    The catalogue that was lost is then one of another store, should it be found: it may know payloads that are gone by then.
+    If the lost catalogue is found later, its id no longer matches. That is intended, because some of its payloads may be gone.
     """
     try:
         require_match(folder, _past(connection, version), payloads)
     except StoreUnavailableError:
-        _log.warning("the catalogue and the payloads in %s do not match: the store goes on under a new id", folder)
+        _log.warning("the catalogue and the payloads in %s do not match: the store gets a new id", folder)
         connection.execute("UPDATE store SET id = ?, epoch = epoch + 1", (secrets.token_hex(16),))
 
 
 def secure_files(path: Path) -> None:
-    """Let only their owner read the catalogue's files; SQLite gives the log the mode of the database.
+    """Make the catalogue's files readable by their owner only; SQLite gives the log the mode of the database.
 
-    The database is made here, where it is missing. One that is there is never opened: to close it would release SQLite's locks.
+    A missing database is created here. An existing one is not opened, because closing it would release the POSIX locks that
+    this process's SQLite connections hold on it.
     """
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
-        # Someone else's files stay as their owner wants them.
+        # The modes of another user's files are not ours to change.
         with suppress(FileNotFoundError, PermissionError):
             path.with_name(name).chmod(0o600)
 

@@ -1,7 +1,7 @@
-"""Free the space of deleted datasets: batch by batch, so that others can write in between.
+"""Deletes the tensors of deleted datasets in batches, so that others can write in between.
 
-A batch is one short transaction. A process that stops between two batches leaves the rest to whoever looks next. One process at
-a time does this, under a lock file.
+A batch is one short transaction. If a process stops between two batches, another process, or the next start, continues. A lock
+file ensures that only one process at a time does this.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ DELETE FROM tensor INDEXED BY tensor_created WHERE ds = ? AND seq <= ? RETURNING
 """
 
 _ROWS_AT_ONCE = 16
-"""Tensors between two looks at the clock. With the largest metadata and inline payloads they take about as long as a batch."""
+"""Tensors between two checks of the time. With the largest metadata and inline payloads they take about as long as a batch."""
 
 
 def purge(database: Transactions, pause: Callable[[float], bool], *, delete_grace_us: int) -> int:
-    """Delete the tensors of deleted datasets, and return how many there were; see `DatasetTable.purge`."""
+    """Delete the tensors of deleted datasets, and return their number; see `DatasetTable.purge`."""
     purged = 0
     with database.lock_file_if_free(_LOCK_FILE) as is_free:
         while is_free:
@@ -45,14 +45,14 @@ def purge(database: Transactions, pause: Callable[[float], bool], *, delete_grac
             begun_s = time.monotonic()
             purged += database.write_on_full_disk(partial(_purge_batch, delete_after_us=now_us() + delete_grace_us))
             database.checkpoint(idle=False)
-            # As long as that took: whoever waits to write has its turn, and half of the time is theirs.
+            # Pause for as long as the batch took, so that other writers get half of the time.
             if pause(time.monotonic() - begun_s):
                 break
     return purged
 
 
 def _purge_batch(connection: apsw.Connection, delete_after_us: int) -> int:
-    """Delete tensors of one deleted dataset for `BATCH_S`, in the order of their commits, and at last the dataset."""
+    """Delete tensors of one deleted dataset for `BATCH_S`, in commit order; after the last one, delete the dataset's row."""
     ends_s = time.monotonic() + BATCH_S
     purged = 0
     ds = deleted_dataset(connection)
@@ -70,7 +70,7 @@ def _purge_batch(connection: apsw.Connection, delete_after_us: int) -> int:
 
 
 def _last_of_next(connection: apsw.Connection, ds: int) -> int | None:
-    """Return the generation of the last of the next tensors to delete; None: there are none."""
+    """Return the generation of the last tensor in the next batch to delete; None: no tensors are left."""
     statement = "SELECT max(seq) FROM (SELECT seq FROM tensor WHERE ds = ? ORDER BY seq LIMIT ?)"
     ((last,),) = select(connection, statement, (ds, _ROWS_AT_ONCE))
     return None if last is None else int(last)

@@ -1,4 +1,4 @@
-"""The connections that read the catalogue: a few, each lent for one short transaction."""
+"""A pool of connections that read the catalogue; each is lent for one short transaction."""
 
 from __future__ import annotations
 
@@ -23,41 +23,42 @@ _TURN_TIMEOUT_S = 60.0
 """How long to wait for a connection: longer than any statement of a query runs."""
 
 _PROGRESS_STEPS = 10_000
-"""Virtual machine steps between looks at the clock: about a millisecond."""
+"""Steps of SQLite's virtual machine between two checks of the deadline; they take about a millisecond."""
 
 
 class Reader:
-    """A connection, of whoever has taken it."""
+    """A connection whose statements have a deadline; used by one thread at a time."""
 
     def __init__(self, connection: apsw.Connection) -> None:
-        """Bound the time of the connection's statements."""
+        """Install a handler that interrupts statements at the deadline."""
         self.connection = connection
         self.deadline_s = math.inf
-        """When a statement that is still running is interrupted; by `time.monotonic`."""
+        """When to interrupt a running statement, on the monotonic clock."""
         connection.set_progress_handler(lambda: time.monotonic() > self.deadline_s, _PROGRESS_STEPS)
 
 
 class Readers:
-    """See the module's description. Safe in many threads."""
+    """See the module's description. Thread-safe."""
 
     def __init__(self, connect: Callable[[], apsw.Connection]) -> None:
-        """Start with none; `connect` opens one when it is needed."""
+        """Start without connections; `connect` opens one when it is needed."""
         self._connect = connect
-        # The plain lock, and not the condition, is what most reads take: it is several times as fast.
+        # Most reads take the plain lock instead of the condition, because it is several times as fast.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._waiters = 0
         self._closed = False
-        # None: a connection that may be opened. The last one that came back goes first: it has pages in its cache.
+        # None stands for a connection that is not open yet. The list is a stack: the connection that was returned last is used
+        # first, because it has pages in its cache.
         self._free: list[Reader | None] = [None] * _READERS_MAX
 
     def take(self) -> Reader:
-        """Take a connection that nobody else has; whoever does gives it back.
+        """Take a free connection; the caller must return it with `give_back`.
 
         Raises:
-            StoreBusyError: all are taken, for long.
+            StoreBusyError: no connection became free in time.
             StoreUnavailableError: the catalogue is closed.
-            apsw.Error: it cannot be opened.
+            apsw.Error: the connection cannot be opened.
         """
         with self._lock:
             if not self._free and not self._wait_until(lambda: self._closed or bool(self._free), _TURN_TIMEOUT_S):
@@ -77,14 +78,14 @@ class Readers:
             raise
 
     def give_back(self, reader: Reader | None) -> None:
-        """Let others have it; None: another one may be opened in its place."""
+        """Return a connection; None: it could not be opened, and another may be opened in its place."""
         with self._lock:
             self._free.append(reader)
             if self._waiters:
                 self._changed.notify_all()
 
     def close(self, timeout_s: float) -> bool:
-        """Lend no more, wait for those that are taken, and close all; False where one has not come back in time."""
+        """Lend no more connections, wait for the lent ones, and close all; return False if one was not returned in time."""
         with self._lock:
             self._closed = True
             self._changed.notify_all()
@@ -96,7 +97,7 @@ class Readers:
         return all_back
 
     def _wait_until(self, happens: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait for what others do; return whether it happened in time. The lock is held."""
+        """Wait until another thread makes the condition true; return whether it did in time. The lock is held."""
         give_up_s = time.monotonic() + timeout_s
         self._waiters += 1
         try:

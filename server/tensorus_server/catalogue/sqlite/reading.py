@@ -1,7 +1,7 @@
-"""Reads tensors from their rows. A damaged row becomes an error in its own place, and the others are read as usual.
+"""Reads tensors from their rows. A damaged row becomes an error in its place, and the other rows are read as usual.
 
-Damage shows in two ways. A row whose checksum is wrong is read like any other. A damaged page, or text that is not UTF-8, makes
-SQLite or apsw give up the whole statement: then its rows are read one by one, each by its generation.
+Damage shows in two ways. If a row's checksum is wrong, the statement still returns all rows. If a page is damaged, or a text is
+not UTF-8, SQLite or apsw aborts the whole statement; its rows are then read one by one, by generation.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["ID_INDEX", "Batch", "find_tensors", "page_of_tensors", "rows_by_generation"]
 
 ID_INDEX = "sqlite_autoindex_tensor_1"
-"""Of UNIQUE (ds, id): SQLite's name for it."""
+"""SQLite's name for the index of UNIQUE (ds, id)."""
 
 _SORT_COLUMNS = {"created": "seq", "id": "id", "nbytes": "nbytes", "stored_bytes": "stored_bytes"}
 
@@ -42,10 +42,10 @@ _WITHOUT_PAYLOAD = f"SELECT {_COLUMNS}, NULL FROM tensor t"
 _SEQ, _ID, _METADATA = (TENSOR_COLUMNS.index(name) for name in ("seq", "id", "metadata"))
 
 _BATCH = 2000
-"""Rows of a `Batch`: 20 ms, for which the log is kept from being reset."""
+"""Rows of a `Batch`: reading them takes 20 ms, during which the log cannot be reset."""
 
 _ONE_BY_ONE = 256
-"""Generations that are looked up at once where rows are read one by one."""
+"""Generations that one statement looks up when rows are read one by one."""
 
 
 def find_tensors(
@@ -56,12 +56,12 @@ def find_tensors(
     *,
     with_payloads: bool = False,
 ) -> list[Tensor | DataCorruptError | None]:
-    """Return the tensors of a dataset (number, name) that have these values in `column`, "id" or "seq", in order.
+    """Return the tensors of a dataset (number, name) with these values in `column`, "id" or "seq", in the values' order.
 
-    One statement for all: each gives up the GIL, and has to get it back.
+    A single statement reads all of them, because each statement releases the GIL and has to reacquire it.
 
     Raises:
-        apsw.CorruptError: in a transaction that writes: SQLite commits none that met a damaged page.
+        apsw.CorruptError: a page is damaged, and the transaction writes. SQLite does not commit such a transaction.
     """
     payload, join = "NULL", ""
     if with_payloads:
@@ -92,7 +92,7 @@ def page_of_tensors(connection: apsw.Connection, ds: int, dataset: str, request:
     """Return one page of a listing.
 
     Raises:
-        DataCorruptError: nothing of the dataset can be listed, or the listing cannot go on past a damaged tensor.
+        DataCorruptError: the dataset cannot be listed at all, or the listing cannot continue after a damaged tensor.
     """
     try:
         rows, more = read_page(connection, *_page_statement(connection, ds, request), request.size, _row_bytes)
@@ -112,27 +112,27 @@ def page_of_tensors(connection: apsw.Connection, ds: int, dataset: str, request:
 
 @dataclass
 class Batch:
-    """Rows of a dataset, as they are: their checksums are not verified yet."""
+    """Rows of a dataset whose checksums are not verified yet."""
 
     connection: apsw.Connection
     dataset: tuple[int, str]
     rows: list[tuple[Any, ...]]
-    """For `tensor_from_row`, without payloads."""
+    """Rows for `tensor_from_row`, without payloads."""
     damages: list[DataCorruptError]
-    """Of rows that cannot be read."""
+    """The errors of rows that cannot be read."""
     last: int | None
-    """The generation after which the next batch begins; None: there is none."""
+    """The generation after which the next batch starts; None: this is the last batch."""
 
     def damage(self, row: tuple[Any, ...], error: RowDamageError) -> None:
-        """Count a row that was read among the damages."""
+        """Add a row that was found to be damaged to `damages`."""
         self.damages.append(_damage(self.connection, self.dataset, row[_SEQ], row[_ID], str(error)))
 
 
 def rows_by_generation(connection: apsw.Connection, ds: int, dataset: str, after: int) -> Batch:
-    """Return the next rows of a dataset in ascending order of their generations, those above `after`.
+    """Return the next rows of a dataset whose generations are above `after`, in ascending order.
 
     Raises:
-        DataCorruptError: nothing more of the dataset can be read.
+        DataCorruptError: no more rows of the dataset can be read.
     """
     where = "t.ds = ? AND t.seq > ? ORDER BY t.seq LIMIT ?"
     batch = Batch(connection, (ds, dataset), [], [], None)
@@ -174,14 +174,15 @@ def _page_statement(connection: apsw.Connection, ds: int, request: PageRequest) 
 def _page_tail(
     request: PageRequest, condition: tuple[str, list[Any]], *, size: int | None = None
 ) -> tuple[str, list[Any]]:
-    """Return WHERE, ORDER BY and LIMIT of a page, one row longer than the page to see whether it is the last."""
+    """Return WHERE, ORDER BY and LIMIT of a page; the limit is one more than the page, to see whether it is the last."""
     where, parameters = condition
     conditions = [where]
     sort, direction, beyond = f"t.{_SORT_COLUMNS[request.order.field]}", "ASC", ">"
     if request.order.descending:
         direction, beyond = "DESC", "<"
     if request.generation_max is not None:
-        # "+": the bound holds for nearly all tensors, and must not win over the index that has them in order.
+        # The "+" keeps SQLite from using the index of generations: the bound excludes few tensors, and the sort index is
+        # the better choice.
         conditions.append("t.seq <= ?" if sort == "t.seq" else "+t.seq <= ?")
         parameters.append(request.generation_max)
     if request.after is not None:
@@ -192,9 +193,9 @@ def _page_tail(
 
 
 def _page_one_by_one(connection: apsw.Connection, ds: int, dataset: str, request: PageRequest) -> Page:
-    """Return what `page_of_tensors` does where a statement that reads many rows fails."""
+    """Return the result of `page_of_tensors` if a statement that reads many rows fails."""
     select_from = _WITH_PAYLOAD if request.with_payloads else _WITHOUT_PAYLOAD
-    # Not by the dataset's number, about which a damaged row may be wrong: `_places` has found those of the dataset.
+    # The condition omits the dataset's number, which may be wrong in a damaged row: `_places` has selected by it already.
     where, parameters = compile_condition(request.filter, ds, connection)
     tensors: list[Tensor | DamagedTensor] = []
     left = PAGE_READ_BYTES
@@ -222,7 +223,7 @@ def _page_one_by_one(connection: apsw.Connection, ds: int, dataset: str, request
 
 
 def _row_bytes(row: tuple[Any, ...]) -> int:
-    """Return about how much memory a row takes: its metadata, and its inline payload where it has one."""
+    """Return the approximate size of a row in memory: its metadata and its inline payload, if any."""
     return sum(len(value) for value in (row[_METADATA], row[-1]) if isinstance(value, (str, bytes)))
 
 
@@ -233,7 +234,7 @@ def _has_row(connection: apsw.Connection, seq: int) -> bool:
 def _places(
     connection: apsw.Connection, ds: int, dataset: str, request: PageRequest
 ) -> Iterator[tuple[int, str | int | None]]:
-    """Yield generation and sort value of the dataset's tensors in order: by the index, or the table where that is damaged."""
+    """Yield generation and sort value of the dataset's tensors in order, from the index, or the table if that is damaged."""
     field = request.order.field
     sort = _SORT_COLUMNS[field]
     column = "CAST(t.id AS BLOB)" if field == "id" else f"CASE typeof(t.{sort}) WHEN 'integer' THEN t.{sort} END"
@@ -259,7 +260,7 @@ def _places(
 
 
 def _tensor(connection: apsw.Connection, row: tuple[Any, ...], ds: int, dataset: str) -> Tensor | DataCorruptError:
-    """Return the tensor of a row that was read, or the error of one that is damaged."""
+    """Return the tensor of a row, or an error if the row is damaged."""
     try:
         return tensor_from_row(row, dataset, ds)
     except RowDamageError as error:
@@ -271,10 +272,10 @@ def _unreadable(
     dataset: tuple[int, str],
     error: Exception,
     *,
-    seq: Any = None,  # `Any`: a value that a caller looks up, here and below
+    seq: Any = None,  # `Any`, here and below: a caller may look up any value
     id: Any = None,  # noqa: A002 - a column's name
 ) -> DataCorruptError:
-    """Return the error of a tensor whose row SQLite or apsw cannot read; its generation or its id is known."""
+    """Return the error for a tensor whose row SQLite or apsw cannot read; `seq` or `id` identifies it."""
     what = f"its row cannot be read: {type(error).__name__}"
     if seq is not None:
         return _damage(connection, dataset, seq, None, what)
@@ -291,13 +292,13 @@ def _unreadable(
 def _damage(
     connection: apsw.Connection, dataset: tuple[int, str], seq: int, id_in_row: object, what: str
 ) -> DataCorruptError:
-    """Return the error of the damaged row `seq`, with the id under which the tensor can be replaced and deleted."""
+    """Return the error for the damaged row `seq`, with the id under which the tensor can be replaced or deleted."""
     ds, name = dataset
     index = f"FROM tensor INDEXED BY {ID_INDEX} WHERE ds = ?"
     tensor_id = id_in_row if isinstance(id_in_row, str) else None
     try:
         if tensor_id is None or select(connection, f"SELECT seq {index} AND id = ?", (ds, tensor_id)) != [(seq,)]:
-            # The row is wrong about its id. The index has it, if at the price of looking through all of the dataset's.
+            # The id in the row is damaged. The index has the right one, but must be searched by generation, which is slow.
             rows = select(connection, f"SELECT CAST(id AS BLOB) {index} AND seq = ?", (ds, seq))
             tensor_id = _text(rows[0][0]) if rows else tensor_id
     except UNREADABLE as error:
@@ -308,13 +309,13 @@ def _damage(
 
 
 def _require_going_on(connection: apsw.Connection, error: Exception) -> None:
-    """Let an error be worked around where the transaction goes on; raise it where it can only be undone."""
+    """Re-raise the error if the transaction can only be rolled back; return if reading may continue."""
     if isinstance(error, apsw.CorruptError) and not connection.pragma("query_only"):
         raise error
 
 
 def _text(value: object) -> str | None:
-    """Return the text of these bytes; None where they are none."""
+    """Decode UTF-8 bytes; return None if the value is not bytes or not UTF-8."""
     try:
         return value.decode() if isinstance(value, bytes) else None
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""What SQLite and the file system must be like, so that a catalogue can be relied on."""
+"""Checks that the SQLite library and the file system are safe for a catalogue."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 __all__ = ["require_local", "require_safe_sqlite"]
 
 _SQLITE_MIN = 3051003
-"""3.51.3: versions before it, but for two patched ones, can corrupt a WAL database with two connections."""
+"""3.51.3. Older versions, except for two patched ones, can corrupt a WAL database that has two connections."""
 
 _SQLITE_PATCHED = frozenset({3050007, 3044006})
 
 _NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "fuse.rclone"})
-"""Their locks and syncs do not keep what SQLite needs."""
+"""Their locks and fsyncs do not give the guarantees that SQLite needs."""
 
 _MOUNT_ESCAPE = re.compile(r"\\([0-7]{3})")
-"""How Linux's table of mounts has a space, a tab, a line feed or a backslash of a path."""
+"""An escaped space, tab, line feed or backslash in a path of Linux's table of mounts."""
 
 
 def require_safe_sqlite() -> None:
     """Refuse a library that can corrupt a database."""
-    # Of the library that runs: apsw's constant is the one that it was compiled against, which may be another.
+    # The version of the library in use. apsw's constant is the version that apsw was compiled against, which may differ.
     major, minor, patch, *_ = map(int, apsw.sqlite_lib_version().split("."))
     version = 1_000_000 * major + 1000 * minor + patch
     if version < _SQLITE_MIN and version not in _SQLITE_PATCHED:
@@ -39,11 +39,11 @@ def require_safe_sqlite() -> None:
 
 
 def require_local(folder: Path) -> None:
-    """Refuse a folder on a network file system, as far as the kernel tells (Linux)."""
+    """Refuse a folder on a network file system; only Linux tells."""
     resolved = str(folder.resolve())
     best, kind = "", ""
     try:
-        with open("/proc/self/mounts", encoding="utf-8") as mounts:  # noqa: PTH123 - no path of ours
+        with open("/proc/self/mounts", encoding="utf-8") as mounts:  # noqa: PTH123 - a fixed path of the kernel's
             for line in mounts:
                 _, escaped, mount_kind, *_ = line.split()
                 mount_point = _MOUNT_ESCAPE.sub(lambda found: chr(int(found[1], 8)), escaped)

@@ -1,15 +1,15 @@
 """The checksum of a catalogue row: a CRC32C over all of its columns.
 
-Little-endian, without padding. First 8 bytes for each column, in order:
+Little-endian, without padding. The checksum covers first 8 bytes for each column, in order:
 
     INTEGER     its value, int64; NULL is -1
     REAL        its value, float64; NULL is NaN (0x7ff8000000000000)
     TEXT, BLOB  its length in bytes, int64; NULL is -1
 
-then the bytes of each TEXT (UTF-8) and BLOB, in order. SQLite stores NaN as NULL, and no INTEGER column that may be NULL is
-ever negative, so every row has one form. The types are those of the schema: a value of another type is damage.
+then the bytes of each TEXT (UTF-8) and BLOB, in order. SQLite stores NaN as NULL, and INTEGER columns that may be NULL are
+never negative, so the encoding is unambiguous. The types are those of the schema: a value of another type is damage.
 
-A row's checksum may go on from another one (`start`): neighbours that have most columns in common share that part.
+A checksum can continue another one (`start`), so that rows with many columns in common need to compute that part only once.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 __all__ = ["MALFORMED", "UNREADABLE", "dataset_checksum", "dataset_start", "row_checksum", "upload_checksum"]
 
 MALFORMED = (struct.error, TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError)
-"""What decoding a damaged row may raise: values of wrong types, text that is not UTF-8, JSON that does not parse."""
+"""Errors from decoding a damaged row: values of wrong types, text that is not UTF-8, JSON that does not parse."""
 
 UNREADABLE = (apsw.CorruptError, UnicodeDecodeError)
-"""What reading a row may raise: its page is damaged, or a text in it is not UTF-8. No row of the statement then comes."""
+"""Errors from reading a row with a damaged page, or with text that is not UTF-8. The statement then returns no rows."""
 
 _NULLS = {"q": -1, "d": math.nan}
 
 _pack_ordinal = struct.Struct("<q").pack
-"""Of the one column after `dataset_start`: NOT NULL."""
+"""Encodes the only column after `dataset_start`, which is never NULL."""
 
 
 def row_checksum(types: str, columns: Sequence[Any], start: int = 0) -> int:
@@ -45,11 +45,11 @@ def row_checksum(types: str, columns: Sequence[Any], start: int = 0) -> int:
 
     Args:
         types: a letter for each column: q for INTEGER, d for REAL, t for TEXT and BLOB.
-        columns: their values; TEXT as str or as its UTF-8 bytes.
-        start: the checksum of the columns before these.
+        columns: their values; TEXT as str or as UTF-8 bytes.
+        start: the checksum of the preceding columns.
 
     Raises:
-        struct.error, TypeError: a value is not of its column's type.
+        struct.error, TypeError: a value does not have its column's type.
     """
     numbers: list[float] = []
     texts: list[bytes] = []
@@ -65,28 +65,28 @@ def row_checksum(types: str, columns: Sequence[Any], start: int = 0) -> int:
 
 
 def dataset_start(columns: Sequence[Any]) -> int:
-    """Return the checksum of a dataset's columns but the last ordinal: ds, name, policy, schema, created_us, deleted_us.
+    """Return the checksum of a dataset's columns before the last ordinal: ds, name, policy, schema, created_us, deleted_us.
 
     Raises:
-        struct.error, TypeError: a value is not of its column's type.
+        struct.error, TypeError: a value does not have its column's type.
     """
     return row_checksum("qtttqq", columns)
 
 
 def dataset_checksum(start: int, last_ordinal: int) -> int:
-    """Return the checksum of a dataset's row, which goes on from `dataset_start` with the last ordinal.
+    """Return the checksum of a dataset's row: that of `dataset_start`, continued with the last ordinal.
 
     Raises:
-        struct.error: the ordinal is no integer.
+        struct.error: the ordinal is not an integer.
     """
     return crc32c(_pack_ordinal(last_ordinal), start)
 
 
 def upload_checksum(columns: Sequence[Any]) -> int:
-    """Return the checksum of an upload's row: its columns in the order of the table, without this one.
+    """Return the checksum of an upload's row: all columns in the order of the table, except the checksum.
 
     Raises:
-        struct.error, TypeError: a value is not of its column's type.
+        struct.error, TypeError: a value does not have its column's type.
     """
     return row_checksum("tqqtqqtttqqqttqtq", columns)
 

@@ -1,4 +1,4 @@
-"""Rows of one page: bounded by count and by the bytes that they hold in memory."""
+"""Reads the rows of one page, bounded by count and by their size in memory."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def read_page(
     """Return the first rows of a statement, and whether there are more.
 
     Args:
-        statement: should ask for one row more than `size`, to see whether the page is the last.
-        size: rows, at most.
-        row_bytes: returns about how large a row is. A page ends with the row that takes it to `PAGE_READ_BYTES`.
+        statement: should select one row more than `size`, to see whether the page is the last.
+        size: largest number of rows.
+        row_bytes: returns the approximate size of a row. A page ends with the row that brings it to `PAGE_READ_BYTES`.
     """
     rows: list[tuple[Any, ...]] = []
     left = PAGE_READ_BYTES

@@ -1,4 +1,4 @@
-"""The schema of the catalogue: numbered steps, each of which runs once."""
+"""The schema of the catalogue: numbered migrations, each of which runs once."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["apply_migrations", "migrations", "schema_version"]
 
 
 def schema_version(connection: apsw.Connection) -> int:
-    """Return the schema's version within the connection's transaction; 0: there is none yet.
+    """Return the schema's version within the connection's transaction; 0: the database is new.
 
     Raises:
-        StoreUnavailableError: it is newer than this program.
+        StoreUnavailableError: the schema is newer than this version of Tensorus.
     """
     connection.execute(
         "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, applied_us INTEGER NOT NULL) STRICT"
@@ -38,11 +38,11 @@ def schema_version(connection: apsw.Connection) -> int:
 
 
 def apply_migrations(connection: apsw.Connection, current: int) -> None:
-    """Bring the schema up to date within the connection's transaction; a step and the note that it ran share it."""
+    """Migrate the schema within the connection's transaction, which also records the migrations that ran."""
     steps = migrations()
     for version in sorted(steps):
         if version > current:
-            # Several statements run only as far as their rows are asked for.
+            # A migration has several statements. apsw runs them lazily, so all rows must be fetched.
             connection.execute(steps[version]).fetchall()
             if version in STEPS:
                 STEPS[version](connection)
@@ -51,6 +51,6 @@ def apply_migrations(connection: apsw.Connection, current: int) -> None:
 
 @cache
 def migrations() -> Mapping[int, str]:
-    """Return the schema's steps by version: forward only, each in the one transaction of the opening."""
+    """Return the migrations by version: forward only, all in one transaction when the catalogue is opened."""
     folder = resources.files("tensorus_server.catalogue.sqlite") / "migrations"
     return {int(file.name[:4]): file.read_text() for file in folder.iterdir() if file.name.endswith(".sql")}

@@ -1,6 +1,6 @@
-"""Compares the schema in a catalogue's file with the one that this version makes: a flipped bit there is damage, too.
+"""Detects damage to the schema: compares the one in a catalogue's file with the one that the migrations create.
 
-SQLite keeps tables and indexes as the text of the statements that made them, and believes whatever it says.
+SQLite stores the schema as the text of its CREATE statements and has no checksum for it, so a flipped bit goes unnoticed.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _SCHEMA = "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema WHE
 
 
 def require_schema(database: Transactions) -> None:
-    """Refuse a catalogue whose schema is not what the migrations make.
+    """Refuse a catalogue whose schema differs from the one that the migrations create.
 
     Raises:
-        StoreUnavailableError: it is not; names what differs.
+        StoreUnavailableError: it differs; names the tables and indexes.
     """
     connection = apsw.Connection(":memory:")
     try:

@@ -1,6 +1,6 @@
-"""Room that is kept for deletions on a full disk: a file of the store that is emptied when they need it.
+"""Reserves disk space for deletions on a full disk: a file in the store's folder that is truncated when they need space.
 
-A deletion writes pages to the catalogue's log, and where no block is left, not even what makes room could be committed.
+A deletion writes pages to the catalogue's log. On a full disk it could not be committed, although it is what frees space.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ __all__ = ["SpareRoom"]
 
 _BYTES_MIN = 256 * 1024
 _BYTES_MAX = 16 * 1024 * 1024
-"""Between the two it is as large as the catalogue: a transaction writes each of its pages once at most."""
+"""Within these bounds, the file is as large as the catalogue: a transaction writes each of its pages at most once."""
 
 _LOG_OVERHEAD = 65 / 64
-"""What the log and its index add to a page: 24 bytes to 4,096, and 8 more."""
+"""Per page of 4,096 bytes, the log adds 24 bytes, and its index 8 more."""
 
 
 class SpareRoom:
     """The file `spare` in the folder of a store; several processes may use it."""
 
     def __init__(self, folder: Path) -> None:
-        """Use the folder."""
+        """Use the file in `folder`, which is created by `keep_up`."""
         self._path = folder / "spare"
         self._bytes = 0
 
     def keep_up(self, catalogue_bytes: int) -> None:
-        """Take as much room as a catalogue of this size needs, or as much of it as there is.
+        """Reserve the space that a catalogue of this size needs, if the disk has it.
 
-        Without effect until the catalogue has grown by a quarter, so that this may be called after every commit.
+        Does nothing until the catalogue has grown by a quarter, so that it is cheap to call after every commit.
         """
         if sys.platform == "darwin":
-            # It has no call that takes room. A deletion on a full disk needs a little of it there.
+            # macOS has no posix_fallocate. There, a deletion on a full disk needs some free space.
             return
         wanted = int(min(max(catalogue_bytes * _LOG_OVERHEAD, _BYTES_MIN), _BYTES_MAX))
         if wanted <= self._bytes:
@@ -52,7 +52,7 @@ class SpareRoom:
                 os.close(descriptor)
 
     def release(self) -> bool:
-        """Give the room back to the disk, and return whether there was any."""
+        """Give the space back to the disk, and return whether any was reserved."""
         self._bytes = 0
         with suppress(OSError):
             had_room = self._path.stat().st_size > 0

@@ -1,7 +1,7 @@
-"""Sums over the tensors of a dataset, from rows that are what was written.
+"""Sums over the tensors of a dataset, computed from verified rows.
 
-Every row is read and its checksum verified: sums in SQL would take in what a damaged row says. Rows that have everything that
-is summed in common are counted, and summed up at the end.
+Every row is read and its checksum verified; sums in SQL would include the values of damaged rows. Rows whose summed columns are
+all the same are merely counted, and multiplied at the end.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 __all__ = ["sum_up"]
 
 _DAMAGES_MAX = 100
-"""Damaged tensors that are named."""
+"""Largest number of damaged tensors that are named."""
 
 _ENCODINGS_MAX = 1000
-"""Far more than there are, unless a codec's settings differ from tensor to tensor."""
+"""Far more than a dataset has, unless a codec's settings differ from tensor to tensor."""
 
 
 def sum_up(database: Transactions, name: str) -> DatasetStats:
-    """Return sums over the dataset's tensors; those that come and go meanwhile may be in them or not.
+    """Return sums over the dataset's tensors; tensors that are inserted or deleted meanwhile may or may not be included.
 
     Raises:
-        DatasetNotFoundError: there is no such dataset.
-        DataCorruptError: nothing of the dataset can be read.
+        DatasetNotFoundError: the dataset does not exist.
+        DataCorruptError: none of its rows can be read.
     """
     counts: dict[int, int] = {}
     kinds: dict[int, Alike] = {}
     damages: list[DataCorruptError] = []
     damaged = after = 0
     while True:
-        # A transaction for each batch: a long one would keep the log from being reset.
+        # Each batch has its own transaction, because a long one would keep the log from being reset.
         with database.read() as connection:
             ds = dataset_number(connection, name)
             batch = rows_by_generation(connection, ds, name, after)
@@ -52,7 +52,7 @@ def sum_up(database: Transactions, name: str) -> DatasetStats:
                 except RowDamageError as error:
                     batch.damage(row, error)
                     continue
-                # By identity: what rows have in common is worked out once for all of them.
+                # By identity, which is fast: rows with the same columns share one cached object.
                 number = id(kind)
                 kinds[number] = kind
                 counts[number] = counts.get(number, 0) + 1
@@ -95,7 +95,7 @@ def _encoding_shares(kinds: Iterable[tuple[Alike, int]]) -> tuple[EncodingShare,
     sums: dict[str, list[int]] = {}
     for kind, count in kinds:
         for share in kind.storage.encodings:
-            # Equal encodings are written alike.
+            # Equal encodings have equal JSON.
             text = to_json(share.encoding)
             encodings[text] = share.encoding
             of_encoding = sums.setdefault(text, [0, 0, 0])

@@ -1,4 +1,4 @@
-"""What SQL cannot do of the schema's steps: run after the step's statements, in the same transaction, in bounded memory."""
+"""The parts of migrations that need Python: they run after the migration's SQL, in the same transaction, in bounded memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _UPLOAD_COLUMNS = (
 
 
 def _sign_rows(connection: apsw.Connection) -> None:
-    """Give every row the checksum over all of its columns (0008). A row that was damaged before stays without one."""
+    """Compute the checksum over all columns for every row (0008). Rows that were damaged before get none."""
     names = ", ".join(f'"{name}"' for name in ROW_CHECKSUM_COLUMNS)
     for rows in _batches(connection, f"SELECT {names}, row_checksum FROM tensor"):
         signed = [(checksum, seq) for row in rows for seq, checksum in (_signed(row),)]
@@ -51,11 +51,11 @@ def _sign_rows(connection: apsw.Connection) -> None:
 
 
 STEPS: dict[int, Callable[[apsw.Connection], None]] = {8: _sign_rows}
-"""By version."""
+"""Functions by the version of their migration."""
 
 
 def _batches(connection: apsw.Connection, statement: str) -> Iterator[list[tuple[Any, ...]]]:
-    """Yield the rows of the table of tensors that can be read."""
+    """Yield the readable rows of the tensor table."""
     seqs = [0]
     while seqs:
         next_seqs = "SELECT seq FROM tensor WHERE seq > ? ORDER BY seq LIMIT ?"
@@ -76,16 +76,16 @@ def _readable(connection: apsw.Connection, statement: str, seq: int) -> list[tup
 
 
 def _select(connection: apsw.Connection, statement: str, *parameters: int) -> list[tuple[Any, ...]]:
-    """Return all rows. What a column holds the schema says, and no type here can: hence `Any`."""
+    """Return all rows. `Any`: the types of the columns are known only to the schema."""
     return connection.execute(statement, parameters).fetchall()
 
 
 def _signed(row: tuple[Any, ...]) -> tuple[int, int]:
-    """Return generation and checksum of a row; -1, which is none, where it is not what was written."""
+    """Return generation and new checksum of a row; -1, which is never a checksum, if the row is damaged."""
     columns, old_checksum = dict(zip(ROW_CHECKSUM_COLUMNS, row[:-1], strict=True)), row[-1]
     try:
         texts = [str(columns[name]) for name in _OLD_COLUMNS]
-        # The checksum of schema 1 to 7: these columns as text, with a NUL between them.
+        # The checksum of schema versions 1 to 7 covered these columns as text, joined by NUL characters.
         found = crc32c("\0".join([*texts, columns["value_checksum"].hex()]).encode())
         return columns["seq"], checksum_of_row(row[:-1]) if found == old_checksum else -1
     except MALFORMED:

@@ -1,4 +1,4 @@
-"""What the tables ask of the database under them: a file (`database.py`), or memory (`memory_database.py`)."""
+"""The interface between the tables and their database, which is a file (`database.py`) or memory (`memory_database.py`)."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ _Result = TypeVar("_Result")
 
 
 class Transactions(Protocol):
-    """Transactions of one database. Safe in many threads."""
+    """Transactions of one database. Thread-safe."""
 
     def write(self) -> AbstractContextManager[apsw.Connection]:
-        """Run the block in one transaction; any exception undoes it.
+        """Run the block in one transaction; any exception rolls it back.
 
         Raises:
-            StoreBusyError: somebody else writes, for long; nothing was written.
-            StorageFullError: there is no room; nothing was written.
-            StoreUnavailableError: it takes no writes; or, of a file, the outcome of the commit is unknown.
+            StoreBusyError: other writers kept the database locked for too long; nothing was written.
+            StorageFullError: no space is left; nothing was written.
+            StoreUnavailableError: the database takes no writes, or, for a file, the outcome of the commit is unknown.
         """
 
     def write_on_full_disk(self, work: Callable[[apsw.Connection], _Result]) -> _Result:
-        """Run `work`, which deletes, in one transaction, also where no space is left. It may run several times.
+        """Run `work`, which deletes, in one transaction, even if no space is left. `work` may run several times.
 
         Raises:
-            StorageFullError: it needs more room than can be had.
+            StorageFullError: it needs more space than can be freed.
             StoreUnavailableError: see `write`.
         """
 
     def read(self, *, timed: bool = True) -> AbstractContextManager[apsw.Connection]:
-        """Lend a connection for one read transaction: what the block sees is one state of the catalogue.
+        """Lend a connection for one read transaction: the block sees a single state of the catalogue.
 
         Args:
-            timed: whether its statements are bounded in time.
+            timed: whether its statements have a time limit.
 
         Raises:
             LimitExceededError: a statement ran for longer than `STATEMENT_TIMEOUT_S`.
-            StoreBusyError: no connection can be had, for long.
-            StoreUnavailableError: it cannot be read, or is damaged or closed.
+            StoreBusyError: no connection became free in time.
+            StoreUnavailableError: the database cannot be read, is damaged, or is closed.
         """
 
     def snapshot(self) -> AbstractContextManager[apsw.Connection]:
-        """Lend a connection for one read transaction that may take long; its first statement settles what it sees.
+        """Lend a connection for one read transaction that may take long; its first statement fixes the state that it sees.
 
         Raises:
-            StoreBusyError, StoreUnavailableError: as of `read`.
+            StoreBusyError, StoreUnavailableError: see `read`.
         """
 
     def lock_file_if_free(self, name: str) -> AbstractContextManager[bool]:
-        """Keep other processes from what goes by this name during the block; yields False where one is at it."""
+        """Hold the lock with this name between processes during the block; yields False if another process holds it."""
 
     def checkpoint(self, *, idle: bool) -> None:
-        """Tidy up, where there is something to tidy up; more of it where there is time.
+        """Do maintenance if it is due; do more if `idle`.
 
         Raises:
-            StoreUnavailableError: it takes no writes any more.
+            StoreUnavailableError: the database takes no more writes.
         """

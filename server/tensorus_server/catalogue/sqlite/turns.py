@@ -1,6 +1,6 @@
-"""Whose turn it is to write the catalogue: a lock between threads, then `writer.lock` between processes.
+"""Serialises writers of the catalogue, by a lock between threads and `writer.lock` between processes.
 
-Each is waited for only so long; then the call gets `StoreBusyError`.
+Both waits have a timeout, after which the call fails with `StoreBusyError`.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ BUSY_TIMEOUT_MS = 10_000
 """How long to wait for another process, or another program, that has the catalogue locked."""
 
 _TURN_TIMEOUT_S = 60.0
-"""How long to wait for other threads of this process: each of them has to wait for other processes, too, and may write much."""
+"""How long to wait for other threads of this process, which may write much, and may have to wait for other processes, too."""
 
 
 class Turns:
-    """Both locks. The thread's is taken first."""
+    """Both locks. The lock between threads is taken first."""
 
     def __init__(self, path: Path) -> None:
-        """Use `writer.lock` at `path`, which is made if it is not there."""
+        """Use `writer.lock` at `path`; create it if it does not exist."""
         self._thread_lock = threading.Lock()
         self._file_lock = FileLock(path)
 
     @property
     def descriptor(self) -> int:
-        """Of `writer.lock`."""
+        """The descriptor of `writer.lock`."""
         return self._file_lock.descriptor
 
     @contextmanager
     def of_both(self, check: Callable[[], None]) -> Iterator[None]:
-        """Keep everybody else from writing during the block.
+        """Hold both locks during the block, so that no other thread or process writes.
 
         Args:
-            check: called between the two; what it raises ends the turn.
+            check: called after the first lock is taken; an exception that it raises releases the lock.
         """
-        # One function for both: every write of the catalogue passes here.
+        # Not composed from the methods below, because that is slower, and every write of the catalogue passes here.
         self._take_thread_lock(_TURN_TIMEOUT_S)
         try:
             check()
@@ -60,7 +60,7 @@ class Turns:
 
     @contextmanager
     def of_thread(self, timeout_s: float | None = None) -> Iterator[None]:
-        """Keep the other threads of this process from writing during the block; None: wait for `_TURN_TIMEOUT_S`."""
+        """Hold the lock between threads during the block; wait for it up to `timeout_s`, or `_TURN_TIMEOUT_S` if None."""
         self._take_thread_lock(_TURN_TIMEOUT_S if timeout_s is None else timeout_s)
         try:
             yield
@@ -69,7 +69,7 @@ class Turns:
 
     @contextmanager
     def of_process(self) -> Iterator[None]:
-        """Keep other processes from writing during the block. The thread lock is held."""
+        """Hold the lock between processes during the block. The lock between threads is held."""
         self._take_file_lock()
         try:
             yield
@@ -78,7 +78,7 @@ class Turns:
 
     @contextmanager
     def of_process_if_free(self) -> Iterator[bool]:
-        """As `of_process` where no other process has the lock; yields whether that is so."""
+        """Like `of_process`, but if another process has the lock, do not wait and yield False."""
         is_free = self._file_lock.acquire_if_free()
         try:
             yield is_free
@@ -87,7 +87,7 @@ class Turns:
                 self._file_lock.release()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file_lock.close()
 
     def _take_thread_lock(self, timeout_s: float) -> None:
@@ -100,7 +100,7 @@ class Turns:
         try:
             taken = self._file_lock.acquire(BUSY_TIMEOUT_MS / 1000)
         except (OSError, RuntimeError) as error:
-            raise StoreUnavailableError(f"the catalogue's lock cannot be had: {error}") from error
+            raise StoreUnavailableError(f"the catalogue's lock cannot be taken: {error}") from error
         if not taken:
             raise StoreBusyError(
                 f"another process has had the catalogue's writer.lock for {BUSY_TIMEOUT_MS} ms (busy_timeout_ms)",

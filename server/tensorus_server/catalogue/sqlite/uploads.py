@@ -1,4 +1,4 @@
-"""The table of uploads: tensors on their way in, as far as they are durable."""
+"""The table of uploads: unfinished tensors, as far as they are durable."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SqliteUploadTable(UploadTable):
     """See `UploadTable`."""
 
     def __init__(self, database: Transactions, *, expiry_s: float) -> None:
-        """Use `database`; an upload expires so long after its last mark."""
+        """Use `database`; an upload expires `expiry_s` after its last mark."""
         self._database = database
         self._expiry_us = int(expiry_s * 1e6)
 
@@ -100,7 +100,7 @@ class SqliteUploadTable(UploadTable):
 
 
 def complete_upload(connection: apsw.Connection, request_id: str, item: int, tensor: Tensor) -> None:
-    """Note that the upload has become a tensor, within the transaction that commits it."""
+    """Record that the upload has become a tensor, within the transaction that commits the tensor."""
     which, parameters = "request_id = ? AND item = ?", (request_id, item)
     connection.execute(f"DELETE FROM upload_chunks WHERE {which}", parameters)
     rows = select(connection, f"SELECT {_COLUMNS}, row_checksum FROM upload WHERE {which}", parameters)
@@ -109,12 +109,12 @@ def complete_upload(connection: apsw.Connection, request_id: str, item: int, ten
             completed = replace(upload, generation=tensor.generation, outcome=tensor.outcome, chunk_count=0, state={})
             connection.execute(_INSERT, _to_row(completed, row[-1]))
         else:
-            # Whoever sends it again hears that the tensor is there.
+            # Its row is damaged. If the client sends the item again, the result is that the tensor is already stored.
             connection.execute(f"DELETE FROM upload WHERE {which}", parameters)
 
 
 def _uploads(connection: apsw.Connection, where: str, parameters: tuple[Any, ...]) -> list[Upload]:
-    """Return the uploads whose rows are what was written; one that is damaged is none, and its tensor is sent again."""
+    """Return the uploads with intact rows. Damaged ones are left out, so that clients send their tensors again."""
     try:
         rows = select(connection, f"SELECT {_COLUMNS}, row_checksum FROM upload WHERE {where}", parameters)
     except UNREADABLE as error:
@@ -152,7 +152,7 @@ def _to_row(upload: Upload, expires_us: int) -> tuple[Any, ...]:
 
 
 def _from_row(row: Sequence[Any], checksum: int) -> Upload | None:
-    """Return the upload of a row; None where it is not what was written."""
+    """Return the upload of a row; None if the row is damaged."""
     try:
         if upload_checksum(row) != checksum:
             return None
@@ -178,7 +178,7 @@ def _from_row(row: Sequence[Any], checksum: int) -> Upload | None:
 
 
 def _announced_to_json(new: NewTensor) -> dict[str, Any]:
-    """Return an announcement without id and spec, which have columns of their own."""
+    """Return an announcement without id and spec, which have their own columns."""
     checksum = new.source_checksum
     return {
         "metadata": new.metadata,

@@ -1,1 +1,1 @@
-"""One insert: segments become chunks, chunks a payload, and a commit makes the tensor visible."""
+"""Inserts: segments are encoded into chunks, chunks form a payload, and a commit makes the tensor visible."""

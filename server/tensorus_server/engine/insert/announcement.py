@@ -1,7 +1,7 @@
-"""The announcements of an item that several streams of one request send: the first one holds.
+"""Compares the announcements of an item when several streams of one request send it: the first one is binding.
 
-A later announcement may repeat the first, or leave out everything but id, dtype and shape. One that says anything else is
-refused: taken silently, it would decide what a tensor is of which a part is stored already.
+A later announcement may repeat the first, or omit everything except id, dtype and shape. Any other one is refused, because it
+would change the definition of a tensor that is already stored in part.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ __all__ = ["first_announcement"]
 
 
 def first_announcement(upload: Upload, later: NewTensor, *, dataset: str) -> NewTensor:
-    """Return what holds of an item that is announced again.
+    """Return the binding announcement of an item that is announced again.
 
     Args:
-        upload: what the earlier streams left of the item.
-        later: what the present stream says of it.
+        upload: the item's upload, left by an earlier stream.
+        later: the announcement by the current stream.
 
     Raises:
-        InvalidRequestError: they differ; names the item, the field and both values.
+        InvalidRequestError: the announcements differ; names the item, the field and both values.
     """
     if (upload.id, upload.spec) != (later.id, later.spec):
         raise InvalidRequestError(
@@ -38,9 +38,9 @@ def first_announcement(upload: Upload, later: NewTensor, *, dataset: str) -> New
         )
     first = upload.announced
     if first is None:
-        # An older version of Tensorus began it, and kept nothing else.
+        # An older version of Tensorus started the upload, and stored only these fields.
         return later
-    for field, said, holds in _said(upload, first, later):
+    for field, said, holds in _compared_fields(upload, first, later):
         if said is not None and not same_json({field: said}, {field: holds}):
             raise InvalidRequestError(
                 f"{field} of item {upload.item} is {bounded_json(said)}, "
@@ -52,13 +52,13 @@ def first_announcement(upload: Upload, later: NewTensor, *, dataset: str) -> New
     return first if first.source_checksum is not None else replace(first, source_checksum=later.source_checksum)
 
 
-def _said(upload: Upload, first: NewTensor, later: NewTensor) -> list[tuple[str, Any, Any]]:
-    """Return each field with what the later announcement says, None where it says nothing, and what the first one said."""
+def _compared_fields(upload: Upload, first: NewTensor, later: NewTensor) -> list[tuple[str, Any, Any]]:
+    """Return each field with its value in the later announcement, None if it is omitted, and its value in the first one."""
     return [
         ("metadata", later.metadata or None, first.metadata),
-        # The dataset's, where the first one brought none.
+        # The upload has the dataset's policy if the first announcement had none.
         ("policy", None if later.policy is None else later.policy.to_json(), upload.policy.to_json()),
-        # One that the first did not bring is welcome.
+        # A checksum that the first announcement lacked may be added.
         (
             "source_checksum",
             first.source_checksum and _checksum_text(later.source_checksum),

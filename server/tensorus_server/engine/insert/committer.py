@@ -1,13 +1,13 @@
-"""The one thread that makes tensors visible: it publishes payloads and commits them to the catalogue, in groups.
+"""The thread that makes tensors visible: it publishes payloads and commits them to the catalogue, in groups.
 
-A group costs two syncs however large it is: of the shard's folder, and of the catalogue's log. Whatever waits when a commit
-has ended makes up the next group, so a busy server forms large groups and an idle one commits at once.
+A group of any size costs two fsyncs: of the shard's folder, and of the catalogue's log. All requests that are queued when a
+commit ends form the next group. So a busy server forms large groups, and an idle one commits at once.
 
-Order, for every group: payloads durable (before they come here) → published → committed → reported. A crash leaves payloads
-without a row, which a listing finds, and never a row without its payload.
+The order for each group: payloads durable (before submission) → published → committed → reported. A crash may leave payloads
+without a row, which a listing finds, but never a row without its payload.
 
-Whatever is submitted gets an outcome: from its commit, from the error that its commit raised, or, where the thread itself has
-ended, from the failure of the store.
+Every request gets an outcome: from its commit, from the error that the commit raised, or, if the thread itself has ended, from
+the failure of the store.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ if TYPE_CHECKING:
 __all__ = ["Commit", "Committer"]
 
 _IDLE_S = 1.0
-"""After so long without a commit the catalogue gets a chance to tidy up."""
+"""After this long without a commit, the catalogue may do its maintenance."""
 
 _BROKEN_OFF = StoreUnavailableError("the commit was broken off; see the server's log")
-"""Made beforehand: it is needed where nothing else works."""
+"""Created in advance, because it is needed when even allocating memory may fail."""
 
 _log = logging.getLogger(__name__)
 
 
 @plain_dataclass
 class Commit:
-    """Batches whose payloads are durable, and that hear of their outcomes from the committer."""
+    """A request to commit batches with durable payloads; the committer settles them."""
 
     batches: Sequence[Batch]
     together: bool = False
-    """Whether all are committed, or none."""
+    """Whether to commit all of them or none."""
 
     def end(self, error: Exception) -> None:
-        """Fail what has not been settled."""
+        """Fail the batches that are not settled."""
         for batch in self.batches:
             if batch.state != "settled":
                 batch.fail(error)
@@ -65,14 +65,14 @@ class Commit:
 
 @dataclass(frozen=True)
 class _Save:
-    """A new state of an upload, whose payload is kept so far."""
+    """A request to save a mark, up to which the payload is durable."""
 
     mark: Mark
     saved: Future[int]
     """Its result is the mark's committed bytes."""
 
     def end(self, error: Exception) -> None:
-        """Fail it if it has no outcome."""
+        """Fail the future if it is not done."""
         if not self.saved.done():
             self.saved.set_exception(error)
 
@@ -84,36 +84,36 @@ class Committer:
     """A watched thread and its queue."""
 
     def __init__(self, catalogue: Catalogue, staging: Staging, payloads: PayloadStore, health: Health) -> None:
-        """Start the thread, whose end `health` is told."""
+        """Start the thread. If it ends unexpectedly, it reports that to `health`."""
         self.health = health
-        """Of the store."""
+        """The health of the store."""
         self._catalogue = catalogue
         self._staging = staging
         self._payloads = payloads
-        # Bounded by those who submit: each stream has at most `UNCOMMITTED_ITEMS_MAX` under way.
+        # The queue has no limit of its own: each stream has at most `UNCOMMITTED_ITEMS_MAX` items in it.
         self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
-        # What everyone gets who submits something after the thread has ended.
+        # Once the thread has ended: the error for every later request.
         self._ended: Exception | None = None
-        # The last group's even after its commit: harmless, since the catalogue knows them then.
+        # Not cleared after a commit. That is harmless, because the catalogue knows these keys then.
         self._uncommitted: frozenset[str] = frozenset()
-        # Held by whoever commits: the thread, or a caller of `commit_here`.
+        # Held while committing, by the thread or by a caller of `commit_here`.
         self._turn = threading.Lock()
-        # Since when a group is being handled.
+        # When the current group was started; infinity: none is in progress.
         self._busy_since_s = math.inf
-        # Whether somebody else has committed since the thread last looked.
+        # Whether `commit_here` has committed since the thread's last round.
         self._committed_here = False
         self._thread = Watched("committer", self._run, self._failed)
 
     @property
     def uncommitted(self) -> frozenset[str]:
-        """Payload keys of the group that is being committed: published, perhaps, while no row refers to them yet.
+        """Payload keys of the group that is being committed: they may be published before a row refers to them.
 
-        A group whose outcome is unknown stays here until the restart that finds out.
+        If the outcome of a commit is unknown, its keys stay here until the restart.
         """
         return self._uncommitted
 
     def check(self) -> None:
-        """Let the store fail where the disk has kept the thread for `STUCK_S`: its callers would wait for each other."""
+        """Fail the store if the current commit has taken longer than `STUCK_S`, so that nobody waits for it forever."""
         busy_s = time.monotonic() - self._busy_since_s
         if busy_s > background.STUCK_S:
             error = StoreUnavailableError(
@@ -122,16 +122,16 @@ class Committer:
             self.health.fail("a commit does not end", error)
 
     def submit(self, commit: Commit) -> None:
-        """Commit the batches as soon as possible, and settle them."""
+        """Queue batches to be committed and settled."""
         self._put(commit)
 
     def commit_here(self, stored: StoredTensor) -> Tensor | Exception | None:
-        """Commit a tensor with an inline payload on this thread, into its dataset as it knows it.
+        """Commit a tensor with an inline payload on this thread, if its dataset has not changed.
 
-        Only for stores that sync nothing: a disk that hangs would keep the caller for as long.
+        Only for stores that do not fsync: otherwise the caller would hang as long as the disk does.
 
         Returns:
-            The tensor as committed, or why it was not; None where others commit, or wait for that: it is to be submitted.
+            The tensor as committed, or its error; None if other commits are in progress or queued, and nothing was done.
 
         Raises:
             EngineError: see `TensorTable.commit`.
@@ -150,14 +150,14 @@ class Committer:
         return outcome
 
     def save(self, mark: Mark, saved: Future[int]) -> None:
-        """Save the mark as soon as possible; its committed bytes become the result of `saved`."""
+        """Queue a mark to be saved; its committed bytes become the result of `saved`."""
         self._put(_Save(mark, saved))
 
     def close(self, timeout_s: float) -> bool:
-        """Commit what waits and end the thread; what is submitted later fails. Idempotent.
+        """Commit what is queued and end the thread; later requests fail. Idempotent.
 
         Returns:
-            Whether it has ended in time.
+            Whether the thread has ended in time.
         """
         self._queue.put(None)
         ended = self._thread.join(timeout_s)
@@ -166,12 +166,12 @@ class Committer:
 
     def _put(self, pending: _Pending) -> None:
         self._queue.put(pending)
-        # In this order: either this sees that the thread has ended, or the thread's end sees what was put.
+        # The order matters: either this check sees that the thread has ended, or the thread's end drains the queue later.
         if self._ended is not None:
             self._end_all(self._ended)
 
     def _end_all(self, error: Exception) -> None:
-        """Fail what waits, and what comes later."""
+        """Fail all queued requests, and all later ones."""
         self._ended = error
         while True:
             try:
@@ -203,7 +203,7 @@ class Committer:
                 return
 
     def _next_group(self) -> tuple[list[_Pending], bool]:
-        """Wait for something to do or for idle time; return what waits, and whether it is the end."""
+        """Wait for requests, or until idle; return the queued requests, and whether the committer is closing."""
         group: list[_Pending] = []
         size = 0
         try:
@@ -231,8 +231,8 @@ class Committer:
     def _maintain(self, *, idle: bool) -> None:
         try:
             self._catalogue.maintain(idle=idle)
-        except Exception:  # noqa: BLE001 - nobody waits for it
-            # Nobody waits for it, and a catalogue that failed refuses the next commit.
+        except Exception:  # noqa: BLE001 - logged with its cause
+            # No caller waits for this, and if the catalogue has failed, it refuses the next commit.
             _log.exception("the catalogue could not be maintained")
 
     def _save(self, group: Sequence[_Save]) -> None:
@@ -240,7 +240,7 @@ class Committer:
             self._catalogue.uploads.save([pending.mark for pending in group])
         except EngineError as error:
             failure: Exception = error
-        except Exception:  # noqa: BLE001 - whoever waits must hear of it
+        except Exception:  # noqa: BLE001 - every future must get a result
             _log.exception("%d marks could not be saved", len(group))
             failure = StoreUnavailableError("the mark could not be saved; see the server's log")
         else:
@@ -251,7 +251,7 @@ class Committer:
             pending.end(failure)
 
     def _commit(self, batches: Sequence[Batch], *, together: bool) -> None:
-        """Commit batches in one transaction, and settle each with what became of its own."""
+        """Commit batches in one transaction, and settle each with its outcomes."""
         stored = [tensor for batch in batches for tensor in batch.stored]
         staged = [payload for batch in batches for payload in batch.staged]
         outcomes: Sequence[Tensor | Exception]
@@ -259,12 +259,12 @@ class Committer:
             outcomes = self._publish_and_commit(stored, staged, together=together)
         except EngineError as error:
             outcomes = [error] * len(stored)
-        except Exception:  # noqa: BLE001 - whoever waits must hear of it
+        except Exception:  # noqa: BLE001 - every batch must be settled
             _log.exception("a commit of %d tensors failed unexpectedly", len(stored))
             outcomes = [StoreUnavailableError("the commit failed; see the server's log")] * len(stored)
         for tensor, outcome in zip(stored, outcomes, strict=True):
-            # Its payload is gone: nobody must be told to go on with it. While the catalogue is busy, asking it again would keep
-            # everyone waiting; whoever resumes such an upload finds that its payload is gone.
+            # The payload was discarded, so the upload must not be resumed. If the catalogue is busy, another write would make
+            # all streams wait; then the upload stays, and a client that resumes it gets an error.
             if tensor.upload is not None and isinstance(outcome, Exception) and not isinstance(outcome, StoreBusyError):
                 drop_upload(self._catalogue.uploads, tensor.upload)
         start = 0
@@ -276,7 +276,7 @@ class Committer:
     def _publish_and_commit(
         self, stored: Sequence[StoredTensor], staged: Sequence[StagedPayload], *, together: bool
     ) -> list[Tensor | Exception]:
-        """Return the outcome of each; raises where the group failed as a whole."""
+        """Return the outcome of each tensor; raises if the group failed as a whole."""
         try:
             self.health.require()
             self._uncommitted = frozenset(payload.payload_key for payload in staged)
@@ -288,7 +288,7 @@ class Committer:
         try:
             outcomes = self._catalogue.tensors.commit(located, together=together)
         except StoreUnavailableError:
-            # Perhaps committed, perhaps not: the payloads stay, and a restart finds out.
+            # The outcome is unknown, so the payloads must stay. After a restart, the catalogue tells which are in use.
             raise
         except EngineError:
             self._delete(list(keys.values()))
@@ -299,16 +299,16 @@ class Committer:
         return outcomes
 
     def _delete(self, keys: Sequence[str]) -> None:
-        """Delete payloads that no tensor got; what cannot be deleted is left to the daily listing."""
+        """Delete payloads that no tensor uses; if that fails, the daily listing finds them."""
         for key in keys:
             try:
                 self._payloads.delete(key)
-            except Exception:  # noqa: BLE001 - others wait for the commit
+            except Exception:  # noqa: BLE001 - must not fail the commit
                 _log.warning("payload %s could not be deleted and is left to the daily listing", key, exc_info=True)
 
 
 def _located(stored: StoredTensor, keys: dict[str, str]) -> StoredTensor:
-    """Return the tensor with the key under which its payload was published; an inline one is as it was."""
+    """Return the tensor with the key that its payload was published under; inline ones are unchanged."""
     if stored.inline_payload is not None:
         return stored
     return replace(stored, locator=replace(stored.locator, key=keys[stored.locator.key]))

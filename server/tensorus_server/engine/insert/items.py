@@ -1,4 +1,4 @@
-"""The items of one insert: how far each is, and how it ended.
+"""The items of one insert: their states and results.
 
                  ┌───────────────── sealed ─┐         all or nothing: waits here for the others
                  │                          ▼
@@ -6,20 +6,19 @@
       │          │                          │           ▲
       └──────────┴───── an error ───────────┴───────────┘
 
-    open        its segments are taken, on the stream's thread
+    open        it receives segments, on the stream's thread
     sealing     its last bytes are encoded, verified and made durable, on the stream's thread or in the seal pool
-    sealed      it is durable, and waits for the others of its insert
-    committing  the committer has it
-    settled     its result has been reported, or the stream has left it to be resumed
+    sealed      it is durable, and waits for the other items of an all-or-nothing insert
+    committing  it is queued at the committer, or being committed
+    settled     its result has been reported, or it was left for a later stream to resume
 
-Small tensors go their way many at a time, so what has a state is a `Batch`: one item, or many small ones.
+Small tensors are processed many at a time, so states belong to a `Batch`, which is one item or many small ones.
 
-Whoever works on a batch holds it with `Batch.carried`. A batch that leaves that block neither settled nor handed over to
-another thread is failed, whatever was raised; so none can be counted and forgotten. Settling happens once: the first outcome
-is reported and counted, later ones are ignored.
+Code that works on a batch holds it in a block of `Batch.carried`. If the block ends, normally or by an error, and has neither
+settled the batch nor handed it over to another thread, the batch fails. So no batch is ever lost. A batch is settled once: the
+first outcome is reported and counted, and later ones are ignored.
 
-Every wait here ends: when what it waits for happens, when the store fails, or when nothing of the insert has moved for
-`STUCK_S`.
+Every wait here ends when its condition holds, when the store fails, or when nothing of the insert has moved for `STUCK_S`.
 """
 
 from __future__ import annotations
@@ -46,77 +45,77 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "ItemProgress", "ItemResult", "Items", "State"]
 
 _SEALING_MAX = 4
-"""Large items of one stream that wait for their last sync, each with the memory of its chunks under way."""
+"""Large items of one stream that may wait for their last fsync. Each holds the memory of its chunks in flight."""
 
 _log = logging.getLogger(__name__)
 
 
 @plain_dataclass
 class ItemResult:
-    """What became of one item."""
+    """The result of one item."""
 
     item: int
-    """Its number within the stream."""
+    """The item's number within the stream."""
     outcome: Tensor | Exception
-    """The committed tensor, or why there is none."""
+    """The committed tensor, or the error."""
 
 
 @dataclass(frozen=True)
 class ItemProgress:
-    """How far an item is."""
+    """The progress of one item."""
 
     item: int
     id: str
     committed_bytes: int
-    """Canonical bytes that are durable."""
+    """Number of durable canonical bytes."""
     tensor: Tensor | None = None
-    """Once it is complete and visible."""
+    """The tensor, if it is complete and visible."""
 
 
 State: TypeAlias = Literal["open", "sealing", "sealed", "committing", "settled"]
-"""How far a batch is; see the module's description."""
+"""The state of a batch; see the module's description."""
 
 
 class Batch:
-    """One item of an insert, or many small ones. Made by `Items.begin`."""
+    """One item of an insert, or many small ones. Created by `Items.begin`."""
 
     __slots__ = ("_carrier", "_items", "inline_bytes", "numbers", "staged", "state", "stored")
 
     def __init__(self, items: Items, numbers: list[int]) -> None:
-        """Begin with these items."""
+        """Start with these items, in state "open"."""
         self.numbers = numbers
-        """Of its items, within the stream."""
+        """The numbers of its items within the stream."""
         self.state: State = "open"
         self.stored: Sequence[StoredTensor] = ()
-        """What is to be committed, in order of `numbers`; known once it is sealed."""
+        """The tensors to commit, in order of `numbers`; set when the batch is sealed."""
         self.staged: Sequence[StagedPayload] = ()
-        """The payloads of those that are not inline."""
+        """The payloads of tensors that are not inline."""
         self.inline_bytes = 0
-        """Stored bytes of it that are held in memory while it is committed."""
+        """Stored bytes of inline payloads, which are in memory until the commit."""
         self._items = items
         self._carrier: _Carried | None = None
 
     def carried(self) -> _Carried:
-        """Return a block in which the batch is settled or handed over; whatever the block raises is its outcome."""
+        """Return a context manager for code that settles the batch or hands it over; an exception becomes the outcome."""
         return _Carried(self)
 
     def hand_over(self) -> None:
-        """Note that another thread carries the batch from here on, or that it rests: call this just before it can begin."""
+        """Note that another thread continues with the batch, or that it waits. Call this just before that can happen."""
         self._carrier = None
 
     def settle(self, outcomes: Sequence[Tensor | Exception]) -> None:
-        """Report the outcomes, in order of `numbers`, unless the batch is settled."""
+        """Report the outcomes, in order of `numbers`, unless the batch is already settled."""
         self._items.settle(self, outcomes)
 
     def fail(self, error: Exception) -> None:
-        """Report the error for every item, unless the batch is settled."""
+        """Report the error for every item, unless the batch is already settled."""
         self.settle([error] * len(self.numbers))
 
 
 class _Carried:
     """See `Batch.carried`."""
 
-    # A batch and the block in which it is worked on are two halves of one thing.
+    # This class and `Batch` share their state, hence the private access.
     # ruff: noqa: SLF001
 
     __slots__ = ("_batch",)
@@ -132,24 +131,24 @@ class _Carried:
             self._batch.fail(error)
             return True
         if self._batch._carrier is self:
-            # Also where something that is no `Exception` passes through.
+            # Also reached if a BaseException passes through, such as KeyboardInterrupt.
             self._batch.fail(StoreUnavailableError("the work on the tensor was broken off; see the server's log"))
         return False
 
 
 class Items:
-    """All items of one insert. Safe in many threads."""
+    """All items of one insert. Thread-safe."""
 
     def __init__(self, report: Callable[[Sequence[ItemResult | ItemProgress]], None], health: Health) -> None:
-        """Start with none.
+        """Start without items.
 
         Args:
-            report: told the result of each item once, from any thread; must not block for long.
-            health: of the store; a wait ends where that fails.
+            report: called with the result of each item once, on any thread; must not block for long.
+            health: the store's health; waits end when the store fails.
         """
         self._report = report
         self._health = health
-        # The plain lock, and not the condition, is what most calls take: it is several times as fast.
+        # Most methods take the plain lock instead of the condition, because it is several times as fast.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._waiters = 0
@@ -159,20 +158,20 @@ class Items:
         self._committing_bytes = 0
         self._moves = 0
         self.begun = 0
-        """Items that were announced."""
+        """Number of items that were announced."""
         self.succeeded = 0
-        """Items that were committed."""
+        """Number of items that were committed."""
         self.failed = 0
-        """Items that were not."""
+        """Number of items that failed."""
         self.first_failed: int | None = None
         """The number of the item that failed first."""
         self.sealed_inline_bytes = 0
-        """Stored bytes in memory of all that have waited for the others of their insert."""
+        """Stored bytes of all inline payloads that have waited for the other items of the insert."""
         self.unreported: Exception | None = None
-        """Why a result could not be reported: then the stream as a whole has failed."""
+        """The error if a result could not be reported; the stream as a whole has then failed."""
 
     def begin(self, numbers: list[int]) -> Batch:
-        """Count items as announced."""
+        """Register announced items as one batch."""
         batch = Batch(self, numbers)
         with self._lock:
             self._unsettled.add(batch)
@@ -182,11 +181,11 @@ class Items:
 
     @property
     def are_under_way(self) -> bool:
-        """Whether any are being sealed, committed or reported. Takes no lock: the answer may be a moment old."""
+        """Whether any items are being sealed, committed or reported. Takes no lock, so the answer may be slightly old."""
         return len(self._unsettled) > self._batches["open"] + self._batches["sealed"]
 
     def in_state(self, state: State) -> list[Batch]:
-        """Return the batches that are in this state, by number."""
+        """Return the batches in this state, in order of their item numbers."""
         with self._lock:
             if not self._batches[state]:
                 return []
@@ -194,17 +193,17 @@ class Items:
         return sorted(found, key=lambda batch: batch.numbers)
 
     def seal(self, batch: Batch) -> None:
-        """Let an open item be sealed; waits while as many of the stream are as may be.
+        """Move an open item to "sealing"; blocks while too many items of the stream are being sealed.
 
         Raises:
-            StoreUnavailableError: the store failed, or nothing moves.
+            StoreUnavailableError: the store failed, or nothing has moved for `STUCK_S`.
         """
         with self._lock:
             self._wait_until(lambda: self._batches["sealing"] < _SEALING_MAX)
             self._move(batch, "sealing")
 
     def sealed(self, batch: Batch) -> bool:
-        """Let a sealed item wait for the others of its insert; False where it is settled."""
+        """Move an item to "sealed"; return False if it is already settled."""
         with self._lock:
             moved = self._move(batch, "sealed")
             if moved:
@@ -212,16 +211,16 @@ class Items:
             return moved
 
     def commit(self, batch: Batch, *, together: bool = False) -> bool:
-        """Let a batch be committed; waits while more of the stream are being committed than may.
+        """Move a batch to "committing"; blocks while too many items of the stream are being committed.
 
         Args:
-            together: with others that are in memory already: nothing is gained by waiting.
+            together: do not block, because the whole insert is committed at once and is already in memory.
 
         Returns:
-            False where it is settled.
+            False if the batch is already settled.
 
         Raises:
-            StoreUnavailableError: the store failed, or nothing moves.
+            StoreUnavailableError: the store failed, or nothing has moved for `STUCK_S`.
         """
         batch.inline_bytes = _inline_bytes(batch)
         with self._lock:
@@ -236,7 +235,7 @@ class Items:
         )
 
     def settle_some(self, batch: Batch, failures: dict[int, Exception]) -> None:
-        """Fail some items of a batch, by number; the others go on without them."""
+        """Fail some items of a batch, by number; the batch continues with the others."""
         part = Batch(self, list(failures))
         with self._lock:
             batch.numbers = [number for number in batch.numbers if number not in failures]
@@ -250,12 +249,12 @@ class Items:
             return
         try:
             self._report([ItemResult(item, outcome) for item, outcome in zip(batch.numbers, outcomes, strict=True)])
-        except Exception as error:  # noqa: BLE001 - it is the stream's
-            # On whatever thread this is, it must not suffer from a stream that cannot be told.
+        except Exception as error:  # noqa: BLE001 - recorded, and raised by the stream
+            # This may be the committer's thread, which must survive if one stream cannot report.
             _log.exception("results of items %s could not be reported", batch.numbers)
             self.unreported = error
         finally:
-            # Counted after the report, so that whoever waits for the end finds everything said.
+            # Counted after the report, so that `wait` returns only once all results have been reported.
             failed = [number for number, found in enumerate(outcomes) if isinstance(found, Exception)]
             with self._lock:
                 self.succeeded += len(outcomes) - len(failed)
@@ -265,32 +264,32 @@ class Items:
                 self._end(batch)
 
     def leave(self, batch: Batch) -> None:
-        """Settle a batch without a report: its stream has ended."""
+        """Settle a batch without a report, because its stream has ended."""
         if self._claim(batch):
             with self._lock:
                 self._end(batch)
 
     def fail_all(self, error: Exception) -> None:
-        """Fail every item that is not settled."""
+        """Fail all items that are not settled."""
         with self._lock:
             left = list(self._unsettled)
         for batch in left:
             batch.fail(error)
 
     def wait(self, *, sealed: bool = False) -> None:
-        """Wait until every item is settled.
+        """Wait until all items are settled.
 
         Args:
-            sealed: also those that are sealed and rest count as done.
+            sealed: whether items in state "sealed" count as done, too.
 
         Raises:
-            StoreUnavailableError: the store failed, or nothing moves.
+            StoreUnavailableError: the store failed, or nothing has moved for `STUCK_S`.
         """
         with self._lock:
             self._wait_until(lambda: len(self._unsettled) == (self._batches["sealed"] if sealed else 0))
 
     def _claim(self, batch: Batch) -> bool:
-        """Take the right to settle a batch; False where somebody else has it."""
+        """Claim the right to settle a batch; return False if another thread has it."""
         with self._lock:
             return self._move(batch, "settled")
 
@@ -304,7 +303,7 @@ class Items:
             self._changed.notify_all()
 
     def _move(self, batch: Batch, state: State) -> bool:
-        """Note a batch's new state; False where it is settled, and stays so. The lock is held."""
+        """Move a batch to a new state; do nothing and return False if it is settled. The lock is held."""
         if batch.state == "settled":
             return False
         self._batches[batch.state] -= 1
@@ -317,12 +316,12 @@ class Items:
             self._committing_items += len(batch.numbers)
             self._committing_bytes += batch.inline_bytes
         if state != "settled":
-            # The end of settling tells of itself.
+            # A settled batch notifies in `_end`, after its report.
             self._tell()
         return True
 
     def _wait_until(self, happens: Callable[[], bool]) -> None:
-        """Wait for what another thread does to the items. The lock is held."""
+        """Wait until another thread makes the condition true. The lock is held."""
         moves, give_up_s = self._moves, time.monotonic() + background.STUCK_S
         self._waiters += 1
         try:

@@ -1,7 +1,7 @@
-"""What is left of a tensor that is not stored: it is dropped, or left so that another stream can resume it.
+"""Cleans up after a tensor that was not stored: drops it, or keeps it so that another stream can resume it.
 
-None of this raises. It happens while something else has failed, or while a stream ends, and must keep neither from going on.
-What cannot be put away now is left to the sweep, which finds it, and to the log.
+No function here raises. They run while another error is handled, or while a stream ends, and must not disturb either. If a
+clean-up fails, it is logged, and the sweep does it later.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Writer(Protocol):
 
 
 def drop_writer(writer: _Writer) -> None:
-    """Drop a tensor on its way in."""
+    """Drop an unfinished tensor."""
     try:
         writer.drop()
     except Exception:  # noqa: BLE001 - see the module's description
@@ -40,7 +40,7 @@ def drop_writer(writer: _Writer) -> None:
 
 
 def park_writer(writer: _Writer) -> None:
-    """Leave a tensor on its way in as far as it is marked; drop it where it is not."""
+    """Keep an unfinished tensor up to its last mark; drop it if it has none."""
     try:
         writer.park()
     except Exception:  # noqa: BLE001 - see the module's description
@@ -48,7 +48,7 @@ def park_writer(writer: _Writer) -> None:
 
 
 def park(staging: Staging, staged: Sequence[StagedPayload]) -> None:
-    """Leave finished payloads to be resumed as far as they are marked; drop those that never were."""
+    """Keep finished payloads up to their last marks; drop those without one."""
     _put_away(staged, staging.park)
 
 
@@ -58,7 +58,7 @@ def drop(staging: Staging, staged: Sequence[StagedPayload]) -> None:
 
 
 def drop_upload(uploads: UploadTable, upload: tuple[str, int | None]) -> None:
-    """Drop the row of an upload that nobody can go on with, or all of a request. One that cannot be dropped now expires."""
+    """Drop the row of an upload that cannot be resumed, or all rows of a request. If that fails, they expire."""
     try:
         uploads.drop(*upload)
     except Exception:  # noqa: BLE001 - see the module's description

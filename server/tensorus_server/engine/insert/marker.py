@@ -1,8 +1,7 @@
-"""Saves the marks of one upload, behind the thread that receives it.
+"""Saves the marks of one upload asynchronously, while its thread goes on receiving.
 
-A mark is a place up to which a tensor on its way in is durable: its payload is kept first, then the catalogue says so. At
-most one is under way. It is a future from its beginning on: keeping the payload and saving the mark each pass it on, and
-whatever either raises is its outcome.
+A mark is a position up to which an upload is durable. First the payload is synced, then the mark is saved in the catalogue. At
+most one mark is in flight. A single future represents it through both steps; an error of either step becomes its result.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ __all__ = ["Marker"]
 
 
 class Marker:
-    """See the module's description. All methods belong to one thread."""
+    """See the module's description. Not thread-safe: all methods belong to the stream's thread."""
 
     def __init__(
         self, upload: tuple[str, int], uploads: UploadTable, committer: Committer, report: Callable[[int], None]
@@ -33,8 +32,8 @@ class Marker:
         """Save marks of this upload.
 
         Args:
-            upload: request and item.
-            report: told the canonical bytes that are durable, on the committer's thread; must not block.
+            upload: request id and item number.
+            report: called with the number of durable canonical bytes, on the committer's thread; must not block.
         """
         self.upload = upload
         self.begun_bytes = 0
@@ -45,7 +44,7 @@ class Marker:
         self._under_way: Future[int] | None = None
 
     def begin(self, keep: Future[None], mark: Mark) -> None:
-        """Save `mark` when `keep` is done. The one before must be."""
+        """Save `mark` when `keep`, which syncs the payload, is done. The mark before must have been waited for."""
         self.begun_bytes = mark.upload.committed_bytes
         saved: Future[int] = Future()
         saved.add_done_callback(self._tell)
@@ -53,7 +52,7 @@ class Marker:
         keep.add_done_callback(partial(self._kept, mark, saved))
 
     def wait(self) -> None:
-        """Wait for the mark that is under way.
+        """Wait for the mark in flight, if any.
 
         Raises:
             StorageFullError, StoreUnavailableError, StoreBusyError: it could not be saved.
@@ -63,32 +62,32 @@ class Marker:
             self._under_way = None
 
     def settle(self) -> None:
-        """Wait for the mark that is under way, however it ends."""
+        """Wait for the mark in flight, if any, and ignore its error."""
         if self._under_way is not None:
             try:
                 self.wait()
-            except Exception:  # noqa: BLE001 - whoever needed the mark has been told, or nobody does
+            except Exception:  # noqa: BLE001 - nobody needs the mark any more, or its error was reported
                 self._under_way = None
 
     def resumed(self, committed_bytes: int) -> None:
-        """Go on from a mark that was saved before."""
+        """Start from a mark that an earlier stream saved."""
         self.begun_bytes = self.committed_bytes = committed_bytes
 
     def chunks(self, upload: Upload) -> ChunkIndex:
-        """Return the upload's chunk index as far as it is saved."""
+        """Return the part of the upload's chunk index that is saved."""
         return self._uploads.chunks(upload)
 
     def drop(self) -> None:
-        """Drop the upload's row. One that cannot be dropped now expires."""
+        """Drop the upload's row. If that fails, the upload expires."""
         self.settle()
         drop_upload(self._uploads, self.upload)
 
     def _kept(self, mark: Mark, saved: Future[int], keep: Future[None]) -> None:
-        """Go on with a mark whose payload is kept, or is not. Runs where that ended."""
+        """Save the mark once its payload is synced, or fail it; runs on the thread that synced."""
         try:
             keep.result(timeout=0)
             self._committer.save(mark, saved)
-        except BaseException as error:  # noqa: BLE001 - whoever waits for the mark gets it
+        except BaseException as error:  # noqa: BLE001 - passed on to whoever waits for the mark
             if not saved.done():
                 saved.set_exception(error)
 

@@ -1,11 +1,11 @@
-"""Small tensors one by one on the short way, from announcement to commit, on the caller's thread.
+"""A fast path that stores one small tensor completely on the caller's thread.
 
-An `InsertStream` is made for many tensors at once: it hands them from thread to thread, so that one is encoded while others
-wait for the disk. For a single small tensor of a store that waits for no disk this takes longer than storing it. Here nothing
-is handed over, with the same checks and the same bytes stored. It answers only where all goes well, and is silent otherwise:
-whatever is unusual or wrong is for the stream, which knows every error. A test holds that both store the same.
+An `InsertStream` is built for many tensors: it passes them between threads, so that one is encoded while others wait for the
+disk. For a single small tensor in a store that waits for no disk, those hand-overs take longer than the work. This path makes
+none, but performs the same checks and stores the same bytes. It stores a tensor only if everything succeeds. Otherwise it
+returns None, and the caller uses a stream, which reports every error. A test asserts that both store the same.
 
-A dataset is the one that an insert before found. Whether it still is what it was, the commit sees, in its transaction.
+Datasets are cached between inserts. The transaction of the commit checks that the dataset has not changed.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ if TYPE_CHECKING:
 __all__ = ["OneByOne"]
 
 _DATASETS_MAX = 256
-"""That a thread remembers; it forgets all of them when there are more."""
+"""Datasets that a thread caches; when there are more, it drops all of them."""
 
 
 class OneByOne:
-    """Inserts of a store that syncs nothing. Safe in many threads."""
+    """Inserts single tensors into a store that does not fsync. Thread-safe."""
 
     def __init__(self, services: InsertServices) -> None:
-        """Know no dataset yet."""
+        """Start with an empty cache."""
         self._services = services
         self._local = _Local()
 
     def insert(self, dataset: str, new: NewTensor, canonical: memoryview) -> Tensor | None:
-        """Store a tensor and return it as it was committed; None where nothing was stored, and a stream is to be asked.
+        """Store a tensor and return it as committed; return None if nothing was stored and a stream must be used.
 
         Args:
-            canonical: all of its canonical bytes.
+            canonical: all canonical bytes of the tensor.
         """
         known = self._local.known
         try:
             inserts = known.get(dataset) or self._remember(dataset)
             inserted = inserts.insert(new, canonical)
-        except Exception:  # noqa: BLE001 - the stream finds it again, and reports it
+        except Exception:  # noqa: BLE001 - the stream meets the same error and reports it
             inserted = None
         if inserted is None:
-            # Perhaps because it has changed.
+            # The cached dataset may be out of date.
             known.pop(dataset, None)
         return inserted
 
@@ -68,7 +68,7 @@ class _Inserts:
     def __init__(self, name: str, services: InsertServices) -> None:
         self._services = services
         self._dataset = services.catalogue.datasets.get(name)
-        # It knows the kind of the tensor before, which nearly always is that of the next one.
+        # Kept between inserts, since it caches what one tensor has in common with the next.
         self._small = SmallTensors(self._dataset)
         self._planned: tuple[TensorSpec, ChunkPlan] | None = None
 
@@ -93,7 +93,7 @@ class _Inserts:
 
 
 class _Local(threading.local):
-    """What one thread knows."""
+    """The cache of one thread."""
 
     def __init__(self) -> None:
         self.known: dict[str, _Inserts] = {}

@@ -1,4 +1,4 @@
-"""How an insert is done, and what it works with."""
+"""The options of an insert, and the services that it uses."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ["InsertOptions", "InsertServices"]
 
 @dataclass(frozen=True)
 class InsertOptions:
-    """How an insert is done."""
+    """The options of an insert."""
 
     request_id: str | None = None
-    """Under which it can be resumed; None: it cannot."""
+    """The id under which the insert can be resumed; None: it cannot."""
     all_or_nothing: bool = False
-    """Whether nothing is visible before `finish` has succeeded for every item."""
+    """Whether no item becomes visible unless all items succeed, at `finish`."""
     validate_only: bool = False
-    """Whether everything is checked and measured, and nothing stored."""
+    """Whether to check and measure everything, but store nothing."""
 
 
 @dataclass(frozen=True)
 class InsertServices:
-    """What an insert works with; shared by all streams."""
+    """The services that inserts use; shared by all streams."""
 
     catalogue: Catalogue
     staging: Staging

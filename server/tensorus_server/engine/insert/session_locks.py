@@ -1,8 +1,8 @@
-"""Which worker has which insert: a lock for each request, between the workers of one server.
+"""Locks that decide which worker of a server serves an insert: one lock for each request id.
 
-A lock is one byte of `sessions.lock`, at a place that follows from the request's id. The kernel keeps it for whoever opened the
-file (an "open file description lock"), and lets go of it however that process ends; the file itself stays empty. So an insert
-that nobody else has costs two calls of the system, and a word to the other workers only where one of them has it.
+A lock covers one byte of `sessions.lock`, at a position derived from the request id. It is an open file description lock: the
+kernel releases it when the process ends for any reason. The file itself stays empty. An insert that no other worker serves
+costs two system calls; a message to the other workers is needed only if one of them holds the lock.
 
 Source: fcntl(2), "Open file description locks".
 """
@@ -26,24 +26,24 @@ _LOCK = struct.Struct("hhqqi4x")
 """struct flock: type, whence, start, length, process."""
 
 _PLACES = 2**62
-"""Two requests at one place would have to wait for each other; that does not happen by chance."""
+"""Number of positions. Two requests at one position would wait for each other, which is too unlikely to happen by chance."""
 
 
 class SessionLocks:
-    """The locks of one worker; see `Peers`. One thread at a time."""
+    """The locks of one worker; implements `Peers`. Not thread-safe."""
 
     def __init__(self, path: Path, ask: Callable[[str, int], None]) -> None:
-        """Use the file at `path`, which is made if it is not there.
+        """Use the file at `path`; create it if it does not exist.
 
         Args:
-            ask: has the other workers end their streams of a request, if they are older than a ticket; must not wait.
+            ask: tells the other workers to end their streams of a request that are older than a ticket; must not block.
         """
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._ask = ask
         self._last_ticket = 0
 
     def ticket(self) -> int:
-        """See `Peers`. The clock is the same in all processes of the machine."""
+        """See `Peers`. Tickets come from the monotonic clock, which all processes of the machine share."""
         self._last_ticket = max(time.monotonic_ns(), self._last_ticket + 1)
         return self._last_ticket
 
@@ -56,7 +56,7 @@ class SessionLocks:
         return True
 
     def unlock(self, request_id: str) -> None:
-        """See `Peers`. Without effect after `close`, which a stream that was told to end may outlive for a moment."""
+        """See `Peers`. Does nothing after `close`, since a stream that was told to end may outlive that for a moment."""
         if self._descriptor >= 0:
             self._control(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, request_id)
 
@@ -69,13 +69,13 @@ class SessionLocks:
         self._ask(request_id, ticket)
 
     def close(self) -> None:
-        """Let go of every lock. Idempotent."""
+        """Release all locks. Idempotent."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     def _control(self, command: int, kind: int, request_id: str) -> int:
-        """Call fcntl for the lock of the request, and return the kind of lock that it answers with."""
+        """Call fcntl for the lock of the request, and return the type of lock in its answer."""
         digest = blake2b(request_id.encode(errors="surrogatepass"), digest_size=8).digest()
         place = int.from_bytes(digest, "little") % _PLACES
         answer = fcntl.fcntl(self._descriptor, command, _LOCK.pack(kind, os.SEEK_SET, place, 1, 0))

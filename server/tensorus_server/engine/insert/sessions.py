@@ -1,8 +1,8 @@
-"""Which inserts are going on: one stream for each request, and the newest wins.
+"""Tracks inserts in progress: each request id has at most one stream, and the newest stream wins.
 
-Where several processes serve the same inserts, the stream with a request also has the request's lock between them (`Peers`).
-Whoever finds it taken has its holder told, as often as it looks, that a newer stream wants it. Of streams that want it at once
-the newest wins in every process, since all of them compare the same tickets.
+If several processes serve the same inserts, a stream also takes the request's lock, which all of them share (`Peers`). A stream
+that finds the lock taken keeps telling the other processes that a newer stream wants it. If several streams want it, the newest
+wins in every process, because all processes compare the same tickets.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ if TYPE_CHECKING:
 __all__ = ["Alone", "InsertSessions", "Peers"]
 
 _HAND_OVER_S = 30.0
-"""How long a stream waits for the older one to end: it has chunks to encode, and a sync to wait for."""
+"""How long a stream waits for an older one to end, which may still have to encode chunks and wait for an fsync."""
 
 _LOOK_S = 0.05
-"""How often one who waits for another process looks whether that has ended its stream."""
+"""How often a stream that waits for another process checks whether that process has ended its stream."""
 
 
 class Peers(Protocol):
-    """The other processes that serve the same inserts. Called by one thread at a time; nothing waits."""
+    """The other processes that serve the same inserts. Called by one thread at a time; no method blocks."""
 
     def ticket(self) -> int:
-        """Return a number above all that any of the processes has given out."""
+        """Return a number above all tickets that any of the processes has issued."""
 
     def try_lock(self, request_id: str) -> bool:
-        """Take the request's lock; return whether no other process has it."""
+        """Take the request's lock; return False if another process has it."""
 
     def unlock(self, request_id: str) -> None:
-        """Let go of the request's lock."""
+        """Release the request's lock."""
 
     def is_locked(self, request_id: str) -> bool:
         """Return whether another process has the request's lock."""
 
     def ask(self, request_id: str, ticket: int) -> None:
-        """Let `InsertSessions.newer` be called in the other processes; perhaps it never is."""
+        """Have `InsertSessions.newer` called in the other processes; delivery is not guaranteed."""
 
     def close(self) -> None:
-        """Let go of everything. Idempotent."""
+        """Release all locks. Idempotent."""
 
 
 class Alone:
-    """No other process serves the same inserts; see `Peers`."""
+    """The `Peers` of a process that serves its inserts alone."""
 
     def __init__(self) -> None:
         """Count tickets from 0."""
@@ -79,13 +79,13 @@ class Alone:
 
 
 class InsertSessions:
-    """Request ids and the streams that have them. Safe in many threads."""
+    """Maps request ids to the streams that hold them. Thread-safe."""
 
     def __init__(self, peers: Peers | None = None) -> None:
         """Start without streams.
 
         Args:
-            peers: other processes that serve the same inserts, which `close` closes; None: there are none.
+            peers: the other processes that serve the same inserts; `close` closes it. None: there are none.
         """
         self._peers = peers or Alone()
         self._changed = threading.Condition()
@@ -94,19 +94,19 @@ class InsertSessions:
 
     @contextmanager
     def held(self, request_id: str, take_over: Callable[[], None]) -> Iterator[None]:
-        """Have the request for as long as the block runs; a stream that has it is ended first.
+        """Hold the request for the duration of the block; first end the stream that holds it now.
 
         Args:
-            take_over: called when a newer stream wants the request, perhaps more than once: must end this one soon.
+            take_over: called, perhaps several times, when a newer stream wants the request; must end this stream soon.
 
         Raises:
-            SessionTakenOverError: a newer stream was faster.
-            StoreUnavailableError: the older stream does not end.
+            SessionTakenOverError: a newer stream took the request first.
+            StoreUnavailableError: the older stream did not end in time.
         """
         with self._changed:
             ticket = self._peers.ticket()
             self._latest[request_id] = ticket
-            # Whoever else waits for it waits in vain now.
+            # Wake older streams that wait for the request: they give up.
             self._changed.notify_all()
             if request_id in self._take_overs:
                 self._take_overs[request_id]()
@@ -123,7 +123,7 @@ class InsertSessions:
                 self._changed.notify_all()
 
     def newer(self, request_id: str, ticket: int) -> None:
-        """Take another process's word that a stream of its own wants the request: older ones end, those that wait included."""
+        """Handle the news that a stream of another process wants the request: end older streams, including waiting ones."""
         with self._changed:
             latest = self._latest.get(request_id)
             if latest is None or latest > ticket:
@@ -134,18 +134,18 @@ class InsertSessions:
                 self._take_overs[request_id]()
 
     def is_held(self, request_id: str) -> bool:
-        """Return whether a stream has the request."""
+        """Return whether a stream holds the request."""
         with self._changed:
             return request_id in self._take_overs or self._peers.is_locked(request_id)
 
     def end(self, request_id: str) -> None:
-        """End the stream that has the request, if there is one, and wait until it has.
+        """End the stream that holds the request, if any, and wait until it has ended.
 
         Raises:
-            StoreUnavailableError: it does not end.
+            StoreUnavailableError: it did not end in time.
         """
         with self._changed:
-            # A newer one may have been waiting, and have it before this thread has seen the older one end.
+            # A loop, since a waiting stream may take the request before this thread notices that the older one has ended.
             while (take_over := self._take_overs.get(request_id)) is not None:
                 take_over()
                 if not self._wait_for_end(request_id, take_over):
@@ -158,11 +158,11 @@ class InsertSessions:
                 self._changed.wait(_LOOK_S)
 
     def close(self) -> None:
-        """Leave the other processes alone. Idempotent; nobody may have a request any more."""
+        """Close the connection to the other processes. Idempotent; no stream may hold a request any more."""
         self._peers.close()
 
     def _wait_for_turn(self, request_id: str, ticket: int) -> None:
-        """Wait until nobody has the request, and take its lock. Errors as of `held`. The lock of this object is held."""
+        """Wait until no stream holds the request, and take its lock. Raises the errors of `held`. The lock is held."""
         deadline_s = time.monotonic() + _HAND_OVER_S
         while True:
             if self._latest.get(request_id) != ticket:
@@ -176,11 +176,11 @@ class InsertSessions:
                 raise StoreUnavailableError(f"the older stream of insert {request_id} has not ended yet")
             if not is_here:
                 self._peers.ask(request_id, ticket)
-            # A stream of this process tells when it has ended.
+            # A stream of this process notifies when it ends; other processes must be polled.
             self._changed.wait(left_s if is_here else min(left_s, _LOOK_S))
 
     def _wait_for_end(self, request_id: str, take_over: Callable[[], None]) -> bool:
-        """Wait for the stream that is ended by `take_over`; return whether it has ended. The lock is held."""
+        """Wait for the stream that registered `take_over`; return whether it has ended. The lock is held."""
         return self._changed.wait_for(lambda: self._take_overs.get(request_id) is not take_over, _HAND_OVER_S)
 
 

@@ -1,20 +1,20 @@
-"""One streamed insert: segments in, tensors committed.
+"""One streamed insert: receives segments and commits tensors.
 
-    open      the dataset is looked up, and what an earlier stream of the same request left
+    open      look up the dataset, and what an earlier stream of the same request left
     items     each: announced by its first segment → bytes → last segment → sealed (durable) → committed (visible) → reported
-    finish    everything has been reported
+    finish    all items have been reported
 
-An item that fails is reported and its remaining segments are dropped; the stream and its other items go on. Items may
-interleave, and are announced in ascending order of their numbers, so that nothing has to remember which ones have ended.
-What has been reported as committed stays. When the stream ends early, items that were marked on their way can be resumed by
-another stream of the same request; of the others nothing is left.
+If an item fails, that is reported and its remaining segments are dropped; the stream and its other items continue. Items may
+interleave. They are announced in ascending order of their numbers, so that the stream need not remember which have ended.
+Items that were reported as committed stay. If the stream ends early, another stream of the same request can resume items that
+have a mark; nothing is kept of the others.
 
-An insert of all or nothing is lost when one item fails. From then on its items fail as soon as they are announced, and their
+An all-or-nothing insert is lost when one item fails. From then on, its items fail as soon as they are announced, and their
 bytes are dropped unread.
 
-Threads: `receive`, `flush`, `fail`, `finish` and `abort` belong to one thread, the stream's. Sealing a large item waits for
-the disk in the seal pool, so that the next item streams in meanwhile; commits happen on the committer's thread. `items.py`
-has the states of an item, and makes sure that each gets its result.
+Threads: `receive`, `flush`, `fail`, `finish` and `abort` belong to one thread, the stream's. Large items are sealed in the seal
+pool, which waits for the disk while the next item streams in. Commits run on the committer's thread. `items.py` has the states
+of an item, and ensures that each item gets its result.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ if TYPE_CHECKING:
 __all__ = ["InsertOptions", "InsertServices", "InsertStream", "ItemProgress", "ItemResult"]
 
 _INLINE_TOGETHER_BYTES_MAX = 16 * 1024 * 1024
-"""Stored bytes that wait in memory for the others of their insert; what comes after them waits in the chunk store."""
+"""Stored bytes of an all-or-nothing insert that wait in memory for `finish`; further items wait in the chunk store."""
 
 
 @plain_dataclass
 class _Open:
-    """An item whose segments are taken."""
+    """An item that receives segments."""
 
     batch: Batch
     writer: TensorWriter
@@ -83,11 +83,11 @@ class InsertStream:
         """Open the stream.
 
         Args:
-            report: told the result of each item once, often several at a time, and how far large ones are durable, from any
-                thread; must not block for long.
+            report: called with the result of each item once, often several at a time, and with the durable progress of large
+                ones; called on any thread, must not block for long.
 
         Raises:
-            InvalidRequestError: the request belongs to another dataset.
+            InvalidRequestError: the request id belongs to an insert into another dataset.
         """
         self._dataset = dataset
         self._services = services
@@ -105,28 +105,28 @@ class InsertStream:
 
     @property
     def resumable(self) -> list[ItemProgress]:
-        """What an earlier stream of the request left: items that go on at their committed bytes, or are complete."""
+        """Items of earlier streams of the request that are complete, or can be resumed at their committed bytes."""
         return [progress_of(upload, tensor) for upload, tensor in self._uploads.values()]
 
     @property
     def is_lost(self) -> bool:
-        """Whether nothing of the insert will be stored, whatever is sent: it is all or nothing, and an item has failed."""
+        """Whether this is an all-or-nothing insert with a failed item, so that nothing of it will be stored."""
         return self._options.all_or_nothing and not self._options.validate_only and self._items.failed > 0
 
     def owes(self) -> bool:
-        """Return whether items are on their way to the disk: the client may be waiting for them. Safe in any thread."""
+        """Return whether items are being sealed or committed, which the client may be waiting for. Thread-safe."""
         return self._items.are_under_way
 
     def receive(self, segment: Segment, canonical: memoryview, canonical_crc32c: int | None = None) -> None:
-        """Take one segment.
+        """Handle one segment.
 
         Args:
-            canonical: its decoded bytes, `segment.decoded_length` of them; used until its chunk is stored.
-            canonical_crc32c: their CRC32C, where it is known already.
+            canonical: its decoded bytes, `segment.decoded_length` of them; must not change until its chunk is stored.
+            canonical_crc32c: their CRC32C, if it is known.
 
         Raises:
-            InvalidRequestError: the segment has no place in the stream, which then is of no use any more. What is wrong with
-                the item alone is reported, not raised.
+            InvalidRequestError: the segment does not fit the stream, which must end. An error of the item alone is reported
+                and not raised.
         """
         if self.is_lost:
             self.drop(segment.item, announced=segment.tensor is not None)
@@ -145,14 +145,14 @@ class InsertStream:
             raise InvalidRequestError(f"segment of item {segment.item} announces its tensor a second time")
         try:
             self._write(opened.writer, segment, canonical, canonical_crc32c)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's
+        except Exception as error:  # noqa: BLE001 - any error here concerns only this item
             self._fail(segment.item, error)
             return
         if segment.last:
             self._end(segment.item, segment.source_checksum)
 
     def drop(self, item: int, *, announced: bool) -> None:
-        """Take a segment of an insert that is lost: its bytes are not looked at, and its item fails.
+        """Handle a segment of a lost insert: ignore its bytes, and fail its item.
 
         Args:
             announced: whether the segment announces its tensor.
@@ -169,7 +169,7 @@ class InsertStream:
         self._items.begin([item]).fail(self._abandoned(None))
 
     def flush(self) -> None:
-        """Seal the small items that are here; otherwise they wait for more of them, or for the end of the stream."""
+        """Seal the small items collected so far. Without a call, they wait for more, or for the end of the stream."""
         if not len(self._small):
             return
         batch = self._items.begin(self._small.numbers)
@@ -184,7 +184,7 @@ class InsertStream:
             self._sealed(batch)
 
     def fail(self, item: int, error: Exception) -> None:
-        """Fail an item for a reason that was found outside; its later segments are dropped."""
+        """Fail an item because the caller found an error in it; its later segments are dropped."""
         if item > self._last_item:
             self._last_item = item
             self._items.begin([item]).fail(error)
@@ -192,9 +192,9 @@ class InsertStream:
             self._fail(item, error)
 
     def finish(self) -> tuple[int, int]:
-        """Wait until every item has been reported; return how many were committed and how many failed.
+        """Wait until all items have been reported; return how many were committed and how many failed.
 
-        An item that has begun and not ended fails.
+        Items that have not received their last segment fail.
 
         Raises:
             Exception: a result could not be reported.
@@ -207,17 +207,17 @@ class InsertStream:
                 self._items.wait(sealed=True)
                 self._commit_together()
             self._items.wait()
-        except Exception as error:  # noqa: BLE001 - nobody may wait for a result that never comes
+        except Exception as error:  # noqa: BLE001 - every item must get a result, whatever the error
             self._give_up(error)
         if self._items.unreported is not None:
             raise self._items.unreported
         return self._items.succeeded, self._items.failed
 
     def require_ended(self) -> None:
-        """Do nothing if every item has ended: without `finish`, nobody would hear of the others.
+        """Check that all items have ended when the client ends the stream without `finish`.
 
         Raises:
-            InvalidRequestError: an item is open, or waits for the others of an insert of all or nothing.
+            InvalidRequestError: an item is open, or waits for the other items of an all-or-nothing insert.
         """
         how = "the client ended the stream without finish"
         for item, opened in self._open.items():
@@ -226,7 +226,7 @@ class InsertStream:
             raise InvalidRequestError(f"{how}, so nothing of it was stored", dataset=self._dataset.name)
 
     def abort(self) -> None:
-        """Leave what can be resumed, drop what else is not complete, and wait for what is. Idempotent."""
+        """Keep items that can be resumed, drop other unfinished ones, and wait for complete ones. Idempotent."""
         try:
             self.flush()
             for item in list(self._open):
@@ -237,11 +237,11 @@ class InsertStream:
                     leftovers.park(self._staging, batch.staged)
                     self._items.leave(batch)
             self._items.wait()
-        except Exception as error:  # noqa: BLE001 - nobody may wait for a result that never comes
+        except Exception as error:  # noqa: BLE001 - every item must get a result, whatever the error
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        """Fail what has not ended; what waits for the others of its insert is left to be resumed."""
+        """Fail all unsettled items; the payloads of sealed ones are kept, so that they can be resumed."""
         for batch in self._items.in_state("sealed"):
             leftovers.park(self._staging, batch.staged)
         self._items.fail_all(error)
@@ -249,32 +249,32 @@ class InsertStream:
     def _take_small(
         self, segment: Segment, new: NewTensor, canonical: memoryview, canonical_crc32c: int | None
     ) -> bool:
-        """Take a small item the short way; False where it is not one, or not as it should be: the general way says why."""
+        """Take an item on the fast path for small ones; return False if it is not small or not valid, for the general path."""
         if not segment.last or segment.item <= self._last_item or segment.item in self._uploads:
             return False
         if self._options.validate_only or (self._options.all_or_nothing and not self._have_room_together()):
-            return False  # Both are rare, and the short way knows neither.
+            return False  # Both cases are rare, and the fast path handles neither.
         try:
             self._require_allowed(new)
             chunk_plan = self._plan(new)
-        except Exception:  # noqa: BLE001 - the general way finds it again, and reports it
+        except Exception:  # noqa: BLE001 - the general path meets the same error and reports it
             return False
         if not self._small.take(segment, new, chunk_plan, canonical, canonical_crc32c):
             return False
         self._last_item = segment.item
-        # A quarter of what may wait, so that the next ones are encoded while these are committed.
+        # Flush at a quarter of the limits, so that the next items are encoded while these are committed.
         if 4 * len(self._small) >= UNCOMMITTED_ITEMS_MAX or 4 * self._small.canonical_bytes >= UNCOMMITTED_BYTES_MAX:
             self.flush()
         return True
 
     def _announce(self, segment: Segment, new: NewTensor) -> _Open | None:
-        """Start an item, or report why it cannot be."""
+        """Start an item, or report why that fails."""
         item = segment.item
         if item <= self._last_item:
             raise InvalidRequestError(f"item {item} is announced after item {self._last_item}; numbers must ascend")
         self._last_item = item
         if self._options.all_or_nothing:
-            self.flush()  # So that they are committed in the order of their numbers.
+            self.flush()  # Keeps the order of item numbers in the commit.
         batch = self._items.begin([item])
         with batch.carried():
             upload, complete = self._uploads.pop(item, (None, None))
@@ -310,7 +310,7 @@ class InsertStream:
         self._staging.require_space()
 
     def _plan(self, new: NewTensor) -> ChunkPlan:
-        """Return how chunks of the tensor are encoded: mostly as those of the one before."""
+        """Return the plan for the tensor's chunks; the last plan is cached, since most tensors are like the one before."""
         spec, planned = self._planned
         if new.policy is None and new.spec is spec and planned is not None:
             return planned
@@ -343,7 +343,7 @@ class InsertStream:
         )
 
     def _have_room_together(self) -> bool:
-        """Whether one more small item may wait in memory for the others of its insert."""
+        """Whether one more small item of an all-or-nothing insert may wait in memory."""
         inline_bytes = self._items.sealed_inline_bytes + self._small.canonical_bytes
         return self._items.begun + len(self._small) < ITEMS_TOGETHER_MAX and inline_bytes < _INLINE_TOGETHER_BYTES_MAX
 
@@ -352,7 +352,7 @@ class InsertStream:
     ) -> None:
         received = writer.received_bytes
         if segment.offset < min(received, writer.resumed_bytes):
-            # The sender goes on a little before the place that is durable: what is there already is left out.
+            # The client resumed before the durable position: skip the bytes that are already stored.
             canonical, canonical_crc32c = canonical[received - segment.offset :], None
         elif segment.offset != received:
             raise SegmentOutOfOrderError(
@@ -365,8 +365,8 @@ class InsertStream:
             writer.write(canonical, canonical_crc32c)
 
     def _end(self, item: int, source_checksum: Checksum | None) -> None:
-        """Seal and commit an item whose bytes are all here: an inline one at once, a large one in the seal pool."""
-        # What came before it gets the ordinals before its own.
+        """Seal and commit an item that has all its bytes: an inline one at once, a large one in the seal pool."""
+        # Items that ended before it get lower ordinals.
         self.flush()
         opened = self._open.pop(item)
         if opened.writer.is_held:
@@ -398,23 +398,23 @@ class InsertStream:
             self._sealed(batch)
 
     def _sealed(self, batch: Batch) -> None:
-        """Commit what is sealed, or let it wait for the others of its insert."""
+        """Commit a sealed batch, or let it wait for the other items of an all-or-nothing insert."""
         if not self._options.all_or_nothing:
             self._commit(batch)
             return
         batch.hand_over()
         if not self._items.sealed(batch):
-            self._drop(batch)  # Its stream has given it up while the disk took its time.
+            self._drop(batch)  # The stream gave it up while the disk was slow.
 
     def _sealing_ended(self, opened: _Open, seal: Future[None]) -> None:
-        """Clear up where the pool was closed before it came to the item."""
+        """Clean up if the pool was closed before it ran the task."""
         error = seal.exception(timeout=0)
         if error is not None:
             self._put_away(opened.writer, error)
             opened.batch.fail(StoreUnavailableError(f"the tensor could not be sealed: {error}"))
 
     def _commit(self, batch: Batch) -> None:
-        """Hand a batch over to be committed; waits while more of the stream wait for that than may."""
+        """Submit a batch to the committer; blocks while too many items of the stream are being committed."""
         try:
             goes_on = self._items.commit(batch)
         except BaseException:
@@ -427,7 +427,7 @@ class InsertStream:
         self._services.committer.submit(Commit([batch]))
 
     def _commit_together(self) -> None:
-        """Commit the items that wait for each other, or drop them all where one has failed."""
+        """Commit all items of an all-or-nothing insert together, or drop them all if one has failed."""
         if self._items.failed and not self._options.validate_only:
             self._abandon()
             return
@@ -439,7 +439,7 @@ class InsertStream:
         self._services.committer.submit(Commit(batches, together=True))
 
     def _abandon(self) -> None:
-        """Fail what is open or sealed of an insert that is lost."""
+        """Fail the open and sealed items of a lost insert."""
         for item, opened in list(self._open.items()):
             self._fail(item, self._abandoned(opened.writer.new))
         marked = False
@@ -465,7 +465,7 @@ class InsertStream:
         return error(message, dataset=self._dataset.name, tensor=writer.new.id, item=item)
 
     def _fail(self, item: int, error: Exception) -> None:
-        """Fail an item that is open."""
+        """Fail an open item."""
         opened = self._open.pop(item)
         try:
             self._put_away(opened.writer, error)
@@ -473,14 +473,14 @@ class InsertStream:
             opened.batch.fail(error)
 
     def _put_away(self, writer: TensorWriter, error: BaseException) -> None:
-        """Drop a tensor that failed; where the catalogue is only locked, leave it to go on from its last mark."""
+        """Drop a failed tensor; if the catalogue was merely locked, keep it so that it can be resumed from its last mark."""
         if isinstance(error, StoreBusyError) and not self._options.all_or_nothing:
             leftovers.park_writer(writer)
         else:
             leftovers.drop_writer(writer)
 
     def _leave(self, item: int) -> None:
-        """Leave an open item to be resumed, or drop it where it cannot be."""
+        """Keep an open item for a later stream to resume, or drop it if it has no mark."""
         opened = self._open.pop(item)
         try:
             leftovers.park_writer(opened.writer)
@@ -488,13 +488,13 @@ class InsertStream:
             self._items.leave(opened.batch)
 
     def _drop(self, batch: Batch) -> None:
-        """Drop what a batch that will not be committed has stored, with the uploads that could be resumed."""
+        """Drop the payloads and uploads of a batch that will not be committed."""
         leftovers.drop(self._staging, batch.staged)
         for stored in batch.stored:
             if stored.upload is not None:
                 leftovers.drop_upload(self._services.catalogue.uploads, stored.upload)
 
     def _require_seen(self, item: int) -> None:
-        """Let pass the segments of an item that has failed; refuse those of an item that was never announced."""
+        """Refuse a segment of an item that was never announced; those of failed items pass, and are ignored."""
         if item > self._last_item:
             raise InvalidRequestError(f"first segment of item {item} announces no tensor")

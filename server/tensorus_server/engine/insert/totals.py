@@ -1,4 +1,4 @@
-"""What storing a tensor measures on the way: sizes, errors, a summary of its values, and the chunk index."""
+"""Collects what is measured while a tensor is stored: sizes, errors, a summary of its values, and the chunk index."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Totals"]
 
 
 class Totals:
-    """What was measured of one tensor, chunk by chunk."""
+    """The measurements of one tensor, summed up chunk by chunk."""
 
     def __init__(self, plan: ChunkPlan) -> None:
         """Start with no chunks."""
@@ -53,7 +53,7 @@ class Totals:
             self._fallbacks[encoded.fallback_reason] = self._fallbacks.get(encoded.fallback_reason, 0) + 1
 
     def report(self, index_bytes: int) -> StorageReport:
-        """Return the report of everything added."""
+        """Return the report on all chunks that were added."""
         return StorageReport(
             canonical_bytes=self.canonical_bytes,
             quantized_bytes=self._quantized_bytes,
@@ -68,11 +68,11 @@ class Totals:
         )
 
     def value_summary(self) -> ValueSummary | None:
-        """Return the summary of everything added; None for dtypes without."""
+        """Return the summary of all values that were added; None for dtypes without one."""
         return None if self._summary is None else self._summary.finish()
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything but the index, the bytes and the plan."""
+        """Return all measurements except the index, the byte counts and the plan."""
         return {
             "shares": [[encoding.to_json(), *amounts] for encoding, amounts in self._shares.items()],
             "quantized_bytes": self._quantized_bytes,
@@ -84,7 +84,7 @@ class Totals:
 
     @classmethod
     def from_json(cls, plan: ChunkPlan, fields: dict[str, Any], index: ChunkIndex, canonical_bytes: int) -> Totals:
-        """Return the totals that `to_json` describes, of chunks with this index."""
+        """Restore totals from the fields of `to_json`, and from the index and plan of the same chunks."""
         totals = cls(plan)
         totals.index = index
         totals.canonical_bytes = canonical_bytes

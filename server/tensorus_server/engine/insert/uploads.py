@@ -1,4 +1,4 @@
-"""What earlier streams of an insert left: tensors that go on where they were, and those that are complete."""
+"""Finds what earlier streams of an insert left: tensors that can be resumed, and complete ones."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["progress_of", "tensors_of", "uploads_of"]
 
 
 def uploads_of(catalogue: Catalogue, dataset: Dataset, request_id: str) -> dict[int, tuple[Upload, Tensor | None]]:
-    """Return what a request left, by item: each upload, and the tensor that it became.
+    """Return the uploads of a request by item, each with the tensor that it became, if it is complete.
 
-    Uploads whose tensors were deleted or damaged since are left out: if they are sent again, their results say so.
+    Uploads whose tensors were deleted or damaged since are left out. If the client sends one again, its result says so.
 
     Raises:
-        InvalidRequestError: the request belongs to another dataset.
+        InvalidRequestError: the request id belongs to an insert into another dataset.
     """
     uploads = catalogue.uploads.find(request_id)
     if any(upload.dataset_number != dataset.number for upload in uploads):
@@ -40,7 +40,7 @@ def uploads_of(catalogue: Catalogue, dataset: Dataset, request_id: str) -> dict[
 
 
 def tensors_of(catalogue: Catalogue, dataset: str, uploads: Sequence[Upload]) -> dict[int, Tensor]:
-    """Return the tensors that uploads of one request became, by item, without those that were deleted or damaged since."""
+    """Return the tensors that uploads of one request became, by item, except those that were deleted or damaged since."""
     generations = {upload.item: upload.generation for upload in uploads if upload.generation is not None}
     if not generations:
         return {}
@@ -52,10 +52,10 @@ def tensors_of(catalogue: Catalogue, dataset: str, uploads: Sequence[Upload]) ->
 
 
 def progress_of(upload: Upload, tensor: Tensor | None) -> ItemProgress:
-    """Return how far an upload is.
+    """Return the progress of an upload.
 
     Args:
-        tensor: that it became; None: it is not complete, or the tensor is not there any more.
+        tensor: the tensor that it became; None: it is not complete, or the tensor no longer exists.
     """
     committed_bytes = upload.committed_bytes if upload.generation is None else upload.spec.canonical_bytes
     return ItemProgress(upload.item, upload.id, committed_bytes, tensor)

@@ -1,1 +1,1 @@
-"""One read: which chunks a slice touches, checked and decoded."""
+"""Reads a tensor or a part of it: finds the chunks that it needs, verifies and decodes them."""

@@ -1,4 +1,4 @@
-"""Values of one dtype as those of another, for readers that ask for it."""
+"""Casts values to another dtype, for reads with `as_dtype`."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _REAL_KINDS = frozenset({Kind.BOOL, Kind.INTEGER, Kind.FLOAT})
 
 @dataclass(frozen=True)
 class Cast:
-    """From any real dtype to a floating one, and from a complex dtype to the other.
+    """A cast from a real dtype to a floating one, or from one complex dtype to the other.
 
-    Rounds to nearest; what is beyond the target becomes infinite, or NaN where it has no infinity (float8_e4m3fn).
+    It rounds to nearest. Values beyond the target's range become infinite, or NaN if it has no infinity (float8_e4m3fn).
     """
 
     source: DType
     target: DType
 
     def __post_init__(self) -> None:
-        """Refuse dtypes that have no such cast.
+        """Refuse other pairs of dtypes.
 
         Raises:
             InvalidRequestError: names both.
@@ -46,16 +46,16 @@ class Cast:
             )
 
     def spec(self, spec: TensorSpec) -> TensorSpec:
-        """Return what a tensor of `spec` becomes."""
+        """Return the spec of a tensor of `spec` after the cast."""
         return TensorSpec(self.target, spec.shape)
 
     def values(self, canonical: Buffer) -> memoryview:
-        """Return whole elements in the target's canonical bytes."""
+        """Cast whole elements; return the target's canonical bytes."""
         with np.errstate(all="ignore"):
-            # Components: a complex element is two.
+            # The cast is by component: a complex element has two.
             cast = np.frombuffer(canonical, self.source.component).astype(self.target.component)
         return memoryview(cast.view(np.uint8)).cast("B")
 
     def offset(self, offset: int) -> int:
-        """Return where the element at byte `offset` begins among the target's."""
+        """Return the byte offset after the cast of the element at byte `offset` before it."""
         return offset // self.source.element_bytes * self.target.element_bytes

@@ -1,8 +1,8 @@
-"""Inline payloads of one chunk on the short way: what is kept in the catalogue, checked and read in one go.
+"""A fast path for inline payloads with one chunk: verifies and reads a whole small tensor from its catalogue row.
 
-What `TensorReader` does for tensors of any size takes longer than the bytes of a small one are worth. This does the same for
-one record in memory, with the same checks. It answers only where all of them hold, and is silent otherwise: whatever is unusual
-or damaged is for the general way, which knows every error. A test holds that both ways give the same piece.
+`TensorReader` handles tensors of any size, and for a small one its overhead exceeds the work. This module does the same, with
+the same checks, for a single record in memory. It returns a result only if every check passes. Otherwise it returns None, and
+the caller uses `TensorReader`, which reports every error. A test asserts that both return the same piece.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _ENTRY = struct.Struct("<II")
 
 
 def read_inline(tensor: Tensor, accepted_codecs: frozenset[str], *, record_bytes_max: int) -> Piece | None:
-    """Return the whole tensor in one piece, as `TensorReader.read` would; None where that is to be asked.
+    """Return the whole tensor in one piece, as `TensorReader.read` would; None if `TensorReader` must be used.
 
     Args:
-        accepted_codecs: what the reader can decode.
-        record_bytes_max: of a record that goes out as it is stored.
+        accepted_codecs: ids of the codecs that the client can decode.
+        record_bytes_max: size up to which a record is sent without decoding it.
     """
     payload, locator, spec = tensor.inline_payload, tensor.locator, tensor.spec
     record_bytes = locator.length - ENTRY_BYTES
@@ -45,12 +45,13 @@ def read_inline(tensor: Tensor, accepted_codecs: frozenset[str], *, record_bytes
         return None
     index, record = payload[record_bytes:], memoryview(payload)[:record_bytes]
     record_crc32c = crc32c(record)
-    # The record's length and its CRC32C, seeded.
+    # One comparison checks the record: the index holds its length and seeded CRC32C.
     if index != pack_entry(record_bytes, record_crc32c, locator.payload_key) or crc32c(index) != locator.index_crc32c:
         return None
     header, header_crc32c = raw_record(spec.dtype, canonical_bytes)
     if payload.startswith(header):
         canonical = record[RAW_HEADER_BYTES:]
+        # The CRC32C of the values, without a second pass over them: see `raw_record`.
         return Piece(0, canonical.nbytes, canonical, record_crc32c ^ header_crc32c)
     if not accepted_codecs or record_bytes > record_bytes_max:
         return None
@@ -73,7 +74,7 @@ def pack_entry(record_bytes: int, record_crc32c: int, payload_key: str) -> bytes
 
 
 def raw_record(dtype: DType, canonical_bytes: int) -> tuple[bytes, int]:
-    """Return how the record of a raw chunk begins, and what its CRC32C differs by, by exclusive or, from the chunk's."""
+    """Return the header of a raw chunk's record, and the exclusive or of the record's CRC32C and the chunk's."""
     return _raw_record(dtype.number, dtype.element_bytes, canonical_bytes)
 
 
@@ -81,5 +82,5 @@ def raw_record(dtype: DType, canonical_bytes: int) -> tuple[bytes, int]:
 def _raw_record(dtype_number: int, element_bytes: int, canonical_bytes: int) -> tuple[bytes, int]:
     dtype = dtype_by_number(dtype_number) or opaque_dtype(dtype_number, 8 * element_bytes)
     header = pack_header(ChunkRecord(dtype, 0, 0, canonical_bytes, b"", b"", [Stream(0, bytes(canonical_bytes))]))
-    # CRCs are linear: the header's part in the record's is the same whatever follows.
+    # CRCs are linear, so the header's contribution to the record's CRC is the same whatever follows.
     return header, combine_crc32c(crc32c(header), 0, canonical_bytes)

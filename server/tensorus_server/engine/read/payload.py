@@ -1,13 +1,13 @@
-"""A payload: the chunk records of one generation of a tensor, in order, and then the chunk index.
+"""A payload: the chunk records of one generation of a tensor in order, followed by the chunk index.
 
-Chunk index. Little-endian, no padding; 8 bytes a chunk, in order.
+Chunk index. Little-endian, no padding; 8 bytes per chunk, in order.
 
      at  size  field
-      0     4  stored_bytes  length of the chunk's record; records lie one after the other from the payload's start
+      0     4  stored_bytes  length of the chunk's record; records are contiguous from the payload's start
       4     4  crc32c        of the record, combined by exclusive or with its seed: `chunk_seed(payload key, chunk number)`
 
-The catalogue holds the index's length and CRC32C, and the payload's length. So damage shows wherever it is: in a record, in
-the index, in the order of intact records, or in a record that belongs to another payload.
+The catalogue holds the length and the CRC32C of the index, and the length of the payload. So all damage is detected: in a
+record, in the index, in the order of intact records, or by a record of another payload.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ __all__ = ["ENTRY_BYTES", "Payload"]
 
 
 class Payload:
-    """An open payload whose every read is checked. Safe in many threads."""
+    """An open payload; every read is verified. Thread-safe."""
 
     def __init__(self, tensor: Tensor, reader: ChunkReader, cache: IndexCache | None = None) -> None:
         """Read and check the chunk index of `tensor`'s payload, unless the cache has it.
 
         Args:
-            reader: of the payload's container; whoever opened it closes it, after the last read.
-            cache: None: read it in any case.
+            reader: reads the payload; the caller opened it and closes it after the last read.
+            cache: a cache of chunk indexes; None: always read the index.
 
         Raises:
-            DataCorruptError: the index is not what was written.
+            DataCorruptError: the index is damaged.
         """
         self._tensor = tensor
         self._reader = reader
@@ -54,10 +54,10 @@ class Payload:
             raise self.damage(f"records are {found} bytes by the chunk index, expected {records_bytes}")
 
     def read_record(self, chunk: int) -> tuple[bytes, int]:
-        """Return the record of chunk number `chunk` and its CRC32C, not seeded.
+        """Return the record of chunk number `chunk`, and its CRC32C without the seed.
 
         Raises:
-            DataCorruptError: the record is not what was written.
+            DataCorruptError: the record is damaged.
         """
         begin, length, seeded_crc32c = self._places.place(chunk)
         record = self._read(self._tensor.locator.offset + begin, length, what=f"chunk {chunk}")
@@ -68,7 +68,7 @@ class Payload:
         return record, found
 
     def damage(self, message: str, **facts: object) -> DataCorruptError:
-        """Return the error that says so of this tensor."""
+        """Return an error with this tensor's identity."""
         return DataCorruptError(message, dataset=self._tensor.dataset, tensor=self._tensor.id, **facts)
 
     def _read_index(self) -> RecordPlaces:

@@ -1,9 +1,9 @@
-"""Read one tensor, or a part of it: plan chunks → read and check → decode or pass through → pieces of the result, in order.
+"""Reads a tensor or a part of it: plan chunks → read and verify → decode or pass through → pieces of the result, in order.
 
-A whole tensor and a part that is one run of bytes are read chunk by chunk; a chunk that lies inside the run can go out as it
-is stored, if the reader knows its codecs. Any other slice is gathered: each chunk it touches is decoded, and what is selected
-of it goes out. Decoding happens in the codec pool, a few chunks ahead; where there is nothing to decode, on the caller's
-thread.
+A whole tensor, or a part that is one contiguous run of bytes, is read chunk by chunk. A chunk that lies completely inside the
+run is sent as it is stored if the client accepts its codecs. Any other slice is gathered: each chunk that it touches is
+decoded, and the selected values are copied out of it. Chunks are decoded in the codec pool, a few chunks ahead. If nothing
+needs decoding, the caller's thread does the work.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = ["Piece", "ReadPlan", "TensorReader"]
 
 
 _HERE_BYTES_MAX = 64 * 1024
-"""Up to this size, what is read is decoded on the caller's thread: handing it over takes longer (measured at 1 KiB: 0.1 ms)."""
+"""Up to this size, the caller's thread decodes: the hand-over to another takes longer (measured at 1 KiB: 0.1 ms)."""
 
 
 @plain_dataclass
@@ -59,50 +59,50 @@ class Piece:
     """A run of the result's canonical bytes."""
 
     offset: int
-    """Of its first byte, within the result."""
+    """Offset of its first byte within the result."""
     decoded_length: int
-    """Canonical bytes."""
+    """Number of canonical bytes."""
     data: Buffer
     """The canonical bytes, or a chunk record that decodes to them."""
     crc32c: int
-    """Of `data`."""
+    """CRC32C of `data`."""
     codec_ids: tuple[str, ...] = ()
-    """Empty: `data` is canonical; otherwise it is a chunk record that these codecs decode."""
+    """The codecs that decode `data`, which is a chunk record; empty: `data` is canonical."""
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What of one chunk belongs to a contiguous part."""
+    """The bytes of one chunk that belong to a contiguous part."""
 
     chunk: int
     start: int
     """First byte within the chunk."""
     stop: int
-    """After the last byte within the chunk."""
+    """End within the chunk, exclusive."""
     offset: int
-    """Within the result."""
+    """Offset within the result."""
 
 
 @dataclass(frozen=True)
 class _Accepted:
-    """What may go out as it is stored."""
+    """Which records may be sent as they are stored."""
 
     codecs: frozenset[str]
     record_bytes_max: int
 
 
 class ReadPlan:
-    """Which part of a tensor is to be read, checked against its shape."""
+    """Which bytes of a tensor to read, and the spec of the result; checked against the tensor's shape."""
 
     def __init__(self, tensor: Tensor, part: Part, as_dtype: DType | None = None) -> None:
         """Plan to read `part`.
 
         Args:
-            as_dtype: what the values are cast to; None: they stay what they are.
+            as_dtype: the dtype to cast values to; None: no cast.
 
         Raises:
-            InvalidSliceError: the tensor has no such part.
-            InvalidRequestError: its values cannot be cast so.
+            InvalidSliceError: the part is outside the tensor.
+            InvalidRequestError: the values cannot be cast to that dtype.
         """
         spec = tensor.spec
         self.cast = None if as_dtype is None or as_dtype == spec.dtype else Cast(spec.dtype, as_dtype)
@@ -123,11 +123,11 @@ class ReadPlan:
                 self.first, self.length = (amount * spec.dtype.element_bytes for amount in run)
         if self.cast is not None:
             if isinstance(part, ByteRange):
-                raise InvalidRequestError("a byte range has no dtype that as_dtype could change")
+                raise InvalidRequestError("as_dtype does not apply to a byte range, which has no dtype to cast from")
             self.result = self.cast.spec(self.result)
 
     def runs(self, chunk_bytes: int) -> Iterator[_Run]:
-        """Yield what of each chunk belongs to a contiguous part."""
+        """Yield, for each chunk, its bytes that belong to the contiguous part."""
         end = self.first + self.length
         if self.length == 0:
             return
@@ -138,10 +138,10 @@ class ReadPlan:
 
 
 class TensorReader:
-    """Reads tensors; shared by all streams."""
+    """Reads tensors. All streams share one reader."""
 
     def __init__(self, catalogue: Catalogue, payloads: PayloadStore, pool: CodecPool) -> None:
-        """Read from these."""
+        """Read from `payloads`, and decode in `pool`."""
         self._catalogue = catalogue
         self._payloads = payloads
         self._pool = pool
@@ -157,19 +157,19 @@ class TensorReader:
     ) -> Iterator[Piece]:
         """Yield the pieces of the planned part; their lengths add up to the result's canonical bytes.
 
-        The payload is opened when the first piece is asked for, and stays open until the last, whatever happens to the
-        tensor meanwhile.
+        The payload is opened for the first piece and stays open until the last, so the read succeeds even if the tensor is
+        deleted meanwhile.
 
         Args:
-            tensor: with its inline payload, where it has one.
-            accepted_codecs: ids of the codecs that the reader can decode.
-            record_bytes_max: a larger record is decoded in any case.
+            tensor: must have its inline payload, if it is stored inline.
+            accepted_codecs: ids of the codecs that the client can decode.
+            record_bytes_max: larger records are always decoded.
 
         Raises:
-            DataCorruptError: stored bytes are not what was written.
-            TensorNotFoundError: the tensor is gone.
-            StoreUnavailableError: its payload cannot be opened now.
-            UnsupportedCodecError: a codec that it takes is not installed.
+            DataCorruptError: stored bytes are damaged.
+            TensorNotFoundError: the tensor was deleted before its payload was opened.
+            StoreUnavailableError: the payload cannot be opened now.
+            UnsupportedCodecError: a codec that the tensor needs is not installed.
         """
         if plan.result.canonical_bytes == 0:
             return
@@ -196,7 +196,7 @@ class TensorReader:
         if plan.length > _HERE_BYTES_MAX and _has_codec_work(tensor, accepted):
             yield from self._pool.map_in_order(work, runs)
         else:
-            # Measured on 2 cores: handing over to another thread costs more than overlapping wins.
+            # Measured on 2 cores: the hand-over to another thread costs more than the overlap gains.
             yield from map(work, runs)
 
     def _gather(self, tensor: Tensor, payload: Payload, slices: SlicePlan) -> Iterator[Piece]:
@@ -228,7 +228,7 @@ class TensorReader:
                 "the payload is missing from the chunk store", dataset=tensor.dataset, tensor=tensor.id
             ) from error
         except StoreUnavailableError as error:
-            # Perhaps damage, perhaps too many open files: the tensor may be readable yet.
+            # This may be damage, or only too many open files, so it is not reported as damage: a retry may succeed.
             raise StoreUnavailableError(
                 f"the payload cannot be opened: {error}", dataset=tensor.dataset, tensor=tensor.id
             ) from error
@@ -252,12 +252,12 @@ def _has_codec_work(tensor: Tensor, accepted: _Accepted) -> bool:
 
 
 def _read_run(tensor: Tensor, payload: Payload, run: _Run, accepted: _Accepted) -> Piece:
-    """Return what the run wants of its chunk: the record as it is stored where the reader can decode it."""
+    """Return the run's bytes, or its whole chunk as the stored record if the client can decode that."""
     data, data_crc32c = payload.read_record(run.chunk)
     record = _parse(tensor, payload, run.chunk, data)
     whole = run.stop - run.start == record.canonical_bytes
     if whole and record.is_raw:
-        # One pass over the record has checked it; the checksum of what follows its header comes out of that.
+        # The checksum of the values is derived from the record's, which is verified: no second pass over the bytes.
         header_crc32c = crc32c(data[:RAW_HEADER_BYTES])
         canonical = memoryview(data)[RAW_HEADER_BYTES:]
         return Piece(
@@ -272,7 +272,7 @@ def _read_run(tensor: Tensor, payload: Payload, run: _Run, accepted: _Accepted) 
 
 
 def _parse(tensor: Tensor, payload: Payload, chunk: int, data: bytes) -> ChunkRecord:
-    """Return the parsed record, which is what this chunk of this tensor must be."""
+    """Parse a record and check that it fits this chunk of this tensor."""
     try:
         record = parse_record(data)
     except CorruptChunkError as error:
@@ -291,7 +291,7 @@ def _codec_ids(payload: Payload, chunk: int, record: ChunkRecord) -> tuple[str, 
     try:
         return codec_ids(record)
     except UnsupportedCodecError:
-        # Also where a third party's number is unknown: no damage, as long as a package may bring its codec.
+        # Also raised for unknown codec numbers. That is not damage: a third-party package may provide the codec.
         raise
     except CorruptChunkError as error:
         raise payload.damage(f"chunk {chunk}: {error}", chunk=chunk) from error

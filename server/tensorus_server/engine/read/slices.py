@@ -1,10 +1,10 @@
-"""Slices of a tensor that lies in chunks: which chunks they touch, and what of each belongs where in the result.
+"""Slices of a chunked tensor: finds the chunks that a slice touches, and where their elements belong in the result.
 
-Method. A chunk is a run of elements in row-major order. Such a run is a few *boxes*: at the level of some axis, a range of
-indices with everything below it whole, and everything above it fixed. (The run from element 5 to 30 of shape (4, 10) is three
-boxes: the rest of row 0, rows 1 and 2, nothing of row 3.) At most 2 * rank - 1 boxes make a run. Within a box, slicing is
-NumPy's own, and what comes out is one run of the result, since the result has the same axes in the same order. So any slice
-with any steps, negative ones included, is read chunk by chunk in the order of the file, with the memory of one chunk.
+Method. A chunk is a run of elements in row-major order. Such a run consists of a few *boxes*. A box has fixed indices for the
+first axes, a range of indices for the next axis, and all indices of the axes after that. For example, the run of elements 5 to
+29 of shape (4, 10) has two boxes: the rest of row 0, and rows 1 and 2. A run has at most 2 * rank - 1 boxes. Within a box,
+NumPy does the slicing. Its output is one run of the result, because the result has the same axes in the same order. So any
+slice, with any steps, even negative ones, is read chunk by chunk in file order, with memory for one chunk.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ __all__ = ["SlicePlan", "resolve_slices"]
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A run of the result."""
+class SelectedRun:
+    """A run of the result's elements."""
 
     offset: int
-    """Of its first element, in elements of the result."""
+    """Position of the first element in the result, in elements."""
     values: np.ndarray[Any, Any]
-    """Its elements, in order; a view, of any shape."""
+    """The elements in order; a view, of any shape."""
 
 
 def resolve_slices(slices: SliceSet, shape: tuple[int, ...], *, dataset: str, tensor: str) -> tuple[range, ...]:
-    """Return which indices of each axis are meant, as NumPy understands slices.
+    """Return the selected indices of each axis; slices have NumPy's meaning.
 
     Raises:
-        InvalidSliceError: more slices than axes, or a step of 0.
+        InvalidSliceError: there are more slices than axes, or a step is 0.
     """
     given = len(slices.axes) + len(slices.trailing_axes)
     if given > len(shape):
@@ -62,7 +62,7 @@ class SlicePlan:
     """One slice of one tensor."""
 
     def __init__(self, shape: tuple[int, ...], selected: tuple[range, ...], chunk_elements: int) -> None:
-        """Plan to read `selected`, indices per axis, of a tensor of `shape` in chunks of `chunk_elements`."""
+        """Plan to read the indices `selected` of each axis, from a tensor of `shape` in chunks of `chunk_elements`."""
         self._shape = shape
         self._selected = selected
         self._chunk_elements = chunk_elements
@@ -70,19 +70,19 @@ class SlicePlan:
         self.result_shape = tuple(len(indices) for indices in selected)
         self._strides = _row_major_strides(shape)
         self._result_strides = _row_major_strides(self.result_shape)
-        # The same indices in ascending order: which chunks are touched does not depend on the direction.
+        # The same indices in ascending order, for finding chunks: the direction of a step does not matter there.
         self._ascending = tuple(indices if indices.step > 0 else indices[::-1] for indices in selected)
 
     @property
     def result_elements(self) -> int:
-        """How many elements are selected."""
+        """Number of selected elements."""
         return math.prod(self.result_shape)
 
     def contiguous(self) -> tuple[int, int] | None:
-        """Return first element and number of elements if the selection is one run in order; None otherwise.
+        """Return position and number of the selected elements if they are one run in order; None otherwise.
 
-        Axes before the first that has more than one index may have any index; that one may be a part with step 1; all after
-        it are whole.
+        They are, if some first axes select one index each, the next axis selects a range with step 1, and all axes after that
+        are selected completely.
         """
         if self.result_elements == 0:
             return 0, 0
@@ -98,18 +98,18 @@ class SlicePlan:
         return first, self.result_elements
 
     def chunks(self) -> Iterator[int]:
-        """Yield the numbers of the chunks that hold a selected element, ascending."""
+        """Yield the numbers of the chunks with selected elements, in ascending order."""
         position = self._next_selected(0)
         while position is not None:
             chunk = position // self._chunk_elements
             yield chunk
             position = self._next_selected((chunk + 1) * self._chunk_elements)
 
-    def pieces(self, chunk: int, values: np.ndarray[Any, Any]) -> Iterator[Piece]:
-        """Yield the runs of the result that chunk number `chunk` holds.
+    def pieces(self, chunk: int, values: np.ndarray[Any, Any]) -> Iterator[SelectedRun]:
+        """Yield the runs of the result that chunk number `chunk` contains.
 
         Args:
-            chunk: one that `chunks` named.
+            chunk: one of the numbers from `chunks`.
             values: the chunk's elements, shape (n,).
         """
         begin = chunk * self._chunk_elements
@@ -120,8 +120,8 @@ class SlicePlan:
 
     def _piece(
         self, prefix: tuple[int, ...], low: int, high: int, begin: int, values: np.ndarray[Any, Any]
-    ) -> Piece | None:
-        """Return what one box holds: axis `len(prefix)` from `low` to `high`, all after it whole."""
+    ) -> SelectedRun | None:
+        """Return the selected elements of one box, which has indices `low` to `high` (exclusive) on axis `len(prefix)`."""
         axis = len(prefix)
         offset = 0
         for above, index in enumerate(prefix):
@@ -129,8 +129,8 @@ class SlicePlan:
                 return None
             offset += self._selected[above].index(index) * self._result_strides[above]
         if axis == len(self._shape):
-            # A scalar tensor's only box.
-            return Piece(0, values)
+            # The only box of a scalar tensor.
+            return SelectedRun(0, values)
         start, stop = _positions_between(self._selected[axis], low, high)
         if start >= stop or 0 in self.result_shape[axis:]:
             return None
@@ -143,10 +143,10 @@ class SlicePlan:
         box = values[first - begin : first - begin + (high - low) * self._strides[axis]].reshape((high - low, *inner))
         here = self._selected[axis][start:stop]
         outer = slice(here[0] - low, _stop(here, low), here.step)
-        return Piece(offset, box[(outer, *(_as_slice(indices) for indices in self._selected[axis + 1 :]))])
+        return SelectedRun(offset, box[(outer, *(_as_slice(indices) for indices in self._selected[axis + 1 :]))])
 
     def _next_selected(self, position: int) -> int | None:
-        """Return the row-major position of the first selected element that is not before `position`, or None."""
+        """Return the row-major position of the first selected element at or after `position`, or None."""
         if position >= self._total or 0 in self.result_shape:
             return None
         index = [position // stride % size for stride, size in zip(self._strides, self._shape, strict=True)]
@@ -155,7 +155,7 @@ class SlicePlan:
             axis += 1
         if axis == len(index):
             return position
-        # The next index of this axis; where it has none left, the axis before it moves on.
+        # Advance to the next selected index of this axis; if it has none left, advance the axis before it, like a counter.
         at = _first_not_below(self._ascending[axis], index[axis])
         while at is None:
             axis -= 1
@@ -168,20 +168,20 @@ class SlicePlan:
 
 
 def _row_major_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return how many elements one step along each axis is."""
+    """Return, for each axis, how many elements a step along it skips."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def _boxes(
     begin: int, end: int, shape: tuple[int, ...], strides: tuple[int, ...]
 ) -> Iterator[tuple[tuple[int, ...], int, int]]:
-    """Yield the boxes of the run of elements from `begin` to `end`: fixed indices, and a range of the axis after them."""
+    """Yield the boxes of the elements from `begin` to `end` (exclusive): fixed first indices, and low and high of the next."""
     position = begin
     if not shape:
         yield (), 0, 1
         return
     while position < end:
-        # The outermost axis at whose level a whole step fits, from a position where a step begins.
+        # The outermost axis such that `position` is at the start of one of its steps and the whole step fits into the run.
         axis = next(
             level for level, stride in enumerate(strides) if position % stride == 0 and position + stride <= end
         )
@@ -194,7 +194,7 @@ def _boxes(
 
 
 def _positions_between(indices: range, low: int, high: int) -> tuple[int, int]:
-    """Return which positions of `indices` have an index from `low` to `high` (exclusive): a run, in either direction."""
+    """Return the run of positions in `indices` whose indices are from `low` to `high` (exclusive); any direction."""
     if indices.step > 0:
         start = max(0, -(-(low - indices.start) // indices.step))
         stop = min(len(indices), -(-(high - indices.start) // indices.step))
@@ -211,7 +211,7 @@ def _first_not_below(indices: range, value: int) -> int | None:
 
 
 def _stop(indices: range, low: int) -> int | None:
-    """Return a slice's stop for `indices`, relative to `low`; None where a negative step runs past the beginning."""
+    """Return the stop of a slice for `indices`, relative to `low`; None if a negative step ends at the very start."""
     stop = indices.stop - low
     return None if stop < 0 else stop
 

@@ -93,5 +93,5 @@ def test_other_casts_are_refused(engine: Engine, source: str, target: str) -> No
 
 
 def test_a_byte_range_cannot_be_cast(engine: Engine) -> None:
-    with pytest.raises(InvalidRequestError, match="a byte range has no dtype"):
+    with pytest.raises(InvalidRequestError, match="does not apply to a byte range, which has no dtype"):
         cast(engine, "float32", "float16", ByteRange(0, 4))

@@ -388,7 +388,7 @@ class TestFind:
         )
         assert right == tensors["a"]
         assert isinstance(wrong, GenerationMismatchError)
-        assert str(wrong) == f"generation is {generation}, 0 is asked for [dataset=d, tensor=a]"
+        assert str(wrong) == f"generation is {generation}, the request asks for 0 [dataset=d, tensor=a]"
         assert wrong.facts["generation"] == str(generation)
 
     def test_reads_of_one_call_have_a_limit(self, engine: Engine, tensors: dict[str, Tensor]) -> None:
