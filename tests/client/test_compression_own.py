@@ -303,7 +303,7 @@ FAILING = {
     "quantize gives no tensor": (
         None,
         failing(Exactly, quantize=([1, 2], {})),
-        "quantizer 'Mine' gave codes that are no tensor: a list is no tensor",
+        "quantizer 'Mine' gave codes that are no tensor: a list is not a tensor",
     ),
     "quantize gives text": (
         None,
@@ -364,7 +364,7 @@ def test_what_goes_wrong_in_decompressing_is_an_error_of_ours(compressor: Any, q
 
 
 def test_a_tensor_that_is_none_is_still_a_type_error() -> None:
-    with pytest.raises(TypeError, match="a list is no tensor"):
+    with pytest.raises(TypeError, match="a list is not a tensor"):
         TensorCompression(Bz2Compression(), Eighths()).compress_tensor([1.0])
     with pytest.raises(CompressionError, match="sparse"):
         TensorCompression(Bz2Compression()).compress_tensor(torch.eye(3).to_sparse())
