@@ -398,9 +398,9 @@ def test_a_store_says_what_it_takes_instead() -> None:
 
 
 def test_what_is_no_algorithm_is_refused() -> None:
-    with pytest.raises(TypeError, match="a str is no CompressionAlgorithm"):
+    with pytest.raises(TypeError, match="a str is not a CompressionAlgorithm"):
         TensorCompression("gzip")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="a GZIPCompression is no QuantizationAlgorithm"):
+    with pytest.raises(TypeError, match="a GZIPCompression is not a QuantizationAlgorithm"):
         TensorCompression(None, GZIPCompression())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="preset 'best' is not one of none, "):
         TensorCompression(preset="best")

@@ -119,7 +119,10 @@ for iteration in begun:
 result = [[in_child(lambda: next(iteration)) for iteration in begun], [sum(1 for _ in iteration) for iteration in begun]]
 """
     refusals, left = forked(source, address)
-    assert all(refusal.startswith("UnavailableError: this iteration began before the process was forked") for refusal in refusals), refusals
+    assert all(
+        refusal.startswith("UnavailableError: this iteration began before the process was forked")
+        for refusal in refusals
+    ), refusals
     assert left == [loader.TENSORS - 1, loader.TENSORS - 1, loader.TENSORS - 1, 2]
 
 
