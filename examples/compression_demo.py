@@ -2,8 +2,8 @@
 
     python examples/compression_demo.py
 
-Everything is measured on this machine, in memory, on values generated from a fixed seed; nothing is left behind. NumPy suffices;
-if torch is installed, the same calls take and return torch tensors.
+Everything is measured on this machine, in memory, on values generated from a fixed seed; nothing is left behind. NumPy
+suffices; if torch is installed, the same calls take and return torch tensors.
 """
 
 from __future__ import annotations
