@@ -23,12 +23,12 @@ __all__ = ["recover"]
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @json_option
 def recover(directory: Path, *, as_json: bool) -> None:
-    """Recover lost catalogue rows of the store in DIRECTORY from its payloads.
+    """Recover lost catalogue rows of a store from its payloads.
 
-    Use it if the catalogue is lost, damaged, or older than the payloads. Stop the server first. Nothing is deleted, and intact
-    rows do not change; a catalogue that cannot be opened is renamed. Small tensors (up to 64 KiB stored) cannot be recovered,
-    because they exist only in the catalogue. Datasets are recovered with the default policy and without a schema, tensors with
-    the metadata of their insert.
+    Use it if the catalogue in DIRECTORY is lost, damaged, or older than the payloads. Stop the server first. Nothing is
+    deleted, and intact rows do not change; a catalogue that cannot be opened is renamed. Small tensors (up to 64 KiB stored)
+    cannot be recovered, because they exist only in the catalogue. Datasets are recovered with the default policy and without a
+    schema, tensors with the metadata of their insert.
 
     The exit code is 1 if something could not be recovered.
 

@@ -30,7 +30,7 @@ __all__ = ["stats"]
 @store_options()
 @json_option
 def stats(dataset: str, server: str, store: str | None, *, as_json: bool) -> None:
-    """Show sizes and compression ratios of DATASET, by dtype and by encoding.
+    """Show sizes and ratios of DATASET, by dtype and by encoding.
 
     \b
     Example:
