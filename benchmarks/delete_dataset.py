@@ -1,10 +1,10 @@
-"""How long an insert waits while a large dataset is deleted, and how large the catalogue's log grows.
+"""Measures how long inserts wait while a large dataset is deleted, and how large the catalogue's log grows.
 
     python benchmarks/delete_dataset.py [--tensors 1000000] [--folder FOLDER]
 
-One store in this process. A dataset is filled with small tensors, then deleted, and until the last of them is gone another
-thread inserts one small tensor after the other. Prints what a user would notice: the time that the deletion took, the longest
-waits of inserts, and the largest size of the log. For comparison, the same inserts run alone before.
+It uses one store in this process. It fills a dataset with small tensors and deletes it; until the last tensor is removed,
+another thread inserts small tensors one by one. It prints what a user would notice: the duration of the deletion, the longest
+waits of inserts, and the largest size of the log. For comparison, the same inserts run alone first.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
-"""Measure Tensorus beside its peers, in one run.
+"""Measure Tensorus and its peers in one run.
 
-    make bench                                          every group: a quarter of an hour, 20 GB of disk
-    make bench ARGS="large slices --mebibytes 64"       some of them
-    make bench ARGS="--mebibytes 8 --repeats 1"         whether it runs; the figures say nothing
-    make bench ARGS=--full                              the largest sizes, too: an hour, 30 GB of disk
+    make bench                                          all groups: a quarter of an hour, 20 GB of disk
+    make bench ARGS="large slices --mebibytes 64"       some groups
+    make bench ARGS="--mebibytes 8 --repeats 1"         a smoke test; the figures are meaningless
+    make bench ARGS=--full                              includes the largest sizes: an hour, 30 GB of disk
 
-Every figure is a median of alternating runs: first one contestant, then the next, and again. Servers and clients are processes
-of their own, on this machine, over loopback. Compare what stands in one table, and nothing else: machines differ, and the same
-machine differs from hour to hour.
+Every figure is the median of runs in which the contestants alternate. Servers and clients are separate processes on this
+machine, over loopback. Compare only figures within one table: machines differ, and the same machine differs from hour to hour.
 
-`groups/` has what is measured, `contestants/` who takes part, `common/` the processes, the measures, the tables and the charts.
+`groups/` contains the measurements, `contestants/` the systems, `common/` the processes, measures, tables and charts.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ GROUPS = (
 
 
 def main() -> None:
-    """Run the groups that were asked for; print a table for each, and write them down with a picture."""
+    """Run the requested groups; print a table for each, and write tables and charts to files."""
     # Otherwise a run that is told to end leaves its servers behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     arguments = _arguments()

@@ -1,4 +1,4 @@
-"""What 100 stalled clients cost a healthy one: its throughput with and without them, by turns, on one real server.
+"""Measures what 100 stalled clients cost a healthy one: its throughput with and without them, alternating, on a real server.
 
     python benchmarks/stalled_clients.py [--clients 100] [--rounds 5] [--mib 32]
 

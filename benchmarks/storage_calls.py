@@ -1,4 +1,4 @@
-"""How long each call of a `TensorStorage` takes, in memory and in a folder.
+"""Measures the duration of each call of `TensorStorage`, in memory and in a folder.
 
     python benchmarks/storage_calls.py [--calls 1000] [--folder FOLDER]
 

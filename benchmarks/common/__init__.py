@@ -1,1 +1,1 @@
-"""What the groups share: processes and what is measured of them, tables, charts, and the machine's name."""
+"""Shared code of the groups: processes and their measurements, tables, charts, and the description of the machine."""

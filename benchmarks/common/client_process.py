@@ -1,6 +1,6 @@
-"""The process of a client: it reads pickled commands from its input, and answers with what each run took.
+"""A client process: it reads pickled commands from its standard input, and answers each run with its measurements.
 
-First comes a function with its arguments: it makes the actions. Then names of actions, one for each run.
+The first command is a function with arguments, which creates the actions. Each further command names the action to run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Action: TypeAlias = Callable[[], object]
 
 @dataclass(frozen=True)
 class ClientRun:
-    """What one run took of the client."""
+    """The client's resource use in one run."""
 
     started_s: float
     """On the clock that all processes of a machine share."""
@@ -56,7 +56,7 @@ def _array_bytes(result: object) -> int:
 
 
 def serve() -> None:
-    """Run what is asked for until the input ends, then end the process."""
+    """Run the requested actions until the input ends, then end the process."""
     # Whatever a library prints must not be taken for an answer.
     with os.fdopen(os.dup(1), "wb") as answers:
         os.dup2(2, 1)

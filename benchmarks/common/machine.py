@@ -1,4 +1,4 @@
-"""What a machine is: figures mean nothing without it."""
+"""Describes the machine, since figures mean nothing without it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory of the machine before anything is measured."""
+"""Touches the machine's memory before anything is measured."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ MEBIBYTES_MAX = 8 * 1024
 
 
 def warm_up(mebibytes: int) -> None:
-    """Touch as much memory as the runs will use, half of what is free at most, and give it back.
+    """Touch as much memory as the runs will use, at most half of the free memory, and release it.
 
-    On a virtual machine the first touch of memory that it never used costs several times more than later ones.
+    On a virtual machine, the first access to memory that was never used costs several times more than later ones.
     """
     free = psutil.virtual_memory().available // 2 // MIB
     np.full(min(mebibytes, free, MEBIBYTES_MAX) * MIB, 1, np.uint8)

@@ -1,7 +1,7 @@
-"""How far processes grow while something runs.
+"""Measures how far processes grow while something runs.
 
-Linux keeps the largest resident size of each process, and lets it be set back: then the peak is exact. Where that is not
-allowed, a thread looks two hundred times a second.
+Linux records the peak resident size of each process. If the system allows resetting it, the result is exact. Otherwise a thread
+samples the size two hundred times per second.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Processes of their own, for servers and for clients.
+"""Runs servers and clients in separate processes.
 
-Why clients, too: a library's client then has its own interpreter lock, its own allocator with its own settings, and memory that
-nobody else has touched, so that its processor time and its peak of memory are its own.
+Clients have their own processes too. So each library's client has its own interpreter lock, its own allocator with its own
+settings, and unused memory, and its processor time and peak memory can be measured separately.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a group found: rows of a table, goals, and what its picture shows."""
+"""The results of a group: rows of a table, goals, and the contents of its chart."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 Figure: TypeAlias = "float | str | None"
-"""A cell of a table; None: there is no such thing."""
+"""A cell of a table; None: not applicable."""
 
 
 @dataclass(frozen=True)

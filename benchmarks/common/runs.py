@@ -1,4 +1,4 @@
-"""Contestants, and their runs in turn."""
+"""Contestants, and their alternating runs."""
 
 from __future__ import annotations
 

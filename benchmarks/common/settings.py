@@ -1,4 +1,4 @@
-"""What a run of the benchmark was asked for, and where it may write."""
+"""The settings of a benchmark run, and the folders that it may write to."""
 
 from __future__ import annotations
 

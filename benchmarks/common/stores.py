@@ -1,4 +1,4 @@
-"""Stores that already hold many tensors, made once for all groups."""
+"""Stores with many tensors, created once for all groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The values that are moved and stored."""
+"""The values that the benchmarks move and store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shapes of work: again and again, and at once."""
+"""Patterns of work: repeated, and concurrent."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Who takes part: Tensorus, and what it is measured against. Each module is loaded by its own process, and by that alone."""
+"""The contestants: Tensorus and its peers. Only a contestant's own process loads its module."""

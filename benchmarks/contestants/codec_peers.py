@@ -1,4 +1,4 @@
-"""What people compress arrays with today, each on one thread."""
+"""Codecs in common use for arrays, each on one thread."""
 
 from __future__ import annotations
 

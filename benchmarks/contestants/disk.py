@@ -1,4 +1,4 @@
-"""The disk alone: what a durable insert cannot be faster than."""
+"""The disk alone: the upper limit of a durable insert's speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The least that a get and a durable insert are in Python: the floor under ours. Run as a module it is the server.
+"""A minimal get and durable insert in Python, as a lower bound for ours. Run as a module, it is the server.
 
 Raw bytes over grpcio in messages of 1 MiB, a file, CRC32C on both sides, and a sync at the end. There are no chunks, no tensors
 and no catalogue, nothing is hashed or summed up, and nothing can be resumed. Codes of eight bits are multiplied by one number

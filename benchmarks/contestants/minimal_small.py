@@ -1,4 +1,4 @@
-"""The least that many small tensors are in Python: the floor under ours. Run as a module it is the server.
+"""Minimal inserts and gets of many small tensors in Python, as a lower bound for ours. Run as a module, it is the server.
 
 Raw bytes over grpcio in messages of about 1 MiB, each of many tensors; one table of SQLite with a row for each, synced in
 groups as large as ours; the CRC32C of each on both sides. Nothing is validated, hashed, summed up or indexed but the id, and

@@ -1,4 +1,4 @@
-"""What grpcio itself does with raw bytes: the limit of every stream. Run as a module it is the server."""
+"""Raw bytes over grpcio: the upper limit of every stream. Run as a module, it is the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python sockets over loopback: the limit of what two processes can hand each other. Run as a module it is the server."""
+"""Python sockets over loopback: the upper limit for data between two processes. Run as a module, it is the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much server and client grow while one large tensor passes through, in processes that have done nothing else."""
+"""Memory growth of server and client while one large tensor passes through, in fresh processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a byte costs as tensors grow, from 1 MiB to 8 GiB."""
+"""Throughput by size of the tensor, from 1 MiB to 8 GiB."""
 
 from __future__ import annotations
 

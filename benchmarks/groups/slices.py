@@ -1,4 +1,4 @@
-"""Parts of tensors, and how long the first byte of a whole one takes."""
+"""Latency of reading parts of tensors, and of the first byte of a whole one."""
 
 from __future__ import annotations
 

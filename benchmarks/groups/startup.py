@@ -1,4 +1,4 @@
-"""How long a server takes to be ready, and what it has taken by then."""
+"""Time until a server is ready, and its resource use until then."""
 
 from __future__ import annotations
 

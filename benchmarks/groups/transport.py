@@ -1,4 +1,4 @@
-"""What grpcio and Python sockets do by size of message: why messages are of about 1 MiB."""
+"""Throughput of grpcio and Python sockets by message size: the reason why messages have about 1 MiB."""
 
 from __future__ import annotations
 

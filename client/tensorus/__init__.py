@@ -2,8 +2,8 @@
 
 import tensorus
 
-with tensorus.connect("localhost:7733") as client:         # a server, or
-with tensorus.open("./data") as client:                    # a folder, without one
+with tensorus.connect("localhost:7733") as client:         # a server
+with tensorus.open("./data") as client:                    # or a local folder, without a server
     client.create_dataset("weights", preset="balanced")
     client.insert("weights", tensor, id="layer1", metadata={"layer": 1})
     client.get("weights", "layer1", index=(slice(0, 10), ...))
@@ -24,12 +24,12 @@ from tensorus.types import DatasetInfo, NewTensor, Policy, Progress, Record, Sch
 
 if TYPE_CHECKING:
     import os
-else:  # for a type checker, every misspelt name would pass for one
+else:  # hidden from type checkers, which would otherwise accept every misspelt name
 
     def __getattr__(name: str) -> NoReturn:
-        """Explain names of Tensorus 0.1.
+        """Explain that a name existed only in Tensorus 0.1.
 
-        An `ImportError`, since `from tensorus import` would replace the text of an `AttributeError`.
+        Raises `ImportError`, because `from tensorus import ...` would replace the message of an `AttributeError`.
         """
         from tensorus._original import ABSENT_NAMES, absent  # noqa: PLC0415 - hardly ever needed
 
@@ -58,19 +58,21 @@ __all__ = [
 def connect(
     address: str, *, timeout_s: float = 30.0, retry_timeout_s: float = 60.0, tune_allocator: bool = True
 ) -> Client:
-    """Return a client of the server at `address`, such as "localhost:7733". Connects when it is first used.
+    """Return a client of the server at `address`, such as "localhost:7733". It connects on first use.
 
-    It can be pickled, and used in processes that are forked while no other thread is in a call: each connects for itself.
+    The client can be pickled. It can also be used in forked processes, provided that no other thread is in a call during the
+    fork; each process opens its own connection.
 
     Args:
-        timeout_s: of each attempt of a short call, in seconds; transfers take as long as they take.
-        retry_timeout_s: how long a call that was interrupted is tried again without progress, in seconds. Inserts and reads
-            go on where they were: after a broken connection, and after a restart of the server. Short calls that may be
-            repeated are tried again, too: all that read, `delete`, and `create_dataset` with `exist_ok`. Nothing is tried again
-            before the server has answered for the first time: the address may be wrong. A call that fails twice without
-            progress warns with `errors.ConnectionLostWarning`.
-        tune_allocator: set glibc's allocator up for bulk transfers in this process: gets then run at up to twice the speed, and
-            up to 32 MiB of freed memory stay with the process.
+        address: host and port of the server.
+        timeout_s: timeout of each attempt of a short call, in seconds. Transfers have no total timeout.
+        retry_timeout_s: how long to retry an interrupted call that makes no progress, in seconds. Inserts and reads resume
+            where they stopped, both after a broken connection and after a restart of the server. Short calls are retried if
+            they are safe to repeat: all reads, `delete`, and `create_dataset` with `exist_ok`. Until the server has answered
+            once, nothing is retried, because the address may be wrong. A call that fails twice without progress emits
+            `errors.ConnectionLostWarning`.
+        tune_allocator: configure glibc's allocator for bulk transfers in this process. Reads are then up to twice as fast, and
+            the process keeps up to 32 MiB of freed memory.
     """
     from tensorus._remote import RemoteBackend  # noqa: PLC0415 - each way in loads only what it needs
 
@@ -80,16 +82,18 @@ def connect(
 
 
 def open(path: str | os.PathLike[str], *, tune_allocator: bool = True) -> Client:  # noqa: A001 - tensorus.open reads as it should
-    """Return a client of the store in the folder `path`, without a server; the folder is made if it is not there.
+    """Return a client of the store in the folder `path`, without a server. The folder is created if it does not exist.
 
-    It is of this process alone: it cannot be pickled, and in a forked child every call fails. A child opens the store itself.
+    The client belongs to this process: it cannot be pickled, and every call in a forked child fails. A child must open the
+    store itself.
 
     Args:
-        tune_allocator: as of `connect`; what is stored compressed is read up to a third faster.
+        path: the folder of the store.
+        tune_allocator: as for `connect`; reads of compressed tensors are then up to a third faster.
 
     Raises:
-        ImportError: the engine is not installed; pip install 'tensorus[server]' brings it.
-        UnavailableError: the folder cannot be a store; the message says why.
+        ImportError: the engine is not installed; install it with pip install 'tensorus[server]'.
+        UnavailableError: the folder cannot be opened as a store; the message says why.
     """
     from tensorus import _allocator  # noqa: PLC0415 - each way in loads only what it needs
     from tensorus.embedded import EmbeddedBackend  # noqa: PLC0415 - the thin client has no engine

@@ -1,8 +1,8 @@
-"""Settings of glibc's allocator that bulk transfers need; without glibc, nothing happens.
+"""Settings of glibc's allocator for bulk transfers. Without glibc, this module does nothing.
 
-Every message is a fresh megabyte. By default glibc maps such blocks anew each time, and touching fresh pages costs more than
-moving the bytes: measured on 2 cores, a Get ran at 0.6 GB/s by default and at 1.0 GB/s with these settings. They keep blocks
-below `_MAP_ABOVE_BYTES` on the heap, and up to `_KEEP_BYTES` of free heap for the next message.
+Every message allocates a megabyte. By default glibc maps fresh pages for such blocks each time, and the page faults cost more
+than moving the bytes: measured on 2 cores, a Get ran at 0.6 GB/s by default and at 1.0 GB/s with these settings. They keep
+blocks below `_MAP_ABOVE_BYTES` on the heap, and up to `_KEEP_BYTES` of free heap for the next message.
 
 Source: mallopt(3).
 """
@@ -19,21 +19,21 @@ _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
 _MAP_ABOVE_BYTES = 32 * 1024 * 1024
-"""Above every message, and above arrays that are read one after the other and dropped: with 4 MiB, which is enough for the
-messages, a Get of 4 MiB takes 30 % more processor time, of 16 MiB 20 % (measured). It is the most that glibc takes, and what it
-comes to by itself where such blocks are freed. Larger arrays are mapped, and given back when they are freed."""
+"""Larger than every message, and than arrays that are read and dropped one by one: with 4 MiB, which suffices for messages, a
+Get of 4 MiB takes 30 % more processor time, and of 16 MiB 20 % (measured). This is glibc's maximum, and the value that its
+dynamic threshold reaches when such blocks are freed. Larger arrays are mapped, and returned to the system when freed."""
 
 _KEEP_BYTES = 32 * 1024 * 1024
 
 
 @cache
 def tune_allocator(*, arenas_max: int | None = None) -> bool:
-    """Apply the settings to this process, once; return whether they were accepted.
+    """Apply the settings to this process, once, and return whether glibc accepted them.
 
     Args:
-        arenas_max: heaps among which threads are spread; each keeps free memory of its own. A server has many threads and
-            wants few heaps: with 2 it grows by 30 MiB instead of 54 while a large tensor passes through, as fast (measured).
-            None: as it is, which is right for a process that is somebody else's.
+        arenas_max: maximum number of heaps (arenas) for threads; each keeps free memory of its own. A server has many threads
+            and needs few heaps: with 2 it grows by 30 MiB instead of 54 MiB while a large tensor passes through, at the same
+            speed (measured). None: keep the default, which is right in a user's process.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

@@ -1,4 +1,4 @@
-"""What users say, checked, as backends take it; and what backends say, as users hear it. Both clients share it."""
+"""Checks users' arguments and converts them for backends, and converts backends' results for users. Shared by both clients."""
 
 from __future__ import annotations
 
@@ -51,28 +51,28 @@ __all__ = [
 ]
 
 READS_PER_CALL = 4000
-"""A server takes 10,000; with so many of the longest ids a request has half of what a message may. Measured: small tensors come
-a fifth to a half faster than by 1,000, since between two calls nothing is on the way."""
+"""A server takes 10,000. This many of the longest ids fill half of a message. Measured: small tensors arrive a fifth to a half
+faster than with 1,000 ids, because nothing is in transit between two calls."""
 
 DELETES_PER_CALL = 1000
-"""One transaction, during which nobody else writes."""
+"""A call is one transaction, which blocks other writers."""
 
 _COUNT_MAX = 2**64 - 1
-"""Of a limit, a sample and a seed: what the contract carries."""
+"""Maximum of a limit, sample and seed in the contract."""
 
 
 def dataset_name(dataset: object) -> str:
-    """Return a dataset's name; `TypeError` where it is no text."""
+    """Return a dataset's name; raise `TypeError` if it is not a str."""
     return _text("name of a dataset", dataset)
 
 
 def tensor_name(tensor_id: object) -> str:
-    """Return a tensor's id; `TypeError` where it is no text."""
+    """Return a tensor's id; raise `TypeError` if it is not a str."""
     return _text("id of a tensor", tensor_id)
 
 
 def _text(what: str, text: object, *, reason: str = "INVALID_NAME") -> str:
-    """Return the text; refuse here what no message and no catalogue can hold, in the same words for both."""
+    """Return the text. Text that UTF-8 cannot encode is refused here, so that both backends raise the same error."""
     found = _str(what, text)
     try:
         found.encode()
@@ -89,7 +89,7 @@ def _str(what: str, text: object) -> str:
 
 
 def batches(ids: list[str], size: int) -> Iterator[list[str]]:
-    """Yield the ids in batches; one without any where there are none, so that the dataset is looked for."""
+    """Yield the ids in batches. Without ids, yield one empty batch, so that a missing dataset is still an error."""
     for start in range(0, max(1, len(ids)), size):
         yield ids[start : start + size]
 
@@ -103,7 +103,7 @@ def listing_of(
     sample: int | None = None,
     seed: int | None = None,
 ) -> Listing:
-    """Return which tensors, in which order.
+    """Return a listing from the arguments of `query` and `list`.
 
     Raises:
         InvalidRequestError: a number is out of range.
@@ -117,7 +117,7 @@ def listing_of(
 
 
 def _array_kind(as_: AsArray | None) -> AsArray:
-    """Return which kind of array is wanted; `ValueError` where there is no such kind."""
+    """Return the requested kind of array, or the default; raise `ValueError` for an unknown kind."""
     kind = as_ or default_kind()
     if kind not in {"torch", "numpy"}:
         raise ValueError(f"as_ is {as_!r}, must be 'torch' or 'numpy'")
@@ -125,7 +125,7 @@ def _array_kind(as_: AsArray | None) -> AsArray:
 
 
 def record_of(as_: AsArray | None) -> Callable[[TensorInfo, AnyArray], Record]:
-    """Return what makes a record of a tensor that was read. Errors as of `_array_kind`."""
+    """Return a function that makes a record of a tensor that was read. Raises as `_array_kind`."""
     kind = _array_kind(as_)
     return lambda info, array: Record(info, from_canonical(array, kind))
 
@@ -133,7 +133,7 @@ def record_of(as_: AsArray | None) -> Callable[[TensorInfo, AnyArray], Record]:
 def selection_of(
     index: Index | None, dtype: str | None, as_: AsArray | None
 ) -> tuple[Part | None, Callable[[TensorInfo, AnyArray], Any]]:  # `Any`: a torch tensor or a NumPy array, as asked for
-    """Return what is read of a tensor, and what makes the array of it. Errors as of `parse_index` and `_array_kind`."""
+    """Return the part to read, and a function that makes the array. Raises as `parse_index` and `_array_kind`."""
     if index is None:
         kind = _array_kind(as_)
         return None if dtype is None else Part(dtype=dtype), lambda _, array: from_canonical(array, kind)
@@ -143,25 +143,25 @@ def selection_of(
 
 
 def without_result(what: str, dataset: str, tensor_id: str) -> InternalError:
-    """Return the error of a call whose answer lacks what it is about."""
+    """Return the error of a call that ended without its result."""
     return InternalError(f"the {what} ended without a result [dataset={dataset}, tensor={tensor_id}]")
 
 
 def policy_of(preset: str | None, policy: Policy | None) -> Policy | None:
-    """Return the one of both that is given.
+    """Return the policy that is given, in either form, or None.
 
     Raises:
-        InvalidPolicyError: both are.
+        InvalidPolicyError: both are given.
     """
     if preset is not None and policy is not None:
         raise InvalidPolicyError(
-            "preset and policy exclude each other; a policy has a preset, too", reason="INVALID_POLICY"
+            "preset and policy cannot be combined; set the preset of the policy instead", reason="INVALID_POLICY"
         )
     return policy if preset is None else Policy(preset=preset)
 
 
 def policies_of(policies: Iterable[Policy | str] | None) -> list[Policy]:
-    """Return the policies that are to be explained, those of presets by their names; none: all presets."""
+    """Return the policies to explain, with names of presets converted; empty means all presets."""
     if isinstance(policies, (str, Policy)):
         raise TypeError(f"policies is {policies!r}, must be a list of policies, or names of presets")
     return [_policy(policy) for policy in policies or ()]
@@ -176,24 +176,25 @@ def _policy(policy: object) -> Policy:
 
 
 def sample_from(tensor: object) -> Sample:
-    """Return a tensor's values, or as many of them as a store explains."""
+    """Return a sample of a tensor: all its values, or as many as a store explains."""
     return sample_of([as_numpy(tensor)])
 
 
 def dataset_taken(error: AlreadyExistsError) -> AlreadyExistsError:
-    """Return the error of a dataset's name that is taken, with the way out."""
-    return AlreadyExistsError(f"{error}; exist_ok=True takes it as it is", reason=error.reason, facts=error.facts)
+    """Return the error of a dataset that already exists, with advice added."""
+    return AlreadyExistsError(f"{error}; exist_ok=True accepts it unchanged", reason=error.reason, facts=error.facts)
 
 
 def upload_of(new: NewTensor, on_conflict: OnConflict = "error") -> Upload:
-    """Return a tensor as it goes to a backend.
+    """Return a tensor as a backend takes it.
 
     Args:
-        on_conflict: for a tensor that does not say itself.
+        new: the tensor and its arguments.
+        on_conflict: applies if `new` sets none.
     """
     array = as_numpy(new.tensor)
     return Upload(
-        # Made before it is sent, so that a repeated insert is known to be one.
+        # The client chooses the id, so that a retried insert is recognized.
         id=uuid.uuid4().hex if new.id is None else _str("id of a tensor", new.id),
         dtype=dtype_name(array),
         shape=array.shape,
@@ -231,7 +232,7 @@ def _replaces(on_conflict: str) -> bool:
 
 
 def progress_of(upload: Upload, on_progress: Callable[[Progress], None]) -> Callable[[Progress], None]:
-    """Return what tells `on_progress` of a whole insert as that of its only tensor."""
+    """Return a callback that reports the total progress of an insert as that of its only tensor."""
 
     def report(progress: Progress) -> None:
         done_bytes = min(progress.done_bytes, upload.canonical_bytes)
@@ -246,7 +247,7 @@ def inserted_one(
     outcomes: Mapping[int, TensorInfo | TensorusError],
     on_progress: Callable[[Progress], None] | None,
 ) -> TensorInfo:
-    """Return what was stored of an insert of one tensor, and tell that all of it was; or raise what was wrong."""
+    """Return the result of an insert of one tensor and report full progress, or raise its error."""
     outcome = outcomes.get(0) or without_result("insert", dataset, upload.id)
     if isinstance(outcome, TensorusError):
         raise outcome
@@ -258,15 +259,15 @@ def inserted_one(
 def inserted_many(
     dataset: str, ids: Sequence[str], outcomes: Mapping[int, TensorInfo | TensorusError]
 ) -> list[TensorInfo]:
-    """Return what was stored, in the order of the ids.
+    """Return descriptions of the stored tensors, in the order of the ids.
 
     Raises:
-        InsertManyError: some were not stored.
+        InsertManyError: some tensors were not stored.
     """
     inserted: list[TensorInfo] = []
     failed: list[tuple[int, TensorusError]] = []
     for position, tensor_id in enumerate(ids):
-        # What nothing is known of does not count as stored.
+        # A tensor without an outcome counts as not stored.
         outcome = outcomes.get(position) or without_result("insert", dataset, tensor_id)
         if isinstance(outcome, TensorusError):
             failed.append((position, outcome))

@@ -1,7 +1,7 @@
-"""Arrays into canonical bytes, and back.
+"""Converts arrays to canonical bytes and back.
 
-Anything array-like becomes a NumPy array that shares its memory where it can. NumPy has no bfloat16 and float8: ml_dtypes
-lends them. Torch is used where it is installed and never imported before it is needed.
+Anything array-like becomes a NumPy array, which shares memory if possible. ml_dtypes provides bfloat16 and float8, which NumPy
+lacks. Torch is optional, and is imported only when needed.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ _DTYPE_NAMES = (
     *("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "bfloat16"),
     *("float32", "float64", "complex64", "complex128", "float8_e4m3fn", "float8_e5m2"),
 )
-"""What the contract has, by NumPy's and ml_dtypes' names."""
+"""The contract's dtypes, by their names in NumPy or ml_dtypes."""
 
 _FROM_ML_DTYPES = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 
 def as_numpy(tensor: object) -> AnyArray:
-    """Return a NumPy array of the same values, sharing memory where possible.
+    """Return a NumPy array of the same values, which shares memory if possible.
 
     Raises:
-        TypeError: it is no array.
-        UnsupportedDTypeError: a dtype that the contract does not have, or values that only its own library can read.
+        TypeError: `tensor` is not an array.
+        UnsupportedDTypeError: the contract lacks its dtype, or only its own library can read its values.
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(tensor, torch.Tensor):
@@ -61,7 +61,7 @@ def as_numpy(tensor: object) -> AnyArray:
         array = _from_dlpack(tensor)
     else:
         raise TypeError(
-            f"a {type(tensor).__name__} is no tensor: it has neither __array__ nor __dlpack__; wrap it in numpy.asarray"
+            f"a {type(tensor).__name__} is not a tensor: it has neither __array__ nor __dlpack__; wrap it in numpy.asarray"
         )
     dtype_name(array)
     return array
@@ -71,7 +71,7 @@ def dtype_name(array: AnyArray) -> str:
     """Return the contract's name of the array's dtype.
 
     Raises:
-        UnsupportedDTypeError: it has none.
+        UnsupportedDTypeError: the contract lacks this dtype.
     """
     return _name_of(array.dtype)
 
@@ -89,8 +89,8 @@ def _name_of(dtype: np.dtype[Any]) -> str:
 def canonical_blocks(array: AnyArray, block_bytes: int) -> Iterator[memoryview]:
     """Yield the array's canonical bytes in order, in blocks of `block_bytes`; the last one may be shorter.
 
-    Blocks of a dense little-endian array are views of it. Any other array is rearranged block by block, so that it is never
-    copied as a whole; its blocks may be shorter.
+    Blocks of a dense little-endian array are views. Any other array is rearranged block by block, never copied as a whole; its
+    blocks may be shorter.
     """
     little = _little_endian(array.dtype)
     if array.flags.c_contiguous and array.dtype == little:
@@ -99,7 +99,7 @@ def canonical_blocks(array: AnyArray, block_bytes: int) -> Iterator[memoryview]:
             yield view[start : start + block_bytes]
         return
     if dtype_name(array) in _FROM_ML_DTYPES:
-        # NumPy's iterator moves integers; the bits stay.
+        # NumPy's iterator does not support these dtypes, so move their bits as integers.
         array = array.view(f"u{array.itemsize}")
         little = array.dtype
     blocks = np.nditer(
@@ -111,7 +111,7 @@ def canonical_blocks(array: AnyArray, block_bytes: int) -> Iterator[memoryview]:
         buffersize=block_bytes // array.itemsize,
     )
     for block in blocks:
-        # The iterator uses its buffer again.
+        # Copy, since the iterator reuses its buffer.
         yield memoryview(np.asarray(block).tobytes())
 
 
@@ -121,12 +121,12 @@ def _little_endian(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def default_kind() -> AsArray:
-    """Return "torch" where torch is installed, and "numpy" elsewhere."""
+    """Return "torch" if torch is installed, else "numpy"."""
     return "torch" if _has_torch() else "numpy"
 
 
 def element_bytes(dtype: str) -> int:
-    """Return the bytes of an element of a dtype.
+    """Return the size of a dtype's elements in bytes.
 
     Raises:
         UnsupportedDTypeError: this version does not know the dtype.
@@ -135,21 +135,21 @@ def element_bytes(dtype: str) -> int:
 
 
 def empty_canonical(dtype: str, shape: tuple[int, ...]) -> AnyArray:
-    """Return an array to be filled with canonical bytes: shape `shape`, of a NumPy dtype.
+    """Return an uninitialized little-endian array, to be filled with canonical bytes.
 
     Raises:
         UnsupportedDTypeError: this version does not know the dtype.
     """
-    # NumPy asks for huge pages: its fresh memory is five times faster than torch's (measured: 8.8 and 1.7 GB/s).
+    # NumPy requests huge pages, so its fresh memory is five times faster than torch's (measured: 8.8 and 1.7 GB/s).
     return np.empty(shape, _canonical_dtype(dtype))
 
 
 def canonical_array(dtype: str, shape: tuple[int, ...], data: memoryview) -> AnyArray:
-    """Return a new array of canonical bytes that are all here: what filling an empty one gives, in a third of the time.
+    """Return a new array from all of its canonical bytes. This takes a third of the time of filling an empty array.
 
     Raises:
         UnsupportedDTypeError: this version does not know the dtype.
-        ValueError: they are not as many as the shape needs.
+        ValueError: the shape needs another number of bytes.
     """
     return np.frombuffer(data, _canonical_dtype(dtype)).reshape(shape).copy()
 
@@ -165,10 +165,10 @@ def _canonical_dtype(dtype: str) -> np.dtype[Any]:
 
 
 def from_canonical(array: AnyArray, kind: AsArray) -> Any:  # `Any`: torch need not be installed
-    """Return the array as it is, or as a torch tensor that shares its memory.
+    """Return the array itself in native byte order, or a torch tensor that shares its memory.
 
     Raises:
-        ImportError: torch is asked for and not installed.
+        ImportError: `kind` is "torch", and torch is not installed.
     """
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
@@ -176,9 +176,9 @@ def from_canonical(array: AnyArray, kind: AsArray) -> Any:  # `Any`: torch need 
         return array
     if not _has_torch():
         raise ImportError("torch is not installed: pip install 'tensorus[torch]', or ask for as_='numpy'")
-    import torch  # noqa: PLC0415 - it takes a second to import, and not everybody needs it
+    import torch  # noqa: PLC0415 - it takes a second to import, and not every program needs it
 
-    # What NumPy's indexing gives for an element is no array, and torch takes nothing else.
+    # NumPy's indexing returns a scalar for a single element, but torch accepts only arrays.
     array = np.asarray(array)
     name = array.dtype.name
     if name in _FROM_ML_DTYPES:
@@ -210,7 +210,7 @@ def _from_torch(tensor: Any, torch: Any) -> AnyArray:  # `Any`: torch need not b
         raise UnsupportedDTypeError(
             f"dtype {tensor.dtype} is not one of {', '.join(_DTYPE_NAMES)}", reason="UNSUPPORTED_DTYPE"
         )
-    # Detached, on the CPU, and with what is only marked as conjugated or negated worked out.
+    # `force` detaches the tensor, copies it to the CPU, and resolves lazy conjugation and negation.
     array: AnyArray = tensor.numpy(force=True)
     return array
 

@@ -1,6 +1,6 @@
-"""The seam between the client and where the tensors are: a server, or an engine in this process.
+"""The interface between the client and a store, which is on a server or in this process.
 
-What crosses it is canonical bytes and plain values; arrays stay above it, protobuf and the engine below.
+Only canonical bytes and plain values cross it. Arrays stay above it, protobuf and the engine below.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ __all__ = ["Arrival", "Backend", "Began", "Bytes", "Failed", "InsertOptions", "L
 
 @dataclass(frozen=True)
 class Upload:
-    """A tensor on its way in."""
+    """A tensor to insert."""
 
     id: str
     dtype: str
     shape: tuple[int, ...]
     canonical_bytes: int
     blocks: Callable[[int], Iterator[memoryview]]
-    """Called with a number of bytes, yields the canonical bytes in blocks of at most so many."""
+    """Called with a block size in bytes, yields the canonical bytes in blocks of at most that size."""
     metadata: Mapping[str, Any]
     policy: Policy | None
     if_generation_match: int | None = None
     replace: bool = False
-    """Whether it takes the place of whatever has its id."""
+    """Whether to replace any tensor that has this id."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Values that policies are tried on: a tensor, or several."""
+    """Values on which policies are tried: one tensor or several."""
 
     dtype: str
     shape: tuple[int, ...]
     canonical_bytes: int
     blocks: Callable[[int], Iterator[memoryview]]
-    """As of `Upload`."""
+    """As in `Upload`."""
     tensor_bytes: Sequence[int] = ()
-    """Canonical bytes of each tensor, in order; empty: it is one."""
+    """Canonical bytes of each tensor, in order; empty for a single tensor."""
 
 
 @dataclass(frozen=True)
 class InsertOptions:
-    """How uploads are inserted."""
+    """Options of an insert."""
 
     all_or_nothing: bool = False
     validate_only: bool = False
@@ -58,17 +58,17 @@ class InsertOptions:
 
 @dataclass(frozen=True)
 class Part:
-    """Slices of a tensor, all of it without axes; perhaps in another dtype."""
+    """The part of a tensor to read, and its dtype. Without axes, the whole tensor."""
 
     axes: tuple[slice, ...] = ()
     trailing_axes: tuple[slice, ...] = ()
     dtype: str | None = None
-    """What the values are cast to; None: they stay what they are."""
+    """Dtype to cast the values to; None: no cast."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Which tensors of a dataset, and in which order."""
+    """A selection of a dataset's tensors, with an order."""
 
     dataset: str
     where: str = ""
@@ -80,51 +80,51 @@ class Listing:
 
 @dataclass(frozen=True)
 class Began:
-    """A tensor begins to arrive."""
+    """The start of a tensor's arrival."""
 
     item: int
     info: TensorInfo
     shape: tuple[int, ...]
-    """Of what arrives: the whole tensor, or the part."""
+    """Shape of what arrives: the whole tensor, or the part."""
     dtype: str | None = None
-    """Of what arrives, where that is another part than the whole; None: the tensor's."""
+    """Dtype of what arrives, if it is cast; None: the tensor's dtype."""
     restarts: bool = False
-    """Whether it had begun to arrive before, and does so again from its start."""
+    """Whether the tensor had begun to arrive before, and now restarts from its beginning."""
     data: memoryview | None = None
-    """All of its canonical bytes, where they came with it, as those of small tensors do: then no `Bytes` follow."""
+    """All canonical bytes, if they came with this message, as for small tensors; no `Bytes` follow then."""
     checksum: bytes | None = None
-    """Of all that arrives, where that is the whole tensor: XXH3-128, or CRC32C where that has four bytes; big-endian."""
+    """Checksum of the canonical bytes if the whole tensor arrives: XXH3-128 (16 bytes) or CRC32C (4 bytes), big-endian."""
 
 
 @dataclass(frozen=True)
 class Bytes:
-    """Some of its bytes."""
+    """Some bytes of a tensor."""
 
     item: int
     offset: int
-    """Canonical bytes from the start of what arrives."""
+    """Offset in canonical bytes from the start of what arrives."""
     data: memoryview
     encoded: bool
-    """Whether `data` is a chunk record, or canonical."""
+    """Whether `data` is a chunk record; otherwise it is canonical bytes."""
     decoded_length: int
-    """Canonical bytes."""
+    """Length in canonical bytes."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A tensor that does not arrive, or not to its end."""
+    """The failure of a tensor's arrival, before or after it began."""
 
     item: int
     error: TensorusError
 
 
 Arrival: TypeAlias = "Began | Bytes | Failed"
-"""What reading yields: for every item `Began`, then `Bytes` until all are there; or `Failed`, at any point. Items come one
+"""An event of a read. Each item yields `Began`, then `Bytes` until it is complete; or `Failed`, at any point. Items arrive one
 after the other."""
 
 
 class Backend(Protocol):
-    """What the client asks of a server or an engine. Every method raises `TensorusError`."""
+    """The operations that a client needs from a server or an engine. Every method raises `TensorusError`."""
 
     def create_dataset(
         self, name: str, policy: Policy | None, schema: Schema | None, *, repeatable: bool
@@ -132,24 +132,23 @@ class Backend(Protocol):
         """Create a dataset.
 
         Args:
-            repeatable: whether the caller takes a dataset that is there already for what it wanted, so that a call whose
-                outcome is unknown may be repeated.
+            repeatable: whether the caller accepts an existing dataset, so that a call with an unknown outcome may be retried.
         """
 
     def get_dataset(self, name: str) -> DatasetInfo:
         """Return a dataset."""
 
     def list_datasets(self) -> list[DatasetInfo | DataCorruptError]:
-        """Return all datasets, those that are intact in order of creation; those that are damaged as errors."""
+        """Return all datasets: intact ones in order of creation, damaged ones as errors."""
 
     def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
-        """Replace what is given."""
+        """Replace the policy, the schema, or both; None leaves one unchanged."""
 
     def delete_dataset(self, name: str) -> int:
-        """Delete a dataset with its tensors, and return how many there were."""
+        """Delete a dataset with its tensors, and return the number of tensors."""
 
     def dataset_stats(self, name: str) -> DatasetStats:
-        """Return sums over a dataset's tensors."""
+        """Return totals over a dataset's tensors."""
 
     def insert(
         self,
@@ -158,7 +157,7 @@ class Backend(Protocol):
         options: InsertOptions,
         on_progress: Callable[[Progress], None] | None,
     ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
-        """Store the uploads, and yield each one's position and what became of it, as it is known."""
+        """Store the uploads, and yield the position and outcome of each as soon as it is known."""
 
     def get(self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Iterator[Arrival]:
         """Read tensors, the same part of each; at most 10,000 ids, as in the contract."""
@@ -167,7 +166,7 @@ class Backend(Protocol):
         """Read the tensors of a listing."""
 
     def list_tensors(self, listing: Listing) -> Iterator[TensorInfo | DataCorruptError]:
-        """Yield the tensors of a listing without their data, page by page; those that are damaged as errors, after a page."""
+        """Yield the tensors of a listing without their data, page by page; damaged ones as errors, at the end of their page."""
 
     def update_metadata(self, dataset: str, tensor_id: str, metadata: Mapping[str, Any]) -> TensorInfo:
         """Replace a tensor's metadata."""
@@ -176,7 +175,7 @@ class Backend(Protocol):
         """Delete tensors, at most 10,000 ids, and return how many existed."""
 
     def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
-        """Return what each policy would do to a sample of at most 64 MiB; without any, what each preset would."""
+        """Return the effect of each policy on a sample of at most 64 MiB; without policies, of each preset."""
 
     def close(self) -> None:
-        """End all use. Idempotent."""
+        """Close the store or connection. Idempotent."""

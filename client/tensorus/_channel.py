@@ -1,4 +1,4 @@
-"""A gRPC channel that is made when it is first used, by the process that uses it; and what both clients know of channels."""
+"""A gRPC channel that each process creates on first use, and the channel options of both clients."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ OPTIONS: tuple[tuple[str, int | str], ...] = (
 )
 
 _SYNCHRONOUS: tuple[tuple[str, int], ...] = (
-    # Whoever reads a stream receives it, too, without a thread of gRPC's in between: a sixth less processor time for a get.
+    # The thread that reads a stream also receives it, without a gRPC thread in between: a sixth less processor time for a get.
     (ChannelOptions.SingleThreadedUnaryStream, 1),
 )
 
 _OFF = frozenset({"0", "f", "false", "n", "no"})
-"""How gRPC reads a switch that is off."""
+"""Values of an environment variable that gRPC treats as off."""
 
 
 class LazyChannel:
-    """One channel to one server in each process. Safe in many threads."""
+    """One channel to one server per process. Thread-safe."""
 
     was_inherited = False
     """Whether this process was forked from one that had a channel."""
 
     def __init__(self, address: str, options: Sequence[tuple[str, int | str]]) -> None:
-        """Make nothing yet."""
+        """Create no channel yet."""
         self._address = address
         self._options = options
         self._lock = threading.Lock()
@@ -72,10 +72,10 @@ class LazyChannel:
             self._channel = None
 
     def get(self) -> grpc.Channel:
-        """Return the channel; it connects when it is first used.
+        """Return the channel, which connects on first use.
 
         Raises:
-            UnavailableError: it is closed, or gRPC cannot work in this process.
+            UnavailableError: the client is closed, or gRPC cannot work in this process.
         """
         with self._lock:
             if self._closed:
@@ -98,10 +98,10 @@ class LazyChannel:
 
 
 def begun(begin: Callable[[], T]) -> T:
-    """Return the call of many requests that `begin` begins, out of reach of Ctrl-C.
+    """Return the streaming call that `begin` starts, protected from Ctrl-C.
 
-    What is raised in the midst of gRPC's beginning leaves it with a call that nobody attends to: its channel is never closed
-    again, and no later stream of it goes on. Signals only ever raise in the main thread, so another one begins.
+    An exception raised while gRPC starts a call orphans the call: the channel then never closes, and later streams on it hang.
+    Signal handlers raise only in the main thread, so another thread starts the call.
     """
     if threading.current_thread() is not threading.main_thread():
         return begin()
@@ -110,7 +110,7 @@ def begun(begin: Callable[[], T]) -> T:
     def run() -> None:
         try:
             call.set_result(begin())
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+        except BaseException as error:  # noqa: BLE001 - raised in the waiting thread
             call.set_exception(error)
 
     try:
@@ -122,22 +122,22 @@ def begun(begin: Callable[[], T]) -> T:
 
 
 def _end(call: Future[Any]) -> None:
-    """End a call that nobody waits for any more, where it has begun."""
+    """Cancel a call that nobody waits for any more, if it was started."""
     if call.exception() is None:
         call.result().cancel()
 
 
 def require_fork_support() -> None:
-    """Refuse to use gRPC where a call would wait for ever.
+    """Refuse to use gRPC if calls would wait forever.
 
     Raises:
-        UnavailableError: this process was forked from one that used gRPC, with gRPC's care for forks switched off.
+        UnavailableError: this process was forked from one that used gRPC, while gRPC's fork support was switched off.
     """
     switch = os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "")
     if LazyChannel.was_inherited and switch.lower() in _OFF:
         raise UnavailableError(
-            f"gRPC was in use before this process was forked, and cannot work in the child since GRPC_ENABLE_FORK_SUPPORT is "
-            f"{switch!r}: unset it, or start the child another way, such as by spawn",
+            f"gRPC was in use before this process was forked, and cannot work in the child because GRPC_ENABLE_FORK_SUPPORT is "
+            f"{switch!r}: unset it, or start the child by spawn instead of fork",
             reason="UNAVAILABLE",
         )
 

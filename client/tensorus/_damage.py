@@ -1,4 +1,4 @@
-"""What becomes of damaged tensors among others: the first one is raised, or each is handed to whoever wants to know."""
+"""Handling of damaged items among intact ones: raise the first error, or pass each error to a callback."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["OnDamaged", "intact", "tell"]
 T = TypeVar("T")
 
 OnDamaged: TypeAlias = "Callable[[DataCorruptError], object] | None"
-"""Called with the error of each damaged one, and the others go on; None: it is raised."""
+"""Called with the error of each damaged item, after which the iteration continues. None: the error is raised."""
 
 
 def intact(found: Iterable[T | DataCorruptError], on_damaged: OnDamaged) -> Iterator[T]:
-    """Yield what is not damaged.
+    """Yield the items that are not damaged.
 
     Raises:
-        DataCorruptError: at the place of a damaged one, where nobody wants to know.
+        DataCorruptError: an item is damaged, and `on_damaged` is None; raised when the iteration reaches it.
     """
     for one in found:
         if isinstance(one, DataCorruptError):
@@ -31,7 +31,7 @@ def intact(found: Iterable[T | DataCorruptError], on_damaged: OnDamaged) -> Iter
 
 
 def tell(error: DataCorruptError, on_damaged: OnDamaged) -> None:
-    """Tell whoever wants to know; raise the error where nobody does."""
+    """Pass the error to `on_damaged`; raise it if that is None."""
     if on_damaged is None:
         raise error
     on_damaged(error)

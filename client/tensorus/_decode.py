@@ -1,4 +1,4 @@
-"""Chunk records into canonical bytes, on the client's side: the only module of the client that knows the codecs."""
+"""Decodes chunk records in the client. With `tensorus.compression`, the only code of the client that uses the codecs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["accepted_codecs", "decode_record_into"]
 
 @cache
 def accepted_codecs() -> tuple[str, ...]:
-    """Return the ids of the codecs that can be decoded here: those whose library is installed."""
+    """Return the ids of the codecs that this process can decode, because their libraries are installed."""
     return tuple(entry.id for entry in available_codecs())
 
 
@@ -26,7 +26,7 @@ def decode_record_into(record: Buffer, target: memoryview) -> None:
     """Write the canonical bytes of a chunk record into `target`.
 
     Raises:
-        DataCorruptError: it is none, or decodes to another length.
+        DataCorruptError: it is not a chunk record, or decodes to another length.
     """
     try:
         decode_chunk_into(record, target)

@@ -1,8 +1,9 @@
-"""Forks: a child process inherits objects whose threads it does not have, and must not use them, nor end them.
+"""Handles state inherited across fork().
 
-A gRPC channel, a pool of threads and an engine are of the process that made them. In a child each object that is watched here
-lets go of what it inherited, and makes its own when it is used: that is how clients work in the workers of a
-`torch.utils.data.DataLoader`. Why it is done so: docs/adr/0010-forks.md.
+A gRPC channel, a thread pool and an engine belong to the process that created them. A forked child inherits these objects
+without their threads, so it must neither use nor close them. In a child, each object registered here drops what it inherited,
+and creates its own when it is used. This is how clients work in the workers of a `torch.utils.data.DataLoader`. See
+docs/adr/0010-forks.md for the reasons.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ T = TypeVar("T")
 
 
 class ForkAware(Protocol):
-    """Something that must know of forks."""
+    """An object that must react to forks."""
 
     def after_fork(self) -> None:
-        """Let go of what is the parent's. Called in the child, on its only thread; takes no locks: who would release them?"""
+        """Drop state of the parent. Called in the child's only thread; must take no locks, which nobody would release."""
 
 
 _watched: weakref.WeakSet[ForkAware] = weakref.WeakSet()
@@ -33,26 +34,26 @@ _left_behind: list[object] = []
 
 
 def watch(found: ForkAware) -> None:
-    """Call its `after_fork` in every child that is forked while it lives."""
+    """Call the object's `after_fork` in every child that is forked during its lifetime."""
     _watched.add(found)
 
 
 def leave_behind(inherited: object) -> None:
-    """Keep what the parent made until the child ends: closing it, or freeing it, would wait for threads that are not there."""
+    """Keep an inherited object until the child ends: closing or freeing it would wait for threads that do not exist here."""
     _left_behind.append(inherited)
 
 
 def of_this_process(found: Iterator[T]) -> Iterator[T]:
-    """Yield what `found` does, as long as it is asked for in the process that began it.
+    """Yield the items of `found`, but only in the process that began the iteration.
 
     Raises:
-        UnavailableError: in a child, where the call behind it would wait for ever.
+        UnavailableError: in a forked child, where the underlying call would wait forever.
     """
     process = os.getpid()
     while True:
         if os.getpid() != process:
             raise UnavailableError(
-                "the process was forked after this iteration began, which goes on in the parent only; begin it in the child",
+                "this iteration began before the process was forked, and continues only in the parent; begin it in the child",
                 reason="UNAVAILABLE",
             )
         try:

@@ -1,8 +1,7 @@
-"""What an import stores beside a record of Tensorus 0.1 about its values: `import_status` in its `compression_metadata`.
+"""Tells whether imported values were already lossy, by `import_status` in a record's `compression_metadata`.
 
-The store measures errors against what it was given. Of an imported record these were the values that Tensorus 0.1 had left, so
-whoever shows an error asks here first. This module is not part of `old_files`: records are shown far more often than imported,
-and showing one needs no reader of old files.
+The store measures errors against the values that it receives. For a record imported from Tensorus 0.1, these may have been
+lossy before, so code that shows an error must check here first. This needs neither the importer nor a store.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ if TYPE_CHECKING:
 __all__ = ["lost_before_import"]
 
 _ASKED_KEYS = frozenset({"compression", "quantization"})
-"""All that `TensorStorage` stores in `compression_metadata`; more of it is what Tensorus 0.1 wrote."""
+"""The keys that `TensorStorage` stores in `compression_metadata`; other keys are from Tensorus 0.1."""
 
 
 def lost_before_import(metadata: Metadata) -> bool:
-    """Return whether something of a tensor's values was lost before it was imported, or may have been.
+    """Return whether a tensor was, or may have been, lossy before it was imported.
 
-    It may have been in quantized records that an earlier version of this package imported, which did not say.
+    It may have been if an earlier version of this package imported it as a quantized record, without `import_status`.
     """
     described = metadata.get("compression_metadata")
     if not isinstance(described, dict):

@@ -1,7 +1,7 @@
-"""NumPy's basic indexing, as slices that travel and axes that are dropped on arrival.
+"""NumPy's basic indexing, as slices to request and axes to drop from the result.
 
-The shape is not known when the request is made, so an integer becomes a slice of length one, whose axis is dropped when the
-result is here, and an Ellipsis separates slices of the first axes from slices of the last ones.
+The shape is unknown when the request is made. So an integer becomes a slice of length one whose axis is dropped from the
+result, and an Ellipsis separates slices of the first axes from slices of the last axes.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ __all__ = ["ParsedIndex", "parse_index"]
 
 @dataclass(frozen=True)
 class ParsedIndex:
-    """What an index means."""
+    """An index, parsed."""
 
     axes: tuple[slice, ...]
-    """Of the first axes."""
+    """Slices of the first axes."""
     trailing_axes: tuple[slice, ...]
-    """Of the last axes."""
+    """Slices of the last axes."""
     integers: dict[int, int]
-    """By axis (negative: from the last one), for what an integer was given."""
+    """Integers by axis; a negative axis counts from the last one."""
     has_slices: bool
-    """Whether there was a slice or Ellipsis; if not, what has no axes left is a scalar, as in NumPy."""
+    """Whether the index has a slice or Ellipsis. If not, a result without axes is a scalar, as in NumPy."""
 
     def apply(self, array: AnyArray, shape: tuple[int, ...]) -> AnyArray:
-        """Return the result of NumPy's indexing from what was read.
+        """Return the result that NumPy's indexing would give.
 
         Args:
-            array: with every axis still there.
-            shape: of the whole tensor.
+            array: the part that was read, with all axes of the tensor.
+            shape: shape of the whole tensor.
 
         Raises:
             IndexError: an integer is out of bounds.
@@ -52,11 +52,11 @@ class ParsedIndex:
 
 
 def parse_index(index: Index) -> ParsedIndex:
-    """Return what `index` means.
+    """Parse `index`.
 
     Raises:
-        TypeError: a part is neither an integer nor a slice nor Ellipsis.
-        IndexError: more than one Ellipsis.
+        TypeError: a part is not an integer, a slice or Ellipsis.
+        IndexError: it has more than one Ellipsis.
     """
     parts = index if isinstance(index, tuple) else (index,)
     ellipses = [position for position, part in enumerate(parts) if part is Ellipsis]
@@ -79,9 +79,9 @@ def _as_slice(part: object, axis: int, integers: dict[int, int]) -> slice:
     try:
         if isinstance(part, bool):
             raise TypeError("NumPy takes a bool for a mask")
-        number = operator.index(part)  # type: ignore[arg-type]  # whatever it is, it may be none
+        number = operator.index(part)  # type: ignore[arg-type]  # raises TypeError for anything else
     except TypeError as error:
-        raise TypeError(f"index has a {type(part).__name__}; integers, slices and ... are possible") from error
+        raise TypeError(f"index has a {type(part).__name__}, must have only integers, slices and ...") from error
     integers[axis] = number
-    # -1 is the last one: there is no index after it that a stop could name.
+    # -1 is the last index; no stop can name the one after it.
     return slice(number, None if number == -1 else number + 1)

@@ -1,7 +1,7 @@
-"""Frozen dataclasses some of whose fields are worked out when one of them is first asked for.
+"""Frozen dataclasses that compute some of their fields on first access.
 
-A read of many small tensors brings a description of each, with two dozen fields, and whoever reads is mostly after the values:
-working all of them out would take longer than anything else that the client does.
+A read of many small tensors returns a description of each, with two dozen fields. Most readers only want the values, and
+computing all fields would take longer than anything else that the client does.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ _REST = "_rest"
 
 
 class LazyFields:
-    """Base of a frozen dataclass. An object made by `lazily` cannot be told from one made by the constructor."""
+    """Base of a frozen dataclass. Objects made by `lazily` and by the constructor are indistinguishable."""
 
     @classmethod
     def lazily(cls, known: dict[str, Any], rest: Callable[[], dict[str, Any]]) -> Self:
-        """Return an object of which some fields are known; `rest` returns all others, and must not fail."""
+        """Return an object with the fields `known`; `rest` returns all others when needed, and must not fail."""
         made = object.__new__(cls)
         made.__dict__.update(known)
         made.__dict__[_REST] = rest
         return made
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the fields, for pickles and copies."""
+        """Return all fields, for pickling and copying."""
         self._settle()
         return self.__dict__.copy()
 
     def _settle(self) -> None:
-        """Work out the rest. In two threads at once, both do, and find the same."""
+        """Compute the remaining fields. Two threads may both do this; they get the same result."""
         rest = self.__dict__.get(_REST)
         if rest is not None:
             self.__dict__.update(rest())
             self.__dict__.pop(_REST, None)
 
-    if not TYPE_CHECKING:  # with it, every misspelt field would pass for one
+    if not TYPE_CHECKING:  # hidden from type checkers, which would otherwise accept every misspelt field
 
         def __getattr__(self, name: str) -> Any:
-            """Return a field that is not there yet: Python asks here for nothing else."""
+            """Return a field that is not computed yet. Python calls this only for missing attributes."""
             self._settle()
             try:
                 return self.__dict__[name]

@@ -1,19 +1,19 @@
-"""What to tell a user where the engine cannot be imported."""
+"""The error message if the engine cannot be imported."""
 
 from __future__ import annotations
 
 __all__ = ["engine_missing"]
 
 _NOT_ON_WINDOWS = frozenset({"fcntl", "resource"})
-"""Modules of the standard library that the engine uses, and that every other system has."""
+"""Modules of the standard library that the engine uses, and that only Windows lacks."""
 
 
 def engine_missing(error: ImportError) -> ImportError:
-    """Return the error to raise from `error`: it names the library that is missing, or the platform, and the way out."""
+    """Return the error to raise from `error`. It names the missing library or the unsupported platform, and what to do."""
     if error.name in _NOT_ON_WINDOWS:
         return ImportError(
             "Windows cannot hold a store: it has neither the file locks (flock) nor the syncs of folders that a store needs. "
-            "Run the server on Linux (WSL 2 or a container will do), and connect to it with tensorus.connect",
+            "Run the server on Linux (WSL 2 or a container works), and connect to it with tensorus.connect",
             name=error.name,
         )
     return ImportError(

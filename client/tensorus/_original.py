@@ -1,4 +1,4 @@
-"""Names of Tensorus 0.1 that this version does not have. Importing one says so, and where to read what takes its place."""
+"""Names of Tensorus 0.1 that this version lacks. The error of importing one names the page that lists replacements."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ ABSENT_NAMES = frozenset(
         "TensorusModel",
     }
 )
-"""What the package itself exported."""
+"""Names that the package itself exported."""
 
 
 def absent(name: str, what: str) -> ImportError:
     """Return the error for an import of something that only Tensorus 0.1 has.
 
     Args:
-        name: with its module, such as "tensorus.api".
-        what: it was, for people.
+        name: the qualified name, such as "tensorus.api".
+        what: a description, such as "the class".
     """
     return ImportError(
         f"{name}, {what} of Tensorus 0.1, is not in tensorus {__version__}, which is a tensor store. "
         "Programs that use tensorus.tensor_storage and tensorus.compression run; "
-        "docs/MIGRATING.md lists what is not here, and what to use instead",
+        "docs/MIGRATING.md lists what is missing, and what to use instead",
         name=name,
     )

@@ -1,4 +1,4 @@
-"""What gRPC says of calls that failed, as errors of ours. Both clients share it."""
+"""Converts errors of failed gRPC calls to errors of the client. Shared by both clients."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["rpc_error"]
 _DETAILS_KEY = "grpc-status-details-bin"
 
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d{3})")
-"""How gRPC says that something answered that does not speak gRPC, such as a proxy: its message alone has the status."""
+"""gRPC's message for an answer from something that does not speak gRPC, such as a proxy. Only the message has the status."""
 
 
 def rpc_error(error: Any) -> TensorusError:  # `Any`: a grpc.RpcError that is also a grpc.Call, which no type says
@@ -55,7 +55,7 @@ def _error_by_code(code: grpc.StatusCode, message: str) -> TensorusError:
         return OverloadedError(message, reason=code.name)
     found = _HTTP_STATUS.search(message)
     if found is not None and found.group(1) == "413":
-        # It would be refused again, however often it is sent.
+        # Not retriable: the proxy would refuse it again.
         return LimitExceededError(
             f"{message}: a proxy before the server refused a request for its size; raise its limit (nginx: "
             "client_max_body_size 0)",

@@ -1,8 +1,8 @@
-"""Samples of values: what policies are tried on where there are more values than that takes.
+"""Samples of values, on which policies are tried if there are too many values to try them on all.
 
-A store encodes every tensor on its own, so a sample says where its tensors end. Large tensors are cut into pieces as long as
-chunks of the default size, and evenly spread ones of these stand in the sample as one large tensor. Small tensors, and the ends
-of large ones, stand in it each on its own. Of many, some of every size are taken: the same share of large and small ones.
+A store encodes every tensor separately, so a sample records the sizes of its tensors. Large tensors are cut into pieces of the
+default chunk size, and evenly spread pieces form one large tensor of the sample. Small tensors and the ends of large ones are
+separate tensors of the sample. If there are many, the sample takes the same share of every size.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 __all__ = ["PIECE_BYTES", "SAMPLE_BYTES_MAX", "sample_of"]
 
 SAMPLE_BYTES_MAX = 64 * 1024 * 1024
-"""Canonical bytes of a sample that a store takes, as in the contract."""
+"""Maximum canonical bytes of a sample; a limit of the contract."""
 
 PIECE_BYTES = 1024 * 1024
-"""A chunk of the default size; whole elements of every dtype."""
+"""The default chunk size; a multiple of every element size."""
 
 _SMALL_TENSORS_MAX = 1000
-"""Tensors below that size in a sample: their ratios are within 1 % of those of 20,000, and take a few seconds (measured)."""
+"""Maximum number of pieces below `PIECE_BYTES`. Ratios are within 1 % of those of 20,000, in a few seconds (measured)."""
 
 
 class _Piece(NamedTuple):
-    """Some elements of an array in row-major order."""
+    """A range of an array's elements in row-major order."""
 
     array: AnyArray
     start: int
@@ -41,18 +41,18 @@ class _Piece(NamedTuple):
         return (self.stop - self.start) * self.array.itemsize
 
     def elements(self) -> AnyArray:
-        # Where reshaping would copy the whole array, `flat` copies just these elements.
+        # If reshaping would copy the whole array, use `flat`, which copies only these elements.
         flat = self.array.reshape(-1) if self.array.flags.c_contiguous else self.array.flat
         found: AnyArray = flat[self.start : self.stop]
         return found
 
 
 def sample_of(arrays: Sequence[AnyArray], bytes_max: int = SAMPLE_BYTES_MAX) -> Sample:
-    """Return all values of some arrays, or evenly spread pieces of them where that would be more than `bytes_max`.
+    """Return a sample of all values of some arrays, or of evenly spread pieces if all values exceed `bytes_max`.
 
     Args:
-        arrays: at least one; all of the same dtype. Read when the sample is.
-        bytes_max: at least `PIECE_BYTES`.
+        arrays: at least one; all of the same dtype. They are read when the sample is read.
+        bytes_max: maximum canonical bytes, at least `PIECE_BYTES`.
 
     Returns:
         A sample with one axis.
@@ -90,13 +90,13 @@ def _pieces(array: AnyArray) -> Iterator[_Piece]:
 
 
 def _evenly(pieces: list[_Piece], count: int) -> list[_Piece]:
-    """Return `count` of the pieces, from the middles of as many equal parts; all where there are not more."""
+    """Return `count` evenly spread pieces, one from the middle of each of `count` equal parts; all if there are fewer."""
     count = min(count, len(pieces))
     return [pieces[(2 * number + 1) * len(pieces) // (2 * count)] for number in range(count)]
 
 
 def _of_every_size(pieces: list[_Piece], share: float, bytes_max: int) -> list[_Piece]:
-    """Return a share of the pieces, of which each size has as many as belong to it, at most `bytes_max`."""
+    """Return a share of the pieces, with all sizes in proportion, of at most `bytes_max` in total."""
     by_size = sorted(pieces, key=lambda piece: piece.nbytes)
     count = max(1, round(share * len(by_size)))
     chosen = _evenly(by_size, count)

@@ -1,8 +1,8 @@
-"""Pieces that arrive, put together into arrays.
+"""Assembles arriving bytes into arrays.
 
-Canonical bytes are copied into their place in the final array as they come. So are chunk records decoded, by whoever takes
-them, or, where there are processors for it, on a few threads, each of which writes into its own place, so that decoding keeps
-up with the network; at most `_DECODES_MAX` wait at a time.
+Canonical bytes are copied to their place in the final array as they arrive. Chunk records are decoded to their place, either on
+the caller's thread or, if there are spare processors, on a few threads, so that decoding keeps up with the network. At most
+`_DECODES_MAX` records wait at a time.
 """
 
 from __future__ import annotations
@@ -38,28 +38,29 @@ if TYPE_CHECKING:
 __all__ = ["Assembler", "Assembly", "headers"]
 
 _DECODES_MAX = 4
-"""Chunk records in memory beside the array, of up to 2 MiB each."""
+"""Maximum chunk records that wait in memory beside the array; each has up to 2 MiB."""
 
 _BUSY_PROCESSORS = 2
-"""One receives, and one does what the caller's thread has to do: a thread that decodes would only take from these. On two
-processors, decoding where a record was just checked takes a fifth less processor time, and gets are 6 to 10 % faster
+"""One processor receives, and one runs the caller's thread; a decoding thread would compete with them. On two processors,
+decoding on the thread that just checked the record takes a fifth less processor time, and gets are 6 to 10 % faster
 (measured)."""
 
 _XXH3_BYTES = 16
 _CRC32C_BYTES = 4
 
 _HERE_BYTES_MAX = 64 * 1024
-"""Tensors of one chunk, up to this size, are decoded on the caller's thread: handing one over costs about as much."""
+"""Tensors of one chunk up to this size are decoded on the caller's thread; handing them over would cost about as much."""
 
 
 class Assembler:
-    """Turns arrivals into arrays. One for each client, safe in many threads; its own start with the first chunk record."""
+    """Turns arrivals into arrays. Each client has one; it is thread-safe. Its threads start with the first chunk record."""
 
     def __init__(self, threads: int | None = None) -> None:
-        """Start without threads.
+        """Start no threads yet.
 
         Args:
-            threads: that decode, at most; 0: whoever takes a record does. None: one for each processor that is not busy.
+            threads: maximum number of decoding threads; 0: decode on the caller's thread. None: one per processor beyond
+                `_BUSY_PROCESSORS`.
         """
         self._threads = max(0, (os.cpu_count() or 1) - _BUSY_PROCESSORS) if threads is None else threads
         self._pool = self._new_pool()
@@ -75,15 +76,16 @@ class Assembler:
         on_progress: Callable[[Progress], None] | None = None,
         on_damaged: OnDamaged = None,
     ) -> Iterator[tuple[TensorInfo, AnyArray]]:
-        """Yield each tensor when all of it is here.
+        """Yield each tensor when it is complete.
 
         Args:
+            arrivals: the arrivals of one read.
             on_progress: called as bytes arrive.
             on_damaged: see `OnDamaged`.
 
         Raises:
-            DataCorruptError: bytes are missing, came twice, or have no place.
-            TensorusError: at the place of a tensor that did not arrive.
+            DataCorruptError: bytes are missing, arrived twice, or lie outside the tensor.
+            TensorusError: a tensor did not arrive; raised when the iteration reaches it.
         """
         assembly = self.begin(on_progress, on_damaged)
         for arrival in arrivals:
@@ -93,11 +95,11 @@ class Assembler:
         assembly.end()
 
     def begin(self, on_progress: Callable[[Progress], None] | None = None, on_damaged: OnDamaged = None) -> Assembly:
-        """Return an assembly that takes arrivals one by one. Arguments as of `assemble`."""
+        """Return an assembly that takes arrivals one by one. Arguments as for `assemble`."""
         return Assembly(self._pool, on_progress, on_damaged)
 
     def close(self) -> None:
-        """End the threads. Idempotent."""
+        """Stop the threads. Idempotent."""
         if self._pool is not None:
             self._pool.shutdown()
 
@@ -106,21 +108,21 @@ class Assembler:
 
 
 class Assembly:
-    """The tensors of one read, as they arrive one after the other. For one thread at a time."""
+    """The tensors of one read, which arrive one after the other. Not thread-safe."""
 
     def __init__(
         self, pool: ThreadPoolExecutor | None, on_progress: Callable[[Progress], None] | None, on_damaged: OnDamaged
     ) -> None:
-        """Decode in `pool`; None: on the thread that takes."""
+        """Decode in `pool`; None: on the thread that calls `take`."""
         self._pool = pool
         self._on_progress = on_progress
         self._on_damaged = on_damaged
         self._target: _Target | None = None
-        # A damaged tensor, of which more may arrive.
+        # Item number of a damaged tensor, of which further bytes may arrive.
         self._dropped: int | None = None
 
     def take(self, arrival: Arrival) -> tuple[TensorInfo, AnyArray] | None:
-        """Put it into its place; return the tensor if that was the last of it. See `Assembler.assemble` for errors."""
+        """Add an arrival; return its tensor if that is now complete. Raises as `Assembler.assemble`."""
         if isinstance(arrival, Began):
             self._dropped = None
             if not (self._target is not None and arrival.restarts and self._target.item == arrival.item):
@@ -148,7 +150,7 @@ class Assembly:
             if arrival.data is not None:
                 target.write(0, arrival.data)
         elif target is None or target.item != arrival.item:
-            raise DataCorruptError("bytes arrived for a tensor that had not begun", reason="DATA_CORRUPT")
+            raise DataCorruptError("bytes arrived for a tensor that had not begun to arrive", reason="DATA_CORRUPT")
         elif arrival.encoded:
             target.write_decoded(self._pool, arrival)
         else:
@@ -159,7 +161,7 @@ class Assembly:
         return target.finish()
 
     def end(self) -> None:
-        """Tell of a tensor that ended before all of it was here, as of any other damaged one."""
+        """Report a tensor that is still incomplete as damaged."""
         if self._target is not None:
             missing, self._target = self._target.missing(), None
             tell(missing, self._on_damaged)
@@ -181,7 +183,7 @@ def headers(arrivals: Iterable[Arrival], on_damaged: OnDamaged = None) -> Iterat
 
 
 def _whole(began: Began, data: memoryview) -> AnyArray | None:
-    """Return the array of a tensor that came at once; None where its bytes are not what they must be."""
+    """Return the array of a tensor that arrived in one piece; None if its bytes are wrong."""
     if began.checksum and not _is_sum(began.checksum, data):
         return None
     try:
@@ -191,7 +193,7 @@ def _whole(began: Began, data: memoryview) -> AnyArray | None:
 
 
 def _is_sum(checksum: bytes, data: Buffer) -> bool:
-    """Whether a checksum is that of canonical bytes: XXH3-128 or CRC32C, by its length. Of another kind, it is not compared."""
+    """Whether canonical bytes have this checksum: XXH3-128 or CRC32C, by its length. Other kinds are not compared."""
     if len(checksum) == _XXH3_BYTES:
         return xxhash.xxh3_128_digest(data) == checksum
     if len(checksum) == _CRC32C_BYTES:
@@ -200,7 +202,7 @@ def _is_sum(checksum: bytes, data: Buffer) -> bool:
 
 
 class _Target:
-    """One array on its way."""
+    """An array that is being filled."""
 
     def __init__(self, began: Began, on_progress: Callable[[Progress], None] | None) -> None:
         self.item = began.item
@@ -239,10 +241,10 @@ class _Target:
             raise UnavailableError("the client was closed while a tensor arrived", reason="UNAVAILABLE") from error
 
     def finish(self) -> tuple[TensorInfo, AnyArray]:
-        """Return what arrived, when it is as many bytes as there are.
+        """Return the complete array.
 
         Raises:
-            DataCorruptError: some came twice, and others not at all: the array would show what the memory held before.
+            DataCorruptError: some bytes arrived twice and others not at all, which would expose uninitialized memory.
         """
         while self._decodes:
             self._decodes.popleft().result()
@@ -256,7 +258,7 @@ class _Target:
         return self._info, self._array
 
     def _digest_in_order(self, offset: int, data: memoryview) -> None:
-        """Take bytes into the digest while they are in this processor's cache: later, all would have to be read once more."""
+        """Add bytes to the digest while they are in this processor's cache; later, all would have to be read again."""
         if self._checksum is None or offset != self._digested_bytes or data.nbytes == self._bytes.nbytes:
             return
         if self._digest is None:
@@ -275,13 +277,13 @@ class _Target:
         return _is_sum(self._checksum, self._bytes)
 
     def damage(self, what: str) -> DataCorruptError:
-        """Return the error that says so of this tensor."""
+        """Return an error with this message, which names the tensor."""
         identity = {"dataset": self._info.dataset, "tensor": self._info.id}
         named = ", ".join(f"{name}={value}" for name, value in identity.items())
         return DataCorruptError(f"{what} [{named}]", reason="DATA_CORRUPT", facts=identity)
 
     def missing(self) -> DataCorruptError:
-        """Return the error of a tensor that breaks off."""
+        """Return the error of an incomplete tensor."""
         return self.damage(f"{self._arrived_bytes} of {self._bytes.nbytes} bytes arrived")
 
     def _decode(self, arrival: Bytes) -> None:

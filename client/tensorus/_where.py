@@ -1,4 +1,4 @@
-"""Filters as users write them: text as it is, or a dict of what must be equal."""
+"""Converts filters of users to the text form: text is taken as is, a dict states equalities."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["Where", "filter_text"]
 Scalar: TypeAlias = "bool | int | float | str"
 
 Where: TypeAlias = Union[str, "Mapping[str, Scalar | Sequence[Scalar]]"]
-"""A filter in the text form, or metadata keys (or properties such as "@dtype") and their values; a list: one of these."""
+"""A filter as text, or a dict from metadata keys (or properties such as "@dtype") to values; a list means any of its values."""
 
 
 def filter_text(where: Where | None) -> str:
-    """Return the filter in the text form; empty where there is none.
+    """Return the filter as text; empty for None.
 
     Raises:
-        TypeError: a value that nothing can equal.
-        ValueError: a key or number that the text form cannot hold.
+        TypeError: a value has a type that filters cannot compare with.
+        ValueError: the text form cannot express a key or number.
     """
     if where is None or isinstance(where, str):
         return where or ""
@@ -33,7 +33,7 @@ def filter_text(where: Where | None) -> str:
 def _condition(key: str, value: object) -> str:
     if isinstance(value, (list, tuple, set, frozenset)):
         if not value:
-            raise ValueError(f"values of {key!r} are an empty list: nothing is one of none")
+            raise ValueError(f"values of {key!r} are an empty list, which matches nothing")
         return f"{_field(key)} IN ({', '.join(map(_literal, value))})"
     return f"{_field(key)} = {_literal(value)}"
 
@@ -57,8 +57,8 @@ def _literal(value: object) -> str:
     if isinstance(value, (int, float)):
         if not math.isfinite(value):
             raise ValueError(f"{value} cannot be part of a filter: nothing equals it")
-        # By the base's own repr: an enum's, say, is no number.
+        # Use the base class's repr: the repr of a subclass, such as an enum, may not be a number.
         return int.__repr__(value) if isinstance(value, int) else float.__repr__(value)
     raise TypeError(
-        f"a {type(value).__name__} cannot be part of a filter; bool, int, float, str and lists of these can"
+        f"a {type(value).__name__} cannot be part of a filter; use bool, int, float, str or a list of these"
     )

@@ -1,4 +1,4 @@
-"""The client: datasets, tensors in, tensors out. The same class over a server and over an engine in this process."""
+"""The synchronous client. One class serves both backends: a remote server, and an engine in this process."""
 
 from __future__ import annotations
 
@@ -57,22 +57,22 @@ __all__ = ["Client"]
 
 
 class Client:
-    """Made by `tensorus.connect` and `tensorus.open`; a context manager. Safe in many threads.
+    """A client of one store. `tensorus.connect` and `tensorus.open` create it; it is a context manager and thread-safe.
 
-    That of a server can be pickled, and used after a fork: every process has its own connection. An iteration goes on only in
-    the process that began it.
+    A client of a server can be pickled, and used after a fork: each process opens its own connection. An iterator works only in
+    the process that created it.
 
-    Every method raises `tensorus.errors.TensorusError`; docstrings name the interesting ones.
+    Every method can raise `tensorus.errors.TensorusError`; the docstrings list the errors that a caller may want to handle.
     """
 
     def __init__(self, backend: Backend) -> None:
-        """Work on `backend`, which `close` closes."""
+        """Use `backend`; `close` closes it."""
         self._opened = backend
         self._closed = False
         self._assembler = Assembler()
 
     def __reduce__(self) -> tuple[type[Self], tuple[Backend]]:
-        """Pickle what it works on; `TypeError` where that is a store in this process."""
+        """Pickle the backend. A store opened in this process raises `TypeError`."""
         return type(self), (self._backend,)
 
     def __enter__(self) -> Self:
@@ -80,11 +80,11 @@ class Client:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the client."""
         self.close()
 
     def close(self) -> None:
-        """End all use. Idempotent."""
+        """Close the connection or store, and end the client's threads. Idempotent."""
         self._closed = True
         self._assembler.close()
         self._opened.close()
@@ -101,15 +101,15 @@ class Client:
         """Create a dataset.
 
         Args:
-            name: 1 to 255 bytes; may have slashes.
-            preset: how its tensors are stored, by name; short for `policy=Policy(preset=...)`.
-            policy: how its tensors are stored, in detail; without either, losslessly.
-            schema: what its tensors must look like.
-            exist_ok: return the dataset of this name as it is if there is one.
+            name: 1 to 255 bytes; slashes are allowed.
+            preset: the name of a storage policy; short for `policy=Policy(preset=...)`.
+            policy: the storage policy in detail. Without `preset` and `policy`, tensors are stored losslessly.
+            schema: the dtype, shape and metadata that every tensor must have.
+            exist_ok: if the dataset exists, return it unchanged.
 
         Raises:
-            AlreadyExistsError: the name is taken, and not `exist_ok`.
-            InvalidPolicyError: an unknown preset, or a policy that cannot be followed.
+            AlreadyExistsError: the dataset exists and `exist_ok` is False.
+            InvalidPolicyError: the preset is unknown, or the policy is invalid.
         """
         try:
             return self._backend.create_dataset(
@@ -121,13 +121,14 @@ class Client:
             return self._backend.get_dataset(dataset_name(name))
 
     def datasets(self, *, on_damaged: OnDamaged = None) -> builtins.list[DatasetInfo]:
-        """Return all datasets in order of creation.
+        """Return all datasets, in order of creation.
 
         Args:
-            on_damaged: called with the error of each dataset that is damaged, and the others are returned; None: it is raised.
+            on_damaged: called with the error of each damaged dataset; the others are still returned. None: the first error is
+                raised.
 
         Raises:
-            DataCorruptError: a dataset is damaged; names it.
+            DataCorruptError: a dataset is damaged; the message names it.
         """
         return [*intact(self._backend.list_datasets(), on_damaged)]
 
@@ -135,33 +136,33 @@ class Client:
         """Return a dataset.
 
         Raises:
-            DatasetNotFoundError: there is none.
+            DatasetNotFoundError: the dataset does not exist.
         """
         return self._backend.get_dataset(dataset_name(name))
 
     def update_dataset(
         self, name: str, *, preset: str | None = None, policy: Policy | None = None, schema: Schema | None = None
     ) -> DatasetInfo:
-        """Replace how later tensors are stored, what they must look like, or both; stored ones stay as they are.
+        """Replace the policy, the schema, or both. They apply to later inserts; stored tensors do not change.
 
         Raises:
-            DatasetNotFoundError: there is none.
+            DatasetNotFoundError: the dataset does not exist.
         """
         return self._backend.update_dataset(dataset_name(name), policy_of(preset, policy), schema)
 
     def delete_dataset(self, name: str) -> int:
-        """Delete a dataset with all its tensors, and return how many there were.
+        """Delete a dataset with all its tensors, and return the number of tensors.
 
         Raises:
-            DatasetNotFoundError: there is none.
+            DatasetNotFoundError: the dataset does not exist.
         """
         return self._backend.delete_dataset(dataset_name(name))
 
     def stats(self, dataset: str) -> DatasetStats:
-        """Return sums over a dataset's tensors.
+        """Return totals over a dataset's tensors: counts, sizes and the largest errors.
 
         Raises:
-            DatasetNotFoundError: there is none.
+            DatasetNotFoundError: the dataset does not exist.
         """
         return self._backend.dataset_stats(dataset_name(dataset))
 
@@ -179,36 +180,37 @@ class Client:
         validate_only: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> TensorInfo:
-        """Store one tensor. When this returns, it survives a crash and a loss of power.
+        """Store one tensor. Once this returns, the tensor survives a crash and a power cut.
 
-        A transfer to a server that is interrupted goes on by itself; see `tensorus.connect`.
+        An interrupted transfer to a server resumes by itself; see `tensorus.connect`.
 
-        The same tensor under the same id may be inserted again: that stores nothing twice, and `TensorInfo.inserted` is False.
-        Where what is stored does not keep what is asked for, other metadata or more exact values, that is an error.
+        Inserting is idempotent: inserting the same tensor again under the same id stores nothing, and `TensorInfo.inserted` is
+        False. It is an error if the stored tensor has other metadata, or is less exact than the new policy requires.
 
         Args:
-            dataset: its name.
-            tensor: a torch tensor, a NumPy array, or anything with `__array__` or `__dlpack__`; is not copied as a whole.
-            id: unique within the dataset; None: a random one.
-            metadata: None, bool, int, float, str, and lists and dicts of these; can be filtered on.
-            preset: how it is stored, by name; None: as the dataset says.
-            policy: how it is stored, in detail.
-            if_generation_match: replace the tensor of this id if it is of this generation (`TensorInfo.generation`); 0: the id
-                must be free; None: as `on_conflict` says.
-            on_conflict: where another tensor has this id: "error", or "replace", which takes its place.
-            validate_only: check and measure everything, and store nothing; the generation is then 0.
-            on_progress: called from time to time, on the caller's thread.
+            dataset: name of the dataset.
+            tensor: a torch tensor, a NumPy array, or any object with `__array__` or `__dlpack__`. It is sent in blocks, without
+                a copy of the whole.
+            id: unique within the dataset. None: a random id.
+            metadata: a dict of None, bool, int, float, str, and lists and dicts of these. Queries can filter on it.
+            preset: the name of a storage policy. None: the dataset's policy.
+            policy: the storage policy in detail.
+            if_generation_match: replace the stored tensor only if it has this generation (`TensorInfo.generation`). 0: fail if
+                the id exists. None: `on_conflict` decides.
+            on_conflict: what to do if another tensor has this id: "error" or "replace".
+            validate_only: check and measure everything but store nothing; the returned generation is 0.
+            on_progress: called repeatedly during the transfer, on the caller's thread.
 
         Returns:
-            What was stored, with the sizes and errors that were measured.
+            A description of the stored tensor, with measured sizes and errors.
 
         Raises:
-            TypeError: `tensor` is no array.
-            DatasetNotFoundError: there is no such dataset.
+            TypeError: `tensor` is not an array.
+            DatasetNotFoundError: the dataset does not exist.
             AlreadyExistsError: another tensor has this id.
-            StoredDifferentlyError: the same values have this id, but with other metadata, or less exactly than asked for.
-            GenerationMismatchError: the tensor is there in another generation than `if_generation_match`.
-            SchemaMismatchError: the dataset's schema requires another.
+            StoredDifferentlyError: the same values have this id, but with other metadata or less exact than requested.
+            GenerationMismatchError: the stored tensor has another generation than `if_generation_match`.
+            SchemaMismatchError: the tensor does not fit the dataset's schema.
             StorageFullError: the disk is full.
         """
         new = NewTensor(tensor, id, metadata, policy_of(preset, policy), if_generation_match)
@@ -228,21 +230,22 @@ class Client:
         validate_only: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> builtins.list[TensorInfo]:
-        """Store many tensors in one stream: much faster than one by one where they are small.
+        """Store many tensors in one stream. For small tensors this is much faster than single inserts.
 
         Args:
-            tensors: arrays, `(id, array)` pairs such as `state_dict.items()`, or `NewTensor`; iterated while they are sent, so
-                that they need not be in memory together.
-            all_or_nothing: make all of them visible at once, at the end, or, where one cannot be stored, none; at most 4096.
-            on_conflict: as of `insert`, for tensors that do not say themselves.
-            validate_only: check and measure everything, and store nothing; generations are then 0.
-            on_progress: called from time to time with the canonical bytes that were taken of all of them.
+            dataset: name of the dataset.
+            tensors: arrays, `(id, array)` pairs such as `state_dict.items()`, or `NewTensor` objects. The iterable is consumed
+                while sending, so the tensors need not be in memory at the same time.
+            all_or_nothing: make all tensors visible in one step at the end, or none if one of them fails; at most 4096 tensors.
+            on_conflict: as for `insert`; applies to tensors that set none of their own.
+            validate_only: check and measure everything but store nothing; the returned generations are 0.
+            on_progress: called repeatedly with the canonical bytes accepted so far, summed over all tensors.
 
         Returns:
-            What was stored, in the order of the input.
+            Descriptions of the stored tensors, in the order of the input.
 
         Raises:
-            InsertManyError: some were not stored; names them, and has what was.
+            InsertManyError: some tensors were not stored. It lists the failures by position in the input, and what was stored.
         """
         ids: builtins.list[str] = []
         uploads = uploads_of(tensors, on_conflict, ids)
@@ -263,23 +266,23 @@ class Client:
         """Return a tensor, or a part of it.
 
         Args:
-            dataset: its name.
-            id: the tensor's.
-            index: as NumPy's basic indexing, with integers, slices with any step, and Ellipsis: only the chunks that it touches
+            dataset: name of the dataset.
+            id: id of the tensor.
+            index: NumPy basic indexing with integers, slices of any step, and Ellipsis. Only the chunks that the index touches
                 are read.
-            dtype: cast to this dtype where it is stored, such as "bfloat16": half the network for float32. Real dtypes become
-                floating ones, complex ones complex.
-            as_: "torch" or "numpy"; None: torch where it is installed.
+            dtype: cast to this dtype before sending: "bfloat16" halves the transfer of a float32 tensor. Real dtypes can be
+                cast to floating-point dtypes, complex to complex.
+            as_: "torch" or "numpy". None: torch if it is installed, else NumPy.
             on_progress: called as bytes arrive, on the caller's thread.
 
         Returns:
-            A fresh array; what NumPy's indexing would give, where there is an index.
+            A new array. With `index`, it has the shape and values of the same index in NumPy.
 
         Raises:
-            DatasetNotFoundError, TensorNotFoundError: there is none.
+            DatasetNotFoundError, TensorNotFoundError: the dataset or tensor does not exist.
             IndexError: an integer is out of bounds.
-            UnsupportedDTypeError, InvalidRequestError: there is no such dtype, or no such cast.
-            DataCorruptError: what is stored is damaged.
+            UnsupportedDTypeError, InvalidRequestError: the dtype is unknown, or the cast is not supported.
+            DataCorruptError: the stored data is damaged.
         """
         part, finish = selection_of(index, dtype, as_)
         arrivals = self._backend.get(dataset_name(dataset), [tensor_name(id)], part, with_data=True)
@@ -290,17 +293,18 @@ class Client:
     def get_many(
         self, dataset: str, ids: Iterable[str], *, as_: AsArray | None = None, on_damaged: OnDamaged = None
     ) -> Iterator[Record]:
-        """Yield tensors by id, in order, in one stream.
+        """Yield tensors by id, in the given order, in one stream.
 
         Args:
-            dataset: its name.
-            ids: the tensors'.
-            as_: "torch" or "numpy"; None: torch where it is installed.
-            on_damaged: called with the error of each tensor that is damaged, and the others go on; None: it is raised.
+            dataset: name of the dataset.
+            ids: ids of the tensors.
+            as_: "torch" or "numpy". None: torch if it is installed, else NumPy.
+            on_damaged: called with the error of each damaged tensor; the others are still yielded. None: the first error is
+                raised.
 
         Raises:
-            TensorNotFoundError: at the place of an id that does not exist.
-            DataCorruptError: at the place of a tensor that is damaged.
+            TensorNotFoundError: an id does not exist; raised when the iteration reaches it.
+            DataCorruptError: a tensor is damaged; raised when the iteration reaches it.
         """
         name, wanted, backend = dataset_name(dataset), [tensor_name(tensor_id) for tensor_id in ids], self._backend
         reads = (backend.get(name, batch, None, with_data=True) for batch in batches(wanted, READS_PER_CALL))
@@ -322,21 +326,22 @@ class Client:
         """Yield the tensors that match a filter.
 
         Args:
-            dataset: its name.
-            where: a filter as text, such as `layer >= 3 AND kind = "attention" AND @nbytes > 1e6`, or a dict of metadata keys
-                and what they must be (a list: one of these); None: all.
-            order_by: "created", "id", "nbytes" or "stored_bytes", then " desc" where wanted; None: "created".
-            limit: at most so many.
-            sample: so many at random, in random order.
-            seed: for a sample that can be had again.
-            with_data: False: `Record.tensor` is None.
-            as_: "torch" or "numpy"; None: torch where it is installed.
-            on_damaged: called with the error of each tensor that is damaged, and the others go on; None: it is raised.
+            dataset: name of the dataset.
+            where: a filter as text, such as `layer >= 3 AND kind = "attention" AND @nbytes > 1e6`, or a dict from metadata keys
+                to required values (a list means any of its values). None: all tensors.
+            order_by: "created", "id", "nbytes" or "stored_bytes", optionally followed by " desc". None: "created".
+            limit: maximum number of tensors.
+            sample: choose this many tensors at random, and yield them in random order.
+            seed: makes the sample reproducible.
+            with_data: False skips the values: `Record.tensor` is None.
+            as_: "torch" or "numpy". None: torch if it is installed, else NumPy.
+            on_damaged: called with the error of each damaged tensor; the others are still yielded. None: the first error is
+                raised.
 
         Raises:
-            DatasetNotFoundError: there is no such dataset.
-            InvalidFilterError: the filter does not parse; names the position.
-            DataCorruptError: at the place of a tensor that is damaged.
+            DatasetNotFoundError: the dataset does not exist.
+            InvalidFilterError: the filter does not parse; the message names the position.
+            DataCorruptError: a tensor is damaged; raised when the iteration reaches it.
         """
         listing = listing_of(dataset, where, order_by=order_by, limit=limit, sample=sample, seed=seed)
         finish = record_of(as_)
@@ -354,42 +359,42 @@ class Client:
         limit: int | None = None,
         on_damaged: OnDamaged = None,
     ) -> Iterator[TensorInfo]:
-        """Yield what is stored in a dataset, without the values, page by page. Arguments as of `query`.
+        """Yield descriptions of a dataset's tensors without their values, fetched page by page. Arguments as for `query`.
 
         Raises:
-            DatasetNotFoundError: there is no such dataset.
-            InvalidFilterError: the filter does not parse; names the position.
-            DataCorruptError: a tensor is damaged; names it. The others of its page come before.
+            DatasetNotFoundError: the dataset does not exist.
+            InvalidFilterError: the filter does not parse; the message names the position.
+            DataCorruptError: a tensor is damaged; the message names it. The intact tensors of its page are yielded first.
         """
         found = self._backend.list_tensors(listing_of(dataset, where, order_by=order_by, limit=limit))
         return of_this_process(intact(found, on_damaged))
 
     def info(self, dataset: str, id: str) -> TensorInfo:  # noqa: A002 - the field's word
-        """Return everything about a tensor but its values.
+        """Return the description of a tensor: everything except its values.
 
         Raises:
-            DatasetNotFoundError, TensorNotFoundError: there is none.
+            DatasetNotFoundError, TensorNotFoundError: the dataset or tensor does not exist.
         """
         for info in headers(self._backend.get(dataset_name(dataset), [tensor_name(id)], None, with_data=False)):
             return info
         raise without_result("read", dataset, id)
 
     def update_metadata(self, dataset: str, id: str, metadata: Mapping[str, Any]) -> TensorInfo:  # noqa: A002
-        """Replace a tensor's metadata, all of it.
+        """Replace all metadata of a tensor; keys that are not in `metadata` are removed.
 
         Raises:
-            DatasetNotFoundError, TensorNotFoundError: there is none.
+            DatasetNotFoundError, TensorNotFoundError: the dataset or tensor does not exist.
         """
         return self._backend.update_metadata(dataset_name(dataset), tensor_name(id), metadata)
 
     def delete(self, dataset: str, ids: str | Sequence[str]) -> int:
         """Delete one or many tensors by id, and return how many existed.
 
-        Where the connection broke and the call was repeated, ids that are gone count, too: the first attempt may have deleted
-        them.
+        If the connection breaks and the call is repeated, ids that no longer exist count too: the first attempt may have
+        deleted them.
 
         Raises:
-            DatasetNotFoundError: there is no such dataset.
+            DatasetNotFoundError: the dataset does not exist.
         """
         wanted = [tensor_name(tensor_id) for tensor_id in ([ids] if isinstance(ids, str) else ids)]
         return sum(
@@ -399,19 +404,19 @@ class Client:
     def explain(
         self, tensor: object, *, policies: Iterable[Policy | str] | None = None
     ) -> builtins.list[PolicyExplanation]:
-        """Return what policies would do to a tensor: size, error and speed of each, measured where it would be stored.
+        """Return the size, error and speed that a tensor would have under each policy, measured where it would be stored.
 
-        Nothing is stored. At most 64 MiB are looked at: of a larger tensor, pieces of 1 MiB, evenly spread.
+        Nothing is stored. At most 64 MiB are examined; a larger tensor is sampled in evenly spread pieces of 1 MiB.
 
         Args:
-            tensor: as of `insert`.
-            policies: policies, or names of presets; at most 32. None, or none: every preset.
+            tensor: as for `insert`.
+            policies: policies or names of presets, at most 32. None or empty: every preset.
 
         Returns:
-            The explanations, in the order of the policies.
+            One explanation per policy, in the order of `policies`.
 
         Raises:
-            InvalidPolicyError: an unknown preset, or a policy that cannot be followed.
+            InvalidPolicyError: a preset is unknown, or a policy is invalid.
         """
         return self._backend.explain(sample_from(tensor), policies_of(policies))
 

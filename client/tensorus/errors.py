@@ -1,13 +1,13 @@
-"""What can go wrong when you use Tensorus, remote or embedded.
+"""The exceptions of Tensorus, the same for a server and for a store in this process.
 
 TensorusError
 ├── NotFoundError (also LookupError)
 │   ├── DatasetNotFoundError
 │   └── TensorNotFoundError
 ├── AlreadyExistsError
-│   └── StoredDifferentlyError     the same values are stored, with other metadata, or less exactly than asked for
+│   └── StoredDifferentlyError     the same values are stored, with other metadata or less exact than requested
 ├── GenerationMismatchError
-├── InsertAbandonedError           another tensor of an insert of all or nothing failed
+├── InsertAbandonedError           another tensor of the same all-or-nothing insert failed
 ├── InvalidRequestError (also ValueError)
 │   ├── InvalidNameError
 │   ├── InvalidShapeError
@@ -19,8 +19,8 @@ TensorusError
 │   ├── UnsupportedCodecError
 │   ├── LimitExceededError
 │   └── SchemaMismatchError
-├── ChecksumMismatchError          bytes were damaged on their way
-├── DataCorruptError               stored bytes are damaged, or some are missing
+├── ChecksumMismatchError          bytes were damaged in transit
+├── DataCorruptError               stored bytes are damaged or missing
 ├── StorageFullError
 ├── OverloadedError
 ├── UnavailableError (also ConnectionError)
@@ -28,10 +28,10 @@ TensorusError
 ├── InternalError
 └── InsertManyError                some tensors of an `insert_many` were not stored
 
-ConnectionLostWarning (a UserWarning): a call fails at the same place again and again, and is still tried
+ConnectionLostWarning (a UserWarning): a call keeps failing without progress, and is still being retried
 
-Every error has a `reason`, which is the contract's name for it, and `facts`, the values in its message for programs. Errors
-are told apart by reason, never by text.
+Every error has a `reason`, its code in the gRPC contract, and `facts`, the values in its message in machine-readable form.
+Programs should distinguish errors by class or reason, never by text.
 """
 
 from __future__ import annotations
@@ -77,128 +77,128 @@ __all__ = [
 
 
 class TensorusError(Exception):
-    """Base of every error of Tensorus."""
+    """Base class of all Tensorus errors."""
 
     def __init__(self, message: str, *, reason: str = "INTERNAL", facts: Mapping[str, str] | None = None) -> None:
-        """Keep message, reason and facts."""
+        """Store message, reason and facts."""
         super().__init__(message)
         self.reason = reason
         self.facts: dict[str, str] = dict(facts or {})
 
 
 class ConnectionLostWarning(UserWarning):
-    """A call failed twice without progress in between, and is tried again; the message names the cause."""
+    """A call failed twice without progress in between, and is being retried. The message names the cause."""
 
 
 class NotFoundError(TensorusError, LookupError):
-    """What was named does not exist."""
+    """A dataset or tensor does not exist."""
 
 
 class DatasetNotFoundError(NotFoundError):
-    """There is no dataset of this name."""
+    """No dataset has this name."""
 
 
 class TensorNotFoundError(NotFoundError):
-    """There is no tensor with this id."""
+    """No tensor of the dataset has this id."""
 
 
 class AlreadyExistsError(TensorusError):
-    """The name or id is taken."""
+    """A dataset already has this name, or another tensor already has this id."""
 
 
 class StoredDifferentlyError(AlreadyExistsError):
-    """The same values are stored under this id, but with other metadata, or less exactly than was asked for."""
+    """The same values are stored under this id, but with other metadata or less exact than requested."""
 
 
 class GenerationMismatchError(TensorusError):
-    """The tensor is there in another generation, or is there although it must not be."""
+    """The stored tensor has another generation than required, or exists although it must not."""
 
 
 class InsertAbandonedError(TensorusError):
-    """Another tensor of an insert that stores all or nothing failed, so this one was not stored, either."""
+    """This tensor was not stored because another tensor of the same all-or-nothing insert failed."""
 
 
 class InvalidRequestError(TensorusError, ValueError):
-    """The request cannot be right; sent again, it fails again."""
+    """The request is invalid. Retrying it fails again."""
 
 
 class InvalidNameError(InvalidRequestError):
-    """A name or id that is not allowed."""
+    """A name or id is not allowed."""
 
 
 class InvalidShapeError(InvalidRequestError):
-    """A shape that is not allowed."""
+    """A shape is not allowed."""
 
 
 class InvalidSliceError(InvalidRequestError):
-    """A slice that the tensor does not have."""
+    """A slice does not fit the tensor."""
 
 
 class InvalidMetadataError(InvalidRequestError):
-    """Metadata that cannot be kept."""
+    """Metadata cannot be stored: it has an unsupported type or value."""
 
 
 class InvalidFilterError(InvalidRequestError):
-    """A filter that does not parse, or asks what cannot be answered."""
+    """A filter does not parse, or cannot be evaluated."""
 
 
 class InvalidPolicyError(InvalidRequestError):
-    """A preset or policy that cannot be followed."""
+    """A preset is unknown, or a policy is invalid."""
 
 
 class UnsupportedDTypeError(InvalidRequestError):
-    """A dtype that one side does not know."""
+    """Client or server does not know the dtype."""
 
 
 class UnsupportedCodecError(InvalidRequestError):
-    """A codec that one side does not know, or whose library is not installed."""
+    """Client or server does not know the codec, or its library is not installed."""
 
 
 class LimitExceededError(InvalidRequestError):
-    """More of something than is allowed."""
+    """A size or count exceeds its limit; the message names both."""
 
 
 class SchemaMismatchError(InvalidRequestError):
-    """A tensor that does not fit its dataset's schema."""
+    """A tensor does not fit the schema of its dataset."""
 
 
 class ChecksumMismatchError(TensorusError):
-    """Bytes were damaged on their way; sent again, they may arrive."""
+    """Bytes were damaged in transit. A retry may succeed."""
 
 
 class DataCorruptError(TensorusError):
-    """Stored bytes are damaged, or not all of a tensor's bytes arrived; the message names dataset and tensor."""
+    """Stored bytes are damaged, or a tensor arrived incomplete. The message names dataset and tensor."""
 
 
 class StorageFullError(TensorusError):
-    """The store's disk is full; reads and deletes go on."""
+    """The disk of the store is full. Reads and deletes still work."""
 
 
 class OverloadedError(TensorusError):
-    """The server has as much to do as it admits; try again later."""
+    """The server is at its limit of concurrent work. Retry later."""
 
 
 class UnavailableError(TensorusError, ConnectionError):
-    """The server cannot be reached, is about to stop, or takes no writes; or another program keeps the store locked."""
+    """The server is unreachable, shutting down, or not accepting writes; or another process has locked the store."""
 
 
 class NotImplementedByServerError(TensorusError):
-    """The server's version does not implement this part of the contract."""
+    """This version of the server does not implement the call."""
 
 
 class InternalError(TensorusError):
-    """The other side failed unexpectedly, or gave no proper answer; a server's log has more under the number in the message."""
+    """The server or engine failed unexpectedly. A server logs details under the number in the message."""
 
 
 class InsertManyError(TensorusError):
-    """Some tensors of an `insert_many` were not stored; the others are."""
+    """Some tensors of an `insert_many` were not stored; the others were."""
 
     def __init__(self, inserted: Sequence[TensorInfo], failed: Sequence[tuple[int, TensorusError]]) -> None:
-        """Name how many failed and why the first one did.
+        """Build the message from the number of failures and the first of them.
 
         Args:
-            inserted: what is stored, in the order of the input.
-            failed: positions in the input, and why.
+            inserted: descriptions of the stored tensors, in the order of the input.
+            failed: position in the input and error of each tensor that failed; at least one.
         """
         position, first = failed[0]
         super().__init__(
@@ -210,7 +210,7 @@ class InsertManyError(TensorusError):
         self.failed = list(failed)
 
     def __reduce__(self) -> tuple[type[InsertManyError], tuple[object, ...]]:
-        """Pickle by what it was made of: `Exception` would make it again from its message alone."""
+        """Pickle the constructor's arguments, because `Exception` would pass only the message to it."""
         return type(self), (self.inserted, self.failed)
 
 
@@ -254,13 +254,13 @@ _BY_REASON: dict[str, type[TensorusError]] = {
 
 
 _ADVICE = {
-    "DATA_CORRUPT": "what is stored is damaged: restore this tensor from a copy, or insert it again, and check the disk",
+    "DATA_CORRUPT": "the stored data is damaged: restore this tensor from a backup or insert it again, and check the disk",
 }
-"""What to do, where the message of a server only says what was found."""
+"""Advice appended to messages in which the server only states what it found."""
 
 
 def error_for(reason: str, message: str, facts: Mapping[str, str]) -> TensorusError:
-    """Return the error that a reason of the contract stands for; a reason from the future is a plain `TensorusError`."""
+    """Return the error for a reason of the contract. Unknown reasons, from newer servers, give a plain `TensorusError`."""
     if advice := _ADVICE.get(reason):
         message = f"{message}; {advice}"
     return _BY_REASON.get(reason, TensorusError)(message, reason=reason, facts=facts)

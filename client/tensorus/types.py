@@ -1,4 +1,4 @@
-"""The values that go into Tensorus and come out of it."""
+"""The value types of the public API: what calls take and what they return."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ __all__ = [
 ]
 
 Metadata: TypeAlias = "dict[str, Any]"
-"""None, bool, int, float, str, and lists and dicts of these. `Any`: which of them is the user's to know."""
+"""None, bool, int, float, str, and lists and dicts of these. `Any`, because only the user knows which of them."""
 
 Index: TypeAlias = "int | slice | EllipsisType | tuple[int | slice | EllipsisType, ...]"
-"""What `get(index=...)` takes: what NumPy's basic indexing does, without None."""
+"""The argument of `get(index=...)`: NumPy basic indexing without None."""
 
 AsArray: TypeAlias = Literal["torch", "numpy"]
-"""Which kind of array to return."""
+"""The kind of array to return."""
 
 
 OnConflict: TypeAlias = Literal["error", "replace"]
-"""What an insert does where another tensor has its id: fail, or take its place."""
+"""What an insert does if another tensor has its id: fail, or replace it."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How tensors are to be stored. At most one of `preset` and `encoding`; neither: the server's default preset."""
+    """How tensors are stored. Set at most one of `preset` and `encoding`; with neither, the server's default preset applies."""
 
     preset: str | None = None
     """A named policy: "none", "fast", "lossless", "archive", "balanced", "bf16", "maximum", "extreme", "auto", "fp16_only",
@@ -55,42 +55,42 @@ class Policy:
     encoding: Sequence[str | Mapping[str, Any]] | None = None
     """A chain of codecs: ids, or `{"id": ..., "configuration": {...}}`. For example `["fp16", "zstd"]`."""
     max_relative_error: float | None = None
-    """L2 norm of the error over L2 norm, at most, for every chunk; a chunk that would break it gets a finer encoding,
-    at last a lossless one. The preset "auto" takes the smallest that keeps it."""
+    """Limit of L2 norm of the error divided by L2 norm of the values, for every chunk. A chunk that would exceed it gets a more
+    exact encoding, as a last resort a lossless one. The preset "auto" takes the smallest encoding within the limit."""
     max_absolute_error: float | None = None
-    """Largest error of an element, at most; likewise."""
+    """Limit of the error of every element; enforced in the same way."""
     chunk_bytes: int | None = None
     """Canonical bytes per chunk, a multiple of 16 from 4096 to 2 MiB; None: 1 MiB."""
 
 
 @dataclass(frozen=True)
 class Schema:
-    """What every tensor of a dataset must look like; None allows anything."""
+    """The dtype, shape and metadata that every tensor of a dataset must have. None allows anything."""
 
     dtype: str | None = None
     """A dtype's name, such as "float32"."""
     shape: Sequence[int | None] | None = None
-    """One size per axis; None: any."""
+    """One size per axis; None allows any size."""
     metadata: Mapping[str, type | None] = field(default_factory=dict)
-    """Keys that must be present, with bool, int, float, str, list, dict, or None for any type."""
+    """Required keys and the type of each: bool, int, float, str, list or dict; None allows any type."""
 
 
 @dataclass(frozen=True)
 class EncodingShare:
-    """How many chunks got one encoding: of a tensor, or of a dataset."""
+    """The chunks of a tensor or dataset that have one and the same encoding."""
 
     codecs: tuple[str, ...]
-    """Ids of the codecs, in the order in which they encoded; empty: stored as it is."""
+    """Ids of the codecs in encoding order; empty: stored as is."""
     chunks: int
     """Number of chunks."""
     canonical_bytes: int
-    """Of these chunks."""
+    """Canonical bytes of these chunks."""
     stored_bytes: int
-    """Of these chunks' records, without the chunk index."""
+    """Bytes of these chunks' records, without the chunk index."""
 
 
 class _Ratios:
-    """What storing saved, and who did: of whatever has the three sizes."""
+    """Compression ratios, for classes with the three sizes: in total, by the quantizer, and by filter and compressor."""
 
     canonical_bytes: int
     quantized_bytes: int
@@ -98,26 +98,26 @@ class _Ratios:
 
     @property
     def ratio(self) -> float:
-        """Canonical bytes over bytes on disk: `quantizer_ratio` times `compressor_ratio`; 1 where empty."""
+        """Canonical bytes divided by bytes on disk: `quantizer_ratio` times `compressor_ratio`. 1 if empty."""
         return _ratio(self.canonical_bytes, self.stored_bytes)
 
     @property
     def quantizer_ratio(self) -> float:
-        """Canonical bytes over bytes after the quantizer, what it contributed; 1 where lossless or empty."""
+        """Canonical bytes divided by bytes after the quantizer: the quantizer's contribution. 1 if lossless or empty."""
         return _ratio(self.canonical_bytes, self.quantized_bytes)
 
     @property
     def compressor_ratio(self) -> float:
-        """Bytes after the quantizer over bytes on disk: what filter and compressor contributed; 1 where empty.
+        """Bytes after the quantizer divided by bytes on disk: the contribution of filter and compressor. 1 if empty.
 
-        All framing counts against them: below 1 where it is more than they saved.
+        Includes all framing, so it is below 1 if the framing outweighs the savings.
         """
         return _ratio(self.quantized_bytes, self.stored_bytes)
 
 
 @dataclass(frozen=True)
 class ValueSummary:
-    """A tensor's values at a glance. The first five are over finite values, and None where there are none."""
+    """Statistics of a tensor's values. The first five cover finite values only, and are None if there are none."""
 
     min: float | None
     max: float | None
@@ -131,45 +131,45 @@ class ValueSummary:
 
 @dataclass(frozen=True)
 class TensorInfo(_Ratios, LazyFields):
-    """Everything about a stored tensor but its values; sizes and errors are measured."""
+    """Everything about a stored tensor except its values. Sizes and errors are measured, not estimated."""
 
     dataset: str
     id: str
     dtype: str
-    """NumPy's or ml_dtypes' name; `dtype_<number>` where this version does not know it."""
+    """The name that NumPy or ml_dtypes uses; `dtype_<number>` if this version does not know the dtype."""
     shape: tuple[int, ...]
     metadata: Metadata
     generation: int
-    """Unique within the store; another one after an overwrite."""
+    """Version of the tensor, unique within the store. Replacing the tensor changes it."""
     ordinal: int
-    """Its number within the dataset: from 1 in the order of commit, never reused; another one after an overwrite."""
+    """Number within the dataset, from 1 in commit order; never reused. Replacing the tensor changes it."""
     canonical_bytes: int
-    """Of the values as they are: dense, without framing."""
+    """Size of the values: dense, uncompressed, without framing."""
     quantized_bytes: int
-    """After the quantizer, its parameters included, before filter and compressor."""
+    """Size after the quantizer, including its parameters, before filter and compressor."""
     stored_bytes: int
-    """On disk, all framing included."""
+    """Size on disk, including all framing."""
     lossy: bool
     """Whether any value was quantized."""
     relative_error: float
-    """L2 norm of the error over L2 norm of the tensor; 0 where lossless."""
+    """L2 norm of the error divided by L2 norm of the tensor; 0 if lossless."""
     max_absolute_error: float
-    """Largest error of an element."""
+    """Largest error of any element."""
     encodings: tuple[EncodingShare, ...]
-    """Which chunks got what."""
+    """The encodings of its chunks."""
     fallback_reason: str
-    """Why the policy could not be followed; empty where it was."""
+    """Why the policy could not be applied; empty if it was."""
     values: ValueSummary | None
-    """None for dtypes without."""
+    """None for dtypes without statistics."""
     source_checksum: str
     """XXH3-128 of the canonical bytes as they were sent, in hexadecimal."""
     value_checksum: str
-    """XXH3-128 of the canonical bytes that `get` returns, in hexadecimal; the same where lossless."""
+    """XXH3-128 of the canonical bytes that `get` returns, in hexadecimal; equals `source_checksum` if lossless."""
     created: datetime
-    """When it was committed, UTC."""
+    """Time of the commit, UTC."""
     inserted: bool = field(default=False, compare=False)
-    """Whether the insert that returned this stored it. False: the same tensor was there already, with all that was asked for;
-    always in what reads return. After a lost connection an insert may find its own tensor there: that is False, too."""
+    """Whether the insert that returned this object stored the tensor. False if the same tensor was already stored as requested,
+    also when an insert that was repeated after a lost connection finds its own tensor. Always False in results of reads."""
 
 
 @dataclass(frozen=True)
@@ -178,15 +178,15 @@ class DatasetInfo:
 
     name: str
     policy: Policy
-    """Of tensors that bring none."""
+    """Applies to tensors inserted without a policy of their own."""
     schema: Schema
     created: datetime
-    """UTC."""
+    """Time of creation, UTC."""
 
 
 @dataclass(frozen=True)
 class DTypeShare:
-    """A dtype's part of a dataset."""
+    """The tensors of a dataset that have one dtype."""
 
     dtype: str
     tensors: int
@@ -196,7 +196,7 @@ class DTypeShare:
 
 @dataclass(frozen=True)
 class DatasetStats(_Ratios):
-    """Sums over a dataset's tensors."""
+    """Totals over a dataset's tensors."""
 
     tensors: int
     lossy_tensors: int
@@ -204,85 +204,85 @@ class DatasetStats(_Ratios):
     quantized_bytes: int
     stored_bytes: int
     worst_relative_error: float
-    """The largest of its tensors'."""
+    """Largest `relative_error` of any tensor."""
     worst_max_absolute_error: float
-    """The largest of its tensors'."""
+    """Largest `max_absolute_error` of any tensor."""
     dtypes: tuple[DTypeShare, ...]
     encodings: tuple[EncodingShare, ...]
-    """Which chunks got what: the same codecs once, whatever their settings; the largest stored share first."""
+    """The encodings of all chunks, one entry per chain of codecs regardless of settings, largest stored size first."""
     damaged_tensors: int = 0
-    """Tensors that are damaged where the store keeps what it knows of them: nothing of them is in the sums."""
+    """Tensors whose catalogue rows are damaged; the totals leave them out."""
     damaged_ids: tuple[str, ...] = ()
-    """Their ids, or the first of them."""
+    """Ids of damaged tensors; only the first ones if there are many."""
 
 
 @dataclass(frozen=True)
 class PolicyExplanation(_Ratios):
-    """What a policy would do to a sample of values; measured, on the machine that would store them."""
+    """The effect of a policy on a sample of values, measured on the machine that would store them."""
 
     policy: Policy
     canonical_bytes: int
-    """Of the sample."""
+    """Size of the sample."""
     quantized_bytes: int
-    """After the quantizer, its parameters included, before filter and compressor."""
+    """Size after the quantizer, including its parameters, before filter and compressor."""
     stored_bytes: int
-    """On disk, all framing included."""
+    """Size on disk, including all framing."""
     lossy: bool
     """Whether any value was quantized."""
     relative_error: float
-    """L2 norm of the error over L2 norm of the sample; 0 where lossless."""
+    """L2 norm of the error divided by L2 norm of the sample; 0 if lossless."""
     max_absolute_error: float
-    """Largest error of an element."""
+    """Largest error of any element."""
     encodings: tuple[EncodingShare, ...]
-    """Which chunks got what."""
+    """The encodings of the sample's chunks."""
     fallback_reason: str
-    """Why the policy could not be followed; empty where it was."""
+    """Why the policy could not be applied; empty if it was."""
     encode_bytes_per_second: float
-    """Canonical bytes that one core encodes in a second, as an insert does; 0 where the sample is empty."""
+    """Canonical bytes that one core encodes per second, as an insert does; 0 if the sample is empty."""
     decode_bytes_per_second: float
-    """Canonical bytes that one core decodes in a second, as a read does; 0 where the sample is empty."""
+    """Canonical bytes that one core decodes per second, as a read does; 0 if the sample is empty."""
     worst_relative_error: float = 0.0
-    """Of a sample of several tensors, the largest of theirs; of one, its own. 0 from servers that do not tell."""
+    """Largest relative error of any tensor in the sample. 0 if the server does not report it."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """A tensor that came out of a query."""
+    """A tensor returned by `query` or `get_many`."""
 
     info: TensorInfo
     tensor: Any
-    """A torch tensor or NumPy array; None where only headers were asked for."""
+    """A torch tensor or NumPy array; None if the query was made without data."""
 
 
 @dataclass(frozen=True)
 class NewTensor:
-    """A tensor for `insert_many`, with what `insert` takes beside it."""
+    """A tensor for `insert_many`, with its own arguments of `insert`."""
 
     tensor: Any
     """A torch tensor, a NumPy array, or anything with `__array__` or `__dlpack__`."""
     id: str | None = None
-    """None: a random one."""
+    """Unique within the dataset. None: a random id."""
     metadata: Mapping[str, Any] | None = None
     policy: Policy | None = None
-    """None: the dataset's."""
+    """None: the dataset's policy."""
     if_generation_match: int | None = None
-    """The generation of the tensor that this replaces; 0: there must be none; None: as `on_conflict` says."""
+    """Generation that the stored tensor must have to be replaced. 0: the id must not exist. None: `on_conflict` decides."""
     on_conflict: OnConflict | None = None
-    """What to do where another tensor has the id; None: as `insert_many` says."""
+    """What to do if another tensor has this id. None: the `on_conflict` of `insert_many`."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a transfer is."""
+    """The progress of a transfer."""
 
     id: str | None
-    """Of the tensor; None: of all tensors of an `insert_many`."""
+    """Id of the tensor; None for the total of an `insert_many`."""
     done_bytes: int
-    """Canonical bytes that the other side has taken, or that have arrived."""
+    """Canonical bytes that the server has accepted (insert), or that have arrived (read)."""
     total_bytes: int | None
-    """Canonical bytes of the tensor, or of the part that is read; None where nobody knows yet."""
+    """Canonical bytes of the tensor, or of the part that is read; None while unknown."""
     interruptions: int = 0
-    """How often the transfer was interrupted and went on: told at each, before it does."""
+    """How often the transfer was interrupted so far. Each interruption is reported before the transfer resumes."""
 
 
 def _ratio(before_bytes: int, after_bytes: int) -> float:

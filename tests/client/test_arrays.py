@@ -137,7 +137,7 @@ def test_a_numpy_scalar_is_an_array_without_axes() -> None:
 )
 def test_what_is_no_array_is_refused_with_a_way_out(value: object) -> None:
     kind = type(value).__name__
-    with pytest.raises(TypeError, match=rf"^a {kind} is no tensor: .*wrap it in numpy\.asarray$"):
+    with pytest.raises(TypeError, match=rf"^a {kind} is not a tensor: .*wrap it in numpy\.asarray$"):
         as_numpy(value)
 
 

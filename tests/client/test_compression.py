@@ -152,7 +152,7 @@ def test_a_tensor_with_a_gradient_is_its_values() -> None:
 
 
 def test_what_cannot_be_compressed_is_named() -> None:
-    with pytest.raises(TypeError, match="a list is no tensor"):
+    with pytest.raises(TypeError, match="a list is not a tensor"):
         TensorCompression().compress_tensor([1, 2])
     with pytest.raises(CompressionError, match="dtype <U4 is not one of") as raised:
         TensorCompression().compress_tensor(np.array(["text"]))

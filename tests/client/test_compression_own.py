@@ -303,7 +303,7 @@ FAILING = {
     "quantize gives no tensor": (
         None,
         failing(Exactly, quantize=([1, 2], {})),
-        "quantizer 'Mine' gave codes that are no tensor: a list is no tensor",
+        "quantizer 'Mine' gave codes that are no tensor: a list is not a tensor",
     ),
     "quantize gives text": (
         None,
@@ -364,7 +364,7 @@ def test_what_goes_wrong_in_decompressing_is_an_error_of_ours(compressor: Any, q
 
 
 def test_a_tensor_that_is_none_is_still_a_type_error() -> None:
-    with pytest.raises(TypeError, match="a list is no tensor"):
+    with pytest.raises(TypeError, match="a list is not a tensor"):
         TensorCompression(Bz2Compression(), Eighths()).compress_tensor([1.0])
     with pytest.raises(CompressionError, match="sparse"):
         TensorCompression(Bz2Compression()).compress_tensor(torch.eye(3).to_sparse())
@@ -398,9 +398,9 @@ def test_a_store_says_what_it_takes_instead() -> None:
 
 
 def test_what_is_no_algorithm_is_refused() -> None:
-    with pytest.raises(TypeError, match="a str is no CompressionAlgorithm"):
+    with pytest.raises(TypeError, match="a str is not a CompressionAlgorithm"):
         TensorCompression("gzip")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="a GZIPCompression is no QuantizationAlgorithm"):
+    with pytest.raises(TypeError, match="a GZIPCompression is not a QuantizationAlgorithm"):
         TensorCompression(None, GZIPCompression())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="preset 'best' is not one of none, "):
         TensorCompression(preset="best")

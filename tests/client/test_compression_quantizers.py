@@ -272,7 +272,7 @@ def test_auto_leaves_alone_what_must_stay_exact() -> None:
 
 def test_what_is_no_tensor_is_no_tensor() -> None:
     for quantizer in (*QUANTIZERS.values(), NoQuantization(), AutoQuantization()):
-        with pytest.raises(TypeError, match="a list is no tensor"):
+        with pytest.raises(TypeError, match="a list is not a tensor"):
             quantizer.quantize([1.0, 2.0])
     with pytest.raises(QuantizationError, match="dtype"):
         INT8Quantization().quantize(np.array(["text"]))

@@ -75,7 +75,7 @@ def test_every_reason_has_its_class(reason: str) -> None:
 
 def test_damage_of_what_is_stored_says_what_to_do() -> None:
     assert str(error_for("DATA_CORRUPT", "CRC32C of chunk 0 is wrong", {})) == (
-        "CRC32C of chunk 0 is wrong; what is stored is damaged: restore this tensor from a copy, or insert it again, "
+        "CRC32C of chunk 0 is wrong; the stored data is damaged: restore this tensor from a backup or insert it again, "
         "and check the disk"
     )
 

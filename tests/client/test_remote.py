@@ -153,7 +153,7 @@ def test_a_tensor_that_breaks_off_is_not_passed_over(
 
 def test_a_tensor_that_failed_is_raised_at_its_place(read: Callable[..., list[tensorus.Record]]) -> None:
     failure = pb.ItemStatus(item=1, status=status_of("DATA_CORRUPT", "chunk 0 is damaged", tensor="u"))
-    with pytest.raises(errors.DataCorruptError, match=r"^chunk 0 is damaged; what is stored is damaged") as caught:
+    with pytest.raises(errors.DataCorruptError, match=r"^chunk 0 is damaged; the stored data is damaged") as caught:
         read(response(segment(tensor=tensor()), statuses=[failure]))
     assert caught.value.facts == {"tensor": "u"}
 

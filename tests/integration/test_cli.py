@@ -174,7 +174,7 @@ def test_get_replaces_a_file_only_when_told_to(filled: str, place: list[str], tm
     output.write_text("precious")
     ran = run_command("get", filled, "matrix", "-o", output, *place)
     assert ran.exit_code == 2
-    assert f"{output} is there already; --force replaces it" in ran.errors
+    assert f"{output} exists already; --force overwrites it" in ran.errors
     assert output.read_text() == "precious"
     assert run_command("get", filled, "matrix", "-o", output, "--force", *place).exit_code == 0
     assert np.array_equal(np.load(output), MATRIX)
@@ -287,7 +287,7 @@ def test_rm_deletes_tensors(filled: str, place: list[str]) -> None:
 def test_rm_of_what_is_not_there_deletes_the_rest_and_says_so(filled: str, place: list[str]) -> None:
     ran = run_command("rm", filled, "matrix", "nothing", "values", *place)
     assert (ran.exit_code, ran.output) == (3, "2 of 3 tensors deleted\n")
-    assert ran.errors == f"tensorus: there is no tensor 'nothing' [dataset={filled}]\n"
+    assert ran.errors == f"tensorus: no such tensor: 'nothing' [dataset={filled}]\n"
 
 
 @pytest.mark.parametrize(("answer", "left"), [("n\n", True), ("\n", True), ("", True), ("y\n", False)])
@@ -309,7 +309,7 @@ def test_rm_of_a_dataset_asks_nothing_when_told_so(filled: str, place: list[str]
 def test_rm_wants_tensors_or_the_dataset(filled: str, place: list[str], arguments: list[str]) -> None:
     ran = run_command("rm", filled, *arguments, "--yes", *place)
     assert ran.exit_code == 2
-    assert "name the tensors to delete, or --dataset for all of it" in ran.errors
+    assert "name the tensors to delete, or pass --dataset to delete the whole dataset" in ran.errors
     assert run_command("info", filled, "matrix", *place).exit_code == 0
 
 

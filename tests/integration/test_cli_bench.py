@@ -69,7 +69,7 @@ def test_tables_say_what_was_measured_and_a_sentence_what_follows(place: list[st
     head, presets, small, calls, advice = blocks_of(run_command("bench", *QUICK, *place))
     fields = dict(head)
     assert re.fullmatch(rf"{place[1]}, round trip [\d.]+ ms", fields["server"])
-    assert fields["values"] == "1.0 MiB of float32, N(0, 0.02), made from a fixed seed"
+    assert fields["values"] == "1.0 MiB of float32, N(0, 0.02), generated from a fixed seed"
     assert fields["figures"] == "median and range of 2 repeats, in turn, after one to warm up"
     assert presets[0] == ["preset", "insert MB/s", "range", "get MB/s", "range", "ratio", "on disk", "error"]
     assert [line[0] for line in presets[1:]] == DEFAULT_PRESETS
@@ -91,7 +91,7 @@ def test_tables_say_what_was_measured_and_a_sentence_what_follows(place: list[st
         r"Smallest on disk: int8_only, ratio 3\.\d\d, error \d\.\de-03; smallest exact: lossless, ratio 1\.\d\d\.",
         smallest,
     )
-    assert re.fullmatch(r"[\d.]+ MiB were stored on the way; they leave the store's disk in about an hour\.", left)
+    assert re.fullmatch(r"[\d.]+ MiB were stored in total; the store frees this space in about an hour\.", left)
 
 
 def test_json_says_the_same_in_one_document(place: list[str], unchanged: None) -> None:
@@ -376,7 +376,7 @@ def test_a_dataset_that_could_not_be_removed_is_named(
     with tensorus.open(tmp_path) as client:
         (name,) = bench_datasets(client)
     assert ran.errors == (
-        f"tensorus: the dataset '{name}' of this measurement could not be removed ({why}); "
+        f"tensorus: the temporary dataset '{name}' could not be removed ({why}); "
         f"`tensorus rm {name} --dataset --store {tmp_path}` removes it\n"
     )
 
@@ -392,9 +392,7 @@ def test_a_dataset_that_could_not_be_removed_is_named_beside_what_went_wrong(
     ran = run_command("bench", *FEW, "--store", tmp_path)
     assert (ran.exit_code, ran.output) == (1, "")
     left, wrong = ran.errors.splitlines()
-    assert re.match(
-        r"tensorus: the dataset 'tensorus-bench-[0-9a-f]{32}' of this measurement could not be removed", left
-    )
+    assert re.match(r"tensorus: the temporary dataset 'tensorus-bench-[0-9a-f]{32}' could not be removed", left)
     assert wrong == "tensorus: no space is left"
 
 
@@ -402,7 +400,7 @@ def test_a_dataset_that_could_not_be_removed_is_named_beside_what_went_wrong(
 
 WRONG_USAGE = [
     pytest.param(["--size", "0"], "must be from 1MiB to 4GiB", id="a size of 0"),
-    pytest.param(["--size", "-1MiB"], "'-1MiB' is no size", id="a negative size"),
+    pytest.param(["--size", "-1MiB"], "'-1MiB' is not a size", id="a negative size"),
     pytest.param(["--size", "64"], "must be from 1MiB to 4GiB", id="a size without a unit"),
     pytest.param(["--size", "5GiB"], "must be from 1MiB to 4GiB", id="a size that is too large"),
     pytest.param(["--repeats", "0"], "0 is not in the range", id="no repeats"),
@@ -410,7 +408,7 @@ WRONG_USAGE = [
     pytest.param(["--calls", "0"], "0 is not in the range", id="no calls"),
     pytest.param(["--dtype", "int8"], "'int8' is not one of", id="a dtype"),
     pytest.param(["--file", "missing.npy"], "'missing.npy' does not exist", id="a missing file"),
-    pytest.param(["--dtype", "float32", "--file", __file__], "--file and --dtype exclude each other", id="two sources"),
+    pytest.param(["--dtype", "float32", "--file", __file__], "--file and --dtype cannot be combined", id="two sources"),
 ]
 
 

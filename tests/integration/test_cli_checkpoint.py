@@ -131,7 +131,8 @@ def test_of_a_state_dict_the_tensors_that_share_their_memory_are_named_and_store
     torch.save({"embedding": SHARED, "head": SHARED}, "in.pt")
     ran = run_command("put", dataset, "in.pt", *place)
     assert ran.errors == (
-        "tensorus: in.pt: 1 of its tensors share their memory with another, such as 'head' with 'embedding'; each is stored\n"
+        "tensorus: in.pt: 1 of its tensors share memory with another, such as 'head' with 'embedding'; "
+        "each is stored separately\n"
     )
     assert [info.id for info in remote.list(dataset)] == ["embedding", "head"]
 
@@ -171,7 +172,7 @@ def test_what_cannot_be_kept_is_named_and_refused(place: list[str], dataset: str
     assert ran.exit_code == 1
     assert "'args' (argparse.Namespace)" in ran.errors
     assert "'history.0' (numpy" in ran.errors
-    assert ran.errors.endswith("; --drop-other leaves it out\n")
+    assert ran.errors.endswith("; --drop-other leaves them out\n")
     # Nothing was made for it.
     assert run_command("stats", dataset, *place).exit_code == 3
 
@@ -214,7 +215,7 @@ def test_several_checkpoints_in_one_dataset_are_told_apart_by_prefix(place: list
         assert run_command("put", dataset, "in.pt", "--prefix", f"epoch{epoch}/", *place).exit_code == 0
     ran = run_command("get", dataset, "-o", "out.pt", *place)
     assert ran.exit_code == 1
-    assert "of 2 checkpoints ('epoch1/@manifest', 'epoch2/@manifest'); choose one" in ran.errors
+    assert "to 2 checkpoints ('epoch1/@manifest', 'epoch2/@manifest'); choose one" in ran.errors
     ran = run_command("get", dataset, "-o", "out.pt", "--where", '@id STARTS WITH "epoch2/"', *place)
     assert ran.exit_code == 0, ran.errors
     assert_same(torch.load("out.pt"), {"epoch": 2, "w": torch.full((2,), 2)})
@@ -227,7 +228,7 @@ def test_a_checkpoint_takes_the_place_of_another(place: list[str], dataset: str)
     assert run_command("put", dataset, "in.pt", *place).exit_code == 1
     assert run_command("put", dataset, "in.pt", "--replace", *place).exit_code == 0
     ran = run_command("get", dataset, "-o", "out.pt", *place)
-    assert ran.errors == "tensorus: 1 tensor not of the checkpoint, such as 'old': left out\n"
+    assert ran.errors == "tensorus: 1 tensor not part of the checkpoint left out, such as 'old'\n"
     assert_same(torch.load("out.pt"), {"epoch": 2, "w": torch.zeros(3)})
 
 
@@ -237,7 +238,7 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(place: list[str], dataset: 
     run_command("rm", dataset, "w", *place)
     ran = run_command("get", dataset, "-o", "out.pt", *place)
     assert ran.exit_code == 1
-    assert "1 of the checkpoint's 2 tensors are not there, or not asked for, such as 'w'" in ran.errors
+    assert "1 of the checkpoint's 2 tensors are missing or not selected, such as 'w'" in ran.errors
     assert [path.name for path in folder.iterdir()] == ["in.pt"]
 
 
@@ -255,7 +256,7 @@ MANIFEST = TakenApart({"w": torch.ones(1), "x": [1.5]}, "in.pt", "in").manifest 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b'"tensorus_manifest":1', b'"tensorus_manifest":2', "of no version that is known here"),
+        (b'"tensorus_manifest":1', b'"tensorus_manifest":2', "has an unknown version"),
         (b'"kind":"tensor"', b'"kind":"lambda"', "does not parse"),
         (b'"kind":"dict"', b'"find":"dict"', "does not parse"),
         (b'"id":"w"', b'"id":["w"]', "does not parse"),

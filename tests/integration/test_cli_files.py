@@ -415,13 +415,13 @@ def test_a_file_that_would_run_is_not_recommended_to_be_run(folder: Path, place:
 
 
 def test_reading_needs_a_known_format(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"notes\.txt is of no known format; \.safetensors, \.npy, \.npz, \.pt, "):
+    with pytest.raises(ValueError, match=r"notes\.txt has an unknown format; \.safetensors, \.npy, \.npz, \.pt, "):
         next(read_tensors(tmp_path / "notes.txt"))
 
 
 def test_writing_needs_a_known_format(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"model\.txt is of no known format; \.safetensors, \.npz, \.npy, \.pt can be written"
+        ValueError, match=r"model\.txt has an unknown format; \.safetensors, \.npz, \.npy, \.pt can be written"
     ):
         require_writable(tmp_path / "model.txt", {"a": "float32"})
 

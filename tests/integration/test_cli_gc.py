@@ -58,14 +58,14 @@ def test_the_space_of_deleted_tensors_is_free_at_once_when_asked_for(folder: Pat
 
 
 def test_what_is_in_quarantine_is_listed_and_restored(folder: Path) -> None:
-    assert run_command("gc", folder, "--list").output == "nothing is in quarantine\n"
+    assert run_command("gc", folder, "--list").output == "the quarantine is empty\n"
     keys = set_aside(folder)
     head, *lines = run_command("gc", folder, "--list").output.splitlines()
     assert head.split() == ["key", "bytes", "deleted", "from", "why"]
     assert sorted(line.split()[0] for line in lines) == keys
-    assert all(line.endswith("no tensor has it") for line in lines)
+    assert all(line.endswith("belongs to no tensor") for line in lines)
     ran = run_command("gc", folder, "--restore", keys[0])
-    assert ran.output == f"1 payload restored; rows for them: tensorus recover {folder}\n"
+    assert ran.output == f"1 payload restored; to recover their rows, run tensorus recover {folder}\n"
     listed = json.loads(run_command("gc", folder, "--list", "--json").output)
     assert sorted(entry["key"] for entry in listed) == keys[1:]
     assert {"key", "stored_bytes", "until", "why"} == listed[0].keys()
@@ -87,7 +87,7 @@ def test_the_quarantine_is_emptied_when_asked_for(folder: Path) -> None:
     set_aside(folder)
     assert "0 deleted from it" in run_command("gc", folder).output
     assert "3 deleted from it" in run_command("gc", folder, "--purge").output
-    assert run_command("gc", folder, "--list").output == "nothing is in quarantine\n"
+    assert run_command("gc", folder, "--list").output == "the quarantine is empty\n"
 
 
 def test_a_store_without_its_catalogue_is_refused_until_the_loss_is_accepted(folder: Path) -> None:
@@ -122,10 +122,10 @@ def test_too_many_unknown_payloads_are_a_failure(folder: Path) -> None:
 def test_looking_and_deleting_are_not_mixed(folder: Path, options: list[str]) -> None:
     ran = run_command("gc", folder, *options)
     assert ran.exit_code == 2
-    assert "exclude each other" in ran.errors
+    assert "cannot be combined" in ran.errors
 
 
 def test_a_folder_that_is_no_store_is_left_as_it_is(tmp_path: Path) -> None:
     ran = run_command("gc", tmp_path)
-    assert (ran.exit_code, ran.errors) == (3, f"tensorus: there is no store in {tmp_path}\n")
+    assert (ran.exit_code, ran.errors) == (3, f"tensorus: {tmp_path} is not a store\n")
     assert list(tmp_path.iterdir()) == []

@@ -87,9 +87,7 @@ def test_a_name_that_the_format_has_for_itself_is_refused(
     remote.create_dataset(dataset)
     remote.insert(dataset, np.ones(1), id="__metadata__")
     ran = run_command("get", dataset, "-o", "out.safetensors", *place)
-    assert ran.errors == (
-        "tensorus: out.safetensors cannot hold a tensor of the name '__metadata__'; an .npz file can\n"
-    )
+    assert ran.errors == ("tensorus: out.safetensors cannot hold a tensor named '__metadata__'; an .npz file can\n")
 
 
 @pytest.mark.parametrize("change", ["replaced", "deleted"])

@@ -109,7 +109,7 @@ def test_the_presets_in_the_help_are_those_there_are() -> None:
 
     (option,) = (parameter for parameter in app.commands["put"].params if parameter.name == "preset")
     assert isinstance(option, click.Option)
-    named = re.search(r"How to store them: ([\w, ]+)\.", option.help or "")
+    named = re.search(r"Storage preset: ([\w, ]+)\.", option.help or "")
     assert named is not None
     assert named.group(1).split(", ") == list(PRESETS)
 

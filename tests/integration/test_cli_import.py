@@ -304,7 +304,7 @@ def test_info_and_ls_say_that_the_error_of_a_lossy_record_is_unknown(tmp_path: P
     store = ("--store", tmp_path / "store")
     assert run_command("import", tmp_path, *store).exit_code == 0
     told = run_command("info", "old", "lossy", *store).output.splitlines()
-    assert "unknown: Tensorus 0.1 had lost something before these values were imported" in "".join(told)
+    assert "unknown: the values were already lossy in Tensorus 0.1, before the import" in "".join(told)
     assert '"import_status": "lossy"' in "".join(told)
     exact = run_command("info", "old", "exact", *store).output.splitlines()
     assert [line.split() for line in exact if line.startswith("error")] == [["error", "exact"]]

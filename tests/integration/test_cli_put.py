@@ -51,7 +51,7 @@ def test_two_tensors_of_one_id_are_named_with_their_files(place: list[str], data
     np.savez("more.npz", matrix=MATRIX)
     ran = run_command("put", dataset, "matrix.npy", "more.npz", *place)
     assert ran.errors == (
-        "tensorus: matrix.npy and more.npz both have a tensor 'matrix'; put them one by one, with --prefix\n"
+        "tensorus: matrix.npy and more.npz both have a tensor 'matrix'; put them separately, with --prefix\n"
     )
 
 
@@ -110,7 +110,7 @@ def test_put_says_what_was_there_before(
     put._print([info, Present(info)], all_rows=False)  # type: ignore[list-item]
     _, first, second, last = capsys.readouterr().out.splitlines()
     assert (first.split()[-1], second.split()[-1]) == ("stored", "present")
-    assert last.endswith("; 1 of them present before")
+    assert last.endswith("; 1 already present")
 
 
 # ---- What is read -------------------------------------------------------------------------------------------------------
@@ -148,9 +148,12 @@ def test_torch_s_files_have_several_endings(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[]", "is no index of shards: it has no weight_map"),
-        ("{broken", "is no index of shards"),
-        ('{"weight_map": {"a": "../secret.safetensors"}}', "names '../secret.safetensors', which is no file beside it"),
+        ("[]", "is not an index of shards: it has no weight_map"),
+        ("{broken", "is not an index of shards"),
+        (
+            '{"weight_map": {"a": "../secret.safetensors"}}',
+            "names '../secret.safetensors', which is not a file in the same folder",
+        ),
         ('{"weight_map": {"a": "missing.safetensors"}}', "missing.safetensors cannot be read: No such file"),
     ],
 )
@@ -164,7 +167,7 @@ def test_an_index_that_is_none_is_refused(place: list[str], dataset: str, text: 
 def test_a_folder_without_tensors_is_refused(place: list[str], dataset: str) -> None:
     Path("empty").mkdir()
     ran = run_command("put", dataset, "empty", *place)
-    assert (ran.exit_code, "empty has no files of tensors" in ran.errors) == (1, True)
+    assert (ran.exit_code, "empty has no tensor files" in ran.errors) == (1, True)
 
 
 METADATA = {"format": "pt", "author": "me", "ü": '"quoted"'}

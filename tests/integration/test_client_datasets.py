@@ -115,7 +115,7 @@ def test_a_name_that_is_no_text_is_refused_by_an_error_of_ours(client: tensorus.
         pytest.param(
             {"preset": "fast", "policy": tensorus.Policy()},
             errors.InvalidPolicyError,
-            r"preset and policy exclude each other",
+            r"preset and policy cannot be combined",
             id="preset and policy",
         ),
         pytest.param(

@@ -155,7 +155,7 @@ def test_a_torch_tensor_comes_back_as_it_was(client: tensorus.Client, filled: st
 def test_what_is_no_tensor_is_refused_before_anything_is_sent(
     client: tensorus.Client, filled: str, tensor: object
 ) -> None:
-    with pytest.raises(TypeError, match="is no tensor"):
+    with pytest.raises(TypeError, match="is not a tensor"):
         client.insert(filled, tensor)
     assert stored_ids(client, filled) == set()
 
@@ -321,9 +321,9 @@ def test_more_small_ones_than_a_message_holds_arrive(
         pytest.param(("a", VALUES, 3), r"a tuple of insert_many must be \(id, tensor\)", id="a triple"),
         pytest.param((VALUES, "a"), r"a tuple of insert_many must be \(id, tensor\)", id="a pair the wrong way round"),
         pytest.param((), r"a tuple of insert_many must be \(id, tensor\)", id="an empty tuple"),
-        pytest.param(("a", [1, 2]), r"a list is no tensor", id="a pair with a list"),
-        pytest.param(tensorus.NewTensor([1]), r"a list is no tensor", id="a new tensor with a list"),
-        pytest.param([1], r"a list is no tensor", id="a list"),
+        pytest.param(("a", [1, 2]), r"a list is not a tensor", id="a pair with a list"),
+        pytest.param(tensorus.NewTensor([1]), r"a list is not a tensor", id="a new tensor with a list"),
+        pytest.param([1], r"a list is not a tensor", id="a list"),
     ],
 )
 def test_what_is_no_tensor_among_many_is_refused(

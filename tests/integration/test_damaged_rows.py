@@ -223,7 +223,7 @@ def test_the_command_line_lists_the_others_and_names_and_deletes_it(tmp_path: Pa
     assert (damaged["dataset"], damaged["id"]) == ("d", "t1")
     assert "the catalogue is damaged" in damaged["damage"]
     found = subprocess.run([*command, "stats", "d", *store], capture_output=True, text=True, check=True)
-    assert "not counted, since damaged: 1 tensor: t1" in found.stdout
+    assert "not counted because damaged: 1 tensor: t1" in found.stdout
     found = subprocess.run([*command, "rm", "d", "t1", *store], capture_output=True, text=True, check=True)
     assert found.stdout == "1 of 1 tensors deleted\n"
     found = subprocess.run([*command, "ls", "d", *store], capture_output=True, text=True, check=True)

@@ -36,7 +36,7 @@ for module in ("fcntl", "resource"):
 
 WHY_NOT = (
     "Windows cannot hold a store: it has neither the file locks (flock) nor the syncs of folders that a store needs. "
-    "Run the server on Linux (WSL 2 or a container will do), and connect to it with tensorus.connect"
+    "Run the server on Linux (WSL 2 or a container works), and connect to it with tensorus.connect"
 )
 
 

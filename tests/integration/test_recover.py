@@ -225,7 +225,7 @@ def test_what_is_damaged_is_named_and_the_others_come_back(
     assert path.read_bytes() == data
     text = subprocess.run(command, capture_output=True, text=True, check=False)
     assert text.returncode == 1
-    assert "0 tensors recovered, 2 payloads known already" in text.stdout
+    assert "0 tensors recovered, 2 payloads already known" in text.stdout
     require_recovered(folder, infos, "one", "three")
 
 

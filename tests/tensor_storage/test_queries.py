@@ -181,7 +181,7 @@ def test_a_filter_is_refused_where_a_transaction_has_changes_that_it_does_not_se
     storage.create_dataset("others")
     with storage.transaction(["numbers", "others"]):
         storage.delete_tensor("numbers", ids[0])
-        with pytest.raises(TransactionError, match="filter does not see what this transaction has changed"):
+        with pytest.raises(TransactionError, match="filter does not see the changes of this transaction"):
             storage.query_where("numbers", "n = 0")
         assert storage.query_where("others", "n = 0") == []
     assert storage.query_where("numbers", "n = 0") == []

@@ -401,4 +401,4 @@ def test_an_id_that_was_taken_meanwhile_is_one_that_is_taken_whatever_has_it(err
     raised = error('on_conflict="replace"', reason="x", facts={"dataset": "d", "tensor": "t"})
     found = storage_error(raised)
     assert type(found) is NameTakenError
-    assert str(found) == "there is a record with this id already [dataset=d, tensor=t]"
+    assert str(found) == "a record with this id already exists [dataset=d, tensor=t]"

@@ -1,4 +1,4 @@
-"""The client for asyncio: the same methods as `tensorus.Client`, awaited.
+"""The asyncio client. It has the methods of `tensorus.Client`, to be awaited.
 
 async with tensorus.aio.connect("localhost:7733") as client:
     await client.insert("weights", tensor, id="layer1")
@@ -6,8 +6,8 @@ async with tensorus.aio.connect("localhost:7733") as client:
     async for record in client.query("weights", "layer >= 1"):
         print(record.info.ratio)
 
-Cancelling a task ends its call, here and at the server. An iteration that is left early ends when it is closed:
-`contextlib.aclosing` does that at once.
+Cancelling a task cancels its call, on the server too. An iteration that is left early keeps its call open until the iterator is
+closed; `contextlib.aclosing` closes it at once.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ __all__ = ["AsyncClient", "connect"]
 def connect(
     address: str, *, timeout_s: float = 30.0, retry_timeout_s: float = 60.0, tune_allocator: bool = True
 ) -> AsyncClient:
-    """Return a client of the server at `address`. Connects when it is first used, and is of the event loop that does so.
+    """Return a client of the server at `address`. It connects on first use, and belongs to the event loop that uses it first.
 
-    Arguments as of `tensorus.connect`.
+    Arguments as for `tensorus.connect`.
     """
     if tune_allocator:
         _tune()

@@ -1,4 +1,4 @@
-"""The command group, and how errors end the process."""
+"""The command group, and the exit codes of errors."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ EXIT_UNAVAILABLE = 4
 
 
 class _App(click.Group):
-    """Turns errors into one line and an exit code."""
+    """Prints errors as one line, and ends with their exit code."""
 
-    def invoke(self, context: click.Context) -> Any:  # `Any`: whatever a command returns, which is nothing
+    def invoke(self, context: click.Context) -> Any:  # `Any`: as in click; commands return nothing
         """Run the command."""
         try:
             return super().invoke(context)
         except BrokenPipeError:
-            # Whoever read what this prints has read enough, as `head` does; click ends such a process without a word.
+            # The reader closed the pipe, as `head` does. Click then ends the process silently.
             raise
         except UnavailableError as error:
             print_error(error)
@@ -54,7 +54,7 @@ class _App(click.Group):
 @click.group(cls=_App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="tensorus")
 def app() -> None:
-    """Store tensors, and get them back.
+    """Store tensors and read them back.
 
     \b
     Example:
@@ -64,13 +64,14 @@ def app() -> None:
       tensorus get weights -o back.safetensors
 
     \b
-    Commands speak to the server at 127.0.0.1:7733. Another one: --server HOST:PORT, or the variable TENSORUS_SERVER.
-    Without any server: --store DIR works on a folder; explain and import --dry-run need neither.
+    Commands use the server at 127.0.0.1:7733. To use another, pass --server HOST:PORT or set
+    TENSORUS_SERVER. --store DIR works on a folder, without a server. explain and import --dry-run
+    need neither.
 
     \b
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 server unavailable,
     5 imported without some metadata.
-    """  # noqa: D301 - click's mark for lines that stay as they are
+    """  # noqa: D301 - click's mark for lines that are not rewrapped
 
 
 for _command in (serve, put, get, ls, info, stats, rm, explain, bench, import_, gc, recover):

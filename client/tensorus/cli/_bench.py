@@ -1,8 +1,8 @@
-"""What `tensorus bench` measures, with any client, in a dataset that the caller made for it. Prints nothing.
+"""The measurements of `tensorus bench`, with any client, in a dataset provided by the caller. Prints nothing.
 
-Order: every pass inserts and reads the same values under each preset, then many small tensors; the first pass warms up, and is
-thrown away. Every second pass goes through the presets backwards, so that none always follows the same one. Then come single
-calls, all kinds in turn. What is read goes into fresh memory; nothing but the call is inside a measured time.
+Every pass inserts and reads the same values under each preset, then many small tensors. The first pass warms up and is
+discarded. Every second pass goes through the presets in reverse, so that none always follows the same one. Single calls follow,
+all kinds in turn. Reads go into fresh memory, and measured times include nothing but the call.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ __all__ = ["Figures", "Latency", "Plan", "PresetFigures", "SmallFigures", "Sprea
 T = TypeVar("T")
 
 _SMALL_BYTES = 4 * 1024
-"""Of a small tensor."""
+"""Size of a small tensor."""
 
 _SLICE_BYTES = (64 * 1024, 1024 * 1024)
-"""Of slices of the large tensor, where it has so many."""
+"""Sizes of slices of the large tensor, unless it is smaller."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Plan:
     """What to measure."""
 
     values: AnyArray
-    """One axis, at least one element: what is inserted as the large tensor, and, in parts, as small ones."""
+    """The large tensor, with one axis and at least one element; parts of it are inserted as small tensors."""
     presets: Sequence[str]
-    """At least one, each once."""
+    """At least one, without duplicates."""
     repeats: int
-    """Passes that count; at least 1."""
+    """Number of measured passes; at least 1."""
     small_count: int
-    """Small tensors of one `insert_many`; at least 1."""
+    """Small tensors per `insert_many`; at least 1."""
     calls: int
     """Single calls of each kind; at least 1."""
 
@@ -62,12 +62,12 @@ class Plan:
 
     @property
     def slice_bytes(self) -> list[int]:
-        """Canonical bytes of the slices that the large tensor has."""
+        """Canonical bytes of the slices that are read."""
         return [size for size in _SLICE_BYTES if size <= self.values.nbytes]
 
     @property
     def moved_bytes(self) -> int:
-        """Canonical bytes that all of it moves, to either side."""
+        """Canonical bytes that all measurements move, in both directions."""
         a_pass = 2 * (len(self.presets) * self.values.nbytes + self.small_count * self.small_bytes)
         return (self.repeats + 1) * a_pass + (self.calls + 1) * self._single_bytes
 
@@ -79,7 +79,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure measured several times, in the unit that its field's name says."""
+    """A figure measured several times, in the unit given by the name of its field."""
 
     median: float
     smallest: float
@@ -88,28 +88,28 @@ class Spread:
 
 @dataclass(frozen=True)
 class PresetFigures:
-    """What a preset makes of the large tensor."""
+    """Speed, size and error of the large tensor under one preset."""
 
     preset: str
     insert_bytes_per_second: Spread
-    """Canonical bytes, durable when the clock stops."""
+    """Canonical bytes per second until the tensor is durable."""
     get_bytes_per_second: Spread
-    """Canonical bytes."""
+    """Canonical bytes per second."""
     canonical_bytes: int
     stored_bytes: int
-    """On disk, all framing included."""
+    """Size on disk, including all framing."""
     ratio: float
-    """Canonical bytes over bytes on disk."""
+    """Canonical bytes divided by bytes on disk."""
     lossy: bool
     relative_error: float
-    """L2 norm of the error over L2 norm of the values; 0 where lossless."""
+    """L2 norm of the error divided by L2 norm of the values; 0 if lossless."""
     fallback_reason: str
-    """Why the preset could not be followed; empty where it was."""
+    """Why the preset could not be applied; empty if it was."""
 
 
 @dataclass(frozen=True)
 class SmallFigures:
-    """Many small tensors in one stream, stored by the default policy."""
+    """Rates of many small tensors in one stream, stored with the default policy."""
 
     tensor_bytes: int
     tensors: int
@@ -119,41 +119,41 @@ class SmallFigures:
 
 @dataclass(frozen=True)
 class Latency:
-    """How long single calls of one kind take, one after the other."""
+    """Latency of sequential single calls of one kind."""
 
     call: str
-    """The client's method; "get_slice": `get` with an index."""
+    """Method of the client; "get_slice" is `get` with an index."""
     canonical_bytes: int
-    """What a call moves; 0: no values."""
+    """Canonical bytes that a call moves; 0: no values."""
     calls: int
     median_ms: float
     p95_ms: float
-    """19 of 20 calls take at most so long."""
+    """95th percentile."""
     max_ms: float
 
 
 @dataclass(frozen=True)
 class Figures:
-    """All that was measured."""
+    """All results."""
 
     presets: list[PresetFigures]
     small: SmallFigures
     latencies: list[Latency]
     total_stored_bytes: int
-    """What all inserts together took on disk, warming up included."""
+    """Bytes on disk of all inserts together, including warm-up."""
 
 
 def measure(
     client: Client, dataset: str, plan: Plan, show: Callable[[str, int], None], check: Callable[[], None]
 ) -> Figures:
-    """Return what `plan` asks for.
+    """Run the measurements of `plan`.
 
     Args:
-        client: of the store that is measured.
-        dataset: an empty one, of the default policy. What is measured first is deleted at once, so that little is left in it.
-        plan: what to do.
-        show: called between measurements, with what comes next and the canonical bytes that were moved so far.
-        check: called often, in the midst of long transfers too; what it raises ends the measuring. Must be cheap.
+        client: client of the measured store.
+        dataset: an empty dataset with the default policy. Tensors of the passes are deleted at once, so that little remains.
+        plan: what to measure.
+        show: called between measurements with the next activity and the canonical bytes moved so far.
+        check: called often, also during long transfers; an exception that it raises ends the measurements. Must be cheap.
     """
     bench = _Bench(client, dataset, plan, show, check)
     large: dict[str, list[_Pass]] = {preset: [] for preset in plan.presets}
@@ -177,16 +177,16 @@ def measure(
 
 
 class _Pass(NamedTuple):
-    """What was inserted and read once."""
+    """Times of one insert and one read."""
 
     insert_s: float
     get_s: float
     info: TensorInfo
-    """Of the first tensor."""
+    """Description of the first tensor."""
 
 
 class _Bench:
-    """Measures, and counts what it moves."""
+    """Measures, and counts the bytes that it moves."""
 
     def __init__(
         self, client: Client, dataset: str, plan: Plan, show: Callable[[str, int], None], check: Callable[[], None]
@@ -197,7 +197,7 @@ class _Bench:
         self._tell = show
         self._check = check
         self._moved_bytes = 0
-        self._random = random.Random(0)  # noqa: S311 - no secret
+        self._random = random.Random(0)  # noqa: S311 - not a secret
         self.total_stored_bytes = 0
 
     def large(self, preset: str, which: str) -> _Pass:
@@ -240,7 +240,7 @@ class _Bench:
         return [_latency(name, size, times[1:]) for (name, size, _), times in zip(kinds, times_s, strict=True)]
 
     def _kinds(self) -> list[tuple[str, int, Callable[[], object]]]:
-        """Return name, canonical bytes and call of each kind, and insert what they read."""
+        """Return name, canonical bytes and call of each kind, and insert the tensors that they read."""
         client, dataset, plan = self._client, self._dataset, self._plan
         few = self._small_values(0)
         large, small = (
@@ -257,14 +257,14 @@ class _Bench:
         ]
 
     def _get_slice(self, size: int) -> object:
-        """Read a slice from somewhere in the large tensor, wherever its chunks begin."""
+        """Read a slice at a random position of the large tensor, regardless of chunk boundaries."""
         values = self._plan.values
         elements = size // values.itemsize
         start = self._random.randrange(values.size - elements + 1)
         return self._client.get(self._dataset, "large", index=slice(start, start + elements), as_="numpy")
 
     def _small_values(self, number: int) -> AnyArray:
-        """Return the values of a small tensor: parts of the large one, in turn."""
+        """Return the values of a small tensor: consecutive parts of the large one, in turn."""
         elements = self._plan.small_elements
         start = number % (self._plan.values.size // elements) * elements
         return self._plan.values[start : start + elements]
@@ -282,7 +282,7 @@ class _Bench:
 
 
 def _timed(call: Callable[[], T]) -> tuple[float, T]:
-    """Return how many seconds a call takes, and its result."""
+    """Return the duration of a call in seconds, and its result."""
     begin = perf_counter()
     result = call()
     return perf_counter() - begin, result

@@ -1,4 +1,4 @@
-"""How `tensorus bench` says what it measured: tables and a sentence for people, one JSON document for scripts."""
+"""The report of `tensorus bench`: tables and a recommendation for people, one JSON document for scripts."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ _CALLS = {
     "get": "get of {}",
     "get_slice": "get of a slice of {}",
 }
-"""What the kinds of single calls are, with the size of what they move."""
+"""Descriptions of the kinds of single calls, with a placeholder for the size."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured, and of what."""
+    """The measurements and their circumstances."""
 
     server: str | None
-    """Its address; None: there is none."""
+    """Address of the server; None for a folder."""
     store: str | None
-    """The folder, where there is no server."""
+    """The folder; None for a server."""
     dtype: str
     size_bytes: int
-    """Of the large tensor."""
+    """Size of the large tensor."""
     values: str
-    """Where they are from."""
+    """Origin of the values."""
     repeats: int
     figures: Figures
 
@@ -56,7 +56,7 @@ def print_report_json(report: Report) -> None:
     fastest, level = _fastest_get(presets)
     exact = _smallest_exact(presets)
     found = to_json(report)
-    # One level: nobody needs to know what it was put together from.
+    # Flatten the document: `Figures` is only how this program groups the results.
     figures = found.pop("figures")
     advice = {
         "fastest_get": fastest.preset,
@@ -68,7 +68,7 @@ def print_report_json(report: Report) -> None:
 
 
 def print_report(report: Report) -> None:
-    """Print what it was measured with, three tables, and what follows from them."""
+    """Print the circumstances, three tables, and a recommendation."""
     figures = report.figures
     print_fields(_head(report))
     print_text("")
@@ -95,7 +95,7 @@ def print_report(report: Report) -> None:
         for sentence in _advice(figures.presets):
             print_text(sentence)
     print_text(
-        f"{human_bytes(figures.total_stored_bytes)} were stored on the way; they leave the store's disk in about an hour."
+        f"{human_bytes(figures.total_stored_bytes)} were stored in total; the store frees this space in about an hour."
     )
 
 
@@ -147,7 +147,7 @@ def _error(found: PresetFigures) -> str:
 
 
 def _advice(presets: Sequence[PresetFigures]) -> Iterator[str]:
-    """Yield which preset is fastest, and which is smallest within which error, as far as the figures say so."""
+    """Yield sentences that name the fastest preset and the smallest ones, as far as the figures allow."""
     fastest, level = _fastest_get(presets)
     found = f"Fastest to read here: {fastest.preset}, {_rates(fastest.get_bytes_per_second, 1e6)[0]} MB/s"
     yield f"{found}; not clearly slower: {', '.join(other.preset for other in level)}." if level else f"{found}."
@@ -163,7 +163,7 @@ def _named(found: PresetFigures) -> str:
 
 
 def _fastest_get(presets: Sequence[PresetFigures]) -> tuple[PresetFigures, list[PresetFigures]]:
-    """Return the preset with the fastest median, and those whose range reaches into its own."""
+    """Return the preset with the fastest median, and those whose ranges overlap with its range."""
     fastest = max(presets, key=lambda found: found.get_bytes_per_second.median)
     smallest = fastest.get_bytes_per_second.smallest
     return fastest, [
@@ -172,7 +172,7 @@ def _fastest_get(presets: Sequence[PresetFigures]) -> tuple[PresetFigures, list[
 
 
 def _smallest_exact(presets: Sequence[PresetFigures]) -> PresetFigures | None:
-    """Return the exact preset that stores the fewest bytes, the first of several; None: none is exact."""
+    """Return the exact preset that stores the fewest bytes, the first of equal ones; None if none is exact."""
     return min((found for found in presets if not found.lossy), key=_stored_bytes, default=None)
 
 

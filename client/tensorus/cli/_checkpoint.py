@@ -1,23 +1,23 @@
-"""Checkpoints of torch (.pt) taken apart into tensors, and put together again.
+"""Splits torch checkpoints (.pt) into tensors, and reassembles them.
 
-A checkpoint is nested containers with tensors in them, and beside these whatever else training needs, such as an epoch or a
-learning rate. Each tensor is stored under the path to it. That is all there is to a state dict, a dict of tensors by name. Of
-any other checkpoint, the rest is stored as one more tensor, the manifest: a JSON document as uint8 under the id "@manifest".
+A checkpoint consists of nested containers with tensors and other training state, such as an epoch or a learning rate. Each
+tensor is stored under its path. For a state dict, which is a dict of tensors by name, this is sufficient. For any other
+checkpoint, the rest is stored as one more tensor, the manifest: a JSON document as uint8 with the id "@manifest".
 
     {"tensorus_manifest": 1, "file": NAME, "root": NODE}
 
-NODE is null, a bool, an integer, a finite float or a text as it is, a list of NODEs, or an object with a "kind":
+NODE is null, a bool, an integer, a finite float, a string, a list of NODEs, or an object with a "kind":
 
-    dict, ordered_dict             items: [[NODE, NODE], ...]; attributes of an ordered_dict, a dict NODE, where it has some
+    dict, ordered_dict             items: [[NODE, NODE], ...]; attributes of an ordered_dict, a dict NODE, if it has any
     tuple, set, size               items: [NODE, ...]
-    tensor, parameter              id; requires_grad where not as usual; same_as, the id of a tensor that shares its memory
+    tensor, parameter              id; requires_grad if not the default; same_as, the id of a tensor that shares its memory
     float                          value: "nan", "inf" or "-inf"
     complex                        value: [NODE, NODE]
     bytes, bytearray               value: in base64
-    dtype, device                  value: as torch names it
-    numpy                          a number of NumPy's: dtype, value in base64, little-endian
+    dtype, device                  value: torch's name
+    numpy                          a NumPy scalar: dtype, value in base64, little-endian
 
-Ids are those in the file: a prefix that a tensor's id has in the dataset is the one before "@manifest" there.
+Ids in the manifest are those in the file. In the dataset, they have the same prefix as the id of the manifest.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ _VERSION = 1
 
 
 class LeftOut:
-    """Stands for an object of a class that must not be loaded, since that could run code. It keeps what it would be made of."""
+    """Stands for an object of a class that must not be loaded, since that could run code. Keeps the pickled arguments."""
 
     name = ""
-    """Of the class, or of the function that would make the object."""
+    """Name of the class, or of the function that would create the object."""
     arguments: tuple[Any, ...] = ()
     state: Any = None
 
     def __new__(cls, *_: object, **__: object) -> LeftOut:  # noqa: PYI034 - of a subclass that nobody names
-        """Make it of anything."""
+        """Accept any arguments."""
         return super().__new__(cls)
 
     def __init__(self, *arguments: object, **_: object) -> None:
@@ -69,11 +69,11 @@ class LeftOut:
 _NUMPY_SCALARS = frozenset({"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"})
 
 _NUMPY_DTYPE = re.compile(r"b1|[iufc]\d{1,2}")
-"""How NumPy spells the dtypes of numbers in a pickle."""
+"""Spelling of NumPy's numeric dtypes in a pickle."""
 
 
 def _numpy_scalar(value: Any) -> np.generic | None:
-    """Return the number of NumPy's that was left out, such as a mean loss; None for everything else."""
+    """Return the NumPy scalar that a `LeftOut` stands for, such as a mean loss; None for everything else."""
     if not isinstance(value, LeftOut) or value.name not in _NUMPY_SCALARS:
         return None
     match value.arguments:
@@ -85,14 +85,15 @@ def _numpy_scalar(value: Any) -> np.generic | None:
 
 
 class TakenApart:
-    """A checkpoint in parts."""
+    """A checkpoint split into tensors and a manifest."""
 
     def __init__(self, root: Any, file: str, stem: str) -> None:
-        """Take what `torch.load` returned apart.
+        """Split the result of `torch.load`.
 
         Args:
-            file: its name, which the manifest keeps.
-            stem: the id of a checkpoint that is one tensor.
+            root: the loaded object.
+            file: name of the file, for the manifest.
+            stem: id to use if the checkpoint is a single tensor.
         """
         import torch  # noqa: PLC0415 - takes a second to import, and only this format needs it
 
@@ -101,13 +102,13 @@ class TakenApart:
         self.tensors: dict[str, Any] = {}
         """By id."""
         self.left_out: list[str] = []
-        """What cannot be kept: the path to it, and what it is."""
+        """Path and class of each object that cannot be stored."""
         self.shared: list[tuple[str, str]] = []
-        """Ids of tensors that share their memory."""
+        """Pairs of ids of tensors that share memory."""
         self._first_of: dict[tuple[Any, ...], str] = {}
         node = self._node(root, [])
         self.manifest: bytes | None = None
-        """None: a state dict, of which the tensors are all."""
+        """None for a state dict, which consists of its tensors."""
         if not self._is_state_dict(root):
             document = {"tensorus_manifest": _VERSION, "file": file, "root": node}
             self.manifest = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
@@ -120,7 +121,7 @@ class TakenApart:
         )
 
     def _node(self, value: Any, path: list[str]) -> Any:
-        """Return how the manifest has a value; what cannot be kept is None there."""
+        """Return the NODE of a value; None for objects that cannot be stored."""
         kind = type(value)
         if value is None or kind in {bool, int, str}:
             return value
@@ -165,7 +166,7 @@ class TakenApart:
         node: dict[str, Any] = {"kind": "dict", "items": items}
         if type(value) is OrderedDict:
             node["kind"] = "ordered_dict"
-            # A state dict has the versions of its modules there.
+            # A state dict keeps the versions of its modules in its attributes.
             if attributes := vars(value):
                 node["attributes"] = self._node(attributes, path)
         return node
@@ -195,10 +196,10 @@ class TakenApart:
 
 
 def ids_in(manifest: bytes) -> dict[str, str]:
-    """Return the ids of the tensors that a manifest names, each with the id of the one that it is: mostly itself.
+    """Return the ids of the tensors that a manifest names, each with the id whose memory it shares, usually its own.
 
     Raises:
-        ValueError: it is none that this version reads.
+        ValueError: this version cannot read the manifest.
     """
     found: dict[str, str] = {}
 
@@ -224,10 +225,11 @@ def assembled(manifest: bytes, tensors: Mapping[str, AnyArray]) -> Any:
     """Return the checkpoint that a manifest describes.
 
     Args:
-        tensors: those that it names, by their ids in it.
+        manifest: the JSON document.
+        tensors: the tensors that it names, by their ids in it.
 
     Raises:
-        ValueError: it is no manifest that this version reads.
+        ValueError: this version cannot read the manifest.
     """
     try:
         return _Assembly(tensors).value(_root(manifest))
@@ -241,16 +243,18 @@ def _root(manifest: bytes) -> Any:
     except (ValueError, RecursionError) as error:
         raise _damaged() from error
     if not isinstance(document, dict) or document.get("tensorus_manifest") != _VERSION:
-        raise ValueError(f"the manifest of the checkpoint is of no version that is known here ({_VERSION})")
+        raise ValueError(
+            f"the checkpoint's manifest has an unknown version; this version of Tensorus reads version {_VERSION}"
+        )
     return document["root"]
 
 
 def _damaged() -> ValueError:
-    return ValueError("the manifest of the checkpoint does not parse")
+    return ValueError("the checkpoint's manifest does not parse")
 
 
 class _Assembly:
-    """A checkpoint as it is put together."""
+    """Reassembles a checkpoint."""
 
     def __init__(self, tensors: Mapping[str, AnyArray]) -> None:
         import torch  # noqa: PLC0415 - takes a second to import, and only this format needs it

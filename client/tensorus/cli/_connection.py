@@ -1,4 +1,4 @@
-"""Which store a command speaks to."""
+"""The options that select a store, and the connection to it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ __all__ = ["DEFAULT_ADDRESS", "RETRY_TIMEOUT_S", "backend_of", "connected", "sto
 
 _TIMEOUT_S = 30.0
 RETRY_TIMEOUT_S = 60.0
-"""As of `tensorus.connect`. `put` waits as long for a disk that is full."""
+"""The default of `tensorus.connect`. `put` also waits this long while the disk is full."""
 
 DEFAULT_ADDRESS = "127.0.0.1:7733"
-"""Where `tensorus serve` listens, and where the other commands look."""
+"""The default address of `tensorus serve` and of all other commands."""
 
 
 def store_options(*, makes_store: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add --server and --store to a command.
 
     Args:
-        makes_store: the folder is made if it is not there. A command that only looks must not make one of a misspelt name.
+        makes_store: create the folder if it does not exist. Reading commands must not, or a misspelt path becomes a store.
     """
     server = click.option(
         "--server",
@@ -40,24 +40,24 @@ def store_options(*, makes_store: bool = False) -> Callable[[Callable[..., Any]]
         envvar="TENSORUS_SERVER",
         show_default=True,
         show_envvar=True,
-        help="The server to speak to.",
+        help="Server to use.",
     )
     store = click.option(
         "--store",
         type=click.Path(exists=not makes_store, file_okay=False),
-        help="Work on this folder, without a server.",
+        help="Use the store in this folder, without a server.",
     )
     return lambda command: server(store(command))
 
 
 def _tell(interruption: Interruption) -> None:
-    """Tell on the error stream that a call failed and is tried again: an `Observer` for commands without a bar."""
+    """Report a retry on the error stream: an `Observer` for commands without a progress bar."""
     if line := told(interruption):
         print_note(line)
 
 
 def backend_of(server: str, on_interruption: Observer = _tell) -> RemoteBackend:
-    """Return a backend of a server, as commands use it. Arguments and errors as of `connected`."""
+    """Return a backend of a server, configured for commands. Arguments and errors as for `connected`."""
     from tensorus._remote import RemoteBackend  # noqa: PLC0415 - each way in loads only what it needs
 
     return RemoteBackend(
@@ -71,13 +71,15 @@ def backend_of(server: str, on_interruption: Observer = _tell) -> RemoteBackend:
 
 @contextmanager
 def connected(server: str, store: str | None, on_interruption: Observer = _tell) -> Iterator[tensorus.Client]:
-    """Lend a client of what the options name.
+    """Yield a client of the store that the options name.
 
     Args:
-        on_interruption: called before a call to a server is tried again.
+        server: address of the server; unused if `store` is given.
+        store: folder of the store; None: use the server.
+        on_interruption: called before a call to a server is retried.
 
     Raises:
-        UnavailableError: there is no such server; says what to do, which a client of a program does not.
+        UnavailableError: the server cannot be reached; the message adds what to do on the command line.
     """
     if store is not None:
         with tensorus.open(store) as client:
@@ -88,7 +90,7 @@ def connected(server: str, store: str | None, on_interruption: Observer = _tell)
             yield client
     except UnavailableError as error:
         raise UnavailableError(
-            f"no server can be reached at {server!r}; start one with `tensorus serve`, or work on a folder with --store DIR "
+            f"no server can be reached at {server!r}; start one with `tensorus serve`, or use a folder with --store DIR "
             f"({error})",
             reason=error.reason,
         ) from error

@@ -1,4 +1,4 @@
-"""What commands that open a store in this process have in common: the engine's errors become the client's."""
+"""Errors of commands that open a store in this process: the engine's errors become the client's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["engine_errors"]
 
 @contextmanager
 def engine_errors() -> Iterator[None]:
-    """Raise the engine's errors as the client's, also that it cannot be imported. The engine is imported inside."""
+    """Raise the engine's errors as the client's. Import the engine inside, so that a missing engine is reported too."""
     try:
         from tensorus_server.errors import EngineError, facts_of, reason_of  # noqa: PLC0415 - not part of the thin client
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What `tensorus explain` found out, for its tables and its picture."""
+"""The results of `tensorus explain`, for its tables and its plot."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["DTypeExplanation"]
 
 @dataclass(frozen=True)
 class DTypeExplanation:
-    """What presets would do to the tensors of one dtype."""
+    """The measured effect of presets on the tensors of one dtype."""
 
     dtype: str
     tensors: int
     canonical_bytes: int
-    """Of all these tensors."""
+    """Canonical bytes of all these tensors."""
     sample_bytes: int
-    """As many of these were looked at."""
+    """Canonical bytes that were examined."""
     smallest_exact: str | None
-    """The preset; None: none is exact."""
+    """The exact preset that stores the fewest bytes; None if none is exact."""
     smallest_within_error: str | None
-    """The preset, of those with a small enough error; None: there is none."""
+    """The preset that stores the fewest bytes within the error limit; None if none is within it."""
     explanations: list[PolicyExplanation]
-    """Of each preset."""
+    """One for each preset."""

@@ -1,7 +1,7 @@
-"""Files of tensors that are read: .safetensors, .npy and .npz, and torch's .pt, .pth, .ckpt and .bin where torch is installed.
+"""Reading tensor files: .safetensors, .npy and .npz, and torch's .pt, .pth, .ckpt and .bin if torch is installed.
 
-Reading maps the file where the format allows it, so that a tensor need not fit into memory to be sent. Everything about a file
-but the values in it is looked at before the first tensor is sent: a file that cannot be stored changes nothing.
+Files are memory-mapped if the format allows it, so that a tensor need not fit into memory to be sent. Everything in a file
+except the values is checked before the first tensor is sent, so that a file that cannot be stored changes nothing.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _TORCH = (".pt", ".pth", ".ckpt", ".bin")
 READABLE = (".safetensors", ".npy", ".npz", *_TORCH)
 
 HEADER_KEY = "safetensors_metadata"
-"""Of the metadata of the first tensor of a .safetensors file, which keep the file's own."""
+"""Metadata key under which the first tensor of a .safetensors file keeps the file's own metadata."""
 
 _HEADER_TEXT_BYTES_MAX = 32 * 1024
-"""Of a file's own metadata, as JSON: a tensor's may have 64 KiB."""
+"""Maximum size of a file's own metadata as JSON; all metadata of a tensor may have 64 KiB."""
 
 _INDEX_SUFFIX = ".index.json"
 
@@ -48,27 +48,27 @@ class FileTensor:
 
     name: str
     load: Callable[[], Any]
-    """Returns it: a view of the mapped file, or read from it only then."""
+    """Returns the tensor: a view of the mapped file, or read from the file when called."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What the file says of it."""
+    """Metadata from the file."""
 
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What is in a file."""
+    """The contents of a file."""
 
     tensors: Sequence[FileTensor]
     left_out: Sequence[str] = ()
-    """What of it cannot be stored."""
+    """Names of objects that cannot be stored."""
     notes: Sequence[str] = ()
-    """What a user should know of it."""
+    """Notices for the user."""
 
 
 def expanded(paths: Sequence[Path]) -> list[Path]:
-    """Return the files that paths mean: those of a folder or of an index of shards instead of itself.
+    """Replace folders and indexes of shards by the files they contain or list.
 
     Raises:
-        ValueError: a folder without files of tensors, or an index that does not parse; names it.
+        ValueError: a folder has no tensor files, or an index does not parse; the message names it.
     """
     found: list[Path] = []
     for path in paths:
@@ -82,51 +82,51 @@ def expanded(paths: Sequence[Path]) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    """Return a folder's files of one format: a model's folder often has the same tensors in several."""
+    """Return a folder's files of one format, since a model's folder often has the same tensors in several formats."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     for suffix in READABLE:
         if found := [path for path in files if path.suffix.lower() == suffix]:
             return found
-    raise ValueError(f"{folder} has no files of tensors; {', '.join(READABLE)} can be read")
+    raise ValueError(f"{folder} has no tensor files; {', '.join(READABLE)} can be read")
 
 
 def _in_index(path: Path) -> list[Path]:
-    """Return the shards that an index of Hugging Face's names: files beside it."""
+    """Return the shards that a Hugging Face index names; they are in the same folder."""
     try:
         names = sorted({str(name) for name in json.loads(path.read_bytes())["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no index of shards: it has no weight_map") from error
+        raise ValueError(f"{path} is not an index of shards: it has no weight_map") from error
     if outside := [name for name in names if Path(name).name != name]:
-        raise ValueError(f"{path} names {outside[0]!r}, which is no file beside it")
+        raise ValueError(f"{path} names {outside[0]!r}, which is not a file in the same folder")
     return [path.parent / name for name in names]
 
 
 def read_tensors(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield names and tensors of a file, one at a time; what is no tensor is passed over. Errors as of `open_file`."""
+    """Yield names and tensors of a file one at a time, and skip everything else. Errors as for `open_file`."""
     for tensor in open_file(path).tensors:
         if tensor.name != MANIFEST_ID:
             yield tensor.name, tensor.load()
 
 
 def open_file(path: Path) -> TensorFile:
-    """Return what is in a file, after checking that it can be stored.
+    """Return the contents of a file, after checking that they can be stored.
 
     Raises:
-        ValueError: a format that is not one of `READABLE`, or a file that is broken; names the file.
-        ImportError: a file of torch's without torch.
+        ValueError: the format is not one of `READABLE`, or the file is broken; the message names the file.
+        ImportError: it is a torch file, and torch is not installed.
     """
     readers = {".safetensors": _open_safetensors, ".npy": _open_npy, ".npz": _open_npz} | dict.fromkeys(
         _TORCH, _open_pt
     )
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise ValueError(f"{path} is of no known format; {', '.join(READABLE)} can be read")
+        raise ValueError(f"{path} has an unknown format; {', '.join(READABLE)} can be read")
     try:
         return reader(path)
     except ImportError:
         raise
     except Exception as error:
-        # All of them: what the parsers of NumPy and torch raise for broken bytes is not documented, and manifold.
+        # The parsers of NumPy and torch raise many undocumented exceptions for broken files.
         raise _unreadable(path, error) from error
 
 
@@ -135,16 +135,16 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
 
 
 def _first_sentence(error: Exception) -> str:
-    """Return the beginning of a message: libraries go on with paragraphs about their own options."""
+    """Return the first sentence of a message; libraries often append paragraphs about their own options."""
     if isinstance(error, pickle.UnpicklingError):
-        # Torch's message recommends weights_only=False, which would run what is in the file.
+        # Torch's message recommends weights_only=False, which would run code from the file.
         return "it is broken, or holds objects other than tensors; they are not loaded, since that could run code"
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return text.splitlines()[0].partition(". ")[0].rstrip(".")
 
 
 def _require_storable(name: str, tensor: Any) -> None:
-    """Raise `ValueError` for a tensor that no store takes: here, where the file is known, and not when it is sent."""
+    """Raise `ValueError` for a tensor that cannot be stored: now, when the file is known, rather than when it is sent."""
     try:
         as_numpy(tensor)
     except (TensorusError, TypeError, ValueError) as error:
@@ -162,12 +162,12 @@ def _itself(tensor: Any) -> Any:
 
 
 def _open_npy(path: Path) -> TensorFile:
-    # Not `np.load`, which takes any other file for a pickle, and says how to run it.
+    # Not `np.load`, which takes any other file for a pickle, and recommends allow_pickle=True.
     return TensorFile(_tensors({path.stem: np.lib.format.open_memmap(path, mode="r")}))
 
 
 def _open_npz(path: Path) -> TensorFile:
-    # It stays open as long as a tensor of it may be loaded: opening it again would read its directory each time.
+    # Keep it open as long as its tensors may be loaded; reopening it would read its directory each time.
     archive = zipfile.ZipFile(path)
     found = []
     for member in archive.namelist():
@@ -203,7 +203,7 @@ def _open_safetensors(path: Path) -> TensorFile:
     if not header:
         return TensorFile(tensors)
     if not tensors or len(json.dumps(header)) > _HEADER_TEXT_BYTES_MAX:
-        return TensorFile(tensors, left_out=["the metadata of its header, which are too long for a tensor's"])
+        return TensorFile(tensors, left_out=["the metadata of its header, which are too long for tensor metadata"])
     first = FileTensor(tensors[0].name, tensors[0].load, {HEADER_KEY: header})
     return TensorFile([first, *tensors[1:]])
 
@@ -218,21 +218,21 @@ def _open_pt(path: Path) -> TensorFile:
     elif parts.shared:
         name, first = parts.shared[0]
         notes.append(
-            f"{path}: {len(parts.shared)} of its tensors share their memory with another, such as {name!r} with {first!r}; "
-            "each is stored"
+            f"{path}: {len(parts.shared)} of its tensors share memory with another, such as {name!r} with {first!r}; "
+            "each is stored separately"
         )
     return TensorFile(tensors, parts.left_out, notes)
 
 
 def _load_pt(path: Path) -> Any:
-    """Return what is in a file of torch's. Nothing in it is run: classes that are not torch's own become `LeftOut`."""
+    """Return the contents of a torch file. No code in it runs: objects of classes other than torch's become `LeftOut`."""
     try:
         import torch  # noqa: PLC0415 - takes a second to import, and only this format needs it
     except ImportError as error:
         raise ImportError(
             f"reading a {path.suffix} file needs torch: pip install 'tensorus[torch]'", name="torch"
         ) from error
-    # Before torch 1.6 the format was no archive; such a file cannot be mapped, nor its classes be listed.
+    # Files of torch before 1.6 are not archives; they cannot be mapped, and their classes cannot be listed.
     is_archive = zipfile.is_zipfile(path)
     list_classes = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", None)
     names = list_classes(path) if is_archive and list_classes is not None else []
@@ -243,7 +243,7 @@ def _load_pt(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         if not names:
             raise
-        # Torch fills no dicts and lists of other classes than its own, nor lets anything stand in for some modules.
+        # Torch does not fill dicts and lists of foreign classes, and allows no stand-ins for some modules.
         raise ValueError(
             f"objects in it ({', '.join(sorted(names))}) are not loaded, since that could run code"
         ) from error

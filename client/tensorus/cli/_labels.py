@@ -1,6 +1,6 @@
-"""Labels of points in a picture, put where they cover nothing: one after the other, each at the nearest place that is free.
+"""Placement of labels in a plot: each label in turn goes to the nearest position where it covers nothing.
 
-Needs matplotlib. Distances are pixels of the canvas unless their names say otherwise.
+Requires matplotlib. Distances are in pixels of the canvas unless their names say otherwise.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 __all__ = ["Point", "place_labels"]
 
 _TOGETHER = 11
-"""Points of one colour that are nearer than that look like one, and share a label."""
+"""Points of one colour closer than this look like one, and share a label."""
 
 _WRAP = 44
-"""Characters of a label's line."""
+"""Maximum characters per line of a label."""
 
 _FONT_POINTS = 9.5
 
 _MARK_POINTS = 4.5
-"""Half of a mark's width, in points of 1/72 inch."""
+"""Half the width of a mark, in points of 1/72 inch."""
 
 _RINGS_POINTS = (9, 17, 26, 36, 48, 62, 78, 96)
-"""Distances of a label from its point, in points of 1/72 inch."""
+"""Distances of a label from its point to try, in points of 1/72 inch."""
 
 _SIDES: tuple[tuple[float, float, Literal["left", "center", "right"], Literal["bottom", "center", "top"]], ...] = (
     (1, 0, "left", "center"),
@@ -45,16 +45,16 @@ _SIDES: tuple[tuple[float, float, Literal["left", "center", "right"], Literal["b
     (-0.7, 0.7, "right", "bottom"),
     (-0.7, -0.7, "right", "top"),
 )
-"""Sides of a point, the best first: shares of the distance to the right and up, and how a label is aligned there."""
+"""Sides of a point, best first: fractions of the distance to the right and up, and the label's alignment there."""
 
 
 _BEFORE = {"left": 0.0, "bottom": 0.0, "center": 0.5, "right": 1.0, "top": 1.0}
-"""How much of a label lies before the place that it is aligned to, as shares of its size."""
+"""Fraction of a label's size that lies before its alignment point."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A point and what it is called."""
+    """A point with its label."""
 
     label: str
     axes: Axes
@@ -65,17 +65,18 @@ class Point:
 
     @property
     def pixel(self) -> tuple[float, float]:
-        """Where it is on the canvas."""
+        """Position on the canvas, in pixels."""
         x, y = self.axes.transData.transform((self.x, self.y))
         return float(x), float(y)
 
 
 def place_labels(figure: Figure, points: Sequence[Point], keep_clear: Iterable[Bbox] = ()) -> None:
-    """Write the labels of points that are drawn; where there is no free place, at the last one tried.
+    """Draw the labels of points. A label without a free position goes to the last one tried.
 
     Args:
-        figure: with everything where it will be.
-        keep_clear: of what else must not be covered.
+        figure: the figure in its final layout.
+        points: the points, already drawn.
+        keep_clear: further areas that labels must not cover.
     """
     radius = _MARK_POINTS * figure.dpi / 72
     marks = [Bbox.from_bounds(x - radius, y - radius, 2 * radius, 2 * radius) for x, y in (p.pixel for p in points)]
@@ -97,7 +98,7 @@ def _groups(points: Sequence[Point]) -> Iterator[list[Point]]:
 
 
 def _place(figure: Figure, group: Sequence[Point], taken: Sequence[Bbox]) -> Bbox:
-    """Write the label of some points at the nearest free place, and return what it covers."""
+    """Draw the label of some points at the nearest free position, and return the area it covers."""
     point = group[-1]
     text = textwrap.fill(", ".join(member.label for member in group), _WRAP)
     measured = point.axes.text(point.x, point.y, text, fontsize=_FONT_POINTS)
@@ -122,7 +123,7 @@ def _place(figure: Figure, group: Sequence[Point], taken: Sequence[Bbox]) -> Bbo
         fontsize=_FONT_POINTS,
         color=point.colour,
         zorder=4,
-        # A line leads from a label that is not beside its point; it may cross what it likes.
+        # A line connects a distant label to its point; the line may cross anything.
         arrowprops={"arrowstyle": "-", "color": "#9AA1A8", "linewidth": 0.7, "shrinkA": 1, "shrinkB": 4}
         if ring > _RINGS_POINTS[0]
         else None,

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _UNITS = {"": 1, "B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3, "KB": 1000
 
 
 class _Size(click.ParamType):  # type: ignore[type-arg]  # not generic in every version of click
-    """Bytes, such as 268435456, 256MiB or 1.5 GB."""
+    """A number of bytes, such as 268435456, 256MiB or 1.5 GB."""
 
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number of bytes. `Any`: text, or a default that is a number already."""
+        """Return the number of bytes. `Any`: text, or a default that is already a number."""
         if isinstance(value, int):
             return value
         found = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", value.strip())
         if found is None or found.group(2).upper() not in _UNITS:
-            self.fail(f"{value!r} is no size; sizes are such as 256MiB, 1GB or 1000000", param, ctx)
+            self.fail(f"{value!r} is not a size; examples are 256MiB, 1GB and 1000000", param, ctx)
         return int(float(found.group(1)) * _UNITS[found.group(2).upper()])
 
 
 SIZE = _Size()
-"""For options that take bytes."""
+"""Type of options that take a number of bytes."""
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""How commands print: tables and human sizes for people, JSON for scripts, progress on the error stream."""
+"""Output of commands: tables and readable sizes for people, JSON for scripts, progress on the error stream."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def human_bytes(count: float) -> str:
-    """Return a size as people read it: "91.0 MiB"."""
+    """Return a readable size such as "91.0 MiB"."""
     for unit in _UNITS:
         if count < 1024 or unit == _UNITS[-1]:
             break
@@ -57,27 +57,27 @@ def human_bytes(count: float) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a count with its noun: "1 tensor", "1,024 tensors"."""
+    """Return a count with its noun, such as "1 tensor" or "1,024 tensors"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def human_shape(shape: Sequence[int]) -> str:
-    """Return a shape as people read it: "384 x 1536"; "scalar" without axes."""
+    """Return a readable shape such as "384 x 1536"; "scalar" for no axes."""
     return " x ".join(map(str, shape)) or "scalar"
 
 
 def human_encoding(codecs: Sequence[str]) -> str:
-    """Return the codecs in the order in which they encoded: "fp16 > rotated_planes > zstd"; "as it is" without any."""
+    """Return the codecs in encoding order, such as "fp16 > rotated_planes > zstd"; "as it is" for none."""
     return " > ".join(codecs) or "as it is"
 
 
 def human_ratio(info: TensorInfo | DatasetStats) -> str:
-    """Return the ratio and the shares in it: "2.356 (quantizer 2.000 x compressor 1.178)"."""
+    """Return the ratio and its factors, such as "2.356 (quantizer 2.000 x compressor 1.178)"."""
     return f"{info.ratio:.3f} (quantizer {info.quantizer_ratio:.3f} x compressor {info.compressor_ratio:.3f})"
 
 
 def human_error(info: TensorInfo | DatasetStats | PolicyExplanation) -> str:
-    """Return the measured relative error, or "exact"; "unknown" of a tensor that had lost something before it was imported."""
+    """Return the measured relative error or "exact"; "unknown" if the tensor was lossy before it was imported."""
     if isinstance(info, TensorInfo) and lost_before_import(info.metadata):
         return "unknown"
     if isinstance(info, DatasetStats):
@@ -86,9 +86,9 @@ def human_error(info: TensorInfo | DatasetStats | PolicyExplanation) -> str:
 
 
 def to_json(value: object) -> Any:  # `Any`: JSON
-    """Return a value of the client's as JSON: its fields and, where it has them, its ratios.
+    """Return a value of the client as JSON: its fields and, if it has them, its ratios.
 
-    NaN and the infinities become text, "NaN", "Infinity" and "-Infinity", as in protobuf's JSON: JSON has no such numbers.
+    JSON has no NaN and no infinities, so they become "NaN", "Infinity" and "-Infinity", as in protobuf's JSON.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -112,7 +112,7 @@ def print_json(value: object) -> None:
 
 
 def print_text(text: str) -> None:
-    """Print a line as it is."""
+    """Print a line unchanged."""
     click.echo(text)
 
 
@@ -122,12 +122,12 @@ def print_error(error: BaseException) -> None:
 
 
 def print_note(text: str) -> None:
-    """Print what a user should know, though nothing failed, as a line on the error stream."""
+    """Print a notice that is not an error, as one line on the error stream."""
     click.echo(f"tensorus: {text}", err=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table under a head; columns whose name begins with ">" are aligned to the right."""
+    """Print a table with a header; columns whose name begins with ">" are right-aligned."""
     head, *lines = _aligned(
         [[column.removeprefix(">") for column in columns], *rows], [column.startswith(">") for column in columns]
     )
@@ -137,10 +137,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_tensors(infos: Iterable[TensorInfo], outcome: Callable[[TensorInfo], str] | None = None) -> None:
-    """Print a table with a line per tensor.
+    """Print a table with one line per tensor.
 
     Args:
-        outcome: says what became of a tensor, in one more column.
+        infos: descriptions of the tensors.
+        outcome: returns the text of an additional column; None: no such column.
     """
     columns = ["id", "dtype", "shape", ">size", ">stored", ">ratio", ">error"]
     print_table(
@@ -162,15 +163,15 @@ def print_tensors(infos: Iterable[TensorInfo], outcome: Callable[[TensorInfo], s
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:
-    """Print names and their values, one below the other."""
+    """Print names and values, one pair per line."""
     for line in _aligned(list(fields), [False, False]):
         click.echo(line)
 
 
 def _aligned(rows: Sequence[Sequence[str]], to_the_right: Sequence[bool]) -> Iterator[str]:
-    """Yield a line per row, its cells aligned.
+    """Yield one line per row, with aligned cells.
 
-    Nothing is ever cut, on a narrow terminal neither: an id that is cut cannot be given to the next command.
+    Cells are never truncated, even on a narrow terminal, so that an id can be copied to the next command.
     """
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -183,7 +184,7 @@ def _aligned(rows: Sequence[Sequence[str]], to_the_right: Sequence[bool]) -> Ite
 
 
 def progress_bar(*, quiet: bool) -> Bar:
-    """Return a bar for bytes, on the error stream; it vanishes when it is done, and is not there where nobody looks."""
+    """Return a progress bar for bytes on the error stream. It vanishes when done, and is disabled without a terminal."""
     console = Console(stderr=True)
     return Bar(
         TextColumn("{task.description}"),
@@ -198,14 +199,14 @@ def progress_bar(*, quiet: bool) -> Bar:
 
 
 class TransferBar:
-    """A bar for the bytes of one transfer, which also tells of interruptions: without a terminal, a line each."""
+    """A progress bar for one transfer. It also reports interruptions; without a terminal, as one line each."""
 
     def __init__(self, description: str, *, quiet: bool) -> None:
         """Show nothing yet.
 
         Args:
-            description: what goes on, such as "storing".
-            quiet: there is to be no bar.
+            description: the activity, such as "storing".
+            quiet: show no bar.
         """
         self._description = description
         self._bar = progress_bar(quiet=quiet)
@@ -220,38 +221,38 @@ class TransferBar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take it away."""
+        """Remove the bar."""
         self._bar.stop()
 
     def show(self, done_bytes: int, total_bytes: int) -> None:
-        """Show how far the transfer is."""
+        """Show the progress of the transfer."""
         if done_bytes > self._done_bytes:
             self._done_bytes = done_bytes
             self._bar.update(self._task, description=self._description)
         self._bar.update(self._task, completed=done_bytes, total=total_bytes)
 
     def connection_lost(self, interruption: Interruption) -> None:
-        """Tell that a call failed and is tried again: an `Observer` for clients."""
+        """Report that a call failed and is being retried: an `Observer` for clients."""
         self._bar.update(self._task, description="connection lost, retrying")
         line = told(interruption)
         if self._bar.disable:
             if line:
                 print_note(line)
         elif interruption.at_same_place == 2:
-            # Above the bar, which says the rest.
+            # Above the bar, which shows that the call is being retried.
             self._bar.console.print(f"tensorus: {line}", markup=False, highlight=False)
 
     def disk_full(self, interruption: Interruption) -> None:
-        """Tell that the server has no space: an `Observer` of whoever waits for it."""
+        """Report that the server's disk is full: an `Observer` for `store_all`."""
         self._bar.update(self._task, description="the server's disk is full, waiting")
-        # Any progress after the wait is progress, although what was not stored is sent from its beginning.
+        # Count any bytes after the wait as progress: tensors that were not stored are sent again from their start.
         self._done_bytes = 0
         if self._bar.disable and interruption.at_same_place == 1:
             print_note(f"the server's disk is full, waiting ({interruption.error})")
 
 
 def told(interruption: Interruption) -> str:
-    """Return the line that tells of an interruption: what is lost at once, what may be wrong at the second time; then none."""
+    """Return the line to print: the error at the first interruption, a possible cause at the second, then nothing."""
     if interruption.at_same_place == 1:
         return f"connection lost, retrying ({interruption.error})"
     return interruption.explanation if interruption.at_same_place == 2 else ""

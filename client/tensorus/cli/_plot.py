@@ -1,6 +1,6 @@
-"""The rate-distortion picture of `tensorus explain`: ratio to the right, error upwards, and what is exact in a band below.
+"""The rate-distortion plot of `tensorus explain`: ratio to the right, error upwards, exact presets in a band below.
 
-Needs matplotlib, of which figures and the Agg canvas are used alone: no state of the process is touched.
+Requires matplotlib. It uses only figures and the Agg canvas, and so changes no global state.
 """
 
 from __future__ import annotations
@@ -28,44 +28,45 @@ if TYPE_CHECKING:
 __all__ = ["PICTURES", "draw", "figure_of"]
 
 PICTURES = (".png", ".svg", ".pdf")
-"""Formats that can be drawn."""
+"""Extensions of the supported formats."""
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-"""One for each dtype, told apart by everybody. Source: Okabe and Ito, "Color Universal Design"."""
+"""One for each dtype, safe for colour-blind readers. Source: Okabe and Ito, "Color Universal Design"."""
 
 _MARKERS = "osD^vPX"
-"""One for each dtype, too."""
+"""One for each dtype."""
 
 _DPI = 160
 _WIDTH_INCHES = 10.0
 _TITLE_INCHES, _ERRORS_INCHES, _BETWEEN_INCHES, _BELOW_INCHES = 0.62, 4.0, 0.12, 0.65
 _LEGEND_INCHES, _LEGEND_COLUMNS = 0.23, 4
-"""Of its lines."""
+"""Height of a line of the legend, and entries per line."""
 _LANE_INCHES = 0.8
-"""Of the band of what is exact: a lane for each dtype."""
+"""Height of a lane of the band of exact presets; each dtype has a lane."""
 _LEFT, _WIDTH = 0.085, 0.89
-"""Of the axes, as shares of the figure."""
+"""Position and width of the axes, as fractions of the figure."""
 
 _LOGARITHMIC_ABOVE = 12
 """Ratio above which the axis is logarithmic: constant tensors shrink a thousandfold, and would squeeze all others together."""
 
 _ERROR_DRAWN_MAX = 10.0
-"""Where whatever is larger is drawn, infinity included."""
+"""Larger errors, including infinity, are drawn here."""
 
 
 def draw(path: Path, *, title: str, explained: Sequence[DTypeExplanation], error_max: float) -> None:
-    """Draw explanations into a file of the format that its name says. Arguments as of `figure_of`."""
+    """Plot explanations to a file whose extension sets the format. Arguments as for `figure_of`."""
     figure_of(title=title, explained=explained, error_max=error_max).savefig(path)
 
 
 def figure_of(*, title: str, explained: Sequence[DTypeExplanation], error_max: float) -> Figure:
-    """Return the picture.
+    """Return the plot.
 
     Args:
-        explained: of each dtype, at least one.
-        error_max: a relative error that is marked; 0: none.
+        title: heading of the plot.
+        explained: one explanation per dtype, at least one.
+        error_max: a relative error to mark; 0: none.
     """
-    # An error of zero has no place on a logarithmic axis, though it may have been measured.
+    # A lossy preset can have a measured error of zero, which a logarithmic axis cannot show.
     errors = [found.relative_error for dtype in explained for found in dtype.explanations if found.relative_error]
     errors = [min(error, _ERROR_DRAWN_MAX) for error in errors]
     figure, lossy, exact = _figure(lanes=len(explained), with_errors=bool(errors))
@@ -81,7 +82,7 @@ def figure_of(*, title: str, explained: Sequence[DTypeExplanation], error_max: f
             point.axes.plot(point.x, point.y, **_mark(number))
         points += mine
     inches = figure.get_figheight()
-    # A name of a file is no formula, whatever dollars are in it.
+    # The file's name may contain dollar signs, which must not start a formula.
     figure.text(_LEFT, 1 - 0.36 / inches, title, fontsize=14, fontweight="bold", parse_math=False)
     figure.legend(
         [Line2D([], [], **_mark(number)) for number in range(len(explained))],
@@ -98,14 +99,14 @@ def figure_of(*, title: str, explained: Sequence[DTypeExplanation], error_max: f
 
 
 def _figure(*, lanes: int, with_errors: bool) -> tuple[Figure, Axes | None, Axes]:
-    """Return a figure, its axes for points with an error, and those for exact ones below them."""
+    """Return a figure, its axes for points with an error (or None), and the axes for exact ones below them."""
     errors_inches, lanes_inches = (_ERRORS_INCHES if with_errors else 0.0), _LANE_INCHES * lanes
     above_inches = _TITLE_INCHES + _LEGEND_INCHES * math.ceil(lanes / _LEGEND_COLUMNS)
     inches = above_inches + errors_inches + _BETWEEN_INCHES + lanes_inches + _BELOW_INCHES
     figure = Figure(figsize=(_WIDTH_INCHES, inches), dpi=_DPI, facecolor="white")
     exact = figure.add_axes((_LEFT, _BELOW_INCHES / inches, _WIDTH, lanes_inches / inches))
     exact.set_facecolor("#F3F5F7")
-    exact.set_xlabel("ratio: bytes before, over bytes on disk", fontsize=11)
+    exact.set_xlabel("ratio: canonical bytes / bytes on disk", fontsize=11)
     exact.set_ylabel("exact", fontsize=11)
     exact.set_ylim(0, 1)
     exact.set_yticks([])
@@ -137,7 +138,7 @@ def _set_ratios(axes: Axes, ratios: Sequence[float]) -> None:
 
 
 def _set_errors(axes: Axes, errors: Sequence[float], error_max: float) -> list[Line2D | Text]:
-    """Mark an error on the axis of errors, and return the marks."""
+    """Scale the axis of errors, mark an error on it, and return the marks."""
     shown = [*errors, error_max] if error_max else errors
     axes.set_yscale("log")
     axes.set_ylim(min(shown) / 3, max(shown) * 4)
@@ -161,7 +162,7 @@ def _points(dtype: DTypeExplanation, colour: str, lossy: Axes | None, exact: Axe
 
 
 def _mark(number: int) -> dict[str, Any]:
-    """Return how the points of a dtype are drawn. `Any`: settings of a line."""
+    """Return the style of a dtype's points. `Any`: settings of a line."""
     return {
         "marker": _MARKERS[number % len(_MARKERS)],
         "color": _COLOURS[number % len(_COLOURS)],

@@ -1,8 +1,8 @@
 """The safetensors format: the length of the header (8 bytes, little-endian), the header (JSON), the bytes of the tensors.
 
-The header has, by name, the dtype, shape and place of each tensor (`data_offsets`), and under `__metadata__` texts of the
-user's. Every byte after it belongs to exactly one tensor. Read and written here and not by the format's library, which copies
-every tensor, holds all of them in memory to write, and has no float8 for NumPy.
+The header gives dtype, shape and position (`data_offsets`) of each tensor by name, and under `__metadata__` strings of the
+user. Every byte after it belongs to exactly one tensor. This module does not use the format's library, which copies every
+tensor, needs all of them in memory to write, and has no float8 for NumPy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["DTYPE_NAMES", "METADATA_KEY", "header_of", "read_safetensors", "writing_order"]
 
 METADATA_KEY = "__metadata__"
-"""Of the header; no tensor can have this name."""
+"""Key of the metadata in the header; no tensor can have this name."""
 
 _DTYPES: dict[str, Any] = {
     "BOOL": np.bool_,
@@ -43,17 +43,17 @@ _DTYPES: dict[str, Any] = {
     "F8_E4M3": ml_dtypes.float8_e4m3fn,
     "F8_E5M2": ml_dtypes.float8_e5m2,
 }
-"""Names of the format. Source: the `Dtype` of https://github.com/huggingface/safetensors."""
+"""Dtypes by their name in the format. Source: the `Dtype` of https://github.com/huggingface/safetensors."""
 
 DTYPE_NAMES = {np.dtype(dtype).name: name for name, dtype in _DTYPES.items()}
-"""The format's names, by NumPy's or ml_dtypes' names."""
+"""Names in the format, by names in NumPy or ml_dtypes."""
 
 _HEADER_BYTES_MAX = 100_000_000
-"""As the reference implementation."""
+"""Limit of the reference implementation."""
 
 
 class _Entry(NamedTuple):
-    """A tensor in the header; begin and end are bytes after it."""
+    """A tensor in the header; begin and end are byte offsets from the end of the header."""
 
     name: str
     dtype: str
@@ -63,10 +63,10 @@ class _Entry(NamedTuple):
 
 
 def read_safetensors(path: Path) -> tuple[list[tuple[str, AnyArray]], dict[str, str]]:
-    """Return names and tensors, views into the mapped file, and the header's metadata. All of the header is verified.
+    """Return names and tensors (views of the mapped file), and the header's metadata. The whole header is verified.
 
     Raises:
-        ValueError: the file is no such file, or has a dtype that cannot be stored.
+        ValueError: it is not a valid safetensors file, or has a dtype that cannot be stored.
     """
     file_bytes = path.stat().st_size
     with path.open("rb") as file:
@@ -106,10 +106,10 @@ def _parsed(header: bytes) -> tuple[list[_Entry], dict[str, str]]:
             if name == METADATA_KEY:
                 metadata = {key: str(text) for key, text in (fields or {}).items()}
                 continue
-            name.encode()  # Refuses what is no Unicode: JSON can spell it.
+            name.encode()  # Refuses lone surrogates, which JSON can contain.
             shape, (begin, end) = tuple(fields["shape"]), fields["data_offsets"]
             if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
-                raise ValueError(f"tensor {name!r} has a size that is none")
+                raise ValueError(f"tensor {name!r} has an invalid size")
             entries.append(_Entry(name, str(fields["dtype"]), shape, begin, end))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("its header does not parse") from error
@@ -117,9 +117,9 @@ def _parsed(header: bytes) -> tuple[list[_Entry], dict[str, str]]:
 
 
 def writing_order(dtypes: Mapping[str, str]) -> list[str]:
-    """Return the names in the order in which their bytes are to be written: the widest dtypes first.
+    """Return the names in the order in which their bytes must be written: widest dtypes first.
 
-    Every tensor is then aligned in the file, on which readers that map it rely. Source: the reference implementation.
+    This aligns every tensor in the file, as readers that map it require. Source: the reference implementation.
 
     Args:
         dtypes: NumPy's or ml_dtypes' names, by tensor name.
@@ -128,11 +128,11 @@ def writing_order(dtypes: Mapping[str, str]) -> list[str]:
 
 
 def header_of(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
-    """Return the first bytes of a file of these tensors, its length included.
+    """Return the header of a file with these tensors, including its length field.
 
     Args:
         tensors: name, dtype and shape, in the order of their bytes.
-        metadata: goes under `__metadata__`; none: there is no such key.
+        metadata: strings for `__metadata__`; if empty, the key is left out.
     """
     header: dict[str, Any] = {METADATA_KEY: dict(metadata)} if metadata else {}
     position = 0
@@ -141,7 +141,7 @@ def header_of(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Map
         header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": shape, "data_offsets": [position, end]}
         position = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    # Blanks at the end, so that the tensors are aligned to 8 bytes.
+    # Pad with blanks, so that the tensors are aligned to 8 bytes.
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 

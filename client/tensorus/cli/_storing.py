@@ -1,4 +1,4 @@
-"""How `put` stores tensors: it waits while the server's disk is full, and replaces what is there where it is asked to."""
+"""How `put` stores tensors: it waits while the server's disk is full, and replaces stored tensors on request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DISK_FULL = frozenset({"STORAGE_FULL"})
 
 
 def outcome(info: TensorInfo) -> str:
-    """Return what an insert did: "stored", or "present" where the same tensor was there already."""
+    """Return the outcome of an insert: "stored", or "present" if the same tensor was already stored."""
     return "stored" if info.inserted else "present"
 
 
@@ -35,17 +35,19 @@ def store_all(
     on_progress: Callable[[Progress], None],
     on_disk_full: Observer,
 ) -> list[TensorInfo]:
-    """Store tensors, and return what is stored, in their order.
+    """Store tensors, and return their descriptions in the same order.
 
     Args:
-        load: each returns a tensor, as often as it is called; by id.
-        replaces: whether a tensor takes the place of another one of its id.
-        on_progress: told of all of them: what was stored before a wait counts.
-        disk_timeout_s: how long to wait for a disk that is full, without storing anything, in seconds.
-        on_disk_full: called before each wait for it.
+        client: client of the store.
+        dataset: name of the dataset.
+        load: a function for each id that returns the tensor; may be called several times.
+        replaces: replace stored tensors that have the same ids.
+        on_progress: called with the progress of all tensors, including those stored before a wait.
+        disk_timeout_s: how long to wait for a full disk while nothing can be stored, in seconds.
+        on_disk_full: called before each wait.
 
     Raises:
-        InsertManyError: some were not stored.
+        InsertManyError: some tensors were not stored.
         StorageFullError: the disk stayed full.
     """
     done: dict[str, TensorInfo] = {}

@@ -1,4 +1,4 @@
-"""A worker of `tensorus serve --workers`: started by its supervisor, and by nobody else."""
+"""A worker process of `tensorus serve --workers`. Only the supervisor starts it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def main(level: str, descriptor: str, settings: str) -> int:
     """Serve, and return the exit code of the process.
 
     Args:
-        level: of the log.
-        descriptor: of the connection to the supervisor.
+        level: log level.
+        descriptor: file descriptor of the connection to the supervisor.
         settings: a `ServerConfig` as JSON.
     """
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s")
     tune_allocator(arenas_max=2)
     channel = Channel.inherited(int(descriptor))
     try:
-        from tensorus_server.errors import StoreUnavailableError  # noqa: PLC0415 - whoever misses something is told
+        from tensorus_server.errors import StoreUnavailableError  # noqa: PLC0415 - a missing library is reported to the supervisor
         from tensorus_server.processes.worker import work  # noqa: PLC0415
     except ImportError as error:
         channel.send(Message(Kind.NOT_INSTALLED, str(engine_missing(error))))
@@ -33,7 +33,7 @@ def main(level: str, descriptor: str, settings: str) -> int:
     try:
         work(ServerConfig.from_json(settings), channel)
     except StoreUnavailableError:
-        # The supervisor knows, and says it.
+        # `work` has told the supervisor, which logs the error.
         return 4
     return 0
 

@@ -1,7 +1,7 @@
-"""Files of tensors that are written: .safetensors, .npz, .npy and torch's .pt, each tensor as it arrives.
+"""Writing tensor files: .safetensors, .npz, .npy and torch's .pt.
 
-A file appears under its name when all of it is written; until then it stands beside it. Of .safetensors, .npz and .npy only one
-tensor is in memory at a time. A .pt file is put together in memory, all of it: its format demands that.
+A file is written under a temporary name beside its target, and renamed when it is complete. For .safetensors, .npz and .npy,
+tensors are written as they arrive, with one in memory at a time. The format of .pt files requires the whole file in memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tensorus._arrays import AnyArray
 
     Write: TypeAlias = Callable[[str, AnyArray], None]
-    """Takes the name of a tensor and the tensor."""
+    """Called with the name of a tensor and the tensor."""
 
 __all__ = ["WRITABLE", "Expected", "in_writing_order", "require_writable", "write_checkpoint", "writing"]
 
@@ -46,18 +46,18 @@ def require_writable(path: Path, dtypes: Mapping[str, str]) -> None:
 
     Args:
         path: the file that will be written.
-        dtypes: the names of the tensors' dtypes, by id.
+        dtypes: names of the tensors' dtypes, by id.
 
     Raises:
-        ValueError: a format that is not one of `WRITABLE`, a dtype or a name that it lacks, or not just one tensor for .npy.
+        ValueError: the format is not one of `WRITABLE`, lacks a dtype or name, or is .npy without exactly one tensor.
     """
     suffix = path.suffix.lower()
     if suffix not in WRITABLE:
-        raise ValueError(f"{path} is of no known format; {', '.join(WRITABLE)} can be written")
+        raise ValueError(f"{path} has an unknown format; {', '.join(WRITABLE)} can be written")
     if suffix == ".npy" and len(dtypes) != 1:
         raise ValueError(f"{path} can hold one tensor, not {len(dtypes)}; .npz and .safetensors hold many")
     if suffix == ".safetensors" and METADATA_KEY in dtypes:
-        raise ValueError(f"{path} cannot hold a tensor of the name {METADATA_KEY!r}; an .npz file can")
+        raise ValueError(f"{path} cannot hold a tensor named {METADATA_KEY!r}; an .npz file can")
     for name, dtype in dtypes.items():
         if suffix == ".safetensors" and dtype not in DTYPE_NAMES:
             raise ValueError(f"{path} cannot hold {dtype}, the dtype of tensor {name!r}; an .npz file can")
@@ -66,21 +66,21 @@ def require_writable(path: Path, dtypes: Mapping[str, str]) -> None:
 
 
 def in_writing_order(path: Path, dtypes: Mapping[str, str]) -> list[str]:
-    """Return the names of tensors in the order in which `writing` takes them. Arguments as of `require_writable`."""
+    """Return the names of tensors in the order in which `writing` expects them. Arguments as for `require_writable`."""
     return writing_order(dtypes) if path.suffix.lower() == ".safetensors" else list(dtypes)
 
 
 @contextmanager
 def writing(path: Path, expected: Sequence[Expected], metadata: Mapping[str, str]) -> Iterator[Write]:
-    """Lend a function that writes one tensor after the other to a file, which replaces what is there at the end.
+    """Yield a function that writes tensors to a file one by one. The file replaces an existing one at the end.
 
     Args:
-        path: the file; its name says the format, which `require_writable` has accepted for these tensors.
+        path: the file. Its extension sets the format, which `require_writable` has accepted for these tensors.
         expected: the tensors, in the order of `in_writing_order`.
-        metadata: of the header of a .safetensors file; the other formats have none.
+        metadata: for the header of a .safetensors file; unused in other formats.
 
     Raises:
-        ValueError: another tensor is written than was expected.
+        ValueError: a tensor differs from the expected one, or is missing.
     """
     with _replacing(path) as file, _writer(path, file, expected, metadata) as write:
         left = iter(expected)
@@ -98,10 +98,10 @@ def writing(path: Path, expected: Sequence[Expected], metadata: Mapping[str, str
 
 @contextmanager
 def _writer(path: Path, file: BinaryIO, expected: Sequence[Expected], metadata: Mapping[str, str]) -> Iterator[Write]:
-    """Lend what writes one tensor after the other in the format of the file."""
+    """Yield a function that writes tensors one by one in the format of the file."""
     suffix = path.suffix.lower()
     if suffix == ".npz":
-        # Not `np.savez`, whose own arguments are names that a tensor cannot have, and which takes all at once.
+        # Not `np.savez`: it takes all tensors at once, and its own arguments are names that a tensor could not have.
         with zipfile.ZipFile(file, "w") as archive:
 
             def write_member(name: str, array: AnyArray) -> None:
@@ -117,16 +117,17 @@ def _writer(path: Path, file: BinaryIO, expected: Sequence[Expected], metadata: 
 
 
 def _write_values(file: BinaryIO, array: AnyArray) -> None:
-    # Not `np.ascontiguousarray`, which makes a vector of a scalar.
+    # Not `np.ascontiguousarray`, which turns a scalar into a vector.
     file.write(np.asarray(array, order="C").reshape(-1).view(np.uint8).data)
 
 
 def write_checkpoint(path: Path, tensors: dict[str, AnyArray], manifest_id: str | None) -> None:
-    """Write tensors to a .pt file: a dict of them by name, or the checkpoint that the manifest among them describes.
+    """Write tensors to a .pt file: a dict of tensors by name, or the checkpoint that a manifest among them describes.
 
     Args:
-        tensors: by id.
-        manifest_id: of the manifest; the ids in it have what stands before its own, too.
+        path: the file.
+        tensors: tensors by id.
+        manifest_id: id of the manifest, or None. Its prefix, if any, is the prefix of all ids that the manifest names.
     """
     import torch  # noqa: PLC0415 - takes a second to import, and only this format needs it
 
@@ -142,7 +143,7 @@ def write_checkpoint(path: Path, tensors: dict[str, AnyArray], manifest_id: str 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Lend a new file that gets the name `path` once all of it is written, and vanishes where that fails."""
+    """Yield a temporary file that is renamed to `path` on success, and removed on failure."""
     target = path.resolve()
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:

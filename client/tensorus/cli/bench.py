@@ -36,11 +36,11 @@ __all__ = ["bench"]
 _PRESETS = ("none", "fast", "lossless", "balanced", "fp16_only", "int8_only")
 
 _SIZE_BYTES_MIN, _SIZE_BYTES_MAX = PIECE_BYTES, 4 * 1024**3
-"""A chunk; and what steady speeds do not need more than, while this machine holds it twice."""
+"""At least one chunk. More than the maximum does not make speeds steadier, and the client holds the tensor twice."""
 
 _SEED = 0
 _SCALE = 0.02
-"""Standard deviation of the values that are made: weights are of that order."""
+"""Standard deviation of the generated values, of the order of model weights."""
 
 
 @click.command()
@@ -50,7 +50,7 @@ _SCALE = 0.02
     type=SIZE,
     default="64MiB",
     show_default=True,
-    help="Of the large tensor, 1MiB to 4GiB; this machine holds it twice.",
+    help="Size of the large tensor (1MiB to 4GiB); needs twice that in client RAM.",
 )
 @click.option(
     "--preset",
@@ -59,25 +59,29 @@ _SCALE = 0.02
     help=f"Measure this preset; can be repeated.  [default: {', '.join(_PRESETS)}]",
 )
 @click.option(
-    "--repeats", type=click.IntRange(1, 1000), default=5, show_default=True, help="How often everything is measured."
+    "--repeats", type=click.IntRange(1, 1000), default=5, show_default=True, help="Number of measured passes."
 )
 @click.option(
     "--small-count",
     type=click.IntRange(1, 100_000),
     default=2000,
     show_default=True,
-    help="Small tensors, of 4 KiB, in one stream.",
+    help="Number of small tensors (4 KiB) in one stream.",
 )
 @click.option(
-    "--calls", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Single calls of each kind."
+    "--calls",
+    type=click.IntRange(1, 100_000),
+    default=100,
+    show_default=True,
+    help="Number of single calls of each kind.",
 )
 @click.option(
-    "--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of the values that are made.  [default: float32]"
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), help="Dtype of the generated values.  [default: float32]"
 )
 @click.option(
     "--file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Take the values from this file, and their dtype: what `tensorus put` takes, up to --size of it.",
+    help="Use values and dtype of this file instead of generated ones; any file that `tensorus put` reads, up to --size.",
 )
 @store_options()
 @json_option
@@ -94,30 +98,30 @@ def bench(
     *,
     as_json: bool,
 ) -> None:
-    """Measure how fast a store is, from here.
+    """Measure the speed of a store as seen from this machine.
 
-    A large tensor is inserted and read under one preset after the other, then many small ones, then single calls are made. An
-    insert ends when it is safe on the server's disk; a read finds in the server's memory what was just inserted.
+    The benchmark inserts and reads a large tensor under each preset, then many small tensors, then makes single calls. An
+    insert counts as done when it is durable on the server's disk. Reads are served from the server's page cache, since the
+    data was just written.
 
-    All of it happens in a dataset of its own, which is removed at the end, also after Ctrl-C. What was inserted stays on the
-    store's disk for an hour after that: about 1.5 GiB with the defaults. Speeds and sizes depend on the values: --file takes
-    yours.
+    It uses a temporary dataset, which it removes at the end, also after Ctrl-C. The store frees the disk space an hour later:
+    about 1.5 GiB with the defaults. Speeds and sizes depend on the values; use --file to measure with your own.
 
     \b
     Examples:
       tensorus bench
       tensorus bench --server gpu-store:7733 --size 256MiB --preset none --preset balanced
       tensorus bench --file model.safetensors --json
-    """  # noqa: D301 - click's mark for lines that stay as they are
+    """  # noqa: D301 - click's mark for lines that are not rewrapped
     if not _SIZE_BYTES_MIN <= size_bytes <= _SIZE_BYTES_MAX:
         raise click.BadParameter("must be from 1MiB to 4GiB", param_hint="--size")
     if file is not None and dtype is not None:
-        raise click.UsageError("--file and --dtype exclude each other")
+        raise click.UsageError("--file and --dtype cannot be combined")
     values, origin = _made(dtype or "float32", size_bytes) if file is None else _taken(file, size_bytes)
     plan = Plan(values, list(dict.fromkeys(presets or _PRESETS)), repeats, small_count, calls)
     place = f"--server {server}" if store is None else f"--store {store}"
     with connected(server, store) as client:
-        # Of no values everything is known at once; an unknown preset is refused, before anything is made.
+        # Explaining an empty sample is cheap, and refuses an unknown preset before anything is created.
         client.explain(values[:0], policies=plan.presets)
         with _Interruption() as interruption, _own_dataset(client, place) as dataset:
             figures = _measured(client, dataset, plan, progress_bar(quiet=as_json), interruption.check)
@@ -131,15 +135,15 @@ def bench(
 
 
 def _made(dtype: str, size_bytes: int) -> tuple[AnyArray, str]:
-    """Return values of a normal distribution, and what they are."""
+    """Return normally distributed values and a description of them."""
     target = empty_canonical(dtype, (0,)).dtype
     values = np.random.default_rng(_SEED).standard_normal(size_bytes // target.itemsize, np.float32)
     values *= np.float32(_SCALE)
-    return values.astype(target, copy=False), f"N(0, {_SCALE}), made from a fixed seed"
+    return values.astype(target, copy=False), f"N(0, {_SCALE}), generated from a fixed seed"
 
 
 def _taken(file: Path, size_bytes: int) -> tuple[AnyArray, str]:
-    """Return values of a file, of the dtype with the most bytes, evenly spread, and what they are.
+    """Return values of a file and a description of them. They are evenly spread over the dtype with the most bytes.
 
     Raises:
         ValueError: the file cannot be read, or has no values.
@@ -165,12 +169,12 @@ def _total_bytes(arrays: Sequence[AnyArray]) -> int:
     return sum(array.nbytes for array in arrays)
 
 
-# ---- The measuring ------------------------------------------------------------------------------------------------------
+# ---- Measuring ----------------------------------------------------------------------------------------------------------
 
 
 def _measured(client: Client, dataset: str, plan: Plan, bar: Progress, check: Callable[[], None]) -> Figures:
-    """Measure, and show how far it is; `check` may end it."""
-    # The bar is drawn between measurements, not by a thread of its own in the midst of them.
+    """Measure, and show progress; `check` may raise to end it."""
+    # Draw the bar between measurements; a refresh thread would disturb them.
     bar.live.auto_refresh = False
     with bar:
         task = bar.add_task("", total=plan.moved_bytes)
@@ -183,16 +187,16 @@ def _measured(client: Client, dataset: str, plan: Plan, bar: Progress, check: Ca
 
 @contextmanager
 def _own_dataset(client: Client, place: str) -> Iterator[str]:
-    """Lend a dataset that nobody else has, and remove it.
+    """Yield a temporary dataset with a unique name, and remove it afterwards.
 
     Args:
-        client: of the store that it is in.
-        place: the option that names the store.
+        client: client of the measured store.
+        place: the command-line option that names the store, for messages.
 
     Raises:
-        TensorusError: it could not be removed; names it. Printed only, where something else is raised already.
+        TensorusError: the dataset could not be removed; the message names it. Only printed if another error is being raised.
     """
-    # 122 random bits: what has this name is ours, even if nobody has heard the answer to the call that makes it.
+    # With 122 random bits the dataset is certainly ours, even if the answer to the call that creates it was lost.
     name = f"tensorus-bench-{uuid.uuid4().hex}"
     try:
         client.create_dataset(name)
@@ -210,26 +214,26 @@ def _remove(client: Client, name: str, place: str) -> None:
     try:
         client.delete_dataset(name)
     except DatasetNotFoundError:
-        # It was never made.
+        # It was never created.
         return
     except (TensorusError, KeyboardInterrupt, SystemExit) as error:
         why = str(error) or "interrupted"
         raise TensorusError(
-            f"the dataset {name!r} of this measurement could not be removed ({why}); "
+            f"the temporary dataset {name!r} could not be removed ({why}); "
             f"`tensorus rm {name} --dataset {place}` removes it"
         ) from error
 
 
 class _Interruption:
-    """Puts Ctrl-C, and the signals that would end the process at once, off to a moment at which nothing is half done.
+    """Defers Ctrl-C and other terminating signals to a point where no call is half started.
 
-    Raised while gRPC begins a call, an exception can leave that call behind, and closing the channel then waits for it without
-    end. The second signal is raised where it arrives nevertheless: by then, somebody has waited.
+    An exception raised while gRPC starts a call can orphan that call, and closing the channel then waits for it forever. A
+    second signal is raised immediately: the user has already waited.
     """
 
     def __init__(self) -> None:
         self._number: int | None = None
-        # Windows has no SIGHUP. What is ignored stays ignored: `nohup` does so.
+        # Windows has no SIGHUP. Ignored signals stay ignored, as `nohup` expects.
         numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
         handlers = {number: signal.getsignal(number) for number in numbers}
         self._before = {
@@ -246,7 +250,7 @@ class _Interruption:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise what has arrived: `KeyboardInterrupt` for Ctrl-C, `SystemExit` with the exit code of the signal for others."""
+        """Raise a deferred signal: `KeyboardInterrupt` for Ctrl-C, else `SystemExit` with the signal's exit code."""
         if self._number == signal.SIGINT:
             raise KeyboardInterrupt
         if self._number is not None:

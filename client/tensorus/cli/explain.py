@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["explain"]
 
 _ERROR_MAX = 0.01
-"""Of the preset that is recommended beside the smallest exact one, where no other error is asked for."""
+"""Default error limit of the lossy preset that is recommended beside the smallest exact one."""
 
 Explain: TypeAlias = "Callable[[Sample, Sequence[Policy]], Iterable[PolicyExplanation]]"
 """As `Backend.explain`."""
@@ -47,11 +47,11 @@ Explain: TypeAlias = "Callable[[Sample, Sequence[Policy]], Iterable[PolicyExplan
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--preset", "presets", multiple=True, help="Only this preset; can be repeated.  [default: every one]")
+@click.option("--preset", "presets", multiple=True, help="Explain only this preset; can be repeated.  [default: all]")
 @click.option(
     "--max-relative-error",
     type=click.FloatRange(0),
-    help="The error contract of every preset: a chunk that would break it gets a finer encoding.",
+    help="Error limit for every preset: a chunk that would exceed it gets a more exact encoding.",
 )
 @click.option(
     "--sample",
@@ -59,13 +59,13 @@ Explain: TypeAlias = "Callable[[Sample, Sequence[Policy]], Iterable[PolicyExplan
     type=SIZE,
     default="32MiB",
     show_default=True,
-    help="How much of the file to look at, 1MiB to 64MiB.",
+    help="How much of the file to examine (1MiB to 64MiB).",
 )
 @click.option("--server", metavar="HOST:PORT", help="Measure on this server.  [default: in this process]")
 @click.option(
     "--plot",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Draw ratio and error into this .png, .svg or .pdf file, which is replaced if it is there.",
+    help="Plot ratio and error to this .png, .svg or .pdf file; an existing file is overwritten.",
 )
 @json_option
 def explain(
@@ -80,16 +80,16 @@ def explain(
 ) -> None:
     """Show what each preset would do to the tensors of FILE.
 
-    Ratio, error and speed are measured, on this machine. Nothing is stored, and no store is needed. FILE is what `tensorus put`
-    takes. Of a large one, pieces of 1 MiB of its large tensors are looked at, and some of its small tensors of every size, each
-    on its own, as it is stored; every dtype has its share. Speeds are of one core, without disk and network.
+    Ratio, error and speed are measured on this machine, or on the server that --server names. Nothing is stored, and no store
+    is needed. FILE is any file that `tensorus put` reads. A large file is sampled: pieces of 1 MiB of large tensors, and whole
+    small tensors of every size; every dtype gets its share. Speeds are for one core, without disk and network.
 
     \b
     Examples:
       tensorus explain model.safetensors
       tensorus explain model.safetensors --preset balanced --preset maximum --max-relative-error 1e-3
       tensorus explain activations.npy --plot activations.png
-    """  # noqa: D301 - click's mark for lines that stay as they are
+    """  # noqa: D301 - click's mark for lines that are not rewrapped
     if not PIECE_BYTES <= sample_bytes <= SAMPLE_BYTES_MAX:
         raise click.BadParameter("must be from 1MiB to 64MiB", param_hint="--sample")
     draw = None if plot is None else _drawer(plot)
@@ -109,7 +109,7 @@ def explain(
                 bar.advance(task, explanation.canonical_bytes)
             found.append(_explained(dtype, arrays[dtype], explanations, error_max))
     if draw is not None:
-        draw(plot, title=f"What each preset makes of {file.name}", explained=found, error_max=error_max)
+        draw(plot, title=f"Presets on {file.name}", explained=found, error_max=error_max)
     if as_json:
         print_json(found)
         return
@@ -120,7 +120,7 @@ def explain(
 
 
 def _drawer(plot: Path) -> Callable[..., None]:
-    """Return what draws, before anything else is done: where it cannot, nobody should have to wait for that to be said."""
+    """Return the function that draws. Called first, so that a missing library or bad path is reported before the measuring."""
     try:
         from tensorus.cli._plot import PICTURES, draw  # noqa: PLC0415 - of an extra
     except ImportError as error:
@@ -129,12 +129,12 @@ def _drawer(plot: Path) -> Callable[..., None]:
     if plot.suffix.lower() not in PICTURES:
         raise click.BadParameter(f"{plot} must end in {', '.join(PICTURES)}", param_hint="--plot")
     if not plot.absolute().parent.is_dir():
-        raise click.BadParameter(f"there is no folder {plot.parent}", param_hint="--plot")
+        raise click.BadParameter(f"folder {plot.parent} does not exist", param_hint="--plot")
     return draw
 
 
 def _by_dtype(file: Path) -> dict[str, list[AnyArray]]:
-    """Return the arrays that have values, by dtype; the dtype with the most bytes first."""
+    """Return the non-empty arrays by dtype, the dtype with the most bytes first."""
     found: dict[str, list[AnyArray]] = {}
     for _, tensor in read_tensors(file):
         array = as_numpy(tensor)
@@ -146,10 +146,10 @@ def _by_dtype(file: Path) -> dict[str, list[AnyArray]]:
 
 
 def _samples(arrays: Mapping[str, list[AnyArray]], bytes_max: int) -> dict[str, Sample]:
-    """Return a sample of each dtype: equal shares of `bytes_max`, where that is more than a dtype has, more for the others."""
+    """Return a sample of each dtype. Dtypes share `bytes_max` equally; what a small dtype does not use goes to the others."""
     shares = {}
     left_bytes = bytes_max
-    # The smallest dtype, which is last, has the first choice.
+    # Start with the smallest dtype, which is last, so that its unused share is known to the others.
     for number, dtype in enumerate(reversed(list(arrays))):
         share = min(_total_bytes(arrays[dtype]), left_bytes // (len(arrays) - number))
         left_bytes -= share
@@ -159,15 +159,15 @@ def _samples(arrays: Mapping[str, list[AnyArray]], bytes_max: int) -> dict[str, 
 
 @contextmanager
 def _explainer(server: str | None) -> Iterator[Explain]:
-    """Lend what explains: a server, or, without one, this process.
+    """Yield a function that explains, on a server or else in this process.
 
     Raises:
-        UnavailableError: there is no such server; says what to do.
+        UnavailableError: the server cannot be reached; the message says what to do.
     """
     if server is None:
         from tensorus.embedded import explain_here  # noqa: PLC0415 - the thin client has no engine
 
-        # As a server does: what is measured here is to hold there.
+        # A server does the same, so that speeds measured here hold there.
         tune_allocator()
         yield explain_here
         return
@@ -176,13 +176,13 @@ def _explainer(server: str | None) -> Iterator[Explain]:
             yield backend.explain
     except UnavailableError as error:
         raise UnavailableError(
-            f"no server can be reached at {server!r}; without --server, this process measures ({error})",
+            f"no server can be reached at {server!r}; omit --server to measure in this process ({error})",
             reason=error.reason,
         ) from error
 
 
 def _presets(ask: Explain) -> list[str]:
-    """Return the presets that there are: a sample without values is explained at once, by all of them."""
+    """Return the names of all presets. Explaining an empty sample returns one explanation for each, at once."""
     return [found.policy.preset or "" for found in ask(Sample("uint8", (0,), 0, lambda _: iter(())), [])]
 
 
@@ -203,7 +203,7 @@ def _explained(
 
 
 def _smallest(explanations: Sequence[PolicyExplanation]) -> str | None:
-    """Return the preset that stores the fewest bytes, the first of several."""
+    """Return the preset that stores the fewest bytes, the first of equal ones."""
     return min(explanations, key=lambda found: found.stored_bytes).policy.preset if explanations else None
 
 
@@ -230,7 +230,7 @@ def _print(explained: DTypeExplanation, error_max: float) -> None:
         if found.fallback_reason:
             print_text(f"{found.policy.preset}: {found.fallback_reason}")
     if explained.tensors > 1 and (worst := _worst_errors(explained)):
-        print_text(f"Errors are over all values. Of a single tensor, at most: {worst}.")
+        print_text(f"Errors are over all values. The largest error of a single tensor: {worst}.")
     print_text(_advice(explained, error_max))
 
 
@@ -248,7 +248,7 @@ def _megabytes(bytes_per_second: float) -> str:
 
 
 def _encodings(found: PolicyExplanation) -> str:
-    """Return the chains of codecs, each with its number of chunks where there are several."""
+    """Return the chains of codecs; if there are several, each with its number of chunks."""
     shares = merged_shares(found.encodings)
     if len(shares) == 1:
         return human_encoding(shares[0].codecs)

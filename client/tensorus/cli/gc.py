@@ -35,14 +35,14 @@ class _Held:
 
 @dataclass(frozen=True)
 class _Collected:
-    """What became of the garbage, as it is printed."""
+    """The result of a collection, as it is printed."""
 
     deleted: int
     """Payloads of deleted tensors."""
     expired: int
-    """Payloads of inserts that nobody went on with."""
+    """Payloads of interrupted inserts that were never resumed."""
     unfinished: int
-    """Payloads that dead processes began."""
+    """Incomplete payloads of processes that died."""
     moved_to_quarantine: int
     deleted_from_quarantine: int
 
@@ -50,21 +50,19 @@ class _Collected:
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--list", "lists", is_flag=True, help="List the payloads in quarantine.")
-@click.option(
-    "--restore", metavar="KEY", multiple=True, help="Take a payload out of quarantine; may be given several times."
-)
-@click.option("--restore-all", is_flag=True, help="Take all payloads out of quarantine.")
+@click.option("--restore", metavar="KEY", multiple=True, help="Restore a payload from quarantine; can be repeated.")
+@click.option("--restore-all", is_flag=True, help="Restore all payloads from quarantine.")
 @click.option(
     "--now",
     is_flag=True,
-    help="Free the space of deleted tensors at once, not after an hour. A read of them that goes on may fail.",
+    help="Free the space of deleted tensors now instead of after an hour. Reads of them that are in progress may fail.",
 )
-@click.option("--purge", is_flag=True, help="Delete all payloads in quarantine at once, not after their time.")
+@click.option("--purge", is_flag=True, help="Delete all payloads in quarantine now instead of when they expire.")
 @click.option(
     "--accept-loss",
     is_flag=True,
-    help="Open a store that is refused because its catalogue lacks rows. Payloads that the catalogue does not know go to "
-    "quarantine, for 7 days. No server may use the store meanwhile.",
+    help="Open a store that is refused because its catalogue lacks rows. Payloads without a row are quarantined for 7 days. "
+    "No server may use the store meanwhile.",
 )
 @json_option
 def gc(
@@ -78,7 +76,7 @@ def gc(
     accept_loss: bool,
     as_json: bool,
 ) -> None:
-    """Collect the garbage of the store in FOLDER, also while a server uses it.
+    """Collect the garbage of the store in FOLDER. A server may use the store meanwhile.
 
     \b
     Examples:
@@ -86,14 +84,16 @@ def gc(
       tensorus gc /srv/tensors --now
       tensorus gc /srv/tensors --list
 
-    Payloads of deleted tensors are removed after an hour. Payloads that belong to nothing go to quarantine when they are a day
-    old, and are deleted a day later. A server does both by itself.
-    """  # noqa: D301 - click's mark for lines that stay as they are
+    Payloads of deleted tensors are removed after an hour. Payloads that belong to no tensor are quarantined when they are a
+    day old, and deleted a day later. A server does both by itself.
+    """  # noqa: D301 - click's mark for lines that are not rewrapped
     if sum([lists, bool(restore), restore_all, now or purge or accept_loss]) > 1:
-        raise click.UsageError("--list, --restore, --restore-all and what deletes exclude each other")
+        raise click.UsageError(
+            "--list, --restore, --restore-all, and the options that delete (--now, --purge, --accept-loss) cannot be combined"
+        )
     if not (folder / "catalogue.db").exists() and not (folder / "chunks").is_dir():
-        # An opening would make one.
-        raise NotFoundError(f"there is no store in {folder}", reason="DATASET_NOT_FOUND")
+        # Opening it would create a store.
+        raise NotFoundError(f"{folder} is not a store", reason="DATASET_NOT_FOUND")
     with _opened(folder, accept_loss=accept_loss) as engine:
         if lists:
             _print_held(_held(engine), as_json=as_json)
@@ -102,14 +102,16 @@ def gc(
             if as_json:
                 print_json(restored)
             else:
-                print_text(f"{counted(len(restored), 'payload')} restored; rows for them: tensorus recover {folder}")
+                print_text(
+                    f"{counted(len(restored), 'payload')} restored; to recover their rows, run tensorus recover {folder}"
+                )
         else:
             _print_collected(_collect(engine, now=now, purge=purge), as_json=as_json)
 
 
 @contextmanager
 def _opened(folder: Path, *, accept_loss: bool) -> Iterator[Engine]:
-    """Lend an engine on the folder; its errors are those of the client."""
+    """Yield an engine that works on the folder; its errors are raised as errors of the client."""
     with engine_errors():
         from tensorus_server.app import open_engine  # noqa: PLC0415 - not part of the thin client
         from tensorus_server.config import EngineConfig  # noqa: PLC0415
@@ -124,7 +126,7 @@ def _held(engine: Engine) -> list[_Held]:
             entry.key,
             entry.stored_bytes,
             datetime.fromtimestamp(entry.until_s, UTC),
-            "no insert knows it" if entry.key.startswith("uploads/") else "no tensor has it",
+            "belongs to no insert" if entry.key.startswith("uploads/") else "belongs to no tensor",
         )
         for entry in engine.quarantine.entries()
     ]
@@ -135,7 +137,7 @@ def _print_held(held: Sequence[_Held], *, as_json: bool) -> None:
         print_json(held)
         return
     if not held:
-        print_text("nothing is in quarantine")
+        print_text("the quarantine is empty")
         return
     print_table(
         ["key", ">bytes", "deleted from", "why"],
@@ -144,10 +146,10 @@ def _print_held(held: Sequence[_Held], *, as_json: bool) -> None:
 
 
 def _restore(engine: Engine, keys: Sequence[str]) -> list[str]:
-    """Take payloads out of quarantine, or all of them where no key is given, and return their keys.
+    """Restore payloads from quarantine, all of them without keys, and return their keys.
 
     Raises:
-        NotFoundError: one is not there; nothing was restored.
+        NotFoundError: a key is not in quarantine; nothing was restored.
     """
     entries = {entry.key: entry for entry in engine.quarantine.entries()}
     for key in keys:

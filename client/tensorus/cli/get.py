@@ -28,9 +28,9 @@ __all__ = ["get", "parse_index_text"]
 @click.argument("dataset")
 @click.argument("ids", nargs=-1)
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
-@click.option("--where", help="Instead of ids: all tensors that match this filter.")
-@click.option("--index", help="A part of each, as in NumPy: '0:10', '..., ::2', '3, 4:8'.")
-@click.option("--force", is_flag=True, help="Replace the file if it is there.")
+@click.option("--where", help="Write all tensors that match this filter, instead of IDS.")
+@click.option("--index", help="Write only this part of each tensor, in NumPy syntax: '0:10', '..., ::2', '3, 4:8'.")
+@click.option("--force", is_flag=True, help="Overwrite the file if it exists.")
 @store_options()
 def get(
     dataset: str,
@@ -45,9 +45,9 @@ def get(
 ) -> None:
     """Write tensors of DATASET to a file.
 
-    Without IDS and --where: all of them. The file's name says its format: .safetensors or .npz, .npy for a single tensor, or
-    .pt (torch). A checkpoint that was put from a .pt file becomes one again in a .pt file, with all that was in it. Tensors are
-    written as they arrive, one in memory at a time; only a .pt file is put together in memory.
+    Without IDS and --where, all tensors are written. The file's extension sets the format: .safetensors, .npz, .npy (a single
+    tensor) or .pt (torch). A checkpoint that was stored from a .pt file is restored completely when written to a .pt file.
+    Tensors are written as they arrive, with one in memory at a time; only a .pt file is assembled in memory.
 
     \b
     Examples:
@@ -55,15 +55,15 @@ def get(
       tensorus get weights encoder.layer.0.attention -o slice.npy --index '0:10, ...'
       tensorus get weights --where 'layer >= 3' -o top.npz
       tensorus get run7 -o checkpoint.pt
-    """  # noqa: D301 - click's mark for lines that stay as they are
+    """  # noqa: D301 - click's mark for lines that are not rewrapped
     if output.suffix.lower() not in WRITABLE:
         raise click.BadParameter(f"{output} must end in {', '.join(WRITABLE)}", param_hint="--output")
     if output.exists() and not force:
-        raise click.BadParameter(f"{output} is there already; --force replaces it", param_hint="--output")
+        raise click.BadParameter(f"{output} exists already; --force overwrites it", param_hint="--output")
     if not output.absolute().parent.is_dir():
-        raise click.BadParameter(f"there is no folder {output.parent}", param_hint="--output")
+        raise click.BadParameter(f"folder {output.parent} does not exist", param_hint="--output")
     if ids and where:
-        raise click.UsageError("IDS and --where exclude each other")
+        raise click.UsageError("IDS and --where cannot be combined")
     parsed = None if index is None else parse_index_text(index)
     bar = TransferBar("reading", quiet=False)
     with bar, connected(server, store, bar.connection_lost) as client:
@@ -77,7 +77,7 @@ def get(
 
 
 class _Reading:
-    """The tensors that are wanted, and how they are read."""
+    """Reads the selected tensors, and shows progress."""
 
     def __init__(
         self, client: tensorus.Client, dataset: str, infos: Mapping[str, TensorInfo], index: Any, bar: TransferBar
@@ -91,7 +91,7 @@ class _Reading:
         self._done_bytes = 0
 
     def read(self, ids: Sequence[str]) -> Iterator[tuple[str, AnyArray]]:
-        """Yield tensors, or the part of each that is wanted, in this order."""
+        """Yield tensors, or the requested part of each, in this order."""
         for tensor_id, array in self._whole(ids) if self.index is None else self._parts(ids):
             yield tensor_id, array
             self._done_bytes += self.infos[tensor_id].canonical_bytes
@@ -104,21 +104,21 @@ class _Reading:
     def _parts(self, ids: Sequence[str]) -> Iterator[tuple[str, AnyArray]]:
         for tensor_id in ids:
             array = self._client.get(self._dataset, tensor_id, index=self.index, as_="numpy")
-            # An index of numbers alone leads to one value.
+            # An index of integers alone selects a scalar.
             yield tensor_id, np.asarray(array)
 
     def expected(self, ids: Sequence[str]) -> list[Expected]:
-        """Return what will be read."""
+        """Return name, dtype and shape of what `read` will yield."""
         return [Expected(i, self.infos[i].dtype, self._shape(self.infos[i].shape)) for i in ids]
 
     def _shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if self.index is None:
             return shape
-        # An array of that shape that takes one byte: NumPy knows what an index leaves of it.
+        # Let NumPy compute the shape, on an array of the tensor's shape that takes one byte.
         try:
             part: AnyArray = np.broadcast_to(np.uint8(0), shape)[self.index]
         except (IndexError, ValueError):
-            # The tensor has no such part. The store says so in better words when it is asked for it.
+            # The index does not fit the tensor. The store's error, when the tensor is read, explains it better.
             return shape
         return part.shape
 
@@ -138,7 +138,7 @@ def _write(output: Path, reading: _Reading) -> int:
 
 
 def _write_checkpoint(output: Path, reading: _Reading) -> int:
-    """Write a .pt file: the checkpoint that the tensors' manifest describes, or a dict of them by name."""
+    """Write a .pt file: the checkpoint that a manifest among the tensors describes, or a dict of tensors by name."""
     infos = reading.infos
     manifests = [i for i, info in infos.items() if i.endswith(MANIFEST_ID) and info.dtype == "uint8"]
     if reading.index is not None or not manifests:
@@ -147,8 +147,8 @@ def _write_checkpoint(output: Path, reading: _Reading) -> int:
         return len(tensors)
     if len(manifests) > 1:
         raise ValueError(
-            f"these are the tensors of {len(manifests)} checkpoints ({', '.join(map(repr, manifests))}); "
-            "choose one, such as with --where '@id STARTS WITH \"...\"'"
+            f"the selected tensors belong to {len(manifests)} checkpoints ({', '.join(map(repr, manifests))}); "
+            "choose one, for example with --where '@id STARTS WITH \"...\"'"
         )
     (manifest_id,) = manifests
     prefix = manifest_id.removesuffix(MANIFEST_ID)
@@ -157,22 +157,22 @@ def _write_checkpoint(output: Path, reading: _Reading) -> int:
     wanted = [prefix + tensor_id for tensor_id in named]
     if missing := [tensor_id for tensor_id in wanted if tensor_id not in infos]:
         raise ValueError(
-            f"{len(missing)} of the checkpoint's {len(wanted)} tensors are not there, or not asked for, such as {missing[0]!r}"
+            f"{len(missing)} of the checkpoint's {len(wanted)} tensors are missing or not selected, such as {missing[0]!r}"
         )
-    # Of tensors that are one, such as tied weights, the first is read.
+    # Of tensors that share memory, such as tied weights, only the first is read.
     tensors |= reading.read([prefix + tensor_id for tensor_id, same_as in named.items() if tensor_id == same_as])
     own = {*wanted, manifest_id}
     if others := [tensor_id for tensor_id in infos if tensor_id not in own]:
-        print_note(f"{counted(len(others), 'tensor')} not of the checkpoint, such as {others[0]!r}: left out")
+        print_note(f"{counted(len(others), 'tensor')} not part of the checkpoint left out, such as {others[0]!r}")
     write_checkpoint(output, tensors, manifest_id)
     return len(wanted)
 
 
 def parse_index_text(text: str) -> Any:  # `Any`: what `Client.get` takes as an index
-    """Return the index that `text` says, such as "0:10, ..., ::2".
+    """Parse an index such as "0:10, ..., ::2".
 
     Raises:
-        click.BadParameter: a part is neither a number nor a slice nor "...".
+        click.BadParameter: a part is not an integer, a slice or "...".
     """
     parts = [_parse_part(part.strip(), text) for part in text.strip().removeprefix("[").removesuffix("]").split(",")]
     return tuple(parts)
@@ -184,9 +184,11 @@ def _parse_part(part: str, text: str) -> Any:
     try:
         bounds = [int(bound) if bound.strip() else None for bound in part.split(":")]
     except ValueError as error:
-        raise click.BadParameter(f"{part!r} of {text!r} is not understood", param_hint="--index") from error
+        raise click.BadParameter(
+            f"{part!r} in {text!r} is not an integer, a slice or '...'", param_hint="--index"
+        ) from error
     if len(bounds) == 1 and bounds[0] is not None:
         return bounds[0]
     if not 2 <= len(bounds) <= 3:
-        raise click.BadParameter(f"{part!r} of {text!r} is not understood", param_hint="--index")
+        raise click.BadParameter(f"{part!r} in {text!r} is not an integer, a slice or '...'", param_hint="--index")
     return slice(*bounds)

@@ -22,30 +22,34 @@ if TYPE_CHECKING:
 __all__ = ["import_"]
 
 EXIT_DROPPED = 5
-"""All records are imported, but not all of their metadata, or not all that the files have beside them."""
+"""Exit code if all records were imported, but some metadata or other contents of the files were dropped."""
 
 _LINES_MAX = 20
-"""Records on the terminal, and likewise kinds of dropped values; the report has all of them."""
+"""Maximum printed records, and kinds of dropped values; the report has all of them."""
 
 
 @click.command("import")
 @click.argument("old_folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
-    "--dataset", "datasets", multiple=True, metavar="NAME", help="Only this one; can be repeated.  [default: all]"
+    "--dataset",
+    "datasets",
+    multiple=True,
+    metavar="NAME",
+    help="Import only this dataset; can be repeated.  [default: all]",
 )
-@click.option("--dry-run", is_flag=True, help="Read and check everything, and store nothing; needs no store.")
+@click.option("--dry-run", is_flag=True, help="Read and check everything but store nothing; needs no store.")
 @click.option(
     "--report",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     metavar="FILE.json",
-    help="Write what became of every record to this file.",
+    help="Write the outcome of every record to this file.",
 )
 @click.option(
     "--inflate-limit",
     type=SIZE,
     default="1GiB",
     show_default=True,
-    help="What one compressed tensor may have in memory; a larger one fails.",
+    help="Maximum decompressed size of one tensor; a larger one fails.",
 )
 @store_options(makes_store=True)
 @json_option
@@ -60,11 +64,11 @@ def import_(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Store the datasets of Tensorus 0.1, the .pt files in OLD_FOLDER.
+    """Import the datasets of Tensorus 0.1, the .pt files in OLD_FOLDER.
 
-    The files are read without torch, nothing in them is run, and they stay as they are. Every dataset keeps its name, its ids,
-    its metadata and its order; values are stored losslessly. What the original had damaged is repaired where nothing of it is
-    lost, and named where something is. To import again is safe: what is there is not stored twice.
+    The files are read without torch and without running code in them, and do not change. Every dataset keeps its name, ids,
+    metadata and order; values are stored losslessly. Damage done by the original is repaired if no information is lost, and
+    reported otherwise. Importing again is safe: nothing is stored twice.
 
     \b
     Examples:
@@ -73,10 +77,10 @@ def import_(
 
     \b
     Exit codes:
-      0  everything is imported; values may be lossy, which is what Tensorus 0.1 had left of them
-      1  something is not imported
-      5  all records are imported, but some metadata, or a part of a schema, was dropped
-    """  # noqa: D301 - click's mark for lines that stay as they are
+      0  everything was imported; values may be lossy if Tensorus 0.1 stored them so
+      1  something was not imported
+      5  all records were imported, but some metadata, or a part of a schema, was dropped
+    """  # noqa: D301 - click's mark for lines that are not rewrapped
     if report is not None and report.suffix != ".json":
         raise click.BadParameter(f"{report} must end in .json", param_hint="--report")
     from tensorus.old_files.storing import old_files  # noqa: PLC0415 - only this command needs it
@@ -86,7 +90,7 @@ def import_(
     try:
         _run(paths, None if dry_run else (server, store), inflate_limit, reports, quiet=as_json)
     finally:
-        # Also where the store went away: what was imported before is there.
+        # Also if the store became unreachable: earlier records were imported.
         summary = _write(reports, report, as_json=as_json)
     if summary.failed or summary.dropped:
         click.get_current_context().exit(1 if summary.failed else EXIT_DROPPED)
@@ -100,7 +104,7 @@ def _run(
     *,
     quiet: bool,
 ) -> None:
-    """Import one file after the other, or, without a place, only examine them, and put down what became of each."""
+    """Import the files one by one, or only examine them without a place, and append each outcome to `reports`."""
     from tensorus.old_files.storing import examine_file, import_file  # noqa: PLC0415 - see above
 
     with nullcontext() if place is None else connected(*place) as client, progress_bar(quiet=quiet) as bar:
@@ -122,7 +126,7 @@ def _run(
 
 
 def _write(reports: Sequence[FileReport], file: Path | None, *, as_json: bool) -> ImportSummary:
-    """Tell what became of the files, and return it in numbers."""
+    """Print and write the reports, and return their summary."""
     from tensorus.old_files.storing import summary_of  # noqa: PLC0415 - see above
 
     summary = summary_of(reports)
@@ -175,7 +179,7 @@ def _print_reports(reports: Sequence[FileReport]) -> None:
 
 
 def _print_some(columns: Sequence[str], rows: Sequence[Sequence[str]], noun: str) -> None:
-    """Print the first of the rows, and how many there are beyond."""
+    """Print the first rows, and the number of the others."""
     if not rows:
         return
     print_text("")
@@ -185,7 +189,7 @@ def _print_some(columns: Sequence[str], rows: Sequence[Sequence[str]], noun: str
 
 
 def _shown(text: str) -> str:
-    """Return a text of the file without what a terminal would take for a command."""
+    """Return a text from the file with unprintable characters escaped, such as terminal control sequences."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )

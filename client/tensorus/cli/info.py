@@ -35,12 +35,12 @@ __all__ = ["info"]
 @store_options()
 @json_option
 def info(dataset: str, id: str, server: str, store: str | None, *, as_json: bool) -> None:  # noqa: A002 - the field's word
-    """Show everything about the tensor ID of DATASET but its values.
+    """Show everything about the tensor ID of DATASET except its values.
 
     \b
     Example:
       tensorus info weights encoder.layer.0.attention
-    """  # noqa: D301 - click's mark for lines that stay as they are
+    """  # noqa: D301 - click's mark for lines that are not rewrapped
     with connected(server, store) as client:
         found = client.info(dataset, id)
     if as_json:
@@ -64,7 +64,7 @@ def _fields(info: TensorInfo) -> Iterator[tuple[str, str]]:
             f"{human_encoding(share.codecs)}: {counted(share.chunks, 'chunk')}, {human_bytes(share.stored_bytes)}",
         )
     if lost_before_import(info.metadata):
-        yield "error", "unknown: Tensorus 0.1 had lost something before these values were imported"
+        yield "error", "unknown: the values were already lossy in Tensorus 0.1, before the import"
     elif info.lossy:
         yield "relative error", f"{info.relative_error:.3e}"
         yield "largest error", f"{info.max_absolute_error:.3e}"

@@ -22,9 +22,9 @@ __all__ = ["ls"]
 
 @click.command()
 @click.argument("dataset", required=False)
-@click.option("--where", help="A filter, such as 'layer >= 3 AND @dtype = \"float32\"'.")
-@click.option("--order-by", help="created, id, nbytes or stored_bytes; with ' desc' the other way round.")
-@click.option("--limit", type=click.IntRange(0), help="At most so many.")
+@click.option("--where", help="Only tensors that match this filter, such as 'layer >= 3 AND @dtype = \"float32\"'.")
+@click.option("--order-by", help="Sort by created, id, nbytes or stored_bytes; append ' desc' for descending order.")
+@click.option("--limit", type=click.IntRange(0), help="Maximum number of tensors.")
 @store_options()
 @json_option
 def ls(
@@ -39,13 +39,13 @@ def ls(
 ) -> None:
     """List datasets, or the tensors of DATASET.
 
-    What is damaged is listed after the others, and the exit code is then 1.
+    Damaged datasets or tensors are listed last, and the exit code is then 1.
 
     \b
     Examples:
       tensorus ls
       tensorus ls weights --where '@nbytes > 1e6' --order-by 'nbytes desc' --limit 10
-    """  # noqa: D301 - click's mark for lines that stay as they are
+    """  # noqa: D301 - click's mark for lines that are not rewrapped
     damages: list[DataCorruptError] = []
     with connected(server, store) as client:
         if dataset is None:
@@ -96,7 +96,7 @@ def _print_damages(damages: Sequence[DataCorruptError]) -> None:
 
 
 def _damages_as_json(damages: Sequence[DataCorruptError]) -> list[dict[str, object]]:
-    """Return an object for each, with what is known of it: `dataset`, `id`, `generation` and `damage`."""
+    """Return an object for each error, with `dataset`, `id`, `generation` and `damage`; None for unknown values."""
     return [
         {
             "dataset": error.facts.get("dataset", ""),

@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 __all__ = ["put"]
 
 _ROWS_MAX = 40
-"""Of the table: what fits a screen."""
+"""Rows of the table that fit on a screen."""
 
 _NAMED_MAX = 5
-"""Of what is left out."""
+"""Left-out objects that a message names."""
 
 
 @click.command()
@@ -45,16 +45,22 @@ _NAMED_MAX = 5
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--preset",
-    help="How to store them: none, fast, lossless, archive, balanced, bf16, maximum, extreme, auto, fp16_only, int8_only.  "
-    "[default: as the dataset says]",
+    help="Storage preset: none, fast, lossless, archive, balanced, bf16, maximum, extreme, auto, fp16_only, int8_only.  "
+    "[default: the dataset's policy]",
 )
-@click.option("--prefix", default="", help="Put this before every id.")
+@click.option("--prefix", default="", help="Prefix for every id.")
 @click.option(
-    "--metadata", "pairs", multiple=True, metavar="KEY=VALUE", help="For every tensor; VALUE is JSON, or text."
+    "--metadata",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Add metadata to every tensor; can be repeated. VALUE is JSON, or else text.",
 )
-@click.option("--replace", "replaces", is_flag=True, help="Replace other tensors of the same ids.")
-@click.option("--drop-other", is_flag=True, help="Leave out what cannot be stored, instead of refusing the file.")
-@click.option("--all", "all_rows", is_flag=True, help=f"List every tensor, also where they are more than {_ROWS_MAX}.")
+@click.option("--replace", "replaces", is_flag=True, help="Replace stored tensors that have the same ids.")
+@click.option(
+    "--drop-other", is_flag=True, help="Leave out objects that cannot be stored, instead of refusing the file."
+)
+@click.option("--all", "all_rows", is_flag=True, help=f"List every tensor, even if there are more than {_ROWS_MAX}.")
 @store_options(makes_store=True)
 @json_option
 def put(
@@ -73,20 +79,20 @@ def put(
 ) -> None:
     """Store the tensors of FILES in DATASET.
 
-    DATASET is made if it is not there. FILES are .safetensors, .npy, .npz, or torch's .pt, .pth, .ckpt and .bin (read with
-    weights_only, so that nothing in them runs), an index of shards, or a folder with such files. A tensor's id is its name in
-    the file; of a .npy file, the file's name without the ending.
+    DATASET is created if it does not exist. FILES are .safetensors, .npy, .npz, or torch's .pt, .pth, .ckpt and .bin (loaded
+    with weights_only, so no code in them runs), an index of shards, or a folder with such files. The id of a tensor is its
+    name in the file; for a .npy file, the file name without extension.
 
-    Of a checkpoint, what is no tensor is kept, too, and `tensorus get DATASET -o out.pt` makes the same checkpoint of it.
+    The non-tensor contents of a checkpoint are stored too, so `tensorus get DATASET -o out.pt` restores the same checkpoint.
 
-    While the server's disk is full, this waits for up to a minute for space.
+    If the server's disk is full, the command waits up to a minute for space.
 
     \b
     Examples:
       tensorus put weights model.safetensors --preset balanced
       tensorus put activations layer1.npy layer2.npy --metadata run=7 --metadata split='"test"'
       tensorus put run7 checkpoint.pt --replace
-    """  # noqa: D301 - click's mark for lines that stay as they are
+    """  # noqa: D301 - click's mark for lines that are not rewrapped
     metadata = dict(map(_parse_pair, pairs))
     policy = None if preset is None else tensorus.Policy(preset=preset)
     paths = expanded(files)
@@ -100,7 +106,7 @@ def put(
 
     with bar, connected(server, store, bar.connection_lost) as client:
         if policy is not None:
-            # Of no values everything is known at once: an unknown preset is refused before a dataset is made.
+            # Explaining an empty sample is cheap, and refuses an unknown preset before the dataset is created.
             client.explain(np.empty(0, np.uint8), policies=[policy])
         client.create_dataset(dataset, exist_ok=True)
         infos = store_all(
@@ -126,10 +132,10 @@ def _opened(
     *,
     drop_other: bool,
 ) -> dict[str, Callable[[], tensorus.NewTensor]]:
-    """Return what loads each tensor of the files, by id. All files are looked at.
+    """Return a loader for each tensor of the files, by id. All files are checked first.
 
     Raises:
-        ValueError: a file that cannot be stored, or two tensors of one id; names the file.
+        ValueError: a file cannot be stored, or two tensors have one id; the message names the file.
     """
     found: dict[str, tuple[Path, Callable[[], tensorus.NewTensor]]] = {}
     for path in paths:
@@ -137,7 +143,7 @@ def _opened(
         if opened.left_out:
             others = ", ".join([*opened.left_out[:_NAMED_MAX], *(["..."] if len(opened.left_out) > _NAMED_MAX else [])])
             if not drop_other:
-                raise ValueError(f"{path} has what cannot be stored: {others}; --drop-other leaves it out")
+                raise ValueError(f"{path} has objects that cannot be stored: {others}; --drop-other leaves them out")
             print_note(f"{path}: left out {others}")
         for note in opened.notes:
             print_note(note)
@@ -145,7 +151,7 @@ def _opened(
             tensor_id = prefix + tensor.name
             if tensor_id in found:
                 raise ValueError(
-                    f"{found[tensor_id][0]} and {path} both have a tensor {tensor_id!r}; put them one by one, with --prefix"
+                    f"{found[tensor_id][0]} and {path} both have a tensor {tensor_id!r}; put them separately, with --prefix"
                 )
             found[tensor_id] = path, partial(_load, tensor, tensor_id, metadata, policy)
     return {tensor_id: load for tensor_id, (_, load) in found.items()}
@@ -165,7 +171,7 @@ def _print(infos: Sequence[TensorInfo], *, all_rows: bool) -> None:
     stored_bytes = sum(info.stored_bytes for info in infos)
     text = f"{counted(len(infos), 'tensor')}, {human_bytes(canonical_bytes)} stored in {human_bytes(stored_bytes)}"
     if present := sum(outcome(info) == "present" for info in infos):
-        text += f"; {present:,} of them present before"
+        text += f"; {present:,} already present"
     print_text(text if listed else f"{text}; --all lists them")
 
 

@@ -23,19 +23,19 @@ __all__ = ["recover"]
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @json_option
 def recover(directory: Path, *, as_json: bool) -> None:
-    """Make lost rows of the store in DIRECTORY again, from its payloads.
+    """Recover lost catalogue rows of a store from its payloads.
 
-    For a store whose catalogue is lost, older than its payloads, or damaged. End the server first. Nothing is deleted, and
-    intact rows stay as they are; a catalogue that cannot be opened is renamed. Small tensors, of up to 64 KiB stored, were rows
-    of the catalogue themselves and cannot come back. Datasets come back with the default policy and without a schema, tensors
-    with the metadata that they were inserted with.
+    Use it if the catalogue in DIRECTORY is lost, damaged, or older than the payloads. Stop the server first. Nothing is
+    deleted, and intact rows do not change; a catalogue that cannot be opened is renamed. Small tensors (up to 64 KiB stored)
+    cannot be recovered, because they exist only in the catalogue. Datasets are recovered with the default policy and without a
+    schema, tensors with the metadata of their insert.
 
-    The exit code is 1 where something could not be recovered.
+    The exit code is 1 if something could not be recovered.
 
     \b
     Example:
       tensorus recover ./data
-    """  # noqa: D301 - click's mark for lines that stay as they are
+    """  # noqa: D301 - click's mark for lines that are not rewrapped
     with engine_errors():
         from tensorus_server.app import recover_store  # noqa: PLC0415 - not part of the thin client
 
@@ -58,14 +58,14 @@ def _print(recovery: Recovery) -> None:
             ),
         )
     if recovery.moved:
-        print_text(f"The catalogue could not be opened; it is kept as {recovery.moved}.")
+        print_text(f"The catalogue could not be opened; it was renamed to {recovery.moved}.")
     if recovery.datasets:
         named = ", ".join(recovery.datasets)
-        print_text(f"Datasets made again, with the default policy and without a schema: {named}.")
+        print_text(f"Datasets recreated with the default policy and without a schema: {named}.")
     for name in recovery.damaged:
-        print_text(f"Damaged, and without a payload file to recover it from: {name}.")
+        print_text(f"Damaged, without a payload file to recover from: {name}.")
     recovered = sum(finding.outcome == "recovered" for finding in recovery.findings)
     print_text(
-        f"{counted(recovered, 'tensor')} recovered, {counted(recovery.known, 'payload')} known already. Tensors of up to "
-        "64 KiB stored were rows of the catalogue itself: those that it lacks cannot be recovered."
+        f"{counted(recovered, 'tensor')} recovered, {counted(recovery.known, 'payload')} already known. Tensors of up to "
+        "64 KiB stored exist only in the catalogue; lost ones cannot be recovered."
     )

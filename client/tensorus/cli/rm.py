@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 __all__ = ["rm"]
 
 _IDS_PER_FILTER = 40
-"""With ids of the largest size, a filter of so many is below the 64 KiB that a server takes."""
+"""A filter with this many ids of maximum length stays below the server's limit of 64 KiB."""
 
 
 @click.command()
 @click.argument("dataset")
 @click.argument("ids", nargs=-1)
-@click.option("--dataset", "whole", is_flag=True, help="Delete the dataset itself, with everything in it.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--dataset", "whole", is_flag=True, help="Delete the dataset with all its tensors.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @store_options()
 def rm(dataset: str, ids: tuple[str, ...], server: str, store: str | None, *, whole: bool, yes: bool) -> None:
-    """Delete the tensors IDS of DATASET, or all of it.
+    """Delete the tensors IDS of DATASET, or the whole dataset.
 
     \b
     Examples:
       tensorus rm weights encoder.layer.0.attention
       tensorus rm weights --dataset --yes
-    """  # noqa: D301 - click's mark for lines that stay as they are
+    """  # noqa: D301 - click's mark for lines that are not rewrapped
     if whole == bool(ids):
-        raise click.UsageError("name the tensors to delete, or --dataset for all of it")
+        raise click.UsageError("name the tensors to delete, or pass --dataset to delete the whole dataset")
     with connected(server, store) as client:
         if whole:
             count = client.stats(dataset).tensors
@@ -51,12 +51,12 @@ def rm(dataset: str, ids: tuple[str, ...], server: str, store: str | None, *, wh
     print_text(f"{deleted} of {len(ids)} tensors deleted")
     if missing := [tensor_id for tensor_id in ids if tensor_id not in there]:
         raise TensorNotFoundError(
-            f"there is no tensor {', '.join(map(repr, missing))} [dataset={dataset}]", reason="TENSOR_NOT_FOUND"
+            f"no such tensor: {', '.join(map(repr, missing))} [dataset={dataset}]", reason="TENSOR_NOT_FOUND"
         )
 
 
 def _stored(client: tensorus.Client, dataset: str, ids: Sequence[str]) -> set[str]:
-    """Return the ids under which there is a tensor. A damaged one can be deleted, too."""
+    """Return the ids that exist, including those of damaged tensors, which can be deleted too."""
     there: set[str] = set()
     damaged: list[DataCorruptError] = []
     for batch in batches(list(dict.fromkeys(ids)), _IDS_PER_FILTER):

@@ -30,14 +30,14 @@ __all__ = ["serve"]
     type=click.Path(file_okay=False, path_type=Path),
     default="tensorus-data",
     show_default=True,
-    help="Folder of the store; made if it is not there.",
+    help="Folder of the store; created if missing.",
 )
 @click.option(
     "--listen",
     metavar="HOST:PORT",
     default=DEFAULT_ADDRESS,
     show_default=True,
-    help="Where clients find it; port 0: any free one.",
+    help="Address to listen on; port 0 picks a free port.",
 )
 @click.option(
     "--codec-threads", type=click.IntRange(1), help="Threads that encode and decode.  [default: one per processor]"
@@ -47,58 +47,63 @@ __all__ = ["serve"]
     type=click.IntRange(1),
     default=64,
     show_default=True,
-    help="Transfers at once, at most. Where all are taken, one that has been silent for 3 seconds gives way.",
+    help="Maximum concurrent transfers, including queued ones. At the limit, a new transfer displaces one that has been "
+    "silent for 3 seconds.",
 )
 @click.option(
     "--memory-budget",
     type=SIZE,
     default="1GiB",
     show_default=True,
-    help="Memory of all transfers together; those it does not suffice for wait.",
+    help="Memory shared by all transfers. When it is exhausted, new transfers queue.",
 )
 @click.option(
     "--memory-wait",
     type=click.FloatRange(0, min_open=True),
     default=10.0,
     show_default=True,
-    help="Seconds that a transfer waits for memory before it is refused.",
+    help="Seconds a transfer waits for memory before it is refused.",
 )
 @click.option(
     "--stall-timeout",
     type=click.FloatRange(0, min_open=True),
     default=60.0,
     show_default=True,
-    help="Seconds after which a transfer on which nothing moves is ended. Its client can resume it.",
+    help="Seconds without progress after which a transfer is ended. The client can resume it.",
 )
 @click.option(
     "--keepalive",
     type=click.FloatRange(0, min_open=True),
     default=30.0,
     show_default=True,
-    help="Seconds after which a silent connection is pinged; one that does not answer for 20 seconds is closed.",
+    help="Seconds of silence after which a connection is pinged; it is closed after 20 more seconds without an answer.",
 )
 @click.option(
     "--connections",
     type=click.IntRange(1),
-    help="Connections at once, at most, of each worker.  [default: half of the file descriptors the system allows]",
+    help="Maximum open connections per worker.  [default: half of the file descriptor limit]",
 )
 @click.option(
     "--reserve-bytes",
     type=SIZE,
     default="1GiB",
     show_default=True,
-    help="Free disk space that inserts leave, or 2 % of the disk if that is more; 0: none.",
+    help="Disk space that inserts must leave free; at least 2 % of the disk unless 0.",
 )
 @click.option(
-    "--grace", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds for transfers when stopping."
+    "--grace",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="Seconds that open transfers get on shutdown.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Processes that serve together, each with its share of threads, streams and memory: for many clients with small "
-    "tensors. Linux only.",
+    help="Worker processes, each with its share of threads, streams and memory. Useful for many clients with small tensors. "
+    "Linux only.",
 )
 @click.option("--verbose", is_flag=True, help="Log every failed call.")
 def serve(
@@ -125,8 +130,8 @@ def serve(
       tensorus serve --data-dir /srv/tensors --listen 0.0.0.0:7733
       tensorus serve --workers 4
 
-    There is no authentication: beyond this machine, listen only on networks whose every host you trust.
-    """  # noqa: D301 - click's mark for lines that stay as they are
+    There is no authentication. Listen on a network only if you trust every host on it.
+    """  # noqa: D301 - click's mark for lines that are not rewrapped
     try:
         from tensorus_server.config import EngineConfig, ServerConfig  # noqa: PLC0415 - not part of the thin client
         from tensorus_server.errors import StoreUnavailableError  # noqa: PLC0415
@@ -172,7 +177,7 @@ def serve(
 
 
 def _alone() -> Callable[[ServerConfig, Callable[[str], None]], None]:
-    """Return what serves in this process."""
+    """Return a function that serves in this process."""
     from tensorus_server.processes.server import serve as serve_here  # noqa: PLC0415 - not part of the thin client
 
     def run(config: ServerConfig, announce: Callable[[str], None]) -> None:
@@ -183,9 +188,9 @@ def _alone() -> Callable[[ServerConfig, Callable[[str], None]], None]:
 
 
 def _together(*, verbose: bool) -> Callable[[ServerConfig, Callable[[str], None]], None]:
-    """Return what serves in processes of its own; this one must not know gRPC."""
+    """Return a function that serves in worker processes. gRPC, which forks badly, must not be imported here."""
     from tensorus_server.processes.supervisor import supervise  # noqa: PLC0415 - not part of the thin client
 
-    # -P: what is imported is what is installed, whatever lies in the folder that this was started in.
+    # -P keeps the current folder out of sys.path, so that the installed packages are imported.
     command = [sys.executable, "-P", "-m", "tensorus.cli._worker", "DEBUG" if verbose else "INFO"]
     return lambda config, announce: supervise(config, command, announce)

@@ -30,12 +30,12 @@ __all__ = ["stats"]
 @store_options()
 @json_option
 def stats(dataset: str, server: str, store: str | None, *, as_json: bool) -> None:
-    """Show what DATASET holds, by dtype and by encoding, and what storing it saved.
+    """Show sizes and ratios of DATASET, by dtype and by encoding.
 
     \b
     Example:
       tensorus stats weights
-    """  # noqa: D301 - click's mark for lines that stay as they are
+    """  # noqa: D301 - click's mark for lines that are not rewrapped
     with connected(server, store) as client:
         found = client.stats(dataset)
     if as_json:
@@ -59,7 +59,7 @@ def stats(dataset: str, server: str, store: str | None, *, as_json: bool) -> Non
     if found.damaged_tensors:
         named = ", ".join(found.damaged_ids)
         more = " and others" if found.damaged_tensors > len(found.damaged_ids) else ""
-        print_text(f"not counted, since damaged: {counted(found.damaged_tensors, 'tensor')}: {named}{more}")
+        print_text(f"not counted because damaged: {counted(found.damaged_tensors, 'tensor')}: {named}{more}")
 
 
 def _sizes(share: DTypeShare | EncodingShare) -> tuple[str, str, str]:

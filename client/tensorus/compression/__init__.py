@@ -1,4 +1,4 @@
-"""Quantizing and compressing tensors without a store: the compression API of Tensorus 0.1, over the codecs of the store.
+"""Quantizes and compresses tensors without a store: the compression API of Tensorus 0.1, on top of the store's codecs.
 
 For example:
 
@@ -12,15 +12,16 @@ For example:
     same = compression.decompress_tensor(compressed, metadata)
     print(metadata["compression_ratio"], metadata["relative_error"], metadata["encodings"])
 
-    smallest = get_compression_preset("auto", max_relative_error=1e-3)  # in every chunk, what keeps it
+    smallest = get_compression_preset("auto", max_relative_error=1e-3)  # the smallest within the bound, for every chunk
     compressed, metadata = smallest.create_tensor_compression().compress_tensor(tensor)
 
-A store takes the same through `CompressionConfig.to_policy`. What is compressed says how: any `TensorCompression` reads it,
-whatever algorithms that was made with. It also reads what Tensorus 0.1 compressed, with the metadata that came with it, and
-runs compressors and quantizers of your own, subclasses of `CompressionAlgorithm` and `QuantizationAlgorithm`.
+`CompressionConfig.to_policy` gives the equivalent policy for a store. Compressed bytes describe themselves, so any
+`TensorCompression` can read them, regardless of its own algorithms. It also reads data that Tensorus 0.1 compressed, given the
+metadata that came with them, and runs your own compressors and quantizers: subclasses of `CompressionAlgorithm` and
+`QuantizationAlgorithm`.
 
-Tensors are torch's, or anything that becomes a NumPy array; without torch, NumPy arrays come back. Importing this loads neither
-torch nor the libraries of the codecs.
+Tensors are torch tensors, or anything that converts to a NumPy array. Without torch, results are NumPy arrays. Importing this
+package loads neither torch nor the libraries of the codecs.
 """
 
 from __future__ import annotations

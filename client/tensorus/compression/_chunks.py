@@ -1,4 +1,4 @@
-"""Tensors as the codecs take them: an array, its dtype, and its canonical bytes in chunks."""
+"""Prepares tensors for the codecs: as an array, its dtype, and its canonical bytes in chunks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["array_and_dtype", "chunks_of", "dtype_text"]
 
 
 def array_and_dtype(tensor: object) -> tuple[AnyArray, DType]:
-    """Return a NumPy array that shares the tensor's memory where it can, and its dtype.
+    """Return a NumPy array, which shares the tensor's memory if possible, and its dtype.
 
     Raises:
-        TypeError: it is no array.
-        UnsupportedDTypeError: the contract does not have its dtype.
+        TypeError: `tensor` is not an array.
+        UnsupportedDTypeError: the contract lacks its dtype.
     """
     array = as_numpy(tensor)
     return array, dtype_by_name(dtype_name(array))
@@ -50,5 +50,5 @@ def chunks_of(array: AnyArray, chunk_bytes: int) -> Iterator[memoryview]:
 
 
 def dtype_text(array: AnyArray) -> str:
-    """Return the array's dtype as torch writes it, such as "torch.float32"."""
+    """Return the array's dtype in torch's notation, such as "torch.float32"."""
     return f"torch.{dtype_name(array)}"

@@ -1,15 +1,15 @@
-"""A whole tensor's codes, and the parameters that give its values back.
+"""The codes of a whole tensor, and the parameters to restore its values.
 
-A tensor is quantized chunk by chunk, as it is stored, so that memory beside it is its codes and a chunk. Parameters are plain
-values that JSON keeps:
+A tensor is quantized chunk by chunk, as in a store, so the additional memory is its codes and one chunk. Parameters are plain,
+JSON-compatible values:
 
     original_dtype   such as "torch.float32"
     original_shape   a list of sizes
-    codec            id of the quantizer; None: the tensor passed as it is, and there are no further keys
+    codec            id of the quantizer; None: the tensor passed through unchanged, and there are no further keys
     chunk_bytes      canonical bytes per chunk; the last one may be shorter
-    parameters       per chunk the quantizer's parameters, in Base64
+    parameters       the quantizer's parameters for each chunk, in Base64
 
-Codes have the tensor's shape, complex elements another axis of 2; those that share a byte are one row of bytes.
+Codes have the tensor's shape; complex elements add an axis of 2; codes that share a byte form one row of bytes.
 """
 
 from __future__ import annotations
@@ -58,34 +58,37 @@ Params: TypeAlias = "dict[str, Any]"
 
 _PREFIX = "torch."
 _BLOCKS = struct.Struct("<HHI")
-"""What the parameters of an integer quantizer begin with: block_size, variant (1: affine), exception_count."""
+"""Start of an integer quantizer's parameters: block_size, variant (1: affine), exception_count."""
 
 
 @dataclass(frozen=True)
 class Codes:
-    """What a quantizer made of a tensor."""
+    """The result of quantizing a tensor."""
 
     codes: AnyArray
-    """As the module describes them."""
+    """See the module's description."""
     parameters: list[bytes]
-    """Per chunk."""
+    """One entry per chunk."""
 
 
 @dataclass(frozen=True)
 class Broken:
-    """Why a quantizer is too coarse."""
+    """States that a quantizer is too coarse for an error contract."""
 
     reason: str
-    """For people."""
+    """A message for people."""
     excess: float
-    """How many times what is allowed the error of a chunk is."""
+    """The error of a chunk divided by its limit."""
 
 
 def encode_codes(array: AnyArray, dtype: DType, quantizer: Quantizer, contract: ErrorContract) -> Codes | Broken:
-    """Return the codes of an array, or why its first chunk that breaks the contract does.
+    """Return the codes of an array, or the reason why its first failing chunk breaks the contract.
 
     Args:
-        quantizer: applies to `dtype`.
+        array: the array.
+        dtype: its dtype.
+        quantizer: a quantizer that applies to `dtype`.
+        contract: the error bounds.
 
     Raises:
         TooManyExceptionsError: a chunk has too many values that the quantizer cannot code.
@@ -130,8 +133,9 @@ def block_parameters(parameters: bytes, dtype: DType) -> tuple[list[float], list
     """Return the scales and the zero points of a chunk's blocks.
 
     Args:
-        parameters: of `IntBlock`, which says how they are laid out: it begins with `_BLOCKS`, then bfloat16 scales and, where
-            affine, as many midpoints; exceptions follow.
+        parameters: parameters of `IntBlock`, which defines their layout: `_BLOCKS`, bfloat16 scales, as many midpoints if
+            affine, then exceptions.
+        dtype: dtype of the tensor.
     """
     _, affine, exception_count = _BLOCKS.unpack_from(parameters)
     component = dtype.component
@@ -145,10 +149,10 @@ def block_parameters(parameters: bytes, dtype: DType) -> tuple[list[float], list
 
 
 def is_passed(array: AnyArray, params: Mapping[str, Any]) -> bool:  # `Any`: plain values
-    """Whether the tensor was not quantized, by what its parameters say.
+    """Whether the tensor passed through without being quantized, according to its parameters.
 
     Raises:
-        QuantizationError: they do not say, or they are another tensor's.
+        QuantizationError: the parameters are incomplete, or belong to another tensor.
     """
     if parameter(params, "codec", (str, type(None))) is not None:
         return False
@@ -161,14 +165,14 @@ def is_passed(array: AnyArray, params: Mapping[str, Any]) -> bool:  # `Any`: pla
 
 
 def decode_codes(codes: AnyArray, params: Mapping[str, Any]) -> AnyArray:
-    """Return the values of codes: fresh, little-endian, row-major.
+    """Return the values of codes: new, little-endian, row-major.
 
     Args:
-        codes: what `encode_codes` returned.
-        params: what `parameters_of` returned for them.
+        codes: codes from `encode_codes`.
+        params: their parameters from `parameters_of`.
 
     Raises:
-        QuantizationError: the parameters are damaged, or not those of these codes.
+        QuantizationError: the parameters are damaged, or do not belong to these codes.
     """
     dtype, shape = _original(params)
     quantizer = _quantizer(params, dtype)
@@ -195,7 +199,7 @@ def decode_codes(codes: AnyArray, params: Mapping[str, Any]) -> AnyArray:
 def _decode_chunks(
     codes: AnyArray, values: AnyArray, quantizer: type[Quantizer], chunk_count: int, parameters: Sequence[Any]
 ) -> None:
-    """Fill `values`, shape (n,), from codes of as many."""
+    """Fill `values`, shape (n,), from the codes of n values."""
     code_start = 0
     for number, text in enumerate(parameters):
         chunk = values[number * chunk_count : (number + 1) * chunk_count]
@@ -217,17 +221,17 @@ def _empty(dtype: DType, shape: tuple[int, ...]) -> AnyArray:
 
 
 def _flat(codes: AnyArray) -> AnyArray:
-    """Return codes as they were made: dense, little-endian, shape (n,)."""
+    """Return codes in the form of the quantizer: dense, little-endian, shape (n,)."""
     return np.ascontiguousarray(codes, codes.dtype.newbyteorder("<")).reshape(-1)
 
 
 def _value_count(dtype: DType, shape: tuple[int, ...]) -> int:
-    """Return how many components a tensor has."""
+    """Return the number of real components of a tensor."""
     return math.prod(shape) * (dtype.element_bytes // dtype.component.itemsize)
 
 
 def _code_count(quantizer: type[Quantizer], count: int, chunk_count: int) -> int:
-    """Return how many codes `count` values have in chunks of `chunk_count`."""
+    """Return the number of codes of `count` values in chunks of `chunk_count`."""
     whole, rest = divmod(count, chunk_count)
     return whole * quantizer.code_count(chunk_count) + quantizer.code_count(rest)
 
@@ -258,7 +262,7 @@ def parameter(params: Mapping[str, Any], key: str, kinds: type | tuple[type, ...
     """Return one of the parameters.
 
     Raises:
-        QuantizationError: it is missing or of another type, or they are no dict.
+        QuantizationError: it is missing or has a wrong type, or `params` is not a dict.
     """
     if not isinstance(params, Mapping):
         raise wrong_parameters(f"they are a {type(params).__name__}, must be a dict")
@@ -271,7 +275,7 @@ def parameter(params: Mapping[str, Any], key: str, kinds: type | tuple[type, ...
 
 
 def _shown_dtype(quantizer: type[Quantizer], dtype: DType) -> np.dtype[Any]:
-    """Codes that are the bits of values are shown as these values."""
+    """Return the dtype of returned codes. Codes that are the bits of values are returned as these values."""
     code_dtype = quantizer.code_dtype(dtype.component)
     is_bits = code_dtype.kind == "u" and code_dtype.itemsize == dtype.component.itemsize
     return dtype.component if is_bits else code_dtype
@@ -284,5 +288,5 @@ def _shown_shape(quantizer: type[Quantizer], dtype: DType, shape: tuple[int, ...
 
 
 def wrong_parameters(what: str) -> QuantizationError:
-    """Return the error that says what is wrong with parameters."""
+    """Return the error for invalid parameters."""
     return QuantizationError(f"quantization parameters: {what}", reason="INVALID_REQUEST")

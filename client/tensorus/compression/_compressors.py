@@ -1,7 +1,7 @@
-"""Compressors: bytes in, bytes out, and what each is in a chain of codecs.
+"""Compressors: bytes in, bytes out. Each also has a policy for use in a chain of codecs.
 
-Used alone, each makes what its name says and any other program reads: a gzip file, an LZ4 frame, a Zstandard frame, a Brotli
-stream. Within a tensor they work on chunks, as the codecs that `policy` names. A library is loaded when it is first needed.
+Used alone, each writes the standard format of its name, which other programs can read: a gzip file, an LZ4 frame, a Zstandard
+frame, a Brotli stream. Within a tensor they work on chunks, as the codecs that `policy` names. Libraries load on first use.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ _ZSTD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
 
 
 class CompressionAlgorithm(ABC):
-    """Fewer bytes for the same bytes.
+    """Base class of lossless compressors of bytes.
 
-    A compressor of your own is a subclass with `compress` and `decompress`. `TensorCompression` takes it; a store does not.
+    To write your own compressor, subclass this and implement `compress` and `decompress`. `TensorCompression` accepts it; a
+    store does not.
     """
 
     @abstractmethod
@@ -53,40 +54,40 @@ class CompressionAlgorithm(ABC):
         """Return `data` compressed.
 
         Raises:
-            ImportError: its library is not installed; names what brings it.
+            ImportError: its library is not installed; the message says how to install it.
         """
 
     @abstractmethod
     def decompress(self, compressed_data: Buffer) -> bytes:
-        """Return what was compressed; in memory of that size, whatever it is.
+        """Return the original bytes. Their size is not limited.
 
         Raises:
-            CompressionError: these bytes are damaged, truncated, followed by others, or another algorithm's.
-            ImportError: its library is not installed; names what brings it.
+            CompressionError: the bytes are damaged, truncated, followed by other bytes, or from another algorithm.
+            ImportError: its library is not installed; the message says how to install it.
         """
 
-    # Of this kind of property, since a subclass may just as well set the attribute.
+    # A cached_property, so that a subclass may also set the attribute.
     @cached_property
     def name(self) -> str:
-        """What metadata calls it, with its level: "gzip-6"; the class's name unless a subclass says otherwise."""
+        """Name in metadata, with the level, such as "gzip-6". Default: the name of the class."""
         return type(self).__name__
 
     @property
     def policy(self) -> Policy:
-        """What it is in a store: an encoding of one codec.
+        """The equivalent policy in a store: an encoding of one codec.
 
         Raises:
-            TypeError: it is none of this module's, so that no chunk record could say how it was compressed.
+            TypeError: it is a user's own compressor, which chunk records cannot name.
         """
         raise TypeError(
-            f"{type(self).__name__} has no codec, so that no store can use it: compressors of your own are "
-            "codecs of third parties there, see CONTRIBUTING.md"
+            f"{type(self).__name__} has no codec, so that no store can use it: to use your own compressor in a store, "
+            "provide it as a codec of a third party, see CONTRIBUTING.md"
         )
 
 
 @dataclass(frozen=True)
 class NoCompression(CompressionAlgorithm):
-    """Bytes as they are."""
+    """No compression."""
 
     def compress(self, data: Buffer) -> bytes:
         """Return `data`."""
@@ -109,22 +110,22 @@ class NoCompression(CompressionAlgorithm):
 
 @dataclass(frozen=True)
 class _LeveledCompression(CompressionAlgorithm):
-    """A compressor with a level, which is taken to the nearest one that it has."""
+    """A compressor with a level, which is clamped to the supported range."""
 
     codec_id: ClassVar[str]
-    """Of its codec."""
+    """Id of its codec."""
     level_setting: ClassVar[str] = "level"
-    """What its codec calls the level."""
+    """Name of the level in its codec's configuration."""
     level_min: ClassVar[int] = 1
     level_max: ClassVar[int]
 
     compression_level: int
 
     def __post_init__(self) -> None:
-        """Take the level to the nearest one.
+        """Clamp the level.
 
         Raises:
-            ValueError: it is no integer.
+            ValueError: the level is not an integer.
         """
         level = self.compression_level
         if isinstance(level, bool) or not isinstance(level, int):
@@ -156,7 +157,7 @@ class _LeveledCompression(CompressionAlgorithm):
 
 @dataclass(frozen=True)
 class GZIPCompression(_LeveledCompression):
-    """One gzip file, without a name and a time in it."""
+    """Writes one gzip file without a name and timestamp."""
 
     codec_id: ClassVar[str] = "gzip"
     level_max: ClassVar[int] = 9
@@ -171,8 +172,8 @@ class GZIPCompression(_LeveledCompression):
     def decompress(self, compressed_data: Buffer) -> bytes:
         """See `CompressionAlgorithm`."""
         if not memoryview(compressed_data).nbytes:
-            # The standard library takes nothing for a file of no members.
-            raise self._damage(compressed_data, "there is nothing")
+            # The standard library accepts empty data as a file without members.
+            raise self._damage(compressed_data, "the data is empty")
         try:
             return gzip.decompress(compressed_data)
         except (OSError, EOFError, zlib.error) as error:
@@ -181,13 +182,13 @@ class GZIPCompression(_LeveledCompression):
 
 @dataclass(frozen=True)
 class LZ4Compression(_LeveledCompression):
-    """One LZ4 frame with a checksum of its content. Within a tensor: LZ4 blocks, since records have lengths and checksums."""
+    """Writes one LZ4 frame with a content checksum. Within a tensor: LZ4 blocks, since records have lengths and checksums."""
 
     codec_id: ClassVar[str] = "lz4"
     level_max: ClassVar[int] = 12
 
     compression_level: int = 1
-    """1 and 2: fast; 3 to 12: ever slower and smaller."""
+    """1 and 2: fast; 3 to 12: increasingly slow and small."""
 
     def compress(self, data: Buffer) -> bytes:
         """See `CompressionAlgorithm`."""
@@ -212,7 +213,7 @@ class LZ4Compression(_LeveledCompression):
 
 @dataclass(frozen=True)
 class ZstdCompression(_LeveledCompression):
-    """One Zstandard frame with a checksum of its content."""
+    """Writes one Zstandard frame with a content checksum."""
 
     codec_id: ClassVar[str] = "zstd"
     level_max: ClassVar[int] = 22
@@ -240,7 +241,7 @@ class ZstdCompression(_LeveledCompression):
 
 @dataclass(frozen=True)
 class BrotliCompression(_LeveledCompression):
-    """One Brotli stream. The format has no checksum: damage may go unnoticed here; within a tensor it does not."""
+    """Writes one Brotli stream. The format has no checksum, so damage may go undetected; within a tensor it is detected."""
 
     codec_id: ClassVar[str] = "brotli"
     level_setting: ClassVar[str] = "quality"
@@ -248,7 +249,7 @@ class BrotliCompression(_LeveledCompression):
     level_max: ClassVar[int] = 11
 
     compression_level: int = 11
-    """0 (fastest) to 11 (smallest, and by far the slowest): Brotli's quality."""
+    """Brotli's quality, 0 (fastest) to 11 (smallest, and by far the slowest)."""
 
     def compress(self, data: Buffer) -> bytes:
         """See `CompressionAlgorithm`."""
@@ -266,7 +267,7 @@ class BrotliCompression(_LeveledCompression):
 
 
 class _ChunkedCompression(CompressionAlgorithm):
-    """A compressor of numbers: bytes used alone are compressed as a tensor of uint8, see `_container.py`."""
+    """A compressor of numbers. Used alone, it compresses bytes as a tensor of uint8; see `_container.py`."""
 
     def compress(self, data: Buffer) -> bytes:
         """See `CompressionAlgorithm`."""
@@ -287,7 +288,7 @@ class _ChunkedCompression(CompressionAlgorithm):
 
 @dataclass(frozen=True)
 class BloscLZ4Compression(_ChunkedCompression):
-    """Bits of like weight side by side, then LZ4: faster than any other, and smaller than LZ4 alone on numbers."""
+    """Bit shuffle, then LZ4. The fastest compressor, and on numbers smaller than LZ4 alone."""
 
     @property
     def name(self) -> str:
@@ -302,7 +303,7 @@ class BloscLZ4Compression(_ChunkedCompression):
 
 @dataclass(frozen=True)
 class PcodecCompression(_ChunkedCompression, _LeveledCompression):
-    """Models how numbers are distributed and how they follow each other: the smallest for most tensors, and slow."""
+    """Models the distribution and sequence of numbers. The smallest for most tensors, and slow."""
 
     codec_id: ClassVar[str] = "pcodec"
     level_min: ClassVar[int] = 0

@@ -1,4 +1,4 @@
-"""Which algorithms, and with which arguments: a configuration, and those that have names."""
+"""Configurations of algorithms with their arguments, and the named presets."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _BOUNDS = ("max_relative_error", "max_absolute_error")
 
 @dataclass(init=False)
 class CompressionConfig:
-    """Which compressor over which quantizer, with which arguments. Immutable, and a key; checked when it is made.
+    """A compressor and a quantizer with their arguments. Immutable, hashable, and validated on construction.
 
-    `dataclasses.replace(config, compression="lz4")` makes another one.
+    `dataclasses.replace(config, compression="lz4")` creates a modified copy.
 
-    Made by hand it means literally this chain: gzip over fp16. One from `COMPRESSION_PRESETS` means the store's preset of that
-    name, whose encodings are better than those that its algorithms' names say; `preset` tells which it is.
+    A configuration that you construct means exactly this chain, such as gzip over fp16. One from `COMPRESSION_PRESETS` means
+    the store's preset of that name, whose encodings are better than its algorithms' names suggest; `preset` holds this name.
     """
 
     compression: str
@@ -48,7 +48,7 @@ class CompressionConfig:
     quantization_kwargs: Arguments
     """The quantizer's arguments, such as `max_relative_error`; read-only."""
     preset: str | None = field(default=None, init=False)
-    """Name of the store's preset; None: literally the chain above."""
+    """Name of the store's preset; None: exactly the chain above."""
 
     def __init__(
         self,
@@ -57,10 +57,10 @@ class CompressionConfig:
         compression_kwargs: Arguments | None = None,
         quantization_kwargs: Arguments | None = None,
     ) -> None:
-        """Take copies of the arguments; None: the algorithm's defaults.
+        """Copy the arguments; None: the algorithm's defaults.
 
         Raises:
-            ValueError: a name that is not known, an argument that the algorithm does not have, or a value that it refuses.
+            ValueError: a name is unknown, or the algorithm lacks an argument or refuses its value.
         """
         values = {
             "compression": compression,
@@ -74,22 +74,22 @@ class CompressionConfig:
         self._algorithms()
 
     def create_tensor_compression(self) -> TensorCompression:
-        """Return what compresses tensors so. A missing library shows when it is used, and a preset does without."""
+        """Return an object that compresses tensors accordingly. A missing library is an error only on use; presets avoid it."""
         compression, quantization = self._algorithms()
         return TensorCompression(compression, quantization, preset=self.preset)
 
     def to_policy(self) -> Policy:
-        """Return what a store is asked for: the preset where there is one, otherwise exactly this chain of codecs."""
+        """Return the equivalent policy of a store: the preset if there is one, else exactly this chain of codecs."""
         return self.create_tensor_compression().policy
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> CompressionConfig:  # `Any`: checked
-        """Return the configuration that `to_dict` describes; what is missing has its default.
+        """Return the configuration from a dict of `to_dict`. Missing keys have their defaults.
 
-        Keys that are not known are ignored, with a UserWarning that names them.
+        Unknown keys are ignored, with a UserWarning that names them.
 
         Raises:
-            ValueError: as the constructor; no preset of the store; values that are not those of the preset.
+            ValueError: as for the constructor; or the preset is unknown, or other values differ from the preset's.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = [key for key in config if key not in known]
@@ -110,7 +110,7 @@ class CompressionConfig:
         return of_preset
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values that `from_dict` takes; `preset` only where there is one. `Any`: text, and dicts of arguments."""
+        """Return plain values for `from_dict`; `preset` only if there is one. `Any`: text, and dicts of arguments."""
         described = {
             "compression": self.compression,
             "quantization": self.quantization,
@@ -146,14 +146,15 @@ class CompressionConfig:
 def get_compression_preset(
     name: str, *, max_relative_error: float | None = None, max_absolute_error: float | None = None
 ) -> CompressionConfig:
-    """Return the preset of this name, perhaps with bounds that every chunk keeps: `auto` is lossless without one.
+    """Return the preset of this name, optionally with error bounds for every chunk. Without a bound, `auto` is lossless.
 
     Args:
-        max_relative_error: L2 norm of the error over L2 norm, at most.
-        max_absolute_error: largest error of an element, at most.
+        name: a name in `COMPRESSION_PRESETS`.
+        max_relative_error: limit of L2 norm of the error divided by L2 norm of the values.
+        max_absolute_error: limit of the error of every element.
 
     Raises:
-        ValueError: there is no such preset, a bound is none, or the preset quantizes nothing that could be bounded.
+        ValueError: the preset is unknown, a bound is invalid, or the preset does not quantize, so that bounds do not apply.
     """
     config = COMPRESSION_PRESETS.get(name)
     if config is None:
@@ -166,7 +167,7 @@ def get_compression_preset(
 
 
 def _of_store(name: object) -> CompressionConfig:
-    """Return a preset of the store, whatever users made of the table."""
+    """Return a preset of the store, regardless of users' changes to `COMPRESSION_PRESETS`."""
     config = _OF_STORE.get(name) if isinstance(name, str) else None
     if config is None:
         raise ValueError(f"preset {name!r} is not one of {', '.join(_OF_STORE)}")
@@ -176,7 +177,7 @@ def _of_store(name: object) -> CompressionConfig:
 def _bounded(
     config: CompressionConfig, bounds: Mapping[str, Any]
 ) -> CompressionConfig:  # `Any`: checked by the quantizer
-    """Return the configuration with these bounds, those that are not None."""
+    """Return the configuration with these bounds added; None values are ignored."""
     given = {key: bound for key, bound in bounds.items() if bound is not None}
     if not given:
         return config
@@ -227,8 +228,8 @@ _OF_STORE: Mapping[str, CompressionConfig] = MappingProxyType(
 """Every preset of the store by name."""
 
 COMPRESSION_PRESETS: dict[str, CompressionConfig] = dict(_OF_STORE)
-"""Every preset of the store by name; the first six are those of Tensorus 0.1, under the names they had there.
+"""Every preset of the store by name; the first six also exist in Tensorus 0.1.
 
-You may add configurations of your own: `get_compression_preset` and `TensorStorage(compression_preset=...)` find them, in this
-process. One that takes a name of the store's is used for it there, and changes nothing in a store.
+You may add your own configurations: `get_compression_preset` and `TensorStorage(compression_preset=...)` find them in this
+process. One with the name of a store's preset replaces it there, but does not change any store.
 """

@@ -1,4 +1,4 @@
-"""A compressed tensor's bytes, from which alone it can be read.
+"""The format of a compressed tensor. The bytes are self-describing.
 
 Compressed tensor, version 1. Little-endian, no padding.
 
@@ -75,13 +75,15 @@ class _Header:
 
 
 def pack(array: AnyArray, dtype: DType, plan: ChunkPlan) -> tuple[bytes, Report]:
-    """Return the array compressed, and what was measured. Memory beside the array: the result, and a chunk.
+    """Return the compressed array, and the measurements. Memory in addition to the array: the result and one chunk.
 
     Args:
-        plan: of this dtype.
+        array: the array.
+        dtype: its dtype.
+        plan: a plan for this dtype.
     """
     report = Report(plan.fallback_reason)
-    # `BytesIO` hands its memory over without a copy.
+    # `BytesIO.getvalue` returns its memory without a copy.
     file = BytesIO()
     crc = _write_header(file, dtype, array.shape)
     suited = plan
@@ -95,12 +97,12 @@ def pack(array: AnyArray, dtype: DType, plan: ChunkPlan) -> tuple[bytes, Report]
 
 
 def unpack(data: Buffer) -> AnyArray:
-    """Return the array that `pack` compressed: fresh, little-endian, row-major.
+    """Return the array that `pack` compressed: new, little-endian, row-major.
 
-    Everything is checked before the array is allocated, and its size is bounded by what the records say.
+    All headers and checksums are verified before the array is allocated, and the records bound its size.
 
     Raises:
-        CompressionError: these are not such bytes, or a codec's library is not installed; names the field, or the chunk.
+        CompressionError: the bytes are invalid, or a codec's library is not installed; the message names the field or chunk.
     """
     view = memoryview(data).cast("B")
     header = _parse_header(view)

@@ -1,10 +1,10 @@
-"""What can go wrong in `tensorus.compression`. Bad arguments are ValueError or TypeError, a missing library is ImportError.
+"""The errors of `tensorus.compression`. Bad arguments raise ValueError or TypeError, a missing library raises ImportError.
 
 TensorusError
-├── CompressionError      bytes that no compressor made, or a tensor that cannot be compressed
-└── QuantizationError     a tensor that cannot be quantized so, or parameters that do not belong to it
+├── CompressionError      bytes are invalid, or a tensor cannot be compressed
+└── QuantizationError     a tensor cannot be quantized, or parameters do not fit the codes
 
-Both have a `reason`, as every error of Tensorus has.
+Both have a `reason`, like every error of Tensorus.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ __all__ = ["CompressionError", "QuantizationError"]
 
 
 class CompressionError(TensorusError):
-    """A tensor cannot be compressed, or bytes are not what they should be; the message names what and where."""
+    """A tensor cannot be compressed, or compressed bytes are invalid. The message names the fault and its position."""
 
 
 class QuantizationError(TensorusError):
-    """A tensor cannot be quantized, or its codes cannot be read; the message names the dtype, the value or the parameter."""
+    """A tensor cannot be quantized, or its codes cannot be read. The message names the dtype, value or parameter."""

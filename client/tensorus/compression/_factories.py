@@ -1,4 +1,4 @@
-"""Algorithms by name."""
+"""Creates algorithms by name."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def create_compression_algorithm(
     """Return the compressor of this name with these arguments: "gzip", "lz4", "zstd", "brotli", "blosc_lz4", "pcodec", "none".
 
     Raises:
-        ValueError: there is none, or it refuses an argument; names those that it has.
+        ValueError: the name is unknown, or the algorithm lacks an argument or refuses a value; the message says what is valid.
     """
     return compression_named(name, arguments)
 
@@ -67,23 +67,23 @@ def create_quantization_algorithm(name: str, **arguments: Any) -> QuantizationAl
     Names are "int8", "int8_block", "fp16", "bf16", "int4_block", "nf4", "fp8_e4m3fn", "fp8_e5m2", "bitround", "auto", "none".
 
     Raises:
-        ValueError: there is none, or it refuses an argument; names those that it has.
+        ValueError: the name is unknown, or the algorithm lacks an argument or refuses a value; the message says what is valid.
     """
     return quantization_named(name, arguments)
 
 
 def compression_named(name: object, arguments: Mapping[str, Any]) -> CompressionAlgorithm:
-    """See `create_compression_algorithm`; the arguments come from anywhere."""
+    """See `create_compression_algorithm`; name and arguments are not validated yet."""
     return _created(_COMPRESSION, "compression", name, arguments)
 
 
 def quantization_named(name: object, arguments: Mapping[str, Any]) -> QuantizationAlgorithm:
-    """See `create_quantization_algorithm`; the arguments come from anywhere."""
+    """See `create_quantization_algorithm`; name and arguments are not validated yet."""
     return _created(_QUANTIZATION, "quantization", name, arguments)
 
 
 def is_ours(algorithm: CompressionAlgorithm | QuantizationAlgorithm) -> bool:
-    """Whether it is one of these, and not of a class of the user's own: not even a subclass, which may do anything."""
+    """Whether the algorithm's class is one of this package. A user's subclass is not, since it may do anything."""
     return type(algorithm) in {*_COMPRESSION.values(), *_QUANTIZATION.values()}
 
 

@@ -1,10 +1,10 @@
-"""Tensors through a user's own compressor, quantizer, or both.
+"""Compresses tensors with a user's own compressor, quantizer, or both.
 
-A quantizer that is not of this package makes codes, which are laid out losslessly (`_container.py`), with the package's
-compressor where it is one; a compressor that is not takes the bytes of that layout. Their names stand before what comes out, so
-that only the same algorithms are asked to read it, and a CRC32C, so that damage is found whatever they do.
+The codes of a user's quantizer are packed losslessly (`_container.py`), with the compressor if it is one of this package. A
+user's compressor takes the packed bytes. A header names the user's algorithms, so that only the same ones are used to read the
+bytes, and has a CRC32C, so that damage is detected whatever they do.
 
-Tensor through algorithms of a user's own, version 1. Little-endian, no padding.
+Tensor compressed with a user's own algorithms, version 1. Little-endian, no padding.
 
  at  size  field               rule (each has a check, a message and a test that breaks it)
   0     4  magic               "TNSA"
@@ -13,10 +13,10 @@ Tensor through algorithms of a user's own, version 1. Little-endian, no padding.
   6     1  compression_bytes   of the compressor's name; 0: Tensorus reads the bytes below by itself
   7     1  quantization_bytes  of the quantizer's name; 0 exactly where `codes` is 0
   8     n  names               in this order, UTF-8
-        4  crc32c              of everything before it, continued over everything behind it
-        -  payload             what the compressor made of a compressed tensor; without one, that itself
+        4  crc32c              of everything before it, continued over everything after it
+        -  payload             a compressed tensor, compressed again by the user's compressor if there is one
 
-What a quantizer's parameters are is not in the bytes: `metadata["quantization_params"]` has them.
+The bytes do not contain a quantizer's parameters; these are in `metadata["quantization_params"]`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _NO_CODECS = Policy(encoding=())
 
 
 def is_foreign(data: memoryview) -> bool:
-    """Whether these bytes begin as those of a `Pair` do."""
+    """Whether these bytes begin like those of a `Pair`."""
     return data[: len(_MAGIC)] == _MAGIC
 
 
@@ -67,7 +67,7 @@ def name_of(algorithm: CompressionAlgorithm | QuantizationAlgorithm) -> str:
     """Return an algorithm's name.
 
     Raises:
-        CompressionError: it is no text of 1 to 255 bytes, or cannot be told.
+        CompressionError: the name is not text of 1 to 255 bytes, or reading it raises.
     """
     try:
         name: object = algorithm.name
@@ -87,9 +87,9 @@ def name_of(algorithm: CompressionAlgorithm | QuantizationAlgorithm) -> str:
 class _Header:
     codes: AsArray | None
     compression: str
-    """Name of the compressor; empty: none of a user's own."""
+    """Name of the user's compressor; empty if there is none."""
     quantization: str
-    """Likewise."""
+    """Name of the user's quantizer; empty if there is none."""
 
     @property
     def algorithms(self) -> str:
@@ -98,9 +98,9 @@ class _Header:
 
 
 class Pair:
-    """A compressor over a quantizer, at least one of which is not of this package.
+    """A compressor and a quantizer, at least one of which is a user's own.
 
-    Whatever their code raises comes out as a CompressionError with its cause.
+    Exceptions of a user's code become the cause of a CompressionError.
     """
 
     def __init__(self, compression: CompressionAlgorithm, quantization: QuantizationAlgorithm) -> None:
@@ -112,13 +112,14 @@ class Pair:
     def compress(
         self, tensor: Any, array: AnyArray
     ) -> tuple[bytes, dict[str, Any]]:  # `Any`: torch need not be installed
-        """Return the tensor compressed, and what of its metadata these algorithms say.
+        """Return the compressed tensor, and the part of its metadata that depends on these algorithms.
 
         Args:
-            array: the tensor's values.
+            tensor: the tensor, for the quantizer.
+            array: its values.
 
         Raises:
-            CompressionError: an algorithm failed, or gave something else than it must.
+            CompressionError: an algorithm raised, or returned an invalid result.
             ImportError: the library of a compressor is not installed.
         """
         codes, params = self._quantized(tensor) if self._quantizes else (array, None)
@@ -145,7 +146,7 @@ class Pair:
         """Return the tensor that a pair with the same names compressed.
 
         Raises:
-            CompressionError: the bytes are damaged, or of other algorithms, or parameters are missing.
+            CompressionError: the bytes are damaged or need other algorithms, or parameters are missing.
         """
         header, payload = _parsed(data)
         here = self._header(header.codes)
@@ -213,7 +214,7 @@ class Pair:
         return CompressionError(f"{kind} {name_of(algorithm)!r} {what}", reason="INVALID_REQUEST")
 
     def _measured(self, array: AnyArray, restored: object) -> dict[str, Any]:
-        """Return what quantizing did to the values, as metadata says it."""
+        """Return the measured effect of quantizing on the values, in the form of metadata."""
         try:
             found = as_numpy(restored)
         except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Bytes that Tensorus 0.1 compressed: an archive of `torch.save` with a tensor or its codes, perhaps through gzip or lz4.
+"""Reads bytes that Tensorus 0.1 compressed: a `torch.save` archive with a tensor or its codes, optionally in gzip or lz4.
 
 `tensorus.old_files` reads them; it runs nothing that is in them and needs no torch. Its `quantizers.py` says where the values
 differ from what 0.1 itself returned. The first bytes and the metadata that came with them say what they are, whichever
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["is_old", "old_values"]
 
 _BEGINNINGS = (b"\x1f\x8b", b"\x04\x22\x4d\x18", b"PK")
-"""Of gzip, of an lz4 frame, of an archive. What this version compresses begins with "TNS"."""
+"""First bytes of gzip, an lz4 frame and an archive. Bytes of this version begin with "TNS"."""
 
 
 def is_old(data: memoryview) -> bool:
-    """Whether bytes begin as those of 0.1 do."""
+    """Whether bytes begin like those of 0.1."""
     return bytes(data[:4]).startswith(_BEGINNINGS)
 
 
@@ -32,13 +32,14 @@ def old_values(data: memoryview, metadata: object) -> AnyArray:
     """Return the tensor.
 
     Args:
-        metadata: what `compress_tensor` of 0.1 returned beside the bytes. `quantization` is needed; with a quantizer also
-            `quantization_params`.
+        data: the bytes.
+        metadata: the metadata that `compress_tensor` of 0.1 returned with them. `quantization` is required; with a quantizer,
+            so is `quantization_params`.
 
     Raises:
-        CompressionError: metadata is missing, or another tensor's; damaged bytes; lz4 is not installed.
+        CompressionError: metadata are missing, or belong to another tensor; the bytes are damaged; lz4 is not installed.
     """
-    # Imported only now: what this version compresses needs no reader of old files.
+    # Imported late: reading bytes of this version does not need these modules.
     from tensorus.old_files import OldDataError  # noqa: PLC0415
     from tensorus.old_files.compressors import INFLATED_BYTES_MAX  # noqa: PLC0415
     from tensorus.old_files.quantizers import dequantized  # noqa: PLC0415
@@ -47,7 +48,7 @@ def old_values(data: memoryview, metadata: object) -> AnyArray:
     known, compressor, quantizer = _described(metadata)
     params = _params(known, quantizer)
     size = known.get("original_size")
-    # What it was before it was compressed: more than a record may have, since whoever compressed it had it in memory.
+    # Allow the original size even beyond the limit of records, since the tensor once fit into memory.
     bytes_max = max(INFLATED_BYTES_MAX, size) if isinstance(size, int) else INFLATED_BYTES_MAX
     try:
         array = dequantized(codes_in(_blocks(data), compressor, bytes_max), quantizer, params).array
@@ -63,7 +64,7 @@ def old_values(data: memoryview, metadata: object) -> AnyArray:
 
 
 def _described(metadata: object) -> tuple[Mapping[str, object], str | None, str]:
-    """Return the metadata, and the names of the compressor, where there is one, and of the quantizer."""
+    """Return the metadata, the name of the compressor (or None), and the name of the quantizer."""
     if not isinstance(metadata, Mapping):
         raise _wrong(f"it is a {type(metadata).__name__}, must be the dict that came with the bytes")
     compressor, quantizer = metadata.get("compression"), metadata.get("quantization")

@@ -1,4 +1,4 @@
-"""Policies of algorithms into one of a chain, and a client's policy into the codecs' plan, in this process."""
+"""Combines the policies of algorithms, and converts a client's policy to a plan of the codecs, in this process."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ __all__ = ["chain", "plan_of"]
 
 
 def chain(quantization: Policy, compression: Policy, preset: str | None = None) -> Policy:
-    """Return the policy of a compressor over a quantizer, whose bounds it keeps.
+    """Return the policy of a quantizer followed by a compressor, with the error bounds of the quantizer.
 
     Args:
-        preset: takes the place of the codecs.
+        quantization: policy of the quantizer.
+        compression: policy of the compressor.
+        preset: replaces the codecs.
     """
     steps = [*(quantization.encoding or ()), *(compression.encoding or ())]
     if preset is not None or not steps:
@@ -32,10 +34,10 @@ def chain(quantization: Policy, compression: Policy, preset: str | None = None) 
 
 
 def plan_of(policy: Policy, dtype: DType) -> ChunkPlan:
-    """Return what `policy` means for tensors of `dtype`.
+    """Return the plan of `policy` for tensors of `dtype`.
 
     Raises:
-        ImportError: a codec that it names needs a library that is not installed. A preset does without.
+        ImportError: the library of a codec that the policy names is not installed. A preset avoids such codecs instead.
     """
     encoding = None
     if policy.encoding is not None:

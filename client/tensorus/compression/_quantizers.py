@@ -1,10 +1,10 @@
-"""Quantizers: a tensor in, its codes and their parameters out, and what each is in a chain of codecs.
+"""Quantizers: a tensor in, codes and parameters out. Each also has a policy for use in a chain of codecs.
 
-Used alone, a quantizer takes a torch tensor or anything that becomes a NumPy array, and gives codes of the same kind, on the
-CPU (`_codes.py`). When tensors are compressed, quantizers work on chunks, as the codecs that `policy` names.
+Used alone, a quantizer takes a torch tensor, or anything that converts to a NumPy array, and returns codes of the same kind, on
+the CPU (`_codes.py`). When tensors are compressed, quantizers work on chunks, as the codecs that `policy` names.
 
-A tensor that a quantizer does not apply to: floats that have as few bits already pass as they are. Integers and bools are never
-made lossy: they pass where they have as few bits (`passed`), and are refused elsewhere.
+Some tensors cannot be quantized. Floats that already have as few bits pass through unchanged. Integers and bools are never made
+lossy: they pass through if they have as few bits (`passed`), and are refused otherwise.
 
 The quantizers of Tensorus 0.1, int8 and fp16, are in `_simple_quantizers.py`.
 """
@@ -60,61 +60,64 @@ __all__ = [
 
 _BOUNDS = ("max_relative_error", "max_absolute_error")
 _OF_CODECS = frozenset({"codec", "chunk_bytes", "parameters"})
-"""Parameters that only `_codes.py` gives."""
+"""Parameters that only `_codes.py` returns."""
 _NARROW = frozenset({"bool", "uint8", "int8", "uint16", "int16"})
-"""Dtypes of at most 16 bits that are no floats."""
+"""Dtypes of at most 16 bits, except floats."""
 
 
 class QuantizationAlgorithm(ABC):
-    """Fewer bits per value, at a bounded error.
+    """Base class of quantizers, which reduce the bits per value at a bounded error.
 
-    A quantizer of your own is a subclass with `quantize` and `dequantize`. `TensorCompression` takes it; a store does not.
+    To write your own quantizer, subclass this and implement `quantize` and `dequantize`. `TensorCompression` accepts it; a
+    store does not.
     """
 
     @abstractmethod
     def quantize(self, tensor: Any) -> tuple[Any, Params]:  # `Any`: torch need not be installed
-        """Return codes and the parameters that `dequantize` takes; a tensor that passes is returned as it is.
+        """Return codes and the parameters for `dequantize`; a tensor that passes through is returned unchanged.
 
         Returns:
-            Codes of the tensor's shape, complex elements with another axis of 2; those that share a byte are a row of bytes.
-            Parameters as plain values, which JSON keeps: `original_dtype`, such as "torch.float32"; `original_shape`, a list.
-            `INT8Quantization` adds `scale` and `zero_point`, `FP16Quantization` nothing. Others add `codec`, None where the
-            tensor passed; `chunk_bytes`; and `parameters`, what the codec needs for each chunk.
+            Codes in the shape of the tensor; complex elements add an axis of 2; codes that share a byte form one row of bytes.
+            Parameters as plain, JSON-compatible values: `original_dtype`, such as "torch.float32"; `original_shape`, a list.
+            `INT8Quantization` adds `scale` and `zero_point`, `FP16Quantization` nothing. Others add `codec` (None if the tensor
+            passed through), `chunk_bytes`, and `parameters`, the codec's parameters for each chunk.
 
         Raises:
-            QuantizationError: integers or bools; too many values that cannot be coded; an error above what is allowed.
-            TypeError: it is no tensor.
+            QuantizationError: integers or bools; too many values without a code; an error above the bounds.
+            TypeError: `tensor` is not a tensor.
         """
 
     @abstractmethod
     def dequantize(self, quantized_tensor: Any, params: Mapping[str, Any]) -> Any:  # `Any`: likewise
-        """Return the tensor, in its dtype and shape. The quantizers here read what any of them made, and what 0.1 made.
+        """Return the tensor in its original dtype and shape.
+
+        Quantizers of this package read each other's codes, and those of Tensorus 0.1.
 
         Raises:
-            QuantizationError: the parameters are damaged, or not those of these codes.
+            QuantizationError: the parameters are damaged, or do not belong to these codes.
         """
 
-    # Of this kind of property, since a subclass may just as well set the attribute.
+    # A cached_property, so that a subclass may also set the attribute.
     @cached_property
     def name(self) -> str:
-        """What metadata calls it, such as "int8"; the class's name unless a subclass says otherwise."""
+        """Name in metadata, such as "int8". Default: the name of the class."""
         return type(self).__name__
 
     @property
     def policy(self) -> Policy:
-        """What it is in a store: an encoding of one codec, and how large its error may be.
+        """The equivalent policy in a store: an encoding of one codec, and error bounds.
 
         Raises:
-            TypeError: it is none of this module's, so that no chunk record could say how it was quantized.
+            TypeError: it is a user's own quantizer, which chunk records cannot name.
         """
         raise TypeError(
-            f"{type(self).__name__} has no codec, so that no store can use it: quantizers of your own are "
-            "codecs of third parties there, see CONTRIBUTING.md"
+            f"{type(self).__name__} has no codec, so that no store can use it: to use your own quantizer in a store, "
+            "provide it as a codec of a third party, see CONTRIBUTING.md"
         )
 
 
 class _ByParameters(QuantizationAlgorithm):
-    """Dequantizes by what the parameters say, whichever of these classes made them."""
+    """Dequantizes according to the parameters, whichever class of this package returned them."""
 
     def dequantize(self, quantized_tensor: Any, params: Mapping[str, Any]) -> Any:  # `Any`: torch need not be installed
         """See `QuantizationAlgorithm`."""
@@ -131,7 +134,7 @@ class _ByParameters(QuantizationAlgorithm):
 
 @dataclass(frozen=True)
 class NoQuantization(_ByParameters):
-    """Values as they are."""
+    """No quantization."""
 
     def quantize(self, tensor: Any) -> tuple[Any, Params]:  # `Any`: torch need not be installed
         """Return `tensor`."""
@@ -157,22 +160,22 @@ class NoQuantization(_ByParameters):
 
 @dataclass(frozen=True, kw_only=True)
 class _BoundedQuantization(_ByParameters):
-    """What all that quantize share: an error contract."""
+    """A quantizer with an error contract."""
 
     label: ClassVar[str]
-    """Its name."""
+    """Name of the quantizer."""
 
     max_relative_error: float | None = None
-    """L2 norm of the error over L2 norm, at most, for every chunk. Compressing takes a finer encoding for a chunk that would
-    break it, at last a lossless one; quantizing alone is refused. None: no bound."""
+    """Limit of L2 norm of the error divided by L2 norm of the values, for every chunk. When compressing, a chunk that would
+    exceed it gets a more exact encoding, as a last resort a lossless one; `quantize` raises instead. None: no limit."""
     max_absolute_error: float | None = None
-    """Largest error of an element, at most; likewise."""
+    """Limit of the error of every element; enforced in the same way."""
 
     def __post_init__(self) -> None:
-        """Refuse a bound that is none.
+        """Validate the bounds.
 
         Raises:
-            ValueError: names it.
+            ValueError: a bound is invalid; the message names it.
         """
         for key in _BOUNDS:
             bound = getattr(self, key)
@@ -192,28 +195,28 @@ class _BoundedQuantization(_ByParameters):
 
     @property
     def contract(self) -> ErrorContract:
-        """The bounds, as the codecs take them."""
+        """The bounds in the form of the codecs."""
         return ErrorContract(self.max_relative_error, self.max_absolute_error)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodecQuantization(_BoundedQuantization):
-    """One codec; its settings are the fields beside the bounds."""
+    """A quantizer that is one codec. Its fields except the bounds are the codec's settings."""
 
     codec_id: ClassVar[str]
-    """Of its codec."""
+    """Id of its codec."""
     passed: ClassVar[frozenset[str]] = frozenset()
-    """Dtypes of integers and bools that pass."""
+    """Integer and bool dtypes that pass through."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that the codec does not have.
+        """Validate the settings.
 
         Raises:
-            ValueError: names the setting, its value and what is allowed.
+            ValueError: a setting is invalid; the message names it, its value and the allowed values.
         """
         super().__post_init__()
         try:
-            self.quantizer  # noqa: B018 - made for its errors
+            self.quantizer  # noqa: B018 - evaluated for its errors
         except InvalidPolicyError as error:
             raise ValueError(str(error)) from error
 
@@ -255,19 +258,19 @@ class CodecQuantization(_BoundedQuantization):
         return from_canonical(codes.codes, kind_of(tensor)), params
 
     def _readable(self, dtype: DType, parameters: Sequence[bytes]) -> Params:  # noqa: ARG002 - for those that override it
-        """Return what the chunks' parameters say, for people and other programs."""
+        """Return the parameters of the chunks in readable form, for people and other programs."""
         return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class INT8BlockQuantization(CodecQuantization):
-    """Eight-bit integers, with a scale and a zero point for each block of values.
+    """Eight-bit integers with a scale and a zero point per block of values.
 
-    value = code * scale + zero_point, where the code is not -128, which marks a value that is kept as it is (NaN, infinity).
-    No value is off by more than half a scale, but for the rounding of float32. Codes are int8; int8 passes.
+    value = code * scale + zero_point. Code -128 marks a value that is stored unchanged (NaN, infinity). The error is at most
+    half a scale, plus float32 rounding. Codes are int8; int8 tensors pass through.
 
-    Further parameters, for people and other programs: `scale`, one for each block of `block_size` values, row by row;
-    `zero_point`, the same, in the unit of the values, or 0 for all. Where a tensor passed they are 1.0 and 0.
+    Additional parameters, for people and other programs: `scale`, one per block of `block_size` values, in row-major order;
+    `zero_point`, likewise, in the unit of the values, or 0 for all. If a tensor passed through, they are 1.0 and 0.
     """
 
     label: ClassVar[str] = "int8_block"
@@ -277,9 +280,9 @@ class INT8BlockQuantization(CodecQuantization):
     block_size: int = 64
     """Values per scale: 32, 64, 128 or 256. Smaller is more exact and larger."""
     code_max: int = 0
-    """Largest code; 0: 127. Fewer are coarser, and smaller where a compressor follows."""
+    """Largest code; 0 means 127. A smaller value is coarser, and compresses better."""
     variant: str = "auto"
-    """"symmetric", zero points are 0; "affine", for values that keep away from zero; "auto": whichever suits the chunk."""
+    """"symmetric": zero points are 0; "affine": for values far from zero; "auto": whichever suits the chunk."""
 
     def quantize(self, tensor: Any) -> tuple[Any, Params]:  # `Any`: torch need not be installed
         """See `QuantizationAlgorithm`."""
@@ -298,7 +301,7 @@ class INT8BlockQuantization(CodecQuantization):
 
 @dataclass(frozen=True, kw_only=True)
 class BF16Quantization(CodecQuantization):
-    """bfloat16: the range of float32, and no value is off by more than 2**-8 of itself. Tensors of at most 16 bits pass."""
+    """bfloat16: the range of float32, and an error of at most 2**-8 of each value. Dtypes of up to 16 bits pass through."""
 
     label: ClassVar[str] = "bf16"
     codec_id: ClassVar[str] = "bf16"
@@ -334,7 +337,7 @@ class INT4BlockQuantization(CodecQuantization):
 
 @dataclass(frozen=True, kw_only=True)
 class NF4Quantization(CodecQuantization):
-    """NormalFloat4: 16 levels for values that are distributed normally. Codes are a row of bytes, two codes in each."""
+    """NormalFloat4: 16 levels for normally distributed values. Codes are a row of bytes, two codes in each."""
 
     label: ClassVar[str] = "nf4"
     codec_id: ClassVar[str] = "nf4"
@@ -345,7 +348,7 @@ class NF4Quantization(CodecQuantization):
 
 @dataclass(frozen=True, kw_only=True)
 class BitRoundQuantization(CodecQuantization):
-    """Values rounded to fewer bits of fraction. Codes are values of the same dtype: a compressor makes them smaller."""
+    """Values rounded to fewer fraction bits. Codes are values of the same dtype: a compressor makes them smaller."""
 
     label: ClassVar[str] = "bitround"
     codec_id: ClassVar[str] = "bitround"
@@ -356,18 +359,18 @@ class BitRoundQuantization(CodecQuantization):
 
 @dataclass(frozen=True, kw_only=True)
 class AutoQuantization(_BoundedQuantization):
-    """The coarsest quantizer that keeps the bounds: 4-bit blocks, 8-bit blocks, bfloat16, half precision, or none.
+    """The coarsest quantizer within the bounds: 4-bit blocks, 8-bit blocks, bfloat16, half precision, or none.
 
-    Compressing chooses for every chunk, so that a tensor is stored in mixed precision, and goes on between these with as many
-    codes as it takes where a compressor follows. Quantizing alone chooses for the tensor. Without bounds, and for integers and
-    bools, nothing is quantized.
+    Compressing chooses for every chunk, so a tensor is stored in mixed precision; if a compressor follows, it also tries
+    intermediate numbers of codes. `quantize` chooses once for the whole tensor. Without bounds, and for integers and bools,
+    nothing is quantized.
     """
 
     label: ClassVar[str] = "auto"
 
     @property
     def policy(self) -> Policy:
-        """See `QuantizationAlgorithm`: the coarsest codec, which the bounds replace by a finer one."""
+        """See `QuantizationAlgorithm`: the coarsest codec; the bounds replace it by a finer one if necessary."""
         if self.contract.is_empty:
             return Policy(encoding=())
         return Policy(
@@ -395,7 +398,7 @@ class AutoQuantization(_BoundedQuantization):
 
 
 def taken(tensor: object) -> tuple[AnyArray, DType]:
-    """Return `array_and_dtype`; a dtype that Tensorus does not have is a QuantizationError."""
+    """Return `array_and_dtype`; raise `QuantizationError` for a dtype that Tensorus lacks."""
     try:
         return array_and_dtype(tensor)
     except UnsupportedDTypeError as error:
@@ -407,6 +410,6 @@ def _is_simple(params: object) -> bool:
 
 
 def kind_of(tensor: object) -> AsArray:
-    """Return which library's array this is; "numpy" for all but torch's."""
+    """Return "torch" for a torch tensor, "numpy" for everything else."""
     torch = sys.modules.get("torch")
     return "torch" if torch is not None and isinstance(tensor, torch.Tensor) else "numpy"

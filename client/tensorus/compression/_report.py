@@ -1,4 +1,4 @@
-"""What compressing one tensor measured, chunk by chunk."""
+"""Collects the measurements of compressing one tensor, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["Report"]
 
 
 class Report:
-    """Sums over the chunks that were added."""
+    """Totals over the added chunks."""
 
     def __init__(self, plan_reason: str) -> None:
         """Start with no chunks.
 
         Args:
-            plan_reason: why the plan is not what was asked for; empty where it is.
+            plan_reason: why the plan differs from the request; empty if it does not.
         """
         self._plan_reason = plan_reason
         self._chunks = 0

@@ -1,18 +1,18 @@
-"""Codes of a whole tensor as Tensorus 0.1 made them: int8 with one scale, or half precision; and the values of such codes.
+"""Codes of whole tensors as in Tensorus 0.1: int8 with one scale, or half precision. Encodes and decodes them.
 
     int8   scale = (max - min) / 255, code = clip(round(v / scale) + zero_point, -128, 127), v ~ (code - zero_point) * scale
     fp16   code = v as half precision
 
-Parameters are plain values that JSON keeps: `original_dtype`, `original_shape` and, of int8, `scale`, a float, and
+Parameters are plain, JSON-compatible values: `original_dtype`, `original_shape` and, for int8, `scale`, a float, and
 `zero_point`, an int. The arithmetic is float32 for floats of up to 32 bits, and float64 for others.
 
-For int8 the zero point is that of 0.1, trunc(-128 - min / scale), wherever every value is then within half a step of a code.
-Elsewhere it is -128 - round(min / scale), and need not fit in 8 bits: values above or below zero have one far away. Such
-parameters were never those of 0.1, and their values are worked out exactly (`_exact_values`), since neither float32 nor float64
-has the digits. `old_files/quantizers.py` reads all other parameters, as in an import of old files. One case does not follow
-the formula: where scale is 1 and every code is the zero point, all values are the zero point.
+For int8 the zero point is that of 0.1, trunc(-128 - min / scale), if every value is then within half a step of a code.
+Otherwise it is -128 - round(min / scale), which need not fit in 8 bits if all values are far from zero. 0.1 never wrote such
+parameters. Their values are computed exactly (`_exact_values`), since neither float32 nor float64 has enough digits. All other
+parameters are read as the importer reads those of 0.1 (`old_files/quantizers.py`). One case there does not follow the formula: if
+scale is 1 and every code is the zero point, all values are the zero point.
 
-The components of a complex tensor are another axis of 2.
+The components of a complex tensor form an additional axis of 2.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ _STEPS = 255.0
 
 @dataclass(frozen=True)
 class IntCodes:
-    """What int8 made of a tensor."""
+    """The int8 codes of a tensor, with their parameters."""
 
     codes: AnyArray
-    """int8, of the tensor's shape."""
+    """int8, in the tensor's shape."""
     scale: float
     zero_point: int
 
 
 def components(array: AnyArray) -> AnyArray:
-    """Return the array, native and with the components of complex elements as another axis of 2; a view where that is one."""
+    """Return the array in native byte order; complex elements become an axis of 2. A view if possible."""
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.kind != "c":
         return array
@@ -61,10 +61,11 @@ def components(array: AnyArray) -> AnyArray:
 
 
 def half_codes(values: AnyArray, *, by_way_of_float32: bool) -> tuple[AnyArray, int]:
-    """Return values in half precision, and how many finite ones became infinite.
+    """Return values in half precision, and the number of finite values that became infinite.
 
     Args:
-        by_way_of_float32: round float64 twice, as torch does; NumPy does it once.
+        values: the values.
+        by_way_of_float32: round float64 twice, as torch does; NumPy rounds once.
     """
     with np.errstate(all="ignore"):
         codes = (values.astype(np.float32) if by_way_of_float32 else values).astype(np.float16)
@@ -78,7 +79,7 @@ def int8_codes(values: AnyArray) -> IntCodes:
     """Return the codes of real numbers, integers or bools.
 
     Raises:
-        QuantizationError: some are NaN or infinite; says how many.
+        QuantizationError: some values are NaN or infinite; the message tells how many.
     """
     if values.dtype.kind not in "biu":
         irregular_count = values.size - int(np.count_nonzero(np.isfinite(values)))
@@ -99,11 +100,11 @@ def int8_codes(values: AnyArray) -> IntCodes:
 
 def _constant(value: float, shape: tuple[int, ...]) -> IntCodes:
     if value == int(value) and _CODE_MIN <= value <= _CODE_MAX:
-        # As in 0.1, whose rule for scale 1 gives it back.
+        # As in 0.1, whose rule for scale 1 restores the value.
         return IntCodes(np.full(shape, int(value), np.int8), 1.0, int(value))
     scale = float(abs(value))
     if scale != abs(value):
-        # An integer that no float holds.
+        # An integer that no float represents exactly.
         return IntCodes(np.ones(shape, np.int8), 1.0, 1 - int(value))
     return IntCodes(np.full(shape, 1 if value > 0 else -1, np.int8), scale, 0)
 
@@ -121,7 +122,7 @@ def _spread(values: AnyArray, low: float, high: float) -> IntCodes:
             np.rint(steps, out=steps)
             steps += work.type(zero_point)
         else:
-            # Counted from the smallest value: such differences have all their digits.
+            # Count from the smallest value, since these differences lose no digits.
             steps = _above(values, low) / scale + float(start + zero_point - _CODE_MIN)
             np.rint(steps, out=steps)
             steps += _CODE_MIN
@@ -129,7 +130,7 @@ def _spread(values: AnyArray, low: float, high: float) -> IntCodes:
 
 
 def _scale(low: float, high: float, work: np.dtype[Any]) -> float:
-    """Return the step; where it is too small for `work` to have it with all its digits, the next larger that `work` has."""
+    """Return the step; if it is subnormal in `work`, a step that `work` can represent and that covers the range."""
     span = high - low
     if math.isinf(span):
         return high / _STEPS - low / _STEPS
@@ -152,13 +153,14 @@ def _above(values: AnyArray, low: float) -> AnyArray:
 
 
 def simple_values(codes: AnyArray, params: Mapping[str, Any]) -> AnyArray:  # `Any`: checked
-    """Return the values of codes: `codes` themselves, where they were not quantized.
+    """Return the values of codes, or `codes` themselves if they were not quantized.
 
     Args:
-        params: of this module, or of 0.1, which may lack `original_shape`.
+        codes: the codes.
+        params: their parameters, from this module or from 0.1, which may lack `original_shape`.
 
     Raises:
-        QuantizationError: they are incomplete, or not those of these codes.
+        QuantizationError: the parameters are incomplete, or do not belong to these codes.
     """
     dtype = _original_dtype(params)
     shape = params.get("original_shape")
@@ -191,13 +193,13 @@ def _real_values(codes: AnyArray, params: Mapping[str, Any], dtype: DType) -> An
     values = _old_values(codes, "int8", params, dtype)
     if dtype.kind is not Kind.FLOAT:
         return values
-    # Half a step beyond the largest number is no reason for an infinite one.
+    # Half a step beyond the largest finite number must not become infinite.
     limit = dtype.numpy.type(_largest(dtype))
     return np.asarray(np.clip(values, -limit, limit)).astype(dtype.numpy, copy=False)
 
 
 def _old_values(codes: AnyArray, quantizer: str, params: Mapping[str, Any], dtype: DType) -> AnyArray:
-    # Imported only now: quantizing and compressing need no reader of old files.
+    # Imported late: quantizing and compressing do not need these modules.
     from tensorus.old_files import OldDataError  # noqa: PLC0415
     from tensorus.old_files.quantizers import dequantized  # noqa: PLC0415
 
@@ -208,7 +210,7 @@ def _old_values(codes: AnyArray, quantizer: str, params: Mapping[str, Any], dtyp
 
 
 def _exact_values(codes: AnyArray, scale: Fraction, zero_point: int, dtype: DType) -> AnyArray:
-    """Return `(codes - zero_point) * scale`, rounded once, and at most the dtype's largest."""
+    """Return `(codes - zero_point) * scale`, rounded once, and clipped to the dtype's finite range."""
     if codes.dtype != np.int8:
         raise wrong_parameters(f"codes are {codes.dtype.name}, must be int8 where there is a scale")
     # In the order of the codes' bits.
@@ -225,10 +227,10 @@ def _exact_values(codes: AnyArray, scale: Fraction, zero_point: int, dtype: DTyp
 
 
 def _require_whole(codes: AnyArray, zero_point: int, shape: object) -> None:
-    """Refuse a part of the codes that could be that of a constant, or of a range of 255, which have the same scale.
+    """Refuse a part of the codes that is ambiguous: a constant and a range of 255 have the same scale.
 
     Raises:
-        QuantizationError: it is one.
+        QuantizationError: the codes are such a part.
     """
     if not isinstance(shape, (list, tuple)) or not all(isinstance(size, int) for size in shape):
         return

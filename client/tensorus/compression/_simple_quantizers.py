@@ -1,8 +1,8 @@
 """The quantizers of Tensorus 0.1: int8 with one scale for the tensor, and half precision.
 
-Used alone they take what they took, integers and bools among it, and give what they gave (`_simple_codes.py`). When tensors are
-compressed they are codecs like all others: int8 has a scale per block, half precision an exponent per chunk, and integers and
-bools stay lossless.
+Used alone, they accept what they accepted in 0.1, including integers and bools, and return the same results
+(`_simple_codes.py`). When tensors are compressed, they are ordinary codecs: int8 has a scale per block, half precision has an
+exponent per chunk, and integers and bools stay lossless.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = ["FP16Quantization", "INT8Quantization"]
 
 @dataclass(frozen=True, kw_only=True)
 class _SimpleQuantization(CodecQuantization):
-    """Used alone, a quantizer of Tensorus 0.1, which takes tensors as a whole, integers and bools among them."""
+    """A quantizer of Tensorus 0.1. Used alone, it quantizes whole tensors, including integers and bools."""
 
     def _require_bounds(self, array: AnyArray, dtype: DType, codes: AnyArray, params: Params) -> None:
-        """Refuse codes that are off by more than the bounds allow.
+        """Refuse codes whose error exceeds the bounds.
 
         Raises:
-            QuantizationError: they are; says by how much.
+            QuantizationError: the error exceeds a bound; the message names both.
         """
         if self.contract.is_empty or not array.size:
             return
@@ -51,17 +51,17 @@ class _SimpleQuantization(CodecQuantization):
 
 @dataclass(frozen=True, kw_only=True)
 class INT8Quantization(_SimpleQuantization):
-    """Used alone: eight-bit integers with one scale, so that `(codes - zero_point) * scale` is the tensor.
+    """Used alone: eight-bit integers with one scale, so that the tensor is approximately `(codes - zero_point) * scale`.
 
-    `quantize` gives int8 codes of the tensor's shape, and in the parameters `scale`, a float, and `zero_point`, an int. No
-    value is off by more than half a scale, beside the rounding of its dtype; integers and bools are rounded when they are
-    read. NaN and infinity are refused. int8 and float8 tensors pass, with a scale of 1.0 and a zero point of 0.
+    `quantize` returns int8 codes in the shape of the tensor, and the parameters `scale`, a float, and `zero_point`, an int. The
+    error is at most half a scale, plus the rounding of the dtype; integers and bools are rounded on dequantizing. NaN and
+    infinity are refused. int8 and float8 tensors pass through, with a scale of 1.0 and a zero point of 0.
 
-    `scale` is (max - min) / 255. `zero_point` is from -128 to 127 where zero is within the tensor's range; elsewhere it may
-    be any integer. Constants are exact. Those that are integers from -128 to 127 have scale 1.0, and the value for a zero
-    point and for every code, as in Tensorus 0.1: the formula does not hold for these, and `dequantize` knows them.
+    `scale` is (max - min) / 255. `zero_point` is from -128 to 127 if zero is within the range of the tensor; otherwise it may
+    be any integer. Constants are exact. A constant that is an integer from -128 to 127 has a scale of 1.0, and its value is
+    also the zero point and every code, as in Tensorus 0.1. The formula does not hold for these; `dequantize` handles them.
 
-    When tensors are compressed, it is `INT8BlockQuantization` with the defaults of that.
+    When tensors are compressed, it acts as `INT8BlockQuantization` with default settings.
     """
 
     label: ClassVar[str] = "int8"
@@ -80,12 +80,12 @@ class INT8Quantization(_SimpleQuantization):
 
 @dataclass(frozen=True, kw_only=True)
 class FP16Quantization(_SimpleQuantization):
-    """Used alone: the tensor in half precision, whatever its dtype. float16 passes.
+    """Used alone: converts a tensor of any dtype to half precision. float16 tensors pass through.
 
     Finite values beyond 65504 become infinite, with a RuntimeWarning that counts them; values below 2**-25 become zero.
 
-    When tensors are compressed, half precision has a power of two per chunk, so that nothing overflows or vanishes: no value is
-    off by more than 2**-11 of itself, or 2**-39 of the largest in its chunk.
+    When tensors are compressed, every chunk has a power of two as a factor, so that nothing overflows or vanishes: the error of
+    a value is at most 2**-11 of itself, or 2**-39 of the largest value in its chunk.
     """
 
     label: ClassVar[str] = "fp16"
@@ -103,7 +103,7 @@ class FP16Quantization(_SimpleQuantization):
         if lost_count:
             warnings.warn(
                 f"{lost_count} of {codes.size} values are beyond 65504, the largest of half precision, and become infinite; "
-                "TensorCompression and stores keep an exponent, and lose none of them",
+                "TensorCompression and stores keep an exponent per chunk, which avoids this",
                 RuntimeWarning,
                 stacklevel=2,
             )

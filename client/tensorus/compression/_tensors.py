@@ -1,4 +1,4 @@
-"""Whole tensors, quantized and compressed as a store does it, into bytes that say what they are."""
+"""Quantizes and compresses whole tensors, as a store does, into self-describing bytes."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ __all__ = ["TensorCompression"]
 
 
 class TensorCompression:
-    """Compresses tensors with one compressor over one quantizer, and decompresses whatever any such object compressed.
+    """Compresses tensors with a compressor and a quantizer, and decompresses what any `TensorCompression` compressed.
 
-    A tensor is cut into chunks of 1 MiB, and each becomes a record that names its codecs. The bytes are a header with dtype and
-    shape, then the records, each after its length and a CRC32C; `_container.py` draws them byte by byte. Beside the tensor,
-    compressing takes the memory of the result, and decompressing that of the tensor.
+    A tensor is cut into chunks of 1 MiB, and each becomes a record that names its codecs. The bytes consist of a header with
+    dtype and shape, then the records, each preceded by its length and a CRC32C; `_container.py` documents the format. In
+    addition to the tensor, compressing needs memory for the result, and decompressing needs memory for the tensor.
 
-    A chunk that cannot be as asked is lossless instead, and metadata says why (`fallback`): integers, bools and floats that
-    have as few bits already; too many NaN or infinities; an error above the bounds. No chunk is larger than it was.
+    If a chunk cannot be encoded as requested, it is stored losslessly, and `fallback` in the metadata says why: integers,
+    bools, and floats that already have as few bits; too many NaN or infinities; an error above the bounds. No chunk grows.
 
-    Algorithms may be of your own: subclasses of `CompressionAlgorithm` and `QuantizationAlgorithm`, alone or beside one of this
-    module. What they make can only be read with algorithms of the same names, and what a quantizer needs for it is in the
-    metadata; `_foreign.py` draws the bytes. A tensor is then quantized as a whole, as the quantizer does it alone; what it does
-    to the values is measured. A store has no such algorithms.
+    You can use your own algorithms, subclasses of `CompressionAlgorithm` and `QuantizationAlgorithm`, alone or combined with
+    those of this package. Their output can only be read with algorithms of the same names, and the parameters of a quantizer
+    are in the metadata; `_foreign.py` documents the format. Such a quantizer gets the whole tensor, and its error is measured.
+    A store does not take your own algorithms.
     """
 
     compression_algorithm: CompressionAlgorithm
     quantization_algorithm: QuantizationAlgorithm
     preset: str | None
-    """A preset of the store, whose encodings are used in place of the algorithms', which then are names only."""
+    """A preset of the store. Its encodings replace those of the algorithms, which are then only names."""
 
     def __init__(
         self,
@@ -55,11 +55,12 @@ class TensorCompression:
         *,
         preset: str | None = None,
     ) -> None:
-        """Take the algorithms; None: none.
+        """Use these algorithms; None: no compression, or no quantization.
 
         Raises:
-            TypeError: one of them is no `CompressionAlgorithm` or `QuantizationAlgorithm`, or is of your own beside a preset.
-            ValueError: there is no such preset.
+            TypeError: an algorithm is not a `CompressionAlgorithm` or `QuantizationAlgorithm`, or is your own in combination
+                with a preset.
+            ValueError: the preset is unknown.
         """
         self.compression_algorithm = NoCompression() if compression_algorithm is None else compression_algorithm
         self.quantization_algorithm = NoQuantization() if quantization_algorithm is None else quantization_algorithm
@@ -69,46 +70,46 @@ class TensorCompression:
             (self.quantization_algorithm, QuantizationAlgorithm),
         ):
             if not isinstance(algorithm, kind):
-                raise TypeError(f"a {type(algorithm).__name__} is no {kind.__name__}")
+                raise TypeError(f"a {type(algorithm).__name__} is not a {kind.__name__}")
         if preset is not None and preset not in PRESETS:
             raise ValueError(f"preset {preset!r} is not one of {', '.join(PRESETS)}")
         if self._own is None:
-            self.policy  # noqa: B018 - asked for its errors
+            self.policy  # noqa: B018 - evaluated for its errors
 
     @property
     def policy(self) -> Policy:
-        """What a store is asked for to do the same.
+        """The policy with which a store does the same.
 
         Raises:
-            TypeError: an algorithm is of your own; says what a store takes instead.
+            TypeError: an algorithm is your own; the message says what a store takes instead.
         """
         quantization, compression = self.quantization_algorithm.policy, self.compression_algorithm.policy
         return chain(quantization, compression, self.preset)
 
     def compress_tensor(self, tensor: Any) -> tuple[bytes, dict[str, Any]]:  # `Any`: torch need not be installed
-        """Return the tensor compressed, and metadata of plain values.
+        """Return the compressed tensor, and metadata of plain values.
 
         Returns:
-            The bytes, and
-                compression, quantization   the algorithms' names
+            The bytes, and a dict:
+                compression, quantization   names of the algorithms
                 quantization_params         `original_dtype`, such as "torch.float32", and `original_shape`, a list; scales
-                                            and the like are in the bytes. Of a quantizer of your own: the parameters that it
-                                            gave, which `decompress_tensor` needs
+                                            and other parameters are in the bytes. For your own quantizer: the parameters that
+                                            it returned, which `decompress_tensor` needs
                 original_size               canonical bytes: dense, without framing
-                compressed_size             length of the bytes, everything counted
-                compression_ratio           the former over the latter; 1.0 where there are no values
-                encodings                   what chunks got: lists of `codecs`, `chunks`, `canonical_bytes`, `stored_bytes`;
-                                            none with algorithms of your own
-                lossy                       whether any value was quantized; with a quantizer of your own, whether dequantizing
-                                            gives other bits, or another dtype
-                fallback                    why chunks are not as asked; None where all are
-                relative_error              L2 norm of the error over L2 norm of the tensor, measured
-                max_absolute_error          largest error of an element, measured
+                compressed_size             length of the bytes, including all framing
+                compression_ratio           the former divided by the latter; 1.0 if the tensor is empty
+                encodings                   encodings of the chunks: a list with `codecs`, `chunks`, `canonical_bytes` and
+                                            `stored_bytes`; empty with your own algorithms
+                lossy                       whether any value was quantized; with your own quantizer, whether dequantizing
+                                            gives other bits or another dtype
+                fallback                    why chunks are not encoded as requested; None if all are
+                relative_error              L2 norm of the error divided by L2 norm of the tensor, measured
+                max_absolute_error          largest error of any element, measured
 
         Raises:
-            CompressionError: a dtype that Tensorus does not have; whatever an algorithm of your own raises, chained.
-            ImportError: a library is not installed; names what brings it.
-            TypeError: it is no tensor.
+            CompressionError: Tensorus lacks the dtype, or your own algorithm raised; its exception is the cause.
+            ImportError: a library is not installed; the message says how to install it.
+            TypeError: `tensor` is not a tensor.
         """
         try:
             array, dtype = array_and_dtype(tensor)
@@ -137,17 +138,18 @@ class TensorCompression:
         *,
         as_: AsArray | None = None,
     ) -> Any:  # torch need not be installed
-        """Return the tensor that any such object compressed, or Tensorus 0.1.
+        """Return a tensor that any `TensorCompression`, or Tensorus 0.1, compressed.
 
         Args:
-            metadata: what compressing returned beside the bytes. Needed for bytes of 0.1, and of a quantizer of your own; all
-                others say everything themselves, and metadata that differ change nothing.
-            as_: "torch" or "numpy"; None: torch where it is installed, or what a quantizer of your own gives back.
+            compressed_bytes: the compressed tensor.
+            metadata: the metadata that compressing returned. Required for bytes of 0.1 and of your own quantizer; all others
+                describe themselves, and metadata are ignored.
+            as_: "torch" or "numpy". None: torch if it is installed, else NumPy; or what your own quantizer returns.
 
         Raises:
-            CompressionError: damaged, truncated or other bytes, names what and which chunk; a codec whose library is not
-                installed; metadata that are needed and missing, or another tensor's; bytes that need algorithms of your own
-                which this object does not have, names both.
+            CompressionError: the bytes are damaged, truncated or of another format (the message names the fault and chunk); the
+                library of a codec is not installed; required metadata are missing, or belong to another tensor; the bytes need
+                your own algorithms, which this object lacks (the message names both).
         """
         data = memoryview(compressed_bytes).cast("B")
         if is_foreign(data):
@@ -157,7 +159,7 @@ class TensorCompression:
 
     @property
     def _own(self) -> Pair | None:
-        """The algorithms, where one of them is a user's and no preset takes their place."""
+        """The pair of algorithms, if one of them is a user's and there is no preset."""
         compression, quantization = self.compression_algorithm, self.quantization_algorithm
         if self.preset is not None or (is_ours(compression) and is_ours(quantization)):
             return None

@@ -1,4 +1,4 @@
-"""`TensorStorage`, as in Tensorus 0.1: datasets of tensors with metadata, in a folder, on a server, or in memory.
+"""The `TensorStorage` API of Tensorus 0.1: datasets of tensors with metadata, in a folder, on a server, or in memory.
 
 For example:
 
@@ -11,14 +11,14 @@ For example:
     image = storage.get_tensor_by_id("images", record_id)["tensor"]
     cats = storage.query_by_metadata("images", "label", "cat")
 
-Errors, beside those of `tensorus.errors`:
+Errors, in addition to those of `tensorus.errors`:
 
-    DatasetNotFoundError, TensorNotFoundError, SchemaValidationError, NameTakenError    ValueError
-    DamagedRecordError                                                                  RuntimeError, CompressionError
-    TransactionError                                                                    of transactions and batches
-    OperationError                                                                      ValueError, RuntimeError: of torch
+    DatasetNotFoundError, TensorNotFoundError, SchemaValidationError, NameTakenError    also ValueError
+    DamagedRecordError                                                                  also RuntimeError, CompressionError
+    TransactionError                                                                    a transaction or batch failed
+    OperationError                                                                      also ValueError, RuntimeError
 
-New programs have more of the store with `tensorus.open` and `tensorus.connect`; both see the same data.
+New programs should use `tensorus.open` and `tensorus.connect`, which offer more; both APIs see the same data.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a transaction does, until it is committed: inserted, changed and deleted records, in memory.
+"""The uncommitted changes of a transaction in memory: inserted, updated and deleted records.
 
-Committing goes in this order: inserts, each dataset's in one insert that stores all of them or none; then metadata; then
-deletes. Where a step fails, those before it are undone. One dataset's inserts, up to 4096, are atomic by themselves; if the
-process is killed between two steps, the earlier ones stay.
+A commit proceeds in this order: inserts, with one all-or-nothing insert per dataset; then metadata; then deletes. If a step
+fails, the earlier steps are undone. Up to 4096 inserts into one dataset are atomic by themselves; if the process is killed
+between two steps, the earlier ones stay.
 """
 
 from __future__ import annotations
@@ -24,42 +24,42 @@ if TYPE_CHECKING:
 __all__ = ["Changes", "Inserted", "commit", "insert_together"]
 
 _TOGETHER_MAX = 4096
-"""Tensors of an insert of all or nothing; of the contract."""
+"""Maximum tensors of an all-or-nothing insert; a limit of the contract."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Inserted:
-    """A record that is to be inserted."""
+    """A record to insert."""
 
     new: NewTensor
-    """With an id, and values that nobody else changes."""
+    """The tensor with its id; its values are a private copy."""
     info: TensorInfo
-    """As the store measured it without storing it."""
+    """Its description, from an insert with `validate_only`."""
 
 
 @dataclass
 class Changes:
-    """What becomes of one dataset."""
+    """The changes to one dataset."""
 
     inserted: dict[str, Inserted] = field(default_factory=dict)
     """By id, in order."""
     metadata: dict[str, tuple[Metadata, Metadata]] = field(default_factory=dict)
-    """By id of a stored record: what is stored beside it before and after."""
+    """By id of a stored record: its metadata before and after."""
     deleted: dict[str, TensorInfo] = field(default_factory=dict)
     """By id of a stored record."""
 
     def __bool__(self) -> bool:
-        """Return whether anything is changed."""
+        """Return whether there are any changes."""
         return bool(self.inserted or self.metadata or self.deleted)
 
     def copy(self) -> Changes:
-        """Return the changes so far."""
+        """Return a copy of the changes so far."""
         return Changes(dict(self.inserted), dict(self.metadata), dict(self.deleted))
 
     def applied(self, info: TensorInfo) -> TensorInfo:
-        """Return what is known of a stored record after the changes."""
+        """Return the description of a stored record after the changes."""
         changed = self.metadata.get(info.id)
         return info if changed is None else replace(info, metadata=changed[1])
 
@@ -69,7 +69,7 @@ class Changes:
             raise record_missing(dataset, record_id)
 
     def insert(self, inserted: Inserted) -> None:
-        """Insert a record whose id is free, or becomes so by these changes."""
+        """Insert a record whose id is free, or is freed by these changes."""
         record_id = inserted.info.id
         replaced = self.deleted.pop(record_id, None)
         if replaced is not None:
@@ -78,7 +78,7 @@ class Changes:
         self.inserted[record_id] = inserted
 
     def update(self, info: TensorInfo, metadata: Metadata) -> None:
-        """Have other metadata stored beside a record."""
+        """Replace a record's metadata."""
         inserted = self.inserted.get(info.id)
         if inserted is None:
             before = self.metadata[info.id][0] if info.id in self.metadata else info.metadata
@@ -98,10 +98,10 @@ class Changes:
 
 
 def commit(client: Client, changes: Mapping[str, Changes]) -> None:
-    """Store all changes; where one fails, undo those before it.
+    """Store all changes; if one fails, undo the earlier ones.
 
     Raises:
-        TensorusError: of the change that failed.
+        TensorusError: the error of the change that failed.
     """
     with ExitStack() as undo:
         for dataset, changed in changes.items():
@@ -117,7 +117,7 @@ def commit(client: Client, changes: Mapping[str, Changes]) -> None:
 
 
 def insert_together(client: Client, dataset: str, tensors: Sequence[NewTensor]) -> None:
-    """Store all of these, or none where one cannot be."""
+    """Store all of these tensors, or none if one fails."""
     with ExitStack() as undo:
         _insert(client, dataset, tensors, undo)
         undo.pop_all()
@@ -126,7 +126,7 @@ def insert_together(client: Client, dataset: str, tensors: Sequence[NewTensor]) 
 def _insert(client: Client, dataset: str, tensors: Sequence[NewTensor], undo: ExitStack) -> None:
     for group in _groups(tensors):
         inserted = client.insert_many(dataset, group, all_or_nothing=True)
-        # What replaced another record cannot be undone: that one is gone.
+        # Undoing a replacement only deletes the new record; the replaced one is lost.
         undo.callback(_undo, client.delete, dataset, [info.id for info in inserted])
 
 
@@ -136,7 +136,7 @@ def _groups(tensors: Sequence[NewTensor]) -> Iterator[Sequence[NewTensor]]:
 
 
 def _undo(step: Callable[..., object], *arguments: Any) -> None:  # `Any`: of the step
-    """Undo a step; the error that made it necessary is the one to raise."""
+    """Undo a step. An error is only logged, since the caller raises the error that made this necessary."""
     try:
         step(*arguments)
     except errors.TensorusError:

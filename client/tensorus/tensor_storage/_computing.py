@@ -1,7 +1,7 @@
-"""What the operations of `_operations.py` compute, and how results are kept for the next time.
+"""Computes the operations of `_operations.py`, and caches their results.
 
-A result is kept under the operation, its arguments, and the generations of its operands. A record that was replaced has another
-generation, so that nothing out of date is found.
+The cache key consists of the operation, its arguments, and the generations of its operands. Replacing a record changes its
+generation, so stale results are never found.
 """
 
 from __future__ import annotations
@@ -35,58 +35,59 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "transpose": lambda torch, one, dim0, dim1: torch.transpose(one, dim0, dim1),
     "svd": lambda torch, one: torch.linalg.svd(one, full_matrices=False),
 }
-"""Every operation by name; of torch, the operands, and the options by name."""
+"""Every operation by name: a function of torch, the operands, and the options by name."""
 
 OPERATIONS = tuple(_FUNCTIONS)
-"""Their names."""
+"""Names of all operations."""
 
 _PARTS = {"svd": ("svd_u", "svd_s", "svd_vt")}
-"""Of operations with several results: what each is called."""
+"""Names of the results of operations that have several."""
 
 _TAKES_A_NUMBER = frozenset({"add", "subtract", "multiply"})
-"""Operations whose second operand may be one."""
+"""Operations whose second operand may be a number."""
 
 
 @dataclass(frozen=True)
 class OperationResult:
-    """What an operation gave, where it was not stored."""
+    """The result of an operation that was not stored."""
 
     tensor: Any
     operation: str
-    """Such as "add"; of the parts of an SVD "svd_u", "svd_s", "svd_vt"."""
+    """Name of the operation, such as "add"; for the parts of an SVD "svd_u", "svd_s", "svd_vt"."""
     inputs: list[str]
     """Ids of the operands; a number as text."""
     computation_time: float
-    """Seconds, with reading the operands."""
+    """Seconds, including the time to read the operands."""
     cached: bool = False
-    """Whether it had been kept from an earlier call."""
+    """Whether the result came from the cache."""
     timestamp: float = field(default_factory=time.time)
     """Seconds since 1970."""
 
 
 Results: TypeAlias = tuple[OperationResult, ...]
-"""Of one operation: one, or three of an SVD."""
+"""The results of one operation: one, or three for an SVD."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation with all that it is applied to."""
+    """An operation with its operands and options."""
 
     name: str
     dataset: str
     operands: tuple[Any, ...]
-    """Ids, whatever they are, and numbers as torch takes them."""
+    """Ids (not validated), and numbers as torch takes them."""
     options: dict[str, Any]
     """Further arguments of the function, hashable."""
 
     def computed(self, torch: Any, read: Callable[[str, Any], Any]) -> Results:
-        """Compute it.
+        """Compute the operation.
 
         Args:
-            read: returns the tensor of a dataset and id.
+            torch: the module.
+            read: returns the tensor with a given dataset and id.
 
         Raises:
-            OperationError: torch cannot.
+            OperationError: torch cannot compute it.
         """
         start_s = time.perf_counter()
         values = [
@@ -109,14 +110,14 @@ class Operation:
         )
 
     def key(self, generation: Callable[[str, Any], Hashable | None]) -> tuple[Hashable, ...] | None:
-        """Return what only an operation with the same result has; None where that is not known.
+        """Return the cache key; None if the generation of an operand is unknown.
 
         Args:
-            generation: of a record, by dataset and id; None where that is not known.
+            generation: returns the generation of a record by dataset and id, or None if unknown.
         """
         parts: list[Hashable] = [self.name, self.dataset, *self.options.items()]
         for position, operand in enumerate(self.operands):
-            # As text: 1, 1.0 and True are equal, and so are 0.0 and -0.0.
+            # Use text, because 1, 1.0 and True are equal, and so are 0.0 and -0.0.
             parts.append(repr(operand))
             if self._is_id(position):
                 found = generation(self.dataset, operand)
@@ -130,16 +131,16 @@ class Operation:
 
 
 class ResultCache:
-    """Results that are kept, at most so many: those that were used last. Safe in many threads."""
+    """A thread-safe LRU cache of results."""
 
     def __init__(self, size_max: int) -> None:
-        """Keep none yet."""
+        """Create an empty cache for at most `size_max` results."""
         self.size_max = size_max
         self._results: OrderedDict[tuple[Hashable, ...], Results] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: tuple[Hashable, ...]) -> Results | None:
-        """Return copies of results; None where there are none."""
+        """Return copies of cached results, or None."""
         with self._lock:
             results = self._results.get(key)
             if results is None:
@@ -148,7 +149,7 @@ class ResultCache:
         return _copies(results, cached=True)
 
     def put(self, key: tuple[Hashable, ...], results: Results) -> None:
-        """Keep copies of results."""
+        """Cache copies of results."""
         copies = _copies(results, cached=False)
         with self._lock:
             self._results[key] = copies
@@ -157,13 +158,13 @@ class ResultCache:
                 self._results.popitem(last=False)
 
     def names(self) -> list[str]:
-        """Return each as text, such as "add(id1, id2)"; the one that was used last comes last."""
+        """Return the cached operations as text, such as "add(id1, id2)", the most recently used last."""
         with self._lock:
             return [f"{key[0]}({', '.join(results[0].inputs)})" for key, results in self._results.items()]
 
 
 def operation_of(name: str, dataset: str, operands: Sequence[Any], options: Mapping[str, Any]) -> Operation:
-    """Return an operation of what a user gives.
+    """Return an operation from a user's arguments.
 
     Raises:
         TypeError: the second operand is neither an id nor a number.

@@ -1,4 +1,4 @@
-"""The attribute `datasets` of `TensorStorage`: what is stored, as a read-only mapping that reads when it is asked."""
+"""The attribute `datasets` of `TensorStorage`: a read-only mapping that reads from the store on access."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["DatasetView", "Datasets"]
 
 
 class _Storage(Protocol):
-    """What is asked of a `TensorStorage`."""
+    """The methods of `TensorStorage` that this module needs."""
 
     def dataset_exists(self, name: str) -> bool: ...
 
@@ -31,11 +31,11 @@ class Datasets(Mapping[str, "DatasetView"]):
     """Datasets by name, in order of creation."""
 
     def __init__(self, storage: _Storage) -> None:
-        """Show what `storage` has, at any time."""
+        """Show the current datasets of `storage`."""
         self._storage = storage
 
     def __getitem__(self, name: str) -> DatasetView:
-        """Return a dataset; `KeyError` where there is none."""
+        """Return a dataset; raise `KeyError` if it does not exist."""
         if name not in self:
             raise KeyError(name)
         return DatasetView(self._storage, name)
@@ -51,7 +51,7 @@ class Datasets(Mapping[str, "DatasetView"]):
 
 
 class DatasetView(Mapping[str, Any]):
-    """`tensors` and `metadata`, parallel lists, and `schema`, a dict or None; each is read when it is asked for."""
+    """The keys `tensors` and `metadata` (parallel lists) and `schema` (a dict or None), each read from the store on access."""
 
     def __init__(self, storage: _Storage, name: str) -> None:
         """Show the dataset `name`."""
@@ -59,7 +59,7 @@ class DatasetView(Mapping[str, Any]):
         self._name = name
 
     def __getitem__(self, key: str) -> Any:  # of the three
-        """Return one of the three, read afresh."""
+        """Return the current value of one of the three keys."""
         try:
             if key == "tensors":
                 return self._storage.get_dataset(self._name)

@@ -1,7 +1,8 @@
-"""Equality as `query_by_metadata` asks for it, as a filter of the catalogue.
+"""Expresses the equality of `query_by_metadata` as a filter of the catalogue.
 
-A filter finds every record that is equal, and perhaps some that are not: to it a list counts as each of its elements. Whoever
-asks compares what it finds once more. What a filter cannot say is None: then every record has to be looked at.
+A filter finds every equal record, and perhaps others, since it treats a list as each of its elements. The caller must compare
+the records that it finds again. If a filter cannot express the equality, the result is None, and the caller must check every
+record.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ __all__ = ["field_filter", "shape_filter"]
 
 _INTEGER_EXACT_MAX = 2**53
 _TEXT_BYTES_MAX = 1024
-"""Numbers and text beyond these are not indexed; see the contract."""
+"""Larger numbers and longer texts are not indexed; see the contract."""
 
 
 def field_filter(field: str, value: object) -> str | None:
-    """Return a filter that holds for every record whose `field` equals `value`."""
+    """Return a filter that matches every record whose `field` equals `value`, or None if there is no such filter."""
     if field in {"version", "compressed", "compression_metadata"}:
         return None
     if field == "shape":
@@ -38,21 +39,21 @@ def field_filter(field: str, value: object) -> str | None:
     if key is None:
         return None
     equal = filter_text({key: value})
-    # A tensor that another client inserted has no such field; its time is when it was stored.
+    # A tensor inserted through another API lacks this field; its timestamp is the time of the commit.
     return f"{equal} OR NOT timestamp_utc EXISTS" if field == "timestamp_utc" else equal
 
 
 def shape_filter(shape: Sequence[int]) -> str:
-    """Return a filter that holds for tensors of this shape."""
+    """Return a filter that matches tensors of this shape."""
     return filter_text({"@shape": json.dumps([int(size) for size in shape])})
 
 
 def _key(field: str) -> str | None:
-    """Return a field of the user's as filters name it: a dot in it does not lead into a dict."""
+    """Return a user's field in the syntax of filters, with dots escaped; None if filters cannot name it."""
     return None if not field or "`" in field else re.sub(r"([.@\\])", r"\\\1", field)
 
 
 def _is_indexed(value: float | str) -> bool:
     if isinstance(value, str):
         return len(value.encode(errors="replace")) <= _TEXT_BYTES_MAX and "\0" not in value
-    return abs(value) <= _INTEGER_EXACT_MAX  # and so not for NaN
+    return abs(value) <= _INTEGER_EXACT_MAX  # False for NaN

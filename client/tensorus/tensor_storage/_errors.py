@@ -1,17 +1,17 @@
-"""What can go wrong in `TensorStorage`: the exceptions of Tensorus 0.1, which are those of `tensorus.errors` at the same time.
+"""The exceptions of `TensorStorage`: those of Tensorus 0.1, which are also those of `tensorus.errors`.
 
 DatasetNotFoundError     ValueError, and tensorus.errors.DatasetNotFoundError
 TensorNotFoundError      ValueError, and tensorus.errors.TensorNotFoundError
-NameTakenError           ValueError, and tensorus.errors.AlreadyExistsError: of a dataset, or a record's id
+NameTakenError           ValueError, and tensorus.errors.AlreadyExistsError: the name of a dataset or id of a record is taken
 SchemaValidationError    ValueError, and tensorus.errors.SchemaMismatchError
 DamagedRecordError       RuntimeError, and tensorus.compression.CompressionError: names dataset, record and chunk
-TransactionError         nothing of a transaction or batch was stored; `__cause__` is why
-OperationError           ValueError and RuntimeError: torch cannot compute this of these tensors
+TransactionError         nothing of a transaction or batch was stored; `__cause__` says why
+OperationError           ValueError and RuntimeError: torch cannot compute the operation on these tensors
 
-Everything else comes as the client raises it: `UnavailableError`, which is a ConnectionError, `InvalidRequestError`, which is a
-ValueError, and so on. All but the last two have `reason` and `facts`.
+Other errors are raised as by the client: `UnavailableError`, which is a ConnectionError, `InvalidRequestError`, which is a
+ValueError, and so on. All except the last two have `reason` and `facts`.
 
-What is missing, and a dataset that is there already, are told in the words of Tensorus 0.1, which programs show and compare.
+Messages about missing objects and existing datasets have the exact wording of Tensorus 0.1, which programs show and compare.
 """
 
 from __future__ import annotations
@@ -42,31 +42,31 @@ __all__ = [
 
 
 class DatasetNotFoundError(errors.DatasetNotFoundError, ValueError):
-    """There is no dataset of this name."""
+    """No dataset has this name."""
 
 
 class TensorNotFoundError(errors.TensorNotFoundError, ValueError):
-    """The dataset has no record with this id."""
+    """No record of the dataset has this id."""
 
 
 class NameTakenError(errors.AlreadyExistsError, ValueError):
-    """There is a dataset of this name, or a record with this id."""
+    """A dataset already has this name, or a record already has this id."""
 
 
 class SchemaValidationError(errors.SchemaMismatchError):
-    """A tensor or its metadata does not fit the dataset's schema; names what is required and what is there."""
+    """A tensor or its metadata does not fit the dataset's schema. The message names the required and the actual value."""
 
 
 class DamagedRecordError(CompressionError, RuntimeError):
-    """What is stored of a record is damaged; names dataset, record and chunk. Other records can be read."""
+    """A stored record is damaged. The message names dataset, record and chunk. Other records can be read."""
 
 
 class TransactionError(Exception):
-    """A transaction or batch failed, and nothing of it was stored; `__cause__` is why."""
+    """A transaction or batch failed, and nothing of it was stored; `__cause__` says why."""
 
 
 class OperationError(ValueError, RuntimeError):
-    """An operation cannot be done on these tensors; names it, their ids and shapes, and what torch says."""
+    """Torch cannot compute an operation. The message names it, the ids and shapes of the operands, and torch's error."""
 
 
 _CLASSES: dict[type[errors.TensorusError], type[errors.TensorusError]] = {
@@ -76,16 +76,17 @@ _CLASSES: dict[type[errors.TensorusError], type[errors.TensorusError]] = {
     errors.SchemaMismatchError: SchemaValidationError,
     errors.DataCorruptError: DamagedRecordError,
 }
-"""The only table from errors of the client to those above."""
+"""Maps errors of the client to those above."""
 
 _TAKEN = "ALREADY_EXISTS"
 
 
 def record_missing(dataset: str, record_id: object) -> TensorNotFoundError:
-    """Return the error of a record that is not there; its id may be anything.
+    """Return the error of a record that does not exist.
 
     Args:
-        dataset: as the store names it, as in every function here.
+        dataset: its name in the store, as in every function here.
+        record_id: any object; users may pass ids that are not text.
     """
     return TensorNotFoundError(
         f"Tensor {record_id} not found in dataset {shown_name(dataset)}.",
@@ -95,14 +96,14 @@ def record_missing(dataset: str, record_id: object) -> TensorNotFoundError:
 
 
 def storage_error(error: errors.TensorusError) -> errors.TensorusError:
-    """Return the error of this module that stands for one of the client; itself, where none does."""
+    """Return the error of this module that corresponds to one of the client; the same error if none does."""
     if isinstance(error, errors.InsertManyError):
-        # Of all that were not stored, the one that is to blame.
+        # Of all failures, report the one that caused the others.
         blamed = [one for _, one in error.failed if not isinstance(one, errors.InsertAbandonedError)]
         return storage_error((blamed or [error.failed[0][1]])[0])
     dataset, record_id = error.facts.get("dataset"), error.facts.get("tensor")
     if isinstance(error, errors.AlreadyExistsError) and dataset is not None:
-        # Its own message names ways out that these methods do not have.
+        # The client's message recommends arguments that these methods do not have.
         return taken_error(dataset, record_id)
     if isinstance(error, errors.TensorNotFoundError) and dataset is not None and record_id is not None:
         return record_missing(dataset, record_id)
@@ -114,12 +115,12 @@ def storage_error(error: errors.TensorusError) -> errors.TensorusError:
 
 
 def taken_error(dataset: str, record_id: str | None = None) -> NameTakenError:
-    """Return the error of a dataset's name that is taken, or of a record's id within it."""
+    """Return the error of a dataset that already exists, or of a record's id that is taken."""
     facts = {"dataset": dataset}
     if record_id is None:
         return NameTakenError(f"Dataset '{shown_name(dataset)}' already exists.", reason=_TAKEN, facts=facts)
     return NameTakenError(
-        f"there is a record with this id already [dataset={dataset}, tensor={record_id}]",
+        f"a record with this id already exists [dataset={dataset}, tensor={record_id}]",
         reason=_TAKEN,
         facts=facts | {"tensor": record_id},
     )
@@ -127,7 +128,7 @@ def taken_error(dataset: str, record_id: str | None = None) -> NameTakenError:
 
 @contextmanager
 def as_storage_errors() -> Iterator[None]:
-    """Turn what the client raises into errors of this module."""
+    """Convert errors of the client to errors of this module."""
     try:
         yield
     except errors.TensorusError as error:

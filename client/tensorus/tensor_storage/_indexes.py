@@ -1,4 +1,4 @@
-"""Indexes as Tensorus 0.1 had them: names for what the catalogue does anyway, which indexes every field of every record."""
+"""The index API of Tensorus 0.1. The catalogue indexes every field of every record, so these indexes are only names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["IndexedStorage", "Indexes"]
 
 _TYPES = {"hash": "HashIndex", "range": "RangeIndex"}
-"""As they are asked for, and as statistics call them."""
+"""Types as arguments name them, and as statistics name them."""
 
 _ALWAYS = {
     "record_id": "HashIndex",
@@ -26,7 +26,7 @@ _ALWAYS = {
     "tensor_ndim": "TensorPropertyIndex",
     "tensor_dtype": "TensorPropertyIndex",
 }
-"""What every record has and the catalogue finds, by the names and types of Tensorus 0.1."""
+"""Indexes on the fields that every record has, by their names and types in Tensorus 0.1."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,19 @@ class Index:
 
 
 class Indexes:
-    """The indexes that were named in this object. Safe in many threads."""
+    """The named indexes of one storage object. Thread-safe."""
 
     def __init__(self) -> None:
-        """None."""
+        """Create no index yet."""
         self._indexes: dict[str, dict[str, Index]] = {}
         self._lock = threading.Lock()
 
     def create(self, dataset: str, index_name: str, field_name: str, index_type: str) -> bool:
-        """Return whether there is now an index of this name: not where another one has it.
+        """Create an index, and return True; False if a different index has this name.
 
         Raises:
-            ValueError: there is no such type.
-            TypeError: a name is no text.
+            ValueError: the type is unknown.
+            TypeError: a name is not a str.
         """
         if index_type not in _TYPES:
             raise ValueError(f"Unknown index type: {index_type}; it must be one of {', '.join(_TYPES)}")
@@ -67,24 +67,27 @@ class Indexes:
             return dict(self._indexes.get(dataset, {}))
 
     def drop(self, dataset: str) -> None:
-        """Forget those of a dataset that is deleted."""
+        """Forget the indexes of a deleted dataset."""
         with self._lock:
             self._indexes.pop(dataset, None)
 
 
 class IndexedStorage(ReadingStorage):
-    """Indexes of a storage."""
+    """The index methods of a storage."""
 
     _indexes: Indexes
-    """Those that were named."""
+    """The named indexes."""
 
     def create_index(self, dataset_name: str, index_name: str, field_name: str, index_type: str = "hash") -> bool:
-        """Name an index, and return whether it has the name: not where another index has.
+        """Create a named index, and return True; False if a different index has this name.
 
-        The store indexes every field of every record anyway, so that this makes no query faster. Names are this object's.
+        The store indexes every field of every record anyway, so this makes no query faster. Names belong to this object.
 
         Args:
-            index_type: "hash" or "range"; `ValueError` for another.
+            dataset_name: name of the dataset.
+            index_name: name of the index.
+            field_name: the field.
+            index_type: "hash" or "range"; any other raises `ValueError`.
         """
         return self._indexes.create(self._existing(dataset_name), index_name, field_name, index_type)
 
@@ -94,11 +97,10 @@ class IndexedStorage(ReadingStorage):
         return True
 
     def get_index_stats(self, dataset_name: str) -> dict[str, Any]:
-        """Return, by name, a dict of each index: `type` ("HashIndex" and so on), `size` (records with the field), `name`.
+        """Return a dict for each index by name: `type` ("HashIndex" and so on), `size` (records with the field), `name`.
 
-        There are those of what every record has, such as `record_id`, and those that were created. Beside them are
-        `indexing_enabled`, which is True, and `dataset_name`. Reads metadata only for an index on a field of the user's.
-        `Any`: these kinds.
+        It covers the fields that every record has, such as `record_id`, and the created indexes. Two more entries are
+        `indexing_enabled`, which is True, and `dataset_name`. Metadata are read only for an index on a user's field.
         """
         dataset, records = self._existing(dataset_name), self._records
         count = records.count(dataset)
@@ -112,5 +114,5 @@ class IndexedStorage(ReadingStorage):
 
 
 def _with_field(records: Records, dataset: str, field: str) -> int:
-    # Without a filter: to those a dict exists as its keys, and an empty list not at all.
+    # Not by a filter: for filters, a dict exists only as its keys, and an empty list does not exist.
     return sum(field in info.metadata for info in records.infos(dataset))

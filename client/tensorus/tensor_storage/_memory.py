@@ -1,7 +1,7 @@
-"""Folders that live as long as their process: private ones in memory, or, where there is little, among temporary files.
+"""Private folders that live as long as their process, in shared memory or, if that is small, among temporary files.
 
-Each has a file that its process holds locked. A process that was killed leaves its folder, and its lock is gone: whoever
-makes the next folder removes it.
+Each folder has a file that its process keeps locked. A killed process leaves its folder behind, unlocked; the next process that
+creates a folder removes it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _LOCK_FILE = "owner.lock"
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - private folders are made in it
 _FREE_BYTES_MIN = 2 * 1024**3
-"""From which it is used: an engine leaves 1 GiB free. Containers often have 64 MiB there."""
+"""Free space required to use it: an engine leaves 1 GiB free. Containers often have only 64 MiB there."""
 
 _LOCKED_WITHIN_S = 60.0
-"""A folder that is this old and not locked has no owner."""
+"""A folder of at least this age that is not locked has no owner."""
 
 
 class MemoryFolder:
-    """A new folder. `remove` ends it, at the latest when the process ends."""
+    """A new folder. The owner must call `remove`, at the latest when the process ends."""
 
     def __init__(self) -> None:
-        """Make it, and remove what killed processes have left beside it."""
+        """Create the folder, and remove folders of killed processes."""
         root = memory_root()
         _remove_abandoned(root)
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
@@ -39,13 +39,13 @@ class MemoryFolder:
         _try_lock(self._lock)
 
     def remove(self) -> None:
-        """Remove it with all that is in it. Idempotent."""
+        """Remove the folder with its contents. Idempotent."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
 
 
 def memory_root() -> Path:
-    """Return where such folders are made."""
+    """Return the folder in which such folders are created."""
     try:
         has_space = shutil.disk_usage(_SHARED_MEMORY).free >= _FREE_BYTES_MIN
     except OSError:
@@ -55,7 +55,7 @@ def memory_root() -> Path:
 
 def _remove_abandoned(root: Path) -> None:
     for folder in root.glob(f"{_PREFIX}*"):
-        # Another user's folder, or one that somebody else removes just now.
+        # Ignore another user's folder, or one that another process is removing.
         with suppress(OSError):
             if time.time() - folder.stat().st_mtime < _LOCKED_WITHIN_S:
                 continue
@@ -65,7 +65,7 @@ def _remove_abandoned(root: Path) -> None:
 
 
 def _try_lock(file: TextIO) -> bool:
-    import fcntl  # noqa: PLC0415 - not everywhere; but then neither is the engine
+    import fcntl  # noqa: PLC0415 - missing on Windows, as is the engine
 
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,21 +1,21 @@
-"""Metadata of records: what the user says, what is stored of it, and what is told of a record.
+"""Metadata of records: which part of a user's metadata is stored, and which metadata a record returns.
 
-Stored are the user's fields, flat, so that filters find them, with `timestamp_utc`, and with `compression_metadata`
-where a configuration was asked for: the names of its algorithms. Everything else is told as the store has measured it:
+The store keeps the user's fields, flat, so that filters find them. It adds `timestamp_utc` and, if a configuration was set,
+`compression_metadata` with the names of its algorithms. All other fields of a record are derived from the store's measurements:
 
 record_id            id of the tensor
 timestamp_utc        seconds since 1970
-shape, dtype         of the tensor: a tuple, and "torch.float32"
-version              number of the record in its dataset, from 1; never used again. 0 where it is not stored yet
-compressed           whether a configuration other than none/none was asked for
-compression_metadata where it was: `compression`, `quantization` (names as asked), `quantization_params`, `original_size`
-                     (canonical bytes), `compressed_size` (stored bytes), `compression_ratio`, `encodings` (what chunks got),
-                     `lossy`, `fallback` (why chunks are not as asked; None where all are), `relative_error`,
+shape, dtype         of the tensor: a tuple, and text such as "torch.float32"
+version              number of the record in its dataset, from 1; never reused. 0 if it is not stored yet
+compressed           whether a configuration other than none/none was set
+compression_metadata only then: `compression`, `quantization` (names as set), `quantization_params`, `original_size`
+                     (canonical bytes), `compressed_size` (stored bytes), `compression_ratio`, `encodings` (of the chunks),
+                     `lossy`, `fallback` (why chunks are not encoded as set; None if all are), `relative_error`,
                      `max_absolute_error` (both measured)
 
-Of a record that was imported from Tensorus 0.1, `compression_metadata` also has `import_status` ("imported", "repaired" or
-"lossy"), `saturated_count` (elements beyond the codes; where there are any), and in `quantization_params` the `scale` and
-`zero_point` that it had there. Where 0.1 had lost something, `lossy` is True and both errors are None: nobody knows them.
+For a record imported from Tensorus 0.1, `compression_metadata` also has `import_status` ("imported", "repaired" or "lossy"),
+`saturated_count` (number of elements beyond the range of the codes, if any), and in `quantization_params` the original `scale`
+and `zero_point`. If 0.1 lost information, `lossy` is True and both errors are None, since they are unknown.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ __all__ = [
 SYSTEM_KEYS = frozenset(
     {"record_id", "timestamp_utc", "shape", "dtype", "version", "compressed", "compression_metadata"}
 )
-"""Keys that every record has, `compression_metadata` aside. A user gives the first two of a new record, or leaves them out."""
+"""Keys of every record (`compression_metadata`: of some). For a new record, a user may set the first two."""
 
 _KEPT_KEYS = ("timestamp_utc", "compression_metadata")
 
 
 def new_metadata(given: object, config: CompressionConfig | None) -> tuple[str, bool, Metadata]:
-    """Return a new record's id, whether the user gave it, and the metadata that is stored.
+    """Return a new record's id, whether the user set it, and the metadata to store.
 
     Args:
-        given: the user's; None: none.
-        config: how the tensor is stored; None: as its dataset says.
+        given: the user's metadata, or None.
+        config: how the tensor is stored; None: the dataset's policy.
 
     Raises:
-        TypeError: a value that metadata does not hold, names its key; an id or a time of another type.
-        ValueError: an integer beyond 64 bits, text that is not Unicode, or a time that is none in ISO 8601.
+        TypeError: metadata cannot hold a value (the message names its key), or id or time have a wrong type.
+        ValueError: an integer exceeds 64 bits, text is not Unicode, or a time is not in ISO 8601.
     """
     user = _checked({} if given is None else given)
     record_id, timestamp = _given_id(user.get("record_id")), _given_time(user.get("timestamp_utc"))
@@ -99,12 +99,12 @@ def record_metadata(info: TensorInfo) -> Metadata:
 
 
 def dtype_text(dtype: str) -> str:
-    """Return a dtype as records have it, such as "torch.float32"."""
+    """Return a dtype in the form of records, such as "torch.float32"."""
     return f"torch.{dtype}"
 
 
 def plain_value(value: object) -> object:
-    """Return a value as metadata gives it back: a list for a tuple or set; itself where metadata does not hold it."""
+    """Return a value as metadata return it, such as a list for a tuple or set; unchanged if metadata cannot hold it."""
     try:
         return from_value_map(to_value_map({"value": plain(value)}))["value"]
     except (TypeError, ValueError):
@@ -139,19 +139,19 @@ def _compression_metadata(info: TensorInfo, asked: Metadata) -> Metadata:
 
 
 def _entries(described: object, keys: tuple[str, ...]) -> Metadata:
-    """Return those entries of a dict that are there."""
+    """Return the entries of a dict that have these keys."""
     return {key: described[key] for key in keys if key in described} if isinstance(described, dict) else {}
 
 
 def _given_id(given: MetadataValue) -> str | None:
-    """Return the id that a user chose; None: a new one is to be made."""
+    """Return the id that a user set, or None."""
     if isinstance(given, bool) or not isinstance(given, (str, int, float, type(None))):
         raise TypeError(f"metadata['record_id'] is a {type(given).__name__}, must be a str or a number")
     return None if given is None or given == "" else str(given)
 
 
 def _given_time(given: MetadataValue) -> float | None:
-    """Return the time that a user gave, in seconds since 1970; None: now."""
+    """Return the time that a user set, in seconds since 1970, or None."""
     if isinstance(given, bool) or not isinstance(given, (str, int, float, type(None))):
         raise TypeError(
             f"metadata['timestamp_utc'] is a {type(given).__name__}, must be a number, or a time in ISO 8601"
@@ -171,11 +171,11 @@ def _users_fields(metadata: Metadata) -> Metadata:
 
 
 def _checked(given: object) -> Metadata:
-    """Return a copy that shares nothing with what is given."""
+    """Return a checked deep copy of a user's metadata."""
     if not isinstance(given, Mapping):
         raise TypeError(f"metadata is a {type(given).__name__}, must be a dict")
     try:
-        # What every record has is the store's to say, whatever the user has there.
+        # The store sets the other system keys, whatever the user put there.
         given = {key: plain(value, 1) for key, value in given.items() if key not in SYSTEM_KEYS or key in _GIVEN_KEYS}
         return plain_metadata(given)
     except InvalidMetadataError as error:

@@ -1,8 +1,8 @@
-r"""Names of datasets: any text for the user, and for the store what it takes.
+r"""Converts dataset names, which may be any text, to names that the store accepts.
 
-A store refuses control characters, and parts between slashes that are empty, "." or "..". Such a name is stored as "%" and the
-name with every "%", "/" and control character as "%" and two hexadecimal digits: "../a" as "%..%2Fa". Every other name is
-stored as it is, unless it looks like one of those; then it is written so itself. So no two names are stored alike.
+A store refuses control characters, and parts between slashes that are empty, "." or "..". Such a name is stored as "%" followed
+by the name, in which every "%", "/" and control character becomes "%" and two hexadecimal digits: "../a" becomes "%..%2Fa". All
+other names are stored unchanged, unless they look like an escaped name; then they are escaped too. So the mapping is injective.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _ESCAPED = re.compile(r"[%/\x00-\x1f\x7f]")
 
 
 def stored_name(name: object) -> str:
-    """Return the name under which the store has the dataset.
+    """Return the dataset's name in the store.
 
     Raises:
-        TypeError: it is no text.
-        ValueError: it is empty, or has a NUL.
+        TypeError: `name` is not a str.
+        ValueError: it is empty or contains a NUL.
     """
     if not isinstance(name, str):
         raise TypeError(f"name of a dataset is a {type(name).__name__}, must be a str")
@@ -44,7 +44,7 @@ def _written(name: str) -> str:
 
 
 def _is_written(stored: str) -> bool:
-    """Return whether this is what `stored_name` makes of another name."""
+    """Return whether this is an escaped name, as `stored_name` returns it."""
     if not stored.startswith("%"):
         return False
     name = unquote(stored[1:])

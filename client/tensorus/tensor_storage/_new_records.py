@@ -1,7 +1,7 @@
-"""What an insert or batch is to store: tensors with ids that are free.
+"""Prepares the records of an insert or batch, and gives them free ids.
 
-Metadata with all the keys that every record has are those of a record that was read: the insert is a copy of it. Its id is kept
-where it is free, and where it is not, the copy gets one of its own. A user's own metadata have no such keys.
+Metadata with all keys that every record has are those of a record that was read, so the insert copies this record. The copy
+keeps the id if it is free, and otherwise gets a new one. Metadata that users write themselves do not have all these keys.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ _KEYS_OF_A_RECORD = frozenset({"record_id", "timestamp_utc", "shape", "dtype", "
 
 
 class NewRecords:
-    """Of one insert or batch into one dataset."""
+    """The new records of one insert or batch into one dataset."""
 
     def __init__(self, records: Records, dataset: str, config: CompressionConfig | None) -> None:
-        """Begin without any.
+        """Start without records.
 
         Args:
-            records: what has ids that are not free.
-            config: how tensors are stored; None: as the dataset says.
+            records: the existing records, whose ids are taken.
+            dataset: its name in the store.
+            config: how tensors are stored; None: the dataset's policy.
         """
         self._records = records
         self._dataset = dataset
@@ -41,11 +42,11 @@ class NewRecords:
         self._ids: set[str] = set()
 
     def add(self, tensor: object, metadata: object) -> NewTensor:
-        """Return a tensor as it is inserted, with an id.
+        """Return a tensor to insert, with an id.
 
         Raises:
-            TypeError: it is no tensor, or a value that metadata does not hold.
-            NameTakenError: the id that was given is taken, or another of these has it.
+            TypeError: `tensor` is not a tensor, or metadata cannot hold a value.
+            NameTakenError: the given id is taken, by a stored record or another new one.
         """
         array = as_numpy(tensor)
         record_id, given, stored = new_metadata(metadata, self._config)

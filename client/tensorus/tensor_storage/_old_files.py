@@ -1,8 +1,8 @@
-"""Imports the files that Tensorus 0.1 left in a folder, when a store in the same folder is opened.
+"""Imports dataset files of Tensorus 0.1 when a store in the same folder is opened.
 
-The files stay as they are. `imported.json` beside them says which were imported, so that each is once: a dataset of it that is
-deleted stays so. A file that could not be imported is tried again at the next opening, and its name stays taken until then.
-Instances that open the folder at the same time wait for one another.
+The files do not change. `imported.json` beside them records which were imported, so that each is imported only once, and a
+dataset that is deleted later stays deleted. A file that could not be imported is tried again at the next opening; until then
+its name stays taken. Processes that open the folder at the same time wait for each other.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _log = logging.getLogger(__name__)
 
 
 def import_old_files(client: Client, folder: Path) -> tuple[FileReport, ...]:
-    """Import every file that has not been before, and report what became of each that was tried."""
+    """Import every file that was not imported before, and return a report for each that was tried."""
     paths = [path for path in sorted(folder.glob("*.pt")) if path.is_file()]
     if not paths:
         return ()
-    import fcntl  # noqa: PLC0415 - not everywhere; but then neither is the engine
+    import fcntl  # noqa: PLC0415 - missing on Windows, as is the engine
 
     from tensorus.old_files.storing import import_file, summary_of  # noqa: PLC0415 - few folders have such files
 
@@ -56,12 +56,12 @@ def import_old_files(client: Client, folder: Path) -> tuple[FileReport, ...]:
 
 
 def _read(file: TextIO) -> dict[str, Any]:
-    """Return size and time of what was imported; `Any`: what is in a file can be anything."""
+    """Return size and modification time of each imported file. `Any`: a file may contain anything."""
     file.seek(0)
     try:
         found = json.load(file)
     except ValueError:
-        # Empty, or torn by a crash: to import again stores nothing twice.
+        # Empty, or torn by a crash. Importing again stores nothing twice.
         return {}
     return found if isinstance(found, dict) else {}
 

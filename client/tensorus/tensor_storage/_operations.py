@@ -1,7 +1,7 @@
-"""Operations on stored tensors, as Tensorus 0.1 had them: torch computes, and the result is stored or returned.
+"""The tensor operations of Tensorus 0.1: torch computes, and the result is stored or returned.
 
-`TensorOperations` adds them to any storage with `insert` and `get_tensor_by_id`. Tensors are read whole, and computed where the
-program runs.
+`TensorOperations` adds them to any storage with `insert` and `get_tensor_by_id`. Whole tensors are read, and the calling
+process computes.
 """
 
 # ruff: noqa: FBT001, FBT002, PLR0917 - the signatures of Tensorus 0.1
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["TensorOperations"]
 
 Outcome: TypeAlias = Any
-"""The id of the record where the result was stored, a str; else the result, an `OperationResult`. Of an SVD, three of them."""
+"""The id of the stored result (a str), or an `OperationResult` if it was not stored. An SVD returns three of them."""
 
 _INTERFACE = {name: f"tensor_{name}" for name in OPERATIONS} | {
     "batch_operation": "batch_tensor_operation",
@@ -32,20 +32,22 @@ _INTERFACE = {name: f"tensor_{name}" for name in OPERATIONS} | {
 
 
 class TensorOperations:
-    """Operations on the tensors of a storage. A class with `insert` and `get_tensor_by_id` as in `TensorStorage` inherits it.
+    """Operations on the tensors of a storage: a mixin for classes with `insert` and `get_tensor_by_id` as in `TensorStorage`.
 
-    Everywhere:
-        store_result: store the result in the same dataset, and return its record's id; False: return an `OperationResult`.
-        result_metadata: for the record of the result. Added are `operation`, `input_tensors` (ids; a number as text),
+    Arguments of all operations:
+        store_result: True stores the result in the same dataset and returns its id; False returns an `OperationResult`.
+        result_metadata: metadata for the stored result. Added to it are `operation`, `input_tensors` (ids; a number as text),
             `computation_time` (seconds), `cached`, and `operation_timestamp` (seconds since 1970).
 
-    Where it has `batch_insert`, too, several results are stored together or not at all.
+    If the class also has `batch_insert`, several results are stored together or not at all.
 
-    Raises, everywhere:
+    Errors of all operations:
         ImportError: torch is not installed.
-        OperationError: the shapes or dtypes do not allow it. A ValueError and a RuntimeError.
+        OperationError: the operation does not support these shapes or dtypes. Also a ValueError and a RuntimeError.
         IndexError: a dimension is out of range.
-        DatasetNotFoundError, TensorNotFoundError: and whatever else the storage raises.
+        DatasetNotFoundError, TensorNotFoundError: the dataset or a tensor does not exist.
+
+    Errors of the storage are raised too.
     """
 
     _kept_results: ResultCache | None = None
@@ -53,10 +55,10 @@ class TensorOperations:
     if TYPE_CHECKING:
 
         def insert(self, name: str, tensor: Any, metadata: Mapping[str, Any] | None = None) -> str:
-            """Of the storage."""
+            """Implemented by the storage."""
 
         def get_tensor_by_id(self, name: str, record_id: str) -> dict[str, Any]:
-            """Of the storage."""
+            """Implemented by the storage."""
 
     def tensor_add(
         self,
@@ -111,7 +113,7 @@ class TensorOperations:
         store_result: bool = True,
         result_metadata: Mapping[str, Any] | None = None,
     ) -> Outcome:
-        """Sum a tensor up, over all of it or over dimensions."""
+        """Sum a tensor over all or some dimensions."""
         options = {"dim": dim, "keepdim": keepdim}
         return self._operate("sum", dataset_name, [tensor_id], options, store_result, result_metadata)
 
@@ -124,7 +126,7 @@ class TensorOperations:
         store_result: bool = True,
         result_metadata: Mapping[str, Any] | None = None,
     ) -> Outcome:
-        """Return the mean of a tensor, over all of it or over dimensions; float32 for integers and narrower floats."""
+        """Compute the mean of a tensor over all or some dimensions; float32 for integers and narrower floats."""
         options = {"dim": dim, "keepdim": keepdim}
         return self._operate("mean", dataset_name, [tensor_id], options, store_result, result_metadata)
 
@@ -136,7 +138,7 @@ class TensorOperations:
         store_result: bool = True,
         result_metadata: Mapping[str, Any] | None = None,
     ) -> Outcome:
-        """Give a tensor another shape; one size may be -1."""
+        """Reshape a tensor; one size may be -1."""
         return self._operate("reshape", dataset_name, [tensor_id], {"shape": shape}, store_result, result_metadata)
 
     def tensor_transpose(
@@ -148,7 +150,7 @@ class TensorOperations:
         store_result: bool = True,
         result_metadata: Mapping[str, Any] | None = None,
     ) -> Outcome:
-        """Exchange two dimensions of a tensor."""
+        """Swap two dimensions of a tensor."""
         options = {"dim0": dim0, "dim1": dim1}
         return self._operate("transpose", dataset_name, [tensor_id], options, store_result, result_metadata)
 
@@ -159,17 +161,19 @@ class TensorOperations:
         store_result: bool = True,
         result_metadata: Mapping[str, Any] | None = None,
     ) -> Outcome:
-        """Decompose a matrix, reduced: return three ids or results, of U, the singular values, and V transposed."""
+        """Compute the reduced SVD of a matrix: three ids or results, for U, the singular values, and V transposed."""
         return self._operate("svd", dataset_name, [tensor_id], {}, store_result, result_metadata)
 
     def batch_tensor_operation(
         self, dataset_name: str, operation: str, tensor_ids: Sequence[str], **operation_kwargs: Any
     ) -> list[Outcome]:
-        """Apply an operation to each of these tensors, one after the other, and return what each gave.
+        """Apply an operation to each of these tensors, one after the other, and return the results.
 
         Args:
-            operation: "add", "subtract", "multiply", "matmul", "sum", "mean", "reshape", "transpose" or "svd"; `ValueError` for
-                another.
+            dataset_name: name of the dataset.
+            operation: "add", "subtract", "multiply", "matmul", "sum", "mean", "reshape", "transpose" or "svd"; any other raises
+                `ValueError`.
+            tensor_ids: ids of the tensors.
             operation_kwargs: further arguments of the operation's method, such as `tensor_id2=2.0`.
         """
         method = getattr(self, _method(operation))
@@ -178,14 +182,16 @@ class TensorOperations:
     def benchmark_tensor_operation(
         self, dataset_name: str, operation: str, tensor_id: str, iterations: int = 10, **kwargs: Any
     ) -> dict[str, float]:
-        """Measure an operation, with reading its operands, without results that were kept; nothing is stored.
+        """Measure an operation, including the time to read its operands, without the cache. Nothing is stored.
 
         Args:
-            iterations: at least 1; `ValueError` otherwise.
-            operation, kwargs: as of `batch_tensor_operation`.
+            dataset_name: name of the dataset.
+            tensor_id: id of the tensor.
+            iterations: number of runs; below 1 raises `ValueError`.
+            operation, kwargs: as for `batch_tensor_operation`.
 
         Returns:
-            Seconds: `mean_time`, `min_time`, `max_time`, `total_time`; and `iterations`.
+            `mean_time`, `min_time`, `max_time` and `total_time` in seconds, and `iterations`.
         """
         if iterations < 1:
             raise ValueError(f"iterations is {iterations}, must be at least 1")
@@ -204,17 +210,17 @@ class TensorOperations:
         }
 
     def enable_operation_caching(self, max_size: int = 100) -> None:
-        """Keep so many results from now on, in memory, those that were used last; `ValueError` below 1."""
+        """Cache up to `max_size` results in memory, and evict the least recently used; below 1 raises `ValueError`."""
         if max_size < 1:
             raise ValueError(f"max_size is {max_size}, must be at least 1")
         self._kept_results = ResultCache(max_size)
 
     def disable_operation_caching(self) -> None:
-        """Keep no results, and forget those that are kept. It is so at the beginning."""
+        """Disable the cache, and drop cached results. This is the initial state."""
         self._kept_results = None
 
     def get_operation_cache_stats(self) -> dict[str, Any]:
-        """Return `enabled`, `size` (results that are kept), `max_size`, and `operations_cached`, which names them."""
+        """Return `enabled`, `size` (number of cached results), `max_size`, and `operations_cached` (their names)."""
         kept = self._kept_results
         if kept is None:
             return {"enabled": False, "size": 0, "max_size": 0, "operations_cached": []}
@@ -229,7 +235,7 @@ class TensorOperations:
         return _Interface(self)
 
     def _generation(self, dataset_name: str, record_id: str) -> Hashable | None:  # noqa: ARG002 - of those who know
-        """Return what a record has in common with no other, not even one that replaces it; None: nothing is kept of it."""
+        """Return a unique version of a record, which changes when the record is replaced; None: do not cache its results."""
         return None
 
     def _operate(
@@ -277,7 +283,7 @@ class TensorOperations:
 
 
 class _Reading(TensorOperations):
-    """The operations on another's tensors, without what that one keeps."""
+    """The operations on another storage's tensors, without its cache."""
 
     def __init__(self, storage: TensorOperations) -> None:
         self._storage = storage
@@ -294,13 +300,13 @@ class _Interface:
 
     def __getattr__(self, name: str) -> Any:
         if name not in _INTERFACE:
-            raise AttributeError(f"there is no operation {name!r}; there are {', '.join(_INTERFACE)}")
+            raise AttributeError(f"operation {name!r} is not one of {', '.join(_INTERFACE)}")
         return getattr(self.storage, _INTERFACE[name])
 
 
 def _torch() -> Any:
     try:
-        import torch  # noqa: PLC0415 - it takes a second to import, and only operations need it here
+        import torch  # noqa: PLC0415 - it takes a second to import, and only operations need it
     except ImportError as error:
         raise ImportError("operations on tensors need torch: pip install 'tensorus[torch]'", name="torch") from error
     return torch
@@ -309,5 +315,5 @@ def _torch() -> Any:
 def _method(operation: str) -> str:
     """Return the name of an operation's method."""
     if operation not in OPERATIONS:
-        raise ValueError(f"there is no operation {operation!r}; there are {', '.join(OPERATIONS)}")
+        raise ValueError(f"operation {operation!r} is not one of {', '.join(OPERATIONS)}")
     return f"tensor_{operation}"

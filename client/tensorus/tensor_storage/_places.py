@@ -1,4 +1,4 @@
-"""Where a `TensorStorage` keeps its data: a folder, a server, or memory."""
+"""Opens the place where a `TensorStorage` keeps its data: a folder, a server, or memory."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _log = logging.getLogger(__name__)
 
 
 class FolderIdentity:
-    """A folder that might be removed, or replaced by another of its name."""
+    """Detects whether a folder was removed, or replaced by another one."""
 
     def __init__(self, path: Path) -> None:
-        """Remember the folder that is there now; the path is absolute."""
+        """Remember the folder that currently has this absolute path."""
         self._path = path
         self._status = path.stat()
 
     def is_there(self) -> bool:
-        """Return whether the path still leads to it."""
+        """Return whether the path still leads to the same folder."""
         try:
             return os.path.samestat(self._path.stat(), self._status)
         except OSError:
@@ -49,39 +49,39 @@ class FolderIdentity:
 
 @dataclass(frozen=True)
 class Place:
-    """An open place. Closed at the end of the process, too, and where nobody uses it any more."""
+    """An open place. It is also closed when it is garbage-collected, and when the process ends."""
 
     client: Client
     path: Path | str | None
-    """The folder; the address of a server as it was given; None: memory."""
+    """The folder; the address of a server as given; None for memory."""
     close: Callable[[], object]
-    """Ends all use of it; what was in memory is gone. Idempotent."""
+    """Closes the place; data in memory are lost. Idempotent."""
     fallback_reason: str | None = None
-    """Why it is memory, though a folder was asked for."""
+    """Why it is memory although a folder was requested."""
     import_report: tuple[FileReport, ...] = ()
-    """What became of the files of Tensorus 0.1 in the folder that were not imported before."""
+    """Reports on files of Tensorus 0.1 in the folder whose import was tried."""
     folder: FolderIdentity | None = None
-    """The folder as it was opened; None where there is none, or it is nobody else's to remove."""
+    """The folder as it was opened; None for a server or memory."""
 
     def __post_init__(self) -> None:
-        """Have it closed."""
+        """Register the finalizer."""
         weakref.finalize(self, self.close)
 
     def require_there(self) -> None:
-        """Refuse to write into a folder that was removed: its files are still open, and what they take would be lost.
+        """Refuse to write to a folder that was removed: its files are still open, but what is written would be lost.
 
         Raises:
-            UnavailableError: it was removed, or replaced by another.
+            UnavailableError: the folder was removed, or replaced by another one.
         """
         if self.folder is not None and not self.folder.is_there():
             raise UnavailableError(f"the folder {self.path} of the store was removed", reason="STORE_UNAVAILABLE")
 
 
 def open_place(storage_path: str | os.PathLike[str] | None) -> Place:
-    """Open the place that a storage path names; an empty one is memory, as it was.
+    """Open the place that a storage path names; an empty path means memory, as in Tensorus 0.1.
 
     Raises:
-        NotImplementedError: a scheme other than grpc.
+        NotImplementedError: the scheme is not grpc.
         ConnectionError: the server cannot be reached, or the folder holds a store that cannot be opened.
     """
     if storage_path is None or storage_path == "":
@@ -99,7 +99,7 @@ def open_place(storage_path: str | os.PathLike[str] | None) -> Place:
 def _on_server(storage_path: str, address: str) -> Place:
     client = tensorus.connect(address)
     try:
-        # A wrong address shows here, and not at the first use.
+        # Detect a wrong address now instead of at the first use.
         client.datasets()
     except BaseException:
         client.close()
@@ -110,11 +110,13 @@ def _on_server(storage_path: str, address: str) -> Place:
 def _in_folder(folder: Path) -> Place:
     reason = _why_unusable(folder)
     if reason is not None:
-        message = f"the storage path {folder} cannot be used, {reason}: all is kept in memory, and lost in the end"
+        message = (
+            f"the storage path {folder} cannot be used ({reason}): all data is kept in memory, and lost at the end"
+        )
         _log.error(message)
         warnings.warn(message, RuntimeWarning, stacklevel=4)
         return _in_memory(reason)
-    # Whoever changes the working directory means another folder from then on, but not this one.
+    # Make the path absolute, so that later changes of the working directory do not affect it.
     absolute = folder.absolute()
     client = tensorus.open(absolute)
     try:
@@ -126,10 +128,10 @@ def _in_folder(folder: Path) -> Place:
 
 
 def _why_unusable(folder: Path) -> str | None:
-    """Return why nothing can be written to a folder, which is made if it is not there; None where it can."""
+    """Create a folder if necessary, and return why it cannot be written to, or None."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Asking for permissions is not enough: a file system may be read-only.
+        # Checking permissions is not enough: the file system may be read-only.
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -148,7 +150,7 @@ def _in_memory(fallback_reason: str | None) -> Place:
 
 
 def _open_temporary(folder: Path) -> Client:
-    """Do what `tensorus.open` does, for a folder that is removed when the process ends."""
+    """Do the same as `tensorus.open`, for a folder that is removed when the process ends."""
     from tensorus.embedded import EmbeddedBackend  # noqa: PLC0415 - the thin client has no engine
 
     backend = EmbeddedBackend.temporary(folder)
@@ -157,7 +159,7 @@ def _open_temporary(folder: Path) -> Client:
 
 
 class _Closing:
-    """Closes a client, and removes a folder, in the process that made them: a forked child must not."""
+    """Closes a client and removes a folder, but only in the process that created them: a forked child must not."""
 
     def __init__(self, client: Client, folder: MemoryFolder | None = None) -> None:
         self._client = client

@@ -1,4 +1,4 @@
-"""The half of `TensorStorage` that reads. What returns a list has an iterator beside it, for what memory does not hold."""
+"""The reading half of `TensorStorage`. Each method that returns a list has an iterator variant, for results beyond memory."""
 
 from __future__ import annotations
 
@@ -23,32 +23,31 @@ if TYPE_CHECKING:
 __all__ = ["ReadingStorage", "StoredRecord"]
 
 StoredRecord: TypeAlias = "dict[str, Any]"
-"""`tensor`, and its `metadata`, a dict. `Any`: torch need not be installed."""
+"""A dict with `tensor` and `metadata`, a dict. `Any`: torch need not be installed."""
 
 
 class ReadingStorage(ABC):
     """Retrieval of records.
 
-    Tensors are fresh, row-major, and on the CPU: torch's where torch is installed, NumPy arrays elsewhere. Metadata are fresh
-    dicts. Lists are in order of insertion. An iterator raises what its list would, at the first record that it is asked for.
+    Tensors are new, row-major, and on the CPU: torch tensors if torch is installed, else NumPy arrays. Metadata are new dicts.
+    Lists are in order of insertion. An iterator raises the errors of its list variant when its first record is requested.
 
-    Every method raises `DatasetNotFoundError` for a dataset that there is not, and `DamagedRecordError` for a record whose
-    bytes are damaged.
+    Every method raises `DatasetNotFoundError` if the dataset does not exist, and `DamagedRecordError` if a record is damaged.
     """
 
     @property
     @abstractmethod
     def _records(self) -> Records:
-        """What is stored, as this thread sees it."""
+        """The records as this thread sees them, including changes of its transaction."""
 
     @property
     @abstractmethod
     def _filters(self) -> bool:
-        """Whether the catalogue knows all that this thread sees."""
+        """Whether the catalogue knows all records that this thread sees, so that filters can be used."""
 
     @abstractmethod
     def _existing(self, name: str) -> str:
-        """Return the name under which the store has the dataset; raise `DatasetNotFoundError` where it has none."""
+        """Return the dataset's name in the store; raise `DatasetNotFoundError` if it does not exist."""
 
     def get_dataset(self, name: str) -> list[Any]:
         """Return all tensors."""
@@ -70,55 +69,56 @@ class ReadingStorage(ABC):
         """Return a record.
 
         Raises:
-            TensorNotFoundError: there is none with this id.
+            TensorNotFoundError: no record has this id.
         """
         return _shown(self._records.record(stored_name(name), self._id(name, record_id)))
 
     def query(self, name: str, query_fn: Callable[[Any, dict[str, Any]], Any]) -> list[StoredRecord]:
-        """Return the records for which `query_fn(tensor, metadata)` is true. Reads all of the dataset, a record at a time.
+        """Return the records for which `query_fn(tensor, metadata)` is true. Reads the whole dataset, one record at a time.
 
-        A record for which it raises is left out; a `RuntimeWarning` says how many were, and shows the first error.
+        Records for which `query_fn` raises are left out; a `RuntimeWarning` tells how many, and shows the first error.
 
         Raises:
-            TypeError: `query_fn` cannot be called.
+            TypeError: `query_fn` is not callable.
             RuntimeError: it raised for every record; the first error is the cause.
         """
         return list(self.iter_query(name, query_fn))
 
     def iter_query(self, name: str, query_fn: Callable[[Any, dict[str, Any]], Any]) -> Iterator[StoredRecord]:
-        """Yield the records for which `query_fn(tensor, metadata)` is true. As `query`; it warns at the end."""
+        """Yield the records for which `query_fn(tensor, metadata)` is true. As `query`, but warns at the end."""
         if not callable(query_fn):
             raise TypeError(f"query_fn is a {type(query_fn).__name__}, must be callable")
         return self._matching(name, query_fn)
 
     def query_where(self, name: str, where: Where | None) -> list[StoredRecord]:
-        """Return the records that a filter holds for. Found in the catalogue; only those records are read.
+        """Return the records that match a filter. The catalogue evaluates it, and only matching records are read.
 
         Args:
-            where: as text, such as `layer >= 1 AND kind = "attention"`, or a dict of fields and what they must be (a list: one
-                of these); None: all. Fields are the user's, and `timestamp_utc`; a dot leads into a dict. Of the tensor there
-                are `@id`, `@dtype` ("float32"), `@shape`, `@rank`, `@nbytes`, `@min`, `@max`, `@mean` and others; see the
-                section on filters in docs/PROTOCOL.md.
+            name: name of the dataset.
+            where: a filter as text, such as `layer >= 1 AND kind = "attention"`, or a dict from fields to required values (a
+                list means any of its values); None: all records. Fields are those of the user, and `timestamp_utc`; a dot goes
+                into a dict. Properties of the tensor are `@id`, `@dtype` ("float32"), `@shape`, `@rank`, `@nbytes`, `@min`,
+                `@max`, `@mean` and others; see the section on filters in docs/PROTOCOL.md.
 
         Raises:
-            InvalidFilterError: it does not parse; names the position. A ValueError.
-            TransactionError: this thread's transaction has changed something in the dataset, which a filter does not see.
+            InvalidFilterError: the filter does not parse; the message names the position. Also a ValueError.
+            TransactionError: this thread's transaction has changed the dataset; a filter does not see such changes.
         """
         return list(self.iter_query_where(name, where))
 
     def iter_query_where(self, name: str, where: Where | None) -> Iterator[StoredRecord]:
-        """Yield the records that a filter holds for. As `query_where`."""
+        """Yield the records that match a filter. As `query_where`."""
         return map(_shown, self._records.matching(stored_name(name), where))
 
     def query_by_metadata(self, dataset_name: str, field: str, value: Any) -> list[StoredRecord]:
-        """Return the records that have this field, of the user's or the system's, with a value equal to this.
+        """Return the records whose `field`, a user's or a system's, equals `value`.
 
-        What a filter can express is found in the catalogue, and only those records are read.
+        If a filter can express this, the catalogue finds the records, and only those are read.
         """
         return list(self.iter_query_by_metadata(dataset_name, field, value))
 
     def iter_query_by_metadata(self, dataset_name: str, field: str, value: Any) -> Iterator[StoredRecord]:
-        """Yield the records that have this field with a value equal to this."""
+        """Yield the records whose `field` equals `value`."""
         wanted = tuple(value) if field == "shape" and isinstance(value, (list, tuple)) else plain_value(value)
 
         def equals(info: TensorInfo) -> bool:
@@ -128,7 +128,7 @@ class ReadingStorage(ABC):
         return self._equal(dataset_name, field_filter(field, value), equals)
 
     def query_by_tensor_shape(self, dataset_name: str, shape: Sequence[int]) -> list[StoredRecord]:
-        """Return the records whose tensors have this shape. Found in the catalogue."""
+        """Return the records whose tensors have this shape. The catalogue finds them."""
         return list(self.iter_query_by_tensor_shape(dataset_name, shape))
 
     def iter_query_by_tensor_shape(self, dataset_name: str, shape: Sequence[int]) -> Iterator[StoredRecord]:
@@ -137,18 +137,19 @@ class ReadingStorage(ABC):
         return self._equal(dataset_name, shape_filter(wanted), lambda info: info.shape == wanted)
 
     def sample_dataset(self, name: str, n_samples: int, *, seed: int | None = None) -> list[StoredRecord]:
-        """Return so many records at random, in random order, none twice; all of them where there are fewer.
+        """Return `n_samples` random records in random order, without duplicates; all records if there are fewer.
 
-        Reads only those.
+        Reads only those records.
 
         Args:
-            n_samples: at most a million; not above 0: none.
-            seed: the same one gives the same records; None: one from the module `random`, whose seed then decides.
+            name: name of the dataset.
+            n_samples: number of records, at most a million; 0 or less: none.
+            seed: makes the sample reproducible; None: a seed from the module `random`, so that `random.seed` determines it.
         """
         return list(self.iter_sample(name, n_samples, seed=seed))
 
     def iter_sample(self, name: str, n_samples: int, *, seed: int | None = None) -> Iterator[StoredRecord]:
-        """Yield so many records at random. Arguments as of `sample_dataset`."""
+        """Yield `n_samples` random records. Arguments as for `sample_dataset`."""
         chosen_seed = random.getrandbits(62) if seed is None else seed
         return map(_shown, self._records.sample(stored_name(name), max(0, n_samples), chosen_seed))
 
@@ -156,21 +157,22 @@ class ReadingStorage(ABC):
         """Return a page of records.
 
         Args:
-            offset: records before the page; past the end, the page is empty.
-            limit: records of the page, at most; None: all the rest.
+            name: name of the dataset.
+            offset: number of records before the page; past the end, the page is empty.
+            limit: maximum number of records; None: all remaining ones.
 
         Raises:
-            ValueError: one of them is negative.
+            ValueError: `offset` or `limit` is negative.
         """
         return list(self.iter_records(name, offset, limit))
 
     def iter_records(self, name: str, offset: int = 0, limit: int | None = None) -> Iterator[StoredRecord]:
-        """Yield the records from `offset` on. Arguments as of `get_records_paginated`."""
+        """Yield the records from `offset` on. Arguments as for `get_records_paginated`."""
         for what, number in (("offset", offset), ("limit", limit)):
             if number is not None and number < 0:
                 raise ValueError(f"{what} is {number}, must not be negative")
         dataset, records = stored_name(name), self._records
-        # Of the records before the page nothing is read but the rows of the catalogue.
+        # Only the catalogue rows of the records before the page are read, not their tensors.
         page = islice(records.infos(dataset), offset, None if limit is None else offset + limit)
         return map(_shown, records.named(dataset, (info.id for info in page)))
 
@@ -179,19 +181,19 @@ class ReadingStorage(ABC):
         return self._records.count(stored_name(dataset_name))
 
     def get_compression_stats(self, dataset_name: str) -> dict[str, Any]:
-        """Return what compressing has brought. `Any`: numbers, and lists of names.
+        """Return statistics of compression. `Any`: numbers, and lists of names.
 
         Returns:
-            total_tensors               all records
-            compressed_tensors          those for which a configuration was asked; of these alone:
+            total_tensors               number of records
+            compressed_tensors          records stored with a configuration; the next six cover only these:
             total_original_size         canonical bytes
-            total_compressed_size       bytes on disk, all framing counted
-            average_compression_ratio   the former over the latter; 1.0 where there are none
-            compression_algorithms      names, sorted, such as "gzip-6"
-            quantization_algorithms     likewise, such as "int8"
-            fallbacks                   those with chunks that are not as asked
+            total_compressed_size       bytes on disk, including all framing
+            average_compression_ratio   the former divided by the latter; 1.0 if there are none
+            compression_algorithms      sorted names, such as "gzip-6"
+            quantization_algorithms     sorted names, such as "int8"
+            fallbacks                   records with chunks that are not encoded as requested
             stored_bytes                bytes on disk of all records
-            ratio                       canonical bytes over bytes on disk, of all records
+            ratio                       canonical bytes divided by bytes on disk, for all records
         """
         stats: dict[str, Any] = dict.fromkeys(
             ("total_tensors", "compressed_tensors", "total_original_size", "total_compressed_size", "fallbacks"), 0
@@ -220,7 +222,7 @@ class ReadingStorage(ABC):
         }
 
     def _id(self, name: str, record_id: object) -> str:
-        """Return an id as it is; where it is no text, no record has it."""
+        """Return the id; raise `TensorNotFoundError` if it is not a str, since no record can have it."""
         if not isinstance(record_id, str):
             raise record_missing(self._existing(name), record_id)
         return record_id
@@ -249,10 +251,10 @@ class ReadingStorage(ABC):
         warnings.warn(f"{message}; they are left out", RuntimeWarning, stacklevel=3)
 
     def _equal(self, name: str, where: str | None, equals: Callable[[TensorInfo], bool]) -> Iterator[StoredRecord]:
-        """Yield the records whose headers are as wanted.
+        """Yield the records whose descriptions satisfy `equals`.
 
         Args:
-            where: a filter that holds for all of these; None: there is none, so that all headers are looked at.
+            where: a filter that matches all of these records, perhaps more; None: check the descriptions of all records.
         """
         dataset, records = stored_name(name), self._records
         if where is None or not self._filters:

@@ -1,6 +1,6 @@
-"""Reading records: as they are stored, and as a transaction that is not committed yet has changed them.
+"""Reads records: as they are stored, and with the uncommitted changes of a transaction.
 
-Everything that can be many is yielded, so that memory holds a record at a time. Datasets are named as the store names them.
+Methods yield records one at a time, to keep memory small. Names of datasets are those in the store.
 """
 
 from __future__ import annotations
@@ -29,50 +29,51 @@ if TYPE_CHECKING:
 __all__ = ["ChangedRecords", "Records", "StoredRecords"]
 
 _IDS_PER_READ = 256
-"""Of records that are named one by one: few enough to hold, many enough for one stream."""
+"""Ids per read of named records: few enough to hold in memory, enough to fill a stream."""
 
 
 class Records(Protocol):
-    """What can be read of datasets. Every method raises as `TensorStorage` does, most of them at the first record."""
+    """A source of records. Methods raise the errors of `TensorStorage`, most of them at the first record."""
 
     def count(self, dataset: str) -> int:
         """Return the number of records."""
 
     def infos(self, dataset: str, where: str | None = None) -> Iterator[TensorInfo]:
-        """Yield what is known of records, in order of insertion.
+        """Yield descriptions of records, in order of insertion.
 
         Args:
-            where: a filter; records that it does not hold for may be yielded all the same.
+            dataset: name of the dataset.
+            where: a filter, as a hint; records that do not match may be yielded too.
         """
 
     def records(self, dataset: str, where: str | None = None) -> Iterator[Record]:
-        """Yield records, in order of insertion. Arguments as of `infos`."""
+        """Yield records, in order of insertion. Arguments as for `infos`."""
 
     def matching(self, dataset: str, where: Where | None) -> Iterator[Record]:
-        """Yield the records that a filter holds for, and no others, in order of insertion.
+        """Yield exactly the records that match a filter, in order of insertion.
 
         Raises:
-            TransactionError: there are changes in the dataset, of which a filter knows nothing.
+            TransactionError: the dataset has uncommitted changes, which a filter does not see.
         """
 
     def named(self, dataset: str, ids: Iterable[str]) -> Iterator[Record]:
-        """Yield the records with these ids, in their order; those that are not there are left out."""
+        """Yield the records with these ids, in this order; ids that do not exist are skipped."""
 
     def sample(self, dataset: str, count: int, seed: int) -> Iterator[Record]:
-        """Yield so many at random, in random order; the same ones for the same seed."""
+        """Yield `count` random records in random order; the same seed gives the same records."""
 
     def info(self, dataset: str, record_id: str) -> TensorInfo:
-        """Return what is known of a record."""
+        """Return the description of a record."""
 
     def record(self, dataset: str, record_id: str) -> Record:
         """Return a record."""
 
 
 class StoredRecords:
-    """What a client's store has."""
+    """The records in a client's store."""
 
     def __init__(self, place: Place) -> None:
-        """Read from `place`, which stays open while anything reads from it."""
+        """Read from `place`. Holding it keeps it open."""
         self._place = place
         self._client = place.client
 
@@ -118,7 +119,7 @@ class StoredRecords:
             return next(self._client.get_many(dataset, [record_id]))
 
     def _existing(self, dataset: str, ids: list[str]) -> Iterator[Record]:
-        """Yield those of the records that are there: some may have been deleted since they were listed."""
+        """Yield the records that still exist: some may have been deleted since they were listed."""
         position = 0
         while position < len(ids):
             try:
@@ -130,13 +131,13 @@ class StoredRecords:
 
 
 class ChangedRecords:
-    """What another source of records has, with changes that are not committed.
+    """The records of another source with uncommitted changes applied.
 
-    What was inserted comes last, with its values as they were given: a lossy configuration takes effect when it is stored.
+    Inserted records come last, with their values as given: a lossy configuration takes effect only when they are stored.
     """
 
     def __init__(self, stored: Records, changes: Mapping[str, Changes]) -> None:
-        """Apply the changes, which may go on, to what is stored; to each dataset its own, and none to others."""
+        """Apply the changes, by dataset, to the stored records. The changes may grow later."""
         self._stored = stored
         self._changes = changes
 
@@ -153,7 +154,7 @@ class ChangedRecords:
         if changes is None:
             yield from self._stored.infos(dataset, where)
             return
-        # Without the filter, which knows nothing of what was changed.
+        # Without the filter, which does not see the changes.
         for info in self._stored.infos(dataset):
             if info.id not in changes.deleted:
                 yield changes.applied(info)
@@ -176,8 +177,8 @@ class ChangedRecords:
         """See `Records`."""
         if self._changes.get(dataset):
             raise TransactionError(
-                f"a filter does not see what this transaction has changed in dataset {shown_name(dataset)!r}: "
-                "filter before it or after it, or use query or query_by_metadata"
+                f"a filter does not see the changes of this transaction to dataset {shown_name(dataset)!r}: "
+                "filter before or after it, or use query or query_by_metadata"
             )
         yield from self._stored.matching(dataset, where)
 
@@ -225,7 +226,7 @@ class ChangedRecords:
 
 
 def _inserted(changes: Changes, record_id: str) -> Record:
-    """Return a record that was inserted, with values of its own."""
+    """Return an inserted record with a copy of its values."""
     inserted = changes.inserted[record_id]
     values = np.array(as_numpy(inserted.new.tensor), order="C", copy=True)
     return Record(inserted.info, from_canonical(values, default_kind()))

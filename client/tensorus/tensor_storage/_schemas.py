@@ -1,8 +1,8 @@
-"""Schemas as Tensorus 0.1 had them, and as a store has them.
+"""Converts schemas between the form of Tensorus 0.1 and that of the store.
 
-A dict with any of `shape`, `dtype` ("torch.float32") and `metadata`, names of fields and of their types. The store checks every
-insert and update of metadata against it. Keys that every record has anyway are not part of what it checks. Other parts, such as
-a description, never meant anything: they are left out, with a warning.
+The former is a dict with any of `shape`, `dtype` ("torch.float32") and `metadata`, which maps fields to names of types. The
+store checks every insert and metadata update against the schema. Fields that every record has are not checked. Other parts,
+such as a description, never had an effect; they are dropped with a warning.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool,
 
 
 def schema_to(schema: Mapping[str, Any] | None) -> Schema:
-    """Return what a store is asked to check; `Any`: checked here. A `UserWarning` names the parts that it leaves out.
+    """Return the store's form of a schema. A `UserWarning` names the parts that are dropped. `Any`: checked here.
 
     Raises:
-        TypeError: it is no dict, or one of its parts is not what it should be.
+        TypeError: the schema or its metadata is not a dict, or a part has a wrong type.
     """
     if schema is None:
         return Schema()
@@ -45,13 +45,13 @@ def schema_to(schema: Mapping[str, Any] | None) -> Schema:
     return Schema(
         dtype=None if dtype is None else str(dtype).removeprefix("torch."),
         shape=None if shape is None else tuple(shape),
-        # A type that is not known: the field has to be there, and may be anything.
+        # A field with an unknown type must exist, and may have any type.
         metadata={key: _TYPES.get(name) for key, name in (metadata or {}).items() if key not in SYSTEM_KEYS},
     )
 
 
 def schema_from(dataset: DatasetInfo) -> dict[str, Any] | None:
-    """Return a dataset's schema as a dict, of what there is of it; None: it takes anything."""
+    """Return a dataset's schema in the form of Tensorus 0.1, with the parts that it has; None if it has none."""
     schema = dataset.schema
     parts: dict[str, Any] = {}
     if schema.shape is not None:

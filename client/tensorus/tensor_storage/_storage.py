@@ -1,4 +1,4 @@
-"""`TensorStorage` of Tensorus 0.1, over a store of today: a folder, a server, or memory."""
+"""`TensorStorage` of Tensorus 0.1, on top of the current store: a folder, a server, or memory."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ __all__ = ["TensorStorage"]
 
 
 class TensorStorage(TensorOperations, IndexedStorage):
-    """Datasets of tensors with metadata. Safe in many threads; a context manager, which closes it.
+    """Datasets of tensors with metadata. Thread-safe; a context manager, which closes the storage.
 
-    What a method has done is durable when it returns, in a folder or on a server. Several objects, in several processes, may
-    have the same folder open, and see at once what the others do.
+    In a folder or on a server, changes are durable when a method returns. Several objects, also in several processes, may open
+    the same folder, and see each other's changes immediately.
 
-    Errors are listed in `tensorus.tensor_storage`; metadata in `_metadata.py`.
+    `tensorus.tensor_storage` lists the errors, `_metadata.py` the metadata of a record.
     """
 
     def __init__(
@@ -51,21 +51,21 @@ class TensorStorage(TensorOperations, IndexedStorage):
         compression_config: CompressionConfig | None = None,
         compression_preset: str | None = None,
     ) -> None:
-        """Open the place, and make the folder if it is not there.
+        """Open the storage, and create the folder if it does not exist.
 
-        A folder that cannot be used raises nothing: a `RuntimeWarning` says why, so does `fallback_reason`, and all is kept in
-        memory. Dataset files of Tensorus 0.1 in the folder are imported; see `import_report`.
+        An unusable folder is not an error: a `RuntimeWarning` and `fallback_reason` say why, and everything is kept in memory.
+        Dataset files of Tensorus 0.1 in the folder are imported; see `import_report`.
 
         Args:
-            storage_path: a folder; "grpc://host:port", a server; None: memory, until it is closed or the process ends.
-            compression_config: how tensors are stored that this object inserts.
-            compression_preset: the same by a name of `COMPRESSION_PRESETS`; takes precedence. None of both, or empty ones: as
-                the dataset says, which means as they are, for datasets that were created here.
+            storage_path: a folder; "grpc://host:port" for a server; None for memory, until it is closed or the process ends.
+            compression_config: how to store the tensors that this object inserts.
+            compression_preset: the same, as a name in `COMPRESSION_PRESETS`; takes precedence. With neither (None or empty),
+                the policy of the dataset applies: no compression, for datasets that were created through this API.
 
         Raises:
-            ValueError: there is no such preset.
-            TypeError: the configuration is none.
-            NotImplementedError: another kind of place, such as "s3://".
+            ValueError: the preset is unknown.
+            TypeError: the configuration is not a `CompressionConfig`.
+            NotImplementedError: the scheme is not supported, such as "s3://".
             ConnectionError: the server cannot be reached, or the folder holds a store that cannot be opened.
         """
         self._config: CompressionConfig | None = None
@@ -89,69 +89,69 @@ class TensorStorage(TensorOperations, IndexedStorage):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the storage."""
         self.close()
 
     def close(self) -> None:
-        """End all use. What was in memory is gone; of a folder or server nothing is lost without it. Idempotent."""
+        """Close the storage. A storage in memory loses its data; for a folder or server, closing is optional. Idempotent."""
         self._place.close()
 
     @property
     def storage_path(self) -> Path | str | None:
-        """The folder, or the address of a server as it was given; None: memory."""
+        """The folder, or the address of the server as given; None for memory."""
         return self._place.path
 
     @property
     def fallback_reason(self) -> str | None:
-        """Why all is kept in memory, though a folder was asked for; None where it is not so."""
+        """Why everything is kept in memory although a folder was requested; None otherwise."""
         return self._place.fallback_reason
 
     @property
     def import_report(self) -> tuple[FileReport, ...]:
-        """What became of each file of Tensorus 0.1 that was imported, or could not be, when this object was made.
+        """The outcome of each file of Tensorus 0.1 whose import was tried when this object was created.
 
-        The files stay as they are. The name of one that could not be imported stays taken.
+        The files do not change. If a file could not be imported, the name of its dataset stays taken.
         """
         return self._place.import_report
 
     @property
     def datasets(self) -> Datasets:
-        """Datasets by name, each with `tensors`, `metadata` and `schema`; read-only, and read when it is asked for."""
+        """Datasets by name, each with `tensors`, `metadata` and `schema`. Read-only; reads from the store on access."""
         return Datasets(self)
 
     @property
     def compression_config(self) -> CompressionConfig:
-        """How this object's inserts are stored; none/none where nothing was said."""
+        """How this object's inserts are stored; none/none by default."""
         return self._config or CompressionConfig()
 
     @property
     def tensor_compression(self) -> TensorCompression:
-        """What compresses a tensor so without a store."""
+        """An object that compresses tensors in the same way without a store."""
         return self.compression_config.create_tensor_compression()
 
     def set_compression_config(self, config: CompressionConfig | None) -> None:
-        """Have later inserts of this object stored so; None: as the dataset says. What is stored stays as it is."""
+        """Set how later inserts of this object are stored; None: the dataset's policy. Stored tensors do not change."""
         if not isinstance(config, (CompressionConfig, type(None))):
-            raise TypeError(f"a {type(config).__name__} is no CompressionConfig")
+            raise TypeError(f"a {type(config).__name__} is not a CompressionConfig")
         self._config = config
 
     def set_compression_preset(self, preset: str) -> None:
-        """Have later inserts of this object stored so, by a name of `COMPRESSION_PRESETS`; `ValueError` for another."""
+        """Set how later inserts of this object are stored, by a name in `COMPRESSION_PRESETS`; else raise `ValueError`."""
         self._config = get_compression_preset(preset)
 
     def create_dataset(self, name: str, schema: Mapping[str, Any] | None = None) -> None:
-        """Create a dataset, at once, also in a transaction.
+        """Create a dataset. It is created immediately, also within a transaction.
 
-        Of a transaction that it takes part in, it is removed again where that fails, unless others have stored something in it.
+        If it is part of a transaction that fails, it is removed again, unless somebody else has stored records in it.
 
         Args:
-            name: any text of 1 to 255 bytes without NUL; never a path.
-            schema: what its records must be, a dict of any of `shape`, `dtype` ("torch.float32") and `metadata`, whose keys
-                are the fields that have to be there, and whose values are their types: "int", "float", "str", "bool",
-                "list", "dict"; any other: any type. Other keys are ignored, and a `UserWarning` names them. `Any`: checked.
+            name: any text of 1 to 255 bytes without NUL; never treated as a path.
+            schema: what records must satisfy: a dict with any of `shape`, `dtype` ("torch.float32") and `metadata`. `metadata`
+                maps required fields to their types: "int", "float", "str", "bool", "list" or "dict"; any other value allows
+                any type. Other keys of the schema are ignored, with a `UserWarning` that names them. `Any`: checked.
 
         Raises:
-            NameTakenError: there is one of this name, or a file of Tensorus 0.1 that could not be imported.
+            NameTakenError: the dataset exists, or a file of Tensorus 0.1 with this name could not be imported.
         """
         dataset = stored_name(name)
         if name in self._not_imported:
@@ -172,7 +172,7 @@ class TensorStorage(TensorOperations, IndexedStorage):
             return [shown_name(dataset.name) for dataset in self._client.datasets()]
 
     def dataset_exists(self, name: str) -> bool:
-        """Return whether a dataset of this name exists; False for what cannot be a name."""
+        """Return whether a dataset of this name exists; False for an invalid name."""
         try:
             self.get_schema(name)
         except (TypeError, ValueError):
@@ -180,14 +180,15 @@ class TensorStorage(TensorOperations, IndexedStorage):
         return True
 
     def get_schema(self, name: str) -> dict[str, Any] | None:
-        """Return what is checked of a dataset's records, as `create_dataset` takes it; None where nothing is."""
+        """Return a dataset's schema in the form that `create_dataset` takes; None if it has none."""
         with as_storage_errors():
             return schema_from(self._client.dataset(stored_name(name)))
 
     def delete_dataset(self, name: str) -> bool:
         """Delete a dataset with all its records, and return True.
 
-        At once, also in a transaction, which drops its changes to the dataset and does not bring it back where it fails.
+        It is deleted immediately, also within a transaction. The transaction drops its changes to the dataset, and does not
+        restore it on failure.
         """
         dataset = stored_name(name)
         with self._writing():
@@ -199,23 +200,23 @@ class TensorStorage(TensorOperations, IndexedStorage):
         return True
 
     def insert(self, name: str, tensor: Any, metadata: Mapping[str, Any] | None = None) -> str:
-        """Store a tensor, and return its record's id.
+        """Store a tensor, and return the id of its record.
 
-        A record is copied by `insert(name, record["tensor"], record["metadata"])`: with its id where that is free, and else
-        with a new one.
+        `insert(name, record["tensor"], record["metadata"])` copies a record. The copy keeps the id if it is free, and otherwise
+        gets a new one.
 
         Args:
-            name: the dataset's.
-            tensor: a torch tensor, or a NumPy array.
-            metadata: None, bool, int of 64 bits, float, str, and lists and dicts of these; NumPy scalars, dates, times, sets
-                and tuples become such, see `tensorus_protos.plain`. `record_id` and `timestamp_utc` are taken over; other
-                keys of the system are ignored.
+            name: name of the dataset.
+            tensor: a torch tensor or a NumPy array.
+            metadata: a dict of None, bool, 64-bit int, float, str, and lists and dicts of these. NumPy scalars, dates, times,
+                sets and tuples are converted; see `tensorus_protos.plain`. `record_id` and `timestamp_utc` are used; other
+                system keys are ignored.
 
         Raises:
-            TypeError: it is no tensor, or a value that metadata does not hold; names its key.
-            ValueError: `timestamp_utc` is text, and no time in ISO 8601.
-            SchemaValidationError: it does not fit the dataset's schema.
-            NameTakenError: there is a record with this id, and the metadata are not a record's.
+            TypeError: `tensor` is not a tensor, or metadata cannot hold a value; the message names its key.
+            ValueError: `timestamp_utc` is text but not a time in ISO 8601.
+            SchemaValidationError: the record does not fit the dataset's schema.
+            NameTakenError: a record with this id exists, and the metadata are not those of a record.
         """
         dataset = stored_name(name)
         new = self._new_records(dataset).add(tensor, metadata)
@@ -227,11 +228,11 @@ class TensorStorage(TensorOperations, IndexedStorage):
             return self._client.insert(dataset, new.tensor, id=new.id, metadata=new.metadata, policy=new.policy).id
 
     def update_tensor_metadata(self, dataset_name: str, record_id: str, new_metadata: Mapping[str, Any]) -> bool:
-        """Replace all of a record's metadata but the system's keys, and return True.
+        """Replace all metadata of a record except the system keys, and return True.
 
         Raises:
-            TensorNotFoundError: there is none with this id.
-            SchemaValidationError: they do not fit the dataset's schema.
+            TensorNotFoundError: no record has this id.
+            SchemaValidationError: the metadata do not fit the dataset's schema.
         """
         dataset, record_id = stored_name(dataset_name), self._id(dataset_name, record_id)
         transaction = self._transaction(dataset)
@@ -247,7 +248,7 @@ class TensorStorage(TensorOperations, IndexedStorage):
         """Delete a record, and return True.
 
         Raises:
-            TensorNotFoundError: there is none with this id.
+            TensorNotFoundError: no record has this id.
         """
         dataset, record_id = stored_name(dataset_name), self._id(dataset_name, record_id)
         transaction = self._transaction(dataset)
@@ -263,12 +264,12 @@ class TensorStorage(TensorOperations, IndexedStorage):
     def batch_insert(
         self, dataset_name: str, tensors_and_metadata: Iterable[tuple[Any, Mapping[str, Any] | None]]
     ) -> list[str]:
-        """Store many tensors, all or none, and return their records' ids, in order. Much faster than one by one.
+        """Store many tensors, all or none, and return the ids of their records in order. Much faster than single inserts.
 
-        At most 4096 become visible at once; see `transaction` for more.
+        Up to 4096 tensors become visible in one step; see `transaction` for more.
 
         Raises:
-            TransactionError: one of them cannot be stored, or there is no such dataset; the cause is what `insert` would raise.
+            TransactionError: a tensor cannot be stored, or the dataset does not exist; the cause is the error of `insert`.
         """
         with failing_as_transaction("The batch"):
             dataset = self._existing(dataset_name)
@@ -288,7 +289,7 @@ class TensorStorage(TensorOperations, IndexedStorage):
         """Replace the metadata of many records, all or none, as `update_tensor_metadata` does, and return True.
 
         Raises:
-            TransactionError: one of them cannot be, or there is no such dataset; the cause says why.
+            TransactionError: an update failed, or the dataset does not exist; the cause says why.
         """
         with self._batch(dataset_name) as (transaction, dataset):
             for record_id, new_metadata in updates:
@@ -299,7 +300,7 @@ class TensorStorage(TensorOperations, IndexedStorage):
         """Delete many records, all or none, and return True.
 
         Raises:
-            TransactionError: one of them is not there, or cannot be deleted, or there is no such dataset; the cause says why.
+            TransactionError: a record or the dataset does not exist, or a deletion failed; the cause says why.
         """
         with self._batch(dataset_name) as (transaction, dataset):
             for record_id in record_ids:
@@ -308,24 +309,24 @@ class TensorStorage(TensorOperations, IndexedStorage):
 
     @contextmanager
     def transaction(self, dataset_names: Iterable[str], transaction_id: str | None = None) -> Iterator[str]:
-        """Hold back what this thread does to these datasets until the block ends, then store all of it; give the id.
+        """Hold this thread's changes to these datasets until the block ends, then store them all. Yields the transaction's id.
 
-        What the block reads has its changes in it, with values as they were given, and `version` 0. Nobody else sees them, and
-        they are kept in memory. Where anything fails, nothing of them is stored. They become visible dataset by dataset, and
-        inserts before updates of metadata before deletes; if the process is killed between two of these, the earlier ones stay.
+        Reads within the block see its changes, with the values as given and `version` 0. Nobody else sees them, and they are
+        kept in memory. If anything fails, none of them is stored. At the end they become visible dataset by dataset, inserts
+        first, then metadata updates, then deletes; if the process is killed between two of these steps, the earlier ones stay.
 
-        Datasets themselves are created and deleted at once: see `create_dataset` and `delete_dataset`.
+        Datasets themselves are created and deleted immediately; see `create_dataset` and `delete_dataset`.
 
-        A transaction within one of the same thread joins it: its datasets take part from then on, and the outer one commits.
-        Where the inner block fails, its changes are undone; the outer one goes on if the error is caught, or fails with it.
+        A nested transaction of the same thread joins the outer one: its datasets take part from then on, and the outer one
+        commits. If the inner block fails, its changes are undone; the outer one continues if the error is caught.
 
         Args:
-            dataset_names: those that take part; changes to others are stored as they are made. One that is not there may be
-                created in the block.
-            transaction_id: names it in messages; None: a random one.
+            dataset_names: datasets that take part; changes to others are stored immediately. A dataset that does not exist may
+                be created in the block.
+            transaction_id: names the transaction in messages; None: a random id.
 
         Raises:
-            TransactionError: anything failed, in the block or at its end; the cause says what.
+            TransactionError: something failed in the block or at its end; the cause says what.
         """
         names = [dataset_names] if isinstance(dataset_names, str) else dataset_names
         datasets = [stored_name(name) for name in names]
@@ -346,13 +347,13 @@ class TensorStorage(TensorOperations, IndexedStorage):
         return self._transactions.current is None
 
     def _transaction(self, dataset: str) -> Transaction | None:
-        """Return the transaction that changes to a dataset are part of."""
+        """Return the transaction in which the dataset takes part, or None."""
         transaction = self._transactions.current
         return transaction if transaction is not None and transaction.has(dataset) else None
 
     @contextmanager
     def _batch(self, name: str) -> Iterator[tuple[Transaction, str]]:
-        """Give a transaction for one batch, and the dataset: the one that is open, or one that is committed at the end."""
+        """Yield a transaction for one batch, and the dataset: the open transaction, or a new one, committed at the end."""
         with failing_as_transaction("The batch"):
             dataset = self._existing(name)
             current = self._transaction(dataset)
@@ -364,7 +365,7 @@ class TensorStorage(TensorOperations, IndexedStorage):
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Raise errors of this package for what the block writes, and do not begin where it would be lost."""
+        """Convert errors of the block to those of this package; refuse to write to a folder that was removed."""
         with as_storage_errors():
             self._place.require_there()
             yield
@@ -374,7 +375,7 @@ class TensorStorage(TensorOperations, IndexedStorage):
         return stored_name(name)
 
     def _generation(self, dataset_name: str, record_id: str) -> int | None:
-        # A record that is not stored yet has none.
+        # A record that is not stored yet has no generation.
         return self._records.info(stored_name(dataset_name), self._id(dataset_name, record_id)).generation or None
 
     def _new_records(self, dataset: str) -> NewRecords:

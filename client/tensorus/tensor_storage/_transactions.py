@@ -1,4 +1,4 @@
-"""Transactions: changes to some datasets that become visible together, and of which nothing is left where one fails."""
+"""Transactions: changes to some datasets that are committed together, or not at all if one fails."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ _log = logging.getLogger(__name__)
 
 
 class Transaction:
-    """Changes to some datasets. Of one thread."""
+    """Uncommitted changes of one thread to some datasets."""
 
     def __init__(self, place: Place, stored: Records) -> None:
-        """Begin without changes, and without datasets."""
+        """Start without changes and datasets."""
         self._place = place
         self._client = place.client
         self._changes: dict[str, Changes] = {}
         self._created: list[str] = []
         self.records = ChangedRecords(stored, self._changes)
-        """What is stored, with the changes so far."""
+        """The stored records with the changes so far."""
 
     def has(self, dataset: str) -> bool:
-        """Return whether changes to this dataset are part of it."""
+        """Return whether this dataset takes part."""
         return dataset in self._changes
 
     def insert(self, dataset: str, new: NewTensor) -> None:
@@ -50,7 +50,7 @@ class Transaction:
 
         Raises:
             NameTakenError: the id is taken.
-            SchemaValidationError: and whatever else an insert raises.
+            SchemaValidationError: the record does not fit the schema. Other errors of an insert are raised too.
         """
         record_id = new.id or ""
         try:
@@ -75,7 +75,7 @@ class Transaction:
         self._changes[dataset].insert(Inserted(own, info))
 
     def update(self, dataset: str, record_id: str, metadata: object) -> None:
-        """Replace a record's metadata, as far as it is the user's."""
+        """Replace the user's metadata of a record."""
         info = self.records.info(dataset, record_id)
         self._changes[dataset].update(info, replaced_metadata(info.metadata, metadata))
 
@@ -84,19 +84,19 @@ class Transaction:
         self._changes[dataset].delete(self.records.info(dataset, record_id))
 
     def created(self, dataset: str) -> None:
-        """Note that the block has created a dataset."""
+        """Remember that the block has created a dataset."""
         self._created.append(dataset)
 
     def deleted(self, dataset: str) -> None:
-        """Forget a dataset that the block has deleted; one that is created later under its name is another."""
+        """Drop the changes to a dataset that the block has deleted; a later one with the same name is another dataset."""
         self._changes[dataset] = Changes()
         self._created = [name for name in self._created if name != dataset]
 
     @contextmanager
     def part(self, datasets: Collection[str]) -> Iterator[None]:
-        """Have datasets take part from now on. Where the block raises, drop what it changes in them.
+        """Let datasets take part from now on. If the block raises, drop its changes to them.
 
-        So are the changes to datasets that first take part within the block, and datasets that it creates.
+        Changes to datasets that join within the block are dropped too, and datasets that it created are removed.
         """
         known, created = set(self._changes), set(self._created)
         before = {dataset: self._changes[dataset].copy() for dataset in datasets if dataset in known}
@@ -115,18 +115,18 @@ class Transaction:
             raise
 
     def _remove(self, dataset: str) -> None:
-        """Delete a dataset that the block has created; what others have stored in it meanwhile is theirs."""
+        """Delete a dataset that the block has created, unless others have stored records in it meanwhile."""
         try:
             if self._client.stats(dataset).tensors:
                 _log.warning("dataset %r of a transaction that failed stays: it has records of others", dataset)
             else:
                 self._client.delete_dataset(dataset)
         except errors.TensorusError:
-            # The error that made it necessary is the one to raise.
+            # Only log it: the caller raises the error that made this necessary.
             _log.exception("dataset %r of a transaction that failed could not be removed", dataset)
 
     def commit(self) -> None:
-        """Store the changes; what is read by way of this from now on is what is stored."""
+        """Store the changes. Afterwards, `records` shows the stored records only."""
         with as_storage_errors():
             self._place.require_there()
             commit(self._client, self._changes)
@@ -134,15 +134,15 @@ class Transaction:
 
 
 class Transactions:
-    """Which transaction each thread is in."""
+    """The current transaction of each thread."""
 
     def __init__(self) -> None:
-        """None is open."""
+        """Start without transactions."""
         self._local = threading.local()
 
     @property
     def current(self) -> Transaction | None:
-        """That of this thread."""
+        """The transaction of this thread, or None."""
         found: Transaction | None = getattr(self._local, "current", None)
         return found
 
@@ -150,10 +150,10 @@ class Transactions:
     def opened(
         self, place: Place, stored: Records, datasets: Collection[str], transaction_id: str | None
     ) -> Iterator[str]:
-        """Hold a transaction in this thread while the block runs, then commit it; give its id. Within another, join that.
+        """Open a transaction in this thread for the block, then commit it. Yields its id. A nested one joins the outer one.
 
         Raises:
-            TransactionError: anything failed; then nothing is stored, and the outer transaction is as it was before.
+            TransactionError: something failed. Nothing is stored, and an outer transaction is unchanged.
         """
         opened_id = transaction_id or str(uuid.uuid4())
         outer = self.current
@@ -170,10 +170,10 @@ class Transactions:
 
 @contextmanager
 def failing_as_transaction(what: str) -> Iterator[None]:
-    """Turn any failure into a `TransactionError`.
+    """Convert any exception to a `TransactionError`.
 
     Args:
-        what: failed, at the beginning of the message.
+        what: the subject of the message, such as "The batch".
     """
     try:
         yield
