@@ -9,7 +9,7 @@ Parameters are plain, JSON-compatible values: `original_dtype`, `original_shape`
 For int8 the zero point is that of 0.1, trunc(-128 - min / scale), if every value is then within half a step of a code.
 Otherwise it is -128 - round(min / scale), which need not fit in 8 bits if all values are far from zero. 0.1 never wrote such
 parameters. Their values are computed exactly (`_exact_values`), since neither float32 nor float64 has enough digits. All other
-parameters are read as the importer reads those of 0.1 (`old_files/quantizers.py`). One case there does not follow the formula: if
+parameters are read as an import reads those of 0.1 (`old_files/quantizers.py`). One case there does not follow the formula: if
 scale is 1 and every code is the zero point, all values are the zero point.
 
 The components of a complex tensor form an additional axis of 2.
