@@ -16,6 +16,8 @@ from support.faults import open_descriptors
 from tensorus_server.chunk_store import local
 from tensorus_server.chunk_store.local import LocalChunkStore
 
+pytestmark = pytest.mark.slow
+
 OTHER_PROCESS = """
 import sys
 from pathlib import Path
