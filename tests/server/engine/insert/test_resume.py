@@ -26,6 +26,8 @@ from tensorus_server.errors import (
 )
 from tensorus_server.model import Checksum, Segment, Tensor
 
+pytestmark = pytest.mark.slow
+
 CHUNK = 4096
 MARK_EVERY = 2 * CHUNK
 PRESETS = ["none", "fast", "lossless", "balanced", "maximum"]
