@@ -1,14 +1,20 @@
-# make demo     see it work: a server, a real model's weights, every preset
-# make test     run the tests, on all processors
-# make test-long  what takes minutes, or root: power cuts, gigabytes through restarts, thousands of examples
-# make check    what CI runs beside the tests: format, lint, types, layers, contract
-# make bench    measure, with Arrow Flight beside it
-# make docs     build the documentation site into build/site; broken links fail
-# make docs-serve  see it at http://127.0.0.1:8000 while you write
-# make format   format the code
-# make protos   generate Python from the contract
-# make golden   write the golden files; only when a format has changed on purpose
-# make clean    remove the environments
+# make help          print this list
+# make demo          see it work: a server, a real model's weights, every preset
+# make test-fast     run the unit tests: no servers, no other processes, few examples
+# make test          run all tests but the long ones, on all processors
+# make test-long     run what takes minutes, or root: power cuts, gigabytes through restarts, thousands of examples
+# make test-pythons  run the tests of the codecs and the thin client on every Python from 3.11 to 3.13 that is installed
+# make check         run what CI runs beside the tests: format, lint, types, layers, contract
+# make bench         measure, with Arrow Flight beside it
+# make docs          build the documentation site into build/site; broken links fail
+# make docs-serve    serve it at http://127.0.0.1:8000 while you write
+# make format        format the code
+# make hooks         let git run ruff before each commit
+# make protos        generate Python from the contract
+# make golden        write the golden files; only when a format has changed on purpose
+# make clean         remove the environments
+#
+# make test ARGS="-n0 -k slices" passes arguments to pytest; make PYTHON=python3.12 ... chooses the Python.
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,7 +24,13 @@ PROTOS_VENV := .venv-protos
 # One process of tests for each processor; a worker that is done takes tests from the others. ARGS=-n0 has one process alone.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-long check bench docs docs-serve format protos protos-check golden clean
+# Folders whose tests need neither a server nor another process, apart from those marked `slow`.
+FAST := tests/client tests/codecs tests/format tests/protos tests/server
+
+.PHONY: help demo test test-fast test-long test-pythons check bench docs docs-serve format hooks protos protos-check golden clean
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo.py $(FILE)
@@ -26,8 +38,14 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
+test-fast: $(VENV)/.dev
+	HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest -m 'not (long or slow or crash)' $(PARALLEL) $(FAST) $(ARGS)
+
 test-long: $(VENV)/.dev
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m 'long or hypothesis' --timeout 3600 -o faulthandler_timeout=0 $(PARALLEL) $(ARGS)
+
+test-pythons:
+	sh .ci/pythons $(PYTHONS)
 
 check: $(VENV)/.dev protos-check
 	$(BIN)/ruff format --check .
@@ -48,11 +66,15 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+hooks: $(VENV)/.dev
+	@$(PIP) install --quiet pre-commit
+	$(BIN)/pre-commit install
+
 golden: $(VENV)/.dev
 	$(BIN)/python tests/golden/write.py
 
 clean:
-	rm -rf $(VENV) $(PROTOS_VENV)
+	rm -rf $(VENV) $(PROTOS_VENV) .venv-3.*
 
 # ---- The contract ------------------------------------------------------------------------------------------------------
 

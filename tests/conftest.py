@@ -18,6 +18,7 @@ import pytest
 pytest.register_assert_rewrite("contract", "support")
 
 import tensorus  # noqa: E402 - the registration comes before the first import of either
+from support import stores  # noqa: E402
 from support.servers import engine_config, running_server  # noqa: E402
 from tensorus.embedded import EmbeddedBackend  # noqa: E402
 from tensorus_protos.v1 import tensorus_pb2_grpc  # noqa: E402
@@ -26,6 +27,7 @@ from tensorus_server.engine.engine import Engine  # noqa: E402
 from tensorus_server.processes.server import Server  # noqa: E402
 
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=100)
+hypothesis.settings.register_profile("fast", deadline=None, derandomize=True, max_examples=10)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=5000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
@@ -68,6 +70,13 @@ def client(request: pytest.FixtureRequest) -> tensorus.Client:
     """Both kinds of client, one after the other: they must not differ."""
     found: tensorus.Client = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(scope="module")
+def few_shards() -> Iterator[None]:
+    """Stores that this process opens while the module runs are quick to make; see `support.stores`."""
+    with stores.few_shards():
+        yield
 
 
 @pytest.fixture

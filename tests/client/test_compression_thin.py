@@ -15,6 +15,8 @@ from support.client import run_process, thin_environment
 from tensorus.compression import LZ4Compression, TensorCompression
 from tensorus_codecs.presets import PRESETS
 
+pytestmark = pytest.mark.slow
+
 Thin = Callable[[str], Any]
 
 

@@ -40,7 +40,7 @@ from tensorus_server.catalogue.sqlite import SqliteCatalogue, database
 from tensorus_server.chunk_store import local
 from tensorus_server.chunk_store.local import LocalChunkStore
 
-local._SHARDS = local._SHARDS[:1]
+local.SHARDS = local.SHARDS[:1]
 database._CHECKPOINT_BYTES = 1
 
 
@@ -78,7 +78,7 @@ for number in range(1, {WRITES}, {STRIDE}):
 
 
 def test_a_lost_log_is_noticed_wherever_a_process_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_SHARDS", local._SHARDS[:1])
+    monkeypatch.setattr(local, "SHARDS", local.SHARDS[:1])
     # Every file open that the test needs later: it must not open SQLite's files where it has them open already.
     others = [(folder, *opened(folder)) for number in range(1, WRITES, STRIDE) if (folder := tmp_path / str(number))]
     tests = str(Path(__file__).parents[1])

@@ -9,12 +9,12 @@ import pytest
 
 import tensorus
 from support.interrupted import KIB, PRESETS
+from support.marks import mark_tensors
 from support.proxy import FaultProxy
 from support.wire import KEPT, announced, insert, insert_message, open_insert, read_all
 from tensorus import _insert_stream
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
-from tensorus_server.engine.insert import tensor_writer
 from tensorus_server.processes.server import Server
 
 
@@ -36,8 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mark tensors of a megabyte as if they were large."""
-    monkeypatch.setattr(tensor_writer, "RESUMABLE_BYTES_MIN", 256 * KIB)
-    monkeypatch.setattr(tensor_writer, "MARK_EVERY_BYTES", 128 * KIB)
+    mark_tensors(monkeypatch, above_bytes=256 * KIB, every_bytes=128 * KIB)
     monkeypatch.setattr(_insert_stream, "_KEPT_BYTES_MIN", 256 * KIB)
     monkeypatch.setattr(_insert_stream, "_BLOCK_BYTES", 64 * KIB)
 

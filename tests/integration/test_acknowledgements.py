@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from support.marks import mark_tensors
 from support.wire import announced, bytes_of, insert_message, open_insert
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
-from tensorus_server.engine.insert import tensor_writer
 
 PIECE = bytes_of(1 << 20)
 
@@ -47,8 +47,7 @@ def test_an_insert_in_one_message_is_answered_in_one(stub: TensorServiceStub, cr
 def test_progress_always_says_what_was_acknowledged_and_never_goes_back(
     stub: TensorServiceStub, created: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensor_writer, "RESUMABLE_BYTES_MIN", 1 << 20)
-    monkeypatch.setattr(tensor_writer, "MARK_EVERY_BYTES", 2 << 20)
+    mark_tensors(monkeypatch, above_bytes=1 << 20, every_bytes=2 << 20)
     credit: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def messages() -> Iterator[pb.InsertRequest]:

@@ -21,21 +21,20 @@ from tensorus.embedded import EmbeddedBackend
 from tensorus.errors import DataCorruptError, LimitExceededError, NotFoundError, UnavailableError
 from tensorus.types import TensorInfo
 from tensorus_server.catalogue.sqlite import index_check
-from tensorus_server.chunk_store import local
 
-FLIPS_PER_PAGE = 60 if os.environ.get("HYPOTHESIS_PROFILE") == "long" else 1
+IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+FLIPS_PER_PAGE = 60 if IS_LONG else 1
 PAGE_BYTES = 4096
-TENSORS = 200
+TENSORS = 200 if IS_LONG else 60
 LARGE_EVERY = 20
 
 ORDERS = ["created", "id desc", "nbytes", "stored_bytes desc"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_shards() -> Iterator[None]:
-    """Let stores have 4 shards instead of 256: making the folders takes longer than the rest."""
+def long_check(few_shards: None) -> Iterator[None]:
+    """Give the check of the indexes the time that it needs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "_SHARDS", local._SHARDS[:4])
         # However busy the machine is: until the check ends, a damaged index may hide a tensor.
         patch.setattr(index_check, "_AT_OPENING_S", 60.0)
         yield
@@ -62,12 +61,12 @@ class Truth:
                             array(n),
                             f"layer/{n}",
                             {"n": n, "kind": f"kind {n % 7}", "long": "x" * (n * 3)},
-                            tensorus.Policy(preset="fast") if n % 50 == 0 else None,
+                            tensorus.Policy(preset="fast") if n % 25 == 0 else None,
                         )
                         for n in range(begin, TENSORS, 2)
                     ],
                 )
-            client.delete("odd", ["layer/41", "layer/161"])
+            client.delete("odd", ["layer/21", "layer/41"])
             self.infos: dict[tuple[str, str], TensorInfo] = {
                 (name, info.id): info for name in ("even", "odd") for info in client.list(name)
             }
@@ -111,7 +110,7 @@ def require_right(client: tensorus.Client, truth: Truth) -> None:
             assert len({info.id for info in infos}) == len(infos)
             # Nothing is missing in silence.
             assert len(infos) + len(damages) >= len(ids), (order, len(infos), damages)
-        for info in client.list(name, "n >= 100", on_damaged=damages.append):
+        for info in client.list(name, "n >= 30", on_damaged=damages.append):
             assert info == truth.infos[name, info.id]
         stats = client.stats(name)
         assert stats.damaged_tensors or stats == truth.stats[name]

@@ -60,7 +60,8 @@ def activations(tmp_path: Path) -> Path:
 def test_small_tensors_are_explained_as_they_are_stored(
     activations: Path, dataset: str, server: Server, remote: tensorus.Client, place: str
 ) -> None:
-    presets = ["lossless", "balanced", "maximum", "extreme"]
+    # A server measures with the same code: one preset shows that it measures these samples.
+    presets = ["lossless", "balanced", "maximum", "extreme"] if place == "here" else ["maximum"]
     options = [part for preset in presets for part in ("--preset", preset)]
     (floats,) = explained(activations, *options, *(["--server", server.address] if place == "server" else []))
     assert floats["sample_bytes"] == 1000 * 512

@@ -19,7 +19,6 @@ import tensorus.aio
 from support.servers import engine_config, running_server
 from tensorus.embedded import EmbeddedBackend
 from tensorus.errors import DataCorruptError, InsertManyError
-from tensorus_server.chunk_store import local
 from tensorus_server.engine.engine import Engine
 
 DAMAGES = [
@@ -37,12 +36,7 @@ def array(number: int) -> np.ndarray[Any, Any]:
     return np.full((4,), number, np.float32)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_shards() -> Iterator[None]:
-    """Let stores have 4 shards instead of 256: making the folders takes longer than most tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "_SHARDS", local._SHARDS[:4])
-        yield
+pytestmark = pytest.mark.usefixtures("few_shards")
 
 
 @pytest.fixture(params=["remote", "embedded"])

@@ -72,13 +72,13 @@ def test_hostile_messages_do_not_fill_the_log(tmp_path: Path) -> None:
     try:
         with grpc.insecure_channel(server.address) as channel:
             method: Any = channel.unary_unary(SERVICE + "GetDataset")
-            for _ in range(40):
+            for _ in range(8):
                 calls = [method.future(HOSTILE["nothing but 0xff"], timeout=60) for _ in range(500)]
                 assert {call.code() for call in calls} == {grpc.StatusCode.INVALID_ARGUMENT}
     finally:
         server.process.terminate()
         _, said = server.process.communicate(timeout=60)
-    assert len(said) < 100 * 1024
+    assert len(said) < 20 * 1024
     assert "more like these within 10 s are not logged" in said
 
 

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,10 @@ from tensorus.embedded import EmbeddedBackend
 from tensorus.errors import UnavailableError
 from tensorus.types import TensorInfo
 from tensorus_server.app import recover_store
-from tensorus_server.chunk_store import local
 from tensorus_server.engine.recover import Recovery
 from tensorus_server.errors import StoreUnavailableError
 
-
-@pytest.fixture(scope="module", autouse=True)
-def few_shards() -> Iterator[None]:
-    """Let stores have 4 shards instead of 256: making the folders takes longer than most tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "_SHARDS", local._SHARDS[:4])
-        yield
+pytestmark = pytest.mark.usefixtures("few_shards")
 
 
 def large(number: int) -> np.ndarray[Any, Any]:

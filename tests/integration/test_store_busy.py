@@ -15,10 +15,10 @@ import pytest
 import tensorus
 import tensorus.aio
 from support.arrays import random_bits
+from support.marks import mark_tensors
 from support.servers import running_server
 from tensorus import errors
 from tensorus_server.catalogue.sqlite import database, faults, turns
-from tensorus_server.engine.insert import tensor_writer
 from tensorus_server.processes.server import Server
 
 SMALL = random_bits("uint8", (100,), seed=1)
@@ -28,8 +28,7 @@ BUSY_MS = 100
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(tensor_writer, "RESUMABLE_BYTES_MIN", 100_000)
-    monkeypatch.setattr(tensor_writer, "MARK_EVERY_BYTES", 65_536)
+    mark_tensors(monkeypatch, above_bytes=100_000, every_bytes=65_536)
     monkeypatch.setattr(faults, "RETRY_AFTER_S", 0.05)
     monkeypatch.setattr(turns, "BUSY_TIMEOUT_MS", BUSY_MS)
     with running_server(tmp_path / "store") as running:

@@ -8,7 +8,6 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,10 +20,10 @@ from support.arrays import canonical, normal, random_bits
 from support.engine import Reports, announce, find, insert, read, send, set_aside_now, wait_for_purge
 from support.filters import matches
 from support.servers import engine_config
+from support.stores import few_shards
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.app import open_engine
 from tensorus_server.catalogue.abc import Order
-from tensorus_server.chunk_store import local
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert.stream import InsertOptions
 from tensorus_server.engine.query import Query
@@ -464,7 +463,7 @@ class TestEngineMachine(EngineMachine.TestCase):  # type: ignore[name-defined, m
     @classmethod
     def setUpClass(cls) -> None:
         """Make the folder, of few shards: looking through all 256 takes longer than most steps."""
-        cls.enterClassContext(patch.object(local, "_SHARDS", local._SHARDS[:4]))
+        cls.enterClassContext(few_shards())
         EngineMachine.folder = Path(tempfile.mkdtemp(prefix="tensorus-machine-"))
 
     @classmethod

@@ -17,6 +17,8 @@ from support.client import run_process
 from support.tools import require_tools
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
+pytestmark = pytest.mark.slow
+
 PROTOS = Path(__file__).parents[2] / "protos"
 CONTRACT = "tensorus/v1/tensorus.proto"
 FILES = (CONTRACT, "google/rpc/status.proto", "google/rpc/error_details.proto")

@@ -10,17 +10,13 @@ import pytest
 from contract.chunk_store_raw import RawFolder
 from support.engine import Reports
 from tensorus_codecs.policy import StoragePolicy
-from tensorus_server.chunk_store import local
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert.stream import InsertStream
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_shards() -> Iterator[None]:
-    """Let stores have 4 shards instead of 256: making and removing the folders takes longer than most tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "_SHARDS", local._SHARDS[:4])
-        yield
+def quick_stores(few_shards: None) -> None:
+    """Give every store few folders."""
 
 
 @pytest.fixture

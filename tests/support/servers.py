@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from support.stores import few_shards
 from tensorus_server.config import EngineConfig, ServerConfig
 from tensorus_server.processes.server import Server
 
@@ -26,7 +27,7 @@ def engine_config(folder: Path | str, **settings: Any) -> EngineConfig:
 def running_server(
     folder: Path, *, streams_max: int = 64, memory_budget_bytes: int = 1024**3, **settings: Any
 ) -> Iterator[Server]:
-    """Run a server on a free loopback port in this process.
+    """Run a server on a free loopback port in this process, on a store of few folders.
 
     Args:
         settings: of `ServerConfig` where it has such a field, otherwise of `EngineConfig`.
@@ -40,7 +41,8 @@ def running_server(
         memory_budget_bytes=memory_budget_bytes,
         **of_server,
     )
-    server = Server(config)
+    with few_shards():
+        server = Server(config)
     server.start()
     try:
         yield server

@@ -61,27 +61,26 @@ CASES: dict[str, tuple[Any, Any, str, list[str]]] = {
 """A call, what it gives, and what is said of it."""
 
 
-@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("keeping", [False, True])
-def test_an_operation_is_stored_or_returned(storage: TensorStorage, case: str, *, keeping: bool) -> None:
-    call, expected, operation, inputs = CASES[case]
+def test_an_operation_is_stored_or_returned(storage: TensorStorage, *, keeping: bool) -> None:
     if keeping:
         storage.enable_operation_caching()
-    for cached in (False, keeping):
-        record = storage.get_tensor_by_id("d", call(storage, result_metadata={"mine": 1, "operation": "no"}))
-        assert torch.equal(record["tensor"], expected)
-        assert record["tensor"].dtype == expected.dtype
-        metadata = record["metadata"]
-        assert (metadata["mine"], metadata["operation"], metadata["input_tensors"]) == (1, operation, inputs)
-        assert metadata["cached"] is cached
-        assert metadata["computation_time"] > 0
-        assert metadata["operation_timestamp"] > 1e9
-    count = storage.count("d")
-    result = call(storage, store_result=False)
-    assert isinstance(result, OperationResult)
-    assert torch.equal(result.tensor, expected)
-    assert (result.operation, result.inputs, result.cached) == (operation, inputs, keeping)
-    assert storage.count("d") == count
+    for case, (call, expected, operation, inputs) in CASES.items():
+        for cached in (False, keeping):
+            record = storage.get_tensor_by_id("d", call(storage, result_metadata={"mine": 1, "operation": "no"}))
+            assert torch.equal(record["tensor"], expected), case
+            assert record["tensor"].dtype == expected.dtype, case
+            metadata = record["metadata"]
+            assert (metadata["mine"], metadata["operation"], metadata["input_tensors"]) == (1, operation, inputs), case
+            assert metadata["cached"] is cached, case
+            assert metadata["computation_time"] > 0, case
+            assert metadata["operation_timestamp"] > 1e9, case
+        count = storage.count("d")
+        result = call(storage, store_result=False)
+        assert isinstance(result, OperationResult), case
+        assert torch.equal(result.tensor, expected), case
+        assert (result.operation, result.inputs, result.cached) == (operation, inputs, keeping), case
+        assert storage.count("d") == count, case
 
 
 def test_a_mean_of_wide_numbers_stays_wide(storage: TensorStorage) -> None:

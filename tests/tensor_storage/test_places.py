@@ -173,8 +173,8 @@ def test_a_folder_that_cannot_be_used_is_flagged_and_replaced_by_memory(tmp_path
     assert (tmp_path / "file").read_text() == "a file"
 
 
-def test_damage_is_named_and_hurts_no_other_record(lasting_place: Any, tmp_path: Path, opened: Any) -> None:
-    storage = opened(lasting_place, compression_preset="balanced")
+def test_damage_is_named_and_hurts_no_other_record(own_place: Any, tmp_path: Path, opened: Any) -> None:
+    storage = opened(own_place, compression_preset="balanced")
     storage.create_dataset("images")
     damaged = storage.insert("images", torch.rand(400, 400))
     files = {path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size > 10_000}

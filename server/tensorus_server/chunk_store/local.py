@@ -59,7 +59,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalChunkStore", "Reserve"]
 
-_SHARDS = tuple(f"{shard:02x}" for shard in range(256))
+SHARDS = tuple(f"{shard:02x}" for shard in range(256))
+"""Names of the folders that payloads are spread over. A store takes them when it is opened."""
 
 _SPACE_CHECK_EVERY_BYTES = 64 * 1024 * 1024
 _SPACE_CHECK_EVERY_S = 1.0
@@ -110,6 +111,7 @@ class LocalChunkStore(ChunkStore):
             files: how files are reached; tests put faults there.
         """
         self._files = files or Files()
+        self._shards = SHARDS
         self._reserve = reserve
         self._chunks = folder / "chunks"
         self._uploads = folder / "uploads"
@@ -117,7 +119,7 @@ class LocalChunkStore(ChunkStore):
         self._make_folders(folder)
         self._leases = LocalLeases(folder)
         self._quarantine = LocalQuarantine(folder, self._files, self._leases)
-        self._next_shard = secrets.randbelow(len(_SHARDS))
+        self._next_shard = secrets.randbelow(len(self._shards))
         self._shard_lock = threading.Lock()
         self._sync_pool = WorkerPool(_SYNC_THREADS, "sync")
         self._closed = False
@@ -171,8 +173,8 @@ class LocalChunkStore(ChunkStore):
         if not group:
             return []
         with self._shard_lock:
-            shard = _SHARDS[self._next_shard]
-            self._next_shard = (self._next_shard + 1) % len(_SHARDS)
+            shard = self._shards[self._next_shard]
+            self._next_shard = (self._next_shard + 1) % len(self._shards)
         folder = self._chunks / shard
         with as_store_errors("publish payloads"):
             for staged in group:
@@ -222,7 +224,7 @@ class LocalChunkStore(ChunkStore):
 
     def published(self) -> Iterator[StoredKey]:
         """See `PayloadListing`."""
-        for shard in _SHARDS:
+        for shard in self._shards:
             yield from _entries(self._chunks / shard, prefix=f"{shard}/")
 
     def kept(self) -> Iterator[StoredKey]:
@@ -273,7 +275,7 @@ class LocalChunkStore(ChunkStore):
             # One that was made with another mode; someone else's stays as its owner wants it.
             with suppress(PermissionError):
                 parent.chmod(0o700)
-        missing = [shard for shard in _SHARDS if not (self._chunks / shard).is_dir()]
+        missing = [shard for shard in self._shards if not (self._chunks / shard).is_dir()]
         for shard in missing:
             (self._chunks / shard).mkdir(mode=0o700, exist_ok=True)
         if missing or are_new:

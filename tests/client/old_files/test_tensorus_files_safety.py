@@ -23,6 +23,8 @@ from support.old_tensorus import (
 )
 from tensorus.old_files import DroppedValue, OldDataset, OldFileError, tensorus_files
 
+pytestmark = pytest.mark.slow
+
 NUMBERS = torch.linspace(-1, 2, 1200).reshape(30, 40)
 
 

@@ -25,6 +25,8 @@ from tensorus_server.engine.insert.session_locks import SessionLocks
 from tensorus_server.engine.sweep import Swept
 from tensorus_server.errors import StoreUnavailableError
 
+pytestmark = pytest.mark.slow
+
 IN_A_FILE = random_bits("uint8", (200_000,))
 INLINE = random_bits("uint8", (100,))
 

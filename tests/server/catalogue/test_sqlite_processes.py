@@ -11,6 +11,8 @@ import pytest
 from support.engine import Reopen, commit, create, stored_tensor
 from tensorus_server.catalogue.abc import PageRequest
 
+pytestmark = pytest.mark.slow
+
 TENSORS = 60
 
 WRITER = f"""

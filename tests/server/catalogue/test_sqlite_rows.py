@@ -29,6 +29,8 @@ from tensorus_server.catalogue.sqlite.rows import (
 from tensorus_server.errors import AlreadyExistsError, DataCorruptError, TensorNotFoundError
 from tensorus_server.model import Checksum, Dataset, EncodingShare, Schema, Tensor
 
+pytestmark = pytest.mark.slow
+
 CHANGED: dict[str, Any] = {
     "ds": 2,
     "id": "other",

@@ -13,7 +13,7 @@ from tensorus_server.chunk_store.local import LocalChunkStore
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_shards() -> None:
+def quick_stores() -> None:
     """Leave the shards as they are: these tests are about them."""
 
 

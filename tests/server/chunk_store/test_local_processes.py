@@ -17,6 +17,8 @@ from tensorus_server.chunk_store import local_leases
 from tensorus_server.chunk_store.abc import PayloadBusyError, new_payload_key
 from tensorus_server.chunk_store.local import LocalChunkStore
 
+pytestmark = pytest.mark.slow
+
 OTHER_PROCESS = """
 import sys
 from pathlib import Path

@@ -23,6 +23,8 @@ from tensorus_server.errors import LimitExceededError, SizeMismatchError
 from tensorus_server.limits import EXPLAIN_BYTES_MAX, EXPLAIN_CANDIDATES_MAX
 from tensorus_server.model import TensorSpec
 
+pytestmark = pytest.mark.slow
+
 CHUNK_BYTES = 4096
 
 WEIGHTS = normal((300, 101), "float32")

@@ -5,14 +5,17 @@ At each seam of the engine each kind of error is raised, once and from then on. 
     * other calls go on, or the store says that it takes no writes until a restart;
     * the store closes, and leaves neither a thread nor an open file;
     * what was acknowledged is read, bit by bit, from the store that is opened again.
+
+`make test` runs each kind at each seam, half of them once and half always; `make test-long` runs the other half as well.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +27,7 @@ import pytest
 from support.arrays import canonical, random_bits
 from support.engine import Reports, announce, engine_on, insert, read, send
 from support.faults import open_descriptors
+from support.marks import mark_tensors
 from support.seams import SEAMS, Seams
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.engine.engine import Engine
@@ -31,6 +35,8 @@ from tensorus_server.engine.insert import tensor_writer
 from tensorus_server.engine.insert.stream import InsertOptions
 from tensorus_server.errors import EngineError, StoreUnavailableError, reason_of
 from tensorus_server.model import Segment, Tensor
+
+pytestmark = pytest.mark.slow
 
 T = TypeVar("T")
 
@@ -63,8 +69,7 @@ BOUND_S = 30.0
 
 @pytest.fixture(autouse=True)
 def small_marks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensor_writer, "RESUMABLE_BYTES_MIN", 90_000)
-    monkeypatch.setattr(tensor_writer, "MARK_EVERY_BYTES", 4 * CHUNK)
+    mark_tensors(monkeypatch, above_bytes=90_000, every_bytes=4 * CHUNK)
     monkeypatch.setattr(tensor_writer, "_HERE_BYTES_MAX", 200)
 
 
@@ -169,9 +174,16 @@ def threads_since(before: list[threading.Thread]) -> list[str]:
     return [thread.name for thread in started if thread.name.startswith("tensorus-")]
 
 
-@pytest.mark.parametrize("times", [1, 1_000_000], ids=["once", "always"])
-@pytest.mark.parametrize("kind", ERRORS)
-@pytest.mark.parametrize("seam", SEAMS)
+def faults() -> Iterator[Any]:
+    """Yield every seam with every kind of error, once and always."""
+    for (number, seam), (kind_number, kind) in itertools.product(enumerate(SEAMS), enumerate(ERRORS)):
+        for is_always, (name, times) in enumerate({"once": 1, "always": 1_000_000}.items()):
+            # As on a chessboard: at each seam three kinds once and three always, and each kind both ways.
+            marks = () if (number + kind_number + is_always) % 2 == 0 else pytest.mark.long
+            yield pytest.param(seam, kind, times, id=f"{seam}-{kind}-{name}", marks=marks)
+
+
+@pytest.mark.parametrize(("seam", "kind", "times"), list(faults()))
 def test_whatever_fails_calls_end_and_nothing_acknowledged_is_lost(
     tmp_path: Path, seams: Seams, *, seam: str, kind: str, times: int
 ) -> None:

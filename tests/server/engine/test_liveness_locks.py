@@ -17,14 +17,17 @@ import pytest
 
 from support.arrays import canonical, random_bits
 from support.engine import Reports, announce, engine_on, insert, read, send
+from support.marks import mark_tensors
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.sqlite import turns
 from tensorus_server.catalogue.sqlite.file_lock import FileLock
 from tensorus_server.engine.engine import Engine
-from tensorus_server.engine.insert import small_tensors, tensor_writer
+from tensorus_server.engine.insert import small_tensors
 from tensorus_server.engine.insert.stream import InsertOptions, InsertStream
 from tensorus_server.errors import StoreBusyError, StoreUnavailableError
 from tensorus_server.model import Segment, Tensor
+
+pytestmark = pytest.mark.slow
 
 CHUNK = 4096
 MARK_EVERY = 2 * CHUNK
@@ -36,8 +39,7 @@ BUSY_S = 0.2
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensor_writer, "RESUMABLE_BYTES_MIN", 10_000)
-    monkeypatch.setattr(tensor_writer, "MARK_EVERY_BYTES", MARK_EVERY)
+    mark_tensors(monkeypatch, above_bytes=10_000, every_bytes=MARK_EVERY)
     monkeypatch.setattr(turns, "BUSY_TIMEOUT_MS", int(1000 * BUSY_S))
 
 

@@ -30,6 +30,8 @@ from tensorus_server.engine.unknown import Listing, empty_quarantine, set_all_as
 from tensorus_server.errors import DataCorruptError, EngineError, LimitExceededError
 from tensorus_server.model import Tensor
 
+pytestmark = pytest.mark.slow
+
 AGE_S = 1000.0
 QUARANTINE_S = 500.0
 

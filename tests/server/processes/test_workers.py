@@ -22,6 +22,8 @@ from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.processes import supervisor as workers_module
 from tensorus_server.processes.supervisor import _Supervisor
 
+pytestmark = pytest.mark.slow
+
 WAIT_S = 20.0
 
 WORKER = """

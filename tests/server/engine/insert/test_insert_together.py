@@ -12,6 +12,7 @@ import pytest
 from contract.chunk_store_raw import RawFolder
 from support.arrays import canonical, random_bits
 from support.engine import Reports, announce, insert, read, send
+from support.marks import mark_tensors
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import PageRequest
@@ -46,8 +47,7 @@ ARRAYS = {"small": SMALL, "large": LARGE, "marked": MARKED, "empty": np.empty(0,
 
 @pytest.fixture(autouse=True)
 def small_marks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensor_writer, "RESUMABLE_BYTES_MIN", 100_000)
-    monkeypatch.setattr(tensor_writer, "MARK_EVERY_BYTES", MARK_EVERY)
+    mark_tensors(monkeypatch, above_bytes=100_000, every_bytes=MARK_EVERY)
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import pytest
 from contract.chunk_store_raw import RawFolder
 from support.arrays import canonical, normal, random_bits
 from support.engine import Reports, announce, insert, read, send
+from support.marks import mark_tensors
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import PageRequest
 from tensorus_server.engine.engine import Engine
-from tensorus_server.engine.insert import tensor_writer
 from tensorus_server.engine.insert.stream import InsertOptions
 from tensorus_server.errors import (
     AlreadyExistsError,
@@ -39,8 +39,7 @@ SMALL = random_bits("uint8", (100,))
 
 @pytest.fixture(autouse=True)
 def small_marks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensor_writer, "RESUMABLE_BYTES_MIN", 10_000)
-    monkeypatch.setattr(tensor_writer, "MARK_EVERY_BYTES", 8192)
+    mark_tensors(monkeypatch, above_bytes=10_000, every_bytes=8192)
 
 
 def validate(engine: Engine, tensor_id: str, array: np.ndarray[Any, Any], **fields: Any) -> Tensor | Exception:

@@ -13,10 +13,10 @@ import pytest
 from contract.chunk_store_raw import RawFolder
 from support.arrays import canonical, normal, random_bits
 from support.engine import Reports, announce, assemble, engine_on, find, insert, pieces_of, read
+from support.marks import mark_tensors
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.engine.engine import Engine
-from tensorus_server.engine.insert import tensor_writer
 from tensorus_server.engine.insert.stream import InsertOptions
 from tensorus_server.engine.read.reader import ReadPlan
 from tensorus_server.errors import (
@@ -270,8 +270,7 @@ def test_of_many_replacements_of_one_generation_one_is_done(engine: Engine) -> N
 def test_a_replacement_that_was_interrupted_can_be_resumed(
     engine: Engine, reports: Reports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensor_writer, "RESUMABLE_BYTES_MIN", 10_000)
-    monkeypatch.setattr(tensor_writer, "MARK_EVERY_BYTES", 8192)
+    mark_tensors(monkeypatch, above_bytes=10_000, every_bytes=8192)
     engine.update_dataset("d", StoragePolicy(preset="none", chunk_bytes=4096), None)
     before, after = LARGE
     old = insert(engine, "d", "t", before)

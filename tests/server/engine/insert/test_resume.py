@@ -12,6 +12,7 @@ import pytest
 
 from support.arrays import canonical, normal
 from support.engine import Reports, announce, engine_on, find, insert, read, send, set_aside_now
+from support.marks import mark_tensors
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.engine.engine import Engine
@@ -24,6 +25,8 @@ from tensorus_server.errors import (
     SessionExpiredError,
 )
 from tensorus_server.model import Checksum, Segment, Tensor
+
+pytestmark = pytest.mark.slow
 
 CHUNK = 4096
 MARK_EVERY = 2 * CHUNK
@@ -38,8 +41,7 @@ REQUEST = InsertOptions(request_id="request")
 
 @pytest.fixture(autouse=True)
 def small_marks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensor_writer, "RESUMABLE_BYTES_MIN", 10_000)
-    monkeypatch.setattr(tensor_writer, "MARK_EVERY_BYTES", MARK_EVERY)
+    mark_tensors(monkeypatch, above_bytes=10_000, every_bytes=MARK_EVERY)
 
 
 @pytest.fixture

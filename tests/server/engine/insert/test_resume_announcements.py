@@ -12,12 +12,12 @@ import pytest
 
 from support.arrays import canonical, normal
 from support.engine import Reports, announce, engine_on, find
+from support.marks import mark_tensors
 from tensorus_codecs.checksum import TensorDigest, crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.sqlite import uploads
 from tensorus_server.catalogue.sqlite.row_checksum import upload_checksum
 from tensorus_server.engine.engine import Engine
-from tensorus_server.engine.insert import tensor_writer
 from tensorus_server.engine.insert.stream import InsertOptions
 from tensorus_server.errors import ChecksumMismatchError, InvalidRequestError
 from tensorus_server.model import Checksum, NewTensor, Outcome, Schema, Segment, Tensor
@@ -43,8 +43,7 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def engine(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    monkeypatch.setattr(tensor_writer, "RESUMABLE_BYTES_MIN", 10_000)
-    monkeypatch.setattr(tensor_writer, "MARK_EVERY_BYTES", 8192)
+    mark_tensors(monkeypatch, above_bytes=10_000, every_bytes=8192)
     with engine_on(store) as opened:
         opened.create_dataset("d", StoragePolicy(preset="none", chunk_bytes=4096))
         yield opened

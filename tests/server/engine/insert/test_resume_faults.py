@@ -12,9 +12,9 @@ from contract.chunk_store_raw import RawFolder
 from support.arrays import canonical, random_bits
 from support.engine import Reports, announce, engine_on, read, set_aside_now
 from support.faults import FaultyFiles
+from support.marks import mark_tensors
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.engine.engine import Engine
-from tensorus_server.engine.insert import tensor_writer
 from tensorus_server.engine.insert.stream import InsertOptions
 from tensorus_server.errors import StorageFullError, StoreUnavailableError
 from tensorus_server.model import Segment
@@ -44,8 +44,7 @@ WHILE_RESUMING = [
 
 @pytest.fixture(autouse=True)
 def small_marks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensor_writer, "RESUMABLE_BYTES_MIN", 10_000)
-    monkeypatch.setattr(tensor_writer, "MARK_EVERY_BYTES", MARK_EVERY)
+    mark_tensors(monkeypatch, above_bytes=10_000, every_bytes=MARK_EVERY)
 
 
 @pytest.fixture
