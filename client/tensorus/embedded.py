@@ -17,6 +17,7 @@ from tensorus._calls import open_explain
 from tensorus._convert import dtype_to, merged_shares, plain_metadata, policy_to, schema_to, upload_to
 from tensorus._forks import leave_behind, watch
 from tensorus._missing import engine_missing
+from tensorus._tensor_info import storage_fields
 from tensorus.errors import DataCorruptError, TensorusError, UnavailableError, error_for
 from tensorus.types import (
     DatasetStats,
@@ -321,17 +322,9 @@ def explain_here(sample: Sample, policies: Sequence[Policy]) -> Iterator[PolicyE
         for block in sample.blocks(_BLOCK_BYTES):
             explainer.write(block)
         for explanation in explainer.explanations():
-            storage = explanation.storage
             yield PolicyExplanation(
                 policy=policy_info(explanation.policy),
-                canonical_bytes=storage.canonical_bytes,
-                quantized_bytes=storage.quantized_bytes,
-                stored_bytes=storage.stored_bytes,
-                lossy=storage.lossy,
-                relative_error=storage.relative_error,
-                max_absolute_error=storage.max_absolute_error,
-                encodings=tuple(map(encoding_share, storage.encodings)),
-                fallback_reason=storage.fallback_reason,
+                **storage_fields(explanation.storage, encoding_share),
                 encode_bytes_per_second=explanation.encode_bytes_per_second,
                 decode_bytes_per_second=explanation.decode_bytes_per_second,
                 worst_relative_error=explanation.worst_relative_error,
