@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from google.rpc import error_details_pb2
 
+from tensorus._tensor_info import described, measured, storage_fields
 from tensorus.errors import (
     DataCorruptError,
     InternalError,
@@ -28,7 +31,6 @@ from tensorus.types import (
     Policy,
     PolicyExplanation,
     Schema,
-    TensorInfo,
     ValueSummary,
 )
 from tensorus_protos.v1 import tensorus_pb2 as pb
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
     from tensorus._backend import Part, Upload
     from tensorus.errors import TensorusError
-    from tensorus.types import Metadata
+    from tensorus.types import Metadata, TensorInfo
 
 __all__ = [
     "codec_steps",
@@ -95,6 +97,10 @@ _FLAT_KINDS = frozenset({bool, float, type(None)})
 _BOUND_MAX = 2**63 - 1
 """Of a slice on the wire; beyond every axis, as anything larger is."""
 
+_SUMMARY = [field.name for field in fields(ValueSummary)]
+_MAY_BE_ABSENT = [field.name for field in pb.ValueSummary.DESCRIPTOR.fields if field.has_presence]
+_numbers_of = attrgetter(*_SUMMARY)
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -108,17 +114,14 @@ def tensor_from(message: pb.Tensor, *, inserted: bool = False) -> TensorInfo:
         InternalError: its metadata have something that this version cannot read.
     """
     spec = message.spec
-    known = {
-        "dataset": message.dataset,
-        "id": message.id,
-        "dtype": _dtype_name(spec.dtype),
-        "shape": tuple(spec.shape[:]),
-        "metadata": _metadata_from(message.metadata),
-        "generation": message.generation,
-        "ordinal": message.ordinal,
-        "inserted": inserted,
-    }
-    return TensorInfo.lazily(known, partial(_measured_from, message))
+    return described(
+        message,
+        dtype=_dtype_name(spec.dtype),
+        shape=tuple(spec.shape[:]),
+        metadata=_metadata_from(message.metadata),
+        inserted=inserted,
+        rest=partial(_measured_from, message),
+    )
 
 
 def inserted_from(status: pb.ItemStatus) -> TensorInfo:
@@ -127,22 +130,14 @@ def inserted_from(status: pb.ItemStatus) -> TensorInfo:
 
 
 def _measured_from(message: pb.Tensor) -> dict[str, Any]:
-    """Return the fields of a `TensorInfo` that storing the tensor made."""
-    storage = message.storage
-    return {
-        "canonical_bytes": storage.canonical_bytes,
-        "quantized_bytes": storage.quantized_bytes,
-        "stored_bytes": storage.stored_bytes,
-        "lossy": storage.lossy,
-        "relative_error": storage.relative_error,
-        "max_absolute_error": storage.max_absolute_error,
-        "encodings": tuple(map(_share_from, storage.encodings)),
-        "fallback_reason": storage.fallback_reason,
-        "values": _values_from(message.values) if message.HasField("values") else None,
-        "source_checksum": message.source_checksum.value.hex(),
-        "value_checksum": message.value_checksum.value.hex(),
-        "created": _time_from(message.create_time),
-    }
+    return measured(
+        message.storage,
+        _values_from(message.values) if message.HasField("values") else None,
+        source_checksum=message.source_checksum.value,
+        value_checksum=message.value_checksum.value,
+        created=_time_from(message.create_time),
+        share_from=_share_from,
+    )
 
 
 def upload_to(upload: Upload) -> pb.Tensor:
@@ -322,17 +317,9 @@ def dataset_from(message: pb.Dataset) -> DatasetInfo:
 
 def explanation_from(message: pb.PolicyExplanation) -> PolicyExplanation:
     """Return what a policy would do."""
-    storage = message.storage
     return PolicyExplanation(
         policy=_policy_from(message.policy),
-        canonical_bytes=storage.canonical_bytes,
-        quantized_bytes=storage.quantized_bytes,
-        stored_bytes=storage.stored_bytes,
-        lossy=storage.lossy,
-        relative_error=storage.relative_error,
-        max_absolute_error=storage.max_absolute_error,
-        encodings=tuple(map(_share_from, storage.encodings)),
-        fallback_reason=storage.fallback_reason,
+        **storage_fields(message.storage, _share_from),
         encode_bytes_per_second=message.encode_bytes_per_second,
         decode_bytes_per_second=message.decode_bytes_per_second,
         worst_relative_error=message.worst_relative_error,
@@ -472,16 +459,15 @@ def _share_from(message: pb.EncodingShare) -> EncodingShare:
 
 
 def _values_from(message: pb.ValueSummary) -> ValueSummary:
-    return ValueSummary(
-        min=message.min if message.HasField("min") else None,
-        max=message.max if message.HasField("max") else None,
-        mean=message.mean if message.HasField("mean") else None,
-        standard_deviation=message.standard_deviation if message.HasField("standard_deviation") else None,
-        l2_norm=message.l2_norm if message.HasField("l2_norm") else None,
-        zero_count=message.zero_count,
-        nan_count=message.nan_count,
-        infinity_count=message.infinity_count,
-    )
+    numbers = _numbers_of(message)
+    if all(map(message.HasField, _MAY_BE_ABSENT)):
+        return ValueSummary(*numbers)
+    # `Any`: which of them may be absent is the contract's to say.
+    found: list[Any] = [
+        None if name in _MAY_BE_ABSENT and not message.HasField(name) else number
+        for name, number in zip(_SUMMARY, numbers, strict=True)
+    ]
+    return ValueSummary(*found)
 
 
 def _time_from(message: timestamp_pb2.Timestamp) -> datetime:

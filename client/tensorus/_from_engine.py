@@ -7,24 +7,30 @@ more for each tensor read, and 43 us if all of its fields are used, where readin
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from tensorus._convert import dataset_from, explanation_from, stats_from
-from tensorus.types import EncodingShare, TensorInfo, ValueSummary
+from tensorus._tensor_info import described, measured
+from tensorus.types import EncodingShare, ValueSummary
 from tensorus_server import model
 from tensorus_server.rpc.convert import dataset_to, explanation_to, stats_to
 
 if TYPE_CHECKING:
-    from tensorus.types import DatasetInfo, DatasetStats, PolicyExplanation
+    from tensorus.types import DatasetInfo, DatasetStats, PolicyExplanation, TensorInfo
     from tensorus_codecs.summary import ValueSummary as EngineValueSummary
     from tensorus_server.engine.explain import Explanation
 
 __all__ = ["dataset_info", "explanation_info", "stats_info", "tensor_info"]
 
 _STORED = frozenset({model.Outcome.INSERTED, model.Outcome.REPLACED})
+
+_ENGINE_NAMES = {"min": "minimum", "max": "maximum"}
+_summary_of = attrgetter(*(_ENGINE_NAMES.get(field.name, field.name) for field in fields(ValueSummary)))
+"""Takes the arguments of a `ValueSummary` from the engine's."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -47,50 +53,33 @@ def explanation_info(explanation: Explanation) -> PolicyExplanation:
 
 def tensor_info(tensor: model.Tensor) -> TensorInfo:
     """Return what is known of a tensor; most of it is only worked out when it is asked for."""
-    known = {
-        "dataset": tensor.dataset,
-        "id": tensor.id,
-        "dtype": tensor.spec.dtype.name,
-        "shape": tensor.spec.shape,
-        "metadata": tensor.metadata,
-        "generation": tensor.generation,
-        "ordinal": tensor.ordinal,
-        "inserted": tensor.outcome in _STORED,
-    }
     # Not the tensor itself, which may have its payload.
     checksums = tensor.source_checksum.value, tensor.value_checksum.value
-    return TensorInfo.lazily(known, partial(_measured, tensor.storage, tensor.values, checksums, tensor.created_us))
+    return described(
+        tensor,
+        dtype=tensor.spec.dtype.name,
+        shape=tensor.spec.shape,
+        metadata=tensor.metadata,
+        inserted=tensor.outcome in _STORED,
+        rest=partial(_measured, tensor.storage, tensor.values, *checksums, tensor.created_us),
+    )
 
 
 def _measured(
-    storage: model.StorageReport, values: EngineValueSummary | None, checksums: tuple[bytes, bytes], created_us: int
+    storage: model.StorageReport,
+    values: EngineValueSummary | None,
+    source_checksum: bytes,
+    value_checksum: bytes,
+    created_us: int,
 ) -> dict[str, Any]:
-    """Return the fields of a `TensorInfo` that storing the tensor made."""
-    return {
-        "canonical_bytes": storage.canonical_bytes,
-        "quantized_bytes": storage.quantized_bytes,
-        "stored_bytes": storage.stored_bytes,
-        "lossy": storage.lossy,
-        "relative_error": storage.relative_error,
-        "max_absolute_error": storage.max_absolute_error,
-        "encodings": tuple(map(_encoding_share, storage.encodings)),
-        "fallback_reason": storage.fallback_reason,
-        "values": None
-        if values is None
-        else ValueSummary(
-            min=values.minimum,
-            max=values.maximum,
-            mean=values.mean,
-            standard_deviation=values.standard_deviation,
-            l2_norm=values.l2_norm,
-            zero_count=values.zero_count,
-            nan_count=values.nan_count,
-            infinity_count=values.infinity_count,
-        ),
-        "source_checksum": checksums[0].hex(),
-        "value_checksum": checksums[1].hex(),
-        "created": _time(created_us),
-    }
+    return measured(
+        storage,
+        None if values is None else ValueSummary(*_summary_of(values)),
+        source_checksum=source_checksum,
+        value_checksum=value_checksum,
+        created=_time(created_us),
+        share_from=_encoding_share,
+    )
 
 
 def _encoding_share(share: model.EncodingShare) -> EncodingShare:

@@ -16,7 +16,8 @@ from tensorus_server.catalogue.abc import PageRequest, StoredTensor
 from tensorus_server.catalogue.sqlite import schema
 from tensorus_server.catalogue.sqlite.database import Database
 from tensorus_server.catalogue.sqlite.epoch import EpochKeeper
-from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowWriter, to_json
+from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowWriter
+from tensorus_server.compact_json import to_json
 from tensorus_server.model import Dataset, Schema
 
 NAMES = ("one", "two", "empty")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from contract.chunk_store_raw import RawFolder
 from support.engine import insert, read, stored_tensor
+from support.variants import variants_of
 from tensorus_codecs.dtypes import opaque_dtype
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.summary import ValueSummary
@@ -50,6 +52,30 @@ def test_a_footer_makes_the_tensor_that_it_was_made_of(kind: str) -> None:
     # By their notation, in which NaN, -0.0, 1 and 1.0 are what they are.
     assert repr(again.committed(5, 6, 7)) == repr(stored.committed(5, 6, 7))
     assert (again.source_crc32c, again.created_us) == (stored.source_crc32c, SEALED_US)
+
+
+NOT_IN_FOOTERS = {"new.replace", "locator.offset"}
+"""What the insert may replace, and where the payload lies within its file: at its start."""
+
+VARIANTS = list(
+    variants_of(
+        stored_tensor(
+            DATASET,
+            "t",
+            policy=StoragePolicy("maximum"),
+            values=ValueSummary(-1.0, 2.0, 0.5, 1.5, 3.0, 1, 2, 3),
+            encodings=(EncodingShare(({"id": "zstd"},), 1, 4, 25),),
+        )
+    )
+)
+
+
+@pytest.mark.parametrize(("path", "changed"), VARIANTS, ids=[path for path, _ in VARIANTS])
+def test_a_footer_has_each_field_of_a_tensor(path: str, changed: StoredTensor) -> None:
+    again = read_footer(*parts_of(pack_footer(changed, SEALED_US), b"p" * changed.locator.length))
+    made = again.stored_tensor(changed.dataset, changed.locator.key)
+    # The dataset and the key are given, the rest is read.
+    assert (repr(attrgetter(path)(made)) == repr(attrgetter(path)(changed))) == (path not in NOT_IN_FOOTERS)
 
 
 @pytest.mark.parametrize("bit", range(8))

@@ -40,6 +40,11 @@ class StoredTensor:
     created_us: int | None = None
     """When it was committed, where its row is only made again; None: now."""
 
+    @property
+    def is_inline(self) -> bool:
+        """Whether the payload is part of the commit."""
+        return self.inline_payload is not None
+
     def committed(self, generation: int, ordinal: int, created_us: int, outcome: Outcome = Outcome.INSERTED) -> Tensor:
         """Return the tensor that this becomes by its commit."""
         policy = self.new.policy

@@ -8,23 +8,26 @@ from __future__ import annotations
 import json
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from itertools import product
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.dtypes import dtype_by_number, opaque_dtype
 from tensorus_codecs.summary import ValueSummary
 from tensorus_server.catalogue.sqlite.row_checksum import MALFORMED, row_checksum
-from tensorus_server.compact_json import to_json
-from tensorus_server.model import Checksum, EncodingShare, Locator, StorageReport, Tensor, TensorSpec
+from tensorus_server.catalogue.sqlite.tensor_columns import COLUMNS
+from tensorus_server.model import Checksum, Locator, StorageReport, Tensor, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from tensorus_codecs.dtypes import DType
+    from tensorus_codecs.policy import StoragePolicy
     from tensorus_server.catalogue.abc import StoredTensor
+    from tensorus_server.catalogue.sqlite.tensor_columns import TensorColumn
 
 __all__ = [
     "ROW_CHECKSUM_COLUMNS",
@@ -38,76 +41,106 @@ __all__ = [
     "verified",
 ]
 
-_ALIKE_COLUMNS = {
-    "dtype_number": "q",
-    "element_bytes": "q",
-    "shape": "t",
-    "nbytes": "q",
-    "quantized_bytes": "q",
-    "stored_bytes": "q",
-    "relative_error": "d",
-    "max_absolute_error": "d",
-    "lossy": "q",
-    "encodings": "t",
-    "fallback_reason": "t",
-    "chunk_bytes": "q",
-    "policy": "t",
-    "source_algorithm": "t",
-    "value_algorithm": "t",
-    "inline": "q",
-    "offset": "q",
-    "length": "q",
-    "index_length": "q",
-    "dtype": "t",
-    "rank": "q",
-    "ds": "q",
-}
-"""What small tensors of one kind have in common, with the types of `row_checksum`."""
+_SHARED = [column for column in COLUMNS if column.shared]
+_NUMBERS = [column for column in COLUMNS if not column.shared and column.kind != "t"]
+_TEXTS = [column for column in COLUMNS if not column.shared and column.kind == "t"]
+_IN_ROW = [*_NUMBERS, *_TEXTS, None, *_SHARED]
 
-_OWN_NUMBERS = {
-    "seq": "q",
-    "ordinal": "q",
-    "created_us": "q",
-    "index_crc": "q",
-    "source_crc": "q",
-    "min": "d",
-    "max": "d",
-    "mean": "d",
-    "standard_deviation": "d",
-    "l2_norm": "d",
-    "zero_count": "q",
-    "nan_count": "q",
-    "infinity_count": "q",
-}
-"""Numbers that differ from tensor to tensor; `seq` is the generation."""
-
-_OWN_TEXTS = ("id", "metadata", "source_checksum", "value_checksum", "key")
-"""Texts and blobs that differ from tensor to tensor."""
-
-ROW_CHECKSUM_COLUMNS = (*_ALIKE_COLUMNS, *_OWN_NUMBERS, *_OWN_TEXTS)
+ROW_CHECKSUM_COLUMNS = tuple(column.name for column in (*_SHARED, *_NUMBERS, *_TEXTS))
 """What a row's checksum is over, in its order."""
 
-TENSOR_COLUMNS = (*_OWN_NUMBERS, *_OWN_TEXTS, "row_checksum", *_ALIKE_COLUMNS)
+TENSOR_COLUMNS = tuple("row_checksum" if column is None else column.name for column in _IN_ROW)
 """Of the table, in the order of `tensor_from_row` and `RowWriter.row`."""
 
-_ALIKE_TYPES = "".join(_ALIKE_COLUMNS.values())
-_OWN_TYPES = "".join(_OWN_NUMBERS.values()) + "t" * len(_OWN_TEXTS)
+_SHARED_TYPES = "".join(column.kind for column in _SHARED)
+_OWN_TYPES = "".join(column.kind for column in (*_NUMBERS, *_TEXTS))
 
-_NUMBERS = len(_OWN_NUMBERS)
-_SUMMARY = list(_OWN_NUMBERS).index("min")
-_ZERO_COUNT = list(_OWN_NUMBERS).index("zero_count")
-_ROW_CHECKSUM = TENSOR_COLUMNS.index("row_checksum")
-_ALIKE = TENSOR_COLUMNS.index("dtype_number")
+_FIRST_TEXT = len(_NUMBERS)
+_ROW_CHECKSUM = _FIRST_TEXT + len(_TEXTS)
+_FIRST_SHARED = _ROW_CHECKSUM + 1
+_SUMMARY = TENSOR_COLUMNS.index("min")
+_ZERO_COUNT = TENSOR_COLUMNS.index("zero_count")
 
 _pack_own = struct.Struct("<" + _OWN_TYPES.replace("t", "q")).pack
 
-_NO_VALUES = (None,) * 8
+_NO_VALUES = (None,) * (_FIRST_TEXT - _SUMMARY)
 """The columns from "min" to "infinity_count" of a dtype without a summary."""
 
 
-def shape_text(shape: tuple[int, ...]) -> str:
-    """Return the shape as filters see it: "[3, 224, 224]"."""
-    return str(list(shape))
+# ---- From a `StoredTensor` to columns ----------------------------------------------------------------------------------
+
+_VALUES = "new.spec", "new.policy", "storage"
+"""Values with several shared columns, or with JSON. Equal ones may differ in their JSON, so they must be the same object."""
+
+
+def _stored_paths(group: Iterable[TensorColumn]) -> list[str]:
+    return [column.stored for column in group if column.stored is not None]
+
+
+def _compared(path: str) -> str:
+    """Return the path of what neighbours must share for a column to be equal: the column's own, or that of one of `_VALUES`."""
+    return next((value for value in _VALUES if f"{path}.".startswith(f"{value}.")), path)
+
+
+_COMPARED = set(map(_compared, _stored_paths(_SHARED)))
+_values_of = attrgetter(*_VALUES)
+_scalars_of = attrgetter(*sorted(_COMPARED.difference(_VALUES)))
+_shared_of = attrgetter(*_stored_paths(_SHARED))
+_numbers_of = attrgetter(*_stored_paths(_NUMBERS[:_SUMMARY]))
+_reals_of = attrgetter(*(path.removeprefix("values.") for path in _stored_paths(_NUMBERS[_SUMMARY:_ZERO_COUNT])))
+_counts_of = attrgetter(*(path.removeprefix("values.") for path in _stored_paths(_NUMBERS[_ZERO_COUNT:])))
+_texts_of = attrgetter(*_stored_paths(_TEXTS))
+
+_ENCODERS = [(place, column.encode) for place, column in enumerate(_SHARED) if column.encode is not None]
+
+
+# ---- From columns to a `Tensor` ----------------------------------------------------------------------------------------
+
+_PLACES = {column.tensor: place for place, column in enumerate(_IN_ROW) if column is not None}
+
+
+def _places(value: type[Any], path: str) -> list[int]:
+    """Return the columns of a value's fields, in the order of its constructor. Raises KeyError if a field has none."""
+    return [_PLACES[f"{path}.{field.name}"] for field in fields(value)]
+
+
+_source_checksum_of = itemgetter(*_places(Checksum, "source_checksum"))
+_value_checksum_of = itemgetter(*_places(Checksum, "value_checksum"))
+_locator_of = itemgetter(*_places(Locator, "locator"))
+_METADATA = TENSOR_COLUMNS.index("metadata")
+
+# These are in what neighbours share, where `Alike.columns` begins.
+_spec_of = itemgetter(*(place for place, column in enumerate(_SHARED) if column.tensor == "spec"))
+_storage_of = itemgetter(*(place - _FIRST_SHARED for place in _places(StorageReport, "storage")))
+_STORAGE_DECODERS = [
+    (number, column.decode)
+    for number, place in enumerate(_places(StorageReport, "storage"))
+    if (column := _IN_ROW[place]) is not None and column.decode is not None
+]
+_POLICY, _DS = (TENSOR_COLUMNS.index(name) - _FIRST_SHARED for name in ("policy", "ds"))
+
+_COMPOSED = (
+    "inline_payload",
+    "dataset",
+    "spec",
+    "metadata",
+    "policy",
+    "source_checksum",
+    "value_checksum",
+    "storage",
+    "values",
+    "locator",
+)
+"""Fields of a `Tensor` that are no column as it is, in the order in which `tensor_from_row` appends them to the row."""
+
+_tensor_of = itemgetter(
+    *(
+        len(TENSOR_COLUMNS) + _COMPOSED.index(field.name) if field.name in _COMPOSED else _PLACES[field.name]
+        for field in fields(Tensor)
+        if field.name != "outcome"
+    )
+)
+"""Takes the arguments of `Tensor` from a row with `_COMPOSED` after it. Raises KeyError, here, if one of them has no column."""
 
 
 @lru_cache(maxsize=1024)
@@ -125,77 +158,45 @@ class RowWriter:
 
     def __init__(self) -> None:
         """Start with none before."""
-        self._last: StoredTensor | None = None
+        self._spec: TensorSpec | None = None
+        self._policy: StoragePolicy | None = None
+        self._storage: StorageReport | None = None
+        self._scalars: tuple[Any, ...] = ()
         self._columns: tuple[Any, ...] = ()
         self._start = 0
 
     def row(self, stored: StoredTensor, generation: int, ordinal: int, created_us: int) -> tuple[Any, ...]:
         """Return the columns of a new tensor, in the order of `TENSOR_COLUMNS`."""
-        new, locator = stored.new, stored.locator
-        if self._last is None or not _are_alike(self._last, stored):
-            columns = _alike_columns(stored)
-            self._start, self._columns = row_checksum(_ALIKE_TYPES, columns), columns
-        self._last = stored
+        (spec, policy, storage), scalars = _values_of(stored), _scalars_of(stored)
+        if (
+            storage is not self._storage
+            or spec is not self._spec
+            or policy is not self._policy
+            or scalars != self._scalars
+        ):
+            columns = _shared_columns(stored)
+            self._start, self._columns = row_checksum(_SHARED_TYPES, columns), columns
+            self._spec, self._policy, self._storage, self._scalars = spec, policy, storage, scalars
         numbers = (
             generation,
             ordinal,
             created_us,
-            locator.index_crc32c,
-            stored.source_crc32c,
+            *_numbers_of(stored),
             *(_NO_VALUES if stored.values is None else _summary_columns(stored.values)),
         )
-        metadata = new.metadata_json
-        source, value, key = stored.source_checksum.value, stored.value_checksum.value, locator.key
-        text, json_text, key_text = new.id.encode(), metadata.encode(), key.encode()
+        texts = tensor_id, metadata, source, value, key = _texts_of(stored)
+        text, json_text, key_text = tensor_id.encode(), metadata.encode(), key.encode()
         lengths = len(text), len(json_text), len(source), len(value), len(key_text)
         packed = _packed(numbers, lengths)
         checksum = crc32c(b"".join((packed, text, json_text, source, value, key_text)), self._start)
-        return (*numbers, new.id, metadata, source, value, key, checksum, *self._columns)
+        return (*numbers, *texts, checksum, *self._columns)
 
 
-def _are_alike(one: StoredTensor, other: StoredTensor) -> bool:
-    """Whether `_alike_columns` returns the same of both; False where that takes longer to see than to do."""
-    return (
-        one.new.spec is other.new.spec
-        and one.storage is other.storage
-        and one.new.policy is other.new.policy
-        and one.dataset.number == other.dataset.number
-        and one.chunk_bytes == other.chunk_bytes
-        and one.source_checksum.algorithm == other.source_checksum.algorithm
-        and one.value_checksum.algorithm == other.value_checksum.algorithm
-        and (one.inline_payload is None) == (other.inline_payload is None)
-        and one.locator.offset == other.locator.offset
-        and one.locator.length == other.locator.length
-        and one.locator.index_length == other.locator.index_length
-    )
-
-
-def _alike_columns(stored: StoredTensor) -> tuple[Any, ...]:
-    spec, storage, locator, policy = stored.new.spec, stored.storage, stored.locator, stored.new.policy
-    return (
-        spec.dtype.number,
-        spec.dtype.element_bytes,
-        shape_text(spec.shape),
-        spec.canonical_bytes,
-        storage.quantized_bytes,
-        storage.stored_bytes,
-        storage.relative_error,
-        storage.max_absolute_error,
-        int(storage.lossy),
-        _shares_to_json(storage.encodings),
-        storage.fallback_reason,
-        stored.chunk_bytes,
-        None if policy is None else to_json(policy.to_json()),
-        stored.source_checksum.algorithm,
-        stored.value_checksum.algorithm,
-        int(stored.inline_payload is not None),
-        locator.offset,
-        locator.length,
-        locator.index_length,
-        spec.dtype.name,
-        len(spec.shape),
-        stored.dataset.number,
-    )
+def _shared_columns(stored: StoredTensor) -> tuple[Any, ...]:
+    columns = list(_shared_of(stored))
+    for place, encode in _ENCODERS:
+        columns[place] = encode(columns[place])
+    return tuple(columns)
 
 
 def tensor_from_row(row: tuple[Any, ...], dataset: str, ds: int) -> Tensor:
@@ -208,29 +209,24 @@ def tensor_from_row(row: tuple[Any, ...], dataset: str, ds: int) -> Tensor:
     Raises:
         RowDamageError: the row is not what was written.
     """
-    # Unpacked by position, and what repeats from row to row worked out once: a Get of small tensors spends its time here.
+    # Taken by position, and what repeats from row to row worked out once: a Get of small tensors spends its time here.
     alike = verified(row, ds)
-    numbers = row[:_NUMBERS]
-    tensor_id, metadata, source, value, key = row[_NUMBERS:_ROW_CHECKSUM]
+    metadata = row[_METADATA]
     try:
-        return Tensor(
-            dataset=dataset,
-            id=tensor_id,
-            generation=numbers[0],
-            ordinal=numbers[1],
-            spec=alike.spec,
-            metadata=json.loads(metadata) if metadata != "{}" else {},
-            policy=alike.policy,
-            chunk_bytes=alike.chunk_bytes,
-            source_checksum=Checksum(alike.source_algorithm, source),
-            value_checksum=Checksum(alike.value_algorithm, value),
-            storage=alike.storage,
+        composed = (
+            *row,
+            dataset,
+            alike.spec,
+            json.loads(metadata) if metadata != "{}" else {},
+            alike.policy,
+            Checksum(*_source_checksum_of(row)),
+            Checksum(*_value_checksum_of(row)),
+            alike.storage,
             # A dtype without a summary has no count of zeros, either.
-            values=None if numbers[_ZERO_COUNT] is None else ValueSummary(*numbers[_SUMMARY:]),
-            created_us=numbers[2],
-            locator=Locator(key, alike.offset, alike.length, alike.index_length, numbers[3]),
-            inline_payload=row[-1],
+            None if row[_ZERO_COUNT] is None else ValueSummary(*row[_SUMMARY:_FIRST_TEXT]),
+            Locator(*_locator_of(row)),
         )
+        return Tensor(*_tensor_of(composed))
     except MALFORMED as error:
         raise RowDamageError(f"a value of the row cannot be read: {type(error).__name__}") from error
 
@@ -241,10 +237,10 @@ def verified(row: tuple[Any, ...], ds: int) -> Alike:
     Raises:
         RowDamageError: the row is not what was written.
     """
-    numbers = row[:_NUMBERS]
-    tensor_id, metadata, source, value, key, checksum = row[_NUMBERS:_ALIKE]
+    numbers = row[:_FIRST_TEXT]
+    tensor_id, metadata, source, value, key, checksum = row[_FIRST_TEXT:_FIRST_SHARED]
     try:
-        alike = _alike(row[_ALIKE:-1])
+        alike = _alike(row[_FIRST_SHARED:-1])
         text, json_text, key_text = tensor_id.encode(), metadata.encode(), key.encode()
         lengths = len(text), len(json_text), len(source), len(value), len(key_text)
         texts = text, json_text, source, value, key_text
@@ -267,8 +263,8 @@ def checksum_of_row(columns: tuple[Any, ...]) -> int:
     Raises:
         struct.error, TypeError: a value is not of its column's type.
     """
-    alike, own = columns[: len(_ALIKE_COLUMNS)], columns[len(_ALIKE_COLUMNS) :]
-    return row_checksum(_OWN_TYPES, own, row_checksum(_ALIKE_TYPES, alike))
+    shared, own = columns[: len(_SHARED)], columns[len(_SHARED) :]
+    return row_checksum(_OWN_TYPES, own, row_checksum(_SHARED_TYPES, shared))
 
 
 def _with_negative_zeros(numbers: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
@@ -308,43 +304,30 @@ def _pack_with_nulls(numbers: tuple[Any, ...], *lengths: int) -> bytes:
 
 @dataclass(frozen=True)
 class Alike:
-    """What `_ALIKE_COLUMNS` say. What needs decoding is decoded when the row's checksum has been verified."""
+    """What the shared columns say. What needs decoding is decoded when the row's checksum has been verified."""
 
     columns: tuple[Any, ...]
     checksum: int
     """Of these columns: where that of the row goes on."""
-    chunk_bytes: int
-    source_algorithm: str
-    value_algorithm: str
-    offset: int
-    length: int
-    index_length: int
     ds: int
 
     @cached_property
     def spec(self) -> TensorSpec:
         """Dtype and shape."""
-        return spec_from_columns(*self.columns[:3])
+        return spec_from_columns(*_spec_of(self.columns))
 
     @cached_property
     def storage(self) -> StorageReport:
         """What storing did."""
-        columns = self.columns
-        return StorageReport(
-            canonical_bytes=columns[3],
-            quantized_bytes=columns[4],
-            stored_bytes=columns[5],
-            relative_error=columns[6],
-            max_absolute_error=columns[7],
-            lossy=bool(columns[8]),
-            encodings=_shares(columns[9]),
-            fallback_reason=columns[10],
-        )
+        values = list(_storage_of(self.columns))
+        for number, decode in _STORAGE_DECODERS:
+            values[number] = decode(values[number])
+        return StorageReport(*values)
 
     @cached_property
     def policy(self) -> Mapping[str, Any] | None:
         """The insert's own policy, as JSON; None: it followed the dataset's."""
-        policy = self.columns[12]
+        policy = self.columns[_POLICY]
         return None if policy is None else json.loads(policy)
 
 
@@ -352,35 +335,12 @@ class Alike:
 def _alike(columns: tuple[Any, ...]) -> Alike:
     # Equal columns are found in the cache: 0.0 for -0.0, which is no error that was ever measured, and must not take its place.
     columns = tuple(column + 0.0 if isinstance(column, float) else column for column in columns)
-    chunk_bytes, _, source_algorithm, value_algorithm, _, offset, length, index_length, _, _, ds = columns[11:]
-    checksum = row_checksum(_ALIKE_TYPES, columns)
-    return Alike(columns, checksum, chunk_bytes, source_algorithm, value_algorithm, offset, length, index_length, ds)
-
-
-@lru_cache(maxsize=1024)
-def _shares(encodings: str) -> tuple[EncodingShare, ...]:
-    return tuple(
-        EncodingShare(tuple(encoding), chunks, canonical_bytes, stored_bytes)
-        for encoding, chunks, canonical_bytes, stored_bytes in json.loads(encodings)
-    )
-
-
-def _shares_to_json(shares: tuple[EncodingShare, ...]) -> str:
-    """Return what encodings there are: [[encoding, chunks, canonical bytes, stored bytes], ...]."""
-    return to_json(
-        [[list(share.encoding), share.chunks, share.canonical_bytes, share.stored_bytes] for share in shares]
-    )
+    return Alike(columns, row_checksum(_SHARED_TYPES, columns), columns[_DS])
 
 
 def _summary_columns(values: ValueSummary) -> tuple[float | int | None, ...]:
-    numbers = values.minimum, values.maximum, values.mean, values.standard_deviation, values.l2_norm
-    return (
-        # SQLite keeps 0.0 for -0.0, and the row's checksum is of what it keeps.
-        *[None if number is None else number + 0.0 for number in numbers],
-        values.zero_count,
-        values.nan_count,
-        values.infinity_count,
-    )
+    # SQLite keeps 0.0 for -0.0, and the row's checksum is of what it keeps.
+    return *[None if real is None else real + 0.0 for real in _reals_of(values)], *_counts_of(values)
 
 
 def _dtype(number: int, element_bytes: int) -> DType:
