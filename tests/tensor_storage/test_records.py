@@ -284,7 +284,7 @@ def test_metadata_of_the_wrong_type_are_refused(storage: TensorStorage, metadata
 @pytest.mark.parametrize("value", [[1.0, 2.0], "text", None, 1.0])
 def test_what_is_no_tensor_is_refused(storage: TensorStorage, value: Any) -> None:
     storage.create_dataset("images")
-    with pytest.raises(TypeError, match="no tensor"):
+    with pytest.raises(TypeError, match="is not a tensor"):
         storage.insert("images", value)
 
 
