@@ -1,15 +1,13 @@
 """The calls that move no tensors: what each sends, what comes of its answer, and when it is made again.
 
-`Call` is one that has a request and an answer. Listings ask for page after page, and an explanation is a stream. No I/O: see
+Short calls have a request and an answer. Listings ask for page after page, and an explanation is a stream. No I/O: see
 `_steps.py`.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tensorus._convert import (
     damage_from,
@@ -23,7 +21,7 @@ from tensorus._convert import (
     tensor_from,
 )
 from tensorus._decode import accepted_codecs
-from tensorus._steps import Ask, AttemptFailedError, Give, Open, Pause, Read, Send, as_answer
+from tensorus._steps import Ask, AttemptFailedError, Call, Give, Open, Pause, Read, Send, as_answer
 from tensorus.errors import InternalError
 from tensorus_protos.framing import join
 from tensorus_protos.v1 import tensorus_pb2 as pb
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
     from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Schema, TensorInfo
 
 __all__ = [
-    "Call",
     "cancel_insert",
     "create_dataset",
     "dataset_stats",
@@ -68,22 +65,6 @@ _BLOCK_BYTES = 1024 * 1024
 
 _CANCEL_TIMEOUT_S = 5.0
 """For what an insert that was interrupted still tells the server: whoever interrupted it waits for that."""
-
-
-@dataclass(frozen=True)
-class Call(Generic[T]):
-    """One short call: a request, and one answer."""
-
-    name: str
-    request: Message
-    parse: Callable[[bytes], Any]
-    """The answer from its bytes. `Any`: a message of the type that `value` takes."""
-    value: Callable[[Any], T]
-    """What the answer says."""
-    repeat: Callable[[Any], T] | None = None
-    """What the answer to another attempt says, after one whose outcome is unknown; None: the call must not be repeated."""
-    timeout_s_max: float = math.inf
-    """Of an attempt, where the client allows more."""
 
 
 def short_call(call: Call[T]) -> Steps[Never, T]:

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from typing import Never
 
     from tensorus._backend import Arrival, InsertOptions, Listing, Part, Sample, Upload
-    from tensorus._calls import Call
     from tensorus._patience import Observer
-    from tensorus._steps import Step, Steps
+    from tensorus._steps import Call, Step, Steps
     from tensorus.errors import DataCorruptError, TensorusError
     from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Progress, Schema, TensorInfo
 

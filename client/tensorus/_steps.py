@@ -11,6 +11,7 @@ raised at its last step. It may still yield steps then, to leave nothing at the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
@@ -22,13 +23,15 @@ from tensorus_protos.framing import MalformedMessageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
-    from tensorus._calls import Call
+    from google.protobuf.message import Message
+
     from tensorus._patience import Patience
     from tensorus.errors import TensorusError
 
 __all__ = [
     "Ask",
     "AttemptFailedError",
+    "Call",
     "Close",
     "Driver",
     "Give",
@@ -46,6 +49,22 @@ B = TypeVar("B")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One short call: a request, and one answer."""
+
+    name: str
+    request: Message
+    parse: Callable[[bytes], Any]
+    """The answer from its bytes. `Any`: a message of the type that `value` takes."""
+    value: Callable[[Any], T]
+    """What the answer says."""
+    repeat: Callable[[Any], T] | None = None
+    """What the answer to another attempt says, after one whose outcome is unknown; None: the call must not be repeated."""
+    timeout_s_max: float = math.inf
+    """Of an attempt, where the client allows more."""
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from typing import Never
 
     from tensorus._backend import InsertOptions, Upload
-    from tensorus._calls import Call
-    from tensorus._steps import Step, Steps
+    from tensorus._steps import Call, Step, Steps
     from tensorus.errors import TensorusError
     from tensorus.types import Progress, TensorInfo
 
