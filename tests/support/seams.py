@@ -23,15 +23,15 @@ _CHUNK_STORE: dict[str, tuple[type, str]] = {
     "chunk store: keep": (local._LocalWriter, "keep"),
     "chunk store: keep, later": (local._LocalWriter, "_keep"),
     "chunk store: finish": (local._LocalWriter, "finish"),
-    "chunk store: abort": (local._LocalWriter, "abort"),
+    "chunk store: drop unfinished": (local._LocalWriter, "drop"),
     "chunk store: publish": (local.LocalChunkStore, "publish"),
-    "chunk store: discard": (local.LocalChunkStore, "discard"),
+    "chunk store: drop": (local.LocalChunkStore, "drop"),
     "chunk store: delete": (local.LocalChunkStore, "delete"),
     "chunk store: open": (local.LocalChunkStore, "open"),
     "chunk store: read": (local._LocalReader, "read"),
 }
 
-_CLOSING = {"abort", "discard"}
+_CLOSING = {"drop"}
 """What lets go of something: that happens, and then it fails."""
 
 _CATALOGUE = (

@@ -96,7 +96,7 @@ def test_an_empty_preset_or_configuration_is_none(opened: Any, empty: Any) -> No
 
 
 def test_what_is_no_configuration_is_refused(storage: TensorStorage) -> None:
-    with pytest.raises(TypeError, match="no CompressionConfig"):
+    with pytest.raises(TypeError, match="not a CompressionConfig"):
         storage.set_compression_config("balanced")  # type: ignore[arg-type]
 
 
