@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import tensorus
 from support.arrays import DTYPE_NAMES, canonical, normal, random_bits
 from support.client import run_process, thin_environment
-from support.old_tensorus import Written, compressed
 from tensorus_codecs.presets import PRESETS
 from tensorus_server.processes.server import Server
 
@@ -231,6 +229,10 @@ WITHOUT_THE_SERVER = "import sys; sys.modules['tensorus_server'] = None"
 @pytest.fixture
 def old_folder(tmp_path: Path, dataset: str) -> Path:
     """A folder with a dataset of Tensorus 0.1, with a name, metadata and values that have to be checked and converted."""
+    # Files of Tensorus 0.1 are written with torch, which not every Python of CI has.
+    torch = pytest.importorskip("torch")
+    from support.old_tensorus import Written  # noqa: PLC0415
+
     written = Written()
     written.insert(torch.arange(12.0).reshape(3, 4), "plain", seen={2, 1})
     written.insert(torch.arange(12.0).reshape(3, 4), "plain")
@@ -240,6 +242,9 @@ def old_folder(tmp_path: Path, dataset: str) -> Path:
 
 
 def test_bytes_of_tensorus_0_1_are_read_without_the_server_s_package(thin: Thin) -> None:
+    torch = pytest.importorskip("torch")
+    from support.old_tensorus import compressed  # noqa: PLC0415
+
     data, metadata = compressed(torch.tensor([0.0, 1.0, 255.0]), "gzip-6", "int8")
     source = f"""
 {WITHOUT_THE_SERVER}
