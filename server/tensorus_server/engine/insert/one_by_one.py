@@ -13,15 +13,14 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from tensorus_codecs.plan import plan
+from tensorus_server.engine.insert.plans import Plans
 from tensorus_server.engine.insert.small_tensors import SmallTensors
 from tensorus_server.engine.validate import require_announced
 from tensorus_server.model import Segment, Tensor
 
 if TYPE_CHECKING:
-    from tensorus_codecs.plan import ChunkPlan
     from tensorus_server.engine.insert.options import InsertServices
-    from tensorus_server.model import NewTensor, TensorSpec
+    from tensorus_server.model import NewTensor
 
 __all__ = ["OneByOne"]
 
@@ -70,26 +69,19 @@ class _Inserts:
         self._dataset = services.catalogue.datasets.get(name)
         # Kept between inserts, since it caches what one tensor has in common with the next.
         self._small = SmallTensors(self._dataset)
-        self._planned: tuple[TensorSpec, ChunkPlan] | None = None
+        self._plans = Plans(self._dataset)
 
     def insert(self, new: NewTensor, canonical: memoryview) -> Tensor | None:
         require_announced(new, self._dataset)
         self._services.staging.require_space()
         segment = Segment(0, 0, canonical.nbytes, last=True, tensor=new)
-        if not self._small.take(segment, new, self._plan(new), canonical, None):
+        if not self._small.take(segment, new, self._plans.of(new), canonical, None):
             return None
         (stored,) = self._small.write()
         if isinstance(stored, Exception):
             return None
         committed = self._services.committer.commit_here(stored)
         return committed if isinstance(committed, Tensor) else None
-
-    def _plan(self, new: NewTensor) -> ChunkPlan:
-        if new.policy is not None:
-            return plan(new.policy, new.spec.dtype)
-        if self._planned is None or self._planned[0] is not new.spec:
-            self._planned = new.spec, plan(self._dataset.policy, new.spec.dtype)
-        return self._planned[1]
 
 
 class _Local(threading.local):

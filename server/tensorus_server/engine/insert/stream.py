@@ -23,7 +23,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.plain_dataclass import plain_dataclass
-from tensorus_codecs.plan import plan
 from tensorus_server.catalogue.abc import require_intact
 from tensorus_server.catalogue.resolve import validated
 from tensorus_server.chunk_store.discarding import DiscardingStaging
@@ -33,6 +32,7 @@ from tensorus_server.engine.insert.committer import Commit
 from tensorus_server.engine.insert.items import ItemProgress, ItemResult, Items
 from tensorus_server.engine.insert.marker import Marker
 from tensorus_server.engine.insert.options import InsertOptions, InsertServices
+from tensorus_server.engine.insert.plans import Plans
 from tensorus_server.engine.insert.small_tensors import SmallTensors
 from tensorus_server.engine.insert.tensor_writer import TensorWriter
 from tensorus_server.engine.insert.uploads import progress_of, uploads_of
@@ -42,7 +42,6 @@ from tensorus_server.errors import (
     InvalidRequestError,
     LimitExceededError,
     SegmentOutOfOrderError,
-    StoreBusyError,
     StoreUnavailableError,
 )
 from tensorus_server.limits import ITEMS_TOGETHER_MAX, OPEN_ITEMS_MAX, UNCOMMITTED_BYTES_MAX, UNCOMMITTED_ITEMS_MAX
@@ -51,10 +50,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
-    from tensorus_codecs.plan import ChunkPlan
     from tensorus_server.catalogue.abc import Upload
     from tensorus_server.engine.insert.items import Batch
-    from tensorus_server.model import Checksum, Dataset, NewTensor, Segment, Tensor, TensorSpec
+    from tensorus_server.model import Checksum, Dataset, NewTensor, Segment, Tensor
 
 __all__ = ["InsertOptions", "InsertServices", "InsertStream", "ItemProgress", "ItemResult"]
 
@@ -98,7 +96,7 @@ class InsertStream:
         self._open: dict[int, _Open] = {}
         self._last_item = -1
         self._small = SmallTensors(dataset)
-        self._planned: tuple[TensorSpec | None, ChunkPlan | None] = (None, None)
+        self._plans = Plans(dataset)
         self._uploads: dict[int, tuple[Upload, Tensor | None]] = {}
         if options.request_id is not None and not options.validate_only:
             self._uploads = uploads_of(services.catalogue, dataset, options.request_id)
@@ -256,7 +254,7 @@ class InsertStream:
             return False  # Both cases are rare, and the fast path handles neither.
         try:
             self._require_allowed(new)
-            chunk_plan = self._plan(new)
+            chunk_plan = self._plans.of(new)
         except Exception:  # noqa: BLE001 - the general path meets the same error and reports it
             return False
         if not self._small.take(segment, new, chunk_plan, canonical, canonical_crc32c):
@@ -309,16 +307,6 @@ class InsertStream:
             )
         self._staging.require_space()
 
-    def _plan(self, new: NewTensor) -> ChunkPlan:
-        """Return the plan for the tensor's chunks; the last plan is cached, since most tensors are like the one before."""
-        spec, planned = self._planned
-        if new.policy is None and new.spec is spec and planned is not None:
-            return planned
-        found = plan(new.policy or self._dataset.policy, new.spec.dtype)
-        if new.policy is None:
-            self._planned = (new.spec, found)
-        return found
-
     def _writer(self, item: int, new: NewTensor, upload: Upload | None) -> TensorWriter:
         services, request_id = self._services, self._options.request_id
         marker = None
@@ -335,7 +323,7 @@ class InsertStream:
         return TensorWriter(
             self._dataset,
             new,
-            self._plan(new),
+            self._plans.of(new),
             staging=self._staging,
             pool=services.pool,
             marker=marker,
@@ -379,7 +367,7 @@ class InsertStream:
                 seal = self._services.seal_pool.submit(self._seal, opened, source_checksum)
                 seal.add_done_callback(partial(self._sealing_ended, opened))
             except BaseException as error:
-                self._put_away(opened.writer, error)
+                leftovers.put_away(opened.writer, error, resumable=not self._options.all_or_nothing)
                 raise
 
     def _seal(self, opened: _Open, source_checksum: Checksum | None) -> None:
@@ -388,7 +376,7 @@ class InsertStream:
             try:
                 stored, staged = opened.writer.seal(source_checksum)
             except BaseException as error:
-                self._put_away(opened.writer, error)
+                leftovers.put_away(opened.writer, error, resumable=not self._options.all_or_nothing)
                 raise
             if self._options.validate_only:
                 (found,) = self._services.catalogue.tensors.get(self._dataset.name, [stored.new.id])
@@ -404,13 +392,15 @@ class InsertStream:
             return
         batch.hand_over()
         if not self._items.sealed(batch):
-            self._drop(batch)  # The stream gave it up while the disk was slow.
+            leftovers.drop_batch(
+                self._staging, self._services.catalogue.uploads, batch
+            )  # The stream gave it up while the disk was slow.
 
     def _sealing_ended(self, opened: _Open, seal: Future[None]) -> None:
         """Clean up if the pool was closed before it ran the task."""
         error = seal.exception(timeout=0)
         if error is not None:
-            self._put_away(opened.writer, error)
+            leftovers.put_away(opened.writer, error, resumable=not self._options.all_or_nothing)
             opened.batch.fail(StoreUnavailableError(f"the tensor could not be sealed: {error}"))
 
     def _commit(self, batch: Batch) -> None:
@@ -468,16 +458,9 @@ class InsertStream:
         """Fail an open item."""
         opened = self._open.pop(item)
         try:
-            self._put_away(opened.writer, error)
+            leftovers.put_away(opened.writer, error, resumable=not self._options.all_or_nothing)
         finally:
             opened.batch.fail(error)
-
-    def _put_away(self, writer: TensorWriter, error: BaseException) -> None:
-        """Drop a failed tensor; if the catalogue was merely locked, keep it so that it can be resumed from its last mark."""
-        if isinstance(error, StoreBusyError) and not self._options.all_or_nothing:
-            leftovers.park_writer(writer)
-        else:
-            leftovers.drop_writer(writer)
 
     def _leave(self, item: int) -> None:
         """Keep an open item for a later stream to resume, or drop it if it has no mark."""
@@ -488,11 +471,7 @@ class InsertStream:
             self._items.leave(opened.batch)
 
     def _drop(self, batch: Batch) -> None:
-        """Drop the payloads and uploads of a batch that will not be committed."""
-        leftovers.drop(self._staging, batch.staged)
-        for stored in batch.stored:
-            if stored.upload is not None:
-                leftovers.drop_upload(self._services.catalogue.uploads, stored.upload)
+        leftovers.drop_batch(self._staging, self._services.catalogue.uploads, batch)
 
     def _require_seen(self, item: int) -> None:
         """Refuse a segment of an item that was never announced; those of failed items pass, and are ignored."""
