@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from itertools import product
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.checksum import crc32c
@@ -22,7 +22,7 @@ from tensorus_server.catalogue.sqlite.tensor_columns import COLUMNS
 from tensorus_server.model import Checksum, Locator, StorageReport, Tensor, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.policy import StoragePolicy
@@ -82,14 +82,26 @@ def _compared(path: str) -> str:
     return next((value for value in _VALUES if f"{path}.".startswith(f"{value}.")), path)
 
 
+def _getter(paths: Iterable[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """Return a function that returns the values of these paths of an object, as `operator.attrgetter` does for several.
+
+    It is compiled, as the methods of a dataclass are: with `attrgetter`, which looks up each name anew, a row took 6.3 instead
+    of 3.5 microseconds (measured).
+    """
+    getter: Callable[[Any], tuple[Any, ...]] = eval(  # noqa: S307 - the paths are constants of `COLUMNS`
+        f"lambda value: ({''.join(f'value.{path}, ' for path in paths)})"
+    )
+    return getter
+
+
 _COMPARED = set(map(_compared, _stored_paths(_SHARED)))
-_values_of = attrgetter(*_VALUES)
-_scalars_of = attrgetter(*sorted(_COMPARED.difference(_VALUES)))
-_shared_of = attrgetter(*_stored_paths(_SHARED))
-_numbers_of = attrgetter(*_stored_paths(_NUMBERS[:_SUMMARY]))
-_reals_of = attrgetter(*(path.removeprefix("values.") for path in _stored_paths(_NUMBERS[_SUMMARY:_ZERO_COUNT])))
-_counts_of = attrgetter(*(path.removeprefix("values.") for path in _stored_paths(_NUMBERS[_ZERO_COUNT:])))
-_texts_of = attrgetter(*_stored_paths(_TEXTS))
+_values_of = _getter(_VALUES)
+_scalars_of = _getter(sorted(_COMPARED.difference(_VALUES)))
+_shared_of = _getter(_stored_paths(_SHARED))
+_numbers_of = _getter(_stored_paths(_NUMBERS[:_SUMMARY]))
+_reals_of = _getter(path.removeprefix("values.") for path in _stored_paths(_NUMBERS[_SUMMARY:_ZERO_COUNT]))
+_counts_of = _getter(path.removeprefix("values.") for path in _stored_paths(_NUMBERS[_ZERO_COUNT:]))
+_texts_of = _getter(_stored_paths(_TEXTS))
 
 _ENCODERS = [(place, column.encode) for place, column in enumerate(_SHARED) if column.encode is not None]
 
