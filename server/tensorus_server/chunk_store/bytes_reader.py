@@ -1,4 +1,4 @@
-"""A reader of bytes in memory: of an inline payload, and of the chunk store in memory."""
+"""A reader of payloads in memory: inline payloads, and those of the chunk store in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Staging that stores nothing: for inserts that only validate."""
+"""A staging area that stores nothing, for inserts that only validate."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ __all__ = ["DiscardingStaging"]
 
 
 class DiscardingStaging(Staging):
-    """Counts the bytes that are appended, and stores none."""
+    """Counts the appended bytes and discards them."""
 
     def require_space(self) -> None:
-        """Do nothing: it needs no space."""
+        """Do nothing, since it uses no space."""
 
     def begin(self, payload_key: str) -> ChunkWriter:
         """See `Staging`."""
         return _CountingWriter(payload_key)
 
     def resume(self, payload_key: str, length: int) -> tuple[ChunkWriter, ChunkReader]:  # noqa: ARG002 - nothing is kept
-        """Raise `PayloadMissingError`: nothing is kept."""
+        """Raise `PayloadMissingError`, since nothing is kept."""
         raise PayloadMissingError(f"no kept payload has the key {payload_key}")
 
     def publish(self, group: Sequence[StagedPayload]) -> list[str]:
-        """Return the keys, which nobody can open."""
+        """Return the keys; no payload can be opened by them."""
         return [staged.payload_key for staged in group]
 
     def park(self, staged: StagedPayload) -> None:

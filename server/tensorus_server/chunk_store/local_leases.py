@@ -1,7 +1,7 @@
-"""Which processes use a local store, and which of them has a payload: locks of the kernel, which end with their process.
+"""Tracks the processes that use a local store, and which of them holds a payload, by kernel locks that end with their process.
 
-A process lives as long as the folder that it made in `tmp/` is locked (flock). A folder whose lock can be had is one of a dead
-process. `payload_locks.py` has the locks of kept payloads.
+Each process creates a folder in `tmp/` and keeps it locked (flock). A folder that can be locked belongs to a dead process.
+`payload_locks.py` has the locks of kept payloads.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class LocalLeases(Leases):
     """The leases of one process on one store."""
 
     def __init__(self, store_folder: Path) -> None:
-        """Make this process's folder in `tmp/` of the store, which must be there, and lock it.
+        """Create this process's folder in `tmp/` of the store, which must exist, and lock it.
 
         Raises:
-            OSError: as the system says.
+            OSError: the folder cannot be created or locked.
         """
         self._parent = store_folder / "tmp"
         self.own_folder, self._descriptor = _make_locked_folder(self._parent)
-        """Where this process writes; removed when the leases are closed."""
+        """The folder that this process writes to; removed when the leases are closed."""
         try:
             self._locks = PayloadLocks(store_folder / "uploads.lock")
         except BaseException:
@@ -57,7 +57,7 @@ class LocalLeases(Leases):
             return any(not _can_lock(descriptor) for descriptor, _ in self._foreign_folders())
 
     def sweep_folders(self) -> int:
-        """Remove the folders of dead processes, and return how many files there were."""
+        """Remove the folders of dead processes, and return how many files they had."""
         swept = 0
         with as_store_errors("drop what a dead process left"):
             for descriptor, folder in self._foreign_folders():
@@ -78,7 +78,7 @@ class LocalLeases(Leases):
         self._locks.close()
 
     def _foreign_folders(self) -> Iterator[tuple[int, Path]]:
-        """Yield the folders of other processes, each with a descriptor that is open until the next one."""
+        """Yield the folders of other processes, each with a descriptor that is closed before the next one."""
         for folder in self._parent.iterdir():
             if folder == self.own_folder:
                 continue
@@ -100,14 +100,14 @@ def _can_lock(descriptor: int) -> bool:
 
 
 def _make_locked_folder(parent: Path) -> tuple[Path, int]:
-    """Make a folder that is this process's as long as the descriptor is open."""
+    """Create a folder that belongs to this process while the descriptor is open."""
     while True:
         folder = parent / secrets.token_hex(8)
         folder.mkdir(mode=0o700)
         with suppress(FileNotFoundError):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # A sweep may have had it between the making and the locking; then it is gone, and another one is made.
+            # A sweep may have removed the folder before it was locked; then create another.
             if folder.exists():
                 return folder, descriptor
             os.close(descriptor)

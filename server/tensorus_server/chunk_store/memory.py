@@ -1,4 +1,4 @@
-"""Payloads in this process's memory: for tests, and for engines that need not outlive their process."""
+"""A chunk store in this process's memory, for tests and for engines that end with their process."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class MemoryChunkStore(ChunkStore):
         self._quarantine = _MemoryQuarantine(self)
 
     def require_space(self) -> None:
-        """Do nothing: memory has no reserve."""
+        """Do nothing, since memory has no reserve."""
 
     def begin(self, payload_key: str) -> ChunkWriter:
         """See `Staging`."""
@@ -90,7 +90,7 @@ class MemoryChunkStore(ChunkStore):
             self._end(payload_key, dropped=True)
 
     def sweep_unfinished(self) -> int:
-        """Return 0: what a dead process began died with it."""
+        """Return 0: the payloads of a dead process are gone with its memory."""
         return 0
 
     def open(self, key: str) -> ChunkReader:
@@ -136,13 +136,13 @@ class MemoryChunkStore(ChunkStore):
         """See `IdentityHolder`."""
         self._identity = identity
 
-    def close(self, timeout_s: float = 60.0) -> bool:  # noqa: ARG002 - nothing is under way
+    def close(self, timeout_s: float = 60.0) -> bool:  # noqa: ARG002 - nothing is in progress
         """See `ChunkStore`."""
         return True
 
     def _stage(self, payload_key: str, payload: bytes) -> None:
         with self._lock:
-            # What was kept of it stays, and stays its writer's, until it is published, dropped or parked.
+            # Its kept part, and the writer's lease, stay until it is published, dropped or parked.
             self._staged[payload_key] = payload
 
     def _keep(self, payload_key: str, payload: bytes) -> None:
@@ -154,17 +154,17 @@ class MemoryChunkStore(ChunkStore):
             self._end(payload_key, dropped=dropped)
 
     def _end(self, payload_key: str, *, dropped: bool) -> None:
-        """End the lease of a payload, after dropping what was kept of it where that is `dropped`. The lock is held."""
+        """End the lease of a payload; if `dropped`, drop its kept part first. The lock is held."""
         if dropped:
             self._kept.pop(payload_key, None)
         self._leases.release(payload_key)
 
 
 class MemoryLeases(Leases):
-    """The leases of one process that shares its store with no other."""
+    """The leases of a store that no other process uses."""
 
     def __init__(self) -> None:
-        """Start without any."""
+        """Start without leases."""
         self._lock = threading.Lock()
         self._held: set[str] = set()
 
@@ -181,7 +181,7 @@ class MemoryLeases(Leases):
             self._held.discard(payload_key)
 
     def has_other_users(self) -> bool:
-        """Return False: nobody else sees this memory."""
+        """Return False, since no other process can use this memory."""
         return False
 
     def close(self) -> None:

@@ -174,7 +174,7 @@ def test_a_catalogue_takes_no_more_than_its_share_of_the_memory(monkeypatch: pyt
             commit(catalogue, new)
             committed.append(new.new.id)
 
-    with pytest.raises(StorageFullError):
+    with pytest.raises(StorageFullError, match="the catalogue in memory is full, limit is 819200 bytes"):
         fill()
     assert committed
     assert ids_of(catalogue, "dataset") == committed

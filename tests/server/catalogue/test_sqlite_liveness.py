@@ -111,6 +111,23 @@ class TestTurns:
         with opened.read():
             pass
 
+    def test_open_connections_are_lent_while_no_other_can_be_opened(
+        self, opened: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with ExitStack() as lent:
+            lent.enter_context(opened.read())
+
+            def fail() -> apsw.Connection:
+                # Another thread returns its connection meanwhile.
+                lent.close()
+                raise apsw.CantOpenError("unable to open database file")
+
+            monkeypatch.setattr(opened._readers, "_connect", fail)
+            with pytest.raises(StoreUnavailableError, match="unable to open database file"), opened.read():
+                pass
+        with opened.read() as connection:
+            assert select(connection, "SELECT 1") == [(1,)]
+
 
 class TestClosing:
     """`close` waits for what goes on, but not for ever; who waits for a connection then is told that the store is closed."""

@@ -21,7 +21,7 @@ from tensorus_server.catalogue.sqlite.faults import RETRY_AFTER_S, engine_error
 from tensorus_server.catalogue.sqlite.readers import Reader
 from tensorus_server.catalogue.sqlite.requirements import require_safe_sqlite
 from tensorus_server.catalogue.sqlite.schema import apply_migrations, schema_version
-from tensorus_server.errors import LimitExceededError, StoreBusyError, StoreUnavailableError
+from tensorus_server.errors import LimitExceededError, StorageFullError, StoreBusyError, StoreUnavailableError
 from tensorus_server.limits import STATEMENT_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ class MemoryDatabase:
         require_safe_sqlite()
         self._turn = threading.RLock()
         self._closed = False
-        self._reader = Reader(connect_memory(_pages_max()))
+        pages_max = _pages_max()
+        self._bytes_max = pages_max * PAGE_BYTES
+        self._reader = Reader(connect_memory(pages_max))
         with self.write() as connection:
             apply_migrations(connection, schema_version(connection))
 
@@ -74,6 +76,10 @@ class MemoryDatabase:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+        except apsw.FullError as error:
+            raise StorageFullError(
+                f"the catalogue in memory is full, limit is {self._bytes_max} bytes, half of the machine's memory"
+            ) from error
         except apsw.Error as error:
             raise engine_error(error, "written") from error
         finally:

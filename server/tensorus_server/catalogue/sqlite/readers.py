@@ -80,7 +80,11 @@ class Readers:
     def give_back(self, reader: Reader | None) -> None:
         """Return a connection; None: it could not be opened, and another may be opened in its place."""
         with self._lock:
-            self._free.append(reader)
+            if reader is None:
+                # Below the open ones: where no more can be opened, they are still of use.
+                self._free.insert(0, None)
+            else:
+                self._free.append(reader)
             if self._waiters:
                 self._changed.notify_all()
 

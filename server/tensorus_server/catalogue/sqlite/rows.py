@@ -1,4 +1,4 @@
-"""Rows of the tensor table, and the values they stand for.
+"""Converts tensors to rows of the table `tensor`, and back.
 
 A row has a checksum over all of its columns (`row_checksum.py`), which is verified whenever the row is read.
 """
@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from itertools import product
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.checksum import crc32c
@@ -22,7 +22,7 @@ from tensorus_server.catalogue.sqlite.tensor_columns import COLUMNS
 from tensorus_server.model import Checksum, Locator, StorageReport, Tensor, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.policy import StoragePolicy
@@ -47,10 +47,10 @@ _TEXTS = [column for column in COLUMNS if not column.shared and column.kind == "
 _IN_ROW = [*_NUMBERS, *_TEXTS, None, *_SHARED]
 
 ROW_CHECKSUM_COLUMNS = tuple(column.name for column in (*_SHARED, *_NUMBERS, *_TEXTS))
-"""What a row's checksum is over, in its order."""
+"""The columns that a row's checksum covers, in its order."""
 
 TENSOR_COLUMNS = tuple("row_checksum" if column is None else column.name for column in _IN_ROW)
-"""Of the table, in the order of `tensor_from_row` and `RowWriter.row`."""
+"""The table's columns, in the order of `tensor_from_row` and `RowWriter.row`."""
 
 _SHARED_TYPES = "".join(column.kind for column in _SHARED)
 _OWN_TYPES = "".join(column.kind for column in (*_NUMBERS, *_TEXTS))
@@ -82,14 +82,26 @@ def _compared(path: str) -> str:
     return next((value for value in _VALUES if f"{path}.".startswith(f"{value}.")), path)
 
 
+def _getter(paths: Iterable[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """Return a function that returns the values of these paths of an object, as `operator.attrgetter` does for several.
+
+    It is compiled, as the methods of a dataclass are: with `attrgetter`, which looks up each name anew, a row took 6.3 instead
+    of 3.5 microseconds (measured).
+    """
+    getter: Callable[[Any], tuple[Any, ...]] = eval(  # noqa: S307 - the paths are constants of `COLUMNS`
+        f"lambda value: ({''.join(f'value.{path}, ' for path in paths)})"
+    )
+    return getter
+
+
 _COMPARED = set(map(_compared, _stored_paths(_SHARED)))
-_values_of = attrgetter(*_VALUES)
-_scalars_of = attrgetter(*sorted(_COMPARED.difference(_VALUES)))
-_shared_of = attrgetter(*_stored_paths(_SHARED))
-_numbers_of = attrgetter(*_stored_paths(_NUMBERS[:_SUMMARY]))
-_reals_of = attrgetter(*(path.removeprefix("values.") for path in _stored_paths(_NUMBERS[_SUMMARY:_ZERO_COUNT])))
-_counts_of = attrgetter(*(path.removeprefix("values.") for path in _stored_paths(_NUMBERS[_ZERO_COUNT:])))
-_texts_of = attrgetter(*_stored_paths(_TEXTS))
+_values_of = _getter(_VALUES)
+_scalars_of = _getter(sorted(_COMPARED.difference(_VALUES)))
+_shared_of = _getter(_stored_paths(_SHARED))
+_numbers_of = _getter(_stored_paths(_NUMBERS[:_SUMMARY]))
+_reals_of = _getter(path.removeprefix("values.") for path in _stored_paths(_NUMBERS[_SUMMARY:_ZERO_COUNT]))
+_counts_of = _getter(path.removeprefix("values.") for path in _stored_paths(_NUMBERS[_ZERO_COUNT:]))
+_texts_of = _getter(_stored_paths(_TEXTS))
 
 _ENCODERS = [(place, column.encode) for place, column in enumerate(_SHARED) if column.encode is not None]
 
@@ -131,7 +143,7 @@ _COMPOSED = (
     "values",
     "locator",
 )
-"""Fields of a `Tensor` that are no column as it is, in the order in which `tensor_from_row` appends them to the row."""
+"""Fields of a `Tensor` that `tensor_from_row` makes from several columns or elsewhere and appends to the row, in this order."""
 
 _tensor_of = itemgetter(
     *(
@@ -150,14 +162,14 @@ def spec_from_columns(dtype_number: int, element_bytes: int, shape: str) -> Tens
 
 
 class RowDamageError(Exception):
-    """A row is not what was written; says in what."""
+    """A row is damaged; the message says how."""
 
 
 class RowWriter:
-    """Makes rows of new tensors, one at a time. What one has in common with the one before is worked out once."""
+    """Makes rows of new tensors, one at a time. The columns that a tensor shares with the one before are reused."""
 
     def __init__(self) -> None:
-        """Start with none before."""
+        """Start without a tensor before."""
         self._spec: TensorSpec | None = None
         self._policy: StoragePolicy | None = None
         self._storage: StorageReport | None = None
@@ -209,7 +221,7 @@ def tensor_from_row(row: tuple[Any, ...], dataset: str, ds: int) -> Tensor:
     Raises:
         RowDamageError: the row is not what was written.
     """
-    # Taken by position, and what repeats from row to row worked out once: a Get of small tensors spends its time here.
+    # A Get of small tensors spends its time here, so values are taken by position, and those that rows share are cached.
     alike = verified(row, ds)
     metadata = row[_METADATA]
     try:
@@ -232,7 +244,7 @@ def tensor_from_row(row: tuple[Any, ...], dataset: str, ds: int) -> Tensor:
 
 
 def verified(row: tuple[Any, ...], ds: int) -> Alike:
-    """Return what a row has in common with others, after its checksum was verified. Arguments as of `tensor_from_row`.
+    """Verify a row's checksum and return what the row shares with others. Takes the arguments of `tensor_from_row`.
 
     Raises:
         RowDamageError: the row is not what was written.
@@ -258,7 +270,7 @@ def verified(row: tuple[Any, ...], ds: int) -> Alike:
 
 
 def checksum_of_row(columns: tuple[Any, ...]) -> int:
-    """Return the checksum of a row, the slow way: of `ROW_CHECKSUM_COLUMNS`.
+    """Return the checksum of a row of `ROW_CHECKSUM_COLUMNS`, without the shortcuts of `RowWriter`.
 
     Raises:
         struct.error, TypeError: a value is not of its column's type.
@@ -304,11 +316,11 @@ def _pack_with_nulls(numbers: tuple[Any, ...], *lengths: int) -> bytes:
 
 @dataclass(frozen=True)
 class Alike:
-    """What the shared columns say. What needs decoding is decoded when the row's checksum has been verified."""
+    """The values of the shared columns. They are decoded on use, after the row's checksum was verified."""
 
     columns: tuple[Any, ...]
     checksum: int
-    """Of these columns: where that of the row goes on."""
+    """The checksum of these columns, with which that of the row continues."""
     ds: int
 
     @cached_property
@@ -318,7 +330,7 @@ class Alike:
 
     @cached_property
     def storage(self) -> StorageReport:
-        """What storing did."""
+        """The report of how the tensor was stored."""
         values = list(_storage_of(self.columns))
         for number, decode in _STORAGE_DECODERS:
             values[number] = decode(values[number])
@@ -333,13 +345,13 @@ class Alike:
 
 @lru_cache(maxsize=1024)
 def _alike(columns: tuple[Any, ...]) -> Alike:
-    # Equal columns are found in the cache: 0.0 for -0.0, which is no error that was ever measured, and must not take its place.
+    # The cache takes 0.0 and -0.0 for equal. A damaged row may have -0.0, which must not be returned for an intact row's 0.0.
     columns = tuple(column + 0.0 if isinstance(column, float) else column for column in columns)
     return Alike(columns, row_checksum(_SHARED_TYPES, columns), columns[_DS])
 
 
 def _summary_columns(values: ValueSummary) -> tuple[float | int | None, ...]:
-    # SQLite keeps 0.0 for -0.0, and the row's checksum is of what it keeps.
+    # SQLite stores 0.0 for -0.0, and the checksum must be of what it stores.
     return *[None if real is None else real + 0.0 for real in _reals_of(values)], *_counts_of(values)
 
 

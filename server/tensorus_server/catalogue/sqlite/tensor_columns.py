@@ -31,9 +31,9 @@ class TensorColumn:
 
     name: str
     kind: _Kind
-    """Its type, as `row_checksum` has it: INTEGER, REAL, or TEXT and BLOB."""
+    """Its type as in `row_checksum`: INTEGER, REAL, or TEXT and BLOB."""
     tensor: str | None
-    """Path in a `Tensor`. None: it has no such field. Columns of the same path make one value."""
+    """Path in a `Tensor`. None: it has no such field. Columns with the same path form one value."""
     stored: str | None
     """Path in a `StoredTensor`. None: the commit decides the value."""
     shared: bool
@@ -41,7 +41,7 @@ class TensorColumn:
     encode: Callable[[Any], Any] | None
     """Makes the column from the value of a `StoredTensor`. None: they are equal."""
     decode: Callable[[Any], Any] | None
-    """Makes a value of a `StorageReport` from the column. None: they are equal, or `rows.py` knows how."""
+    """Makes a value of a `StorageReport` from the column. None: they are equal, or `rows.py` does it."""
 
 
 def _own(

@@ -1,4 +1,4 @@
-"""The table of tensors, with what filters see of them."""
+"""The table of tensors, and the attributes that filters use."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ _INSERT_PAYLOADS = "INSERT INTO payload (seq, bytes) VALUES "
 _INSERT_ATTRIBUTES = "INSERT INTO attr (seq, key, ordinal, ds, num, txt) VALUES "
 
 _ROWS_AT_ONCE = (64, 16, 8, 7, 6, 5, 4, 3, 2, 1)
-"""Rows of one INSERT: few sizes, so that the statements stay prepared. Each statement gives up the GIL and has to get it back,
-and costs about as much as inserting two rows."""
+"""Rows of one INSERT: few sizes, so that the statements stay prepared. Each statement releases the GIL and has to reacquire it,
+which costs about as much as inserting two rows."""
 
 _GENERATION_MAX = 2**63 - 1
 """Above every generation: SQLite's largest integer."""
@@ -81,7 +81,7 @@ class SqliteTensorTable(TensorTable):
         """Use `database`; see `SqliteCatalogue` for the grace."""
         self._database = database
         self._delete_grace_us = int(delete_grace_s * 1e6)
-        # Of whoever has the turn to write.
+        # Used only within a write transaction, so by one thread at a time.
         self._row_writer = RowWriter()
 
     def commit(
@@ -91,7 +91,7 @@ class SqliteTensorTable(TensorTable):
         try:
             return self._commit_at_once(group, together=together, current=current)
         except DataCorruptError as error:
-            # A damaged page undid all of it. Only those that meet it fail: found by halves.
+            # A damaged page rolled back the whole group. Halve it, so that only tensors that use the page fail.
             if together or len(group) == 1:
                 return [error] * len(group)
             half = len(group) // 2
@@ -167,7 +167,7 @@ class SqliteTensorTable(TensorTable):
     def _commit_one(
         self, connection: apsw.Connection, stored: StoredTensor, numbers: _Numbers
     ) -> list[Tensor | Exception]:
-        """Do what `_commit_many` does for one tensor: that its id is free shows when its row is inserted."""
+        """Do the same as `_commit_many` for one tensor. Inserting its row shows whether its id is free."""
         if stored.dataset.number in numbers.ordinals and not stored.new.if_generation_match:
             tensor = numbers.give(stored)
             if self._insert(connection, [(stored, tensor)], if_free=True):
@@ -184,7 +184,7 @@ class SqliteTensorTable(TensorTable):
         for stored in group:
             place = (stored.dataset.number, stored.new.id)
             if place[0] in numbers.ordinals and place not in taken and not stored.new.if_generation_match:
-                # Nearly always: these go into the tables together.
+                # The usual case: these are inserted together.
                 taken.add(place)
                 tensor = numbers.give(stored)
                 fresh.append((stored, tensor))
@@ -197,7 +197,7 @@ class SqliteTensorTable(TensorTable):
         return outcomes
 
     def _resolve(self, connection: apsw.Connection, stored: StoredTensor, numbers: _Numbers) -> Tensor | Exception:
-        """Insert the tensor, or return the one that is there where it is the same, or why neither can be."""
+        """Insert the tensor; return the existing one if it is the same, or an error if neither is possible."""
         ds, dataset = stored.dataset.number, stored.dataset.name
         try:
             if ds in numbers.damaged:
@@ -215,7 +215,7 @@ class SqliteTensorTable(TensorTable):
                     return replace(existing, outcome=done)
             delete_tensor(connection, ds, stored.new.id, self._delete_grace_us)
         except (AlreadyExistsError, GenerationMismatchError, DatasetNotFoundError, DataCorruptError) as error:
-            # Of this item alone: the others of its group are committed.
+            # This concerns only this item; the others of its group are committed.
             return error
         tensor = numbers.give(stored, done)
         self._insert(connection, [(stored, tensor)])
@@ -227,7 +227,7 @@ class SqliteTensorTable(TensorTable):
         """Insert tensors whose ids are free, with their inline payloads and attributes.
 
         Args:
-            if_free: of the only one that is not known; return False where it is not.
+            if_free: whether the id of the only tensor may be taken; then return False.
         """
         rows, payloads, attributes = [], [], []
         for stored, tensor in tensors:
@@ -283,12 +283,12 @@ class SqliteTensorTable(TensorTable):
             except StorageFullError:
                 if len(batch) < 2:
                     raise
-                # They need more of the log than there is spare room. Once it is copied, its room can be had again.
+                # They need more log than the spare space holds. After a checkpoint, the log's space is used again.
                 at_once = len(batch) // 2
                 self._database.checkpoint(idle=True)
                 continue
             except DataCorruptError:
-                # A damaged page, or a row that its indexes say something else about, undid all of it.
+                # A damaged page, or a row that differs from its index entries, rolled back the whole batch.
                 if len(batch) > 1:
                     at_once = 1
                     continue
@@ -298,13 +298,13 @@ class SqliteTensorTable(TensorTable):
             deleted += found
             if not remaining:
                 return deleted
-            # As long as that took: whoever waits to write has its turn.
+            # Pause for as long as the batch took, so that other writers get half of the time.
             time.sleep(time.monotonic() - begun_s)
 
     def _delete_batch(
         self, dataset: str, ids: Sequence[str], connection: apsw.Connection, *, against_indexes: bool = False
     ) -> tuple[int, list[str]]:
-        """Delete some of these tensors, for `BATCH_S`; return how many ids that were, and which of them existed."""
+        """Delete tensors for `BATCH_S`; return how many ids were processed, and which of them existed."""
         delete = delete_against_indexes if against_indexes else delete_tensor
         deleted: list[str] = []
         with _as_damage(dataset, ids[0] if len(ids) == 1 else None):
@@ -320,7 +320,7 @@ class SqliteTensorTable(TensorTable):
 
 @contextmanager
 def _as_damage(dataset: str | None = None, tensor_id: str | None = None) -> Iterator[None]:
-    """Turn what a damaged page of the file makes SQLite raise into the error that says so."""
+    """Convert the errors that SQLite raises for a damaged page to `DataCorruptError`."""
     try:
         yield
     except UNREADABLE as error:
@@ -330,14 +330,14 @@ def _as_damage(dataset: str | None = None, tensor_id: str | None = None) -> Iter
 
 
 def _replaces_damaged(stored: StoredTensor, found: Tensor | DataCorruptError | None) -> bool:
-    """Whether a tensor is to take the place of one whose row is damaged, of which only the generation is known."""
+    """Whether a tensor replaces one whose row is damaged, and of which only the generation is known."""
     if not isinstance(found, DataCorruptError):
         return False
     return stored.new.replace or found.facts.get("generation") == str(stored.new.if_generation_match)
 
 
 def _source_crc32c(connection: apsw.Connection, existing: Tensor | None) -> int | None:
-    """Return the CRC32C of what the tensor's writer sent; its row has been verified."""
+    """Return the CRC32C of the bytes that the tensor's writer sent. The row was verified before."""
     if existing is None:
         return None
     ((source_crc32c,),) = select(connection, "SELECT source_crc FROM tensor WHERE seq = ?", (existing.generation,))
@@ -355,18 +355,18 @@ def _abandoned(stored: StoredTensor, outcome: Tensor | Exception) -> Exception:
 
 
 class _Numbers:
-    """Generations and ordinals, given out in the order of a commit."""
+    """Assigns generations and ordinals to the tensors of one commit, in order."""
 
     def __init__(self, connection: apsw.Connection, datasets: Mapping[int, Dataset], *, current: bool) -> None:
-        """Begin after the last ones of these datasets, by number; those that are gone have none.
+        """Continue after the last numbers of these datasets, which are given by number; deleted datasets get none.
 
         Args:
-            current: whether those that are not what is given here any more have none, either.
+            current: whether datasets that have changed get none, either.
         """
         self.ordinals: dict[int, int] = {}
-        """The last one of each dataset."""
+        """The last ordinal of each dataset."""
         self.damaged: dict[int, DataCorruptError] = {}
-        """Datasets whose rows are not what was written."""
+        """The errors of datasets whose rows are damaged."""
         self._rows: dict[int, DatasetRow] = {}
         for ds, dataset in datasets.items():
             for row in datasets_where(connection, "ds = ?", ds, named=dataset.name):
@@ -379,19 +379,19 @@ class _Numbers:
         self._created_us = now_us()
 
     def give(self, stored: StoredTensor, outcome: Outcome = Outcome.INSERTED) -> Tensor:
-        """Return the tensor with the next numbers."""
+        """Return the tensor with the next generation and ordinal."""
         ds = stored.dataset.number
         self._generation += 1
         self.ordinals[ds] += 1
         return stored.committed(self._generation, self.ordinals[ds], stored.created_us or self._created_us, outcome)
 
     def take_back(self, stored: StoredTensor) -> None:
-        """Let the numbers that were given last be the next ones."""
+        """Return the numbers that were assigned last, so that the next tensor gets them."""
         self._generation -= 1
         self.ordinals[stored.dataset.number] -= 1
 
     def save(self, connection: apsw.Connection) -> None:
-        """Keep the last ordinals: once per dataset and commit, and not at all where nothing new came."""
+        """Store the last ordinals of the datasets that got new tensors."""
         counted = [
             (ordinal, self._rows[ds].checksum(ordinal), ds)
             for ds, ordinal in self.ordinals.items()
@@ -402,7 +402,7 @@ class _Numbers:
 
 
 def _latest_generation(connection: apsw.Connection) -> int:
-    """Return the largest number that SQLite has given out, or that is there: a damaged count must not give one out twice."""
+    """Return the largest generation that was assigned or exists; SQLite's counter alone might be damaged."""
     rows = select(
         connection, "SELECT seq FROM sqlite_sequence WHERE name = 'tensor' UNION ALL SELECT max(seq) FROM tensor"
     )
@@ -414,13 +414,13 @@ def _taken(connection: apsw.Connection, group: Sequence[StoredTensor]) -> set[tu
     ids: dict[int, list[str]] = {}
     for stored in group:
         ids.setdefault(stored.dataset.number, []).append(stored.new.id)
-    # CROSS JOIN: look each id up, however many tensors there are.
+    # CROSS JOIN makes SQLite look up each id, however many tensors exist.
     statement = "SELECT t.id FROM json_each(?) wanted CROSS JOIN tensor t ON t.ds = ? AND t.id = wanted.value"
     return {(ds, found) for ds in ids for (found,) in select(connection, statement, (to_json(ids[ds]), ds))}
 
 
 def _insert_rows(connection: apsw.Connection, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert rows, all as long as the first, many in one statement."""
+    """Insert rows of equal length, many in one statement."""
     start = 0
     for size in _ROWS_AT_ONCE:
         while len(rows) - start >= size:
@@ -435,7 +435,7 @@ def _insert_statement(insert: str, columns: int, rows: int) -> str:
 
 
 def _attributes(ds: int, seq: int, index: MetadataIndex, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
-    """Return the rows of what filters see of a tensor: dimensions, metadata, and the keys that the index leaves out."""
+    """Return the rows that filters use: a tensor's dimensions and metadata, and the keys that the index leaves out."""
     rows: list[tuple[Any, ...]] = [(seq, key, axis, ds, size, None) for axis, (key, size) in _dimensions(shape)]
     for position, (key, value) in enumerate(index.values, len(rows)):
         number, text = (value, None) if isinstance(value, float) else (None, value)
@@ -449,5 +449,5 @@ def _attributes(ds: int, seq: int, index: MetadataIndex, shape: tuple[int, ...])
 
 @lru_cache(maxsize=1024)
 def _dimensions(shape: tuple[int, ...]) -> tuple[tuple[int, tuple[str, float]], ...]:
-    """Return key and value of each axis, numbered."""
+    """Return the number of each axis, with its key and value."""
     return tuple(enumerate((f"{DIMENSION_KEY}{axis}", float(size)) for axis, size in enumerate(shape)))

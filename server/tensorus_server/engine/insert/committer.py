@@ -100,8 +100,6 @@ class Committer:
         self._turn = threading.Lock()
         # When the current group was started; infinity: none is in progress.
         self._busy_since_s = math.inf
-        # Whether `commit_here` has committed since the thread's last round.
-        self._committed_here = False
         self._thread = Watched("committer", self._run, self._failed)
 
     @property
@@ -138,6 +136,7 @@ class Committer:
         """
         if self._turn.locked() or not self._queue.empty() or self._ended is not None:
             return None
+        # Not `acquire(blocking=False)`: Ctrl-C may come between it and its `try`, and then the lock would never be released.
         with self._turn:
             self.health.require()
             self._busy_since_s = time.monotonic()
@@ -145,8 +144,6 @@ class Committer:
                 (outcome,) = self._catalogue.tensors.commit([stored], current=True)
             finally:
                 self._busy_since_s = math.inf
-            self._committed_here = True
-            self._maintain(idle=False)
         return outcome
 
     def save(self, mark: Mark, saved: Future[int]) -> None:
@@ -196,9 +193,7 @@ class Committer:
                     self._busy_since_s = math.inf
                     for pending in group:
                         pending.end(_BROKEN_OFF)
-                idle = not group and not self._committed_here
-                self._committed_here = False
-                self._maintain(idle=idle)
+                self._maintain(idle=not group)
             if closing:
                 return
 

@@ -1,8 +1,8 @@
-"""Small tensors of one insert on the short way: whole ones of one chunk, whose payloads are kept in the catalogue.
+"""A fast path for the small tensors of one insert: those of one segment and one chunk, whose payloads go into the catalogue.
 
-What `TensorWriter` does for tensors of any size takes longer than the bytes of a small one are worth. This does the same for
-many small ones at a time, with the same checks. It takes only those for which all of them hold: whatever is unusual or wrong is
-for the general way, which knows every error. A test holds that both ways store and measure the same.
+`TensorWriter` handles tensors of any size, which for a small one takes longer than its bytes do. This module does the same for
+many small tensors at a time, with the same checks. It accepts a tensor only if all checks pass; anything unusual or wrong is
+left to `TensorWriter`, which reports every error. A test asserts that both store and measure the same.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ if TYPE_CHECKING:
 __all__ = ["SmallTensors"]
 
 _CANONICAL_BYTES_MAX = INLINE_BYTES_MAX - RAW_HEADER_BYTES - ENTRY_BYTES
-"""No record is larger than that of the raw chunk: what is no larger than this is inline, whatever its encoding."""
+"""A tensor of at most this size is inline, whatever its encoding, because no record is larger than that of a raw chunk."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Kind:
-    """What tensors of one spec and one plan have in common. The next one is nearly always of the kind of the last."""
+    """What tensors with the same spec and plan share. A tensor is nearly always of the same kind as the one before."""
 
     spec: TensorSpec
     plan: ChunkPlan
     header: bytes
-    """Of the record of a raw chunk; empty: chunks of the plan may be encoded."""
+    """The header of a raw chunk's record; empty: the plan may encode chunks."""
     header_crc32c: int
     """See `raw_record`."""
     report: StorageReport
-    """Of a raw chunk."""
+    """The report for a raw chunk."""
 
 
 @plain_dataclass
 class _Small:
-    """A tensor that is here, and verified."""
+    """A verified tensor that waits to be written."""
 
     item: int
     new: NewTensor
@@ -70,34 +70,34 @@ class _Small:
 
 
 class SmallTensors:
-    """Those of one insert that are here and not yet written. One thread at a time."""
+    """The small tensors of one insert that wait to be written. Not thread-safe."""
 
     def __init__(self, dataset: Dataset) -> None:
-        """Start with none."""
+        """Start empty."""
         self._dataset = dataset
         self._waiting: list[_Small] = []
         self._kind: _Kind | None = None
         self.canonical_bytes = 0
-        """Of all that wait."""
+        """Canonical bytes of all waiting tensors."""
 
     def __len__(self) -> int:
-        """Return how many wait."""
+        """Return the number of waiting tensors."""
         return len(self._waiting)
 
     @property
     def numbers(self) -> list[int]:
-        """Of the items that wait, in order."""
+        """The item numbers of the waiting tensors, in order."""
         return [small.item for small in self._waiting]
 
     def take(
         self, segment: Segment, new: NewTensor, plan: ChunkPlan, canonical: memoryview, canonical_crc32c: int | None
     ) -> bool:
-        """Take a tensor that one segment brings as a whole; False where a `TensorWriter` is to be asked.
+        """Accept a tensor that consists of one segment; return False if a `TensorWriter` must handle it.
 
         Args:
-            plan: of the tensor's dtype.
-            canonical: stays in use until `write`.
-            canonical_crc32c: its CRC32C, where that is known already.
+            plan: the plan for the tensor's dtype.
+            canonical: its canonical bytes; must not change until `write`.
+            canonical_crc32c: their CRC32C, if it is known.
         """
         kind = self._kind
         if kind is None or kind.spec is not new.spec or kind.plan is not plan:
@@ -120,13 +120,13 @@ class SmallTensors:
         return True
 
     def write(self) -> list[StoredTensor | Exception]:
-        """Encode all that wait; return what is to be committed of each, in order, or what was wrong with it.
+        """Encode all waiting tensors; return for each, in order, the tensor to commit or its error.
 
-        Whatever this raises, nothing waits afterwards.
+        Afterwards no tensor waits, even if this raises.
         """
         waiting, self._waiting, self.canonical_bytes = self._waiting, [], 0
         if len(waiting) == 1 and waiting[0].kind.header:
-            # Alone, without the ways of many.
+            # For a single tensor, grouping would take longer than the work.
             return [self._stored_raw(waiting[0], _summary(waiting[0]))]
         written: list[StoredTensor | Exception] = []
         for kind, smalls in groupby(waiting, lambda small: small.kind):
@@ -137,7 +137,7 @@ class SmallTensors:
         return written
 
     def _write_raw(self, kind: _Kind, smalls: Sequence[_Small]) -> Iterator[StoredTensor]:
-        """Yield tensors that are stored as they are: nothing but the summary of their values is to be worked out."""
+        """Yield tensors whose bytes are stored unchanged; only the summaries of their values are computed."""
         for small, values in zip(smalls, _summaries(kind, smalls), strict=True):
             yield self._stored_raw(small, values)
 
@@ -149,10 +149,10 @@ class SmallTensors:
         )
 
     def _write_encoded(self, small: _Small) -> StoredTensor | Exception:
-        """Return a tensor that is stored as its chunk is encoded."""
+        """Encode a tensor's chunk; return the tensor or its error."""
         try:
             encoded = encode_chunk(small.canonical, small.new.spec.dtype, small.kind.plan)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this item's
+        except Exception as error:  # noqa: BLE001 - any error here concerns only this item
             return error
         totals = Totals(small.kind.plan)
         totals.add(small.canonical.nbytes, encoded, 0)
@@ -172,7 +172,7 @@ class SmallTensors:
         values: ValueSummary | None,
         value_checksum: Checksum,
     ) -> StoredTensor:
-        """Return the tensor with the payload that consists of this one record."""
+        """Return the tensor with a payload that consists of this record."""
         payload_key = new_payload_key()
         index = pack_entry(report.stored_bytes - ENTRY_BYTES, record_crc32c, payload_key)
         payload = b"".join((*record, index))
@@ -192,7 +192,7 @@ class SmallTensors:
 
 @lru_cache(maxsize=1024)
 def _kind_of(spec: TensorSpec, plan: ChunkPlan) -> _Kind:
-    """Return the kind, the same one for the same spec and plan: neighbours of one kind are encoded together."""
+    """Return the kind; the same object for the same spec and plan, because `write` groups neighbours by it."""
     header, header_crc32c = b"", 0
     if plan.stores_raw and 0 < spec.canonical_bytes <= _CANONICAL_BYTES_MAX:
         header, header_crc32c = raw_record(spec.dtype, spec.canonical_bytes)
@@ -214,11 +214,11 @@ def _summary(small: _Small) -> ValueSummary | None:
 
 
 def _summaries(kind: _Kind, smalls: Sequence[_Small]) -> Iterator[ValueSummary | None]:
-    """Yield the summary of each tensor's values; all are looked at together."""
+    """Yield the summary of each tensor's values; NumPy processes all of them at once."""
     dtype = kind.spec.dtype
     joined = b"".join([small.canonical for small in smalls])
     rows = np.frombuffer(joined, dtype.component).reshape(len(smalls), -1)
-    # The values are the user's: overflow and NaN are handled where they can occur, and warn nobody.
+    # The values are the user's. Overflow and NaN are handled where they can occur, and must cause no warnings.
     with np.errstate(all="ignore"):
         summaries = summarize_rows(rows, dtype)
     for summary in summaries:
@@ -226,7 +226,7 @@ def _summaries(kind: _Kind, smalls: Sequence[_Small]) -> Iterator[ValueSummary |
 
 
 def _raw_report(canonical_bytes: int, fallback_reason: str) -> StorageReport:
-    """Return what storing does to a tensor of one raw chunk: the same for all of a size."""
+    """Return the report for a tensor of one raw chunk, which depends only on its size."""
     record_bytes = RAW_HEADER_BYTES + canonical_bytes
     return StorageReport(
         canonical_bytes=canonical_bytes,
