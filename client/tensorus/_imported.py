@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tensorus.types import Metadata
 
-__all__ = ["lost_before_import"]
+__all__ = ["LOST_BEFORE_IMPORT", "lost_before_import"]
 
 _ASKED_KEYS = frozenset({"compression", "quantization"})
 """The keys that `TensorStorage` stores in `compression_metadata`; other keys are from Tensorus 0.1."""
+
+LOST_BEFORE_IMPORT = (
+    'compression_metadata.import_status = "lossy" OR (compression_metadata.original_size EXISTS AND '
+    'compression_metadata.quantization != "none" AND NOT compression_metadata.import_status EXISTS)'
+)
+"""The same as a filter: Tensorus 0.1 wrote `original_size` for every compressed record."""
 
 
 def lost_before_import(metadata: Metadata) -> bool:

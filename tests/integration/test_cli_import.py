@@ -311,3 +311,17 @@ def test_info_and_ls_say_that_the_error_of_a_lossy_record_is_unknown(tmp_path: P
     assert [row[-1] for row in rows(run_command("ls", "old", *store).output)] == ["error", "unknown", "exact"]
     (lossy, _) = json.loads(run_command("ls", "old", "--json", *store).output)
     assert lossy["metadata"]["compression_metadata"]["import_status"] == "lossy"
+
+
+def test_the_worst_error_of_a_dataset_is_unknown_while_it_has_a_lossy_record(tmp_path: Path) -> None:
+    written = Written()
+    written.insert(NUMBERS, "lossy", "gzip-6", "int8")
+    written.insert(NUMBERS, "exact", "gzip-6", "none")
+    written.save(tmp_path / "old.pt")
+    store = ("--store", tmp_path / "store")
+    assert run_command("import", tmp_path, *store).exit_code == 0
+    assert [row[-1] for row in rows(run_command("ls", *store).output)] == ["error", "unknown"]
+    assert "worst relative error unknown" in run_command("stats", "old", *store).output
+    assert run_command("rm", "old", "lossy", "--yes", *store).exit_code == 0
+    assert [row[-1] for row in rows(run_command("ls", *store).output)] == ["error", "exact"]
+    assert "worst relative error exact" in run_command("stats", "old", *store).output

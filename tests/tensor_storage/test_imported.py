@@ -13,6 +13,7 @@ import torch
 
 import tensorus
 from support.old_tensorus import Written
+from tensorus._imported import LOST_BEFORE_IMPORT, lost_before_import
 from tensorus.compression import CompressionConfig
 from tensorus.tensor_storage import TensorStorage
 
@@ -133,6 +134,21 @@ def test_what_an_earlier_version_imported_has_an_unknown_error_where_it_was_quan
     assert found["quantization_params"]["scale"] == 0.5
     assert "import_status" not in found
     assert (described(storage, "exact")["lossy"], described(storage, "exact")["relative_error"]) == (False, 0.0)
+
+
+def test_the_filter_for_values_that_were_lossy_before_finds_the_records_of_which_the_function_says_so(
+    folder: Path, opened: Any
+) -> None:
+    storage = opened(folder, compression_config=CompressionConfig("gzip", "int8"))
+    storage.insert("old", NUMBERS, {"label": "measured"})
+    earlier = {"compression": "gzip-6", "original_size": 1500}
+    with tensorus.open(folder) as client:
+        for name in ("int8", "none"):
+            described = {**earlier, "quantization": name}
+            client.insert("old", NUMBERS, id=f"earlier {name}", metadata={"compression_metadata": described})
+        said = {info.id for info in client.list("old") if lost_before_import(info.metadata)}
+        assert {info.id for info in client.list("old", LOST_BEFORE_IMPORT)} == said
+        assert said == {"half", "int8", "saturated", "earlier int8"}
 
 
 def test_what_this_version_inserts_has_the_errors_that_were_measured(folder: Path, opened: Any) -> None:

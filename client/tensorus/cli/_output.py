@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bar
 
-from tensorus._imported import lost_before_import
+from tensorus._imported import LOST_BEFORE_IMPORT, lost_before_import
 from tensorus.types import DatasetStats, PolicyExplanation, TensorInfo
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from tensorus._patience import Interruption
+    from tensorus.client import Client
 
 __all__ = [
     "TransferBar",
@@ -32,6 +33,7 @@ __all__ = [
     "human_error",
     "human_ratio",
     "human_shape",
+    "human_worst_error",
     "print_error",
     "print_fields",
     "print_json",
@@ -76,13 +78,19 @@ def human_ratio(info: TensorInfo | DatasetStats) -> str:
     return f"{info.ratio:.3f} (quantizer {info.quantizer_ratio:.3f} x compressor {info.compressor_ratio:.3f})"
 
 
-def human_error(info: TensorInfo | DatasetStats | PolicyExplanation) -> str:
+def human_error(info: TensorInfo | PolicyExplanation) -> str:
     """Return the measured relative error or "exact"; "unknown" if the tensor was lossy before it was imported."""
     if isinstance(info, TensorInfo) and lost_before_import(info.metadata):
         return "unknown"
-    if isinstance(info, DatasetStats):
-        return f"{info.worst_relative_error:.1e}" if info.lossy_tensors else "exact"
     return f"{info.relative_error:.1e}" if info.lossy else "exact"
+
+
+def human_worst_error(client: Client, dataset: str, stats: DatasetStats) -> str:
+    """Return a dataset's largest relative error or "exact"; "unknown" if a tensor was lossy before it was imported."""
+    # Damaged tensors are reported elsewhere.
+    for _ in client.list(dataset, LOST_BEFORE_IMPORT, limit=1, on_damaged=lambda _: None):
+        return "unknown"
+    return f"{stats.worst_relative_error:.1e}" if stats.lossy_tensors else "exact"
 
 
 def to_json(value: object) -> Any:  # `Any`: JSON

@@ -9,11 +9,20 @@ import click
 
 from tensorus.cli._connection import connected, store_options
 from tensorus.cli._options import json_option
-from tensorus.cli._output import human_bytes, human_error, print_error, print_json, print_table, print_tensors, to_json
+from tensorus.cli._output import (
+    human_bytes,
+    human_worst_error,
+    print_error,
+    print_json,
+    print_table,
+    print_tensors,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tensorus.client import Client
     from tensorus.errors import DataCorruptError
     from tensorus.types import DatasetInfo, DatasetStats, TensorInfo
 
@@ -50,7 +59,7 @@ def ls(
     with connected(server, store) as client:
         if dataset is None:
             datasets = [(info, client.stats(info.name)) for info in client.datasets(on_damaged=damages.append)]
-            _print_datasets(datasets, damages, as_json=as_json)
+            _print_datasets(client, datasets, damages, as_json=as_json)
         else:
             infos = client.list(dataset, where, order_by=order_by, limit=limit, on_damaged=damages.append)
             _print_tensors(list(infos), damages, as_json=as_json)
@@ -59,7 +68,11 @@ def ls(
 
 
 def _print_datasets(
-    datasets: Sequence[tuple[DatasetInfo, DatasetStats]], damages: Sequence[DataCorruptError], *, as_json: bool
+    client: Client,
+    datasets: Sequence[tuple[DatasetInfo, DatasetStats]],
+    damages: Sequence[DataCorruptError],
+    *,
+    as_json: bool,
 ) -> None:
     if as_json:
         print_json([{"dataset": info, "stats": stats} for info, stats in datasets] + _damages_as_json(damages))
@@ -74,7 +87,7 @@ def _print_datasets(
                 human_bytes(stats.canonical_bytes),
                 human_bytes(stats.stored_bytes),
                 f"{stats.ratio:.2f}",
-                human_error(stats),
+                human_worst_error(client, info.name, stats),
             )
             for info, stats in datasets
         ),

@@ -12,8 +12,8 @@ from tensorus.cli._output import (
     counted,
     human_bytes,
     human_encoding,
-    human_error,
     human_ratio,
+    human_worst_error,
     print_json,
     print_table,
     print_text,
@@ -38,6 +38,7 @@ def stats(dataset: str, server: str, store: str | None, *, as_json: bool) -> Non
     """  # noqa: D301 - click's mark for lines that are not rewrapped
     with connected(server, store) as client:
         found = client.stats(dataset)
+        worst_error = "" if as_json else human_worst_error(client, dataset, found)
     if as_json:
         print_json(found)
         return
@@ -54,7 +55,7 @@ def stats(dataset: str, server: str, store: str | None, *, as_json: bool) -> Non
     print_text(
         f"{counted(found.tensors, 'tensor')}, "
         f"{human_bytes(found.canonical_bytes)} stored in {human_bytes(found.stored_bytes)}, "
-        f"ratio {human_ratio(found)}, worst relative error {human_error(found)}"
+        f"ratio {human_ratio(found)}, worst relative error {worst_error}"
     )
     if found.damaged_tensors:
         named = ", ".join(found.damaged_ids)

@@ -115,11 +115,12 @@ class TensorCompression:
             array, dtype = array_and_dtype(tensor)
         except UnsupportedDTypeError as error:
             raise CompressionError(str(error), reason=error.reason) from error
-        if self._own is None:
+        own = self._own
+        if own is None:
             compressed, report = pack(array, dtype, plan_of(self.policy, dtype))
             details = report.to_metadata()
         else:
-            compressed, details = self._own.compress(tensor, array)
+            compressed, details = own.compress(tensor, array)
         metadata = {
             "compression": name_of(self.compression_algorithm),
             "quantization": name_of(self.quantization_algorithm),
@@ -139,6 +140,9 @@ class TensorCompression:
         as_: AsArray | None = None,
     ) -> Any:  # torch need not be installed
         """Return a tensor that any `TensorCompression`, or Tensorus 0.1, compressed.
+
+        The tensor may be thousands of times larger than its bytes: as large as their header says. Bytes of 0.1 decompress to at
+        most 1 GiB, or to `original_size` of their metadata if that is larger: check it if you do not trust their source.
 
         Args:
             compressed_bytes: the compressed tensor.

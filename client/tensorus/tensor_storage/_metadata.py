@@ -32,7 +32,6 @@ from tensorus_protos.plain import plain, seconds_since_1970
 from tensorus_protos.values import from_value_map, to_value_map
 
 if TYPE_CHECKING:
-    from tensorus.compression import CompressionConfig
     from tensorus.types import Metadata, TensorInfo
     from tensorus_protos.values import MetadataValue
 
@@ -53,12 +52,12 @@ SYSTEM_KEYS = frozenset(
 _KEPT_KEYS = ("timestamp_utc", "compression_metadata")
 
 
-def new_metadata(given: object, config: CompressionConfig | None) -> tuple[str, bool, Metadata]:
+def new_metadata(given: object, algorithms: Metadata | None) -> tuple[str, bool, Metadata]:
     """Return a new record's id, whether the user set it, and the metadata to store.
 
     Args:
         given: the user's metadata, or None.
-        config: how the tensor is stored; None: the dataset's policy.
+        algorithms: the `compression_metadata` to store; None: no configuration was set.
 
     Raises:
         TypeError: metadata cannot hold a value (the message names its key), or id or time have a wrong type.
@@ -68,12 +67,8 @@ def new_metadata(given: object, config: CompressionConfig | None) -> tuple[str, 
     record_id, timestamp = _given_id(user.get("record_id")), _given_time(user.get("timestamp_utc"))
     stored = _users_fields(user)
     stored["timestamp_utc"] = time.time() if timestamp is None else timestamp
-    if config is not None and (config.compression, config.quantization) != ("none", "none"):
-        compression = config.create_tensor_compression()
-        stored["compression_metadata"] = {
-            "compression": compression.compression_algorithm.name,
-            "quantization": compression.quantization_algorithm.name,
-        }
+    if algorithms is not None:
+        stored["compression_metadata"] = dict(algorithms)
     return str(uuid.uuid4()) if record_id is None else record_id, record_id is not None, stored
 
 

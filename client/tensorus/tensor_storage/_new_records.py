@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tensorus._arrays import as_numpy
@@ -18,6 +19,7 @@ from tensorus.types import NewTensor
 if TYPE_CHECKING:
     from tensorus.compression import CompressionConfig
     from tensorus.tensor_storage._records import Records
+    from tensorus.types import Metadata, Policy
 
 __all__ = ["NewRecords"]
 
@@ -37,8 +39,7 @@ class NewRecords:
         """
         self._records = records
         self._dataset = dataset
-        self._config = config
-        self._policy = None if config is None else config.to_policy()
+        self._policy, self._algorithms = (None, None) if config is None else _stored_as(config)
         self._ids: set[str] = set()
 
     def add(self, tensor: object, metadata: object) -> NewTensor:
@@ -49,7 +50,7 @@ class NewRecords:
             NameTakenError: the given id is taken, by a stored record or another new one.
         """
         array = as_numpy(tensor)
-        record_id, given, stored = new_metadata(metadata, self._config)
+        record_id, given, stored = new_metadata(metadata, self._algorithms)
         if given and self._is_taken(record_id):
             if not _is_of_a_record(metadata):
                 raise taken_error(self._dataset, record_id)
@@ -65,6 +66,21 @@ class NewRecords:
         except TensorNotFoundError:
             return False
         return True
+
+
+@lru_cache(maxsize=16)
+def _stored_as(config: CompressionConfig) -> tuple[Policy, Metadata | None]:
+    """Return the policy of a configuration, and the names of its algorithms; no names for none/none.
+
+    Cached, because creating the algorithms takes as long as an insert.
+    """
+    compression = config.create_tensor_compression()
+    if (config.compression, config.quantization) == ("none", "none"):
+        return compression.policy, None
+    return compression.policy, {
+        "compression": compression.compression_algorithm.name,
+        "quantization": compression.quantization_algorithm.name,
+    }
 
 
 def _is_of_a_record(metadata: object) -> bool:

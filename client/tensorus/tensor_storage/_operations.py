@@ -210,7 +210,11 @@ class TensorOperations:
         }
 
     def enable_operation_caching(self, max_size: int = 100) -> None:
-        """Cache up to `max_size` results in memory, and evict the least recently used; below 1 raises `ValueError`."""
+        """Cache up to `max_size` results in memory, and evict the least recently used; below 1 raises `ValueError`.
+
+        Results are counted, as in Tensorus 0.1, whatever their size: choose a small number if they are large. The three results
+        of an SVD count as one.
+        """
         if max_size < 1:
             raise ValueError(f"max_size is {max_size}, must be at least 1")
         self._kept_results = ResultCache(max_size)
