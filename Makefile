@@ -4,7 +4,7 @@
 # make test          run all tests but the long ones, on all processors
 # make test-long     run what takes minutes, or root: power cuts, gigabytes through restarts, thousands of examples
 # make test-pythons  run the tests of the codecs and the thin client on every Python from 3.11 to 3.13 that is installed
-# make check         run what CI runs beside the tests: format, lint, types, layers, contract
+# make check         check format, lint, types, layers and the contract, as CI does
 # make bench         measure, with Arrow Flight beside it
 # make docs          build the documentation site into build/site; broken links fail
 # make docs-serve    serve it at http://127.0.0.1:8000 while you write

@@ -51,10 +51,10 @@ def get(
 
     \b
     Examples:
-      tensorus get weights -o model.safetensors
+      tensorus get weights -o back.safetensors
       tensorus get weights encoder.layer.0.attention -o slice.npy --index '0:10, ...'
       tensorus get weights --where 'layer >= 3' -o top.npz
-      tensorus get run7 -o checkpoint.pt
+      tensorus get run7 -o back.pt
     """  # noqa: D301 - click's mark for lines that are not rewrapped
     if output.suffix.lower() not in WRITABLE:
         raise click.BadParameter(f"{output} must end in {', '.join(WRITABLE)}", param_hint="--output")

@@ -188,7 +188,8 @@ class TensorOperations:
             dataset_name: name of the dataset.
             tensor_id: id of the tensor.
             iterations: number of runs; below 1 raises `ValueError`.
-            operation, kwargs: as for `batch_tensor_operation`.
+            operation: as for `batch_tensor_operation`.
+            **kwargs: further arguments, as its `operation_kwargs`.
 
         Returns:
             `mean_time`, `min_time`, `max_time` and `total_time` in seconds, and `iterations`.

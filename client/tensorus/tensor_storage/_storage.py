@@ -41,8 +41,6 @@ class TensorStorage(TensorOperations, IndexedStorage):
 
     In a folder or on a server, changes are durable when a method returns. Several objects, also in several processes, may open
     the same folder, and see each other's changes immediately.
-
-    `tensorus.tensor_storage` lists the errors, `_metadata.py` the metadata of a record.
     """
 
     def __init__(
