@@ -74,7 +74,7 @@ def connect(
         tune_allocator: configure glibc's allocator for bulk transfers in this process. Reads are then up to twice as fast, and
             the process keeps up to 32 MiB of freed memory.
     """
-    from tensorus._remote import RemoteBackend  # noqa: PLC0415 - each way in loads only what it needs
+    from tensorus._grpc.remote import RemoteBackend  # noqa: PLC0415 - each way in loads only what it needs
 
     return Client(
         RemoteBackend(address, timeout_s=timeout_s, retry_timeout_s=retry_timeout_s, tune_allocator=tune_allocator)

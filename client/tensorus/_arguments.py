@@ -5,10 +5,10 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from tensorus._arrays import as_numpy, canonical_blocks, default_kind, dtype_name, from_canonical
+from tensorus._arrays.canonical import as_numpy, canonical_blocks, default_kind, dtype_name, from_canonical
+from tensorus._arrays.indexing import parse_index
+from tensorus._arrays.sample import sample_of
 from tensorus._backend import Listing, Part, Upload
-from tensorus._indexing import parse_index
-from tensorus._sample import sample_of
 from tensorus._where import filter_text
 from tensorus.errors import (
     AlreadyExistsError,
@@ -24,7 +24,7 @@ from tensorus.types import NewTensor, Policy, Progress, Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
     from tensorus._backend import Sample
     from tensorus._where import Where
     from tensorus.types import AsArray, Index, OnConflict, TensorInfo

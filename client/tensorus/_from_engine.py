@@ -13,8 +13,8 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from tensorus._convert import dataset_from, explanation_from, stats_from
-from tensorus._tensor_info import described, measured
+from tensorus._grpc.convert import dataset_from, explanation_from, stats_from
+from tensorus._grpc.tensor_info import described, measured
 from tensorus.types import EncodingShare, ValueSummary
 from tensorus_server import model
 from tensorus_server.rpc.convert import dataset_to, explanation_to, stats_to

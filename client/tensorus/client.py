@@ -25,10 +25,10 @@ from tensorus._arguments import (
     uploads_of,
     without_result,
 )
+from tensorus._arrays.assemble import Assembler, headers
 from tensorus._backend import InsertOptions
 from tensorus._damage import intact
 from tensorus._forks import of_this_process
-from tensorus._transfer import Assembler, headers
 from tensorus.errors import AlreadyExistsError, UnavailableError
 from tensorus.types import NewTensor, Record
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import builtins
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
     from tensorus._backend import Arrival, Backend
     from tensorus._damage import OnDamaged
     from tensorus._where import Where

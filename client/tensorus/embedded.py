@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from tensorus._backend import Backend, Began, Bytes, Failed
-from tensorus._calls import open_explain
-from tensorus._convert import dtype_to, plain_metadata, policy_to, schema_to, upload_to
 from tensorus._forks import leave_behind, watch
+from tensorus._grpc.calls import open_explain
+from tensorus._grpc.convert import dtype_to, plain_metadata, policy_to, schema_to, upload_to
 from tensorus._missing import engine_missing
 from tensorus.errors import DataCorruptError, TensorusError, UnavailableError, error_for
 from tensorus.types import Progress

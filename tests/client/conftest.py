@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tensorus._transfer import Assembler
+from tensorus._arrays.assemble import Assembler
 
 
 @pytest.fixture(params=[2, 0], ids=["on threads", "by who takes"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tensorus._patience import Interruption
+from tensorus._grpc.patience import Interruption
 from tensorus.cli import _output
 from tensorus.cli._output import (
     TransferBar,
@@ -20,10 +20,12 @@ from tensorus.cli._output import (
     human_error,
     human_ratio,
     human_shape,
+    human_worst_error,
     print_fields,
     print_table,
     to_json,
 )
+from tensorus.client import Client
 from tensorus.errors import TensorusError
 from tensorus.types import (
     DatasetStats,
@@ -147,8 +149,12 @@ def test_an_error_is_written_where_there_is_one() -> None:
     assert human_error(tensor_info(lossy=True, relative_error=0.00123)) == "1.2e-03"
     # Lossy and without an error, as integers in half precision are: measured, and not assumed.
     assert human_error(tensor_info(lossy=True, relative_error=0.0)) == "0.0e+00"
-    assert human_error(dataset_stats(0)) == "exact"
-    assert human_error(dataset_stats(1)) == "1.2e-03"
+
+
+def test_the_worst_error_of_a_dataset_is_written_where_there_is_one(embedded: Client, dataset: str) -> None:
+    embedded.create_dataset(dataset)
+    assert human_worst_error(embedded, dataset, dataset_stats(0)) == "exact"
+    assert human_worst_error(embedded, dataset, dataset_stats(1)) == "1.2e-03"
 
 
 def test_a_tensor_as_json_has_every_field_and_its_ratios() -> None:

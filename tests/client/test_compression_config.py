@@ -14,7 +14,7 @@ import pytest
 
 import tensorus
 from support.arrays import assert_same_bits, normal
-from tensorus._convert import merged_shares
+from tensorus._grpc.convert import merged_shares
 from tensorus.compression import (
     COMPRESSION_PRESETS,
     CompressionConfig,

@@ -12,7 +12,7 @@ from support.interrupted import KIB, PRESETS
 from support.marks import mark_tensors
 from support.proxy import FaultProxy
 from support.wire import KEPT, announced, insert, insert_message, open_insert, read_all
-from tensorus import _insert_stream
+from tensorus._grpc import insert_stream
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
 from tensorus_server.processes.server import Server
@@ -37,8 +37,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mark tensors of a megabyte as if they were large."""
     mark_tensors(monkeypatch, above_bytes=256 * KIB, every_bytes=128 * KIB)
-    monkeypatch.setattr(_insert_stream, "_KEPT_BYTES_MIN", 256 * KIB)
-    monkeypatch.setattr(_insert_stream, "_BLOCK_BYTES", 64 * KIB)
+    monkeypatch.setattr(insert_stream, "_KEPT_BYTES_MIN", 256 * KIB)
+    monkeypatch.setattr(insert_stream, "_BLOCK_BYTES", 64 * KIB)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import torch
 import tensorus
 from support.arrays import DTYPE_NAMES, assert_same_bits, normal, random_bits
 from support.client import run_command
-from tensorus._arrays import as_numpy
+from tensorus._arrays.canonical import as_numpy
 from tensorus.cli._files import READABLE, read_tensors
 from tensorus.cli._writing import Expected, require_writable, writing
 

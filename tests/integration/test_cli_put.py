@@ -13,7 +13,8 @@ import torch
 
 import tensorus
 from support.client import run_command
-from tensorus import _patience, client
+from tensorus import client
+from tensorus._grpc import patience
 from tensorus.cli import _storing, put
 from tensorus.errors import InsertManyError, StorageFullError
 
@@ -215,7 +216,7 @@ class FullDisk:
             raise InsertManyError(inserted, [(len(kept), error)])
 
         monkeypatch.setattr(client.Client, "insert_many", refusing)
-        monkeypatch.setattr(_patience, "_LONGEST_WAIT_S", 0.01)
+        monkeypatch.setattr(patience, "_LONGEST_WAIT_S", 0.01)
 
 
 def test_put_waits_for_space_and_then_stores_what_was_left(

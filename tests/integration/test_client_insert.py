@@ -15,7 +15,8 @@ import xxhash
 import tensorus
 from support.arrays import assert_same_bits, canonical, normal, random_bits
 from support.client import SCATTERED_ARRAYS
-from tensorus import _insert_stream, errors
+from tensorus import errors
+from tensorus._grpc import insert_stream
 from tensorus.types import EncodingShare, Progress, ValueSummary
 
 MIB = 1024 * 1024
@@ -308,7 +309,7 @@ def test_none_are_many_too(client: tensorus.Client, filled: str) -> None:
 def test_more_small_ones_than_a_message_holds_arrive(
     client: tensorus.Client, filled: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_insert_stream, "_SEGMENTS_MAX", 50)
+    monkeypatch.setattr(insert_stream, "_SEGMENTS_MAX", 50)
     infos = client.insert_many(filled, ((f"t{number}", np.full(4, number)) for number in range(120)))
     assert [info.id for info in infos] == [f"t{number}" for number in range(120)]
     assert client.get(filled, "t119", as_="numpy").tolist() == [119] * 4

@@ -11,7 +11,8 @@ import pytest
 import tensorus
 from support.arrays import assert_same_bits
 from support.client import FIVE_IDS, fill_with_five
-from tensorus import _calls, errors
+from tensorus import errors
+from tensorus._grpc import calls
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +201,7 @@ def test_an_integer_beyond_what_is_indexed_is_refused_and_not_rounded(
 
 def test_a_list_goes_on_over_pages(client: tensorus.Client, dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # More than a page of the engine's with data, and several of the client's.
-    monkeypatch.setattr(_calls, "PAGE_SIZE", 40)
+    monkeypatch.setattr(calls, "PAGE_SIZE", 40)
     client.create_dataset(dataset)
     names = [f"t{number:04}" for number in range(150)]
     client.insert_many(dataset, ((name, np.zeros(1, np.int8)) for name in names))

@@ -76,7 +76,7 @@ result = sorted({name.partition(".")[0] for name in sys.modules} & {"grpc", "ten
 
 
 def test_only_codecs_of_the_standard_library_and_numpy_can_be_decoded(thin: Thin) -> None:
-    accepted = thin("from tensorus._decode import accepted_codecs; result = accepted_codecs()")
+    accepted = thin("from tensorus._arrays.decode import accepted_codecs; result = accepted_codecs()")
     quantizers = {
         "fp16",
         "bf16",

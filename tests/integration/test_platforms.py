@@ -27,7 +27,7 @@ with tensorus.open({folder!r}) as store:
 WINDOWS = """
 import sys
 import click, grpc, numpy, rich, tensorus, tensorus.cli
-import tensorus._remote
+import tensorus._grpc.remote
 
 sys.platform = "win32"
 for module in ("fcntl", "resource"):

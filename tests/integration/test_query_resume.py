@@ -7,7 +7,7 @@ import pytest
 
 import tensorus
 from support.arrays import random_bits
-from tensorus._steps import AttemptFailedError
+from tensorus._grpc.steps import AttemptFailedError
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
 
@@ -62,10 +62,11 @@ def test_a_message_that_ends_within_a_tensor_has_none(stub: TensorServiceStub, f
 def test_a_client_whose_stream_breaks_yields_every_record_once(
     remote: tensorus.Client, filled: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tensorus import _reads, _remote  # noqa: PLC0415 - their reading is what breaks
+    from tensorus._grpc import reads  # noqa: PLC0415 - its requests are made small
+    from tensorus._grpc.remote import _Driver  # noqa: PLC0415 - its reading is what breaks
 
     whole = {record.info.id: record.tensor for record in remote.query(filled, as_="numpy")}
-    read, open_stream = _remote._Driver._read, _remote._Driver._open
+    read, open_stream = _Driver._read, _Driver._open
     broken: list[int] = []
     answers = 0
 
@@ -87,10 +88,10 @@ def test_a_client_whose_stream_breaks_yields_every_record_once(
             raise AttemptFailedError(tensorus.errors.UnavailableError("broke", reason="UNAVAILABLE"), OSError())
         return read(self)
 
-    query_request = _reads.query_request
-    monkeypatch.setattr(_reads, "query_request", small)
-    monkeypatch.setattr(_remote._Driver, "_open", opening)
-    monkeypatch.setattr(_remote._Driver, "_read", breaking)
+    query_request = reads.query_request
+    monkeypatch.setattr(reads, "query_request", small)
+    monkeypatch.setattr(_Driver, "_open", opening)
+    monkeypatch.setattr(_Driver, "_read", breaking)
     records = list(remote.query(filled, as_="numpy"))
     assert len(broken) == 8
     assert [record.info.id for record in records] == list(whole)

@@ -13,7 +13,8 @@ import tensorus
 from contract.codec_chunks import encode, encoding_of, record_bytes
 from support.third_party import example, installed
 from support.wire import announced, insert, insert_message, item_error, open_insert
-from tensorus import Policy, _decode, errors
+from tensorus import Policy, errors
+from tensorus._arrays import decode
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
 from tensorus_server.processes.server import Server
@@ -26,9 +27,9 @@ MISSING = r"compressor number is 128, which is reserved for third parties; no in
 @pytest.fixture(autouse=True)
 def forgetful() -> Iterator[None]:
     """Clients remember which codecs they know; these must not, nor leave that to others."""
-    _decode.accepted_codecs.cache_clear()
+    decode.accepted_codecs.cache_clear()
     yield
-    _decode.accepted_codecs.cache_clear()
+    decode.accepted_codecs.cache_clear()
 
 
 @pytest.fixture
@@ -42,9 +43,9 @@ def stored(fresh_server: Server, tmp_path: Path) -> Server:
         client.create_dataset("d")
         client.insert("d", ARRAY, id="t", policy=Policy(encoding=["zlib"]))
         client.insert("d", ARRAY, id="plain")
-        assert "zlib" in _decode.accepted_codecs()
+        assert "zlib" in decode.accepted_codecs()
         assert np.array_equal(client.get("d", "t", as_="numpy"), ARRAY)
-    _decode.accepted_codecs.cache_clear()
+    decode.accepted_codecs.cache_clear()
     return fresh_server
 
 

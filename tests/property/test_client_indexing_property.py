@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tensorus
-from tensorus._indexing import parse_index
+from tensorus._arrays.indexing import parse_index
 
 # Chunks of 4096 bytes, so that these tensors lie in one, in a few, and in many of them; 5 and 7 cut rows in the middle.
 CHUNK_BYTES = 4096

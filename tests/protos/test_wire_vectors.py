@@ -20,7 +20,7 @@ from google.rpc import status_pb2
 
 from golden.write_wire import build
 from support.wire import read_all
-from tensorus._convert import error_of
+from tensorus._grpc.convert import error_of
 from tensorus_codecs.pipeline import codec_ids, decode_chunk, parse_record
 from tensorus_protos.framing import split
 from tensorus_protos.v1 import tensorus_pb2 as pb

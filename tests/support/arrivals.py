@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from support.arrays import canonical
+from tensorus._arrays.assemble import Assembler
 from tensorus._backend import Arrival, Began, Bytes
-from tensorus._transfer import Assembler
 from tensorus.types import TensorInfo
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.pipeline import encode_chunk

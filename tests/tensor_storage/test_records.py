@@ -11,7 +11,8 @@ import torch
 
 import tensorus
 from support.storages import filled, first_values
-from tensorus import _arrays, errors
+from tensorus import errors
+from tensorus._arrays import canonical
 from tensorus.tensor_storage import (
     DatasetNotFoundError,
     NameTakenError,
@@ -299,7 +300,7 @@ def test_numpy_arrays_are_tensors_too(storage: TensorStorage) -> None:
 
 def test_without_torch_arrays_come_back(storage: TensorStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     storage.create_dataset("images")
-    monkeypatch.setattr(_arrays, "_has_torch", lambda: False)
+    monkeypatch.setattr(canonical, "_has_torch", lambda: False)
     with storage.transaction(["images"]):
         record_id = storage.insert("images", np.ones((2, 3), np.float32))
         assert isinstance(storage.get_tensor_by_id("images", record_id)["tensor"], np.ndarray)

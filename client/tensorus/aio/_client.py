@@ -10,7 +10,6 @@ from contextlib import aclosing
 from itertools import starmap
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from tensorus import _calls, _reads
 from tensorus._arguments import (
     DELETES_PER_CALL,
     READS_PER_CALL,
@@ -31,10 +30,11 @@ from tensorus._arguments import (
     uploads_of,
     without_result,
 )
+from tensorus._arrays.assemble import Assembler, headers
 from tensorus._backend import InsertOptions
 from tensorus._damage import intact, tell
-from tensorus._transfer import Assembler, headers
-from tensorus.aio._backend import AsyncRemoteBackend
+from tensorus._grpc import calls, reads
+from tensorus._grpc.aio_remote import AsyncRemoteBackend
 from tensorus.errors import AlreadyExistsError, UnavailableError
 from tensorus.types import NewTensor, Record
 
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
     from tensorus._backend import Arrival, Listing
     from tensorus._damage import OnDamaged
-    from tensorus._steps import Steps
+    from tensorus._grpc.steps import Steps
     from tensorus._where import Where
     from tensorus.errors import DataCorruptError
     from tensorus.types import (
@@ -106,35 +106,35 @@ class AsyncClient:
         backend = self._backend
         try:
             return await backend.call(
-                _calls.create_dataset(dataset_name(name), policy_of(preset, policy), schema, repeatable=exist_ok)
+                calls.create_dataset(dataset_name(name), policy_of(preset, policy), schema, repeatable=exist_ok)
             )
         except AlreadyExistsError as error:
             if not exist_ok:
                 raise dataset_taken(error) from None
-            return await backend.call(_calls.get_dataset(name))
+            return await backend.call(calls.get_dataset(name))
 
     async def datasets(self, *, on_damaged: OnDamaged = None) -> builtins.list[DatasetInfo]:
         """Return all datasets in order of creation. See `tensorus.Client.datasets`."""
-        return [*intact(await self._backend.result(_calls.list_datasets()), on_damaged)]
+        return [*intact(await self._backend.result(calls.list_datasets()), on_damaged)]
 
     async def dataset(self, name: str) -> DatasetInfo:
         """Return a dataset. See `tensorus.Client.dataset`."""
-        return await self._backend.call(_calls.get_dataset(dataset_name(name)))
+        return await self._backend.call(calls.get_dataset(dataset_name(name)))
 
     async def update_dataset(
         self, name: str, *, preset: str | None = None, policy: Policy | None = None, schema: Schema | None = None
     ) -> DatasetInfo:
         """Replace how later tensors are stored. See `tensorus.Client.update_dataset`."""
         backend = self._backend
-        return await backend.call(_calls.update_dataset(dataset_name(name), policy_of(preset, policy), schema))
+        return await backend.call(calls.update_dataset(dataset_name(name), policy_of(preset, policy), schema))
 
     async def delete_dataset(self, name: str) -> int:
         """Delete a dataset with all its tensors. See `tensorus.Client.delete_dataset`."""
-        return await self._backend.call(_calls.delete_dataset(dataset_name(name)))
+        return await self._backend.call(calls.delete_dataset(dataset_name(name)))
 
     async def stats(self, dataset: str) -> DatasetStats:
         """Return sums over a dataset's tensors. See `tensorus.Client.stats`."""
-        return await self._backend.call(_calls.dataset_stats(dataset_name(dataset)))
+        return await self._backend.call(calls.dataset_stats(dataset_name(dataset)))
 
     async def insert(
         self,
@@ -204,7 +204,7 @@ class AsyncClient:
             def report(progress: Progress) -> None:
                 loop.call_soon_threadsafe(on_progress, progress)
 
-        steps = _reads.get(dataset_name(dataset), [tensor_name(id)], part, with_data=True)
+        steps = reads.get(dataset_name(dataset), [tensor_name(id)], part, with_data=True)
         async with aclosing(self._read(self._backend, [steps], finish, report)) as found:
             async for array in found:
                 return array
@@ -215,7 +215,7 @@ class AsyncClient:
     ) -> AsyncIterator[Record]:
         """Yield tensors by id, in order, in one stream. See `tensorus.Client.get_many`."""
         name, wanted = dataset_name(dataset), [tensor_name(tensor_id) for tensor_id in ids]
-        reads = (_reads.get(name, batch, None, with_data=True) for batch in batches(wanted, READS_PER_CALL))
+        reads = (reads.get(name, batch, None, with_data=True) for batch in batches(wanted, READS_PER_CALL))
         return self._read(self._backend, reads, record_of(as_), on_damaged=on_damaged)
 
     def query(
@@ -234,7 +234,7 @@ class AsyncClient:
         """Yield the tensors that match a filter. See `tensorus.Client.query`."""
         listing = listing_of(dataset, where, order_by=order_by, limit=limit, sample=sample, seed=seed)
         finish = record_of(as_)
-        steps = _reads.query(listing, with_data=with_data)
+        steps = reads.query(listing, with_data=with_data)
         if with_data:
             return self._read(self._backend, [steps], finish, on_damaged=on_damaged)
         damages = _Damages(on_damaged)
@@ -257,7 +257,7 @@ class AsyncClient:
 
     async def info(self, dataset: str, id: str) -> TensorInfo:  # noqa: A002 - the field's word
         """Return everything about a tensor but its values. See `tensorus.Client.info`."""
-        steps = _reads.get(dataset_name(dataset), [tensor_name(id)], None, with_data=False)
+        steps = reads.get(dataset_name(dataset), [tensor_name(id)], None, with_data=False)
         async with aclosing(_each(self._backend.values(steps, headers))) as found:
             async for info in found:
                 return info
@@ -266,14 +266,14 @@ class AsyncClient:
     async def update_metadata(self, dataset: str, id: str, metadata: Mapping[str, Any]) -> TensorInfo:  # noqa: A002
         """Replace a tensor's metadata, all of it. See `tensorus.Client.update_metadata`."""
         backend = self._backend
-        return await backend.call(_calls.update_metadata(dataset_name(dataset), tensor_name(id), metadata))
+        return await backend.call(calls.update_metadata(dataset_name(dataset), tensor_name(id), metadata))
 
     async def delete(self, dataset: str, ids: str | Sequence[str]) -> int:
         """Delete one or many tensors by id. See `tensorus.Client.delete`."""
         wanted = [tensor_name(tensor_id) for tensor_id in ([ids] if isinstance(ids, str) else ids)]
         deleted = 0
         for batch in batches(wanted, DELETES_PER_CALL):
-            deleted += await self._backend.call(_calls.delete_tensors(dataset_name(dataset), batch))
+            deleted += await self._backend.call(calls.delete_tensors(dataset_name(dataset), batch))
         return deleted
 
     async def explain(
@@ -281,7 +281,7 @@ class AsyncClient:
     ) -> builtins.list[PolicyExplanation]:
         """Return what policies would do to a tensor. See `tensorus.Client.explain`."""
         sample = await self._backend.in_thread(sample_from, tensor)
-        return await self._backend.result(_calls.explain(sample, policies_of(policies)))
+        return await self._backend.result(calls.explain(sample, policies_of(policies)))
 
     @property
     def _backend(self) -> AsyncRemoteBackend:
@@ -316,7 +316,7 @@ class AsyncClient:
     async def _list(
         self, backend: AsyncRemoteBackend, listing: Listing, on_damaged: OnDamaged
     ) -> AsyncIterator[TensorInfo]:
-        async with aclosing(backend.values(_calls.list_tensors(listing), iter)) as pages:
+        async with aclosing(backend.values(calls.list_tensors(listing), iter)) as pages:
             async for page in pages:
                 for info in intact(page, on_damaged):
                     yield info

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
     from tensorus.client import Client
     from tensorus.types import Progress, TensorInfo
 

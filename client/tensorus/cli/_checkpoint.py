@@ -31,12 +31,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorus._arrays import from_canonical
+from tensorus._arrays.canonical import from_canonical
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
 
 __all__ = ["MANIFEST_ID", "LeftOut", "TakenApart", "assembled", "ids_in"]
 

@@ -14,8 +14,8 @@ from tensorus.errors import UnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tensorus._patience import Interruption, Observer
-    from tensorus._remote import RemoteBackend
+    from tensorus._grpc.patience import Interruption, Observer
+    from tensorus._grpc.remote import RemoteBackend
 
 __all__ = ["DEFAULT_ADDRESS", "RETRY_TIMEOUT_S", "backend_of", "connected", "store_options"]
 
@@ -58,7 +58,7 @@ def _tell(interruption: Interruption) -> None:
 
 def backend_of(server: str, on_interruption: Observer = _tell) -> RemoteBackend:
     """Return a backend of a server, configured for commands. Arguments and errors as for `connected`."""
-    from tensorus._remote import RemoteBackend  # noqa: PLC0415 - each way in loads only what it needs
+    from tensorus._grpc.remote import RemoteBackend  # noqa: PLC0415 - each way in loads only what it needs
 
     return RemoteBackend(
         server,

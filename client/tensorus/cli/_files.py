@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorus._arrays import as_numpy
+from tensorus._arrays.canonical import as_numpy
 from tensorus.cli._checkpoint import MANIFEST_ID, LeftOut, TakenApart
 from tensorus.cli._safetensors import read_safetensors
 from tensorus.errors import TensorusError
@@ -25,7 +25,7 @@ from tensorus.errors import TensorusError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
 
 __all__ = ["HEADER_KEY", "READABLE", "FileTensor", "TensorFile", "expanded", "open_file", "read_tensors"]
 

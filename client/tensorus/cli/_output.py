@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
-    from tensorus._patience import Interruption
+    from tensorus._grpc.patience import Interruption
     from tensorus.client import Client
 
 __all__ = [

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
 
 __all__ = ["DTYPE_NAMES", "METADATA_KEY", "header_of", "read_safetensors", "writing_order"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tensorus._patience import Patience
+from tensorus._grpc.patience import Patience
 from tensorus.errors import InsertManyError, StorageFullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     import tensorus
-    from tensorus._patience import Observer
+    from tensorus._grpc.patience import Observer
     from tensorus.types import NewTensor, Progress, TensorInfo
 
 __all__ = ["outcome", "store_all"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tensorus._arrays import dtype_name, from_canonical
+from tensorus._arrays.canonical import dtype_name, from_canonical
 from tensorus.cli._checkpoint import MANIFEST_ID, assembled
 from tensorus.cli._safetensors import DTYPE_NAMES, METADATA_KEY, header_of, writing_order
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO, TypeAlias
 
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
 
     Write: TypeAlias = Callable[[str, AnyArray], None]
     """Called with the name of a tensor and the tensor."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Self
 import click
 import numpy as np
 
-from tensorus._arrays import as_numpy, dtype_name, empty_canonical
-from tensorus._sample import PIECE_BYTES, sample_of
+from tensorus._arrays.canonical import as_numpy, dtype_name, empty_canonical
+from tensorus._arrays.sample import PIECE_BYTES, sample_of
 from tensorus.cli._bench import Plan, measure
 from tensorus.cli._bench_report import Report, print_report, print_report_json
 from tensorus.cli._connection import connected, store_options
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
     from tensorus.cli._bench import Figures
     from tensorus.client import Client
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import click
 
 from tensorus._allocator import tune_allocator
-from tensorus._arrays import as_numpy, dtype_name
+from tensorus._arrays.canonical import as_numpy, dtype_name
+from tensorus._arrays.sample import PIECE_BYTES, SAMPLE_BYTES_MAX, sample_of
 from tensorus._backend import Sample
-from tensorus._convert import merged_shares
-from tensorus._sample import PIECE_BYTES, SAMPLE_BYTES_MAX, sample_of
+from tensorus._grpc.convert import merged_shares
 from tensorus.cli._connection import backend_of
 from tensorus.cli._explained import DTypeExplanation
 from tensorus.cli._files import read_tensors
@@ -33,7 +33,7 @@ from tensorus.types import Policy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
     from tensorus.types import PolicyExplanation
 
 __all__ = ["explain"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tensorus._arrays import as_numpy, canonical_blocks, dtype_name
+from tensorus._arrays.canonical import as_numpy, canonical_blocks, dtype_name
 from tensorus_codecs.dtypes import dtype_by_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
     from tensorus_codecs.dtypes import DType
 
 __all__ = ["array_and_dtype", "chunks_of", "dtype_text"]

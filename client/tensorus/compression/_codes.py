@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from tensorus._arrays import empty_canonical
+from tensorus._arrays.canonical import empty_canonical
 from tensorus.compression._chunks import chunks_of, dtype_text
 from tensorus.compression._errors import QuantizationError
 from tensorus_codecs.abc import Quantizer
@@ -36,7 +36,7 @@ from tensorus_codecs.registry import codec_class
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
     from tensorus_codecs.contract import ErrorContract
     from tensorus_codecs.dtypes import DType
 

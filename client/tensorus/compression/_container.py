@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tensorus._arrays import empty_canonical
+from tensorus._arrays.canonical import empty_canonical
 from tensorus.compression._chunks import chunks_of
 from tensorus.compression._errors import CompressionError
 from tensorus.compression._report import Report
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
     from tensorus_codecs.chunk_record import ChunkRecord
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.pipeline import EncodedChunk

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorus._arrays import as_numpy, default_kind, from_canonical
+from tensorus._arrays.canonical import as_numpy, default_kind, from_canonical
 from tensorus.compression._chunks import array_and_dtype
 from tensorus.compression._container import pack, unpack
 from tensorus.compression._errors import CompressionError
@@ -40,7 +40,7 @@ from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.measure import measure
 
 if TYPE_CHECKING:
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
     from tensorus.compression._compressors import CompressionAlgorithm
     from tensorus.compression._quantizers import QuantizationAlgorithm
     from tensorus.types import AsArray

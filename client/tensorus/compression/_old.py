@@ -15,7 +15,7 @@ from tensorus.compression._errors import CompressionError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
 
 __all__ = ["is_old", "old_values"]
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tensorus._arrays import from_canonical
+from tensorus._arrays.canonical import from_canonical
 from tensorus.compression._chunks import array_and_dtype
 from tensorus.compression._codes import Broken, block_parameters, decode_codes, encode_codes, is_passed, parameters_of
 from tensorus.compression._errors import QuantizationError
@@ -37,7 +37,7 @@ from tensorus_codecs.registry import codec_class
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
     from tensorus.compression._codes import Params
     from tensorus.types import AsArray
     from tensorus_codecs.dtypes import DType

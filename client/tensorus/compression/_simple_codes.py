@@ -33,7 +33,7 @@ from tensorus_codecs.errors import CodecError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
     from tensorus_codecs.dtypes import DType
 
 __all__ = ["IntCodes", "components", "half_codes", "int8_codes", "simple_values"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tensorus._arrays import from_canonical
+from tensorus._arrays.canonical import from_canonical
 from tensorus.compression._chunks import dtype_text
 from tensorus.compression._codes import parameters_of
 from tensorus.compression._errors import QuantizationError
@@ -22,7 +22,7 @@ from tensorus.compression._simple_codes import components, half_codes, int8_code
 from tensorus_codecs.measure import measure
 
 if TYPE_CHECKING:
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
     from tensorus.compression._codes import Params
     from tensorus_codecs.dtypes import DType
 

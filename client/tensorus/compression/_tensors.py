@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tensorus._arrays import default_kind, from_canonical
+from tensorus._arrays.canonical import default_kind, from_canonical
 from tensorus.compression._chunks import array_and_dtype, dtype_text
 from tensorus.compression._compressors import CompressionAlgorithm, NoCompression
 from tensorus.compression._container import pack, unpack

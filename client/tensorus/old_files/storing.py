@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 import xxhash
 
-from tensorus._arrays import canonical_blocks, dtype_name
+from tensorus._arrays.canonical import canonical_blocks, dtype_name
 from tensorus.errors import AlreadyExistsError, InsertManyError, InvalidRequestError, TensorusError
 from tensorus.old_files import FileReport, OldDataset, OldFileError, OldSchema
 from tensorus.old_files.compressors import INFLATED_BYTES_MAX
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator
 
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
     from tensorus.client import Client
     from tensorus.old_files import OldRecord, RecordOutcome
     from tensorus.types import TensorInfo

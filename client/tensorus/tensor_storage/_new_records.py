@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tensorus._arrays import as_numpy
+from tensorus._arrays.canonical import as_numpy
 from tensorus.tensor_storage._errors import TensorNotFoundError, taken_error
 from tensorus.tensor_storage._metadata import new_metadata
 from tensorus.types import NewTensor
@@ -39,7 +39,10 @@ class NewRecords:
         """
         self._records = records
         self._dataset = dataset
-        self._policy, self._algorithms = (None, None) if config is None else _stored_as(config)
+        self._policy: Policy | None = None
+        self._algorithms: Metadata | None = None
+        if config is not None:
+            self._policy, self._algorithms = _stored_as(config)
         self._ids: set[str] = set()
 
     def add(self, tensor: object, metadata: object) -> NewTensor:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from tensorus import errors
-from tensorus._arrays import as_numpy, default_kind, from_canonical
+from tensorus._arrays.canonical import as_numpy, default_kind, from_canonical
 from tensorus.tensor_storage._errors import TensorNotFoundError, TransactionError, as_storage_errors
 from tensorus.tensor_storage._names import shown_name
 from tensorus.types import Record

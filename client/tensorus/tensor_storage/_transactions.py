@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tensorus import errors
-from tensorus._arrays import as_numpy
+from tensorus._arrays.canonical import as_numpy
 from tensorus.tensor_storage._changes import Changes, Inserted, commit
 from tensorus.tensor_storage._errors import TensorNotFoundError, TransactionError, as_storage_errors, taken_error
 from tensorus.tensor_storage._metadata import replaced_metadata

@@ -13,7 +13,7 @@ import torch
 
 from support.arrays import DTYPE_NAMES, assert_same_bits, random_bits
 from support.old_tensorus import archive, integers, tensor, text
-from tensorus._arrays import as_numpy
+from tensorus._arrays.canonical import as_numpy
 from tensorus.old_files.errors import OldDataError, OldFileError, OldRecordError
 from tensorus.old_files.pt_container import PtContainer
 from tensorus.old_files.pt_pickle import read_pickle

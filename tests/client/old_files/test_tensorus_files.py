@@ -20,7 +20,7 @@ from support.old_tensorus import (
     fp16_codes,
     tensor,
 )
-from tensorus._arrays import as_numpy
+from tensorus._arrays.canonical import as_numpy
 from tensorus.old_files import DroppedValue, OldDataset, OldFileError, OldRecord, OldSchema
 from tensorus.old_files.report import dropped_counts, status_counts
 

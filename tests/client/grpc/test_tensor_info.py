@@ -10,8 +10,8 @@ from google.protobuf.message import Message
 
 from support.engine import stored_tensor
 from support.variants import variants_of
-from tensorus._convert import tensor_from
 from tensorus._from_engine import tensor_info
+from tensorus._grpc.convert import tensor_from
 from tensorus.types import TensorInfo
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.summary import ValueSummary

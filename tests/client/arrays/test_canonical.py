@@ -17,8 +17,15 @@ from hypothesis import strategies as st
 
 from support.arrays import DTYPE_NAMES, SHAPES, assert_same_bits, canonical, random_bits
 from support.client import ARRAYS, DENSE_ARRAYS, SCATTERED_ARRAYS
-from tensorus import _arrays
-from tensorus._arrays import as_numpy, canonical_blocks, default_kind, dtype_name, empty_canonical, from_canonical
+from tensorus._arrays import canonical as module
+from tensorus._arrays.canonical import (
+    as_numpy,
+    canonical_blocks,
+    default_kind,
+    dtype_name,
+    empty_canonical,
+    from_canonical,
+)
 from tensorus.errors import UnsupportedDTypeError
 from tensorus_codecs.dtypes import DTYPES
 
@@ -204,9 +211,9 @@ def test_what_no_library_can_convert_is_refused_by_an_error_of_ours(make: Callab
 
 def test_torch_is_asked_for_nothing_where_it_was_never_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     # A user without torch tensors must not pay the second that importing torch takes.
-    monkeypatch.delitem(_arrays.sys.modules, "torch")
+    monkeypatch.delitem(module.sys.modules, "torch")
     assert as_numpy(np.arange(3)).tolist() == [0, 1, 2]
-    assert "torch" not in _arrays.sys.modules
+    assert "torch" not in module.sys.modules
 
 
 @pytest.mark.parametrize("dtype", DTYPE_NAMES)
@@ -217,7 +224,7 @@ def test_a_dtype_is_called_by_the_contract_s_name_in_any_byte_order(dtype: str) 
 
 
 def test_the_names_are_the_codecs_names() -> None:
-    assert set(_arrays._DTYPE_NAMES) == {dtype.name for dtype in DTYPES}
+    assert set(module._DTYPE_NAMES) == {dtype.name for dtype in DTYPES}
 
 
 # ---- Out of the array: canonical_blocks ---------------------------------------------------------------------------------
@@ -364,10 +371,10 @@ def test_a_dtype_from_the_future_is_refused_with_a_way_out(name: str) -> None:
 
 @pytest.fixture
 def no_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(_arrays.importlib.util, "find_spec", lambda name: None)
-    _arrays._has_torch.cache_clear()
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    module._has_torch.cache_clear()
     yield
-    _arrays._has_torch.cache_clear()
+    module._has_torch.cache_clear()
 
 
 def test_torch_is_the_default_where_it_is_installed() -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from tensorus._arrays import canonical_blocks, dtype_name
+from tensorus._arrays.canonical import canonical_blocks, dtype_name
 from tensorus._backend import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
 
 __all__ = ["PIECE_BYTES", "SAMPLE_BYTES_MAX", "sample_of"]
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from support.arrays import DTYPE_NAMES, assert_same_bits, normal, random_bits
 from support.arrivals import CHUNK_BYTES, FOUR, assembled, at_once, began, info_of, pieces, raw, record_of, records
-from tensorus import _transfer
+from tensorus._arrays import assemble
+from tensorus._arrays.assemble import Assembler
+from tensorus._arrays.decode import accepted_codecs, decode_record_into
 from tensorus._backend import Arrival, Began, Bytes
-from tensorus._decode import accepted_codecs, decode_record_into
-from tensorus._transfer import Assembler
 from tensorus.errors import (
     DataCorruptError,
     UnavailableError,
@@ -202,7 +202,7 @@ def test_only_a_few_records_are_in_memory_at_a_time(threaded: Assembler) -> None
     array = normal((50, 1000))
     (found,) = assembled(threaded, began(array), *records(array, "lossless"))
     assert_same_bits(found, array)
-    assert pool.waiting_max == _transfer._DECODES_MAX == 4
+    assert pool.waiting_max == assemble._DECODES_MAX == 4
     assert pool.waiting == 0
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tensorus._indexing import ParsedIndex, parse_index
+from tensorus._arrays.indexing import ParsedIndex, parse_index
 
 ALL = slice(None)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import crc32c
 import xxhash
 
-from tensorus._convert import upload_to
+from tensorus._grpc.convert import upload_to
 from tensorus.errors import InsertAbandonedError, TensorusError
 from tensorus_protos.framing import join, repeated
 from tensorus_protos.v1 import tensorus_pb2 as pb

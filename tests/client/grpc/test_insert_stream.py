@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.arrays import canonical, random_bits
-from tensorus import _insert_stream
-from tensorus._arrays import as_numpy, canonical_blocks, dtype_name
+from tensorus._arrays.canonical import as_numpy, canonical_blocks, dtype_name
 from tensorus._backend import InsertOptions, Upload
-from tensorus._insert_stream import Credit, InsertSession
+from tensorus._grpc import insert_stream
+from tensorus._grpc.insert_stream import Credit, InsertSession
 from tensorus.errors import InvalidMetadataError
 from tensorus_protos.framing import split
 from tensorus_protos.v1 import tensorus_pb2 as pb
@@ -235,11 +235,11 @@ def test_tensors_of_one_block_are_sent_as_all_others() -> None:
         upload(array, f"{number}", metadata={"number": number} if number % 2 else {})
         for number, array in enumerate(SHORT_AND_GENERAL)
     ]
-    with patch.object(_insert_stream, "_only_block", lambda *_: None):
+    with patch.object(insert_stream, "_only_block", lambda *_: None):
         general = items_of(sent(uploads))
     short = items_of(sent(uploads))
     assert short == general
-    blocks = [_insert_stream._only_block(one, MIB) for one in uploads]
+    blocks = [insert_stream._only_block(one, MIB) for one in uploads]
     assert [block is None for block in blocks].count(True) == 3
     for array, block in zip(SHORT_AND_GENERAL, blocks, strict=True):
         assert block is None or bytes(block) == canonical(array)
@@ -485,6 +485,6 @@ def test_a_waiting_thread_is_woken_by(wake: Callable[[Credit], None]) -> None:
 
 
 def test_the_limits_of_a_message_lie_below_the_contract_s() -> None:
-    assert _insert_stream._BLOCK_BYTES <= PAYLOAD_BYTES_MAX
-    assert _insert_stream._SEGMENTS_MAX <= SEGMENTS_PER_MESSAGE_MAX
-    assert _insert_stream._INITIAL_CREDIT_BYTES == INITIAL_CREDIT_BYTES <= UNACKNOWLEDGED_BYTES_MAX
+    assert insert_stream._BLOCK_BYTES <= PAYLOAD_BYTES_MAX
+    assert insert_stream._SEGMENTS_MAX <= SEGMENTS_PER_MESSAGE_MAX
+    assert insert_stream._INITIAL_CREDIT_BYTES == INITIAL_CREDIT_BYTES <= UNACKNOWLEDGED_BYTES_MAX

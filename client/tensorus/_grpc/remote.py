@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
-from tensorus import _allocator, _calls, _inserts, _reads
+from tensorus import _allocator
 from tensorus._backend import Backend
-from tensorus._channel import OPTIONS, SERVICE, LazyChannel, begun, require_address
-from tensorus._patience import Patience, warn_when_stuck
-from tensorus._rpc_errors import rpc_error
-from tensorus._steps import Ask, AttemptFailedError, Close, Driver, Give, Open, Pause, Read, Send, Work
+from tensorus._grpc import calls, inserts, reads
+from tensorus._grpc.channel import OPTIONS, SERVICE, LazyChannel, begun, require_address
+from tensorus._grpc.patience import Patience, warn_when_stuck
+from tensorus._grpc.rpc_errors import rpc_error
+from tensorus._grpc.steps import Ask, AttemptFailedError, Close, Driver, Give, Open, Pause, Read, Send, Work
 from tensorus.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from typing import Never
 
     from tensorus._backend import Arrival, InsertOptions, Listing, Part, Sample, Upload
-    from tensorus._patience import Observer
-    from tensorus._steps import Call, Step, Steps
+    from tensorus._grpc.patience import Observer
+    from tensorus._grpc.steps import Call, Step, Steps
     from tensorus.errors import DataCorruptError, TensorusError
     from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Progress, Schema, TensorInfo
 
@@ -79,27 +80,27 @@ class RemoteBackend(Backend):
         self, name: str, policy: Policy | None, schema: Schema | None, *, repeatable: bool
     ) -> DatasetInfo:
         """See `Backend`."""
-        return self.call(_calls.create_dataset(name, policy, schema, repeatable=repeatable))
+        return self.call(calls.create_dataset(name, policy, schema, repeatable=repeatable))
 
     def get_dataset(self, name: str) -> DatasetInfo:
         """See `Backend`."""
-        return self.call(_calls.get_dataset(name))
+        return self.call(calls.get_dataset(name))
 
     def list_datasets(self) -> list[DatasetInfo | DataCorruptError]:
         """See `Backend`."""
-        return self._result(_calls.list_datasets())
+        return self._result(calls.list_datasets())
 
     def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
         """See `Backend`."""
-        return self.call(_calls.update_dataset(name, policy, schema))
+        return self.call(calls.update_dataset(name, policy, schema))
 
     def delete_dataset(self, name: str) -> int:
         """See `Backend`."""
-        return self.call(_calls.delete_dataset(name))
+        return self.call(calls.delete_dataset(name))
 
     def dataset_stats(self, name: str) -> DatasetStats:
         """See `Backend`."""
-        return self.call(_calls.dataset_stats(name))
+        return self.call(calls.dataset_stats(name))
 
     def insert(
         self,
@@ -109,31 +110,31 @@ class RemoteBackend(Backend):
         on_progress: Callable[[Progress], None] | None,
     ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
         """See `Backend`."""
-        return self._values(_inserts.insert(dataset, uploads, options, on_progress))
+        return self._values(inserts.insert(dataset, uploads, options, on_progress))
 
     def get(self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Iterator[Arrival]:
         """See `Backend`."""
-        return self._values(_reads.get(dataset, ids, part, with_data=with_data))
+        return self._values(reads.get(dataset, ids, part, with_data=with_data))
 
     def query(self, listing: Listing, *, with_data: bool) -> Iterator[Arrival]:
         """See `Backend`."""
-        return self._values(_reads.query(listing, with_data=with_data))
+        return self._values(reads.query(listing, with_data=with_data))
 
     def list_tensors(self, listing: Listing) -> Iterator[TensorInfo | DataCorruptError]:
         """See `Backend`."""
-        return self._values(_calls.list_tensors(listing))
+        return self._values(calls.list_tensors(listing))
 
     def update_metadata(self, dataset: str, tensor_id: str, metadata: Mapping[str, Any]) -> TensorInfo:
         """See `Backend`."""
-        return self.call(_calls.update_metadata(dataset, tensor_id, metadata))
+        return self.call(calls.update_metadata(dataset, tensor_id, metadata))
 
     def delete_tensors(self, dataset: str, ids: Sequence[str]) -> int:
         """See `Backend`."""
-        return self.call(_calls.delete_tensors(dataset, ids))
+        return self.call(calls.delete_tensors(dataset, ids))
 
     def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
         """See `Backend`."""
-        return self._result(_calls.explain(sample, policies))
+        return self._result(calls.explain(sample, policies))
 
     def close(self) -> None:
         """See `Backend`."""
@@ -146,7 +147,7 @@ class RemoteBackend(Backend):
 
     def call(self, call: Call[T]) -> T:
         """Return what a short call answers."""
-        return self._result(_calls.short_call(call))
+        return self._result(calls.short_call(call))
 
     def _result(self, steps: Steps[Never, R]) -> R:
         driver = _Driver(self, steps)

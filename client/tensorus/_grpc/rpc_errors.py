@@ -9,7 +9,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
-from tensorus._convert import error_from
+from tensorus._grpc.convert import error_from
 from tensorus.errors import (
     InternalError,
     LimitExceededError,

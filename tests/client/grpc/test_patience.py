@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tensorus import _patience
-from tensorus._patience import Interruption, Patience
+from tensorus._grpc import patience as module
+from tensorus._grpc.patience import Interruption, Patience
 from tensorus.errors import ConnectionLostWarning, TensorusError
 
 
@@ -30,9 +30,9 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(_patience, "time", made)
+    monkeypatch.setattr(module, "time", made)
     # The longest of the random waits, unless a test says otherwise.
-    monkeypatch.setattr(_patience.random, "uniform", lambda _, high: high)
+    monkeypatch.setattr(module.random, "uniform", lambda _, high: high)
     return made
 
 
@@ -86,7 +86,7 @@ def test_many_clients_do_not_come_back_at_once(clock: Clock, monkeypatch: pytest
         shares.append((low, high))
         return low
 
-    monkeypatch.setattr(_patience.random, "uniform", uniform)
+    monkeypatch.setattr(module.random, "uniform", uniform)
     patience = Patience(60.0)
     patience.wait(error(), (0,))
     patience.wait(error(), (0,))

@@ -12,8 +12,8 @@ import xxhash
 
 from support.arrays import assert_same_bits, canonical, normal
 from support.arrivals import FOUR, assembled, at_once, began, info_of, pieces, raw, record_of, records
+from tensorus._arrays.assemble import Assembler
 from tensorus._backend import Arrival, Began, Bytes, Failed
-from tensorus._transfer import Assembler
 from tensorus.errors import (
     DataCorruptError,
     TensorNotFoundError,

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensorus._backend import Arrival, Began, Bytes, Failed
-from tensorus._reads import GetPlace, arrivals
+from tensorus._grpc.reads import GetPlace, arrivals
 from tensorus.errors import ChecksumMismatchError, GenerationMismatchError, TensorNotFoundError, TensorusError
 from tensorus.types import TensorInfo
 from tensorus_protos.v1 import tensorus_pb2 as pb

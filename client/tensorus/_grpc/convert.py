@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.rpc import error_details_pb2
 
-from tensorus._tensor_info import described, measured, storage_fields
+from tensorus._grpc.tensor_info import described, measured, storage_fields
 from tensorus.errors import (
     DataCorruptError,
     InternalError,

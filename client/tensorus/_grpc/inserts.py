@@ -1,4 +1,4 @@
-"""The life of an insert: streams, what their answers mean, and what is done when one breaks. No I/O: see `_steps.py`.
+"""The life of an insert: streams, what their answers mean, and what is done when one breaks. No I/O: see `steps.py`.
 
 Each stream sends what has no result yet. One that breaks is followed by another one, which goes on where the server has it.
 An insert that ends before it is complete, however that came, is cancelled at the server where something large may be left.
@@ -11,11 +11,11 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
-from tensorus._calls import cancel_insert
-from tensorus._convert import error_of, inserted_from
-from tensorus._insert_stream import InsertSession
-from tensorus._patience import STALL_REASONS
-from tensorus._steps import Ask, AttemptFailedError, Close, Give, Open, Pause, Read, Work, as_answer
+from tensorus._grpc.calls import cancel_insert
+from tensorus._grpc.convert import error_of, inserted_from
+from tensorus._grpc.insert_stream import InsertSession
+from tensorus._grpc.patience import STALL_REASONS
+from tensorus._grpc.steps import Ask, AttemptFailedError, Close, Give, Open, Pause, Read, Work, as_answer
 from tensorus.errors import InternalError, TensorusError
 from tensorus.types import Progress
 from tensorus_protos.v1 import tensorus_pb2 as pb
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from typing import Never
 
     from tensorus._backend import InsertOptions, Upload
-    from tensorus._insert_stream import InsertMessages
-    from tensorus._steps import Steps
+    from tensorus._grpc.insert_stream import InsertMessages
+    from tensorus._grpc.steps import Steps
     from tensorus.types import TensorInfo
 
 __all__ = ["Result", "insert", "insert_results"]

@@ -1,7 +1,7 @@
 """The calls that move no tensors: what each sends, what comes of its answer, and when it is made again.
 
 Short calls have a request and an answer. Listings ask for page after page, and an explanation is a stream. No I/O: see
-`_steps.py`.
+`steps.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tensorus._convert import (
+from tensorus._arrays.decode import accepted_codecs
+from tensorus._grpc.convert import (
     damage_from,
     dataset_from,
     dtype_to,
@@ -20,8 +21,7 @@ from tensorus._convert import (
     stats_from,
     tensor_from,
 )
-from tensorus._decode import accepted_codecs
-from tensorus._steps import Ask, AttemptFailedError, Call, Give, Open, Pause, Read, Send, as_answer
+from tensorus._grpc.steps import Ask, AttemptFailedError, Call, Give, Open, Pause, Read, Send, as_answer
 from tensorus.errors import InternalError
 from tensorus_protos.framing import join
 from tensorus_protos.v1 import tensorus_pb2 as pb
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from tensorus._backend import Listing, Sample
-    from tensorus._steps import Steps
+    from tensorus._grpc.steps import Steps
     from tensorus.errors import DataCorruptError
     from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Schema, TensorInfo
 

@@ -16,10 +16,10 @@ import crc32c
 import numpy as np
 import xxhash
 
-from tensorus._arrays import canonical_array, empty_canonical
+from tensorus._arrays.canonical import canonical_array, empty_canonical
+from tensorus._arrays.decode import decode_record_into
 from tensorus._backend import Began, Failed
 from tensorus._damage import tell
-from tensorus._decode import decode_record_into
 from tensorus._forks import watch
 from tensorus.errors import DataCorruptError, UnavailableError
 from tensorus.types import Progress
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from tensorus._arrays import AnyArray
+    from tensorus._arrays.canonical import AnyArray
     from tensorus._backend import Arrival, Bytes
     from tensorus._damage import OnDamaged
     from tensorus.types import TensorInfo

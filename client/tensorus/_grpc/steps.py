@@ -3,7 +3,7 @@
 A call is a generator that yields steps. Its driver does each one, waits where that takes waiting, and sends back what came of
 it; what the step raised, it raises where the step was yielded. So the generator says when a stream is opened, what its answers
 mean, when another attempt is made and when the call has failed; the driver knows gRPC, threads or an event loop, and nothing
-of tensors. `_inserts.py`, `_reads.py` and `_calls.py` have the calls, `_remote.py` and `aio/_backend.py` the drivers.
+of tensors. `inserts.py`, `reads.py` and `calls.py` have the calls, `remote.py` and `aio_remote.py` the drivers.
 
 A call that is ended from outside, by Ctrl-C, by a cancelled task or because nobody wants the rest, is told by what ended it,
 raised at its last step. It may still yield steps then, to leave nothing at the server.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from tensorus._patience import Patience
+    from tensorus._grpc.patience import Patience
     from tensorus.errors import TensorusError
 
 __all__ = [

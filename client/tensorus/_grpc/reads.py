@@ -1,6 +1,6 @@
 """The life of a Get and of a Query: what their answers bring, and where one goes on after its stream broke.
 
-No I/O: see `_steps.py`.
+No I/O: see `steps.py`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import crc32c
 
-from tensorus._arrays import element_bytes
+from tensorus._arrays.canonical import element_bytes
 from tensorus._backend import Began, Bytes, Failed
-from tensorus._calls import query_request, read_options
-from tensorus._convert import dtype_from, error_of, slices_to, tensor_from
-from tensorus._steps import AttemptFailedError, Give, Open, Pause, Read, as_answer
+from tensorus._grpc.calls import query_request, read_options
+from tensorus._grpc.convert import dtype_from, error_of, slices_to, tensor_from
+from tensorus._grpc.steps import AttemptFailedError, Give, Open, Pause, Read, as_answer
 from tensorus.errors import ChecksumMismatchError, InternalError
 from tensorus_protos.framing import split
 from tensorus_protos.v1 import tensorus_pb2 as pb
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from tensorus._backend import Arrival, Listing, Part
-    from tensorus._steps import Steps
+    from tensorus._grpc.steps import Steps
 
 __all__ = ["GetPlace", "QueryPlace", "arrivals", "get", "query"]
 

@@ -9,8 +9,8 @@ import pytest
 
 from support.arrays import canonical, random_bits
 from support.client import ARRAYS
-from tensorus import _sample
-from tensorus._sample import SAMPLE_BYTES_MAX, sample_of
+from tensorus._arrays import sample
+from tensorus._arrays.sample import SAMPLE_BYTES_MAX, sample_of
 from tensorus_server.limits import EXPLAIN_BYTES_MAX
 
 PIECE_BYTES = 64
@@ -18,7 +18,7 @@ PIECE_BYTES = 64
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sample, "PIECE_BYTES", PIECE_BYTES)
+    monkeypatch.setattr(sample, "PIECE_BYTES", PIECE_BYTES)
 
 
 def numbered(piece_count: int, more_bytes: int = 0) -> np.ndarray[Any, Any]:
@@ -104,7 +104,7 @@ def test_every_size_of_small_tensors_has_its_share() -> None:
 
 
 def test_of_very_many_small_tensors_some_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sample, "_SMALL_TENSORS_MAX", 10)
+    monkeypatch.setattr(sample, "_SMALL_TENSORS_MAX", 10)
     arrays = [numbered(100), *[np.full(2, 200, np.uint8)] * 100]
     sizes = list(sample_of(arrays).tensor_bytes)
     # The large one is cut down likewise: it keeps its share.

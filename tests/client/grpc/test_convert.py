@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from support.arrays import DTYPE_NAMES
 from support.client import status_of
 from tensorus._backend import Part, Upload
-from tensorus._convert import (
+from tensorus._grpc.convert import (
     codec_steps,
     dataset_from,
     error_from,

@@ -14,7 +14,7 @@ import pytest
 import tensorus
 from support.client import Method, answering, scripted_server, status_of
 from tensorus import errors
-from tensorus._decode import accepted_codecs
+from tensorus._arrays.decode import accepted_codecs
 from tensorus.errors import TensorusError
 from tensorus_protos.framing import join
 from tensorus_protos.v1 import tensorus_pb2 as pb

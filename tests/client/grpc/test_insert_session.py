@@ -12,10 +12,10 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorus import _insert_stream
 from tensorus._backend import InsertOptions, Upload
-from tensorus._insert_stream import InsertMessages, InsertSession
-from tensorus._inserts import insert_results
+from tensorus._grpc import insert_stream
+from tensorus._grpc.insert_stream import InsertMessages, InsertSession
+from tensorus._grpc.inserts import insert_results
 from tensorus.errors import InvalidMetadataError
 from tensorus.types import Progress, TensorInfo
 from tensorus_protos.framing import split
@@ -28,7 +28,7 @@ BLOCK = 100
 @pytest.fixture(scope="module", autouse=True)
 def small_blocks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_insert_stream, "_BLOCK_BYTES", BLOCK)
+        patch.setattr(insert_stream, "_BLOCK_BYTES", BLOCK)
         yield
 
 
@@ -263,7 +263,7 @@ class TestExpired:
 
 
 def test_only_tensors_that_a_server_may_keep_are_worth_cancelling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_insert_stream, "_KEPT_BYTES_MIN", 500)
+    monkeypatch.setattr(insert_stream, "_KEPT_BYTES_MIN", 500)
     session, _ = started([500, 501])
     assert session.may_have_left_something
     session.resolve(1)
@@ -343,7 +343,7 @@ class TestStalls:
     def test_where_it_was_not_the_source_the_next_stream_sends_smaller_messages(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_insert_stream, "_BLOCK_BYTES_SLOW", 25)
+        monkeypatch.setattr(insert_stream, "_BLOCK_BYTES_SLOW", 25)
         session, _ = started([100, 10])
         assert not session.await_source()
         _, *messages = resume(session, {})

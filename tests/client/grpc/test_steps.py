@@ -11,14 +11,14 @@ import crc32c
 import numpy as np
 import pytest
 
-from tensorus import _calls, _insert_stream, _inserts, _reads
 from tensorus._arguments import sample_from, upload_of
 from tensorus._backend import InsertOptions, Part
-from tensorus._remote import RemoteBackend
-from tensorus._remote import _Driver as SyncDriver
-from tensorus._steps import Ask, AttemptFailedError, Close, Give, Open, Pause, Read, Send, Step, Steps, Work
-from tensorus.aio._backend import AsyncRemoteBackend
-from tensorus.aio._backend import _Driver as AsyncDriver
+from tensorus._grpc import calls, insert_stream, inserts, reads
+from tensorus._grpc.aio_remote import AsyncRemoteBackend
+from tensorus._grpc.aio_remote import _Driver as AsyncDriver
+from tensorus._grpc.remote import RemoteBackend
+from tensorus._grpc.remote import _Driver as SyncDriver
+from tensorus._grpc.steps import Ask, AttemptFailedError, Close, Give, Open, Pause, Read, Send, Step, Steps, Work
 from tensorus.errors import InternalError, TensorusError, UnavailableError
 from tensorus.types import NewTensor, Progress
 from tensorus_protos.framing import join, split
@@ -73,8 +73,8 @@ def broken(reason: str = "UNAVAILABLE") -> AttemptFailedError:
 
 
 def test_a_call_that_may_be_repeated_says_after_a_failure_what_is_true_then() -> None:
-    call = _calls.delete_tensors("d", ["a", "b"])
-    script = Script(_calls.short_call(call))
+    call = calls.delete_tensors("d", ["a", "b"])
+    script = Script(calls.short_call(call))
     assert script.next_step() == Send(call)
     failure = broken()
     assert script.after(failure) == Pause(failure.error, (0,))
@@ -85,7 +85,7 @@ def test_a_call_that_may_be_repeated_says_after_a_failure_what_is_true_then() ->
 
 
 def test_a_call_that_must_not_be_repeated_is_not() -> None:
-    script = Script(_calls.short_call(_calls.create_dataset("d", None, None)))
+    script = Script(calls.short_call(calls.create_dataset("d", None, None)))
     script.next_step()
     failure = broken()
     with pytest.raises(UnavailableError) as caught:
@@ -95,7 +95,7 @@ def test_a_call_that_must_not_be_repeated_is_not() -> None:
 
 
 def test_an_answer_that_does_not_parse_is_no_reason_to_ask_again() -> None:
-    script = Script(_calls.short_call(_calls.get_dataset("d")))
+    script = Script(calls.short_call(calls.get_dataset("d")))
     script.next_step()
     with pytest.raises(InternalError, match="an answer of GetDataset is no message"):
         script.after(b"\xff")
@@ -103,7 +103,7 @@ def test_an_answer_that_does_not_parse_is_no_reason_to_ask_again() -> None:
 
 def test_an_explanation_that_breaks_begins_again() -> None:
     sample = sample_from(FOUR)
-    script = Script(_calls.explain(sample, []))
+    script = Script(calls.explain(sample, []))
     for _ in range(2):
         step = script.next_step()
         assert isinstance(step, Open)
@@ -125,7 +125,7 @@ def test_an_explanation_that_breaks_begins_again() -> None:
 
 def insert(*arrays: np.ndarray[Any, Any], on_progress: Callable[[Progress], None] | None = None) -> Script:
     uploads = [upload_of(NewTensor(array, f"t{number}")) for number, array in enumerate(arrays)]
-    return Script(_inserts.insert("d", uploads, InsertOptions(), on_progress))
+    return Script(inserts.insert("d", uploads, InsertOptions(), on_progress))
 
 
 def stored(*items: int) -> bytes:
@@ -186,7 +186,7 @@ def test_a_stream_that_the_server_ends_too_early_is_an_error() -> None:
 def test_an_insert_that_is_ended_leaves_nothing_large_at_the_server(ending: BaseException, *, refused: bool) -> None:
     script = insert(np.zeros(2 * MIB, np.uint8))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_insert_stream, "_KEPT_BYTES_MIN", MIB)
+        patch.setattr(insert_stream, "_KEPT_BYTES_MIN", MIB)
         step = script.next_step()
         assert isinstance(step, Open)
         assert script.after(None) == Read()
@@ -229,7 +229,7 @@ def request_of(step: Step[Any] | None) -> pb.GetRequest:
 
 
 def test_a_get_whose_stream_breaks_goes_on_where_it_was() -> None:
-    script = Script(_reads.get("d", ["t", "u"], None, with_data=True))
+    script = Script(reads.get("d", ["t", "u"], None, with_data=True))
     assert [read.id for read in request_of(script.next_step()).reads] == ["t", "u"]
     script.after(None)
     script.after(part_of_four(0, 3))
@@ -241,7 +241,7 @@ def test_a_get_whose_stream_breaks_goes_on_where_it_was() -> None:
 
 
 def test_a_get_that_breaks_after_its_last_byte_is_complete() -> None:
-    script = Script(_reads.get("d", ["t"], Part(), with_data=True))
+    script = Script(reads.get("d", ["t"], Part(), with_data=True))
     script.next_step()
     script.after(None)
     assert script.after(part_of_four(0, 4)) == Read()
@@ -250,7 +250,7 @@ def test_a_get_that_breaks_after_its_last_byte_is_complete() -> None:
 
 
 def test_a_read_that_nobody_wants_any_more_asks_for_nothing_more() -> None:
-    script = Script(_reads.get("d", ["t"], None, with_data=True))
+    script = Script(reads.get("d", ["t"], None, with_data=True))
     script.next_step()
     with pytest.raises(GeneratorExit):
         script.after(GeneratorExit())

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import grpc
 import grpc.aio
 
-from tensorus import _calls, _inserts
-from tensorus._channel import OPTIONS, SERVICE, require_address, require_fork_support
-from tensorus._patience import Patience
-from tensorus._rpc_errors import rpc_error
-from tensorus._steps import Ask, AttemptFailedError, Close, Driver, Give, Open, Pause, Read, Send, Work
+from tensorus._grpc import calls, inserts
+from tensorus._grpc.channel import OPTIONS, SERVICE, require_address, require_fork_support
+from tensorus._grpc.patience import Patience
+from tensorus._grpc.rpc_errors import rpc_error
+from tensorus._grpc.steps import Ask, AttemptFailedError, Close, Driver, Give, Open, Pause, Read, Send, Work
 from tensorus.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Never
 
     from tensorus._backend import InsertOptions, Upload
-    from tensorus._steps import Call, Step, Steps
+    from tensorus._grpc.steps import Call, Step, Steps
     from tensorus.errors import TensorusError
     from tensorus.types import Progress, TensorInfo
 
@@ -60,7 +60,7 @@ class AsyncRemoteBackend:
 
     async def call(self, call: Call[T]) -> T:
         """Return what a short call answers."""
-        return await self.result(_calls.short_call(call))
+        return await self.result(calls.short_call(call))
 
     async def result(self, steps: Steps[Never, R]) -> R:
         """Return what a call returns that gives nothing on its way."""
@@ -80,7 +80,7 @@ class AsyncRemoteBackend:
         outcomes: dict[int, TensorInfo | TensorusError] = {}
         threads = ThreadPoolExecutor(_INSERT_THREADS, thread_name_prefix="tensorus-insert")
         try:
-            steps = _inserts.insert(dataset, uploads, options, on_progress)
+            steps = inserts.insert(dataset, uploads, options, on_progress)
             async for results in _Driver(self, steps, iter, threads).values():
                 outcomes.update(results)
         finally:

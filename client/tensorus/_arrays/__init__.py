@@ -1,0 +1,1 @@
+"""Converts arrays of NumPy and torch to canonical bytes, and arriving bytes to arrays."""
