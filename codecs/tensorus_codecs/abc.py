@@ -2,12 +2,12 @@
 
 Encoding one chunk
     canonical bytes ── as an array of components (a complex element is two) ──▶ quantizer? ──▶ codes, parameters
-    codes           ── as unsigned words ──▶ filter? ──▶ byte streams, parameters
+    codes           ── as unsigned words, perhaps with those of a base ──▶ filter? ──▶ byte streams, parameters
     each stream     ──▶ compressor? ──▶ encoded stream, or the stream unchanged if it did not shrink
     everything      ──▶ chunk record (`chunk_record.py`)
 
-Decoding reverses the steps and needs only the record. A decoder never sees the encoder's settings (level, block size) unless
-the codec writes them into its parameters. That is why decoding is a class method.
+Decoding reverses the steps and needs only the record, and the base of a `BaseFilter` (`base.py`). A decoder never sees the
+encoder's settings (level, block size) unless the codec writes them into its parameters. That is why decoding is a class method.
 
 Rules for every codec
     * `id` names it for people and on the wire; `number` names it in the chunk record. Neither is ever reused, and its meaning
@@ -41,7 +41,18 @@ if TYPE_CHECKING:
 
     from tensorus_codecs.dtypes import DType
 
-__all__ = ["Codec", "Compressor", "Configuration", "Filter", "Filtered", "Quantized", "Quantizer", "Values", "Words"]
+__all__ = [
+    "BaseFilter",
+    "Codec",
+    "Compressor",
+    "Configuration",
+    "Filter",
+    "Filtered",
+    "Quantized",
+    "Quantizer",
+    "Values",
+    "Words",
+]
 
 Configuration: TypeAlias = "dict[str, bool | int | float | str]"
 """A codec's settings, as JSON writes them."""
@@ -162,7 +173,7 @@ class Filtered:
     streams: Sequence[memoryview]
     """At most 9 byte streams."""
     parameters: bytes = b""
-    """What decoding needs besides the streams, at most 255 bytes; the filter defines the layout."""
+    """What decoding needs besides the streams, at most 255 bytes (239 with a base); the filter defines the layout."""
 
 
 class Filter(Codec):
@@ -192,6 +203,36 @@ class Filter(Codec):
         Raises:
             CorruptChunkError: this filter did not write these streams.
         """
+
+
+class BaseFilter(Filter):
+    """A filter that stores how words differ from those of a base: other words, of the same number and width.
+
+    The pipeline uses it only with a base, and puts the base's digest, 16 bytes, in front of its parameters. `encode` and
+    `decode` take zeros as the base.
+    """
+
+    @abstractmethod
+    def encode_against(self, words: Words, base: Words) -> Filtered | None:
+        """Return the streams for `words`, shape (n,), n >= 1; None if the filter does not suit them."""
+
+    @classmethod
+    @abstractmethod
+    def decode_against(cls, streams: Sequence[Buffer], parameters: bytes, words: Words, base: Words) -> None:
+        """Decode `streams` into `words`, shape (n,), given the base that they were encoded against.
+
+        Raises:
+            CorruptChunkError: as `decode`.
+        """
+
+    def encode(self, words: Words) -> Filtered | None:
+        """Return the streams for `words` against zeros."""
+        return self.encode_against(words, np.zeros_like(words))
+
+    @classmethod
+    def decode(cls, streams: Sequence[Buffer], parameters: bytes, words: Words) -> None:
+        """Decode streams that `encode` returned."""
+        cls.decode_against(streams, parameters, words, np.zeros_like(words))
 
 
 class Compressor(Codec):

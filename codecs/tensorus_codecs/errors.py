@@ -6,6 +6,8 @@ CodecError
 ├── UnsupportedDTypeError     the dtype is not in the table
 ├── TooManyExceptionsError    a quantizer cannot encode too many of the values; the pipeline stores the chunk losslessly
 ├── CorruptChunkError         no encoder wrote these bytes
+│   ├── BaseMissingError      the chunk was encoded against a base, and none was given
+│   └── BaseMismatchError     the chunk was encoded against another base than the one given
 └── UnknownCodecNumberError   no installed package has this third-party number; both an UnsupportedCodecError and, because
                               the number may be damaged, a CorruptChunkError
 """
@@ -13,6 +15,8 @@ CodecError
 from __future__ import annotations
 
 __all__ = [
+    "BaseMismatchError",
+    "BaseMissingError",
     "CodecError",
     "CorruptChunkError",
     "InvalidPolicyError",
@@ -45,6 +49,14 @@ class TooManyExceptionsError(CodecError):
 
 class CorruptChunkError(CodecError):
     """A chunk record breaks a rule of its format; the message names the field, the value and the rule."""
+
+
+class BaseMissingError(CorruptChunkError):
+    """Decoding needs the base that the chunk was encoded against; the message names the base's digest."""
+
+
+class BaseMismatchError(CorruptChunkError):
+    """A base is not the one that the chunk was encoded against; the message names what differs: length, dtype or digest."""
 
 
 class UnknownCodecNumberError(UnsupportedCodecError, CorruptChunkError):

@@ -2,6 +2,9 @@
 
 A quantized chunk is decoded at once and its error is compared with the contract. A chunk that breaks the contract gets the
 next finer encoding (`contract.py`), and finally a lossless one. No record is larger than the record of the raw chunk.
+
+A chunk with a base is stored as its differences to the base, which is lossless, where that is a tenth smaller than what the
+plan says. An estimate decides which of the two is tried first, so that usually only one is.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tensorus_codecs.abc import Compressor, Filter, Quantizer
+from tensorus_codecs.base import base_digest
 from tensorus_codecs.checksum import combine_crc32c, crc32c
 from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX, ChunkRecord, pack_header, parse_record
 from tensorus_codecs.contract import finer, without_code_max
@@ -20,7 +24,7 @@ from tensorus_codecs.errors import CorruptChunkError, TooManyExceptionsError
 from tensorus_codecs.filters.constant import Constant
 from tensorus_codecs.measure import measure
 from tensorus_codecs.registry import codec_by_number, codec_id
-from tensorus_codecs.select import choose, choose_lossless
+from tensorus_codecs.select import choose, choose_lossless, differences_share, sample_of
 from tensorus_codecs.streams import bytes_of, decode_words, encode_words
 from tensorus_codecs.summary import summarize
 
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from tensorus_codecs.abc import Words
+    from tensorus_codecs.base import Base
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.measure import MeasuredError
     from tensorus_codecs.plan import ChunkPlan
@@ -37,6 +42,11 @@ if TYPE_CHECKING:
 __all__ = ["EncodedChunk", "codec_ids", "decode_chunk", "decode_chunk_into", "decode_record", "encode_chunk"]
 
 _CONSTANT = Encoding(filter=Constant())
+
+_PAYING_SHARE = 0.9
+"""Largest size of a chunk's differences to its base, relative to the chunk alone. A reader has to decode the base as well."""
+
+_DOES_NOT_PAY = "the differences to the base save less than 10 %"
 
 _DRIFT_MAX = 1.05
 """How much worse than the sample a chunk may compress before it gets a choice of its own."""
@@ -64,15 +74,25 @@ class EncodedChunk:
     """Summary of the input; None for dtypes without one."""
     fallback_reason: str
     """Why the chunk is lossless although the policy is lossy; empty if the policy was followed."""
+    base_reason: str = ""
+    """Why the chunk is stored without its base; empty if it needs the base, or none was given."""
 
 
-def encode_chunk(canonical: Buffer, dtype: DType, plan: ChunkPlan, canonical_crc32c: int | None = None) -> EncodedChunk:
+def encode_chunk(
+    canonical: Buffer,
+    dtype: DType,
+    plan: ChunkPlan,
+    canonical_crc32c: int | None = None,
+    *,
+    base: Base | None = None,
+) -> EncodedChunk:
     """Encode one chunk.
 
     Args:
         canonical: whole elements, 1 byte to 2 MiB.
         plan: a plan for this dtype.
         canonical_crc32c: the CRC32C of `canonical`, if known; it saves a raw record a second pass.
+        base: of the same length and dtype. The chunk is encoded against it where that pays; decoding then requires it.
 
     Returns:
         The record, in pieces to be written in order.
@@ -80,32 +100,43 @@ def encode_chunk(canonical: Buffer, dtype: DType, plan: ChunkPlan, canonical_crc
     view = memoryview(canonical).cast("B")
     if not 1 <= view.nbytes <= CANONICAL_BYTES_MAX or view.nbytes % dtype.element_bytes:
         raise ValueError(f"a chunk is {view.nbytes} bytes, must be 1 to {CANONICAL_BYTES_MAX} and whole elements")
+    if base is not None and (base.nbytes, base.dtype) != (view.nbytes, dtype):
+        raise ValueError(
+            f"the base of a chunk is {base.nbytes} bytes of {base.dtype.name}, must be {view.nbytes} of {dtype.name}"
+        )
     # The user's values may overflow or be NaN. Codecs handle both, so NumPy must not warn.
     with np.errstate(all="ignore"):
         summary = summarize(np.frombuffer(view, dtype.component), dtype)
-        encoded = _encode(view, dtype, plan)
+        encoded = _encode(view, dtype, plan) if base is None else _encode_with_base(view, dtype, plan, base)
     return replace(encoded, summary=summary, crc32c=_record_crc32c(encoded, view.nbytes, canonical_crc32c))
 
 
-def decode_chunk(record: Buffer) -> memoryview:
+def decode_chunk(record: Buffer, *, base: Base | None = None) -> memoryview:
     """Return the canonical bytes of a record: a view into a raw record, otherwise new memory.
 
     Allocates at most a few times 2 MiB, whatever the record claims.
 
+    Args:
+        base: what the chunk was encoded against; ignored unless the record needs it (`base_digest`).
+
     Raises:
+        BaseMissingError: the record needs a base, and none was given.
+        BaseMismatchError: the chunk was encoded against another base.
         CorruptChunkError: `encode_chunk` did not write this record.
         UnsupportedCodecError: the record needs a codec whose library is not installed.
     """
-    return decode_record(parse_record(record))
+    return decode_record(parse_record(record), base=base)
 
 
-def decode_chunk_into(record: Buffer, target: memoryview) -> None:
+def decode_chunk_into(record: Buffer, target: memoryview, *, base: Base | None = None) -> None:
     """Decode a record into `target`. Allocating new memory costs more than most codecs.
 
     Args:
         target: writable bytes, as many as the canonical bytes. Its content is undefined after an error.
+        base: as for `decode_chunk`.
 
     Raises:
+        BaseMissingError, BaseMismatchError: as `decode_chunk`.
         CorruptChunkError: as `decode_chunk`, or the record decodes to another length.
         UnsupportedCodecError: as `decode_chunk`.
     """
@@ -113,24 +144,28 @@ def decode_chunk_into(record: Buffer, target: memoryview) -> None:
     # Check first: the decoders below take the number of values from the record, not from the target.
     if parsed.canonical_bytes != target.nbytes:
         raise CorruptChunkError(f"chunk record decodes to {parsed.canonical_bytes} bytes, {target.nbytes} are expected")
-    _decode(parsed, target)
+    _decode(parsed, target, base)
 
 
-def decode_record(record: ChunkRecord) -> memoryview:
+def decode_record(record: ChunkRecord, *, base: Base | None = None) -> memoryview:
     """Return the canonical bytes of a parsed record. See `decode_chunk`."""
-    return _decode(record, None)
+    return _decode(record, None, base)
 
 
-def _decode(record: ChunkRecord, target: memoryview | None) -> memoryview:
+def _decode(record: ChunkRecord, target: memoryview | None, base: Base | None) -> memoryview:
     """Return the canonical bytes, in `target` if given, otherwise without unnecessary copies."""
     dtype = record.dtype
     quantizer = codec_by_number(Quantizer, record.quantizer) if record.quantizer else None
     if quantizer is None:
         words = None if target is None else np.frombuffer(target, dtype.word)
-        return bytes_of(decode_words(record, dtype.word, record.canonical_bytes // dtype.word.itemsize, words))
+        return bytes_of(decode_words(record, dtype.word, record.canonical_bytes // dtype.word.itemsize, words, base))
     # An encoder never quantizes such a dtype, and the quantizer's arithmetic may not be defined for it.
     if not quantizer.applies_to(dtype):
         raise CorruptChunkError(f"chunk record: quantizer {quantizer.id} does not apply to {dtype.name}")
+    if base_digest(record) is not None:
+        raise CorruptChunkError(
+            f"chunk record: quantizer {quantizer.id} before a filter that needs a base, which is lossless"
+        )
     count = record.canonical_bytes // dtype.component.itemsize
     code_dtype = quantizer.code_dtype(dtype.component)
     codes = decode_words(record, np.dtype(f"<u{code_dtype.itemsize}"), quantizer.code_count(count)).view(code_dtype)
@@ -159,9 +194,8 @@ def _encode(view: memoryview, dtype: DType, plan: ChunkPlan) -> EncodedChunk:
             return _lossless(view, dtype, words, plan.lossless[0].encoding)
         return _encode_lossy(view, dtype, plan, plan.lossy)
     # A constant chunk shrinks to one element, so nothing else is tried.
-    constant = _CONSTANT.fitted(dtype)
-    if constant.filter is not None and constant.filter.encode(words) is not None:
-        return _lossless(view, dtype, words, constant)
+    if _is_constant(words, dtype, plan):
+        return _lossless(view, dtype, words, _CONSTANT.fitted(dtype))
     choice = plan.choice or choose(plan, view, dtype)
     if choice.encoding.quantizer is not None:
         return _encode_lossy(view, dtype, plan, choice.encoding)
@@ -170,6 +204,38 @@ def _encode(view: memoryview, dtype: DType, plan: ChunkPlan) -> EncodedChunk:
         # The plan's choice was made for another chunk and does not suit this one: choose again.
         return _encode(view, dtype, replace(plan, choice=None))
     return _assembled(view, dtype, choice.encoding, encoded)
+
+
+def _is_constant(words: Words, dtype: DType, plan: ChunkPlan) -> bool:
+    """Whether `plan` stores these words as one element."""
+    constant = _CONSTANT.fitted(dtype).filter
+    return plan.automatic and constant is not None and constant.encode(words) is not None
+
+
+def _encode_with_base(view: memoryview, dtype: DType, plan: ChunkPlan, base: Base) -> EncodedChunk:
+    """Return the chunk as its differences to `base` if that pays, otherwise encoded as `plan` says."""
+    words = np.frombuffer(view, dtype.word)
+    plain_share = _plain_share(view, dtype, plan)
+    delta = None
+    if not _is_constant(words, dtype, plan) and differences_share(words, base.words) <= plain_share:
+        delta = _assembled(view, dtype, plan.delta, encode_words(words, plan.delta, base))
+        if delta.stored_bytes <= _PAYING_SHARE * plain_share * view.nbytes:
+            return delta
+    plain = _encode(view, dtype, plan)
+    if delta is not None and delta.stored_bytes <= _PAYING_SHARE * plain.stored_bytes:
+        return delta
+    return replace(plain, base_reason=_DOES_NOT_PAY)
+
+
+def _plain_share(view: memoryview, dtype: DType, plan: ChunkPlan) -> float:
+    """Return the encoded size of the chunk without a base, divided by its canonical size: measured, or estimated."""
+    if plan.stores_raw:
+        return 1.0
+    # A choice without alternatives was not measured, and says 1.
+    if plan.choice is not None and plan.choice.share < 1:
+        return plan.choice.share
+    sample = bytes_of(sample_of(np.frombuffer(view, dtype.component)))
+    return _encode(sample, dtype, plan).stored_bytes / sample.nbytes
 
 
 def _lossless(view: memoryview, dtype: DType, words: Words, encoding: Encoding, reason: str = "") -> EncodedChunk:

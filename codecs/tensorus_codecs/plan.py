@@ -17,7 +17,7 @@ from tensorus_codecs.contract import ErrorContract
 from tensorus_codecs.encoding import IDENTITY, Encoding
 from tensorus_codecs.errors import UnsupportedCodecError
 from tensorus_codecs.policy import CHUNK_BYTES_DEFAULT
-from tensorus_codecs.presets import DEFAULT_PRESET, family_of, preset_by_name
+from tensorus_codecs.presets import DEFAULT_PRESET, DELTA, family_of, preset_by_name
 
 if TYPE_CHECKING:
     from tensorus_codecs.dtypes import DType
@@ -63,6 +63,8 @@ class ChunkPlan:
     """Whether `lossy` is made as coarse as the contract allows."""
     chunk_bytes: int
     """Canonical bytes per chunk: whole elements, even of an opaque dtype of, say, 3 bytes."""
+    delta: Encoding = IDENTITY
+    """The encoding to try first for a chunk with a base."""
     fallback_reason: str = ""
     """Why the plan differs from the policy; empty if it does not."""
     choice: Choice | None = None
@@ -109,6 +111,8 @@ def plan(policy: StoragePolicy, dtype: DType) -> ChunkPlan:
         automatic=automatic,
         targets_contract=targets_contract,
         chunk_bytes=chunk_bytes - chunk_bytes % dtype.element_bytes,
+        # Codes alone are already much smaller than words, so a missing compressor is left out.
+        delta=_available(DELTA, []) or _available(DELTA[:1], []) or IDENTITY,
         fallback_reason="; ".join(dict.fromkeys(reasons)),
     )
 

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
     from tensorus_codecs.dtypes import DType
 
-__all__ = ["DEFAULT_PRESET", "PRESETS", "Family", "Preset", "Steps", "WeighedSteps", "family_of", "preset_by_name"]
+__all__ = [
+    "DEFAULT_PRESET",
+    "DELTA",
+    "PRESETS",
+    "Family",
+    "Preset",
+    "Steps",
+    "WeighedSteps",
+    "family_of",
+    "preset_by_name",
+]
 
 Steps: TypeAlias = "tuple[dict[str, Any], ...]"
 """An encoding as JSON. `Any`: a codec's settings."""
@@ -195,6 +205,9 @@ PRESETS: Mapping[str, Preset] = {
     "int8_only": Preset("8-bit blocks of 64", {}, (_step("int8_block"),)),
 }
 """Every preset by name. Every preset but `none` stores a constant chunk as its one value."""
+
+DELTA: Steps = (_step("int_delta"), _HUFFMAN)
+"""The encoding of a chunk with a base, for every preset and dtype."""
 
 DEFAULT_PRESET = "lossless"
 """The preset of a dataset that names none."""

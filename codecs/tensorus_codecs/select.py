@@ -10,6 +10,7 @@ same way no matter how many threads encode it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ import numpy as np
 from tensorus_codecs.contract import encodings_within
 from tensorus_codecs.encoding import IDENTITY
 from tensorus_codecs.errors import TooManyExceptionsError
+from tensorus_codecs.filters._zigzag import zigzag
 from tensorus_codecs.plan import Choice
 from tensorus_codecs.streams import encode_words
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from tensorus_codecs.encoding import Encoding
     from tensorus_codecs.plan import ChunkPlan
 
-__all__ = ["CHOOSE_EVERY_CHUNKS", "choose", "choose_lossless", "narrowed", "sample_of"]
+__all__ = ["CHOOSE_EVERY_CHUNKS", "choose", "choose_lossless", "differences_share", "narrowed", "sample_of"]
 
 CHOOSE_EVERY_CHUNKS = 16
 """Number of chunks that share a choice: 16 MiB of a tensor with the default chunk size."""
@@ -40,6 +42,9 @@ _SLICES = 4
 
 _CHOICE_BYTES_MIN = 16 * 1024
 """Smaller chunks get the first candidate: a choice costs more than it saves."""
+
+_ENTROPY_SAMPLE_WORDS = 2048
+"""Enough for the entropy of a byte: random bytes measure 7.9 bits."""
 
 _WORTHWHILE_SHARE = 0.97
 """A lossless encoding that leaves a larger share than this is not worth its decoding time."""
@@ -102,6 +107,24 @@ def sample_of(numbers: Values) -> Values:
     # Starts are even so that no complex number is split. The last slice is the end of the chunk.
     starts = [(numbers.size - length) * part // (_SLICES - 1) & ~1 for part in range(_SLICES)]
     return np.concatenate([numbers[start : start + length] for start in starts])
+
+
+def differences_share(words: Words, base: Words) -> float:
+    """Estimate the encoded size of the differences between `words` and `base`, divided by the size of `words`.
+
+    The estimate is the entropy of each byte plane of evenly spaced differences. It takes a twentieth of the time of encoding
+    them.
+    """
+    step = max(1, words.size // _ENTROPY_SAMPLE_WORDS)
+    numbers = words[::step] - base[::step]
+    zigzag(numbers)
+    planes = numbers.view(np.uint8).reshape(-1, numbers.itemsize)
+    bits = 0.0
+    for plane in planes.T:
+        counts = np.bincount(plane)
+        counts = counts[counts > 0]
+        bits += math.log2(numbers.size) - float((counts * np.log2(counts)).sum()) / numbers.size
+    return bits / (8 * numbers.itemsize)
 
 
 def _lossy_share(encoding: Encoding, sample: Values, dtype: DType) -> float:

@@ -1,5 +1,7 @@
 """Records that may be anything: decoding refuses them or returns as many bytes as they declare, in bounded memory.
 
+A record that needs a base is decoded without one, which is refused, and against one of its length and dtype.
+
 The property tests, the mutations of golden records and the fuzzer (`tests/fuzz`) all check this and nothing else.
 """
 
@@ -8,11 +10,13 @@ from __future__ import annotations
 import struct
 
 import numpy as np
+import pytest
 
 from contract.codec_memory import allocating_at_most
+from tensorus_codecs.base import DIGEST_BYTES, Base, base_digest
 from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX, ChunkRecord, Stream, pack_header, parse_record
 from tensorus_codecs.dtypes import dtype_by_number, opaque_dtype
-from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
+from tensorus_codecs.errors import BaseMissingError, CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.pipeline import codec_ids, decode_chunk, decode_chunk_into
 
 MEMORY_BYTES_MAX = 8 * CANONICAL_BYTES_MAX
@@ -29,14 +33,16 @@ _BEGINNING_BYTES = 40
 """Where every other mutation is: the header, and the beginning of what follows."""
 
 
-def assert_refused_or_decoded(data: bytes) -> bool:
-    """Return whether `data` decodes.
+def assert_refused_or_decoded(data: bytes, base: Base | None = None) -> bool:
+    """Return whether `data` decodes, against `base`, or zeros, if it needs a base.
 
     Fail if decoding raises anything but the two errors, returns another length than the record declares, or takes much memory.
     """
+    if base is None:
+        base = _zeros_for(data)
     with allocating_at_most(MEMORY_BYTES_MAX):
         try:
-            decoded = decode_chunk(data)
+            decoded = decode_chunk(data, base=base)
         except (CorruptChunkError, UnsupportedCodecError) as error:
             assert str(error)  # noqa: PT017 - an error is one of the two outcomes allowed
             return False
@@ -44,9 +50,36 @@ def assert_refused_or_decoded(data: bytes) -> bool:
     assert decoded.nbytes == parse_record(data).canonical_bytes
     assert codec_ids(parse_record(data)) is not None
     target = bytearray(b"\xaa" * decoded.nbytes)
-    decode_chunk_into(data, memoryview(target))
+    decode_chunk_into(data, memoryview(target), base=base)
     assert target == decoded
+    if base_digest(parse_record(data)) is not None:
+        with pytest.raises(BaseMissingError):
+            decode_chunk(data)
     return True
+
+
+def rebased(data: bytes) -> bytes:
+    """Return a record that needs a base with the digest of zeros in it; any other record unchanged.
+
+    So that damage reaches the filter, which is not asked while the digest is another one.
+    """
+    base = _zeros_for(data)
+    if base is None:
+        return data
+    record = parse_record(data)
+    start = len(pack_header(record)) + len(record.quantizer_parameters)
+    return data[:start] + base.digest + data[start + DIGEST_BYTES :]
+
+
+def _zeros_for(data: bytes) -> Base | None:
+    """Return the base of zeros for a record that needs one."""
+    try:
+        record = parse_record(data)
+        if base_digest(record) is None:
+            return None
+    except (CorruptChunkError, UnsupportedCodecError):
+        return None
+    return Base(bytes(record.canonical_bytes), record.dtype)
 
 
 def mutated(data: bytes, other: bytes, random: np.random.Generator) -> bytes:

@@ -1,7 +1,8 @@
 """A second decoder of chunk records, written from docs/FORMAT.md alone.
 
 It shares no code with the product, and uses integers, lists and `struct` only: it shows what a client in another language
-has to do. Only the compressors are libraries, those of their formats. It is written to be read, and is slow.
+has to do. Only the compressors, those of their formats, and the digest of a base are libraries. It is written to be read, and
+is slow.
 """
 
 import struct
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import brotli
 import lz4.block
+import xxhash
 from backports import zstd
 
 with warnings.catch_warnings(record=True):
@@ -278,8 +280,42 @@ def undo_constant(parameters, _take, count, width):
     return element * (count // len(element))
 
 
+def undo_int_delta(parameters, take, count, width, base):
+    """Add a difference to every word of the base; it is what a code means, or the next that is listed."""
+    digest, code_bits, plane_count, listed_count = struct.unpack("<16sBBI", parameters)
+    check(base is not None and len(base) == count * width, "int_delta: no base, or one of another length")
+    check(xxhash.xxh3_128_digest(base) == digest, "int_delta: another base")
+    check(code_bits <= 2 and plane_count <= width, "int_delta: wrong parameters")
+    check(
+        listed_count * 4 <= count * 3 if code_bits else listed_count == count,
+        "int_delta: a wrong number of listed words",
+    )
+    mask, listed_code = (1 << 8 * width) - 1, (1 << code_bits) - 1
+    codes = take_codes(take, count, code_bits)
+    planes = [take(listed_count) for _ in range(plane_count)] + [bytes(listed_count)] * (width - plane_count)
+    numbers = [int.from_bytes(number, "little") + listed_code for number in zip(*planes, strict=True)]
+    check(codes.count(listed_code) == listed_count and max(numbers, default=0) <= mask, "int_delta: wrong listed words")
+    listed, words = iter(numbers), []
+    for code, before in zip(codes, to_words(base, width), strict=True):
+        if code == listed_code:
+            z = next(listed)
+            difference = z >> 1 if z % 2 == 0 else ~(z >> 1)
+        else:
+            difference = 0 if code_bits == 1 else code - 1
+        words.append((before + difference) & mask)
+    return words
+
+
+def take_codes(take, count, code_bits):
+    """A stream of codes of so many bits, from the lowest of each byte up; without bits, every code is 0."""
+    bits = take_bits(take, count * code_bits)
+    return [sum(bits[i * code_bits + k] << k for k in range(code_bits)) for i in range(count)]
+
+
 FILTERS = (undo_none, undo_planes, undo_rotated_planes, undo_delta, undo_bitmap, undo_packbits, undo_constant)
 FILTER_BYTES = ({0}, {0}, {0}, {1}, {4}, {0}, range(1, 17))  # of the parameters
+
+INT_DELTA, INT_DELTA_BYTES = 8, 22  # the one filter with a base
 
 
 # --- Quantizers: the components' bits from the parameters and the codes, which are unsigned integers ---------------------
@@ -408,10 +444,11 @@ QUANTIZERS = {
 # --- The record ----------------------------------------------------------------------------------------------------------
 
 
-def undo_streams(number, parameters, streams, count, width):
+def undo_streams(number, parameters, streams, count, width, *, base=None):
     """The words: undo the filter, which says how long each stream is when decompressed."""
-    check(number < len(FILTERS), "unknown filter")
-    check(len(parameters) in FILTER_BYTES[number], "the filter's parameters have another length")
+    check(number < len(FILTERS) or number == INT_DELTA, "unknown filter")
+    lengths = {INT_DELTA_BYTES} if number == INT_DELTA else FILTER_BYTES[number]
+    check(len(parameters) in lengths, "the filter's parameters have another length")
     remaining = iter(streams)
 
     def take(size):
@@ -419,13 +456,19 @@ def undo_streams(number, parameters, streams, count, width):
         check(stream is not None, "too few streams")
         return decompress(*stream, size)
 
-    words = FILTERS[number](parameters, take, count, width)
+    if number == INT_DELTA:
+        words = undo_int_delta(parameters, take, count, width, base)
+    else:
+        words = FILTERS[number](parameters, take, count, width)
     check(next(remaining, None) is None, "too many streams")
     return words
 
 
-def decode(record):
-    """The canonical bytes of a chunk record; FormatError where it breaks a rule of the format."""
+def decode(record, base=None):
+    """The canonical bytes of a chunk record; FormatError where it breaks a rule of the format.
+
+    `base` is the bytes that the chunk was encoded against, which only the filter int_delta needs.
+    """
     check(len(record) >= HEADER.size, "shorter than a header")
     fields = HEADER.unpack_from(record)
     version, dtype, element_bytes, quantizer, filter_number, flags, n, filter_bytes, size, quantizer_bytes = fields
@@ -443,7 +486,8 @@ def decode(record):
     count = size // width
     if quantizer == 0:
         check(not quantizer_parameters, "parameters without a quantizer")
-        return to_bytes(undo_streams(filter_number, filter_parameters, streams, count, width), width)
+        return to_bytes(undo_streams(filter_number, filter_parameters, streams, count, width, base=base), width)
+    check(filter_number != INT_DELTA, "a quantizer before int_delta")
     check(quantizer in QUANTIZERS, "unknown quantizer")
     forms, code_bits, undo = QUANTIZERS[quantizer]
     check(form in forms, "the quantizer does not apply to the dtype")

@@ -13,6 +13,12 @@ MANIFEST = json.loads((GOLDEN / "manifest.json").read_text(encoding="utf-8"))
 NAMES = sorted(path.name for path in GOLDEN.glob("v1_*.bin"))
 
 
+def base_of(name):
+    """The base of a record, which is what another record decodes to; None if it needs none."""
+    base = MANIFEST[name].get("base")
+    return None if base is None else decode((GOLDEN / base).read_bytes())
+
+
 def test_every_record_is_in_the_manifest():
     assert sorted(name for name in MANIFEST if name.startswith("v1_")) == NAMES
     assert NAMES
@@ -20,7 +26,7 @@ def test_every_record_is_in_the_manifest():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_record_decodes(name):
-    decoded = decode((GOLDEN / name).read_bytes())
+    decoded = decode((GOLDEN / name).read_bytes(), base_of(name))
     assert len(decoded) == MANIFEST[name]["decoded_bytes"]
     assert hashlib.sha256(decoded).hexdigest() == MANIFEST[name]["decoded_sha256"]
 
@@ -30,4 +36,12 @@ def test_record_of_another_length_is_refused(name):
     record = (GOLDEN / name).read_bytes()
     for damaged in (record[:-1], record + b"\0", record[:15]):
         with pytest.raises(FormatError):
-            decode(damaged)
+            decode(damaged, base_of(name))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "base" in MANIFEST[name]])
+def test_record_without_its_base_or_with_another_one_is_refused(name):
+    record, base = (GOLDEN / name).read_bytes(), base_of(name)
+    for other in (None, base[:-1], bytes([base[0] ^ 1]) + base[1:]):
+        with pytest.raises(FormatError, match="base"):
+            decode(record, other)

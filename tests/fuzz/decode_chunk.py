@@ -30,7 +30,7 @@ def main() -> None:
         raise SystemExit("atheris is not installed; pip install atheris") from error
     sys.path.insert(0, str(TESTS))
     with atheris.instrument_imports(include=["tensorus_codecs"]):
-        from contract.codec_decoding import assert_refused_or_decoded, repaired  # noqa: PLC0415 - instrumented so
+        from contract.codec_decoding import assert_refused_or_decoded, rebased, repaired  # noqa: PLC0415 - instrumented so
         from tensorus_codecs.registry import available_codecs  # noqa: PLC0415 - likewise
 
         # Codecs are imported when they are first asked for, which would be too late.
@@ -39,6 +39,7 @@ def main() -> None:
     def check(data: bytes) -> None:
         assert_refused_or_decoded(data)
         assert_refused_or_decoded(repaired(data))
+        assert_refused_or_decoded(rebased(repaired(data)))
 
     # Once, instead of for every input: see `allocating_at_most`.
     tracemalloc.start()

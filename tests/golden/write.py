@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from write_wire import write_wire
 
+from tensorus_codecs.base import Base
 from tensorus_codecs.chunk_record import VERSION
 from tensorus_codecs.dtypes import DType, dtype_by_name, opaque_dtype
 from tensorus_codecs.encoding import Encoding
@@ -121,6 +122,18 @@ def offset(name: str, count: int, seed: int, *, exceptions: bool = False) -> Inp
         values[[10, 300, 310]] = [np.nan, np.inf, -np.inf]
         text += "; then 10: NaN, 300: inf, 310: -inf"
     return Input(dtype, values.tobytes(), text)
+
+
+def later(base: Input, share: float, step_max: int, seed: int) -> Input:
+    """Return `base` after a few steps of a training: some of its words are others."""
+    random = np.random.default_rng(seed)
+    words = np.frombuffer(base.data, base.dtype.word).copy()
+    changed = random.random(words.size) < share
+    words[changed] += random.integers(-step_max, step_max + 1, int(changed.sum())).astype(words.dtype)
+    text = (
+        f"then default_rng({seed}): integers(-{step_max}, {step_max + 1}) added to the words where random() < {share}"
+    )
+    return Input(base.dtype, words.tobytes(), f"{base.provenance}; {text}")
 
 
 HUFFMAN: dict[str, Any] = {"id": "zstd", "configuration": {"huffman_only": True}}
@@ -287,6 +300,23 @@ CHUNKS: dict[str, tuple[Input, list[str | dict[str, Any]]]] = {
 }
 """Per file: what goes in, and the codecs that it passes."""
 
+DELTAS: dict[str, tuple[str, Input, list[str | dict[str, Any]]]] = {
+    f"int_delta_{name}": (base, later(CHUNKS[base][0], share, step_max, seed), ["int_delta", *compressor])
+    for name, base, share, step_max, seed, compressor in (
+        ("1_bit_huffman_bfloat16", "rotated_planes_huffman_bfloat16", 0.05, 3, 200, [HUFFMAN]),
+        ("2_bits_huffman_bfloat16", "rotated_planes_huffman_bfloat16", 0.5, 2, 201, [HUFFMAN]),
+        ("0_bits_zstd_float32", "rotated_planes_huffman_float32", 0.95, 40_000, 202, ["zstd"]),
+        ("1_bit_float64", "planes_gzip_float64", 0.1, 2**40, 203, []),
+        ("2_bits_gzip_complex128", "rotated_planes_gzip_complex128", 0.5, 2, 204, ["gzip"]),
+        ("2_bits_uint8", "packbits_uint8", 0.9, 1, 205, []),
+        ("1_bit_uint8", "gzip_9_uint8", 0.1, 9, 206, []),
+        ("2_bits_opaque_3_bytes", "raw_opaque_3_bytes", 0.3, 2, 207, []),
+        ("1_bit_float32_special", "rotated_planes_zstd_float32_special", 0.01, 1, 208, []),
+        ("of_equal_words_int64", "lz4_int64", 0.0, 1, 209, []),
+    )
+}
+"""Per file: the file in CHUNKS that is its base, what goes in, and the codecs that it passes."""
+
 
 def write_chunk_records(folder: Path) -> None:
     """Write a record per entry of CHUNKS, and a manifest of what each decodes to."""
@@ -295,6 +325,10 @@ def write_chunk_records(folder: Path) -> None:
     older = json.loads(manifest_path.read_text()) if manifest_path.exists() else {}
     # Everything is made, and checked, before anything is written.
     made = {f"{prefix}{name}.bin": _chunk_record(source, steps) for name, (source, steps) in CHUNKS.items()}
+    for name, (base_name, source, steps) in DELTAS.items():
+        base_file = f"{prefix}{base_name}.bin"
+        record, entry = _chunk_record(source, steps, Base(decode_chunk(made[base_file][0]), source.dtype))
+        made[f"{prefix}{name}.bin"] = record, {**entry, "base": base_file}
     for path in folder.glob(f"{prefix}*.bin"):
         path.unlink()
     for name, (record, _) in made.items():
@@ -304,13 +338,19 @@ def write_chunk_records(folder: Path) -> None:
     manifest_path.write_text(json.dumps(dict(sorted(manifest.items())), indent=1) + "\n")
 
 
-def _chunk_record(source: Input, steps: list[str | dict[str, Any]]) -> tuple[bytes, dict[str, Any]]:
+def _chunk_record(
+    source: Input, steps: list[str | dict[str, Any]], base: Base | None = None
+) -> tuple[bytes, dict[str, Any]]:
     encoding = Encoding.from_json([{"id": step} if isinstance(step, str) else step for step in steps])
-    chunk = encode_chunk(source.data, source.dtype, plan(StoragePolicy(encoding=encoding), source.dtype))
+    if base is None:
+        planned = plan(StoragePolicy(encoding=encoding), source.dtype)
+    else:
+        planned = replace(plan(StoragePolicy(preset="none"), source.dtype), delta=encoding)
+    chunk = encode_chunk(source.data, source.dtype, planned, base=base)
     if chunk.encoding != encoding:
         raise ValueError(f"{source.provenance} was to be stored as {encoding}, and would be as {chunk.encoding}")
     record = b"".join(bytes(piece) for piece in chunk.record)
-    decoded = bytes(decode_chunk(record))
+    decoded = bytes(decode_chunk(record, base=base))
     lossless = encoding.quantizer is None
     if lossless and decoded != source.data:
         raise ValueError(f"{source.provenance} does not come back from {encoding}")

@@ -302,8 +302,8 @@ def records() -> list[Vector]:
     held = {step["id"] for entry in entries.values() for step in entry["encoding"]}
     for file, entry in sorted(manifest.items(), key=lambda entry: entry[1]["decoded_bytes"]):
         ids = {step["id"] for step in entry["encoding"]}
-        # A dtype that the contract has no number for cannot be told on the wire.
-        if not ids <= held and not entry["dtype"].startswith("dtype_"):
+        # A dtype that the contract has no number for cannot be told on the wire, and a record with a base does not travel.
+        if not ids <= held and not entry["dtype"].startswith("dtype_") and "base" not in entry:
             entries[file.removeprefix("v1_").removesuffix(".bin")] = entry
             held |= ids
     return [_record(name, entry) for name, entry in entries.items()]

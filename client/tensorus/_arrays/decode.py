@@ -6,6 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from tensorus.errors import DataCorruptError
+from tensorus_codecs.abc import BaseFilter
 from tensorus_codecs.errors import CodecError
 from tensorus_codecs.pipeline import decode_chunk_into
 from tensorus_codecs.registry import available_codecs
@@ -18,8 +19,8 @@ __all__ = ["accepted_codecs", "decode_record_into"]
 
 @cache
 def accepted_codecs() -> tuple[str, ...]:
-    """Return the ids of the codecs that this process can decode, because their libraries are installed."""
-    return tuple(entry.id for entry in available_codecs())
+    """Return the ids of the codecs that this process can decode: their libraries are installed, and they need no base."""
+    return tuple(entry.id for entry in available_codecs() if not issubclass(entry.load(), BaseFilter))
 
 
 def decode_record_into(record: Buffer, target: memoryview) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from tensorus_codecs.abc import Filter, Filtered
 from tensorus_codecs.errors import CorruptChunkError
+from tensorus_codecs.filters._zigzag import undo_zigzag, zigzag
 from tensorus_codecs.filters.planes import merge_planes, split_planes
 
 if TYPE_CHECKING:
@@ -51,11 +52,7 @@ class Delta(Filter):
         differences = words.copy()
         if self.distance:
             differences[self.distance :] -= words[: -self.distance]
-        signed = differences.view(f"<i{words.itemsize}")
-        # The arithmetic shift yields all ones for negative differences, and zeros otherwise.
-        negative = signed >> signed.dtype.type(8 * words.itemsize - 1)
-        differences <<= words.dtype.type(1)
-        differences ^= negative.view(words.dtype)
+        zigzag(differences)
         return Filtered(split_planes(differences), bytes([self.distance]))
 
     @classmethod
@@ -69,11 +66,7 @@ class Delta(Filter):
     def decode(cls, streams: Sequence[Buffer], parameters: bytes, words: Words) -> None:
         """Merge the planes, undo the zigzag and add up the differences."""
         merge_planes(streams, words)
-        one = words.dtype.type(1)
-        sign = words & one
-        words >>= one
-        # The negated sign is all ones if the lowest bit was set.
-        words ^= np.negative(sign, out=sign)
+        undo_zigzag(words)
         # Words `distance` apart form a lane; each lane is a cumulative sum of its own. With distance 0 there is no lane.
         for first in range(parameters[0]):
             lane = words[first :: parameters[0]]
