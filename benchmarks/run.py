@@ -45,6 +45,7 @@ GROUPS = (
     "startup",
     "local",
     "codecs",
+    "deltas",
     "stages",
     "transport",
 )

@@ -1,0 +1,168 @@
+"""Checkpoints stored as differences to an earlier one: size and speed beside the same checkpoints alone, on one core.
+
+This group trains a small transformer, and runs in the benchmark's own process.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from common.checkpoints import Checkpoint, train
+from common.result import Bar, Bars, Figure, Goal, Picture, Row, Spread, Table
+from common.runs import Contestant, Here, Measured, alternate
+from common.settings import MIB, Settings
+from common.values import Array
+
+from tensorus._allocator import tune_allocator
+from tensorus_codecs.base import Base
+from tensorus_codecs.dtypes import dtype_by_name
+from tensorus_codecs.pipeline import decode_chunk, encode_chunk
+from tensorus_codecs.plan import plan
+from tensorus_codecs.policy import StoragePolicy
+from tensorus_codecs.select import narrowed
+
+__all__ = ["measure"]
+
+LEARNING_RATES = (1e-5, 1e-6)
+WARM_UP_STEPS = 150
+SMOKE_TEST_STEPS = 3
+"""Of a run with small tensors, whose figures are meaningless."""
+
+RATIO_GOALS = {(1e-5, 10): 8.0, (1e-6, 10): 20.0}
+"""By learning rate and steps between the checkpoints."""
+ALONE_GOAL = 1.5
+CPU_GOAL = 1.5
+"""Largest processor time relative to the preset `lossless`."""
+
+INDEX_ENTRY_BYTES = 8
+"""Of the chunk index, for each chunk."""
+
+BF16 = dtype_by_name("bfloat16")
+
+NOTES = (
+    "Ratio: bytes of all tensors before over bytes of their records and index entries after.",
+    "Processor time: medians of alternating runs over the whole checkpoint, in chunks of 1 MiB; one thread.",
+    "A reader of differences also needs the base, whose decoding is not included.",
+)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A chunk, and the bytes of the earlier checkpoint at the same place."""
+
+    chunk: memoryview
+    base: memoryview | None
+
+
+def measure(settings: Settings) -> Table:
+    """Return ratio and processor time, alone and as differences, for each learning rate and number of steps."""
+    # As a server does: otherwise every fresh megabyte is mapped, touched and unmapped.
+    tune_allocator()
+    rows: list[Row] = []
+    ratios: list[Bar] = []
+    warm_up_steps = WARM_UP_STEPS if settings.mebibytes >= 64 else SMOKE_TEST_STEPS
+    for trained in train(LEARNING_RATES, warm_up_steps, settings.report):
+        for steps, checkpoint in trained.later.items():
+            name = f"lr {trained.learning_rate:g}, {steps} step{'s' if steps > 1 else ''}"
+            ratio_goal = RATIO_GOALS.get((trained.learning_rate, steps))
+            alone, delta = _measure_one(name, checkpoint, trained.first, ratio_goal, settings)
+            rows += [alone, delta]
+            for row, ours in ((alone, False), (delta, True)):
+                ratio = float(row.figures["ratio"] or 0)
+                marks = tuple(goal.mark for goal in row.goals if goal.mark is not None)
+                label = f"{name}, {row.figures['stored as']}"
+                ratios.append(Bar(label, Spread(ratio, ratio, ratio), ours, marks))
+    title = "checkpoints of a small transformer, bfloat16, some steps of AdamW after another one"
+    picture = Picture(title, [Bars("", "ratio, logarithmic", ratios, logarithmic=True)])
+    return Table(title, "", rows, picture, NOTES)
+
+
+def _measure_one(
+    name: str, checkpoint: Checkpoint, base: Checkpoint, ratio_goal: float | None, settings: Settings
+) -> tuple[Row, Row]:
+    """Return the rows of a checkpoint alone, and as differences to an earlier one."""
+    joined = _pairs(_joined(checkpoint), _joined(base))
+    alone = [_Pair(pair.chunk, None) for pair in joined]
+    encoded = {"alone": _encode(alone), "delta": _encode(joined)}
+    pairs = {"alone": alone, "delta": joined}
+    contestants: dict[str, Contestant] = {}
+    for kind, chunks in pairs.items():
+        contestants[f"{kind} encode"] = Here(partial(_encode, chunks))
+        contestants[f"{kind} decode"] = Here(partial(_decode, encoded[kind], chunks))
+    found = alternate(contestants, settings.repeats, lambda text: settings.report(f"{name}: {text}"))
+    gigabytes = sum(pair.chunk.nbytes for pair in joined) / 1e9
+    cpu = {key: _cpu_s(measured) / gigabytes for key, measured in found.items()}
+    ratios = {kind: _ratio(checkpoint, base if kind == "delta" else None) for kind in pairs}
+    goals = [_at_least(ratio_goal, ratios["delta"])] if ratio_goal is not None else []
+    goals += [_at_most_times(verb, cpu[f"delta {verb}"] / cpu[f"alone {verb}"]) for verb in ("encode", "decode")]
+
+    def figures(kind: str, stored_as: str) -> dict[str, Figure]:
+        return {
+            "stored as": stored_as,
+            "ratio": ratios[kind],
+            "encode CPU s/GB": cpu[f"{kind} encode"],
+            "decode CPU s/GB": cpu[f"{kind} decode"],
+        }
+
+    return (
+        Row(name, figures("alone", "lossless, alone"), (_at_least(ALONE_GOAL, ratios["alone"]),)),
+        Row(name, figures("delta", "differences"), tuple(goals)),
+    )
+
+
+def _encode(pairs: list[_Pair]) -> list[bytes]:
+    """Encode chunks as a writer does: with one choice for all of them."""
+    planned = narrowed(plan(StoragePolicy(), BF16), pairs[0].chunk, BF16)
+    records = []
+    for pair in pairs:
+        base = None if pair.base is None else Base(pair.base, BF16)
+        records.append(b"".join(bytes(piece) for piece in encode_chunk(pair.chunk, BF16, planned, base=base).record))
+    return records
+
+
+def _decode(records: list[bytes], pairs: list[_Pair]) -> None:
+    for record, pair in zip(records, pairs, strict=True):
+        decode_chunk(record, base=None if pair.base is None else Base(pair.base, BF16))
+
+
+def _ratio(checkpoint: Checkpoint, base: Checkpoint | None) -> float:
+    """Return bytes before over bytes after, each tensor encoded by itself, and verified."""
+    before = after = 0
+    for name, values in checkpoint.items():
+        pairs = _pairs(values, None if base is None else base[name])
+        for record, pair in zip(_encode(pairs), pairs, strict=True):
+            if decode_chunk(record, base=None if pair.base is None else Base(pair.base, BF16)) != pair.chunk:
+                raise SystemExit(f"tensor {name} does not come back")
+            before += pair.chunk.nbytes
+            after += len(record) + INDEX_ENTRY_BYTES
+    return before / after
+
+
+def _joined(checkpoint: Checkpoint) -> Array:
+    return np.concatenate(list(checkpoint.values()))
+
+
+def _pairs(values: Array, base: Array | None) -> list[_Pair]:
+    """Cut a tensor into chunks of 1 MiB."""
+    chunks = _cut(values)
+    return [_Pair(*pair) for pair in zip(chunks, [None] * len(chunks) if base is None else _cut(base), strict=True)]
+
+
+def _cut(values: Array) -> list[memoryview]:
+    data = memoryview(values.view(np.uint8))
+    return [data[start : start + MIB] for start in range(0, data.nbytes, MIB)]
+
+
+def _cpu_s(measured: Measured) -> float:
+    return statistics.median(run.client_cpu_s or 0.0 for run in measured.runs)
+
+
+def _at_least(limit: float, ratio: float) -> Goal:
+    return Goal(f"ratio ≥ {limit:g}", f"{ratio:.2f}", ratio >= limit, limit)
+
+
+def _at_most_times(verb: str, times: float) -> Goal:
+    return Goal(f"{verb} ≤ {CPU_GOAL:g} x lossless", f"{times:.2f} x", times <= CPU_GOAL)
