@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tensorus_codecs.plain_dataclass import plain_dataclass
-from tensorus_server.compact_json import to_json
+from tensorus_protos.rules import to_json
 from tensorus_server.filter.metadata_index import index_of
 
 if TYPE_CHECKING:
