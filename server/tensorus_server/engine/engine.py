@@ -474,7 +474,7 @@ def _place_of(page_token: str, listing: str) -> int:
     """Return the number after which a listing continues."""
     fields = decode_token(page_token, "page_token")
     if len(fields) != 2 or fields[0] != listing or not isinstance(fields[1], int) or abs(fields[1]) >= 2**63:
-        raise InvalidPageTokenError("page_token is not one that this server gave, or of another listing")
+        raise InvalidPageTokenError("page_token was not issued by this server, or belongs to another listing")
     return fields[1]
 
 
