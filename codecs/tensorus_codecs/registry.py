@@ -58,7 +58,7 @@ class Entry:
         except ImportError as error:
             raise UnsupportedCodecError(
                 f"codec {self.id!r} needs the library {error.name!r}, which is not installed; "
-                f"pip install 'tensorus[{self.extra}]' brings it"
+                f"pip install 'tensorus[{self.extra}]' installs it"
             ) from error
         return loaded
 

@@ -189,7 +189,7 @@ class TestMissingLibrary:
         library = LIBRARIES[name]
         message = (
             rf"^codec '{name}' needs the library '{library}', which is not installed; "
-            rf"pip install 'tensorus\[{EXTRAS[name]}\]' brings it$"
+            rf"pip install 'tensorus\[{EXTRAS[name]}\]' installs it$"
         )
         with hidden_library(name):
             for look_up in (codec_class, lambda missing: codec_by_id(missing, {})):

@@ -161,7 +161,7 @@ CALLS: dict[str, tuple[Callable[[TensorServiceStub, str], Any], tuple[str, str, 
     ),
     "a page token of somebody else's": (
         lambda stub, name: stub.ListTensors(pb.ListTensorsRequest(dataset=name, page_token="next please")),
-        ("INVALID_ARGUMENT", "INVALID_PAGE_TOKEN", r"page_token is not one that this server gave"),
+        ("INVALID_ARGUMENT", "INVALID_PAGE_TOKEN", r"page_token was not issued by this server"),
     ),
     "metadata of an unknown tensor": (
         lambda stub, name: stub.UpdateTensor(pb.UpdateTensorRequest(dataset=name, id="nobody")),

@@ -1,4 +1,4 @@
-"""A chunk store in this process's memory, for tests and for engines that end with their process."""
+"""A chunk store in this process's memory, for tests."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ class MemoryLeases(Leases):
 
 
 class _MemoryQuarantine(Quarantine):
-    # The store and its quarantine are two halves of one thing.
+    # The store and its quarantine share their state.
     # ruff: noqa: SLF001
 
     def __init__(self, store: MemoryChunkStore) -> None:
@@ -235,7 +235,7 @@ def _name(key: str) -> str:
 
 
 class _MemoryWriter(ChunkWriter):
-    # The store and its writers are two halves of one thing.
+    # The store and its writers share their state.
     # ruff: noqa: SLF001
 
     def __init__(self, store: MemoryChunkStore, payload_key: str, kept: bytes | None = None) -> None:

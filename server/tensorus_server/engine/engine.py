@@ -19,12 +19,12 @@ from tensorus_server.engine.insert.one_by_one import OneByOne
 from tensorus_server.engine.insert.sessions import InsertSessions
 from tensorus_server.engine.insert.stream import InsertOptions, InsertServices, InsertStream
 from tensorus_server.engine.insert.uploads import progress_of, tensors_of
+from tensorus_server.engine.orphans import empty_quarantine, quarantine_orphans
 from tensorus_server.engine.paging import checked_page_size, decode_token, encode_token, take_all
 from tensorus_server.engine.purge import Purger
 from tensorus_server.engine.query import Selection, list_page
 from tensorus_server.engine.read.reader import TensorReader
 from tensorus_server.engine.sweep import sweep
-from tensorus_server.engine.unknown import empty_quarantine, set_aside
 from tensorus_server.engine.validate import (
     require_dataset_name,
     require_metadata,
@@ -52,9 +52,9 @@ if TYPE_CHECKING:
     from tensorus_server.chunk_store.abc import ChunkStore, Quarantine
     from tensorus_server.engine.codec_pool import CodecPool
     from tensorus_server.engine.insert.stream import ItemProgress, ItemResult
+    from tensorus_server.engine.orphans import Listing
     from tensorus_server.engine.query import Query
     from tensorus_server.engine.sweep import Swept
-    from tensorus_server.engine.unknown import Listing
     from tensorus_server.filter.tree import Filter
     from tensorus_server.model import Dataset, DatasetStats, Metadata, NewTensor, Read, Tensor
 
@@ -372,14 +372,14 @@ class Engine:
         store = self._chunk_store
         return sweep(self._catalogue, store, store, in_grace=in_grace, is_closing=self._closing.is_set)
 
-    def set_unknown_aside(self) -> Listing:
-        """Move payloads without a row to quarantine; also runs in the background, once a day. See `unknown.set_aside`.
+    def quarantine_orphans(self) -> Listing:
+        """Move payloads without a row to quarantine; also runs in the background, once a day. See `orphans.quarantine_orphans`.
 
         Raises:
             LimitExceededError: there are too many.
             DataCorruptError, StoreUnavailableError: the catalogue is damaged.
         """
-        return set_aside(
+        return quarantine_orphans(
             self._catalogue,
             self._chunk_store,
             self._chunk_store.quarantine,
@@ -449,7 +449,7 @@ class Engine:
             try:
                 self.sweep()
                 if self._catalogue.garbage.claim_listing(_LIST_EVERY_S):
-                    self.set_unknown_aside()
+                    self.quarantine_orphans()
             except Exception as error:  # noqa: BLE001 - the next round tries again, whatever the error
                 # The folder may have been removed meanwhile. A store that merely cannot be swept still serves.
                 if not self._takes_writes():
@@ -474,7 +474,7 @@ def _place_of(page_token: str, listing: str) -> int:
     """Return the number after which a listing continues."""
     fields = decode_token(page_token, "page_token")
     if len(fields) != 2 or fields[0] != listing or not isinstance(fields[1], int) or abs(fields[1]) >= 2**63:
-        raise InvalidPageTokenError("page_token is not one that this server gave, or of another listing")
+        raise InvalidPageTokenError("page_token was not issued by this server, or belongs to another listing")
     return fields[1]
 
 

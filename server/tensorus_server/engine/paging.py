@@ -105,7 +105,7 @@ def decode_token(token: str, name: str) -> list[Any]:
     try:
         fields = json.loads(base64.urlsafe_b64decode(token.encode()))
     except (binascii.Error, ValueError, RecursionError) as error:
-        raise InvalidPageTokenError(f"{name} is not one that this server gave") from error
+        raise InvalidPageTokenError(f"{name} was not issued by this server") from error
     if not isinstance(fields, list):
-        raise InvalidPageTokenError(f"{name} is not one that this server gave")
+        raise InvalidPageTokenError(f"{name} was not issued by this server")
     return fields

@@ -132,7 +132,7 @@ class TestEngineSweeps:
         (dead / "unfinished").write_bytes(b"x")
         with engine_on(folder) as engine:
             engine.sweep()
-            # That a row is missing proves nothing: `unknown.py` looks into that, once a day.
+            # That a row is missing proves nothing: `orphans.py` looks into that, once a day.
             assert set(RawFolder(folder).published()) == {kept.locator.key, orphan}
             assert not dead.exists()
             assert (read(engine, "d", "kept") == self.ARRAY).all()

@@ -20,7 +20,7 @@ from tensorus_server.errors import StoreUnavailableError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tensorus_server.catalogue.identity import Payloads
+    from tensorus_server.catalogue.identity_check import Payloads
 
 __all__ = ["SqliteCatalogue"]
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_server.catalogue.abc import require_intact
-from tensorus_server.catalogue.resolve import validated
+from tensorus_server.catalogue.conflicts import validated
 from tensorus_server.chunk_store.discarding import DiscardingStaging
 from tensorus_server.engine.insert import leftovers
 from tensorus_server.engine.insert.announcement import first_announcement

@@ -24,9 +24,9 @@ from tensorus_server.catalogue.sqlite.garbage import SqliteGarbageTable
 from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.chunk_store.local import LocalChunkStore
 from tensorus_server.chunk_store.local_quarantine import LocalQuarantine
-from tensorus_server.engine import unknown as unknown_module
+from tensorus_server.engine import orphans as orphans_module
 from tensorus_server.engine.engine import Engine
-from tensorus_server.engine.unknown import Listing, empty_quarantine, set_all_aside, set_aside
+from tensorus_server.engine.orphans import Listing, empty_quarantine, quarantine_all_orphans, quarantine_orphans
 from tensorus_server.errors import DataCorruptError, EngineError, LimitExceededError
 from tensorus_server.model import Tensor
 
@@ -70,7 +70,7 @@ def known(catalogue: SqliteCatalogue, tmp_path: Path, name: str) -> str:
 def run(
     catalogue: SqliteCatalogue, store: LocalChunkStore, uncommitted: Callable[[], frozenset[str]] = frozenset
 ) -> Listing:
-    return set_aside(
+    return quarantine_orphans(
         catalogue, store, store.quarantine, older_than_s=AGE_S, quarantine_s=QUARANTINE_S, uncommitted=uncommitted
     )
 
@@ -86,7 +86,7 @@ def test_an_old_payload_that_no_row_has_is_moved_and_deleted_after_its_time(
     assert (entry.key, entry.stored_bytes) == (orphan, len(b"payload"))
     assert began_s + QUARANTINE_S - 1 <= entry.until_s <= time.time() + QUARANTINE_S
     assert run(catalogue, store) == Listing(listed=1, moved=0, deleted=0)
-    monkeypatch.setattr(unknown_module.time, "time", lambda: began_s + QUARANTINE_S + 60)
+    monkeypatch.setattr(orphans_module.time, "time", lambda: began_s + QUARANTINE_S + 60)
     assert run(catalogue, store).deleted == 1
     assert store.quarantine.entries() == []
 
@@ -168,11 +168,11 @@ class TestLimit:
     def test_whoever_accepts_the_loss_moves_all_of_them(
         self, catalogue: SqliteCatalogue, store: LocalChunkStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(unknown_module, "_BATCH", 50)
+        monkeypatch.setattr(orphans_module, "_BATCH", 50)
         stays = known(catalogue, tmp_path, "t")
         for _ in range(201):
             planted(tmp_path, age_s=10.0)
-        assert set_all_aside(catalogue, store, store.quarantine, quarantine_s=QUARANTINE_S) == Listing(
+        assert quarantine_all_orphans(catalogue, store, store.quarantine, quarantine_s=QUARANTINE_S) == Listing(
             listed=202, moved=201, deleted=0
         )
         assert list(RawFolder(tmp_path).published()) == [stays]
@@ -298,7 +298,7 @@ class TestEngine:
             engine.create_dataset("d", StoragePolicy(preset="none"))
             kept = insert(engine, "d", "kept", self.ARRAY)
             orphan = planted(folder)
-            assert engine.set_unknown_aside().moved == 0
+            assert engine.quarantine_orphans().moved == 0
             assert set_aside_now(engine) == 1
             assert list(RawFolder(folder).published()) == [kept.locator.key]
             assert [entry.key for entry in engine.quarantine.entries()] == [orphan]
@@ -311,7 +311,7 @@ class TestEngine:
         with engine_on(folder, sweeps=True):
             planted(folder, age_s=100_000.0)
         listed: list[Engine] = []
-        monkeypatch.setattr(Engine, "set_unknown_aside", lambda self: listed.append(self) or Listing(0, 0, 0))
+        monkeypatch.setattr(Engine, "quarantine_orphans", lambda self: listed.append(self) or Listing(0, 0, 0))
         with engine_on(folder, sweeps=True):
             pass
         assert listed == []
