@@ -22,8 +22,7 @@ from tensorus_codecs.summary import summarize, summarize_rows
 from tensorus_server.catalogue.abc import StoredTensor
 from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.engine.insert.totals import Totals
-from tensorus_server.engine.read.inline import pack_entry, raw_record
-from tensorus_server.engine.read.payload import ENTRY_BYTES
+from tensorus_server.engine.read.payload import ENTRY_BYTES, pack_entry, raw_record
 from tensorus_server.engine.validate import is_canonical
 from tensorus_server.limits import INLINE_BYTES_MAX
 from tensorus_server.model import Checksum, EncodingShare, Locator, StorageReport
