@@ -19,7 +19,7 @@ import xxhash
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["TensorDigest", "chunk_seed", "combine_crc32c", "crc32c", "crc32c_of_tail"]
+__all__ = ["TensorDigest", "chunk_seed", "combine_crc32c", "crc32c"]
 
 _POLYNOMIAL = 0x82F63B78
 """The Castagnoli polynomial with reversed bits: the coefficient of x**0 is the highest bit."""
@@ -36,14 +36,6 @@ def combine_crc32c(first: int, second: int, second_bytes: int) -> int:
     crc(A + B) = crc(A) * x**(8 * len(B)) + crc(B), modulo the polynomial.
     """
     return _multiply(first, _power_of_x(8 * second_bytes)) ^ second
-
-
-def crc32c_of_tail(whole: int, head: int, tail_bytes: int) -> int:
-    """Return the CRC32C of the bytes after the head, from the CRCs of the whole and of the head.
-
-    This is `combine_crc32c` solved for the second buffer.
-    """
-    return _multiply(head, _power_of_x(8 * tail_bytes)) ^ whole
 
 
 def chunk_seed(payload_key: str, chunk_number: int) -> int:

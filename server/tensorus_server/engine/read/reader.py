@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tensorus_codecs.checksum import crc32c, crc32c_of_tail
+from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.chunk_record import RAW_HEADER_BYTES, parse_record
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
@@ -23,7 +23,7 @@ from tensorus_server.chunk_index import IndexCache
 from tensorus_server.chunk_store.abc import PayloadMissingError
 from tensorus_server.chunk_store.bytes_reader import BytesReader
 from tensorus_server.engine.read.cast import Cast
-from tensorus_server.engine.read.payload import Payload
+from tensorus_server.engine.read.payload import Payload, damage, raw_record
 from tensorus_server.engine.read.slices import SlicePlan, resolve_slices
 from tensorus_server.errors import (
     DataCorruptError,
@@ -47,8 +47,7 @@ if TYPE_CHECKING:
     from tensorus_server.engine.codec_pool import CodecPool
     from tensorus_server.model import Part, Tensor
 
-__all__ = ["Piece", "ReadPlan", "TensorReader"]
-
+__all__ = ["Piece", "ReadPlan", "TensorReader", "stored_form"]
 
 _HERE_BYTES_MAX = 64 * 1024
 """Up to this size, the caller's thread decodes: the hand-over to another takes longer (measured at 1 KiB: 0.1 ms)."""
@@ -204,7 +203,7 @@ class TensorReader:
 
         def work(chunk: int) -> list[Piece]:
             stored, _ = payload.read_record(chunk)
-            canonical = _decode(payload, chunk, _parse(tensor, payload, chunk, stored))
+            canonical = _decode(tensor, chunk, _parse(tensor, chunk, stored))
             values = np.frombuffer(canonical, np.dtype((np.void, element_bytes)))
             pieces = []
             for found in slices.pieces(chunk, values):
@@ -252,34 +251,72 @@ def _has_codec_work(tensor: Tensor, accepted: _Accepted) -> bool:
 
 
 def _read_run(tensor: Tensor, payload: Payload, run: _Run, accepted: _Accepted) -> Piece:
-    """Return the run's bytes, or its whole chunk as the stored record if the client can decode that."""
-    data, data_crc32c = payload.read_record(run.chunk)
-    record = _parse(tensor, payload, run.chunk, data)
-    whole = run.stop - run.start == record.canonical_bytes
-    if whole and record.is_raw:
-        # The checksum of the values is derived from the record's, which is verified: no second pass over the bytes.
-        header_crc32c = crc32c(data[:RAW_HEADER_BYTES])
-        canonical = memoryview(data)[RAW_HEADER_BYTES:]
-        return Piece(
-            run.offset, canonical.nbytes, canonical, crc32c_of_tail(data_crc32c, header_crc32c, canonical.nbytes)
+    """Return the run's bytes; a whole chunk in its stored form, if the client takes that."""
+    record, record_crc32c = payload.read_record(run.chunk)
+    chunk_bytes = _chunk_bytes(tensor, run.chunk)
+    if run.stop - run.start == chunk_bytes:
+        codecs = accepted.codecs if len(record) <= accepted.record_bytes_max else frozenset()
+        piece = stored_form(
+            tensor, chunk_bytes, memoryview(record), record_crc32c, codecs, chunk=run.chunk, offset=run.offset
         )
-    if whole and accepted.codecs and len(data) <= accepted.record_bytes_max:
-        ids = _codec_ids(payload, run.chunk, record)
-        if accepted.codecs.issuperset(ids):
-            return Piece(run.offset, record.canonical_bytes, data, data_crc32c, ids)
-    part = _decode(payload, run.chunk, record)[run.start : run.stop]
+        if piece is not None:
+            return piece
+    part = _decode(tensor, run.chunk, _parse(tensor, run.chunk, record))[run.start : run.stop]
     return Piece(run.offset, part.nbytes, part, crc32c(part))
 
 
-def _parse(tensor: Tensor, payload: Payload, chunk: int, data: bytes) -> ChunkRecord:
+def stored_form(
+    tensor: Tensor,
+    chunk_bytes: int,
+    record: memoryview,
+    record_crc32c: int,
+    accepted_codecs: frozenset[str],
+    *,
+    chunk: int = 0,
+    offset: int = 0,
+) -> Piece | None:
+    """Return a whole chunk without decoding it: its values if they are raw, or else its record; None if it must be decoded.
+
+    Args:
+        chunk_bytes: canonical bytes of the chunk.
+        record: its record, which was verified.
+        record_crc32c: the record's CRC32C.
+        accepted_codecs: ids of the codecs that the client can decode.
+        chunk: the chunk's number.
+        offset: its offset within the result.
+
+    Raises:
+        DataCorruptError: the record breaks a rule of the format, or belongs to another chunk.
+        UnsupportedCodecError: no package that is installed here has the codec.
+    """
+    header, header_crc32c = raw_record(tensor.spec.dtype, chunk_bytes)
+    if len(record) == RAW_HEADER_BYTES + chunk_bytes and record[:RAW_HEADER_BYTES] == header:
+        # The CRC32C of the values, without a pass over them: see `raw_record`.
+        return Piece(offset, chunk_bytes, record[RAW_HEADER_BYTES:], record_crc32c ^ header_crc32c)
+    if not accepted_codecs:
+        return None
+    ids = _codec_ids(tensor, chunk, _parse(tensor, chunk, record))
+    if not ids or not accepted_codecs.issuperset(ids):
+        # No codecs: a raw record of another dtype of the same width, such as one from before this version knew the dtype.
+        return None
+    return Piece(offset, chunk_bytes, record, record_crc32c, ids)
+
+
+def _chunk_bytes(tensor: Tensor, chunk: int) -> int:
+    """Return the number of canonical bytes of a chunk; the last one may be shorter than the others."""
+    return min(tensor.chunk_bytes, tensor.spec.canonical_bytes - chunk * tensor.chunk_bytes)
+
+
+def _parse(tensor: Tensor, chunk: int, data: Buffer) -> ChunkRecord:
     """Parse a record and check that it fits this chunk of this tensor."""
     try:
         record = parse_record(data)
     except CorruptChunkError as error:
-        raise payload.damage(f"chunk {chunk}: {error}", chunk=chunk) from error
-    expected = min(tensor.chunk_bytes, tensor.spec.canonical_bytes - chunk * tensor.chunk_bytes)
+        raise damage(tensor, f"chunk {chunk}: {error}", chunk=chunk) from error
+    expected = _chunk_bytes(tensor, chunk)
     if record.canonical_bytes != expected or record.dtype.element_bytes != tensor.spec.dtype.element_bytes:
-        raise payload.damage(
+        raise damage(
+            tensor,
             f"chunk {chunk} has {record.canonical_bytes} canonical bytes of {record.dtype.name}, "
             f"expected {expected} of {tensor.spec.dtype.name}",
             chunk=chunk,
@@ -287,20 +324,20 @@ def _parse(tensor: Tensor, payload: Payload, chunk: int, data: bytes) -> ChunkRe
     return record
 
 
-def _codec_ids(payload: Payload, chunk: int, record: ChunkRecord) -> tuple[str, ...]:
+def _codec_ids(tensor: Tensor, chunk: int, record: ChunkRecord) -> tuple[str, ...]:
     try:
         return codec_ids(record)
     except UnsupportedCodecError:
         # Also raised for unknown codec numbers. That is not damage: a third-party package may provide the codec.
         raise
     except CorruptChunkError as error:
-        raise payload.damage(f"chunk {chunk}: {error}", chunk=chunk) from error
+        raise damage(tensor, f"chunk {chunk}: {error}", chunk=chunk) from error
 
 
-def _decode(payload: Payload, chunk: int, record: ChunkRecord) -> memoryview:
+def _decode(tensor: Tensor, chunk: int, record: ChunkRecord) -> memoryview:
     try:
         return decode_record(record)
     except UnsupportedCodecError:
         raise
     except CorruptChunkError as error:
-        raise payload.damage(f"chunk {chunk}: {error}", chunk=chunk) from error
+        raise damage(tensor, f"chunk {chunk}: {error}", chunk=chunk) from error
