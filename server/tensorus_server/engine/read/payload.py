@@ -15,11 +15,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.checksum import chunk_seed, crc32c
+from tensorus_codecs.coarse import HEAD_BYTES, CoarseHead
 from tensorus_server.chunk_index import ENTRY_BYTES, RecordPlaces
 from tensorus_server.chunk_store.abc import PayloadMissingError, PayloadUnreadableError
 from tensorus_server.errors import DataCorruptError
 
 if TYPE_CHECKING:
+    from tensorus_codecs.chunk_record import ChunkRecord
     from tensorus_server.chunk_index import IndexCache
     from tensorus_server.chunk_store.abc import ChunkReader
     from tensorus_server.model import Tensor
@@ -62,14 +64,35 @@ class Payload:
         begin, length, seeded_crc32c = self._places.place(chunk)
         record = self._read(self._tensor.locator.offset + begin, length, what=f"chunk {chunk}")
         found = crc32c(record)
-        expected = seeded_crc32c ^ chunk_seed(self._tensor.locator.payload_key, chunk)
-        if found != expected:
-            raise self.damage(f"CRC32C of chunk {chunk} is {found:#010x}, expected {expected:#010x}", chunk=chunk)
+        self._require_crc32c(chunk, found, seeded_crc32c)
         return record, found
+
+    def read_coarse(self, chunk: int) -> ChunkRecord | None:
+        """Return the record of the coarse form of chunk number `chunk`; None if it has none, and must be read whole.
+
+        Only the start of the stored record is read. The chunk index verifies it: see `coarse.py`.
+
+        Raises:
+            DataCorruptError: the record is damaged.
+        """
+        begin, length, seeded_crc32c = self._places.place(chunk)
+        begin += self._tensor.locator.offset
+        head = CoarseHead.parse(self._read(begin, min(length, HEAD_BYTES), what=f"chunk {chunk}"), length)
+        if head is None:
+            return None
+        streams = self._read(begin + HEAD_BYTES, head.streams_bytes, what=f"chunk {chunk}")
+        found = head.record_crc32c(streams)
+        self._require_crc32c(chunk, found, seeded_crc32c)
+        return head.record(streams)
 
     def damage(self, message: str, **facts: object) -> DataCorruptError:
         """Return an error with this tensor's identity."""
         return DataCorruptError(message, dataset=self._tensor.dataset, tensor=self._tensor.id, **facts)
+
+    def _require_crc32c(self, chunk: int, found: int, seeded: int) -> None:
+        expected = seeded ^ chunk_seed(self._tensor.locator.payload_key, chunk)
+        if found != expected:
+            raise self.damage(f"CRC32C of chunk {chunk} is {found:#010x}, expected {expected:#010x}", chunk=chunk)
 
     def _read_index(self) -> RecordPlaces:
         locator = self._tensor.locator
