@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from tensorus._arrays.canonical import as_numpy, canonical_blocks, default_kind, dtype_name, from_canonical
 from tensorus._arrays.indexing import parse_index
@@ -19,7 +19,7 @@ from tensorus.errors import (
     TensorusError,
     error_for,
 )
-from tensorus.types import NewTensor, Policy, Progress, Record
+from tensorus.types import NewTensor, Policy, Precision, Progress, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,8 +38,10 @@ __all__ = [
     "inserted_many",
     "inserted_one",
     "listing_of",
+    "part_of",
     "policies_of",
     "policy_of",
+    "precision_of",
     "progress_of",
     "record_of",
     "sample_from",
@@ -56,6 +58,8 @@ faster than with 1,000 ids, because nothing is in transit between two calls."""
 
 DELETES_PER_CALL = 1000
 """A call is one transaction, which blocks other writers."""
+
+_PRECISIONS = get_args(Precision)
 
 _COUNT_MAX = 2**64 - 1
 """Maximum of a limit, sample and seed in the contract."""
@@ -131,15 +135,36 @@ def record_of(as_: AsArray | None) -> Callable[[TensorInfo, AnyArray], Record]:
 
 
 def selection_of(
-    index: Index | None, dtype: str | None, as_: AsArray | None
+    index: Index | None, dtype: str | None, as_: AsArray | None, precision: str | None = None
 ) -> tuple[Part | None, Callable[[TensorInfo, AnyArray], Any]]:  # `Any`: a torch tensor or a NumPy array, as asked for
-    """Return the part to read, and a function that makes the array. Raises as `parse_index` and `_array_kind`."""
+    """Return the part to read, and a function that makes the array.
+
+    Raises as `parse_index`, `_array_kind` and `precision_of`.
+    """
     if index is None:
         kind = _array_kind(as_)
-        return None if dtype is None else Part(dtype=dtype), lambda _, array: from_canonical(array, kind)
+        part = part_of(precision) if dtype is None else Part(dtype=dtype, precision=precision_of(precision))
+        return part, lambda _, array: from_canonical(array, kind)
     parsed, kind = parse_index(index), _array_kind(as_)
-    part = Part(parsed.axes, parsed.trailing_axes, dtype)
+    part = Part(parsed.axes, parsed.trailing_axes, dtype, precision_of(precision))
     return part, lambda info, array: from_canonical(parsed.apply(array, info.shape), kind)
+
+
+def part_of(precision: str | None) -> Part | None:
+    """Return the part to read of whole tensors at this precision. Raises as `precision_of`."""
+    return None if precision is None else Part(precision=precision_of(precision))
+
+
+def precision_of(precision: str | None) -> str | None:
+    """Return the precision of a read.
+
+    Raises:
+        InvalidRequestError: there is no such precision.
+    """
+    if precision is not None and precision not in _PRECISIONS:
+        known = ", ".join(map(repr, _PRECISIONS))
+        raise InvalidRequestError(f"precision is {precision!r}, must be {known} or None", reason="INVALID_REQUEST")
+    return precision
 
 
 def without_result(what: str, dataset: str, tensor_id: str) -> InternalError:

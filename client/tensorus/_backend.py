@@ -64,6 +64,13 @@ class Part:
     trailing_axes: tuple[slice, ...] = ()
     dtype: str | None = None
     """Dtype to cast the values to; None: no cast."""
+    precision: str | None = None
+    """How exact the values must be; None: as stored."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the whole tensor, of its own dtype."""
+        return not (self.axes or self.trailing_axes) and self.dtype is None
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,8 @@ class Began:
     data: memoryview | None = None
     """All canonical bytes, if they came with this message, as for small tensors; no `Bytes` follow then."""
     checksum: bytes | None = None
-    """Checksum of the canonical bytes if the whole tensor arrives: XXH3-128 (16 bytes) or CRC32C (4 bytes), big-endian."""
+    """Checksum of the canonical bytes if the whole tensor arrives as it is stored: XXH3-128 (16 bytes) or CRC32C (4 bytes),
+    big-endian."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +170,8 @@ class Backend(Protocol):
     def get(self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Iterator[Arrival]:
         """Read tensors, the same part of each; at most 10,000 ids, as in the contract."""
 
-    def query(self, listing: Listing, *, with_data: bool) -> Iterator[Arrival]:
-        """Read the tensors of a listing."""
+    def query(self, listing: Listing, *, with_data: bool, precision: str | None = None) -> Iterator[Arrival]:
+        """Read the tensors of a listing, at this precision."""
 
     def list_tensors(self, listing: Listing) -> Iterator[TensorInfo | DataCorruptError]:
         """Yield the tensors of a listing without their data, page by page; damaged ones as errors, at the end of their page."""

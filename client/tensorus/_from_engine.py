@@ -51,8 +51,12 @@ def explanation_info(explanation: Explanation) -> PolicyExplanation:
     return explanation_from(explanation_to(explanation))
 
 
-def tensor_info(tensor: model.Tensor) -> TensorInfo:
-    """Return what is known of a tensor; most of it is only worked out when it is asked for."""
+def tensor_info(tensor: model.Tensor, *, coarse_error: float = 0.0) -> TensorInfo:
+    """Return what is known of a tensor; most of it is only worked out when it is asked for.
+
+    Args:
+        coarse_error: see `TensorInfo`.
+    """
     # Not the tensor itself, which may have its payload.
     checksums = tensor.source_checksum.value, tensor.value_checksum.value
     return described(
@@ -61,6 +65,7 @@ def tensor_info(tensor: model.Tensor) -> TensorInfo:
         shape=tensor.spec.shape,
         metadata=tensor.metadata,
         inserted=tensor.outcome in _STORED,
+        coarse_error=coarse_error,
         rest=partial(_measured, tensor.storage, tensor.values, *checksums, tensor.created_us),
     )
 

@@ -24,6 +24,7 @@ __all__ = [
     "OnConflict",
     "Policy",
     "PolicyExplanation",
+    "Precision",
     "Progress",
     "Record",
     "Schema",
@@ -40,6 +41,8 @@ Index: TypeAlias = "int | slice | EllipsisType | tuple[int | slice | EllipsisTyp
 AsArray: TypeAlias = Literal["torch", "numpy"]
 """The kind of array to return."""
 
+Precision: TypeAlias = Literal["bf16"]
+"""How exact the values of a read must be: "bf16" allows float32 to be rounded to bfloat16."""
 
 OnConflict: TypeAlias = Literal["error", "replace"]
 """What an insert does if another tensor has its id: fail, or replace it."""
@@ -170,6 +173,11 @@ class TensorInfo(_Ratios, LazyFields):
     inserted: bool = field(default=False, compare=False)
     """Whether the insert that returned this object stored the tensor. False if the same tensor was already stored as requested,
     also when an insert that was repeated after a lost connection finds its own tensor. Always False in results of reads."""
+    coarse_error: float = field(default=0.0, compare=False)
+    """Upper bound of the error of the read with `precision` that returned this object, against the stored values: L2 norm of
+    the error divided by L2 norm of the values, and likewise for each value, except values closer to zero than 2**-126. 0 if the
+    values are exactly those that are stored, and without `precision`. Errors of lossy storage (`relative_error`) are in other
+    chunks, so both together are at most the square root of the sum of their squares."""
 
 
 @dataclass(frozen=True)

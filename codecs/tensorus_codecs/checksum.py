@@ -17,9 +17,11 @@ import crc32c as _crc32c
 import xxhash
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from typing_extensions import Buffer
 
-__all__ = ["TensorDigest", "chunk_seed", "combine_crc32c", "crc32c"]
+__all__ = ["TensorDigest", "chunk_seed", "combine_crc32c", "crc32c", "crc32c_of_all"]
 
 _POLYNOMIAL = 0x82F63B78
 """The Castagnoli polynomial with reversed bits: the coefficient of x**0 is the highest bit."""
@@ -28,6 +30,14 @@ _POLYNOMIAL = 0x82F63B78
 def crc32c(data: Buffer, value: int = 0) -> int:
     """Return the CRC32C of `data`, continuing from `value`, the CRC of the preceding bytes."""
     return _crc32c.crc32c(data, value)
+
+
+def crc32c_of_all(pieces: Iterable[Buffer]) -> int:
+    """Return the CRC32C of concatenated buffers."""
+    crc = 0
+    for piece in pieces:
+        crc = crc32c(piece, crc)
+    return crc
 
 
 def combine_crc32c(first: int, second: int, second_bytes: int) -> int:

@@ -33,6 +33,7 @@ __all__ = [
     "NewTensor",
     "Outcome",
     "Part",
+    "Precision",
     "Read",
     "Schema",
     "Segment",
@@ -137,6 +138,13 @@ class NewTensor:
     def metadata_json(self) -> str:
         """The metadata as JSON, as the catalogue stores it, computed on first use."""
         return to_json(self.metadata) if self.metadata else "{}"
+
+
+class Precision(Enum):
+    """How exact the values of a read must be."""
+
+    BF16 = "bf16"
+    """float32 rounded to bfloat16, where chunks are stored so that this saves reading them whole."""
 
 
 class Outcome(Enum):

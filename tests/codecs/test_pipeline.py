@@ -31,6 +31,7 @@ EXPLICIT = {
     "gzip": encoding_of("gzip"),
     "planes, lz4": encoding_of("planes", "lz4"),
     "rotated planes, huffman": encoding_of("rotated_planes", HUFFMAN),
+    "bf16 planes, huffman": encoding_of("bf16_planes", HUFFMAN),
     "planes alone": encoding_of("planes"),
     "fp16, gzip": encoding_of("fp16", "gzip"),
     "fp16, planes, lz4": encoding_of("fp16", "planes", "lz4"),
@@ -205,8 +206,8 @@ class TestStreams:
     def test_a_plane_that_does_not_shrink_is_kept_beside_one_that_does(self) -> None:
         values = normal((5000,))
         record = parse_record(record_bytes(encode(values, "lossless")))
-        assert [stream.compressor for stream in record.streams] == [0, 0, 0, 3]
-        assert codec_ids(record) == ("rotated_planes", "zstd")
+        assert [stream.compressor for stream in record.streams] == [0, 3, 0, 0]
+        assert codec_ids(record) == ("bf16_planes", "zstd")
 
     def test_a_filter_is_not_kept_where_none_of_its_streams_shrank(self) -> None:
         chunk = encode(random_bits("uint32", (1000,)), encoding_of("planes", "zstd"))

@@ -42,6 +42,7 @@ CODECS = [
     ("bitmap", Filter, 4),
     ("packbits", Filter, 5),
     ("constant", Filter, 6),
+    ("bf16_planes", Filter, 7),
     ("gzip", Compressor, 1),
     ("lz4", Compressor, 2),
     ("zstd", Compressor, 3),

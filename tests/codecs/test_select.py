@@ -34,14 +34,14 @@ def picture(channels: int) -> np.ndarray:
 
 # values, and the codecs that suit them
 SUITED = {
-    "weights": (normal((COUNT,)), ["rotated_planes", "zstd"]),
+    "weights": (normal((COUNT,)), ["bf16_planes", "zstd"]),
     "weights in bfloat16": (normal((COUNT,), "bfloat16"), ["rotated_planes", "zstd"]),
     "weights in float64": (normal((COUNT,), "float64"), ["planes", "zstd"]),
     "nine zeros in ten": (sparse(0.1), ["bitmap", "zstd"]),
     "activations after a ReLU": (np.maximum(normal((COUNT,)), 0), ["bitmap", "zstd"]),
     "float32 that holds bfloat16": (
         normal((COUNT,)).astype(ml_dtypes.bfloat16).astype(np.float32),
-        ["planes", "zstd"],
+        ["bf16_planes", "zstd"],
     ),
     "sequential ids": (np.arange(COUNT) + 10**9, ["delta", "zstd"]),
     "timestamps": (np.cumsum(RANDOM.integers(900, 1100, COUNT)) + 10**15, ["delta", "zstd"]),
@@ -153,7 +153,7 @@ class TestNarrowed:
         dtype = dtype_by_name("float32")
         found = narrowed(plan(StoragePolicy(preset="lossless"), dtype), sparse(0.1), dtype)
         chunk = encode_chunk(normal((COUNT,)), dtype, found)
-        assert [codec.id for codec in chunk.encoding.codecs] == ["rotated_planes", "zstd"]
+        assert [codec.id for codec in chunk.encoding.codecs] == ["bf16_planes", "zstd"]
 
     def test_a_chunk_of_one_value_is_stored_as_that(self) -> None:
         dtype = dtype_by_name("float32")

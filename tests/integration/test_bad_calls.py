@@ -116,6 +116,27 @@ CALLS: dict[str, tuple[Callable[[TensorServiceStub, str], Any], tuple[str, str, 
         ),
         ("INVALID_ARGUMENT", "INVALID_REQUEST", r"as_dtype is int8, the tensor is"),
     ),
+    "a precision that is not known": (
+        lambda stub, name: list(stub.Get(pb.GetRequest(dataset=name, options=pb.ReadOptions(precision=99)))),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"precision is number 99, which this server does not know"),
+    ),
+    "a query at a precision that is not known": (
+        lambda stub, name: list(stub.Query(pb.QueryRequest(dataset=name, options=pb.ReadOptions(precision=99)))),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"precision is number 99, which this server does not know"),
+    ),
+    "bytes at a precision": (
+        lambda stub, name: list(
+            stub.Get(
+                pb.GetRequest(
+                    dataset=name,
+                    reads=[pb.TensorRead(id="kept", bytes=pb.ByteRange(offset=0))],
+                    options=pb.ReadOptions(precision=pb.PRECISION_BF16),
+                    fail_fast=True,
+                )
+            )
+        ),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"precision does not apply to a byte range"),
+    ),
     "a filter that does not parse": (
         lambda stub, name: list(stub.Query(pb.QueryRequest(dataset=name, filter_text="layer >> 3"))),
         ("INVALID_ARGUMENT", "INVALID_FILTER", r"filter does not parse at character 7: found '>', expected a number"),

@@ -88,7 +88,7 @@ def test_only_codecs_of_the_standard_library_and_numpy_can_be_decoded(thin: Thin
         "fp8_e5m2",
         "bitround",
     }
-    filters = {"planes", "rotated_planes", "delta", "bitmap", "packbits", "constant"}
+    filters = {"planes", "rotated_planes", "delta", "bitmap", "packbits", "constant", "bf16_planes"}
     assert set(accepted) - {"zstd"} == quantizers | filters | {"gzip"}
 
 

@@ -25,7 +25,7 @@ from tensorus_codecs.registry import available_codecs
 
 HUFFMAN = {"id": "zstd", "configuration": {"huffman_only": True}}
 PIXELS = {"id": "delta", "configuration": {"distance": 3}}
-FILTERS = ["planes", "rotated_planes", "delta", PIXELS, "bitmap", "packbits", "constant"]
+FILTERS = ["planes", "rotated_planes", "delta", PIXELS, "bitmap", "packbits", "constant", "bf16_planes"]
 COMPRESSORS = [
     "gzip",
     "lz4",

@@ -17,6 +17,7 @@ from tensorus._grpc.convert import (
     explanation_from,
     metadata_to,
     policy_to,
+    precision_to,
     schema_to,
     stats_from,
     tensor_from,
@@ -190,7 +191,7 @@ def _page(name: str, request: Message, parse: Callable[[bytes], Any]) -> Call[An
     return _read_only(name, request, parse, lambda page: page)
 
 
-def query_request(listing: Listing, *, with_data: bool) -> pb.QueryRequest:
+def query_request(listing: Listing, *, with_data: bool, precision: str | None = None) -> pb.QueryRequest:
     """Return the request of a query's first stream; those of the next ones have a token to go on from."""
     return pb.QueryRequest(
         dataset=listing.dataset,
@@ -199,7 +200,7 @@ def query_request(listing: Listing, *, with_data: bool) -> pb.QueryRequest:
         limit=listing.limit,
         sample=listing.sample,
         seed=listing.seed,
-        options=read_options(with_data=with_data),
+        options=read_options(with_data=with_data, precision=precision),
     )
 
 
@@ -240,14 +241,18 @@ def _explain_messages(opening: pb.OpenExplain, sample: Sample) -> Iterator[bytes
         yield join(b"", [block])
 
 
-def read_options(*, with_data: bool, dtype: str | None = None) -> pb.ReadOptions:
+def read_options(*, with_data: bool, dtype: str | None = None, precision: str | None = None) -> pb.ReadOptions:
     """Return how streams that read are to answer here.
 
     Raises:
         UnsupportedDTypeError: nothing can be cast to that.
     """
-    as_dtype = None if dtype is None else dtype_to(dtype)
-    return pb.ReadOptions(accepted_codecs=accepted_codecs(), headers_only=not with_data, as_dtype=as_dtype)
+    return pb.ReadOptions(
+        accepted_codecs=accepted_codecs(),
+        headers_only=not with_data,
+        as_dtype=None if dtype is None else dtype_to(dtype),
+        precision=precision_to(precision),
+    )
 
 
 def _dataset(response: Any) -> DatasetInfo:  # `Any`: each call that answers with a dataset has a message of its own

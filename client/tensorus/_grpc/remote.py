@@ -116,9 +116,9 @@ class RemoteBackend(Backend):
         """See `Backend`."""
         return self._values(reads.get(dataset, ids, part, with_data=with_data))
 
-    def query(self, listing: Listing, *, with_data: bool) -> Iterator[Arrival]:
+    def query(self, listing: Listing, *, with_data: bool, precision: str | None = None) -> Iterator[Arrival]:
         """See `Backend`."""
-        return self._values(reads.query(listing, with_data=with_data))
+        return self._values(reads.query(listing, with_data=with_data, precision=precision))
 
     def list_tensors(self, listing: Listing) -> Iterator[TensorInfo | DataCorruptError]:
         """See `Backend`."""

@@ -19,8 +19,10 @@ from tensorus._arguments import (
     inserted_many,
     inserted_one,
     listing_of,
+    part_of,
     policies_of,
     policy_of,
+    precision_of,
     progress_of,
     record_of,
     sample_from,
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
         OnConflict,
         Policy,
         PolicyExplanation,
+        Precision,
         Progress,
         Schema,
         TensorInfo,
@@ -192,11 +195,12 @@ class AsyncClient:
         *,
         index: Index | None = None,
         dtype: str | None = None,
+        precision: Precision | None = None,
         as_: AsArray | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Any:  # `Any`: a torch tensor or a NumPy array, as asked for
         """Return a tensor, or a part of it. See `tensorus.Client.get`."""
-        part, finish = selection_of(index, dtype, as_)
+        part, finish = selection_of(index, dtype, as_, precision)
         report = None
         if on_progress is not None:
             loop = asyncio.get_running_loop()
@@ -211,12 +215,19 @@ class AsyncClient:
         raise without_result("read", dataset, id)
 
     def get_many(
-        self, dataset: str, ids: Iterable[str], *, as_: AsArray | None = None, on_damaged: OnDamaged = None
+        self,
+        dataset: str,
+        ids: Iterable[str],
+        *,
+        precision: Precision | None = None,
+        as_: AsArray | None = None,
+        on_damaged: OnDamaged = None,
     ) -> AsyncIterator[Record]:
         """Yield tensors by id, in order, in one stream. See `tensorus.Client.get_many`."""
         name, wanted = dataset_name(dataset), [tensor_name(tensor_id) for tensor_id in ids]
-        reads = (reads.get(name, batch, None, with_data=True) for batch in batches(wanted, READS_PER_CALL))
-        return self._read(self._backend, reads, record_of(as_), on_damaged=on_damaged)
+        part = part_of(precision)
+        steps = (reads.get(name, batch, part, with_data=True) for batch in batches(wanted, READS_PER_CALL))
+        return self._read(self._backend, steps, record_of(as_), on_damaged=on_damaged)
 
     def query(
         self,
@@ -228,13 +239,14 @@ class AsyncClient:
         sample: int | None = None,
         seed: int | None = None,
         with_data: bool = True,
+        precision: Precision | None = None,
         as_: AsArray | None = None,
         on_damaged: OnDamaged = None,
     ) -> AsyncIterator[Record]:
         """Yield the tensors that match a filter. See `tensorus.Client.query`."""
         listing = listing_of(dataset, where, order_by=order_by, limit=limit, sample=sample, seed=seed)
         finish = record_of(as_)
-        steps = reads.query(listing, with_data=with_data)
+        steps = reads.query(listing, with_data=with_data, precision=precision_of(precision))
         if with_data:
             return self._read(self._backend, [steps], finish, on_damaged=on_damaged)
         damages = _Damages(on_damaged)
@@ -255,9 +267,15 @@ class AsyncClient:
         """Yield what is stored in a dataset, without the values. See `tensorus.Client.list`."""
         return self._list(self._backend, listing_of(dataset, where, order_by=order_by, limit=limit), on_damaged)
 
-    async def info(self, dataset: str, id: str) -> TensorInfo:  # noqa: A002 - the field's word
+    async def info(
+        self,
+        dataset: str,
+        id: str,  # noqa: A002 - the field's word
+        *,
+        precision: Precision | None = None,
+    ) -> TensorInfo:
         """Return everything about a tensor but its values. See `tensorus.Client.info`."""
-        steps = reads.get(dataset_name(dataset), [tensor_name(id)], None, with_data=False)
+        steps = reads.get(dataset_name(dataset), [tensor_name(id)], part_of(precision), with_data=False)
         async with aclosing(_each(self._backend.values(steps, headers))) as found:
             async for info in found:
                 return info

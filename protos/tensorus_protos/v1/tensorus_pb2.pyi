@@ -47,6 +47,11 @@ class InsertOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     INSERT_OUTCOME_ALREADY_STORED: _ClassVar[InsertOutcome]
     INSERT_OUTCOME_REPLACED: _ClassVar[InsertOutcome]
 
+class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRECISION_UNSPECIFIED: _ClassVar[Precision]
+    PRECISION_BF16: _ClassVar[Precision]
+
 class Property(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PROPERTY_UNSPECIFIED: _ClassVar[Property]
@@ -133,6 +138,8 @@ INSERT_OUTCOME_UNSPECIFIED: InsertOutcome
 INSERT_OUTCOME_INSERTED: InsertOutcome
 INSERT_OUTCOME_ALREADY_STORED: InsertOutcome
 INSERT_OUTCOME_REPLACED: InsertOutcome
+PRECISION_UNSPECIFIED: Precision
+PRECISION_BF16: Precision
 PROPERTY_UNSPECIFIED: Property
 PROPERTY_ID: Property
 PROPERTY_DTYPE: Property
@@ -521,7 +528,7 @@ class DataTypeShare(_message.Message):
     def __init__(self, dtype: _Optional[_Union[DataType, str]] = ..., tensors: _Optional[int] = ..., canonical_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ...) -> None: ...
 
 class Segment(_message.Message):
-    __slots__ = ("item", "tensor", "offset", "decoded_length", "payload_length", "encoding", "crc32c", "last", "source_checksum", "part")
+    __slots__ = ("item", "tensor", "offset", "decoded_length", "payload_length", "encoding", "crc32c", "last", "source_checksum", "part", "coarse_error")
     ITEM_FIELD_NUMBER: _ClassVar[int]
     TENSOR_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
@@ -532,6 +539,7 @@ class Segment(_message.Message):
     LAST_FIELD_NUMBER: _ClassVar[int]
     SOURCE_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
+    COARSE_ERROR_FIELD_NUMBER: _ClassVar[int]
     item: int
     tensor: Tensor
     offset: int
@@ -542,7 +550,8 @@ class Segment(_message.Message):
     last: bool
     source_checksum: Checksum
     part: TensorSpec
-    def __init__(self, item: _Optional[int] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ..., offset: _Optional[int] = ..., decoded_length: _Optional[int] = ..., payload_length: _Optional[int] = ..., encoding: _Optional[int] = ..., crc32c: _Optional[int] = ..., last: bool = ..., source_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., part: _Optional[_Union[TensorSpec, _Mapping]] = ...) -> None: ...
+    coarse_error: float
+    def __init__(self, item: _Optional[int] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ..., offset: _Optional[int] = ..., decoded_length: _Optional[int] = ..., payload_length: _Optional[int] = ..., encoding: _Optional[int] = ..., crc32c: _Optional[int] = ..., last: bool = ..., source_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., part: _Optional[_Union[TensorSpec, _Mapping]] = ..., coarse_error: _Optional[float] = ...) -> None: ...
 
 class ItemStatus(_message.Message):
     __slots__ = ("item", "status", "committed_bytes", "tensor", "outcome")
@@ -697,18 +706,20 @@ class SliceSet(_message.Message):
     def __init__(self, axes: _Optional[_Iterable[_Union[Slice, _Mapping]]] = ..., trailing_axes: _Optional[_Iterable[_Union[Slice, _Mapping]]] = ...) -> None: ...
 
 class ReadOptions(_message.Message):
-    __slots__ = ("accepted_codecs", "max_payload_bytes", "omit_crc", "headers_only", "as_dtype")
+    __slots__ = ("accepted_codecs", "max_payload_bytes", "omit_crc", "headers_only", "as_dtype", "precision")
     ACCEPTED_CODECS_FIELD_NUMBER: _ClassVar[int]
     MAX_PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     OMIT_CRC_FIELD_NUMBER: _ClassVar[int]
     HEADERS_ONLY_FIELD_NUMBER: _ClassVar[int]
     AS_DTYPE_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
     accepted_codecs: _containers.RepeatedScalarFieldContainer[str]
     max_payload_bytes: int
     omit_crc: bool
     headers_only: bool
     as_dtype: DataType
-    def __init__(self, accepted_codecs: _Optional[_Iterable[str]] = ..., max_payload_bytes: _Optional[int] = ..., omit_crc: bool = ..., headers_only: bool = ..., as_dtype: _Optional[_Union[DataType, str]] = ...) -> None: ...
+    precision: Precision
+    def __init__(self, accepted_codecs: _Optional[_Iterable[str]] = ..., max_payload_bytes: _Optional[int] = ..., omit_crc: bool = ..., headers_only: bool = ..., as_dtype: _Optional[_Union[DataType, str]] = ..., precision: _Optional[_Union[Precision, str]] = ...) -> None: ...
 
 class GetRequest(_message.Message):
     __slots__ = ("dataset", "reads", "options", "fail_fast")

@@ -17,6 +17,7 @@ FEATURES = (
     "explain_policy",
     "get.as_dtype",
     "get.byte_ranges",
+    "get.precision",
     "get.slices",
     "get.stored_encodings",
     "insert.all_or_nothing",

@@ -21,7 +21,7 @@ from tensorus_protos.values import from_value_map, to_value_map
 from tensorus_server.engine.paging import answers
 from tensorus_server.engine.validate import checked_spec, require_candidate_count
 from tensorus_server.errors import InvalidMetadataError, InvalidRequestError, InvalidShapeError
-from tensorus_server.model import ByteRange, Checksum, NewTensor, Outcome, Read, Schema, SliceSet
+from tensorus_server.model import ByteRange, Checksum, NewTensor, Outcome, Precision, Read, Schema, SliceSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -52,6 +52,7 @@ __all__ = [
     "new_tensor_from",
     "outcome_to",
     "policy_from",
+    "precision_from",
     "read_from",
     "schema_from",
     "slices_from",
@@ -75,6 +76,7 @@ _OUTCOMES = {
     Outcome.ALREADY_STORED: pb.INSERT_OUTCOME_ALREADY_STORED,
     Outcome.REPLACED: pb.INSERT_OUTCOME_REPLACED,
 }
+_PRECISIONS: dict[int, Precision | None] = {pb.PRECISION_UNSPECIFIED: None, pb.PRECISION_BF16: Precision.BF16}
 _METADATA_TYPE_NUMBERS = {name: number for number, name in _METADATA_TYPES.items()}
 
 
@@ -359,6 +361,17 @@ def read_from(message: pb.TensorRead) -> Read:
     elif kind == "slices":
         part = slices_from(message.slices)
     return Read(message.id, part, message.generation if message.HasField("generation") else None)
+
+
+def precision_from(number: int) -> Precision | None:
+    """Return the precision of a read; None: as stored.
+
+    Raises:
+        InvalidRequestError: this version does not know it.
+    """
+    if number not in _PRECISIONS:
+        raise InvalidRequestError(f"precision is number {number}, which this server does not know")
+    return _PRECISIONS[number]
 
 
 def slices_from(message: pb.SliceSet) -> SliceSet:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from tensorus_codecs.checksum import chunk_seed, combine_crc32c, crc32c
 from tensorus_codecs.chunk_record import ChunkRecord, Stream, pack_header
+from tensorus_codecs.coarse import HEAD_BYTES, CoarseHead
 from tensorus_codecs.dtypes import dtype_by_number, opaque_dtype
 from tensorus_server.chunk_index import ENTRY_BYTES, RecordPlaces
 from tensorus_server.chunk_store.abc import PayloadMissingError, PayloadUnreadableError
@@ -69,12 +70,33 @@ class Payload:
         begin, length, seeded_crc32c = self._places.place(chunk)
         record = self._read(self._tensor.locator.offset + begin, length, what=f"chunk {chunk}")
         found = crc32c(record)
-        expected = seeded_crc32c ^ chunk_seed(self._tensor.locator.payload_key, chunk)
+        self._require_crc32c(chunk, found, seeded_crc32c)
+        return record, found
+
+    def read_coarse(self, chunk: int) -> ChunkRecord | None:
+        """Return the record of the coarse form of chunk number `chunk`; None if it has none, and must be read whole.
+
+        Only the start of the stored record is read. The chunk index verifies it: see `coarse.py`.
+
+        Raises:
+            DataCorruptError: the record is damaged.
+        """
+        begin, length, seeded_crc32c = self._places.place(chunk)
+        begin += self._tensor.locator.offset
+        head = CoarseHead.parse(self._read(begin, min(length, HEAD_BYTES), what=f"chunk {chunk}"), length)
+        if head is None:
+            return None
+        streams = self._read(begin + HEAD_BYTES, head.streams_bytes, what=f"chunk {chunk}")
+        found = head.record_crc32c(streams)
+        self._require_crc32c(chunk, found, seeded_crc32c)
+        return head.record(streams)
+
+    def _require_crc32c(self, chunk: int, found: int, seeded: int) -> None:
+        expected = seeded ^ chunk_seed(self._tensor.locator.payload_key, chunk)
         if found != expected:
             raise damage(
                 self._tensor, f"CRC32C of chunk {chunk} is {found:#010x}, expected {expected:#010x}", chunk=chunk
             )
-        return record, found
 
     def _read_index(self) -> RecordPlaces:
         locator = self._tensor.locator

@@ -21,7 +21,9 @@ from tensorus_server.engine.read.reader import Piece
 from tensorus_server.errors import DataCorruptError
 from tensorus_server.model import Tensor
 
-CODECS = frozenset({"rotated_planes", "planes", "zstd", "lz4", "gzip", "int8_block", "fp16", "constant", "blosc_lz4"})
+CODECS = frozenset(
+    {"bf16_planes", "rotated_planes", "planes", "zstd", "lz4", "gzip", "int8_block", "fp16", "constant", "blosc_lz4"}
+)
 
 RECORD_BYTES_MAX = 2 * 1024 * 1024
 

@@ -37,7 +37,7 @@ from tensorus_server.errors import (
 from tensorus_server.limits import READS_PER_GET_MAX
 from tensorus_server.model import ByteRange, Part, Read, SliceSet, Tensor
 
-CODECS = frozenset({"rotated_planes", "planes", "zstd", "lz4", "gzip", "int8_block", "fp16"})
+CODECS = frozenset({"bf16_planes", "rotated_planes", "planes", "zstd", "lz4", "gzip", "int8_block", "fp16"})
 
 ARRAYS = {
     "raw": (random_bits("uint8", (50_000,)), "none"),
@@ -106,14 +106,14 @@ class TestPassThrough:
     def test_records_of_known_codecs_go_out_as_they_are(self, shared: Engine) -> None:
         # The last chunk has 48 bytes, and is stored raw.
         pieces = pieces_of(shared, find(shared, "d", "compressed"), None, CODECS)[:-1]
-        assert {piece.codec_ids for piece in pieces} == {("rotated_planes", "zstd")}
+        assert {piece.codec_ids for piece in pieces} == {("bf16_planes", "zstd")}
         assert all(not parse_record(piece.data).is_raw for piece in pieces)
 
     def test_a_quantizer_is_among_the_codecs_of_a_record(self, shared: Engine) -> None:
         pieces = pieces_of(shared, find(shared, "d", "quantized"), None, CODECS)[:-1]
         assert {piece.codec_ids[0] for piece in pieces} == {"int8_block"}
 
-    @pytest.mark.parametrize("known", [{"zstd"}, {"rotated_planes"}, {"lz4"}], ids=str)
+    @pytest.mark.parametrize("known", [{"zstd"}, {"bf16_planes"}, {"lz4"}], ids=str)
     def test_records_of_which_one_codec_is_unknown_are_decoded(self, shared: Engine, known: set[str]) -> None:
         pieces = pieces_of(shared, find(shared, "d", "compressed"), None, frozenset(known))
         assert {piece.codec_ids for piece in pieces} == {()}
