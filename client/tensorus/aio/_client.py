@@ -215,8 +215,8 @@ class AsyncClient:
     ) -> AsyncIterator[Record]:
         """Yield tensors by id, in order, in one stream. See `tensorus.Client.get_many`."""
         name, wanted = dataset_name(dataset), [tensor_name(tensor_id) for tensor_id in ids]
-        reads = (reads.get(name, batch, None, with_data=True) for batch in batches(wanted, READS_PER_CALL))
-        return self._read(self._backend, reads, record_of(as_), on_damaged=on_damaged)
+        steps = (reads.get(name, batch, None, with_data=True) for batch in batches(wanted, READS_PER_CALL))
+        return self._read(self._backend, steps, record_of(as_), on_damaged=on_damaged)
 
     def query(
         self,
