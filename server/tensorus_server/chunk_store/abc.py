@@ -60,6 +60,7 @@ __all__ = [
     "PayloadUnreadableError",
     "Quarantine",
     "Quarantined",
+    "Space",
     "StagedPayload",
     "Staging",
     "StoredKey",
@@ -124,6 +125,15 @@ class Quarantined:
     """Seconds since 1970: from then on it may be deleted."""
 
 
+@dataclass(frozen=True)
+class Space:
+    """The space of a disk."""
+
+    free_bytes: int
+    """What programs of this user may still use, the reserve of inserts included."""
+    total_bytes: int
+
+
 class ChunkWriter(ABC):
     """One payload on its way in. One thread at a time; ends with `finish`, `park` or `drop`."""
 
@@ -168,6 +178,15 @@ class ChunkWriter(ABC):
 
 class ChunkReader(ABC):
     """An open payload. Safe in many threads."""
+
+    @property
+    @abstractmethod
+    def length(self) -> int:
+        """Length of the payload's container in bytes: with everything that was appended, a footer too.
+
+        Raises:
+            PayloadUnreadableError: the disk does not say it.
+        """
 
     @abstractmethod
     def read(self, offset: int, length: int) -> bytes:
@@ -395,6 +414,10 @@ class ChunkStore(PayloadStore, Staging, PayloadListing, IdentityHolder):
     @abstractmethod
     def leases(self) -> Leases:
         """Of kept payloads, and of the processes that use the store."""
+
+    @abstractmethod
+    def space(self) -> Space | None:
+        """Return the space of what holds the payloads; None: it has no such thing, as memory and object stores do not."""
 
     @abstractmethod
     def close(self, timeout_s: float = 60.0) -> bool:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from tensorus_server.engine.codec_pool import CodecPool
     from tensorus_server.model import Part, Tensor
 
-__all__ = ["Piece", "ReadPlan", "TensorReader"]
+__all__ = ["Piece", "ReadPlan", "TensorReader", "decode_chunk"]
 
 
 _HERE_BYTES_MAX = 64 * 1024
@@ -204,7 +204,7 @@ class TensorReader:
 
         def work(chunk: int) -> list[Piece]:
             stored, _ = payload.read_record(chunk)
-            canonical = _decode(payload, chunk, _parse(tensor, payload, chunk, stored))
+            canonical = decode_chunk(tensor, payload, chunk, stored)
             values = np.frombuffer(canonical, np.dtype((np.void, element_bytes)))
             pieces = []
             for found in slices.pieces(chunk, values):
@@ -232,6 +232,19 @@ class TensorReader:
             raise StoreUnavailableError(
                 f"the payload cannot be opened: {error}", dataset=tensor.dataset, tensor=tensor.id
             ) from error
+
+
+def decode_chunk(tensor: Tensor, payload: Payload, chunk: int, record: bytes) -> memoryview:
+    """Return the canonical bytes of a chunk.
+
+    Args:
+        record: the chunk's record, with a verified checksum.
+
+    Raises:
+        DataCorruptError: the record is not one of this chunk, or does not decode.
+        UnsupportedCodecError: it needs a codec that is not installed.
+    """
+    return _decode(payload, chunk, _parse(tensor, payload, chunk, record))
 
 
 def _checked_range(part: ByteRange, tensor: Tensor) -> tuple[int, int]:
