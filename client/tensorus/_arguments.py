@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import uuid
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -49,6 +50,7 @@ __all__ = [
     "tensor_name",
     "upload_of",
     "uploads_of",
+    "verified_part",
     "without_result",
 ]
 
@@ -203,6 +205,35 @@ def _policy(policy: object) -> Policy:
 def sample_from(tensor: object) -> Sample:
     """Return a sample of a tensor: all its values, or as many as a store explains."""
     return sample_of([as_numpy(tensor)])
+
+
+_BYTES_PER_SECOND_MAX = 2**63 - 1
+"""What the contract can carry; more makes no difference."""
+
+
+def verified_part(
+    dataset: str | None, ids: str | Iterable[str] | None, bytes_per_second: int | None
+) -> tuple[str | None, list[str], int | None]:
+    """Return the arguments of `Backend.verify`.
+
+    Raises:
+        ValueError: the dataset is empty, there are ids but no dataset, or an empty list of ids, or no bytes are allowed.
+    """
+    if bytes_per_second is not None:
+        bytes_per_second = min(operator.index(bytes_per_second), _BYTES_PER_SECOND_MAX)
+        if bytes_per_second < 1:
+            raise ValueError(f"max_bytes_per_second is {bytes_per_second}, must be at least 1")
+    name = None if dataset is None else dataset_name(dataset)
+    if name is not None and not name:
+        raise ValueError("dataset is empty; None stands for the whole store")
+    if ids is None:
+        return name, [], bytes_per_second
+    wanted = [tensor_name(tensor_id) for tensor_id in ([ids] if isinstance(ids, str) else ids)]
+    if name is None:
+        raise ValueError("ids are of a dataset, and dataset is None")
+    if not wanted:
+        raise ValueError("ids is empty; without ids, every tensor of the dataset is verified")
+    return name, wanted, bytes_per_second
 
 
 def dataset_taken(error: AlreadyExistsError) -> AlreadyExistsError:

@@ -13,9 +13,33 @@ if TYPE_CHECKING:
     from typing import Any
 
     from tensorus.errors import DataCorruptError, TensorusError
-    from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Progress, Schema, TensorInfo
+    from tensorus.types import (
+        Damage,
+        DatasetInfo,
+        DatasetStats,
+        Policy,
+        PolicyExplanation,
+        Progress,
+        Schema,
+        StoreStats,
+        TensorInfo,
+        VerifyProgress,
+        VerifyReport,
+    )
 
-__all__ = ["Arrival", "Backend", "Began", "Bytes", "Failed", "InsertOptions", "Listing", "Part", "Sample", "Upload"]
+__all__ = [
+    "Arrival",
+    "Backend",
+    "Began",
+    "Bytes",
+    "Failed",
+    "Finding",
+    "InsertOptions",
+    "Listing",
+    "Part",
+    "Sample",
+    "Upload",
+]
 
 
 @dataclass(frozen=True)
@@ -131,6 +155,10 @@ Arrival: TypeAlias = "Began | Bytes | Failed"
 after the other."""
 
 
+Finding: TypeAlias = "Damage | VerifyProgress | VerifyReport"
+"""An event of a verification: each damage once, the progress now and then, at last the report, without the damages."""
+
+
 class Backend(Protocol):
     """The operations that a client needs from a server or an engine. Every method raises `TensorusError`."""
 
@@ -184,6 +212,18 @@ class Backend(Protocol):
 
     def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
         """Return the effect of each policy on a sample of at most 64 MiB; without policies, of each preset."""
+
+    def store_stats(self) -> StoreStats:
+        """Return the sizes of the store."""
+
+    def verify(self, dataset: str | None, ids: Sequence[str], bytes_per_second: int | None) -> Iterator[Finding]:
+        """Verify what is stored.
+
+        Args:
+            dataset: None: the whole store.
+            ids: of the dataset's tensors; empty: all.
+            bytes_per_second: stored bytes that may be read per second; None: any number.
+        """
 
     def close(self) -> None:
         """Close the store or connection. Idempotent."""

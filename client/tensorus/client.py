@@ -25,12 +25,14 @@ from tensorus._arguments import (
     tensor_name,
     upload_of,
     uploads_of,
+    verified_part,
     without_result,
 )
 from tensorus._arrays.assemble import Assembler, headers
 from tensorus._backend import InsertOptions
 from tensorus._damage import intact
 from tensorus._forks import of_this_process
+from tensorus._verifying import Verifying
 from tensorus.errors import AlreadyExistsError, UnavailableError
 from tensorus.types import NewTensor, Record
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from tensorus._arrays.canonical import AnyArray
     from tensorus._backend import Arrival, Backend
     from tensorus._damage import OnDamaged
+    from tensorus._verifying import OnDamage, OnVerifyProgress
     from tensorus._where import Where
     from tensorus.types import (
         AsArray,
@@ -53,7 +56,9 @@ if TYPE_CHECKING:
         Precision,
         Progress,
         Schema,
+        StoreStats,
         TensorInfo,
+        VerifyReport,
     )
 
 __all__ = ["Client"]
@@ -448,6 +453,39 @@ class Client:
             InvalidPolicyError: a preset is unknown, or a policy is invalid.
         """
         return self._backend.explain(sample_from(tensor), policies_of(policies))
+
+    def store_stats(self) -> StoreStats:
+        """Return the sizes of the whole store: its tensors, what waits to be deleted, and the disk."""
+        return self._backend.store_stats()
+
+    def verify(
+        self,
+        dataset: str | None = None,
+        ids: str | Iterable[str] | None = None,
+        *,
+        max_bytes_per_second: int | None = None,
+        on_damage: OnDamage | None = None,
+        on_progress: OnVerifyProgress | None = None,
+    ) -> VerifyReport:
+        """Read what is stored again, where it is stored, verify every checksum, and return a report of all damage.
+
+        Nothing is changed, and damage raises no error. Tensors that are inserted meanwhile are left out; deletions and
+        replacements are no damage. An interrupted verification resumes by itself.
+
+        Args:
+            dataset: name of the dataset. None: the whole store.
+            ids: ids of tensors of the dataset, at most 10,000. None: all of them.
+            max_bytes_per_second: largest number of stored bytes to read per second. None: no limit.
+            on_damage: called with each damage as it is found, on the caller's thread.
+            on_progress: called about twice a second, on the caller's thread.
+
+        Raises:
+            DatasetNotFoundError, TensorNotFoundError: the dataset, or one of the tensors, does not exist.
+        """
+        found = Verifying(on_damage, on_progress)
+        for finding in self._backend.verify(*verified_part(dataset, ids, max_bytes_per_second)):
+            found.take(finding)
+        return found.report
 
     @property
     def _backend(self) -> Backend:

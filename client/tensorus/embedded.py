@@ -6,7 +6,9 @@ messages are known to bring back as it was.
 
 from __future__ import annotations
 
+import math
 import queue
+import time
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -23,7 +25,16 @@ from tensorus_codecs.dtypes import dtype_by_name, dtype_by_number
 from tensorus_codecs.errors import CodecError
 
 try:
-    from tensorus._from_engine import dataset_info, explanation_info, stats_info, tensor_info
+    from tensorus._from_engine import (
+        damage_info,
+        dataset_info,
+        explanation_info,
+        progress_info,
+        report_info,
+        stats_info,
+        store_stats_info,
+        tensor_info,
+    )
     from tensorus_server import model
     from tensorus_server.app import open_engine
     from tensorus_server.config import EngineConfig
@@ -34,6 +45,7 @@ try:
     from tensorus_server.engine.read.inline import read_inline
     from tensorus_server.engine.read.reader import ReadPlan, coarse_error
     from tensorus_server.engine.validate import checked_spec
+    from tensorus_server.engine.verify.verification import Target
     from tensorus_server.errors import EngineError, facts_of, reason_of
     from tensorus_server.filter.text import parse_filter
     from tensorus_server.limits import INLINE_BYTES_MAX
@@ -45,13 +57,14 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from tensorus._backend import Arrival, InsertOptions, Listing, Part, Sample, Upload
+    from tensorus._backend import Arrival, Finding, InsertOptions, Listing, Part, Sample, Upload
     from tensorus.types import (
         DatasetInfo,
         DatasetStats,
         Policy,
         PolicyExplanation,
         Schema,
+        StoreStats,
         TensorInfo,
     )
     from tensorus_codecs.dtypes import DType
@@ -63,6 +76,10 @@ __all__ = ["EmbeddedBackend", "explain_here"]
 
 _BLOCK_BYTES = 1024 * 1024
 """What is handed to the engine at once: a chunk of the default size, which it takes without copying."""
+
+
+_PROGRESS_EVERY_S = 0.5
+"""How often a verification tells its progress: as often as a server does."""
 
 
 class EmbeddedBackend(Backend):
@@ -236,6 +253,25 @@ class EmbeddedBackend(Backend):
     def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
         """See `Backend`."""
         return list(explain_here(sample, policies))
+
+    def store_stats(self) -> StoreStats:
+        """See `Backend`."""
+        with _as_tensorus_errors():
+            return store_stats_info(self._engine.store_stats())
+
+    def verify(self, dataset: str | None, ids: Sequence[str], bytes_per_second: int | None) -> Iterator[Finding]:
+        """See `Backend`."""
+        with _as_tensorus_errors():
+            verification = self._engine.verify(Target(dataset or "", ids, bytes_per_second))
+            shown_s = -math.inf
+            for damage in verification:
+                if damage is not None:
+                    yield damage_info(damage)
+                if time.monotonic() - shown_s >= _PROGRESS_EVERY_S:
+                    yield progress_info(verification.progress)
+                    shown_s = time.monotonic()
+            yield progress_info(verification.progress)
+            yield report_info(verification.progress)
 
     def close(self) -> None:
         """See `Backend`."""

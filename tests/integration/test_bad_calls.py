@@ -222,9 +222,9 @@ CALLS: dict[str, tuple[Callable[[TensorServiceStub, str], Any], tuple[str, str, 
         lambda stub, _: stub.ExplainPolicy(iter([explain_request(0, pb.StoragePolicy(preset="ultra"))])),
         ("INVALID_ARGUMENT", "INVALID_POLICY", r"preset 'ultra' is not one of"),
     ),
-    "a stream that is not implemented": (
-        lambda stub, name: list(stub.Verify(pb.VerifyRequest(dataset=name))),
-        ("UNIMPLEMENTED", "NOT_IMPLEMENTED", r"Verify is not implemented by this version"),
+    "a verification of ids of no dataset": (
+        lambda stub, _: list(stub.Verify(pb.VerifyRequest(ids=["kept"]))),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"the request has ids but no dataset"),
     ),
 }
 

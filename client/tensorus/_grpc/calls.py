@@ -22,6 +22,7 @@ from tensorus._grpc.convert import (
     stats_from,
     tensor_from,
 )
+from tensorus._grpc.convert_store import store_stats_from
 from tensorus._grpc.steps import Ask, AttemptFailedError, Call, Give, Open, Pause, Read, Send, as_answer
 from tensorus.errors import InternalError
 from tensorus_protos.framing import join
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from tensorus._backend import Listing, Sample
     from tensorus._grpc.steps import Steps
     from tensorus.errors import DataCorruptError
-    from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Schema, TensorInfo
+    from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Schema, StoreStats, TensorInfo
 
 __all__ = [
     "cancel_insert",
@@ -52,6 +53,7 @@ __all__ = [
     "query_request",
     "read_options",
     "short_call",
+    "store_stats",
     "update_dataset",
     "update_metadata",
 ]
@@ -134,6 +136,12 @@ def dataset_stats(name: str) -> Call[DatasetStats]:
     """See `Backend`."""
     request = pb.GetDatasetStatsRequest(name=name)
     return _read_only("GetDatasetStats", request, pb.GetDatasetStatsResponse.FromString, stats_from)
+
+
+def store_stats() -> Call[StoreStats]:
+    """See `Backend`."""
+    request = pb.GetStoreStatsRequest()
+    return _read_only("GetStoreStats", request, pb.GetStoreStatsResponse.FromString, store_stats_from)
 
 
 def update_metadata(dataset: str, tensor_id: str, metadata: Mapping[str, Any]) -> Call[TensorInfo]:

@@ -30,6 +30,7 @@ from tensorus._arguments import (
     tensor_name,
     upload_of,
     uploads_of,
+    verified_part,
     without_result,
 )
 from tensorus._arrays.assemble import Assembler, headers
@@ -37,6 +38,8 @@ from tensorus._backend import InsertOptions
 from tensorus._damage import intact, tell
 from tensorus._grpc import calls, reads
 from tensorus._grpc.aio_remote import AsyncRemoteBackend
+from tensorus._grpc.verify import verify
+from tensorus._verifying import Verifying
 from tensorus.errors import AlreadyExistsError, UnavailableError
 from tensorus.types import NewTensor, Record
 
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from tensorus._backend import Arrival, Listing
     from tensorus._damage import OnDamaged
     from tensorus._grpc.steps import Steps
+    from tensorus._verifying import OnDamage, OnVerifyProgress
     from tensorus._where import Where
     from tensorus.errors import DataCorruptError
     from tensorus.types import (
@@ -62,7 +66,9 @@ if TYPE_CHECKING:
         Precision,
         Progress,
         Schema,
+        StoreStats,
         TensorInfo,
+        VerifyReport,
     )
 
 __all__ = ["AsyncClient"]
@@ -300,6 +306,27 @@ class AsyncClient:
         """Return what policies would do to a tensor. See `tensorus.Client.explain`."""
         sample = await self._backend.in_thread(sample_from, tensor)
         return await self._backend.result(calls.explain(sample, policies_of(policies)))
+
+    async def store_stats(self) -> StoreStats:
+        """Return the sizes of the whole store. See `tensorus.Client.store_stats`."""
+        return await self._backend.call(calls.store_stats())
+
+    async def verify(
+        self,
+        dataset: str | None = None,
+        ids: str | Iterable[str] | None = None,
+        *,
+        max_bytes_per_second: int | None = None,
+        on_damage: OnDamage | None = None,
+        on_progress: OnVerifyProgress | None = None,
+    ) -> VerifyReport:
+        """Verify every checksum of what is stored, and report all damage. See `tensorus.Client.verify`."""
+        found = Verifying(on_damage, on_progress)
+        steps = verify(*verified_part(dataset, ids, max_bytes_per_second))
+        async with aclosing(_each(self._backend.values(steps, iter))) as findings:
+            async for finding in findings:
+                found.take(finding)
+        return found.report
 
     @property
     def _backend(self) -> AsyncRemoteBackend:

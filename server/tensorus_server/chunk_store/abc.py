@@ -59,6 +59,7 @@ __all__ = [
     "PayloadUnreadableError",
     "Quarantine",
     "Quarantined",
+    "Space",
     "StagedPayload",
     "Staging",
     "StoredKey",
@@ -123,6 +124,15 @@ class Quarantined:
     """When it may be deleted, in seconds since 1970."""
 
 
+@dataclass(frozen=True)
+class Space:
+    """The space of a disk."""
+
+    free_bytes: int
+    """What programs of this user may still use, the reserve of inserts included."""
+    total_bytes: int
+
+
 class ChunkWriter(ABC):
     """Writes one payload; used by one thread at a time, and ended with `finish`, `park` or `drop`."""
 
@@ -169,6 +179,15 @@ class ChunkWriter(ABC):
 
 class ChunkReader(ABC):
     """An open payload. Thread-safe."""
+
+    @property
+    @abstractmethod
+    def length(self) -> int:
+        """Length of the payload's container in bytes: with everything that was appended, a footer too.
+
+        Raises:
+            PayloadUnreadableError: the disk does not say it.
+        """
 
     @abstractmethod
     def read(self, offset: int, length: int) -> bytes:
@@ -400,6 +419,10 @@ class ChunkStore(PayloadStore, Staging, PayloadListing, IdentityHolder):
     @abstractmethod
     def leases(self) -> Leases:
         """The leases of kept payloads, and of the processes that use the store."""
+
+    @abstractmethod
+    def space(self) -> Space | None:
+        """Return the space of what holds the payloads; None: it has no such thing, as memory and object stores do not."""
 
     @abstractmethod
     def close(self, timeout_s: float = 60.0) -> bool:

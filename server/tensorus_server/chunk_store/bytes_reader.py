@@ -14,6 +14,11 @@ class BytesReader(ChunkReader):
         """Read from `payload`."""
         self._payload = payload
 
+    @property
+    def length(self) -> int:
+        """See `ChunkReader`."""
+        return len(self._payload)
+
     def read(self, offset: int, length: int) -> bytes:
         """See `ChunkReader`."""
         if offset + length > len(self._payload):

@@ -36,6 +36,7 @@ from tensorus_server.chunk_store.abc import (
     ChunkWriter,
     PayloadMissingError,
     PayloadUnreadableError,
+    Space,
     StagedPayload,
     StoredKey,
 )
@@ -251,6 +252,12 @@ class LocalChunkStore(ChunkStore):
         with as_store_errors("write the store's identity"):
             self._identity.write(identity)
 
+    def space(self) -> Space | None:
+        """See `ChunkStore`."""
+        with as_store_errors("look at the free space"):
+            usage = shutil.disk_usage(self._chunks)
+        return Space(usage.free, usage.total)
+
     def close(self, timeout_s: float = 60.0) -> bool:
         """See `ChunkStore`."""
         if self._closed:
@@ -397,6 +404,15 @@ class _LocalReader(ChunkReader):
     def __init__(self, descriptor: int, files: Files) -> None:
         self._descriptor: int | None = descriptor
         self._files = files
+
+    @property
+    def length(self) -> int:
+        if self._descriptor is None:
+            raise ValueError("the payload is closed")
+        try:
+            return os.fstat(self._descriptor).st_size
+        except OSError as error:
+            raise PayloadUnreadableError(os.strerror(error.errno or 0)) from error
 
     def read(self, offset: int, length: int) -> bytes:
         if self._descriptor is None:

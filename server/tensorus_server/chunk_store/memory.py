@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from tensorus_server.chunk_store.abc import ChunkReader
+    from tensorus_server.chunk_store.abc import ChunkReader, Space
     from tensorus_server.model import StoreIdentity
 
 __all__ = ["MemoryChunkStore", "MemoryLeases"]
@@ -135,6 +135,10 @@ class MemoryChunkStore(ChunkStore):
     def write_identity(self, identity: StoreIdentity) -> None:
         """See `IdentityHolder`."""
         self._identity = identity
+
+    def space(self) -> Space | None:
+        """Return None, since memory has no disk."""
+        return None
 
     def close(self, timeout_s: float = 60.0) -> bool:  # noqa: ARG002 - nothing is in progress
         """See `ChunkStore`."""

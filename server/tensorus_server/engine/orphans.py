@@ -17,9 +17,10 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
+from tensorus_server.background import STUCK_S
 from tensorus_server.chunk_store.abc import PayloadBusyError
 from tensorus_server.errors import LimitExceededError, StoreUnavailableError
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import Catalogue
     from tensorus_server.chunk_store.abc import PayloadListing, Quarantine, StoredKey
 
-__all__ = ["Listing", "empty_quarantine", "quarantine_all_orphans", "quarantine_orphans"]
+__all__ = ["Listing", "count_orphans", "empty_quarantine", "quarantine_all_orphans", "quarantine_orphans"]
 
 _BATCH = 1000
 
@@ -99,6 +100,25 @@ def quarantine_all_orphans(
     """
     listed, unknown = _list_unknown(catalogue, payloads, 0.0, lambda: False)
     return _report(Listing(listed, _move(catalogue, quarantine, unknown, quarantine_s, frozenset), 0))
+
+
+def count_orphans(
+    catalogue: Catalogue, payloads: PayloadListing, uncommitted: Callable[[], frozenset[str]]
+) -> Iterator[int]:
+    """Yield, batch by batch, how many payloads no row refers to. Young ones are left out, since a commit may be under way.
+
+    Unlike `set_aside`, this relies on the catalogue's indexes, and no transaction takes long.
+
+    Args:
+        uncommitted: returns the payload keys that this process is about to commit.
+    """
+    before_s = time.time() - STUCK_S
+    keys = (key for key, stored in _stored(payloads) if stored.modified_s <= before_s)
+    while batch := list(islice(keys, _BATCH)):
+        # Read before the catalogue is, as in `_move`.
+        under_way = uncommitted()
+        orphans = catalogue.garbage.orphans(batch)
+        yield sum(key.rpartition("/")[2] not in under_way for key in orphans)
 
 
 def empty_quarantine(quarantine: Quarantine, *, at_once: bool = False) -> int:

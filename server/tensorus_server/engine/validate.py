@@ -13,12 +13,14 @@ from tensorus_protos import rules
 from tensorus_protos.rules import RuleError
 from tensorus_server.errors import (
     ChecksumMismatchError,
+    GenerationMismatchError,
     InvalidMetadataError,
     InvalidNameError,
     InvalidRequestError,
     InvalidShapeError,
     LimitExceededError,
     SchemaMismatchError,
+    TensorNotFoundError,
 )
 from tensorus_server.limits import (
     DATASET_NAME_BYTES_MAX,
@@ -35,10 +37,11 @@ if TYPE_CHECKING:
 
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.policy import StoragePolicy
-    from tensorus_server.model import Checksum, Dataset, Metadata, NewTensor, Schema
+    from tensorus_server.model import Checksum, Dataset, Metadata, NewTensor, Read, Schema, Tensor
 
 __all__ = [
     "checked_spec",
+    "generation_checked",
     "require_announced",
     "require_candidate_count",
     "require_canonical",
@@ -334,3 +337,17 @@ def _metadata_error(error: RuleError, dataset: str, tensor: str) -> InvalidMetad
     if error.limit is None:
         return InvalidMetadataError(str(error), dataset=dataset, tensor=tensor)
     return LimitExceededError(str(error), dataset=dataset, tensor=tensor, limit=error.limit)
+
+
+def generation_checked(dataset: str, read: Read, tensor: Tensor | None) -> Tensor | Exception:
+    """Return the tensor that was found for a read, or the error if there is none, or one of another generation."""
+    if tensor is None:
+        return TensorNotFoundError("there is no such tensor", dataset=dataset, tensor=read.id)
+    if read.generation is not None and tensor.generation != read.generation:
+        return GenerationMismatchError(
+            f"generation is {tensor.generation}, the request asks for {read.generation}",
+            dataset=dataset,
+            tensor=read.id,
+            generation=tensor.generation,
+        )
+    return tensor

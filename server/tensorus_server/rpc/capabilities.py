@@ -29,6 +29,8 @@ FEATURES = (
     "query.filter_text",
     "query.resume",
     "query.sample",
+    "store_stats",
+    "verify",
 )
 """Optional parts of the contract that this version implements."""
 

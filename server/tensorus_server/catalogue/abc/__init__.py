@@ -54,11 +54,13 @@ from tensorus_server.catalogue.abc.pages import (
     require_intact,
 )
 from tensorus_server.catalogue.abc.tensors import StoredTensor, TensorTable
+from tensorus_server.catalogue.abc.totals import CatalogueTotals, Sizes
 from tensorus_server.catalogue.abc.uploads import Mark, Upload, UploadTable
 
 __all__ = [
     "ORDER_FIELDS",
     "Catalogue",
+    "CatalogueTotals",
     "DamagedTensor",
     "DatasetPage",
     "DatasetTable",
@@ -67,6 +69,7 @@ __all__ = [
     "Order",
     "Page",
     "PageRequest",
+    "Sizes",
     "StoredTensor",
     "TensorTable",
     "Upload",
@@ -99,6 +102,20 @@ class Catalogue(ABC):
         Raises:
             StoreUnavailableError: the files were removed, or the catalogue takes no writes for another reason.
         """
+
+    @abstractmethod
+    def sizes(self, dataset: str | None = None) -> Sizes:
+        """Return sums over the tensors of a dataset; None: of all datasets.
+
+        Reads in several transactions: tensors that come and go meanwhile may be in the sums or not. Damaged rows are in them.
+
+        Raises:
+            DatasetNotFoundError: the dataset does not exist.
+        """
+
+    @abstractmethod
+    def totals(self) -> CatalogueTotals:
+        """Return sums over all tables. See `sizes`."""
 
     @abstractmethod
     def maintain(self, *, idle: bool) -> None:

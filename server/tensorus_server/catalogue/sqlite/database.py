@@ -241,6 +241,18 @@ class Database:
         except (apsw.Error, OSError) as error:
             raise engine_error(error, "read") from error
 
+    def file_bytes(self) -> int:
+        """Return the size of the database file and its log.
+
+        Raises:
+            StoreUnavailableError: the files were removed.
+        """
+        try:
+            log_bytes = self._log_path.stat().st_size if self._log_path.exists() else 0
+            return self._path.stat().st_size + log_bytes
+        except OSError as error:
+            raise engine_error(error, "read") from error
+
     @contextmanager
     def lock_file_if_free(self, name: str) -> Iterator[bool]:
         """Hold the lock file `name`, next to the catalogue, during the block; yields False if another process holds it."""

@@ -116,6 +116,11 @@ class MemoryDatabase:
         with self.read(timed=False) as connection:
             yield connection
 
+    def file_bytes(self) -> int:
+        """Return the size of the database in memory."""
+        with self.read() as connection:
+            return int(connection.pragma("page_count")) * PAGE_BYTES
+
     @contextmanager
     def lock_file_if_free(self, _: str) -> Iterator[bool]:
         """See `Transactions`. There is no other process."""
