@@ -43,7 +43,7 @@ test-fast: $(VENV)/.dev
 	HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest -m 'not (long or slow or crash)' $(PARALLEL) $(FAST) $(ARGS)
 
 test-long: $(VENV)/.dev
-	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m 'long or hypothesis' --timeout 3600 -o faulthandler_timeout=0 $(PARALLEL) $(ARGS)
+	TMPDIR=$${TMPDIR:-/tmp} HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m 'long or hypothesis or crash' --timeout 3600 -o faulthandler_timeout=0 $(PARALLEL) $(ARGS)
 
 test-pythons:
 	sh .ci/pythons $(PYTHONS)

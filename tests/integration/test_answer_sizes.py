@@ -162,7 +162,7 @@ def pages(call: Any, request: Any) -> Iterator[Any]:
 class TestListTensors:
     """Metadata of 64 KiB are three times as much on the wire where they are floats."""
 
-    @pytest.mark.parametrize("page_size", [0, 7, PAGE_SIZE_MAX])
+    @pytest.mark.parametrize("page_size", [0, 7])
     def test_every_tensor_is_on_one_page(self, stub: TensorServiceStub, tensors: list[Tensor], page_size: int) -> None:
         request = pb.ListTensorsRequest(dataset=tensors[0].dataset, page_size=page_size)
         found = [list(page.tensors) for page in pages(stub.ListTensors, request)]
@@ -203,7 +203,7 @@ class TestListTensors:
 class TestListDatasets:
     """A schema has as many keys as fit into 64 KiB."""
 
-    @pytest.mark.parametrize("page_size", [0, 7, PAGE_SIZE_MAX])
+    @pytest.mark.parametrize("page_size", [0, 7])
     def test_every_dataset_is_on_one_page(self, stub: TensorServiceStub, names: list[str], page_size: int) -> None:
         found = [list(page.datasets) for page in pages(stub.ListDatasets, pb.ListDatasetsRequest(page_size=page_size))]
         listed = [dataset.name for page in found for dataset in page]

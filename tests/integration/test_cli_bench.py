@@ -266,9 +266,9 @@ def test_a_disk_without_room_is_said_as_the_server_says_it(tmp_path: Path) -> No
 
 
 SIGNALS = [
-    pytest.param(signal.SIGINT, 1, id="Ctrl-C"),
-    pytest.param(signal.SIGTERM, 143, id="SIGTERM"),
-    pytest.param(signal.SIGHUP, 129, id="SIGHUP"),
+    pytest.param(signal.SIGINT, 1, "insert", id="Ctrl-C"),
+    pytest.param(signal.SIGTERM, 143, "get", id="SIGTERM"),
+    pytest.param(signal.SIGHUP, 129, "get", id="SIGHUP"),
 ]
 
 
@@ -288,8 +288,7 @@ def nothing(*_: Any) -> None:
     """Stands in for a handler."""
 
 
-@pytest.mark.parametrize(("number", "exit_code"), SIGNALS)
-@pytest.mark.parametrize("method", ["insert", "get"])
+@pytest.mark.parametrize(("number", "exit_code", "method"), SIGNALS)
 @pytest.mark.usefixtures("unchanged", "harmless_signals")
 def test_a_signal_ends_it_in_the_midst_of_a_transfer_but_not_of_a_call_of_grpc(
     place: list[str], monkeypatch: pytest.MonkeyPatch, method: str, number: int, exit_code: int

@@ -163,12 +163,11 @@ def test_a_connection_that_always_breaks_at_the_same_place_is_given_up(
 
 
 @pytest.mark.usefixtures("small_limits")
-@pytest.mark.parametrize("seed", range(2))
 def test_many_tensors_of_mixed_sizes_are_each_stored_once(
-    fresh_server: Server, proxy: FaultProxy, direct: tensorus.Client, seed: int
+    fresh_server: Server, proxy: FaultProxy, direct: tensorus.Client
 ) -> None:
-    tensors = mixed(120, seed)
-    proxy.faults = random_faults(seed, mean_bytes=2 * MIB)
+    tensors = mixed(80, seed=0)
+    proxy.faults = random_faults(0, mean_bytes=2 * MIB)
     with through(proxy) as client:
         inserted = client.insert_many("fast", tensors.items())
     assert proxy.cuts >= 3
@@ -253,7 +252,7 @@ def test_a_get_that_is_cut_brings_the_exact_bytes(
     direct.insert(preset, MATRIX, id="t")
     expected = direct.get(preset, "t", index=index, as_="numpy")
     # The second stream breaks before it has brought anything.
-    proxy.faults = cuts(700 * KIB, 100, 0, 900 * KIB, 300 * KIB, upward=False)
+    proxy.faults = cuts(700 * KIB, 100, 0, 900 * KIB, upward=False)
     with through(proxy) as client:
         assert_same_bits(client.get(preset, "t", index=index, as_="numpy"), expected)
     assert proxy.cuts >= 4
@@ -274,11 +273,10 @@ def test_a_get_sends_nothing_of_a_whole_tensor_twice(
     assert received <= (40 + 2 * 8) * MIB
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_many_tensors_are_each_read_once_and_in_order(proxy: FaultProxy, direct: tensorus.Client, seed: int) -> None:
-    tensors = mixed(80, seed)
+def test_many_tensors_are_each_read_once_and_in_order(proxy: FaultProxy, direct: tensorus.Client) -> None:
+    tensors = mixed(80, seed=0)
     direct.insert_many("lossless", tensors.items())
-    proxy.faults = random_faults(seed, mean_bytes=2 * MIB)
+    proxy.faults = random_faults(0, mean_bytes=2 * MIB)
     with through(proxy) as client:
         ids = []
         for record in client.get_many("lossless", tensors, as_="numpy"):

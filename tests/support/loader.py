@@ -1,8 +1,9 @@
 """A process that reads tensors in the workers of a `DataLoader`: a program, since workers are forked from, or spawned by, one.
 
-    python loader.py ADDRESS DATASET fork|spawn
+    python loader.py ADDRESS DATASET
 
-Prints the first value of every tensor as the workers read them, then of each as this process reads it afterwards.
+Prints, for each way to start workers, the first value of every tensor as they read them, then of each as this process reads it
+afterwards.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 
 import tensorus
 
-WORKERS = 4
+WORKERS = 2
 TENSORS = 20
 
 
@@ -33,8 +34,13 @@ class Tensors(torch.utils.data.Dataset):
 
 
 def main() -> None:
-    """Read everything twice: in workers, and here."""
-    address, dataset, how = sys.argv[1:]
+    """Read everything twice, in workers and here, for each way to start workers."""
+    address, dataset = sys.argv[1:]
+    json.dump({how: read(address, dataset, how) for how in ("fork", "spawn")}, sys.stdout)
+
+
+def read(address: str, dataset: str, how: str) -> dict[str, object]:
+    """Read everything in workers that are started in this way, and here."""
     with tensorus.connect(address) as client:
         tensors = Tensors(client, dataset)
         # The client is open and in use: it has a connection, and threads that decode.
@@ -44,10 +50,10 @@ def main() -> None:
         loader = torch.utils.data.DataLoader(
             tensors, batch_size=None, num_workers=WORKERS, multiprocessing_context=how, timeout=30
         )
-        read = [float(value) for value in loader]
+        in_workers = [float(value) for value in loader]
         again = [tensors[position] for position in range(TENSORS)]
         left = sum(1 for _ in unfinished)
-    json.dump({"used": used, "workers": read, "again": again, "left": left}, sys.stdout)
+    return {"used": used, "workers": in_workers, "again": again, "left": left}
 
 
 if __name__ == "__main__":
