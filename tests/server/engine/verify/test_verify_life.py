@@ -323,8 +323,8 @@ REFUSED: dict[str, tuple[Target, str, type[EngineError], str]] = {
         "max_bytes_per_second is 0, must be at least 1 byte",
     ),
     "too many ids": (Target("d", ("t",) * 10_001), "", LimitExceededError, r"number of ids is 10001, limit is 10000"),
-    "a token that is none": (Target(), "x", InvalidPageTokenError, "resume_token is not one"),
-    "an empty token": (Target(), "W10=", InvalidPageTokenError, "resume_token is not one"),
+    "a token that is none": (Target(), "x", InvalidPageTokenError, "resume_token was not issued"),
+    "an empty token": (Target(), "W10=", InvalidPageTokenError, "resume_token was not issued"),
 }
 
 
