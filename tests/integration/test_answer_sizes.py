@@ -33,7 +33,7 @@ from tensorus_server.limits import (
 from tensorus_server.model import EncodingShare, Schema, Tensor
 from tensorus_server.processes.server import Server
 
-TENSORS = 48
+TENSORS = 64
 
 REQUEST = "an insert that left much"
 
@@ -99,7 +99,7 @@ def tensors(catalogue: Catalogue) -> list[Tensor]:
             stored_tensor(
                 dataset,
                 long_id(number),
-                metadata=TEXT if number % 4 else FLOATS,
+                metadata=TEXT if number % 8 else FLOATS,
                 policy=LARGEST_POLICY,
                 shape=(1,) * 32,
             )

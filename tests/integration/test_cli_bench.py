@@ -37,12 +37,12 @@ DEFAULT_PRESETS = ["none", "fast", "lossless", "balanced", "fp16_only", "int8_on
 
 @pytest.fixture
 def unchanged(remote: tensorus.Client, dataset: str) -> Iterator[None]:
-    """Fails unless the test leaves every dataset of the shared server as it was, one with a tensor among them."""
+    """Fails unless the test leaves the datasets of the shared server as they were, and the tensor of one of them."""
     remote.create_dataset(dataset)
     remote.insert(dataset, np.arange(10), id="mine")
-    before = [(info, remote.stats(info.name)) for info in remote.datasets()]
+    before = remote.datasets(), remote.stats(dataset)
     yield
-    assert [(info, remote.stats(info.name)) for info in remote.datasets()] == before
+    assert (remote.datasets(), remote.stats(dataset)) == before
 
 
 def measured(*arguments: object) -> Any:

@@ -84,8 +84,9 @@ def forked(source: str, *arguments: object, **environment: str) -> Any:
 # ---- Clients of a server ------------------------------------------------------------------------------------------------
 
 
-def test_workers_of_a_data_loader_read_with_a_client_that_their_parent_uses(address: str) -> None:
-    # One process for both ways, and few workers: each imports torch, which takes seconds.
+def test_forked_workers_of_a_data_loader_and_spawned_ones_read_with_a_client_that_their_parent_uses(
+    address: str,
+) -> None:
     done = run_process([sys.executable, loader.__file__, address, DATASET])
     assert done.returncode == 0, done.stderr
     positions = list(range(loader.TENSORS))
