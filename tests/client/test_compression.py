@@ -13,6 +13,7 @@ import torch
 
 import tensorus
 from support.arrays import DTYPE_NAMES, SHAPES, assert_same_bits, normal, random_bits
+from support.cases import each
 from support.client import ARRAYS
 from support.compression import COMPRESSORS, relative_error
 from tensorus import compression
@@ -84,8 +85,8 @@ def test_metadata_is_plain_and_counts_everything() -> None:
     assert metadata["lossy"]
 
 
-@pytest.mark.parametrize("dtype", DTYPE_NAMES)
-@pytest.mark.parametrize("name", COMPRESSORS)
+@each("dtype", DTYPE_NAMES)
+@each("name", COMPRESSORS)
 def test_without_a_quantizer_every_bit_stays(name: str, dtype: str) -> None:
     for shape in SHAPES:
         values = random_bits(dtype, shape)
@@ -94,7 +95,7 @@ def test_without_a_quantizer_every_bit_stays(name: str, dtype: str) -> None:
         assert metadata["compressed_size"] <= values.nbytes + 100
 
 
-@pytest.mark.parametrize("make", ARRAYS.values(), ids=ARRAYS)
+@each("make", ARRAYS.values(), ids=ARRAYS)
 def test_the_bytes_do_not_depend_on_how_an_array_lies_in_memory(make: Callable[[], np.ndarray[Any, Any]]) -> None:
     array = make()
     dense = array.astype(array.dtype.newbyteorder("="), order="C")
