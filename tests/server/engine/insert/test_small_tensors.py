@@ -103,7 +103,7 @@ def taken(
 @each("known_crc", [False, True])
 def test_everything_is_stored_as_on_the_general_way(pool: CodecPool, policy: StoragePolicy, *, known_crc: bool) -> None:
     # All of them at once: neighbours of one size are looked at together.
-    arrays = [array for array in ARRAYS.values() for _ in range(3)]
+    arrays = [array for array in ARRAYS.values() for _ in range(2)]
     small = SmallTensors(DATASET)
     for item, array in enumerate(arrays):
         assert taken(small, array, policy, item=item, known_crc=known_crc)
