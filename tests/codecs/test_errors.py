@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
+from support.cases import each
 from tensorus_codecs import errors
 
 _DRAWN = re.findall(r"^[├└]── (\w+) ", errors.__doc__, re.MULTILINE)
@@ -15,7 +14,7 @@ def test_the_drawing_has_every_error() -> None:
     assert {*_DRAWN, "CodecError"} == set(errors.__all__)
 
 
-@pytest.mark.parametrize("name", [name for name in _DRAWN if name != "UnknownCodecNumberError"])
+@each("name", [name for name in _DRAWN if name != "UnknownCodecNumberError"])
 def test_every_error_but_one_is_a_leaf_of_codec_error(name: str) -> None:
     assert getattr(errors, name).__bases__ == (errors.CodecError,)
 

@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
+from support.cases import each
 from tensorus_codecs.abc import Compressor, Filter, Quantizer
 from tensorus_codecs.chunk_record import VERSION, parse_record
 from tensorus_codecs.dtypes import dtype_by_name
@@ -24,7 +23,7 @@ def test_there_is_no_file_too_few_and_none_too_many() -> None:
     assert {path.name for path in FOLDER.iterdir()} == {*MANIFEST, "manifest.json", "README.md"}
 
 
-@pytest.mark.parametrize("name", MANIFEST)
+@each("name", MANIFEST)
 class TestRecords:
     """One file after the other."""
 

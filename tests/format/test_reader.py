@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from format.reader import FormatError, coarse_length, decode, decode_coarse
+from support.cases import each
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.coarse import HEAD_BYTES, CoarseHead
 from tensorus_codecs.pipeline import decode_record
@@ -21,14 +22,14 @@ def test_every_record_is_in_the_manifest():
     assert NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_record_decodes(name):
     decoded = decode((GOLDEN / name).read_bytes())
     assert len(decoded) == MANIFEST[name]["decoded_bytes"]
     assert hashlib.sha256(decoded).hexdigest() == MANIFEST[name]["decoded_sha256"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_record_of_another_length_is_refused(name):
     record = (GOLDEN / name).read_bytes()
     for damaged in (record[:-1], record + b"\0", record[:15]):

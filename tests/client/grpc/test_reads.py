@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.cases import each
 from tensorus._backend import Arrival, Began, Bytes, Failed
 from tensorus._grpc.reads import GetPlace, arrivals
 from tensorus.errors import ChecksumMismatchError, GenerationMismatchError, TensorNotFoundError, TensorusError
@@ -307,7 +308,7 @@ def test_a_tensor_whose_bytes_come_with_its_header_is_one_arrival() -> None:
     assert (began.info.id, began.shape, began.data) == ("t", (2,), FOUR_BYTES)
 
 
-@pytest.mark.parametrize(
+@each(
     "fields",
     [
         {"last": False},
