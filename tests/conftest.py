@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import hypothesis
+import psutil
 import pytest
 
 pytest.register_assert_rewrite("contract", "support")
@@ -26,10 +29,28 @@ from tensorus_server.app import open_engine  # noqa: E402
 from tensorus_server.engine.engine import Engine  # noqa: E402
 from tensorus_server.processes.server import Server  # noqa: E402
 
-hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=100)
+hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.register_profile("fast", deadline=None, derandomize=True, max_examples=10)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=5000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES_MIN = 6 * 1024**3
+
+
+def has_memory() -> bool:
+    """Return whether the tests' files fit into memory."""
+    if not MEMORY.is_dir():
+        return False
+    return min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available) >= MEMORY_BYTES_MIN
+
+
+# Stores wait for the disk at every commit, which would be half of the time of the tests. What a killed process has written is
+# in memory either way, so most claims are the same there. Whoever sets TMPDIR or --basetemp has the files elsewhere.
+if "TMPDIR" not in os.environ and has_memory():
+    # For pytest, and for the processes that the tests start.
+    os.environ["TMPDIR"] = str(MEMORY)
+    tempfile.tempdir = None
 
 # Who starts the tests in the background may have them ignore Ctrl-C, and then so would every process they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

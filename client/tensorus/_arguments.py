@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from tensorus._arrays.canonical import as_numpy, canonical_blocks, default_kind, dtype_name, from_canonical
 from tensorus._arrays.indexing import parse_index
@@ -19,7 +20,7 @@ from tensorus.errors import (
     TensorusError,
     error_for,
 )
-from tensorus.types import NewTensor, Policy, Progress, Record
+from tensorus.types import NewTensor, Policy, Precision, Progress, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,8 +39,10 @@ __all__ = [
     "inserted_many",
     "inserted_one",
     "listing_of",
+    "part_of",
     "policies_of",
     "policy_of",
+    "precision_of",
     "progress_of",
     "record_of",
     "sample_from",
@@ -47,6 +50,7 @@ __all__ = [
     "tensor_name",
     "upload_of",
     "uploads_of",
+    "verified_part",
     "without_result",
 ]
 
@@ -56,6 +60,8 @@ faster than with 1,000 ids, because nothing is in transit between two calls."""
 
 DELETES_PER_CALL = 1000
 """A call is one transaction, which blocks other writers."""
+
+_PRECISIONS = get_args(Precision)
 
 _COUNT_MAX = 2**64 - 1
 """Maximum of a limit, sample and seed in the contract."""
@@ -131,15 +137,36 @@ def record_of(as_: AsArray | None) -> Callable[[TensorInfo, AnyArray], Record]:
 
 
 def selection_of(
-    index: Index | None, dtype: str | None, as_: AsArray | None
+    index: Index | None, dtype: str | None, as_: AsArray | None, precision: str | None = None
 ) -> tuple[Part | None, Callable[[TensorInfo, AnyArray], Any]]:  # `Any`: a torch tensor or a NumPy array, as asked for
-    """Return the part to read, and a function that makes the array. Raises as `parse_index` and `_array_kind`."""
+    """Return the part to read, and a function that makes the array.
+
+    Raises as `parse_index`, `_array_kind` and `precision_of`.
+    """
     if index is None:
         kind = _array_kind(as_)
-        return None if dtype is None else Part(dtype=dtype), lambda _, array: from_canonical(array, kind)
+        part = part_of(precision) if dtype is None else Part(dtype=dtype, precision=precision_of(precision))
+        return part, lambda _, array: from_canonical(array, kind)
     parsed, kind = parse_index(index), _array_kind(as_)
-    part = Part(parsed.axes, parsed.trailing_axes, dtype)
+    part = Part(parsed.axes, parsed.trailing_axes, dtype, precision_of(precision))
     return part, lambda info, array: from_canonical(parsed.apply(array, info.shape), kind)
+
+
+def part_of(precision: str | None) -> Part | None:
+    """Return the part to read of whole tensors at this precision. Raises as `precision_of`."""
+    return None if precision is None else Part(precision=precision_of(precision))
+
+
+def precision_of(precision: str | None) -> str | None:
+    """Return the precision of a read.
+
+    Raises:
+        InvalidRequestError: there is no such precision.
+    """
+    if precision is not None and precision not in _PRECISIONS:
+        known = ", ".join(map(repr, _PRECISIONS))
+        raise InvalidRequestError(f"precision is {precision!r}, must be {known} or None", reason="INVALID_REQUEST")
+    return precision
 
 
 def without_result(what: str, dataset: str, tensor_id: str) -> InternalError:
@@ -178,6 +205,35 @@ def _policy(policy: object) -> Policy:
 def sample_from(tensor: object) -> Sample:
     """Return a sample of a tensor: all its values, or as many as a store explains."""
     return sample_of([as_numpy(tensor)])
+
+
+_BYTES_PER_SECOND_MAX = 2**63 - 1
+"""What the contract can carry; more makes no difference."""
+
+
+def verified_part(
+    dataset: str | None, ids: str | Iterable[str] | None, bytes_per_second: int | None
+) -> tuple[str | None, list[str], int | None]:
+    """Return the arguments of `Backend.verify`.
+
+    Raises:
+        ValueError: the dataset is empty, there are ids but no dataset, or an empty list of ids, or no bytes are allowed.
+    """
+    if bytes_per_second is not None:
+        bytes_per_second = min(operator.index(bytes_per_second), _BYTES_PER_SECOND_MAX)
+        if bytes_per_second < 1:
+            raise ValueError(f"max_bytes_per_second is {bytes_per_second}, must be at least 1")
+    name = None if dataset is None else dataset_name(dataset)
+    if name is not None and not name:
+        raise ValueError("dataset is empty; None stands for the whole store")
+    if ids is None:
+        return name, [], bytes_per_second
+    wanted = [tensor_name(tensor_id) for tensor_id in ([ids] if isinstance(ids, str) else ids)]
+    if name is None:
+        raise ValueError("ids are of a dataset, and dataset is None")
+    if not wanted:
+        raise ValueError("ids is empty; without ids, every tensor of the dataset is verified")
+    return name, wanted, bytes_per_second
 
 
 def dataset_taken(error: AlreadyExistsError) -> AlreadyExistsError:

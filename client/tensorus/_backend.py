@@ -13,9 +13,33 @@ if TYPE_CHECKING:
     from typing import Any
 
     from tensorus.errors import DataCorruptError, TensorusError
-    from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Progress, Schema, TensorInfo
+    from tensorus.types import (
+        Damage,
+        DatasetInfo,
+        DatasetStats,
+        Policy,
+        PolicyExplanation,
+        Progress,
+        Schema,
+        StoreStats,
+        TensorInfo,
+        VerifyProgress,
+        VerifyReport,
+    )
 
-__all__ = ["Arrival", "Backend", "Began", "Bytes", "Failed", "InsertOptions", "Listing", "Part", "Sample", "Upload"]
+__all__ = [
+    "Arrival",
+    "Backend",
+    "Began",
+    "Bytes",
+    "Failed",
+    "Finding",
+    "InsertOptions",
+    "Listing",
+    "Part",
+    "Sample",
+    "Upload",
+]
 
 
 @dataclass(frozen=True)
@@ -64,6 +88,13 @@ class Part:
     trailing_axes: tuple[slice, ...] = ()
     dtype: str | None = None
     """Dtype to cast the values to; None: no cast."""
+    precision: str | None = None
+    """How exact the values must be; None: as stored."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the whole tensor, of its own dtype."""
+        return not (self.axes or self.trailing_axes) and self.dtype is None
 
 
 @dataclass(frozen=True)
@@ -93,7 +124,8 @@ class Began:
     data: memoryview | None = None
     """All canonical bytes, if they came with this message, as for small tensors; no `Bytes` follow then."""
     checksum: bytes | None = None
-    """Checksum of the canonical bytes if the whole tensor arrives: XXH3-128 (16 bytes) or CRC32C (4 bytes), big-endian."""
+    """Checksum of the canonical bytes if the whole tensor arrives as it is stored: XXH3-128 (16 bytes) or CRC32C (4 bytes),
+    big-endian."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +153,10 @@ class Failed:
 Arrival: TypeAlias = "Began | Bytes | Failed"
 """An event of a read. Each item yields `Began`, then `Bytes` until it is complete; or `Failed`, at any point. Items arrive one
 after the other."""
+
+
+Finding: TypeAlias = "Damage | VerifyProgress | VerifyReport"
+"""An event of a verification: each damage once, the progress now and then, at last the report, without the damages."""
 
 
 class Backend(Protocol):
@@ -162,8 +198,8 @@ class Backend(Protocol):
     def get(self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Iterator[Arrival]:
         """Read tensors, the same part of each; at most 10,000 ids, as in the contract."""
 
-    def query(self, listing: Listing, *, with_data: bool) -> Iterator[Arrival]:
-        """Read the tensors of a listing."""
+    def query(self, listing: Listing, *, with_data: bool, precision: str | None = None) -> Iterator[Arrival]:
+        """Read the tensors of a listing, at this precision."""
 
     def list_tensors(self, listing: Listing) -> Iterator[TensorInfo | DataCorruptError]:
         """Yield the tensors of a listing without their data, page by page; damaged ones as errors, at the end of their page."""
@@ -176,6 +212,18 @@ class Backend(Protocol):
 
     def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
         """Return the effect of each policy on a sample of at most 64 MiB; without policies, of each preset."""
+
+    def store_stats(self) -> StoreStats:
+        """Return the sizes of the store."""
+
+    def verify(self, dataset: str | None, ids: Sequence[str], bytes_per_second: int | None) -> Iterator[Finding]:
+        """Verify what is stored.
+
+        Args:
+            dataset: None: the whole store.
+            ids: of the dataset's tensors; empty: all.
+            bytes_per_second: stored bytes that may be read per second; None: any number.
+        """
 
     def close(self) -> None:
         """Close the store or connection. Idempotent."""

@@ -14,17 +14,32 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from tensorus._grpc.convert import dataset_from, explanation_from, stats_from
+from tensorus._grpc.convert_store import store_stats_from
 from tensorus._grpc.tensor_info import described, measured
-from tensorus.types import EncodingShare, ValueSummary
+from tensorus.types import Damage, EncodingShare, ValueSummary, VerifyProgress, VerifyReport
 from tensorus_server import model
+from tensorus_server.errors import reason_of
 from tensorus_server.rpc.convert import dataset_to, explanation_to, stats_to
+from tensorus_server.rpc.convert_store import store_stats_to
 
 if TYPE_CHECKING:
-    from tensorus.types import DatasetInfo, DatasetStats, PolicyExplanation, TensorInfo
+    from tensorus.types import DatasetInfo, DatasetStats, PolicyExplanation, StoreStats, TensorInfo
     from tensorus_codecs.summary import ValueSummary as EngineValueSummary
     from tensorus_server.engine.explain import Explanation
+    from tensorus_server.engine.store_stats import StoreStats as EngineStoreStats
+    from tensorus_server.engine.verify.verification import Progress
+    from tensorus_server.errors import EngineError
 
-__all__ = ["dataset_info", "explanation_info", "stats_info", "tensor_info"]
+__all__ = [
+    "damage_info",
+    "dataset_info",
+    "explanation_info",
+    "progress_info",
+    "report_info",
+    "stats_info",
+    "store_stats_info",
+    "tensor_info",
+]
 
 _STORED = frozenset({model.Outcome.INSERTED, model.Outcome.REPLACED})
 
@@ -51,8 +66,55 @@ def explanation_info(explanation: Explanation) -> PolicyExplanation:
     return explanation_from(explanation_to(explanation))
 
 
-def tensor_info(tensor: model.Tensor) -> TensorInfo:
-    """Return what is known of a tensor; most of it is only worked out when it is asked for."""
+def store_stats_info(stats: EngineStoreStats) -> StoreStats:
+    """Return the sizes of a store, converted as a server and its client would."""
+    return store_stats_from(store_stats_to(stats))
+
+
+def damage_info(error: EngineError) -> Damage:
+    """Return the damage that a verification found. Not by way of a status, which servers write to their log."""
+    facts = error.facts
+    generation = int(facts.get("generation", 0)) or None
+    return Damage(
+        dataset=facts.get("dataset", ""),
+        id=facts.get("tensor"),
+        generation=generation,
+        chunk=int(facts["chunk"]) if "chunk" in facts else None,
+        file=facts.get("file", ""),
+        reason=reason_of(error),
+        message=str(error),
+    )
+
+
+def progress_info(progress: Progress) -> VerifyProgress:
+    """Return the progress of a verification."""
+    return VerifyProgress(
+        tensors=progress.tensors,
+        stored_bytes=progress.stored_bytes,
+        total_tensors=progress.total_tensors,
+        total_stored_bytes=progress.total_stored_bytes,
+        damages=progress.damages,
+    )
+
+
+def report_info(progress: Progress) -> VerifyReport:
+    """Return the report of a verification that has ended, without the damages themselves."""
+    return VerifyReport(
+        tensors=progress.tensors,
+        stored_bytes=progress.stored_bytes,
+        damaged_tensors=progress.damaged_tensors,
+        undecoded_tensors=progress.undecoded_tensors,
+        orphans=progress.orphans,
+        damage_count=progress.damages,
+    )
+
+
+def tensor_info(tensor: model.Tensor, *, coarse_error: float = 0.0) -> TensorInfo:
+    """Return what is known of a tensor; most of it is only worked out when it is asked for.
+
+    Args:
+        coarse_error: see `TensorInfo`.
+    """
     # Not the tensor itself, which may have its payload.
     checksums = tensor.source_checksum.value, tensor.value_checksum.value
     return described(
@@ -61,6 +123,7 @@ def tensor_info(tensor: model.Tensor) -> TensorInfo:
         shape=tensor.spec.shape,
         metadata=tensor.metadata,
         inserted=tensor.outcome in _STORED,
+        coarse_error=coarse_error,
         rest=partial(_measured, tensor.storage, tensor.values, *checksums, tensor.created_us),
     )
 

@@ -14,8 +14,10 @@ from tensorus._arguments import (
     inserted_many,
     inserted_one,
     listing_of,
+    part_of,
     policies_of,
     policy_of,
+    precision_of,
     progress_of,
     record_of,
     sample_from,
@@ -23,12 +25,14 @@ from tensorus._arguments import (
     tensor_name,
     upload_of,
     uploads_of,
+    verified_part,
     without_result,
 )
 from tensorus._arrays.assemble import Assembler, headers
 from tensorus._backend import InsertOptions
 from tensorus._damage import intact
 from tensorus._forks import of_this_process
+from tensorus._verifying import Verifying
 from tensorus.errors import AlreadyExistsError, UnavailableError
 from tensorus.types import NewTensor, Record
 
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from tensorus._arrays.canonical import AnyArray
     from tensorus._backend import Arrival, Backend
     from tensorus._damage import OnDamaged
+    from tensorus._verifying import OnDamage, OnVerifyProgress
     from tensorus._where import Where
     from tensorus.types import (
         AsArray,
@@ -48,9 +53,12 @@ if TYPE_CHECKING:
         OnConflict,
         Policy,
         PolicyExplanation,
+        Precision,
         Progress,
         Schema,
+        StoreStats,
         TensorInfo,
+        VerifyReport,
     )
 
 __all__ = ["Client"]
@@ -260,6 +268,7 @@ class Client:
         *,
         index: Index | None = None,
         dtype: str | None = None,
+        precision: Precision | None = None,
         as_: AsArray | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Any:  # `Any`: a torch tensor or a NumPy array, as asked for
@@ -272,6 +281,9 @@ class Client:
                 are read.
             dtype: cast to this dtype before sending: "bfloat16" halves the transfer of a float32 tensor. Real dtypes can be
                 cast to floating-point dtypes, complex to complex.
+            precision: "bf16" allows float32 values to be rounded to bfloat16. About 40 % of the bytes are then read and sent.
+                The dtype stays float32, and chunks whose encoding saves nothing are read exactly. `info`, `get_many` and
+                `query` tell how large the error can be: `TensorInfo.coarse_error`. None: the stored values.
             as_: "torch" or "numpy". None: torch if it is installed, else NumPy.
             on_progress: called as bytes arrive, on the caller's thread.
 
@@ -281,23 +293,30 @@ class Client:
         Raises:
             DatasetNotFoundError, TensorNotFoundError: the dataset or tensor does not exist.
             IndexError: an integer is out of bounds.
-            UnsupportedDTypeError, InvalidRequestError: the dtype is unknown, or the cast is not supported.
+            UnsupportedDTypeError, InvalidRequestError: the dtype or precision is unknown, or the cast is not supported.
             DataCorruptError: the stored data is damaged.
         """
-        part, finish = selection_of(index, dtype, as_)
+        part, finish = selection_of(index, dtype, as_, precision)
         arrivals = self._backend.get(dataset_name(dataset), [tensor_name(id)], part, with_data=True)
         for info, array in self._assembler.assemble(arrivals, on_progress):
             return finish(info, array)
         raise without_result("read", dataset, id)
 
     def get_many(
-        self, dataset: str, ids: Iterable[str], *, as_: AsArray | None = None, on_damaged: OnDamaged = None
+        self,
+        dataset: str,
+        ids: Iterable[str],
+        *,
+        precision: Precision | None = None,
+        as_: AsArray | None = None,
+        on_damaged: OnDamaged = None,
     ) -> Iterator[Record]:
         """Yield tensors by id, in the given order, in one stream.
 
         Args:
             dataset: name of the dataset.
             ids: ids of the tensors.
+            precision: as for `get`.
             as_: "torch" or "numpy". None: torch if it is installed, else NumPy.
             on_damaged: called with the error of each damaged tensor; the others are still yielded. None: the first error is
                 raised.
@@ -307,7 +326,8 @@ class Client:
             DataCorruptError: a tensor is damaged; raised when the iteration reaches it.
         """
         name, wanted, backend = dataset_name(dataset), [tensor_name(tensor_id) for tensor_id in ids], self._backend
-        reads = (backend.get(name, batch, None, with_data=True) for batch in batches(wanted, READS_PER_CALL))
+        part = part_of(precision)
+        reads = (backend.get(name, batch, part, with_data=True) for batch in batches(wanted, READS_PER_CALL))
         return self._records(chain.from_iterable(reads), record_of(as_), on_damaged)
 
     def query(
@@ -320,6 +340,7 @@ class Client:
         sample: int | None = None,
         seed: int | None = None,
         with_data: bool = True,
+        precision: Precision | None = None,
         as_: AsArray | None = None,
         on_damaged: OnDamaged = None,
     ) -> Iterator[Record]:
@@ -334,6 +355,7 @@ class Client:
             sample: choose this many tensors at random, and yield them in random order.
             seed: makes the sample reproducible.
             with_data: False skips the values: `Record.tensor` is None.
+            precision: as for `get`.
             as_: "torch" or "numpy". None: torch if it is installed, else NumPy.
             on_damaged: called with the error of each damaged tensor; the others are still yielded. None: the first error is
                 raised.
@@ -345,7 +367,7 @@ class Client:
         """
         listing = listing_of(dataset, where, order_by=order_by, limit=limit, sample=sample, seed=seed)
         finish = record_of(as_)
-        arrivals = self._backend.query(listing, with_data=with_data)
+        arrivals = self._backend.query(listing, with_data=with_data, precision=precision_of(precision))
         if with_data:
             return self._records(arrivals, finish, on_damaged)
         return of_this_process(Record(info, None) for info in headers(arrivals, on_damaged))
@@ -369,13 +391,25 @@ class Client:
         found = self._backend.list_tensors(listing_of(dataset, where, order_by=order_by, limit=limit))
         return of_this_process(intact(found, on_damaged))
 
-    def info(self, dataset: str, id: str) -> TensorInfo:  # noqa: A002 - the field's word
+    def info(
+        self,
+        dataset: str,
+        id: str,  # noqa: A002 - the field's word
+        *,
+        precision: Precision | None = None,
+    ) -> TensorInfo:
         """Return the description of a tensor: everything except its values.
+
+        Args:
+            dataset: name of the dataset.
+            id: id of the tensor.
+            precision: as for `get`; `TensorInfo.coarse_error` then is the bound of the error of such a read.
 
         Raises:
             DatasetNotFoundError, TensorNotFoundError: the dataset or tensor does not exist.
         """
-        for info in headers(self._backend.get(dataset_name(dataset), [tensor_name(id)], None, with_data=False)):
+        part = part_of(precision)
+        for info in headers(self._backend.get(dataset_name(dataset), [tensor_name(id)], part, with_data=False)):
             return info
         raise without_result("read", dataset, id)
 
@@ -419,6 +453,39 @@ class Client:
             InvalidPolicyError: a preset is unknown, or a policy is invalid.
         """
         return self._backend.explain(sample_from(tensor), policies_of(policies))
+
+    def store_stats(self) -> StoreStats:
+        """Return the sizes of the whole store: its tensors, what waits to be deleted, and the disk."""
+        return self._backend.store_stats()
+
+    def verify(
+        self,
+        dataset: str | None = None,
+        ids: str | Iterable[str] | None = None,
+        *,
+        max_bytes_per_second: int | None = None,
+        on_damage: OnDamage | None = None,
+        on_progress: OnVerifyProgress | None = None,
+    ) -> VerifyReport:
+        """Read what is stored again, where it is stored, verify every checksum, and return a report of all damage.
+
+        Nothing is changed, and damage raises no error. Tensors that are inserted meanwhile are left out; deletions and
+        replacements are no damage. An interrupted verification resumes by itself.
+
+        Args:
+            dataset: name of the dataset. None: the whole store.
+            ids: ids of tensors of the dataset, at most 10,000. None: all of them.
+            max_bytes_per_second: largest number of stored bytes to read per second. None: no limit.
+            on_damage: called with each damage as it is found, on the caller's thread.
+            on_progress: called about twice a second, on the caller's thread.
+
+        Raises:
+            DatasetNotFoundError, TensorNotFoundError: the dataset, or one of the tensors, does not exist.
+        """
+        found = Verifying(on_damage, on_progress)
+        for finding in self._backend.verify(*verified_part(dataset, ids, max_bytes_per_second)):
+            found.take(finding)
+        return found.report
 
     @property
     def _backend(self) -> Backend:

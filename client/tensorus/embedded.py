@@ -6,7 +6,9 @@ messages are known to bring back as it was.
 
 from __future__ import annotations
 
+import math
 import queue
+import time
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from tensorus._backend import Backend, Began, Bytes, Failed
 from tensorus._forks import leave_behind, watch
 from tensorus._grpc.calls import open_explain
-from tensorus._grpc.convert import dtype_to, plain_metadata, policy_to, schema_to, upload_to
+from tensorus._grpc.convert import dtype_to, plain_metadata, policy_to, precision_to, schema_to, upload_to
 from tensorus._missing import engine_missing
 from tensorus.errors import DataCorruptError, TensorusError, UnavailableError, error_for
 from tensorus.types import Progress
@@ -23,7 +25,16 @@ from tensorus_codecs.dtypes import dtype_by_name, dtype_by_number
 from tensorus_codecs.errors import CodecError
 
 try:
-    from tensorus._from_engine import dataset_info, explanation_info, stats_info, tensor_info
+    from tensorus._from_engine import (
+        damage_info,
+        dataset_info,
+        explanation_info,
+        progress_info,
+        report_info,
+        stats_info,
+        store_stats_info,
+        tensor_info,
+    )
     from tensorus_server import model
     from tensorus_server.app import open_engine
     from tensorus_server.config import EngineConfig
@@ -32,12 +43,13 @@ try:
     from tensorus_server.engine.insert.stream import ItemResult
     from tensorus_server.engine.query import Query, parse_order
     from tensorus_server.engine.read.inline import read_inline
-    from tensorus_server.engine.read.reader import ReadPlan
+    from tensorus_server.engine.read.reader import ReadPlan, coarse_error
     from tensorus_server.engine.validate import checked_spec
+    from tensorus_server.engine.verify.verification import Target
     from tensorus_server.errors import EngineError, facts_of, reason_of
     from tensorus_server.filter.text import parse_filter
     from tensorus_server.limits import INLINE_BYTES_MAX
-    from tensorus_server.rpc.convert import explain_from, new_tensor_from, policy_from, schema_from
+    from tensorus_server.rpc.convert import explain_from, new_tensor_from, policy_from, precision_from, schema_from
 except ImportError as error:
     raise engine_missing(error) from error
 
@@ -45,13 +57,14 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from tensorus._backend import Arrival, InsertOptions, Listing, Part, Sample, Upload
+    from tensorus._backend import Arrival, Finding, InsertOptions, Listing, Part, Sample, Upload
     from tensorus.types import (
         DatasetInfo,
         DatasetStats,
         Policy,
         PolicyExplanation,
         Schema,
+        StoreStats,
         TensorInfo,
     )
     from tensorus_codecs.dtypes import DType
@@ -63,6 +76,10 @@ __all__ = ["EmbeddedBackend", "explain_here"]
 
 _BLOCK_BYTES = 1024 * 1024
 """What is handed to the engine at once: a chunk of the default size, which it takes without copying."""
+
+
+_PROGRESS_EVERY_S = 0.5
+"""How often a verification tells its progress: as often as a server does."""
 
 
 class EmbeddedBackend(Backend):
@@ -185,19 +202,21 @@ class EmbeddedBackend(Backend):
 
     def get(self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Iterator[Arrival]:
         """See `Backend`."""
-        slices = None if part is None else model.SliceSet(part.axes, part.trailing_axes)
+        slices = None if part is None or part.is_whole else model.SliceSet(part.axes, part.trailing_axes)
         # By way of the contract, so that both clients refuse alike.
         as_dtype = None if part is None or part.dtype is None else dtype_by_number(dtype_to(part.dtype))
+        precision = None if part is None else precision_from(precision_to(part.precision))
         reads = [model.Read(tensor_id, slices) for tensor_id in ids]
         with _as_tensorus_errors():
             for item, found in enumerate(self._engine.find(dataset, reads, with_payloads=with_data)):
                 if isinstance(found, Exception):
                     yield Failed(item, _error(found))
                 else:
-                    yield from self._read(item, found, slices, as_dtype, with_data=with_data)
+                    yield from self._read(item, found, slices, as_dtype, precision, with_data=with_data)
 
-    def query(self, listing: Listing, *, with_data: bool) -> Iterator[Arrival]:
+    def query(self, listing: Listing, *, with_data: bool, precision: str | None = None) -> Iterator[Arrival]:
         """See `Backend`."""
+        at = precision_from(precision_to(precision))
         with _as_tensorus_errors():
             query = Query(
                 dataset=listing.dataset,
@@ -211,7 +230,7 @@ class EmbeddedBackend(Backend):
                 if isinstance(found, Exception):
                     yield Failed(item, _error(found))
                 else:
-                    yield from self._read(item, found, None, None, with_data=with_data)
+                    yield from self._read(item, found, None, None, at, with_data=with_data)
 
     def list_tensors(self, listing: Listing) -> Iterator[TensorInfo | DataCorruptError]:
         """See `Backend`."""
@@ -234,6 +253,25 @@ class EmbeddedBackend(Backend):
     def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
         """See `Backend`."""
         return list(explain_here(sample, policies))
+
+    def store_stats(self) -> StoreStats:
+        """See `Backend`."""
+        with _as_tensorus_errors():
+            return store_stats_info(self._engine.store_stats())
+
+    def verify(self, dataset: str | None, ids: Sequence[str], bytes_per_second: int | None) -> Iterator[Finding]:
+        """See `Backend`."""
+        with _as_tensorus_errors():
+            verification = self._engine.verify(Target(dataset or "", ids, bytes_per_second))
+            shown_s = -math.inf
+            for damage in verification:
+                if damage is not None:
+                    yield damage_info(damage)
+                if time.monotonic() - shown_s >= _PROGRESS_EVERY_S:
+                    yield progress_info(verification.progress)
+                    shown_s = time.monotonic()
+            yield progress_info(verification.progress)
+            yield report_info(verification.progress)
 
     def close(self) -> None:
         """See `Backend`."""
@@ -267,22 +305,23 @@ class EmbeddedBackend(Backend):
         tensor: model.Tensor,
         slices: model.SliceSet | None,
         as_dtype: DType | None,
+        precision: model.Precision | None,
         *,
         with_data: bool,
     ) -> Iterator[Arrival]:
         checksum = tensor.value_checksum.value
-        if with_data and slices is None and as_dtype is None:
+        if with_data and slices is None and as_dtype is None and not coarse_error(tensor, precision):
             piece = read_inline(tensor, frozenset(), record_bytes_max=0)
             if piece is not None:
                 data = memoryview(piece.data)
                 yield Began(item, tensor_info(tensor), tensor.spec.shape, data=data, checksum=checksum)
                 return
         try:
-            plan = ReadPlan(tensor, slices, as_dtype)
-            whole = plan.cast is None and slices is None
+            plan = ReadPlan(tensor, slices, as_dtype, precision)
+            whole = plan.cast is None and slices is None and not plan.coarse_error
             yield Began(
                 item,
-                tensor_info(tensor),
+                tensor_info(tensor, coarse_error=plan.coarse_error),
                 plan.result.shape,
                 plan.result.dtype.name,
                 checksum=checksum if whole else None,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsArray",
     "DTypeShare",
+    "Damage",
     "DatasetInfo",
     "DatasetStats",
     "EncodingShare",
@@ -24,11 +25,15 @@ __all__ = [
     "OnConflict",
     "Policy",
     "PolicyExplanation",
+    "Precision",
     "Progress",
     "Record",
     "Schema",
+    "StoreStats",
     "TensorInfo",
     "ValueSummary",
+    "VerifyProgress",
+    "VerifyReport",
 ]
 
 Metadata: TypeAlias = "dict[str, Any]"
@@ -40,6 +45,8 @@ Index: TypeAlias = "int | slice | EllipsisType | tuple[int | slice | EllipsisTyp
 AsArray: TypeAlias = Literal["torch", "numpy"]
 """The kind of array to return."""
 
+Precision: TypeAlias = Literal["bf16"]
+"""How exact the values of a read must be: "bf16" allows float32 to be rounded to bfloat16."""
 
 OnConflict: TypeAlias = Literal["error", "replace"]
 """What an insert does if another tensor has its id: fail, or replace it."""
@@ -170,6 +177,11 @@ class TensorInfo(_Ratios, LazyFields):
     inserted: bool = field(default=False, compare=False)
     """Whether the insert that returned this object stored the tensor. False if the same tensor was already stored as requested,
     also when an insert that was repeated after a lost connection finds its own tensor. Always False in results of reads."""
+    coarse_error: float = field(default=0.0, compare=False)
+    """Upper bound of the error of the read with `precision` that returned this object, against the stored values: L2 norm of
+    the error divided by L2 norm of the values, and likewise for each value, except values closer to zero than 2**-126. 0 if the
+    values are exactly those that are stored, and without `precision`. Errors of lossy storage (`relative_error`) are in other
+    chunks, so both together are at most the square root of the sum of their squares."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +226,102 @@ class DatasetStats(_Ratios):
     """Tensors whose catalogue rows are damaged; the totals leave them out."""
     damaged_ids: tuple[str, ...] = ()
     """Ids of damaged tensors; only the first ones if there are many."""
+
+
+@dataclass(frozen=True)
+class StoreStats:
+    """Sizes of a whole store, in bytes."""
+
+    datasets: int
+    tensors: int
+    canonical_bytes: int
+    """Size of the values of all tensors: dense, uncompressed, without framing."""
+    stored_bytes: int
+    """Size on disk of all tensors, including all framing."""
+    catalogue_bytes: int
+    """Size of the catalogue, including the small tensors that are stored in it."""
+    garbage_payloads: int
+    """Payloads of deleted and replaced tensors that wait until readers no longer need them. Tensors of a dataset that was just
+    deleted join them within seconds or minutes."""
+    garbage_bytes: int
+    """Their size, which `tensorus gc --now` would free."""
+    garbage_bytes_estimated: bool
+    """Whether there were too many of them to measure each."""
+    garbage_until: datetime | None
+    """When the last of them may be deleted, UTC; None: there are none."""
+    quarantined_payloads: int
+    """Payloads that belong to nothing, and are in quarantine."""
+    quarantined_bytes: int
+    quarantined_until: datetime | None
+    """When the last of them may be deleted, UTC; None: there are none."""
+    uploads: int
+    """Tensors of which a part is stored, and whose insert was interrupted or is still open."""
+    upload_bytes: int
+    """Size on disk of these parts."""
+    disk_free_bytes: int | None
+    """Free space on the store's disk; None: the store has none."""
+    disk_total_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something stored that is damaged."""
+
+    dataset: str
+    id: str | None
+    """Id of the tensor; None: the dataset's own row is damaged."""
+    generation: int | None
+    """Of the tensor. Pass it as `if_generation_match` to replace the tensor. None: it is not known, or `id` is None."""
+    chunk: int | None
+    """Number of the damaged chunk; None: the damage is not in a single chunk."""
+    file: str
+    """The damaged file, as a path within the store's folder; empty if it is not known."""
+    reason: str
+    """"DATA_CORRUPT", or "STORE_UNAVAILABLE" for a file that cannot be opened."""
+    message: str
+
+
+@dataclass(frozen=True)
+class VerifyProgress:
+    """The progress of a verification."""
+
+    tensors: int
+    """Tensors that were verified so far."""
+    stored_bytes: int
+    """Their size on disk."""
+    total_tensors: int | None
+    """Tensors at the start; None: not known."""
+    total_stored_bytes: int | None
+    """Their size on disk; None: not known."""
+    damages: int
+    """Damages found so far."""
+    interruptions: int = 0
+    """How often the connection was interrupted so far. The verification resumes by itself."""
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """The result of a verification."""
+
+    tensors: int
+    """Tensors that were verified, damaged ones included. Those that were deleted meanwhile are not."""
+    stored_bytes: int
+    """Their size on disk."""
+    damaged_tensors: int
+    undecoded_tensors: int
+    """Tensors that need a codec which the server does not have: only the checksums of their chunks were verified."""
+    orphans: int | None
+    """Payloads that no tensor refers to, left by a crash. They are no damage: the server removes them. None: not counted, since
+    only a part of the store was verified."""
+    damage_count: int
+    """Number of all damages."""
+    damages: tuple[Damage, ...] = ()
+    """The damages; only the first 10,000 if there are more."""
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether no damage was found."""
+        return not self.damage_count
 
 
 @dataclass(frozen=True)

@@ -174,6 +174,9 @@ class Filtered:
     """At most 9 byte streams."""
     parameters: bytes = b""
     """What decoding needs besides the streams, at most 255 bytes (239 with a base); the filter defines the layout."""
+    coarse_streams: int = 0
+    """Streams at the start that are a coarse form of the words. If there are any, the CRC32C of the other streams, as they are
+    stored, is added to the parameters as 4 bytes, so that the start of a record can be verified alone (`coarse.py`)."""
 
 
 class Filter(Codec):

@@ -17,9 +17,11 @@ import crc32c as _crc32c
 import xxhash
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from typing_extensions import Buffer
 
-__all__ = ["TensorDigest", "chunk_seed", "combine_crc32c", "crc32c", "crc32c_of_tail"]
+__all__ = ["TensorDigest", "chunk_seed", "combine_crc32c", "crc32c", "crc32c_of_all"]
 
 _POLYNOMIAL = 0x82F63B78
 """The Castagnoli polynomial with reversed bits: the coefficient of x**0 is the highest bit."""
@@ -30,20 +32,20 @@ def crc32c(data: Buffer, value: int = 0) -> int:
     return _crc32c.crc32c(data, value)
 
 
+def crc32c_of_all(pieces: Iterable[Buffer]) -> int:
+    """Return the CRC32C of concatenated buffers."""
+    crc = 0
+    for piece in pieces:
+        crc = crc32c(piece, crc)
+    return crc
+
+
 def combine_crc32c(first: int, second: int, second_bytes: int) -> int:
     """Return the CRC32C of two concatenated buffers from the CRC of each and the length of the second.
 
     crc(A + B) = crc(A) * x**(8 * len(B)) + crc(B), modulo the polynomial.
     """
     return _multiply(first, _power_of_x(8 * second_bytes)) ^ second
-
-
-def crc32c_of_tail(whole: int, head: int, tail_bytes: int) -> int:
-    """Return the CRC32C of the bytes after the head, from the CRCs of the whole and of the head.
-
-    This is `combine_crc32c` solved for the second buffer.
-    """
-    return _multiply(head, _power_of_x(8 * tail_bytes)) ^ whole
 
 
 def chunk_seed(payload_key: str, chunk_number: int) -> int:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tensorus_codecs.dtypes import dtype_by_number, opaque_dtype
 from tensorus_codecs.errors import CorruptChunkError
@@ -37,7 +37,17 @@ if TYPE_CHECKING:
 
     from tensorus_codecs.dtypes import DType
 
-__all__ = ["CANONICAL_BYTES_MAX", "RAW_HEADER_BYTES", "VERSION", "ChunkRecord", "Stream", "pack_header", "parse_record"]
+__all__ = [
+    "CANONICAL_BYTES_MAX",
+    "RAW_HEADER_BYTES",
+    "VERSION",
+    "ChunkRecord",
+    "RecordHeader",
+    "Stream",
+    "pack_header",
+    "parse_header",
+    "parse_record",
+]
 
 VERSION = 1
 
@@ -89,6 +99,24 @@ class ChunkRecord:
         return self.quantizer_parameters + self.filter_parameters
 
 
+class RecordHeader(NamedTuple):
+    """What a record says before its parameters and streams."""
+
+    dtype: DType
+    quantizer: int
+    filter: int
+    canonical_bytes: int
+    quantizer_bytes: int
+    filter_bytes: int
+    streams: list[tuple[int, int]]
+    """The number of the compressor, and the encoded bytes, of each stream."""
+
+    @property
+    def length(self) -> int:
+        """Bytes before the parameters."""
+        return _HEADER.size + len(self.streams) * _STREAM.size
+
+
 def pack_header(record: ChunkRecord) -> bytes:
     """Return the header of `record`; the caller appends the parameters and the streams."""
     # The number of an opaque dtype means nothing to this version, so a record holds only its width.
@@ -110,11 +138,15 @@ def pack_header(record: ChunkRecord) -> bytes:
     )
 
 
-def parse_record(data: Buffer) -> ChunkRecord:
-    """Return the fields of a record. Parameters are copied; streams are views into `data`.
+def parse_header(data: Buffer, record_bytes: int) -> RecordHeader:
+    """Return the header of a record.
+
+    Args:
+        data: the record, or its start: the header at least.
+        record_bytes: length of the whole record.
 
     Raises:
-        CorruptChunkError: the record breaks a rule of the format; the message names the field, its value and the rule.
+        CorruptChunkError: the header breaks a rule of the format; the message names the field, its value and the rule.
     """
     view = memoryview(data).cast("B")
     # The version comes first: another version may not even have a header of this length.
@@ -150,7 +182,19 @@ def parse_record(data: Buffer) -> ChunkRecord:
     _require(view.nbytes >= body, f"length is {view.nbytes} bytes, too short for {stream_count} streams")
     sizes = [_STREAM.unpack_from(view, _HEADER.size + index * _STREAM.size) for index in range(stream_count)]
     expected = body + quantizer_bytes + filter_bytes + sum(size for _, size in sizes)
-    _require(view.nbytes == expected, f"length is {view.nbytes} bytes, its sizes add up to {expected}")
+    _require(record_bytes == expected, f"length is {record_bytes} bytes, its sizes add up to {expected}")
+    return RecordHeader(dtype, quantizer, filter_number, canonical_bytes, quantizer_bytes, filter_bytes, sizes)
+
+
+def parse_record(data: Buffer) -> ChunkRecord:
+    """Return the fields of a record. Parameters are copied; streams are views into `data`.
+
+    Raises:
+        CorruptChunkError: the record breaks a rule of the format; the message names the field, its value and the rule.
+    """
+    view = memoryview(data).cast("B")
+    header = parse_header(view, view.nbytes)
+    dtype, quantizer, filter_number, canonical_bytes, quantizer_bytes, filter_bytes, sizes = header
     # Readers return the end of a raw record without decoding it, so its length has to be checked here.
     if not quantizer and not filter_number and sizes[0][0] == 0:
         stream_bytes = sizes[0][1]
@@ -159,6 +203,7 @@ def parse_record(data: Buffer) -> ChunkRecord:
             f"a raw chunk of {canonical_bytes} canonical bytes has a stream of {stream_bytes}",
         )
     # Parameters are short and codecs take them as `bytes`; streams may be as long as the chunk and are not copied.
+    body = header.length
     filter_start = body + quantizer_bytes
     position = filter_start + filter_bytes
     quantizer_parameters, filter_parameters = bytes(view[body:filter_start]), bytes(view[filter_start:position])

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from tensorus_codecs.encoding import Encoding
 from tensorus_codecs.errors import TooManyExceptionsError
+from tensorus_codecs.filters.bf16_planes import Bf16Planes
 from tensorus_codecs.filters.planes import Planes, RotatedPlanes
 from tensorus_codecs.measure import measure
 from tensorus_codecs.quantizers._int_block import IntBlock
@@ -135,7 +136,7 @@ def encodings_within(encoding: Encoding, sample: Values, contract: ErrorContract
 
 def _with(encoding: Encoding, quantizer: Quantizer) -> Encoding:
     """Return `encoding` with another quantizer. Rotated planes suit float codes only, so integer codes get plain planes."""
-    integers = isinstance(quantizer, IntBlock) and isinstance(encoding.filter, RotatedPlanes)
+    integers = isinstance(quantizer, IntBlock) and isinstance(encoding.filter, RotatedPlanes | Bf16Planes)
     return Encoding(quantizer, Planes() if integers else encoding.filter, encoding.compressor)
 
 

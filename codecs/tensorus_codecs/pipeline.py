@@ -16,7 +16,7 @@ import numpy as np
 
 from tensorus_codecs.abc import Compressor, Filter, Quantizer
 from tensorus_codecs.base import base_digest
-from tensorus_codecs.checksum import combine_crc32c, crc32c
+from tensorus_codecs.checksum import combine_crc32c, crc32c, crc32c_of_all
 from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX, ChunkRecord, pack_header, parse_record
 from tensorus_codecs.contract import finer, without_code_max
 from tensorus_codecs.encoding import IDENTITY, Encoding
@@ -279,10 +279,7 @@ def _record_crc32c(encoded: EncodedChunk, canonical_bytes: int, canonical_crc32c
     if canonical_crc32c is not None and not encoded.encoding.codecs:
         header, _ = encoded.record
         return combine_crc32c(crc32c(header), canonical_crc32c, canonical_bytes)
-    crc = 0
-    for piece in encoded.record:
-        crc = crc32c(piece, crc)
-    return crc
+    return crc32c_of_all(encoded.record)
 
 
 def _assembled(

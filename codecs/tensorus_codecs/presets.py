@@ -38,11 +38,16 @@ WeighedSteps: TypeAlias = "tuple[Steps, float]"
 """An encoding, and its penalty for slow decoding as a share of the encoded size."""
 
 
+_SINGLE_BYTES = 4
+
+
 class Family(Enum):
     """Groups of dtypes that share their lossless encodings."""
 
     FLOATS = "floats"
-    """Floats of at least 16 bits, and complex dtypes."""
+    """Floats of 16 or 64 bits, and complex128."""
+    SINGLES = "singles"
+    """float32 and complex64."""
     INTEGERS = "integers"
     """Integers of 2, 4 or 8 bytes, and unknown dtypes of these widths."""
     BYTES = "bytes"
@@ -56,7 +61,9 @@ def family_of(dtype: DType) -> Family:
         return Family.BOOLS
     if dtype.word.itemsize == 1:
         return Family.BYTES
-    return Family.FLOATS if dtype.is_real else Family.INTEGERS
+    if not dtype.is_real:
+        return Family.INTEGERS
+    return Family.SINGLES if dtype.word.itemsize == _SINGLE_BYTES else Family.FLOATS
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class Preset:
         """The encoding that float32 weights usually get."""
         if self.lossy is not None:
             return self.lossy
-        candidates = self.lossless.get(Family.FLOATS, ())
+        candidates = self.lossless.get(Family.SINGLES, ())
         return candidates[0][0] if candidates else ()
 
 
@@ -116,14 +123,21 @@ _SUMS = 0.04
 
 _AS_IT_IS = _same_for_all()
 
-_AUTOMATIC: dict[Family, tuple[WeighedSteps, ...]] = {
-    Family.FLOATS: (
-        ((_step("rotated_planes"), _HUFFMAN), 0.0),
+
+def _floats(filter_id: str) -> tuple[WeighedSteps, ...]:
+    """Return the automatic encodings of floats, with this filter for values without structure."""
+    return (
+        ((_step(filter_id), _HUFFMAN), 0.0),
         ((_step("planes"), _HUFFMAN), 0.0),
         ((_ZSTD_1,), _REPEATS),
         ((_step("bitmap"), _HUFFMAN), _SPARSE),
         ((_step("delta"), _HUFFMAN), _SUMS),
-    ),
+    )
+
+
+_AUTOMATIC: dict[Family, tuple[WeighedSteps, ...]] = {
+    Family.FLOATS: _floats("rotated_planes"),
+    Family.SINGLES: _floats("bf16_planes"),
     Family.INTEGERS: (
         ((_step("planes"), _ZSTD_1), 0.0),
         ((_step("delta", distance=0), _HUFFMAN), 0.0),
@@ -148,13 +162,16 @@ _AUTOMATIC: dict[Family, tuple[WeighedSteps, ...]] = {
 
 # Measured on twenty kinds of values: pcodec is the smallest or within 2 % of it, except for repetitions (zstd), sparse masks
 # with runs (packed bits) and multi-channel images (differences). Brotli never wins and is ten times slower.
+_ARCHIVE_FLOATS: tuple[WeighedSteps, ...] = (
+    ((_PCODEC,), 0.0),
+    ((_step("rotated_planes"), _HUFFMAN), 0.0),
+    ((_ZSTD_19,), 0.0),
+    ((_step("bitmap"), _ZSTD_19), 0.0),
+)
+
 _ARCHIVE: dict[Family, tuple[WeighedSteps, ...]] = {
-    Family.FLOATS: (
-        ((_PCODEC,), 0.0),
-        ((_step("rotated_planes"), _HUFFMAN), 0.0),
-        ((_ZSTD_19,), 0.0),
-        ((_step("bitmap"), _ZSTD_19), 0.0),
-    ),
+    Family.FLOATS: _ARCHIVE_FLOATS,
+    Family.SINGLES: _ARCHIVE_FLOATS,
     Family.INTEGERS: (
         ((_PCODEC,), 0.0),
         ((_step("planes"), _ZSTD_19), 0.0),

@@ -58,7 +58,7 @@ class Entry:
         except ImportError as error:
             raise UnsupportedCodecError(
                 f"codec {self.id!r} needs the library {error.name!r}, which is not installed; "
-                f"pip install 'tensorus[{self.extra}]' brings it"
+                f"pip install 'tensorus[{self.extra}]' installs it"
             ) from error
         return loaded
 
@@ -120,6 +120,7 @@ _REGISTRY = Registry(
         Entry("bitmap", Filter, 4, "tensorus_codecs.filters.bitmap:Bitmap"),
         Entry("packbits", Filter, 5, "tensorus_codecs.filters.packbits:PackBits"),
         Entry("constant", Filter, 6, "tensorus_codecs.filters.constant:Constant"),
+        Entry("bf16_planes", Filter, 7, "tensorus_codecs.filters.bf16_planes:Bf16Planes"),
         Entry("int_delta", Filter, 8, "tensorus_codecs.filters.int_delta:IntDelta"),
         Entry("gzip", Compressor, 1, "tensorus_codecs.lossless.gzip:Gzip"),
         Entry("lz4", Compressor, 2, "tensorus_codecs.lossless.lz4:Lz4"),

@@ -9,6 +9,7 @@ import numpy as np
 
 from tensorus_codecs.abc import BaseFilter, Compressor, Filter
 from tensorus_codecs.base import base_digest, require_base
+from tensorus_codecs.checksum import crc32c_of_all
 from tensorus_codecs.chunk_record import Stream
 from tensorus_codecs.errors import CorruptChunkError
 from tensorus_codecs.registry import codec_by_number
@@ -57,7 +58,10 @@ def encode_words(words: Words, encoding: Encoding, base: Base | None = None) -> 
     if filtered is None:
         return _encoded(None, b"", [_compress(bytes_of(words), encoding.compressor)])
     streams = [_compress(stream, encoding.compressor) for stream in filtered.streams]
-    encoded = _encoded(encoding.filter, filtered.parameters, streams)
+    parameters = filtered.parameters
+    if filtered.coarse_streams:
+        parameters += crc32c_of_all(stream.data for stream in streams[filtered.coarse_streams :]).to_bytes(4, "little")
+    encoded = _encoded(encoding.filter, parameters, streams)
     if encoded.stored_bytes < words.nbytes:
         return encoded
     # Filtering and compressing saved nothing: store the words raw instead of paying for a second compression.

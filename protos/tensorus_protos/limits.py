@@ -17,10 +17,10 @@ ID_BYTES_MAX = 512
 """UTF-8 bytes of a tensor's id: the longest parameter names of large models have about 150."""
 
 METADATA_BYTES_MAX = 64 * 1024
-"""UTF-8 bytes of one tensor's metadata as compact JSON: metadata describes, it does not store."""
+"""UTF-8 bytes of one tensor's metadata as compact JSON. Larger values can be stored as tensors."""
 
 METADATA_DEPTH_MAX = 16
 """Nested lists and maps. Far from the protobuf runtime's own limit of 100, which it reports as a broken message."""
 
 METADATA_KEY_BYTES_MAX = 1024
-"""UTF-8 bytes of a key as filters name it, nested keys joined: so that an index entry stays small."""
+"""UTF-8 bytes of a key as filters name it, with nested keys joined. The limit keeps index entries small."""

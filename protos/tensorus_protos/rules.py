@@ -1,4 +1,4 @@
-"""The rules for ids and metadata. The server applies them to what it receives, the import of old files to what it will send.
+"""The rules for ids and metadata. The server checks what it receives against them, and the import of old files what it sends.
 
 An id is 1 to `ID_BYTES_MAX` bytes of UTF-8 without control characters. Metadata are a dict of None, bool, int within 64 bits,
 float, str, lists and dicts with text as keys; depth, size as compact JSON, and the length of joined keys are limited.
@@ -64,7 +64,7 @@ def require_text(what: str, text: str, bytes_max: int) -> None:
     """Refuse a name that is empty, longer than `bytes_max` bytes of UTF-8, or has control characters.
 
     Args:
-        what: how the message calls it.
+        what: what the name is called in the message.
 
     Raises:
         RuleError: gives the value and the rule.
@@ -92,7 +92,7 @@ def require_metadata_values(metadata: dict[str, Any]) -> None:
     Raises:
         RuleError: gives the first such value, or the limit of the depth.
     """
-    # Callers may pass any object as a value: hence Any.
+    # `Any`: callers may pass any object as a value.
     level: list[dict[Any, Any] | list[Any]] = [metadata]
     for _ in range(METADATA_DEPTH_MAX):
         below: list[dict[Any, Any] | list[Any]] = []
@@ -113,7 +113,7 @@ def require_metadata_values(metadata: dict[str, Any]) -> None:
 
 
 def require_metadata_size(text: str, metadata: dict[str, Any]) -> None:
-    """Refuse metadata that are too large, or have a key that is too long.
+    """Refuse metadata that is too large, or has a key that is too long.
 
     Args:
         text: `to_json` of the metadata. Passed in, because the server stores it as well.
@@ -145,13 +145,13 @@ def require_metadata_size(text: str, metadata: dict[str, Any]) -> None:
 def join_key(parts: list[str]) -> str:
     r"""Return the name of a nested key: parts joined by ".", with ".", "@" and "\" in a part escaped by "\".
 
-    No name begins with "@", then: that is free for what is not metadata.
+    So no name begins with "@", which is reserved for keys that are not metadata.
     """
     return ".".join(map(_escaped, parts))
 
 
 def flattened(metadata: dict[str, Any], value_of: Callable[[object], _Found]) -> list[tuple[str, _Found]]:
-    """Return the distinct pairs of a joined key and `value_of` its value: one for each scalar, lists item by item.
+    """Return the distinct pairs of a joined key and `value_of` its value: one for each scalar, and for each item of a list.
 
     An empty list or dict counts as a scalar.
     """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from tensorus_server.catalogue.identity import LOSS_QUARANTINE_S
+from tensorus_server.catalogue.identity_check import LOSS_QUARANTINE_S
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.catalogue.sqlite.spare_room import SpareRoom
 from tensorus_server.chunk_store.files import Files, UnsyncedFiles
@@ -18,8 +18,8 @@ from tensorus_server.engine.codec_pool import CodecPool
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert.session_locks import SessionLocks
 from tensorus_server.engine.insert.sessions import InsertSessions
+from tensorus_server.engine.orphans import quarantine_all_orphans
 from tensorus_server.engine.recover import recover
-from tensorus_server.engine.unknown import set_all_aside
 from tensorus_server.errors import StorageFullError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _open(config: EngineConfig, ask: Callable[[str, int], None] | None) -> Engin
             )
             opened.callback(catalogue.close)
             if config.accept_loss:
-                set_all_aside(catalogue, chunk_store, chunk_store.quarantine, quarantine_s=LOSS_QUARANTINE_S)
+                quarantine_all_orphans(catalogue, chunk_store, chunk_store.quarantine, quarantine_s=LOSS_QUARANTINE_S)
             sessions = InsertSessions(None if ask is None else SessionLocks(folder / "sessions.lock", ask))
             opened.callback(sessions.close)
             pool = CodecPool(config.codec_threads)

@@ -1,4 +1,4 @@
-"""The engine's values: what a dataset and a tensor are, apart from protobuf, SQL and files."""
+"""The values that the engine works with, such as datasets and tensors, independent of protobuf, SQL and files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tensorus_codecs.plain_dataclass import plain_dataclass
-from tensorus_server.compact_json import to_json
+from tensorus_protos.rules import to_json
 from tensorus_server.filter.metadata_index import index_of
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ __all__ = [
     "NewTensor",
     "Outcome",
     "Part",
+    "Precision",
     "Read",
     "Schema",
     "Segment",
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 Metadata: TypeAlias = "dict[str, Any]"
-"""None, bool, int, float, str, and lists and dicts of these; the values are the user's, so their type is open."""
+"""None, bool, int, float, str, and lists and dicts of these. `Any`: users choose the values."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class TensorSpec:
 
     dtype: DType
     shape: tuple[int, ...]
-    """Sizes, each >= 0; empty: a scalar."""
+    """One size per axis, each at least 0; empty for a scalar."""
 
     @cached_property
     def element_count(self) -> int:
@@ -62,7 +63,7 @@ class TensorSpec:
 
     @cached_property
     def canonical_bytes(self) -> int:
-        """Bytes of the canonical form."""
+        """Size of the canonical form in bytes."""
         return self.element_count * self.dtype.element_bytes
 
 
@@ -78,14 +79,14 @@ class Checksum:
 
 @dataclass(frozen=True)
 class Schema:
-    """What every tensor of a dataset must look like; None allows anything."""
+    """The form that every tensor of a dataset must have. A field that is None allows anything."""
 
     dtype: str | None = None
     """A dtype's name."""
     shape: tuple[int, ...] | None = None
-    """One size per axis; -1: any."""
+    """One size per axis; -1 allows any size."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """Keys that must be present, each with "boolean", "integer", "number", "text", "list", "map" or "any"."""
+    """Required keys, each with its type: "boolean", "integer", "number", "text", "list", "map" or "any"."""
 
     @property
     def is_empty(self) -> bool:
@@ -98,13 +99,13 @@ class Dataset:
     """A named collection of tensors."""
 
     number: int
-    """Within the catalogue; never reused, never shown."""
+    """Identifies the dataset within the catalogue; never reused, and not shown to users."""
     name: str
-    """Unique."""
+    """Unique within the store."""
     policy: StoragePolicy
-    """Of tensors that bring none."""
+    """The policy of tensors that have none of their own."""
     schema: Schema
-    """What inserts must fit."""
+    """The form that inserted tensors must have."""
     created_us: int
     """Microseconds since 1970."""
 
@@ -118,136 +119,143 @@ class NewTensor:
     spec: TensorSpec
     """Dtype and shape."""
     metadata: Metadata
-    """The user's."""
+    """The user's metadata."""
     policy: StoragePolicy | None = None
-    """None: the dataset's."""
+    """None: the dataset's policy."""
     source_checksum: Checksum | None = None
-    """Of the canonical bytes; may also come with the last segment."""
+    """Checksum of the canonical bytes; may instead come with the last segment."""
     if_generation_match: int | None = None
-    """The generation that this replaces; 0: the id must be free; None: nothing is replaced."""
+    """The generation to replace; 0: the id must be free; None: replace nothing."""
     replace: bool = False
-    """Whether it takes the place of whatever has the id."""
+    """Whether to replace any tensor that has the id."""
 
     @cached_property
     def index(self) -> MetadataIndex:
-        """What an index is to hold of the metadata. Worked out once, by whoever asks first."""
+        """The index entries for the metadata, computed on first use."""
         return index_of(self.metadata)
 
     @cached_property
     def metadata_json(self) -> str:
-        """The metadata as they are kept. Worked out once, likewise."""
+        """The metadata as JSON, as the catalogue stores it, computed on first use."""
         return to_json(self.metadata) if self.metadata else "{}"
 
 
+class Precision(Enum):
+    """How exact the values of a read must be."""
+
+    BF16 = "bf16"
+    """float32 rounded to bfloat16, where chunks are stored so that this saves reading them whole."""
+
+
 class Outcome(Enum):
-    """What an insert did with a tensor."""
+    """The result of an insert for one tensor."""
 
     INSERTED = "inserted"
-    """It is new."""
+    """The id was free."""
     ALREADY_STORED = "already stored"
-    """It was there already, and keeps all that was asked for: nothing was stored."""
+    """Nothing was stored, since the existing tensor satisfies the request."""
     REPLACED = "replaced"
-    """It took the place of another tensor."""
+    """The tensor replaced another one."""
 
 
 @dataclass(frozen=True)
 class EncodingShare:
-    """How many chunks got one encoding: of a tensor, or of a dataset."""
+    """The chunks of a tensor or a dataset that have the same encoding."""
 
     encoding: tuple[dict[str, Any], ...]
-    """As JSON: readable where a codec of it is not installed. Empty: as it is."""
+    """As JSON, which can be read even if a codec is not installed. Empty: raw."""
     chunks: int
     """Number of chunks."""
     canonical_bytes: int
-    """Of these chunks."""
+    """Canonical bytes of these chunks."""
     stored_bytes: int
-    """Of these chunks' records."""
+    """Bytes of these chunks' records."""
 
 
 @dataclass(frozen=True)
 class StorageReport:
-    """What storing did to a tensor; measured."""
+    """The measured size and error of a stored tensor."""
 
     canonical_bytes: int
-    """Before."""
+    """Size before encoding."""
     quantized_bytes: int
-    """After the quantizer, its parameters included, before filter and compressor."""
+    """Size after the quantizer, including its parameters, before filter and compressor."""
     stored_bytes: int
-    """On disk: records and chunk index."""
+    """Size on disk: records and chunk index."""
     relative_error: float
-    """L2 norm of the error over L2 norm of the tensor; 0 where lossless."""
+    """L2 norm of the error divided by the L2 norm of the tensor; 0 if lossless."""
     max_absolute_error: float
     """Largest error of a component."""
     lossy: bool
     """Whether any chunk was quantized."""
     encodings: tuple[EncodingShare, ...]
-    """Which chunks got what."""
+    """The encodings in use."""
     fallback_reason: str
-    """Why the policy could not be followed; empty where it was."""
+    """Why the policy could not be followed; empty if it was."""
 
 
 @plain_dataclass
 class Locator:
-    """Where a payload lies, and what its chunk index must be."""
+    """Where a payload is stored, and the checksum of its chunk index."""
 
     key: str
-    """Of the chunk store; for an inline payload, its random name alone."""
+    """Its key in the chunk store; for an inline payload, just its random name."""
     offset: int
-    """Bytes before the payload."""
+    """Bytes before the payload in its container."""
     length: int
-    """Bytes of records and chunk index."""
+    """Size of records and chunk index together."""
     index_length: int
-    """Bytes of the chunk index, at the payload's end."""
+    """Size of the chunk index, which is at the end of the payload."""
     index_crc32c: int
-    """Of the chunk index."""
+    """CRC32C of the chunk index."""
 
     @property
     def payload_key(self) -> str:
-        """The random name that seeds the chunks' CRCs."""
+        """The random name, which seeds the CRCs of the chunks."""
         return self.key.rpartition("/")[2]
 
 
 @plain_dataclass
 class Tensor:
-    """A committed tensor: everything but its bytes."""
+    """A committed tensor, without its bytes."""
 
     dataset: str
     """Name of its dataset."""
     id: str
     """Unique within its dataset."""
     generation: int
-    """Unique within the catalogue; grows."""
+    """Unique within the catalogue; later commits have larger ones."""
     ordinal: int
-    """Its number within its dataset: from 1 in the order of commit, never reused. 0: it was only validated."""
+    """Its number within its dataset, from 1 in commit order, never reused. 0: it was only validated."""
     spec: TensorSpec
     """Dtype and shape."""
     metadata: Metadata
-    """The user's."""
+    """The user's metadata."""
     policy: Mapping[str, Any] | None
-    """The insert's own, as JSON; None: it followed the dataset's."""
+    """The insert's own policy, as JSON; None: the dataset's policy applied."""
     chunk_bytes: int
     """Canonical bytes per chunk; the last one may be shorter."""
     source_checksum: Checksum
-    """Of what the writer sent."""
+    """Checksum of the bytes that the writer sent."""
     value_checksum: Checksum
-    """Of what every reader gets."""
+    """Checksum of the bytes that readers get."""
     storage: StorageReport
-    """What storing did."""
+    """Its measured size and error."""
     values: ValueSummary | None
-    """None for dtypes without."""
+    """None: its dtype has no summary."""
     created_us: int
-    """Microseconds since 1970."""
+    """When it was committed, in microseconds since 1970."""
     locator: Locator
     """Where its payload is."""
     inline_payload: bytes | None = field(default=None, repr=False)
-    """The payload itself where it is kept in the catalogue and was asked for."""
+    """The payload, if it is stored in the catalogue and was requested."""
     outcome: Outcome | None = field(default=None, compare=False, repr=False)
-    """What the insert did that this is the result of; None where the tensor was read."""
+    """The outcome, if this is the result of an insert; None: the tensor was read."""
 
 
 @dataclass(frozen=True)
 class DTypeShare:
-    """A dtype's part of a dataset."""
+    """The tensors of a dataset that have the same dtype."""
 
     dtype: str
     tensors: int
@@ -268,11 +276,11 @@ class DatasetStats:
     worst_max_absolute_error: float
     dtypes: tuple[DTypeShare, ...]
     encodings: tuple[EncodingShare, ...]
-    """Which chunks got what: each encoding once, settings included; the largest stored share first."""
+    """The encodings in use, each once (settings included), sorted by stored bytes, the largest first."""
     damages: tuple[DataCorruptError, ...] = ()
-    """Tensors that are damaged, the first of them: nothing of them is in the sums."""
+    """The first damaged tensors. The sums include no damaged tensors."""
     damaged_tensors: int = 0
-    """How many they are in all."""
+    """Number of all damaged tensors."""
 
 
 @plain_dataclass
@@ -282,15 +290,15 @@ class Segment:
     item: int
     """Number of the tensor within the stream."""
     offset: int
-    """Of its first canonical byte."""
+    """Offset of its first canonical byte within the tensor."""
     decoded_length: int
-    """Canonical bytes."""
+    """Number of canonical bytes."""
     last: bool
     """Whether it ends its item."""
     tensor: NewTensor | None = None
-    """On the first segment of an item."""
+    """The announced tensor; only in the first segment of an item."""
     source_checksum: Checksum | None = None
-    """On the last segment, where the first did not bring it."""
+    """The tensor's checksum; only in the last segment, if the first one had none."""
 
 
 @dataclass(frozen=True)
@@ -299,38 +307,38 @@ class ByteRange:
 
     offset: int
     length: int | None
-    """None: to the end."""
+    """None: up to the end."""
 
 
 @dataclass(frozen=True)
 class SliceSet:
-    """`x[axes..., ..., trailing_axes...]`."""
+    """Slices of a tensor, as in `x[axes..., ..., trailing_axes...]`."""
 
     axes: tuple[slice, ...]
-    """Of the first axes."""
+    """Slices of the first axes."""
     trailing_axes: tuple[slice, ...] = ()
-    """Of the last axes."""
+    """Slices of the last axes."""
 
 
 Part: TypeAlias = "ByteRange | SliceSet | None"
-"""What of a tensor to read; None: all."""
+"""The part of a tensor to read; None: the whole tensor."""
 
 
 @plain_dataclass
 class Read:
-    """A wish to read one tensor."""
+    """A request to read one tensor."""
 
     id: str
     part: Part = None
     generation: int | None = None
-    """None: whichever is there."""
+    """The generation that the tensor must have; None: any."""
 
 
 @dataclass(frozen=True)
 class StoreIdentity:
-    """What catalogue and chunk store both carry."""
+    """The identity of a store, which its catalogue and its chunk store both hold."""
 
     id: str
-    """128 random bits, as 32 hex digits; never changes, except where a loss is accepted."""
+    """128 random bits, as 32 hex digits; changes only if a loss is accepted."""
     epoch: int
-    """From 1; of two copies of one store, the one with the higher epoch is newer."""
+    """Starts at 1; of two copies of a store, the one with the higher epoch is newer."""

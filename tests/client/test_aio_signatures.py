@@ -6,10 +6,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 import tensorus
 import tensorus.aio
+from support.cases import each
 
 METHODS = [
     name for name, _ in inspect.getmembers(tensorus.Client, inspect.isfunction) if name == "close" or name[0] != "_"
@@ -34,17 +33,17 @@ def parameters(method: Callable[..., Any], name: str = "") -> list[inspect.Param
 def test_both_have_the_same_methods() -> None:
     found = {name for name, _ in inspect.getmembers(tensorus.aio.AsyncClient, inspect.isfunction) if name[0] != "_"}
     assert found == set(METHODS)
-    assert len(found) == 17
+    assert len(found) == 19
 
 
-@pytest.mark.parametrize("name", METHODS)
+@each("name", METHODS)
 def test_a_method_takes_the_same_arguments(name: str) -> None:
     synchronous, asynchronous = pair(name)
     # Names, order, kinds, defaults and annotations.
     assert parameters(asynchronous) == parameters(synchronous, name)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@each("name", METHODS)
 def test_a_method_returns_the_same_awaited_or_iterated_asynchronously(name: str) -> None:
     synchronous, asynchronous = pair(name)
     returned, expected = (inspect.signature(method).return_annotation for method in (asynchronous, synchronous))

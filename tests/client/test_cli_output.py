@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from support.cases import each
 from tensorus._grpc.patience import Interruption
 from tensorus.cli import _output
 from tensorus.cli._output import (
@@ -39,7 +40,7 @@ from tensorus.types import (
 )
 
 
-@pytest.mark.parametrize(
+@each(
     ("count", "text"),
     [
         (0, "0 B"),
@@ -58,14 +59,12 @@ def test_a_size_is_written_in_its_largest_unit(count: int, text: str) -> None:
     assert human_bytes(count) == text
 
 
-@pytest.mark.parametrize(
-    ("shape", "text"), [((), "scalar"), ((3,), "3"), ((384, 1536), "384 x 1536"), ((0, 2), "0 x 2")]
-)
+@each(("shape", "text"), [((), "scalar"), ((3,), "3"), ((384, 1536), "384 x 1536"), ((0, 2), "0 x 2")])
 def test_a_shape_is_written_with_crosses(shape: tuple[int, ...], text: str) -> None:
     assert human_shape(shape) == text
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 tensors"), (1, "1 tensor"), (2345, "2,345 tensors")])
+@each(("count", "text"), [(0, "0 tensors"), (1, "1 tensor"), (2345, "2,345 tensors")])
 def test_a_count_agrees_with_its_noun(count: int, text: str) -> None:
     assert counted(count, "tensor") == text
 
@@ -90,9 +89,7 @@ def test_fields_have_no_head(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.splitlines() == ["id     a", "dtype  " + "x" * 300]
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(float("nan"), "NaN"), (float("inf"), "Infinity"), (float("-inf"), "-Infinity"), (1.5, 1.5)]
-)
+@each(("value", "text"), [(float("nan"), "NaN"), (float("inf"), "Infinity"), (float("-inf"), "-Infinity"), (1.5, 1.5)])
 def test_json_spells_the_numbers_that_it_lacks(value: float, text: object) -> None:
     assert to_json({"deep": [value]}) == {"deep": [text]}
 
@@ -130,7 +127,7 @@ def dataset_stats(lossy_tensors: int) -> DatasetStats:
     )
 
 
-@pytest.mark.parametrize(
+@each(
     ("codecs", "text"),
     [((), "as it is"), (("zstd",), "zstd"), (("fp16", "rotated_planes", "zstd"), "fp16 > rotated_planes > zstd")],
 )

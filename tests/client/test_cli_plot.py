@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
+from support.cases import each
 from tensorus.cli._explained import DTypeExplanation
 from tensorus.cli._plot import PICTURES, draw, figure_of
 from tensorus.types import Policy, PolicyExplanation
@@ -92,7 +93,7 @@ def box_of(label: Annotation) -> Bbox:
     return Text.get_window_extent(label)
 
 
-@pytest.mark.parametrize("case", CASES)
+@each("case", CASES)
 def test_every_preset_of_every_dtype_has_its_point_and_is_named(case: str) -> None:
     figure = picture(case)
     points = sum(len(line.get_xdata()) for axes in figure.axes for line in axes.lines if line.get_marker() != "None")
@@ -101,7 +102,7 @@ def test_every_preset_of_every_dtype_has_its_point_and_is_named(case: str) -> No
     assert sorted(named) == sorted(found.policy.preset or "" for dtype in CASES[case] for found in dtype.explanations)
 
 
-@pytest.mark.parametrize("case", CASES)
+@each("case", CASES)
 def test_no_label_covers_another_or_leaves_the_picture(case: str) -> None:
     figure = picture(case)
     boxes = [box_of(label) for label in labels_of(figure)]
@@ -112,7 +113,7 @@ def test_no_label_covers_another_or_leaves_the_picture(case: str) -> None:
         assert inside.y0 <= box.y0 < box.y1 <= inside.y1
 
 
-@pytest.mark.parametrize("case", CASES)
+@each("case", CASES)
 def test_no_label_covers_a_point_or_the_line_of_the_marked_error(case: str) -> None:
     figure = picture(case)
     boxes = [box_of(label) for label in labels_of(figure)]

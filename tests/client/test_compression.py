@@ -13,6 +13,7 @@ import torch
 
 import tensorus
 from support.arrays import DTYPE_NAMES, SHAPES, assert_same_bits, normal, random_bits
+from support.cases import each
 from support.client import ARRAYS
 from support.compression import COMPRESSORS, relative_error
 from tensorus import compression
@@ -84,17 +85,18 @@ def test_metadata_is_plain_and_counts_everything() -> None:
     assert metadata["lossy"]
 
 
-@pytest.mark.parametrize("dtype", DTYPE_NAMES)
-@pytest.mark.parametrize("name", COMPRESSORS)
+@each("dtype", DTYPE_NAMES)
+@each("name", COMPRESSORS)
 def test_without_a_quantizer_every_bit_stays(name: str, dtype: str) -> None:
-    for shape in SHAPES:
+    # What a shape changes does not depend on the dtype.
+    for shape in SHAPES if dtype == "float32" else SHAPES[-2:]:
         values = random_bits(dtype, shape)
         compressed, metadata = TensorCompression(COMPRESSORS[name]).compress_tensor(values)
         assert_same_bits(TensorCompression().decompress_tensor(compressed, as_="numpy"), values)
         assert metadata["compressed_size"] <= values.nbytes + 100
 
 
-@pytest.mark.parametrize("make", ARRAYS.values(), ids=ARRAYS)
+@each("make", ARRAYS.values(), ids=ARRAYS)
 def test_the_bytes_do_not_depend_on_how_an_array_lies_in_memory(make: Callable[[], np.ndarray[Any, Any]]) -> None:
     array = make()
     dense = array.astype(array.dtype.newbyteorder("="), order="C")
@@ -163,7 +165,7 @@ def test_what_cannot_be_compressed_is_named() -> None:
 
 @pytest.mark.parametrize("compressor", [NoCompression(), ZstdCompression(1)], ids=lambda algorithm: algorithm.name)
 def test_a_tensor_is_held_once_more_at_most(compressor: CompressionAlgorithm) -> None:
-    values = np.frombuffer(np.random.default_rng(0).bytes(32 * MIB), np.float32).reshape(-1, 64)
+    values = np.frombuffer(np.random.default_rng(0).bytes(16 * MIB), np.float32).reshape(-1, 64)
     slack = 8 * MIB
 
     def peak(action: Callable[[], Any]) -> tuple[int, Any]:

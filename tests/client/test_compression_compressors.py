@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.cases import each
 from support.compression import COMPRESSORS
 from tensorus.compression import (
     BrotliCompression,
@@ -23,7 +24,7 @@ from tensorus.compression import (
 TEXT = b"test data " * 100
 
 
-@pytest.mark.parametrize("name", COMPRESSORS)
+@each("name", COMPRESSORS)
 def test_a_compressor_returns_what_it_took_and_tells_its_name_and_level(name: str) -> None:
     algorithm = COMPRESSORS[name]
     assert algorithm.name == name
@@ -33,7 +34,7 @@ def test_a_compressor_returns_what_it_took_and_tells_its_name_and_level(name: st
         assert algorithm.decompress(compressed) == data
 
 
-@pytest.mark.parametrize("name", [name for name in COMPRESSORS if name != "none"])
+@each("name", [name for name in COMPRESSORS if name != "none"])
 def test_a_compressor_makes_text_smaller(name: str) -> None:
     assert len(COMPRESSORS[name].compress(TEXT)) < len(TEXT)
 
@@ -44,14 +45,14 @@ def test_no_compression_is_the_identity() -> None:
     assert NoCompression().compress(bytearray(TEXT)) == TEXT
 
 
-@pytest.mark.parametrize("name", COMPRESSORS)
-@pytest.mark.parametrize("kind", [bytearray, memoryview])
+@each("name", COMPRESSORS)
+@each("kind", [bytearray, memoryview])
 def test_a_compressor_takes_any_bytes(name: str, kind: Callable[[bytes], Any]) -> None:
     algorithm = COMPRESSORS[name]
     assert algorithm.decompress(kind(algorithm.compress(kind(TEXT)))) == TEXT
 
 
-@pytest.mark.parametrize("name", [name for name in COMPRESSORS if name != "none"])
+@each("name", [name for name in COMPRESSORS if name != "none"])
 @pytest.mark.parametrize(
     "damage",
     [
@@ -73,7 +74,7 @@ def test_what_no_compressor_made_is_an_error_that_names_the_compressor(
     assert raised.value.reason == "DATA_CORRUPT"
 
 
-@pytest.mark.parametrize("name", ["gzip-6", "lz4-1", "zstd-3"])
+@each("name", ["gzip-6", "lz4-1", "zstd-3"])
 def test_damage_inside_is_found_by_a_checksum_of_the_format(name: str) -> None:
     algorithm = COMPRESSORS[name]
     data = np.random.default_rng(0).bytes(1000)
@@ -83,7 +84,7 @@ def test_damage_inside_is_found_by_a_checksum_of_the_format(name: str) -> None:
         algorithm.decompress(compressed)
 
 
-@pytest.mark.parametrize(
+@each(
     ("algorithm", "magic"),
     [(GZIPCompression(), "1f8b"), (LZ4Compression(), "04224d18"), (ZstdCompression(), "28b52ffd")],
 )
@@ -91,7 +92,7 @@ def test_what_is_made_is_the_format_of_that_name(algorithm: CompressionAlgorithm
     assert algorithm.compress(TEXT).startswith(bytes.fromhex(magic))
 
 
-@pytest.mark.parametrize(
+@each(
     ("make", "level", "name"),
     [
         (GZIPCompression, 0, "gzip-1"),
@@ -112,7 +113,7 @@ def test_a_level_is_taken_to_the_nearest_one(make: Any, level: int, name: str) -
     assert algorithm.decompress(algorithm.compress(TEXT)) == TEXT
 
 
-@pytest.mark.parametrize("level", ["6", 6.0, None, True])
+@each("level", ["6", 6.0, None, True])
 def test_a_level_that_is_no_integer_is_refused(level: object) -> None:
     with pytest.raises(ValueError, match=r"compression_level of gzip is .*, must be an integer"):
         GZIPCompression(level)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ import pytest
 
 import tensorus
 from support.arrays import assert_same_bits, normal
+from support.cases import each
 from tensorus._grpc.convert import merged_shares
 from tensorus.compression import (
     COMPRESSION_PRESETS,
@@ -100,7 +101,7 @@ def test_a_configuration_makes_a_dict() -> None:
     }
 
 
-@pytest.mark.parametrize("config", [*CHAINS, *COMPRESSION_PRESETS.values()], ids=repr)
+@each("config", [*CHAINS, *COMPRESSION_PRESETS.values()])
 def test_a_configuration_survives_json_pickle_and_copies(config: CompressionConfig) -> None:
     assert CompressionConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     for same in (pickle.loads(pickle.dumps(config)), copy.deepcopy(config), copy.copy(config)):
@@ -109,7 +110,7 @@ def test_a_configuration_survives_json_pickle_and_copies(config: CompressionConf
         assert hash(same) == hash(config)
 
 
-@pytest.mark.parametrize(
+@each(
     ("make", "message"),
     [
         (lambda: CompressionConfig("xz"), r"compression 'xz' is not one of none, gzip, lz4, zstd, brotli"),
@@ -195,7 +196,7 @@ def test_configurations_are_keys() -> None:
 # ---- Presets ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", OLD_PRESETS)
+@each("name", OLD_PRESETS)
 def test_the_presets_of_tensorus_0_x_have_their_names_and_levels(name: str) -> None:
     config = get_compression_preset(name)
     assert isinstance(config, CompressionConfig)
@@ -264,7 +265,7 @@ def test_a_preset_that_is_no_configuration_is_named(presets: dict[str, Any]) -> 
         get_compression_preset("mine")
 
 
-@pytest.mark.parametrize("name", OLD_PRESETS)
+@each("name", OLD_PRESETS)
 def test_the_same_values_by_hand_mean_literally_that_chain(name: str) -> None:
     by_hand = CompressionConfig(*OLD_PRESETS[name])
     assert by_hand.preset is None
@@ -289,8 +290,8 @@ def test_a_preset_is_the_store_s_chain_under_the_names_of_tensorus_0_x() -> None
     assert metadata["relative_error"] <= 1e-2
 
 
-@pytest.mark.parametrize("bound", [1e-1, 1e-2, 1e-3])
-@pytest.mark.parametrize("name", ["auto", "maximum", "extreme"])
+@each("bound", [1e-1, 1e-2, 1e-3])
+@each("name", ["auto", "maximum", "extreme"])
 def test_a_preset_with_a_bound_keeps_it(name: str, bound: float) -> None:
     config = get_compression_preset(name, max_relative_error=bound)
     assert (config.preset, config.to_policy()) == (name, Policy(preset=name, max_relative_error=bound))

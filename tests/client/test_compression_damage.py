@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from support.arrays import assert_same_bits, normal
+from support.cases import each
 from tensorus.compression import (
     BF16Quantization,
     CompressionError,
@@ -48,7 +49,7 @@ INT8_OF_64 = (
 """Eight-bit codes around a midpoint of 32.5, which gzip does not make smaller."""
 
 
-@pytest.mark.parametrize(
+@each(
     ("compressor", "values", "expected"),
     [
         pytest.param(TensorCompression(), np.array([1, 2], np.float32), TWO_FLOATS, id="two floats"),
@@ -139,7 +140,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@each("name", BROKEN)
 def test_what_breaks_a_rule_is_named(name: str) -> None:
     data, message = BROKEN[name]
     with pytest.raises(CompressionError, match=f"^compressed tensor {message}") as raised:
@@ -233,7 +234,7 @@ WRONG_PARAMS: dict[str, tuple[Change, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG_PARAMS)
+@each("name", WRONG_PARAMS)
 def test_parameters_that_are_damaged_or_another_tensor_s_are_named(name: str) -> None:
     change, message = WRONG_PARAMS[name]
     params = copy.deepcopy(PARAMS)
@@ -243,7 +244,7 @@ def test_parameters_that_are_damaged_or_another_tensor_s_are_named(name: str) ->
     assert raised.value.reason == "INVALID_REQUEST"
 
 
-@pytest.mark.parametrize(
+@each(
     ("codes", "message"),
     [
         (

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from support.arrays import normal
+from support.cases import each
 from tensorus.compression import (
     COMPRESSION_PRESETS,
     CompressionConfig,
@@ -85,7 +86,7 @@ def test_int8_input() -> None:
     assert torch.equal(through(INT8, tensor)[0], tensor)
 
 
-@pytest.mark.parametrize("value", [0.5, 3.14, 1000.0])
+@each("value", [0.5, 3.14, 1000.0])
 def test_constant(value: float) -> None:
     tensor = torch.full((5, 5), value)
     codes, params = INT8Quantization().quantize(tensor)
@@ -192,7 +193,7 @@ def test_fp16_underflow() -> None:
     assert ((found - tensor).abs() <= 2**-11 * tensor).all()
 
 
-@pytest.mark.parametrize("writer", COMPRESSION_PRESETS)
+@each("writer", COMPRESSION_PRESETS)
 def test_other_config(writer: str) -> None:
     tensor = torch.from_numpy(normal((30, 30)))
     compressed, metadata = COMPRESSION_PRESETS[writer].create_tensor_compression().compress_tensor(tensor)
@@ -211,9 +212,7 @@ def test_other_config_silent() -> None:
         assert torch.equal(FP16Quantization().dequantize(codes, params), quantizer.dequantize(codes, params))
 
 
-@pytest.mark.parametrize(
-    ("preset", "ratio"), [("none", 1.0), ("fp16_only", 2.0), ("int8_only", 4 / (1 + 2 / 64)), ("balanced", 2.366)]
-)
+@each(("preset", "ratio"), [("none", 1.0), ("fp16_only", 2.0), ("int8_only", 4 / (1 + 2 / 64)), ("balanced", 2.366)])
 def test_honest_ratio(preset: str, ratio: float) -> None:
     values = normal((1024, 1024))
     compressed, metadata = COMPRESSION_PRESETS[preset].create_tensor_compression().compress_tensor(values)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.arrays import assert_same_bits, normal
+from support.cases import each
 from support.client import run_process, thin_environment
 from support.old_tensorus import compressed, fp16_codes, int8_codes, plain_codes
 from tensorus.compression import (
@@ -45,9 +46,9 @@ TENSORS = {
 }
 
 
-@pytest.mark.parametrize("name", TENSORS)
-@pytest.mark.parametrize("quantization", QUANTIZERS)
-@pytest.mark.parametrize("compression", COMPRESSORS)
+@each("name", TENSORS)
+@each("quantization", QUANTIZERS)
+@each("compression", COMPRESSORS)
 def test_bytes_of_tensorus_0_1_become_what_the_importer_makes_of_them(
     compression: str, quantization: str, name: str
 ) -> None:
@@ -64,8 +65,8 @@ def test_bytes_of_tensorus_0_1_become_what_the_importer_makes_of_them(
         assert_same_bits(reader.decompress_tensor(data, json.loads(json.dumps(metadata)), as_="numpy"), expected)
 
 
-@pytest.mark.parametrize("quantization", QUANTIZERS)
-@pytest.mark.parametrize("compression", COMPRESSORS)
+@each("quantization", QUANTIZERS)
+@each("compression", COMPRESSORS)
 def test_what_bytes_and_metadata_say_counts_and_not_the_algorithms_that_read_them(
     compression: str, quantization: str
 ) -> None:
@@ -131,7 +132,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+@each("name", WRONG)
 def test_metadata_that_is_missing_or_another_tensor_s_is_named(name: str) -> None:
     quantization, change, message = WRONG[name]
     data, metadata = WEIGHTS[quantization]
@@ -175,7 +176,7 @@ DAMAGED = {
 }
 
 
-@pytest.mark.parametrize("name", DAMAGED)
+@each("name", DAMAGED)
 def test_damaged_bytes_are_named(name: str) -> None:
     quantization, change, message = DAMAGED[name]
     with pytest.raises(CompressionError, match=f"^bytes of Tensorus 0.1: .*{message}") as raised:

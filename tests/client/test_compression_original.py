@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.arrays import assert_same_bits, normal
+from support.cases import each
 from support.old_tensorus import fp16_codes, given_back, int8_codes
 from tensorus.compression import FP16Quantization, INT8Quantization, NoQuantization, QuantizationError
 from tensorus.old_files.quantizers import dequantized
@@ -67,7 +68,7 @@ def formula(codes: torch.Tensor, params: dict[str, Any]) -> torch.Tensor:
     return values
 
 
-@pytest.mark.parametrize("name", RIGHT)
+@each("name", RIGHT)
 def test_where_tensorus_0_1_was_right_codes_and_parameters_are_its_own(name: str) -> None:
     tensor = RIGHT[name]
     expected_codes, expected = int8_codes(tensor)
@@ -85,7 +86,7 @@ def test_where_tensorus_0_1_was_right_codes_and_parameters_are_its_own(name: str
         assert (codes.int() - expected_codes.int()).abs().max() <= 1
 
 
-@pytest.mark.parametrize("name", RIGHT)
+@each("name", RIGHT)
 def test_where_tensorus_0_1_was_right_dequantizing_gives_what_it_gave(name: str) -> None:
     tensor = RIGHT[name]
     codes, params = INT8.quantize(tensor)
@@ -118,7 +119,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+@each("name", WRONG)
 def test_where_tensorus_0_1_was_wrong_the_same_formula_gives_right_values(name: str) -> None:
     tensor = WRONG[name]
     codes, params = INT8.quantize(tensor)
@@ -146,7 +147,7 @@ def test_integers_of_a_narrow_range_come_back_exactly() -> None:
         assert torch.equal(INT8.dequantize(codes, params), WRONG[name])
 
 
-@pytest.mark.parametrize(
+@each(
     "tensor",
     [
         torch.full((2, 3), 3.14),
@@ -162,7 +163,6 @@ def test_integers_of_a_narrow_range_come_back_exactly() -> None:
         torch.full((4,), 1e-45),
         torch.full((4,), 0.7, dtype=torch.bfloat16),
     ],
-    ids=str,
 )
 def test_every_constant_is_exact(tensor: torch.Tensor) -> None:
     codes, params = INT8.quantize(tensor)
@@ -186,8 +186,8 @@ def test_int8_passes_with_scale_1_and_zero_point_0() -> None:
     assert torch.equal(INT8.dequantize(codes, params), tensor)
 
 
-@pytest.mark.parametrize("irregular", [[np.nan], [np.inf, -np.inf, np.nan]], ids=str)
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "complex64"])
+@each("irregular", [[np.nan], [np.inf, -np.inf, np.nan]])
+@each("dtype", ["float16", "bfloat16", "float32", "float64", "complex64"])
 def test_nan_and_infinity_are_refused_and_counted(dtype: str, irregular: list[float]) -> None:
     values = np.array([1.0, *irregular, 3.0]).astype(getattr(ml_dtypes, dtype, None) or dtype)
     of = 2 * values.size if dtype == "complex64" else values.size
@@ -240,7 +240,7 @@ def test_whatever_tensorus_0_1_coded_within_half_a_step_has_its_scale_and_zero_p
 # ---- Half precision -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each(
     "tensor",
     [
         torch.tensor([1.0, -0.5, 0.25]),
@@ -254,7 +254,6 @@ def test_whatever_tensorus_0_1_coded_within_half_a_step_has_its_scale_and_zero_p
         torch.tensor(2.5),
         torch.empty(0, 3),
     ],
-    ids=str,
 )
 def test_fp16_is_the_tensor_in_half_precision(tensor: torch.Tensor) -> None:
     codes, params = FP16.quantize(tensor)
@@ -285,7 +284,7 @@ def test_float16_passes() -> None:
     assert FP16.dequantize(codes, params) is tensor
 
 
-@pytest.mark.parametrize(
+@each(
     ("tensor", "count"),
     [
         (torch.tensor([65504.0, 65519.0, 65520.0, -1e9, torch.inf]), 2),
@@ -293,7 +292,6 @@ def test_float16_passes() -> None:
         (torch.tensor([1e38], dtype=torch.bfloat16), 1),
         (torch.tensor([1e5 + 1j, 1 - 1e9j]), 2),
     ],
-    ids=str,
 )
 def test_values_that_become_infinite_are_counted_in_a_warning(tensor: torch.Tensor, count: int) -> None:
     with pytest.warns(RuntimeWarning, match=rf"^{count} of \d+ values are beyond 65504, the largest of half precision"):
@@ -307,9 +305,9 @@ def test_values_that_become_infinite_are_counted_in_a_warning(tensor: torch.Tens
 TENSORS = {**RIGHT, **WRONG, "int8": torch.tensor([-5, 0, 7], dtype=torch.int8)}
 
 
-@pytest.mark.parametrize("quantizer", [INT8, FP16, NoQuantization()], ids=lambda found: found.name)
-@pytest.mark.parametrize("made_by", ["int8", "fp16"])
-@pytest.mark.parametrize("name", TENSORS)
+@each("quantizer", [INT8, FP16, NoQuantization()])
+@each("made_by", ["int8", "fp16"])
+@each("name", TENSORS)
 def test_codes_of_tensorus_0_1_become_what_the_importer_makes_of_them(
     name: str, made_by: str, quantizer: INT8Quantization
 ) -> None:
@@ -349,7 +347,7 @@ def test_without_a_quantizer_parameters_need_not_be_there() -> None:
     assert NoQuantization().dequantize(tensor, {"original_dtype": "torch.float32"}) is tensor
 
 
-@pytest.mark.parametrize(
+@each(
     ("codes", "params", "message"),
     [
         (np.int8([1]), {}, "original_dtype is missing"),

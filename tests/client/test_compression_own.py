@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.arrays import DTYPE_NAMES, assert_same_bits, normal, random_bits
+from support.cases import each
 from tensorus.compression import (
     CompressionAlgorithm,
     CompressionError,
@@ -119,7 +120,7 @@ VALUES = normal((60, 40))
 ERROR_MAX = {"Eighths": 0.15, "sign": 0.7, "Exactly": 0.0, "none": 0.0, "int8": 7e-3, "fp16": 2.2e-4}
 
 
-@pytest.mark.parametrize("form", [torch.from_numpy, np.asarray], ids=["torch", "numpy"])
+@each("form", [torch.from_numpy, np.asarray], ids=["torch", "numpy"])
 @pytest.mark.parametrize(("compressor", "quantizer"), PAIRS)
 def test_every_pair_compresses_and_decompresses_and_measures(
     compressor: CompressionAlgorithm, quantizer: QuantizationAlgorithm, form: Any
@@ -149,7 +150,7 @@ def test_a_quantizer_used_alone_and_the_names_of_classes_without_one() -> None:
     assert (quantizer.name, Bz2Compression().name, NamedZlib(9).name) == ("Eighths", "Bz2Compression", "zlib-9")
 
 
-@pytest.mark.parametrize("dtype", DTYPE_NAMES)
+@each("dtype", DTYPE_NAMES)
 def test_every_bit_goes_through_a_compressor_of_one_s_own(dtype: str) -> None:
     for shape in [(), (0, 3), (300,), (3, 5, 7)]:
         values = random_bits(dtype, shape)
@@ -214,7 +215,7 @@ def test_our_bytes_are_read_by_whoever_has_algorithms_of_their_own() -> None:
 # ---- Other algorithms, and metadata that is not there -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each(
     ("reader", "message"),
     [
         (
@@ -238,9 +239,7 @@ def test_other_algorithms_than_needed_are_named_with_those_needed(reader: Tensor
     assert raised.value.reason == "INVALID_REQUEST"
 
 
-@pytest.mark.parametrize(
-    "metadata", [None, {}, {"quantization_params": None}, {"quantization_params": [1]}, "metadata"]
-)
+@each("metadata", [None, {}, {"quantization_params": None}, {"quantization_params": [1]}, "metadata"])
 def test_parameters_that_are_missing_are_an_error(metadata: Any) -> None:
     tensors = TensorCompression(NamedZlib(), Eighths())
     compressed, _ = tensors.compress_tensor(torch.from_numpy(VALUES))
@@ -332,7 +331,7 @@ FAILING = {
 }
 
 
-@pytest.mark.parametrize("name", FAILING)
+@each("name", FAILING)
 def test_what_goes_wrong_in_compressing_is_an_error_of_ours(name: str) -> None:
     compressor, quantizer, message = FAILING[name]
     with pytest.raises(CompressionError, match=message) as raised:
@@ -341,7 +340,7 @@ def test_what_goes_wrong_in_compressing_is_an_error_of_ours(name: str) -> None:
         assert isinstance(raised.value.__cause__, KeyError)
 
 
-@pytest.mark.parametrize(
+@each(
     ("compressor", "quantizer", "message"),
     [
         (failing(Flip, decompress=raises), None, "compressor 'Mine' failed to decompress: KeyError: 'of mine'"),
@@ -464,7 +463,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@each("name", BROKEN)
 def test_what_breaks_a_rule_is_named(name: str) -> None:
     data, message = BROKEN[name]
     reader = TensorCompression(None, failing(Exactly)) if "below" in name else READER

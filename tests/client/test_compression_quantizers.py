@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from support.arrays import DTYPE_NAMES, assert_same_bits, normal, random_bits
+from support.cases import each
 from support.client import ARRAYS
 from support.compression import QUANTIZERS, relative_error
 from tensorus.compression import (
@@ -88,9 +89,9 @@ def test_fp16_has_its_dtype_and_parameters_and_keeps_eleven_bits() -> None:
     assert FP16Quantization().name == "fp16"
 
 
-@pytest.mark.parametrize("value", [0.0, 0.5, 3.14, -3.14, 1000.0, 1e-30, 1e30])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("quantizer", [INT8Quantization(), INT8BlockQuantization()], ids=lambda found: found.name)
+@each("value", [0.0, 0.5, 3.14, -3.14, 1000.0, 1e-30, 1e30])
+@each("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@each("quantizer", [INT8Quantization(), INT8BlockQuantization()])
 def test_int8_keeps_a_constant_exactly(quantizer: QuantizationAlgorithm, value: float, dtype: torch.dtype) -> None:
     tensor = torch.full((5, 50), value, dtype=dtype)
     quantized, params = quantizer.quantize(tensor)
@@ -98,7 +99,7 @@ def test_int8_keeps_a_constant_exactly(quantizer: QuantizationAlgorithm, value: 
     assert torch.equal(quantizer.dequantize(quantized, params), tensor)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "complex64", "complex128"])
+@each("dtype", ["float32", "float64", "float16", "complex64", "complex128"])
 def test_the_readable_parameters_of_int8_in_blocks_are_what_decoding_does(dtype: str) -> None:
     values = normal((700, 3), scale=1.0).astype(dtype)
     values[300:] += 100
@@ -114,9 +115,9 @@ def test_the_readable_parameters_of_int8_in_blocks_are_what_decoding_does(dtype:
     np.testing.assert_array_equal(found.view(component), expected.astype(component))
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (0, 3), (2, 3, 4), (700, 800)], ids=str)
-@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "bfloat16"])
-@pytest.mark.parametrize("name", QUANTIZERS)
+@each("shape", [(), (1,), (7,), (3, 5), (0, 3), (2, 3, 4), (70, 80)])
+@each("dtype", ["float32", "float64", "complex64", "bfloat16"])
+@each("name", QUANTIZERS)
 def test_a_quantizer_gives_back_dtype_shape_and_values_through_json(
     name: str, dtype: str, shape: tuple[int, ...]
 ) -> None:
@@ -130,7 +131,7 @@ def test_a_quantizer_gives_back_dtype_shape_and_values_through_json(
         assert relative_error(found, values) <= RELATIVE_ERROR_MAX[name]
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "dtype", "shape"),
     [
         ("int8", torch.int8, (3, 4)),
@@ -152,9 +153,7 @@ def test_codes_are_torch_tensors_of_these_dtypes(name: str, dtype: torch.dtype, 
     assert (found.dtype, found.shape) == (tensor.dtype, tensor.shape)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, make in ARRAYS.items() if make().dtype.name in ("float32", "complex64")]
-)
+@each("name", [name for name, make in ARRAYS.items() if make().dtype.name in ("float32", "complex64")])
 def test_a_quantizer_takes_arrays_however_they_lie_in_memory(name: str) -> None:
     array = ARRAYS[name]()
     dense = array.astype(array.dtype.newbyteorder("="), order="C")
@@ -176,15 +175,15 @@ def test_a_tensor_of_several_chunks_is_quantized_chunk_by_chunk() -> None:
     assert relative_error(FP8E4M3FNQuantization().dequantize(codes, params)[1], tensor[1]) < 2.7e-2
 
 
-@pytest.mark.parametrize("dtype", ["bool", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
-@pytest.mark.parametrize("name", ["int8_block", "int4_block", "nf4", "fp8_e4m3fn", "fp8_e5m2", "bitround"])
+@each("dtype", ["bool", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
+@each("name", ["int8_block", "int4_block", "nf4", "fp8_e4m3fn", "fp8_e5m2", "bitround"])
 def test_integers_and_bools_are_refused(name: str, dtype: str) -> None:
     with pytest.raises(QuantizationError, match=rf"{name} does not apply to {dtype}: integers and bools") as raised:
         QUANTIZERS[name].quantize(random_bits(dtype, (3,)))
     assert raised.value.reason == "UNSUPPORTED_DTYPE"
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "passing"),
     [
         ("int8", {"int8", "float8_e4m3fn", "float8_e5m2"}),
@@ -221,7 +220,7 @@ def test_settings_reach_the_codec() -> None:
     assert any(params["zero_point"])
 
 
-@pytest.mark.parametrize(
+@each(
     ("make", "message"),
     [
         (lambda: INT8BlockQuantization(block_size=7), "block_size of codec int8_block is 7"),
@@ -251,7 +250,7 @@ def test_an_error_above_the_bound_is_refused_and_named() -> None:
         FP16Quantization(max_absolute_error=10).quantize(np.array([70_000.0]))
 
 
-@pytest.mark.parametrize(
+@each(
     ("bound", "codec"),
     [(2e-1, "int4_block"), (1e-2, "int8_block"), (3e-3, "bf16"), (3e-4, "fp16"), (1e-6, None), (None, None)],
 )

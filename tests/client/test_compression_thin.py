@@ -88,7 +88,7 @@ for algorithm in (LZ4Compression(), BloscLZ4Compression(), BrotliCompression(), 
             assert message == "damage"
             continue
         assert f"codec '{name}' needs the library" in message
-        assert f"pip install 'tensorus[{extra}]' brings it" in message
+        assert f"pip install 'tensorus[{extra}]' installs it" in message
 
 
 def test_presets_do_without_what_is_missing_and_say_so(thin: Thin) -> None:

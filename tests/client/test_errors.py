@@ -7,9 +7,8 @@ import pickle
 import re
 from typing import Any
 
-import pytest
-
 import tensorus
+from support.cases import each
 from tensorus import errors
 from tensorus.errors import InsertManyError, TensorusError, error_for
 from tensorus_protos.v1 import tensorus_pb2 as pb
@@ -65,7 +64,7 @@ def test_the_table_has_every_reason_of_the_contract() -> None:
     assert set(CLASS_OF_REASON) == set(REASONS)
 
 
-@pytest.mark.parametrize("reason", REASONS)
+@each("reason", REASONS)
 def test_every_reason_has_its_class(reason: str) -> None:
     error = error_for(reason, "what is wrong", {"limit": "512"})
     assert type(error) is CLASS_OF_REASON[reason]
@@ -104,7 +103,7 @@ def test_an_error_without_reason_and_facts_has_defaults() -> None:
     assert (error.reason, error.facts) == ("INTERNAL", {})
 
 
-@pytest.mark.parametrize(
+@each(
     ("ours", "python_s"),
     [
         (errors.NotFoundError, LookupError),
@@ -178,7 +177,7 @@ def test_an_insert_that_failed_in_part_has_what_was_stored() -> None:
     assert error.inserted is not stored
 
 
-@pytest.mark.parametrize(
+@each(
     "error",
     [*(error_for(reason, "what is wrong", {"limit": "512"}) for reason in REASONS), InsertManyError([], [(2, FIRST)])],
     ids=[*REASONS, "InsertManyError"],

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import tensorus
+from support.cases import each
 from tensorus import client, compression, errors, types
 
 PUBLIC_NAMES = {
@@ -60,7 +61,7 @@ def test_the_compression_api_exports_the_names_of_tensorus_0_x() -> None:
     assert len(compression.__all__) == len(set(compression.__all__))
 
 
-@pytest.mark.parametrize("name", sorted(PUBLIC_NAMES))
+@each("name", sorted(PUBLIC_NAMES))
 def test_every_exported_name_is_there(name: str) -> None:
     assert getattr(tensorus, name) is not None
 
@@ -84,7 +85,7 @@ def public_objects() -> Iterator[tuple[str, Any]]:
                     yield f"{module.__name__}.{name}.{method}", value
 
 
-@pytest.mark.parametrize(("name", "found"), [pytest.param(*pair, id=pair[0]) for pair in public_objects()])
+@each(("name", "found"), [pytest.param(*pair, id=pair[0]) for pair in public_objects()])
 def test_every_public_object_says_what_it_is(name: str, found: Any) -> None:
     assert found.__doc__
     # A dataclass without a docstring gets its signature for one.
@@ -92,28 +93,29 @@ def test_every_public_object_says_what_it_is(name: str, found: Any) -> None:
     assert found.__doc__.splitlines()[0].endswith((".", ":")), found.__doc__
 
 
-@pytest.mark.parametrize("name", sorted(name for name, _ in inspect.getmembers(tensorus.Client, inspect.isfunction)))
+@each("name", sorted(name for name, _ in inspect.getmembers(tensorus.Client, inspect.isfunction)))
 def test_every_parameter_of_the_client_is_typed_and_beyond_the_subject_named(name: str) -> None:
     signature = inspect.signature(getattr(tensorus.Client, name))
     parameters = [parameter for parameter in signature.parameters.values() if parameter.name != "self"]
     assert all(parameter.annotation is not inspect.Parameter.empty for parameter in parameters)
     assert signature.return_annotation is not inspect.Signature.empty or name == "__init__"
     if not name.startswith("_"):
-        # A value with a default is an option: options go by name, but for the filter, which is the subject of a query.
+        # A value with a default is an option: options go by name, but for the subject of the call: the filter of a query,
+        # and what `verify` verifies.
         positional = [
             parameter.name
             for parameter in parameters
             if parameter.default is not inspect.Parameter.empty and parameter.kind is not inspect.Parameter.KEYWORD_ONLY
         ]
-        assert set(positional) <= {"where"}
+        assert set(positional) <= {"where"} or (name, positional) == ("verify", ["dataset", "ids"])
 
 
-@pytest.mark.parametrize("package", ["tensorus", "tensorus_codecs", "tensorus_protos", "tensorus_server"])
+@each("package", ["tensorus", "tensorus_codecs", "tensorus_protos", "tensorus_server"])
 def test_every_package_says_that_it_is_typed(package: str) -> None:
     assert resources.files(package).joinpath("py.typed").is_file()
 
 
-@pytest.mark.parametrize("module", [client, errors, types], ids=lambda module: module.__name__)
+@each("module", [client, errors, types])
 def test_a_module_exports_what_it_defines(module: Any) -> None:
     defined = {
         node.name

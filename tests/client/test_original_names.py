@@ -8,17 +8,18 @@ import sys
 import pytest
 
 import tensorus
+from support.cases import each
 from tensorus._original import ABSENT_NAMES
 
 
-@pytest.mark.parametrize("name", sorted(ABSENT_NAMES))
+@each("name", sorted(ABSENT_NAMES))
 def test_a_name_of_the_original_points_to_the_page_on_migrating(name: str) -> None:
     with pytest.raises(ImportError, match=rf"tensorus.{name}, .*, is not in tensorus .* docs/MIGRATING.md"):
         exec(f"from tensorus import {name}")
 
 
-@pytest.mark.parametrize("module", ["api", "storage_ops"])
-@pytest.mark.parametrize("statement", ["import tensorus.{}", "from tensorus.{} import app", "from tensorus import {}"])
+@each("module", ["api", "storage_ops"])
+@each("statement", ["import tensorus.{}", "from tensorus.{} import app", "from tensorus import {}"])
 def test_a_module_of_the_original_points_to_the_page_on_migrating(module: str, statement: str) -> None:
     for _ in range(2):
         with pytest.raises(ImportError, match=rf"tensorus.{module}, .*, is not in tensorus .* docs/MIGRATING.md"):

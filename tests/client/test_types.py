@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from support.cases import each
 from tensorus import types
 from tensorus.types import DatasetStats, NewTensor, Policy, Progress, Record, Schema, TensorInfo
 
@@ -57,12 +58,12 @@ def dataset_stats(**fields: Any) -> DatasetStats:
     return DatasetStats(**{**filled, **fields})
 
 
-@pytest.mark.parametrize("kind", CLASSES)
+@each("kind", CLASSES)
 def test_every_value_is_frozen(kind: Any) -> None:
     assert kind.__dataclass_params__.frozen
 
 
-@pytest.mark.parametrize(
+@each(
     "value", [Policy(), Schema(), Record(tensor_info(), None), NewTensor(None), Progress(None, 0, None), tensor_info()]
 )
 def test_a_field_cannot_be_set(value: Any) -> None:
@@ -71,7 +72,7 @@ def test_a_field_cannot_be_set(value: Any) -> None:
         setattr(value, name, None)
 
 
-@pytest.mark.parametrize("make", [tensor_info, dataset_stats])
+@each("make", [tensor_info, dataset_stats])
 @pytest.mark.parametrize(
     ("canonical_bytes", "stored_bytes", "ratio"),
     [
@@ -88,7 +89,7 @@ def test_the_ratio_is_canonical_bytes_over_bytes_on_disk(
     assert make(canonical_bytes=canonical_bytes, stored_bytes=stored_bytes).ratio == ratio
 
 
-@pytest.mark.parametrize("make", [tensor_info, dataset_stats])
+@each("make", [tensor_info, dataset_stats])
 @pytest.mark.parametrize(
     ("sizes", "quantizer_ratio", "compressor_ratio"),
     [
@@ -107,8 +108,8 @@ def test_the_ratio_is_the_quantizers_share_times_the_compressors(
     assert made.ratio == pytest.approx(quantizer_ratio * compressor_ratio)
 
 
-@pytest.mark.parametrize("make", [tensor_info, dataset_stats])
-@pytest.mark.parametrize("stored_bytes", [0, 29], ids=["nothing at all", "framing"])
+@each("make", [tensor_info, dataset_stats])
+@each("stored_bytes", [0, 29], ids=["nothing at all", "framing"])
 def test_every_ratio_of_nothing_is_1(make: Any, stored_bytes: int) -> None:
     made = make(canonical_bytes=0, quantized_bytes=0, stored_bytes=stored_bytes)
     assert (made.ratio, made.quantizer_ratio, made.compressor_ratio) == (1.0, 1.0, 1.0)
@@ -129,7 +130,7 @@ class TestLazyFields:
 
         return TensorInfo.lazily(known, rest)
 
-    @pytest.mark.parametrize(
+    @each(
         "look",
         [
             pytest.param(lambda info: info, id="as it is"),

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.cases import each
 from tensorus._where import filter_text
 from tensorus_server.filter.text import parse_filter
 from tensorus_server.filter.tree import AllOf, Compare, Key, OneOf, Operator, Property
 
 
-@pytest.mark.parametrize(
+@each(
     ("where", "text"),
     [
         pytest.param(None, "", id="nothing"),
@@ -48,7 +49,7 @@ def test_a_filter_has_one_text(where: Any, text: str) -> None:
     assert filter_text(where) == text
 
 
-@pytest.mark.parametrize(
+@each(
     ("where", "error", "match"),
     [
         pytest.param({"k": None}, TypeError, "a NoneType cannot be part of a filter", id="None"),
@@ -74,7 +75,7 @@ class Colour(enum.IntEnum):
     RED = 3
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "text"),
     [
         pytest.param(np.float64(0.5), "`k` = 0.5", id="a NumPy float64, which is a float"),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from contract.codec_quantizer_contract import QuantizerContract, dequantize, quantize
 from contract.codec_values import any_values, finite_values, nan_bits
+from support.cases import each
 from tensorus_codecs.errors import TooManyExceptionsError
 from tensorus_codecs.quantizers.bf16 import Bf16
 
@@ -36,11 +37,11 @@ class TestBf16(QuantizerContract):
     dtypes = ("float32", "float64", "complex64", "complex128")
     components = COMPONENTS
 
-    def error_bound(self, values, quantized):
+    def error_bound(self, codec, values, quantized):
         return bf16_bound(values)
 
 
-@pytest.mark.parametrize("component", COMPONENTS)
+@each("component", COMPONENTS)
 class TestBound:
     """How far a decoded value may be."""
 

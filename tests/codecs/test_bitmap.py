@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from contract.codec_filter_contract import WORDS, FilterContract, every_kind_of_words, read_only, words_of
 from contract.codec_values import nan_bits
+from support.cases import each
 from tensorus_codecs.abc import Words
 from tensorus_codecs.errors import CorruptChunkError
 from tensorus_codecs.filters.bitmap import Bitmap
@@ -59,11 +60,11 @@ class TestBitmap(FilterContract):
         return sparse(word, count)
 
 
-@pytest.mark.parametrize("word", WORDS)
+@each("word", WORDS)
 class TestLayout:
     """What is in the streams, and for which words there are any."""
 
-    @pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 16, 700])
+    @each("count", [1, 2, 7, 8, 9, 16, 700])
     def test_a_slow_encoder_that_follows_the_docstring_agrees(self, word: str, count: int) -> None:
         words = sparse(word, count)
         assert encode(words) == slow_encode(words.tolist(), words.itemsize)
@@ -83,13 +84,13 @@ class TestLayout:
             streams, parameters = found
             assert decode(streams, *struct.unpack("<I", parameters), word, words.size).tolist() == words.tolist()
 
-    @pytest.mark.parametrize("count", [1, 8, 9, 1000])
+    @each("count", [1, 8, 9, 1000])
     def test_zeros_leave_the_planes_empty(self, word: str, count: int) -> None:
         words = np.zeros(count, word)
         assert encode(words) == ([bytes(-(-count // 8)), *[b""] * words.itemsize], bytes(4))
         assert not decode([bytes(-(-count // 8)), *[b""] * words.itemsize], 0, word, count).any()
 
-    @pytest.mark.parametrize(("present", "is_encoded"), [(0, True), (74, True), (75, True), (76, False), (100, False)])
+    @each(("present", "is_encoded"), [(0, True), (74, True), (75, True), (76, False), (100, False)])
     def test_three_quarters_are_the_most_that_may_not_be_zero(self, word: str, present: int, is_encoded) -> None:
         words = np.ones(100, word)
         words[present:] = 0
@@ -113,7 +114,7 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize(("words", "streams", "parameters"), GOLDEN.values(), ids=GOLDEN)
+@each(("words", "streams", "parameters"), GOLDEN.values(), ids=GOLDEN)
 def test_these_words_are_these_streams(words: Words, streams: list[str], parameters: str) -> None:
     expected = [bytes.fromhex(stream) for stream in streams], bytes.fromhex(parameters)
     assert encode(words) == expected
@@ -143,7 +144,7 @@ class TestHostile:
     def test_what_is_changed_below_is_right(self) -> None:
         assert decode(self.STREAMS, 2, "<u1", 10).tolist() == [0, 1, 0, 0, 2, 0, 0, 0, 0, 0]
 
-    @pytest.mark.parametrize("parameters", [b"", bytes(3), bytes(5), bytes(255)], ids=len)
+    @each("parameters", [b"", bytes(3), bytes(5), bytes(255)])
     def test_parameters_of_another_length(self, parameters: bytes) -> None:
         with pytest.raises(CorruptChunkError, match=rf"^bitmap has {len(parameters)} bytes of parameters, must be 4$"):
             Bitmap.stream_lengths(2, 10, parameters)
@@ -157,7 +158,7 @@ class TestHostile:
     def test_as_many_words_as_the_chunk_has_are_allowed(self) -> None:
         assert Bitmap.stream_lengths(2, 10, struct.pack("<I", 10)) == [2, 10, 10]
 
-    @pytest.mark.parametrize(
+    @each(
         ("bits", "planes", "word_count", "message"),
         [
             (b"\x12\x00", b"\x02", 1, r"^word_count of bitmap is 1, its bits say 2$"),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from contract.codec_contract import Refusal, SettingsContract
 from contract.codec_quantizer_contract import QuantizerContract, component_dtype, dequantize, quantize, weights
 from contract.codec_values import finite_values, nan_bits
+from support.cases import each
 from tensorus_codecs.abc import Quantized
 from tensorus_codecs.errors import CorruptChunkError
 from tensorus_codecs.quantizers.bitround import BitRound
@@ -78,32 +79,24 @@ class TestBitRound(QuantizerContract, SettingsContract):
     dtypes = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
     components = COMPONENTS
 
-    @pytest.fixture(params=[{}, *({"keep_bits": bits} for bits in (0, 7, 23, 52))], ids=str)
-    def configuration(self, request):
-        return request.param
-
-    @pytest.fixture
-    def codec(self, configuration):
-        # The bound below needs to know.
-        self.keep_bits = configuration.get("keep_bits", 7)
-        return BitRound.from_configuration(configuration)
-
-    @pytest.fixture(
-        params=[Refusal("keep_bits", value, "an integer from 0 to 52") for value in (-1, 53, 99, True, 7.0, "7", None)],
-        ids=str,
+    configurations = (
+        {},
+        *({"keep_bits": bits} for bits in (0, 7, 23, 52)),
     )
-    def refusal(self, request):
-        return request.param
 
-    def error_bound(self, values, quantized):
-        return bound(values, self.keep_bits)
+    refusals = tuple(
+        Refusal("keep_bits", value, "an integer from 0 to 52") for value in (-1, 53, 99, True, 7.0, "7", None)
+    )
+
+    def error_bound(self, codec, values, quantized):
+        return bound(values, codec.keep_bits)
 
 
 def test_7_bits_are_kept_unless_told_otherwise() -> None:
     assert BitRound() == BitRound(keep_bits=7)
 
 
-@pytest.mark.parametrize("component", COMPONENTS)
+@each("component", COMPONENTS)
 def test_codes_are_unsigned_words_as_wide_as_the_component(component: str) -> None:
     values = weights(component, 10)
     assert encode(values, 3).codes.dtype == np.dtype(f"<u{values.dtype.itemsize}")
@@ -123,8 +116,8 @@ class TestBound:
         errors = np.abs(decoded.astype(np.float64) / 2 - values.astype(np.float64) / 2)
         assert (errors <= bound(values, keep_bits) / 2).all()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
-    @pytest.mark.parametrize("keep_bits", KEEP_BITS)
+    @each("component", COMPONENTS)
+    @each("keep_bits", KEEP_BITS)
     def test_values_of_any_bits_keep_it_or_every_bit(self, component: str, keep_bits: int) -> None:
         dtype = component_dtype(component)
         values = np.frombuffer(np.random.default_rng(keep_bits).bytes(2000 * dtype.itemsize), dtype)
@@ -135,8 +128,8 @@ class TestBound:
         errors = np.abs(decoded[finite].astype(np.float64) / 2 - values[finite].astype(np.float64) / 2)
         assert (errors <= bound(values[finite], keep_bits) / 2).all()
 
-    @pytest.mark.parametrize("component", ["float16", "bfloat16"])
-    @pytest.mark.parametrize("keep_bits", range(11))
+    @each("component", ["float16", "bfloat16"])
+    @each("keep_bits", range(11))
     def test_every_number_of_16_bits_is_the_nearest_of_the_kept_ones(self, component: str, keep_bits: int) -> None:
         dtype = component_dtype(component)
         values = np.arange(2**16, dtype="<u2").view(dtype)
@@ -151,25 +144,25 @@ class TestBound:
         assert (np.abs(decoded[finite].astype(np.float64) - numbers) == nearest).all()
         assert words_of(decoded)[~finite].tolist() == words_of(values)[~finite].tolist()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
-    @pytest.mark.parametrize("keep_bits", KEEP_BITS)
+    @each("component", COMPONENTS)
+    @each("keep_bits", KEEP_BITS)
     def test_low_bits_are_zero(self, component: str, keep_bits: int) -> None:
         drop = max(FRACTION_BITS[component] - keep_bits, 0)
         assert not (encode(weights(component, 1000), keep_bits).codes & ((1 << drop) - 1)).any()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("component", COMPONENTS)
     def test_all_bits_or_more_are_the_identity(self, component: str) -> None:
         values = np.frombuffer(np.random.default_rng(0).bytes(800), component_dtype(component))
         for keep_bits in range(FRACTION_BITS[component], 53):
             assert round_trip(values, keep_bits).tobytes() == values.tobytes()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("component", COMPONENTS)
     def test_rounding_again_changes_nothing(self, component: str) -> None:
         once = round_trip(weights(component, 1000), 3)
         assert round_trip(once, 3).tobytes() == once.tobytes()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
-    @pytest.mark.parametrize("keep_bits", KEEP_BITS)
+    @each("component", COMPONENTS)
+    @each("keep_bits", KEEP_BITS)
     def test_a_slow_encoder_that_follows_the_formula_agrees(self, component: str, keep_bits: int) -> None:
         dtype = component_dtype(component)
         bits = np.random.default_rng(keep_bits).bytes(200 * dtype.itemsize)
@@ -182,7 +175,7 @@ class TestBound:
 class TestRounding:
     """Bit by bit."""
 
-    @pytest.mark.parametrize(
+    @each(
         ("value", "keep_bits", "expected"),
         [
             (1.25, 1, 1.0),
@@ -202,14 +195,14 @@ class TestRounding:
     def test_ties_go_to_the_even_integer(self, value: float, keep_bits: int, expected: float) -> None:
         assert round_trip(np.array([value], np.float32), keep_bits).tolist() == [expected]
 
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("component", COMPONENTS)
     def test_zeros_keep_their_sign(self, component: str) -> None:
         values = np.array([0.0, -0.0, 1.0], component_dtype(component))
         for keep_bits in KEEP_BITS:
             assert round_trip(values, keep_bits).tobytes() == values.tobytes()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
-    @pytest.mark.parametrize("sign", [1, -1])
+    @each("component", COMPONENTS)
+    @each("sign", [1, -1])
     def test_what_would_become_infinite_is_cut_off(self, component: str, sign: int) -> None:
         dtype = component_dtype(component)
         largest = ml_dtypes.finfo(dtype).max
@@ -226,15 +219,15 @@ class TestRounding:
         above = words_of(kept) + np.array([0, 1, half // 2, half - 1], words_of(kept).dtype)
         assert (round_trip(above.view(component), 3) == kept).all()
 
-    @pytest.mark.parametrize("component", ["float16", "float32", "float64"])
-    @pytest.mark.parametrize("keep_bits", KEEP_BITS)
+    @each("component", ["float16", "float32", "float64"])
+    @each("keep_bits", KEEP_BITS)
     def test_nans_keep_every_bit(self, component: str, keep_bits: int) -> None:
         top = 2 ** FRACTION_BITS[component] - 1
         values = np.append(nan_bits(component, [1, top, -1, -top, -(top - 1)]), np.array([1.0], component))
         assert round_trip(values, keep_bits).tobytes() == values.tobytes()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
-    @pytest.mark.parametrize("keep_bits", KEEP_BITS)
+    @each("component", COMPONENTS)
+    @each("keep_bits", KEEP_BITS)
     def test_infinities_stay(self, component: str, keep_bits: int) -> None:
         values = np.array([np.inf, -np.inf, 2.0], component_dtype(component))
         assert round_trip(values, keep_bits).tobytes() == values.tobytes()

@@ -8,6 +8,7 @@ import pytest
 from contract.codec_compressor_contract import DATA, SAMPLE, CompressorContract
 from contract.codec_contract import Refusal, SettingsContract
 from support.arrays import normal
+from support.cases import each
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.errors import CorruptChunkError
 from tensorus_codecs.lossless.blosc_lz4 import BloscLz4, blosc
@@ -20,16 +21,14 @@ class TestBloscLz4(CompressorContract, SettingsContract):
     id = "blosc_lz4"
     number = 4
 
-    @pytest.fixture(params=[{}, *({"word_bytes": width} for width in (1, 2, 4, 8))], ids=str)
-    def configuration(self, request):
-        return request.param
-
-    @pytest.fixture(
-        params=[Refusal("word_bytes", value, "one of (0, 1, 2, 4, 8)") for value in (3, 16, -1, 4.0, "4", True, None)],
-        ids=str,
+    configurations = (
+        {},
+        *({"word_bytes": width} for width in (1, 2, 4, 8)),
     )
-    def refusal(self, request):
-        return request.param
+
+    refusals = tuple(
+        Refusal("word_bytes", value, "one of (0, 1, 2, 4, 8)") for value in (3, 16, -1, 4.0, "4", True, None)
+    )
 
 
 def test_another_encoders_frame_decodes() -> None:
@@ -66,7 +65,7 @@ def test_lengths_that_lie_are_refused_before_anything_is_decoded(at: int, name: 
             BloscLz4.decode(bytes(frame), len(SAMPLE))
 
 
-@pytest.mark.parametrize(
+@each(
     ("dtype", "width"),
     [("float32", 4), ("bfloat16", 2), ("int64", 8), ("complex64", 4), ("complex128", 8), ("uint8", 1), ("bool", 1)],
 )

@@ -11,6 +11,7 @@ import pytest
 from contract.codec_compressor_contract import DATA, SAMPLE, CompressorContract
 from contract.codec_contract import Refusal, SettingsContract
 from contract.codec_libraries import hidden_library
+from support.cases import each
 from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX
 from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.lossless.brotli import Brotli
@@ -24,33 +25,29 @@ class TestBrotli(CompressorContract, SettingsContract):
     id = "brotli"
     number = 5
 
-    @pytest.fixture(params=[{}, *({"quality": quality} for quality in (0, 1, 5, 9))], ids=str)
-    def configuration(self, request):
-        return request.param
-
-    @pytest.fixture(
-        params=[Refusal("quality", value, "an integer from 0 to 11") for value in (-1, 12, 5.0, "5", True, None)],
-        ids=str,
+    configurations = (
+        {},
+        *({"quality": quality} for quality in (0, 1, 5, 9)),
     )
-    def refusal(self, request):
-        return request.param
+
+    refusals = tuple(Refusal("quality", value, "an integer from 0 to 11") for value in (-1, 12, 5.0, "5", True, None))
 
 
 def test_the_default_quality_is_11() -> None:
     assert Brotli() == Brotli(quality=11)
 
 
-@pytest.mark.parametrize("quality", _QUALITIES)
+@each("quality", _QUALITIES)
 def test_the_quality_is_the_librarys(quality: int) -> None:
     assert Brotli(quality=quality).encode(SAMPLE) == brotli.compress(SAMPLE, quality=quality, lgwin=21)
 
 
-@pytest.mark.parametrize("name", DATA)
+@each("name", DATA)
 def test_another_decoder_reads_its_streams(name: str) -> None:
     assert brotli.decompress(Brotli(quality=5).encode(DATA[name])) == DATA[name]
 
 
-@pytest.mark.parametrize("window_bits", range(10, 22))
+@each("window_bits", range(10, 22))
 def test_another_encoders_stream_decodes_whatever_its_window(window_bits: int) -> None:
     stream = brotli.compress(DATA["exponents"], quality=5, lgwin=window_bits)
     assert Brotli.decode(stream, len(DATA["exponents"])) == DATA["exponents"]

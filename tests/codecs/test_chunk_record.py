@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from support.cases import each
 from tensorus_codecs import chunk_record
 from tensorus_codecs.chunk_record import (
     CANONICAL_BYTES_MAX,
@@ -109,7 +110,7 @@ class TestPacking:
         rows = re.findall(r"^ {4,}(\d+) +(\d+)  (\w+)", section, re.MULTILINE)
         assert {name: (int(offset), int(size)) for offset, size, name in rows} == drawn_fields()
 
-    @pytest.mark.parametrize(
+    @each(
         ("field", "value"),
         {
             "version": 1,
@@ -177,7 +178,7 @@ class TestParsing:
     def test_a_record_within_a_larger_buffer(self) -> None:
         assert parse_record(memoryview(b"xx" + RAW_RECORD + b"yy")[2:-2]).canonical_bytes == 8
 
-    @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
+    @each("dtype", DTYPES)
     def test_every_dtype(self, dtype: DType) -> None:
         size = dtype.element_bytes
         found = parse_record(
@@ -185,7 +186,7 @@ class TestParsing:
         )
         assert found.dtype is dtype
 
-    @pytest.mark.parametrize("element_bytes", range(1, 17))
+    @each("element_bytes", range(1, 17))
     def test_an_opaque_dtype_of_any_width(self, element_bytes: int) -> None:
         data = bytes(2 * element_bytes)
         found = parse_record(raw(dtype=0, element_bytes=element_bytes, canonical_bytes=len(data), streams=[(0, data)]))
@@ -195,7 +196,7 @@ class TestParsing:
         found = parse_record(record(canonical_bytes=CANONICAL_BYTES_MAX))
         assert found.canonical_bytes == CANONICAL_BYTES_MAX == 2 * 1024 * 1024
 
-    @pytest.mark.parametrize("stream_count", range(10))
+    @each("stream_count", range(10))
     def test_a_filter_has_up_to_nine_streams(self, stream_count: int) -> None:
         found = parse_record(record(filter=4, streams=[(1, bytes([n])) for n in range(stream_count)]))
         assert [bytes(stream.data) for stream in found.streams] == [bytes([n]) for n in range(stream_count)]
@@ -205,7 +206,7 @@ class TestParsing:
         assert found.filter_parameters == bytes(range(255))
         assert not found.is_raw
 
-    @pytest.mark.parametrize(
+    @each(
         ("changes", "is_raw"),
         [
             ({}, True),
@@ -336,7 +337,7 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize(("data", "message"), DAMAGE.values(), ids=DAMAGE)
+@each(("data", "message"), DAMAGE.values(), ids=DAMAGE)
 def test_a_broken_rule_is_named(data: bytes, message: str) -> None:
     with pytest.raises(CorruptChunkError, match=message):
         parse_record(data)
@@ -354,7 +355,7 @@ def test_every_field_of_the_drawing_has_a_corruption_test() -> None:
     assert {field for field in fields if not re.search(rf"\b{field} (is|of)", messages)} == set()
 
 
-@pytest.mark.parametrize(
+@each(
     "data",
     [
         record(),

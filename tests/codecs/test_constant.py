@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from contract.codec_contract import Refusal, SettingsContract
 from contract.codec_filter_contract import WORDS, FilterContract, every_kind_of_words, read_only, words_of
 from contract.codec_values import EVERY_DTYPE, nan_bits
+from support.cases import each
 from tensorus_codecs.abc import Words
 from tensorus_codecs.dtypes import DType, dtype_by_name, opaque_dtype
 from tensorus_codecs.encoding import Encoding
@@ -56,19 +57,15 @@ class TestConstant(FilterContract, SettingsContract):
     id = "constant"
     number = 6
 
-    @pytest.fixture(params=[{}, {"element_words": 1}], ids=str)
-    def configuration(self, request):
-        return request.param
-
-    @pytest.fixture(
-        params=[
-            Refusal("element_words", value, "an integer from 0 to 16")
-            for value in (-1, 17, 2**40, True, 2.0, "2", None, [2])
-        ],
-        ids=str,
+    configurations = (
+        {},
+        {"element_words": 1},
     )
-    def refusal(self, request):
-        return request.param
+
+    refusals = tuple(
+        Refusal("element_words", value, "an integer from 0 to 16")
+        for value in (-1, 17, 2**40, True, 2.0, "2", None, [2])
+    )
 
     def sample(self, word: str, count: int) -> Words:
         return read_only(np.repeat(words_of(word, count)[:1], count))
@@ -81,19 +78,17 @@ class TestConstantPairs(FilterContract):
     id = "constant"
     number = 6
 
-    @pytest.fixture
-    def configuration(self):
-        return {"element_words": 2}
+    configurations = ({"element_words": 2},)
 
     def sample(self, word: str, count: int) -> Words:
         return read_only(np.tile(words_of(word, 2), (count + 1) // 2))
 
 
-@pytest.mark.parametrize("word", WORDS)
+@each("word", WORDS)
 class TestElements:
     """Which words are one element repeated."""
 
-    @pytest.mark.parametrize("element_words", range(17))
+    @each("element_words", range(17))
     def test_a_slow_encoder_that_follows_the_docstring_agrees(self, word: str, element_words: int) -> None:
         repeated = np.tile(words_of(word, element_words or 1), 5)
         for words in (repeated, repeated[: element_words or 1], repeated[:-1], *every_kind_of_words(word).values()):
@@ -111,7 +106,7 @@ class TestElements:
         if found is not None:
             assert decode(found, word, words.size).tolist() == words.tolist()
 
-    @pytest.mark.parametrize("position", [0, 1, 50, 98, 99])
+    @each("position", [0, 1, 50, 98, 99])
     def test_one_other_word_is_enough(self, word: str, position: int) -> None:
         words = np.full(100, 7, word)
         words[position] = 8
@@ -134,13 +129,13 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize(("words", "element_words", "parameters"), GOLDEN.values(), ids=GOLDEN)
+@each(("words", "element_words", "parameters"), GOLDEN.values(), ids=GOLDEN)
 def test_these_words_are_this_element(words: Words, element_words: int, parameters: str) -> None:
     assert encode(words, element_words) == bytes.fromhex(parameters)
     assert decode(bytes.fromhex(parameters), words.dtype.str, words.size).tolist() == words.tolist()
 
 
-@pytest.mark.parametrize("component", ["float16", "float32", "float64"])
+@each("component", ["float16", "float32", "float64"])
 class TestBits:
     """Elements are compared by their bits."""
 
@@ -163,7 +158,7 @@ class TestBits:
 class TestFitting:
     """How many words an element of a dtype has."""
 
-    @pytest.mark.parametrize(
+    @each(
         ("dtype", "element_words"),
         [
             (dtype_by_name("bool"), 1),
@@ -174,12 +169,11 @@ class TestFitting:
             *((opaque_dtype(99, 8 * width), words) for width, words in ((1, 1), (2, 1), (3, 3), (4, 1), (8, 1))),
             *((opaque_dtype(99, 8 * width), width) for width in (5, 6, 7, 9, 12, 15, 16)),
         ],
-        ids=str,
     )
     def test_a_policy_fills_it_in(self, dtype: DType, element_words: int) -> None:
         assert fitted(dtype) == Constant(element_words=element_words)
 
-    @pytest.mark.parametrize("dtype", EVERY_DTYPE, ids=lambda dtype: f"{dtype.name}-{dtype.element_bytes}")
+    @each("dtype", EVERY_DTYPE)
     def test_a_chunk_of_one_element_of_any_dtype_is_that_element(self, dtype: DType) -> None:
         element = np.random.default_rng(0).bytes(dtype.element_bytes)
         words = np.frombuffer(element * 10, dtype.word)
@@ -197,7 +191,7 @@ class TestFitting:
         assert encoding.filter == Constant(element_words=4)
 
 
-@pytest.mark.parametrize(
+@each(
     ("word_bytes", "count", "element_bytes"),
     [(1, 10, 0), (1, 34, 17), (1, 255, 255), (2, 10, 1), (4, 9, 6), (2, 3, 4), (1, 10, 3), (8, 3, 16), (4, 1, 8)],
 )

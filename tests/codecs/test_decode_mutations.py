@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from contract.codec_decoding import assert_refused_or_decoded, mutated, rebased, repaired
+from support.cases import each
 from tensorus_codecs.chunk_record import parse_record
 
 RECORDS = sorted((Path(__file__).parents[1] / "golden" / "chunk_records").glob("*.bin"))
-_MUTATIONS = 40
-"""Per record: a few seconds in all."""
+_MUTATIONS = 15
+"""Per record: a second in all. `tests/fuzz` goes on for as long as one likes."""
 
 
-@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+@each("path", RECORDS)
 def test_a_changed_record_is_refused_or_decoded(path: Path) -> None:
     data = rebased(path.read_bytes())
     assert assert_refused_or_decoded(data)

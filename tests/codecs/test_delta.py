@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from contract.codec_contract import Refusal, SettingsContract
 from contract.codec_filter_contract import WORDS, FilterContract, every_kind_of_words, words_of
 from contract.codec_values import nan_bits
+from support.cases import each
 from tensorus_codecs.abc import Words
 from tensorus_codecs.errors import CorruptChunkError
 from tensorus_codecs.filters.delta import Delta
@@ -46,32 +47,29 @@ class TestDelta(FilterContract, SettingsContract):
     id = "delta"
     number = 3
 
-    @pytest.fixture(params=[{}, {"distance": 0}, {"distance": 3}, {"distance": 255}], ids=str)
-    def configuration(self, request):
-        return request.param
-
-    @pytest.fixture(
-        params=[
-            Refusal("distance", value, "an integer from 0 to 255")
-            for value in (-1, 256, 2**40, True, 1.0, "1", None, [1])
-        ],
-        ids=str,
+    configurations = (
+        {},
+        {"distance": 0},
+        {"distance": 3},
+        {"distance": 255},
     )
-    def refusal(self, request):
-        return request.param
+
+    refusals = tuple(
+        Refusal("distance", value, "an integer from 0 to 255") for value in (-1, 256, 2**40, True, 1.0, "1", None, [1])
+    )
 
 
-@pytest.mark.parametrize("word", WORDS)
+@each("word", WORDS)
 class TestFormula:
     """What is in the streams."""
 
-    @pytest.mark.parametrize("distance", DISTANCES)
-    @pytest.mark.parametrize("count", [1, 2, 3, 254, 255, 256, 700])
+    @each("distance", DISTANCES)
+    @each("count", [1, 2, 3, 254, 255, 256, 700])
     def test_a_slow_encoder_that_follows_it_agrees(self, word: str, distance: int, count: int) -> None:
         words = words_of(word, count)
         assert streams_of(words, distance) == slow_encode(words.tolist(), words.itemsize, distance)
 
-    @pytest.mark.parametrize("distance", [0, 1, 3, 255])
+    @each("distance", [0, 1, 3, 255])
     def test_it_holds_for_every_kind_of_words(self, word: str, distance: int) -> None:
         for name, words in every_kind_of_words(word).items():
             expected = slow_encode(words.tolist(), words.itemsize, distance)
@@ -121,7 +119,7 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize(("words", "distance", "streams"), GOLDEN.values(), ids=GOLDEN)
+@each(("words", "distance", "streams"), GOLDEN.values(), ids=GOLDEN)
 def test_these_words_are_these_streams(words: Words, distance: int, streams: list[str]) -> None:
     assert [stream.hex() for stream in streams_of(words, distance)] == streams
     found = np.zeros_like(words)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from contract.codec_quantizer_contract import component_dtype
+from support.cases import each
 from tensorus_codecs.dtypes import DTYPES, DType, Kind, dtype_by_name, dtype_by_number, opaque_dtype
 from tensorus_codecs.errors import UnsupportedDTypeError
 from tensorus_protos.v1 import tensorus_pb2 as pb
@@ -44,7 +45,7 @@ def test_the_table_is_in_the_order_of_its_numbers() -> None:
     assert [dtype.name for dtype in DTYPES] == list(TABLE)
 
 
-@pytest.mark.parametrize("name", TABLE)
+@each("name", TABLE)
 def test_a_dtype_has_this_kind_component_and_word(name: str) -> None:
     kind, component, word, is_real = TABLE[name]
     dtype = dtype_by_name(name)
@@ -54,26 +55,26 @@ def test_a_dtype_has_this_kind_component_and_word(name: str) -> None:
     assert dtype.is_real is is_real
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
+@each("dtype", DTYPES)
 def test_a_dtype_is_numpys_of_that_name_and_width(dtype: DType) -> None:
     assert dtype.numpy == component_dtype(dtype.name)
     assert dtype.numpy.itemsize == dtype.element_bytes
     assert dtype.numpy.name == dtype.name
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
+@each("dtype", DTYPES)
 def test_a_dtype_is_found_by_name_and_by_number(dtype: DType) -> None:
     assert dtype_by_name(dtype.name) is dtype
     assert dtype_by_number(dtype.number) is dtype
 
 
-@pytest.mark.parametrize("name", ["float128", "int4", "FLOAT32", "", "float8_e4m3"])
+@each("name", ["float128", "int4", "FLOAT32", "", "float8_e4m3"])
 def test_an_unknown_name_is_refused_with_those_that_are_known(name: str) -> None:
     with pytest.raises(UnsupportedDTypeError, match=rf"^dtype '{name}' is not one of {', '.join(TABLE)}$"):
         dtype_by_name(name)
 
 
-@pytest.mark.parametrize("number", [0, 18, -1, 255, 1000])
+@each("number", [0, 18, -1, 255, 1000])
 def test_an_unknown_number_has_no_dtype(number: int) -> None:
     assert dtype_by_number(number) is None
 
@@ -86,7 +87,7 @@ def test_a_dtype_cannot_be_changed() -> None:
 class TestOpaque:
     """A dtype outside the table: a width, and nothing else."""
 
-    @pytest.mark.parametrize("element_bytes", range(1, 17))
+    @each("element_bytes", range(1, 17))
     def test_it_is_bytes_of_its_width(self, element_bytes: int) -> None:
         dtype = opaque_dtype(42, 8 * element_bytes)
         assert (dtype.number, dtype.element_bytes, dtype.kind) == (42, element_bytes, Kind.OPAQUE)
@@ -94,7 +95,7 @@ class TestOpaque:
         assert dtype.component == dtype.numpy
         assert not dtype.is_real
 
-    @pytest.mark.parametrize("element_bytes", range(1, 17))
+    @each("element_bytes", range(1, 17))
     def test_its_words_are_the_integer_of_its_width_or_bytes(self, element_bytes: int) -> None:
         integers = {1: "|u1", 2: "<u2", 4: "<u4", 8: "<u8"}
         assert opaque_dtype(42, 8 * element_bytes).word == np.dtype(integers.get(element_bytes, "|u1"))
@@ -104,7 +105,7 @@ class TestOpaque:
         assert opaque_dtype(42, 8) == opaque_dtype(42, 8)
         assert opaque_dtype(42, 8) != opaque_dtype(43, 8)
 
-    @pytest.mark.parametrize("element_bits", [0, 1, 4, 7, 9, 127, 129, 136, 256, -8])
+    @each("element_bits", [0, 1, 4, 7, 9, 127, 129, 136, 256, -8])
     def test_a_width_that_cannot_be_stored_is_refused(self, element_bits: int) -> None:
         message = (
             rf"^dtype 42 is unknown here and its element_bits is {element_bits}; "

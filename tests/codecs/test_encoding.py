@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from support.cases import each
 from tensorus_codecs.encoding import IDENTITY, Encoding
 from tensorus_codecs.errors import InvalidPolicyError, UnsupportedCodecError
 from tensorus_codecs.filters.planes import Planes, RotatedPlanes
@@ -40,7 +41,7 @@ ENCODINGS = {
 }
 
 
-@pytest.mark.parametrize(("encoding", "steps"), ENCODINGS.values(), ids=ENCODINGS)
+@each(("encoding", "steps"), ENCODINGS.values(), ids=ENCODINGS)
 class TestJson:
     """What `to_json` writes, `from_json` reads."""
 
@@ -90,31 +91,27 @@ ORDERS = {
 }
 
 
-@pytest.mark.parametrize(("ids", "chain"), ORDERS.values(), ids=ORDERS)
+@each(("ids", "chain"), ORDERS.values(), ids=ORDERS)
 def test_any_other_order_is_refused_with_the_whole_chain(ids: list[str], chain: str) -> None:
     message = rf"^encoding is {chain}, must be at most one quantizer, then one filter, then one compressor$"
     with pytest.raises(InvalidPolicyError, match=message):
         Encoding.from_json([{"id": codec_id} for codec_id in ids])
 
 
-@pytest.mark.parametrize("steps", [None, "gzip", {"id": "gzip"}, 5, ({"id": "gzip"},)], ids=repr)
+@each("steps", [None, "gzip", {"id": "gzip"}, 5, ({"id": "gzip"},)])
 def test_what_is_no_list_is_refused(steps: object) -> None:
     with pytest.raises(InvalidPolicyError, match=r"^an encoding is .*, must be a list of codecs$"):
         Encoding.from_json(steps)
 
 
-@pytest.mark.parametrize(
-    "step",
-    ["gzip", None, 5, [], {}, {"configuration": {}}, {"id": 5}, {"id": None}, {"id": "gzip", "level": 6}],
-    ids=repr,
-)
+@each("step", ["gzip", None, 5, [], {}, {"configuration": {}}, {"id": 5}, {"id": None}, {"id": "gzip", "level": 6}])
 def test_a_malformed_step_is_refused(step: object) -> None:
     message = r"^a step of an encoding is .*, must have an id and may have a configuration$"
     with pytest.raises(InvalidPolicyError, match=message):
         Encoding.from_json([{"id": "planes"}, step])
 
 
-@pytest.mark.parametrize("configuration", [None, 5, [], "level", [["level", 3]]], ids=repr)
+@each("configuration", [None, 5, [], "level", [["level", 3]]])
 def test_a_configuration_that_is_no_object_is_refused(configuration: object) -> None:
     with pytest.raises(InvalidPolicyError, match="gzip"):
         Encoding.from_json([{"id": "gzip", "configuration": configuration}])

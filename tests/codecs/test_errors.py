@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
+from support.cases import each
 from tensorus_codecs import errors
 
 _DRAWN = re.findall(r"^[├└]── (\w+) ", errors.__doc__, re.MULTILINE)
@@ -16,12 +15,12 @@ def test_the_drawing_has_every_error() -> None:
     assert {*_DRAWN, *_DAMAGE, "CodecError"} == set(errors.__all__)
 
 
-@pytest.mark.parametrize("name", [name for name in _DRAWN if name != "UnknownCodecNumberError"])
+@each("name", [name for name in _DRAWN if name != "UnknownCodecNumberError"])
 def test_every_error_of_the_first_level_but_one_is_a_kind_of_codec_error_alone(name: str) -> None:
     assert getattr(errors, name).__bases__ == (errors.CodecError,)
 
 
-@pytest.mark.parametrize("name", _DAMAGE)
+@each("name", _DAMAGE)
 def test_every_error_of_the_second_level_is_a_kind_of_damage(name: str) -> None:
     assert getattr(errors, name).__bases__ == (errors.CorruptChunkError,)
 

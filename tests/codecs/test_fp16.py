@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from contract.codec_quantizer_contract import QuantizerContract, dequantize, quantize
 from contract.codec_values import any_values, finite_values, nan_bits
+from support.cases import each
 from tensorus_codecs.abc import Quantized
 from tensorus_codecs.errors import CorruptChunkError
 from tensorus_codecs.quantizers.fp16 import Fp16
@@ -50,11 +51,11 @@ class TestFp16(QuantizerContract):
     dtypes = ("float32", "float64", "complex64", "complex128")
     components = COMPONENTS
 
-    def error_bound(self, values, quantized):
+    def error_bound(self, codec, values, quantized):
         return fp16_bound(values)
 
 
-@pytest.mark.parametrize("component", COMPONENTS)
+@each("component", COMPONENTS)
 class TestBound:
     """How far a decoded value may be."""
 
@@ -90,7 +91,7 @@ class TestBound:
         values = np.array([math.ldexp(2047.0, -shift) for shift in range(26)], component)
         assert round_trip(values).tobytes() == values.tobytes()
 
-    @pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e10, 1e30])
+    @each("scale", [1e-30, 1e-10, 1e10, 1e30])
     def test_the_magnitude_of_a_chunk_costs_no_precision(self, component: str, scale: float) -> None:
         values = (np.random.default_rng(0).uniform(0.01, 1, 5000) * scale).astype(component)
         errors = np.abs(round_trip(values).astype(np.float64) / values - 1)
@@ -139,7 +140,7 @@ EXPONENTS = {
 }
 
 
-@pytest.mark.parametrize(("values", "exponent"), EXPONENTS.values(), ids=EXPONENTS)
+@each(("values", "exponent"), EXPONENTS.values(), ids=EXPONENTS)
 def test_the_exponent_is_that_of_the_largest_finite_value(values: list[float], exponent: int) -> None:
     assert exponent_of(np.array(values, np.float32)) == exponent
 
@@ -161,7 +162,7 @@ def test_a_negative_exponent_is_stored_in_twos_complement() -> None:
     assert encode(np.array([2.0**-149], np.float32)).parameters == (-148).to_bytes(2, "little", signed=True)
 
 
-@pytest.mark.parametrize("component", COMPONENTS)
+@each("component", COMPONENTS)
 class TestSpecialValues:
     """What is not an ordinary number."""
 
@@ -192,7 +193,7 @@ class TestHostileParameters:
 
     CODES = np.array([0x3C00, 0x7C00, 0x7E00, 0xFFFF], "<u2").view("<f2")
 
-    @pytest.mark.parametrize(
+    @each(
         ("component", "exponent"),
         [("<f4", -149), ("<f4", 129), ("<f4", 32767), ("<f4", -32768), ("<f8", -1074), ("<f8", 1025)],
     )
@@ -201,14 +202,12 @@ class TestHostileParameters:
         with pytest.raises(CorruptChunkError, match=rf"^exponent of fp16 is {exponent}, beyond what {name} holds$"):
             Fp16.decode(self.CODES, struct.pack("<h", exponent), np.dtype(component), self.CODES.size)
 
-    @pytest.mark.parametrize(
-        ("component", "exponent"), [("<f4", -148), ("<f4", 128), ("<f8", -1073), ("<f8", 1024), ("<f4", 15)]
-    )
+    @each(("component", "exponent"), [("<f4", -148), ("<f4", 128), ("<f8", -1073), ("<f8", 1024), ("<f4", 15)])
     def test_an_exponent_within_the_dtype_is_not(self, component: str, exponent: int) -> None:
         decoded = dequantize(Fp16, Quantized(self.CODES, struct.pack("<h", exponent)), np.dtype(component))
         assert decoded[0] == math.ldexp(1.0, exponent - 15)
 
-    @pytest.mark.parametrize("parameters", [b"", b"\0", bytes(3), bytes(1000)], ids=len)
+    @each("parameters", [b"", b"\0", bytes(3), bytes(1000)])
     def test_other_lengths_are_named(self, parameters: bytes) -> None:
         with pytest.raises(CorruptChunkError, match=rf"^fp16 has {len(parameters)} bytes of parameters, must be 2$"):
             Fp16.decode(self.CODES, parameters, np.dtype("<f4"), self.CODES.size)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from contract.codec_quantizer_contract import QuantizerContract, component_dtype, dequantize, quantize, weights
 from contract.codec_values import any_values, finite_values, nan_bits
+from support.cases import each
 from tensorus_codecs.abc import Quantized, Quantizer
 from tensorus_codecs.errors import CorruptChunkError, TooManyExceptionsError
 from tensorus_codecs.quantizers.fp8 import Fp8E4M3Fn, Fp8E5M2
@@ -24,7 +25,7 @@ NAN = np.dtype("<f4").type(np.nan).tobytes()
 BOUNDS: dict[type[Quantizer], tuple[int, int, int, int]] = {Fp8E4M3Fn: (8, 4, 14, 18), Fp8E5M2: (15, 3, 29, 32)}
 """exponent_max; the relative bound is 2**-second where |v| >= 2**(e - third), the absolute one below 2**(e - fourth)."""
 
-codecs = pytest.mark.parametrize("codec", BOUNDS, ids=lambda codec: codec.id)
+codecs = each("codec", BOUNDS)
 
 
 def encode(codec: type[Quantizer], values: np.ndarray) -> Quantized:
@@ -60,7 +61,7 @@ class Fp8Contract(QuantizerContract):
     dtypes = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
     components = COMPONENTS
 
-    def error_bound(self, values, quantized):
+    def error_bound(self, codec, values, quantized):
         return bound(self.codec_type, values)
 
 
@@ -96,7 +97,7 @@ class TestBound:
             assert finite_of(round_trip(codec, values)).all()
             assert (errors_of(codec, values) <= bound(codec, values)).all()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("component", COMPONENTS)
     def test_the_largest_finite_values_stay_finite(self, codec: type[Quantizer], component: str) -> None:
         dtype = component_dtype(component)
         largest = ml_dtypes.finfo(dtype).max
@@ -105,7 +106,7 @@ class TestBound:
         errors = np.abs(round_trip(codec, values).astype(np.float64) / 2 - values.astype(np.float64) / 2)
         assert (errors <= 2.0 ** -BOUNDS[codec][1] * np.abs(values.astype(np.float64) / 2)).all()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("component", COMPONENTS)
     def test_every_power_of_two_is_exact(self, codec: type[Quantizer], component: str) -> None:
         dtype = component_dtype(component)
         limits = ml_dtypes.finfo(dtype)
@@ -113,13 +114,13 @@ class TestBound:
             values = np.array([math.ldexp(1.0, exponent), -math.ldexp(1.0, exponent)], dtype)
             assert round_trip(codec, values).tobytes() == values.tobytes()
 
-    @pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e10, 1e30])
+    @each("scale", [1e-30, 1e-10, 1e10, 1e30])
     def test_the_magnitude_of_a_chunk_costs_no_precision(self, codec: type[Quantizer], scale: float) -> None:
         values = (np.random.default_rng(0).uniform(0.02, 1, 5000) * scale).astype(np.float32)
         errors = np.abs(round_trip(codec, values).astype(np.float64) / values - 1)
         assert 2.0 ** -(BOUNDS[codec][1] + 1) < errors.max() <= 2.0 ** -BOUNDS[codec][1]
 
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("component", COMPONENTS)
     def test_decoded_values_are_codes_times_a_power_of_two_exactly(
         self, codec: type[Quantizer], component: str
     ) -> None:
@@ -136,7 +137,7 @@ class TestBound:
 class TestExponent:
     """One per chunk."""
 
-    @pytest.mark.parametrize(
+    @each(
         ("values", "exponent"),
         [
             ([1.0], 1),
@@ -154,7 +155,7 @@ class TestExponent:
         assert encode(codec, values).parameters == struct.pack("<h", BOUNDS[codec][0])
         assert round_trip(codec, values).tobytes() == values.tobytes()
 
-    @pytest.mark.parametrize(
+    @each(
         ("component", "exponent"),
         [("<f2", -24), ("<f2", 17), ("<f4", -149), ("<f4", 129), ("<f4", -32768), ("<f8", -1074), ("<f8", 1025)],
     )
@@ -165,7 +166,7 @@ class TestExponent:
         with pytest.raises(CorruptChunkError, match=message):
             codec.decode(codes, struct.pack("<h", exponent), np.dtype(component), 3)
 
-    @pytest.mark.parametrize(
+    @each(
         ("component", "exponent"),
         [("<f2", -23), ("<f2", 16), ("<f4", -148), ("<f4", 128), ("<f8", -1073), ("<f8", 1024)],
     )
@@ -204,13 +205,13 @@ class TestLayout:
 class TestSpecialValuesOfE5M2:
     """What is not an ordinary number has a code."""
 
-    @pytest.mark.parametrize("component", ["float16", "float32", "float64"])
+    @each("component", ["float16", "float32", "float64"])
     def test_every_nan_becomes_the_quiet_one(self, component: str) -> None:
         values = nan_bits(component, [1, 2**9, -1, -(2**9), 2**9 + 5])
         assert encode(Fp8E5M2, values).codes.view("u1").tolist() == [0x7E] * 5
         assert round_trip(Fp8E5M2, values).tobytes() == np.full(5, np.nan, component).tobytes()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("component", COMPONENTS)
     def test_infinities_stay(self, component: str) -> None:
         values = np.array([np.inf, 0.25, -np.inf], component_dtype(component))
         assert encode(Fp8E5M2, values).codes.view("u1")[[0, 2]].tolist() == [0x7C, 0xFC]
@@ -224,7 +225,7 @@ class TestSpecialValuesOfE5M2:
         errors = np.abs(decoded[finite].astype(np.float64) - values[finite].astype(np.float64))
         assert (errors <= bound(Fp8E5M2, values[finite] if finite.any() else np.zeros(0))).all()
 
-    @pytest.mark.parametrize("parameters", [b"", b"\0", bytes(3), bytes(6)], ids=len)
+    @each("parameters", [b"", b"\0", bytes(3), bytes(6)])
     def test_parameters_of_another_length_are_named(self, parameters: bytes) -> None:
         message = rf"^fp8_e5m2 has {len(parameters)} bytes of parameters, must be 2$"
         with pytest.raises(CorruptChunkError, match=message):
@@ -234,7 +235,7 @@ class TestSpecialValuesOfE5M2:
 class TestSpecialValuesOfE4M3Fn:
     """What is not an ordinary number is an exception."""
 
-    @pytest.mark.parametrize("component", ["float16", "float32", "float64"])
+    @each("component", ["float16", "float32", "float64"])
     def test_nans_and_infinities_keep_every_bit(self, component: str) -> None:
         exceptions = np.append(nan_bits(component, [1, 17, -1, -513]), np.array([np.inf, -np.inf], component))
         values = weights(component, 1000).copy()
@@ -245,7 +246,7 @@ class TestSpecialValuesOfE4M3Fn:
         errors = np.abs(decoded[finite].astype(np.float64) - values[finite].astype(np.float64))
         assert (errors <= bound(Fp8E4M3Fn, values[finite])).all()
 
-    @pytest.mark.parametrize(("count", "allowed"), [(1, 0), (100, 1), (199, 1), (1000, 10)])
+    @each(("count", "allowed"), [(1, 0), (100, 1), (199, 1), (1000, 10)])
     def test_one_percent_is_allowed_and_no_more(self, count: int, allowed: int) -> None:
         values = weights("float32", count).copy()
         values[:allowed] = np.nan
@@ -262,7 +263,7 @@ class TestSpecialValuesOfE4M3Fn:
         assert decoded[[0, 2]].tolist() == [1.0, -1.0]
         assert np.isnan(decoded[1])
 
-    @pytest.mark.parametrize("exceptions", [b"", bytes(3), bytes(5), bytes(8)], ids=len)
+    @each("exceptions", [b"", bytes(3), bytes(5), bytes(8)])
     def test_as_many_exceptions_as_marks_or_it_is_damage(self, exceptions: bytes) -> None:
         message = rf"^fp8_e4m3fn has {2 + len(exceptions)} bytes of parameters, must be 6$"
         with pytest.raises(CorruptChunkError, match=message):

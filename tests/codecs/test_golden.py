@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
+from support.cases import each
 from tensorus_codecs.abc import Compressor, Filter, Quantizer
 from tensorus_codecs.base import Base
 from tensorus_codecs.chunk_record import VERSION, parse_record
@@ -34,7 +33,7 @@ def test_there_is_no_file_too_few_and_none_too_many() -> None:
     assert {path.name for path in FOLDER.iterdir()} == {*MANIFEST, "manifest.json", "README.md"}
 
 
-@pytest.mark.parametrize("name", MANIFEST)
+@each("name", MANIFEST)
 class TestRecords:
     """One file after the other."""
 

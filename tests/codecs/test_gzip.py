@@ -15,6 +15,7 @@ from zlib_ng import zlib_ng
 from contract.codec_compressor_contract import DATA, SAMPLE, CompressorContract
 from contract.codec_contract import Refusal, SettingsContract
 from support.arrays import normal
+from support.cases import each
 from tensorus_codecs.errors import CorruptChunkError
 from tensorus_codecs.lossless import gzip as module
 from tensorus_codecs.lossless.gzip import Gzip
@@ -36,24 +37,22 @@ class GzipContract(CompressorContract, SettingsContract):
     id = "gzip"
     number = 1
 
-    @pytest.fixture(params=[{}, {"level": 1}, {"level": 9}], ids=str)
-    def configuration(self, request):
-        return request.param
-
-    @pytest.fixture(
-        params=[Refusal("level", value, "an integer from 1 to 9") for value in (0, 10, -1, 6.0, "6", True, None)],
-        ids=str,
+    configurations = (
+        {},
+        {"level": 1},
+        {"level": 9},
     )
-    def refusal(self, request):
-        return request.param
+
+    refusals = tuple(Refusal("level", value, "an integer from 1 to 9") for value in (0, 10, -1, 6.0, "6", True, None))
 
 
 class TestGzip(GzipContract):
     """As it is installed here, with both libraries."""
 
-    @pytest.fixture(params=[{}, *({"level": level} for level in _LEVELS)], ids=str)
-    def configuration(self, request):
-        return request.param
+    configurations = (
+        {},
+        *({"level": level} for level in _LEVELS),
+    )
 
 
 class TestByZlib(GzipContract):
@@ -132,7 +131,7 @@ def test_the_default_level_is_6() -> None:
     assert Gzip().encode(SAMPLE) == Gzip(level=6).encode(SAMPLE)
 
 
-@pytest.mark.parametrize("level", _LEVELS)
+@each("level", _LEVELS)
 def test_the_level_is_the_librarys(level: int) -> None:
     # What follows the ten bytes of the header is a deflate stream without a wrapper.
     member = Gzip(level=level).encode(SAMPLE)
@@ -140,7 +139,7 @@ def test_the_level_is_the_librarys(level: int) -> None:
     assert member[10:-8] == compressor.compress(SAMPLE) + compressor.flush()
 
 
-@pytest.mark.parametrize("level", _LEVELS)
+@each("level", _LEVELS)
 def test_the_header_names_no_file_and_no_time(level: int) -> None:
     magic_and_deflate, no_flags, no_time = b"\x1f\x8b\x08", b"\0", bytes(4)
     assert Gzip(level=level).encode(SAMPLE)[:8] == magic_and_deflate + no_flags + no_time

@@ -22,6 +22,7 @@ from contract.codec_int_blocks import (
 from contract.codec_quantizer_contract import QuantizerContract, component_dtype, dequantize, quantize, weights
 from contract.codec_scales import magnitude_limit
 from contract.codec_values import clustered_values, finite_values
+from support.cases import each
 from tensorus_codecs.abc import Quantized, Values
 from tensorus_codecs.errors import CorruptChunkError
 from tensorus_codecs.quantizers.int16_block import Int16Block
@@ -50,30 +51,27 @@ class TestInt16Block(QuantizerContract, SettingsContract):
     dtypes = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
     components = COMPONENTS
 
-    @pytest.fixture(
-        params=[{}, {"block_size": 32}, {"code_max": 262}, {"variant": "affine"}, {"variant": "symmetric"}], ids=str
+    configurations = (
+        {},
+        {"block_size": 32},
+        {"code_max": 262},
+        {"variant": "affine"},
+        {"variant": "symmetric"},
     )
-    def configuration(self, request):
-        return request.param
 
-    @pytest.fixture(
-        params=[
-            *(Refusal("block_size", value, "one of (32, 64, 128, 256)") for value in (0, 512, True, "64")),
-            *(Refusal("code_max", value, "an integer from 0 to 32767") for value in (-1, 32768, True, 1.0)),
-            Refusal("variant", "none", "one of ('auto', 'symmetric', 'affine')"),
-        ],
-        ids=str,
+    refusals = (
+        *(Refusal("block_size", value, "one of (32, 64, 128, 256)") for value in (0, 512, True, "64")),
+        *(Refusal("code_max", value, "an integer from 0 to 32767") for value in (-1, 32768, True, 1.0)),
+        Refusal("variant", "none", "one of ('auto', 'symmetric', 'affine')"),
     )
-    def refusal(self, request):
-        return request.param
 
-    def error_bound(self, values, quantized):
+    def error_bound(self, codec, values, quantized):
         # Codes that are all multiples of its spread are those of the largest code 262.
         spread = spread_of(262) if (quantized.codes % spread_of(262) == 0).all() else 1
         return error_bound(values, quantized, _CODE_MAX // spread, spread)
 
 
-@pytest.mark.parametrize("code_max", [1, 2, 3, 127, 128, 262, 16383, 16384, 32766, 32767])
+@each("code_max", [1, 2, 3, 127, 128, 262, 16383, 16384, 32766, 32767])
 def test_codes_are_spread_over_sixteen_bits(code_max: int) -> None:
     spread = spread_of(code_max)
     quantized = encode(weights("float32", 6400), code_max=code_max)
@@ -125,7 +123,7 @@ def test_exceptions_are_the_smallest_integer() -> None:
     assert decoded.tobytes() == values.tobytes()
 
 
-@pytest.mark.parametrize("component", COMPONENTS)
+@each("component", COMPONENTS)
 def test_the_largest_values_stay_finite(component: str) -> None:
     values = np.full(64, magnitude_limit(component), component_dtype(component))
     values[1::2] *= -1
@@ -141,7 +139,7 @@ def test_its_error_is_a_tenth_of_that_of_fp16() -> None:
     assert error < 3e-5
 
 
-@pytest.mark.parametrize(
+@each(
     ("parameters", "message"),
     [
         (b"", r"^int16_block has 0 bytes of parameters, at least 8$"),

@@ -22,6 +22,7 @@ from contract.codec_scales import (
     unpacked,
 )
 from contract.codec_values import any_values, finite_values, nan_bits
+from support.cases import each
 from tensorus_codecs.abc import Quantized
 from tensorus_codecs.errors import CorruptChunkError, TooManyExceptionsError
 from tensorus_codecs.quantizers.int4_block import Int4Block
@@ -84,21 +85,17 @@ class TestInt4Block(QuantizerContract, SettingsContract):
     dtypes = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
     components = COMPONENTS
 
-    @pytest.fixture(params=[{}, *({"block_size": size} for size in BLOCK_SIZES)], ids=str)
-    def configuration(self, request):
-        return request.param
-
-    @pytest.fixture(
-        params=[
-            Refusal("block_size", value, "one of (32, 64, 128)")
-            for value in (0, 1, 16, 33, 256, -32, True, "32", None, 32.0)
-        ],
-        ids=str,
+    configurations = (
+        {},
+        *({"block_size": size} for size in BLOCK_SIZES),
     )
-    def refusal(self, request):
-        return request.param
 
-    def error_bound(self, values, quantized):
+    refusals = tuple(
+        Refusal("block_size", value, "one of (32, 64, 128)")
+        for value in (0, 1, 16, 33, 256, -32, True, "32", None, 32.0)
+    )
+
+    def error_bound(self, codec, values, quantized):
         return scale_per_value(quantized, values.size) * _BOUND + own_rounding(
             values.dtype.name, decode(quantized, values)
         )
@@ -149,8 +146,8 @@ class TestBound:
         errors = np.abs(values[regular].astype(np.float64) - decoded[regular])
         assert (errors <= (scale_per_value(quantized, values.size) * _BOUND)[regular]).all()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
-    @pytest.mark.parametrize("block_size", BLOCK_SIZES)
+    @each("component", COMPONENTS)
+    @each("block_size", BLOCK_SIZES)
     def test_a_slow_encoder_that_follows_the_formula_agrees(self, component: str, block_size: int) -> None:
         random = np.random.default_rng(block_size)
         for scale in (1e-45, 1e-38, 1e-6, 0.02, 1.0, 300.0):
@@ -170,7 +167,7 @@ class TestBound:
         assert block_parameters(quantized, values.size).scales.tolist() == scales
         assert codes_of(quantized, values.size) == codes
 
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("component", COMPONENTS)
     def test_every_block_reaches_code_7_and_none_but_an_exceptions_is_minus_8(self, component: str) -> None:
         for seed in range(50):
             codes = codes_of(encode(weights(component, 32, seed)), 32)
@@ -192,7 +189,7 @@ class TestLayout:
         values = np.array([7.0, 1.0, value], np.float32)
         assert encode(values).codes.tolist() == [0x17, int(value) & 15]
 
-    @pytest.mark.parametrize(
+    @each(
         ("largest", "component", "scale"),
         [
             (7.0, "float32", 1.0),
@@ -216,8 +213,8 @@ class TestLayout:
         )
         assert [index for index, code in enumerate(codes_of(quantized, 300)) if code == -8] == [3, 70, 71]
 
-    @pytest.mark.parametrize("block_size", BLOCK_SIZES)
-    @pytest.mark.parametrize("extra", [-1, 0, 1])
+    @each("block_size", BLOCK_SIZES)
+    @each("extra", [-1, 0, 1])
     def test_every_started_block_has_a_scale(self, block_size: int, extra: int) -> None:
         count = 3 * block_size + extra
         quantized = encode(weights("float32", count), block_size)
@@ -258,7 +255,7 @@ class TestExceptions:
         assert decoded[np.isnan(values)].tobytes() == exceptions.tobytes()
         assert not np.isnan(decoded[~np.isnan(values)]).any()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("component", COMPONENTS)
     def test_infinities_and_values_too_large_stay_bit_for_bit(self, component: str) -> None:
         limit = magnitude_limit(component)
         exceptions = np.array([np.inf, -np.inf, limit * 1.5, -limit * 1.5], component_dtype(component))
@@ -268,14 +265,14 @@ class TestExceptions:
         marked = np.array(codes_of(quantized, values.size)) == -8
         assert decode(quantized, values)[marked].tobytes() == exceptions.tobytes()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("component", COMPONENTS)
     def test_the_largest_regular_value_is_none_and_stays_finite(self, component: str) -> None:
         values = np.full(64, magnitude_limit(component), component_dtype(component))
         values[1::2] *= -1
         assert block_parameters(encode(values), 64).exception_count == 0
         assert np.isfinite(round_trip(values).astype(np.float64)).all()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("component", COMPONENTS)
     def test_the_next_value_is_one(self, component: str) -> None:
         dtype = component_dtype(component)
         above = np.nextafter(dtype.type(magnitude_limit(component)), dtype.type(np.inf))
@@ -283,7 +280,7 @@ class TestExceptions:
         assert block_parameters(encode(values), values.size).exception_count == 2
         assert round_trip(values)[[0, 501]].tolist() == [above, -above]
 
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("component", COMPONENTS)
     def test_beside_one_the_largest_regular_value_is_none(self, component: str) -> None:
         limit = magnitude_limit(component)
         values = with_exceptions(component, np.array([np.inf, limit, -limit], component_dtype(component)))
@@ -303,7 +300,7 @@ class TestExceptions:
         values[11] = np.inf
         assert np.delete(round_trip(values), 11).tobytes() == np.delete(expected, 11).tobytes()
 
-    @pytest.mark.parametrize(("count", "allowed"), [(100, 1), (199, 1), (200, 2), (1000, 10)])
+    @each(("count", "allowed"), [(100, 1), (199, 1), (200, 2), (1000, 10)])
     def test_one_percent_is_allowed_and_no_more(self, count: int, allowed: int) -> None:
         values = weights("float32", count).copy()
         values[:allowed] = np.nan
@@ -329,7 +326,7 @@ class TestHostileParameters:
         assert decoded[[0, 2]].tolist() == [1.0, 3.0]
         assert np.isnan(decoded[1])
 
-    @pytest.mark.parametrize(
+    @each(
         ("changes", "message"),
         [
             ({"block_size": 0}, r"^block_size of int4_block is 0, must be one of \(32, 64, 128\)$"),
@@ -351,7 +348,6 @@ class TestHostileParameters:
             ({"scale": 0x7F80}, r"^a scale of int4_block is not a positive normal bfloat16$"),
             ({"scale": 0xBF80}, r"^a scale of int4_block is not a positive normal bfloat16$"),
         ],
-        ids=str,
     )
     def test_a_broken_rule_is_named(self, changes: dict[str, Any], message: str) -> None:
         with pytest.raises(CorruptChunkError, match=message):

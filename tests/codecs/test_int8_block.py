@@ -25,6 +25,7 @@ from contract.codec_int_blocks import (
 from contract.codec_quantizer_contract import QuantizerContract, component_dtype, dequantize, quantize, weights
 from contract.codec_scales import SCALE_MIN, bfloat16_value
 from contract.codec_values import finite_values, nan_bits
+from support.cases import each
 from tensorus_codecs.abc import Quantized
 from tensorus_codecs.errors import CorruptChunkError, TooManyExceptionsError
 from tensorus_codecs.quantizers.int8_block import Int8Block
@@ -63,35 +64,27 @@ class TestInt8Block(QuantizerContract, SettingsContract):
     dtypes = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
     components = COMPONENTS
 
-    @pytest.fixture(
-        params=[
-            {},
-            *({"block_size": size} for size in BLOCK_SIZES),
-            *({"variant": variant} for variant in ("auto", "symmetric", "affine")),
-            {"code_max": 15},
-            {"block_size": 32, "code_max": 127, "variant": "affine"},
-        ],
-        ids=str,
+    configurations = (
+        {},
+        *({"block_size": size} for size in BLOCK_SIZES),
+        *({"variant": variant} for variant in ("auto", "symmetric", "affine")),
+        {"code_max": 15},
+        {"block_size": 32, "code_max": 127, "variant": "affine"},
     )
-    def configuration(self, request):
-        return request.param
 
-    @pytest.fixture(
-        params=[
+    refusals = (
+        *(
             Refusal("block_size", value, "one of (32, 64, 128, 256)")
             for value in (0, 1, 16, 63, 512, -64, True, "64", None, 64.0)
-        ]
-        + [Refusal("code_max", value, "an integer from 0 to 127") for value in (-1, 128, True, "15", None, 15.0)]
-        + [
+        ),
+        *(Refusal("code_max", value, "an integer from 0 to 127") for value in (-1, 128, True, "15", None, 15.0)),
+        *(
             Refusal("variant", value, "one of ('auto', 'symmetric', 'affine')")
             for value in ("", "AFFINE", "asymmetric", None, 1, True)
-        ],
-        ids=str,
+        ),
     )
-    def refusal(self, request):
-        return request.param
 
-    def error_bound(self, values, quantized):
+    def error_bound(self, codec, values, quantized):
         return error_bound(values, quantized)
 
 
@@ -129,8 +122,8 @@ class TestBound:
         errors = np.abs(values.astype(np.float64) - quantized.codes * scales)
         assert (errors <= scales * (0.5 + 2.0**-16)).all()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
-    @pytest.mark.parametrize("block_size", BLOCK_SIZES)
+    @each("component", COMPONENTS)
+    @each("block_size", BLOCK_SIZES)
     def test_a_slow_encoder_that_follows_the_formula_agrees(self, component: str, block_size: int) -> None:
         random = np.random.default_rng(block_size)
         for scale in (1e-45, 1e-38, 1e-6, 0.02, 1.0, 300.0):
@@ -151,13 +144,13 @@ class TestBound:
         assert parameters_of(quantized).scales.tolist() == expected.scales
         assert quantized.codes.tolist() == expected.codes
 
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("component", COMPONENTS)
     def test_no_code_but_an_exceptions_is_below_minus_127(self, component: str) -> None:
         for seed in range(50):
             codes = encode(weights(component, 64, seed)).codes
             assert 120 <= np.abs(codes.astype(int)).max() <= 127
 
-    @pytest.mark.parametrize("value", [1.0, -1.0, 3e-39, 1e-45, 3.3, 2.0**127, 1e30])
+    @each("value", [1.0, -1.0, 3e-39, 1e-45, 3.3, 2.0**127, 1e30])
     def test_constant_blocks_keep_it(self, value: float) -> None:
         values = np.full(64, value, np.float32)
         (scale,) = parameters_of(encode(values)).scales
@@ -173,7 +166,7 @@ class TestLayout:
         assert quantized.codes.tolist() == [127, -127, 1, 0, 2, 2, 0, -2, 0, 1]
         assert quantized.parameters.hex() == "4000000000000000803f"
 
-    @pytest.mark.parametrize(
+    @each(
         ("largest", "component", "scale"),
         [
             (127.0, "float32", 1.0),
@@ -200,8 +193,8 @@ class TestLayout:
         )
         assert [index for index in range(300) if quantized.codes[index] == -128] == [3, 70, 71]
 
-    @pytest.mark.parametrize("block_size", BLOCK_SIZES)
-    @pytest.mark.parametrize("extra", [-1, 0, 1])
+    @each("block_size", BLOCK_SIZES)
+    @each("extra", [-1, 0, 1])
     def test_every_started_block_has_a_scale(self, block_size: int, extra: int) -> None:
         count = 3 * block_size + extra
         quantized = encode(weights("float32", count), block_size)
@@ -209,7 +202,7 @@ class TestLayout:
         assert len(quantized.parameters) == _HEADER.size + 2 * (3 if extra <= 0 else 4)
         assert parameters_of(quantized).block_size == block_size
 
-    @pytest.mark.parametrize("block_size", BLOCK_SIZES)
+    @each("block_size", BLOCK_SIZES)
     def test_blocks_do_not_know_of_each_other(self, block_size: int) -> None:
         # The last block is a short one.
         values = weights("float32", 3 * block_size + 5) * np.float32(10)
@@ -247,7 +240,7 @@ class TestExceptions:
         assert decoded[np.isnan(values)].tobytes() == exceptions.tobytes()
         assert not np.isnan(decoded[~np.isnan(values)]).any()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("component", COMPONENTS)
     def test_infinities_and_values_too_large_stay_bit_for_bit(self, component: str) -> None:
         limit = 2.0**15 if component == "float16" else 2.0**127
         exceptions = np.array([np.inf, -np.inf, limit * 1.5, -limit * 1.5], component_dtype(component))
@@ -262,7 +255,7 @@ class TestExceptions:
         values = with_exceptions("float64", exceptions)
         assert round_trip(values)[np.abs(values) > 1].tolist() == exceptions.tolist()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("component", COMPONENTS)
     def test_the_largest_regular_value_is_none_and_stays_finite(self, component: str) -> None:
         limit = 2.0**15 if component == "float16" else 2.0**127
         values = np.full(64, limit, component_dtype(component))
@@ -270,7 +263,7 @@ class TestExceptions:
         assert parameters_of(encode(values)).exception_count == 0
         assert np.isfinite(round_trip(values).astype(np.float64)).all()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("component", COMPONENTS)
     def test_the_next_value_is_one(self, component: str) -> None:
         limit = component_dtype(component).type(2.0**15 if component == "float16" else 2.0**127)
         above = np.nextafter(limit, component_dtype(component).type(np.inf))
@@ -291,7 +284,7 @@ class TestExceptions:
         values[10] = np.inf
         assert np.delete(round_trip(values), 10).tobytes() == np.delete(expected, 10).tobytes()
 
-    @pytest.mark.parametrize(("count", "allowed"), [(100, 1), (199, 1), (200, 2), (1000, 10)])
+    @each(("count", "allowed"), [(100, 1), (199, 1), (200, 2), (1000, 10)])
     def test_one_percent_is_allowed_and_no_more(self, count: int, allowed: int) -> None:
         values = weights("float32", count).copy()
         values[:allowed] = np.nan
@@ -325,7 +318,7 @@ class TestHostileParameters:
         assert decoded[[0, 2]].tolist() == [1.0, 3.0]
         assert math.isnan(decoded[1])
 
-    @pytest.mark.parametrize(
+    @each(
         ("changes", "message"),
         [
             ({"block_size": 0}, r"^block_size of int8_block is 0, must be one of \(32, 64, 128, 256\)$"),
@@ -353,7 +346,6 @@ class TestHostileParameters:
             ({"scale": 0x7FC0}, r"^a scale of int8_block is not a positive normal bfloat16$"),
             ({"scale": 0xBF80}, r"^a scale of int8_block is not a positive normal bfloat16$"),
         ],
-        ids=str,
     )
     def test_a_broken_rule_is_named(self, changes: dict[str, Any], message: str) -> None:
         with pytest.raises(CorruptChunkError, match=message):

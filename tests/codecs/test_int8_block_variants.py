@@ -23,6 +23,7 @@ from contract.codec_int_blocks import (
 from contract.codec_quantizer_contract import component_dtype, dequantize, quantize
 from contract.codec_scales import SCALE_MIN, magnitude_limit
 from contract.codec_values import any_values, clustered_values, finite_values, nan_bits
+from support.cases import each
 from tensorus_codecs.abc import Quantized, Values
 from tensorus_codecs.errors import CorruptChunkError, TooManyExceptionsError
 from tensorus_codecs.quantizers.int8_block import Int8Block
@@ -59,8 +60,8 @@ def finite_of_any_kind(component: str) -> st.SearchStrategy[Values]:
 class TestAffineFormula:
     """Codes, scales and midpoints are those of a slow encoder that follows the docstring."""
 
-    @pytest.mark.parametrize("component", COMPONENTS)
-    @pytest.mark.parametrize("block_size", BLOCK_SIZES)
+    @each("component", COMPONENTS)
+    @each("block_size", BLOCK_SIZES)
     def test_it_agrees(self, component: str, block_size: int) -> None:
         limit = magnitude_limit(component)
         for centre, width in ((0.0, 1.0), (100.0, 1.0), (-3.0, 1e-3), (1e-3, 1e-3), (limit / 2, limit / 2), (0, 1e-44)):
@@ -124,9 +125,9 @@ class TestBound:
         decoded = dequantize(Int8Block, quantized, values.dtype).astype(np.float64)
         assert (np.abs(values.astype(np.float64) - decoded) <= error_bound(values, quantized, code_max)).all()
 
-    @pytest.mark.parametrize("component", ["float32", "float64"])
-    @pytest.mark.parametrize("code_max", CODE_MAXIMA)
-    @pytest.mark.parametrize("centre", [100.0, -100.0, 1.0, 0.75, 3e-39, 2.0**126])
+    @each("component", ["float32", "float64"])
+    @each("code_max", CODE_MAXIMA)
+    @each("centre", [100.0, -100.0, 1.0, 0.75, 3e-39, 2.0**126])
     def test_ranges_of_a_few_units_in_the_last_place_keep_it(
         self, component: str, code_max: int, centre: float
     ) -> None:
@@ -154,13 +155,13 @@ class TestBound:
         assert 2e-3 < symmetric < 3e-3
         assert round_trip(values, "auto").tobytes() == round_trip(values, "affine").tobytes()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
-    @pytest.mark.parametrize("value", [1.0, -3.3, 100.1, 2.0**-14, 2.0**15, -(2.0**15)])
+    @each("component", COMPONENTS)
+    @each("value", [1.0, -3.3, 100.1, 2.0**-14, 2.0**15, -(2.0**15)])
     def test_blocks_of_one_value_are_exact(self, component: str, value: float) -> None:
         values = np.full(100, value, component_dtype(component))
         assert round_trip(values).tobytes() == values.tobytes()
 
-    @pytest.mark.parametrize("value", [2.0**-126, 2.0**127, -(2.0**127), 2.0**-125 * (1 + 2.0**-23)])
+    @each("value", [2.0**-126, 2.0**127, -(2.0**127), 2.0**-125 * (1 + 2.0**-23)])
     def test_the_smallest_and_the_largest_one_are_exact(self, value: float) -> None:
         values = np.full(100, value, np.float32)
         assert round_trip(values).tobytes() == values.tobytes()
@@ -176,7 +177,7 @@ class TestBound:
         values = np.full(100, 2.0**-126 * (1 + 2.0**-23), np.float32)
         assert round_trip(values).tolist() == [2.0**-126] * 100
 
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("component", COMPONENTS)
     def test_zeros_of_either_sign_are_zeros_without_one(self, component: str) -> None:
         values = np.zeros(256, component_dtype(component))
         values[64:128] = -0.0
@@ -200,9 +201,9 @@ class TestExceptions:
         decoded = dequantize(Int8Block, quantized, values.dtype)
         assert decoded[quantized.codes == -128].tobytes() == exceptions.tobytes()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
-    @pytest.mark.parametrize("exception", [np.inf, -np.inf, np.nan])
-    @pytest.mark.parametrize("variant", ["symmetric", "affine"])
+    @each("component", COMPONENTS)
+    @each("exception", [np.inf, -np.inf, np.nan])
+    @each("variant", ["symmetric", "affine"])
     def test_they_are_not_in_the_extremes_of_their_block(self, component: str, exception: float, variant: str) -> None:
         values = offset_values(component, 256)
         values[70] = values[71]
@@ -214,8 +215,8 @@ class TestExceptions:
         assert found.middles.tolist() == without.middles.tolist()
         assert np.delete(quantized.codes, 70).tolist() == np.delete(expected.codes, 70).tolist()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
-    @pytest.mark.parametrize("variant", ["symmetric", "affine"])
+    @each("component", COMPONENTS)
+    @each("variant", ["symmetric", "affine"])
     def test_a_block_may_have_nothing_else(self, component: str, variant: str) -> None:
         values = offset_values(component, 6400)
         values[64:128] = [np.nan, np.inf, -np.inf, np.nan] * 16
@@ -228,8 +229,8 @@ class TestExceptions:
         assert decoded[64:128].tobytes() == values[64:128].tobytes()
         assert np.abs(decoded[:64].astype(float) - values[:64].astype(float)).max() < 1
 
-    @pytest.mark.parametrize("variant", ["symmetric", "affine"])
-    @pytest.mark.parametrize("extra", [1, 2, 63])
+    @each("variant", ["symmetric", "affine"])
+    @each("extra", [1, 2, 63])
     def test_the_last_value_of_a_short_block_is_one_and_counts_once(self, variant: str, extra: int) -> None:
         values = offset_values("float32", 640 + extra)
         values[-1] = np.nan
@@ -242,8 +243,8 @@ class TestExceptions:
 class TestBlocks:
     """What a block does not know of others."""
 
-    @pytest.mark.parametrize("block_size", BLOCK_SIZES)
-    @pytest.mark.parametrize("rest", [1, 5, 31])
+    @each("block_size", BLOCK_SIZES)
+    @each("rest", [1, 5, 31])
     def test_the_last_one_may_be_short(self, block_size: int, rest: int) -> None:
         values = offset_values("float32", 3 * block_size + rest)
         whole = encode(values, block_size=block_size)
@@ -277,22 +278,20 @@ class TestAuto:
         ("the largest values of either sign", [2.0**127, -(2.0**127)], False),
     )
 
-    @pytest.mark.parametrize(("ends", "affine"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-    @pytest.mark.parametrize("component", ["float32", "float64"])
+    @each(("ends", "affine"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+    @each("component", ["float32", "float64"])
     def test_the_rule_decides(self, component: str, ends: list[float], affine) -> None:
         values = np.array(ends * 32, component)
         assert int_block_parameters(encode(values, "auto"), values.dtype).variant == affine
 
-    @pytest.mark.parametrize(
-        ("away", "affine"), [(1.0, False), (1.25, False), (1.5, True), (-1.25, False), (-1.5, True)]
-    )
+    @each(("away", "affine"), [(1.0, False), (1.25, False), (1.5, True), (-1.25, False), (-1.5, True)])
     def test_it_is_one_rule_for_all_blocks_together(self, away: float, affine) -> None:
         # A block of one value and two around zero: 0 + 2 + 2 < 1.2 * (|away| + 1 + 1) where |away| is above 1 1/3.
         values = np.concatenate([np.full(64, away), np.tile([-1, 1], 64)]).astype(np.float32)
         assert int_block_parameters(encode(values, "auto"), FLOAT32).variant == affine
 
-    @pytest.mark.parametrize(("centre", "variant"), [(0.0, SYMMETRIC), (100.0, AFFINE)])
-    @pytest.mark.parametrize("exception", [np.nan, np.inf])
+    @each(("centre", "variant"), [(0.0, SYMMETRIC), (100.0, AFFINE)])
+    @each("exception", [np.nan, np.inf])
     def test_a_block_of_nothing_but_exceptions_does_not_decide(
         self, centre: float, variant: int, exception: float
     ) -> None:
@@ -323,8 +322,8 @@ class TestAuto:
 class TestFewerCodes:
     """What `code_max` does to an encoder, and nothing to a decoder."""
 
-    @pytest.mark.parametrize("variant", ["symmetric", "affine"])
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("variant", ["symmetric", "affine"])
+    @each("component", COMPONENTS)
     def test_every_number_of_codes_is_kept_and_used(self, variant: str, component: str) -> None:
         values = offset_values(component, 256, centre=0)
         for code_max in range(1, 128):
@@ -374,9 +373,9 @@ def test_no_float_is_refused_but_for_too_many_exceptions(
 class TestDecoding:
     """Values are those of a slow decoder that follows the docstring."""
 
-    @pytest.mark.parametrize("component", COMPONENTS)
-    @pytest.mark.parametrize("variant", ["symmetric", "affine"])
-    @pytest.mark.parametrize("block_size", BLOCK_SIZES)
+    @each("component", COMPONENTS)
+    @each("variant", ["symmetric", "affine"])
+    @each("block_size", BLOCK_SIZES)
     def test_it_agrees(self, component: str, variant: str, block_size: int) -> None:
         for count in (1, 31, block_size - 1, block_size, block_size + 1, 3 * block_size + 17):
             values = offset_values(component, count, seed=count)
@@ -416,7 +415,7 @@ class TestHostileParameters:
     def test_the_parameters_below_are_right_but_for_what_they_change(self) -> None:
         assert Int8Block.decode(self.CODES, self.parameters(), FLOAT32, 3).tolist() == [11.0, 7.0, 13.0]
 
-    @pytest.mark.parametrize(
+    @each(
         ("changes", "message"),
         [
             ({"variant": 2}, r"^variant of int8_block is 2, must be 0 or 1$"),
@@ -439,7 +438,6 @@ class TestHostileParameters:
                 for middle in (np.nan, np.inf, -np.inf)
             ),
         ],
-        ids=str,
     )
     def test_a_broken_rule_is_named(self, changes: dict[str, Any], message: str) -> None:
         with pytest.raises(CorruptChunkError, match=message):
@@ -449,7 +447,7 @@ class TestHostileParameters:
         with pytest.raises(CorruptChunkError, match=r"^int8_block has 18 bytes of parameters, must be 26$"):
             Int8Block.decode(self.CODES, self.parameters(), np.dtype("<f8"), 3)
 
-    @pytest.mark.parametrize("number", range(10))
+    @each("number", range(10))
     def test_one_bad_midpoint_among_many_is_damage(self, number: int) -> None:
         quantized = encode(offset_values("float32", 640))
         parameters = bytearray(quantized.parameters)

@@ -7,6 +7,7 @@ import pytest
 
 from contract.codec_compressor_contract import DATA, SAMPLE, CompressorContract
 from contract.codec_contract import Refusal, SettingsContract
+from support.cases import each
 from tensorus_codecs.errors import CorruptChunkError
 from tensorus_codecs.lossless.lz4 import Lz4
 
@@ -18,16 +19,12 @@ class TestLz4(CompressorContract, SettingsContract):
     id = "lz4"
     number = 2
 
-    @pytest.fixture(params=[{}, *({"level": level} for level in _LEVELS)], ids=str)
-    def configuration(self, request):
-        return request.param
-
-    @pytest.fixture(
-        params=[Refusal("level", value, "an integer from 1 to 12") for value in (0, 13, -1, 1.0, "1", False, None)],
-        ids=str,
+    configurations = (
+        {},
+        *({"level": level} for level in _LEVELS),
     )
-    def refusal(self, request):
-        return request.param
+
+    refusals = tuple(Refusal("level", value, "an integer from 1 to 12") for value in (0, 13, -1, 1.0, "1", False, None))
 
 
 def test_the_default_level_is_1() -> None:
@@ -40,7 +37,7 @@ def test_the_lowest_levels_are_the_fast_mode(level: int) -> None:
     assert Lz4(level=level).encode(data) == lz4.block.compress(data, store_size=False)
 
 
-@pytest.mark.parametrize("level", _LEVELS[2:])
+@each("level", _LEVELS[2:])
 def test_the_other_levels_are_those_of_high_compression(level: int) -> None:
     data = DATA["exponents"]
     expected = lz4.block.compress(data, mode="high_compression", compression=level, store_size=False)

@@ -24,6 +24,7 @@ from contract.codec_scales import (
     unpacked,
 )
 from contract.codec_values import any_values, finite_values, nan_bits
+from support.cases import each
 from tensorus_codecs.abc import Quantized
 from tensorus_codecs.errors import CorruptChunkError, TooManyExceptionsError
 from tensorus_codecs.quantizers import nf4
@@ -103,21 +104,17 @@ class TestNf4(QuantizerContract, SettingsContract):
     dtypes = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
     components = COMPONENTS
 
-    @pytest.fixture(params=[{}, *({"block_size": size} for size in BLOCK_SIZES)], ids=str)
-    def configuration(self, request):
-        return request.param
-
-    @pytest.fixture(
-        params=[
-            Refusal("block_size", value, "one of (32, 64, 128)")
-            for value in (0, 1, 16, 65, 256, -64, True, "64", None, 64.0)
-        ],
-        ids=str,
+    configurations = (
+        {},
+        *({"block_size": size} for size in BLOCK_SIZES),
     )
-    def refusal(self, request):
-        return request.param
 
-    def error_bound(self, values, quantized):
+    refusals = tuple(
+        Refusal("block_size", value, "one of (32, 64, 128)")
+        for value in (0, 1, 16, 65, 256, -64, True, "64", None, 64.0)
+    )
+
+    def error_bound(self, codec, values, quantized):
         return bound(values, quantized) + own_rounding(values.dtype.name, decode(quantized, values))
 
 
@@ -149,8 +146,8 @@ class TestLevels:
         assert unpacked(quantized.codes, 16) == list(range(16))
         assert decode(quantized, values).tolist() == values.tolist()
 
-    @pytest.mark.parametrize("component", ["float32", "float64"])
-    @pytest.mark.parametrize("code", range(15))
+    @each("component", ["float32", "float64"])
+    @each("code", range(15))
     def test_a_value_on_a_border_takes_the_lower_level_and_the_next_one_the_upper(
         self, component: str, code: int
     ) -> None:
@@ -196,8 +193,8 @@ class TestBound:
         errors = np.abs(values[regular].astype(np.float64) - decoded[regular])
         assert (errors <= bound(np.where(regular, values, 0), quantized)[regular]).all()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
-    @pytest.mark.parametrize("block_size", BLOCK_SIZES)
+    @each("component", COMPONENTS)
+    @each("block_size", BLOCK_SIZES)
     def test_a_slow_encoder_that_follows_the_formula_agrees(self, component: str, block_size: int) -> None:
         random = np.random.default_rng(block_size)
         for scale in (1e-45, 1e-38, 0.02, 300.0):
@@ -209,8 +206,8 @@ class TestBound:
             assert block_parameters(quantized, values.size).scales.tolist() == scales
             assert exceptions_of(quantized, values) == (positions, values[positions].tobytes())
 
-    @pytest.mark.parametrize("component", COMPONENTS)
-    @pytest.mark.parametrize("block_size", BLOCK_SIZES)
+    @each("component", COMPONENTS)
+    @each("block_size", BLOCK_SIZES)
     def test_a_slow_decoder_that_follows_the_formula_agrees(self, component: str, block_size: int) -> None:
         work = np.float64 if component == "float64" else np.float32
         values = weights(component, 301)
@@ -222,13 +219,13 @@ class TestBound:
         ]
         assert decode(quantized, values).tobytes() == np.array(products, work).astype(values.dtype).tobytes()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("component", COMPONENTS)
     def test_zeros_beside_values_are_exact(self, component: str) -> None:
         values = weights(component, 300).copy()
         values[::3] = 0
         assert not round_trip(values)[::3].any()
 
-    @pytest.mark.parametrize("value", [1.0, -1.0, 2.0**127, 0.5, 1.0078125])
+    @each("value", [1.0, -1.0, 2.0**127, 0.5, 1.0078125])
     def test_constant_blocks_of_a_bfloat16_are_exact(self, value: float) -> None:
         values = np.full(64, value, np.float32)
         assert round_trip(values).tolist() == values.tolist()
@@ -244,7 +241,7 @@ class TestLayout:
         assert quantized.codes.tobytes().hex() == "0fc705"
         assert quantized.parameters.hex() == "4000000000000000803f"
 
-    @pytest.mark.parametrize(
+    @each(
         ("largest", "component", "scale"),
         [
             (1.0, "float32", 1.0),
@@ -265,8 +262,8 @@ class TestLayout:
         assert quantized.parameters.hex() == "4000000003000000" + scales + positions + exceptions
         assert quantized.codes.tobytes() == b"\x77" * 150
 
-    @pytest.mark.parametrize("block_size", BLOCK_SIZES)
-    @pytest.mark.parametrize("extra", [-1, 0, 1])
+    @each("block_size", BLOCK_SIZES)
+    @each("extra", [-1, 0, 1])
     def test_every_started_block_has_a_scale(self, block_size: int, extra: int) -> None:
         count = 3 * block_size + extra
         quantized = encode(weights("float32", count), block_size)
@@ -298,7 +295,7 @@ class TestExceptions:
         assert decoded[np.isnan(values)].tobytes() == exceptions.tobytes()
         assert not np.isnan(decoded[~np.isnan(values)]).any()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("component", COMPONENTS)
     def test_infinities_and_values_too_large_stay_bit_for_bit(self, component: str) -> None:
         limit = magnitude_limit(component)
         exceptions = np.array([np.inf, -np.inf, limit * 1.5, -limit * 1.5], component_dtype(component))
@@ -307,7 +304,7 @@ class TestExceptions:
         assert exceptions_of(quantized, values) == ([0, 251, 502, 753], exceptions.tobytes())
         assert decode(quantized, values)[[0, 251, 502, 753]].tobytes() == exceptions.tobytes()
 
-    @pytest.mark.parametrize("component", COMPONENTS)
+    @each("component", COMPONENTS)
     def test_the_largest_regular_value_is_none_and_stays_finite(self, component: str) -> None:
         values = np.full(64, magnitude_limit(component), component_dtype(component))
         values[1::2] *= -1
@@ -321,7 +318,7 @@ class TestExceptions:
         values[11] = np.inf
         assert np.delete(round_trip(values), 11).tobytes() == np.delete(expected, 11).tobytes()
 
-    @pytest.mark.parametrize(("count", "allowed"), [(100, 1), (199, 1), (200, 2), (1000, 10)])
+    @each(("count", "allowed"), [(100, 1), (199, 1), (200, 2), (1000, 10)])
     def test_one_percent_is_allowed_and_no_more(self, count: int, allowed: int) -> None:
         values = weights("float32", count).copy()
         values[:allowed] = np.nan
@@ -348,7 +345,7 @@ class TestHostileParameters:
         assert decoded[[0, 2]].tolist() == [1.0, -1.0]
         assert np.isnan(decoded[1])
 
-    @pytest.mark.parametrize(
+    @each(
         ("changes", "message"),
         [
             ({"block_size": 16}, r"^block_size of nf4 is 16, must be one of \(32, 64, 128\)$"),
@@ -367,7 +364,6 @@ class TestHostileParameters:
                 r"^positions of nf4's exceptions do not ascend to at most 2$",
             ),
         ],
-        ids=str,
     )
     def test_a_broken_rule_is_named(self, changes: dict[str, Any], message: str) -> None:
         with pytest.raises(CorruptChunkError, match=message):

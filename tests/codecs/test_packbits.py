@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.codec_filter_contract import FilterContract, every_kind_of_words, read_only, words_of
+from support.cases import each
 from tensorus_codecs.abc import Words
 from tensorus_codecs.errors import CorruptChunkError
 from tensorus_codecs.filters.packbits import PackBits
@@ -48,7 +49,7 @@ class TestPackBits(FilterContract):
         return read_only(words_of(word, count) & np.uint8(1))
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 16, 17, 1001])
+@each("count", [1, 2, 7, 8, 9, 16, 17, 1001])
 def test_a_slow_encoder_that_follows_the_docstring_agrees(count: int) -> None:
     words = words_of("<u1", count) & np.uint8(1)
     assert encode(words) == slow_encode(words.tolist())
@@ -76,21 +77,21 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize(("words", "stream"), GOLDEN.values(), ids=GOLDEN)
+@each(("words", "stream"), GOLDEN.values(), ids=GOLDEN)
 def test_these_words_are_this_stream(words: list[int], stream: str) -> None:
     assert encode(np.array(words, np.uint8)) == bytes.fromhex(stream)
     assert decode(bytes.fromhex(stream), len(words)) == words
 
 
-@pytest.mark.parametrize("byte", [2, 3, 0x80, 0xFF])
-@pytest.mark.parametrize("position", [0, 50, 99])
+@each("byte", [2, 3, 0x80, 0xFF])
+@each("position", [0, 50, 99])
 def test_a_byte_above_one_is_not_packed(byte: int, position: int) -> None:
     words = np.ones(100, np.uint8)
     words[position] = byte
     assert encode(words) is None
 
 
-@pytest.mark.parametrize("count", [1, 7, 9, 15])
+@each("count", [1, 7, 9, 15])
 def test_bits_after_the_last_word_are_damage(count: int) -> None:
     for bit in range(count, -(-count // 8) * 8):
         stream = (1 << bit).to_bytes(-(-count // 8), "little")
@@ -98,7 +99,7 @@ def test_bits_after_the_last_word_are_damage(count: int) -> None:
             decode(stream, count)
 
 
-@pytest.mark.parametrize(("word_bytes", "parameters"), [(1, b"\0"), (1, bytes(255)), (2, b""), (4, b""), (8, b"12")])
+@each(("word_bytes", "parameters"), [(1, b"\0"), (1, bytes(255)), (2, b""), (4, b""), (8, b"12")])
 def test_parameters_and_wider_words_are_damage(word_bytes: int, parameters: bytes) -> None:
     message = rf"^packbits has {len(parameters)} bytes of parameters and words of {word_bytes} bytes, must be 0 and 1$"
     with pytest.raises(CorruptChunkError, match=message):

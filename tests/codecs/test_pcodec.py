@@ -17,6 +17,7 @@ from contract.codec_contract import Refusal, SettingsContract
 from contract.codec_libraries import hidden_library
 from contract.codec_memory import allocating_at_most
 from support.arrays import normal, random_bits
+from support.cases import each
 from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
@@ -61,37 +62,32 @@ class TestPcodec(CompressorContract, SettingsContract):
     id = "pcodec"
     number = 6
 
-    @pytest.fixture(
-        params=[{}, {"level": 0}, {"level": 12}, *({"number_type": name} for name in TYPES)],
-        ids=str,
+    configurations = (
+        {},
+        {"level": 0},
+        {"level": 12},
+        *({"number_type": name} for name in TYPES),
     )
-    def configuration(self, request):
-        return request.param
 
-    @pytest.fixture(
-        params=[
-            *(Refusal("level", value, "an integer from 0 to 12") for value in (-1, 13, 8.0, "8", True, None)),
-            *(
-                Refusal("number_type", value, f"one of {', '.join(TYPES)}")
-                for value in ("bool", "bfloat16", "<f4", "FLOAT32", 4, True, None, ["uint8"])
-            ),
-        ],
-        ids=str,
+    refusals = (
+        *(Refusal("level", value, "an integer from 0 to 12") for value in (-1, 13, 8.0, "8", True, None)),
+        *(
+            Refusal("number_type", value, f"one of {', '.join(TYPES)}")
+            for value in ("bool", "bfloat16", "<f4", "FLOAT32", 4, True, None, ["uint8"])
+        ),
     )
-    def refusal(self, request):
-        return request.param
 
 
 class TestNumberTypes:
     """What the bytes are read as."""
 
-    @pytest.mark.parametrize("name", TYPES)
+    @each("name", TYPES)
     def test_the_file_names_the_type(self, name: str) -> None:
         file = Pcodec(number_type=name).encode(np.arange(1000).astype(name).tobytes())
         assert file[10] == TYPES[name]
         assert file == file_of(np.arange(1000).astype(name))
 
-    @pytest.mark.parametrize(
+    @each(
         ("dtype", "name"),
         [
             *((name, name) for name in TYPES),
@@ -138,8 +134,8 @@ class TestNumberTypes:
 class TestBits:
     """Lossless means every bit, of NaN and zero, too."""
 
-    @pytest.mark.parametrize("name", ["float16", "float32", "float64", "bfloat16", "float8_e4m3fn", "complex64"])
-    @pytest.mark.parametrize("level", [0, 8])
+    @each("name", ["float16", "float32", "float64", "bfloat16", "float8_e4m3fn", "complex64"])
+    @each("level", [0, 8])
     def test_every_bit_pattern_comes_back(self, name: str, level: int) -> None:
         data = random_bits(name, (2000,)).tobytes()
         codec = Pcodec(level=level).fitted(dtype_by_name(name).component, 1)
@@ -180,8 +176,8 @@ class TestFormat:
         file = Pcodec(number_type="uint32").encode(NUMBERS.tobytes())
         assert (standalone.simple_decompress(file) == NUMBERS).all()
 
-    @pytest.mark.parametrize("delta", [DeltaSpec.no_op(), DeltaSpec.try_consecutive(3), DeltaSpec.try_lookback()])
-    @pytest.mark.parametrize(
+    @each("delta", [DeltaSpec.no_op(), DeltaSpec.try_consecutive(3), DeltaSpec.try_lookback()])
+    @each(
         ("mode", "name"),
         [
             (ModeSpec.classic(), "int32"),
@@ -216,7 +212,7 @@ def replaced(file: bytes, at: int, data: bytes) -> bytes:
 class TestLies:
     """Files that no encoder of ours wrote."""
 
-    @pytest.mark.parametrize(
+    @each(
         ("at", "data", "rule"),
         [
             (0, b"Pco!", r"starts with b'Pco!\\x03', must start with b'pco!\\x03'"),
@@ -237,7 +233,7 @@ class TestLies:
         with pytest.raises(CorruptChunkError, match=rf"^pcodec stream of {len(file)} bytes {rule}"):
             Pcodec.decode(file, NUMBERS.nbytes)
 
-    @pytest.mark.parametrize("length", [0, 4, 6, 7, 13, 14])
+    @each("length", [0, 4, 6, 7, 13, 14])
     def test_a_file_without_numbers_is_refused(self, length: int) -> None:
         with pytest.raises(CorruptChunkError, match=rf"^pcodec stream of {length} bytes "):
             Pcodec.decode(file_of(NUMBERS)[:length], NUMBERS.nbytes)
@@ -263,8 +259,8 @@ class TestLies:
         ):
             Pcodec.decode(file, NUMBERS.nbytes)
 
-    @pytest.mark.parametrize("log", [11, 15, 24, 31])
-    @pytest.mark.parametrize("mode", [ModeSpec.classic(), ModeSpec.try_int_mult(7), ModeSpec.try_dict()])
+    @each("log", [11, 15, 24, 31])
+    @each("mode", [ModeSpec.classic(), ModeSpec.try_int_mult(7), ModeSpec.try_dict()])
     def test_a_window_of_far_more_numbers_than_there_are_costs_nothing(self, mode: ModeSpec, log: int) -> None:
         file = file_of(np.tile(NUMBERS[:100], 10), mode, DeltaSpec.try_lookback())
         bits = {0: 4, 1: 4 + 32, 4: 32 + 32 * 100}[file[14] & 15]

@@ -13,6 +13,7 @@ from contract.codec_contract import in_threads
 from contract.codec_quantizer_contract import component_dtype
 from contract.codec_values import EVERY_DTYPE
 from support.arrays import DTYPE_NAMES, canonical, normal, random_bits
+from support.cases import each
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX, RAW_HEADER_BYTES, VERSION, parse_record
 from tensorus_codecs.dtypes import DType, dtype_by_name, opaque_dtype
@@ -31,6 +32,7 @@ EXPLICIT = {
     "gzip": encoding_of("gzip"),
     "planes, lz4": encoding_of("planes", "lz4"),
     "rotated planes, huffman": encoding_of("rotated_planes", HUFFMAN),
+    "bf16 planes, huffman": encoding_of("bf16_planes", HUFFMAN),
     "planes alone": encoding_of("planes"),
     "fp16, gzip": encoding_of("fp16", "gzip"),
     "fp16, planes, lz4": encoding_of("fp16", "planes", "lz4"),
@@ -73,17 +75,17 @@ def assert_holds_together(chunk: EncodedChunk, values: np.ndarray) -> None:
         assert chunk.quantized_bytes == len(sent)
 
 
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-@pytest.mark.parametrize("name", DTYPE_NAMES)
-@pytest.mark.parametrize("kind", ["random bits", "weights", "zeros"])
+@each("policy", POLICIES.values(), ids=POLICIES)
+@each("name", DTYPE_NAMES)
+@each("kind", ["random bits", "weights", "zeros"])
 def test_a_reader_gets_what_the_writer_was_told(policy: StoragePolicy, name: str, kind: str) -> None:
     for count in (1, 63, 1000):
         values = values_of(name, kind, count)
         assert_holds_together(encode(values, policy), values)
 
 
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-@pytest.mark.parametrize("name", DTYPE_NAMES)
+@each("policy", POLICIES.values(), ids=POLICIES)
+@each("name", DTYPE_NAMES)
 def test_what_is_not_lossy_comes_back_bit_for_bit(policy: StoragePolicy, name: str) -> None:
     values = random_bits(name, (3001,))
     chunk = encode(values, policy)
@@ -93,8 +95,8 @@ def test_what_is_not_lossy_comes_back_bit_for_bit(policy: StoragePolicy, name: s
         assert stored_values(chunk, values).tobytes() == values.tobytes()
 
 
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-@pytest.mark.parametrize("dtype", EVERY_DTYPE, ids=lambda dtype: dtype.name)
+@each("policy", POLICIES.values(), ids=POLICIES)
+@each("dtype", EVERY_DTYPE)
 def test_no_record_is_larger_than_the_raw_one(policy: StoragePolicy, dtype: DType) -> None:
     random = np.random.default_rng(0)
     for count in (1, 2, 5, 9, 21, 40):
@@ -105,14 +107,14 @@ def test_no_record_is_larger_than_the_raw_one(policy: StoragePolicy, dtype: DTyp
             assert chunk.stored_bytes == len(record_bytes(chunk)) <= len(sent) + RAW_HEADER_BYTES
 
 
-@pytest.mark.parametrize("name", ["float32", "bfloat16", "complex64", "int16", "uint8"])
+@each("name", ["float32", "bfloat16", "complex64", "int16", "uint8"])
 def test_the_largest_chunk_comes_back(name: str) -> None:
     values = normal((CANONICAL_BYTES_MAX // component_dtype(name).itemsize,), name)
     for preset in ("none", "lossless", "maximum"):
         assert_holds_together(encode(values, preset), values)
 
 
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@each("policy", POLICIES.values(), ids=POLICIES)
 def test_every_thread_gets_the_same_record(policy: StoragePolicy) -> None:
     values = normal((20_000,))
     expected = record_bytes(encode(values, policy))
@@ -124,7 +126,7 @@ def test_every_thread_gets_the_same_record(policy: StoragePolicy) -> None:
 class TestSizes:
     """What a chunk may be."""
 
-    @pytest.mark.parametrize(
+    @each(
         ("name", "size"),
         [
             ("float32", 0),
@@ -176,7 +178,7 @@ class TestRaw:
         assert np.shares_memory(decoded, record)
         assert decoded.tobytes() == normal((100,)).tobytes()
 
-    @pytest.mark.parametrize("name", ["lossless", "fast", "rotated planes, huffman", "planes alone", "gzip"])
+    @each("name", ["lossless", "fast", "rotated planes, huffman", "planes alone", "gzip"])
     def test_noise_is_stored_raw_whatever_was_asked_for(self, name: str) -> None:
         chunk = encode(random_bits("uint64", (1000,)), POLICIES[name])
         assert chunk.encoding == IDENTITY
@@ -205,8 +207,8 @@ class TestStreams:
     def test_a_plane_that_does_not_shrink_is_kept_beside_one_that_does(self) -> None:
         values = normal((5000,))
         record = parse_record(record_bytes(encode(values, "lossless")))
-        assert [stream.compressor for stream in record.streams] == [0, 0, 0, 3]
-        assert codec_ids(record) == ("rotated_planes", "zstd")
+        assert [stream.compressor for stream in record.streams] == [0, 3, 0, 0]
+        assert codec_ids(record) == ("bf16_planes", "zstd")
 
     def test_a_filter_is_not_kept_where_none_of_its_streams_shrank(self) -> None:
         chunk = encode(random_bits("uint32", (1000,)), encoding_of("planes", "zstd"))
@@ -242,7 +244,7 @@ class TestStreams:
         assert [stream.compressor for stream in parse_record(record_bytes(chunk)).streams] == [0, 1]
         assert_holds_together(chunk, values)
 
-    @pytest.mark.parametrize(
+    @each(
         ("steps", "dtype", "ids"),
         [
             ((), "float32", ()),
@@ -252,7 +254,6 @@ class TestStreams:
             (("int8_block",), "float16", ("int8_block",)),
             (("int8_block", "zstd"), "complex64", ("int8_block", "zstd")),
         ],
-        ids=str,
     )
     def test_codec_ids_are_in_the_order_of_encoding_and_each_once(
         self, steps: tuple[str, ...], dtype: str, ids: tuple[str, ...]
@@ -283,8 +284,8 @@ class TestQuantizedBytes:
 class TestSummary:
     """The values that came in, at a glance."""
 
-    @pytest.mark.parametrize("name", DTYPE_NAMES)
-    @pytest.mark.parametrize("preset", ["none", "maximum"])
+    @each("name", DTYPE_NAMES)
+    @each("preset", ["none", "maximum"])
     def test_it_is_of_the_values_that_came_in(self, name: str, preset: str) -> None:
         values = normal((5000,), name)
         dtype = dtype_by_name(name)
@@ -298,7 +299,7 @@ class TestSummary:
 class TestOpaque:
     """A dtype that this version does not know."""
 
-    @pytest.mark.parametrize("preset", PRESETS)
+    @each("preset", PRESETS)
     def test_it_comes_back_and_keeps_its_width(self, preset: str) -> None:
         dtype = opaque_dtype(99, 24)
         sent = b"\x01\x02\x03" * 1000
@@ -336,10 +337,8 @@ def test_presets_shrink_weights_as_much_as_the_design_measured() -> None:
     assert math.isclose(errors.relative_error, 8.6e-3, rel_tol=0.1)
 
 
-@pytest.mark.parametrize(
-    "policy", [StoragePolicy(preset="none"), StoragePolicy(preset="lossless")], ids=["none", "lossless"]
-)
-@pytest.mark.parametrize("kind", ["random bits", "weights", "zeros"])
+@each("policy", [StoragePolicy(preset="none"), StoragePolicy(preset="lossless")], ids=["none", "lossless"])
+@each("kind", ["random bits", "weights", "zeros"])
 def test_a_checksum_that_is_known_already_changes_nothing(policy: StoragePolicy, kind: str) -> None:
     for count in (1, 1000, CANONICAL_BYTES_MAX // 4):
         sent, dtype = canonical(values_of("float32", kind, count)), dtype_by_name("float32")

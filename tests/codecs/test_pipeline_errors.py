@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from contract.codec_chunks import encode, encoding_of, stored_values
 from contract.codec_quantizer_contract import component_dtype
 from support.arrays import normal
+from support.cases import each
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.encoding import Encoding
 from tensorus_codecs.measure import MeasuredError, _measure_block, measure
@@ -66,9 +67,9 @@ def tolerance_of(name: str) -> float:
 class TestMeasurement:
     """The errors that come with a chunk are those that a reader will find."""
 
-    @pytest.mark.parametrize("policy", LOSSY.values(), ids=LOSSY)
-    @pytest.mark.parametrize("name", ["float16", "bfloat16", "float32", "float64", "complex64", "complex128"])
-    @pytest.mark.parametrize("count", [1000, _BLOCK_VALUES, 100_001])
+    @each("policy", LOSSY.values(), ids=LOSSY)
+    @each("name", ["float16", "bfloat16", "float32", "float64", "complex64", "complex128"])
+    @each("count", [1000, _BLOCK_VALUES, 100_001])
     def test_they_are_those_computed_by_hand(self, policy: StoragePolicy, name: str, count: int) -> None:
         values = normal((count,), name)
         chunk = encode(values, policy)
@@ -83,8 +84,8 @@ class TestMeasurement:
         relative_error = rms_error / rms_value
         assert relative_error * (1 - 1e-12) <= found.relative_error <= relative_error * (1 + tolerance)
 
-    @pytest.mark.parametrize("preset", ["fp16_only", "int8_only"])
-    @pytest.mark.parametrize("name", ["float32", "float64", "complex64"])
+    @each("preset", ["fp16_only", "int8_only"])
+    @each("name", ["float32", "float64", "complex64"])
     def test_values_that_are_not_finite_count_for_nothing(self, preset: str, name: str) -> None:
         values = normal((50_000,), name)
         expected = error_of(encode(np.where(np.arange(50_000) % 500 == 0, 0, values).astype(name), preset))
@@ -108,8 +109,8 @@ class TestMeasurement:
         assert error_of(encode(np.ones(1000, np.float32), FP16)) == MeasuredError(1000, 0.0, 1.0, 0.0)
         assert error_of(encode(np.ones(1000, np.float32), FP16)).relative_error == 0
 
-    @pytest.mark.parametrize("preset", ["balanced", "maximum", "int8_only"])
-    @pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-170, 1e160, 1e200, 1e300])
+    @each("preset", ["balanced", "maximum", "int8_only"])
+    @each("scale", [1e-300, 1e-200, 1e-170, 1e160, 1e200, 1e300])
     def test_an_error_is_not_lost_where_its_square_leaves_float64(self, preset: str, scale: float) -> None:
         values = np.random.default_rng(0).standard_normal(5000) * scale
         chunk = encode(values, preset)
@@ -133,7 +134,7 @@ class TestMeans:
         assert MeasuredError() + some == some == some + MeasuredError()
         assert MeasuredError() + MeasuredError() == MeasuredError()
 
-    @pytest.mark.parametrize(
+    @each(
         ("measured", "expected"),
         [
             (MeasuredError(1, 0.0, 0.0, 0.0), 0.0),
@@ -142,17 +143,13 @@ class TestMeans:
             (MeasuredError(1, 1.0, 0.0, 1.0), math.inf),
             (MeasuredError(1, math.inf, 1.0, math.inf), math.inf),
         ],
-        ids=str,
     )
     def test_the_relative_error_is_that_of_the_norms(self, measured: MeasuredError, expected: float) -> None:
         assert measured.relative_error == expected
 
 
-@pytest.mark.parametrize("encoding", [INT8, FP16], ids=["int8_block", "fp16"])
-@pytest.mark.parametrize(
-    ("bound", "measure"),
-    [("max_relative_error", "relative_error"), ("max_absolute_error", "max_absolute_error")],
-)
+@each("encoding", [INT8, FP16], ids=["int8_block", "fp16"])
+@each(("bound", "measure"), [("max_relative_error", "relative_error"), ("max_absolute_error", "max_absolute_error")])
 class TestContract:
     """A chunk keeps the contract, in the coarsest encoding that does."""
 
@@ -199,8 +196,8 @@ class TestFallback:
         assert 0 < error_of(chunk).relative_error <= 0.01
         assert chunk.fallback_reason == ""
 
-    @pytest.mark.parametrize("encoding", [INT8, FP16], ids=["int8_block", "fp16"])
-    @pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-170, 1e-100, 1e100, 1e170, 1e200, 1e300])
+    @each("encoding", [INT8, FP16], ids=["int8_block", "fp16"])
+    @each("scale", [1e-300, 1e-200, 1e-170, 1e-100, 1e100, 1e170, 1e200, 1e300])
     def test_a_bound_holds_for_any_magnitude(self, encoding: Encoding, scale: float) -> None:
         values = np.random.default_rng(0).standard_normal(5000) * scale
         for bound in (1e-2, 1e-5):
@@ -219,9 +216,7 @@ class TestFallback:
         )
         assert stored_values(chunk, values).tobytes() == values.tobytes()
 
-    @pytest.mark.parametrize(
-        "preset", [name for name, preset in PRESETS.items() if preset.lossy and not preset.targets_contract]
-    )
+    @each("preset", [name for name, preset in PRESETS.items() if preset.lossy and not preset.targets_contract])
     def test_the_chunk_is_then_stored_as_the_plan_says(self, preset: str) -> None:
         values = normal((20_000,))
         chunk = encode(values, preset, max_absolute_error=0.0)
@@ -299,7 +294,7 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize(("quantizer", "values"), MISTAKES.values(), ids=MISTAKES)
+@each(("quantizer", "values"), MISTAKES.values(), ids=MISTAKES)
 def test_what_is_no_number_must_stay_what_it_is_under_any_contract(quantizer: Fp16, values: list[float]) -> None:
     sent = np.array(values * 100, np.float32)
     for bound in ("max_relative_error", "max_absolute_error"):
@@ -308,10 +303,8 @@ def test_what_is_no_number_must_stay_what_it_is_under_any_contract(quantizer: Fp
         assert "error of fp16 would be inf, the policy allows 1e+300" in chunk.fallback_reason
 
 
-@pytest.mark.parametrize(
-    "policy", [StoragePolicy(encoding=FP16), StoragePolicy(preset="balanced")], ids=["explicit", "preset"]
-)
-@pytest.mark.parametrize("name", ["float32", "float64"])
+@each("policy", [StoragePolicy(encoding=FP16), StoragePolicy(preset="balanced")], ids=["explicit", "preset"])
+@each("name", ["float32", "float64"])
 def test_the_largest_values_of_a_dtype_stay_finite(policy: StoragePolicy, name: str) -> None:
     values = np.full(1000, np.finfo(name).max)
     chunk = encode(values, policy)

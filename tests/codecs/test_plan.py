@@ -9,6 +9,7 @@ import pytest
 from contract.codec_chunks import encoding_of
 from contract.codec_libraries import hidden_library
 from contract.codec_values import EVERY_DTYPE
+from support.cases import each
 from tensorus_codecs.abc import Quantizer
 from tensorus_codecs.contract import ErrorContract
 from tensorus_codecs.dtypes import DType, Kind, dtype_by_name, opaque_dtype
@@ -62,8 +63,8 @@ def test_these_are_the_presets() -> None:
     assert DEFAULT_PRESET == "lossless"
 
 
-@pytest.mark.parametrize(("preset", "steps"), LOSSY.items(), ids=LOSSY)
-@pytest.mark.parametrize("dtype", EVERY_DTYPE, ids=lambda dtype: dtype.name)
+@each(("preset", "steps"), LOSSY.items(), ids=LOSSY)
+@each("dtype", EVERY_DTYPE)
 def test_a_preset_quantizes_what_its_quantizer_applies_to(preset: str, steps: tuple | None, dtype: DType) -> None:
     found = plan(StoragePolicy(preset=preset), dtype)
     expected = None if steps is None else encoding_of(*steps)
@@ -76,11 +77,11 @@ def test_a_preset_quantizes_what_its_quantizer_applies_to(preset: str, steps: tu
     assert CHUNK_BYTES_DEFAULT - dtype.element_bytes < found.chunk_bytes <= CHUNK_BYTES_DEFAULT
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@each("preset", PRESETS)
 class TestPresets:
     """Every preset, with every dtype there is or may be."""
 
-    @pytest.mark.parametrize("dtype", EVERY_DTYPE, ids=lambda dtype: dtype.name)
+    @each("dtype", EVERY_DTYPE)
     def test_there_is_a_lossless_encoding_to_fall_back_to(self, preset: str, dtype: DType) -> None:
         candidates = plan(StoragePolicy(preset=preset), dtype).lossless
         assert candidates
@@ -125,7 +126,7 @@ def _exact_dtypes() -> list[DType]:
     return [dtype for dtype in EVERY_DTYPE if dtype.kind in {Kind.BOOL, Kind.INTEGER, Kind.OPAQUE}]
 
 
-@pytest.mark.parametrize("dtype", _exact_dtypes(), ids=lambda dtype: dtype.name)
+@each("dtype", _exact_dtypes())
 class TestExactDTypes:
     """Integers, bools and unknown types are never lossy."""
 
@@ -149,7 +150,7 @@ class TestExactDTypes:
 class TestExplicitEncodings:
     """What the caller names is done, and nothing else."""
 
-    @pytest.mark.parametrize("encoding", EXPLICIT, ids=lambda encoding: "-".join(c.id for c in encoding.codecs))
+    @each("encoding", EXPLICIT)
     def test_it_is_followed_where_it_applies(self, encoding: Encoding) -> None:
         found = plan(StoragePolicy(encoding=encoding), dtype_by_name("float32"))
         assert found.lossy == (None if encoding.quantizer is None else encoding)
@@ -158,7 +159,7 @@ class TestExplicitEncodings:
         assert not found.automatic
         assert found.fallback_reason == ""
 
-    @pytest.mark.parametrize(
+    @each(
         ("quantizer", "dtype"),
         [(Fp16(), "float16"), (Fp16(), "bfloat16"), (Bf16(), "bfloat16"), (Int8Block(), "float8_e4m3fn")],
     )
@@ -174,7 +175,7 @@ def test_the_default_policy_is_the_default_preset() -> None:
         assert plan(StoragePolicy(), dtype) == plan(StoragePolicy(preset=DEFAULT_PRESET), dtype)
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "family"),
     [
         ("bool", Family.BOOLS),
@@ -200,8 +201,8 @@ class TestMissingLibrary:
 
     REASON = r"codec 'zstd' needs the library"
 
-    @pytest.mark.parametrize("preset", ["lossless", "balanced", "maximum", "auto"])
-    @pytest.mark.parametrize("name", ["float32", "bfloat16", "int32", "bool"])
+    @each("preset", ["lossless", "balanced", "maximum", "auto"])
+    @each("name", ["float32", "bfloat16", "int32", "bool"])
     def test_storing_without_zstd_keeps_the_bytes_as_they_are(self, preset: str, name: str) -> None:
         with hidden_library("zstd"):
             found = planned(name, preset)
@@ -222,7 +223,7 @@ class TestMissingLibrary:
         assert found.fallback_reason == ""
         assert 1 <= len(found.lossless) < len(planned("float32", "archive").lossless)
 
-    @pytest.mark.parametrize("preset", ["none", "fast", "fp16_only", "int8_only"])
+    @each("preset", ["none", "fast", "fp16_only", "int8_only"])
     def test_presets_that_do_not_need_it_are_not_touched(self, preset: str) -> None:
         expected = planned("float32", preset)
         with hidden_library("zstd"):

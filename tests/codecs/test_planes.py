@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from contract.codec_filter_contract import WORDS, FilterContract, words_of
+from support.cases import each
 from tensorus_codecs.abc import Filter, Words
 from tensorus_codecs.errors import CorruptChunkError
 from tensorus_codecs.filters import planes
@@ -52,14 +53,14 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize(("codec", "words", "streams"), LAYOUTS.values(), ids=LAYOUTS)
+@each(("codec", "words", "streams"), LAYOUTS.values(), ids=LAYOUTS)
 def test_every_bit_has_its_place(codec: Filter, words: np.ndarray, streams: list[str]) -> None:
     filtered = codec.encode(words)
     assert [bytes(stream).hex() for stream in filtered.streams] == streams
     assert filtered.parameters == b""
 
 
-@pytest.mark.parametrize(("codec", "words", "streams"), LAYOUTS.values(), ids=LAYOUTS)
+@each(("codec", "words", "streams"), LAYOUTS.values(), ids=LAYOUTS)
 def test_every_bit_comes_back_from_its_place(codec: Filter, words: np.ndarray, streams: list[str]) -> None:
     found = np.zeros_like(words)
     type(codec).decode([bytes.fromhex(stream) for stream in streams], b"", found)
@@ -78,8 +79,8 @@ def test_the_two_filters_are_different_values() -> None:
     assert Planes() != RotatedPlanes()
 
 
-@pytest.mark.parametrize("codec", [Planes(), RotatedPlanes()], ids=lambda codec: codec.id)
-@pytest.mark.parametrize("parameters", [b"\0", bytes(255)], ids=len)
+@each("codec", [Planes(), RotatedPlanes()])
+@each("parameters", [b"\0", bytes(255)])
 def test_parameters_are_damage(codec: Filter, parameters: bytes) -> None:
     message = rf"^{codec.id} has {len(parameters)} bytes of parameters, must be 0$"
     with pytest.raises(CorruptChunkError, match=message):
@@ -99,8 +100,8 @@ def strided_planes(words: Words) -> list[bytes]:
     return [words.tobytes()[plane :: words.itemsize] for plane in range(words.itemsize)]
 
 
-@pytest.mark.parametrize("word", WORDS)
-@pytest.mark.parametrize("count", [0, 1, 2, 15, 16, 17, 4099])
+@each("word", WORDS)
+@each("count", [0, 1, 2, 15, 16, 17, 4099])
 class TestFastPaths:
     """Shifts instead of strided copies."""
 
@@ -108,7 +109,7 @@ class TestFastPaths:
         words = words_of(word, count)
         assert [bytes(plane) for plane in split_planes(words)] == strided_planes(words)
 
-    @pytest.mark.parametrize("by_shifts_bytes_max", [0, planes._MERGED_BY_SHIFTS_BYTES_MAX, 8])
+    @each("by_shifts_bytes_max", [0, planes._MERGED_BY_SHIFTS_BYTES_MAX, 8])
     def test_planes_merged_by_shifts_are_those_of_strided_copies(
         self, word: str, count: int, by_shifts_bytes_max: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -9,6 +9,7 @@ import math
 import pytest
 
 from contract.codec_chunks import encoding_of
+from support.cases import each
 from tensorus_codecs.dtypes import DTYPES
 from tensorus_codecs.encoding import IDENTITY
 from tensorus_codecs.errors import InvalidPolicyError, UnsupportedCodecError
@@ -24,14 +25,14 @@ INT8_128 = {"id": "int8_block", "configuration": {"block_size": 128}}
 class TestChunkBytes:
     """Canonical bytes per chunk."""
 
-    @pytest.mark.parametrize("chunk_bytes", [4096, 4112, 65536, 2**20, 2**21 - 16, 2**21])
+    @each("chunk_bytes", [4096, 4112, 65536, 2**20, 2**21 - 16, 2**21])
     def test_these_are_planned_with(self, chunk_bytes: int) -> None:
         assert plan(StoragePolicy(chunk_bytes=chunk_bytes), DTYPES[0]).chunk_bytes == chunk_bytes
 
     def test_the_default_is_a_mebibyte(self) -> None:
         assert plan(StoragePolicy(), DTYPES[0]).chunk_bytes == CHUNK_BYTES_DEFAULT == 2**20
 
-    @pytest.mark.parametrize("chunk_bytes", [0, -4096, 16, 4080, 4095, 4097, 4104, 2**21 + 1, 2**21 + 16, 2**31])
+    @each("chunk_bytes", [0, -4096, 16, 4080, 4095, 4097, 4104, 2**21 + 1, 2**21 + 16, 2**31])
     def test_these_are_refused(self, chunk_bytes: int) -> None:
         message = rf"^chunk_bytes of a policy is {chunk_bytes}, must be a multiple of 16 from 4096 to 2097152 bytes$"
         with pytest.raises(InvalidPolicyError, match=message):
@@ -41,15 +42,15 @@ class TestChunkBytes:
         assert all((CHUNK_BYTES_MIN + 16) % dtype.element_bytes == 0 for dtype in DTYPES)
 
 
-@pytest.mark.parametrize("key", ["max_relative_error", "max_absolute_error"])
+@each("key", ["max_relative_error", "max_absolute_error"])
 class TestErrorBounds:
     """Bounds of a policy."""
 
-    @pytest.mark.parametrize("bound", [0, 0.0, 1e-300, 0.5, 1e300])
+    @each("bound", [0, 0.0, 1e-300, 0.5, 1e300])
     def test_any_finite_bound_is_taken(self, key: str, bound: float) -> None:
         assert getattr(StoragePolicy(**{key: bound}), key) == bound
 
-    @pytest.mark.parametrize("bound", [-1, -1e-300, math.nan, math.inf, -math.inf])
+    @each("bound", [-1, -1e-300, math.nan, math.inf, -math.inf])
     def test_a_bound_that_bounds_nothing_is_refused(self, key: str, bound: float) -> None:
         with pytest.raises(
             InvalidPolicyError, match=rf"^{key} of a policy is {bound}, must be finite and not negative$"
@@ -57,7 +58,7 @@ class TestErrorBounds:
             StoragePolicy(**{key: bound})
 
 
-@pytest.mark.parametrize("name", ["zip", "", "Lossless", "best"])
+@each("name", ["zip", "", "Lossless", "best"])
 def test_an_unknown_preset_is_refused_with_those_that_are_known(name: str) -> None:
     for refuse in (preset_by_name, lambda preset: StoragePolicy(preset=preset)):
         with pytest.raises(InvalidPolicyError, match=rf"^preset '{name}' is not one of {NAMES}$"):
@@ -96,7 +97,7 @@ POLICIES = {
 }
 
 
-@pytest.mark.parametrize(("policy", "fields"), POLICIES.values(), ids=POLICIES)
+@each(("policy", "fields"), POLICIES.values(), ids=POLICIES)
 def test_a_policy_survives_json(policy: StoragePolicy, fields: dict) -> None:
     assert policy.to_json() == fields
     assert StoragePolicy.from_json(json.loads(json.dumps(policy.to_json()))) == policy
@@ -128,7 +129,7 @@ def test_a_policy_cannot_be_changed() -> None:
         StoragePolicy().preset = "none"  # type: ignore[misc]  # that is what must not work
 
 
-@pytest.mark.parametrize(
+@each(
     ("step", "message"),
     [
         ({"id": "bitround", "configuration": {"keep_bits": 99}}, "keep_bits of codec bitround is 99, must be"),
@@ -136,7 +137,6 @@ def test_a_policy_cannot_be_changed() -> None:
         ({"id": "int8_block", "configuration": {"variant": "both"}}, "variant of codec int8_block is 'both', must be"),
         ({"id": "delta", "configuration": {"distance": 256}}, "distance of codec delta is 256, must be"),
     ],
-    ids=lambda value: value if isinstance(value, str) else value["id"],
 )
 def test_a_codec_that_cannot_do_what_it_is_asked_is_refused_with_the_policy(step: dict, message: str) -> None:
     with pytest.raises(InvalidPolicyError, match=message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from contract.codec_libraries import EXTRAS, LIBRARIES, hidden_library
+from support.cases import each
 from tensorus_codecs import registry
 from tensorus_codecs.abc import Compressor, Filter, Quantizer
 from tensorus_codecs.errors import (
@@ -42,6 +43,7 @@ CODECS = [
     ("bitmap", Filter, 4),
     ("packbits", Filter, 5),
     ("constant", Filter, 6),
+    ("bf16_planes", Filter, 7),
     ("int_delta", Filter, 8),
     ("gzip", Compressor, 1),
     ("lz4", Compressor, 2),
@@ -59,7 +61,7 @@ def test_these_are_the_codecs() -> None:
     assert [(entry.id, entry.kind, entry.number) for entry in available_codecs()] == CODECS
 
 
-@pytest.mark.parametrize("name", [name for name, _, _ in CODECS])
+@each("name", [name for name, _, _ in CODECS])
 def test_a_class_knows_the_id_and_the_number_that_it_is_registered_under(name: str) -> None:
     entry = next(entry for entry in available_codecs() if entry.id == name)
     loaded = entry.load()
@@ -93,7 +95,7 @@ class TestRegistration:
             found.register(Entry(name, Filter, number, "m:C"))
         assert found.ids() == ["zeta", "alpha", "mu"]
 
-    @pytest.mark.parametrize(
+    @each(
         ("entry", "message"),
         [
             (
@@ -134,7 +136,7 @@ class TestLookup:
         with pytest.raises(InvalidPolicyError, match=r"^level of codec gzip is 0, must be an integer from 1 to 9$"):
             codec_by_id("gzip", {"level": 0})
 
-    @pytest.mark.parametrize("name", ["middle_out", "GZIP", "", "gzip "])
+    @each("name", ["middle_out", "GZIP", "", "gzip "])
     def test_an_unknown_id_is_refused_with_those_that_are_known_and_what_may_bring_it(self, name: str) -> None:
         message = (
             rf"^codec '{name}' is not one of {IDS}; "
@@ -144,7 +146,7 @@ class TestLookup:
             with pytest.raises(UnsupportedCodecError, match=message):
                 look_up(name)
 
-    @pytest.mark.parametrize(
+    @each(
         ("kind", "number", "name"),
         [
             (Quantizer, 99, "quantizer"),
@@ -182,7 +184,7 @@ class TestLookup:
             codec_by_number(Filter, 9)
 
 
-@pytest.mark.parametrize("name", LIBRARIES)
+@each("name", LIBRARIES)
 class TestMissingLibrary:
     """A codec whose library is not installed."""
 
@@ -190,7 +192,7 @@ class TestMissingLibrary:
         library = LIBRARIES[name]
         message = (
             rf"^codec '{name}' needs the library '{library}', which is not installed; "
-            rf"pip install 'tensorus\[{EXTRAS[name]}\]' brings it$"
+            rf"pip install 'tensorus\[{EXTRAS[name]}\]' installs it$"
         )
         with hidden_library(name):
             for look_up in (codec_class, lambda missing: codec_by_id(missing, {})):

@@ -10,6 +10,7 @@ import pytest
 
 from contract.codec_chunks import encode, encoding_of, record_bytes
 from support.arrays import canonical, normal
+from support.cases import each
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.encoding import IDENTITY
 from tensorus_codecs.pipeline import decode_chunk, encode_chunk
@@ -34,14 +35,14 @@ def picture(channels: int) -> np.ndarray:
 
 # values, and the codecs that suit them
 SUITED = {
-    "weights": (normal((COUNT,)), ["rotated_planes", "zstd"]),
+    "weights": (normal((COUNT,)), ["bf16_planes", "zstd"]),
     "weights in bfloat16": (normal((COUNT,), "bfloat16"), ["rotated_planes", "zstd"]),
     "weights in float64": (normal((COUNT,), "float64"), ["planes", "zstd"]),
     "nine zeros in ten": (sparse(0.1), ["bitmap", "zstd"]),
     "activations after a ReLU": (np.maximum(normal((COUNT,)), 0), ["bitmap", "zstd"]),
     "float32 that holds bfloat16": (
         normal((COUNT,)).astype(ml_dtypes.bfloat16).astype(np.float32),
-        ["planes", "zstd"],
+        ["bf16_planes", "zstd"],
     ),
     "sequential ids": (np.arange(COUNT) + 10**9, ["delta", "zstd"]),
     "timestamps": (np.cumsum(RANDOM.integers(900, 1100, COUNT)) + 10**15, ["delta", "zstd"]),
@@ -57,7 +58,7 @@ SUITED = {
 }
 
 
-@pytest.mark.parametrize(("values", "ids"), SUITED.values(), ids=SUITED)
+@each(("values", "ids"), SUITED.values(), ids=SUITED)
 class TestSuited:
     """What the default preset does with each kind of values."""
 
@@ -81,13 +82,13 @@ GOALS = {"nine zeros in ten": 8, "sequential ids": 8, "noise": 0.999, "a mask": 
 """Ratios that were measured when the candidates were chosen, less a little."""
 
 
-@pytest.mark.parametrize(("name", "ratio"), GOALS.items())
+@each(("name", "ratio"), GOALS.items())
 def test_the_ratio_is_at_least(name: str, ratio: float) -> None:
     values, _ = SUITED[name]
     assert values.nbytes / encode(values, "lossless").stored_bytes >= ratio
 
 
-@pytest.mark.parametrize("preset", ["balanced", "bf16", "maximum", "extreme"])
+@each("preset", ["balanced", "bf16", "maximum", "extreme"])
 class TestLossyPresets:
     """Where lossless is no larger, it is lossless."""
 
@@ -118,7 +119,7 @@ class TestSample:
         numbers = np.arange(16384, dtype=np.uint32)
         assert sample_of(numbers) is numbers
 
-    @pytest.mark.parametrize("word", ["<u1", "<u2", "<u4", "<u8"])
+    @each("word", ["<u1", "<u2", "<u4", "<u8"])
     def test_a_large_one_gives_four_slices_from_beginning_to_end(self, word: str) -> None:
         numbers = np.arange(2**21 // np.dtype(word).itemsize).astype(word)
         sample = sample_of(numbers)
@@ -153,7 +154,7 @@ class TestNarrowed:
         dtype = dtype_by_name("float32")
         found = narrowed(plan(StoragePolicy(preset="lossless"), dtype), sparse(0.1), dtype)
         chunk = encode_chunk(normal((COUNT,)), dtype, found)
-        assert [codec.id for codec in chunk.encoding.codecs] == ["rotated_planes", "zstd"]
+        assert [codec.id for codec in chunk.encoding.codecs] == ["bf16_planes", "zstd"]
 
     def test_a_chunk_of_one_value_is_stored_as_that(self) -> None:
         dtype = dtype_by_name("float32")

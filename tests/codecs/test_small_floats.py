@@ -7,12 +7,12 @@ from fractions import Fraction
 
 import ml_dtypes
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.codec_quantizer_contract import component_dtype
 from contract.codec_values import any_values, finite_values
+from support.cases import each
 from tensorus_codecs.quantizers import _small_floats
 from tensorus_codecs.quantizers._float_formats import float_format
 from tensorus_codecs.quantizers._small_floats import ScaledFloat, SmallFloat, narrow
@@ -22,7 +22,7 @@ from tensorus_codecs.quantizers.fp16 import Fp16
 CODECS = [Fp16, Fp8E4M3Fn, Fp8E5M2]
 WIDE = ("float32", "float64")
 
-codecs = pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.id)
+codecs = each("codec", CODECS)
 
 
 def every_code(codec: type[ScaledFloat]) -> np.ndarray:
@@ -71,7 +71,7 @@ def exponents_of(component: str) -> list[int]:
 
 
 @codecs
-@pytest.mark.parametrize("component", WIDE)
+@each("component", WIDE)
 def test_every_code_is_read_as_the_slow_way_reads_it(codec: type[ScaledFloat], component: str) -> None:
     codes = every_code(codec)
     if codec is Fp8E4M3Fn:
@@ -86,8 +86,8 @@ def test_every_code_is_read_as_the_slow_way_reads_it(codec: type[ScaledFloat], c
         assert found[numbers].tobytes() == expected[numbers].tobytes()
 
 
-@pytest.mark.parametrize("codec", [Fp8E4M3Fn, Fp8E5M2], ids=lambda codec: codec.id)
-@pytest.mark.parametrize("component", ["float16", "bfloat16"])
+@each("codec", [Fp8E4M3Fn, Fp8E5M2])
+@each("component", ["float16", "bfloat16"])
 def test_every_code_is_rounded_to_a_narrow_component(codec: type[ScaledFloat], component: str) -> None:
     dtype = component_dtype(component)
     codes = every_code(codec)
@@ -110,8 +110,8 @@ def test_every_nan_that_is_read_is_the_quiet_one(codec: type[ScaledFloat]) -> No
 
 
 @codecs
-@pytest.mark.parametrize("alone", [0, 1, 77])
-@pytest.mark.parametrize("sign", [1.0, -1.0])
+@each("alone", [0, 1, 77])
+@each("sign", [1.0, -1.0])
 def test_one_infinity_among_numbers_is_noticed(codec: type[ScaledFloat], alone: int, sign: float) -> None:
     if codec is Fp8E4M3Fn:
         return  # It has none.
@@ -129,7 +129,7 @@ def test_float32_is_rounded_as_the_slow_way_rounds_it(codec: type[ScaledFloat], 
 
 
 @codecs
-@pytest.mark.parametrize("extra", [-1, 0, 1])
+@each("extra", [-1, 0, 1])
 def test_a_chunk_of_several_pieces_is_rounded_as_the_slow_way_rounds_it(codec: type[ScaledFloat], extra: int) -> None:
     values = np.random.default_rng(0).standard_normal(2 * _small_floats._PIECE_VALUES + extra).astype(np.float32)
     codes, exponent = narrow(values, codec.small)
@@ -137,7 +137,7 @@ def test_a_chunk_of_several_pieces_is_rounded_as_the_slow_way_rounds_it(codec: t
 
 
 @codecs
-@pytest.mark.parametrize("component", WIDE)
+@each("component", WIDE)
 def test_every_code_its_neighbours_and_the_ties_between_are_rounded_as_the_slow_way_rounds_them(
     codec: type[ScaledFloat], component: str
 ) -> None:
@@ -187,7 +187,7 @@ def test_nan_and_infinity_become_their_codes_and_disturb_nothing(codec: type[Sca
     assert (codes[np.isinf(values)] == codec.small.infinity + signs).all()
 
 
-@pytest.mark.parametrize("component", WIDE)
+@each("component", WIDE)
 def test_scaling_by_a_factor_equals_ldexp(component: str) -> None:
     limits = np.finfo(component)
     values = np.concatenate(
@@ -205,7 +205,7 @@ def test_scaling_by_a_factor_equals_ldexp(component: str) -> None:
         assert scaled.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("name", ["float16", "bfloat16", "float32", "float64"])
+@each("name", ["float16", "bfloat16", "float32", "float64"])
 def test_formats_are_those_of_the_libraries(name: str) -> None:
     form, limits = float_format(component_dtype(name)), ml_dtypes.finfo(component_dtype(name))
     assert form.bits == limits.bits

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from contract.codec_filter_contract import words_of
+from support.cases import each
 from tensorus_codecs.abc import Words
 from tensorus_codecs.chunk_record import ChunkRecord, Stream
 from tensorus_codecs.dtypes import dtype_by_name
@@ -57,7 +58,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("encoding", "words", "used", "expected"), CASES.values(), ids=CASES)
+@each(("encoding", "words", "used", "expected"), CASES.values(), ids=CASES)
 class TestEncoding:
     """Which codecs are used, and that the words come back."""
 

@@ -9,6 +9,7 @@ import pytest
 
 from contract.codec_quantizer_contract import component_dtype
 from support.arrays import DTYPE_NAMES, random_bits
+from support.cases import each
 from tensorus_codecs.dtypes import DTYPES, DType, Kind, dtype_by_name, opaque_dtype
 from tensorus_codecs.summary import PartialSummary, ValueSummary, summarize, summarize_rows
 
@@ -82,11 +83,11 @@ def normal(name: str, count: int, seed: int = 0) -> np.ndarray:
     return values.astype(dtype)
 
 
-@pytest.mark.parametrize("name", NUMERIC)
+@each("name", NUMERIC)
 class TestEveryNumericDType:
     """Against float64."""
 
-    @pytest.mark.parametrize("count", [1, 2, 4095, 4096, 4097, 20_000])
+    @each("count", [1, 2, 4095, 4096, 4097, 20_000])
     def test_ordinary_values(self, name: str, count: int) -> None:
         assert_agrees(summary(normal(name, count, seed=count)), normal(name, count, seed=count))
 
@@ -125,7 +126,7 @@ class TestEveryNumericDType:
 FLOATS = ["float16", "bfloat16", "float32", "float64", "float8_e5m2"]
 
 
-@pytest.mark.parametrize("name", FLOATS)
+@each("name", FLOATS)
 class TestNanAndInfinity:
     """They are counted, and leave the rest alone."""
 
@@ -139,7 +140,7 @@ class TestNanAndInfinity:
         assert (found.nan_count, found.infinity_count) == (4, 3)
         assert_agrees(found, values)
 
-    @pytest.mark.parametrize("special", [math.nan, math.inf, -math.inf])
+    @each("special", [math.nan, math.inf, -math.inf])
     def test_one_alone_is_noticed(self, name: str, special: float) -> None:
         values = normal(name, 5000)
         values[4999] = special
@@ -163,12 +164,12 @@ def test_the_nan_of_a_dtype_without_infinity_is_counted() -> None:
 class TestMagnitudes:
     """Values whose squares leave float32, and values that lie close together far from zero."""
 
-    @pytest.mark.parametrize("scale", [1e-38, 1e-25, 1e-12, 1e-6, 1e6, 1e12, 1e18, 1e30, 1e37])
+    @each("scale", [1e-38, 1e-25, 1e-12, 1e-6, 1e6, 1e12, 1e18, 1e30, 1e37])
     def test_float32_of_any_magnitude(self, scale: float) -> None:
         values = (np.random.default_rng(0).standard_normal(9000) * scale).astype(np.float32)
         assert_agrees(summary(values), values)
 
-    @pytest.mark.parametrize("scale", [1e-150, 1e-38, 1e38, 1e150])
+    @each("scale", [1e-150, 1e-38, 1e38, 1e150])
     def test_float64_of_any_magnitude_whose_squares_it_holds(self, scale: float) -> None:
         values = np.random.default_rng(0).standard_normal(9000) * scale
         assert_agrees(summary(values), values)
@@ -178,8 +179,8 @@ class TestMagnitudes:
         values[0] = 1e3
         assert_agrees(summary(values), values, deviation_error=1e-3)
 
-    @pytest.mark.parametrize("name", ["float32", "float64", "int32", "int64", "uint16"])
-    @pytest.mark.parametrize("offset", [100, 10_000])
+    @each("name", ["float32", "float64", "int32", "int64", "uint16"])
+    @each("offset", [100, 10_000])
     def test_values_far_from_zero_keep_their_deviation(self, name: str, offset: int) -> None:
         values = (offset + 3 * np.random.default_rng(0).standard_normal(9000)).astype(name)
         assert_agrees(summary(values), values, deviation_error=1e-4)
@@ -189,7 +190,7 @@ class TestMagnitudes:
         values = (-1000 + 8 * np.random.default_rng(0).standard_normal(9000)).astype(component_dtype(name))
         assert_agrees(summary(values), values, deviation_error=1e-4)
 
-    @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16", "uint16"])
+    @each("name", ["float32", "bfloat16", "float16", "uint16"])
     def test_the_largest_chunk_loses_no_more_digits_than_a_small_one(self, name: str) -> None:
         # All of one sign, so that a single sum in float32 would grow until it swallows what is added to it.
         dtype = component_dtype(name)
@@ -234,14 +235,14 @@ class TestRows:
             # By their text: NaN is not equal to itself, and -0.0 is to 0.0.
             assert list(map(repr, summarize_rows(rows, dtype))) == [repr(summarize(row, dtype)) for row in rows]
 
-    @pytest.mark.parametrize("name", DTYPE_NAMES)
-    @pytest.mark.parametrize("length", [1, 2, 7, 333, 1024, 1025])
+    @each("name", DTYPE_NAMES)
+    @each("length", [1, 2, 7, 333, 1024, 1025])
     def test_of_random_bits(self, name: str, length: int) -> None:
         dtype = dtype_by_name(name)
         bits = random_bits("uint8", (9 * length * dtype.component.itemsize,))
         self.assert_as_alone(bits.view(dtype.component).reshape(9, length), dtype)
 
-    @pytest.mark.parametrize("name", NUMERIC)
+    @each("name", NUMERIC)
     def test_of_every_magnitude(self, name: str) -> None:
         dtype = dtype_by_name(name)
         values = np.random.default_rng(0).standard_normal((40, 100)) * 10.0 ** np.arange(-20, 20)[:, None]

@@ -13,6 +13,7 @@ import pytest
 from contract.codec_chunks import encode, encoding_of, record_bytes, stored_values
 from contract.codec_compressor_contract import CompressorContract
 from contract.codec_contract import Refusal, SettingsContract, in_threads
+from support.cases import each
 from support.third_party import example, installed, look_anew
 from tensorus_codecs import registry
 from tensorus_codecs.abc import Compressor, Filter, Quantizer
@@ -92,15 +93,12 @@ class TestExample(CompressorContract, SettingsContract):
     id = "zlib"
     number = 128
 
-    @pytest.fixture(params=[{}, {"level": 1}], ids=str)
-    def configuration(self, request):
-        return request.param
-
-    @pytest.fixture(
-        params=[Refusal("level", value, "an integer from 1 to 9") for value in (0, 10, 6.0, "6", True, None)], ids=str
+    configurations = (
+        {},
+        {"level": 1},
     )
-    def refusal(self, request):
-        return request.param
+
+    refusals = tuple(Refusal("level", value, "an integer from 1 to 9") for value in (0, 10, 6.0, "6", True, None))
 
 
 @pytest.mark.usefixtures("example_package")
@@ -234,7 +232,7 @@ class TestRefused:
         ):
             yield
 
-    @pytest.mark.parametrize(
+    @each(
         ("name", "rule"),
         [
             ("other", "compressor number 201 is that of other, rival"),

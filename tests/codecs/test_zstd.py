@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from contract.codec_compressor_contract import DATA, SAMPLE, CompressorContract
-from contract.codec_contract import Refusal, SettingsContract
+from contract.codec_contract import Refusal, SettingsContract, each_codec
+from support.cases import each
 from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX
 from tensorus_codecs.errors import CorruptChunkError
 from tensorus_codecs.lossless.zstd import Zstd
@@ -47,29 +48,20 @@ class TestZstd(CompressorContract, SettingsContract):
     id = "zstd"
     number = 3
 
-    @pytest.fixture(
-        params=[
-            {},
-            *({"level": level} for level in (1, 3, 9, 19, 22)),
-            {"huffman_only": True},
-            {"level": 5, "huffman_only": True},
-            {"level": 3, "huffman_only": False},
-        ],
-        ids=str,
+    configurations = (
+        {},
+        *({"level": level} for level in (1, 3, 9, 19, 22)),
+        {"huffman_only": True},
+        {"level": 5, "huffman_only": True},
+        {"level": 3, "huffman_only": False},
     )
-    def configuration(self, request):
-        return request.param
 
-    @pytest.fixture(
-        params=[
-            *(Refusal("level", value, "an integer from 1 to 22") for value in (0, 23, -1, 3.0, "3", True, None)),
-            *(Refusal("huffman_only", value, "true or false") for value in (0, 1, "true", None)),
-        ],
-        ids=str,
+    refusals = (
+        *(Refusal("level", value, "an integer from 1 to 22") for value in (0, 23, -1, 3.0, "3", True, None)),
+        *(Refusal("huffman_only", value, "true or false") for value in (0, 1, "true", None)),
     )
-    def refusal(self, request):
-        return request.param
 
+    @each_codec
     def test_the_frame_has_neither_content_size_nor_checksum_nor_dictionary(self, codec: Zstd) -> None:
         frame = codec.encode(SAMPLE)
         assert frame is not None
@@ -77,6 +69,7 @@ class TestZstd(CompressorContract, SettingsContract):
         # RFC 8878, 3.1.1.1.1: content size flag 0, no single segment, reserved bits 0, no checksum, no dictionary.
         assert frame[4] == 0
 
+    @each_codec
     def test_the_library_reads_it(self, codec: Zstd) -> None:
         frame = codec.encode(SAMPLE)
         assert frame is not None
@@ -147,12 +140,12 @@ class TestHuffmanOnly:
     def test_nearly_equal_frequencies_are_not_worth_trying(self, data: bytes) -> None:
         assert _HUFFMAN.encode(data) is None
 
-    @pytest.mark.parametrize("symbol_count", [1, 2, 128, 200])
+    @each("symbol_count", [1, 2, 128, 200])
     def test_fewer_symbols_are(self, symbol_count: int) -> None:
         # log2(200) is 7.64 and log2(216), above, 7.75: the limit lies between.
         assert _HUFFMAN.encode(_symbols(symbol_count, 2**14)) is not None
 
-    @pytest.mark.parametrize("symbol_count", [1, 4, 16, 64])
+    @each("symbol_count", [1, 4, 16, 64])
     def test_few_symbols_shrink(self, symbol_count: int) -> None:
         data = _symbols(symbol_count, 2**14)
         encoded = _HUFFMAN.encode(data)
@@ -194,7 +187,7 @@ class TestHostileFrames:
         with pytest.raises(CorruptChunkError, match="does not decode to exactly"):
             Zstd.decode(frame, len(SAMPLE))
 
-    @pytest.mark.parametrize("missing", [1, 2, 3, 4])
+    @each("missing", [1, 2, 3, 4])
     def test_a_checksum_that_ends_early_is_damage(self, missing: int) -> None:
         frame = zstd.compress(SAMPLE, options={zstd.CompressionParameter.checksum_flag: 1})
         with pytest.raises(CorruptChunkError, match="does not decode to exactly"):

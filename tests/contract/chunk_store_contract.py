@@ -33,6 +33,10 @@ class ChunkStoreContract:
         store.close()
         store.close()
 
+    def test_the_space_of_a_disk_is_known_or_there_is_none(self, store: ChunkStore) -> None:
+        space = store.space()
+        assert space is None or 0 <= space.free_bytes <= space.total_bytes
+
     def test_many_threads_write_read_and_delete_at_once(self, store: ChunkStore, raw: RawAccess) -> None:
         def work(number: int) -> dict[str, bytes]:
             kept = {}

@@ -29,6 +29,11 @@ class PayloadStoreContract:
         with store.open(key) as reader:
             assert [reader.read(0, 10), reader.read(3, 4), reader.read(9, 1)] == [b"0123456789", b"3456", b"9"]
 
+    def test_an_open_payload_says_its_length(self, store: ChunkStore) -> None:
+        for payload in (b"", b"0123456789"):
+            with store.open(published(store, payload)) as reader:
+                assert reader.length == len(payload)
+
     def test_a_deleted_payload_is_gone(self, store: ChunkStore, raw: RawAccess) -> None:
         kept, deleted = published(store, b"kept"), published(store, b"deleted")
         store.delete(deleted)

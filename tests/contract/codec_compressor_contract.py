@@ -7,8 +7,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from contract.codec_contract import CodecContract, in_threads
+from contract.codec_contract import CodecContract, each_codec, in_threads
 from contract.codec_memory import allocating_at_most
+from support.cases import each
 from tensorus_codecs.abc import Codec, Compressor
 from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX
 from tensorus_codecs.errors import CorruptChunkError
@@ -59,7 +60,8 @@ class CompressorContract(CodecContract):
         assert len(encoded) < _BOMB_BYTES // 200
         return encoded
 
-    @pytest.mark.parametrize("data", DATA.values(), ids=DATA)
+    @each_codec
+    @each("data", DATA.values(), ids=DATA)
     def test_what_it_encodes_comes_back(self, codec: Compressor, data: bytes) -> None:
         encoded = codec.encode(data)
         assert encoded is None or bytes(self.codec_type.decode(encoded, len(data))) == data
@@ -71,49 +73,56 @@ class CompressorContract(CodecContract):
         assert encoded is not None
         assert bytes(self.codec_type.decode(encoded, len(data))) == data
 
+    @each_codec
     def test_every_buffer_encodes_like_the_same_bytes(self, codec: Compressor) -> None:
         expected = codec.encode(SAMPLE)
         assert codec.encode(bytearray(SAMPLE)) == expected
         assert codec.encode(memoryview(b"x" + SAMPLE)[1:]) == expected
         assert codec.encode(memoryview(np.frombuffer(SAMPLE, np.uint8))) == expected
 
+    @each_codec
     def test_a_view_into_a_record_decodes(self, codec: Compressor) -> None:
         encoded = encoded_sample(codec)
         view = memoryview(b"before" + encoded + b"after")[6:-5]
         assert bytes(self.codec_type.decode(view, len(SAMPLE))) == SAMPLE
 
+    @each_codec
     def test_the_same_bytes_encode_the_same_every_time_and_in_every_thread(self, codec: Compressor) -> None:
         expected = codec.encode(DATA["weights"])
         assert all(found == expected for found in in_threads(lambda: codec.encode(DATA["weights"])))
 
+    @each_codec
     def test_several_threads_decode_the_same(self, codec: Compressor) -> None:
         encoded = encoded_sample(codec)
         decoded = in_threads(lambda: bytes(self.codec_type.decode(encoded, len(SAMPLE))))
         assert all(found == SAMPLE for found in decoded)
 
+    @each_codec
     def test_a_stream_that_ends_early_is_damage(self, codec: Compressor) -> None:
         encoded = encoded_sample(codec)
         for length in range(len(encoded)):
             with pytest.raises(CorruptChunkError, match=self.id):
                 self.codec_type.decode(encoded[:length], len(SAMPLE))
 
-    @pytest.mark.parametrize(
-        "tail", [b"\0", b"\xff", b"more than one byte", SAMPLE], ids=["zero", "ones", "text", "long"]
-    )
+    @each_codec
+    @each("tail", [b"\0", b"\xff", b"more than one byte", SAMPLE], ids=["zero", "ones", "text", "long"])
     def test_a_stream_that_goes_on_is_damage(self, codec: Compressor, tail: bytes) -> None:
         with pytest.raises(CorruptChunkError, match=self.id):
             self.codec_type.decode(encoded_sample(codec) + tail, len(SAMPLE))
 
+    @each_codec
     def test_a_stream_twice_is_damage(self, codec: Compressor) -> None:
         for declared in (len(SAMPLE), 2 * len(SAMPLE)):
             with pytest.raises(CorruptChunkError, match=self.id):
                 self.codec_type.decode(encoded_sample(codec) * 2, declared)
 
-    @pytest.mark.parametrize("declared", [1, len(SAMPLE) // 2, len(SAMPLE) - 1, len(SAMPLE) + 1, 2 * len(SAMPLE)])
+    @each_codec
+    @each("declared", [1, len(SAMPLE) // 2, len(SAMPLE) - 1, len(SAMPLE) + 1, 2 * len(SAMPLE)])
     def test_another_length_than_declared_is_damage(self, codec: Compressor, declared: int) -> None:
         with pytest.raises(CorruptChunkError, match=self.id):
             self.codec_type.decode(encoded_sample(codec), declared)
 
+    @each_codec
     def test_a_flipped_bit_is_damage_or_decodes_to_the_declared_length(self, codec: Compressor) -> None:
         encoded = encoded_sample(codec)
         for position in range(8 * len(encoded)):
@@ -126,6 +135,7 @@ class CompressorContract(CodecContract):
         for _ in range(_GARBAGE_COUNT):
             self.assert_damage_or_declared_length(random.bytes(int(random.integers(0, 300))), 200)
 
+    @each_codec
     def test_garbage_after_a_good_beginning_is_no_worse(self, codec: Compressor) -> None:
         random = np.random.default_rng(0)
         encoded = encoded_sample(codec)

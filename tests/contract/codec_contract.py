@@ -13,10 +13,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Barrier
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import pytest
 
+from support.cases import each
 from tensorus_codecs.abc import Codec, Configuration
 from tensorus_codecs.errors import InvalidPolicyError
 from tensorus_codecs.registry import available_codecs, codec_by_id, codec_by_number, codec_class, codec_id
@@ -51,6 +52,10 @@ def in_threads(work: Callable[[], T]) -> list[T]:
         return list(pool.map(run, range(_THREADS)))
 
 
+each_configuration = each("configuration", lambda test: test.configurations)
+each_codec = each("codec", lambda test: map(test.codec_type.from_configuration, test.configurations))
+
+
 class CodecContract:
     """What every codec promises. A subclass says which codec it is, by names that are frozen here a second time."""
 
@@ -58,15 +63,8 @@ class CodecContract:
     codec_type: ClassVar[type[Codec]]
     id: ClassVar[str]
     number: ClassVar[int]
-
-    @pytest.fixture
-    def configuration(self) -> Configuration:
-        """The settings under test; a codec that has some overrides this with several."""
-        return {}
-
-    @pytest.fixture
-    def codec(self, configuration: Configuration) -> Any:
-        return self.codec_type.from_configuration(configuration)
+    configurations: ClassVar[tuple[Configuration, ...]] = ({},)
+    """The settings under test; a codec that has some overrides this with several."""
 
     def test_its_id_and_number_are_what_they_have_always_been(self) -> None:
         assert (self.codec_type.id, self.codec_type.number) == (self.id, self.number)
@@ -82,6 +80,7 @@ class CodecContract:
             (self.kind, self.number, self.codec_type)
         ]
 
+    @each_codec
     def test_its_configuration_survives_json(self, codec: Codec) -> None:
         text = json.dumps(codec.configuration)
         found = codec_by_id(self.id, json.loads(text))
@@ -89,15 +88,18 @@ class CodecContract:
         assert type(found) is self.codec_type
         assert json.dumps(found.configuration) == text
 
-    def test_its_configuration_holds_what_differs_from_the_defaults(
-        self, codec: Codec, configuration: Configuration
-    ) -> None:
+    @each_configuration
+    def test_its_configuration_holds_what_differs_from_the_defaults(self, configuration: Configuration) -> None:
+        codec = self.codec_type.from_configuration(configuration)
         defaults = {field.name: field.default for field in dataclasses.fields(codec)}
         assert codec.configuration == {key: value for key, value in configuration.items() if value != defaults[key]}
 
-    def test_equal_settings_make_equal_keys(self, codec: Codec, configuration: Configuration) -> None:
+    @each_configuration
+    def test_equal_settings_make_equal_keys(self, configuration: Configuration) -> None:
+        codec = self.codec_type.from_configuration(configuration)
         assert {codec: "found"}[self.codec_type.from_configuration(configuration)] == "found"
 
+    @each_codec
     def test_it_cannot_be_changed(self, codec: Codec) -> None:
         with pytest.raises(dataclasses.FrozenInstanceError):
             codec.level = 1  # type: ignore[attr-defined]  # that is what must not work
@@ -110,10 +112,12 @@ class CodecContract:
 
 
 class SettingsContract:
-    """What a codec with settings promises beside. A subclass supplies the fixture `refusal`."""
+    """What a codec with settings promises beside."""
 
     codec_type: ClassVar[type[Codec]]
+    refusals: ClassVar[tuple[Refusal, ...]]
 
+    @each("refusal", lambda test: test.refusals)
     def test_a_value_outside_the_rule_is_refused_with_key_value_and_rule(self, refusal: Refusal) -> None:
         with pytest.raises(InvalidPolicyError) as caught:
             self.codec_type.from_configuration({refusal.key: refusal.value})

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-import pytest
 
-from contract.codec_contract import CodecContract, in_threads
+from contract.codec_contract import CodecContract, each_codec, in_threads
 from contract.codec_memory import allocating_at_most
+from support.cases import each
 from tensorus_codecs.abc import Codec, Filter, Filtered, Words
 from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX
 from tensorus_codecs.errors import CorruptChunkError
@@ -20,8 +20,6 @@ WORDS = ("<u1", "<u2", "<u4", "<u8")
 _STREAMS_MAX = 9
 _PARAMETERS_BYTES_MAX = 255
 """What a chunk record has room for."""
-
-_COUNTS = [1, 2, 8, 9, 255, 4099]
 
 _A_FEW_TIMES = 4
 """Planes on their way to words, a copy to rotate, or a byte per word: at most that many times the words."""
@@ -66,6 +64,10 @@ def every_kind_of_words(word: str) -> dict[str, Words]:
     return {"noise": noise, **{name: read_only(words) for name, words in made.items()}}
 
 
+each_word = each("word", lambda test: test.word_types)
+each_count = each("count", [1, 2, 8, 9, 255, 4099])
+
+
 class FilterContract(CodecContract):
     """What every filter promises, for words of every width that it is for."""
 
@@ -78,50 +80,65 @@ class FilterContract(CodecContract):
         """Return `count` words that it encodes, as random as they may be, and that nobody may write to."""
         return words_of(word, count)
 
-    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        if "word" in metafunc.fixturenames:
-            metafunc.parametrize("word", self.word_types)
-        if "any_word" in metafunc.fixturenames:
-            metafunc.parametrize("any_word", WORDS)
-
-    @pytest.fixture(params=_COUNTS)
-    def words(self, request: pytest.FixtureRequest, word: str) -> Words:
-        return self.sample(word, request.param)
-
-    def test_what_it_encodes_comes_back(self, codec: Filter, words: Words) -> None:
+    @each_codec
+    @each_word
+    @each_count
+    def test_what_it_encodes_comes_back(self, codec: Filter, word: str, count: int) -> None:
+        words = self.sample(word, count)
         assert self.decoded(self.encoded(codec, words), words).tobytes() == words.tobytes()
 
+    @each_codec
+    @each("any_word", WORDS)
     def test_words_of_any_kind_come_back_or_are_not_encoded(self, codec: Filter, any_word: str) -> None:
         for name, words in every_kind_of_words(any_word).items():
             filtered = codec.encode(words)
             if filtered is not None:
                 assert self.decoded(filtered, words).tobytes() == words.tobytes(), name
 
+    @each_codec
     def test_words_that_it_is_not_for_are_not_encoded(self, codec: Filter) -> None:
         for word in set(WORDS) - set(self.word_types):
             assert all(codec.encode(words) is None for words in every_kind_of_words(word).values())
 
-    def test_its_streams_have_the_lengths_that_it_says(self, codec: Filter, words: Words) -> None:
+    @each_codec
+    @each_word
+    @each_count
+    def test_its_streams_have_the_lengths_that_it_says(self, codec: Filter, word: str, count: int) -> None:
+        words = self.sample(word, count)
         filtered = self.encoded(codec, words)
         lengths = [stream.nbytes for stream in filtered.streams]
         assert lengths == self.codec_type.stream_lengths(words.itemsize, words.size, filtered.parameters)
 
-    def test_a_record_has_room_for_its_streams_and_parameters(self, codec: Filter, words: Words) -> None:
+    @each_codec
+    @each_word
+    @each_count
+    def test_a_record_has_room_for_its_streams_and_parameters(self, codec: Filter, word: str, count: int) -> None:
+        words = self.sample(word, count)
         filtered = self.encoded(codec, words)
         assert len(filtered.streams) <= _STREAMS_MAX
         assert len(filtered.parameters) <= _PARAMETERS_BYTES_MAX
 
-    def test_its_streams_are_contiguous_bytes(self, codec: Filter, words: Words) -> None:
+    @each_codec
+    @each_word
+    @each_count
+    def test_its_streams_are_contiguous_bytes(self, codec: Filter, word: str, count: int) -> None:
+        words = self.sample(word, count)
         streams = self.encoded(codec, words).streams
         assert all(stream.c_contiguous and stream.itemsize == 1 and stream.ndim == 1 for stream in streams)
 
-    def test_any_buffer_decodes(self, codec: Filter, words: Words) -> None:
+    @each_codec
+    @each_word
+    @each_count
+    def test_any_buffer_decodes(self, codec: Filter, word: str, count: int) -> None:
+        words = self.sample(word, count)
         filtered = self.encoded(codec, words)
         buffers = [bytearray(stream) for stream in filtered.streams]
         found = np.full_like(words, 0x5A)
         self.codec_type.decode(buffers, filtered.parameters, found)
         assert found.tobytes() == words.tobytes()
 
+    @each_codec
+    @each_word
     def test_every_thread_gets_the_same_streams(self, codec: Filter, word: str) -> None:
         words = self.sample(word, 20_000)
 
@@ -132,6 +149,8 @@ class FilterContract(CodecContract):
         expected = work()
         assert all(found == expected for found in in_threads(work))
 
+    @each_codec
+    @each_word
     def test_parameters_of_any_other_length_are_damage_or_decode(self, codec: Filter, word: str) -> None:
         words = self.sample(word, 300)
         filtered = self.encoded(codec, words)
@@ -140,6 +159,8 @@ class FilterContract(CodecContract):
                 parameters = (filtered.parameters + bytes(_PARAMETERS_BYTES_MAX))[:length]
                 self.assert_damage_or_words(filtered.streams, parameters, words)
 
+    @each_codec
+    @each("any_word", WORDS)
     def test_no_parameters_raise_anything_but_damage(self, codec: Filter, any_word: str) -> None:
         random = np.random.default_rng(0)
         for _ in range(_GARBAGE_COUNT):
@@ -148,6 +169,8 @@ class FilterContract(CodecContract):
             parameters = bytes(random.choice([0, 1, 2, 3, 8, 127, 255], length).astype(np.uint8))
             self.assert_damage_or_words(None, parameters, words)
 
+    @each_codec
+    @each_word
     def test_no_streams_raise_anything_but_damage(self, codec: Filter, word: str) -> None:
         random = np.random.default_rng(0)
         for _ in range(_GARBAGE_COUNT):
@@ -159,6 +182,8 @@ class FilterContract(CodecContract):
                     stream[int(random.integers(0, len(stream)))] ^= 1 << int(random.integers(0, 8))
             self.assert_damage_or_words(streams, filtered.parameters, words)
 
+    @each_codec
+    @each_word
     def test_the_largest_chunk_costs_no_more_than_a_few_times_its_bytes(self, codec: Filter, word: str) -> None:
         words = self.sample(word, CANONICAL_BYTES_MAX // np.dtype(word).itemsize)
         filtered = self.encoded(codec, words)

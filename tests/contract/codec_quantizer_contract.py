@@ -8,7 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from contract.codec_contract import CodecContract, in_threads
+from contract.codec_contract import CodecContract, each_codec, in_threads
+from support.cases import each
 from tensorus_codecs.abc import Codec, Quantized, Quantizer, Values
 from tensorus_codecs.dtypes import DTYPES, opaque_dtype
 from tensorus_codecs.errors import CorruptChunkError
@@ -47,6 +48,9 @@ def dequantize(
     return values
 
 
+each_component = each("component", lambda test: test.components)
+
+
 class QuantizerContract(CodecContract):
     """What every quantizer promises. A subclass supplies `error_bound`, by a way of its own."""
 
@@ -57,18 +61,16 @@ class QuantizerContract(CodecContract):
     components: ClassVar[tuple[str, ...]]
     """The dtypes of one number of those."""
 
-    def error_bound(self, values: Values, quantized: Quantized) -> np.ndarray[Any, Any]:
+    def error_bound(self, codec: Quantizer, values: Values, quantized: Quantized) -> np.ndarray[Any, Any]:
         """Return how far each decoded value may be from `values`, as float64."""
         raise NotImplementedError
-
-    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        if "component" in metafunc.fixturenames:
-            metafunc.parametrize("component", self.components)
 
     def test_it_applies_to_these_dtypes_and_to_no_other(self) -> None:
         assert tuple(dtype.name for dtype in DTYPES if self.codec_type.applies_to(dtype)) == self.dtypes
         assert not self.codec_type.applies_to(opaque_dtype(99, 32))
 
+    @each_codec
+    @each_component
     def test_it_makes_the_codes_that_it_says(self, codec: Quantizer, component: str) -> None:
         for count in (1, 2, 31, 300, 301):
             values = weights(component, count)
@@ -76,23 +78,31 @@ class QuantizerContract(CodecContract):
             assert codes.shape == (self.codec_type.code_count(count),)
             assert codes.dtype == self.codec_type.code_dtype(values.dtype)
 
+    @each_codec
+    @each_component
     def test_it_decodes_to_the_dtype_that_is_asked_for(self, codec: Quantizer, component: str) -> None:
         values = weights(component, 77)
         decoded = dequantize(self.codec_type, quantize(codec, values), values.dtype, values.size)
         assert (decoded.shape, decoded.dtype) == (values.shape, values.dtype)
 
-    @pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 255, 256, 257, 3001])
+    @each_codec
+    @each_component
+    @each("count", [1, 2, 63, 64, 65, 255, 256, 257, 3001])
     def test_its_error_is_within_its_bound(self, codec: Quantizer, component: str, count: int) -> None:
         values = weights(component, count, seed=count)
         quantized = quantize(codec, values)
         decoded = dequantize(self.codec_type, quantized, values.dtype, count)
         errors = np.abs(decoded.astype(np.float64) - values.astype(np.float64))
-        assert (errors <= self.error_bound(values, quantized)).all()
+        assert (errors <= self.error_bound(codec, values, quantized)).all()
 
+    @each_codec
+    @each_component
     def test_zeros_decode_to_zeros(self, codec: Quantizer, component: str) -> None:
         values = np.zeros(300, component_dtype(component))
         assert not dequantize(self.codec_type, quantize(codec, values), values.dtype, values.size).any()
 
+    @each_codec
+    @each_component
     def test_every_thread_gets_the_same_codes_and_values(self, codec: Quantizer, component: str) -> None:
         values = weights(component, 5000)
 
@@ -104,6 +114,8 @@ class QuantizerContract(CodecContract):
         expected = work()
         assert all(found == expected for found in in_threads(work))
 
+    @each_codec
+    @each_component
     def test_parameters_of_any_other_length_are_damage(self, codec: Quantizer, component: str) -> None:
         values = weights(component, 300)
         quantized = quantize(codec, values)
@@ -113,6 +125,8 @@ class QuantizerContract(CodecContract):
             with pytest.raises(CorruptChunkError, match=self.id):
                 self.codec_type.decode(quantized.codes, parameters, values.dtype, values.size)
 
+    @each_codec
+    @each_component
     def test_no_parameters_raise_anything_but_damage(self, codec: Quantizer, component: str) -> None:
         values = weights(component, 300)
         quantized = quantize(codec, values)
@@ -126,6 +140,8 @@ class QuantizerContract(CodecContract):
                 parameters[random.integers(0, min(len(parameters), 24))] = random.integers(0, 256)
             self.assert_damage_or_values(quantized.codes, bytes(parameters), values)
 
+    @each_codec
+    @each_component
     def test_no_codes_raise_anything_but_damage(self, codec: Quantizer, component: str) -> None:
         values = weights(component, 300)
         quantized = quantize(codec, values)

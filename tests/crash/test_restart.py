@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 pytestmark = pytest.mark.crash
 
 FORMS = [
-    pytest.param(120 * MIB, 2, id="120 MiB"),
+    pytest.param(96 * MIB, 2, id="96 MiB"),
     pytest.param(2048 * MIB, 10, id="2 GiB", marks=[pytest.mark.long, pytest.mark.timeout(900)]),
 ]
 """Bytes of the tensor, and how often its server ends."""

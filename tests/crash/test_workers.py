@@ -22,9 +22,9 @@ from tensorus_server.processes.port import ReservedPort
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(120)]
 
-WRITERS = 3
-LARGE = 80 * MIB
-KILLED_AT = 48 * MIB
+WRITERS = 2
+LARGE = 64 * MIB
+KILLED_AT = 40 * MIB
 
 SIZES = (1, 1_000, 20_000, 300_000)
 """Elements: inline and in files."""

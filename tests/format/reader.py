@@ -11,6 +11,7 @@ import zlib
 from typing import NamedTuple
 
 import brotli
+import crc32c
 import lz4.block
 import xxhash
 from backports import zstd
@@ -280,6 +281,14 @@ def undo_constant(parameters, _take, count, width):
     return element * (count // len(element))
 
 
+def undo_bf16_planes(_parameters, take, count, width):
+    """Word = high * 2^16 + low as a signed number, modulo 2^32: planes of the rotated highs first, then those of the lows."""
+    check(width == 4, "bf16_planes: words of another width")
+    highs = undo_rotated_planes(b"", take, count, 2)
+    lows = undo_planes(b"", take, count, 2)
+    return [((high << 16) + low - (low >> 15 << 16)) & 0xFFFFFFFF for high, low in zip(highs, lows, strict=True)]
+
+
 def undo_int_delta(parameters, take, count, width, base):
     """Add a difference to every word of the base; it is what a code means, or the next that is listed."""
     digest, code_bits, plane_count, listed_count = struct.unpack("<16sBBI", parameters)
@@ -313,7 +322,8 @@ def take_codes(take, count, code_bits):
 
 
 FILTERS = (undo_none, undo_planes, undo_rotated_planes, undo_delta, undo_bitmap, undo_packbits, undo_constant)
-FILTER_BYTES = ({0}, {0}, {0}, {1}, {4}, {0}, range(1, 17))  # of the parameters
+FILTERS += (undo_bf16_planes,)
+FILTER_BYTES = ({0}, {0}, {0}, {1}, {4}, {0}, range(1, 17), {0, 4})  # of the parameters
 
 INT_DELTA, INT_DELTA_BYTES = 8, 22  # the one filter with a base
 
@@ -496,3 +506,38 @@ def decode(record, base=None):
     codes = undo_streams(filter_number, filter_parameters, streams, words, word_width)
     codes = to_nibbles(codes, count) if code_bits == 4 else codes
     return to_bytes(undo(quantizer_parameters, codes, form, code_bits), width)
+
+
+# --- The coarse form -----------------------------------------------------------------------------------------------------
+
+
+def coarse_length(head, record_bytes):
+    """The length of the start of a record that has a coarse form; None for one that has none.
+
+    `head` is its first 40 bytes, and `record_bytes` its length according to the chunk index.
+    """
+    if len(head) < 40:
+        return None
+    version, dtype, _, quantizer, filter_number, _, n, filter_bytes, _, _ = HEADER.unpack_from(head)
+    if (version, quantizer, filter_number, n, filter_bytes) != (1, 0, 7, 4, 4) or dtype not in {12, 14}:
+        return None
+    sizes = [struct.unpack_from("<BI", head, HEADER.size + 5 * i)[1] for i in range(n)]
+    check(40 + sum(sizes) == record_bytes, "the sizes do not add up to the record")
+    return 40 + sizes[0] + sizes[1]
+
+
+def decode_coarse(start, record_bytes, record_crc32c):
+    """The canonical bytes of the coarse form; FormatError where its start is damaged.
+
+    `start` has the length that `coarse_length` says, and `record_crc32c` is that of the whole record.
+    """
+    tail = bytes(record_bytes - len(start))  # crc(A + B) = crc(A + zeros) ^ crc(zeros) ^ crc(B)
+    tail_crc32c = int.from_bytes(start[36:40], "little")
+    found = crc32c.crc32c(start + tail) ^ crc32c.crc32c(tail) ^ tail_crc32c
+    check(found == record_crc32c, "the start of the record is damaged")
+    size = HEADER.unpack_from(start)[8]
+    heads = [struct.unpack_from("<BI", start, HEADER.size + 5 * i) for i in range(2)]
+    fraction, exponent = split(start[40:], *(length for _, length in heads))
+    streams = [(heads[0][0], fraction), (heads[1][0], exponent)]
+    highs = undo_streams(2, b"", streams, size // 4, 2)
+    return to_bytes([high << 16 for high in highs], 4)

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from format.reader import FormatError, decode
+from format.reader import FormatError, coarse_length, decode, decode_coarse
+from support.cases import each
+from tensorus_codecs.checksum import crc32c
+from tensorus_codecs.coarse import HEAD_BYTES, CoarseHead
+from tensorus_codecs.pipeline import decode_record
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "chunk_records"
 MANIFEST = json.loads((GOLDEN / "manifest.json").read_text(encoding="utf-8"))
@@ -24,14 +28,14 @@ def test_every_record_is_in_the_manifest():
     assert NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_record_decodes(name):
     decoded = decode((GOLDEN / name).read_bytes(), base_of(name))
     assert len(decoded) == MANIFEST[name]["decoded_bytes"]
     assert hashlib.sha256(decoded).hexdigest() == MANIFEST[name]["decoded_sha256"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_record_of_another_length_is_refused(name):
     record = (GOLDEN / name).read_bytes()
     for damaged in (record[:-1], record + b"\0", record[:15]):
@@ -45,3 +49,36 @@ def test_record_without_its_base_or_with_another_one_is_refused(name):
     for other in (None, base[:-1], bytes([base[0] ^ 1]) + base[1:]):
         with pytest.raises(FormatError, match="base"):
             decode(record, other)
+
+
+COARSE = [name for name in NAMES if coarse_length((GOLDEN / name).read_bytes()[:40], (GOLDEN / name).stat().st_size)]
+
+
+def test_some_records_have_a_coarse_form():
+    assert COARSE == [
+        "v1_bf16_planes_gzip_complex64.bin",
+        "v1_bf16_planes_huffman_float32.bin",
+        "v1_bf16_planes_zstd_float32_coarse_special.bin",
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_product_finds_the_same_coarse_form(name):
+    record = (GOLDEN / name).read_bytes()
+    head = CoarseHead.parse(record[:HEAD_BYTES], len(record))
+    length = coarse_length(record[:40], len(record))
+    assert (head and HEAD_BYTES + head.streams_bytes) == length
+    if head is not None:
+        streams = record[HEAD_BYTES:length]
+        assert decode_coarse(record[:length], len(record), crc32c(record)) == decode_record(head.record(streams))
+
+
+@pytest.mark.parametrize("name", COARSE)
+def test_a_damaged_start_is_refused(name):
+    record = (GOLDEN / name).read_bytes()
+    length = coarse_length(record[:40], len(record))
+    for position in (20, 37, 40, length - 1):
+        damaged = bytearray(record[:length])
+        damaged[position] ^= 1
+        with pytest.raises(FormatError, match="damaged"):
+            decode_coarse(bytes(damaged), len(record), crc32c(record))

@@ -72,6 +72,16 @@ def special(name: str, count: int, seed: int, *, largest: bool = True) -> Input:
     return Input(ordinary.dtype, values.tobytes(), f"{ordinary.provenance}; then {text}")
 
 
+def with_usual_kinds(count: int, seed: int) -> Input:
+    """Return weights with kinds of values that rounding to bfloat16 keeps."""
+    ordinary = weights("float32", count, seed)
+    values = np.frombuffer(ordinary.data, "<f4").copy()
+    values[10:17] = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, np.finfo(np.float32).tiny]
+    return Input(
+        ordinary.dtype, values.tobytes(), f"{ordinary.provenance}; then 10 to 16: NaN, inf, -inf, 0, -0, 1e-40, tiny"
+    )
+
+
 def repeated(dtype: DType, count: int, seed: int) -> Input:
     """Return the same seven elements over and over."""
     pattern = np.random.default_rng(seed).bytes(7 * dtype.element_bytes)
@@ -172,6 +182,11 @@ CHUNKS: dict[str, tuple[Input, list[str | dict[str, Any]]]] = {
     "rotated_planes_huffman_float32": (weights("float32", 1000, 17), ["rotated_planes", HUFFMAN]),
     "rotated_planes_gzip_complex128": (weights("complex128", 150, 18), ["rotated_planes", "gzip"]),
     "rotated_planes_zstd_float32_special": (special("float32", 1000, 19), ["rotated_planes", "zstd"]),
+    "bf16_planes_huffman_float32": (weights("float32", 1000, 160), ["bf16_planes", HUFFMAN]),
+    "bf16_planes_gzip_complex64": (weights("complex64", 500, 161), ["bf16_planes", "gzip"]),
+    "bf16_planes_zstd_float32_coarse_special": (with_usual_kinds(1000, 162), ["bf16_planes", "zstd"]),
+    "bf16_planes_zstd_float32_special": (special("float32", 1000, 163), ["bf16_planes", "zstd"]),
+    "bf16_planes_zstd_int32": (integers("int32", 500, 164), ["bf16_planes", "zstd"]),
     "fp16_float32": (weights("float32", 600, 20), ["fp16"]),
     "fp16_float32_special": (special("float32", 600, 21, largest=False), ["fp16"]),
     "fp16_float64_special": (special("float64", 600, 22, largest=False), ["fp16"]),

@@ -33,7 +33,7 @@ from tensorus_server.limits import (
 from tensorus_server.model import EncodingShare, Schema, Tensor
 from tensorus_server.processes.server import Server
 
-TENSORS = 48
+TENSORS = 64
 
 REQUEST = "an insert that left much"
 
@@ -99,7 +99,7 @@ def tensors(catalogue: Catalogue) -> list[Tensor]:
             stored_tensor(
                 dataset,
                 long_id(number),
-                metadata=TEXT if number % 4 else FLOATS,
+                metadata=TEXT if number % 8 else FLOATS,
                 policy=LARGEST_POLICY,
                 shape=(1,) * 32,
             )
@@ -162,7 +162,7 @@ def pages(call: Any, request: Any) -> Iterator[Any]:
 class TestListTensors:
     """Metadata of 64 KiB are three times as much on the wire where they are floats."""
 
-    @pytest.mark.parametrize("page_size", [0, 7, PAGE_SIZE_MAX])
+    @pytest.mark.parametrize("page_size", [0, 7])
     def test_every_tensor_is_on_one_page(self, stub: TensorServiceStub, tensors: list[Tensor], page_size: int) -> None:
         request = pb.ListTensorsRequest(dataset=tensors[0].dataset, page_size=page_size)
         found = [list(page.tensors) for page in pages(stub.ListTensors, request)]
@@ -203,7 +203,7 @@ class TestListTensors:
 class TestListDatasets:
     """A schema has as many keys as fit into 64 KiB."""
 
-    @pytest.mark.parametrize("page_size", [0, 7, PAGE_SIZE_MAX])
+    @pytest.mark.parametrize("page_size", [0, 7])
     def test_every_dataset_is_on_one_page(self, stub: TensorServiceStub, names: list[str], page_size: int) -> None:
         found = [list(page.datasets) for page in pages(stub.ListDatasets, pb.ListDatasetsRequest(page_size=page_size))]
         listed = [dataset.name for page in found for dataset in page]

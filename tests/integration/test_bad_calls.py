@@ -116,6 +116,27 @@ CALLS: dict[str, tuple[Callable[[TensorServiceStub, str], Any], tuple[str, str, 
         ),
         ("INVALID_ARGUMENT", "INVALID_REQUEST", r"as_dtype is int8, the tensor is"),
     ),
+    "a precision that is not known": (
+        lambda stub, name: list(stub.Get(pb.GetRequest(dataset=name, options=pb.ReadOptions(precision=99)))),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"precision is number 99, which this server does not know"),
+    ),
+    "a query at a precision that is not known": (
+        lambda stub, name: list(stub.Query(pb.QueryRequest(dataset=name, options=pb.ReadOptions(precision=99)))),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"precision is number 99, which this server does not know"),
+    ),
+    "bytes at a precision": (
+        lambda stub, name: list(
+            stub.Get(
+                pb.GetRequest(
+                    dataset=name,
+                    reads=[pb.TensorRead(id="kept", bytes=pb.ByteRange(offset=0))],
+                    options=pb.ReadOptions(precision=pb.PRECISION_BF16),
+                    fail_fast=True,
+                )
+            )
+        ),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"precision does not apply to a byte range"),
+    ),
     "a filter that does not parse": (
         lambda stub, name: list(stub.Query(pb.QueryRequest(dataset=name, filter_text="layer >> 3"))),
         ("INVALID_ARGUMENT", "INVALID_FILTER", r"filter does not parse at character 7: found '>', expected a number"),
@@ -161,7 +182,7 @@ CALLS: dict[str, tuple[Callable[[TensorServiceStub, str], Any], tuple[str, str, 
     ),
     "a page token of somebody else's": (
         lambda stub, name: stub.ListTensors(pb.ListTensorsRequest(dataset=name, page_token="next please")),
-        ("INVALID_ARGUMENT", "INVALID_PAGE_TOKEN", r"page_token is not one that this server gave"),
+        ("INVALID_ARGUMENT", "INVALID_PAGE_TOKEN", r"page_token was not issued by this server"),
     ),
     "metadata of an unknown tensor": (
         lambda stub, name: stub.UpdateTensor(pb.UpdateTensorRequest(dataset=name, id="nobody")),
@@ -201,9 +222,9 @@ CALLS: dict[str, tuple[Callable[[TensorServiceStub, str], Any], tuple[str, str, 
         lambda stub, _: stub.ExplainPolicy(iter([explain_request(0, pb.StoragePolicy(preset="ultra"))])),
         ("INVALID_ARGUMENT", "INVALID_POLICY", r"preset 'ultra' is not one of"),
     ),
-    "a stream that is not implemented": (
-        lambda stub, name: list(stub.Verify(pb.VerifyRequest(dataset=name))),
-        ("UNIMPLEMENTED", "NOT_IMPLEMENTED", r"Verify is not implemented by this version"),
+    "a verification of ids of no dataset": (
+        lambda stub, _: list(stub.Verify(pb.VerifyRequest(ids=["kept"]))),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"the request has ids but no dataset"),
     ),
 }
 

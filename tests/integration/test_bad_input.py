@@ -73,7 +73,7 @@ ITEMS = {
         (
             "INVALID_ARGUMENT",
             "CHECKSUM_MISMATCH",
-            r"CRC32C of the segment at offset 0 is 0x[0-9a-f]{8}, it says 0x00000001",
+            r"CRC32C of the segment at offset 0 is 0x[0-9a-f]{8}, the segment says 0x00000001",
         ),
     ),
     "a source checksum that does not match": (

@@ -57,6 +57,11 @@ def begin_query(stub: TensorServiceStub, _: int) -> grpc.Call:
     return stub.Query(pb.QueryRequest(dataset="d"), timeout=30)
 
 
+def begin_verify(stub: TensorServiceStub, _: int) -> grpc.Call:
+    """Begin what takes two hours at this rate."""
+    return stub.Verify(pb.VerifyRequest(max_bytes_per_second=1024), timeout=30)
+
+
 def begin_explain(stub: TensorServiceStub, _: int) -> grpc.Future:
     """Begin what takes hours: the whole sample is there, and what is left is work."""
     candidates = [pb.StoragePolicy(preset="archive", chunk_bytes=1 << 16)] * 32
@@ -75,7 +80,7 @@ def leftovers(server: Server, folder: Path) -> dict[str, int]:
     }
 
 
-@pytest.mark.parametrize("begin", [begin_insert, begin_get, begin_query])
+@pytest.mark.parametrize("begin", [begin_insert, begin_get, begin_query, begin_verify])
 @pytest.mark.parametrize("answers", [0, 1], ids=["at once", "after the first answer"])
 def test_cancelled_calls_leave_nothing(
     stub: TensorServiceStub, fresh_server: Server, tmp_path: Path, begin: object, answers: int

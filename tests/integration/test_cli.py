@@ -232,7 +232,7 @@ def test_info_shows_everything(filled: str, place: list[str]) -> None:
     assert found["size"] == "78.1 KiB (80,000 bytes)"
     assert found["metadata"] == '{"run": 7}'
     assert found["error"] == "exact"
-    assert found["encoding"].startswith("rotated_planes > zstd: 1 chunk, ")
+    assert found["encoding"].startswith("bf16_planes > zstd: 1 chunk, ")
     as_json = strictly_parsed(run_command("info", filled, "values", "--json", *place).output)
     assert found["stored"].endswith(
         f"({as_json['stored_bytes']:,} bytes), ratio {as_json['ratio']:.3f} "
@@ -261,7 +261,7 @@ def test_stats_sum_up_by_dtype_and_by_encoding(filled: str, place: list[str], fi
     assert {row.split()[0]: row.split()[1] for row in dtypes[1:]} == {"float32": "2", "int64": "1"}
     assert encodings[0].split() == ["encoding", "chunks", "size", "stored", "ratio"]
     names_and_chunks = [re.split(" {2,}", row)[:2] for row in encodings[1:]]
-    assert names_and_chunks == [["rotated_planes > zstd", "1"], ["as it is", "2"]]
+    assert names_and_chunks == [["bf16_planes > zstd", "1"], ["as it is", "2"]]
     assert last.startswith("3 tensors, 78.2 KiB stored in ")
     assert last.endswith("worst relative error exact")
     found = strictly_parsed(run_command("stats", filled, "--json", *place).output)
@@ -270,7 +270,7 @@ def test_stats_sum_up_by_dtype_and_by_encoding(filled: str, place: list[str], fi
     assert found["ratio"] == pytest.approx(80_104 / found["stored_bytes"])
     assert f"ratio {found['ratio']:.3f} (quantizer 1.000 x compressor {found['compressor_ratio']:.3f})" in last
     assert {tuple(share["codecs"]): share["chunks"] for share in found["encodings"]} == {
-        ("rotated_planes", "zstd"): 1,
+        ("bf16_planes", "zstd"): 1,
         (): 2,
     }
 

@@ -151,7 +151,8 @@ def failing_at_first(failures: int, code: grpc.StatusCode) -> Method:
 def test_a_lost_connection_is_told_at_once_and_explained_when_it_happens_again(failures: int, lines: int) -> None:
     listed = answering(pb.ListDatasetsResponse(datasets=[pb.Dataset(name="d")]))
     stats = failing_at_first(failures, grpc.StatusCode.INTERNAL)
-    with scripted_server(ListDatasets=listed, GetDatasetStats=stats) as address:
+    none = answering(pb.ListTensorsResponse())
+    with scripted_server(ListDatasets=listed, GetDatasetStats=stats, ListTensors=none) as address:
         ran = run_command("ls", "--server", address)
     assert ran.exit_code == 0
     told = ran.errors.splitlines()

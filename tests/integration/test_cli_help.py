@@ -32,8 +32,8 @@ ARGUMENTS = [
 
 
 def test_there_are_these_commands() -> None:
-    expected = ["bench", "explain", "gc", "get", "import", "info", "ls", "put", "recover", "rm", "serve", "stats"]
-    assert expected == COMMANDS
+    reading = ["bench", "df", "explain", "gc", "get", "import", "info", "ls"]
+    assert [*reading, "put", "recover", "rm", "serve", "stats", "verify"] == COMMANDS
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])

@@ -151,6 +151,8 @@ READS: dict[str, Operation] = {
     "list with a limit": list_of(limit=1),
     "list of none": list_of(limit=0),
     "info": lambda client, dataset: client.info(dataset, "matrix"),
+    "verify of a dataset": lambda client, dataset: client.verify(dataset),
+    "verify of some": lambda client, dataset: client.verify(dataset, ["matrix", "values"], max_bytes_per_second=10**9),
     "explain": explain_of(VALUES),
     "explain of no policies": explain_of(MATRIX, policies=[]),
     "explain of some policies": explain_of(
@@ -248,6 +250,10 @@ ERRORS: dict[str, Operation] = {
     "get_many with one that is not there": lambda client, dataset: list(
         client.get_many(dataset, ["matrix", "nothing"])
     ),
+    "verify of nothing": lambda client, dataset: client.verify(dataset, ["matrix", "nothing"]),
+    "verify of too many": lambda client, dataset: client.verify(dataset, ["matrix"] * 10_001),
+    "verify at no rate": lambda client, dataset: client.verify(dataset, max_bytes_per_second=0),
+    "verify of an id that is no Unicode": lambda client, dataset: client.verify(dataset, "\ud800"),
     "explain of no tensor": explain_of([1, 2]),
     "explain of an unknown preset": explain_of(MATRIX, policies=["fast", "zip"]),
     "explain of an unknown codec": explain_of(MATRIX, policies=[Policy(encoding=["middle_out"])]),

@@ -35,7 +35,7 @@ def test_a_dataset_without_settings_takes_anything_and_stores_it_losslessly(
     assert (made.policy, made.schema) == (tensorus.Policy(), tensorus.Schema())
     info = client.insert(dataset, VALUES)
     assert not info.lossy
-    assert [share.codecs for share in info.encodings] == [("rotated_planes", "zstd")]
+    assert [share.codecs for share in info.encodings] == [("bf16_planes", "zstd")]
 
 
 def test_a_preset_is_short_for_a_policy(client: tensorus.Client, dataset: str) -> None:

@@ -50,33 +50,51 @@ def thin(thin_command: list[str]) -> Thin:
     return run
 
 
-def test_the_libraries_of_the_extras_are_not_there(thin: Thin) -> None:
-    # Otherwise the other tests here would show nothing.
+@pytest.fixture(scope="module")
+def alone(thin_command: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what a thin process finds without a server. One process finds all of it, since each imports everything anew."""
+    store = tmp_path_factory.mktemp("none") / "store"
     source = f"""
-import importlib, sys
-result = []
+import importlib, json, sys
+import tensorus
+found = {{"loaded": sorted({{name.partition(".")[0] for name in sys.modules}} & {{"grpc", "tensorus_server", "google"}})}}
+from tensorus._arrays.decode import accepted_codecs
+found["codecs"] = accepted_codecs()
+try:
+    tensorus.open({str(store)!r})
+except ImportError as error:
+    found["opening"] = [str(error), type(error.__cause__).__name__]
+found["absent"] = []
 for name in {ABSENT!r}:
     try:
         importlib.import_module(name)
     except ModuleNotFoundError:
-        result.append(name)
+        found["absent"].append(name)
 if sys.version_info >= (3, 14):
-    result.append("compression.zstd")
+    found["absent"].append("compression.zstd")
+print(json.dumps(found))
 """
-    assert set(thin(source)) == set(ABSENT)
+    done = run_process(thin_command, source=source)
+    assert done.returncode == 0, done.stderr
+    return {**json.loads(done.stdout), "made a store": store.exists()}
 
 
-def test_importing_the_package_loads_neither_grpc_nor_the_engine(thin: Thin) -> None:
-    source = """
-import sys
-import tensorus
-result = sorted({name.partition(".")[0] for name in sys.modules} & {"grpc", "tensorus_server", "google"})
-"""
-    assert thin(source) == []
+def test_the_libraries_of_the_extras_are_not_there(alone: dict[str, Any]) -> None:
+    # Otherwise the other tests here would show nothing.
+    assert set(alone["absent"]) == set(ABSENT)
 
 
-def test_only_codecs_of_the_standard_library_and_numpy_can_be_decoded(thin: Thin) -> None:
-    accepted = thin("from tensorus._arrays.decode import accepted_codecs; result = accepted_codecs()")
+def test_importing_the_package_loads_neither_grpc_nor_the_engine(alone: dict[str, Any]) -> None:
+    assert alone["loaded"] == []
+
+
+def test_opening_a_folder_says_what_brings_the_engine(alone: dict[str, Any]) -> None:
+    message = "apsw is not installed, which the engine needs: pip install 'tensorus[server]'"
+    assert alone["opening"] == [message, "ModuleNotFoundError"]
+    assert not alone["made a store"]
+
+
+def test_only_codecs_of_the_standard_library_and_numpy_can_be_decoded(alone: dict[str, Any]) -> None:
     quantizers = {
         "fp16",
         "bf16",
@@ -88,8 +106,8 @@ def test_only_codecs_of_the_standard_library_and_numpy_can_be_decoded(thin: Thin
         "fp8_e5m2",
         "bitround",
     }
-    filters = {"planes", "rotated_planes", "delta", "bitmap", "packbits", "constant"}
-    assert set(accepted) - {"zstd"} == quantizers | filters | {"gzip"}
+    filters = {"planes", "rotated_planes", "delta", "bitmap", "packbits", "constant", "bf16_planes"}
+    assert set(alone["codecs"]) - {"zstd"} == quantizers | filters | {"gzip"}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +129,7 @@ def stored(remote: tensorus.Client) -> str:
     return dataset
 
 
-def test_every_tensor_is_read_exactly_as_the_full_client_reads_it(
+def test_every_tensor_is_read_exactly_as_the_full_client_reads_it_and_torch_is_asked_for_by_its_extra(
     thin: Thin, server: Server, remote: tensorus.Client, stored: str
 ) -> None:
     source = f"""
@@ -122,8 +140,13 @@ with tensorus.connect({server.address!r}) as client:
                          hashlib.sha256(record.tensor.tobytes()).hexdigest(), record.info.value_checksum]
         for record in client.query({stored!r})
     }}
+    try:
+        client.get({stored!r}, "0 float32", as_="torch")
+    except ImportError as error:
+        result = [result, str(error)]
 """
-    found = thin(source)
+    found, refusal = thin(source)
+    assert refusal == "torch is not installed: pip install 'tensorus[torch]', or ask for as_='numpy'"
     expected = {
         record.info.id: [
             "ndarray",
@@ -167,32 +190,6 @@ with tensorus.connect({server.address!r}) as client:
     info = remote.info(dataset, "one")
     assert {codec for share in info.encodings for codec in share.codecs} == {"int8_block", "zstd"}
     assert remote.insert(dataset, np.arange(9)[::-1], id="two", metadata={"layer": 2}).source_checksum == checksum
-
-
-def test_asking_for_torch_says_what_brings_it(thin: Thin, server: Server, stored: str) -> None:
-    source = f"""
-import tensorus
-with tensorus.connect({server.address!r}) as client:
-    try:
-        client.get({stored!r}, "0 float32", as_="torch")
-    except ImportError as error:
-        result = str(error)
-"""
-    assert thin(source) == "torch is not installed: pip install 'tensorus[torch]', or ask for as_='numpy'"
-
-
-def test_opening_a_folder_says_what_brings_the_engine(thin: Thin, tmp_path: Path) -> None:
-    source = f"""
-import tensorus
-try:
-    tensorus.open({str(tmp_path / "store")!r})
-except ImportError as error:
-    result = [str(error), type(error.__cause__).__name__]
-"""
-    message, cause = thin(source)
-    assert message == ("apsw is not installed, which the engine needs: pip install 'tensorus[server]'")
-    assert cause == "ModuleNotFoundError"
-    assert not (tmp_path / "store").exists()
 
 
 def test_the_command_line_says_what_brings_it(thin_command: list[str]) -> None:

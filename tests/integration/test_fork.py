@@ -43,37 +43,39 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 FORK = """
-import os, signal, sys
+import json, os, signal, sys
 
 import numpy as np
 import tensorus
 from tensorus import errors
 
-def in_child(action):
-    "Run `action` in a forked child; return 'ok', what it raised, or how the child ended."
+def outcome_of(action):
+    try:
+        action()
+        return "ok"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+def in_child(*actions):
+    "Run each of `actions` in one forked child; return for each 'ok' or what it raised, for all of them how the child ended."
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         signal.alarm(20)
-        try:
-            action()
-            said = "ok"
-        except Exception as error:
-            said = f"{type(error).__name__}: {error}"
-        os.write(writing, said.encode())
+        os.write(writing, json.dumps([outcome_of(action) for action in actions]).encode())
         # Not os._exit: a child may well end as any process does.
         sys.exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
         said = pipe.read()
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return said if status == 0 else f"ended with {status} after {said!r}"
+    return json.loads(said) if status == 0 else [f"ended with {status} after {said!r}"] * len(actions)
 """
 
 
 def forked(source: str, *arguments: object, **environment: str) -> Any:
     """Run lines of Python that fork; what they bind to `result` comes back."""
-    program = f"{FORK}\n{source}\nimport json\nprint(json.dumps(result))"
+    program = f"{FORK}\n{source}\nprint(json.dumps(result))"
     done = run_process([sys.executable, "-c", program, *map(str, arguments)], environment=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -82,14 +84,17 @@ def forked(source: str, *arguments: object, **environment: str) -> Any:
 # ---- Clients of a server ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["fork", "spawn"])
-def test_workers_of_a_data_loader_read_with_a_client_that_their_parent_uses(address: str, how: str) -> None:
-    done = run_process([sys.executable, loader.__file__, address, DATASET, how])
+def test_forked_workers_of_a_data_loader_and_spawned_ones_read_with_a_client_that_their_parent_uses(
+    address: str,
+) -> None:
+    done = run_process([sys.executable, loader.__file__, address, DATASET])
     assert done.returncode == 0, done.stderr
     positions = list(range(loader.TENSORS))
     expected = {"used": 0, "workers": positions, "again": positions, "left": loader.TENSORS - 1}
     found = json.loads(done.stdout)
-    assert {key: np.round(value, 2).tolist() for key, value in found.items()} == expected
+    assert found.keys() == {"fork", "spawn"}
+    for how, read in found.items():
+        assert {key: np.round(value, 2).tolist() for key, value in read.items()} == expected, how
 
 
 def test_a_forked_child_inserts_reads_and_ends_while_the_parent_goes_on(address: str) -> None:
@@ -100,11 +105,11 @@ client.create_dataset("forked")
 def use(name):
     client.insert("forked", np.arange(10), id=name)
     assert client.get("forked", name, as_="numpy").tolist() == list(range(10))
-    assert in_child(lambda: client.info("forked", name)) == "ok", "a grandchild"
+    assert in_child(lambda: client.info("forked", name)) == ["ok"], "a grandchild"
     client.close()
 
 use_twice = [in_child(lambda: use("one")), in_child(lambda: use("two"))]
-result = [*use_twice, sorted(info.id for info in client.list("forked"))]
+result = [*sum(use_twice, []), sorted(info.id for info in client.list("forked"))]
 """
     assert forked(source, address) == ["ok", "ok", ["one", "two"]]
 
@@ -116,7 +121,7 @@ begun = [client.query("loaded", as_="numpy"), client.query("loaded", with_data=F
          client.get_many("loaded", ["t0", "t1", "t2"], as_="numpy")]
 for iteration in begun:
     next(iteration)
-result = [[in_child(lambda: next(iteration)) for iteration in begun], [sum(1 for _ in iteration) for iteration in begun]]
+result = [in_child(*[iteration.__next__ for iteration in begun]), [sum(1 for _ in iteration) for iteration in begun]]
 """
     refusals, left = forked(source, address)
     assert all(
@@ -126,22 +131,17 @@ result = [[in_child(lambda: next(iteration)) for iteration in begun], [sum(1 for
     assert left == [loader.TENSORS - 1, loader.TENSORS - 1, loader.TENSORS - 1, 2]
 
 
-def test_where_grpc_is_told_not_to_care_for_forks_a_child_hears_so_and_does_not_wait(address: str) -> None:
+def test_where_grpc_is_told_not_to_care_for_forks_only_a_client_that_was_used_before_is_refused(address: str) -> None:
     source = """
 client = tensorus.connect(sys.argv[1])
+unused = in_child(client.datasets)
 client.datasets()
-result = [in_child(client.datasets), in_child(lambda: tensorus.connect(sys.argv[1]).datasets())]
+result = [*unused, *in_child(client.datasets, lambda: tensorus.connect(sys.argv[1]).datasets())]
 """
-    for refusal in forked(source, address, GRPC_ENABLE_FORK_SUPPORT="false"):
+    unused, *refusals = forked(source, address, GRPC_ENABLE_FORK_SUPPORT="false")
+    assert unused == "ok"
+    for refusal in refusals:
         assert refusal.startswith("UnavailableError: gRPC was in use before this process was forked"), refusal
-
-
-def test_a_client_that_was_not_used_before_the_fork_needs_no_care(address: str) -> None:
-    source = """
-client = tensorus.connect(sys.argv[1])
-result = in_child(client.datasets)
-"""
-    assert forked(source, address, GRPC_ENABLE_FORK_SUPPORT="false") == "ok"
 
 
 def test_a_pickled_client_is_one_that_works(remote: tensorus.Client, dataset: str) -> None:
@@ -187,9 +187,8 @@ calls = [
     lambda: list(client.list("d")), lambda: client.info("d", "a"), lambda: client.update_metadata("d", "a", {}),
     lambda: client.delete("d", "a"),
 ]
-refused = [in_child(call) for call in calls]
-iterated, closed = in_child(lambda: next(begun)), in_child(client.close)
-own = in_child(lambda: tensorus.open(sys.argv[1]).info("d", "a"))
+*refused, iterated, closed = in_child(*calls, lambda: next(begun), client.close)
+(own,) = in_child(lambda: tensorus.open(sys.argv[1]).info("d", "a"))
 client.insert("d", np.zeros(3), id="c")
 result = [refused, iterated, closed, own, [info.id for info in client.list("d")], sum(1 for _ in begun)]
 """

@@ -28,7 +28,7 @@ HOSTILE = {
     "a tag that is no tag": b"\x07",
     "nothing but 0xff": b"\xff" * 64,
 }
-EMPTY_REQUESTS = {"GetCapabilities", "ListDatasets"}
+EMPTY_REQUESTS = {"GetCapabilities", "GetStoreStats", "ListDatasets"}
 """Their messages have no field of text, so that what is no text is an unknown field."""
 
 
@@ -72,7 +72,7 @@ def test_hostile_messages_do_not_fill_the_log(tmp_path: Path) -> None:
     try:
         with grpc.insecure_channel(server.address) as channel:
             method: Any = channel.unary_unary(SERVICE + "GetDataset")
-            for _ in range(8):
+            for _ in range(2):
                 calls = [method.future(HOSTILE["nothing but 0xff"], timeout=60) for _ in range(500)]
                 assert {call.code() for call in calls} == {grpc.StatusCode.INVALID_ARGUMENT}
     finally:

@@ -18,6 +18,7 @@ from support.old_tensorus import Written, archive, dataset_pickle, metadata_of, 
 from tensorus.errors import DatasetNotFoundError, InvalidRequestError, StorageFullError
 from tensorus.old_files import FileReport
 from tensorus.old_files.storing import examine_file, import_file, old_files
+from tensorus_server.limits import ITEMS_TOGETHER_MAX
 from tensorus_server.processes.server import Server
 
 NUMBERS = torch.linspace(-1, 2, 1200).reshape(30, 40)
@@ -106,16 +107,16 @@ def test_an_empty_dataset_is_made(client: tensorus.Client, old: Any, dataset: st
 
 
 def test_more_records_than_one_insert_of_all_or_nothing_takes(
-    client: tensorus.Client, tmp_path: Path, dataset: str
+    embedded: tensorus.Client, tmp_path: Path, dataset: str
 ) -> None:
-    count = 4500
+    count = ITEMS_TOGETHER_MAX + 4
     pickle = dataset_pickle(
         [tensor(count=1, shape=[1], strides=[1])] * count, [metadata_of(f"{number:05}") for number in range(count)]
     )
     (tmp_path / f"{dataset}.pt").write_bytes(archive(pickle, {"0": bytes(4)}))
-    report = import_file(client, tmp_path / f"{dataset}.pt")
+    report = import_file(embedded, tmp_path / f"{dataset}.pt")
     assert report.counts["imported"] == count
-    assert [info.id for info in client.list(dataset)] == [f"{number:05}" for number in range(count)]
+    assert [info.id for info in embedded.list(dataset)] == [f"{number:05}" for number in range(count)]
 
 
 def test_the_file_stays_as_it_is(client: tensorus.Client, old: Any) -> None:

@@ -38,19 +38,32 @@ KINDS: list[Literal["reset", "finish", "half_close"]] = ["reset", "finish", "hal
 LARGE = random_bits("uint8", (80 * MIB,), seed=80)
 
 
+@pytest.mark.usefixtures("small_limits")
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_large_tensor_goes_on_where_it_was_cut(
+def test_a_tensor_goes_on_where_it_was_cut_however_that_was(
     fresh_server: Server, proxy: FaultProxy, direct: tensorus.Client, kind: Literal["reset", "finish", "half_close"]
 ) -> None:
+    proxy.faults = cuts(1, MIB, 3 * MIB, 5 * MIB, kind=kind)
+    with through(proxy) as client:
+        info = client.insert("none", LARGE[: 10 * MIB], id="t")
+    assert proxy.cuts >= 3
+    assert [found.generation for found in direct.list("none")] == [info.generation]
+    assert_same_bits(direct.get("none", "t", as_="numpy"), LARGE[: 10 * MIB])
+    assert_settled(fresh_server)
+
+
+def test_a_large_tensor_goes_on_where_it_was_cut(
+    fresh_server: Server, proxy: FaultProxy, direct: tensorus.Client
+) -> None:
     direct.create_dataset("d", preset="none")
-    proxy.faults = cuts(1, 3 * MIB, 20 * MIB, 30 * MIB, 33 * MIB, kind=kind)
+    proxy.faults = cuts(1, 3 * MIB, 20 * MIB, 30 * MIB, 33 * MIB)
     heard: list[int] = []
     with through(proxy) as client:
         before = proxy.upward_bytes
         info = client.insert("d", LARGE, id="t", on_progress=lambda progress: heard.append(progress.interruptions))
     sent = proxy.upward_bytes - before
     interruptions = max(heard)
-    _log.info("%s: %.1f MiB for %d MiB, %d interruptions", kind, sent / MIB, LARGE.nbytes // MIB, interruptions)
+    _log.info("%.1f MiB for %d MiB, %d interruptions", sent / MIB, LARGE.nbytes // MIB, interruptions)
     assert interruptions >= 4
     assert sent <= sent_bytes_max(LARGE.nbytes, interruptions)
     assert [found.generation for found in direct.list("d")] == [info.generation]
@@ -163,12 +176,11 @@ def test_a_connection_that_always_breaks_at_the_same_place_is_given_up(
 
 
 @pytest.mark.usefixtures("small_limits")
-@pytest.mark.parametrize("seed", range(2))
 def test_many_tensors_of_mixed_sizes_are_each_stored_once(
-    fresh_server: Server, proxy: FaultProxy, direct: tensorus.Client, seed: int
+    fresh_server: Server, proxy: FaultProxy, direct: tensorus.Client
 ) -> None:
-    tensors = mixed(120, seed)
-    proxy.faults = random_faults(seed, mean_bytes=2 * MIB)
+    tensors = mixed(80, seed=0)
+    proxy.faults = random_faults(0, mean_bytes=2 * MIB)
     with through(proxy) as client:
         inserted = client.insert_many("fast", tensors.items())
     assert proxy.cuts >= 3
@@ -253,7 +265,7 @@ def test_a_get_that_is_cut_brings_the_exact_bytes(
     direct.insert(preset, MATRIX, id="t")
     expected = direct.get(preset, "t", index=index, as_="numpy")
     # The second stream breaks before it has brought anything.
-    proxy.faults = cuts(700 * KIB, 100, 0, 900 * KIB, 300 * KIB, upward=False)
+    proxy.faults = cuts(700 * KIB, 100, 0, 900 * KIB, upward=False)
     with through(proxy) as client:
         assert_same_bits(client.get(preset, "t", index=index, as_="numpy"), expected)
     assert proxy.cuts >= 4
@@ -263,22 +275,21 @@ def test_a_get_that_is_cut_brings_the_exact_bytes(
 def test_a_get_sends_nothing_of_a_whole_tensor_twice(
     proxy: FaultProxy, direct: tensorus.Client, kind: Literal["reset", "finish", "half_close"]
 ) -> None:
-    direct.insert("none", LARGE[: 40 * MIB], id="t")
+    direct.insert("none", LARGE[: 24 * MIB], id="t")
     proxy.faults = cuts(10 * MIB, 12 * MIB, kind=kind, upward=False)
     with through(proxy) as client:
         before = proxy.downward_bytes
-        assert_same_bits(client.get("none", "t", as_="numpy"), LARGE[: 40 * MIB])
+        assert_same_bits(client.get("none", "t", as_="numpy"), LARGE[: 24 * MIB])
     received = proxy.downward_bytes - before
-    _log.info("%s: %.1f MiB for 40 MiB, 2 interruptions", kind, received / MIB)
+    _log.info("%s: %.1f MiB for 24 MiB, 2 interruptions", kind, received / MIB)
     # What was under way is lost: up to a message, and what the proxy and the windows held.
-    assert received <= (40 + 2 * 8) * MIB
+    assert received <= (24 + 2 * 8) * MIB
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_many_tensors_are_each_read_once_and_in_order(proxy: FaultProxy, direct: tensorus.Client, seed: int) -> None:
-    tensors = mixed(80, seed)
+def test_many_tensors_are_each_read_once_and_in_order(proxy: FaultProxy, direct: tensorus.Client) -> None:
+    tensors = mixed(80, seed=0)
     direct.insert_many("lossless", tensors.items())
-    proxy.faults = random_faults(seed, mean_bytes=2 * MIB)
+    proxy.faults = random_faults(0, mean_bytes=2 * MIB)
     with through(proxy) as client:
         ids = []
         for record in client.get_many("lossless", tensors, as_="numpy"):

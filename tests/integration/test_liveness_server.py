@@ -31,7 +31,7 @@ from tensorus_server.processes import server
 from tensorus_server.chunk_store.files import Files
 from tensorus_server.engine.insert.committer import Committer
 folder, fault = Path(sys.argv[1]), sys.argv[2]
-server._ENDING_S = 1.0
+server._ENDING_S = 0.3
 if fault == "the committer ends":
     next_group = Committer._next_group
     def fail(committer):

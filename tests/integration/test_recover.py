@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 
 import tensorus
+from support.client import run_command
 from support.servers import engine_config
 from tensorus.embedded import EmbeddedBackend
 from tensorus.errors import UnavailableError
@@ -207,17 +206,16 @@ def test_what_is_damaged_is_named_and_the_others_come_back(
     footer = data.rindex(b'{"dataset"')
     data[footer + 5 if place == "footer" else footer - 1] ^= 1
     path.write_bytes(data)
-    command = [sys.executable, "-m", "tensorus", "recover", str(folder)]
-    found = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
-    assert found.returncode == 1, found.stderr
-    report = json.loads(found.stdout)
+    found = run_command("recover", folder, "--json")
+    assert found.exit_code == 1, found.errors
+    report = json.loads(found.output)
     (failed,) = [finding for finding in report["findings"] if finding["outcome"] == "failed"]
     assert failed["file"] == path.relative_to(folder).as_posix()
     assert "CRC32C" in failed["reason"]
     assert path.read_bytes() == data
-    text = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert text.returncode == 1
-    assert "0 tensors recovered, 2 payloads already known" in text.stdout
+    text = run_command("recover", folder)
+    assert text.exit_code == 1
+    assert "0 tensors recovered, 2 payloads already known" in text.output
     require_recovered(folder, infos, "one", "three")
 
 
@@ -227,9 +225,7 @@ def test_a_store_that_is_open_is_left_alone(tmp_path: Path, infos: dict[str, Ten
 
 
 def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
-    found = subprocess.run(
-        [sys.executable, "-m", "tensorus", "recover", str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert found.returncode == 4
-    assert "there is no store in" in found.stderr
+    found = run_command("recover", tmp_path)
+    assert found.exit_code == 4
+    assert "there is no store in" in found.errors
     assert list(tmp_path.iterdir()) == []

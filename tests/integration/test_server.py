@@ -109,7 +109,7 @@ def test_an_address_that_is_none_is_refused(listen: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("preset", ["none", "lossless"])
 def test_a_large_tensor_passes_through_in_little_memory(tmp_path: Path, preset: str) -> None:
-    values = np.random.default_rng(0).standard_normal(128 * MIB // 4, dtype=np.float32)
+    values = np.random.default_rng(0).standard_normal(96 * MIB // 4, dtype=np.float32)
     server = ServerProcess(tmp_path / "store")
     try:
         with tensorus.connect(server.address, tune_allocator=False, retry_timeout_s=0) as client:

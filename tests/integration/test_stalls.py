@@ -49,10 +49,10 @@ def server_with_large(folder: Path, **settings: Any) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture
-def impatient(tmp_path: Path) -> Iterator[Server]:
-    """A server whose streams may stall for half a second."""
-    with server_with_large(tmp_path / "store", stall_timeout_s=STALL_S) as server:
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose streams may stall for half a second, for tests that only add to it."""
+    with server_with_large(tmp_path_factory.mktemp("impatient") / "store", stall_timeout_s=STALL_S) as server:
         yield server
 
 
@@ -157,12 +157,12 @@ def test_an_insert_that_stalled_goes_on_where_it_was(
 
 
 def test_a_slow_client_that_moves_is_not_cut_off(impatient: Server, channel: grpc.Channel) -> None:
-    pieces, piece = 12, b"x" * 2048
+    pieces, piece = 8, b"x" * 2048
     insert = HandInsert(channel, "d", "slow")
     insert.opened()
     for number in range(pieces):
-        # Four times as long as it may be silent, and never silent for half of that.
-        time.sleep(4 * STALL_S / pieces)
+        # Twice as long as it may be silent, and never silent for a third of that.
+        time.sleep(2 * STALL_S / pieces)
         tensor = announced("slow", [pieces * len(piece)]) if number == 0 else None
         offset, last = number * len(piece), number == pieces - 1
         insert.send(insert_message(piece, offset=offset, last=last, tensor=tensor))
@@ -184,13 +184,13 @@ def test_an_insert_that_waits_for_its_commit_is_not_silent(
     insert = HandInsert(channel, "d", "waits")
     insert.opened()
     insert.send(insert_message(b"abcd", tensor=announced("waits")))
-    time.sleep(4 * STALL_S)
+    time.sleep(2 * STALL_S)
     may_commit.set()
     (result,) = insert.finish()
     assert result.status.code == 0
 
 
-def test_a_stopped_client_frees_its_place(tmp_path: Path) -> None:
+def test_a_stopped_client_frees_its_place(impatient: Server) -> None:
     source = """
 import sys, grpc
 from tensorus_protos.v1 import tensorus_pb2 as pb
@@ -202,55 +202,57 @@ next(call)
 print("reads", flush=True)
 sys.stdin.read()
 """
-    with server_with_large(tmp_path / "store", stall_timeout_s=STALL_S) as server:
-        command = [sys.executable, "-c", source, server.address]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stopped:
-            try:
-                assert stopped.stdout is not None
-                assert stopped.stdout.readline() == "reads\n"
-                # Its kernel still answers for it: only silence tells.
-                os.kill(stopped.pid, signal.SIGSTOP)
-                wait_for_nobody(server)
-            finally:
-                stopped.kill()
+    command = [sys.executable, "-c", source, impatient.address]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stopped:
+        try:
+            assert stopped.stdout is not None
+            assert stopped.stdout.readline() == "reads\n"
+            # Its kernel still answers for it: only silence tells.
+            os.kill(stopped.pid, signal.SIGSTOP)
+            wait_for_nobody(impatient)
+        finally:
+            stopped.kill()
 
 
-def test_a_client_whose_source_takes_its_time_is_not_interrupted_for_good(impatient: Server) -> None:
-    def slowly() -> Iterator[tensorus.NewTensor]:
-        for number in range(3):
-            time.sleep(3 * STALL_S)
-            yield tensorus.NewTensor(np.full(10, number), f"t{number}")
+def slowly() -> Iterator[tensorus.NewTensor]:
+    """Yield tensors, and before each nothing for so long that the stream ends."""
+    for number in range(2):
+        time.sleep(2 * STALL_S)
+        yield tensorus.NewTensor(np.full(10, number), f"t{number}")
 
+
+def test_a_client_whose_source_takes_its_time_is_not_interrupted_for_good(impatient: Server, dataset: str) -> None:
     # Without patience: that there is nothing to send is nobody's fault.
     with tensorus.connect(impatient.address, retry_timeout_s=0.01) as client:
-        client.datasets()
-        assert [info.id for info in client.insert_many("d", slowly())] == ["t0", "t1", "t2"]
-        assert client.get("d", "t2", as_="numpy").tolist() == [2] * 10
+        client.create_dataset(dataset)
+        assert [info.id for info in client.insert_many(dataset, slowly())] == ["t0", "t1"]
+        assert client.get(dataset, "t1", as_="numpy").tolist() == [1] * 10
 
 
-def test_a_source_that_takes_its_time_does_not_interrupt_the_asyncio_client_either(impatient: Server) -> None:
-    def slowly() -> Iterator[tensorus.NewTensor]:
-        for number in range(2):
-            time.sleep(3 * STALL_S)
-            yield tensorus.NewTensor(np.full(10, number), f"t{number}")
-
+def test_a_source_that_takes_its_time_does_not_interrupt_the_asyncio_client_either(
+    impatient: Server, dataset: str
+) -> None:
     async def insert() -> list[str]:
         async with tensorus.aio.connect(impatient.address, retry_timeout_s=0.01) as client:
-            await client.datasets()
-            return [info.id for info in await client.insert_many("d", slowly())]
+            await client.create_dataset(dataset)
+            return [info.id for info in await client.insert_many(dataset, slowly())]
 
     assert asyncio.run(insert()) == ["t0", "t1"]
 
 
-def test_a_client_that_takes_its_time_between_records_reads_them_all(impatient: Server) -> None:
+def test_a_client_that_takes_its_time_between_records_reads_them_all(impatient: Server, dataset: str) -> None:
     with tensorus.connect(impatient.address) as client:
-        for number in range(4):
-            client.insert("d", LARGE[: 4 << 20], id=f"t{number}")
+        client.create_dataset(dataset, preset="none")
+        # The windows hold less than what is left after each of the first two.
+        client.insert(dataset, LARGE[: 16 << 20], id="first")
+        client.insert(dataset, LARGE[: 16 << 20], id="second")
+        client.insert(dataset, LARGE, id="third")
         found = []
-        for record in client.query("d", as_="numpy"):
+        for record in client.query(dataset, as_="numpy"):
             found.append(record.info.id)
-            time.sleep(2 * STALL_S)
-    assert found == ["large", "t0", "t1", "t2", "t3"]
+            if record.info.id != "third":
+                time.sleep(2 * STALL_S)
+    assert found == ["first", "second", "third"]
 
 
 class Crowd:

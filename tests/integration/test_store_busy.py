@@ -18,7 +18,7 @@ from support.arrays import random_bits
 from support.marks import mark_tensors
 from support.servers import running_server
 from tensorus import errors
-from tensorus_server.catalogue.sqlite import database, faults, turns
+from tensorus_server.catalogue.sqlite import database, sqlite_errors, writer_lock
 from tensorus_server.processes.server import Server
 
 SMALL = random_bits("uint8", (100,), seed=1)
@@ -29,8 +29,8 @@ BUSY_MS = 100
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     mark_tensors(monkeypatch, above_bytes=100_000, every_bytes=65_536)
-    monkeypatch.setattr(faults, "RETRY_AFTER_S", 0.05)
-    monkeypatch.setattr(turns, "BUSY_TIMEOUT_MS", BUSY_MS)
+    monkeypatch.setattr(sqlite_errors, "RETRY_AFTER_S", 0.05)
+    monkeypatch.setattr(writer_lock, "BUSY_TIMEOUT_MS", BUSY_MS)
     with running_server(tmp_path / "store") as running:
         yield running
 

@@ -28,8 +28,8 @@ def wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the engine read other values than were written from the first chunk, with checksums that fit them."""
     read_run = server_read._read_run
 
-    def other(*arguments: Any) -> Piece:
-        piece = read_run(*arguments)
+    def other(*arguments: Any, **options: Any) -> Piece:
+        piece = read_run(*arguments, **options)
         if piece.offset or piece.decoded_length < 1000:
             return piece
         data = bytearray(piece.data)

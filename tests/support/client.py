@@ -28,7 +28,7 @@ import tensorus
 from support.arrays import random_bits
 from support.servers import engine_config
 from tensorus.cli._app import app
-from tensorus.types import PolicyExplanation, TensorInfo
+from tensorus.types import PolicyExplanation, StoreStats, TensorInfo
 from tensorus_server.config import ServerConfig
 from tensorus_server.processes.server import Server
 
@@ -155,6 +155,9 @@ def comparable(value: Any) -> Any:
         return dataclasses.replace(value, encode_bytes_per_second=encodes, decode_bytes_per_second=decodes)
     if isinstance(value, tensorus.DatasetInfo):
         return dataclasses.replace(value, created=None)
+    if isinstance(value, StoreStats):
+        has_garbage = value.garbage_until is not None
+        return dataclasses.replace(value, catalogue_bytes=0, garbage_until=has_garbage, disk_free_bytes=0)
     if isinstance(value, tensorus.Record):
         return (comparable(value.info), comparable(value.tensor))
     if isinstance(value, (list, tuple)):

@@ -24,8 +24,8 @@ from tensorus_server.chunk_store.local import LocalChunkStore, Reserve
 from tensorus_server.engine.codec_pool import CodecPool
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert.stream import InsertStream, ItemProgress, ItemResult
+from tensorus_server.engine.orphans import quarantine_orphans
 from tensorus_server.engine.read.reader import Piece, ReadPlan
-from tensorus_server.engine.unknown import set_aside
 from tensorus_server.errors import DataCorruptError
 from tensorus_server.filter.tree import Filter
 from tensorus_server.model import (
@@ -107,7 +107,7 @@ def wait_for_purge(engine: Engine) -> None:
 
 def set_aside_now(engine: Engine) -> int:
     """Move to quarantine what no row knows, however young it is, and return how many payloads that were."""
-    return set_aside(
+    return quarantine_orphans(
         engine._catalogue,
         engine._chunk_store,
         engine._chunk_store.quarantine,

@@ -55,7 +55,7 @@ def leftovers(server: Server) -> list[str]:
 
 def assert_settled(server: Server) -> None:
     """Fail unless nothing of any insert is left soon: neither a session, nor a thread, nor a file."""
-    sessions = server._engine.sessions
+    sessions = server.sessions
 
     def left() -> list[Any]:
         threads = [thread.name for thread in threading.enumerate() if thread.name == "tensorus-insert"]

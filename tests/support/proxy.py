@@ -186,6 +186,9 @@ class FaultProxy:
         self._ready.set()
         await stopping.wait()
         server.close()
+        # Whoever is still connected is not waited for.
+        for connection in list(self._open):
+            connection.end(reset=True)
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -11,7 +11,7 @@ import pytest
 
 from tensorus.tensor_storage import DatasetNotFoundError, TensorStorage
 
-COUNT = 64
+COUNT = 40
 ELEMENTS = 256 * 1024
 TENSOR_BYTES = ELEMENTS * 4
 

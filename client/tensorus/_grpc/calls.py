@@ -17,10 +17,12 @@ from tensorus._grpc.convert import (
     explanation_from,
     metadata_to,
     policy_to,
+    precision_to,
     schema_to,
     stats_from,
     tensor_from,
 )
+from tensorus._grpc.convert_store import store_stats_from
 from tensorus._grpc.steps import Ask, AttemptFailedError, Call, Give, Open, Pause, Read, Send, as_answer
 from tensorus.errors import InternalError
 from tensorus_protos.framing import join
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from tensorus._backend import Listing, Sample
     from tensorus._grpc.steps import Steps
     from tensorus.errors import DataCorruptError
-    from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Schema, TensorInfo
+    from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Schema, StoreStats, TensorInfo
 
 __all__ = [
     "cancel_insert",
@@ -51,6 +53,7 @@ __all__ = [
     "query_request",
     "read_options",
     "short_call",
+    "store_stats",
     "update_dataset",
     "update_metadata",
 ]
@@ -135,6 +138,12 @@ def dataset_stats(name: str) -> Call[DatasetStats]:
     return _read_only("GetDatasetStats", request, pb.GetDatasetStatsResponse.FromString, stats_from)
 
 
+def store_stats() -> Call[StoreStats]:
+    """See `Backend`."""
+    request = pb.GetStoreStatsRequest()
+    return _read_only("GetStoreStats", request, pb.GetStoreStatsResponse.FromString, store_stats_from)
+
+
 def update_metadata(dataset: str, tensor_id: str, metadata: Mapping[str, Any]) -> Call[TensorInfo]:
     """See `Backend`."""
     request = pb.UpdateTensorRequest(dataset=dataset, id=tensor_id, metadata=metadata_to(metadata))
@@ -190,7 +199,7 @@ def _page(name: str, request: Message, parse: Callable[[bytes], Any]) -> Call[An
     return _read_only(name, request, parse, lambda page: page)
 
 
-def query_request(listing: Listing, *, with_data: bool) -> pb.QueryRequest:
+def query_request(listing: Listing, *, with_data: bool, precision: str | None = None) -> pb.QueryRequest:
     """Return the request of a query's first stream; those of the next ones have a token to go on from."""
     return pb.QueryRequest(
         dataset=listing.dataset,
@@ -199,7 +208,7 @@ def query_request(listing: Listing, *, with_data: bool) -> pb.QueryRequest:
         limit=listing.limit,
         sample=listing.sample,
         seed=listing.seed,
-        options=read_options(with_data=with_data),
+        options=read_options(with_data=with_data, precision=precision),
     )
 
 
@@ -240,14 +249,18 @@ def _explain_messages(opening: pb.OpenExplain, sample: Sample) -> Iterator[bytes
         yield join(b"", [block])
 
 
-def read_options(*, with_data: bool, dtype: str | None = None) -> pb.ReadOptions:
+def read_options(*, with_data: bool, dtype: str | None = None, precision: str | None = None) -> pb.ReadOptions:
     """Return how streams that read are to answer here.
 
     Raises:
         UnsupportedDTypeError: nothing can be cast to that.
     """
-    as_dtype = None if dtype is None else dtype_to(dtype)
-    return pb.ReadOptions(accepted_codecs=accepted_codecs(), headers_only=not with_data, as_dtype=as_dtype)
+    return pb.ReadOptions(
+        accepted_codecs=accepted_codecs(),
+        headers_only=not with_data,
+        as_dtype=None if dtype is None else dtype_to(dtype),
+        precision=precision_to(precision),
+    )
 
 
 def _dataset(response: Any) -> DatasetInfo:  # `Any`: each call that answers with a dataset has a message of its own

@@ -60,6 +60,7 @@ __all__ = [
     "metadata_to",
     "plain_metadata",
     "policy_to",
+    "precision_to",
     "schema_to",
     "slices_to",
     "stats_from",
@@ -85,6 +86,8 @@ _METADATA_TYPES: dict[type | None, pb.MetadataType] = {
 }
 _METADATA_TYPES_BACK = {number: kind for kind, number in _METADATA_TYPES.items()}
 
+_PRECISIONS: dict[str | None, pb.Precision] = {None: pb.PRECISION_UNSPECIFIED, "bf16": pb.PRECISION_BF16}
+
 _METADATA_BYTES_MAX = 1024 * 1024
 """As messages, so that an announcement fits a message. A server takes 64 KiB as JSON, which are never that much as messages."""
 
@@ -104,11 +107,11 @@ _numbers_of = attrgetter(*_SUMMARY)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def tensor_from(message: pb.Tensor, *, inserted: bool = False) -> TensorInfo:
+def tensor_from(message: pb.Tensor, *, inserted: bool = False, coarse_error: float = 0.0) -> TensorInfo:
     """Return what a message says of a tensor; most of it is only taken out of the message when it is asked for.
 
     Args:
-        inserted: see `TensorInfo.inserted`.
+        inserted, coarse_error: see `TensorInfo`.
 
     Raises:
         InternalError: its metadata have something that this version cannot read.
@@ -120,6 +123,7 @@ def tensor_from(message: pb.Tensor, *, inserted: bool = False) -> TensorInfo:
         shape=tuple(spec.shape[:]),
         metadata=_metadata_from(message.metadata),
         inserted=inserted,
+        coarse_error=coarse_error,
         rest=partial(_measured_from, message),
     )
 
@@ -361,6 +365,11 @@ def merged_shares(shares: Iterable[EncodingShare]) -> tuple[EncodingShare, ...]:
             known.stored_bytes + share.stored_bytes,
         )
     return tuple(sorted(sums.values(), key=lambda share: share.stored_bytes, reverse=True))
+
+
+def precision_to(precision: str | None) -> pb.Precision:
+    """Return the precision of a read."""
+    return _PRECISIONS[precision]
 
 
 def slices_to(part: Part) -> pb.SliceSet:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import crc32c
 
 from tensorus._arrays.canonical import element_bytes
-from tensorus._backend import Began, Bytes, Failed
+from tensorus._backend import Began, Bytes, Failed, Part
 from tensorus._grpc.calls import query_request, read_options
 from tensorus._grpc.convert import dtype_from, error_of, slices_to, tensor_from
 from tensorus._grpc.steps import AttemptFailedError, Give, Open, Pause, Read, as_answer
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from tensorus._backend import Arrival, Listing, Part
+    from tensorus._backend import Arrival, Listing
     from tensorus._grpc.steps import Steps
 
 __all__ = ["GetPlace", "QueryPlace", "arrivals", "get", "query"]
@@ -36,10 +36,12 @@ _READ = Read()
 
 def get(dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Steps[Arrival, None]:
     """See `Backend`."""
-    slices = None if part is None else slices_to(part)
+    part = part or Part()
+    slices = None if part.is_whole else slices_to(part)
     reads = [pb.TensorRead(id=tensor_id, slices=slices) for tensor_id in ids]
-    options = read_options(with_data=with_data, dtype=None if part is None else part.dtype)
-    place = GetPlace(reads, with_data=with_data)
+    options = read_options(with_data=with_data, dtype=part.dtype, precision=part.precision)
+    # Byte ranges are of the stored values.
+    place = GetPlace(reads, with_data=with_data, by_bytes=part.precision is None)
 
     def request() -> pb.GetRequest:
         return pb.GetRequest(dataset=dataset, reads=place.remaining(), options=options)
@@ -53,9 +55,9 @@ def get(dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool)
     return _read("Get", request, arrived, place)
 
 
-def query(listing: Listing, *, with_data: bool) -> Steps[Arrival, None]:
+def query(listing: Listing, *, with_data: bool, precision: str | None = None) -> Steps[Arrival, None]:
     """See `Backend`."""
-    first = query_request(listing, with_data=with_data)
+    first = query_request(listing, with_data=with_data, precision=precision)
     place = QueryPlace(with_data=with_data)
 
     def request() -> pb.QueryRequest:
@@ -125,14 +127,17 @@ def arrivals(response: pb.GetResponse | pb.QueryResponse, payload: memoryview) -
                     reason="CHECKSUM_MISMATCH",
                 )
         if segment.HasField("tensor"):
-            info = tensor_from(segment.tensor)
+            coarse_error = segment.coarse_error
+            info = tensor_from(segment.tensor, coarse_error=coarse_error)
+            # The checksum is that of the stored values.
+            checksum = None if coarse_error else segment.tensor.value_checksum.value
             if segment.HasField("part"):
                 yield Began(item, info, tuple(segment.part.shape), dtype_from(segment.part))
             elif segment.last and decoded_length and not (segment.encoding or segment.offset):
-                yield Began(item, info, info.shape, data=data, checksum=segment.tensor.value_checksum.value)
+                yield Began(item, info, info.shape, data=data, checksum=checksum)
                 continue
             else:
-                yield Began(item, info, info.shape, checksum=segment.tensor.value_checksum.value)
+                yield Began(item, info, info.shape, checksum=checksum)
         if decoded_length:
             yield Bytes(item, segment.offset, data, segment.encoding != 0, decoded_length)
     yield from failed
@@ -186,10 +191,15 @@ class _Place:
 class GetPlace(_Place):
     """How far a Get is. Its next stream is asked for what is left."""
 
-    def __init__(self, reads: Sequence[pb.TensorRead], *, with_data: bool) -> None:
-        """Begin before the first read."""
+    def __init__(self, reads: Sequence[pb.TensorRead], *, with_data: bool, by_bytes: bool = True) -> None:
+        """Begin before the first read.
+
+        Args:
+            by_bytes: whether a whole tensor that has arrived in part may be gone on with by its bytes; if not, it begins again.
+        """
         super().__init__(with_data=with_data)
         self._reads = reads
+        self._by_bytes = by_bytes
 
     def remaining(self) -> Sequence[pb.TensorRead]:
         """Return the reads of the next stream: those that have no end yet, the first one from where it broke off."""
@@ -201,7 +211,8 @@ class GetPlace(_Place):
         # What has arrived is of this generation; what follows must be, too.
         read.generation = self._generation
         # By bytes a tensor is another part, of another shape: only what has begun to arrive goes on so.
-        if self._item is not None and self._item.in_order and self._item.arrived_bytes and not read.HasField("slices"):
+        by_bytes = self._by_bytes and not read.HasField("slices")
+        if by_bytes and self._item is not None and self._item.in_order and self._item.arrived_bytes:
             self._offset = self._item.arrived_bytes
             read.bytes.offset = self._offset
         else:

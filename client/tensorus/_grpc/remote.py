@@ -14,17 +14,27 @@ from tensorus._grpc.channel import OPTIONS, SERVICE, LazyChannel, begun, require
 from tensorus._grpc.patience import Patience, warn_when_stuck
 from tensorus._grpc.rpc_errors import rpc_error
 from tensorus._grpc.steps import Ask, AttemptFailedError, Close, Driver, Give, Open, Pause, Read, Send, Work
+from tensorus._grpc.verify import verify
 from tensorus.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Never
 
-    from tensorus._backend import Arrival, InsertOptions, Listing, Part, Sample, Upload
+    from tensorus._backend import Arrival, Finding, InsertOptions, Listing, Part, Sample, Upload
     from tensorus._grpc.patience import Observer
     from tensorus._grpc.steps import Call, Step, Steps
     from tensorus.errors import DataCorruptError, TensorusError
-    from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Progress, Schema, TensorInfo
+    from tensorus.types import (
+        DatasetInfo,
+        DatasetStats,
+        Policy,
+        PolicyExplanation,
+        Progress,
+        Schema,
+        StoreStats,
+        TensorInfo,
+    )
 
 __all__ = ["RemoteBackend"]
 
@@ -116,9 +126,9 @@ class RemoteBackend(Backend):
         """See `Backend`."""
         return self._values(reads.get(dataset, ids, part, with_data=with_data))
 
-    def query(self, listing: Listing, *, with_data: bool) -> Iterator[Arrival]:
+    def query(self, listing: Listing, *, with_data: bool, precision: str | None = None) -> Iterator[Arrival]:
         """See `Backend`."""
-        return self._values(reads.query(listing, with_data=with_data))
+        return self._values(reads.query(listing, with_data=with_data, precision=precision))
 
     def list_tensors(self, listing: Listing) -> Iterator[TensorInfo | DataCorruptError]:
         """See `Backend`."""
@@ -135,6 +145,14 @@ class RemoteBackend(Backend):
     def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
         """See `Backend`."""
         return self._result(calls.explain(sample, policies))
+
+    def store_stats(self) -> StoreStats:
+        """See `Backend`."""
+        return self.call(calls.store_stats())
+
+    def verify(self, dataset: str | None, ids: Sequence[str], bytes_per_second: int | None) -> Iterator[Finding]:
+        """See `Backend`."""
+        return self._values(verify(dataset, ids, bytes_per_second))
 
     def close(self) -> None:
         """See `Backend`."""

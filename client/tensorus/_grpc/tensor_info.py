@@ -32,6 +32,7 @@ def described(
     shape: tuple[int, ...],
     metadata: Metadata,
     inserted: bool,
+    coarse_error: float,
     rest: Callable[[], dict[str, Any]],
 ) -> TensorInfo:
     """Return what is known of a tensor; `rest` returns what `measured` does."""
@@ -44,6 +45,7 @@ def described(
         "generation": tensor.generation,
         "ordinal": tensor.ordinal,
         "inserted": inserted,
+        "coarse_error": coarse_error,
     }
     return TensorInfo.lazily(known, rest)
 

@@ -19,8 +19,10 @@ from tensorus._arguments import (
     inserted_many,
     inserted_one,
     listing_of,
+    part_of,
     policies_of,
     policy_of,
+    precision_of,
     progress_of,
     record_of,
     sample_from,
@@ -28,6 +30,7 @@ from tensorus._arguments import (
     tensor_name,
     upload_of,
     uploads_of,
+    verified_part,
     without_result,
 )
 from tensorus._arrays.assemble import Assembler, headers
@@ -35,6 +38,8 @@ from tensorus._backend import InsertOptions
 from tensorus._damage import intact, tell
 from tensorus._grpc import calls, reads
 from tensorus._grpc.aio_remote import AsyncRemoteBackend
+from tensorus._grpc.verify import verify
+from tensorus._verifying import Verifying
 from tensorus.errors import AlreadyExistsError, UnavailableError
 from tensorus.types import NewTensor, Record
 
@@ -47,6 +52,7 @@ if TYPE_CHECKING:
     from tensorus._backend import Arrival, Listing
     from tensorus._damage import OnDamaged
     from tensorus._grpc.steps import Steps
+    from tensorus._verifying import OnDamage, OnVerifyProgress
     from tensorus._where import Where
     from tensorus.errors import DataCorruptError
     from tensorus.types import (
@@ -57,9 +63,12 @@ if TYPE_CHECKING:
         OnConflict,
         Policy,
         PolicyExplanation,
+        Precision,
         Progress,
         Schema,
+        StoreStats,
         TensorInfo,
+        VerifyReport,
     )
 
 __all__ = ["AsyncClient"]
@@ -192,11 +201,12 @@ class AsyncClient:
         *,
         index: Index | None = None,
         dtype: str | None = None,
+        precision: Precision | None = None,
         as_: AsArray | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Any:  # `Any`: a torch tensor or a NumPy array, as asked for
         """Return a tensor, or a part of it. See `tensorus.Client.get`."""
-        part, finish = selection_of(index, dtype, as_)
+        part, finish = selection_of(index, dtype, as_, precision)
         report = None
         if on_progress is not None:
             loop = asyncio.get_running_loop()
@@ -211,12 +221,19 @@ class AsyncClient:
         raise without_result("read", dataset, id)
 
     def get_many(
-        self, dataset: str, ids: Iterable[str], *, as_: AsArray | None = None, on_damaged: OnDamaged = None
+        self,
+        dataset: str,
+        ids: Iterable[str],
+        *,
+        precision: Precision | None = None,
+        as_: AsArray | None = None,
+        on_damaged: OnDamaged = None,
     ) -> AsyncIterator[Record]:
         """Yield tensors by id, in order, in one stream. See `tensorus.Client.get_many`."""
         name, wanted = dataset_name(dataset), [tensor_name(tensor_id) for tensor_id in ids]
-        reads = (reads.get(name, batch, None, with_data=True) for batch in batches(wanted, READS_PER_CALL))
-        return self._read(self._backend, reads, record_of(as_), on_damaged=on_damaged)
+        part = part_of(precision)
+        steps = (reads.get(name, batch, part, with_data=True) for batch in batches(wanted, READS_PER_CALL))
+        return self._read(self._backend, steps, record_of(as_), on_damaged=on_damaged)
 
     def query(
         self,
@@ -228,13 +245,14 @@ class AsyncClient:
         sample: int | None = None,
         seed: int | None = None,
         with_data: bool = True,
+        precision: Precision | None = None,
         as_: AsArray | None = None,
         on_damaged: OnDamaged = None,
     ) -> AsyncIterator[Record]:
         """Yield the tensors that match a filter. See `tensorus.Client.query`."""
         listing = listing_of(dataset, where, order_by=order_by, limit=limit, sample=sample, seed=seed)
         finish = record_of(as_)
-        steps = reads.query(listing, with_data=with_data)
+        steps = reads.query(listing, with_data=with_data, precision=precision_of(precision))
         if with_data:
             return self._read(self._backend, [steps], finish, on_damaged=on_damaged)
         damages = _Damages(on_damaged)
@@ -255,9 +273,15 @@ class AsyncClient:
         """Yield what is stored in a dataset, without the values. See `tensorus.Client.list`."""
         return self._list(self._backend, listing_of(dataset, where, order_by=order_by, limit=limit), on_damaged)
 
-    async def info(self, dataset: str, id: str) -> TensorInfo:  # noqa: A002 - the field's word
+    async def info(
+        self,
+        dataset: str,
+        id: str,  # noqa: A002 - the field's word
+        *,
+        precision: Precision | None = None,
+    ) -> TensorInfo:
         """Return everything about a tensor but its values. See `tensorus.Client.info`."""
-        steps = reads.get(dataset_name(dataset), [tensor_name(id)], None, with_data=False)
+        steps = reads.get(dataset_name(dataset), [tensor_name(id)], part_of(precision), with_data=False)
         async with aclosing(_each(self._backend.values(steps, headers))) as found:
             async for info in found:
                 return info
@@ -282,6 +306,27 @@ class AsyncClient:
         """Return what policies would do to a tensor. See `tensorus.Client.explain`."""
         sample = await self._backend.in_thread(sample_from, tensor)
         return await self._backend.result(calls.explain(sample, policies_of(policies)))
+
+    async def store_stats(self) -> StoreStats:
+        """Return the sizes of the whole store. See `tensorus.Client.store_stats`."""
+        return await self._backend.call(calls.store_stats())
+
+    async def verify(
+        self,
+        dataset: str | None = None,
+        ids: str | Iterable[str] | None = None,
+        *,
+        max_bytes_per_second: int | None = None,
+        on_damage: OnDamage | None = None,
+        on_progress: OnVerifyProgress | None = None,
+    ) -> VerifyReport:
+        """Verify every checksum of what is stored, and report all damage. See `tensorus.Client.verify`."""
+        found = Verifying(on_damage, on_progress)
+        steps = verify(*verified_part(dataset, ids, max_bytes_per_second))
+        async with aclosing(_each(self._backend.values(steps, iter))) as findings:
+            async for finding in findings:
+                found.take(finding)
+        return found.report
 
     @property
     def _backend(self) -> AsyncRemoteBackend:

@@ -10,6 +10,7 @@ import click
 from tensorus._version import __version__
 from tensorus.cli._output import print_error
 from tensorus.cli.bench import bench
+from tensorus.cli.df import df
 from tensorus.cli.explain import explain
 from tensorus.cli.gc import gc
 from tensorus.cli.get import get
@@ -21,6 +22,7 @@ from tensorus.cli.recover import recover
 from tensorus.cli.rm import rm
 from tensorus.cli.serve import serve
 from tensorus.cli.stats import stats
+from tensorus.cli.verify import verify
 from tensorus.errors import NotFoundError, TensorusError, UnavailableError
 
 __all__ = ["app"]
@@ -74,5 +76,5 @@ def app() -> None:
     """  # noqa: D301 - click's mark for lines that are not rewrapped
 
 
-for _command in (serve, put, get, ls, info, stats, rm, explain, bench, import_, gc, recover):
+for _command in (serve, put, get, ls, info, stats, rm, explain, bench, import_, df, gc, verify, recover):
     app.add_command(_command)

@@ -232,8 +232,8 @@ class TransferBar:
         """Remove the bar."""
         self._bar.stop()
 
-    def show(self, done_bytes: int, total_bytes: int) -> None:
-        """Show the progress of the transfer."""
+    def show(self, done_bytes: int, total_bytes: int | None) -> None:
+        """Show the progress of the transfer; without a total, as far as it is known."""
         if done_bytes > self._done_bytes:
             self._done_bytes = done_bytes
             self._bar.update(self._task, description=self._description)

@@ -164,7 +164,7 @@ def _restore(engine: Engine, keys: Sequence[str]) -> list[str]:
 def _collect(engine: Engine, *, now: bool, purge: bool) -> _Collected:
     swept = engine.sweep(in_grace=now)
     purged = engine.empty_quarantine() if purge else 0
-    listing = engine.set_unknown_aside()
+    listing = engine.quarantine_orphans()
     return _Collected(swept.deleted, swept.expired, swept.unfinished, listing.moved, purged + listing.deleted)
 
 

@@ -47,6 +47,11 @@ class InsertOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     INSERT_OUTCOME_ALREADY_STORED: _ClassVar[InsertOutcome]
     INSERT_OUTCOME_REPLACED: _ClassVar[InsertOutcome]
 
+class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRECISION_UNSPECIFIED: _ClassVar[Precision]
+    PRECISION_BF16: _ClassVar[Precision]
+
 class Property(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PROPERTY_UNSPECIFIED: _ClassVar[Property]
@@ -133,6 +138,8 @@ INSERT_OUTCOME_UNSPECIFIED: InsertOutcome
 INSERT_OUTCOME_INSERTED: InsertOutcome
 INSERT_OUTCOME_ALREADY_STORED: InsertOutcome
 INSERT_OUTCOME_REPLACED: InsertOutcome
+PRECISION_UNSPECIFIED: Precision
+PRECISION_BF16: Precision
 PROPERTY_UNSPECIFIED: Property
 PROPERTY_ID: Property
 PROPERTY_DTYPE: Property
@@ -521,7 +528,7 @@ class DataTypeShare(_message.Message):
     def __init__(self, dtype: _Optional[_Union[DataType, str]] = ..., tensors: _Optional[int] = ..., canonical_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ...) -> None: ...
 
 class Segment(_message.Message):
-    __slots__ = ("item", "tensor", "offset", "decoded_length", "payload_length", "encoding", "crc32c", "last", "source_checksum", "part")
+    __slots__ = ("item", "tensor", "offset", "decoded_length", "payload_length", "encoding", "crc32c", "last", "source_checksum", "part", "coarse_error")
     ITEM_FIELD_NUMBER: _ClassVar[int]
     TENSOR_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
@@ -532,6 +539,7 @@ class Segment(_message.Message):
     LAST_FIELD_NUMBER: _ClassVar[int]
     SOURCE_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
+    COARSE_ERROR_FIELD_NUMBER: _ClassVar[int]
     item: int
     tensor: Tensor
     offset: int
@@ -542,7 +550,8 @@ class Segment(_message.Message):
     last: bool
     source_checksum: Checksum
     part: TensorSpec
-    def __init__(self, item: _Optional[int] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ..., offset: _Optional[int] = ..., decoded_length: _Optional[int] = ..., payload_length: _Optional[int] = ..., encoding: _Optional[int] = ..., crc32c: _Optional[int] = ..., last: bool = ..., source_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., part: _Optional[_Union[TensorSpec, _Mapping]] = ...) -> None: ...
+    coarse_error: float
+    def __init__(self, item: _Optional[int] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ..., offset: _Optional[int] = ..., decoded_length: _Optional[int] = ..., payload_length: _Optional[int] = ..., encoding: _Optional[int] = ..., crc32c: _Optional[int] = ..., last: bool = ..., source_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., part: _Optional[_Union[TensorSpec, _Mapping]] = ..., coarse_error: _Optional[float] = ...) -> None: ...
 
 class ItemStatus(_message.Message):
     __slots__ = ("item", "status", "committed_bytes", "tensor", "outcome")
@@ -697,18 +706,20 @@ class SliceSet(_message.Message):
     def __init__(self, axes: _Optional[_Iterable[_Union[Slice, _Mapping]]] = ..., trailing_axes: _Optional[_Iterable[_Union[Slice, _Mapping]]] = ...) -> None: ...
 
 class ReadOptions(_message.Message):
-    __slots__ = ("accepted_codecs", "max_payload_bytes", "omit_crc", "headers_only", "as_dtype")
+    __slots__ = ("accepted_codecs", "max_payload_bytes", "omit_crc", "headers_only", "as_dtype", "precision")
     ACCEPTED_CODECS_FIELD_NUMBER: _ClassVar[int]
     MAX_PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     OMIT_CRC_FIELD_NUMBER: _ClassVar[int]
     HEADERS_ONLY_FIELD_NUMBER: _ClassVar[int]
     AS_DTYPE_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
     accepted_codecs: _containers.RepeatedScalarFieldContainer[str]
     max_payload_bytes: int
     omit_crc: bool
     headers_only: bool
     as_dtype: DataType
-    def __init__(self, accepted_codecs: _Optional[_Iterable[str]] = ..., max_payload_bytes: _Optional[int] = ..., omit_crc: bool = ..., headers_only: bool = ..., as_dtype: _Optional[_Union[DataType, str]] = ...) -> None: ...
+    precision: Precision
+    def __init__(self, accepted_codecs: _Optional[_Iterable[str]] = ..., max_payload_bytes: _Optional[int] = ..., omit_crc: bool = ..., headers_only: bool = ..., as_dtype: _Optional[_Union[DataType, str]] = ..., precision: _Optional[_Union[Precision, str]] = ...) -> None: ...
 
 class GetRequest(_message.Message):
     __slots__ = ("dataset", "reads", "options", "fail_fast")
@@ -958,32 +969,102 @@ class PolicyExplanation(_message.Message):
     def __init__(self, policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., storage: _Optional[_Union[StorageReport, _Mapping]] = ..., encode_bytes_per_second: _Optional[float] = ..., decode_bytes_per_second: _Optional[float] = ..., worst_relative_error: _Optional[float] = ...) -> None: ...
 
 class VerifyRequest(_message.Message):
-    __slots__ = ("dataset", "ids")
+    __slots__ = ("dataset", "ids", "max_bytes_per_second", "resume_token")
     DATASET_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
     dataset: str
     ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, dataset: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    max_bytes_per_second: int
+    resume_token: str
+    def __init__(self, dataset: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., max_bytes_per_second: _Optional[int] = ..., resume_token: _Optional[str] = ...) -> None: ...
 
 class VerifyResponse(_message.Message):
-    __slots__ = ("verified_tensors", "verified_stored_bytes", "damages")
+    __slots__ = ("verified_tensors", "verified_stored_bytes", "damages", "total_tensors", "total_stored_bytes", "resume_token", "summary")
     VERIFIED_TENSORS_FIELD_NUMBER: _ClassVar[int]
     VERIFIED_STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
     DAMAGES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_TENSORS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
     verified_tensors: int
     verified_stored_bytes: int
     damages: _containers.RepeatedCompositeFieldContainer[Damage]
-    def __init__(self, verified_tensors: _Optional[int] = ..., verified_stored_bytes: _Optional[int] = ..., damages: _Optional[_Iterable[_Union[Damage, _Mapping]]] = ...) -> None: ...
+    total_tensors: int
+    total_stored_bytes: int
+    resume_token: str
+    summary: VerifySummary
+    def __init__(self, verified_tensors: _Optional[int] = ..., verified_stored_bytes: _Optional[int] = ..., damages: _Optional[_Iterable[_Union[Damage, _Mapping]]] = ..., total_tensors: _Optional[int] = ..., total_stored_bytes: _Optional[int] = ..., resume_token: _Optional[str] = ..., summary: _Optional[_Union[VerifySummary, _Mapping]] = ...) -> None: ...
+
+class VerifySummary(_message.Message):
+    __slots__ = ("damages", "damaged_tensors", "undecoded_tensors", "orphans")
+    DAMAGES_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_TENSORS_FIELD_NUMBER: _ClassVar[int]
+    UNDECODED_TENSORS_FIELD_NUMBER: _ClassVar[int]
+    ORPHANS_FIELD_NUMBER: _ClassVar[int]
+    damages: int
+    damaged_tensors: int
+    undecoded_tensors: int
+    orphans: int
+    def __init__(self, damages: _Optional[int] = ..., damaged_tensors: _Optional[int] = ..., undecoded_tensors: _Optional[int] = ..., orphans: _Optional[int] = ...) -> None: ...
 
 class Damage(_message.Message):
-    __slots__ = ("id", "generation", "status")
+    __slots__ = ("id", "generation", "status", "dataset", "chunk", "file")
     ID_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
     id: str
     generation: int
     status: _status_pb2.Status
-    def __init__(self, id: _Optional[str] = ..., generation: _Optional[int] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+    dataset: str
+    chunk: int
+    file: str
+    def __init__(self, id: _Optional[str] = ..., generation: _Optional[int] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., dataset: _Optional[str] = ..., chunk: _Optional[int] = ..., file: _Optional[str] = ...) -> None: ...
+
+class GetStoreStatsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStoreStatsResponse(_message.Message):
+    __slots__ = ("datasets", "tensors", "canonical_bytes", "stored_bytes", "catalogue_bytes", "garbage_payloads", "garbage_bytes", "garbage_bytes_estimated", "garbage_until", "quarantined_payloads", "quarantined_bytes", "quarantined_until", "uploads", "upload_bytes", "disk_free_bytes", "disk_total_bytes")
+    DATASETS_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    CANONICAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CATALOGUE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    GARBAGE_PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    GARBAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    GARBAGE_BYTES_ESTIMATED_FIELD_NUMBER: _ClassVar[int]
+    GARBAGE_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    UPLOADS_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    datasets: int
+    tensors: int
+    canonical_bytes: int
+    stored_bytes: int
+    catalogue_bytes: int
+    garbage_payloads: int
+    garbage_bytes: int
+    garbage_bytes_estimated: bool
+    garbage_until: _timestamp_pb2.Timestamp
+    quarantined_payloads: int
+    quarantined_bytes: int
+    quarantined_until: _timestamp_pb2.Timestamp
+    uploads: int
+    upload_bytes: int
+    disk_free_bytes: int
+    disk_total_bytes: int
+    def __init__(self, datasets: _Optional[int] = ..., tensors: _Optional[int] = ..., canonical_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., catalogue_bytes: _Optional[int] = ..., garbage_payloads: _Optional[int] = ..., garbage_bytes: _Optional[int] = ..., garbage_bytes_estimated: bool = ..., garbage_until: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., quarantined_payloads: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., quarantined_until: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., uploads: _Optional[int] = ..., upload_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ...) -> None: ...
 
 class GetCapabilitiesRequest(_message.Message):
     __slots__ = ()

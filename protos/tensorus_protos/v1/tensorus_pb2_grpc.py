@@ -101,6 +101,11 @@ class TensorServiceStub(object):
                 request_serializer=tensorus_dot_v1_dot_tensorus__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.VerifyResponse.FromString,
                 )
+        self.GetStoreStats = channel.unary_unary(
+                '/tensorus.v1.TensorService/GetStoreStats',
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetStoreStatsRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetStoreStatsResponse.FromString,
+                )
 
 
 class TensorServiceServicer(object):
@@ -216,7 +221,14 @@ class TensorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Reads stored bytes again, verifies every checksum and streams the damage found.
+        """Reads stored bytes again, verifies every checksum and streams the damage found. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStoreStats(self, request, context):
+        """Returns the sizes of the whole store: of its tensors, of what waits to be deleted, and of the disk.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -309,6 +321,11 @@ def add_TensorServiceServicer_to_server(servicer, server):
                     servicer.Verify,
                     request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.VerifyRequest.FromString,
                     response_serializer=tensorus_dot_v1_dot_tensorus__pb2.VerifyResponse.SerializeToString,
+            ),
+            'GetStoreStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStoreStats,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetStoreStatsRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetStoreStatsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -608,5 +625,22 @@ class TensorService(object):
         return grpc.experimental.unary_stream(request, target, '/tensorus.v1.TensorService/Verify',
             tensorus_dot_v1_dot_tensorus__pb2.VerifyRequest.SerializeToString,
             tensorus_dot_v1_dot_tensorus__pb2.VerifyResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def GetStoreStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/GetStoreStats',
+            tensorus_dot_v1_dot_tensorus__pb2.GetStoreStatsRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.GetStoreStatsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -1,1 +1,1 @@
-"""Payloads by key: durable before they are reported, whole or not there."""
+"""The chunk store: payloads by key. A payload is durable before its key is returned, and is either complete or absent."""

@@ -1,32 +1,31 @@
-"""What the engine asks of a chunk store, in roles. A class may fill several, and a caller takes only those that it uses.
+"""The interface of a chunk store, split into roles. A class may fill several, and a caller takes only those that it needs.
 
-    role               used by                      what it does
-    `PayloadStore`     reads, the sweep             opens published payloads for reads of ranges, and deletes them
-    `Staging`          inserts, the sweep           takes payloads in, as streams, and publishes them
-    `Leases`           the store's other roles      says which processes live, and which of them has a payload
-    `PayloadListing`   the daily listing            lists what is stored, to find orphans
+    role               used by                      purpose
+    `PayloadStore`     reads, the sweep             opens published payloads for reading, and deletes them
+    `Staging`          inserts, the sweep           receives payloads as streams, and publishes them
+    `Leases`           the store's other roles      tracks which processes are alive, and which of them holds a payload
+    `PayloadListing`   the daily listing            lists all payloads, to find orphans
     `Quarantine`       the daily listing, `gc`      holds orphans until they are deleted
-    `IdentityHolder`   the opening of a store       says which store the payloads are of
-    `ChunkStore`       the engine, which shares     all of them
-                       the roles out
+    `IdentityHolder`   the opening of a store       tells which store the payloads belong to
+    `ChunkStore`       the engine                   all of these; the engine passes on single roles
 
-A payload is immutable and has a key that the store made: nothing is ever overwritten, and no name of a client's reaches the
-store. A payload on its way in is begun, appended to and finished; then it is staged: its bytes are durable, and nobody can read
-them. There are four verbs for what becomes of a payload:
+A payload is immutable and has a key that the store chooses, so nothing is ever overwritten, and no name from a client reaches
+the store. A new payload is begun, appended to and finished. Then it is staged: its bytes are durable, but nobody can read them.
+Four verbs say what happens to a payload afterwards:
 
-    publish    a staged payload becomes readable, by the key that the store returns for it
-    park       the write ends, and what was kept of the payload stays, to be resumed by this process or another
+    publish    a staged payload becomes readable, under the key that the store returns
+    park       the write ends, and the kept part of the payload stays, so that this process or another can resume it
     drop       a payload that is not published is removed
     delete     a payload that is published, or in quarantine, is removed for good
 
-`keep` is none of them. It makes durable what was appended so far, and the write goes on. What was kept outlives its process,
-and belongs to an upload of the catalogue. What was begun and neither kept nor published is garbage after a crash: the sweep
-drops it. A payload that was published and never committed to the catalogue is an orphan, and so is a kept one without an
-upload: the daily listing moves orphans to the quarantine.
+`keep` makes the bytes appended so far durable while the write continues. A kept payload outlives its process, and belongs to an
+upload in the catalogue. After a crash, a payload that was begun and neither kept nor published is garbage, and the sweep drops
+it. A payload that was published and never committed to the catalogue is an orphan, and so is a kept one without an upload; the
+daily listing moves orphans to the quarantine.
 
-No method takes or returns a path or a file handle, and none requires that a payload is moved or cut. So a store of objects can
-fill every role: `begin` settles the final key, each `keep` ends an object, `publish` has nothing to do, and `resume` ignores
-the objects after the place from which it goes on. Where a method's promise is weaker for that reason, its description says so.
+No method takes or returns a path or a file handle, or requires a payload to be moved or truncated. So an object store can fill
+every role: `begin` chooses the final key, each `keep` completes an object, `publish` does nothing, and `resume` ignores the
+objects after its position. Methods whose promises are weaker for that reason say so.
 """
 
 from __future__ import annotations
@@ -60,6 +59,7 @@ __all__ = [
     "PayloadUnreadableError",
     "Quarantine",
     "Quarantined",
+    "Space",
     "StagedPayload",
     "Staging",
     "StoredKey",
@@ -68,47 +68,47 @@ __all__ = [
 
 
 class ChunkStoreError(Exception):
-    """Base of what a chunk store says of one payload; the engine decides what that means.
+    """Base of the errors that concern one payload; the engine decides how to report them.
 
-    Every method of every role may raise `StoreUnavailableError`: the disk, or the service, does not do it now. Apart from these
-    and `StorageFullError` a store raises nothing: neither `OSError`, nor the errors of a client library.
+    Every method of every role may also raise `StoreUnavailableError`, if the disk or the service fails. Besides these and
+    `StorageFullError`, a store raises no errors: neither `OSError` nor those of a client library.
     """
 
 
 class PayloadMissingError(ChunkStoreError):
-    """No payload has this key, or it ends before what was asked for."""
+    """No payload has this key, or the payload is shorter than requested."""
 
 
 class PayloadBusyError(ChunkStoreError):
-    """Another writer has this payload."""
+    """Another writer holds this payload."""
 
 
 class PayloadUnreadableError(ChunkStoreError):
-    """The disk does not give these bytes back."""
+    """The disk cannot read the requested bytes."""
 
 
 @dataclass(frozen=True)
 class StagedPayload:
-    """A payload whose bytes are durable, and that nobody can read yet."""
+    """A payload that is durable as a whole, and that nobody can read yet."""
 
     payload_key: str
-    """As it was begun."""
+    """The name with which it was begun."""
     length: int
     """In bytes."""
     kept: bool = False
-    """Whether it was kept on its way in, and so outlives its process although it is not published.
+    """Whether it was kept while it was written, so that it outlives its process although it is not published.
 
-    Its writer's lease goes on until it is published, dropped or parked. That takes no descriptor: an insert of all or nothing
-    may have thousands.
+    Its writer's lease lasts until it is published, dropped or parked. The lease needs no descriptor, because an all-or-nothing
+    insert may hold thousands.
     """
 
 
 @dataclass(frozen=True)
 class StoredKey:
-    """A payload as a listing sees it."""
+    """An entry of a listing."""
 
     key: str
-    """What the store's methods take."""
+    """The key, as the store's methods take it."""
     modified_s: float
     """Seconds since 1970."""
 
@@ -118,14 +118,23 @@ class Quarantined:
     """A payload in quarantine."""
 
     key: str
-    """Of a published payload, as `PayloadListing.published` gives it; of a kept one "uploads/" and its key."""
+    """For a published payload, its key; for a kept one, its key with the prefix "uploads/"."""
     stored_bytes: int
     until_s: float
-    """Seconds since 1970: from then on it may be deleted."""
+    """When it may be deleted, in seconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """The space of a disk."""
+
+    free_bytes: int
+    """What programs of this user may still use, the reserve of inserts included."""
+    total_bytes: int
 
 
 class ChunkWriter(ABC):
-    """One payload on its way in. One thread at a time; ends with `finish`, `park` or `drop`."""
+    """Writes one payload; used by one thread at a time, and ended with `finish`, `park` or `drop`."""
 
     @abstractmethod
     def append(self, buffers: Sequence[Buffer]) -> None:
@@ -137,53 +146,64 @@ class ChunkWriter(ABC):
 
     @abstractmethod
     def keep(self) -> Future[None]:
-        """Begin to make durable what was appended so far, so that `resume` can go on from here; appending may go on meanwhile.
+        """Start to make the bytes appended so far durable, so that `resume` can continue after them.
 
-        The first time, the writer takes the payload's lease. One at a time: the one before must be done.
+        Appending may continue meanwhile. The first call takes the payload's lease. The previous call must be done before the
+        next one.
 
         Returns:
-            Done when it is durable. Fails with `StorageFullError` or `StoreUnavailableError`: the bytes are gone.
+            A future that is done when the bytes are durable. If it fails with `StorageFullError` or `StoreUnavailableError`,
+            the bytes are lost.
         """
 
     @abstractmethod
     def finish(self) -> StagedPayload:
-        """Make everything appended durable.
+        """Make all appended bytes durable, and end the write.
 
         Raises:
             StorageFullError: no space is left.
-            StoreUnavailableError: the bytes cannot be made durable; they are gone.
+            StoreUnavailableError: the bytes could not be made durable, and are lost.
         """
 
     @abstractmethod
     def park(self) -> None:
-        """End the write; what was kept of the payload stays for `resume`, and the rest is dropped.
+        """End the write; the kept part of the payload stays for `resume`, and the rest is dropped.
 
-        Idempotent, and without effect after `finish` or `drop`.
+        Idempotent; has no effect after `finish` or `drop`.
         """
 
     @abstractmethod
     def drop(self) -> None:
-        """End the write and drop what was appended, what was kept included. Idempotent; no effect after `finish` or `park`."""
+        """End the write and drop the payload, including its kept part. Idempotent; has no effect after `finish` or `park`."""
 
 
 class ChunkReader(ABC):
-    """An open payload. Safe in many threads."""
+    """An open payload. Thread-safe."""
+
+    @property
+    @abstractmethod
+    def length(self) -> int:
+        """Length of the payload's container in bytes: with everything that was appended, a footer too.
+
+        Raises:
+            PayloadUnreadableError: the disk does not say it.
+        """
 
     @abstractmethod
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes from `offset` of the payload's container.
 
-        After a deletion of the payload this goes on, or raises `PayloadMissingError`: it never returns other bytes. The grace
-        of a deletion is longer than reads take, so it makes no difference to them.
+        If the payload was deleted, this either continues to work or raises `PayloadMissingError`; it never returns other bytes.
+        Either is fine, since the grace period of a deletion is longer than any read.
 
         Raises:
-            PayloadMissingError: it ends before that, or was deleted after it was opened.
-            PayloadUnreadableError: the disk does not give it back.
+            PayloadMissingError: the payload is shorter, or was deleted after it was opened.
+            PayloadUnreadableError: the disk cannot read the bytes.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Release it. Idempotent."""
+        """Close the payload. Idempotent."""
 
     def __enter__(self) -> Self:
         """Return the reader."""
@@ -195,18 +215,18 @@ class ChunkReader(ABC):
 
 
 class PayloadStore(ABC):
-    """Published payloads by key. Safe in many threads."""
+    """Published payloads by key. Thread-safe."""
 
     @abstractmethod
     def open(self, key: str) -> ChunkReader:
-        """Return a reader of a published payload.
+        """Open a published payload.
 
         Args:
-            key: as `Staging.publish` returned it.
+            key: a key that `Staging.publish` returned.
 
         Raises:
             PayloadMissingError: no payload has this key.
-            StoreUnavailableError: it cannot be opened now.
+            StoreUnavailableError: the payload cannot be opened now.
         """
 
     @abstractmethod
@@ -215,11 +235,11 @@ class PayloadStore(ABC):
 
 
 class Staging(ABC):
-    """Payloads on their way in. Safe in many threads."""
+    """Payloads that are not published yet. Thread-safe."""
 
     @abstractmethod
     def require_space(self) -> None:
-        """Do nothing if inserts may use more space.
+        """Check that inserts may use more space.
 
         Raises:
             StorageFullError: only the reserve is left.
@@ -230,7 +250,7 @@ class Staging(ABC):
         """Start a payload.
 
         Args:
-            payload_key: from `new_payload_key`.
+            payload_key: a result of `new_payload_key`.
 
         Raises:
             StorageFullError: no space is left, or only the reserve.
@@ -238,28 +258,28 @@ class Staging(ABC):
 
     @abstractmethod
     def resume(self, payload_key: str, length: int) -> tuple[ChunkWriter, ChunkReader]:
-        """Take a kept payload's lease, and go on after its first `length` bytes; what follows them is no longer part of it.
+        """Take a kept payload's lease, and continue after its first `length` bytes; any bytes after them are dropped.
 
         Args:
-            length: what had been appended when one of the payload's `keep`s began, not necessarily the last one.
+            length: the payload's length when `keep` was called, though not necessarily at the last call.
 
         Returns:
-            A writer, and a reader of what is there.
+            A writer, and a reader of the first `length` bytes.
 
         Raises:
-            PayloadMissingError: it is not there, or shorter.
-            PayloadBusyError: another writer has it.
+            PayloadMissingError: the payload does not exist, or is shorter.
+            PayloadBusyError: another writer holds it.
         """
 
     @abstractmethod
     def publish(self, group: Sequence[StagedPayload]) -> list[str]:
-        """Make staged payloads readable, durably, and return the key of each. On error none counts as published.
+        """Make staged payloads readable, durably, and return their keys. After an error, none of them counts as published.
 
-        A key ends with the name by which its payload was begun. Before this returns no caller knows it, so a store whose
-        payloads have their final keys from the start need not hide them; see `PayloadListing.published`.
+        A key ends with the name with which its payload was begun. No caller knows the key before this returns, so a store
+        whose payloads have their final keys from the start need not hide them; see `PayloadListing.published`.
 
         Raises:
-            StoreUnavailableError: that cannot be done now.
+            StoreUnavailableError: the payloads cannot be published now.
         """
 
     @abstractmethod
@@ -268,27 +288,26 @@ class Staging(ABC):
 
     @abstractmethod
     def drop(self, staged: StagedPayload) -> None:
-        """Drop a staged payload that is not going to be published. Idempotent."""
+        """Drop a staged payload that will not be published. Idempotent."""
 
     @abstractmethod
     def drop_kept(self, payload_key: str) -> None:
-        """Drop a kept payload that is not going to be resumed. Idempotent.
+        """Drop a kept payload that will not be resumed. Idempotent.
 
         Raises:
-            PayloadBusyError: a writer has it.
+            PayloadBusyError: a writer holds it.
         """
 
     @abstractmethod
     def sweep_unfinished(self) -> int:
-        """Drop what dead processes began and neither kept nor published, and return how many payloads there were."""
+        """Drop the payloads of dead processes that were neither kept nor published, and return their number."""
 
 
 class Leases(ABC):
-    """Which processes live, and which of them has a payload. Safe in many threads; nothing waits.
+    """Tracks which processes are alive, and which of them holds a payload. Thread-safe; no method waits.
 
-    A lease ends when its process does, however that ends. A store in one folder can ask the kernel for that. One that many
-    hosts share needs leases that expire, and a caller who renews them in time; it must not let a writer go on whose lease is
-    over.
+    A lease ends when its process ends, for any reason. For a store in a local folder, kernel locks ensure this. A store that
+    several hosts share needs leases that expire and are renewed in time, and must stop a writer whose lease has expired.
     """
 
     @abstractmethod
@@ -296,12 +315,12 @@ class Leases(ABC):
         """Take the lease of a payload.
 
         Raises:
-            PayloadBusyError: a writer has it, in this process or another.
+            PayloadBusyError: a writer holds it, in this process or another.
         """
 
     @abstractmethod
     def release(self, payload_key: str) -> None:
-        """Give up the lease of a payload. Without effect where it is not held."""
+        """Give up the lease of a payload; has no effect if it is not held."""
 
     @abstractmethod
     def has_other_users(self) -> bool:
@@ -309,53 +328,56 @@ class Leases(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give up every lease: to others, this process is dead from then on. Idempotent."""
+        """Give up all leases; from then on, other processes regard this one as dead. Idempotent."""
 
 
 class PayloadListing(ABC):
-    """What is stored, as far as the store itself can tell: a second net, below the rows of the catalogue. Safe in many threads.
+    """Lists all payloads that the store has, independently of the catalogue. Thread-safe.
 
-    A listing may be slow and out of date. Whoever acts on it asks the catalogue for each key and waits until a payload is old.
+    A listing may be slow and out of date. A caller that acts on it must look up each key in the catalogue, and must ignore
+    young payloads.
     """
 
     @abstractmethod
     def published(self) -> Iterator[StoredKey]:
-        """Yield every published payload that was there when this began.
+        """Yield every published payload that existed when this began.
 
-        A store whose payloads have their final keys from the start may also yield some that are on their way in.
+        A store whose payloads have their final keys from the start may also yield unpublished ones.
         """
 
     @abstractmethod
     def kept(self) -> Iterator[StoredKey]:
-        """Yield every kept payload that was there when this began."""
+        """Yield every kept payload that existed when this began."""
 
 
 class Quarantine(ABC):
-    """Orphans, held until somebody may have missed them. Safe in many threads."""
+    """Holds orphans for a while, in case somebody misses them. Thread-safe."""
 
     @abstractmethod
     def put(self, key: str, *, until_s: float) -> bool:
-        """Take a payload out of the listing and hold it here, durably; return whether it was there.
+        """Move a payload from the listing to the quarantine, durably; return whether it existed.
 
-        The bytes need not move: a note beside them will do. Then they can still be opened, which nobody does without a row.
+        An implementation may merely mark the payload as quarantined. It can then still be opened, but nobody opens a payload
+        without a row.
 
         Args:
-            key: as of `Quarantined`.
+            key: in the form of `Quarantined.key`.
+            until_s: when the payload may be deleted, in seconds since 1970.
 
         Raises:
-            PayloadBusyError: a writer has it.
+            PayloadBusyError: a writer holds it.
         """
 
     @abstractmethod
     def entries(self) -> list[Quarantined]:
-        """Return what is here, what may be deleted first at first."""
+        """Return all entries, sorted by `until_s`."""
 
     @abstractmethod
     def restore(self, entry: Quarantined) -> None:
-        """Put a payload back, durably. Its age begins anew.
+        """Move a payload back to where it was, durably. It then counts as new.
 
         Raises:
-            PayloadMissingError: it is not here any more.
+            PayloadMissingError: it is no longer in quarantine.
         """
 
     @abstractmethod
@@ -364,59 +386,65 @@ class Quarantine(ABC):
 
 
 class IdentityHolder(ABC):
-    """Which store the payloads are of."""
+    """Holds the identity of the store that the payloads belong to."""
 
     @abstractmethod
     def read_identity(self) -> StoreIdentity | None:
-        """Return which store the payloads are of; None: that was never written.
+        """Return the identity; None: none was ever written.
 
         Raises:
-            StoreUnavailableError: it cannot be read.
+            StoreUnavailableError: the identity cannot be read.
         """
 
     @abstractmethod
     def write_identity(self, identity: StoreIdentity) -> None:
-        """Replace the identity, durably; a crash leaves this one or the one before. One process at a time.
+        """Replace the identity, durably; after a crash, either the new or the old one is there.
+
+        Only one process at a time may call this.
 
         Raises:
-            StorageFullError, StoreUnavailableError: that cannot be done now.
+            StorageFullError, StoreUnavailableError: the identity cannot be written now.
         """
 
 
 class ChunkStore(PayloadStore, Staging, PayloadListing, IdentityHolder):
-    """Every role, of one store. Safe in many threads."""
+    """All roles of one store. Thread-safe."""
 
     @property
     @abstractmethod
     def quarantine(self) -> Quarantine:
-        """Where orphans wait to be deleted."""
+        """The quarantine of this store."""
 
     @property
     @abstractmethod
     def leases(self) -> Leases:
-        """Of kept payloads, and of the processes that use the store."""
+        """The leases of kept payloads, and of the processes that use the store."""
+
+    @abstractmethod
+    def space(self) -> Space | None:
+        """Return the space of what holds the payloads; None: it has no such thing, as memory and object stores do not."""
 
     @abstractmethod
     def close(self, timeout_s: float = 60.0) -> bool:
-        """End all use. Idempotent.
+        """Close the store. Idempotent.
 
         Args:
-            timeout_s: how long to wait for what is under way.
+            timeout_s: how long to wait for syncs in progress.
 
         Returns:
-            Whether that has ended in time.
+            Whether they ended in time.
         """
 
 
 class _KeyMaker:
-    """Random names of 128 bits, made many at a time: each call of the system gives up the GIL, and has to get it back."""
+    """Makes random names of 128 bits, many at a time, because each system call releases the GIL and has to reacquire it."""
 
     _AT_ONCE = 512
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._keys: list[str] = []
-        # A forked child must not give out its parent's names.
+        # A forked child must not use the names of its parent.
         os.register_at_fork(after_in_child=self._keys.clear)
 
     def make(self) -> str:

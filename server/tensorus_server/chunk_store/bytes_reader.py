@@ -1,4 +1,4 @@
-"""A reader of payloads in memory: inline payloads, and those of the chunk store in memory."""
+"""Reads payloads that are in memory: inline payloads, and those of a chunk store in memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ __all__ = ["BytesReader"]
 
 
 class BytesReader(ChunkReader):
-    """A payload that is in memory."""
+    """A payload in memory."""
 
     def __init__(self, payload: bytes) -> None:
         """Read from `payload`."""
         self._payload = payload
+
+    @property
+    def length(self) -> int:
+        """See `ChunkReader`."""
+        return len(self._payload)
 
     def read(self, offset: int, length: int) -> bytes:
         """See `ChunkReader`."""

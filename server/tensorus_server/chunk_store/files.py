@@ -1,6 +1,6 @@
-"""The few calls by which the local store reaches files, in one place.
+"""All file operations of the local chunk store.
 
-Tests replace it to inject faults, and to lose what was not synced.
+They are in one class, so that tests can replace it to inject faults, or to lose data that was not synced.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 __all__ = ["Files", "UnsyncedFiles"]
 
 _IOV_MAX = 1024
-"""Buffers of one call: Linux's UIO_MAXIOV."""
+"""Largest number of buffers in one call: Linux's UIO_MAXIOV."""
 
 _NO_FULL_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOTTY})
-"""What macOS answers to F_FULLFSYNC on a file system that does not have it."""
+"""The errors of F_FULLFSYNC on file systems of macOS that do not support it."""
 
 
 class Files:
-    """The operating system's files. Every method raises `OSError` as the system call does."""
+    """File operations of the operating system. Every method raises the `OSError` of its system call."""
 
     def create(self, path: Path) -> int:
-        """Create a file that must not exist and return a descriptor to write it."""
+        """Create a file, which must not exist, and return a descriptor to write to it."""
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def open_to_write(self, path: Path) -> int:
-        """Return a descriptor to write to the end of an existing file."""
+        """Return a descriptor to append to an existing file."""
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
     def open_to_change(self, path: Path) -> int:
@@ -41,17 +41,17 @@ class Files:
         return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
 
     def write_at(self, descriptor: int, data: bytes, offset: int) -> None:
-        """Overwrite the bytes from `offset` on."""
+        """Overwrite the bytes that start at `offset`."""
         done = 0
         while done < len(data):
             done += os.pwrite(descriptor, data[done:], offset + done)
 
     def cut(self, descriptor: int, length: int) -> None:
-        """Drop what follows the first `length` bytes."""
+        """Truncate the file to its first `length` bytes."""
         os.ftruncate(descriptor, length)
 
     def write_all(self, descriptor: int, buffers: Sequence[Buffer]) -> int:
-        """Append all buffers and return how many bytes that were."""
+        """Append all buffers and return their total size in bytes."""
         pending = [view for view in (memoryview(buffer).cast("B") for buffer in buffers) if view.nbytes]
         total = 0
         while pending:
@@ -68,7 +68,7 @@ class Files:
         _sync(descriptor, data_only=True)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Move a file within the file system, atomically; it counts as modified now, which listings go by."""
+        """Move a file within the file system, atomically, and set its modification time, which listings report, to now."""
         os.utime(source)
         source.rename(target)
 
@@ -89,7 +89,7 @@ class Files:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def read(self, descriptor: int, offset: int, length: int) -> bytes:
-        """Return up to `length` bytes from `offset`: fewer only at the end of the file."""
+        """Return `length` bytes from `offset`, or fewer if the file ends before that."""
         data = os.pread(descriptor, length, offset)
         if len(data) == length or not data:
             return data
@@ -102,28 +102,29 @@ class Files:
 
 
 class UnsyncedFiles(Files):
-    """Files that nobody needs after a crash of the machine: see `EngineConfig.in_memory`."""
+    """File operations without syncs, for data that is not needed after a crash of the machine; see `EngineConfig.in_memory`."""
 
     def sync_data(self, descriptor: int) -> None:
-        """Leave it to the system when the disk has them."""
+        """Do nothing: the system writes the data to the disk whenever it wants."""
 
     def sync_folder(self, folder: Path) -> None:
-        """Likewise."""
+        """Do nothing, likewise."""
 
 
 def _sync(descriptor: int, *, data_only: bool) -> None:
-    """Return when the disk has what was written, by the strongest call that the system has.
+    """Sync a file with the strongest call that the system has.
 
-    On macOS, `fsync` leaves the data in the disk's cache, which a loss of power empties; F_FULLFSYNC has the disk write it.
+    On macOS, `fsync` leaves the data in the disk's cache, which loses it if the power fails. F_FULLFSYNC makes the disk write
+    its cache.
 
-    Source: fsync(2) and fcntl(2) of macOS; fdatasync(2) of Linux, which leaves out times of change and no bytes or length.
+    Source: fsync(2) and fcntl(2) of macOS; fdatasync(2) of Linux, which syncs the bytes and the length, but not the times.
     """
     full_sync: int | None = getattr(fcntl, "F_FULLFSYNC", None)
     if full_sync is not None:
         try:
             fcntl.fcntl(descriptor, full_sync)
         except OSError as error:
-            # Any other error is of the disk; after it, a second sync would say that all is well.
+            # Any other error comes from the disk. A second sync would then succeed although data is lost.
             if error.errno not in _NO_FULL_SYNC:
                 raise
         else:

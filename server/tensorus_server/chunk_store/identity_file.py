@@ -1,11 +1,11 @@
-"""The identity of a store, in a file beside its payloads: `chunks/store`.
+"""The file `chunks/store`, which holds the identity of a store next to its payloads.
 
-Two places in the file hold one line each, at bytes 0 and 512; the rest is blank. They take turns, so that a write that is torn
-leaves the line before. The line with the higher epoch counts, among those whose checksum is right:
+The file has two lines, at bytes 0 and 512; the rest is blank. Writes alternate between the lines, so that a torn write leaves
+the previous line intact. Of the lines with a valid checksum, the one with the higher epoch counts:
 
-    tensorus-store 1 <id, 32 hex digits> <epoch, 20 digits> <CRC32C of what is before it, 8 hex digits>
+    tensorus-store 1 <id, 32 hex digits> <epoch, 20 digits> <CRC32C of the line before this space, 8 hex digits>
 
-The length never changes, so that no space is needed to raise the epoch on a full disk.
+The file's length never changes, so the epoch can be raised on a full disk.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["IdentityFile"]
 
 _PLACE_BYTES = 512
-"""A sector: what a disk writes as a whole."""
+"""Size of a sector, which a disk writes as a whole."""
 
 _LINE = re.compile(rb"(tensorus-store 1 ([0-9a-f]{32}) (\d{20})) ([0-9a-f]{8})\n")
 
 
 class IdentityFile:
-    """One file; its users take turns."""
+    """One identity file. Only one process at a time may write it."""
 
     def __init__(self, folder: Path, files: Files) -> None:
         """Use the file `store` in `folder`."""
@@ -40,7 +40,7 @@ class IdentityFile:
         self._files = files
 
     def read(self) -> StoreIdentity | None:
-        """Return the identity; None: there is no file.
+        """Return the identity; None: the file does not exist.
 
         Raises:
             StoreUnavailableError: the file is damaged.
@@ -55,10 +55,10 @@ class IdentityFile:
         return lines[_newest(lines)]
 
     def write(self, identity: StoreIdentity) -> None:
-        """Replace the identity, durably; a crash leaves this one or the one before.
+        """Replace the identity, durably; after a crash, either the new or the old one is there.
 
         Raises:
-            OSError: as the system says.
+            OSError: a system call failed.
         """
         lines = self._read_lines()
         before = None if lines is None else lines[_newest(lines)]
@@ -73,7 +73,7 @@ class IdentityFile:
             os.close(descriptor)
 
     def _read_lines(self) -> list[StoreIdentity | None] | None:
-        """Return what both places say; None for one that is blank or damaged, and None where there is no file."""
+        """Return the identities in both lines, None for a blank or damaged line; return None if the file does not exist."""
         try:
             descriptor = self._files.open_to_read(self._path)
         except FileNotFoundError:
@@ -99,7 +99,7 @@ class IdentityFile:
 
 
 def _newest(lines: list[StoreIdentity | None]) -> int:
-    """Return which place counts."""
+    """Return which of the two lines counts."""
     return max((0, 1), key=lambda place: line.epoch if (line := lines[place]) else 0)
 
 
@@ -109,7 +109,7 @@ def _line(identity: StoreIdentity) -> bytes:
 
 
 def _parse(place: bytes) -> StoreIdentity | None:
-    """Return what a place says; None: nothing, or nothing whole."""
+    """Return the identity in a line; None if it is blank or damaged."""
     found = _LINE.match(place)
     if found is None or crc32c(found[1]) != int(found[4], 16):
         return None

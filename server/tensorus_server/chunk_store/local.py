@@ -1,21 +1,21 @@
-"""Payloads as files of a local folder.
+"""A chunk store that keeps payloads as files in a local folder.
 
-    tmp/<process>/<32 hex>      payloads on their way in; the folder is locked as long as its process lives: `local_leases.py`
-    uploads/<32 hex>            payloads on their way in of which a part is kept
-    uploads.lock                the locks of those who write them
-    chunks/00..ff/<32 hex>      published payloads, 256 shards; the key is "<shard>/<32 hex>"
-    chunks/store                which store they are of: `identity_file.py`
-    quarantine/                 payloads that nothing refers to, before they are deleted: `local_quarantine.py`
+    tmp/<process>/<32 hex>      payloads being written; their folder is locked while its process lives (`local_leases.py`)
+    uploads/<32 hex>            payloads being written that are partly kept
+    uploads.lock                the locks of the processes that write them
+    chunks/00..ff/<32 hex>      published payloads, in 256 shards; the key is "<shard>/<32 hex>"
+    chunks/store                the identity of the store that they belong to (`identity_file.py`)
+    quarantine/                 orphans, before they are deleted (`local_quarantine.py`)
 
-Files have the mode 0600 and folders 0700, whatever the umask.
+Files have mode 0600 and folders 0700, whatever the umask.
 
-A payload is durable before it can be seen: write → fdatasync → rename into its shard → fsync of the shard's folder. A rename
-without the first sync gave files of length zero after a power cut (ext4 and XFS); without the second, POSIX does not promise
-the name. A group that is published together goes into one shard, so that it costs one fsync of a folder; the next group goes
-into the next.
+A payload is durable before it becomes visible: write → fdatasync → rename into its shard → fsync of the shard's folder. Without
+the first sync, files had length zero after a power failure (ext4 and XFS). Without the second, POSIX does not guarantee that
+the new name survives. A group of payloads that is published together goes into one shard, so that it costs a single fsync of a
+folder. The next group goes into the next shard.
 
-While a payload grows it is synced every `SYNC_EVERY_BYTES` on another thread, so that the last sync is short. After a sync
-that failed the file is dropped and never synced again: Linux reports the loss once and then calls the pages clean.
+A growing payload is synced every `SYNC_EVERY_BYTES` on another thread, so that the last sync is short. If a sync fails, the
+file is dropped and never synced again, because Linux reports the loss only once and then treats the pages as clean.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from tensorus_server.chunk_store.abc import (
     ChunkWriter,
     PayloadMissingError,
     PayloadUnreadableError,
+    Space,
     StagedPayload,
     StoredKey,
 )
@@ -60,28 +61,28 @@ if TYPE_CHECKING:
 __all__ = ["LocalChunkStore", "Reserve"]
 
 SHARDS = tuple(f"{shard:02x}" for shard in range(256))
-"""Names of the folders that payloads are spread over. A store takes them when it is opened."""
+"""Names of the folders that payloads are spread over. Read when a store is opened."""
 
 _SPACE_CHECK_EVERY_BYTES = 64 * 1024 * 1024
 _SPACE_CHECK_EVERY_S = 1.0
 _SYNC_THREADS = 4
-"""Syncs wait for the disk, not for a processor; several streams may wait at once."""
+"""Number of syncs, by different streams, that can run at the same time. They wait for the disk and use little CPU."""
 
 _log = logging.getLogger(__name__)
 
 
 class Reserve:
-    """Free space that inserts must leave, so that reads, deletes and the catalogue go on: `max(bytes, share)` of the disk."""
+    """Free disk space that inserts must leave for reads, deletes and the catalogue: the larger of a size and a share."""
 
     def __init__(self, folder: Path, *, reserve_bytes: int, reserve_share: float) -> None:
-        """Watch the file system of `folder`."""
+        """Watch the file system of `folder`; see `EngineConfig`."""
         self._folder = folder
         self._bytes = reserve_bytes
         self._share = reserve_share
         self._checked_s = -_SPACE_CHECK_EVERY_S
 
     def require(self, *, now: bool = False) -> None:
-        """Do nothing if inserts may go on; looks at the disk at most once a second, unless `now`.
+        """Check that more than the reserve is free. Asks the disk at most once a second, unless `now` is set.
 
         Raises:
             StorageFullError: only the reserve is left.
@@ -107,8 +108,8 @@ class LocalChunkStore(ChunkStore):
         """Open the store in `folder`, or create it.
 
         Args:
-            reserve: what inserts must leave free; None: nothing.
-            files: how files are reached; tests put faults there.
+            reserve: the space that inserts must leave free; None: inserts may use all of it.
+            files: the file operations; None: those of the operating system.
         """
         self._files = files or Files()
         self._shards = SHARDS
@@ -251,6 +252,12 @@ class LocalChunkStore(ChunkStore):
         with as_store_errors("write the store's identity"):
             self._identity.write(identity)
 
+    def space(self) -> Space | None:
+        """See `ChunkStore`."""
+        with as_store_errors("look at the free space"):
+            usage = shutil.disk_usage(self._chunks)
+        return Space(usage.free, usage.total)
+
     def close(self, timeout_s: float = 60.0) -> bool:
         """See `ChunkStore`."""
         if self._closed:
@@ -267,12 +274,12 @@ class LocalChunkStore(ChunkStore):
         return (self._uploads if staged.kept else self._leases.own_folder) / staged.payload_key
 
     def _make_folders(self, folder: Path) -> None:
-        """Make every folder, and make the folders themselves durable, parents included."""
+        """Create all folders, and make them durable, including their names in their parents."""
         parents = (folder / "tmp", self._uploads, self._chunks, folder / "quarantine")
         are_new = not all(parent.is_dir() for parent in parents)
         for parent in parents:
             parent.mkdir(mode=0o700, exist_ok=True)
-            # One that was made with another mode; someone else's stays as its owner wants it.
+            # An existing folder may have another mode. The mode of another user's folder is not ours to change.
             with suppress(PermissionError):
                 parent.chmod(0o700)
         missing = [shard for shard in self._shards if not (self._chunks / shard).is_dir()]
@@ -284,9 +291,9 @@ class LocalChunkStore(ChunkStore):
 
 
 class _LocalWriter(ChunkWriter):
-    """A growing file; at most one sync of it is under way on another thread."""
+    """A growing file; at most one sync of it is in progress on another thread."""
 
-    # The store and its writers are two halves of one thing.
+    # The store and its writers share their state.
     # ruff: noqa: SLF001
 
     def __init__(self, store: LocalChunkStore, path: Path, descriptor: int, *, kept_bytes: int | None = None) -> None:
@@ -328,7 +335,7 @@ class _LocalWriter(ChunkWriter):
             self._files.sync_data(descriptor)
             self._descriptor = None
             os.close(descriptor)
-        # What is kept stays locked until it is published, dropped or parked.
+        # A kept payload stays locked until it is published, dropped or parked.
         return StagedPayload(self._path.name, self._length, self._kept)
 
     def park(self) -> None:
@@ -344,7 +351,7 @@ class _LocalWriter(ChunkWriter):
             self._store._leases.release(self._path.name)
 
     def _keep(self, descriptor: int) -> None:
-        """Sync the file; the first time, move it to where it outlives the process, under a lock."""
+        """Sync the file; the first time, also lock it and move it to `uploads/`, where it outlives the process."""
         with as_store_errors("keep a payload"):
             self._files.sync_data(descriptor)
             if not self._kept:
@@ -355,7 +362,7 @@ class _LocalWriter(ChunkWriter):
                 self._files.sync_folder(kept_path.parent)
 
     def _close(self) -> bool:
-        """Close the file, after the sync that is under way; return whether it was open."""
+        """Close the file, after the sync in progress; return whether it was open."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is None:
             return False
@@ -365,10 +372,10 @@ class _LocalWriter(ChunkWriter):
             return True
         try:
             result_of(sync, "a sync")
-        except Exception:  # noqa: BLE001 - its bytes are given up, or were kept before
+        except Exception:  # noqa: BLE001 - the bytes are dropped, or were kept by an earlier sync
             _log.debug("the last sync of payload %s failed", self._path.name, exc_info=True)
         finally:
-            # Not before it is done with the descriptor, whose number the system would give to another file.
+            # Only after the sync: the system would reuse the descriptor's number for another file.
             sync.add_done_callback(lambda _: os.close(descriptor))
         return True
 
@@ -379,7 +386,7 @@ class _LocalWriter(ChunkWriter):
 
     def _wait_for_sync(self) -> None:
         if self._sync is not None:
-            # It stays in place until it has ended: only then may the descriptor be closed.
+            # `_sync` is cleared only after the sync has ended, because the descriptor must stay open until then.
             result_of(self._sync, "a sync")
             self._sync = None
 
@@ -397,6 +404,15 @@ class _LocalReader(ChunkReader):
     def __init__(self, descriptor: int, files: Files) -> None:
         self._descriptor: int | None = descriptor
         self._files = files
+
+    @property
+    def length(self) -> int:
+        if self._descriptor is None:
+            raise ValueError("the payload is closed")
+        try:
+            return os.fstat(self._descriptor).st_size
+        except OSError as error:
+            raise PayloadUnreadableError(os.strerror(error.errno or 0)) from error
 
     def read(self, offset: int, length: int) -> bytes:
         if self._descriptor is None:
@@ -424,7 +440,7 @@ def _entries(folder: Path, prefix: str = "") -> Iterator[StoredKey]:
 
 @contextmanager
 def _missing(message: str) -> Iterator[None]:
-    """Say in the store's words that a file is not there."""
+    """Turn FileNotFoundError into PayloadMissingError."""
     try:
         yield
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Tracks the processes that use a local store, and which of them holds a payload, by kernel locks that end with their process.
+"""Tracks the processes that use a local store, and which of them hold payloads, with kernel locks that end with the process.
 
 Each process creates a folder in `tmp/` and keeps it locked (flock). A folder that can be locked belongs to a dead process.
 `payload_locks.py` has the locks of kept payloads.
@@ -59,7 +59,7 @@ class LocalLeases(Leases):
     def sweep_folders(self) -> int:
         """Remove the folders of dead processes, and return how many files they had."""
         swept = 0
-        with as_store_errors("drop what a dead process left"):
+        with as_store_errors("drop the payloads of a dead process"):
             for descriptor, folder in self._foreign_folders():
                 # Another sweep may have removed the folder since it was opened.
                 with suppress(FileNotFoundError):

@@ -1,10 +1,10 @@
-"""Payloads that nothing refers to, in a folder beside the others.
+"""The quarantine of a local chunk store: a folder next to those of the payloads.
 
     quarantine/<until>.<shard>.<32 hex>         was chunks/<shard>/<32 hex>
     quarantine/<until>.uploads.<32 hex>         was uploads/<32 hex>
 
-<until> is the time from which the file may be deleted, in UTC, as 20260130T235959Z. It is in the name, and not a file's time,
-so that a copy of the folder keeps it.
+<until> is when the file may be deleted, in UTC, such as 20260130T235959Z. It is part of the name rather than the file's
+modification time, so that copies of the folder preserve it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class LocalQuarantine(Quarantine):
     """See the module's description."""
 
     def __init__(self, store_folder: Path, files: Files, leases: Leases) -> None:
-        """Use the folder `quarantine` of a store, which must be there when a method is called.
+        """Use the folder `quarantine` of a store, which must exist when a method is called.
 
         Args:
-            leases: of kept payloads.
+            leases: the leases of kept payloads.
         """
         self.folder = store_folder / "quarantine"
         self._store_folder = store_folder
@@ -48,7 +48,7 @@ class LocalQuarantine(Quarantine):
         home, _, name = key.rpartition("/")
         if home != "uploads":
             return self._put(key, until_s)
-        # A writer holds the lease of a kept payload. Readers of published ones do not mind.
+        # A writer of a kept payload holds its lease. A published payload has no writer, and readers may continue.
         self._leases.acquire(name)
         try:
             return self._put(key, until_s)
@@ -56,7 +56,7 @@ class LocalQuarantine(Quarantine):
             self._leases.release(name)
 
     def entries(self) -> list[Quarantined]:
-        """See `Quarantine`. Files with other names are not ours, and stay."""
+        """See `Quarantine`. Files with other names are ignored."""
         found = []
         with as_store_errors("list the quarantine"):
             for path in self.folder.iterdir():
@@ -90,7 +90,7 @@ class LocalQuarantine(Quarantine):
                 self._files.rename(source, self._path(key, until_s))
             except FileNotFoundError:
                 return False
-            # The new name first: a crash in between leaves two names of one file, and never none.
+            # The new name is synced first, so that a crash in between leaves two names of the file, and never none.
             self._files.sync_folder(self.folder)
             self._files.sync_folder(source.parent)
         return True

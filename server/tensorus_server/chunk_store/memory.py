@@ -1,4 +1,4 @@
-"""A chunk store in this process's memory, for tests and for engines that end with their process."""
+"""A chunk store in this process's memory, for tests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from tensorus_server.chunk_store.abc import ChunkReader
+    from tensorus_server.chunk_store.abc import ChunkReader, Space
     from tensorus_server.model import StoreIdentity
 
 __all__ = ["MemoryChunkStore", "MemoryLeases"]
@@ -136,6 +136,10 @@ class MemoryChunkStore(ChunkStore):
         """See `IdentityHolder`."""
         self._identity = identity
 
+    def space(self) -> Space | None:
+        """Return None, since memory has no disk."""
+        return None
+
     def close(self, timeout_s: float = 60.0) -> bool:  # noqa: ARG002 - nothing is in progress
         """See `ChunkStore`."""
         return True
@@ -191,7 +195,7 @@ class MemoryLeases(Leases):
 
 
 class _MemoryQuarantine(Quarantine):
-    # The store and its quarantine are two halves of one thing.
+    # The store and its quarantine share their state.
     # ruff: noqa: SLF001
 
     def __init__(self, store: MemoryChunkStore) -> None:
@@ -235,7 +239,7 @@ def _name(key: str) -> str:
 
 
 class _MemoryWriter(ChunkWriter):
-    # The store and its writers are two halves of one thing.
+    # The store and its writers share their state.
     # ruff: noqa: SLF001
 
     def __init__(self, store: MemoryChunkStore, payload_key: str, kept: bytes | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The operating system's errors as the engine's: a chunk store lets no `OSError` out."""
+"""Converts errors of the operating system to errors of the engine, since a chunk store must not raise `OSError`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["as_store_errors"]
 
 @contextmanager
 def as_store_errors(what: str) -> Iterator[None]:
-    """Turn the operating system's errors into the engine's."""
+    """Convert every `OSError` that the block raises; `what` says what the block was to do, for the message."""
     try:
         yield
     except OSError as error:

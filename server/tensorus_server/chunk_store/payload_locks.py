@@ -1,11 +1,11 @@
-"""Which process writes which kept payload: one lock file for all of them, and so one descriptor however many they are.
+"""Locks on kept payloads, so that only one process writes each. All use one lock file, and so a single descriptor.
 
-A payload's lock is one byte of `uploads.lock`, at a place that follows from its key. The kernel keeps it for whoever opened the
-file ("open file description lock") and lets go of it however that process ends; the file stays empty. Such a lock never
-conflicts with another one of the same opening, so the keys that this process has are noted here as well.
+Each payload has one byte of `uploads.lock`, whose offset follows from the payload's key; the file stays empty. The lock on it
+belongs to the opening of the file ("open file description lock"), and the kernel releases it when the process ends, for any
+reason. Locks of the same opening never conflict with each other, so this module also records the keys that it holds.
 
-Systems without open file description locks (macOS) have POSIX locks instead, which belong to the process: there, two stores
-that one process opens in one folder do not exclude each other.
+On systems without open file description locks (macOS), POSIX locks are used, which belong to the process. There, two stores
+that one process opens in the same folder do not exclude each other.
 
 Source: fcntl(2), "Open file description locks" and "Traditional (process-associated) advisory record locks".
 """
@@ -29,14 +29,14 @@ _LOCK = struct.Struct("hhqqi4x")
 """struct flock on Linux: type, whence, start, length, process."""
 
 _PLACES = 2**62
-"""Payload keys are random: two at one place would exclude each other, which does not happen by chance."""
+"""Number of offsets. Two payloads at the same one would exclude each other, but with random keys that does not happen."""
 
 
 class PayloadLocks:
-    """The locks of one store. Safe in many threads; nothing waits."""
+    """The locks of one store. Thread-safe; no method waits."""
 
     def __init__(self, path: Path) -> None:
-        """Use the file at `path`, which is made if it is not there."""
+        """Use the file at `path`; create it if it does not exist."""
         self._lock = threading.Lock()
         self._held: set[str] = set()
         self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -45,7 +45,7 @@ class PayloadLocks:
         """Take the lock of a payload.
 
         Raises:
-            PayloadBusyError: a writer has it, in this process or another.
+            PayloadBusyError: a writer holds it, in this process or another.
         """
         with self._lock:
             if payload_key in self._held or not self._change(payload_key, locked=True):
@@ -53,14 +53,14 @@ class PayloadLocks:
             self._held.add(payload_key)
 
     def release(self, payload_key: str) -> None:
-        """Let go of the lock. Without effect where it is not held."""
+        """Release the lock; has no effect if it is not held."""
         with self._lock:
             if payload_key in self._held:
                 self._held.discard(payload_key)
                 self._change(payload_key, locked=False)
 
     def close(self) -> None:
-        """Let go of every lock. Idempotent."""
+        """Release all locks. Idempotent."""
         with self._lock:
             self._held.clear()
             descriptor, self._descriptor = self._descriptor, None
@@ -68,7 +68,7 @@ class PayloadLocks:
                 os.close(descriptor)
 
     def _change(self, payload_key: str, *, locked: bool) -> bool:
-        """Lock or unlock a payload's byte; False where another process has it."""
+        """Lock or unlock a payload's byte; return False if another process has locked it."""
         if self._descriptor is None:
             return False
         place = int(payload_key[:16], 16) % _PLACES

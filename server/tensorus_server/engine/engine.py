@@ -19,24 +19,25 @@ from tensorus_server.engine.insert.one_by_one import OneByOne
 from tensorus_server.engine.insert.sessions import InsertSessions
 from tensorus_server.engine.insert.stream import InsertOptions, InsertServices, InsertStream
 from tensorus_server.engine.insert.uploads import progress_of, tensors_of
-from tensorus_server.engine.paging import checked_page_size, decode_token, encode_token, take_all
+from tensorus_server.engine.orphans import empty_quarantine, quarantine_orphans
+from tensorus_server.engine.paging import checked_page_size, decode_place, encode_token, take_all
 from tensorus_server.engine.purge import Purger
 from tensorus_server.engine.query import Selection, list_page
 from tensorus_server.engine.read.reader import TensorReader
+from tensorus_server.engine.store_stats import store_stats
 from tensorus_server.engine.sweep import sweep
-from tensorus_server.engine.unknown import empty_quarantine, set_aside
 from tensorus_server.engine.validate import (
+    generation_checked,
     require_dataset_name,
     require_metadata,
     require_policy_fit,
     require_schema,
     require_schema_fit,
 )
+from tensorus_server.engine.verify.verification import Verification
 from tensorus_server.errors import (
     DataCorruptError,
     EngineError,
-    GenerationMismatchError,
-    InvalidPageTokenError,
     LimitExceededError,
     SessionExpiredError,
     StoreUnavailableError,
@@ -52,9 +53,11 @@ if TYPE_CHECKING:
     from tensorus_server.chunk_store.abc import ChunkStore, Quarantine
     from tensorus_server.engine.codec_pool import CodecPool
     from tensorus_server.engine.insert.stream import ItemProgress, ItemResult
+    from tensorus_server.engine.orphans import Listing
     from tensorus_server.engine.query import Query
+    from tensorus_server.engine.store_stats import StoreStats
     from tensorus_server.engine.sweep import Swept
-    from tensorus_server.engine.unknown import Listing
+    from tensorus_server.engine.verify.verification import Target
     from tensorus_server.filter.tree import Filter
     from tensorus_server.model import Dataset, DatasetStats, Metadata, NewTensor, Read, Tensor
 
@@ -149,7 +152,7 @@ class Engine:
             LimitExceededError: the page is too large.
         """
         size = checked_page_size(page_size, "datasets")
-        after = _place_of(page_token, "datasets") if page_token else 0
+        after = decode_place(page_token, "datasets") if page_token else 0
         page = self._catalogue.datasets.page(after, size)
         taken = list(takewhile(lambda entry: take(entry[1]), page.datasets))
         last = taken[-1][0] if len(taken) < len(page.datasets) else page.next
@@ -234,7 +237,7 @@ class Engine:
             SessionExpiredError: the insert is unknown.
             InvalidPageTokenError: the token was not issued by this server.
         """
-        after = _place_of(page_token, "insert") if page_token else -1
+        after = decode_place(page_token, "insert") if page_token else -1
         uploads = self._catalogue.uploads.find(request_id)
         going_on = self._sessions.is_held(request_id)
         if not uploads and not going_on:
@@ -287,7 +290,7 @@ class Engine:
             ids = [read.id for read in batch]
             found = self._catalogue.tensors.get(dataset, ids, with_payloads=with_payloads)
             for read, tensor in zip(batch, found, strict=True):
-                yield tensor if isinstance(tensor, Exception) else _require_generation(dataset, read, tensor)
+                yield tensor if isinstance(tensor, Exception) else generation_checked(dataset, read, tensor)
 
     def get_tensor(self, dataset: str, tensor_id: str) -> Tensor:
         """Return the tensor, without its bytes.
@@ -367,19 +370,34 @@ class Engine:
         with suppress(DataCorruptError):
             self._catalogue.datasets.get(name)
 
+    def verify(self, target: Target, resume_token: str = "") -> Verification:
+        """Return a verification of the target; see `Verification`."""
+        return Verification(
+            self._catalogue,
+            self._chunk_store,
+            target,
+            resume_token,
+            closing=self._closing,
+            uncommitted=lambda: self._committer.uncommitted,
+        )
+
+    def store_stats(self) -> StoreStats:
+        """Return the sizes of the whole store; see `store_stats`."""
+        return store_stats(self._catalogue, self._chunk_store)
+
     def sweep(self, *, in_grace: bool = False) -> Swept:
         """Delete payloads that are no longer needed; also runs in the background, once a minute. See `sweep.sweep`."""
         store = self._chunk_store
         return sweep(self._catalogue, store, store, in_grace=in_grace, is_closing=self._closing.is_set)
 
-    def set_unknown_aside(self) -> Listing:
-        """Move payloads without a row to quarantine; also runs in the background, once a day. See `unknown.set_aside`.
+    def quarantine_orphans(self) -> Listing:
+        """Move payloads without a row to quarantine; also runs in the background, once a day. See `orphans.quarantine_orphans`.
 
         Raises:
             LimitExceededError: there are too many.
             DataCorruptError, StoreUnavailableError: the catalogue is damaged.
         """
-        return set_aside(
+        return quarantine_orphans(
             self._catalogue,
             self._chunk_store,
             self._chunk_store.quarantine,
@@ -449,7 +467,7 @@ class Engine:
             try:
                 self.sweep()
                 if self._catalogue.garbage.claim_listing(_LIST_EVERY_S):
-                    self.set_unknown_aside()
+                    self.quarantine_orphans()
             except Exception as error:  # noqa: BLE001 - the next round tries again, whatever the error
                 # The folder may have been removed meanwhile. A store that merely cannot be swept still serves.
                 if not self._takes_writes():
@@ -468,24 +486,3 @@ class Engine:
         except StoreUnavailableError:
             return False
         return True
-
-
-def _place_of(page_token: str, listing: str) -> int:
-    """Return the number after which a listing continues."""
-    fields = decode_token(page_token, "page_token")
-    if len(fields) != 2 or fields[0] != listing or not isinstance(fields[1], int) or abs(fields[1]) >= 2**63:
-        raise InvalidPageTokenError("page_token is not one that this server gave, or of another listing")
-    return fields[1]
-
-
-def _require_generation(dataset: str, read: Read, tensor: Tensor | None) -> Tensor | Exception:
-    if tensor is None:
-        return TensorNotFoundError("there is no such tensor", dataset=dataset, tensor=read.id)
-    if read.generation is not None and tensor.generation != read.generation:
-        return GenerationMismatchError(
-            f"generation is {tensor.generation}, the request asks for {read.generation}",
-            dataset=dataset,
-            tensor=read.id,
-            generation=tensor.generation,
-        )
-    return tensor

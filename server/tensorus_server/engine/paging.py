@@ -16,7 +16,7 @@ from tensorus_server.limits import ANSWER_BYTES_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZ
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["Answer", "answers", "checked_page_size", "decode_token", "encode_token", "take_all"]
+__all__ = ["Answer", "answers", "checked_page_size", "decode_place", "decode_token", "encode_token", "take_all"]
 
 _ENTRY_OVERHEAD_BYTES = 6
 """Largest size of an entry's tag and length in a repeated field, for entries below 32 GiB."""
@@ -105,7 +105,19 @@ def decode_token(token: str, name: str) -> list[Any]:
     try:
         fields = json.loads(base64.urlsafe_b64decode(token.encode()))
     except (binascii.Error, ValueError, RecursionError) as error:
-        raise InvalidPageTokenError(f"{name} is not one that this server gave") from error
+        raise InvalidPageTokenError(f"{name} was not issued by this server") from error
     if not isinstance(fields, list):
-        raise InvalidPageTokenError(f"{name} is not one that this server gave")
+        raise InvalidPageTokenError(f"{name} was not issued by this server")
     return fields
+
+
+def decode_place(page_token: str, listing: str) -> int:
+    """Return the number after which a listing continues, from a token of [listing, number].
+
+    Raises:
+        InvalidPageTokenError: the token is malformed, or of another listing.
+    """
+    fields = decode_token(page_token, "page_token")
+    if len(fields) != 2 or fields[0] != listing or not isinstance(fields[1], int) or abs(fields[1]) >= 2**63:
+        raise InvalidPageTokenError("page_token is not one that this server gave, or of another listing")
+    return fields[1]

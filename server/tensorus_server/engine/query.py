@@ -135,7 +135,7 @@ class Selection:
         in_place = after == (None, None) or (len(after) == 2 and _is_place(after, self._order))
         # The other numbers come from SQLite and are signed; the seed may come from the caller and is unsigned.
         if len(numbers) != 4 or not all(map(_is_int64, numbers[:3])) or not _is_uint64(numbers[3]) or not in_place:
-            raise InvalidPageTokenError("resume_token is not one that this server gave")
+            raise InvalidPageTokenError("resume_token was not issued by this server")
         digest, served, generation_max, seed = numbers
         if digest != self._digest:
             raise InvalidPageTokenError("resume_token belongs to another query")
@@ -248,7 +248,7 @@ def _format_token(digest: int, after: tuple[str | int, int], generation_max: int
 def _parse_token(token: str, digest: int, order: Order) -> tuple[tuple[str | int, int], int]:
     fields = decode_token(token, "page_token")
     if len(fields) != 4 or not _is_place(fields[1:3], order) or not _is_int64(fields[3]):
-        raise InvalidPageTokenError("page_token is not one that this server gave")
+        raise InvalidPageTokenError("page_token was not issued by this server")
     found_digest, sort_value, generation, generation_max = fields
     if found_digest != digest:
         raise InvalidPageTokenError("page_token belongs to a listing with another dataset, filter or order")

@@ -5,7 +5,7 @@ There are three kinds:
     expired        its upload has had no mark for longer than it may be resumed, and no writer uses it
     deleted        its tombstone's grace period is over, so readers that began before the deletion have finished
 
-A missing row is no reason to delete a payload here: `unknown.py` handles such payloads, once a day and with more care.
+A missing row is no reason to delete a payload here: `orphans.py` handles such payloads, once a day and with more care.
 """
 
 from __future__ import annotations

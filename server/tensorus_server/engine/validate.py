@@ -1,4 +1,4 @@
-"""Checks names, specs, metadata and schemas, before anything of their size is allocated."""
+"""Checks names, specs, metadata and schemas, before anything of their size is allocated; and the bytes of a tensor."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tensorus_codecs.checksum import TensorDigest
 from tensorus_codecs.dtypes import Kind, dtype_by_name
 from tensorus_codecs.errors import InvalidPolicyError
 from tensorus_protos import rules
 from tensorus_protos.rules import RuleError
 from tensorus_server.errors import (
+    ChecksumMismatchError,
+    GenerationMismatchError,
     InvalidMetadataError,
     InvalidNameError,
     InvalidRequestError,
     InvalidShapeError,
     LimitExceededError,
     SchemaMismatchError,
+    TensorNotFoundError,
 )
 from tensorus_server.limits import (
     DATASET_NAME_BYTES_MAX,
@@ -33,11 +37,11 @@ if TYPE_CHECKING:
 
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.policy import StoragePolicy
-    from tensorus_server.model import Dataset, Metadata, NewTensor, Schema
+    from tensorus_server.model import Checksum, Dataset, Metadata, NewTensor, Read, Schema, Tensor
 
 __all__ = [
     "checked_spec",
-    "is_canonical",
+    "generation_checked",
     "require_announced",
     "require_candidate_count",
     "require_canonical",
@@ -48,7 +52,10 @@ __all__ = [
     "require_request_id",
     "require_schema",
     "require_schema_fit",
+    "require_source_checksum",
 ]
+
+_CRC32C = "crc32c"
 
 _METADATA_TYPES = {
     "any": (object,),
@@ -107,13 +114,6 @@ def require_candidate_count(count: int) -> None:
         )
 
 
-def is_canonical(spec: TensorSpec, canonical: memoryview) -> bool:
-    """Whether the bytes are valid for the dtype: a bool allows only 0 and 1, any other dtype allows all bytes."""
-    if spec.dtype.kind is not Kind.BOOL or not canonical.nbytes:
-        return True
-    return bool(np.frombuffer(canonical, np.uint8).max() <= 1)
-
-
 def require_canonical(spec: TensorSpec, canonical: memoryview, offset: int, *, dataset: str, tensor: str) -> None:
     """Refuse bytes that are invalid for the dtype: a bool other than 0 or 1 is undefined behaviour in many languages.
 
@@ -124,9 +124,11 @@ def require_canonical(spec: TensorSpec, canonical: memoryview, offset: int, *, d
     Raises:
         InvalidRequestError: names the first such byte and its offset.
     """
-    if is_canonical(spec, canonical):
+    if spec.dtype.kind is not Kind.BOOL or not canonical.nbytes:
         return
     values = np.frombuffer(canonical, np.uint8)
+    if values.max() <= 1:
+        return
     first = int((values > 1).argmax())
     raise InvalidRequestError(
         f"byte {offset + first} of a {spec.dtype.name} tensor is {values[first]}, must be 0 or 1",
@@ -134,6 +136,48 @@ def require_canonical(spec: TensorSpec, canonical: memoryview, offset: int, *, d
         tensor=tensor,
         offset=offset + first,
     )
+
+
+def require_source_checksum(
+    checksum: Checksum, new: NewTensor, *, digest: bytes | None, crc32c: int, dataset: str
+) -> None:
+    """Refuse a tensor that is not what its source checksum says.
+
+    Args:
+        digest: the `TensorDigest` of its canonical bytes; None: it is unknown, because the tensor was resumed.
+        crc32c: the CRC32C of its canonical bytes.
+
+    Raises:
+        InvalidRequestError: the algorithm is unknown, or its checksum cannot be computed.
+        ChecksumMismatchError: the checksums differ.
+    """
+    found: bytes | None
+    if checksum.algorithm == TensorDigest.ALGORITHM:
+        found = digest
+    elif checksum.algorithm == _CRC32C:
+        found = crc32c.to_bytes(4, "big")
+    else:
+        raise InvalidRequestError(
+            f"algorithm of the source checksum is {checksum.algorithm!r}, must be {TensorDigest.ALGORITHM} or {_CRC32C}",
+            dataset=dataset,
+            tensor=new.id,
+        )
+    if found is None:
+        raise InvalidRequestError(
+            f"{checksum.algorithm} of an item that was resumed cannot be checked where its values are quantized; "
+            f"send its {_CRC32C}",
+            dataset=dataset,
+            tensor=new.id,
+        )
+    if found != checksum.value:
+        raise ChecksumMismatchError(
+            f"{checksum.algorithm} of the {new.spec.canonical_bytes} bytes is {found.hex()}, "
+            f"the source checksum is {checksum.value.hex()}",
+            dataset=dataset,
+            tensor=new.id,
+            expected=checksum.value.hex(),
+            found=found.hex(),
+        )
 
 
 def checked_spec(
@@ -293,3 +337,17 @@ def _metadata_error(error: RuleError, dataset: str, tensor: str) -> InvalidMetad
     if error.limit is None:
         return InvalidMetadataError(str(error), dataset=dataset, tensor=tensor)
     return LimitExceededError(str(error), dataset=dataset, tensor=tensor, limit=error.limit)
+
+
+def generation_checked(dataset: str, read: Read, tensor: Tensor | None) -> Tensor | Exception:
+    """Return the tensor that was found for a read, or the error if there is none, or one of another generation."""
+    if tensor is None:
+        return TensorNotFoundError("there is no such tensor", dataset=dataset, tensor=read.id)
+    if read.generation is not None and tensor.generation != read.generation:
+        return GenerationMismatchError(
+            f"generation is {tensor.generation}, the request asks for {read.generation}",
+            dataset=dataset,
+            tensor=read.id,
+            generation=tensor.generation,
+        )
+    return tensor

@@ -17,6 +17,7 @@ FEATURES = (
     "explain_policy",
     "get.as_dtype",
     "get.byte_ranges",
+    "get.precision",
     "get.slices",
     "get.stored_encodings",
     "insert.all_or_nothing",
@@ -28,6 +29,8 @@ FEATURES = (
     "query.filter_text",
     "query.resume",
     "query.sample",
+    "store_stats",
+    "verify",
 )
 """Optional parts of the contract that this version implements."""
 

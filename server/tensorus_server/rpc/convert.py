@@ -1,7 +1,7 @@
-"""Protobuf into the engine's values, and back: with `convert_filter`, the only place that knows both.
+"""Converts protobuf messages to the engine's values and back. Only this module and `convert_filter` know both.
 
-What comes in is checked here as far as its form goes; what it means is for the engine to check. `*_from` reads a message,
-`*_to` makes one.
+The functions `*_from` read a message, and `*_to` make one. Messages are checked for their form only; the engine checks what
+they mean.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tensorus_protos.values import from_value_map, to_value_map
 from tensorus_server.engine.paging import answers
 from tensorus_server.engine.validate import checked_spec, require_candidate_count
 from tensorus_server.errors import InvalidMetadataError, InvalidRequestError, InvalidShapeError
-from tensorus_server.model import ByteRange, Checksum, NewTensor, Outcome, Read, Schema, SliceSet
+from tensorus_server.model import ByteRange, Checksum, NewTensor, Outcome, Precision, Read, Schema, SliceSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -52,6 +52,7 @@ __all__ = [
     "new_tensor_from",
     "outcome_to",
     "policy_from",
+    "precision_from",
     "read_from",
     "schema_from",
     "slices_from",
@@ -75,16 +76,17 @@ _OUTCOMES = {
     Outcome.ALREADY_STORED: pb.INSERT_OUTCOME_ALREADY_STORED,
     Outcome.REPLACED: pb.INSERT_OUTCOME_REPLACED,
 }
+_PRECISIONS: dict[int, Precision | None] = {pb.PRECISION_UNSPECIFIED: None, pb.PRECISION_BF16: Precision.BF16}
 _METADATA_TYPE_NUMBERS = {name: number for number, name in _METADATA_TYPES.items()}
 
 
 def new_tensor_from(message: pb.Tensor, *, dataset: str) -> NewTensor:
-    """Return what a first segment announces.
+    """Return the tensor that a first segment announces.
 
     Raises:
-        UnsupportedDTypeError, InvalidShapeError, InvalidMetadataError, InvalidPolicyError, UnsupportedCodecError: a part of it
-            cannot be.
-        InvalidRequestError: it names another dataset, or says in two ways what it replaces.
+        UnsupportedDTypeError, InvalidShapeError, InvalidMetadataError, InvalidPolicyError, UnsupportedCodecError: a field is
+            invalid.
+        InvalidRequestError: it names another dataset, or has both `replace` and `if_generation_match`.
     """
     if message.dataset not in {"", dataset}:
         raise InvalidRequestError(
@@ -114,34 +116,32 @@ def new_tensor_from(message: pb.Tensor, *, dataset: str) -> NewTensor:
 
 
 def outcome_to(tensor: Tensor) -> pb.InsertOutcome:
-    """Return what an insert did."""
+    """Convert the outcome of an insert."""
     return _OUTCOMES[tensor.outcome]
 
 
 def tensor_to(tensor: Tensor) -> pb.Tensor:
-    """Return all that readers may know of a tensor but its bytes."""
+    """Convert a tensor, without its bytes."""
     message = pb.Tensor()
     TensorMessage(message).fill(tensor)
     return message
 
 
 class TensorMessage:
-    """A message that is filled with one tensor after the other.
+    """A message that is reused for one tensor after the other; serialize it before filling it again.
 
-    Tensors that come one after the other are much alike: what they have in common stays in the message, which is faster by
-    more than half. It must be serialized before the next one.
-
+    Consecutive tensors are often alike. The fields that they share stay in the message, which takes less than half of the time.
     Every field is set in one place: in `fill`, or in `_begin` if `_common_of` or `_are_alike` compares it.
     """
 
     def __init__(self, message: pb.Tensor) -> None:
-        """Fill `message`, which nobody else changes."""
+        """Use `message`, which nothing else may change."""
         self._message = message
         self._last: Tensor | None = None
         self._common: tuple[Any, ...] = ()
 
     def fill(self, tensor: Tensor) -> None:
-        """Make the message say what there is to say of `tensor`."""
+        """Set all fields of the message to those of `tensor`."""
         last, self._last = self._last, tensor
         message, values, common = self._message, tensor.values, _common_of(tensor)
         if last is None or common != self._common or not _are_alike(last, tensor):
@@ -159,7 +159,7 @@ class TensorMessage:
     def _begin(
         self, tensor: Tensor, dataset: str, spec: TensorSpec, source_algorithm: str, value_algorithm: str
     ) -> None:
-        """Set what the tensors that follow may share; nothing of the tensor before stays."""
+        """Clear the message, and set the fields that the next tensors may share."""
         message = self._message
         message.Clear()
         message.MergeFrom(
@@ -173,22 +173,22 @@ class TensorMessage:
                 storage=_storage_to(tensor.storage),
             )
         )
-        # Each look for a message within makes an object.
+        # Kept, because each access to a message field creates an object.
         self._source_checksum, self._value_checksum = message.source_checksum, message.value_checksum
         self._create_time, self._values = message.create_time, message.values
         if tensor.values is not None:
-            # Present even where every field of it is at its default.
+            # The summary must be present even if all of its fields have their defaults.
             self._values.SetInParent()
 
 
 _common_of = attrgetter("dataset", "spec", "source_checksum.algorithm", "value_checksum.algorithm")
-"""What tensors must share for a message to be filled again: the arguments of `TensorMessage._begin`."""
+"""Returns the values that tensors must share for a message to be reused: the arguments of `TensorMessage._begin`."""
 
 
 def _are_alike(one: Tensor, other: Tensor) -> bool:
-    """Whether what `_begin` sets of a tensor itself says the same of both."""
+    """Whether `_begin` sets the remaining fields to the same values for both tensors."""
     return (
-        # Equal metadata and policies need not be the same: 1 equals 1.0, and true.
+        # Not compared with ==, because equal metadata and policies may differ: 1 equals 1.0 and true.
         not (one.metadata or other.metadata)
         and one.policy is other.policy
         and (one.values is None) == (other.values is None)
@@ -203,14 +203,14 @@ def _have_same_encodings(one: StorageReport, other: StorageReport) -> bool:
 
 
 def spec_to(spec: TensorSpec) -> pb.TensorSpec:
-    """Return dtype and shape."""
-    # An open enum: a number that this version does not know is kept, though the generated types cannot say so.
+    """Convert dtype and shape."""
+    # The enum is open: numbers that this version does not know are preserved. The generated types do not express that.
     number: Any = spec.dtype.number
     return pb.TensorSpec(dtype=number, shape=spec.shape, element_bits=8 * spec.dtype.element_bytes)
 
 
 def metadata_from(message: Mapping[str, pb.Value], *, dataset: str, tensor: str) -> Metadata:
-    """Return metadata as Python objects.
+    """Convert metadata to Python objects.
 
     Raises:
         InvalidMetadataError: a value has no kind that this version knows.
@@ -224,15 +224,15 @@ def metadata_from(message: Mapping[str, pb.Value], *, dataset: str, tensor: str)
 
 
 def checksum_from(message: pb.Checksum) -> Checksum:
-    """Return a checksum."""
+    """Convert a checksum."""
     return Checksum(message.algorithm, message.value)
 
 
 def policy_from(message: pb.StoragePolicy) -> StoragePolicy:
-    """Return a policy.
+    """Convert a policy.
 
     Raises:
-        InvalidPolicyError, UnsupportedCodecError: it cannot be followed.
+        InvalidPolicyError, UnsupportedCodecError: the policy is invalid.
     """
     choice = message.WhichOneof("choice")
     return StoragePolicy(
@@ -245,10 +245,10 @@ def policy_from(message: pb.StoragePolicy) -> StoragePolicy:
 
 
 def encoding_from(message: pb.Encoding) -> Encoding:
-    """Return a chain of codecs.
+    """Convert an encoding.
 
     Raises:
-        InvalidPolicyError, UnsupportedCodecError: it cannot be built.
+        InvalidPolicyError, UnsupportedCodecError: the encoding is invalid.
     """
     steps = []
     for codec in message.codecs:
@@ -260,18 +260,18 @@ def encoding_from(message: pb.Encoding) -> Encoding:
 
 
 def encoding_to(steps: Iterable[Mapping[str, Any]]) -> pb.Encoding:
-    """Return a chain of codecs from its JSON form."""
+    """Convert the JSON form of an encoding."""
     return pb.Encoding(
         codecs=[pb.Codec(id=step["id"], configuration=to_value_map(step.get("configuration", {}))) for step in steps]
     )
 
 
 def explain_from(message: pb.OpenExplain) -> tuple[TensorSpec, list[StoragePolicy], list[int]]:
-    """Return dtype and shape of a sample, the candidates, and canonical bytes of the sample's tensors.
+    """Return dtype and shape of a sample, the candidates, and the canonical bytes of each tensor in the sample.
 
     Raises:
-        UnsupportedDTypeError, InvalidShapeError, InvalidPolicyError, UnsupportedCodecError: a part of it cannot be.
-        LimitExceededError: too many candidates.
+        UnsupportedDTypeError, InvalidShapeError, InvalidPolicyError, UnsupportedCodecError: a field is invalid.
+        LimitExceededError: the request has too many candidates.
     """
     require_candidate_count(len(message.candidates))
     spec = checked_spec(_dtype_from(message.spec), tuple(message.spec.shape))
@@ -279,7 +279,7 @@ def explain_from(message: pb.OpenExplain) -> tuple[TensorSpec, list[StoragePolic
 
 
 def explanation_to(explanation: Explanation) -> pb.PolicyExplanation:
-    """Return what a policy would do."""
+    """Convert the explanation of a policy."""
     return pb.PolicyExplanation(
         policy=_policy_to(explanation.policy.to_json()),
         storage=_storage_to(explanation.storage),
@@ -290,10 +290,10 @@ def explanation_to(explanation: Explanation) -> pb.PolicyExplanation:
 
 
 def schema_from(message: pb.DatasetSchema) -> Schema:
-    """Return a schema.
+    """Convert a schema.
 
     Raises:
-        UnsupportedDTypeError, InvalidMetadataError: a part that this version does not know.
+        UnsupportedDTypeError, InvalidMetadataError: this version does not know the dtype, or a metadata type.
     """
     dtype = None
     if message.dtype != pb.DATA_TYPE_UNSPECIFIED:
@@ -312,7 +312,7 @@ def schema_from(message: pb.DatasetSchema) -> Schema:
 
 
 def dataset_to(dataset: Dataset) -> pb.Dataset:
-    """Return a dataset."""
+    """Convert a dataset."""
     schema = dataset.schema
     message = pb.Dataset(
         name=dataset.name, policy=_policy_to(dataset.policy.to_json()), create_time=_time_to(dataset.created_us)
@@ -327,7 +327,7 @@ def dataset_to(dataset: Dataset) -> pb.Dataset:
 
 
 def stats_to(stats: DatasetStats) -> pb.GetDatasetStatsResponse:
-    """Return a dataset's sums."""
+    """Convert the sums over a dataset."""
     return pb.GetDatasetStatsResponse(
         tensors=stats.tensors,
         lossy_tensors=stats.lossy_tensors,
@@ -345,14 +345,14 @@ def stats_to(stats: DatasetStats) -> pb.GetDatasetStatsResponse:
             )
             for share in stats.dtypes
         ],
-        # Where a codec has many and long settings, only the largest shares fit.
+        # If there are many encodings with long settings, only the largest shares fit into the message.
         encodings=next(answers(stats.encodings, _encoding_share_to)),
         damaged_tensors=stats.damaged_tensors,
     )
 
 
 def read_from(message: pb.TensorRead) -> Read:
-    """Return a wish to read."""
+    """Convert a request to read one tensor."""
     part: Part = None
     kind = message.WhichOneof("part")
     if kind == "bytes":
@@ -363,8 +363,19 @@ def read_from(message: pb.TensorRead) -> Read:
     return Read(message.id, part, message.generation if message.HasField("generation") else None)
 
 
+def precision_from(number: int) -> Precision | None:
+    """Return the precision of a read; None: as stored.
+
+    Raises:
+        InvalidRequestError: this version does not know it.
+    """
+    if number not in _PRECISIONS:
+        raise InvalidRequestError(f"precision is number {number}, which this server does not know")
+    return _PRECISIONS[number]
+
+
 def slices_from(message: pb.SliceSet) -> SliceSet:
-    """Return slices."""
+    """Convert slices."""
     return SliceSet(tuple(map(_slice_from, message.axes)), tuple(map(_slice_from, message.trailing_axes)))
 
 
@@ -378,9 +389,9 @@ def _slice_from(message: pb.Slice) -> slice:
 
 @lru_cache(maxsize=1024)
 def _known_spec(number: int, element_bits: int, shape: tuple[int, ...]) -> TensorSpec | None:
-    """Return the spec; None where something is wrong with it. Tensors that come one after the other often have the same."""
+    """Return the spec, or None if it is invalid. The result is cached, because consecutive tensors often have the same spec."""
     message = pb.TensorSpec(element_bits=element_bits)
-    # An open enum: a number that this version does not know is kept, though the generated types cannot say so.
+    # The enum is open: numbers that this version does not know are preserved. The generated types do not express that.
     message.dtype = number  # type: ignore[assignment]
     try:
         return checked_spec(_dtype_from(message), shape)
@@ -423,7 +434,7 @@ def _storage_to(storage: StorageReport) -> pb.StorageReport:
 
 
 def _set_storage(message: pb.StorageReport, storage: StorageReport) -> None:
-    """Set everything but which encodings there are."""
+    """Set all fields except the encodings themselves."""
     message.canonical_bytes = storage.canonical_bytes
     message.quantized_bytes = storage.quantized_bytes
     message.stored_bytes = storage.stored_bytes
@@ -450,7 +461,7 @@ def _set_values(message: pb.ValueSummary, values: ValueSummary) -> None:
     minimum, maximum, mean = values.minimum, values.maximum, values.mean
     standard_deviation, l2_norm = values.standard_deviation, values.l2_norm
     if minimum is None or maximum is None or mean is None or standard_deviation is None or l2_norm is None:
-        # Some are absent, and must not stay from the tensor before.
+        # Clear the values of the previous tensor, because some are absent now.
         message.Clear()
     if minimum is not None and maximum is not None:
         message.min, message.max = minimum, maximum

@@ -156,12 +156,15 @@ class ResponsePacker:
         self._payload_bytes = 0
         self._token: Callable[[], str] | None = None
 
-    def add_tensor(self, item: int, tensor: Tensor, part: TensorSpec | None, *, last: bool) -> list[bytes]:
+    def add_tensor(
+        self, item: int, tensor: Tensor, part: TensorSpec | None, *, last: bool, coarse_error: float = 0.0
+    ) -> list[bytes]:
         """Add the header of an item; return the messages that are full.
 
         Args:
             part: dtype and shape of what the pieces make up; None: the whole tensor.
             last: no piece will follow.
+            coarse_error: see `ReadPlan`.
         """
         segment = self._first
         self._tensor.fill(tensor)
@@ -169,6 +172,7 @@ class ResponsePacker:
             segment.ClearField("part")
         else:
             segment.part.CopyFrom(spec_to(part))
+        segment.coarse_error = coarse_error
         self._header_waits = True
         return self._add(item, None, last=True) if last else []
 

@@ -213,7 +213,7 @@ class InsertCall:
     def _take_over(self) -> None:
         self._ends_early = True
         self._outbox.fail(
-            SessionTakenOverError("a newer stream goes on with this insert, or it was cancelled", dataset=self._dataset)
+            SessionTakenOverError("a newer stream continues this insert, or it was cancelled", dataset=self._dataset)
         )
 
     def _receive(self, stream: InsertStream, segment: pb.Segment, payload: memoryview) -> None:
@@ -244,7 +244,7 @@ class InsertCall:
         found = crc32c(payload)
         if found != segment.crc32c:
             raise ChecksumMismatchError(
-                f"CRC32C of the segment at offset {segment.offset} is {found:#010x}, it says {segment.crc32c:#010x}",
+                f"CRC32C of the segment at offset {segment.offset} is {found:#010x}, the segment says {segment.crc32c:#010x}",
                 dataset=self._dataset,
                 item=segment.item,
                 expected=f"{segment.crc32c:#010x}",

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from tensorus_codecs.dtypes import dtype_by_number
 from tensorus_codecs.errors import UnsupportedDTypeError
 from tensorus_server.engine.read.inline import read_inline
-from tensorus_server.engine.read.reader import ReadPlan
+from tensorus_server.engine.read.reader import ReadPlan, coarse_error
 from tensorus_server.errors import InvalidRequestError
 from tensorus_server.limits import PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN, READ_STREAM_BYTES, SMALL_READ_BYTES
+from tensorus_server.rpc.convert import precision_from
 from tensorus_server.rpc.framing import ResponsePacker
 from tensorus_server.rpc.status import status_of
 
@@ -50,7 +51,7 @@ class ReadCall:
 
         Raises:
             UnsupportedDTypeError: this version does not know the dtype to cast to.
-            InvalidRequestError: the client asks for smaller messages than the server sends.
+            InvalidRequestError: the client asks for smaller messages than the server sends, or for an unknown precision.
         """
         payload_bytes_max = options.max_payload_bytes if options.HasField("max_payload_bytes") else PAYLOAD_BYTES_MAX
         if payload_bytes_max < PAYLOAD_BYTES_MIN:
@@ -64,6 +65,7 @@ class ReadCall:
         self._as_dtype = dtype_by_number(options.as_dtype) if options.as_dtype else None
         if options.as_dtype and self._as_dtype is None:
             raise UnsupportedDTypeError(f"as_dtype is {options.as_dtype}, which this server does not know")
+        self._precision = precision_from(options.precision)
         self._reader = reader
         self._headers_only = options.headers_only
         self._fail_fast = fail_fast
@@ -110,16 +112,21 @@ class ReadCall:
                 self._borrow(READ_STREAM_BYTES)
 
     def _inline(self, tensor: Tensor, part: Part) -> Piece | None:
-        """Return the whole tensor if it is stored inline and requested whole and uncast; None otherwise. See `inline.py`."""
-        if part is not None or self._as_dtype is not None or self._headers_only:
+        """Return the whole tensor if it is stored inline and requested whole and as stored; None otherwise. See `inline.py`."""
+        if (
+            part is not None
+            or self._as_dtype is not None
+            or self._headers_only
+            or coarse_error(tensor, self._precision)
+        ):
             return None
         return read_inline(tensor, self._accepted_codecs, record_bytes_max=self._payload_bytes_max)
 
     def _read(self, item: int, tensor: Tensor, part: Part) -> Iterator[bytes]:
-        plan = ReadPlan(tensor, part, self._as_dtype)
+        plan = ReadPlan(tensor, part, self._as_dtype, self._precision)
         remaining = 0 if self._headers_only else plan.result.canonical_bytes
         result = None if plan.result == tensor.spec and part is None else plan.result
-        yield from self._packer.add_tensor(item, tensor, result, last=remaining == 0)
+        yield from self._packer.add_tensor(item, tensor, result, last=remaining == 0, coarse_error=plan.coarse_error)
         if remaining == 0:
             return
         for piece in self._reader.read(tensor, plan, self._accepted_codecs, record_bytes_max=self._payload_bytes_max):

@@ -13,8 +13,8 @@ from google.protobuf.message import Message
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_server.engine.paging import Answer
 from tensorus_server.engine.query import Query, parse_order
-from tensorus_server.errors import DataCorruptError, UnimplementedError
-from tensorus_server.limits import EXPLAIN_STREAM_BYTES, INSERT_STREAM_BYTES
+from tensorus_server.errors import DataCorruptError, DrainingError, UnimplementedError
+from tensorus_server.limits import EXPLAIN_STREAM_BYTES, INSERT_STREAM_BYTES, READ_STREAM_BYTES
 from tensorus_server.rpc.capabilities import capabilities
 from tensorus_server.rpc.convert import (
     dataset_to,
@@ -27,12 +27,13 @@ from tensorus_server.rpc.convert import (
     tensor_to,
 )
 from tensorus_server.rpc.convert_filter import filter_from
+from tensorus_server.rpc.convert_store import damage_to, store_stats_to, target_from
 from tensorus_server.rpc.explain_call import explain_policy
 from tensorus_server.rpc.framing import require_message_size
 from tensorus_server.rpc.insert_call import InsertCall, progress_to
 from tensorus_server.rpc.interceptors import guard_stream, guard_unary, guard_upload, parsed
 from tensorus_server.rpc.read_call import ReadCall
-from tensorus_server.rpc.status import status_of
+from tensorus_server.rpc.verify_call import verify_responses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -47,7 +48,7 @@ M = TypeVar("M", bound=Message)
 
 SERVICE_NAME = "tensorus.v1.TensorService"
 
-UNIMPLEMENTED = ("Verify",)
+UNIMPLEMENTED: tuple[str, ...] = ()
 """Calls of the contract that return UNIMPLEMENTED. docs/PROTOCOL.md lists them too; a test compares the two lists."""
 
 
@@ -69,6 +70,7 @@ class TensorService:
             "UpdateDataset": (self.update_dataset, pb.UpdateDatasetRequest),
             "DeleteDataset": (self.delete_dataset, pb.DeleteDatasetRequest),
             "GetDatasetStats": (self.get_dataset_stats, pb.GetDatasetStatsRequest),
+            "GetStoreStats": (self.get_store_stats, pb.GetStoreStatsRequest),
             "GetInsertStatus": (self.get_insert_status, pb.GetInsertStatusRequest),
             "CancelInsert": (self.cancel_insert, pb.CancelInsertRequest),
             "ListTensors": (self.list_tensors, pb.ListTensorsRequest),
@@ -79,7 +81,7 @@ class TensorService:
             name: grpc.unary_unary_rpc_method_handler(guard_unary(name, method, request_type, self._admission))
             for name, (method, request_type) in unary.items()
         }
-        for name, method in {"Get": self.get, "Query": self.query}.items():
+        for name, method in {"Get": self.get, "Query": self.query, "Verify": self.verify}.items():
             handlers[name] = grpc.unary_stream_rpc_method_handler(guard_stream(name, method, self._admission))
         insert = guard_stream("Insert", self.insert, self._admission)
         handlers["Insert"] = grpc.stream_stream_rpc_method_handler(insert)
@@ -128,8 +130,12 @@ class TensorService:
         """Return sums over a dataset's tensors."""
         stats = self._engine.dataset_stats(request.name)
         response = stats_to(stats)
-        response.damages.extend(_damage_to(damage, "GetDatasetStats") for damage in stats.damages)
+        response.damages.extend(damage_to(damage, "GetDatasetStats") for damage in stats.damages)
         return response
+
+    def get_store_stats(self, _: pb.GetStoreStatsRequest) -> pb.GetStoreStatsResponse:
+        """Return the sizes of the whole store."""
+        return store_stats_to(self._engine.store_stats())
 
     def insert(self, messages: Iterator[bytes], place: Place) -> Iterator[bytes]:
         """Write tensors."""
@@ -171,6 +177,19 @@ class TensorService:
         )
         return call.responses(((tensor, part) for tensor in found), found)
 
+    def verify(self, raw: bytes, place: Place) -> Iterator[bytes]:
+        """Read stored bytes again and report damage; `raw` is a VerifyRequest."""
+        request = parsed(raw, pb.VerifyRequest)
+        place.borrow(READ_STREAM_BYTES)
+
+        def has_caller() -> bool:
+            if self._admission.draining_s is not None:
+                raise DrainingError("the server is about to stop")
+            return place.is_active()
+
+        verification = self._engine.verify(target_from(request), request.resume_token)
+        return (response.SerializeToString() for response in verify_responses(verification, has_caller))
+
     def list_tensors(self, request: pb.ListTensorsRequest) -> pb.ListTensorsResponse:
         """Return a page of tensors without their bytes."""
         answer = Answer(_or_damage(tensor_to, "ListTensors"))
@@ -205,7 +224,7 @@ def _or_damage(convert: Callable[[T], M], call: str) -> Callable[[T | DataCorrup
     """Return a function that converts an entry with `convert`, or to a Damage if it could not be read."""
 
     def converted(found: T | DataCorruptError) -> M | pb.Damage:
-        return _damage_to(found, call) if isinstance(found, DataCorruptError) else convert(found)
+        return damage_to(found, call) if isinstance(found, DataCorruptError) else convert(found)
 
     return converted
 
@@ -215,12 +234,6 @@ def _split(entries: Iterable[Message], kind: type[M]) -> tuple[list[M], list[pb.
     messages = list(entries)
     intact = [message for message in messages if isinstance(message, kind)]
     return intact, [message for message in messages if isinstance(message, pb.Damage)]
-
-
-def _damage_to(error: DataCorruptError, call: str) -> pb.Damage:
-    facts = error.facts
-    named, generation = facts.get("tensor", facts.get("dataset", "")), int(facts.get("generation", 0))
-    return pb.Damage(id=named, generation=generation, status=status_of(error, call=call))
 
 
 def _query_from(request: pb.QueryRequest) -> Query:

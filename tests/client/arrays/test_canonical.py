@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.arrays import DTYPE_NAMES, SHAPES, assert_same_bits, canonical, random_bits
+from support.cases import each
 from support.client import ARRAYS, DENSE_ARRAYS, SCATTERED_ARRAYS
 from tensorus._arrays import canonical as module
 from tensorus._arrays.canonical import (
@@ -42,13 +43,13 @@ def address(array: np.ndarray[Any, Any]) -> int:
 # ---- In: as_numpy -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", ARRAYS.values(), ids=ARRAYS)
+@each("make", ARRAYS.values(), ids=ARRAYS)
 def test_a_numpy_array_is_taken_as_it_is(make: Callable[[], np.ndarray[Any, Any]]) -> None:
     array = make()
     assert as_numpy(array) is array
 
 
-@pytest.mark.parametrize("dtype", DTYPE_NAMES)
+@each("dtype", DTYPE_NAMES)
 def test_a_torch_tensor_shares_its_memory(dtype: str) -> None:
     shapes: list[tuple[int, ...]] = [(), (0, 3), (2, 3)]
     for shape in shapes:
@@ -75,7 +76,7 @@ TORCH_VIEWS: dict[str, Callable[[], torch.Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("make", TORCH_VIEWS.values(), ids=TORCH_VIEWS)
+@each("make", TORCH_VIEWS.values(), ids=TORCH_VIEWS)
 def test_a_torch_view_has_the_values_that_torch_sees(make: Callable[[], torch.Tensor]) -> None:
     tensor = make()
     found = as_numpy(tensor)
@@ -137,11 +138,7 @@ def test_a_numpy_scalar_is_an_array_without_axes() -> None:
     assert_same_bits(found, np.array(1.5, np.float32))
 
 
-@pytest.mark.parametrize(
-    "value",
-    [[1, 2], (1, 2), None, "text", b"bytes", 3, 1.5, True, {"a": 1}, range(3), object()],
-    ids=lambda value: type(value).__name__,
-)
+@each("value", [[1, 2], (1, 2), None, "text", b"bytes", 3, 1.5, True, {"a": 1}, range(3), object()])
 def test_what_is_no_array_is_refused_with_a_way_out(value: object) -> None:
     kind = type(value).__name__
     with pytest.raises(TypeError, match=rf"^a {kind} is not a tensor: .*wrap it in numpy\.asarray$"):
@@ -161,7 +158,7 @@ OUTSIDE_THE_CONTRACT: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("make", OUTSIDE_THE_CONTRACT.values(), ids=OUTSIDE_THE_CONTRACT)
+@each("make", OUTSIDE_THE_CONTRACT.values(), ids=OUTSIDE_THE_CONTRACT)
 def test_a_dtype_outside_the_contract_is_refused_with_those_inside(make: Callable[[], Any]) -> None:
     with pytest.raises(UnsupportedDTypeError, match=r"^dtype .* is not one of bool, .*, float8_e5m2$") as caught:
         as_numpy(make())
@@ -195,7 +192,7 @@ def test_a_quantized_tensor_is_refused_as_quantized() -> None:
         as_numpy(tensor)
 
 
-@pytest.mark.parametrize(
+@each(
     "make",
     [
         pytest.param(lambda: torch.empty(3, device="meta"), id="without data"),
@@ -216,7 +213,7 @@ def test_torch_is_asked_for_nothing_where_it_was_never_imported(monkeypatch: pyt
     assert "torch" not in module.sys.modules
 
 
-@pytest.mark.parametrize("dtype", DTYPE_NAMES)
+@each("dtype", DTYPE_NAMES)
 def test_a_dtype_is_called_by_the_contract_s_name_in_any_byte_order(dtype: str) -> None:
     array = empty_canonical(dtype, (2,))
     assert dtype_name(array) == dtype
@@ -230,7 +227,7 @@ def test_the_names_are_the_codecs_names() -> None:
 # ---- Out of the array: canonical_blocks ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", ARRAYS.values(), ids=ARRAYS)
+@each("make", ARRAYS.values(), ids=ARRAYS)
 def test_blocks_make_up_the_canonical_bytes(make: Callable[[], np.ndarray[Any, Any]]) -> None:
     array = make()
     for block_bytes in BLOCK_BYTES:
@@ -241,7 +238,7 @@ def test_blocks_make_up_the_canonical_bytes(make: Callable[[], np.ndarray[Any, A
             assert block.nbytes % array.itemsize == 0
 
 
-@pytest.mark.parametrize("make", DENSE_ARRAYS.values(), ids=DENSE_ARRAYS)
+@each("make", DENSE_ARRAYS.values(), ids=DENSE_ARRAYS)
 def test_blocks_of_a_dense_array_are_views_of_full_size(make: Callable[[], np.ndarray[Any, Any]]) -> None:
     array = make()
     for block_bytes in BLOCK_BYTES:
@@ -251,7 +248,7 @@ def test_blocks_of_a_dense_array_are_views_of_full_size(make: Callable[[], np.nd
             assert address(np.frombuffer(block, np.uint8)) == address(array) + position * block_bytes
 
 
-@pytest.mark.parametrize("make", SCATTERED_ARRAYS.values(), ids=SCATTERED_ARRAYS)
+@each("make", SCATTERED_ARRAYS.values(), ids=SCATTERED_ARRAYS)
 def test_blocks_of_a_scattered_array_may_be_kept(make: Callable[[], np.ndarray[Any, Any]]) -> None:
     # The iterator behind them uses its buffer again: a block must not change when the next one is made.
     array = make()
@@ -267,7 +264,7 @@ def test_a_mapped_file_is_not_read_into_memory(tmp_path: Path) -> None:
     assert address(np.frombuffer(blocks[0], np.uint8)) == address(mapped)
 
 
-@pytest.mark.parametrize(
+@each(
     "make",
     [
         pytest.param(lambda: np.zeros((2048, 1024), np.float32).T, id="transposed"),
@@ -324,7 +321,7 @@ def canonical_array(dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     return array
 
 
-@pytest.mark.parametrize("dtype", DTYPE_NAMES)
+@each("dtype", DTYPE_NAMES)
 def test_numpy_gets_the_array_itself(dtype: str) -> None:
     for shape in SHAPES:
         array = canonical_array(dtype, shape)
@@ -334,7 +331,7 @@ def test_numpy_gets_the_array_itself(dtype: str) -> None:
         assert address(found) == address(array)
 
 
-@pytest.mark.parametrize("dtype", DTYPE_NAMES)
+@each("dtype", DTYPE_NAMES)
 def test_torch_gets_a_tensor_on_the_same_memory(dtype: str) -> None:
     for shape in SHAPES:
         array = canonical_array(dtype, shape)
@@ -347,7 +344,7 @@ def test_torch_gets_a_tensor_on_the_same_memory(dtype: str) -> None:
             assert found.data_ptr() == address(array)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "bool"])
+@each("dtype", ["float32", "bfloat16", "bool"])
 def test_an_element_is_a_scalar_of_numpy_and_a_tensor_of_torch(dtype: str) -> None:
     element = canonical_array(dtype, (1,))[0]
     assert isinstance(from_canonical(element, "numpy"), np.generic)
@@ -363,7 +360,7 @@ def test_what_comes_back_may_be_written_to(kind: Any) -> None:
     assert found[0] == 5
 
 
-@pytest.mark.parametrize("name", ["dtype_77", "float4", "object", ""])
+@each("name", ["dtype_77", "float4", "object", ""])
 def test_a_dtype_from_the_future_is_refused_with_a_way_out(name: str) -> None:
     with pytest.raises(UnsupportedDTypeError, match=rf"^dtype '{name}' is not known .* a newer one may read it$"):
         empty_canonical(name, (3,))

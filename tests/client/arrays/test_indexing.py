@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from support.cases import each
 from tensorus._arrays.indexing import ParsedIndex, parse_index
 
 ALL = slice(None)
@@ -31,7 +32,7 @@ PARSED: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize(("index", "axes", "trailing_axes", "integers"), PARSED)
+@each(("index", "axes", "trailing_axes", "integers"), PARSED)
 def test_an_index_becomes_slices(
     index: Any, axes: tuple[slice, ...], trailing_axes: tuple[slice, ...], integers: dict[int, int]
 ) -> None:
@@ -39,7 +40,7 @@ def test_an_index_becomes_slices(
     assert (parsed.axes, parsed.trailing_axes, parsed.integers) == (axes, trailing_axes, integers)
 
 
-@pytest.mark.parametrize(
+@each(
     "make",
     [np.int8, np.uint64, np.intp, np.array, torch.tensor],
     ids=["int8", "uint64", "intp", "an array without axes", "a torch tensor without axes"],
@@ -50,7 +51,7 @@ def test_whatever_counts_as_an_integer_is_one(make: Callable[[int], Any]) -> Non
     assert [type(bound) for part in parsed.axes for bound in (part.start, part.stop)] == [int] * 4
 
 
-@pytest.mark.parametrize(
+@each(
     ("index", "kind"),
     [
         pytest.param(None, "NoneType", id="None"),
@@ -70,7 +71,7 @@ def test_what_is_no_basic_index_is_refused_by_its_kind(index: Any, kind: str) ->
         parse_index(index)
 
 
-@pytest.mark.parametrize("part", [slice(1.0, 2), slice(None, "a"), slice(None, None, 1.5)], ids=str)
+@each("part", [slice(1.0, 2), slice(None, "a"), slice(None, None, 1.5)])
 def test_a_bound_of_a_slice_is_an_integer(part: slice) -> None:
     with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
         parse_index(part)
@@ -122,7 +123,7 @@ INDICES: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize(("array", "index"), INDICES)
+@each(("array", "index"), INDICES)
 def test_the_result_is_numpy_s(array: np.ndarray[Any, Any], index: Any) -> None:
     found, expected = indexed(array, index), array[index]
     assert np.shape(found) == np.shape(expected)
@@ -145,7 +146,7 @@ OUT_OF_BOUNDS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize(("array", "index"), OUT_OF_BOUNDS)
+@each(("array", "index"), OUT_OF_BOUNDS)
 def test_an_index_out_of_bounds_is_refused_in_numpy_s_words(array: np.ndarray[Any, Any], index: Any) -> None:
     with pytest.raises(IndexError) as by_numpy:
         array[index]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from support.arrays import canonical, random_bits
+from support.cases import each
 from support.client import ARRAYS
 from tensorus._arrays import sample
 from tensorus._arrays.sample import SAMPLE_BYTES_MAX, sample_of
@@ -47,14 +48,14 @@ def test_as_much_is_taken_as_a_server_takes() -> None:
     assert SAMPLE_BYTES_MAX == EXPLAIN_BYTES_MAX
 
 
-@pytest.mark.parametrize("name", ARRAYS)
+@each("name", ARRAYS)
 def test_of_little_everything_is_taken_in_order(name: str) -> None:
     array = ARRAYS[name]()
     assert bytes_of([array]) == canonical(array)
     assert sample_of([array]).dtype == array.dtype.newbyteorder("=").name
 
 
-@pytest.mark.parametrize("name", ARRAYS)
+@each("name", ARRAYS)
 def test_pieces_of_any_array_are_pieces_of_its_canonical_bytes(name: str) -> None:
     array = ARRAYS[name]()
     found, whole = bytes_of([array], 3 * PIECE_BYTES), canonical(array)
@@ -62,7 +63,7 @@ def test_pieces_of_any_array_are_pieces_of_its_canonical_bytes(name: str) -> Non
         assert whole.find(found[start : start + PIECE_BYTES]) >= 0
 
 
-@pytest.mark.parametrize(
+@each(
     ("piece_count", "bytes_max", "expected"),
     [
         (8, 8 * PIECE_BYTES, [0, 1, 2, 3, 4, 5, 6, 7]),

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.arrays import DTYPE_NAMES
+from support.cases import each
 from support.client import status_of
 from tensorus._backend import Part, Upload
 from tensorus._grpc.convert import (
@@ -128,7 +129,7 @@ def test_an_unknown_dtype_is_called_by_its_number() -> None:
     assert tensor_from(pb.Tensor(spec=pb.TensorSpec(dtype=number))).dtype == "dtype_77"
 
 
-@pytest.mark.parametrize("name", DTYPE_NAMES)
+@each("name", DTYPE_NAMES)
 def test_every_dtype_goes_out_and_comes_back_by_its_name(name: str) -> None:
     upload = Upload("t", name, (3,), 3, lambda _: iter(()), {}, None)
     message = upload_to(upload)
@@ -151,7 +152,7 @@ def test_without_a_policy_the_dataset_s_counts() -> None:
     assert not upload_to(upload).HasField("policy")
 
 
-@pytest.mark.parametrize(
+@each(
     ("metadata", "match"),
     [
         pytest.param({"k": object()}, r"metadata\['k'\] is a object", id="an object"),
@@ -201,7 +202,7 @@ POLICIES: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize(("policy", "message"), POLICIES)
+@each(("policy", "message"), POLICIES)
 def test_a_policy_goes_out_and_comes_back(policy: Policy, message: pb.StoragePolicy) -> None:
     found = policy_to(policy)
     assert found == message
@@ -216,7 +217,7 @@ def test_a_step_may_be_an_id_alone() -> None:
     assert codec_steps(["fp16", {"id": "zstd"}]) == [{"id": "fp16"}, {"id": "zstd"}]
 
 
-@pytest.mark.parametrize("step", [5, None, {}, {"id": 5}, {"codec": "zstd"}, ["zstd"]], ids=str)
+@each("step", [5, None, {}, {"id": 5}, {"codec": "zstd"}, ["zstd"]])
 def test_a_step_that_names_no_codec_is_refused(step: Any) -> None:
     with pytest.raises(
         InvalidPolicyError, match=r"a step of an encoding is .*, must be a codec's id or \{'id'"
@@ -230,7 +231,7 @@ def test_preset_and_encoding_exclude_each_other() -> None:
         policy_to(Policy(preset="fast", encoding=["zstd"]))
 
 
-@pytest.mark.parametrize(
+@each(
     "policy",
     [
         pytest.param(Policy(encoding=[{"id": "zstd", "level": 3}]), id="a setting beside the configuration"),
@@ -274,7 +275,7 @@ SCHEMAS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize(("schema", "message"), SCHEMAS)
+@each(("schema", "message"), SCHEMAS)
 def test_a_schema_goes_out_and_comes_back(schema: Schema, message: pb.DatasetSchema) -> None:
     found = schema_to(schema)
     assert found == message
@@ -393,7 +394,7 @@ def test_the_reason_is_found_among_other_details() -> None:
     assert type(error_from(status)) is DatasetNotFoundError
 
 
-@pytest.mark.parametrize(
+@each(
     ("outcome", "inserted"),
     [
         (pb.INSERT_OUTCOME_INSERTED, True),
@@ -455,7 +456,7 @@ def test_plain_metadata_are_what_comes_back_from_messages(metadata: dict[str, An
     assert found is not metadata
 
 
-@pytest.mark.parametrize("metadata", [None, [1], {1: 2}, {f"k{number}": "x" * 1000 for number in range(2000)}])
+@each("metadata", [None, [1], {1: 2}, {f"k{number}": "x" * 1000 for number in range(2000)}])
 def test_what_messages_refuse_is_refused_alike(metadata: Any) -> None:
     with pytest.raises(TensorusError) as expected:
         metadata_to(metadata)

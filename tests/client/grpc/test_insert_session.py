@@ -12,6 +12,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.cases import each
 from tensorus._backend import InsertOptions, Upload
 from tensorus._grpc import insert_stream
 from tensorus._grpc.insert_stream import InsertMessages, InsertSession
@@ -173,7 +174,7 @@ def resume(session: InsertSession, committed_bytes: dict[int, int]) -> list[pb.I
     return [pb.InsertRequest.FromString(raw) for raw in (opening, *messages)]
 
 
-@pytest.mark.parametrize("committed_bytes", [1, 99, 100, 101, 999])
+@each("committed_bytes", [1, 99, 100, 101, 999])
 def test_blocks_that_are_committed_are_left_out(committed_bytes: int) -> None:
     session, _ = started([1000])
     _, *messages = resume(session, {0: committed_bytes})

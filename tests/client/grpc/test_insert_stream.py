@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.arrays import canonical, random_bits
+from support.cases import each
 from tensorus._arrays.canonical import as_numpy, canonical_blocks, dtype_name
 from tensorus._backend import InsertOptions, Upload
 from tensorus._grpc import insert_stream
@@ -115,7 +116,7 @@ def test_a_message_is_bytes_and_nothing_like_it() -> None:
     assert {type(raw) for raw in sent([upload(np.zeros(3 * MIB, np.uint8)), upload(np.zeros(3))])} == {bytes}
 
 
-@pytest.mark.parametrize("canonical_bytes", [1, MIB - 1, MIB, MIB + 1, 2 * MIB, 2 * MIB + 5])
+@each("canonical_bytes", [1, MIB - 1, MIB, MIB + 1, 2 * MIB, 2 * MIB + 5])
 def test_a_tensor_is_cut_into_segments_that_follow_each_other(canonical_bytes: int) -> None:
     array = random_bits("uint8", (canonical_bytes,))
     (segments,) = items_of(sent([upload(array)])).values()
@@ -141,7 +142,7 @@ def test_the_tensor_is_announced_on_its_first_segment_alone() -> None:
     assert not any(segment.HasField("tensor") for segment, _ in others)
 
 
-@pytest.mark.parametrize(
+@each(
     "array",
     [
         pytest.param(np.arange(5, dtype=np.float32), id="a small one"),
@@ -203,7 +204,7 @@ LOADS: dict[str, Callable[[], Iterator[Upload]]] = {
 }
 
 
-@pytest.mark.parametrize("load", LOADS.values(), ids=LOADS)
+@each("load", LOADS.values(), ids=LOADS)
 def test_no_message_exceeds_a_limit_and_every_byte_arrives_in_its_place(load: Callable[[], Iterator[Upload]]) -> None:
     messages = sent(load())
     for raw in messages:
@@ -465,7 +466,7 @@ def test_what_is_on_the_way_never_exceeds_the_credit() -> None:
     assert acknowledged + sum(on_the_way) == 40 * 700_000
 
 
-@pytest.mark.parametrize(
+@each(
     "wake",
     [lambda credit: credit.acknowledge(MIB), lambda credit: credit.set_limit(UNLIMITED), lambda credit: credit.end()],
     ids=["an acknowledgement", "a limit", "the end"],

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from support.cases import each
 from tensorus._grpc import patience as module
 from tensorus._grpc.patience import Interruption, Patience
 from tensorus.errors import ConnectionLostWarning, TensorusError
@@ -173,7 +174,7 @@ def test_without_an_observer_each_place_warns_once(clock: Clock) -> None:
     assert {(record.category, record.filename) for record in warned} == {(ConnectionLostWarning, __file__)}
 
 
-@pytest.mark.parametrize("reason", ["DRAINING", "TOO_MANY_STREAMS", "STORE_UNAVAILABLE"])
+@each("reason", ["DRAINING", "TOO_MANY_STREAMS", "STORE_UNAVAILABLE"])
 def test_what_the_server_itself_says_is_not_put_down_to_a_proxy(reason: str) -> None:
     assert "proxy" not in Interruption(error(reason), 2).explanation
     assert "proxy" in Interruption(error("INTERNAL"), 2).explanation

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.cases import each
 from tensorus._backend import Arrival, Began, Bytes, Failed
 from tensorus._grpc.reads import GetPlace, arrivals
 from tensorus.errors import ChecksumMismatchError, GenerationMismatchError, TensorNotFoundError, TensorusError
@@ -270,6 +271,13 @@ def test_a_slice_is_read_anew_in_its_generation() -> None:
     assert list(place.remaining()) == [pb.TensorRead(id="a", slices=pb.SliceSet(), generation=7)]
 
 
+def test_a_coarse_read_begins_again_because_byte_ranges_are_of_stored_values() -> None:
+    place = GetPlace(whole("a"), with_data=True, by_bytes=False)
+    server = {"a": Stored(7, 20)}
+    list(place.passed([arrival for _, arrival in zip(range(3), answers(server, place.remaining()), strict=False)]))
+    assert list(place.remaining()) == [pb.TensorRead(id="a", generation=7)]
+
+
 def test_what_has_its_end_is_not_asked_for_again() -> None:
     place = GetPlace(whole("a", "none", "empty", "b"), with_data=True)
     server = {"a": Stored(7, 3), "empty": Stored(8, 0), "b": Stored(9, 3)}
@@ -300,7 +308,7 @@ def test_a_tensor_whose_bytes_come_with_its_header_is_one_arrival() -> None:
     assert (began.info.id, began.shape, began.data) == ("t", (2,), FOUR_BYTES)
 
 
-@pytest.mark.parametrize(
+@each(
     "fields",
     [
         {"last": False},

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import tensorus
+from support.cases import each
 from support.client import Method, answering, scripted_server, status_of
 from tensorus import errors
 from tensorus._arrays.decode import accepted_codecs
@@ -322,7 +323,7 @@ def test_a_query_says_all_that_was_asked_for() -> None:
     assert not sampled.options.headers_only
 
 
-@pytest.mark.parametrize(("count", "calls"), [(1, [1]), (4000, [4000]), (4001, [4000, 1]), (9000, [4000, 4000, 1000])])
+@each(("count", "calls"), [(1, [1]), (4000, [4000]), (4001, [4000, 1]), (9000, [4000, 4000, 1000])])
 def test_many_ids_are_read_in_several_calls_as_if_in_one(count: int, calls: list[int]) -> None:
     method, requests = recording(pb.GetRequest, empty_tensors)
     ids = [f"t{number}" for number in range(count)]
@@ -353,7 +354,7 @@ def pages(request: pb.ListTensorsRequest) -> bytes:
     return page.SerializeToString()
 
 
-@pytest.mark.parametrize(
+@each(
     ("limit", "count", "sizes"),
     [
         pytest.param(None, 8, [500, 500, 500, 500], id="all"),

@@ -14,6 +14,7 @@ import pytest
 
 import tensorus
 import tensorus.aio
+from support.cases import each
 from support.client import Method, answering, scripted_server, status_details
 from tensorus import errors
 from tensorus.errors import TensorusError
@@ -84,7 +85,7 @@ BY_CODE = {
 }
 
 
-@pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
+@each("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
 def test_without_a_reason_the_code_decides(code: grpc.StatusCode) -> None:
     error = raised("Get", failing(code, "a proxy's words"))
     assert type(error) is BY_CODE.get(code, errors.InternalError)
@@ -93,7 +94,7 @@ def test_without_a_reason_the_code_decides(code: grpc.StatusCode) -> None:
     assert str(error) == f"{code.name}: a proxy's words"
 
 
-@pytest.mark.parametrize(
+@each(
     "details",
     [
         pytest.param(status_details("DATASET_NOT_FOUND", domain="example.org"), id="another domain's"),
@@ -173,7 +174,7 @@ REPEATABLE: list[Any] = [
 """The short calls that may be repeated, and what makes them. Listing has a test of its own."""
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN], ids=lambda code: code.name)
+@each("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN])
 @pytest.mark.parametrize(("call", "answer", "action"), REPEATABLE)
 def test_a_short_call_that_may_be_repeated_is_until_it_is_answered(
     call: str, answer: Callable[[bytes], Any], action: Callable[[tensorus.Client], Any], code: grpc.StatusCode
@@ -185,7 +186,7 @@ def test_a_short_call_that_may_be_repeated_is_until_it_is_answered(
     assert len(requests) == 4
 
 
-@pytest.mark.parametrize(("call", "answer", "action"), REPEATABLE)
+@each(("call", "answer", "action"), REPEATABLE)
 def test_a_short_call_of_the_asynchronous_client_is_repeated_likewise(
     call: str, answer: Callable[[bytes], Any], action: Callable[[Any], Any]
 ) -> None:
@@ -253,7 +254,7 @@ def test_a_call_that_fails_twice_without_progress_warns_where_it_was_made(recwar
     assert "proxy" in str(warned.message)
 
 
-@pytest.mark.parametrize(
+@each(
     ("call", "action"),
     [
         pytest.param("CreateDataset", lambda client: client.create_dataset("d"), id="create"),

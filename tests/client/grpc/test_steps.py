@@ -11,6 +11,7 @@ import crc32c
 import numpy as np
 import pytest
 
+from support.cases import each
 from tensorus._arguments import sample_from, upload_of
 from tensorus._backend import InsertOptions, Part
 from tensorus._grpc import calls, insert_stream, inserts, reads
@@ -181,8 +182,8 @@ def test_a_stream_that_the_server_ends_too_early_is_an_error() -> None:
         script.after(None)
 
 
-@pytest.mark.parametrize("refused", [False, True])
-@pytest.mark.parametrize("ending", [KeyboardInterrupt(), GeneratorExit(), ZeroDivisionError()], ids=repr)
+@each("refused", [False, True])
+@each("ending", [KeyboardInterrupt(), GeneratorExit(), ZeroDivisionError()])
 def test_an_insert_that_is_ended_leaves_nothing_large_at_the_server(ending: BaseException, *, refused: bool) -> None:
     script = insert(np.zeros(2 * MIB, np.uint8))
     with pytest.MonkeyPatch.context() as patch:
@@ -326,7 +327,7 @@ def test_a_call_whose_caller_leaves_is_told_and_may_still_do_something(driver: s
     assert [type(told[0]), *told[1:]] == [GeneratorExit, "left nothing"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("driver", "ending"),
     [
         pytest.param("synchronous", ZeroDivisionError(), id="synchronous"),

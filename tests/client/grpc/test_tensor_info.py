@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from google.protobuf.message import Message
 
+from support.cases import each
 from support.engine import stored_tensor
 from support.variants import variants_of
 from tensorus._from_engine import tensor_info
@@ -67,7 +68,7 @@ def fields_of(message: Message, path: str = "") -> Iterator[tuple[str, Message]]
 PATHS = [path for path, _ in fields_of(MESSAGE)]
 
 
-@pytest.mark.parametrize("path", PATHS)
+@each("path", PATHS)
 def test_a_tensor_info_shows_each_field_of_the_message(path: str) -> None:
     changed = pb.Tensor()
     changed.CopyFrom(MESSAGE)
@@ -95,7 +96,7 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize(("path", "changed"), VARIANTS, ids=[path for path, _ in VARIANTS])
+@each(("path", "changed"), VARIANTS)
 def test_an_embedded_store_says_the_same_as_a_server(path: str, changed: Tensor) -> None:
     # By their notation, in which 1, 1.0 and True are what they are.
     assert repr(tensor_info(changed)) == repr(tensor_from(tensor_to(changed))), path

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import lz4.frame
 import pytest
 
+from support.cases import each
 from support.old_tensorus import COMPRESSORS
 from tensorus.old_files.compressors import inflated
 from tensorus.old_files.errors import OldRecordError
@@ -29,25 +30,23 @@ def undone(data: bytes, name: str | None, bytes_max: int = 2**30) -> bytes:
     return b"".join(inflated(blocks(data), name, bytes_max))
 
 
-@pytest.mark.parametrize("name", COMPRESSORS)
-@pytest.mark.parametrize("plain", [PLAIN, b"PK", PLAIN[: 256 * 1024], b"PK" + bytes(1_000_000)], ids=len)
+@each("name", COMPRESSORS)
+@each("plain", [PLAIN, b"PK", PLAIN[: 256 * 1024], b"PK" + bytes(1_000_000)])
 def test_every_compressor_is_undone(name: str, plain: bytes) -> None:
     assert undone(COMPRESSORS[name](plain), name) == plain
 
 
-@pytest.mark.parametrize("name", COMPRESSORS)
+@each("name", COMPRESSORS)
 def test_without_a_name_the_first_bytes_say_which_it_is(name: str) -> None:
     assert undone(COMPRESSORS[name](PLAIN), None) == PLAIN
 
 
-@pytest.mark.parametrize("name", ["gzip", "gzip-6", "gzip-whatever"])
+@each("name", ["gzip", "gzip-6", "gzip-whatever"])
 def test_the_level_in_a_name_means_nothing(name: str) -> None:
     assert undone(gzip.compress(PLAIN), name) == PLAIN
 
 
-@pytest.mark.parametrize(
-    ("name", "other"), [("gzip-6", "lz4-1"), ("lz4-1", "gzip-6"), ("none", "gzip-1"), ("gzip-6", "none")]
-)
+@each(("name", "other"), [("gzip-6", "lz4-1"), ("lz4-1", "gzip-6"), ("none", "gzip-1"), ("gzip-6", "none")])
 def test_a_name_and_first_bytes_that_disagree_are_refused(name: str, other: str) -> None:
     with pytest.raises(OldRecordError, match=rf"its compressor is '{name}', but its bytes begin with \w+"):
         undone(COMPRESSORS[other](PLAIN), name)
@@ -58,7 +57,7 @@ def test_an_unknown_compressor_is_refused() -> None:
         undone(PLAIN, "zstd-3")
 
 
-@pytest.mark.parametrize("data", [b"", b"P", b"\x28\xb5\x2f\xfd..."])
+@each("data", [b"", b"P", b"\x28\xb5\x2f\xfd..."])
 def test_first_bytes_of_no_compressor_are_refused(data: bytes) -> None:
     with pytest.raises(
         OldRecordError, match=r"its compressor is not known, and its bytes begin with \w*, as none does"
@@ -74,8 +73,8 @@ def test_torn_bytes_are_refused(name: str) -> None:
             undone(data[:length], name)
 
 
-@pytest.mark.parametrize("name", ["gzip-6", "lz4-1"])
-@pytest.mark.parametrize("more", [b"x", b"x" * (2 * BLOCK_BYTES)], ids=len)
+@each("name", ["gzip-6", "lz4-1"])
+@each("more", [b"x", b"x" * (2 * BLOCK_BYTES)])
 def test_bytes_behind_the_end_are_refused(name: str, more: bytes) -> None:
     with pytest.raises(OldRecordError, match=rf"its {name[:-2]} bytes .*go on after their end"):
         undone(COMPRESSORS[name](PLAIN) + more, name)
@@ -95,7 +94,7 @@ def test_damaged_lz4_is_refused() -> None:
         undone(bytes(data), "lz4-1")
 
 
-@pytest.mark.parametrize("name", COMPRESSORS)
+@each("name", COMPRESSORS)
 def test_more_than_the_limit_is_refused(name: str) -> None:
     assert undone(COMPRESSORS[name](PLAIN), name, len(PLAIN)) == PLAIN
     message = f"its {name.partition('-')[0]} bytes inflate to more than {len(PLAIN) - 1} bytes, the limit"

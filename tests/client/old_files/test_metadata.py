@@ -9,9 +9,9 @@ import tracemalloc
 from collections import OrderedDict
 from typing import Any
 
-import pytest
 import torch
 
+from support.cases import each
 from support.old_tensorus import archive, text
 from tensorus.old_files.metadata import converted_metadata
 from tensorus.old_files.pt_container import PtContainer
@@ -62,7 +62,7 @@ def test_tuples_become_lists_and_ordered_dicts_dicts() -> None:
     assert dropped == []
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "name"),
     [
         (dt.timedelta(1), "datetime.timedelta"),
@@ -79,7 +79,6 @@ def test_tuples_become_lists_and_ordered_dicts_dicts() -> None:
         ([0] * 100_000, "more than 65536 bytes"),
         (["x" * 200] * 1000, "more than 65536 bytes"),
     ],
-    ids=lambda value: str(value)[:30],
 )
 def test_anything_else_is_dropped_with_its_key(value: object, name: str) -> None:
     found, ((dropped, path),) = converted({"before": 1, "key": value, "after": 2})
@@ -128,7 +127,7 @@ def test_keys_that_are_not_unicode_are_dropped_alone() -> None:
     assert dropped == [("a text that is not Unicode", "a"), ("a text that is not Unicode", "\ud801")]
 
 
-@pytest.mark.parametrize("make", [lambda inner: [inner], lambda inner: {"k": inner}, lambda inner: (inner,)])
+@each("make", [lambda inner: [inner], lambda inner: {"k": inner}, lambda inner: (inner,)])
 def test_depth_is_kept_up_to_the_limit(make: Any) -> None:
     value: Any = 1
     for _ in range(METADATA_DEPTH_MAX - 1):
@@ -147,7 +146,7 @@ def test_the_largest_values_of_the_user_go_first_where_all_are_too_much() -> Non
     assert dropped == [(f"more than {METADATA_BYTES_MAX} bytes in all", "b")]
 
 
-@pytest.mark.parametrize("value", [None, [], "text", 7, torch.ones(1)])
+@each("value", [None, [], "text", 7, torch.ones(1)])
 def test_metadata_that_is_no_dict_is_dropped_as_a_whole(value: object) -> None:
     found, ((_, path),) = converted(value)
     assert (found, path) == ({}, "")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from support.cases import each
 from support.old_tensorus import archive, integer, text
 from tensorus.old_files.metadata import converted_metadata
 from tensorus.old_files.pt_container import PtContainer
@@ -86,7 +87,7 @@ SETS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("value", [*SCALARS, *MOMENTS, *SETS], ids=lambda value: type(value).__name__)
+@each("value", [*SCALARS, *MOMENTS, *SETS])
 def test_what_torch_saved_is_what_the_live_value_becomes(value: Any) -> None:
     found, dropped = converted(value)
     assert dropped == []
@@ -104,13 +105,13 @@ def test_nan_of_every_width_is_kept() -> None:
         assert dropped == []
 
 
-@pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
-@pytest.mark.parametrize(("order", "data"), [("<", "\0\0\0?"), (">", "?\0\0\0")])
+@each("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
+@each(("order", "data"), [("<", "\0\0\0?"), (">", "?\0\0\0")])
 def test_scalars_of_every_numpy_and_byte_order_are_read(module: str, order: str, data: str) -> None:
     assert of(scalar("f4", data, order=order, module=module)) == ({"key": 0.5}, [])
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "name"),
     [
         (np.complex64(1j), "numpy.complex64"),
@@ -128,7 +129,6 @@ def test_scalars_of_every_numpy_and_byte_order_are_read(module: str, order: str,
         (dt.datetime(2025, 9, 1, tzinfo=BERLIN), "datetime.datetime in a time zone of __builtin__.getattr"),
         (dt.time(12, tzinfo=BERLIN), "datetime.time in a time zone of __builtin__.getattr"),
     ],
-    ids=repr,
 )
 def test_what_metadata_does_not_hold_is_dropped_by_name(value: object, name: str) -> None:
     assert converted(value) == ({}, [(name, "key")])
@@ -143,7 +143,7 @@ def test_a_time_of_the_record_becomes_seconds_however_it_was_given() -> None:
         assert read(file) == ({"timestamp_utc": expected, "other": "2025-09-01"}, [])
 
 
-@pytest.mark.parametrize("given", ["yesterday", "", 5, 1756684800.25, None, ["2025-09-01"]])
+@each("given", ["yesterday", "", 5, 1756684800.25, None, ["2025-09-01"]])
 def test_a_time_of_the_record_that_is_none_stays_what_it_is(given: object) -> None:
     file = io.BytesIO()
     torch.save({"timestamp_utc": given}, file)
@@ -290,7 +290,7 @@ WRONG: list[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("opcodes", WRONG)
+@each("opcodes", WRONG)
 def test_a_description_that_no_library_writes_is_dropped(opcodes: bytes) -> None:
     found, ((name, path),) = of(opcodes)
     assert found == {}

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from support.cases import each
 from support.old_tensorus import archive
 from tensorus.old_files.errors import OldFileError
 from tensorus.old_files.pt_container import BLOCK_BYTES, PtContainer
@@ -53,7 +54,7 @@ def test_members_longer_than_a_block_are_read_whole() -> None:
     assert read(container, "data/0", 5, BLOCK_BYTES + 7) == storage[5 : BLOCK_BYTES + 12]
 
 
-@pytest.mark.parametrize(("name", "big"), [(b"little", False), (b"big", True), (b"little\n", False)])
+@each(("name", "big"), [(b"little", False), (b"big", True), (b"little\n", False)])
 def test_the_byteorder_is_what_the_member_says(name: bytes, big: bool) -> None:  # noqa: FBT001 - a row of a table
     assert opened(archive(PICKLE, extra={"byteorder": name})).big_endian is big
 
@@ -116,7 +117,7 @@ def test_the_oldest_format_is_refused_and_named() -> None:
         opened(file.getvalue())
 
 
-@pytest.mark.parametrize("data", [b"", b"x", b"no archive at all, but long enough to be one of those"])
+@each("data", [b"", b"x", b"no archive at all, but long enough to be one of those"])
 def test_another_file_is_refused(data: bytes) -> None:
     with pytest.raises(OldFileError, match=r"it is no file of torch\.save"):
         opened(data)
@@ -153,7 +154,7 @@ def test_two_members_of_one_name_are_refused() -> None:
         opened(file.getvalue())
 
 
-@pytest.mark.parametrize("version", [b"2\n", b"4\n", b"", b"x" * 1000])
+@each("version", [b"2\n", b"4\n", b"", b"x" * 1000])
 def test_another_version_is_refused(version: bytes) -> None:
     with pytest.raises(OldFileError, match=r"its version is .*, must be '3'"):
         opened(archive(PICKLE, extra={"version": version}))
@@ -177,7 +178,7 @@ def test_a_missing_member_is_named() -> None:
         opened(archive(PICKLE)).length("data/7")
 
 
-@pytest.mark.parametrize(("start", "length"), [(0, 8), (7, 1), (8, 0), (-1, 1), (2**63, 1)])
+@each(("start", "length"), [(0, 8), (7, 1), (8, 0), (-1, 1), (2**63, 1)])
 def test_bytes_beyond_a_member_are_refused(start: int, length: int) -> None:
     container = opened(archive(PICKLE, {"0": b"numbers"}))
     with pytest.raises(OldFileError, match="member 'old/data/0' has 7 bytes, bytes"):
@@ -186,7 +187,7 @@ def test_bytes_beyond_a_member_are_refused(start: int, length: int) -> None:
         list(container.blocks("data/0", start, length))
 
 
-@pytest.mark.parametrize(
+@each(
     "use",
     [
         lambda container: container.read_into("data/0", 0, memoryview(bytearray(1000))),
@@ -317,13 +318,13 @@ LIES: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize(("changed", "match"), LIES)
+@each(("changed", "match"), LIES)
 def test_a_directory_that_lies_is_refused(changed: Callable[[], bytes], match: str) -> None:
     with pytest.raises(OldFileError, match=match):
         opened(changed())
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "match"),
     [
         (lambda data, at: data[:at] + b"XX" + data[at + 2 :], "has no proper header at byte"),

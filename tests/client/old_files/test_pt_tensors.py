@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from support.arrays import DTYPE_NAMES, assert_same_bits, random_bits
+from support.cases import each
 from support.old_tensorus import archive, integers, tensor, text
 from tensorus._arrays.canonical import as_numpy
 from tensorus.old_files.errors import OldDataError, OldFileError, OldRecordError
@@ -47,7 +48,7 @@ def of_dtype(name: str) -> torch.Tensor:
     return torch.from_numpy(bits.view(width)).view(getattr(torch, name))
 
 
-@pytest.mark.parametrize("name", DTYPE_NAMES)
+@each("name", DTYPE_NAMES)
 def test_every_dtype_comes_back_bit_for_bit(name: str) -> None:
     container, pickled = saved(of_dtype(name))
     assert_same_bits(read_tensor(container, pickled), random_bits(name, (3, 5, 7)))
@@ -74,7 +75,7 @@ VIEWS: dict[str, Callable[[], torch.Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("make", VIEWS.values(), ids=VIEWS)
+@each("make", VIEWS.values(), ids=VIEWS)
 def test_every_view_comes_back_dense(make: Callable[[], torch.Tensor]) -> None:
     torch.manual_seed(7)
     expected = make()
@@ -104,7 +105,7 @@ def test_only_the_stretch_of_a_long_storage_is_held() -> None:
     assert peak_bytes < 2_000_000
 
 
-@pytest.mark.parametrize("name", ["int32", "float64", "complex64", "bfloat16", "uint8"])
+@each("name", ["int32", "float64", "complex64", "bfloat16", "uint8"])
 def test_big_endian_numbers_are_turned(name: str) -> None:
     values = random_bits(name, (10,))
     part = values.view(f"u{values.itemsize // (2 if name.startswith('complex') else 1)}")
@@ -182,7 +183,7 @@ MISFITS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize(("opcodes", "match"), MISFITS)
+@each(("opcodes", "match"), MISFITS)
 def test_a_tensor_that_does_not_fit_its_storage_is_refused(opcodes: bytes, match: str) -> None:
     tracemalloc.start()
     try:
@@ -222,8 +223,8 @@ OTHER_FIELDS = [
 ]
 
 
-@pytest.mark.parametrize("value", OTHER_FIELDS, ids=repr)
-@pytest.mark.parametrize("field", ["storage", "offset", "shape", "strides", "dtype", "count"])
+@each("value", OTHER_FIELDS)
+@each("field", ["storage", "offset", "shape", "strides", "dtype", "count"])
 def test_a_field_of_another_kind_is_refused_or_ignored(field: str, value: bytes) -> None:
     named = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu")
     fields = {
@@ -244,7 +245,7 @@ def test_a_field_of_another_kind_is_refused_or_ignored(field: str, value: bytes)
         made(function + storage + rest, EIGHT)
 
 
-@pytest.mark.parametrize("name", ["float8_e4m3fnuz", "float8_e5m2fnuz", "bits8", "no_dtype"])
+@each("name", ["float8_e4m3fnuz", "float8_e5m2fnuz", "bits8", "no_dtype"])
 def test_a_dtype_that_no_store_has_is_named(name: str) -> None:
     opcodes = tensor(count=8, shape=[8], strides=[1], storage="FloatStorage").replace(
         b"ctorch\nFloatStorage\n", b"ctorch.storage\nUntypedStorage\n"
@@ -257,7 +258,7 @@ def test_a_dtype_that_no_store_has_is_named(name: str) -> None:
         made(opcodes, EIGHT)
 
 
-@pytest.mark.parametrize("flags", [b"N", b"]", b"}", b"}" + text("conj") + b"K\1s", b"}" + text("other") + b"\x88s"])
+@each("flags", [b"N", b"]", b"}", b"}" + text("conj") + b"K\1s", b"}" + text("other") + b"\x88s"])
 def test_flags_that_mean_nothing_are_ignored(flags: bytes) -> None:
     opcodes = tensor(count=8, shape=[2], strides=[1]).removesuffix(b"tR") + flags + b"tR"
     assert made(opcodes, EIGHT).tolist() == [0, 0]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from support.arrays import assert_same_bits
+from support.cases import each
 from support.old_tensorus import fp16_codes, given_back, int8_codes
 from tensorus.old_files.errors import OldRecordError
 from tensorus.old_files.quantizers import Restored, dequantized
@@ -80,7 +81,7 @@ def test_int8_input_is_repaired() -> None:
     assert_same_bits(found.array, np.array([-5, 0, 7], np.int8))
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "dtype", "kept"),
     [(0.5, torch.float32, 0), (3.14, torch.float32, 3), (1000.0, torch.float32, 127), (300, torch.int64, 127)],
 )
@@ -91,7 +92,7 @@ def test_a_constant_is_approximate(value: float, dtype: torch.dtype, kept: int) 
     assert found.reason == "a constant, of which only the integer part within -128 to 127 was kept"
 
 
-@pytest.mark.parametrize("value", [-127, 0, 5, 126])
+@each("value", [-127, 0, 5, 126])
 def test_a_constant_of_a_small_integer_is_exact(value: int) -> None:
     found, gave = restored(torch.full((2, 2), value, dtype=torch.int32))
     assert gave == found.array.tolist()
@@ -114,7 +115,7 @@ def test_infinity_leaves_what_the_original_gave() -> None:
     assert "the finite values are lost" in found.reason
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@each("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_codes_of_another_scale_are_the_values_of_the_original(dtype: torch.dtype) -> None:
     tensor = torch.linspace(-1, 2, 300).reshape(20, 15).to(dtype)
     codes, parameters = int8_codes(tensor)
@@ -141,7 +142,7 @@ def test_saturated_codes_are_counted(zero_point: int, codes: list[int], lost: in
     assert (found.worth, found.saturated_count) == ("lossy", lost)
 
 
-@pytest.mark.parametrize(("zero_point", "codes"), [(-128, [-128, 127]), (127, [127, -128]), (-127, [-126, 127])])
+@each(("zero_point", "codes"), [(-128, [-128, 127]), (127, [127, -128]), (-127, [-126, 127])])
 def test_codes_that_reach_the_other_end_are_not_saturated(zero_point: int, codes: list[int]) -> None:
     assert (
         dequantized(np.array(codes, np.int8), "int8", parameters("torch.float32", 0.5, zero_point)).saturated_count == 0
@@ -171,16 +172,14 @@ def test_int8_codes_without_a_parameter_are_lost(missing: str) -> None:
         dequantized(np.zeros(3, np.int8), "int8", known)
 
 
-@pytest.mark.parametrize("value", [True, "1.0", None, [1.0], 10**400])
+@each("value", [True, "1.0", None, [1.0], 10**400])
 def test_a_scale_that_is_no_number_is_refused(value: object) -> None:
     with pytest.raises(OldRecordError, match=r"^its scale is a"):
         dequantized(np.zeros(3, np.int8), "int8", parameters("torch.float32", value, 0))
 
 
-@pytest.mark.parametrize("value", [NAN, INF, -INF, 1e308, -0.0, 0.5, 2**63])
-@pytest.mark.parametrize(
-    "dtype", ["float32", "float64", "float16", "bfloat16", "int64", "uint64", "int16", "bool", "complex64"]
-)
+@each("value", [NAN, INF, -INF, 1e308, -0.0, 0.5, 2**63])
+@each("dtype", ["float32", "float64", "float16", "bfloat16", "int64", "uint64", "int16", "bool", "complex64"])
 def test_any_number_for_a_parameter_gives_values(value: float, dtype: str) -> None:
     codes = np.array([[-128, 0, 127]], np.int8)
     for scale, zero_point in [(value, 0), (1.0, value), (0.5, value)]:
@@ -201,7 +200,7 @@ def test_scalars_and_empty_tensors_keep_their_shape() -> None:
 # ---- fp16 ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@each("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_half_precision_is_cast_back_and_lossy(dtype: torch.dtype) -> None:
     found, gave = restored(torch.tensor([0.1, -2.5, 1e-8], dtype=dtype), "fp16")
     assert (found.worth, found.reason) == ("lossy", "half precision")
@@ -236,9 +235,7 @@ def test_half_precision_of_integers_is_what_the_original_gave() -> None:
     assert found.reason == "half precision: of 2 integers, 1 may be rounded, 1 are lost"
 
 
-@pytest.mark.parametrize(
-    ("values", "dtype"), [([-2047, 5], torch.int64), ([0, 255], torch.uint8), ([True, False], torch.bool)]
-)
+@each(("values", "dtype"), [([-2047, 5], torch.int64), ([0, 255], torch.uint8), ([True, False], torch.bool)])
 def test_half_precision_of_small_integers_is_exact(values: list[int], dtype: torch.dtype) -> None:
     found, _ = restored(torch.tensor(values, dtype=dtype), "fp16")
     assert (found.worth, found.reason) == ("imported", "")
@@ -255,8 +252,8 @@ def test_half_precision_of_an_unknown_dtype_stays_so() -> None:
 # ---- What dtype, shape or parameters prove to be exact ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("quantizer", ["int8", "fp16"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64, torch.int64, torch.float8_e5m2])
+@each("quantizer", ["int8", "fp16"])
+@each("dtype", [torch.float32, torch.complex64, torch.int64, torch.float8_e5m2])
 def test_without_elements_nothing_is_lost(quantizer: str, dtype: torch.dtype) -> None:
     codes = np.zeros((3, 0), np.int8 if quantizer == "int8" else np.float16)
     found = dequantized(codes, quantizer, {"original_dtype": str(dtype)})
@@ -286,7 +283,7 @@ def test_half_precision_has_every_bit_of_bfloat16_that_is_not_tiny() -> None:
     assert len(sure) > 8000
 
 
-@pytest.mark.parametrize("value", [0.0, 2.0**-17, 2.0**-26, 1e38, INF, NAN])
+@each("value", [0.0, 2.0**-17, 2.0**-26, 1e38, INF, NAN])
 def test_half_precision_of_other_bfloat16_is_lossy(value: float) -> None:
     # 2**-17 may have been a little less, 0 may have been tiny, and infinity anything.
     assert restored(torch.tensor([1.0, value], dtype=torch.bfloat16), "fp16")[0].worth == "lossy"
@@ -322,9 +319,7 @@ def test_what_0_1_truncated_is_repaired() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "tensor", [torch.arange(0, 86), torch.arange(5, 15), torch.arange(-15, -5), torch.arange(0.0, 10.0)], ids=str
-)
+@each("tensor", [torch.arange(0, 86), torch.arange(5, 15), torch.arange(-15, -5), torch.arange(0.0, 10.0)])
 def test_other_codes_of_int8_are_lossy(tensor: torch.Tensor) -> None:
     # Too wide; beyond zero; floats, which may have been anything between the steps.
     assert restored(tensor)[0].worth == "lossy"
@@ -351,7 +346,7 @@ def test_codes_of_another_dtype_are_refused(quantizer: str, codes: np.ndarray) -
         dequantized(codes, quantizer, parameters("torch.float32", 0.5, 0))
 
 
-@pytest.mark.parametrize("name", [None, 7, "float32", "torch.quint8", "torch.float8_e5m2fnuz"])
+@each("name", [None, 7, "float32", "torch.quint8", "torch.float8_e5m2fnuz"])
 def test_a_dtype_that_cannot_be_stored_is_refused(name: object) -> None:
     for quantizer, codes in [("int8", np.zeros(2, np.int8)), ("fp16", np.zeros(2, np.float16))]:
         with pytest.raises(OldRecordError, match=r"^dtype .* cannot be stored$"):

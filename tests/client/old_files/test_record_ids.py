@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from typing import Any
 
-import pytest
 import torch
 
+from support.cases import each
 from tensorus.old_files.pt_container import PtContainer
 from tensorus.old_files.pt_pickle import read_pickle
 from tensorus.old_files.record_ids import RecordId, unique_ids
@@ -53,7 +53,7 @@ def test_a_long_id_that_comes_again_stays_within_the_limit() -> None:
     assert (second.id[-2:], third.id[-2:]) == ("-2", "-3")
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "renamed_from", "reason"),
     [
         (None, None, "it has no id"),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
+from support.cases import each
 from tensorus.old_files.pt_values import Mark
 from tensorus.old_files.schema import OldSchema, converted_schema
 
@@ -31,7 +30,7 @@ def test_a_dtype_may_be_named_by_itself() -> None:
     assert converted_schema({"dtype": Mark("torch.int64")})[0].dtype == "int64"
 
 
-@pytest.mark.parametrize(
+@each(
     ("pickled", "note"),
     [
         ([], "its schema is dropped: it is a list, must be a dict"),

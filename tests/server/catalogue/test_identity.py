@@ -181,7 +181,7 @@ class TestAcceptedLoss:
         assert len(RawFolder(folder).published()) == 2
         assert len(engine.quarantine.entries()) == 2
         engine.sweep()
-        assert engine.set_unknown_aside().deleted == 0
+        assert engine.quarantine_orphans().deleted == 0
         engine.close()
         opened(folder).close()
 

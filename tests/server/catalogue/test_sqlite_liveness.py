@@ -11,9 +11,9 @@ from pathlib import Path
 import apsw
 import pytest
 
-from tensorus_server.catalogue.sqlite import readers, turns
+from tensorus_server.catalogue.sqlite import readers, writer_lock
 from tensorus_server.catalogue.sqlite.database import Database, select
-from tensorus_server.catalogue.sqlite.faults import engine_error
+from tensorus_server.catalogue.sqlite.sqlite_errors import engine_error
 from tensorus_server.errors import EngineError, StorageFullError, StoreBusyError, StoreUnavailableError
 
 
@@ -79,7 +79,7 @@ class TestTurns:
     def test_a_write_gives_up_where_another_does_not_end(
         self, opened: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(turns, "_TURN_TIMEOUT_S", 0.01)
+        monkeypatch.setattr(writer_lock, "_TURN_TIMEOUT_S", 0.01)
         outcomes: list[object] = []
 
         def write() -> None:

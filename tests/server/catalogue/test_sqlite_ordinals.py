@@ -12,12 +12,12 @@ from contract.catalogue_ordinals import ordinals_of
 from support.engine import Reopen, commit, create, listed, stored_tensor
 from support.old_catalogue import old_checksum
 from tensorus_codecs.policy import StoragePolicy
+from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import PageRequest, StoredTensor
 from tensorus_server.catalogue.sqlite import schema
 from tensorus_server.catalogue.sqlite.database import Database
 from tensorus_server.catalogue.sqlite.epoch import EpochKeeper
 from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowWriter
-from tensorus_server.compact_json import to_json
 from tensorus_server.model import Dataset, Schema
 
 NAMES = ("one", "two", "empty")

@@ -19,7 +19,7 @@ from support.arrays import canonical, random_bits
 from support.engine import Reports, announce, engine_on, insert, read, send
 from support.marks import mark_tensors
 from tensorus_codecs.policy import StoragePolicy
-from tensorus_server.catalogue.sqlite import turns
+from tensorus_server.catalogue.sqlite import writer_lock
 from tensorus_server.catalogue.sqlite.file_lock import FileLock
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert import small_tensors
@@ -40,7 +40,7 @@ BUSY_S = 0.2
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     mark_tensors(monkeypatch, above_bytes=10_000, every_bytes=MARK_EVERY)
-    monkeypatch.setattr(turns, "BUSY_TIMEOUT_MS", int(1000 * BUSY_S))
+    monkeypatch.setattr(writer_lock, "BUSY_TIMEOUT_MS", int(1000 * BUSY_S))
 
 
 @pytest.fixture

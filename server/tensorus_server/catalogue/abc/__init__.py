@@ -1,38 +1,41 @@
-"""What the engine asks of a catalogue: four tables, in a module each, and what every database under them must promise.
+"""The interface of a catalogue: four tables, one module for each, and the promises that every database must keep.
 
-Descriptions refer to these promises by number, and the contract suite names the tests of each (`tests/contract`):
+The methods' descriptions refer to these promises by number. The contract suite (`tests/contract`) names the tests of each:
 
-    1. Durability. What a method reports as done survives a crash of the process, and of the machine under it.
-    2. Atomicity. A method does all that it says or nothing: a crash in the middle, or an error, leaves the state before. Three
-       delete or commit in batches, and say so: `TensorTable.delete`, `DatasetTable.purge`, and `TensorTable.commit` on damage.
-    3. Visibility. What a method reports as done is seen by every call that begins later, in any thread and process.
-    4. Isolation. A method that reads sees one state, as one commit left it: all of a commit, or nothing. Two calls may see two
-       states. `DatasetTable.stats` alone sees several in one call, and says so.
-    5. Uniqueness. A UNIQUE constraint on (dataset, id) decides every race, and so does one on a dataset's name. Of several who
-       commit one id, one inserts it, and `resolve` tells the others what they get.
-    6. Commit order. A tensor that becomes visible has a larger generation than every one that was visible before. So once
-       `latest_generation` has returned g, none with a generation up to g appears any more. Listings, samples and their tokens
-       rely on it. SQLite has one writer, which is enough. A sequence of PostgreSQL is not: it gives numbers out before the
-       commit. There, hold one advisory lock from giving out generations to the end of the commit.
-    7. Numbers. A generation, a dataset's number and an ordinal of a dataset are given out once, whatever is deleted. Ordinals
-       count from 1, in commit order, without gaps.
-    8. Paging. Over the pages of one listing no tensor comes twice, and none is missed that was there at the start and still is,
-       whatever is committed and deleted between the pages.
-    9. Idempotence. A call that is repeated after its answer was lost changes nothing more. A repeated commit returns the tensor
-       that is there; a repeated deletion returns what is left to delete.
-    10. Threads. Every method is safe in many threads at once. Writers take turns.
-    11. Clocks. Times come from one clock, the catalogue's: SQLite has that of its host, a database server its own. Nothing is
-        ordered by time, and nothing is unique by it. Grace and expiry are measured by it: setting it back lengthens them, and
-        setting it forward shortens them.
-    12. Data. Names, ids, keys and values are data: never part of a statement or of a path. They are compared and sorted by code
-        point, and none is normalized.
+    1. Durability. Once a method returns, its effect survives a crash of the process and of the machine.
+    2. Atomicity. A method takes effect completely or not at all; after a crash or an error, the previous state remains. Three
+       methods delete or commit in batches, as they say: `TensorTable.delete`, `DatasetTable.purge`, and `TensorTable.commit`
+       if a page is damaged.
+    3. Visibility. Once a method returns, every call that begins later sees its effect, in any thread and process.
+    4. Isolation. A method that reads sees a single state: all of a commit, or nothing of it. Two calls may see different
+       states. Only `DatasetTable.stats` sees several states in one call.
+    5. Uniqueness. A UNIQUE constraint on (dataset, id), and one on the names of datasets, decide all races. If several commits
+       have the same id, one of them inserts it, and `resolve_conflict` decides the outcome of the others.
+    6. Commit order. A tensor that becomes visible has a larger generation than all tensors that were visible before. So once
+       `latest_generation` has returned g, no other tensor with a generation up to g appears. Listings, samples and their
+       tokens rely on this. SQLite has a single writer, so it keeps this promise. A PostgreSQL sequence does not, because it
+       assigns numbers before the commit. There, hold one advisory lock from assigning the generations until after the commit.
+    7. Numbers. Generations, dataset numbers, and the ordinals of a dataset are never reused, whatever is deleted. Ordinals
+       count from 1 in commit order, without gaps.
+    8. Paging. The pages of one listing contain no tensor twice, and every tensor that exists from its start to its end,
+       whatever is committed and deleted between pages.
+    9. Idempotence. A call that is repeated because its answer was lost has no further effect. A repeated commit returns the
+       existing tensor; a repeated deletion deletes what is left.
+    10. Threads. All methods are thread-safe. Writers take turns.
+    11. Clocks. All times come from one clock: SQLite's is that of its host, and a database server has its own. Times determine
+        no order and need not be unique. They only measure grace periods and expiry, which are longer if the clock is set back
+        and shorter if it is set forward.
+    12. Data. Names, ids, keys and values are data: they never become part of a statement or a path. They are compared and
+        sorted by code point, and are not normalized.
 
-Two promises need faults below the catalogue, so each catalogue tests them itself (`tests/server/catalogue`):
+Two more promises can be tested only with faults below the catalogue, so each implementation has tests of its own
+(`tests/server/catalogue`):
 
-    Unknown outcomes. Where nobody can tell whether a commit took place, the method raises `StoreUnavailableError`, and there
-    are no more writes until a restart finds out. Where one raises `StoreBusyError` or `StorageFullError`, nothing was changed.
+    Unknown outcomes. If it is unknown whether a commit took effect, the method raises `StoreUnavailableError`, and the
+    catalogue takes no more writes until a restart. If a method raises `StoreBusyError` or `StorageFullError`, nothing changed.
 
-    Damage. What is read is what was written. A damaged row is a `DataCorruptError` in its own place, and hides no other row.
+    Damage. A method never returns anything but what was written. A damaged row becomes a `DataCorruptError` in its place, and
+    does not affect other rows.
 """
 
 from __future__ import annotations
@@ -51,11 +54,13 @@ from tensorus_server.catalogue.abc.pages import (
     require_intact,
 )
 from tensorus_server.catalogue.abc.tensors import StoredTensor, TensorTable
+from tensorus_server.catalogue.abc.totals import CatalogueTotals, Sizes
 from tensorus_server.catalogue.abc.uploads import Mark, Upload, UploadTable
 
 __all__ = [
     "ORDER_FIELDS",
     "Catalogue",
+    "CatalogueTotals",
     "DamagedTensor",
     "DatasetPage",
     "DatasetTable",
@@ -64,6 +69,7 @@ __all__ = [
     "Order",
     "Page",
     "PageRequest",
+    "Sizes",
     "StoredTensor",
     "TensorTable",
     "Upload",
@@ -74,7 +80,7 @@ __all__ = [
 
 
 class Catalogue(ABC):
-    """The four tables, which share transactions and a life."""
+    """The four tables, which are in one database."""
 
     datasets: DatasetTable
     tensors: TensorTable
@@ -83,7 +89,7 @@ class Catalogue(ABC):
 
     @abstractmethod
     def check_writable(self) -> None:
-        """Do nothing if writes are possible.
+        """Check that the catalogue takes writes.
 
         Raises:
             StoreUnavailableError: an earlier write failed with an unknown outcome, or the files were removed.
@@ -91,27 +97,41 @@ class Catalogue(ABC):
 
     @abstractmethod
     def check_present(self) -> None:
-        """Do nothing if the files of the catalogue are where they belong.
+        """Check that the catalogue's files still exist and that it takes writes.
 
         Raises:
-            StoreUnavailableError: they were removed, or there are no more writes for another reason.
+            StoreUnavailableError: the files were removed, or the catalogue takes no writes for another reason.
         """
 
     @abstractmethod
-    def maintain(self, *, idle: bool) -> None:
-        """Do what keeps the catalogue small and fast, if it is time for it; called between commits and when idle.
+    def sizes(self, dataset: str | None = None) -> Sizes:
+        """Return sums over the tensors of a dataset; None: of all datasets.
+
+        Reads in several transactions: tensors that come and go meanwhile may be in the sums or not. Damaged rows are in them.
 
         Raises:
-            StoreUnavailableError: it failed so that only a restart can tell what is durable; there are no more writes.
+            DatasetNotFoundError: the dataset does not exist.
+        """
+
+    @abstractmethod
+    def totals(self) -> CatalogueTotals:
+        """Return sums over all tables. See `sizes`."""
+
+    @abstractmethod
+    def maintain(self, *, idle: bool) -> None:
+        """Do maintenance if it is due; called between commits and when idle.
+
+        Raises:
+            StoreUnavailableError: it failed, and only a restart can determine what is durable. No more writes are possible.
         """
 
     @abstractmethod
     def close(self, timeout_s: float = 30.0) -> None:
-        """End all use. Idempotent.
+        """Close the catalogue. Idempotent.
 
         Args:
-            timeout_s: how long to wait for what is going on.
+            timeout_s: how long to wait for reads and writes in progress.
 
         Raises:
-            StoreBusyError: it has not ended in time.
+            StoreBusyError: they did not end in time.
         """

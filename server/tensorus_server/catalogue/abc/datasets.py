@@ -18,19 +18,19 @@ __all__ = ["DatasetPage", "DatasetTable"]
 
 @dataclass(frozen=True)
 class DatasetPage:
-    """Some datasets of a listing."""
+    """One page of a listing of datasets."""
 
     datasets: list[tuple[int, Dataset | DataCorruptError]]
     """Each with its number."""
     next: int | None
-    """For `after`; None: this was the last page."""
+    """The `after` of the next page; None: this is the last page."""
 
 
 class DatasetTable(ABC):
     """Datasets by name.
 
-    The name is unique among datasets that are not deleted: the database decides races between two that create one (5). A
-    dataset's number is given out once (7), and in order of creation.
+    A name is unique among datasets that are not deleted; the database decides races between creators (5). Numbers ascend in the
+    order of creation and are never reused (7).
     """
 
     @abstractmethod
@@ -46,69 +46,70 @@ class DatasetTable(ABC):
         """Return the dataset.
 
         Raises:
-            DatasetNotFoundError: there is none.
+            DatasetNotFoundError: it does not exist.
             DataCorruptError: its row is damaged.
         """
 
     @abstractmethod
     def find(self, number: int) -> Dataset | None:
-        """Return the dataset of this number; None where there is none any more, or its row is damaged."""
+        """Return the dataset with this number; None if it does not exist any more, or its row is damaged."""
 
     @abstractmethod
     def page(self, after: int, size: int) -> DatasetPage:
-        """Return datasets in order of creation, a damaged one as an error in its place.
+        """Return datasets in order of creation; for a damaged one, the error in its place.
 
-        The number of the last one is the place where the next page begins, so a dataset that was there at the start and still
-        is comes once, whatever is created and deleted meanwhile.
+        The next page begins after the number of the last dataset. So a dataset that exists during the whole listing appears
+        exactly once, whatever is created and deleted meanwhile.
 
         Args:
-            after: number of the last dataset of the page before; 0: from the start.
-            size: datasets of the page, at most; there are fewer where their schemas are large.
+            after: number of the last dataset of the previous page; 0: start at the first one.
+            size: largest number of datasets in the page. It has fewer if their schemas are large.
         """
 
     @abstractmethod
     def update(self, name: str, policy: StoragePolicy | None, schema: Schema | None) -> Dataset:
-        """Replace what is given, in one transaction; stored tensors stay as they are. Both together mend a damaged dataset.
+        """Replace the policy, the schema, or both, in one transaction; stored tensors do not change.
 
-        A commit sees the dataset before the update or after it. One with `current` is refused where it comes after. Mending
-        counts ordinals from the tensors that are there, so those of deleted ones may be given out again.
+        Giving both repairs a damaged dataset. Its ordinals then continue after those of the existing tensors, so ordinals of
+        deleted tensors may be reused. A commit sees the dataset as it was before the update or after it; a commit with
+        `current` fails if it comes after the update.
 
         Raises:
-            DatasetNotFoundError: there is none.
+            DatasetNotFoundError: the dataset does not exist.
             DataCorruptError: its row is damaged, and only one of the two is given.
         """
 
     @abstractmethod
     def delete(self, name: str) -> int:
-        """Delete the dataset with its tensors, and return how many there were.
+        """Delete the dataset with its tensors, and return how many tensors it had.
 
-        One transaction: from then on no method but `purge` sees them, and the name is free. A commit into the dataset comes
-        before and is counted, or comes after and is refused. Takes a bounded time however many there are: `purge` does the
-        rest. Succeeds on a full disk.
+        This is one transaction. Afterwards the name is free, and no method except `purge` sees the dataset or its tensors. A
+        commit into the dataset either comes first, and its tensors are counted, or fails. The time does not depend on the
+        number of tensors, since `purge` removes their rows. Succeeds on a full disk.
 
         Raises:
-            DatasetNotFoundError: there is none.
+            DatasetNotFoundError: the dataset does not exist.
         """
 
     @abstractmethod
     def purge(self, pause: Callable[[float], bool]) -> int:
-        """Remove the tensors of deleted datasets, leave their payloads to the sweep, and return how many there were.
+        """Remove the tensors of deleted datasets, leave their payloads to the sweep, and return how many were removed.
 
-        Works in batches, each of them a transaction, between which others can write; a crash in the middle leaves the rest to
-        the next call. A payload's key becomes due in the transaction that removes its row. Where another process is at it
-        already, it returns at once. Succeeds on a full disk.
+        Each batch is one transaction, and others can write in between. After a crash, the next call continues. The transaction
+        that removes a tensor's row also makes the key of its payload due. If another process is already purging, this returns
+        at once. Succeeds on a full disk.
 
         Args:
-            pause: called between two batches with the seconds to wait; returns whether to stop. An event's `wait` will do.
+            pause: called between two batches with the seconds to wait; returns whether to stop, as `Event.wait` does.
         """
 
     @abstractmethod
     def stats(self, name: str) -> DatasetStats:
-        """Return sums over the dataset's tensors, without those that are damaged, which it names.
+        """Return sums over the dataset's tensors. They exclude damaged tensors, which are named.
 
-        Tensors that come and go meanwhile may be in the sums or not: reading them all in one transaction would take too long.
-        Encodings are one where their JSON is equal. Those of the same stored bytes are in the order of their JSON.
+        Tensors that are inserted or deleted meanwhile may or may not be included: reading all rows in one transaction would
+        take too long. Encodings with equal JSON are counted as one. They are sorted by stored bytes, then by JSON.
 
         Raises:
-            DatasetNotFoundError: there is none.
+            DatasetNotFoundError: the dataset does not exist.
         """

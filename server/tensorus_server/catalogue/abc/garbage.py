@@ -1,4 +1,4 @@
-"""Payloads that wait for deletion, and those that no row refers to."""
+"""The table of garbage: payloads that are due to be deleted, and the check for payloads that no row refers to."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ __all__ = ["GarbageTable"]
 class GarbageTable(ABC):
     """Payloads in the chunk store that no tensor refers to any more, or never did.
 
-    Keys are those of the chunk store; of a kept payload, "uploads/" and its key.
+    Keys are those of the chunk store. The key of a kept payload has the prefix "uploads/".
     """
 
     @abstractmethod
     def due(self, limit: int, *, in_grace: bool = False) -> list[str]:
-        """Return keys of deleted tensors whose grace is over, by the catalogue's clock (11), at most `limit`.
+        """Return at most `limit` payload keys of deleted tensors whose grace period is over, by the catalogue's clock (11).
 
-        They are returned again until `delete` drops them, so that a crash in between leaves no payload behind.
+        They are returned again until `delete` removes them, so that a crash in between leaves no payload behind.
 
         Args:
-            in_grace: return those, too, whose grace is not over.
+            in_grace: also return keys whose grace period is not over.
         """
 
     @abstractmethod
     def delete(self, keys: Collection[str]) -> None:
-        """Delete the tombstones of these keys, after their payloads are gone, in one transaction.
+        """Delete the tombstones of these keys, in one transaction. Call it after the payloads were deleted.
 
         Idempotent (9). Succeeds on a full disk.
         """
 
     @abstractmethod
     def orphans(self, keys: Collection[str]) -> set[str]:
-        """Return those of `keys` that belong to no tensor, no upload, and no deletion that waits, in one state (4).
+        """Return which of `keys` belong to no tensor, no upload and no tombstone, in one state of the catalogue (4).
 
-        What was committed before the call is seen (3): an answer from a replica that lags behind would cost data.
+        This must see everything committed before the call (3): an answer from a lagging replica would lose data.
         """
 
     @abstractmethod
     def known(self) -> Iterator[bytes]:
-        """Yield every key that belongs to a tensor, an upload, or a deletion that waits, in UTF-8 and in any order.
+        """Yield the key of every tensor, upload and tombstone, in UTF-8 and in any order.
 
-        They come from the rows themselves, whatever is damaged in them, and from no index. What was committed before the call
-        is among them (3); rows that are written meanwhile may be missing.
+        The keys are read from the rows themselves, even damaged ones, and never from an index. All rows committed before the
+        call are included (3); rows that are written meanwhile may be missing.
 
         Raises:
             StoreUnavailableError: the rows cannot be read to the end.
@@ -54,7 +54,7 @@ class GarbageTable(ABC):
 
     @abstractmethod
     def require_intact(self) -> None:
-        """Do nothing if every row is there and as it was written. Takes time: it reads all of them.
+        """Check that every row exists and is as it was written. This reads all rows, so it takes time.
 
         Raises:
             DataCorruptError, StoreUnavailableError: something is damaged, and a key may be missing from `known`.
@@ -62,8 +62,8 @@ class GarbageTable(ABC):
 
     @abstractmethod
     def claim_listing(self, every_s: float) -> bool:
-        """Return whether it is time to list the chunk store again; of all processes one is told so, once in `every_s`.
+        """Return whether to list the chunk store now: True once per `every_s`, in one process of all that use the store.
 
-        Asking and noting are one transaction. A clock that was set back puts the next listing off no longer than `every_s`
-        (11).
+        The check and its record are one transaction. If the clock was set back, the next listing is still at most `every_s`
+        away (11).
         """

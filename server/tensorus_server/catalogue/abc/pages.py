@@ -1,4 +1,4 @@
-"""Listings of tensors: what is asked for, and what comes back."""
+"""Listings of tensors: the request for a page, and the page."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 __all__ = ["ORDER_FIELDS", "DamagedTensor", "Order", "Page", "PageRequest", "place_of", "require_intact"]
 
 ORDER_FIELDS = ("created", "id", "nbytes", "stored_bytes")
-"""What tensors can be listed by. "created" is the order of their commits."""
+"""The fields that listings can be sorted by. "created" is commit order."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """How a listing is sorted; ties by generation."""
+    """How a listing is sorted. Tensors with equal values are sorted by generation."""
 
     field: str = "created"
     """One of `ORDER_FIELDS`."""
@@ -28,51 +28,50 @@ class Order:
 
 @dataclass(frozen=True)
 class PageRequest:
-    """Which tensors, and from where on."""
+    """Which tensors to list, and where the page starts."""
 
     filter: Filter | None = None
-    """None: all."""
+    """None: all tensors match."""
     order: Order = Order()
     size: int = 100
-    """Tensors of the page, at most."""
+    """Largest number of tensors in the page."""
     after: tuple[str | int, int] | None = None
-    """Sort value and generation of the last tensor of the page before; None: from the start."""
+    """Sort value and generation of the last tensor of the previous page; None: this is the first page."""
     generation_max: int | None = None
-    """Tensors committed later are left out; None: none is."""
+    """Largest generation to include, so that tensors committed later are left out; None: no limit."""
     with_payloads: bool = False
-    """Whether inline payloads come along."""
+    """Whether to include inline payloads."""
 
 
 @dataclass(frozen=True)
 class DamagedTensor:
-    """A tensor of a listing whose row is not what was written."""
+    """A tensor of a listing whose row is damaged."""
 
     error: DataCorruptError
     """Names dataset, tensor and generation."""
     generation: int
     sort_value: Any
-    """What it is sorted by. `Any`: the row may be wrong about it."""
+    """The value that it is sorted by. `Any`: a damaged row may hold anything."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some tensors of a listing: fewer than asked for where their metadata and payloads are large."""
+    """One page of a listing. It has fewer tensors than requested if their metadata and payloads are large."""
 
     tensors: list[Tensor | DamagedTensor]
-    """Damaged ones in their places."""
     next: tuple[str | int, int] | None
-    """For `PageRequest.after`; None: this was the last page."""
+    """The `after` of the next `PageRequest`; None: this is the last page."""
 
 
 def require_intact(found: Tensor | DataCorruptError | None) -> Tensor | None:
-    """Return the tensor, or None where there is none; raise the error of a damaged one."""
+    """Return a tensor that was looked up, or None if it does not exist; raise the error if it is damaged."""
     if isinstance(found, DataCorruptError):
         raise found
     return found
 
 
 def place_of(tensor: Tensor | DamagedTensor, field: str) -> tuple[str | int, int]:
-    """Return sort value and generation of a tensor in an order by `field`: for `PageRequest.after`."""
+    """Return the tensor's sort value in an order by `field`, and its generation, for `PageRequest.after`."""
     if isinstance(tensor, DamagedTensor):
         return tensor.sort_value, tensor.generation
     values: dict[str, str | int] = {

@@ -21,7 +21,7 @@ __all__ = ["StoredTensor", "TensorTable"]
 
 @plain_dataclass
 class StoredTensor:
-    """A tensor whose payload is durable, or part of the commit, and that is not visible yet."""
+    """A tensor that is ready to be committed: its payload is durable already, or is part of the commit."""
 
     dataset: Dataset
     new: NewTensor
@@ -34,19 +34,19 @@ class StoredTensor:
     inline_payload: bytes | None
     """None: the payload is in the chunk store."""
     source_crc32c: int
-    """Of the canonical bytes as sent."""
+    """CRC32C of the canonical bytes that the writer sent."""
     upload: tuple[str, int] | None = None
-    """Request and item of the upload that this completes."""
+    """Request id and item of the upload that this tensor completes."""
     created_us: int | None = None
-    """When it was committed, where its row is only made again; None: now."""
+    """When the tensor was first committed, if its row is being recovered; None: now."""
 
     @property
     def is_inline(self) -> bool:
-        """Whether the payload is part of the commit."""
+        """Whether the payload is stored in the catalogue."""
         return self.inline_payload is not None
 
     def committed(self, generation: int, ordinal: int, created_us: int, outcome: Outcome = Outcome.INSERTED) -> Tensor:
-        """Return the tensor that this becomes by its commit."""
+        """Return the tensor as it is after its commit."""
         policy = self.new.policy
         return Tensor(
             dataset=self.dataset.name,
@@ -68,10 +68,10 @@ class StoredTensor:
 
 
 class TensorTable(ABC):
-    """Tensors by dataset and id. Methods that name a dataset that does not exist raise `DatasetNotFoundError`.
+    """Tensors by dataset and id. All methods that take a dataset raise `DatasetNotFoundError` if it does not exist.
 
-    What is read is what was written, in every field. A tensor whose row is damaged is a `DataCorruptError` that names it, in
-    its own place; it can be replaced by its generation, and deleted.
+    Every field that is returned is as it was written. For a tensor with a damaged row, a `DataCorruptError` that names it is
+    returned in its place. Such a tensor can be deleted, or replaced by giving its generation.
     """
 
     @abstractmethod
@@ -80,45 +80,45 @@ class TensorTable(ABC):
     ) -> list[Tensor | Exception]:
         """Make the group visible in one transaction: no reader sees a part of it (4), and it is durable when this returns (1).
 
-        A row that cannot be committed keeps no other one of the group from it, unless `together`. Where a page of the database
-        is damaged, a group may be split, so that only those that meet the damage fail; with `together` it never is.
+        Unless `together` is set, a tensor that cannot be committed does not affect the others. If a page of the database is
+        damaged, the group may be split, so that only tensors that use the page fail.
 
-        An id that is taken is decided by `resolve`: where the insert is a repeated one, the tensor that is there is
-        returned. `Tensor.outcome` says what was done. Uploads that are completed by this are noted as such.
+        `resolve_conflict` decides what happens to a tensor whose id is taken. If the insert is a repeated one, the existing
+        tensor is returned. `Tensor.outcome` says what was done. Completed uploads are recorded as complete.
 
-        Each tensor that becomes visible takes the next generation of the store (6), and the next ordinal of its dataset, in the
-        order of the group. One that replaces another takes new ones, and the key of the other's payload becomes due after its
-        grace, in the same transaction. What is repeated, or cannot be committed, takes none. The time of the commit is of the
-        catalogue's clock (11), and orders nothing.
+        Each tensor that becomes visible gets the next generation of the store (6) and the next ordinal of its dataset, in the
+        order of the group. This includes a tensor that replaces another. The same transaction then makes the key of the
+        replaced payload due, after its grace period. Tensors that are already stored or fail get no numbers. The commit's time
+        comes from the catalogue's clock (11) and determines no order.
 
         Args:
-            together: commit all of the group, or, where one of it cannot be, nothing.
-            current: a dataset that is not as `StoredTensor.dataset` has it any more counts as one that has gone.
+            together: whether to commit either the whole group or nothing.
+            current: whether to treat a dataset that no longer equals `StoredTensor.dataset` as deleted.
 
         Returns:
-            For each of the group, in order: the tensor as committed; or why it was not: `AlreadyExistsError`,
-            `StoredDifferentlyError`, `GenerationMismatchError`, `DatasetNotFoundError` where the dataset has gone,
-            `DataCorruptError` where the row that has its id, or that of its dataset, is damaged, or `InsertAbandonedError`
-            where another of the group could not be.
+            For each tensor of the group, in order: the committed tensor, or the error that explains why it was not committed.
+            The error is `AlreadyExistsError`, `StoredDifferentlyError`, `GenerationMismatchError`, `DatasetNotFoundError` if
+            the dataset was deleted, `DataCorruptError` if the row with this id or the dataset's row is damaged, or
+            `InsertAbandonedError` if another tensor of the group failed.
 
         Raises:
             StorageFullError: nothing of the group was committed.
-            StoreUnavailableError: whether the group was committed only a restart can tell; its payloads must stay.
+            StoreUnavailableError: only a restart can determine whether the group was committed; its payloads must stay.
         """
 
     @abstractmethod
     def get(
         self, dataset: str, ids: Sequence[str], *, with_payloads: bool = False
     ) -> list[Tensor | DataCorruptError | None]:
-        """Return the tensors with these ids, in order, of one state of the catalogue (4); None where there is none."""
+        """Return the tensors with these ids, in order, from one state of the catalogue (4); None for an id without a tensor."""
 
     @abstractmethod
     def page(self, dataset: str, request: PageRequest) -> Page:
-        """Return one page of a listing; it has a tensor where there is one.
+        """Return one page of a listing. Only the last page can be empty.
 
-        Pages of one listing are of several states (4). They are stable all the same (8): a page begins after the sort value and
-        generation of the last tensor before it, and both never change in a row. With `generation_max` it leaves out what was
-        committed after that was the latest generation, which relies on (6). Text is sorted by code point (12).
+        The pages of a listing may come from different states (4), but they are stable (8): a page begins after the sort value
+        and generation of the last tensor of the previous page, and neither ever changes in a row. With `generation_max` set to
+        the latest generation, later commits are left out, which relies on (6). Text is sorted by code point (12).
 
         Raises:
             LimitExceededError: the statement ran for longer than allowed.
@@ -126,30 +126,31 @@ class TensorTable(ABC):
 
     @abstractmethod
     def generations(self, dataset: str, request: PageRequest) -> list[int]:
-        """Return the generations of a page's tensors, in ascending order whatever the request's order: for sampling.
+        """Return the generations of a page's tensors for sampling, in ascending order; the request's order is ignored.
 
-        A sample that is taken again from the same `generation_max`, with nothing deleted meanwhile, sees the same ones (6).
+        If a sample is repeated with the same `generation_max` and nothing was deleted meanwhile, the generations are the same
+        (6).
         """
 
     @abstractmethod
     def by_generation(
         self, dataset: str, generations: Sequence[int], *, with_payloads: bool = False
     ) -> list[Tensor | DataCorruptError | None]:
-        """Return the tensors of these generations, in order; None where there is none any more."""
+        """Return the tensors with these generations, in order; None for one that no longer exists."""
 
     @abstractmethod
     def latest_generation(self) -> int:
-        """Return the generation of the newest tensor ever committed, deleted or not; 0 before the first.
+        """Return the largest generation ever assigned, even if its tensor was deleted; 0 before the first commit.
 
-        Whatever becomes visible afterwards has a larger one (6).
+        All tensors that become visible later have larger generations (6).
         """
 
     @abstractmethod
     def replace_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> Tensor:
-        """Replace the tensor's metadata, and what filters see of them, in one transaction; generation and ordinal stay.
+        """Replace the tensor's metadata and its metadata index in one transaction; generation and ordinal stay the same.
 
         Raises:
-            TensorNotFoundError: there is none.
+            TensorNotFoundError: the tensor does not exist.
             DataCorruptError: its row is damaged.
         """
 
@@ -157,7 +158,7 @@ class TensorTable(ABC):
     def delete(self, dataset: str, ids: Sequence[str]) -> list[str]:
         """Delete these tensors, leave their payloads to the sweep, and return the ids that existed.
 
-        A payload's key becomes due after its grace, in the transaction that removes its row. Many are deleted in several
-        transactions, so that others can write in between: a crash may leave some of them, which the same call deletes when it
-        is repeated (9). Succeeds on a full disk.
+        The transaction that removes a tensor's row also makes the key of its payload due, after the grace period. Many tensors
+        are deleted in several transactions, so that others can write in between. After a crash, repeating the call deletes the
+        rest (9). Succeeds on a full disk.
         """

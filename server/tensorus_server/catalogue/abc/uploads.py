@@ -1,4 +1,4 @@
-"""The table of uploads."""
+"""The table of uploads: unfinished tensors of inserts that can be resumed."""
 
 from __future__ import annotations
 
@@ -18,76 +18,79 @@ __all__ = ["Mark", "Upload", "UploadTable"]
 
 @dataclass(frozen=True)
 class Upload:
-    """A tensor on its way in, as far as it is durable; or the one that it became."""
+    """The durable part of a tensor that is being inserted; once complete, a record of the tensor that it became."""
 
     request_id: str
-    """Of the insert; the client's."""
+    """The insert's request id, chosen by the client."""
     item: int
     """Its number within the insert."""
     dataset_number: int
     id: str
     spec: TensorSpec
     policy: StoragePolicy
-    """Which it is encoded by, whatever becomes of the dataset's."""
+    """The policy that encodes it, even if the dataset's policy changes."""
     payload_key: str
     committed_bytes: int
-    """Canonical bytes that are durable, from the start; whole chunks."""
+    """Canonical bytes that are durable, counted from the start; always whole chunks."""
     stored_bytes: int
-    """Bytes of the payload that they are."""
+    """Size of these bytes in the payload."""
     chunk_count: int
+    """Number of chunks that are durable."""
     state: dict[str, Any]
-    """What was measured so far, as JSON."""
+    """The measurements so far, as JSON."""
     announced: NewTensor | None = None
-    """What its first announcement said, which holds for every later stream; None: an older version of Tensorus began it."""
+    """The first announcement, which also applies to later streams; None: an older version of Tensorus began the upload."""
     generation: int | None = None
-    """Of the tensor that it became; None: it is still on its way."""
+    """The generation of the tensor that it became; None: it is not complete."""
     outcome: Outcome | None = None
-    """What its insert did; None: it is still on its way, or an older version of Tensorus ended it."""
+    """The outcome of the insert; None: it is not complete, or an older version of Tensorus completed it."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A new state of an upload: its payload is durable so far."""
+    """A new state of an upload, after more of its payload became durable."""
 
     upload: Upload
     new_chunks: ChunkIndex
-    """Of the chunks since the mark before."""
+    """The index entries of the chunks since the previous mark."""
 
 
 class UploadTable(ABC):
-    """Uploads by request and item. One whose row is damaged is not there: its tensor is sent again from its start.
+    """Uploads by request id and item. An upload with a damaged row is ignored, so its tensor is sent again from the start.
 
-    Nothing here decides who may go on with an upload: the payload's lease does, and the insert's session.
+    The payload's lease and the insert's session decide who may continue an upload, not this table.
     """
 
     @abstractmethod
     def save(self, marks: Sequence[Mark]) -> None:
-        """Save new states, in one transaction. Each puts off the expiry of its upload.
+        """Save new states in one transaction. Each extends the expiry of its upload.
 
-        Whoever is told of a mark may free the memory of what came before it, so it must be durable when this returns (1). Its
-        payload was durable before: a mark never says more than the chunk store has.
+        A client that is told of a mark may free the memory before it, so the mark must be durable when this returns (1). The
+        payload was made durable first, so a mark never claims more than the chunk store has.
         """
 
     @abstractmethod
     def find(self, request_id: str) -> list[Upload]:
-        """Return the uploads of a request, in order of their items, of one state of the catalogue (4)."""
+        """Return the uploads of a request in the order of their items, from one state of the catalogue (4)."""
 
     @abstractmethod
     def chunks(self, upload: Upload) -> ChunkIndex:
-        """Return the chunk index of an upload that is still on its way, as far as it is.
+        """Return the chunk index of the durable part of an incomplete upload.
+
+        The caller must compare it with the upload and its payload, since it has no checksum of its own.
 
         Raises:
-            DataCorruptError: it cannot be read. One that can is still to be compared with the upload and its payload.
+            DataCorruptError: it cannot be read.
         """
 
     @abstractmethod
     def drop(self, request_id: str, item: int | None = None) -> list[str]:
-        """Drop the rows of a request's uploads, or of one of them; return the payload keys of those that were on their way.
+        """Remove the rows of a request's uploads, or of one item's; return the payload keys of those that were not complete.
 
-        One transaction, and idempotent: what was dropped before is not returned again (9). An upload that a commit completes is
-        not on its way any more. Succeeds on a full disk.
+        This is one transaction. It is idempotent: uploads that were removed before are not returned again (9). Succeeds on a
+        full disk.
         """
 
     @abstractmethod
     def expired(self, limit: int) -> list[Upload]:
-        """Return uploads whose time is over, by the catalogue's clock (11), at most `limit`."""
+        """Return at most `limit` uploads that have expired, by the catalogue's clock (11)."""

@@ -14,13 +14,15 @@ from tensorus_server.catalogue.sqlite.index_check import IndexCheck
 from tensorus_server.catalogue.sqlite.memory_database import MemoryDatabase
 from tensorus_server.catalogue.sqlite.schema_check import require_schema
 from tensorus_server.catalogue.sqlite.tensors import SqliteTensorTable
+from tensorus_server.catalogue.sqlite.totals import sizes_of_tensors, totals_of_tables
 from tensorus_server.catalogue.sqlite.uploads import SqliteUploadTable
 from tensorus_server.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tensorus_server.catalogue.identity import Payloads
+    from tensorus_server.catalogue.abc import CatalogueTotals, Sizes
+    from tensorus_server.catalogue.identity_check import Payloads
 
 __all__ = ["SqliteCatalogue"]
 
@@ -69,6 +71,14 @@ class SqliteCatalogue(Catalogue):
         """See `Catalogue`."""
         self._database.check_folder()
         self._database.check_writable()
+
+    def sizes(self, dataset: str | None = None) -> Sizes:
+        """See `Catalogue`."""
+        return sizes_of_tensors(self._database, dataset)
+
+    def totals(self) -> CatalogueTotals:
+        """See `Catalogue`."""
+        return totals_of_tables(self._database, self._database.file_bytes())
 
     def maintain(self, *, idle: bool) -> None:
         """Checkpoint the log if it has grown, or if idle."""

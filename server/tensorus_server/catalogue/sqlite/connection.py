@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from tensorus_server.catalogue.sqlite import turns
+from tensorus_server.catalogue.sqlite import writer_lock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ def connect(path: Path, *, create: bool) -> apsw.Connection:
     """Open a connection: the writer, which creates the file if it does not exist (`create`), or a reader."""
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
     connection = apsw.Connection(str(path), flags=flags)
-    connection.set_busy_timeout(turns.BUSY_TIMEOUT_MS)
+    connection.set_busy_timeout(writer_lock.BUSY_TIMEOUT_MS)
     if create:
         # The page size has an effect only before the first table is created. WAL mode is stored in the file.
         _run(connection, f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA journal_mode = WAL;")

@@ -4,8 +4,8 @@ One connection writes. Writers take turns: threads by a lock within the process,
 SQLite's own busy wait polls and is unfair. A few connections read. Each is lent for one short transaction only, because an open
 read transaction keeps the log from being reset.
 
-Lock order: the thread lock of `turns.py`, its file lock, then SQLite's own. All waits have timeouts, after which the call fails
-with `StoreBusyError`. `faults.py` maps SQLite's errors.
+Lock order: the thread lock of `writer_lock.py`, its file lock, then SQLite's own. All waits have timeouts, after which the call
+fails with `StoreBusyError`. `sqlite_errors.py` maps SQLite's errors.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import apsw
 
-from tensorus_server.catalogue.sqlite import opening, turns
+from tensorus_server.catalogue.sqlite import opening, writer_lock
 from tensorus_server.catalogue.sqlite.connection import PAGE_BYTES, connect
 from tensorus_server.catalogue.sqlite.epoch import EpochKeeper, FolderRemovedError, read_identity
-from tensorus_server.catalogue.sqlite.faults import BROKEN, engine_error
 from tensorus_server.catalogue.sqlite.file_lock import FileLock
 from tensorus_server.catalogue.sqlite.readers import Readers
 from tensorus_server.catalogue.sqlite.requirements import require_local, require_safe_sqlite
 from tensorus_server.catalogue.sqlite.schema import apply_migrations, schema_version
 from tensorus_server.catalogue.sqlite.spare_room import SpareRoom
-from tensorus_server.catalogue.sqlite.turns import Turns
+from tensorus_server.catalogue.sqlite.sqlite_errors import BROKEN, engine_error
+from tensorus_server.catalogue.sqlite.writer_lock import WriterLock
 from tensorus_server.errors import (
     EngineError,
     LimitExceededError,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tensorus_server.catalogue.identity import Payloads
+    from tensorus_server.catalogue.identity_check import Payloads
     from tensorus_server.model import StoreIdentity
 
 __all__ = ["Database", "now_us", "select"]
@@ -88,20 +88,20 @@ class Database:
         self._path = folder / "catalogue.db"
         self._log_path = folder / "catalogue.db-wal"
         self._payloads = payloads
-        self._turns = Turns(folder / "writer.lock")
+        self._writer_lock = WriterLock(folder / "writer.lock")
         self._failure: str | None = None
         self._closed = False
         # Pages in the log, and how many of them the last checkpoint copied. The size of the log's file does not tell, because
         # the file keeps its size when SQLite starts the log again from its beginning.
         self._log_pages = self._copied_pages = 0
-        self._epochs = EpochKeeper(self._turns.descriptor, payloads)
+        self._epochs = EpochKeeper(self._writer_lock.descriptor, payloads)
         self._blocked_until_s = 0.0
         self._spare = SpareRoom(folder)
         try:
-            with self._turns.of_process():
+            with self._writer_lock.hold_file_lock():
                 self._open(accept_loss=accept_loss)
         except BaseException as error:
-            self._turns.close()
+            self._writer_lock.close()
             if isinstance(error, apsw.FullError):
                 raise engine_error(error, "opened") from error
             if isinstance(error, (apsw.Error, StoreBusyError)):
@@ -144,7 +144,7 @@ class Database:
                 nothing was written.
         """
         # Checked under the thread lock and before the file lock, which a closed catalogue no longer has.
-        with self._turns.of_both(self.check_writable):
+        with self._writer_lock.hold(self.check_writable):
             try:
                 try:
                     self._writer.execute("BEGIN IMMEDIATE")
@@ -241,6 +241,18 @@ class Database:
         except (apsw.Error, OSError) as error:
             raise engine_error(error, "read") from error
 
+    def file_bytes(self) -> int:
+        """Return the size of the database file and its log.
+
+        Raises:
+            StoreUnavailableError: the files were removed.
+        """
+        try:
+            log_bytes = self._log_path.stat().st_size if self._log_path.exists() else 0
+            return self._path.stat().st_size + log_bytes
+        except OSError as error:
+            raise engine_error(error, "read") from error
+
     @contextmanager
     def lock_file_if_free(self, name: str) -> Iterator[bool]:
         """Hold the lock file `name`, next to the catalogue, during the block; yields False if another process holds it."""
@@ -256,18 +268,18 @@ class Database:
         Readers are not blocked; writers of other processes wait for their turn.
 
         Raises:
-            StoreUnavailableError: the database could not be synced; only a restart can tell what of it is durable.
+            StoreUnavailableError: the database could not be synced; only a restart can determine what is durable.
         """
         # An upper bound of the database's size: some pages of the log replace pages of the database.
         self._spare.keep_up(self._database_bytes + self._log_pages * PAGE_BYTES)
         mode = self._checkpoint_mode(idle=idle)
         if mode is None:
             return
-        with self._turns.of_thread(), ExitStack() as held:
+        with self._writer_lock.hold_thread_lock(), ExitStack() as held:
             self.check_writable()
             if mode == apsw.SQLITE_CHECKPOINT_PASSIVE:
-                held.enter_context(self._turns.of_process())
-            elif not held.enter_context(self._turns.of_process_if_free()):
+                held.enter_context(self._writer_lock.hold_file_lock())
+            elif not held.enter_context(self._writer_lock.hold_file_lock_if_free()):
                 return
             # Do not wait for readers here: the next checkpoint will come soon.
             self._writer.set_busy_timeout(0)
@@ -282,7 +294,7 @@ class Database:
                 self._failure = str(error)
                 raise StoreUnavailableError(f"the catalogue could not be synced: {error}") from error
             finally:
-                self._writer.set_busy_timeout(turns.BUSY_TIMEOUT_MS)
+                self._writer.set_busy_timeout(writer_lock.BUSY_TIMEOUT_MS)
 
     def _copy_log_in_spare_room(self, mode: int) -> None:
         try:
@@ -357,18 +369,18 @@ class Database:
         Raises:
             StoreBusyError: a write or a read did not end in time. Its connection stays open until the process ends.
         """
-        with self._turns.of_thread(timeout_s):
+        with self._writer_lock.hold_thread_lock(timeout_s):
             if self._closed:
                 return
             self._closed = True
             all_back = self._readers.close(timeout_s)
-            with self._turns.of_process_if_free() as is_free:
+            with self._writer_lock.hold_file_lock_if_free() as is_free:
                 # If another process is writing, that process empties the log later.
                 emptied = is_free and all_back and self._failure is None and self._empty_log()
                 self._spare.keep_up(self._database_bytes)
             self._pin.close()
             self._close_writer(copy_log=emptied)
-            self._turns.close()
+            self._writer_lock.close()
         if not all_back:
             raise StoreBusyError(f"a read of the catalogue has not ended after {timeout_s:.0f} s")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import DatasetPage, DatasetTable
 from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.dataset_rows import (
@@ -17,7 +18,6 @@ from tensorus_server.catalogue.sqlite.dataset_rows import (
 from tensorus_server.catalogue.sqlite.purge import purge
 from tensorus_server.catalogue.sqlite.row_checksum import dataset_checksum, dataset_start
 from tensorus_server.catalogue.sqlite.stats import sum_up
-from tensorus_server.compact_json import to_json
 from tensorus_server.errors import AlreadyExistsError, DataCorruptError
 
 if TYPE_CHECKING:

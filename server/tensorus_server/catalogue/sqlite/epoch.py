@@ -5,8 +5,8 @@ This invariant holds at every moment, no matter which process is killed:
     If the log holds a commit that was reported to a client and is not yet in the database file, the chunk store's epoch is
     higher than the one in the database file.
 
-So a database file without its log is behind its payloads, and `identity.require_match` refuses it. Commits and checkpoints
-maintain the invariant:
+So a database file without its log is behind its payloads, and `identity_check.require_match` refuses it. Commits and
+checkpoints maintain the invariant:
 
 Commits. Copying the log (a checkpoint) brings the epoch in the database file up to the chunk store's. The first commit after
 that raises the epoch, and writes it to the chunk store before the commit is reported to anyone. The processes that share the
@@ -33,7 +33,7 @@ from tensorus_server.model import StoreIdentity
 if TYPE_CHECKING:
     import apsw
 
-    from tensorus_server.catalogue.identity import Payloads
+    from tensorus_server.catalogue.identity_check import Payloads
 
 __all__ = ["EpochKeeper", "FolderRemovedError", "read_identity"]
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, TypeVar
 import apsw
 
 from tensorus_server.catalogue.sqlite.connection import PAGE_BYTES, connect_memory
-from tensorus_server.catalogue.sqlite.faults import RETRY_AFTER_S, engine_error
 from tensorus_server.catalogue.sqlite.readers import Reader
 from tensorus_server.catalogue.sqlite.requirements import require_safe_sqlite
 from tensorus_server.catalogue.sqlite.schema import apply_migrations, schema_version
+from tensorus_server.catalogue.sqlite.sqlite_errors import RETRY_AFTER_S, engine_error
 from tensorus_server.errors import LimitExceededError, StorageFullError, StoreBusyError, StoreUnavailableError
 from tensorus_server.limits import STATEMENT_TIMEOUT_S
 
@@ -115,6 +115,11 @@ class MemoryDatabase:
         """See `Transactions`. Nobody else writes meanwhile."""
         with self.read(timed=False) as connection:
             yield connection
+
+    def file_bytes(self) -> int:
+        """Return the size of the database in memory."""
+        with self.read() as connection:
+            return int(connection.pragma("page_count")) * PAGE_BYTES
 
     @contextmanager
     def lock_file_if_free(self, _: str) -> Iterator[bool]:

@@ -1,6 +1,6 @@
 """Checks a catalogue when it is opened, before it is used, and makes its files private.
 
-All of it runs under the lock on `writer.lock`.
+The caller holds the lock on `writer.lock`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tensorus_server.catalogue.identity import CataloguePast, require_match
+from tensorus_server.catalogue.identity_check import CatalogueState, require_match
 from tensorus_server.catalogue.sqlite.epoch import read_identity
 from tensorus_server.errors import StoreUnavailableError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import apsw
 
-    from tensorus_server.catalogue.identity import Payloads
+    from tensorus_server.catalogue.identity_check import Payloads
 
 __all__ = ["accept_loss", "require_no_payloads", "require_payloads", "secure_files"]
 
@@ -34,7 +34,7 @@ WHERE NOT EXISTS (SELECT 1 FROM tensor WHERE key = value AND inline = 0)
   AND NOT EXISTS (SELECT 1 FROM tombstone WHERE key = value)
 """
 
-_NEW = CataloguePast(is_new=True, identity=None, has_payloads=lambda: False, unknown=set)
+_NEW = CatalogueState(is_new=True, identity=None, has_payloads=lambda: False, unknown=set)
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def require_payloads(folder: Path, connection: apsw.Connection, version: int, pa
     Raises:
         StoreUnavailableError: see `require_match`.
     """
-    require_match(folder, _past(connection, version), payloads)
+    require_match(folder, _state(connection, version), payloads)
 
 
 def accept_loss(folder: Path, connection: apsw.Connection, version: int, payloads: Payloads) -> None:
@@ -71,7 +71,7 @@ def accept_loss(folder: Path, connection: apsw.Connection, version: int, payload
     If the lost catalogue is found later, its id no longer matches. That is intended, because some of its payloads may be gone.
     """
     try:
-        require_match(folder, _past(connection, version), payloads)
+        require_match(folder, _state(connection, version), payloads)
     except StoreUnavailableError:
         _log.warning("the catalogue and the payloads in %s do not match: the store gets a new id", folder)
         connection.execute("UPDATE store SET id = ?, epoch = epoch + 1", (secrets.token_hex(16),))
@@ -91,7 +91,7 @@ def secure_files(path: Path) -> None:
             path.with_name(name).chmod(0o600)
 
 
-def _past(connection: apsw.Connection, version: int) -> CataloguePast:
+def _state(connection: apsw.Connection, version: int) -> CatalogueState:
     if version == 0:
         return _NEW
 
@@ -102,4 +102,4 @@ def _past(connection: apsw.Connection, version: int) -> CataloguePast:
         return bool(connection.execute("SELECT 1 FROM tensor WHERE inline = 0 LIMIT 1").fetchall())
 
     identity = read_identity(connection) if version >= _IDENTITY_SINCE else None
-    return CataloguePast(is_new=False, identity=identity, has_payloads=has_payloads, unknown=unknown)
+    return CatalogueState(is_new=False, identity=identity, has_payloads=has_payloads, unknown=unknown)

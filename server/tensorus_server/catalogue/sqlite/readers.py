@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from tensorus_server.catalogue.sqlite.faults import RETRY_AFTER_S
+from tensorus_server.catalogue.sqlite.sqlite_errors import RETRY_AFTER_S
 from tensorus_server.errors import StoreBusyError, StoreUnavailableError
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
+from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import DamagedTensor, Page, PageRequest, place_of
 from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.catalogue.sqlite.filter_sql import compile_condition, compile_filter
 from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sqlite.row_page import read_page
 from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row
-from tensorus_server.compact_json import to_json
 from tensorus_server.errors import DataCorruptError
 from tensorus_server.limits import PAGE_READ_BYTES
 

@@ -70,7 +70,7 @@ _NO_VALUES = (None,) * (_FIRST_TEXT - _SUMMARY)
 # ---- From a `StoredTensor` to columns ----------------------------------------------------------------------------------
 
 _VALUES = "new.spec", "new.policy", "storage"
-"""Values with several shared columns, or with JSON. Equal ones may differ in their JSON, so they must be the same object."""
+"""Values with several shared columns, or with JSON. Equal ones may differ in their JSON, so they are compared by identity."""
 
 
 def _stored_paths(group: Iterable[TensorColumn]) -> list[str]:
@@ -78,7 +78,7 @@ def _stored_paths(group: Iterable[TensorColumn]) -> list[str]:
 
 
 def _compared(path: str) -> str:
-    """Return the path of what neighbours must share for a column to be equal: the column's own, or that of one of `_VALUES`."""
+    """Return the path of the value that decides whether a column is shared: the column's own, or one of `_VALUES`."""
     return next((value for value in _VALUES if f"{path}.".startswith(f"{value}.")), path)
 
 
@@ -121,7 +121,7 @@ _value_checksum_of = itemgetter(*_places(Checksum, "value_checksum"))
 _locator_of = itemgetter(*_places(Locator, "locator"))
 _METADATA = TENSOR_COLUMNS.index("metadata")
 
-# These are in what neighbours share, where `Alike.columns` begins.
+# Places within `Alike.columns`, which start at the first shared column.
 _spec_of = itemgetter(*(place for place, column in enumerate(_SHARED) if column.tensor == "spec"))
 _storage_of = itemgetter(*(place - _FIRST_SHARED for place in _places(StorageReport, "storage")))
 _STORAGE_DECODERS = [
@@ -143,7 +143,7 @@ _COMPOSED = (
     "values",
     "locator",
 )
-"""Fields of a `Tensor` that `tensor_from_row` makes from several columns or elsewhere and appends to the row, in this order."""
+"""Fields of a `Tensor` that are not plain columns. `tensor_from_row` builds them and appends them to the row, in this order."""
 
 _tensor_of = itemgetter(
     *(
@@ -166,10 +166,10 @@ class RowDamageError(Exception):
 
 
 class RowWriter:
-    """Makes rows of new tensors, one at a time. The columns that a tensor shares with the one before are reused."""
+    """Makes rows of new tensors, one at a time. The columns that a tensor shares with the previous one are reused."""
 
     def __init__(self) -> None:
-        """Start without a tensor before."""
+        """Start without a previous tensor."""
         self._spec: TensorSpec | None = None
         self._policy: StoragePolicy | None = None
         self._storage: StorageReport | None = None
@@ -221,7 +221,7 @@ def tensor_from_row(row: tuple[Any, ...], dataset: str, ds: int) -> Tensor:
     Raises:
         RowDamageError: the row is not what was written.
     """
-    # A Get of small tensors spends its time here, so values are taken by position, and those that rows share are cached.
+    # A Get of small tensors spends most of its time here, so values are taken by position, and shared ones are cached.
     alike = verified(row, ds)
     metadata = row[_METADATA]
     try:
@@ -273,7 +273,7 @@ def checksum_of_row(columns: tuple[Any, ...]) -> int:
     """Return the checksum of a row of `ROW_CHECKSUM_COLUMNS`, without the shortcuts of `RowWriter`.
 
     Raises:
-        struct.error, TypeError: a value is not of its column's type.
+        struct.error, TypeError: a value does not have its column's type.
     """
     shared, own = columns[: len(_SHARED)], columns[len(_SHARED) :]
     return row_checksum(_OWN_TYPES, own, row_checksum(_SHARED_TYPES, shared))
@@ -300,10 +300,10 @@ def _packed(numbers: tuple[Any, ...], lengths: tuple[int, ...]) -> bytes:
 
 
 def _pack_with_nulls(numbers: tuple[Any, ...], *lengths: int) -> bytes:
-    """Return the numbers of a row as `row_checksum` packs them, where some of them are NULL.
+    """Return the numbers of a row, some of which are NULL, as `row_checksum` packs them.
 
     Raises:
-        struct.error: a value is not of its column's type.
+        struct.error: a value does not have its column's type.
     """
     values, counts = numbers[_SUMMARY:_ZERO_COUNT], numbers[_ZERO_COUNT:]
     return _pack_own(
@@ -320,7 +320,7 @@ class Alike:
 
     columns: tuple[Any, ...]
     checksum: int
-    """The checksum of these columns, with which that of the row continues."""
+    """The checksum of these columns, which the row's checksum continues."""
     ds: int
 
     @cached_property
@@ -345,13 +345,13 @@ class Alike:
 
 @lru_cache(maxsize=1024)
 def _alike(columns: tuple[Any, ...]) -> Alike:
-    # The cache takes 0.0 and -0.0 for equal. A damaged row may have -0.0, which must not be returned for an intact row's 0.0.
+    # The cache treats 0.0 and -0.0 as equal. A damaged row may have -0.0, which must not be returned for an intact row's 0.0.
     columns = tuple(column + 0.0 if isinstance(column, float) else column for column in columns)
     return Alike(columns, row_checksum(_SHARED_TYPES, columns), columns[_DS])
 
 
 def _summary_columns(values: ValueSummary) -> tuple[float | int | None, ...]:
-    # SQLite stores 0.0 for -0.0, and the checksum must be of what it stores.
+    # SQLite stores 0.0 for -0.0, and the checksum must cover the stored value.
     return *[None if real is None else real + 0.0 for real in _reals_of(values)], *_counts_of(values)
 
 

@@ -7,7 +7,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from tensorus_server.catalogue.sqlite.steps import STEPS
+from tensorus_server.catalogue.sqlite.migration_steps import STEPS
 from tensorus_server.errors import StoreUnavailableError
 
 if TYPE_CHECKING:

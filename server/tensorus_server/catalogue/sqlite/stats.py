@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number
 from tensorus_server.catalogue.sqlite.reading import rows_by_generation
 from tensorus_server.catalogue.sqlite.rows import RowDamageError, verified
-from tensorus_server.compact_json import to_json
 from tensorus_server.model import DatasetStats, DTypeShare, EncodingShare
 
 if TYPE_CHECKING:

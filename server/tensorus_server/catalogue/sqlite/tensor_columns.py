@@ -1,4 +1,4 @@
-"""The columns of the table `tensor`: where their values are in a `StoredTensor` and in a `Tensor`.
+"""Defines the columns of the table `tensor`, and where their values are in a `StoredTensor` and in a `Tensor`.
 
 `rows.py` makes rows and tensors from this table. A path is a chain of attributes, such as "storage.lossy".
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from tensorus_server.compact_json import to_json
+from tensorus_protos.rules import to_json
 from tensorus_server.model import EncodingShare
 
 if TYPE_CHECKING:
@@ -33,15 +33,15 @@ class TensorColumn:
     kind: _Kind
     """Its type as in `row_checksum`: INTEGER, REAL, or TEXT and BLOB."""
     tensor: str | None
-    """Path in a `Tensor`. None: it has no such field. Columns with the same path form one value."""
+    """Path in a `Tensor`; None: it has no such field. Columns with the same path form one value."""
     stored: str | None
-    """Path in a `StoredTensor`. None: the commit decides the value."""
+    """Path in a `StoredTensor`; None: the commit decides the value."""
     shared: bool
     """Whether small tensors that are inserted one after the other often have the same value."""
     encode: Callable[[Any], Any] | None
-    """Makes the column from the value of a `StoredTensor`. None: they are equal."""
+    """Makes the column from the value of a `StoredTensor`; None: they are equal."""
     decode: Callable[[Any], Any] | None
-    """Makes a value of a `StorageReport` from the column. None: they are equal, or `rows.py` does it."""
+    """Makes the value of a `StorageReport` from the column; None: they are equal, or `rows.py` decodes it."""
 
 
 def _own(
@@ -54,7 +54,7 @@ def _own(
     encode: Callable[[Any], Any] | None = None,
     decode: Callable[[Any], Any] | None = None,
 ) -> TensorColumn:
-    """Return a column whose path in a `StoredTensor` is that in a `Tensor`, unless it is given."""
+    """Return a column; unless `stored` is given, its path is the same in a `StoredTensor` and in a `Tensor`."""
     return TensorColumn(name, kind, tensor, tensor if stored == _SAME else stored, shared, encode, decode)
 
 
@@ -86,7 +86,7 @@ def _policy_to_json(policy: StoragePolicy | None) -> str | None:
 
 
 COLUMNS = (
-    # Numbers and texts that neighbours share.
+    # Columns that consecutive tensors often share.
     _shared("dtype_number", "q", "spec", stored="new.spec.dtype.number"),
     _shared("element_bytes", "q", "spec", stored="new.spec.dtype.element_bytes"),
     _shared("shape", "t", "spec", stored="new.spec.shape", encode=_shape_to_json),
@@ -130,8 +130,8 @@ COLUMNS = (
     _own("value_checksum", "t", "value_checksum.value"),
     _own("key", "t", "locator.key"),
 )
-"""All columns but the row's checksum, in the order in which the checksum covers them.
+"""All columns except the row's checksum, in the order in which the checksum covers them.
 
-Among the numbers of each tensor, those that the commit decides come first and those of the summary come last. Another table has
-inline payloads.
+Of the numbers of each tensor, those that the commit decides come first, and those of the summary come last. Inline payloads are
+in another table.
 """

@@ -9,8 +9,9 @@ from functools import cache, lru_cache, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import TensorTable, require_intact
-from tensorus_server.catalogue.resolve import resolve
+from tensorus_server.catalogue.conflicts import resolve_conflict
 from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number, datasets_where
 from tensorus_server.catalogue.sqlite.deletion import delete_against_indexes, delete_tensor
@@ -29,7 +30,6 @@ from tensorus_server.catalogue.sqlite.rows import (
     checksum_of_row,
 )
 from tensorus_server.catalogue.sqlite.uploads import complete_upload
-from tensorus_server.compact_json import to_json
 from tensorus_server.errors import (
     AlreadyExistsError,
     DataCorruptError,
@@ -210,7 +210,7 @@ class SqliteTensorTable(TensorTable):
             done = Outcome.REPLACED
             if not _replaces_damaged(stored, found):
                 existing = require_intact(found)
-                done = resolve(stored, existing, _source_crc32c(connection, existing))
+                done = resolve_conflict(stored, existing, _source_crc32c(connection, existing))
                 if existing is not None and done is Outcome.ALREADY_STORED:
                     return replace(existing, outcome=done)
             delete_tensor(connection, ds, stored.new.id, self._delete_grace_us)

@@ -54,6 +54,9 @@ class Transactions(Protocol):
             StoreBusyError, StoreUnavailableError: see `read`.
         """
 
+    def file_bytes(self) -> int:
+        """Return the size of the database, with its log."""
+
     def lock_file_if_free(self, name: str) -> AbstractContextManager[bool]:
         """Hold the lock with this name between processes during the block; yields False if another process holds it."""
 

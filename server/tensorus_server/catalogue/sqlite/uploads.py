@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.policy import StoragePolicy
+from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import Upload, UploadTable
 from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.row_checksum import MALFORMED, UNREADABLE, upload_checksum
 from tensorus_server.catalogue.sqlite.rows import spec_from_columns
 from tensorus_server.chunk_index import ChunkIndex
-from tensorus_server.compact_json import to_json
 from tensorus_server.errors import DataCorruptError
 from tensorus_server.model import Checksum, NewTensor, Outcome
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tensorus_server.catalogue.resolve import bounded_json, same_json
+from tensorus_server.catalogue.conflicts import bounded_json, same_json
 from tensorus_server.errors import InvalidRequestError
 
 if TYPE_CHECKING:

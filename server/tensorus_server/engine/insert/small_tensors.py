@@ -1,8 +1,7 @@
-"""A fast path for the small tensors of one insert: those of one segment and one chunk, whose payloads go into the catalogue.
+"""The small tensors of one insert: checked as they arrive, and encoded many at a time.
 
-`TensorWriter` handles tensors of any size, which for a small one takes longer than its bytes do. This module does the same for
-many small tensors at a time, with the same checks. It accepts a tensor only if all checks pass; anything unusual or wrong is
-left to `TensorWriter`, which reports every error. A test asserts that both store and measure the same.
+A tensor is small if it has at most one chunk, its payload is inline however it is encoded, and one segment brings all of it.
+`TensorWriter` streams the others; for a small one it would take longer than the work. A test asserts that both store the same.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tensorus_codecs.checksum import TensorDigest, crc32c
+from tensorus_codecs.checksum import TensorDigest, chunk_seed, crc32c
 from tensorus_codecs.chunk_record import RAW_HEADER_BYTES
 from tensorus_codecs.pipeline import encode_chunk
 from tensorus_codecs.plain_dataclass import plain_dataclass
@@ -22,14 +21,13 @@ from tensorus_codecs.summary import summarize, summarize_rows
 from tensorus_server.catalogue.abc import StoredTensor
 from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.engine.insert.totals import Totals
-from tensorus_server.engine.read.inline import pack_entry, raw_record
-from tensorus_server.engine.read.payload import ENTRY_BYTES
-from tensorus_server.engine.validate import is_canonical
+from tensorus_server.engine.read.payload import ENTRY_BYTES, pack_entry, raw_record
+from tensorus_server.engine.validate import require_canonical, require_source_checksum
 from tensorus_server.limits import INLINE_BYTES_MAX
 from tensorus_server.model import Checksum, EncodingShare, Locator, StorageReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from typing_extensions import Buffer
 
@@ -92,12 +90,16 @@ class SmallTensors:
     def take(
         self, segment: Segment, new: NewTensor, plan: ChunkPlan, canonical: memoryview, canonical_crc32c: int | None
     ) -> bool:
-        """Accept a tensor that consists of one segment; return False if a `TensorWriter` must handle it.
+        """Check a small tensor that this segment holds completely, and add it; return False if the tensor is not such a one.
 
         Args:
             plan: the plan for the tensor's dtype.
-            canonical: its canonical bytes; must not change until `write`.
+            canonical: the segment's canonical bytes; must not change until `write`.
             canonical_crc32c: their CRC32C, if it is known.
+
+        Raises:
+            InvalidRequestError: the bytes are invalid for the dtype, or the algorithm of the source checksum is unknown.
+            ChecksumMismatchError: the bytes are not what the source checksum says.
         """
         kind = self._kind
         if kind is None or kind.spec is not new.spec or kind.plan is not plan:
@@ -105,16 +107,17 @@ class SmallTensors:
         canonical_bytes = canonical.nbytes
         if not (segment.last and segment.offset == 0 and canonical_bytes == kind.spec.canonical_bytes):
             return False
-        if not 0 < canonical_bytes <= min(_CANONICAL_BYTES_MAX, plan.chunk_bytes):
+        if canonical_bytes > min(_CANONICAL_BYTES_MAX, plan.chunk_bytes):
             return False
-        if not is_canonical(new.spec, canonical):
-            return False
+        dataset = self._dataset.name
+        require_canonical(new.spec, canonical, 0, dataset=dataset, tensor=new.id)
         digest = TensorDigest.of(canonical)
-        source = segment.source_checksum or new.source_checksum or Checksum(TensorDigest.ALGORITHM, digest)
-        if source.value != digest or source.algorithm != TensorDigest.ALGORITHM:
-            return False
         if canonical_crc32c is None:
             canonical_crc32c = crc32c(canonical)
+        checksum = segment.source_checksum or new.source_checksum
+        if checksum is not None:
+            require_source_checksum(checksum, new, digest=digest, crc32c=canonical_crc32c, dataset=dataset)
+        source = Checksum(TensorDigest.ALGORITHM, digest)
         self._waiting.append(_Small(segment.item, new, kind, canonical, source, canonical_crc32c))
         self.canonical_bytes += canonical_bytes
         return True
@@ -142,40 +145,51 @@ class SmallTensors:
             yield self._stored_raw(small, values)
 
     def _stored_raw(self, small: _Small, values: ValueSummary | None) -> StoredTensor:
-        kind = small.kind
-        record, record_crc32c = (kind.header, small.canonical), small.source_crc32c ^ kind.header_crc32c
+        kind, payload_key = small.kind, new_payload_key()
+        record_bytes, record_crc32c = kind.report.stored_bytes - ENTRY_BYTES, small.source_crc32c ^ kind.header_crc32c
+        index = pack_entry(record_bytes, record_crc32c, payload_key)
+        payload = b"".join((kind.header, small.canonical, index))
         return self._stored(
-            small, record, record_crc32c, kind.report, values=values, value_checksum=small.source_checksum
+            small, payload_key, payload, index, kind.report, values=values, value_checksum=small.source_checksum
         )
 
     def _write_encoded(self, small: _Small) -> StoredTensor | Exception:
-        """Encode a tensor's chunk; return the tensor or its error."""
-        try:
-            encoded = encode_chunk(small.canonical, small.new.spec.dtype, small.kind.plan)
-        except Exception as error:  # noqa: BLE001 - any error here concerns only this item
-            return error
-        totals = Totals(small.kind.plan)
-        totals.add(small.canonical.nbytes, encoded, 0)
-        report, values = totals.report(ENTRY_BYTES), totals.value_summary()
+        """Encode a tensor's chunk; return the tensor or its error. An empty tensor has no chunk."""
+        payload_key, totals = new_payload_key(), Totals(small.kind.plan)
+        record: tuple[Buffer, ...] = ()
         value_checksum = small.source_checksum
-        if encoded.decoded is not None:
-            value_checksum = Checksum(TensorDigest.ALGORITHM, TensorDigest.of(encoded.decoded))
-        return self._stored(small, encoded.record, encoded.crc32c, report, values=values, value_checksum=value_checksum)
+        if small.canonical.nbytes:
+            try:
+                encoded = encode_chunk(small.canonical, small.new.spec.dtype, small.kind.plan)
+            except Exception as error:  # noqa: BLE001 - any error here concerns only this item
+                return error
+            totals.add(small.canonical.nbytes, encoded, encoded.crc32c ^ chunk_seed(payload_key, 0))
+            record = encoded.record
+            if encoded.decoded is not None:
+                value_checksum = Checksum(TensorDigest.ALGORITHM, TensorDigest.of(encoded.decoded))
+        index = totals.index.packed()
+        return self._stored(
+            small,
+            payload_key,
+            b"".join((*record, index)),
+            index,
+            totals.report(len(index)),
+            values=totals.value_summary(),
+            value_checksum=value_checksum,
+        )
 
     def _stored(
         self,
         small: _Small,
-        record: Iterable[Buffer],
-        record_crc32c: int,
+        payload_key: str,
+        payload: bytes,
+        index: bytes,
         report: StorageReport,
         *,
         values: ValueSummary | None,
         value_checksum: Checksum,
     ) -> StoredTensor:
-        """Return the tensor with a payload that consists of this record."""
-        payload_key = new_payload_key()
-        index = pack_entry(report.stored_bytes - ENTRY_BYTES, record_crc32c, payload_key)
-        payload = b"".join((*record, index))
+        """Return the tensor with this payload."""
         return StoredTensor(
             dataset=self._dataset,
             new=small.new,

@@ -2,6 +2,7 @@
 
     open      look up the dataset, and what an earlier stream of the same request left
     items     each: announced by its first segment → bytes → last segment → sealed (durable) → committed (visible) → reported
+              small ones that one segment brings whole: collected in `SmallTensors`, and sealed many at a time
     finish    all items have been reported
 
 If an item fails, that is reported and its remaining segments are dropped; the stream and its other items continue. Items may
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_server.catalogue.abc import require_intact
-from tensorus_server.catalogue.resolve import validated
+from tensorus_server.catalogue.conflicts import validated
 from tensorus_server.chunk_store.discarding import DiscardingStaging
 from tensorus_server.engine.insert import leftovers
 from tensorus_server.engine.insert.announcement import first_announcement
@@ -38,6 +39,7 @@ from tensorus_server.engine.insert.tensor_writer import TensorWriter
 from tensorus_server.engine.insert.uploads import progress_of, uploads_of
 from tensorus_server.engine.validate import require_announced
 from tensorus_server.errors import (
+    EngineError,
     InsertAbandonedError,
     InvalidRequestError,
     LimitExceededError,
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
-    from tensorus_server.catalogue.abc import Upload
+    from tensorus_server.catalogue.abc import StoredTensor, Upload
     from tensorus_server.engine.insert.items import Batch
     from tensorus_server.model import Checksum, Dataset, NewTensor, Segment, Tensor
 
@@ -134,9 +136,7 @@ class InsertStream:
             if segment.tensor is None:
                 self._require_seen(segment.item)
                 return
-            if self._take_small(segment, segment.tensor, canonical, canonical_crc32c):
-                return
-            opened = self._announce(segment, segment.tensor)
+            opened = self._announce(segment, segment.tensor, canonical, canonical_crc32c)
             if opened is None:
                 return
         elif segment.tensor is not None:
@@ -244,48 +244,48 @@ class InsertStream:
             leftovers.park(self._staging, batch.staged)
         self._items.fail_all(error)
 
-    def _take_small(
+    def _announce(
         self, segment: Segment, new: NewTensor, canonical: memoryview, canonical_crc32c: int | None
-    ) -> bool:
-        """Take an item on the fast path for small ones; return False if it is not small or not valid, for the general path."""
-        if not segment.last or segment.item <= self._last_item or segment.item in self._uploads:
-            return False
-        if self._options.validate_only or (self._options.all_or_nothing and not self._have_room_together()):
-            return False  # Both cases are rare, and the fast path handles neither.
-        try:
-            self._require_allowed(new)
-            chunk_plan = self._plans.of(new)
-        except Exception:  # noqa: BLE001 - the general path meets the same error and reports it
-            return False
-        if not self._small.take(segment, new, chunk_plan, canonical, canonical_crc32c):
-            return False
-        self._last_item = segment.item
-        # Flush at a quarter of the limits, so that the next items are encoded while these are committed.
-        if 4 * len(self._small) >= UNCOMMITTED_ITEMS_MAX or 4 * self._small.canonical_bytes >= UNCOMMITTED_BYTES_MAX:
-            self.flush()
-        return True
-
-    def _announce(self, segment: Segment, new: NewTensor) -> _Open | None:
-        """Start an item, or report why that fails."""
+    ) -> _Open | None:
+        """Start an item; return None if it needs no more segments: it is small and whole, complete already, or has failed."""
         item = segment.item
         if item <= self._last_item:
             raise InvalidRequestError(f"item {item} is announced after item {self._last_item}; numbers must ascend")
         self._last_item = item
+        upload, complete = self._uploads.pop(item, (None, None))
+        outcome: Tensor | Exception | None = complete
+        try:
+            if upload is not None:
+                new = first_announcement(upload, new, dataset=self._dataset.name)
+            self._require_allowed(new)
+            if upload is None and self._take_small(segment, new, canonical, canonical_crc32c):
+                return None
+        except Exception as error:  # noqa: BLE001 - any error here concerns only this item
+            outcome = error
         if self._options.all_or_nothing:
             self.flush()  # Keeps the order of item numbers in the commit.
         batch = self._items.begin([item])
         with batch.carried():
-            upload, complete = self._uploads.pop(item, (None, None))
-            if upload is not None:
-                new = first_announcement(upload, new, dataset=self._dataset.name)
-            self._require_allowed(new)
-            if complete is not None:
-                batch.settle([complete])
+            if outcome is not None:
+                batch.settle([outcome])
                 return None
             opened = self._open[item] = _Open(batch, self._writer(item, new, upload))
             batch.hand_over()
             return opened
         return None
+
+    def _take_small(
+        self, segment: Segment, new: NewTensor, canonical: memoryview, canonical_crc32c: int | None
+    ) -> bool:
+        """Take an item if it is small and whole; return False if it must be streamed. Errors as of `SmallTensors.take`."""
+        small = self._small
+        # Flush at a quarter of the limits, so that the next items are encoded while these are committed.
+        if 4 * len(small) >= UNCOMMITTED_ITEMS_MAX or 4 * small.canonical_bytes >= UNCOMMITTED_BYTES_MAX:
+            self.flush()
+        inline_bytes = self._items.sealed_inline_bytes + small.canonical_bytes
+        if self._options.all_or_nothing and inline_bytes >= _INLINE_TOGETHER_BYTES_MAX:
+            return False
+        return small.take(segment, new, self._plans.of(new), canonical, canonical_crc32c)
 
     def _require_allowed(self, new: NewTensor) -> None:
         dataset = self._dataset
@@ -297,10 +297,10 @@ class InsertStream:
                 tensor=new.id,
                 limit=OPEN_ITEMS_MAX,
             )
-        if self._options.all_or_nothing and self._items.begun > ITEMS_TOGETHER_MAX:
+        count = self._items.begun + len(self._small) + 1
+        if self._options.all_or_nothing and count > ITEMS_TOGETHER_MAX:
             raise LimitExceededError(
-                f"{self._items.begun} items are to be stored together, limit is {ITEMS_TOGETHER_MAX} "
-                "(items_together_max)",
+                f"{count} items are to be stored together, limit is {ITEMS_TOGETHER_MAX} (items_together_max)",
                 dataset=dataset.name,
                 tensor=new.id,
                 limit=ITEMS_TOGETHER_MAX,
@@ -329,11 +329,6 @@ class InsertStream:
             marker=marker,
             inline=not self._options.all_or_nothing or self._items.sealed_inline_bytes < _INLINE_TOGETHER_BYTES_MAX,
         )
-
-    def _have_room_together(self) -> bool:
-        """Whether one more small item of an all-or-nothing insert may wait in memory."""
-        inline_bytes = self._items.sealed_inline_bytes + self._small.canonical_bytes
-        return self._items.begun + len(self._small) < ITEMS_TOGETHER_MAX and inline_bytes < _INLINE_TOGETHER_BYTES_MAX
 
     def _write(
         self, writer: TensorWriter, segment: Segment, canonical: memoryview, canonical_crc32c: int | None
@@ -378,23 +373,31 @@ class InsertStream:
             except BaseException as error:
                 leftovers.put_away(opened.writer, error, resumable=not self._options.all_or_nothing)
                 raise
-            if self._options.validate_only:
-                (found,) = self._services.catalogue.tensors.get(self._dataset.name, [stored.new.id])
-                batch.settle([validated(stored, require_intact(found))])
-                return
             batch.stored, batch.staged = [stored], [] if staged is None else [staged]
             self._sealed(batch)
 
     def _sealed(self, batch: Batch) -> None:
-        """Commit a sealed batch, or let it wait for the other items of an all-or-nothing insert."""
-        if not self._options.all_or_nothing:
+        """Commit a sealed batch, or let it wait for the other items of an all-or-nothing insert. See `InsertOptions`."""
+        if self._options.validate_only:
+            batch.settle(self._validated(batch.stored))
+        elif not self._options.all_or_nothing:
             self._commit(batch)
-            return
-        batch.hand_over()
-        if not self._items.sealed(batch):
-            leftovers.drop_batch(
-                self._staging, self._services.catalogue.uploads, batch
-            )  # The stream gave it up while the disk was slow.
+        else:
+            batch.hand_over()
+            if not self._items.sealed(batch):
+                # The stream gave the batch up while the disk was slow.
+                self._drop(batch)
+
+    def _validated(self, group: Sequence[StoredTensor]) -> list[Tensor | Exception]:
+        """Return what each tensor would become, or the error that its commit would raise."""
+        outcomes: list[Tensor | Exception] = []
+        existing = self._services.catalogue.tensors.get(self._dataset.name, [stored.new.id for stored in group])
+        for stored, found in zip(group, existing, strict=True):
+            try:
+                outcomes.append(validated(stored, require_intact(found)))
+            except EngineError as error:
+                outcomes.append(error)
+        return outcomes
 
     def _sealing_ended(self, opened: _Open, seal: Future[None]) -> None:
         """Clean up if the pool was closed before it ran the task."""

@@ -1,19 +1,20 @@
-"""One tensor on its way in: canonical bytes are cut into chunks, encoded in the pool, and appended in order.
+"""Streams one tensor into the store: its canonical bytes are cut into chunks, encoded in the pool, and appended in order.
 
     open    →  write(bytes) ...  →  seal()  →  durable, not yet visible
-       └─────────────┴──────────────→  abort()  or  park(), to be resumed
+       └─────────────┴──────────────→  drop()  or  park(), to be resumed
 
-A large tensor of an insert that can be resumed is marked on its way: every `MARK_EVERY_BYTES` its payload so far is made
-durable, and what is needed to go on from there is saved. Marks run behind the stream, at most one at a time; the stream
-waits where more than two of them, chunks under way included, would not be durable.
+Whole small tensors do not come here: see `SmallTensors`. A streamed tensor may become inline, too, if it compresses well.
 
-Memory held: the chunks under way (`CodecPool.depth`, and one that is being filled), and up to `INLINE_BYTES_MAX` of stored
-bytes. Bytes that arrive as whole chunks are never copied: the chunk is a view of the message.
+A large tensor of an insert that can be resumed gets marks: every `MARK_EVERY_BYTES`, its payload is made durable, and the state
+that `resume` needs is saved. At most one mark is in flight while the stream continues. The stream waits if more than two marks'
+worth of bytes, including the chunks in flight, would not be durable.
+
+Memory: the chunks in flight (`CodecPool.depth`, and one that is being filled), and at most `INLINE_BYTES_MAX` of stored bytes.
+Bytes that arrive as whole chunks are not copied: the chunk is a view of the message.
 """
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -30,13 +31,11 @@ from tensorus_server.chunk_store.abc import (
     PayloadUnreadableError,
     new_payload_key,
 )
-from tensorus_server.engine.footer import pack_footer
+from tensorus_server.engine.insert.payload_writer import PayloadWriter
 from tensorus_server.engine.insert.totals import Totals
-from tensorus_server.engine.validate import require_canonical
+from tensorus_server.engine.validate import require_canonical, require_source_checksum
 from tensorus_server.errors import (
-    ChecksumMismatchError,
     DataCorruptError,
-    InvalidRequestError,
     SessionExpiredError,
     SizeMismatchError,
     StoreUnavailableError,
@@ -45,15 +44,12 @@ from tensorus_server.limits import INLINE_BYTES_MAX, MARK_EVERY_BYTES, RESUMABLE
 from tensorus_server.model import Checksum, Locator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from concurrent.futures import Future
-
-    from typing_extensions import Buffer
 
     from tensorus_codecs.pipeline import EncodedChunk
     from tensorus_codecs.plan import ChunkPlan
     from tensorus_server.chunk_index import ChunkIndex
-    from tensorus_server.chunk_store.abc import ChunkReader, ChunkWriter, StagedPayload, Staging
+    from tensorus_server.chunk_store.abc import ChunkReader, StagedPayload, Staging
     from tensorus_server.engine.codec_pool import CodecPool
     from tensorus_server.engine.insert.marker import Marker
     from tensorus_server.model import Dataset, NewTensor
@@ -67,7 +63,7 @@ _CRC32C = "crc32c"
 
 
 class TensorWriter:
-    """See the module's description. One thread at a time."""
+    """See the module's description. Not thread-safe."""
 
     def __init__(
         self,
@@ -83,30 +79,30 @@ class TensorWriter:
         """Start with no bytes.
 
         Args:
-            plan: of the tensor's dtype.
+            plan: the plan for the tensor's dtype.
             marker: saves marks; None: the tensor cannot be resumed.
-            inline: whether it may be kept in the catalogue if it is small.
+            inline: whether its payload may be inline.
         """
         self.new = new
         self.received_bytes = 0
         self.resumed_bytes = 0
         self._dataset = dataset
         self._plan = plan
-        # The same with what suits the chunks that come now.
+        # The plan, narrowed to the encodings that suit the current chunks.
         self._narrowed = plan
         self._begun_chunks = 0
         self._chunk_bytes = plan.chunk_bytes
         self._pool = pool
         self._marker = marker if marker is not None and new.spec.canonical_bytes > RESUMABLE_BYTES_MIN else None
         self._payload_key = new_payload_key()
-        self._payload = _PayloadWriter(staging, self._payload_key, INLINE_BYTES_MAX if inline else 0)
+        self._payload = PayloadWriter(staging, self._payload_key, INLINE_BYTES_MAX if inline else 0)
         self._partial = bytearray()
         self._pending: deque[tuple[memoryview, int, Future[EncodedChunk]]] = deque()
-        # None: the tensor was resumed, and what was received before cannot be had back from what is stored.
+        # None: the tensor was resumed, and the stored chunks are lossy, so the digest of the source is unknown.
         self._source_digest: TensorDigest | None = TensorDigest()
-        # Of the chunks that are stored: a mark needs it, and it goes on from there.
+        # CRC32C of the source of all stored chunks. Marks save it, so that a resumed tensor continues from there.
         self._source_crc32c = 0
-        # What readers get differs from what was sent only where a quantizer may be at work.
+        # Readers get other values than were sent only if a quantizer may be used.
         self._value_digest = None if plan.lossy is None else TensorDigest()
         self._totals = Totals(plan)
         self._marked_chunks = 0
@@ -122,11 +118,11 @@ class TensorWriter:
         pool: CodecPool,
         marker: Marker,
     ) -> TensorWriter:
-        """Go on after the upload's last mark: checks and reads what is stored so far.
+        """Continue after the upload's last mark; reads and checks all chunks up to it.
 
         Raises:
-            SessionExpiredError: what the mark says is not there.
-            StoreUnavailableError: another writer has it.
+            SessionExpiredError: the chunks of the mark are missing or damaged.
+            StoreUnavailableError: they cannot be read, or another writer has the payload.
         """
         chunk_plan = plan(upload.policy, new.spec.dtype)
         writer = cls(dataset, new, chunk_plan, staging=staging, pool=pool, marker=marker)
@@ -135,20 +131,20 @@ class TensorWriter:
 
     @property
     def is_held(self) -> bool:
-        """Whether everything so far is encoded and held in memory: sealing then waits neither for a codec nor for the disk."""
+        """Whether all bytes so far are encoded and in memory, so that `seal` waits neither for a codec nor for the disk."""
         return not self._pending and self._payload.is_held
 
     def write(self, canonical: memoryview, canonical_crc32c: int | None = None) -> None:
-        """Take the next canonical bytes; waits while as many chunks are under way as may be.
+        """Add the next canonical bytes; blocks while the maximum number of chunks is in flight.
 
         Args:
-            canonical: not empty; stays in use until the chunk it belongs to is stored.
-            canonical_crc32c: its CRC32C, where that is known already.
+            canonical: not empty; must not change until its chunks are stored.
+            canonical_crc32c: its CRC32C, if it is known.
 
         Raises:
-            SizeMismatchError: more bytes than dtype and shape need.
-            InvalidRequestError: bytes that the dtype does not have.
-            StorageFullError, StoreUnavailableError: it cannot be stored.
+            SizeMismatchError: these are more bytes than dtype and shape need.
+            InvalidRequestError: the bytes are invalid for the dtype.
+            StorageFullError, StoreUnavailableError: they cannot be stored.
         """
         expected = self.new.spec.canonical_bytes
         if self.received_bytes + canonical.nbytes > expected:
@@ -165,15 +161,15 @@ class TensorWriter:
         """Encode and write the rest, verify size and checksum, and make the payload durable.
 
         Args:
-            source_checksum: of the canonical bytes, where one came at the end.
+            source_checksum: the checksum of the canonical bytes, if the last segment brought one.
 
         Returns:
-            What to commit; the staged payload is None where it is inline.
+            The tensor to commit, and its staged payload, which is None if it is inline.
 
         Raises:
-            SizeMismatchError: fewer bytes than dtype and shape need.
-            ChecksumMismatchError: the bytes are not what the checksum says.
-            StorageFullError, StoreUnavailableError: it cannot be stored.
+            SizeMismatchError: there were fewer bytes than dtype and shape need.
+            InvalidRequestError, ChecksumMismatchError: see `require_source_checksum`.
+            StorageFullError, StoreUnavailableError: the payload cannot be stored.
         """
         if self.received_bytes != self.new.spec.canonical_bytes:
             raise self._size_mismatch(str(self.received_bytes))
@@ -210,7 +206,7 @@ class TensorWriter:
             self._marker.drop()
 
     def park(self) -> None:
-        """Drop what came after the last mark, and leave the rest to be resumed; without a mark, drop everything."""
+        """Keep the payload up to the last mark, so that it can be resumed; drop the rest. Without a mark, drop everything."""
         if self._marker is not None and self._marked_chunks:
             self._marker.settle()
             if self._marker.committed_bytes:
@@ -222,13 +218,13 @@ class TensorWriter:
     def _drop_pending(self) -> None:
         while self._pending:
             *_, future = self._pending.popleft()
-            # An encoder at work holds the message that it reads, and nobody waits for what it makes of it.
+            # Nobody needs the result. An encoder that has started keeps its message in memory until it ends.
             future.cancel()
 
     def _hold_back(self, marker: Marker, more_bytes: int) -> None:
-        """Wait until all but two marks' worth of what will have been received is durable.
+        """Wait until all received bytes and these are durable, except for two marks' worth.
 
-        What a sender may have to send again must not depend on how many chunks are under way.
+        So the number of bytes that a sender may have to send again does not depend on the number of chunks in flight.
         """
 
         def is_ahead() -> bool:
@@ -240,7 +236,7 @@ class TensorWriter:
             marker.wait()
 
     def _cut(self, canonical: memoryview, canonical_crc32c: int | None) -> None:
-        """Encode whole chunks as views; keep a copy of what begins one."""
+        """Cut the bytes into chunks and encode these. Whole chunks are views; the beginning of a chunk is copied."""
         chunk_bytes = self._chunk_bytes
         complete = self.received_bytes == self.new.spec.canonical_bytes
         while canonical.nbytes:
@@ -252,7 +248,7 @@ class TensorWriter:
                     self._encode(memoryview(bytes(self._partial)))
                     self._partial.clear()
             elif canonical.nbytes <= chunk_bytes:
-                # The segment is the chunk, or its end is: the checksum that came with it may serve.
+                # The chunk is the whole segment or its end. If it is the whole, its checksum may be known.
                 self._encode(canonical, canonical_crc32c)
                 return
             else:
@@ -274,9 +270,9 @@ class TensorWriter:
         self._pending.append((chunk, known_crc32c, encoding))
 
     def _is_encoded_here(self, chunk: memoryview) -> bool:
-        """Whether handing the chunk over would cost about as much as encoding it.
+        """Whether to encode the chunk on this thread, because the hand-over would take about as long as the encoding.
 
-        One that is stored as it is has just been read, for its checksums, and is in this processor's cache.
+        A raw chunk has just been read for its checksums, so it is in this processor's cache.
         """
         return not self._pending and (chunk.nbytes <= _HERE_BYTES_MAX or self._plan.stores_raw)
 
@@ -334,7 +330,7 @@ class TensorWriter:
         except PayloadBusyError as error:
             raise StoreUnavailableError(f"item {upload.item}: {error}", dataset=self._dataset.name) from error
         self._payload_key = upload.payload_key
-        self._payload = _PayloadWriter(staging, upload.payload_key, 0, payload, upload.stored_bytes)
+        self._payload = PayloadWriter(staging, upload.payload_key, 0, payload, upload.stored_bytes)
         self._totals = Totals.from_json(self._plan, upload.state["totals"], index, upload.committed_bytes)
         self._source_crc32c = upload.state["source_crc32c"]
         self._marked_chunks = self._begun_chunks = len(index)
@@ -358,7 +354,7 @@ class TensorWriter:
             raise
 
     def _replay(self, reader: ChunkReader, upload: Upload) -> None:
-        """Take every chunk that is stored into the digests."""
+        """Add all stored chunks to the digests."""
         starts = accumulate((stored_bytes for stored_bytes, _ in self._totals.index), initial=0)
 
         def decode(chunk: tuple[int, int]) -> memoryview:
@@ -383,33 +379,10 @@ class TensorWriter:
         return Checksum(TensorDigest.ALGORITHM, self._source_digest.digest())
 
     def _require_checksum(self, checksum: Checksum | None) -> None:
-        if checksum is None:
-            return
-        if checksum.algorithm == TensorDigest.ALGORITHM and self._source_digest is None:
-            raise InvalidRequestError(
-                f"{checksum.algorithm} of an item that was resumed cannot be checked where its values are quantized; "
-                f"send its {_CRC32C}",
-                dataset=self._dataset.name,
-                tensor=self.new.id,
-            )
-        if checksum.algorithm == TensorDigest.ALGORITHM and self._source_digest is not None:
-            found = self._source_digest.digest()
-        elif checksum.algorithm == _CRC32C:
-            found = self._source_crc32c.to_bytes(4, "big")
-        else:
-            raise InvalidRequestError(
-                f"algorithm of the source checksum is {checksum.algorithm!r}, must be {TensorDigest.ALGORITHM} or {_CRC32C}",
-                dataset=self._dataset.name,
-                tensor=self.new.id,
-            )
-        if found != checksum.value:
-            raise ChecksumMismatchError(
-                f"{checksum.algorithm} of the {self.received_bytes} bytes is {found.hex()}, "
-                f"the source checksum is {checksum.value.hex()}",
-                dataset=self._dataset.name,
-                tensor=self.new.id,
-                expected=checksum.value.hex(),
-                found=found.hex(),
+        if checksum is not None:
+            digest = None if self._source_digest is None else self._source_digest.digest()
+            require_source_checksum(
+                checksum, self.new, digest=digest, crc32c=self._source_crc32c, dataset=self._dataset.name
             )
 
     def _size_mismatch(self, sent: str) -> SizeMismatchError:
@@ -423,72 +396,9 @@ class TensorWriter:
 
 
 def _require_chunks(upload: Upload, index: ChunkIndex) -> None:
-    """Refuse chunks that are not those of the mark. Their checksums are compared when they are read again."""
+    """Check that these are the chunks of the mark. `_replay` checks their checksums."""
     if len(index) != upload.chunk_count or index.stored_bytes != upload.stored_bytes:
         raise DataCorruptError(
             f"the catalogue is damaged: it has {len(index)} chunks of item {upload.item}, the mark {upload.chunk_count}",
             tensor=upload.id,
         )
-
-
-class _PayloadWriter:
-    """Holds a payload while it may become inline; then writes it, and what follows, to the chunk store."""
-
-    def __init__(
-        self,
-        staging: Staging,
-        payload_key: str,
-        inline_bytes_max: int,
-        resumed: ChunkWriter | None = None,
-        length: int = 0,
-    ) -> None:
-        self._staging = staging
-        self._payload_key = payload_key
-        self._inline_bytes_max = inline_bytes_max
-        self._held: list[bytes] = []
-        self._writer = resumed
-        self.length = length
-
-    @property
-    def is_held(self) -> bool:
-        return self._writer is None
-
-    def append(self, buffers: Sequence[Buffer]) -> None:
-        self.length += sum(memoryview(buffer).nbytes for buffer in buffers)
-        if self._writer is None and self.length <= self._inline_bytes_max:
-            self._held.extend(bytes(buffer) for buffer in buffers)
-            return
-        self._spilled().append(buffers)
-
-    def keep(self) -> Future[None]:
-        return self._spilled().keep()
-
-    def inline(self) -> bytes | None:
-        """Return the payload if it is to be kept in the catalogue."""
-        return b"".join(self._held) if self._writer is None else None
-
-    def finish(self, stored: StoredTensor) -> StagedPayload | None:
-        """Return the staged payload, with a footer that tells of `stored`; None where it is inline."""
-        if self._writer is None:
-            return None
-        # The locator's length ends before it.
-        self._writer.append([pack_footer(stored, time.time_ns() // 1000)])
-        return self._writer.finish()
-
-    def park(self) -> None:
-        self._held.clear()
-        if self._writer is not None:
-            self._writer.park()
-
-    def drop(self) -> None:
-        self._held.clear()
-        if self._writer is not None:
-            self._writer.drop()
-
-    def _spilled(self) -> ChunkWriter:
-        """Return the writer; the first time, hand it what was held."""
-        if self._writer is None:
-            self._writer = self._staging.begin(self._payload_key)
-            self._writer.append(self._held)
-            self._held.clear()
-        return self._writer

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tensorus_codecs.checksum import crc32c, crc32c_of_tail
-from tensorus_codecs.chunk_record import RAW_HEADER_BYTES, parse_record
+from tensorus_codecs.checksum import crc32c
+from tensorus_codecs.chunk_record import RAW_HEADER_BYTES, pack_header, parse_record
+from tensorus_codecs.coarse import COARSE_CODECS, COARSE_ERROR, has_coarse_form
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.pipeline import codec_ids, decode_record
@@ -23,7 +24,7 @@ from tensorus_server.chunk_index import IndexCache
 from tensorus_server.chunk_store.abc import PayloadMissingError
 from tensorus_server.chunk_store.bytes_reader import BytesReader
 from tensorus_server.engine.read.cast import Cast
-from tensorus_server.engine.read.payload import Payload
+from tensorus_server.engine.read.payload import Payload, damage, raw_record
 from tensorus_server.engine.read.slices import SlicePlan, resolve_slices
 from tensorus_server.errors import (
     DataCorruptError,
@@ -36,7 +37,8 @@ from tensorus_server.limits import PAYLOAD_BYTES_MAX
 from tensorus_server.model import ByteRange, SliceSet, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
 
     from typing_extensions import Buffer
 
@@ -45,10 +47,9 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import Catalogue
     from tensorus_server.chunk_store.abc import ChunkReader, PayloadStore
     from tensorus_server.engine.codec_pool import CodecPool
-    from tensorus_server.model import Part, Tensor
+    from tensorus_server.model import Part, Precision, Tensor
 
-__all__ = ["Piece", "ReadPlan", "TensorReader"]
-
+__all__ = ["Piece", "ReadPlan", "TensorReader", "coarse_error", "decode_chunk", "stored_form"]
 
 _HERE_BYTES_MAX = 64 * 1024
 """Up to this size, the caller's thread decodes: the hand-over to another takes longer (measured at 1 KiB: 0.1 ms)."""
@@ -94,17 +95,21 @@ class _Accepted:
 class ReadPlan:
     """Which bytes of a tensor to read, and the spec of the result; checked against the tensor's shape."""
 
-    def __init__(self, tensor: Tensor, part: Part, as_dtype: DType | None = None) -> None:
+    def __init__(
+        self, tensor: Tensor, part: Part, as_dtype: DType | None = None, precision: Precision | None = None
+    ) -> None:
         """Plan to read `part`.
 
         Args:
             as_dtype: the dtype to cast values to; None: no cast.
+            precision: how exact the values must be; None: as stored.
 
         Raises:
             InvalidSliceError: the part is outside the tensor.
-            InvalidRequestError: the values cannot be cast to that dtype.
+            InvalidRequestError: the values cannot be cast to that dtype, or the part has no precision.
         """
         spec = tensor.spec
+        self.coarse_error = coarse_error(tensor, precision)
         self.cast = None if as_dtype is None or as_dtype == spec.dtype else Cast(spec.dtype, as_dtype)
         self.slices: SlicePlan | None = None
         self.first, self.length = 0, spec.canonical_bytes
@@ -121,6 +126,10 @@ class ReadPlan:
                 self.slices = slices
             else:
                 self.first, self.length = (amount * spec.dtype.element_bytes for amount in run)
+        if precision is not None and isinstance(part, ByteRange):
+            raise InvalidRequestError(
+                "precision does not apply to a byte range, which has the bytes of the stored values"
+            )
         if self.cast is not None:
             if isinstance(part, ByteRange):
                 raise InvalidRequestError("as_dtype does not apply to a byte range, which has no dtype to cast from")
@@ -135,6 +144,13 @@ class ReadPlan:
             begin = chunk * chunk_bytes
             start, stop = max(self.first - begin, 0), min(end - begin, chunk_bytes)
             yield _Run(chunk, start, stop, begin + start - self.first)
+
+
+def coarse_error(tensor: Tensor, precision: Precision | None) -> float:
+    """Return an upper bound of the relative error that reading at this precision makes; 0: every chunk is read exactly."""
+    if precision is None or not any(_has_coarse_form(tensor, share.encoding) for share in tensor.storage.encodings):
+        return 0.0
+    return COARSE_ERROR
 
 
 class TensorReader:
@@ -184,27 +200,32 @@ class TensorReader:
         with self._open(tensor) as reader:
             payload = Payload(tensor, reader, self._indexes)
             if plan.slices is not None:
-                yield from self._gather(tensor, payload, plan.slices)
+                yield from self._gather(tensor, payload, plan.slices, coarse=plan.coarse_error > 0)
             else:
                 yield from self._run_through(tensor, payload, plan, accepted)
 
     def _run_through(self, tensor: Tensor, payload: Payload, plan: ReadPlan, accepted: _Accepted) -> Iterator[Piece]:
+        coarse = plan.coarse_error > 0
+
         def work(run: _Run) -> Piece:
-            return _read_run(tensor, payload, run, accepted)
+            return _read_run(tensor, payload, run, accepted, coarse=coarse)
 
         runs = plan.runs(tensor.chunk_bytes)
-        if plan.length > _HERE_BYTES_MAX and _has_codec_work(tensor, accepted):
+        if plan.length > _HERE_BYTES_MAX and _has_codec_work(tensor, accepted, coarse=coarse):
             yield from self._pool.map_in_order(work, runs)
         else:
             # Measured on 2 cores: the hand-over to another thread costs more than the overlap gains.
             yield from map(work, runs)
 
-    def _gather(self, tensor: Tensor, payload: Payload, slices: SlicePlan) -> Iterator[Piece]:
+    def _gather(self, tensor: Tensor, payload: Payload, slices: SlicePlan, *, coarse: bool) -> Iterator[Piece]:
         element_bytes = tensor.spec.dtype.element_bytes
 
         def work(chunk: int) -> list[Piece]:
-            stored, _ = payload.read_record(chunk)
-            canonical = _decode(payload, chunk, _parse(tensor, payload, chunk, stored))
+            record = _coarse_record(tensor, payload, chunk) if coarse else None
+            if record is None:
+                stored, _ = payload.read_record(chunk)
+                record = _parse(tensor, chunk, stored)
+            canonical = _decode(tensor, chunk, record)
             values = np.frombuffer(canonical, np.dtype((np.void, element_bytes)))
             pieces = []
             for found in slices.pieces(chunk, values):
@@ -234,6 +255,19 @@ class TensorReader:
             ) from error
 
 
+def decode_chunk(tensor: Tensor, chunk: int, record: bytes) -> memoryview:
+    """Return the canonical bytes of a chunk.
+
+    Args:
+        record: the chunk's record, with a verified checksum.
+
+    Raises:
+        DataCorruptError: the record is not one of this chunk, or does not decode.
+        UnsupportedCodecError: it needs a codec that is not installed.
+    """
+    return _decode(tensor, chunk, _parse(tensor, chunk, record))
+
+
 def _checked_range(part: ByteRange, tensor: Tensor) -> tuple[int, int]:
     available = tensor.spec.canonical_bytes
     length = max(available - part.offset, 0) if part.length is None else part.length
@@ -247,60 +281,137 @@ def _checked_range(part: ByteRange, tensor: Tensor) -> tuple[int, int]:
     return part.offset, length
 
 
-def _has_codec_work(tensor: Tensor, accepted: _Accepted) -> bool:
-    return any(step["id"] not in accepted.codecs for share in tensor.storage.encodings for step in share.encoding)
+def _has_coarse_form(tensor: Tensor, encoding: Sequence[Mapping[str, Any]]) -> bool:
+    return has_coarse_form(tensor.spec.dtype, (step["id"] for step in encoding))
 
 
-def _read_run(tensor: Tensor, payload: Payload, run: _Run, accepted: _Accepted) -> Piece:
-    """Return the run's bytes, or its whole chunk as the stored record if the client can decode that."""
-    data, data_crc32c = payload.read_record(run.chunk)
-    record = _parse(tensor, payload, run.chunk, data)
-    whole = run.stop - run.start == record.canonical_bytes
-    if whole and record.is_raw:
-        # The checksum of the values is derived from the record's, which is verified: no second pass over the bytes.
-        header_crc32c = crc32c(data[:RAW_HEADER_BYTES])
-        canonical = memoryview(data)[RAW_HEADER_BYTES:]
-        return Piece(
-            run.offset, canonical.nbytes, canonical, crc32c_of_tail(data_crc32c, header_crc32c, canonical.nbytes)
+def _has_codec_work(tensor: Tensor, accepted: _Accepted, *, coarse: bool) -> bool:
+    for share in tensor.storage.encodings:
+        ids = [step["id"] for step in share.encoding]
+        if coarse and has_coarse_form(tensor.spec.dtype, ids):
+            ids[:1] = COARSE_CODECS
+        if not accepted.codecs.issuperset(ids):
+            return True
+    return False
+
+
+def _read_run(tensor: Tensor, payload: Payload, run: _Run, accepted: _Accepted, *, coarse: bool) -> Piece:
+    """Return the run's bytes; a whole chunk in its stored form, or in its coarse form if `coarse`, if the client takes that."""
+    if coarse:
+        coarse_record = _coarse_record(tensor, payload, run.chunk)
+        if coarse_record is not None:
+            return _coarse_piece(tensor, run, coarse_record, accepted)
+    record, record_crc32c = payload.read_record(run.chunk)
+    chunk_bytes = _chunk_bytes(tensor, run.chunk)
+    if run.stop - run.start == chunk_bytes:
+        codecs = accepted.codecs if len(record) <= accepted.record_bytes_max else frozenset()
+        piece = stored_form(
+            tensor, chunk_bytes, memoryview(record), record_crc32c, codecs, chunk=run.chunk, offset=run.offset
         )
-    if whole and accepted.codecs and len(data) <= accepted.record_bytes_max:
-        ids = _codec_ids(payload, run.chunk, record)
+        if piece is not None:
+            return piece
+    return _decoded_piece(tensor, run, _parse(tensor, run.chunk, record))
+
+
+def _coarse_piece(tensor: Tensor, run: _Run, record: ChunkRecord, accepted: _Accepted) -> Piece:
+    if run.stop - run.start == record.canonical_bytes and accepted.codecs:
+        ids = _codec_ids(tensor, run.chunk, record)
         if accepted.codecs.issuperset(ids):
-            return Piece(run.offset, record.canonical_bytes, data, data_crc32c, ids)
-    part = _decode(payload, run.chunk, record)[run.start : run.stop]
+            data = b"".join((pack_header(record), *(stream.data for stream in record.streams)))
+            if len(data) <= accepted.record_bytes_max:
+                return Piece(run.offset, record.canonical_bytes, data, crc32c(data), ids)
+    return _decoded_piece(tensor, run, record)
+
+
+def _decoded_piece(tensor: Tensor, run: _Run, record: ChunkRecord) -> Piece:
+    part = _decode(tensor, run.chunk, record)[run.start : run.stop]
     return Piece(run.offset, part.nbytes, part, crc32c(part))
 
 
-def _parse(tensor: Tensor, payload: Payload, chunk: int, data: bytes) -> ChunkRecord:
+def _coarse_record(tensor: Tensor, payload: Payload, chunk: int) -> ChunkRecord | None:
+    record = payload.read_coarse(chunk)
+    if record is not None:
+        _require_fit(tensor, chunk, record)
+    return record
+
+
+def stored_form(
+    tensor: Tensor,
+    chunk_bytes: int,
+    record: memoryview,
+    record_crc32c: int,
+    accepted_codecs: frozenset[str],
+    *,
+    chunk: int = 0,
+    offset: int = 0,
+) -> Piece | None:
+    """Return a whole chunk without decoding it: its values if they are raw, or else its record; None if it must be decoded.
+
+    Args:
+        chunk_bytes: canonical bytes of the chunk.
+        record: its record, which was verified.
+        record_crc32c: the record's CRC32C.
+        accepted_codecs: ids of the codecs that the client can decode.
+        chunk: the chunk's number.
+        offset: its offset within the result.
+
+    Raises:
+        DataCorruptError: the record breaks a rule of the format, or belongs to another chunk.
+        UnsupportedCodecError: no package that is installed here has the codec.
+    """
+    header, header_crc32c = raw_record(tensor.spec.dtype, chunk_bytes)
+    if len(record) == RAW_HEADER_BYTES + chunk_bytes and record[:RAW_HEADER_BYTES] == header:
+        # The CRC32C of the values, without a pass over them: see `raw_record`.
+        return Piece(offset, chunk_bytes, record[RAW_HEADER_BYTES:], record_crc32c ^ header_crc32c)
+    if not accepted_codecs:
+        return None
+    ids = _codec_ids(tensor, chunk, _parse(tensor, chunk, record))
+    if not ids or not accepted_codecs.issuperset(ids):
+        # No codecs: a raw record of another dtype of the same width, such as one from before this version knew the dtype.
+        return None
+    return Piece(offset, chunk_bytes, record, record_crc32c, ids)
+
+
+def _chunk_bytes(tensor: Tensor, chunk: int) -> int:
+    """Return the number of canonical bytes of a chunk; the last one may be shorter than the others."""
+    return min(tensor.chunk_bytes, tensor.spec.canonical_bytes - chunk * tensor.chunk_bytes)
+
+
+def _parse(tensor: Tensor, chunk: int, data: Buffer) -> ChunkRecord:
     """Parse a record and check that it fits this chunk of this tensor."""
     try:
         record = parse_record(data)
     except CorruptChunkError as error:
-        raise payload.damage(f"chunk {chunk}: {error}", chunk=chunk) from error
-    expected = min(tensor.chunk_bytes, tensor.spec.canonical_bytes - chunk * tensor.chunk_bytes)
+        raise damage(tensor, f"chunk {chunk}: {error}", chunk=chunk) from error
+    _require_fit(tensor, chunk, record)
+    return record
+
+
+def _require_fit(tensor: Tensor, chunk: int, record: ChunkRecord) -> None:
+    expected = _chunk_bytes(tensor, chunk)
     if record.canonical_bytes != expected or record.dtype.element_bytes != tensor.spec.dtype.element_bytes:
-        raise payload.damage(
+        raise damage(
+            tensor,
             f"chunk {chunk} has {record.canonical_bytes} canonical bytes of {record.dtype.name}, "
             f"expected {expected} of {tensor.spec.dtype.name}",
             chunk=chunk,
         )
-    return record
 
 
-def _codec_ids(payload: Payload, chunk: int, record: ChunkRecord) -> tuple[str, ...]:
+def _codec_ids(tensor: Tensor, chunk: int, record: ChunkRecord) -> tuple[str, ...]:
     try:
         return codec_ids(record)
     except UnsupportedCodecError:
         # Also raised for unknown codec numbers. That is not damage: a third-party package may provide the codec.
         raise
     except CorruptChunkError as error:
-        raise payload.damage(f"chunk {chunk}: {error}", chunk=chunk) from error
+        raise damage(tensor, f"chunk {chunk}: {error}", chunk=chunk) from error
 
 
-def _decode(payload: Payload, chunk: int, record: ChunkRecord) -> memoryview:
+def _decode(tensor: Tensor, chunk: int, record: ChunkRecord) -> memoryview:
     try:
         return decode_record(record)
     except UnsupportedCodecError:
         raise
     except CorruptChunkError as error:
-        raise payload.damage(f"chunk {chunk}: {error}", chunk=chunk) from error
+        raise damage(tensor, f"chunk {chunk}: {error}", chunk=chunk) from error

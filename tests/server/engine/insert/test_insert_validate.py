@@ -102,6 +102,16 @@ def test_a_validation_leaves_an_interrupted_insert_of_the_request_alone(engine: 
     assert engine._catalogue.uploads.find("request") == left
 
 
+def test_of_many_small_tensors_one_that_cannot_be_stored_fails_alone(engine: Engine, reports: Reports) -> None:
+    insert(engine, "d", "1", SMALL)
+    stream = engine.open_insert("d", reports, VALIDATE)
+    for item in range(3):
+        send(stream, item, f"{item}", SMALL + np.uint8(item))
+    assert stream.finish() == (2, 1)
+    assert isinstance(reports.error(1), AlreadyExistsError)
+    assert [reports.tensor(item).generation for item in (0, 2)] == [0, 0]
+
+
 class TestRefused:
     """The same error as an insert's, and nothing stored."""
 

@@ -1,4 +1,4 @@
-"""The short way in is the general way: what it takes is stored and measured alike; what is wrong, the general way refuses."""
+"""Small tensors are stored, measured and refused as `TensorWriter` would do it; what is not small and whole is left to it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from support.arrays import DTYPE_NAMES, canonical, normal, random_bits
+from support.cases import each
 from support.engine import Reports, announce, find, insert, read, send
 from tensorus_codecs.checksum import TensorDigest, crc32c
 from tensorus_codecs.encoding import Encoding
@@ -24,6 +25,7 @@ from tensorus_server.engine.insert import small_tensors, tensor_writer
 from tensorus_server.engine.insert.small_tensors import SmallTensors
 from tensorus_server.engine.insert.stream import InsertStream
 from tensorus_server.engine.insert.tensor_writer import TensorWriter
+from tensorus_server.errors import ChecksumMismatchError, EngineError
 from tensorus_server.limits import INLINE_BYTES_MAX, UNCOMMITTED_ITEMS_MAX
 from tensorus_server.model import Checksum, Dataset, Schema, Segment
 
@@ -56,6 +58,7 @@ ARRAYS = {
     "tiny": np.full((100,), 1e-30, np.float32),
     "a mean far from zero": normal((500,)) + np.float32(1e4),
     "a scalar": np.array(5, np.int64),
+    "no elements": np.zeros((3, 0), np.float32),
     "the largest": random_bits("uint8", (LARGEST_BYTES,)),
     "more than a row": normal((5000,)),
 }
@@ -68,12 +71,20 @@ def pool() -> Iterator[CodecPool]:
     opened.close()
 
 
-def on_the_general_way(array: np.ndarray[Any, Any], policy: StoragePolicy, pool: CodecPool) -> StoredTensor:
-    new = announce("t", array)
+def written_by_a_tensor_writer(
+    array: np.ndarray[Any, Any],
+    policy: StoragePolicy,
+    pool: CodecPool,
+    *,
+    last_checksum: Checksum | None = None,
+    **fields: Any,
+) -> StoredTensor:
+    new = announce("t", array, **fields)
     with patch.object(tensor_writer, "new_payload_key", lambda: KEY):
         writer = TensorWriter(DATASET, new, plan(policy, new.spec.dtype), staging=MemoryChunkStore(), pool=pool)
-    writer.write(memoryview(canonical(array)))
-    stored, staged = writer.seal(None)
+    if array.nbytes:
+        writer.write(memoryview(canonical(array)))
+    stored, staged = writer.seal(last_checksum)
     assert staged is None
     return stored
 
@@ -98,11 +109,11 @@ def taken(
     return small.take(segment, new, plan(policy, new.spec.dtype), memoryview(data), crc32c(data) if known_crc else None)
 
 
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-@pytest.mark.parametrize("known_crc", [False, True])
-def test_everything_is_stored_as_on_the_general_way(pool: CodecPool, policy: StoragePolicy, *, known_crc: bool) -> None:
+@each("policy", POLICIES.values(), ids=POLICIES)
+@each("known_crc", [False, True])
+def test_everything_is_stored_as_by_a_tensor_writer(pool: CodecPool, policy: StoragePolicy, *, known_crc: bool) -> None:
     # All of them at once: neighbours of one size are looked at together.
-    arrays = [array for array in ARRAYS.values() for _ in range(3)]
+    arrays = [array for array in ARRAYS.values() for _ in range(2)]
     small = SmallTensors(DATASET)
     for item, array in enumerate(arrays):
         assert taken(small, array, policy, item=item, known_crc=known_crc)
@@ -113,20 +124,20 @@ def test_everything_is_stored_as_on_the_general_way(pool: CodecPool, policy: Sto
     assert (len(small), small.canonical_bytes) == (0, 0)
     for array, stored in zip(arrays, written, strict=True):
         # By their text: NaN is not equal to itself, and -0.0 is to 0.0.
-        assert repr(stored) == repr(on_the_general_way(array, policy, pool))
+        assert repr(stored) == repr(written_by_a_tensor_writer(array, policy, pool))
 
 
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_one_alone_is_stored_as_on_the_general_way(pool: CodecPool, policy: StoragePolicy) -> None:
+@each("policy", POLICIES.values(), ids=POLICIES)
+def test_one_alone_is_stored_as_by_a_tensor_writer(pool: CodecPool, policy: StoragePolicy) -> None:
     small = SmallTensors(DATASET)
     for item, array in enumerate(ARRAYS.values()):
         assert taken(small, array, policy, item=item)
         with patch.object(small_tensors, "new_payload_key", lambda: KEY):
             (stored,) = small.write()
-        assert repr(stored) == repr(on_the_general_way(array, policy, pool))
+        assert repr(stored) == repr(written_by_a_tensor_writer(array, policy, pool))
 
 
-def test_tensors_of_one_spec_are_stored_as_on_the_general_way(pool: CodecPool) -> None:
+def test_tensors_of_one_spec_are_stored_as_by_a_tensor_writer(pool: CodecPool) -> None:
     # As they come from one client: their specs are not only equal, but the same, and plans change in between.
     arrays = [normal((32, 32), seed=seed) for seed in range(9)]
     spec, policies = announce("t", arrays[0]).spec, [POLICIES["none"], POLICIES["none"], POLICIES["maximum"]]
@@ -138,7 +149,7 @@ def test_tensors_of_one_spec_are_stored_as_on_the_general_way(pool: CodecPool) -
     with patch.object(small_tensors, "new_payload_key", lambda: KEY):
         written = small.write()
     for item, (array, stored) in enumerate(zip(arrays, written, strict=True)):
-        assert repr(stored) == repr(on_the_general_way(array, policies[item % 3], pool))
+        assert repr(stored) == repr(written_by_a_tensor_writer(array, policies[item % 3], pool))
 
 
 def checksum_of(array: np.ndarray[Any, Any]) -> Checksum:
@@ -155,21 +166,15 @@ LEFT: dict[str, Callable[[SmallTensors, StoragePolicy], bool]] = {
     "another offset": lambda small, policy: taken(small, WEIGHTS, policy, offset=4),
     "too few bytes": lambda small, policy: taken(small, WEIGHTS, policy, shape=(33, 32)),
     "too many bytes": lambda small, policy: taken(small, WEIGHTS, policy, shape=(31, 32)),
-    "no bytes": lambda small, policy: taken(small, WEIGHTS[:0], policy),
     "more than is surely inline": lambda small, policy: taken(
         small, random_bits("uint8", (LARGEST_BYTES + 1,)), policy
     ),
     "more than a chunk": lambda small, _: taken(small, normal((1025,)), StoragePolicy("none", chunk_bytes=4096)),
-    "a wrong checksum": lambda small, policy: taken(small, WEIGHTS, policy, source_checksum=WRONG),
-    "a wrong checksum at the end": lambda small, policy: taken(small, WEIGHTS, policy, last_checksum=WRONG),
-    "a checksum of another kind": lambda small, policy: taken(
-        small, WEIGHTS, policy, last_checksum=Checksum("crc32c", bytes(4))
-    ),
 }
 
 
-@pytest.mark.parametrize("attempt", LEFT.values(), ids=LEFT)
-def test_what_is_unusual_or_wrong_is_left_to_the_general_way(
+@each("attempt", LEFT.values(), ids=LEFT)
+def test_what_is_not_small_and_whole_is_left_to_a_tensor_writer(
     attempt: Callable[[SmallTensors, StoragePolicy], bool],
 ) -> None:
     small = SmallTensors(DATASET)
@@ -177,10 +182,45 @@ def test_what_is_unusual_or_wrong_is_left_to_the_general_way(
     assert small.write() == []
 
 
+BOOLS = np.zeros(100, np.bool_)
+BOOLS.view(np.uint8)[[50, 70]] = 2, 3
+
+REFUSED: dict[str, tuple[np.ndarray[Any, Any], dict[str, Checksum]]] = {
+    "a wrong checksum": (WEIGHTS, {"source_checksum": WRONG}),
+    "a wrong checksum at the end": (WEIGHTS, {"last_checksum": WRONG}),
+    "a wrong checksum at the end, and a right one": (
+        WEIGHTS,
+        {"source_checksum": checksum_of(WEIGHTS), "last_checksum": WRONG},
+    ),
+    "a wrong checksum of no bytes": (WEIGHTS[:0], {"last_checksum": WRONG}),
+    "a wrong CRC32C": (WEIGHTS, {"last_checksum": Checksum("crc32c", bytes(4))}),
+    "a CRC32C of another length": (WEIGHTS[:0], {"last_checksum": Checksum("crc32c", bytes(3))}),
+    "an unknown algorithm": (WEIGHTS, {"last_checksum": Checksum("md5", bytes(16))}),
+    "a byte that is no bool": (BOOLS, {}),
+    "a byte that is no bool, and a wrong checksum": (BOOLS, {"last_checksum": WRONG}),
+}
+
+
+@pytest.mark.parametrize(("array", "fields"), REFUSED.values(), ids=REFUSED)
+def test_what_is_wrong_is_refused_as_by_a_tensor_writer(
+    pool: CodecPool, array: np.ndarray[Any, Any], fields: dict[str, Any]
+) -> None:
+    small, policy = SmallTensors(DATASET), StoragePolicy("none")
+    with pytest.raises(EngineError) as expected:
+        written_by_a_tensor_writer(array, policy, pool, **fields)
+    with pytest.raises(type(expected.value)) as found:
+        taken(small, array, policy, **fields)
+    assert (str(found.value), found.value.facts) == (str(expected.value), expected.value.facts)
+    assert (len(small), small.canonical_bytes) == (0, 0)
+
+
 @pytest.mark.parametrize("where", ["source_checksum", "last_checksum"])
-def test_a_checksum_that_is_right_is_kept(where: str) -> None:
-    small = SmallTensors(DATASET)
-    assert taken(small, WEIGHTS, StoragePolicy("maximum"), **{where: checksum_of(WEIGHTS)})
+@pytest.mark.parametrize("algorithm", ["xxh3_128", "crc32c"])
+def test_a_checksum_that_is_right_is_accepted_and_the_digest_is_stored(where: str, algorithm: str) -> None:
+    small, right = SmallTensors(DATASET), checksum_of(WEIGHTS)
+    if algorithm == "crc32c":
+        right = Checksum("crc32c", crc32c(canonical(WEIGHTS)).to_bytes(4, "big"))
+    assert taken(small, WEIGHTS, StoragePolicy("maximum"), **{where: right})
     (stored,) = small.write()
     assert isinstance(stored, StoredTensor)
     assert stored.source_checksum == checksum_of(WEIGHTS)
@@ -205,12 +245,12 @@ def test_one_that_cannot_be_encoded_does_not_harm_the_others() -> None:
 
 
 class TestInAStream:
-    """Among items of every kind, the short way shows nowhere but in the time that it takes."""
+    """Small tensors keep their place among items of every kind."""
 
-    def test_every_second_item_on_another_way_keeps_the_order(
+    def test_every_second_item_streamed_keeps_the_order(
         self, engine: Engine, stream: InsertStream, reports: Reports
     ) -> None:
-        # Two chunks, and still inline: for the general way.
+        # The second has two chunks, and is inline nevertheless.
         both = [WEIGHTS, normal((2048,))]
         policy = StoragePolicy("none", chunk_bytes=4096)
         for item in range(20):
@@ -219,6 +259,19 @@ class TestInAStream:
         assert [reports.tensor(item).ordinal for item in range(20)] == list(range(1, 21))
         for item in range(20):
             assert np.array_equal(read(engine, "d", f"{item}"), both[item % 2])
+
+    def test_a_wrong_one_fails_alone_and_with_its_own_error(
+        self, engine: Engine, stream: InsertStream, reports: Reports
+    ) -> None:
+        for item in range(5):
+            send(stream, item, f"{item}", WEIGHTS, last_checksum=WRONG if item == 2 else None)
+        assert stream.finish() == (4, 1)
+        message = (
+            rf"xxh3_128 of the 4096 bytes is \w+, the source checksum is {bytes(16).hex()} \[dataset=d, tensor=2\]"
+        )
+        with pytest.raises(ChecksumMismatchError, match=message):
+            raise reports.error(2)
+        assert [reports.tensor(item).ordinal for item in (0, 1, 3, 4)] == [1, 2, 3, 4]
 
     def test_each_follows_its_own_policy(self, engine: Engine, stream: InsertStream, reports: Reports) -> None:
         spec = announce("t", WEIGHTS).spec

@@ -1,4 +1,4 @@
-"""The short way out is the general way: the same piece, and silence wherever that would find something wrong."""
+"""Inline payloads of one record are read as `TensorReader` reads them; what is damaged or to be decoded is left to it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.arrays import DTYPE_NAMES, normal, random_bits
+from support.cases import each
 from support.engine import engine_on, find, insert, pieces_of
 from tensorus_codecs.encoding import Encoding
 from tensorus_codecs.policy import StoragePolicy
@@ -21,7 +22,9 @@ from tensorus_server.engine.read.reader import Piece
 from tensorus_server.errors import DataCorruptError
 from tensorus_server.model import Tensor
 
-CODECS = frozenset({"rotated_planes", "planes", "zstd", "lz4", "gzip", "int8_block", "fp16", "constant", "blosc_lz4"})
+CODECS = frozenset(
+    {"bf16_planes", "rotated_planes", "planes", "zstd", "lz4", "gzip", "int8_block", "fp16", "constant", "blosc_lz4"}
+)
 
 RECORD_BYTES_MAX = 2 * 1024 * 1024
 
@@ -60,9 +63,9 @@ def short(tensor: Tensor, accepted: frozenset[str] = CODECS, record_bytes_max: i
     return read_inline(tensor, accepted, record_bytes_max=record_bytes_max)
 
 
-@pytest.mark.parametrize("name", ARRAYS)
-@pytest.mark.parametrize("accepted", [frozenset(), CODECS, frozenset({"zstd"})], ids=["none", "all", "one"])
-@pytest.mark.parametrize("record_bytes_max", [10, RECORD_BYTES_MAX])
+@each("name", ARRAYS)
+@each("accepted", [frozenset(), CODECS, frozenset({"zstd"})], ids=["none", "all", "one"])
+@each("record_bytes_max", [10, RECORD_BYTES_MAX])
 def test_its_piece_is_that_of_the_general_way(
     shared: Engine, name: str, accepted: frozenset[str], record_bytes_max: int
 ) -> None:
@@ -72,7 +75,7 @@ def test_its_piece_is_that_of_the_general_way(
     assert found is None or [plain(found)] == [plain(piece) for piece in pieces]
 
 
-@pytest.mark.parametrize("name", SHORT)
+@each("name", SHORT)
 def test_it_answers_for_small_tensors(shared: Engine, name: str) -> None:
     assert short(find(shared, "d", name)) is not None
 
@@ -94,7 +97,7 @@ def test_it_is_silent_about_damage(shared: Engine, name: str, where: float, mask
         pieces_of(shared, wrong, None, CODECS)
 
 
-@pytest.mark.parametrize("cut", [1, 8, 9, 40])
+@each("cut", [1, 8, 9, 40])
 def test_it_is_silent_about_a_payload_of_another_length(shared: Engine, cut: int) -> None:
     tensor = find(shared, "d", "compressed")
     assert tensor.inline_payload is not None
@@ -105,7 +108,14 @@ def test_it_is_silent_about_a_payload_of_another_length(shared: Engine, cut: int
 def test_it_is_silent_about_the_payload_of_another_tensor(shared: Engine) -> None:
     one, other = find(shared, "d", "raw float32"), find(shared, "d", "raw int32")
     assert short(replace(one, inline_payload=other.inline_payload)) is None
-    assert short(replace(one, inline_payload=other.inline_payload, locator=other.locator)) is None
+
+
+def test_a_raw_record_of_another_dtype_of_the_same_width_is_decoded(shared: Engine) -> None:
+    one, other = find(shared, "d", "raw float32"), find(shared, "d", "raw int32")
+    mixed = replace(one, inline_payload=other.inline_payload, locator=other.locator)
+    assert short(mixed) is None
+    (piece,) = pieces_of(shared, mixed, None, CODECS)
+    assert (bytes(piece.data), piece.codec_ids) == (ARRAYS["raw int32"][0].tobytes(), ())
 
 
 @pytest.mark.parametrize("spec", ["raw uint8", "raw float64"])

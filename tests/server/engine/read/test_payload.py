@@ -148,7 +148,7 @@ def test_every_truncation_is_found(stored: Stored, pool: CodecPool) -> None:
 def test_a_flipped_bit_is_found_where_stored_bytes_pass_through(pool: CodecPool, kind: str) -> None:
     array, preset = KINDS[kind]
     stored = store(array, preset, pool)
-    everything = frozenset({"zstd", "rotated_planes", "planes", "int8_block", "fp16", "lz4", "gzip"})
+    everything = frozenset({"zstd", "bf16_planes", "rotated_planes", "planes", "int8_block", "fp16", "lz4", "gzip"})
     reader = TensorReader(None, MemoryChunkStore(), pool)  # type: ignore[arg-type]
     for position in range(0, len(stored.payload), 7):
         damaged = bytearray(stored.payload)

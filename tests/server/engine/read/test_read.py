@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from contract.chunk_store_raw import RawFolder
 from support.arrays import canonical, normal, random_bits
+from support.cases import each
 from support.engine import assemble, engine_on, find, insert, pieces_of, read
 from support.faults import FaultyFiles, open_descriptors
 from support.third_party import example, installed
@@ -37,7 +38,7 @@ from tensorus_server.errors import (
 from tensorus_server.limits import READS_PER_GET_MAX
 from tensorus_server.model import ByteRange, Part, Read, SliceSet, Tensor
 
-CODECS = frozenset({"rotated_planes", "planes", "zstd", "lz4", "gzip", "int8_block", "fp16"})
+CODECS = frozenset({"bf16_planes", "rotated_planes", "planes", "zstd", "lz4", "gzip", "int8_block", "fp16"})
 
 ARRAYS = {
     "raw": (random_bits("uint8", (50_000,)), "none"),
@@ -72,7 +73,7 @@ def decoded(pieces: list[Piece]) -> bytes:
 class TestWhole:
     """All of a tensor comes back, chunk by chunk, in order."""
 
-    @pytest.mark.parametrize("name", ["raw", "compressed", "inline", "file"])
+    @each("name", ["raw", "compressed", "inline", "file"])
     def test_values_come_back_bit_exact(self, shared: Engine, name: str) -> None:
         array = random_bits("uint8", (200_000,)) if name == "file" else ARRAYS[name][0]
         found = read(shared, "d", name)
@@ -84,8 +85,8 @@ class TestWhole:
         digest.update(canonical(read(shared, "d", "quantized")))
         assert digest.digest() == find(shared, "d", "quantized").value_checksum.value
 
-    @pytest.mark.parametrize("name", list(ARRAYS))
-    @pytest.mark.parametrize("accepted", [frozenset(), CODECS], ids=["decoded", "as stored"])
+    @each("name", list(ARRAYS))
+    @each("accepted", [frozenset(), CODECS], ids=["decoded", "as stored"])
     def test_pieces_come_in_order_with_crcs_that_fit(self, shared: Engine, name: str, accepted: frozenset[str]) -> None:
         pieces = pieces_of(shared, find(shared, "d", name), None, accepted)
         offset = 0
@@ -106,14 +107,14 @@ class TestPassThrough:
     def test_records_of_known_codecs_go_out_as_they_are(self, shared: Engine) -> None:
         # The last chunk has 48 bytes, and is stored raw.
         pieces = pieces_of(shared, find(shared, "d", "compressed"), None, CODECS)[:-1]
-        assert {piece.codec_ids for piece in pieces} == {("rotated_planes", "zstd")}
+        assert {piece.codec_ids for piece in pieces} == {("bf16_planes", "zstd")}
         assert all(not parse_record(piece.data).is_raw for piece in pieces)
 
     def test_a_quantizer_is_among_the_codecs_of_a_record(self, shared: Engine) -> None:
         pieces = pieces_of(shared, find(shared, "d", "quantized"), None, CODECS)[:-1]
         assert {piece.codec_ids[0] for piece in pieces} == {"int8_block"}
 
-    @pytest.mark.parametrize("known", [{"zstd"}, {"rotated_planes"}, {"lz4"}], ids=str)
+    @pytest.mark.parametrize("known", [{"zstd"}, {"bf16_planes"}, {"lz4"}], ids=str)
     def test_records_of_which_one_codec_is_unknown_are_decoded(self, shared: Engine, known: set[str]) -> None:
         pieces = pieces_of(shared, find(shared, "d", "compressed"), None, frozenset(known))
         assert {piece.codec_ids for piece in pieces} == {()}
@@ -165,14 +166,14 @@ BEYOND = [
 class TestByteRanges:
     """A run of canonical bytes, as uint8."""
 
-    @pytest.mark.parametrize("part", RANGES)
+    @each("part", RANGES)
     def test_a_byte_range_is_that_run(self, shared: Engine, part: ByteRange) -> None:
         expected = ARRAYS["raw"][0][part.offset : None if part.length is None else part.offset + part.length]
         found = read(shared, "d", "raw", part)
         assert found.dtype == np.uint8
         assert np.array_equal(found, expected)
 
-    @pytest.mark.parametrize(("part", "message"), BEYOND)
+    @each(("part", "message"), BEYOND)
     def test_a_byte_range_beyond_the_end_is_refused(self, shared: Engine, part: ByteRange, message: str) -> None:
         with pytest.raises(InvalidSliceError, match=message) as caught:
             ReadPlan(find(shared, "d", "raw"), part)

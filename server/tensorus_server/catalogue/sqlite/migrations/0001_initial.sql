@@ -1,4 +1,4 @@
--- The first schema. Times are microseconds since 1970; JSON is text; a payload's key is the chunk store's.
+-- The first schema. Times are in microseconds since 1970, JSON is stored as text, and keys are those of the chunk store.
 
 CREATE TABLE dataset (
   ds INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -57,13 +57,13 @@ CREATE INDEX tensor_nbytes ON tensor (ds, nbytes, seq);
 CREATE INDEX tensor_stored_bytes ON tensor (ds, stored_bytes, seq);
 CREATE INDEX tensor_key ON tensor (key);
 
--- Apart from tensor, so that scans of its rows stay narrow.
+-- A table of its own, so that scans of the table tensor do not read payloads.
 CREATE TABLE payload (
   seq INTEGER PRIMARY KEY REFERENCES tensor (seq) ON DELETE CASCADE,
   bytes BLOB NOT NULL
 ) STRICT;
 
--- What filters see of the metadata, and the dimensions as "@dim.0", ...; lists element by element.
+-- The values that filters use: metadata, with one row for each element of a list, and dimensions as "@dim.0", ...
 CREATE TABLE attr (
   seq INTEGER NOT NULL REFERENCES tensor (seq) ON DELETE CASCADE,
   key TEXT NOT NULL,
@@ -77,7 +77,7 @@ CREATE TABLE attr (
 CREATE INDEX attr_num ON attr (ds, key, num, seq);
 CREATE INDEX attr_txt ON attr (ds, key, txt, seq) WHERE txt IS NOT NULL;
 
--- Payloads of deleted tensors: readers that began before may still need them.
+-- Payloads of deleted tensors. Readers that began before the deletion may still need them.
 CREATE TABLE tombstone (
   key TEXT PRIMARY KEY,
   delete_after_us INTEGER NOT NULL
@@ -85,7 +85,7 @@ CREATE TABLE tombstone (
 
 CREATE INDEX tombstone_due ON tombstone (delete_after_us);
 
--- Tensors on their way in, as far as they are durable, and what became of them; until they expire.
+-- Uploads that can be resumed, and the tensors that they became, until they expire.
 CREATE TABLE upload (
   request_id TEXT NOT NULL,
   item INTEGER NOT NULL,
@@ -108,7 +108,7 @@ CREATE TABLE upload (
 CREATE INDEX upload_expiry ON upload (expires_us);
 CREATE INDEX upload_payload ON upload (payload_key);
 
--- The chunk index of an upload so far, a row for each mark.
+-- The chunk index of an upload so far, with one row per mark.
 CREATE TABLE upload_chunks (
   request_id TEXT NOT NULL,
   item INTEGER NOT NULL,

@@ -1,4 +1,4 @@
--- Which store this is, and how new this copy of it is: the chunk store carries the same beside the payloads.
+-- Adds the store's identity: its id, and an epoch that shows how new this copy is. The chunk store has both next to the payloads.
 
 CREATE TABLE store (
   only INTEGER PRIMARY KEY CHECK (only = 1),
@@ -7,5 +7,5 @@ CREATE TABLE store (
   listed_us INTEGER NOT NULL -- when the chunk store was last listed for payloads that nothing knows
 ) STRICT;
 
--- Payloads that nothing knows were swept every minute until now: there is time for the first listing.
+-- Until now, unknown payloads were swept every minute, so the first listing can wait.
 INSERT INTO store VALUES (1, lower(hex(randomblob(16))), 1, unixepoch() * 1000000);

@@ -1,5 +1,5 @@
--- What the first announcement of an upload said, which every later stream of the request is held to, and what its insert did.
--- NULL: begun, or ended, by an older version of Tensorus.
+-- Adds the first announcement of an upload, which applies to every later stream of the request, and the outcome of its insert.
+-- NULL: an older version of Tensorus began or completed the upload.
 
-ALTER TABLE upload ADD COLUMN announced TEXT; -- JSON: metadata, policy, source checksum, and what may be replaced
-ALTER TABLE upload ADD COLUMN outcome TEXT; -- NULL: on its way, too
+ALTER TABLE upload ADD COLUMN announced TEXT; -- JSON: metadata, policy, source checksum, and which tensor may be replaced
+ALTER TABLE upload ADD COLUMN outcome TEXT; -- NULL also means: not complete

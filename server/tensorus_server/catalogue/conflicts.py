@@ -1,13 +1,14 @@
-"""What becomes of an insert whose id may be taken: the one rule for every catalogue.
+"""Decides the outcome of an insert whose id may be taken. The rule is the same for every catalogue.
 
-    the id is free                                       inserted; GENERATION_MISMATCH where one was to be replaced
-    `replace`, or the generation to be replaced          replaced
-    the same values, with all that was asked for         already stored
-    the same values, but other metadata or less exact    STORED_DIFFERENTLY
-    other values                                         ALREADY_EXISTS, or GENERATION_MISMATCH
+    the id is free                                         inserted; GENERATION_MISMATCH if a generation was to be replaced
+    `replace` is set, or the generation matches            replaced
+    the same values are stored, and satisfy the request    already stored
+    the same values are stored, and do not satisfy it      STORED_DIFFERENTLY
+    other values are stored                                ALREADY_EXISTS, or GENERATION_MISMATCH
 
-"All that was asked for": metadata, where the insert brings any, and values at least as exact as this insert would store them.
-An insert that replaces asks for more: what is there must be all that it would store, so that a repeated one stores nothing.
+A stored tensor satisfies a request if it has the same metadata, unless the request has none, and if its values are at least as
+exact as this insert would store them. An insert that replaces requires more: it stores nothing only if the stored tensor equals
+the one that it would store.
 """
 
 from __future__ import annotations
@@ -25,21 +26,25 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import StoredTensor
     from tensorus_server.model import Tensor
 
-__all__ = ["bounded_json", "crc_of_resumed", "resolve", "same_json", "validated"]
+__all__ = ["bounded_json", "crc_of_resumed", "resolve_conflict", "same_json", "validated"]
 
 _TEXT_CHARACTERS_MAX = 200
-"""Of metadata or a policy in a message: two of them fit into what `status.py` lets a message have."""
+"""Characters of metadata or a policy in a message. Two of them fit into the longest message that `status.py` sends."""
 
 _WAY_OUT = 'insert it with on_conflict="replace" (put --replace) to replace it'
 
 
-def resolve(stored: StoredTensor, existing: Tensor | None, existing_source_crc32c: int | None) -> Outcome:
-    """Return what is to be done with a tensor whose id may be taken. See the module's description.
+def resolve_conflict(stored: StoredTensor, existing: Tensor | None, existing_source_crc32c: int | None) -> Outcome:
+    """Return what to do with a tensor; see the module's description.
+
+    Args:
+        existing: the tensor that has the id; None: the id is free.
+        existing_source_crc32c: CRC32C of the canonical bytes that its writer sent; None: unknown.
 
     Raises:
-        AlreadyExistsError: another tensor has the id, and is not to be replaced.
-        StoredDifferentlyError: the same values are there, and do not keep what was asked for.
-        GenerationMismatchError: the tensor is not there in the generation that was to be replaced, or is there and must not be.
+        AlreadyExistsError: another tensor has the id, and must not be replaced.
+        StoredDifferentlyError: the same values are stored, but do not satisfy the request.
+        GenerationMismatchError: the tensor does not have the generation to be replaced, or exists although the id must be free.
     """
     new, match = stored.new, stored.new.if_generation_match
     if existing is None:
@@ -79,24 +84,27 @@ def resolve(stored: StoredTensor, existing: Tensor | None, existing_source_crc32
 
 
 def validated(stored: StoredTensor, existing: Tensor | None) -> Tensor:
-    """Return the tensor as it would be stored, without generation and ordinal. Errors as of `resolve`."""
-    outcome = resolve(stored, existing, None if existing is None else crc_of_resumed(existing))
+    """Return the tensor as it would be stored, with generation and ordinal 0. Raises the errors of `resolve_conflict`."""
+    outcome = resolve_conflict(stored, existing, None if existing is None else crc_of_resumed(existing))
     return stored.committed(generation=0, ordinal=0, created_us=0, outcome=outcome)
 
 
 def crc_of_resumed(tensor: Tensor) -> int | None:
-    """Return the CRC32C of the source of a tensor that was resumed: it is its checksum. None: it was not resumed."""
+    """Return the CRC32C of the bytes that a tensor's writer sent, if that is its source checksum; None otherwise.
+
+    It is for a tensor whose insert was resumed.
+    """
     checksum = tensor.source_checksum
     return int.from_bytes(checksum.value, "big") if checksum.algorithm == "crc32c" else None
 
 
 def same_json(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether two values of JSON are the same: for Python, 1 equals 1.0 and true, and NaN not even itself."""
+    """Return whether two JSON values are the same. In Python, 1 equals 1.0 and true, and NaN does not equal itself."""
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 def bounded_json(value: object) -> str:
-    """Return a value for a message: JSON, cut where it is long."""
+    """Return a value as JSON for a message, cut if it is long."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True)
     return text if len(text) <= _TEXT_CHARACTERS_MAX else f"{text[:_TEXT_CHARACTERS_MAX]}..."
 
@@ -110,13 +118,13 @@ def _has_same_values(stored: StoredTensor, existing: Tensor, existing_source_crc
 
 
 def _is_repeated(stored: StoredTensor, existing: Tensor) -> bool:
-    """Whether the tensor that is there was inserted with the same metadata and policy."""
+    """Whether the existing tensor was inserted with the same metadata and policy."""
     policy = None if stored.new.policy is None else stored.new.policy.to_json()
     return same_json(existing.metadata, stored.new.metadata) and existing.policy == policy
 
 
 def _require_kept(stored: StoredTensor, existing: Tensor) -> None:
-    """Raise `StoredDifferentlyError` where the tensor that is there does not keep what the insert asks for."""
+    """Raise `StoredDifferentlyError` if the existing tensor does not satisfy the request."""
     asked, there = stored.new.metadata, existing.metadata
     if asked and not same_json(asked, there):
         raise StoredDifferentlyError(
@@ -142,10 +150,10 @@ def _require_kept(stored: StoredTensor, existing: Tensor) -> None:
 
 
 def _is_as_exact(stored: StoredTensor, existing: Tensor) -> bool:
-    """Whether readers get values at least as exact as this insert would store; errors are of the whole tensor.
+    """Whether the existing values are at least as exact as those that this insert would store. Compares whole tensors.
 
-    What this insert would store keeps its error contract, so that it need not be looked at, but for the largest error: that may
-    be larger although the relative error is smaller.
+    This insert's own values are within its error contract, so a relative error that is no larger is within it, too. The largest
+    error is checked separately, because it may be larger although the relative error is smaller.
     """
     there = existing.storage
     if not there.lossy or existing.value_checksum == stored.value_checksum:

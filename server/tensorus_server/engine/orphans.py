@@ -1,13 +1,13 @@
 """Finds orphans, payloads that no row refers to, by listing the chunk store once a day, and moves them to its quarantine.
 
-A crash between publishing a payload and committing it leaves such a payload. But damage to the catalogue does so, too, and then
-the payload is the only copy of a tensor. So a payload is never deleted just because its row is missing. It is not even moved
-unless all of these hold:
+A crash between publishing a payload and committing it leaves an orphan. But so does damage to the catalogue, and then the
+payload is the only copy of a tensor. So a payload is never deleted just because its row is missing. It is not even moved unless
+all of these hold:
 
-    no row has its key: the rows themselves are searched first, then the indexes
+    no row has its key; the rows themselves are searched first, then the indexes
     it was published longer ago than any commit takes, and this process is not about to commit it
-    every row is intact: the true key of a damaged row may be this payload's
-    there are few: a crash leaves the payloads of one commit, and many more mean that the catalogue lacks rows
+    every row is intact, since a damaged row may have lost this payload's key
+    there are only a few orphans; a crash leaves the payloads of one commit, and more mean that the catalogue lacks rows
 
 Payloads stay in quarantine for a while, and a later listing deletes them.
 """
@@ -17,9 +17,10 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
+from tensorus_server.background import STUCK_S
 from tensorus_server.chunk_store.abc import PayloadBusyError
 from tensorus_server.errors import LimitExceededError, StoreUnavailableError
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import Catalogue
     from tensorus_server.chunk_store.abc import PayloadListing, Quarantine, StoredKey
 
-__all__ = ["Listing", "empty_quarantine", "set_all_aside", "set_aside"]
+__all__ = ["Listing", "count_orphans", "empty_quarantine", "quarantine_all_orphans", "quarantine_orphans"]
 
 _BATCH = 1000
 
@@ -38,11 +39,11 @@ _MOVED_SHARE_MAX = 0.01
 """Limit on the payloads that one listing moves: this number, or this share of all payloads if that is more."""
 
 _ALWAYS_MOVED = 10
-"""This few are moved even if they are more than half of all payloads: a small store may just have crashed."""
+"""Up to this many are moved even if they are more than half of all payloads, as they may be in a small store after a crash."""
 
 _KNOWN_BITS = 2**27
-"""Size of the set of known keys: 16 MiB. With a million keys, it takes 1 of 130 unknown payloads for a known one. That payload
-is found by a listing in another process, in which Python hashes the keys differently."""
+"""Size of the set of known keys: 16 MiB. With a million keys, one in 130 orphans is mistaken for a known payload. A listing in
+another process finds it, because Python hashes keys differently there."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Listing:
     """Payloads that were deleted from the quarantine, since their time there was over."""
 
 
-def set_aside(
+def quarantine_orphans(
     catalogue: Catalogue,
     payloads: PayloadListing,
     quarantine: Quarantine,
@@ -90,7 +91,7 @@ def set_aside(
     return _report(Listing(listed, moved, empty_quarantine(quarantine)))
 
 
-def set_all_aside(
+def quarantine_all_orphans(
     catalogue: Catalogue, payloads: PayloadListing, quarantine: Quarantine, *, quarantine_s: float
 ) -> Listing:
     """Move all unknown payloads to the quarantine, whatever their number: the operator has accepted that their rows are lost.
@@ -99,6 +100,25 @@ def set_all_aside(
     """
     listed, unknown = _list_unknown(catalogue, payloads, 0.0, lambda: False)
     return _report(Listing(listed, _move(catalogue, quarantine, unknown, quarantine_s, frozenset), 0))
+
+
+def count_orphans(
+    catalogue: Catalogue, payloads: PayloadListing, uncommitted: Callable[[], frozenset[str]]
+) -> Iterator[int]:
+    """Yield, batch by batch, how many payloads no row refers to. Young ones are left out, since a commit may be under way.
+
+    Unlike `set_aside`, this relies on the catalogue's indexes, and no transaction takes long.
+
+    Args:
+        uncommitted: returns the payload keys that this process is about to commit.
+    """
+    before_s = time.time() - STUCK_S
+    keys = (key for key, stored in _stored(payloads) if stored.modified_s <= before_s)
+    while batch := list(islice(keys, _BATCH)):
+        # Read before the catalogue is, as in `_move`.
+        under_way = uncommitted()
+        orphans = catalogue.garbage.orphans(batch)
+        yield sum(key.rpartition("/")[2] not in under_way for key in orphans)
 
 
 def empty_quarantine(quarantine: Quarantine, *, at_once: bool = False) -> int:

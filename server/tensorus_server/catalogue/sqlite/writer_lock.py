@@ -1,4 +1,4 @@
-"""Serialises writers of the catalogue, by a lock between threads and `writer.lock` between processes.
+"""The lock of the catalogue's writer: a lock between threads, and `writer.lock` between processes.
 
 Both waits have a timeout, after which the call fails with `StoreBusyError`.
 """
@@ -9,15 +9,15 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tensorus_server.catalogue.sqlite.faults import RETRY_AFTER_S
 from tensorus_server.catalogue.sqlite.file_lock import FileLock
+from tensorus_server.catalogue.sqlite.sqlite_errors import RETRY_AFTER_S
 from tensorus_server.errors import StoreBusyError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["BUSY_TIMEOUT_MS", "Turns"]
+__all__ = ["BUSY_TIMEOUT_MS", "WriterLock"]
 
 BUSY_TIMEOUT_MS = 10_000
 """How long to wait for another process, or another program, that has the catalogue locked."""
@@ -26,7 +26,7 @@ _TURN_TIMEOUT_S = 60.0
 """How long to wait for other threads of this process, which may write much, and may have to wait for other processes, too."""
 
 
-class Turns:
+class WriterLock:
     """Both locks. The lock between threads is taken first."""
 
     def __init__(self, path: Path) -> None:
@@ -40,13 +40,13 @@ class Turns:
         return self._file_lock.descriptor
 
     @contextmanager
-    def of_both(self, check: Callable[[], None]) -> Iterator[None]:
+    def hold(self, check: Callable[[], None]) -> Iterator[None]:
         """Hold both locks during the block, so that no other thread or process writes.
 
         Args:
             check: called after the first lock is taken; an exception that it raises releases the lock.
         """
-        # Not composed from the methods below, because that is slower, and every write of the catalogue passes here.
+        # Not composed from the methods below, because that is slower, and every write to the catalogue comes through here.
         self._take_thread_lock(_TURN_TIMEOUT_S)
         try:
             check()
@@ -59,7 +59,7 @@ class Turns:
             self._thread_lock.release()
 
     @contextmanager
-    def of_thread(self, timeout_s: float | None = None) -> Iterator[None]:
+    def hold_thread_lock(self, timeout_s: float | None = None) -> Iterator[None]:
         """Hold the lock between threads during the block; wait for it up to `timeout_s`, or `_TURN_TIMEOUT_S` if None."""
         self._take_thread_lock(_TURN_TIMEOUT_S if timeout_s is None else timeout_s)
         try:
@@ -68,8 +68,8 @@ class Turns:
             self._thread_lock.release()
 
     @contextmanager
-    def of_process(self) -> Iterator[None]:
-        """Hold the lock between processes during the block. The lock between threads is held."""
+    def hold_file_lock(self) -> Iterator[None]:
+        """Hold the lock between processes during the block. The caller holds the lock between threads."""
         self._take_file_lock()
         try:
             yield
@@ -77,8 +77,8 @@ class Turns:
             self._file_lock.release()
 
     @contextmanager
-    def of_process_if_free(self) -> Iterator[bool]:
-        """Like `of_process`, but if another process has the lock, do not wait and yield False."""
+    def hold_file_lock_if_free(self) -> Iterator[bool]:
+        """Like `hold_file_lock`, but if another process has the lock, do not wait and yield False."""
         is_free = self._file_lock.acquire_if_free()
         try:
             yield is_free

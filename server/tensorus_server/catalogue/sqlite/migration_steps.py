@@ -37,7 +37,7 @@ _UPLOAD_COLUMNS = (
 
 
 def _sign_rows(connection: apsw.Connection) -> None:
-    """Compute the checksum over all columns for every row (0008). Rows that were damaged before get none."""
+    """Compute the checksum over all columns for every row (migration 0008). Damaged rows get none."""
     names = ", ".join(f'"{name}"' for name in ROW_CHECKSUM_COLUMNS)
     for rows in _batches(connection, f"SELECT {names}, row_checksum FROM tensor"):
         signed = [(checksum, seq) for row in rows for seq, checksum in (_signed(row),)]

@@ -1,0 +1,61 @@
+"""tensorus df."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from tensorus.cli._connection import connected, store_options
+from tensorus.cli._options import json_option
+from tensorus.cli._output import counted, human_bytes, print_fields, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from tensorus.types import StoreStats
+
+__all__ = ["df"]
+
+
+@click.command()
+@store_options()
+@json_option
+def df(server: str, store: str | None, *, as_json: bool) -> None:
+    """Show how much space a store takes, and how much is free.
+
+    Garbage is what deleted tensors still take; tensorus gc DIR --now frees it at once.
+
+    \b
+    Example:
+      tensorus df
+    """  # noqa: D301 - click's mark for lines that are not rewrapped
+    with connected(server, store) as client:
+        found = client.store_stats()
+    if as_json:
+        print_json(found)
+    else:
+        print_fields(_fields(found))
+
+
+def _fields(stats: StoreStats) -> Iterator[tuple[str, str]]:
+    yield "tensors", f"{counted(stats.tensors, 'tensor')} in {counted(stats.datasets, 'dataset')}"
+    yield "values", human_bytes(stats.canonical_bytes)
+    yield "stored", human_bytes(stats.stored_bytes)
+    yield "catalogue", f"{human_bytes(stats.catalogue_bytes)}, including small tensors"
+    about = "about " if stats.garbage_bytes_estimated else ""
+    yield "garbage", _waiting(stats.garbage_payloads, f"{about}{human_bytes(stats.garbage_bytes)}", stats.garbage_until)
+    yield (
+        "quarantine",
+        _waiting(stats.quarantined_payloads, human_bytes(stats.quarantined_bytes), stats.quarantined_until),
+    )
+    yield "uploads", f"{human_bytes(stats.upload_bytes)} of {counted(stats.uploads, 'unfinished tensor')}"
+    if stats.disk_free_bytes is not None and stats.disk_total_bytes is not None:
+        yield "free", f"{human_bytes(stats.disk_free_bytes)} of {human_bytes(stats.disk_total_bytes)}"
+
+
+def _waiting(payloads: int, size: str, until: datetime | None) -> str:
+    if until is None:
+        return "none"
+    return f"{size} in {counted(payloads, 'payload')}, until {until:%Y-%m-%d %H:%M} UTC at the latest"

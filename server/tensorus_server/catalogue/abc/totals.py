@@ -1,0 +1,35 @@
+"""Sums over a whole catalogue, for people who look at a store. They are estimates: nothing is decided by them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["CatalogueTotals", "Sizes"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sums over tensors. Damaged rows are included, with whatever sizes they have."""
+
+    tensors: int
+    canonical_bytes: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True)
+class CatalogueTotals:
+    """What a catalogue holds. Its parts may be of different states, if others write meanwhile."""
+
+    datasets: int
+    sizes: Sizes
+    """Of the tensors of all datasets that are not deleted."""
+    garbage_payloads: int
+    """Payloads that wait for their deletion."""
+    garbage_until_us: int | None
+    """When the grace of the last of them is over, in microseconds since 1970; None: there are none."""
+    uploads: int
+    """Tensors of which a part is durable, and whose insert has not ended."""
+    upload_bytes: int
+    """Stored bytes of these parts."""
+    catalogue_bytes: int
+    """Size of the catalogue itself, with its log."""

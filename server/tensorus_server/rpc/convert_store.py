@@ -1,0 +1,90 @@
+"""Protobuf to the engine's values and back, for calls about the whole store: its damage and its sizes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus_server.engine.verify.verification import Target
+from tensorus_server.rpc.status import status_of
+
+if TYPE_CHECKING:
+    from tensorus_server.engine.store_stats import StoreStats
+    from tensorus_server.engine.verify.verification import Progress
+    from tensorus_server.errors import EngineError
+
+__all__ = ["damage_to", "fill_progress", "store_stats_to", "summary_to", "target_from"]
+
+_TIME_MAX_US = 253_402_300_799_000_000
+"""The end of the year 9999, in microseconds since 1970. Source: google/protobuf/timestamp.proto."""
+
+
+def target_from(request: pb.VerifyRequest) -> Target:
+    """Return what a request wants verified."""
+    rate = request.max_bytes_per_second if request.HasField("max_bytes_per_second") else None
+    return Target(request.dataset, tuple(request.ids), rate)
+
+
+def damage_to(error: EngineError, call: str) -> pb.Damage:
+    """Convert an error whose facts say what is damaged.
+
+    Args:
+        call: the method's name, for the log.
+    """
+    facts = error.facts
+    dataset = facts.get("dataset", "")
+    return pb.Damage(
+        id=facts.get("tensor", dataset),
+        generation=int(facts.get("generation", 0)),
+        status=status_of(error, call=call),
+        dataset=dataset,
+        chunk=int(facts["chunk"]) if "chunk" in facts else None,
+        file=facts.get("file", ""),
+    )
+
+
+def fill_progress(response: pb.VerifyResponse, progress: Progress) -> None:
+    """Set the counts of a response."""
+    response.verified_tensors = progress.tensors
+    response.verified_stored_bytes = progress.stored_bytes
+    if progress.total_tensors is not None:
+        response.total_tensors = progress.total_tensors
+    if progress.total_stored_bytes is not None:
+        response.total_stored_bytes = progress.total_stored_bytes
+
+
+def summary_to(progress: Progress) -> pb.VerifySummary:
+    """Return the summary of a verification that has ended."""
+    return pb.VerifySummary(
+        damages=progress.damages,
+        damaged_tensors=progress.damaged_tensors,
+        undecoded_tensors=progress.undecoded_tensors,
+        orphans=progress.orphans,
+    )
+
+
+def store_stats_to(stats: StoreStats) -> pb.GetStoreStatsResponse:
+    """Convert the sizes of a store."""
+    totals, space = stats.totals, stats.space
+    response = pb.GetStoreStatsResponse(
+        datasets=totals.datasets,
+        tensors=totals.sizes.tensors,
+        canonical_bytes=totals.sizes.canonical_bytes,
+        stored_bytes=totals.sizes.stored_bytes,
+        catalogue_bytes=totals.catalogue_bytes,
+        garbage_payloads=totals.garbage_payloads,
+        garbage_bytes=stats.garbage_bytes,
+        garbage_bytes_estimated=stats.garbage_bytes_estimated,
+        quarantined_payloads=stats.quarantined_payloads,
+        quarantined_bytes=stats.quarantined_bytes,
+        uploads=totals.uploads,
+        upload_bytes=totals.upload_bytes,
+        disk_free_bytes=None if space is None else space.free_bytes,
+        disk_total_bytes=None if space is None else space.total_bytes,
+    )
+    if totals.garbage_until_us is not None:
+        # The rows have no checksum, and a damaged time may be none that the contract can carry.
+        response.garbage_until.FromMicroseconds(min(max(totals.garbage_until_us, 0), _TIME_MAX_US))
+    if stats.quarantined_until_us is not None:
+        response.quarantined_until.FromMicroseconds(stats.quarantined_until_us)
+    return response
