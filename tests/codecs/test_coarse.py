@@ -71,7 +71,7 @@ class TestValues:
         assert np.isnan(coarse[4])
         assert coarse[5:7].tobytes() == np.array([0.0, -0.0], "<f4").tobytes()
 
-    @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=300, max_size=300))
+    @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=40))
     def test_no_error_is_above_the_bound(self, values: list[float]) -> None:
         array = np.array([*values, *normal()], "<f4")
         head = head_of(record_bytes(encode(array)))

@@ -119,5 +119,5 @@ def decode_place(page_token: str, listing: str) -> int:
     """
     fields = decode_token(page_token, "page_token")
     if len(fields) != 2 or fields[0] != listing or not isinstance(fields[1], int) or abs(fields[1]) >= 2**63:
-        raise InvalidPageTokenError("page_token is not one that this server gave, or of another listing")
+        raise InvalidPageTokenError("page_token was not issued by this server, or belongs to another listing")
     return fields[1]

@@ -48,7 +48,7 @@ class Place:
         found, *numbers = decode_token(token, "resume_token") or [None]
         optional = [field.default is None for field in fields(cls)]
         if len(numbers) != len(optional) or not all(map(_is_number, numbers, optional)):
-            raise InvalidPageTokenError("resume_token is not one that this server gave")
+            raise InvalidPageTokenError("resume_token was not issued by this server")
         if found != digest:
             raise InvalidPageTokenError("resume_token belongs to another verification")
         return cls(*numbers)
