@@ -113,7 +113,7 @@ class Engine:
         self._one_by_one = OneByOne(self._services) if in_memory else None
         self._sessions = sessions or InsertSessions()
         self._reader = TensorReader(catalogue, chunk_store, pool)
-        self._purger = Purger(catalogue.datasets, self._health)
+        self._purger = Purger(catalogue.datasets, self._health, catalogue.check_present)
         self._closing = threading.Event()
         self._sweeper = Watched("sweeper", self._sweep_regularly, self._sweeper_failed) if sweeps else None
 

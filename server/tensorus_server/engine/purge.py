@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tensorus_server.background import Watched
 from tensorus_server.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tensorus_server.catalogue.abc import DatasetTable
     from tensorus_server.engine.health import Health
 
@@ -24,9 +27,16 @@ _log = logging.getLogger(__name__)
 class Purger:
     """A thread that checks for deleted datasets when it starts, once a minute, and whenever it is woken."""
 
-    def __init__(self, datasets: DatasetTable, health: Health) -> None:
-        """Start the thread. If it ends unexpectedly, it reports that to `health`."""
+    def __init__(
+        self, datasets: DatasetTable, health: Health, check_present: Callable[[], None] = lambda: None
+    ) -> None:
+        """Start the thread. If it ends unexpectedly, it reports that to `health`.
+
+        Args:
+            check_present: raises `StoreUnavailableError` if the store's folder was removed; the thread then ends.
+        """
         self._datasets = datasets
+        self._check_present = check_present
         self._health = health
         self._closing = threading.Event()
         self._woken = threading.Event()
@@ -55,7 +65,9 @@ class Purger:
             try:
                 purged = self._datasets.purge(self._closing.wait)
             except Exception:  # noqa: BLE001 - the next round tries again, whatever the error
-                _log.exception("deleted datasets could not be purged")
+                with suppress(StoreUnavailableError):
+                    self._check_present()
+                    _log.exception("deleted datasets could not be purged")
             else:
                 if purged:
                     _log.info("%d tensors of deleted datasets were deleted", purged)

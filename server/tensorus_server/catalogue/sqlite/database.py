@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -90,6 +91,7 @@ class Database:
         self._payloads = payloads
         self._writer_lock = WriterLock(folder / "writer.lock")
         self._failure: str | None = None
+        self._failing = threading.Lock()
         self._closed = False
         # Pages in the log, and how many of them the last checkpoint copied. The size of the log's file does not tell, because
         # the file keeps its size when SQLite starts the log again from its beginning.
@@ -129,9 +131,12 @@ class Database:
                 self._fail_without_folder(error)
 
     def _fail_without_folder(self, error: FolderRemovedError) -> None:
-        # Only a warning, since programs that never close their store may simply delete its folder when they are done.
-        _log.warning("%s [%s]", error, self._path.parent)
-        self._failure = str(error)
+        with self._failing:
+            # Two threads may notice it at the same time.
+            already_failed, self._failure = self._failure, str(error)
+        if already_failed is None:
+            # Only a warning, since programs that never close their store may simply delete its folder when they are done.
+            _log.warning("%s [%s]", error, self._path.parent)
 
     @contextmanager
     def write(self) -> Iterator[apsw.Connection]:
