@@ -26,8 +26,10 @@ if TYPE_CHECKING:
         VerifyProgress,
         VerifyReport,
     )
+    from tensorus_protos.digest import ChunkedDigest
 
 __all__ = [
+    "Append",
     "Arrival",
     "Backend",
     "Began",
@@ -39,7 +41,25 @@ __all__ = [
     "Part",
     "Sample",
     "Upload",
+    "Write",
 ]
+
+
+@dataclass(frozen=True)
+class Append:
+    """An edit that adds values at the end of an axis."""
+
+    axis: int
+
+
+@dataclass(frozen=True)
+class Write:
+    """An edit that replaces the values of a slice."""
+
+    axes: tuple[slice, ...]
+    """Slices of the first axes, with positive steps."""
+    trailing_axes: tuple[slice, ...] = ()
+    """Slices of the last axes."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +77,8 @@ class Upload:
     if_generation_match: int | None = None
     replace: bool = False
     """Whether to replace any tensor that has this id."""
+    edit: Append | Write | None = None
+    """How the stored tensor with this id changes; None: this is a whole tensor."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +148,8 @@ class Began:
     checksum: bytes | None = None
     """Checksum of the canonical bytes if the whole tensor arrives as it is stored: XXH3-128 (16 bytes) or CRC32C (4 bytes),
     big-endian."""
+    digest: Callable[[], ChunkedDigest] | None = None
+    """Starts the digest that `checksum` is instead, if it is the tensor digest."""
 
 
 @dataclass(frozen=True)

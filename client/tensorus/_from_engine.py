@@ -17,6 +17,7 @@ from tensorus._grpc.convert import dataset_from, explanation_from, stats_from
 from tensorus._grpc.convert_store import store_stats_from
 from tensorus._grpc.tensor_info import described, measured
 from tensorus.types import Damage, EncodingShare, ValueSummary, VerifyProgress, VerifyReport
+from tensorus_protos.digest import TENSOR_DIGEST, ChunkedDigest
 from tensorus_server import model
 from tensorus_server.errors import reason_of
 from tensorus_server.rpc.convert import dataset_to, explanation_to, stats_to
@@ -41,7 +42,7 @@ __all__ = [
     "tensor_info",
 ]
 
-_STORED = frozenset({model.Outcome.INSERTED, model.Outcome.REPLACED})
+_STORED = frozenset({model.Outcome.INSERTED, model.Outcome.REPLACED, model.Outcome.CHANGED})
 
 _ENGINE_NAMES = {"min": "minimum", "max": "maximum"}
 _summary_of = attrgetter(*(_ENGINE_NAMES.get(field.name, field.name) for field in fields(ValueSummary)))
@@ -148,6 +149,15 @@ def _measured(
 def _encoding_share(share: model.EncodingShare) -> EncodingShare:
     codecs = tuple(step["id"] for step in share.encoding)
     return EncodingShare(codecs, share.chunks, share.canonical_bytes, share.stored_bytes)
+
+
+def checksum_fields(tensor: model.Tensor) -> dict[str, Any]:
+    """Return the fields `checksum` and `digest` of `Began`, for a tensor that is read as a whole."""
+    checksum, spec = tensor.value_checksum, tensor.spec
+    if checksum.algorithm == TENSOR_DIGEST:
+        digest = partial(ChunkedDigest, spec.dtype.number, 8 * spec.dtype.element_bytes, spec.shape, tensor.chunk_bytes)
+        return {"checksum": checksum.value, "digest": digest}
+    return {"checksum": checksum.value}
 
 
 def _time(time_us: int) -> datetime:

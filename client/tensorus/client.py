@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from itertools import chain, starmap
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from tensorus._arguments import (
     DELETES_PER_CALL,
     READS_PER_CALL,
     batches,
     dataset_name,
-    dataset_taken,
     inserted_many,
     inserted_one,
     listing_of,
@@ -25,15 +24,14 @@ from tensorus._arguments import (
     tensor_name,
     upload_of,
     uploads_of,
-    verified_part,
     without_result,
 )
-from tensorus._arrays.assemble import Assembler, headers
+from tensorus._arrays.assemble import headers
 from tensorus._backend import InsertOptions
 from tensorus._damage import intact
+from tensorus._edits import append_of, write_of
 from tensorus._forks import of_this_process
-from tensorus._verifying import Verifying
-from tensorus.errors import AlreadyExistsError, UnavailableError
+from tensorus._store_client import StoreClient
 from tensorus.types import NewTensor, Record
 
 if TYPE_CHECKING:
@@ -41,30 +39,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from tensorus._arrays.canonical import AnyArray
-    from tensorus._backend import Arrival, Backend
+    from tensorus._backend import Arrival, Upload
     from tensorus._damage import OnDamaged
-    from tensorus._verifying import OnDamage, OnVerifyProgress
     from tensorus._where import Where
     from tensorus.types import (
         AsArray,
-        DatasetInfo,
-        DatasetStats,
         Index,
         OnConflict,
         Policy,
         PolicyExplanation,
         Precision,
         Progress,
-        Schema,
-        StoreStats,
         TensorInfo,
-        VerifyReport,
     )
 
 __all__ = ["Client"]
 
 
-class Client:
+class Client(StoreClient):
     """A client of one store. `tensorus.connect` and `tensorus.open` create it; it is a context manager and thread-safe.
 
     A client of a server can be pickled, and used after a fork: each process opens its own connection. An iterator works only in
@@ -72,107 +64,6 @@ class Client:
 
     Every method can raise `tensorus.errors.TensorusError`; the docstrings list the errors that a caller may want to handle.
     """
-
-    def __init__(self, backend: Backend) -> None:
-        """Use `backend`; `close` closes it."""
-        self._opened = backend
-        self._closed = False
-        self._assembler = Assembler()
-
-    def __reduce__(self) -> tuple[type[Self], tuple[Backend]]:
-        """Pickle the backend. A store opened in this process raises `TypeError`."""
-        return type(self), (self._backend,)
-
-    def __enter__(self) -> Self:
-        """Return the client."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the client."""
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection or store, and end the client's threads. Idempotent."""
-        self._closed = True
-        self._assembler.close()
-        self._opened.close()
-
-    def create_dataset(
-        self,
-        name: str,
-        *,
-        preset: str | None = None,
-        policy: Policy | None = None,
-        schema: Schema | None = None,
-        exist_ok: bool = False,
-    ) -> DatasetInfo:
-        """Create a dataset.
-
-        Args:
-            name: 1 to 255 bytes; slashes are allowed.
-            preset: the name of a storage policy; short for `policy=Policy(preset=...)`.
-            policy: the storage policy in detail. Without `preset` and `policy`, tensors are stored losslessly.
-            schema: the dtype, shape and metadata that every tensor must have.
-            exist_ok: if the dataset exists, return it unchanged.
-
-        Raises:
-            AlreadyExistsError: the dataset exists and `exist_ok` is False.
-            InvalidPolicyError: the preset is unknown, or the policy is invalid.
-        """
-        try:
-            return self._backend.create_dataset(
-                dataset_name(name), policy_of(preset, policy), schema, repeatable=exist_ok
-            )
-        except AlreadyExistsError as error:
-            if not exist_ok:
-                raise dataset_taken(error) from None
-            return self._backend.get_dataset(dataset_name(name))
-
-    def datasets(self, *, on_damaged: OnDamaged = None) -> builtins.list[DatasetInfo]:
-        """Return all datasets, in order of creation.
-
-        Args:
-            on_damaged: called with the error of each damaged dataset; the others are still returned. None: the first error is
-                raised.
-
-        Raises:
-            DataCorruptError: a dataset is damaged; the message names it.
-        """
-        return [*intact(self._backend.list_datasets(), on_damaged)]
-
-    def dataset(self, name: str) -> DatasetInfo:
-        """Return a dataset.
-
-        Raises:
-            DatasetNotFoundError: the dataset does not exist.
-        """
-        return self._backend.get_dataset(dataset_name(name))
-
-    def update_dataset(
-        self, name: str, *, preset: str | None = None, policy: Policy | None = None, schema: Schema | None = None
-    ) -> DatasetInfo:
-        """Replace the policy, the schema, or both. They apply to later inserts; stored tensors do not change.
-
-        Raises:
-            DatasetNotFoundError: the dataset does not exist.
-        """
-        return self._backend.update_dataset(dataset_name(name), policy_of(preset, policy), schema)
-
-    def delete_dataset(self, name: str) -> int:
-        """Delete a dataset with all its tensors, and return the number of tensors.
-
-        Raises:
-            DatasetNotFoundError: the dataset does not exist.
-        """
-        return self._backend.delete_dataset(dataset_name(name))
-
-    def stats(self, dataset: str) -> DatasetStats:
-        """Return totals over a dataset's tensors: counts, sizes and the largest errors.
-
-        Raises:
-            DatasetNotFoundError: the dataset does not exist.
-        """
-        return self._backend.dataset_stats(dataset_name(dataset))
 
     def insert(
         self,
@@ -260,6 +151,90 @@ class Client:
         options = InsertOptions(all_or_nothing, validate_only)
         outcomes = dict(self._backend.insert(dataset_name(dataset), uploads, options, on_progress))
         return inserted_many(dataset, ids, outcomes)
+
+    def append(
+        self,
+        dataset: str,
+        id: str,  # noqa: A002 - the field's word
+        values: object,
+        *,
+        axis: int = 0,
+        if_generation_match: int | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> TensorInfo:
+        """Append values to a stored tensor. It takes as long as to insert the values, however large the tensor is.
+
+        Several clients can append to one tensor at the same time: their values follow each other in the order in which they are
+        committed. Reads of the old generation that have begun finish undisturbed. A repeated transfer appends once.
+
+        Old values keep every bit. A chunk that is filled up is stored losslessly if the policy is lossy and would alter its old
+        values, so append whole chunks (`TensorInfo.chunk_bytes`) to a quantized tensor.
+
+        Args:
+            dataset: name of the dataset.
+            id: id of the tensor.
+            values: an array of the tensor's dtype. All its axes but `axis` have the tensor's sizes.
+            axis: the axis that grows. All axes before it must have size 1.
+            if_generation_match: append only if the tensor has this generation. None: to any.
+            on_progress: called repeatedly during the transfer, on the caller's thread.
+
+        Returns:
+            A description of the new generation.
+
+        Raises:
+            TypeError: `values` is not an array.
+            DatasetNotFoundError, TensorNotFoundError: the dataset or tensor does not exist.
+            InvalidShapeError: the axis does not exist, or dtype or shape do not fit.
+            GenerationMismatchError: the tensor has another generation than `if_generation_match`.
+            SchemaMismatchError: the tensor would not fit the dataset's schema.
+            StorageFullError: the disk is full.
+        """
+        upload = append_of(tensor_name(id), values, axis, if_generation_match)
+        return self._edit(dataset, upload, on_progress)
+
+    def write(
+        self,
+        dataset: str,
+        id: str,  # noqa: A002 - the field's word
+        index: Index,
+        values: object,
+        *,
+        if_generation_match: int | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> TensorInfo:
+        """Write values into a part of a stored tensor. Only the chunks that the index touches are stored anew.
+
+        The write is atomic. Values outside of the index keep every bit: a chunk that changes in part is stored losslessly if
+        the policy is lossy and would alter them.
+
+        Args:
+            dataset: name of the dataset.
+            id: id of the tensor.
+            index: NumPy basic indexing, as for `get`. It must not go beyond the end of an axis.
+            values: an array of the tensor's dtype, or a number. It is broadcast to the shape of the index.
+            if_generation_match: write only if the tensor has this generation. None: into any.
+            on_progress: called repeatedly during the transfer, on the caller's thread.
+
+        Returns:
+            A description of the new generation.
+
+        Raises:
+            TypeError: `values` is neither an array nor a number, or the index is invalid.
+            IndexError: the index does not fit the tensor's shape.
+            ValueError: the values cannot be broadcast to the shape of the index.
+            DatasetNotFoundError, TensorNotFoundError: the dataset or tensor does not exist.
+            InvalidSliceError: a slice goes beyond the end of an axis.
+            InvalidShapeError: the dtype is another one, or the tensor's shape changed meanwhile.
+            GenerationMismatchError: the tensor has another generation than `if_generation_match`.
+            StorageFullError: the disk is full.
+        """
+        upload = write_of(self.info(dataset, id), index, values, if_generation_match)
+        return self._edit(dataset, upload, on_progress)
+
+    def _edit(self, dataset: str, upload: Upload, on_progress: Callable[[Progress], None] | None) -> TensorInfo:
+        report = None if on_progress is None else progress_of(upload, on_progress)
+        outcomes = dict(self._backend.insert(dataset_name(dataset), [upload], InsertOptions(), report))
+        return inserted_one(dataset, upload, outcomes, report)
 
     def get(
         self,
@@ -453,45 +428,6 @@ class Client:
             InvalidPolicyError: a preset is unknown, or a policy is invalid.
         """
         return self._backend.explain(sample_from(tensor), policies_of(policies))
-
-    def store_stats(self) -> StoreStats:
-        """Return the sizes of the whole store: its tensors, what waits to be deleted, and the disk."""
-        return self._backend.store_stats()
-
-    def verify(
-        self,
-        dataset: str | None = None,
-        ids: str | Iterable[str] | None = None,
-        *,
-        max_bytes_per_second: int | None = None,
-        on_damage: OnDamage | None = None,
-        on_progress: OnVerifyProgress | None = None,
-    ) -> VerifyReport:
-        """Read what is stored again, where it is stored, verify every checksum, and return a report of all damage.
-
-        Nothing is changed, and damage raises no error. Tensors that are inserted meanwhile are left out; deletions and
-        replacements are no damage. An interrupted verification resumes by itself.
-
-        Args:
-            dataset: name of the dataset. None: the whole store.
-            ids: ids of tensors of the dataset, at most 10,000. None: all of them.
-            max_bytes_per_second: largest number of stored bytes to read per second. None: no limit.
-            on_damage: called with each damage as it is found, on the caller's thread.
-            on_progress: called about twice a second, on the caller's thread.
-
-        Raises:
-            DatasetNotFoundError, TensorNotFoundError: the dataset, or one of the tensors, does not exist.
-        """
-        found = Verifying(on_damage, on_progress)
-        for finding in self._backend.verify(*verified_part(dataset, ids, max_bytes_per_second)):
-            found.take(finding)
-        return found.report
-
-    @property
-    def _backend(self) -> Backend:
-        if self._closed:
-            raise UnavailableError("the client is closed", reason="UNAVAILABLE")
-        return self._opened
 
     def _records(
         self, arrivals: Iterator[Arrival], finish: Callable[[TensorInfo, AnyArray], Record], on_damaged: OnDamaged

@@ -12,12 +12,13 @@ import time
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeGuard
 
 from tensorus._backend import Backend, Began, Bytes, Failed
 from tensorus._forks import leave_behind, watch
 from tensorus._grpc.calls import open_explain
 from tensorus._grpc.convert import dtype_to, plain_metadata, policy_to, precision_to, schema_to, upload_to
+from tensorus._grpc.patience import Patience
 from tensorus._missing import engine_missing
 from tensorus.errors import DataCorruptError, TensorusError, UnavailableError, error_for
 from tensorus.types import Progress
@@ -26,6 +27,7 @@ from tensorus_codecs.errors import CodecError
 
 try:
     from tensorus._from_engine import (
+        checksum_fields,
         damage_info,
         dataset_info,
         explanation_info,
@@ -48,8 +50,9 @@ try:
     from tensorus_server.engine.verify.verification import Target
     from tensorus_server.errors import EngineError, facts_of, reason_of
     from tensorus_server.filter.text import parse_filter
-    from tensorus_server.limits import INLINE_BYTES_MAX
-    from tensorus_server.rpc.convert import explain_from, new_tensor_from, policy_from, precision_from, schema_from
+    from tensorus_server.limits import EDIT_TIMEOUT_S, INLINE_BYTES_MAX
+    from tensorus_server.rpc.convert import explain_from, new_tensor_from, policy_from, schema_from
+    from tensorus_server.rpc.convert_read import precision_from
 except ImportError as error:
     raise engine_missing(error) from error
 
@@ -163,11 +166,34 @@ class EmbeddedBackend(Backend):
         on_progress: Callable[[Progress], None] | None,
     ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
         """See `Backend`."""
-        if on_progress is None and not options.validate_only and isinstance(uploads, list) and len(uploads) == 1:
+        if on_progress is None and not options.validate_only and _is_single(uploads):
             inserted = self._insert_one(dataset, uploads[0])
             if inserted is not None:
                 yield 0, inserted
                 return
+        if not _is_edit(uploads):
+            yield from self._insert_all(dataset, uploads, options, on_progress)
+            return
+        patience = Patience(EDIT_TIMEOUT_S, lambda _: None, reasons=frozenset({"STORE_BUSY"}))
+        while True:
+            ((item, outcome),) = self._insert_all(dataset, uploads, options, on_progress)
+            try:
+                if not isinstance(outcome, TensorusError):
+                    break
+                # As a remote client does: another edit changed the same chunks while this one was encoded.
+                patience.wait(outcome, (0,))
+            except TensorusError:
+                break
+        yield item, outcome
+
+    def _insert_all(
+        self,
+        dataset: str,
+        uploads: Iterable[Upload],
+        options: InsertOptions,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
+        """Do `insert` with one stream."""
         results: queue.SimpleQueue[Sequence[ItemResult | ItemProgress]] = queue.SimpleQueue()
         with _as_tensorus_errors():
             stream = self._engine.open_insert(
@@ -309,12 +335,11 @@ class EmbeddedBackend(Backend):
         *,
         with_data: bool,
     ) -> Iterator[Arrival]:
-        checksum = tensor.value_checksum.value
         if with_data and slices is None and as_dtype is None and not coarse_error(tensor, precision):
             piece = read_inline(tensor, frozenset(), record_bytes_max=0)
             if piece is not None:
                 data = memoryview(piece.data)
-                yield Began(item, tensor_info(tensor), tensor.spec.shape, data=data, checksum=checksum)
+                yield Began(item, tensor_info(tensor), tensor.spec.shape, data=data, **checksum_fields(tensor))
                 return
         try:
             plan = ReadPlan(tensor, slices, as_dtype, precision)
@@ -324,7 +349,7 @@ class EmbeddedBackend(Backend):
                 tensor_info(tensor, coarse_error=plan.coarse_error),
                 plan.result.shape,
                 plan.result.dtype.name,
-                checksum=checksum if whole else None,
+                **(checksum_fields(tensor) if whole else {}),
             )
             if with_data:
                 for piece in self._engine.reader.read(tensor, plan):
@@ -349,6 +374,14 @@ def explain_here(sample: Sample, policies: Sequence[Policy]) -> Iterator[PolicyE
             yield explanation_info(explanation)
 
 
+def _is_single(uploads: Iterable[Upload]) -> TypeGuard[list[Upload]]:
+    return isinstance(uploads, list) and len(uploads) == 1 and uploads[0].edit is None
+
+
+def _is_edit(uploads: Iterable[Upload]) -> TypeGuard[list[Upload]]:
+    return isinstance(uploads, list) and len(uploads) == 1 and uploads[0].edit is not None
+
+
 def _new_tensor(upload: Upload, dataset: str) -> model.NewTensor:
     """Return how an upload is announced; by way of the contract where anything is unusual, so that both clients refuse alike.
 
@@ -356,7 +389,9 @@ def _new_tensor(upload: Upload, dataset: str) -> model.NewTensor:
         TensorusError, EngineError, CodecError: what cannot be announced.
     """
     spec = _spec(upload.dtype, upload.shape)
-    is_usual = upload.policy is None and upload.if_generation_match is None and upload.id.isascii()
+    is_usual = (
+        upload.edit is None and upload.policy is None and upload.if_generation_match is None and upload.id.isascii()
+    )
     if spec is None or not is_usual:
         return new_tensor_from(upload_to(upload), dataset=dataset)
     return model.NewTensor(upload.id, spec, plain_metadata(upload.metadata), replace=upload.replace)

@@ -146,10 +146,12 @@ class TensorInfo(_Ratios, LazyFields):
     """The name that NumPy or ml_dtypes uses; `dtype_<number>` if this version does not know the dtype."""
     shape: tuple[int, ...]
     metadata: Metadata
+    chunk_bytes: int
+    """Canonical bytes per chunk; the last chunk may be shorter."""
     generation: int
-    """Version of the tensor, unique within the store. Replacing the tensor changes it."""
+    """Version of the tensor, unique within the store. Replacing or editing the tensor changes it."""
     ordinal: int
-    """Number within the dataset, from 1 in commit order; never reused. Replacing the tensor changes it."""
+    """Number within the dataset, from 1 in commit order; never reused. Replacing or editing the tensor changes it."""
     canonical_bytes: int
     """Size of the values: dense, uncompressed, without framing."""
     quantized_bytes: int
@@ -171,7 +173,9 @@ class TensorInfo(_Ratios, LazyFields):
     source_checksum: str
     """XXH3-128 of the canonical bytes as they were sent, in hexadecimal."""
     value_checksum: str
-    """XXH3-128 of the canonical bytes that `get` returns, in hexadecimal; equals `source_checksum` if lossless."""
+    """XXH3-128 of the canonical bytes that `get` returns, in hexadecimal; equals `source_checksum` if lossless.
+
+    If the tensor was edited, both are its tensor digest: an XXH3-128 that is computed from those of its chunks."""
     created: datetime
     """Time of the commit, UTC."""
     inserted: bool = field(default=False, compare=False)

@@ -2,7 +2,7 @@
 
     ChunkIndex   grows chunk by chunk while a tensor is written
     RecordPlaces finds each record in a payload
-    IndexCache   caches the record places of large payloads
+    IndexCache   caches the indexes of large payloads
 
 As Python tuples, the index of a tensor of 1 TiB took 124 MiB; packed, it takes 8 MiB.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
 
 __all__ = ["ENTRY_BYTES", "ChunkIndex", "IndexCache", "RecordPlaces"]
+
+T = TypeVar("T")
 
 _ENTRY = struct.Struct("<II")
 
@@ -52,6 +54,10 @@ class ChunkIndex:
     def append(self, entry: tuple[int, int]) -> None:
         """Add the entry of the next chunk."""
         self._packed += _ENTRY.pack(*entry)
+
+    def extend(self, other: ChunkIndex) -> None:
+        """Add the entries of the next chunks."""
+        self._packed += other._packed
 
     def packed(self) -> bytes:
         """Return the index as it is stored."""
@@ -100,6 +106,11 @@ class RecordPlaces:
         """Size of all records together."""
         return int(self._starts[-1])
 
+    @property
+    def lengths(self) -> list[int]:
+        """The length of each record."""
+        return [int(length) for length in self._lengths]
+
     def place(self, chunk: int) -> tuple[int, int, int]:
         """Return a record's offset from the start of the payload, its length, and its seeded CRC32C."""
         block = chunk // _BLOCK
@@ -107,18 +118,18 @@ class RecordPlaces:
         return int(self._starts[block] + before), int(self._lengths[chunk]), int(self._crcs[chunk])
 
 
-class IndexCache:
-    """An LRU cache of record places, so that many slices of one large tensor read its index only once. Thread-safe."""
+class IndexCache(Generic[T]):
+    """An LRU cache of parsed indexes, so that many slices of one large tensor read its index only once. Thread-safe."""
 
     def __init__(self, bytes_max: int = INDEX_CACHE_BYTES) -> None:
         """Cache at most `bytes_max` bytes of packed indexes."""
         self._bytes_max = bytes_max
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Hashable, tuple[RecordPlaces, int]] = OrderedDict()
+        self._kept: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
         self._bytes = 0
 
-    def get(self, key: Hashable, size: int, load: Callable[[], RecordPlaces]) -> RecordPlaces:
-        """Return the cached places for `key`, or load them.
+    def get(self, key: Hashable, size: int, load: Callable[[], T]) -> T:
+        """Return the cached index for `key`, or load them.
 
         Args:
             key: identifies a payload and its index, which never change.

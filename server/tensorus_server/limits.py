@@ -25,6 +25,10 @@ __all__ = [
     "CHUNK_BYTES_MIN",
     "COMMIT_GROUP_MAX",
     "DATASET_NAME_BYTES_MAX",
+    "DETAILS_CACHE_BYTES",
+    "EDIT_COPIED_BYTES_MAX",
+    "EDIT_HELD_BYTES_MAX",
+    "EDIT_TIMEOUT_S",
     "EXPLAIN_BYTES_MAX",
     "EXPLAIN_CANDIDATES_MAX",
     "EXPLAIN_STREAM_BYTES",
@@ -65,6 +69,7 @@ __all__ = [
     "STATEMENT_TIMEOUT_S",
     "SYNC_EVERY_BYTES",
     "TENSOR_BYTES_MAX",
+    "TENSOR_PAYLOADS_MAX",
     "UNACKNOWLEDGED_BYTES_MAX",
     "UNCOMMITTED_BYTES_MAX",
     "UNCOMMITTED_ITEMS_MAX",
@@ -213,3 +218,20 @@ BATCH_S = 0.02
 
 STATEMENT_TIMEOUT_S = 5.0
 """How long one statement of a query may run."""
+
+EDIT_HELD_BYTES_MAX = CHUNK_BYTES_DEFAULT
+"""Canonical bytes up to which an edit is held in memory until it has the tensor for itself. A larger one is encoded as it
+arrives, and has to be sent again if another edit changes the same chunks meanwhile."""
+
+EDIT_TIMEOUT_S = 30.0
+"""How long an edit waits for other edits of the same tensor."""
+
+EDIT_COPIED_BYTES_MAX = 256 * 1024 * 1024
+"""Stored bytes of unchanged chunks that one edit copies, so that a tensor does not end up in too many payloads."""
+
+TENSOR_PAYLOADS_MAX = 4096
+"""Payloads of one tensor. A tensor with more than 64 gets its smallest ones copied together, so only one of a terabyte that
+grows in steps of a fourth of a gigabyte comes to this limit."""
+
+DETAILS_CACHE_BYTES = 16 * 1024 * 1024
+"""Size of the cache of chunk details: it holds those of 160,000 chunks, with the default size of 160 GiB."""

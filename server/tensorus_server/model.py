@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from tensorus_server.filter.metadata_index import MetadataIndex
 
 __all__ = [
+    "Append",
     "ByteRange",
     "Checksum",
     "DTypeShare",
     "Dataset",
     "DatasetStats",
+    "Edit",
     "EncodingShare",
     "Locator",
     "Metadata",
@@ -42,6 +44,7 @@ __all__ = [
     "StoreIdentity",
     "Tensor",
     "TensorSpec",
+    "Write",
 ]
 
 Metadata: TypeAlias = "dict[str, Any]"
@@ -110,6 +113,25 @@ class Dataset:
     """Microseconds since 1970."""
 
 
+@dataclass(frozen=True)
+class Append:
+    """An edit that adds values at the end of an axis."""
+
+    axis: int
+    """Negative axes count from the last."""
+
+
+@dataclass(frozen=True)
+class Write:
+    """An edit that replaces the values of a slice."""
+
+    slices: SliceSet
+
+
+Edit: TypeAlias = "Append | Write"
+"""A change of a stored tensor."""
+
+
 @plain_dataclass
 class NewTensor:
     """A tensor as its writer announces it."""
@@ -128,6 +150,8 @@ class NewTensor:
     """The generation to replace; 0: the id must be free; None: replace nothing."""
     replace: bool = False
     """Whether to replace any tensor that has the id."""
+    edit: Edit | None = None
+    """How the tensor with this id changes; `spec` is then that of the values sent. None: this is a whole tensor."""
 
     @cached_property
     def index(self) -> MetadataIndex:
@@ -156,6 +180,8 @@ class Outcome(Enum):
     """Nothing was stored, since the existing tensor satisfies the request."""
     REPLACED = "replaced"
     """The tensor replaced another one."""
+    CHANGED = "changed"
+    """Values were appended to the tensor, or written into it."""
 
 
 @dataclass(frozen=True)

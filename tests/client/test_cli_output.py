@@ -101,6 +101,7 @@ def tensor_info(**fields: Any) -> TensorInfo:
         "dtype": "float32",
         "shape": (2, 3),
         "metadata": {"k": [1, {"a": None}]},
+        "chunk_bytes": 1_048_576,
         "generation": 1,
         "ordinal": 1,
         "canonical_bytes": 24,

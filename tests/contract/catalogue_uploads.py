@@ -11,8 +11,10 @@ from contract.catalogue_promises import keeps
 from support.engine import Reopen, commit, create, stored_tensor
 from tensorus_codecs.dtypes import opaque_dtype
 from tensorus_codecs.encoding import Encoding
+from tensorus_codecs.pipeline import EncodedChunk
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import Catalogue, Mark, PageRequest, Upload
+from tensorus_server.chunk_details import ChunkDetails
 from tensorus_server.chunk_index import ChunkIndex
 from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.errors import (
@@ -44,11 +46,25 @@ def upload(dataset: Dataset, item: int = 0, *, request_id: str = "request", **fi
     return Upload(request_id, item, dataset.number, **(filled | fields))
 
 
+def mark(marked: Upload, *entries: tuple[int, int]) -> Mark:
+    """Return a mark of an upload, with these chunks and some details of them."""
+    details = ChunkDetails()
+    for stored_bytes, seeded_crc32c in entries:
+        digest = seeded_crc32c.to_bytes(16, "big")
+        details.append(EncodedChunk((), stored_bytes, 0, Encoding(), stored_bytes, None, None, None, ""), digest)
+    return Mark(marked, ChunkIndex.of(entries), details)
+
+
+def chunks(catalogue: Catalogue, of: Upload) -> list[tuple[int, int]]:
+    """Return the chunks of an upload, whose details must be those that `mark` gave them."""
+    index, details = catalogue.uploads.chunks(of)
+    assert details.packed() == mark(of, *index).new_details.packed()
+    return list(index)
+
+
 def save(catalogue: Catalogue, *uploads: Upload) -> None:
     """Save the first mark of each."""
-    catalogue.uploads.save(
-        [Mark(each, ChunkIndex.of([(number, number) for number in range(each.chunk_count)])) for each in uploads]
-    )
+    catalogue.uploads.save([mark(each, *((number, number) for number in range(each.chunk_count))) for each in uploads])
 
 
 def ids_of(catalogue: Catalogue) -> list[str]:
@@ -99,22 +115,20 @@ class CatalogueUploadsContract:
         self, catalogue: Catalogue, reopen: Reopen
     ) -> None:
         first = upload(create(catalogue), state={"first": 1})
-        catalogue.uploads.save([Mark(first, ChunkIndex.of([(10, 2**32 - 1), (2**21, 0)]))])
+        catalogue.uploads.save([mark(first, (10, 2**32 - 1), (2**21, 0))])
         second = replace(first, committed_bytes=2**41 + 9, stored_bytes=2**40 + 5, chunk_count=3, state={"second": 2})
-        catalogue.uploads.save([Mark(second, ChunkIndex.of([(30, 3)]))])
+        catalogue.uploads.save([mark(second, (30, 3))])
         third = replace(second, chunk_count=5)
-        catalogue.uploads.save([Mark(third, ChunkIndex.of([(40, 4), (50, 5)]))])
+        catalogue.uploads.save([mark(third, (40, 4), (50, 5))])
         catalogue = reopen()
         assert catalogue.uploads.find("request") == [third]
-        assert list(catalogue.uploads.chunks(third)) == [(10, 2**32 - 1), (2**21, 0), (30, 3), (40, 4), (50, 5)]
+        assert chunks(catalogue, third) == [(10, 2**32 - 1), (2**21, 0), (30, 3), (40, 4), (50, 5)]
 
     def test_chunks_are_those_of_the_upload_alone(self, catalogue: Catalogue) -> None:
         dataset = create(catalogue)
         uploads = [upload(dataset, 0), upload(dataset, 1), upload(dataset, 0, request_id="other")]
-        catalogue.uploads.save(
-            [Mark(each, ChunkIndex.of([(number, 0), (number, 1)])) for number, each in enumerate(uploads)]
-        )
-        assert [list(catalogue.uploads.chunks(each)) for each in uploads] == [[(n, 0), (n, 1)] for n in range(3)]
+        catalogue.uploads.save([mark(each, (number, 0), (number, 1)) for number, each in enumerate(uploads)])
+        assert [chunks(catalogue, each) for each in uploads] == [[(n, 0), (n, 1)] for n in range(3)]
 
     def test_saving_no_marks_changes_nothing(self, catalogue: Catalogue) -> None:
         save(catalogue, kept := upload(create(catalogue)))
@@ -130,12 +144,12 @@ class CatalogueUploadsContract:
         assert catalogue.uploads.drop("request", 0) == []
         catalogue = reopen()
         assert catalogue.uploads.find("request") == [kept]
-        assert list(catalogue.uploads.chunks(dropped)) == []
-        assert len(catalogue.uploads.chunks(kept)) == 2
+        assert chunks(catalogue, dropped) == []
+        assert len(chunks(catalogue, kept)) == 2
         # Begun again, it has nothing of the one before.
         again = upload(dataset, 0, chunk_count=1)
         save(catalogue, again)
-        assert list(catalogue.uploads.chunks(again)) == [(0, 0)]
+        assert chunks(catalogue, again) == [(0, 0)]
 
     def test_a_request_is_dropped_with_all_its_items_and_no_others(self, catalogue: Catalogue) -> None:
         dataset = create(catalogue)
@@ -158,7 +172,7 @@ class CatalogueUploadsContract:
         assert sorted(found.item for found in catalogue.uploads.expired(100)) == [1, 2, 3, 4, 5]
         assert len(catalogue.uploads.expired(2)) == 2
         catalogue = reopen()
-        catalogue.uploads.save([Mark(replace(marked_again, chunk_count=3), ChunkIndex.of([(9, 9)]))])
+        catalogue.uploads.save([mark(replace(marked_again, chunk_count=3), (9, 9))])
         assert sorted(found.item for found in catalogue.uploads.expired(100)) == [2, 3, 4, 5]
         assert catalogue.uploads.expired(100)[0] in soon
 
@@ -189,8 +203,8 @@ class CatalogueUploadsContract:
         assert [each.generation for each in found] == [tensor.generation, None]
         assert [each.outcome for each in found] == [Outcome.INSERTED, None]
         assert (found[0].id, found[0].spec) == (completed.id, completed.spec)
-        assert list(catalogue.uploads.chunks(completed)) == []
-        assert len(catalogue.uploads.chunks(other)) == 2
+        assert chunks(catalogue, completed) == []
+        assert len(chunks(catalogue, other)) == 2
         # Its payload is the tensor's now.
         assert catalogue.uploads.drop("request") == [other.payload_key]
         assert catalogue.tensors.get("dataset", ["t0", "plain"]) == [tensor, plain]
@@ -218,7 +232,7 @@ class CatalogueUploadsContract:
         again = upload(dataset)
         save(catalogue, again)
         assert catalogue.uploads.find("request") == [again]
-        assert len(catalogue.uploads.chunks(again)) == 2
+        assert len(chunks(catalogue, again)) == 2
 
     # ---- Together -------------------------------------------------------------------------------------------------------
 

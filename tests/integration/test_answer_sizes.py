@@ -21,6 +21,7 @@ from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
 from tensorus_server.catalogue.abc import Catalogue, Mark, Upload
+from tensorus_server.chunk_details import ChunkDetails
 from tensorus_server.chunk_index import ChunkIndex
 from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.limits import (
@@ -138,7 +139,7 @@ def left(catalogue: Catalogue, tensors: list[Tensor]) -> list[str]:
         )
         for item, tensor in enumerate(tensors)
     ]
-    catalogue.uploads.save([Mark(upload, ChunkIndex()) for upload in uploads])
+    catalogue.uploads.save([Mark(upload, ChunkIndex(), ChunkDetails()) for upload in uploads])
     return [tensor.id for tensor in tensors]
 
 

@@ -143,7 +143,7 @@ def test_json_says_everything(weights: Path) -> None:
     assert (floats["smallest_exact"], floats["smallest_within_error"]) == ("lossless", "maximum")
     assert (integers["smallest_exact"], integers["smallest_within_error"]) == ("lossless", "lossless")
     none, _, maximum = floats["explanations"]
-    assert none["stored_bytes"] == 124_000 + 2 * (21 + 8)
+    assert none["stored_bytes"] == 124_000 + 2 * (21 + 8) + (28 + 100 + 33)
     assert maximum["ratio"] == maximum["canonical_bytes"] / maximum["stored_bytes"]
     assert maximum["encodings"][0]["codecs"][0] == "int8_block"
     assert min(none["encode_bytes_per_second"], none["decode_bytes_per_second"]) > 0

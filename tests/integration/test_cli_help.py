@@ -32,8 +32,8 @@ ARGUMENTS = [
 
 
 def test_there_are_these_commands() -> None:
-    reading = ["bench", "df", "explain", "gc", "get", "import", "info", "ls"]
-    assert [*reading, "put", "recover", "rm", "serve", "stats", "verify"] == COMMANDS
+    reading = ["append", "bench", "df", "explain", "gc", "get", "import", "info", "ls"]
+    assert [*reading, "put", "recover", "rm", "serve", "stats", "verify", "write"] == COMMANDS
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
@@ -72,7 +72,9 @@ def test_an_example_is_a_command_that_parses(
     program, command, *arguments = shlex.split(line)
     assert (program, command) == ("tensorus", name)
     for argument in arguments:
-        if name in {"put", "explain", "bench"} and argument.endswith((".npy", ".safetensors", ".pt")):
+        if name in {"put", "append", "write", "explain", "bench"} and argument.endswith(
+            (".npy", ".npz", ".safetensors", ".pt")
+        ):
             Path(argument).touch()
         if name == "import" and argument == "./tensor_data":
             Path(argument).mkdir()

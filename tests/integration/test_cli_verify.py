@@ -59,14 +59,14 @@ def test_damage_is_shown_in_a_table_and_is_exit_code_1(place: list[str]) -> None
     assert file.startswith("chunks/")
     assert " ".join(message).startswith("CRC32C of chunk 0 is")
     assert empty == ""
-    assert summary == "3 tensors verified, 390.8 KiB stored: 1 damage in 1 tensor"
+    assert summary == "3 tensors verified, 391.1 KiB stored: 1 damage in 1 tensor"
 
 
 def test_what_is_intact_is_exit_code_0(place: list[str]) -> None:
     for arguments in (["d", "file-0", "row"], ["d", "file-0", "row", "--bytes-per-second", "10GiB"]):
         ran = run_command("verify", *arguments, *place)
         assert (ran.exit_code, ran.errors) == (0, "")
-        assert ran.output == "2 tensors verified, 195.4 KiB stored: no damage\n"
+        assert ran.output == "2 tensors verified, 195.6 KiB stored: no damage\n"
 
 
 def test_json_has_the_whole_report(place: list[str]) -> None:
@@ -99,7 +99,7 @@ def test_df_shows_the_sizes_of_the_store(place: list[str]) -> None:
     lines = dict(line.split(maxsplit=1) for line in ran.output.splitlines())
     assert lines.keys() == {"tensors", "values", "stored", "catalogue", "garbage", "quarantine", "uploads", "free"}
     assert lines["tensors"] == "3 tensors in 1 dataset"
-    assert (lines["values"], lines["stored"]) == ("390.7 KiB", "390.8 KiB")
+    assert (lines["values"], lines["stored"]) == ("390.7 KiB", "391.1 KiB")
     assert (lines["garbage"], lines["quarantine"]) == ("none", "none")
     assert " of " in lines["free"]
 

@@ -62,6 +62,14 @@ def index_of(index: Any, **settings: Any) -> Operation:
     return lambda client, dataset: client.get(dataset, "matrix", index=index, **settings)
 
 
+def append_of(values: object, tensor_id: Any = "matrix", **settings: Any) -> Operation:
+    return lambda client, dataset: client.append(dataset, tensor_id, values, **settings)
+
+
+def write_of(index: Any, values: object, tensor_id: Any = "matrix", **settings: Any) -> Operation:
+    return lambda client, dataset: client.write(dataset, tensor_id, index, values, **settings)
+
+
 def explain_of(tensor: object, **settings: Any) -> Operation:
     return lambda client, _: client.explain(tensor, **settings)
 
@@ -116,6 +124,31 @@ CHANGES: dict[str, Operation] = {
     "metadata with tuples": metadata_of({"a": (1, (2,)), "b": {"c": ()}}),
     "metadata with NaN": metadata_of({"a": [float("inf"), -0.0]}),
     "metadata as deep as allowed": metadata_of(nested(15, dict)),
+    "append": append_of(MATRIX),
+    "append to a quantized tensor": append_of(VALUES, "values"),
+    "append of nothing": append_of(MATRIX[:0]),
+    "append along a negative axis": lambda client, dataset: [
+        client.insert(dataset, MATRIX[:1], id="row"),
+        client.append(dataset, "row", MATRIX[1:2], axis=-1),
+        client.get(dataset, "row"),
+    ],
+    "append many times": lambda client, dataset: [client.append(dataset, "matrix", MATRIX[:1]) for _ in range(5)],
+    "append to a generation": lambda client, dataset: client.append(
+        dataset, "matrix", MATRIX, if_generation_match=client.info(dataset, "matrix").generation
+    ),
+    "append, and get": lambda client, dataset: [
+        client.append(dataset, "values", VALUES[:7]),
+        client.get(dataset, "values"),
+    ],
+    "write": write_of((slice(None, None, -1), ..., 2), np.arange(3, dtype=np.float32)),
+    "write of a number": write_of(1, 7),
+    "write of nothing": write_of(slice(3, 3), 7),
+    "write into all": write_of(..., MATRIX + 1),
+    "write into a scalar": write_of((), 8, "scalar"),
+    "write into a quantized tensor, and get": lambda client, dataset: [
+        client.write(dataset, "values", (slice(3, 90, 4), slice(5, 9)), 0.5),
+        client.get(dataset, "values"),
+    ],
     "update_metadata": lambda client, dataset: client.update_metadata(dataset, "matrix", {"new": [1]}),
     "delete": lambda client, dataset: client.delete(dataset, ["matrix", "nothing"]),
     "delete of nothing": lambda client, dataset: client.delete(dataset, []),
@@ -192,6 +225,26 @@ ERRORS: dict[str, Operation] = {
     "get_many of nothing from nowhere": lambda client, _: list(client.get_many("nowhere", [])),
     "delete of nothing from nowhere": lambda client, _: client.delete("nowhere", []),
     "insert_many of nothing into nowhere": lambda client, _: client.insert_many("nowhere", []),
+    "an append to nothing": append_of(MATRIX, "nothing"),
+    "an append to nowhere": lambda client, _: client.append("nowhere", "t", MATRIX),
+    "an append of another dtype": append_of(MATRIX.astype(np.float64)),
+    "an append of another width": append_of(np.zeros((1, 5), np.float32)),
+    "an append of another rank": append_of(np.zeros(4, np.float32)),
+    "an append along an inner axis": append_of(MATRIX, axis=1),
+    "an append along no axis": append_of(MATRIX, axis=2),
+    "an append along an axis beyond 32 bits": append_of(MATRIX, axis=2**31),
+    "an append to a scalar": append_of(np.float32(1), "scalar"),
+    "an append of no array": append_of([[1.0] * 4]),
+    "an append to an id that is a number": append_of(MATRIX, 5),
+    "a write into nothing": write_of(0, 1, "nothing"),
+    "a write beyond the end": write_of(slice(2, 4), 1),
+    "a write at an element out of bounds": write_of(3, 1),
+    "a write of another shape": write_of(0, np.zeros(3, np.float32)),
+    "a write of another dtype": write_of(0, np.zeros(4, np.float64)),
+    "a write of no array": write_of(0, [1.0] * 4),
+    "a write by no index": write_of([0], 1),
+    "a write into more axes than the tensor has": write_of((0, 0, 0), 1),
+    "a write of a number that the dtype does not have": write_of(0, 1 + 2j),
     "a preset": policy_of(preset="zip"),
     "preset and encoding": policy_of(preset="fast", encoding=["zstd"]),
     "a codec": policy_of(encoding=["middle_out"]),

@@ -40,6 +40,8 @@ CALLS: dict[str, Callable[[tensorus.Client], Any]] = {
     "insert": lambda client: client.insert("d", np.zeros(3)),
     "insert of a large tensor": lambda client: client.insert("d", np.zeros(8 * MIB, np.uint8)),
     "insert_many": lambda client: client.insert_many("d", [np.zeros(3)]),
+    "append": lambda client: client.append("d", "t", np.zeros(3)),
+    "write": lambda client: client.write("d", "t", 0, 1.0),
     "get": lambda client: client.get("d", "t"),
     "get_many": lambda client: list(client.get_many("d", ["t"])),
     "query": lambda client: list(client.query("d")),
@@ -48,6 +50,8 @@ CALLS: dict[str, Callable[[tensorus.Client], Any]] = {
     "update_metadata": lambda client: client.update_metadata("d", "t", {}),
     "delete": lambda client: client.delete("d", "t"),
     "explain": lambda client: client.explain(np.zeros(3)),
+    "verify": lambda client: client.verify(),
+    "store_stats": lambda client: client.store_stats(),
 }
 
 each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

@@ -229,3 +229,49 @@ def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
     assert found.exit_code == 4
     assert "there is no store in" in found.errors
     assert list(tmp_path.iterdir()) == []
+
+
+class TestEditedTensors:
+    """A tensor that was edited has several payloads; the newest one says which."""
+
+    @pytest.fixture
+    def edited(self, tmp_path: Path) -> Path:
+        """Return a store with a tensor of two payloads, whose catalogue is lost."""
+        folder = tmp_path / "store"
+        with opened(folder) as client:
+            client.create_dataset("a", policy=tensorus.Policy("none", chunk_bytes=65_536))
+            client.insert("a", large(1), id="t", metadata={"layer": 1})
+            client.append("a", "t", large(2))
+        for path in folder.glob("catalogue.db*"):
+            path.unlink()
+        return folder
+
+    @staticmethod
+    def payloads(folder: Path) -> list[Path]:
+        """Return both payloads, that of the insert first."""
+        return sorted(folder.glob("chunks/*/*"), key=lambda path: path.stat().st_mtime_ns)
+
+    def test_the_newest_generation_is_recovered_with_all_its_payloads(self, edited: Path) -> None:
+        assert {finding.outcome for finding in recover_store(edited).findings} == {"recovered", "older"}
+        with opened(edited) as client:
+            np.testing.assert_array_equal(client.get("a", "t", as_="numpy"), np.concatenate([large(1), large(2)]))
+            client.append("a", "t", large(3))
+            assert client.verify().damage_count == 0
+            client.delete("a", "t")
+
+    def test_payloads_in_quarantine_come_back(self, edited: Path) -> None:
+        first, second = self.payloads(edited)
+        for path in (first, second):
+            path.rename(edited / "quarantine" / f"1.{path.parent.name}.{path.name}")
+        assert "recovered" in {finding.outcome for finding in recover_store(edited).findings}
+        assert first.exists()
+        assert second.exists()
+        with opened(edited) as client:
+            np.testing.assert_array_equal(client.get("a", "t", as_="numpy"), np.concatenate([large(1), large(2)]))
+
+    def test_a_tensor_whose_other_payload_is_missing_is_reported(self, edited: Path) -> None:
+        first, _ = self.payloads(edited)
+        first.unlink()
+        (finding,) = recover_store(edited).findings
+        assert finding.outcome == "failed"
+        assert f"the payload {first.parent.name}/{first.name} with other chunks of it is missing" in finding.reason

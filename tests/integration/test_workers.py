@@ -223,6 +223,74 @@ class TestRaces:
             assert sorted(getattr(found, "reason", "") for found in outcomes) == ["", "ALREADY_EXISTS"]
 
 
+class TestEdits:
+    """Both workers change one tensor."""
+
+    # No client has to come back twice: the workers wait for each other.
+    @pytest.mark.filterwarnings("error:the call fails without progress")
+    def test_appends_of_both_workers_are_ordered_and_none_is_lost(
+        self, both: tuple[tensorus.Client, tensorus.Client], name: str
+    ) -> None:
+        both[0].create_dataset(name, preset="none")
+        both[0].insert(name, np.zeros((0, 50), np.int32), id="t")
+
+        def append(writer: int) -> None:
+            for step in range(15):
+                both[writer % 2].append(name, "t", np.full((3, 50), 100 * writer + step, np.int32))
+
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(append, range(6)))
+        found = both[1].get(name, "t", as_="numpy").reshape(-1, 150)
+        assert (found == found[:, :1]).all()
+        assert sorted(found[:, 0].tolist()) == [100 * writer + step for writer in range(6) for step in range(15)]
+        for writer in range(6):
+            mine = [value for value in found[:, 0].tolist() if value // 100 == writer]
+            assert mine == sorted(mine)
+
+    def test_equal_values_of_both_workers_are_appended_each_time(
+        self, both: tuple[tensorus.Client, tensorus.Client], name: str
+    ) -> None:
+        both[0].create_dataset(name, preset="none")
+        both[0].insert(name, np.zeros(1, np.int8), id="t")
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda client: [client.append(name, "t", np.zeros(1, np.int8)) for _ in range(20)], both))
+        assert both[0].info(name, "t").shape == (41,)
+
+    def test_large_appends_of_both_workers_are_repeated_until_they_are_done(
+        self, server: ServerProcess, both: tuple[tensorus.Client, tensorus.Client], name: str
+    ) -> None:
+        both[0].create_dataset(name, preset="none")
+        # Not whole chunks: each append changes the chunk that the one before it ends with.
+        both[0].insert(name, np.zeros(100, np.int32), id="t")
+        count = 400_000
+
+        def append(writer: int) -> None:
+            with tensorus.connect(server.address, retry_timeout_s=WAIT_S) as client:
+                for step in range(3):
+                    client.append(name, "t", np.full(count, 10 * writer + step, np.int32))
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(append, range(4)))
+        found = both[1].get(name, "t", as_="numpy")[100:].reshape(-1, count)
+        assert (found == found[:, :1]).all()
+        assert sorted(found[:, 0].tolist()) == [10 * writer + step for writer in range(4) for step in range(3)]
+
+    def test_an_edit_by_one_worker_is_repeated_at_the_other_and_done_once(
+        self, raw: tuple[grpc.Channel, grpc.Channel], both: tuple[tensorus.Client, tensorus.Client], name: str
+    ) -> None:
+        both[0].create_dataset(name, preset="none")
+        both[0].insert(name, np.zeros(4, np.uint8), id="t")
+        edit = pb.Edit(append=pb.AppendEdit(axis=0))
+        first = HandInsert(raw[0], name, name)
+        assert list(first.opened().items) == []
+        first.send(insert_message(b"1234", item=0, tensor=announced("t", edit=edit)))
+        (done,) = first.finish()
+        (left,) = HandInsert(raw[1], name, name).opened().items
+        assert left.tensor == done.tensor
+        assert left.outcome == done.outcome == pb.INSERT_OUTCOME_CHANGED
+        assert both[1].info(name, "t").shape == (8,)
+
+
 SIZE = 40 * MIB
 PIECE = MIB
 

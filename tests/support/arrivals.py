@@ -29,6 +29,7 @@ def info_of(array: np.ndarray[Any, Any], tensor_id: str = "t", dtype: str | None
         dtype=dtype or array.dtype.name,
         shape=array.shape,
         metadata={},
+        chunk_bytes=1_048_576,
         generation=1,
         ordinal=1,
         canonical_bytes=array.nbytes,

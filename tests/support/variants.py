@@ -38,12 +38,16 @@ _OTHERS: list[tuple[type, Callable[[Any], Any]]] = [
     (str, lambda value: f"{value}x"),
     (bytes, lambda value: value[:-1] + bytes([value[-1] ^ 1])),
     (dict, lambda value: {**value, "another": 1}),
-    (tuple, lambda value: value[:-1] + (_other_share(value[-1]) if isinstance(value[-1], EncodingShare) else (7,))),
+    (tuple, lambda value: value[:-1] + (_other_share(value[-1]) if _ends_with_share(value) else (7,))),
     (DType, lambda value: dtype_by_name("int8" if value.name != "int8" else "uint8")),
     (StoragePolicy, lambda value: dataclasses.replace(value, preset="fast")),
     (Outcome, lambda value: Outcome.REPLACED),
 ]
 """For each type, how to make another value; bool before int, which it is, too."""
+
+
+def _ends_with_share(value: tuple[Any, ...]) -> bool:
+    return bool(value) and isinstance(value[-1], EncodingShare)
 
 
 def _other_share(share: EncodingShare) -> tuple[EncodingShare]:

@@ -117,7 +117,7 @@ def test_changes_at_run_time(storage: TensorStorage) -> None:
 def test_compression_statistics(storage: TensorStorage, capsys: pytest.CaptureFixture[str]) -> None:
     storage.create_dataset("dataset_name")
     storage.set_compression_preset("fp16_only")
-    storage.insert("dataset_name", torch.rand(256, 256))
+    storage.insert("dataset_name", torch.rand(512, 512))
     run(None, STATISTICS, storage=storage)
     assert capsys.readouterr().out == "Compression ratio: 2.00x\nSpace saved: 50.0%\n"
 

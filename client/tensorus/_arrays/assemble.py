@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tensorus._backend import Arrival, Bytes
     from tensorus._damage import OnDamaged
     from tensorus.types import TensorInfo
+    from tensorus_protos.digest import ChunkedDigest
 
 __all__ = ["Assembler", "Assembly", "headers"]
 
@@ -184,7 +185,7 @@ def headers(arrivals: Iterable[Arrival], on_damaged: OnDamaged = None) -> Iterat
 
 def _whole(began: Began, data: memoryview) -> AnyArray | None:
     """Return the array of a tensor that arrived in one piece; None if its bytes are wrong."""
-    if began.checksum and not _is_sum(began.checksum, data):
+    if began.checksum and not _is_sum(began, data):
         return None
     try:
         return canonical_array(began.dtype or began.info.dtype, began.shape, data)
@@ -192,8 +193,15 @@ def _whole(began: Began, data: memoryview) -> AnyArray | None:
         return None
 
 
-def _is_sum(checksum: bytes, data: Buffer) -> bool:
-    """Whether canonical bytes have this checksum: XXH3-128 or CRC32C, by its length. Other kinds are not compared."""
+def _is_sum(began: Began, data: Buffer) -> bool:
+    """Whether canonical bytes have the tensor's checksum. Kinds that this version does not know are not compared."""
+    checksum = began.checksum
+    if checksum is None:
+        return True
+    if began.digest is not None:
+        digest = began.digest()
+        digest.update(data)
+        return digest.digest() == checksum
     if len(checksum) == _XXH3_BYTES:
         return xxhash.xxh3_128_digest(data) == checksum
     if len(checksum) == _CRC32C_BYTES:
@@ -207,8 +215,9 @@ class _Target:
     def __init__(self, began: Began, on_progress: Callable[[Progress], None] | None) -> None:
         self.item = began.item
         self._info = began.info
+        self._began = began
         self._checksum = began.checksum
-        self._digest: xxhash.xxh3_128 | None = None
+        self._digest: xxhash.xxh3_128 | ChunkedDigest | None = None
         self._digested_bytes = 0
         self._array = empty_canonical(began.dtype or began.info.dtype, began.shape)
         self._bytes = memoryview(self._array.reshape(-1).view(np.uint8))
@@ -262,9 +271,12 @@ class _Target:
         if self._checksum is None or offset != self._digested_bytes or data.nbytes == self._bytes.nbytes:
             return
         if self._digest is None:
-            if len(self._checksum) != _XXH3_BYTES:
+            if self._began.digest is not None:
+                self._digest = self._began.digest()
+            elif len(self._checksum) == _XXH3_BYTES:
+                self._digest = xxhash.xxh3_128()
+            else:
                 return
-            self._digest = xxhash.xxh3_128()
         self._digest.update(data)
         self._digested_bytes += data.nbytes
 
@@ -274,7 +286,7 @@ class _Target:
             return True
         if self._digest is not None and self._digested_bytes == self._bytes.nbytes:
             return self._digest.digest() == self._checksum
-        return _is_sum(self._checksum, self._bytes)
+        return _is_sum(self._began, self._bytes)
 
     def damage(self, what: str) -> DataCorruptError:
         """Return an error with this message, which names the tensor."""

@@ -128,8 +128,8 @@ class AsyncRemoteBackend:
         return self._channel
 
     def patience(self) -> Patience:
-        """Return the patience of a call: none with a server that has never answered, whose address may be wrong."""
-        return Patience(self._retry_timeout_s if self.heard else 0.0)
+        """Return the patience of a call. It counts once the server has answered: until then, the address may be wrong."""
+        return Patience(self._retry_timeout_s)
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
@@ -206,7 +206,7 @@ class _Driver(Driver[AsyncRemoteBackend, T, R], Generic[T, R, V]):
             case Ask():
                 return await self._backend.call(step.call)
             case Pause():
-                if self._backend.closed:
+                if self._backend.closed or not self._backend.heard:
                     raise step.error
                 await asyncio.sleep(self.patience.wait_s(step.error, step.place))
                 return self.patience.interruptions

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.rpc import error_details_pb2
 
+from tensorus._backend import Append, Part
 from tensorus._grpc.tensor_info import described, measured, storage_fields
 from tensorus.errors import (
     DataCorruptError,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from google.protobuf import timestamp_pb2
     from google.rpc import status_pb2
 
-    from tensorus._backend import Part, Upload
+    from tensorus._backend import Upload, Write
     from tensorus.errors import TensorusError
     from tensorus.types import Metadata, TensorInfo
 
@@ -162,11 +163,20 @@ def upload_to(upload: Upload) -> pb.Tensor:
             policy=policy,
             if_generation_match=upload.if_generation_match,
             replace=upload.replace,
+            edit=_edit_to(upload.edit),
         )
     except UnicodeEncodeError as error:
         raise InvalidNameError(
             f"id of a tensor is not Unicode text: {error.reason} at character {error.start}", reason="INVALID_NAME"
         ) from error
+
+
+def _edit_to(edit: Append | Write | None) -> pb.Edit | None:
+    if edit is None:
+        return None
+    if isinstance(edit, Append):
+        return pb.Edit(append=pb.AppendEdit(axis=edit.axis))
+    return pb.Edit(write=pb.WriteEdit(slices=slices_to(Part(edit.axes, edit.trailing_axes))))
 
 
 @lru_cache(maxsize=1024)

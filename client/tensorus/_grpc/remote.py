@@ -160,8 +160,8 @@ class RemoteBackend(Backend):
         self.channel.close()
 
     def patience(self) -> Patience:
-        """Return the patience of a call: none with a server that has never answered, whose address may be wrong."""
-        return Patience(self._retry_timeout_s if self.heard else 0.0, self._on_interruption)
+        """Return the patience of a call. It counts once the server has answered: until then, the address may be wrong."""
+        return Patience(self._retry_timeout_s, self._on_interruption)
 
     def call(self, call: Call[T]) -> T:
         """Return what a short call answers."""
@@ -219,7 +219,7 @@ class _Driver(Driver[RemoteBackend, T, R]):
             case Ask():
                 return self._backend.call(step.call)
             case Pause():
-                if self._backend.closed:
+                if self._backend.closed or not self._backend.heard:
                     raise step.error
                 self.patience.wait(step.error, step.place)
                 return self.patience.interruptions

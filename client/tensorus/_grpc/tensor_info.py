@@ -42,6 +42,7 @@ def described(
         "dtype": dtype,
         "shape": shape,
         "metadata": metadata,
+        "chunk_bytes": tensor.chunk_bytes,
         "generation": tensor.generation,
         "ordinal": tensor.ordinal,
         "inserted": inserted,

@@ -36,6 +36,7 @@ from tensorus._arguments import (
 from tensorus._arrays.assemble import Assembler, headers
 from tensorus._backend import InsertOptions
 from tensorus._damage import intact, tell
+from tensorus._edits import append_of, write_of
 from tensorus._grpc import calls, reads
 from tensorus._grpc.aio_remote import AsyncRemoteBackend
 from tensorus._grpc.verify import verify
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from tensorus._arrays.canonical import AnyArray
-    from tensorus._backend import Arrival, Listing
+    from tensorus._backend import Arrival, Listing, Upload
     from tensorus._damage import OnDamaged
     from tensorus._grpc.steps import Steps
     from tensorus._verifying import OnDamage, OnVerifyProgress
@@ -193,6 +194,40 @@ class AsyncClient:
             if isinstance(source, _FromLoop):
                 source.close()
         return inserted_many(dataset, ids, outcomes)
+
+    async def append(
+        self,
+        dataset: str,
+        id: str,  # noqa: A002 - the field's word
+        values: object,
+        *,
+        axis: int = 0,
+        if_generation_match: int | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> TensorInfo:
+        """Append values to a stored tensor. See `tensorus.Client.append`."""
+        upload = await self._backend.in_thread(append_of, tensor_name(id), values, axis, if_generation_match)
+        return await self._edit(dataset, upload, on_progress)
+
+    async def write(
+        self,
+        dataset: str,
+        id: str,  # noqa: A002 - the field's word
+        index: Index,
+        values: object,
+        *,
+        if_generation_match: int | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> TensorInfo:
+        """Write values into a part of a stored tensor. See `tensorus.Client.write`."""
+        info = await self.info(dataset, id)
+        upload = await self._backend.in_thread(write_of, info, index, values, if_generation_match)
+        return await self._edit(dataset, upload, on_progress)
+
+    async def _edit(self, dataset: str, upload: Upload, on_progress: Callable[[Progress], None] | None) -> TensorInfo:
+        report = None if on_progress is None else progress_of(upload, on_progress)
+        outcomes = await self._backend.insert(dataset_name(dataset), [upload], InsertOptions(), report)
+        return inserted_one(dataset, upload, outcomes, report)
 
     async def get(
         self,

@@ -11,6 +11,7 @@ from tensorus._version import __version__
 from tensorus.cli._output import print_error
 from tensorus.cli.bench import bench
 from tensorus.cli.df import df
+from tensorus.cli.edit import append, write
 from tensorus.cli.explain import explain
 from tensorus.cli.gc import gc
 from tensorus.cli.get import get
@@ -76,5 +77,5 @@ def app() -> None:
     """  # noqa: D301 - click's mark for lines that are not rewrapped
 
 
-for _command in (serve, put, get, ls, info, stats, rm, explain, bench, import_, df, gc, verify, recover):
+for _command in (serve, put, append, write, get, ls, info, stats, rm, explain, bench, import_, df, gc, verify, recover):
     app.add_command(_command)

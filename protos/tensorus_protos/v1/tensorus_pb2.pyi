@@ -46,6 +46,7 @@ class InsertOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     INSERT_OUTCOME_INSERTED: _ClassVar[InsertOutcome]
     INSERT_OUTCOME_ALREADY_STORED: _ClassVar[InsertOutcome]
     INSERT_OUTCOME_REPLACED: _ClassVar[InsertOutcome]
+    INSERT_OUTCOME_CHANGED: _ClassVar[InsertOutcome]
 
 class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -138,6 +139,7 @@ INSERT_OUTCOME_UNSPECIFIED: InsertOutcome
 INSERT_OUTCOME_INSERTED: InsertOutcome
 INSERT_OUTCOME_ALREADY_STORED: InsertOutcome
 INSERT_OUTCOME_REPLACED: InsertOutcome
+INSERT_OUTCOME_CHANGED: InsertOutcome
 PRECISION_UNSPECIFIED: Precision
 PRECISION_BF16: Precision
 PROPERTY_UNSPECIFIED: Property
@@ -336,7 +338,7 @@ class ValueSummary(_message.Message):
     def __init__(self, min: _Optional[float] = ..., max: _Optional[float] = ..., mean: _Optional[float] = ..., standard_deviation: _Optional[float] = ..., l2_norm: _Optional[float] = ..., zero_count: _Optional[int] = ..., nan_count: _Optional[int] = ..., infinity_count: _Optional[int] = ...) -> None: ...
 
 class Tensor(_message.Message):
-    __slots__ = ("dataset", "id", "spec", "metadata", "policy", "generation", "source_checksum", "value_checksum", "storage", "values", "create_time", "if_generation_match", "ordinal", "replace")
+    __slots__ = ("dataset", "id", "spec", "metadata", "policy", "generation", "source_checksum", "value_checksum", "storage", "values", "create_time", "if_generation_match", "ordinal", "replace", "edit", "chunk_bytes")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -358,6 +360,8 @@ class Tensor(_message.Message):
     IF_GENERATION_MATCH_FIELD_NUMBER: _ClassVar[int]
     ORDINAL_FIELD_NUMBER: _ClassVar[int]
     REPLACE_FIELD_NUMBER: _ClassVar[int]
+    EDIT_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
     dataset: str
     id: str
     spec: TensorSpec
@@ -372,7 +376,29 @@ class Tensor(_message.Message):
     if_generation_match: int
     ordinal: int
     replace: bool
-    def __init__(self, dataset: _Optional[str] = ..., id: _Optional[str] = ..., spec: _Optional[_Union[TensorSpec, _Mapping]] = ..., metadata: _Optional[_Mapping[str, Value]] = ..., policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., generation: _Optional[int] = ..., source_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., value_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., storage: _Optional[_Union[StorageReport, _Mapping]] = ..., values: _Optional[_Union[ValueSummary, _Mapping]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., if_generation_match: _Optional[int] = ..., ordinal: _Optional[int] = ..., replace: bool = ...) -> None: ...
+    edit: Edit
+    chunk_bytes: int
+    def __init__(self, dataset: _Optional[str] = ..., id: _Optional[str] = ..., spec: _Optional[_Union[TensorSpec, _Mapping]] = ..., metadata: _Optional[_Mapping[str, Value]] = ..., policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., generation: _Optional[int] = ..., source_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., value_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., storage: _Optional[_Union[StorageReport, _Mapping]] = ..., values: _Optional[_Union[ValueSummary, _Mapping]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., if_generation_match: _Optional[int] = ..., ordinal: _Optional[int] = ..., replace: bool = ..., edit: _Optional[_Union[Edit, _Mapping]] = ..., chunk_bytes: _Optional[int] = ...) -> None: ...
+
+class Edit(_message.Message):
+    __slots__ = ("append", "write")
+    APPEND_FIELD_NUMBER: _ClassVar[int]
+    WRITE_FIELD_NUMBER: _ClassVar[int]
+    append: AppendEdit
+    write: WriteEdit
+    def __init__(self, append: _Optional[_Union[AppendEdit, _Mapping]] = ..., write: _Optional[_Union[WriteEdit, _Mapping]] = ...) -> None: ...
+
+class AppendEdit(_message.Message):
+    __slots__ = ("axis",)
+    AXIS_FIELD_NUMBER: _ClassVar[int]
+    axis: int
+    def __init__(self, axis: _Optional[int] = ...) -> None: ...
+
+class WriteEdit(_message.Message):
+    __slots__ = ("slices",)
+    SLICES_FIELD_NUMBER: _ClassVar[int]
+    slices: SliceSet
+    def __init__(self, slices: _Optional[_Union[SliceSet, _Mapping]] = ...) -> None: ...
 
 class DatasetSchema(_message.Message):
     __slots__ = ("dtype", "shape", "metadata")

@@ -5,6 +5,7 @@
     the same values are stored, and satisfy the request    already stored
     the same values are stored, and do not satisfy it      STORED_DIFFERENTLY
     other values are stored                                ALREADY_EXISTS, or GENERATION_MISMATCH
+    it is an edit, and the tensor has changed since        STORE_BUSY: the client repeats it
 
 A stored tensor satisfies a request if it has the same metadata, unless the request has none, and if its values are at least as
 exact as this insert would store them. An insert that replaces requires more: it stores nothing only if the stored tensor equals
@@ -17,7 +18,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.presets import DEFAULT_PRESET
-from tensorus_server.errors import AlreadyExistsError, GenerationMismatchError, StoredDifferentlyError
+from tensorus_server.errors import (
+    AlreadyExistsError,
+    GenerationMismatchError,
+    StoreBusyError,
+    StoredDifferentlyError,
+)
 from tensorus_server.model import Outcome
 
 if TYPE_CHECKING:
@@ -45,8 +51,18 @@ def resolve_conflict(stored: StoredTensor, existing: Tensor | None, existing_sou
         AlreadyExistsError: another tensor has the id, and must not be replaced.
         StoredDifferentlyError: the same values are stored, but do not satisfy the request.
         GenerationMismatchError: the tensor does not have the generation to be replaced, or exists although the id must be free.
+        StoreBusyError: an edit was made for another generation than the tensor has now.
     """
     new, match = stored.new, stored.new.if_generation_match
+    if stored.changes is not None:
+        if existing is None or existing.generation != stored.changes:
+            # Even if the values are the same: of two equal appends, both count.
+            raise StoreBusyError(
+                "the tensor has changed meanwhile; repeat the edit",
+                dataset=stored.dataset.name,
+                tensor=new.id,
+            )
+        return Outcome.CHANGED
     if existing is None:
         if match:
             raise GenerationMismatchError(

@@ -18,6 +18,7 @@ from tensorus_server.engine.insert.committer import Committer
 from tensorus_server.engine.insert.one_by_one import OneByOne
 from tensorus_server.engine.insert.sessions import InsertSessions
 from tensorus_server.engine.insert.stream import InsertOptions, InsertServices, InsertStream
+from tensorus_server.engine.insert.tensor_locks import TensorLocks
 from tensorus_server.engine.insert.uploads import progress_of, tensors_of
 from tensorus_server.engine.orphans import empty_quarantine, quarantine_orphans
 from tensorus_server.engine.paging import checked_page_size, decode_place, encode_token, take_all
@@ -89,6 +90,7 @@ class Engine:
         chunk_store: ChunkStore,
         pool: CodecPool,
         sessions: InsertSessions | None = None,
+        tensor_locks: TensorLocks | None = None,
         *,
         orphan_age_s: float = 86400.0,
         quarantine_s: float = 86400.0,
@@ -99,6 +101,7 @@ class Engine:
 
         Args:
             sessions: None: no other process serves the same inserts.
+            tensor_locks: None: no other process edits tensors of the store.
             orphan_age_s, quarantine_s, sweeps, in_memory: see `EngineConfig`.
         """
         self._catalogue = catalogue
@@ -109,10 +112,14 @@ class Engine:
         self._health = Health(catalogue.check_writable)
         self._committer = Committer(catalogue, chunk_store, chunk_store, self._health)
         self._seal_pool = WorkerPool(_SEAL_THREADS, "seal")
-        self._services = InsertServices(catalogue, chunk_store, pool, self._committer, self._seal_pool, self._health)
+        self._reader = TensorReader(catalogue, chunk_store, pool)
+        self._tensor_locks = tensor_locks or TensorLocks()
+        committer, seal_pool, health, reader = self._committer, self._seal_pool, self._health, self._reader
+        self._services = InsertServices(
+            catalogue, chunk_store, pool, committer, seal_pool, health, reader, self._tensor_locks
+        )
         self._one_by_one = OneByOne(self._services) if in_memory else None
         self._sessions = sessions or InsertSessions()
-        self._reader = TensorReader(catalogue, chunk_store, pool)
         self._purger = Purger(catalogue.datasets, self._health, catalogue.check_present)
         self._closing = threading.Event()
         self._sweeper = Watched("sweeper", self._sweep_regularly, self._sweeper_failed) if sweeps else None
@@ -433,6 +440,7 @@ class Engine:
             "seals": self._seal_pool.close,
             "committer": self._committer.close,
             "sessions": self._close_sessions,
+            "edits": self._tensor_locks.close,
             "codecs": self._pool.close,
             "chunk store": self._chunk_store.close,
             "catalogue": self._close_catalogue,

@@ -28,8 +28,9 @@ from tensorus_codecs.plan import plan
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.presets import PRESETS
 from tensorus_codecs.select import CHOOSE_EVERY_CHUNKS, narrowed
-from tensorus_server.engine.insert.totals import Totals
-from tensorus_server.engine.read.payload import ENTRY_BYTES
+from tensorus_protos.digest import DIGEST_BYTES
+from tensorus_server.chunk_details import ChunkDetails
+from tensorus_server.engine.insert.totals import Totals, overhead_of
 from tensorus_server.errors import LimitExceededError, SizeMismatchError
 from tensorus_server.limits import EXPLAIN_BYTES_MAX
 
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     from tensorus_server.model import StorageReport, TensorSpec
 
 __all__ = ["Explainer", "Explanation"]
+
+_NO_DIGEST = bytes(DIGEST_BYTES)
+"""Nothing is stored, so that no digest is needed; its size is."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -217,6 +221,9 @@ class _Trial:
         totals = Totals(self._plan)
         encoding_s = decoding_s = 0.0
         error = MeasuredError()
+        # Of the tensor that the chunk belongs to.
+        details, record_bytes = ChunkDetails(), 0
+        overhead_bytes = 0
         for number, chunk in enumerate(self._chunks):
             self._between_chunks()
             self._narrow(number)
@@ -227,14 +234,18 @@ class _Trial:
             if decoded != (chunk.canonical if encoded.decoded is None else memoryview(encoded.decoded).cast("B")):
                 raise RuntimeError(f"chunk {number} of the sample does not decode to what was measured: {self._plan}")
             totals.add(chunk.canonical.nbytes, encoded, encoded.crc32c)
+            details.append(encoded, _NO_DIGEST)
+            record_bytes += encoded.stored_bytes
             if encoded.error is not None:
                 error += encoded.error
             if chunk.is_last:
                 self._worst_relative_error = max(self._worst_relative_error, error.relative_error)
                 error = MeasuredError()
+                overhead_bytes += overhead_of(details, record_bytes)
+                details, record_bytes = ChunkDetails(), 0
         self._encoding.add(self._sample_bytes, encoding_s)
         self._decoding.add(self._sample_bytes, decoding_s)
-        return totals.report(ENTRY_BYTES * len(self._chunks))
+        return totals.report(overhead_bytes)
 
     def _more_passes(self) -> None:
         """Encode and decode some chunks again."""

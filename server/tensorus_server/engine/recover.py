@@ -9,19 +9,21 @@ than an hour old, the old tensor reappears.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import DamagedTensor, PageRequest
+from tensorus_server.chunk_index import ENTRY_BYTES
 from tensorus_server.chunk_store.files import Files
+from tensorus_server.chunk_table import ChunkTable, IndexEnd
 from tensorus_server.engine.footer import FooterError, read_footer
 from tensorus_server.errors import DataCorruptError, DatasetNotFoundError, EngineError
 from tensorus_server.model import Schema, Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tensorus_server.catalogue.abc import Catalogue
@@ -75,6 +77,8 @@ class _Candidate:
     path: Path
     file: str
     footer: Footer
+    references: tuple[str, ...]
+    """Keys of the other payloads that its chunk table names."""
 
 
 def recover(folder: Path, catalogue: Catalogue, *, moved: str = "") -> Recovery:
@@ -150,7 +154,7 @@ def _candidates(
             recovery.known += 1
             continue
         try:
-            footer = _footer(path)
+            footer, references = _footer(path)
         except (FooterError, OSError, ValueError, LookupError, TypeError) as error:
             recovery.findings.append(Finding(file, "failed", reason=str(error)))
             continue
@@ -158,7 +162,7 @@ def _candidates(
             # A tombstone refers to it: it was deleted, and the sweep will remove it.
             recovery.known += 1
             continue
-        yield _Candidate(path, file, footer)
+        yield _Candidate(path, file, footer, references)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -169,8 +173,12 @@ def _files(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _footer(path: Path) -> Footer:
-    """Return the footer of a payload; raises FooterError if it, or the chunk index, is damaged."""
+def _footer(path: Path) -> tuple[Footer, tuple[str, ...]]:
+    """Return the footer of a payload, and the keys of the other payloads that its tensor needs.
+
+    Raises:
+        FooterError: the footer, the chunk index or the chunk table is damaged.
+    """
     with path.open("rb") as file:
 
         def read(offset: int, length: int) -> bytes:
@@ -179,12 +187,24 @@ def _footer(path: Path) -> Footer:
 
         footer = read_footer(read, os.fstat(file.fileno()).st_size)
         length, expected = footer.fields["index_length"], footer.fields["index_crc32c"]
-        found = crc32c(read(footer.payload_bytes - length, length))
-    if found != expected:
-        raise FooterError(f"CRC32C of the chunk index is {found:#010x}, expected {expected:#010x}")
+        index = read(footer.payload_bytes - length, length)
+        if (found := crc32c(index)) != expected:
+            raise FooterError(f"CRC32C of the chunk index is {found:#010x}, expected {expected:#010x}")
+        references = _references(read, footer.payload_bytes - length, index)
     if path.parent.parent.name == "chunks" and path.name != footer.payload_key:
         raise FooterError(f"the footer is of payload {footer.payload_key}")
-    return footer
+    return footer, references
+
+
+def _references(read: Callable[[int, int], bytes], index_offset: int, index: bytes) -> tuple[str, ...]:
+    """Return the keys of the payloads that the chunk table names; none if the payload has no table."""
+    if len(index) % ENTRY_BYTES == 0:
+        return ()
+    end = IndexEnd.parse(index)
+    table = read(index_offset - end.details_bytes - end.table_bytes, end.table_bytes)
+    if (found := crc32c(table)) != end.table_crc32c:
+        raise FooterError(f"CRC32C of the chunk table is {found:#010x}, expected {end.table_crc32c:#010x}")
+    return tuple(payload.key for payload in ChunkTable.parse(table).payloads) if table else ()
 
 
 def _recovered(
@@ -202,9 +222,11 @@ def _recovered(
             if isinstance(found, Tensor):
                 reason = f"the catalogue has generation {found.generation} of this id, with another payload"
                 return Finding(candidate.file, "kept", *place, reason)
+        for reference in candidate.references:
+            _restore(folder, reference)
         key = _published(folder, candidate)
         stored = footer.stored_tensor(dataset, key, if_generation_match=damaged.get(place))
-        (outcome,) = catalogue.tensors.commit([stored])
+        (outcome,) = catalogue.tensors.commit([replace(stored, references=candidate.references)])
         if isinstance(outcome, Exception):
             raise outcome
     except (EngineError, FooterError, OSError) as error:
@@ -229,11 +251,35 @@ def _published(folder: Path, candidate: _Candidate) -> str:
     """Return the key of the payload; if it is in quarantine, move it back to the published ones first."""
     if candidate.path.parent.parent == folder / "chunks":
         return f"{candidate.path.parent.name}/{candidate.path.name}"
-    payload_key = candidate.footer.payload_key
-    shard = folder / "chunks" / payload_key[:2]
-    shard.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # "<until>.<shard>.<payload key>"; chunk tables of other tensors may name the payload with its shard.
+    _, _, place = candidate.path.name.partition(".")
+    shard, _, payload_key = place.partition(".")
+    if payload_key != candidate.footer.payload_key:
+        payload_key = candidate.footer.payload_key
+        shard = payload_key[:2]
+    key = f"{shard}/{payload_key}"
+    _move_back(folder, candidate.path, key)
+    return key
+
+
+def _restore(folder: Path, key: str) -> None:
+    """Make sure that a payload that a tensor refers to is there; if it is in quarantine, move it back.
+
+    Raises:
+        FooterError: it is nowhere.
+    """
+    if (folder / "chunks" / key).is_file():
+        return
+    quarantined = sorted(folder.glob(f"quarantine/*.{key.replace('/', '.')}"))
+    if not quarantined:
+        raise FooterError(f"the tensor was edited, and the payload {key} with other chunks of it is missing")
+    _move_back(folder, quarantined[0], key)
+
+
+def _move_back(folder: Path, path: Path, key: str) -> None:
+    target = folder / "chunks" / key
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = Files()
-    files.rename(candidate.path, shard / payload_key)
-    files.sync_folder(shard)
-    files.sync_folder(candidate.path.parent)
-    return f"{shard.name}/{payload_key}"
+    files.rename(path, target)
+    files.sync_folder(target.parent)
+    files.sync_folder(path.parent)

@@ -21,6 +21,7 @@ FEATURES = (
     "get.slices",
     "get.stored_encodings",
     "insert.all_or_nothing",
+    "insert.edits",
     "insert.encoded_segments",
     "insert.replace",
     "insert.replace_any",

@@ -21,7 +21,15 @@ from tensorus_protos.values import from_value_map, to_value_map
 from tensorus_server.engine.paging import answers
 from tensorus_server.engine.validate import checked_spec, require_candidate_count
 from tensorus_server.errors import InvalidMetadataError, InvalidRequestError, InvalidShapeError
-from tensorus_server.model import ByteRange, Checksum, NewTensor, Outcome, Precision, Read, Schema, SliceSet
+from tensorus_server.model import (
+    Append,
+    Checksum,
+    NewTensor,
+    Outcome,
+    Schema,
+    Write,
+)
+from tensorus_server.rpc.convert_read import slices_from
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,9 +40,9 @@ if TYPE_CHECKING:
     from tensorus_server.model import (
         Dataset,
         DatasetStats,
+        Edit,
         EncodingShare,
         Metadata,
-        Part,
         StorageReport,
         Tensor,
         TensorSpec,
@@ -52,10 +60,7 @@ __all__ = [
     "new_tensor_from",
     "outcome_to",
     "policy_from",
-    "precision_from",
-    "read_from",
     "schema_from",
-    "slices_from",
     "spec_to",
     "stats_to",
     "tensor_to",
@@ -75,8 +80,8 @@ _OUTCOMES = {
     Outcome.INSERTED: pb.INSERT_OUTCOME_INSERTED,
     Outcome.ALREADY_STORED: pb.INSERT_OUTCOME_ALREADY_STORED,
     Outcome.REPLACED: pb.INSERT_OUTCOME_REPLACED,
+    Outcome.CHANGED: pb.INSERT_OUTCOME_CHANGED,
 }
-_PRECISIONS: dict[int, Precision | None] = {pb.PRECISION_UNSPECIFIED: None, pb.PRECISION_BF16: Precision.BF16}
 _METADATA_TYPE_NUMBERS = {name: number for number, name in _METADATA_TYPES.items()}
 
 
@@ -112,7 +117,17 @@ def new_tensor_from(message: pb.Tensor, *, dataset: str) -> NewTensor:
         source_checksum=checksum_from(message.source_checksum) if message.HasField("source_checksum") else None,
         if_generation_match=message.if_generation_match if replaces_generation else None,
         replace=replaces_any,
+        edit=_edit_from(message.edit, dataset=dataset, tensor=tensor_id) if message.HasField("edit") else None,
     )
+
+
+def _edit_from(message: pb.Edit, *, dataset: str, tensor: str) -> Edit:
+    match message.WhichOneof("kind"):
+        case "append":
+            return Append(message.append.axis)
+        case "write":
+            return Write(slices_from(message.write.slices))
+    raise InvalidRequestError("an edit has no kind that this server knows", dataset=dataset, tensor=tensor)
 
 
 def outcome_to(tensor: Tensor) -> pb.InsertOutcome:
@@ -145,7 +160,7 @@ class TensorMessage:
         last, self._last = self._last, tensor
         message, values, common = self._message, tensor.values, _common_of(tensor)
         if last is None or common != self._common or not _are_alike(last, tensor):
-            self._begin(tensor, *common)
+            self._begin(tensor, common)
             self._common = common
         elif last.storage is not tensor.storage:
             _set_storage(message.storage, tensor.storage)
@@ -156,11 +171,10 @@ class TensorMessage:
         if values is not None:
             _set_values(self._values, values)
 
-    def _begin(
-        self, tensor: Tensor, dataset: str, spec: TensorSpec, source_algorithm: str, value_algorithm: str
-    ) -> None:
+    def _begin(self, tensor: Tensor, common: tuple[Any, ...]) -> None:
         """Clear the message, and set the fields that the next tensors may share."""
         message = self._message
+        dataset, spec, chunk_bytes, source_algorithm, value_algorithm = common
         message.Clear()
         message.MergeFrom(
             pb.Tensor(
@@ -171,6 +185,7 @@ class TensorMessage:
                 source_checksum=pb.Checksum(algorithm=source_algorithm),
                 value_checksum=pb.Checksum(algorithm=value_algorithm),
                 storage=_storage_to(tensor.storage),
+                chunk_bytes=chunk_bytes,
             )
         )
         # Kept, because each access to a message field creates an object.
@@ -181,8 +196,8 @@ class TensorMessage:
             self._values.SetInParent()
 
 
-_common_of = attrgetter("dataset", "spec", "source_checksum.algorithm", "value_checksum.algorithm")
-"""Returns the values that tensors must share for a message to be reused: the arguments of `TensorMessage._begin`."""
+_common_of = attrgetter("dataset", "spec", "chunk_bytes", "source_checksum.algorithm", "value_checksum.algorithm")
+"""What tensors must share for a message to be filled again: `common` of `TensorMessage._begin`."""
 
 
 def _are_alike(one: Tensor, other: Tensor) -> bool:
@@ -348,42 +363,6 @@ def stats_to(stats: DatasetStats) -> pb.GetDatasetStatsResponse:
         # If there are many encodings with long settings, only the largest shares fit into the message.
         encodings=next(answers(stats.encodings, _encoding_share_to)),
         damaged_tensors=stats.damaged_tensors,
-    )
-
-
-def read_from(message: pb.TensorRead) -> Read:
-    """Convert a request to read one tensor."""
-    part: Part = None
-    kind = message.WhichOneof("part")
-    if kind == "bytes":
-        length = message.bytes.length if message.bytes.HasField("length") else None
-        part = ByteRange(message.bytes.offset, length)
-    elif kind == "slices":
-        part = slices_from(message.slices)
-    return Read(message.id, part, message.generation if message.HasField("generation") else None)
-
-
-def precision_from(number: int) -> Precision | None:
-    """Return the precision of a read; None: as stored.
-
-    Raises:
-        InvalidRequestError: this version does not know it.
-    """
-    if number not in _PRECISIONS:
-        raise InvalidRequestError(f"precision is number {number}, which this server does not know")
-    return _PRECISIONS[number]
-
-
-def slices_from(message: pb.SliceSet) -> SliceSet:
-    """Convert slices."""
-    return SliceSet(tuple(map(_slice_from, message.axes)), tuple(map(_slice_from, message.trailing_axes)))
-
-
-def _slice_from(message: pb.Slice) -> slice:
-    return slice(
-        message.start if message.HasField("start") else None,
-        message.stop if message.HasField("stop") else None,
-        message.step if message.HasField("step") else None,
     )
 
 

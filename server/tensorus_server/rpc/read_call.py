@@ -15,7 +15,7 @@ from tensorus_server.engine.read.inline import read_inline
 from tensorus_server.engine.read.reader import ReadPlan, coarse_error
 from tensorus_server.errors import InvalidRequestError
 from tensorus_server.limits import PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN, READ_STREAM_BYTES, SMALL_READ_BYTES
-from tensorus_server.rpc.convert import precision_from
+from tensorus_server.rpc.convert_read import precision_from
 from tensorus_server.rpc.framing import ResponsePacker
 from tensorus_server.rpc.status import status_of
 

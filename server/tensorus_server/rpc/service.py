@@ -16,17 +16,9 @@ from tensorus_server.engine.query import Query, parse_order
 from tensorus_server.errors import DataCorruptError, DrainingError, UnimplementedError
 from tensorus_server.limits import EXPLAIN_STREAM_BYTES, INSERT_STREAM_BYTES, READ_STREAM_BYTES
 from tensorus_server.rpc.capabilities import capabilities
-from tensorus_server.rpc.convert import (
-    dataset_to,
-    metadata_from,
-    policy_from,
-    read_from,
-    schema_from,
-    slices_from,
-    stats_to,
-    tensor_to,
-)
+from tensorus_server.rpc.convert import dataset_to, metadata_from, policy_from, schema_from, stats_to, tensor_to
 from tensorus_server.rpc.convert_filter import filter_from
+from tensorus_server.rpc.convert_read import read_from, slices_from
 from tensorus_server.rpc.convert_store import damage_to, store_stats_to, target_from
 from tensorus_server.rpc.explain_call import explain_policy
 from tensorus_server.rpc.framing import require_message_size

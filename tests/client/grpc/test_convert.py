@@ -83,6 +83,7 @@ TENSOR = pb.Tensor(
         infinity_count=6,
     ),
     create_time=timestamp_pb2.Timestamp(seconds=1_700_000_000, nanos=123_456_789),
+    chunk_bytes=1_048_576,
 )
 
 INFO = TensorInfo(
@@ -91,6 +92,7 @@ INFO = TensorInfo(
     dtype="bfloat16",
     shape=(2, 2**40),
     metadata={"layer": 1},
+    chunk_bytes=1_048_576,
     generation=2**63,
     ordinal=2**64 - 1,
     canonical_bytes=100,

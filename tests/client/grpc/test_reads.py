@@ -49,6 +49,7 @@ def info_of(tensor_id: str, stored: Stored) -> TensorInfo:
         dtype="int16",
         shape=(stored.length,),
         metadata={},
+        chunk_bytes=1_048_576,
         generation=stored.generation,
         ordinal=1,
         canonical_bytes=2 * stored.length,

@@ -12,7 +12,13 @@ from support.engine import stored_tensor
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import StoredTensor
 from tensorus_server.catalogue.conflicts import bounded_json, resolve_conflict, same_json
-from tensorus_server.errors import AlreadyExistsError, EngineError, GenerationMismatchError, StoredDifferentlyError
+from tensorus_server.errors import (
+    AlreadyExistsError,
+    EngineError,
+    GenerationMismatchError,
+    StoreBusyError,
+    StoredDifferentlyError,
+)
 from tensorus_server.model import Checksum, Dataset, Outcome, Schema, Tensor
 
 DATASET = Dataset(1, "dataset", StoragePolicy(), Schema(), 0)
@@ -206,3 +212,21 @@ def test_checksums_of_one_algorithm_are_compared_by_themselves() -> None:
 def test_the_order_of_keys_makes_no_other_metadata() -> None:
     assert same_json({"a": 1, "b": {"c": 1, "d": [2]}}, {"b": {"d": [2], "c": 1}, "a": 1})
     assert not same_json({"a": [1, 2]}, {"a": [2, 1]})
+
+
+def edited(changes: int) -> StoredTensor:
+    """Return the result of an edit of this generation, with the values that are there."""
+    return replace(stored(if_generation_match=changes), changes=changes)
+
+
+def test_an_edit_changes_the_generation_that_it_was_made_for() -> None:
+    assert resolve_conflict(edited(7), THERE, 7) is Outcome.CHANGED
+
+
+@pytest.mark.parametrize("existing", [THERE, None], ids=["another generation with the same values", "no tensor"])
+def test_an_edit_of_a_generation_that_is_gone_is_to_be_repeated(existing: Tensor | None) -> None:
+    # Not ALREADY_STORED: of two equal appends to one generation, both count.
+    with pytest.raises(
+        StoreBusyError, match=r"the tensor has changed meanwhile; repeat the edit \[dataset=dataset, tensor=t\]"
+    ):
+        resolve_conflict(edited(6), existing, 7)

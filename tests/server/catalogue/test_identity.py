@@ -31,6 +31,9 @@ IN_A_FILE = random_bits("uint8", (200_000,))
 INLINE = random_bits("uint8", (100,))
 
 BACK_TO_3 = """
+DROP TRIGGER tombstone_unreferenced;
+DROP TABLE reference;
+ALTER TABLE upload_chunks DROP COLUMN details;
 DROP TABLE store;
 DROP INDEX dataset_deleted;
 ALTER TABLE dataset DROP COLUMN deleted_us;

@@ -12,6 +12,7 @@ from contract.catalogue_isolation import CatalogueIsolationContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
 from contract.catalogue_paging import CataloguePagingContract
 from contract.catalogue_purge import CataloguePurgeContract
+from contract.catalogue_references import CatalogueReferencesContract
 from contract.catalogue_totals import CatalogueTotalsContract
 from contract.catalogue_uploads import CatalogueUploadsContract
 from support.engine import Reopen, commit, create, ids_of, stored_tensor
@@ -55,6 +56,10 @@ class TestMemoryPaging(CataloguePagingContract):
 
 
 class TestMemoryPurge(CataloguePurgeContract):
+    """Likewise."""
+
+
+class TestReferencesInMemory(CatalogueReferencesContract):
     """Likewise."""
 
 

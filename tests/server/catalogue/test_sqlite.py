@@ -8,6 +8,7 @@ from contract.catalogue_isolation import CatalogueIsolationContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
 from contract.catalogue_paging import CataloguePagingContract
 from contract.catalogue_purge import CataloguePurgeContract
+from contract.catalogue_references import CatalogueReferencesContract
 from contract.catalogue_totals import CatalogueTotalsContract
 from contract.catalogue_uploads import CatalogueUploadsContract
 
@@ -33,6 +34,10 @@ class TestSqlitePaging(CataloguePagingContract):
 
 
 class TestSqlitePurge(CataloguePurgeContract):
+    """Likewise."""
+
+
+class TestSqliteReferences(CatalogueReferencesContract):
     """Likewise."""
 
 

@@ -34,6 +34,8 @@ STORED = stored_tensor(
 NOT_IN_ROWS = {
     *(f"dataset.{name}" for name in ("name", "created_us", "policy", "schema.metadata")),
     *(f"new.{name}" for name in ("replace",)),
+    # They are in the table `reference`.
+    "references",
     # The column `nbytes` comes from the spec, which has the same number.
     "storage.canonical_bytes",
     "inline_payload",

@@ -78,10 +78,10 @@ def test_every_two(first: dict[str, Any], second: dict[str, Any]) -> None:
         assert message == tensor_to(made)
 
 
-NOT_SENT = {"chunk_bytes", "inline_payload", *(f"locator.{field.name}" for field in dataclasses.fields(Locator))}
+NOT_SENT = {"inline_payload", *(f"locator.{field.name}" for field in dataclasses.fields(Locator))}
 """Fields of a tensor that concern the server alone."""
 
-INPUT = {"if_generation_match", "replace"}
+INPUT = {"edit", "if_generation_match", "replace"}
 """Fields of the message that only inserts send."""
 
 PLAIN = stored_tensor(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tensorus_codecs.summary import ValueSummary
     from tensorus_server.catalogue.abc.pages import Page, PageRequest
     from tensorus_server.errors import DataCorruptError
-    from tensorus_server.model import Checksum, Dataset, Locator, Metadata, NewTensor, StorageReport
+    from tensorus_server.model import Checksum, Dataset, Locator, Metadata, NewTensor, StorageReport, TensorSpec
 
 __all__ = ["StoredTensor", "TensorTable"]
 
@@ -37,6 +37,12 @@ class StoredTensor:
     """CRC32C of the canonical bytes that the writer sent."""
     upload: tuple[str, int] | None = None
     """Request id and item of the upload that this tensor completes."""
+    references: tuple[str, ...] = ()
+    """Keys in the chunk store of further payloads that it needs, which it shares with other tensors."""
+    changes: int | None = None
+    """The generation that it changes, if it is the result of an edit; None: it is an insert."""
+    sent: TensorSpec | None = None
+    """The spec of the values that the edit sent."""
     created_us: int | None = None
     """When the tensor was first committed, if its row is being recovered; None: now."""
 
@@ -87,9 +93,9 @@ class TensorTable(ABC):
         tensor is returned. `Tensor.outcome` says what was done. Completed uploads are recorded as complete.
 
         Each tensor that becomes visible gets the next generation of the store (6) and the next ordinal of its dataset, in the
-        order of the group. This includes a tensor that replaces another. The same transaction then makes the key of the
-        replaced payload due, after its grace period. Tensors that are already stored or fail get no numbers. The commit's time
-        comes from the catalogue's clock (11) and determines no order.
+        order of the group. This includes a tensor that replaces or changes another. The same transaction then makes the keys of
+        the payloads that only the other needed due, after their grace period. Tensors that are already stored or fail get no
+        numbers. The commit's time comes from the catalogue's clock (11) and determines no order.
 
         Args:
             together: whether to commit either the whole group or nothing.

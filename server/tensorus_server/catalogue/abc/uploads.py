@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tensorus_codecs.policy import StoragePolicy
+    from tensorus_server.chunk_details import ChunkDetails
     from tensorus_server.chunk_index import ChunkIndex
     from tensorus_server.model import NewTensor, Outcome, TensorSpec
 
@@ -53,6 +54,8 @@ class Mark:
     upload: Upload
     new_chunks: ChunkIndex
     """The index entries of the chunks since the previous mark."""
+    new_details: ChunkDetails
+    """Their details."""
 
 
 class UploadTable(ABC):
@@ -74,10 +77,11 @@ class UploadTable(ABC):
         """Return the uploads of a request in the order of their items, from one state of the catalogue (4)."""
 
     @abstractmethod
-    def chunks(self, upload: Upload) -> ChunkIndex:
-        """Return the chunk index of the durable part of an incomplete upload.
+    def chunks(self, upload: Upload) -> tuple[ChunkIndex, ChunkDetails]:
+        """Return the chunk index and the chunk details of the durable part of an incomplete upload.
 
-        The caller must compare it with the upload and its payload, since it has no checksum of its own.
+        The caller must compare the index with the upload and its payload, since it has no checksum of its own. There are fewer
+        details than chunks if an older version of Tensorus saved the marks.
 
         Raises:
             DataCorruptError: it cannot be read.

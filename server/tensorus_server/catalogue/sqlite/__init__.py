@@ -59,7 +59,7 @@ class SqliteCatalogue(Catalogue):
             self._database = _open(folder, payloads, accept_loss=accept_loss)
             self._index_check = IndexCheck(self._database)
         self.datasets = SqliteDatasetTable(self._database, delete_grace_s=delete_grace_s)
-        self.tensors = SqliteTensorTable(self._database, delete_grace_s=delete_grace_s)
+        self.tensors = SqliteTensorTable(self._database, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s)
         self.uploads = SqliteUploadTable(self._database, expiry_s=upload_expiry_s)
         self.garbage = SqliteGarbageTable(self._database)
 

@@ -1,7 +1,8 @@
-"""Deletes a tensor's row, damaged or not, and leaves its payload to the sweep.
+"""Deletes a tensor's row, damaged or not, and leaves its payloads to the sweep, unless another tensor needs them.
 
 A deletion finds the row by the index of ids, and needs only one of its values: the payload's key. The key must be well-formed
-and must not belong to another tensor, because a damaged key must never free a payload that another tensor needs.
+and must not belong to another tensor, because a damaged key must never free a payload that another tensor needs. A tensor that
+was changed refers to more payloads, by the table `reference`.
 """
 
 from __future__ import annotations
@@ -16,17 +17,23 @@ from tensorus_server.catalogue.sqlite.reading import ID_INDEX
 if TYPE_CHECKING:
     import apsw
 
-__all__ = ["PAYLOAD_KEY", "delete_against_indexes", "delete_tensor", "free"]
+__all__ = ["DELETED_COLUMNS", "PAYLOAD_KEY", "delete_against_indexes", "delete_tensor", "free"]
 
 PAYLOAD_KEY = re.compile(rb"(?:[0-9a-f]{2}/)?[0-9a-f]{32}")
 """The form of a payload's key in an intact row."""
 
-_DELETE = "DELETE FROM tensor WHERE {} RETURNING CAST(key AS BLOB), inline"
+DELETED_COLUMNS = "CAST(key AS BLOB), inline, seq"
+"""What `free` needs of a deleted row."""
+
+_DELETE = f"DELETE FROM tensor WHERE {{}} RETURNING {DELETED_COLUMNS}"
 
 _INSERT_TOMBSTONE = """
 INSERT OR IGNORE INTO tombstone (key, delete_after_us)
 SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM tensor WHERE key = ?1 AND inline = 0)
+  AND NOT EXISTS (SELECT 1 FROM reference WHERE key = ?1)
 """
+
+_DELETE_REFERENCES = "DELETE FROM reference WHERE seq = ? RETURNING CAST(key AS BLOB)"
 
 _log = logging.getLogger(__name__)
 
@@ -67,12 +74,15 @@ def free(connection: apsw.Connection, rows: list[tuple[Any, ...]], deleted: str,
     """Leave the payloads of deleted tensor rows to the sweep, by adding tombstones.
 
     Args:
-        rows: key (as BLOB) and `inline` of each row.
+        rows: the `DELETED_COLUMNS` of each row.
         deleted: what was deleted, for the log.
     """
-    for key, inline in rows:
-        if inline:
-            continue
+    payloads = []
+    for key, inline, seq in rows:
+        if not inline:
+            payloads.append(key)
+        payloads += [shared for (shared,) in select(connection, _DELETE_REFERENCES, (seq,))]
+    for key in payloads:
         if isinstance(key, bytes) and PAYLOAD_KEY.fullmatch(key):
             connection.execute(_INSERT_TOMBSTONE, (key.decode(), delete_after_us))
         else:

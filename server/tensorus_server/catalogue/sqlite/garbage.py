@@ -22,12 +22,14 @@ __all__ = ["SqliteGarbageTable"]
 
 _IS_ORPHAN = """
 SELECT NOT EXISTS (SELECT 1 FROM tensor WHERE key = ?1 AND inline = 0)
+  AND NOT EXISTS (SELECT 1 FROM reference JOIN tensor USING (seq) WHERE reference.key = ?1)
   AND NOT EXISTS (SELECT 1 FROM tombstone WHERE key = ?1)
   AND NOT EXISTS (SELECT 1 FROM upload WHERE 'uploads/' || payload_key = ?1)
 """
 
 _KNOWN = (
     "SELECT CAST(key AS BLOB) FROM tensor NOT INDEXED",
+    "SELECT CAST(key AS BLOB) FROM reference",
     "SELECT CAST(key AS BLOB) FROM tombstone NOT INDEXED",
     "SELECT CAST('uploads/' || payload_key AS BLOB) FROM upload NOT INDEXED",
 )
@@ -49,7 +51,9 @@ class SqliteGarbageTable(GarbageTable):
     def due(self, limit: int, *, in_grace: bool = False) -> list[str]:
         """See `GarbageTable`."""
         statement = (
-            "SELECT CAST(key AS BLOB) FROM tombstone WHERE delete_after_us <= ? ORDER BY delete_after_us LIMIT ?"
+            "SELECT CAST(key AS BLOB) FROM tombstone WHERE delete_after_us <= ? "
+            "AND NOT EXISTS (SELECT 1 FROM reference WHERE reference.key = tombstone.key) "
+            "ORDER BY delete_after_us LIMIT ?"
         )
         by_us = 2**63 - 1 if in_grace else now_us()
         with self._database.read() as connection:
@@ -81,7 +85,7 @@ class SqliteGarbageTable(GarbageTable):
     def require_intact(self) -> None:
         """See `GarbageTable`."""
         with self._database.read(timed=False) as connection:
-            for table in ("tensor", "tombstone", "upload"):
+            for table in ("tensor", "reference", "tombstone", "upload"):
                 found = select(connection, f"PRAGMA integrity_check('{table}')")
                 if found != [("ok",)]:
                     raise DataCorruptError(f"the table {table} of the catalogue is damaged: {found[0][0]}")

@@ -25,14 +25,16 @@ if TYPE_CHECKING:
 
 __all__ = ["accept_loss", "require_no_payloads", "require_payloads", "secure_files"]
 
-_IDENTITY_SINCE = 4
-"""The schema version that introduced identities."""
+_IDENTITY_SINCE, _REFERENCES_SINCE = 4, 9
+"""The schema versions that introduced identities, and references."""
 
 _UNKNOWN = """
 SELECT value FROM json_each(?)
 WHERE NOT EXISTS (SELECT 1 FROM tensor WHERE key = value AND inline = 0)
   AND NOT EXISTS (SELECT 1 FROM tombstone WHERE key = value)
 """
+
+_UNREFERENCED = "  AND NOT EXISTS (SELECT 1 FROM reference WHERE key = value)"
 
 _NEW = CatalogueState(is_new=True, identity=None, has_payloads=lambda: False, unknown=set)
 
@@ -96,7 +98,8 @@ def _state(connection: apsw.Connection, version: int) -> CatalogueState:
         return _NEW
 
     def unknown(keys: list[str]) -> set[str]:
-        return {key for (key,) in connection.execute(_UNKNOWN, (json.dumps(keys),))}
+        statement = _UNKNOWN + _UNREFERENCED if version >= _REFERENCES_SINCE else _UNKNOWN
+        return {key for (key,) in connection.execute(statement, (json.dumps(keys),))}
 
     def has_payloads() -> bool:
         return bool(connection.execute("SELECT 1 FROM tensor WHERE inline = 0 LIMIT 1").fetchall())

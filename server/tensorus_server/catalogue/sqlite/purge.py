@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.dataset_rows import deleted_dataset
-from tensorus_server.catalogue.sqlite.deletion import free
+from tensorus_server.catalogue.sqlite.deletion import DELETED_COLUMNS, free
 from tensorus_server.limits import BATCH_S
 
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ __all__ = ["purge"]
 
 _LOCK_FILE = "purge.lock"
 
-_DELETE = """
-DELETE FROM tensor INDEXED BY tensor_created WHERE ds = ? AND seq <= ? RETURNING CAST(key AS BLOB), inline
-"""
+_DELETE = f"DELETE FROM tensor INDEXED BY tensor_created WHERE ds = ? AND seq <= ? RETURNING {DELETED_COLUMNS}"
 
 _ROWS_AT_ONCE = 16
 """Tensors between two checks of the time. With the largest metadata and inline payloads they take about as long as a batch."""

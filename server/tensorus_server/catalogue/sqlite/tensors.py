@@ -29,7 +29,7 @@ from tensorus_server.catalogue.sqlite.rows import (
     RowWriter,
     checksum_of_row,
 )
-from tensorus_server.catalogue.sqlite.uploads import complete_upload
+from tensorus_server.catalogue.sqlite.uploads import complete_upload, record_edit
 from tensorus_server.errors import (
     AlreadyExistsError,
     DataCorruptError,
@@ -37,6 +37,7 @@ from tensorus_server.errors import (
     GenerationMismatchError,
     InsertAbandonedError,
     StorageFullError,
+    StoreBusyError,
     TensorNotFoundError,
 )
 from tensorus_server.filter.metadata_index import NO_METADATA, index_of
@@ -60,6 +61,8 @@ _NAMES = ", ".join(f'"{name}"' for name in TENSOR_COLUMNS)
 _INSERT_TENSORS = f"INSERT INTO tensor ({_NAMES}) VALUES "
 _INSERT_IF_FREE = f"{_INSERT_TENSORS} ({', '.join('?' * len(TENSOR_COLUMNS))}) ON CONFLICT (ds, id) DO NOTHING"
 _INSERT_PAYLOADS = "INSERT INTO payload (seq, bytes) VALUES "
+_INSERT_REFERENCE = "INSERT INTO reference (key, seq) VALUES (?, ?)"
+_KEEP_REFERENCED = "DELETE FROM tombstone WHERE key = ?"
 _INSERT_ATTRIBUTES = "INSERT INTO attr (seq, key, ordinal, ds, num, txt) VALUES "
 
 _ROWS_AT_ONCE = (64, 16, 8, 7, 6, 5, 4, 3, 2, 1)
@@ -77,8 +80,9 @@ class _UndoneError(Exception):
 class SqliteTensorTable(TensorTable):
     """See `TensorTable`."""
 
-    def __init__(self, database: Transactions, *, delete_grace_s: float) -> None:
-        """Use `database`; see `SqliteCatalogue` for the grace."""
+    def __init__(self, database: Transactions, *, delete_grace_s: float, upload_expiry_s: float) -> None:
+        """Use `database`; see `SqliteCatalogue` for the times."""
+        self._upload_expiry_us = int(upload_expiry_s * 1e6)
         self._database = database
         self._delete_grace_us = int(delete_grace_s * 1e6)
         # Used only within a write transaction, so by one thread at a time.
@@ -161,7 +165,10 @@ class SqliteTensorTable(TensorTable):
         numbers.save(connection)
         for stored, outcome in zip(group, outcomes, strict=True):
             if stored.upload is not None and not isinstance(outcome, Exception):
-                complete_upload(connection, *stored.upload, outcome)
+                if stored.changes is None:
+                    complete_upload(connection, *stored.upload, outcome)
+                else:
+                    record_edit(connection, stored, outcome, self._upload_expiry_us)
         return outcomes
 
     def _commit_one(
@@ -211,10 +218,19 @@ class SqliteTensorTable(TensorTable):
             if not _replaces_damaged(stored, found):
                 existing = require_intact(found)
                 done = resolve_conflict(stored, existing, _source_crc32c(connection, existing))
+                if stored.changes is not None and existing is not None:
+                    # The metadata may have been replaced since.
+                    stored = replace(stored, new=replace(stored.new, metadata=existing.metadata))
                 if existing is not None and done is Outcome.ALREADY_STORED:
                     return replace(existing, outcome=done)
             delete_tensor(connection, ds, stored.new.id, self._delete_grace_us)
-        except (AlreadyExistsError, GenerationMismatchError, DatasetNotFoundError, DataCorruptError) as error:
+        except (
+            AlreadyExistsError,
+            GenerationMismatchError,
+            StoreBusyError,
+            DatasetNotFoundError,
+            DataCorruptError,
+        ) as error:
             # This concerns only this item; the others of its group are committed.
             return error
         tensor = numbers.give(stored, done)
@@ -229,12 +245,13 @@ class SqliteTensorTable(TensorTable):
         Args:
             if_free: whether the id of the only tensor may be taken; then return False.
         """
-        rows, payloads, attributes = [], [], []
+        rows, payloads, references, attributes = [], [], [], []
         for stored, tensor in tensors:
             generation, new = tensor.generation, stored.new
             rows.append(self._row_writer.row(stored, generation, tensor.ordinal, tensor.created_us))
             if stored.inline_payload is not None:
                 payloads.append((generation, stored.inline_payload))
+            references += [(key, generation) for key in stored.references]
             attributes += _attributes(
                 stored.dataset.number, generation, new.index if new.metadata else NO_METADATA, new.spec.shape
             )
@@ -245,6 +262,10 @@ class SqliteTensorTable(TensorTable):
         else:
             _insert_rows(connection, _INSERT_TENSORS, rows)
         _insert_rows(connection, _INSERT_PAYLOADS, payloads)
+        if references:
+            # The generation that was replaced may have been the only one to need them.
+            connection.executemany(_KEEP_REFERENCED, ((key,) for key, _ in references))
+            connection.executemany(_INSERT_REFERENCE, references)
         _insert_rows(connection, _INSERT_ATTRIBUTES, attributes)
         return True
 

@@ -7,12 +7,14 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import Upload, UploadTable
 from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.row_checksum import MALFORMED, UNREADABLE, upload_checksum
 from tensorus_server.catalogue.sqlite.rows import spec_from_columns
+from tensorus_server.chunk_details import ChunkDetails
 from tensorus_server.chunk_index import ChunkIndex
 from tensorus_server.errors import DataCorruptError
 from tensorus_server.model import Checksum, NewTensor, Outcome
@@ -22,11 +24,11 @@ if TYPE_CHECKING:
 
     import apsw
 
-    from tensorus_server.catalogue.abc import Mark
+    from tensorus_server.catalogue.abc import Mark, StoredTensor
     from tensorus_server.catalogue.sqlite.transactions import Transactions
     from tensorus_server.model import Tensor, TensorSpec
 
-__all__ = ["SqliteUploadTable", "complete_upload"]
+__all__ = ["SqliteUploadTable", "complete_upload", "record_edit"]
 
 _COLUMNS = (
     "request_id, item, ds, id, dtype_number, element_bytes, shape, policy, payload_key, committed_bytes, stored_bytes, "
@@ -53,12 +55,13 @@ class SqliteUploadTable(UploadTable):
                 upload = mark.upload
                 connection.execute(_INSERT, _to_row(upload, expires_us))
                 connection.execute(
-                    "INSERT INTO upload_chunks VALUES (?, ?, ?, ?)",
+                    "INSERT INTO upload_chunks VALUES (?, ?, ?, ?, ?)",
                     (
                         upload.request_id,
                         upload.item,
                         upload.chunk_count - len(mark.new_chunks),
                         mark.new_chunks.packed(),
+                        _checked(mark.new_details.packed()),
                     ),
                 )
 
@@ -67,17 +70,23 @@ class SqliteUploadTable(UploadTable):
         with self._database.read() as connection:
             return _uploads(connection, "request_id = ? ORDER BY item", (request_id,))
 
-    def chunks(self, upload: Upload) -> ChunkIndex:
+    def chunks(self, upload: Upload) -> tuple[ChunkIndex, ChunkDetails]:
         """See `UploadTable`."""
-        statement = "SELECT entries FROM upload_chunks WHERE request_id = ? AND item = ? ORDER BY first_chunk"
+        statement = "SELECT entries, details FROM upload_chunks WHERE request_id = ? AND item = ? ORDER BY first_chunk"
+        index, details = ChunkIndex(), ChunkDetails()
         try:
             with self._database.read() as connection:
                 rows = select(connection, statement, (upload.request_id, upload.item))
-                return ChunkIndex(b"".join(entries for (entries,) in rows))
+            for entries, packed in rows:
+                found = ChunkIndex(entries)
+                index.extend(found)
+                if packed is not None:
+                    details.extend(ChunkDetails.parse(_verified(packed), len(found)), 0, len(found))
         except (*UNREADABLE, *MALFORMED) as error:
             raise DataCorruptError(
                 f"the catalogue is damaged: the chunks of item {upload.item} cannot be read", tensor=upload.id
             ) from error
+        return index, details
 
     def drop(self, request_id: str, item: int | None = None) -> list[str]:
         """See `UploadTable`."""
@@ -99,6 +108,19 @@ class SqliteUploadTable(UploadTable):
             return _uploads(connection, "expires_us <= ? ORDER BY expires_us LIMIT ?", (now_us(), limit))
 
 
+def _checked(packed: bytes) -> bytes:
+    """Return chunk details with their CRC32C before them: the checksum of the upload's row does not cover them."""
+    return crc32c(packed).to_bytes(4, "little") + packed
+
+
+def _verified(checked: bytes) -> bytes:
+    """Return what `_checked` got; raises ValueError if it was damaged since."""
+    packed = checked[4:]
+    if crc32c(packed).to_bytes(4, "little") != checked[:4]:
+        raise ValueError("chunk details are damaged")
+    return packed
+
+
 def complete_upload(connection: apsw.Connection, request_id: str, item: int, tensor: Tensor) -> None:
     """Record that the upload has become a tensor, within the transaction that commits the tensor."""
     which, parameters = "request_id = ? AND item = ?", (request_id, item)
@@ -111,6 +133,28 @@ def complete_upload(connection: apsw.Connection, request_id: str, item: int, ten
         else:
             # Its row is damaged. If the client sends the item again, the result is that the tensor is already stored.
             connection.execute(f"DELETE FROM upload WHERE {which}", parameters)
+
+
+def record_edit(connection: apsw.Connection, stored: StoredTensor, tensor: Tensor, expiry_us: int) -> None:
+    """Record that an edit was done, within its transaction: a client whose answer was lost repeats it."""
+    assert stored.upload is not None
+    request_id, item = stored.upload
+    done = Upload(
+        request_id=request_id,
+        item=item,
+        dataset_number=stored.dataset.number,
+        id=tensor.id,
+        spec=stored.sent or tensor.spec,
+        policy=stored.new.policy or stored.dataset.policy,
+        payload_key=tensor.locator.payload_key,
+        committed_bytes=tensor.spec.canonical_bytes,
+        stored_bytes=tensor.storage.stored_bytes,
+        chunk_count=0,
+        state={},
+        generation=tensor.generation,
+        outcome=tensor.outcome,
+    )
+    connection.execute(_INSERT, _to_row(done, now_us() + expiry_us))
 
 
 def _uploads(connection: apsw.Connection, where: str, parameters: tuple[Any, ...]) -> list[Upload]:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import StoredTensor
     from tensorus_server.chunk_store.abc import StagedPayload
     from tensorus_server.engine.health import Health
+    from tensorus_server.engine.insert.tensor_locks import TensorLock
     from tensorus_server.model import Tensor
 
 __all__ = ["Batch", "ItemProgress", "ItemResult", "Items", "State"]
@@ -79,7 +80,7 @@ State: TypeAlias = Literal["open", "sealing", "sealed", "committing", "settled"]
 class Batch:
     """One item of an insert, or many small ones. Created by `Items.begin`."""
 
-    __slots__ = ("_carrier", "_items", "inline_bytes", "numbers", "staged", "state", "stored")
+    __slots__ = ("_carrier", "_items", "inline_bytes", "lock", "numbers", "staged", "state", "stored")
 
     def __init__(self, items: Items, numbers: list[int]) -> None:
         """Start with these items, in state "open"."""
@@ -92,6 +93,8 @@ class Batch:
         """The payloads of tensors that are not inline."""
         self.inline_bytes = 0
         """Stored bytes of inline payloads, which are in memory until the commit."""
+        self.lock: TensorLock | None = None
+        """The lock of the tensor that the item edits, if it is an edit; released when the batch is settled."""
         self._items = items
         self._carrier: _Carried | None = None
 
@@ -191,6 +194,19 @@ class Items:
                 return []
             found = [batch for batch in self._unsettled if batch.state == state]
         return sorted(found, key=lambda batch: batch.numbers)
+
+    def take_lock(self, batch: Batch, lock: TensorLock) -> None:
+        """Give a batch the lock of the tensor that it edits, until it is settled.
+
+        Raises:
+            StoreUnavailableError: the insert was given up while the item waited for the lock, which is released.
+        """
+        with self._lock:
+            if batch in self._unsettled:
+                batch.lock = lock
+                return
+        lock.release()
+        raise StoreUnavailableError("the insert was given up before the edit could be done")
 
     def seal(self, batch: Batch) -> None:
         """Move an open item to "sealing"; blocks while too many items of the stream are being sealed.
@@ -294,6 +310,9 @@ class Items:
             return self._move(batch, "settled")
 
     def _end(self, batch: Batch) -> None:
+        if batch.lock is not None:
+            batch.lock.release()
+            batch.lock = None
         self._unsettled.discard(batch)
         self._tell()
 

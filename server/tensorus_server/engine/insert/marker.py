@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tensorus_server.catalogue.abc import Mark, Upload, UploadTable
+    from tensorus_server.chunk_details import ChunkDetails
     from tensorus_server.chunk_index import ChunkIndex
     from tensorus_server.engine.insert.committer import Committer
 
@@ -73,8 +74,8 @@ class Marker:
         """Start from a mark that an earlier stream saved."""
         self.begun_bytes = self.committed_bytes = committed_bytes
 
-    def chunks(self, upload: Upload) -> ChunkIndex:
-        """Return the part of the upload's chunk index that is saved."""
+    def chunks(self, upload: Upload) -> tuple[ChunkIndex, ChunkDetails]:
+        """Return the parts of the upload's chunk index and chunk details that are saved."""
         return self._uploads.chunks(upload)
 
     def drop(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from tensorus_server.engine.insert.edited_chunks import DetailsCache
 
 if TYPE_CHECKING:
     from tensorus_server.background import WorkerPool
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from tensorus_server.engine.codec_pool import CodecPool
     from tensorus_server.engine.health import Health
     from tensorus_server.engine.insert.committer import Committer
+    from tensorus_server.engine.insert.tensor_locks import TensorLocks
+    from tensorus_server.engine.read.reader import TensorReader
 
 __all__ = ["InsertOptions", "InsertServices"]
 
@@ -38,3 +42,6 @@ class InsertServices:
     committer: Committer
     seal_pool: WorkerPool
     health: Health
+    reader: TensorReader
+    tensor_locks: TensorLocks
+    details_cache: DetailsCache = field(default_factory=DetailsCache)

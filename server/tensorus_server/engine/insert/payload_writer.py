@@ -44,6 +44,10 @@ class PayloadWriter:
         """Whether all of it is in memory."""
         return self._writer is None
 
+    def has_room(self, more_bytes: int) -> bool:
+        """Whether so many bytes may follow, and the payload is still inline."""
+        return self._writer is None and self.length + more_bytes <= self._inline_bytes_max
+
     def append(self, buffers: Sequence[Buffer]) -> None:
         """Add the next bytes. Errors as of `ChunkWriter.append`."""
         self.length += sum(memoryview(buffer).nbytes for buffer in buffers)

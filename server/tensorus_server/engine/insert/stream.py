@@ -30,6 +30,7 @@ from tensorus_server.chunk_store.discarding import DiscardingStaging
 from tensorus_server.engine.insert import leftovers
 from tensorus_server.engine.insert.announcement import first_announcement
 from tensorus_server.engine.insert.committer import Commit
+from tensorus_server.engine.insert.edit_writer import EditWriter
 from tensorus_server.engine.insert.items import ItemProgress, ItemResult, Items
 from tensorus_server.engine.insert.marker import Marker
 from tensorus_server.engine.insert.options import InsertOptions, InsertServices
@@ -37,7 +38,7 @@ from tensorus_server.engine.insert.plans import Plans
 from tensorus_server.engine.insert.small_tensors import SmallTensors
 from tensorus_server.engine.insert.tensor_writer import TensorWriter
 from tensorus_server.engine.insert.uploads import progress_of, uploads_of
-from tensorus_server.engine.validate import require_announced
+from tensorus_server.engine.validate import require_announced, require_id
 from tensorus_server.errors import (
     EngineError,
     InsertAbandonedError,
@@ -67,7 +68,7 @@ class _Open:
     """An item that receives segments."""
 
     batch: Batch
-    writer: TensorWriter
+    writer: TensorWriter | EditWriter
 
 
 class InsertStream:
@@ -258,7 +259,7 @@ class InsertStream:
             if upload is not None:
                 new = first_announcement(upload, new, dataset=self._dataset.name)
             self._require_allowed(new)
-            if upload is None and self._take_small(segment, new, canonical, canonical_crc32c):
+            if upload is None and new.edit is None and self._take_small(segment, new, canonical, canonical_crc32c):
                 return None
         except Exception as error:  # noqa: BLE001 - any error here concerns only this item
             outcome = error
@@ -289,7 +290,13 @@ class InsertStream:
 
     def _require_allowed(self, new: NewTensor) -> None:
         dataset = self._dataset
-        require_announced(new, dataset)
+        if new.edit is None:
+            require_announced(new, dataset)
+        else:
+            require_id(new.id, dataset=dataset.name)
+            for mode in ("all_or_nothing", "validate_only"):
+                if getattr(self._options, mode):
+                    raise InvalidRequestError(f"an insert with {mode} cannot have edits", dataset=dataset.name)
         if len(self._open) >= OPEN_ITEMS_MAX:
             raise LimitExceededError(
                 f"{len(self._open)} items of the stream are open, limit is {OPEN_ITEMS_MAX} (open_items_max)",
@@ -309,6 +316,8 @@ class InsertStream:
 
     def _writer(self, item: int, new: NewTensor, upload: Upload | None) -> TensorWriter:
         services, request_id = self._services, self._options.request_id
+        if new.edit is not None:
+            return EditWriter(self._dataset, new, services, self._staging, request_id and (request_id, item))
         marker = None
         if request_id is not None and not self._options.validate_only:
 
@@ -369,6 +378,10 @@ class InsertStream:
         batch = opened.batch
         with batch.carried():
             try:
+                if opened.writer.new.edit is not None:
+                    # Kept until the batch is settled: the next edit begins with what this one commits.
+                    lock = self._services.tensor_locks.acquire(self._dataset, opened.writer.new.id)
+                    self._items.take_lock(batch, lock)
                 stored, staged = opened.writer.seal(source_checksum)
             except BaseException as error:
                 leftovers.put_away(opened.writer, error, resumable=not self._options.all_or_nothing)

@@ -22,15 +22,18 @@ from typing import TYPE_CHECKING
 from tensorus_codecs.checksum import TensorDigest, chunk_seed, combine_crc32c, crc32c
 from tensorus_codecs.errors import CorruptChunkError
 from tensorus_codecs.pipeline import decode_chunk, encode_chunk
+from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_codecs.plan import plan
 from tensorus_codecs.select import CHOOSE_EVERY_CHUNKS, narrowed
 from tensorus_server.catalogue.abc import Mark, StoredTensor, Upload
+from tensorus_server.chunk_details import ChunkDetails
 from tensorus_server.chunk_store.abc import (
     PayloadBusyError,
     PayloadMissingError,
     PayloadUnreadableError,
     new_payload_key,
 )
+from tensorus_server.chunk_table import IndexEnd
 from tensorus_server.engine.insert.payload_writer import PayloadWriter
 from tensorus_server.engine.insert.totals import Totals
 from tensorus_server.engine.validate import require_canonical, require_source_checksum
@@ -46,6 +49,9 @@ from tensorus_server.model import Checksum, Locator
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from typing_extensions import Buffer
+
+    from tensorus_codecs.dtypes import DType
     from tensorus_codecs.pipeline import EncodedChunk
     from tensorus_codecs.plan import ChunkPlan
     from tensorus_server.chunk_index import ChunkIndex
@@ -54,12 +60,32 @@ if TYPE_CHECKING:
     from tensorus_server.engine.insert.marker import Marker
     from tensorus_server.model import Dataset, NewTensor
 
-__all__ = ["TensorWriter"]
+__all__ = ["Encoded", "TensorWriter"]
 
 _HERE_BYTES_MAX = 64 * 1024
 """Chunks up to this size are encoded on the caller's thread."""
 
 _CRC32C = "crc32c"
+
+
+@plain_dataclass
+class Encoded:
+    """An encoded chunk, and what is stored of it beside its record."""
+
+    chunk: EncodedChunk
+    digest: bytes
+    """XXH3-128 of its canonical bytes as readers get them."""
+    canonical_bytes: int
+
+    @classmethod
+    def of(cls, encoded: EncodedChunk, canonical: Buffer) -> Encoded:
+        """Return an encoded chunk with the digest of what it decodes to.
+
+        Args:
+            canonical: the bytes that were encoded.
+        """
+        decoded = canonical if encoded.decoded is None else encoded.decoded
+        return cls(encoded, TensorDigest.of(decoded), memoryview(canonical).nbytes)
 
 
 class TensorWriter:
@@ -92,12 +118,14 @@ class TensorWriter:
         self._narrowed = plan
         self._begun_chunks = 0
         self._chunk_bytes = plan.chunk_bytes
+        # How many of the bytes that are sent belong in the next chunk.
+        self._piece_bytes = plan.chunk_bytes
         self._pool = pool
         self._marker = marker if marker is not None and new.spec.canonical_bytes > RESUMABLE_BYTES_MIN else None
         self._payload_key = new_payload_key()
         self._payload = PayloadWriter(staging, self._payload_key, INLINE_BYTES_MAX if inline else 0)
         self._partial = bytearray()
-        self._pending: deque[tuple[memoryview, int, Future[EncodedChunk]]] = deque()
+        self._pending: deque[tuple[memoryview, int, Future[Encoded]]] = deque()
         # None: the tensor was resumed, and the stored chunks are lossy, so the digest of the source is unknown.
         self._source_digest: TensorDigest | None = TensorDigest()
         # CRC32C of the source of all stored chunks. Marks save it, so that a resumed tensor continues from there.
@@ -171,15 +199,10 @@ class TensorWriter:
             InvalidRequestError, ChecksumMismatchError: see `require_source_checksum`.
             StorageFullError, StoreUnavailableError: the payload cannot be stored.
         """
-        if self.received_bytes != self.new.spec.canonical_bytes:
-            raise self._size_mismatch(str(self.received_bytes))
-        while self._pending:
-            self._store_next()
-        self._require_checksum(source_checksum or self.new.source_checksum)
+        self._complete(source_checksum)
         if self._marker is not None:
             self._marker.wait()
-        index = self._totals.index.packed()
-        self._payload.append([index])
+        overhead_bytes, index = self._append_index()
         source = value = self._source_checksum()
         if self._value_digest is not None:
             value = Checksum(TensorDigest.ALGORITHM, self._value_digest.digest())
@@ -189,7 +212,7 @@ class TensorWriter:
             chunk_bytes=self._chunk_bytes,
             source_checksum=source,
             value_checksum=value,
-            storage=self._totals.report(len(index)),
+            storage=self._totals.report(overhead_bytes),
             values=self._totals.value_summary(),
             locator=Locator(self._payload_key, 0, self._payload.length, len(index), crc32c(index)),
             inline_payload=self._payload.inline(),
@@ -197,6 +220,27 @@ class TensorWriter:
             upload=self._marker.upload if self._marker is not None and self._marked_chunks else None,
         )
         return stored, self._payload.finish(stored)
+
+    def _complete(self, source_checksum: Checksum | None) -> None:
+        """Verify the size, encode and write the rest, and verify the checksum. Errors as of `seal`."""
+        if self.received_bytes != self.new.spec.canonical_bytes:
+            raise self._size_mismatch(str(self.received_bytes))
+        while self._pending:
+            self._store_next()
+        self._require_checksum(source_checksum or self.new.source_checksum)
+
+    def _append_index(self) -> tuple[int, bytes]:
+        """Append what follows the records; return its length, and the chunk index with its end."""
+        index = self._totals.index.packed()
+        if self._payload.has_room(len(index)):
+            # Inline payloads are small enough to be read as a whole, and have no chunk details.
+            self._payload.append([index])
+            return len(index), index
+        details = self._totals.details.packed()
+        end = IndexEnd(len(self._totals.index), len(details), crc32c(details))
+        index += end.packed()
+        self._payload.append([details, index])
+        return len(details) + len(index), index
 
     def drop(self) -> None:
         """Drop everything. Idempotent."""
@@ -237,9 +281,9 @@ class TensorWriter:
 
     def _cut(self, canonical: memoryview, canonical_crc32c: int | None) -> None:
         """Cut the bytes into chunks and encode these. Whole chunks are views; the beginning of a chunk is copied."""
-        chunk_bytes = self._chunk_bytes
         complete = self.received_bytes == self.new.spec.canonical_bytes
         while canonical.nbytes:
+            chunk_bytes = self._piece_bytes
             if self._partial or (canonical.nbytes < chunk_bytes and not complete):
                 piece = canonical[: chunk_bytes - len(self._partial)]
                 self._partial += piece
@@ -262,11 +306,11 @@ class TensorWriter:
             self._narrowed = narrowed(self._plan, chunk, dtype)
         self._begun_chunks += 1
         if self._is_encoded_here(chunk):
-            self._store(chunk, known_crc32c, encode_chunk(chunk, dtype, self._narrowed, known_crc32c))
+            self._store(chunk, known_crc32c, _encoded(chunk, dtype, self._narrowed, known_crc32c))
             return
         while len(self._pending) >= self._pool.depth:
             self._store_next()
-        encoding = self._pool.submit(encode_chunk, chunk, dtype, self._narrowed, known_crc32c)
+        encoding = self._pool.submit(_encoded, chunk, dtype, self._narrowed, known_crc32c)
         self._pending.append((chunk, known_crc32c, encoding))
 
     def _is_encoded_here(self, chunk: memoryview) -> bool:
@@ -280,15 +324,20 @@ class TensorWriter:
         chunk, chunk_crc32c, future = self._pending.popleft()
         self._store(chunk, chunk_crc32c, self._pool.result_of(future))
 
-    def _store(self, chunk: memoryview, chunk_crc32c: int, encoded: EncodedChunk) -> None:
-        seeded_crc32c = encoded.crc32c ^ chunk_seed(self._payload_key, len(self._totals.index))
+    def _store(self, chunk: memoryview, chunk_crc32c: int, encoding: Encoded) -> None:
         self._source_crc32c = combine_crc32c(self._source_crc32c, chunk_crc32c, chunk.nbytes)
-        self._totals.add(chunk.nbytes, encoded, seeded_crc32c)
         if self._value_digest is not None:
-            self._value_digest.update(chunk if encoded.decoded is None else encoded.decoded)
-        self._payload.append(encoded.record)
+            decoded = encoding.chunk.decoded
+            self._value_digest.update(chunk if decoded is None else decoded)
+        self._append_record(encoding)
         if self._marker is not None:
             self._mark_if_due(self._marker)
+
+    def _append_record(self, encoding: Encoded) -> None:
+        encoded = encoding.chunk
+        seeded_crc32c = encoded.crc32c ^ chunk_seed(self._payload_key, len(self._totals.index))
+        self._totals.add(encoding.canonical_bytes, encoded, seeded_crc32c, encoding.digest)
+        self._payload.append(encoded.record)
 
     def _mark_if_due(self, marker: Marker) -> None:
         totals = self._totals
@@ -312,14 +361,16 @@ class TensorWriter:
             announced=self.new,
             state={"source_crc32c": self._source_crc32c, "totals": totals.to_json()},
         )
-        marker.begin(self._payload.keep(), Mark(upload, totals.index.since(self._marked_chunks)))
+        new_details = ChunkDetails()
+        new_details.extend(totals.details, self._marked_chunks, len(totals.index) - self._marked_chunks)
+        marker.begin(self._payload.keep(), Mark(upload, totals.index.since(self._marked_chunks), new_details))
         self._marked_chunks = len(totals.index)
 
     def _resume(self, staging: Staging, upload: Upload) -> None:
         assert self._marker is not None
         try:
-            index = self._marker.chunks(upload)
-            _require_chunks(upload, index)
+            index, details = self._marker.chunks(upload)
+            _require_chunks(upload, index, details)
             payload, reader = staging.resume(upload.payload_key, upload.stored_bytes)
         except (DataCorruptError, PayloadMissingError) as error:
             self._marker.drop()
@@ -331,7 +382,7 @@ class TensorWriter:
             raise StoreUnavailableError(f"item {upload.item}: {error}", dataset=self._dataset.name) from error
         self._payload_key = upload.payload_key
         self._payload = PayloadWriter(staging, upload.payload_key, 0, payload, upload.stored_bytes)
-        self._totals = Totals.from_json(self._plan, upload.state["totals"], index, upload.committed_bytes)
+        self._totals = Totals.from_json(self._plan, upload.state["totals"], index, details, upload.committed_bytes)
         self._source_crc32c = upload.state["source_crc32c"]
         self._marked_chunks = self._begun_chunks = len(index)
         self._marker.resumed(upload.committed_bytes)
@@ -395,9 +446,14 @@ class TensorWriter:
         )
 
 
-def _require_chunks(upload: Upload, index: ChunkIndex) -> None:
+def _encoded(chunk: memoryview, dtype: DType, plan: ChunkPlan, chunk_crc32c: int) -> Encoded:
+    encoded = encode_chunk(chunk, dtype, plan, chunk_crc32c)
+    return Encoded.of(encoded, chunk)
+
+
+def _require_chunks(upload: Upload, index: ChunkIndex, details: ChunkDetails) -> None:
     """Check that these are the chunks of the mark. `_replay` checks their checksums."""
-    if len(index) != upload.chunk_count or index.stored_bytes != upload.stored_bytes:
+    if not len(index) == len(details) == upload.chunk_count or index.stored_bytes != upload.stored_bytes:
         raise DataCorruptError(
             f"the catalogue is damaged: it has {len(index)} chunks of item {upload.item}, the mark {upload.chunk_count}",
             tensor=upload.id,

@@ -5,18 +5,24 @@ from __future__ import annotations
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
+from tensorus_codecs.checksum import chunk_seed
 from tensorus_codecs.encoding import Encoding
 from tensorus_codecs.measure import MeasuredError
 from tensorus_codecs.summary import PartialSummary
-from tensorus_server.chunk_index import ChunkIndex
+from tensorus_server.chunk_details import ChunkDetails
+from tensorus_server.chunk_index import ENTRY_BYTES, ChunkIndex
+from tensorus_server.chunk_table import INDEX_END_BYTES
+from tensorus_server.limits import INLINE_BYTES_MAX
 from tensorus_server.model import EncodingShare, StorageReport
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tensorus_codecs.pipeline import EncodedChunk
     from tensorus_codecs.plan import ChunkPlan
     from tensorus_codecs.summary import ValueSummary
 
-__all__ = ["Totals"]
+__all__ = ["Totals", "overhead_of", "report_of"]
 
 
 class Totals:
@@ -28,6 +34,7 @@ class Totals:
         self.canonical_bytes = 0
         self.stored_bytes = 0
         self.index = ChunkIndex()
+        self.details = ChunkDetails()
         self._shares: dict[Encoding, list[int]] = {}
         self._quantized_bytes = 0
         self._error = MeasuredError()
@@ -35,8 +42,14 @@ class Totals:
         self._summary: PartialSummary | None = None
         self._fallbacks: dict[str, int] = {}
 
-    def add(self, canonical_bytes: int, encoded: EncodedChunk, seeded_crc32c: int) -> None:
-        """Add a chunk."""
+    def add(self, canonical_bytes: int, encoded: EncodedChunk, seeded_crc32c: int, digest: bytes | None = None) -> None:
+        """Add a chunk.
+
+        Args:
+            digest: XXH3-128 of the chunk as readers get it; None: the payload will be inline, and has no chunk details.
+        """
+        if digest is not None:
+            self.details.append(encoded, digest)
         self.canonical_bytes += canonical_bytes
         self.stored_bytes += encoded.stored_bytes
         self.index.append((encoded.stored_bytes, seeded_crc32c))
@@ -52,12 +65,26 @@ class Totals:
         if encoded.fallback_reason:
             self._fallbacks[encoded.fallback_reason] = self._fallbacks.get(encoded.fallback_reason, 0) + 1
 
-    def report(self, index_bytes: int) -> StorageReport:
-        """Return the report on all chunks that were added."""
+    def copy(self, record: bytes, record_crc32c: int, payload_key: str, details: ChunkDetails, number: int) -> int:
+        """Add a record of another payload, with its details there; return its number in this payload.
+
+        The reports of this object do not cover it.
+        """
+        mine = len(self.index)
+        self.index.append((len(record), record_crc32c ^ chunk_seed(payload_key, mine)))
+        self.details.extend(details, number, 1)
+        return mine
+
+    def report(self, overhead_bytes: int) -> StorageReport:
+        """Return the report on all chunks that were added.
+
+        Args:
+            overhead_bytes: bytes of the payload apart from its records.
+        """
         return StorageReport(
             canonical_bytes=self.canonical_bytes,
             quantized_bytes=self._quantized_bytes,
-            stored_bytes=index_bytes + self.stored_bytes,
+            stored_bytes=overhead_bytes + self.stored_bytes,
             relative_error=self._error.relative_error,
             max_absolute_error=self._error.max_absolute_error,
             lossy=self._lossy,
@@ -72,7 +99,7 @@ class Totals:
         return None if self._summary is None else self._summary.finish()
 
     def to_json(self) -> dict[str, Any]:
-        """Return all measurements except the index, the byte counts and the plan."""
+        """Return all measurements except index, details, byte counts and plan."""
         return {
             "shares": [[encoding.to_json(), *amounts] for encoding, amounts in self._shares.items()],
             "quantized_bytes": self._quantized_bytes,
@@ -83,10 +110,13 @@ class Totals:
         }
 
     @classmethod
-    def from_json(cls, plan: ChunkPlan, fields: dict[str, Any], index: ChunkIndex, canonical_bytes: int) -> Totals:
-        """Restore totals from the fields of `to_json`, and from the index and plan of the same chunks."""
+    def from_json(
+        cls, plan: ChunkPlan, fields: dict[str, Any], index: ChunkIndex, details: ChunkDetails, canonical_bytes: int
+    ) -> Totals:
+        """Restore totals from the fields of `to_json`, and from index, details and plan of the same chunks."""
         totals = cls(plan)
         totals.index = index
+        totals.details = details
         totals.canonical_bytes = canonical_bytes
         totals.stored_bytes = index.stored_bytes
         totals._shares = {Encoding.from_json(steps): amounts for steps, *amounts in fields["shares"]}
@@ -98,8 +128,49 @@ class Totals:
         return totals
 
     def _fallback_reason(self) -> str:
-        reasons = [self._plan.fallback_reason] if self._plan.fallback_reason else []
-        if self._fallbacks:
-            first = next(iter(self._fallbacks))
-            reasons.append(f"{sum(self._fallbacks.values())} of {len(self.index)} chunks are lossless: {first}")
-        return "; ".join(reasons)
+        return _reason(self._plan, self._fallbacks, len(self.index))
+
+
+def overhead_of(details: ChunkDetails, record_bytes: int) -> int:
+    """Return the bytes of a payload apart from its records.
+
+    Args:
+        details: of its chunks.
+        record_bytes: length of all records together.
+    """
+    index_bytes = ENTRY_BYTES * len(details)
+    if record_bytes + index_bytes <= INLINE_BYTES_MAX:
+        return index_bytes
+    return index_bytes + INDEX_END_BYTES + len(details.packed())
+
+
+def report_of(
+    plan: ChunkPlan, details: ChunkDetails, sizes: Sequence[int], lengths: Sequence[int], overhead_bytes: int
+) -> StorageReport:
+    """Return the report on chunks with these details.
+
+    Args:
+        plan: the plan that they follow.
+        sizes: canonical bytes of each chunk.
+        lengths: length of each chunk's record.
+        overhead_bytes: bytes apart from the records.
+    """
+    error = details.error
+    return StorageReport(
+        canonical_bytes=sum(sizes),
+        quantized_bytes=details.quantized_bytes,
+        stored_bytes=overhead_bytes + sum(lengths),
+        relative_error=error.relative_error,
+        max_absolute_error=error.max_absolute_error,
+        lossy=details.is_lossy,
+        encodings=tuple(EncodingShare(tuple(steps), *amounts) for steps, *amounts in details.shares(sizes, lengths)),
+        fallback_reason=_reason(plan, details.fallbacks(), len(details)),
+    )
+
+
+def _reason(plan: ChunkPlan, fallbacks: dict[str, int], chunk_count: int) -> str:
+    reasons = [plan.fallback_reason] if plan.fallback_reason else []
+    if fallbacks:
+        first = next(iter(fallbacks))
+        reasons.append(f"{sum(fallbacks.values())} of {chunk_count} chunks are lossless: {first}")
+    return "; ".join(reasons)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tensorus_server.engine.insert.items import ItemProgress
 from tensorus_server.errors import InvalidRequestError
-from tensorus_server.model import Tensor
+from tensorus_server.model import Outcome, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +46,10 @@ def tensors_of(catalogue: Catalogue, dataset: str, uploads: Sequence[Upload]) ->
         return {}
     found = dict(zip(generations, catalogue.tensors.by_generation(dataset, list(generations.values())), strict=True))
     outcomes = {upload.item: upload.outcome for upload in uploads}
+    for upload in uploads:
+        if upload.outcome is Outcome.CHANGED and found.get(upload.item) is None:
+            # The edit was done, and the tensor has changed again: it must not be done a second time.
+            (found[upload.item],) = catalogue.tensors.get(dataset, [upload.id])
     return {
         item: replace(tensor, outcome=outcomes[item]) for item, tensor in found.items() if isinstance(tensor, Tensor)
     }

@@ -1,10 +1,10 @@
-"""A payload: the chunk records of one generation of a tensor in order, followed by the chunk index.
+"""A payload: chunk records, followed by the chunk index.
 
-Chunk index. Little-endian, no padding; 8 bytes per chunk, in order.
+Chunk index. Little-endian, no padding; 8 bytes per record, in order; in format 2 its end follows (`chunk_table.py`).
 
      at  size  field
-      0     4  stored_bytes  length of the chunk's record; records are contiguous from the payload's start
-      4     4  crc32c        of the record, combined by exclusive or with its seed: `chunk_seed(payload key, chunk number)`
+      0     4  stored_bytes  length of the record; records are contiguous from the payload's start
+      4     4  crc32c        of the record, combined by exclusive or with its seed: `chunk_seed(payload key, record number)`
 
 The catalogue holds the length and the CRC32C of the index, and the length of the payload. So all damage is detected: in a
 record, in the index, in the order of intact records, or by a record of another payload.
@@ -13,6 +13,7 @@ record, in the index, in the order of intact records, or by a record of another 
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -20,99 +21,164 @@ from tensorus_codecs.checksum import chunk_seed, combine_crc32c, crc32c
 from tensorus_codecs.chunk_record import ChunkRecord, Stream, pack_header
 from tensorus_codecs.coarse import HEAD_BYTES, CoarseHead
 from tensorus_codecs.dtypes import dtype_by_number, opaque_dtype
+from tensorus_server.chunk_details import ChunkDetails
 from tensorus_server.chunk_index import ENTRY_BYTES, RecordPlaces
 from tensorus_server.chunk_store.abc import PayloadMissingError, PayloadUnreadableError
+from tensorus_server.chunk_table import INDEX_END_BYTES, ChunkTable, IndexEnd
 from tensorus_server.errors import DataCorruptError
 
 if TYPE_CHECKING:
     from tensorus_codecs.dtypes import DType
     from tensorus_server.chunk_index import IndexCache
     from tensorus_server.chunk_store.abc import ChunkReader
-    from tensorus_server.model import Tensor
+    from tensorus_server.model import Locator, Tensor
 
-__all__ = ["ENTRY_BYTES", "Payload", "damage", "pack_entry", "raw_record"]
+__all__ = ["ENTRY_BYTES", "Payload", "PayloadIndex", "damage", "pack_entry", "raw_record"]
 
 _ENTRY = struct.Struct("<II")
+
+
+@dataclass(frozen=True)
+class PayloadIndex:
+    """What the index of a payload says."""
+
+    places: RecordPlaces
+    end: IndexEnd | None
+    """None: the payload is of format 1."""
+    table: ChunkTable | None
+    """None: the payload has all records of its tensor, in order."""
+
+    @property
+    def overhead_bytes(self) -> int:
+        """Bytes between the records and the index."""
+        return 0 if self.end is None else self.end.table_bytes + self.end.details_bytes
 
 
 class Payload:
     """An open payload; every read is verified. Thread-safe."""
 
-    def __init__(self, tensor: Tensor, reader: ChunkReader, cache: IndexCache | None = None) -> None:
-        """Read and check the chunk index of `tensor`'s payload, unless the cache has it.
+    def __init__(
+        self,
+        tensor: Tensor,
+        reader: ChunkReader,
+        cache: IndexCache[PayloadIndex] | None = None,
+        locator: Locator | None = None,
+    ) -> None:
+        """Read and check the chunk index, unless the cache has it.
 
         Args:
+            tensor: the tensor that the payload is read for; errors name it.
             reader: reads the payload; the caller opened it and closes it after the last read.
             cache: a cache of chunk indexes; None: always read the index.
+            locator: the payload's place; None: the tensor's own.
 
         Raises:
             DataCorruptError: the index is damaged.
         """
         self._tensor = tensor
         self._reader = reader
-        locator = tensor.locator
+        self.locator = tensor.locator if locator is None else locator
+        locator = self.locator
         if cache is None:
-            self._places = self._read_index()
+            self.index = self._read_index()
         else:
             key = (locator.key, locator.offset, locator.length, locator.index_length, locator.index_crc32c)
-            self._places = cache.get(key, locator.index_length, self._read_index)
-        records_bytes = locator.length - locator.index_length
+            self.index = cache.get(key, locator.index_length, self._read_index)
+        self._places = self.index.places
+        records_bytes = locator.length - locator.index_length - self.index.overhead_bytes
         if self._places.stored_bytes != records_bytes:
             found = self._places.stored_bytes
             raise damage(self._tensor, f"records are {found} bytes by the chunk index, expected {records_bytes}")
 
-    def read_record(self, chunk: int) -> tuple[bytes, int]:
-        """Return the record of chunk number `chunk`, and its CRC32C without the seed.
+    def read_record(self, number: int) -> tuple[bytes, int]:
+        """Return record `number` of the payload, and its CRC32C without the seed.
 
         Raises:
             DataCorruptError: the record is damaged.
         """
-        begin, length, seeded_crc32c = self._places.place(chunk)
-        record = self._read(self._tensor.locator.offset + begin, length, what=f"chunk {chunk}")
+        begin, length, seeded_crc32c = self._places.place(number)
+        record = self._read(self.locator.offset + begin, length, what=f"chunk {number}")
         found = crc32c(record)
-        self._require_crc32c(chunk, found, seeded_crc32c)
+        self._require_crc32c(number, found, seeded_crc32c)
         return record, found
 
-    def read_coarse(self, chunk: int) -> ChunkRecord | None:
-        """Return the record of the coarse form of chunk number `chunk`; None if it has none, and must be read whole.
+    def read_coarse(self, number: int) -> ChunkRecord | None:
+        """Return the record of the coarse form of record `number`; None if it has none, and must be read whole.
 
         Only the start of the stored record is read. The chunk index verifies it: see `coarse.py`.
 
         Raises:
             DataCorruptError: the record is damaged.
         """
-        begin, length, seeded_crc32c = self._places.place(chunk)
-        begin += self._tensor.locator.offset
-        head = CoarseHead.parse(self._read(begin, min(length, HEAD_BYTES), what=f"chunk {chunk}"), length)
+        begin, length, seeded_crc32c = self._places.place(number)
+        begin += self.locator.offset
+        head = CoarseHead.parse(self._read(begin, min(length, HEAD_BYTES), what=f"chunk {number}"), length)
         if head is None:
             return None
-        streams = self._read(begin + HEAD_BYTES, head.streams_bytes, what=f"chunk {chunk}")
+        streams = self._read(begin + HEAD_BYTES, head.streams_bytes, what=f"chunk {number}")
         found = head.record_crc32c(streams)
-        self._require_crc32c(chunk, found, seeded_crc32c)
+        self._require_crc32c(number, found, seeded_crc32c)
         return head.record(streams)
 
-    def _require_crc32c(self, chunk: int, found: int, seeded: int) -> None:
-        expected = seeded ^ chunk_seed(self._tensor.locator.payload_key, chunk)
+    def _require_crc32c(self, number: int, found: int, seeded: int) -> None:
+        expected = seeded ^ chunk_seed(self.locator.payload_key, number)
         if found != expected:
             raise damage(
-                self._tensor, f"CRC32C of chunk {chunk} is {found:#010x}, expected {expected:#010x}", chunk=chunk
+                self._tensor, f"CRC32C of chunk {number} is {found:#010x}, expected {expected:#010x}", chunk=number
             )
 
-    def _read_index(self) -> RecordPlaces:
-        locator = self._tensor.locator
-        chunk_count = -(-self._tensor.spec.canonical_bytes // self._tensor.chunk_bytes)
-        if locator.index_length != chunk_count * ENTRY_BYTES or locator.index_length > locator.length:
-            raise damage(
-                self._tensor, f"chunk index is {locator.index_length} bytes, expected {chunk_count * ENTRY_BYTES}"
-            )
-        begin = locator.offset + locator.length - locator.index_length
-        index = self._read(begin, locator.index_length, what="the chunk index")
-        found = crc32c(index)
-        if found != locator.index_crc32c:
-            raise damage(
-                self._tensor, f"CRC32C of the chunk index is {found:#010x}, expected {locator.index_crc32c:#010x}"
-            )
-        return RecordPlaces(index)
+    def read_details(self) -> ChunkDetails | None:
+        """Return the details of the payload's records; None: it is of format 1.
+
+        Raises:
+            DataCorruptError: they are damaged.
+        """
+        end = self.index.end
+        if end is None:
+            return None
+        stored = self._read_section("the chunk details", 0, end.details_bytes, end.details_crc32c)
+        try:
+            return ChunkDetails.parse(stored, end.records)
+        except (ValueError, LookupError, TypeError) as error:
+            raise damage(self._tensor, f"the chunk details are damaged: {error}") from error
+
+    def _read_index(self) -> PayloadIndex:
+        locator = self.locator
+        if locator.index_length > locator.length:
+            raise damage(self._tensor, f"chunk index is {locator.index_length} bytes, the payload {locator.length}")
+        index = self._read_section("the chunk index", -locator.index_length, locator.index_length, locator.index_crc32c)
+        if locator.index_length % ENTRY_BYTES == 0:
+            self._require_records(locator.index_length // ENTRY_BYTES)
+            return PayloadIndex(RecordPlaces(index), None, None)
+        table = None
+        try:
+            end = IndexEnd.parse(index)
+            if end.table_bytes:
+                offset = end.details_bytes
+                table = ChunkTable.parse(
+                    self._read_section("the chunk table", offset, end.table_bytes, end.table_crc32c)
+                )
+        except ValueError as error:
+            raise damage(self._tensor, str(error)) from error
+        if table is None:
+            self._require_records(end.records)
+        return PayloadIndex(RecordPlaces(index[:-INDEX_END_BYTES]), end, table)
+
+    def _require_records(self, found: int) -> None:
+        """Check the number of records, if the payload is the tensor's own and has all of them."""
+        expected = -(-self._tensor.spec.canonical_bytes // self._tensor.chunk_bytes)
+        if self.locator is self._tensor.locator and found != expected:
+            raise damage(self._tensor, f"the chunk index has {found} chunks, expected {expected}")
+
+    def _read_section(self, what: str, before_index: int, length: int, expected_crc32c: int) -> bytes:
+        """Return bytes that end `before_index` bytes before the index starts, after checking their CRC32C."""
+        locator = self.locator
+        begin = locator.offset + locator.length - locator.index_length - before_index - length
+        section = self._read(begin, length, what=what) if begin >= locator.offset else b""
+        found = crc32c(section)
+        if found != expected_crc32c or len(section) != length:
+            raise damage(self._tensor, f"CRC32C of {what} is {found:#010x}, expected {expected_crc32c:#010x}")
+        return section
 
     def _read(self, offset: int, length: int, *, what: str) -> bytes:
         try:

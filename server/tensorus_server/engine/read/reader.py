@@ -8,7 +8,9 @@ needs decoding, the caller's thread does the work.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +26,8 @@ from tensorus_server.chunk_index import IndexCache
 from tensorus_server.chunk_store.abc import PayloadMissingError
 from tensorus_server.chunk_store.bytes_reader import BytesReader
 from tensorus_server.engine.read.cast import Cast
-from tensorus_server.engine.read.payload import Payload, damage, raw_record
+from tensorus_server.engine.read.chunks import TensorChunks
+from tensorus_server.engine.read.payload import damage, raw_record
 from tensorus_server.engine.read.slices import SlicePlan, resolve_slices
 from tensorus_server.errors import (
     DataCorruptError,
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import Catalogue
     from tensorus_server.chunk_store.abc import ChunkReader, PayloadStore
     from tensorus_server.engine.codec_pool import CodecPool
+    from tensorus_server.engine.read.payload import PayloadIndex
     from tensorus_server.model import Part, Precision, Tensor
 
 __all__ = ["Piece", "ReadPlan", "TensorReader", "coarse_error", "decode_chunk", "stored_form"]
@@ -161,7 +165,7 @@ class TensorReader:
         self._catalogue = catalogue
         self._payloads = payloads
         self._pool = pool
-        self._indexes = IndexCache()
+        self._indexes: IndexCache[PayloadIndex] = IndexCache()
 
     def read(
         self,
@@ -197,18 +201,29 @@ class TensorReader:
         yield from self._read(tensor, plan, _Accepted(accepted_codecs, record_bytes_max))
 
     def _read(self, tensor: Tensor, plan: ReadPlan, accepted: _Accepted) -> Iterator[Piece]:
-        with self._open(tensor) as reader:
-            payload = Payload(tensor, reader, self._indexes)
+        with self.chunks(tensor) as chunks:
             if plan.slices is not None:
-                yield from self._gather(tensor, payload, plan.slices, coarse=plan.coarse_error > 0)
+                yield from self._gather(tensor, chunks, plan.slices, coarse=plan.coarse_error > 0)
             else:
-                yield from self._run_through(tensor, payload, plan, accepted)
+                yield from self._run_through(tensor, chunks, plan, accepted)
 
-    def _run_through(self, tensor: Tensor, payload: Payload, plan: ReadPlan, accepted: _Accepted) -> Iterator[Piece]:
+    @contextmanager
+    def chunks(self, tensor: Tensor) -> Iterator[TensorChunks]:
+        """Open the chunks of a tensor. Errors as of `read`."""
+        with self._open(tensor, tensor.locator.key) as reader:
+            chunks = TensorChunks(tensor, reader, partial(self._open, tensor), self._indexes)
+            try:
+                yield chunks
+            finally:
+                chunks.close()
+
+    def _run_through(
+        self, tensor: Tensor, chunks: TensorChunks, plan: ReadPlan, accepted: _Accepted
+    ) -> Iterator[Piece]:
         coarse = plan.coarse_error > 0
 
         def work(run: _Run) -> Piece:
-            return _read_run(tensor, payload, run, accepted, coarse=coarse)
+            return _read_run(tensor, chunks, run, accepted, coarse=coarse)
 
         runs = plan.runs(tensor.chunk_bytes)
         if plan.length > _HERE_BYTES_MAX and _has_codec_work(tensor, accepted, coarse=coarse):
@@ -217,13 +232,13 @@ class TensorReader:
             # Measured on 2 cores: the hand-over to another thread costs more than the overlap gains.
             yield from map(work, runs)
 
-    def _gather(self, tensor: Tensor, payload: Payload, slices: SlicePlan, *, coarse: bool) -> Iterator[Piece]:
+    def _gather(self, tensor: Tensor, chunks: TensorChunks, slices: SlicePlan, *, coarse: bool) -> Iterator[Piece]:
         element_bytes = tensor.spec.dtype.element_bytes
 
         def work(chunk: int) -> list[Piece]:
-            record = _coarse_record(tensor, payload, chunk) if coarse else None
+            record = _coarse_record(tensor, chunks, chunk) if coarse else None
             if record is None:
-                stored, _ = payload.read_record(chunk)
+                stored, _ = chunks.read_record(chunk)
                 record = _parse(tensor, chunk, stored)
             canonical = _decode(tensor, chunk, record)
             values = np.frombuffer(canonical, np.dtype((np.void, element_bytes)))
@@ -236,11 +251,11 @@ class TensorReader:
         for pieces in self._pool.map_in_order(work, slices.chunks()):
             yield from pieces
 
-    def _open(self, tensor: Tensor) -> ChunkReader:
-        if tensor.inline_payload is not None:
+    def _open(self, tensor: Tensor, key: str) -> ChunkReader:
+        if tensor.inline_payload is not None and key == tensor.locator.key:
             return BytesReader(tensor.inline_payload)
         try:
-            return self._payloads.open(tensor.locator.key)
+            return self._payloads.open(key)
         except PayloadMissingError as error:
             (current,) = self._catalogue.tensors.by_generation(tensor.dataset, [tensor.generation])
             if current is None:
@@ -295,13 +310,13 @@ def _has_codec_work(tensor: Tensor, accepted: _Accepted, *, coarse: bool) -> boo
     return False
 
 
-def _read_run(tensor: Tensor, payload: Payload, run: _Run, accepted: _Accepted, *, coarse: bool) -> Piece:
+def _read_run(tensor: Tensor, chunks: TensorChunks, run: _Run, accepted: _Accepted, *, coarse: bool) -> Piece:
     """Return the run's bytes; a whole chunk in its stored form, or in its coarse form if `coarse`, if the client takes that."""
     if coarse:
-        coarse_record = _coarse_record(tensor, payload, run.chunk)
+        coarse_record = _coarse_record(tensor, chunks, run.chunk)
         if coarse_record is not None:
             return _coarse_piece(tensor, run, coarse_record, accepted)
-    record, record_crc32c = payload.read_record(run.chunk)
+    record, record_crc32c = chunks.read_record(run.chunk)
     chunk_bytes = _chunk_bytes(tensor, run.chunk)
     if run.stop - run.start == chunk_bytes:
         codecs = accepted.codecs if len(record) <= accepted.record_bytes_max else frozenset()
@@ -328,8 +343,8 @@ def _decoded_piece(tensor: Tensor, run: _Run, record: ChunkRecord) -> Piece:
     return Piece(run.offset, part.nbytes, part, crc32c(part))
 
 
-def _coarse_record(tensor: Tensor, payload: Payload, chunk: int) -> ChunkRecord | None:
-    record = payload.read_coarse(chunk)
+def _coarse_record(tensor: Tensor, chunks: TensorChunks, chunk: int) -> ChunkRecord | None:
+    record = chunks.read_coarse(chunk)
     if record is not None:
         _require_fit(tensor, chunk, record)
     return record

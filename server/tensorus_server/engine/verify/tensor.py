@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from tensorus_codecs.checksum import TensorDigest, crc32c
 from tensorus_codecs.errors import UnsupportedCodecError
+from tensorus_protos.digest import TENSOR_DIGEST, ChunkedDigest
 from tensorus_server.engine.verify.chunks import file_of, open_chunks
 from tensorus_server.errors import DataCorruptError, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Protocol
 
     from tensorus_server.chunk_store.abc import PayloadStore
@@ -76,7 +77,9 @@ def _check_chunks(tensor: Tensor, chunks: StoredChunks) -> Iterator[Step]:
     for chunk in range(chunks.count):
         try:
             record = chunks.read(chunk)
-            checksums.update(chunks.decode(chunk, record))
+            canonical = chunks.decode(chunk, record)
+            checksums.update(canonical)
+            chunks.check_digest(chunk, canonical)
         except DataCorruptError as error:
             all_decoded = False
             yield Step(chunk + 1, chunk_stored_bytes, named(error, tensor, chunks.file_of(chunk)))
@@ -107,7 +110,13 @@ class _Crc32c:
         return self._value.to_bytes(4, "big")
 
 
-_DIGESTS: dict[str, type[_Digest]] = {TensorDigest.ALGORITHM: TensorDigest, "crc32c": _Crc32c}
+_DIGESTS: dict[str, Callable[[Tensor], _Digest]] = {
+    TensorDigest.ALGORITHM: lambda _: TensorDigest(),
+    TENSOR_DIGEST: lambda tensor: ChunkedDigest(
+        tensor.spec.dtype.number, 8 * tensor.spec.dtype.element_bytes, tensor.spec.shape, tensor.chunk_bytes
+    ),
+    "crc32c": lambda _: _Crc32c(),
+}
 
 
 class _Checksums:
@@ -120,7 +129,7 @@ class _Checksums:
             # Readers get the bytes that the writer sent.
             self._expected["source checksum"] = tensor.source_checksum
         algorithms = {checksum.algorithm for checksum in self._expected.values()}
-        self._digests = {algorithm: _DIGESTS[algorithm]() for algorithm in algorithms & _DIGESTS.keys()}
+        self._digests = {algorithm: _DIGESTS[algorithm](tensor) for algorithm in algorithms & _DIGESTS.keys()}
 
     def update(self, canonical: memoryview) -> None:
         for digest in self._digests.values():

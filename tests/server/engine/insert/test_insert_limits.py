@@ -26,6 +26,7 @@ from tensorus_server.engine.insert import stream as insert_module
 from tensorus_server.engine.insert.committer import Commit
 from tensorus_server.engine.insert.items import Batch
 from tensorus_server.engine.insert.stream import InsertOptions, InsertServices, InsertStream
+from tensorus_server.engine.insert.tensor_locks import TensorLocks
 from tensorus_server.errors import (
     AlreadyExistsError,
     LimitExceededError,
@@ -74,7 +75,7 @@ class TestLimits:
         committer = HoldingCommitter(limit)
         pool = CodecPool(1)
         seal_pool = WorkerPool(2, "seal")
-        services = InsertServices(None, MemoryChunkStore(), pool, committer, seal_pool, Health())  # type: ignore[arg-type]
+        services = InsertServices(None, MemoryChunkStore(), pool, committer, seal_pool, Health(), None, TensorLocks())  # type: ignore[arg-type]
         dataset = Dataset(1, "d", StoragePolicy(preset="none"), Schema(), 0)
         stream = InsertStream(dataset, services, Reports(), InsertOptions())
         done = threading.Thread(target=committer.let_go_while_full, args=(count,))

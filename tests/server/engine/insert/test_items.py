@@ -14,6 +14,7 @@ from tensorus_server import background
 from tensorus_server.engine.health import Health
 from tensorus_server.engine.insert import items as items_module
 from tensorus_server.engine.insert.items import Batch, Items
+from tensorus_server.engine.insert.tensor_locks import TensorLocks
 from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.model import Dataset, Schema
 
@@ -190,3 +191,21 @@ class TestWaits:
         assert items.sealed(batch)
         items.wait(sealed=True)
         assert items.in_state("sealed") == [batch]
+
+
+class TestLocks:
+    """An edit has its tensor's lock until it is settled."""
+
+    def test_it_is_released_with_the_outcome(self, items: Items) -> None:
+        locks, batch = TensorLocks(), items.begin([0])
+        items.take_lock(batch, locks.acquire(DATASET, "t"))
+        assert locks._held
+        batch.settle([TENSOR])
+        assert not locks._held
+
+    def test_an_edit_that_was_given_up_while_it_waited_does_not_keep_it(self, items: Items) -> None:
+        locks, batch = TensorLocks(), items.begin([0])
+        items.fail_all(StoreUnavailableError("given up"))
+        with pytest.raises(StoreUnavailableError, match="given up before the edit could be done"):
+            items.take_lock(batch, locks.acquire(DATASET, "t"))
+        assert not locks._held

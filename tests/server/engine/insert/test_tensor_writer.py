@@ -26,6 +26,7 @@ from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import StoredTensor
 from tensorus_server.chunk_store.local import LocalChunkStore
 from tensorus_server.chunk_store.memory import MemoryChunkStore
+from tensorus_server.chunk_table import INDEX_END_BYTES
 from tensorus_server.engine.codec_pool import CodecPool
 from tensorus_server.engine.insert import tensor_writer
 from tensorus_server.engine.insert.tensor_writer import TensorWriter
@@ -313,7 +314,7 @@ class TestInline:
         )
         writer.write(memoryview(bytes(size)))
         stored, staged = writer.seal(None)
-        assert stored.storage.stored_bytes == INLINE_BYTES_MAX + beyond
+        assert sum(share.stored_bytes for share in stored.storage.encodings) == size + chunks * RAW_RECORD_OVERHEAD
         assert (stored.inline_payload is not None, staged is None) == (inline, inline)
         assert RawFolder(tmp_path).unfinished() == (0 if inline else 1)
         chunk_store.close()
@@ -334,7 +335,8 @@ class TestInline:
         records = [payload[begin : begin + 4096 + RAW_RECORD_OVERHEAD] for begin in range(0, 200_000, 4117)]
         canonical_bytes = b"".join(record[RAW_RECORD_OVERHEAD:] for record in records)
         assert canonical_bytes[:200_000] == array.tobytes()
-        assert stored.locator == Locator(KEY, 0, len(payload), 49 * 8, crc32c(payload[-49 * 8 :]))
+        index_length = 49 * INDEX_ENTRY_BYTES + INDEX_END_BYTES
+        assert stored.locator == Locator(KEY, 0, len(payload), index_length, crc32c(payload[-index_length:]))
 
     @pytest.mark.parametrize(("size", "held"), [(10_000, True), (65_000, True), (70_000, False)])
     def test_what_is_encoded_and_in_memory_is_held(self, pool: CodecPool, size: int, *, held: bool) -> None:

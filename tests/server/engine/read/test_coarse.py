@@ -156,7 +156,7 @@ class TestStoredBytes:
     @pytest.fixture
     def tensor(self, engine: Engine) -> Tensor:
         tensor = find(engine, "d", "weights")
-        with engine.reader._open(tensor) as reader:
+        with engine.reader._open(tensor, tensor.locator.key) as reader:
             return replace(tensor, inline_payload=reader.read(tensor.locator.offset, tensor.locator.length))
 
     @staticmethod

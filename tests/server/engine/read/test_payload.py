@@ -254,9 +254,9 @@ class TestChunkIndex:
     @pytest.mark.parametrize(
         ("fields", "message"),
         [
-            ({"index_length": 16}, "chunk index is 16 bytes, expected 8"),
-            ({"index_length": 0}, "chunk index is 0 bytes, expected 8"),
-            ({"length": 4}, "chunk index is 8 bytes, expected 8"),
+            ({"index_length": 16}, "CRC32C of the chunk index is"),
+            ({"index_length": 0}, "CRC32C of the chunk index is 0x00000000"),
+            ({"length": 4}, "chunk index is 8 bytes, the payload 4"),
             ({"index_crc32c": 1}, r"CRC32C of the chunk index is 0x[0-9a-f]{8}, expected 0x00000001"),
             ({"length": 1000}, "payload is too short for the chunk index: payload has 129 bytes"),
             ({"offset": 1}, "payload is too short for the chunk index"),

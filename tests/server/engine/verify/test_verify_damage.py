@@ -33,11 +33,8 @@ from tensorus_server.engine.verify.verification import Target
 from tensorus_server.errors import DataCorruptError, StoreUnavailableError
 from tensorus_server.model import Checksum, Tensor
 
-INDEX = CHUNKS * RECORD_BYTES - 100
-"""Where the chunk index of `IN_A_FILE` begins."""
-
-PAYLOAD = INDEX + 8 * CHUNKS
-"""How long its payload is."""
+DETAILS = CHUNKS * RECORD_BYTES - 100
+"""Where the chunk details of `IN_A_FILE` begin."""
 
 
 @pytest.fixture
@@ -45,11 +42,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
+def end_of(path: Path) -> int:
+    """Return where the payload in a file ends, and the footer begins."""
+    return path.read_bytes().rindex(b'{"dataset"')
+
+
 DAMAGED_FILES: dict[str, tuple[Any, str | None, str]] = {
     "a flipped bit in the values of a chunk": (lambda p: flip(p, 2 * RECORD_BYTES + 500), "2", "CRC32C of chunk 2 is"),
     "a flipped bit in the head of a record": (lambda p: flip(p, RECORD_BYTES), "1", "CRC32C of chunk 1 is"),
-    "a flipped bit in the chunk index": (lambda p: flip(p, INDEX + 9), None, "CRC32C of the chunk index is"),
-    "a flipped bit in the text of the footer": (lambda p: flip(p, PAYLOAD + 20), None, "CRC32C of the footer is"),
+    "a flipped bit in the chunk details": (lambda p: flip(p, DETAILS + 9), None, "CRC32C of the chunk details is"),
+    "a flipped bit in the chunk index": (lambda p: flip(p, end_of(p) - 40), None, "CRC32C of the chunk index is"),
+    "a flipped bit in the text of the footer": (lambda p: flip(p, end_of(p) + 20), None, "CRC32C of the footer is"),
     "a flipped bit in the last byte of the footer": (lambda p: flip(p, -1), None, "ends without a footer"),
     "a file that ends within a chunk": (lambda p: cut(p, 3 * RECORD_BYTES + 7), None, "too short for the chunk index"),
     "a file that ends within the footer": (lambda p: cut(p, -5), None, "ends without a footer"),
@@ -97,14 +100,16 @@ def test_an_intact_payload_of_another_tensor_is_damage(engine: Engine, folder: P
 
 def test_a_footer_of_another_payload_is_damage(engine: Engine, folder: Path) -> None:
     one, two = put_in_file(engine, "one"), put_in_file(engine, "two")
-    footer = path_of(folder, one).read_bytes()[PAYLOAD:]
-    path_of(folder, two).write_bytes(path_of(folder, two).read_bytes()[:PAYLOAD] + footer)
+    files = [path_of(folder, tensor) for tensor in (one, two)]
+    footer = files[0].read_bytes()[end_of(files[0]) :]
+    files[1].write_bytes(files[1].read_bytes()[: end_of(files[1])] + footer)
     found = verified(engine)
     assert [str(damage).split(",")[0] for damage in found.damages] == ["the footer describes another payload"]
 
 
 def test_a_file_without_a_footer_is_intact_as_older_versions_wrote_it(engine: Engine, folder: Path) -> None:
-    cut(path_of(folder, put_in_file(engine, "t")), PAYLOAD)
+    path = path_of(folder, put_in_file(engine, "t"))
+    cut(path, end_of(path))
     assert verified(engine).damages == []
 
 

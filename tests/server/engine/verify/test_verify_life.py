@@ -260,7 +260,7 @@ def test_pauses_keep_it_below_the_rate(engine: Engine) -> None:
     stored_bytes = sum(put_in_file(engine, f"t{number}").storage.stored_bytes for number in range(3))
     clock = Clock()
     assert list(filter(None, paced(engine, clock, 65536))) == []
-    assert sum(clock.pauses) == pytest.approx(stored_bytes / 65536, abs=0.02)
+    assert sum(clock.pauses) == pytest.approx(stored_bytes / 65536, abs=0.05)
     assert max(clock.pauses) <= 0.5
 
 

@@ -1,0 +1,172 @@
+"""The chunk table of a tensor, and the end of a payload's index that leads to it.
+
+A tensor that was changed shares unchanged chunks with its earlier generations, so its records are in several payloads. The
+chunk table says where: it lists *runs*, each a number of consecutive chunks whose records are consecutive in one payload. It is
+stored in the newest of these payloads. A tensor without a table has all its records, in order, in one payload.
+
+A payload of format 2 has, after its records: the chunk table, if any; the chunk details (`chunk_details.py`); the chunk index
+with 8 bytes for each record, as in format 1; and the end of the index, by which both are found. The length of an index tells
+the formats apart: in format 1 it is a multiple of 8. Everything is little-endian.
+
+End of the index, 28 bytes:
+
+     at  size  field
+      0     4  records           number of records in this payload
+      4     8  details           length, CRC32C
+     12     8  chunk table       length, CRC32C; 0, 0: none
+     20     4  version           2
+     24     4  reserved          0
+
+Chunk table:
+
+     at  size  field
+      0     4  n                 number of other payloads
+      4     4  m                 number of runs
+      8  12*m  runs              each: payload (4), 0 is the one with this table, k the k-th listed; number of its first record
+                                 (4); number of chunks (4)
+               payloads          each: length (8), length of its index (4), CRC32C of its index (4), length of its key (4), key
+                                 in the chunk store, ASCII
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tensorus_server.model import Locator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["INDEX_END_BYTES", "ChunkTable", "IndexEnd", "Run"]
+
+_END = struct.Struct("<7I")
+_HEAD = struct.Struct("<II")
+_PAYLOAD = struct.Struct("<QIII")
+_RUN = struct.Struct("<III")
+
+_VERSION = 2
+
+INDEX_END_BYTES = _END.size
+"""Size of the end of an index of format 2."""
+
+
+@dataclass(frozen=True)
+class IndexEnd:
+    """The end of a payload's index."""
+
+    records: int
+    """Number of records in the payload."""
+    details_bytes: int
+    details_crc32c: int
+    table_bytes: int = 0
+    """0: the payload has no chunk table."""
+    table_crc32c: int = 0
+
+    def packed(self) -> bytes:
+        """Return the stored form."""
+        return _END.pack(
+            self.records,
+            self.details_bytes,
+            self.details_crc32c,
+            self.table_bytes,
+            self.table_crc32c,
+            _VERSION,
+            0,
+        )
+
+    @classmethod
+    def parse(cls, index: bytes) -> IndexEnd:
+        """Return the end of an index of format 2.
+
+        Raises:
+            ValueError: a newer version wrote it, or its length does not fit.
+        """
+        if len(index) < _END.size:
+            raise ValueError(f"the chunk index has {len(index)} bytes, at least {_END.size} are its end")
+        *fields, version, _ = _END.unpack_from(index, len(index) - _END.size)
+        if version != _VERSION:
+            raise ValueError(f"the chunk index has version {version}, this version of Tensorus knows {_VERSION}")
+        end = cls(*fields)
+        if len(index) != 8 * end.records + _END.size:
+            raise ValueError(f"the chunk index of {end.records} records has {len(index)} bytes")
+        return end
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive chunks whose records are consecutive in one payload."""
+
+    payload: int
+    """0: the payload with the table; k: the k-th of the others."""
+    first: int
+    """Number of the first record in that payload."""
+    count: int
+    """Number of chunks."""
+
+
+class ChunkTable:
+    """Which payload has the record of each chunk, and its number there."""
+
+    def __init__(self, payloads: Sequence[Locator], runs: Iterable[Run]) -> None:
+        """Make a table of these runs.
+
+        Args:
+            payloads: the other payloads, in the order of their numbers; each starts at offset 0.
+            runs: runs of all chunks, in order.
+        """
+        self.payloads = tuple(payloads)
+        self.runs = tuple(runs)
+        # The chunk after the last one of each run.
+        self._ends = np.cumsum([run.count for run in self.runs], dtype=np.int64)
+
+    @property
+    def chunk_count(self) -> int:
+        """Number of chunks."""
+        return int(self._ends[-1]) if self.runs else 0
+
+    def place(self, chunk: int) -> tuple[int, int]:
+        """Return the number of the payload that has a chunk's record, and the record's number there."""
+        at = int(np.searchsorted(self._ends, chunk, side="right"))
+        run = self.runs[at]
+        return run.payload, run.first + chunk - (int(self._ends[at]) - run.count)
+
+    def packed(self) -> bytes:
+        """Return the stored form."""
+        return b"".join(
+            (
+                _HEAD.pack(len(self.payloads), len(self.runs)),
+                *(_RUN.pack(run.payload, run.first, run.count) for run in self.runs),
+                *(
+                    _PAYLOAD.pack(payload.length, payload.index_length, payload.index_crc32c, len(payload.key))
+                    + payload.key.encode("ascii")
+                    for payload in self.payloads
+                ),
+            )
+        )
+
+    @classmethod
+    def parse(cls, stored: bytes) -> ChunkTable:
+        """Return the table of this stored form, whose checksum the caller has verified.
+
+        Raises:
+            ValueError: it is not a stored form.
+        """
+        try:
+            payload_count, run_count = _HEAD.unpack_from(stored)
+            at = _HEAD.size + run_count * _RUN.size
+            runs = [Run(*fields) for fields in _RUN.iter_unpack(stored[_HEAD.size : at])]
+            payloads = []
+            for _ in range(payload_count):
+                length, index_length, index_crc32c, key_bytes = _PAYLOAD.unpack_from(stored, at)
+                at += _PAYLOAD.size + key_bytes
+                key = stored[at - key_bytes : at].decode("ascii")
+                payloads.append(Locator(key, 0, length, index_length, index_crc32c))
+        except struct.error as error:
+            raise ValueError(f"the chunk table is too short: {error}") from error
+        if at != len(stored) or len(runs) != run_count:
+            raise ValueError(f"a chunk table of {payload_count} payloads and {run_count} runs has {len(stored)} bytes")
+        return cls(payloads, runs)

@@ -1,0 +1,152 @@
+"""Locks by which edits of one tensor wait for each other, from reading the tensor to the end of the commit.
+
+Edits of one process wait for each other in memory. Those of several processes share locks in a file (`SharedLocks`). Whoever
+waits for a shared lock holds a second one, the gate, so that a process with many edits does not keep it from all others.
+
+A process of an older version knows no such locks. If it replaces the tensor meanwhile, the commit notices, and the client
+repeats the edit.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Protocol
+
+from tensorus_server.chunk_store.abc import PayloadBusyError
+from tensorus_server.errors import StoreBusyError
+from tensorus_server.limits import EDIT_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from tensorus_server.model import Dataset
+
+__all__ = ["SharedLocks", "TensorLock", "TensorLocks"]
+
+_LOOK_FIRST_S = 0.0005
+_LOOK_LAST_S = 0.005
+"""How often an edit looks whether another process has released the tensor."""
+
+
+class SharedLocks(Protocol):
+    """Locks that all processes of a store share, by keys of hexadecimal digits. `PayloadLocks` has them."""
+
+    def acquire(self, key: str, /) -> None:
+        """Take a lock; raises `PayloadBusyError` if it is taken."""
+
+    def release(self, key: str, /) -> None:
+        """Release a lock."""
+
+    def close(self) -> None:
+        """Release all locks."""
+
+
+class TensorLock:
+    """The lock of one tensor, held."""
+
+    def __init__(self, locks: TensorLocks, key: tuple[int, str]) -> None:
+        """Belong to the holder, who releases it on any thread."""
+        self._locks = locks
+        self._key = key
+
+    def release(self) -> None:
+        """Let the next edit begin. To be called once."""
+        self._locks.release(self._key)
+
+
+class TensorLocks:
+    """The locks of all tensors that are being edited. Thread-safe."""
+
+    def __init__(self, shared: SharedLocks | None = None) -> None:
+        """Start without locks.
+
+        Args:
+            shared: the locks of all processes of the store; `close` closes them. None: this process has the store alone.
+        """
+        self._shared = shared
+        self._lock = threading.Lock()
+        self._held: dict[tuple[int, str], tuple[threading.Lock, int]] = {}
+
+    def acquire(self, dataset: Dataset, tensor_id: str) -> TensorLock:
+        """Wait for the tensor's lock.
+
+        Raises:
+            StoreBusyError: other edits of the tensor have taken longer than `EDIT_TIMEOUT_S`.
+        """
+        key = (dataset.number, tensor_id)
+        give_up_s = time.monotonic() + EDIT_TIMEOUT_S
+        with self._lock:
+            turn, users = self._held.get(key, (threading.Lock(), 0))
+            self._held[key] = turn, users + 1
+        try:
+            if turn.acquire(timeout=EDIT_TIMEOUT_S):
+                try:
+                    if self._take_shared(key, give_up_s):
+                        return TensorLock(self, key)
+                except BaseException:
+                    turn.release()
+                    raise
+                turn.release()
+        except BaseException:
+            self._leave(key)
+            raise
+        self._leave(key)
+        raise StoreBusyError(
+            f"other edits of the tensor have taken longer than {EDIT_TIMEOUT_S:.0f} s (edit_timeout_s); repeat the edit",
+            dataset=dataset.name,
+            tensor=tensor_id,
+        )
+
+    def release(self, key: tuple[int, str]) -> None:
+        """See `TensorLock.release`."""
+        try:
+            if self._shared is not None:
+                self._shared.release(_shared_key(key, "tensor"))
+        finally:
+            self._held[key][0].release()
+            self._leave(key)
+
+    def close(self, timeout_s: float = 0.0) -> bool:  # noqa: ARG002 - nothing is in progress
+        """Release the shared locks, and return True. Idempotent."""
+        if self._shared is not None:
+            self._shared.close()
+        return True
+
+    def _leave(self, key: tuple[int, str]) -> None:
+        with self._lock:
+            turn, users = self._held[key]
+            if users == 1:
+                del self._held[key]
+            else:
+                self._held[key] = turn, users - 1
+
+    def _take_shared(self, key: tuple[int, str], give_up_s: float) -> bool:
+        """Take the lock that all processes share; return False if the time is up. The caller has this process's lock."""
+        if self._shared is None:
+            return True
+        gate = _shared_key(key, "gate")
+        if not self._wait_for(gate, give_up_s):
+            return False
+        try:
+            return self._wait_for(_shared_key(key, "tensor"), give_up_s)
+        finally:
+            self._shared.release(gate)
+
+    def _wait_for(self, shared_key: str, give_up_s: float) -> bool:
+        assert self._shared is not None
+        wait_s = _LOOK_FIRST_S
+        while True:
+            try:
+                self._shared.acquire(shared_key)
+            except PayloadBusyError:
+                if time.monotonic() > give_up_s:
+                    return False
+                time.sleep(wait_s)
+                wait_s = min(2 * wait_s, _LOOK_LAST_S)
+            else:
+                return True
+
+
+def _shared_key(key: tuple[int, str], kind: str) -> str:
+    number, tensor_id = key
+    return blake2b(f"{kind} {number} {tensor_id}".encode(errors="surrogatepass"), digest_size=8).hexdigest()

@@ -1,0 +1,234 @@
+"""Edited tensors stay what NumPy would make of them: a state machine of edits, insertions, deletions, sweeps, reopenings."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from support.arrays import assert_same_bits
+from support.engine import find, insert, read
+from support.servers import engine_config
+from support.stores import few_shards
+from tensorus_codecs.policy import StoragePolicy
+from tensorus_protos.digest import ChunkedDigest
+from tensorus_server.app import open_engine
+from tensorus_server.engine.engine import Engine
+from tensorus_server.engine.insert import edit_writer, edited_chunks
+from tensorus_server.model import Append, Edit, Outcome, SliceSet, Tensor, Write
+
+COLUMNS = 32
+"""Elements of a row: 32 rows of float32 are a chunk of 4096 bytes."""
+
+ROWS_MAX = 2500
+
+POLICIES = {
+    "raw": StoragePolicy("none", chunk_bytes=4096),
+    "lossless": StoragePolicy("lossless", chunk_bytes=4096),
+    "int8": StoragePolicy("int8_only", chunk_bytes=4096),
+}
+NAMES = ["a", "b", "c"]
+
+names = st.sampled_from(NAMES)
+rows = st.sampled_from([0, 1, 5, 31, 32, 33, 200, 900])
+"""Of an insert or append: nothing, parts of chunks, whole chunks, inline payloads and files."""
+held = st.sampled_from([True, True, True, False])
+"""Whether the edit waits in memory for the tensor's lock, or is encoded as it arrives."""
+
+
+class EditsMachine(RuleBasedStateMachine):
+    """The engine beside a dict of arrays, which are what was read last."""
+
+    folder: ClassVar[Path]
+    """Of the store, which all runs share. Each ends by deleting everything."""
+
+    def __init__(self) -> None:
+        """Open the engine; the payloads of deleted tensors are due at once."""
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        # So few that edits copy the records of small payloads together.
+        self.patch.setattr(edited_chunks, "_PAYLOADS_SOUGHT", 6)
+        self.config = engine_config(self.folder / "store", codec_threads=2, delete_grace_s=0.0)
+        self.engine: Engine = open_engine(self.config)
+        self.model: dict[str, np.ndarray[Any, Any]] = {}
+        self.seed = 0
+        self.changed = False
+        """Whether anything was since the last reopening."""
+
+    def teardown(self) -> None:
+        """Look once more at everything, delete it, and close: nothing is left."""
+        try:
+            self.sweep()
+            self.engine.delete_tensors("d", NAMES)
+            self.engine.sweep(in_grace=True)
+            assert list(self.engine._chunk_store.published()) == []
+            self.engine.delete_dataset("d")
+        finally:
+            self.engine.close()
+            self.patch.undo()
+
+    @initialize(policies=st.lists(st.sampled_from(list(POLICIES)), min_size=len(NAMES), max_size=len(NAMES)))
+    def begin_with_all_tensors(self, policies: list[str]) -> None:
+        """Create them, so that most steps have something to edit."""
+        self.engine.create_dataset("d")
+        for name, policy in zip(NAMES, policies, strict=True):
+            self.insert(name, policy, 200)
+
+    @rule(name=names, policy=st.sampled_from(list(POLICIES)), count=rows)
+    def insert(self, name: str, policy: str, count: int) -> None:
+        """Insert a whole tensor, or replace the one that is there."""
+        values = self._values(count, COLUMNS)
+        insert(self.engine, "d", name, values, policy=POLICIES[policy], replace=True)
+        found = read(self.engine, "d", name)
+        if policy != "int8":
+            assert_same_bits(found, values)
+        self.model[name] = found
+        self.changed = True
+
+    @rule(name=names, count=rows, is_held=held)
+    def append(self, name: str, count: int, *, is_held: bool) -> None:
+        """Append rows."""
+        old = self.model.get(name)
+        if old is None or len(old) + count > ROWS_MAX:
+            return
+        new = self._values(count, COLUMNS)
+        expected = np.concatenate([old, new])
+        kept = np.arange(len(expected)) < len(old)
+        self._edit(name, Append(0), new, expected, np.broadcast_to(kept[:, None], expected.shape), is_held=is_held)
+
+    @rule(name=names, begin=st.floats(0, 1), count=rows, is_held=held)
+    def write_rows(self, name: str, begin: float, count: int, *, is_held: bool) -> None:
+        """Write rows that follow each other."""
+        if name in self.model:
+            start = int(begin * len(self.model[name]))
+            self._write(name, (slice(start, min(start + count, len(self.model[name]))),), is_held=is_held)
+
+    @rule(
+        name=names,
+        begin=st.floats(0, 1),
+        steps=st.tuples(st.integers(1, 70), st.integers(1, 5)),
+        columns=st.tuples(st.integers(0, COLUMNS), st.integers(0, COLUMNS)).map(sorted),
+        is_held=held,
+    )
+    def write_with_steps(
+        self, name: str, begin: float, steps: tuple[int, int], columns: list[int], *, is_held: bool
+    ) -> None:
+        """Write some elements of some rows."""
+        if name in self.model:
+            start = int(begin * len(self.model[name]))
+            self._write(name, (slice(start, None, steps[0]), slice(*columns, steps[1])), is_held=is_held)
+
+    @rule(name=names, row=st.floats(0, 1, exclude_max=True), column=st.integers(0, COLUMNS - 1), is_held=held)
+    def write_an_element(self, name: str, row: float, column: int, *, is_held: bool) -> None:
+        """Write one element."""
+        if name in self.model and len(self.model[name]):
+            at = int(row * len(self.model[name]))
+            self._write(name, (slice(at, at + 1), slice(column, column + 1)), is_held=is_held)
+
+    @rule(name=names)
+    def delete(self, name: str) -> None:
+        """Delete a tensor, if it is there."""
+        assert self.engine.delete_tensors("d", [name]) == ([name] if self.model.pop(name, None) is not None else [])
+
+    @precondition(lambda self: self.changed)
+    @rule()
+    def sweep(self) -> None:
+        """Remove what nobody needs: everything can still be read, and nothing else is stored."""
+        self.engine.sweep(in_grace=True)
+        needed: set[str] = set()
+        for name, expected in self.model.items():
+            assert_same_bits(read(self.engine, "d", name), expected)
+            tensor = find(self.engine, "d", name)
+            with self.engine.reader.chunks(tensor) as chunks:
+                others = () if chunks.table is None else chunks.table.payloads
+            needed.update(payload.key for payload in others)
+            if tensor.inline_payload is None:
+                needed.add(tensor.locator.key)
+        assert {stored.key for stored in self.engine._chunk_store.published()} == needed
+
+    @precondition(lambda self: self.changed)
+    @rule()
+    def reopen(self) -> None:
+        """Close the engine and open the same store."""
+        self.changed = False
+        self.engine.close()
+        self.engine = open_engine(self.config)
+
+    def _values(self, *shape: int) -> np.ndarray[Any, Any]:
+        self.seed += 1
+        return np.random.default_rng(self.seed).standard_normal(shape).astype(np.float32)
+
+    def _write(self, name: str, index: tuple[slice, ...], *, is_held: bool) -> None:
+        expected = self.model[name].copy()
+        new = self._values(*expected[index].shape)
+        kept = np.ones(expected.shape, bool)
+        expected[index], kept[index] = new, False
+        self._edit(name, Write(SliceSet(index)), new, expected, kept, is_held=is_held)
+
+    def _edit(
+        self,
+        name: str,
+        how: Edit,
+        sent: np.ndarray[Any, Any],
+        expected: np.ndarray[Any, Any],
+        kept: np.ndarray[Any, Any],
+        *,
+        is_held: bool,
+    ) -> None:
+        """Edit a tensor; compare what is read with what is expected, and with what is said of it."""
+        self.changed = True
+        self.patch.setattr(edit_writer, "EDIT_HELD_BYTES_MAX", 2**20 if is_held else 0)
+        before = find(self.engine, "d", name)
+        tensor = insert(self.engine, "d", name, sent, edit=how)
+        assert tensor.outcome is Outcome.CHANGED
+        assert tensor.generation > before.generation
+        found = read(self.engine, "d", name)
+        assert found.shape == expected.shape
+        assert_same_bits(found[kept], expected[kept])
+        if tensor.storage.lossy:
+            difference = np.abs(found.astype(np.float64) - expected)
+            assert difference.max(initial=0) <= tensor.storage.max_absolute_error * (1 + 1e-6)
+        else:
+            assert_same_bits(found, expected)
+        assert tensor.value_checksum.value == digest_of(tensor, found)
+        assert tensor.storage.canonical_bytes == found.nbytes
+        assert sum(share.canonical_bytes for share in tensor.storage.encodings) == found.nbytes
+        self.model[name] = found
+
+
+def digest_of(tensor: Tensor, values: np.ndarray[Any, Any]) -> bytes:
+    """Return the tensor digest of what was read."""
+    spec = tensor.spec
+    digest = ChunkedDigest(spec.dtype.number, 8 * spec.dtype.element_bytes, spec.shape, tensor.chunk_bytes)
+    digest.update(values.tobytes())
+    return digest.digest()
+
+
+class TestEditsMachine(EditsMachine.TestCase):  # type: ignore[name-defined, misc]  # a class that Hypothesis makes
+    """Runs the machine."""
+
+    settings = settings(
+        settings.default,
+        # Of 50 steps each: 5,000 steps in `make test`, 50,000 in `make test-long`.
+        max_examples=min(2 * settings.default.max_examples, 1000),
+        stateful_step_count=50,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        """Make the folder, of few shards: looking through all 256 takes longer than most steps."""
+        cls.enterClassContext(few_shards())
+        EditsMachine.folder = Path(tempfile.mkdtemp(prefix="tensorus-edits-"))
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        """Remove it."""
+        shutil.rmtree(EditsMachine.folder)
