@@ -41,27 +41,29 @@ class CatalogueContract:
     `reopen(delete_grace_s=3600.0)` closes the catalogue and opens the same store again.
     """
 
-    @pytest.mark.parametrize("metadata", METADATA, ids=lambda metadata: ",".join(metadata)[:30] or "none")
-    def test_metadata_survives_a_reopening_bit_for_bit(
-        self, catalogue: Catalogue, reopen: Reopen, metadata: dict[str, Any]
-    ) -> None:
+    def test_metadata_survives_a_reopening_bit_for_bit(self, catalogue: Catalogue, reopen: Reopen) -> None:
         dataset = create(catalogue)
-        (committed,) = commit(catalogue, stored_tensor(dataset, "t", metadata=metadata))
-        (found,) = reopen().tensors.get("dataset", ["t"])
+        names = [f"{number}" for number in range(len(METADATA))]
+        new = [stored_tensor(dataset, name, metadata=found) for name, found in zip(names, METADATA, strict=True)]
+        committed = commit(catalogue, *new)
+        found = reopen().tensors.get("dataset", names)
         # By their notation, in which NaN, -0.0, 1, 1.0 and True are what they are, and the order of keys counts.
-        assert repr(found) == repr(committed)
-        assert repr(found.metadata) == repr(metadata)
+        assert [repr(tensor) for tensor in found] == [repr(tensor) for tensor in committed]
+        assert [repr(tensor.metadata) for tensor in found] == [repr(metadata) for metadata in METADATA]
 
-    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-    @pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2**40), (1,) * 32], ids=str)
-    def test_dtype_and_shape_survive_a_reopening(
-        self, catalogue: Catalogue, reopen: Reopen, dtype: Any, shape: tuple[int, ...]
-    ) -> None:
+    def test_dtype_and_shape_survive_a_reopening(self, catalogue: Catalogue, reopen: Reopen) -> None:
         dataset = create(catalogue)
-        (committed,) = commit(catalogue, stored_tensor(dataset, "t", dtype=dtype, shape=shape))
-        (found,) = reopen().tensors.get("dataset", ["t"])
+        shapes: list[tuple[int, ...]] = [(), (0,), (3, 0, 2**40), (1,) * 32]
+        new = {
+            f"{dtype} {shape}": stored_tensor(dataset, f"{dtype} {shape}", dtype=dtype, shape=shape)
+            for dtype in DTYPES
+            for shape in shapes
+        }
+        committed = commit(catalogue, *new.values())
+        found = reopen().tensors.get("dataset", list(new))
         assert found == committed
-        assert (found.spec.shape, found.spec.dtype) == (shape, committed.spec.dtype)
+        assert [tensor.spec.shape for tensor in found] == shapes * len(DTYPES)
+        assert [tensor.spec.dtype for tensor in found] == [tensor.new.spec.dtype for tensor in new.values()]
 
     @keeps(1)
     def test_every_field_of_a_tensor_survives_a_reopening(self, catalogue: Catalogue, reopen: Reopen) -> None:
@@ -104,21 +106,17 @@ class CatalogueContract:
             locator=new.locator,
         )
 
-    @pytest.mark.parametrize(
-        "values",
-        [
-            pytest.param(None, id="a dtype without"),
-            pytest.param(ValueSummary(None, None, None, None, None, 0, 7, 0), id="no finite value"),
-            pytest.param(ValueSummary(-1.5, 2.0, 0.25, None, None, 0, 0, 0), id="moments that overflow"),
-            pytest.param(ValueSummary(-0.0, -0.0, -0.0, 0.0, 0.0, 3, 0, 0), id="zeros with a sign"),
-        ],
-    )
-    def test_a_summary_survives_a_reopening(
-        self, catalogue: Catalogue, reopen: Reopen, values: ValueSummary | None
-    ) -> None:
-        commit(catalogue, stored_tensor(create(catalogue), "t", values=values))
-        (found,) = reopen().tensors.get("dataset", ["t"])
-        assert found.values == values
+    def test_a_summary_survives_a_reopening(self, catalogue: Catalogue, reopen: Reopen) -> None:
+        summaries = {
+            "a dtype without": None,
+            "no finite value": ValueSummary(None, None, None, None, None, 0, 7, 0),
+            "moments that overflow": ValueSummary(-1.5, 2.0, 0.25, None, None, 0, 0, 0),
+            "zeros with a sign": ValueSummary(-0.0, -0.0, -0.0, 0.0, 0.0, 3, 0, 0),
+        }
+        dataset = create(catalogue)
+        commit(catalogue, *(stored_tensor(dataset, name, values=values) for name, values in summaries.items()))
+        found = reopen().tensors.get("dataset", list(summaries))
+        assert {tensor.id: tensor.values for tensor in found} == summaries
 
     @keeps(6)
     def test_a_group_is_committed_in_order(self, catalogue: Catalogue) -> None:

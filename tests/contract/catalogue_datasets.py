@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any
 
 import pytest
 
 from contract.catalogue_promises import keeps
+from support.cases import each
 from support.engine import Reopen, commit, create, ids_of, listed, stored_tensor
 from tensorus_codecs.encoding import Encoding
 from tensorus_codecs.policy import StoragePolicy
@@ -16,21 +18,18 @@ from tensorus_server.errors import AlreadyExistsError, DataCorruptError, Dataset
 from tensorus_server.model import Dataset, DatasetStats, DTypeShare, EncodingShare, Schema
 
 POLICIES = [
-    pytest.param(StoragePolicy(), id="nothing set"),
-    pytest.param(StoragePolicy(preset="maximum", max_relative_error=0.0, chunk_bytes=4096), id="preset and contract"),
-    pytest.param(StoragePolicy(max_absolute_error=1e-300), id="a tiny bound"),
-    pytest.param(
-        StoragePolicy(
-            encoding=Encoding.from_json([{"id": "int8_block", "configuration": {"block_size": 32}}, {"id": "gzip"}])
-        ),
-        id="an encoding with settings",
+    StoragePolicy(),
+    StoragePolicy(preset="maximum", max_relative_error=0.0, chunk_bytes=4096),
+    StoragePolicy(max_absolute_error=1e-300),
+    StoragePolicy(
+        encoding=Encoding.from_json([{"id": "int8_block", "configuration": {"block_size": 32}}, {"id": "gzip"}])
     ),
 ]
 
 SCHEMAS = [
-    pytest.param(Schema(), id="anything"),
-    pytest.param(Schema(dtype="bfloat16", shape=(-1, 0, 3), metadata={"a.b": "text", "ä": "any"}), id="everything"),
-    pytest.param(Schema(shape=()), id="a scalar"),
+    Schema(),
+    Schema(dtype="bfloat16", shape=(-1, 0, 3), metadata={"a.b": "text", "ä": "any"}),
+    Schema(shape=()),
 ]
 
 NAMES = ["a", "A", "with space", "../../etc/passwd", "'; DROP TABLE dataset; --", "ü\U0001f600", "%", "_", "x" * 255]
@@ -39,17 +38,16 @@ NAMES = ["a", "A", "with space", "../../etc/passwd", "'; DROP TABLE dataset; --"
 class CatalogueDatasetsContract:
     """What every catalogue promises of datasets. Fixtures as of `CatalogueContract`."""
 
-    @pytest.mark.parametrize("policy", POLICIES)
-    @pytest.mark.parametrize("schema", SCHEMAS)
-    def test_a_dataset_comes_back_as_it_was_created(
-        self, catalogue: Catalogue, reopen: Reopen, policy: StoragePolicy, schema: Schema
-    ) -> None:
+    def test_a_dataset_comes_back_as_it_was_created(self, catalogue: Catalogue, reopen: Reopen) -> None:
         before_us = time.time_ns() // 1000
-        created = catalogue.datasets.create("name", policy, schema)
-        assert (created.name, created.policy, created.schema) == ("name", policy, schema)
-        assert before_us - 1_000_000 <= created.created_us <= time.time_ns() // 1000 + 1_000_000
-        assert catalogue.datasets.get("name") == created
-        assert reopen().datasets.get("name") == created
+        cases = list(itertools.product(POLICIES, SCHEMAS))
+        created = [catalogue.datasets.create(f"{number}", *case) for number, case in enumerate(cases)]
+        for number, (dataset, case) in enumerate(zip(created, cases, strict=True)):
+            assert (dataset.name, dataset.policy, dataset.schema) == (f"{number}", *case)
+            assert before_us - 1_000_000 <= dataset.created_us <= time.time_ns() // 1000 + 1_000_000
+            assert catalogue.datasets.get(dataset.name) == dataset
+        reopened = reopen()
+        assert [reopened.datasets.get(dataset.name) for dataset in created] == created
 
     @keeps(12)
     def test_names_are_data_and_differ_by_every_code_point(self, catalogue: Catalogue) -> None:
@@ -72,22 +70,22 @@ class CatalogueDatasetsContract:
         assert [dataset.name for dataset in listed(reopen())] == ["c", "b", "a"]
 
     @keeps(8)
-    @pytest.mark.parametrize("size", [1, 2, 5, 6, 100])
-    def test_pages_of_datasets_follow_each_other(self, catalogue: Catalogue, size: int) -> None:
+    def test_pages_of_datasets_follow_each_other(self, catalogue: Catalogue) -> None:
         for name in "abcdefg":
             create(catalogue, name)
         catalogue.datasets.delete("c")
-        found: list[tuple[int, Dataset | DataCorruptError]] = []
-        after: int | None = 0
-        while after is not None:
-            page = catalogue.datasets.page(after, size)
-            assert len(page.datasets) <= size
-            found += page.datasets
-            after = page.next
-        datasets = [dataset for _, dataset in found if isinstance(dataset, Dataset)]
-        assert [dataset.name for dataset in datasets] == list("abdefg")
-        assert [number for number, _ in found] == [dataset.number for dataset in datasets]
-        assert catalogue.datasets.page(found[-1][0], size) == DatasetPage([], None)
+        for size in (1, 2, 5, 6, 100):
+            found: list[tuple[int, Dataset | DataCorruptError]] = []
+            after: int | None = 0
+            while after is not None:
+                page = catalogue.datasets.page(after, size)
+                assert len(page.datasets) <= size
+                found += page.datasets
+                after = page.next
+            datasets = [dataset for _, dataset in found if isinstance(dataset, Dataset)]
+            assert [dataset.name for dataset in datasets] == list("abdefg"), size
+            assert [number for number, _ in found] == [dataset.number for dataset in datasets], size
+            assert catalogue.datasets.page(found[-1][0], size) == DatasetPage([], None), size
 
     def test_a_page_of_large_schemas_is_shorter(self, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("tensorus_server.catalogue.sqlite.row_page.PAGE_READ_BYTES", 1000)
@@ -116,7 +114,7 @@ class CatalogueDatasetsContract:
         assert reopen().datasets.get("name") == with_both
         assert reopen().datasets.get("other").policy == StoragePolicy()
 
-    @pytest.mark.parametrize(
+    @each(
         "call",
         [
             pytest.param(lambda catalogue: catalogue.datasets.get("no"), id="get"),
@@ -133,7 +131,6 @@ class CatalogueDatasetsContract:
         ],
     )
     def test_a_dataset_that_is_not_there_is_named(self, catalogue: Catalogue, call: Any) -> None:
-        create(catalogue, "yes")
         with pytest.raises(DatasetNotFoundError, match=r"no such dataset \[dataset=no\]") as caught:
             call(catalogue)
         assert caught.value.facts == {"dataset": "no"}

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 
 import pytest
 
+from support.cases import each
 from tensorus_server import background
 from tensorus_server.background import Watched, WorkerPool, join_all, result_of
 from tensorus_server.engine.health import Health
@@ -109,7 +110,7 @@ class TestWorkerPool:
 class TestWatched:
     """A thread whose end is noticed."""
 
-    @pytest.mark.parametrize("error", [ValueError("a cause"), MemoryError(), SystemExit()], ids=repr)
+    @each("error", [ValueError("a cause"), MemoryError(), SystemExit()])
     def test_an_error_that_leaves_the_loop_is_told(self, error: BaseException) -> None:
         told: list[BaseException] = []
         thread = Watched("test", lambda: fail(error), told.append)

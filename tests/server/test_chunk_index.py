@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from support.cases import each
 from tensorus_server.chunk_index import ENTRY_BYTES, ChunkIndex, IndexCache, RecordPlaces
 
 COUNTS = [0, 1, 2, 63, 64, 65, 128, 1000]
@@ -26,7 +27,7 @@ class TestChunkIndex:
         assert ChunkIndex.of([(1, 0x01020304), (0x0A0B, 5)]).packed().hex() == "01000000040302010b0a000005000000"
         assert ChunkIndex().packed() == b""
 
-    @pytest.mark.parametrize("count", COUNTS)
+    @each("count", COUNTS)
     def test_it_says_what_a_list_says(self, count: int) -> None:
         entries = entries_of(count)
         index = ChunkIndex()
@@ -51,7 +52,7 @@ class TestChunkIndex:
 class TestRecordPlaces:
     """Sums over blocks, with the rest added up when it is asked for."""
 
-    @pytest.mark.parametrize("count", COUNTS)
+    @each("count", COUNTS)
     def test_places_are_what_the_sums_say(self, count: int) -> None:
         entries = entries_of(count)
         places = RecordPlaces(ChunkIndex.of(entries).packed())
@@ -85,7 +86,7 @@ class TestIndexCache:
     def test_the_one_that_was_asked_for_longest_ago_makes_room(self) -> None:
         assert self.loads(IndexCache(2 * self.SIZE), "abacabcb") == "abcbc"
 
-    @pytest.mark.parametrize("size", [8, 4095, 16 * 1024 * 1024 + 1])
+    @each("size", [8, 4095, 16 * 1024 * 1024 + 1])
     def test_neither_small_ones_nor_what_is_larger_than_the_cache_are_kept(self, size: int) -> None:
         assert self.loads(IndexCache(), "aa", size) == "aa"
 

@@ -9,6 +9,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
+from support.cases import each
 from tensorus_codecs import errors as codec_errors
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_server import errors
@@ -107,7 +108,7 @@ class TestTree:
 class TestReasons:
     """A reason is a name of the contract, and has one code."""
 
-    @pytest.mark.parametrize("error", CODECS, ids=lambda error: type(error).__name__)
+    @each("error", CODECS)
     def test_errors_of_the_codecs_have_reasons_of_their_own(self, error: Exception) -> None:
         assert reason_of(error) != "INTERNAL"
 
@@ -120,13 +121,11 @@ class TestReasons:
     def test_the_table_has_the_reason_of_every_error_and_no_other(self) -> None:
         assert set(STATUS_BY_REASON) == {reason_of(error) for error in RAISED} | {"INTERNAL"}
 
-    @pytest.mark.parametrize("reason", sorted(STATUS_BY_REASON))
+    @each("reason", sorted(STATUS_BY_REASON))
     def test_a_reason_has_its_code(self, reason: str) -> None:
         assert STATUS_BY_REASON[reason][0] is CODES.get(reason, grpc.StatusCode.INVALID_ARGUMENT)
 
-    @pytest.mark.parametrize(
-        "error", [ValueError("x"), OSError(5, "x"), MemoryError(), codec_errors.CorruptChunkError("x")]
-    )
+    @each("error", [ValueError("x"), OSError(5, "x"), MemoryError(), codec_errors.CorruptChunkError("x")])
     def test_what_nobody_foresaw_is_internal(self, error: Exception) -> None:
         assert (reason_of(error), facts_of(error)) == ("INTERNAL", {})
 
@@ -150,7 +149,7 @@ class TestMessages:
 class TestStatus:
     """Errors as they travel."""
 
-    @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+    @each("error", RAISED)
     def test_a_status_has_code_message_and_reason(self, error: Exception) -> None:
         status = status_of(error, call="Get")
         assert status.code == code_of(error).value[0]
@@ -204,9 +203,7 @@ class TestStatus:
         assert status.message == "m" * 1024
         assert dict(info_of(status).metadata) == {"dataset": "d" * 256, "value": "v" * 256}
 
-    @pytest.mark.parametrize(
-        "character", ["x", "%", "ä", "\U0001f600", "\0"], ids=["ascii", "percent", "2 bytes", "4 bytes", "nul"]
-    )
+    @each("character", ["x", "%", "ä", "\U0001f600", "\0"], ids=["ascii", "percent", "2 bytes", "4 bytes", "nul"])
     def test_an_error_fits_the_trailers_whatever_it_is_made_of(self, character: str) -> None:
         # Trailers above 8 KiB are dropped on the way, and the error with them. The message goes as text, in which every byte
         # that is not plain ASCII takes three, and again within the status, which goes as base64.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-import pytest
-
+from support.cases import each
 from tensorus_protos import limits as shared_limits
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_server import limits
@@ -62,7 +61,7 @@ def documented() -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("name", sorted(documented()))
+@each("name", sorted(documented()))
 def test_a_limit_is_documented_public_and_positive(name: str) -> None:
     assert len(documented()[name].split()) >= 2
     assert name in limits.__all__

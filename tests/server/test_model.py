@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from support.cases import each
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_server.config import EngineConfig, ServerConfig
 from tensorus_server.model import Locator, Schema, TensorSpec
 
 
-@pytest.mark.parametrize(
+@each(
     ("shape", "dtype", "elements", "canonical_bytes"),
     [((), "float64", 1, 8), ((0,), "float64", 0, 0), ((3, 5), "int16", 15, 30), ((2**40, 2**40, 0), "uint8", 0, 0)],
 )
@@ -24,12 +25,12 @@ def test_the_bytes_of_a_spec_do_not_overflow() -> None:
     assert TensorSpec(dtype_by_name("complex128"), (2**63,) * 3).canonical_bytes == 2**193
 
 
-@pytest.mark.parametrize(("key", "expected"), [("7f/abc", "abc"), ("abc", "abc"), ("a/b/c", "c")])
+@each(("key", "expected"), [("7f/abc", "abc"), ("abc", "abc"), ("a/b/c", "c")])
 def test_a_locator_knows_what_seeds_the_chunks_crcs(key: str, expected: str) -> None:
     assert Locator(key, 0, 1, 1, 0).payload_key == expected
 
 
-@pytest.mark.parametrize(
+@each(
     ("schema", "is_empty"),
     [
         (Schema(), True),

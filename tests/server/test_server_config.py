@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from support.cases import each
 from tensorus_server.config import EngineConfig, ServerConfig
 
 DATA = Path("data")
 
 
-@pytest.mark.parametrize(
+@each(
     ("workers", "codec_threads", "streams", "memory_bytes"),
     [(1, 8, 64, 2**30), (2, 4, 32, 2**29), (3, 3, 22, 357913942), (100, 1, 1, 10737419)],
 )
@@ -37,7 +38,7 @@ def test_codec_threads_that_nobody_named_are_as_many_as_processors(monkeypatch: 
     assert ServerConfig(EngineConfig(DATA), workers=4).of_worker("host:1").engine.codec_threads == 2
 
 
-@pytest.mark.parametrize(
+@each(
     "config",
     [
         ServerConfig(EngineConfig(DATA)),
@@ -52,8 +53,8 @@ def test_settings_come_to_another_process_as_they_are(config: ServerConfig) -> N
     assert ServerConfig.from_json(text) == config
 
 
-@pytest.mark.parametrize("name", ["memory_wait_s", "stall_timeout_s", "keepalive_s"])
-@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+@each("name", ["memory_wait_s", "stall_timeout_s", "keepalive_s"])
+@each("value", [0.0, -1.0, float("nan")])
 def test_times_that_are_over_at_once_are_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} is .*, must be above 0"):
         ServerConfig(EngineConfig(DATA), **{name: value})

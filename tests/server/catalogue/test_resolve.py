@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from support.cases import each
 from support.engine import stored_tensor
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import StoredTensor
@@ -50,12 +51,12 @@ SAID = [
 ]
 
 
-@pytest.mark.parametrize("how", [{}, {"if_generation_match": 0}, {"replace": True}])
+@each("how", [{}, {"if_generation_match": 0}, {"replace": True}])
 def test_a_tensor_whose_id_is_free_is_inserted(how: dict[str, Any]) -> None:
     assert resolve(stored(**how), None, None) is Outcome.INSERTED
 
 
-@pytest.mark.parametrize("other", OTHERS)
+@each("other", OTHERS)
 def test_another_tensor_cannot_have_an_id_that_is_taken_and_the_message_says_how_it_can(other: dict[str, Any]) -> None:
     with pytest.raises(AlreadyExistsError, match=r'on_conflict="replace" .* \[dataset=dataset, tensor=t\]') as caught:
         resolve(stored(**other), THERE, 7)
@@ -66,7 +67,7 @@ def test_another_tensor_cannot_have_an_id_that_is_taken_and_the_message_says_how
 class TestTheSameValues:
     """An insert of the values that are there is done already, or is refused: it never passes for what it is not."""
 
-    @pytest.mark.parametrize(
+    @each(
         "said",
         [
             pytest.param({}, id="nothing"),
@@ -78,7 +79,7 @@ class TestTheSameValues:
     def test_are_stored_already_where_all_that_is_asked_for_is_kept(self, said: dict[str, Any]) -> None:
         assert resolve(stored(**said), THERE, 7) is Outcome.ALREADY_STORED
 
-    @pytest.mark.parametrize(
+    @each(
         ("asked", "has"),
         [({"a": 2}, {"a": 1}), ({"a": 1}, {}), ({"a": 1}, {"a": 1.0}), ({"a": 1}, {"a": True}), ({"a": 1}, {"b": 1})],
     )
@@ -96,7 +97,7 @@ class TestTheSameValues:
             Outcome.ALREADY_STORED
         )
 
-    @pytest.mark.parametrize(
+    @each(
         ("asked", "has"),
         [
             pytest.param({}, {"errors": (1e-3, 0.1)}, id="lossless"),
@@ -115,7 +116,7 @@ class TestTheSameValues:
             resolve(stored(**asked), there(**has), 7)
         assert caught.value.facts["stored_relative_error"] == str(has["errors"][0])
 
-    @pytest.mark.parametrize(
+    @each(
         ("asked", "has"),
         [
             pytest.param({"errors": (1e-3, 0.1)}, {"errors": (1e-3, 0.1)}, id="as exactly"),
@@ -141,7 +142,7 @@ class TestTheSameValues:
 class TestReplacing:
     """`replace` takes the place of whatever is there; done twice, it is done once."""
 
-    @pytest.mark.parametrize("other", [*OTHERS, *SAID, pytest.param({"errors": (0.1, 0.1)}, id="errors")])
+    @each("other", [*OTHERS, *SAID, pytest.param({"errors": (0.1, 0.1)}, id="errors")])
     def test_whatever_is_there_is_replaced(self, other: dict[str, Any]) -> None:
         assert resolve(stored(replace=True, **other), THERE, 7) is Outcome.REPLACED
 
@@ -156,7 +157,7 @@ class TestReplacing:
 class TestGenerations:
     """`if_generation_match` replaces one generation; 0 replaces none."""
 
-    @pytest.mark.parametrize("other", [pytest.param({}, id="nothing"), *OTHERS, *SAID])
+    @each("other", [pytest.param({}, id="nothing"), *OTHERS, *SAID])
     def test_a_replacement_takes_the_place_of_its_generation_whatever_it_is(self, other: dict[str, Any]) -> None:
         assert resolve(stored(7, **other), THERE, 7) is Outcome.REPLACED
 
@@ -164,13 +165,13 @@ class TestGenerations:
     def test_one_that_was_done_is_repeated(self, match: int) -> None:
         assert resolve(stored(match), THERE, 7) is Outcome.ALREADY_STORED
 
-    @pytest.mark.parametrize("other", [*OTHERS, *SAID])
+    @each("other", [*OTHERS, *SAID])
     def test_another_one_of_a_generation_that_is_gone_is_refused(self, other: dict[str, Any]) -> None:
         with pytest.raises(GenerationMismatchError, match="generation is 7, 6 was to be replaced") as caught:
             resolve(stored(6, **other), THERE, 7)
         assert caught.value.facts["generation"] == "7"
 
-    @pytest.mark.parametrize("other", [*OTHERS, *SAID])
+    @each("other", [*OTHERS, *SAID])
     def test_zero_is_refused_where_the_id_is_taken(self, other: dict[str, Any]) -> None:
         with pytest.raises(GenerationMismatchError, match="has this id already, and the id was to be free"):
             resolve(stored(0, **other), THERE, 7)
@@ -180,8 +181,8 @@ class TestGenerations:
             resolve(stored(6), None, None)
 
 
-@pytest.mark.parametrize("match", [None, 6])
-@pytest.mark.parametrize("resumed", ["the one that is there", "the new one"])
+@each("match", [None, 6])
+@each("resumed", ["the one that is there", "the new one"])
 def test_checksums_of_different_algorithms_are_compared_by_the_crc(match: int | None, resumed: str) -> None:
     crc = Checksum("crc32c", (7).to_bytes(4, "big"))
     new, has = stored(match), THERE

@@ -6,8 +6,7 @@ import dataclasses
 from operator import attrgetter
 from typing import Any
 
-import pytest
-
+from support.cases import each
 from support.engine import stored_tensor
 from support.variants import variants_of
 from tensorus_codecs.policy import StoragePolicy
@@ -52,7 +51,7 @@ def read(stored: StoredTensor) -> Tensor:
     return tensor_from_row((*row_of(stored), stored.inline_payload), DATASET.name, stored.dataset.number)
 
 
-@pytest.mark.parametrize(("path", "changed"), VARIANTS, ids=[path for path, _ in VARIANTS])
+@each(("path", "changed"), VARIANTS)
 def test_a_row_has_each_field_and_never_the_neighbours(path: str, changed: StoredTensor) -> None:
     writer = RowWriter()
     assert row_of(STORED, writer) == row_of(STORED)
@@ -60,7 +59,7 @@ def test_a_row_has_each_field_and_never_the_neighbours(path: str, changed: Store
     assert (row_of(changed) == row_of(STORED)) == (path in NOT_IN_ROWS)
 
 
-@pytest.mark.parametrize(("path", "changed"), VARIANTS, ids=[path for path, _ in VARIANTS])
+@each(("path", "changed"), VARIANTS)
 def test_each_field_is_read_as_it_was_written(path: str, changed: StoredTensor) -> None:
     expected = dataclasses.replace(
         changed.committed(7, 8, 9), dataset=DATASET.name, inline_payload=changed.inline_payload

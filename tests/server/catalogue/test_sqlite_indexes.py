@@ -104,24 +104,31 @@ WRONG_ROWS = [
 ]
 
 
-@pytest.mark.parametrize("change", [in_a_cell, in_the_head, without_a_cell, zeroed], ids=lambda change: change.__name__)
-@pytest.mark.parametrize("index", INDEXES)
+CHANGES = [in_a_cell, in_the_head, without_a_cell, zeroed]
+DAMAGE = {index: ([index], CHANGES[number % len(CHANGES)]) for number, index in enumerate(INDEXES)} | {
+    f"all of them, {change.__name__}": (INDEXES, change) for change in CHANGES
+}
+
+
+@pytest.mark.parametrize(("indexes", "change"), DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_index_is_said_and_rebuilt(  # noqa: PLR0917 - fixtures are asked for by name
     tensors: list[Tensor],
     tmp_path: Path,
     reopen: Reopen,
     caplog: pytest.LogCaptureFixture,
-    index: str,
+    indexes: list[str],
     change: Callable[[bytearray], None],
 ) -> None:
     reopen().close()
-    damage_page(tmp_path, index, change)
+    for index in indexes:
+        damage_page(tmp_path, index, change)
     with caplog.at_level(logging.WARNING):
         catalogue = reopen()
     said = [record.getMessage() for record in caplog.records]
-    assert [message for message in said if f"index {index} does not agree with its table and is rebuilt" in message], (
-        said
-    )
+    for index in indexes:
+        expected = f"index {index} does not agree with its table and is rebuilt"
+        assert [message for message in said if expected in message], said
+    assert len([message for message in said if "does not agree with its table" in message]) == len(indexes)
     found = [tensor for name in ("dataset", "other") for tensor in catalogue.tensors.page(name, PageRequest()).tensors]
     assert found == [*tensors[::2], *tensors[1:11:2]]
     for tensor in tensors[:11]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from support.cases import each
 from support.engine import commit, create, stored_tensor
 from tensorus_server.catalogue.abc import Order, PageRequest
 from tensorus_server.catalogue.sqlite import SqliteCatalogue, filter_sql
@@ -82,10 +83,10 @@ def plan_of(catalogue: SqliteCatalogue, request: PageRequest) -> list[str]:
     return [detail for *_, detail in rows]
 
 
-@pytest.mark.parametrize("field", INDEX_OF)
-@pytest.mark.parametrize("descending", [False, True], ids=["ascending", "descending"])
-@pytest.mark.parametrize("after", [False, True], ids=["first page", "next page"])
-@pytest.mark.parametrize("with_payloads", [False, True], ids=["rows", "payloads"])
+@each("field", INDEX_OF)
+@each("descending", [False, True], ids=["ascending", "descending"])
+@each("after", [False, True], ids=["first page", "next page"])
+@each("with_payloads", [False, True], ids=["rows", "payloads"])
 def test_a_page_walks_the_index_of_its_order(
     catalogue: SqliteCatalogue, field: str, *, descending: bool, after: bool, with_payloads: bool
 ) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import astuple, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import apsw
 import pytest
@@ -87,21 +88,36 @@ UNREADABLE: dict[str, Any] = {
 }
 """Values that cannot be decoded, or be anything that was written."""
 
-RAW = [
-    pytest.param("metadata", "CAST(x'7b22ff227d' AS TEXT)", id="metadata is not UTF-8"),
-    pytest.param("encodings", "CAST(x'ff' AS TEXT)", id="encodings is not UTF-8"),
-    pytest.param("fallback_reason", "CAST(x'c328' AS TEXT)", id="fallback_reason is not UTF-8"),
-    pytest.param("metadata", "json('[1]')", id="metadata is no map"),
-    pytest.param("encodings", "'{}'", id="encodings is no list"),
-]
+RAW = {
+    "metadata is not UTF-8": ("metadata", "CAST(x'7b22ff227d' AS TEXT)"),
+    "encodings is not UTF-8": ("encodings", "CAST(x'ff' AS TEXT)"),
+    "fallback_reason is not UTF-8": ("fallback_reason", "CAST(x'c328' AS TEXT)"),
+    "metadata is no map": ("metadata", "json('[1]')"),
+    "encodings is no list": ("encodings", "'{}'"),
+}
 """Damage that no parameter can bring: expressions of SQL."""
 
 
-@pytest.fixture
-def tensors(reopen: Reopen) -> list[Tensor]:
-    """Three tensors, of which the tests damage the second."""
-    catalogue = reopen()
-    dataset = create(catalogue)
+class Damage(NamedTuple):
+    """A column, and what it is set to: a value, or an expression of SQL."""
+
+    column: str
+    value: object = None
+    expression: str = "?"
+
+
+RAW_DAMAGE = {name: Damage(column, expression=expression) for name, (column, expression) in RAW.items()}
+COLUMN_DAMAGE = {
+    f"{column} = {value!r}": Damage(column, value)
+    for column, value in (*CHANGED.items(), *UNREADABLE.items())
+    if column != "ds"
+}
+EVERY_DAMAGE = {name: found for name, found in COLUMN_DAMAGE.items() if found.column != "id"} | RAW_DAMAGE
+
+
+def three_tensors(catalogue: Catalogue, dataset_name: str = "dataset") -> list[Tensor]:
+    """Store tensors a, b and c, of which the tests damage the second."""
+    dataset = create(catalogue, dataset_name)
     values = ValueSummary(-1.0, 2.0, 0.5, 1.5, 3.0, 0, 0, 0)
     return commit(
         catalogue,
@@ -110,15 +126,40 @@ def tensors(reopen: Reopen) -> list[Tensor]:
 
 
 @pytest.fixture
+def tensors(reopen: Reopen) -> list[Tensor]:
+    return three_tensors(reopen())
+
+
+@pytest.fixture
+def damaged(tmp_path: Path, reopen: Reopen) -> Any:
+    """Return a function that makes a dataset for each damage, and does that to its tensor b while the catalogue is closed."""
+
+    def change(cases: dict[str, Damage]) -> tuple[Catalogue, dict[str, list[Tensor]]]:
+        catalogue = reopen()
+        tensors = {name: three_tensors(catalogue, name) for name in cases}
+        catalogue.close()
+        connection = apsw.Connection(str(tmp_path / "catalogue.db"))
+        connection.execute("PRAGMA foreign_keys = OFF")
+        for name, (column, value, expression) in cases.items():
+            parameters = (value,) if expression == "?" else ()
+            generation = tensors[name][1].generation
+            connection.execute(f"""UPDATE tensor SET "{column}" = {expression} WHERE seq = {generation}""", parameters)
+            assert connection.changes() == 1
+        connection.close()
+        return reopen(), tensors
+
+    return change
+
+
+@pytest.fixture
 def damage(tmp_path: Path, reopen: Reopen) -> Any:
     """Return a function that changes a column of tensor b while the catalogue is closed."""
 
-    def change(column: str, value: object, *, expression: str = "?") -> Catalogue:
+    def change(column: str, value: object) -> Catalogue:
         reopen().close()
         connection = apsw.Connection(str(tmp_path / "catalogue.db"))
         connection.execute("PRAGMA foreign_keys = OFF")
-        parameters = (value,) if expression == "?" else ()
-        connection.execute(f"""UPDATE tensor SET "{column}" = {expression} WHERE id = 'b'""", parameters)
+        connection.execute(f"""UPDATE tensor SET "{column}" = ? WHERE id = 'b'""", (value,))
         assert connection.changes() == 1
         connection.close()
         return reopen()
@@ -137,26 +178,23 @@ def test_every_column_has_its_part_in_the_checksum() -> None:
     assert {*ROW_CHECKSUM_COLUMNS, "row_checksum"} == {*TENSOR_COLUMNS} == {*CHANGED, "seq"}
 
 
-@pytest.mark.parametrize(
-    ("column", "value"), [case for case in (*CHANGED.items(), *UNREADABLE.items()) if case[0] != "ds"], ids=str
-)
-def test_a_change_of_any_column_is_damage_and_names_the_tensor(
-    tensors: list[Tensor], damage: Any, column: str, value: object
-) -> None:
-    catalogue = damage(column, value)
-    name, generation = "other" if column == "id" else "b", tensors[1].generation
-    facts = {"dataset": "dataset", "tensor": name, "generation": str(generation)}
-    first, second, third = catalogue.tensors.get("dataset", ["a", name, "c"])
-    assert [first, third] == [tensors[0], tensors[2]]
-    assert isinstance(second, DataCorruptError)
-    assert f"[dataset=dataset, tensor={name}]" in str(second)
-    assert second.facts == facts
-    (second,) = catalogue.tensors.by_generation("dataset", [generation], with_payloads=True)
-    assert isinstance(second, DataCorruptError)
-    assert second.facts == facts
-    for field in ("created", "id", "nbytes", "stored_bytes"):
-        found = damaged_in(catalogue.tensors.page("dataset", PageRequest(order=Order(field))))
-        assert (found.error.facts, found.generation) == (facts, generation)
+def test_a_change_of_any_column_is_damage_and_names_the_tensor(damaged: Any) -> None:
+    catalogue, every_tensor = damaged(COLUMN_DAMAGE)
+    for case, damage in COLUMN_DAMAGE.items():
+        tensors = every_tensor[case]
+        name, generation = "other" if damage.column == "id" else "b", tensors[1].generation
+        facts = {"dataset": case, "tensor": name, "generation": str(generation)}
+        first, second, third = catalogue.tensors.get(case, ["a", name, "c"])
+        assert [first, third] == [tensors[0], tensors[2]]
+        assert isinstance(second, DataCorruptError), case
+        assert f"[dataset={case}, tensor={name}]" in str(second)
+        assert second.facts == facts
+        (second,) = catalogue.tensors.by_generation(case, [generation], with_payloads=True)
+        assert isinstance(second, DataCorruptError), case
+        assert second.facts == facts
+        for field in ("created", "id", "nbytes", "stored_bytes"):
+            found = damaged_in(catalogue.tensors.page(case, PageRequest(order=Order(field))))
+            assert (found.error.facts, found.generation) == (facts, generation)
 
 
 def test_a_row_whose_checksum_was_made_of_negative_zeros_is_intact(
@@ -182,40 +220,38 @@ def test_a_tensor_whose_row_names_another_dataset_is_in_neither_as_if_nothing_we
     assert catalogue.tensors.get("dataset", ["b"]) == [None]
 
 
-@pytest.mark.parametrize(("column", "expression"), RAW)
-def test_a_value_that_cannot_be_read_hurts_its_own_tensor_alone(
-    tensors: list[Tensor], damage: Any, column: str, expression: str
-) -> None:
-    catalogue = damage(column, None, expression=expression)
-    facts = {"dataset": "dataset", "tensor": "b", "generation": str(tensors[1].generation)}
-    first, second, third = catalogue.tensors.get("dataset", ["a", "b", "c"])
-    assert [first, third] == [tensors[0], tensors[2]]
-    assert isinstance(second, DataCorruptError)
-    assert second.facts == facts
-    for field in ("created", "id", "nbytes", "stored_bytes"):
-        for descending in (False, True):
-            request = PageRequest(order=Order(field, descending))
-            page = catalogue.tensors.page("dataset", request)
-            (found,) = [tensor for tensor in page.tensors if isinstance(tensor, DamagedTensor)]
-            assert found.error.facts == facts
+def test_a_value_that_cannot_be_read_hurts_its_own_tensor_alone(damaged: Any) -> None:
+    catalogue, every_tensor = damaged(RAW_DAMAGE)
+    for case, tensors in every_tensor.items():
+        facts = {"dataset": case, "tensor": "b", "generation": str(tensors[1].generation)}
+        first, second, third = catalogue.tensors.get(case, ["a", "b", "c"])
+        assert [first, third] == [tensors[0], tensors[2]]
+        assert isinstance(second, DataCorruptError), case
+        assert second.facts == facts
+        for field in ("created", "id", "nbytes", "stored_bytes"):
+            for descending in (False, True):
+                request = PageRequest(order=Order(field, descending))
+                page = catalogue.tensors.page(case, request)
+                (found,) = [tensor for tensor in page.tensors if isinstance(tensor, DamagedTensor)]
+                assert found.error.facts == facts
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
-@pytest.mark.parametrize("expression", ["'{no json'", "CAST(x'ff' AS TEXT)"])
-@pytest.mark.parametrize("field", ["created", "id", "nbytes", "stored_bytes"])
-def test_pages_go_on_past_a_damaged_tensor(
-    tensors: list[Tensor], damage: Any, size: int, expression: str, field: str
-) -> None:
-    catalogue = damage("metadata", None, expression=expression)
-    request = PageRequest(order=Order(field), size=size)
-    names: list[str] = []
-    while True:
-        page = catalogue.tensors.page("dataset", request)
-        names += [one.id if isinstance(one, Tensor) else one.error.facts["tensor"] for one in page.tensors]
-        if page.next is None:
-            break
-        request = replace(request, after=page.next)
-    assert names == ["a", "b", "c"]
+def test_pages_go_on_past_a_damaged_tensor(damaged: Any) -> None:
+    cases = {
+        "readable": Damage("metadata", expression="'{no json'"),
+        "no text": Damage("metadata", expression="CAST(x'ff' AS TEXT)"),
+    }
+    catalogue, _ = damaged(cases)
+    for case, field, size in itertools.product(cases, ("created", "id", "nbytes", "stored_bytes"), (1, 2, 3)):
+        request = PageRequest(order=Order(field), size=size)
+        names: list[str] = []
+        while True:
+            page = catalogue.tensors.page(case, request)
+            names += [one.id if isinstance(one, Tensor) else one.error.facts["tensor"] for one in page.tensors]
+            if page.next is None:
+                break
+            request = replace(request, after=page.next)
+        assert names == ["a", "b", "c"], (case, field, size)
 
 
 def test_two_rows_whose_locators_were_exchanged_are_both_damaged(
@@ -231,43 +267,28 @@ def test_two_rows_whose_locators_were_exchanged_are_both_damaged(
         assert isinstance(found, DataCorruptError)
 
 
-EVERY_DAMAGE = [
-    *(
-        pytest.param(column, value, "?", id=f"{column}={value}")
-        for column, value in CHANGED.items()
-        if column not in {"id", "ds"}
-    ),
-    *(pytest.param(column, value, "?", id=f"{column}={value}") for column, value in UNREADABLE.items()),
-    *(pytest.param(*case.values[:1], None, case.values[1], id=str(case.id)) for case in RAW),
-]
+def test_a_damaged_tensor_can_be_deleted(damaged: Any) -> None:
+    catalogue, every_tensor = damaged(EVERY_DAMAGE)
+    for case, tensors in every_tensor.items():
+        assert catalogue.tensors.delete(case, ["b"]) == ["b"], case
+        assert catalogue.tensors.page(case, PageRequest()).tensors == [tensors[0], tensors[2]], case
+        assert catalogue.tensors.get(case, ["b"]) == [None], case
 
 
-@pytest.mark.parametrize(("column", "value", "expression"), EVERY_DAMAGE)
-def test_a_damaged_tensor_can_be_deleted(
-    tensors: list[Tensor], damage: Any, column: str, value: object, expression: str
-) -> None:
-    catalogue = damage(column, value, expression=expression)
-    assert catalogue.tensors.delete("dataset", ["b"]) == ["b"]
-    assert catalogue.tensors.page("dataset", PageRequest()).tensors == [tensors[0], tensors[2]]
-    assert catalogue.tensors.get("dataset", ["b"]) == [None]
-
-
-@pytest.mark.parametrize(("column", "value", "expression"), EVERY_DAMAGE)
-def test_a_damaged_tensor_can_be_replaced_by_its_generation(
-    tensors: list[Tensor], damage: Any, column: str, value: object, expression: str
-) -> None:
-    catalogue = damage(column, value, expression=expression)
-    dataset = catalogue.datasets.get("dataset")
-    # Three clients insert at once; the one whose id has a damaged row must not cost the others their tensors.
-    first, second, third = catalogue.tensors.commit(
-        [stored_tensor(dataset, "x"), stored_tensor(dataset, "b", source=b"s" * 16), stored_tensor(dataset, "y")]
-    )
-    assert isinstance(first, Tensor)
-    assert isinstance(second, DataCorruptError)
-    assert isinstance(third, Tensor)
-    generation = int(second.facts["generation"])
-    (replaced,) = commit(catalogue, stored_tensor(dataset, "b", if_generation_match=generation))
-    assert catalogue.tensors.get("dataset", ["b"]) == [replaced]
+def test_a_damaged_tensor_can_be_replaced_by_its_generation(damaged: Any) -> None:
+    catalogue, _ = damaged(EVERY_DAMAGE)
+    for case in EVERY_DAMAGE:
+        dataset = catalogue.datasets.get(case)
+        # Three clients insert at once; the one whose id has a damaged row must not cost the others their tensors.
+        first, second, third = catalogue.tensors.commit(
+            [stored_tensor(dataset, "x"), stored_tensor(dataset, "b", source=b"s" * 16), stored_tensor(dataset, "y")]
+        )
+        assert isinstance(first, Tensor), case
+        assert isinstance(second, DataCorruptError), case
+        assert isinstance(third, Tensor), case
+        generation = int(second.facts["generation"])
+        (replaced,) = commit(catalogue, stored_tensor(dataset, "b", if_generation_match=generation))
+        assert catalogue.tensors.get(case, ["b"]) == [replaced], case
 
 
 def test_a_damaged_tensor_is_not_replaced_by_another_generation(tensors: list[Tensor], damage: Any) -> None:
@@ -306,15 +327,14 @@ def test_metadata_of_a_damaged_tensor_cannot_be_replaced_and_those_of_others_can
     assert changed == replace(tensors[0], metadata={"new": 1})
 
 
-@pytest.mark.parametrize(("column", "value", "expression"), EVERY_DAMAGE)
-def test_stats_leave_a_damaged_tensor_out_and_name_it(
-    tensors: list[Tensor], damage: Any, column: str, value: object, expression: str
-) -> None:
-    stats = damage(column, value, expression=expression).datasets.stats("dataset")
-    assert (stats.tensors, stats.canonical_bytes, stats.stored_bytes, stats.lossy_tensors) == (2, 8, 80, 0)
-    assert [share.tensors for share in stats.dtypes] == [2]
-    assert stats.damaged_tensors == 1
-    assert [error.facts["tensor"] for error in stats.damages] == ["b"]
+def test_stats_leave_a_damaged_tensor_out_and_name_it(damaged: Any) -> None:
+    catalogue, _ = damaged(EVERY_DAMAGE)
+    for case in EVERY_DAMAGE:
+        stats = catalogue.datasets.stats(case)
+        assert (stats.tensors, stats.canonical_bytes, stats.stored_bytes, stats.lossy_tensors) == (2, 8, 80, 0), case
+        assert [share.tensors for share in stats.dtypes] == [2], case
+        assert stats.damaged_tensors == 1, case
+        assert [error.facts["tensor"] for error in stats.damages] == ["b"], case
 
 
 def test_a_damaged_count_gives_no_generation_out_twice(tensors: list[Tensor], tmp_path: Path, reopen: Reopen) -> None:
@@ -330,64 +350,72 @@ def test_a_damaged_count_gives_no_generation_out_twice(tensors: list[Tensor], tm
 class TestDatasets:
     """Rows of datasets have a checksum, too; what is wrong with one keeps nobody from its tensors."""
 
-    @pytest.fixture(
-        params=[
-            ("policy", "json_object('preset', 'fast')"),
-            ("policy", "'no json'"),
-            ("schema", """'{"dtype":"int8"}'"""),
-            ("schema", "CAST(x'ff' AS TEXT)"),
-            ("created_us", "7"),
-            ("last_ordinal", "1"),
-            ("row_checksum", "0"),
-        ],
-        ids=" = ".join,
-    )
-    def catalogue(
-        self, request: pytest.FixtureRequest, tensors: list[Tensor], tmp_path: Path, reopen: Reopen
-    ) -> Catalogue:
-        create(reopen(), "other")
+    DAMAGE: ClassVar[dict[str, tuple[str, str]]] = {
+        "another policy": ("policy", "json_object('preset', 'fast')"),
+        "no policy": ("policy", "'no json'"),
+        "another schema": ("schema", """'{"dtype":"int8"}'"""),
+        "no schema": ("schema", "CAST(x'ff' AS TEXT)"),
+        "another time": ("created_us", "7"),
+        "another ordinal": ("last_ordinal", "1"),
+        "another checksum": ("row_checksum", "0"),
+    }
+
+    @pytest.fixture
+    def tensors(self, reopen: Reopen) -> dict[str, list[Tensor]]:
+        catalogue = reopen()
+        tensors = {name: three_tensors(catalogue, name) for name in self.DAMAGE}
+        create(catalogue, "other")
+        return tensors
+
+    @pytest.fixture
+    def catalogue(self, tensors: dict[str, list[Tensor]], tmp_path: Path, reopen: Reopen) -> Catalogue:
         reopen().close()
-        column, expression = request.param
         connection = apsw.Connection(str(tmp_path / "catalogue.db"))
-        connection.execute(f"UPDATE dataset SET {column} = {expression} WHERE name = 'dataset'")
+        for name, (column, expression) in self.DAMAGE.items():
+            connection.execute(f"UPDATE dataset SET {column} = {expression} WHERE name = '{name}'")
         connection.close()
         return reopen()
 
     def test_a_damaged_one_is_named_and_the_others_are_listed(self, catalogue: Catalogue) -> None:
-        with pytest.raises(DataCorruptError, match=r"\[dataset=dataset\]"):
-            catalogue.datasets.get("dataset")
-        damaged, other = listed(catalogue)
-        assert isinstance(damaged, DataCorruptError)
+        for name in self.DAMAGE:
+            with pytest.raises(DataCorruptError, match=rf"\[dataset={name}\]"):
+                catalogue.datasets.get(name)
+        *damaged, other = listed(catalogue)
+        assert [type(found) for found in damaged] == [DataCorruptError] * len(self.DAMAGE)
         assert isinstance(other, Dataset)
         assert other.name == "other"
 
     def test_its_tensors_can_be_read_and_deleted_and_none_goes_in(
-        self, catalogue: Catalogue, tensors: list[Tensor]
+        self, catalogue: Catalogue, tensors: dict[str, list[Tensor]]
     ) -> None:
-        assert catalogue.tensors.get("dataset", ["b"]) == [tensors[1]]
-        assert catalogue.tensors.page("dataset", PageRequest()).tensors == tensors
-        assert catalogue.datasets.stats("dataset").tensors == 3
-        assert catalogue.tensors.delete("dataset", ["b"]) == ["b"]
         other = catalogue.datasets.get("other")
-        damaged, stored = catalogue.tensors.commit(
-            [stored_tensor(replace(other, number=1, name="dataset"), "n"), stored_tensor(other, "n")]
-        )
-        assert isinstance(damaged, DataCorruptError)
-        assert isinstance(stored, Tensor)
+        # Datasets are numbered as they are created.
+        for number, (name, stored_in_it) in enumerate(tensors.items(), 1):
+            assert catalogue.tensors.get(name, ["b"]) == [stored_in_it[1]], name
+            assert catalogue.tensors.page(name, PageRequest()).tensors == stored_in_it, name
+            assert catalogue.datasets.stats(name).tensors == 3, name
+            assert catalogue.tensors.delete(name, ["b"]) == ["b"], name
+            damaged, stored = catalogue.tensors.commit(
+                [stored_tensor(replace(other, number=number, name=name), "n"), stored_tensor(other, name)]
+            )
+            assert isinstance(damaged, DataCorruptError), name
+            assert isinstance(stored, Tensor), name
 
-    def test_a_new_policy_and_schema_mend_it(self, catalogue: Catalogue, tensors: list[Tensor]) -> None:
-        with pytest.raises(DataCorruptError):
-            catalogue.datasets.update("dataset", StoragePolicy(), None)
-        mended = catalogue.datasets.update("dataset", StoragePolicy("fast"), Schema())
-        assert catalogue.datasets.get("dataset") == mended
-        (new,) = commit(catalogue, stored_tensor(mended, "new"))
-        assert new.ordinal == 4
+    def test_a_new_policy_and_schema_mend_it(self, catalogue: Catalogue) -> None:
+        for name in self.DAMAGE:
+            with pytest.raises(DataCorruptError):
+                catalogue.datasets.update(name, StoragePolicy(), None)
+            mended = catalogue.datasets.update(name, StoragePolicy("fast"), Schema())
+            assert catalogue.datasets.get(name) == mended, name
+            (new,) = commit(catalogue, stored_tensor(mended, "new"))
+            assert new.ordinal == 4, name
 
     def test_it_can_be_deleted(self, catalogue: Catalogue) -> None:
-        assert catalogue.datasets.delete("dataset") == 3
+        for name in self.DAMAGE:
+            assert catalogue.datasets.delete(name) == 3, name
+            create(catalogue, name)
         with pytest.raises(AlreadyExistsError):
             create(catalogue, "other")
-        create(catalogue, "dataset")
 
 
 DATASET = Dataset(3, "dataset", StoragePolicy(), Schema(), 0)

@@ -12,11 +12,6 @@ from support.faults import RecordingFiles, open_descriptors
 from tensorus_server.chunk_store.local import LocalChunkStore
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_stores() -> None:
-    """Leave the shards as they are: these tests are about them."""
-
-
 @pytest.fixture
 def files() -> RecordingFiles:
     return RecordingFiles()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 from pathlib import Path
 
@@ -61,26 +60,6 @@ class TestLocalChunkStore(ChunkStoreContract, SingleHostContract):
     """Likewise."""
 
 
-def test_a_new_store_has_256_shards_whose_names_are_durable(tmp_path: Path, files: RecordingFiles) -> None:
-    folder = tmp_path / "store"
-    folder.mkdir()
-    LocalChunkStore(folder, files=files).close()
-    shards = sorted(path.name for path in (folder / "chunks").iterdir())
-    assert shards == [f"{number:02x}" for number in range(256)]
-    # From the innermost out: a folder's name is in its parent.
-    assert files.calls == [("sync_folder", name) for name in ("chunks", "store", tmp_path.name)]
-
-
-def test_opening_again_makes_only_what_is_missing(tmp_path: Path, files: RecordingFiles) -> None:
-    LocalChunkStore(tmp_path).close()
-    LocalChunkStore(tmp_path, files=files).close()
-    assert files.calls == []
-    (tmp_path / "chunks" / "7f").rmdir()
-    LocalChunkStore(tmp_path, files=files).close()
-    assert (tmp_path / "chunks" / "7f").is_dir()
-    assert ("sync_folder", "chunks") in files.calls
-
-
 def test_folders_and_files_belong_to_their_owner_alone(store: LocalChunkStore, tmp_path: Path) -> None:
     key = published(store, b"x")
     folders = [tmp_path / "tmp", store._leases.own_folder, tmp_path / "chunks", tmp_path / "chunks" / "00"]
@@ -119,11 +98,6 @@ def test_a_group_costs_one_sync_of_one_folder(store: LocalChunkStore, files: Rec
     assert len(shards) == 1
     # The folder last: a name that comes after the sync would not be durable.
     assert [method for method, _ in files.calls] == ["rename"] * 10 + ["sync_folder"]
-
-
-def test_the_next_group_goes_into_the_next_shard(store: LocalChunkStore) -> None:
-    shards = [int(published(store, b"x").partition("/")[0], 16) for _ in range(300)]
-    assert all((second - first) % 256 == 1 for first, second in itertools.pairwise(shards))
 
 
 def test_publishing_nothing_touches_no_file(store: LocalChunkStore, files: RecordingFiles) -> None:

@@ -13,6 +13,7 @@ import pytest
 from contract.chunk_store_raw import RawFolder
 from contract.codec_chunks import encoding_of
 from support.arrays import normal, random_bits
+from support.cases import each
 from support.engine import Reports, find, insert, read, send
 from support.faults import FailingCommits, open_descriptors
 from support.servers import engine_config
@@ -177,21 +178,19 @@ EXTREME: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("preset", list(PRESETS))
-@pytest.mark.parametrize("array", EXTREME.values(), ids=EXTREME)
-def test_values_of_any_magnitude_can_be_stored_with_every_preset(
-    engine: Engine, preset: str, array: np.ndarray[Any, Any]
-) -> None:
+@each("preset", PRESETS)
+@each("name", EXTREME)
+def test_values_of_any_magnitude_can_be_stored_with_every_preset(engine: Engine, preset: str, name: str) -> None:
     # A measurement that overflows must not cost the tensor, nor the others of its commit group.
     reports = Reports()
     stream = engine.open_insert("d", reports)
-    send(stream, 0, "extreme", array, policy=StoragePolicy(preset=preset))
-    send(stream, 1, "plain", np.zeros(3))
+    send(stream, 0, f"{name}, {preset}", EXTREME[name], policy=StoragePolicy(preset=preset))
+    send(stream, 1, f"beside {name}, {preset}", np.zeros(3))
     assert stream.finish() == (2, 0)
     report = reports.tensor(0).storage
     assert not math.isnan(report.relative_error)
     assert not math.isnan(report.max_absolute_error)
-    assert read(engine, "d", "extreme").shape == array.shape
+    assert read(engine, "d", f"{name}, {preset}").shape == EXTREME[name].shape
 
 
 class TestLife:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from contract.chunk_store_raw import RawFolder
+from support.cases import each
 from support.engine import insert, read, stored_tensor
 from support.variants import variants_of
 from tensorus_codecs.dtypes import opaque_dtype
@@ -43,7 +44,7 @@ def parts_of(footer: bytes, payload: bytes) -> Any:
     return (lambda offset, length: data[offset : offset + length]), len(data)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each("kind", KINDS)
 def test_a_footer_makes_the_tensor_that_it_was_made_of(kind: str) -> None:
     stored = stored_tensor(DATASET, "layer/1", **KINDS[kind])
     footer = read_footer(*parts_of(pack_footer(stored, SEALED_US), b"p" * stored.locator.length))
@@ -70,7 +71,7 @@ VARIANTS = list(
 )
 
 
-@pytest.mark.parametrize(("path", "changed"), VARIANTS, ids=[path for path, _ in VARIANTS])
+@each(("path", "changed"), VARIANTS)
 def test_a_footer_has_each_field_of_a_tensor(path: str, changed: StoredTensor) -> None:
     again = read_footer(*parts_of(pack_footer(changed, SEALED_US), b"p" * changed.locator.length))
     made = again.stored_tensor(changed.dataset, changed.locator.key)
@@ -78,7 +79,7 @@ def test_a_footer_has_each_field_of_a_tensor(path: str, changed: StoredTensor) -
     assert (repr(attrgetter(path)(made)) == repr(attrgetter(path)(changed))) == (path not in NOT_IN_FOOTERS)
 
 
-@pytest.mark.parametrize("bit", range(8))
+@each("bit", range(8))
 def test_every_flipped_bit_of_a_footer_is_found(bit: int) -> None:
     footer = pack_footer(stored_tensor(DATASET, "t", metadata={"a": 1}), SEALED_US)
     for place in range(len(footer)):

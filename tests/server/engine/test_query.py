@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.cases import each
 from support.engine import commit, engine_on, insert, stored_tensor
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
@@ -46,12 +47,12 @@ ORDERS = [
 NO_ORDERS = ["ID", "name", "desc", "id, nbytes", "id desc desc", "id descending", "id;", "-id", "created_us"]
 
 
-@pytest.mark.parametrize(("text", "order"), ORDERS, ids=[text or "empty" for text, _ in ORDERS])
+@each(("text", "order"), ORDERS)
 def test_an_order_is_a_field_and_a_direction(text: str, order: Order) -> None:
     assert parse_order(text) == order
 
 
-@pytest.mark.parametrize("text", NO_ORDERS)
+@each("text", NO_ORDERS)
 def test_any_other_order_is_refused(text: str) -> None:
     message = f"order_by is '{text}', must be one of created, id, nbytes, stored_bytes, and may end in ' desc'"
     with pytest.raises(InvalidRequestError) as caught:
@@ -150,7 +151,7 @@ class TestListing:
         with pytest.raises(DatasetNotFoundError, match="dataset=no"):
             filled.list_tensors("no", None, Order())
 
-    @pytest.mark.parametrize(
+    @each(
         "other",
         [
             pytest.param({"dataset": "other"}, id="dataset"),
@@ -220,12 +221,12 @@ FORGED = {
 class TestTokens:
     """A token is a position and no permission; whatever is sent as one, nothing unforeseen happens."""
 
-    @pytest.mark.parametrize("token", GARBAGE.values(), ids=GARBAGE)
+    @each("token", GARBAGE.values(), ids=GARBAGE)
     def test_garbage_is_refused(self, filled: Engine, token: str) -> None:
         with pytest.raises(InvalidPageTokenError, match=r"page_token is not one that|page_token belongs to a listing"):
             filled.list_tensors("d", None, Order(), page_token=token)
 
-    @pytest.mark.parametrize(("order", "token"), FORGED.values(), ids=FORGED)
+    @each(("order", "token"), FORGED.values(), ids=FORGED)
     def test_a_forged_one_is_refused(self, filled: Engine, order: Order, token: str) -> None:
         with pytest.raises(InvalidPageTokenError, match="page_token"):
             filled.list_tensors("d", None, order, page_token=token)
@@ -252,7 +253,7 @@ class TestSelect:
         # Ties by generation, in the order's direction.
         assert found == ["29", "19", "9", "23"]
 
-    @pytest.mark.parametrize("limit", [0, 1, 29, 30, 31, 10**9])
+    @each("limit", [0, 1, 29, 30, 31, 10**9])
     def test_a_limit_is_an_upper_bound(self, filled: Engine, limit: int) -> None:
         assert len(ids_of(filled, limit=limit)) == min(limit, 30)
 
@@ -299,7 +300,7 @@ class TestSample:
         # Of 30!/20! samples two are the same with a chance of 1 in 10**14.
         assert ids_of(filled, sample=10) != ids_of(filled, sample=10)
 
-    @pytest.mark.parametrize("count", [0, 1, 29, 30, 31, SAMPLE_MAX])
+    @each("count", [0, 1, 29, 30, 31, SAMPLE_MAX])
     def test_nothing_comes_twice_and_never_more_than_there_is(self, filled: Engine, count: int) -> None:
         found = ids_of(filled, sample=count, seed=3)
         assert len(found) == len(set(found)) == min(count, 30)
@@ -453,10 +454,9 @@ class TestResumeOfASample:
             assert len(found) == len(set(found)) <= 30
 
 
-@pytest.mark.parametrize(
+@each(
     "fields",
     [[], [1], [1, 2, 3, 4, 5], [1, 0, 5, 5, "x", 3], [1, 0, 5, 5, 2**64, 3], [1, -(2**70), 5, 5, None, None], {"a": 1}],
-    ids=str,
 )
 def test_a_forged_resume_token_is_refused(filled: Engine, fields: Any) -> None:
     token = base64.urlsafe_b64encode(json.dumps(fields).encode()).decode()

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from support.cases import each
 from tensorus_server.engine import sampling
 from tensorus_server.engine.sampling import ranks, sample
 
@@ -32,7 +33,7 @@ def test_the_mixing_is_splitmix64() -> None:
     assert [mixed((1234567 + times * step) % WORD) for times in (1, 2, 3)] == expected
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2**32, WORD - 1])
+@each("seed", [0, 1, 2**32, WORD - 1])
 def test_ranks_equal_the_slow_ones(seed: int) -> None:
     generations = [1, 2, 3, 2**32, 2**53 + 1, 2**63 - 1]
     assert ranks(generations, seed).tolist() == [slow_rank(generation, seed) for generation in generations]

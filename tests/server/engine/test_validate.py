@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from support.cases import each
 from tensorus_codecs.dtypes import DTYPES, dtype_by_name
 from tensorus_codecs.errors import UnsupportedDTypeError
 from tensorus_server.engine.validate import (
@@ -60,23 +61,23 @@ BAD_NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", GOOD_NAMES)
+@each("name", GOOD_NAMES)
 def test_a_dataset_may_have_the_name(name: str) -> None:
     require_dataset_name(name)
 
 
-@pytest.mark.parametrize(("name", "message"), BAD_NAMES, ids=[repr(name)[:20] for name, _ in BAD_NAMES])
+@each(("name", "message"), BAD_NAMES)
 def test_a_dataset_may_not_have_the_name(name: str, message: str) -> None:
     with pytest.raises(InvalidNameError, match=f"^name of a dataset .*{message}"):
         require_dataset_name(name)
 
 
-@pytest.mark.parametrize("name", [".", "..", "/", "a//b", "../../etc/passwd", "x" * 512, "layer.0/q[1] ä"])
+@each("name", [".", "..", "/", "a//b", "../../etc/passwd", "x" * 512, "layer.0/q[1] ä"])
 def test_a_tensor_may_have_the_id(name: str) -> None:
     require_id(name, dataset="d")
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "message"),
     [
         ("", r"is '', 0 bytes of UTF-8; must be 1 to 512 bytes \[dataset=d\]"),
@@ -86,7 +87,6 @@ def test_a_tensor_may_have_the_id(name: str) -> None:
         ("\x7f", "must have no control characters"),
         ("a\ud800", "is not Unicode text"),
     ],
-    ids=lambda value: repr(value)[:20],
 )
 def test_a_tensor_may_not_have_the_id(name: str, message: str) -> None:
     with pytest.raises(InvalidNameError, match=f"^id of a tensor .*{message}"):
@@ -124,19 +124,19 @@ BAD_SHAPES = {
 }
 
 
-@pytest.mark.parametrize("shape", GOOD_SHAPES, ids=str)
+@each("shape", GOOD_SHAPES)
 def test_a_tensor_may_have_the_shape(shape: tuple[int, ...]) -> None:
     assert checked_spec(FLOAT32, shape, dataset="d", tensor="t") == TensorSpec(FLOAT32, shape)
 
 
-@pytest.mark.parametrize(("shape", "message"), BAD_SHAPES.values(), ids=BAD_SHAPES)
+@each(("shape", "message"), BAD_SHAPES.values(), ids=BAD_SHAPES)
 def test_a_tensor_may_not_have_the_shape(shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(InvalidShapeError, match=message) as caught:
         checked_spec(FLOAT32, shape, dataset="d", tensor="t")
     assert caught.value.facts.items() >= {"dataset": "d", "tensor": "t"}.items()
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
+@each("dtype", DTYPES)
 def test_the_limit_of_a_tensor_is_in_bytes(dtype: Any) -> None:
     count = TENSOR_BYTES_MAX // dtype.element_bytes
     checked_spec(dtype, (count,), dataset="d", tensor="t")
@@ -202,19 +202,19 @@ BAD_METADATA: dict[str, tuple[dict[Any, Any], type[Exception], str]] = {
 }
 
 
-@pytest.mark.parametrize("metadata", GOOD_METADATA.values(), ids=GOOD_METADATA)
+@each("metadata", GOOD_METADATA.values(), ids=GOOD_METADATA)
 def test_a_tensor_may_have_the_metadata(metadata: dict[str, Any]) -> None:
     require_metadata(metadata, dataset="d", tensor="t")
 
 
-@pytest.mark.parametrize(("metadata", "error", "message"), BAD_METADATA.values(), ids=BAD_METADATA)
+@each(("metadata", "error", "message"), BAD_METADATA.values(), ids=BAD_METADATA)
 def test_a_tensor_may_not_have_the_metadata(metadata: dict[Any, Any], error: type, message: str) -> None:
     with pytest.raises(error, match=rf"{message}.*\[dataset=d, tensor=t\]$") as caught:
         require_metadata(metadata, dataset="d", tensor="t")
     assert caught.value.facts.items() >= {"dataset": "d", "tensor": "t"}.items()
 
 
-@pytest.mark.parametrize("metadata", [{"a": "\ud800"}, {"\ud800": 1}, {"a": [{"b": ["x\udfff"]}]}], ids=repr)
+@each("metadata", [{"a": "\ud800"}, {"\ud800": 1}, {"a": [{"b": ["x\udfff"]}]}])
 def test_text_that_is_no_unicode_is_no_metadata(metadata: dict[str, Any]) -> None:
     # Files and the wire hold UTF-8, which has no lone surrogates; Python's text may have them.
     with pytest.raises(InvalidMetadataError, match=r"\[dataset=d, tensor=t\]"):
@@ -255,12 +255,12 @@ BAD_SCHEMAS: list[tuple[Schema, type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize("schema", GOOD_SCHEMAS, ids=repr)
+@each("schema", GOOD_SCHEMAS)
 def test_a_dataset_may_have_the_schema(schema: Schema) -> None:
     require_schema(schema)
 
 
-@pytest.mark.parametrize(("schema", "error", "message"), BAD_SCHEMAS, ids=[message for *_, message in BAD_SCHEMAS])
+@each(("schema", "error", "message"), BAD_SCHEMAS)
 def test_a_dataset_may_not_have_the_schema(schema: Schema, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         require_schema(schema)
@@ -304,12 +304,12 @@ NOT_FITTING: list[tuple[tuple[int, ...], dict[str, Any], Schema, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("shape", "metadata", "schema"), FITTING)
+@each(("shape", "metadata", "schema"), FITTING)
 def test_a_tensor_fits_the_schema(shape: tuple[int, ...], metadata: dict[str, Any], schema: Schema) -> None:
     fits(shape, metadata, schema)
 
 
-@pytest.mark.parametrize(("shape", "metadata", "schema", "message"), NOT_FITTING)
+@each(("shape", "metadata", "schema", "message"), NOT_FITTING)
 def test_a_tensor_does_not_fit_the_schema(
     shape: tuple[int, ...], metadata: dict[str, Any], schema: Schema, message: str
 ) -> None:

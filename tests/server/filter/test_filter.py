@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from support.cases import each
 from tensorus_server import limits
 from tensorus_server.errors import InvalidFilterError, LimitExceededError
 from tensorus_server.filter.tree import (
@@ -110,12 +111,12 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("filter_", ALLOWED)
+@each("filter_", ALLOWED)
 def test_a_filter_within_the_limits_is_allowed(filter_: Filter) -> None:
     check_filter(filter_)
 
 
-@pytest.mark.parametrize(("filter_", "error", "message"), REFUSED)
+@each(("filter_", "error", "message"), REFUSED)
 def test_a_filter_beyond_the_limits_is_refused(filter_: Filter, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         check_filter(filter_)
@@ -161,7 +162,7 @@ INDEXED = [
 ]
 
 
-@pytest.mark.parametrize(("value", "expected"), INDEXED, ids=[repr(value)[:20] for value, _ in INDEXED])
+@each(("value", "expected"), INDEXED)
 def test_an_index_holds_numbers_as_float64_and_short_text(value: object, expected: float | str | None) -> None:
     found = indexed(value)
     assert found == expected
@@ -180,7 +181,7 @@ KEYS = [
 ]
 
 
-@pytest.mark.parametrize(("parts", "name"), KEYS)
+@each(("parts", "name"), KEYS)
 def test_a_nested_keys_name_is_its_parts_escaped(parts: list[str], name: str) -> None:
     assert join_key(parts) == name
 
@@ -198,7 +199,7 @@ FLATTENED: list[tuple[dict[str, Any], list[tuple[str, float | str | None]]]] = [
 ]
 
 
-@pytest.mark.parametrize(("metadata", "expected"), FLATTENED, ids=[repr(metadata)[:30] for metadata, _ in FLATTENED])
+@each(("metadata", "expected"), FLATTENED)
 def test_filters_see_every_scalar_of_the_metadata_once(
     metadata: dict[str, Any], expected: list[tuple[str, float | str | None]]
 ) -> None:

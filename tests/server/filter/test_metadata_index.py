@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from support.cases import each
 from support.engine import commit, create, ids_of, stored_tensor
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.catalogue.sqlite.database import select
@@ -36,7 +37,7 @@ def catalogue(tmp_path: Any) -> Any:
 class TestIndexOf:
     """Keys of few values come first, and a key is there with all of its values or not at all."""
 
-    @pytest.mark.parametrize("metadata", [{}, {"a": 1}, {"a": list(range(INDEXED_VALUES_MAX))}])
+    @each("metadata", [{}, {"a": 1}, {"a": list(range(INDEXED_VALUES_MAX))}])
     def test_most_metadata_are_indexed_whole(self, metadata: dict[str, Any]) -> None:
         assert index_of(metadata) == MetadataIndex(flatten_metadata(metadata), ())
 
@@ -65,7 +66,7 @@ class TestIndexOf:
 class TestHolds:
     """A condition on metadata themselves; the property test of filters compares many more with an oracle."""
 
-    @pytest.mark.parametrize(
+    @each(
         ("condition", "expected"),
         [
             pytest.param(Exists(Key("tokens")), True, id="exists"),
@@ -82,7 +83,7 @@ class TestHolds:
     def test_it_holds_as_its_words_say(self, condition: Any, *, expected: bool) -> None:
         assert holds(condition, to_json(LONG)) is expected
 
-    @pytest.mark.parametrize("damaged", ["", "{", "nothing"])
+    @each("damaged", ["", "{", "nothing"])
     def test_damaged_metadata_meet_no_condition(self, damaged: str) -> None:
         assert not holds(Exists(Key("a")), damaged)
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from support.cases import each
 from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.processes import port as port_module
 from tensorus_server.processes.port import ReservedPort, require_port
@@ -168,7 +169,7 @@ def test_of_many_that_want_a_port_at_once_one_has_it() -> None:
 class TestRequirePort:
     """What a server that shares its port with nobody asks before it opens its store."""
 
-    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
+    @each("host", ["127.0.0.1", "localhost", "0.0.0.0"])
     def test_a_free_port_stays_free(self, host: str) -> None:
         require_port(f"{host}:0")
         with bound(0) as free:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from support.cases import each
 from support.servers import engine_config
 from tensorus_server.config import ServerConfig
 from tensorus_server.errors import StoreUnavailableError
@@ -267,7 +268,7 @@ def test_the_delay_grows_and_begins_anew_after_a_steady_life(monkeypatch: pytest
     assert delays == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0, 0.0, 1.0]
 
 
-@pytest.mark.parametrize(
+@each(
     ("code", "how"),
     [
         (0, "ended with exit code 0"),

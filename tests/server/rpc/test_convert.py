@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.cases import each
 from support.engine import stored_tensor
 from support.variants import variants_of
 from tensorus_codecs.policy import StoragePolicy
@@ -66,8 +67,8 @@ def test_any_tensors_one_after_the_other(found: list[tuple[int, dict[str, Any], 
         )
 
 
-@pytest.mark.parametrize("second", FIELDS, ids=str)
-@pytest.mark.parametrize("first", FIELDS, ids=str)
+@each("second", FIELDS)
+@each("first", FIELDS)
 def test_every_two(first: dict[str, Any], second: dict[str, Any]) -> None:
     message = pb.Tensor()
     filled = TensorMessage(message)
@@ -109,7 +110,7 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize(("base", "path", "changed"), VARIANTS)
+@each(("base", "path", "changed"), VARIANTS)
 def test_a_message_has_each_field_and_never_the_neighbours(base: Tensor, path: str, changed: Tensor) -> None:
     message = pb.Tensor()
     filled = TensorMessage(message)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.cases import each
 from tensorus_codecs.errors import InvalidPolicyError, UnsupportedCodecError, UnsupportedDTypeError
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_server.errors import (
@@ -52,7 +53,7 @@ STREAMS = {
 }
 
 
-@pytest.mark.parametrize("messages", STREAMS.values(), ids=STREAMS)
+@each("messages", STREAMS.values(), ids=STREAMS)
 def test_a_sample_may_come_in_any_pieces(messages: list[bytes]) -> None:
     (found,) = answer(*messages)
     assert found.policy == NONE[0]
@@ -126,7 +127,7 @@ REFUSED: dict[str, tuple[list[bytes], type[Exception], str]] = {
 }
 
 
-@pytest.mark.parametrize(("messages", "error", "part"), REFUSED.values(), ids=REFUSED)
+@each(("messages", "error", "part"), REFUSED.values(), ids=REFUSED)
 def test_what_contradicts_the_contract_is_refused(messages: list[bytes], error: type[Exception], part: str) -> None:
     with pytest.raises(error, match=re.escape(part)) as caught:
         answer(*messages)

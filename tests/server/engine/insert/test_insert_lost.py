@@ -113,5 +113,6 @@ def insert_many_marked(folder: Path, count: int, descriptors: int) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=100).stdout.strip()
 
 
+@pytest.mark.slow
 def test_large_tensors_take_no_descriptor_each(tmp_path: Path) -> None:
     assert insert_many_marked(tmp_path / "store", 250, 128) == "250 0 250"

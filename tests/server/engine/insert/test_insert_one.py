@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from support.arrays import DTYPE_NAMES, canonical, normal, random_bits
+from support.cases import each
 from support.engine import announce, find, insert, read
 from tensorus_codecs.encoding import Encoding
 from tensorus_codecs.policy import StoragePolicy
@@ -71,8 +72,8 @@ def alike(tensor: Tensor) -> Tensor:
     return replace(tensor, dataset="", generation=0, ordinal=0, created_us=0, locator=locator, inline_payload=None)
 
 
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-@pytest.mark.parametrize("array", ARRAYS.values(), ids=ARRAYS)
+@each("policy", POLICIES.values(), ids=POLICIES)
+@each("array", ARRAYS.values(), ids=ARRAYS)
 def test_a_tensor_is_stored_as_by_a_stream(
     shared: Engine, array: np.ndarray[Any, Any], policy: StoragePolicy | None
 ) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from support.arrays import canonical, normal
+from support.cases import each
 from support.engine import Reports, announce, engine_on, find, insert, read, send, set_aside_now
 from support.marks import mark_tensors
 from tensorus_codecs.checksum import crc32c
@@ -32,11 +33,18 @@ CHUNK = 4096
 MARK_EVERY = 2 * CHUNK
 PRESETS = ["none", "fast", "lossless", "balanced", "maximum"]
 LOSSY = ["balanced", "maximum"]
-ARRAY = normal((50_001,), "float32")
-SENT = 120_000
+ARRAY = normal((20_001,), "float32")
+SENT = 48_000
 """Bytes before the interruption: neither a chunk's end nor a mark's."""
 COMMITTED = SENT // MARK_EVERY * MARK_EVERY
-REQUEST = InsertOptions(request_id="request")
+
+
+def request_of(dataset: str) -> InsertOptions:
+    """Return the options of the one request of a dataset."""
+    return InsertOptions(request_id=f"into {dataset}")
+
+
+REQUEST = request_of("none")
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +67,7 @@ def engine(store: Path) -> Iterator[Engine]:
 
 def begin(engine: Engine, dataset: str, array: np.ndarray[Any, Any] = ARRAY, *, sent: int = SENT) -> InsertStream:
     """Open a stream and send the first bytes of item 3."""
-    stream = engine.open_insert(dataset, Reports(), REQUEST)
+    stream = engine.open_insert(dataset, Reports(), request_of(dataset))
     data = memoryview(canonical(array))[:sent]
     for offset in range(0, sent, 5000):
         piece = data[offset : offset + 5000]
@@ -73,7 +81,7 @@ def go_on(
 ) -> Tensor | Exception:
     """Open another stream of the request, send item 3 from `offset` to its end, and return what became of it."""
     reports = Reports()
-    stream = engine.open_insert(dataset, reports, REQUEST)
+    stream = engine.open_insert(dataset, reports, request_of(dataset))
     data = memoryview(canonical(array))
     checksum = Checksum("crc32c", crc32c(data).to_bytes(4, "big")) if with_checksum else None
     half = offset + (data.nbytes - offset) // 2
@@ -85,7 +93,7 @@ def go_on(
 
 def resumable(engine: Engine, dataset: str) -> dict[int, int]:
     """Return the committed bytes of each item that a stream of the request would find."""
-    stream = engine.open_insert(dataset, Reports(), REQUEST)
+    stream = engine.open_insert(dataset, Reports(), request_of(dataset))
     stream.abort()
     return {progress.item: progress.committed_bytes for progress in stream.resumable}
 
@@ -107,53 +115,59 @@ def assert_same_tensor(engine: Engine, dataset: str, found: Tensor | Exception) 
     assert read(engine, dataset, "t").tobytes() == read(engine, dataset, "uninterrupted").tobytes()
 
 
-@pytest.mark.parametrize("dataset", PRESETS)
 class TestResumed:
     """The same tensor comes out, whatever interrupted the insert."""
 
     @pytest.mark.parametrize("offset", [COMMITTED, COMMITTED - 1, COMMITTED - 3 * CHUNK, 0])
+    @each("dataset", PRESETS)
     def test_after_its_stream_has_ended(self, engine: Engine, store: Path, dataset: str, offset: int) -> None:
         begin(engine, dataset).abort()
         assert resumable(engine, dataset) == {3: COMMITTED}
         assert_same_tensor(engine, dataset, go_on(engine, dataset, offset))
         assert leftovers(engine, store) == []
 
-    def test_after_the_store_was_closed(self, engine: Engine, store: Path, dataset: str) -> None:
-        begin(engine, dataset).abort()
+    def test_after_the_store_was_closed(self, engine: Engine, store: Path) -> None:
+        for dataset in PRESETS:
+            begin(engine, dataset).abort()
         engine.close()
         with engine_on(store) as reopened:
             reopened.sweep()
-            assert resumable(reopened, dataset) == {3: COMMITTED}
-            assert_same_tensor(reopened, dataset, go_on(reopened, dataset, COMMITTED))
+            for dataset in PRESETS:
+                assert resumable(reopened, dataset) == {3: COMMITTED}
+                assert_same_tensor(reopened, dataset, go_on(reopened, dataset, COMMITTED))
             assert leftovers(reopened, store) == []
 
-    def test_after_a_crash_in_the_middle(self, engine: Engine, store: Path, tmp_path: Path, dataset: str) -> None:
-        stream = begin(engine, dataset)
+    def test_after_a_crash_in_the_middle(self, engine: Engine, store: Path, tmp_path: Path) -> None:
+        streams = [begin(engine, dataset) for dataset in PRESETS]
         # What a crash leaves: the files as they are, and no lock of a living process on them.
         shutil.copytree(store, tmp_path / "crashed")
-        stream.abort()
+        for stream in streams:
+            stream.abort()
         with engine_on(tmp_path / "crashed") as recovered:
             recovered.sweep()
-            found = resumable(recovered, dataset)
-            assert list(found) == [3]
-            assert SENT - 2 * MARK_EVERY - 4 * CHUNK <= found[3] <= COMMITTED
-            assert_same_tensor(recovered, dataset, go_on(recovered, dataset, found[3]))
+            for dataset in PRESETS:
+                found = resumable(recovered, dataset)
+                assert list(found) == [3]
+                assert SENT - 2 * MARK_EVERY - 4 * CHUNK <= found[3] <= COMMITTED
+                assert_same_tensor(recovered, dataset, go_on(recovered, dataset, found[3]))
             assert leftovers(recovered, tmp_path / "crashed") == []
 
+    @each("dataset", PRESETS)
     def test_again_and_again(self, engine: Engine, store: Path, dataset: str) -> None:
-        begin(engine, dataset, sent=30_000).abort()
+        begin(engine, dataset, sent=12_000).abort()
         data = memoryview(canonical(ARRAY))
-        for stop in (60_000, 60_001, 110_000, 200_000):
-            stream = engine.open_insert(dataset, Reports(), REQUEST)
+        for stop in (24_000, 24_001, 44_000, 80_000):
+            stream = engine.open_insert(dataset, Reports(), request_of(dataset))
             (found,) = stream.resumable
             piece = data[found.committed_bytes : stop]
             stream.receive(
                 Segment(3, found.committed_bytes, piece.nbytes, last=False, tensor=announce("t", ARRAY)), piece
             )
             stream.abort()
-        assert resumable(engine, dataset) == {3: 200_000 // MARK_EVERY * MARK_EVERY}
-        assert_same_tensor(engine, dataset, go_on(engine, dataset, 190_000))
+        assert resumable(engine, dataset) == {3: 80_000 // MARK_EVERY * MARK_EVERY}
+        assert_same_tensor(engine, dataset, go_on(engine, dataset, 72_000))
 
+    @each("dataset", PRESETS)
     def test_under_the_policy_that_it_began_with(self, engine: Engine, dataset: str) -> None:
         begin(engine, dataset).abort()
         engine.update_dataset(dataset, StoragePolicy(preset="int8_only", chunk_bytes=16 * CHUNK), None)
@@ -161,12 +175,13 @@ class TestResumed:
         engine.update_dataset(dataset, StoragePolicy(preset=dataset, chunk_bytes=CHUNK), None)
         assert_same_tensor(engine, dataset, found)
 
+    @each("dataset", PRESETS)
     def test_what_is_resumed_is_checked_to_its_end(self, engine: Engine, store: Path, dataset: str) -> None:
         begin(engine, dataset).abort()
         other = ARRAY.copy()
         other[-1] += 1
         reports = Reports()
-        stream = engine.open_insert(dataset, reports, REQUEST)
+        stream = engine.open_insert(dataset, reports, request_of(dataset))
         data = memoryview(canonical(ARRAY))
         checksum = Checksum("crc32c", crc32c(canonical(other)).to_bytes(4, "big"))
         stream.receive(
@@ -178,6 +193,7 @@ class TestResumed:
         assert resumable(engine, dataset) == {}
 
     @pytest.mark.parametrize("damage", ["a bit", "the end", "everything"])
+    @each("dataset", ["none", "maximum"])
     def test_what_was_damaged_meanwhile_must_be_sent_again(
         self, engine: Engine, store: Path, dataset: str, damage: str
     ) -> None:
@@ -200,7 +216,7 @@ class TestResumed:
 class TestChecksums:
     """What a writer may send at the end of an item that was resumed."""
 
-    @pytest.mark.parametrize("dataset", ["none", "lossless"])
+    @each("dataset", ["none", "lossless"])
     def test_a_digest_is_checked_where_the_values_are_exact(self, engine: Engine, dataset: str) -> None:
         digest = insert(engine, dataset, "uninterrupted", ARRAY).source_checksum
         begin(engine, dataset).abort()
@@ -208,12 +224,12 @@ class TestChecksums:
         assert isinstance(found, Tensor)
         assert found.source_checksum == digest
 
-    @pytest.mark.parametrize("dataset", LOSSY)
+    @each("dataset", LOSSY)
     def test_only_a_crc_is_checked_where_they_are_not(self, engine: Engine, dataset: str) -> None:
         digest = insert(engine, dataset, "uninterrupted", ARRAY).source_checksum
         begin(engine, dataset).abort()
         reports = Reports()
-        stream = engine.open_insert(dataset, reports, REQUEST)
+        stream = engine.open_insert(dataset, reports, request_of(dataset))
         data = memoryview(canonical(ARRAY))[COMMITTED:]
         stream.receive(Segment(3, COMMITTED, data.nbytes, True, announce("t", ARRAY), digest), data)
         stream.finish()
@@ -221,7 +237,7 @@ class TestChecksums:
         assert isinstance(error, InvalidRequestError)
         assert str(error).startswith("xxh3_128 of an item that was resumed cannot be checked")
 
-    @pytest.mark.parametrize("dataset", LOSSY)
+    @each("dataset", LOSSY)
     def test_an_insert_repeated_with_a_digest_is_the_one_that_was_resumed(self, engine: Engine, dataset: str) -> None:
         begin(engine, dataset).abort()
         found = go_on(engine, dataset, COMMITTED)
@@ -292,13 +308,13 @@ class TestRequest:
         stream.abort()
 
     def test_the_status_says_how_far_it_is(self, engine: Engine) -> None:
-        with pytest.raises(SessionExpiredError, match="nothing is known of insert request"):
-            engine.insert_status("request")
+        with pytest.raises(SessionExpiredError, match="nothing is known of insert into none"):
+            engine.insert_status("into none")
         begin(engine, "none").abort()
-        (item,), finished, _ = engine.insert_status("request")
+        (item,), finished, _ = engine.insert_status("into none")
         assert (item.item, item.id, item.committed_bytes, item.tensor, finished) == (3, "t", COMMITTED, None, False)
         tensor = go_on(engine, "none", COMMITTED)
-        (item,), finished, _ = engine.insert_status("request")
+        (item,), finished, _ = engine.insert_status("into none")
         assert (item.committed_bytes, item.tensor, finished) == (ARRAY.nbytes, tensor, True)
 
     def test_a_damaged_row_does_not_hide_how_far_an_insert_is(self, engine: Engine) -> None:
@@ -306,19 +322,19 @@ class TestRequest:
         go_on(engine, "none", COMMITTED)
         with engine._catalogue._database.write() as connection:  # type: ignore[attr-defined]
             connection.execute("UPDATE tensor SET shape = '[3]'")
-        (item,), finished, _ = engine.insert_status("request")
+        (item,), finished, _ = engine.insert_status("into none")
         assert (item.committed_bytes, item.tensor, finished) == (ARRAY.nbytes, None, True)
 
     def test_a_cancelled_insert_leaves_nothing_but_what_is_complete(self, engine: Engine, store: Path) -> None:
         begin(engine, "none").abort()
-        engine.cancel_insert("request")
+        engine.cancel_insert("into none")
         assert resumable(engine, "none") == {}
         assert leftovers(engine, store) == []
         begin(engine, "none").abort()
         go_on(engine, "none", COMMITTED)
-        engine.cancel_insert("request")
+        engine.cancel_insert("into none")
         assert find(engine, "none", "t").id == "t"
-        engine.cancel_insert("request")
+        engine.cancel_insert("into none")
 
 
 class TestExpiry:
@@ -343,7 +359,7 @@ class TestExpiry:
 
     def test_a_payload_without_an_upload_goes_to_quarantine(self, engine: Engine, store: Path) -> None:
         begin(engine, "none").abort()
-        engine._catalogue.uploads.drop("request")
+        engine._catalogue.uploads.drop("into none")
         engine.close()
         with engine_on(store) as reopened:
             reopened.sweep()
@@ -355,7 +371,7 @@ class TestExpiry:
 
     def test_a_payload_that_a_writer_has_is_left_where_it_is(self, engine: Engine, store: Path) -> None:
         stream = begin(engine, "none")
-        engine._catalogue.uploads.drop("request")
+        engine._catalogue.uploads.drop("into none")
         assert set_aside_now(engine) == 0
         assert len(leftovers(engine, store)) == 1
         stream.abort()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from support.arrays import DTYPE_NAMES, canonical, normal, random_bits
+from support.cases import each
 from support.engine import Reports, announce, find, insert, read, send
 from tensorus_codecs.checksum import TensorDigest, crc32c
 from tensorus_codecs.encoding import Encoding
@@ -98,11 +99,11 @@ def taken(
     return small.take(segment, new, plan(policy, new.spec.dtype), memoryview(data), crc32c(data) if known_crc else None)
 
 
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-@pytest.mark.parametrize("known_crc", [False, True])
+@each("policy", POLICIES.values(), ids=POLICIES)
+@each("known_crc", [False, True])
 def test_everything_is_stored_as_on_the_general_way(pool: CodecPool, policy: StoragePolicy, *, known_crc: bool) -> None:
     # All of them at once: neighbours of one size are looked at together.
-    arrays = [array for array in ARRAYS.values() for _ in range(3)]
+    arrays = [array for array in ARRAYS.values() for _ in range(2)]
     small = SmallTensors(DATASET)
     for item, array in enumerate(arrays):
         assert taken(small, array, policy, item=item, known_crc=known_crc)
@@ -116,7 +117,7 @@ def test_everything_is_stored_as_on_the_general_way(pool: CodecPool, policy: Sto
         assert repr(stored) == repr(on_the_general_way(array, policy, pool))
 
 
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@each("policy", POLICIES.values(), ids=POLICIES)
 def test_one_alone_is_stored_as_on_the_general_way(pool: CodecPool, policy: StoragePolicy) -> None:
     small = SmallTensors(DATASET)
     for item, array in enumerate(ARRAYS.values()):
@@ -168,7 +169,7 @@ LEFT: dict[str, Callable[[SmallTensors, StoragePolicy], bool]] = {
 }
 
 
-@pytest.mark.parametrize("attempt", LEFT.values(), ids=LEFT)
+@each("attempt", LEFT.values(), ids=LEFT)
 def test_what_is_unusual_or_wrong_is_left_to_the_general_way(
     attempt: Callable[[SmallTensors, StoragePolicy], bool],
 ) -> None:

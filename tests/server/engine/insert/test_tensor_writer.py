@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from contract.chunk_store_raw import RawFolder
 from support.arrays import DTYPE_NAMES, canonical, normal, random_bits
+from support.cases import each
 from support.engine import INDEX_ENTRY_BYTES, RAW_RECORD_OVERHEAD, announce
 from support.faults import FaultyFiles, open_descriptors
 from tensorus_codecs.checksum import TensorDigest, crc32c
@@ -109,7 +110,7 @@ def test_any_cutting_of_the_bytes_stores_the_same_tensor(
     assert written(array, offsets, pool, preset=preset, known_crcs=known_crcs) == whole
 
 
-@pytest.mark.parametrize("preset", ["lossless", "maximum", "auto"])
+@each("preset", ["lossless", "maximum", "auto"])
 def test_what_is_stored_does_not_depend_on_the_number_of_threads(preset: str) -> None:
     # Its kind changes within what one choice serves, and at its borders.
     dense, sparse = normal((40_000,)), np.where(np.arange(40_000) % 10, 0, normal((40_000,))).astype(np.float32)
@@ -134,15 +135,15 @@ def test_what_is_stored_does_not_depend_on_the_number_of_threads(preset: str) ->
     assert len(payloads[0][0].encodings) >= 3
 
 
-@pytest.mark.parametrize("step", [1, 15, 4095, 4096, 4097, 8192, 10_000])
+@each("step", [1, 15, 4095, 4096, 4097, 8192, 10_000])
 def test_pieces_of_one_size_store_the_same_tensor(pool: CodecPool, step: int) -> None:
     array = random_bits("float32", (3_000,) if step < 15 else (30_000,))
     cuts = list(range(step, array.nbytes, step))
     assert written(array, cuts, pool, preset="lossless") == written(array, [], pool, preset="lossless")
 
 
-@pytest.mark.parametrize("dtype", DTYPE_NAMES)
-@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (7, 11), (2100,)], ids=str)
+@each("dtype", DTYPE_NAMES)
+@each("shape", [(), (0,), (3, 0), (7, 11), (2100,)])
 def test_the_report_counts_what_is_stored(pool: CodecPool, dtype: str, shape: tuple[int, ...]) -> None:
     array = random_bits(dtype, shape)
     stored, payload = written(array, [], pool, preset="lossless")
@@ -202,7 +203,7 @@ def test_the_summary_is_over_all_chunks(pool: CodecPool) -> None:
 class TestSize:
     """As many bytes as dtype and shape need, no more and no fewer."""
 
-    @pytest.mark.parametrize("pieces", [[41], [40, 1], [1] * 41, [10, 31]], ids=str)
+    @each("pieces", [[41], [40, 1], [1] * 41, [10, 31]])
     def test_more_bytes_are_refused_as_soon_as_they_come(self, pool: CodecPool, pieces: list[int]) -> None:
         writer = writer_of(announce("t", np.zeros((2, 5), np.float32)), pool)
         for size in pieces[:-1]:
@@ -227,7 +228,7 @@ class TestSize:
         ):
             writer.write(memoryview(b"x"))
 
-    @pytest.mark.parametrize("bits", [8, 24, 48, 80, 120, 128])
+    @each("bits", [8, 24, 48, 80, 120, 128])
     def test_elements_of_any_whole_width_can_be_cut_into_chunks(self, pool: CodecPool, bits: int) -> None:
         # A dtype that is not in the table has any width; chunks are whole elements nevertheless.
         spec = TensorSpec(opaque_dtype(99, bits), (3000,))
@@ -249,9 +250,9 @@ def checksum_of(data: bytes, algorithm: str) -> Checksum:
 class TestSourceChecksum:
     """Verified before anything can become visible, whether it comes first or last."""
 
-    @pytest.mark.parametrize("algorithm", ["xxh3_128", "crc32c"])
-    @pytest.mark.parametrize("place", ["first", "last", "both"])
-    @pytest.mark.parametrize("size", [0, 1, 10_000])
+    @each("algorithm", ["xxh3_128", "crc32c"])
+    @each("place", ["first", "last", "both"])
+    @each("size", [0, 1, 10_000])
     def test_a_right_one_is_accepted(self, pool: CodecPool, algorithm: str, place: str, size: int) -> None:
         array = random_bits("uint8", (size,))
         right = checksum_of(array.tobytes(), algorithm)
@@ -262,8 +263,8 @@ class TestSourceChecksum:
         # What is kept is always the digest that every client can compare.
         assert stored.source_checksum == checksum_of(array.tobytes(), "xxh3_128")
 
-    @pytest.mark.parametrize("algorithm", ["xxh3_128", "crc32c"])
-    @pytest.mark.parametrize("place", ["first", "last"])
+    @each("algorithm", ["xxh3_128", "crc32c"])
+    @each("place", ["first", "last"])
     def test_a_wrong_one_is_refused(self, pool: CodecPool, algorithm: str, place: str) -> None:
         wrong = checksum_of(b"other", algorithm)
         right = checksum_of(b"bytes", algorithm)
@@ -281,14 +282,14 @@ class TestSourceChecksum:
         writer.write(memoryview(b"bytes"))
         writer.seal(checksum_of(b"bytes", "xxh3_128"))
 
-    @pytest.mark.parametrize("value", [b"", b"\0", bytes(3), bytes(5)], ids=len)
+    @each("value", [b"", b"\0", bytes(3), bytes(5)])
     def test_one_of_another_length_is_wrong(self, pool: CodecPool, value: bytes) -> None:
         # The CRC of no bytes is 0, in four bytes and no others.
         writer = writer_of(announce("t", np.zeros(0, np.uint8)), pool)
         with pytest.raises(ChecksumMismatchError):
             writer.seal(Checksum("crc32c", value))
 
-    @pytest.mark.parametrize("algorithm", ["", "md5", "XXH3_128", "crc32"])
+    @each("algorithm", ["", "md5", "XXH3_128", "crc32"])
     def test_an_unknown_algorithm_is_refused(self, pool: CodecPool, algorithm: str) -> None:
         writer = writer_of(announce("t", np.zeros(0, np.uint8)), pool)
         message = f"algorithm of the source checksum is '{algorithm}', must be xxh3_128 or crc32c"

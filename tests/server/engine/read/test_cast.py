@@ -10,6 +10,7 @@ import pytest
 
 from contract.codec_quantizer_contract import component_dtype
 from support.arrays import DTYPE_NAMES, normal, random_bits
+from support.cases import each
 from support.engine import assemble, engine_on, find, insert
 from tensorus_codecs.dtypes import Kind, dtype_by_name
 from tensorus_codecs.policy import StoragePolicy
@@ -51,8 +52,8 @@ def expected(array: np.ndarray, target: str, part: SliceSet | None) -> bytes:
         return np.ascontiguousarray(array[part.axes if part else ...]).astype(component_dtype(target)).tobytes()
 
 
-@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
-@pytest.mark.parametrize("target", FLOATS)
+@each("part", PARTS.values(), ids=PARTS)
+@each("target", FLOATS)
 def test_real_values_become_floats_as_numpy_s(engine: Engine, target: str, part: SliceSet | None) -> None:
     for name in DTYPE_NAMES:
         if name not in COMPLEX:
@@ -84,9 +85,7 @@ def test_the_same_dtype_is_no_cast_and_may_go_out_as_it_is_stored(engine: Engine
     assert all(piece.codec_ids == ("int8_block",) for piece in pieces)
 
 
-@pytest.mark.parametrize(
-    ("source", "target"), [("float32", "int8"), ("int8", "bool"), ("complex64", "float32"), ("float32", "complex64")]
-)
+@each(("source", "target"), [("float32", "int8"), ("int8", "bool"), ("complex64", "float32"), ("float32", "complex64")])
 def test_other_casts_are_refused(engine: Engine, source: str, target: str) -> None:
     with pytest.raises(InvalidRequestError, match=rf"as_dtype is {target}, the tensor is {source}"):
         cast(engine, source, target)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.arrays import DTYPE_NAMES, normal, random_bits
+from support.cases import each
 from support.engine import engine_on, find, insert, pieces_of
 from tensorus_codecs.encoding import Encoding
 from tensorus_codecs.policy import StoragePolicy
@@ -60,9 +61,9 @@ def short(tensor: Tensor, accepted: frozenset[str] = CODECS, record_bytes_max: i
     return read_inline(tensor, accepted, record_bytes_max=record_bytes_max)
 
 
-@pytest.mark.parametrize("name", ARRAYS)
-@pytest.mark.parametrize("accepted", [frozenset(), CODECS, frozenset({"zstd"})], ids=["none", "all", "one"])
-@pytest.mark.parametrize("record_bytes_max", [10, RECORD_BYTES_MAX])
+@each("name", ARRAYS)
+@each("accepted", [frozenset(), CODECS, frozenset({"zstd"})], ids=["none", "all", "one"])
+@each("record_bytes_max", [10, RECORD_BYTES_MAX])
 def test_its_piece_is_that_of_the_general_way(
     shared: Engine, name: str, accepted: frozenset[str], record_bytes_max: int
 ) -> None:
@@ -72,7 +73,7 @@ def test_its_piece_is_that_of_the_general_way(
     assert found is None or [plain(found)] == [plain(piece) for piece in pieces]
 
 
-@pytest.mark.parametrize("name", SHORT)
+@each("name", SHORT)
 def test_it_answers_for_small_tensors(shared: Engine, name: str) -> None:
     assert short(find(shared, "d", name)) is not None
 
@@ -94,7 +95,7 @@ def test_it_is_silent_about_damage(shared: Engine, name: str, where: float, mask
         pieces_of(shared, wrong, None, CODECS)
 
 
-@pytest.mark.parametrize("cut", [1, 8, 9, 40])
+@each("cut", [1, 8, 9, 40])
 def test_it_is_silent_about_a_payload_of_another_length(shared: Engine, cut: int) -> None:
     tensor = find(shared, "d", "compressed")
     assert tensor.inline_payload is not None

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from contract.chunk_store_raw import RawFolder
 from support.arrays import canonical, normal, random_bits
+from support.cases import each
 from support.engine import assemble, engine_on, find, insert, pieces_of, read
 from support.faults import FaultyFiles, open_descriptors
 from support.third_party import example, installed
@@ -72,7 +73,7 @@ def decoded(pieces: list[Piece]) -> bytes:
 class TestWhole:
     """All of a tensor comes back, chunk by chunk, in order."""
 
-    @pytest.mark.parametrize("name", ["raw", "compressed", "inline", "file"])
+    @each("name", ["raw", "compressed", "inline", "file"])
     def test_values_come_back_bit_exact(self, shared: Engine, name: str) -> None:
         array = random_bits("uint8", (200_000,)) if name == "file" else ARRAYS[name][0]
         found = read(shared, "d", name)
@@ -84,8 +85,8 @@ class TestWhole:
         digest.update(canonical(read(shared, "d", "quantized")))
         assert digest.digest() == find(shared, "d", "quantized").value_checksum.value
 
-    @pytest.mark.parametrize("name", list(ARRAYS))
-    @pytest.mark.parametrize("accepted", [frozenset(), CODECS], ids=["decoded", "as stored"])
+    @each("name", list(ARRAYS))
+    @each("accepted", [frozenset(), CODECS], ids=["decoded", "as stored"])
     def test_pieces_come_in_order_with_crcs_that_fit(self, shared: Engine, name: str, accepted: frozenset[str]) -> None:
         pieces = pieces_of(shared, find(shared, "d", name), None, accepted)
         offset = 0
@@ -165,14 +166,14 @@ BEYOND = [
 class TestByteRanges:
     """A run of canonical bytes, as uint8."""
 
-    @pytest.mark.parametrize("part", RANGES)
+    @each("part", RANGES)
     def test_a_byte_range_is_that_run(self, shared: Engine, part: ByteRange) -> None:
         expected = ARRAYS["raw"][0][part.offset : None if part.length is None else part.offset + part.length]
         found = read(shared, "d", "raw", part)
         assert found.dtype == np.uint8
         assert np.array_equal(found, expected)
 
-    @pytest.mark.parametrize(("part", "message"), BEYOND)
+    @each(("part", "message"), BEYOND)
     def test_a_byte_range_beyond_the_end_is_refused(self, shared: Engine, part: ByteRange, message: str) -> None:
         with pytest.raises(InvalidSliceError, match=message) as caught:
             ReadPlan(find(shared, "d", "raw"), part)

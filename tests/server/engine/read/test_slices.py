@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from support.cases import each
 from tensorus_server.engine.read.slices import SlicePlan, resolve_slices
 from tensorus_server.errors import InvalidSliceError
 from tensorus_server.model import SliceSet
@@ -128,7 +129,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("case", ROWS)
+@each("case", ROWS)
 def test_rows_are_read_from_the_chunks_that_hold_them(case: Case) -> None:
     plan = plan_of(SliceSet((case.rows,)), (4096, 256), 1024 * 256)
     assert list(plan.chunks()) == case.chunks
@@ -178,7 +179,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("slices", "shape", "message"), REFUSED)
+@each(("slices", "shape", "message"), REFUSED)
 def test_slices_that_the_tensor_does_not_have_are_refused(
     slices: SliceSet, shape: tuple[int, ...], message: str
 ) -> None:
