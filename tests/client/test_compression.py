@@ -88,7 +88,8 @@ def test_metadata_is_plain_and_counts_everything() -> None:
 @each("dtype", DTYPE_NAMES)
 @each("name", COMPRESSORS)
 def test_without_a_quantizer_every_bit_stays(name: str, dtype: str) -> None:
-    for shape in SHAPES:
+    # What a shape changes does not depend on the dtype.
+    for shape in SHAPES if dtype == "float32" else SHAPES[-2:]:
         values = random_bits(dtype, shape)
         compressed, metadata = TensorCompression(COMPRESSORS[name]).compress_tensor(values)
         assert_same_bits(TensorCompression().decompress_tensor(compressed, as_="numpy"), values)
@@ -164,7 +165,7 @@ def test_what_cannot_be_compressed_is_named() -> None:
 
 @pytest.mark.parametrize("compressor", [NoCompression(), ZstdCompression(1)], ids=lambda algorithm: algorithm.name)
 def test_a_tensor_is_held_once_more_at_most(compressor: CompressionAlgorithm) -> None:
-    values = np.frombuffer(np.random.default_rng(0).bytes(32 * MIB), np.float32).reshape(-1, 64)
+    values = np.frombuffer(np.random.default_rng(0).bytes(16 * MIB), np.float32).reshape(-1, 64)
     slack = 8 * MIB
 
     def peak(action: Callable[[], Any]) -> tuple[int, Any]:

@@ -310,14 +310,22 @@ def test_a_chunk_is_not_decoded_into_a_place_of_another_length(preset: str, leng
         decode_chunk_into(data, memoryview(bytearray(length)))
 
 
-@each("name", ["float16", "bfloat16", "float32", "float64", "complex64", "int32", "uint8"])
-@each("preset", ["none", "lossless", "balanced", "maximum", "int8_only"])
-def test_the_largest_chunk_costs_no_more_than_a_few_times_its_bytes(name: str, preset: str) -> None:
-    values = normal((CANONICAL_BYTES_MAX,), name)[: CANONICAL_BYTES_MAX // np.dtype(normal((1,), name).dtype).itemsize]
-    data = record_bytes(encode(values, preset))
-    with allocating_at_most(_A_FEW_TIMES * CANONICAL_BYTES_MAX):
-        decoded = decode_chunk(data)
-    assert decoded.nbytes == CANONICAL_BYTES_MAX
+@each(
+    ("preset", "names"),
+    [
+        ("none", ["uint8"]),
+        ("lossless", ["bfloat16", "float32", "float64", "complex64", "int32", "uint8"]),
+        ("balanced", ["float32", "complex64"]),
+        ("maximum", ["float16", "bfloat16", "float32", "float64", "complex64"]),
+        ("int8_only", ["float16", "float64"]),
+    ],
+)
+def test_the_largest_chunk_costs_no_more_than_a_few_times_its_bytes(preset: str, names: list[str]) -> None:
+    for name in names:
+        data = record_bytes(encode(normal((CANONICAL_BYTES_MAX // dtype_by_name(name).element_bytes,), name), preset))
+        with allocating_at_most(_A_FEW_TIMES * CANONICAL_BYTES_MAX):
+            decoded = decode_chunk(data)
+        assert decoded.nbytes == CANONICAL_BYTES_MAX, name
 
 
 def test_an_int8_chunk_that_claims_the_most_costs_no_more_either() -> None:
