@@ -19,6 +19,8 @@ from tensorus.cli._explained import DTypeExplanation
 from tensorus.cli._plot import PICTURES, draw, figure_of
 from tensorus.types import Policy, PolicyExplanation
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024 * 1024
 
 FLOATS = {

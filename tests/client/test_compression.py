@@ -163,6 +163,7 @@ def test_what_cannot_be_compressed_is_named() -> None:
         TensorCompression().compress_tensor(torch.eye(3).to_sparse())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compressor", [NoCompression(), ZstdCompression(1)], ids=lambda algorithm: algorithm.name)
 def test_a_tensor_is_held_once_more_at_most(compressor: CompressionAlgorithm) -> None:
     values = np.frombuffer(np.random.default_rng(0).bytes(16 * MIB), np.float32).reshape(-1, 64)

@@ -327,6 +327,7 @@ TENSORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [*CHAINS, *COMPRESSION_PRESETS.values()], ids=repr)
 def test_a_store_makes_of_the_policy_what_is_made_here(
     config: CompressionConfig, embedded: tensorus.Client, dataset: str

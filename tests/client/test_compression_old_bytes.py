@@ -233,6 +233,7 @@ def test_junk_in_old_parameters_is_an_error_or_gives_a_tensor_of_the_shape(
     assert (found.dtype, found.shape) == (torch.float32, (2, 2))
 
 
+@pytest.mark.slow
 def test_old_bytes_are_read_without_torch_and_lz4_is_named_where_it_is_missing(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

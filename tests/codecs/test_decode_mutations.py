@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from contract.codec_decoding import assert_refused_or_decoded, mutated, rebased, repaired
 from support.cases import each
@@ -15,6 +16,7 @@ _MUTATIONS = 15
 """Per record: a second in all. `tests/fuzz` goes on for as long as one likes."""
 
 
+@pytest.mark.slow
 @each("path", RECORDS)
 def test_a_changed_record_is_refused_or_decoded(path: Path) -> None:
     data = rebased(path.read_bytes())

@@ -36,12 +36,13 @@ def exponent_of(values) -> int:
 
 def fp16_bound(values) -> np.ndarray:
     """Return the docstring's bound, with an exponent found by Python's own `frexp`."""
+    # A signalling NaN is an invalid value to every operation.
     with np.errstate(invalid="ignore"):
         magnitudes = np.abs(values.astype(np.float64))
-    finite = [float(magnitude) for magnitude in magnitudes if math.isfinite(magnitude)]
-    exponent = math.frexp(max(finite))[1] if any(finite) else 15
-    below = math.ldexp(1.0, exponent - 40)
-    return np.where(magnitudes >= math.ldexp(1.0, exponent - 29), 2.0**-11 * magnitudes, below)
+        finite = [float(magnitude) for magnitude in magnitudes if math.isfinite(magnitude)]
+        exponent = math.frexp(max(finite))[1] if any(finite) else 15
+        below = math.ldexp(1.0, exponent - 40)
+        return np.where(magnitudes >= math.ldexp(1.0, exponent - 29), 2.0**-11 * magnitudes, below)
 
 
 class TestFp16(QuantizerContract):

@@ -107,6 +107,7 @@ def test_no_record_is_larger_than_the_raw_one(policy: StoragePolicy, dtype: DTyp
             assert chunk.stored_bytes == len(record_bytes(chunk)) <= len(sent) + RAW_HEADER_BYTES
 
 
+@pytest.mark.slow
 @each("name", ["float32", "bfloat16", "complex64", "int16", "uint8"])
 def test_the_largest_chunk_comes_back(name: str) -> None:
     values = normal((CANONICAL_BYTES_MAX // component_dtype(name).itemsize,), name)

@@ -310,6 +310,7 @@ def test_a_chunk_is_not_decoded_into_a_place_of_another_length(preset: str, leng
         decode_chunk_into(data, memoryview(bytearray(length)))
 
 
+@pytest.mark.slow
 @each(
     ("preset", "names"),
     [

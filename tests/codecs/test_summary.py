@@ -190,6 +190,7 @@ class TestMagnitudes:
         values = (-1000 + 8 * np.random.default_rng(0).standard_normal(9000)).astype(component_dtype(name))
         assert_agrees(summary(values), values, deviation_error=1e-4)
 
+    @pytest.mark.slow
     @each("name", ["float32", "bfloat16", "float16", "uint16"])
     def test_the_largest_chunk_loses_no_more_digits_than_a_small_one(self, name: str) -> None:
         # All of one sign, so that a single sum in float32 would grow until it swallows what is added to it.

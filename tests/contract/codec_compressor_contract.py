@@ -66,6 +66,7 @@ class CompressorContract(CodecContract):
         encoded = codec.encode(data)
         assert encoded is None or bytes(self.codec_type.decode(encoded, len(data))) == data
 
+    @pytest.mark.slow
     def test_the_largest_chunk_comes_back(self) -> None:
         # The second half repeats the first, as far apart as a chunk allows.
         data = np.random.default_rng(1).bytes(CANONICAL_BYTES_MAX // 2) * 2
@@ -143,6 +144,7 @@ class CompressorContract(CodecContract):
             kept = int(random.integers(0, len(encoded)))
             self.assert_damage_or_declared_length(encoded[:kept] + random.bytes(len(encoded) - kept), len(SAMPLE))
 
+    @pytest.mark.slow
     def test_a_bomb_costs_no_more_than_the_declared_bytes(self) -> None:
         bomb = self.bomb()
         with (

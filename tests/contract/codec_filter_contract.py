@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
+import pytest
 
 from contract.codec_contract import CodecContract, each_codec, in_threads
 from contract.codec_memory import allocating_at_most
@@ -182,6 +183,7 @@ class FilterContract(CodecContract):
                     stream[int(random.integers(0, len(stream)))] ^= 1 << int(random.integers(0, 8))
             self.assert_damage_or_words(streams, filtered.parameters, words)
 
+    @pytest.mark.slow
     @each_codec
     @each_word
     def test_the_largest_chunk_costs_no_more_than_a_few_times_its_bytes(self, codec: Filter, word: str) -> None:

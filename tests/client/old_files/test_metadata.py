@@ -9,6 +9,7 @@ import tracemalloc
 from collections import OrderedDict
 from typing import Any
 
+import pytest
 import torch
 
 from support.cases import each
@@ -159,6 +160,7 @@ def of_opcodes(opcodes: bytes) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     return read(PtContainer(io.BytesIO(archive(b"\x80\x02" + opcodes + b"."))))
 
 
+@pytest.mark.slow
 def test_a_value_that_holds_itself_is_dropped() -> None:
     for own in (
         b"]q\0h\0a",

@@ -406,6 +406,7 @@ BOMBS: list[Any] = [
 ]
 
 
+@pytest.mark.slow
 @each("data", BOMBS)
 def test_a_pickle_takes_no_more_memory_than_its_opcodes_are_counted_for(data: bytes) -> None:
     spent: list[int] = []
@@ -438,6 +439,7 @@ def test_a_pickle_beyond_the_limit_is_refused(data: bytes, monkeypatch: pytest.M
         parsed(data)
 
 
+@pytest.mark.slow
 def test_compressed_tensors_take_no_memory() -> None:
     blob = (b"c_codecs\nencode\n(" + text("\xff" * 1_000_000) + text("latin1") + b"tR") * 20
     container = PtContainer(io.BytesIO(archive(b"\x80\x02](" + blob + b"e.")))

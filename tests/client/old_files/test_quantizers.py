@@ -297,6 +297,7 @@ def test_half_precision_has_every_byte(dtype: torch.dtype) -> None:
     assert_same_bits(found.array, every.numpy())
 
 
+@pytest.mark.slow
 def test_int8_has_every_integer_of_a_range_below_85_that_reaches_zero() -> None:
     worths = set()
     for low in range(-84, 1):

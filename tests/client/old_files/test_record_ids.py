@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import pytest
 import torch
 
 from support.cases import each
@@ -78,6 +79,7 @@ def test_records_without_metadata_have_positions() -> None:
     assert ids(["a"], count=3)[1:] == [RecordId(f"record-{n}", None, "it has no id") for n in (1, 2)]
 
 
+@pytest.mark.slow
 def test_many_of_one_id_take_no_time() -> None:
     # Quadratic, this would be 2 * 10**8 steps.
     assert ids(["r"] * 20_000)[-1].id == "r-20000"

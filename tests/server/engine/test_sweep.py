@@ -164,6 +164,7 @@ class TestEngineSweeps:
             engine._sweep_regularly()
         assert swept == []
 
+    @pytest.mark.slow
     def test_sweeps_while_inserting_and_deleting_lose_nothing(self, tmp_path: Path) -> None:
         with engine_on(tmp_path / "store", delete_grace_s=0.0) as engine:
             engine.create_dataset("d", StoragePolicy(preset="none"))

@@ -245,6 +245,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @each("text", HOSTILE.values(), ids=HOSTILE)
 def test_no_text_within_the_limit_hurts(text: str) -> None:
     # A tree or a refusal: either is right, and nothing else is.
@@ -269,6 +270,7 @@ for text in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_no_text_keeps_a_processor_busy() -> None:
     # The pattern of numbers must not try every way to split the digits: that is quadratic, and at the allowed length takes
     # minutes in which no other thread runs. A budget that is a hundred times what is needed tells the two apart.

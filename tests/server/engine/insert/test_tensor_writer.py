@@ -111,6 +111,7 @@ def test_any_cutting_of_the_bytes_stores_the_same_tensor(
     assert written(array, offsets, pool, preset=preset, known_crcs=known_crcs) == whole
 
 
+@pytest.mark.slow
 @each("preset", ["lossless", "maximum", "auto"])
 def test_what_is_stored_does_not_depend_on_the_number_of_threads(preset: str) -> None:
     # Its kind changes within what one choice serves, and at its borders.
