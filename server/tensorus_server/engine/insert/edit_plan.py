@@ -116,8 +116,13 @@ class EditPlan:
         return self.merge(touched, old, memoryview(sent)) == new
 
     def same_layout(self, other: EditPlan) -> bool:
-        """Whether the values belong in the same places if the tensor has changed since."""
-        return self.spec == other.spec and (self._first, self._end) == (other._first, other._end)
+        """Whether the values belong in the same places of the same chunks if the tensor has changed since."""
+        return (self.spec, self._chunk_bytes, self._first, self._end) == (
+            other.spec,
+            other._chunk_bytes,
+            other._first,
+            other._end,
+        )
 
     def _scatter(self, touched: Touched, merged: bytearray, sent: memoryview) -> None:
         if self._slices is None:

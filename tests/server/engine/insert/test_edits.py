@@ -275,6 +275,20 @@ class TestLargeEdits:
         expected[1] = 0
         assert_same_bits(read(engine, "d", "t")[:1024], expected)
 
+    def test_a_tensor_that_was_replaced_in_chunks_of_another_size_meanwhile_makes_it_fail_as_busy(
+        self, engine: Engine
+    ) -> None:
+        insert(engine, "d", "t", values(1024, 64), policy=POLICIES["lossless"])
+        # Whole chunks alone, so that nothing of the old ones was merged.
+        end = self.begun(engine, np.ones((32, 64), np.float32), Write(SliceSet((slice(0, 32),))))
+        replacement = values(1024, 64, seed=7)
+        insert(
+            engine, "d", "t", replacement, policy=StoragePolicy("lossless", chunk_bytes=4 * CHUNK_BYTES), replace=True
+        )
+        with pytest.raises(StoreBusyError, match="another edit changed the same part of the tensor meanwhile"):
+            end()
+        assert_same_bits(read(engine, "d", "t"), replacement)
+
 
 class TestBadEdits:
     """Each wrong edit has its reason, and changes nothing."""
