@@ -236,7 +236,8 @@ class ChunkDetails:
 
     @property
     def _entries(self) -> np.ndarray[Any, Any]:
-        return np.frombuffer(bytes(self._packed), _ENTRY)
+        # A view: copying a record of many would copy all of them each time. It must not outlive the call.
+        return np.frombuffer(self._packed, _ENTRY)
 
     def _encoding(self, text: str) -> int:
         return self._encodings.setdefault(text, len(self._encodings))
