@@ -11,6 +11,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any
 
+from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.reading import ID_INDEX
 
@@ -33,7 +34,9 @@ SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM tensor WHERE key = ?1 AND inline =
   AND NOT EXISTS (SELECT 1 FROM reference WHERE key = ?1)
 """
 
-_DELETE_REFERENCES = "DELETE FROM reference WHERE seq = ? RETURNING CAST(key AS BLOB)"
+_DELETE_REFERENCES = """
+DELETE FROM reference WHERE seq IN (SELECT value FROM json_each(?)) RETURNING CAST(key AS BLOB)
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -77,11 +80,8 @@ def free(connection: apsw.Connection, rows: list[tuple[Any, ...]], deleted: str,
         rows: the `DELETED_COLUMNS` of each row.
         deleted: what was deleted, for the log.
     """
-    payloads = []
-    for key, inline, seq in rows:
-        if not inline:
-            payloads.append(key)
-        payloads += [shared for (shared,) in select(connection, _DELETE_REFERENCES, (seq,))]
+    payloads = [key for key, inline, _ in rows if not inline]
+    payloads += [key for (key,) in select(connection, _DELETE_REFERENCES, (to_json([seq for _, _, seq in rows]),))]
     for key in payloads:
         if isinstance(key, bytes) and PAYLOAD_KEY.fullmatch(key):
             connection.execute(_INSERT_TOMBSTONE, (key.decode(), delete_after_us))
