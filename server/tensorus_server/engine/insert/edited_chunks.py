@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,14 +115,10 @@ class EditedChunks:
             wanted.update(np.flatnonzero(self._payloads == _OWN).tolist())
             numbers = numbers[numbers != _OWN]
         if numbers.size > _PAYLOADS_SOUGHT:
-            sizes = self._live_bytes(numbers)
-            budget = EDIT_COPIED_BYTES_MAX
-            for at in np.argsort(sizes, kind="stable")[: numbers.size // 2]:
-                budget -= int(sizes[at])
-                if budget < 0:
-                    break
-                wanted.update(np.flatnonzero(self._payloads == numbers[at]).tolist())
-            if numbers.size - 1 > TENSOR_PAYLOADS_MAX and not wanted:
+            small = self._smallest(numbers)
+            wanted.update(np.flatnonzero(np.isin(self._payloads, small)).tolist())
+            # With the new payload.
+            if numbers.size - len(small) + 1 > TENSOR_PAYLOADS_MAX:
                 raise LimitExceededError(
                     f"the tensor has {numbers.size} payloads, limit is {TENSOR_PAYLOADS_MAX} (tensor_payloads_max): "
                     "read it and insert it again as a whole",
@@ -188,10 +185,12 @@ class EditedChunks:
             for start, end in zip(starts, ends, strict=True)
         ]
 
-    def _live_bytes(self, numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Return the length of the used records in each of these payloads, in whole."""
-        sizes = []
+    def _smallest(self, numbers: np.ndarray[Any, Any]) -> list[int]:
+        """Return the smaller half of these payloads, as far as their used records are no more than one edit may copy."""
+        sizes = {}
         for number in numbers.tolist():
             lengths = np.asarray(self._known(number)[1], np.int64)
-            sizes.append(int(lengths[self._records[self._payloads == number]].sum()))
-        return np.array(sizes, np.int64)
+            sizes[number] = int(lengths[self._records[self._payloads == number]].sum())
+        half = sorted(sizes, key=sizes.__getitem__)[: len(sizes) // 2]
+        ends = accumulate(sizes[number] for number in half)
+        return [number for number, end in zip(half, ends, strict=True) if end <= EDIT_COPIED_BYTES_MAX]
