@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING
 
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.pipeline import encode_chunk
@@ -37,12 +38,13 @@ from tensorus_server.limits import EDIT_HELD_BYTES_MAX
 from tensorus_server.model import Checksum, Locator, NewTensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tensorus_codecs.plan import ChunkPlan
     from tensorus_codecs.summary import ValueSummary
     from tensorus_server.chunk_store.abc import StagedPayload, Staging
     from tensorus_server.engine.insert.edit_plan import Touched
+    from tensorus_server.engine.insert.items import Batch, Items
     from tensorus_server.engine.insert.options import InsertServices
     from tensorus_server.model import Dataset, StorageReport, Tensor
 
@@ -83,7 +85,7 @@ class EditWriter(TensorWriter):
         new: NewTensor,
         services: InsertServices,
         staging: Staging,
-        request: tuple[str, int] | Literal[""] | None,
+        request: tuple[str, int] | None,
     ) -> None:
         """Start with no bytes.
 
@@ -102,12 +104,15 @@ class EditWriter(TensorWriter):
         _require_plain(new, dataset)
         self._catalogue, self._reader = services.catalogue, services.reader
         self._details_cache = services.details_cache
-        self._request = request or None
+        self._request = request
         base = self._current(dataset, new)
         super().__init__(dataset, new, _plan_for(base, dataset), staging=staging, pool=services.pool)
         self._value_digest = None
         self._edit = EditPlan(base, new)
         require_announced(self._result(base, self._edit), dataset)
+        self._locks = services.tensor_locks
+        # Called before each chunk while the edit is sealed.
+        self._go_on: Callable[[], None] = lambda: None
         self._held: bytearray | None = bytearray() if new.spec.canonical_bytes <= EDIT_HELD_BYTES_MAX else None
         self._open = ExitStack()
         self._base: BaseChunks | None = None
@@ -130,12 +135,23 @@ class EditWriter(TensorWriter):
         else:
             self._held += canonical
 
+    def wait_for_turn(self, items: Items, batch: Batch) -> None:
+        """Wait until no other edit of the tensor is in progress. `batch` keeps the tensor until it is settled.
+
+        Raises:
+            StoreBusyError: other edits have taken too long.
+            StoreUnavailableError: the insert was given up meanwhile.
+        """
+        items.take_lock(batch, self._locks.acquire(self._dataset, self.new.id))
+        self._go_on = partial(items.go_on, batch)
+
     def seal(self, source_checksum: Checksum | None) -> tuple[StoredTensor, StagedPayload | None]:
-        """See `TensorWriter`. The caller has the tensor's lock, and keeps it until the commit is settled.
+        """See `TensorWriter`. Comes after `wait_for_turn`.
 
         Raises:
             TensorNotFoundError, GenerationMismatchError: the tensor was deleted, or another generation was to be edited.
             StoreBusyError: the tensor has changed in the same chunks; repeat the edit.
+            StoreUnavailableError: the insert ended before the edit was done.
         """
         with self._open:
             current = self._current(self._dataset, self.new)
@@ -145,7 +161,7 @@ class EditWriter(TensorWriter):
                 require_announced(self._result(current, self._edit), self._dataset)
                 self._begin(current)
                 if held:
-                    self._cut(memoryview(bytes(held)), None)
+                    self._cut(memoryview(held), None)
             elif self._base is None or current.generation != self._base.tensor.generation:
                 self._rebase(current)
             self._complete(source_checksum)
@@ -186,6 +202,7 @@ class EditWriter(TensorWriter):
         touched = self._next
         assert touched is not None
         assert self._base is not None
+        self._go_on()
         if not self._base.has_details:
             self._copy_up_to(touched.chunk)
         self._changed.append(touched.chunk)
@@ -210,6 +227,7 @@ class EditWriter(TensorWriter):
         while self._pending:
             self._store_next()
         for unchanged in range(self._copied_to, chunk):
+            self._go_on()
             self._append_record(self._base.as_encoded(unchanged))
         self._copied_to = max(self._copied_to, chunk)
 
@@ -243,6 +261,7 @@ class EditWriter(TensorWriter):
         assert base is not None
         chunks = EditedChunks(base.tensor, base.chunks, self._chunk_count, self._changed, self._details_cache)
         for chunk in chunks.to_copy():
+            self._go_on()
             payload, number = chunks.source(chunk)
             record, record_crc32c = base.chunks.read_record(chunk)
             theirs = chunks.details(payload)

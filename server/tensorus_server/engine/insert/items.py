@@ -156,6 +156,7 @@ class Items:
         self._changed = threading.Condition(self._lock)
         self._waiters = 0
         self._unsettled: set[Batch] = set()
+        self._edits_stop = False
         self._batches: dict[State, int] = {"open": 0, "sealing": 0, "sealed": 0, "committing": 0, "settled": 0}
         self._committing_items = 0
         self._committing_bytes = 0
@@ -207,6 +208,21 @@ class Items:
                 return
         lock.release()
         raise StoreUnavailableError("the insert was given up before the edit could be done")
+
+    def stop_edits(self) -> None:
+        """Let edits that are being sealed end before their next chunk, because their client is gone."""
+        self._edits_stop = True
+
+    def go_on(self, batch: Batch) -> None:
+        """Note that the sealing of an edit goes on.
+
+        Raises:
+            StoreUnavailableError: nobody waits for it any more.
+        """
+        with self._lock:
+            if self._edits_stop or batch.state == "settled":
+                raise StoreUnavailableError("the insert ended before the edit was done")
+            self._tell()
 
     def seal(self, batch: Batch) -> None:
         """Move an open item to "sealing"; blocks while too many items of the stream are being sealed.

@@ -68,7 +68,7 @@ class _Open:
     """An item that receives segments."""
 
     batch: Batch
-    writer: TensorWriter | EditWriter
+    writer: TensorWriter
 
 
 class InsertStream:
@@ -225,11 +225,15 @@ class InsertStream:
             raise InvalidRequestError(f"{how}, so nothing of it was stored", dataset=self._dataset.name)
 
     def abort(self) -> None:
-        """Keep items that can be resumed, drop other unfinished ones, and wait for complete ones. Idempotent."""
+        """Keep items that can be resumed, drop other unfinished ones, and wait for complete ones. Idempotent.
+
+        An edit that is being sealed may have much to do, so it ends before its next chunk; the client repeats it.
+        """
         try:
             self.flush()
             for item in list(self._open):
                 self._leave(item)
+            self._items.stop_edits()
             if self._options.all_or_nothing:
                 self._items.wait(sealed=True)
                 for batch in self._items.in_state("sealed"):
@@ -317,7 +321,7 @@ class InsertStream:
     def _writer(self, item: int, new: NewTensor, upload: Upload | None) -> TensorWriter:
         services, request_id = self._services, self._options.request_id
         if new.edit is not None:
-            return EditWriter(self._dataset, new, services, self._staging, request_id and (request_id, item))
+            return EditWriter(self._dataset, new, services, self._staging, (request_id, item) if request_id else None)
         marker = None
         if request_id is not None and not self._options.validate_only:
 
@@ -366,6 +370,9 @@ class InsertStream:
             return
         with opened.batch.carried():
             try:
+                if isinstance(opened.writer, EditWriter):
+                    # Here, since the threads of the seal pool are for all tensors.
+                    opened.writer.wait_for_turn(self._items, opened.batch)
                 self._items.seal(opened.batch)
                 opened.batch.hand_over()
                 seal = self._services.seal_pool.submit(self._seal, opened, source_checksum)
@@ -378,10 +385,6 @@ class InsertStream:
         batch = opened.batch
         with batch.carried():
             try:
-                if opened.writer.new.edit is not None:
-                    # Kept until the batch is settled: the next edit begins with what this one commits.
-                    lock = self._services.tensor_locks.acquire(self._dataset, opened.writer.new.id)
-                    self._items.take_lock(batch, lock)
                 stored, staged = opened.writer.seal(source_checksum)
             except BaseException as error:
                 leftovers.put_away(opened.writer, error, resumable=not self._options.all_or_nothing)

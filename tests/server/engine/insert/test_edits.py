@@ -290,6 +290,48 @@ class TestLargeEdits:
         assert_same_bits(read(engine, "d", "t"), replacement)
 
 
+class TestEnds:
+    """An edit that has all its values ends before its next chunk if nobody waits for it, and leaves the tensor to others."""
+
+    def test_an_edit_whose_client_is_gone_ends(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        insert(engine, "d", "t", values(1024, 64), policy=POLICIES["lossless"])
+        before = find(engine, "d", "t")
+        reports = Reports()
+        stream = engine.open_insert("d", reports)
+        begun: list[int] = []
+        encode = edit_writer._encode_merged
+
+        def encode_and_leave(*arguments: Any) -> Any:
+            begun.append(1)
+            stream._items.stop_edits()
+            return encode(*arguments)
+
+        monkeypatch.setattr(edit_writer, "_encode_merged", encode_and_leave)
+        # A column: all 64 chunks change.
+        send(stream, 0, "t", np.zeros((1024, 1), np.float32), edit=Write(SliceSet((slice(None), slice(0, 1)))))
+        stream.finish()
+        assert "the insert ended before the edit was done" in str(reports.error(0))
+        assert len(begun) < 8
+        assert find(engine, "d", "t") == before
+        monkeypatch.undo()
+        append(engine, "t", values(1, 64))
+        assert engine.sweep(in_grace=True).deleted == 0
+
+    def test_an_edit_waits_for_its_turn_without_a_thread_that_other_tensors_need(self, engine: Engine) -> None:
+        insert(engine, "d", "t", values(3, 64))
+        lock = engine._services.tensor_locks.acquire(engine.get_dataset("d"), "t")
+        waiting = [threading.Thread(target=append, args=(engine, "t", values(1, 64))) for _ in range(10)]
+        for thread in waiting:
+            thread.start()
+        # Above what is inline: it needs the seal pool.
+        insert(engine, "d", "other", values(1024, 64), policy=POLICIES["raw"])
+        assert all(thread.is_alive() for thread in waiting)
+        lock.release()
+        for thread in waiting:
+            thread.join()
+        assert read(engine, "d", "t").shape == (13, 64)
+
+
 class TestBadEdits:
     """Each wrong edit has its reason, and changes nothing."""
 
