@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from support.cases import each
+from support.tensor_infos import tensor_info
 from tensorus._grpc.patience import Interruption
 from tensorus.cli import _output
 from tensorus.cli._output import (
@@ -94,32 +95,6 @@ def test_json_spells_the_numbers_that_it_lacks(value: float, text: object) -> No
     assert to_json({"deep": [value]}) == {"deep": [text]}
 
 
-def tensor_info(**fields: Any) -> TensorInfo:
-    filled: dict[str, Any] = {
-        "dataset": "d",
-        "id": "t",
-        "dtype": "float32",
-        "shape": (2, 3),
-        "metadata": {"k": [1, {"a": None}]},
-        "chunk_bytes": 1_048_576,
-        "generation": 1,
-        "ordinal": 1,
-        "canonical_bytes": 24,
-        "quantized_bytes": 24,
-        "stored_bytes": 48,
-        "lossy": False,
-        "relative_error": 0.0,
-        "max_absolute_error": 0.0,
-        "encodings": (EncodingShare(("fp16", "zstd"), 1, 24, 30),),
-        "fallback_reason": "",
-        "values": ValueSummary(0.0, 1.0, 0.5, 0.25, 2.0, 1, 0, 0),
-        "source_checksum": "01",
-        "value_checksum": "02",
-        "created": dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC),
-    }
-    return TensorInfo(**{**filled, **fields})
-
-
 def dataset_stats(lossy_tensors: int) -> DatasetStats:
     return DatasetStats(
         *(2, lossy_tensors, 24, 12, 48, 0.00123, 0.5),
@@ -156,7 +131,13 @@ def test_the_worst_error_of_a_dataset_is_written_where_there_is_one(embedded: Cl
 
 
 def test_a_tensor_as_json_has_every_field_and_its_ratios() -> None:
-    found = to_json(tensor_info())
+    info = tensor_info(
+        metadata={"k": [1, {"a": None}]},
+        encodings=(EncodingShare(("fp16", "zstd"), 1, 24, 30),),
+        values=ValueSummary(0.0, 1.0, 0.5, 0.25, 2.0, 1, 0, 0),
+        created=dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC),
+    )
+    found = to_json(info)
     assert json.loads(json.dumps(found)) == found
     assert set(found) == {*TensorInfo.__dataclass_fields__, "ratio", "quantizer_ratio", "compressor_ratio"}
     assert found["shape"] == [2, 3]

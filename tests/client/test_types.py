@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import datetime as dt
 import pickle
 import threading
 from typing import Any
@@ -12,36 +11,11 @@ from typing import Any
 import pytest
 
 from support.cases import each
+from support.tensor_infos import tensor_info
 from tensorus import types
 from tensorus.types import DatasetStats, NewTensor, Policy, Progress, Record, Schema, TensorInfo
 
 CLASSES = [getattr(types, name) for name in types.__all__ if dataclasses.is_dataclass(getattr(types, name))]
-
-
-def tensor_info(**fields: Any) -> TensorInfo:
-    filled: dict[str, Any] = {
-        "dataset": "d",
-        "id": "t",
-        "dtype": "float32",
-        "shape": (2, 3),
-        "metadata": {},
-        "chunk_bytes": 1_048_576,
-        "generation": 1,
-        "ordinal": 1,
-        "canonical_bytes": 24,
-        "quantized_bytes": 24,
-        "stored_bytes": 48,
-        "lossy": False,
-        "relative_error": 0.0,
-        "max_absolute_error": 0.0,
-        "encodings": (),
-        "fallback_reason": "",
-        "values": None,
-        "source_checksum": "",
-        "value_checksum": "",
-        "created": dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
-    }
-    return TensorInfo(**{**filled, **fields})
 
 
 def dataset_stats(**fields: Any) -> DatasetStats:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from support.arrays import canonical
+from support.tensor_infos import tensor_info
 from tensorus._arrays.assemble import Assembler
 from tensorus._backend import Arrival, Began, Bytes
 from tensorus.types import TensorInfo
@@ -23,27 +23,13 @@ FOUR = np.arange(4, dtype=np.uint8)
 
 
 def info_of(array: np.ndarray[Any, Any], tensor_id: str = "t", dtype: str | None = None) -> TensorInfo:
-    return TensorInfo(
-        dataset="d",
+    return tensor_info(
         id=tensor_id,
         dtype=dtype or array.dtype.name,
         shape=array.shape,
-        metadata={},
-        chunk_bytes=1_048_576,
-        generation=1,
-        ordinal=1,
         canonical_bytes=array.nbytes,
         quantized_bytes=array.nbytes,
         stored_bytes=array.nbytes,
-        lossy=False,
-        relative_error=0.0,
-        max_absolute_error=0.0,
-        encodings=(),
-        fallback_reason="",
-        values=None,
-        source_checksum="",
-        value_checksum="",
-        created=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
     )
 
 

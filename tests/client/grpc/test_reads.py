@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import crc32c
@@ -13,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.cases import each
+from support.tensor_infos import tensor_info
 from tensorus._backend import Arrival, Began, Bytes, Failed
 from tensorus._grpc.reads import GetPlace, arrivals
 from tensorus.errors import ChecksumMismatchError, GenerationMismatchError, TensorNotFoundError, TensorusError
@@ -42,27 +42,12 @@ Server = dict[str, Stored]
 
 
 def info_of(tensor_id: str, stored: Stored) -> TensorInfo:
-    filled: dict[str, Any] = dict.fromkeys(("quantized_bytes", "stored_bytes"), 0)
-    return TensorInfo(
-        dataset="d",
+    return tensor_info(
         id=tensor_id,
         dtype="int16",
         shape=(stored.length,),
-        metadata={},
-        chunk_bytes=1_048_576,
         generation=stored.generation,
-        ordinal=1,
         canonical_bytes=2 * stored.length,
-        lossy=False,
-        relative_error=0.0,
-        max_absolute_error=0.0,
-        encodings=(),
-        fallback_reason="",
-        values=None,
-        source_checksum="",
-        value_checksum="",
-        created=datetime(2026, 1, 1, tzinfo=UTC),
-        **filled,
     )
 
 
