@@ -17,6 +17,7 @@ from tensorus_codecs.registry import available_codecs
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_server import limits
 from tensorus_server.processes.server import Server
+from tensorus_server.rpc.capabilities import FEATURES
 from tensorus_server.rpc.service import UNIMPLEMENTED
 from tensorus_server.rpc.status import STATUS_BY_REASON
 
@@ -121,6 +122,11 @@ def test_what_is_not_implemented_is_listed() -> None:
     section = PROTOCOL.split("## Not implemented in this version", 1)[1].split("\n\n", 2)[1]
     listed = re.findall(r"`(\w+)`", section.split("So do", 1)[0])
     assert tuple(listed) == UNIMPLEMENTED
+
+
+def test_the_features_of_this_version_are_listed() -> None:
+    listed = PROTOCOL.split("(field 6, features)", 1)[1].split("\n\n", 1)[0]
+    assert tuple(re.findall(r"`([\w.]+)`", listed)) == FEATURES
 
 
 def test_the_table_of_codecs_is_the_registry() -> None:

@@ -162,7 +162,7 @@ class Client(StoreClient):
         if_generation_match: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> TensorInfo:
-        """Append values to a stored tensor. It takes as long as to insert the values, however large the tensor is.
+        """Append values to a stored tensor. It takes little longer than to insert the values, however large the tensor is.
 
         Several clients can append to one tensor at the same time: their values follow each other in the order in which they are
         committed. Reads of the old generation that have begun finish undisturbed. A repeated transfer appends once.

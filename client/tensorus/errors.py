@@ -179,7 +179,10 @@ class OverloadedError(TensorusError):
 
 
 class UnavailableError(TensorusError, ConnectionError):
-    """The server is unreachable, shutting down, or not accepting writes; or another process has locked the store."""
+    """The server is unreachable, shutting down, or not accepting writes.
+
+    With reason STORE_BUSY, another process has locked the store, or another edit of the tensor was in the way.
+    """
 
 
 class NotImplementedByServerError(TensorusError):

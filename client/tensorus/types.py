@@ -180,7 +180,8 @@ class TensorInfo(_Ratios, LazyFields):
     """Time of the commit, UTC."""
     inserted: bool = field(default=False, compare=False)
     """Whether the insert that returned this object stored the tensor. False if the same tensor was already stored as requested,
-    also when an insert that was repeated after a lost connection finds its own tensor. Always False in results of reads."""
+    also when an insert that was repeated after a lost connection finds its own tensor. Always True in results of edits,
+    and False in those of reads."""
     coarse_error: float = field(default=0.0, compare=False)
     """Upper bound of the error of the read with `precision` that returned this object, against the stored values: L2 norm of
     the error divided by L2 norm of the values, and likewise for each value, except values closer to zero than 2**-126. 0 if the
@@ -241,12 +242,12 @@ class StoreStats:
     canonical_bytes: int
     """Size of the values of all tensors: dense, uncompressed, without framing."""
     stored_bytes: int
-    """Size on disk of all tensors, including all framing."""
+    """Size on disk of all tensors, including all framing, without chunks that edits have overwritten."""
     catalogue_bytes: int
     """Size of the catalogue, including the small tensors that are stored in it."""
     garbage_payloads: int
-    """Payloads of deleted and replaced tensors that wait until readers no longer need them. Tensors of a dataset that was just
-    deleted join them within seconds or minutes."""
+    """Payloads of deleted, replaced and edited tensors that wait until readers no longer need them. Tensors of a
+    dataset that was just deleted join them within seconds or minutes."""
     garbage_bytes: int
     """Their size, which `tensorus gc --now` would free."""
     garbage_bytes_estimated: bool

@@ -275,7 +275,7 @@ class StorageFullError(EngineError):
 
 
 class StoreBusyError(EngineError):
-    """Another process keeps the store locked; this call did nothing and may be retried."""
+    """Another process keeps the store locked, or another edit of the tensor was in the way; nothing was done, so retry."""
 
     reason = "STORE_BUSY"
 

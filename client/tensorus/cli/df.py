@@ -25,7 +25,8 @@ __all__ = ["df"]
 def df(server: str, store: str | None, *, as_json: bool) -> None:
     """Show how much space a store takes, and how much is free.
 
-    Garbage is what deleted tensors still take; tensorus gc DIR --now frees it at once.
+    Garbage is what deleted, replaced and edited tensors still take; tensorus gc DIR --now frees it at once. Chunks
+    that edits have overwritten are not shown while their file has others that are needed.
 
     \b
     Example:

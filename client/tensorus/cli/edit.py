@@ -51,7 +51,7 @@ def append(
 ) -> None:
     """Append the tensor in FILE to the tensor ID of DATASET.
 
-    It takes as long as to store FILE, however large the tensor is. FILE may have any format that `put` reads.
+    It takes little longer than to store FILE, however large the tensor is. FILE may have any format that `put` reads.
 
     \b
     Examples:

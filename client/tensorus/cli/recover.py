@@ -26,9 +26,9 @@ def recover(directory: Path, *, as_json: bool) -> None:
     """Recover lost catalogue rows of a store from its payloads.
 
     Use it if the catalogue in DIRECTORY is lost, damaged, or older than the payloads. Stop the server first. Nothing is
-    deleted, and intact rows do not change; a catalogue that cannot be opened is renamed. Small tensors (up to 64 KiB stored)
-    cannot be recovered, because they exist only in the catalogue. Datasets are recovered with the default policy and without a
-    schema, tensors with the metadata of their insert.
+    deleted, and intact rows do not change; a catalogue that cannot be opened is renamed. Small tensors and small
+    edits (up to 64 KiB stored) cannot be recovered, because they exist only in the catalogue. Datasets are recovered with the
+    default policy and without a schema, tensors with the metadata of their insert.
 
     The exit code is 1 if something could not be recovered.
 
@@ -66,6 +66,6 @@ def _print(recovery: Recovery) -> None:
         print_text(f"Damaged, without a payload file to recover from: {name}.")
     recovered = sum(finding.outcome == "recovered" for finding in recovery.findings)
     print_text(
-        f"{counted(recovered, 'tensor')} recovered, {counted(recovery.known, 'payload')} already known. Tensors of up to "
-        "64 KiB stored exist only in the catalogue; lost ones cannot be recovered."
+        f"{counted(recovered, 'tensor')} recovered, {counted(recovery.known, 'payload')} already known. Tensors and "
+        "edits of up to 64 KiB stored exist only in the catalogue; lost ones cannot be recovered."
     )

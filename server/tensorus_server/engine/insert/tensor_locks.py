@@ -3,7 +3,7 @@
 Edits of one process wait for each other in memory. Those of several processes share locks in a file (`SharedLocks`). Whoever
 waits for a shared lock holds a second one, the gate, so that a process with many edits does not keep it from all others.
 
-A process of an older version knows no such locks. If it replaces the tensor meanwhile, the commit notices, and the client
+Inserts and deletions take no such locks. If one replaces or deletes the tensor meanwhile, the commit notices, and the client
 repeats the edit.
 """
 
