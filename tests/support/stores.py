@@ -1,14 +1,16 @@
-"""Local stores that are quick to make: few folders for payloads."""
+"""Local stores that are quick to make, with few folders for payloads, and their removal while they are open."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from unittest import mock
 
 from tensorus_server.chunk_store import local
 
-__all__ = ["few_shards"]
+__all__ = ["few_shards", "remove_open_store"]
 
 
 @contextmanager
@@ -19,3 +21,9 @@ def few_shards(count: int = 4) -> Iterator[None]:
     """
     with mock.patch.object(local, "SHARDS", local.SHARDS[:count]):
         yield
+
+
+def remove_open_store(folder: Path) -> None:
+    """Remove the folder of a store that is open: under another name, so that no thread of the store adds a file meanwhile."""
+    removed = folder.rename(folder.with_name(f"{folder.name}-removed"))
+    shutil.rmtree(removed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from support.stores import remove_open_store
 from tensorus.compression import CompressionConfig
 from tensorus.tensor_storage import NameTakenError, TensorStorage, TransactionError
 
@@ -172,7 +172,7 @@ def test_save_error(storage: TensorStorage) -> None:
 def test_save_error_folder_removed(tmp_path: Path, opened: Any) -> None:
     storage = opened(tmp_path / "store")
     storage.create_dataset("photos")
-    shutil.rmtree(tmp_path / "store")
+    remove_open_store(tmp_path / "store")
     for count in (3, 100_000):
         with pytest.raises(ConnectionError, match="was removed"):
             storage.insert("photos", torch.ones(count))

@@ -17,6 +17,7 @@ from support.engine import engine_on, insert, read
 from support.faults import open_descriptors
 from support.old_catalogue import OLD_COLUMNS, old_checksum
 from support.servers import engine_config
+from support.stores import remove_open_store
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.app import open_engine
 from tensorus_server.catalogue.sqlite.epoch import EpochKeeper
@@ -361,7 +362,7 @@ class TestRemovedFolder:
     def test_writes_fail_and_background_work_ends_quietly(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
         engine = opened(folder)
         engine.create_dataset("d", StoragePolicy(preset="none"))
-        shutil.rmtree(folder)
+        remove_open_store(folder)
         with pytest.raises(StoreUnavailableError, match="the store's folder was removed while it was open"):
             insert(engine, "d", "t", INLINE)
         with pytest.raises(StoreUnavailableError, match="the store's folder was removed while it was open"):
@@ -377,7 +378,7 @@ class TestRemovedFolder:
             sweep = engine.sweep
 
             def remove_and_sweep() -> Swept:
-                shutil.rmtree(folder)
+                remove_open_store(folder)
                 return sweep()
 
             monkeypatch.setattr(engine, "sweep", remove_and_sweep)
@@ -393,7 +394,7 @@ class TestRemovedFolder:
 
     def test_an_idle_store_notices_it(self, folder: Path) -> None:
         engine = opened(folder)
-        shutil.rmtree(folder)
+        remove_open_store(folder)
         engine._catalogue.maintain(idle=True)
         with pytest.raises(StoreUnavailableError, match="folder was removed"):
             engine.check_writable()
@@ -402,7 +403,7 @@ class TestRemovedFolder:
     def test_a_folder_that_was_made_anew_in_its_place_is_another_one(self, folder: Path) -> None:
         engine = opened(folder)
         engine.create_dataset("d")
-        shutil.rmtree(folder)
+        remove_open_store(folder)
         other = opened(folder)
         with pytest.raises(StoreUnavailableError, match="folder was removed"):
             engine.create_dataset("e")
