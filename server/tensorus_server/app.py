@@ -14,7 +14,6 @@ from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.catalogue.sqlite.spare_room import SpareRoom
 from tensorus_server.chunk_store.files import Files, UnsyncedFiles
 from tensorus_server.chunk_store.local import LocalChunkStore, Reserve
-from tensorus_server.chunk_store.payload_locks import PayloadLocks
 from tensorus_server.engine.codec_pool import CodecPool
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert.session_locks import SessionLocks
@@ -23,6 +22,7 @@ from tensorus_server.engine.insert.tensor_locks import TensorLocks
 from tensorus_server.engine.orphans import quarantine_all_orphans
 from tensorus_server.engine.recover import recover
 from tensorus_server.errors import StorageFullError, StoreUnavailableError
+from tensorus_server.key_locks import KeyLocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +80,7 @@ def _open(config: EngineConfig, ask: Callable[[str, int], None] | None) -> Engin
                 quarantine_all_orphans(catalogue, chunk_store, chunk_store.quarantine, quarantine_s=LOSS_QUARANTINE_S)
             sessions = InsertSessions(None if ask is None else SessionLocks(folder / "sessions.lock", ask))
             opened.callback(sessions.close)
-            tensor_locks = TensorLocks(None if config.in_memory else PayloadLocks(folder / "edits.lock"))
+            tensor_locks = TensorLocks(None if config.in_memory else KeyLocks(folder / "edits.lock"))
             opened.callback(tensor_locks.close)
             pool = CodecPool(config.codec_threads)
             # From here on, the engine owns all parts and closes them.

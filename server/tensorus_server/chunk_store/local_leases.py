@@ -1,7 +1,7 @@
 """Tracks the processes that use a local store, and which of them hold payloads, with kernel locks that end with the process.
 
 Each process creates a folder in `tmp/` and keeps it locked (flock). A folder that can be locked belongs to a dead process.
-`payload_locks.py` has the locks of kept payloads.
+Kept payloads are locked by their keys, in `uploads.lock`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tensorus_server.chunk_store.abc import Leases
+from tensorus_server.chunk_store.abc import Leases, PayloadBusyError
 from tensorus_server.chunk_store.os_errors import as_store_errors
-from tensorus_server.chunk_store.payload_locks import PayloadLocks
+from tensorus_server.key_locks import KeyLocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ class LocalLeases(Leases):
         self.own_folder, self._descriptor = _make_locked_folder(self._parent)
         """The folder that this process writes to; removed when the leases are closed."""
         try:
-            self._locks = PayloadLocks(store_folder / "uploads.lock")
+            self._locks = KeyLocks(store_folder / "uploads.lock")
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -45,7 +45,8 @@ class LocalLeases(Leases):
 
     def acquire(self, payload_key: str) -> None:
         """See `Leases`."""
-        self._locks.acquire(payload_key)
+        if not self._locks.acquire(payload_key):
+            raise PayloadBusyError(f"another writer has the payload {payload_key}")
 
     def release(self, payload_key: str) -> None:
         """See `Leases`."""

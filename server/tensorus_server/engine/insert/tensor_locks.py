@@ -1,6 +1,6 @@
 """Locks by which edits of one tensor wait for each other, from reading the tensor to the end of the commit.
 
-Edits of one process wait for each other in memory. Those of several processes share locks in a file (`SharedLocks`). Whoever
+Edits of one process wait for each other in memory. Those of several processes share locks in a file (`KeyLocks`). Whoever
 waits for a shared lock holds a second one, the gate, so that a process with many edits does not keep it from all others.
 
 Inserts and deletions take no such locks. If one replaces or deletes the tensor meanwhile, the commit notices, and the client
@@ -12,33 +12,20 @@ from __future__ import annotations
 import threading
 import time
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from tensorus_server.chunk_store.abc import PayloadBusyError
 from tensorus_server.errors import StoreBusyError
 from tensorus_server.limits import EDIT_TIMEOUT_S
 
 if TYPE_CHECKING:
+    from tensorus_server.key_locks import KeyLocks
     from tensorus_server.model import Dataset
 
-__all__ = ["SharedLocks", "TensorLock", "TensorLocks"]
+__all__ = ["TensorLock", "TensorLocks"]
 
 _LOOK_FIRST_S = 0.0005
 _LOOK_LAST_S = 0.005
 """How often an edit looks whether another process has released the tensor."""
-
-
-class SharedLocks(Protocol):
-    """Locks that all processes of a store share, by keys of hexadecimal digits. `PayloadLocks` has them."""
-
-    def acquire(self, key: str, /) -> None:
-        """Take a lock; raises `PayloadBusyError` if it is taken."""
-
-    def release(self, key: str, /) -> None:
-        """Release a lock."""
-
-    def close(self) -> None:
-        """Release all locks."""
 
 
 class TensorLock:
@@ -57,7 +44,7 @@ class TensorLock:
 class TensorLocks:
     """The locks of all tensors that are being edited. Thread-safe."""
 
-    def __init__(self, shared: SharedLocks | None = None) -> None:
+    def __init__(self, shared: KeyLocks | None = None) -> None:
         """Start without locks.
 
         Args:
@@ -135,16 +122,12 @@ class TensorLocks:
     def _wait_for(self, shared_key: str, give_up_s: float) -> bool:
         assert self._shared is not None
         wait_s = _LOOK_FIRST_S
-        while True:
-            try:
-                self._shared.acquire(shared_key)
-            except PayloadBusyError:
-                if time.monotonic() > give_up_s:
-                    return False
-                time.sleep(wait_s)
-                wait_s = min(2 * wait_s, _LOOK_LAST_S)
-            else:
-                return True
+        while not self._shared.acquire(shared_key):
+            if time.monotonic() > give_up_s:
+                return False
+            time.sleep(wait_s)
+            wait_s = min(2 * wait_s, _LOOK_LAST_S)
+        return True
 
 
 def _shared_key(key: tuple[int, str], kind: str) -> str:

@@ -10,10 +10,10 @@ import pytest
 
 from support.interrupted import wait_until
 from tensorus_codecs.policy import StoragePolicy
-from tensorus_server.chunk_store.payload_locks import PayloadLocks
 from tensorus_server.engine.insert import tensor_locks
 from tensorus_server.engine.insert.tensor_locks import TensorLocks
 from tensorus_server.errors import StoreBusyError
+from tensorus_server.key_locks import KeyLocks
 from tensorus_server.model import Dataset, Schema
 
 ONE, TWO = (Dataset(number, "d", StoragePolicy(), Schema(), 0) for number in (1, 2))
@@ -24,7 +24,7 @@ TURNS = 50
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[list[TensorLocks]]:
     """The locks of two processes: each opens the file for itself, as two processes do."""
-    found = [TensorLocks(PayloadLocks(tmp_path / "edits.lock")) for _ in range(2)]
+    found = [TensorLocks(KeyLocks(tmp_path / "edits.lock")) for _ in range(2)]
     yield found
     for locks in found:
         locks.close()

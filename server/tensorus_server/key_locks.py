@@ -1,8 +1,8 @@
-"""Locks on kept payloads, so that only one process writes each. All use one lock file, and so a single descriptor.
+"""Locks by key that all processes of a store share, of payloads and of tensors. Locks of a kind use one file and descriptor.
 
-Each payload has one byte of `uploads.lock`, whose offset follows from the payload's key; the file stays empty. The lock on it
-belongs to the opening of the file ("open file description lock"), and the kernel releases it when the process ends, for any
-reason. Locks of the same opening never conflict with each other, so this module also records the keys that it holds.
+Each key has one byte of the file, whose offset follows from the key; the file stays empty. The lock on the byte belongs to the
+opening of the file ("open file description lock"), and the kernel releases it when the process ends, for any reason. Locks of
+the same opening never conflict with each other, so this module also records the keys that it holds.
 
 On systems without open file description locks (macOS), POSIX locks are used, which belong to the process. There, two stores
 that one process opens in the same folder do not exclude each other.
@@ -18,22 +18,20 @@ import struct
 import threading
 from typing import TYPE_CHECKING
 
-from tensorus_server.chunk_store.abc import PayloadBusyError
-
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["PayloadLocks"]
+__all__ = ["KeyLocks"]
 
 _LOCK = struct.Struct("hhqqi4x")
 """struct flock on Linux: type, whence, start, length, process."""
 
 _PLACES = 2**62
-"""Number of offsets. Two payloads at the same one would exclude each other, but with random keys that does not happen."""
+"""Number of offsets. Two keys at the same one would exclude each other, but with random keys that does not happen."""
 
 
-class PayloadLocks:
-    """The locks of one store. Thread-safe; no method waits."""
+class KeyLocks:
+    """The locks of one file, by keys of at least 16 hexadecimal digits. Thread-safe; no method waits."""
 
     def __init__(self, path: Path) -> None:
         """Use the file at `path`; create it if it does not exist."""
@@ -41,23 +39,20 @@ class PayloadLocks:
         self._held: set[str] = set()
         self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
-    def acquire(self, payload_key: str) -> None:
-        """Take the lock of a payload.
-
-        Raises:
-            PayloadBusyError: a writer holds it, in this process or another.
-        """
+    def acquire(self, key: str) -> bool:
+        """Take the lock of a key; return False if it is held, in this process or another, or after `close`."""
         with self._lock:
-            if payload_key in self._held or not self._change(payload_key, locked=True):
-                raise PayloadBusyError(f"another writer has the payload {payload_key}")
-            self._held.add(payload_key)
+            if key in self._held or not self._change(key, locked=True):
+                return False
+            self._held.add(key)
+            return True
 
-    def release(self, payload_key: str) -> None:
+    def release(self, key: str) -> None:
         """Release the lock; has no effect if it is not held."""
         with self._lock:
-            if payload_key in self._held:
-                self._held.discard(payload_key)
-                self._change(payload_key, locked=False)
+            if key in self._held:
+                self._held.discard(key)
+                self._change(key, locked=False)
 
     def close(self) -> None:
         """Release all locks. Idempotent."""
@@ -67,11 +62,11 @@ class PayloadLocks:
             if descriptor is not None:
                 os.close(descriptor)
 
-    def _change(self, payload_key: str, *, locked: bool) -> bool:
-        """Lock or unlock a payload's byte; return False if another process has locked it."""
+    def _change(self, key: str, *, locked: bool) -> bool:
+        """Lock or unlock a key's byte; return False if another process has locked it."""
         if self._descriptor is None:
             return False
-        place = int(payload_key[:16], 16) % _PLACES
+        place = int(key[:16], 16) % _PLACES
         try:
             if hasattr(fcntl, "F_OFD_SETLK"):
                 kind = fcntl.F_WRLCK if locked else fcntl.F_UNLCK
