@@ -73,12 +73,12 @@ class TensorChunks:
             TensorNotFoundError, StoreUnavailableError: see `open_payload` of the constructor.
         """
         with self._payload_of(chunk) as (payload, number):
-            return payload.read_record(number)
+            return payload.read_record(number, chunk)
 
     def read_coarse(self, chunk: int) -> ChunkRecord | None:
         """Return the record of a chunk's coarse form; None if it has none. Errors as of `read_record`."""
         with self._payload_of(chunk) as (payload, number):
-            return payload.read_coarse(number)
+            return payload.read_coarse(number, chunk)
 
     @contextmanager
     def _payload_of(self, chunk: int) -> Iterator[tuple[Payload, int]]:
