@@ -1,8 +1,9 @@
 """The engine's values as users get them. Only `embedded.py` uses this.
 
 Datasets, statistics, explanations and verifications are converted through the messages of the contract, as a server and its
-client do it: that costs 8 to 29 us a call, and leaves one set of rules. A tensor is converted directly. Through messages it would take 22 us
-more for each tensor read, and 43 us if all of its fields are used, where reading a small tensor takes about 100 us in all.
+client do it: that costs 8 to 29 us a call, and leaves one set of rules. A tensor is converted directly. Through messages it
+would take 22 us more for each tensor read, and 43 us if all of its fields are used, where reading a small tensor takes about
+100 us in all.
 """
 
 from __future__ import annotations

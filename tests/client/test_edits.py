@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any
 
 import numpy as np
@@ -12,36 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, basic_indices
 
 from support.arrays import random_bits
+from support.arrivals import info_of
 from tensorus._backend import Append, Upload, Write
 from tensorus._edits import append_of, write_of
 from tensorus.errors import InvalidSliceError
-from tensorus.types import TensorInfo
-
-
-def info_of(array: np.ndarray[Any, Any]) -> TensorInfo:
-    """Return what a store says of a tensor with these values."""
-    return TensorInfo(
-        dataset="d",
-        id="t",
-        dtype=array.dtype.name,
-        shape=array.shape,
-        metadata={},
-        chunk_bytes=4096,
-        generation=1,
-        ordinal=1,
-        canonical_bytes=array.nbytes,
-        quantized_bytes=array.nbytes,
-        stored_bytes=array.nbytes,
-        lossy=False,
-        relative_error=0.0,
-        max_absolute_error=0.0,
-        encodings=(),
-        fallback_reason="",
-        values=None,
-        source_checksum="",
-        value_checksum="",
-        created=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
-    )
 
 
 def sent(upload: Upload) -> np.ndarray[Any, Any]:
