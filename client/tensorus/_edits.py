@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorus._arrays.canonical import as_numpy, canonical_blocks, dtype_name, empty_canonical
-from tensorus._arrays.indexing import parse_index
-from tensorus._backend import Append, Upload, Write
+from tensorus._arguments import upload_of
+from tensorus._arrays.canonical import as_numpy, empty_canonical
+from tensorus._arrays.indexing import parse_index, selected_shape
+from tensorus._backend import Append, Write
 from tensorus.errors import InvalidSliceError
+from tensorus.types import NewTensor
 
 if TYPE_CHECKING:
+    from tensorus._backend import Upload
     from tensorus.types import Index, TensorInfo
 
 __all__ = ["append_of", "write_of"]
@@ -24,7 +28,7 @@ def append_of(tensor_id: str, values: object, axis: int, if_generation_match: in
     Raises:
         TypeError: `values` is not an array.
     """
-    return _upload(tensor_id, as_numpy(values), Append(axis), if_generation_match)
+    return _upload(tensor_id, values, Append(axis), if_generation_match)
 
 
 def write_of(info: TensorInfo, index: Index, values: object, if_generation_match: int | None) -> Upload:
@@ -41,8 +45,7 @@ def write_of(info: TensorInfo, index: Index, values: object, if_generation_match
         ValueError: the values cannot be broadcast to the shape of the index.
     """
     shape = info.shape
-    # Costs no memory: an array of this shape without elements of its own.
-    selected = np.broadcast_to(np.uint8(0), shape)[index].shape
+    selected = selected_shape(shape, index)
     parsed = parse_index(index)
     between = (slice(None),) * (len(shape) - len(parsed.axes) - len(parsed.trailing_axes))
     given = (*parsed.axes, *between, *parsed.trailing_axes)
@@ -68,20 +71,9 @@ def write_of(info: TensorInfo, index: Index, values: object, if_generation_match
     return _upload(info.id, array, Write(axes), if_generation_match)
 
 
-def _upload(
-    tensor_id: str, array: np.ndarray[Any, Any], edit: Append | Write, if_generation_match: int | None
-) -> Upload:
-    return Upload(
-        id=tensor_id,
-        dtype=dtype_name(array),
-        shape=array.shape,
-        canonical_bytes=array.nbytes,
-        blocks=lambda block_bytes: canonical_blocks(array, block_bytes),
-        metadata={},
-        policy=None,
-        if_generation_match=if_generation_match,
-        edit=edit,
-    )
+def _upload(tensor_id: str, values: object, edit: Append | Write, if_generation_match: int | None) -> Upload:
+    new = NewTensor(values, tensor_id, if_generation_match=if_generation_match)
+    return replace(upload_of(new), edit=edit)
 
 
 def _values(values: object, dtype: str) -> np.ndarray[Any, Any]:

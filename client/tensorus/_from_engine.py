@@ -1,8 +1,9 @@
 """The engine's values as users get them. Only `embedded.py` uses this.
 
-Datasets, statistics and explanations are converted through the messages of the contract, as a server and its client do it: that
-costs 8 to 29 us a call, and leaves one set of rules. A tensor is converted directly. Through messages it would take 22 us
-more for each tensor read, and 43 us if all of its fields are used, where reading a small tensor takes about 100 us in all.
+Datasets, statistics, explanations and verifications are converted through the messages of the contract, as a server and its
+client do it: that costs 8 to 29 us a call, and leaves one set of rules. A tensor is converted directly. Through messages it
+would take 22 us more for each tensor read, and 43 us if all of its fields are used, where reading a small tensor takes about
+100 us in all.
 """
 
 from __future__ import annotations
@@ -14,17 +15,24 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from tensorus._grpc.convert import dataset_from, explanation_from, stats_from
-from tensorus._grpc.convert_store import store_stats_from
+from tensorus._grpc.convert_store import progress_from, report_from, store_stats_from
 from tensorus._grpc.tensor_info import described, measured
-from tensorus.types import Damage, EncodingShare, ValueSummary, VerifyProgress, VerifyReport
-from tensorus_protos.digest import TENSOR_DIGEST, ChunkedDigest
+from tensorus.types import Damage, EncodingShare, ValueSummary
 from tensorus_server import model
 from tensorus_server.errors import reason_of
 from tensorus_server.rpc.convert import dataset_to, explanation_to, stats_to
-from tensorus_server.rpc.convert_store import store_stats_to
+from tensorus_server.rpc.convert_store import progress_to, report_to, store_stats_to
 
 if TYPE_CHECKING:
-    from tensorus.types import DatasetInfo, DatasetStats, PolicyExplanation, StoreStats, TensorInfo
+    from tensorus.types import (
+        DatasetInfo,
+        DatasetStats,
+        PolicyExplanation,
+        StoreStats,
+        TensorInfo,
+        VerifyProgress,
+        VerifyReport,
+    )
     from tensorus_codecs.summary import ValueSummary as EngineValueSummary
     from tensorus_server.engine.explain import Explanation
     from tensorus_server.engine.store_stats import StoreStats as EngineStoreStats
@@ -88,26 +96,13 @@ def damage_info(error: EngineError) -> Damage:
 
 
 def progress_info(progress: Progress) -> VerifyProgress:
-    """Return the progress of a verification."""
-    return VerifyProgress(
-        tensors=progress.tensors,
-        stored_bytes=progress.stored_bytes,
-        total_tensors=progress.total_tensors,
-        total_stored_bytes=progress.total_stored_bytes,
-        damages=progress.damages,
-    )
+    """Return the progress of a verification, converted as a server and its client would."""
+    return progress_from(progress_to(progress), damages=progress.damages, interruptions=0)
 
 
 def report_info(progress: Progress) -> VerifyReport:
-    """Return the report of a verification that has ended, without the damages themselves."""
-    return VerifyReport(
-        tensors=progress.tensors,
-        stored_bytes=progress.stored_bytes,
-        damaged_tensors=progress.damaged_tensors,
-        undecoded_tensors=progress.undecoded_tensors,
-        orphans=progress.orphans,
-        damage_count=progress.damages,
-    )
+    """Return the report of a verification that has ended, converted likewise, without the damages themselves."""
+    return report_from(report_to(progress))
 
 
 def tensor_info(tensor: model.Tensor, *, coarse_error: float = 0.0) -> TensorInfo:
@@ -149,15 +144,6 @@ def _measured(
 def _encoding_share(share: model.EncodingShare) -> EncodingShare:
     codecs = tuple(step["id"] for step in share.encoding)
     return EncodingShare(codecs, share.chunks, share.canonical_bytes, share.stored_bytes)
-
-
-def checksum_fields(tensor: model.Tensor) -> dict[str, Any]:
-    """Return the fields `checksum` and `digest` of `Began`, for a tensor that is read as a whole."""
-    checksum, spec = tensor.value_checksum, tensor.spec
-    if checksum.algorithm == TENSOR_DIGEST:
-        digest = partial(ChunkedDigest, spec.dtype.number, 8 * spec.dtype.element_bytes, spec.shape, tensor.chunk_bytes)
-        return {"checksum": checksum.value, "digest": digest}
-    return {"checksum": checksum.value}
 
 
 def _time(time_us: int) -> datetime:

@@ -136,8 +136,8 @@ class StoreClient:
         ids: str | Iterable[str] | None = None,
         *,
         max_bytes_per_second: int | None = None,
-        on_damage: OnDamage | None = None,
-        on_progress: OnVerifyProgress | None = None,
+        on_damage: OnDamage = None,
+        on_progress: OnVerifyProgress = None,
     ) -> VerifyReport:
         """Read what is stored again, where it is stored, verify every checksum, and return a report of all damage.
 
@@ -155,6 +155,7 @@ class StoreClient:
             DatasetNotFoundError, TensorNotFoundError: the dataset, or one of the tensors, does not exist.
         """
         found = Verifying(on_damage, on_progress)
+        # Not kept in a variable: the traceback of what a callback raises would keep it, and the verification would not end.
         for finding in self._backend.verify(*verified_part(dataset, ids, max_bytes_per_second)):
             found.take(finding)
         return found.report

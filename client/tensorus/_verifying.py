@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from tensorus.errors import InternalError
 from tensorus.types import Damage, VerifyReport
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tensorus._backend import Finding
     from tensorus.types import VerifyProgress
 
@@ -17,25 +19,17 @@ __all__ = ["DAMAGES_MAX", "OnDamage", "OnVerifyProgress", "Verifying"]
 DAMAGES_MAX = 10_000
 """Damages of a `VerifyReport`. A damaged disk may have millions, of about 1 KiB each."""
 
+OnDamage: TypeAlias = "Callable[[Damage], object] | None"
+"""Called with each damage."""
 
-class OnDamage(Protocol):
-    """Called with each damage."""
-
-    def __call__(self, damage: Damage, /) -> object:
-        """Take it."""
-
-
-class OnVerifyProgress(Protocol):
-    """Called with the progress."""
-
-    def __call__(self, progress: VerifyProgress, /) -> object:
-        """Take it."""
+OnVerifyProgress: TypeAlias = "Callable[[VerifyProgress], object] | None"
+"""Called with the progress."""
 
 
 class Verifying:
     """One verification, as its caller sees it."""
 
-    def __init__(self, on_damage: OnDamage | None, on_progress: OnVerifyProgress | None) -> None:
+    def __init__(self, on_damage: OnDamage, on_progress: OnVerifyProgress) -> None:
         """Start without findings."""
         self._on_damage = on_damage
         self._on_progress = on_progress

@@ -115,9 +115,7 @@ class Client(StoreClient):
         new = NewTensor(tensor, id, metadata, policy_of(preset, policy), if_generation_match)
         upload = upload_of(new, on_conflict)
         options = InsertOptions(validate_only=validate_only)
-        report = None if on_progress is None else progress_of(upload, on_progress)
-        outcomes = dict(self._backend.insert(dataset_name(dataset), [upload], options, report))
-        return inserted_one(dataset, upload, outcomes, report)
+        return self._insert_one(dataset, upload, options, on_progress)
 
     def insert_many(
         self,
@@ -190,7 +188,7 @@ class Client(StoreClient):
             StorageFullError: the disk is full.
         """
         upload = append_of(tensor_name(id), values, axis, if_generation_match)
-        return self._edit(dataset, upload, on_progress)
+        return self._insert_one(dataset, upload, InsertOptions(), on_progress)
 
     def write(
         self,
@@ -229,12 +227,7 @@ class Client(StoreClient):
             StorageFullError: the disk is full.
         """
         upload = write_of(self.info(dataset, id), index, values, if_generation_match)
-        return self._edit(dataset, upload, on_progress)
-
-    def _edit(self, dataset: str, upload: Upload, on_progress: Callable[[Progress], None] | None) -> TensorInfo:
-        report = None if on_progress is None else progress_of(upload, on_progress)
-        outcomes = dict(self._backend.insert(dataset_name(dataset), [upload], InsertOptions(), report))
-        return inserted_one(dataset, upload, outcomes, report)
+        return self._insert_one(dataset, upload, InsertOptions(), on_progress)
 
     def get(
         self,
@@ -428,6 +421,17 @@ class Client(StoreClient):
             InvalidPolicyError: a preset is unknown, or a policy is invalid.
         """
         return self._backend.explain(sample_from(tensor), policies_of(policies))
+
+    def _insert_one(
+        self,
+        dataset: str,
+        upload: Upload,
+        options: InsertOptions,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> TensorInfo:
+        report = None if on_progress is None else progress_of(upload, on_progress)
+        outcomes = dict(self._backend.insert(dataset_name(dataset), [upload], options, report))
+        return inserted_one(dataset, upload, outcomes, report)
 
     def _records(
         self, arrivals: Iterator[Arrival], finish: Callable[[TensorInfo, AnyArray], Record], on_damaged: OnDamaged

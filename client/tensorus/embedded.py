@@ -12,13 +12,14 @@ import time
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeGuard
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from tensorus._backend import Backend, Began, Bytes, Failed
 from tensorus._forks import leave_behind, watch
 from tensorus._grpc.calls import open_explain
 from tensorus._grpc.convert import dtype_to, plain_metadata, policy_to, precision_to, schema_to, upload_to
 from tensorus._grpc.patience import Patience
+from tensorus._grpc.tensor_info import checksum_fields
 from tensorus._missing import engine_missing
 from tensorus.errors import DataCorruptError, TensorusError, UnavailableError, error_for
 from tensorus.types import Progress
@@ -27,7 +28,6 @@ from tensorus_codecs.errors import CodecError
 
 try:
     from tensorus._from_engine import (
-        checksum_fields,
         damage_info,
         dataset_info,
         explanation_info,
@@ -166,25 +166,34 @@ class EmbeddedBackend(Backend):
         on_progress: Callable[[Progress], None] | None,
     ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
         """See `Backend`."""
-        if on_progress is None and not options.validate_only and _is_single(uploads):
-            inserted = self._insert_one(dataset, uploads[0])
-            if inserted is not None:
-                yield 0, inserted
+        if isinstance(uploads, list) and len(uploads) == 1:
+            if uploads[0].edit is not None:
+                yield 0, self._edit(dataset, uploads, options, on_progress)
                 return
-        if not _is_edit(uploads):
-            yield from self._insert_all(dataset, uploads, options, on_progress)
-            return
+            if on_progress is None and not options.validate_only:
+                inserted = self._insert_one(dataset, uploads[0])
+                if inserted is not None:
+                    yield 0, inserted
+                    return
+        yield from self._insert_all(dataset, uploads, options, on_progress)
+
+    def _edit(
+        self,
+        dataset: str,
+        uploads: list[Upload],
+        options: InsertOptions,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> TensorInfo | TensorusError:
+        """Return what became of an edit. It is repeated, as by a remote client, if another one changed the same chunks."""
         patience = Patience(EDIT_TIMEOUT_S, lambda _: None, reasons=frozenset({"STORE_BUSY"}))
         while True:
-            ((item, outcome),) = self._insert_all(dataset, uploads, options, on_progress)
+            ((_, outcome),) = self._insert_all(dataset, uploads, options, on_progress)
+            if not isinstance(outcome, TensorusError):
+                return outcome
             try:
-                if not isinstance(outcome, TensorusError):
-                    break
-                # As a remote client does: another edit changed the same chunks while this one was encoded.
                 patience.wait(outcome, (0,))
             except TensorusError:
-                break
-        yield item, outcome
+                return outcome
 
     def _insert_all(
         self,
@@ -339,7 +348,7 @@ class EmbeddedBackend(Backend):
             piece = read_inline(tensor, frozenset(), record_bytes_max=0)
             if piece is not None:
                 data = memoryview(piece.data)
-                yield Began(item, tensor_info(tensor), tensor.spec.shape, data=data, **checksum_fields(tensor))
+                yield Began(item, tensor_info(tensor), tensor.spec.shape, data=data, **_checksum_fields(tensor))
                 return
         try:
             plan = ReadPlan(tensor, slices, as_dtype, precision)
@@ -349,7 +358,7 @@ class EmbeddedBackend(Backend):
                 tensor_info(tensor, coarse_error=plan.coarse_error),
                 plan.result.shape,
                 plan.result.dtype.name,
-                **(checksum_fields(tensor) if whole else {}),
+                **(_checksum_fields(tensor) if whole else {}),
             )
             if with_data:
                 for piece in self._engine.reader.read(tensor, plan):
@@ -372,14 +381,6 @@ def explain_here(sample: Sample, policies: Sequence[Policy]) -> Iterator[PolicyE
             explainer.write(block)
         for explanation in explainer.explanations():
             yield explanation_info(explanation)
-
-
-def _is_single(uploads: Iterable[Upload]) -> TypeGuard[list[Upload]]:
-    return isinstance(uploads, list) and len(uploads) == 1 and uploads[0].edit is None
-
-
-def _is_edit(uploads: Iterable[Upload]) -> TypeGuard[list[Upload]]:
-    return isinstance(uploads, list) and len(uploads) == 1 and uploads[0].edit is not None
 
 
 def _new_tensor(upload: Upload, dataset: str) -> model.NewTensor:
@@ -429,6 +430,11 @@ def _outcomes(
             assert isinstance(result, ItemResult), "progress is of inserts that can be resumed"
             outcome = result.outcome
             yield result.item, _error(outcome) if isinstance(outcome, Exception) else tensor_info(outcome)
+
+
+def _checksum_fields(tensor: model.Tensor) -> dict[str, Any]:
+    dtype = tensor.spec.dtype
+    return checksum_fields(tensor, dtype.number, 8 * dtype.element_bytes)
 
 
 def _policy(policy: Policy | None) -> StoragePolicy | None:

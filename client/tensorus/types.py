@@ -242,7 +242,8 @@ class StoreStats:
     canonical_bytes: int
     """Size of the values of all tensors: dense, uncompressed, without framing."""
     stored_bytes: int
-    """Size on disk of all tensors, including all framing, without chunks that edits have overwritten."""
+    """Size on disk of all tensors, including all framing. Chunks that a `write` replaced are not included. They take space
+    until no tensor needs the payload that they are in."""
     catalogue_bytes: int
     """Size of the catalogue, including the small tensors that are stored in it."""
     garbage_payloads: int

@@ -173,6 +173,22 @@ def test_what_a_callback_raises_ends_the_verification(verify: Any) -> None:
         verify(on_progress=refuse)
 
 
+def test_a_verification_that_a_callback_ended_has_no_file_open(folder: Path) -> None:
+    def refuse(_: object) -> None:
+        raise LookupError("enough")
+
+    backend = EmbeddedBackend(folder, engine_config)
+    with tensorus.Client(backend) as client:
+        fill(client)
+        damage(folder, backend._engine)
+        with pytest.raises(LookupError, match="enough") as caught:
+            client.verify("d", on_damage=refuse)
+        # The traceback, which `caught` has, keeps what the frames had.
+        assert caught.tb is not None
+        open_files = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.exists()]
+        assert not [path for path in open_files if path.is_relative_to(folder / "chunks")]
+
+
 def test_the_damaged_row_of_a_dataset_has_no_id(folder: Path) -> None:
     with running_server(folder) as server, tensorus.connect(server.address) as client:
         client.create_dataset("d", preset="none")

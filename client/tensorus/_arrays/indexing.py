@@ -10,11 +10,13 @@ import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from tensorus._arrays.canonical import AnyArray
     from tensorus.types import Index
 
-__all__ = ["ParsedIndex", "parse_index"]
+__all__ = ["ParsedIndex", "parse_index", "selected_shape"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,16 @@ def parse_index(index: Index) -> ParsedIndex:
     trailing_axes = tuple(_as_slice(part, axis - len(trailing), integers) for axis, part in enumerate(trailing))
     has_slices = len(integers) < len(parts)
     return ParsedIndex(axes, trailing_axes, integers, has_slices)
+
+
+def selected_shape(shape: tuple[int, ...], index: Index) -> tuple[int, ...]:
+    """Return the shape of what an index selects of an array of this shape, as NumPy's indexing gives it.
+
+    Raises:
+        IndexError: the index does not fit the shape.
+    """
+    # Costs no memory: an array of this shape without elements of its own.
+    return np.broadcast_to(np.uint8(0), shape)[index].shape
 
 
 def _as_slice(part: object, axis: int, integers: dict[int, int]) -> slice:

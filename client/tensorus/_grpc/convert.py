@@ -66,6 +66,7 @@ __all__ = [
     "slices_to",
     "stats_from",
     "tensor_from",
+    "time_from",
     "upload_to",
 ]
 
@@ -140,7 +141,7 @@ def _measured_from(message: pb.Tensor) -> dict[str, Any]:
         _values_from(message.values) if message.HasField("values") else None,
         source_checksum=message.source_checksum.value,
         value_checksum=message.value_checksum.value,
-        created=_time_from(message.create_time),
+        created=time_from(message.create_time),
         share_from=_share_from,
     )
 
@@ -325,7 +326,7 @@ def dataset_from(message: pb.Dataset) -> DatasetInfo:
             else None,
             metadata={key: _METADATA_TYPES_BACK.get(kind) for key, kind in schema.metadata.items()},
         ),
-        created=_time_from(message.create_time),
+        created=time_from(message.create_time),
     )
 
 
@@ -489,5 +490,6 @@ def _values_from(message: pb.ValueSummary) -> ValueSummary:
     return ValueSummary(*found)
 
 
-def _time_from(message: timestamp_pb2.Timestamp) -> datetime:
+def time_from(message: timestamp_pb2.Timestamp) -> datetime:
+    """Return a time, UTC."""
     return _EPOCH + timedelta(seconds=message.seconds, microseconds=message.nanos // 1000)

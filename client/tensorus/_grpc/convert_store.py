@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from tensorus._grpc.convert import error_of
+from tensorus._grpc.convert import error_of, time_from
 from tensorus.types import Damage, StoreStats, VerifyProgress, VerifyReport
 
 if TYPE_CHECKING:
-    from google.protobuf import timestamp_pb2
-
     from tensorus_protos.v1 import tensorus_pb2 as pb
 
 __all__ = ["damage_from", "progress_from", "report_from", "store_stats_from"]
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def damage_from(message: pb.Damage) -> Damage:
@@ -75,17 +70,12 @@ def store_stats_from(message: pb.GetStoreStatsResponse) -> StoreStats:
         garbage_payloads=message.garbage_payloads,
         garbage_bytes=message.garbage_bytes,
         garbage_bytes_estimated=message.garbage_bytes_estimated,
-        garbage_until=_time_from(message.garbage_until) if message.HasField("garbage_until") else None,
+        garbage_until=time_from(message.garbage_until) if message.HasField("garbage_until") else None,
         quarantined_payloads=message.quarantined_payloads,
         quarantined_bytes=message.quarantined_bytes,
-        quarantined_until=_time_from(message.quarantined_until) if message.HasField("quarantined_until") else None,
+        quarantined_until=time_from(message.quarantined_until) if message.HasField("quarantined_until") else None,
         uploads=message.uploads,
         upload_bytes=message.upload_bytes,
         disk_free_bytes=message.disk_free_bytes if message.HasField("disk_free_bytes") else None,
         disk_total_bytes=message.disk_total_bytes if message.HasField("disk_total_bytes") else None,
     )
-
-
-def _time_from(message: timestamp_pb2.Timestamp) -> datetime:
-    # Not `ToDatetime`, which refuses a time that damage has put outside of what Python knows.
-    return _EPOCH + timedelta(microseconds=message.ToMicroseconds())

@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import crc32c
 
@@ -18,8 +17,8 @@ from tensorus._backend import Began, Bytes, Failed, Part
 from tensorus._grpc.calls import query_request, read_options
 from tensorus._grpc.convert import dtype_from, error_of, slices_to, tensor_from
 from tensorus._grpc.steps import AttemptFailedError, Give, Open, Pause, Read, as_answer
+from tensorus._grpc.tensor_info import checksum_fields
 from tensorus.errors import ChecksumMismatchError, InternalError
-from tensorus_protos.digest import TENSOR_DIGEST, ChunkedDigest
 from tensorus_protos.framing import split
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
@@ -130,9 +129,10 @@ def arrivals(response: pb.GetResponse | pb.QueryResponse, payload: memoryview) -
                 )
         if segment.HasField("tensor"):
             coarse_error = segment.coarse_error
-            info = tensor_from(segment.tensor, coarse_error=coarse_error)
+            tensor = segment.tensor
+            info = tensor_from(tensor, coarse_error=coarse_error)
             # The checksum is that of the stored values.
-            checksum = {} if coarse_error else _checksum(segment.tensor)
+            checksum = {} if coarse_error else checksum_fields(tensor, tensor.spec.dtype, tensor.spec.element_bits)
             if segment.HasField("part"):
                 yield Began(item, info, tuple(segment.part.shape), dtype_from(segment.part))
             elif segment.last and decoded_length and not (segment.encoding or segment.offset):
@@ -143,16 +143,6 @@ def arrivals(response: pb.GetResponse | pb.QueryResponse, payload: memoryview) -
         if decoded_length:
             yield Bytes(item, segment.offset, data, segment.encoding != 0, decoded_length)
     yield from failed
-
-
-def _checksum(tensor: pb.Tensor) -> dict[str, Any]:
-    """Return the fields `checksum` and `digest` of `Began`, as far as this version knows the algorithm."""
-    checksum = tensor.value_checksum
-    if checksum.algorithm == TENSOR_DIGEST:
-        spec = tensor.spec
-        digest = partial(ChunkedDigest, spec.dtype, spec.element_bits, tuple(spec.shape), tensor.chunk_bytes)
-        return {"checksum": checksum.value, "digest": digest}
-    return {"checksum": checksum.value}
 
 
 class _Place:

@@ -5,10 +5,12 @@ What a `StorageReport` of the contract has, `TensorInfo` and `PolicyExplanation`
 
 from __future__ import annotations
 
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from tensorus.types import TensorInfo
+from tensorus_protos.digest import TENSOR_DIGEST, ChunkedDigest
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from tensorus.types import EncodingShare, Metadata, ValueSummary
 
-__all__ = ["described", "measured", "storage_fields"]
+__all__ = ["checksum_fields", "described", "measured", "storage_fields"]
 
 _STORAGE = [field.name for field in pb.StorageReport.DESCRIPTOR.fields if field.name != "encodings"]
 _storage_of = attrgetter(*_STORAGE)
@@ -74,3 +76,12 @@ def storage_fields(storage: Any, share_from: Callable[[Any], EncodingShare]) -> 
     fields = dict(zip(_STORAGE, _storage_of(storage), strict=True))
     fields["encodings"] = tuple(map(share_from, storage.encodings))
     return fields
+
+
+def checksum_fields(tensor: Any, dtype_number: int, element_bits: int) -> dict[str, Any]:
+    """Return the fields `checksum` and `digest` of `Began`, for a tensor that is read as a whole."""
+    checksum = tensor.value_checksum
+    if checksum.algorithm != TENSOR_DIGEST:
+        return {"checksum": checksum.value}
+    digest = partial(ChunkedDigest, dtype_number, element_bits, tuple(tensor.spec.shape), tensor.chunk_bytes)
+    return {"checksum": checksum.value, "digest": digest}

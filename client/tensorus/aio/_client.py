@@ -164,9 +164,7 @@ class AsyncClient:
         new = NewTensor(tensor, id, metadata, policy_of(preset, policy), if_generation_match)
         upload = await self._backend.in_thread(upload_of, new, on_conflict)
         options = InsertOptions(validate_only=validate_only)
-        report = None if on_progress is None else progress_of(upload, on_progress)
-        outcomes = await self._backend.insert(dataset_name(dataset), [upload], options, report)
-        return inserted_one(dataset, upload, outcomes, report)
+        return await self._insert_one(dataset, upload, options, on_progress)
 
     async def insert_many(
         self,
@@ -207,7 +205,7 @@ class AsyncClient:
     ) -> TensorInfo:
         """Append values to a stored tensor. See `tensorus.Client.append`."""
         upload = await self._backend.in_thread(append_of, tensor_name(id), values, axis, if_generation_match)
-        return await self._edit(dataset, upload, on_progress)
+        return await self._insert_one(dataset, upload, InsertOptions(), on_progress)
 
     async def write(
         self,
@@ -222,12 +220,7 @@ class AsyncClient:
         """Write values into a part of a stored tensor. See `tensorus.Client.write`."""
         info = await self.info(dataset, id)
         upload = await self._backend.in_thread(write_of, info, index, values, if_generation_match)
-        return await self._edit(dataset, upload, on_progress)
-
-    async def _edit(self, dataset: str, upload: Upload, on_progress: Callable[[Progress], None] | None) -> TensorInfo:
-        report = None if on_progress is None else progress_of(upload, on_progress)
-        outcomes = await self._backend.insert(dataset_name(dataset), [upload], InsertOptions(), report)
-        return inserted_one(dataset, upload, outcomes, report)
+        return await self._insert_one(dataset, upload, InsertOptions(), on_progress)
 
     async def get(
         self,
@@ -352,8 +345,8 @@ class AsyncClient:
         ids: str | Iterable[str] | None = None,
         *,
         max_bytes_per_second: int | None = None,
-        on_damage: OnDamage | None = None,
-        on_progress: OnVerifyProgress | None = None,
+        on_damage: OnDamage = None,
+        on_progress: OnVerifyProgress = None,
     ) -> VerifyReport:
         """Verify every checksum of what is stored, and report all damage. See `tensorus.Client.verify`."""
         found = Verifying(on_damage, on_progress)
@@ -368,6 +361,17 @@ class AsyncClient:
         if self._closed:
             raise UnavailableError("the client is closed", reason="UNAVAILABLE")
         return self._opened
+
+    async def _insert_one(
+        self,
+        dataset: str,
+        upload: Upload,
+        options: InsertOptions,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> TensorInfo:
+        report = None if on_progress is None else progress_of(upload, on_progress)
+        outcomes = await self._backend.insert(dataset_name(dataset), [upload], options, report)
+        return inserted_one(dataset, upload, outcomes, report)
 
     async def _read(
         self,

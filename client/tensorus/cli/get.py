@@ -9,6 +9,7 @@ import click
 import numpy as np
 
 from tensorus import types
+from tensorus._arrays.indexing import selected_shape
 from tensorus.cli._checkpoint import MANIFEST_ID, ids_in
 from tensorus.cli._connection import connected, store_options
 from tensorus.cli._files import HEADER_KEY
@@ -139,13 +140,11 @@ class _Reading:
     def _shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if self.index is None:
             return shape
-        # Let NumPy compute the shape, on an array of the tensor's shape that takes one byte.
         try:
-            part: AnyArray = np.broadcast_to(np.uint8(0), shape)[self.index]
+            return selected_shape(shape, self.index)
         except (IndexError, ValueError):
             # The index does not fit the tensor. The store's error, when the tensor is read, explains it better.
             return shape
-        return part.shape
 
 
 def _write(output: Path, reading: _Reading) -> int:

@@ -107,7 +107,7 @@ def count_orphans(
 ) -> Iterator[int]:
     """Yield, batch by batch, how many payloads no row refers to. Young ones are left out, since a commit may be under way.
 
-    Unlike `set_aside`, this relies on the catalogue's indexes, and no transaction takes long.
+    Unlike `quarantine_orphans`, this relies on the catalogue's indexes, and no transaction takes long.
 
     Args:
         uncommitted: returns the payload keys that this process is about to commit.

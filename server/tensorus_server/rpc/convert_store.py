@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tensorus_server.engine.verify.verification import Progress
     from tensorus_server.errors import EngineError
 
-__all__ = ["damage_to", "fill_progress", "store_stats_to", "summary_to", "target_from"]
+__all__ = ["damage_to", "progress_to", "report_to", "store_stats_to", "target_from"]
 
 _TIME_MAX_US = 253_402_300_799_000_000
 """The end of the year 9999, in microseconds since 1970. Source: google/protobuf/timestamp.proto."""
@@ -43,24 +43,27 @@ def damage_to(error: EngineError, call: str) -> pb.Damage:
     )
 
 
-def fill_progress(response: pb.VerifyResponse, progress: Progress) -> None:
-    """Set the counts of a response."""
-    response.verified_tensors = progress.tensors
-    response.verified_stored_bytes = progress.stored_bytes
-    if progress.total_tensors is not None:
-        response.total_tensors = progress.total_tensors
-    if progress.total_stored_bytes is not None:
-        response.total_stored_bytes = progress.total_stored_bytes
+def progress_to(progress: Progress) -> pb.VerifyResponse:
+    """Return a response with the counts of a verification."""
+    return pb.VerifyResponse(
+        verified_tensors=progress.tensors,
+        verified_stored_bytes=progress.stored_bytes,
+        total_tensors=progress.total_tensors,
+        total_stored_bytes=progress.total_stored_bytes,
+    )
 
 
-def summary_to(progress: Progress) -> pb.VerifySummary:
-    """Return the summary of a verification that has ended."""
-    return pb.VerifySummary(
+def report_to(progress: Progress) -> pb.VerifyResponse:
+    """Return a response with the counts and the summary of a verification that has ended."""
+    response = progress_to(progress)
+    summary = pb.VerifySummary(
         damages=progress.damages,
         damaged_tensors=progress.damaged_tensors,
         undecoded_tensors=progress.undecoded_tensors,
         orphans=progress.orphans,
     )
+    response.summary.CopyFrom(summary)
+    return response
 
 
 def store_stats_to(stats: StoreStats) -> pb.GetStoreStatsResponse:

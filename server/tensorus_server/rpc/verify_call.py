@@ -6,13 +6,13 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_server.limits import ANSWER_BYTES_MAX
-from tensorus_server.rpc.convert_store import damage_to, fill_progress, summary_to
+from tensorus_server.rpc.convert_store import damage_to, progress_to, report_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tensorus_protos.v1 import tensorus_pb2 as pb
     from tensorus_server.engine.verify.verification import Verification
 
 __all__ = ["verify_responses"]
@@ -30,25 +30,25 @@ def verify_responses(verification: Verification, has_caller: Callable[[], bool])
     Args:
         has_caller: called after every check; returns whether the caller still wants answers.
     """
-    response, size = pb.VerifyResponse(), 0
+    damages: list[pb.Damage] = []
+    size = 0
     sent_s = -math.inf
     for damage in verification:
         if not has_caller():
             return
         if damage is not None:
             found = damage_to(damage, "Verify")
-            response.damages.append(found)
+            damages.append(found)
             # A damage is below 4 KiB, so the message stays far below the limit even if the last one exceeds the size.
             size += found.ByteSize() + _TAG_AND_LENGTH_BYTES
         if size >= ANSWER_BYTES_MAX or time.monotonic() - sent_s >= _SEND_EVERY_S:
-            yield _complete(response, verification)
-            response, size = pb.VerifyResponse(), 0
+            yield _complete(progress_to(verification.progress), damages, verification)
+            damages, size = [], 0
             sent_s = time.monotonic()
-    response.summary.CopyFrom(summary_to(verification.progress))
-    yield _complete(response, verification)
+    yield _complete(report_to(verification.progress), damages, verification)
 
 
-def _complete(response: pb.VerifyResponse, verification: Verification) -> pb.VerifyResponse:
-    fill_progress(response, verification.progress)
+def _complete(response: pb.VerifyResponse, damages: list[pb.Damage], verification: Verification) -> pb.VerifyResponse:
+    response.damages.extend(damages)
     response.resume_token = verification.token()
     return response

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import crc32c
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.arrivals import info_of
 from support.cases import each
-from support.tensor_infos import tensor_info
 from tensorus._backend import Arrival, Began, Bytes, Failed
 from tensorus._grpc.reads import GetPlace, arrivals
 from tensorus.errors import ChecksumMismatchError, GenerationMismatchError, TensorNotFoundError, TensorusError
-from tensorus.types import TensorInfo
 from tensorus_protos.v1 import tensorus_pb2 as pb
 
 CHUNK = 8
@@ -41,16 +41,6 @@ class Stored:
 Server = dict[str, Stored]
 
 
-def info_of(tensor_id: str, stored: Stored) -> TensorInfo:
-    return tensor_info(
-        id=tensor_id,
-        dtype="int16",
-        shape=(stored.length,),
-        generation=stored.generation,
-        canonical_bytes=2 * stored.length,
-    )
-
-
 def answers(server: Server, reads: Sequence[pb.TensorRead], *, with_data: bool = True) -> Iterator[Arrival]:
     """Yield what a server answers, as the contract says: the items of a stream count from 0, and so do a part's offsets."""
     for item, read in enumerate(reads):
@@ -70,7 +60,8 @@ def answers(server: Server, reads: Sequence[pb.TensorRead], *, with_data: bool =
             start = read.bytes.offset
             # A part by bytes is uint8.
             shape = (len(data) - start,)
-        began = Began(item, info_of(read.id, stored), shape)
+        info = replace(info_of(np.frombuffer(stored.data, np.int16), read.id), generation=stored.generation)
+        began = Began(item, info, shape)
         if with_data and is_whole(stored) and not (read.HasField("slices") or read.HasField("bytes")):
             yield replace(began, data=memoryview(data))
             continue

@@ -345,11 +345,8 @@ def _plan_for(base: Tensor, dataset: Dataset) -> ChunkPlan:
 
 def _place(base: BaseChunks, chunk: int) -> tuple[str, int]:
     """Return the key of the payload that has a chunk's record, and the record's number there."""
-    table = base.chunks.table
-    if table is None:
-        return base.tensor.locator.key, chunk
-    payload, number = table.place(chunk)
-    return (base.tensor.locator.key if payload == 0 else table.payloads[payload - 1].key), number
+    payload, number = base.chunks.place(chunk)
+    return base.chunks.key(payload), number
 
 
 def _encode_merged(

@@ -73,18 +73,30 @@ class TensorChunks:
             TensorNotFoundError, StoreUnavailableError: see `open_payload` of the constructor.
         """
         with self._payload_of(chunk) as (payload, number):
-            return payload.read_record(number)
+            return payload.read_record(number, chunk)
 
     def read_coarse(self, chunk: int) -> ChunkRecord | None:
         """Return the record of a chunk's coarse form; None if it has none. Errors as of `read_record`."""
         with self._payload_of(chunk) as (payload, number):
-            return payload.read_coarse(number)
+            return payload.read_coarse(number, chunk)
+
+    def place(self, chunk: int) -> tuple[int, int]:
+        """Return the number of the payload that has a chunk's record, and the record's number there.
+
+        The tensor's own payload has the number 0, and the k-th other payload of the chunk table has the number k.
+        """
+        table = self.table
+        return (0, chunk) if table is None else table.place(chunk)
+
+    def key(self, payload: int) -> str:
+        """Return the key of a payload in the chunk store. Argument as of `read_details`."""
+        table = self.table
+        return self.own.locator.key if table is None or payload == 0 else table.payloads[payload - 1].key
 
     @contextmanager
     def _payload_of(self, chunk: int) -> Iterator[tuple[Payload, int]]:
         """Lend the payload that has a chunk's record, with the record's number there."""
-        table = self.table
-        payload, number = (0, chunk) if table is None else table.place(chunk)
+        payload, number = self.place(chunk)
         if payload == 0:
             yield self.own, number
             return

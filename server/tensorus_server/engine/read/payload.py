@@ -90,41 +90,49 @@ class Payload:
             found = self._places.stored_bytes
             raise damage(self._tensor, f"records are {found} bytes by the chunk index, expected {records_bytes}")
 
-    def read_record(self, number: int) -> tuple[bytes, int]:
+    def read_record(self, number: int, chunk: int) -> tuple[bytes, int]:
         """Return record `number` of the payload, and its CRC32C without the seed.
+
+        Args:
+            number: of the record in this payload.
+            chunk: of the tensor, whose record it is; errors name it.
 
         Raises:
             DataCorruptError: the record is damaged.
         """
         begin, length, seeded_crc32c = self._places.place(number)
-        record = self._read(self.locator.offset + begin, length, what=f"chunk {number}")
+        record = self._read(self.locator.offset + begin, length, what=f"chunk {chunk}", chunk=chunk)
         found = crc32c(record)
-        self._require_crc32c(number, found, seeded_crc32c)
+        self._require_crc32c(number, chunk, found, seeded_crc32c)
         return record, found
 
-    def read_coarse(self, number: int) -> ChunkRecord | None:
+    def read_coarse(self, number: int, chunk: int) -> ChunkRecord | None:
         """Return the record of the coarse form of record `number`; None if it has none, and must be read whole.
 
         Only the start of the stored record is read. The chunk index verifies it: see `coarse.py`.
+
+        Args:
+            number, chunk: as of `read_record`.
 
         Raises:
             DataCorruptError: the record is damaged.
         """
         begin, length, seeded_crc32c = self._places.place(number)
         begin += self.locator.offset
-        head = CoarseHead.parse(self._read(begin, min(length, HEAD_BYTES), what=f"chunk {number}"), length)
+        what = f"chunk {chunk}"
+        head = CoarseHead.parse(self._read(begin, min(length, HEAD_BYTES), what=what, chunk=chunk), length)
         if head is None:
             return None
-        streams = self._read(begin + HEAD_BYTES, head.streams_bytes, what=f"chunk {number}")
+        streams = self._read(begin + HEAD_BYTES, head.streams_bytes, what=what, chunk=chunk)
         found = head.record_crc32c(streams)
-        self._require_crc32c(number, found, seeded_crc32c)
+        self._require_crc32c(number, chunk, found, seeded_crc32c)
         return head.record(streams)
 
-    def _require_crc32c(self, number: int, found: int, seeded: int) -> None:
+    def _require_crc32c(self, number: int, chunk: int, found: int, seeded: int) -> None:
         expected = seeded ^ chunk_seed(self.locator.payload_key, number)
         if found != expected:
             raise damage(
-                self._tensor, f"CRC32C of chunk {number} is {found:#010x}, expected {expected:#010x}", chunk=number
+                self._tensor, f"CRC32C of chunk {chunk} is {found:#010x}, expected {expected:#010x}", chunk=chunk
             )
 
     def read_details(self) -> ChunkDetails | None:
@@ -180,13 +188,13 @@ class Payload:
             raise damage(self._tensor, f"CRC32C of {what} is {found:#010x}, expected {expected_crc32c:#010x}")
         return section
 
-    def _read(self, offset: int, length: int, *, what: str) -> bytes:
+    def _read(self, offset: int, length: int, *, what: str, **facts: object) -> bytes:
         try:
             return self._reader.read(offset, length)
         except PayloadMissingError as error:
-            raise damage(self._tensor, f"payload is too short for {what}: {error}") from error
+            raise damage(self._tensor, f"payload is too short for {what}: {error}", **facts) from error
         except PayloadUnreadableError as error:
-            raise damage(self._tensor, f"the disk cannot read {what}: {error}") from error
+            raise damage(self._tensor, f"the disk cannot read {what}: {error}", **facts) from error
 
 
 def damage(tensor: Tensor, message: str, **facts: object) -> DataCorruptError:

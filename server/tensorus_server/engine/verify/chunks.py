@@ -1,22 +1,19 @@
 """The chunks of a tensor, in order, each with its place: all that the checks need to know of how a store lays out its bytes.
 
-`StoredChunks` is the interface, `open_chunks` opens the chunks of a tensor. The chunks of an edited tensor are in several
-payloads (`engine/read/chunks.py`).
+The chunks of an edited tensor are in several payloads (`engine/read/chunks.py`).
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from tensorus_codecs.checksum import TensorDigest
 from tensorus_protos.digest import DIGEST_BYTES
 from tensorus_server.chunk_store.abc import PayloadMissingError, PayloadUnreadableError
 from tensorus_server.chunk_store.bytes_reader import BytesReader
 from tensorus_server.engine.footer import FooterError, read_footer
 from tensorus_server.engine.read.chunks import TensorChunks
 from tensorus_server.engine.read.payload import damage
-from tensorus_server.engine.read.reader import decode_chunk
 from tensorus_server.errors import DataCorruptError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -31,46 +28,10 @@ CATALOGUE_FILE = "catalogue.db"
 """The file of rows and inline payloads, within the store's folder."""
 
 
-class StoredChunks(Protocol):
-    """The open chunks of one tensor. Every error names dataset, tensor and file."""
-
-    @property
-    def count(self) -> int:
-        """Number of chunks."""
-
-    def file_of(self, chunk: int) -> str:
-        """Return the file that holds a chunk's record, as a path within the store's folder."""
-
-    def read(self, chunk: int) -> bytes:
-        """Return a chunk's record, whose checksum was verified.
-
-        Raises:
-            DataCorruptError: the record is damaged.
-        """
-
-    def decode(self, chunk: int, record: bytes) -> memoryview:
-        """Return the canonical bytes of a chunk's record.
-
-        Raises:
-            DataCorruptError: the record does not decode to the chunk.
-            UnsupportedCodecError: it needs a codec that is not installed.
-        """
-
-    def check_digest(self, chunk: int, canonical: memoryview) -> None:
-        """Compare a chunk with its digest in the chunk details, if its payload has any that are intact.
-
-        Raises:
-            DataCorruptError: they differ; or the chunk details are damaged, which is raised once.
-        """
-
-    def check_files(self) -> Iterator[DataCorruptError]:
-        """Yield the damage of the files around the records: their lengths and their footers."""
-
-
-def file_of(tensor: Tensor) -> str:
-    """Return the file that holds a tensor's payload, as a path within the store's folder."""
+def file_of(key: str) -> str:
+    """Return the file that holds a payload, as a path within the store's folder."""
     # The key of an inline payload is its random name alone, without a shard.
-    return f"chunks/{tensor.locator.key}" if "/" in tensor.locator.key else CATALOGUE_FILE
+    return f"chunks/{key}" if "/" in key else CATALOGUE_FILE
 
 
 @contextmanager
@@ -91,7 +52,7 @@ def open_chunks(tensor: Tensor, payloads: PayloadStore) -> Iterator[StoredChunks
         # Without a cache: the index on the disk is what is to be verified.
         chunks = TensorChunks(tensor, reader, open_payload)
         try:
-            yield _PayloadChunks(tensor, reader, chunks)
+            yield StoredChunks(tensor, reader, chunks)
         finally:
             chunks.close()
 
@@ -100,65 +61,72 @@ def _opened(tensor: Tensor, payloads: PayloadStore, key: str) -> ChunkReader:
     try:
         return payloads.open(key)
     except PayloadMissingError as error:
-        where = "the catalogue" if file_of(tensor) == CATALOGUE_FILE else "the chunk store"
-        raise DataCorruptError(
-            f"the payload is missing from {where}", dataset=tensor.dataset, tensor=tensor.id
-        ) from error
+        where = "the catalogue" if file_of(key) == CATALOGUE_FILE else "the chunk store"
+        raise damage(tensor, f"the payload is missing from {where}") from error
     except StoreUnavailableError as error:
         raise StoreUnavailableError(
             f"the payload cannot be opened: {error}", dataset=tensor.dataset, tensor=tensor.id
         ) from error
 
 
-class _PayloadChunks:
-    """See `StoredChunks`."""
+class StoredChunks:
+    """The open chunks of one tensor. Every error names dataset and tensor."""
 
     def __init__(self, tensor: Tensor, reader: ChunkReader, chunks: TensorChunks) -> None:
+        """Read from `chunks`, and from `reader`, which reads the tensor's own payload."""
         self._tensor = tensor
         self._reader = reader
         self._chunks = chunks
-        # The digests of one payload; chunks of the same payload mostly follow each other.
-        self._digests: tuple[int, bytes] | None = None
-        # Payloads whose damaged chunk details were reported.
-        self._without_details: set[int] = set()
+        # Of each payload whose chunk details were read; None: it has none, or they are damaged. 16 bytes per record.
+        self._digests: dict[int, bytes | None] = {}
+        # Other payloads that cannot be read at all.
+        self._unreadable: set[int] = set()
 
     @property
     def count(self) -> int:
+        """Number of chunks."""
         return -(-self._tensor.spec.canonical_bytes // self._tensor.chunk_bytes)
 
     def file_of(self, chunk: int) -> str:
-        table = self._chunks.table
-        payload = 0 if table is None else table.place(chunk)[0]
-        return file_of(self._tensor) if table is None or payload == 0 else f"chunks/{table.payloads[payload - 1].key}"
+        """Return the file that holds a chunk's record, as a path within the store's folder."""
+        payload, _ = self._chunks.place(chunk)
+        return file_of(self._chunks.key(payload))
 
-    def read(self, chunk: int) -> bytes:
-        record, _ = self._chunks.read_record(chunk)
+    def read(self, chunk: int) -> bytes | None:
+        """Return a chunk's record, whose checksum was verified; None: its payload cannot be read, which was raised before.
+
+        Raises:
+            DataCorruptError: the record is damaged; or its payload is missing or its chunk index is damaged, which is raised
+                once.
+            StoreUnavailableError: its payload cannot be opened now; raised once.
+        """
+        payload, _ = self._chunks.place(chunk)
+        if payload in self._unreadable:
+            return None
+        try:
+            record, _ = self._chunks.read_record(chunk)
+        except (DataCorruptError, StoreUnavailableError) as error:
+            if "chunk" not in error.facts:
+                self._unreadable.add(payload)
+            raise
         return record
 
-    def decode(self, chunk: int, record: bytes) -> memoryview:
-        return decode_chunk(self._tensor, chunk, record)
+    def digest(self, chunk: int) -> bytes | None:
+        """Return the digest of a chunk from the chunk details; None if its payload has none that are intact.
 
-    def check_digest(self, chunk: int, canonical: memoryview) -> None:
-        table = self._chunks.table
-        payload, number = (0, chunk) if table is None else table.place(chunk)
-        if payload in self._without_details:
-            return
-        if self._digests is None or self._digests[0] != payload:
-            try:
-                details = self._chunks.read_details(payload)
-            except DataCorruptError:
-                self._without_details.add(payload)
-                raise
-            self._digests = payload, b"" if details is None else details.digests
-        digests = self._digests[1]
-        expected = digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]
-        found = TensorDigest.of(canonical)
-        if digests and found != expected:
-            raise damage(
-                self._tensor, f"digest of chunk {chunk} is {found.hex()}, expected {expected.hex()}", chunk=chunk
-            )
+        Raises:
+            DataCorruptError: the chunk details of its payload are damaged; raised once.
+        """
+        payload, number = self._chunks.place(chunk)
+        if payload not in self._digests:
+            self._digests[payload] = None
+            details = self._chunks.read_details(payload)
+            self._digests[payload] = None if details is None else details.digests
+        digests = self._digests[payload]
+        return None if digests is None else digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]
 
     def check_files(self) -> Iterator[DataCorruptError]:
+        """Yield the damage around the records of the tensor's own payload: of its file's length, and of its footer."""
         locator = self._tensor.locator
         end = locator.offset + locator.length
         try:

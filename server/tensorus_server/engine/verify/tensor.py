@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from tensorus_codecs.checksum import TensorDigest, crc32c
 from tensorus_codecs.errors import UnsupportedCodecError
-from tensorus_protos.digest import TENSOR_DIGEST, ChunkedDigest
+from tensorus_protos.digest import TENSOR_DIGEST, tensor_digest
+from tensorus_server.engine.read.payload import damage as damage_of
+from tensorus_server.engine.read.reader import decode_chunk
 from tensorus_server.engine.verify.chunks import file_of, open_chunks
 from tensorus_server.errors import DataCorruptError, StoreUnavailableError
 
@@ -58,7 +60,7 @@ def check_tensor(tensor: Tensor, payloads: PayloadStore) -> Iterator[Step]:
         try:
             chunks = stack.enter_context(open_chunks(tensor, payloads))
         except (DataCorruptError, StoreUnavailableError) as error:
-            yield Step(0, damage=named(error, tensor, file_of(tensor)))
+            yield Step(0, damage=named(error, tensor, file_of(tensor.locator.key)))
             return
         yield from _check_chunks(tensor, chunks)
 
@@ -75,26 +77,42 @@ def _check_chunks(tensor: Tensor, chunks: StoredChunks) -> Iterator[Step]:
     # What a damaged chunk counts for: its own length is not known.
     chunk_stored_bytes = tensor.storage.stored_bytes // max(chunks.count, 1)
     for chunk in range(chunks.count):
+        record: bytes | None = None
+        damage: EngineError | None = None
+        undecoded = False
         try:
             record = chunks.read(chunk)
-            canonical = chunks.decode(chunk, record)
-            checksums.update(canonical)
-            chunks.check_digest(chunk, canonical)
-        except DataCorruptError as error:
-            all_decoded = False
-            yield Step(chunk + 1, chunk_stored_bytes, named(error, tensor, chunks.file_of(chunk)))
+            if record is not None:
+                _check_values(tensor, chunks, chunk, decode_chunk(tensor, chunk, record), checksums)
+        except (DataCorruptError, StoreUnavailableError) as error:
+            damage = named(error, tensor, chunks.file_of(chunk))
         except UnsupportedCodecError:
-            all_decoded = False
-            yield Step(chunk + 1, len(record), undecoded=True)
-        else:
-            yield Step(chunk + 1, len(record))
+            undecoded = True
+        all_decoded &= record is not None and damage is None and not undecoded
+        stored_bytes = chunk_stored_bytes if record is None else len(record)
+        yield Step(chunk + 1, stored_bytes, damage, undecoded)
     position = chunks.count + 1
     if all_decoded:
         for damage in checksums.damages():
-            yield Step(position, damage=named(damage, tensor, file_of(tensor)))
+            yield Step(position, damage=named(damage, tensor, file_of(tensor.locator.key)))
             position += 1
     for damage in chunks.check_files():
-        yield Step(position, damage=named(damage, tensor, file_of(tensor)))
+        yield Step(position, damage=named(damage, tensor, file_of(tensor.locator.key)))
+
+
+def _check_values(
+    tensor: Tensor, chunks: StoredChunks, chunk: int, canonical: memoryview, checksums: _Checksums
+) -> None:
+    """Compare a chunk with its digest in the chunk details, and add it to the tensor's checksums.
+
+    Raises:
+        DataCorruptError: they differ; or the chunk details are damaged, which is raised once for each payload.
+    """
+    expected = chunks.digest(chunk)
+    found = TensorDigest.of(canonical) if expected is not None or checksums.take_digests else b""
+    checksums.update(canonical, found)
+    if expected is not None and found != expected:
+        raise damage_of(tensor, f"digest of chunk {chunk} is {found.hex()}, expected {expected.hex()}", chunk=chunk)
 
 
 class _Crc32c:
@@ -110,13 +128,8 @@ class _Crc32c:
         return self._value.to_bytes(4, "big")
 
 
-_DIGESTS: dict[str, Callable[[Tensor], _Digest]] = {
-    TensorDigest.ALGORITHM: lambda _: TensorDigest(),
-    TENSOR_DIGEST: lambda tensor: ChunkedDigest(
-        tensor.spec.dtype.number, 8 * tensor.spec.dtype.element_bytes, tensor.spec.shape, tensor.chunk_bytes
-    ),
-    "crc32c": lambda _: _Crc32c(),
-}
+_DIGESTS: dict[str, Callable[[], _Digest]] = {TensorDigest.ALGORITHM: TensorDigest, "crc32c": _Crc32c}
+"""Of a tensor's bytes. The tensor digest is computed from those of its chunks."""
 
 
 class _Checksums:
@@ -129,19 +142,30 @@ class _Checksums:
             # Readers get the bytes that the writer sent.
             self._expected["source checksum"] = tensor.source_checksum
         algorithms = {checksum.algorithm for checksum in self._expected.values()}
-        self._digests = {algorithm: _DIGESTS[algorithm](tensor) for algorithm in algorithms & _DIGESTS.keys()}
+        self._digests = {algorithm: _DIGESTS[algorithm]() for algorithm in algorithms & _DIGESTS.keys()}
+        self.take_digests = TENSOR_DIGEST in algorithms
+        """Whether `update` needs the chunks' digests."""
+        self._chunk_digests = bytearray()
 
-    def update(self, canonical: memoryview) -> None:
-        for digest in self._digests.values():
-            digest.update(canonical)
+    def update(self, canonical: memoryview, digest: bytes) -> None:
+        """Add the next chunk, with its digest if `take_digests`."""
+        for stream in self._digests.values():
+            stream.update(canonical)
+        if self.take_digests:
+            self._chunk_digests += digest
 
     def damages(self) -> Iterator[DataCorruptError]:
+        """Yield the damage of each checksum that the chunks do not have."""
         found = {algorithm: digest.digest() for algorithm, digest in self._digests.items()}
+        if self.take_digests:
+            spec, chunk_bytes = self._tensor.spec, self._tensor.chunk_bytes
+            found[TENSOR_DIGEST] = tensor_digest(
+                spec.dtype.number, 8 * spec.dtype.element_bytes, spec.shape, chunk_bytes, self._chunk_digests
+            )
         for name, expected in self._expected.items():
             if expected.algorithm not in found:
-                yield self._damage(f"{name} has the algorithm {expected.algorithm!r}, which is not known")
+                yield damage_of(self._tensor, f"{name} has the algorithm {expected.algorithm!r}, which is not known")
             elif found[expected.algorithm] != expected.value:
-                yield self._damage(f"{name} is {found[expected.algorithm].hex()}, expected {expected.value.hex()}")
-
-    def _damage(self, message: str) -> DataCorruptError:
-        return DataCorruptError(message, dataset=self._tensor.dataset, tensor=self._tensor.id)
+                yield damage_of(
+                    self._tensor, f"{name} is {found[expected.algorithm].hex()}, expected {expected.value.hex()}"
+                )

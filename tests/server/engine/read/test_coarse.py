@@ -172,7 +172,7 @@ class TestStoredBytes:
         reader = RecordingReader(self.payload(tensor))
         payload = Payload(tensor, reader)
         for chunk in range(len(self.lengths(tensor))):
-            assert payload.read_coarse(chunk) is not None
+            assert payload.read_coarse(chunk, chunk) is not None
         assert reader.read_bytes <= 0.45 * tensor.locator.length
 
     def test_every_flipped_bit_that_it_reads_is_found_and_named(self, engine: Engine, tensor: Tensor) -> None:

@@ -276,5 +276,5 @@ def test_a_payload_that_cannot_be_opened_is_reported_as_such_and_the_others_are_
 
 def test_the_places_that_are_named_are_those_of_the_format(engine: Engine, folder: Path) -> None:
     in_file, in_row = put_in_file(engine, "file"), put_in_row(engine, "row")
-    assert (folder / chunks_module.file_of(in_file)).is_file()
-    assert (folder / chunks_module.file_of(in_row)).is_file()
+    assert (folder / chunks_module.file_of(in_file.locator.key)).is_file()
+    assert (folder / chunks_module.file_of(in_row.locator.key)).is_file()
