@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tensorus_codecs.abc import BaseFilter
 from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX
 from tensorus_codecs.encoding import Encoding
 from tensorus_codecs.errors import InvalidPolicyError
@@ -52,6 +53,10 @@ class StoragePolicy:
         if self.preset is not None:
             # Raises if no preset has this name.
             preset_by_name(self.preset)
+        if self.encoding is not None and isinstance(self.encoding.filter, BaseFilter):
+            raise InvalidPolicyError(
+                f"encoding of a policy has the filter {self.encoding.filter.id!r}, which needs a base; a policy has none"
+            )
         for name in ("max_relative_error", "max_absolute_error"):
             bound = getattr(self, name)
             if bound is not None and not (math.isfinite(bound) and bound >= 0):

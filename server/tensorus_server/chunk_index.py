@@ -2,7 +2,7 @@
 
     ChunkIndex   grows chunk by chunk while a tensor is written
     RecordPlaces finds each record in a payload
-    IndexCache   caches the indexes of large payloads
+    IndexCache   caches the large indexes and chunk tables of payloads
 
 As Python tuples, the index of a tensor of 1 TiB took 124 MiB; packed, it takes 8 MiB.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -36,7 +36,7 @@ _BLOCK = 64
 """Chunks between two precomputed places. Finding a place in between adds up at most this many lengths."""
 
 _CACHED_BYTES_MIN = 4096
-"""Smallest packed index that is cached. Reading a smaller one is faster than using the cache."""
+"""Smallest index or table that is cached. Reading a smaller one is faster than using the cache."""
 
 
 class ChunkIndex:
@@ -118,37 +118,39 @@ class RecordPlaces:
         return int(self._starts[block] + before), int(self._lengths[chunk]), int(self._crcs[chunk])
 
 
-class IndexCache(Generic[T]):
-    """An LRU cache of parsed indexes, so that many slices of one large tensor read its index only once. Thread-safe."""
+class IndexCache:
+    """An LRU cache of parsed indexes and chunk tables, so that many slices of one large tensor read them once. Thread-safe."""
 
     def __init__(self, bytes_max: int = INDEX_CACHE_BYTES) -> None:
-        """Cache at most `bytes_max` bytes of packed indexes."""
+        """Cache at most `bytes_max` bytes, as stored."""
         self._bytes_max = bytes_max
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
+        # `Any`: what `load` of the same key returns.
+        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._bytes = 0
 
     def get(self, key: Hashable, size: int, load: Callable[[], T]) -> T:
-        """Return the cached index for `key`, or load them.
+        """Return what is cached for `key`, or load it.
 
         Args:
-            key: identifies a payload and its index, which never change.
-            size: bytes of the packed index.
-            load: reads and checks the index; if it raises, the error is passed on and nothing is cached.
+            key: identifies a payload and a part of it, which never change.
+            size: bytes of this part, as stored.
+            load: reads and checks the part; if it raises, the error is passed on and nothing is cached.
         """
         if not _CACHED_BYTES_MIN <= size <= self._bytes_max:
             return load()
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
-                return self._kept[key][0]
+                kept: T = self._kept[key][0]
+                return kept
         # Loaded without the lock, so that no reader waits for another's disk access. Two threads may load the same index.
-        places = load()
+        loaded = load()
         with self._lock:
             if key not in self._kept:
-                self._kept[key] = (places, size)
+                self._kept[key] = (loaded, size)
                 self._bytes += size
             while self._bytes > self._bytes_max:
                 _, (_, dropped) = self._kept.popitem(last=False)
                 self._bytes -= dropped
-        return places
+        return loaded

@@ -47,6 +47,7 @@ _END = struct.Struct("<7I")
 _HEAD = struct.Struct("<II")
 _PAYLOAD = struct.Struct("<QIII")
 _RUN = struct.Struct("<III")
+_WORD = np.dtype("<u4")
 
 _VERSION = 2
 
@@ -107,39 +108,50 @@ class Run:
     count: int
     """Number of chunks."""
 
+    def packed(self) -> bytes:
+        """Return the stored form."""
+        return _RUN.pack(self.payload, self.first, self.count)
+
 
 class ChunkTable:
     """Which payload has the record of each chunk, and its number there."""
 
-    def __init__(self, payloads: Sequence[Locator], runs: Iterable[Run]) -> None:
+    def __init__(self, payloads: Sequence[Locator], runs: Iterable[Run] | bytes) -> None:
         """Make a table of these runs.
 
         Args:
             payloads: the other payloads, in the order of their numbers; each starts at offset 0.
-            runs: runs of all chunks, in order.
+            runs: runs of all chunks, in order; or their stored form.
         """
         self.payloads = tuple(payloads)
-        self.runs = tuple(runs)
+        # Packed as they are stored, since there may be as many as chunks.
+        packed = runs if isinstance(runs, bytes) else b"".join(run.packed() for run in runs)
+        self._runs = np.frombuffer(packed, _WORD).reshape(-1, _RUN.size // _WORD.itemsize)
         # The chunk after the last one of each run.
-        self._ends = np.cumsum([run.count for run in self.runs], dtype=np.int64)
+        self._ends = np.cumsum(self._runs[:, -1], dtype=np.int64)
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The runs, in order."""
+        return tuple(Run(*fields) for fields in self._runs.tolist())
 
     @property
     def chunk_count(self) -> int:
         """Number of chunks."""
-        return int(self._ends[-1]) if self.runs else 0
+        return int(self._ends[-1]) if self._ends.size else 0
 
     def place(self, chunk: int) -> tuple[int, int]:
         """Return the number of the payload that has a chunk's record, and the record's number there."""
         at = int(np.searchsorted(self._ends, chunk, side="right"))
-        run = self.runs[at]
-        return run.payload, run.first + chunk - (int(self._ends[at]) - run.count)
+        payload, first, count = self._runs[at].tolist()
+        return payload, first + chunk - (int(self._ends[at]) - count)
 
     def packed(self) -> bytes:
         """Return the stored form."""
         return b"".join(
             (
-                _HEAD.pack(len(self.payloads), len(self.runs)),
-                *(_RUN.pack(run.payload, run.first, run.count) for run in self.runs),
+                _HEAD.pack(len(self.payloads), len(self._runs)),
+                self._runs.tobytes(),
                 *(
                     _PAYLOAD.pack(payload.length, payload.index_length, payload.index_crc32c, len(payload.key))
                     + payload.key.encode("ascii")
@@ -158,7 +170,7 @@ class ChunkTable:
         try:
             payload_count, run_count = _HEAD.unpack_from(stored)
             at = _HEAD.size + run_count * _RUN.size
-            runs = [Run(*fields) for fields in _RUN.iter_unpack(stored[_HEAD.size : at])]
+            runs = stored[_HEAD.size : at]
             payloads = []
             for _ in range(payload_count):
                 length, index_length, index_crc32c, key_bytes = _PAYLOAD.unpack_from(stored, at)
@@ -167,6 +179,6 @@ class ChunkTable:
                 payloads.append(Locator(key, 0, length, index_length, index_crc32c))
         except struct.error as error:
             raise ValueError(f"the chunk table is too short: {error}") from error
-        if at != len(stored) or len(runs) != run_count:
+        if at != len(stored) or len(runs) != run_count * _RUN.size:
             raise ValueError(f"a chunk table of {payload_count} payloads and {run_count} runs has {len(stored)} bytes")
         return cls(payloads, runs)

@@ -211,7 +211,8 @@ COMMIT_GROUP_MAX = 512
 than with 256, and a commit still takes less than 50 ms."""
 
 INDEX_CACHE_BYTES = 16 * 1024 * 1024
-"""Size of the cache of chunk indexes: it holds those of two tensors of the largest size with default chunks."""
+"""Size of the cache of chunk indexes and tables: enough for the indexes of two tensors of the largest size with default
+chunks."""
 
 BATCH_S = 0.02
 """How long one batch of a background deletion takes, without its commit. Inserts wait no longer than for one batch."""

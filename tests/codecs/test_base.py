@@ -25,7 +25,7 @@ from tensorus_codecs.pipeline import (
     decode_record,
     encode_chunk,
 )
-from tensorus_codecs.plan import ChunkPlan, plan
+from tensorus_codecs.plan import Candidate, ChunkPlan, plan
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.presets import PRESETS
 from tensorus_codecs.select import differences_share, narrowed
@@ -230,10 +230,10 @@ class TestChoice:
         plain = encode_chunk(values.tobytes(), BF16, planned())
         assert encoded(values, base) == replace(plain, base_reason=DOES_NOT_PAY)
 
-    def test_an_explicit_encoding_without_a_base_leaves_the_filter_out(self) -> None:
+    def test_an_encoding_without_a_base_leaves_the_filter_out(self) -> None:
         values = weights()
-        policy = StoragePolicy(encoding=encoding_of("int_delta", HUFFMAN))
-        chunk = encode_chunk(values.tobytes(), BF16, plan(policy, BF16))
+        candidate = Candidate(encoding_of("int_delta", HUFFMAN))
+        chunk = encode_chunk(values.tobytes(), BF16, replace(planned("none"), lossless=(candidate,)))
         assert chunk.encoding == encoding_of(HUFFMAN)
         assert bytes(decode_chunk(record_bytes(chunk))) == values.tobytes()
 

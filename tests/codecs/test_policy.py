@@ -71,6 +71,12 @@ def test_a_preset_beside_an_encoding_is_refused() -> None:
         StoragePolicy(preset="fast", encoding=IDENTITY)
 
 
+def test_a_filter_that_needs_a_base_is_refused() -> None:
+    message = r"^encoding of a policy has the filter 'int_delta', which needs a base; a policy has none$"
+    with pytest.raises(InvalidPolicyError, match=message):
+        StoragePolicy(encoding=encoding_of("int_delta", HUFFMAN))
+
+
 POLICIES = {
     "nothing": (StoragePolicy(), {}),
     "a preset": (StoragePolicy(preset="balanced"), {"preset": "balanced"}),

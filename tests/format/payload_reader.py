@@ -12,7 +12,8 @@ from typing import NamedTuple
 import crc32c
 import xxhash
 
-from format.reader import HEADER, check, decode, split
+from format.reader import HEADER, decode
+from format.words import check, split
 
 END = struct.Struct("<7I")
 RUN = struct.Struct("<III")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from format.payload_reader import Place, Spec, read_chunks, read_footer, read_payload, value_checksum
-from format.reader import FormatError
+from format.words import FormatError
 
 STORES = Path(__file__).parents[1] / "golden" / "stores"
 FORMATS = ["format1", "format2"]

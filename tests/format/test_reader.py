@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from format.reader import FormatError, coarse_length, decode, decode_coarse
+from format.reader import coarse_length, decode, decode_coarse
+from format.words import FormatError
 from support.cases import each
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.coarse import HEAD_BYTES, CoarseHead

@@ -105,6 +105,13 @@ ITEMS = {
         ),
         ("INVALID_ARGUMENT", "UNSUPPORTED_CODEC", r"codec 'middle_out' is not one of"),
     ),
+    "a policy with a filter that needs a base": (
+        insert_message(
+            DATA,
+            tensor=announced("bad", policy=pb.StoragePolicy(encoding=pb.Encoding(codecs=[pb.Codec(id="int_delta")]))),
+        ),
+        ("INVALID_ARGUMENT", "INVALID_POLICY", r"has the filter 'int_delta', which needs a base; a policy has none"),
+    ),
     "a codec setting out of range": (
         insert_message(
             DATA,
@@ -238,6 +245,10 @@ STREAMS: dict[str, tuple[Callable[[str], list[pb.InsertRequest]], tuple[str, str
     "an unknown codec in the table of encodings": (
         lambda name: [open_insert(name, encodings=[pb.Encoding(codecs=[pb.Codec(id="middle_out")])])],
         ("INVALID_ARGUMENT", "UNSUPPORTED_CODEC", r"codec 'middle_out' is not one of"),
+    ),
+    "a filter with a base in the table of encodings": (
+        lambda name: [open_insert(name, encodings=[pb.Encoding(codecs=[pb.Codec(id="int_delta")])])],
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"a filter whose records need a base, which a segment does not have"),
     ),
     "a request id that is too long": (
         lambda name: [open_insert(name, request_id="x" * 129)],

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from contract.codec_chunks import encoding_of, record_bytes
 from contract.codec_decoding import assert_refused_or_decoded, rebased, repaired
 from contract.codec_values import EVERY_DTYPE, chunk_bytes
-from tensorus_codecs.abc import Codec, Compressor, Filter, Quantizer
+from tensorus_codecs.abc import BaseFilter, Codec, Compressor, Filter, Quantizer
 from tensorus_codecs.base import Base
 from tensorus_codecs.chunk_record import CANONICAL_BYTES_MAX, RAW_HEADER_BYTES
 from tensorus_codecs.dtypes import DType
@@ -26,7 +26,7 @@ from tensorus_codecs.registry import available_codecs
 
 HUFFMAN = {"id": "zstd", "configuration": {"huffman_only": True}}
 PIXELS = {"id": "delta", "configuration": {"distance": 3}}
-FILTERS = ["planes", "rotated_planes", "delta", PIXELS, "bitmap", "packbits", "constant", "bf16_planes", "int_delta"]
+FILTERS = ["planes", "rotated_planes", "delta", PIXELS, "bitmap", "packbits", "constant", "bf16_planes"]
 COMPRESSORS = [
     "gzip",
     "lz4",
@@ -143,7 +143,9 @@ def damaged_records(draw: st.DrawFn) -> bytes:
 
 def test_every_codec_is_in_some_of_these_encodings() -> None:
     used = {codec.id for encoding in LOSSLESS + LOSSY for codec in encoding.codecs}
-    assert used == {entry.id for entry in available_codecs() if entry.number <= OURS_MAX}
+    ours = [entry for entry in available_codecs() if entry.number <= OURS_MAX]
+    # No policy has a filter that needs a base: see `chunks_with_bases`.
+    assert used == {entry.id for entry in ours if not issubclass(entry.load(), BaseFilter)}
 
 
 @pytest.mark.parametrize("encoding", LOSSLESS, ids=lambda encoding: "-".join(codec.id for codec in encoding.codecs))

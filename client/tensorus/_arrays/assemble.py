@@ -198,15 +198,20 @@ def _is_sum(began: Began, data: Buffer) -> bool:
     checksum = began.checksum
     if checksum is None:
         return True
-    if began.digest is not None:
-        digest = began.digest()
+    digest = _new_digest(began)
+    if digest is not None:
         digest.update(data)
         return digest.digest() == checksum
-    if len(checksum) == _XXH3_BYTES:
-        return xxhash.xxh3_128_digest(data) == checksum
     if len(checksum) == _CRC32C_BYTES:
         return crc32c.crc32c(data).to_bytes(_CRC32C_BYTES, "big") == checksum
     return True
+
+
+def _new_digest(began: Began) -> xxhash.xxh3_128 | ChunkedDigest | None:
+    """Return a digest of the kind of the tensor's checksum; None if that is unknown or of another kind."""
+    if began.digest is not None:
+        return began.digest()
+    return xxhash.xxh3_128() if began.checksum is not None and len(began.checksum) == _XXH3_BYTES else None
 
 
 class _Target:
@@ -271,11 +276,8 @@ class _Target:
         if self._checksum is None or offset != self._digested_bytes or data.nbytes == self._bytes.nbytes:
             return
         if self._digest is None:
-            if self._began.digest is not None:
-                self._digest = self._began.digest()
-            elif len(self._checksum) == _XXH3_BYTES:
-                self._digest = xxhash.xxh3_128()
-            else:
+            self._digest = _new_digest(self._began)
+            if self._digest is None:
                 return
         self._digest.update(data)
         self._digested_bytes += data.nbytes

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import grpc
 from google.rpc import status_pb2
 
+from tensorus_codecs.abc import BaseFilter
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.chunk_record import parse_record
 from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
@@ -183,7 +184,11 @@ class InsertCall:
             raise InvalidRequestError("first message of the stream does not open it")
         for encoding in head.open.encodings:
             # Fails here, before the client sends data, if this server cannot decode it.
-            encoding_from(encoding)
+            if isinstance(encoding_from(encoding).filter, BaseFilter):
+                raise InvalidRequestError(
+                    "an encoding of the stream has a filter whose records need a base, which a segment does not have",
+                    dataset=head.open.dataset,
+                )
             self._encodings.append(frozenset(codec.id for codec in encoding.codecs))
         self._dataset = head.open.dataset
         request_id = head.open.request_id

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tensorus_server.chunk_index import IndexCache
     from tensorus_server.chunk_store.abc import ChunkReader
     from tensorus_server.chunk_table import ChunkTable
-    from tensorus_server.engine.read.payload import PayloadIndex
     from tensorus_server.model import Locator, Tensor
 
 __all__ = ["TensorChunks"]
@@ -38,14 +37,15 @@ class TensorChunks:
         tensor: Tensor,
         own: ChunkReader,
         open_payload: Callable[[str], ChunkReader],
-        cache: IndexCache[PayloadIndex] | None = None,
+        cache: IndexCache | None = None,
     ) -> None:
-        """Read the index of the tensor's own payload.
+        """Read the index and the chunk table of the tensor's own payload.
 
         Args:
             own: an open reader of the tensor's own payload, which the caller closes.
             open_payload: opens another payload by its key; raises `TensorNotFoundError` if the tensor was deleted,
                 `DataCorruptError` if the payload is missing, `StoreUnavailableError` if it cannot be opened now.
+            cache: see `Payload`.
 
         Raises:
             DataCorruptError: an index or the chunk table is damaged.
@@ -55,15 +55,11 @@ class TensorChunks:
         self._cache = cache
         self.own = Payload(tensor, own, cache)
         self._others = _OpenPayloads(self._open_other)
-        table = self.own.index.table
+        self.table: ChunkTable | None = self.own.read_table()
+        """None: all records are in the tensor's own payload."""
         expected = -(-tensor.spec.canonical_bytes // tensor.chunk_bytes)
-        if table is not None and table.chunk_count != expected:
-            raise damage(tensor, f"the chunk table has {table.chunk_count} chunks, expected {expected}")
-
-    @property
-    def table(self) -> ChunkTable | None:
-        """The chunk table; None: all records are in the tensor's own payload."""
-        return self.own.index.table
+        if self.table is not None and self.table.chunk_count != expected:
+            raise damage(tensor, f"the chunk table has {self.table.chunk_count} chunks, expected {expected}")
 
     def read_record(self, chunk: int) -> tuple[bytes, int]:
         """Return the record of chunk number `chunk`, and its CRC32C.
@@ -131,10 +127,14 @@ class TensorChunks:
         locator: Locator = table.payloads[number - 1]
         reader = self._open_payload(locator.key)
         try:
-            return Payload(self._tensor, reader, self._cache, locator), reader
+            payload = Payload(self._tensor, reader, self._cache, locator)
+            if self._cache is None:
+                # An earlier generation's table is not needed, but whoever reads without a cache verifies what is stored.
+                payload.read_table()
         except BaseException:
             reader.close()
             raise
+        return payload, reader
 
 
 class _OpenPayloads:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tensorus_codecs.checksum import chunk_seed, combine_crc32c, crc32c
 from tensorus_codecs.chunk_record import ChunkRecord, Stream, pack_header
@@ -28,12 +28,16 @@ from tensorus_server.chunk_table import INDEX_END_BYTES, ChunkTable, IndexEnd
 from tensorus_server.errors import DataCorruptError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tensorus_codecs.dtypes import DType
     from tensorus_server.chunk_index import IndexCache
     from tensorus_server.chunk_store.abc import ChunkReader
     from tensorus_server.model import Locator, Tensor
 
 __all__ = ["ENTRY_BYTES", "Payload", "PayloadIndex", "damage", "pack_entry", "raw_record"]
+
+T = TypeVar("T")
 
 _ENTRY = struct.Struct("<II")
 
@@ -45,8 +49,6 @@ class PayloadIndex:
     places: RecordPlaces
     end: IndexEnd | None
     """None: the payload is of format 1."""
-    table: ChunkTable | None
-    """None: the payload has all records of its tensor, in order."""
 
     @property
     def overhead_bytes(self) -> int:
@@ -61,7 +63,7 @@ class Payload:
         self,
         tensor: Tensor,
         reader: ChunkReader,
-        cache: IndexCache[PayloadIndex] | None = None,
+        cache: IndexCache | None = None,
         locator: Locator | None = None,
     ) -> None:
         """Read and check the chunk index, unless the cache has it.
@@ -69,7 +71,7 @@ class Payload:
         Args:
             tensor: the tensor that the payload is read for; errors name it.
             reader: reads the payload; the caller opened it and closes it after the last read.
-            cache: a cache of chunk indexes; None: always read the index.
+            cache: a cache of chunk indexes and tables; None: always read them.
             locator: the payload's place; None: the tensor's own.
 
         Raises:
@@ -79,11 +81,8 @@ class Payload:
         self._reader = reader
         self.locator = tensor.locator if locator is None else locator
         locator = self.locator
-        if cache is None:
-            self.index = self._read_index()
-        else:
-            key = (locator.key, locator.offset, locator.length, locator.index_length, locator.index_crc32c)
-            self.index = cache.get(key, locator.index_length, self._read_index)
+        self._cache = cache
+        self.index = self._cached("index", locator.index_length, self._read_index)
         self._places = self.index.places
         records_bytes = locator.length - locator.index_length - self.index.overhead_bytes
         if self._places.stored_bytes != records_bytes:
@@ -135,6 +134,17 @@ class Payload:
                 self._tensor, f"CRC32C of chunk {chunk} is {found:#010x}, expected {expected:#010x}", chunk=chunk
             )
 
+    def read_table(self) -> ChunkTable | None:
+        """Return the chunk table; None: the payload has all records of its tensor, in order.
+
+        Raises:
+            DataCorruptError: the table is damaged.
+        """
+        end = self.index.end
+        if end is None or not end.table_bytes:
+            return None
+        return self._cached("table", end.table_bytes, lambda: self._parse_table(end))
+
     def read_details(self) -> ChunkDetails | None:
         """Return the details of the payload's records; None: it is of format 1.
 
@@ -157,20 +167,29 @@ class Payload:
         index = self._read_section("the chunk index", -locator.index_length, locator.index_length, locator.index_crc32c)
         if locator.index_length % ENTRY_BYTES == 0:
             self._require_records(locator.index_length // ENTRY_BYTES)
-            return PayloadIndex(RecordPlaces(index), None, None)
-        table = None
+            return PayloadIndex(RecordPlaces(index), None)
         try:
             end = IndexEnd.parse(index)
-            if end.table_bytes:
-                offset = end.details_bytes
-                table = ChunkTable.parse(
-                    self._read_section("the chunk table", offset, end.table_bytes, end.table_crc32c)
-                )
         except ValueError as error:
             raise damage(self._tensor, str(error)) from error
-        if table is None:
+        if not end.table_bytes:
             self._require_records(end.records)
-        return PayloadIndex(RecordPlaces(index[:-INDEX_END_BYTES]), end, table)
+        return PayloadIndex(RecordPlaces(index[:-INDEX_END_BYTES]), end)
+
+    def _parse_table(self, end: IndexEnd) -> ChunkTable:
+        stored = self._read_section("the chunk table", end.details_bytes, end.table_bytes, end.table_crc32c)
+        try:
+            return ChunkTable.parse(stored)
+        except ValueError as error:
+            raise damage(self._tensor, str(error)) from error
+
+    def _cached(self, what: str, size: int, load: Callable[[], T]) -> T:
+        """Return a part of the payload from the cache, or load it."""
+        if self._cache is None:
+            return load()
+        locator = self.locator
+        key = (what, locator.key, locator.offset, locator.length, locator.index_length, locator.index_crc32c)
+        return self._cache.get(key, size, load)
 
     def _require_records(self, found: int) -> None:
         """Check the number of records, if the payload is the tensor's own and has all of them."""

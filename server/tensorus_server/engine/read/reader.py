@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import Catalogue
     from tensorus_server.chunk_store.abc import ChunkReader, PayloadStore
     from tensorus_server.engine.codec_pool import CodecPool
-    from tensorus_server.engine.read.payload import PayloadIndex
     from tensorus_server.model import Part, Precision, Tensor
 
 __all__ = ["Piece", "ReadPlan", "TensorReader", "coarse_error", "decode_chunk", "stored_form"]
@@ -165,7 +164,7 @@ class TensorReader:
         self._catalogue = catalogue
         self._payloads = payloads
         self._pool = pool
-        self._indexes: IndexCache[PayloadIndex] = IndexCache()
+        self._indexes = IndexCache()
 
     def read(
         self,

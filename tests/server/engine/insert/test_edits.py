@@ -13,6 +13,7 @@ from support.arrays import assert_same_bits
 from support.engine import Reports, announce, find, insert, read, send
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.digest import ChunkedDigest
+from tensorus_server.chunk_table import ChunkTable
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert import edit_writer, edited_chunks
 from tensorus_server.engine.insert.stream import InsertOptions
@@ -95,6 +96,29 @@ def test_appended_values_follow_the_old_ones(engine: Engine, name: str, rows: tu
     else:
         assert_same_bits(found[rows[0] :], second)
     assert_sound(engine, "t")
+
+
+def test_readers_read_a_large_chunk_table_once_and_none_of_an_earlier_generation(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = values(1024, 1024)
+    insert(engine, "d", "t", expected, policy=POLICIES["raw"])
+    # Runs of one chunk each, so that the tables are larger than the smallest ones that are kept.
+    for first in (0, 2):
+        expected[first::4] = first
+        write(engine, "t", (slice(first, None, 4),), expected[first::4])
+    parsed = []
+    parse = ChunkTable.parse
+
+    def parse_and_note(stored: bytes) -> ChunkTable:
+        parsed.append(parse(stored))
+        return parsed[-1]
+
+    monkeypatch.setattr(ChunkTable, "parse", parse_and_note)
+    for row in (0, 1, 2, 3):
+        assert_same_bits(read(engine, "d", "t", SliceSet((slice(row, row + 1),))), expected[row : row + 1])
+    assert_same_bits(read(engine, "d", "t"), expected)
+    assert [len(table.payloads) for table in parsed] == [2]
 
 
 def test_a_payload_of_unchanged_chunks_is_shared(engine: Engine) -> None:

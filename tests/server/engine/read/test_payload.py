@@ -11,7 +11,9 @@ import pytest
 
 from support.arrays import canonical
 from support.engine import INDEX_ENTRY_BYTES, announce, assemble
+from tensorus_codecs.base import Base
 from tensorus_codecs.checksum import crc32c
+from tensorus_codecs.pipeline import encode_chunk
 from tensorus_codecs.plan import plan
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.chunk_index import ChunkIndex
@@ -20,10 +22,10 @@ from tensorus_server.chunk_store.bytes_reader import BytesReader
 from tensorus_server.chunk_store.memory import MemoryChunkStore
 from tensorus_server.engine.codec_pool import CodecPool
 from tensorus_server.engine.insert.tensor_writer import TensorWriter
-from tensorus_server.engine.read.payload import ENTRY_BYTES, Payload
-from tensorus_server.engine.read.reader import ReadPlan, TensorReader
+from tensorus_server.engine.read.payload import ENTRY_BYTES, Payload, pack_entry
+from tensorus_server.engine.read.reader import ReadPlan, TensorReader, decode_chunk
 from tensorus_server.errors import DataCorruptError
-from tensorus_server.model import Dataset, Schema, SliceSet, Tensor
+from tensorus_server.model import Dataset, Locator, Schema, SliceSet, Tensor
 
 DATASET = Dataset(1, "weights", StoragePolicy(), Schema(), 0)
 
@@ -281,6 +283,22 @@ class TestChunkIndex:
         locator = replace(small.tensor.locator, offset=1000)
         moved = replace(small, tensor=replace(small.tensor, locator=locator))
         assert np.array_equal(read(moved, bytes(1000) + small.payload + b"more", pool), small.array)
+
+
+def test_a_record_that_needs_a_base_is_damage(pool: CodecPool) -> None:
+    stored = store(np.arange(1000, dtype=np.float32), "none", pool)
+    dtype = stored.tensor.spec.dtype
+    base = Base(canonical(stored.array), dtype)
+    encoded = encode_chunk(base.canonical, dtype, plan(StoragePolicy(preset="none"), dtype), base=base)
+    record, key = b"".join(map(bytes, encoded.record)), stored.tensor.locator.payload_key
+    payload = record + pack_entry(len(record), encoded.crc32c, key)
+    locator = Locator(key, 0, len(payload), ENTRY_BYTES, crc32c(payload[len(record) :]))
+    tensor = replace(stored.tensor, locator=locator)
+    message = r"chunk 0: chunk record: the chunk was encoded against a base with the digest \w{32}, none was given"
+    with pytest.raises(DataCorruptError, match=message):
+        read(replace(stored, tensor=tensor), payload, pool)
+    with pytest.raises(DataCorruptError, match=message):
+        decode_chunk(tensor, 0, record)
 
 
 def test_a_disk_that_cannot_read_is_damage(pool: CodecPool) -> None:
