@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.policy import StoragePolicy
-from tensorus_server.background import Watched, WorkerPool
+from tensorus_server.background import WorkerPool
 from tensorus_server.catalogue.abc import require_intact
 from tensorus_server.chunk_store.abc import PayloadBusyError
 from tensorus_server.engine.health import Health
@@ -27,6 +27,7 @@ from tensorus_server.engine.query import Selection, list_page
 from tensorus_server.engine.read.reader import TensorReader
 from tensorus_server.engine.store_stats import store_stats
 from tensorus_server.engine.sweep import sweep
+from tensorus_server.engine.sweeper import Sweeper
 from tensorus_server.engine.validate import (
     generation_checked,
     require_dataset_name,
@@ -38,7 +39,6 @@ from tensorus_server.engine.validate import (
 from tensorus_server.engine.verify.verification import Verification
 from tensorus_server.errors import (
     DataCorruptError,
-    EngineError,
     LimitExceededError,
     SessionExpiredError,
     StoreUnavailableError,
@@ -70,7 +70,6 @@ _SEAL_THREADS = 8
 _READ_BATCH = 64
 """Rows, with their inline payloads, that a Get of many tensors fetches in one statement."""
 
-_SWEEP_EVERY_S = 60.0
 _LIST_EVERY_S = 86400.0
 
 _CLOSE_TIMEOUT_S = 60.0
@@ -122,7 +121,9 @@ class Engine:
         self._sessions = sessions or InsertSessions()
         self._purger = Purger(catalogue.datasets, self._health, catalogue.check_present)
         self._closing = threading.Event()
-        self._sweeper = Watched("sweeper", self._sweep_regularly, self._sweeper_failed) if sweeps else None
+        self._sweeper = Sweeper(self._sweep_round, catalogue.check_present, self._health, self._closing)
+        if sweeps:
+            self._sweeper.start()
 
     def create_dataset(self, name: str, policy: StoragePolicy | None = None, schema: Schema | None = None) -> Dataset:
         """Create a dataset. Without a policy it uses the default preset; without a schema it accepts any tensor.
@@ -435,7 +436,7 @@ class Engine:
         self._closing.set()
         give_up_s = time.monotonic() + timeout_s
         steps: dict[str, Callable[[float], bool]] = {
-            "sweeper": lambda timeout_s: self._sweeper is None or self._sweeper.join(timeout_s),
+            "sweeper": self._sweeper.join,
             "purger": self._purger.close,
             "seals": self._seal_pool.close,
             "committer": self._committer.close,
@@ -466,31 +467,7 @@ class Engine:
         self._catalogue.close(timeout_s)
         return True
 
-    def _sweeper_failed(self, error: BaseException) -> None:
-        self._health.fail("the sweeper ended", error)
-
-    def _sweep_regularly(self) -> None:
-        # Once a store takes no more writes, nothing may be deleted from it.
-        while self._takes_writes():
-            try:
-                self.sweep()
-                if self._catalogue.garbage.claim_listing(_LIST_EVERY_S):
-                    self.quarantine_orphans()
-            except Exception as error:  # noqa: BLE001 - the next round tries again, whatever the error
-                # The folder may have been removed meanwhile. A store that merely cannot be swept still serves.
-                if not self._takes_writes():
-                    return
-                if not isinstance(error, EngineError):
-                    _log.exception("the sweep failed")
-                elif not self._closing.is_set():
-                    _log.error("the sweep failed: %s", error)
-            if self._closing.wait(_SWEEP_EVERY_S):
-                return
-
-    def _takes_writes(self) -> bool:
-        try:
-            self._health.require()
-            self._catalogue.check_present()
-        except StoreUnavailableError:
-            return False
-        return True
+    def _sweep_round(self) -> None:
+        self.sweep()
+        if self._catalogue.garbage.claim_listing(_LIST_EVERY_S):
+            self.quarantine_orphans()

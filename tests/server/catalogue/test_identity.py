@@ -32,7 +32,20 @@ IN_A_FILE = random_bits("uint8", (200_000,))
 INLINE = random_bits("uint8", (100,))
 
 BACK_TO_3 = """
+DROP TRIGGER tensor_kept;
+DROP TRIGGER tensor_replaced;
+DROP TRIGGER tensor_forgotten;
+DROP TRIGGER content_forgotten;
 DROP TRIGGER tombstone_unreferenced;
+DROP TRIGGER reference_kept;
+DROP TABLE past_attr;
+DROP TABLE past_payload;
+DROP TABLE past_tensor;
+DROP TABLE history;
+DROP TABLE snapshot;
+DROP TABLE content;
+DROP TABLE payload_base;
+ALTER TABLE dataset DROP COLUMN retention_us;
 DROP TABLE reference;
 ALTER TABLE upload_chunks DROP COLUMN details;
 DROP TABLE store;
@@ -360,14 +373,15 @@ class TestRemovedFolder:
     """A store whose folder is removed under it takes no more writes, and says so once."""
 
     def test_writes_fail_and_background_work_ends_quietly(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-        engine = opened(folder)
+        # Without a sweeper of its own, which could run between the two steps of the removal.
+        engine = opened(folder, sweeps=False)
         engine.create_dataset("d", StoragePolicy(preset="none"))
         remove_open_store(folder)
         with pytest.raises(StoreUnavailableError, match="the store's folder was removed while it was open"):
             insert(engine, "d", "t", INLINE)
         with pytest.raises(StoreUnavailableError, match="the store's folder was removed while it was open"):
             engine.check_writable()
-        engine._sweep_regularly()
+        engine._sweeper.run()
         engine.close()
         self.assert_said_once(folder, caplog)
 
@@ -382,7 +396,7 @@ class TestRemovedFolder:
                 return sweep()
 
             monkeypatch.setattr(engine, "sweep", remove_and_sweep)
-            engine._sweep_regularly()
+            engine._sweeper.run()
         self.assert_said_once(folder, caplog)
 
     @staticmethod

@@ -161,7 +161,7 @@ class TestEngineSweeps:
         monkeypatch.setattr(Engine, "sweep", swept.append)
         with engine_on(tmp_path / "store") as engine:
             engine._health.fail("the committer ended", ValueError("a fault"))
-            engine._sweep_regularly()
+            engine._sweeper.run()
         assert swept == []
 
     @pytest.mark.slow

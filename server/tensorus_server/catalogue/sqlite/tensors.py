@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import TensorTable, require_intact
 from tensorus_server.catalogue.conflicts import resolve_conflict
-from tensorus_server.catalogue.sqlite.database import now_us, select
-from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number, datasets_where
+from tensorus_server.catalogue.sqlite.database import select
+from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number
 from tensorus_server.catalogue.sqlite.deletion import delete_against_indexes, delete_tensor
 from tensorus_server.catalogue.sqlite.filter_sql import (
     DIMENSION_KEY,
@@ -21,6 +21,7 @@ from tensorus_server.catalogue.sqlite.filter_sql import (
     LEFT_OUT_MANY_KEY,
     compile_filter,
 )
+from tensorus_server.catalogue.sqlite.numbers import Numbers, latest_generation
 from tensorus_server.catalogue.sqlite.reading import find_tensors, page_of_tensors
 from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sqlite.rows import (
@@ -45,15 +46,14 @@ from tensorus_server.limits import BATCH_S
 from tensorus_server.model import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     import apsw
 
     from tensorus_server.catalogue.abc import Page, PageRequest, StoredTensor
-    from tensorus_server.catalogue.sqlite.dataset_rows import DatasetRow
     from tensorus_server.catalogue.sqlite.transactions import Transactions
     from tensorus_server.filter.metadata_index import MetadataIndex
-    from tensorus_server.model import Dataset, Metadata, Tensor
+    from tensorus_server.model import Metadata, Tensor
 
 __all__ = ["SqliteTensorTable"]
 
@@ -151,12 +151,12 @@ class SqliteTensorTable(TensorTable):
     def latest_generation(self) -> int:
         """See `TensorTable`."""
         with self._database.read() as connection:
-            return _latest_generation(connection)
+            return latest_generation(connection)
 
     def _commit(
         self, connection: apsw.Connection, group: Sequence[StoredTensor], *, current: bool
     ) -> list[Tensor | Exception]:
-        numbers = _Numbers(connection, {stored.dataset.number: stored.dataset for stored in group}, current=current)
+        numbers = Numbers(connection, {stored.dataset.number: stored.dataset for stored in group}, current=current)
         outcomes = (
             self._commit_one(connection, group[0], numbers)
             if len(group) == 1
@@ -172,7 +172,7 @@ class SqliteTensorTable(TensorTable):
         return outcomes
 
     def _commit_one(
-        self, connection: apsw.Connection, stored: StoredTensor, numbers: _Numbers
+        self, connection: apsw.Connection, stored: StoredTensor, numbers: Numbers
     ) -> list[Tensor | Exception]:
         """Do the same as `_commit_many` for one tensor. Inserting its row shows whether its id is free."""
         if stored.dataset.number in numbers.ordinals and not stored.new.if_generation_match:
@@ -183,7 +183,7 @@ class SqliteTensorTable(TensorTable):
         return [self._resolve(connection, stored, numbers)]
 
     def _commit_many(
-        self, connection: apsw.Connection, group: Sequence[StoredTensor], numbers: _Numbers
+        self, connection: apsw.Connection, group: Sequence[StoredTensor], numbers: Numbers
     ) -> list[Tensor | Exception]:
         taken = _taken(connection, group)
         outcomes: list[Tensor | Exception] = []
@@ -203,7 +203,7 @@ class SqliteTensorTable(TensorTable):
         self._insert(connection, fresh)
         return outcomes
 
-    def _resolve(self, connection: apsw.Connection, stored: StoredTensor, numbers: _Numbers) -> Tensor | Exception:
+    def _resolve(self, connection: apsw.Connection, stored: StoredTensor, numbers: Numbers) -> Tensor | Exception:
         """Insert the tensor; return the existing one if it is the same, or an error if neither is possible."""
         ds, dataset = stored.dataset.number, stored.dataset.name
         try:
@@ -373,61 +373,6 @@ def _abandoned(stored: StoredTensor, outcome: Tensor | Exception) -> Exception:
         dataset=stored.dataset.name,
         tensor=stored.new.id,
     )
-
-
-class _Numbers:
-    """Assigns generations and ordinals to the tensors of one commit, in order."""
-
-    def __init__(self, connection: apsw.Connection, datasets: Mapping[int, Dataset], *, current: bool) -> None:
-        """Continue after the last numbers of these datasets, which are given by number; deleted datasets get none.
-
-        Args:
-            current: whether datasets that have changed get none, either.
-        """
-        self.ordinals: dict[int, int] = {}
-        """The last ordinal of each dataset."""
-        self.damaged: dict[int, DataCorruptError] = {}
-        """The errors of datasets whose rows are damaged."""
-        self._rows: dict[int, DatasetRow] = {}
-        for ds, dataset in datasets.items():
-            for row in datasets_where(connection, "ds = ?", ds, named=dataset.name):
-                if isinstance(row, DataCorruptError):
-                    self.damaged[ds] = row
-                elif not current or row.dataset == dataset:
-                    self._rows[ds], self.ordinals[ds] = row, row.last_ordinal
-        self._before = dict(self.ordinals)
-        self._generation = _latest_generation(connection)
-        self._created_us = now_us()
-
-    def give(self, stored: StoredTensor, outcome: Outcome = Outcome.INSERTED) -> Tensor:
-        """Return the tensor with the next generation and ordinal."""
-        ds = stored.dataset.number
-        self._generation += 1
-        self.ordinals[ds] += 1
-        return stored.committed(self._generation, self.ordinals[ds], stored.created_us or self._created_us, outcome)
-
-    def take_back(self, stored: StoredTensor) -> None:
-        """Return the numbers that were assigned last, so that the next tensor gets them."""
-        self._generation -= 1
-        self.ordinals[stored.dataset.number] -= 1
-
-    def save(self, connection: apsw.Connection) -> None:
-        """Store the last ordinals of the datasets that got new tensors."""
-        counted = [
-            (ordinal, self._rows[ds].checksum(ordinal), ds)
-            for ds, ordinal in self.ordinals.items()
-            if ordinal != self._before[ds]
-        ]
-        for columns in counted:
-            connection.execute("UPDATE dataset SET last_ordinal = ?, row_checksum = ? WHERE ds = ?", columns)
-
-
-def _latest_generation(connection: apsw.Connection) -> int:
-    """Return the largest generation that was assigned or exists; SQLite's counter alone might be damaged."""
-    rows = select(
-        connection, "SELECT seq FROM sqlite_sequence WHERE name = 'tensor' UNION ALL SELECT max(seq) FROM tensor"
-    )
-    return max((seq for (seq,) in rows if isinstance(seq, int)), default=0)
 
 
 def _taken(connection: apsw.Connection, group: Sequence[StoredTensor]) -> set[tuple[int, str]]:

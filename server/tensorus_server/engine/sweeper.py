@@ -1,0 +1,78 @@
+"""The thread that sweeps a store: once a minute, until the store closes or takes no more writes."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from tensorus_server.background import Watched
+from tensorus_server.errors import EngineError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+    from tensorus_server.engine.health import Health
+
+__all__ = ["Sweeper"]
+
+_EVERY_S = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+class Sweeper:
+    """Runs rounds of sweeping, on a thread of its own once `start` was called."""
+
+    def __init__(
+        self,
+        sweep_round: Callable[[], None],
+        check_present: Callable[[], None],
+        health: Health,
+        closing: threading.Event,
+    ) -> None:
+        """Start no thread yet.
+
+        Args:
+            sweep_round: does one round; its errors are logged, and the next round tries again.
+            check_present: raises `StoreUnavailableError` if the store's folder was removed.
+            health: once the store has failed, nothing may be deleted from it.
+            closing: set when the store closes.
+        """
+        self._round = sweep_round
+        self._check_present = check_present
+        self._health = health
+        self._closing = closing
+        self._thread: Watched | None = None
+
+    def start(self) -> None:
+        """Start the thread. If it ends unexpectedly, the store fails."""
+        self._thread = Watched("sweeper", self.run, lambda error: self._health.fail("the sweeper ended", error))
+
+    def join(self, timeout_s: float) -> bool:
+        """Return whether the thread has ended in time. Set `closing` before."""
+        return self._thread is None or self._thread.join(timeout_s)
+
+    def run(self) -> None:
+        """Run rounds until the store closes or takes no more writes."""
+        while self._takes_writes():
+            try:
+                self._round()
+            except Exception as error:  # noqa: BLE001 - the next round tries again, whatever the error
+                # The folder may have been removed meanwhile. A store that merely cannot be swept still serves.
+                if not self._takes_writes():
+                    return
+                if not isinstance(error, EngineError):
+                    _log.exception("the sweep failed")
+                elif not self._closing.is_set():
+                    _log.error("the sweep failed: %s", error)
+            if self._closing.wait(_EVERY_S):
+                return
+
+    def _takes_writes(self) -> bool:
+        try:
+            self._health.require()
+            self._check_present()
+        except StoreUnavailableError:
+            return False
+        return True
