@@ -99,6 +99,7 @@ def _open(config: EngineConfig, ask: Callable[[str, int], None] | None) -> Engin
         quarantine_s=config.quarantine_s,
         sweeps=config.sweeps,
         in_memory=config.in_memory,
+        shares_payloads=config.shares_payloads,
     )
 
 

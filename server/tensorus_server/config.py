@@ -38,6 +38,9 @@ class EngineConfig:
     in_memory: bool = False
     """Whether the catalogue, with the small tensors, is in memory and nothing is synced. This is for a private store that ends
     with its process. Large tensors are in `data_dir`."""
+    shares_payloads: bool = True
+    """Whether tensors with equal bytes share one payload. Bytes count as equal if their XXH3-128 and CRC32C are equal, which
+    somebody who is allowed to insert could bring about on purpose for two tensors of their own."""
     accept_loss: bool = False
     """Whether to open a store whose catalogue lacks rows, and to move payloads without a row to quarantine for a week. If
     False, such a store is refused."""

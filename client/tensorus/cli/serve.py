@@ -105,6 +105,7 @@ __all__ = ["serve"]
     help="Worker processes, each with its share of threads, streams and memory. Useful for many clients with small tensors. "
     "Linux only.",
 )
+@click.option("--no-dedup", is_flag=True, help="Store every tensor's bytes, even if an equal tensor is stored already.")
 @click.option("--verbose", is_flag=True, help="Log every failed call.")
 def serve(
     data_dir: Path,
@@ -120,6 +121,7 @@ def serve(
     grace: float,
     workers: int,
     *,
+    no_dedup: bool,
     verbose: bool,
 ) -> None:
     """Serve a store until SIGTERM or Ctrl-C.
@@ -141,7 +143,11 @@ def serve(
         raise engine_missing(error) from error
     try:
         engine = EngineConfig(
-            data_dir, codec_threads, reserve_bytes=reserve_bytes, reserve_share=0.02 if reserve_bytes else 0.0
+            data_dir,
+            codec_threads,
+            reserve_bytes=reserve_bytes,
+            reserve_share=0.02 if reserve_bytes else 0.0,
+            shares_payloads=not no_dedup,
         )
         config = ServerConfig(
             engine,

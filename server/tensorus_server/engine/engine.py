@@ -15,6 +15,7 @@ from tensorus_server.catalogue.abc import require_intact
 from tensorus_server.chunk_store.abc import PayloadBusyError
 from tensorus_server.engine.health import Health
 from tensorus_server.engine.insert.committer import Committer
+from tensorus_server.engine.insert.content import EqualTensors
 from tensorus_server.engine.insert.one_by_one import OneByOne
 from tensorus_server.engine.insert.sessions import InsertSessions
 from tensorus_server.engine.insert.stream import InsertOptions, InsertServices, InsertStream
@@ -95,13 +96,14 @@ class Engine:
         quarantine_s: float = 86400.0,
         sweeps: bool = True,
         in_memory: bool = False,
+        shares_payloads: bool = True,
     ) -> None:
         """Take ownership of the parts, which `close` closes, and start sweeping in the background.
 
         Args:
             sessions: None: no other process serves the same inserts.
             tensor_locks: None: no other process edits tensors of the store.
-            orphan_age_s, quarantine_s, sweeps, in_memory: see `EngineConfig`.
+            orphan_age_s, quarantine_s, sweeps, in_memory, shares_payloads: see `EngineConfig`.
         """
         self._catalogue = catalogue
         self._chunk_store = chunk_store
@@ -109,7 +111,8 @@ class Engine:
         self._orphan_age_s = orphan_age_s
         self._quarantine_s = quarantine_s
         self._health = Health(catalogue.check_writable)
-        self._committer = Committer(catalogue, chunk_store, chunk_store, self._health)
+        self._equals = EqualTensors(catalogue.tensors, chunk_store, enabled=shares_payloads)
+        self._committer = Committer(catalogue, chunk_store, chunk_store, self._health, self._equals)
         self._seal_pool = WorkerPool(_SEAL_THREADS, "seal")
         self._reader = TensorReader(catalogue, chunk_store, pool)
         self._tensor_locks = tensor_locks or TensorLocks()

@@ -41,6 +41,8 @@ NOT_IN_ROWS = {
     "inline_payload",
     # It concerns tombstones.
     "shares_payload",
+    # They decide which payload it shares, and the first one is in the table `content`.
+    *("content", "equals", "has_payload"),
 }
 """Fields of a stored tensor that its row does not have, since the row of its dataset, the commit or another table has them."""
 

@@ -53,7 +53,7 @@ from tensorus_server.catalogue.abc.pages import (
     place_of,
     require_intact,
 )
-from tensorus_server.catalogue.abc.tensors import StoredTensor, TensorTable
+from tensorus_server.catalogue.abc.tensors import EqualTensor, NotSharedError, StoredTensor, TensorTable
 from tensorus_server.catalogue.abc.totals import CatalogueTotals, Sizes
 from tensorus_server.catalogue.abc.uploads import Mark, Upload, UploadTable
 
@@ -64,8 +64,10 @@ __all__ = [
     "DamagedTensor",
     "DatasetPage",
     "DatasetTable",
+    "EqualTensor",
     "GarbageTable",
     "Mark",
+    "NotSharedError",
     "Order",
     "Page",
     "PageRequest",

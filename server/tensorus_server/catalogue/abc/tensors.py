@@ -16,7 +16,31 @@ if TYPE_CHECKING:
     from tensorus_server.errors import DataCorruptError
     from tensorus_server.model import Checksum, Dataset, Locator, Metadata, NewTensor, StorageReport, TensorSpec
 
-__all__ = ["StoredTensor", "TensorTable"]
+__all__ = ["EqualTensor", "NotSharedError", "StoredTensor", "TensorTable"]
+
+
+class NotSharedError(Exception):
+    """The outcome for a tensor without a payload of its own, if there is none that it can share. Users never see it."""
+
+
+@plain_dataclass
+class EqualTensor:
+    """A stored tensor whose payload another one with equal bytes may share."""
+
+    tensor: Tensor
+    source_crc32c: int
+    """CRC32C of the canonical bytes that its writer sent."""
+    references: tuple[str, ...] = ()
+    """As of `StoredTensor`."""
+
+    @property
+    def facts(self) -> tuple[object, ...]:
+        """What a tensor that shares its payload must have, too."""
+        tensor = self.tensor
+        return (
+            *(tensor.spec, tensor.chunk_bytes, tensor.source_checksum, self.source_crc32c),
+            *(tensor.value_checksum, tensor.storage),
+        )
 
 
 @plain_dataclass
@@ -47,11 +71,32 @@ class StoredTensor:
     """When the tensor was first committed, if its row is being recovered; None: now."""
     shares_payload: bool = False
     """Whether another row has, or had, the same payload. Then it is not garbage, even if it was about to be swept."""
+    content: bytes | None = None
+    """The content digest, which is listed, so that equal tensors can share the payload; None: it is not shared."""
+    equals: tuple[EqualTensor, ...] = ()
+    """Stored tensors with the same content digest whose payloads are in order, the preferred one first."""
+    has_payload: bool = True
+    """Whether it has a payload of its own. If not, it is only committed if it can share one."""
 
     @property
     def is_inline(self) -> bool:
         """Whether the payload is stored in the catalogue."""
         return self.inline_payload is not None
+
+    @property
+    def facts(self) -> tuple[object, ...]:
+        """What a tensor that shares its payload must have, too."""
+        return (
+            *(self.new.spec, self.chunk_bytes, self.source_checksum, self.source_crc32c),
+            *(self.value_checksum, self.storage),
+        )
+
+    def may_share(self, other: EqualTensor | StoredTensor) -> bool:
+        """Return whether it can have the payload of `other`, which has the same content digest.
+
+        Whatever is known of both is compared, so that a digest that is the same by chance or on purpose is not enough.
+        """
+        return self.facts == other.facts
 
     def committed(self, generation: int, ordinal: int, created_us: int, outcome: Outcome = Outcome.INSERTED) -> Tensor:
         """Return the tensor as it is after its commit."""
@@ -99,6 +144,10 @@ class TensorTable(ABC):
         the payloads that only the other needed due, after their grace period. Tensors that are already stored or fail get no
         numbers. The commit's time comes from the catalogue's clock (11) and determines no order.
 
+        A tensor with a content digest gets the payload of an equal tensor, instead of its own, if one of `StoredTensor.equals`
+        still exists or the group has one before it. It never gets that of the tensor it replaces. The returned tensor says by
+        its locator which payload it has; the others of the group are in no row.
+
         Args:
             together: whether to commit either the whole group or nothing.
             current: whether to treat a dataset that no longer equals `StoredTensor.dataset` as deleted.
@@ -106,12 +155,21 @@ class TensorTable(ABC):
         Returns:
             For each tensor of the group, in order: the committed tensor, or the error that explains why it was not committed.
             The error is `AlreadyExistsError`, `StoredDifferentlyError`, `GenerationMismatchError`, `DatasetNotFoundError` if
-            the dataset was deleted, `DataCorruptError` if the row with this id or the dataset's row is damaged, or
-            `InsertAbandonedError` if another tensor of the group failed.
+            the dataset was deleted, `DataCorruptError` if the row with this id or the dataset's row is damaged,
+            `NotSharedError` if the tensor has no payload and can share none, or `InsertAbandonedError` if another tensor of
+            the group failed.
 
         Raises:
             StorageFullError: nothing of the group was committed.
             StoreUnavailableError: only a restart can determine whether the group was committed; its payloads must stay.
+        """
+
+    @abstractmethod
+    def equal_tensors(self, digests: Sequence[bytes]) -> dict[bytes, list[EqualTensor]]:
+        """Return tensors with these content digests, of any dataset, from one state of the catalogue (4).
+
+        They include tensors that are kept after their replacement or deletion. A few of the latest are returned for each digest,
+        the latest first; damaged rows are left out.
         """
 
     @abstractmethod

@@ -59,7 +59,8 @@ def all_shared_as(
     """
     statement = (
         "SELECT wanted.key, s.source_crc, s.inline, CAST(p.bytes AS BLOB), "
-        "(SELECT json_group_array(r.key) FROM reference r WHERE r.seq = s.seq) "
+        "(SELECT json_group_array(r.key) FROM reference r WHERE r.seq = s.seq), "
+        "(SELECT c.digest FROM content c WHERE c.seq = s.seq) "
         f"FROM json_each(?) wanted CROSS JOIN {table} s ON s.seq = wanted.value "
         f"LEFT JOIN {_PAYLOADS[table]} p ON p.seq = s.seq"
     )
@@ -71,7 +72,7 @@ def all_shared_as(
 def _shared(
     source: Tensor, dataset: Dataset, new: NewTensor, *, row: tuple[Any, ...]
 ) -> StoredTensor | DataCorruptError:
-    source_crc, inline, payload, keys = row
+    source_crc, inline, payload, keys, content = row
     if inline and payload is None:
         return DataCorruptError(
             "the catalogue is damaged: the tensor's payload is missing",
@@ -92,4 +93,5 @@ def _shared(
         source_crc32c=source_crc,
         references=tuple(json.loads(keys)),
         shares_payload=True,
+        content=content,
     )

@@ -10,8 +10,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from tensorus_protos.rules import to_json
-from tensorus_server.catalogue.abc import TensorTable, require_intact
+from tensorus_server.catalogue.abc import NotSharedError, TensorTable, require_intact
 from tensorus_server.catalogue.conflicts import resolve_conflict
+from tensorus_server.catalogue.sqlite.content import SharedContent, equal_tensors, list_content
 from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number
 from tensorus_server.catalogue.sqlite.deletion import delete_against_indexes, delete_tensor
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
     import apsw
 
-    from tensorus_server.catalogue.abc import Page, PageRequest, StoredTensor
+    from tensorus_server.catalogue.abc import EqualTensor, Page, PageRequest, StoredTensor
     from tensorus_server.catalogue.sqlite.transactions import Transactions
     from tensorus_server.filter.metadata_index import MetadataIndex
     from tensorus_server.model import Metadata, Tensor
@@ -114,6 +115,11 @@ class SqliteTensorTable(TensorTable):
             return [_abandoned(stored, outcome) for stored, outcome in zip(group, outcomes, strict=True)]
         return outcomes
 
+    def equal_tensors(self, digests: Sequence[bytes]) -> dict[bytes, list[EqualTensor]]:
+        """See `TensorTable`."""
+        with self._database.read() as connection:
+            return equal_tensors(connection, digests)
+
     def get(
         self, dataset: str, ids: Sequence[str], *, with_payloads: bool = False
     ) -> list[Tensor | DataCorruptError | None]:
@@ -157,10 +163,11 @@ class SqliteTensorTable(TensorTable):
         self, connection: apsw.Connection, group: Sequence[StoredTensor], *, current: bool
     ) -> list[Tensor | Exception]:
         numbers = Numbers(connection, {stored.dataset.number: stored.dataset for stored in group}, current=current)
+        content = SharedContent(connection)
         outcomes = (
-            self._commit_one(connection, group[0], numbers)
+            self._commit_one(connection, group[0], numbers, content)
             if len(group) == 1
-            else self._commit_many(connection, group, numbers)
+            else self._commit_many(connection, group, numbers, content)
         )
         numbers.save(connection)
         for stored, outcome in zip(group, outcomes, strict=True):
@@ -172,18 +179,22 @@ class SqliteTensorTable(TensorTable):
         return outcomes
 
     def _commit_one(
-        self, connection: apsw.Connection, stored: StoredTensor, numbers: Numbers
+        self, connection: apsw.Connection, stored: StoredTensor, numbers: Numbers, content: SharedContent
     ) -> list[Tensor | Exception]:
         """Do the same as `_commit_many` for one tensor. Inserting its row shows whether its id is free."""
         if stored.dataset.number in numbers.ordinals and not stored.new.if_generation_match:
-            tensor = numbers.give(stored)
-            if self._insert(connection, [(stored, tensor)], if_free=True):
+            try:
+                as_inserted = content.shared(stored)
+            except NotSharedError:
+                return [self._resolve(connection, stored, numbers, content)]
+            tensor = numbers.give(as_inserted)
+            if self._insert(connection, [(as_inserted, tensor)], if_free=True):
                 return [tensor]
             numbers.take_back(stored)
-        return [self._resolve(connection, stored, numbers)]
+        return [self._resolve(connection, stored, numbers, content)]
 
     def _commit_many(
-        self, connection: apsw.Connection, group: Sequence[StoredTensor], numbers: Numbers
+        self, connection: apsw.Connection, group: Sequence[StoredTensor], numbers: Numbers, content: SharedContent
     ) -> list[Tensor | Exception]:
         taken = _taken(connection, group)
         outcomes: list[Tensor | Exception] = []
@@ -192,18 +203,26 @@ class SqliteTensorTable(TensorTable):
             place = (stored.dataset.number, stored.new.id)
             if place[0] in numbers.ordinals and place not in taken and not stored.new.if_generation_match:
                 # The usual case: these are inserted together.
+                try:
+                    as_inserted = content.shared(stored)
+                except NotSharedError as error:
+                    outcomes.append(error)
+                    continue
                 taken.add(place)
-                tensor = numbers.give(stored)
-                fresh.append((stored, tensor))
+                content.committed(as_inserted)
+                tensor = numbers.give(as_inserted)
+                fresh.append((as_inserted, tensor))
                 outcomes.append(tensor)
             else:
                 self._insert(connection, fresh)
                 fresh.clear()
-                outcomes.append(self._resolve(connection, stored, numbers))
+                outcomes.append(self._resolve(connection, stored, numbers, content))
         self._insert(connection, fresh)
         return outcomes
 
-    def _resolve(self, connection: apsw.Connection, stored: StoredTensor, numbers: Numbers) -> Tensor | Exception:
+    def _resolve(
+        self, connection: apsw.Connection, stored: StoredTensor, numbers: Numbers, content: SharedContent
+    ) -> Tensor | Exception:
         """Insert the tensor; return the existing one if it is the same, or an error if neither is possible."""
         ds, dataset = stored.dataset.number, stored.dataset.name
         try:
@@ -214,8 +233,9 @@ class SqliteTensorTable(TensorTable):
                     "the dataset was deleted during the insert", dataset=dataset, tensor=stored.new.id
                 )
             (found,) = find_tensors(connection, "id", (ds, dataset), [stored.new.id])
-            done = Outcome.REPLACED
-            if not _replaces_damaged(stored, found):
+            existing, done = None, Outcome.REPLACED
+            is_damaged = _replaces_damaged(stored, found)
+            if not is_damaged:
                 existing = require_intact(found)
                 done = resolve_conflict(stored, existing, _source_crc32c(connection, existing))
                 if stored.changes is not None and existing is not None:
@@ -223,16 +243,19 @@ class SqliteTensorTable(TensorTable):
                     stored = replace(stored, new=replace(stored.new, metadata=existing.metadata))
                 if existing is not None and done is Outcome.ALREADY_STORED:
                     return replace(existing, outcome=done)
+            stored = content.shared(stored, existing, alone=is_damaged)
             delete_tensor(connection, ds, stored.new.id, self._delete_grace_us)
         except (
             AlreadyExistsError,
             GenerationMismatchError,
+            NotSharedError,
             StoreBusyError,
             DatasetNotFoundError,
             DataCorruptError,
         ) as error:
             # This concerns only this item; the others of its group are committed.
             return error
+        content.committed(stored)
         tensor = numbers.give(stored, done)
         self._insert(connection, [(stored, tensor)])
         return tensor
@@ -271,6 +294,7 @@ class SqliteTensorTable(TensorTable):
             connection.executemany(_KEEP_SHARED, ((key,) for key in shared))
             connection.executemany(_INSERT_REFERENCE, references)
         _insert_rows(connection, _INSERT_ATTRIBUTES, attributes)
+        list_content(connection, tensors)
         return True
 
     def replace_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> Tensor:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import Catalogue, Mark, StoredTensor
     from tensorus_server.chunk_store.abc import PayloadStore, StagedPayload, Staging
     from tensorus_server.engine.health import Health
+    from tensorus_server.engine.insert.content import EqualTensors
     from tensorus_server.engine.insert.items import Batch
     from tensorus_server.model import Tensor
 
@@ -83,13 +84,20 @@ _Pending: TypeAlias = "Commit | _Save"
 class Committer:
     """A watched thread and its queue."""
 
-    def __init__(self, catalogue: Catalogue, staging: Staging, payloads: PayloadStore, health: Health) -> None:
-        """Start the thread. If it ends unexpectedly, it reports that to `health`."""
+    def __init__(
+        self, catalogue: Catalogue, staging: Staging, payloads: PayloadStore, health: Health, equals: EqualTensors
+    ) -> None:
+        """Start the thread. If it ends unexpectedly, it reports that to `health`.
+
+        Args:
+            equals: finds the payloads that new tensors can share.
+        """
         self.health = health
         """The health of the store."""
         self._catalogue = catalogue
         self._staging = staging
         self._payloads = payloads
+        self._equals = equals
         # The queue has no limit of its own: each stream has at most `UNCOMMITTED_ITEMS_MAX` items in it.
         self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         # Once the thread has ended: the error for every later request.
@@ -279,7 +287,7 @@ class Committer:
         except Exception:
             drop(self._staging, staged)
             raise
-        located = [_located(tensor, keys) for tensor in stored]
+        located = self._equals.offered([_located(tensor, keys) for tensor in stored])
         try:
             outcomes = self._catalogue.tensors.commit(located, together=together)
         except StoreUnavailableError:
@@ -289,6 +297,7 @@ class Committer:
             self._delete(list(keys.values()))
             raise
         if keys:
+            # Left over are those of tensors that failed, and of those that share the payload of an equal tensor.
             visible = {outcome.locator.key for outcome in outcomes if not isinstance(outcome, Exception)}
             self._delete([key for key in keys.values() if key not in visible])
         return outcomes

@@ -34,6 +34,7 @@ from tensorus_server.chunk_store.abc import (
     new_payload_key,
 )
 from tensorus_server.chunk_table import IndexEnd
+from tensorus_server.engine.insert.content import content_digest
 from tensorus_server.engine.insert.payload_writer import PayloadWriter
 from tensorus_server.engine.insert.totals import Totals
 from tensorus_server.engine.validate import require_canonical, require_source_checksum
@@ -206,6 +207,10 @@ class TensorWriter:
         source = value = self._source_checksum()
         if self._value_digest is not None:
             value = Checksum(TensorDigest.ALGORITHM, self._value_digest.digest())
+        inline, content = self._payload.inline(), None
+        if inline is None:
+            policy = self.new.policy or self._dataset.policy
+            content = content_digest(self.new.spec, policy, self._chunk_bytes, source)
         stored = StoredTensor(
             dataset=self._dataset,
             new=self.new,
@@ -215,8 +220,9 @@ class TensorWriter:
             storage=self._totals.report(overhead_bytes),
             values=self._totals.value_summary(),
             locator=Locator(self._payload_key, 0, self._payload.length, len(index), crc32c(index)),
-            inline_payload=self._payload.inline(),
+            inline_payload=inline,
             source_crc32c=self._source_crc32c,
+            content=content,
             upload=self._marker.upload if self._marker is not None and self._marked_chunks else None,
         )
         return stored, self._payload.finish(stored)

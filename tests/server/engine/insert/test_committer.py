@@ -18,6 +18,7 @@ from tensorus_server.chunk_store.abc import StagedPayload, new_payload_key
 from tensorus_server.chunk_store.memory import MemoryChunkStore
 from tensorus_server.engine.health import Health
 from tensorus_server.engine.insert.committer import Commit, Committer
+from tensorus_server.engine.insert.content import EqualTensors
 from tensorus_server.engine.insert.items import Items
 from tensorus_server.errors import (
     AlreadyExistsError,
@@ -119,7 +120,8 @@ class Bench:
         self.catalogue = Catalogue(self.events)
         self.store = Store(self.events)
         self.health = Health(self.catalogue.check_writable)
-        self.committer = Committer(self.catalogue, self.store, self.store, self.health)  # type: ignore[arg-type]
+        equals = EqualTensors(self.catalogue, self.store)  # type: ignore[arg-type]
+        self.committer = Committer(self.catalogue, self.store, self.store, self.health, equals)  # type: ignore[arg-type]
         self.outcomes: dict[str, list[Tensor | Exception]] = {}
 
     def submit(self, name: str, *, inline: bool = False) -> StoredTensor:

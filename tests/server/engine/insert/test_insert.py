@@ -185,13 +185,13 @@ class TestFailures:
         arguments = {"tensor_id": "t", "array": LARGE[:200_000]} | failing.fields
         send(stream, 0, "before", LARGE)
         send(stream, 1, arguments.pop("tensor_id"), arguments.pop("array"), cuts=[10, 20], **arguments)
-        send(stream, 2, "after", LARGE)
+        send(stream, 2, "after", LARGE[::-1])
         assert stream.finish() == (2, 1)
         failure = reports.error(1)
         assert type(failure) is failing.error
         assert failing.message in str(failure)
         assert "dataset=d" in str(failure)
-        assert np.array_equal(read(engine, "d", "after"), LARGE)
+        assert np.array_equal(read(engine, "d", "after"), LARGE[::-1])
         assert raw.unfinished() == 0
         # Of the failed item no payload is left, published or not.
         assert len(raw.published()) == 2

@@ -307,12 +307,12 @@ def test_what_does_not_fit_into_memory_waits_in_the_chunk_store(
 ) -> None:
     monkeypatch.setattr(insert_module, "_INLINE_TOGETHER_BYTES_MAX", 300)
     for item in range(6):
-        send(stream, item, f"{item}", SMALL)
+        send(stream, item, f"{item}", SMALL + item)
     # A small tensor is 129 bytes with its record's head and its index: the third one takes memory beyond the limit.
     assert raw.unfinished() == 3
     assert stream.finish() == (6, 0)
     assert len(raw.published()) == 3
-    assert all(read(engine, "d", f"{item}").tobytes() == canonical(SMALL) for item in range(6))
+    assert all(read(engine, "d", f"{item}").tobytes() == canonical(SMALL + item) for item in range(6))
 
 
 class TestLimit:
