@@ -45,6 +45,7 @@ __all__ = [
     "INLINE_BYTES_MAX",
     "INSERT_STREAM_BYTES",
     "ITEMS_TOGETHER_MAX",
+    "KNOWN_PER_INSERT_MAX",
     "MARK_EVERY_BYTES",
     "MESSAGE_BYTES_MAX",
     "METADATA_BYTES_MAX",
@@ -154,6 +155,9 @@ READS_PER_GET_MAX = 10_000
 
 IDS_PER_DELETE_MAX = 10_000
 """Ids of one DeleteTensors. It bounds the answer and the transaction."""
+
+KNOWN_PER_INSERT_MAX = 1000
+"""Tensors of one InsertKnown. It bounds the answer, and the transaction to some 50 ms."""
 
 OPEN_ITEMS_MAX = 16
 """Unfinished tensors of one stream. Each may hold part of a chunk in memory."""

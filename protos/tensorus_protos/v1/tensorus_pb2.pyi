@@ -516,7 +516,7 @@ class GetDatasetStatsRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class GetDatasetStatsResponse(_message.Message):
-    __slots__ = ("tensors", "lossy_tensors", "canonical_bytes", "quantized_bytes", "stored_bytes", "worst_relative_error", "worst_max_absolute_error", "data_types", "encodings", "damages", "damaged_tensors")
+    __slots__ = ("tensors", "lossy_tensors", "canonical_bytes", "quantized_bytes", "stored_bytes", "worst_relative_error", "worst_max_absolute_error", "data_types", "encodings", "damages", "damaged_tensors", "unique_bytes", "unique_stored_bytes")
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     LOSSY_TENSORS_FIELD_NUMBER: _ClassVar[int]
     CANONICAL_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -528,6 +528,8 @@ class GetDatasetStatsResponse(_message.Message):
     ENCODINGS_FIELD_NUMBER: _ClassVar[int]
     DAMAGES_FIELD_NUMBER: _ClassVar[int]
     DAMAGED_TENSORS_FIELD_NUMBER: _ClassVar[int]
+    UNIQUE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UNIQUE_STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
     tensors: int
     lossy_tensors: int
     canonical_bytes: int
@@ -539,7 +541,9 @@ class GetDatasetStatsResponse(_message.Message):
     encodings: _containers.RepeatedCompositeFieldContainer[EncodingShare]
     damages: _containers.RepeatedCompositeFieldContainer[Damage]
     damaged_tensors: int
-    def __init__(self, tensors: _Optional[int] = ..., lossy_tensors: _Optional[int] = ..., canonical_bytes: _Optional[int] = ..., quantized_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., worst_relative_error: _Optional[float] = ..., worst_max_absolute_error: _Optional[float] = ..., data_types: _Optional[_Iterable[_Union[DataTypeShare, _Mapping]]] = ..., encodings: _Optional[_Iterable[_Union[EncodingShare, _Mapping]]] = ..., damages: _Optional[_Iterable[_Union[Damage, _Mapping]]] = ..., damaged_tensors: _Optional[int] = ...) -> None: ...
+    unique_bytes: int
+    unique_stored_bytes: int
+    def __init__(self, tensors: _Optional[int] = ..., lossy_tensors: _Optional[int] = ..., canonical_bytes: _Optional[int] = ..., quantized_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., worst_relative_error: _Optional[float] = ..., worst_max_absolute_error: _Optional[float] = ..., data_types: _Optional[_Iterable[_Union[DataTypeShare, _Mapping]]] = ..., encodings: _Optional[_Iterable[_Union[EncodingShare, _Mapping]]] = ..., damages: _Optional[_Iterable[_Union[Damage, _Mapping]]] = ..., damaged_tensors: _Optional[int] = ..., unique_bytes: _Optional[int] = ..., unique_stored_bytes: _Optional[int] = ...) -> None: ...
 
 class DataTypeShare(_message.Message):
     __slots__ = ("dtype", "tensors", "canonical_bytes", "stored_bytes")
@@ -664,6 +668,22 @@ class InsertFinished(_message.Message):
     succeeded: int
     failed: int
     def __init__(self, succeeded: _Optional[int] = ..., failed: _Optional[int] = ...) -> None: ...
+
+class InsertKnownRequest(_message.Message):
+    __slots__ = ("dataset", "tensors")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
+    def __init__(self, dataset: _Optional[str] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
+
+class InsertKnownResponse(_message.Message):
+    __slots__ = ("results", "missing")
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[ItemStatus]
+    missing: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, results: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ..., missing: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GetInsertStatusRequest(_message.Message):
     __slots__ = ("request_id", "page_token")
@@ -1057,7 +1077,7 @@ class GetStoreStatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStoreStatsResponse(_message.Message):
-    __slots__ = ("datasets", "tensors", "canonical_bytes", "stored_bytes", "catalogue_bytes", "garbage_payloads", "garbage_bytes", "garbage_bytes_estimated", "garbage_until", "quarantined_payloads", "quarantined_bytes", "quarantined_until", "uploads", "upload_bytes", "disk_free_bytes", "disk_total_bytes")
+    __slots__ = ("datasets", "tensors", "canonical_bytes", "stored_bytes", "catalogue_bytes", "garbage_payloads", "garbage_bytes", "garbage_bytes_estimated", "garbage_until", "quarantined_payloads", "quarantined_bytes", "quarantined_until", "uploads", "upload_bytes", "disk_free_bytes", "disk_total_bytes", "unique_bytes", "unique_stored_bytes", "past_tensors", "past_stored_bytes", "snapshots")
     DATASETS_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     CANONICAL_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -1074,6 +1094,11 @@ class GetStoreStatsResponse(_message.Message):
     UPLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DISK_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UNIQUE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UNIQUE_STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PAST_TENSORS_FIELD_NUMBER: _ClassVar[int]
+    PAST_STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
     datasets: int
     tensors: int
     canonical_bytes: int
@@ -1090,7 +1115,12 @@ class GetStoreStatsResponse(_message.Message):
     upload_bytes: int
     disk_free_bytes: int
     disk_total_bytes: int
-    def __init__(self, datasets: _Optional[int] = ..., tensors: _Optional[int] = ..., canonical_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., catalogue_bytes: _Optional[int] = ..., garbage_payloads: _Optional[int] = ..., garbage_bytes: _Optional[int] = ..., garbage_bytes_estimated: bool = ..., garbage_until: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., quarantined_payloads: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., quarantined_until: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., uploads: _Optional[int] = ..., upload_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ...) -> None: ...
+    unique_bytes: int
+    unique_stored_bytes: int
+    past_tensors: int
+    past_stored_bytes: int
+    snapshots: int
+    def __init__(self, datasets: _Optional[int] = ..., tensors: _Optional[int] = ..., canonical_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., catalogue_bytes: _Optional[int] = ..., garbage_payloads: _Optional[int] = ..., garbage_bytes: _Optional[int] = ..., garbage_bytes_estimated: bool = ..., garbage_until: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., quarantined_payloads: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., quarantined_until: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., uploads: _Optional[int] = ..., upload_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ..., unique_bytes: _Optional[int] = ..., unique_stored_bytes: _Optional[int] = ..., past_tensors: _Optional[int] = ..., past_stored_bytes: _Optional[int] = ..., snapshots: _Optional[int] = ...) -> None: ...
 
 class GetCapabilitiesRequest(_message.Message):
     __slots__ = ()
@@ -1145,7 +1175,7 @@ class PresetInfo(_message.Message):
     def __init__(self, id: _Optional[str] = ..., description: _Optional[str] = ..., encoding: _Optional[_Union[Encoding, _Mapping]] = ..., lossy: bool = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("payload_bytes", "message_bytes", "segments_per_message", "chunk_bytes_min", "chunk_bytes_max", "chunk_bytes_default", "tensor_bytes", "rank", "id_bytes", "dataset_name_bytes", "metadata_bytes", "metadata_depth", "filter_depth", "filter_conditions", "filter_values", "page_size", "reads_per_get", "ids_per_delete", "payload_bytes_min", "unacknowledged_bytes", "open_items", "items_together", "request_id_bytes", "resumable_bytes_min", "metadata_key_bytes", "indexed_text_bytes", "filter_text_bytes", "filter_values_total", "sample", "explain_bytes", "explain_candidates")
+    __slots__ = ("payload_bytes", "message_bytes", "segments_per_message", "chunk_bytes_min", "chunk_bytes_max", "chunk_bytes_default", "tensor_bytes", "rank", "id_bytes", "dataset_name_bytes", "metadata_bytes", "metadata_depth", "filter_depth", "filter_conditions", "filter_values", "page_size", "reads_per_get", "ids_per_delete", "payload_bytes_min", "unacknowledged_bytes", "open_items", "items_together", "request_id_bytes", "resumable_bytes_min", "metadata_key_bytes", "indexed_text_bytes", "filter_text_bytes", "filter_values_total", "sample", "explain_bytes", "explain_candidates", "known_per_insert")
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_PER_MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -1177,6 +1207,7 @@ class Limits(_message.Message):
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_BYTES_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_PER_INSERT_FIELD_NUMBER: _ClassVar[int]
     payload_bytes: int
     message_bytes: int
     segments_per_message: int
@@ -1208,4 +1239,5 @@ class Limits(_message.Message):
     sample: int
     explain_bytes: int
     explain_candidates: int
-    def __init__(self, payload_bytes: _Optional[int] = ..., message_bytes: _Optional[int] = ..., segments_per_message: _Optional[int] = ..., chunk_bytes_min: _Optional[int] = ..., chunk_bytes_max: _Optional[int] = ..., chunk_bytes_default: _Optional[int] = ..., tensor_bytes: _Optional[int] = ..., rank: _Optional[int] = ..., id_bytes: _Optional[int] = ..., dataset_name_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., metadata_depth: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_conditions: _Optional[int] = ..., filter_values: _Optional[int] = ..., page_size: _Optional[int] = ..., reads_per_get: _Optional[int] = ..., ids_per_delete: _Optional[int] = ..., payload_bytes_min: _Optional[int] = ..., unacknowledged_bytes: _Optional[int] = ..., open_items: _Optional[int] = ..., items_together: _Optional[int] = ..., request_id_bytes: _Optional[int] = ..., resumable_bytes_min: _Optional[int] = ..., metadata_key_bytes: _Optional[int] = ..., indexed_text_bytes: _Optional[int] = ..., filter_text_bytes: _Optional[int] = ..., filter_values_total: _Optional[int] = ..., sample: _Optional[int] = ..., explain_bytes: _Optional[int] = ..., explain_candidates: _Optional[int] = ...) -> None: ...
+    known_per_insert: int
+    def __init__(self, payload_bytes: _Optional[int] = ..., message_bytes: _Optional[int] = ..., segments_per_message: _Optional[int] = ..., chunk_bytes_min: _Optional[int] = ..., chunk_bytes_max: _Optional[int] = ..., chunk_bytes_default: _Optional[int] = ..., tensor_bytes: _Optional[int] = ..., rank: _Optional[int] = ..., id_bytes: _Optional[int] = ..., dataset_name_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., metadata_depth: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_conditions: _Optional[int] = ..., filter_values: _Optional[int] = ..., page_size: _Optional[int] = ..., reads_per_get: _Optional[int] = ..., ids_per_delete: _Optional[int] = ..., payload_bytes_min: _Optional[int] = ..., unacknowledged_bytes: _Optional[int] = ..., open_items: _Optional[int] = ..., items_together: _Optional[int] = ..., request_id_bytes: _Optional[int] = ..., resumable_bytes_min: _Optional[int] = ..., metadata_key_bytes: _Optional[int] = ..., indexed_text_bytes: _Optional[int] = ..., filter_text_bytes: _Optional[int] = ..., filter_values_total: _Optional[int] = ..., sample: _Optional[int] = ..., explain_bytes: _Optional[int] = ..., explain_candidates: _Optional[int] = ..., known_per_insert: _Optional[int] = ...) -> None: ...

@@ -56,6 +56,11 @@ class TensorServiceStub(object):
                 request_serializer=tensorus_dot_v1_dot_tensorus__pb2.InsertRequest.SerializeToString,
                 response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.InsertResponse.FromString,
                 )
+        self.InsertKnown = channel.unary_unary(
+                '/tensorus.v1.TensorService/InsertKnown',
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.InsertKnownRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.InsertKnownResponse.FromString,
+                )
         self.GetInsertStatus = channel.unary_unary(
                 '/tensorus.v1.TensorService/GetInsertStatus',
                 request_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetInsertStatusRequest.SerializeToString,
@@ -161,6 +166,13 @@ class TensorServiceServicer(object):
 
     def Insert(self, request_iterator, context):
         """Writes one or more tensors. Large ones are split over messages; many small ones share a message.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InsertKnown(self, request, context):
+        """Inserts tensors whose bytes the store has already, and tells which ones it does not have. Their bytes are not sent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -276,6 +288,11 @@ def add_TensorServiceServicer_to_server(servicer, server):
                     servicer.Insert,
                     request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.InsertRequest.FromString,
                     response_serializer=tensorus_dot_v1_dot_tensorus__pb2.InsertResponse.SerializeToString,
+            ),
+            'InsertKnown': grpc.unary_unary_rpc_method_handler(
+                    servicer.InsertKnown,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.InsertKnownRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.InsertKnownResponse.SerializeToString,
             ),
             'GetInsertStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetInsertStatus,
@@ -472,6 +489,23 @@ class TensorService(object):
         return grpc.experimental.stream_stream(request_iterator, target, '/tensorus.v1.TensorService/Insert',
             tensorus_dot_v1_dot_tensorus__pb2.InsertRequest.SerializeToString,
             tensorus_dot_v1_dot_tensorus__pb2.InsertResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def InsertKnown(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/InsertKnown',
+            tensorus_dot_v1_dot_tensorus__pb2.InsertKnownRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.InsertKnownResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

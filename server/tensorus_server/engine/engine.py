@@ -16,6 +16,7 @@ from tensorus_server.chunk_store.abc import PayloadBusyError
 from tensorus_server.engine.health import Health
 from tensorus_server.engine.insert.committer import Committer
 from tensorus_server.engine.insert.content import EqualTensors
+from tensorus_server.engine.insert.known import insert_known
 from tensorus_server.engine.insert.one_by_one import OneByOne
 from tensorus_server.engine.insert.sessions import InsertSessions
 from tensorus_server.engine.insert.stream import InsertOptions, InsertServices, InsertStream
@@ -220,6 +221,19 @@ class Engine:
         self._health.require()
         self._catalogue.check_present()
         return InsertStream(self._catalogue.datasets.get(dataset), self._services, report, options or InsertOptions())
+
+    def insert_known(self, dataset: str, announced: Sequence[NewTensor]) -> list[Tensor | Exception | None]:
+        """Insert tensors whose bytes the store has already; see `known.insert_known`.
+
+        Raises:
+            DatasetNotFoundError: the dataset does not exist.
+            LimitExceededError: there are too many tensors.
+            StorageFullError, StoreUnavailableError: the store takes no inserts.
+        """
+        self._health.require()
+        self._catalogue.check_present()
+        self._chunk_store.require_space()
+        return insert_known(self._catalogue, self._equals, self._catalogue.datasets.get(dataset), announced)
 
     def insert_one(self, dataset: str, new: NewTensor, canonical: memoryview) -> Tensor | None:
         """Store one small tensor on the fast path; return None if it does not apply, and nothing was stored.

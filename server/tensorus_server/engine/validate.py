@@ -25,6 +25,7 @@ from tensorus_server.errors import (
 from tensorus_server.limits import (
     DATASET_NAME_BYTES_MAX,
     EXPLAIN_CANDIDATES_MAX,
+    KNOWN_PER_INSERT_MAX,
     METADATA_BYTES_MAX,
     RANK_MAX,
     REQUEST_ID_BYTES_MAX,
@@ -47,6 +48,7 @@ __all__ = [
     "require_canonical",
     "require_dataset_name",
     "require_id",
+    "require_known_count",
     "require_metadata",
     "require_policy_fit",
     "require_request_id",
@@ -111,6 +113,20 @@ def require_candidate_count(count: int) -> None:
         raise LimitExceededError(
             f"number of candidates is {count}, limit is {EXPLAIN_CANDIDATES_MAX} (explain_candidates_max)",
             limit=EXPLAIN_CANDIDATES_MAX,
+        )
+
+
+def require_known_count(count: int, *, dataset: str) -> None:
+    """Refuse an InsertKnown with too many tensors.
+
+    Raises:
+        LimitExceededError: names the count and the limit.
+    """
+    if count > KNOWN_PER_INSERT_MAX:
+        raise LimitExceededError(
+            f"number of tensors is {count}, limit is {KNOWN_PER_INSERT_MAX} (known_per_insert_max)",
+            dataset=dataset,
+            limit=KNOWN_PER_INSERT_MAX,
         )
 
 

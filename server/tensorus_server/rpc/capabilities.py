@@ -23,6 +23,7 @@ FEATURES = (
     "insert.all_or_nothing",
     "insert.edits",
     "insert.encoded_segments",
+    "insert.known",
     "insert.replace",
     "insert.replace_any",
     "insert.resume",
@@ -98,4 +99,5 @@ def announced_limits() -> pb.Limits:
         sample=limits.SAMPLE_MAX,
         explain_bytes=limits.EXPLAIN_BYTES_MAX,
         explain_candidates=limits.EXPLAIN_CANDIDATES_MAX,
+        known_per_insert=limits.KNOWN_PER_INSERT_MAX,
     )

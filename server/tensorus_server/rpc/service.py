@@ -24,6 +24,7 @@ from tensorus_server.rpc.explain_call import explain_policy
 from tensorus_server.rpc.framing import require_message_size
 from tensorus_server.rpc.insert_call import InsertCall, progress_to
 from tensorus_server.rpc.interceptors import guard_stream, guard_unary, guard_upload, parsed
+from tensorus_server.rpc.known_call import insert_known
 from tensorus_server.rpc.read_call import ReadCall
 from tensorus_server.rpc.verify_call import verify_responses
 
@@ -63,6 +64,7 @@ class TensorService:
             "DeleteDataset": (self.delete_dataset, pb.DeleteDatasetRequest),
             "GetDatasetStats": (self.get_dataset_stats, pb.GetDatasetStatsRequest),
             "GetStoreStats": (self.get_store_stats, pb.GetStoreStatsRequest),
+            "InsertKnown": (self.insert_known, pb.InsertKnownRequest),
             "GetInsertStatus": (self.get_insert_status, pb.GetInsertStatusRequest),
             "CancelInsert": (self.cancel_insert, pb.CancelInsertRequest),
             "ListTensors": (self.list_tensors, pb.ListTensorsRequest),
@@ -135,6 +137,10 @@ class TensorService:
         place.gives_back = True
         requests = place.requests(messages, INSERT_STREAM_BYTES)
         return InsertCall(self._engine, requests, place, lambda: self._admission.draining_s).responses()
+
+    def insert_known(self, request: pb.InsertKnownRequest) -> pb.InsertKnownResponse:
+        """Insert tensors whose bytes the store has already."""
+        return insert_known(self._engine, request)
 
     def get_insert_status(self, request: pb.GetInsertStatusRequest) -> pb.GetInsertStatusResponse:
         """Return a page of an insert's items, with how much of each is durable."""

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from contract.catalogue_content import CatalogueContentContract
 from contract.catalogue_contract import CatalogueContract
 from contract.catalogue_datasets import CatalogueDatasetsContract
 from contract.catalogue_isolation import CatalogueIsolationContract
@@ -40,6 +41,10 @@ class TestMemoryDatasets(CatalogueDatasetsContract):
 
 
 class TestMemoryCatalogue(CatalogueContract):
+    """Likewise."""
+
+
+class TestMemoryContent(CatalogueContentContract):
     """Likewise."""
 
 

@@ -168,8 +168,8 @@ class TensorTable(ABC):
     def equal_tensors(self, digests: Sequence[bytes]) -> dict[bytes, list[EqualTensor]]:
         """Return tensors with these content digests, of any dataset, from one state of the catalogue (4).
 
-        They include tensors that are kept after their replacement or deletion. A few of the latest are returned for each digest,
-        the latest first; damaged rows are left out.
+        They include tensors that are kept after their replacement or deletion. A few are returned for each digest, the latest
+        first; damaged rows are left out.
         """
 
     @abstractmethod

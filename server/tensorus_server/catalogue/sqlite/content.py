@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["SharedContent", "equal_tensors", "list_content"]
 
 _EQUALS_MAX = 4
-"""Tensors with the same digest that are considered, the latest first: thousands may share a payload. More than one is needed only
-if the latest has the payload that is to be replaced, or a damaged one."""
+"""Tensors with the same digest that are considered, the latest first: thousands may share a payload. More than one is needed
+only if the latest has the payload that is to be replaced, or a damaged one."""
 
 _COLUMNS = ", ".join(f't."{name}"' for name in TENSOR_COLUMNS)
 _EQUAL = f"""
@@ -49,7 +49,7 @@ _LIST = "INSERT OR IGNORE INTO content (digest, seq) VALUES (?, ?)"
 
 
 def equal_tensors(connection: apsw.Connection, digests: Sequence[bytes]) -> dict[bytes, list[EqualTensor]]:
-    """Return the latest tensors with each of these content digests, at most `_EQUALS_MAX` of each; damaged rows are left out."""
+    """Return the latest tensors with each of these content digests, at most `_EQUALS_MAX`; damaged rows are left out."""
     try:
         wanted = to_json([digest.hex() for digest in dict.fromkeys(digests)])
         rows = select(connection, _EQUALS, (wanted, wanted))
@@ -103,9 +103,7 @@ class SharedContent:
             replaced_key = None if replaced is None else replaced.locator.key
             for earlier in self._committed.get(stored.content, ()):
                 if earlier.locator.key != replaced_key and stored.may_share(earlier):
-                    return replace(
-                        stored, locator=earlier.locator, references=earlier.references, shares_payload=True
-                    )
+                    return replace(stored, locator=earlier.locator, references=earlier.references, shares_payload=True)
             for equal in stored.equals:
                 tensor = equal.tensor
                 if tensor.locator.key != replaced_key and stored.may_share(equal) and self._exists(tensor):

@@ -2,9 +2,9 @@
 
 Two tensors can share a payload if they have the same content digest: XXH3-128 of the JSON array
 
-    [1, number of the dtype, bits of an element, [shape], policy, chunk_bytes, "XXH3-128 of the canonical bytes as sent, in hex"]
+    [1, number of the dtype, bits of an element, [shape], policy, chunk_bytes, "XXH3-128 of the canonical bytes, in hex"]
 
-without spaces, in UTF-8. The first element is the version of this form. The policy is the tensor's own, or that of its dataset,
+of the bytes as sent, without spaces, in UTF-8. The first element is the version of this form. The policy is the tensor's own, or that of its dataset,
 as JSON with sorted keys. Everything else that is known of both tensors must be the same, too: see `StoredTensor.may_share`.
 """
 
@@ -90,8 +90,8 @@ class EqualTensors:
     def find(self, digests: Sequence[bytes]) -> dict[bytes, list[EqualTensor]]:
         """Return stored tensors with these content digests, the latest first, whose chunk indexes are intact.
 
-        Of each payload, only the index is read, which is at its end: a payload that is missing, cut or that of another tensor is
-        not shared. A damaged chunk is not noticed; that would cost reading everything again.
+        Of each payload, only the index is read, which is at its end: a payload that is missing, cut or that of another tensor
+        is not shared. A damaged chunk is not noticed; that would cost reading everything again.
         """
         if not digests or not self._enabled:
             return {}
