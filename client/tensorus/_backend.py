@@ -37,6 +37,7 @@ __all__ = [
     "Failed",
     "Finding",
     "InsertOptions",
+    "Known",
     "Listing",
     "Part",
     "Sample",
@@ -79,6 +80,10 @@ class Upload:
     """Whether to replace any tensor that has this id."""
     edit: Append | Write | None = None
     """How the stored tensor with this id changes; None: this is a whole tensor."""
+
+
+Known: TypeAlias = "tuple[Upload, bytes]"
+"""A tensor, and the XXH3-128 of its canonical bytes, big-endian."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +223,13 @@ class Backend(Protocol):
         on_progress: Callable[[Progress], None] | None,
     ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
         """Store the uploads, and yield the position and outcome of each as soon as it is known."""
+
+    def insert_known(self, dataset: str, announced: Sequence[Known]) -> Mapping[int, TensorInfo | TensorusError]:
+        """Insert those of the tensors whose bytes the store has; at most 1,000.
+
+        Returns:
+            The outcomes of these, by position. The bytes of the others are missing.
+        """
 
     def get(self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Iterator[Arrival]:
         """Read tensors, the same part of each; at most 10,000 ids, as in the contract."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tensorus._arguments import (
@@ -18,6 +19,7 @@ from tensorus._arguments import (
     upload_of,
     uploads_of,
 )
+from tensorus._asking import Asking, require_askable
 from tensorus._backend import InsertOptions
 from tensorus._edits import append_of, write_of
 from tensorus._reading_client import ReadingClient
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from tensorus._backend import Upload
+    from tensorus.errors import TensorusError
     from tensorus.types import Index, OnConflict, Policy, PolicyExplanation, Progress, TensorInfo
 
 __all__ = ["Client"]
@@ -54,6 +57,7 @@ class Client(ReadingClient):
         if_generation_match: int | None = None,
         on_conflict: OnConflict = "error",
         validate_only: bool = False,
+        ask_first: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> TensorInfo:
         """Store one tensor. Once this returns, the tensor survives a crash and a power cut.
@@ -75,6 +79,8 @@ class Client(ReadingClient):
                 the id exists. None: `on_conflict` decides.
             on_conflict: what to do if another tensor has this id: "error" or "replace".
             validate_only: check and measure everything but store nothing; the returned generation is 0.
+            ask_first: send a checksum of the values first, and the values only if the store does not have them. Worth it for
+                large tensors that may be stored already, under this or another id. Not with `validate_only`.
             on_progress: called repeatedly during the transfer, on the caller's thread.
 
         Returns:
@@ -92,7 +98,8 @@ class Client(ReadingClient):
         new = NewTensor(tensor, id, metadata, policy_of(preset, policy), if_generation_match)
         upload = upload_of(new, on_conflict)
         options = InsertOptions(validate_only=validate_only)
-        return self._insert_one(dataset, upload, options, on_progress)
+        require_askable(ask_first=ask_first, validate_only=validate_only)
+        return self._insert_one(dataset, upload, options, on_progress, ask_first=ask_first)
 
     def insert_many(
         self,
@@ -102,6 +109,7 @@ class Client(ReadingClient):
         all_or_nothing: bool = False,
         on_conflict: OnConflict = "error",
         validate_only: bool = False,
+        ask_first: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> builtins.list[TensorInfo]:
         """Store many tensors in one stream. For small tensors this is much faster than single inserts.
@@ -113,6 +121,8 @@ class Client(ReadingClient):
             all_or_nothing: make all tensors visible in one step at the end, or none if one of them fails; at most 4096 tensors.
             on_conflict: as for `insert`; applies to tensors that set none of their own.
             validate_only: check and measure everything but store nothing; the returned generations are 0.
+            ask_first: send checksums of the values first, many at once, and only the values that the store does not have.
+                Tensors below 64 KiB are sent at once. Not with `all_or_nothing` or `validate_only`.
             on_progress: called repeatedly with the canonical bytes accepted so far, summed over all tensors.
 
         Returns:
@@ -124,7 +134,11 @@ class Client(ReadingClient):
         ids: builtins.list[str] = []
         uploads = uploads_of(tensors, on_conflict, ids)
         options = InsertOptions(all_or_nothing, validate_only)
-        outcomes = dict(self._backend.insert(dataset_name(dataset), uploads, options, on_progress))
+        require_askable(ask_first=ask_first, all_or_nothing=all_or_nothing, validate_only=validate_only)
+        if ask_first:
+            outcomes = self._insert_asking(dataset, uploads, options, on_progress)
+        else:
+            outcomes = dict(self._backend.insert(dataset_name(dataset), uploads, options, on_progress))
         return inserted_many(dataset, ids, outcomes)
 
     def append(
@@ -253,7 +267,26 @@ class Client(ReadingClient):
         upload: Upload,
         options: InsertOptions,
         on_progress: Callable[[Progress], None] | None,
+        *,
+        ask_first: bool = False,
     ) -> TensorInfo:
         report = None if on_progress is None else progress_of(upload, on_progress)
-        outcomes = dict(self._backend.insert(dataset_name(dataset), [upload], options, report))
+        if ask_first:
+            outcomes = self._insert_asking(dataset, [upload], options, report)
+        else:
+            outcomes = dict(self._backend.insert(dataset_name(dataset), [upload], options, report))
         return inserted_one(dataset, upload, outcomes, report)
+
+    def _insert_asking(
+        self,
+        dataset: str,
+        uploads: Iterable[Upload],
+        options: InsertOptions,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> Mapping[int, TensorInfo | TensorusError]:
+        """Insert tensors after asking which ones the store has, and return the outcomes by position."""
+        name = dataset_name(dataset)
+        asking = Asking(uploads, partial(self._backend.insert_known, name), on_progress)
+        if not asking.start():
+            return asking.joined({})
+        return asking.joined(dict(self._backend.insert(name, asking, options, asking.on_progress)))

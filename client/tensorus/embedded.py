@@ -7,6 +7,8 @@ messages are known to bring back as it was.
 from __future__ import annotations
 
 import queue
+from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from tensorus._grpc.tensor_info import checksum_fields
 from tensorus._missing import engine_missing
 from tensorus.errors import DataCorruptError, TensorusError
 from tensorus.types import Progress
+from tensorus_codecs.checksum import TensorDigest
 from tensorus_codecs.dtypes import dtype_by_name, dtype_by_number
 from tensorus_codecs.errors import CodecError
 
@@ -44,7 +47,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from tensorus._backend import Arrival, InsertOptions, Listing, Part, Sample, Upload
+    from tensorus._backend import Arrival, InsertOptions, Known, Listing, Part, Sample, Upload
     from tensorus.types import Policy, PolicyExplanation, TensorInfo
     from tensorus_codecs.dtypes import DType
     from tensorus_server.engine.insert.stream import InsertStream, ItemProgress
@@ -76,6 +79,22 @@ class EmbeddedBackend(EmbeddedStore, Backend):
                     yield 0, inserted
                     return
         yield from self._insert_all(dataset, uploads, options, on_progress)
+
+    def insert_known(self, dataset: str, announced: Sequence[Known]) -> Mapping[int, TensorInfo | TensorusError]:
+        """See `Backend`."""
+        outcomes: dict[int, TensorInfo | TensorusError] = {}
+        news: dict[int, model.NewTensor] = {}
+        for place, (upload, checksum) in enumerate(announced):
+            # What cannot be announced is left to the insert, which says why.
+            with suppress(TensorusError, EngineError, CodecError):
+                source = model.Checksum(TensorDigest.ALGORITHM, checksum)
+                news[place] = replace(_new_tensor(upload, dataset), source_checksum=source)
+        with as_tensorus_errors():
+            found = self._engine.insert_known(dataset, list(news.values()))
+            for place, outcome in zip(news, found, strict=True):
+                if outcome is not None:
+                    outcomes[place] = error_of_ours(outcome) if isinstance(outcome, Exception) else tensor_info(outcome)
+        return outcomes
 
     def _edit(
         self,

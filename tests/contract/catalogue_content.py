@@ -62,7 +62,10 @@ class CatalogueContentContract:
     def test_tensors_of_a_group_share_the_payload_of_the_first(self, catalogue: Catalogue) -> None:
         dataset = create(catalogue)
         group = [equal_to(dataset, name) for name in "abc"]
-        others = [stored_tensor(dataset, "x", source=SOURCE), replace(equal_to(dataset, "y"), content=b"other digest 123")]
+        others = [
+            stored_tensor(dataset, "x", source=SOURCE),
+            replace(equal_to(dataset, "y"), content=b"other digest 123"),
+        ]
         tensors = commit(catalogue, *group[:2], *others, group[2])
         keys = [tensor.locator.key for tensor in tensors]
         assert [keys.index(key) for key in keys] == [0, 0, 2, 3, 0]

@@ -11,6 +11,7 @@ from tensorus import _allocator
 from tensorus._backend import Backend
 from tensorus._grpc import calls, inserts, reads
 from tensorus._grpc.channel import OPTIONS, SERVICE, LazyChannel, begun, require_address
+from tensorus._grpc.known import insert_known
 from tensorus._grpc.patience import Patience, warn_when_stuck
 from tensorus._grpc.rpc_errors import rpc_error
 from tensorus._grpc.steps import Ask, AttemptFailedError, Close, Driver, Give, Open, Pause, Read, Send, Work
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Never
 
-    from tensorus._backend import Arrival, Finding, InsertOptions, Listing, Part, Sample, Upload
+    from tensorus._backend import Arrival, Finding, InsertOptions, Known, Listing, Part, Sample, Upload
     from tensorus._grpc.patience import Observer
     from tensorus._grpc.steps import Call, Step, Steps
     from tensorus.errors import DataCorruptError, TensorusError
@@ -121,6 +122,10 @@ class RemoteBackend(Backend):
     ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
         """See `Backend`."""
         return self._values(inserts.insert(dataset, uploads, options, on_progress))
+
+    def insert_known(self, dataset: str, announced: Sequence[Known]) -> Mapping[int, TensorInfo | TensorusError]:
+        """See `Backend`."""
+        return self._result(insert_known(dataset, announced))
 
     def get(self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Iterator[Arrival]:
         """See `Backend`."""

@@ -30,12 +30,14 @@ from tensorus._arguments import (
     without_result,
 )
 from tensorus._arrays.assemble import headers
+from tensorus._asking import Asking, require_askable
 from tensorus._backend import InsertOptions
 from tensorus._damage import intact
 from tensorus._edits import append_of, write_of
 from tensorus._grpc import calls, reads
+from tensorus._grpc.known import insert_known
 from tensorus.aio._store_client import AsyncStoreClient
-from tensorus.aio._streams import Damages, FromLoop, each
+from tensorus.aio._streams import Damages, FromLoop, OnLoop, each
 from tensorus.types import NewTensor, Record
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from tensorus._grpc.aio_remote import AsyncRemoteBackend
     from tensorus._grpc.steps import Steps
     from tensorus._where import Where
+    from tensorus.errors import TensorusError
     from tensorus.types import (
         AsArray,
         Index,
@@ -82,13 +85,15 @@ class AsyncClient(AsyncStoreClient):
         if_generation_match: int | None = None,
         on_conflict: OnConflict = "error",
         validate_only: bool = False,
+        ask_first: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> TensorInfo:
         """Store one tensor. See `tensorus.Client.insert`."""
         new = NewTensor(tensor, id, metadata, policy_of(preset, policy), if_generation_match)
         upload = await self._backend.in_thread(upload_of, new, on_conflict)
         options = InsertOptions(validate_only=validate_only)
-        return await self._insert_one(dataset, upload, options, on_progress)
+        require_askable(ask_first=ask_first, validate_only=validate_only)
+        return await self._insert_one(dataset, upload, options, on_progress, ask_first=ask_first)
 
     async def insert_many(
         self,
@@ -98,6 +103,7 @@ class AsyncClient(AsyncStoreClient):
         all_or_nothing: bool = False,
         on_conflict: OnConflict = "error",
         validate_only: bool = False,
+        ask_first: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> builtins.list[TensorInfo]:
         """Store many tensors in one stream. See `tensorus.Client.insert_many`.
@@ -110,8 +116,10 @@ class AsyncClient(AsyncStoreClient):
         ids: builtins.list[str] = []
         uploads = uploads_of(source, on_conflict, ids)
         options = InsertOptions(all_or_nothing, validate_only)
+        require_askable(ask_first=ask_first, all_or_nothing=all_or_nothing, validate_only=validate_only)
+        insert = self._insert_asking if ask_first else self._backend.insert
         try:
-            outcomes = await self._backend.insert(dataset_name(dataset), uploads, options, on_progress)
+            outcomes = await insert(dataset_name(dataset), uploads, options, on_progress)
         finally:
             if isinstance(source, FromLoop):
                 source.close()
@@ -265,10 +273,36 @@ class AsyncClient(AsyncStoreClient):
         upload: Upload,
         options: InsertOptions,
         on_progress: Callable[[Progress], None] | None,
+        *,
+        ask_first: bool = False,
     ) -> TensorInfo:
         report = None if on_progress is None else progress_of(upload, on_progress)
-        outcomes = await self._backend.insert(dataset_name(dataset), [upload], options, report)
+        insert = self._insert_asking if ask_first else self._backend.insert
+        outcomes = await insert(dataset_name(dataset), [upload], options, report)
         return inserted_one(dataset, upload, outcomes, report)
+
+    async def _insert_asking(
+        self,
+        dataset: str,
+        uploads: Iterable[Upload],
+        options: InsertOptions,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> Mapping[int, TensorInfo | TensorusError]:
+        """Insert tensors after asking which ones the store has, and return the outcomes by position."""
+        backend, loop = self._backend, asyncio.get_running_loop()
+
+        def report(progress: Progress) -> None:
+            if on_progress is not None:
+                loop.call_soon_threadsafe(on_progress, progress)
+
+        ask = OnLoop(lambda known: backend.result(insert_known(dataset, known)))
+        asking = Asking(uploads, ask, None if on_progress is None else report)
+        try:
+            if not await backend.in_thread(asking.start):
+                return asking.joined({})
+            return asking.joined(await backend.insert(dataset, asking, options, asking.on_progress))
+        finally:
+            ask.close()
 
     async def _read(
         self,

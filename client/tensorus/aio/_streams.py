@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from concurrent.futures import CancelledError
 from contextlib import aclosing
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from tensorus._damage import tell
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterator
     from concurrent.futures import Future
 
     from tensorus._damage import OnDamaged
     from tensorus.errors import DataCorruptError
 
-__all__ = ["Damages", "FromLoop", "each"]
+__all__ = ["Damages", "FromLoop", "OnLoop", "each"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -88,3 +90,36 @@ class FromLoop:
     async def _next(self) -> object:
         # `self` says that there is no more: no source has it.
         return await anext(self._source, self)
+
+
+class OnLoop(Generic[P, T]):
+    """A function for threads that runs a coroutine on the event loop that it was made on, and waits for it."""
+
+    def __init__(self, function: Callable[P, Coroutine[Any, Any, T]]) -> None:
+        """Run the coroutines of `function` on the event loop that is running now."""
+        self._function = function
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._asked: Future[T] | None = None
+        self._closed = False
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what the coroutine returns.
+
+        Raises:
+            CancelledError: nobody wants it any more.
+        """
+        with self._lock:
+            # As in `FromLoop`.
+            if self._closed:
+                raise CancelledError
+            asked = self._asked = asyncio.run_coroutine_threadsafe(self._function(*args, **kwargs), self._loop)
+        return asked.result()
+
+    def close(self) -> None:
+        """Let the thread go."""
+        with self._lock:
+            self._closed = True
+            asked = self._asked
+        if asked is not None:
+            asked.cancel()

@@ -31,6 +31,7 @@ def store_all(
     load: Mapping[str, Callable[[], NewTensor]],
     *,
     replaces: bool,
+    asks: bool,
     disk_timeout_s: float,
     on_progress: Callable[[Progress], None],
     on_disk_full: Observer,
@@ -42,6 +43,7 @@ def store_all(
         dataset: name of the dataset.
         load: a function for each id that returns the tensor; may be called several times.
         replaces: replace stored tensors that have the same ids.
+        asks: ask which tensors the store has before sending them.
         on_progress: called with the progress of all tensors, including those stored before a wait.
         disk_timeout_s: how long to wait for a full disk while nothing can be stored, in seconds.
         on_disk_full: called before each wait.
@@ -64,6 +66,7 @@ def store_all(
                 dataset,
                 (load[tensor_id]() for tensor_id in left),
                 on_progress=show,
+                ask_first=asks,
                 on_conflict="replace" if replaces else "error",
             ):
                 done[info.id] = info

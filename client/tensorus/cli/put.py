@@ -58,6 +58,11 @@ _NAMED_MAX = 5
 )
 @click.option("--replace", "replaces", is_flag=True, help="Replace stored tensors that have the same ids.")
 @click.option(
+    "--no-ask",
+    is_flag=True,
+    help="Send every tensor, without asking first which ones the store has already. Saves reading the files twice.",
+)
+@click.option(
     "--drop-other", is_flag=True, help="Leave out objects that cannot be stored, instead of refusing the file."
 )
 @click.option("--all", "all_rows", is_flag=True, help=f"List every tensor, even if there are more than {_ROWS_MAX}.")
@@ -73,6 +78,7 @@ def put(
     store: str | None,
     *,
     replaces: bool,
+    no_ask: bool,
     drop_other: bool,
     all_rows: bool,
     as_json: bool,
@@ -82,6 +88,8 @@ def put(
     DATASET is created if it does not exist. FILES are .safetensors, .npy, .npz, or torch's .pt, .pth, .ckpt and .bin (loaded
     with weights_only, so no code in them runs), an index of shards, or a folder with such files. The id of a tensor is its
     name in the file; for a .npy file, the file name without extension.
+
+    Tensors that the store has already, under these or other ids, are not sent: the command sends checksums first.
 
     The non-tensor contents of a checkpoint are stored too, so `tensorus get DATASET -o out.pt` restores the same checkpoint.
 
@@ -114,6 +122,7 @@ def put(
             dataset,
             load,
             replaces=replaces,
+            asks=not no_ask,
             disk_timeout_s=RETRY_TIMEOUT_S,
             on_progress=show,
             on_disk_full=bar.disk_full,

@@ -4,8 +4,9 @@ Two tensors can share a payload if they have the same content digest: XXH3-128 o
 
     [1, number of the dtype, bits of an element, [shape], policy, chunk_bytes, "XXH3-128 of the canonical bytes, in hex"]
 
-of the bytes as sent, without spaces, in UTF-8. The first element is the version of this form. The policy is the tensor's own, or that of its dataset,
-as JSON with sorted keys. Everything else that is known of both tensors must be the same, too: see `StoredTensor.may_share`.
+of the bytes as sent, without spaces, in UTF-8. The first element is the version of this form. The policy is the tensor's own,
+or that of its dataset, as JSON with sorted keys. Everything else that is known of both tensors must be the same, too: see
+`StoredTensor.may_share`.
 """
 
 from __future__ import annotations

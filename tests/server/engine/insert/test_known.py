@@ -44,9 +44,7 @@ def known(tensor_id: str, array: np.ndarray[Any, Any], **fields: Any) -> NewTens
 def asked(engine: Engine, *announced: NewTensor, dataset: str = "d") -> list[Any]:
     """Return what became of each: its outcome, "missing", or the type of its error."""
     found = engine.insert_known(dataset, announced)
-    return [
-        "missing" if one is None else one.outcome if isinstance(one, Tensor) else type(one) for one in found
-    ]
+    return ["missing" if one is None else one.outcome if isinstance(one, Tensor) else type(one) for one in found]
 
 
 def test_what_the_store_has_is_inserted_and_the_rest_is_missing(engine: Engine, raw: RawFolder) -> None:
