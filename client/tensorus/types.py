@@ -231,6 +231,10 @@ class DatasetStats(_Ratios):
     """Tensors whose catalogue rows are damaged; the totals leave them out."""
     damaged_ids: tuple[str, ...] = ()
     """Ids of damaged tensors; only the first ones if there are many."""
+    unique_bytes: int = 0
+    """`canonical_bytes`, with those of tensors that share their bytes counted once. 0: an older server does not tell."""
+    unique_stored_bytes: int = 0
+    """Likewise of `stored_bytes`: what the tensors take on disk."""
 
 
 @dataclass(frozen=True)
@@ -267,6 +271,16 @@ class StoreStats:
     disk_free_bytes: int | None
     """Free space on the store's disk; None: the store has none."""
     disk_total_bytes: int | None
+    unique_bytes: int = 0
+    """`canonical_bytes`, with those of tensors that share their bytes counted once. 0: an older server does not tell."""
+    unique_stored_bytes: int = 0
+    """Likewise of `stored_bytes`: what the tensors take on disk."""
+    past_tensors: int = 0
+    """Replaced and deleted tensors that are kept, for snapshots or by the retention of their datasets."""
+    past_stored_bytes: int = 0
+    """Size on disk of those that no current tensor shares."""
+    snapshots: int = 0
+    """Snapshots of all datasets."""
 
 
 @dataclass(frozen=True)

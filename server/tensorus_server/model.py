@@ -307,6 +307,10 @@ class DatasetStats:
     """The first damaged tensors. The sums include no damaged tensors."""
     damaged_tensors: int = 0
     """Number of all damaged tensors."""
+    unique_bytes: int = 0
+    """The canonical bytes, with those of tensors that share a payload counted once."""
+    unique_stored_bytes: int = 0
+    """Likewise of the stored bytes."""
 
 
 @plain_dataclass

@@ -194,6 +194,8 @@ class CatalogueDatasetsContract:
             worst_max_absolute_error=2.0,
             dtypes=(DTypeShare("float32", 2, 24, 37), DTypeShare("uint8", 1, 3, 50)),
             encodings=(),
+            unique_bytes=27,
+            unique_stored_bytes=87,
         )
         catalogue.tensors.delete("name", ["b"])
         assert catalogue.datasets.stats("name").canonical_bytes == 7

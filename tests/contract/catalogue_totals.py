@@ -9,7 +9,7 @@ import pytest
 from contract.catalogue_promises import keeps
 from contract.catalogue_uploads import save, upload
 from support.engine import Reopen, commit, create, purge, stored_tensor
-from tensorus_server.catalogue.abc import Catalogue, Sizes
+from tensorus_server.catalogue.abc import Catalogue, SharedSizes, Sizes
 from tensorus_server.errors import DatasetNotFoundError
 from tensorus_server.model import Dataset
 
@@ -43,6 +43,35 @@ class CatalogueTotalsContract:
         fill(catalogue, create(catalogue, "b"), 700)
         assert catalogue.sizes("a") == Sizes(10_240, 40_960, 409_600)
         assert catalogue.sizes() == Sizes(10_940, 43_760, 437_600)
+
+    def test_tensors_that_share_a_payload_are_counted_once(self, catalogue: Catalogue) -> None:
+        dataset, other = create(catalogue, "a"), create(catalogue, "b")
+        fill(catalogue, dataset, 10_100)
+        first, alone = stored_tensor(dataset, "first", stored_bytes=1000), stored_tensor(dataset, "alone")
+        commit(catalogue, first, alone)
+        for name, ds in (("second", dataset), ("third", other), ("fourth", other)):
+            new = stored_tensor(ds, name, stored_bytes=1000, key=first.locator.key)
+            commit(catalogue, replace(new, shares_payload=True))
+        # An inline payload is in each of its rows, also where it has the same key.
+        for name in ("inline", "inline too"):
+            commit(catalogue, stored_tensor(other, name, stored_bytes=7, inline_payload=b"payload", key="0" * 32))
+        totals = catalogue.totals()
+        assert totals.sizes == Sizes(10_107, 40_428, 408_054)
+        assert totals.shared == SharedSizes(40_416, 405_054, 0, 0)
+        assert (totals.snapshots, totals.datasets) == (0, 2)
+        of_dataset = {name: catalogue.datasets.stats(name) for name in "ab"}
+        assert [(stats.canonical_bytes, stats.unique_bytes) for stats in of_dataset.values()] == [
+            (40_412, 40_408),
+            (16, 12),
+        ]
+        assert [(stats.stored_bytes, stats.unique_stored_bytes) for stats in of_dataset.values()] == [
+            (406_040, 405_040),
+            (2014, 1014),
+        ]
+        # What is left of the tensors of a deleted dataset counts for nothing.
+        catalogue.datasets.delete("a")
+        assert catalogue.totals().sizes == Sizes(4, 16, 2014)
+        assert catalogue.totals().shared == SharedSizes(12, 1014, 0, 0)
 
     def test_sizes_of_a_dataset_that_is_not_there_are_refused(self, catalogue: Catalogue) -> None:
         with pytest.raises(DatasetNotFoundError):

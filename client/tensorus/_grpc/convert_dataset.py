@@ -165,6 +165,8 @@ def stats_from(message: pb.GetDatasetStatsResponse) -> DatasetStats:
         encodings=merged_shares(map(share_from, message.encodings)),
         damaged_tensors=message.damaged_tensors,
         damaged_ids=tuple(damage.id for damage in message.damages),
+        unique_bytes=message.unique_bytes,
+        unique_stored_bytes=message.unique_stored_bytes,
     )
 
 

@@ -79,4 +79,9 @@ def store_stats_from(message: pb.GetStoreStatsResponse) -> StoreStats:
         upload_bytes=message.upload_bytes,
         disk_free_bytes=message.disk_free_bytes if message.HasField("disk_free_bytes") else None,
         disk_total_bytes=message.disk_total_bytes if message.HasField("disk_total_bytes") else None,
+        unique_bytes=message.unique_bytes,
+        unique_stored_bytes=message.unique_stored_bytes,
+        past_tensors=message.past_tensors,
+        past_stored_bytes=message.past_stored_bytes,
+        snapshots=message.snapshots,
     )

@@ -8,7 +8,7 @@ import click
 
 from tensorus.cli._connection import connected, store_options
 from tensorus.cli._options import json_option
-from tensorus.cli._output import counted, human_bytes, print_fields, print_json
+from tensorus.cli._output import counted, human_bytes, print_fields, print_json, print_table, print_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,9 @@ __all__ = ["df"]
 def df(server: str, store: str | None, *, as_json: bool) -> None:
     """Show how much space a store takes, and how much is free.
 
+    Tensors with equal bytes share them: they are counted for each tensor first, then once. Past tensors are replaced and
+    deleted ones that are kept for snapshots or by a retention; only what no current tensor shares with them is counted.
+
     Garbage is what deleted, replaced and edited tensors still take; tensorus gc DIR --now frees it at once. Chunks
     that edits have overwritten are not shown while their file has others that are needed.
 
@@ -36,14 +39,23 @@ def df(server: str, store: str | None, *, as_json: bool) -> None:
         found = client.store_stats()
     if as_json:
         print_json(found)
-    else:
-        print_fields(_fields(found))
+        return
+    print_text(f"{counted(found.tensors, 'tensor')} in {counted(found.datasets, 'dataset')}")
+    print_text("")
+    print_table(
+        ["", ">values", ">stored"],
+        [
+            ("each tensor by itself", human_bytes(found.canonical_bytes), human_bytes(found.stored_bytes)),
+            ("equal bytes once", human_bytes(found.unique_bytes), human_bytes(found.unique_stored_bytes)),
+        ],
+    )
+    print_text("")
+    print_fields(_fields(found))
 
 
 def _fields(stats: StoreStats) -> Iterator[tuple[str, str]]:
-    yield "tensors", f"{counted(stats.tensors, 'tensor')} in {counted(stats.datasets, 'dataset')}"
-    yield "values", human_bytes(stats.canonical_bytes)
-    yield "stored", human_bytes(stats.stored_bytes)
+    past = counted(stats.past_tensors, "replaced or deleted tensor")
+    yield "past", f"{human_bytes(stats.past_stored_bytes)} of {past}, {counted(stats.snapshots, 'snapshot')}"
     yield "catalogue", f"{human_bytes(stats.catalogue_bytes)}, including small tensors"
     about = "about " if stats.garbage_bytes_estimated else ""
     yield "garbage", _waiting(stats.garbage_payloads, f"{about}{human_bytes(stats.garbage_bytes)}", stats.garbage_until)

@@ -32,6 +32,8 @@ __all__ = ["stats"]
 def stats(dataset: str, server: str, store: str | None, *, as_json: bool) -> None:
     """Show sizes and ratios of DATASET, by dtype and by encoding.
 
+    Tensors with equal bytes share them; if there are any, a line says what they take once.
+
     \b
     Example:
       tensorus stats weights
@@ -57,6 +59,10 @@ def stats(dataset: str, server: str, store: str | None, *, as_json: bool) -> Non
         f"{human_bytes(found.canonical_bytes)} stored in {human_bytes(found.stored_bytes)}, "
         f"ratio {human_ratio(found)}, worst relative error {worst_error}"
     )
+    if found.unique_bytes < found.canonical_bytes:
+        print_text(
+            f"equal bytes counted once: {human_bytes(found.unique_bytes)} stored in {human_bytes(found.unique_stored_bytes)}"
+        )
     if found.damaged_tensors:
         named = ", ".join(found.damaged_ids)
         more = " and others" if found.damaged_tensors > len(found.damaged_ids) else ""

@@ -363,6 +363,8 @@ def stats_to(stats: DatasetStats) -> pb.GetDatasetStatsResponse:
         # If there are many encodings with long settings, only the largest shares fit into the message.
         encodings=next(answers(stats.encodings, _encoding_share_to)),
         damaged_tensors=stats.damaged_tensors,
+        unique_bytes=stats.unique_bytes,
+        unique_stored_bytes=stats.unique_stored_bytes,
     )
 
 

@@ -69,6 +69,7 @@ def report_to(progress: Progress) -> pb.VerifyResponse:
 def store_stats_to(stats: StoreStats) -> pb.GetStoreStatsResponse:
     """Convert the sizes of a store."""
     totals, space = stats.totals, stats.space
+    shared = totals.shared
     response = pb.GetStoreStatsResponse(
         datasets=totals.datasets,
         tensors=totals.sizes.tensors,
@@ -84,6 +85,11 @@ def store_stats_to(stats: StoreStats) -> pb.GetStoreStatsResponse:
         upload_bytes=totals.upload_bytes,
         disk_free_bytes=None if space is None else space.free_bytes,
         disk_total_bytes=None if space is None else space.total_bytes,
+        unique_bytes=shared.unique_bytes,
+        unique_stored_bytes=shared.unique_stored_bytes,
+        past_tensors=shared.past_tensors,
+        past_stored_bytes=shared.past_stored_bytes,
+        snapshots=totals.snapshots,
     )
     if totals.garbage_until_us is not None:
         # The rows have no checksum, and a damaged time may be none that the contract can carry.

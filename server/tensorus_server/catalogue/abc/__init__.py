@@ -54,7 +54,7 @@ from tensorus_server.catalogue.abc.pages import (
     require_intact,
 )
 from tensorus_server.catalogue.abc.tensors import EqualTensor, NotSharedError, StoredTensor, TensorTable
-from tensorus_server.catalogue.abc.totals import CatalogueTotals, Sizes
+from tensorus_server.catalogue.abc.totals import CatalogueTotals, SharedSizes, Sizes
 from tensorus_server.catalogue.abc.uploads import Mark, Upload, UploadTable
 
 __all__ = [
@@ -71,6 +71,7 @@ __all__ = [
     "Order",
     "Page",
     "PageRequest",
+    "SharedSizes",
     "Sizes",
     "StoredTensor",
     "TensorTable",

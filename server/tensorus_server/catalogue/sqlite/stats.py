@@ -12,6 +12,7 @@ from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number
 from tensorus_server.catalogue.sqlite.reading import rows_by_generation
 from tensorus_server.catalogue.sqlite.rows import RowDamageError, verified
+from tensorus_server.catalogue.sqlite.unique_sizes import UniqueSizes
 from tensorus_server.model import DatasetStats, DTypeShare, EncodingShare
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def sum_up(database: Transactions, name: str) -> DatasetStats:
     counts: dict[int, int] = {}
     kinds: dict[int, Alike] = {}
     damages: list[DataCorruptError] = []
+    unique = UniqueSizes()
     damaged = after = 0
     while True:
         # Each batch has its own transaction, because a long one would keep the log from being reset.
@@ -56,28 +58,36 @@ def sum_up(database: Transactions, name: str) -> DatasetStats:
                 number = id(kind)
                 kinds[number] = kind
                 counts[number] = counts.get(number, 0) + 1
+                unique.add(row)
         damaged += len(batch.damages)
         damages += batch.damages[: _DAMAGES_MAX - len(damages)]
         if batch.last is None:
             break
         after = batch.last
-    return _stats([(kind, counts[number]) for number, kind in kinds.items()], damages, damaged)
+    return _stats([(kind, counts[number]) for number, kind in kinds.items()], unique, damages, damaged)
 
 
-def _stats(kinds: list[tuple[Alike, int]], damages: list[DataCorruptError], damaged: int) -> DatasetStats:
+def _stats(
+    kinds: list[tuple[Alike, int]], unique: UniqueSizes, damages: list[DataCorruptError], damaged: int
+) -> DatasetStats:
     reports = [(kind.storage, count) for kind, count in kinds]
+    canonical_bytes = sum(report.canonical_bytes * count for report, count in reports)
+    stored_bytes = sum(report.stored_bytes * count for report, count in reports)
+    repeated_bytes, repeated_stored_bytes = unique.repeated()
     return DatasetStats(
         tensors=sum(count for _, count in kinds),
         lossy_tensors=sum(count for report, count in reports if report.lossy),
-        canonical_bytes=sum(report.canonical_bytes * count for report, count in reports),
+        canonical_bytes=canonical_bytes,
         quantized_bytes=sum(report.quantized_bytes * count for report, count in reports),
-        stored_bytes=sum(report.stored_bytes * count for report, count in reports),
+        stored_bytes=stored_bytes,
         worst_relative_error=max((report.relative_error for report, _ in reports), default=0.0),
         worst_max_absolute_error=max((report.max_absolute_error for report, _ in reports), default=0.0),
         dtypes=_dtype_shares(kinds),
         encodings=_encoding_shares(kinds),
         damages=tuple(damages),
         damaged_tensors=damaged,
+        unique_bytes=canonical_bytes - repeated_bytes,
+        unique_stored_bytes=stored_bytes - repeated_stored_bytes,
     )
 
 

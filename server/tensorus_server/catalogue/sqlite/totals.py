@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tensorus_server.catalogue.abc import CatalogueTotals, Sizes
+from tensorus_server.catalogue.abc import CatalogueTotals, SharedSizes, Sizes
 from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number
 
@@ -28,6 +28,58 @@ FROM (SELECT seq, nbytes, stored_bytes, {live} AS live FROM tensor WHERE {where}
 
 _OF_STORE = _SIZES.format(live="ds IN (SELECT ds FROM dataset WHERE deleted_us IS NULL)", where="")
 _OF_DATASET = _SIZES.format(live="1", where="ds = ? AND")
+
+
+_LIVE = "SELECT ds FROM dataset WHERE deleted_us IS NULL"
+
+_REPEATED = f"""
+SELECT max(seq), count(*), total(repeated * nbytes), total(repeated * stored_bytes), 0
+FROM (
+  SELECT seq, nbytes, stored_bytes, inline = 0 AND ds IN ({_LIVE}) AND EXISTS (
+    SELECT 1 FROM tensor o INDEXED BY tensor_key
+    WHERE o.key = t.key AND o.inline = 0 AND o.seq < t.seq AND o.ds IN ({_LIVE})
+  ) AS repeated
+  FROM tensor t WHERE seq > ? ORDER BY seq LIMIT ?
+)
+"""
+"""Tensors with a payload that an earlier one has. The index of keys has the earliest first, so one look-up is enough."""
+
+_PAST = """
+SELECT max(seq), count(*), 0, 0, total(own * stored_bytes)
+FROM (
+  SELECT seq, stored_bytes, inline = 1 OR (
+    NOT EXISTS (SELECT 1 FROM tensor o INDEXED BY tensor_key WHERE o.key = t.key AND o.inline = 0)
+    AND NOT EXISTS (
+      SELECT 1 FROM past_tensor o INDEXED BY past_tensor_key WHERE o.key = t.key AND o.inline = 0 AND o.seq < t.seq
+    )
+  ) AS own
+  FROM past_tensor t WHERE seq > ? ORDER BY seq LIMIT ?
+)
+"""
+
+
+def _in_steps(database: Transactions, statement: str) -> tuple[int, list[int]]:
+    """Return the number of rows and the sums of a statement that adds up the next rows after a generation."""
+    count, sums, after = 0, [0, 0, 0], -(2**63)
+    while True:
+        with database.read() as connection:
+            ((last, step, *added),) = select(connection, statement, (after, _STEP))
+        count, sums = count + step, [total + int(more) for total, more in zip(sums, added, strict=True)]
+        if step < _STEP:
+            return count, sums
+        after = last
+
+
+def _shared_sizes(database: Transactions, sizes: Sizes) -> SharedSizes:
+    _, (repeated_bytes, repeated_stored_bytes, _) = _in_steps(database, _REPEATED)
+    past_tensors, (_, _, past_stored_bytes) = _in_steps(database, _PAST)
+    # Tensors that come and go between the sums must not make them negative.
+    return SharedSizes(
+        unique_bytes=max(sizes.canonical_bytes - repeated_bytes, 0),
+        unique_stored_bytes=max(sizes.stored_bytes - repeated_stored_bytes, 0),
+        past_tensors=past_tensors,
+        past_stored_bytes=past_stored_bytes,
+    )
 
 
 def sizes_of_tensors(database: Transactions, dataset: str | None) -> Sizes:
@@ -63,9 +115,13 @@ def totals_of_tables(database: Transactions, catalogue_bytes: int) -> CatalogueT
         ((garbage, until_us),) = select(connection, "SELECT count(*), max(delete_after_us) FROM tombstone")
         uploads = "SELECT count(*), total(stored_bytes) FROM upload WHERE generation IS NULL"
         ((upload_count, upload_bytes),) = select(connection, uploads)
+        ((snapshots,),) = select(connection, f"SELECT count(*) FROM snapshot WHERE ds IN ({_LIVE})")
+    sizes = sizes_of_tensors(database, None)
     return CatalogueTotals(
         datasets=datasets,
-        sizes=sizes_of_tensors(database, None),
+        sizes=sizes,
+        shared=_shared_sizes(database, sizes),
+        snapshots=snapshots,
         garbage_payloads=garbage,
         garbage_until_us=until_us,
         uploads=upload_count,
