@@ -261,6 +261,34 @@ class TestInsertsThatLeftMuch:
         assert len(opened) > 2
 
 
+def test_an_answer_that_names_only_the_first_tensors_is_asked_for_the_others(
+    stub: TensorServiceStub, catalogue: Catalogue, dataset: str
+) -> None:
+    made = catalogue.datasets.create(dataset, StoragePolicy(), Schema())
+    tensors = commit(catalogue, *(stored_tensor(made, f"t{number}", metadata=TEXT) for number in range(TENSORS)))
+    rest = [
+        pb.Tensor(
+            id=tensor.id,
+            spec=pb.TensorSpec(dtype=tensor.spec.dtype.number, shape=tensor.spec.shape),
+            source_checksum=pb.Checksum(algorithm="xxh3_128", value=tensor.source_checksum.value),
+        )
+        for tensor in tensors
+    ]
+    rest.insert(40, pb.Tensor(id="missing", spec=rest[0].spec, source_checksum=rest[0].source_checksum))
+    found: list[str] = []
+    answers = 0
+    while rest:
+        answer = stub.InsertKnown(pb.InsertKnownRequest(dataset=dataset, tensors=rest))
+        named = sorted([*(result.item for result in answer.results), *answer.missing])
+        assert named == list(range(len(named)))
+        assert all(result.outcome == pb.INSERT_OUTCOME_ALREADY_STORED for result in answer.results)
+        found += [result.tensor.id for result in answer.results]
+        del rest[: len(named)]
+        answers += 1
+    assert found == [tensor.id for tensor in tensors]
+    assert answers > 1
+
+
 class TestDeleteTensors:
     """An answer may name every id of the request."""
 

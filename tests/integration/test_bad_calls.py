@@ -65,6 +65,14 @@ CALLS: dict[str, tuple[Callable[[TensorServiceStub, str], Any], tuple[str, str, 
         lambda stub, _: stub.GetDatasetStats(pb.GetDatasetStatsRequest(name="nowhere")),
         ("NOT_FOUND", "DATASET_NOT_FOUND", r"there is no such dataset \[dataset=nowhere\]"),
     ),
+    "known tensors of an unknown dataset": (
+        lambda stub, _: stub.InsertKnown(pb.InsertKnownRequest(dataset="nowhere")),
+        ("NOT_FOUND", "DATASET_NOT_FOUND", r"there is no such dataset \[dataset=nowhere\]"),
+    ),
+    "more known tensors than are answered": (
+        lambda stub, name: stub.InsertKnown(pb.InsertKnownRequest(dataset=name, tensors=[pb.Tensor()] * 1001)),
+        ("INVALID_ARGUMENT", "LIMIT_EXCEEDED", r"number of tensors is 1001, limit is 1000 \(known_per_insert_max\)"),
+    ),
     "an unknown id": (
         lambda stub, name: list(stub.Get(get_request(name, pb.TensorRead(id="nobody")))),
         ("NOT_FOUND", "TENSOR_NOT_FOUND", r"there is no such tensor \[dataset=\S+, tensor=nobody\]"),

@@ -33,8 +33,10 @@ def files(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def filled(place: list[str], files: Path, dataset: str) -> str:
-    """A dataset with the tensors `matrix` and `values`, put there by the command line."""
-    put = run_command("put", dataset, files / "matrix.npy", files / "values.npy", "--metadata", "run=7", *place)
+    """A dataset with the tensors `matrix` and `values`, put there by the command line, in this order."""
+    # Without asking: other tests have put the same values, and what the server has is stored before the rest.
+    options = ["--metadata", "run=7", "--no-ask", *place]
+    put = run_command("put", dataset, files / "matrix.npy", files / "values.npy", *options)
     assert put.exit_code == 0, put.errors
     return dataset
 

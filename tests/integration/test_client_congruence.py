@@ -120,6 +120,19 @@ CHANGES: dict[str, Operation] = {
     "insert_many": lambda client, dataset: client.insert_many(
         dataset, [("a", VALUES[0]), NewTensor(MATRIX, "b", {"k": 1})]
     ),
+    # Of values that no other operation stores, since stores share them.
+    "asking first": lambda client, dataset: [
+        client.insert_many(dataset, [("a", VALUES * 3), ("b", VALUES[0])]),
+        client.insert_many(dataset, [("c", VALUES * 3), ("a", VALUES * 3), ("d", VALUES * 3 + 1)], ask_first=True),
+    ],
+    "asking first and replacing": lambda client, dataset: [
+        client.insert_many(dataset, [("a", VALUES * 5), ("b", VALUES[:200])]),
+        client.insert_many(dataset, [("b", VALUES * 5), ("a", VALUES * 5)], ask_first=True, on_conflict="replace"),
+    ],
+    "asking first with another policy": lambda client, dataset: [
+        client.insert(dataset, VALUES * 7, id="a"),
+        client.insert(dataset, VALUES * 7, id="b", preset="bf16", ask_first=True),
+    ],
     "metadata of NumPy's numbers": metadata_of({"a": np.int8(1), "b": np.float32(0.5), "c": [np.bool_(True)]}),
     "metadata with tuples": metadata_of({"a": (1, (2,)), "b": {"c": ()}}),
     "metadata with NaN": metadata_of({"a": [float("inf"), -0.0]}),

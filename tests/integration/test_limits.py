@@ -201,6 +201,10 @@ MAXIMA: dict[str, tuple[str, Action]] = {
     "SAMPLE_MAX": ("LIMIT_EXCEEDED", lambda stub, name, count: query(stub, name, sample=count)),
     "EXPLAIN_BYTES_MAX": ("LIMIT_EXCEEDED", lambda stub, _, size: explain(stub, size)),
     "EXPLAIN_CANDIDATES_MAX": ("LIMIT_EXCEEDED", lambda stub, _, count: explain(stub, 0, count)),
+    "KNOWN_PER_INSERT_MAX": (
+        "LIMIT_EXCEEDED",
+        lambda stub, name, count: stub.InsertKnown(pb.InsertKnownRequest(dataset=name, tensors=[pb.Tensor()] * count)),
+    ),
     "PAGE_SIZE_MAX": (
         "LIMIT_EXCEEDED",
         lambda stub, name, size: stub.ListTensors(pb.ListTensorsRequest(dataset=name, page_size=size)),

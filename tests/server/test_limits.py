@@ -45,6 +45,7 @@ ANNOUNCED = {
     "sample": "SAMPLE_MAX",
     "explain_bytes": "EXPLAIN_BYTES_MAX",
     "explain_candidates": "EXPLAIN_CANDIDATES_MAX",
+    "known_per_insert": "KNOWN_PER_INSERT_MAX",
 }
 
 
