@@ -113,9 +113,14 @@ class SharedContent:
         return stored
 
     def committed(self, stored: StoredTensor) -> None:
-        """Note that a tensor is inserted, so that later ones of the transaction can share its payload."""
-        if stored.content is not None and not stored.shares_payload:
-            self._committed.setdefault(stored.content, []).append(stored)
+        """Note that a tensor is inserted, so that later ones of the transaction can share its payload.
+
+        They can even if it is replaced before the end of the transaction: nothing is swept until then.
+        """
+        if stored.content is not None:
+            noted = self._committed.setdefault(stored.content, [])
+            if all(stored.locator.key != earlier.locator.key for earlier in noted):
+                noted.append(stored)
 
     def _exists(self, tensor: Tensor) -> bool:
         """Whether the row is still there: it was read before the transaction began."""
