@@ -151,16 +151,15 @@ class CatalogueContentContract:
                 known("b"),
                 known("other"),
                 known("a", match=first.generation),
-                replace(known("d"), equals=()),
                 known("d"),
             ]
         )
+        assert [type(found) for found in catalogue.tensors.commit([replace(known("e"), equals=())])] == [NotSharedError]
         assert isinstance(outcomes[0], Tensor)
         assert isinstance(outcomes[1], Tensor)
         assert outcomes[1].outcome is Outcome.ALREADY_STORED
         assert [type(outcome) for outcome in outcomes[2:]] == [
             AlreadyExistsError,
-            NotSharedError,
             NotSharedError,
             Tensor,
         ]
