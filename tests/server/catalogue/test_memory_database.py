@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from contract.catalogue_contract import CatalogueContract
+from contract.catalogue_copies import CatalogueCopiesContract
 from contract.catalogue_datasets import CatalogueDatasetsContract
 from contract.catalogue_isolation import CatalogueIsolationContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
@@ -37,6 +38,10 @@ def reopen(monkeypatch: pytest.MonkeyPatch) -> Reopen:
 
 class TestMemoryDatasets(CatalogueDatasetsContract):
     """Memory keeps what every catalogue promises of datasets."""
+
+
+class TestMemoryCopies(CatalogueCopiesContract):
+    """Likewise."""
 
 
 class TestMemoryCatalogue(CatalogueContract):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contract.catalogue_contract import CatalogueContract
+from contract.catalogue_copies import CatalogueCopiesContract
 from contract.catalogue_datasets import CatalogueDatasetsContract
 from contract.catalogue_isolation import CatalogueIsolationContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
@@ -15,6 +16,10 @@ from contract.catalogue_uploads import CatalogueUploadsContract
 
 class TestSqliteDatasets(CatalogueDatasetsContract):
     """SQLite keeps what every catalogue promises of datasets."""
+
+
+class TestSqliteCopies(CatalogueCopiesContract):
+    """Likewise."""
 
 
 class TestSqliteCatalogue(CatalogueContract):

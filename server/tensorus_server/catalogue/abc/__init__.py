@@ -1,4 +1,4 @@
-"""The interface of a catalogue: four tables, one module for each, and the promises that every database must keep.
+"""The interface of a catalogue: five tables, one module for each, and the promises that every database must keep.
 
 The methods' descriptions refer to these promises by number. The contract suite (`tests/contract`) names the tests of each:
 
@@ -42,6 +42,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from tensorus_server.catalogue.abc.copies import CopyTable, TensorCopies
 from tensorus_server.catalogue.abc.datasets import DatasetPage, DatasetTable
 from tensorus_server.catalogue.abc.garbage import GarbageTable
 from tensorus_server.catalogue.abc.pages import (
@@ -61,6 +62,7 @@ __all__ = [
     "ORDER_FIELDS",
     "Catalogue",
     "CatalogueTotals",
+    "CopyTable",
     "DamagedTensor",
     "DatasetPage",
     "DatasetTable",
@@ -71,6 +73,7 @@ __all__ = [
     "PageRequest",
     "Sizes",
     "StoredTensor",
+    "TensorCopies",
     "TensorTable",
     "Upload",
     "UploadTable",
@@ -80,12 +83,13 @@ __all__ = [
 
 
 class Catalogue(ABC):
-    """The four tables, which are in one database."""
+    """The tables, which are in one database."""
 
     datasets: DatasetTable
     tensors: TensorTable
     uploads: UploadTable
     garbage: GarbageTable
+    copies: CopyTable
 
     @abstractmethod
     def check_writable(self) -> None:

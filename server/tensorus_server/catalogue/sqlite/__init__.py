@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import apsw
 
 from tensorus_server.catalogue.abc import Catalogue
+from tensorus_server.catalogue.sqlite.copies import SqliteCopyTable
 from tensorus_server.catalogue.sqlite.database import Database
 from tensorus_server.catalogue.sqlite.datasets import SqliteDatasetTable
 from tensorus_server.catalogue.sqlite.garbage import SqliteGarbageTable
@@ -62,6 +63,9 @@ class SqliteCatalogue(Catalogue):
         self.tensors = SqliteTensorTable(self._database, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s)
         self.uploads = SqliteUploadTable(self._database, expiry_s=upload_expiry_s)
         self.garbage = SqliteGarbageTable(self._database)
+        self.copies = SqliteCopyTable(
+            self._database, self.tensors, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
+        )
 
     def check_writable(self) -> None:
         """See `Catalogue`."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.sqlite.transactions import Transactions
     from tensorus_server.model import Dataset, DatasetStats, Schema
 
-__all__ = ["SqliteDatasetTable"]
+__all__ = ["SqliteDatasetTable", "create_dataset", "rename_dataset"]
 
 _DELETED = "\n"
 """Prefix of the names of datasets that are being deleted. No other name has a control character."""
@@ -45,16 +45,8 @@ class SqliteDatasetTable(DatasetTable):
 
     def create(self, name: str, policy: StoragePolicy, schema: Schema) -> Dataset:
         """See `DatasetTable`."""
-        statement = (
-            "INSERT INTO dataset (name, policy, schema, created_us) VALUES (?, ?, ?, ?) "
-            "ON CONFLICT DO NOTHING RETURNING ds"
-        )
         with self._database.write() as connection:
-            rows = select(connection, statement, (name, to_json(policy.to_json()), schema_to_json(schema), now_us()))
-            if not rows:
-                raise AlreadyExistsError("a dataset of this name exists already", dataset=name)
-            _sign(connection, rows[0][0])
-            return find_dataset(connection, name)
+            return create_dataset(connection, name, policy, schema)
 
     def get(self, name: str) -> Dataset:
         """See `DatasetTable`."""
@@ -119,6 +111,36 @@ class SqliteDatasetTable(DatasetTable):
     def stats(self, name: str) -> DatasetStats:
         """See `DatasetTable`."""
         return sum_up(self._database, name)
+
+
+def create_dataset(connection: apsw.Connection, name: str, policy: StoragePolicy, schema: Schema) -> Dataset:
+    """Create a dataset, within a transaction.
+
+    Raises:
+        AlreadyExistsError: the name is taken.
+    """
+    statement = (
+        "INSERT INTO dataset (name, policy, schema, created_us) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING ds"
+    )
+    rows = select(connection, statement, (name, to_json(policy.to_json()), schema_to_json(schema), now_us()))
+    if not rows:
+        raise _name_taken(name)
+    _sign(connection, rows[0][0])
+    return find_dataset(connection, name)
+
+
+def rename_dataset(connection: apsw.Connection, name: str, new_name: str) -> Dataset:
+    """Give a dataset another name, within a transaction; see `CopyTable.rename_dataset`."""
+    ds = find_dataset(connection, name).number
+    statement = "UPDATE OR IGNORE dataset SET name = ?1 WHERE ds = ?2 AND name != ?1 RETURNING ds"
+    if not select(connection, statement, (new_name, ds)):
+        raise _name_taken(new_name)
+    _sign(connection, ds)
+    return find_dataset(connection, new_name)
+
+
+def _name_taken(name: str) -> AlreadyExistsError:
+    return AlreadyExistsError("a dataset of this name exists already", dataset=name)
 
 
 def _sign(connection: apsw.Connection, ds: int) -> None:

@@ -177,7 +177,7 @@ class SqliteTensorTable(TensorTable):
         """Do the same as `_commit_many` for one tensor. Inserting its row shows whether its id is free."""
         if stored.dataset.number in numbers.ordinals and not stored.new.if_generation_match:
             tensor = numbers.give(stored)
-            if self._insert(connection, [(stored, tensor)], if_free=True):
+            if self.insert(connection, [(stored, tensor)], if_free=True):
                 return [tensor]
             numbers.take_back(stored)
         return [self._resolve(connection, stored, numbers)]
@@ -197,10 +197,10 @@ class SqliteTensorTable(TensorTable):
                 fresh.append((stored, tensor))
                 outcomes.append(tensor)
             else:
-                self._insert(connection, fresh)
+                self.insert(connection, fresh)
                 fresh.clear()
                 outcomes.append(self._resolve(connection, stored, numbers))
-        self._insert(connection, fresh)
+        self.insert(connection, fresh)
         return outcomes
 
     def _resolve(self, connection: apsw.Connection, stored: StoredTensor, numbers: Numbers) -> Tensor | Exception:
@@ -234,15 +234,16 @@ class SqliteTensorTable(TensorTable):
             # This concerns only this item; the others of its group are committed.
             return error
         tensor = numbers.give(stored, done)
-        self._insert(connection, [(stored, tensor)])
+        self.insert(connection, [(stored, tensor)])
         return tensor
 
-    def _insert(
+    def insert(
         self, connection: apsw.Connection, tensors: Sequence[tuple[StoredTensor, Tensor]], *, if_free: bool = False
     ) -> bool:
-        """Insert tensors whose ids are free, with their inline payloads and attributes.
+        """Insert tensors whose ids are free, with their inline payloads and attributes, within a transaction.
 
         Args:
+            tensors: each with what it will be, numbers included.
             if_free: whether the id of the only tensor may be taken; then return False.
         """
         rows, payloads, references, attributes = [], [], [], []
