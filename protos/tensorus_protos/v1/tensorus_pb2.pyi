@@ -571,6 +571,42 @@ class DataTypeShare(_message.Message):
     stored_bytes: int
     def __init__(self, dtype: _Optional[_Union[DataType, str]] = ..., tensors: _Optional[int] = ..., canonical_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ...) -> None: ...
 
+class CopyDatasetRequest(_message.Message):
+    __slots__ = ("name", "new_name", "at", "request_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NEW_NAME_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    new_name: str
+    at: At
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., new_name: _Optional[str] = ..., at: _Optional[_Union[At, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class CopyDatasetResponse(_message.Message):
+    __slots__ = ("dataset", "tensors")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    dataset: Dataset
+    tensors: int
+    def __init__(self, dataset: _Optional[_Union[Dataset, _Mapping]] = ..., tensors: _Optional[int] = ...) -> None: ...
+
+class RenameDatasetRequest(_message.Message):
+    __slots__ = ("name", "new_name", "request_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NEW_NAME_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    new_name: str
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., new_name: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class RenameDatasetResponse(_message.Message):
+    __slots__ = ("dataset",)
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    dataset: Dataset
+    def __init__(self, dataset: _Optional[_Union[Dataset, _Mapping]] = ...) -> None: ...
+
 class At(_message.Message):
     __slots__ = ("snapshot", "generation", "time")
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
@@ -1074,6 +1110,38 @@ class DeleteTensorsResponse(_message.Message):
     missing_ids: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, deleted: _Optional[int] = ..., missing_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class CopyTensorsRequest(_message.Message):
+    __slots__ = ("source_dataset", "at", "dataset", "tensors", "replace", "move", "request_id")
+    SOURCE_DATASET_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    REPLACE_FIELD_NUMBER: _ClassVar[int]
+    MOVE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    source_dataset: str
+    at: At
+    dataset: str
+    tensors: _containers.RepeatedCompositeFieldContainer[CopiedTensor]
+    replace: bool
+    move: bool
+    request_id: str
+    def __init__(self, source_dataset: _Optional[str] = ..., at: _Optional[_Union[At, _Mapping]] = ..., dataset: _Optional[str] = ..., tensors: _Optional[_Iterable[_Union[CopiedTensor, _Mapping]]] = ..., replace: bool = ..., move: bool = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class CopiedTensor(_message.Message):
+    __slots__ = ("id", "new_id")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NEW_ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    new_id: str
+    def __init__(self, id: _Optional[str] = ..., new_id: _Optional[str] = ...) -> None: ...
+
+class CopyTensorsResponse(_message.Message):
+    __slots__ = ("tensors",)
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
+    def __init__(self, tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
+
 class ExplainPolicyRequest(_message.Message):
     __slots__ = ("open", "payload")
     OPEN_FIELD_NUMBER: _ClassVar[int]
@@ -1263,7 +1331,7 @@ class PresetInfo(_message.Message):
     def __init__(self, id: _Optional[str] = ..., description: _Optional[str] = ..., encoding: _Optional[_Union[Encoding, _Mapping]] = ..., lossy: bool = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("payload_bytes", "message_bytes", "segments_per_message", "chunk_bytes_min", "chunk_bytes_max", "chunk_bytes_default", "tensor_bytes", "rank", "id_bytes", "dataset_name_bytes", "metadata_bytes", "metadata_depth", "filter_depth", "filter_conditions", "filter_values", "page_size", "reads_per_get", "ids_per_delete", "payload_bytes_min", "unacknowledged_bytes", "open_items", "items_together", "request_id_bytes", "resumable_bytes_min", "metadata_key_bytes", "indexed_text_bytes", "filter_text_bytes", "filter_values_total", "sample", "explain_bytes", "explain_candidates", "snapshot_name_bytes", "restored_tensors")
+    __slots__ = ("payload_bytes", "message_bytes", "segments_per_message", "chunk_bytes_min", "chunk_bytes_max", "chunk_bytes_default", "tensor_bytes", "rank", "id_bytes", "dataset_name_bytes", "metadata_bytes", "metadata_depth", "filter_depth", "filter_conditions", "filter_values", "page_size", "reads_per_get", "ids_per_delete", "payload_bytes_min", "unacknowledged_bytes", "open_items", "items_together", "request_id_bytes", "resumable_bytes_min", "metadata_key_bytes", "indexed_text_bytes", "filter_text_bytes", "filter_values_total", "sample", "explain_bytes", "explain_candidates", "snapshot_name_bytes", "restored_tensors", "copies_per_call", "dataset_copy_tensors")
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_PER_MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -1297,6 +1365,8 @@ class Limits(_message.Message):
     EXPLAIN_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_NAME_BYTES_FIELD_NUMBER: _ClassVar[int]
     RESTORED_TENSORS_FIELD_NUMBER: _ClassVar[int]
+    COPIES_PER_CALL_FIELD_NUMBER: _ClassVar[int]
+    DATASET_COPY_TENSORS_FIELD_NUMBER: _ClassVar[int]
     payload_bytes: int
     message_bytes: int
     segments_per_message: int
@@ -1330,4 +1400,6 @@ class Limits(_message.Message):
     explain_candidates: int
     snapshot_name_bytes: int
     restored_tensors: int
-    def __init__(self, payload_bytes: _Optional[int] = ..., message_bytes: _Optional[int] = ..., segments_per_message: _Optional[int] = ..., chunk_bytes_min: _Optional[int] = ..., chunk_bytes_max: _Optional[int] = ..., chunk_bytes_default: _Optional[int] = ..., tensor_bytes: _Optional[int] = ..., rank: _Optional[int] = ..., id_bytes: _Optional[int] = ..., dataset_name_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., metadata_depth: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_conditions: _Optional[int] = ..., filter_values: _Optional[int] = ..., page_size: _Optional[int] = ..., reads_per_get: _Optional[int] = ..., ids_per_delete: _Optional[int] = ..., payload_bytes_min: _Optional[int] = ..., unacknowledged_bytes: _Optional[int] = ..., open_items: _Optional[int] = ..., items_together: _Optional[int] = ..., request_id_bytes: _Optional[int] = ..., resumable_bytes_min: _Optional[int] = ..., metadata_key_bytes: _Optional[int] = ..., indexed_text_bytes: _Optional[int] = ..., filter_text_bytes: _Optional[int] = ..., filter_values_total: _Optional[int] = ..., sample: _Optional[int] = ..., explain_bytes: _Optional[int] = ..., explain_candidates: _Optional[int] = ..., snapshot_name_bytes: _Optional[int] = ..., restored_tensors: _Optional[int] = ...) -> None: ...
+    copies_per_call: int
+    dataset_copy_tensors: int
+    def __init__(self, payload_bytes: _Optional[int] = ..., message_bytes: _Optional[int] = ..., segments_per_message: _Optional[int] = ..., chunk_bytes_min: _Optional[int] = ..., chunk_bytes_max: _Optional[int] = ..., chunk_bytes_default: _Optional[int] = ..., tensor_bytes: _Optional[int] = ..., rank: _Optional[int] = ..., id_bytes: _Optional[int] = ..., dataset_name_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., metadata_depth: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_conditions: _Optional[int] = ..., filter_values: _Optional[int] = ..., page_size: _Optional[int] = ..., reads_per_get: _Optional[int] = ..., ids_per_delete: _Optional[int] = ..., payload_bytes_min: _Optional[int] = ..., unacknowledged_bytes: _Optional[int] = ..., open_items: _Optional[int] = ..., items_together: _Optional[int] = ..., request_id_bytes: _Optional[int] = ..., resumable_bytes_min: _Optional[int] = ..., metadata_key_bytes: _Optional[int] = ..., indexed_text_bytes: _Optional[int] = ..., filter_text_bytes: _Optional[int] = ..., filter_values_total: _Optional[int] = ..., sample: _Optional[int] = ..., explain_bytes: _Optional[int] = ..., explain_candidates: _Optional[int] = ..., snapshot_name_bytes: _Optional[int] = ..., restored_tensors: _Optional[int] = ..., copies_per_call: _Optional[int] = ..., dataset_copy_tensors: _Optional[int] = ...) -> None: ...

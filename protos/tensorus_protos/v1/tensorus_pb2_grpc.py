@@ -51,6 +51,16 @@ class TensorServiceStub(object):
                 request_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsRequest.SerializeToString,
                 response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsResponse.FromString,
                 )
+        self.CopyDataset = channel.unary_unary(
+                '/tensorus.v1.TensorService/CopyDataset',
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.CopyDatasetRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.CopyDatasetResponse.FromString,
+                )
+        self.RenameDataset = channel.unary_unary(
+                '/tensorus.v1.TensorService/RenameDataset',
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.RenameDatasetRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.RenameDatasetResponse.FromString,
+                )
         self.CreateSnapshot = channel.unary_unary(
                 '/tensorus.v1.TensorService/CreateSnapshot',
                 request_serializer=tensorus_dot_v1_dot_tensorus__pb2.CreateSnapshotRequest.SerializeToString,
@@ -110,6 +120,11 @@ class TensorServiceStub(object):
                 '/tensorus.v1.TensorService/DeleteTensors',
                 request_serializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteTensorsRequest.SerializeToString,
                 response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteTensorsResponse.FromString,
+                )
+        self.CopyTensors = channel.unary_unary(
+                '/tensorus.v1.TensorService/CopyTensors',
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.CopyTensorsRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.CopyTensorsResponse.FromString,
                 )
         self.ExplainPolicy = channel.stream_unary(
                 '/tensorus.v1.TensorService/ExplainPolicy',
@@ -175,6 +190,20 @@ class TensorServiceServicer(object):
 
     def GetDatasetStats(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CopyDataset(self, request, context):
+        """Creates a dataset with the policy, schema and retention of another one and all of its tensors. They share their stored bytes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenameDataset(self, request, context):
+        """Gives a dataset another name. Its tensors and snapshots, and inserts in progress, stay with it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -259,6 +288,13 @@ class TensorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CopyTensors(self, request, context):
+        """Copies or moves tensors within a dataset or to another one, all or none. Copies share the stored bytes of their sources.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainPolicy(self, request_iterator, context):
         """Encodes a sample under candidate policies and reports ratio, measured error and speed for each. Stores nothing.
         """
@@ -317,6 +353,16 @@ def add_TensorServiceServicer_to_server(servicer, server):
                     servicer.GetDatasetStats,
                     request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsRequest.FromString,
                     response_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsResponse.SerializeToString,
+            ),
+            'CopyDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.CopyDataset,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.CopyDatasetRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.CopyDatasetResponse.SerializeToString,
+            ),
+            'RenameDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenameDataset,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.RenameDatasetRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.RenameDatasetResponse.SerializeToString,
             ),
             'CreateSnapshot': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateSnapshot,
@@ -377,6 +423,11 @@ def add_TensorServiceServicer_to_server(servicer, server):
                     servicer.DeleteTensors,
                     request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteTensorsRequest.FromString,
                     response_serializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteTensorsResponse.SerializeToString,
+            ),
+            'CopyTensors': grpc.unary_unary_rpc_method_handler(
+                    servicer.CopyTensors,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.CopyTensorsRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.CopyTensorsResponse.SerializeToString,
             ),
             'ExplainPolicy': grpc.stream_unary_rpc_method_handler(
                     servicer.ExplainPolicy,
@@ -521,6 +572,40 @@ class TensorService(object):
         return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/GetDatasetStats',
             tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsRequest.SerializeToString,
             tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CopyDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/CopyDataset',
+            tensorus_dot_v1_dot_tensorus__pb2.CopyDatasetRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.CopyDatasetResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def RenameDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/RenameDataset',
+            tensorus_dot_v1_dot_tensorus__pb2.RenameDatasetRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.RenameDatasetResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -725,6 +810,23 @@ class TensorService(object):
         return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/DeleteTensors',
             tensorus_dot_v1_dot_tensorus__pb2.DeleteTensorsRequest.SerializeToString,
             tensorus_dot_v1_dot_tensorus__pb2.DeleteTensorsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CopyTensors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/CopyTensors',
+            tensorus_dot_v1_dot_tensorus__pb2.CopyTensorsRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.CopyTensorsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -13,6 +13,7 @@ from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.background import WorkerPool
 from tensorus_server.catalogue.abc import require_intact
 from tensorus_server.chunk_store.abc import PayloadBusyError
+from tensorus_server.engine.copies import Copies
 from tensorus_server.engine.health import Health
 from tensorus_server.engine.insert.committer import Committer
 from tensorus_server.engine.insert.one_by_one import OneByOne
@@ -122,6 +123,7 @@ class Engine:
         self._sessions = sessions or InsertSessions()
         self._purger = Purger(catalogue.datasets, self._health, catalogue.check_present)
         self._snapshots = Snapshots()
+        self._copies = Copies(catalogue, self._snapshots)
         self._closing = threading.Event()
         self._sweeper = Sweeper(self._sweep_round, catalogue.check_present, self._health, self._closing)
         if sweeps:
@@ -298,6 +300,11 @@ class Engine:
     def snapshots(self) -> Snapshots:
         """The snapshots of datasets."""
         return self._snapshots
+
+    @property
+    def copies(self) -> Copies:
+        """Copies, moves and renames tensors and datasets."""
+        return self._copies
 
     @property
     def reader(self) -> TensorReader:

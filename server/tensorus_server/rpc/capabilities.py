@@ -14,6 +14,7 @@ from tensorus_server.rpc.convert import encoding_to
 __all__ = ["FEATURES", "capabilities"]
 
 FEATURES = (
+    "copies",
     "explain_policy",
     "get.as_dtype",
     "get.at",
@@ -102,5 +103,7 @@ def announced_limits() -> pb.Limits:
         sample=limits.SAMPLE_MAX,
         explain_bytes=limits.EXPLAIN_BYTES_MAX,
         explain_candidates=limits.EXPLAIN_CANDIDATES_MAX,
+        copies_per_call=limits.COPIES_PER_CALL_MAX,
+        dataset_copy_tensors=limits.DATASET_COPY_TENSORS_MAX,
         snapshot_name_bytes=limits.SNAPSHOT_NAME_BYTES_MAX,
     )

@@ -22,6 +22,7 @@ from tensorus_server.rpc.convert_filter import filter_from
 from tensorus_server.rpc.convert_history import at_from, restored_to, retention_from, snapshot_to
 from tensorus_server.rpc.convert_read import read_from, slices_from
 from tensorus_server.rpc.convert_store import damage_to, store_stats_to, target_from
+from tensorus_server.rpc.copy_calls import copy_dataset, copy_tensors
 from tensorus_server.rpc.explain_call import explain_policy
 from tensorus_server.rpc.framing import require_message_size
 from tensorus_server.rpc.insert_call import InsertCall, progress_to
@@ -74,6 +75,9 @@ class TensorService:
             "ListTensors": (self.list_tensors, pb.ListTensorsRequest),
             "UpdateTensor": (self.update_tensor, pb.UpdateTensorRequest),
             "DeleteTensors": (self.delete_tensors, pb.DeleteTensorsRequest),
+            "CopyTensors": (self.copy_tensors, pb.CopyTensorsRequest),
+            "CopyDataset": (self.copy_dataset, pb.CopyDatasetRequest),
+            "RenameDataset": (self.rename_dataset, pb.RenameDatasetRequest),
         }
         handlers: dict[str, Any] = {
             name: grpc.unary_unary_rpc_method_handler(guard_unary(name, method, request_type, self._admission))
@@ -252,6 +256,19 @@ class TensorService:
         deleted = set(self._engine.delete_tensors(request.dataset, list(request.ids)))
         missing_ids = dict.fromkeys(tensor_id for tensor_id in request.ids if tensor_id not in deleted)
         return pb.DeleteTensorsResponse(deleted=len(deleted), missing_ids=missing_ids)
+
+    def copy_tensors(self, request: pb.CopyTensorsRequest) -> pb.CopyTensorsResponse:
+        """Copy or move tensors."""
+        return copy_tensors(self._engine.copies, request)
+
+    def copy_dataset(self, request: pb.CopyDatasetRequest) -> pb.CopyDatasetResponse:
+        """Copy a dataset."""
+        return copy_dataset(self._engine.copies, request)
+
+    def rename_dataset(self, request: pb.RenameDatasetRequest) -> pb.RenameDatasetResponse:
+        """Rename a dataset."""
+        renamed = self._engine.copies.rename_dataset(request.name, request.new_name, request_id=request.request_id)
+        return pb.RenameDatasetResponse(dataset=dataset_to(renamed))
 
     def _pinned(self, request: pb.GetRequest | pb.QueryRequest, call: ReadCall) -> At | None:
         """Return the state to read by its generation, which the call's first message reports; None: the current one."""
