@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import operator
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, get_args
 
 from tensorus._arrays.canonical import as_numpy, canonical_blocks, default_kind, dtype_name, from_canonical
 from tensorus._arrays.indexing import parse_index
 from tensorus._arrays.sample import sample_of
-from tensorus._backend import Listing, Part, State, Upload
+from tensorus._backend import Copies, Listing, Part, State, Upload
 from tensorus._where import filter_text
 from tensorus.errors import (
     AlreadyExistsError,
@@ -24,7 +25,7 @@ from tensorus.errors import (
 from tensorus.types import NewTensor, Policy, Precision, Progress, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from tensorus._arrays.canonical import AnyArray
     from tensorus._backend import Sample
@@ -36,6 +37,7 @@ __all__ = [
     "READS_PER_CALL",
     "at_of",
     "batches",
+    "copies_of",
     "dataset_name",
     "dataset_taken",
     "inserted_many",
@@ -111,6 +113,28 @@ def at_of(at: At | None) -> State | None:
             f"at is {generation}, a generation must be from 0 to {_COUNT_MAX}", reason="INVALID_REQUEST"
         )
     return State(generation=generation)
+
+
+def copies_of(
+    dataset: object,
+    ids: Mapping[str, str | None],
+    to: str | None,
+    *,
+    at: At | None = None,
+    replace: bool = False,
+    move: bool = False,
+) -> Copies:
+    """Return what to copy or to move.
+
+    Raises:
+        TypeError: the ids are no mapping, or a name is not a str; see also `at_of`.
+    """
+    if not isinstance(ids, Mapping):
+        raise TypeError(f"ids is a {type(ids).__name__}, must be a mapping from ids to new ids")
+    names = [(tensor_name(one), one if new is None else tensor_name(new)) for one, new in ids.items()]
+    return Copies(
+        dataset_name(dataset), names, "" if to is None else dataset_name(to), at_of(at), replace=replace, move=move
+    )
 
 
 def restored_state(at: At) -> State:

@@ -37,6 +37,7 @@ __all__ = [
     "Backend",
     "Began",
     "Bytes",
+    "Copies",
     "Failed",
     "Finding",
     "InsertOptions",
@@ -145,6 +146,20 @@ class Listing:
     seed: int | None = None
     at: State | None = None
     """None: the current state."""
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Tensors to copy or move together."""
+
+    dataset: str
+    ids: Sequence[tuple[str, str]]
+    """The id of each, and that of its copy; empty: the same."""
+    to: str
+    """The dataset that gets them; empty: the same."""
+    at: State | None = None
+    replace: bool = False
+    move: bool = False
 
 
 @dataclass(frozen=True)
@@ -271,6 +286,15 @@ class Backend(Protocol):
 
     def delete_tensors(self, dataset: str, ids: Sequence[str]) -> int:
         """Delete tensors, at most 10,000 ids, and return how many existed."""
+
+    def copy_tensors(self, copies: Copies) -> list[TensorInfo]:
+        """Copy or move tensors, all or none, and return the copies in order."""
+
+    def copy_dataset(self, name: str, new_name: str, at: State | None) -> DatasetInfo:
+        """Create a dataset with all tensors of another one."""
+
+    def rename_dataset(self, name: str, new_name: str) -> DatasetInfo:
+        """Give a dataset another name."""
 
     def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
         """Return the effect of each policy on a sample of at most 64 MiB; without policies, of each preset."""

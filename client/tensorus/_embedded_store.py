@@ -22,7 +22,9 @@ from tensorus._from_engine import (
     snapshot_info,
     stats_info,
     store_stats_info,
+    tensor_info,
 )
+from tensorus._grpc.calls_copies import copies_request
 from tensorus._grpc.convert_dataset import policy_to, schema_to
 from tensorus._grpc.convert_history import retention_to, state_to
 from tensorus.errors import DataCorruptError, TensorusError, UnavailableError, error_for
@@ -31,6 +33,7 @@ from tensorus_server.config import EngineConfig
 from tensorus_server.engine.verify.verification import Target
 from tensorus_server.errors import facts_of, reason_of
 from tensorus_server.rpc.convert import policy_from, schema_from
+from tensorus_server.rpc.copy_calls import run_copies
 from tensorus_server.rpc.convert_history import at_from, retention_from
 
 if TYPE_CHECKING:
@@ -38,8 +41,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from datetime import timedelta
 
-    from tensorus._backend import Finding, State
-    from tensorus.types import DatasetInfo, DatasetStats, Policy, RestoreReport, Schema, SnapshotInfo, StoreStats
+    from tensorus._backend import Copies, Finding, State
+    from tensorus.types import (
+        DatasetInfo,
+        DatasetStats,
+        Policy,
+        RestoreReport,
+        Schema,
+        SnapshotInfo,
+        StoreStats,
+        TensorInfo,
+    )
     from tensorus_codecs.policy import StoragePolicy
     from tensorus_server import model
     from tensorus_server.engine.engine import Engine
@@ -155,6 +167,22 @@ class EmbeddedStore:
         with as_tensorus_errors():
             state = at_from(state_to(at), dataset=dataset)
             return restore_info(self._engine.snapshots.restore(dataset, state, discard_newer=discard_newer))
+
+    def copy_tensors(self, copies: Copies) -> list[TensorInfo]:
+        """See `Backend`."""
+        with as_tensorus_errors():
+            return list(map(tensor_info, run_copies(self._engine.copies, copies_request(copies))))
+
+    def copy_dataset(self, name: str, new_name: str, at: State | None) -> DatasetInfo:
+        """See `Backend`."""
+        with as_tensorus_errors():
+            copied, _ = self._engine.copies.copy_dataset(name, new_name, at=engine_state(at, name))
+            return dataset_info(copied)
+
+    def rename_dataset(self, name: str, new_name: str) -> DatasetInfo:
+        """See `Backend`."""
+        with as_tensorus_errors():
+            return dataset_info(self._engine.copies.rename_dataset(name, new_name))
 
     def store_stats(self) -> StoreStats:
         """See `Backend`."""

@@ -19,9 +19,9 @@ from tensorus._arguments import (
     without_result,
 )
 from tensorus._arrays.assemble import headers
+from tensorus._copying_client import CopyingClient
 from tensorus._damage import intact
 from tensorus._forks import of_this_process
-from tensorus._history_client import HistoryClient
 from tensorus.types import Record
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["ReadingClient"]
 
 
-class ReadingClient(HistoryClient):
+class ReadingClient(CopyingClient):
     """The part of `Client` that reads tensors."""
 
     def get(

@@ -9,7 +9,7 @@ import grpc
 
 from tensorus import _allocator
 from tensorus._backend import Backend
-from tensorus._grpc import calls, calls_history, inserts, reads
+from tensorus._grpc import calls, calls_copies, calls_history, inserts, reads
 from tensorus._grpc.channel import OPTIONS, SERVICE, LazyChannel, begun, require_address
 from tensorus._grpc.patience import Patience, warn_when_stuck
 from tensorus._grpc.rpc_errors import rpc_error
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from typing import Never
 
-    from tensorus._backend import Arrival, Finding, InsertOptions, Listing, Part, Sample, State, Upload
+    from tensorus._backend import Arrival, Copies, Finding, InsertOptions, Listing, Part, Sample, State, Upload
     from tensorus._grpc.patience import Observer
     from tensorus._grpc.steps import Call, Step, Steps
     from tensorus.errors import DataCorruptError, TensorusError
@@ -170,6 +170,18 @@ class RemoteBackend(Backend):
     def delete_tensors(self, dataset: str, ids: Sequence[str]) -> int:
         """See `Backend`."""
         return self.call(calls.delete_tensors(dataset, ids))
+
+    def copy_tensors(self, copies: Copies) -> list[TensorInfo]:
+        """See `Backend`."""
+        return self.call(calls_copies.copy_tensors(copies))
+
+    def copy_dataset(self, name: str, new_name: str, at: State | None) -> DatasetInfo:
+        """See `Backend`."""
+        return self.call(calls_copies.copy_dataset(name, new_name, at))
+
+    def rename_dataset(self, name: str, new_name: str) -> DatasetInfo:
+        """See `Backend`."""
+        return self.call(calls_copies.rename_dataset(name, new_name))
 
     def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
         """See `Backend`."""

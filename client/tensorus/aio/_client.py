@@ -35,7 +35,7 @@ from tensorus._backend import InsertOptions
 from tensorus._damage import intact
 from tensorus._edits import append_of, write_of
 from tensorus._grpc import calls, reads
-from tensorus.aio._history_client import AsyncHistoryClient
+from tensorus.aio._copying_client import AsyncCopyingClient
 from tensorus.aio._streams import Damages, FromLoop, each
 from tensorus.types import NewTensor, Record
 
@@ -66,7 +66,7 @@ __all__ = ["AsyncClient"]
 T = TypeVar("T")
 
 
-class AsyncClient(AsyncHistoryClient):
+class AsyncClient(AsyncCopyingClient):
     """Made by `tensorus.aio.connect`; an asynchronous context manager. For one event loop, in any number of its tasks.
 
     Methods, arguments and errors are those of `tensorus.Client`. Callbacks are called on the event loop.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tensorus_protos.v1 import tensorus_pb2 as pb
@@ -12,12 +13,23 @@ from tensorus_server.rpc.convert_history import at_from
 
 if TYPE_CHECKING:
     from tensorus_server.engine.copies import Copies
+    from tensorus_server.model import Tensor
 
-__all__ = ["copy_dataset", "copy_tensors"]
+__all__ = ["copy_dataset", "copy_tensors", "run_copies"]
 
 
 def copy_tensors(copies: Copies, request: pb.CopyTensorsRequest) -> pb.CopyTensorsResponse:
-    """Copy or move tensors, unless the answer would be too large."""
+    """Copy or move tensors."""
+    return pb.CopyTensorsResponse(tensors=map(tensor_to, run_copies(copies, request)))
+
+
+def run_copies(copies: Copies, request: pb.CopyTensorsRequest) -> list[Tensor]:
+    """Copy or move tensors, and return the copies as a read returns them.
+
+    Raises:
+        InvalidRequestError: the request contradicts itself.
+        LimitExceededError: the answer would be too large.
+    """
     dataset, ids = request.source_dataset, [(tensor.id, tensor.new_id) for tensor in request.tensors]
     take = Answer(tensor_to).take
     if not request.move:
@@ -36,7 +48,7 @@ def copy_tensors(copies: Copies, request: pb.CopyTensorsRequest) -> pb.CopyTenso
         copied = copies.move_tensors(
             dataset, ids, to=request.dataset, replace=request.replace, request_id=request.request_id, take=take
         )
-    return pb.CopyTensorsResponse(tensors=map(tensor_to, copied))
+    return [replace(tensor, outcome=None) for tensor in copied]
 
 
 def copy_dataset(copies: Copies, request: pb.CopyDatasetRequest) -> pb.CopyDatasetResponse:
