@@ -33,8 +33,8 @@ from tensorus_server.config import EngineConfig
 from tensorus_server.engine.verify.verification import Target
 from tensorus_server.errors import facts_of, reason_of
 from tensorus_server.rpc.convert import policy_from, schema_from
-from tensorus_server.rpc.copy_calls import run_copies
 from tensorus_server.rpc.convert_history import at_from, retention_from
+from tensorus_server.rpc.copy_calls import run_copies
 
 if TYPE_CHECKING:
     import os

@@ -10,6 +10,7 @@ import click
 from tensorus._version import __version__
 from tensorus.cli._output import print_error
 from tensorus.cli.bench import bench
+from tensorus.cli.copies import cp, mv
 from tensorus.cli.df import df
 from tensorus.cli.edit import append, write
 from tensorus.cli.explain import explain
@@ -79,7 +80,24 @@ def app() -> None:
 
 
 for _command in (
-    *(serve, put, append, write, get, ls, info, stats, rm, snapshot, snapshots, drop_snapshot, restore, retention),
+    *(
+        serve,
+        put,
+        append,
+        write,
+        get,
+        ls,
+        info,
+        stats,
+        cp,
+        mv,
+        rm,
+        snapshot,
+        snapshots,
+        drop_snapshot,
+        restore,
+        retention,
+    ),
     *(explain, bench, import_, df, gc, verify, recover),
 ):
     app.add_command(_command)
