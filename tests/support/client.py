@@ -28,7 +28,7 @@ import tensorus
 from support.arrays import random_bits
 from support.servers import engine_config
 from tensorus.cli._app import app
-from tensorus.types import PolicyExplanation, StoreStats, TensorInfo
+from tensorus.types import PolicyExplanation, RestoreReport, SnapshotInfo, StoreStats, TensorInfo
 from tensorus_server.config import ServerConfig
 from tensorus_server.processes.server import Server
 
@@ -138,6 +138,7 @@ def outcome_of(action: Callable[[], Any]) -> Any:
         return comparable(action())
     except Exception as error:  # noqa: BLE001 - whatever it is, the two clients are compared by it
         found = re.sub(r"\b[0-9a-f]{32}\b", "<id>", str(error))
+        found = re.sub(r"\bgeneration \d+\b", "<generation>", found)
         reason = getattr(error, "reason", None) if isinstance(error, tensorus.TensorusError) else None
         return Raised(f"{type(error).__module__}.{type(error).__qualname__}", reason, found)
 
@@ -153,6 +154,10 @@ def comparable(value: Any) -> Any:
     if isinstance(value, PolicyExplanation):
         encodes, decodes = value.encode_bytes_per_second > 0, value.decode_bytes_per_second > 0
         return dataclasses.replace(value, encode_bytes_per_second=encodes, decode_bytes_per_second=decodes)
+    if isinstance(value, SnapshotInfo):
+        return dataclasses.replace(value, generation=0, created=None)
+    if isinstance(value, RestoreReport):
+        return dataclasses.replace(value, generation=0)
     if isinstance(value, tensorus.DatasetInfo):
         return dataclasses.replace(value, created=None)
     if isinstance(value, StoreStats):
