@@ -20,6 +20,7 @@ import tensorus
 import tensorus.aio
 from support.arrays import random_bits
 from support.client import FIVE_IDS, MATRIX, Raised, comparable, fill_with_five, outcome_of, stoppable_server
+from support.copying import COPYING
 from support.servers import running_server
 from tensorus import errors
 from tensorus.types import Progress
@@ -202,6 +203,7 @@ OPERATIONS: dict[str, Callable[[Any, str], Any]] = {
     "update_dataset, retention below zero": lambda client, d: client.update_dataset(d, retention=timedelta(days=-1)),
     "create_dataset, retention": lambda client, d: client.create_dataset(f"{d}/kept", retention=timedelta(hours=1)),
     "create_dataset, retention of no kind": lambda client, d: client.create_dataset(f"{d}/not kept", retention=3600),
+    **COPYING,
     "delete": lambda client, d: client.delete(d, "vector"),
     "delete many": lambda client, d: client.delete(d, ["matrix", "nothing"]),
     "delete_dataset, drop_snapshots": lambda client, d: client.delete_dataset(d, drop_snapshots=True),

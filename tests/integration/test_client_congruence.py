@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ml_dtypes
@@ -14,6 +14,7 @@ import pytest
 import tensorus
 from support.arrays import DTYPE_NAMES, normal, random_bits
 from support.client import Raised, outcome_of
+from support.copying import COPYING
 from tensorus import Client, NewTensor, Policy, Schema
 from tensorus_codecs.presets import PRESETS
 
@@ -369,6 +370,10 @@ def fill(clients: tuple[Client, Client], dataset: str) -> Outcomes:
     return run
 
 
+def _listed(found: Any) -> Any:
+    return list(found) if isinstance(found, Iterator) else found
+
+
 @pytest.fixture
 def both(remote: Client, embedded: Client, dataset: str) -> Outcomes:
     """Two datasets of this test alone."""
@@ -407,6 +412,15 @@ def test_both_take_it_or_both_refuse_it(both_unchanged: Outcomes, operation: Ope
     remotely, embedded = both_unchanged(operation)
     assert remotely == embedded
     assert not isinstance(embedded, Raised) or embedded.kind.startswith("tensorus.errors.")
+
+
+def test_both_make_the_same_of_copies(both: Outcomes) -> None:
+    outcomes = {}
+    for name, operation in COPYING.items():
+        remotely, embedded = both(lambda client, d, made=operation: _listed(made(client, d)))
+        assert remotely == embedded, name
+        outcomes[name] = embedded
+    assert sum(isinstance(outcome, Raised) for outcome in outcomes.values()) == 27
 
 
 @pytest.mark.parametrize("preset", PRESETS)

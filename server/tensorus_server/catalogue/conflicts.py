@@ -41,7 +41,7 @@ _TEXT_CHARACTERS_MAX = 200
 
 _WAY_OUT = 'insert it with on_conflict="replace" (put --replace) to replace it'
 
-_WAY_OUT_OF_COPY = "copy it with replace=True (cp --replace) to replace it"
+_WAY_OUT_OF_COPY = "pass replace=True (cp and mv: --replace) to replace it"
 
 
 def resolve_conflict(stored: StoredTensor, existing: Tensor | None, existing_source_crc32c: int | None) -> Outcome:
