@@ -5,6 +5,7 @@ from __future__ import annotations
 from contract.catalogue_contract import CatalogueContract
 from contract.catalogue_copies import CatalogueCopiesContract
 from contract.catalogue_datasets import CatalogueDatasetsContract
+from contract.catalogue_history import CatalogueHistoryContract
 from contract.catalogue_isolation import CatalogueIsolationContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
 from contract.catalogue_paging import CataloguePagingContract
@@ -24,6 +25,10 @@ class TestSqliteCopies(CatalogueCopiesContract):
 
 class TestSqliteCatalogue(CatalogueContract):
     """What only SQLite does is in the modules beside this one."""
+
+
+class TestSqliteHistory(CatalogueHistoryContract):
+    """Likewise."""
 
 
 class TestSqliteIsolation(CatalogueIsolationContract):

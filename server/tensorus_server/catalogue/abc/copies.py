@@ -57,6 +57,7 @@ class CopyTable(ABC):
 
         Raises:
             DatasetNotFoundError, TensorNotFoundError: a dataset or a tensor does not exist. Nothing was copied.
+            StateNotKeptError: the state `at` is not kept. Nothing was copied.
             AlreadyExistsError, StoredDifferentlyError: another tensor has one of the new ids. Nothing was copied.
             InvalidRequestError: the request id belongs to another call.
             DataCorruptError: the row of a tensor or of a dataset is damaged. Nothing was copied.
@@ -66,7 +67,7 @@ class CopyTable(ABC):
     def copy_dataset(
         self, name: str, new_name: str, *, at: int | None, tensors_max: int, request_id: str = ""
     ) -> tuple[Dataset, int]:
-        """Create a dataset with the policy, schema and tensors of another one, in one transaction.
+        """Create a dataset with the policy, schema, retention and tensors of another one, in one transaction.
 
         Args:
             at: copy the tensors as they were at this generation; None: as they are.
@@ -77,6 +78,7 @@ class CopyTable(ABC):
 
         Raises:
             DatasetNotFoundError: there is no dataset `name`.
+            StateNotKeptError: the state `at` is not kept.
             AlreadyExistsError: the new name is taken.
             LimitExceededError: the dataset has more than `tensors_max` tensors.
             InvalidRequestError: the request id belongs to another call.

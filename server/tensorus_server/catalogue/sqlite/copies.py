@@ -6,7 +6,7 @@ import json
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.policy import StoragePolicy
@@ -20,8 +20,9 @@ from tensorus_server.catalogue.sqlite.deletion import delete_tensor
 from tensorus_server.catalogue.sqlite.numbers import Numbers
 from tensorus_server.catalogue.sqlite.reading import find_tensors
 from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
-from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row
+from tensorus_server.catalogue.sqlite.row_tables import LIVE, past
 from tensorus_server.catalogue.sqlite.sharing import all_shared_as
+from tensorus_server.catalogue.sqlite.states import require_state
 from tensorus_server.catalogue.sqlite.uploads import find_uploads, record_done
 from tensorus_server.errors import (
     DataCorruptError,
@@ -44,10 +45,6 @@ if TYPE_CHECKING:
     from tensorus_server.model import Dataset, Tensor
 
 __all__ = ["SqliteCopyTable"]
-
-_COLUMNS = ", ".join(f't."{name}"' for name in TENSOR_COLUMNS)
-
-_SEQ, _ID = (TENSOR_COLUMNS.index(name) for name in ("seq", "id"))
 
 _BATCH = 64
 """Tensors of a dataset that are copied at once: as many as one statement inserts. Their inline payloads take up to 4 MiB."""
@@ -107,10 +104,10 @@ class SqliteCopyTable(CopyTable):
                 return _dataset_of(connection, upload, new_name), int(upload.state["tensors"])
             source = find_dataset(connection, name)
             places = _places_of_dataset(connection, source, at, tensors_max)
-            dataset = create_dataset(connection, new_name, source.policy, source.schema)
+            dataset = create_dataset(connection, new_name, source.policy, source.schema, source.retention_s)
             numbers = Numbers(connection, {dataset.number: dataset}, current=False)
             for start in range(0, len(places), _BATCH):
-                sources = _sources_at(connection, source, places[start : start + _BATCH])
+                sources = _sources_at(connection, source, places[start : start + _BATCH], at)
                 ids = [found.tensor.id for found in sources]
                 stored = _shared(connection, sources, source, dataset, ids, replaces=False)
                 self._tensors.insert(connection, [(new, numbers.give(new)) for new in stored])
@@ -206,11 +203,12 @@ def _find_sources(connection: apsw.Connection, dataset: Dataset, ids: Sequence[s
 
     Raises:
         TensorNotFoundError: one of them does not exist, or did not.
+        StateNotKeptError: see `require_state`.
         DataCorruptError: a row is damaged.
     """
     wanted = to_json(list(ids))
     places: dict[int, tuple[int, SourceTable]] = {}
-    for table, where, parameters in _states(at):
+    for table, where, parameters in _states(connection, dataset, at):
         # CROSS JOIN makes SQLite look up each id, however many tensors exist.
         statement = (
             f"SELECT wanted.key, t.seq FROM json_each(?) wanted "
@@ -222,7 +220,7 @@ def _find_sources(connection: apsw.Connection, dataset: Dataset, ids: Sequence[s
         if place not in places:
             when = "" if at is None else f" at generation {at}"
             raise TensorNotFoundError(f"there is no such tensor{when}", dataset=dataset.name, tensor=tensor_id)
-    return _sources_at(connection, dataset, [places[place] for place in range(len(ids))])
+    return _sources_at(connection, dataset, [places[place] for place in range(len(ids))], at)
 
 
 def _places_of_dataset(
@@ -232,9 +230,10 @@ def _places_of_dataset(
 
     Raises:
         LimitExceededError: there are too many.
+        StateNotKeptError: see `require_state`.
     """
     places: list[tuple[int, SourceTable]] = []
-    for table, where, parameters in _states(at):
+    for table, where, parameters in _states(connection, dataset, at):
         statement = f"SELECT t.seq FROM {table} t WHERE t.ds = ? AND {where} ORDER BY t.seq LIMIT ?"
         rows = select(connection, statement, (dataset.number, *parameters, tensors_max + 1))
         places += [(seq, table) for (seq,) in rows]
@@ -248,15 +247,22 @@ def _places_of_dataset(
     return sorted(places)
 
 
-def _states(at: int | None) -> list[tuple[SourceTable, str, tuple[int, ...]]]:
-    """Return, for each table that may have rows of a state, the condition on them and its parameters."""
+def _states(
+    connection: apsw.Connection, dataset: Dataset, at: int | None
+) -> list[tuple[SourceTable, str, tuple[int, ...]]]:
+    """Return, for each table that may have rows of a state, the condition on them and its parameters.
+
+    Raises:
+        StateNotKeptError: see `require_state`.
+    """
     if at is None:
         return [("tensor", "true", ())]
+    require_state(connection, (dataset.number, dataset.name), at)
     return [("tensor", "t.seq <= ?", (at,)), ("past_tensor", "t.seq <= ? AND t.until_generation > ?", (at, at))]
 
 
 def _sources_at(
-    connection: apsw.Connection, dataset: Dataset, places: Sequence[tuple[int, SourceTable]]
+    connection: apsw.Connection, dataset: Dataset, places: Sequence[tuple[int, SourceTable]], at: int | None
 ) -> list[_Source]:
     """Return the tensors of these rows, in order.
 
@@ -264,14 +270,10 @@ def _sources_at(
         DataCorruptError: a row is damaged.
     """
     found: dict[int, Tensor | None] = {}
-    live = [seq for seq, table in places if table == "tensor"]
-    tensors = find_tensors(connection, "seq", (dataset.number, dataset.name), live)
-    found |= {seq: require_intact(tensor) for seq, tensor in zip(live, tensors, strict=True)}
-    past = [seq for seq, table in places if table == "past_tensor"]
-    if past:
-        statement = f"SELECT {_COLUMNS}, NULL FROM json_each(?) w CROSS JOIN past_tensor t ON t.seq = w.value"
-        rows = select(connection, statement, (to_json(past),))
-        found |= {row[_SEQ]: _past(row, dataset) for row in rows}
+    for table, tables in (("tensor", LIVE), ("past_tensor", past(at or 0))):
+        seqs = [seq for seq, where in places if where == table]
+        tensors = find_tensors(connection, "seq", (dataset.number, dataset.name), seqs, tables=tables) if seqs else []
+        found |= {seq: require_intact(tensor) for seq, tensor in zip(seqs, tensors, strict=True)}
     sources = []
     for seq, table in places:
         tensor = found.get(seq)
@@ -280,15 +282,6 @@ def _sources_at(
             raise DataCorruptError(what, dataset=dataset.name, tensor=f"generation {seq}", generation=seq)
         sources.append(_Source(tensor, table))
     return sources
-
-
-def _past(row: tuple[Any, ...], dataset: Dataset) -> Tensor:
-    try:
-        return tensor_from_row(row, dataset.name, dataset.number)
-    except RowDamageError as error:
-        raise DataCorruptError(
-            f"the catalogue is damaged: {error}", dataset=dataset.name, tensor=str(row[_ID]), generation=row[_SEQ]
-        ) from error
 
 
 # ---- Copies ------------------------------------------------------------------------------------------------------------
