@@ -138,7 +138,7 @@ def outcome_of(action: Callable[[], Any]) -> Any:
         return comparable(action())
     except Exception as error:  # noqa: BLE001 - whatever it is, the two clients are compared by it
         found = re.sub(r"\b[0-9a-f]{32}\b", "<id>", str(error))
-        found = re.sub(r"\bgeneration \d+\b", "<generation>", found)
+        found = re.sub(r"\b(generations?(?: is| from)?) \d+\b", r"\1 <number>", found)
         reason = getattr(error, "reason", None) if isinstance(error, tensorus.TensorusError) else None
         return Raised(f"{type(error).__module__}.{type(error).__qualname__}", reason, found)
 
