@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contract.catalogue_contract import CatalogueContract
 from contract.catalogue_datasets import CatalogueDatasetsContract
+from contract.catalogue_history import CatalogueHistoryContract
 from contract.catalogue_isolation import CatalogueIsolationContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
 from contract.catalogue_paging import CataloguePagingContract
@@ -19,6 +20,10 @@ class TestSqliteDatasets(CatalogueDatasetsContract):
 
 class TestSqliteCatalogue(CatalogueContract):
     """What only SQLite does is in the modules beside this one."""
+
+
+class TestSqliteHistory(CatalogueHistoryContract):
+    """Likewise."""
 
 
 class TestSqliteIsolation(CatalogueIsolationContract):

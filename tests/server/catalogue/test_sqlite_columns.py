@@ -32,13 +32,15 @@ STORED = stored_tensor(
 )
 
 NOT_IN_ROWS = {
-    *(f"dataset.{name}" for name in ("name", "created_us", "policy", "schema.metadata")),
+    *(f"dataset.{name}" for name in ("name", "created_us", "policy", "retention_s", "schema.metadata")),
     *(f"new.{name}" for name in ("replace",)),
     # They are in the table `reference`.
     "references",
     # The column `nbytes` comes from the spec, which has the same number.
     "storage.canonical_bytes",
     "inline_payload",
+    # It concerns tombstones.
+    "shares_payload",
 }
 """Fields of a stored tensor that its row does not have, since the row of its dataset, the commit or another table has them."""
 
