@@ -206,7 +206,12 @@ class Program:
             self.payloads[new.generation] = self.payloads[old.generation]
         self.now = {tensor_id: replace(tensor, inline_payload=None) for tensor_id, tensor in found.items()}
         gone = len(before.keys() - wanted.keys())
-        assert (result.generation, result.restored, result.deleted, result.unchanged) == (at, len(wanted) - same, gone, same)
+        assert (result.generation, result.restored, result.deleted, result.unchanged) == (
+            at,
+            len(wanted) - same,
+            gone,
+            same,
+        )
         latest = self.catalogue.tensors.latest_generation()
         again = self.catalogue.tensors.restore("dataset", at, limit=0)
         assert (again.restored, again.deleted, again.unchanged) == (0, 0, len(wanted))
@@ -315,7 +320,13 @@ class CatalogueHistoryContract:
                 call("dataset", "1")
         with pytest.raises(SnapshotNotFoundError):
             catalogue.snapshots.resolve("dataset", At(snapshot="1"))
-        for name, *arguments in (("create", "s"), ("find", "s"), ("drop", "s"), ("page", 0, 1), ("resolve", At(snapshot="s"))):
+        for name, *arguments in (
+            ("create", "s"),
+            ("find", "s"),
+            ("drop", "s"),
+            ("page", 0, 1),
+            ("resolve", At(snapshot="s")),
+        ):
             with pytest.raises(DatasetNotFoundError):
                 getattr(catalogue.snapshots, str(name))("no", *arguments)
 

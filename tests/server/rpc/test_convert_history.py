@@ -53,8 +53,14 @@ def test_nanoseconds_are_rounded_down() -> None:
 REFUSED: dict[str, tuple[pb.At, str]] = {
     "nothing": (pb.At(), "`at` has no kind that this server knows"),
     "a kind of the future": (pb.At.FromString(b"\x52\x01x"), "`at` has no kind that this server knows"),
-    "a time after the year 9999": (pb.At(time=timestamp_pb2.Timestamp(seconds=2**62)), "must be in the years 1 to 9999"),
-    "a time before the year 1": (pb.At(time=timestamp_pb2.Timestamp(seconds=-(2**62))), "must be in the years 1 to 9999"),
+    "a time after the year 9999": (
+        pb.At(time=timestamp_pb2.Timestamp(seconds=2**62)),
+        "must be in the years 1 to 9999",
+    ),
+    "a time before the year 1": (
+        pb.At(time=timestamp_pb2.Timestamp(seconds=-(2**62))),
+        "must be in the years 1 to 9999",
+    ),
     "too many nanoseconds": (pb.At(time=timestamp_pb2.Timestamp(nanos=10**9)), "must be in the years 1 to 9999"),
     "negative nanoseconds": (pb.At(time=timestamp_pb2.Timestamp(nanos=-1)), "must be in the years 1 to 9999"),
 }
