@@ -1,4 +1,4 @@
-"""The rules for ids, metadata and names of snapshots that server and client share. What the server makes of them is in `test_validate.py`."""
+"""The rules for ids, metadata and names of snapshots that server and client share."""
 
 from __future__ import annotations
 

@@ -83,20 +83,6 @@ def require_dataset_name(name: str) -> None:
         raise InvalidNameError(f"name of a dataset is {name!r}: a part between slashes must not be empty, '.' or '..'")
 
 
-def require_snapshot_name(name: str, *, dataset: str) -> None:
-    """Refuse a name of a snapshot that is empty, too long, or has control characters or "@".
-
-    Raises:
-        InvalidNameError: names the value and the rule.
-    """
-    _require_text("name of a snapshot", name, DATASET_NAME_BYTES_MAX)
-    if "@" in name:
-        raise InvalidNameError(
-            f"name of a snapshot is {name!r}: it must not have '@', which separates it from its dataset",
-            dataset=dataset,
-        )
-
-
 def require_retention(retention_s: int, *, dataset: str) -> None:
     """Refuse a retention that is negative or above `RETENTION_S_MAX`.
 

@@ -106,4 +106,6 @@ def announced_limits() -> pb.Limits:
         copies_per_call=limits.COPIES_PER_CALL_MAX,
         dataset_copy_tensors=limits.DATASET_COPY_TENSORS_MAX,
         snapshot_name_bytes=limits.SNAPSHOT_NAME_BYTES_MAX,
+        restored_tensors=limits.RESTORED_TENSORS_MAX,
+        retention_seconds=limits.RETENTION_S_MAX,
     )
