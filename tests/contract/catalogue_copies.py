@@ -19,6 +19,7 @@ from tensorus_server.errors import (
     InvalidRequestError,
     LimitExceededError,
     SchemaMismatchError,
+    StateNotKeptError,
     StoredDifferentlyError,
     TensorNotFoundError,
 )
@@ -243,10 +244,69 @@ class CatalogueCopiesContract:
         with pytest.raises(DatasetNotFoundError, match="deleted or renamed since"):
             catalogue.copies.rename_dataset("copy", "new", request_id="rename")
 
+    @pytest.mark.parametrize("inline", [None, b"payload"])
+    def test_earlier_states_are_copied(self, catalogue: Catalogue, reopen: Reopen, inline: bytes | None) -> None:
+        catalogue = reopen(delete_grace_s=0.0)
+        dataset = create(catalogue, retention_s=0)
+        create(catalogue, "other")
+        before = commit(
+            catalogue,
+            *(stored_tensor(dataset, name, metadata={"of": name}, inline_payload=inline) for name in "abc"),
+        )
+        at = catalogue.snapshots.create("dataset", "s").generation
+        commit(catalogue, stored_tensor(dataset, "a", if_generation_match=before[0].generation))
+        catalogue.tensors.delete("dataset", ["b"])
+        commit(catalogue, stored_tensor(dataset, "d"))
+        # One is past because it was replaced, one because it was deleted, and one is current.
+        copied = copy(catalogue, {name: f"{name}/copy" for name in "abc"}, to="other", at=at)
+        for source, new in zip(before, copied, strict=True):
+            numbers = {"generation": new.generation, "ordinal": new.ordinal, "created_us": new.created_us}
+            assert new == replace(source, dataset="other", id=f"{source.id}/copy", **numbers)
+        assert [found.inline_payload for found in rows(catalogue, "other").values()] == [inline] * 3
+        made, count = catalogue.copies.copy_dataset("dataset", "copy", at=at, tensors_max=3)
+        assert (count, checksums(catalogue, "copy")) == (3, {one.id: one.value_checksum.value for one in before})
+        # A tensor comes back to its own id, if another one that is there may be replaced.
+        with pytest.raises(AlreadyExistsError):
+            copy(catalogue, {"a": "a"}, at=at)
+        back = copy(catalogue, {"a": "a", "b": "b", "c": "c"}, at=at, replace=True)
+        assert [tensor.outcome for tensor in back] == [Outcome.REPLACED, Outcome.INSERTED, Outcome.ALREADY_STORED]
+        for missing, where in {"d": at, "a": before[0].generation - 1}.items():
+            kind = TensorNotFoundError if missing == "d" else StateNotKeptError
+            with pytest.raises(kind, match=f"at generation {where}"):
+                copy(catalogue, {missing: "x"}, at=where)
+        with pytest.raises(StateNotKeptError):
+            catalogue.copies.copy_dataset("dataset", "x", at=2**60, tensors_max=3)
+        # What only the copies have is kept without the snapshot, and garbage after them.
+        catalogue.snapshots.drop("dataset", "s")
+        catalogue.snapshots.prune(lambda _: False)
+        for name in ("dataset", "other"):
+            assert set(catalogue.garbage.due(10)).isdisjoint(found.locator.key for found in before)
+            catalogue.datasets.delete(name)
+            purge(catalogue)
+        catalogue.datasets.delete(made.name)
+        purge(catalogue)
+        keys = {found.locator.key for found in before}
+        assert keys & set(catalogue.garbage.due(100)) == (set() if inline else keys)
+
+    def test_states_before_and_after_a_move_are_told_apart(self, catalogue: Catalogue) -> None:
+        dataset = create(catalogue, retention_s=10**6)
+        commit(catalogue, *(stored_tensor(dataset, name) for name in "abc"))
+        values = checksums(catalogue, "dataset")
+        states = [({name: values[name] for name in "abc"}, catalogue.tensors.latest_generation())]
+        for ids in ({"a": "b", "b": "a"}, {"a": "x"}, {"x": "c"}, {"b": "c", "c": "b"}):
+            moved = copy(catalogue, ids, move=True, replace=True)
+            states.append((checksums(catalogue, "dataset"), moved[-1].generation))
+            assert moved[-1].generation == catalogue.tensors.latest_generation()
+        assert len(set(map(str, states))) == 5
+        for expected, at in states:
+            request = PageRequest(size=10, at=at)
+            found = catalogue.tensors.page("dataset", request).tensors
+            assert {one.id: one.value_checksum.value for one in found if isinstance(one, Tensor)} == expected
+
     def test_a_copied_dataset_is_equal_and_independent(self, catalogue: Catalogue, reopen: Reopen) -> None:
         catalogue = reopen(delete_grace_s=0.0)
         schema = Schema(dtype="float32", metadata={"layer": "integer"})
-        dataset = create(catalogue, policy=StoragePolicy("fast"), schema=schema)
+        dataset = create(catalogue, policy=StoragePolicy("fast"), schema=schema, retention_s=7)
         names = [f"{number}" for number in range(150)]
         commit(
             catalogue,
@@ -258,6 +318,7 @@ class CatalogueCopiesContract:
         catalogue.tensors.delete("dataset", ["9"])
         copied, count = catalogue.copies.copy_dataset("dataset", "copy", at=None, tensors_max=149)
         assert (copied.name, copied.policy, copied.schema, count) == ("copy", dataset.policy, schema, 149)
+        assert copied.retention_s == 7
         assert copied.number > dataset.number
         assert listed(catalogue) == [dataset, copied]
         catalogue = reopen(delete_grace_s=0.0)
@@ -293,6 +354,8 @@ class CatalogueCopiesContract:
     def test_a_renamed_dataset_keeps_all_but_its_name(self, catalogue: Catalogue, reopen: Reopen) -> None:
         dataset = create(catalogue, policy=StoragePolicy("fast"), schema=Schema(dtype="uint8"))
         (first,) = commit(catalogue, stored_tensor(dataset, "a", metadata={"k": 1}))
+        snapshot = catalogue.snapshots.create("dataset", "s")
+        catalogue.tensors.delete("dataset", ["a"])
         late = stored_tensor(dataset, "late")
         create(catalogue, "taken")
         for name in ("taken", "dataset"):
@@ -309,9 +372,11 @@ class CatalogueCopiesContract:
         create(catalogue)
         (found,) = commit(catalogue, late)
         assert found.ordinal == 2
-        assert list(rows(catalogue, "new").values()) == [
-            replace(first, dataset="new"),
-            replace(found, dataset="new"),
+        assert list(rows(catalogue, "new").values()) == [replace(found, dataset="new")]
+        # Snapshots and past tensors stay.
+        assert catalogue.snapshots.find("new", "s") == replace(snapshot, dataset="new")
+        assert catalogue.tensors.get("new", ["a"], at=snapshot.generation) == [
+            replace(first, dataset="new", outcome=None)
         ]
         assert rows(catalogue, "dataset") == {}
         # A commit that requires the dataset as it was fails.
