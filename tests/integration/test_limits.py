@@ -70,6 +70,12 @@ def segments(stub: TensorServiceStub, dataset: str, count: int) -> None:
     )
 
 
+def copies(stub: TensorServiceStub, dataset: str, count: int) -> None:
+    segments(stub, dataset, count)
+    wanted = [pb.CopiedTensor(id=f"t{n}", new_id=f"copy {n}") for n in range(count)]
+    stub.CopyTensors(pb.CopyTensorsRequest(source_dataset=dataset, tensors=wanted))
+
+
 def open_items(stub: TensorServiceStub, dataset: str, count: int) -> None:
     begun = [insert_message(b"a", item=n, tensor=announced(f"t{n}"), last=False) for n in range(count)]
     ended = [insert_message(b"bcd", item=n, offset=1) for n in range(count)]
@@ -213,6 +219,7 @@ MAXIMA: dict[str, tuple[str, Action]] = {
         "LIMIT_EXCEEDED",
         lambda stub, name, count: stub.DeleteTensors(pb.DeleteTensorsRequest(dataset=name, ids=["none"] * count)),
     ),
+    "COPIES_PER_CALL_MAX": ("LIMIT_EXCEEDED", copies),
 }
 
 STEPS = {"CHUNK_BYTES_MAX": 16, "CHUNK_BYTES_MIN": 16}
@@ -228,6 +235,7 @@ MINIMA: dict[str, tuple[str, Action]] = {
 
 ELSEWHERE = {
     "CHUNK_BYTES_DEFAULT": "a default",
+    "DATASET_COPY_TENSORS_MAX": "so many take long: tests of the engine, with fewer",
     "INDEXED_TEXT_BYTES_MAX": "a longer text is kept, and only compared with nothing: tests of filters",
     "RESUMABLE_BYTES_MIN": "a promise, not a refusal: tests of resuming",
     "UNACKNOWLEDGED_BYTES_MAX": "the sender's to keep: tests of the client's credit",

@@ -45,6 +45,8 @@ ANNOUNCED = {
     "sample": "SAMPLE_MAX",
     "explain_bytes": "EXPLAIN_BYTES_MAX",
     "explain_candidates": "EXPLAIN_CANDIDATES_MAX",
+    "copies_per_call": "COPIES_PER_CALL_MAX",
+    "dataset_copy_tensors": "DATASET_COPY_TENSORS_MAX",
 }
 
 
