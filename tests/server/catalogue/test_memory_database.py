@@ -44,6 +44,10 @@ class TestMemoryCatalogue(CatalogueContract):
     """Likewise."""
 
 
+class TestHistoryInMemory(CatalogueHistoryContract):
+    """Likewise."""
+
+
 class TestIsolationInMemory(CatalogueIsolationContract):
     """Likewise."""
 

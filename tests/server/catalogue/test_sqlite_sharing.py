@@ -45,8 +45,7 @@ def row(catalogue: SqliteCatalogue, table: SourceTable, dataset: Dataset, genera
 
 def keep(catalogue: SqliteCatalogue, dataset: Dataset) -> None:
     """Keep what is deleted from the dataset from now on."""
-    with catalogue._database.write() as connection:
-        connection.execute("INSERT INTO snapshot VALUES (?, 's', 1000, 0, 0)", (dataset.number,))
+    catalogue.datasets.update(dataset.name, None, None, 1000)
 
 
 @pytest.mark.parametrize("table", ["tensor", "past_tensor"])

@@ -83,7 +83,7 @@ class SnapshotTable(ABC):
         """Return the generation of a state.
 
         A time is resolved to the largest generation of a change of the dataset that is not later, by the catalogue's clock
-        (11). Times of which the changes are not known completely are not kept, either.
+        (11), which may know milliseconds only. Times of which the changes are not known completely are not kept, either.
 
         Raises:
             DatasetNotFoundError: the dataset does not exist.

@@ -183,7 +183,7 @@ def sort_key(value: Any) -> tuple[int, Any]:  # `Any`: a damaged row may hold an
 
 
 def _page_statement(
-    connection: apsw.Connection, ds: int, request: PageRequest, tables: RowTables
+    connection: apsw.Connection, ds: int, request: PageRequest, tables: RowTables = LIVE
 ) -> tuple[str, list[Any]]:
     """Return the statement that reads a page, and its parameters."""
     where, parameters = compile_filter(request.filter, ds, connection, tables.attr)

@@ -54,6 +54,15 @@ SELECT t.seq FROM tensor AS t WHERE t.ds = ?1 AND t.seq > ?2
 ORDER BY t.seq LIMIT ?3
 """
 
+_LOST = f"""
+SELECT count(*) FROM json_each(?2) AS deleted CROSS JOIN tensor AS t ON t.seq = deleted.value
+WHERE NOT EXISTS (SELECT 1 FROM snapshot WHERE ds = ?1 AND generation > t.seq)
+  AND NOT EXISTS (
+    SELECT 1 FROM past_tensor AS p JOIN snapshot ON snapshot.ds = ?1 AND generation BETWEEN p.seq AND p.until_generation - 1
+    WHERE p.ds = ?1 AND p.id = t.id AND {_SAME}
+  )
+"""
+
 _IN_STATE = f"""
 SELECT (SELECT count(*) FROM tensor WHERE ds = ?1 AND seq <= ?2) + (SELECT count(*) FROM past_tensor WHERE {_VISIBLE})
 """
@@ -135,11 +144,10 @@ def restore(
 
 
 def _require_kept(connection: apsw.Connection, dataset: Dataset, seqs: Iterable[int]) -> None:
-    """Check that current rows stay as past rows if they are deleted."""
+    """Check that snapshots have tensors that are about to be deleted, or the same ones under other generations."""
     if dataset.retention_s:
         return
-    ((newest,),) = select(connection, "SELECT max(generation) FROM snapshot WHERE ds = ?", (dataset.number,))
-    lost = sum(newest is None or seq > newest for seq in seqs)
+    ((lost,),) = select(connection, _LOST, (dataset.number, to_json(list(seqs))))
     if lost:
         raise NewerTensorsError(
             f"the restore would lose {lost} newer tensors, which neither a snapshot nor the retention keeps; make a "
