@@ -131,7 +131,7 @@ class SqliteTensorTable(TensorTable):
         """See `TensorTable`."""
         with self._database.read() as connection, _as_damage(dataset):
             ds = dataset_number(connection, dataset)
-            if request.at is not None:
+            if request.at is not None or request.with_past:
                 return page_at(connection, (ds, dataset), request)
             return page_of_tensors(connection, ds, dataset, request)
 
