@@ -32,7 +32,22 @@ ARGUMENTS = [
 
 
 def test_there_are_these_commands() -> None:
-    first = ["append", "bench", "cp", "df", "drop-snapshot", "explain", "gc", "get", "import", "info", "ls", "mv", "put", "recover"]
+    first = [
+        "append",
+        "bench",
+        "cp",
+        "df",
+        "drop-snapshot",
+        "explain",
+        "gc",
+        "get",
+        "import",
+        "info",
+        "ls",
+        "mv",
+        "put",
+        "recover",
+    ]
     last = ["restore", "retention", "rm", "serve", "snapshot", "snapshots", "stats", "verify", "write"]
     assert [*first, *last] == COMMANDS
 

@@ -112,8 +112,11 @@ class Catalogue(ABC):
         """
 
     @abstractmethod
-    def sizes(self, dataset: str | None = None) -> Sizes:
+    def sizes(self, dataset: str | None = None, *, past: bool = False) -> Sizes:
         """Return sums over the tensors of a dataset; None: of all datasets.
+
+        Args:
+            past: whether to add up past tensors, which are still kept, instead of current ones.
 
         Reads in several transactions: tensors that come and go meanwhile may be in the sums or not. Damaged rows are in them.
 

@@ -84,9 +84,9 @@ class SqliteCatalogue(Catalogue):
         self._database.check_folder()
         self._database.check_writable()
 
-    def sizes(self, dataset: str | None = None) -> Sizes:
+    def sizes(self, dataset: str | None = None, *, past: bool = False) -> Sizes:
         """See `Catalogue`."""
-        return sizes_of_tensors(self._database, dataset)
+        return sizes_of_tensors(self._database, dataset, past=past)
 
     def totals(self) -> CatalogueTotals:
         """See `Catalogue`."""

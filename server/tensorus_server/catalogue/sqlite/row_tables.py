@@ -25,7 +25,7 @@ class RowTables:
     id_index: str
     """An index of (ds, id)."""
     at: int | None
-    """Rows of tensors that were replaced or deleted up to this generation do not count; None: there are no such rows."""
+    """Rows of tensors that were replaced or deleted up to this generation do not count; None: all rows count."""
 
     @property
     def visible(self) -> str:
@@ -69,6 +69,6 @@ LIVE = RowTables("tensor", "payload", "attr", ID_INDEX, at=None)
 """The tables of current tensors."""
 
 
-def past(at: int) -> RowTables:
-    """Return the tables of replaced and deleted tensors, for reads of the state at this generation."""
+def past(at: int | None) -> RowTables:
+    """Return the tables of replaced and deleted tensors, for reads of the state at this generation; None: of all of them."""
     return RowTables("past_tensor", "past_payload", "past_attr", "past_tensor_id", at)

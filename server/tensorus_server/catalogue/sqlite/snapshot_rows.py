@@ -26,6 +26,9 @@ __all__ = [
 
 _COLUMNS = "ds, name, generation, created_us, row_checksum"
 
+_NAMED_MAX = 5
+"""Snapshots that a message names."""
+
 _NEED_PRUNING = """
 INSERT INTO history (ds, complete_from, prune) VALUES (?, 0, 1) ON CONFLICT (ds) DO UPDATE SET prune = 1
 """
@@ -59,7 +62,7 @@ def find_snapshot(connection: apsw.Connection, dataset: tuple[int, str], name: s
     except UNREADABLE as error:
         raise _damage(dataset[1], name, f"its row cannot be read: {type(error).__name__}") from error
     if not rows:
-        raise _not_found(dataset[1], name)
+        raise _not_found(connection, dataset, name)
     found = _from_row(rows[0], dataset)
     if isinstance(found, DataCorruptError):
         raise found
@@ -109,7 +112,7 @@ def drop_snapshot(connection: apsw.Connection, dataset: tuple[int, str], name: s
     """
     connection.execute("DELETE FROM snapshot WHERE ds = ? AND name = ?", (dataset[0], name))
     if not connection.changes():
-        raise _not_found(dataset[1], name)
+        raise _not_found(connection, dataset, name)
     need_pruning(connection, dataset[0])
 
 
@@ -136,8 +139,20 @@ def _from_row(row: tuple[Any, ...], dataset: tuple[int, str]) -> Snapshot | Data
     return Snapshot(dataset[1], name, generation, created_us)
 
 
-def _not_found(dataset: str, name: str) -> SnapshotNotFoundError:
-    return SnapshotNotFoundError(f"there is no snapshot of the name {name!r}", dataset=dataset, snapshot=name)
+def _not_found(connection: apsw.Connection, dataset: tuple[int, str], name: str) -> SnapshotNotFoundError:
+    """Return the error, which names the newest snapshots that there are."""
+    statement = "SELECT name FROM snapshot WHERE ds = ? ORDER BY generation DESC LIMIT ?"
+    try:
+        names = [repr(found) for (found,) in select(connection, statement, (dataset[0], _NAMED_MAX + 1))]
+    except UNREADABLE:
+        names = []
+    others = ""
+    if names:
+        which = "the newest ones are" if len(names) > _NAMED_MAX else "the dataset has"
+        others = f"; {which} {', '.join(reversed(names[:_NAMED_MAX]))}"
+    return SnapshotNotFoundError(
+        f"there is no snapshot of the name {name!r}{others}", dataset=dataset[1], snapshot=name
+    )
 
 
 def _damage(dataset: str, name: object, what: str) -> DataCorruptError:

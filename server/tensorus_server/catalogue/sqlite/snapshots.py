@@ -79,7 +79,7 @@ class SqliteSnapshotTable(SnapshotTable):
             if at.generation is not None:
                 generation = at.generation
             elif at.time_us is not None:
-                found = map(partial(_value, connection, (place[0], _end_of_millisecond(at.time_us))), _AT_TIME)
+                found = map(partial(_value, connection, (place[0], at.time_us)), _AT_TIME)
                 generation = max((value for value in found if value is not None), default=0)
             else:
                 raise InvalidRequestError("at has no field, must have one", dataset=dataset)
@@ -89,11 +89,6 @@ class SqliteSnapshotTable(SnapshotTable):
     def prune(self, pause: Callable[[float], bool], *, wait_s: float = 0.0) -> int:
         """See `SnapshotTable`."""
         return self._pruner.prune(pause, wait_s=wait_s)
-
-
-def _end_of_millisecond(time_us: int) -> int:
-    """Return the last microsecond of a time's millisecond, since SQLite's triggers know no shorter times."""
-    return min(time_us // 1000 * 1000 + 999, 2**63 - 1)
 
 
 def _value(connection: apsw.Connection, parameters: tuple[int, int], statement: str) -> int | None:

@@ -104,16 +104,16 @@ def _generation(found: Tensor | DataCorruptError | None) -> int:
 
 
 def page_at(connection: apsw.Connection, dataset: tuple[int, str], request: PageRequest) -> Page:
-    """Return one page of a listing of the state `PageRequest.at`.
+    """Return one page of a listing of the state `PageRequest.at`, or of all tensors that are kept, whatever their state.
 
     Raises:
         StateNotKeptError: see `require_state`.
         DataCorruptError: see `page_of_tensors`.
     """
-    assert request.at is not None
-    require_state(connection, dataset, request.at)
     at = request.at
-    request = replace(request, generation_max=at)
+    if at is not None:
+        require_state(connection, dataset, at)
+        request = replace(request, generation_max=at)
     field, descending = request.order.field, request.order.descending
 
     def key(tensor: Tensor | DamagedTensor) -> tuple[tuple[int, Any], int]:

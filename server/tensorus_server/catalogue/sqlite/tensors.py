@@ -131,7 +131,7 @@ class SqliteTensorTable(TensorTable):
         """See `TensorTable`."""
         with self._database.read() as connection, _as_damage(dataset):
             ds = dataset_number(connection, dataset)
-            if request.at is not None:
+            if request.at is not None or request.with_past:
                 return page_at(connection, (ds, dataset), request)
             return page_of_tensors(connection, ds, dataset, request)
 
@@ -316,8 +316,9 @@ class SqliteTensorTable(TensorTable):
         """Replace a tensor by one with other metadata, since its row must stay as it is."""
         dataset = find_dataset(connection, tensor.dataset)
         stored = shared_as(connection, tensor, dataset, renewed(tensor, metadata))
-        delete_tensor(connection, dataset.number, tensor.id, self._delete_grace_us)
+        # First, so that the time of the new tensor is not after the end of the old one.
         numbers = Numbers(connection, {dataset.number: dataset}, current=False)
+        delete_tensor(connection, dataset.number, tensor.id, self._delete_grace_us)
         new = numbers.give(stored)
         self.insert(connection, [(stored, new)])
         numbers.save(connection)
