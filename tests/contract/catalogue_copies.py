@@ -24,7 +24,7 @@ from tensorus_server.errors import (
     TensorNotFoundError,
 )
 from tensorus_server.filter.tree import Compare, Key, Operator
-from tensorus_server.model import Dataset, Outcome, Schema, Tensor
+from tensorus_server.model import Checksum, Dataset, Outcome, Schema, Tensor
 
 FIELDS: dict[str, Any] = {
     "metadata": {"layer": 3},
@@ -98,6 +98,7 @@ class CatalogueCopiesContract:
         copy(catalogue, {"b": "c"}, "other", "dataset", move=True)
         copy(catalogue, {"c": "c"}, "dataset", "other", move=True)
         assert catalogue.garbage.due(10) == []
+        assert catalogue.totals().garbage_payloads == 0
         assert catalogue.garbage.orphans([reference, source.locator.key]) == set()
         catalogue.datasets.delete("other")
         purge(catalogue)
@@ -145,10 +146,15 @@ class CatalogueCopiesContract:
             catalogue,
             stored_tensor(other, "equal", metadata={"k": 1}, source=source),
             stored_tensor(other, "similar", metadata={"k": 2}, source=source),
+            replace(
+                stored_tensor(other, "less exact", metadata={"k": 1}, source=source),
+                value_checksum=Checksum("xxh3_128", bytes(16)),
+            ),
             stored_tensor(other, "another"),
         )
         state = rows(catalogue, "other")
-        for taken, kind in {"similar": StoredDifferentlyError, "another": AlreadyExistsError}.items():
+        kinds = dict.fromkeys(("similar", "less exact"), StoredDifferentlyError) | {"another": AlreadyExistsError}
+        for taken, kind in kinds.items():
             with pytest.raises(kind, match="replace=True") as raised:
                 copy(catalogue, {"b": "free", "a": taken}, to="other", move=True)
             assert type(raised.value) is kind
@@ -160,7 +166,7 @@ class CatalogueCopiesContract:
         assert catalogue.garbage.due(10) == []
         replaced = copy(catalogue, {"a": "similar", "b": "another"}, to="other", replace=True)
         assert [tensor.outcome for tensor in replaced] == [Outcome.REPLACED] * 2
-        assert sorted(catalogue.garbage.due(10)) == sorted(tensor.locator.key for tensor in there[1:])
+        assert sorted(catalogue.garbage.due(10)) == sorted(there[place].locator.key for place in (1, 3))
         again = copy(catalogue, {"a": "similar", "b": "another"}, to="other", replace=True)
         assert [tensor.outcome for tensor in again] == [Outcome.ALREADY_STORED] * 2
         assert again == replaced
@@ -256,6 +262,8 @@ class CatalogueCopiesContract:
         at = catalogue.snapshots.create("dataset", "s").generation
         commit(catalogue, stored_tensor(dataset, "a", if_generation_match=before[0].generation))
         catalogue.tensors.delete("dataset", ["b"])
+        with pytest.raises(TensorNotFoundError):
+            copy(catalogue, {"b": "x"}, at=catalogue.tensors.latest_generation())
         commit(catalogue, stored_tensor(dataset, "d"))
         # One is past because it was replaced, one because it was deleted, and one is current.
         copied = copy(catalogue, {name: f"{name}/copy" for name in "abc"}, to="other", at=at)
