@@ -321,6 +321,8 @@ class SqliteTensorTable(TensorTable):
         new = numbers.give(stored)
         self._insert(connection, [(stored, new)])
         numbers.save(connection)
+        # The trigger wrote the time of the deletion, in milliseconds.
+        connection.execute("UPDATE past_tensor SET until_us = ? WHERE seq = ?", (new.created_us, tensor.generation))
         return replace(new, outcome=None)
 
     def restore(self, dataset: str, at: int, *, limit: int, discard_newer: bool = False) -> Restored:
