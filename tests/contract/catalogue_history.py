@@ -344,6 +344,8 @@ class CatalogueHistoryContract:
         for time_us in (0, *(time_us + d for _, time_us in changes for d in (-1, 0))):
             expected = max((generation for generation, at_us in changes if at_us <= time_us), default=0)
             assert resolve("dataset", At(time_us=time_us)) == expected
+        # What is replaced is there until it is: also in the generation of its deletion.
+        assert all(ids_at(catalogue, generation) == ["a"] for generation in range(a.generation, b.generation + 1))
         assert resolve("dataset", At(time_us=2**62)) == latest
         assert resolve("dataset", At(generation=snapshot.generation)) == snapshot.generation
         # The change that was pruned last still says where states begin.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,19 @@ COPYING: dict[str, Callable[[Any, str], Any]] = {
     "copy_many to one id": lambda client, d: client.copy_many(d, {"matrix": "x", "scalar": "x"}),
     "copy_many of no mapping": lambda client, d: client.copy_many(d, [("matrix", "x")]),
     "copy_many of too many": lambda client, d: client.copy_many(d, {f"{n}": f"{n}/new" for n in range(1001)}),
+    "snapshot for copies": lambda client, d: client.snapshot(d, "copies"),
+    "write after the snapshot": lambda client, d: client.write(d, "matrix", 0, 5),
+    "copy at a snapshot": lambda client, d: client.copy(d, "matrix", "matrix/before", at="copies"),
+    "copy at a snapshot, and get": lambda client, d: client.get(d, "matrix/before", as_="numpy"),
+    "copy at a snapshot to its own id": lambda client, d: client.copy(d, "matrix", at="copies", replace=True),
+    "copy at a snapshot that is not there": lambda client, d: client.copy(d, "matrix", "x", at="never"),
+    "copy_many at a snapshot": lambda client, d: client.copy_many(
+        d, {"m": "m/before", "s": "s/before"}, at="copies", to=f"{d}/other"
+    ),
+    "copy_dataset at a snapshot": lambda client, d: client.copy_dataset(d, f"{d}/before", at="copies"),
+    "copy_dataset at a snapshot, and list": lambda client, d: client.list(f"{d}/before"),
+    "copy_dataset at a time long ago": lambda client, d: client.copy_dataset(d, f"{d}/x", at=datetime(2000, 1, 1)),  # noqa: DTZ001
+    "drop_snapshot for copies": lambda client, d: client.drop_snapshot(d, "copies"),
     "move": lambda client, d: client.move(d, "m", "moved"),
     "move again": lambda client, d: client.move(d, "m", "moved"),
     "move to itself": lambda client, d: client.move(d, "moved", "moved"),

@@ -107,5 +107,5 @@ def announced_limits() -> pb.Limits:
         dataset_copy_tensors=limits.DATASET_COPY_TENSORS_MAX,
         snapshot_name_bytes=limits.SNAPSHOT_NAME_BYTES_MAX,
         restored_tensors=limits.RESTORED_TENSORS_MAX,
-        retention_seconds=limits.RETENTION_S_MAX,
+        retention_s=limits.RETENTION_S_MAX,
     )

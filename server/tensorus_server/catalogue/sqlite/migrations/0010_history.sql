@@ -104,7 +104,8 @@ END;
 CREATE TRIGGER tensor_replaced AFTER INSERT ON tensor
 WHEN EXISTS (SELECT 1 FROM past_tensor WHERE ds = new.ds AND id = new.id AND until_generation > new.seq)
 BEGIN
-  UPDATE past_tensor SET until_generation = new.seq WHERE ds = new.ds AND id = new.id AND until_generation > new.seq;
+  UPDATE past_tensor SET until_generation = new.seq, until_us = new.created_us
+  WHERE ds = new.ds AND id = new.id AND until_generation > new.seq;
 END;
 
 CREATE TRIGGER tensor_forgotten AFTER DELETE ON tensor
