@@ -1,6 +1,6 @@
 """Edited tensors stay what NumPy would make of them, now and in snapshots: a state machine.
 
-It edits, inserts, deletes, makes and drops snapshots, restores them, sweeps, and opens the store again.
+It edits, inserts, deletes, copies and moves, makes and drops snapshots, restores them, sweeps, and opens the store again.
 """
 
 from __future__ import annotations
@@ -154,6 +154,29 @@ class EditsMachine(RuleBasedStateMachine):
             self.engine.update_metadata("d", name, {"number": number})
             self.metadata[name] = {"number": number}
             self.changed = True
+
+    @rule(source=names, to=names, data=st.data())
+    def copy(self, source: str, to: str, data: st.DataObject) -> None:
+        """Copy a tensor over another one or to a free id, as it is or was."""
+        state = data.draw(st.sampled_from([None, *self.snapshots]))
+        arrays, metadata = (self.model, self.metadata) if state is None else self.snapshots[state]
+        if source in arrays and (source != to or state is not None):
+            at = None if state is None else At(snapshot=state)
+            (copied,) = self.engine.copies.copy_tensors("d", [(source, to)], at=at, replace=True)
+            assert copied.id == to
+            self.model[to], self.metadata[to] = arrays[source], metadata.get(source, {})
+            self.changed = True
+
+    @rule(order=st.permutations(NAMES), count=st.integers(2, len(NAMES)))
+    def move(self, order: list[str], count: int) -> None:
+        """Let tensors change places, or move to free ones."""
+        places = zip(order[:count], [*order[1:count], order[0]], strict=True)
+        ids = [(old, new) for old, new in places if old in self.model]
+        self.engine.copies.move_tensors("d", ids, replace=True)
+        moved = {new: (self.model.pop(old), self.metadata.get(old, {})) for old, new in ids}
+        for new, (array, metadata) in moved.items():
+            self.model[new], self.metadata[new] = array, metadata
+        self.changed = True
 
     @precondition(lambda self: len(self.snapshots) < 4)
     @rule()
