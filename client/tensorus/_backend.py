@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from datetime import timedelta
     from typing import Any
 
     from tensorus.errors import DataCorruptError, TensorusError
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
         Policy,
         PolicyExplanation,
         Progress,
+        RestoreReport,
         Schema,
+        SnapshotInfo,
         StoreStats,
         TensorInfo,
         VerifyProgress,
@@ -34,6 +37,7 @@ __all__ = [
     "Backend",
     "Began",
     "Bytes",
+    "Copies",
     "Failed",
     "Finding",
     "InsertOptions",
@@ -41,6 +45,7 @@ __all__ = [
     "Listing",
     "Part",
     "Sample",
+    "State",
     "Upload",
     "Write",
 ]
@@ -125,6 +130,16 @@ class Part:
 
 
 @dataclass(frozen=True)
+class State:
+    """A state of a dataset. Exactly one field is set."""
+
+    snapshot: str | None = None
+    generation: int | None = None
+    time_us: int | None = None
+    """Microseconds since 1970."""
+
+
+@dataclass(frozen=True)
 class Listing:
     """A selection of a dataset's tensors, with an order."""
 
@@ -134,6 +149,22 @@ class Listing:
     limit: int | None = None
     sample: int | None = None
     seed: int | None = None
+    at: State | None = None
+    """None: the current state."""
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Tensors to copy or move together."""
+
+    dataset: str
+    ids: Sequence[tuple[str, str]]
+    """The id of each, and that of its copy; empty: the same."""
+    to: str
+    """The dataset that gets them; empty: the same."""
+    at: State | None = None
+    replace: bool = False
+    move: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,7 +223,13 @@ class Backend(Protocol):
     """The operations that a client needs from a server or an engine. Every method raises `TensorusError`."""
 
     def create_dataset(
-        self, name: str, policy: Policy | None, schema: Schema | None, *, repeatable: bool
+        self,
+        name: str,
+        policy: Policy | None,
+        schema: Schema | None,
+        retention: timedelta | None,
+        *,
+        repeatable: bool,
     ) -> DatasetInfo:
         """Create a dataset.
 
@@ -206,14 +243,28 @@ class Backend(Protocol):
     def list_datasets(self) -> list[DatasetInfo | DataCorruptError]:
         """Return all datasets: intact ones in order of creation, damaged ones as errors."""
 
-    def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
-        """Replace the policy, the schema, or both; None leaves one unchanged."""
+    def update_dataset(
+        self, name: str, policy: Policy | None, schema: Schema | None, retention: timedelta | None
+    ) -> DatasetInfo:
+        """Replace policy, schema and retention; None leaves one unchanged."""
 
-    def delete_dataset(self, name: str) -> int:
+    def delete_dataset(self, name: str, *, drop_snapshots: bool) -> int:
         """Delete a dataset with its tensors, and return the number of tensors."""
 
-    def dataset_stats(self, name: str) -> DatasetStats:
+    def dataset_stats(self, name: str, at: State | None) -> DatasetStats:
         """Return totals over a dataset's tensors."""
+
+    def create_snapshot(self, dataset: str, name: str) -> SnapshotInfo:
+        """Give a dataset's current state a name."""
+
+    def list_snapshots(self, dataset: str) -> list[SnapshotInfo | DataCorruptError]:
+        """Return a dataset's snapshots: intact ones oldest first, damaged ones as errors."""
+
+    def drop_snapshot(self, dataset: str, name: str) -> None:
+        """Drop a snapshot."""
+
+    def restore(self, dataset: str, at: State, *, discard_newer: bool) -> RestoreReport:
+        """Make a dataset's tensors those of an earlier state."""
 
     def insert(
         self,
@@ -231,7 +282,9 @@ class Backend(Protocol):
             The outcomes of these, by position. The bytes of the others are missing.
         """
 
-    def get(self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Iterator[Arrival]:
+    def get(
+        self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool, at: State | None = None
+    ) -> Iterator[Arrival]:
         """Read tensors, the same part of each; at most 10,000 ids, as in the contract."""
 
     def query(self, listing: Listing, *, with_data: bool, precision: str | None = None) -> Iterator[Arrival]:
@@ -245,6 +298,15 @@ class Backend(Protocol):
 
     def delete_tensors(self, dataset: str, ids: Sequence[str]) -> int:
         """Delete tensors, at most 10,000 ids, and return how many existed."""
+
+    def copy_tensors(self, copies: Copies) -> list[TensorInfo]:
+        """Copy or move tensors, all or none, and return the copies in order."""
+
+    def copy_dataset(self, name: str, new_name: str, at: State | None) -> DatasetInfo:
+        """Create a dataset with all tensors of another one."""
+
+    def rename_dataset(self, name: str, new_name: str) -> DatasetInfo:
+        """Give a dataset another name."""
 
     def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
         """Return the effect of each policy on a sample of at most 64 MiB; without policies, of each preset."""

@@ -15,6 +15,7 @@ from tensorus_protos.limits import (
     METADATA_DEPTH_MAX,
     METADATA_KEY_BYTES_MAX,
     RANK_MAX,
+    SNAPSHOT_NAME_BYTES_MAX,
 )
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "CHUNK_BYTES_MAX",
     "CHUNK_BYTES_MIN",
     "COMMIT_GROUP_MAX",
+    "COPIES_PER_CALL_MAX",
+    "DATASET_COPY_TENSORS_MAX",
     "DATASET_NAME_BYTES_MAX",
     "DETAILS_CACHE_BYTES",
     "EDIT_COPIED_BYTES_MAX",
@@ -63,10 +66,13 @@ __all__ = [
     "READ_STREAM_BYTES",
     "RECEIVED_MESSAGE_BYTES_MAX",
     "REQUEST_ID_BYTES_MAX",
+    "RESTORED_TENSORS_MAX",
     "RESUMABLE_BYTES_MIN",
+    "RETENTION_S_MAX",
     "SAMPLE_MAX",
     "SEGMENTS_PER_MESSAGE_MAX",
     "SMALL_READ_BYTES",
+    "SNAPSHOT_NAME_BYTES_MAX",
     "STATEMENT_TIMEOUT_S",
     "SYNC_EVERY_BYTES",
     "TENSOR_BYTES_MAX",
@@ -158,6 +164,18 @@ IDS_PER_DELETE_MAX = 10_000
 
 KNOWN_PER_INSERT_MAX = 1000
 """Tensors of one InsertKnown. It bounds the answer, and the transaction to some 50 ms."""
+COPIES_PER_CALL_MAX = 1000
+"""Tensors of one CopyTensors. Their rows, with inline payloads of up to 64 MiB, are in memory until one transaction commits
+them."""
+
+DATASET_COPY_TENSORS_MAX = 100_000
+"""Tensors of one CopyDataset. Measured: a small one takes 0.1 ms, and other writers wait until the transaction ends."""
+
+RESTORED_TENSORS_MAX = 100_000
+"""Tensors that one restore brings back or deletes, in one transaction."""
+
+RETENTION_S_MAX = 100 * 366 * 86_400
+"""Retention of a dataset: a century, which is longer than anybody waits and fits every clock."""
 
 OPEN_ITEMS_MAX = 16
 """Unfinished tensors of one stream. Each may hold part of a chunk in memory."""

@@ -101,13 +101,14 @@ def test_every_parameter_of_the_client_is_typed_and_beyond_the_subject_named(nam
     assert signature.return_annotation is not inspect.Signature.empty or name == "__init__"
     if not name.startswith("_"):
         # A value with a default is an option: options go by name, but for the subject of the call: the filter of a query,
-        # and what `verify` verifies.
+        # what `verify` verifies, and the id of a copy.
         positional = [
             parameter.name
             for parameter in parameters
             if parameter.default is not inspect.Parameter.empty and parameter.kind is not inspect.Parameter.KEYWORD_ONLY
         ]
-        assert set(positional) <= {"where"} or (name, positional) == ("verify", ["dataset", "ids"])
+        expected = {"verify": ["dataset", "ids"], "copy": ["new_id"], "move": ["new_id"]}
+        assert set(positional) <= {"where"} or positional == expected[name]
 
 
 @each("package", ["tensorus", "tensorus_codecs", "tensorus_protos", "tensorus_server"])

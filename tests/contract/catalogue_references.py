@@ -147,6 +147,7 @@ class CatalogueReferencesContract:
         assert catalogue.garbage.due(10) == [source.locator.key]
         commit(catalogue, sharing(dataset, source, "b"))
         assert catalogue.garbage.due(10) == []
+        assert catalogue.totals().garbage_payloads == 0
 
     def test_references_survive_a_reopening(self, catalogue: Catalogue, reopen: Reopen) -> None:
         catalogue = reopen(delete_grace_s=0.0)

@@ -46,6 +46,8 @@ ANNOUNCED = {
     "explain_bytes": "EXPLAIN_BYTES_MAX",
     "explain_candidates": "EXPLAIN_CANDIDATES_MAX",
     "known_per_insert": "KNOWN_PER_INSERT_MAX",
+    "copies_per_call": "COPIES_PER_CALL_MAX",
+    "dataset_copy_tensors": "DATASET_COPY_TENSORS_MAX",
 }
 
 

@@ -10,11 +10,13 @@ import click
 from tensorus._version import __version__
 from tensorus.cli._output import print_error
 from tensorus.cli.bench import bench
+from tensorus.cli.copies import cp, mv
 from tensorus.cli.df import df
 from tensorus.cli.edit import append, write
 from tensorus.cli.explain import explain
 from tensorus.cli.gc import gc
 from tensorus.cli.get import get
+from tensorus.cli.history import drop_snapshot, restore, retention, snapshot, snapshots
 from tensorus.cli.import_ import import_
 from tensorus.cli.info import info
 from tensorus.cli.ls import ls
@@ -77,5 +79,25 @@ def app() -> None:
     """  # noqa: D301 - click's mark for lines that are not rewrapped
 
 
-for _command in (serve, put, append, write, get, ls, info, stats, rm, explain, bench, import_, df, gc, verify, recover):
+for _command in (
+    *(
+        serve,
+        put,
+        append,
+        write,
+        get,
+        ls,
+        info,
+        stats,
+        cp,
+        mv,
+        rm,
+        snapshot,
+        snapshots,
+        drop_snapshot,
+        restore,
+        retention,
+    ),
+    *(explain, bench, import_, df, gc, verify, recover),
+):
     app.add_command(_command)

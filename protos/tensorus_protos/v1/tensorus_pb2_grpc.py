@@ -51,6 +51,36 @@ class TensorServiceStub(object):
                 request_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsRequest.SerializeToString,
                 response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsResponse.FromString,
                 )
+        self.CopyDataset = channel.unary_unary(
+                '/tensorus.v1.TensorService/CopyDataset',
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.CopyDatasetRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.CopyDatasetResponse.FromString,
+                )
+        self.RenameDataset = channel.unary_unary(
+                '/tensorus.v1.TensorService/RenameDataset',
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.RenameDatasetRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.RenameDatasetResponse.FromString,
+                )
+        self.CreateSnapshot = channel.unary_unary(
+                '/tensorus.v1.TensorService/CreateSnapshot',
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.CreateSnapshotRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.CreateSnapshotResponse.FromString,
+                )
+        self.ListSnapshots = channel.unary_unary(
+                '/tensorus.v1.TensorService/ListSnapshots',
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.ListSnapshotsRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.ListSnapshotsResponse.FromString,
+                )
+        self.DeleteSnapshot = channel.unary_unary(
+                '/tensorus.v1.TensorService/DeleteSnapshot',
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteSnapshotRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteSnapshotResponse.FromString,
+                )
+        self.RestoreDataset = channel.unary_unary(
+                '/tensorus.v1.TensorService/RestoreDataset',
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.RestoreDatasetRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.RestoreDatasetResponse.FromString,
+                )
         self.Insert = channel.stream_stream(
                 '/tensorus.v1.TensorService/Insert',
                 request_serializer=tensorus_dot_v1_dot_tensorus__pb2.InsertRequest.SerializeToString,
@@ -95,6 +125,11 @@ class TensorServiceStub(object):
                 '/tensorus.v1.TensorService/DeleteTensors',
                 request_serializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteTensorsRequest.SerializeToString,
                 response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteTensorsResponse.FromString,
+                )
+        self.CopyTensors = channel.unary_unary(
+                '/tensorus.v1.TensorService/CopyTensors',
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.CopyTensorsRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.CopyTensorsResponse.FromString,
                 )
         self.ExplainPolicy = channel.stream_unary(
                 '/tensorus.v1.TensorService/ExplainPolicy',
@@ -144,7 +179,7 @@ class TensorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateDataset(self, request, context):
-        """Changes policy or schema for later inserts. Stored tensors do not change.
+        """Changes policy or schema for later inserts, or the retention. Stored tensors do not change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,6 +195,46 @@ class TensorServiceServicer(object):
 
     def GetDatasetStats(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CopyDataset(self, request, context):
+        """Creates a dataset with the policy, schema and retention of another one and all of its tensors. They share their stored bytes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenameDataset(self, request, context):
+        """Gives a dataset another name. Its tensors and snapshots, and inserts in progress, stay with it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSnapshot(self, request, context):
+        """Gives the dataset's current state a name. The state stays readable until the snapshot is deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSnapshots(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSnapshot(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreDataset(self, request, context):
+        """Makes the dataset's tensors those of an earlier state, all at once.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -225,6 +300,13 @@ class TensorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CopyTensors(self, request, context):
+        """Copies or moves tensors within a dataset or to another one, all or none. Copies share the stored bytes of their sources.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainPolicy(self, request_iterator, context):
         """Encodes a sample under candidate policies and reports ratio, measured error and speed for each. Stores nothing.
         """
@@ -284,6 +366,36 @@ def add_TensorServiceServicer_to_server(servicer, server):
                     request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsRequest.FromString,
                     response_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsResponse.SerializeToString,
             ),
+            'CopyDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.CopyDataset,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.CopyDatasetRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.CopyDatasetResponse.SerializeToString,
+            ),
+            'RenameDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenameDataset,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.RenameDatasetRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.RenameDatasetResponse.SerializeToString,
+            ),
+            'CreateSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSnapshot,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.CreateSnapshotRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.CreateSnapshotResponse.SerializeToString,
+            ),
+            'ListSnapshots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSnapshots,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.ListSnapshotsRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.ListSnapshotsResponse.SerializeToString,
+            ),
+            'DeleteSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSnapshot,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteSnapshotRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteSnapshotResponse.SerializeToString,
+            ),
+            'RestoreDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreDataset,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.RestoreDatasetRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.RestoreDatasetResponse.SerializeToString,
+            ),
             'Insert': grpc.stream_stream_rpc_method_handler(
                     servicer.Insert,
                     request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.InsertRequest.FromString,
@@ -328,6 +440,11 @@ def add_TensorServiceServicer_to_server(servicer, server):
                     servicer.DeleteTensors,
                     request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteTensorsRequest.FromString,
                     response_serializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteTensorsResponse.SerializeToString,
+            ),
+            'CopyTensors': grpc.unary_unary_rpc_method_handler(
+                    servicer.CopyTensors,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.CopyTensorsRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.CopyTensorsResponse.SerializeToString,
             ),
             'ExplainPolicy': grpc.stream_unary_rpc_method_handler(
                     servicer.ExplainPolicy,
@@ -472,6 +589,108 @@ class TensorService(object):
         return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/GetDatasetStats',
             tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsRequest.SerializeToString,
             tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CopyDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/CopyDataset',
+            tensorus_dot_v1_dot_tensorus__pb2.CopyDatasetRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.CopyDatasetResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def RenameDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/RenameDataset',
+            tensorus_dot_v1_dot_tensorus__pb2.RenameDatasetRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.RenameDatasetResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CreateSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/CreateSnapshot',
+            tensorus_dot_v1_dot_tensorus__pb2.CreateSnapshotRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.CreateSnapshotResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/ListSnapshots',
+            tensorus_dot_v1_dot_tensorus__pb2.ListSnapshotsRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.ListSnapshotsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def DeleteSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/DeleteSnapshot',
+            tensorus_dot_v1_dot_tensorus__pb2.DeleteSnapshotRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.DeleteSnapshotResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def RestoreDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/RestoreDataset',
+            tensorus_dot_v1_dot_tensorus__pb2.RestoreDatasetRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.RestoreDatasetResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -625,6 +844,23 @@ class TensorService(object):
         return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/DeleteTensors',
             tensorus_dot_v1_dot_tensorus__pb2.DeleteTensorsRequest.SerializeToString,
             tensorus_dot_v1_dot_tensorus__pb2.DeleteTensorsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CopyTensors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/CopyTensors',
+            tensorus_dot_v1_dot_tensorus__pb2.CopyTensorsRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.CopyTensorsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -10,6 +10,8 @@
 A stored tensor satisfies a request if it has the same metadata, unless the request has none, and if its values are at least as
 exact as this insert would store them. An insert that replaces requires more: it stores nothing only if the stored tensor equals
 the one that it would store.
+
+A copy is stored already if the tensor that has the id has the same values and metadata; otherwise it must replace it.
 """
 
 from __future__ import annotations
@@ -32,12 +34,14 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import StoredTensor
     from tensorus_server.model import Tensor
 
-__all__ = ["bounded_json", "crc_of_resumed", "resolve_conflict", "same_json", "validated"]
+__all__ = ["bounded_json", "crc_of_resumed", "resolve_conflict", "resolve_copy", "same_json", "validated"]
 
 _TEXT_CHARACTERS_MAX = 200
 """Characters of metadata or a policy in a message. Two of them fit into the longest message that `status.py` sends."""
 
 _WAY_OUT = 'insert it with on_conflict="replace" (put --replace) to replace it'
+
+_WAY_OUT_OF_COPY = "pass replace=True (cp and mv: --replace) to replace it"
 
 
 def resolve_conflict(stored: StoredTensor, existing: Tensor | None, existing_source_crc32c: int | None) -> Outcome:
@@ -97,6 +101,43 @@ def resolve_conflict(stored: StoredTensor, existing: Tensor | None, existing_sou
         )
     _require_kept(stored, existing)
     return Outcome.ALREADY_STORED
+
+
+def resolve_copy(stored: StoredTensor, existing: Tensor | None, existing_source_crc32c: int | None) -> Outcome:
+    """Return what to do with a copy of a tensor.
+
+    Args:
+        existing, existing_source_crc32c: see `resolve_conflict`.
+
+    Raises:
+        AlreadyExistsError: another tensor has the id, and must not be replaced.
+        StoredDifferentlyError: one with the same values, but other metadata or another error, has the id.
+    """
+    if existing is None:
+        return Outcome.INSERTED
+    has_same_values = _has_same_values(stored, existing, existing_source_crc32c)
+    is_equal = (
+        has_same_values
+        and existing.value_checksum == stored.value_checksum
+        and same_json(existing.metadata, stored.new.metadata)
+    )
+    if stored.new.replace:
+        is_done = is_equal and _is_repeated(stored, existing) and stored.storage == existing.storage
+        return Outcome.ALREADY_STORED if is_done else Outcome.REPLACED
+    if is_equal:
+        return Outcome.ALREADY_STORED
+    kind, what = AlreadyExistsError, "another tensor has this id already"
+    if has_same_values:
+        kind, what = (
+            StoredDifferentlyError,
+            "the same values are stored under this id with other metadata or another error",
+        )
+    raise kind(
+        f"{what}; {_WAY_OUT_OF_COPY}",
+        dataset=stored.dataset.name,
+        tensor=stored.new.id,
+        generation=existing.generation,
+    )
 
 
 def validated(stored: StoredTensor, existing: Tensor | None) -> Tensor:

@@ -29,6 +29,7 @@ from tensorus_server.limits import (
     METADATA_BYTES_MAX,
     RANK_MAX,
     REQUEST_ID_BYTES_MAX,
+    RETENTION_S_MAX,
     TENSOR_BYTES_MAX,
 )
 from tensorus_server.model import TensorSpec
@@ -52,8 +53,10 @@ __all__ = [
     "require_metadata",
     "require_policy_fit",
     "require_request_id",
+    "require_retention",
     "require_schema",
     "require_schema_fit",
+    "require_snapshot_name",
     "require_source_checksum",
 ]
 
@@ -82,6 +85,23 @@ def require_dataset_name(name: str) -> None:
         raise InvalidNameError(f"name of a dataset is {name!r}: a part between slashes must not be empty, '.' or '..'")
 
 
+def require_retention(retention_s: int, *, dataset: str) -> None:
+    """Refuse a retention that is negative or above `RETENTION_S_MAX`.
+
+    Raises:
+        InvalidRequestError: it is negative.
+        LimitExceededError: it is too long.
+    """
+    if retention_s < 0:
+        raise InvalidRequestError(f"retention is {retention_s} s, must not be negative", dataset=dataset)
+    if retention_s > RETENTION_S_MAX:
+        raise LimitExceededError(
+            f"retention is {retention_s} s, limit is {RETENTION_S_MAX} s (retention_s_max)",
+            dataset=dataset,
+            limit=RETENTION_S_MAX,
+        )
+
+
 def require_id(tensor_id: str, *, dataset: str) -> None:
     """Refuse an id that is empty, too long, or has control characters.
 
@@ -101,6 +121,18 @@ def require_request_id(request_id: str, *, dataset: str) -> None:
         InvalidNameError: names the value and the rule.
     """
     _require_text("request_id", request_id, REQUEST_ID_BYTES_MAX, dataset=dataset)
+
+
+def require_snapshot_name(name: str, *, dataset: str) -> None:
+    """Refuse a snapshot's name that is empty or too long, has characters that are not allowed, or reads as another state.
+
+    Raises:
+        InvalidNameError: names the value and the rule.
+    """
+    try:
+        rules.require_snapshot_name(name)
+    except RuleError as error:
+        raise _name_error(error, dataset) from error
 
 
 def require_candidate_count(count: int) -> None:

@@ -14,8 +14,10 @@ from tensorus_server.rpc.convert import encoding_to
 __all__ = ["FEATURES", "capabilities"]
 
 FEATURES = (
+    "copies",
     "explain_policy",
     "get.as_dtype",
+    "get.at",
     "get.byte_ranges",
     "get.precision",
     "get.slices",
@@ -28,9 +30,12 @@ FEATURES = (
     "insert.replace_any",
     "insert.resume",
     "insert.validate_only",
+    "query.at",
     "query.filter_text",
     "query.resume",
     "query.sample",
+    "retention",
+    "snapshots",
     "store_stats",
     "verify",
 )
@@ -100,4 +105,9 @@ def announced_limits() -> pb.Limits:
         explain_bytes=limits.EXPLAIN_BYTES_MAX,
         explain_candidates=limits.EXPLAIN_CANDIDATES_MAX,
         known_per_insert=limits.KNOWN_PER_INSERT_MAX,
+        copies_per_call=limits.COPIES_PER_CALL_MAX,
+        dataset_copy_tensors=limits.DATASET_COPY_TENSORS_MAX,
+        snapshot_name_bytes=limits.SNAPSHOT_NAME_BYTES_MAX,
+        restored_tensors=limits.RESTORED_TENSORS_MAX,
+        retention_s=limits.RETENTION_S_MAX,
     )

@@ -8,7 +8,9 @@ import pytest
 
 from contract.catalogue_content import CatalogueContentContract
 from contract.catalogue_contract import CatalogueContract
+from contract.catalogue_copies import CatalogueCopiesContract
 from contract.catalogue_datasets import CatalogueDatasetsContract
+from contract.catalogue_history import CatalogueHistoryContract
 from contract.catalogue_isolation import CatalogueIsolationContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
 from contract.catalogue_paging import CataloguePagingContract
@@ -40,11 +42,19 @@ class TestMemoryDatasets(CatalogueDatasetsContract):
     """Memory keeps what every catalogue promises of datasets."""
 
 
+class TestMemoryCopies(CatalogueCopiesContract):
+    """Likewise."""
+
+
 class TestMemoryCatalogue(CatalogueContract):
     """Likewise."""
 
 
 class TestMemoryContent(CatalogueContentContract):
+    """Likewise."""
+
+
+class TestHistoryInMemory(CatalogueHistoryContract):
     """Likewise."""
 
 

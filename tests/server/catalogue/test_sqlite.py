@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from contract.catalogue_content import CatalogueContentContract
 from contract.catalogue_contract import CatalogueContract
+from contract.catalogue_copies import CatalogueCopiesContract
 from contract.catalogue_datasets import CatalogueDatasetsContract
+from contract.catalogue_history import CatalogueHistoryContract
 from contract.catalogue_isolation import CatalogueIsolationContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
 from contract.catalogue_paging import CataloguePagingContract
@@ -18,11 +20,19 @@ class TestSqliteDatasets(CatalogueDatasetsContract):
     """SQLite keeps what every catalogue promises of datasets."""
 
 
+class TestSqliteCopies(CatalogueCopiesContract):
+    """Likewise."""
+
+
 class TestSqliteCatalogue(CatalogueContract):
     """What only SQLite does is in the modules beside this one."""
 
 
 class TestSqliteContent(CatalogueContentContract):
+    """Likewise."""
+
+
+class TestSqliteHistory(CatalogueHistoryContract):
     """Likewise."""
 
 

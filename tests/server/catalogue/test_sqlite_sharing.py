@@ -43,21 +43,15 @@ def row(catalogue: SqliteCatalogue, table: SourceTable, dataset: Dataset, genera
     return tensor_from_row(tuple(columns), dataset.name, dataset.number)
 
 
-def keep(catalogue: SqliteCatalogue, dataset: Dataset) -> None:
-    """Keep what is deleted from the dataset from now on."""
-    with catalogue._database.write() as connection:
-        connection.execute("INSERT INTO snapshot VALUES (?, 's', 1000, 0, 0)", (dataset.number,))
-
-
 @pytest.mark.parametrize("table", ["tensor", "past_tensor"])
 @pytest.mark.parametrize("payload", [None, b"payload"])
 def test_everything_but_the_place_is_shared(
     catalogue: SqliteCatalogue, table: SourceTable, payload: bytes | None
 ) -> None:
     dataset, other = create(catalogue), create(catalogue, "other", policy=StoragePolicy("fast"))
-    keep(catalogue, dataset)
     stored = replace(stored_tensor(dataset, "a", inline_payload=payload, **FIELDS), references=("11" * 16, "22" * 16))
     (source,) = commit(catalogue, stored)
+    catalogue.snapshots.create("dataset", "s")
     if table == "past_tensor":
         catalogue.tensors.delete("dataset", ["a"])
     found = row(catalogue, table, dataset, source.generation)
@@ -69,11 +63,8 @@ def test_everything_but_the_place_is_shared(
     (copied,) = commit(catalogue, shared)
     assert catalogue.tensors.get("other", ["b"], with_payloads=True) == [replace(copied, inline_payload=payload)]
     # The payloads are garbage when neither row has them.
-    with catalogue._database.write() as connection:
-        connection.execute("DELETE FROM snapshot")
-        if table == "past_tensor":
-            connection.execute("DELETE FROM past_tensor")
-            connection.execute("DELETE FROM reference WHERE seq = ?", (source.generation,))
+    catalogue.snapshots.drop("dataset", "s")
+    catalogue.snapshots.prune(lambda _: False)
     catalogue.tensors.delete("dataset", ["a"])
     assert catalogue.garbage.due(10) == []
     catalogue.tensors.delete("other", ["b"])

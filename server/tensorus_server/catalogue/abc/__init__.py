@@ -1,11 +1,11 @@
-"""The interface of a catalogue: four tables, one module for each, and the promises that every database must keep.
+"""The interface of a catalogue: six tables, one module for each, and the promises that every database must keep.
 
 The methods' descriptions refer to these promises by number. The contract suite (`tests/contract`) names the tests of each:
 
     1. Durability. Once a method returns, its effect survives a crash of the process and of the machine.
-    2. Atomicity. A method takes effect completely or not at all; after a crash or an error, the previous state remains. Three
-       methods delete or commit in batches, as they say: `TensorTable.delete`, `DatasetTable.purge`, and `TensorTable.commit`
-       if a page is damaged.
+    2. Atomicity. A method takes effect completely or not at all; after a crash or an error, the previous state remains. Four
+       methods delete or commit in batches, as they say: `TensorTable.delete`, `DatasetTable.purge`, `SnapshotTable.prune`, and
+       `TensorTable.commit` if a page is damaged.
     3. Visibility. Once a method returns, every call that begins later sees its effect, in any thread and process.
     4. Isolation. A method that reads sees a single state: all of a commit, or nothing of it. Two calls may see different
        states. Only `DatasetTable.stats` sees several states in one call.
@@ -42,6 +42,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from tensorus_server.catalogue.abc.copies import CopyTable, TensorCopies
 from tensorus_server.catalogue.abc.datasets import DatasetPage, DatasetTable
 from tensorus_server.catalogue.abc.garbage import GarbageTable
 from tensorus_server.catalogue.abc.pages import (
@@ -53,6 +54,7 @@ from tensorus_server.catalogue.abc.pages import (
     place_of,
     require_intact,
 )
+from tensorus_server.catalogue.abc.snapshots import SnapshotPage, SnapshotTable
 from tensorus_server.catalogue.abc.tensors import EqualTensor, NotSharedError, StoredTensor, TensorTable
 from tensorus_server.catalogue.abc.totals import CatalogueTotals, SharedSizes, Sizes
 from tensorus_server.catalogue.abc.uploads import Mark, Upload, UploadTable
@@ -61,6 +63,7 @@ __all__ = [
     "ORDER_FIELDS",
     "Catalogue",
     "CatalogueTotals",
+    "CopyTable",
     "DamagedTensor",
     "DatasetPage",
     "DatasetTable",
@@ -73,7 +76,10 @@ __all__ = [
     "PageRequest",
     "SharedSizes",
     "Sizes",
+    "SnapshotPage",
+    "SnapshotTable",
     "StoredTensor",
+    "TensorCopies",
     "TensorTable",
     "Upload",
     "UploadTable",
@@ -83,12 +89,14 @@ __all__ = [
 
 
 class Catalogue(ABC):
-    """The four tables, which are in one database."""
+    """The tables, which are in one database."""
 
     datasets: DatasetTable
     tensors: TensorTable
+    snapshots: SnapshotTable
     uploads: UploadTable
     garbage: GarbageTable
+    copies: CopyTable
 
     @abstractmethod
     def check_writable(self) -> None:
@@ -107,8 +115,11 @@ class Catalogue(ABC):
         """
 
     @abstractmethod
-    def sizes(self, dataset: str | None = None) -> Sizes:
+    def sizes(self, dataset: str | None = None, *, past: bool = False) -> Sizes:
         """Return sums over the tensors of a dataset; None: of all datasets.
+
+        Args:
+            past: whether to add up past tensors, which are still kept, instead of current ones.
 
         Reads in several transactions: tensors that come and go meanwhile may be in the sums or not. Damaged rows are in them.
 

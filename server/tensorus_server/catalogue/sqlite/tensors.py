@@ -14,7 +14,7 @@ from tensorus_server.catalogue.abc import NotSharedError, TensorTable, require_i
 from tensorus_server.catalogue.conflicts import resolve_conflict
 from tensorus_server.catalogue.sqlite.content import SharedContent, equal_tensors, list_content
 from tensorus_server.catalogue.sqlite.database import select
-from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number
+from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number, find_dataset
 from tensorus_server.catalogue.sqlite.deletion import delete_against_indexes, delete_tensor
 from tensorus_server.catalogue.sqlite.filter_sql import (
     DIMENSION_KEY,
@@ -24,6 +24,7 @@ from tensorus_server.catalogue.sqlite.filter_sql import (
 )
 from tensorus_server.catalogue.sqlite.numbers import Numbers, latest_generation
 from tensorus_server.catalogue.sqlite.reading import find_tensors, page_of_tensors
+from tensorus_server.catalogue.sqlite.restoring import Rules, is_kept, renewed, restore
 from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sqlite.rows import (
     ROW_CHECKSUM_COLUMNS,
@@ -31,6 +32,8 @@ from tensorus_server.catalogue.sqlite.rows import (
     RowWriter,
     checksum_of_row,
 )
+from tensorus_server.catalogue.sqlite.sharing import shared_as
+from tensorus_server.catalogue.sqlite.states import find_at, generations_at, page_at
 from tensorus_server.catalogue.sqlite.uploads import complete_upload, record_edit
 from tensorus_server.errors import (
     AlreadyExistsError,
@@ -54,7 +57,7 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import EqualTensor, Page, PageRequest, StoredTensor
     from tensorus_server.catalogue.sqlite.transactions import Transactions
     from tensorus_server.filter.metadata_index import MetadataIndex
-    from tensorus_server.model import Metadata, Tensor
+    from tensorus_server.model import Metadata, Restored, Tensor
 
 __all__ = ["SqliteTensorTable"]
 
@@ -65,6 +68,12 @@ _INSERT_PAYLOADS = "INSERT INTO payload (seq, bytes) VALUES "
 _INSERT_REFERENCE = "INSERT INTO reference (key, seq) VALUES (?, ?)"
 _KEEP_SHARED = "DELETE FROM tombstone WHERE key = ?"
 _INSERT_ATTRIBUTES = "INSERT INTO attr (seq, key, ordinal, ds, num, txt) VALUES "
+
+_FORGET_BEFORE = """
+INSERT INTO history (ds, complete_from) VALUES (?, ?)
+ON CONFLICT (ds) DO UPDATE SET complete_from = max(complete_from, excluded.complete_from), complete_us = NULL
+"""
+"""Whatever is recovered was there before, under other generations."""
 
 _ROWS_AT_ONCE = (64, 16, 8, 7, 6, 5, 4, 3, 2, 1)
 """Rows of one INSERT: few sizes, so that the statements stay prepared. Each statement releases the GIL and has to reacquire it,
@@ -121,22 +130,29 @@ class SqliteTensorTable(TensorTable):
             return equal_tensors(connection, digests)
 
     def get(
-        self, dataset: str, ids: Sequence[str], *, with_payloads: bool = False
+        self, dataset: str, ids: Sequence[str], *, with_payloads: bool = False, at: int | None = None
     ) -> list[Tensor | DataCorruptError | None]:
         """See `TensorTable`."""
         with self._database.read() as connection, _as_damage(dataset):
-            ds = dataset_number(connection, dataset)
-            return find_tensors(connection, "id", (ds, dataset), ids, with_payloads=with_payloads)
+            place = dataset_number(connection, dataset), dataset
+            if at is not None:
+                return find_at(connection, "id", place, ids, at, with_payloads=with_payloads)
+            return find_tensors(connection, "id", place, ids, with_payloads=with_payloads)
 
     def page(self, dataset: str, request: PageRequest) -> Page:
         """See `TensorTable`."""
         with self._database.read() as connection, _as_damage(dataset):
-            return page_of_tensors(connection, dataset_number(connection, dataset), dataset, request)
+            ds = dataset_number(connection, dataset)
+            if request.at is not None or request.with_past:
+                return page_at(connection, (ds, dataset), request)
+            return page_of_tensors(connection, ds, dataset, request)
 
     def generations(self, dataset: str, request: PageRequest) -> list[int]:
         """See `TensorTable`."""
         with self._database.read() as connection, _as_damage(dataset):
             ds = dataset_number(connection, dataset)
+            if request.at is not None:
+                return generations_at(connection, (ds, dataset), request)
             where, parameters = compile_filter(request.filter, ds, connection)
             after, bound = request.after[1] if request.after else 0, request.generation_max
             rows = select(
@@ -147,12 +163,14 @@ class SqliteTensorTable(TensorTable):
         return [seq for (seq,) in rows]
 
     def by_generation(
-        self, dataset: str, generations: Sequence[int], *, with_payloads: bool = False
+        self, dataset: str, generations: Sequence[int], *, with_payloads: bool = False, at: int | None = None
     ) -> list[Tensor | DataCorruptError | None]:
         """See `TensorTable`."""
         with self._database.read() as connection, _as_damage(dataset):
-            ds = dataset_number(connection, dataset)
-            return find_tensors(connection, "seq", (ds, dataset), generations, with_payloads=with_payloads)
+            place = dataset_number(connection, dataset), dataset
+            if at is not None:
+                return find_at(connection, "seq", place, generations, at, with_payloads=with_payloads)
+            return find_tensors(connection, "seq", place, generations, with_payloads=with_payloads)
 
     def latest_generation(self) -> int:
         """See `TensorTable`."""
@@ -188,7 +206,7 @@ class SqliteTensorTable(TensorTable):
             except NotSharedError:
                 return [self._resolve(connection, stored, numbers, content)]
             tensor = numbers.give(as_inserted)
-            if self._insert(connection, [(as_inserted, tensor)], if_free=True):
+            if self.insert(connection, [(as_inserted, tensor)], if_free=True):
                 return [tensor]
             numbers.take_back(stored)
         return [self._resolve(connection, stored, numbers, content)]
@@ -214,10 +232,10 @@ class SqliteTensorTable(TensorTable):
                 fresh.append((as_inserted, tensor))
                 outcomes.append(tensor)
             else:
-                self._insert(connection, fresh)
+                self.insert(connection, fresh)
                 fresh.clear()
                 outcomes.append(self._resolve(connection, stored, numbers, content))
-        self._insert(connection, fresh)
+        self.insert(connection, fresh)
         return outcomes
 
     def _resolve(
@@ -257,19 +275,21 @@ class SqliteTensorTable(TensorTable):
             return error
         content.committed(stored)
         tensor = numbers.give(stored, done)
-        self._insert(connection, [(stored, tensor)])
+        self.insert(connection, [(stored, tensor)])
         return tensor
 
-    def _insert(
+    def insert(
         self, connection: apsw.Connection, tensors: Sequence[tuple[StoredTensor, Tensor]], *, if_free: bool = False
     ) -> bool:
-        """Insert tensors whose ids are free, with their inline payloads and attributes.
+        """Insert tensors whose ids are free, with their inline payloads and attributes, within a transaction.
 
         Args:
+            tensors: each with what it will be, numbers included.
             if_free: whether the id of the only tensor may be taken; then return False.
         """
         rows, payloads, references, attributes = [], [], [], []
         shared: list[str] = []
+        recovered: list[tuple[int, int]] = []
         for stored, tensor in tensors:
             generation, new = tensor.generation, stored.new
             rows.append(self._row_writer.row(stored, generation, tensor.ordinal, tensor.created_us))
@@ -278,6 +298,8 @@ class SqliteTensorTable(TensorTable):
             references += [(key, generation) for key in stored.references]
             if stored.shares_payload and not stored.is_inline:
                 shared.append(stored.locator.key)
+            if stored.created_us is not None:
+                recovered.append((stored.dataset.number, generation))
             attributes += _attributes(
                 stored.dataset.number, generation, new.index if new.metadata else NO_METADATA, new.spec.shape
             )
@@ -295,6 +317,8 @@ class SqliteTensorTable(TensorTable):
             connection.executemany(_INSERT_REFERENCE, references)
         _insert_rows(connection, _INSERT_ATTRIBUTES, attributes)
         list_content(connection, tensors)
+        if recovered:
+            connection.executemany(_FORGET_BEFORE, recovered)
         return True
 
     def replace_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> Tensor:
@@ -305,6 +329,10 @@ class SqliteTensorTable(TensorTable):
             tensor = require_intact(found)
             if tensor is None:
                 raise TensorNotFoundError("there is no such tensor", dataset=dataset, tensor=tensor_id)
+            if is_kept(connection, place[0], tensor.generation):
+                if to_json(tensor.metadata) == to_json(metadata):
+                    return tensor
+                return self._replace_with_metadata(connection, tensor, metadata)
             seq = tensor.generation
             connection.execute("UPDATE tensor SET metadata = ? WHERE seq = ?", (to_json(metadata), seq))
             names = ", ".join(f'"{name}"' for name in ROW_CHECKSUM_COLUMNS)
@@ -318,6 +346,31 @@ class SqliteTensorTable(TensorTable):
             updated = require_intact(found)
         assert updated is not None
         return updated
+
+    def _replace_with_metadata(self, connection: apsw.Connection, tensor: Tensor, metadata: Metadata) -> Tensor:
+        """Replace a tensor by one with other metadata, since its row must stay as it is."""
+        dataset = find_dataset(connection, tensor.dataset)
+        stored = shared_as(connection, tensor, dataset, renewed(tensor, metadata))
+        # First, so that the time of the new tensor is not after the end of the old one.
+        numbers = Numbers(connection, {dataset.number: dataset}, current=False)
+        delete_tensor(connection, dataset.number, tensor.id, self._delete_grace_us)
+        new = numbers.give(stored)
+        self.insert(connection, [(stored, new)])
+        numbers.save(connection)
+        # The trigger wrote the time of the deletion, in milliseconds.
+        connection.execute("UPDATE past_tensor SET until_us = ? WHERE seq = ?", (new.created_us, tensor.generation))
+        return replace(new, outcome=None)
+
+    def restore(self, dataset: str, at: int, *, limit: int, discard_newer: bool = False) -> Restored:
+        """See `TensorTable`."""
+        with self._database.write() as connection, _as_damage(dataset):
+            return restore(
+                connection,
+                find_dataset(connection, dataset),
+                at,
+                Rules(limit=limit, discard_newer=discard_newer, delete_grace_us=self._delete_grace_us),
+                partial(self.insert, connection),
+            )
 
     def delete(self, dataset: str, ids: Sequence[str]) -> list[str]:
         """See `TensorTable`."""

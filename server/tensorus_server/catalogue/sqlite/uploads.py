@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.sqlite.transactions import Transactions
     from tensorus_server.model import Tensor, TensorSpec
 
-__all__ = ["SqliteUploadTable", "complete_upload", "record_edit"]
+__all__ = ["SqliteUploadTable", "complete_upload", "find_uploads", "record_done", "record_edit"]
 
 _COLUMNS = (
     "request_id, item, ds, id, dtype_number, element_bytes, shape, policy, payload_key, committed_bytes, stored_bytes, "
@@ -68,7 +68,7 @@ class SqliteUploadTable(UploadTable):
     def find(self, request_id: str) -> list[Upload]:
         """See `UploadTable`."""
         with self._database.read() as connection:
-            return _uploads(connection, "request_id = ? ORDER BY item", (request_id,))
+            return find_uploads(connection, request_id)
 
     def chunks(self, upload: Upload) -> tuple[ChunkIndex, ChunkDetails]:
         """See `UploadTable`."""
@@ -154,7 +154,17 @@ def record_edit(connection: apsw.Connection, stored: StoredTensor, tensor: Tenso
         generation=tensor.generation,
         outcome=tensor.outcome,
     )
+    record_done(connection, done, expiry_us)
+
+
+def record_done(connection: apsw.Connection, done: Upload, expiry_us: int) -> None:
+    """Record that a call was done, within its transaction, so that it is not done twice."""
     connection.execute(_INSERT, _to_row(done, now_us() + expiry_us))
+
+
+def find_uploads(connection: apsw.Connection, request_id: str) -> list[Upload]:
+    """Return the uploads of a request, within a transaction; see `UploadTable.find`."""
+    return _uploads(connection, "request_id = ? ORDER BY item", (request_id,))
 
 
 def _uploads(connection: apsw.Connection, where: str, parameters: tuple[Any, ...]) -> list[Upload]:

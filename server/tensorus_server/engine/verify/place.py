@@ -18,7 +18,7 @@ class Place:
     generation_max: int
     """Generation of the newest tensor at the start; newer ones are not verified."""
     dataset: int = 0
-    """Number of the dataset that is being verified; 0: none yet, or the request names it."""
+    """Number of the dataset that is being verified; 0: none yet, or the one that the request names was damaged at the start."""
     after: int = -1
     """Generation of the last tensor that is done, or how many of the request's ids are; -1: not even the dataset's row is."""
     tensors: int = 0

@@ -4,7 +4,8 @@ The target is the whole store, a dataset, or some tensors of it. In the whole st
 counted at the end. Nothing is changed.
 
 Rows are read in small pages, each in a transaction of its own. So tensors may be deleted or replaced after their row was read:
-nothing is reported of a row that is not there any more. Tensors that are committed after the start are left out.
+nothing is reported of a row that is not there any more. Tensors that are committed after the start are left out. Replaced and
+deleted tensors that are still kept are verified with the others of their dataset.
 
 A verification stops between any two chunks, and another one goes on from its token, perhaps after a restart. It begins with the
 tensor at which the first one was, but does not report again what it has reported.
@@ -189,16 +190,33 @@ class Verification:
 
     def _start(self) -> Place:
         """Return the place at which a verification begins."""
-        generation_max = self._catalogue.tensors.latest_generation()
+        generation_max, number = self._catalogue.tensors.latest_generation(), self._number()
         if self._ids:
             tensors, stored_bytes = len(self._ids), self._require_ids()
-            return Place(generation_max, total_tensors=tensors, total_stored_bytes=stored_bytes)
+            return Place(generation_max, number, total_tensors=tensors, total_stored_bytes=stored_bytes)
         try:
-            sizes = self._catalogue.sizes(self._dataset or None)
+            parts = [self._catalogue.sizes(self._dataset or None, past=past) for past in (False, True)]
         except StoreUnavailableError:
             # Probably a damaged page. The verification reports what it can.
-            return Place(generation_max)
-        return Place(generation_max, total_tensors=sizes.tensors, total_stored_bytes=sizes.stored_bytes)
+            return Place(generation_max, number)
+        return Place(
+            generation_max,
+            number,
+            total_tensors=sum(sizes.tensors for sizes in parts),
+            total_stored_bytes=sum(sizes.stored_bytes for sizes in parts),
+        )
+
+    def _number(self) -> int:
+        """Return the number of the dataset that the request names; 0: it names none, or the dataset's row is damaged."""
+        try:
+            return self._catalogue.datasets.get(self._dataset).number if self._dataset else 0
+        except DataCorruptError:
+            return 0
+
+    def _name_now(self, name: str) -> str:
+        """Return the name of the dataset that is being verified, which may have been renamed since it was `name`."""
+        found = self._catalogue.datasets.find(self._place.dataset) if self._place.dataset else None
+        return name if found is None else found.name
 
     def _require_ids(self) -> int:
         """Check that every tensor exists, and return their stored bytes."""
@@ -231,7 +249,7 @@ class Verification:
     def _dataset_damage(self) -> DataCorruptError | None:
         """Return the damage of the dataset's row, if any."""
         try:
-            self._catalogue.datasets.get(self._dataset)
+            self._catalogue.datasets.get(self._name_now(self._dataset))
         except DataCorruptError as error:
             return error
         except DatasetNotFoundError:
@@ -249,13 +267,18 @@ class Verification:
             self._place = replace(self._place, after=0)
             if damage is not None:
                 yield self._reported(_at_catalogue(damage))
+            yield from self._verify_snapshots(self._name_now(name))
         tensors, generation_max = self._catalogue.tensors, self._place.generation_max
         while True:
-            after = self._place.after
-            request = PageRequest(size=_PAGE, after=(after, after), generation_max=generation_max, with_payloads=True)
+            name, after = self._name_now(name), self._place.after
+            request = PageRequest(
+                size=_PAGE, after=(after, after), generation_max=generation_max, with_past=True, with_payloads=True
+            )
             try:
                 page = tensors.page(name, request)
             except DatasetNotFoundError:
+                if self._name_now(name) != name:
+                    continue
                 # It was deleted meanwhile, or its name is damaged, which was reported.
                 return
             except DataCorruptError as error:
@@ -270,14 +293,34 @@ class Verification:
             if page.next is None:
                 return
 
+    def _verify_snapshots(self, name: str) -> Iterator[EngineError | None]:
+        """Verify the rows of a dataset's snapshots."""
+        after: int | None = 0
+        while after is not None:
+            try:
+                page = self._catalogue.snapshots.page(name, after, _PAGE)
+            except DatasetNotFoundError:
+                return
+            except DataCorruptError as error:
+                yield self._reported(_at_catalogue(error))
+                return
+            for _, found in page.snapshots:
+                if isinstance(found, DataCorruptError):
+                    yield self._reported(_at_catalogue(found))
+            after = page.next
+
     def _row(self, dataset: str, generation: int) -> _Row:
-        """Return the tensor with this generation as it is now; None if it was deleted or replaced."""
+        """Return the tensor with this generation as it is now; None if it was deleted or replaced, and is not kept."""
         # Not by `by_generation`, which does not find a row that only the index has.
         request = PageRequest(
-            size=1, after=(generation - 1, generation - 1), generation_max=generation, with_payloads=True
+            size=1,
+            after=(generation - 1, generation - 1),
+            generation_max=generation,
+            with_past=True,
+            with_payloads=True,
         )
         try:
-            found = self._catalogue.tensors.page(dataset, request).tensors
+            found = self._catalogue.tensors.page(self._name_now(dataset), request).tensors
         except DatasetNotFoundError:
             return None
         if not found:
@@ -288,7 +331,7 @@ class Verification:
         for start in range(max(self._place.after, 0), len(self._ids), _PAGE):
             batch = self._ids[start : start + _PAGE]
             try:
-                rows = self._catalogue.tensors.get(self._dataset, batch, with_payloads=True)
+                rows = self._catalogue.tensors.get(self._name_now(self._dataset), batch, with_payloads=True)
             except DatasetNotFoundError:
                 # It was deleted meanwhile.
                 return
@@ -298,7 +341,8 @@ class Verification:
 
     def _row_of_id(self, tensor_id: str) -> _Row:
         try:
-            (found,) = self._catalogue.tensors.get(self._dataset, [tensor_id], with_payloads=True)
+            dataset = self._name_now(self._dataset)
+            (found,) = self._catalogue.tensors.get(dataset, [tensor_id], with_payloads=True)
         except DatasetNotFoundError:
             return None
         return found

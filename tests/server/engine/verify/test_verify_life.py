@@ -82,6 +82,26 @@ def test_a_verification_that_stops_anywhere_goes_on_and_reports_each_damage_once
         assert after.progress == whole.progress
 
 
+@pytest.mark.parametrize("target", TARGETS, ids=["store", "dataset", "ids"])
+def test_a_dataset_that_is_renamed_meanwhile_is_verified_all_the_same(damaged: Engine, target: Target) -> None:
+    whole = verified(damaged, target)
+    steps = sum(1 for _ in damaged.verify(target))
+    for stop in range(0, steps + 1, 5):
+        # Within the stream, or between it and the one that resumes it; and another dataset has the name then.
+        for resumes in (False, True):
+            verification = damaged.verify(target)
+            found = [damage for damage in itertools.islice(verification, stop) if damage is not None]
+            damaged.copies.rename_dataset("d", "renamed")
+            damaged.create_dataset("d")
+            if resumes:
+                verification = damaged.verify(target, verification.token())
+            found += [damage for damage in verification if damage is not None]
+            assert [where[:2] for where in named(found)] == [where[:2] for where in named(whole.damages)]
+            assert verification.progress.tensors == whole.progress.tensors
+            damaged.delete_dataset("d")
+            damaged.copies.rename_dataset("renamed", "d")
+
+
 def test_a_verification_that_stops_at_every_step_ends(damaged: Engine) -> None:
     whole = verified(damaged, TARGETS[1])
     damages, token = [], ""
