@@ -358,7 +358,7 @@ class CatalogueHistoryContract:
         assert resolve("dataset", At(time_us=2**62)) == catalogue.tensors.latest_generation()
         assert ids_at(catalogue, catalogue.tensors.latest_generation()) == ["d"]
         for at in (At(generation=latest), At(time_us=b.created_us), At(time_us=0)):
-            with pytest.raises(StateNotKeptError, match="is not kept: states are complete from generation"):
+            with pytest.raises(StateNotKeptError, match="is not kept: .*states are complete from generation"):
                 resolve("dataset", at)
         for generation in (-1, 10**6, 2**64 - 1):
             with pytest.raises(StateNotKeptError, match=f"no state at generation {generation} yet"):

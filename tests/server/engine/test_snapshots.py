@@ -128,6 +128,7 @@ def test_what_is_no_state_has_a_reason(store: Engine) -> None:
         (At(generation=1), StateNotKeptError),
         (At(generation=99), StateNotKeptError),
         (At(time_us=0), StateNotKeptError),
+        (At(time_us=-(2**62)), StateNotKeptError),
     ):
         for call in (
             lambda at=at: store.get_tensor("d", "t", at),
@@ -152,7 +153,7 @@ def test_what_is_no_state_has_a_reason(store: Engine) -> None:
 
 
 def test_snapshots_come_in_pages(store: Engine) -> None:
-    made = [store.snapshots.create("d", f"{number}") for number in range(5)]
+    made = [store.snapshots.create("d", f"s{number}") for number in range(5)]
     found, token = store.snapshots.page("d", page_size=2)
     assert (found, bool(token)) == (made[:2], True)
     found, token = store.snapshots.page("d", page_token=token, take=lambda one: one == made[2])
