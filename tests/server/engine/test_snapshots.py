@@ -14,6 +14,8 @@ from support.servers import engine_config
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.app import open_engine
 from tensorus_server.catalogue.abc import Order
+from tensorus_server.catalogue.sqlite import opening
+from tensorus_server.catalogue.sqlite.schema import migrations
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.query import Query
 from tensorus_server.engine.read.reader import ReadPlan
@@ -245,3 +247,13 @@ def test_recovery_leaves_the_past_as_it_is(store: Engine, tmp_path: Path) -> Non
     recovery = recover(tmp_path / "store", store._catalogue)
     assert (recovery.known, recovery.findings, recovery.datasets) == (3, [], [])
     assert (ids(store), ids(store, at)) == (["t"], ["t", "gone"])
+
+
+def test_payloads_of_the_past_belong_to_the_catalogue(store: Engine) -> None:
+    tensor = insert(store, "d", "t", LARGE)
+    store.snapshots.create("d", "s")
+    store.delete_tensors("d", ["t"])
+    with store._catalogue._database.read() as connection:  # type: ignore[attr-defined]
+        found = opening._state(connection, max(migrations()))
+        assert found.unknown([tensor.locator.key, "no"]) == {"no"}
+        assert found.has_payloads()
