@@ -41,9 +41,9 @@ def prune(catalogue: Catalogue) -> int:
     return catalogue.snapshots.prune(lambda _: False)
 
 
-def pages(catalogue: Catalogue, at: int, **fields: object) -> list[Tensor]:
-    """Return all pages of a listing of a state, with two tensors each."""
-    request = PageRequest(size=2, at=at, with_payloads=True, **fields)  # type: ignore[arg-type] - fields of a request
+def pages(catalogue: Catalogue, at: int, size: int = 2, **fields: object) -> list[Tensor]:
+    """Return all pages of a listing of a state."""
+    request = PageRequest(size=size, at=at, with_payloads=True, **fields)  # type: ignore[arg-type] - fields of a request
     found: list[Tensor] = []
     while True:
         page = catalogue.tensors.page("dataset", request)
