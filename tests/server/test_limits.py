@@ -47,6 +47,9 @@ ANNOUNCED = {
     "explain_candidates": "EXPLAIN_CANDIDATES_MAX",
     "copies_per_call": "COPIES_PER_CALL_MAX",
     "dataset_copy_tensors": "DATASET_COPY_TENSORS_MAX",
+    "snapshot_name_bytes": "SNAPSHOT_NAME_BYTES_MAX",
+    "restored_tensors": "RESTORED_TENSORS_MAX",
+    "retention_s": "RETENTION_S_MAX",
 }
 
 
