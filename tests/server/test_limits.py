@@ -48,6 +48,9 @@ ANNOUNCED = {
     "known_per_insert": "KNOWN_PER_INSERT_MAX",
     "copies_per_call": "COPIES_PER_CALL_MAX",
     "dataset_copy_tensors": "DATASET_COPY_TENSORS_MAX",
+    "snapshot_name_bytes": "SNAPSHOT_NAME_BYTES_MAX",
+    "restored_tensors": "RESTORED_TENSORS_MAX",
+    "retention_s": "RETENTION_S_MAX",
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 from support.engine import commit, create, stored_tensor
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.summary import ValueSummary
+from tensorus_server.catalogue.abc import TensorCopies
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, tensor_from_row
@@ -84,3 +85,33 @@ def test_a_missing_inline_payload_is_damage(catalogue: SqliteCatalogue) -> None:
     ):
         shared_as(connection, source, dataset, new)
     assert raised.value.facts["tensor"] == "a"
+
+
+def test_damage_is_not_copied(catalogue: SqliteCatalogue) -> None:
+    dataset, other = create(catalogue), create(catalogue, "other")
+    commit(catalogue, *(stored_tensor(dataset, name) for name in ("intact", "past", "damaged")))
+    commit(catalogue, stored_tensor(other, "there"))
+    at = catalogue.snapshots.create("dataset", "s").generation
+    catalogue.tensors.delete("dataset", ["past"])
+    with catalogue._database.write() as connection:
+        connection.execute("UPDATE tensor SET relative_error = 0.5 WHERE id IN ('damaged', 'there')")
+        connection.execute("UPDATE past_tensor SET relative_error = 0.5")
+
+    def copy(*ids: str, at: int | None = None, move: bool = False, new_id: str = "") -> list[Tensor]:
+        copies = TensorCopies("dataset", "other", [(one, new_id or one) for one in ids], at, replace=True, move=move)
+        return catalogue.copies.copy_tensors(copies, lambda _, __: None)
+
+    for move in (False, True):
+        for options in ({"ids": ("intact", "damaged")}, {"ids": ("intact",), "new_id": "there"}):
+            with pytest.raises(DataCorruptError) as raised:
+                copy(*options["ids"], move=move, new_id=str(options.get("new_id", "")))
+            assert raised.value.facts["tensor"] in {"damaged", "there"}
+    with pytest.raises(DataCorruptError, match="tensor=past"):
+        copy("past", at=at)
+    for state in (None, at):
+        with pytest.raises(DataCorruptError):
+            catalogue.copies.copy_dataset("dataset", "copy", at=state, tensors_max=10)
+    assert len(catalogue.datasets.page(0, 10).datasets) == 2
+    assert [tensor.id for tensor in copy("intact")] == ["intact"]
+    catalogue.tensors.delete("dataset", ["damaged"])
+    assert catalogue.copies.copy_dataset("dataset", "copy", at=None, tensors_max=10)[1] == 1
