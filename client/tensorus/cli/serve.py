@@ -142,13 +142,8 @@ def serve(
     except ImportError as error:
         raise engine_missing(error) from error
     try:
-        engine = EngineConfig(
-            data_dir,
-            codec_threads,
-            reserve_bytes=reserve_bytes,
-            reserve_share=0.02 if reserve_bytes else 0.0,
-            shares_payloads=not no_dedup,
-        )
+        share = 0.02 if reserve_bytes else 0.0
+        engine = EngineConfig(data_dir, codec_threads, reserve_bytes, share, shares_payloads=not no_dedup)
         config = ServerConfig(
             engine,
             listen=listen,
