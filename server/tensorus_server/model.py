@@ -43,6 +43,7 @@ __all__ = [
     "StorageReport",
     "StoreIdentity",
     "Tensor",
+    "TensorReference",
     "TensorSpec",
     "Write",
 ]
@@ -132,6 +133,17 @@ Edit: TypeAlias = "Append | Write"
 """A change of a stored tensor."""
 
 
+@dataclass(frozen=True)
+class TensorReference:
+    """A stored tensor that another one refers to when it is inserted."""
+
+    dataset: str
+    """Name of its dataset; empty: the dataset of the insert."""
+    id: str
+    generation: int | None = None
+    """The generation that it must have; None: any."""
+
+
 @plain_dataclass
 class NewTensor:
     """A tensor as its writer announces it."""
@@ -152,6 +164,8 @@ class NewTensor:
     """Whether to replace any tensor that has the id."""
     edit: Edit | None = None
     """How the tensor with this id changes; `spec` is then that of the values sent. None: this is a whole tensor."""
+    base: TensorReference | None = None
+    """The tensor to which chunks are stored as differences where that pays; None: every chunk is stored by itself."""
 
     @cached_property
     def index(self) -> MetadataIndex:

@@ -61,7 +61,7 @@ class SqliteCatalogue(Catalogue):
         self.datasets = SqliteDatasetTable(self._database, delete_grace_s=delete_grace_s)
         self.tensors = SqliteTensorTable(self._database, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s)
         self.uploads = SqliteUploadTable(self._database, expiry_s=upload_expiry_s)
-        self.garbage = SqliteGarbageTable(self._database)
+        self.garbage = SqliteGarbageTable(self._database, delete_grace_s=delete_grace_s)
 
     def check_writable(self) -> None:
         """See `Catalogue`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.abc import GarbageTable
+from tensorus_server.catalogue.sqlite.bases import forget_bases
 from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.deletion import PAYLOAD_KEY
 from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
@@ -23,6 +24,7 @@ __all__ = ["SqliteGarbageTable"]
 _IS_ORPHAN = """
 SELECT NOT EXISTS (SELECT 1 FROM tensor WHERE key = ?1 AND inline = 0)
   AND NOT EXISTS (SELECT 1 FROM reference JOIN tensor USING (seq) WHERE reference.key = ?1)
+  AND NOT EXISTS (SELECT 1 FROM payload_base WHERE base = ?1)
   AND NOT EXISTS (SELECT 1 FROM tombstone WHERE key = ?1)
   AND NOT EXISTS (SELECT 1 FROM upload WHERE 'uploads/' || payload_key = ?1)
 """
@@ -30,6 +32,7 @@ SELECT NOT EXISTS (SELECT 1 FROM tensor WHERE key = ?1 AND inline = 0)
 _KNOWN = (
     "SELECT CAST(key AS BLOB) FROM tensor NOT INDEXED",
     "SELECT CAST(key AS BLOB) FROM reference",
+    "SELECT CAST(base AS BLOB) FROM payload_base",
     "SELECT CAST(key AS BLOB) FROM tombstone NOT INDEXED",
     "SELECT CAST('uploads/' || payload_key AS BLOB) FROM upload NOT INDEXED",
 )
@@ -44,15 +47,17 @@ _ROWS = f"SELECT {_COLUMNS}, NULL, (SELECT name FROM dataset WHERE ds = t.ds) FR
 class SqliteGarbageTable(GarbageTable):
     """See `GarbageTable`."""
 
-    def __init__(self, database: Transactions) -> None:
-        """Use `database`."""
+    def __init__(self, database: Transactions, *, delete_grace_s: float) -> None:
+        """Use `database`; see `SqliteCatalogue` for the time."""
         self._database = database
+        self._delete_grace_us = int(delete_grace_s * 1e6)
 
     def due(self, limit: int, *, in_grace: bool = False) -> list[str]:
         """See `GarbageTable`."""
         statement = (
             "SELECT CAST(key AS BLOB) FROM tombstone WHERE delete_after_us <= ? "
             "AND NOT EXISTS (SELECT 1 FROM reference WHERE reference.key = tombstone.key) "
+            "AND NOT EXISTS (SELECT 1 FROM payload_base WHERE base = tombstone.key) "
             "ORDER BY delete_after_us LIMIT ?"
         )
         by_us = 2**63 - 1 if in_grace else now_us()
@@ -66,6 +71,7 @@ class SqliteGarbageTable(GarbageTable):
 
         def delete(connection: apsw.Connection) -> None:
             connection.executemany("DELETE FROM tombstone WHERE key = ?", ((key,) for key in keys))
+            forget_bases(connection, keys, self._delete_grace_us)
 
         if keys:
             self._database.write_on_full_disk(delete)
@@ -85,7 +91,7 @@ class SqliteGarbageTable(GarbageTable):
     def require_intact(self) -> None:
         """See `GarbageTable`."""
         with self._database.read(timed=False) as connection:
-            for table in ("tensor", "reference", "tombstone", "upload"):
+            for table in ("tensor", "reference", "payload_base", "tombstone", "upload"):
                 found = select(connection, f"PRAGMA integrity_check('{table}')")
                 if found != [("ok",)]:
                     raise DataCorruptError(f"the table {table} of the catalogue is damaged: {found[0][0]}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import TensorTable, require_intact
 from tensorus_server.catalogue.conflicts import resolve_conflict
+from tensorus_server.catalogue.sqlite.bases import add_bases, require_bases
 from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number
 from tensorus_server.catalogue.sqlite.deletion import delete_against_indexes, delete_tensor
@@ -175,7 +176,7 @@ class SqliteTensorTable(TensorTable):
         self, connection: apsw.Connection, stored: StoredTensor, numbers: Numbers
     ) -> list[Tensor | Exception]:
         """Do the same as `_commit_many` for one tensor. Inserting its row shows whether its id is free."""
-        if stored.dataset.number in numbers.ordinals and not stored.new.if_generation_match:
+        if _is_plain(stored) and stored.dataset.number in numbers.ordinals:
             tensor = numbers.give(stored)
             if self._insert(connection, [(stored, tensor)], if_free=True):
                 return [tensor]
@@ -190,7 +191,7 @@ class SqliteTensorTable(TensorTable):
         fresh: list[tuple[StoredTensor, Tensor]] = []
         for stored in group:
             place = (stored.dataset.number, stored.new.id)
-            if place[0] in numbers.ordinals and place not in taken and not stored.new.if_generation_match:
+            if _is_plain(stored) and place[0] in numbers.ordinals and place not in taken:
                 # The usual case: these are inserted together.
                 taken.add(place)
                 tensor = numbers.give(stored)
@@ -223,6 +224,7 @@ class SqliteTensorTable(TensorTable):
                     stored = replace(stored, new=replace(stored.new, metadata=existing.metadata))
                 if existing is not None and done is Outcome.ALREADY_STORED:
                     return replace(existing, outcome=done)
+            require_bases(connection, stored)
             delete_tensor(connection, ds, stored.new.id, self._delete_grace_us)
         except (
             AlreadyExistsError,
@@ -266,6 +268,9 @@ class SqliteTensorTable(TensorTable):
             # The generation that was replaced may have been the only one to need them.
             connection.executemany(_KEEP_REFERENCED, ((key,) for key, _ in references))
             connection.executemany(_INSERT_REFERENCE, references)
+        for stored, _ in tensors:
+            if stored.bases or stored.bases_of_others:
+                add_bases(connection, stored)
         _insert_rows(connection, _INSERT_ATTRIBUTES, attributes)
         return True
 
@@ -348,6 +353,11 @@ def _as_damage(dataset: str | None = None, tensor_id: str | None = None) -> Iter
         raise DataCorruptError(
             f"a page of the catalogue is damaged: {error}", dataset=dataset, tensor=tensor_id
         ) from error
+
+
+def _is_plain(stored: StoredTensor) -> bool:
+    """Whether nothing has to be looked up before a tensor is inserted, but whether its id is free."""
+    return not (stored.new.if_generation_match or stored.bases)
 
 
 def _replaces_damaged(stored: StoredTensor, found: Tensor | DataCorruptError | None) -> bool:
