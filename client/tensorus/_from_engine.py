@@ -14,7 +14,7 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from tensorus._grpc.convert import dataset_from, explanation_from, stats_from
+from tensorus._grpc.convert_dataset import dataset_from, explanation_from, stats_from
 from tensorus._grpc.convert_store import progress_from, report_from, store_stats_from
 from tensorus._grpc.tensor_info import described, measured
 from tensorus.types import Damage, EncodingShare, ValueSummary

@@ -1,4 +1,4 @@
-"""The backend that is an engine in this process: the only module of the client that knows the engine.
+"""The backend that is an engine in this process. Only this module and `_embedded_store.py` use the engine.
 
 What a user says goes through the same messages as to a server, so that both take the same, and refuse it alike; but for what
 messages are known to bring back as it was.
@@ -6,40 +6,26 @@ messages are known to bring back as it was.
 
 from __future__ import annotations
 
-import math
 import queue
-import time
-from contextlib import contextmanager
-from functools import lru_cache, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from tensorus._backend import Backend, Began, Bytes, Failed
-from tensorus._forks import leave_behind, watch
 from tensorus._grpc.calls import open_explain
-from tensorus._grpc.convert import dtype_to, plain_metadata, policy_to, precision_to, schema_to, upload_to
+from tensorus._grpc.convert import precision_to, upload_to
+from tensorus._grpc.convert_values import dtype_to, plain_metadata
 from tensorus._grpc.patience import Patience
 from tensorus._grpc.tensor_info import checksum_fields
 from tensorus._missing import engine_missing
-from tensorus.errors import DataCorruptError, TensorusError, UnavailableError, error_for
+from tensorus.errors import DataCorruptError, TensorusError
 from tensorus.types import Progress
 from tensorus_codecs.dtypes import dtype_by_name, dtype_by_number
 from tensorus_codecs.errors import CodecError
 
 try:
-    from tensorus._from_engine import (
-        damage_info,
-        dataset_info,
-        explanation_info,
-        progress_info,
-        report_info,
-        stats_info,
-        store_stats_info,
-        tensor_info,
-    )
+    from tensorus._embedded_store import EmbeddedStore, as_tensorus_errors, error_of_ours
+    from tensorus._from_engine import explanation_info, tensor_info
     from tensorus_server import model
-    from tensorus_server.app import open_engine
-    from tensorus_server.config import EngineConfig
     from tensorus_server.engine.explain import Explainer
     from tensorus_server.engine.insert.stream import InsertOptions as EngineInsertOptions
     from tensorus_server.engine.insert.stream import ItemResult
@@ -47,32 +33,20 @@ try:
     from tensorus_server.engine.read.inline import read_inline
     from tensorus_server.engine.read.reader import ReadPlan, coarse_error
     from tensorus_server.engine.validate import checked_spec
-    from tensorus_server.engine.verify.verification import Target
-    from tensorus_server.errors import EngineError, facts_of, reason_of
+    from tensorus_server.errors import EngineError
     from tensorus_server.filter.text import parse_filter
     from tensorus_server.limits import EDIT_TIMEOUT_S, INLINE_BYTES_MAX
-    from tensorus_server.rpc.convert import explain_from, new_tensor_from, policy_from, schema_from
+    from tensorus_server.rpc.convert import explain_from, new_tensor_from
     from tensorus_server.rpc.convert_read import precision_from
 except ImportError as error:
     raise engine_missing(error) from error
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from tensorus._backend import Arrival, Finding, InsertOptions, Listing, Part, Sample, Upload
-    from tensorus.types import (
-        DatasetInfo,
-        DatasetStats,
-        Policy,
-        PolicyExplanation,
-        Schema,
-        StoreStats,
-        TensorInfo,
-    )
+    from tensorus._backend import Arrival, InsertOptions, Listing, Part, Sample, Upload
+    from tensorus.types import Policy, PolicyExplanation, TensorInfo
     from tensorus_codecs.dtypes import DType
-    from tensorus_codecs.policy import StoragePolicy
-    from tensorus_server.engine.engine import Engine
     from tensorus_server.engine.insert.stream import InsertStream, ItemProgress
 
 __all__ = ["EmbeddedBackend", "explain_here"]
@@ -81,82 +55,8 @@ _BLOCK_BYTES = 1024 * 1024
 """What is handed to the engine at once: a chunk of the default size, which it takes without copying."""
 
 
-_PROGRESS_EVERY_S = 0.5
-"""How often a verification tells its progress: as often as a server does."""
-
-
-class EmbeddedBackend(Backend):
+class EmbeddedBackend(EmbeddedStore, Backend):
     """One engine on one folder."""
-
-    def __init__(self, path: str | os.PathLike[str], configure: Callable[[Path], EngineConfig] = EngineConfig) -> None:
-        """Open the store in `path`, or create it.
-
-        Args:
-            configure: makes the engine's settings for a folder.
-        """
-        with _as_tensorus_errors():
-            self._opened: Engine | None = open_engine(configure(Path(path)))
-        watch(self)
-
-    @classmethod
-    def temporary(cls, path: Path) -> Self:
-        """Open a store in memory; in the folder, which is removed when the process ends, are its large tensors."""
-        return cls(path, partial(EngineConfig, in_memory=True))
-
-    def after_fork(self) -> None:
-        """See `ForkAware`. Neither the engine's threads nor its connections to SQLite may be used here."""
-        leave_behind(self._opened)
-        self._opened = None
-
-    def __reduce__(self) -> NoReturn:
-        """Refuse: an engine is of the process that opened it."""
-        raise TypeError(
-            "a client of a store in this process cannot be pickled: open the store in the process that uses it, or serve it"
-        )
-
-    def create_dataset(
-        self,
-        name: str,
-        policy: Policy | None,
-        schema: Schema | None,
-        *,
-        repeatable: bool,  # noqa: ARG002 - an engine in this process always answers
-    ) -> DatasetInfo:
-        """See `Backend`."""
-        with _as_tensorus_errors():
-            return dataset_info(self._engine.create_dataset(name, _policy(policy), _schema(schema)))
-
-    def get_dataset(self, name: str) -> DatasetInfo:
-        """See `Backend`."""
-        with _as_tensorus_errors():
-            return dataset_info(self._engine.get_dataset(name))
-
-    def list_datasets(self) -> list[DatasetInfo | DataCorruptError]:
-        """See `Backend`."""
-        with _as_tensorus_errors():
-            found: list[model.Dataset | Exception] = []
-            token = ""
-            while True:
-                page, token = self._engine.list_datasets(page_token=token)
-                found += page
-                if not token:
-                    break
-        return [_damage(dataset) if isinstance(dataset, Exception) else dataset_info(dataset) for dataset in found]
-
-    def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
-        """See `Backend`."""
-        with _as_tensorus_errors():
-            return dataset_info(self._engine.update_dataset(name, _policy(policy), _schema(schema)))
-
-    def delete_dataset(self, name: str) -> int:
-        """See `Backend`."""
-        with _as_tensorus_errors():
-            return self._engine.delete_dataset(name)
-
-    def dataset_stats(self, name: str) -> DatasetStats:
-        """See `Backend`."""
-        with _as_tensorus_errors():
-            return stats_info(self._engine.dataset_stats(name))
 
     def insert(
         self,
@@ -204,7 +104,7 @@ class EmbeddedBackend(Backend):
     ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
         """Do `insert` with one stream."""
         results: queue.SimpleQueue[Sequence[ItemResult | ItemProgress]] = queue.SimpleQueue()
-        with _as_tensorus_errors():
+        with as_tensorus_errors():
             stream = self._engine.open_insert(
                 dataset,
                 results.put,
@@ -216,7 +116,7 @@ class EmbeddedBackend(Backend):
                 try:
                     new = _new_tensor(upload, dataset)
                 except (TensorusError, EngineError, CodecError) as error:
-                    refusal = error if isinstance(error, TensorusError) else _error(error)
+                    refusal = error if isinstance(error, TensorusError) else error_of_ours(error)
                     if options.all_or_nothing:
                         raise refusal from error
                     yield item, refusal
@@ -242,17 +142,17 @@ class EmbeddedBackend(Backend):
         as_dtype = None if part is None or part.dtype is None else dtype_by_number(dtype_to(part.dtype))
         precision = None if part is None else precision_from(precision_to(part.precision))
         reads = [model.Read(tensor_id, slices) for tensor_id in ids]
-        with _as_tensorus_errors():
+        with as_tensorus_errors():
             for item, found in enumerate(self._engine.find(dataset, reads, with_payloads=with_data)):
                 if isinstance(found, Exception):
-                    yield Failed(item, _error(found))
+                    yield Failed(item, error_of_ours(found))
                 else:
                     yield from self._read(item, found, slices, as_dtype, precision, with_data=with_data)
 
     def query(self, listing: Listing, *, with_data: bool, precision: str | None = None) -> Iterator[Arrival]:
         """See `Backend`."""
         at = precision_from(precision_to(precision))
-        with _as_tensorus_errors():
+        with as_tensorus_errors():
             query = Query(
                 dataset=listing.dataset,
                 filter=parse_filter(listing.where) if listing.where else None,
@@ -263,7 +163,7 @@ class EmbeddedBackend(Backend):
             )
             for item, found in enumerate(self._engine.select(query, with_payloads=with_data)):
                 if isinstance(found, Exception):
-                    yield Failed(item, _error(found))
+                    yield Failed(item, error_of_ours(found))
                 else:
                     yield from self._read(item, found, None, None, at, with_data=with_data)
 
@@ -277,41 +177,17 @@ class EmbeddedBackend(Backend):
 
     def update_metadata(self, dataset: str, tensor_id: str, metadata: Mapping[str, Any]) -> TensorInfo:
         """See `Backend`."""
-        with _as_tensorus_errors():
+        with as_tensorus_errors():
             return tensor_info(self._engine.update_metadata(dataset, tensor_id, plain_metadata(metadata)))
 
     def delete_tensors(self, dataset: str, ids: Sequence[str]) -> int:
         """See `Backend`."""
-        with _as_tensorus_errors():
+        with as_tensorus_errors():
             return len(self._engine.delete_tensors(dataset, ids))
 
     def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
         """See `Backend`."""
         return list(explain_here(sample, policies))
-
-    def store_stats(self) -> StoreStats:
-        """See `Backend`."""
-        with _as_tensorus_errors():
-            return store_stats_info(self._engine.store_stats())
-
-    def verify(self, dataset: str | None, ids: Sequence[str], bytes_per_second: int | None) -> Iterator[Finding]:
-        """See `Backend`."""
-        with _as_tensorus_errors():
-            verification = self._engine.verify(Target(dataset or "", ids, bytes_per_second))
-            shown_s = -math.inf
-            for damage in verification:
-                if damage is not None:
-                    yield damage_info(damage)
-                if time.monotonic() - shown_s >= _PROGRESS_EVERY_S:
-                    yield progress_info(verification.progress)
-                    shown_s = time.monotonic()
-            yield progress_info(verification.progress)
-            yield report_info(verification.progress)
-
-    def close(self) -> None:
-        """See `Backend`."""
-        if self._opened is not None:
-            self._opened.close()
 
     def _insert_one(self, dataset: str, upload: Upload) -> TensorInfo | None:
         """Store a small tensor on the engine's short way; None where a stream is to be asked."""
@@ -320,19 +196,9 @@ class EmbeddedBackend(Backend):
         block = next(upload.blocks(_BLOCK_BYTES))
         if block.nbytes != upload.canonical_bytes:
             return None
-        with _as_tensorus_errors():
+        with as_tensorus_errors():
             tensor = self._engine.insert_one(dataset, _new_tensor(upload, dataset), block)
             return None if tensor is None else tensor_info(tensor)
-
-    @property
-    def _engine(self) -> Engine:
-        if self._opened is None:
-            raise UnavailableError(
-                "the store was opened before this process was forked: open it in the child, such as in `worker_init_fn`, "
-                "or serve it and connect",
-                reason="UNAVAILABLE",
-            )
-        return self._opened
 
     def _read(
         self,
@@ -370,12 +236,12 @@ class EmbeddedBackend(Backend):
                         decoded_length=piece.decoded_length,
                     )
         except (EngineError, CodecError) as error:
-            yield Failed(item, _error(error))
+            yield Failed(item, error_of_ours(error))
 
 
 def explain_here(sample: Sample, policies: Sequence[Policy]) -> Iterator[PolicyExplanation]:
     """Yield what each policy would do to a sample, as it is known, without a store. Arguments as of `Backend.explain`."""
-    with _as_tensorus_errors():
+    with as_tensorus_errors():
         explainer = Explainer(*explain_from(open_explain(sample, policies)))
         for block in sample.blocks(_BLOCK_BYTES):
             explainer.write(block)
@@ -429,41 +295,9 @@ def _outcomes(
         for result in results.get():
             assert isinstance(result, ItemResult), "progress is of inserts that can be resumed"
             outcome = result.outcome
-            yield result.item, _error(outcome) if isinstance(outcome, Exception) else tensor_info(outcome)
+            yield result.item, error_of_ours(outcome) if isinstance(outcome, Exception) else tensor_info(outcome)
 
 
 def _checksum_fields(tensor: model.Tensor) -> dict[str, Any]:
     dtype = tensor.spec.dtype
     return checksum_fields(tensor, dtype.number, 8 * dtype.element_bytes)
-
-
-def _policy(policy: Policy | None) -> StoragePolicy | None:
-    return None if policy is None else policy_from(policy_to(policy))
-
-
-def _schema(schema: Schema | None) -> model.Schema | None:
-    return None if schema is None else schema_from(schema_to(schema))
-
-
-@contextmanager
-def _as_tensorus_errors() -> Iterator[None]:
-    """Turn what the engine raises into errors of ours; what nobody foresaw is an internal error, as it is of a server."""
-    try:
-        yield
-    except TensorusError:
-        raise
-    except Exception as error:
-        raise _error(error) from error
-
-
-def _damage(error: Exception) -> DataCorruptError:
-    found = _error(error)
-    assert isinstance(found, DataCorruptError), found
-    return found
-
-
-def _error(error: Exception) -> TensorusError:
-    """Return the client's error of the same reason."""
-    reason = reason_of(error)
-    message = f"{type(error).__name__}: {error}" if reason == "INTERNAL" else str(error)
-    return error_for(reason, message, facts_of(error))

@@ -8,6 +8,7 @@ __all__ = [
     "METADATA_DEPTH_MAX",
     "METADATA_KEY_BYTES_MAX",
     "RANK_MAX",
+    "SNAPSHOT_NAME_BYTES_MAX",
 ]
 
 RANK_MAX = 32
@@ -15,6 +16,9 @@ RANK_MAX = 32
 
 ID_BYTES_MAX = 512
 """UTF-8 bytes of a tensor's id: the longest parameter names of large models have about 150."""
+
+SNAPSHOT_NAME_BYTES_MAX = 128
+"""UTF-8 bytes of a snapshot's name: enough for a sentence, and short enough for a message to list a few of them."""
 
 METADATA_BYTES_MAX = 64 * 1024
 """UTF-8 bytes of one tensor's metadata as compact JSON. Larger values can be stored as tensors."""

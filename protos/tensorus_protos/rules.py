@@ -1,7 +1,8 @@
-"""The rules for ids and metadata. The server checks what it receives against them, and the import of old files what it sends.
+"""The rules for ids, metadata and names of snapshots. The server checks what it receives against them, clients what they send.
 
 An id is 1 to `ID_BYTES_MAX` bytes of UTF-8 without control characters. Metadata are a dict of None, bool, int within 64 bits,
-float, str, lists and dicts with text as keys; depth, size as compact JSON, and the length of joined keys are limited.
+float, str, lists and dicts with text as keys; depth, size as compact JSON, and the length of joined keys are limited. The name
+of a snapshot has 1 to `SNAPSHOT_NAME_BYTES_MAX` bytes, and can be told from a generation and from a time.
 """
 
 from __future__ import annotations
@@ -10,7 +11,13 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tensorus_protos.limits import ID_BYTES_MAX, METADATA_BYTES_MAX, METADATA_DEPTH_MAX, METADATA_KEY_BYTES_MAX
+from tensorus_protos.limits import (
+    ID_BYTES_MAX,
+    METADATA_BYTES_MAX,
+    METADATA_DEPTH_MAX,
+    METADATA_KEY_BYTES_MAX,
+    SNAPSHOT_NAME_BYTES_MAX,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,11 +27,14 @@ __all__ = [
     "INTEGER_MIN",
     "RuleError",
     "flattened",
+    "is_generation_text",
+    "is_time_text",
     "join_key",
     "require_id",
     "require_metadata",
     "require_metadata_size",
     "require_metadata_values",
+    "require_snapshot_name",
     "require_text",
     "to_json",
 ]
@@ -36,6 +46,12 @@ INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
+_GENERATION = re.compile(r"[0-9]+")
+
+_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}(:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)?)?"
+)
+
 _ESCAPED = re.compile(r"[.@\\]")
 
 to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
@@ -43,7 +59,7 @@ to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 class RuleError(ValueError):
-    """An id or metadata that no store accepts. The message gives the value and the rule."""
+    """An id, metadata or a name that no store accepts. The message gives the value and the rule."""
 
     def __init__(self, message: str, limit: int | None = None) -> None:
         super().__init__(message)
@@ -58,6 +74,33 @@ def require_id(tensor_id: str) -> None:
         RuleError: gives the value and the rule.
     """
     require_text("id of a tensor", tensor_id, ID_BYTES_MAX)
+
+
+def require_snapshot_name(name: str) -> None:
+    """Refuse a snapshot's name that is empty, too long, or has control characters, "@" or "/", or could be meant otherwise.
+
+    Where a state of a dataset is given as text, digits are a generation, and an ISO 8601 time is a time.
+
+    Raises:
+        RuleError: gives the value and the rule.
+    """
+    require_text("name of a snapshot", name, SNAPSHOT_NAME_BYTES_MAX)
+    if "@" in name or "/" in name:
+        raise RuleError(f"name of a snapshot is {name!r}, must have no '@' and no '/'")
+    if is_generation_text(name):
+        raise RuleError(f"name of a snapshot is {name!r}, must not be all digits: they stand for a generation")
+    if is_time_text(name):
+        raise RuleError(f"name of a snapshot is {name!r}, must not look like a time")
+
+
+def is_generation_text(text: str) -> bool:
+    """Whether a text stands for a generation where a state of a dataset is given as text: it is all digits."""
+    return _GENERATION.fullmatch(text) is not None
+
+
+def is_time_text(text: str) -> bool:
+    """Whether a text stands for a time there: YYYY-MM-DD, or also a time of day, as in 2026-01-31T12:30:59.25+01:00."""
+    return _TIME.fullmatch(text) is not None
 
 
 def require_text(what: str, text: str, bytes_max: int) -> None:

@@ -3,10 +3,14 @@
 EngineError
 ├── NotFoundError
 │   ├── DatasetNotFoundError        DATASET_NOT_FOUND
-│   └── TensorNotFoundError         TENSOR_NOT_FOUND
+│   ├── TensorNotFoundError         TENSOR_NOT_FOUND
+│   ├── SnapshotNotFoundError       SNAPSHOT_NOT_FOUND
+│   └── StateNotKeptError           STATE_NOT_KEPT
 ├── AlreadyExistsError              ALREADY_EXISTS
 │   └── StoredDifferentlyError      STORED_DIFFERENTLY
 ├── GenerationMismatchError         GENERATION_MISMATCH
+├── NewerTensorsError               NEWER_TENSORS
+├── HasSnapshotsError               HAS_SNAPSHOTS
 ├── InvalidRequestError             INVALID_REQUEST
 │   ├── InvalidNameError            INVALID_NAME
 │   ├── InvalidShapeError           INVALID_SHAPE
@@ -57,6 +61,7 @@ __all__ = [
     "DrainingError",
     "EngineError",
     "GenerationMismatchError",
+    "HasSnapshotsError",
     "InsertAbandonedError",
     "InvalidBaseError",
     "InvalidFilterError",
@@ -67,6 +72,7 @@ __all__ = [
     "InvalidShapeError",
     "InvalidSliceError",
     "LimitExceededError",
+    "NewerTensorsError",
     "NotFoundError",
     "PayloadTooLargeError",
     "SchemaMismatchError",
@@ -75,6 +81,8 @@ __all__ = [
     "SessionExpiredError",
     "SessionTakenOverError",
     "SizeMismatchError",
+    "SnapshotNotFoundError",
+    "StateNotKeptError",
     "StorageFullError",
     "StoreBusyError",
     "StoreUnavailableError",
@@ -111,7 +119,7 @@ class EngineError(Exception):
 
 
 class NotFoundError(EngineError):
-    """A dataset or a tensor does not exist."""
+    """A dataset, a tensor, a snapshot or an earlier state does not exist."""
 
 
 class DatasetNotFoundError(NotFoundError):
@@ -124,6 +132,18 @@ class TensorNotFoundError(NotFoundError):
     """The dataset has no tensor with this id."""
 
     reason = "TENSOR_NOT_FOUND"
+
+
+class SnapshotNotFoundError(NotFoundError):
+    """The dataset has no snapshot with this name."""
+
+    reason = "SNAPSHOT_NOT_FOUND"
+
+
+class StateNotKeptError(NotFoundError):
+    """The dataset's state at this generation or time is not kept, or is not reached yet."""
+
+    reason = "STATE_NOT_KEPT"
 
 
 class AlreadyExistsError(EngineError):
@@ -142,6 +162,18 @@ class GenerationMismatchError(EngineError):
     """The tensor's generation is not the requested one."""
 
     reason = "GENERATION_MISMATCH"
+
+
+class NewerTensorsError(EngineError):
+    """A restore would lose tensors that no snapshot and no retention keeps."""
+
+    reason = "NEWER_TENSORS"
+
+
+class HasSnapshotsError(EngineError):
+    """A dataset cannot be deleted, because it has snapshots."""
+
+    reason = "HAS_SNAPSHOTS"
 
 
 class InvalidRequestError(EngineError):

@@ -15,6 +15,7 @@ from tensorus_protos.limits import (
     METADATA_DEPTH_MAX,
     METADATA_KEY_BYTES_MAX,
     RANK_MAX,
+    SNAPSHOT_NAME_BYTES_MAX,
 )
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "SAMPLE_MAX",
     "SEGMENTS_PER_MESSAGE_MAX",
     "SMALL_READ_BYTES",
+    "SNAPSHOT_NAME_BYTES_MAX",
     "STATEMENT_TIMEOUT_S",
     "SYNC_EVERY_BYTES",
     "TENSOR_BYTES_MAX",

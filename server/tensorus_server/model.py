@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Append",
+    "At",
     "ByteRange",
     "Checksum",
     "DTypeShare",
@@ -37,9 +38,11 @@ __all__ = [
     "Part",
     "Precision",
     "Read",
+    "Restored",
     "Schema",
     "Segment",
     "SliceSet",
+    "Snapshot",
     "StorageReport",
     "StoreIdentity",
     "Tensor",
@@ -112,6 +115,48 @@ class Dataset:
     """The form that inserted tensors must have."""
     created_us: int
     """Microseconds since 1970."""
+    retention_s: int = 0
+    """How long replaced and deleted tensors stay readable, in seconds."""
+
+
+@dataclass(frozen=True)
+class At:
+    """An earlier state of a dataset. Exactly one field is set."""
+
+    snapshot: str | None = None
+    """Name of a snapshot of the dataset."""
+    generation: int | None = None
+    """The state after the change with this generation, and before the next one."""
+    time_us: int | None = None
+    """The state at this time, in microseconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A named state of a dataset, which stays readable until the snapshot is dropped."""
+
+    dataset: str
+    """Name of its dataset."""
+    name: str
+    """Unique within its dataset."""
+    generation: int
+    """Its tensors have smaller generations; later changes have larger ones."""
+    created_us: int
+    """Microseconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The result of a restore."""
+
+    generation: int
+    """The generation of the restored state."""
+    restored: int
+    """Number of tensors that were brought back, with new generations."""
+    deleted: int
+    """Number of tensors that were deleted, because the state has none with their ids."""
+    unchanged: int
+    """Number of tensors that were as in that state already."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tensorus.aio._client import _FromLoop
+from tensorus.aio._streams import FromLoop
 
 
 async def three() -> AsyncIterator[object]:
@@ -25,7 +25,7 @@ async def never() -> AsyncIterator[object]:
 
 def test_it_is_iterated_to_its_end() -> None:
     async def run() -> list[object]:
-        source = _FromLoop(three())
+        source = FromLoop(three())
         return await asyncio.to_thread(lambda: list(source))
 
     assert asyncio.run(run()) == [0, 1, 2]
@@ -33,7 +33,7 @@ def test_it_is_iterated_to_its_end() -> None:
 
 def test_one_that_is_closed_while_it_is_asked_lets_its_thread_go(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> str:
-        source = _FromLoop(never())
+        source = FromLoop(never())
         ask = asyncio.run_coroutine_threadsafe
 
         def ask_while_it_is_closed(coroutine: Any, loop: asyncio.AbstractEventLoop) -> Any:
@@ -57,7 +57,7 @@ def test_one_that_is_closed_while_it_is_asked_lets_its_thread_go(monkeypatch: py
 
 def test_one_that_is_closed_is_asked_no_more() -> None:
     async def run() -> list[object]:
-        source = _FromLoop(never())
+        source = FromLoop(never())
         source.close()
         return await asyncio.to_thread(lambda: list(source))
 

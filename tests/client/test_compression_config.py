@@ -15,7 +15,7 @@ import pytest
 import tensorus
 from support.arrays import assert_same_bits, normal
 from support.cases import each
-from tensorus._grpc.convert import merged_shares
+from tensorus._grpc.convert_dataset import merged_shares
 from tensorus.compression import (
     COMPRESSION_PRESETS,
     CompressionConfig,

@@ -10,19 +10,10 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tensorus._arrays.decode import accepted_codecs
-from tensorus._grpc.convert import (
-    damage_from,
-    dataset_from,
-    dtype_to,
-    explanation_from,
-    metadata_to,
-    policy_to,
-    precision_to,
-    schema_to,
-    stats_from,
-    tensor_from,
-)
+from tensorus._grpc.convert import damage_from, precision_to, tensor_from
+from tensorus._grpc.convert_dataset import dataset_from, explanation_from, policy_to, schema_to, stats_from
 from tensorus._grpc.convert_store import store_stats_from
+from tensorus._grpc.convert_values import dtype_to, metadata_to
 from tensorus._grpc.steps import Ask, AttemptFailedError, Call, Give, Open, Pause, Read, Send, as_answer
 from tensorus.errors import InternalError
 from tensorus_protos.framing import join

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tensorus._grpc.convert import error_of, time_from
+from tensorus._grpc.convert import error_of
+from tensorus._grpc.convert_values import time_from
 from tensorus.types import Damage, StoreStats, VerifyProgress, VerifyReport
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import crc32c
 from tensorus._arrays.canonical import element_bytes
 from tensorus._backend import Began, Bytes, Failed, Part
 from tensorus._grpc.calls import query_request, read_options
-from tensorus._grpc.convert import dtype_from, error_of, slices_to, tensor_from
+from tensorus._grpc.convert import error_of, slices_to, tensor_from
+from tensorus._grpc.convert_values import dtype_from
 from tensorus._grpc.steps import AttemptFailedError, Give, Open, Pause, Read, as_answer
 from tensorus._grpc.tensor_info import checksum_fields
 from tensorus.errors import ChecksumMismatchError, InternalError

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections import deque
 from collections.abc import AsyncIterable
 from contextlib import aclosing
 from itertools import starmap
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tensorus._arguments import (
     DELETES_PER_CALL,
     READS_PER_CALL,
     batches,
     dataset_name,
-    dataset_taken,
     inserted_many,
     inserted_one,
     listing_of,
@@ -30,46 +27,36 @@ from tensorus._arguments import (
     tensor_name,
     upload_of,
     uploads_of,
-    verified_part,
     without_result,
 )
-from tensorus._arrays.assemble import Assembler, headers
+from tensorus._arrays.assemble import headers
 from tensorus._backend import InsertOptions
-from tensorus._damage import intact, tell
+from tensorus._damage import intact
 from tensorus._edits import append_of, write_of
 from tensorus._grpc import calls, reads
-from tensorus._grpc.aio_remote import AsyncRemoteBackend
-from tensorus._grpc.verify import verify
-from tensorus._verifying import Verifying
-from tensorus.errors import AlreadyExistsError, UnavailableError
+from tensorus.aio._store_client import AsyncStoreClient
+from tensorus.aio._streams import Damages, FromLoop, each
 from tensorus.types import NewTensor, Record
 
 if TYPE_CHECKING:
     import builtins
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-    from concurrent.futures import Future
 
     from tensorus._arrays.canonical import AnyArray
     from tensorus._backend import Arrival, Listing, Upload
     from tensorus._damage import OnDamaged
+    from tensorus._grpc.aio_remote import AsyncRemoteBackend
     from tensorus._grpc.steps import Steps
-    from tensorus._verifying import OnDamage, OnVerifyProgress
     from tensorus._where import Where
-    from tensorus.errors import DataCorruptError
     from tensorus.types import (
         AsArray,
-        DatasetInfo,
-        DatasetStats,
         Index,
         OnConflict,
         Policy,
         PolicyExplanation,
         Precision,
         Progress,
-        Schema,
-        StoreStats,
         TensorInfo,
-        VerifyReport,
     )
 
 __all__ = ["AsyncClient"]
@@ -77,74 +64,11 @@ __all__ = ["AsyncClient"]
 T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(AsyncStoreClient):
     """Made by `tensorus.aio.connect`; an asynchronous context manager. For one event loop, in any number of its tasks.
 
     Methods, arguments and errors are those of `tensorus.Client`. Callbacks are called on the event loop.
     """
-
-    def __init__(self, address: str, *, timeout_s: float, retry_timeout_s: float) -> None:
-        """Connect when it is first used."""
-        self._opened = AsyncRemoteBackend(address, timeout_s=timeout_s, retry_timeout_s=retry_timeout_s)
-        self._closed = False
-        self._assembler = Assembler()
-
-    async def __aenter__(self) -> Self:
-        """Return the client."""
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Close it."""
-        await self.close()
-
-    async def close(self) -> None:
-        """End all use. Idempotent."""
-        self._closed = True
-        await self._opened.close()
-        await asyncio.to_thread(self._assembler.close)
-
-    async def create_dataset(
-        self,
-        name: str,
-        *,
-        preset: str | None = None,
-        policy: Policy | None = None,
-        schema: Schema | None = None,
-        exist_ok: bool = False,
-    ) -> DatasetInfo:
-        """Create a dataset. See `tensorus.Client.create_dataset`."""
-        backend = self._backend
-        try:
-            return await backend.call(
-                calls.create_dataset(dataset_name(name), policy_of(preset, policy), schema, repeatable=exist_ok)
-            )
-        except AlreadyExistsError as error:
-            if not exist_ok:
-                raise dataset_taken(error) from None
-            return await backend.call(calls.get_dataset(name))
-
-    async def datasets(self, *, on_damaged: OnDamaged = None) -> builtins.list[DatasetInfo]:
-        """Return all datasets in order of creation. See `tensorus.Client.datasets`."""
-        return [*intact(await self._backend.result(calls.list_datasets()), on_damaged)]
-
-    async def dataset(self, name: str) -> DatasetInfo:
-        """Return a dataset. See `tensorus.Client.dataset`."""
-        return await self._backend.call(calls.get_dataset(dataset_name(name)))
-
-    async def update_dataset(
-        self, name: str, *, preset: str | None = None, policy: Policy | None = None, schema: Schema | None = None
-    ) -> DatasetInfo:
-        """Replace how later tensors are stored. See `tensorus.Client.update_dataset`."""
-        backend = self._backend
-        return await backend.call(calls.update_dataset(dataset_name(name), policy_of(preset, policy), schema))
-
-    async def delete_dataset(self, name: str) -> int:
-        """Delete a dataset with all its tensors. See `tensorus.Client.delete_dataset`."""
-        return await self._backend.call(calls.delete_dataset(dataset_name(name)))
-
-    async def stats(self, dataset: str) -> DatasetStats:
-        """Return sums over a dataset's tensors. See `tensorus.Client.stats`."""
-        return await self._backend.call(calls.dataset_stats(dataset_name(dataset)))
 
     async def insert(
         self,
@@ -182,14 +106,14 @@ class AsyncClient:
             tensors: what `tensorus.Client.insert_many` takes, iterated on a thread; or the same as an asynchronous iterable,
                 iterated on the event loop.
         """
-        source = _FromLoop(tensors) if isinstance(tensors, AsyncIterable) else tensors
+        source = FromLoop(tensors) if isinstance(tensors, AsyncIterable) else tensors
         ids: builtins.list[str] = []
         uploads = uploads_of(source, on_conflict, ids)
         options = InsertOptions(all_or_nothing, validate_only)
         try:
             outcomes = await self._backend.insert(dataset_name(dataset), uploads, options, on_progress)
         finally:
-            if isinstance(source, _FromLoop):
+            if isinstance(source, FromLoop):
                 source.close()
         return inserted_many(dataset, ids, outcomes)
 
@@ -283,11 +207,11 @@ class AsyncClient:
         steps = reads.query(listing, with_data=with_data, precision=precision_of(precision))
         if with_data:
             return self._read(self._backend, [steps], finish, on_damaged=on_damaged)
-        damages = _Damages(on_damaged)
+        damages = Damages(on_damaged)
         found = self._backend.values(
             steps, lambda arrived: (Record(info, None) for info in headers(arrived, damages.add))
         )
-        return _each(found, damages.tell)
+        return each(found, damages.tell)
 
     def list(
         self,
@@ -310,7 +234,7 @@ class AsyncClient:
     ) -> TensorInfo:
         """Return everything about a tensor but its values. See `tensorus.Client.info`."""
         steps = reads.get(dataset_name(dataset), [tensor_name(id)], part_of(precision), with_data=False)
-        async with aclosing(_each(self._backend.values(steps, headers))) as found:
+        async with aclosing(each(self._backend.values(steps, headers))) as found:
             async for info in found:
                 return info
         raise without_result("read", dataset, id)
@@ -335,33 +259,6 @@ class AsyncClient:
         sample = await self._backend.in_thread(sample_from, tensor)
         return await self._backend.result(calls.explain(sample, policies_of(policies)))
 
-    async def store_stats(self) -> StoreStats:
-        """Return the sizes of the whole store. See `tensorus.Client.store_stats`."""
-        return await self._backend.call(calls.store_stats())
-
-    async def verify(
-        self,
-        dataset: str | None = None,
-        ids: str | Iterable[str] | None = None,
-        *,
-        max_bytes_per_second: int | None = None,
-        on_damage: OnDamage = None,
-        on_progress: OnVerifyProgress = None,
-    ) -> VerifyReport:
-        """Verify every checksum of what is stored, and report all damage. See `tensorus.Client.verify`."""
-        found = Verifying(on_damage, on_progress)
-        steps = verify(*verified_part(dataset, ids, max_bytes_per_second))
-        async with aclosing(_each(self._backend.values(steps, iter))) as findings:
-            async for finding in findings:
-                found.take(finding)
-        return found.report
-
-    @property
-    def _backend(self) -> AsyncRemoteBackend:
-        if self._closed:
-            raise UnavailableError("the client is closed", reason="UNAVAILABLE")
-        return self._opened
-
     async def _insert_one(
         self,
         dataset: str,
@@ -382,7 +279,7 @@ class AsyncClient:
         on_damaged: OnDamaged = None,
     ) -> AsyncGenerator[T, None]:
         """Yield what `finish` makes of each tensor of one read after the other, on a thread."""
-        damages = _Damages(on_damaged)
+        damages = Damages(on_damaged)
         assembly = self._assembler.begin(on_progress, damages.add)
 
         def take(arrived: Iterable[Arrival]) -> Iterator[T]:
@@ -391,7 +288,7 @@ class AsyncClient:
 
         for steps in reads:
             found = backend.values(steps, take)
-            async with aclosing(_each(found, damages.tell)) as values:
+            async with aclosing(each(found, damages.tell)) as values:
                 async for value in values:
                     yield value
         assembly.end()
@@ -404,68 +301,3 @@ class AsyncClient:
             async for page in pages:
                 for info in intact(page, on_damaged):
                     yield info
-
-
-async def _each(
-    found: AsyncGenerator[builtins.list[T], None], before: Callable[[], None] = lambda: None
-) -> AsyncGenerator[T, None]:
-    """Yield the values of each list.
-
-    Args:
-        before: called before the values of a list, and at the end; what it raises ends the iteration.
-    """
-    async with aclosing(found):
-        async for values in found:
-            before()
-            for value in values:
-                yield value
-        before()
-
-
-class _Damages:
-    """The damaged tensors of a read: threads find them, and the task that reads tells of them, on the event loop."""
-
-    def __init__(self, on_damaged: OnDamaged) -> None:
-        self._on_damaged = on_damaged
-        self._found: deque[DataCorruptError] = deque()
-        self.add: OnDamaged = None if on_damaged is None else self._found.append
-
-    def tell(self) -> None:
-        """Tell of what was found; what `on_damaged` raises ends the read."""
-        while self._found:
-            tell(self._found.popleft(), self._on_damaged)
-
-
-class _FromLoop:
-    """An asynchronous iterable for the thread that makes messages; iterated on the event loop that it was made on."""
-
-    def __init__(self, source: AsyncIterable[object]) -> None:
-        self._source = aiter(source)
-        self._loop = asyncio.get_running_loop()
-        self._lock = threading.Lock()
-        self._asked: Future[object] | None = None
-        self._closed = False
-
-    def __iter__(self) -> Iterator[object]:
-        while True:
-            with self._lock:
-                # Together: `close` cancels what was asked for before it, and nothing is asked for after it.
-                if self._closed:
-                    return
-                asked = self._asked = asyncio.run_coroutine_threadsafe(self._next(), self._loop)
-            found = asked.result()
-            if found is self:
-                return
-            yield found
-
-    def close(self) -> None:
-        """Let the thread go: nobody wants the rest."""
-        with self._lock:
-            self._closed = True
-            asked = self._asked
-        if asked is not None:
-            asked.cancel()
-
-    async def _next(self) -> object:
-        # `self` says that there is no more: no source has it.
-        return await anext(self._source, self)

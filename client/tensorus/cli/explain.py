@@ -12,7 +12,7 @@ from tensorus._allocator import tune_allocator
 from tensorus._arrays.canonical import as_numpy, dtype_name
 from tensorus._arrays.sample import PIECE_BYTES, SAMPLE_BYTES_MAX, sample_of
 from tensorus._backend import Sample
-from tensorus._grpc.convert import merged_shares
+from tensorus._grpc.convert_dataset import merged_shares
 from tensorus.cli._connection import backend_of
 from tensorus.cli._explained import DTypeExplanation
 from tensorus.cli._files import read_tensors

@@ -25,7 +25,7 @@ import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from tensorus._grpc.convert import plain_metadata
+from tensorus._grpc.convert_values import plain_metadata
 from tensorus._imported import lost_before_import
 from tensorus.errors import InvalidMetadataError
 from tensorus_protos.plain import plain, seconds_since_1970

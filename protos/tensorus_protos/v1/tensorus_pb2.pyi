@@ -110,6 +110,10 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_STORE_BUSY: _ClassVar[ErrorReason]
     ERROR_REASON_STREAM_STALLED: _ClassVar[ErrorReason]
     ERROR_REASON_STORED_DIFFERENTLY: _ClassVar[ErrorReason]
+    ERROR_REASON_SNAPSHOT_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_STATE_NOT_KEPT: _ClassVar[ErrorReason]
+    ERROR_REASON_NEWER_TENSORS: _ClassVar[ErrorReason]
+    ERROR_REASON_HAS_SNAPSHOTS: _ClassVar[ErrorReason]
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_BOOL: DataType
 DATA_TYPE_UINT8: DataType
@@ -194,6 +198,10 @@ ERROR_REASON_INSERT_ABANDONED: ErrorReason
 ERROR_REASON_STORE_BUSY: ErrorReason
 ERROR_REASON_STREAM_STALLED: ErrorReason
 ERROR_REASON_STORED_DIFFERENTLY: ErrorReason
+ERROR_REASON_SNAPSHOT_NOT_FOUND: ErrorReason
+ERROR_REASON_STATE_NOT_KEPT: ErrorReason
+ERROR_REASON_NEWER_TENSORS: ErrorReason
+ERROR_REASON_HAS_SNAPSHOTS: ErrorReason
 
 class TensorSpec(_message.Message):
     __slots__ = ("dtype", "shape", "element_bits")
@@ -424,26 +432,30 @@ class ShapePattern(_message.Message):
     def __init__(self, sizes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Dataset(_message.Message):
-    __slots__ = ("name", "policy", "schema", "create_time")
+    __slots__ = ("name", "policy", "schema", "create_time", "retention")
     NAME_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_FIELD_NUMBER: _ClassVar[int]
     name: str
     policy: StoragePolicy
     schema: DatasetSchema
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., schema: _Optional[_Union[DatasetSchema, _Mapping]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    retention: _duration_pb2.Duration
+    def __init__(self, name: _Optional[str] = ..., policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., schema: _Optional[_Union[DatasetSchema, _Mapping]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., retention: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class CreateDatasetRequest(_message.Message):
-    __slots__ = ("name", "policy", "schema")
+    __slots__ = ("name", "policy", "schema", "retention")
     NAME_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_FIELD_NUMBER: _ClassVar[int]
     name: str
     policy: StoragePolicy
     schema: DatasetSchema
-    def __init__(self, name: _Optional[str] = ..., policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., schema: _Optional[_Union[DatasetSchema, _Mapping]] = ...) -> None: ...
+    retention: _duration_pb2.Duration
+    def __init__(self, name: _Optional[str] = ..., policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., schema: _Optional[_Union[DatasetSchema, _Mapping]] = ..., retention: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class CreateDatasetResponse(_message.Message):
     __slots__ = ("dataset",)
@@ -482,14 +494,16 @@ class ListDatasetsResponse(_message.Message):
     def __init__(self, datasets: _Optional[_Iterable[_Union[Dataset, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., damages: _Optional[_Iterable[_Union[Damage, _Mapping]]] = ...) -> None: ...
 
 class UpdateDatasetRequest(_message.Message):
-    __slots__ = ("name", "policy", "schema")
+    __slots__ = ("name", "policy", "schema", "retention")
     NAME_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_FIELD_NUMBER: _ClassVar[int]
     name: str
     policy: StoragePolicy
     schema: DatasetSchema
-    def __init__(self, name: _Optional[str] = ..., policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., schema: _Optional[_Union[DatasetSchema, _Mapping]] = ...) -> None: ...
+    retention: _duration_pb2.Duration
+    def __init__(self, name: _Optional[str] = ..., policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., schema: _Optional[_Union[DatasetSchema, _Mapping]] = ..., retention: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class UpdateDatasetResponse(_message.Message):
     __slots__ = ("dataset",)
@@ -498,10 +512,12 @@ class UpdateDatasetResponse(_message.Message):
     def __init__(self, dataset: _Optional[_Union[Dataset, _Mapping]] = ...) -> None: ...
 
 class DeleteDatasetRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "drop_snapshots")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    DROP_SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    drop_snapshots: bool
+    def __init__(self, name: _Optional[str] = ..., drop_snapshots: bool = ...) -> None: ...
 
 class DeleteDatasetResponse(_message.Message):
     __slots__ = ("deleted_tensors",)
@@ -510,10 +526,12 @@ class DeleteDatasetResponse(_message.Message):
     def __init__(self, deleted_tensors: _Optional[int] = ...) -> None: ...
 
 class GetDatasetStatsRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "at")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    at: At
+    def __init__(self, name: _Optional[str] = ..., at: _Optional[_Union[At, _Mapping]] = ...) -> None: ...
 
 class GetDatasetStatsResponse(_message.Message):
     __slots__ = ("tensors", "lossy_tensors", "canonical_bytes", "quantized_bytes", "stored_bytes", "worst_relative_error", "worst_max_absolute_error", "data_types", "encodings", "damages", "damaged_tensors")
@@ -552,6 +570,96 @@ class DataTypeShare(_message.Message):
     canonical_bytes: int
     stored_bytes: int
     def __init__(self, dtype: _Optional[_Union[DataType, str]] = ..., tensors: _Optional[int] = ..., canonical_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ...) -> None: ...
+
+class At(_message.Message):
+    __slots__ = ("snapshot", "generation", "time")
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    snapshot: str
+    generation: int
+    time: _timestamp_pb2.Timestamp
+    def __init__(self, snapshot: _Optional[str] = ..., generation: _Optional[int] = ..., time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class Snapshot(_message.Message):
+    __slots__ = ("dataset", "name", "generation", "create_time")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    name: str
+    generation: int
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, dataset: _Optional[str] = ..., name: _Optional[str] = ..., generation: _Optional[int] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class CreateSnapshotRequest(_message.Message):
+    __slots__ = ("dataset", "name")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    name: str
+    def __init__(self, dataset: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class CreateSnapshotResponse(_message.Message):
+    __slots__ = ("snapshot",)
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    snapshot: Snapshot
+    def __init__(self, snapshot: _Optional[_Union[Snapshot, _Mapping]] = ...) -> None: ...
+
+class ListSnapshotsRequest(_message.Message):
+    __slots__ = ("dataset", "page_size", "page_token")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    page_size: int
+    page_token: str
+    def __init__(self, dataset: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListSnapshotsResponse(_message.Message):
+    __slots__ = ("snapshots", "next_page_token", "damages")
+    SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    DAMAGES_FIELD_NUMBER: _ClassVar[int]
+    snapshots: _containers.RepeatedCompositeFieldContainer[Snapshot]
+    next_page_token: str
+    damages: _containers.RepeatedCompositeFieldContainer[Damage]
+    def __init__(self, snapshots: _Optional[_Iterable[_Union[Snapshot, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., damages: _Optional[_Iterable[_Union[Damage, _Mapping]]] = ...) -> None: ...
+
+class DeleteSnapshotRequest(_message.Message):
+    __slots__ = ("dataset", "name")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    name: str
+    def __init__(self, dataset: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class DeleteSnapshotResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RestoreDatasetRequest(_message.Message):
+    __slots__ = ("dataset", "at", "discard_newer")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    DISCARD_NEWER_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    at: At
+    discard_newer: bool
+    def __init__(self, dataset: _Optional[str] = ..., at: _Optional[_Union[At, _Mapping]] = ..., discard_newer: bool = ...) -> None: ...
+
+class RestoreDatasetResponse(_message.Message):
+    __slots__ = ("generation", "restored", "deleted", "unchanged")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    RESTORED_FIELD_NUMBER: _ClassVar[int]
+    DELETED_FIELD_NUMBER: _ClassVar[int]
+    UNCHANGED_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    restored: int
+    deleted: int
+    unchanged: int
+    def __init__(self, generation: _Optional[int] = ..., restored: _Optional[int] = ..., deleted: _Optional[int] = ..., unchanged: _Optional[int] = ...) -> None: ...
 
 class Segment(_message.Message):
     __slots__ = ("item", "tensor", "offset", "decoded_length", "payload_length", "encoding", "crc32c", "last", "source_checksum", "part", "coarse_error")
@@ -748,31 +856,35 @@ class ReadOptions(_message.Message):
     def __init__(self, accepted_codecs: _Optional[_Iterable[str]] = ..., max_payload_bytes: _Optional[int] = ..., omit_crc: bool = ..., headers_only: bool = ..., as_dtype: _Optional[_Union[DataType, str]] = ..., precision: _Optional[_Union[Precision, str]] = ...) -> None: ...
 
 class GetRequest(_message.Message):
-    __slots__ = ("dataset", "reads", "options", "fail_fast")
+    __slots__ = ("dataset", "reads", "options", "fail_fast", "at")
     DATASET_FIELD_NUMBER: _ClassVar[int]
     READS_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     FAIL_FAST_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
     dataset: str
     reads: _containers.RepeatedCompositeFieldContainer[TensorRead]
     options: ReadOptions
     fail_fast: bool
-    def __init__(self, dataset: _Optional[str] = ..., reads: _Optional[_Iterable[_Union[TensorRead, _Mapping]]] = ..., options: _Optional[_Union[ReadOptions, _Mapping]] = ..., fail_fast: bool = ...) -> None: ...
+    at: At
+    def __init__(self, dataset: _Optional[str] = ..., reads: _Optional[_Iterable[_Union[TensorRead, _Mapping]]] = ..., options: _Optional[_Union[ReadOptions, _Mapping]] = ..., fail_fast: bool = ..., at: _Optional[_Union[At, _Mapping]] = ...) -> None: ...
 
 class GetResponse(_message.Message):
-    __slots__ = ("encodings", "segments", "statuses", "payload")
+    __slots__ = ("encodings", "segments", "statuses", "at_generation", "payload")
     ENCODINGS_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     STATUSES_FIELD_NUMBER: _ClassVar[int]
+    AT_GENERATION_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     encodings: _containers.RepeatedCompositeFieldContainer[Encoding]
     segments: _containers.RepeatedCompositeFieldContainer[Segment]
     statuses: _containers.RepeatedCompositeFieldContainer[ItemStatus]
+    at_generation: int
     payload: bytes
-    def __init__(self, encodings: _Optional[_Iterable[_Union[Encoding, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., statuses: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, encodings: _Optional[_Iterable[_Union[Encoding, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., statuses: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ..., at_generation: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class QueryRequest(_message.Message):
-    __slots__ = ("dataset", "filter", "filter_text", "order_by", "limit", "sample", "seed", "resume_token", "options", "slices")
+    __slots__ = ("dataset", "filter", "filter_text", "order_by", "limit", "sample", "seed", "resume_token", "options", "slices", "at")
     DATASET_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     FILTER_TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -783,6 +895,7 @@ class QueryRequest(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     SLICES_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
     dataset: str
     filter: Filter
     filter_text: str
@@ -793,21 +906,24 @@ class QueryRequest(_message.Message):
     resume_token: str
     options: ReadOptions
     slices: SliceSet
-    def __init__(self, dataset: _Optional[str] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., filter_text: _Optional[str] = ..., order_by: _Optional[str] = ..., limit: _Optional[int] = ..., sample: _Optional[int] = ..., seed: _Optional[int] = ..., resume_token: _Optional[str] = ..., options: _Optional[_Union[ReadOptions, _Mapping]] = ..., slices: _Optional[_Union[SliceSet, _Mapping]] = ...) -> None: ...
+    at: At
+    def __init__(self, dataset: _Optional[str] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., filter_text: _Optional[str] = ..., order_by: _Optional[str] = ..., limit: _Optional[int] = ..., sample: _Optional[int] = ..., seed: _Optional[int] = ..., resume_token: _Optional[str] = ..., options: _Optional[_Union[ReadOptions, _Mapping]] = ..., slices: _Optional[_Union[SliceSet, _Mapping]] = ..., at: _Optional[_Union[At, _Mapping]] = ...) -> None: ...
 
 class QueryResponse(_message.Message):
-    __slots__ = ("encodings", "segments", "statuses", "resume_token", "payload")
+    __slots__ = ("encodings", "segments", "statuses", "resume_token", "at_generation", "payload")
     ENCODINGS_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     STATUSES_FIELD_NUMBER: _ClassVar[int]
     RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    AT_GENERATION_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     encodings: _containers.RepeatedCompositeFieldContainer[Encoding]
     segments: _containers.RepeatedCompositeFieldContainer[Segment]
     statuses: _containers.RepeatedCompositeFieldContainer[ItemStatus]
     resume_token: str
+    at_generation: int
     payload: bytes
-    def __init__(self, encodings: _Optional[_Iterable[_Union[Encoding, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., statuses: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ..., resume_token: _Optional[str] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, encodings: _Optional[_Iterable[_Union[Encoding, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., statuses: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ..., resume_token: _Optional[str] = ..., at_generation: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class Filter(_message.Message):
     __slots__ = ("all_of", "any_of", "negated", "compare", "one_of", "exists", "prefix")
@@ -892,20 +1008,22 @@ class Prefix(_message.Message):
     def __init__(self, field: _Optional[_Union[Field, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class ListTensorsRequest(_message.Message):
-    __slots__ = ("dataset", "filter", "filter_text", "order_by", "page_size", "page_token")
+    __slots__ = ("dataset", "filter", "filter_text", "order_by", "page_size", "page_token", "at")
     DATASET_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     FILTER_TEXT_FIELD_NUMBER: _ClassVar[int]
     ORDER_BY_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
     dataset: str
     filter: Filter
     filter_text: str
     order_by: str
     page_size: int
     page_token: str
-    def __init__(self, dataset: _Optional[str] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., filter_text: _Optional[str] = ..., order_by: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    at: At
+    def __init__(self, dataset: _Optional[str] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., filter_text: _Optional[str] = ..., order_by: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., at: _Optional[_Union[At, _Mapping]] = ...) -> None: ...
 
 class ListTensorsResponse(_message.Message):
     __slots__ = ("tensors", "next_page_token", "damages")
@@ -1145,7 +1263,7 @@ class PresetInfo(_message.Message):
     def __init__(self, id: _Optional[str] = ..., description: _Optional[str] = ..., encoding: _Optional[_Union[Encoding, _Mapping]] = ..., lossy: bool = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("payload_bytes", "message_bytes", "segments_per_message", "chunk_bytes_min", "chunk_bytes_max", "chunk_bytes_default", "tensor_bytes", "rank", "id_bytes", "dataset_name_bytes", "metadata_bytes", "metadata_depth", "filter_depth", "filter_conditions", "filter_values", "page_size", "reads_per_get", "ids_per_delete", "payload_bytes_min", "unacknowledged_bytes", "open_items", "items_together", "request_id_bytes", "resumable_bytes_min", "metadata_key_bytes", "indexed_text_bytes", "filter_text_bytes", "filter_values_total", "sample", "explain_bytes", "explain_candidates")
+    __slots__ = ("payload_bytes", "message_bytes", "segments_per_message", "chunk_bytes_min", "chunk_bytes_max", "chunk_bytes_default", "tensor_bytes", "rank", "id_bytes", "dataset_name_bytes", "metadata_bytes", "metadata_depth", "filter_depth", "filter_conditions", "filter_values", "page_size", "reads_per_get", "ids_per_delete", "payload_bytes_min", "unacknowledged_bytes", "open_items", "items_together", "request_id_bytes", "resumable_bytes_min", "metadata_key_bytes", "indexed_text_bytes", "filter_text_bytes", "filter_values_total", "sample", "explain_bytes", "explain_candidates", "snapshot_name_bytes", "restored_tensors")
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_PER_MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -1177,6 +1295,8 @@ class Limits(_message.Message):
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_BYTES_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_NAME_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RESTORED_TENSORS_FIELD_NUMBER: _ClassVar[int]
     payload_bytes: int
     message_bytes: int
     segments_per_message: int
@@ -1208,4 +1328,6 @@ class Limits(_message.Message):
     sample: int
     explain_bytes: int
     explain_candidates: int
-    def __init__(self, payload_bytes: _Optional[int] = ..., message_bytes: _Optional[int] = ..., segments_per_message: _Optional[int] = ..., chunk_bytes_min: _Optional[int] = ..., chunk_bytes_max: _Optional[int] = ..., chunk_bytes_default: _Optional[int] = ..., tensor_bytes: _Optional[int] = ..., rank: _Optional[int] = ..., id_bytes: _Optional[int] = ..., dataset_name_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., metadata_depth: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_conditions: _Optional[int] = ..., filter_values: _Optional[int] = ..., page_size: _Optional[int] = ..., reads_per_get: _Optional[int] = ..., ids_per_delete: _Optional[int] = ..., payload_bytes_min: _Optional[int] = ..., unacknowledged_bytes: _Optional[int] = ..., open_items: _Optional[int] = ..., items_together: _Optional[int] = ..., request_id_bytes: _Optional[int] = ..., resumable_bytes_min: _Optional[int] = ..., metadata_key_bytes: _Optional[int] = ..., indexed_text_bytes: _Optional[int] = ..., filter_text_bytes: _Optional[int] = ..., filter_values_total: _Optional[int] = ..., sample: _Optional[int] = ..., explain_bytes: _Optional[int] = ..., explain_candidates: _Optional[int] = ...) -> None: ...
+    snapshot_name_bytes: int
+    restored_tensors: int
+    def __init__(self, payload_bytes: _Optional[int] = ..., message_bytes: _Optional[int] = ..., segments_per_message: _Optional[int] = ..., chunk_bytes_min: _Optional[int] = ..., chunk_bytes_max: _Optional[int] = ..., chunk_bytes_default: _Optional[int] = ..., tensor_bytes: _Optional[int] = ..., rank: _Optional[int] = ..., id_bytes: _Optional[int] = ..., dataset_name_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., metadata_depth: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_conditions: _Optional[int] = ..., filter_values: _Optional[int] = ..., page_size: _Optional[int] = ..., reads_per_get: _Optional[int] = ..., ids_per_delete: _Optional[int] = ..., payload_bytes_min: _Optional[int] = ..., unacknowledged_bytes: _Optional[int] = ..., open_items: _Optional[int] = ..., items_together: _Optional[int] = ..., request_id_bytes: _Optional[int] = ..., resumable_bytes_min: _Optional[int] = ..., metadata_key_bytes: _Optional[int] = ..., indexed_text_bytes: _Optional[int] = ..., filter_text_bytes: _Optional[int] = ..., filter_values_total: _Optional[int] = ..., sample: _Optional[int] = ..., explain_bytes: _Optional[int] = ..., explain_candidates: _Optional[int] = ..., snapshot_name_bytes: _Optional[int] = ..., restored_tensors: _Optional[int] = ...) -> None: ...

@@ -51,6 +51,26 @@ class TensorServiceStub(object):
                 request_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsRequest.SerializeToString,
                 response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsResponse.FromString,
                 )
+        self.CreateSnapshot = channel.unary_unary(
+                '/tensorus.v1.TensorService/CreateSnapshot',
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.CreateSnapshotRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.CreateSnapshotResponse.FromString,
+                )
+        self.ListSnapshots = channel.unary_unary(
+                '/tensorus.v1.TensorService/ListSnapshots',
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.ListSnapshotsRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.ListSnapshotsResponse.FromString,
+                )
+        self.DeleteSnapshot = channel.unary_unary(
+                '/tensorus.v1.TensorService/DeleteSnapshot',
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteSnapshotRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteSnapshotResponse.FromString,
+                )
+        self.RestoreDataset = channel.unary_unary(
+                '/tensorus.v1.TensorService/RestoreDataset',
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.RestoreDatasetRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.RestoreDatasetResponse.FromString,
+                )
         self.Insert = channel.stream_stream(
                 '/tensorus.v1.TensorService/Insert',
                 request_serializer=tensorus_dot_v1_dot_tensorus__pb2.InsertRequest.SerializeToString,
@@ -139,7 +159,7 @@ class TensorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateDataset(self, request, context):
-        """Changes policy or schema for later inserts. Stored tensors do not change.
+        """Changes policy or schema for later inserts, or the retention. Stored tensors do not change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,6 +175,32 @@ class TensorServiceServicer(object):
 
     def GetDatasetStats(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSnapshot(self, request, context):
+        """Gives the dataset's current state a name. The state stays readable until the snapshot is deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSnapshots(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSnapshot(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreDataset(self, request, context):
+        """Makes the dataset's tensors those of an earlier state, all at once.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -271,6 +317,26 @@ def add_TensorServiceServicer_to_server(servicer, server):
                     servicer.GetDatasetStats,
                     request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsRequest.FromString,
                     response_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsResponse.SerializeToString,
+            ),
+            'CreateSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSnapshot,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.CreateSnapshotRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.CreateSnapshotResponse.SerializeToString,
+            ),
+            'ListSnapshots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSnapshots,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.ListSnapshotsRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.ListSnapshotsResponse.SerializeToString,
+            ),
+            'DeleteSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSnapshot,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteSnapshotRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.DeleteSnapshotResponse.SerializeToString,
+            ),
+            'RestoreDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreDataset,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.RestoreDatasetRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.RestoreDatasetResponse.SerializeToString,
             ),
             'Insert': grpc.stream_stream_rpc_method_handler(
                     servicer.Insert,
@@ -455,6 +521,74 @@ class TensorService(object):
         return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/GetDatasetStats',
             tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsRequest.SerializeToString,
             tensorus_dot_v1_dot_tensorus__pb2.GetDatasetStatsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CreateSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/CreateSnapshot',
+            tensorus_dot_v1_dot_tensorus__pb2.CreateSnapshotRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.CreateSnapshotResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/ListSnapshots',
+            tensorus_dot_v1_dot_tensorus__pb2.ListSnapshotsRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.ListSnapshotsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def DeleteSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/DeleteSnapshot',
+            tensorus_dot_v1_dot_tensorus__pb2.DeleteSnapshotRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.DeleteSnapshotResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def RestoreDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/RestoreDataset',
+            tensorus_dot_v1_dot_tensorus__pb2.RestoreDatasetRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.RestoreDatasetResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -25,6 +25,7 @@ from tensorus_server.engine.paging import checked_page_size, decode_place, encod
 from tensorus_server.engine.purge import Purger
 from tensorus_server.engine.query import Selection, list_page
 from tensorus_server.engine.read.reader import TensorReader
+from tensorus_server.engine.snapshots import Snapshots
 from tensorus_server.engine.store_stats import store_stats
 from tensorus_server.engine.sweep import sweep
 from tensorus_server.engine.sweeper import Sweeper
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
     from tensorus_server.engine.sweep import Swept
     from tensorus_server.engine.verify.verification import Target
     from tensorus_server.filter.tree import Filter
-    from tensorus_server.model import Dataset, DatasetStats, Metadata, NewTensor, Read, Tensor
+    from tensorus_server.model import At, Dataset, DatasetStats, Metadata, NewTensor, Read, Tensor
 
 __all__ = ["Engine"]
 
@@ -120,15 +121,22 @@ class Engine:
         self._one_by_one = OneByOne(self._services) if in_memory else None
         self._sessions = sessions or InsertSessions()
         self._purger = Purger(catalogue.datasets, self._health, catalogue.check_present)
+        self._snapshots = Snapshots()
         self._closing = threading.Event()
         self._sweeper = Sweeper(self._sweep_round, catalogue.check_present, self._health, self._closing)
         if sweeps:
             self._sweeper.start()
 
-    def create_dataset(self, name: str, policy: StoragePolicy | None = None, schema: Schema | None = None) -> Dataset:
+    def create_dataset(
+        self, name: str, policy: StoragePolicy | None = None, schema: Schema | None = None, retention_s: int = 0
+    ) -> Dataset:
         """Create a dataset. Without a policy it uses the default preset; without a schema it accepts any tensor.
 
+        Args:
+            retention_s: how long replaced and deleted tensors stay readable, in seconds.
+
         Raises:
+            InvalidRequestError: the retention is negative or too long.
             InvalidNameError, InvalidShapeError, InvalidMetadataError, UnsupportedDTypeError: the name or the schema is invalid.
             InvalidPolicyError: the policy's quantizer does not apply to the schema's dtype.
             AlreadyExistsError: the name is taken.
@@ -166,10 +174,16 @@ class Engine:
         last = taken[-1][0] if len(taken) < len(page.datasets) else page.next
         return [found for _, found in taken], "" if last is None else encode_token(["datasets", last])
 
-    def update_dataset(self, name: str, policy: StoragePolicy | None, schema: Schema | None) -> Dataset:
-        """Replace the policy, the schema, or both, for later inserts; stored tensors do not change.
+    def update_dataset(
+        self, name: str, policy: StoragePolicy | None, schema: Schema | None, retention_s: int | None = None
+    ) -> Dataset:
+        """Replace the policy, the schema and the retention, unless they are None; stored tensors do not change.
+
+        Args:
+            retention_s: how long replaced and deleted tensors stay readable, in seconds. Counts for those of before, too.
 
         Raises:
+            InvalidRequestError: the retention is negative or too long.
             DatasetNotFoundError: the dataset does not exist.
             InvalidShapeError, InvalidMetadataError, UnsupportedDTypeError: the schema is invalid.
             InvalidPolicyError: the policy's quantizer does not apply to the schema's dtype.
@@ -183,21 +197,29 @@ class Engine:
             require_policy_fit(policy, schema, dataset=name)
         return self._catalogue.datasets.update(name, policy, schema)
 
-    def delete_dataset(self, name: str) -> int:
+    def delete_dataset(self, name: str, *, drop_snapshots: bool = False) -> int:
         """Delete the dataset with its tensors and return how many it had; their space is freed in the background.
+
+        Args:
+            drop_snapshots: whether to delete it even if it has snapshots, which are then dropped.
 
         Raises:
             DatasetNotFoundError: it does not exist.
+            HasSnapshotsError: it has snapshots.
         """
         deleted = self._catalogue.datasets.delete(name)
         self._purger.wake()
         return deleted
 
-    def dataset_stats(self, name: str) -> DatasetStats:
+    def dataset_stats(self, name: str, at: At | None = None) -> DatasetStats:
         """Return sums over the dataset's tensors.
+
+        Args:
+            at: the state of the dataset; None: the current one.
 
         Raises:
             DatasetNotFoundError: it does not exist.
+            SnapshotNotFoundError, StateNotKeptError: see `Snapshots.generation_of`.
         """
         return self._catalogue.datasets.stats(name)
 
@@ -273,15 +295,26 @@ class Engine:
                 self._chunk_store.drop_kept(payload_key)
 
     @property
+    def snapshots(self) -> Snapshots:
+        """The snapshots of datasets."""
+        return self._snapshots
+
+    @property
     def reader(self) -> TensorReader:
         """Reads the bytes of tensors that `find` or `select` returned with payloads."""
         return self._reader
 
-    def find(self, dataset: str, reads: Sequence[Read], *, with_payloads: bool) -> Iterator[Tensor | Exception]:
+    def find(
+        self, dataset: str, reads: Sequence[Read], *, with_payloads: bool, at: At | None = None
+    ) -> Iterator[Tensor | Exception]:
         """Yield, for each read in order, its tensor or the error that it fails with.
+
+        Args:
+            at: the state of the dataset; None: the current one.
 
         Raises:
             DatasetNotFoundError: the dataset does not exist.
+            SnapshotNotFoundError, StateNotKeptError: see `Snapshots.generation_of`.
             LimitExceededError: the request has too many reads.
         """
         if len(reads) > READS_PER_GET_MAX:
@@ -300,11 +333,15 @@ class Engine:
             for read, tensor in zip(batch, found, strict=True):
                 yield tensor if isinstance(tensor, Exception) else generation_checked(dataset, read, tensor)
 
-    def get_tensor(self, dataset: str, tensor_id: str) -> Tensor:
+    def get_tensor(self, dataset: str, tensor_id: str, at: At | None = None) -> Tensor:
         """Return the tensor, without its bytes.
+
+        Args:
+            at: the state of the dataset; None: the current one.
 
         Raises:
             DatasetNotFoundError, TensorNotFoundError: the dataset or the tensor does not exist.
+            SnapshotNotFoundError, StateNotKeptError: see `Snapshots.generation_of`.
         """
         (found,) = self._catalogue.tensors.get(dataset, [tensor_id])
         tensor = require_intact(found)
@@ -330,6 +367,7 @@ class Engine:
         page_size: int = 0,
         page_token: str = "",
         take: Callable[[Tensor | DataCorruptError], bool] = take_all,
+        at: At | None = None,
     ) -> tuple[list[Tensor | DataCorruptError], str]:
         """Return one page of tensors without their bytes, and the token of the next page; see `list_page`."""
         return list_page(self._catalogue.tensors, dataset, filter_, order, size=page_size, token=page_token, take=take)

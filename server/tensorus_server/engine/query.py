@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tensorus_server.catalogue.abc import TensorTable
     from tensorus_server.filter.tree import Filter
-    from tensorus_server.model import Tensor
+    from tensorus_server.model import At, Tensor
 
 __all__ = ["Place", "Query", "Selection", "list_page", "parse_order"]
 
@@ -53,6 +53,8 @@ class Query:
     """Number of randomly chosen tensors, returned in random order; None: all."""
     seed: int | None = None
     """Makes the sample reproducible: the same seed and the same tensors give the same sample. None: a random seed."""
+    at: At | None = None
+    """The state of the dataset to select from; None: the current one."""
 
 
 def parse_order(text: str) -> Order:

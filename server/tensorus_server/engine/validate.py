@@ -52,6 +52,7 @@ __all__ = [
     "require_request_id",
     "require_schema",
     "require_schema_fit",
+    "require_snapshot_name",
     "require_source_checksum",
 ]
 
@@ -99,6 +100,18 @@ def require_request_id(request_id: str, *, dataset: str) -> None:
         InvalidNameError: names the value and the rule.
     """
     _require_text("request_id", request_id, REQUEST_ID_BYTES_MAX, dataset=dataset)
+
+
+def require_snapshot_name(name: str, *, dataset: str) -> None:
+    """Refuse a snapshot's name that is empty or too long, has characters that are not allowed, or reads as another state.
+
+    Raises:
+        InvalidNameError: names the value and the rule.
+    """
+    try:
+        rules.require_snapshot_name(name)
+    except RuleError as error:
+        raise _name_error(error, dataset) from error
 
 
 def require_candidate_count(count: int) -> None:

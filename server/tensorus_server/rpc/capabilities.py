@@ -16,6 +16,7 @@ __all__ = ["FEATURES", "capabilities"]
 FEATURES = (
     "explain_policy",
     "get.as_dtype",
+    "get.at",
     "get.byte_ranges",
     "get.precision",
     "get.slices",
@@ -27,9 +28,12 @@ FEATURES = (
     "insert.replace_any",
     "insert.resume",
     "insert.validate_only",
+    "query.at",
     "query.filter_text",
     "query.resume",
     "query.sample",
+    "retention",
+    "snapshots",
     "store_stats",
     "verify",
 )
@@ -98,4 +102,5 @@ def announced_limits() -> pb.Limits:
         sample=limits.SAMPLE_MAX,
         explain_bytes=limits.EXPLAIN_BYTES_MAX,
         explain_candidates=limits.EXPLAIN_CANDIDATES_MAX,
+        snapshot_name_bytes=limits.SNAPSHOT_NAME_BYTES_MAX,
     )

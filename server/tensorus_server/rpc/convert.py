@@ -29,6 +29,7 @@ from tensorus_server.model import (
     Schema,
     Write,
 )
+from tensorus_server.rpc.convert_history import retention_to
 from tensorus_server.rpc.convert_read import slices_from
 
 if TYPE_CHECKING:
@@ -330,7 +331,10 @@ def dataset_to(dataset: Dataset) -> pb.Dataset:
     """Convert a dataset."""
     schema = dataset.schema
     message = pb.Dataset(
-        name=dataset.name, policy=_policy_to(dataset.policy.to_json()), create_time=_time_to(dataset.created_us)
+        name=dataset.name,
+        policy=_policy_to(dataset.policy.to_json()),
+        create_time=_time_to(dataset.created_us),
+        retention=retention_to(dataset.retention_s),
     )
     if schema.dtype is not None:
         message.schema.dtype = _dtype_number(schema.dtype)

@@ -156,6 +156,10 @@ class ResponsePacker:
         self._payload_bytes = 0
         self._token: Callable[[], str] | None = None
 
+    def report_state(self, generation: int) -> None:
+        """Put the generation of the state that is read into the message in progress."""
+        self._head.at_generation = generation
+
     def add_tensor(
         self, item: int, tensor: Tensor, part: TensorSpec | None, *, last: bool, coarse_error: float = 0.0
     ) -> list[bytes]:

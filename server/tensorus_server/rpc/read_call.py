@@ -75,6 +75,10 @@ class ReadCall:
             response_type, payload_bytes_max=self._payload_bytes_max, omit_crc=options.omit_crc
         )
 
+    def report_state(self, generation: int) -> None:
+        """Say in the first response which state of the dataset is read. Call it before `responses`."""
+        self._packer.report_state(generation)
+
     def responses(
         self, wanted: Iterable[tuple[Tensor | Exception, Part]], selection: Selection | None = None
     ) -> Iterator[bytes]:

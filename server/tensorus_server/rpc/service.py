@@ -15,9 +15,11 @@ from tensorus_server.engine.paging import Answer
 from tensorus_server.engine.query import Query, parse_order
 from tensorus_server.errors import DataCorruptError, DrainingError, UnimplementedError
 from tensorus_server.limits import EXPLAIN_STREAM_BYTES, INSERT_STREAM_BYTES, READ_STREAM_BYTES
+from tensorus_server.model import At
 from tensorus_server.rpc.capabilities import capabilities
 from tensorus_server.rpc.convert import dataset_to, metadata_from, policy_from, schema_from, stats_to, tensor_to
 from tensorus_server.rpc.convert_filter import filter_from
+from tensorus_server.rpc.convert_history import at_from, restored_to, retention_from, snapshot_to
 from tensorus_server.rpc.convert_read import read_from, slices_from
 from tensorus_server.rpc.convert_store import damage_to, store_stats_to, target_from
 from tensorus_server.rpc.explain_call import explain_policy
@@ -62,6 +64,10 @@ class TensorService:
             "UpdateDataset": (self.update_dataset, pb.UpdateDatasetRequest),
             "DeleteDataset": (self.delete_dataset, pb.DeleteDatasetRequest),
             "GetDatasetStats": (self.get_dataset_stats, pb.GetDatasetStatsRequest),
+            "CreateSnapshot": (self.create_snapshot, pb.CreateSnapshotRequest),
+            "ListSnapshots": (self.list_snapshots, pb.ListSnapshotsRequest),
+            "DeleteSnapshot": (self.delete_snapshot, pb.DeleteSnapshotRequest),
+            "RestoreDataset": (self.restore_dataset, pb.RestoreDatasetRequest),
             "GetStoreStats": (self.get_store_stats, pb.GetStoreStatsRequest),
             "GetInsertStatus": (self.get_insert_status, pb.GetInsertStatusRequest),
             "CancelInsert": (self.cancel_insert, pb.CancelInsertRequest),
@@ -93,7 +99,9 @@ class TensorService:
         """Create a dataset."""
         policy = policy_from(request.policy) if request.HasField("policy") else None
         schema = schema_from(request.schema) if request.HasField("schema") else None
-        return pb.CreateDatasetResponse(dataset=dataset_to(self._engine.create_dataset(request.name, policy, schema)))
+        retention_s = retention_from(request.retention, dataset=request.name)
+        created = self._engine.create_dataset(request.name, policy, schema, retention_s)
+        return pb.CreateDatasetResponse(dataset=dataset_to(created))
 
     def get_dataset(self, request: pb.GetDatasetRequest) -> pb.GetDatasetResponse:
         """Return a dataset."""
@@ -109,21 +117,51 @@ class TensorService:
         return pb.ListDatasetsResponse(datasets=datasets, damages=damages, next_page_token=token)
 
     def update_dataset(self, request: pb.UpdateDatasetRequest) -> pb.UpdateDatasetResponse:
-        """Replace a dataset's policy, schema, or both."""
+        """Replace a dataset's policy, schema and retention, as far as the request has them."""
         policy = policy_from(request.policy) if request.HasField("policy") else None
         schema = schema_from(request.schema) if request.HasField("schema") else None
-        return pb.UpdateDatasetResponse(dataset=dataset_to(self._engine.update_dataset(request.name, policy, schema)))
+        retention_s = None
+        if request.HasField("retention"):
+            retention_s = retention_from(request.retention, dataset=request.name)
+        updated = self._engine.update_dataset(request.name, policy, schema, retention_s)
+        return pb.UpdateDatasetResponse(dataset=dataset_to(updated))
 
     def delete_dataset(self, request: pb.DeleteDatasetRequest) -> pb.DeleteDatasetResponse:
         """Delete a dataset with its tensors."""
-        return pb.DeleteDatasetResponse(deleted_tensors=self._engine.delete_dataset(request.name))
+        deleted = self._engine.delete_dataset(request.name, drop_snapshots=request.drop_snapshots)
+        return pb.DeleteDatasetResponse(deleted_tensors=deleted)
 
     def get_dataset_stats(self, request: pb.GetDatasetStatsRequest) -> pb.GetDatasetStatsResponse:
         """Return sums over a dataset's tensors."""
-        stats = self._engine.dataset_stats(request.name)
+        stats = self._engine.dataset_stats(request.name, _at_of(request, dataset=request.name))
         response = stats_to(stats)
         response.damages.extend(damage_to(damage, "GetDatasetStats") for damage in stats.damages)
         return response
+
+    def create_snapshot(self, request: pb.CreateSnapshotRequest) -> pb.CreateSnapshotResponse:
+        """Give a dataset's current state a name."""
+        created = self._engine.snapshots.create(request.dataset, request.name)
+        return pb.CreateSnapshotResponse(snapshot=snapshot_to(created))
+
+    def list_snapshots(self, request: pb.ListSnapshotsRequest) -> pb.ListSnapshotsResponse:
+        """Return a page of a dataset's snapshots."""
+        answer = Answer(_or_damage(snapshot_to, "ListSnapshots"))
+        _, token = self._engine.snapshots.page(
+            request.dataset, page_size=request.page_size, page_token=request.page_token, take=answer.take
+        )
+        snapshots, damages = _split(answer.entries, pb.Snapshot)
+        return pb.ListSnapshotsResponse(snapshots=snapshots, damages=damages, next_page_token=token)
+
+    def delete_snapshot(self, request: pb.DeleteSnapshotRequest) -> pb.DeleteSnapshotResponse:
+        """Delete a snapshot."""
+        self._engine.snapshots.drop(request.dataset, request.name)
+        return pb.DeleteSnapshotResponse()
+
+    def restore_dataset(self, request: pb.RestoreDatasetRequest) -> pb.RestoreDatasetResponse:
+        """Make a dataset's tensors those of an earlier state."""
+        at = at_from(request.at, dataset=request.dataset)
+        restored = self._engine.snapshots.restore(request.dataset, at, discard_newer=request.discard_newer)
+        return restored_to(restored)
 
     def get_store_stats(self, _: pb.GetStoreStatsRequest) -> pb.GetStoreStatsResponse:
         """Return the sizes of the whole store."""
@@ -155,7 +193,8 @@ class TensorService:
         options, fail_fast = request.options, request.fail_fast
         call = ReadCall("Get", self._engine.reader, pb.GetResponse, options, borrow=place.borrow, fail_fast=fail_fast)
         reads = [read_from(read) for read in request.reads]
-        found = self._engine.find(request.dataset, reads, with_payloads=not options.headers_only)
+        at = self._pinned(request, call)
+        found = self._engine.find(request.dataset, reads, with_payloads=not options.headers_only, at=at)
         return call.responses((tensor, read.part) for tensor, read in zip(found, reads, strict=True))
 
     def query(self, raw: bytes, place: Place) -> Iterator[bytes]:
@@ -165,7 +204,9 @@ class TensorService:
         call = ReadCall("Query", self._engine.reader, pb.QueryResponse, options, borrow=place.borrow, fail_fast=False)
         part = slices_from(request.slices) if request.HasField("slices") else None
         found = self._engine.select(
-            _query_from(request), with_payloads=not options.headers_only, resume_token=request.resume_token
+            _query_from(request, self._pinned(request, call)),
+            with_payloads=not options.headers_only,
+            resume_token=request.resume_token,
         )
         return call.responses(((tensor, part) for tensor in found), found)
 
@@ -192,6 +233,7 @@ class TensorService:
             page_size=request.page_size,
             page_token=request.page_token,
             take=answer.take,
+            at=_at_of(request, dataset=request.dataset),
         )
         tensors, damages = _split(answer.entries, pb.Tensor)
         return pb.ListTensorsResponse(tensors=tensors, damages=damages, next_page_token=token)
@@ -211,6 +253,21 @@ class TensorService:
         missing_ids = dict.fromkeys(tensor_id for tensor_id in request.ids if tensor_id not in deleted)
         return pb.DeleteTensorsResponse(deleted=len(deleted), missing_ids=missing_ids)
 
+    def _pinned(self, request: pb.GetRequest | pb.QueryRequest, call: ReadCall) -> At | None:
+        """Return the state to read by its generation, which the call's first message reports; None: the current one."""
+        at = _at_of(request, dataset=request.dataset)
+        if at is None:
+            return None
+        generation = self._engine.snapshots.generation_of(request.dataset, at)
+        call.report_state(generation)
+        return At(generation=generation)
+
+
+def _at_of(
+    request: pb.GetRequest | pb.QueryRequest | pb.ListTensorsRequest | pb.GetDatasetStatsRequest, *, dataset: str
+) -> At | None:
+    return at_from(request.at, dataset=dataset) if request.HasField("at") else None
+
 
 def _or_damage(convert: Callable[[T], M], call: str) -> Callable[[T | DataCorruptError], M | pb.Damage]:
     """Return a function that converts an entry with `convert`, or to a Damage if it could not be read."""
@@ -228,7 +285,7 @@ def _split(entries: Iterable[Message], kind: type[M]) -> tuple[list[M], list[pb.
     return intact, [message for message in messages if isinstance(message, pb.Damage)]
 
 
-def _query_from(request: pb.QueryRequest) -> Query:
+def _query_from(request: pb.QueryRequest, at: At | None) -> Query:
     return Query(
         dataset=request.dataset,
         filter=filter_from(request.filter if request.HasField("filter") else None, request.filter_text),
@@ -236,6 +293,7 @@ def _query_from(request: pb.QueryRequest) -> Query:
         limit=request.limit if request.HasField("limit") else None,
         sample=request.sample if request.HasField("sample") else None,
         seed=request.seed if request.HasField("seed") else None,
+        at=at,
     )
 
 

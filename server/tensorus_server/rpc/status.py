@@ -36,9 +36,13 @@ them. In trailers, each non-ASCII byte of the message takes three bytes, and the
 STATUS_BY_REASON: dict[str, tuple[grpc.StatusCode, int]] = {
     "DATASET_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, logging.DEBUG),
     "TENSOR_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, logging.DEBUG),
+    "SNAPSHOT_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, logging.DEBUG),
+    "STATE_NOT_KEPT": (grpc.StatusCode.NOT_FOUND, logging.DEBUG),
     "ALREADY_EXISTS": (grpc.StatusCode.ALREADY_EXISTS, logging.DEBUG),
     "STORED_DIFFERENTLY": (grpc.StatusCode.ALREADY_EXISTS, logging.DEBUG),
     "GENERATION_MISMATCH": (grpc.StatusCode.FAILED_PRECONDITION, logging.DEBUG),
+    "NEWER_TENSORS": (grpc.StatusCode.FAILED_PRECONDITION, logging.DEBUG),
+    "HAS_SNAPSHOTS": (grpc.StatusCode.FAILED_PRECONDITION, logging.DEBUG),
     "INVALID_REQUEST": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
     "INVALID_NAME": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
     "INVALID_SHAPE": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),

@@ -19,21 +19,16 @@ from support.arrays import DTYPE_NAMES
 from support.cases import each
 from support.client import status_of
 from tensorus._backend import Part, Upload
-from tensorus._grpc.convert import (
+from tensorus._grpc.convert import error_from, inserted_from, slices_to, tensor_from, upload_to
+from tensorus._grpc.convert_dataset import (
     codec_steps,
     dataset_from,
-    error_from,
-    inserted_from,
     merged_shares,
-    metadata_to,
-    plain_metadata,
     policy_to,
     schema_to,
-    slices_to,
     stats_from,
-    tensor_from,
-    upload_to,
 )
+from tensorus._grpc.convert_values import metadata_to, plain_metadata
 from tensorus.errors import (
     DatasetNotFoundError,
     InvalidMetadataError,

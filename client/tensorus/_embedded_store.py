@@ -1,0 +1,185 @@
+"""What the backend that is an engine does with datasets and with the store as a whole, and its life.
+
+`embedded.py` has the tensors.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, Self
+
+from tensorus._forks import leave_behind, watch
+from tensorus._from_engine import (
+    damage_info,
+    dataset_info,
+    progress_info,
+    report_info,
+    stats_info,
+    store_stats_info,
+)
+from tensorus._grpc.convert_dataset import policy_to, schema_to
+from tensorus.errors import DataCorruptError, TensorusError, UnavailableError, error_for
+from tensorus_server.app import open_engine
+from tensorus_server.config import EngineConfig
+from tensorus_server.engine.verify.verification import Target
+from tensorus_server.errors import facts_of, reason_of
+from tensorus_server.rpc.convert import policy_from, schema_from
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tensorus._backend import Finding
+    from tensorus.types import DatasetInfo, DatasetStats, Policy, Schema, StoreStats
+    from tensorus_codecs.policy import StoragePolicy
+    from tensorus_server import model
+    from tensorus_server.engine.engine import Engine
+
+__all__ = ["EmbeddedStore", "as_tensorus_errors", "error_of_ours"]
+
+_PROGRESS_EVERY_S = 0.5
+"""How often a verification tells its progress: as often as a server does."""
+
+
+class EmbeddedStore:
+    """The part of `EmbeddedBackend` that reads and writes no tensors."""
+
+    def __init__(self, path: str | os.PathLike[str], configure: Callable[[Path], EngineConfig] = EngineConfig) -> None:
+        """Open the store in `path`, or create it.
+
+        Args:
+            configure: makes the engine's settings for a folder.
+        """
+        with as_tensorus_errors():
+            self._opened: Engine | None = open_engine(configure(Path(path)))
+        watch(self)
+
+    @classmethod
+    def temporary(cls, path: Path) -> Self:
+        """Open a store in memory; in the folder, which is removed when the process ends, are its large tensors."""
+        return cls(path, partial(EngineConfig, in_memory=True))
+
+    def after_fork(self) -> None:
+        """See `ForkAware`. Neither the engine's threads nor its connections to SQLite may be used here."""
+        leave_behind(self._opened)
+        self._opened = None
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: an engine is of the process that opened it."""
+        raise TypeError(
+            "a client of a store in this process cannot be pickled: open the store in the process that uses it, or serve it"
+        )
+
+    def create_dataset(
+        self,
+        name: str,
+        policy: Policy | None,
+        schema: Schema | None,
+        *,
+        repeatable: bool,  # noqa: ARG002 - an engine in this process always answers
+    ) -> DatasetInfo:
+        """See `Backend`."""
+        with as_tensorus_errors():
+            return dataset_info(self._engine.create_dataset(name, _policy(policy), _schema(schema)))
+
+    def get_dataset(self, name: str) -> DatasetInfo:
+        """See `Backend`."""
+        with as_tensorus_errors():
+            return dataset_info(self._engine.get_dataset(name))
+
+    def list_datasets(self) -> list[DatasetInfo | DataCorruptError]:
+        """See `Backend`."""
+        with as_tensorus_errors():
+            found: list[model.Dataset | Exception] = []
+            token = ""
+            while True:
+                page, token = self._engine.list_datasets(page_token=token)
+                found += page
+                if not token:
+                    break
+        return [_damage(dataset) if isinstance(dataset, Exception) else dataset_info(dataset) for dataset in found]
+
+    def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
+        """See `Backend`."""
+        with as_tensorus_errors():
+            return dataset_info(self._engine.update_dataset(name, _policy(policy), _schema(schema)))
+
+    def delete_dataset(self, name: str) -> int:
+        """See `Backend`."""
+        with as_tensorus_errors():
+            return self._engine.delete_dataset(name)
+
+    def dataset_stats(self, name: str) -> DatasetStats:
+        """See `Backend`."""
+        with as_tensorus_errors():
+            return stats_info(self._engine.dataset_stats(name))
+
+    def store_stats(self) -> StoreStats:
+        """See `Backend`."""
+        with as_tensorus_errors():
+            return store_stats_info(self._engine.store_stats())
+
+    def verify(self, dataset: str | None, ids: Sequence[str], bytes_per_second: int | None) -> Iterator[Finding]:
+        """See `Backend`."""
+        with as_tensorus_errors():
+            verification = self._engine.verify(Target(dataset or "", ids, bytes_per_second))
+            shown_s = -math.inf
+            for damage in verification:
+                if damage is not None:
+                    yield damage_info(damage)
+                if time.monotonic() - shown_s >= _PROGRESS_EVERY_S:
+                    yield progress_info(verification.progress)
+                    shown_s = time.monotonic()
+            yield progress_info(verification.progress)
+            yield report_info(verification.progress)
+
+    def close(self) -> None:
+        """See `Backend`."""
+        if self._opened is not None:
+            self._opened.close()
+
+    @property
+    def _engine(self) -> Engine:
+        if self._opened is None:
+            raise UnavailableError(
+                "the store was opened before this process was forked: open it in the child, such as in `worker_init_fn`, "
+                "or serve it and connect",
+                reason="UNAVAILABLE",
+            )
+        return self._opened
+
+
+def _policy(policy: Policy | None) -> StoragePolicy | None:
+    return None if policy is None else policy_from(policy_to(policy))
+
+
+def _schema(schema: Schema | None) -> model.Schema | None:
+    return None if schema is None else schema_from(schema_to(schema))
+
+
+@contextmanager
+def as_tensorus_errors() -> Iterator[None]:
+    """Turn what the engine raises into errors of ours; what nobody foresaw is an internal error, as it is of a server."""
+    try:
+        yield
+    except TensorusError:
+        raise
+    except Exception as error:
+        raise error_of_ours(error) from error
+
+
+def _damage(error: Exception) -> DataCorruptError:
+    found = error_of_ours(error)
+    assert isinstance(found, DataCorruptError), found
+    return found
+
+
+def error_of_ours(error: Exception) -> TensorusError:
+    """Return the client's error of the same reason."""
+    reason = reason_of(error)
+    message = f"{type(error).__name__}: {error}" if reason == "INTERNAL" else str(error)
+    return error_for(reason, message, facts_of(error))
