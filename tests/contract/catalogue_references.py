@@ -17,6 +17,12 @@ def edited(dataset: Dataset, tensor: Tensor, *references: str, tensor_id: str = 
     return replace(new, references=references, changes=tensor.generation)
 
 
+def sharing(dataset: Dataset, tensor: Tensor, tensor_id: str) -> StoredTensor:
+    """Return a tensor that shares the payload of another one."""
+    stored = stored_tensor(dataset, tensor_id, source=tensor.source_checksum.value)
+    return replace(stored, locator=tensor.locator, shares_payload=True)
+
+
 class CatalogueReferencesContract:
     """A payload is garbage as soon as no row has it or refers to it. Fixtures as of `CatalogueContract`."""
 
@@ -95,6 +101,51 @@ class CatalogueReferencesContract:
         catalogue.tensors.delete("dataset", ["t"])
         assert catalogue.garbage.due(10) == [first.locator.key]
         commit(catalogue, replace(stored_tensor(dataset, "other"), references=(first.locator.key,)))
+        assert catalogue.garbage.due(10) == []
+
+    def test_a_payload_that_two_tensors_have_is_garbage_after_both(self, catalogue: Catalogue, reopen: Reopen) -> None:
+        catalogue = reopen(delete_grace_s=0.0)
+        for number, (first, second) in enumerate([("a", "b"), ("b", "a")]):
+            dataset, other = create(catalogue, f"dataset {number}"), create(catalogue, f"other {number}")
+            places = {"a": dataset.name, "b": other.name}
+            (source,) = commit(catalogue, stored_tensor(dataset, "a"))
+            key = source.locator.key
+            (copied,) = commit(catalogue, sharing(other, source, "b"))
+            assert copied.locator == source.locator
+            assert catalogue.tensors.delete(places[first], [first]) == [first]
+            assert catalogue.garbage.due(10) == []
+            catalogue = reopen(delete_grace_s=0.0)
+            assert catalogue.garbage.due(10) == []
+            assert catalogue.garbage.orphans([key]) == set()
+            catalogue.tensors.delete(places[second], [second])
+            assert catalogue.garbage.due(10) == [key]
+            catalogue.garbage.delete([key])
+
+    def test_a_payload_that_two_tensors_have_outlives_the_purge_of_one_and_the_replacement_of_the_other(
+        self, catalogue: Catalogue, reopen: Reopen
+    ) -> None:
+        catalogue = reopen(delete_grace_s=0.0)
+        dataset, other = create(catalogue), create(catalogue, "other")
+        (source,) = commit(catalogue, stored_tensor(dataset, "a"))
+        (copied,) = commit(catalogue, sharing(other, source, "b"))
+        catalogue.datasets.delete("dataset")
+        purge(catalogue)
+        assert catalogue.garbage.due(10) == []
+        # An edit refers to the payload that it shares.
+        (edit,) = commit(catalogue, edited(other, copied, source.locator.key, tensor_id="b"))
+        assert catalogue.garbage.due(10) == []
+        commit(catalogue, stored_tensor(other, "b", if_generation_match=edit.generation))
+        assert sorted(catalogue.garbage.due(10)) == sorted([source.locator.key, edit.locator.key])
+
+    def test_the_payload_of_a_deleted_tensor_that_another_one_gets_is_kept(
+        self, catalogue: Catalogue, reopen: Reopen
+    ) -> None:
+        catalogue = reopen(delete_grace_s=0.0)
+        dataset = create(catalogue)
+        (source,) = commit(catalogue, stored_tensor(dataset, "a"))
+        catalogue.tensors.delete("dataset", ["a"])
+        assert catalogue.garbage.due(10) == [source.locator.key]
+        commit(catalogue, sharing(dataset, source, "b"))
         assert catalogue.garbage.due(10) == []
 
     def test_references_survive_a_reopening(self, catalogue: Catalogue, reopen: Reopen) -> None:

@@ -39,6 +39,8 @@ NOT_IN_ROWS = {
     # The column `nbytes` comes from the spec, which has the same number.
     "storage.canonical_bytes",
     "inline_payload",
+    # It concerns tombstones.
+    "shares_payload",
 }
 """Fields of a stored tensor that its row does not have, since the row of its dataset, the commit or another table has them."""
 

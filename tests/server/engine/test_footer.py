@@ -55,9 +55,9 @@ def test_a_footer_makes_the_tensor_that_it_was_made_of(kind: str) -> None:
     assert (again.source_crc32c, again.created_us) == (stored.source_crc32c, SEALED_US)
 
 
-NOT_IN_FOOTERS = {"new.replace", "new.edit", "locator.offset", "references", "changes", "sent"}
-"""What the insert may replace or change; where the payload lies within its file: at its start; and the other payloads, which
-its chunk table names."""
+NOT_IN_FOOTERS = {"new.replace", "new.edit", "locator.offset", "references", "changes", "sent", "shares_payload"}
+"""What the insert may replace or change; where the payload lies within its file: at its start; the other payloads, which its
+chunk table names; and which other tensors share it."""
 
 VARIANTS = list(
     variants_of(

@@ -50,6 +50,8 @@ class StoredTensor:
     """The spec of the values that the edit sent."""
     created_us: int | None = None
     """When the tensor was first committed, if its row is being recovered; None: now."""
+    shares_payload: bool = False
+    """Whether another row has, or had, the same payload. Then it is not garbage, even if it was about to be swept."""
 
     @property
     def is_inline(self) -> bool:

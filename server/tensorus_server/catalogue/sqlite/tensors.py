@@ -63,7 +63,7 @@ _INSERT_TENSORS = f"INSERT INTO tensor ({_NAMES}) VALUES "
 _INSERT_IF_FREE = f"{_INSERT_TENSORS} ({', '.join('?' * len(TENSOR_COLUMNS))}) ON CONFLICT (ds, id) DO NOTHING"
 _INSERT_PAYLOADS = "INSERT INTO payload (seq, bytes) VALUES "
 _INSERT_REFERENCE = "INSERT INTO reference (key, seq) VALUES (?, ?)"
-_KEEP_REFERENCED = "DELETE FROM tombstone WHERE key = ?"
+_KEEP_SHARED = "DELETE FROM tombstone WHERE key = ?"
 _INSERT_ATTRIBUTES = "INSERT INTO attr (seq, key, ordinal, ds, num, txt) VALUES "
 
 _ROWS_AT_ONCE = (64, 16, 8, 7, 6, 5, 4, 3, 2, 1)
@@ -248,12 +248,15 @@ class SqliteTensorTable(TensorTable):
             if_free: whether the id of the only tensor may be taken; then return False.
         """
         rows, payloads, references, attributes = [], [], [], []
+        shared: list[str] = []
         for stored, tensor in tensors:
             generation, new = tensor.generation, stored.new
             rows.append(self._row_writer.row(stored, generation, tensor.ordinal, tensor.created_us))
             if stored.inline_payload is not None:
                 payloads.append((generation, stored.inline_payload))
             references += [(key, generation) for key in stored.references]
+            if stored.shares_payload and not stored.is_inline:
+                shared.append(stored.locator.key)
             attributes += _attributes(
                 stored.dataset.number, generation, new.index if new.metadata else NO_METADATA, new.spec.shape
             )
@@ -264,9 +267,10 @@ class SqliteTensorTable(TensorTable):
         else:
             _insert_rows(connection, _INSERT_TENSORS, rows)
         _insert_rows(connection, _INSERT_PAYLOADS, payloads)
-        if references:
-            # The generation that was replaced may have been the only one to need them.
-            connection.executemany(_KEEP_REFERENCED, ((key,) for key, _ in references))
+        if references or shared:
+            # A row that was deleted in this transaction may have been the only one to need them.
+            shared += [key for key, _ in references]
+            connection.executemany(_KEEP_SHARED, ((key,) for key in shared))
             connection.executemany(_INSERT_REFERENCE, references)
         for stored, _ in tensors:
             if stored.bases or stored.bases_of_others:
