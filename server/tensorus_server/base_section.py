@@ -1,8 +1,8 @@
 """The base section of a payload: for each of its records that is stored as differences, where the record of its base is.
 
 It has the stored form of a chunk table (`chunk_table.py`), with a run for consecutive records of the payload in place of
-consecutive chunks of a tensor: payload 0 means that the records need no base. `IndexEnd` says where it is, and how many payloads
-build on each other.
+consecutive chunks of a tensor: payload 0 means that the records need no base. `IndexEnd` says where it is, and how many
+payloads build on each other.
 """
 
 from __future__ import annotations

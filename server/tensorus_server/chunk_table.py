@@ -91,9 +91,7 @@ class IndexEnd:
 
     def packed(self) -> bytes:
         """Return the stored form."""
-        start = _END.pack(
-            self.records, self.details_bytes, self.details_crc32c, self.table_bytes, self.table_crc32c
-        )
+        start = _END.pack(self.records, self.details_bytes, self.details_crc32c, self.table_bytes, self.table_crc32c)
         if not self.bases_bytes:
             return start + _LAST.pack(_VERSION, 0)
         return start + _BASES.pack(self.bases_bytes, self.bases_crc32c) + _LAST.pack(_VERSION_WITH_BASES, self.depth)
@@ -116,8 +114,10 @@ class IndexEnd:
         at = len(index) - INDEX_END_BYTES - (_BASES.size if has_bases else 0)
         if at < 0:
             raise ValueError(f"the chunk index has {len(index)} bytes, too few for its end")
-        bases = _BASES.unpack_from(index, at + _END.size) if has_bases else (0, 0)
-        end = cls(*_END.unpack_from(index, at), *bases, depth if has_bases else 0)
+        fields = [*_END.unpack_from(index, at)]
+        if has_bases:
+            fields += [*_BASES.unpack_from(index, at + _END.size), depth]
+        end = cls(*fields)
         if at != 8 * end.records:
             raise ValueError(f"the chunk index of {end.records} records has {len(index)} bytes")
         if has_bases and not (end.bases_bytes and 1 <= depth <= BASE_DEPTH_MAX):

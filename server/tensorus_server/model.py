@@ -185,8 +185,8 @@ class TensorReference:
     dataset: str
     """Name of its dataset; empty: the dataset of the insert."""
     id: str
-    generation: int | None = None
-    """The generation that it must have; None: any."""
+    at: At | None = None
+    """The state of its dataset that has it; None: now."""
 
 
 @plain_dataclass

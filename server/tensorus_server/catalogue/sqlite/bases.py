@@ -1,7 +1,7 @@
 """Which payloads need other payloads, with the bases of their chunks: the table `payload_base`.
 
-A payload that another one needs gets no tombstone, which a trigger ensures, so that it outlives the tensors that it was made for.
-When the sweep has deleted the other one, its rows go, and what nothing else needs gets a tombstone.
+A payload that another one needs gets no tombstone, which a trigger ensures, so that it outlives the tensors that it was made
+for. When the sweep has deleted the other one, its rows go, and what nothing else needs gets a tombstone.
 """
 
 from __future__ import annotations

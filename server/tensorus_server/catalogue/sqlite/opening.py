@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["accept_loss", "require_no_payloads", "require_payloads", "secure_files"]
 
-_IDENTITY_SINCE, _REFERENCES_SINCE = 4, 9
-"""The schema versions that introduced identities, and references."""
+_IDENTITY_SINCE, _REFERENCES_SINCE, _BASES_SINCE = 4, 9, 10
+"""The schema versions that introduced identities, references, and payloads with bases."""
 
 _UNKNOWN = """
 SELECT value FROM json_each(?)
@@ -35,6 +35,7 @@ WHERE NOT EXISTS (SELECT 1 FROM tensor WHERE key = value AND inline = 0)
 """
 
 _UNREFERENCED = "  AND NOT EXISTS (SELECT 1 FROM reference WHERE key = value)"
+_NO_BASES = "  AND NOT EXISTS (SELECT 1 FROM payload_base WHERE base = value)"
 
 _NEW = CatalogueState(is_new=True, identity=None, has_payloads=lambda: False, unknown=set)
 
@@ -98,7 +99,9 @@ def _state(connection: apsw.Connection, version: int) -> CatalogueState:
         return _NEW
 
     def unknown(keys: list[str]) -> set[str]:
-        statement = _UNKNOWN + _UNREFERENCED if version >= _REFERENCES_SINCE else _UNKNOWN
+        statement = _UNKNOWN
+        statement += _UNREFERENCED if version >= _REFERENCES_SINCE else ""
+        statement += _NO_BASES if version >= _BASES_SINCE else ""
         return {key for (key,) in connection.execute(statement, (json.dumps(keys),))}
 
     def has_payloads() -> bool:

@@ -12,7 +12,7 @@ from tensorus_codecs.errors import CodecError, CorruptChunkError
 from tensorus_codecs.measure import MeasuredError
 from tensorus_codecs.pipeline import EncodedChunk, codec_ids
 from tensorus_codecs.summary import summarize
-from tensorus_server.engine.insert.tensor_writer import Encoded
+from tensorus_server.engine.insert.encoded import Encoded
 from tensorus_server.engine.read.payload import damage
 
 if TYPE_CHECKING:

@@ -41,6 +41,7 @@ class Totals:
         self._lossy = False
         self._summary: PartialSummary | None = None
         self._fallbacks: dict[str, int] = {}
+        self._base_reasons: dict[str, int] = {}
 
     def add(self, canonical_bytes: int, encoded: EncodedChunk, seeded_crc32c: int, digest: bytes | None = None) -> None:
         """Add a chunk.
@@ -64,6 +65,8 @@ class Totals:
             self._summary = (self._summary or PartialSummary()) + encoded.summary
         if encoded.fallback_reason:
             self._fallbacks[encoded.fallback_reason] = self._fallbacks.get(encoded.fallback_reason, 0) + 1
+        if encoded.base_reason:
+            self._base_reasons[encoded.base_reason] = self._base_reasons.get(encoded.base_reason, 0) + 1
 
     def copy(self, record: bytes, record_crc32c: int, payload_key: str, details: ChunkDetails, number: int) -> int:
         """Add a record of another payload, with its details there; return its number in this payload.
@@ -107,6 +110,7 @@ class Totals:
             "lossy": self._lossy,
             "summary": None if self._summary is None else astuple(self._summary),
             "fallbacks": self._fallbacks,
+            "base_reasons": self._base_reasons,
         }
 
     @classmethod
@@ -125,10 +129,17 @@ class Totals:
         totals._lossy = fields["lossy"]
         totals._summary = None if fields["summary"] is None else PartialSummary(*fields["summary"])
         totals._fallbacks = fields["fallbacks"]
+        # Older versions knew no bases.
+        totals._base_reasons = fields.get("base_reasons", {})
         return totals
 
     def _fallback_reason(self) -> str:
-        return _reason(self._plan, self._fallbacks, len(self.index))
+        reasons = [_reason(self._plan, self._fallbacks, len(self.index))]
+        if self._base_reasons:
+            count = sum(self._base_reasons.values())
+            first = next(iter(self._base_reasons))
+            reasons.append(f"{count} of {len(self.index)} chunks are stored without the base: {first}")
+        return "; ".join(filter(None, reasons))
 
 
 def overhead_of(details: ChunkDetails, record_bytes: int) -> int:

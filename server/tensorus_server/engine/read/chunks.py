@@ -150,8 +150,12 @@ class TensorChunks:
 
     def key(self, payload: int) -> str:
         """Return the key of a payload in the chunk store. Argument as of `read_details`."""
+        return self.locator(payload).key
+
+    def locator(self, payload: int) -> Locator:
+        """Return the place of a payload. Argument as of `read_details`."""
         table = self.table
-        return self.own.locator.key if table is None or payload == 0 else table.payloads[payload - 1].key
+        return self.own.locator if table is None or payload == 0 else table.payloads[payload - 1]
 
     @contextmanager
     def _payload_of(self, chunk: int) -> Iterator[tuple[Payload, int]]:

@@ -329,9 +329,7 @@ def _read_run(tensor: Tensor, chunks: TensorChunks, run: _Run, accepted: _Accept
     return _decoded_piece(chunks, run, _parse(tensor, run.chunk, record))
 
 
-def _coarse_piece(
-    tensor: Tensor, chunks: TensorChunks, run: _Run, record: ChunkRecord, accepted: _Accepted
-) -> Piece:
+def _coarse_piece(tensor: Tensor, chunks: TensorChunks, run: _Run, record: ChunkRecord, accepted: _Accepted) -> Piece:
     if run.stop - run.start == record.canonical_bytes and accepted.codecs:
         ids = _codec_ids(tensor, run.chunk, record)
         if accepted.codecs.issuperset(ids):

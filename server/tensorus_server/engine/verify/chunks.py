@@ -104,8 +104,8 @@ class StoredChunks:
             record: the chunk's record.
 
         Raises:
-            DataCorruptError: the record does not decode; or a base that it needs is damaged, and then the fact `base` is the key
-                of its payload. If that payload is missing or its chunk index is damaged, this is raised once.
+            DataCorruptError: the record does not decode; or a base that it needs is damaged, and then the fact `base` is the
+                key of its payload. If that payload is missing or its chunk index is damaged, this is raised once.
             StoreUnavailableError: the payload of a base cannot be opened now; raised once.
             UnsupportedCodecError: a codec is not installed.
         """
