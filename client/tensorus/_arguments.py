@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import operator
 import uuid
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, get_args
 
 from tensorus._arrays.canonical import as_numpy, canonical_blocks, default_kind, dtype_name, from_canonical
 from tensorus._arrays.indexing import parse_index
 from tensorus._arrays.sample import sample_of
-from tensorus._backend import Listing, Part, Upload
+from tensorus._backend import Listing, Part, State, Upload
 from tensorus._where import filter_text
 from tensorus.errors import (
     AlreadyExistsError,
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
     from tensorus._arrays.canonical import AnyArray
     from tensorus._backend import Sample
     from tensorus._where import Where
-    from tensorus.types import AsArray, Index, OnConflict, TensorInfo
+    from tensorus.types import AsArray, At, Index, OnConflict, TensorInfo
 
 __all__ = [
     "DELETES_PER_CALL",
     "READS_PER_CALL",
+    "at_of",
     "batches",
     "dataset_name",
     "dataset_taken",
@@ -45,8 +47,11 @@ __all__ = [
     "precision_of",
     "progress_of",
     "record_of",
+    "restored_state",
+    "retention_of",
     "sample_from",
     "selection_of",
+    "snapshot_name",
     "tensor_name",
     "upload_of",
     "uploads_of",
@@ -64,7 +69,9 @@ DELETES_PER_CALL = 1000
 _PRECISIONS = get_args(Precision)
 
 _COUNT_MAX = 2**64 - 1
-"""Maximum of a limit, sample and seed in the contract."""
+"""Maximum of a limit, sample, seed and generation in the contract."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def dataset_name(dataset: object) -> str:
@@ -75,6 +82,64 @@ def dataset_name(dataset: object) -> str:
 def tensor_name(tensor_id: object) -> str:
     """Return a tensor's id; raise `TypeError` if it is not a str."""
     return _text("id of a tensor", tensor_id)
+
+
+def snapshot_name(name: object) -> str:
+    """Return a snapshot's name; raise `TypeError` if it is not a str."""
+    return _text("name of a snapshot", name)
+
+
+def at_of(at: At | None) -> State | None:
+    """Return the state that a user means; None: the current one.
+
+    Raises:
+        TypeError: it is neither a snapshot's name, nor a generation, nor a time.
+        InvalidRequestError: the generation is out of range, or the time has no place in UTC.
+    """
+    if at is None:
+        return None
+    if isinstance(at, str):
+        return State(snapshot=snapshot_name(at))
+    if isinstance(at, datetime):
+        return State(time_us=_time_us(at))
+    # A bool is an int in Python, but nobody means a generation by it.
+    if isinstance(at, bool) or not hasattr(at, "__index__"):
+        raise TypeError(f"at is a {type(at).__name__}, must be a str (snapshot), an int (generation) or a datetime")
+    generation = operator.index(at)
+    if not 0 <= generation <= _COUNT_MAX:
+        raise InvalidRequestError(
+            f"at is {generation}, a generation must be from 0 to {_COUNT_MAX}", reason="INVALID_REQUEST"
+        )
+    return State(generation=generation)
+
+
+def restored_state(at: At) -> State:
+    """Return the state to restore. Raises as `at_of`; `TypeError` for None."""
+    state = at_of(at)
+    if state is None:
+        raise TypeError("at is None, must name the state to restore")
+    return state
+
+
+def _time_us(time: datetime) -> int:
+    """Return a time in microseconds since 1970; one without a time zone is local time."""
+    try:
+        return (time.astimezone(UTC) - _EPOCH) // timedelta(microseconds=1)
+    except (OverflowError, ValueError, OSError) as error:
+        raise InvalidRequestError(
+            f"at is {time}, which is no time in UTC: {error}", reason="INVALID_REQUEST"
+        ) from error
+
+
+def retention_of(retention: timedelta | None) -> timedelta | None:
+    """Return a retention.
+
+    Raises:
+        TypeError: it is no timedelta.
+    """
+    if retention is not None and not isinstance(retention, timedelta):
+        raise TypeError(f"retention is a {type(retention).__name__}, must be a datetime.timedelta")
+    return retention
 
 
 def _text(what: str, text: object, *, reason: str = "INVALID_NAME") -> str:
@@ -108,18 +173,20 @@ def listing_of(
     limit: int | None,
     sample: int | None = None,
     seed: int | None = None,
+    at: At | None = None,
 ) -> Listing:
     """Return a listing from the arguments of `query` and `list`.
 
     Raises:
         InvalidRequestError: a number is out of range.
+        TypeError: see `at_of`.
     """
     for name, value in (("limit", limit), ("sample", sample), ("seed", seed)):
         if value is not None and not 0 <= value <= _COUNT_MAX:
             raise InvalidRequestError(f"{name} is {value}, must be from 0 to {_COUNT_MAX}", reason="INVALID_REQUEST")
     text = _text("filter", filter_text(where), reason="INVALID_FILTER")
     order = _text("order_by", order_by or "", reason="INVALID_REQUEST")
-    return Listing(dataset_name(dataset), text, order, limit, sample, seed)
+    return Listing(dataset_name(dataset), text, order, limit, sample, seed, at_of(at))
 
 
 def _array_kind(as_: AsArray | None) -> AsArray:

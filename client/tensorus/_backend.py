@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from datetime import timedelta
     from typing import Any
 
     from tensorus.errors import DataCorruptError, TensorusError
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
         Policy,
         PolicyExplanation,
         Progress,
+        RestoreReport,
         Schema,
+        SnapshotInfo,
         StoreStats,
         TensorInfo,
         VerifyProgress,
@@ -40,6 +43,7 @@ __all__ = [
     "Listing",
     "Part",
     "Sample",
+    "State",
     "Upload",
     "Write",
 ]
@@ -120,6 +124,16 @@ class Part:
 
 
 @dataclass(frozen=True)
+class State:
+    """A state of a dataset. Exactly one field is set."""
+
+    snapshot: str | None = None
+    generation: int | None = None
+    time_us: int | None = None
+    """Microseconds since 1970."""
+
+
+@dataclass(frozen=True)
 class Listing:
     """A selection of a dataset's tensors, with an order."""
 
@@ -129,6 +143,8 @@ class Listing:
     limit: int | None = None
     sample: int | None = None
     seed: int | None = None
+    at: State | None = None
+    """None: the current state."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +203,13 @@ class Backend(Protocol):
     """The operations that a client needs from a server or an engine. Every method raises `TensorusError`."""
 
     def create_dataset(
-        self, name: str, policy: Policy | None, schema: Schema | None, *, repeatable: bool
+        self,
+        name: str,
+        policy: Policy | None,
+        schema: Schema | None,
+        retention: timedelta | None,
+        *,
+        repeatable: bool,
     ) -> DatasetInfo:
         """Create a dataset.
 
@@ -201,14 +223,28 @@ class Backend(Protocol):
     def list_datasets(self) -> list[DatasetInfo | DataCorruptError]:
         """Return all datasets: intact ones in order of creation, damaged ones as errors."""
 
-    def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
-        """Replace the policy, the schema, or both; None leaves one unchanged."""
+    def update_dataset(
+        self, name: str, policy: Policy | None, schema: Schema | None, retention: timedelta | None
+    ) -> DatasetInfo:
+        """Replace policy, schema and retention; None leaves one unchanged."""
 
-    def delete_dataset(self, name: str) -> int:
+    def delete_dataset(self, name: str, *, drop_snapshots: bool) -> int:
         """Delete a dataset with its tensors, and return the number of tensors."""
 
-    def dataset_stats(self, name: str) -> DatasetStats:
+    def dataset_stats(self, name: str, at: State | None) -> DatasetStats:
         """Return totals over a dataset's tensors."""
+
+    def create_snapshot(self, dataset: str, name: str) -> SnapshotInfo:
+        """Give a dataset's current state a name."""
+
+    def list_snapshots(self, dataset: str) -> list[SnapshotInfo | DataCorruptError]:
+        """Return a dataset's snapshots: intact ones oldest first, damaged ones as errors."""
+
+    def drop_snapshot(self, dataset: str, name: str) -> None:
+        """Drop a snapshot."""
+
+    def restore(self, dataset: str, at: State, *, discard_newer: bool) -> RestoreReport:
+        """Make a dataset's tensors those of an earlier state."""
 
     def insert(
         self,
@@ -219,7 +255,9 @@ class Backend(Protocol):
     ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
         """Store the uploads, and yield the position and outcome of each as soon as it is known."""
 
-    def get(self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Iterator[Arrival]:
+    def get(
+        self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool, at: State | None = None
+    ) -> Iterator[Arrival]:
         """Read tensors, the same part of each; at most 10,000 ids, as in the contract."""
 
     def query(self, listing: Listing, *, with_data: bool, precision: str | None = None) -> Iterator[Arrival]:

@@ -18,28 +18,33 @@ from tensorus._from_engine import (
     dataset_info,
     progress_info,
     report_info,
+    restore_info,
+    snapshot_info,
     stats_info,
     store_stats_info,
 )
 from tensorus._grpc.convert_dataset import policy_to, schema_to
+from tensorus._grpc.convert_history import retention_to, state_to
 from tensorus.errors import DataCorruptError, TensorusError, UnavailableError, error_for
 from tensorus_server.app import open_engine
 from tensorus_server.config import EngineConfig
 from tensorus_server.engine.verify.verification import Target
 from tensorus_server.errors import facts_of, reason_of
 from tensorus_server.rpc.convert import policy_from, schema_from
+from tensorus_server.rpc.convert_history import at_from, retention_from
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Sequence
+    from datetime import timedelta
 
-    from tensorus._backend import Finding
-    from tensorus.types import DatasetInfo, DatasetStats, Policy, Schema, StoreStats
+    from tensorus._backend import Finding, State
+    from tensorus.types import DatasetInfo, DatasetStats, Policy, RestoreReport, Schema, SnapshotInfo, StoreStats
     from tensorus_codecs.policy import StoragePolicy
     from tensorus_server import model
     from tensorus_server.engine.engine import Engine
 
-__all__ = ["EmbeddedStore", "as_tensorus_errors", "error_of_ours"]
+__all__ = ["EmbeddedStore", "as_tensorus_errors", "engine_state", "error_of_ours"]
 
 _PROGRESS_EVERY_S = 0.5
 """How often a verification tells its progress: as often as a server does."""
@@ -79,12 +84,14 @@ class EmbeddedStore:
         name: str,
         policy: Policy | None,
         schema: Schema | None,
+        retention: timedelta | None,
         *,
         repeatable: bool,  # noqa: ARG002 - an engine in this process always answers
     ) -> DatasetInfo:
         """See `Backend`."""
         with as_tensorus_errors():
-            return dataset_info(self._engine.create_dataset(name, _policy(policy), _schema(schema)))
+            retention_s = _retention_s(retention, name) or 0
+            return dataset_info(self._engine.create_dataset(name, _policy(policy), _schema(schema), retention_s))
 
     def get_dataset(self, name: str) -> DatasetInfo:
         """See `Backend`."""
@@ -103,20 +110,51 @@ class EmbeddedStore:
                     break
         return [_damage(dataset) if isinstance(dataset, Exception) else dataset_info(dataset) for dataset in found]
 
-    def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
+    def update_dataset(
+        self, name: str, policy: Policy | None, schema: Schema | None, retention: timedelta | None
+    ) -> DatasetInfo:
         """See `Backend`."""
         with as_tensorus_errors():
-            return dataset_info(self._engine.update_dataset(name, _policy(policy), _schema(schema)))
+            retention_s = _retention_s(retention, name)
+            return dataset_info(self._engine.update_dataset(name, _policy(policy), _schema(schema), retention_s))
 
-    def delete_dataset(self, name: str) -> int:
+    def delete_dataset(self, name: str, *, drop_snapshots: bool) -> int:
         """See `Backend`."""
         with as_tensorus_errors():
-            return self._engine.delete_dataset(name)
+            return self._engine.delete_dataset(name, drop_snapshots=drop_snapshots)
 
-    def dataset_stats(self, name: str) -> DatasetStats:
+    def dataset_stats(self, name: str, at: State | None) -> DatasetStats:
         """See `Backend`."""
         with as_tensorus_errors():
-            return stats_info(self._engine.dataset_stats(name))
+            return stats_info(self._engine.dataset_stats(name, engine_state(at, name)))
+
+    def create_snapshot(self, dataset: str, name: str) -> SnapshotInfo:
+        """See `Backend`."""
+        with as_tensorus_errors():
+            return snapshot_info(self._engine.snapshots.create(dataset, name))
+
+    def list_snapshots(self, dataset: str) -> list[SnapshotInfo | DataCorruptError]:
+        """See `Backend`."""
+        with as_tensorus_errors():
+            found: list[model.Snapshot | Exception] = []
+            token = ""
+            while True:
+                page, token = self._engine.snapshots.page(dataset, page_token=token)
+                found += page
+                if not token:
+                    break
+        return [_damage(one) if isinstance(one, Exception) else snapshot_info(one) for one in found]
+
+    def drop_snapshot(self, dataset: str, name: str) -> None:
+        """See `Backend`."""
+        with as_tensorus_errors():
+            self._engine.snapshots.drop(dataset, name)
+
+    def restore(self, dataset: str, at: State, *, discard_newer: bool) -> RestoreReport:
+        """See `Backend`."""
+        with as_tensorus_errors():
+            state = at_from(state_to(at), dataset=dataset)
+            return restore_info(self._engine.snapshots.restore(dataset, state, discard_newer=discard_newer))
 
     def store_stats(self) -> StoreStats:
         """See `Backend`."""
@@ -155,6 +193,15 @@ class EmbeddedStore:
 
 def _policy(policy: Policy | None) -> StoragePolicy | None:
     return None if policy is None else policy_from(policy_to(policy))
+
+
+def engine_state(at: State | None, dataset: str) -> model.At | None:
+    """Return a state of a dataset as the engine takes it, by way of the contract, so that both clients refuse alike."""
+    return None if at is None else at_from(state_to(at), dataset=dataset)
+
+
+def _retention_s(retention: timedelta | None, dataset: str) -> int | None:
+    return None if retention is None else retention_from(retention_to(retention), dataset=dataset)
 
 
 def _schema(schema: Schema | None) -> model.Schema | None:

@@ -15,12 +15,14 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from tensorus._grpc.convert_dataset import dataset_from, explanation_from, stats_from
+from tensorus._grpc.convert_history import restored_from, snapshot_from
 from tensorus._grpc.convert_store import progress_from, report_from, store_stats_from
 from tensorus._grpc.tensor_info import described, measured
 from tensorus.types import Damage, EncodingShare, ValueSummary
 from tensorus_server import model
 from tensorus_server.errors import reason_of
 from tensorus_server.rpc.convert import dataset_to, explanation_to, stats_to
+from tensorus_server.rpc.convert_history import restored_to, snapshot_to
 from tensorus_server.rpc.convert_store import progress_to, report_to, store_stats_to
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
         DatasetInfo,
         DatasetStats,
         PolicyExplanation,
+        RestoreReport,
+        SnapshotInfo,
         StoreStats,
         TensorInfo,
         VerifyProgress,
@@ -45,6 +49,8 @@ __all__ = [
     "explanation_info",
     "progress_info",
     "report_info",
+    "restore_info",
+    "snapshot_info",
     "stats_info",
     "store_stats_info",
     "tensor_info",
@@ -68,6 +74,16 @@ def stats_info(stats: model.DatasetStats) -> DatasetStats:
     """Return a dataset's sums, converted as a server and its client would."""
     damaged_ids = tuple(damage.facts["tensor"] for damage in stats.damages)
     return replace(stats_from(stats_to(stats)), damaged_ids=damaged_ids)
+
+
+def snapshot_info(snapshot: model.Snapshot) -> SnapshotInfo:
+    """Return a snapshot, converted as a server and its client would."""
+    return snapshot_from(snapshot_to(snapshot))
+
+
+def restore_info(restored: model.Restored) -> RestoreReport:
+    """Return the result of a restore, converted as a server and its client would."""
+    return restored_from(restored_to(restored))
 
 
 def explanation_info(explanation: Explanation) -> PolicyExplanation:

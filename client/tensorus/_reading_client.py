@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensorus._arguments import (
     READS_PER_CALL,
+    at_of,
     batches,
     dataset_name,
     listing_of,
@@ -20,7 +21,7 @@ from tensorus._arguments import (
 from tensorus._arrays.assemble import headers
 from tensorus._damage import intact
 from tensorus._forks import of_this_process
-from tensorus._store_client import StoreClient
+from tensorus._history_client import HistoryClient
 from tensorus.types import Record
 
 if TYPE_CHECKING:
@@ -30,12 +31,12 @@ if TYPE_CHECKING:
     from tensorus._backend import Arrival
     from tensorus._damage import OnDamaged
     from tensorus._where import Where
-    from tensorus.types import AsArray, Index, Precision, Progress, TensorInfo
+    from tensorus.types import AsArray, At, Index, Precision, Progress, TensorInfo
 
 __all__ = ["ReadingClient"]
 
 
-class ReadingClient(StoreClient):
+class ReadingClient(HistoryClient):
     """The part of `Client` that reads tensors."""
 
     def get(
@@ -47,6 +48,7 @@ class ReadingClient(StoreClient):
         dtype: str | None = None,
         precision: Precision | None = None,
         as_: AsArray | None = None,
+        at: At | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Any:  # `Any`: a torch tensor or a NumPy array, as asked for
         """Return a tensor, or a part of it.
@@ -62,6 +64,8 @@ class ReadingClient(StoreClient):
                 The dtype stays float32, and chunks whose encoding saves nothing are read exactly. `info`, `get_many` and
                 `query` tell how large the error can be: `TensorInfo.coarse_error`. None: the stored values.
             as_: "torch" or "numpy". None: torch if it is installed, else NumPy.
+            at: the state of the dataset to read: the name of a snapshot, a generation, or a time (without a time zone: local
+                time). None: the current one.
             on_progress: called as bytes arrive, on the caller's thread.
 
         Returns:
@@ -69,12 +73,13 @@ class ReadingClient(StoreClient):
 
         Raises:
             DatasetNotFoundError, TensorNotFoundError: the dataset or tensor does not exist.
+            SnapshotNotFoundError, StateNotKeptError: there is no such snapshot, or the state is not kept.
             IndexError: an integer is out of bounds.
             UnsupportedDTypeError, InvalidRequestError: the dtype or precision is unknown, or the cast is not supported.
             DataCorruptError: the stored data is damaged.
         """
         part, finish = selection_of(index, dtype, as_, precision)
-        arrivals = self._backend.get(dataset_name(dataset), [tensor_name(id)], part, with_data=True)
+        arrivals = self._backend.get(dataset_name(dataset), [tensor_name(id)], part, with_data=True, at=at_of(at))
         for info, array in self._assembler.assemble(arrivals, on_progress):
             return finish(info, array)
         raise without_result("read", dataset, id)
@@ -86,6 +91,7 @@ class ReadingClient(StoreClient):
         *,
         precision: Precision | None = None,
         as_: AsArray | None = None,
+        at: At | None = None,
         on_damaged: OnDamaged = None,
     ) -> Iterator[Record]:
         """Yield tensors by id, in the given order, in one stream.
@@ -95,6 +101,7 @@ class ReadingClient(StoreClient):
             ids: ids of the tensors.
             precision: as for `get`.
             as_: "torch" or "numpy". None: torch if it is installed, else NumPy.
+            at: as for `get`.
             on_damaged: called with the error of each damaged tensor; the others are still yielded. None: the first error is
                 raised.
 
@@ -103,8 +110,8 @@ class ReadingClient(StoreClient):
             DataCorruptError: a tensor is damaged; raised when the iteration reaches it.
         """
         name, wanted, backend = dataset_name(dataset), [tensor_name(tensor_id) for tensor_id in ids], self._backend
-        part = part_of(precision)
-        reads = (backend.get(name, batch, part, with_data=True) for batch in batches(wanted, READS_PER_CALL))
+        part, state = part_of(precision), at_of(at)
+        reads = (backend.get(name, batch, part, with_data=True, at=state) for batch in batches(wanted, READS_PER_CALL))
         return self._records(chain.from_iterable(reads), record_of(as_), on_damaged)
 
     def query(
@@ -119,6 +126,7 @@ class ReadingClient(StoreClient):
         with_data: bool = True,
         precision: Precision | None = None,
         as_: AsArray | None = None,
+        at: At | None = None,
         on_damaged: OnDamaged = None,
     ) -> Iterator[Record]:
         """Yield the tensors that match a filter.
@@ -134,6 +142,7 @@ class ReadingClient(StoreClient):
             with_data: False skips the values: `Record.tensor` is None.
             precision: as for `get`.
             as_: "torch" or "numpy". None: torch if it is installed, else NumPy.
+            at: as for `get`.
             on_damaged: called with the error of each damaged tensor; the others are still yielded. None: the first error is
                 raised.
 
@@ -142,7 +151,7 @@ class ReadingClient(StoreClient):
             InvalidFilterError: the filter does not parse; the message names the position.
             DataCorruptError: a tensor is damaged; raised when the iteration reaches it.
         """
-        listing = listing_of(dataset, where, order_by=order_by, limit=limit, sample=sample, seed=seed)
+        listing = listing_of(dataset, where, order_by=order_by, limit=limit, sample=sample, seed=seed, at=at)
         finish = record_of(as_)
         arrivals = self._backend.query(listing, with_data=with_data, precision=precision_of(precision))
         if with_data:
@@ -156,6 +165,7 @@ class ReadingClient(StoreClient):
         *,
         order_by: str | None = None,
         limit: int | None = None,
+        at: At | None = None,
         on_damaged: OnDamaged = None,
     ) -> Iterator[TensorInfo]:
         """Yield descriptions of a dataset's tensors without their values, fetched page by page. Arguments as for `query`.
@@ -165,7 +175,7 @@ class ReadingClient(StoreClient):
             InvalidFilterError: the filter does not parse; the message names the position.
             DataCorruptError: a tensor is damaged; the message names it. The intact tensors of its page are yielded first.
         """
-        found = self._backend.list_tensors(listing_of(dataset, where, order_by=order_by, limit=limit))
+        found = self._backend.list_tensors(listing_of(dataset, where, order_by=order_by, limit=limit, at=at))
         return of_this_process(intact(found, on_damaged))
 
     def info(
@@ -174,6 +184,7 @@ class ReadingClient(StoreClient):
         id: str,  # noqa: A002 - the field's word
         *,
         precision: Precision | None = None,
+        at: At | None = None,
     ) -> TensorInfo:
         """Return the description of a tensor: everything except its values.
 
@@ -181,12 +192,14 @@ class ReadingClient(StoreClient):
             dataset: name of the dataset.
             id: id of the tensor.
             precision: as for `get`; `TensorInfo.coarse_error` then is the bound of the error of such a read.
+            at: as for `get`.
 
         Raises:
             DatasetNotFoundError, TensorNotFoundError: the dataset or tensor does not exist.
         """
-        part = part_of(precision)
-        for info in headers(self._backend.get(dataset_name(dataset), [tensor_name(id)], part, with_data=False)):
+        part, state = part_of(precision), at_of(at)
+        arrivals = self._backend.get(dataset_name(dataset), [tensor_name(id)], part, with_data=False, at=state)
+        for info in headers(arrivals):
             return info
         raise without_result("read", dataset, id)
 

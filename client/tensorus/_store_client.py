@@ -1,10 +1,13 @@
-"""What the synchronous client does with datasets and with the store as a whole, and its life. `client.py` has the tensors."""
+"""What the synchronous client does with datasets and with the store as a whole, and its life.
+
+`_history_client.py` has the snapshots, `client.py` the tensors.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from tensorus._arguments import dataset_name, dataset_taken, policy_of, verified_part
+from tensorus._arguments import at_of, dataset_name, dataset_taken, policy_of, retention_of, verified_part
 from tensorus._arrays.assemble import Assembler
 from tensorus._damage import intact
 from tensorus._verifying import Verifying
@@ -13,11 +16,12 @@ from tensorus.errors import AlreadyExistsError, UnavailableError
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Iterable
+    from datetime import timedelta
 
     from tensorus._backend import Backend
     from tensorus._damage import OnDamaged
     from tensorus._verifying import OnDamage, OnVerifyProgress
-    from tensorus.types import DatasetInfo, DatasetStats, Policy, Schema, StoreStats, VerifyReport
+    from tensorus.types import At, DatasetInfo, DatasetStats, Policy, Schema, StoreStats, VerifyReport
 
 __all__ = ["StoreClient"]
 
@@ -56,6 +60,7 @@ class StoreClient:
         preset: str | None = None,
         policy: Policy | None = None,
         schema: Schema | None = None,
+        retention: timedelta | None = None,
         exist_ok: bool = False,
     ) -> DatasetInfo:
         """Create a dataset.
@@ -65,6 +70,8 @@ class StoreClient:
             preset: the name of a storage policy; short for `policy=Policy(preset=...)`.
             policy: the storage policy in detail. Without `preset` and `policy`, tensors are stored losslessly.
             schema: the dtype, shape and metadata that every tensor must have.
+            retention: how long tensors stay readable after they were replaced, changed or deleted, in whole seconds. None: not
+                at all, but for what snapshots need.
             exist_ok: if the dataset exists, return it unchanged.
 
         Raises:
@@ -73,7 +80,7 @@ class StoreClient:
         """
         try:
             return self._backend.create_dataset(
-                dataset_name(name), policy_of(preset, policy), schema, repeatable=exist_ok
+                dataset_name(name), policy_of(preset, policy), schema, retention_of(retention), repeatable=exist_ok
             )
         except AlreadyExistsError as error:
             if not exist_ok:
@@ -101,30 +108,51 @@ class StoreClient:
         return self._backend.get_dataset(dataset_name(name))
 
     def update_dataset(
-        self, name: str, *, preset: str | None = None, policy: Policy | None = None, schema: Schema | None = None
+        self,
+        name: str,
+        *,
+        preset: str | None = None,
+        policy: Policy | None = None,
+        schema: Schema | None = None,
+        retention: timedelta | None = None,
     ) -> DatasetInfo:
-        """Replace the policy, the schema, or both. They apply to later inserts; stored tensors do not change.
+        """Replace the policy, the schema or the retention; None leaves one as it is.
+
+        Policy and schema apply to later inserts. Stored tensors do not change. A shorter retention also applies to what was
+        replaced and deleted before, which is then deleted for good.
 
         Raises:
             DatasetNotFoundError: the dataset does not exist.
         """
-        return self._backend.update_dataset(dataset_name(name), policy_of(preset, policy), schema)
+        return self._backend.update_dataset(
+            dataset_name(name), policy_of(preset, policy), schema, retention_of(retention)
+        )
 
-    def delete_dataset(self, name: str) -> int:
-        """Delete a dataset with all its tensors, and return the number of tensors.
+    def delete_dataset(self, name: str, *, drop_snapshots: bool = False) -> int:
+        """Delete a dataset with all its tensors and past states, and return the number of tensors.
+
+        Args:
+            name: name of the dataset.
+            drop_snapshots: also delete it if it has snapshots.
 
         Raises:
             DatasetNotFoundError: the dataset does not exist.
+            HasSnapshotsError: the dataset has snapshots, and `drop_snapshots` is False.
         """
-        return self._backend.delete_dataset(dataset_name(name))
+        return self._backend.delete_dataset(dataset_name(name), drop_snapshots=drop_snapshots)
 
-    def stats(self, dataset: str) -> DatasetStats:
+    def stats(self, dataset: str, *, at: At | None = None) -> DatasetStats:
         """Return totals over a dataset's tensors: counts, sizes and the largest errors.
 
+        Args:
+            dataset: name of the dataset.
+            at: as for `get`.
+
         Raises:
             DatasetNotFoundError: the dataset does not exist.
+            SnapshotNotFoundError, StateNotKeptError: there is no such snapshot, or the state is not kept.
         """
-        return self._backend.dataset_stats(dataset_name(dataset))
+        return self._backend.dataset_stats(dataset_name(dataset), at_of(at))
 
     def store_stats(self) -> StoreStats:
         """Return the sizes of the whole store: its tensors, what waits to be deleted, and the disk."""

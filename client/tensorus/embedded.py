@@ -23,7 +23,7 @@ from tensorus_codecs.dtypes import dtype_by_name, dtype_by_number
 from tensorus_codecs.errors import CodecError
 
 try:
-    from tensorus._embedded_store import EmbeddedStore, as_tensorus_errors, error_of_ours
+    from tensorus._embedded_store import EmbeddedStore, as_tensorus_errors, engine_state, error_of_ours
     from tensorus._from_engine import explanation_info, tensor_info
     from tensorus_server import model
     from tensorus_server.engine.explain import Explainer
@@ -44,7 +44,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from tensorus._backend import Arrival, InsertOptions, Listing, Part, Sample, Upload
+    from tensorus._backend import Arrival, InsertOptions, Listing, Part, Sample, State, Upload
     from tensorus.types import Policy, PolicyExplanation, TensorInfo
     from tensorus_codecs.dtypes import DType
     from tensorus_server.engine.insert.stream import InsertStream, ItemProgress
@@ -135,7 +135,9 @@ class EmbeddedBackend(EmbeddedStore, Backend):
         finally:
             stream.abort()
 
-    def get(self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Iterator[Arrival]:
+    def get(
+        self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool, at: State | None = None
+    ) -> Iterator[Arrival]:
         """See `Backend`."""
         slices = None if part is None or part.is_whole else model.SliceSet(part.axes, part.trailing_axes)
         # By way of the contract, so that both clients refuse alike.
@@ -143,7 +145,8 @@ class EmbeddedBackend(EmbeddedStore, Backend):
         precision = None if part is None else precision_from(precision_to(part.precision))
         reads = [model.Read(tensor_id, slices) for tensor_id in ids]
         with as_tensorus_errors():
-            for item, found in enumerate(self._engine.find(dataset, reads, with_payloads=with_data)):
+            tensors = self._engine.find(dataset, reads, with_payloads=with_data, at=engine_state(at, dataset))
+            for item, found in enumerate(tensors):
                 if isinstance(found, Exception):
                     yield Failed(item, error_of_ours(found))
                 else:
@@ -151,7 +154,7 @@ class EmbeddedBackend(EmbeddedStore, Backend):
 
     def query(self, listing: Listing, *, with_data: bool, precision: str | None = None) -> Iterator[Arrival]:
         """See `Backend`."""
-        at = precision_from(precision_to(precision))
+        wanted = precision_from(precision_to(precision))
         with as_tensorus_errors():
             query = Query(
                 dataset=listing.dataset,
@@ -160,12 +163,13 @@ class EmbeddedBackend(EmbeddedStore, Backend):
                 limit=listing.limit,
                 sample=listing.sample,
                 seed=listing.seed,
+                at=engine_state(listing.at, listing.dataset),
             )
             for item, found in enumerate(self._engine.select(query, with_payloads=with_data)):
                 if isinstance(found, Exception):
                     yield Failed(item, error_of_ours(found))
                 else:
-                    yield from self._read(item, found, None, None, at, with_data=with_data)
+                    yield from self._read(item, found, None, None, wanted, with_data=with_data)
 
     def list_tensors(self, listing: Listing) -> Iterator[TensorInfo | DataCorruptError]:
         """See `Backend`."""

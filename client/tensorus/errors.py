@@ -3,10 +3,14 @@
 TensorusError
 ├── NotFoundError (also LookupError)
 │   ├── DatasetNotFoundError
-│   └── TensorNotFoundError
+│   ├── TensorNotFoundError
+│   ├── SnapshotNotFoundError
+│   └── StateNotKeptError
 ├── AlreadyExistsError
 │   └── StoredDifferentlyError     the same values are stored, with other metadata or less exact than requested
 ├── GenerationMismatchError
+├── NewerTensorsError              a restore would lose tensors that nothing keeps
+├── HasSnapshotsError
 ├── InsertAbandonedError           another tensor of the same all-or-nothing insert failed
 ├── InvalidRequestError (also ValueError)
 │   ├── InvalidNameError
@@ -50,6 +54,7 @@ __all__ = [
     "DataCorruptError",
     "DatasetNotFoundError",
     "GenerationMismatchError",
+    "HasSnapshotsError",
     "InsertAbandonedError",
     "InsertManyError",
     "InternalError",
@@ -61,10 +66,13 @@ __all__ = [
     "InvalidShapeError",
     "InvalidSliceError",
     "LimitExceededError",
+    "NewerTensorsError",
     "NotFoundError",
     "NotImplementedByServerError",
     "OverloadedError",
     "SchemaMismatchError",
+    "SnapshotNotFoundError",
+    "StateNotKeptError",
     "StorageFullError",
     "StoredDifferentlyError",
     "TensorNotFoundError",
@@ -91,7 +99,7 @@ class ConnectionLostWarning(UserWarning):
 
 
 class NotFoundError(TensorusError, LookupError):
-    """A dataset or tensor does not exist."""
+    """A dataset, a tensor, a snapshot or an earlier state does not exist."""
 
 
 class DatasetNotFoundError(NotFoundError):
@@ -102,8 +110,16 @@ class TensorNotFoundError(NotFoundError):
     """No tensor of the dataset has this id."""
 
 
+class SnapshotNotFoundError(NotFoundError):
+    """The dataset has no snapshot with this name."""
+
+
+class StateNotKeptError(NotFoundError):
+    """The dataset's state at this generation or time is not kept, or is not reached yet."""
+
+
 class AlreadyExistsError(TensorusError):
-    """A dataset already has this name, or another tensor already has this id."""
+    """A dataset or a snapshot already has this name, or another tensor already has this id."""
 
 
 class StoredDifferentlyError(AlreadyExistsError):
@@ -112,6 +128,14 @@ class StoredDifferentlyError(AlreadyExistsError):
 
 class GenerationMismatchError(TensorusError):
     """The stored tensor has another generation than required, or exists although it must not."""
+
+
+class NewerTensorsError(TensorusError):
+    """A restore would lose tensors that no snapshot and no retention keeps."""
+
+
+class HasSnapshotsError(TensorusError):
+    """A dataset with snapshots was to be deleted."""
 
 
 class InsertAbandonedError(TensorusError):
@@ -220,9 +244,13 @@ class InsertManyError(TensorusError):
 _BY_REASON: dict[str, type[TensorusError]] = {
     "DATASET_NOT_FOUND": DatasetNotFoundError,
     "TENSOR_NOT_FOUND": TensorNotFoundError,
+    "SNAPSHOT_NOT_FOUND": SnapshotNotFoundError,
+    "STATE_NOT_KEPT": StateNotKeptError,
     "ALREADY_EXISTS": AlreadyExistsError,
     "STORED_DIFFERENTLY": StoredDifferentlyError,
     "GENERATION_MISMATCH": GenerationMismatchError,
+    "NEWER_TENSORS": NewerTensorsError,
+    "HAS_SNAPSHOTS": HasSnapshotsError,
     "INVALID_REQUEST": InvalidRequestError,
     "INVALID_NAME": InvalidNameError,
     "INVALID_SHAPE": InvalidShapeError,

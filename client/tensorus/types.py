@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tensorus._lazy import LazyFields
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsArray",
+    "At",
     "DTypeShare",
     "Damage",
     "DatasetInfo",
@@ -28,7 +30,9 @@ __all__ = [
     "Precision",
     "Progress",
     "Record",
+    "RestoreReport",
     "Schema",
+    "SnapshotInfo",
     "StoreStats",
     "TensorInfo",
     "ValueSummary",
@@ -47,6 +51,9 @@ AsArray: TypeAlias = Literal["torch", "numpy"]
 
 Precision: TypeAlias = Literal["bf16"]
 """How exact the values of a read must be: "bf16" allows float32 to be rounded to bfloat16."""
+
+At: TypeAlias = "str | int | datetime"
+"""A state of a dataset: the name of a snapshot, a generation, or a time. A time without a time zone is local time."""
 
 OnConflict: TypeAlias = Literal["error", "replace"]
 """What an insert does if another tensor has its id: fail, or replace it."""
@@ -199,6 +206,35 @@ class DatasetInfo:
     schema: Schema
     created: datetime
     """Time of creation, UTC."""
+    retention: timedelta = timedelta(0)
+    """How long tensors stay readable after they were replaced, changed or deleted; zero: not at all."""
+
+
+@dataclass(frozen=True)
+class SnapshotInfo:
+    """A named state of a dataset, which stays readable until the snapshot is dropped."""
+
+    name: str
+    """Unique within the dataset."""
+    dataset: str
+    generation: int
+    """Tensors of the snapshot have smaller generations, later changes have larger ones."""
+    created: datetime
+    """Time of creation, UTC."""
+
+
+@dataclass(frozen=True)
+class RestoreReport:
+    """The result of a restore."""
+
+    restored: int
+    """Number of tensors that were brought back. They have new generations and ordinals."""
+    deleted: int
+    """Number of tensors that were deleted, because the state has none with their ids."""
+    unchanged: int
+    """Number of tensors that were as in that state already."""
+    generation: int
+    """The generation of the restored state."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,10 @@ CLASSES = {
 CLASS_OF_REASON = {
     "DATASET_NOT_FOUND": errors.DatasetNotFoundError,
     "TENSOR_NOT_FOUND": errors.TensorNotFoundError,
+    "SNAPSHOT_NOT_FOUND": errors.SnapshotNotFoundError,
+    "STATE_NOT_KEPT": errors.StateNotKeptError,
+    "NEWER_TENSORS": errors.NewerTensorsError,
+    "HAS_SNAPSHOTS": errors.HasSnapshotsError,
     "ALREADY_EXISTS": errors.AlreadyExistsError,
     "SCHEMA_MISMATCH": errors.SchemaMismatchError,
     "CHECKSUM_MISMATCH": errors.ChecksumMismatchError,

@@ -246,7 +246,7 @@ class _Driver(Driver[AsyncRemoteBackend, T, R], Generic[T, R, V]):
     async def _send(self, call: Call[Any]) -> bytes:  # `Any`: only its bytes count here
         channel = self._backend.connected()
         request = call.request.SerializeToString()
-        timeout_s = min(self._backend.timeout_s, call.timeout_s_max)
+        timeout_s = call.timeout_s(self._backend.timeout_s)
         with self._backend.attempt():
             method: Any = channel.unary_unary(SERVICE + call.name)
             raw: bytes = await method(request, timeout=timeout_s)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tensorus._arrays.decode import accepted_codecs
 from tensorus._grpc.convert import damage_from, precision_to, tensor_from
 from tensorus._grpc.convert_dataset import dataset_from, explanation_from, policy_to, schema_to, stats_from
+from tensorus._grpc.convert_history import retention_to, state_to
 from tensorus._grpc.convert_store import store_stats_from
 from tensorus._grpc.convert_values import dtype_to, metadata_to
 from tensorus._grpc.steps import Ask, AttemptFailedError, Call, Give, Open, Pause, Read, Send, as_answer
@@ -21,11 +22,13 @@ from tensorus_protos.v1 import tensorus_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from datetime import timedelta
     from typing import Never
 
+    from google.protobuf import duration_pb2
     from google.protobuf.message import Message
 
-    from tensorus._backend import Listing, Sample
+    from tensorus._backend import Listing, Sample, State
     from tensorus._grpc.steps import Steps
     from tensorus.errors import DataCorruptError
     from tensorus.types import DatasetInfo, DatasetStats, Policy, PolicyExplanation, Schema, StoreStats, TensorInfo
@@ -41,6 +44,7 @@ __all__ = [
     "list_datasets",
     "list_tensors",
     "open_explain",
+    "page_of",
     "query_request",
     "read_options",
     "short_call",
@@ -85,10 +89,17 @@ def _read_only(name: str, request: Message, parse: Callable[[bytes], Any], value
 
 
 def create_dataset(
-    name: str, policy: Policy | None, schema: Schema | None, *, repeatable: bool = False
+    name: str,
+    policy: Policy | None,
+    schema: Schema | None,
+    retention: timedelta | None = None,
+    *,
+    repeatable: bool = False,
 ) -> Call[DatasetInfo]:
     """See `Backend`."""
-    request = pb.CreateDatasetRequest(name=name, policy=_policy(policy), schema=_schema(schema))
+    request = pb.CreateDatasetRequest(
+        name=name, policy=_policy(policy), schema=_schema(schema), retention=_retention(retention)
+    )
     repeat = _dataset if repeatable else None
     return Call("CreateDataset", request, pb.CreateDatasetResponse.FromString, _dataset, repeat)
 
@@ -104,28 +115,32 @@ def list_datasets() -> Steps[Never, list[DatasetInfo | DataCorruptError]]:
     token = ""
     while True:
         request = pb.ListDatasetsRequest(page_token=token, page_size=PAGE_SIZE)
-        page = yield Ask(_page("ListDatasets", request, pb.ListDatasetsResponse.FromString))
+        page = yield Ask(page_of("ListDatasets", request, pb.ListDatasetsResponse.FromString))
         found += chain(map(dataset_from, page.datasets), map(damage_from, page.damages))
         token = page.next_page_token
         if not token:
             return found
 
 
-def update_dataset(name: str, policy: Policy | None, schema: Schema | None) -> Call[DatasetInfo]:
+def update_dataset(
+    name: str, policy: Policy | None, schema: Schema | None, retention: timedelta | None = None
+) -> Call[DatasetInfo]:
     """See `Backend`."""
-    request = pb.UpdateDatasetRequest(name=name, policy=_policy(policy), schema=_schema(schema))
+    request = pb.UpdateDatasetRequest(
+        name=name, policy=_policy(policy), schema=_schema(schema), retention=_retention(retention)
+    )
     return Call("UpdateDataset", request, pb.UpdateDatasetResponse.FromString, _dataset)
 
 
-def delete_dataset(name: str) -> Call[int]:
+def delete_dataset(name: str, *, drop_snapshots: bool = False) -> Call[int]:
     """See `Backend`."""
-    request = pb.DeleteDatasetRequest(name=name)
+    request = pb.DeleteDatasetRequest(name=name, drop_snapshots=drop_snapshots)
     return Call("DeleteDataset", request, pb.DeleteDatasetResponse.FromString, lambda found: found.deleted_tensors)
 
 
-def dataset_stats(name: str) -> Call[DatasetStats]:
+def dataset_stats(name: str, at: State | None = None) -> Call[DatasetStats]:
     """See `Backend`."""
-    request = pb.GetDatasetStatsRequest(name=name)
+    request = pb.GetDatasetStatsRequest(name=name, at=_state(at))
     return _read_only("GetDatasetStats", request, pb.GetDatasetStatsResponse.FromString, stats_from)
 
 
@@ -176,8 +191,9 @@ def list_tensors(listing: Listing) -> Steps[TensorInfo | DataCorruptError, None]
             order_by=listing.order_by,
             page_size=PAGE_SIZE if left is None else max(1, min(left, PAGE_SIZE)),
             page_token=token,
+            at=_state(listing.at),
         )
-        page = yield Ask(_page("ListTensors", request, pb.ListTensorsResponse.FromString))
+        page = yield Ask(page_of("ListTensors", request, pb.ListTensorsResponse.FromString))
         yield Give(islice(chain(map(tensor_from, page.tensors), map(damage_from, page.damages)), left))
         if left is not None:
             left = max(0, left - len(page.tensors) - len(page.damages))
@@ -186,7 +202,8 @@ def list_tensors(listing: Listing) -> Steps[TensorInfo | DataCorruptError, None]
             return
 
 
-def _page(name: str, request: Message, parse: Callable[[bytes], Any]) -> Call[Any]:  # `Any`: as of `Call.parse`
+def page_of(name: str, request: Message, parse: Callable[[bytes], Any]) -> Call[Any]:  # `Any`: as of `Call.parse`
+    """Return the call for a page of a listing."""
     return _read_only(name, request, parse, lambda page: page)
 
 
@@ -200,6 +217,7 @@ def query_request(listing: Listing, *, with_data: bool, precision: str | None = 
         sample=listing.sample,
         seed=listing.seed,
         options=read_options(with_data=with_data, precision=precision),
+        at=_state(listing.at),
     )
 
 
@@ -260,6 +278,14 @@ def _dataset(response: Any) -> DatasetInfo:  # `Any`: each call that answers wit
 
 def _policy(policy: Policy | None) -> pb.StoragePolicy | None:
     return None if policy is None else policy_to(policy)
+
+
+def _retention(retention: timedelta | None) -> duration_pb2.Duration | None:
+    return None if retention is None else retention_to(retention)
+
+
+def _state(at: State | None) -> pb.At | None:
+    return None if at is None else state_to(at)
 
 
 def _schema(schema: Schema | None) -> pb.DatasetSchema | None:

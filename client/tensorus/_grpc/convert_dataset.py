@@ -134,6 +134,7 @@ def dataset_from(message: pb.Dataset) -> DatasetInfo:
             metadata={key: _METADATA_TYPES_BACK.get(kind) for key, kind in schema.metadata.items()},
         ),
         created=time_from(message.create_time),
+        retention=message.retention.ToTimedelta(),
     )
 
 

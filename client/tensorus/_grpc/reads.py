@@ -16,6 +16,7 @@ from tensorus._arrays.canonical import element_bytes
 from tensorus._backend import Began, Bytes, Failed, Part
 from tensorus._grpc.calls import query_request, read_options
 from tensorus._grpc.convert import error_of, slices_to, tensor_from
+from tensorus._grpc.convert_history import state_to
 from tensorus._grpc.convert_values import dtype_from
 from tensorus._grpc.steps import AttemptFailedError, Give, Open, Pause, Read, as_answer
 from tensorus._grpc.tensor_info import checksum_fields
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from tensorus._backend import Arrival, Listing
+    from tensorus._backend import Arrival, Listing, State
     from tensorus._grpc.steps import Steps
 
 __all__ = ["GetPlace", "QueryPlace", "arrivals", "get", "query"]
@@ -36,7 +37,9 @@ __all__ = ["GetPlace", "QueryPlace", "arrivals", "get", "query"]
 _READ = Read()
 
 
-def get(dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Steps[Arrival, None]:
+def get(
+    dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool, at: State | None = None
+) -> Steps[Arrival, None]:
     """See `Backend`."""
     part = part or Part()
     slices = None if part.is_whole else slices_to(part)
@@ -44,14 +47,16 @@ def get(dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool)
     options = read_options(with_data=with_data, dtype=part.dtype, precision=part.precision)
     # Byte ranges are of the stored values.
     place = GetPlace(reads, with_data=with_data, by_bytes=part.precision is None)
+    state = None if at is None else state_to(at)
 
     def request() -> pb.GetRequest:
-        return pb.GetRequest(dataset=dataset, reads=place.remaining(), options=options)
+        return pb.GetRequest(dataset=dataset, reads=place.remaining(), options=options, at=state)
 
     def arrived(raw: bytes) -> Iterator[Arrival]:
         with as_answer("Get"):
             head, payload = split(raw)
             response = pb.GetResponse.FromString(head)
+        _pin(state, response)
         yield from place.passed(arrivals(response, payload))
 
     return _read("Get", request, arrived, place)
@@ -70,10 +75,18 @@ def query(listing: Listing, *, with_data: bool, precision: str | None = None) ->
         with as_answer("Query"):
             head, payload = split(raw)
             response = pb.QueryResponse.FromString(head)
+        if first.HasField("at"):
+            _pin(first.at, response)
         yield from place.passed(arrivals(response, payload))
         place.note(response.resume_token)
 
     return _read("Query", request, arrived, place)
+
+
+def _pin(state: pb.At | None, response: pb.GetResponse | pb.QueryResponse) -> None:
+    """Let the next streams read the state that this one does: a snapshot may be dropped, and its name be given again."""
+    if state is not None and response.at_generation:
+        state.generation = response.at_generation
 
 
 def _read(

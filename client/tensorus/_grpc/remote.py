@@ -9,7 +9,7 @@ import grpc
 
 from tensorus import _allocator
 from tensorus._backend import Backend
-from tensorus._grpc import calls, inserts, reads
+from tensorus._grpc import calls, calls_history, inserts, reads
 from tensorus._grpc.channel import OPTIONS, SERVICE, LazyChannel, begun, require_address
 from tensorus._grpc.patience import Patience, warn_when_stuck
 from tensorus._grpc.rpc_errors import rpc_error
@@ -19,9 +19,10 @@ from tensorus.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from datetime import timedelta
     from typing import Never
 
-    from tensorus._backend import Arrival, Finding, InsertOptions, Listing, Part, Sample, Upload
+    from tensorus._backend import Arrival, Finding, InsertOptions, Listing, Part, Sample, State, Upload
     from tensorus._grpc.patience import Observer
     from tensorus._grpc.steps import Call, Step, Steps
     from tensorus.errors import DataCorruptError, TensorusError
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
         Policy,
         PolicyExplanation,
         Progress,
+        RestoreReport,
         Schema,
+        SnapshotInfo,
         StoreStats,
         TensorInfo,
     )
@@ -87,10 +90,16 @@ class RemoteBackend(Backend):
         return self._copy, ()
 
     def create_dataset(
-        self, name: str, policy: Policy | None, schema: Schema | None, *, repeatable: bool
+        self,
+        name: str,
+        policy: Policy | None,
+        schema: Schema | None,
+        retention: timedelta | None,
+        *,
+        repeatable: bool,
     ) -> DatasetInfo:
         """See `Backend`."""
-        return self.call(calls.create_dataset(name, policy, schema, repeatable=repeatable))
+        return self.call(calls.create_dataset(name, policy, schema, retention, repeatable=repeatable))
 
     def get_dataset(self, name: str) -> DatasetInfo:
         """See `Backend`."""
@@ -100,17 +109,35 @@ class RemoteBackend(Backend):
         """See `Backend`."""
         return self._result(calls.list_datasets())
 
-    def update_dataset(self, name: str, policy: Policy | None, schema: Schema | None) -> DatasetInfo:
+    def update_dataset(
+        self, name: str, policy: Policy | None, schema: Schema | None, retention: timedelta | None
+    ) -> DatasetInfo:
         """See `Backend`."""
-        return self.call(calls.update_dataset(name, policy, schema))
+        return self.call(calls.update_dataset(name, policy, schema, retention))
 
-    def delete_dataset(self, name: str) -> int:
+    def delete_dataset(self, name: str, *, drop_snapshots: bool) -> int:
         """See `Backend`."""
-        return self.call(calls.delete_dataset(name))
+        return self.call(calls.delete_dataset(name, drop_snapshots=drop_snapshots))
 
-    def dataset_stats(self, name: str) -> DatasetStats:
+    def dataset_stats(self, name: str, at: State | None) -> DatasetStats:
         """See `Backend`."""
-        return self.call(calls.dataset_stats(name))
+        return self.call(calls.dataset_stats(name, at))
+
+    def create_snapshot(self, dataset: str, name: str) -> SnapshotInfo:
+        """See `Backend`."""
+        return self.call(calls_history.create_snapshot(dataset, name))
+
+    def list_snapshots(self, dataset: str) -> list[SnapshotInfo | DataCorruptError]:
+        """See `Backend`."""
+        return self._result(calls_history.list_snapshots(dataset))
+
+    def drop_snapshot(self, dataset: str, name: str) -> None:
+        """See `Backend`."""
+        self.call(calls_history.drop_snapshot(dataset, name))
+
+    def restore(self, dataset: str, at: State, *, discard_newer: bool) -> RestoreReport:
+        """See `Backend`."""
+        return self.call(calls_history.restore(dataset, at, discard_newer=discard_newer))
 
     def insert(
         self,
@@ -122,9 +149,11 @@ class RemoteBackend(Backend):
         """See `Backend`."""
         return self._values(inserts.insert(dataset, uploads, options, on_progress))
 
-    def get(self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool) -> Iterator[Arrival]:
+    def get(
+        self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool, at: State | None = None
+    ) -> Iterator[Arrival]:
         """See `Backend`."""
-        return self._values(reads.get(dataset, ids, part, with_data=with_data))
+        return self._values(reads.get(dataset, ids, part, with_data=with_data, at=at))
 
     def query(self, listing: Listing, *, with_data: bool, precision: str | None = None) -> Iterator[Arrival]:
         """See `Backend`."""
@@ -247,7 +276,7 @@ class _Driver(Driver[RemoteBackend, T, R]):
     def _send(self, call: Call[Any]) -> bytes:  # `Any`: only its bytes count here
         channel = self._backend.channel.get()
         request = call.request.SerializeToString()
-        timeout_s = min(self._backend.timeout_s, call.timeout_s_max)
+        timeout_s = call.timeout_s(self._backend.timeout_s)
         with _attempt:
             method: Any = channel.unary_unary(SERVICE + call.name)
             raw: bytes = method(request, timeout=timeout_s)

@@ -65,6 +65,12 @@ class Call(Generic[T]):
     """What the answer to another attempt says, after one whose outcome is unknown; None: the call must not be repeated."""
     timeout_s_max: float = math.inf
     """Of an attempt, where the client allows more."""
+    timeout_s_min: float = 0.0
+    """Of an attempt that may take long, where the client allows less."""
+
+    def timeout_s(self, wanted_s: float) -> float:
+        """Return the timeout of an attempt, where the client allows `wanted_s`."""
+        return max(min(wanted_s, self.timeout_s_max), self.timeout_s_min)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tensorus._arguments import (
     DELETES_PER_CALL,
     READS_PER_CALL,
+    at_of,
     batches,
     dataset_name,
     inserted_many,
@@ -34,7 +35,7 @@ from tensorus._backend import InsertOptions
 from tensorus._damage import intact
 from tensorus._edits import append_of, write_of
 from tensorus._grpc import calls, reads
-from tensorus.aio._store_client import AsyncStoreClient
+from tensorus.aio._history_client import AsyncHistoryClient
 from tensorus.aio._streams import Damages, FromLoop, each
 from tensorus.types import NewTensor, Record
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from tensorus._where import Where
     from tensorus.types import (
         AsArray,
+        At,
         Index,
         OnConflict,
         Policy,
@@ -64,7 +66,7 @@ __all__ = ["AsyncClient"]
 T = TypeVar("T")
 
 
-class AsyncClient(AsyncStoreClient):
+class AsyncClient(AsyncHistoryClient):
     """Made by `tensorus.aio.connect`; an asynchronous context manager. For one event loop, in any number of its tasks.
 
     Methods, arguments and errors are those of `tensorus.Client`. Callbacks are called on the event loop.
@@ -155,6 +157,7 @@ class AsyncClient(AsyncStoreClient):
         dtype: str | None = None,
         precision: Precision | None = None,
         as_: AsArray | None = None,
+        at: At | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Any:  # `Any`: a torch tensor or a NumPy array, as asked for
         """Return a tensor, or a part of it. See `tensorus.Client.get`."""
@@ -166,7 +169,7 @@ class AsyncClient(AsyncStoreClient):
             def report(progress: Progress) -> None:
                 loop.call_soon_threadsafe(on_progress, progress)
 
-        steps = reads.get(dataset_name(dataset), [tensor_name(id)], part, with_data=True)
+        steps = reads.get(dataset_name(dataset), [tensor_name(id)], part, with_data=True, at=at_of(at))
         async with aclosing(self._read(self._backend, [steps], finish, report)) as found:
             async for array in found:
                 return array
@@ -179,12 +182,13 @@ class AsyncClient(AsyncStoreClient):
         *,
         precision: Precision | None = None,
         as_: AsArray | None = None,
+        at: At | None = None,
         on_damaged: OnDamaged = None,
     ) -> AsyncIterator[Record]:
         """Yield tensors by id, in order, in one stream. See `tensorus.Client.get_many`."""
         name, wanted = dataset_name(dataset), [tensor_name(tensor_id) for tensor_id in ids]
-        part = part_of(precision)
-        steps = (reads.get(name, batch, part, with_data=True) for batch in batches(wanted, READS_PER_CALL))
+        part, state = part_of(precision), at_of(at)
+        steps = (reads.get(name, batch, part, with_data=True, at=state) for batch in batches(wanted, READS_PER_CALL))
         return self._read(self._backend, steps, record_of(as_), on_damaged=on_damaged)
 
     def query(
@@ -199,10 +203,11 @@ class AsyncClient(AsyncStoreClient):
         with_data: bool = True,
         precision: Precision | None = None,
         as_: AsArray | None = None,
+        at: At | None = None,
         on_damaged: OnDamaged = None,
     ) -> AsyncIterator[Record]:
         """Yield the tensors that match a filter. See `tensorus.Client.query`."""
-        listing = listing_of(dataset, where, order_by=order_by, limit=limit, sample=sample, seed=seed)
+        listing = listing_of(dataset, where, order_by=order_by, limit=limit, sample=sample, seed=seed, at=at)
         finish = record_of(as_)
         steps = reads.query(listing, with_data=with_data, precision=precision_of(precision))
         if with_data:
@@ -220,10 +225,12 @@ class AsyncClient(AsyncStoreClient):
         *,
         order_by: str | None = None,
         limit: int | None = None,
+        at: At | None = None,
         on_damaged: OnDamaged = None,
     ) -> AsyncIterator[TensorInfo]:
         """Yield what is stored in a dataset, without the values. See `tensorus.Client.list`."""
-        return self._list(self._backend, listing_of(dataset, where, order_by=order_by, limit=limit), on_damaged)
+        listing = listing_of(dataset, where, order_by=order_by, limit=limit, at=at)
+        return self._list(self._backend, listing, on_damaged)
 
     async def info(
         self,
@@ -231,9 +238,11 @@ class AsyncClient(AsyncStoreClient):
         id: str,  # noqa: A002 - the field's word
         *,
         precision: Precision | None = None,
+        at: At | None = None,
     ) -> TensorInfo:
         """Return everything about a tensor but its values. See `tensorus.Client.info`."""
-        steps = reads.get(dataset_name(dataset), [tensor_name(id)], part_of(precision), with_data=False)
+        part, state = part_of(precision), at_of(at)
+        steps = reads.get(dataset_name(dataset), [tensor_name(id)], part, with_data=False, at=state)
         async with aclosing(each(self._backend.values(steps, headers))) as found:
             async for info in found:
                 return info

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Self
 
-from tensorus._arguments import dataset_name, dataset_taken, policy_of, verified_part
+from tensorus._arguments import at_of, dataset_name, dataset_taken, policy_of, retention_of, verified_part
 from tensorus._arrays.assemble import Assembler
 from tensorus._damage import intact
 from tensorus._grpc import calls
@@ -19,10 +19,11 @@ from tensorus.errors import AlreadyExistsError, UnavailableError
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Iterable
+    from datetime import timedelta
 
     from tensorus._damage import OnDamaged
     from tensorus._verifying import OnDamage, OnVerifyProgress
-    from tensorus.types import DatasetInfo, DatasetStats, Policy, Schema, StoreStats, VerifyReport
+    from tensorus.types import At, DatasetInfo, DatasetStats, Policy, Schema, StoreStats, VerifyReport
 
 __all__ = ["AsyncStoreClient"]
 
@@ -57,13 +58,15 @@ class AsyncStoreClient:
         preset: str | None = None,
         policy: Policy | None = None,
         schema: Schema | None = None,
+        retention: timedelta | None = None,
         exist_ok: bool = False,
     ) -> DatasetInfo:
         """Create a dataset. See `tensorus.Client.create_dataset`."""
         backend = self._backend
+        wanted = policy_of(preset, policy)
         try:
             return await backend.call(
-                calls.create_dataset(dataset_name(name), policy_of(preset, policy), schema, repeatable=exist_ok)
+                calls.create_dataset(dataset_name(name), wanted, schema, retention_of(retention), repeatable=exist_ok)
             )
         except AlreadyExistsError as error:
             if not exist_ok:
@@ -79,19 +82,26 @@ class AsyncStoreClient:
         return await self._backend.call(calls.get_dataset(dataset_name(name)))
 
     async def update_dataset(
-        self, name: str, *, preset: str | None = None, policy: Policy | None = None, schema: Schema | None = None
+        self,
+        name: str,
+        *,
+        preset: str | None = None,
+        policy: Policy | None = None,
+        schema: Schema | None = None,
+        retention: timedelta | None = None,
     ) -> DatasetInfo:
-        """Replace how later tensors are stored. See `tensorus.Client.update_dataset`."""
+        """Replace how later tensors are stored, and how long past ones are kept. See `tensorus.Client.update_dataset`."""
         backend = self._backend
-        return await backend.call(calls.update_dataset(dataset_name(name), policy_of(preset, policy), schema))
+        wanted = policy_of(preset, policy)
+        return await backend.call(calls.update_dataset(dataset_name(name), wanted, schema, retention_of(retention)))
 
-    async def delete_dataset(self, name: str) -> int:
+    async def delete_dataset(self, name: str, *, drop_snapshots: bool = False) -> int:
         """Delete a dataset with all its tensors. See `tensorus.Client.delete_dataset`."""
-        return await self._backend.call(calls.delete_dataset(dataset_name(name)))
+        return await self._backend.call(calls.delete_dataset(dataset_name(name), drop_snapshots=drop_snapshots))
 
-    async def stats(self, dataset: str) -> DatasetStats:
+    async def stats(self, dataset: str, *, at: At | None = None) -> DatasetStats:
         """Return sums over a dataset's tensors. See `tensorus.Client.stats`."""
-        return await self._backend.call(calls.dataset_stats(dataset_name(dataset)))
+        return await self._backend.call(calls.dataset_stats(dataset_name(dataset), at_of(at)))
 
     async def store_stats(self) -> StoreStats:
         """Return the sizes of the whole store. See `tensorus.Client.store_stats`."""

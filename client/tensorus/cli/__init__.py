@@ -1,4 +1,4 @@
-"""The command line: `tensorus serve`, `put`, `get`, `ls`, `info`, `stats`, `rm`, `gc`, `explain`, `bench`, `import`.
+"""The command line: `tensorus serve`, `put`, `get`, `ls`, `info`, `stats`, `rm`, `snapshot`, `gc`, `explain`, `bench` and more.
 
 `main` is the entry point. Each command has a module. `_connection` selects the store, `_output` prints, `_files` reads files,
 and `_writing` writes them.

@@ -15,6 +15,7 @@ from tensorus.cli.edit import append, write
 from tensorus.cli.explain import explain
 from tensorus.cli.gc import gc
 from tensorus.cli.get import get
+from tensorus.cli.history import drop_snapshot, restore, retention, snapshot, snapshots
 from tensorus.cli.import_ import import_
 from tensorus.cli.info import info
 from tensorus.cli.ls import ls
@@ -77,5 +78,8 @@ def app() -> None:
     """  # noqa: D301 - click's mark for lines that are not rewrapped
 
 
-for _command in (serve, put, append, write, get, ls, info, stats, rm, explain, bench, import_, df, gc, verify, recover):
+for _command in (
+    *(serve, put, append, write, get, ls, info, stats, rm, snapshot, snapshots, drop_snapshot, restore, retention),
+    *(explain, bench, import_, df, gc, verify, recover),
+):
     app.add_command(_command)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 import click
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 
     from tensorus._grpc.patience import Interruption
     from tensorus.client import Client
+    from tensorus.types import At
 
 __all__ = [
     "TransferBar",
     "counted",
     "human_bytes",
+    "human_duration",
     "human_encoding",
     "human_error",
     "human_ratio",
@@ -63,6 +65,15 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def human_duration(duration: timedelta) -> str:
+    """Return a duration in its largest whole unit, such as "7d", "36h" or "90s"; "0" for none."""
+    seconds = int(duration.total_seconds())
+    for unit, unit_s in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds and seconds % unit_s == 0:
+            return f"{seconds // unit_s}{unit}"
+    return f"{seconds}s" if seconds else "0"
+
+
 def human_shape(shape: Sequence[int]) -> str:
     """Return a readable shape such as "384 x 1536"; "scalar" for no axes."""
     return " x ".join(map(str, shape)) or "scalar"
@@ -85,10 +96,10 @@ def human_error(info: TensorInfo | PolicyExplanation) -> str:
     return f"{info.relative_error:.1e}" if info.lossy else "exact"
 
 
-def human_worst_error(client: Client, dataset: str, stats: DatasetStats) -> str:
+def human_worst_error(client: Client, dataset: str, stats: DatasetStats, at: At | None = None) -> str:
     """Return a dataset's largest relative error or "exact"; "unknown" if a tensor was lossy before it was imported."""
     # Damaged tensors are reported elsewhere.
-    for _ in client.list(dataset, LOST_BEFORE_IMPORT, limit=1, on_damaged=lambda _: None):
+    for _ in client.list(dataset, LOST_BEFORE_IMPORT, limit=1, at=at, on_damaged=lambda _: None):
         return "unknown"
     return f"{stats.worst_relative_error:.1e}" if stats.lossy_tensors else "exact"
 
@@ -109,6 +120,8 @@ def to_json(value: object) -> Any:  # `Any`: JSON
         return [to_json(item) for item in value]
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value.__name__ if isinstance(value, type) else value

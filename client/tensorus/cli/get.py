@@ -13,6 +13,7 @@ from tensorus._arrays.indexing import selected_shape
 from tensorus.cli._checkpoint import MANIFEST_ID, ids_in
 from tensorus.cli._connection import connected, store_options
 from tensorus.cli._files import HEADER_KEY
+from tensorus.cli._options import at_option
 from tensorus.cli._output import TransferBar, counted, human_bytes, print_note, print_text
 from tensorus.cli._writing import WRITABLE, Expected, in_writing_order, require_writable, write_checkpoint, writing
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     import tensorus
     from tensorus._arrays.canonical import AnyArray
-    from tensorus.types import Precision, TensorInfo
+    from tensorus.types import At, Precision, TensorInfo
 
 __all__ = ["get", "parse_index_text"]
 
@@ -37,6 +38,7 @@ __all__ = ["get", "parse_index_text"]
     type=click.Choice(get_args(types.Precision)),
     help="Read float32 values rounded to bfloat16, which moves about 40 % of the bytes. The dtype stays.",
 )
+@at_option
 @click.option("--force", is_flag=True, help="Overwrite the file if it exists.")
 @store_options()
 def get(
@@ -46,6 +48,7 @@ def get(
     where: str | None,
     index: str | None,
     precision: Precision | None,
+    at: At | None,
     server: str,
     store: str | None,
     *,
@@ -64,6 +67,7 @@ def get(
       tensorus get weights --where 'layer >= 3' -o top.npz
       tensorus get weights --precision bf16 -o preview.safetensors
       tensorus get run7 -o back.pt
+      tensorus get run7 -o before.pt --at before-pruning
     """  # noqa: D301 - click's mark for lines that are not rewrapped
     if output.suffix.lower() not in WRITABLE:
         raise click.BadParameter(f"{output} must end in {', '.join(WRITABLE)}", param_hint="--output")
@@ -76,10 +80,10 @@ def get(
     parsed = None if index is None else parse_index_text(index)
     bar = TransferBar("reading", quiet=False)
     with bar, connected(server, store, bar.connection_lost) as client:
-        listed = (client.info(dataset, i) for i in ids) if ids else client.list(dataset, where)
+        listed = (client.info(dataset, i, at=at) for i in ids) if ids else client.list(dataset, where, at=at)
         infos = {info.id: info for info in listed}
         require_writable(output, {info.id: info.dtype for info in infos.values()})
-        reading = _Reading(client, dataset, infos, parsed, bar, precision)
+        reading = _Reading(client, dataset, infos, parsed, bar, precision, at)
         write = _write_checkpoint if output.suffix.lower() == ".pt" else _write
         count = write(output, reading)
     if precision is not None:
@@ -101,6 +105,7 @@ class _Reading:
         index: Any,
         bar: TransferBar,
         precision: Precision | None,
+        at: At | None,
     ) -> None:
         self.infos = infos
         self.index = index
@@ -108,6 +113,7 @@ class _Reading:
         self._dataset = dataset
         self._bar = bar
         self._precision = precision
+        self._at = at
         self.coarse_error = 0.0
         self._total_bytes = sum(info.canonical_bytes for info in infos.values())
         self._done_bytes = 0
@@ -120,16 +126,19 @@ class _Reading:
             self._bar.show(self._done_bytes, self._total_bytes)
 
     def _whole(self, ids: Sequence[str]) -> Iterator[tuple[str, AnyArray]]:
-        for record in self._client.get_many(self._dataset, ids, precision=self._precision, as_="numpy"):
+        found = self._client.get_many(self._dataset, ids, precision=self._precision, at=self._at, as_="numpy")
+        for record in found:
             self.coarse_error = max(self.coarse_error, record.info.coarse_error)
             yield record.info.id, record.tensor
 
     def _parts(self, ids: Sequence[str]) -> Iterator[tuple[str, AnyArray]]:
         for tensor_id in ids:
             if self._precision is not None:
-                info = self._client.info(self._dataset, tensor_id, precision=self._precision)
+                info = self._client.info(self._dataset, tensor_id, precision=self._precision, at=self._at)
                 self.coarse_error = max(self.coarse_error, info.coarse_error)
-            array = self._client.get(self._dataset, tensor_id, index=self.index, precision=self._precision, as_="numpy")
+            array = self._client.get(
+                self._dataset, tensor_id, index=self.index, precision=self._precision, at=self._at, as_="numpy"
+            )
             # An index of integers alone selects a scalar.
             yield tensor_id, np.asarray(array)
 

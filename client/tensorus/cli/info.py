@@ -9,7 +9,7 @@ import click
 
 from tensorus._imported import lost_before_import
 from tensorus.cli._connection import connected, store_options
-from tensorus.cli._options import json_option
+from tensorus.cli._options import at_option, json_option
 from tensorus.cli._output import (
     counted,
     human_bytes,
@@ -24,7 +24,7 @@ from tensorus.cli._output import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tensorus.types import TensorInfo
+    from tensorus.types import At, TensorInfo
 
 __all__ = ["info"]
 
@@ -32,9 +32,18 @@ __all__ = ["info"]
 @click.command()
 @click.argument("dataset")
 @click.argument("id")
+@at_option
 @store_options()
 @json_option
-def info(dataset: str, id: str, server: str, store: str | None, *, as_json: bool) -> None:  # noqa: A002 - the field's word
+def info(
+    dataset: str,
+    id: str,  # noqa: A002 - the field's word
+    at: At | None,
+    server: str,
+    store: str | None,
+    *,
+    as_json: bool,
+) -> None:
     """Show everything about the tensor ID of DATASET except its values.
 
     \b
@@ -42,7 +51,7 @@ def info(dataset: str, id: str, server: str, store: str | None, *, as_json: bool
       tensorus info weights encoder.layer.0.attention
     """  # noqa: D301 - click's mark for lines that are not rewrapped
     with connected(server, store) as client:
-        found = client.info(dataset, id)
+        found = client.info(dataset, id, at=at)
     if as_json:
         print_json(found)
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tensorus.cli._connection import connected, store_options
-from tensorus.cli._options import json_option
+from tensorus.cli._options import at_option, json_option
 from tensorus.cli._output import (
     human_bytes,
     human_worst_error,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tensorus.client import Client
     from tensorus.errors import DataCorruptError
-    from tensorus.types import DatasetInfo, DatasetStats, TensorInfo
+    from tensorus.types import At, DatasetInfo, DatasetStats, TensorInfo
 
 __all__ = ["ls"]
 
@@ -34,6 +34,7 @@ __all__ = ["ls"]
 @click.option("--where", help="Only tensors that match this filter, such as 'layer >= 3 AND @dtype = \"float32\"'.")
 @click.option("--order-by", help="Sort by created, id, nbytes or stored_bytes; append ' desc' for descending order.")
 @click.option("--limit", type=click.IntRange(0), help="Maximum number of tensors.")
+@at_option
 @store_options()
 @json_option
 def ls(
@@ -41,6 +42,7 @@ def ls(
     where: str | None,
     order_by: str | None,
     limit: int | None,
+    at: At | None,
     server: str,
     store: str | None,
     *,
@@ -54,14 +56,17 @@ def ls(
     Examples:
       tensorus ls
       tensorus ls weights --where '@nbytes > 1e6' --order-by 'nbytes desc' --limit 10
+      tensorus ls weights --at 2026-01-31T12:00
     """  # noqa: D301 - click's mark for lines that are not rewrapped
+    if at is not None and dataset is None:
+        raise click.UsageError("--at needs a DATASET: each dataset has its own states")
     damages: list[DataCorruptError] = []
     with connected(server, store) as client:
         if dataset is None:
             datasets = [(info, client.stats(info.name)) for info in client.datasets(on_damaged=damages.append)]
             _print_datasets(client, datasets, damages, as_json=as_json)
         else:
-            infos = client.list(dataset, where, order_by=order_by, limit=limit, on_damaged=damages.append)
+            infos = client.list(dataset, where, order_by=order_by, limit=limit, at=at, on_damaged=damages.append)
             _print_tensors(list(infos), damages, as_json=as_json)
     if damages:
         sys.exit(1)

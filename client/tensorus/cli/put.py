@@ -13,11 +13,12 @@ import numpy as np
 import tensorus
 from tensorus.cli._connection import RETRY_TIMEOUT_S, connected, store_options
 from tensorus.cli._files import expanded, open_file
-from tensorus.cli._options import json_option
+from tensorus.cli._options import DURATION, json_option
 from tensorus.cli._output import (
     TransferBar,
     counted,
     human_bytes,
+    human_duration,
     print_json,
     print_note,
     print_tensors,
@@ -27,6 +28,7 @@ from tensorus.cli._storing import outcome, store_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import timedelta
 
     from tensorus.cli._files import FileTensor
     from tensorus.types import Progress, TensorInfo
@@ -58,6 +60,11 @@ _NAMED_MAX = 5
 )
 @click.option("--replace", "replaces", is_flag=True, help="Replace stored tensors that have the same ids.")
 @click.option(
+    "--retention",
+    type=DURATION,
+    help="How long tensors of a new dataset stay readable after they were replaced or deleted, such as 7d or 12h.",
+)
+@click.option(
     "--drop-other", is_flag=True, help="Leave out objects that cannot be stored, instead of refusing the file."
 )
 @click.option("--all", "all_rows", is_flag=True, help=f"List every tensor, even if there are more than {_ROWS_MAX}.")
@@ -69,6 +76,7 @@ def put(
     preset: str | None,
     prefix: str,
     pairs: tuple[str, ...],
+    retention: timedelta | None,
     server: str,
     store: str | None,
     *,
@@ -108,7 +116,12 @@ def put(
         if policy is not None:
             # Explaining an empty sample is cheap, and refuses an unknown preset before the dataset is created.
             client.explain(np.empty(0, np.uint8), policies=[policy])
-        client.create_dataset(dataset, exist_ok=True)
+        found = client.create_dataset(dataset, exist_ok=True, retention=retention)
+        if retention not in {None, found.retention}:
+            raise ValueError(
+                f"dataset {dataset!r} exists with a retention of {human_duration(found.retention)}; "
+                f"change it with `tensorus retention {dataset} {human_duration(retention)}`"
+            )
         infos = store_all(
             client,
             dataset,

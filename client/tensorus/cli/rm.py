@@ -9,7 +9,7 @@ import click
 from tensorus._arguments import batches
 from tensorus.cli._connection import connected, store_options
 from tensorus.cli._output import counted, print_text
-from tensorus.errors import TensorNotFoundError
+from tensorus.errors import HasSnapshotsError, TensorNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,9 +27,19 @@ _IDS_PER_FILTER = 40
 @click.argument("dataset")
 @click.argument("ids", nargs=-1)
 @click.option("--dataset", "whole", is_flag=True, help="Delete the dataset with all its tensors.")
+@click.option("--drop-snapshots", is_flag=True, help="Delete the dataset even if it has snapshots, and them with it.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @store_options()
-def rm(dataset: str, ids: tuple[str, ...], server: str, store: str | None, *, whole: bool, yes: bool) -> None:
+def rm(
+    dataset: str,
+    ids: tuple[str, ...],
+    server: str,
+    store: str | None,
+    *,
+    whole: bool,
+    drop_snapshots: bool,
+    yes: bool,
+) -> None:
     """Delete the tensors IDS of DATASET, or the whole dataset.
 
     \b
@@ -39,12 +49,11 @@ def rm(dataset: str, ids: tuple[str, ...], server: str, store: str | None, *, wh
     """  # noqa: D301 - click's mark for lines that are not rewrapped
     if whole == bool(ids):
         raise click.UsageError("name the tensors to delete, or pass --dataset to delete the whole dataset")
+    if drop_snapshots and not whole:
+        raise click.UsageError("--drop-snapshots needs --dataset; tensorus drop-snapshot drops one snapshot")
     with connected(server, store) as client:
         if whole:
-            count = client.stats(dataset).tensors
-            if not yes:
-                click.confirm(f"Delete the dataset {dataset!r} with {counted(count, 'tensor')}?", abort=True)
-            print_text(f"{counted(client.delete_dataset(dataset), 'tensor')} deleted, and their dataset")
+            _delete_dataset(client, dataset, drop_snapshots=drop_snapshots, yes=yes)
             return
         there = _stored(client, dataset, ids)
         deleted = client.delete(dataset, list(ids))
@@ -53,6 +62,23 @@ def rm(dataset: str, ids: tuple[str, ...], server: str, store: str | None, *, wh
         raise TensorNotFoundError(
             f"no such tensor: {', '.join(map(repr, missing))} [dataset={dataset}]", reason="TENSOR_NOT_FOUND"
         )
+
+
+def _delete_dataset(client: tensorus.Client, dataset: str, *, drop_snapshots: bool, yes: bool) -> None:
+    if not yes:
+        lost = counted(client.stats(dataset).tensors, "tensor")
+        if drop_snapshots:
+            lost += f" and {counted(len(client.snapshots(dataset, on_damaged=lambda _: None)), 'snapshot')}"
+        click.confirm(f"Delete the dataset {dataset!r} with {lost}?", abort=True)
+    try:
+        deleted = client.delete_dataset(dataset, drop_snapshots=drop_snapshots)
+    except HasSnapshotsError as error:
+        raise HasSnapshotsError(
+            f"{error}; drop them with tensorus drop-snapshot, or pass --drop-snapshots to delete them with the dataset",
+            reason=error.reason,
+            facts=error.facts,
+        ) from error
+    print_text(f"{counted(deleted, 'tensor')} deleted, and their dataset")
 
 
 def _stored(client: tensorus.Client, dataset: str, ids: Sequence[str]) -> set[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tensorus.cli._connection import connected, store_options
-from tensorus.cli._options import json_option
+from tensorus.cli._options import at_option, json_option
 from tensorus.cli._output import (
     counted,
     human_bytes,
@@ -20,25 +20,27 @@ from tensorus.cli._output import (
 )
 
 if TYPE_CHECKING:
-    from tensorus.types import DTypeShare, EncodingShare
+    from tensorus.types import At, DTypeShare, EncodingShare
 
 __all__ = ["stats"]
 
 
 @click.command()
 @click.argument("dataset")
+@at_option
 @store_options()
 @json_option
-def stats(dataset: str, server: str, store: str | None, *, as_json: bool) -> None:
+def stats(dataset: str, at: At | None, server: str, store: str | None, *, as_json: bool) -> None:
     """Show sizes and ratios of DATASET, by dtype and by encoding.
 
     \b
-    Example:
+    Examples:
       tensorus stats weights
+      tensorus stats weights --at before-pruning
     """  # noqa: D301 - click's mark for lines that are not rewrapped
     with connected(server, store) as client:
-        found = client.stats(dataset)
-        worst_error = "" if as_json else human_worst_error(client, dataset, found)
+        found = client.stats(dataset, at=at)
+        worst_error = "" if as_json else human_worst_error(client, dataset, found, at)
     if as_json:
         print_json(found)
         return
