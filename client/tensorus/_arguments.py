@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from tensorus._arrays.canonical import as_numpy, canonical_blocks, default_kind, dtype_name, from_canonical
 from tensorus._arrays.indexing import parse_index
 from tensorus._arrays.sample import sample_of
-from tensorus._backend import Listing, Part, State, Upload
+from tensorus._backend import Listing, Part, Reference, State, Upload
 from tensorus._where import filter_text
 from tensorus.errors import (
     AlreadyExistsError,
@@ -21,7 +21,7 @@ from tensorus.errors import (
     TensorusError,
     error_for,
 )
-from tensorus.types import NewTensor, Policy, Precision, Progress, Record
+from tensorus.types import NewTensor, Policy, Precision, Progress, Record, TensorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     from tensorus._arrays.canonical import AnyArray
     from tensorus._backend import Sample
     from tensorus._where import Where
-    from tensorus.types import AsArray, At, Index, OnConflict, TensorInfo
+    from tensorus.types import AsArray, At, Base, Index, OnConflict
 
 __all__ = [
     "DELETES_PER_CALL",
     "READS_PER_CALL",
     "at_of",
+    "base_of",
     "batches",
     "dataset_name",
     "dataset_taken",
@@ -111,6 +112,28 @@ def at_of(at: At | None) -> State | None:
             f"at is {generation}, a generation must be from 0 to {_COUNT_MAX}", reason="INVALID_REQUEST"
         )
     return State(generation=generation)
+
+
+def base_of(base: Base | None) -> Reference | None:
+    """Return the tensor that a user means as a base; None: none.
+
+    Raises:
+        TypeError: it is nothing that names a tensor.
+        InvalidRequestError: as of `at_of`.
+    """
+    if base is None:
+        return None
+    if isinstance(base, str):
+        return Reference("", tensor_name(base))
+    if isinstance(base, TensorInfo):
+        return Reference(base.dataset, base.id, State(generation=base.generation))
+    parts: object = base
+    if not isinstance(parts, tuple) or len(parts) not in {2, 3}:
+        raise TypeError(
+            f"base is a {type(base).__name__}, must be an id, a tuple of dataset and id, and perhaps a state, or a TensorInfo"
+        )
+    dataset, tensor_id, *at = parts
+    return Reference(dataset_name(dataset), tensor_name(tensor_id), at_of(at[0]) if at else None)
 
 
 def restored_state(at: At) -> State:
@@ -327,6 +350,7 @@ def upload_of(new: NewTensor, on_conflict: OnConflict = "error") -> Upload:
         policy=new.policy,
         if_generation_match=new.if_generation_match,
         replace=_replaces(new.on_conflict or on_conflict),
+        base=base_of(new.base),
     )
 
 

@@ -42,6 +42,7 @@ __all__ = [
     "InsertOptions",
     "Listing",
     "Part",
+    "Reference",
     "Sample",
     "State",
     "Upload",
@@ -67,6 +68,27 @@ class Write:
 
 
 @dataclass(frozen=True)
+class State:
+    """A state of a dataset. Exactly one field is set."""
+
+    snapshot: str | None = None
+    generation: int | None = None
+    time_us: int | None = None
+    """Microseconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A tensor that is stored already."""
+
+    dataset: str
+    """Empty: the dataset of the call."""
+    id: str
+    at: State | None = None
+    """The state of its dataset that has it; None: now."""
+
+
+@dataclass(frozen=True)
 class Upload:
     """A tensor to insert."""
 
@@ -83,6 +105,8 @@ class Upload:
     """Whether to replace any tensor that has this id."""
     edit: Append | Write | None = None
     """How the stored tensor with this id changes; None: this is a whole tensor."""
+    base: Reference | None = None
+    """The tensor to which chunks are stored as differences; None: each is stored by itself."""
 
 
 @dataclass(frozen=True)
@@ -121,16 +145,6 @@ class Part:
     def is_whole(self) -> bool:
         """Whether it is the whole tensor, of its own dtype."""
         return not (self.axes or self.trailing_axes) and self.dtype is None
-
-
-@dataclass(frozen=True)
-class State:
-    """A state of a dataset. Exactly one field is set."""
-
-    snapshot: str | None = None
-    generation: int | None = None
-    time_us: int | None = None
-    """Microseconds since 1970."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from tensorus._backend import Upload
-    from tensorus.types import Index, OnConflict, Policy, PolicyExplanation, Progress, TensorInfo
+    from tensorus.types import Base, Index, OnConflict, Policy, PolicyExplanation, Progress, TensorInfo
 
 __all__ = ["Client"]
 
@@ -53,6 +53,7 @@ class Client(ReadingClient):
         policy: Policy | None = None,
         if_generation_match: int | None = None,
         on_conflict: OnConflict = "error",
+        base: Base | None = None,
         validate_only: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> TensorInfo:
@@ -74,6 +75,10 @@ class Client(ReadingClient):
             if_generation_match: replace the stored tensor only if it has this generation (`TensorInfo.generation`). 0: fail if
                 the id exists. None: `on_conflict` decides.
             on_conflict: what to do if another tensor has this id: "error" or "replace".
+            base: a stored tensor of the same dtype and shape with nearly the same values, such as that of an earlier
+                checkpoint: its id, `(dataset, id)`, `(dataset, id, state)` or `TensorInfo`. The tensor is stored as the
+                differences to it where that saves at least a tenth, which is exact. It stays readable whatever becomes of the
+                base.
             validate_only: check and measure everything but store nothing; the returned generation is 0.
             on_progress: called repeatedly during the transfer, on the caller's thread.
 
@@ -83,13 +88,15 @@ class Client(ReadingClient):
         Raises:
             TypeError: `tensor` is not an array.
             DatasetNotFoundError: the dataset does not exist.
+            TensorNotFoundError: the base does not exist.
+            InvalidBaseError: the base has another dtype or shape.
             AlreadyExistsError: another tensor has this id.
             StoredDifferentlyError: the same values have this id, but with other metadata or less exact than requested.
             GenerationMismatchError: the stored tensor has another generation than `if_generation_match`.
             SchemaMismatchError: the tensor does not fit the dataset's schema.
             StorageFullError: the disk is full.
         """
-        new = NewTensor(tensor, id, metadata, policy_of(preset, policy), if_generation_match)
+        new = NewTensor(tensor, id, metadata, policy_of(preset, policy), if_generation_match, base=base)
         upload = upload_of(new, on_conflict)
         options = InsertOptions(validate_only=validate_only)
         return self._insert_one(dataset, upload, options, on_progress)

@@ -67,8 +67,8 @@ class EmbeddedBackend(EmbeddedStore, Backend):
     ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
         """See `Backend`."""
         if isinstance(uploads, list) and len(uploads) == 1:
-            if uploads[0].edit is not None:
-                yield 0, self._edit(dataset, uploads, options, on_progress)
+            if uploads[0].edit is not None or uploads[0].base is not None:
+                yield 0, self._insert_while_busy(dataset, uploads, options, on_progress)
                 return
             if on_progress is None and not options.validate_only:
                 inserted = self._insert_one(dataset, uploads[0])
@@ -77,14 +77,17 @@ class EmbeddedBackend(EmbeddedStore, Backend):
                     return
         yield from self._insert_all(dataset, uploads, options, on_progress)
 
-    def _edit(
+    def _insert_while_busy(
         self,
         dataset: str,
         uploads: list[Upload],
         options: InsertOptions,
         on_progress: Callable[[Progress], None] | None,
     ) -> TensorInfo | TensorusError:
-        """Return what became of an edit. It is repeated, as by a remote client, if another one changed the same chunks."""
+        """Return what became of an edit, or of an insert with a base.
+
+        It is repeated, as by a remote client, if another edit changed the same chunks, or the base was deleted or replaced.
+        """
         patience = Patience(EDIT_TIMEOUT_S, lambda _: None, reasons=frozenset({"STORE_BUSY"}))
         while True:
             ((_, outcome),) = self._insert_all(dataset, uploads, options, on_progress)
@@ -261,7 +264,11 @@ def _new_tensor(upload: Upload, dataset: str) -> model.NewTensor:
     """
     spec = _spec(upload.dtype, upload.shape)
     is_usual = (
-        upload.edit is None and upload.policy is None and upload.if_generation_match is None and upload.id.isascii()
+        upload.edit is None
+        and upload.base is None
+        and upload.policy is None
+        and upload.if_generation_match is None
+        and upload.id.isascii()
     )
     if spec is None or not is_usual:
         return new_tensor_from(upload_to(upload), dataset=dataset)

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from tensorus.types import (
         AsArray,
         At,
+        Base,
         Index,
         OnConflict,
         Policy,
@@ -83,11 +84,12 @@ class AsyncClient(AsyncHistoryClient):
         policy: Policy | None = None,
         if_generation_match: int | None = None,
         on_conflict: OnConflict = "error",
+        base: Base | None = None,
         validate_only: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> TensorInfo:
         """Store one tensor. See `tensorus.Client.insert`."""
-        new = NewTensor(tensor, id, metadata, policy_of(preset, policy), if_generation_match)
+        new = NewTensor(tensor, id, metadata, policy_of(preset, policy), if_generation_match, base=base)
         upload = await self._backend.in_thread(upload_of, new, on_conflict)
         options = InsertOptions(validate_only=validate_only)
         return await self._insert_one(dataset, upload, options, on_progress)

@@ -323,7 +323,9 @@ def _restore(folder: Path, key: str) -> None:
         return
     quarantined = sorted(folder.glob(f"quarantine/*.{key.replace('/', '.')}"))
     if not quarantined:
-        raise FooterError(f"the payload {key}, which has other chunks of the tensor, or bases of its chunks, is missing")
+        raise FooterError(
+            f"the payload {key}, which has other chunks of the tensor, or bases of its chunks, is missing"
+        )
     _move_back(folder, quarantined[0], key)
 
 

@@ -15,6 +15,7 @@ __all__ = ["FEATURES", "capabilities"]
 
 FEATURES = (
     "explain_policy",
+    "explain_policy.base",
     "get.as_dtype",
     "get.at",
     "get.byte_ranges",
@@ -22,6 +23,7 @@ FEATURES = (
     "get.slices",
     "get.stored_encodings",
     "insert.all_or_nothing",
+    "insert.base",
     "insert.edits",
     "insert.encoded_segments",
     "insert.replace",
