@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from tensorus._arrays.canonical import as_numpy, canonical_blocks, default_kind, dtype_name, from_canonical
 from tensorus._arrays.indexing import parse_index
-from tensorus._arrays.sample import sample_of
+from tensorus._arrays.sample import sample_of, start_of
 from tensorus._backend import Listing, Part, Reference, State, Upload
 from tensorus._where import filter_text
 from tensorus.errors import (
@@ -292,9 +292,19 @@ def _policy(policy: object) -> Policy:
     return policy
 
 
-def sample_from(tensor: object) -> Sample:
-    """Return a sample of a tensor: all its values, or as many as a store explains."""
-    return sample_of([as_numpy(tensor)])
+def sample_from(tensor: object, base: Base | None = None) -> Sample:
+    """Return a sample of a tensor: all its values, or as many as a store explains; with a base, the first ones.
+
+    Raises:
+        ValueError: the base is an id alone, and no call says of which dataset.
+    """
+    array = as_numpy(tensor)
+    reference = base_of(base)
+    if reference is None:
+        return sample_of([array])
+    if not reference.dataset:
+        raise ValueError(f"base is {base!r}, must be a tuple of dataset and id, or a TensorInfo")
+    return start_of(array, reference)
 
 
 _BYTES_PER_SECOND_MAX = 2**63 - 1

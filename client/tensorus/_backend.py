@@ -120,6 +120,8 @@ class Sample:
     """As in `Upload`."""
     tensor_bytes: Sequence[int] = ()
     """Canonical bytes of each tensor, in order; empty for a single tensor."""
+    base: Reference | None = None
+    """The stored tensor that the sample, a single tensor or its start, is compared with; None: none."""
 
 
 @dataclass(frozen=True)
@@ -287,7 +289,10 @@ class Backend(Protocol):
         """Delete tensors, at most 10,000 ids, and return how many existed."""
 
     def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
-        """Return the effect of each policy on a sample of at most 64 MiB; without policies, of each preset."""
+        """Return the effect of each policy on a sample of at most 64 MiB; without policies, of each preset.
+
+        With a base, one more explanation follows: that of the preset `lossless` with this base.
+        """
 
     def store_stats(self) -> StoreStats:
         """Return the sizes of the store."""

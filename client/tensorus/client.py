@@ -236,7 +236,7 @@ class Client(ReadingClient):
         )
 
     def explain(
-        self, tensor: object, *, policies: Iterable[Policy | str] | None = None
+        self, tensor: object, *, policies: Iterable[Policy | str] | None = None, base: Base | None = None
     ) -> builtins.list[PolicyExplanation]:
         """Return the size, error and speed that a tensor would have under each policy, measured where it would be stored.
 
@@ -245,14 +245,19 @@ class Client(ReadingClient):
         Args:
             tensor: as for `insert`.
             policies: policies or names of presets, at most 32. None or empty: every preset.
+            base: a stored tensor to whose values the tensor is compared, as for `insert`, but with its dataset. Of a tensor
+                above 64 MiB, the first values are then examined.
 
         Returns:
-            One explanation per policy, in the order of `policies`.
+            One explanation per policy, in the order of `policies`. With a base, one more at the end: the preset "lossless" with
+            the base.
 
         Raises:
             InvalidPolicyError: a preset is unknown, or a policy is invalid.
+            DatasetNotFoundError, TensorNotFoundError: the base does not exist.
+            InvalidBaseError: the base has another dtype or shape.
         """
-        return self._backend.explain(sample_from(tensor), policies_of(policies))
+        return self._backend.explain(sample_from(tensor, base), policies_of(policies))
 
     def _insert_one(
         self,

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tensorus._backend import Backend, Began, Bytes, Failed
-from tensorus._grpc.calls import open_explain
+from tensorus._grpc.calls import explanations_of, open_explain
 from tensorus._grpc.convert import precision_to, upload_to
 from tensorus._grpc.convert_values import dtype_to, plain_metadata
 from tensorus._grpc.patience import Patience
@@ -26,7 +26,7 @@ try:
     from tensorus._embedded_store import EmbeddedStore, as_tensorus_errors, engine_state, error_of_ours
     from tensorus._from_engine import explanation_info, tensor_info
     from tensorus_server import model
-    from tensorus_server.engine.explain import Explainer
+    from tensorus_server.engine.explain import Explainer, explainer
     from tensorus_server.engine.insert.stream import InsertOptions as EngineInsertOptions
     from tensorus_server.engine.insert.stream import ItemResult
     from tensorus_server.engine.query import Query, parse_order
@@ -37,6 +37,7 @@ try:
     from tensorus_server.filter.text import parse_filter
     from tensorus_server.limits import EDIT_TIMEOUT_S, INLINE_BYTES_MAX
     from tensorus_server.rpc.convert import explain_from, new_tensor_from
+    from tensorus_server.rpc.convert_history import reference_from
     from tensorus_server.rpc.convert_read import precision_from
 except ImportError as error:
     raise engine_missing(error) from error
@@ -194,7 +195,11 @@ class EmbeddedBackend(EmbeddedStore, Backend):
 
     def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
         """See `Backend`."""
-        return list(explain_here(sample, policies))
+        with as_tensorus_errors():
+            opening = open_explain(sample, policies)
+            base = reference_from(opening.base, dataset="") if opening.HasField("base") else None
+            with explainer(self._engine, *explain_from(opening), base) as opened:
+                return explanations_of(sample, list(_explanations(opened, sample)))
 
     def _insert_one(self, dataset: str, upload: Upload) -> TensorInfo | None:
         """Store a small tensor on the engine's short way; None where a stream is to be asked."""
@@ -249,11 +254,14 @@ class EmbeddedBackend(EmbeddedStore, Backend):
 def explain_here(sample: Sample, policies: Sequence[Policy]) -> Iterator[PolicyExplanation]:
     """Yield what each policy would do to a sample, as it is known, without a store. Arguments as of `Backend.explain`."""
     with as_tensorus_errors():
-        explainer = Explainer(*explain_from(open_explain(sample, policies)))
-        for block in sample.blocks(_BLOCK_BYTES):
-            explainer.write(block)
-        for explanation in explainer.explanations():
-            yield explanation_info(explanation)
+        yield from _explanations(Explainer(*explain_from(open_explain(sample, policies))), sample)
+
+
+def _explanations(opened: Explainer, sample: Sample) -> Iterator[PolicyExplanation]:
+    for block in sample.blocks(_BLOCK_BYTES):
+        opened.write(block)
+    for explanation in opened.explanations():
+        yield explanation_info(explanation)
 
 
 def _new_tensor(upload: Upload, dataset: str) -> model.NewTensor:

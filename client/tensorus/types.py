@@ -396,6 +396,8 @@ class PolicyExplanation(_Ratios):
     """Canonical bytes that one core decodes per second, as a read does; 0 if the sample is empty."""
     worst_relative_error: float = 0.0
     """Largest relative error of any tensor in the sample. 0 if the server does not report it."""
+    has_base: bool = False
+    """Whether the sample was stored as the differences to the base. The speeds do not include reading the base."""
 
 
 @dataclass(frozen=True)

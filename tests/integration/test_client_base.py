@@ -157,3 +157,45 @@ class TestPut:
         assert run_command("put", "step1", first, "--base", "@s1", *place).exit_code == 2
         with tensorus.open(tmp_path / "store") as client:
             assert all(not list(client.list(found.name)) for found in client.datasets())
+
+
+class TestExplain:
+    """`explain` with a base."""
+
+    def test_one_more_explanation_is_that_of_the_base(
+        self, client: tensorus.Client, dataset: str, first: TensorInfo
+    ) -> None:
+        for base in ((dataset, "first"), first):
+            found = client.explain(SECOND, policies=["lossless", "fast"], base=base)
+            assert [explanation.policy.preset for explanation in found] == ["lossless", "fast", "lossless"]
+            assert [explanation.has_base for explanation in found] == [False, False, True]
+            assert found[-1].stored_bytes < found[0].stored_bytes / 3
+            assert found[-1].encode_bytes_per_second > 0 < found[-1].decode_bytes_per_second
+        stored = client.insert(dataset, SECOND, id="second", base="first")
+        assert stored.stored_bytes == found[-1].stored_bytes
+        other = client.explain(random_bits("uint16", FIRST.shape, seed=9), policies=["none"], base=first)[-1]
+        assert "50 of 50 chunks are stored without the base" in other.fallback_reason
+
+    def test_a_base_that_does_not_fit_is_refused(
+        self, client: tensorus.Client, dataset: str, first: TensorInfo
+    ) -> None:
+        for values in (FIRST.view(np.int16), FIRST.reshape(-1, 2), np.concatenate([FIRST.ravel(), FIRST[0]])):
+            with pytest.raises(errors.InvalidBaseError):
+                client.explain(values, policies=["none"], base=first)
+        with pytest.raises(errors.TensorNotFoundError):
+            client.explain(FIRST, policies=["none"], base=(dataset, "nothing"))
+        with pytest.raises(ValueError, match="must be a tuple of dataset and id"):
+            client.explain(FIRST, base="first")
+
+    def test_the_command_shows_one_more_row(self, tmp_path: Path) -> None:
+        place = ["--store", str(tmp_path / "store")]
+        np.savez(tmp_path / "first.npz", a=FIRST, other=FIRST[:3])
+        np.savez(tmp_path / "second.npz", a=SECOND, new=SECOND)
+        assert run_command("put", "step1", str(tmp_path / "first.npz"), *place).exit_code == 0
+        arguments = [str(tmp_path / "second.npz"), "--preset", "lossless", "--base", "step1", *place]
+        ran = run_command("explain", *arguments)
+        assert ran.exit_code == 0, ran.errors
+        assert "lossless, with base" in ran.output
+        assert "With base: 1 of 2 tensors have one in step1, 200.0 KiB of 200.0 KiB were examined." in ran.output
+        (explained,) = json.loads(run_command("explain", *arguments, "--json").output)
+        assert explained["base"]["explanation"]["ratio"] > 3 * explained["explanations"][0]["ratio"]

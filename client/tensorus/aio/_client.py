@@ -264,10 +264,10 @@ class AsyncClient(AsyncHistoryClient):
         return deleted
 
     async def explain(
-        self, tensor: object, *, policies: Iterable[Policy | str] | None = None
+        self, tensor: object, *, policies: Iterable[Policy | str] | None = None, base: Base | None = None
     ) -> builtins.list[PolicyExplanation]:
         """Return what policies would do to a tensor. See `tensorus.Client.explain`."""
-        sample = await self._backend.in_thread(sample_from, tensor)
+        sample = await self._backend.in_thread(sample_from, tensor, base)
         return await self._backend.result(calls.explain(sample, policies_of(policies)))
 
     async def _insert_one(

@@ -1,8 +1,8 @@
-"""The base of an insert: a stored tensor with nearly the same values, to which chunks are stored as differences where that pays.
+"""The base of an insert: a stored tensor with nearly the same values, to which chunks are stored as differences if that pays.
 
-Chunk i is compared with the base's chunk i, so dtype, shape and chunk size must be the same. A chunk is stored by itself where its
-base is in the catalogue, or has `BASE_DEPTH_MAX` bases before it, or where differences are not smaller. The record of a chunk
-that is stored as differences needs the base's record as long as it exists: see `base_section.py`.
+Chunk i is compared with the base's chunk i, so dtype, shape and chunk size must be the same. A chunk is stored by itself where
+its base is in the catalogue, or has `BASE_DEPTH_MAX` bases before it, or where differences are not smaller. The record of a
+chunk that is stored as differences needs the base's record as long as it exists: see `base_section.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from tensorus_codecs.chunk_record import parse_record
 from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.pipeline import decode_record, encode_chunk
 from tensorus_server.base_section import BasePlace
-from tensorus_server.catalogue.abc import require_intact
 from tensorus_server.chunk_table import BASE_DEPTH_MAX
 from tensorus_server.engine.insert.encoded import Encoded
 from tensorus_server.engine.insert.small_tensors import SMALL_BYTES_MAX
@@ -27,11 +26,11 @@ from tensorus_server.model import Read
 
 if TYPE_CHECKING:
     from tensorus_codecs.plan import ChunkPlan
-    from tensorus_server.engine.insert.options import InsertServices
+    from tensorus_server.engine.insert.options import Find, InsertServices
     from tensorus_server.engine.read.reader import TensorReader
-    from tensorus_server.model import Dataset, NewTensor, Tensor
+    from tensorus_server.model import Dataset, NewTensor, Tensor, TensorReference
 
-__all__ = ["DeltaBase", "find_base", "plan_with_base"]
+__all__ = ["DeltaBase", "find_base", "plan_with_base", "referenced"]
 
 _SMALL = "the tensor is stored without the base: it is small"
 
@@ -53,29 +52,41 @@ def find_base(services: InsertServices, dataset: Dataset, new: NewTensor) -> Ten
         DataCorruptError: its row is damaged.
         InvalidBaseError: it has another dtype or shape.
     """
-    named = new.base
-    if named is None:
+    if new.base is None:
         return None
-    name, at = named.dataset or dataset.name, named.at
-    (found,) = services.catalogue.tensors.get(name, [named.id], with_payloads=True)
-    base = require_intact(found)
-    # A tensor that has not changed since a generation is the one of that state, whatever is kept of the dataset.
-    is_current = at is None or (base is not None and at.generation is not None and base.generation <= at.generation)
-    if base is None or not is_current:
-        (earlier,) = services.find(name, [Read(named.id)], with_payloads=True, at=at)
-        if isinstance(earlier, Exception):
-            raise earlier
-        base = earlier
+    base = referenced(services.find, replace(new.base, dataset=new.base.dataset or dataset.name))
     if base.spec != new.spec:
         raise InvalidBaseError(
             f"the base is {base.spec.dtype.name} of shape {list(base.spec.shape)}, must be {new.spec.dtype.name} of shape "
             f"{list(new.spec.shape)} as the tensor",
             dataset=dataset.name,
             tensor=new.id,
-            base_dataset=name,
-            base=named.id,
+            base_dataset=base.dataset,
+            base=base.id,
         )
     return base
+
+
+def referenced(find: Find, named: TensorReference) -> Tensor:
+    """Return the tensor that a reference names, with its inline payload.
+
+    Args:
+        find: `Engine.find`.
+        named: names its dataset.
+
+    Raises:
+        DatasetNotFoundError, TensorNotFoundError, SnapshotNotFoundError, StateNotKeptError, DataCorruptError: see `find_base`.
+    """
+    (found,) = find(named.dataset, [Read(named.id)], with_payloads=True)
+    if named.at is not None:
+        # A tensor that has not changed since a generation is the one of that state, whatever is kept of the dataset.
+        since = named.at.generation
+        if not isinstance(found, Exception) and since is not None and found.generation <= since:
+            return found
+        (found,) = find(named.dataset, [Read(named.id)], with_payloads=True, at=named.at)
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def plan_with_base(plan: ChunkPlan, base: Tensor, chunk_bytes: int | None) -> tuple[ChunkPlan, bool]:
@@ -115,7 +126,7 @@ class DeltaBase:
             number: of the chunk in its tensor.
             canonical, plan, canonical_crc32c: as of `encode_chunk`.
         """
-        place, base = self._base(number)
+        place, base = self.of(number, canonical.nbytes)
         chunk = encode_chunk(canonical, self.tensor.spec.dtype, plan, canonical_crc32c, base=base)
         if isinstance(place, str):
             return Encoded.of(replace(chunk, base_reason=place), canonical)
@@ -130,7 +141,7 @@ class DeltaBase:
         parsed = parse_record(record)
         if base_digest(parsed) is None:
             return decode_record(parsed), None
-        place, base = self._base(number)
+        place, base = self.of(number, parsed.canonical_bytes)
         if isinstance(place, str):
             raise CorruptChunkError(f"chunk {number}: {place}")
         return decode_record(parsed, base=base), place
@@ -139,8 +150,13 @@ class DeltaBase:
         """Close the base's payloads. Idempotent."""
         self._open.close()
 
-    def _base(self, number: int) -> tuple[BasePlace | str, Base | None]:
-        """Return where the base of a chunk is, and the base; or why there is none, and None."""
+    def of(self, number: int, canonical_bytes: int) -> tuple[BasePlace | str, Base | None]:
+        """Return where the base of a chunk is, and the base; or why there is none, and None.
+
+        Args:
+            number: of the chunk in its tensor.
+            canonical_bytes: its size, at most that of the base's chunk. The base has as many.
+        """
         payload, record_number = self._chunks.place(number)
         if payload == 0 and self.tensor.inline_payload is not None:
             return _IN_CATALOGUE, None
@@ -149,7 +165,8 @@ class DeltaBase:
             if place.depth >= BASE_DEPTH_MAX:
                 return _TOO_DEEP, None
             record, _ = self._chunks.read_record(number)
-            return place, Base(decode_chunk(self.tensor, self._chunks, number, record), self.tensor.spec.dtype)
+            canonical = decode_chunk(self.tensor, self._chunks, number, record)
+            return place, Base(canonical[:canonical_bytes], self.tensor.spec.dtype)
         except (DataCorruptError, UnsupportedCodecError):
             # The values that arrive are intact, and are to be stored.
             _log.warning("chunk %d of a base cannot be read; a chunk is stored without it", number, exc_info=True)

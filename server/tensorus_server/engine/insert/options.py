@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tensorus_server.engine.insert.edited_chunks import DetailsCache
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from tensorus_server.engine.read.reader import TensorReader
     from tensorus_server.model import Tensor
 
-__all__ = ["InsertOptions", "InsertServices"]
+__all__ = ["Find", "InsertOptions", "InsertServices"]
+
+Find: TypeAlias = "Callable[..., Iterator[Tensor | Exception]]"
+"""`Engine.find`, which takes keyword arguments."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,6 @@ class InsertServices:
     health: Health
     reader: TensorReader
     tensor_locks: TensorLocks
-    find: Callable[..., Iterator[Tensor | Exception]]
+    find: Find
     """`Engine.find`."""
     details_cache: DetailsCache = field(default_factory=DetailsCache)

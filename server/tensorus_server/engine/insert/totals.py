@@ -11,7 +11,7 @@ from tensorus_codecs.measure import MeasuredError
 from tensorus_codecs.summary import PartialSummary
 from tensorus_server.chunk_details import ChunkDetails
 from tensorus_server.chunk_index import ENTRY_BYTES, ChunkIndex
-from tensorus_server.chunk_table import INDEX_END_BYTES
+from tensorus_server.chunk_table import IndexEnd
 from tensorus_server.limits import INLINE_BYTES_MAX
 from tensorus_server.model import EncodingShare, StorageReport
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tensorus_codecs.pipeline import EncodedChunk
     from tensorus_codecs.plan import ChunkPlan
     from tensorus_codecs.summary import ValueSummary
+    from tensorus_server.base_section import BaseSection
 
 __all__ = ["Totals", "overhead_of", "report_of"]
 
@@ -142,17 +143,20 @@ class Totals:
         return "; ".join(filter(None, reasons))
 
 
-def overhead_of(details: ChunkDetails, record_bytes: int) -> int:
+def overhead_of(details: ChunkDetails, record_bytes: int, bases: BaseSection) -> int:
     """Return the bytes of a payload apart from its records.
 
     Args:
         details: of its chunks.
         record_bytes: length of all records together.
+        bases: of its records.
     """
     index_bytes = ENTRY_BYTES * len(details)
-    if record_bytes + index_bytes <= INLINE_BYTES_MAX:
+    if not bases and record_bytes + index_bytes <= INLINE_BYTES_MAX:
         return index_bytes
-    return index_bytes + INDEX_END_BYTES + len(details.packed())
+    bases_bytes = len(bases.packed(len(details))) if bases else 0
+    end = IndexEnd(len(details), len(details.packed()), 0, bases_bytes=bases_bytes)
+    return index_bytes + end.nbytes + end.overhead_bytes
 
 
 def report_of(
