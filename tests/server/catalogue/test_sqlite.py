@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contract.catalogue_bases import CatalogueBasesContract
 from contract.catalogue_contract import CatalogueContract
 from contract.catalogue_datasets import CatalogueDatasetsContract
 from contract.catalogue_isolation import CatalogueIsolationContract
@@ -19,6 +20,10 @@ class TestSqliteDatasets(CatalogueDatasetsContract):
 
 class TestSqliteCatalogue(CatalogueContract):
     """What only SQLite does is in the modules beside this one."""
+
+
+class TestSqliteBases(CatalogueBasesContract):
+    """Likewise."""
 
 
 class TestSqliteIsolation(CatalogueIsolationContract):
