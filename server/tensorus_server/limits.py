@@ -63,7 +63,9 @@ __all__ = [
     "READ_STREAM_BYTES",
     "RECEIVED_MESSAGE_BYTES_MAX",
     "REQUEST_ID_BYTES_MAX",
+    "RESTORED_TENSORS_MAX",
     "RESUMABLE_BYTES_MIN",
+    "RETENTION_S_MAX",
     "SAMPLE_MAX",
     "SEGMENTS_PER_MESSAGE_MAX",
     "SMALL_READ_BYTES",
@@ -156,6 +158,12 @@ READS_PER_GET_MAX = 10_000
 
 IDS_PER_DELETE_MAX = 10_000
 """Ids of one DeleteTensors. It bounds the answer and the transaction."""
+
+RESTORED_TENSORS_MAX = 100_000
+"""Tensors that one restore brings back or deletes, in one transaction."""
+
+RETENTION_S_MAX = 100 * 366 * 86_400
+"""Retention of a dataset: a century, which is longer than anybody waits and fits every clock."""
 
 OPEN_ITEMS_MAX = 16
 """Unfinished tensors of one stream. Each may hold part of a chunk in memory."""

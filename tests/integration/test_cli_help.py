@@ -32,8 +32,9 @@ ARGUMENTS = [
 
 
 def test_there_are_these_commands() -> None:
-    reading = ["append", "bench", "df", "explain", "gc", "get", "import", "info", "ls"]
-    assert [*reading, "put", "recover", "rm", "serve", "stats", "verify", "write"] == COMMANDS
+    first = ["append", "bench", "df", "drop-snapshot", "explain", "gc", "get", "import", "info", "ls", "put", "recover"]
+    last = ["restore", "retention", "rm", "serve", "snapshot", "snapshots", "stats", "verify", "write"]
+    assert [*first, *last] == COMMANDS
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])

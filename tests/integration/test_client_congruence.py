@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import ml_dtypes
@@ -152,6 +153,44 @@ CHANGES: dict[str, Operation] = {
     "update_metadata": lambda client, dataset: client.update_metadata(dataset, "matrix", {"new": [1]}),
     "delete": lambda client, dataset: client.delete(dataset, ["matrix", "nothing"]),
     "delete of nothing": lambda client, dataset: client.delete(dataset, []),
+    "a dataset with a retention": lambda client, dataset: client.create_dataset(
+        f"{dataset}/kept", retention=timedelta(days=7)
+    ),
+    "update_dataset of the retention": lambda client, dataset: [
+        client.update_dataset(dataset, retention=timedelta(hours=1)),
+        client.update_dataset(dataset, preset="fast"),
+        client.update_dataset(dataset, retention=timedelta(0)),
+    ],
+    "snapshots of none": lambda client, dataset: client.snapshots(dataset),
+    "snapshot, change, and read": lambda client, dataset: [
+        client.snapshot(dataset, "before"),
+        client.insert(dataset, VALUES, id="matrix", on_conflict="replace"),
+        client.append(dataset, "values", VALUES),
+        client.update_metadata(dataset, "scalar", {"layer": 33}),
+        client.get(dataset, "matrix", at="before"),
+        client.get(dataset, "values", index=slice(-2, None), at="before"),
+        client.info(dataset, "scalar", at="before"),
+        client.stats(dataset, at="before"),
+        list(client.query(dataset, "layer <= 3", order_by="id desc", limit=2, at="before")),
+        list(client.list(dataset, order_by="nbytes", at="before")),
+        client.snapshots(dataset),
+    ],
+    "restore": lambda client, dataset: [
+        client.snapshot(dataset, "before"),
+        client.delete(dataset, "matrix"),
+        client.insert(dataset, VALUES, id="new"),
+        client.restore(dataset, "before", discard_newer=True),
+        list(client.query(dataset, order_by="id")),
+    ],
+    "drop_snapshot": lambda client, dataset: [
+        client.snapshot(dataset, "before"),
+        client.drop_snapshot(dataset, "before"),
+        client.snapshots(dataset),
+    ],
+    "delete_dataset with a snapshot": lambda client, dataset: [
+        client.snapshot(dataset, "before"),
+        client.delete_dataset(dataset, drop_snapshots=True),
+    ],
 }
 
 READS: dict[str, Operation] = {
@@ -332,6 +371,37 @@ ERRORS: dict[str, Operation] = {
     "an order of a list": list_of(order_by="size"),
     "sample and order": query_of(sample=1, order_by="id"),
     "metadata of nothing": lambda client, dataset: client.update_metadata(dataset, "nothing", {}),
+    "a retention below zero": lambda client, dataset: client.update_dataset(dataset, retention=timedelta(seconds=-1)),
+    "a retention of half a second": lambda client, dataset: client.update_dataset(
+        dataset, retention=timedelta(seconds=0.5)
+    ),
+    "a retention as long as Python has one": lambda client, _: client.create_dataset("t", retention=timedelta.max),
+    "a retention that is a number": lambda client, _: client.create_dataset("t", retention=7),  # type: ignore[arg-type]
+    "a snapshot of nowhere": lambda client, _: client.snapshot("nowhere", "s"),
+    "a snapshot with an empty name": lambda client, dataset: client.snapshot(dataset, ""),
+    "a snapshot with a long name": lambda client, dataset: client.snapshot(dataset, "s" * 129),
+    "a snapshot that is a generation": lambda client, dataset: client.snapshot(dataset, "17"),
+    "a snapshot that is a time": lambda client, dataset: client.snapshot(dataset, "2026-01-31T12:00Z"),
+    "a snapshot of another dataset": lambda client, dataset: client.snapshot(dataset, "other@s"),
+    "a snapshot that is no Unicode": lambda client, dataset: client.snapshot(dataset, "\ud800"),
+    "dropping a snapshot that is not there": lambda client, dataset: client.drop_snapshot(dataset, "s"),
+    "a snapshot that is not there": lambda client, dataset: client.get(dataset, "matrix", at="s"),
+    "many at a snapshot that is not there": lambda client, dataset: list(client.get_many(dataset, [], at="s")),
+    "a query at a snapshot that is not there": query_of(at="s"),
+    "a list at a snapshot that is not there": list_of(at="s"),
+    "stats at a snapshot that is not there": lambda client, dataset: client.stats(dataset, at="s"),
+    "a restore of a snapshot that is not there": lambda client, dataset: client.restore(dataset, "s"),
+    "a state of nowhere": lambda client, _: client.stats("nowhere", at=1),
+    "a state that is not reached": query_of(at=2**63),
+    "a state that no store reaches": lambda client, dataset: client.get(dataset, "matrix", at=2**64 - 1),
+    "a generation beyond 64 bits": query_of(at=2**64),
+    "a negative generation": list_of(at=-1),
+    "a state that is true": lambda client, dataset: client.info(dataset, "matrix", at=True),
+    "a state that is a fraction": query_of(at=0.5),
+    "a restore of no state": lambda client, dataset: client.restore(dataset, None),  # type: ignore[arg-type]
+    "an insert at a state": insert_of(MATRIX, id="t", at=1),
+    "an append at a state": append_of(MATRIX, at=1),
+    "a write at a state": write_of(0, 1, at=1),
     "new metadata with an object": lambda client, dataset: client.update_metadata(dataset, "matrix", {"k": {1}}),
     "new metadata that is too large for a message": lambda client, dataset: client.update_metadata(
         dataset, "matrix", {"k": "x" * 5_000_000}

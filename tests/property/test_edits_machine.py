@@ -1,4 +1,7 @@
-"""Edited tensors stay what NumPy would make of them: a state machine of edits, insertions, deletions, sweeps, reopenings."""
+"""Edited tensors stay what NumPy would make of them, now and in snapshots: a state machine.
+
+It edits, inserts, deletes, makes and drops snapshots, restores them, sweeps, and opens the store again.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from support.arrays import assert_same_bits
-from support.engine import find, insert, read
+from support.engine import assemble, find, insert, pieces_of, read
 from support.servers import engine_config
 from support.stores import few_shards
 from tensorus_codecs.policy import StoragePolicy
@@ -22,7 +25,9 @@ from tensorus_protos.digest import ChunkedDigest
 from tensorus_server.app import open_engine
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert import edit_writer, edited_chunks
-from tensorus_server.model import Append, Edit, Outcome, SliceSet, Tensor, Write
+from tensorus_server.engine.query import Query
+from tensorus_server.engine.read.reader import ReadPlan
+from tensorus_server.model import Append, At, Edit, Outcome, SliceSet, Tensor, Write
 
 COLUMNS = 32
 """Elements of a row: 32 rows of float32 are a chunk of 4096 bytes."""
@@ -58,6 +63,9 @@ class EditsMachine(RuleBasedStateMachine):
         self.config = engine_config(self.folder / "store", codec_threads=2, delete_grace_s=0.0)
         self.engine: Engine = open_engine(self.config)
         self.model: dict[str, np.ndarray[Any, Any]] = {}
+        self.metadata: dict[str, dict[str, int]] = {}
+        self.snapshots: dict[str, tuple[dict[str, np.ndarray[Any, Any]], dict[str, dict[str, int]]]] = {}
+        """Arrays and metadata of each snapshot."""
         self.seed = 0
         self.changed = False
         """Whether anything was since the last reopening."""
@@ -66,6 +74,8 @@ class EditsMachine(RuleBasedStateMachine):
         """Look once more at everything, delete it, and close: nothing is left."""
         try:
             self.sweep()
+            for name in self.snapshots:
+                self.engine.snapshots.drop("d", name)
             self.engine.delete_tensors("d", NAMES)
             self.engine.sweep(in_grace=True)
             assert list(self.engine._chunk_store.published()) == []
@@ -89,7 +99,7 @@ class EditsMachine(RuleBasedStateMachine):
         found = read(self.engine, "d", name)
         if policy != "int8":
             assert_same_bits(found, values)
-        self.model[name] = found
+        self.model[name], self.metadata[name] = found, {}
         self.changed = True
 
     @rule(name=names, count=rows, is_held=held)
@@ -137,21 +147,71 @@ class EditsMachine(RuleBasedStateMachine):
         """Delete a tensor, if it is there."""
         assert self.engine.delete_tensors("d", [name]) == ([name] if self.model.pop(name, None) is not None else [])
 
+    @rule(name=names, number=st.integers(0, 3))
+    def update_metadata(self, name: str, number: int) -> None:
+        """Replace a tensor's metadata."""
+        if name in self.model:
+            self.engine.update_metadata("d", name, {"number": number})
+            self.metadata[name] = {"number": number}
+            self.changed = True
+
+    @precondition(lambda self: len(self.snapshots) < 4)
+    @rule()
+    def snapshot(self) -> None:
+        """Make a snapshot."""
+        self.seed += 1
+        self.engine.snapshots.create("d", f"s{self.seed}")
+        self.snapshots[f"s{self.seed}"] = (dict(self.model), dict(self.metadata))
+
+    @precondition(lambda self: self.snapshots)
+    @rule(data=st.data())
+    def drop_snapshot(self, data: st.DataObject) -> None:
+        """Drop one."""
+        name = data.draw(st.sampled_from(list(self.snapshots)))
+        self.engine.snapshots.drop("d", name)
+        del self.snapshots[name]
+        self.changed = True
+
+    @precondition(lambda self: self.snapshots)
+    @rule(data=st.data())
+    def restore(self, data: st.DataObject) -> None:
+        """Restore one: twice is the same as once."""
+        name = data.draw(st.sampled_from(list(self.snapshots)))
+        first = self.engine.snapshots.restore("d", At(snapshot=name), discard_newer=True)
+        second = self.engine.snapshots.restore("d", At(snapshot=name))
+        self.model, self.metadata = (dict(part) for part in self.snapshots[name])
+        assert (second.restored, second.deleted, second.unchanged) == (0, 0, len(self.model))
+        assert first.restored + first.unchanged == len(self.model)
+        self.changed = True
+
     @precondition(lambda self: self.changed)
     @rule()
     def sweep(self) -> None:
         """Remove what nobody needs: everything can still be read, and nothing else is stored."""
         self.engine.sweep(in_grace=True)
+        needed = self._compare(None, self.model, self.metadata)
+        for name, (arrays, metadata) in self.snapshots.items():
+            needed |= self._compare(At(snapshot=name), arrays, metadata)
+        assert {stored.key for stored in self.engine._chunk_store.published()} == needed
+
+    def _compare(
+        self, at: At | None, arrays: dict[str, np.ndarray[Any, Any]], metadata: dict[str, dict[str, int]]
+    ) -> set[str]:
+        """Read a state, and return the keys of the payloads that it needs."""
         needed: set[str] = set()
-        for name, expected in self.model.items():
-            assert_same_bits(read(self.engine, "d", name), expected)
-            tensor = find(self.engine, "d", name)
+        selection = self.engine.select(Query("d", at=at), with_payloads=True)
+        tensors = {tensor.id: tensor for tensor in selection if isinstance(tensor, Tensor)}
+        assert tensors.keys() == arrays.keys()
+        for name, tensor in tensors.items():
+            plan = ReadPlan(tensor, None)
+            assert_same_bits(assemble(plan.result, pieces_of(self.engine, tensor)), arrays[name])
+            assert tensor.metadata == metadata.get(name, {})
             with self.engine.reader.chunks(tensor) as chunks:
                 others = () if chunks.table is None else chunks.table.payloads
             needed.update(payload.key for payload in others)
             if tensor.inline_payload is None:
                 needed.add(tensor.locator.key)
-        assert {stored.key for stored in self.engine._chunk_store.published()} == needed
+        return needed
 
     @precondition(lambda self: self.changed)
     @rule()

@@ -1,4 +1,4 @@
-"""The rules for ids and metadata that server and client share. What the server makes of them is in `test_validate.py`."""
+"""The rules for ids, metadata and names of snapshots that server and client share."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from typing import Any
 
 import pytest
 
-from tensorus_protos.limits import ID_BYTES_MAX, METADATA_BYTES_MAX, METADATA_DEPTH_MAX, METADATA_KEY_BYTES_MAX
-from tensorus_protos.rules import RuleError, flattened, require_id, require_metadata, to_json
+from tensorus_protos.limits import (
+    ID_BYTES_MAX,
+    METADATA_BYTES_MAX,
+    METADATA_DEPTH_MAX,
+    METADATA_KEY_BYTES_MAX,
+    SNAPSHOT_NAME_BYTES_MAX,
+)
+from tensorus_protos.rules import RuleError, flattened, require_id, require_metadata, require_snapshot_name, to_json
 
 
 @pytest.mark.parametrize("tensor_id", ["x" * ID_BYTES_MAX, "..", "layer.0/q[1] ä"])
@@ -28,6 +34,49 @@ def test_an_id_within_the_rules_is_accepted(tensor_id: str) -> None:
 def test_an_id_against_the_rules_is_refused_with_its_limit(tensor_id: str, limit: int | None, message: str) -> None:
     with pytest.raises(RuleError, match=message) as caught:
         require_id(tensor_id)
+    assert caught.value.limit == limit
+
+
+SNAPSHOTS = [
+    "x" * SNAPSHOT_NAME_BYTES_MAX,
+    "v1",
+    "2026-01-31-nightly",
+    "nightly 2026-01-31",
+    "2026-01",
+    "20260131T1200",
+    "+7",
+    "\u0661\u0662",
+    "Schnappschuß",
+]
+"""Names of snapshots. Digits of other alphabets are no generation."""
+
+NO_SNAPSHOTS = [
+    ("", SNAPSHOT_NAME_BYTES_MAX, "0 bytes of UTF-8; must be 1 to 128 bytes$"),
+    ("ä" * 65, SNAPSHOT_NAME_BYTES_MAX, "130 bytes of UTF-8; must be 1 to 128 bytes$"),
+    ("a\n", None, "must have no control characters$"),
+    ("\ud800", None, "is not Unicode text"),
+    ("a@b", None, "must have no '@' and no '/'$"),
+    ("a/b", None, "must have no '@' and no '/'$"),
+    ("0", None, "must not be all digits: they stand for a generation$"),
+    ("2026-01-31", None, "must not look like a time$"),
+    ("9999-99-99", None, "must not look like a time$"),
+    ("2026-01-31 12", None, "must not look like a time$"),
+    ("2026-01-31T12:30:59.25+01:00", None, "must not look like a time$"),
+    ("2026-01-31T12Z", None, "must not look like a time$"),
+]
+
+
+@pytest.mark.parametrize("name", SNAPSHOTS, ids=repr)
+def test_a_name_of_a_snapshot_within_the_rules_is_accepted(name: str) -> None:
+    require_snapshot_name(name)
+
+
+@pytest.mark.parametrize(("name", "limit", "message"), NO_SNAPSHOTS, ids=repr)
+def test_a_name_of_a_snapshot_that_could_be_meant_otherwise_is_refused(
+    name: str, limit: int | None, message: str
+) -> None:
+    with pytest.raises(RuleError, match=f"^name of a snapshot .*{message}") as caught:
+        require_snapshot_name(name)
     assert caught.value.limit == limit
 
 

@@ -28,7 +28,7 @@ import tensorus
 from support.arrays import random_bits
 from support.servers import engine_config
 from tensorus.cli._app import app
-from tensorus.types import PolicyExplanation, StoreStats, TensorInfo
+from tensorus.types import PolicyExplanation, RestoreReport, SnapshotInfo, StoreStats, TensorInfo
 from tensorus_server.config import ServerConfig
 from tensorus_server.processes.server import Server
 
@@ -138,8 +138,16 @@ def outcome_of(action: Callable[[], Any]) -> Any:
         return comparable(action())
     except Exception as error:  # noqa: BLE001 - whatever it is, the two clients are compared by it
         found = re.sub(r"\b[0-9a-f]{32}\b", "<id>", str(error))
+        found = re.sub(r"\b(generations?(?: is| from)?) \d+\b", r"\1 <number>", found)
         reason = getattr(error, "reason", None) if isinstance(error, tensorus.TensorusError) else None
         return Raised(f"{type(error).__module__}.{type(error).__qualname__}", reason, found)
+
+
+_NOT_SHARED: dict[type, dict[str, Any]] = {
+    tensorus.DatasetInfo: {"created": None},
+    SnapshotInfo: {"generation": 0, "created": None},
+    RestoreReport: {"generation": 0},
+}
 
 
 def comparable(value: Any) -> Any:
@@ -153,8 +161,8 @@ def comparable(value: Any) -> Any:
     if isinstance(value, PolicyExplanation):
         encodes, decodes = value.encode_bytes_per_second > 0, value.decode_bytes_per_second > 0
         return dataclasses.replace(value, encode_bytes_per_second=encodes, decode_bytes_per_second=decodes)
-    if isinstance(value, tensorus.DatasetInfo):
-        return dataclasses.replace(value, created=None)
+    if type(value) in _NOT_SHARED:
+        return dataclasses.replace(value, **_NOT_SHARED[type(value)])
     if isinstance(value, StoreStats):
         has_garbage = value.garbage_until is not None
         return dataclasses.replace(value, catalogue_bytes=0, garbage_until=has_garbage, disk_free_bytes=0)

@@ -294,7 +294,8 @@ def create(catalogue: Catalogue, name: str = "dataset", **fields: Any) -> Datase
     """Create a dataset of the default policy that takes anything."""
     from tensorus_server.model import Schema  # noqa: PLC0415 - a default that nobody else here needs
 
-    return catalogue.datasets.create(name, fields.get("policy", StoragePolicy()), fields.get("schema", Schema()))
+    policy, schema = fields.get("policy", StoragePolicy()), fields.get("schema", Schema())
+    return catalogue.datasets.create(name, policy, schema, fields.get("retention_s", 0))
 
 
 Reopen = Callable[..., Catalogue]

@@ -13,9 +13,10 @@ from tensorus.cli._output import counted, human_duration, print_error, print_jso
 from tensorus.errors import NewerTensorsError
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from datetime import timedelta
 
     from tensorus.errors import DataCorruptError
+    from tensorus.types import At
 
 __all__ = ["drop_snapshot", "restore", "retention", "snapshot", "snapshots"]
 
@@ -86,7 +87,7 @@ def drop_snapshot(dataset: str, name: str, server: str, store: str | None) -> No
 
 @click.command()
 @click.argument("dataset")
-@click.argument("at", type=AT, metavar="STATE")
+@click.argument("state", type=AT)
 @click.option(
     "--discard-newer",
     is_flag=True,
@@ -94,9 +95,7 @@ def drop_snapshot(dataset: str, name: str, server: str, store: str | None) -> No
 )
 @store_options()
 @json_option
-def restore(
-    dataset: str, at: str | int | datetime, server: str, store: str | None, *, discard_newer: bool, as_json: bool
-) -> None:
+def restore(dataset: str, state: At, server: str, store: str | None, *, discard_newer: bool, as_json: bool) -> None:
     """Make the tensors of DATASET those of an earlier STATE, all at once.
 
     STATE is the name of a snapshot, a generation (digits), or a time such as 2026-01-31T12:00 (local time) or
@@ -109,11 +108,10 @@ def restore(
     """  # noqa: D301 - click's mark for lines that are not rewrapped
     with connected(server, store) as client:
         try:
-            report = client.restore(dataset, at, discard_newer=discard_newer)
+            report = client.restore(dataset, state, discard_newer=discard_newer)
         except NewerTensorsError as error:
             raise NewerTensorsError(
-                f"{error}; to keep them, make a snapshot first (tensorus snapshot {dataset} NAME); to lose them, "
-                "pass --discard-newer",
+                f"{error}: `tensorus snapshot {dataset} NAME`, or --discard-newer",
                 reason=error.reason,
                 facts=error.facts,
             ) from error

@@ -74,7 +74,7 @@ def _delete_dataset(client: tensorus.Client, dataset: str, *, drop_snapshots: bo
         deleted = client.delete_dataset(dataset, drop_snapshots=drop_snapshots)
     except HasSnapshotsError as error:
         raise HasSnapshotsError(
-            f"{error}; drop them with tensorus drop-snapshot, or pass --drop-snapshots to delete them with the dataset",
+            f"{error}: `tensorus drop-snapshot {dataset} NAME`, or --drop-snapshots",
             reason=error.reason,
             facts=error.facts,
         ) from error

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.background import WorkerPool
-from tensorus_server.catalogue.abc import require_intact
 from tensorus_server.chunk_store.abc import PayloadBusyError
 from tensorus_server.engine.health import Health
 from tensorus_server.engine.insert.committer import Committer
@@ -23,53 +22,49 @@ from tensorus_server.engine.insert.uploads import progress_of, tensors_of
 from tensorus_server.engine.orphans import empty_quarantine, quarantine_orphans
 from tensorus_server.engine.paging import checked_page_size, decode_place, encode_token, take_all
 from tensorus_server.engine.purge import Purger
-from tensorus_server.engine.query import Selection, list_page
 from tensorus_server.engine.read.reader import TensorReader
+from tensorus_server.engine.reads import Reads
 from tensorus_server.engine.snapshots import Snapshots
 from tensorus_server.engine.store_stats import store_stats
 from tensorus_server.engine.sweep import sweep
 from tensorus_server.engine.sweeper import Sweeper
 from tensorus_server.engine.validate import (
-    generation_checked,
     require_dataset_name,
     require_metadata,
     require_policy_fit,
+    require_retention,
     require_schema,
     require_schema_fit,
 )
 from tensorus_server.engine.verify.verification import Verification
 from tensorus_server.errors import (
-    DataCorruptError,
     LimitExceededError,
     SessionExpiredError,
     StoreUnavailableError,
-    TensorNotFoundError,
 )
-from tensorus_server.limits import IDS_PER_DELETE_MAX, PAGE_SIZE_DEFAULT, READS_PER_GET_MAX
+from tensorus_server.limits import IDS_PER_DELETE_MAX, PAGE_SIZE_DEFAULT
 from tensorus_server.model import Schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-    from tensorus_server.catalogue.abc import Catalogue, Order
+    from tensorus_server.catalogue.abc import Catalogue
     from tensorus_server.chunk_store.abc import ChunkStore, Quarantine
     from tensorus_server.engine.codec_pool import CodecPool
     from tensorus_server.engine.insert.stream import ItemProgress, ItemResult
     from tensorus_server.engine.orphans import Listing
-    from tensorus_server.engine.query import Query
     from tensorus_server.engine.store_stats import StoreStats
     from tensorus_server.engine.sweep import Swept
     from tensorus_server.engine.verify.verification import Target
-    from tensorus_server.filter.tree import Filter
-    from tensorus_server.model import At, Dataset, DatasetStats, Metadata, NewTensor, Read, Tensor
+    from tensorus_server.errors import (
+        DataCorruptError,
+    )
+    from tensorus_server.model import At, Dataset, DatasetStats, Metadata, NewTensor, Tensor
 
 __all__ = ["Engine"]
 
 _SEAL_THREADS = 8
 """Large tensors that may wait for their last fsync at the same time. These threads wait for the disk and use little CPU."""
-
-_READ_BATCH = 64
-"""Rows, with their inline payloads, that a Get of many tensors fetches in one statement."""
 
 _LIST_EVERY_S = 86400.0
 
@@ -78,10 +73,13 @@ _CLOSE_TIMEOUT_S = 60.0
 
 _STEP_TIMEOUT_MIN_S = 0.5
 
+_PRUNE_WAIT_S = 60.0
+"""How long a sweep waits for another process that is deleting past tensors."""
+
 _log = logging.getLogger(__name__)
 
 
-class Engine:
+class Engine(Reads):
     """One open store. Thread-safe."""
 
     def __init__(
@@ -120,8 +118,8 @@ class Engine:
         )
         self._one_by_one = OneByOne(self._services) if in_memory else None
         self._sessions = sessions or InsertSessions()
-        self._purger = Purger(catalogue.datasets, self._health, catalogue.check_present)
-        self._snapshots = Snapshots()
+        self._purger = Purger(catalogue, self._health)
+        self._snapshots = Snapshots(catalogue, self._purger.wake)
         self._closing = threading.Event()
         self._sweeper = Sweeper(self._sweep_round, catalogue.check_present, self._health, self._closing)
         if sweeps:
@@ -145,7 +143,8 @@ class Engine:
         policy, schema = policy or StoragePolicy(), schema or Schema()
         require_schema(schema)
         require_policy_fit(policy, schema, dataset=name)
-        return self._catalogue.datasets.create(name, policy, schema)
+        require_retention(retention_s, dataset=name)
+        return self._catalogue.datasets.create(name, policy, schema, retention_s)
 
     def get_dataset(self, name: str) -> Dataset:
         """Return the dataset.
@@ -190,12 +189,17 @@ class Engine:
         """
         if schema is not None:
             require_schema(schema)
+        if retention_s is not None:
+            require_retention(retention_s, dataset=name)
         if policy is None or schema is None:
             before = self._catalogue.datasets.get(name)
             require_policy_fit(policy or before.policy, schema or before.schema, dataset=name)
         else:
             require_policy_fit(policy, schema, dataset=name)
-        return self._catalogue.datasets.update(name, policy, schema)
+        updated = self._catalogue.datasets.update(name, policy, schema, retention_s)
+        if retention_s is not None:
+            self._purger.wake()
+        return updated
 
     def delete_dataset(self, name: str, *, drop_snapshots: bool = False) -> int:
         """Delete the dataset with its tensors and return how many it had; their space is freed in the background.
@@ -207,7 +211,7 @@ class Engine:
             DatasetNotFoundError: it does not exist.
             HasSnapshotsError: it has snapshots.
         """
-        deleted = self._catalogue.datasets.delete(name)
+        deleted = self._catalogue.datasets.delete(name, drop_snapshots=drop_snapshots)
         self._purger.wake()
         return deleted
 
@@ -221,7 +225,7 @@ class Engine:
             DatasetNotFoundError: it does not exist.
             SnapshotNotFoundError, StateNotKeptError: see `Snapshots.generation_of`.
         """
-        return self._catalogue.datasets.stats(name)
+        return self._catalogue.datasets.stats(name, self._generation_of(name, at))
 
     def open_insert(
         self,
@@ -299,79 +303,6 @@ class Engine:
         """The snapshots of datasets."""
         return self._snapshots
 
-    @property
-    def reader(self) -> TensorReader:
-        """Reads the bytes of tensors that `find` or `select` returned with payloads."""
-        return self._reader
-
-    def find(
-        self, dataset: str, reads: Sequence[Read], *, with_payloads: bool, at: At | None = None
-    ) -> Iterator[Tensor | Exception]:
-        """Yield, for each read in order, its tensor or the error that it fails with.
-
-        Args:
-            at: the state of the dataset; None: the current one.
-
-        Raises:
-            DatasetNotFoundError: the dataset does not exist.
-            SnapshotNotFoundError, StateNotKeptError: see `Snapshots.generation_of`.
-            LimitExceededError: the request has too many reads.
-        """
-        if len(reads) > READS_PER_GET_MAX:
-            raise LimitExceededError(
-                f"number of reads is {len(reads)}, limit is {READS_PER_GET_MAX} (reads_per_get_max)",
-                dataset=dataset,
-                limit=READS_PER_GET_MAX,
-            )
-        if not reads:
-            # With reads, the first batch checks this.
-            self._require_dataset(dataset)
-        for start in range(0, len(reads), _READ_BATCH):
-            batch = reads[start : start + _READ_BATCH]
-            ids = [read.id for read in batch]
-            found = self._catalogue.tensors.get(dataset, ids, with_payloads=with_payloads)
-            for read, tensor in zip(batch, found, strict=True):
-                yield tensor if isinstance(tensor, Exception) else generation_checked(dataset, read, tensor)
-
-    def get_tensor(self, dataset: str, tensor_id: str, at: At | None = None) -> Tensor:
-        """Return the tensor, without its bytes.
-
-        Args:
-            at: the state of the dataset; None: the current one.
-
-        Raises:
-            DatasetNotFoundError, TensorNotFoundError: the dataset or the tensor does not exist.
-            SnapshotNotFoundError, StateNotKeptError: see `Snapshots.generation_of`.
-        """
-        (found,) = self._catalogue.tensors.get(dataset, [tensor_id])
-        tensor = require_intact(found)
-        if tensor is None:
-            raise TensorNotFoundError("there is no such tensor", dataset=dataset, tensor=tensor_id)
-        return tensor
-
-    def select(self, query: Query, *, with_payloads: bool, resume_token: str = "") -> Selection:
-        """Return the tensors of a query; see `Selection`.
-
-        Raises:
-            DatasetNotFoundError: the dataset does not exist.
-        """
-        self._require_dataset(query.dataset)
-        return Selection(self._catalogue.tensors, query, with_payloads=with_payloads, resume_token=resume_token)
-
-    def list_tensors(
-        self,
-        dataset: str,
-        filter_: Filter | None,
-        order: Order,
-        *,
-        page_size: int = 0,
-        page_token: str = "",
-        take: Callable[[Tensor | DataCorruptError], bool] = take_all,
-        at: At | None = None,
-    ) -> tuple[list[Tensor | DataCorruptError], str]:
-        """Return one page of tensors without their bytes, and the token of the next page; see `list_page`."""
-        return list_page(self._catalogue.tensors, dataset, filter_, order, size=page_size, token=page_token, take=take)
-
     def update_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> Tensor:
         """Replace a tensor's metadata and return the tensor.
 
@@ -411,11 +342,6 @@ class Engine:
         self._committer.check()
         self._health.require()
 
-    def _require_dataset(self, name: str) -> None:
-        """Refuse a dataset that does not exist. A damaged one passes, because its tensors may be intact."""
-        with suppress(DataCorruptError):
-            self._catalogue.datasets.get(name)
-
     def verify(self, target: Target, resume_token: str = "") -> Verification:
         """Return a verification of the target; see `Verification`."""
         return Verification(
@@ -432,8 +358,13 @@ class Engine:
         return store_stats(self._catalogue, self._chunk_store)
 
     def sweep(self, *, in_grace: bool = False) -> Swept:
-        """Delete payloads that are no longer needed; also runs in the background, once a minute. See `sweep.sweep`."""
+        """Delete payloads that are no longer needed; also runs in the background, once a minute. See `sweep.sweep`.
+
+        With `in_grace`, past tensors that nothing needs are deleted first.
+        """
         store = self._chunk_store
+        if in_grace:
+            self._catalogue.snapshots.prune(lambda _: self._closing.is_set(), wait_s=_PRUNE_WAIT_S)
         return sweep(self._catalogue, store, store, in_grace=in_grace, is_closing=self._closing.is_set)
 
     def quarantine_orphans(self) -> Listing:

@@ -1,4 +1,4 @@
-"""The thread that frees the space of deleted datasets in the background."""
+"""The thread that frees the space of deleted datasets, and of past tensors that nothing needs, in the background."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from tensorus_server.background import Watched
 from tensorus_server.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tensorus_server.catalogue.abc import DatasetTable
+    from tensorus_server.catalogue.abc import Catalogue
     from tensorus_server.engine.health import Health
 
 __all__ = ["Purger"]
@@ -25,25 +23,18 @@ _log = logging.getLogger(__name__)
 
 
 class Purger:
-    """A thread that checks for deleted datasets when it starts, once a minute, and whenever it is woken."""
+    """A thread that checks for such work when it starts, once a minute, and whenever it is woken."""
 
-    def __init__(
-        self, datasets: DatasetTable, health: Health, check_present: Callable[[], None] = lambda: None
-    ) -> None:
-        """Start the thread. If it ends unexpectedly, it reports that to `health`.
-
-        Args:
-            check_present: raises `StoreUnavailableError` if the store's folder was removed; the thread then ends.
-        """
-        self._datasets = datasets
-        self._check_present = check_present
+    def __init__(self, catalogue: Catalogue, health: Health) -> None:
+        """Start the thread. If it ends unexpectedly, it reports that to `health`."""
+        self._catalogue = catalogue
         self._health = health
         self._closing = threading.Event()
         self._woken = threading.Event()
         self._thread = Watched("purger", self._run, lambda error: health.fail("the purger ended", error))
 
     def wake(self) -> None:
-        """Check now, because a dataset was deleted."""
+        """Check now, because a dataset was deleted, or something may no longer be needed."""
         self._woken.set()
 
     def close(self, timeout_s: float) -> bool:
@@ -63,12 +54,15 @@ class Purger:
             except StoreUnavailableError:
                 return
             try:
-                purged = self._datasets.purge(self._closing.wait)
+                purged = self._catalogue.datasets.purge(self._closing.wait)
+                pruned = self._catalogue.snapshots.prune(self._closing.wait)
             except Exception:  # noqa: BLE001 - the next round tries again, whatever the error
                 with suppress(StoreUnavailableError):
-                    self._check_present()
-                    _log.exception("deleted datasets could not be purged")
+                    self._catalogue.check_present()
+                    _log.exception("deleted datasets and past tensors could not be purged")
             else:
                 if purged:
                     _log.info("%d tensors of deleted datasets were deleted", purged)
+                if pruned:
+                    _log.info("%d past tensors were deleted, which nothing needed any more", pruned)
             self._woken.wait(_LOOK_EVERY_S)

@@ -1,7 +1,7 @@
 """Selects the tensors of a listing or a query: filter → pages of the catalogue → tensors.
 
-A token holds the position where a listing or a query continues, and a digest of the parameters that the next request must
-repeat.
+A token holds the position where a listing or a query continues, the generation of its state, and a digest of the parameters
+that the next request must repeat. So all pages are of one state, even if it was requested by time.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from tensorus_server.model import At, Tensor
 
 __all__ = ["Place", "Query", "Selection", "list_page", "parse_order"]
+
+GenerationOf: TypeAlias = "Callable[[str, At], int]"
+"""Returns the generation of a dataset's state."""
 
 Place: TypeAlias = "tuple[int, tuple[str | int, int] | None]"
 """The number of tensors so far, and the sort value and generation of the last one."""
@@ -74,10 +77,19 @@ def parse_order(text: str) -> Order:
 class Selection:
     """Iterates over the tensors of one query, in order; can resume an interrupted one."""
 
-    def __init__(self, tensors: TensorTable, query: Query, *, with_payloads: bool, resume_token: str = "") -> None:
-        """Check the query; nothing is read before iteration starts.
+    def __init__(
+        self,
+        tensors: TensorTable,
+        query: Query,
+        *,
+        with_payloads: bool,
+        resume_token: str = "",
+        generation_of: GenerationOf | None = None,
+    ) -> None:
+        """Check the query; no tensor is read before iteration starts.
 
         Args:
+            generation_of: see `Snapshots.generation_of`; must be given if the query has a state.
             resume_token: a result of `token`; iteration continues after that place. Empty: it starts at the beginning.
 
         Raises:
@@ -93,12 +105,13 @@ class Selection:
         self._with_payloads = with_payloads
         self._order = query.order or Order()
         asked = (query.dataset, query.filter, query.order, query.limit, query.sample, query.seed)
-        self._digest = crc32c(repr(asked).encode())
+        # A query without a state has the digest that it has always had.
+        self._digest = crc32c(repr(asked if query.at is None else (*asked, query.at)).encode(errors="surrogatepass"))
         self._served, self._after = 0, None
         if resume_token:
             self._served, self._after, self._generation_max, self._seed = self._parse(resume_token)
         else:
-            self._generation_max = tensors.latest_generation()
+            self._generation_max = _generation_max(tensors, query.dataset, query.at, generation_of)
             # A random seed is chosen here, so that the token can carry it and a resumed sample is the same one.
             self._seed = secrets.randbits(62) if query.seed is None else query.seed
 
@@ -143,6 +156,11 @@ class Selection:
             raise InvalidPageTokenError("resume_token belongs to another query")
         return served, after if after != (None, None) else None, generation_max, seed
 
+    @property
+    def _at(self) -> int | None:
+        """The generation of the query's state; None: the current one."""
+        return None if self._query.at is None else self._generation_max
+
     def _pages(self) -> Iterator[Tensor | DamagedTensor]:
         query = self._query
         size = _PAGE_WITH_PAYLOADS if self._with_payloads else PAGE_SIZE_MAX
@@ -154,6 +172,7 @@ class Selection:
             size,
             after=self._after,
             generation_max=self._generation_max,
+            at=self._at,
             with_payloads=self._with_payloads,
         )
         while True:
@@ -172,7 +191,7 @@ class Selection:
         chosen = sample(self._generations(), count, self._seed, after=after)
         for start in range(0, len(chosen), _PAGE_WITH_PAYLOADS):
             page = chosen[start : start + _PAGE_WITH_PAYLOADS]
-            found = self._tensors.by_generation(query.dataset, page, with_payloads=self._with_payloads)
+            found = self._tensors.by_generation(query.dataset, page, with_payloads=self._with_payloads, at=self._at)
             for generation, tensor in zip(page, found, strict=True):
                 if isinstance(tensor, DataCorruptError):
                     yield DamagedTensor(tensor, generation, generation)
@@ -180,7 +199,8 @@ class Selection:
                     yield tensor
 
     def _generations(self) -> Iterator[list[int]]:
-        request = PageRequest(self._query.filter, size=_SAMPLE_PAGE, generation_max=self._generation_max)
+        generation_max = self._generation_max
+        request = PageRequest(self._query.filter, size=_SAMPLE_PAGE, generation_max=generation_max, at=self._at)
         while True:
             page = self._tensors.generations(self._query.dataset, request)
             yield page
@@ -198,6 +218,8 @@ def list_page(
     size: int,
     token: str,
     take: Callable[[Tensor | DataCorruptError], bool] = take_all,
+    at: At | None = None,
+    generation_of: GenerationOf | None = None,
 ) -> tuple[list[Tensor | DataCorruptError], str]:
     """Return one page of a listing, and the token of the next page, which is empty after the last.
 
@@ -206,6 +228,8 @@ def list_page(
     Args:
         size: largest number of tensors in the page; 0: the default.
         take: called with the page's tensors in order; the first for which it returns False starts the next page.
+        at: the state to list; None: the current one.
+        generation_of: see `Snapshots.generation_of`; must be given with `at`.
 
     Raises:
         InvalidPageTokenError: the token belongs to another listing, or was not issued by this server.
@@ -214,18 +238,30 @@ def list_page(
     if filter_ is not None:
         check_filter(filter_)
     size = checked_page_size(size, "tensors", dataset=dataset)
-    digest = crc32c(repr((dataset, filter_, order)).encode())
+    asked = (dataset, filter_, order)
+    digest = crc32c(repr(asked if at is None else (*asked, at)).encode(errors="surrogatepass"))
     if token:
         after, generation_max = _parse_token(token, digest, order)
         request = PageRequest(filter_, order, size, after=after, generation_max=generation_max)
     else:
-        request = PageRequest(filter_, order, size, generation_max=tensors.latest_generation())
+        generation_max = _generation_max(tensors, dataset, at, generation_of)
+        request = PageRequest(filter_, order, size, generation_max=generation_max)
+    if at is not None:
+        request = replace(request, at=generation_max)
     page = tensors.page(dataset, request)
     taken = list(takewhile(take, map(_found, page.tensors)))
     following = page.next
     if len(taken) < len(page.tensors):
         following = place_of(page.tensors[len(taken) - 1], order.field)
     return taken, "" if following is None else _format_token(digest, following, request.generation_max)
+
+
+def _generation_max(tensors: TensorTable, dataset: str, at: At | None, generation_of: GenerationOf | None) -> int:
+    """Return the largest generation that a listing may include: that of its state, or the latest one."""
+    if at is None:
+        return tensors.latest_generation()
+    assert generation_of is not None
+    return generation_of(dataset, at)
 
 
 def _found(tensor: Tensor | DamagedTensor) -> Tensor | DataCorruptError:

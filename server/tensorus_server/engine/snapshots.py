@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from tensorus_server.engine.paging import take_all
-from tensorus_server.errors import UnimplementedError
+from tensorus_server.engine.paging import checked_page_size, decode_place, encode_token, take_all
+from tensorus_server.engine.validate import require_snapshot_name
+from tensorus_server.errors import InvalidRequestError
+from tensorus_server.limits import RESTORED_TENSORS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tensorus_server.catalogue.abc import Catalogue
     from tensorus_server.errors import DataCorruptError
     from tensorus_server.model import At, Restored, Snapshot
 
@@ -19,6 +23,15 @@ __all__ = ["Snapshots"]
 class Snapshots:
     """The snapshots of a store's datasets. Thread-safe."""
 
+    def __init__(self, catalogue: Catalogue, wake_pruning: Callable[[], None]) -> None:
+        """Use `catalogue`.
+
+        Args:
+            wake_pruning: called after something may no longer be needed.
+        """
+        self._catalogue = catalogue
+        self._wake_pruning = wake_pruning
+
     def create(self, dataset: str, name: str) -> Snapshot:
         """Give the dataset's current state a name, so that it stays readable until the snapshot is dropped.
 
@@ -27,7 +40,8 @@ class Snapshots:
             InvalidNameError: the name is not allowed; names of datasets have the same rules.
             AlreadyExistsError: the dataset has a snapshot with this name.
         """
-        raise UnimplementedError("snapshots are not implemented", dataset=dataset)
+        require_snapshot_name(name, dataset=dataset)
+        return self._catalogue.snapshots.create(dataset, name)
 
     def page(
         self,
@@ -50,7 +64,12 @@ class Snapshots:
             InvalidPageTokenError: the token was not issued by this server.
             LimitExceededError: the page is too large.
         """
-        raise UnimplementedError("snapshots are not implemented", dataset=dataset)
+        size = checked_page_size(page_size, "snapshots", dataset=dataset)
+        after = decode_place(page_token, "snapshots") if page_token else 0
+        page = self._catalogue.snapshots.page(dataset, after, size)
+        taken = list(takewhile(lambda entry: take(entry[1]), page.snapshots))
+        last = taken[-1][0] if len(taken) < len(page.snapshots) else page.next
+        return [found for _, found in taken], "" if last is None else encode_token(["snapshots", last])
 
     def drop(self, dataset: str, name: str) -> None:
         """Drop a snapshot; what only it needed is deleted in the background.
@@ -59,7 +78,8 @@ class Snapshots:
             DatasetNotFoundError: the dataset does not exist.
             SnapshotNotFoundError: the dataset has no snapshot with this name.
         """
-        raise UnimplementedError("snapshots are not implemented", dataset=dataset)
+        self._catalogue.snapshots.drop(dataset, name)
+        self._wake_pruning()
 
     def restore(self, dataset: str, at: At, *, discard_newer: bool = False) -> Restored:
         """Make the dataset's tensors those of an earlier state, in one transaction; a repeated restore changes nothing.
@@ -76,7 +96,10 @@ class Snapshots:
             LimitExceededError: more tensors would change than `RESTORED_TENSORS_MAX`.
             DataCorruptError: a tensor of that state is damaged; nothing was changed.
         """
-        raise UnimplementedError("snapshots are not implemented", dataset=dataset)
+        generation = self.generation_of(dataset, at)
+        return self._catalogue.tensors.restore(
+            dataset, generation, limit=RESTORED_TENSORS_MAX, discard_newer=discard_newer
+        )
 
     def generation_of(self, dataset: str, at: At) -> int:
         """Return the generation of a state, so that all reads of one request see the same one.
@@ -87,4 +110,7 @@ class Snapshots:
             SnapshotNotFoundError: the dataset has no such snapshot.
             StateNotKeptError: the state at that generation or time is not kept.
         """
-        raise UnimplementedError("snapshots are not implemented", dataset=dataset)
+        fields = [at.snapshot, at.generation, at.time_us]
+        if sum(field is not None for field in fields) != 1:
+            raise InvalidRequestError("at must have exactly one of snapshot, generation and time", dataset=dataset)
+        return self._catalogue.snapshots.resolve(dataset, at)

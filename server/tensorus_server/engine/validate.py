@@ -28,6 +28,7 @@ from tensorus_server.limits import (
     METADATA_BYTES_MAX,
     RANK_MAX,
     REQUEST_ID_BYTES_MAX,
+    RETENTION_S_MAX,
     TENSOR_BYTES_MAX,
 )
 from tensorus_server.model import TensorSpec
@@ -50,6 +51,7 @@ __all__ = [
     "require_metadata",
     "require_policy_fit",
     "require_request_id",
+    "require_retention",
     "require_schema",
     "require_schema_fit",
     "require_snapshot_name",
@@ -79,6 +81,23 @@ def require_dataset_name(name: str) -> None:
     _require_text("name of a dataset", name, DATASET_NAME_BYTES_MAX)
     if any(part in {"", ".", ".."} for part in name.split("/")):
         raise InvalidNameError(f"name of a dataset is {name!r}: a part between slashes must not be empty, '.' or '..'")
+
+
+def require_retention(retention_s: int, *, dataset: str) -> None:
+    """Refuse a retention that is negative or above `RETENTION_S_MAX`.
+
+    Raises:
+        InvalidRequestError: it is negative.
+        LimitExceededError: it is too long.
+    """
+    if retention_s < 0:
+        raise InvalidRequestError(f"retention is {retention_s} s, must not be negative", dataset=dataset)
+    if retention_s > RETENTION_S_MAX:
+        raise LimitExceededError(
+            f"retention is {retention_s} s, limit is {RETENTION_S_MAX} s (retention_s_max)",
+            dataset=dataset,
+            limit=RETENTION_S_MAX,
+        )
 
 
 def require_id(tensor_id: str, *, dataset: str) -> None:

@@ -105,4 +105,6 @@ def announced_limits() -> pb.Limits:
         explain_bytes=limits.EXPLAIN_BYTES_MAX,
         explain_candidates=limits.EXPLAIN_CANDIDATES_MAX,
         snapshot_name_bytes=limits.SNAPSHOT_NAME_BYTES_MAX,
+        restored_tensors=limits.RESTORED_TENSORS_MAX,
+        retention_seconds=limits.RETENTION_S_MAX,
     )

@@ -8,6 +8,7 @@ import pytest
 
 from contract.catalogue_contract import CatalogueContract
 from contract.catalogue_datasets import CatalogueDatasetsContract
+from contract.catalogue_history import CatalogueHistoryContract
 from contract.catalogue_isolation import CatalogueIsolationContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
 from contract.catalogue_paging import CataloguePagingContract
@@ -40,6 +41,10 @@ class TestMemoryDatasets(CatalogueDatasetsContract):
 
 
 class TestMemoryCatalogue(CatalogueContract):
+    """Likewise."""
+
+
+class TestHistoryInMemory(CatalogueHistoryContract):
     """Likewise."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contract.catalogue_contract import CatalogueContract
 from contract.catalogue_datasets import CatalogueDatasetsContract
+from contract.catalogue_history import CatalogueHistoryContract
 from contract.catalogue_isolation import CatalogueIsolationContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
 from contract.catalogue_paging import CataloguePagingContract
@@ -14,6 +15,7 @@ from contract.catalogue_uploads import CatalogueUploadsContract
 CONTRACTS = (
     CatalogueContract,
     CatalogueDatasetsContract,
+    CatalogueHistoryContract,
     CatalogueIsolationContract,
     CatalogueOrdinalsContract,
     CataloguePagingContract,

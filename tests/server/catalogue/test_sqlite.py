@@ -5,6 +5,7 @@ from __future__ import annotations
 from contract.catalogue_bases import CatalogueBasesContract
 from contract.catalogue_contract import CatalogueContract
 from contract.catalogue_datasets import CatalogueDatasetsContract
+from contract.catalogue_history import CatalogueHistoryContract
 from contract.catalogue_isolation import CatalogueIsolationContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
 from contract.catalogue_paging import CataloguePagingContract
@@ -23,6 +24,10 @@ class TestSqliteCatalogue(CatalogueContract):
 
 
 class TestSqliteBases(CatalogueBasesContract):
+    """Likewise."""
+
+
+class TestSqliteHistory(CatalogueHistoryContract):
     """Likewise."""
 
 

@@ -32,7 +32,7 @@ STORED = stored_tensor(
 )
 
 NOT_IN_ROWS = {
-    *(f"dataset.{name}" for name in ("name", "created_us", "policy", "schema.metadata")),
+    *(f"dataset.{name}" for name in ("name", "created_us", "policy", "retention_s", "schema.metadata")),
     *(f"new.{name}" for name in ("replace",)),
     # They are in the table `reference`.
     "references",

@@ -45,8 +45,7 @@ def row(catalogue: SqliteCatalogue, table: SourceTable, dataset: Dataset, genera
 
 def keep(catalogue: SqliteCatalogue, dataset: Dataset) -> None:
     """Keep what is deleted from the dataset from now on."""
-    with catalogue._database.write() as connection:
-        connection.execute("INSERT INTO snapshot VALUES (?, 's', 1000, 0, 0)", (dataset.number,))
+    catalogue.datasets.update(dataset.name, None, None, 1000)
 
 
 @pytest.mark.parametrize("table", ["tensor", "past_tensor"])
@@ -69,8 +68,8 @@ def test_everything_but_the_place_is_shared(
     (copied,) = commit(catalogue, shared)
     assert catalogue.tensors.get("other", ["b"], with_payloads=True) == [replace(copied, inline_payload=payload)]
     # The payloads are garbage when neither row has them.
+    catalogue.datasets.update("dataset", None, None, 0)
     with catalogue._database.write() as connection:
-        connection.execute("DELETE FROM snapshot")
         if table == "past_tensor":
             connection.execute("DELETE FROM past_tensor")
             connection.execute("DELETE FROM reference WHERE seq = ?", (source.generation,))

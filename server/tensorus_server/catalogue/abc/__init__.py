@@ -1,11 +1,11 @@
-"""The interface of a catalogue: four tables, one module for each, and the promises that every database must keep.
+"""The interface of a catalogue: five tables, one module for each, and the promises that every database must keep.
 
 The methods' descriptions refer to these promises by number. The contract suite (`tests/contract`) names the tests of each:
 
     1. Durability. Once a method returns, its effect survives a crash of the process and of the machine.
-    2. Atomicity. A method takes effect completely or not at all; after a crash or an error, the previous state remains. Three
-       methods delete or commit in batches, as they say: `TensorTable.delete`, `DatasetTable.purge`, and `TensorTable.commit`
-       if a page is damaged.
+    2. Atomicity. A method takes effect completely or not at all; after a crash or an error, the previous state remains. Four
+       methods delete or commit in batches, as they say: `TensorTable.delete`, `DatasetTable.purge`, `SnapshotTable.prune`, and
+       `TensorTable.commit` if a page is damaged.
     3. Visibility. Once a method returns, every call that begins later sees its effect, in any thread and process.
     4. Isolation. A method that reads sees a single state: all of a commit, or nothing of it. Two calls may see different
        states. Only `DatasetTable.stats` sees several states in one call.
@@ -53,6 +53,7 @@ from tensorus_server.catalogue.abc.pages import (
     place_of,
     require_intact,
 )
+from tensorus_server.catalogue.abc.snapshots import SnapshotPage, SnapshotTable
 from tensorus_server.catalogue.abc.tensors import StoredTensor, TensorTable
 from tensorus_server.catalogue.abc.totals import CatalogueTotals, Sizes
 from tensorus_server.catalogue.abc.uploads import Mark, Upload, UploadTable
@@ -70,6 +71,8 @@ __all__ = [
     "Page",
     "PageRequest",
     "Sizes",
+    "SnapshotPage",
+    "SnapshotTable",
     "StoredTensor",
     "TensorTable",
     "Upload",
@@ -80,10 +83,11 @@ __all__ = [
 
 
 class Catalogue(ABC):
-    """The four tables, which are in one database."""
+    """The five tables, which are in one database."""
 
     datasets: DatasetTable
     tensors: TensorTable
+    snapshots: SnapshotTable
     uploads: UploadTable
     garbage: GarbageTable
 
@@ -104,8 +108,11 @@ class Catalogue(ABC):
         """
 
     @abstractmethod
-    def sizes(self, dataset: str | None = None) -> Sizes:
+    def sizes(self, dataset: str | None = None, *, past: bool = False) -> Sizes:
         """Return sums over the tensors of a dataset; None: of all datasets.
+
+        Args:
+            past: whether to add up past tensors, which are still kept, instead of current ones.
 
         Reads in several transactions: tensors that come and go meanwhile may be in the sums or not. Damaged rows are in them.
 

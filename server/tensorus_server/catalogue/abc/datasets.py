@@ -34,8 +34,11 @@ class DatasetTable(ABC):
     """
 
     @abstractmethod
-    def create(self, name: str, policy: StoragePolicy, schema: Schema) -> Dataset:
+    def create(self, name: str, policy: StoragePolicy, schema: Schema, retention_s: int = 0) -> Dataset:
         """Create a dataset, in one transaction.
+
+        Args:
+            retention_s: how long replaced and deleted tensors stay readable, in seconds.
 
         Raises:
             AlreadyExistsError: the name is taken.
@@ -67,21 +70,25 @@ class DatasetTable(ABC):
         """
 
     @abstractmethod
-    def update(self, name: str, policy: StoragePolicy | None, schema: Schema | None) -> Dataset:
-        """Replace the policy, the schema, or both, in one transaction; stored tensors do not change.
+    def update(
+        self, name: str, policy: StoragePolicy | None, schema: Schema | None, retention_s: int | None = None
+    ) -> Dataset:
+        """Replace the policy, the schema and the retention, unless they are None, in one transaction; tensors do not change.
 
-        Giving both repairs a damaged dataset. Its ordinals then continue after those of the existing tensors, so ordinals of
-        deleted tensors may be reused. A commit sees the dataset as it was before the update or after it; a commit with
-        `current` fails if it comes after the update.
+        A new retention counts for past tensors, too; those that it does not need are pruned later (`SnapshotTable.prune`).
+
+        Giving policy and schema repairs a damaged dataset. Its ordinals then continue after those of the existing tensors, so
+        ordinals of deleted tensors may be reused. A commit sees the dataset as it was before the update or after it; a
+        commit with `current` fails if it comes after the update.
 
         Raises:
             DatasetNotFoundError: the dataset does not exist.
-            DataCorruptError: its row is damaged, and only one of the two is given.
+            DataCorruptError: its row is damaged, and policy or schema is not given.
         """
 
     @abstractmethod
-    def delete(self, name: str) -> int:
-        """Delete the dataset with its tensors, and return how many tensors it had.
+    def delete(self, name: str, *, drop_snapshots: bool = False) -> int:
+        """Delete the dataset with its tensors, past tensors and snapshots, and return how many current tensors it had.
 
         This is one transaction. Afterwards the name is free, and no method except `purge` sees the dataset or its tensors. A
         commit into the dataset either comes first, and its tensors are counted, or fails. The time does not depend on the
@@ -89,6 +96,7 @@ class DatasetTable(ABC):
 
         Raises:
             DatasetNotFoundError: the dataset does not exist.
+            HasSnapshotsError: it has snapshots, and `drop_snapshots` is not set.
         """
 
     @abstractmethod
@@ -104,12 +112,16 @@ class DatasetTable(ABC):
         """
 
     @abstractmethod
-    def stats(self, name: str) -> DatasetStats:
+    def stats(self, name: str, at: int | None = None) -> DatasetStats:
         """Return sums over the dataset's tensors. They exclude damaged tensors, which are named.
 
         Tensors that are inserted or deleted meanwhile may or may not be included: reading all rows in one transaction would
         take too long. Encodings with equal JSON are counted as one. They are sorted by stored bytes, then by JSON.
 
+        Args:
+            at: the generation of the state to sum up, which does not change meanwhile; None: the current one.
+
         Raises:
             DatasetNotFoundError: the dataset does not exist.
+            StateNotKeptError: the state is not kept.
         """

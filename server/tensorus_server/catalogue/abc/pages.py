@@ -39,6 +39,10 @@ class PageRequest:
     """Sort value and generation of the last tensor of the previous page; None: this is the first page."""
     generation_max: int | None = None
     """Largest generation to include, so that tensors committed later are left out; None: no limit."""
+    at: int | None = None
+    """The generation of the state to list, which sets `generation_max`; None: the current one."""
+    with_past: bool = False
+    """Whether to include tensors that were replaced or deleted and are still kept, whatever the state. Not with `at`."""
     with_payloads: bool = False
     """Whether to include inline payloads."""
 

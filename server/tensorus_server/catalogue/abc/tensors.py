@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from tensorus_codecs.summary import ValueSummary
     from tensorus_server.catalogue.abc.pages import Page, PageRequest
     from tensorus_server.errors import DataCorruptError
-    from tensorus_server.model import Checksum, Dataset, Locator, Metadata, NewTensor, StorageReport, TensorSpec
+    from tensorus_server.model import (
+        Checksum,
+        Dataset,
+        Locator,
+        Metadata,
+        NewTensor,
+        Restored,
+        StorageReport,
+        TensorSpec,
+    )
 
 __all__ = ["StoredTensor", "TensorTable"]
 
@@ -122,9 +131,16 @@ class TensorTable(ABC):
 
     @abstractmethod
     def get(
-        self, dataset: str, ids: Sequence[str], *, with_payloads: bool = False
+        self, dataset: str, ids: Sequence[str], *, with_payloads: bool = False, at: int | None = None
     ) -> list[Tensor | DataCorruptError | None]:
-        """Return the tensors with these ids, in order, from one state of the catalogue (4); None for an id without a tensor."""
+        """Return the tensors with these ids, in order, from one state of the catalogue (4); None for an id without a tensor.
+
+        Args:
+            at: the generation of the dataset's state; None: the current one.
+
+        Raises:
+            StateNotKeptError: the state is not kept, or not reached yet. The other reads raise it, too.
+        """
 
     @abstractmethod
     def page(self, dataset: str, request: PageRequest) -> Page:
@@ -148,9 +164,9 @@ class TensorTable(ABC):
 
     @abstractmethod
     def by_generation(
-        self, dataset: str, generations: Sequence[int], *, with_payloads: bool = False
+        self, dataset: str, generations: Sequence[int], *, with_payloads: bool = False, at: int | None = None
     ) -> list[Tensor | DataCorruptError | None]:
-        """Return the tensors with these generations, in order; None for one that no longer exists."""
+        """Return the tensors with these generations, in order; None for one that does not exist in the state `at`."""
 
     @abstractmethod
     def latest_generation(self) -> int:
@@ -161,11 +177,35 @@ class TensorTable(ABC):
 
     @abstractmethod
     def replace_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> Tensor:
-        """Replace the tensor's metadata and its metadata index in one transaction; generation and ordinal stay the same.
+        """Replace the tensor's metadata and its metadata index in one transaction.
+
+        Generation and ordinal stay the same, unless a snapshot or the retention needs the tensor as it is. Then it is replaced:
+        the tensor with the new metadata has the next generation and ordinal, the time of this commit, and the same payload.
 
         Raises:
             TensorNotFoundError: the tensor does not exist.
             DataCorruptError: its row is damaged.
+        """
+
+    @abstractmethod
+    def restore(self, dataset: str, at: int, *, limit: int, discard_newer: bool = False) -> Restored:
+        """Make the tensors of a dataset those of an earlier state, in one transaction.
+
+        Tensors of that state that are still there stay as they are. Others are replaced by new ones, which have the next
+        generations and ordinals, the same payloads, and the time of this commit. Tensors with ids that the state does not have
+        are deleted. Repeated, it changes nothing (9).
+
+        Args:
+            at: the generation of the state.
+            limit: largest number of tensors to bring back and to delete.
+            discard_newer: whether to delete tensors that nothing keeps.
+
+        Raises:
+            DatasetNotFoundError: the dataset does not exist.
+            StateNotKeptError: the state is not kept.
+            NewerTensorsError: tensors would be deleted that nothing keeps.
+            LimitExceededError: there is more to do than `limit`.
+            DataCorruptError: a tensor of the state is damaged.
         """
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import apsw
@@ -12,11 +13,14 @@ from tensorus_server.catalogue.sqlite.datasets import SqliteDatasetTable
 from tensorus_server.catalogue.sqlite.garbage import SqliteGarbageTable
 from tensorus_server.catalogue.sqlite.index_check import IndexCheck
 from tensorus_server.catalogue.sqlite.memory_database import MemoryDatabase
+from tensorus_server.catalogue.sqlite.numbers import is_counter_damaged, mend_counter
+from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sqlite.schema_check import require_schema
+from tensorus_server.catalogue.sqlite.snapshots import SqliteSnapshotTable
 from tensorus_server.catalogue.sqlite.tensors import SqliteTensorTable
 from tensorus_server.catalogue.sqlite.totals import sizes_of_tensors, totals_of_tables
 from tensorus_server.catalogue.sqlite.uploads import SqliteUploadTable
-from tensorus_server.errors import StoreUnavailableError
+from tensorus_server.errors import EngineError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.identity_check import Payloads
 
 __all__ = ["SqliteCatalogue"]
+
+_log = logging.getLogger(__name__)
 
 
 class SqliteCatalogue(Catalogue):
@@ -57,9 +63,11 @@ class SqliteCatalogue(Catalogue):
             self._database: Database | MemoryDatabase = MemoryDatabase()
         else:
             self._database = _open(folder, payloads, accept_loss=accept_loss)
+            _mend_counter(self._database)
             self._index_check = IndexCheck(self._database)
         self.datasets = SqliteDatasetTable(self._database, delete_grace_s=delete_grace_s)
         self.tensors = SqliteTensorTable(self._database, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s)
+        self.snapshots = SqliteSnapshotTable(self._database, delete_grace_s=delete_grace_s)
         self.uploads = SqliteUploadTable(self._database, expiry_s=upload_expiry_s)
         self.garbage = SqliteGarbageTable(self._database, delete_grace_s=delete_grace_s)
 
@@ -72,9 +80,9 @@ class SqliteCatalogue(Catalogue):
         self._database.check_folder()
         self._database.check_writable()
 
-    def sizes(self, dataset: str | None = None) -> Sizes:
+    def sizes(self, dataset: str | None = None, *, past: bool = False) -> Sizes:
         """See `Catalogue`."""
-        return sizes_of_tensors(self._database, dataset)
+        return sizes_of_tensors(self._database, dataset, past=past)
 
     def totals(self) -> CatalogueTotals:
         """See `Catalogue`."""
@@ -89,6 +97,19 @@ class SqliteCatalogue(Catalogue):
         if self._index_check is not None:
             self._index_check.close(timeout_s)
         self._database.close(timeout_s)
+
+
+def _mend_counter(database: Database) -> None:
+    """Raise a damaged counter of generations. A catalogue in which that fails still reads."""
+    try:
+        with database.read() as connection:
+            is_damaged = is_counter_damaged(connection)
+        if is_damaged:
+            _log.warning("the catalogue is damaged: its counter of generations is raised")
+            with database.write() as connection:
+                mend_counter(connection)
+    except (EngineError, *UNREADABLE) as error:
+        _log.error("the counter of generations cannot be checked: %s", error)
 
 
 def _open(folder: Path, payloads: Payloads | None, *, accept_loss: bool) -> Database:

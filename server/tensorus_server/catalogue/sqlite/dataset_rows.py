@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATASET_COLUMNS",
+    "RETENTION_UNIT_US",
     "DatasetRow",
     "all_datasets",
     "dataset_number",
@@ -33,7 +34,10 @@ __all__ = [
     "schema_to_json",
 ]
 
-DATASET_COLUMNS = "ds, name, policy, schema, created_us, deleted_us, last_ordinal, row_checksum"
+DATASET_COLUMNS = "ds, name, policy, schema, created_us, deleted_us, retention_us, last_ordinal, row_checksum"
+
+RETENTION_UNIT_US = 1_000_000
+"""Retentions are whole seconds; the table has microseconds, as all times."""
 
 _SCHEMA = DATASET_COLUMNS.split(", ").index("schema")
 
@@ -205,7 +209,7 @@ class _Fixed:
 
     @cached_property
     def dataset(self) -> Dataset:
-        ds, name, policy, schema, created_us, _ = self.columns
+        ds, name, policy, schema, created_us, _, retention_us = self.columns
         fields = json.loads(schema)
         shape = fields.get("shape")
         return Dataset(
@@ -214,13 +218,15 @@ class _Fixed:
             policy=StoragePolicy.from_json(json.loads(policy)),
             schema=Schema(fields.get("dtype"), None if shape is None else tuple(shape), fields.get("metadata", {})),
             created_us=created_us,
+            retention_s=retention_us // RETENTION_UNIT_US,
         )
 
 
 # typed=True: a value of another type is damage, even if it compares equal, such as 1.0 for 1.
 @lru_cache(maxsize=256, typed=True)
 def _fixed_columns(*columns: Any) -> _Fixed:  # `Any`: a damaged row may hold anything
-    return _Fixed(columns, dataset_start(columns), columns[-1] is not None)
+    *fixed, retention_us = columns
+    return _Fixed(columns, dataset_start(fixed, retention_us), fixed[-1] is not None)
 
 
 def _damage(dataset: str, what: str) -> DataCorruptError:

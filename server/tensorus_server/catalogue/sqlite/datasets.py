@@ -9,6 +9,7 @@ from tensorus_server.catalogue.abc import DatasetPage, DatasetTable
 from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.dataset_rows import (
     DATASET_COLUMNS,
+    RETENTION_UNIT_US,
     dataset_number,
     datasets_where,
     find_dataset,
@@ -17,8 +18,9 @@ from tensorus_server.catalogue.sqlite.dataset_rows import (
 )
 from tensorus_server.catalogue.sqlite.purge import purge
 from tensorus_server.catalogue.sqlite.row_checksum import dataset_checksum, dataset_start
+from tensorus_server.catalogue.sqlite.snapshot_rows import drop_all_snapshots, need_pruning
 from tensorus_server.catalogue.sqlite.stats import sum_up
-from tensorus_server.errors import AlreadyExistsError, DataCorruptError
+from tensorus_server.errors import AlreadyExistsError, DataCorruptError, HasSnapshotsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,14 +45,16 @@ class SqliteDatasetTable(DatasetTable):
         self._database = database
         self._delete_grace_us = int(delete_grace_s * 1e6)
 
-    def create(self, name: str, policy: StoragePolicy, schema: Schema) -> Dataset:
+    def create(self, name: str, policy: StoragePolicy, schema: Schema, retention_s: int = 0) -> Dataset:
         """See `DatasetTable`."""
         statement = (
-            "INSERT INTO dataset (name, policy, schema, created_us) VALUES (?, ?, ?, ?) "
+            "INSERT INTO dataset (name, policy, schema, created_us, retention_us) VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT DO NOTHING RETURNING ds"
         )
+        retention_us = retention_s * RETENTION_UNIT_US
+        columns = (name, to_json(policy.to_json()), schema_to_json(schema), now_us(), retention_us)
         with self._database.write() as connection:
-            rows = select(connection, statement, (name, to_json(policy.to_json()), schema_to_json(schema), now_us()))
+            rows = select(connection, statement, columns)
             if not rows:
                 raise AlreadyExistsError("a dataset of this name exists already", dataset=name)
             _sign(connection, rows[0][0])
@@ -75,7 +79,9 @@ class SqliteDatasetTable(DatasetTable):
         datasets = [(ds, row if isinstance(row, DataCorruptError) else row.dataset) for ds, row in rows]
         return DatasetPage(datasets, following)
 
-    def update(self, name: str, policy: StoragePolicy | None, schema: Schema | None) -> Dataset:
+    def update(
+        self, name: str, policy: StoragePolicy | None, schema: Schema | None, retention_s: int | None = None
+    ) -> Dataset:
         """See `DatasetTable`."""
         with self._database.write() as connection:
             try:
@@ -89,10 +95,14 @@ class SqliteDatasetTable(DatasetTable):
                 connection.execute("UPDATE dataset SET policy = ? WHERE ds = ?", (to_json(policy.to_json()), ds))
             if schema is not None:
                 connection.execute("UPDATE dataset SET schema = ? WHERE ds = ?", (schema_to_json(schema), ds))
+            if retention_s is not None:
+                retention_us = retention_s * RETENTION_UNIT_US
+                connection.execute("UPDATE dataset SET retention_us = ? WHERE ds = ?", (retention_us, ds))
+                need_pruning(connection, ds)
             _sign(connection, ds)
             return find_dataset(connection, name)
 
-    def delete(self, name: str) -> int:
+    def delete(self, name: str, *, drop_snapshots: bool = False) -> int:
         """See `DatasetTable`."""
         with self._database.snapshot() as snapshot:
 
@@ -101,6 +111,14 @@ class SqliteDatasetTable(DatasetTable):
                 # The first statement fixes the snapshot's state: the tensors as they are during this transaction. They are
                 # counted after it, because that would make other writers wait too long.
                 select(snapshot, "SELECT 1 FROM dataset LIMIT 1")
+                # Without them, the purge keeps no tensors.
+                snapshots = drop_all_snapshots(connection, ds)
+                if snapshots and not drop_snapshots:
+                    raise HasSnapshotsError(
+                        f"the dataset has {snapshots} snapshots; drop them, or delete it with drop_snapshots",
+                        dataset=name,
+                        snapshots=snapshots,
+                    )
                 _replace_unreadable(connection, ds)
                 connection.execute(
                     "UPDATE dataset SET name = ?, deleted_us = ? WHERE ds = ?", (f"{_DELETED}{ds}", now_us(), ds)
@@ -116,15 +134,17 @@ class SqliteDatasetTable(DatasetTable):
         """See `DatasetTable`."""
         return purge(self._database, pause, delete_grace_us=self._delete_grace_us)
 
-    def stats(self, name: str) -> DatasetStats:
+    def stats(self, name: str, at: int | None = None) -> DatasetStats:
         """See `DatasetTable`."""
-        return sum_up(self._database, name)
+        return sum_up(self._database, name, at)
 
 
 def _sign(connection: apsw.Connection, ds: int) -> None:
     """Set the checksum of a dataset's row to that of its current columns."""
-    ((*fixed, last_ordinal, _),) = select(connection, f"SELECT {DATASET_COLUMNS} FROM dataset WHERE ds = ?", (ds,))
-    checksum = dataset_checksum(dataset_start(fixed), last_ordinal)
+    ((*fixed, retention_us, last_ordinal, _),) = select(
+        connection, f"SELECT {DATASET_COLUMNS} FROM dataset WHERE ds = ?", (ds,)
+    )
+    checksum = dataset_checksum(dataset_start(fixed, retention_us), last_ordinal)
     connection.execute("UPDATE dataset SET row_checksum = ? WHERE ds = ?", (checksum, ds))
 
 
@@ -137,6 +157,8 @@ def _replace_unreadable(connection: apsw.Connection, ds: int) -> None:
 def _recount(connection: apsw.Connection, ds: int) -> None:
     """Set the last ordinal in a damaged row of a dataset to that of its newest tensor."""
     statement = (
-        "UPDATE dataset SET last_ordinal = (SELECT coalesce(max(ordinal), 0) FROM tensor WHERE ds = ?1) WHERE ds = ?1"
+        "UPDATE dataset SET last_ordinal = max("
+        "(SELECT coalesce(max(ordinal), 0) FROM tensor WHERE ds = ?1), "
+        "(SELECT coalesce(max(ordinal), 0) FROM past_tensor WHERE ds = ?1)) WHERE ds = ?1"
     )
     connection.execute(statement, (ds,))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.sqlite.database import now_us, select
-from tensorus_server.catalogue.sqlite.reading import ID_INDEX
+from tensorus_server.catalogue.sqlite.row_tables import ID_INDEX
 
 if TYPE_CHECKING:
     import apsw

@@ -1,4 +1,4 @@
-"""Compiles a filter tree to SQL over the tensor row `t`.
+"""Compiles a filter tree to SQL over the tensor row `t`, of the table `tensor` or of `past_tensor`.
 
 Keys and values are bound parameters, and column names come from the tables below, so no part of a request becomes part of a
 statement. Every condition is true or false, never NULL, so that NOT is the exact complement.
@@ -84,12 +84,16 @@ _OPERATORS = {
 }
 
 
-def compile_filter(root: Filter | None, ds: int, connection: apsw.Connection) -> Sql:
-    """Return the condition on `t` for tensors of dataset `ds`, with the most selective driver."""
+def compile_filter(root: Filter | None, ds: int, connection: apsw.Connection, attr: str = "attr") -> Sql:
+    """Return the condition on `t` for tensors of dataset `ds`, with the most selective driver.
+
+    Args:
+        attr: the table that has the rows' attributes.
+    """
     required: list[Filter] = list(root.filters) if isinstance(root, AllOf) else [] if root is None else [root]
-    left_out = _LeftOut(ds, connection)
+    left_out = _LeftOut(ds, connection, attr)
     driver = _choose_driver(required, left_out)
-    parts = [_driven(node, ds) if node is driver else _compile(node, left_out) for node in required]
+    parts = [_driven(node, left_out) if node is driver else _compile(node, left_out) for node in required]
     if driver is None:
         # Only needed without a driver, which selects within the dataset. With one, SQLite might choose the dataset's index
         # over the driver.
@@ -97,16 +101,17 @@ def compile_filter(root: Filter | None, ds: int, connection: apsw.Connection) ->
     return " AND ".join(where for where, _ in parts), [p for _, ps in parts for p in ps]
 
 
-def compile_condition(root: Filter | None, ds: int, connection: apsw.Connection) -> Sql:
+def compile_condition(root: Filter | None, ds: int, connection: apsw.Connection, attr: str = "attr") -> Sql:
     """Return the condition on `t` for a single tensor that is read by generation."""
-    return ("1", []) if root is None else _compile(root, _LeftOut(ds, connection))
+    return ("1", []) if root is None else _compile(root, _LeftOut(ds, connection, attr))
 
 
 class _LeftOut:
     """Tells which keys the index leaves out of tensors of one dataset."""
 
-    def __init__(self, ds: int, connection: apsw.Connection) -> None:
+    def __init__(self, ds: int, connection: apsw.Connection, attr: str) -> None:
         self.ds = ds
+        self.attr = attr
         self.connection = connection
         self._known: dict[str, bool] = {}
 
@@ -114,8 +119,8 @@ class _LeftOut:
         """Whether the key may be left out of the index for some tensor."""
         if key not in self._known:
             statement = (
-                "SELECT EXISTS (SELECT 1 FROM attr WHERE ds = ?1 AND key = ?2 AND txt = ?3) "
-                "OR EXISTS (SELECT 1 FROM attr WHERE ds = ?1 AND key = ?4)"
+                f"SELECT EXISTS (SELECT 1 FROM {self.attr} WHERE ds = ?1 AND key = ?2 AND txt = ?3) "
+                f"OR EXISTS (SELECT 1 FROM {self.attr} WHERE ds = ?1 AND key = ?4)"
             )
             parameters = (self.ds, LEFT_OUT_KEY, key, LEFT_OUT_MANY_KEY)
             ((found,),) = select(self.connection, statement, parameters)
@@ -136,7 +141,7 @@ def _choose_driver(required: list[Filter], left_out: _LeftOut) -> Filter | None:
         if not _is_on_attr(node) or _may_be_left_out(node, left_out):
             continue
         where, parameters = _attr_condition(node)
-        statement = f"SELECT count(*) FROM (SELECT 1 FROM attr a WHERE a.ds = ? AND {where} LIMIT ?)"
+        statement = f"SELECT count(*) FROM (SELECT 1 FROM {left_out.attr} a WHERE a.ds = ? AND {where} LIMIT ?)"
         ((count,),) = select(left_out.connection, statement, [left_out.ds, *parameters, fewest])
         if count < fewest:
             best, fewest = node, count
@@ -155,9 +160,10 @@ def _may_be_left_out(node: Filter, left_out: _LeftOut) -> bool:
     )
 
 
-def _driven(node: Filter, ds: int) -> Sql:
+def _driven(node: Filter, left_out: _LeftOut) -> Sql:
     where, parameters = _attr_condition(node)
-    return f"t.seq IN (SELECT a.seq FROM attr a WHERE a.ds = ? AND {where})", [ds, *parameters]
+    driver = f"t.seq IN (SELECT a.seq FROM {left_out.attr} a WHERE a.ds = ? AND {where})"
+    return driver, [left_out.ds, *parameters]
 
 
 def _compile(node: Filter, left_out: _LeftOut) -> Sql:
@@ -171,9 +177,11 @@ def _compile(node: Filter, left_out: _LeftOut) -> Sql:
     if isinstance(node.field, Property):
         return _column_condition(node, node.field)
     where, parameters = _attr_condition(node)
-    condition = f"EXISTS (SELECT 1 FROM attr a WHERE a.seq = t.seq AND {where})"
+    condition = f"EXISTS (SELECT 1 FROM {left_out.attr} a WHERE a.seq = t.seq AND {where})"
     if isinstance(node.field, Key) and _may_be_left_out(node, left_out):
-        marked = "EXISTS (SELECT 1 FROM attr m WHERE m.seq = t.seq AND (m.key = ? AND m.txt = ? OR m.key = ?))"
+        marked = (
+            f"EXISTS (SELECT 1 FROM {left_out.attr} m WHERE m.seq = t.seq AND (m.key = ? AND m.txt = ? OR m.key = ?))"
+        )
         marks = [LEFT_OUT_KEY, node.field.name, LEFT_OUT_MANY_KEY]
         condition = f"({condition} OR ({marked} AND metadata_holds(?, t.metadata)))"
         return condition, [*parameters, *marks, apsw.pyobject(node)]

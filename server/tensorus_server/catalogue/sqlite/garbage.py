@@ -23,7 +23,9 @@ __all__ = ["SqliteGarbageTable"]
 
 _IS_ORPHAN = """
 SELECT NOT EXISTS (SELECT 1 FROM tensor WHERE key = ?1 AND inline = 0)
+  AND NOT EXISTS (SELECT 1 FROM past_tensor WHERE key = ?1 AND inline = 0)
   AND NOT EXISTS (SELECT 1 FROM reference JOIN tensor USING (seq) WHERE reference.key = ?1)
+  AND NOT EXISTS (SELECT 1 FROM reference JOIN past_tensor USING (seq) WHERE reference.key = ?1)
   AND NOT EXISTS (SELECT 1 FROM payload_base WHERE base = ?1)
   AND NOT EXISTS (SELECT 1 FROM tombstone WHERE key = ?1)
   AND NOT EXISTS (SELECT 1 FROM upload WHERE 'uploads/' || payload_key = ?1)
@@ -31,6 +33,7 @@ SELECT NOT EXISTS (SELECT 1 FROM tensor WHERE key = ?1 AND inline = 0)
 
 _KNOWN = (
     "SELECT CAST(key AS BLOB) FROM tensor NOT INDEXED",
+    "SELECT CAST(key AS BLOB) FROM past_tensor NOT INDEXED",
     "SELECT CAST(key AS BLOB) FROM reference",
     "SELECT CAST(base AS BLOB) FROM payload_base",
     "SELECT CAST(key AS BLOB) FROM tombstone NOT INDEXED",
@@ -41,7 +44,10 @@ because damaged ones may not be valid text."""
 
 _COLUMNS = ", ".join(f't."{name}"' for name in TENSOR_COLUMNS)
 _DS = TENSOR_COLUMNS.index("ds")
-_ROWS = f"SELECT {_COLUMNS}, NULL, (SELECT name FROM dataset WHERE ds = t.ds) FROM tensor t NOT INDEXED"
+_ROWS = f"SELECT {_COLUMNS}, NULL, (SELECT name FROM dataset WHERE ds = t.ds) FROM {{}} t NOT INDEXED"
+
+
+_TENSORS = ("tensor", "past_tensor")
 
 
 class SqliteGarbageTable(GarbageTable):
@@ -57,6 +63,8 @@ class SqliteGarbageTable(GarbageTable):
         statement = (
             "SELECT CAST(key AS BLOB) FROM tombstone WHERE delete_after_us <= ? "
             "AND NOT EXISTS (SELECT 1 FROM reference WHERE reference.key = tombstone.key) "
+            "AND NOT EXISTS (SELECT 1 FROM tensor WHERE tensor.key = tombstone.key AND inline = 0) "
+            "AND NOT EXISTS (SELECT 1 FROM past_tensor WHERE past_tensor.key = tombstone.key AND inline = 0) "
             "AND NOT EXISTS (SELECT 1 FROM payload_base WHERE base = tombstone.key) "
             "ORDER BY delete_after_us LIMIT ?"
         )
@@ -91,15 +99,16 @@ class SqliteGarbageTable(GarbageTable):
     def require_intact(self) -> None:
         """See `GarbageTable`."""
         with self._database.read(timed=False) as connection:
-            for table in ("tensor", "reference", "payload_base", "tombstone", "upload"):
+            for table in (*_TENSORS, "reference", "payload_base", "tombstone", "upload"):
                 found = select(connection, f"PRAGMA integrity_check('{table}')")
                 if found != [("ok",)]:
                     raise DataCorruptError(f"the table {table} of the catalogue is damaged: {found[0][0]}")
-            try:
-                for *row, dataset in connection.execute(_ROWS):
-                    tensor_from_row(tuple(row), dataset or "", row[_DS])
-            except (*UNREADABLE, RowDamageError) as error:
-                raise DataCorruptError(f"a row of the table tensor is damaged: {error}") from error
+            for table in _TENSORS:
+                try:
+                    for *row, dataset in connection.execute(_ROWS.format(table)):
+                        tensor_from_row(tuple(row), dataset or "", row[_DS])
+                except (*UNREADABLE, RowDamageError) as error:
+                    raise DataCorruptError(f"a row of the table {table} is damaged: {error}") from error
 
     def claim_listing(self, every_s: float) -> bool:
         """See `GarbageTable`. If the clock was set back, a listing is due at once."""

@@ -25,6 +25,7 @@ from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.catalogue.sqlite.dataset_rows import all_datasets
 from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowDamageError, verified
+from tensorus_server.catalogue.sqlite.snapshot_rows import has_damaged_snapshots
 from tensorus_server.errors import DataCorruptError, EngineError
 
 if TYPE_CHECKING:
@@ -270,17 +271,19 @@ def _is_wrong(connection: apsw.Connection, table: _Table, index: _Index, rows: t
         return True
     if len(missing) == _SUSPECTS_MAX:
         return True
-    if table.name == "tensor":
-        return any(_is_intact(connection, seq) for seq in missing)
+    if table.name in {"tensor", "past_tensor"}:
+        return any(_is_intact(connection, table.name, seq) for seq in missing)
+    if table.name == "snapshot":
+        return bool(missing) and not has_damaged_snapshots(connection)
     if table.name == "dataset":
         return bool(missing) and not any(isinstance(row, DataCorruptError) for row in all_datasets(connection))
     return bool(missing)
 
 
-def _is_intact(connection: apsw.Connection, seq: int) -> bool:
+def _is_intact(connection: apsw.Connection, table: str, seq: int) -> bool:
     names = ", ".join(f'"{name}"' for name in TENSOR_COLUMNS)
     try:
-        rows = select(connection, f"SELECT {names}, NULL FROM tensor NOT INDEXED WHERE seq = ?", (seq,))
+        rows = select(connection, f"SELECT {names}, NULL FROM {table} NOT INDEXED WHERE seq = ?", (seq,))
         for row in rows:
             verified(row, row[TENSOR_COLUMNS.index("ds")])
     except (*UNREADABLE, RowDamageError):

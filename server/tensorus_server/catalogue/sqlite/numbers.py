@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.sqlite.dataset_rows import DatasetRow
     from tensorus_server.model import Dataset, Tensor
 
-__all__ = ["Numbers", "latest_generation"]
+__all__ = ["Numbers", "is_counter_damaged", "latest_generation", "mend_counter", "next_generation"]
 
 
 class Numbers:
@@ -43,14 +43,15 @@ class Numbers:
                     self._rows[ds], self.ordinals[ds] = row, row.last_ordinal
         self._before = dict(self.ordinals)
         self._generation = latest_generation(connection)
-        self._created_us = now_us()
+        self.created_us = now_us()
+        """The time of the commit."""
 
     def give(self, stored: StoredTensor, outcome: Outcome = Outcome.INSERTED) -> Tensor:
         """Return the tensor with the next generation and ordinal."""
         ds = stored.dataset.number
         self._generation += 1
         self.ordinals[ds] += 1
-        return stored.committed(self._generation, self.ordinals[ds], stored.created_us or self._created_us, outcome)
+        return stored.committed(self._generation, self.ordinals[ds], stored.created_us or self.created_us, outcome)
 
     def take_back(self, stored: StoredTensor) -> None:
         """Return the numbers that were assigned last, so that the next tensor gets them."""
@@ -68,9 +69,50 @@ class Numbers:
             connection.execute("UPDATE dataset SET last_ordinal = ?, row_checksum = ? WHERE ds = ?", columns)
 
 
+_COUNTER = "SELECT seq FROM sqlite_sequence WHERE name = 'tensor'"
+
+_LARGEST = """
+SELECT max(seq) FROM tensor UNION ALL SELECT max(seq) FROM past_tensor UNION ALL SELECT max(generation) FROM snapshot
+UNION ALL SELECT max((SELECT max(until_generation) FROM past_tensor WHERE ds = dataset.ds)) FROM dataset
+UNION ALL SELECT max(complete_from) - 1 FROM history
+"""
+"""One look-up in an index for each dataset, however many rows it has."""
+
+
 def latest_generation(connection: apsw.Connection) -> int:
     """Return the largest generation that was assigned or exists; SQLite's counter alone might be damaged."""
-    rows = select(
-        connection, "SELECT seq FROM sqlite_sequence WHERE name = 'tensor' UNION ALL SELECT max(seq) FROM tensor"
-    )
-    return max((seq for (seq,) in rows if isinstance(seq, int)), default=0)
+    rows = select(connection, f"{_COUNTER} UNION ALL SELECT max(seq) FROM tensor")
+    found = [seq for (seq,) in rows if isinstance(seq, int)]
+    if len(found) == 2 and found[0] >= found[1]:
+        return int(found[0])
+    # The counter is missing or too low, or there are no tensors.
+    return max(*found, _largest(connection), 0)
+
+
+def next_generation(connection: apsw.Connection) -> int:
+    """Assign a generation that no tensor has, and return it."""
+    generation = latest_generation(connection) + 1
+    _set_counter(connection, generation)
+    return generation
+
+
+def is_counter_damaged(connection: apsw.Connection) -> bool:
+    """Whether SQLite's counter is missing, or below a generation that exists."""
+    largest, counter = _largest(connection), select(connection, _COUNTER)
+    return largest > 0 and (len(counter) != 1 or not isinstance(counter[0][0], int) or counter[0][0] < largest)
+
+
+def mend_counter(connection: apsw.Connection) -> None:
+    """Raise the counter if it is damaged, so that neither SQLite nor a trigger assigns a generation again."""
+    if is_counter_damaged(connection):
+        _set_counter(connection, _largest(connection))
+
+
+def _largest(connection: apsw.Connection) -> int:
+    return max((seq for (seq,) in select(connection, _LARGEST) if isinstance(seq, int)), default=0)
+
+
+def _set_counter(connection: apsw.Connection, generation: int) -> None:
+    connection.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'tensor'", (generation,))
+    if not connection.changes():
+        connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('tensor', ?)", (generation,))

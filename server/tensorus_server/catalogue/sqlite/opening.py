@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["accept_loss", "require_no_payloads", "require_payloads", "secure_files"]
 
-_IDENTITY_SINCE, _REFERENCES_SINCE, _BASES_SINCE = 4, 9, 10
-"""The schema versions that introduced identities, references, and payloads with bases."""
+_IDENTITY_SINCE, _REFERENCES_SINCE, _HISTORY_SINCE = 4, 9, 10
+"""The schema versions that introduced identities, references, and past tensors with payloads that others need."""
 
 _UNKNOWN = """
 SELECT value FROM json_each(?)
@@ -36,6 +36,7 @@ WHERE NOT EXISTS (SELECT 1 FROM tensor WHERE key = value AND inline = 0)
 
 _UNREFERENCED = "  AND NOT EXISTS (SELECT 1 FROM reference WHERE key = value)"
 _NO_BASES = "  AND NOT EXISTS (SELECT 1 FROM payload_base WHERE base = value)"
+_NOT_PAST = "  AND NOT EXISTS (SELECT 1 FROM past_tensor WHERE key = value AND inline = 0)"
 
 _NEW = CatalogueState(is_new=True, identity=None, has_payloads=lambda: False, unknown=set)
 
@@ -99,13 +100,13 @@ def _state(connection: apsw.Connection, version: int) -> CatalogueState:
         return _NEW
 
     def unknown(keys: list[str]) -> set[str]:
-        statement = _UNKNOWN
-        statement += _UNREFERENCED if version >= _REFERENCES_SINCE else ""
-        statement += _NO_BASES if version >= _BASES_SINCE else ""
+        statement = _UNKNOWN + (_UNREFERENCED if version >= _REFERENCES_SINCE else "")
+        statement += _NOT_PAST + _NO_BASES if version >= _HISTORY_SINCE else ""
         return {key for (key,) in connection.execute(statement, (json.dumps(keys),))}
 
     def has_payloads() -> bool:
-        return bool(connection.execute("SELECT 1 FROM tensor WHERE inline = 0 LIMIT 1").fetchall())
+        tables = ("tensor", "past_tensor") if version >= _HISTORY_SINCE else ("tensor",)
+        return any(connection.execute(f"SELECT 1 FROM {table} WHERE inline = 0 LIMIT 1").fetchall() for table in tables)
 
     identity = read_identity(connection) if version >= _IDENTITY_SINCE else None
     return CatalogueState(is_new=False, identity=identity, has_payloads=has_payloads, unknown=unknown)

@@ -1,4 +1,4 @@
-"""Deletes the tensors of deleted datasets in batches, so that others can write in between.
+"""Deletes the tensors of deleted datasets, with their past tensors, in batches, so that others can write in between.
 
 A batch is one short transaction. If a process stops between two batches, another process, or the next start, continues. A lock
 file ensures that only one process at a time does this.
@@ -26,7 +26,10 @@ __all__ = ["purge"]
 
 _LOCK_FILE = "purge.lock"
 
-_DELETE = f"DELETE FROM tensor INDEXED BY tensor_created WHERE ds = ? AND seq <= ? RETURNING {DELETED_COLUMNS}"
+_TABLES = {"tensor": "tensor_created", "past_tensor": "past_tensor_created"}
+"""With their indexes of (ds, seq). Past tensors come last: the others would become some, if the dataset still had snapshots."""
+
+_DELETE = f"DELETE FROM {{}} INDEXED BY {{}} WHERE ds = ? AND seq <= ? RETURNING {DELETED_COLUMNS}"
 
 _ROWS_AT_ONCE = 16
 """Tensors between two checks of the time. With the largest metadata and inline payloads they take about as long as a batch."""
@@ -50,25 +53,33 @@ def purge(database: Transactions, pause: Callable[[float], bool], *, delete_grac
 
 
 def _purge_batch(connection: apsw.Connection, delete_after_us: int) -> int:
-    """Delete tensors of one deleted dataset for `BATCH_S`, in commit order; after the last one, delete the dataset's row."""
+    """Delete tensors of one deleted dataset for `BATCH_S`, in commit order; after the last one, delete what else it has.
+
+    Returns:
+        How many were deleted, without past ones.
+    """
     ends_s = time.monotonic() + BATCH_S
     purged = 0
     ds = deleted_dataset(connection)
     while ds is not None:
-        last = _last_of_next(connection, ds)
-        if last is None:
-            connection.execute("DELETE FROM dataset WHERE ds = ?", (ds,))
+        for table, index in _TABLES.items():
+            last = _last_of_next(connection, table, ds)
+            if last is not None:
+                rows = select(connection, _DELETE.format(table, index), (ds, last))
+                free(connection, rows, f"dataset number {ds}", delete_after_us)
+                purged += len(rows) if table == "tensor" else 0
+                break
+        else:
+            for table in ("snapshot", "history", "dataset"):
+                connection.execute(f"DELETE FROM {table} WHERE ds = ?", (ds,))
             break
-        rows = select(connection, _DELETE, (ds, last))
-        free(connection, rows, f"dataset number {ds}", delete_after_us)
-        purged += len(rows)
         if time.monotonic() >= ends_s:
             break
     return purged
 
 
-def _last_of_next(connection: apsw.Connection, ds: int) -> int | None:
+def _last_of_next(connection: apsw.Connection, table: str, ds: int) -> int | None:
     """Return the generation of the last tensor in the next batch to delete; None: no tensors are left."""
-    statement = "SELECT max(seq) FROM (SELECT seq FROM tensor WHERE ds = ? ORDER BY seq LIMIT ?)"
+    statement = f"SELECT max(seq) FROM (SELECT seq FROM {table} WHERE ds = ? ORDER BY seq LIMIT ?)"
     ((last,),) = select(connection, statement, (ds, _ROWS_AT_ONCE))
     return None if last is None else int(last)

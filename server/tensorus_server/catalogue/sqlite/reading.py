@@ -18,6 +18,7 @@ from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.catalogue.sqlite.filter_sql import compile_condition, compile_filter
 from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sqlite.row_page import read_page
+from tensorus_server.catalogue.sqlite.row_tables import LIVE
 from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row
 from tensorus_server.errors import DataCorruptError
 from tensorus_server.limits import PAGE_READ_BYTES
@@ -25,19 +26,12 @@ from tensorus_server.limits import PAGE_READ_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from tensorus_server.catalogue.sqlite.row_tables import RowTables
     from tensorus_server.model import Tensor
 
-__all__ = ["ID_INDEX", "Batch", "find_tensors", "page_of_tensors", "rows_by_generation"]
-
-ID_INDEX = "sqlite_autoindex_tensor_1"
-"""SQLite's name for the index of UNIQUE (ds, id)."""
+__all__ = ["Batch", "find_tensors", "page_from", "page_of_tensors", "rows_by_generation", "sort_key"]
 
 _SORT_COLUMNS = {"created": "seq", "id": "id", "nbytes": "nbytes", "stored_bytes": "stored_bytes"}
-
-_COLUMNS = ", ".join(f't."{name}"' for name in TENSOR_COLUMNS)
-_PAYLOAD = "CAST(p.bytes AS BLOB)"
-_WITH_PAYLOAD = f"SELECT {_COLUMNS}, {_PAYLOAD} FROM tensor t LEFT JOIN payload p ON p.seq = t.seq"
-_WITHOUT_PAYLOAD = f"SELECT {_COLUMNS}, NULL FROM tensor t"
 
 _SEQ, _ID, _METADATA = (TENSOR_COLUMNS.index(name) for name in ("seq", "id", "metadata"))
 
@@ -55,55 +49,61 @@ def find_tensors(
     values: Sequence[str | int],
     *,
     with_payloads: bool = False,
+    tables: RowTables = LIVE,
 ) -> list[Tensor | DataCorruptError | None]:
     """Return the tensors of a dataset (number, name) with these values in `column`, "id" or "seq", in the values' order.
 
     A single statement reads all of them, because each statement releases the GIL and has to reacquire it.
+
+    Args:
+        tables: if they are of past tensors, an id counts only where its row is visible.
 
     Raises:
         apsw.CorruptError: a page is damaged, and the transaction writes. SQLite does not commit such a transaction.
     """
     payload, join = "NULL", ""
     if with_payloads:
-        payload, join = _PAYLOAD, " LEFT JOIN payload p ON p.seq = t.seq"
+        payload, join = "CAST(p.bytes AS BLOB)", f" LEFT JOIN {tables.payload} p ON p.seq = t.seq"
     statement = (
-        f"SELECT wanted.key, {_COLUMNS}, {payload} FROM json_each(?) wanted "
-        f"CROSS JOIN tensor t ON t.ds = ? AND t.{column} = wanted.value{join}"
+        f"SELECT wanted.key, {tables.columns}, {payload} FROM json_each(?) wanted "
+        f"CROSS JOIN {tables.tensor} t ON t.ds = ? AND t.{column} = wanted.value{tables.visible_at}{join}"
     )
     ds, name = dataset
     try:
-        rows = select(connection, statement, (to_json(list(values)), ds))
+        rows = select(connection, statement, (to_json(list(values)), ds, *tables.bounds_at))
     except UNREADABLE as error:
         _require_going_on(connection, error)
         if len(values) == 1:
-            return [_unreadable(connection, dataset, error, **{column: values[0]})]
+            return [_unreadable(connection, dataset, error, tables, **{column: values[0]})]
         return [
             found
             for value in values
-            for found in find_tensors(connection, column, dataset, [value], with_payloads=with_payloads)
+            for found in find_tensors(connection, column, dataset, [value], with_payloads=with_payloads, tables=tables)
         ]
     found: list[Tensor | DataCorruptError | None] = [None] * len(values)
     for row in rows:
-        found[row[0]] = _tensor(connection, row[1:], ds, name)
+        found[row[0]] = _tensor(connection, row[1:], ds, name, tables)
     return found
 
 
-def page_of_tensors(connection: apsw.Connection, ds: int, dataset: str, request: PageRequest) -> Page:
+def page_of_tensors(
+    connection: apsw.Connection, ds: int, dataset: str, request: PageRequest, tables: RowTables = LIVE
+) -> Page:
     """Return one page of a listing.
 
     Raises:
         DataCorruptError: the dataset cannot be listed at all, or the listing cannot continue after a damaged tensor.
     """
     try:
-        rows, more = read_page(connection, *_page_statement(connection, ds, request), request.size, _row_bytes)
+        rows, more = read_page(connection, *_page_statement(connection, ds, request, tables), request.size, _row_bytes)
     except UNREADABLE:
-        return _page_one_by_one(connection, ds, dataset, request)
+        return _page_one_by_one(connection, ds, dataset, request, tables)
     place = TENSOR_COLUMNS.index(_SORT_COLUMNS[request.order.field])
-    return _page(
+    return page_from(
         [
             found if not isinstance(found, DataCorruptError) else DamagedTensor(found, row[_SEQ], row[place])
             for row in rows
-            for found in (_tensor(connection, row, ds, dataset),)
+            for found in (_tensor(connection, row, ds, dataset, tables),)
         ],
         request,
         more=more,
@@ -116,6 +116,7 @@ class Batch:
 
     connection: apsw.Connection
     dataset: tuple[int, str]
+    tables: RowTables
     rows: list[tuple[Any, ...]]
     """Rows for `tensor_from_row`, without payloads."""
     damages: list[DataCorruptError]
@@ -125,38 +126,45 @@ class Batch:
 
     def damage(self, row: tuple[Any, ...], error: RowDamageError) -> None:
         """Add a row that was found to be damaged to `damages`."""
-        self.damages.append(_damage(self.connection, self.dataset, row[_SEQ], row[_ID], str(error)))
+        self.damages.append(_damage(self.connection, self.dataset, row[_SEQ], row[_ID], str(error), tables=self.tables))
 
 
-def rows_by_generation(connection: apsw.Connection, ds: int, dataset: str, after: int) -> Batch:
+def rows_by_generation(
+    connection: apsw.Connection, ds: int, dataset: str, after: int, tables: RowTables = LIVE
+) -> Batch:
     """Return the next rows of a dataset whose generations are above `after`, in ascending order.
 
     Raises:
         DataCorruptError: no more rows of the dataset can be read.
     """
-    where = "t.ds = ? AND t.seq > ? ORDER BY t.seq LIMIT ?"
-    batch = Batch(connection, (ds, dataset), [], [], None)
+    where = f"t.ds = ? AND t.seq > ?{tables.visible} ORDER BY t.seq LIMIT ?"
+    batch = Batch(connection, (ds, dataset), tables, [], [], None)
     try:
-        batch.rows = select(connection, f"{_WITHOUT_PAYLOAD} WHERE {where}", (ds, after, _BATCH))
+        batch.rows = select(connection, f"{tables.without_payload} WHERE {where}", (ds, after, *tables.bounds, _BATCH))
         seqs = [row[_SEQ] for row in batch.rows]
     except UNREADABLE:
         request = PageRequest(after=(after, after))
-        seqs = [seq for seq, _ in islice(_places(connection, ds, dataset, request), _BATCH)]
+        seqs = [seq for seq, _ in islice(_places(connection, ds, dataset, request, tables), _BATCH)]
         for seq in seqs:
             try:
-                rows = select(connection, f"{_WITHOUT_PAYLOAD} WHERE t.seq = ?", (seq,))
+                rows = select(connection, f"{tables.without_payload} WHERE t.seq = ?", (seq,))
                 batch.rows += rows
                 if not rows:
                     what = "its row is missing from the table"
-                    batch.damages.append(_damage(connection, (ds, dataset), seq, None, what))
+                    batch.damages.append(_damage(connection, (ds, dataset), seq, None, what, tables=tables))
             except UNREADABLE as error:
-                batch.damages.append(_unreadable(connection, (ds, dataset), error, seq=seq))
+                batch.damages.append(_unreadable(connection, (ds, dataset), error, tables, seq=seq))
     if len(seqs) == _BATCH:
         batch.last = seqs[-1]
     return batch
 
 
-def _page(tensors: list[Tensor | DamagedTensor], request: PageRequest, *, more: bool) -> Page:
+def page_from(tensors: list[Tensor | DamagedTensor], request: PageRequest, *, more: bool) -> Page:
+    """Return the page with these tensors.
+
+    Raises:
+        DataCorruptError: the listing cannot continue after the last tensor, because it is damaged.
+    """
     if not more:
         return Page(tensors, None)
     last, field = tensors[-1], request.order.field
@@ -165,10 +173,22 @@ def _page(tensors: list[Tensor | DamagedTensor], request: PageRequest, *, more: 
     return Page(tensors, place_of(last, field))
 
 
-def _page_statement(connection: apsw.Connection, ds: int, request: PageRequest) -> tuple[str, list[Any]]:
+def sort_key(value: Any) -> tuple[int, Any]:  # `Any`: a damaged row may hold anything
+    """Return a key that sorts values of a column as SQLite does."""
+    if value is None:
+        return 0, 0
+    if isinstance(value, (int, float)):
+        return 1, value
+    return (2, value.encode()) if isinstance(value, str) else (3, value)
+
+
+def _page_statement(
+    connection: apsw.Connection, ds: int, request: PageRequest, tables: RowTables = LIVE
+) -> tuple[str, list[Any]]:
     """Return the statement that reads a page, and its parameters."""
-    tail, parameters = _page_tail(request, compile_filter(request.filter, ds, connection))
-    return (_WITH_PAYLOAD if request.with_payloads else _WITHOUT_PAYLOAD) + tail, parameters
+    where, parameters = compile_filter(request.filter, ds, connection, tables.attr)
+    tail, parameters = _page_tail(request, (where + tables.visible, parameters + tables.bounds))
+    return (tables.with_payload if request.with_payloads else tables.without_payload) + tail, parameters
 
 
 def _page_tail(
@@ -192,34 +212,38 @@ def _page_tail(
     return tail, [*parameters, request.size + 1 if size is None else size]
 
 
-def _page_one_by_one(connection: apsw.Connection, ds: int, dataset: str, request: PageRequest) -> Page:
+def _page_one_by_one(
+    connection: apsw.Connection, ds: int, dataset: str, request: PageRequest, tables: RowTables
+) -> Page:
     """Return the result of `page_of_tensors` if a statement that reads many rows fails."""
-    select_from = _WITH_PAYLOAD if request.with_payloads else _WITHOUT_PAYLOAD
+    select_from = tables.with_payload if request.with_payloads else tables.without_payload
     # The condition omits the dataset's number, which may be wrong in a damaged row: `_places` has selected by it already.
-    where, parameters = compile_condition(request.filter, ds, connection)
+    where, parameters = compile_condition(request.filter, ds, connection, tables.attr)
     tensors: list[Tensor | DamagedTensor] = []
     left = PAGE_READ_BYTES
-    for seq, sort_value in _places(connection, ds, dataset, request):
+    for seq, sort_value in _places(connection, ds, dataset, request, tables):
         try:
             rows = select(connection, f"{select_from} WHERE t.seq = ? AND {where}", [seq, *parameters])
         except UNREADABLE as error:
-            damage = _unreadable(connection, (ds, dataset), error, seq=seq)
+            damage = _unreadable(connection, (ds, dataset), error, tables, seq=seq)
             tensors.append(DamagedTensor(damage, seq, sort_value))
         else:
-            if not rows and not _has_row(connection, seq):
-                damage = _damage(connection, (ds, dataset), seq, None, "its row is missing from the table")
+            if not rows and not _has_row(connection, seq, tables):
+                damage = _damage(
+                    connection, (ds, dataset), seq, None, "its row is missing from the table", tables=tables
+                )
                 tensors.append(DamagedTensor(damage, seq, sort_value))
             for row in rows:
                 left -= _row_bytes(row)
-                found = _tensor(connection, row, ds, dataset)
+                found = _tensor(connection, row, ds, dataset, tables)
                 tensors.append(
                     found if not isinstance(found, DataCorruptError) else DamagedTensor(found, seq, sort_value)
                 )
         if len(tensors) > request.size:
-            return _page(tensors[: request.size], request, more=True)
+            return page_from(tensors[: request.size], request, more=True)
         if left <= 0:
-            return _page(tensors, request, more=True)
-    return _page(tensors, request, more=False)
+            return page_from(tensors, request, more=True)
+    return page_from(tensors, request, more=False)
 
 
 def _row_bytes(row: tuple[Any, ...]) -> int:
@@ -227,14 +251,17 @@ def _row_bytes(row: tuple[Any, ...]) -> int:
     return sum(len(value) for value in (row[_METADATA], row[-1]) if isinstance(value, (str, bytes)))
 
 
-def _has_row(connection: apsw.Connection, seq: int) -> bool:
-    return select(connection, "SELECT 1 FROM tensor NOT INDEXED WHERE seq = ?", (seq,)) != []
+def _has_row(connection: apsw.Connection, seq: int, tables: RowTables) -> bool:
+    return select(connection, f"SELECT 1 FROM {tables.tensor} NOT INDEXED WHERE seq = ?", (seq,)) != []
 
 
 def _places(
-    connection: apsw.Connection, ds: int, dataset: str, request: PageRequest
+    connection: apsw.Connection, ds: int, dataset: str, request: PageRequest, tables: RowTables
 ) -> Iterator[tuple[int, str | int | None]]:
     """Yield generation and sort value of the dataset's tensors in order, from the index, or the table if that is damaged."""
+    if tables is not LIVE:
+        yield from _past_places(connection, ds, dataset, request, tables)
+        return
     field = request.order.field
     sort = _SORT_COLUMNS[field]
     column = "CAST(t.id AS BLOB)" if field == "id" else f"CASE typeof(t.{sort}) WHEN 'integer' THEN t.{sort} END"
@@ -259,18 +286,59 @@ def _places(
         request = replace(request, after=(place[0], place[1]))
 
 
-def _tensor(connection: apsw.Connection, row: tuple[Any, ...], ds: int, dataset: str) -> Tensor | DataCorruptError:
+def _past_places(
+    connection: apsw.Connection, ds: int, dataset: str, request: PageRequest, tables: RowTables
+) -> Iterator[tuple[int, str | int | None]]:
+    """Yield generation and sort value of the past tensors that are visible, in order; None for a row that cannot be read.
+
+    One index has what decides which of them are visible. Their sort values are read one by one.
+    """
+    seqs = (
+        f"SELECT seq FROM {tables.tensor} t INDEXED BY past_tensor_until WHERE t.ds = ?{tables.visible} AND t.seq <= ?"
+    )
+    sort, direction = _SORT_COLUMNS[request.order.field], -1 if request.order.descending else 1
+    last = 2**63 - 1 if request.generation_max is None else request.generation_max
+    places: list[tuple[tuple[int, Any], int, str | int | None]] = []
+    try:
+        for (seq,) in select(connection, seqs, (ds, *tables.bounds, last)):
+            value = (
+                seq if sort == "seq" else _value(connection, f"SELECT {sort} FROM {tables.tensor} WHERE seq = ?", seq)
+            )
+            places.append((sort_key(value), seq, value))
+    except UNREADABLE as error:
+        raise DataCorruptError(
+            f"the catalogue is damaged: its table of past tensors cannot be read: {error}", dataset=dataset
+        ) from error
+    after = None if request.after is None else (sort_key(request.after[0]), request.after[1])
+    for key, seq, value in sorted(places, key=lambda place: place[:2], reverse=direction < 0):
+        if after is None or (((key, seq) > after) == (direction > 0) and (key, seq) != after):
+            yield seq, value
+
+
+def _value(connection: apsw.Connection, statement: str, seq: int) -> str | int | None:
+    """Return the value of a row's column; None if it cannot be read, or is neither text nor an integer."""
+    try:
+        rows = select(connection, statement, (seq,))
+    except UNREADABLE:
+        return None
+    return rows[0][0] if rows and isinstance(rows[0][0], (str, int)) else None
+
+
+def _tensor(
+    connection: apsw.Connection, row: tuple[Any, ...], ds: int, dataset: str, tables: RowTables
+) -> Tensor | DataCorruptError:
     """Return the tensor of a row, or an error if the row is damaged."""
     try:
         return tensor_from_row(row, dataset, ds)
     except RowDamageError as error:
-        return _damage(connection, (ds, dataset), row[_SEQ], row[_ID], str(error))
+        return _damage(connection, (ds, dataset), row[_SEQ], row[_ID], str(error), tables=tables)
 
 
 def _unreadable(
     connection: apsw.Connection,
     dataset: tuple[int, str],
     error: Exception,
+    tables: RowTables,
     *,
     seq: Any = None,  # `Any`, here and below: a caller may look up any value
     id: Any = None,  # noqa: A002 - a column's name
@@ -278,8 +346,10 @@ def _unreadable(
     """Return the error for a tensor whose row SQLite or apsw cannot read; `seq` or `id` identifies it."""
     what = f"its row cannot be read: {type(error).__name__}"
     if seq is not None:
-        return _damage(connection, dataset, seq, None, what)
-    statement = f"SELECT seq FROM tensor INDEXED BY {ID_INDEX} WHERE ds = ? AND id = ?"
+        return _damage(connection, dataset, seq, None, what, tables=tables)
+    statement = f"SELECT seq FROM {tables.tensor} INDEXED BY {tables.id_index} WHERE ds = ? AND id = ?"
+    if tables.at is not None:
+        statement += f" AND seq <= {tables.at} ORDER BY seq DESC LIMIT 1"
     try:
         rows = select(connection, statement, (dataset[0], id))
     except UNREADABLE as error_of_index:
@@ -290,14 +360,15 @@ def _unreadable(
 
 
 def _damage(
-    connection: apsw.Connection, dataset: tuple[int, str], seq: int, id_in_row: object, what: str
+    connection: apsw.Connection, dataset: tuple[int, str], seq: int, id_in_row: object, what: str, *, tables: RowTables
 ) -> DataCorruptError:
     """Return the error for the damaged row `seq`, with the id under which the tensor can be replaced or deleted."""
     ds, name = dataset
-    index = f"FROM tensor INDEXED BY {ID_INDEX} WHERE ds = ?"
+    index = f"FROM {tables.tensor} INDEXED BY {tables.id_index} WHERE ds = ?"
     tensor_id = id_in_row if isinstance(id_in_row, str) else None
     try:
-        if tensor_id is None or select(connection, f"SELECT seq {index} AND id = ?", (ds, tensor_id)) != [(seq,)]:
+        same = f"SELECT seq {index} AND id = ? AND seq = ?"
+        if tensor_id is None or select(connection, same, (ds, tensor_id, seq)) != [(seq,)]:
             # The id in the row is damaged. The index has the right one, but must be searched by generation, which is slow.
             rows = select(connection, f"SELECT CAST(id AS BLOB) {index} AND seq = ?", (ds, seq))
             tensor_id = _text(rows[0][0]) if rows else tensor_id

@@ -26,7 +26,15 @@ from tensorus_codecs.checksum import crc32c
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["MALFORMED", "UNREADABLE", "dataset_checksum", "dataset_start", "row_checksum", "upload_checksum"]
+__all__ = [
+    "MALFORMED",
+    "UNREADABLE",
+    "dataset_checksum",
+    "dataset_start",
+    "row_checksum",
+    "snapshot_checksum",
+    "upload_checksum",
+]
 
 MALFORMED = (struct.error, TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError)
 """Errors from decoding a damaged row: values of wrong types, text that is not UTF-8, JSON that does not parse."""
@@ -64,13 +72,16 @@ def row_checksum(types: str, columns: Sequence[Any], start: int = 0) -> int:
     return crc32c(b"".join((_numbers(types).pack(*numbers), *texts)), start)
 
 
-def dataset_start(columns: Sequence[Any]) -> int:
+def dataset_start(columns: Sequence[Any], retention_us: int = 0) -> int:
     """Return the checksum of a dataset's columns before the last ordinal: ds, name, policy, schema, created_us, deleted_us.
+
+    The retention follows them, unless it is 0: rows that were written before there was one stay valid.
 
     Raises:
         struct.error, TypeError: a value does not have its column's type.
     """
-    return row_checksum("qtttqq", columns)
+    start = row_checksum("qtttqq", columns)
+    return start if retention_us == 0 else row_checksum("q", (retention_us,), start)
 
 
 def dataset_checksum(start: int, last_ordinal: int) -> int:
@@ -80,6 +91,15 @@ def dataset_checksum(start: int, last_ordinal: int) -> int:
         struct.error: the ordinal is not an integer.
     """
     return crc32c(_pack_ordinal(last_ordinal), start)
+
+
+def snapshot_checksum(columns: Sequence[Any]) -> int:
+    """Return the checksum of a snapshot's row: ds, name, generation, created_us.
+
+    Raises:
+        struct.error, TypeError: a value does not have its column's type.
+    """
+    return row_checksum("qtqq", columns)
 
 
 def upload_checksum(columns: Sequence[Any]) -> int:

@@ -12,6 +12,7 @@ from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number
 from tensorus_server.catalogue.sqlite.reading import rows_by_generation
 from tensorus_server.catalogue.sqlite.rows import RowDamageError, verified
+from tensorus_server.catalogue.sqlite.states import rows_at
 from tensorus_server.model import DatasetStats, DTypeShare, EncodingShare
 
 if TYPE_CHECKING:
@@ -30,11 +31,15 @@ _ENCODINGS_MAX = 1000
 """Far more than a dataset has, unless a codec's settings differ from tensor to tensor."""
 
 
-def sum_up(database: Transactions, name: str) -> DatasetStats:
+def sum_up(database: Transactions, name: str, at: int | None) -> DatasetStats:
     """Return sums over the dataset's tensors; tensors that are inserted or deleted meanwhile may or may not be included.
+
+    Args:
+        at: the generation of the state to sum up, whose tensors are all included; None: the current one.
 
     Raises:
         DatasetNotFoundError: the dataset does not exist.
+        StateNotKeptError: the state is not kept.
         DataCorruptError: none of its rows can be read.
     """
     counts: dict[int, int] = {}
@@ -45,22 +50,28 @@ def sum_up(database: Transactions, name: str) -> DatasetStats:
         # Each batch has its own transaction, because a long one would keep the log from being reset.
         with database.read() as connection:
             ds = dataset_number(connection, name)
-            batch = rows_by_generation(connection, ds, name, after)
-            for row in batch.rows:
-                try:
-                    kind = verified(row, ds)
-                except RowDamageError as error:
-                    batch.damage(row, error)
-                    continue
-                # By identity, which is fast: rows with the same columns share one cached object.
-                number = id(kind)
-                kinds[number] = kind
-                counts[number] = counts.get(number, 0) + 1
-        damaged += len(batch.damages)
-        damages += batch.damages[: _DAMAGES_MAX - len(damages)]
-        if batch.last is None:
+            if at is None:
+                batches = [rows_by_generation(connection, ds, name, after)]
+                last = batches[0].last
+            else:
+                batches, last = rows_at(connection, (ds, name), after, at)
+            for batch in batches:
+                for row in batch.rows:
+                    try:
+                        kind = verified(row, ds)
+                    except RowDamageError as error:
+                        batch.damage(row, error)
+                        continue
+                    # By identity, which is fast: rows with the same columns share one cached object.
+                    number = id(kind)
+                    kinds[number] = kind
+                    counts[number] = counts.get(number, 0) + 1
+        for batch in batches:
+            damaged += len(batch.damages)
+            damages += batch.damages[: _DAMAGES_MAX - len(damages)]
+        if last is None:
             break
-        after = batch.last
+        after = last
     return _stats([(kind, counts[number]) for number, kind in kinds.items()], damages, damaged)
 
 

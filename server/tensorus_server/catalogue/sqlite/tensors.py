@@ -14,7 +14,7 @@ from tensorus_server.catalogue.abc import TensorTable, require_intact
 from tensorus_server.catalogue.conflicts import resolve_conflict
 from tensorus_server.catalogue.sqlite.bases import add_bases, require_bases
 from tensorus_server.catalogue.sqlite.database import select
-from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number
+from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number, find_dataset
 from tensorus_server.catalogue.sqlite.deletion import delete_against_indexes, delete_tensor
 from tensorus_server.catalogue.sqlite.filter_sql import (
     DIMENSION_KEY,
@@ -24,6 +24,7 @@ from tensorus_server.catalogue.sqlite.filter_sql import (
 )
 from tensorus_server.catalogue.sqlite.numbers import Numbers, latest_generation
 from tensorus_server.catalogue.sqlite.reading import find_tensors, page_of_tensors
+from tensorus_server.catalogue.sqlite.restoring import Rules, is_kept, renewed, restore
 from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sqlite.rows import (
     ROW_CHECKSUM_COLUMNS,
@@ -31,6 +32,8 @@ from tensorus_server.catalogue.sqlite.rows import (
     RowWriter,
     checksum_of_row,
 )
+from tensorus_server.catalogue.sqlite.sharing import shared_as
+from tensorus_server.catalogue.sqlite.states import find_at, generations_at, page_at
 from tensorus_server.catalogue.sqlite.uploads import complete_upload, record_edit
 from tensorus_server.errors import (
     AlreadyExistsError,
@@ -54,7 +57,7 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import Page, PageRequest, StoredTensor
     from tensorus_server.catalogue.sqlite.transactions import Transactions
     from tensorus_server.filter.metadata_index import MetadataIndex
-    from tensorus_server.model import Metadata, Tensor
+    from tensorus_server.model import Metadata, Restored, Tensor
 
 __all__ = ["SqliteTensorTable"]
 
@@ -116,22 +119,29 @@ class SqliteTensorTable(TensorTable):
         return outcomes
 
     def get(
-        self, dataset: str, ids: Sequence[str], *, with_payloads: bool = False
+        self, dataset: str, ids: Sequence[str], *, with_payloads: bool = False, at: int | None = None
     ) -> list[Tensor | DataCorruptError | None]:
         """See `TensorTable`."""
         with self._database.read() as connection, _as_damage(dataset):
-            ds = dataset_number(connection, dataset)
-            return find_tensors(connection, "id", (ds, dataset), ids, with_payloads=with_payloads)
+            place = dataset_number(connection, dataset), dataset
+            if at is not None:
+                return find_at(connection, "id", place, ids, at, with_payloads=with_payloads)
+            return find_tensors(connection, "id", place, ids, with_payloads=with_payloads)
 
     def page(self, dataset: str, request: PageRequest) -> Page:
         """See `TensorTable`."""
         with self._database.read() as connection, _as_damage(dataset):
-            return page_of_tensors(connection, dataset_number(connection, dataset), dataset, request)
+            ds = dataset_number(connection, dataset)
+            if request.at is not None or request.with_past:
+                return page_at(connection, (ds, dataset), request)
+            return page_of_tensors(connection, ds, dataset, request)
 
     def generations(self, dataset: str, request: PageRequest) -> list[int]:
         """See `TensorTable`."""
         with self._database.read() as connection, _as_damage(dataset):
             ds = dataset_number(connection, dataset)
+            if request.at is not None:
+                return generations_at(connection, (ds, dataset), request)
             where, parameters = compile_filter(request.filter, ds, connection)
             after, bound = request.after[1] if request.after else 0, request.generation_max
             rows = select(
@@ -142,12 +152,14 @@ class SqliteTensorTable(TensorTable):
         return [seq for (seq,) in rows]
 
     def by_generation(
-        self, dataset: str, generations: Sequence[int], *, with_payloads: bool = False
+        self, dataset: str, generations: Sequence[int], *, with_payloads: bool = False, at: int | None = None
     ) -> list[Tensor | DataCorruptError | None]:
         """See `TensorTable`."""
         with self._database.read() as connection, _as_damage(dataset):
-            ds = dataset_number(connection, dataset)
-            return find_tensors(connection, "seq", (ds, dataset), generations, with_payloads=with_payloads)
+            place = dataset_number(connection, dataset), dataset
+            if at is not None:
+                return find_at(connection, "seq", place, generations, at, with_payloads=with_payloads)
+            return find_tensors(connection, "seq", place, generations, with_payloads=with_payloads)
 
     def latest_generation(self) -> int:
         """See `TensorTable`."""
@@ -286,6 +298,10 @@ class SqliteTensorTable(TensorTable):
             tensor = require_intact(found)
             if tensor is None:
                 raise TensorNotFoundError("there is no such tensor", dataset=dataset, tensor=tensor_id)
+            if is_kept(connection, place[0], tensor.generation):
+                if to_json(tensor.metadata) == to_json(metadata):
+                    return tensor
+                return self._replace_with_metadata(connection, tensor, metadata)
             seq = tensor.generation
             connection.execute("UPDATE tensor SET metadata = ? WHERE seq = ?", (to_json(metadata), seq))
             names = ", ".join(f'"{name}"' for name in ROW_CHECKSUM_COLUMNS)
@@ -299,6 +315,28 @@ class SqliteTensorTable(TensorTable):
             updated = require_intact(found)
         assert updated is not None
         return updated
+
+    def _replace_with_metadata(self, connection: apsw.Connection, tensor: Tensor, metadata: Metadata) -> Tensor:
+        """Replace a tensor by one with other metadata, since its row must stay as it is."""
+        dataset = find_dataset(connection, tensor.dataset)
+        stored = shared_as(connection, tensor, dataset, renewed(tensor, metadata))
+        delete_tensor(connection, dataset.number, tensor.id, self._delete_grace_us)
+        numbers = Numbers(connection, {dataset.number: dataset}, current=False)
+        new = numbers.give(stored)
+        self._insert(connection, [(stored, new)])
+        numbers.save(connection)
+        return replace(new, outcome=None)
+
+    def restore(self, dataset: str, at: int, *, limit: int, discard_newer: bool = False) -> Restored:
+        """See `TensorTable`."""
+        with self._database.write() as connection, _as_damage(dataset):
+            return restore(
+                connection,
+                find_dataset(connection, dataset),
+                at,
+                Rules(limit=limit, discard_newer=discard_newer, delete_grace_us=self._delete_grace_us),
+                partial(self._insert, connection),
+            )
 
     def delete(self, dataset: str, ids: Sequence[str]) -> list[str]:
         """See `TensorTable`."""

@@ -22,28 +22,33 @@ _STEP = 10_000
 
 _SIZES = """
 SELECT max(seq), count(*), total(live), total(live * nbytes), total(live * stored_bytes)
-FROM (SELECT seq, nbytes, stored_bytes, {live} AS live FROM tensor WHERE {where} seq > ? ORDER BY seq LIMIT ?)
+FROM (SELECT seq, nbytes, stored_bytes, {live} AS live FROM {table} WHERE {where} seq > ? ORDER BY seq LIMIT ?)
 """
 """`total`, unlike `sum`, does not fail where a damaged row has a huge number. It is exact up to 2**53 in each step."""
 
-_OF_STORE = _SIZES.format(live="ds IN (SELECT ds FROM dataset WHERE deleted_us IS NULL)", where="")
-_OF_DATASET = _SIZES.format(live="1", where="ds = ? AND")
+_OF_STORE = {"live": "ds IN (SELECT ds FROM dataset WHERE deleted_us IS NULL)", "where": ""}
+_OF_DATASET = {"live": "1", "where": "ds = ? AND"}
 
 
-def sizes_of_tensors(database: Transactions, dataset: str | None) -> Sizes:
+def sizes_of_tensors(database: Transactions, dataset: str | None, *, past: bool = False) -> Sizes:
     """Return sums over the tensors of a dataset; None: of all datasets.
+
+    Args:
+        past: whether to add up past tensors instead of current ones.
 
     Raises:
         DatasetNotFoundError: the dataset does not exist.
     """
     tensors = canonical_bytes = stored_bytes = 0
     after = -(2**63)
+    table = "past_tensor" if past else "tensor"
     while True:
         with database.read() as connection:
             if dataset is None:
-                rows = select(connection, _OF_STORE, (after, _STEP))
+                rows = select(connection, _SIZES.format(table=table, **_OF_STORE), (after, _STEP))
             else:
-                rows = select(connection, _OF_DATASET, (dataset_number(connection, dataset), after, _STEP))
+                statement = _SIZES.format(table=table, **_OF_DATASET)
+                rows = select(connection, statement, (dataset_number(connection, dataset), after, _STEP))
         ((last, count, *sums),) = rows
         live, canonical, stored = map(int, sums)
         tensors, canonical_bytes, stored_bytes = tensors + live, canonical_bytes + canonical, stored_bytes + stored

@@ -4,7 +4,8 @@ The target is the whole store, a dataset, or some tensors of it. In the whole st
 counted at the end. Nothing is changed.
 
 Rows are read in small pages, each in a transaction of its own. So tensors may be deleted or replaced after their row was read:
-nothing is reported of a row that is not there any more. Tensors that are committed after the start are left out.
+nothing is reported of a row that is not there any more. Tensors that are committed after the start are left out. Replaced and
+deleted tensors that are still kept are verified with the others of their dataset.
 
 A verification stops between any two chunks, and another one goes on from its token, perhaps after a restart. It begins with the
 tensor at which the first one was, but does not report again what it has reported.
@@ -194,11 +195,15 @@ class Verification:
             tensors, stored_bytes = len(self._ids), self._require_ids()
             return Place(generation_max, total_tensors=tensors, total_stored_bytes=stored_bytes)
         try:
-            sizes = self._catalogue.sizes(self._dataset or None)
+            parts = [self._catalogue.sizes(self._dataset or None, past=past) for past in (False, True)]
         except StoreUnavailableError:
             # Probably a damaged page. The verification reports what it can.
             return Place(generation_max)
-        return Place(generation_max, total_tensors=sizes.tensors, total_stored_bytes=sizes.stored_bytes)
+        return Place(
+            generation_max,
+            total_tensors=sum(sizes.tensors for sizes in parts),
+            total_stored_bytes=sum(sizes.stored_bytes for sizes in parts),
+        )
 
     def _require_ids(self) -> int:
         """Check that every tensor exists, and return their stored bytes."""
@@ -249,10 +254,13 @@ class Verification:
             self._place = replace(self._place, after=0)
             if damage is not None:
                 yield self._reported(_at_catalogue(damage))
+            yield from self._verify_snapshots(name)
         tensors, generation_max = self._catalogue.tensors, self._place.generation_max
         while True:
             after = self._place.after
-            request = PageRequest(size=_PAGE, after=(after, after), generation_max=generation_max, with_payloads=True)
+            request = PageRequest(
+                size=_PAGE, after=(after, after), generation_max=generation_max, with_past=True, with_payloads=True
+            )
             try:
                 page = tensors.page(name, request)
             except DatasetNotFoundError:
@@ -270,11 +278,31 @@ class Verification:
             if page.next is None:
                 return
 
+    def _verify_snapshots(self, name: str) -> Iterator[EngineError | None]:
+        """Verify the rows of a dataset's snapshots."""
+        after: int | None = 0
+        while after is not None:
+            try:
+                page = self._catalogue.snapshots.page(name, after, _PAGE)
+            except DatasetNotFoundError:
+                return
+            except DataCorruptError as error:
+                yield self._reported(_at_catalogue(error))
+                return
+            for _, found in page.snapshots:
+                if isinstance(found, DataCorruptError):
+                    yield self._reported(_at_catalogue(found))
+            after = page.next
+
     def _row(self, dataset: str, generation: int) -> _Row:
-        """Return the tensor with this generation as it is now; None if it was deleted or replaced."""
+        """Return the tensor with this generation as it is now; None if it was deleted or replaced, and is not kept."""
         # Not by `by_generation`, which does not find a row that only the index has.
         request = PageRequest(
-            size=1, after=(generation - 1, generation - 1), generation_max=generation, with_payloads=True
+            size=1,
+            after=(generation - 1, generation - 1),
+            generation_max=generation,
+            with_past=True,
+            with_payloads=True,
         )
         try:
             found = self._catalogue.tensors.page(dataset, request).tensors

@@ -18,7 +18,9 @@ CREATE INDEX snapshot_generation ON snapshot (ds, generation);
 CREATE TABLE history (
   ds INTEGER PRIMARY KEY,
   complete_from INTEGER NOT NULL,
-  prune INTEGER NOT NULL DEFAULT 0 -- 1: past rows may no longer be needed, because a snapshot was dropped or the retention changed
+  complete_us INTEGER, -- when that generation was assigned; NULL: not known, because a state was lost since
+  prune INTEGER NOT NULL DEFAULT 0 -- 1: past rows may no longer be needed, because a snapshot was dropped or the retention
+                                   -- changed; 2: they are being looked through
 ) STRICT;
 
 -- Rows that were in the table tensor, and are visible up to, but not including, the generation at the end. Without constraints, so
@@ -90,7 +92,7 @@ BEGIN
     max_absolute_error, lossy, encodings, fallback_reason, chunk_bytes, created_us, "min", "max", mean, standard_deviation,
     l2_norm, zero_count, nan_count, infinity_count, policy, source_algorithm, source_checksum, source_crc, value_algorithm,
     value_checksum, inline, key, offset, length, index_length, index_crc, row_checksum, metadata, ordinal,
-    (SELECT seq FROM sqlite_sequence WHERE name = 'tensor'), CAST(unixepoch('subsec') * 1000000 AS INTEGER)
+    (SELECT seq FROM sqlite_sequence WHERE name = 'tensor'), CAST(round(unixepoch('subsec') * 1000) AS INTEGER) * 1000
   FROM tensor WHERE seq = old.seq;
   INSERT INTO past_payload SELECT seq, bytes FROM payload WHERE seq = old.seq;
   INSERT INTO past_attr SELECT seq, key, ordinal, ds, num, txt FROM attr WHERE seq = old.seq;
@@ -111,7 +113,7 @@ WHEN old.seq NOT IN (SELECT seq FROM past_tensor)
   )
 BEGIN
   INSERT INTO history (ds, complete_from) VALUES (old.ds, (SELECT seq + 1 FROM sqlite_sequence WHERE name = 'tensor'))
-  ON CONFLICT (ds) DO UPDATE SET complete_from = excluded.complete_from;
+  ON CONFLICT (ds) DO UPDATE SET complete_from = excluded.complete_from, complete_us = NULL;
 END;
 
 CREATE TRIGGER content_forgotten AFTER DELETE ON tensor
@@ -123,8 +125,11 @@ END;
 CREATE TRIGGER past_tensor_forgotten AFTER DELETE ON past_tensor
 BEGIN
   DELETE FROM content WHERE seq = old.seq;
-  INSERT INTO history (ds, complete_from) VALUES (old.ds, old.until_generation)
-  ON CONFLICT (ds) DO UPDATE SET complete_from = max(complete_from, excluded.complete_from);
+  INSERT INTO history (ds, complete_from, complete_us)
+  SELECT old.ds, old.until_generation, old.until_us WHERE typeof(old.ds) = 'integer'
+  ON CONFLICT (ds) DO UPDATE SET
+    complete_us = CASE WHEN excluded.complete_from > complete_from THEN excluded.complete_us ELSE complete_us END,
+    complete_from = max(complete_from, excluded.complete_from);
 END;
 
 CREATE TRIGGER reference_kept BEFORE DELETE ON reference

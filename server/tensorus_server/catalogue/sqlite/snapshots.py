@@ -1,0 +1,101 @@
+"""The table of snapshots, and which earlier states of a dataset are kept."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from tensorus_server.catalogue.abc import SnapshotPage, SnapshotTable
+from tensorus_server.catalogue.sqlite.database import select
+from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number
+from tensorus_server.catalogue.sqlite.pruning import Pruner
+from tensorus_server.catalogue.sqlite.snapshot_rows import (
+    create_snapshot,
+    drop_snapshot,
+    find_snapshot,
+    page_of_snapshots,
+)
+from tensorus_server.catalogue.sqlite.states import require_state
+from tensorus_server.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import apsw
+
+    from tensorus_server.catalogue.sqlite.transactions import Transactions
+    from tensorus_server.model import At, Snapshot
+
+__all__ = ["SqliteSnapshotTable"]
+
+_AT_TIME = (
+    "SELECT seq FROM tensor WHERE ds = ?1 AND created_us <= ?2 ORDER BY seq DESC LIMIT 1",
+    "SELECT seq FROM past_tensor WHERE ds = ?1 AND created_us <= ?2 ORDER BY seq DESC LIMIT 1",
+    "SELECT until_generation FROM past_tensor WHERE ds = ?1 AND until_us <= ?2 ORDER BY until_generation DESC LIMIT 1",
+    "SELECT max(generation) FROM snapshot WHERE ds = ?1 AND created_us <= ?2",
+    "SELECT complete_from FROM history WHERE ds = ?1 AND complete_us <= ?2",
+)
+"""The changes of a dataset. The last one is the newest change of which the row was pruned."""
+
+
+class SqliteSnapshotTable(SnapshotTable):
+    """See `SnapshotTable`."""
+
+    def __init__(self, database: Transactions, *, delete_grace_s: float) -> None:
+        """Use `database`; see `SqliteCatalogue` for the grace."""
+        self._database = database
+        self._pruner = Pruner(database, delete_grace_us=int(delete_grace_s * 1e6))
+
+    def create(self, dataset: str, name: str) -> Snapshot:
+        """See `SnapshotTable`."""
+        with self._database.write() as connection:
+            return create_snapshot(connection, (dataset_number(connection, dataset), dataset), name)
+
+    def find(self, dataset: str, name: str) -> Snapshot:
+        """See `SnapshotTable`."""
+        with self._database.read() as connection:
+            return find_snapshot(connection, (dataset_number(connection, dataset), dataset), name)
+
+    def page(self, dataset: str, after: int, size: int) -> SnapshotPage:
+        """See `SnapshotTable`."""
+        with self._database.read() as connection:
+            found = page_of_snapshots(connection, (dataset_number(connection, dataset), dataset), after, size + 1)
+        return SnapshotPage(found[:size], found[size - 1][0] if len(found) > size else None)
+
+    def drop(self, dataset: str, name: str) -> None:
+        """See `SnapshotTable`."""
+
+        def drop(connection: apsw.Connection) -> None:
+            drop_snapshot(connection, (dataset_number(connection, dataset), dataset), name)
+
+        self._database.write_on_full_disk(drop)
+
+    def resolve(self, dataset: str, at: At) -> int:
+        """See `SnapshotTable`."""
+        with self._database.read() as connection:
+            place = dataset_number(connection, dataset), dataset
+            if at.snapshot is not None:
+                return find_snapshot(connection, place, at.snapshot).generation
+            if at.generation is not None:
+                generation = at.generation
+            elif at.time_us is not None:
+                found = map(partial(_value, connection, (place[0], _end_of_millisecond(at.time_us))), _AT_TIME)
+                generation = max((value for value in found if value is not None), default=0)
+            else:
+                raise InvalidRequestError("at has no field, must have one", dataset=dataset)
+            require_state(connection, place, generation)
+            return generation
+
+    def prune(self, pause: Callable[[float], bool], *, wait_s: float = 0.0) -> int:
+        """See `SnapshotTable`."""
+        return self._pruner.prune(pause, wait_s=wait_s)
+
+
+def _end_of_millisecond(time_us: int) -> int:
+    """Return the last microsecond of a time's millisecond, since SQLite's triggers know no shorter times."""
+    return min(time_us // 1000 * 1000 + 999, 2**63 - 1)
+
+
+def _value(connection: apsw.Connection, parameters: tuple[int, int], statement: str) -> int | None:
+    rows = select(connection, statement, parameters)
+    return rows[0][0] if rows else None

@@ -1,0 +1,489 @@
+"""What every catalogue promises of snapshots, earlier states, retention and restores, beside `CatalogueContract`."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from contract.catalogue_promises import keeps
+from support.engine import Reopen, commit, create, ids_of, purge, stored_tensor
+from tensorus_server.catalogue.abc import ORDER_FIELDS, Catalogue, Order, PageRequest, StoredTensor
+from tensorus_server.chunk_store.abc import new_payload_key
+from tensorus_server.errors import (
+    AlreadyExistsError,
+    DatasetNotFoundError,
+    HasSnapshotsError,
+    LimitExceededError,
+    NewerTensorsError,
+    SnapshotNotFoundError,
+    StateNotKeptError,
+)
+from tensorus_server.filter.tree import AllOf, Compare, Dimension, Filter, Key, Not, Operator, Property
+from tensorus_server.model import At, Dataset, Tensor
+
+LIMIT = 1000
+
+IDS = ("a", "b", "c", "ä", "Z", "long" * 5)
+
+FILTERS: list[Filter | None] = [
+    None,
+    Compare(Key("n"), Operator.LESS, 3),
+    Not(Compare(Key("n"), Operator.EQUAL, 2)),
+    AllOf((Compare(Dimension(0), Operator.GREATER, 2), Compare(Property.ID, Operator.LESS, "c"))),
+]
+
+
+def prune(catalogue: Catalogue) -> int:
+    """Delete what nothing needs, without a pause."""
+    return catalogue.snapshots.prune(lambda _: False)
+
+
+def pages(catalogue: Catalogue, at: int, **fields: object) -> list[Tensor]:
+    """Return all pages of a listing of a state, with two tensors each."""
+    request = PageRequest(size=2, at=at, with_payloads=True, **fields)  # type: ignore[arg-type] - fields of a request
+    found: list[Tensor] = []
+    while True:
+        page = catalogue.tensors.page("dataset", request)
+        found += [tensor for tensor in page.tensors if isinstance(tensor, Tensor)]
+        if page.next is None:
+            return found
+        request = replace(request, after=page.next)
+
+
+def plain(tensor: Tensor | None) -> Tensor | None:
+    """Return a tensor without what a listing may leave out."""
+    return None if tensor is None else replace(tensor, inline_payload=None, outcome=None)
+
+
+def passes(tensor: Tensor, filter_: Filter | None) -> bool:
+    """Whether one of `FILTERS` finds a tensor."""
+    n = tensor.metadata.get("n")
+    return [
+        True,
+        n is not None and n < 3,
+        n != 2,
+        tensor.spec.shape[0] > 2 and tensor.id < "c",
+    ][FILTERS.index(filter_)]
+
+
+SORT = {
+    "created": lambda tensor: tensor.generation,
+    "id": lambda tensor: (tensor.id, tensor.generation),
+    "nbytes": lambda tensor: (tensor.storage.canonical_bytes, tensor.generation),
+    "stored_bytes": lambda tensor: (tensor.storage.stored_bytes, tensor.generation),
+}
+
+
+class Program:
+    """Random changes of one dataset, and what every state of it was."""
+
+    def __init__(self, catalogue: Catalogue, dataset: Dataset, seed: int) -> None:
+        self.catalogue = catalogue
+        self.dataset = dataset
+        self.random = random.Random(seed)
+        self.now: dict[str, Tensor] = {}
+        self.states: dict[int, dict[str, Tensor]] = {}
+        self.needs: dict[int, set[str]] = {}
+        """The payload keys that a tensor needs, by generation."""
+        self.payloads: dict[int, bytes | None] = {}
+        self.snapshots: dict[str, int] = {}
+        self.swept: set[str] = set()
+        self.did = Counter[str]()
+
+    def step(self) -> None:
+        """Do one random change, and note the state that it leads to."""
+        names = ("insert", "insert", "replace", "edit", "delete", "metadata", "snapshot", "drop", "restore", "sweep")
+        name = self.random.choice(names)
+        if getattr(self, name)() is not False:
+            self.did[name] += 1
+        self.note()
+
+    def note(self) -> None:
+        self.states[self.catalogue.tensors.latest_generation()] = dict(self.now)
+
+    def new(self, tensor_id: str, **fields: object) -> StoredTensor:
+        inline = self.random.choice((None, self.random.randbytes(20)))
+        return stored_tensor(
+            self.dataset,
+            tensor_id,
+            metadata={"n": self.random.randrange(5)},
+            shape=(self.random.randrange(5),),
+            stored_bytes=self.random.randrange(40, 44),
+            inline_payload=inline,
+            **fields,  # type: ignore[arg-type] - fields of `stored_tensor`
+        )
+
+    def commit(self, stored: StoredTensor) -> None:
+        (tensor,) = commit(self.catalogue, stored)
+        self.now[tensor.id] = replace(tensor, outcome=None)
+        self.needs[tensor.generation] = {*stored.references, *(() if stored.is_inline else (stored.locator.key,))}
+        self.payloads[tensor.generation] = stored.inline_payload
+        assert not self.needs[tensor.generation] & self.swept
+
+    def insert(self) -> bool:
+        free = [name for name in IDS if name not in self.now]
+        if free:
+            self.commit(self.new(self.random.choice(free)))
+        return bool(free)
+
+    def replace(self) -> bool:
+        if not self.now:
+            return False
+        stored = self.new(self.random.choice(sorted(self.now)))
+        self.commit(replace(stored, new=replace(stored.new, replace=True)))
+        return True
+
+    def edit(self) -> bool:
+        old = [tensor for tensor in self.now.values() if self.payloads[tensor.generation] is None]
+        if not old:
+            return False
+        tensor = self.random.choice(old)
+        stored = stored_tensor(self.dataset, tensor.id, if_generation_match=tensor.generation)
+        shared = sorted(self.needs[tensor.generation])
+        stored = replace(stored, references=tuple(shared[: self.random.randrange(3)]), changes=tensor.generation)
+        self.commit(replace(stored, new=replace(stored.new, metadata=tensor.metadata)))
+        return True
+
+    def delete(self) -> bool:
+        if not self.now:
+            return False
+        gone = self.random.sample(sorted(self.now), min(len(self.now), self.random.choice((1, 2))))
+        assert sorted(self.catalogue.tensors.delete("dataset", gone)) == sorted(gone)
+        for tensor_id in gone:
+            del self.now[tensor_id]
+        return True
+
+    def metadata(self) -> bool:
+        if not self.now:
+            return False
+        old = self.now[self.random.choice(sorted(self.now))]
+        new = self.catalogue.tensors.replace_metadata("dataset", old.id, {"n": self.random.randrange(5)})
+        assert (new.id, new.locator, new.spec) == (old.id, old.locator, old.spec)
+        self.now[old.id] = replace(new, outcome=None)
+        self.needs[new.generation] = self.needs[old.generation]
+        self.payloads[new.generation] = self.payloads[old.generation]
+        if new.generation == old.generation and new != old:
+            # The states that had it are not kept, or it would have been replaced.
+            self.states = {g: state for g, state in self.states.items() if old not in state.values()}
+        return True
+
+    def snapshot(self) -> None:
+        name = f"s{self.random.randrange(10**9)}"
+        found = self.catalogue.snapshots.create("dataset", name)
+        assert found.generation == self.catalogue.tensors.latest_generation()
+        self.snapshots[name] = found.generation
+
+    def drop(self) -> bool:
+        if len(self.snapshots) < 3:
+            return False
+        name = self.random.choice(sorted(self.snapshots))
+        self.catalogue.snapshots.drop("dataset", name)
+        del self.snapshots[name]
+        return True
+
+    def restore(self) -> bool:
+        if not self.snapshots:
+            return False
+        at = self.random.choice(sorted(self.snapshots.values()))
+        wanted, before = self.states[at], dict(self.now)
+        result = self.catalogue.tensors.restore("dataset", at, limit=LIMIT, discard_newer=True)
+        found = {tensor.id: tensor for tensor in self.read(None)}
+        assert found.keys() == wanted.keys()
+        same = 0
+        for tensor_id, old in wanted.items():
+            new = found[tensor_id]
+            renumbered = replace(
+                new, generation=old.generation, ordinal=old.ordinal, created_us=old.created_us, inline_payload=None
+            )
+            assert renumbered == old
+            is_same = before.get(tensor_id) == plain(new)
+            assert is_same or new.generation > max(self.states)
+            same += is_same
+            self.needs[new.generation] = self.needs[old.generation]
+            self.payloads[new.generation] = self.payloads[old.generation]
+        self.now = {tensor_id: replace(tensor, inline_payload=None) for tensor_id, tensor in found.items()}
+        gone = len(before.keys() - wanted.keys())
+        assert (result.generation, result.restored, result.deleted, result.unchanged) == (
+            at,
+            len(wanted) - same,
+            gone,
+            same,
+        )
+        latest = self.catalogue.tensors.latest_generation()
+        again = self.catalogue.tensors.restore("dataset", at, limit=0)
+        assert (again.restored, again.deleted, again.unchanged) == (0, 0, len(wanted))
+        assert self.catalogue.tensors.latest_generation() == latest
+        return True
+
+    def sweep(self) -> None:
+        prune(self.catalogue)
+        due = self.catalogue.garbage.due(1000)
+        self.catalogue.garbage.delete(due)
+        self.swept |= set(due)
+
+    def read(self, at: int | None) -> list[Tensor]:
+        page = self.catalogue.tensors.page("dataset", PageRequest(at=at, size=100, with_payloads=True))
+        assert page.next is None
+        return [tensor for tensor in page.tensors if isinstance(tensor, Tensor)]
+
+    def check(self, at: int) -> bool:
+        """Compare all reads of a state with what it was; return whether it is kept."""
+        state = self.states[at]
+        try:
+            found = self.read(at)
+        except StateNotKeptError:
+            assert at not in self.snapshots.values()
+            return False
+        assert {tensor.id: plain(tensor) for tensor in found} == state
+        for tensor in found:
+            assert tensor.inline_payload == self.payloads[tensor.generation]
+            assert not self.needs[tensor.generation] & self.swept
+            assert self.catalogue.garbage.orphans(self.needs[tensor.generation]) == set()
+        assert [plain(one) for one in self.get(at)] == [state.get(name) for name in IDS]
+        generations = sorted(tensor.generation for tensor in state.values())
+        others = [g for g in self.needs if g not in generations][:5]
+        rows = self.catalogue.tensors.by_generation("dataset", [*generations, *others], at=at)
+        assert [row and row.generation for row in rows] == [*generations, *[None] * len(others)]  # type: ignore[union-attr]
+        stats = self.catalogue.datasets.stats("dataset", at)
+        assert (stats.tensors, stats.damaged_tensors) == (len(state), 0)
+        assert stats.stored_bytes == sum(tensor.storage.stored_bytes for tensor in state.values())
+        return True
+
+    def get(self, at: int) -> list[Tensor | None]:
+        found = self.catalogue.tensors.get("dataset", IDS, at=at)
+        return [one if isinstance(one, Tensor) else None for one in found]
+
+    def check_listings(self, at: int) -> None:
+        """Compare every order and filter."""
+        for filter_ in FILTERS:
+            wanted = [tensor for tensor in self.states[at].values() if passes(tensor, filter_)]
+            generations = sorted(tensor.generation for tensor in wanted)
+            assert self.catalogue.tensors.generations("dataset", PageRequest(filter_, at=at)) == generations
+            for field in ORDER_FIELDS:
+                for descending in (False, True):
+                    ordered = sorted(wanted, key=SORT[field], reverse=descending)
+                    found = pages(self.catalogue, at, filter=filter_, order=Order(field, descending))
+                    assert [plain(tensor) for tensor in found] == ordered, (filter_, field, descending)
+
+
+class CatalogueHistoryContract:
+    """An earlier state is what it was, as long as something needs it. Fixtures as of `CatalogueContract`."""
+
+    @pytest.mark.parametrize("retention_s", [0, 10**6])
+    @pytest.mark.parametrize("seed", range(3))
+    @keeps(2, 4, 6, 7, 9)
+    def test_each_state_is_what_it_was_or_not_kept(
+        self, catalogue: Catalogue, reopen: Reopen, seed: int, retention_s: int
+    ) -> None:
+        catalogue = reopen(delete_grace_s=0.0)
+        program = Program(catalogue, create(catalogue, retention_s=retention_s), seed)
+        program.note()
+        for number in range(120):
+            program.step()
+            if number % 10 == 9:
+                kept = {at for at in program.states if program.check(at)}
+                assert kept >= set(program.snapshots.values())
+                assert retention_s == 0 or kept == set(program.states)
+                for at in program.random.sample(sorted(kept), min(len(kept), 2)):
+                    program.check_listings(at)
+        assert min(program.did[name] for name in ("insert", "replace", "edit", "delete", "metadata", "restore")) > 2
+        # When nothing needs them any more, all past tensors and their payloads go.
+        for name in program.snapshots:
+            catalogue.snapshots.drop("dataset", name)
+        catalogue.datasets.update("dataset", None, None, 0)
+        program.sweep()
+        needed = {key for tensor in program.now.values() for key in program.needs[tensor.generation]}
+        assert {key.encode() for key in needed} <= set(catalogue.garbage.known())
+        assert program.swept == {key for keys in program.needs.values() for key in keys} - needed
+
+    def test_snapshots_have_names_pages_and_generations(self, catalogue: Catalogue) -> None:
+        dataset = create(catalogue)
+        create(catalogue, "other")
+        commit(catalogue, stored_tensor(dataset, "a"))
+        made = [catalogue.snapshots.create("dataset", f"{number}") for number in range(5)]
+        catalogue.snapshots.create("other", "0")
+        with pytest.raises(AlreadyExistsError, match="a snapshot of the name '0' exists already"):
+            catalogue.snapshots.create("dataset", "0")
+        assert [snapshot.generation for snapshot in made] == [2, 3, 4, 5, 6]
+        assert [catalogue.snapshots.find("dataset", snapshot.name) for snapshot in made] == made
+        first = catalogue.snapshots.page("dataset", 0, 2)
+        assert [found for _, found in first.snapshots] == made[:2]
+        assert first.next is not None
+        catalogue.snapshots.drop("dataset", "1")
+        rest = catalogue.snapshots.page("dataset", first.next, 3)
+        assert ([found for _, found in rest.snapshots], rest.next) == (made[2:], None)
+        for call in (catalogue.snapshots.find, catalogue.snapshots.drop):
+            with pytest.raises(SnapshotNotFoundError, match="there is no snapshot of the name '1'"):
+                call("dataset", "1")
+        with pytest.raises(SnapshotNotFoundError):
+            catalogue.snapshots.resolve("dataset", At(snapshot="1"))
+        for name, *arguments in (
+            ("create", "s"),
+            ("find", "s"),
+            ("drop", "s"),
+            ("page", 0, 1),
+            ("resolve", At(snapshot="s")),
+        ):
+            with pytest.raises(DatasetNotFoundError):
+                getattr(catalogue.snapshots, str(name))("no", *arguments)
+
+    def test_a_time_is_the_last_change_that_is_not_later(self, catalogue: Catalogue) -> None:
+        dataset = create(catalogue, retention_s=10**6)
+        resolve = catalogue.snapshots.resolve
+        (a,) = commit(catalogue, stored_tensor(dataset, "a"))
+        changes = [(a.generation, a.created_us)]
+        snapshot = catalogue.snapshots.create("dataset", "s")
+        changes.append((snapshot.generation, snapshot.created_us))
+        b = catalogue.tensors.replace_metadata("dataset", "a", {"b": 1})
+        changes.append((b.generation, b.created_us))
+        catalogue.tensors.delete("dataset", ["a"])
+        latest = catalogue.tensors.latest_generation()
+        for time_us in (0, *(time_us + d for _, time_us in changes for d in (-1000, 0, 1000))):
+            ms = time_us // 1000
+            expected = max((generation for generation, at_us in changes if at_us // 1000 <= ms), default=0)
+            found = resolve("dataset", At(time_us=time_us))
+            # The deletion may have been in the same millisecond as the change before it.
+            assert found == expected or (found == latest and ms >= b.created_us // 1000)
+        assert resolve("dataset", At(time_us=2**62)) == latest
+        assert resolve("dataset", At(generation=snapshot.generation)) == snapshot.generation
+        # The change that was pruned last still says where states begin.
+        for name in ("c", "d"):
+            commit(catalogue, stored_tensor(dataset, name))
+        catalogue.tensors.delete("dataset", ["c"])
+        catalogue.snapshots.drop("dataset", "s")
+        catalogue.datasets.update("dataset", None, None, 0)
+        assert prune(catalogue) == 3
+        assert resolve("dataset", At(time_us=2**62)) == catalogue.tensors.latest_generation()
+        assert ids_at(catalogue, catalogue.tensors.latest_generation()) == ["d"]
+        for at in (At(generation=latest), At(time_us=b.created_us), At(time_us=0)):
+            with pytest.raises(StateNotKeptError, match="is not kept: states are complete from generation"):
+                resolve("dataset", at)
+        for generation in (-1, 10**6, 2**64 - 1):
+            with pytest.raises(StateNotKeptError, match=f"no state at generation {generation} yet"):
+                resolve("dataset", At(generation=generation))
+
+    def test_a_listing_is_stable_while_its_tensors_move_to_the_past(self, catalogue: Catalogue) -> None:
+        dataset = create(catalogue)
+        names = [f"{number:02}" for number in range(30)]
+        commit(catalogue, *(stored_tensor(dataset, name, stored_bytes=40 + int(name) % 3) for name in names))
+        at = catalogue.snapshots.create("dataset", "s").generation
+        for order in (Order(), Order("id", descending=True), Order("stored_bytes")):
+            expected = [tensor.id for tensor in pages(catalogue, at, order=order)]
+            request, found = PageRequest(order=order, size=4, at=at), list[str]()
+            left = list(names)
+            while True:
+                page = catalogue.tensors.page("dataset", request)
+                found += [tensor.id for tensor in page.tensors if isinstance(tensor, Tensor)]
+                if page.next is None:
+                    break
+                request = replace(request, after=page.next)
+                catalogue.tensors.delete("dataset", left[:3] + left[-1:])
+                commit(catalogue, stored_tensor(dataset, f"new {len(left)}"))
+                left = left[3:-1]
+            assert found == expected
+            assert sorted(found) == names
+            result = catalogue.tensors.restore("dataset", at, limit=LIMIT, discard_newer=True)
+            assert result.unchanged < 30
+            assert sorted(ids_of(catalogue, "dataset")) == names
+
+    def test_a_restore_loses_nothing_unless_it_may(self, catalogue: Catalogue) -> None:
+        dataset = create(catalogue)
+        commit(catalogue, stored_tensor(dataset, "a"))
+        at = catalogue.snapshots.create("dataset", "s").generation
+        commit(catalogue, stored_tensor(dataset, "b"))
+        catalogue.tensors.delete("dataset", ["a"])
+        with pytest.raises(NewerTensorsError, match="would lose 1 newer tensors") as refused:
+            catalogue.tensors.restore("dataset", at, limit=LIMIT)
+        assert refused.value.facts["tensors"] == "1"
+        with pytest.raises(LimitExceededError, match=r"changes more than 1 tensors \(restored_tensors_max\)"):
+            catalogue.tensors.restore("dataset", at, limit=1, discard_newer=True)
+        assert ids_of(catalogue, "dataset") == ["b"]
+        # What a newer snapshot has is not lost.
+        newer = catalogue.snapshots.create("dataset", "newer").generation
+        catalogue.tensors.restore("dataset", at, limit=LIMIT)
+        assert (ids_of(catalogue, "dataset"), ids_at(catalogue, newer)) == (["a"], ["b"])
+        catalogue.tensors.restore("dataset", newer, limit=LIMIT)
+        assert (ids_of(catalogue, "dataset"), ids_at(catalogue, at)) == (["b"], ["a"])
+        with pytest.raises(StateNotKeptError):
+            catalogue.tensors.restore("dataset", 10**6, limit=LIMIT)
+        with pytest.raises(DatasetNotFoundError):
+            catalogue.tensors.restore("no", at, limit=LIMIT)
+
+    def test_a_deleted_dataset_leaves_nothing_of_its_past(self, catalogue: Catalogue, reopen: Reopen) -> None:
+        catalogue = reopen(delete_grace_s=0.0)
+        dataset = create(catalogue, retention_s=100)
+        keys = set()
+        for name in ("a", "b"):
+            stored = stored_tensor(dataset, name, key=new_payload_key())
+            keys.add(stored.locator.key)
+            commit(catalogue, stored)
+            catalogue.snapshots.create("dataset", name)
+        catalogue.tensors.delete("dataset", ["a"])
+        with pytest.raises(HasSnapshotsError, match="the dataset has 2 snapshots; drop them"):
+            catalogue.datasets.delete("dataset")
+        assert [found.name for _, found in catalogue.snapshots.page("dataset", 0, 9).snapshots] == ["a", "b"]  # type: ignore[union-attr]
+        assert catalogue.garbage.due(10) == []
+        assert catalogue.datasets.delete("dataset", drop_snapshots=True) == 1
+        assert purge(catalogue) == 1
+        assert set(catalogue.garbage.due(10)) == keys
+        # A dataset with the same name has nothing of it.
+        latest = catalogue.tensors.latest_generation()
+        commit(catalogue, stored_tensor(create(catalogue), "c"))
+        assert ids_at(catalogue, latest) == []
+        assert catalogue.snapshots.page("dataset", 0, 9).snapshots == []
+
+    def test_the_retention_of_a_dataset_survives_and_counts(self, catalogue: Catalogue, reopen: Reopen) -> None:
+        dataset = create(catalogue, retention_s=3600)
+        assert dataset.retention_s == 3600
+        (tensor,) = commit(catalogue, stored_tensor(dataset, "a"))
+        catalogue.tensors.delete("dataset", ["a"])
+        catalogue = reopen()
+        assert catalogue.datasets.get("dataset") == dataset
+        assert prune(catalogue) == 0
+        assert ids_at(catalogue, tensor.generation) == ["a"]
+        assert catalogue.datasets.update("dataset", None, None) == dataset
+        assert catalogue.datasets.update("dataset", None, None, 0) == replace(dataset, retention_s=0)
+        assert prune(catalogue) == 1
+        assert prune(catalogue) == 0
+        with pytest.raises(StateNotKeptError):
+            ids_at(catalogue, tensor.generation)
+
+    def test_nothing_is_kept_where_nothing_needs_it(self, catalogue: Catalogue, reopen: Reopen) -> None:
+        catalogue = reopen(delete_grace_s=0.0)
+        dataset = create(catalogue)
+        old = stored_tensor(dataset, "a")
+        (tensor,) = commit(catalogue, old)
+        updated = catalogue.tensors.replace_metadata("dataset", "a", {"b": 1})
+        assert (updated.generation, updated.ordinal) == (tensor.generation, tensor.ordinal)
+        catalogue.tensors.delete("dataset", ["a"])
+        assert catalogue.garbage.due(10) == [old.locator.key]
+        assert catalogue.tensors.latest_generation() == tensor.generation
+        # A tensor that is newer than the only snapshot is not in it.
+        catalogue.snapshots.create("dataset", "s")
+        new = stored_tensor(dataset, "a")
+        commit(catalogue, new)
+        catalogue.tensors.delete("dataset", ["a"])
+        assert set(catalogue.garbage.due(10)) == {old.locator.key, new.locator.key}
+
+    def test_a_repeated_change_of_metadata_makes_no_second_generation(self, catalogue: Catalogue) -> None:
+        dataset = create(catalogue, retention_s=100)
+        (first,) = commit(catalogue, stored_tensor(dataset, "a", inline_payload=b"payload", metadata={"n": 1}))
+        changed = catalogue.tensors.replace_metadata("dataset", "a", {"n": 2})
+        assert changed.generation > first.generation
+        assert changed.ordinal == first.ordinal + 1
+        assert catalogue.tensors.replace_metadata("dataset", "a", {"n": 2}) == changed
+        (now,) = catalogue.tensors.get("dataset", ["a"], with_payloads=True)
+        (then,) = catalogue.tensors.get("dataset", ["a"], with_payloads=True, at=first.generation)
+        assert isinstance(now, Tensor)
+        assert isinstance(then, Tensor)
+        assert (now.inline_payload, then.inline_payload) == (b"payload", b"payload")
+        assert (now.metadata, then.metadata) == ({"n": 2}, {"n": 1})
+
+
+def ids_at(catalogue: Catalogue, at: int) -> list[str]:
+    """Return the ids of a state."""
+    page = catalogue.tensors.page("dataset", PageRequest(at=at))
+    return [tensor.id for tensor in page.tensors if isinstance(tensor, Tensor)]
