@@ -16,6 +16,7 @@ TensorusError
 │   ├── InvalidNameError
 │   ├── InvalidShapeError
 │   ├── InvalidSliceError
+│   ├── InvalidBaseError
 │   ├── InvalidMetadataError
 │   ├── InvalidFilterError
 │   ├── InvalidPolicyError

@@ -16,7 +16,7 @@ from support.marks import mark_tensors
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert.options import InsertOptions
-from tensorus_server.errors import InvalidRequestError, SessionExpiredError, TensorNotFoundError
+from tensorus_server.errors import InvalidRequestError, NotFoundError, SessionExpiredError, TensorNotFoundError
 from tensorus_server.model import At, Segment, Tensor, TensorReference
 
 pytestmark = pytest.mark.usefixtures("few_shards")
@@ -112,5 +112,7 @@ def test_a_base_that_was_replaced_begins_the_tensor_anew(engine: Engine) -> None
 
 def test_a_base_that_was_deleted_is_missed(engine: Engine) -> None:
     engine._catalogue.tensors.delete("d", ["first"])
-    with pytest.raises(TensorNotFoundError, match="tensor=first"):
+    with pytest.raises(NotFoundError):
         go_on(engine)
+    with pytest.raises(TensorNotFoundError, match="tensor=first"):
+        insert(engine, "d", "third", SECOND, base=TensorReference("", "first"))
