@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import duration_pb2, timestamp_pb2
 
 from support.wire import (
     bytes_of,
@@ -19,6 +20,7 @@ from support.wire import (
 )
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
+from tensorus_server.engine.paging import encode_token
 
 DATA = bytes_of(4)
 
@@ -221,6 +223,58 @@ CALLS: dict[str, tuple[Callable[[TensorServiceStub, str], Any], tuple[str, str, 
     "a candidate that is unknown": (
         lambda stub, _: stub.ExplainPolicy(iter([explain_request(0, pb.StoragePolicy(preset="ultra"))])),
         ("INVALID_ARGUMENT", "INVALID_POLICY", r"preset 'ultra' is not one of"),
+    ),
+    "a state of no kind": (
+        lambda stub, name: list(stub.Query(pb.QueryRequest(dataset=name, at=pb.At()))),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"`at` has no kind that this server knows \[dataset="),
+    ),
+    "a state at a time that is none": (
+        lambda stub, name: stub.GetDatasetStats(
+            pb.GetDatasetStatsRequest(name=name, at=pb.At(time=timestamp_pb2.Timestamp(nanos=-1)))
+        ),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"time of `at` is 0 s and -1 ns, must be in the years 1 to 9999"),
+    ),
+    "a state beyond every generation": (
+        lambda stub, name: stub.ListTensors(pb.ListTensorsRequest(dataset=name, at=pb.At(generation=2**64 - 1))),
+        ("NOT_FOUND", "STATE_NOT_KEPT", r"there is no state at generation 9223372036854775807 yet"),
+    ),
+    "a snapshot that is not there": (
+        lambda stub, name: list(stub.Get(pb.GetRequest(dataset=name, at=pb.At(snapshot="")))),
+        ("NOT_FOUND", "SNAPSHOT_NOT_FOUND", r"there is no snapshot of the name '' \[dataset="),
+    ),
+    "a snapshot without a name": (
+        lambda stub, name: stub.CreateSnapshot(pb.CreateSnapshotRequest(dataset=name)),
+        ("INVALID_ARGUMENT", "INVALID_NAME", r"name of a snapshot is '', 0 bytes of UTF-8; must be 1 to 128 bytes"),
+    ),
+    "a deletion of a snapshot that is not there": (
+        lambda stub, name: stub.DeleteSnapshot(pb.DeleteSnapshotRequest(dataset=name, name="x" * 300)),
+        ("NOT_FOUND", "SNAPSHOT_NOT_FOUND", r"there is no snapshot of the name 'x"),
+    ),
+    "a page of snapshots after something else": (
+        lambda stub, name: stub.ListSnapshots(
+            pb.ListSnapshotsRequest(dataset=name, page_token=encode_token(["datasets", 1]))
+        ),
+        ("INVALID_ARGUMENT", "INVALID_PAGE_TOKEN", r"page_token was not issued by this server"),
+    ),
+    "a page of too many snapshots": (
+        lambda stub, name: stub.ListSnapshots(pb.ListSnapshotsRequest(dataset=name, page_size=1001)),
+        ("INVALID_ARGUMENT", "LIMIT_EXCEEDED", r"page_size is 1001, limit is 1000 snapshots"),
+    ),
+    "a restore of no state": (
+        lambda stub, name: stub.RestoreDataset(pb.RestoreDatasetRequest(dataset=name)),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"`at` has no kind that this server knows"),
+    ),
+    "a retention with nanoseconds": (
+        lambda stub, name: stub.UpdateDataset(
+            pb.UpdateDatasetRequest(name=name, retention=duration_pb2.Duration(seconds=1, nanos=1))
+        ),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", r"retention is 1 s and 1 ns, must be whole seconds"),
+    ),
+    "a retention that is too long": (
+        lambda stub, _: stub.CreateDataset(
+            pb.CreateDatasetRequest(name="new", retention=duration_pb2.Duration(seconds=2**62))
+        ),
+        ("INVALID_ARGUMENT", "LIMIT_EXCEEDED", r"retention is 4611686018427387904 s, limit is 3162240000 s"),
     ),
     "a verification of ids of no dataset": (
         lambda stub, _: list(stub.Verify(pb.VerifyRequest(ids=["kept"]))),

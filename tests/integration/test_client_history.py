@@ -134,7 +134,7 @@ def test_a_restore_brings_all_of_a_state_back(client: tensorus.Client, dataset: 
     assert all_reads(client, dataset, at="after") == after
     assert client.restore(dataset, "before") == tensorus.types.RestoreReport(0, 0, 6, snapshot.generation)
     # And back again, although nothing but a snapshot keeps it.
-    assert client.restore(dataset, "after").deleted == 2
+    assert client.restore(dataset, "after").deleted == 1
     assert client.get(dataset, "small", as_="numpy").tolist() == list(range(8))
     # What came back is like any other tensor.
     client.append(dataset, "edited", LARGE[:1])
@@ -146,6 +146,8 @@ def test_what_is_no_longer_kept_is_an_error_and_never_a_part(client: tensorus.Cl
     first = client.insert(dataset, np.ones(3), id="a")
     kept = client.insert(dataset, np.ones(3), id="b")
     client.delete(dataset, "a")
+    with pytest.raises(errors.StateNotKeptError, match=r"the state at 2000-01-01T12:00:00\+00:00 is not kept"):
+        client.stats(dataset, at=datetime(2000, 1, 1, 12, tzinfo=UTC))
     for read in (
         lambda: client.get(dataset, "b", at=first.generation),
         lambda: list(client.query(dataset, at=kept.generation)),
@@ -156,6 +158,7 @@ def test_what_is_no_longer_kept_is_an_error_and_never_a_part(client: tensorus.Cl
         with pytest.raises(errors.StateNotKeptError) as refused:
             read()
         assert isinstance(refused.value, errors.NotFoundError)
+        assert refused.value.facts["complete_from"] == str(kept.generation + 1)
         assert refused.value.facts["dataset"] == dataset
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import duration_pb2
 
 from support.wire import announced, call_error, insert, insert_message, item_error, open_insert
 from tensorus_protos.v1 import tensorus_pb2 as pb
@@ -213,6 +214,16 @@ MAXIMA: dict[str, tuple[str, Action]] = {
         "LIMIT_EXCEEDED",
         lambda stub, name, count: stub.DeleteTensors(pb.DeleteTensorsRequest(dataset=name, ids=["none"] * count)),
     ),
+    "SNAPSHOT_NAME_BYTES_MAX": (
+        "INVALID_NAME",
+        lambda stub, name, size: stub.CreateSnapshot(pb.CreateSnapshotRequest(dataset=name, name="s" * size)),
+    ),
+    "RETENTION_S_MAX": (
+        "LIMIT_EXCEEDED",
+        lambda stub, name, seconds: stub.UpdateDataset(
+            pb.UpdateDatasetRequest(name=name, retention=duration_pb2.Duration(seconds=seconds))
+        ),
+    ),
 }
 
 STEPS = {"CHUNK_BYTES_MAX": 16, "CHUNK_BYTES_MIN": 16}
@@ -229,6 +240,7 @@ MINIMA: dict[str, tuple[str, Action]] = {
 ELSEWHERE = {
     "CHUNK_BYTES_DEFAULT": "a default",
     "INDEXED_TEXT_BYTES_MAX": "a longer text is kept, and only compared with nothing: tests of filters",
+    "RESTORED_TENSORS_MAX": "too many to insert here: the contract of catalogues",
     "RESUMABLE_BYTES_MIN": "a promise, not a refusal: tests of resuming",
     "UNACKNOWLEDGED_BYTES_MAX": "the sender's to keep: tests of the client's credit",
 }

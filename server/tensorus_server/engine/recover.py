@@ -2,8 +2,8 @@
 
 It is for a catalogue that is lost, damaged, or older than its payloads. It deletes no payload and replaces no intact row. It
 cannot recover inline tensors (up to 64 KiB stored), which were in the catalogue itself, metadata that was replaced after the
-insert, or the policies and schemas of datasets. If the catalogue has lost the record of a deletion or replacement that is less
-than an hour old, the old tensor reappears.
+insert, snapshots, or the policies, schemas and retentions of datasets. If the catalogue has lost the record of a deletion that
+is less than an hour old, or whose tensor was kept for a snapshot or the retention, the tensor reappears.
 """
 
 from __future__ import annotations
@@ -119,26 +119,30 @@ def recover(folder: Path, catalogue: Catalogue, *, moved: str = "") -> Recovery:
 
 
 def _rows(catalogue: Catalogue) -> tuple[set[str], dict[tuple[str, str], int]]:
-    """Return the payload keys of intact rows, and the generations of damaged rows by dataset and id."""
+    """Return the payload keys of intact rows, and the generations of damaged rows of current tensors by dataset and id."""
     keys: set[str] = set()
     damaged: dict[tuple[str, str], int] = {}
     for dataset in _datasets(catalogue):
         name = dataset.facts["dataset"] if isinstance(dataset, DataCorruptError) else dataset.name
-        after = None
-        while True:
-            try:
-                page = catalogue.tensors.page(name, PageRequest(size=_PAGE, after=after))
-            except (DataCorruptError, DatasetNotFoundError):
-                break
-            for tensor in page.tensors:
-                if isinstance(tensor, DamagedTensor):
-                    damaged[name, tensor.error.facts["tensor"]] = tensor.generation
-                else:
-                    keys.add(tensor.locator.key)
-            after = page.next
-            if after is None:
-                break
+        for tensor in _tensors(catalogue, name, with_past=True):
+            if isinstance(tensor, Tensor):
+                keys.add(tensor.locator.key)
+        for tensor in _tensors(catalogue, name, with_past=False):
+            if isinstance(tensor, DamagedTensor):
+                damaged[name, tensor.error.facts["tensor"]] = tensor.generation
     return keys, damaged
+
+
+def _tensors(catalogue: Catalogue, dataset: str, *, with_past: bool) -> Iterator[Tensor | DamagedTensor]:
+    """Yield the tensors of a dataset, as far as they can be read."""
+    request: PageRequest | None = PageRequest(size=_PAGE, with_past=with_past)
+    while request is not None:
+        try:
+            page = catalogue.tensors.page(dataset, request)
+        except (DataCorruptError, DatasetNotFoundError):
+            return
+        yield from page.tensors
+        request = None if page.next is None else replace(request, after=page.next)
 
 
 def _datasets(catalogue: Catalogue) -> Iterator[Dataset | DataCorruptError]:

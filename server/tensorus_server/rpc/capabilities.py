@@ -106,5 +106,5 @@ def announced_limits() -> pb.Limits:
         explain_candidates=limits.EXPLAIN_CANDIDATES_MAX,
         snapshot_name_bytes=limits.SNAPSHOT_NAME_BYTES_MAX,
         restored_tensors=limits.RESTORED_TENSORS_MAX,
-        retention_seconds=limits.RETENTION_S_MAX,
+        retention_s=limits.RETENTION_S_MAX,
     )

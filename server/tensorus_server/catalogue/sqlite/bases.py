@@ -53,8 +53,8 @@ def require_bases(connection: apsw.Connection, stored: StoredTensor) -> None:
     Raises:
         StoreBusyError: one of them is not. The client repeats the insert, which then finds another base or none.
     """
-    if stored.created_us is not None:
-        # The row is being recovered, and the payload was found in the chunk store.
+    if stored.created_us is not None or stored.shares_payload:
+        # The row is being recovered, and the payload was found in the chunk store; or the payload is there, and keeps its bases.
         return
     for key in stored.bases:
         if select(connection, _IN_USE, (key,)) != [(1,)]:

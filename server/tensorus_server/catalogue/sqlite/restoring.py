@@ -7,7 +7,7 @@ ordinal and time, was brought back by an earlier restore and stays, too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.policy import StoragePolicy
@@ -21,7 +21,7 @@ from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS
 from tensorus_server.catalogue.sqlite.sharing import all_shared_as
 from tensorus_server.catalogue.sqlite.states import require_state
 from tensorus_server.errors import DataCorruptError, LimitExceededError, NewerTensorsError
-from tensorus_server.model import NewTensor, Restored
+from tensorus_server.model import NewTensor, Restored, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import apsw
 
     from tensorus_server.catalogue.abc import StoredTensor
-    from tensorus_server.model import Dataset, Metadata, Tensor
+    from tensorus_server.model import Dataset, Metadata
 
 __all__ = ["Rules", "is_kept", "renewed", "restore"]
 
@@ -40,13 +40,13 @@ _SAME = " AND ".join(
     for name in TENSOR_COLUMNS
     if name not in {"seq", "ordinal", "created_us", "policy", "row_checksum"}
 )
-"""The policy is left out, because its JSON may be of an older version; the key says the same more exactly."""
+"""The policy is left out, because its JSON may be of an older version. Tensors with the same key have the same one."""
 
-_TO_RESTORE = f"""
-SELECT p.seq, t.seq FROM (SELECT * FROM past_tensor WHERE {_VISIBLE}) AS p
-LEFT JOIN tensor AS t ON t.ds = ?1 AND t.id = p.id
-WHERE t.seq IS NULL OR NOT ({_SAME}) ORDER BY p.seq LIMIT ?3
+_PAST = f"""
+SELECT p.seq, t.seq FROM (SELECT seq, id FROM past_tensor WHERE {_VISIBLE} AND seq > ?3 ORDER BY seq LIMIT ?4) AS p
+LEFT JOIN tensor AS t ON t.ds = ?1 AND t.id = p.id ORDER BY p.seq
 """
+"""Past rows of the state, each with the current row of the same id, if there is one."""
 
 _TO_DELETE = f"""
 SELECT t.seq FROM tensor AS t WHERE t.ds = ?1 AND t.seq > ?2
@@ -68,6 +68,9 @@ SELECT (SELECT count(*) FROM tensor WHERE ds = ?1 AND seq <= ?2) + (SELECT count
 """
 
 _DELETE = f"DELETE FROM tensor WHERE ds = ? AND seq IN (SELECT value FROM json_each(?)) RETURNING {DELETED_COLUMNS}"
+
+_LOOKED_AT = 1000
+"""Tensors that are compared at once."""
 
 _BATCH = 64
 """Tensors that are brought back at once, with their inline payloads, which are 4 MiB at most."""
@@ -111,7 +114,7 @@ def restore(
     """
     ds, name = dataset.number, dataset.name
     require_state(connection, (ds, name), at)
-    restored: list[tuple[int, int | None]] = select(connection, _TO_RESTORE, (ds, at, rules.limit + 1))
+    restored = _to_restore(connection, dataset, at, rules.limit)
     deleted = [seq for (seq,) in select(connection, _TO_DELETE, (ds, at, rules.limit + 1))]
     if len(restored) + len(deleted) > rules.limit:
         raise LimitExceededError(
@@ -143,6 +146,43 @@ def restore(
     return result
 
 
+def _to_restore(connection: apsw.Connection, dataset: Dataset, at: int, limit: int) -> list[tuple[int, int | None]]:
+    """Return the generations of the past tensors to bring back, each with that of the tensor to replace; at most `limit` + 1.
+
+    Raises:
+        DataCorruptError: a past tensor is damaged.
+    """
+    found: list[tuple[int, int | None]] = []
+    last = -(2**63)
+    while len(found) <= limit:
+        rows: list[tuple[int, int | None]] = select(connection, _PAST, (dataset.number, at, last, _LOOKED_AT))
+        if not rows:
+            return found
+        last = rows[-1][0]
+        earlier = _past_tensors(connection, dataset, at, [seq for seq, _ in rows])
+        place = (dataset.number, dataset.name)
+        now = find_tensors(connection, "seq", place, [-1 if seq is None else seq for _, seq in rows])
+        found += [row for row, old, new in zip(rows, earlier, now, strict=True) if not _is_same(old, new)]
+    return found[: limit + 1]
+
+
+def _is_same(old: Tensor, new: Tensor | DataCorruptError | None) -> bool:
+    """Whether a current tensor is the same as a past one, but for what a restore changes. See `_SAME` for the policy."""
+    return (
+        isinstance(new, Tensor)
+        and to_json(new.metadata) == to_json(old.metadata)
+        and old
+        == replace(
+            new,
+            generation=old.generation,
+            ordinal=old.ordinal,
+            created_us=old.created_us,
+            metadata=old.metadata,
+            policy=old.policy,
+        )
+    )
+
+
 def _require_kept(connection: apsw.Connection, dataset: Dataset, seqs: Iterable[int]) -> None:
     """Check that snapshots have tensors that are about to be deleted, or the same ones under other generations."""
     if dataset.retention_s:
@@ -162,21 +202,30 @@ def _delete(connection: apsw.Connection, ds: int, seqs: list[int], rules: Rules)
     free(connection, rows, f"tensors of dataset number {ds}", now_us() + rules.delete_grace_us)
 
 
-def _shared(connection: apsw.Connection, dataset: Dataset, at: int, seqs: list[int]) -> list[StoredTensor]:
-    """Return tensors to insert that are as past ones were."""
-    wanted: list[tuple[Tensor, Dataset, NewTensor]] = []
-    for seq, tensor in zip(
-        seqs,
-        find_tensors(connection, "seq", (dataset.number, dataset.name), seqs, tables=past(at)),
-        strict=True,
-    ):
+def _past_tensors(connection: apsw.Connection, dataset: Dataset, at: int, seqs: list[int]) -> list[Tensor]:
+    """Return past tensors of a state.
+
+    Raises:
+        DataCorruptError: one of them is damaged.
+    """
+    tensors: list[Tensor] = []
+    found = find_tensors(connection, "seq", (dataset.number, dataset.name), seqs, tables=past(at))
+    for seq, tensor in zip(seqs, found, strict=True):
         if isinstance(tensor, DataCorruptError):
             raise tensor
         if tensor is None:
             raise DataCorruptError(
                 f"the catalogue is damaged: the row of past generation {seq} is missing", dataset=dataset.name
             )
-        wanted.append((tensor, dataset, renewed(tensor, tensor.metadata)))
+        tensors.append(tensor)
+    return tensors
+
+
+def _shared(connection: apsw.Connection, dataset: Dataset, at: int, seqs: list[int]) -> list[StoredTensor]:
+    """Return tensors to insert that are as past ones were."""
+    wanted = [
+        (tensor, dataset, renewed(tensor, tensor.metadata)) for tensor in _past_tensors(connection, dataset, at, seqs)
+    ]
     shared: list[StoredTensor] = []
     for one in all_shared_as(connection, wanted, table="past_tensor"):
         if isinstance(one, DataCorruptError):

@@ -3,8 +3,8 @@
 The new row names the same key in the chunk store, and no bytes are copied. An inline payload belongs to one row, so it is
 copied with its row, also under the same key, because the key seeds the CRCs of its records.
 
-The source must have a row, in `tensor` or in `past_tensor`, when the transaction that commits the new tensor begins: it keeps the
-payload from being swept until then.
+The source must have a row, in `tensor` or in `past_tensor`, when the transaction that commits the new tensor begins: it keeps
+the payload from being swept until then.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from tensorus_server.catalogue.sqlite.snapshot_rows import (
     page_of_snapshots,
 )
 from tensorus_server.catalogue.sqlite.states import require_state
-from tensorus_server.errors import InvalidRequestError
+from tensorus_server.errors import InvalidRequestError, StateNotKeptError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +37,8 @@ _AT_TIME = (
     "SELECT complete_from FROM history WHERE ds = ?1 AND complete_us <= ?2",
 )
 """The changes of a dataset. The last one is the newest change of which the row was pruned."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class SqliteSnapshotTable(SnapshotTable):
@@ -77,23 +80,37 @@ class SqliteSnapshotTable(SnapshotTable):
             if at.snapshot is not None:
                 return find_snapshot(connection, place, at.snapshot).generation
             if at.generation is not None:
-                generation = at.generation
-            elif at.time_us is not None:
-                found = map(partial(_value, connection, (place[0], _end_of_millisecond(at.time_us))), _AT_TIME)
-                generation = max((value for value in found if value is not None), default=0)
-            else:
+                require_state(connection, place, at.generation)
+                return at.generation
+            if at.time_us is None:
                 raise InvalidRequestError("at has no field, must have one", dataset=dataset)
-            require_state(connection, place, generation)
-            return generation
+            return _at_time(connection, place, at.time_us)
 
     def prune(self, pause: Callable[[float], bool], *, wait_s: float = 0.0) -> int:
         """See `SnapshotTable`."""
         return self._pruner.prune(pause, wait_s=wait_s)
 
 
-def _end_of_millisecond(time_us: int) -> int:
-    """Return the last microsecond of a time's millisecond, since SQLite's triggers know no shorter times."""
-    return min(time_us // 1000 * 1000 + 999, 2**63 - 1)
+def _at_time(connection: apsw.Connection, dataset: tuple[int, str], time_us: int) -> int:
+    """Return the generation of the state at a time.
+
+    Raises:
+        StateNotKeptError: it is not kept; names the time.
+    """
+    found = map(partial(_value, connection, (dataset[0], time_us)), _AT_TIME)
+    generation = max((value for value in found if value is not None), default=0)
+    try:
+        require_state(connection, dataset, generation)
+    except StateNotKeptError as error:
+        time = _EPOCH + timedelta(microseconds=time_us)
+        facts = {name: fact for name, fact in error.facts.items() if name != "dataset"}
+        raise StateNotKeptError(
+            f"the state at {time.isoformat()} is not kept: it is that of generation {generation}, and states are complete "
+            f"from generation {facts.get('complete_from', 0)}, and at snapshots",
+            dataset=dataset[1],
+            **facts,
+        ) from error
+    return generation
 
 
 def _value(connection: apsw.Connection, parameters: tuple[int, int], statement: str) -> int | None:

@@ -69,6 +69,12 @@ _INSERT_REFERENCE = "INSERT INTO reference (key, seq) VALUES (?, ?)"
 _KEEP_SHARED = "DELETE FROM tombstone WHERE key = ?"
 _INSERT_ATTRIBUTES = "INSERT INTO attr (seq, key, ordinal, ds, num, txt) VALUES "
 
+_FORGET_BEFORE = """
+INSERT INTO history (ds, complete_from) VALUES (?, ?)
+ON CONFLICT (ds) DO UPDATE SET complete_from = max(complete_from, excluded.complete_from), complete_us = NULL
+"""
+"""Whatever is recovered was there before, under other generations."""
+
 _ROWS_AT_ONCE = (64, 16, 8, 7, 6, 5, 4, 3, 2, 1)
 """Rows of one INSERT: few sizes, so that the statements stay prepared. Each statement releases the GIL and has to reacquire it,
 which costs about as much as inserting two rows."""
@@ -261,6 +267,7 @@ class SqliteTensorTable(TensorTable):
         """
         rows, payloads, references, attributes = [], [], [], []
         shared: list[str] = []
+        recovered: list[tuple[int, int]] = []
         for stored, tensor in tensors:
             generation, new = tensor.generation, stored.new
             rows.append(self._row_writer.row(stored, generation, tensor.ordinal, tensor.created_us))
@@ -269,6 +276,8 @@ class SqliteTensorTable(TensorTable):
             references += [(key, generation) for key in stored.references]
             if stored.shares_payload and not stored.is_inline:
                 shared.append(stored.locator.key)
+            if stored.created_us is not None:
+                recovered.append((stored.dataset.number, generation))
             attributes += _attributes(
                 stored.dataset.number, generation, new.index if new.metadata else NO_METADATA, new.spec.shape
             )
@@ -288,6 +297,8 @@ class SqliteTensorTable(TensorTable):
             if stored.bases or stored.bases_of_others:
                 add_bases(connection, stored)
         _insert_rows(connection, _INSERT_ATTRIBUTES, attributes)
+        if recovered:
+            connection.executemany(_FORGET_BEFORE, recovered)
         return True
 
     def replace_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> Tensor:
@@ -320,11 +331,14 @@ class SqliteTensorTable(TensorTable):
         """Replace a tensor by one with other metadata, since its row must stay as it is."""
         dataset = find_dataset(connection, tensor.dataset)
         stored = shared_as(connection, tensor, dataset, renewed(tensor, metadata))
-        delete_tensor(connection, dataset.number, tensor.id, self._delete_grace_us)
+        # First, so that the time of the new tensor is not after the end of the old one.
         numbers = Numbers(connection, {dataset.number: dataset}, current=False)
+        delete_tensor(connection, dataset.number, tensor.id, self._delete_grace_us)
         new = numbers.give(stored)
         self._insert(connection, [(stored, new)])
         numbers.save(connection)
+        # The trigger wrote the time of the deletion, in milliseconds.
+        connection.execute("UPDATE past_tensor SET until_us = ? WHERE seq = ?", (new.created_us, tensor.generation))
         return replace(new, outcome=None)
 
     def restore(self, dataset: str, at: int, *, limit: int, discard_newer: bool = False) -> Restored:

@@ -92,7 +92,9 @@ BEGIN
     max_absolute_error, lossy, encodings, fallback_reason, chunk_bytes, created_us, "min", "max", mean, standard_deviation,
     l2_norm, zero_count, nan_count, infinity_count, policy, source_algorithm, source_checksum, source_crc, value_algorithm,
     value_checksum, inline, key, offset, length, index_length, index_crc, row_checksum, metadata, ordinal,
-    (SELECT seq FROM sqlite_sequence WHERE name = 'tensor'), CAST(round(unixepoch('subsec') * 1000) AS INTEGER) * 1000
+    -- SQLite's clock has milliseconds. The end of one is meant: at the exact time of a snapshot or an insert that came before in
+    -- the same millisecond, the tensor was still there.
+    (SELECT seq FROM sqlite_sequence WHERE name = 'tensor'), CAST(round(unixepoch('subsec') * 1000) AS INTEGER) * 1000 + 999
   FROM tensor WHERE seq = old.seq;
   INSERT INTO past_payload SELECT seq, bytes FROM payload WHERE seq = old.seq;
   INSERT INTO past_attr SELECT seq, key, ordinal, ds, num, txt FROM attr WHERE seq = old.seq;
@@ -102,7 +104,8 @@ END;
 CREATE TRIGGER tensor_replaced AFTER INSERT ON tensor
 WHEN EXISTS (SELECT 1 FROM past_tensor WHERE ds = new.ds AND id = new.id AND until_generation > new.seq)
 BEGIN
-  UPDATE past_tensor SET until_generation = new.seq WHERE ds = new.ds AND id = new.id AND until_generation > new.seq;
+  UPDATE past_tensor SET until_generation = new.seq, until_us = new.created_us
+  WHERE ds = new.ds AND id = new.id AND until_generation > new.seq;
 END;
 
 CREATE TRIGGER tensor_forgotten AFTER DELETE ON tensor
