@@ -13,11 +13,12 @@ from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.errors import StoreBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     import apsw
 
     from tensorus_server.catalogue.abc import StoredTensor
+    from tensorus_server.model import Tensor
 
 __all__ = ["add_bases", "forget_bases", "require_bases"]
 
@@ -54,7 +55,7 @@ def require_bases(connection: apsw.Connection, stored: StoredTensor) -> None:
         StoreBusyError: one of them is not. The client repeats the insert, which then finds another base or none.
     """
     if stored.created_us is not None or stored.shares_payload:
-        # The row is being recovered, and the payload was found in the chunk store; or the payload is there, and keeps its bases.
+        # The row is being recovered, and the payload was found in the chunk store; or the payload keeps its bases already.
         return
     for key in stored.bases:
         if select(connection, _IN_USE, (key,)) != [(1,)]:
@@ -66,12 +67,14 @@ def require_bases(connection: apsw.Connection, stored: StoredTensor) -> None:
             )
 
 
-def add_bases(connection: apsw.Connection, stored: StoredTensor) -> None:
-    """Keep the bases of a tensor's payload as long as the payload exists, within the transaction that commits the tensor."""
-    pairs = [*((base, stored.locator.key) for base in stored.bases), *stored.bases_of_others]
-    # The tensor that is replaced may have been the only one to need them, or is being recovered.
-    connection.executemany(_KEEP, ((base,) for base, _ in pairs))
-    connection.executemany(_ADD, pairs)
+def add_bases(connection: apsw.Connection, tensors: Sequence[tuple[StoredTensor, Tensor]]) -> None:
+    """Keep the bases of tensors' payloads as long as the payloads exist, within the transaction that commits the tensors."""
+    pairs = [(base, stored.locator.key) for stored, _ in tensors for base in stored.bases if not stored.shares_payload]
+    pairs += [pair for stored, _ in tensors for pair in stored.bases_of_others]
+    if pairs:
+        # The tensor that is replaced may have been the only one to need them, or it is being recovered.
+        connection.executemany(_KEEP, ((base,) for base, _ in pairs))
+        connection.executemany(_ADD, pairs)
 
 
 def forget_bases(connection: apsw.Connection, keys: Collection[str], grace_us: int) -> None:

@@ -293,9 +293,7 @@ class SqliteTensorTable(TensorTable):
             shared += [key for key, _ in references]
             connection.executemany(_KEEP_SHARED, ((key,) for key in shared))
             connection.executemany(_INSERT_REFERENCE, references)
-        for stored, _ in tensors:
-            if stored.bases or stored.bases_of_others:
-                add_bases(connection, stored)
+        add_bases(connection, tensors)
         _insert_rows(connection, _INSERT_ATTRIBUTES, attributes)
         if recovered:
             connection.executemany(_FORGET_BEFORE, recovered)
