@@ -30,6 +30,8 @@ from tensorus_server.engine.query import Query
 from tensorus_server.engine.read.reader import ReadPlan
 from tensorus_server.model import Append, At, Edit, Outcome, SliceSet, Tensor, TensorReference, Write
 
+pytestmark = pytest.mark.timeout(300)
+
 COLUMNS = 32
 """Elements of a row: 32 rows of float32 are a chunk of 4096 bytes."""
 
