@@ -1,6 +1,7 @@
 """Checkpoints of a small transformer, which is trained here: weights in bfloat16, from master weights in float32.
 
-The model predicts the next byte of a made text: words of a vocabulary, by Zipf's law. It has 1.9 million weights in 4 layers.
+The model predicts the next byte of a made text: words of a vocabulary, by Zipf's law. It has 3.8 million weights in 2 layers,
+so that all but 1 % of its bytes are in tensors above 64 KiB, as in larger models: a store keeps smaller ones by themselves.
 AdamW trains it, first with a learning rate of 1e-3 until the loss falls slowly, and then with one of those that are compared.
 """
 
@@ -20,11 +21,11 @@ from common.values import Array
 __all__ = ["Checkpoint", "Trained", "train"]
 
 BYTES = 256
-WIDTH = 192
+WIDTH = 384
 HEADS = 8
-LAYERS = 4
+LAYERS = 2
 CONTEXT = 32
-BATCH = 16
+BATCH = 8
 
 WARM_UP_LEARNING_RATE = 1e-3
 SETTLING_STEPS = 10

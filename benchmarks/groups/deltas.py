@@ -1,6 +1,7 @@
-"""Checkpoints stored as differences to an earlier one: size and speed beside the same checkpoints alone, on one core.
+"""Checkpoints stored as differences to an earlier one: size and speed beside the same checkpoints alone.
 
-This group trains a small transformer, and runs in the benchmark's own process.
+This group trains a small transformer, and runs in the benchmark's own process. The codecs are measured on one core, over chunks
+of the whole checkpoint; a store in this process is measured from `insert_many` to `get_many`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from common.runs import Contestant, Here, Measured, alternate
 from common.settings import MIB, Settings
 from common.values import Array
 
+import tensorus
+from tensorus import NewTensor
 from tensorus._allocator import tune_allocator
+from tensorus.types import TensorInfo
 from tensorus_codecs.base import Base
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.pipeline import decode_chunk, encode_chunk
@@ -37,15 +41,13 @@ ALONE_GOAL = 1.5
 CPU_GOAL = 1.5
 """Largest processor time relative to the preset `lossless`."""
 
-INDEX_ENTRY_BYTES = 8
-"""Of the chunk index, for each chunk."""
-
 BF16 = dtype_by_name("bfloat16")
 
 NOTES = (
-    "Ratio: bytes of all tensors before over bytes of their records and index entries after.",
-    "Processor time: medians of alternating runs over the whole checkpoint, in chunks of 1 MiB; one thread.",
-    "A reader of differences also needs the base, whose decoding is not included.",
+    "Ratio: bytes of all tensors over their bytes in a store, all framing included.",
+    "Encode, decode: codecs over the checkpoint in chunks of 1 MiB, one thread; the base is decoded already.",
+    "Insert, get: insert_many and get_many of a store in this process; the base is read each time.",
+    "Processor time: medians of alternating runs.",
 )
 
 
@@ -55,6 +57,15 @@ class _Pair:
 
     chunk: memoryview
     base: memoryview | None
+
+
+@dataclass(frozen=True)
+class _InStore:
+    """What a store makes of a checkpoint."""
+
+    ratio: float
+    insert_cpu_s: float
+    get_cpu_s: float
 
 
 def measure(settings: Settings) -> Table:
@@ -95,7 +106,8 @@ def _measure_one(
     found = alternate(contestants, settings.repeats, lambda text: settings.report(f"{name}: {text}"))
     gigabytes = sum(pair.chunk.nbytes for pair in joined) / 1e9
     cpu = {key: _cpu_s(measured) / gigabytes for key, measured in found.items()}
-    ratios = {kind: _ratio(checkpoint, base if kind == "delta" else None) for kind in pairs}
+    in_store = _in_store(name, checkpoint, base, settings)
+    ratios = {kind: in_store[kind].ratio for kind in pairs}
     goals = [_at_least(ratio_goal, ratios["delta"])] if ratio_goal is not None else []
     goals += [_at_most_times(verb, cpu[f"delta {verb}"] / cpu[f"alone {verb}"]) for verb in ("encode", "decode")]
 
@@ -105,6 +117,8 @@ def _measure_one(
             "ratio": ratios[kind],
             "encode CPU s/GB": cpu[f"{kind} encode"],
             "decode CPU s/GB": cpu[f"{kind} decode"],
+            "insert CPU s/GB": in_store[kind].insert_cpu_s / gigabytes,
+            "get CPU s/GB": in_store[kind].get_cpu_s / gigabytes,
         }
 
     return (
@@ -128,17 +142,43 @@ def _decode(records: list[bytes], pairs: list[_Pair]) -> None:
         decode_chunk(record, base=None if pair.base is None else Base(pair.base, BF16))
 
 
-def _ratio(checkpoint: Checkpoint, base: Checkpoint | None) -> float:
-    """Return bytes before over bytes after, each tensor encoded by itself, and verified."""
-    before = after = 0
-    for name, values in checkpoint.items():
-        pairs = _pairs(values, None if base is None else base[name])
-        for record, pair in zip(_encode(pairs), pairs, strict=True):
-            if decode_chunk(record, base=None if pair.base is None else Base(pair.base, BF16)) != pair.chunk:
-                raise SystemExit(f"tensor {name} does not come back")
-            before += pair.chunk.nbytes
-            after += len(record) + INDEX_ENTRY_BYTES
-    return before / after
+def _in_store(name: str, checkpoint: Checkpoint, base: Checkpoint, settings: Settings) -> dict[str, _InStore]:
+    """Store a checkpoint alone and with a base, and read it; every tensor is verified."""
+    with settings.folder() as folder, tensorus.open(folder) as client:
+        client.create_dataset("base")
+        client.insert_many("base", base.items())
+        infos: dict[str, list[TensorInfo]] = {}
+
+        def insert(kind: str) -> None:
+            client.create_dataset(kind, exist_ok=True)
+            client.delete(kind, list(checkpoint))
+            infos[kind] = client.insert_many(
+                kind,
+                (
+                    NewTensor(values, tensor, base=("base", tensor) if kind == "delta" else None)
+                    for tensor, values in checkpoint.items()
+                ),
+            )
+
+        def get(kind: str) -> None:
+            for record in client.get_many(kind, list(checkpoint), as_="numpy"):
+                if record.tensor.tobytes() != checkpoint[record.info.id].tobytes():
+                    raise SystemExit(f"tensor {record.info.id} does not come back")
+
+        contestants = {
+            f"{kind} {verb}": Here(partial(action, kind))
+            for verb, action in (("insert", insert), ("get", get))
+            for kind in ("alone", "delta")
+        }
+        found = alternate(contestants, settings.repeats, lambda text: settings.report(f"{name}, store: {text}"))
+        return {
+            kind: _InStore(
+                sum(info.canonical_bytes for info in infos[kind]) / sum(info.stored_bytes for info in infos[kind]),
+                _cpu_s(found[f"{kind} insert"]),
+                _cpu_s(found[f"{kind} get"]),
+            )
+            for kind in ("alone", "delta")
+        }
 
 
 def _joined(checkpoint: Checkpoint) -> Array:

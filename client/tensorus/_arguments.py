@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from tensorus._arrays.canonical import as_numpy, canonical_blocks, default_kind, dtype_name, from_canonical
 from tensorus._arrays.indexing import parse_index
-from tensorus._arrays.sample import sample_of
-from tensorus._backend import Copies, Listing, Part, State, Upload
+from tensorus._arrays.sample import sample_of, start_of
+from tensorus._backend import Copies, Listing, Part, Reference, State, Upload
 from tensorus._where import filter_text
 from tensorus.errors import (
     AlreadyExistsError,
@@ -22,7 +22,7 @@ from tensorus.errors import (
     TensorusError,
     error_for,
 )
-from tensorus.types import NewTensor, Policy, Precision, Progress, Record
+from tensorus.types import NewTensor, Policy, Precision, Progress, Record, TensorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     from tensorus._arrays.canonical import AnyArray
     from tensorus._backend import Sample
     from tensorus._where import Where
-    from tensorus.types import AsArray, At, Index, OnConflict, TensorInfo
+    from tensorus.types import AsArray, At, Base, Index, OnConflict
 
 __all__ = [
     "DELETES_PER_CALL",
     "READS_PER_CALL",
     "at_of",
+    "base_of",
     "batches",
     "copies_of",
     "dataset_name",
@@ -135,6 +136,28 @@ def copies_of(
     return Copies(
         dataset_name(dataset), names, "" if to is None else dataset_name(to), at_of(at), replace=replace, move=move
     )
+
+
+def base_of(base: Base | None) -> Reference | None:
+    """Return the tensor that a user means as a base; None: none.
+
+    Raises:
+        TypeError: it is nothing that names a tensor.
+        InvalidRequestError: as of `at_of`.
+    """
+    if base is None:
+        return None
+    if isinstance(base, str):
+        return Reference("", tensor_name(base))
+    if isinstance(base, TensorInfo):
+        return Reference(base.dataset, base.id, State(generation=base.generation))
+    parts: object = base
+    if not isinstance(parts, tuple) or len(parts) not in {2, 3}:
+        raise TypeError(
+            f"base is a {type(base).__name__}, must be an id, a tuple of dataset and id, and perhaps a state, or a TensorInfo"
+        )
+    dataset, tensor_id, *at = parts
+    return Reference(dataset_name(dataset), tensor_name(tensor_id), at_of(at[0]) if at else None)
 
 
 def restored_state(at: At) -> State:
@@ -293,9 +316,19 @@ def _policy(policy: object) -> Policy:
     return policy
 
 
-def sample_from(tensor: object) -> Sample:
-    """Return a sample of a tensor: all its values, or as many as a store explains."""
-    return sample_of([as_numpy(tensor)])
+def sample_from(tensor: object, base: Base | None = None) -> Sample:
+    """Return a sample of a tensor: all its values, or as many as a store explains; with a base, the first ones.
+
+    Raises:
+        ValueError: the base is an id alone, and no call says of which dataset.
+    """
+    array = as_numpy(tensor)
+    reference = base_of(base)
+    if reference is None:
+        return sample_of([array])
+    if not reference.dataset:
+        raise ValueError(f"base is {base!r}, must be a tuple of dataset and id, or a TensorInfo")
+    return start_of(array, reference)
 
 
 _BYTES_PER_SECOND_MAX = 2**63 - 1
@@ -351,6 +384,7 @@ def upload_of(new: NewTensor, on_conflict: OnConflict = "error") -> Upload:
         policy=new.policy,
         if_generation_match=new.if_generation_match,
         replace=_replaces(new.on_conflict or on_conflict),
+        base=base_of(new.base),
     )
 
 

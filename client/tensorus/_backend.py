@@ -44,6 +44,7 @@ __all__ = [
     "Known",
     "Listing",
     "Part",
+    "Reference",
     "Sample",
     "State",
     "Upload",
@@ -69,6 +70,27 @@ class Write:
 
 
 @dataclass(frozen=True)
+class State:
+    """A state of a dataset. Exactly one field is set."""
+
+    snapshot: str | None = None
+    generation: int | None = None
+    time_us: int | None = None
+    """Microseconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A tensor that is stored already."""
+
+    dataset: str
+    """Empty: the dataset of the call."""
+    id: str
+    at: State | None = None
+    """The state of its dataset that has it; None: now."""
+
+
+@dataclass(frozen=True)
 class Upload:
     """A tensor to insert."""
 
@@ -85,6 +107,8 @@ class Upload:
     """Whether to replace any tensor that has this id."""
     edit: Append | Write | None = None
     """How the stored tensor with this id changes; None: this is a whole tensor."""
+    base: Reference | None = None
+    """The tensor to which chunks are stored as differences; None: each is stored by itself."""
 
 
 Known: TypeAlias = "tuple[Upload, bytes]"
@@ -102,6 +126,8 @@ class Sample:
     """As in `Upload`."""
     tensor_bytes: Sequence[int] = ()
     """Canonical bytes of each tensor, in order; empty for a single tensor."""
+    base: Reference | None = None
+    """The stored tensor that the sample, a single tensor or its start, is compared with; None: none."""
 
 
 @dataclass(frozen=True)
@@ -127,16 +153,6 @@ class Part:
     def is_whole(self) -> bool:
         """Whether it is the whole tensor, of its own dtype."""
         return not (self.axes or self.trailing_axes) and self.dtype is None
-
-
-@dataclass(frozen=True)
-class State:
-    """A state of a dataset. Exactly one field is set."""
-
-    snapshot: str | None = None
-    generation: int | None = None
-    time_us: int | None = None
-    """Microseconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -309,7 +325,10 @@ class Backend(Protocol):
         """Give a dataset another name."""
 
     def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
-        """Return the effect of each policy on a sample of at most 64 MiB; without policies, of each preset."""
+        """Return the effect of each policy on a sample of at most 64 MiB; without policies, of each preset.
+
+        With a base, one more explanation follows: that of the preset `lossless` with this base.
+        """
 
     def store_stats(self) -> StoreStats:
         """Return the sizes of the store."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from tensorus._backend import Upload
     from tensorus.errors import TensorusError
-    from tensorus.types import Index, OnConflict, Policy, PolicyExplanation, Progress, TensorInfo
+    from tensorus.types import Base, Index, OnConflict, Policy, PolicyExplanation, Progress, TensorInfo
 
 __all__ = ["Client"]
 
@@ -56,6 +56,7 @@ class Client(ReadingClient):
         policy: Policy | None = None,
         if_generation_match: int | None = None,
         on_conflict: OnConflict = "error",
+        base: Base | None = None,
         validate_only: bool = False,
         ask_first: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
@@ -78,6 +79,10 @@ class Client(ReadingClient):
             if_generation_match: replace the stored tensor only if it has this generation (`TensorInfo.generation`). 0: fail if
                 the id exists. None: `on_conflict` decides.
             on_conflict: what to do if another tensor has this id: "error" or "replace".
+            base: a stored tensor of the same dtype and shape with nearly the same values, such as that of an earlier
+                checkpoint: its id, `(dataset, id)`, `(dataset, id, state)` or `TensorInfo`. The tensor is stored as the
+                differences to it where that saves at least a tenth, which is exact. It stays readable whatever becomes of the
+                base.
             validate_only: check and measure everything but store nothing; the returned generation is 0.
             ask_first: send a checksum of the values first, and the values only if the store does not have them. Worth it for
                 large tensors that may be stored already, under this or another id. Not with `validate_only`.
@@ -89,13 +94,15 @@ class Client(ReadingClient):
         Raises:
             TypeError: `tensor` is not an array.
             DatasetNotFoundError: the dataset does not exist.
+            TensorNotFoundError: the base does not exist.
+            InvalidBaseError: the base has another dtype or shape.
             AlreadyExistsError: another tensor has this id.
             StoredDifferentlyError: the same values have this id, but with other metadata or less exact than requested.
             GenerationMismatchError: the stored tensor has another generation than `if_generation_match`.
             SchemaMismatchError: the tensor does not fit the dataset's schema.
             StorageFullError: the disk is full.
         """
-        new = NewTensor(tensor, id, metadata, policy_of(preset, policy), if_generation_match)
+        new = NewTensor(tensor, id, metadata, policy_of(preset, policy), if_generation_match, base=base)
         upload = upload_of(new, on_conflict)
         options = InsertOptions(validate_only=validate_only)
         require_askable(ask_first=ask_first, validate_only=validate_only)
@@ -243,7 +250,7 @@ class Client(ReadingClient):
         )
 
     def explain(
-        self, tensor: object, *, policies: Iterable[Policy | str] | None = None
+        self, tensor: object, *, policies: Iterable[Policy | str] | None = None, base: Base | None = None
     ) -> builtins.list[PolicyExplanation]:
         """Return the size, error and speed that a tensor would have under each policy, measured where it would be stored.
 
@@ -252,14 +259,19 @@ class Client(ReadingClient):
         Args:
             tensor: as for `insert`.
             policies: policies or names of presets, at most 32. None or empty: every preset.
+            base: a stored tensor to whose values the tensor is compared, as for `insert`, but with its dataset. Of a tensor
+                above 64 MiB, the first values are then examined.
 
         Returns:
-            One explanation per policy, in the order of `policies`.
+            One explanation per policy, in the order of `policies`. With a base, one more at the end: the preset "lossless" with
+            the base.
 
         Raises:
             InvalidPolicyError: a preset is unknown, or a policy is invalid.
+            DatasetNotFoundError, TensorNotFoundError: the base does not exist.
+            InvalidBaseError: the base has another dtype or shape.
         """
-        return self._backend.explain(sample_from(tensor), policies_of(policies))
+        return self._backend.explain(sample_from(tensor, base), policies_of(policies))
 
     def _insert_one(
         self,

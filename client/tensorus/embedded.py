@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tensorus._backend import Backend, Began, Bytes, Failed
-from tensorus._grpc.calls import open_explain
+from tensorus._grpc.calls import explanations_of, open_explain
 from tensorus._grpc.convert import precision_to, upload_to
 from tensorus._grpc.convert_values import dtype_to, plain_metadata
 from tensorus._grpc.patience import Patience
@@ -29,7 +29,7 @@ try:
     from tensorus._embedded_store import EmbeddedStore, as_tensorus_errors, engine_state, error_of_ours
     from tensorus._from_engine import explanation_info, tensor_info
     from tensorus_server import model
-    from tensorus_server.engine.explain import Explainer
+    from tensorus_server.engine.explain import Explainer, explainer
     from tensorus_server.engine.insert.stream import InsertOptions as EngineInsertOptions
     from tensorus_server.engine.insert.stream import ItemResult
     from tensorus_server.engine.query import Query, parse_order
@@ -40,6 +40,7 @@ try:
     from tensorus_server.filter.text import parse_filter
     from tensorus_server.limits import EDIT_TIMEOUT_S, INLINE_BYTES_MAX
     from tensorus_server.rpc.convert import explain_from, new_tensor_from
+    from tensorus_server.rpc.convert_history import reference_from
     from tensorus_server.rpc.convert_read import precision_from
 except ImportError as error:
     raise engine_missing(error) from error
@@ -70,8 +71,8 @@ class EmbeddedBackend(EmbeddedStore, Backend):
     ) -> Iterator[tuple[int, TensorInfo | TensorusError]]:
         """See `Backend`."""
         if isinstance(uploads, list) and len(uploads) == 1:
-            if uploads[0].edit is not None:
-                yield 0, self._edit(dataset, uploads, options, on_progress)
+            if uploads[0].edit is not None or uploads[0].base is not None:
+                yield 0, self._insert_while_busy(dataset, uploads, options, on_progress)
                 return
             if on_progress is None and not options.validate_only:
                 inserted = self._insert_one(dataset, uploads[0])
@@ -96,14 +97,17 @@ class EmbeddedBackend(EmbeddedStore, Backend):
                     outcomes[place] = error_of_ours(outcome) if isinstance(outcome, Exception) else tensor_info(outcome)
         return outcomes
 
-    def _edit(
+    def _insert_while_busy(
         self,
         dataset: str,
         uploads: list[Upload],
         options: InsertOptions,
         on_progress: Callable[[Progress], None] | None,
     ) -> TensorInfo | TensorusError:
-        """Return what became of an edit. It is repeated, as by a remote client, if another one changed the same chunks."""
+        """Return what became of an edit, or of an insert with a base.
+
+        It is repeated, as by a remote client, if another edit changed the same chunks, or the base was deleted or replaced.
+        """
         patience = Patience(EDIT_TIMEOUT_S, lambda _: None, reasons=frozenset({"STORE_BUSY"}))
         while True:
             ((_, outcome),) = self._insert_all(dataset, uploads, options, on_progress)
@@ -210,7 +214,11 @@ class EmbeddedBackend(EmbeddedStore, Backend):
 
     def explain(self, sample: Sample, policies: Sequence[Policy]) -> list[PolicyExplanation]:
         """See `Backend`."""
-        return list(explain_here(sample, policies))
+        with as_tensorus_errors():
+            opening = open_explain(sample, policies)
+            base = reference_from(opening.base, dataset="") if opening.HasField("base") else None
+            with explainer(self._engine, *explain_from(opening), base) as opened:
+                return explanations_of(sample, list(_explanations(opened, sample)))
 
     def _insert_one(self, dataset: str, upload: Upload) -> TensorInfo | None:
         """Store a small tensor on the engine's short way; None where a stream is to be asked."""
@@ -265,11 +273,14 @@ class EmbeddedBackend(EmbeddedStore, Backend):
 def explain_here(sample: Sample, policies: Sequence[Policy]) -> Iterator[PolicyExplanation]:
     """Yield what each policy would do to a sample, as it is known, without a store. Arguments as of `Backend.explain`."""
     with as_tensorus_errors():
-        explainer = Explainer(*explain_from(open_explain(sample, policies)))
-        for block in sample.blocks(_BLOCK_BYTES):
-            explainer.write(block)
-        for explanation in explainer.explanations():
-            yield explanation_info(explanation)
+        yield from _explanations(Explainer(*explain_from(open_explain(sample, policies))), sample)
+
+
+def _explanations(opened: Explainer, sample: Sample) -> Iterator[PolicyExplanation]:
+    for block in sample.blocks(_BLOCK_BYTES):
+        opened.write(block)
+    for explanation in opened.explanations():
+        yield explanation_info(explanation)
 
 
 def _new_tensor(upload: Upload, dataset: str) -> model.NewTensor:
@@ -280,7 +291,11 @@ def _new_tensor(upload: Upload, dataset: str) -> model.NewTensor:
     """
     spec = _spec(upload.dtype, upload.shape)
     is_usual = (
-        upload.edit is None and upload.policy is None and upload.if_generation_match is None and upload.id.isascii()
+        upload.edit is None
+        and upload.base is None
+        and upload.policy is None
+        and upload.if_generation_match is None
+        and upload.id.isascii()
     )
     if spec is None or not is_usual:
         return new_tensor_from(upload_to(upload), dataset=dataset)

@@ -16,6 +16,7 @@ TensorusError
 │   ├── InvalidNameError
 │   ├── InvalidShapeError
 │   ├── InvalidSliceError
+│   ├── InvalidBaseError
 │   ├── InvalidMetadataError
 │   ├── InvalidFilterError
 │   ├── InvalidPolicyError
@@ -58,6 +59,7 @@ __all__ = [
     "InsertAbandonedError",
     "InsertManyError",
     "InternalError",
+    "InvalidBaseError",
     "InvalidFilterError",
     "InvalidMetadataError",
     "InvalidNameError",
@@ -154,6 +156,10 @@ class InvalidShapeError(InvalidRequestError):
     """A shape is not allowed."""
 
 
+class InvalidBaseError(InvalidRequestError):
+    """The base of a tensor has another dtype or shape."""
+
+
 class InvalidSliceError(InvalidRequestError):
     """A slice does not fit the tensor."""
 
@@ -205,7 +211,8 @@ class OverloadedError(TensorusError):
 class UnavailableError(TensorusError, ConnectionError):
     """The server is unreachable, shutting down, or not accepting writes.
 
-    With reason STORE_BUSY, another process has locked the store, or another edit of the tensor was in the way.
+    With reason STORE_BUSY, another process has locked the store, another edit of the tensor was in the way, or the base of a
+    tensor was deleted or replaced while the tensor was stored.
     """
 
 
@@ -254,6 +261,7 @@ _BY_REASON: dict[str, type[TensorusError]] = {
     "INVALID_REQUEST": InvalidRequestError,
     "INVALID_NAME": InvalidNameError,
     "INVALID_SHAPE": InvalidShapeError,
+    "INVALID_BASE": InvalidBaseError,
     "INVALID_SLICE": InvalidSliceError,
     "INVALID_METADATA": InvalidMetadataError,
     "INVALID_FILTER": InvalidFilterError,

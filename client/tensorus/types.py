@@ -55,6 +55,9 @@ Precision: TypeAlias = Literal["bf16"]
 At: TypeAlias = "str | int | datetime"
 """A state of a dataset: the name of a snapshot, a generation, or a time. A time without a time zone is local time."""
 
+Base: TypeAlias = "str | tuple[str, str] | tuple[str, str, At] | TensorInfo"
+"""A stored tensor: its id in the same dataset; dataset and id, or dataset, id and state; or the description of it."""
+
 OnConflict: TypeAlias = Literal["error", "replace"]
 """What an insert does if another tensor has its id: fail, or replace it."""
 
@@ -407,6 +410,8 @@ class PolicyExplanation(_Ratios):
     """Canonical bytes that one core decodes per second, as a read does; 0 if the sample is empty."""
     worst_relative_error: float = 0.0
     """Largest relative error of any tensor in the sample. 0 if the server does not report it."""
+    has_base: bool = False
+    """Whether the sample was stored as the differences to the base. The speeds do not include reading the base."""
 
 
 @dataclass(frozen=True)
@@ -433,6 +438,8 @@ class NewTensor:
     """Generation that the stored tensor must have to be replaced. 0: the id must not exist. None: `on_conflict` decides."""
     on_conflict: OnConflict | None = None
     """What to do if another tensor has this id. None: the `on_conflict` of `insert_many`."""
+    base: Base | None = None
+    """The tensor to which the values are stored as differences, as for `insert`."""
 
 
 @dataclass(frozen=True)

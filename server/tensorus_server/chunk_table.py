@@ -4,18 +4,20 @@ A tensor that was changed shares unchanged chunks with its earlier generations, 
 chunk table says where: it lists *runs*, each a number of consecutive chunks whose records are consecutive in one payload. It is
 stored in the newest of these payloads. A tensor without a table has all its records, in order, in one payload.
 
-A payload of format 2 has, after its records: the chunk table, if any; the chunk details (`chunk_details.py`); the chunk index
-with 8 bytes for each record, as in format 1; and the end of the index, by which both are found. The length of an index tells
-the formats apart: in format 1 it is a multiple of 8. Everything is little-endian.
+A payload of format 2 has, after its records: the base section (`base_section.py`), if any; the chunk table, if any; the chunk
+details (`chunk_details.py`); the chunk index with 8 bytes for each record, as in format 1; and the end of the index, by which
+all three are found. The length of an index tells the formats apart: in format 1 it is a multiple of 8. Everything is
+little-endian.
 
-End of the index, 28 bytes:
+End of the index, 28 bytes, or 36 if there is a base section:
 
      at  size  field
       0     4  records           number of records in this payload
       4     8  details           length, CRC32C
      12     8  chunk table       length, CRC32C; 0, 0: none
-     20     4  version           2
-     24     4  reserved          0
+     20     8  base section      length, CRC32C; only in version 3
+    -8      4  version           2; 3 if there is a base section
+    -4      4  depth             0; in version 3, how many payloads a reader may need one after the other, 1 to 8
 
 Chunk table:
 
@@ -41,18 +43,23 @@ from tensorus_server.model import Locator
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["INDEX_END_BYTES", "ChunkTable", "IndexEnd", "Run"]
+__all__ = ["BASE_DEPTH_MAX", "INDEX_END_BYTES", "ChunkTable", "IndexEnd", "Run"]
 
-_END = struct.Struct("<7I")
+_END = struct.Struct("<5I")
+_BASES = struct.Struct("<II")
+_LAST = struct.Struct("<II")
 _HEAD = struct.Struct("<II")
 _PAYLOAD = struct.Struct("<QIII")
 _RUN = struct.Struct("<III")
 _WORD = np.dtype("<u4")
 
-_VERSION = 2
+_VERSION, _VERSION_WITH_BASES = 2, 3
 
-INDEX_END_BYTES = _END.size
-"""Size of the end of an index of format 2."""
+INDEX_END_BYTES = _END.size + _LAST.size
+"""Size of the end of an index of format 2 without a base section."""
+
+BASE_DEPTH_MAX = 8
+"""How many payloads of differences may build on each other. A reader decodes a record of each of them and one more."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +73,28 @@ class IndexEnd:
     table_bytes: int = 0
     """0: the payload has no chunk table."""
     table_crc32c: int = 0
+    bases_bytes: int = 0
+    """0: no record of the payload needs a base."""
+    bases_crc32c: int = 0
+    depth: int = 0
+    """How many payloads with bases build on each other, up to this one; 0: no record needs a base."""
+
+    @property
+    def nbytes(self) -> int:
+        """Length of the stored form."""
+        return INDEX_END_BYTES + (_BASES.size if self.bases_bytes else 0)
+
+    @property
+    def overhead_bytes(self) -> int:
+        """Bytes between the records and the index."""
+        return self.bases_bytes + self.table_bytes + self.details_bytes
 
     def packed(self) -> bytes:
         """Return the stored form."""
-        return _END.pack(
-            self.records,
-            self.details_bytes,
-            self.details_crc32c,
-            self.table_bytes,
-            self.table_crc32c,
-            _VERSION,
-            0,
-        )
+        start = _END.pack(self.records, self.details_bytes, self.details_crc32c, self.table_bytes, self.table_crc32c)
+        if not self.bases_bytes:
+            return start + _LAST.pack(_VERSION, 0)
+        return start + _BASES.pack(self.bases_bytes, self.bases_crc32c) + _LAST.pack(_VERSION_WITH_BASES, self.depth)
 
     @classmethod
     def parse(cls, index: bytes) -> IndexEnd:
@@ -86,14 +103,25 @@ class IndexEnd:
         Raises:
             ValueError: a newer version wrote it, or its length does not fit.
         """
-        if len(index) < _END.size:
-            raise ValueError(f"the chunk index has {len(index)} bytes, at least {_END.size} are its end")
-        *fields, version, _ = _END.unpack_from(index, len(index) - _END.size)
-        if version != _VERSION:
-            raise ValueError(f"the chunk index has version {version}, this version of Tensorus knows {_VERSION}")
+        if len(index) < INDEX_END_BYTES:
+            raise ValueError(f"the chunk index has {len(index)} bytes, at least {INDEX_END_BYTES} are its end")
+        version, depth = _LAST.unpack_from(index, len(index) - _LAST.size)
+        if version not in {_VERSION, _VERSION_WITH_BASES}:
+            raise ValueError(
+                f"the chunk index has version {version}, this version of Tensorus knows up to {_VERSION_WITH_BASES}"
+            )
+        has_bases = version == _VERSION_WITH_BASES
+        at = len(index) - INDEX_END_BYTES - (_BASES.size if has_bases else 0)
+        if at < 0:
+            raise ValueError(f"the chunk index has {len(index)} bytes, too few for its end")
+        fields = [*_END.unpack_from(index, at)]
+        if has_bases:
+            fields += [*_BASES.unpack_from(index, at + _END.size), depth]
         end = cls(*fields)
-        if len(index) != 8 * end.records + _END.size:
+        if at != 8 * end.records:
             raise ValueError(f"the chunk index of {end.records} records has {len(index)} bytes")
+        if has_bases and not (end.bases_bytes and 1 <= depth <= BASE_DEPTH_MAX):
+            raise ValueError(f"the depth of the bases is {depth}, must be 1 to {BASE_DEPTH_MAX}")
         return end
 
 

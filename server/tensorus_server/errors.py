@@ -17,6 +17,7 @@ EngineError
 │   ├── InvalidSliceError           INVALID_SLICE
 │   ├── InvalidMetadataError        INVALID_METADATA
 │   ├── InvalidFilterError          INVALID_FILTER
+│   ├── InvalidBaseError            INVALID_BASE
 │   ├── InvalidPageTokenError       INVALID_PAGE_TOKEN
 │   ├── LimitExceededError          LIMIT_EXCEEDED
 │   ├── PayloadTooLargeError        PAYLOAD_TOO_LARGE
@@ -62,6 +63,7 @@ __all__ = [
     "GenerationMismatchError",
     "HasSnapshotsError",
     "InsertAbandonedError",
+    "InvalidBaseError",
     "InvalidFilterError",
     "InvalidMetadataError",
     "InvalidNameError",
@@ -208,6 +210,12 @@ class InvalidFilterError(InvalidRequestError):
     """A filter does not parse, or compares with a value that cannot be indexed."""
 
     reason = "INVALID_FILTER"
+
+
+class InvalidBaseError(InvalidRequestError):
+    """The base of a tensor has another dtype or shape."""
+
+    reason = "INVALID_BASE"
 
 
 class InvalidPageTokenError(InvalidRequestError):

@@ -46,6 +46,7 @@ __all__ = [
     "StorageReport",
     "StoreIdentity",
     "Tensor",
+    "TensorReference",
     "TensorSpec",
     "Write",
 ]
@@ -177,6 +178,17 @@ Edit: TypeAlias = "Append | Write"
 """A change of a stored tensor."""
 
 
+@dataclass(frozen=True)
+class TensorReference:
+    """A stored tensor that another one refers to when it is inserted."""
+
+    dataset: str
+    """Name of its dataset; empty: the dataset of the insert."""
+    id: str
+    at: At | None = None
+    """The state of its dataset that has it; None: now."""
+
+
 @plain_dataclass
 class NewTensor:
     """A tensor as its writer announces it."""
@@ -197,6 +209,8 @@ class NewTensor:
     """Whether to replace any tensor that has the id."""
     edit: Edit | None = None
     """How the tensor with this id changes; `spec` is then that of the values sent. None: this is a whole tensor."""
+    base: TensorReference | None = None
+    """The tensor to which chunks are stored as differences where that pays; None: every chunk is stored by itself."""
 
     @cached_property
     def index(self) -> MetadataIndex:

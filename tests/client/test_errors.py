@@ -30,6 +30,7 @@ CLASS_OF_REASON = {
     "HAS_SNAPSHOTS": errors.HasSnapshotsError,
     "ALREADY_EXISTS": errors.AlreadyExistsError,
     "SCHEMA_MISMATCH": errors.SchemaMismatchError,
+    "INVALID_BASE": errors.InvalidBaseError,
     "CHECKSUM_MISMATCH": errors.ChecksumMismatchError,
     "SIZE_MISMATCH": errors.InvalidRequestError,
     "SEGMENT_OUT_OF_ORDER": errors.InvalidRequestError,

@@ -1,4 +1,4 @@
-"""A second reader of payloads, written from docs/FORMAT.md alone: both formats, chunk tables, chunk details, digests, footers.
+"""A second reader of payloads, written from docs/FORMAT.md alone: both formats, chunk tables, bases, details, digests, footers.
 
 It shares no code with the product. `reader.py` decodes the records.
 """
@@ -16,6 +16,7 @@ from format.reader import HEADER, decode
 from format.words import check, split
 
 END = struct.Struct("<7I")
+END_WITH_BASES = struct.Struct("<9I")
 RUN = struct.Struct("<III")
 OTHER = struct.Struct("<QIII")
 DETAIL = struct.Struct("<16sIHBBI3dI4d3I")
@@ -73,6 +74,9 @@ class Payload(NamedTuple):
     details: list[Detail] | None
     runs: list[Run] | None  # None: record n is that of chunk n
     others: list[Place] | None
+    base_runs: list[Run] | None = None  # None: no record needs a base
+    base_places: list[Place] | None = None
+    depth: int = 0
 
 
 def checked(data, length, expected_crc32c, what):
@@ -86,13 +90,17 @@ def read_payload(data, place):
     check(len(data) == place.length >= place.index_length, "the payload has another length")
     begin = place.length - place.index_length
     index = checked(data[begin:], place.index_length, place.index_crc32c, "the chunk index")
-    details = runs = others = None
+    details = runs = others = base_runs = base_places = None
+    depth = 0
     if place.index_length % 8 == 4:
         check(len(index) >= END.size, "the chunk index is too short")
-        records, details_bytes, details_crc32c, table_bytes, table_crc32c, version, _ = END.unpack(index[-END.size :])
-        check(version == 2, "another version")
-        check(len(index) == 8 * records + END.size, "another number of records")
-        index = index[: -END.size]
+        version, last = struct.unpack("<II", index[-8:])
+        check(version in {2, 3}, "another version")
+        end = END if version == 2 else END_WITH_BASES
+        check(len(index) >= end.size, "the chunk index is too short")
+        records, details_bytes, details_crc32c, table_bytes, table_crc32c, *bases = end.unpack(index[-end.size :])[:-2]
+        check(len(index) == 8 * records + end.size, "another number of records")
+        index = index[: -end.size]
         table_begin = begin - details_bytes - table_bytes
         check(table_begin >= 0, "the payload is too short")
         stored = checked(data[begin - details_bytes : begin], details_bytes, details_crc32c, "the chunk details")
@@ -101,8 +109,18 @@ def read_payload(data, place):
         if table_bytes:
             runs, others = read_table(table)
         begin = table_begin
+        if bases:
+            bases_bytes, bases_crc32c = bases
+            depth = last
+            check(1 <= depth <= 8 and 1 <= bases_bytes <= begin, "another depth, or a base section of another length")
+            begin -= bases_bytes
+            section = checked(data[begin:table_begin], bases_bytes, bases_crc32c, "the base section")
+            base_runs, base_places = read_table(section)
+            check(sum(run.count for run in base_runs) == records, "another number of records in the base section")
+            check(all(run.first == 0 for run in base_runs if run.payload == 0), "a record of no base")
     check(len(index) % 8 == 0, "the chunk index has no whole entries")
-    return Payload(list(read_records(data[:begin], index, place.key)), details, runs, others)
+    found = list(read_records(data[:begin], index, place.key))
+    return Payload(found, details, runs, others, base_runs, base_places, depth)
 
 
 def read_records(data, index, key):
@@ -166,6 +184,22 @@ def read_footer(data):
     return json.loads(data[offset : offset + size].decode("utf-8")), offset
 
 
+def base_of(payload, number, open_other):
+    """What the base of a record decodes to; None if it needs none."""
+    begin = 0
+    for run in payload.base_runs or ():
+        if number < begin + run.count:
+            if run.payload == 0:
+                return None
+            other = open_other(payload.base_places[run.payload - 1])
+            check(other.depth < payload.depth, "a base that is as deep as what needs it")
+            of_base = run.first + number - begin
+            check(of_base < len(other.records), "a base beyond the last record")
+            return decode_once(other.records[of_base], base_of(other, of_base, open_other))
+        begin += run.count
+    return None
+
+
 class Chunk(NamedTuple):
     """A chunk of a tensor, decoded."""
 
@@ -195,7 +229,7 @@ def read_chunks(payload, chunk_count, open_other):
         check(run.first + run.count <= len(source.records), "a run beyond the last record")
         for number in range(run.first, run.first + run.count):
             record = source.records[number]
-            canonical = decode_once(record)
+            canonical = decode_once(record, base_of(source, number, open_other))
             detail = None if source.details is None else source.details[number]
             check(detail is None or xxhash.xxh3_128(canonical).digest() == detail.digest, "another chunk digest")
             yield Chunk(canonical, record, detail)

@@ -17,7 +17,14 @@ from format.payload_reader import Place, Spec, read_chunks, read_footer, read_pa
 from format.words import FormatError
 
 STORES = Path(__file__).parents[1] / "golden" / "stores"
-FORMATS = ["format1", "format2"]
+FORMATS = ["bases", "format1", "format2"]
+
+KINDS_WITH_BASES = {
+    (True, 0, False, "xxh3_128"): 2,
+    (False, 0, True, "xxh3_128"): 4,
+    (False, 1, True, "xxh3_128_chunks"): 2,
+}
+"""In the catalogue, other payloads, with chunk details, algorithm of the value checksum."""
 
 pytestmark = pytest.mark.slow
 
@@ -66,6 +73,9 @@ class Store:
         with closing(apsw.Connection(str(catalogue))) as connection:
             self.rows = [Row(*fields) for fields in connection.execute(ROWS)]
             self.references = set()
+            self.bases = set()
+            if connection.table_exists("main", "payload_base"):
+                self.bases = set(connection.execute("SELECT base, key FROM payload_base"))
             if connection.table_exists("main", "reference"):
                 self.references = set(
                     connection.execute("SELECT id, reference.key FROM reference JOIN tensor USING (seq)")
@@ -109,6 +119,11 @@ def format2(tmp_path_factory):
     return Store("format2", tmp_path_factory.mktemp("catalogue"))
 
 
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    return Store("bases", tmp_path_factory.mktemp("catalogue"))
+
+
 def test_every_tensor_has_its_values(store):
     assert {row.id for row in store.rows} == store.expected.keys()
     for row in store.rows:
@@ -140,6 +155,9 @@ def test_the_golden_stores_have_every_kind_of_payload(store, format2):
         for row in store.rows
         for payload in [store.own_payload(row)]
     )
+    if store.folder.parent.name == "bases":
+        assert kinds == KINDS_WITH_BASES
+        return
     if store.folder != format2.folder:
         assert kinds == {(True, 0, False, "xxh3_128"): 3, (False, 0, False, "xxh3_128"): 4}
         return
@@ -190,6 +208,32 @@ def test_chunk_details_are_those_of_the_chunks(format2):
     assert flags == {(False, False), (True, False), (False, True)}
 
 
+def test_bases_are_the_rows_of_the_catalogue_and_chains_have_their_depth(bases):
+    payloads = {read_file(path)[1].key: payload_of(path) for path in bases.files}
+    found = {(place.key, key) for key, payload in payloads.items() for place in payload.base_places or ()}
+    assert found == bases.bases
+    for payload in payloads.values():
+        depths = [payloads[place.key].depth + 1 for place in payload.base_places or ()]
+        assert payload.depth == max(depths, default=0)
+    assert {payload.depth for payload in payloads.values()} == {0, 1, 2, 3, 4}
+    # No tensor is left that has the first ones.
+    own = {row.key for row in bases.rows}
+    assert sum(key not in own for key in payloads) >= 3
+    assert any(payload.runs and payload.base_runs for payload in payloads.values())
+
+
+def test_a_record_with_another_base_is_refused(bases):
+    (row,) = [row for row in bases.rows if row.id == "exact"]
+    payload = bases.own_payload(row)
+    shifted = [run._replace(first=run.first + 1) if run.payload else run for run in payload.base_runs]
+    with pytest.raises(FormatError, match="another base"):
+        bases.chunks(payload._replace(base_runs=shifted), row.spec)
+    with pytest.raises(FormatError, match="as deep as"):
+        bases.chunks(payload._replace(depth=1), row.spec)
+    with pytest.raises(FormatError, match="no base"):
+        bases.chunks(payload._replace(base_runs=None), row.spec)
+
+
 def test_damage_is_found_in_every_part_of_a_payload(format2):
     (path,) = [path for path in format2.files if payload_of(path).runs]
     payload, (_, place, data) = payload_of(path), read_file(path)
@@ -209,6 +253,6 @@ def test_an_index_of_a_newer_version_is_refused(format2):
     _, place, data = read_file(format2.files[0])
     index = bytearray(data[place.length - place.index_length :])
     assert index[-8:] == bytes([2, 0, 0, 0, 0, 0, 0, 0])
-    index[-8] = 3
+    index[-8] = 4
     with pytest.raises(FormatError, match="another version"):
         read_payload(data[: -len(index)] + index, place._replace(index_crc32c=crc32c.crc32c(bytes(index))))

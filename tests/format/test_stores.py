@@ -12,7 +12,7 @@ import tensorus
 from support.arrays import assert_same_bits
 
 STORES = Path(__file__).parents[1] / "golden" / "stores"
-FORMATS = ["format1", "format2"]
+FORMATS = ["bases", "format1", "format2"]
 
 pytestmark = pytest.mark.slow
 

@@ -21,6 +21,7 @@ import tensorus.aio
 from support.arrays import random_bits
 from support.client import FIVE_IDS, MATRIX, Raised, comparable, fill_with_five, outcome_of, stoppable_server
 from support.copying import COPYING
+from support.deltas import FIRST, next_step
 from support.servers import running_server
 from tensorus import errors
 from tensorus.types import Progress
@@ -124,6 +125,14 @@ OPERATIONS: dict[str, Callable[[Any, str], Any]] = {
     "insert_many, all_or_nothing": lambda client, d: client.insert_many(
         d, [("none", MATRIX), ("many-0", MATRIX + 1)], all_or_nothing=True
     ),
+    "insert of a base": lambda client, d: client.insert(d, FIRST, id="step 0"),
+    "insert with a base": lambda client, d: client.insert(d, next_step(FIRST, 1), id="step 1", base="step 0"),
+    "insert_many with bases": lambda client, d: client.insert_many(
+        d, [tensorus.NewTensor(next_step(FIRST, step), f"step {step}", base=(d, "step 1")) for step in (2, 3)]
+    ),
+    "insert with a base of another shape": lambda client, d: client.insert(d, MATRIX, base="step 0"),
+    "insert with a base that is not there": lambda client, d: client.insert(d, MATRIX, base=("nowhere", "step 0")),
+    "insert with a base of another kind": lambda client, d: client.insert(d, MATRIX, base=7),
     "append": lambda client, d: client.append(d, "many-0", MATRIX),
     "append along another axis": lambda client, d: client.append(d, "matrix", MATRIX, axis=1),
     "append of another dtype": lambda client, d: client.append(d, "matrix", np.ones((1, 4), np.int8)),

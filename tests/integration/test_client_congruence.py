@@ -16,6 +16,7 @@ import tensorus
 from support.arrays import DTYPE_NAMES, normal, random_bits
 from support.client import Raised, outcome_of
 from support.copying import COPYING
+from support.deltas import FIRST, next_step
 from tensorus import Client, NewTensor, Policy, Schema
 from tensorus_codecs.presets import PRESETS
 
@@ -140,6 +141,15 @@ CHANGES: dict[str, Operation] = {
     "metadata with tuples": metadata_of({"a": (1, (2,)), "b": {"c": ()}}),
     "metadata with NaN": metadata_of({"a": [float("inf"), -0.0]}),
     "metadata as deep as allowed": metadata_of(nested(15, dict)),
+    "insert with a base": lambda client, dataset: [
+        client.insert(dataset, FIRST, id="step 0"),
+        client.insert(dataset, next_step(FIRST, 1), id="step 1", base="step 0"),
+        client.insert(dataset, next_step(FIRST, 2), id="step 0", base=(dataset, "step 1"), on_conflict="replace"),
+        client.insert(dataset, MATRIX, id="small", base="matrix"),
+        client.delete(dataset, "step 1"),
+        client.get(dataset, "step 0", as_="numpy"),
+        client.stats(dataset),
+    ],
     "append": append_of(MATRIX),
     "append to a quantized tensor": append_of(VALUES, "values"),
     "append of nothing": append_of(MATRIX[:0]),
@@ -280,6 +290,15 @@ ERRORS: dict[str, Operation] = {
     "delete of nothing from nowhere": lambda client, _: client.delete("nowhere", []),
     "insert_many of nothing into nowhere": lambda client, _: client.insert_many("nowhere", []),
     "an append to nothing": append_of(MATRIX, "nothing"),
+    "a base of another dtype": insert_of(MATRIX.astype(np.float64), base="matrix"),
+    "a base of another shape": insert_of(MATRIX[:1], base="matrix"),
+    "a base that is not there": insert_of(MATRIX, base="nothing"),
+    "a base of a state that is not there": lambda client, dataset: client.insert(
+        dataset, MATRIX, base=(dataset, "matrix", "no snapshot")
+    ),
+    "a base of a dataset that is not there": insert_of(MATRIX, base=("nowhere", "matrix")),
+    "a base of another kind": insert_of(MATRIX, base=[1]),
+    "a base of an explanation without a dataset": explain_of(MATRIX, base="matrix"),
     "an append to nowhere": lambda client, _: client.append("nowhere", "t", MATRIX),
     "an append of another dtype": append_of(MATRIX.astype(np.float64)),
     "an append of another width": append_of(np.zeros((1, 5), np.float32)),

@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 
 import tensorus
+from support.arrays import random_bits
 from support.client import run_command
+from support.deltas import FIRST, next_step
+from support.engine import set_aside_now, wait_for_purge
 from support.servers import engine_config
 from tensorus.embedded import EmbeddedBackend
 from tensorus.errors import UnavailableError
 from tensorus.types import TensorInfo
-from tensorus_server.app import recover_store
+from tensorus_server.app import open_engine, recover_store
 from tensorus_server.engine.recover import Recovery
 from tensorus_server.errors import StoreUnavailableError
 
@@ -274,4 +277,72 @@ class TestEditedTensors:
         first.unlink()
         (finding,) = recover_store(edited).findings
         assert finding.outcome == "failed"
-        assert f"the payload {first.parent.name}/{first.name} with other chunks of it is missing" in finding.reason
+        assert f"the payload {first.parent.name}/{first.name}, which has other chunks of the tensor" in finding.reason
+
+
+class TestBases:
+    """The payload of a tensor names those with its bases, and these name theirs."""
+
+    @pytest.fixture
+    def chain(self, tmp_path: Path) -> Path:
+        """Return a store whose catalogue is lost. The newest tensor needs four payloads, and one other tensor is left."""
+        folder = tmp_path / "store"
+        policy = tensorus.Policy("lossless", chunk_bytes=4096)
+        with opened(folder) as client:
+            client.create_dataset("a", policy=policy)
+            client.create_dataset("b", policy=policy)
+            for number in range(3):
+                base = ("a", str(number - 1)) if number else None
+                client.insert("a", step_of(number), id=str(number), base=base)
+            client.insert("b", step_of(3), id="newest", base=("a", "2"))
+            client.write("b", "newest", np.s_[:7000], np.zeros(7000, np.uint16))
+            client.write("b", "newest", np.s_[70_000:], random_bits("uint16", (32_400,), seed=9))
+            client.delete("a", ["0", "1"])
+        for path in folder.glob("catalogue.db*"):
+            path.unlink()
+        return folder
+
+    def test_a_tensor_is_recovered_with_its_bases(self, chain: Path) -> None:
+        found = outcomes(recover_store(chain))
+        # As after any loss of the catalogue, deleted tensors are back.
+        assert found == {"0": "recovered", "1": "recovered", "2": "recovered", "newest": "recovered"}
+        with opened(chain) as client:
+            expected = step_of(3)
+            expected[:7000], expected[70_000:] = 0, random_bits("uint16", (32_400,), seed=9)
+            client.delete_dataset("a")
+            assert client.verify().is_intact
+        engine = open_engine(engine_config(chain, delete_grace_s=0.0))
+        try:
+            wait_for_purge(engine)
+            engine.sweep(in_grace=True)
+            set_aside_now(engine)
+        finally:
+            engine.close()
+        with opened(chain) as client:
+            np.testing.assert_array_equal(client.get("b", "newest", as_="numpy"), expected)
+            assert client.verify().is_intact
+
+    def test_bases_in_quarantine_come_back(self, chain: Path) -> None:
+        paths = sorted(chain.glob("chunks/??/*"), key=lambda path: path.stat().st_mtime_ns)
+        for path in paths[:2]:
+            path.rename(chain / "quarantine" / f"1.{path.parent.name}.{path.name}")
+        assert outcomes(recover_store(chain))["newest"] == "recovered"
+        with opened(chain) as client:
+            assert client.verify().is_intact
+
+    def test_a_tensor_whose_base_is_missing_is_reported(self, chain: Path) -> None:
+        first = min(chain.glob("chunks/??/*"), key=lambda path: path.stat().st_mtime_ns)
+        first.unlink()
+        found = {finding.id: finding for finding in recover_store(chain).findings if finding.outcome == "failed"}
+        assert found.keys() == {"1", "2", "newest"}
+        assert f"the payload {first.parent.name}/{first.name}, which has other chunks of the tensor, or bases" in (
+            found["newest"].reason
+        )
+
+
+def step_of(number: int) -> np.ndarray[Any, Any]:
+    """Return the values of a training after some steps."""
+    values = FIRST
+    for step in range(number):
+        values = next_step(values, step)
+    return values.reshape(-1).copy()

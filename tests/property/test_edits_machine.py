@@ -1,6 +1,7 @@
-"""Edited tensors stay what NumPy would make of them, now and in snapshots: a state machine.
+"""Edited tensors, and those with bases, stay what NumPy would make of them, now and in snapshots: a state machine.
 
-It edits, inserts, deletes, copies and moves, makes and drops snapshots, restores them, sweeps, and opens the store again.
+It edits, inserts with bases and without, deletes, copies and moves, makes and drops snapshots, restores them, sweeps, and opens
+the store again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from support.arrays import assert_same_bits
+from support.deltas import needed_payloads, next_step
 from support.engine import assemble, find, insert, pieces_of, read
 from support.servers import engine_config
 from support.stores import few_shards
@@ -27,7 +29,9 @@ from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert import edit_writer, edited_chunks
 from tensorus_server.engine.query import Query
 from tensorus_server.engine.read.reader import ReadPlan
-from tensorus_server.model import Append, At, Edit, Outcome, SliceSet, Tensor, Write
+from tensorus_server.model import Append, At, Edit, Outcome, SliceSet, Tensor, TensorReference, Write
+
+pytestmark = pytest.mark.timeout(300)
 
 COLUMNS = 32
 """Elements of a row: 32 rows of float32 are a chunk of 4096 bytes."""
@@ -89,7 +93,8 @@ class EditsMachine(RuleBasedStateMachine):
         """Create them, so that most steps have something to edit."""
         self.engine.create_dataset("d")
         for name, policy in zip(NAMES, policies, strict=True):
-            self.insert(name, policy, 200)
+            # The last one is large enough for a base.
+            self.insert(name, policy, 900 if name == NAMES[-1] else 200)
 
     @rule(name=names, policy=st.sampled_from(list(POLICIES)), count=rows)
     def insert(self, name: str, policy: str, count: int) -> None:
@@ -98,6 +103,33 @@ class EditsMachine(RuleBasedStateMachine):
         insert(self.engine, "d", name, values, policy=POLICIES[policy], replace=True)
         found = read(self.engine, "d", name)
         if policy != "int8":
+            assert_same_bits(found, values)
+        self.model[name], self.metadata[name] = found, {}
+        self.changed = True
+
+    @rule(
+        name=names,
+        of=names,
+        policy=st.sampled_from(list(POLICIES)),
+        share=st.sampled_from([0.0, 0.01, 0.3, 1.0]),
+        changed=st.sampled_from([0, 0, 1, 40]),
+        data=st.data(),
+    )
+    def insert_with_base(
+        self, name: str, of: str, policy: str, *, share: float, changed: int, data: st.DataObject
+    ) -> None:
+        """Insert what is near another tensor, or an earlier state of it, with that as the base: perhaps in its own place."""
+        snapshot = data.draw(st.sampled_from([None, *self.snapshots]))
+        base = (self.model if snapshot is None else self.snapshots[snapshot][0]).get(of)
+        if base is None:
+            return
+        values = next_step(base, self.seed, share)
+        values[:changed] = self._values(*values[:changed].shape)
+        at = None if snapshot is None else At(snapshot=snapshot)
+        reference = TensorReference("d", of, at)
+        tensor = insert(self.engine, "d", name, values, policy=POLICIES[policy], replace=True, base=reference)
+        found = read(self.engine, "d", name)
+        if not tensor.storage.lossy:
             assert_same_bits(found, values)
         self.model[name], self.metadata[name] = found, {}
         self.changed = True
@@ -229,11 +261,7 @@ class EditsMachine(RuleBasedStateMachine):
             plan = ReadPlan(tensor, None)
             assert_same_bits(assemble(plan.result, pieces_of(self.engine, tensor)), arrays[name])
             assert tensor.metadata == metadata.get(name, {})
-            with self.engine.reader.chunks(tensor) as chunks:
-                others = () if chunks.table is None else chunks.table.payloads
-            needed.update(payload.key for payload in others)
-            if tensor.inline_payload is None:
-                needed.add(tensor.locator.key)
+            needed |= needed_payloads(self.engine, tensor)
         return needed
 
     @precondition(lambda self: self.changed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -68,9 +69,26 @@ class TestIndexEnd:
 
     def test_a_newer_version_is_refused(self) -> None:
         stored = bytearray(bytes(16) + self.END.packed())
-        stored[-8] = 3
-        with pytest.raises(ValueError, match="has version 3, this version of Tensorus knows 2"):
+        stored[-8] = 4
+        with pytest.raises(ValueError, match="has version 4, this version of Tensorus knows up to 3"):
             IndexEnd.parse(bytes(stored))
+
+    def test_a_base_section_makes_it_longer(self) -> None:
+        end = replace(self.END, bases_bytes=75, bases_crc32c=8, depth=3)
+        numbers = (2, 300, 0x01020304, 52, 6, 75, 8, 3, 3)
+        assert end.packed() == b"".join(number.to_bytes(4, "little") for number in numbers)
+        assert end.nbytes == len(end.packed()) == INDEX_END_BYTES + 8
+        # By the length of an index, readers tell the formats apart.
+        assert end.nbytes % 8 == INDEX_END_BYTES % 8 == 4
+        assert IndexEnd.parse(bytes(16) + end.packed()) == end
+        assert end.overhead_bytes == 300 + 52 + 75
+        for wrong in (replace(end, depth=0), replace(end, depth=9)):
+            with pytest.raises(ValueError, match="must be 1 to 8"):
+                IndexEnd.parse(bytes(16) + wrong.packed())
+        with pytest.raises(ValueError, match="the chunk index of 2 records has 44 bytes"):
+            IndexEnd.parse(bytes(8) + end.packed())
+        with pytest.raises(ValueError, match="too few for its end"):
+            IndexEnd.parse(end.packed()[-INDEX_END_BYTES:])
 
     @pytest.mark.parametrize("records", [0, 1, 3])
     def test_an_index_of_another_number_of_records_is_refused(self, records: int) -> None:

@@ -12,7 +12,7 @@ from tensorus_server.catalogue.sqlite import database
 from tensorus_server.chunk_store import local
 from tensorus_server.engine import engine as engine_module
 from tensorus_server.engine.codec_pool import CodecPool
-from tensorus_server.engine.insert import edit_writer, small_tensors, tensor_writer
+from tensorus_server.engine.insert import delta_base, edit_writer, small_tensors, tensor_writer
 
 __all__ = ["SEAMS", "Seams"]
 
@@ -60,7 +60,7 @@ class Seams:
         for seam, (owner, method) in _CHUNK_STORE.items():
             guarded = self._failing_late if method in _CLOSING else self._guarded
             patch.setattr(owner, method, guarded(seam, getattr(owner, method)))
-        for module in (small_tensors, tensor_writer, edit_writer):
+        for module in (small_tensors, tensor_writer, edit_writer, delta_base):
             patch.setattr(module, "encode_chunk", self._guarded("codec", module.encode_chunk))
         patch.setattr(CodecPool, "submit", self._guarded("codec pool", CodecPool.submit))
         patch.setattr(engine_module, "sweep", self._guarded("sweep", engine_module.sweep))

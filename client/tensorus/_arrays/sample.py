@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from tensorus._arrays.canonical import AnyArray
+    from tensorus._backend import Reference
 
-__all__ = ["PIECE_BYTES", "SAMPLE_BYTES_MAX", "sample_of"]
+__all__ = ["PIECE_BYTES", "SAMPLE_BYTES_MAX", "sample_of", "start_of"]
 
 SAMPLE_BYTES_MAX = 64 * 1024 * 1024
 """Maximum canonical bytes of a sample; a limit of the contract."""
@@ -71,6 +72,24 @@ def sample_of(arrays: Sequence[AnyArray], bytes_max: int = SAMPLE_BYTES_MAX) -> 
     whole_bytes = len(whole) * PIECE_BYTES
     small = _of_every_size(small, share, bytes_max - whole_bytes)
     return _sample(dtype, whole + small, [*([whole_bytes] if whole else []), *(piece.nbytes for piece in small)])
+
+
+def start_of(array: AnyArray, base: Reference, bytes_max: int = SAMPLE_BYTES_MAX) -> Sample:
+    """Return a sample that is compared with a stored tensor: the whole array, or its first values if it exceeds `bytes_max`.
+
+    Args:
+        base: the stored tensor.
+        bytes_max: maximum canonical bytes, at least one element.
+    """
+    whole = array.nbytes <= bytes_max
+    piece = _Piece(array, 0, array.size if whole else bytes_max // array.itemsize)
+    return Sample(
+        dtype=dtype_name(array),
+        shape=array.shape if whole else (piece.stop,),
+        canonical_bytes=piece.nbytes,
+        blocks=lambda block_bytes: _blocks([piece], block_bytes),
+        base=base,
+    )
 
 
 def _sample(dtype: str, pieces: list[_Piece], tensor_bytes: Sequence[int]) -> Sample:

@@ -6,13 +6,14 @@ Short calls have a request and an answer. Listings ask for page after page, and 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tensorus._arrays.decode import accepted_codecs
 from tensorus._grpc.convert import damage_from, precision_to, tensor_from
 from tensorus._grpc.convert_dataset import dataset_from, explanation_from, policy_to, schema_to, stats_from
-from tensorus._grpc.convert_history import retention_to, state_to
+from tensorus._grpc.convert_history import reference_to, retention_to, state_to
 from tensorus._grpc.convert_store import store_stats_from
 from tensorus._grpc.convert_values import dtype_to, metadata_to
 from tensorus._grpc.steps import Ask, AttemptFailedError, Call, Give, Open, Pause, Read, Send, as_answer
@@ -40,6 +41,7 @@ __all__ = [
     "delete_dataset",
     "delete_tensors",
     "explain",
+    "explanations_of",
     "get_dataset",
     "list_datasets",
     "list_tensors",
@@ -238,7 +240,15 @@ def explain(sample: Sample, policies: Sequence[Policy]) -> Steps[Never, list[Pol
     if raw is None:
         raise InternalError("the server ended ExplainPolicy without an answer")
     with as_answer("ExplainPolicy"):
-        return list(map(explanation_from, pb.ExplainPolicyResponse.FromString(raw).explanations))
+        explanations = list(map(explanation_from, pb.ExplainPolicyResponse.FromString(raw).explanations))
+    return explanations_of(sample, explanations)
+
+
+def explanations_of(sample: Sample, explanations: list[PolicyExplanation]) -> list[PolicyExplanation]:
+    """Return the explanations of a sample; if it has a base, the last one is marked as that of the base."""
+    if sample.base is None:
+        return explanations
+    return [*explanations[:-1], replace(explanations[-1], has_base=True)]
 
 
 def open_explain(sample: Sample, policies: Sequence[Policy]) -> pb.OpenExplain:
@@ -248,7 +258,8 @@ def open_explain(sample: Sample, policies: Sequence[Policy]) -> pb.OpenExplain:
         InvalidPolicyError: what the contract cannot carry.
     """
     spec = pb.TensorSpec(dtype=dtype_to(sample.dtype), shape=sample.shape)
-    return pb.OpenExplain(spec=spec, candidates=map(policy_to, policies), tensor_bytes=sample.tensor_bytes)
+    base = None if sample.base is None else reference_to(sample.base)
+    return pb.OpenExplain(spec=spec, candidates=map(policy_to, policies), tensor_bytes=sample.tensor_bytes, base=base)
 
 
 def _explain_messages(opening: pb.OpenExplain, sample: Sample) -> Iterator[bytes]:

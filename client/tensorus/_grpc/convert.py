@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2
 
 from tensorus._backend import Append, Part
 from tensorus._grpc.convert_dataset import policy_to, share_from
+from tensorus._grpc.convert_history import reference_to
 from tensorus._grpc.convert_values import dtype_name, dtype_to, metadata_from, metadata_to, time_from
 from tensorus._grpc.tensor_info import described, measured
 from tensorus.errors import DataCorruptError, InternalError, InvalidNameError, error_for
@@ -101,6 +102,7 @@ def upload_to(upload: Upload) -> pb.Tensor:
             if_generation_match=upload.if_generation_match,
             replace=upload.replace,
             edit=_edit_to(upload.edit),
+            base=None if upload.base is None else reference_to(upload.base),
         )
     except UnicodeEncodeError as error:
         raise InvalidNameError(

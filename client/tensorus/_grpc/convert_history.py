@@ -13,9 +13,9 @@ from tensorus_protos.v1 import tensorus_pb2 as pb
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from tensorus._backend import State
+    from tensorus._backend import Reference, State
 
-__all__ = ["restored_from", "retention_to", "snapshot_from", "state_to"]
+__all__ = ["reference_to", "restored_from", "retention_to", "snapshot_from", "state_to"]
 
 
 def state_to(state: State) -> pb.At:
@@ -26,6 +26,16 @@ def state_to(state: State) -> pb.At:
     message.time.seconds, rest_us = divmod(state.time_us, 1_000_000)
     message.time.nanos = 1000 * rest_us
     return message
+
+
+def reference_to(reference: Reference) -> pb.TensorReference:
+    """Return a reference to a stored tensor.
+
+    Raises:
+        InvalidNameError: its id is not Unicode text.
+    """
+    at = None if reference.at is None else state_to(reference.at)
+    return pb.TensorReference(dataset=reference.dataset, id=reference.id, at=at)
 
 
 def retention_to(retention: timedelta) -> duration_pb2.Duration:

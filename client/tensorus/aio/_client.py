@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from tensorus.types import (
         AsArray,
         At,
+        Base,
         Index,
         OnConflict,
         Policy,
@@ -86,12 +87,13 @@ class AsyncClient(AsyncCopyingClient):
         policy: Policy | None = None,
         if_generation_match: int | None = None,
         on_conflict: OnConflict = "error",
+        base: Base | None = None,
         validate_only: bool = False,
         ask_first: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> TensorInfo:
         """Store one tensor. See `tensorus.Client.insert`."""
-        new = NewTensor(tensor, id, metadata, policy_of(preset, policy), if_generation_match)
+        new = NewTensor(tensor, id, metadata, policy_of(preset, policy), if_generation_match, base=base)
         upload = await self._backend.in_thread(upload_of, new, on_conflict)
         options = InsertOptions(validate_only=validate_only)
         require_askable(ask_first=ask_first, validate_only=validate_only)
@@ -270,10 +272,10 @@ class AsyncClient(AsyncCopyingClient):
         return deleted
 
     async def explain(
-        self, tensor: object, *, policies: Iterable[Policy | str] | None = None
+        self, tensor: object, *, policies: Iterable[Policy | str] | None = None, base: Base | None = None
     ) -> builtins.list[PolicyExplanation]:
         """Return what policies would do to a tensor. See `tensorus.Client.explain`."""
-        sample = await self._backend.in_thread(sample_from, tensor)
+        sample = await self._backend.in_thread(sample_from, tensor, base)
         return await self._backend.result(calls.explain(sample, policies_of(policies)))
 
     async def _insert_one(

@@ -27,3 +27,19 @@ class DTypeExplanation:
     """The preset that stores the fewest bytes within the error limit; None if none is within it."""
     explanations: list[PolicyExplanation]
     """One for each preset."""
+    base: BaseExplanation | None = None
+    """The same tensors with bases; None: no bases were given, or no tensor has one."""
+
+
+@dataclass(frozen=True)
+class BaseExplanation:
+    """The measured effect of bases on the tensors of one dtype."""
+
+    dataset: str
+    """Name of the dataset that has the bases."""
+    tensors: int
+    """Number of tensors that have a base."""
+    canonical_bytes: int
+    """Canonical bytes of these tensors."""
+    explanation: PolicyExplanation
+    """Of the preset `lossless` with the bases."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -13,8 +14,10 @@ from tensorus._arrays.canonical import as_numpy, dtype_name
 from tensorus._arrays.sample import PIECE_BYTES, SAMPLE_BYTES_MAX, sample_of
 from tensorus._backend import Sample
 from tensorus._grpc.convert_dataset import merged_shares
-from tensorus.cli._connection import backend_of
+from tensorus.cli._bases import BASES
+from tensorus.cli._connection import DEFAULT_ADDRESS, backend_of, connected
 from tensorus.cli._explained import DTypeExplanation
+from tensorus.cli._explained_base import explain_base
 from tensorus.cli._files import read_tensors
 from tensorus.cli._options import SIZE, json_option
 from tensorus.cli._output import (
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from tensorus._arrays.canonical import AnyArray
+    from tensorus.cli._bases import Place
     from tensorus.types import PolicyExplanation
 
 __all__ = ["explain"]
@@ -61,7 +65,21 @@ Explain: TypeAlias = "Callable[[Sample, Sequence[Policy]], Iterable[PolicyExplan
     show_default=True,
     help="How much of the file to examine (1MiB to 64MiB).",
 )
-@click.option("--server", metavar="HOST:PORT", help="Measure on this server.  [default: in this process]")
+@click.option(
+    "--base",
+    type=BASES,
+    metavar="DATASET[@STATE]",
+    help="Also show the tensors as differences to those of the same ids in this dataset, as `tensorus put --base` stores them. "
+    "The dataset is on the server, or in the folder of --store.",
+)
+@click.option(
+    "--server",
+    metavar="HOST:PORT",
+    help=f"Measure on this server.  [default: in this process; for --base: {DEFAULT_ADDRESS}]",
+)
+@click.option(
+    "--store", type=click.Path(exists=True, file_okay=False), help="The folder of the store that has the bases."
+)
 @click.option(
     "--plot",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -73,7 +91,9 @@ def explain(
     presets: tuple[str, ...],
     max_relative_error: float | None,
     sample_bytes: int,
+    base: Place | None,
     server: str | None,
+    store: str | None,
     plot: Path | None,
     *,
     as_json: bool,
@@ -89,6 +109,7 @@ def explain(
       tensorus explain model.safetensors
       tensorus explain model.safetensors --preset balanced --preset maximum --max-relative-error 1e-3
       tensorus explain activations.npy --plot activations.png
+      tensorus explain step2000.safetensors --base step1000
     """  # noqa: D301 - click's mark for lines that are not rewrapped
     if not PIECE_BYTES <= sample_bytes <= SAMPLE_BYTES_MAX:
         raise click.BadParameter("must be from 1MiB to 64MiB", param_hint="--sample")
@@ -96,7 +117,10 @@ def explain(
     error_max = _ERROR_MAX if max_relative_error is None else max_relative_error
     arrays = _by_dtype(file)
     samples = _samples(arrays, sample_bytes)
-    with _explainer(server) as ask, progress_bar(quiet=as_json) as bar:
+    with ExitStack() as stack:
+        ask = stack.enter_context(_explainer(server))
+        client = None if base is None else stack.enter_context(connected(server or DEFAULT_ADDRESS, store))
+        bar = stack.enter_context(progress_bar(quiet=as_json))
         policies = [Policy(preset=name, max_relative_error=max_relative_error) for name in presets or _presets(ask)]
         task = bar.add_task(
             "explaining", total=len(policies) * sum(sample.canonical_bytes for sample in samples.values())
@@ -107,7 +131,10 @@ def explain(
             for explanation in ask(sample, policies):
                 explanations.append(explanation)
                 bar.advance(task, explanation.canonical_bytes)
-            found.append(_explained(dtype, arrays[dtype], explanations, error_max))
+            explained = _explained(dtype, list(arrays[dtype].values()), explanations, error_max)
+            if client is not None and base is not None:
+                explained = replace(explained, base=explain_base(client, base, arrays[dtype], sample.canonical_bytes))
+            found.append(explained)
     if draw is not None:
         draw(plot, title=f"Presets on {file.name}", explained=found, error_max=error_max)
     if as_json:
@@ -133,28 +160,28 @@ def _drawer(plot: Path) -> Callable[..., None]:
     return draw
 
 
-def _by_dtype(file: Path) -> dict[str, list[AnyArray]]:
-    """Return the non-empty arrays by dtype, the dtype with the most bytes first."""
-    found: dict[str, list[AnyArray]] = {}
-    for _, tensor in read_tensors(file):
+def _by_dtype(file: Path) -> dict[str, dict[str, AnyArray]]:
+    """Return the non-empty arrays by dtype and name, the dtype with the most bytes first."""
+    found: dict[str, dict[str, AnyArray]] = {}
+    for name, tensor in read_tensors(file):
         array = as_numpy(tensor)
         if array.size:
-            found.setdefault(dtype_name(array), []).append(array)
+            found.setdefault(dtype_name(array), {})[name] = array
     if not found:
         raise ValueError(f"{file} has no values")
-    return dict(sorted(found.items(), key=lambda entry: _total_bytes(entry[1]), reverse=True))
+    return dict(sorted(found.items(), key=lambda entry: _total_bytes(entry[1].values()), reverse=True))
 
 
-def _samples(arrays: Mapping[str, list[AnyArray]], bytes_max: int) -> dict[str, Sample]:
+def _samples(arrays: Mapping[str, Mapping[str, AnyArray]], bytes_max: int) -> dict[str, Sample]:
     """Return a sample of each dtype. Dtypes share `bytes_max` equally; what a small dtype does not use goes to the others."""
     shares = {}
     left_bytes = bytes_max
     # Start with the smallest dtype, which is last, so that its unused share is known to the others.
     for number, dtype in enumerate(reversed(list(arrays))):
-        share = min(_total_bytes(arrays[dtype]), left_bytes // (len(arrays) - number))
+        share = min(_total_bytes(arrays[dtype].values()), left_bytes // (len(arrays) - number))
         left_bytes -= share
         shares[dtype] = max(share, PIECE_BYTES)
-    return {dtype: sample_of(arrays[dtype], shares[dtype]) for dtype in arrays}
+    return {dtype: sample_of(list(arrays[dtype].values()), shares[dtype]) for dtype in arrays}
 
 
 @contextmanager
@@ -216,16 +243,23 @@ def _print(explained: DTypeExplanation, error_max: float) -> None:
         ["preset", ">ratio", ">error", ">encode MB/s", ">decode MB/s", "encodings"],
         (
             (
-                found.policy.preset or "",
+                f"{found.policy.preset}, with base" if found.has_base else found.policy.preset or "",
                 f"{found.ratio:.2f}",
                 human_error(found),
                 _megabytes(found.encode_bytes_per_second),
                 _megabytes(found.decode_bytes_per_second),
                 _encodings(found),
             )
-            for found in explained.explanations
+            for found in (*explained.explanations, *([] if explained.base is None else [explained.base.explanation]))
         ),
     )
+    if explained.base is not None:
+        base = explained.base
+        print_text(
+            f"With base: {base.tensors:,} of {counted(explained.tensors, 'tensor')} have one in {base.dataset}, "
+            f"{human_bytes(base.explanation.canonical_bytes)} of {human_bytes(base.canonical_bytes)} were examined. "
+            "Who reads such a tensor reads its base, too."
+        )
     for found in explained.explanations:
         if found.fallback_reason:
             print_text(f"{found.policy.preset}: {found.fallback_reason}")

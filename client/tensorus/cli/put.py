@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import click
 import numpy as np
 
 import tensorus
+from tensorus.cli._bases import BASES, Bases
 from tensorus.cli._connection import RETRY_TIMEOUT_S, connected, store_options
 from tensorus.cli._files import expanded, open_file
 from tensorus.cli._options import DURATION, json_option
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import timedelta
 
+    from tensorus.cli._bases import Place
     from tensorus.cli._files import FileTensor
     from tensorus.types import Progress, TensorInfo
 
@@ -58,6 +61,13 @@ _NAMED_MAX = 5
     metavar="KEY=VALUE",
     help="Add metadata to every tensor; can be repeated. VALUE is JSON, or else text.",
 )
+@click.option(
+    "--base",
+    type=BASES,
+    metavar="DATASET[@STATE]",
+    help="Store each tensor as the differences to the one of the same id in this dataset, where that is smaller: an earlier "
+    "checkpoint. STATE is a snapshot, a generation or a time, as for --at of other commands.",
+)
 @click.option("--replace", "replaces", is_flag=True, help="Replace stored tensors that have the same ids.")
 @click.option(
     "--no-ask",
@@ -81,6 +91,7 @@ def put(
     preset: str | None,
     prefix: str,
     pairs: tuple[str, ...],
+    base: Place | None,
     retention: timedelta | None,
     server: str,
     store: str | None,
@@ -108,11 +119,12 @@ def put(
       tensorus put weights model.safetensors --preset balanced
       tensorus put activations layer1.npy layer2.npy --metadata run=7 --metadata split='"test"'
       tensorus put run7 checkpoint.pt --replace
+      tensorus put step2000 step2000.safetensors --base step1000
     """  # noqa: D301 - click's mark for lines that are not rewrapped
     metadata = dict(map(_parse_pair, pairs))
     policy = None if preset is None else tensorus.Policy(preset=preset)
     paths = expanded(files)
-    load = _opened(paths, prefix, metadata, policy, drop_other=drop_other)
+    loaders = _opened(paths, prefix, metadata, policy, drop_other=drop_other)
     total_bytes = sum(path.stat().st_size for path in paths)
     bar = TransferBar("storing", quiet=as_json)
 
@@ -130,10 +142,11 @@ def put(
                 f"dataset {dataset!r} exists with a retention of {human_duration(found.retention)}; "
                 f"change it with `tensorus retention {dataset} {human_duration(retention)}`"
             )
+        bases = None if base is None else Bases(client, base)
         infos = store_all(
             client,
             dataset,
-            load,
+            loaders if bases is None else {name: partial(_with_base, load, bases) for name, load in loaders.items()},
             replaces=replaces,
             asks=not no_ask,
             disk_timeout_s=RETRY_TIMEOUT_S,
@@ -144,6 +157,8 @@ def put(
         print_json(infos)
     else:
         _print(infos, all_rows=all_rows)
+        if bases is not None:
+            print_text(bases.report(infos))
 
 
 def _opened(
@@ -183,6 +198,11 @@ def _load(
     tensor: FileTensor, tensor_id: str, metadata: dict[str, Any], policy: tensorus.Policy | None
 ) -> tensorus.NewTensor:
     return tensorus.NewTensor(tensor.load(), tensor_id, {**tensor.metadata, **metadata}, policy)
+
+
+def _with_base(load: Callable[[], tensorus.NewTensor], bases: Bases) -> tensorus.NewTensor:
+    new = load()
+    return new if new.id is None else replace(new, base=bases.of(new.id, new.tensor))
 
 
 def _print(infos: Sequence[TensorInfo], *, all_rows: bool) -> None:

@@ -113,6 +113,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_SNAPSHOT_NOT_FOUND: _ClassVar[ErrorReason]
     ERROR_REASON_STATE_NOT_KEPT: _ClassVar[ErrorReason]
     ERROR_REASON_NEWER_TENSORS: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_BASE: _ClassVar[ErrorReason]
     ERROR_REASON_HAS_SNAPSHOTS: _ClassVar[ErrorReason]
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_BOOL: DataType
@@ -201,6 +202,7 @@ ERROR_REASON_STORED_DIFFERENTLY: ErrorReason
 ERROR_REASON_SNAPSHOT_NOT_FOUND: ErrorReason
 ERROR_REASON_STATE_NOT_KEPT: ErrorReason
 ERROR_REASON_NEWER_TENSORS: ErrorReason
+ERROR_REASON_INVALID_BASE: ErrorReason
 ERROR_REASON_HAS_SNAPSHOTS: ErrorReason
 
 class TensorSpec(_message.Message):
@@ -346,7 +348,7 @@ class ValueSummary(_message.Message):
     def __init__(self, min: _Optional[float] = ..., max: _Optional[float] = ..., mean: _Optional[float] = ..., standard_deviation: _Optional[float] = ..., l2_norm: _Optional[float] = ..., zero_count: _Optional[int] = ..., nan_count: _Optional[int] = ..., infinity_count: _Optional[int] = ...) -> None: ...
 
 class Tensor(_message.Message):
-    __slots__ = ("dataset", "id", "spec", "metadata", "policy", "generation", "source_checksum", "value_checksum", "storage", "values", "create_time", "if_generation_match", "ordinal", "replace", "edit", "chunk_bytes")
+    __slots__ = ("dataset", "id", "spec", "metadata", "policy", "generation", "source_checksum", "value_checksum", "storage", "values", "create_time", "if_generation_match", "ordinal", "replace", "edit", "chunk_bytes", "base")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -370,6 +372,7 @@ class Tensor(_message.Message):
     REPLACE_FIELD_NUMBER: _ClassVar[int]
     EDIT_FIELD_NUMBER: _ClassVar[int]
     CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
     dataset: str
     id: str
     spec: TensorSpec
@@ -386,7 +389,18 @@ class Tensor(_message.Message):
     replace: bool
     edit: Edit
     chunk_bytes: int
-    def __init__(self, dataset: _Optional[str] = ..., id: _Optional[str] = ..., spec: _Optional[_Union[TensorSpec, _Mapping]] = ..., metadata: _Optional[_Mapping[str, Value]] = ..., policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., generation: _Optional[int] = ..., source_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., value_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., storage: _Optional[_Union[StorageReport, _Mapping]] = ..., values: _Optional[_Union[ValueSummary, _Mapping]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., if_generation_match: _Optional[int] = ..., ordinal: _Optional[int] = ..., replace: bool = ..., edit: _Optional[_Union[Edit, _Mapping]] = ..., chunk_bytes: _Optional[int] = ...) -> None: ...
+    base: TensorReference
+    def __init__(self, dataset: _Optional[str] = ..., id: _Optional[str] = ..., spec: _Optional[_Union[TensorSpec, _Mapping]] = ..., metadata: _Optional[_Mapping[str, Value]] = ..., policy: _Optional[_Union[StoragePolicy, _Mapping]] = ..., generation: _Optional[int] = ..., source_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., value_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., storage: _Optional[_Union[StorageReport, _Mapping]] = ..., values: _Optional[_Union[ValueSummary, _Mapping]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., if_generation_match: _Optional[int] = ..., ordinal: _Optional[int] = ..., replace: bool = ..., edit: _Optional[_Union[Edit, _Mapping]] = ..., chunk_bytes: _Optional[int] = ..., base: _Optional[_Union[TensorReference, _Mapping]] = ...) -> None: ...
+
+class TensorReference(_message.Message):
+    __slots__ = ("dataset", "id", "at")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    id: str
+    at: At
+    def __init__(self, dataset: _Optional[str] = ..., id: _Optional[str] = ..., at: _Optional[_Union[At, _Mapping]] = ...) -> None: ...
 
 class Edit(_message.Message):
     __slots__ = ("append", "write")
@@ -1171,14 +1185,16 @@ class ExplainPolicyRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[OpenExplain, _Mapping]] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class OpenExplain(_message.Message):
-    __slots__ = ("spec", "candidates", "tensor_bytes")
+    __slots__ = ("spec", "candidates", "tensor_bytes", "base")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     TENSOR_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
     spec: TensorSpec
     candidates: _containers.RepeatedCompositeFieldContainer[StoragePolicy]
     tensor_bytes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, spec: _Optional[_Union[TensorSpec, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[StoragePolicy, _Mapping]]] = ..., tensor_bytes: _Optional[_Iterable[int]] = ...) -> None: ...
+    base: TensorReference
+    def __init__(self, spec: _Optional[_Union[TensorSpec, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[StoragePolicy, _Mapping]]] = ..., tensor_bytes: _Optional[_Iterable[int]] = ..., base: _Optional[_Union[TensorReference, _Mapping]] = ...) -> None: ...
 
 class ExplainPolicyResponse(_message.Message):
     __slots__ = ("explanations",)

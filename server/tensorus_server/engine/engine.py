@@ -119,7 +119,7 @@ class Engine(Reads):
         self._tensor_locks = tensor_locks or TensorLocks()
         committer, seal_pool, health, reader = self._committer, self._seal_pool, self._health, self._reader
         self._services = InsertServices(
-            catalogue, chunk_store, pool, committer, seal_pool, health, reader, self._tensor_locks
+            catalogue, chunk_store, pool, committer, seal_pool, health, reader, self._tensor_locks, self.find
         )
         self._one_by_one = OneByOne(self._services) if in_memory else None
         self._sessions = sessions or InsertSessions()

@@ -1,6 +1,6 @@
 """Measures what policies would do to a sample of values: encodes, decodes and times it, and stores nothing.
 
-    Explainer(spec, candidates)  →  write(bytes) ...  →  explanations(), one for each candidate
+    Explainer(spec, candidates)  →  write(bytes) ...  →  explanations(), one for each candidate, and one for a base
 
 Each candidate encodes the sample chunk by chunk as an insert would, so that its report, including the chunk index, is the one
 that the insert would give. A sample may consist of several tensors, which are encoded separately, because headers and index
@@ -10,14 +10,18 @@ The speeds are those of one core without disk and network: the codecs on the cal
 and the checksums. If the sample takes too little time to measure, evenly spread chunks are repeated. The fastest pass counts,
 because other load on the machine can only make a pass slower.
 
-Memory: the sample, the records of the repeated chunks, and the current chunk.
+With a base, the last explanation is that of the preset `lossless` with this base. A reader of differences also reads the base,
+which its speed does not include.
+
+Memory: the sample, the records and the bases of the repeated chunks, and the current chunk.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
@@ -26,22 +30,27 @@ from tensorus_codecs.measure import MeasuredError
 from tensorus_codecs.pipeline import decode_chunk, encode_chunk
 from tensorus_codecs.plan import plan
 from tensorus_codecs.policy import StoragePolicy
-from tensorus_codecs.presets import PRESETS
+from tensorus_codecs.presets import DEFAULT_PRESET, PRESETS
 from tensorus_codecs.select import CHOOSE_EVERY_CHUNKS, narrowed
 from tensorus_protos.digest import DIGEST_BYTES
+from tensorus_server.base_section import BaseSection
 from tensorus_server.chunk_details import ChunkDetails
+from tensorus_server.engine.insert.delta_base import DeltaBase, plan_with_base, referenced
 from tensorus_server.engine.insert.totals import Totals, overhead_of
-from tensorus_server.errors import LimitExceededError, SizeMismatchError
+from tensorus_server.errors import InvalidBaseError, InvalidRequestError, LimitExceededError, SizeMismatchError
 from tensorus_server.limits import EXPLAIN_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from tensorus_codecs.base import Base
     from tensorus_codecs.pipeline import EncodedChunk
     from tensorus_codecs.plan import ChunkPlan
-    from tensorus_server.model import StorageReport, TensorSpec
+    from tensorus_server.base_section import BasePlace
+    from tensorus_server.engine.engine import Engine
+    from tensorus_server.model import StorageReport, Tensor, TensorReference, TensorSpec
 
-__all__ = ["Explainer", "Explanation"]
+__all__ = ["Explainer", "Explanation", "explainer"]
 
 _NO_DIGEST = bytes(DIGEST_BYTES)
 """Nothing is stored, so that no digest is needed; its size is."""
@@ -79,12 +88,19 @@ class Explanation:
 class Explainer:
     """See the module's description. Not thread-safe."""
 
-    def __init__(self, spec: TensorSpec, candidates: Sequence[StoragePolicy], tensor_bytes: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        spec: TensorSpec,
+        candidates: Sequence[StoragePolicy],
+        tensor_bytes: Sequence[int] = (),
+        base: DeltaBase | None = None,
+    ) -> None:
         """Start with no bytes.
 
         Args:
             candidates: the policies, in the order of the explanations; empty: every preset.
             tensor_bytes: canonical bytes of each tensor in the sample, in order; empty: the sample is one tensor.
+            base: what the sample, which is one tensor, is compared with; the caller closes it. None: nothing.
 
         Raises:
             LimitExceededError: the sample is too large.
@@ -100,6 +116,7 @@ class Explainer:
         self._spec = spec
         self._tensor_bytes = tensor_bytes or [spec.canonical_bytes]
         self._candidates = list(candidates) or [StoragePolicy(preset=name) for name in PRESETS]
+        self._base = base
         self._sample = bytearray(spec.canonical_bytes)
         self._received_bytes = 0
 
@@ -116,18 +133,22 @@ class Explainer:
         self._received_bytes = end
 
     def explanations(self, between_chunks: Callable[[], None] = lambda: None) -> Iterator[Explanation]:
-        """Yield the explanation of each candidate.
+        """Yield the explanation of each candidate, and then that of the base, if there is one.
 
         Args:
             between_chunks: called before each chunk; an exception that it raises ends the work.
 
         Raises:
             SizeMismatchError: there are fewer bytes than dtype and shape need.
+            TensorNotFoundError, StoreUnavailableError: the base was deleted, or cannot be read now.
         """
         if self._received_bytes != self._spec.canonical_bytes:
             raise self._size_mismatch(str(self._received_bytes))
         for policy in self._candidates:
             yield _Trial(policy, self._spec, self._tensors(), between_chunks).explanation()
+        if self._base is not None:
+            policy = StoragePolicy(preset=DEFAULT_PRESET)
+            yield _Trial(policy, self._spec, self._tensors(), between_chunks, self._base).explanation()
 
     def _tensors(self) -> list[memoryview]:
         """Return the canonical bytes of each tensor."""
@@ -140,6 +161,52 @@ class Explainer:
         return SizeMismatchError(
             f"{sent} bytes were sent, {spec.dtype.name} of shape {list(spec.shape)} has {spec.canonical_bytes} bytes",
             limit=spec.canonical_bytes,
+        )
+
+
+@contextmanager
+def explainer(
+    engine: Engine,
+    spec: TensorSpec,
+    candidates: Sequence[StoragePolicy],
+    tensor_bytes: Sequence[int],
+    named: TensorReference | None,
+) -> Iterator[Explainer]:
+    """Lend an explainer whose base, if any, is a tensor of a store. Arguments and errors as of `Explainer`.
+
+    Args:
+        named: the base; None: none.
+
+    Raises:
+        InvalidRequestError: the base has no dataset, or the sample is not one tensor.
+        NotFoundError, DataCorruptError, InvalidBaseError, StoreUnavailableError: there is no such base, it is damaged, does not
+            fit the sample, or cannot be opened now.
+    """
+    if named is None:
+        yield Explainer(spec, candidates, tensor_bytes)
+        return
+    if not named.dataset or len(tensor_bytes) > 1:
+        raise InvalidRequestError(
+            f"an explanation with a base needs the base's dataset, which is {named.dataset!r}, and a sample of one tensor, "
+            f"which has {max(1, len(tensor_bytes))}"
+        )
+    base = referenced(engine.find, named)
+    _require_base_of(spec, base)
+    opened = DeltaBase(base, engine.reader)
+    try:
+        yield Explainer(spec, candidates, tensor_bytes, opened)
+    finally:
+        opened.close()
+
+
+def _require_base_of(spec: TensorSpec, base: Tensor) -> None:
+    is_start = len(spec.shape) == 1 and spec.canonical_bytes <= base.spec.canonical_bytes
+    if spec.dtype != base.spec.dtype or not (is_start or spec.shape == base.spec.shape):
+        raise InvalidBaseError(
+            f"the base is {base.spec.dtype.name} of shape {list(base.spec.shape)}, the sample is {spec.dtype.name} of shape "
+            f"{list(spec.shape)}, and must have the base's dtype, and its shape or one axis with no more values",
+            base_dataset=base.dataset,
+            base=base.id,
         )
 
 
@@ -189,10 +256,15 @@ class _Trial:
         spec: TensorSpec,
         tensors: Sequence[memoryview],
         between_chunks: Callable[[], None],
+        base: DeltaBase | None = None,
     ) -> None:
         self._policy = policy
         self._dtype = spec.dtype
         self._plan = plan(policy, spec.dtype)
+        self._base = base
+        if base is not None:
+            self._plan, is_compared = plan_with_base(self._plan, base.tensor, policy.chunk_bytes)
+            self._base = base if is_compared else None
         chunk_bytes = self._plan.chunk_bytes
         self._chunks = [chunk for tensor in tensors for chunk in _chunks(tensor, chunk_bytes)]
         self._sample_bytes = sum(tensor.nbytes for tensor in tensors)
@@ -222,14 +294,19 @@ class _Trial:
         encoding_s = decoding_s = 0.0
         error = MeasuredError()
         # Of the tensor that the chunk belongs to.
-        details, record_bytes = ChunkDetails(), 0
+        details, record_bytes, bases = ChunkDetails(), 0, BaseSection()
         overhead_bytes = 0
         for number, chunk in enumerate(self._chunks):
             self._between_chunks()
             self._narrow(number)
-            encoded, spent_s = _timed(self._encode, number)
+            place, base = self._base_of(number)
+            encoded, spent_s = _timed(self._encode, (number, base))
             encoding_s += spent_s
-            decoded, spent_s = _timed(_verify_and_decode, b"".join(encoded.record))
+            if isinstance(place, str):
+                encoded = replace(encoded, base_reason=place)
+            elif place is not None and not encoded.base_reason:
+                bases.add(chunk.number, place)
+            decoded, spent_s = _timed(_verify_and_decode, (b"".join(encoded.record), base))
             decoding_s += spent_s
             if decoded != (chunk.canonical if encoded.decoded is None else memoryview(encoded.decoded).cast("B")):
                 raise RuntimeError(f"chunk {number} of the sample does not decode to what was measured: {self._plan}")
@@ -241,8 +318,8 @@ class _Trial:
             if chunk.is_last:
                 self._worst_relative_error = max(self._worst_relative_error, error.relative_error)
                 error = MeasuredError()
-                overhead_bytes += overhead_of(details, record_bytes)
-                details, record_bytes = ChunkDetails(), 0
+                overhead_bytes += overhead_of(details, record_bytes, bases)
+                details, record_bytes, bases = ChunkDetails(), 0, BaseSection()
         self._encoding.add(self._sample_bytes, encoding_s)
         self._decoding.add(self._sample_bytes, decoding_s)
         return totals.report(overhead_bytes)
@@ -252,10 +329,11 @@ class _Trial:
         count = len(self._chunks)
         numbers = _evenly(count, max(1, _REPEATED_BYTES * count // self._sample_bytes))
         repeated_bytes = sum(self._chunks[number].canonical.nbytes for number in numbers)
+        chunks = [(number, self._base_of(number)[1]) for number in numbers]
         while self._encoding.go_on:
-            self._encoding.add(repeated_bytes, self._pass_s(self._encode, numbers))
+            self._encoding.add(repeated_bytes, self._pass_s(self._encode, chunks))
         if self._decoding.go_on:
-            records = [b"".join(self._encode(number).record) for number in numbers]
+            records = [(b"".join(self._encode(chunk).record), chunk[1]) for chunk in chunks]
             while self._decoding.go_on:
                 self._decoding.add(repeated_bytes, self._pass_s(_verify_and_decode, records))
 
@@ -268,8 +346,18 @@ class _Trial:
             self._choosing_s += spent_s
         self._narrowed.append(chosen)
 
-    def _encode(self, number: int) -> EncodedChunk:
-        return encode_chunk(self._chunks[number].canonical, self._dtype, self._narrowed[number])
+    def _base_of(self, number: int) -> tuple[BasePlace | str | None, Base | None]:
+        """Return what `DeltaBase.of` returns; without a base, twice None."""
+        if self._base is None:
+            return None, None
+        return self._base.of(number, self._chunks[number].canonical.nbytes)
+
+    def _encode(self, chunk: tuple[int, Base | None]) -> EncodedChunk:
+        number, base = chunk
+        canonical, narrowed_plan = self._chunks[number].canonical, self._narrowed[number]
+        if base is None:
+            return encode_chunk(canonical, self._dtype, narrowed_plan)
+        return encode_chunk(canonical, self._dtype, narrowed_plan, base=_unread(base))
 
     def _pass_s(self, work: Callable[[T], object], inputs: Sequence[T]) -> float:
         spent_s = 0.0
@@ -299,10 +387,16 @@ class _Passes:
         self._spent_s += spent_s
 
 
-def _verify_and_decode(record: bytes) -> memoryview:
+def _verify_and_decode(stored: tuple[bytes, Base | None]) -> memoryview:
+    record, base = stored
     # A read verifies the record's checksum before decoding, so the time includes it.
     crc32c(record)
-    return decode_chunk(record)
+    return decode_chunk(record) if base is None else decode_chunk(record, base=_unread(base))
+
+
+def _unread(base: Base) -> Base:
+    """Return the base without what was computed from it, so that every pass takes as long as the first one."""
+    return replace(base)
 
 
 def _evenly(total: int, count: int) -> list[int]:

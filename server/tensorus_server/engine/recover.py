@@ -25,10 +25,11 @@ from tensorus_server.model import Schema, Tensor
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
     from tensorus_server.catalogue.abc import Catalogue
     from tensorus_server.engine.footer import Footer
-    from tensorus_server.model import Dataset
+    from tensorus_server.model import Dataset, Locator
 
 __all__ = ["Finding", "Recovery", "recover"]
 
@@ -77,8 +78,17 @@ class _Candidate:
     path: Path
     file: str
     footer: Footer
-    references: tuple[str, ...]
-    """Keys of the other payloads that its chunk table names."""
+    needs: _Needs
+
+
+@dataclass(frozen=True)
+class _Needs:
+    """The other payloads that a payload needs."""
+
+    references: tuple[Locator, ...] = ()
+    """Those that its chunk table names."""
+    bases: tuple[Locator, ...] = ()
+    """Those that its base section names."""
 
 
 def recover(folder: Path, catalogue: Catalogue, *, moved: str = "") -> Recovery:
@@ -158,7 +168,7 @@ def _candidates(
             recovery.known += 1
             continue
         try:
-            footer, references = _footer(path)
+            footer, needs = _footer(path)
         except (FooterError, OSError, ValueError, LookupError, TypeError) as error:
             recovery.findings.append(Finding(file, "failed", reason=str(error)))
             continue
@@ -166,7 +176,7 @@ def _candidates(
             # A tombstone refers to it: it was deleted, and the sweep will remove it.
             recovery.known += 1
             continue
-        yield _Candidate(path, file, footer, references)
+        yield _Candidate(path, file, footer, needs)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -177,11 +187,11 @@ def _files(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _footer(path: Path) -> tuple[Footer, tuple[str, ...]]:
-    """Return the footer of a payload, and the keys of the other payloads that its tensor needs.
+def _footer(path: Path) -> tuple[Footer, _Needs]:
+    """Return the footer of a payload, and the other payloads that it needs.
 
     Raises:
-        FooterError: the footer, the chunk index or the chunk table is damaged.
+        FooterError: the footer, the chunk index, the chunk table or the base section is damaged.
     """
     with path.open("rb") as file:
 
@@ -190,25 +200,33 @@ def _footer(path: Path) -> tuple[Footer, tuple[str, ...]]:
             return file.read(length)
 
         footer = read_footer(read, os.fstat(file.fileno()).st_size)
-        length, expected = footer.fields["index_length"], footer.fields["index_crc32c"]
-        index = read(footer.payload_bytes - length, length)
-        if (found := crc32c(index)) != expected:
-            raise FooterError(f"CRC32C of the chunk index is {found:#010x}, expected {expected:#010x}")
-        references = _references(read, footer.payload_bytes - length, index)
+        needs = _needs(read, footer.payload_bytes, footer.fields["index_length"], footer.fields["index_crc32c"])
     if path.parent.parent.name == "chunks" and path.name != footer.payload_key:
         raise FooterError(f"the footer is of payload {footer.payload_key}")
-    return footer, references
+    return footer, needs
 
 
-def _references(read: Callable[[int, int], bytes], index_offset: int, index: bytes) -> tuple[str, ...]:
-    """Return the keys of the payloads that the chunk table names; none if the payload has no table."""
-    if len(index) % ENTRY_BYTES == 0:
-        return ()
+def _needs(read: Callable[[int, int], bytes], payload_bytes: int, index_bytes: int, index_crc32c: int) -> _Needs:
+    """Return the other payloads that a payload needs, by its chunk table and its base section."""
+
+    def checked(what: str, before: int, length: int, expected: int) -> bytes:
+        section = read(payload_bytes - before - length, length)
+        if (found := crc32c(section)) != expected:
+            raise FooterError(f"CRC32C of {what} is {found:#010x}, expected {expected:#010x}")
+        return section
+
+    def named(what: str, before: int, length: int, expected: int) -> tuple[Locator, ...]:
+        return ChunkTable.parse(checked(what, before, length, expected)).payloads if length else ()
+
+    index = checked("the chunk index", 0, index_bytes, index_crc32c)
+    if index_bytes % ENTRY_BYTES == 0:
+        return _Needs()
     end = IndexEnd.parse(index)
-    table = read(index_offset - end.details_bytes - end.table_bytes, end.table_bytes)
-    if (found := crc32c(table)) != end.table_crc32c:
-        raise FooterError(f"CRC32C of the chunk table is {found:#010x}, expected {end.table_crc32c:#010x}")
-    return tuple(payload.key for payload in ChunkTable.parse(table).payloads) if table else ()
+    before = index_bytes + end.details_bytes
+    return _Needs(
+        named("the chunk table", before, end.table_bytes, end.table_crc32c),
+        named("the base section", before + end.table_bytes, end.bases_bytes, end.bases_crc32c),
+    )
 
 
 def _recovered(
@@ -226,14 +244,18 @@ def _recovered(
             if isinstance(found, Tensor):
                 reason = f"the catalogue has generation {found.generation} of this id, with another payload"
                 return Finding(candidate.file, "kept", *place, reason)
-        for reference in candidate.references:
-            _restore(folder, reference)
+        bases_of_others = _restore_needed(folder, candidate.needs)
         key = _published(folder, candidate)
-        stored = footer.stored_tensor(dataset, key, if_generation_match=damaged.get(place))
-        (outcome,) = catalogue.tensors.commit([replace(stored, references=candidate.references)])
+        stored = replace(
+            footer.stored_tensor(dataset, key, if_generation_match=damaged.get(place)),
+            references=tuple(payload.key for payload in candidate.needs.references),
+            bases=tuple(payload.key for payload in candidate.needs.bases),
+            bases_of_others=bases_of_others,
+        )
+        (outcome,) = catalogue.tensors.commit([stored])
         if isinstance(outcome, Exception):
             raise outcome
-    except (EngineError, FooterError, OSError) as error:
+    except (EngineError, FooterError, OSError, ValueError) as error:
         return Finding(candidate.file, "failed", *place, str(error))
     damaged.pop(place, None)
     return Finding(candidate.file, "recovered", *place)
@@ -266,8 +288,37 @@ def _published(folder: Path, candidate: _Candidate) -> str:
     return key
 
 
+def _restore_needed(folder: Path, needs: _Needs) -> tuple[tuple[str, str], ...]:
+    """Make sure that all payloads that a payload needs are there, and those that these need as their bases, and so on.
+
+    Returns:
+        The keys of payloads with bases, each with the key of the one of them that needs it.
+
+    Raises:
+        FooterError: one of them is nowhere, or damaged.
+    """
+    pairs: list[tuple[str, str]] = []
+    waiting, seen = [*needs.references, *needs.bases], set()
+    while waiting:
+        payload = waiting.pop()
+        if payload.key in seen:
+            continue
+        seen.add(payload.key)
+        _restore(folder, payload.key)
+        with (folder / "chunks" / payload.key).open("rb") as file:
+
+            def read(offset: int, length: int, file: BinaryIO = file) -> bytes:
+                file.seek(offset)
+                return file.read(length)
+
+            bases = _needs(read, payload.length, payload.index_length, payload.index_crc32c).bases
+        pairs += [(base.key, payload.key) for base in bases]
+        waiting += bases
+    return tuple(pairs)
+
+
 def _restore(folder: Path, key: str) -> None:
-    """Make sure that a payload that a tensor refers to is there; if it is in quarantine, move it back.
+    """Make sure that a payload that a tensor needs is there; if it is in quarantine, move it back.
 
     Raises:
         FooterError: it is nowhere.
@@ -276,7 +327,9 @@ def _restore(folder: Path, key: str) -> None:
         return
     quarantined = sorted(folder.glob(f"quarantine/*.{key.replace('/', '.')}"))
     if not quarantined:
-        raise FooterError(f"the tensor was edited, and the payload {key} with other chunks of it is missing")
+        raise FooterError(
+            f"the payload {key}, which has other chunks of the tensor, or bases of its chunks, is missing"
+        )
     _move_back(folder, quarantined[0], key)
 
 

@@ -16,6 +16,7 @@ __all__ = ["FEATURES", "capabilities"]
 FEATURES = (
     "copies",
     "explain_policy",
+    "explain_policy.base",
     "get.as_dtype",
     "get.at",
     "get.byte_ranges",
@@ -23,6 +24,7 @@ FEATURES = (
     "get.slices",
     "get.stored_encodings",
     "insert.all_or_nothing",
+    "insert.base",
     "insert.edits",
     "insert.encoded_segments",
     "insert.known",

@@ -29,7 +29,7 @@ from tensorus_server.model import (
     Schema,
     Write,
 )
-from tensorus_server.rpc.convert_history import retention_to
+from tensorus_server.rpc.convert_history import reference_from, retention_to
 from tensorus_server.rpc.convert_read import slices_from
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def new_tensor_from(message: pb.Tensor, *, dataset: str) -> NewTensor:
         if_generation_match=message.if_generation_match if replaces_generation else None,
         replace=replaces_any,
         edit=_edit_from(message.edit, dataset=dataset, tensor=tensor_id) if message.HasField("edit") else None,
+        base=reference_from(message.base, dataset=dataset) if message.HasField("base") else None,
     )
 
 

@@ -8,12 +8,12 @@ from google.protobuf import duration_pb2
 
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_server.errors import InvalidRequestError
-from tensorus_server.model import At
+from tensorus_server.model import At, TensorReference
 
 if TYPE_CHECKING:
     from tensorus_server.model import Restored, Snapshot
 
-__all__ = ["at_from", "restored_to", "retention_from", "retention_to", "snapshot_to"]
+__all__ = ["at_from", "reference_from", "restored_to", "retention_from", "retention_to", "snapshot_to"]
 
 _SECONDS_MIN, _SECONDS_MAX = -62_135_596_800, 253_402_300_799
 """The years 1 to 9999, in seconds since 1970. Source: google/protobuf/timestamp.proto."""
@@ -42,6 +42,12 @@ def at_from(message: pb.At, *, dataset: str) -> At:
                 )
             return At(time_us=1_000_000 * seconds + nanos // 1000)
     raise InvalidRequestError("`at` has no kind that this server knows", dataset=dataset)
+
+
+def reference_from(message: pb.TensorReference, *, dataset: str) -> TensorReference:
+    """Convert a reference to a stored tensor. Raises as `at_from`."""
+    at = at_from(message.at, dataset=message.dataset or dataset) if message.HasField("at") else None
+    return TensorReference(message.dataset, message.id, at)
 
 
 def retention_from(message: duration_pb2.Duration, *, dataset: str) -> int:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from tensorus_protos.v1 import tensorus_pb2 as pb
-from tensorus_server.engine.explain import Explainer
+from tensorus_server.engine.explain import explainer
 from tensorus_server.errors import InvalidRequestError
 from tensorus_server.rpc.convert import explain_from, explanation_to
+from tensorus_server.rpc.convert_history import reference_from
 from tensorus_server.rpc.framing import read_explain_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from tensorus_server.engine.engine import Engine
+    from tensorus_server.engine.explain import Explainer
+
 __all__ = ["explain_policy"]
 
 
-def explain_policy(messages: Iterable[bytes], require_caller: Callable[[], None]) -> bytes:
+def explain_policy(engine: Engine, messages: Iterable[bytes], require_caller: Callable[[], None]) -> bytes:
     """Return the answer to the messages of a call.
 
     Args:
+        engine: has the base, if the call names one.
         require_caller: called between chunks; raises if the caller no longer waits for the answer.
 
     Raises:
@@ -28,18 +34,21 @@ def explain_policy(messages: Iterable[bytes], require_caller: Callable[[], None]
             has too many candidates.
         InvalidPolicyError, UnsupportedCodecError, UnsupportedDTypeError, InvalidShapeError: a candidate or the sample is
             invalid.
+        NotFoundError, DataCorruptError, InvalidBaseError, StoreUnavailableError: see `explainer`.
     """
-    explainer: Explainer | None = None
-    for message in messages:
-        head, payload = read_explain_message(message)
-        if explainer is None:
-            if not head.HasField("open"):
-                raise InvalidRequestError("first message of the stream does not open it")
-            explainer = Explainer(*explain_from(head.open))
-        elif head.HasField("open"):
-            raise InvalidRequestError("a message opens the stream a second time")
-        explainer.write(payload)
-    if explainer is None:
-        raise InvalidRequestError("the stream ended before it was opened")
-    explanations = map(explanation_to, explainer.explanations(require_caller))
-    return pb.ExplainPolicyResponse(explanations=explanations).SerializeToString()
+    opened: Explainer | None = None
+    with ExitStack() as stack:
+        for message in messages:
+            head, payload = read_explain_message(message)
+            if opened is None:
+                if not head.HasField("open"):
+                    raise InvalidRequestError("first message of the stream does not open it")
+                base = reference_from(head.open.base, dataset="") if head.open.HasField("base") else None
+                opened = stack.enter_context(explainer(engine, *explain_from(head.open), base))
+            elif head.HasField("open"):
+                raise InvalidRequestError("a message opens the stream a second time")
+            opened.write(payload)
+        if opened is None:
+            raise InvalidRequestError("the stream ended before it was opened")
+        explanations = map(explanation_to, opened.explanations(require_caller))
+        return pb.ExplainPolicyResponse(explanations=explanations).SerializeToString()

@@ -89,13 +89,16 @@ class TensorService:
             handlers[name] = grpc.unary_stream_rpc_method_handler(guard_stream(name, method, self._admission))
         insert = guard_stream("Insert", self.insert, self._admission)
         handlers["Insert"] = grpc.stream_stream_rpc_method_handler(insert)
-        explain = guard_upload("ExplainPolicy", explain_policy, self._admission, memory_bytes=EXPLAIN_STREAM_BYTES)
+        explain = guard_upload("ExplainPolicy", self._explain, self._admission, memory_bytes=EXPLAIN_STREAM_BYTES)
         handlers["ExplainPolicy"] = grpc.stream_unary_rpc_method_handler(explain)
         for name in UNIMPLEMENTED:
             # A handler that streams in both directions accepts every kind of call, unary ones included.
             guarded = guard_stream(name, _unimplemented(name), self._admission)
             handlers[name] = grpc.stream_stream_rpc_method_handler(guarded)
         return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
+
+    def _explain(self, messages: Iterator[bytes], require_caller: Callable[[], None]) -> bytes:
+        return explain_policy(self._engine, messages, require_caller)
 
     def get_capabilities(self, _: pb.GetCapabilitiesRequest) -> pb.GetCapabilitiesResponse:
         """Return version, limits, codecs, presets and features."""

@@ -46,6 +46,7 @@ STATUS_BY_REASON: dict[str, tuple[grpc.StatusCode, int]] = {
     "INVALID_REQUEST": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
     "INVALID_NAME": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
     "INVALID_SHAPE": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
+    "INVALID_BASE": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
     "INVALID_SLICE": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
     "INVALID_METADATA": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),
     "INVALID_FILTER": (grpc.StatusCode.INVALID_ARGUMENT, logging.INFO),

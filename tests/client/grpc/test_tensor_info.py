@@ -21,6 +21,7 @@ from tensorus_server.model import Dataset, EncodingShare, Schema, Tensor
 from tensorus_server.rpc.convert import tensor_to
 
 NOT_SHOWN = {
+    "base": "inserts alone send it",
     "edit": "inserts alone send it",
     "if_generation_match": "inserts alone send it",
     "replace": "inserts alone send it",

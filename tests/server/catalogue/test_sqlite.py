@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contract.catalogue_bases import CatalogueBasesContract
 from contract.catalogue_content import CatalogueContentContract
 from contract.catalogue_contract import CatalogueContract
 from contract.catalogue_copies import CatalogueCopiesContract
@@ -29,6 +30,10 @@ class TestSqliteCatalogue(CatalogueContract):
 
 
 class TestSqliteContent(CatalogueContentContract):
+    """Likewise."""
+
+
+class TestSqliteBases(CatalogueBasesContract):
     """Likewise."""
 
 

@@ -36,6 +36,9 @@ NOT_IN_ROWS = {
     *(f"new.{name}" for name in ("replace",)),
     # They are in the table `reference`.
     "references",
+    # They are in the table `payload_base`.
+    "bases",
+    "bases_of_others",
     # The column `nbytes` comes from the spec, which has the same number.
     "storage.canonical_bytes",
     "inline_payload",

@@ -81,7 +81,7 @@ def test_every_two(first: dict[str, Any], second: dict[str, Any]) -> None:
 NOT_SENT = {"inline_payload", *(f"locator.{field.name}" for field in dataclasses.fields(Locator))}
 """Fields of a tensor that concern the server alone."""
 
-INPUT = {"edit", "if_generation_match", "replace"}
+INPUT = {"base", "edit", "if_generation_match", "replace"}
 """Fields of the message that only inserts send."""
 
 PLAIN = stored_tensor(

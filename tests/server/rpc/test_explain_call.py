@@ -35,7 +35,9 @@ def sample(data: bytes = DATA) -> bytes:
 
 
 def answer(*messages: bytes, require_caller: Callable[[], None] = lambda: None) -> list[pb.PolicyExplanation]:
-    raw = explain_policy(messages, require_caller)
+    # Only a base is looked up.
+    engine: Any = None
+    raw = explain_policy(engine, messages, require_caller)
     return list(pb.ExplainPolicyResponse.FromString(raw).explanations)
 
 

@@ -31,12 +31,15 @@ class GarbageTable(ABC):
     def delete(self, keys: Collection[str]) -> None:
         """Delete the tombstones of these keys, in one transaction. Call it after the payloads were deleted.
 
-        Idempotent (9). Succeeds on a full disk.
+        Payloads with bases that nothing needs any more, now that these are gone, become due after their grace period, in the
+        same transaction. Idempotent (9). Succeeds on a full disk.
         """
 
     @abstractmethod
     def orphans(self, keys: Collection[str]) -> set[str]:
         """Return which of `keys` belong to no tensor, no upload and no tombstone, in one state of the catalogue (4).
+
+        A payload with bases of another payload belongs to a tensor.
 
         This must see everything committed before the call (3): an answer from a lagging replica would lose data.
         """

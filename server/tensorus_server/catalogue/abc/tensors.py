@@ -72,6 +72,11 @@ class StoredTensor:
     """Request id and item of the upload that this tensor completes."""
     references: tuple[str, ...] = ()
     """Keys in the chunk store of further payloads that it needs, which it shares with other tensors."""
+    bases: tuple[str, ...] = ()
+    """Keys in the chunk store of payloads with bases of its payload's records. Without them, its payload cannot be decoded."""
+    bases_of_others: tuple[tuple[str, str], ...] = ()
+    """If its row is being recovered: keys of such payloads, each with the key of one of `references` or of another payload with
+    bases that needs it."""
     changes: int | None = None
     """The generation that it changes, if it is the result of an edit; None: it is an insert."""
     sent: TensorSpec | None = None
@@ -150,7 +155,8 @@ class TensorTable(ABC):
 
         Each tensor that becomes visible gets the next generation of the store (6) and the next ordinal of its dataset, in the
         order of the group. This includes a tensor that replaces or changes another. The same transaction then makes the keys of
-        the payloads that only the other needed due, after their grace period. Tensors that are already stored or fail get no
+        the payloads that only the other needed due, after their grace period. From the commit on, no payload of `bases` becomes
+        due while the tensor's payload exists. Tensors that are already stored or fail get no
         numbers. The commit's time comes from the catalogue's clock (11) and determines no order.
 
         A tensor with a content digest gets the payload of an equal tensor, instead of its own, if one of `StoredTensor.equals`
@@ -164,9 +170,9 @@ class TensorTable(ABC):
         Returns:
             For each tensor of the group, in order: the committed tensor, or the error that explains why it was not committed.
             The error is `AlreadyExistsError`, `StoredDifferentlyError`, `GenerationMismatchError`, `DatasetNotFoundError` if
-            the dataset was deleted, `DataCorruptError` if the row with this id or the dataset's row is damaged,
-            `NotSharedError` if the tensor has no payload and can share none, or `InsertAbandonedError` if another tensor of
-            the group failed.
+            the dataset was deleted, `StoreBusyError` if a payload of `bases` is no longer in use, `DataCorruptError` if the row
+            with this id or the dataset's row is damaged, `NotSharedError` if the tensor has no payload and can share none, or
+            `InsertAbandonedError` if another tensor of the group failed.
 
         Raises:
             StorageFullError: nothing of the group was committed.

@@ -70,7 +70,7 @@ class SqliteCatalogue(Catalogue):
         self.tensors = SqliteTensorTable(self._database, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s)
         self.snapshots = SqliteSnapshotTable(self._database, delete_grace_s=delete_grace_s)
         self.uploads = SqliteUploadTable(self._database, expiry_s=upload_expiry_s)
-        self.garbage = SqliteGarbageTable(self._database)
+        self.garbage = SqliteGarbageTable(self._database, delete_grace_s=delete_grace_s)
         self.copies = SqliteCopyTable(
             self._database, self.tensors, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
         )

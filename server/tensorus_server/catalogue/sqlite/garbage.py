@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.abc import GarbageTable
+from tensorus_server.catalogue.sqlite.bases import forget_bases
 from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.deletion import PAYLOAD_KEY
 from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
@@ -33,8 +34,8 @@ SELECT NOT EXISTS (SELECT 1 FROM tensor WHERE key = ?1 AND inline = 0)
 _KNOWN = (
     "SELECT CAST(key AS BLOB) FROM tensor NOT INDEXED",
     "SELECT CAST(key AS BLOB) FROM past_tensor NOT INDEXED",
-    "SELECT CAST(base AS BLOB) FROM payload_base",
     "SELECT CAST(key AS BLOB) FROM reference",
+    "SELECT CAST(base AS BLOB) FROM payload_base",
     "SELECT CAST(key AS BLOB) FROM tombstone NOT INDEXED",
     "SELECT CAST('uploads/' || payload_key AS BLOB) FROM upload NOT INDEXED",
 )
@@ -52,9 +53,10 @@ _TENSORS = ("tensor", "past_tensor")
 class SqliteGarbageTable(GarbageTable):
     """See `GarbageTable`."""
 
-    def __init__(self, database: Transactions) -> None:
-        """Use `database`."""
+    def __init__(self, database: Transactions, *, delete_grace_s: float) -> None:
+        """Use `database`; see `SqliteCatalogue` for the time."""
         self._database = database
+        self._delete_grace_us = int(delete_grace_s * 1e6)
 
     def due(self, limit: int, *, in_grace: bool = False) -> list[str]:
         """See `GarbageTable`."""
@@ -77,6 +79,7 @@ class SqliteGarbageTable(GarbageTable):
 
         def delete(connection: apsw.Connection) -> None:
             connection.executemany("DELETE FROM tombstone WHERE key = ?", ((key,) for key in keys))
+            forget_bases(connection, keys, self._delete_grace_us)
 
         if keys:
             self._database.write_on_full_disk(delete)

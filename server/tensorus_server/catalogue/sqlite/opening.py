@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["accept_loss", "require_no_payloads", "require_payloads", "secure_files"]
 
 _IDENTITY_SINCE, _REFERENCES_SINCE, _HISTORY_SINCE = 4, 9, 10
-"""The schema versions that introduced identities, references, and past tensors."""
+"""The schema versions that introduced identities, references, and past tensors with payloads that others need."""
 
 _UNKNOWN = """
 SELECT value FROM json_each(?)
@@ -35,7 +35,7 @@ WHERE NOT EXISTS (SELECT 1 FROM tensor WHERE key = value AND inline = 0)
 """
 
 _UNREFERENCED = "  AND NOT EXISTS (SELECT 1 FROM reference WHERE key = value)"
-
+_NO_BASES = "  AND NOT EXISTS (SELECT 1 FROM payload_base WHERE base = value)"
 _NOT_PAST = "  AND NOT EXISTS (SELECT 1 FROM past_tensor WHERE key = value AND inline = 0)"
 
 _NEW = CatalogueState(is_new=True, identity=None, has_payloads=lambda: False, unknown=set)
@@ -101,7 +101,7 @@ def _state(connection: apsw.Connection, version: int) -> CatalogueState:
 
     def unknown(keys: list[str]) -> set[str]:
         statement = _UNKNOWN + (_UNREFERENCED if version >= _REFERENCES_SINCE else "")
-        statement += _NOT_PAST if version >= _HISTORY_SINCE else ""
+        statement += _NOT_PAST + _NO_BASES if version >= _HISTORY_SINCE else ""
         return {key for (key,) in connection.execute(statement, (json.dumps(keys),))}
 
     def has_payloads() -> bool:

@@ -1,31 +1,28 @@
-"""The table of tensors, and the attributes that filters use."""
+"""The table of tensors."""
 
 from __future__ import annotations
 
 import time
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, lru_cache, partial
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import NotSharedError, TensorTable, require_intact
 from tensorus_server.catalogue.conflicts import resolve_conflict
+from tensorus_server.catalogue.sqlite.attributes import attributes, insert_attributes
+from tensorus_server.catalogue.sqlite.bases import add_bases, require_bases
 from tensorus_server.catalogue.sqlite.content import SharedContent, equal_tensors, list_content
 from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number, find_dataset
 from tensorus_server.catalogue.sqlite.deletion import delete_against_indexes, delete_tensor
-from tensorus_server.catalogue.sqlite.filter_sql import (
-    DIMENSION_KEY,
-    LEFT_OUT_KEY,
-    LEFT_OUT_MANY_KEY,
-    compile_filter,
-)
+from tensorus_server.catalogue.sqlite.filter_sql import compile_filter
 from tensorus_server.catalogue.sqlite.numbers import Numbers, latest_generation
 from tensorus_server.catalogue.sqlite.reading import find_tensors, page_of_tensors
 from tensorus_server.catalogue.sqlite.restoring import Rules, is_kept, renewed, restore
 from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
+from tensorus_server.catalogue.sqlite.row_inserts import insert_rows
 from tensorus_server.catalogue.sqlite.rows import (
     ROW_CHECKSUM_COLUMNS,
     TENSOR_COLUMNS,
@@ -56,7 +53,6 @@ if TYPE_CHECKING:
 
     from tensorus_server.catalogue.abc import EqualTensor, Page, PageRequest, StoredTensor
     from tensorus_server.catalogue.sqlite.transactions import Transactions
-    from tensorus_server.filter.metadata_index import MetadataIndex
     from tensorus_server.model import Metadata, Restored, Tensor
 
 __all__ = ["SqliteTensorTable"]
@@ -67,17 +63,12 @@ _INSERT_IF_FREE = f"{_INSERT_TENSORS} ({', '.join('?' * len(TENSOR_COLUMNS))}) O
 _INSERT_PAYLOADS = "INSERT INTO payload (seq, bytes) VALUES "
 _INSERT_REFERENCE = "INSERT INTO reference (key, seq) VALUES (?, ?)"
 _KEEP_SHARED = "DELETE FROM tombstone WHERE key = ?"
-_INSERT_ATTRIBUTES = "INSERT INTO attr (seq, key, ordinal, ds, num, txt) VALUES "
 
 _FORGET_BEFORE = """
 INSERT INTO history (ds, complete_from) VALUES (?, ?)
 ON CONFLICT (ds) DO UPDATE SET complete_from = max(complete_from, excluded.complete_from), complete_us = NULL
 """
 """Whatever is recovered was there before, under other generations."""
-
-_ROWS_AT_ONCE = (64, 16, 8, 7, 6, 5, 4, 3, 2, 1)
-"""Rows of one INSERT: few sizes, so that the statements stay prepared. Each statement releases the GIL and has to reacquire it,
-which costs about as much as inserting two rows."""
 
 _GENERATION_MAX = 2**63 - 1
 """Above every generation: SQLite's largest integer."""
@@ -200,7 +191,7 @@ class SqliteTensorTable(TensorTable):
         self, connection: apsw.Connection, stored: StoredTensor, numbers: Numbers, content: SharedContent
     ) -> list[Tensor | Exception]:
         """Do the same as `_commit_many` for one tensor. Inserting its row shows whether its id is free."""
-        if stored.dataset.number in numbers.ordinals and not stored.new.if_generation_match:
+        if _is_plain(stored) and stored.dataset.number in numbers.ordinals:
             try:
                 as_inserted = content.shared(stored)
             except NotSharedError:
@@ -219,7 +210,7 @@ class SqliteTensorTable(TensorTable):
         fresh: list[tuple[StoredTensor, Tensor]] = []
         for stored in group:
             place = (stored.dataset.number, stored.new.id)
-            if place[0] in numbers.ordinals and place not in taken and not stored.new.if_generation_match:
+            if _is_plain(stored) and place[0] in numbers.ordinals and place not in taken:
                 # The usual case: these are inserted together.
                 try:
                     as_inserted = content.shared(stored)
@@ -262,6 +253,7 @@ class SqliteTensorTable(TensorTable):
                 if existing is not None and done is Outcome.ALREADY_STORED:
                     return replace(existing, outcome=done)
             stored = content.shared(stored, existing, alone=is_damaged)
+            require_bases(connection, stored)
             delete_tensor(connection, ds, stored.new.id, self._delete_grace_us)
         except (
             AlreadyExistsError,
@@ -287,7 +279,7 @@ class SqliteTensorTable(TensorTable):
             tensors: each with what it will be, numbers included.
             if_free: whether the id of the only tensor may be taken; then return False.
         """
-        rows, payloads, references, attributes = [], [], [], []
+        rows, payloads, references, attributed = [], [], [], []
         shared: list[str] = []
         recovered: list[tuple[int, int]] = []
         for stored, tensor in tensors:
@@ -300,7 +292,7 @@ class SqliteTensorTable(TensorTable):
                 shared.append(stored.locator.key)
             if stored.created_us is not None:
                 recovered.append((stored.dataset.number, generation))
-            attributes += _attributes(
+            attributed += attributes(
                 stored.dataset.number, generation, new.index if new.metadata else NO_METADATA, new.spec.shape
             )
         if if_free:
@@ -308,14 +300,15 @@ class SqliteTensorTable(TensorTable):
             if not connection.changes():
                 return False
         else:
-            _insert_rows(connection, _INSERT_TENSORS, rows)
-        _insert_rows(connection, _INSERT_PAYLOADS, payloads)
+            insert_rows(connection, _INSERT_TENSORS, rows)
+        insert_rows(connection, _INSERT_PAYLOADS, payloads)
         if references or shared:
             # A row that was deleted in this transaction may have been the only one to need them.
             shared += [key for key, _ in references]
             connection.executemany(_KEEP_SHARED, ((key,) for key in shared))
             connection.executemany(_INSERT_REFERENCE, references)
-        _insert_rows(connection, _INSERT_ATTRIBUTES, attributes)
+        add_bases(connection, tensors)
+        insert_attributes(connection, attributed)
         list_content(connection, tensors)
         if recovered:
             connection.executemany(_FORGET_BEFORE, recovered)
@@ -339,9 +332,7 @@ class SqliteTensorTable(TensorTable):
             (row,) = select(connection, f"SELECT {names} FROM tensor WHERE seq = ?", (seq,))
             connection.execute("UPDATE tensor SET row_checksum = ? WHERE seq = ?", (checksum_of_row(row), seq))
             connection.execute("DELETE FROM attr WHERE seq = ?", (seq,))
-            _insert_rows(
-                connection, _INSERT_ATTRIBUTES, _attributes(place[0], seq, index_of(metadata), tensor.spec.shape)
-            )
+            insert_attributes(connection, attributes(place[0], seq, index_of(metadata), tensor.spec.shape))
             (found,) = find_tensors(connection, "id", place, [tensor_id])
             updated = require_intact(found)
         assert updated is not None
@@ -431,6 +422,11 @@ def _as_damage(dataset: str | None = None, tensor_id: str | None = None) -> Iter
         ) from error
 
 
+def _is_plain(stored: StoredTensor) -> bool:
+    """Whether nothing has to be looked up before a tensor is inserted, but whether its id is free."""
+    return not (stored.new.if_generation_match or stored.bases)
+
+
 def _replaces_damaged(stored: StoredTensor, found: Tensor | DataCorruptError | None) -> bool:
     """Whether a tensor replaces one whose row is damaged, and of which only the generation is known."""
     if not isinstance(found, DataCorruptError):
@@ -464,37 +460,3 @@ def _taken(connection: apsw.Connection, group: Sequence[StoredTensor]) -> set[tu
     # CROSS JOIN makes SQLite look up each id, however many tensors exist.
     statement = "SELECT t.id FROM json_each(?) wanted CROSS JOIN tensor t ON t.ds = ? AND t.id = wanted.value"
     return {(ds, found) for ds in ids for (found,) in select(connection, statement, (to_json(ids[ds]), ds))}
-
-
-def _insert_rows(connection: apsw.Connection, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert rows of equal length, many in one statement."""
-    start = 0
-    for size in _ROWS_AT_ONCE:
-        while len(rows) - start >= size:
-            part = rows[start : start + size]
-            connection.execute(_insert_statement(insert, len(part[0]), size), tuple(chain.from_iterable(part)))
-            start += size
-
-
-@cache
-def _insert_statement(insert: str, columns: int, rows: int) -> str:
-    return insert + ",".join([f"({','.join('?' * columns)})"] * rows)
-
-
-def _attributes(ds: int, seq: int, index: MetadataIndex, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
-    """Return the rows that filters use: a tensor's dimensions and metadata, and the keys that the index leaves out."""
-    rows: list[tuple[Any, ...]] = [(seq, key, axis, ds, size, None) for axis, (key, size) in _dimensions(shape)]
-    for position, (key, value) in enumerate(index.values, len(rows)):
-        number, text = (value, None) if isinstance(value, float) else (None, value)
-        rows.append((seq, key, position, ds, number, text))
-    if index.left_out is None:
-        rows.append((seq, LEFT_OUT_MANY_KEY, 0, ds, None, None))
-    else:
-        rows += [(seq, LEFT_OUT_KEY, position, ds, None, key) for position, key in enumerate(index.left_out)]
-    return rows
-
-
-@lru_cache(maxsize=1024)
-def _dimensions(shape: tuple[int, ...]) -> tuple[tuple[int, tuple[str, float]], ...]:
-    """Return the number of each axis, with its key and value."""
-    return tuple(enumerate((f"{DIMENSION_KEY}{axis}", float(size)) for axis, size in enumerate(shape)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.checksum import crc32c
@@ -17,7 +17,7 @@ from tensorus_server.catalogue.sqlite.rows import spec_from_columns
 from tensorus_server.chunk_details import ChunkDetails
 from tensorus_server.chunk_index import ChunkIndex
 from tensorus_server.errors import DataCorruptError
-from tensorus_server.model import Checksum, NewTensor, Outcome
+from tensorus_server.model import At, Checksum, NewTensor, Outcome, TensorReference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -240,11 +240,14 @@ def _announced_to_json(new: NewTensor) -> dict[str, Any]:
         "source_checksum": None if checksum is None else [checksum.algorithm, checksum.value.hex()],
         "if_generation_match": new.if_generation_match,
         "replace": new.replace,
+        "base": None if new.base is None else asdict(new.base),
     }
 
 
 def _announced_from_json(fields: dict[str, Any], tensor_id: str, spec: TensorSpec) -> NewTensor:
     policy, checksum = fields["policy"], fields["source_checksum"]
+    # Older versions knew no bases.
+    base = fields.get("base")
     return NewTensor(
         id=tensor_id,
         spec=spec,
@@ -253,4 +256,5 @@ def _announced_from_json(fields: dict[str, Any], tensor_id: str, spec: TensorSpe
         source_checksum=None if checksum is None else Checksum(checksum[0], bytes.fromhex(checksum[1])),
         if_generation_match=fields["if_generation_match"],
         replace=fields["replace"],
+        base=None if base is None else TensorReference(base["dataset"], base["id"], base["at"] and At(**base["at"])),
     )

@@ -6,7 +6,7 @@ would change the definition of a tensor that is already stored in part.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from tensorus_server.catalogue.conflicts import bounded_json, same_json
@@ -66,6 +66,11 @@ def _compared_fields(upload: Upload, first: NewTensor, later: NewTensor) -> list
         ),
         ("if_generation_match", later.if_generation_match, first.if_generation_match),
         ("replace", later.replace or None, first.replace),
+        (
+            "base",
+            None if later.base is None else asdict(later.base),
+            None if first.base is None else asdict(first.base),
+        ),
     ]
 
 

@@ -10,9 +10,9 @@ from tensorus_codecs.chunk_record import parse_record
 from tensorus_codecs.encoding import Encoding
 from tensorus_codecs.errors import CodecError, CorruptChunkError
 from tensorus_codecs.measure import MeasuredError
-from tensorus_codecs.pipeline import EncodedChunk, codec_ids, decode_record
+from tensorus_codecs.pipeline import EncodedChunk, codec_ids
 from tensorus_codecs.summary import summarize
-from tensorus_server.engine.insert.tensor_writer import Encoded
+from tensorus_server.engine.insert.encoded import Encoded
 from tensorus_server.engine.read.payload import damage
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ class BaseChunks:
     def _decode(self, chunk: int, data: bytes) -> tuple[ChunkRecord, memoryview]:
         try:
             record = parse_record(data)
-            canonical = decode_record(record)
         except CorruptChunkError as error:
             raise damage(self.tensor, f"chunk {chunk}: {error}", chunk=chunk) from error
+        canonical = self.chunks.decode(chunk, record)
         expected = min(self.tensor.chunk_bytes, self.tensor.spec.canonical_bytes - chunk * self.tensor.chunk_bytes)
         if canonical.nbytes != expected:
             raise damage(

@@ -25,12 +25,13 @@ from tensorus_codecs.pipeline import encode_chunk
 from tensorus_codecs.plan import plan
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.digest import TENSOR_DIGEST, tensor_digest
+from tensorus_server.base_section import BasePlace
 from tensorus_server.catalogue.abc import StoredTensor, require_intact
-from tensorus_server.chunk_table import IndexEnd
 from tensorus_server.engine.insert.base_chunks import BaseChunks
 from tensorus_server.engine.insert.edit_plan import EditPlan
 from tensorus_server.engine.insert.edited_chunks import EditedChunks
-from tensorus_server.engine.insert.tensor_writer import Encoded, TensorWriter
+from tensorus_server.engine.insert.encoded import Encoded
+from tensorus_server.engine.insert.tensor_writer import TensorWriter
 from tensorus_server.engine.insert.totals import report_of
 from tensorus_server.engine.validate import require_announced
 from tensorus_server.errors import GenerationMismatchError, InvalidRequestError, StoreBusyError, TensorNotFoundError
@@ -264,19 +265,20 @@ class EditWriter(TensorWriter):
             self._go_on()
             payload, number = chunks.source(chunk)
             record, record_crc32c = base.chunks.read_record(chunk)
+            place = base.chunks.base_of(chunk)
+            if place is not None:
+                # Its base is at least one level below the payload that it is copied from.
+                self._payload.spilled()
+                self._bases.add(len(totals.index), BasePlace(*place, base.chunks.depth(payload) - 1))
             theirs = chunks.details(payload)
             chunks.copied(chunk, totals.copy(record, record_crc32c, self._payload_key, theirs, number))
             self._payload.append([record])
         whole, lengths = chunks.measured(totals)
-        table, details = chunks.table(), totals.details.packed()
-        packed = table.packed()
-        end = IndexEnd(len(totals.index), len(details), crc32c(details), len(packed), crc32c(packed))
-        index = totals.index.packed() + end.packed()
-        self._payload.append([packed, details, index])
+        table = chunks.table()
+        overhead_bytes, index = self._payload.append_end(totals, self._bases, table)
         sizes = [self._chunk_bytes] * self._chunk_count
         if sizes:
             sizes[-1] = self._edit.spec.canonical_bytes - self._chunk_bytes * (self._chunk_count - 1)
-        overhead_bytes = len(packed) + len(details) + len(index)
         report = report_of(self._plan, whole, sizes, lengths, overhead_bytes)
         values = None if whole.summary is None else whole.summary.finish()
         return _Result(report, values, index, whole.digests, tuple(payload.key for payload in table.payloads))
@@ -301,6 +303,7 @@ class EditWriter(TensorWriter):
             # It is not known what the values of the whole tensor were before they were encoded.
             source_crc32c=-1,
             references=result.references,
+            bases=self._bases.keys,
             changes=current.generation,
             sent=self.new.spec,
             upload=self._request,
@@ -328,10 +331,10 @@ class EditWriter(TensorWriter):
 
 def _require_plain(new: NewTensor, dataset: Dataset) -> None:
     """Refuse an edit that brings what only a whole tensor has."""
-    given = [name for name in ("metadata", "policy", "replace") if getattr(new, name)]
+    given = [name for name in ("metadata", "policy", "replace", "base") if getattr(new, name)]
     if given:
         raise InvalidRequestError(
-            f"an edit keeps the tensor's metadata and policy, but it was announced with {', '.join(given)}",
+            f"an edit keeps the tensor's metadata and policy, and has no base, but it was announced with {', '.join(given)}",
             dataset=dataset.name,
             tensor=new.id,
         )

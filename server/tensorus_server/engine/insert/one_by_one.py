@@ -72,6 +72,9 @@ class _Inserts:
         self._plans = Plans(self._dataset)
 
     def insert(self, new: NewTensor, canonical: memoryview) -> Tensor | None:
+        if new.base is not None:
+            # The stream looks it up.
+            return None
         require_announced(new, self._dataset)
         self._services.staging.require_space()
         segment = Segment(0, 0, canonical.nbytes, last=True, tensor=new)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tensorus_server.engine.insert.edited_chunks import DetailsCache
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from tensorus_server.background import WorkerPool
     from tensorus_server.catalogue.abc import Catalogue
     from tensorus_server.chunk_store.abc import Staging
@@ -16,8 +18,12 @@ if TYPE_CHECKING:
     from tensorus_server.engine.insert.committer import Committer
     from tensorus_server.engine.insert.tensor_locks import TensorLocks
     from tensorus_server.engine.read.reader import TensorReader
+    from tensorus_server.model import Tensor
 
-__all__ = ["InsertOptions", "InsertServices"]
+__all__ = ["Find", "InsertOptions", "InsertServices"]
+
+Find: TypeAlias = "Callable[..., Iterator[Tensor | Exception]]"
+"""`Engine.find`, which takes keyword arguments."""
 
 
 @dataclass(frozen=True)
@@ -44,4 +50,6 @@ class InsertServices:
     health: Health
     reader: TensorReader
     tensor_locks: TensorLocks
+    find: Find
+    """`Engine.find`."""
     details_cache: DetailsCache = field(default_factory=DetailsCache)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from tensorus_codecs.checksum import crc32c
+from tensorus_server.chunk_table import IndexEnd
 from tensorus_server.engine.footer import pack_footer
 
 if TYPE_CHECKING:
@@ -13,8 +15,11 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from tensorus_server.base_section import BaseSection
     from tensorus_server.catalogue.abc import StoredTensor
     from tensorus_server.chunk_store.abc import ChunkWriter, StagedPayload, Staging
+    from tensorus_server.chunk_table import ChunkTable
+    from tensorus_server.engine.insert.totals import Totals
 
 __all__ = ["PayloadWriter"]
 
@@ -54,11 +59,39 @@ class PayloadWriter:
         if self._writer is None and self.length <= self._inline_bytes_max:
             self._held.extend(bytes(buffer) for buffer in buffers)
             return
-        self._spilled().append(buffers)
+        self.spilled().append(buffers)
+
+    def append_end(self, totals: Totals, bases: BaseSection, table: ChunkTable | None = None) -> tuple[int, bytes]:
+        """Add what follows the records in format 2.
+
+        Args:
+            totals: of the records.
+            bases: of the records.
+            table: the chunk table; None: the payload has all records of its tensor.
+
+        Returns:
+            Bytes that were added, and the chunk index with its end.
+        """
+        packed_bases = bases.packed(len(totals.index)) if bases else b""
+        packed_table = b"" if table is None else table.packed()
+        details = totals.details.packed()
+        end = IndexEnd(
+            records=len(totals.index),
+            details_bytes=len(details),
+            details_crc32c=crc32c(details),
+            table_bytes=len(packed_table),
+            table_crc32c=crc32c(packed_table),
+            bases_bytes=len(packed_bases),
+            bases_crc32c=crc32c(packed_bases),
+            depth=bases.depth,
+        )
+        index = totals.index.packed() + end.packed()
+        self.append([piece for piece in (packed_bases, packed_table, details, index) if piece])
+        return end.overhead_bytes + len(index), index
 
     def keep(self) -> Future[None]:
         """See `ChunkWriter.keep`."""
-        return self._spilled().keep()
+        return self.spilled().keep()
 
     def inline(self) -> bytes | None:
         """Return the payload if it is inline."""
@@ -84,8 +117,8 @@ class PayloadWriter:
         if self._writer is not None:
             self._writer.drop()
 
-    def _spilled(self) -> ChunkWriter:
-        """Return the writer of the chunk store; the first call hands it what is in memory."""
+    def spilled(self) -> ChunkWriter:
+        """Return the writer of the chunk store; the first call hands it what is in memory, and the payload is not inline."""
         if self._writer is None:
             self._writer = self._staging.begin(self._payload_key)
             self._writer.append(self._held)

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from tensorus_codecs.summary import ValueSummary
     from tensorus_server.model import Dataset, NewTensor, Segment, TensorSpec
 
-__all__ = ["SmallTensors"]
+__all__ = ["SMALL_BYTES_MAX", "SmallTensors"]
 
-_CANONICAL_BYTES_MAX = INLINE_BYTES_MAX - RAW_HEADER_BYTES - ENTRY_BYTES
+SMALL_BYTES_MAX = INLINE_BYTES_MAX - RAW_HEADER_BYTES - ENTRY_BYTES
 """A tensor of at most this size is inline, whatever its encoding, because no record is larger than that of a raw chunk."""
 
 
@@ -107,7 +107,7 @@ class SmallTensors:
         canonical_bytes = canonical.nbytes
         if not (segment.last and segment.offset == 0 and canonical_bytes == kind.spec.canonical_bytes):
             return False
-        if canonical_bytes > min(_CANONICAL_BYTES_MAX, plan.chunk_bytes):
+        if canonical_bytes > min(SMALL_BYTES_MAX, plan.chunk_bytes):
             return False
         dataset = self._dataset.name
         require_canonical(new.spec, canonical, 0, dataset=dataset, tensor=new.id)
@@ -208,7 +208,7 @@ class SmallTensors:
 def _kind_of(spec: TensorSpec, plan: ChunkPlan) -> _Kind:
     """Return the kind; the same object for the same spec and plan, because `write` groups neighbours by it."""
     header, header_crc32c = b"", 0
-    if plan.stores_raw and 0 < spec.canonical_bytes <= _CANONICAL_BYTES_MAX:
+    if plan.stores_raw and 0 < spec.canonical_bytes <= SMALL_BYTES_MAX:
         header, header_crc32c = raw_record(spec.dtype, spec.canonical_bytes)
     return _Kind(
         spec,

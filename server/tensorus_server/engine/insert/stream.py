@@ -30,14 +30,14 @@ from tensorus_server.chunk_store.discarding import DiscardingStaging
 from tensorus_server.engine.insert import leftovers
 from tensorus_server.engine.insert.announcement import first_announcement
 from tensorus_server.engine.insert.committer import Commit
+from tensorus_server.engine.insert.delta_base import find_base, plan_with_base
 from tensorus_server.engine.insert.edit_writer import EditWriter
 from tensorus_server.engine.insert.items import ItemProgress, ItemResult, Items
-from tensorus_server.engine.insert.marker import Marker
 from tensorus_server.engine.insert.options import InsertOptions, InsertServices
 from tensorus_server.engine.insert.plans import Plans
 from tensorus_server.engine.insert.small_tensors import SmallTensors
-from tensorus_server.engine.insert.tensor_writer import TensorWriter
 from tensorus_server.engine.insert.uploads import progress_of, uploads_of
+from tensorus_server.engine.insert.writers import writer_of
 from tensorus_server.engine.validate import require_announced, require_id
 from tensorus_server.errors import (
     EngineError,
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from tensorus_server.catalogue.abc import StoredTensor, Upload
     from tensorus_server.engine.insert.items import Batch
+    from tensorus_server.engine.insert.tensor_writer import TensorWriter
     from tensorus_server.model import Checksum, Dataset, NewTensor, Segment, Tensor
 
 __all__ = ["InsertOptions", "InsertServices", "InsertStream", "ItemProgress", "ItemResult"]
@@ -259,12 +260,15 @@ class InsertStream:
         self._last_item = item
         upload, complete = self._uploads.pop(item, (None, None))
         outcome: Tensor | Exception | None = complete
+        base: Tensor | None = None
         try:
             if upload is not None:
                 new = first_announcement(upload, new, dataset=self._dataset.name)
             self._require_allowed(new)
-            if upload is None and new.edit is None and self._take_small(segment, new, canonical, canonical_crc32c):
-                return None
+            if complete is None and new.edit is None:
+                base = find_base(self._services, self._dataset, new)
+                if upload is None and self._take_small(segment, new, base, canonical, canonical_crc32c):
+                    return None
         except Exception as error:  # noqa: BLE001 - any error here concerns only this item
             outcome = error
         if self._options.all_or_nothing:
@@ -274,13 +278,18 @@ class InsertStream:
             if outcome is not None:
                 batch.settle([outcome])
                 return None
-            opened = self._open[item] = _Open(batch, self._writer(item, new, upload))
+            opened = self._open[item] = _Open(batch, self._writer(item, new, base, upload))
             batch.hand_over()
             return opened
         return None
 
     def _take_small(
-        self, segment: Segment, new: NewTensor, canonical: memoryview, canonical_crc32c: int | None
+        self,
+        segment: Segment,
+        new: NewTensor,
+        base: Tensor | None,
+        canonical: memoryview,
+        canonical_crc32c: int | None,
     ) -> bool:
         """Take an item if it is small and whole; return False if it must be streamed. Errors as of `SmallTensors.take`."""
         small = self._small
@@ -290,7 +299,10 @@ class InsertStream:
         inline_bytes = self._items.sealed_inline_bytes + small.canonical_bytes
         if self._options.all_or_nothing and inline_bytes >= _INLINE_TOGETHER_BYTES_MAX:
             return False
-        return small.take(segment, new, self._plans.of(new), canonical, canonical_crc32c)
+        plan = self._plans.of(new)
+        if base is not None:
+            plan, _ = plan_with_base(plan, base, None)
+        return small.take(segment, new, plan, canonical, canonical_crc32c)
 
     def _require_allowed(self, new: NewTensor) -> None:
         dataset = self._dataset
@@ -318,28 +330,18 @@ class InsertStream:
             )
         self._staging.require_space()
 
-    def _writer(self, item: int, new: NewTensor, upload: Upload | None) -> TensorWriter:
-        services, request_id = self._services, self._options.request_id
-        if new.edit is not None:
-            return EditWriter(self._dataset, new, services, self._staging, (request_id, item) if request_id else None)
-        marker = None
-        if request_id is not None and not self._options.validate_only:
-
-            def report(committed_bytes: int) -> None:
-                self._report([ItemProgress(item, new.id, committed_bytes)])
-
-            marker = Marker((request_id, item), services.catalogue.uploads, services.committer, report)
-        if upload is not None and marker is not None:
-            return TensorWriter.resume(
-                self._dataset, new, upload, staging=self._staging, pool=services.pool, marker=marker
-            )
-        return TensorWriter(
+    def _writer(self, item: int, new: NewTensor, base: Tensor | None, upload: Upload | None) -> TensorWriter:
+        return writer_of(
             self._dataset,
+            item,
             new,
-            self._plans.of(new),
+            chunk_plan=self._plans.of(new),
+            base=base,
+            upload=upload,
             staging=self._staging,
-            pool=services.pool,
-            marker=marker,
+            services=self._services,
+            options=self._options,
+            report=lambda progress: self._report([progress]),
             inline=not self._options.all_or_nothing or self._items.sealed_inline_bytes < _INLINE_TOGETHER_BYTES_MAX,
         )
 

@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING
 from tensorus_codecs.checksum import TensorDigest, chunk_seed, combine_crc32c, crc32c
 from tensorus_codecs.errors import CorruptChunkError
 from tensorus_codecs.pipeline import decode_chunk, encode_chunk
-from tensorus_codecs.plain_dataclass import plain_dataclass
-from tensorus_codecs.plan import plan
 from tensorus_codecs.select import CHOOSE_EVERY_CHUNKS, narrowed
+from tensorus_server.base_section import BaseSection
 from tensorus_server.catalogue.abc import Mark, StoredTensor, Upload
 from tensorus_server.chunk_details import ChunkDetails
 from tensorus_server.chunk_store.abc import (
@@ -33,13 +32,14 @@ from tensorus_server.chunk_store.abc import (
     PayloadUnreadableError,
     new_payload_key,
 )
-from tensorus_server.chunk_table import IndexEnd
 from tensorus_server.engine.insert.content import content_digest
+from tensorus_server.engine.insert.encoded import Encoded
 from tensorus_server.engine.insert.payload_writer import PayloadWriter
 from tensorus_server.engine.insert.totals import Totals
 from tensorus_server.engine.validate import require_canonical, require_source_checksum
 from tensorus_server.errors import (
     DataCorruptError,
+    NotFoundError,
     SessionExpiredError,
     SizeMismatchError,
     StoreUnavailableError,
@@ -50,43 +50,22 @@ from tensorus_server.model import Checksum, Locator
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from typing_extensions import Buffer
-
     from tensorus_codecs.dtypes import DType
-    from tensorus_codecs.pipeline import EncodedChunk
     from tensorus_codecs.plan import ChunkPlan
+    from tensorus_server.base_section import BasePlace
     from tensorus_server.chunk_index import ChunkIndex
     from tensorus_server.chunk_store.abc import ChunkReader, StagedPayload, Staging
     from tensorus_server.engine.codec_pool import CodecPool
+    from tensorus_server.engine.insert.delta_base import DeltaBase
     from tensorus_server.engine.insert.marker import Marker
     from tensorus_server.model import Dataset, NewTensor
 
-__all__ = ["Encoded", "TensorWriter"]
+__all__ = ["TensorWriter"]
 
 _HERE_BYTES_MAX = 64 * 1024
 """Chunks up to this size are encoded on the caller's thread."""
 
 _CRC32C = "crc32c"
-
-
-@plain_dataclass
-class Encoded:
-    """An encoded chunk, and what is stored of it beside its record."""
-
-    chunk: EncodedChunk
-    digest: bytes
-    """XXH3-128 of its canonical bytes as readers get them."""
-    canonical_bytes: int
-
-    @classmethod
-    def of(cls, encoded: EncodedChunk, canonical: Buffer) -> Encoded:
-        """Return an encoded chunk with the digest of what it decodes to.
-
-        Args:
-            canonical: the bytes that were encoded.
-        """
-        decoded = canonical if encoded.decoded is None else encoded.decoded
-        return cls(encoded, TensorDigest.of(decoded), memoryview(canonical).nbytes)
 
 
 class TensorWriter:
@@ -102,13 +81,15 @@ class TensorWriter:
         pool: CodecPool,
         marker: Marker | None = None,
         inline: bool = True,
+        delta_base: DeltaBase | None = None,
     ) -> None:
         """Start with no bytes.
 
         Args:
-            plan: the plan for the tensor's dtype.
+            plan: the plan for the tensor's dtype, with the chunk size of the base.
             marker: saves marks; None: the tensor cannot be resumed.
             inline: whether its payload may be inline.
+            delta_base: what chunks are compared with, which this object closes; None: each chunk is stored by itself.
         """
         self.new = new
         self.received_bytes = 0
@@ -134,6 +115,8 @@ class TensorWriter:
         # Readers get other values than were sent only if a quantizer may be used.
         self._value_digest = None if plan.lossy is None else TensorDigest()
         self._totals = Totals(plan)
+        self._delta_base = delta_base
+        self._bases = BaseSection()
         self._marked_chunks = 0
 
     @classmethod
@@ -141,21 +124,26 @@ class TensorWriter:
         cls,
         dataset: Dataset,
         new: NewTensor,
+        plan: ChunkPlan,
         upload: Upload,
         *,
         staging: Staging,
         pool: CodecPool,
         marker: Marker,
+        delta_base: DeltaBase | None = None,
     ) -> TensorWriter:
-        """Continue after the upload's last mark; reads and checks all chunks up to it.
+        """Continue after the upload's last mark; reads and checks all chunks up to it. Arguments as of the constructor.
 
         Raises:
-            SessionExpiredError: the chunks of the mark are missing or damaged.
+            SessionExpiredError: the chunks of the mark are missing or damaged, or have another base.
             StoreUnavailableError: they cannot be read, or another writer has the payload.
         """
-        chunk_plan = plan(upload.policy, new.spec.dtype)
-        writer = cls(dataset, new, chunk_plan, staging=staging, pool=pool, marker=marker)
-        writer._resume(staging, upload)
+        writer = cls(dataset, new, plan, staging=staging, pool=pool, marker=marker, delta_base=delta_base)
+        try:
+            writer._resume(staging, upload)
+        except BaseException:
+            writer._close_base()
+            raise
         return writer
 
     @property
@@ -201,6 +189,7 @@ class TensorWriter:
             StorageFullError, StoreUnavailableError: the payload cannot be stored.
         """
         self._complete(source_checksum)
+        self._close_base()
         if self._marker is not None:
             self._marker.wait()
         overhead_bytes, index = self._append_index()
@@ -223,6 +212,7 @@ class TensorWriter:
             inline_payload=inline,
             source_crc32c=self._source_crc32c,
             content=content,
+            bases=self._bases.keys,
             upload=self._marker.upload if self._marker is not None and self._marked_chunks else None,
         )
         return stored, self._payload.finish(stored)
@@ -242,15 +232,12 @@ class TensorWriter:
             # Inline payloads are small enough to be read as a whole, and have no chunk details.
             self._payload.append([index])
             return len(index), index
-        details = self._totals.details.packed()
-        end = IndexEnd(len(self._totals.index), len(details), crc32c(details))
-        index += end.packed()
-        self._payload.append([details, index])
-        return len(details) + len(index), index
+        return self._payload.append_end(self._totals, self._bases)
 
     def drop(self) -> None:
         """Drop everything. Idempotent."""
         self._drop_pending()
+        self._close_base()
         self._payload.drop()
         if self._marker is not None and self._marked_chunks:
             self._marker.drop()
@@ -261,6 +248,7 @@ class TensorWriter:
             self._marker.settle()
             if self._marker.committed_bytes:
                 self._drop_pending()
+                self._close_base()
                 self._payload.park()
                 return
         self.drop()
@@ -270,6 +258,10 @@ class TensorWriter:
             *_, future = self._pending.popleft()
             # Nobody needs the result. An encoder that has started keeps its message in memory until it ends.
             future.cancel()
+
+    def _close_base(self) -> None:
+        if self._delta_base is not None:
+            self._delta_base.close()
 
     def _hold_back(self, marker: Marker, more_bytes: int) -> None:
         """Wait until all received bytes and these are durable, except for two marks' worth.
@@ -310,21 +302,29 @@ class TensorWriter:
         known_crc32c = crc32c(chunk) if chunk_crc32c is None else chunk_crc32c
         if self._begun_chunks % CHOOSE_EVERY_CHUNKS == 0 and self.new.spec.canonical_bytes > chunk.nbytes:
             self._narrowed = narrowed(self._plan, chunk, dtype)
-        self._begun_chunks += 1
+        number, self._begun_chunks = self._begun_chunks, self._begun_chunks + 1
         if self._is_encoded_here(chunk):
             self._store(chunk, known_crc32c, _encoded(chunk, dtype, self._narrowed, known_crc32c))
             return
         while len(self._pending) >= self._pool.depth:
             self._store_next()
-        encoding = self._pool.submit(_encoded, chunk, dtype, self._narrowed, known_crc32c)
+        if self._delta_base is None:
+            encoding = self._pool.submit(_encoded, chunk, dtype, self._narrowed, known_crc32c)
+        else:
+            encoding = self._pool.submit(self._delta_base.encode, number, chunk, self._narrowed, known_crc32c)
         self._pending.append((chunk, known_crc32c, encoding))
 
     def _is_encoded_here(self, chunk: memoryview) -> bool:
         """Whether to encode the chunk on this thread, because the hand-over would take about as long as the encoding.
 
-        A raw chunk has just been read for its checksums, so it is in this processor's cache.
+        A raw chunk has just been read for its checksums, so it is in this processor's cache. A chunk with a base has to be
+        read as well.
         """
-        return not self._pending and (chunk.nbytes <= _HERE_BYTES_MAX or self._plan.stores_raw)
+        return (
+            self._delta_base is None
+            and not self._pending
+            and (chunk.nbytes <= _HERE_BYTES_MAX or self._plan.stores_raw)
+        )
 
     def _store_next(self) -> None:
         chunk, chunk_crc32c, future = self._pending.popleft()
@@ -341,6 +341,10 @@ class TensorWriter:
 
     def _append_record(self, encoding: Encoded) -> None:
         encoded = encoding.chunk
+        if encoding.base is not None:
+            # A payload that others may need as their base outlives its row, and so does one with bases.
+            self._payload.spilled()
+            self._bases.add(len(self._totals.index), encoding.base)
         seeded_crc32c = encoded.crc32c ^ chunk_seed(self._payload_key, len(self._totals.index))
         self._totals.add(encoding.canonical_bytes, encoded, seeded_crc32c, encoding.digest)
         self._payload.append(encoded.record)
@@ -365,16 +369,22 @@ class TensorWriter:
             stored_bytes=totals.stored_bytes,
             chunk_count=len(totals.index),
             announced=self.new,
-            state={"source_crc32c": self._source_crc32c, "totals": totals.to_json()},
+            state={"source_crc32c": self._source_crc32c, "totals": totals.to_json(), "base": self._base_generation},
         )
         new_details = ChunkDetails()
         new_details.extend(totals.details, self._marked_chunks, len(totals.index) - self._marked_chunks)
         marker.begin(self._payload.keep(), Mark(upload, totals.index.since(self._marked_chunks), new_details))
         self._marked_chunks = len(totals.index)
 
+    @property
+    def _base_generation(self) -> int | None:
+        return None if self._delta_base is None else self._delta_base.tensor.generation
+
     def _resume(self, staging: Staging, upload: Upload) -> None:
         assert self._marker is not None
         try:
+            if upload.state.get("base") != self._base_generation:
+                raise DataCorruptError("the base was replaced or deleted")
             index, details = self._marker.chunks(upload)
             _require_chunks(upload, index, details)
             payload, reader = staging.resume(upload.payload_key, upload.stored_bytes)
@@ -396,7 +406,7 @@ class TensorWriter:
         try:
             with reader:
                 self._replay(reader, upload)
-        except (PayloadMissingError, CorruptChunkError) as error:
+        except (PayloadMissingError, CorruptChunkError, NotFoundError) as error:
             self.drop()
             raise SessionExpiredError(
                 f"item {upload.item}: {error}", dataset=self._dataset.name, tensor=upload.id
@@ -414,21 +424,24 @@ class TensorWriter:
         """Add all stored chunks to the digests."""
         starts = accumulate((stored_bytes for stored_bytes, _ in self._totals.index), initial=0)
 
-        def decode(chunk: tuple[int, int]) -> memoryview:
+        def decode(chunk: tuple[int, int]) -> tuple[memoryview, BasePlace | None]:
             number, start = chunk
             stored_bytes, seeded_crc32c = self._totals.index[number]
             record = reader.read(start, stored_bytes)
             if crc32c(record) ^ chunk_seed(upload.payload_key, number) != seeded_crc32c:
                 raise CorruptChunkError(f"chunk {number} is not what was written")
-            return decode_chunk(record)
+            return (decode_chunk(record), None) if self._delta_base is None else self._delta_base.decode(number, record)
 
         if self._value_digest is None:
             assert self._source_digest is not None
             digest = self._source_digest
         else:
             digest, self._source_digest = self._value_digest, None
-        for canonical in self._pool.map_in_order(decode, zip(range(upload.chunk_count), starts, strict=False)):
+        decoded = self._pool.map_in_order(decode, zip(range(upload.chunk_count), starts, strict=False))
+        for number, (canonical, base) in enumerate(decoded):
             digest.update(canonical)
+            if base is not None:
+                self._bases.add(number, base)
 
     def _source_checksum(self) -> Checksum:
         if self._source_digest is None:

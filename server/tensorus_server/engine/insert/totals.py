@@ -11,7 +11,7 @@ from tensorus_codecs.measure import MeasuredError
 from tensorus_codecs.summary import PartialSummary
 from tensorus_server.chunk_details import ChunkDetails
 from tensorus_server.chunk_index import ENTRY_BYTES, ChunkIndex
-from tensorus_server.chunk_table import INDEX_END_BYTES
+from tensorus_server.chunk_table import IndexEnd
 from tensorus_server.limits import INLINE_BYTES_MAX
 from tensorus_server.model import EncodingShare, StorageReport
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tensorus_codecs.pipeline import EncodedChunk
     from tensorus_codecs.plan import ChunkPlan
     from tensorus_codecs.summary import ValueSummary
+    from tensorus_server.base_section import BaseSection
 
 __all__ = ["Totals", "overhead_of", "report_of"]
 
@@ -41,6 +42,7 @@ class Totals:
         self._lossy = False
         self._summary: PartialSummary | None = None
         self._fallbacks: dict[str, int] = {}
+        self._base_reasons: dict[str, int] = {}
 
     def add(self, canonical_bytes: int, encoded: EncodedChunk, seeded_crc32c: int, digest: bytes | None = None) -> None:
         """Add a chunk.
@@ -64,6 +66,8 @@ class Totals:
             self._summary = (self._summary or PartialSummary()) + encoded.summary
         if encoded.fallback_reason:
             self._fallbacks[encoded.fallback_reason] = self._fallbacks.get(encoded.fallback_reason, 0) + 1
+        if encoded.base_reason:
+            self._base_reasons[encoded.base_reason] = self._base_reasons.get(encoded.base_reason, 0) + 1
 
     def copy(self, record: bytes, record_crc32c: int, payload_key: str, details: ChunkDetails, number: int) -> int:
         """Add a record of another payload, with its details there; return its number in this payload.
@@ -107,6 +111,7 @@ class Totals:
             "lossy": self._lossy,
             "summary": None if self._summary is None else astuple(self._summary),
             "fallbacks": self._fallbacks,
+            "base_reasons": self._base_reasons,
         }
 
     @classmethod
@@ -125,23 +130,33 @@ class Totals:
         totals._lossy = fields["lossy"]
         totals._summary = None if fields["summary"] is None else PartialSummary(*fields["summary"])
         totals._fallbacks = fields["fallbacks"]
+        # Older versions knew no bases.
+        totals._base_reasons = fields.get("base_reasons", {})
         return totals
 
     def _fallback_reason(self) -> str:
-        return _reason(self._plan, self._fallbacks, len(self.index))
+        reasons = [_reason(self._plan, self._fallbacks, len(self.index))]
+        if self._base_reasons:
+            count = sum(self._base_reasons.values())
+            first = next(iter(self._base_reasons))
+            reasons.append(f"{count} of {len(self.index)} chunks are stored without the base: {first}")
+        return "; ".join(filter(None, reasons))
 
 
-def overhead_of(details: ChunkDetails, record_bytes: int) -> int:
+def overhead_of(details: ChunkDetails, record_bytes: int, bases: BaseSection) -> int:
     """Return the bytes of a payload apart from its records.
 
     Args:
         details: of its chunks.
         record_bytes: length of all records together.
+        bases: of its records.
     """
     index_bytes = ENTRY_BYTES * len(details)
-    if record_bytes + index_bytes <= INLINE_BYTES_MAX:
+    if not bases and record_bytes + index_bytes <= INLINE_BYTES_MAX:
         return index_bytes
-    return index_bytes + INDEX_END_BYTES + len(details.packed())
+    bases_bytes = len(bases.packed(len(details))) if bases else 0
+    end = IndexEnd(len(details), len(details.packed()), 0, bases_bytes=bases_bytes)
+    return index_bytes + end.nbytes + end.overhead_bytes
 
 
 def report_of(

@@ -1,7 +1,8 @@
 """The chunks of a tensor, in one payload or in several.
 
 A tensor that was never changed has one payload. The chunk table of a changed one names others, which are opened when a chunk in
-them is read. At most `_OPEN_MAX` of them are open at once.
+them is read. So are the payloads with the bases of chunks that are stored as differences. At most `_OPEN_MAX` of all these are
+open at once.
 """
 
 from __future__ import annotations
@@ -11,10 +12,16 @@ from collections import OrderedDict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from tensorus_codecs.base import Base, base_digest
+from tensorus_codecs.chunk_record import parse_record
+from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
+from tensorus_codecs.pipeline import decode_record
 from tensorus_server.engine.read.payload import Payload, damage
+from tensorus_server.errors import DataCorruptError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from tensorus_codecs.chunk_record import ChunkRecord
     from tensorus_server.chunk_details import ChunkDetails
@@ -71,6 +78,63 @@ class TensorChunks:
         with self._payload_of(chunk) as (payload, number):
             return payload.read_record(number, chunk)
 
+    def decode(self, chunk: int, record: ChunkRecord) -> memoryview:
+        """Return the canonical bytes of a chunk.
+
+        Args:
+            record: the chunk's record.
+
+        Raises:
+            DataCorruptError: the record does not decode, or a base that it needs is damaged or missing.
+            UnsupportedCodecError: a codec is not installed.
+            TensorNotFoundError, StoreUnavailableError: see `open_payload` of the constructor.
+        """
+        try:
+            return decode_record(record, base=self._base_of(chunk, record) if record.filter else None)
+        except UnsupportedCodecError:
+            raise
+        except CorruptChunkError as error:
+            raise damage(self._tensor, f"chunk {chunk}: {error}", chunk=chunk) from error
+
+    def _base_of(self, chunk: int, record: ChunkRecord) -> Base | None:
+        """Return the base that a chunk's record needs; None if it needs none. Errors as of `decode`."""
+        if base_digest(record) is None:
+            return None
+        with self._payload_of(chunk) as (payload, number):
+            return self._read_base(payload, number, chunk)
+
+    def _read_base(self, payload: Payload, number: int, chunk: int) -> Base:
+        """Return the base of a record of a payload. It may have a base itself, in another payload."""
+        place = payload.base_of(number)
+        if place is None:
+            raise damage(self._tensor, f"chunk {chunk} needs a base, and its payload names none", chunk=chunk)
+        locator, base_number = place
+        try:
+            with self._others.used(locator) as other:
+                # Also bounds the recursion, whatever the payloads say.
+                if other.depth >= payload.depth:
+                    raise damage(
+                        self._tensor,
+                        f"the base of chunk {chunk} has the depth {other.depth}, must be below {payload.depth}",
+                        chunk=chunk,
+                    )
+                record = parse_record(other.read_record(base_number, chunk, is_base=True)[0])
+                base = None if base_digest(record) is None else self._read_base(other, base_number, chunk)
+                return Base(decode_record(record, base=base), self._tensor.spec.dtype)
+        except UnsupportedCodecError:
+            raise
+        except (CorruptChunkError, IndexError) as error:
+            raise damage(
+                self._tensor,
+                f"the base of chunk {chunk}, record {base_number} of payload {locator.key}: {error}",
+                chunk=chunk,
+                base=locator.key,
+            ) from error
+        except (DataCorruptError, StoreUnavailableError) as error:
+            # Of a base that has a base itself, the error names the payload that is damaged.
+            error.facts.setdefault("base", locator.key)
+            raise
+
     def read_coarse(self, chunk: int) -> ChunkRecord | None:
         """Return the record of a chunk's coarse form; None if it has none. Errors as of `read_record`."""
         with self._payload_of(chunk) as (payload, number):
@@ -86,8 +150,12 @@ class TensorChunks:
 
     def key(self, payload: int) -> str:
         """Return the key of a payload in the chunk store. Argument as of `read_details`."""
+        return self.locator(payload).key
+
+    def locator(self, payload: int) -> Locator:
+        """Return the place of a payload. Argument as of `read_details`."""
         table = self.table
-        return self.own.locator.key if table is None or payload == 0 else table.payloads[payload - 1].key
+        return self.own.locator if table is None or payload == 0 else table.payloads[payload - 1]
 
     @contextmanager
     def _payload_of(self, chunk: int) -> Iterator[tuple[Payload, int]]:
@@ -96,8 +164,13 @@ class TensorChunks:
         if payload == 0:
             yield self.own, number
             return
-        with self._others.used(payload) as other:
+        with self._other(payload) as other:
             yield other, number
+
+    def _other(self, payload: int) -> AbstractContextManager[Payload]:
+        """Lend another payload of the chunk table, by its number there, from 1."""
+        assert self.table is not None
+        return self._others.used(self.table.payloads[payload - 1])
 
     def read_details(self, payload: int) -> ChunkDetails | None:
         """Return the details of all records of one payload; None: it is of format 1.
@@ -107,30 +180,40 @@ class TensorChunks:
         """
         if payload == 0:
             return self.own.read_details()
-        with self._others.used(payload) as other:
+        with self._other(payload) as other:
             return other.read_details()
 
     def record_bytes(self, payload: int) -> list[int]:
         """Return the lengths of all records of one payload. Argument as of `read_details`."""
         if payload == 0:
             return self.own.index.places.lengths
-        with self._others.used(payload) as other:
+        with self._other(payload) as other:
             return other.index.places.lengths
+
+    def depth(self, payload: int) -> int:
+        """Return the depth of one payload: see `Payload.depth`. Argument as of `read_details`."""
+        if payload == 0:
+            return self.own.depth
+        with self._other(payload) as other:
+            return other.depth
+
+    def base_of(self, chunk: int) -> tuple[Locator, int] | None:
+        """Return the payload and the number there of the record that a chunk's record needs as its base; None if none."""
+        with self._payload_of(chunk) as (payload, number):
+            return payload.base_of(number)
 
     def close(self) -> None:
         """Close the other payloads. Idempotent."""
         self._others.close()
 
-    def _open_other(self, number: int) -> tuple[Payload, ChunkReader]:
-        table = self.table
-        assert table is not None
-        locator: Locator = table.payloads[number - 1]
+    def _open_other(self, locator: Locator) -> tuple[Payload, ChunkReader]:
         reader = self._open_payload(locator.key)
         try:
             payload = Payload(self._tensor, reader, self._cache, locator)
             if self._cache is None:
                 # An earlier generation's table is not needed, but whoever reads without a cache verifies what is stored.
                 payload.read_table()
+                payload.read_bases()
         except BaseException:
             reader.close()
             raise
@@ -138,28 +221,29 @@ class TensorChunks:
 
 
 class _OpenPayloads:
-    """Opens payloads by number, and closes the least recently used ones that nobody is using. Thread-safe."""
+    """Opens payloads, and closes the least recently used ones that nobody is using. Thread-safe."""
 
-    def __init__(self, open_payload: Callable[[int], tuple[Payload, ChunkReader]]) -> None:
+    def __init__(self, open_payload: Callable[[Locator], tuple[Payload, ChunkReader]]) -> None:
         self._open_payload = open_payload
         self._lock = threading.Lock()
-        self._open: OrderedDict[int, tuple[Payload, ChunkReader]] = OrderedDict()
-        self._users: dict[int, int] = {}
+        self._open: OrderedDict[str, tuple[Payload, ChunkReader]] = OrderedDict()
+        self._users: dict[str, int] = {}
 
     @contextmanager
-    def used(self, number: int) -> Iterator[Payload]:
+    def used(self, locator: Locator) -> Iterator[Payload]:
         """Lend a payload, which stays open meanwhile."""
+        key = locator.key
         with self._lock:
-            if number not in self._open:
-                self._open[number] = self._open_payload(number)
-            self._open.move_to_end(number)
-            self._users[number] = self._users.get(number, 0) + 1
-            payload, _ = self._open[number]
+            if key not in self._open:
+                self._open[key] = self._open_payload(locator)
+            self._open.move_to_end(key)
+            self._users[key] = self._users.get(key, 0) + 1
+            payload, _ = self._open[key]
         try:
             yield payload
         finally:
             with self._lock:
-                self._users[number] -= 1
+                self._users[key] -= 1
                 self._close_unused(_OPEN_MAX)
 
     def close(self) -> None:
@@ -172,6 +256,6 @@ class _OpenPayloads:
         excess = len(self._open) - kept
         if excess <= 0:
             return
-        for number in [number for number in self._open if not self._users.get(number)][:excess]:
-            _, reader = self._open.pop(number)
+        for key in [key for key in self._open if not self._users.get(key)][:excess]:
+            _, reader = self._open.pop(key)
             reader.close()

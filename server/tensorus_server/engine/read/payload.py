@@ -24,7 +24,7 @@ from tensorus_codecs.dtypes import dtype_by_number, opaque_dtype
 from tensorus_server.chunk_details import ChunkDetails
 from tensorus_server.chunk_index import ENTRY_BYTES, RecordPlaces
 from tensorus_server.chunk_store.abc import PayloadMissingError, PayloadUnreadableError
-from tensorus_server.chunk_table import INDEX_END_BYTES, ChunkTable, IndexEnd
+from tensorus_server.chunk_table import ChunkTable, IndexEnd
 from tensorus_server.errors import DataCorruptError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class PayloadIndex:
     @property
     def overhead_bytes(self) -> int:
         """Bytes between the records and the index."""
-        return 0 if self.end is None else self.end.table_bytes + self.end.details_bytes
+        return 0 if self.end is None else self.end.overhead_bytes
 
 
 class Payload:
@@ -84,25 +84,33 @@ class Payload:
         self._cache = cache
         self.index = self._cached("index", locator.index_length, self._read_index)
         self._places = self.index.places
+        self._bases: ChunkTable | None = None
         records_bytes = locator.length - locator.index_length - self.index.overhead_bytes
         if self._places.stored_bytes != records_bytes:
             found = self._places.stored_bytes
             raise damage(self._tensor, f"records are {found} bytes by the chunk index, expected {records_bytes}")
 
-    def read_record(self, number: int, chunk: int) -> tuple[bytes, int]:
+    @property
+    def depth(self) -> int:
+        """How many payloads with bases build on each other, up to this one; 0: no record needs a base."""
+        return 0 if self.index.end is None else self.index.end.depth
+
+    def read_record(self, number: int, chunk: int, *, is_base: bool = False) -> tuple[bytes, int]:
         """Return record `number` of the payload, and its CRC32C without the seed.
 
         Args:
             number: of the record in this payload.
             chunk: of the tensor, whose record it is; errors name it.
+            is_base: whether it is instead the record of the chunk's base.
 
         Raises:
             DataCorruptError: the record is damaged.
         """
         begin, length, seeded_crc32c = self._places.place(number)
-        record = self._read(self.locator.offset + begin, length, what=f"chunk {chunk}", chunk=chunk)
+        what = f"the base of chunk {chunk}" if is_base else f"chunk {chunk}"
+        record = self._read(self.locator.offset + begin, length, what=what, chunk=chunk)
         found = crc32c(record)
-        self._require_crc32c(number, chunk, found, seeded_crc32c)
+        self._require_crc32c(number, what, chunk, found, seeded_crc32c)
         return record, found
 
     def read_coarse(self, number: int, chunk: int) -> ChunkRecord | None:
@@ -124,15 +132,13 @@ class Payload:
             return None
         streams = self._read(begin + HEAD_BYTES, head.streams_bytes, what=what, chunk=chunk)
         found = head.record_crc32c(streams)
-        self._require_crc32c(number, chunk, found, seeded_crc32c)
+        self._require_crc32c(number, what, chunk, found, seeded_crc32c)
         return head.record(streams)
 
-    def _require_crc32c(self, number: int, chunk: int, found: int, seeded: int) -> None:
+    def _require_crc32c(self, number: int, what: str, chunk: int, found: int, seeded: int) -> None:
         expected = seeded ^ chunk_seed(self.locator.payload_key, number)
         if found != expected:
-            raise damage(
-                self._tensor, f"CRC32C of chunk {chunk} is {found:#010x}, expected {expected:#010x}", chunk=chunk
-            )
+            raise damage(self._tensor, f"CRC32C of {what} is {found:#010x}, expected {expected:#010x}", chunk=chunk)
 
     def read_table(self) -> ChunkTable | None:
         """Return the chunk table; None: the payload has all records of its tensor, in order.
@@ -144,6 +150,32 @@ class Payload:
         if end is None or not end.table_bytes:
             return None
         return self._cached("table", end.table_bytes, lambda: self._parse_table(end))
+
+    def read_bases(self) -> ChunkTable | None:
+        """Return the base section: where the base of each record is; None: no record needs one.
+
+        Raises:
+            DataCorruptError: the section is damaged.
+        """
+        end = self.index.end
+        if end is None or not end.bases_bytes:
+            return None
+        if self._bases is None:
+            # Kept here, too, since every chunk asks. Two threads may read it at once.
+            self._bases = self._cached("bases", end.bases_bytes, lambda: self._parse_bases(end))
+        return self._bases
+
+    def base_of(self, number: int) -> tuple[Locator, int] | None:
+        """Return the payload and the number there of the record that record `number` needs as its base; None if none.
+
+        Raises:
+            DataCorruptError: the base section is damaged.
+        """
+        bases = self.read_bases()
+        if bases is None:
+            return None
+        payload, record = bases.place(number)
+        return None if payload == 0 else (bases.payloads[payload - 1], record)
 
     def read_details(self) -> ChunkDetails | None:
         """Return the details of the payload's records; None: it is of format 1.
@@ -174,7 +206,7 @@ class Payload:
             raise damage(self._tensor, str(error)) from error
         if not end.table_bytes:
             self._require_records(end.records)
-        return PayloadIndex(RecordPlaces(index[:-INDEX_END_BYTES]), end)
+        return PayloadIndex(RecordPlaces(index[: -end.nbytes]), end)
 
     def _parse_table(self, end: IndexEnd) -> ChunkTable:
         stored = self._read_section("the chunk table", end.details_bytes, end.table_bytes, end.table_crc32c)
@@ -182,6 +214,17 @@ class Payload:
             return ChunkTable.parse(stored)
         except ValueError as error:
             raise damage(self._tensor, str(error)) from error
+
+    def _parse_bases(self, end: IndexEnd) -> ChunkTable:
+        before_index = end.details_bytes + end.table_bytes
+        stored = self._read_section("the base section", before_index, end.bases_bytes, end.bases_crc32c)
+        try:
+            bases = ChunkTable.parse(stored)
+        except ValueError as error:
+            raise damage(self._tensor, f"the base section is damaged: {error}") from error
+        if bases.chunk_count != end.records:
+            raise damage(self._tensor, f"the base section has {bases.chunk_count} records, expected {end.records}")
+        return bases
 
     def _cached(self, what: str, size: int, load: Callable[[], T]) -> T:
         """Return a part of the payload from the cache, or load it."""

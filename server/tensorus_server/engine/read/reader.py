@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tensorus_codecs.base import base_digest
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.chunk_record import RAW_HEADER_BYTES, pack_header, parse_record
 from tensorus_codecs.coarse import COARSE_CODECS, COARSE_ERROR, has_coarse_form
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
-from tensorus_codecs.pipeline import codec_ids, decode_record
+from tensorus_codecs.pipeline import codec_ids
 from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_server.chunk_index import IndexCache
 from tensorus_server.chunk_store.abc import PayloadMissingError
@@ -239,7 +240,7 @@ class TensorReader:
             if record is None:
                 stored, _ = chunks.read_record(chunk)
                 record = _parse(tensor, chunk, stored)
-            canonical = _decode(tensor, chunk, record)
+            canonical = chunks.decode(chunk, record)
             values = np.frombuffer(canonical, np.dtype((np.void, element_bytes)))
             pieces = []
             for found in slices.pieces(chunk, values):
@@ -269,17 +270,18 @@ class TensorReader:
             ) from error
 
 
-def decode_chunk(tensor: Tensor, chunk: int, record: bytes) -> memoryview:
+def decode_chunk(tensor: Tensor, chunks: TensorChunks, chunk: int, record: bytes) -> memoryview:
     """Return the canonical bytes of a chunk.
 
     Args:
+        chunks: the tensor's chunks, which have the bases of the chunk, if it needs any.
         record: the chunk's record, with a verified checksum.
 
     Raises:
         DataCorruptError: the record is not one of this chunk, or does not decode.
         UnsupportedCodecError: it needs a codec that is not installed.
     """
-    return _decode(tensor, chunk, _parse(tensor, chunk, record))
+    return chunks.decode(chunk, _parse(tensor, chunk, record))
 
 
 def _checked_range(part: ByteRange, tensor: Tensor) -> tuple[int, int]:
@@ -314,7 +316,7 @@ def _read_run(tensor: Tensor, chunks: TensorChunks, run: _Run, accepted: _Accept
     if coarse:
         coarse_record = _coarse_record(tensor, chunks, run.chunk)
         if coarse_record is not None:
-            return _coarse_piece(tensor, run, coarse_record, accepted)
+            return _coarse_piece(tensor, chunks, run, coarse_record, accepted)
     record, record_crc32c = chunks.read_record(run.chunk)
     chunk_bytes = _chunk_bytes(tensor, run.chunk)
     if run.stop - run.start == chunk_bytes:
@@ -324,21 +326,21 @@ def _read_run(tensor: Tensor, chunks: TensorChunks, run: _Run, accepted: _Accept
         )
         if piece is not None:
             return piece
-    return _decoded_piece(tensor, run, _parse(tensor, run.chunk, record))
+    return _decoded_piece(chunks, run, _parse(tensor, run.chunk, record))
 
 
-def _coarse_piece(tensor: Tensor, run: _Run, record: ChunkRecord, accepted: _Accepted) -> Piece:
+def _coarse_piece(tensor: Tensor, chunks: TensorChunks, run: _Run, record: ChunkRecord, accepted: _Accepted) -> Piece:
     if run.stop - run.start == record.canonical_bytes and accepted.codecs:
         ids = _codec_ids(tensor, run.chunk, record)
         if accepted.codecs.issuperset(ids):
             data = b"".join((pack_header(record), *(stream.data for stream in record.streams)))
             if len(data) <= accepted.record_bytes_max:
                 return Piece(run.offset, record.canonical_bytes, data, crc32c(data), ids)
-    return _decoded_piece(tensor, run, record)
+    return _decoded_piece(chunks, run, record)
 
 
-def _decoded_piece(tensor: Tensor, run: _Run, record: ChunkRecord) -> Piece:
-    part = _decode(tensor, run.chunk, record)[run.start : run.stop]
+def _decoded_piece(chunks: TensorChunks, run: _Run, record: ChunkRecord) -> Piece:
+    part = chunks.decode(run.chunk, record)[run.start : run.stop]
     return Piece(run.offset, part.nbytes, part, crc32c(part))
 
 
@@ -379,9 +381,11 @@ def stored_form(
         return Piece(offset, chunk_bytes, record[RAW_HEADER_BYTES:], record_crc32c ^ header_crc32c)
     if not accepted_codecs:
         return None
-    ids = _codec_ids(tensor, chunk, _parse(tensor, chunk, record))
-    if not ids or not accepted_codecs.issuperset(ids):
-        # No codecs: a raw record of another dtype of the same width, such as one from before this version knew the dtype.
+    parsed = _parse(tensor, chunk, record)
+    ids = _codec_ids(tensor, chunk, parsed)
+    # No codecs: a raw record of another dtype of the same width, such as one from before this version knew the dtype. A base,
+    # which the client has not got, is needed whatever the client accepts.
+    if not ids or not accepted_codecs.issuperset(ids) or base_digest(parsed) is not None:
         return None
     return Piece(offset, chunk_bytes, record, record_crc32c, ids)
 
@@ -417,15 +421,6 @@ def _codec_ids(tensor: Tensor, chunk: int, record: ChunkRecord) -> tuple[str, ..
         return codec_ids(record)
     except UnsupportedCodecError:
         # Also raised for unknown codec numbers. That is not damage: a third-party package may provide the codec.
-        raise
-    except CorruptChunkError as error:
-        raise damage(tensor, f"chunk {chunk}: {error}", chunk=chunk) from error
-
-
-def _decode(tensor: Tensor, chunk: int, record: ChunkRecord) -> memoryview:
-    try:
-        return decode_record(record)
-    except UnsupportedCodecError:
         raise
     except CorruptChunkError as error:
         raise damage(tensor, f"chunk {chunk}: {error}", chunk=chunk) from error

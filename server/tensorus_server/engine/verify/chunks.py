@@ -14,6 +14,7 @@ from tensorus_server.chunk_store.bytes_reader import BytesReader
 from tensorus_server.engine.footer import FooterError, read_footer
 from tensorus_server.engine.read.chunks import TensorChunks
 from tensorus_server.engine.read.payload import damage
+from tensorus_server.engine.read.reader import decode_chunk
 from tensorus_server.errors import DataCorruptError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def open_chunks(tensor: Tensor, payloads: PayloadStore) -> Iterator[StoredChunks
         # Without a cache: the index on the disk is what is to be verified.
         chunks = TensorChunks(tensor, reader, open_payload)
         try:
+            # Also if no record needs it.
+            chunks.own.read_bases()
             yield StoredChunks(tensor, reader, chunks)
         finally:
             chunks.close()
@@ -81,6 +84,8 @@ class StoredChunks:
         self._digests: dict[int, bytes | None] = {}
         # Other payloads that cannot be read at all.
         self._unreadable: set[int] = set()
+        # Keys of payloads with bases that cannot be read at all.
+        self._unreadable_bases: set[str] = set()
 
     @property
     def count(self) -> int:
@@ -91,6 +96,29 @@ class StoredChunks:
         """Return the file that holds a chunk's record, as a path within the store's folder."""
         payload, _ = self._chunks.place(chunk)
         return file_of(self._chunks.key(payload))
+
+    def decode(self, chunk: int, record: bytes) -> memoryview | None:
+        """Return the canonical bytes of a chunk; None: the payload of its base cannot be read, which was raised before.
+
+        Args:
+            record: the chunk's record.
+
+        Raises:
+            DataCorruptError: the record does not decode; or a base that it needs is damaged, and then the fact `base` is the
+                key of its payload. If that payload is missing or its chunk index is damaged, this is raised once.
+            StoreUnavailableError: the payload of a base cannot be opened now; raised once.
+            UnsupportedCodecError: a codec is not installed.
+        """
+        try:
+            return decode_chunk(self._tensor, self._chunks, chunk, record)
+        except (DataCorruptError, StoreUnavailableError) as error:
+            key = error.facts.get("base")
+            if key is not None and "chunk" not in error.facts:
+                if key in self._unreadable_bases:
+                    return None
+                self._unreadable_bases.add(key)
+                error.facts["chunk"] = str(chunk)
+            raise
 
     def read(self, chunk: int) -> bytes | None:
         """Return a chunk's record, whose checksum was verified; None: its payload cannot be read, which was raised before.

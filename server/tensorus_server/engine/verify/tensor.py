@@ -13,7 +13,6 @@ from tensorus_codecs.checksum import TensorDigest, crc32c
 from tensorus_codecs.errors import UnsupportedCodecError
 from tensorus_protos.digest import TENSOR_DIGEST, tensor_digest
 from tensorus_server.engine.read.payload import damage as damage_of
-from tensorus_server.engine.read.reader import decode_chunk
 from tensorus_server.engine.verify.chunks import file_of, open_chunks
 from tensorus_server.errors import DataCorruptError, StoreUnavailableError
 
@@ -78,17 +77,20 @@ def _check_chunks(tensor: Tensor, chunks: StoredChunks) -> Iterator[Step]:
     chunk_stored_bytes = tensor.storage.stored_bytes // max(chunks.count, 1)
     for chunk in range(chunks.count):
         record: bytes | None = None
+        canonical: memoryview | None = None
         damage: EngineError | None = None
         undecoded = False
         try:
             record = chunks.read(chunk)
-            if record is not None:
-                _check_values(tensor, chunks, chunk, decode_chunk(tensor, chunk, record), checksums)
+            canonical = None if record is None else chunks.decode(chunk, record)
+            if canonical is not None:
+                _check_values(tensor, chunks, chunk, canonical, checksums)
         except (DataCorruptError, StoreUnavailableError) as error:
-            damage = named(error, tensor, chunks.file_of(chunk))
+            base = error.facts.get("base")
+            damage = named(error, tensor, chunks.file_of(chunk) if base is None else file_of(base))
         except UnsupportedCodecError:
             undecoded = True
-        all_decoded &= record is not None and damage is None and not undecoded
+        all_decoded &= canonical is not None and damage is None and not undecoded
         stored_bytes = chunk_stored_bytes if record is None else len(record)
         yield Step(chunk + 1, stored_bytes, damage, undecoded)
     position = chunks.count + 1

@@ -75,7 +75,8 @@ class TestLimits:
         committer = HoldingCommitter(limit)
         pool = CodecPool(1)
         seal_pool = WorkerPool(2, "seal")
-        services = InsertServices(None, MemoryChunkStore(), pool, committer, seal_pool, Health(), None, TensorLocks())  # type: ignore[arg-type]
+        store = MemoryChunkStore()
+        services = InsertServices(None, store, pool, committer, seal_pool, Health(), None, TensorLocks(), None)  # type: ignore[arg-type]
         dataset = Dataset(1, "d", StoragePolicy(preset="none"), Schema(), 0)
         stream = InsertStream(dataset, services, Reports(), InsertOptions())
         done = threading.Thread(target=committer.let_go_while_full, args=(count,))
