@@ -238,7 +238,9 @@ class Program:
             assert at not in self.snapshots.values()
             return False
         assert {tensor.id: plain(tensor) for tensor in found} == state
+        known = set(self.catalogue.garbage.known())
         for tensor in found:
+            assert {key.encode() for key in self.needs[tensor.generation]} <= known
             assert tensor.inline_payload == self.payloads[tensor.generation]
             assert not self.needs[tensor.generation] & self.swept
             assert self.catalogue.garbage.orphans(self.needs[tensor.generation]) == set()
