@@ -45,6 +45,9 @@ ANNOUNCED = {
     "sample": "SAMPLE_MAX",
     "explain_bytes": "EXPLAIN_BYTES_MAX",
     "explain_candidates": "EXPLAIN_CANDIDATES_MAX",
+    "snapshot_name_bytes": "SNAPSHOT_NAME_BYTES_MAX",
+    "restored_tensors": "RESTORED_TENSORS_MAX",
+    "retention_s": "RETENTION_S_MAX",
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from support.storages import filled, first_values
-from tensorus import Client
+from tensorus._reading_client import ReadingClient
 from tensorus.errors import InvalidFilterError
 from tensorus.tensor_storage import TensorStorage, TransactionError
 
@@ -211,7 +211,7 @@ def test_statistics_have_the_indexes_that_are_always_there(
     storage: TensorStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled(storage, 3)
-    monkeypatch.delattr(Client, "list")
+    monkeypatch.delattr(ReadingClient, "list")
     stats = storage.get_index_stats("numbers")
     assert (stats.pop("indexing_enabled"), stats.pop("dataset_name")) == (True, "numbers")
     assert {name: index["type"] for name, index in stats.items()} == {

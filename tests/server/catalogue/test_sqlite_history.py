@@ -10,13 +10,13 @@ from typing import Any
 import apsw
 import pytest
 
-from contract.catalogue_history import prune
+from contract.catalogue_history import pages, prune
 from server.catalogue.test_sqlite_indexes import PAGE_BYTES, damage_page
 from server.catalogue.test_sqlite_rows import CHANGED, RAW
 from support.engine import Reopen, commit, create, ids_of, stored_tensor
 from tensorus_codecs.summary import ValueSummary
 from tensorus_server.catalogue.abc import ORDER_FIELDS, Catalogue, DamagedTensor, Order, PageRequest
-from tensorus_server.catalogue.sqlite import SqliteCatalogue, pruning
+from tensorus_server.catalogue.sqlite import SqliteCatalogue, pruning, row_page
 from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.errors import DataCorruptError, SnapshotNotFoundError
 from tensorus_server.filter.tree import Compare, Key, Operator
@@ -281,3 +281,21 @@ def test_a_drop_during_a_round_starts_another_one(reopen: Reopen, monkeypatch: p
     assert rows(catalogue, "SELECT prune FROM history") == [(1,)]
     assert first + prune(catalogue) == 10
     assert rows(catalogue, "SELECT prune FROM history") == [(0,)]
+
+
+def test_a_page_that_ends_by_its_bytes_hides_nothing(reopen: Reopen, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalogue = reopen()
+    dataset = create(catalogue)
+    sizes = [10 if number % 5 else 4000 for number in range(30)]
+    names = [f"{number:02}" for number in range(30)]
+    commit(
+        catalogue,
+        *(stored_tensor(dataset, name, inline_payload=bytes(size)) for name, size in zip(names, sizes, strict=True)),
+    )
+    at = catalogue.snapshots.create("dataset", "s").generation
+    # The past has small payloads only, so its pages go further than those of the others.
+    catalogue.tensors.delete("dataset", [name for name, size in zip(names, sizes, strict=True) if size == 10])
+    monkeypatch.setattr(row_page, "PAGE_READ_BYTES", 5000)
+    for order in (Order(), Order("id", descending=True)):
+        found = [tensor.id for tensor in pages(catalogue, at, order=order, size=20)]
+        assert found == sorted(names, reverse=order.descending)

@@ -14,6 +14,8 @@ from support.servers import engine_config
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.app import open_engine
 from tensorus_server.catalogue.abc import Order
+from tensorus_server.catalogue.sqlite import opening
+from tensorus_server.catalogue.sqlite.schema import migrations
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.query import Query
 from tensorus_server.engine.read.reader import ReadPlan
@@ -128,6 +130,7 @@ def test_what_is_no_state_has_a_reason(store: Engine) -> None:
         (At(generation=1), StateNotKeptError),
         (At(generation=99), StateNotKeptError),
         (At(time_us=0), StateNotKeptError),
+        (At(time_us=-(2**62)), StateNotKeptError),
     ):
         for call in (
             lambda at=at: store.get_tensor("d", "t", at),
@@ -152,7 +155,7 @@ def test_what_is_no_state_has_a_reason(store: Engine) -> None:
 
 
 def test_snapshots_come_in_pages(store: Engine) -> None:
-    made = [store.snapshots.create("d", f"{number}") for number in range(5)]
+    made = [store.snapshots.create("d", f"s{number}") for number in range(5)]
     found, token = store.snapshots.page("d", page_size=2)
     assert (found, bool(token)) == (made[:2], True)
     found, token = store.snapshots.page("d", page_token=token, take=lambda one: one == made[2])
@@ -244,3 +247,13 @@ def test_recovery_leaves_the_past_as_it_is(store: Engine, tmp_path: Path) -> Non
     recovery = recover(tmp_path / "store", store._catalogue)
     assert (recovery.known, recovery.findings, recovery.datasets) == (3, [], [])
     assert (ids(store), ids(store, at)) == (["t"], ["t", "gone"])
+
+
+def test_payloads_of_the_past_belong_to_the_catalogue(store: Engine) -> None:
+    tensor = insert(store, "d", "t", LARGE)
+    store.snapshots.create("d", "s")
+    store.delete_tensors("d", ["t"])
+    with store._catalogue._database.read() as connection:  # type: ignore[attr-defined]
+        found = opening._state(connection, max(migrations()))
+        assert found.unknown([tensor.locator.key, "no"]) == {"no"}
+        assert found.has_payloads()

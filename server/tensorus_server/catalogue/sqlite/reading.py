@@ -61,16 +61,10 @@ def find_tensors(
     Raises:
         apsw.CorruptError: a page is damaged, and the transaction writes. SQLite does not commit such a transaction.
     """
-    payload, join = "NULL", ""
-    if with_payloads:
-        payload, join = "CAST(p.bytes AS BLOB)", f" LEFT JOIN {tables.payload} p ON p.seq = t.seq"
-    statement = (
-        f"SELECT wanted.key, {tables.columns}, {payload} FROM json_each(?) wanted "
-        f"CROSS JOIN {tables.tensor} t ON t.ds = ? AND t.{column} = wanted.value{tables.visible_at}{join}"
-    )
     ds, name = dataset
+    parameters: list[str | int] = [to_json(list(values)), ds, *tables.lookup_bounds]
     try:
-        rows = select(connection, statement, (to_json(list(values)), ds, *tables.bounds_at))
+        rows = select(connection, tables.lookups[column, with_payloads], parameters)
     except UNREADABLE as error:
         _require_going_on(connection, error)
         if len(values) == 1:

@@ -43,10 +43,11 @@ _SAME = " AND ".join(
 """The policy is left out, because its JSON may be of an older version. Tensors with the same key have the same one."""
 
 _PAST = f"""
-SELECT p.seq, t.seq FROM (SELECT seq, id FROM past_tensor WHERE {_VISIBLE} AND seq > ?3 ORDER BY seq LIMIT ?4) AS p
+SELECT p.seq, t.seq, t.key IS p.key AND t.metadata IS p.metadata
+FROM (SELECT seq, id, key, metadata FROM past_tensor WHERE {_VISIBLE} AND seq > ?3 ORDER BY seq LIMIT ?4) AS p
 LEFT JOIN tensor AS t ON t.ds = ?1 AND t.id = p.id ORDER BY p.seq
 """
-"""Past rows of the state, each with the current row of the same id, if there is one."""
+"""Past rows of the state, each with the current row of the same id, if there is one, and whether the two may be the same."""
 
 _TO_DELETE = f"""
 SELECT t.seq FROM tensor AS t WHERE t.ds = ?1 AND t.seq > ?2
@@ -155,14 +156,15 @@ def _to_restore(connection: apsw.Connection, dataset: Dataset, at: int, limit: i
     found: list[tuple[int, int | None]] = []
     last = -(2**63)
     while len(found) <= limit:
-        rows: list[tuple[int, int | None]] = select(connection, _PAST, (dataset.number, at, last, _LOOKED_AT))
+        rows = select(connection, _PAST, (dataset.number, at, last, _LOOKED_AT))
         if not rows:
             return found
         last = rows[-1][0]
-        earlier = _past_tensors(connection, dataset, at, [seq for seq, _ in rows])
-        place = (dataset.number, dataset.name)
-        now = find_tensors(connection, "seq", place, [-1 if seq is None else seq for _, seq in rows])
-        found += [row for row, old, new in zip(rows, earlier, now, strict=True) if not _is_same(old, new)]
+        alike = [(old, new) for old, new, may_be_same in rows if may_be_same]
+        earlier = _past_tensors(connection, dataset, at, [seq for seq, _ in alike])
+        now = find_tensors(connection, "seq", (dataset.number, dataset.name), [seq for _, seq in alike])
+        same = {old.generation for old, new in zip(earlier, now, strict=True) if _is_same(old, new)}
+        found += [(old, new) for old, new, _ in rows if old not in same]
     return found[: limit + 1]
 
 

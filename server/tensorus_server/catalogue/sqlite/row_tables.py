@@ -37,20 +37,28 @@ class RowTables:
         """The parameters of `visible`."""
         return [] if self.at is None else [self.at]
 
-    @property
-    def visible_at(self) -> str:
-        """The condition for rows that are visible in the state `at`, whoever bounds their generations."""
-        return "" if self.at is None else " AND t.seq <= ? AND t.until_generation > ?"
+    @cached_property
+    def lookups(self) -> dict[tuple[str, bool], str]:
+        """The statements of `find_tensors`, by column and by whether they read payloads.
 
-    @property
-    def bounds_at(self) -> list[int]:
-        """The parameters of `visible_at`."""
-        return [] if self.at is None else [self.at, self.at]
+        Their parameters are the values, the dataset's number, and `lookup_bounds`.
+        """
+        visible = "" if self.at is None else " AND t.seq <= ? AND t.until_generation > ?"
+        payloads = {
+            False: ("NULL", ""),
+            True: ("CAST(p.bytes AS BLOB)", f" LEFT JOIN {self.payload} p ON p.seq = t.seq"),
+        }
+        return {
+            (column, with_payloads): f"SELECT wanted.key, {_COLUMNS}, {payload} FROM json_each(?) wanted "
+            f"CROSS JOIN {self.tensor} t ON t.ds = ? AND t.{column} = wanted.value{visible}{join}"
+            for column in ("id", "seq")
+            for with_payloads, (payload, join) in payloads.items()
+        }
 
     @cached_property
-    def columns(self) -> str:
-        """`TENSOR_COLUMNS`, as a list of results."""
-        return _COLUMNS
+    def lookup_bounds(self) -> tuple[int, ...]:
+        """The last parameters of `lookups`."""
+        return () if self.at is None else (self.at, self.at)
 
     @cached_property
     def with_payload(self) -> str:

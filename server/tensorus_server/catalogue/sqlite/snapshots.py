@@ -102,15 +102,22 @@ def _at_time(connection: apsw.Connection, dataset: tuple[int, str], time_us: int
     try:
         require_state(connection, dataset, generation)
     except StateNotKeptError as error:
-        time = _EPOCH + timedelta(microseconds=time_us)
         facts = {name: fact for name, fact in error.facts.items() if name != "dataset"}
         raise StateNotKeptError(
-            f"the state at {time.isoformat()} is not kept: it is that of generation {generation}, and states are complete "
+            f"the state at {_time_text(time_us)} is not kept: it is that of generation {generation}, and states are complete "
             f"from generation {facts.get('complete_from', 0)}, and at snapshots",
             dataset=dataset[1],
             **facts,
         ) from error
     return generation
+
+
+def _time_text(time_us: int) -> str:
+    try:
+        return (_EPOCH + timedelta(microseconds=time_us)).isoformat()
+    except OverflowError:
+        # Neither Python nor the contract has such a time, but a caller within this process may.
+        return f"{time_us} microseconds since 1970"
 
 
 def _value(connection: apsw.Connection, parameters: tuple[int, int], statement: str) -> int | None:
