@@ -73,7 +73,7 @@ def test_a_base_that_does_not_fit_or_does_not_exist_is_an_error(
         client.insert(dataset, SECOND, base=("nowhere", "first"))
     with pytest.raises(errors.TensorusError) as unknown:
         client.insert(dataset, SECOND, base=(dataset, "first", "no snapshot"))
-    assert unknown.value.reason in {"SNAPSHOT_NOT_FOUND", "NOT_IMPLEMENTED"}
+    assert unknown.value.reason == "SNAPSHOT_NOT_FOUND"
     for wrong in (7, ("a",), ("a", "b", "c", "d"), [dataset, "first"]):
         with pytest.raises(TypeError, match="base is a"):
             client.insert(dataset, SECOND, base=wrong)  # type: ignore[arg-type]
@@ -147,6 +147,22 @@ class TestPut:
         ran = run_command("put", "step2", third, "--base", "step2", "--replace", "--json", *place)
         (info,) = json.loads(ran.output)
         assert [share["codecs"][0] for share in info["encodings"]] == ["int_delta"]
+
+    def test_the_bases_may_be_those_of_a_snapshot(self, tmp_path: Path, files: Callable[..., str]) -> None:
+        place = ["--store", str(tmp_path / "store")]
+        assert run_command("put", "run", files("first", a=FIRST), *place).exit_code == 0
+        assert run_command("snapshot", "run", "s1", *place).exit_code == 0
+        far = random_bits("uint16", FIRST.shape, seed=8)
+        assert run_command("put", "run", files("far", a=far), "--replace", *place).exit_code == 0
+        second = files("second", a=SECOND)
+        for base, expected in [("run", 0), ("run@s1", 50)]:
+            ran = run_command("put", f"against {base}", second, "--base", base, *place)
+            assert ran.exit_code == 0, ran.errors
+            with tensorus.open(tmp_path / "store") as client:
+                info = client.info(f"against {base}", "a")
+                assert bool(differences(info)) == bool(expected), base
+                assert_same_bits(client.get(f"against {base}", "a", as_="numpy"), SECOND)
+        assert run_command("put", "other", second, "--base", "run@s2", *place).exit_code == 3
 
     def test_a_dataset_of_bases_that_does_not_exist_is_refused_before_anything_is_stored(
         self, tmp_path: Path, files: Callable[..., str]

@@ -228,6 +228,7 @@ class _OpenPayloads:
         self._lock = threading.Lock()
         self._open: OrderedDict[str, tuple[Payload, ChunkReader]] = OrderedDict()
         self._users: dict[str, int] = {}
+        self._closed = False
 
     @contextmanager
     def used(self, locator: Locator) -> Iterator[Payload]:
@@ -244,12 +245,12 @@ class _OpenPayloads:
         finally:
             with self._lock:
                 self._users[key] -= 1
-                self._close_unused(_OPEN_MAX)
+                self._close_unused(0 if self._closed else _OPEN_MAX)
 
     def close(self) -> None:
-        """Close all payloads."""
+        """Close all payloads; those that a thread is using, or still opens, when it is done."""
         with self._lock:
-            self._users.clear()
+            self._closed = True
             self._close_unused(0)
 
     def _close_unused(self, kept: int) -> None:
