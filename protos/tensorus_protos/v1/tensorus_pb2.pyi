@@ -1377,7 +1377,7 @@ class PresetInfo(_message.Message):
     def __init__(self, id: _Optional[str] = ..., description: _Optional[str] = ..., encoding: _Optional[_Union[Encoding, _Mapping]] = ..., lossy: bool = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("payload_bytes", "message_bytes", "segments_per_message", "chunk_bytes_min", "chunk_bytes_max", "chunk_bytes_default", "tensor_bytes", "rank", "id_bytes", "dataset_name_bytes", "metadata_bytes", "metadata_depth", "filter_depth", "filter_conditions", "filter_values", "page_size", "reads_per_get", "ids_per_delete", "payload_bytes_min", "unacknowledged_bytes", "open_items", "items_together", "request_id_bytes", "resumable_bytes_min", "metadata_key_bytes", "indexed_text_bytes", "filter_text_bytes", "filter_values_total", "sample", "explain_bytes", "explain_candidates", "known_per_insert", "snapshot_name_bytes", "restored_tensors", "retention_s", "copies_per_call", "dataset_copy_tensors")
+    __slots__ = ("payload_bytes", "message_bytes", "segments_per_message", "chunk_bytes_min", "chunk_bytes_max", "chunk_bytes_default", "tensor_bytes", "rank", "id_bytes", "dataset_name_bytes", "metadata_bytes", "metadata_depth", "filter_depth", "filter_conditions", "filter_values", "page_size", "reads_per_get", "ids_per_delete", "payload_bytes_min", "unacknowledged_bytes", "open_items", "items_together", "request_id_bytes", "resumable_bytes_min", "metadata_key_bytes", "indexed_text_bytes", "filter_text_bytes", "filter_values_total", "sample", "explain_bytes", "explain_candidates", "snapshot_name_bytes", "restored_tensors", "retention_s", "copies_per_call", "dataset_copy_tensors", "known_per_insert")
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_PER_MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -1409,12 +1409,12 @@ class Limits(_message.Message):
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_BYTES_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
-    KNOWN_PER_INSERT_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_NAME_BYTES_FIELD_NUMBER: _ClassVar[int]
     RESTORED_TENSORS_FIELD_NUMBER: _ClassVar[int]
     RETENTION_S_FIELD_NUMBER: _ClassVar[int]
     COPIES_PER_CALL_FIELD_NUMBER: _ClassVar[int]
     DATASET_COPY_TENSORS_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_PER_INSERT_FIELD_NUMBER: _ClassVar[int]
     payload_bytes: int
     message_bytes: int
     segments_per_message: int
@@ -1446,10 +1446,10 @@ class Limits(_message.Message):
     sample: int
     explain_bytes: int
     explain_candidates: int
-    known_per_insert: int
     snapshot_name_bytes: int
     restored_tensors: int
     retention_s: int
     copies_per_call: int
     dataset_copy_tensors: int
-    def __init__(self, payload_bytes: _Optional[int] = ..., message_bytes: _Optional[int] = ..., segments_per_message: _Optional[int] = ..., chunk_bytes_min: _Optional[int] = ..., chunk_bytes_max: _Optional[int] = ..., chunk_bytes_default: _Optional[int] = ..., tensor_bytes: _Optional[int] = ..., rank: _Optional[int] = ..., id_bytes: _Optional[int] = ..., dataset_name_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., metadata_depth: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_conditions: _Optional[int] = ..., filter_values: _Optional[int] = ..., page_size: _Optional[int] = ..., reads_per_get: _Optional[int] = ..., ids_per_delete: _Optional[int] = ..., payload_bytes_min: _Optional[int] = ..., unacknowledged_bytes: _Optional[int] = ..., open_items: _Optional[int] = ..., items_together: _Optional[int] = ..., request_id_bytes: _Optional[int] = ..., resumable_bytes_min: _Optional[int] = ..., metadata_key_bytes: _Optional[int] = ..., indexed_text_bytes: _Optional[int] = ..., filter_text_bytes: _Optional[int] = ..., filter_values_total: _Optional[int] = ..., sample: _Optional[int] = ..., explain_bytes: _Optional[int] = ..., explain_candidates: _Optional[int] = ..., known_per_insert: _Optional[int] = ..., snapshot_name_bytes: _Optional[int] = ..., restored_tensors: _Optional[int] = ..., retention_s: _Optional[int] = ..., copies_per_call: _Optional[int] = ..., dataset_copy_tensors: _Optional[int] = ...) -> None: ...
+    known_per_insert: int
+    def __init__(self, payload_bytes: _Optional[int] = ..., message_bytes: _Optional[int] = ..., segments_per_message: _Optional[int] = ..., chunk_bytes_min: _Optional[int] = ..., chunk_bytes_max: _Optional[int] = ..., chunk_bytes_default: _Optional[int] = ..., tensor_bytes: _Optional[int] = ..., rank: _Optional[int] = ..., id_bytes: _Optional[int] = ..., dataset_name_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., metadata_depth: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_conditions: _Optional[int] = ..., filter_values: _Optional[int] = ..., page_size: _Optional[int] = ..., reads_per_get: _Optional[int] = ..., ids_per_delete: _Optional[int] = ..., payload_bytes_min: _Optional[int] = ..., unacknowledged_bytes: _Optional[int] = ..., open_items: _Optional[int] = ..., items_together: _Optional[int] = ..., request_id_bytes: _Optional[int] = ..., resumable_bytes_min: _Optional[int] = ..., metadata_key_bytes: _Optional[int] = ..., indexed_text_bytes: _Optional[int] = ..., filter_text_bytes: _Optional[int] = ..., filter_values_total: _Optional[int] = ..., sample: _Optional[int] = ..., explain_bytes: _Optional[int] = ..., explain_candidates: _Optional[int] = ..., snapshot_name_bytes: _Optional[int] = ..., restored_tensors: _Optional[int] = ..., retention_s: _Optional[int] = ..., copies_per_call: _Optional[int] = ..., dataset_copy_tensors: _Optional[int] = ..., known_per_insert: _Optional[int] = ...) -> None: ...
