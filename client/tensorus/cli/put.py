@@ -136,12 +136,7 @@ def put(
         if policy is not None:
             # Explaining an empty sample is cheap, and refuses an unknown preset before the dataset is created.
             client.explain(np.empty(0, np.uint8), policies=[policy])
-        found = client.create_dataset(dataset, exist_ok=True, retention=retention)
-        if retention not in {None, found.retention}:
-            raise ValueError(
-                f"dataset {dataset!r} exists with a retention of {human_duration(found.retention)}; "
-                f"change it with `tensorus retention {dataset} {human_duration(retention)}`"
-            )
+        _create_dataset(client, dataset, retention)
         bases = None if base is None else Bases(client, base)
         infos = store_all(
             client,
@@ -159,6 +154,20 @@ def put(
         _print(infos, all_rows=all_rows)
         if bases is not None:
             print_text(bases.report(infos))
+
+
+def _create_dataset(client: tensorus.Client, dataset: str, retention: timedelta | None) -> None:
+    """Create the dataset unless it exists.
+
+    Raises:
+        ValueError: it exists with another retention.
+    """
+    found = client.create_dataset(dataset, exist_ok=True, retention=retention)
+    if retention not in {None, found.retention}:
+        raise ValueError(
+            f"dataset {dataset!r} exists with a retention of {human_duration(found.retention)}; "
+            f"change it with `tensorus retention {dataset} {human_duration(retention)}`"
+        )
 
 
 def _opened(

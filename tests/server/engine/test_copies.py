@@ -67,9 +67,9 @@ def test_copies_and_moves_touch_no_file_and_a_sweep_leaves_what_is_shared(engine
     insert(engine, "d", "large", LARGE)
     insert(engine, "d", "small", SMALL)
     # Its records are in two payloads.
-    insert(engine, "d", "edited", LARGE)
+    insert(engine, "d", "edited", -LARGE)
     assert append(engine, "d", "edited", LARGE) is None
-    edited = np.concatenate([LARGE, LARGE])
+    edited = np.concatenate([-LARGE, LARGE])
     before = files(tmp_path)
     assert len(before) == 3
     values = {"large": LARGE, "small": SMALL, "edited": edited}

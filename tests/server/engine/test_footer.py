@@ -57,10 +57,10 @@ def test_a_footer_makes_the_tensor_that_it_was_made_of(kind: str) -> None:
 
 NOT_IN_FOOTERS = {
     *("new.replace", "new.edit", "locator.offset", "references", "changes", "sent"),
-    *("shares_payload", "content", "equals", "has_payload"),
+    *("bases", "bases_of_others", "shares_payload", "content", "equals", "has_payload"),
 }
 """What the insert may replace or change; where the payload lies within its file: at its start; the other payloads, which its
-chunk table names; and which other tensors share it."""
+chunk table and its base section name; and which other tensors share it."""
 
 VARIANTS = list(
     variants_of(

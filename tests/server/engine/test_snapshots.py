@@ -240,7 +240,7 @@ def test_damage_of_a_past_tensor_is_found_by_a_verification(store: Engine, tmp_p
 
 def test_recovery_leaves_the_past_as_it_is(store: Engine, tmp_path: Path) -> None:
     insert(store, "d", "t", LARGE)
-    insert(store, "d", "gone", LARGE)
+    insert(store, "d", "gone", LARGE + 2)
     at = At(generation=store.snapshots.create("d", "s").generation)
     insert(store, "d", "t", LARGE + 1, replace=True)
     store.delete_tensors("d", ["gone"])

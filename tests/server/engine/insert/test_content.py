@@ -205,7 +205,7 @@ def send_edit(engine: Engine, tensor_id: str, values: np.ndarray) -> None:
 
 
 def test_a_kept_tensor_of_the_past_gives_its_payload(engine: Engine, raw: RawFolder) -> None:
-    sql(engine, "UPDATE dataset SET retention_us = 3600000000")
+    engine.update_dataset("d", None, None, retention_s=3600)
     first = insert(engine, "d", "a", LARGE)
     engine.delete_tensors("d", ["a"])
     assert swept(engine, raw) == 1

@@ -24,6 +24,7 @@ from tensorus_server.model import Tensor, TensorReference
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_shards")]
 
 SECOND, THIRD = next_step(FIRST, 2), next_step(next_step(FIRST, 2), 3)
+OTHER = next_step(FIRST, 4)
 
 ERRORS: list[BaseException] = [
     StoreUnavailableError("injected"),
@@ -69,7 +70,7 @@ def test_a_fault_at_any_seam_loses_nothing_and_leaves_nothing(tmp_path: Path, se
             engine.create_dataset("d")
             put(engine, "old", FIRST)
             put(engine, "t", SECOND, "old")
-            put(engine, "gone", SECOND, "old")
+            put(engine, "gone", OTHER, "old")
             seams.fail(seam, error, times)
             # What is left is looked at below.
             with suppress(Exception):
