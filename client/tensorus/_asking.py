@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["ASK_BYTES_MIN", "Asking", "require_askable"]
 
 ASK_BYTES_MIN = 64 * 1024
-"""Smaller tensors are sent at once. Stores share no payloads of up to this size, and to ask takes as long as to send them."""
+"""Smaller tensors are sent at once. Stores share no payloads of up to this size. Measured over loopback: a question about a new
+tensor of 16 KiB adds a third to its insert, of 66 KiB 7 %; for one that the store has, it saves two thirds, and six sevenths."""
 
 _BATCH_BYTES = 64 * 1024 * 1024
 """Canonical bytes of the tensors of one question, which are in memory meanwhile; checksums of so many take 10 ms."""
