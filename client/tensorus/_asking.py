@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["ASK_BYTES_MIN", "Asking", "require_askable"]
 
 ASK_BYTES_MIN = 64 * 1024
-"""Smaller tensors are sent at once. Stores share no payloads of up to this size, and to ask takes as long as to send them."""
+"""Smaller tensors are sent at once. Stores share no payloads of up to this size. Measured over loopback: a question about a
+new tensor adds a third to its insert at 16 KiB, 7 % at 66 KiB. If the store has it, the question saves two thirds, and 85 %."""
 
 _BATCH_BYTES = 64 * 1024 * 1024
 """Canonical bytes of the tensors of one question, which are in memory meanwhile; checksums of so many take 10 ms."""
@@ -57,7 +58,7 @@ class Asking:
     """The uploads of an insert that must be sent: an iterable, which asks as it is iterated, on the iterating thread.
 
     Tensors that the store has already are inserted by the question. Of several tensors with one id, only the first one is asked
-    about, so that they stay in order.
+    about, so that it is not stored after the others.
     """
 
     def __init__(
