@@ -156,7 +156,7 @@ class TestPut:
         assert run_command("put", "run", files("far", a=far), "--replace", *place).exit_code == 0
         second = files("second", a=SECOND)
         for base, expected in [("run", 0), ("run@s1", 50)]:
-            ran = run_command("put", f"against {base}", second, "--base", base, *place)
+            ran = run_command("put", f"against {base}", second, "--base", base, "--no-ask", *place)
             assert ran.exit_code == 0, ran.errors
             with tensorus.open(tmp_path / "store") as client:
                 info = client.info(f"against {base}", "a")

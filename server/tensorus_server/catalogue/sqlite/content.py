@@ -7,6 +7,7 @@ it. Tensors with an inline payload, edited ones, and those inserted by older ver
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import StoredTensor
     from tensorus_server.model import Tensor
 
-__all__ = ["SharedContent", "equal_tensors", "list_content"]
+__all__ = ["EQUALS_MAX", "SharedContent", "equal_tensors", "list_content"]
 
-_EQUALS_MAX = 4
+EQUALS_MAX = 4
 """Tensors with the same digest that are considered, the latest first: thousands may share a payload. More than one is needed
 only if the latest has the payload that is to be replaced, or a damaged one."""
 
@@ -35,7 +36,7 @@ _EQUAL = f"""
 SELECT wanted.value, {_COLUMNS}, NULL,
   (SELECT name FROM dataset WHERE ds = t.ds), (SELECT json_group_array(r.key) FROM reference r WHERE r.seq = t.seq)
 FROM json_each(?) wanted CROSS JOIN {{table}} t
-ON t.seq IN (SELECT seq FROM content WHERE digest = unhex(wanted.value) ORDER BY seq DESC LIMIT {_EQUALS_MAX})
+ON t.seq IN (SELECT seq FROM content WHERE digest = unhex(wanted.value) ORDER BY seq DESC LIMIT {EQUALS_MAX})
 """
 _EQUALS = " UNION ALL ".join(_EQUAL.format(table=table) for table in ("tensor", "past_tensor"))
 _SEQ, _DS, _INLINE, _SOURCE_CRC = (TENSOR_COLUMNS.index(name) for name in ("seq", "ds", "inline", "source_crc"))
@@ -49,7 +50,7 @@ _LIST = "INSERT OR IGNORE INTO content (digest, seq) VALUES (?, ?)"
 
 
 def equal_tensors(connection: apsw.Connection, digests: Sequence[bytes]) -> dict[bytes, list[EqualTensor]]:
-    """Return the latest tensors with each of these content digests, at most `_EQUALS_MAX`; damaged rows are left out."""
+    """Return the latest tensors with each of these content digests, at most `EQUALS_MAX`; damaged rows are left out."""
     try:
         wanted = to_json([digest.hex() for digest in dict.fromkeys(digests)])
         rows = select(connection, _EQUALS, (wanted, wanted))
@@ -86,6 +87,9 @@ class SharedContent:
         """Start without tensors."""
         self._connection = connection
         self._committed: dict[bytes, list[StoredTensor]] = {}
+        # The payloads of the transaction's tensors by place, and how many have each.
+        self._keys: dict[tuple[int, str], str] = {}
+        self._holders: Counter[str] = Counter()
 
     def shared(self, stored: StoredTensor, replaced: Tensor | None = None, *, alone: bool = False) -> StoredTensor:
         """Return the tensor as it is to be inserted: with its own payload, or with that of an equal tensor.
@@ -102,7 +106,8 @@ class SharedContent:
         if not alone:
             replaced_key = None if replaced is None else replaced.locator.key
             for earlier in self._committed.get(stored.content, ()):
-                if earlier.locator.key != replaced_key and stored.may_share(earlier):
+                key = earlier.locator.key
+                if key != replaced_key and self._holders[key] > 0 and stored.may_share(earlier):
                     return replace(stored, locator=earlier.locator, references=earlier.references, shares_payload=True)
             for equal in stored.equals:
                 tensor = equal.tensor
@@ -113,13 +118,14 @@ class SharedContent:
         return stored
 
     def committed(self, stored: StoredTensor) -> None:
-        """Note that a tensor is inserted, so that later ones of the transaction can share its payload.
-
-        They can even if it is replaced before the end of the transaction: nothing is swept until then.
-        """
+        """Note that a tensor is inserted, or replaces one, so that later ones of the transaction can share its payload."""
+        place, key = (stored.dataset.number, stored.new.id), stored.locator.key
+        self._holders[self._keys.get(place, "")] -= 1
+        self._keys[place] = key
+        self._holders[key] += 1
         if stored.content is not None:
             noted = self._committed.setdefault(stored.content, [])
-            if all(stored.locator.key != earlier.locator.key for earlier in noted):
+            if all(key != earlier.locator.key for earlier in noted):
                 noted.append(stored)
 
     def _exists(self, tensor: Tensor) -> bool:

@@ -96,7 +96,7 @@ class Database:
         # Pages in the log, and how many of them the last checkpoint copied. The size of the log's file does not tell, because
         # the file keeps its size when SQLite starts the log again from its beginning.
         self._log_pages = self._copied_pages = 0
-        self._epochs = EpochKeeper(self._writer_lock.descriptor, payloads)
+        self._epochs = EpochKeeper(self._writer_lock.descriptor, folder / "writer.lock", payloads)
         self._blocked_until_s = 0.0
         self._spare = SpareRoom(folder)
         try:
