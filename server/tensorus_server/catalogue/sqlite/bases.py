@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import StoredTensor
     from tensorus_server.model import Tensor
 
-__all__ = ["add_bases", "forget_bases", "require_bases"]
+__all__ = ["UsableBases", "add_bases", "forget_bases"]
 
 _IN_USE = """
 SELECT NOT EXISTS (SELECT 1 FROM tombstone WHERE key = ?1) AND (
@@ -46,25 +46,36 @@ SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM tensor WHERE key = ?1 AND inline =
 """
 
 
-def require_bases(connection: apsw.Connection, stored: StoredTensor) -> None:
-    """Check that the bases of a tensor's payload are still in use, before the tensor is committed.
+class UsableBases:
+    """Which bases of a transaction's tensors were in use when it began.
 
-    A payload with a tombstone may be being deleted at this moment, so it cannot be used again.
-
-    Raises:
-        StoreBusyError: one of them is not. The client repeats the insert, which then finds another base or none.
+    A payload with a tombstone may be being deleted at this moment, so it cannot be used again. One that gets its tombstone in
+    this transaction can: nobody else sees the tombstone before the commit, and `add_bases` removes it. So tensors of one group
+    may be each other's bases and replace each other.
     """
-    if stored.created_us is not None or stored.shares_payload:
-        # The row is being recovered, and the payload was found in the chunk store; or the payload keeps its bases already.
-        return
-    for key in stored.bases:
-        if select(connection, _IN_USE, (key,)) != [(1,)]:
-            raise StoreBusyError(
-                f"the base was deleted or replaced during the insert, and its payload {key} is no longer in use; repeat the "
-                "insert",
-                dataset=stored.dataset.name,
-                tensor=stored.new.id,
-            )
+
+    def __init__(self, connection: apsw.Connection, group: Sequence[StoredTensor]) -> None:
+        """Look up the bases of a group, before anything of it is committed."""
+        keys = {key for stored in group for key in stored.bases}
+        self._usable = frozenset(key for key in keys if select(connection, _IN_USE, (key,)) == [(1,)])
+
+    def require(self, stored: StoredTensor) -> None:
+        """Check that the bases of a tensor's payload can be used, before the tensor is committed.
+
+        Raises:
+            StoreBusyError: one of them cannot. The client repeats the insert, which then finds another base or none.
+        """
+        if stored.created_us is not None or stored.shares_payload:
+            # The row is being recovered, and the payload was found in the chunk store; or the payload keeps its bases already.
+            return
+        for key in stored.bases:
+            if key not in self._usable:
+                raise StoreBusyError(
+                    f"the base was deleted or replaced during the insert, and its payload {key} is no longer in use; repeat "
+                    "the insert",
+                    dataset=stored.dataset.name,
+                    tensor=stored.new.id,
+                )
 
 
 def add_bases(connection: apsw.Connection, tensors: Sequence[tuple[StoredTensor, Tensor]]) -> None:

@@ -12,7 +12,7 @@ from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import NotSharedError, TensorTable, require_intact
 from tensorus_server.catalogue.conflicts import resolve_conflict
 from tensorus_server.catalogue.sqlite.attributes import attributes, insert_attributes
-from tensorus_server.catalogue.sqlite.bases import add_bases, require_bases
+from tensorus_server.catalogue.sqlite.bases import UsableBases, add_bases
 from tensorus_server.catalogue.sqlite.content import SharedContent, equal_tensors, list_content
 from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number, find_dataset
@@ -172,11 +172,11 @@ class SqliteTensorTable(TensorTable):
         self, connection: apsw.Connection, group: Sequence[StoredTensor], *, current: bool
     ) -> list[Tensor | Exception]:
         numbers = Numbers(connection, {stored.dataset.number: stored.dataset for stored in group}, current=current)
-        content = SharedContent(connection)
+        content, bases = SharedContent(connection), UsableBases(connection, group)
         outcomes = (
-            self._commit_one(connection, group[0], numbers, content)
+            self._commit_one(connection, group[0], numbers, content, bases)
             if len(group) == 1
-            else self._commit_many(connection, group, numbers, content)
+            else self._commit_many(connection, group, numbers, content, bases)
         )
         numbers.save(connection)
         for stored, outcome in zip(group, outcomes, strict=True):
@@ -188,22 +188,32 @@ class SqliteTensorTable(TensorTable):
         return outcomes
 
     def _commit_one(
-        self, connection: apsw.Connection, stored: StoredTensor, numbers: Numbers, content: SharedContent
+        self,
+        connection: apsw.Connection,
+        stored: StoredTensor,
+        numbers: Numbers,
+        content: SharedContent,
+        bases: UsableBases,
     ) -> list[Tensor | Exception]:
         """Do the same as `_commit_many` for one tensor. Inserting its row shows whether its id is free."""
         if _is_plain(stored) and stored.dataset.number in numbers.ordinals:
             try:
                 as_inserted = content.shared(stored)
             except NotSharedError:
-                return [self._resolve(connection, stored, numbers, content)]
+                return [self._resolve(connection, stored, numbers, content, bases)]
             tensor = numbers.give(as_inserted)
             if self.insert(connection, [(as_inserted, tensor)], if_free=True):
                 return [tensor]
             numbers.take_back(stored)
-        return [self._resolve(connection, stored, numbers, content)]
+        return [self._resolve(connection, stored, numbers, content, bases)]
 
     def _commit_many(
-        self, connection: apsw.Connection, group: Sequence[StoredTensor], numbers: Numbers, content: SharedContent
+        self,
+        connection: apsw.Connection,
+        group: Sequence[StoredTensor],
+        numbers: Numbers,
+        content: SharedContent,
+        bases: UsableBases,
     ) -> list[Tensor | Exception]:
         taken = _taken(connection, group)
         outcomes: list[Tensor | Exception] = []
@@ -225,12 +235,17 @@ class SqliteTensorTable(TensorTable):
             else:
                 self.insert(connection, fresh)
                 fresh.clear()
-                outcomes.append(self._resolve(connection, stored, numbers, content))
+                outcomes.append(self._resolve(connection, stored, numbers, content, bases))
         self.insert(connection, fresh)
         return outcomes
 
     def _resolve(
-        self, connection: apsw.Connection, stored: StoredTensor, numbers: Numbers, content: SharedContent
+        self,
+        connection: apsw.Connection,
+        stored: StoredTensor,
+        numbers: Numbers,
+        content: SharedContent,
+        bases: UsableBases,
     ) -> Tensor | Exception:
         """Insert the tensor; return the existing one if it is the same, or an error if neither is possible."""
         ds, dataset = stored.dataset.number, stored.dataset.name
@@ -253,7 +268,7 @@ class SqliteTensorTable(TensorTable):
                 if existing is not None and done is Outcome.ALREADY_STORED:
                     return replace(existing, outcome=done)
             stored = content.shared(stored, existing, alone=is_damaged)
-            require_bases(connection, stored)
+            bases.require(stored)
             delete_tensor(connection, ds, stored.new.id, self._delete_grace_us)
         except (
             AlreadyExistsError,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tensorus_server.engine.read.reader import TensorReader
     from tensorus_server.model import Dataset, NewTensor, Tensor, TensorReference
 
-__all__ = ["DeltaBase", "find_base", "plan_with_base", "referenced"]
+__all__ = ["DeltaBase", "find_base", "opened_base", "plan_with_base", "referenced"]
 
 _SMALL = "the tensor is stored without the base: it is small"
 
@@ -104,6 +104,23 @@ def plan_with_base(plan: ChunkPlan, base: Tensor, chunk_bytes: int | None) -> tu
         return plan, True
     sizes = f"its chunks have {base.chunk_bytes} bytes, the policy demands {plan.chunk_bytes}"
     return _with_reason(plan, f"the tensor is stored without the base: {sizes}"), False
+
+
+def opened_base(plan: ChunkPlan, base: Tensor, reader: TensorReader) -> tuple[ChunkPlan, DeltaBase | None]:
+    """Open a base; without it, if its payload is missing or damaged: the values that arrive are intact, and are to be stored.
+
+    Args:
+        plan: as of `plan_with_base`, which a missing base adds its reason to.
+
+    Raises:
+        TensorNotFoundError: the base was deleted meanwhile.
+        StoreUnavailableError: see `TensorReader.read`.
+    """
+    try:
+        return plan, DeltaBase(base, reader)
+    except DataCorruptError:
+        _log.warning("the base %s cannot be read; tensors are stored without it", base.id, exc_info=True)
+        return _with_reason(plan, f"the tensor is stored without the base: {_UNREADABLE}"), None
 
 
 class DeltaBase:

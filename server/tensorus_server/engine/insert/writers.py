@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.plan import plan
-from tensorus_server.engine.insert.delta_base import DeltaBase, plan_with_base
+from tensorus_server.engine.insert.delta_base import opened_base, plan_with_base
 from tensorus_server.engine.insert.edit_writer import EditWriter
 from tensorus_server.engine.insert.items import ItemProgress
 from tensorus_server.engine.insert.marker import Marker
@@ -47,7 +47,7 @@ def writer_of(
         inline: whether its payload may be inline.
 
     Raises:
-        EngineError: see `EditWriter`, `DeltaBase` and `TensorWriter.resume`.
+        EngineError: see `EditWriter`, `opened_base` and `TensorWriter.resume`.
     """
     request_id = options.request_id
     if new.edit is not None:
@@ -67,7 +67,8 @@ def writer_of(
     delta_base = None
     if base is not None:
         chunk_plan, is_compared = plan_with_base(chunk_plan, base, policy.chunk_bytes)
-        delta_base = DeltaBase(base, services.reader) if is_compared else None
+        if is_compared:
+            chunk_plan, delta_base = opened_base(chunk_plan, base, services.reader)
     if upload is not None and marker is not None:
         return TensorWriter.resume(
             dataset,
