@@ -102,6 +102,27 @@ class CatalogueContentContract:
         assert insert(catalogue, equal_to(dataset, "b", match=second.generation)).locator == mended.locator
         assert catalogue.garbage.due(10) == [first.locator.key]
 
+    def test_a_replaced_tensor_is_not_mended_with_a_payload_that_needs_one_of_its_own(
+        self, catalogue: Catalogue, reopen: Reopen
+    ) -> None:
+        """A base of its payload may be what is damaged."""
+        catalogue = reopen(delete_grace_s=0.0)
+        dataset = create(catalogue)
+        (base,) = commit(catalogue, stored_tensor(dataset, "base"))
+        for common, may_share in (("the payload", False), ("a base", False), ("nothing", True)):
+            first = insert(catalogue, equal_to(dataset, "a", bases=(base.locator.key,)))
+            needs = {"the payload": (first.locator.key,), "a base": (base.locator.key,), "nothing": ()}[common]
+            # Stored in another way, so that it does not share the payload.
+            other = insert(catalogue, equal_to(dataset, "b", bases=needs, source_crc32c=9))
+            assert other.locator != first.locator
+            # Other values are no repair.
+            (different,) = commit(catalogue, stored_tensor(dataset, "c"))
+            replacing = equal_to(dataset, "c", match=different.generation, source_crc32c=9)
+            assert insert(catalogue, replacing).locator == other.locator, common
+            mended = insert(catalogue, equal_to(dataset, "a", match=first.generation, source_crc32c=9))
+            assert (mended.locator == other.locator) is may_share, common
+            catalogue.tensors.delete("dataset", ["a", "b", "c"])
+
     def test_a_tensor_that_is_replaced_in_the_same_group_can_be_shared(
         self, catalogue: Catalogue, reopen: Reopen
     ) -> None:
@@ -167,6 +188,18 @@ class CatalogueContentContract:
         catalogue.tensors.delete("dataset", ["a", "b", "c", "d"])
         assert [type(outcome) for outcome in catalogue.tensors.commit([late])] == [NotSharedError]
         assert [type(outcome) for outcome in catalogue.tensors.commit([late, late])] == [NotSharedError] * 2
+
+    def test_equal_tensors_come_without_their_metadata_the_latest_first(self, catalogue: Catalogue) -> None:
+        """So many metadata as a request may find would take gigabytes."""
+        dataset = create(catalogue)
+        first = equal_to(dataset, "a")
+        tensors = [
+            insert(catalogue, replace(first, new=replace(first.new, id=name, metadata={"n": [1, 2]}))) for name in "abc"
+        ]
+        (found,) = catalogue.tensors.equal_tensors([DIGEST]).values()
+        assert [equal.tensor for equal in found] == [
+            replace(tensor, metadata={}, outcome=None) for tensor in reversed(tensors)
+        ]
 
     def test_a_group_that_is_undone_lists_nothing(self, catalogue: Catalogue) -> None:
         dataset = create(catalogue)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.plain_dataclass import plain_dataclass
@@ -37,6 +38,7 @@ class EqualTensor:
     """A stored tensor whose payload another one with equal bytes may share."""
 
     tensor: Tensor
+    """Without its metadata, which play no part."""
     source_crc32c: int
     """CRC32C of the canonical bytes that its writer sent."""
     references: tuple[str, ...] = ()
@@ -108,9 +110,16 @@ class StoredTensor:
     def may_share(self, other: EqualTensor | StoredTensor) -> bool:
         """Return whether it can have the payload of `other`, which has the same content digest.
 
-        Whatever is known of both is compared, so that a digest that is the same by chance or on purpose is not enough.
+        Whatever is known of both is compared, so that a digest that is the same by chance or on purpose is not enough. A tensor
+        with a base is stored in another way than an equal one without, so then the storage reports may differ.
         """
+        if self.new.base is not None:
+            return self.facts[:-1] == other.facts[:-1]
         return self.facts == other.facts
+
+    def sharing(self, other: Tensor | StoredTensor, references: tuple[str, ...]) -> StoredTensor:
+        """Return this tensor with the payload of `other`, which it may share, and which needs `references`."""
+        return replace(self, locator=other.locator, storage=other.storage, references=references, shares_payload=True)
 
     def committed(self, generation: int, ordinal: int, created_us: int, outcome: Outcome = Outcome.INSERTED) -> Tensor:
         """Return the tensor as it is after its commit."""
@@ -160,7 +169,8 @@ class TensorTable(ABC):
         numbers. The commit's time comes from the catalogue's clock (11) and determines no order.
 
         A tensor with a content digest gets the payload of an equal tensor, instead of its own, if one of `StoredTensor.equals`
-        still exists or the group has one before it. It never gets that of the tensor it replaces. The returned tensor says by
+        still exists or the group has one before it. It never gets that of the tensor it replaces. If that may have the same
+        values, it gets none either that needs, as its base or its own, a payload which that needs. The returned tensor says by
         its locator which payload it has; the others of the group are in no row.
 
         Args:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tensorus_protos.rules import to_json
@@ -39,28 +38,43 @@ FROM json_each(?) wanted CROSS JOIN {{table}} t
 ON t.seq IN (SELECT seq FROM content WHERE digest = unhex(wanted.value) ORDER BY seq DESC LIMIT {EQUALS_MAX})
 """
 _EQUALS = " UNION ALL ".join(_EQUAL.format(table=table) for table in ("tensor", "past_tensor"))
-_SEQ, _DS, _INLINE, _SOURCE_CRC = (TENSOR_COLUMNS.index(name) for name in ("seq", "ds", "inline", "source_crc"))
+_DS, _INLINE, _SOURCE_CRC = (TENSOR_COLUMNS.index(name) for name in ("ds", "inline", "source_crc"))
 
 _EXISTS = """
 SELECT 1 FROM tensor WHERE seq = ?1 AND key = ?2 AND inline = 0
 UNION ALL SELECT 1 FROM past_tensor WHERE seq = ?1 AND key = ?2 AND inline = 0
 """
 
+_HAVE_A_PAYLOAD_IN_COMMON = """
+WITH RECURSIVE
+  needed (key) AS (VALUES (?1) UNION SELECT base FROM needed JOIN payload_base USING (key)),
+  replaced (key) AS (
+    VALUES (?2) UNION SELECT key FROM reference WHERE seq = ?3
+    UNION SELECT base FROM replaced JOIN payload_base USING (key)
+  )
+SELECT 1 FROM needed JOIN replaced USING (key) LIMIT 1
+"""
+"""Of the payload with the first key, and a tensor with the second one, both with their bases."""
+
 _LIST = "INSERT OR IGNORE INTO content (digest, seq) VALUES (?, ?)"
 
 
 def equal_tensors(connection: apsw.Connection, digests: Sequence[bytes]) -> dict[bytes, list[EqualTensor]]:
-    """Return the latest tensors with each of these content digests, at most `EQUALS_MAX`; damaged rows are left out."""
+    """Return the latest tensors with each of these content digests, at most `EQUALS_MAX`; damaged rows are left out.
+
+    They come without their metadata: those of a thousand times `EQUALS_MAX` tensors would take gigabytes.
+    """
+    wanted = to_json([digest.hex() for digest in dict.fromkeys(digests)])
+    found: dict[bytes, list[EqualTensor]] = {}
     try:
-        wanted = to_json([digest.hex() for digest in dict.fromkeys(digests)])
-        rows = select(connection, _EQUALS, (wanted, wanted))
+        for digest, *row, dataset, references in connection.execute(_EQUALS, (wanted, wanted)):
+            equal = _equal_tensor(tuple(row), dataset or "", references)
+            if equal is not None:
+                found.setdefault(bytes.fromhex(digest), []).append(equal)
     except UNREADABLE:
         return {}
-    found: dict[bytes, list[EqualTensor]] = {}
-    for digest, *row, dataset, references in sorted(rows, key=lambda row: -row[1 + _SEQ]):
-        equal = _equal_tensor(tuple(row), dataset or "", references)
-        if equal is not None:
-            found.setdefault(bytes.fromhex(digest), []).append(equal)
+    for equals in found.values():
+        equals.sort(key=lambda equal: -equal.tensor.generation)
     return found
 
 
@@ -68,7 +82,8 @@ def _equal_tensor(row: tuple[Any, ...], dataset: str, references: str) -> EqualT
     if row[_INLINE]:
         return None
     try:
-        return EqualTensor(tensor_from_row(row, dataset, row[_DS]), row[_SOURCE_CRC], tuple(json.loads(references)))
+        tensor = tensor_from_row(row, dataset, row[_DS], with_metadata=False)
+        return EqualTensor(tensor, row[_SOURCE_CRC], tuple(json.loads(references)))
     except RowDamageError:
         return None
 
@@ -95,7 +110,8 @@ class SharedContent:
         """Return the tensor as it is to be inserted: with its own payload, or with that of an equal tensor.
 
         Args:
-            replaced: the tensor that it replaces. Its payload is not shared: somebody may replace it because it is damaged.
+            replaced: the tensor that it replaces. Its payload is not shared: somebody may replace it because it is damaged. Nor
+                is one that needs a base which the replaced tensor needs, too, if both tensors may have the same values.
             alone: whether it replaces a tensor whose row is damaged, so that no payload is known to be another one.
 
         Raises:
@@ -104,15 +120,18 @@ class SharedContent:
         if stored.content is None or stored.shares_payload:
             return stored
         if not alone:
-            replaced_key = None if replaced is None else replaced.locator.key
             for earlier in self._committed.get(stored.content, ()):
                 key = earlier.locator.key
-                if key != replaced_key and self._holders[key] > 0 and stored.may_share(earlier):
-                    return replace(stored, locator=earlier.locator, references=earlier.references, shares_payload=True)
+                if self._holders[key] > 0 and stored.may_share(earlier) and self._mends(stored, replaced, key):
+                    return stored.sharing(earlier, earlier.references)
             for equal in stored.equals:
                 tensor = equal.tensor
-                if tensor.locator.key != replaced_key and stored.may_share(equal) and self._exists(tensor):
-                    return replace(stored, locator=tensor.locator, references=equal.references, shares_payload=True)
+                if (
+                    stored.may_share(equal)
+                    and self._exists(tensor)
+                    and self._mends(stored, replaced, tensor.locator.key)
+                ):
+                    return stored.sharing(tensor, equal.references)
         if not stored.has_payload:
             raise NotSharedError
         return stored
@@ -127,6 +146,17 @@ class SharedContent:
             noted = self._committed.setdefault(stored.content, [])
             if all(key != earlier.locator.key for earlier in noted):
                 noted.append(stored)
+
+    def _mends(self, stored: StoredTensor, replaced: Tensor | None, key: str) -> bool:
+        """Whether a payload can be intact, whatever is damaged of the tensor that is replaced."""
+        if replaced is None:
+            return True
+        one, other = stored.source_checksum, replaced.source_checksum
+        if one.algorithm == other.algorithm and one != other:
+            # Other values are to be stored: nothing is mended.
+            return key != replaced.locator.key
+        place = (key, replaced.locator.key, replaced.generation)
+        return not select(self._connection, _HAVE_A_PAYLOAD_IN_COMMON, place)
 
     def _exists(self, tensor: Tensor) -> bool:
         """Whether the row is still there: it was read before the transaction began."""

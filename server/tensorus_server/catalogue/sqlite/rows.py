@@ -211,12 +211,13 @@ def _shared_columns(stored: StoredTensor) -> tuple[Any, ...]:
     return tuple(columns)
 
 
-def tensor_from_row(row: tuple[Any, ...], dataset: str, ds: int) -> Tensor:
+def tensor_from_row(row: tuple[Any, ...], dataset: str, ds: int, *, with_metadata: bool = True) -> Tensor:
     """Return the tensor of a row: `TENSOR_COLUMNS`, and the inline payload or NULL after them.
 
     Args:
         dataset: the dataset's name.
         ds: its number, which the row must have.
+        with_metadata: whether its metadata are needed, which are large as Python objects; if not, they are empty.
 
     Raises:
         RowDamageError: the row is not what was written.
@@ -229,7 +230,7 @@ def tensor_from_row(row: tuple[Any, ...], dataset: str, ds: int) -> Tensor:
             *row,
             dataset,
             alike.spec,
-            json.loads(metadata) if metadata != "{}" else {},
+            json.loads(metadata) if metadata != "{}" and with_metadata else {},
             alike.policy,
             Checksum(*_source_checksum_of(row)),
             Checksum(*_value_checksum_of(row)),

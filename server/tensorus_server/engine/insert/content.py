@@ -91,8 +91,8 @@ class EqualTensors:
     def find(self, digests: Sequence[bytes]) -> dict[bytes, list[EqualTensor]]:
         """Return stored tensors with these content digests, the latest first, whose chunk indexes are intact.
 
-        Of each payload, only the index is read, which is at its end: a payload that is missing, cut or that of another tensor
-        is not shared. A damaged chunk is not noticed; that would cost reading everything again.
+        Of each payload and its bases, only the index is read, which is at its end: a payload that is missing, cut or that of
+        another tensor is not shared. A damaged chunk is not noticed; that would cost reading everything again.
         """
         if not digests or not self._enabled:
             return {}
@@ -113,9 +113,16 @@ class EqualTensors:
         return {digest: found for digest, found in kept.items() if found}
 
     def _is_intact(self, equal: EqualTensor) -> bool:
+        needed = {equal.tensor.locator.key: equal.tensor.locator}
+        waiting = list(needed.values())
         try:
-            with self._payloads.open(equal.tensor.locator.key) as reader:
-                Payload(equal.tensor, reader)
+            while waiting:
+                locator = waiting.pop()
+                with self._payloads.open(locator.key) as reader:
+                    bases = Payload(equal.tensor, reader, locator=locator).read_bases()
+                new = {base.key: base for base in bases.payloads if base.key not in needed} if bases else {}
+                needed |= new
+                waiting += new.values()
         except (EngineError, PayloadMissingError, PayloadUnreadableError) as error:
             _log.warning("the payload of tensor %s is damaged, and is not shared: %s", equal.tensor.id, error)
             return False

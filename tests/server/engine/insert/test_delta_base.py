@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from support.arrays import assert_same_bits, random_bits
+from support.arrays import assert_same_bits, canonical, random_bits
 from support.deltas import CHUNK, FIRST, needed_bases, next_step, waiting_keys
-from support.engine import Reports, find, insert, pieces_of, read, send, wait_for_purge
+from support.engine import Reports, announce, find, insert, pieces_of, read, send, wait_for_purge
+from support.verifying import cut, path_of
+from tensorus_codecs.checksum import TensorDigest
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert.options import InsertOptions
@@ -20,7 +24,7 @@ from tensorus_server.errors import (
     InvalidRequestError,
     TensorNotFoundError,
 )
-from tensorus_server.model import Append, At, SliceSet, Tensor, TensorReference, Write
+from tensorus_server.model import Append, At, Checksum, SliceSet, Tensor, TensorReference, Write
 
 pytestmark = pytest.mark.usefixtures("few_shards")
 
@@ -82,7 +86,7 @@ class TestStored:
     def test_under_any_policy_differences_are_exact(self, engine: Engine, preset: str) -> None:
         values = np.random.default_rng(6).normal(size=(200, 1024)).astype(np.float32)
         put(engine, "first", values, policy=StoragePolicy(preset=preset))
-        there = read(engine, "d", "first")
+        there = next_step(read(engine, "d", "first"), 7)
         stored = put(engine, "second", there, "first", policy=StoragePolicy(preset=preset))
         assert chunks_with_a_base(stored)
         assert not stored.storage.lossy
@@ -288,3 +292,53 @@ def payloads(engine: Engine) -> set[str]:
 
 def edit(engine: Engine, tensor_id: str, values: np.ndarray[Any, Any], how: Append | Write, **fields: Any) -> Tensor:
     return insert(engine, "d", tensor_id, np.ascontiguousarray(values), edit=how, **fields)
+
+
+class TestEqualBytes:
+    def test_what_equals_its_base_or_another_tensor_has_its_payload(self, engine: Engine) -> None:
+        """So what never changes takes nothing in the next checkpoint, and does not lengthen the chain."""
+        first = put(engine, "first", FIRST)
+        second = put(engine, "second", next_step(FIRST, 2), "first")
+        for name, values, base, expected in (
+            ("equals its base", FIRST, "first", first),
+            ("equals its base, which has one", next_step(FIRST, 2), "second", second),
+            ("equals another one", FIRST, "second", first),
+            ("equals another one, which has a base", next_step(FIRST, 2), "first", second),
+        ):
+            stored = put(engine, name, values, base)
+            assert (stored.locator, stored.storage) == (expected.locator, expected.storage), name
+            assert_same_bits(read(engine, "d", name), values)
+        assert needed_bases(engine) == {(first.locator.key, second.locator.key)}
+        engine.sweep(in_grace=True)
+        assert {found.key for found in engine._chunk_store.published()} == {first.locator.key, second.locator.key}
+
+    def test_a_payload_whose_base_is_missing_or_cut_is_not_shared(self, engine: Engine, tmp_path: Path) -> None:
+        damages: list[Callable[[Path], object]] = [Path.unlink, lambda path: cut(path, 50_000)]
+        for number, damage in enumerate(damages):
+            values = next_step(FIRST, 2 + number)
+            first = put(engine, f"first {number}", next_step(FIRST, 10 + number))
+            second = put(engine, f"second {number}", values, first.id)
+            assert chunks_with_a_base(second) == 50
+            damage(path_of(tmp_path / "store", first))
+            checksum = Checksum("xxh3_128", TensorDigest.of(canonical(values)))
+            announced = announce(f"third {number}", values, policy=SMALL_CHUNKS, source_checksum=checksum)
+            assert engine.insert_known("d", [announced]) == [None]
+            # Nor is the base needed to store them.
+            third = put(engine, announced.id, values, first.id)
+            assert third.locator != second.locator
+            assert "without the base: the base cannot be read" in third.storage.fallback_reason
+            assert_same_bits(read(engine, "d", third.id), values)
+
+    def test_tensors_that_change_places_against_each_other_are_stored_together(self, engine: Engine) -> None:
+        first, second = FIRST, next_step(FIRST, 2)
+        put(engine, "a", first)
+        put(engine, "b", second)
+        reports = Reports()
+        stream = engine.open_insert("d", reports, InsertOptions(all_or_nothing=True))
+        for item, (name, base) in enumerate((("a", "b"), ("b", "a"))):
+            values = next_step(second if name == "a" else first, 5)
+            send(stream, item, name, values, policy=SMALL_CHUNKS, base=TensorReference("", base), replace=True)
+        assert stream.finish() == (2, 0), reports.outcomes
+        engine.sweep(in_grace=True)
+        assert_same_bits(read(engine, "d", "a"), next_step(second, 5))
+        assert_same_bits(read(engine, "d", "b"), next_step(first, 5))
