@@ -1,7 +1,7 @@
-"""Edited tensors, and those with bases, stay what NumPy would make of them, now and in snapshots: a state machine.
+"""Edited tensors, those with bases, and those that share payloads stay what NumPy would make of them: a state machine.
 
-It edits, inserts with bases and without, deletes, copies and moves, makes and drops snapshots, restores them, sweeps, and opens
-the store again.
+It edits, inserts with bases and without, inserts equal bytes here and in another dataset, deletes, copies and moves, makes and
+drops snapshots, restores them, sweeps, and opens the store again. What snapshots have stays, too.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from support.arrays import assert_same_bits
+from support.arrays import assert_same_bits, canonical
 from support.deltas import needed_payloads, next_step
-from support.engine import assemble, find, insert, pieces_of, read
+from support.engine import announce, assemble, find, insert, pieces_of, read
 from support.servers import engine_config
 from support.stores import few_shards
+from support.verifying import verified
+from tensorus_codecs.checksum import TensorDigest
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.digest import ChunkedDigest
 from tensorus_server.app import open_engine
@@ -29,7 +31,7 @@ from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert import edit_writer, edited_chunks
 from tensorus_server.engine.query import Query
 from tensorus_server.engine.read.reader import ReadPlan
-from tensorus_server.model import Append, At, Edit, Outcome, SliceSet, Tensor, TensorReference, Write
+from tensorus_server.model import Append, At, Checksum, Edit, Outcome, SliceSet, Tensor, TensorReference, Write
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -48,6 +50,12 @@ NAMES = ["a", "b", "c"]
 names = st.sampled_from(NAMES)
 rows = st.sampled_from([0, 1, 5, 31, 32, 33, 200, 900])
 """Of an insert or append: nothing, parts of chunks, whole chunks, inline payloads and files."""
+FEW = [np.random.default_rng(seed).standard_normal((900, COLUMNS)).astype(np.float32) for seed in (901, 902)]
+FEW.append(next_step(FEW[0], 903, 0.01))
+"""Values that are inserted again and again, so that tensors share payloads. The last ones are near the first."""
+
+few = st.integers(0, len(FEW) - 1)
+datasets = st.sampled_from(["d", "d", "e"])
 held = st.sampled_from([True, True, True, False])
 """Whether the edit waits in memory for the tensor's lock, or is encoded as it arrives."""
 
@@ -68,6 +76,8 @@ class EditsMachine(RuleBasedStateMachine):
         self.engine: Engine = open_engine(self.config)
         self.model: dict[str, np.ndarray[Any, Any]] = {}
         self.metadata: dict[str, dict[str, int]] = {}
+        self.elsewhere: dict[str, np.ndarray[Any, Any]] = {}
+        """Of the dataset "e", which has no snapshots."""
         self.snapshots: dict[str, tuple[dict[str, np.ndarray[Any, Any]], dict[str, dict[str, int]]]] = {}
         """Arrays and metadata of each snapshot."""
         self.seed = 0
@@ -80,10 +90,12 @@ class EditsMachine(RuleBasedStateMachine):
             self.sweep()
             for name in self.snapshots:
                 self.engine.snapshots.drop("d", name)
-            self.engine.delete_tensors("d", NAMES)
+            for dataset in ("d", "e"):
+                self.engine.delete_tensors(dataset, NAMES)
             self.engine.sweep(in_grace=True)
             assert list(self.engine._chunk_store.published()) == []
-            self.engine.delete_dataset("d")
+            for dataset in ("d", "e"):
+                self.engine.delete_dataset(dataset)
         finally:
             self.engine.close()
             self.patch.undo()
@@ -91,10 +103,13 @@ class EditsMachine(RuleBasedStateMachine):
     @initialize(policies=st.lists(st.sampled_from(list(POLICIES)), min_size=len(NAMES), max_size=len(NAMES)))
     def begin_with_all_tensors(self, policies: list[str]) -> None:
         """Create them, so that most steps have something to edit."""
-        self.engine.create_dataset("d")
+        for dataset in ("d", "e"):
+            self.engine.create_dataset(dataset)
         for name, policy in zip(NAMES, policies, strict=True):
             # The last one is large enough for a base.
             self.insert(name, policy, 900 if name == NAMES[-1] else 200)
+        self.insert_one_of_few("e", NAMES[0], 0, "lossless", None, is_known=False)
+        self.insert_one_of_few("e", NAMES[1], 2, "lossless", NAMES[0], is_known=False)
 
     @rule(name=names, policy=st.sampled_from(list(POLICIES)), count=rows)
     def insert(self, name: str, policy: str, count: int) -> None:
@@ -133,6 +148,87 @@ class EditsMachine(RuleBasedStateMachine):
             assert_same_bits(found, values)
         self.model[name], self.metadata[name] = found, {}
         self.changed = True
+
+    @rule(
+        dataset=datasets,
+        name=names,
+        number=few,
+        policy=st.sampled_from(["lossless", "lossless", "lossless", "raw", "int8"]),
+        base=st.sampled_from([None, None, *NAMES]),
+        is_known=st.booleans(),
+    )
+    def insert_one_of_few(
+        self, dataset: str, name: str, number: int, policy: str, base: str | None, *, is_known: bool
+    ) -> None:
+        """Insert what other tensors may have already, perhaps with a base, which may be the same, or only by its checksum."""
+        self._insert_elsewhere((dataset, name), FEW[number], policy, base, is_known=is_known)
+
+    @rule(
+        dataset=datasets,
+        name=names,
+        of=names,
+        base=st.sampled_from([None, None, *NAMES]),
+        is_known=st.booleans(),
+        data=st.data(),
+    )
+    def insert_what_is_there(
+        self, dataset: str, name: str, of: str, base: str | None, *, is_known: bool, data: st.DataObject
+    ) -> None:
+        """Insert what a tensor has, or had in a snapshot, under the same policy."""
+        state = data.draw(st.sampled_from([None, *self.snapshots]))
+        values = (self.model if state is None else self.snapshots[state][0]).get(of)
+        if values is not None:
+            tensor = self.engine.get_tensor("d", of, at=None if state is None else At(snapshot=state))
+            (policy,) = (name for name, known in POLICIES.items() if known.to_json() == tensor.policy)
+            self._insert_elsewhere((dataset, name), values, policy, base, is_known=is_known)
+
+    @rule(name=names)
+    def delete_elsewhere(self, name: str) -> None:
+        """Delete a tensor of the other dataset."""
+        self.engine.delete_tensors("e", [name])
+        self.elsewhere.pop(name, None)
+        self.changed = True
+
+    @rule(name=names, count=st.sampled_from([1, 40]), is_held=held)
+    def append_elsewhere(self, name: str, count: int, *, is_held: bool) -> None:
+        """Append rows to a tensor of the other dataset, whose payload others may share."""
+        old = self.elsewhere.get(name)
+        if old is not None and len(old) + count <= ROWS_MAX:
+            self.patch.setattr(edit_writer, "EDIT_HELD_BYTES_MAX", 2**20 if is_held else 0)
+            insert(self.engine, "e", name, self._values(count, COLUMNS), edit=Append(0))
+            found = read(self.engine, "e", name)
+            assert_same_bits(found[: len(old)], old)
+            self.elsewhere[name] = found
+            self.changed = True
+
+    def _insert_elsewhere(
+        self, place: tuple[str, str], values: np.ndarray[Any, Any], policy: str, base: str | None, *, is_known: bool
+    ) -> None:
+        """Insert values under an id of either dataset, if they are not missing."""
+        dataset, name = place
+        self.changed = True
+        self.seed += 1
+        # With other metadata, so that it is not already stored.
+        fields: dict[str, Any] = {"policy": POLICIES[policy], "replace": True, "metadata": {"seed": self.seed}}
+        for where, model in (("d", self.model), ("e", self.elsewhere)):
+            if base is not None and base in model and model[base].shape == values.shape:
+                fields["base"] = TensorReference(where, base)
+        if is_known:
+            checksum = Checksum("xxh3_128", TensorDigest.of(canonical(values)))
+            (outcome,) = self.engine.insert_known(dataset, [announce(name, values, source_checksum=checksum, **fields)])
+            if outcome is None:
+                return
+            assert isinstance(outcome, Tensor), outcome
+            tensor = outcome
+        else:
+            tensor = insert(self.engine, dataset, name, values, **fields)
+        found = read(self.engine, dataset, name)
+        if not tensor.storage.lossy:
+            assert_same_bits(found, values)
+        if dataset == "e":
+            self.elsewhere[name] = found
+        else:
+            self.model[name], self.metadata[name] = found, {"seed": self.seed}
 
     @rule(name=names, count=rows, is_held=held)
     def append(self, name: str, count: int, *, is_held: bool) -> None:
@@ -247,7 +343,11 @@ class EditsMachine(RuleBasedStateMachine):
         needed = self._compare(None, self.model, self.metadata)
         for name, (arrays, metadata) in self.snapshots.items():
             needed |= self._compare(At(snapshot=name), arrays, metadata)
+        for name, array in self.elsewhere.items():
+            assert_same_bits(read(self.engine, "e", name), array)
+            needed |= needed_payloads(self.engine, find(self.engine, "e", name))
         assert {stored.key for stored in self.engine._chunk_store.published()} == needed
+        assert verified(self.engine).damages == []
 
     def _compare(
         self, at: At | None, arrays: dict[str, np.ndarray[Any, Any]], metadata: dict[str, dict[str, int]]
