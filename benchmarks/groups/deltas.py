@@ -7,6 +7,7 @@ of the whole checkpoint; a store in this process is measured from `insert_many` 
 from __future__ import annotations
 
 import statistics
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -143,13 +144,20 @@ def _decode(records: list[bytes], pairs: list[_Pair]) -> None:
 
 
 def _in_store(name: str, checkpoint: Checkpoint, base: Checkpoint, settings: Settings) -> dict[str, _InStore]:
-    """Store a checkpoint alone and with a base, and read it; every tensor is verified."""
-    with settings.folder() as folder, tensorus.open(folder) as client:
-        client.create_dataset("base")
-        client.insert_many("base", base.items())
+    """Store a checkpoint alone and with a base, each in a store of its own, and read it; every tensor is verified.
+
+    In one store, equal tensors would share what is stored first.
+    """
+    with ExitStack() as stack:
+        clients: dict[str, tensorus.Client] = {}
+        for kind in ("alone", "delta"):
+            clients[kind] = stack.enter_context(tensorus.open(stack.enter_context(settings.folder())))
+            clients[kind].create_dataset("base")
+            clients[kind].insert_many("base", base.items())
         infos: dict[str, list[TensorInfo]] = {}
 
         def insert(kind: str) -> None:
+            client = clients[kind]
             client.create_dataset(kind, exist_ok=True)
             client.delete(kind, list(checkpoint))
             infos[kind] = client.insert_many(
@@ -161,7 +169,7 @@ def _in_store(name: str, checkpoint: Checkpoint, base: Checkpoint, settings: Set
             )
 
         def get(kind: str) -> None:
-            for record in client.get_many(kind, list(checkpoint), as_="numpy"):
+            for record in clients[kind].get_many(kind, list(checkpoint), as_="numpy"):
                 if record.tensor.tobytes() != checkpoint[record.info.id].tobytes():
                     raise SystemExit(f"tensor {record.info.id} does not come back")
 

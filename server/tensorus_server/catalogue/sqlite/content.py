@@ -7,7 +7,6 @@ it. Tensors with an inline payload, edited ones, and those inserted by older ver
 from __future__ import annotations
 
 import json
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from tensorus_protos.rules import to_json
@@ -40,6 +39,8 @@ ON t.seq IN (SELECT seq FROM content WHERE digest = unhex(wanted.value) ORDER BY
 _EQUALS = " UNION ALL ".join(_EQUAL.format(table=table) for table in ("tensor", "past_tensor"))
 _DS, _INLINE, _SOURCE_CRC = (TENSOR_COLUMNS.index(name) for name in ("ds", "inline", "source_crc"))
 
+_LISTED = "SELECT 1 FROM content WHERE digest = ? LIMIT 1"
+
 _EXISTS = """
 SELECT 1 FROM tensor WHERE seq = ?1 AND key = ?2 AND inline = 0
 UNION ALL SELECT 1 FROM past_tensor WHERE seq = ?1 AND key = ?2 AND inline = 0
@@ -64,9 +65,13 @@ def equal_tensors(connection: apsw.Connection, digests: Sequence[bytes]) -> dict
 
     They come without their metadata: those of a thousand times `EQUALS_MAX` tensors would take gigabytes.
     """
-    wanted = to_json([digest.hex() for digest in dict.fromkeys(digests)])
     found: dict[bytes, list[EqualTensor]] = {}
     try:
+        # Most inserts are of new bytes. For them, a small statement per tensor takes a tenth of the time of the large one.
+        listed = [digest for digest in dict.fromkeys(digests) if select(connection, _LISTED, (digest,))]
+        if not listed:
+            return {}
+        wanted = to_json([digest.hex() for digest in listed])
         for digest, *row, dataset, references in connection.execute(_EQUALS, (wanted, wanted)):
             equal = _equal_tensor(tuple(row), dataset or "", references)
             if equal is not None:
@@ -104,7 +109,7 @@ class SharedContent:
         self._committed: dict[bytes, list[StoredTensor]] = {}
         # The payloads of the transaction's tensors by place, and how many have each.
         self._keys: dict[tuple[int, str], str] = {}
-        self._holders: Counter[str] = Counter()
+        self._holders: dict[str, int] = {}
 
     def shared(self, stored: StoredTensor, replaced: Tensor | None = None, *, alone: bool = False) -> StoredTensor:
         """Return the tensor as it is to be inserted: with its own payload, or with that of an equal tensor.
@@ -122,7 +127,7 @@ class SharedContent:
         if not alone:
             for earlier in self._committed.get(stored.content, ()):
                 key = earlier.locator.key
-                if self._holders[key] > 0 and stored.may_share(earlier) and self._mends(stored, replaced, key):
+                if self._holders[key] and stored.may_share(earlier) and self._mends(stored, replaced, key):
                     return stored.sharing(earlier, earlier.references)
             for equal in stored.equals:
                 tensor = equal.tensor
@@ -139,9 +144,10 @@ class SharedContent:
     def committed(self, stored: StoredTensor) -> None:
         """Note that a tensor is inserted, or replaces one, so that later ones of the transaction can share its payload."""
         place, key = (stored.dataset.number, stored.new.id), stored.locator.key
-        self._holders[self._keys.get(place, "")] -= 1
+        if place in self._keys:
+            self._holders[self._keys[place]] -= 1
         self._keys[place] = key
-        self._holders[key] += 1
+        self._holders[key] = self._holders.get(key, 0) + 1
         if stored.content is not None:
             noted = self._committed.setdefault(stored.content, [])
             if all(key != earlier.locator.key for earlier in noted):
