@@ -88,6 +88,7 @@ class EditsMachine(RuleBasedStateMachine):
         """Look once more at everything, delete it, and close: nothing is left."""
         try:
             self.sweep()
+            assert verified(self.engine).damages == []
             for name in self.snapshots:
                 self.engine.snapshots.drop("d", name)
             for dataset in ("d", "e"):
@@ -347,7 +348,6 @@ class EditsMachine(RuleBasedStateMachine):
             assert_same_bits(read(self.engine, "e", name), array)
             needed |= needed_payloads(self.engine, find(self.engine, "e", name))
         assert {stored.key for stored in self.engine._chunk_store.published()} == needed
-        assert verified(self.engine).damages == []
 
     def _compare(
         self, at: At | None, arrays: dict[str, np.ndarray[Any, Any]], metadata: dict[str, dict[str, int]]
