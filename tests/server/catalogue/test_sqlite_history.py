@@ -15,9 +15,9 @@ from server.catalogue.test_sqlite_indexes import PAGE_BYTES, damage_page
 from server.catalogue.test_sqlite_rows import CHANGED, RAW
 from support.engine import Reopen, commit, create, ids_of, stored_tensor
 from tensorus_codecs.summary import ValueSummary
-from tensorus_server.catalogue.abc import ORDER_FIELDS, Catalogue, DamagedTensor, Order, PageRequest
-from tensorus_server.catalogue.sqlite import SqliteCatalogue, pruning, row_page
-from tensorus_server.catalogue.sqlite.database import select
+from tensorus_server.catalogue.abc import ORDER_FIELDS, Catalogue, DamagedTensor, Order, PageRequest, TensorCopies
+from tensorus_server.catalogue.sqlite import SqliteCatalogue, copies, numbers, pruning, row_page
+from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.errors import DataCorruptError, SnapshotNotFoundError
 from tensorus_server.filter.tree import Compare, Key, Operator
 from tensorus_server.model import At, Dataset, Tensor
@@ -280,6 +280,18 @@ def test_what_a_killed_process_has_not_pruned_another_one_prunes(reopen: Reopen)
             killed.prune(lambda _: False, wait_s=0.0)
     assert prune(running) == 20
     assert rows(running, "SELECT prune FROM history") == [(0,)]
+
+
+def test_a_move_is_one_step_in_time(reopen: Reopen, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalogue = reopen()
+    dataset = create(catalogue, retention_s=100)
+    commit(catalogue, *(stored_tensor(dataset, name) for name in "ab"))
+    # Later than the clock of the trigger that keeps what is deleted.
+    for module in (numbers, copies):
+        monkeypatch.setattr(module, "now_us", lambda: now_us() + 10_000)
+    swap = TensorCopies("dataset", "dataset", [("a", "b"), ("b", "a")], move=True)
+    (created_us, _) = (tensor.created_us for tensor in catalogue.copies.copy_tensors(swap, lambda *_: None))
+    assert all(until_us >= created_us for (until_us,) in rows(catalogue, "SELECT until_us FROM past_tensor"))
 
 
 def test_a_drop_during_a_round_starts_another_one(reopen: Reopen, monkeypatch: pytest.MonkeyPatch) -> None:
