@@ -67,14 +67,16 @@ class CopyingClient(HistoryClient):
         Args:
             dataset: name of the dataset.
             ids: the id of each tensor, and that of its copy, at most 1,000. None: the same.
-            to, at, replace: as for `copy`.
+            to: name of the dataset that gets the copies. None: the same.
+            at: as for `copy`.
+            replace: as for `copy`.
 
         Returns:
             The copies, in the order of `ids`.
 
         Raises:
-            As `copy`.
-            LimitExceededError: there are more than 1,000, or their metadata are larger than 2 MiB.
+            LimitExceededError: there are more than 1,000, or their metadata are larger than 2 MiB. The other errors are those
+                of `copy`.
         """
         return self._backend.copy_tensors(copies_of(dataset, ids, to, at=at, replace=replace))
 
@@ -99,8 +101,7 @@ class CopyingClient(HistoryClient):
             to: name of the dataset that gets the tensor. None: the same.
             replace: as for `copy`.
 
-        Raises:
-            As `copy`.
+        The errors are those of `copy`.
         """
         (moved,) = self._backend.copy_tensors(copies_of(dataset, {id: new_id}, to, replace=replace, move=True))
         return moved
@@ -115,13 +116,13 @@ class CopyingClient(HistoryClient):
         Args:
             dataset: name of the dataset.
             ids: the id of each tensor, and its new one, at most 1,000. None: the same.
-            to, replace: as for `move`.
+            to: name of the dataset that gets the tensors. None: the same.
+            replace: as for `copy`.
 
         Returns:
             The moved tensors, in the order of `ids`.
 
-        Raises:
-            As `copy_many`.
+        The errors are those of `copy_many`.
         """
         return self._backend.copy_tensors(copies_of(dataset, ids, to, replace=replace, move=True))
 

@@ -69,8 +69,11 @@ def require_bases(connection: apsw.Connection, stored: StoredTensor) -> None:
 
 def add_bases(connection: apsw.Connection, tensors: Sequence[tuple[StoredTensor, Tensor]]) -> None:
     """Keep the bases of tensors' payloads as long as the payloads exist, within the transaction that commits the tensors."""
-    pairs = [(base, stored.locator.key) for stored, _ in tensors for base in stored.bases if not stored.shares_payload]
-    pairs += [pair for stored, _ in tensors for pair in stored.bases_of_others]
+    pairs: list[tuple[str, str]] = []
+    for stored, _ in tensors:
+        if stored.bases and not stored.shares_payload:
+            pairs += [(base, stored.locator.key) for base in stored.bases]
+        pairs += stored.bases_of_others
     if pairs:
         # The tensor that is replaced may have been the only one to need them, or it is being recovered.
         connection.executemany(_KEEP, ((base,) for base, _ in pairs))

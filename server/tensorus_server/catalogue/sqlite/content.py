@@ -7,7 +7,6 @@ it. Tensors with an inline payload, edited ones, and those inserted by older ver
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +40,8 @@ ON t.seq IN (SELECT seq FROM content WHERE digest = unhex(wanted.value) ORDER BY
 _EQUALS = " UNION ALL ".join(_EQUAL.format(table=table) for table in ("tensor", "past_tensor"))
 _SEQ, _DS, _INLINE, _SOURCE_CRC = (TENSOR_COLUMNS.index(name) for name in ("seq", "ds", "inline", "source_crc"))
 
+_LISTED = "SELECT 1 FROM content WHERE digest = ? LIMIT 1"
+
 _EXISTS = """
 SELECT 1 FROM tensor WHERE seq = ?1 AND key = ?2 AND inline = 0
 UNION ALL SELECT 1 FROM past_tensor WHERE seq = ?1 AND key = ?2 AND inline = 0
@@ -52,7 +53,11 @@ _LIST = "INSERT OR IGNORE INTO content (digest, seq) VALUES (?, ?)"
 def equal_tensors(connection: apsw.Connection, digests: Sequence[bytes]) -> dict[bytes, list[EqualTensor]]:
     """Return the latest tensors with each of these content digests, at most `EQUALS_MAX`; damaged rows are left out."""
     try:
-        wanted = to_json([digest.hex() for digest in dict.fromkeys(digests)])
+        # Most inserts are of new bytes. For them, a small statement per tensor takes a tenth of the time of the large one.
+        listed = [digest for digest in dict.fromkeys(digests) if select(connection, _LISTED, (digest,))]
+        if not listed:
+            return {}
+        wanted = to_json([digest.hex() for digest in listed])
         rows = select(connection, _EQUALS, (wanted, wanted))
     except UNREADABLE:
         return {}
@@ -89,7 +94,7 @@ class SharedContent:
         self._committed: dict[bytes, list[StoredTensor]] = {}
         # The payloads of the transaction's tensors by place, and how many have each.
         self._keys: dict[tuple[int, str], str] = {}
-        self._holders: Counter[str] = Counter()
+        self._holders: dict[str, int] = {}
 
     def shared(self, stored: StoredTensor, replaced: Tensor | None = None, *, alone: bool = False) -> StoredTensor:
         """Return the tensor as it is to be inserted: with its own payload, or with that of an equal tensor.
@@ -107,7 +112,7 @@ class SharedContent:
             replaced_key = None if replaced is None else replaced.locator.key
             for earlier in self._committed.get(stored.content, ()):
                 key = earlier.locator.key
-                if key != replaced_key and self._holders[key] > 0 and stored.may_share(earlier):
+                if key != replaced_key and self._holders[key] and stored.may_share(earlier):
                     return replace(stored, locator=earlier.locator, references=earlier.references, shares_payload=True)
             for equal in stored.equals:
                 tensor = equal.tensor
@@ -120,9 +125,10 @@ class SharedContent:
     def committed(self, stored: StoredTensor) -> None:
         """Note that a tensor is inserted, or replaces one, so that later ones of the transaction can share its payload."""
         place, key = (stored.dataset.number, stored.new.id), stored.locator.key
-        self._holders[self._keys.get(place, "")] -= 1
+        if place in self._keys:
+            self._holders[self._keys[place]] -= 1
         self._keys[place] = key
-        self._holders[key] += 1
+        self._holders[key] = self._holders.get(key, 0) + 1
         if stored.content is not None:
             noted = self._committed.setdefault(stored.content, [])
             if all(key != earlier.locator.key for earlier in noted):

@@ -96,7 +96,7 @@ class Database:
         # Pages in the log, and how many of them the last checkpoint copied. The size of the log's file does not tell, because
         # the file keeps its size when SQLite starts the log again from its beginning.
         self._log_pages = self._copied_pages = 0
-        self._epochs = EpochKeeper(self._writer_lock.descriptor, folder / "writer.lock", payloads)
+        self._epochs = EpochKeeper(self._writer_lock.descriptor, payloads)
         self._blocked_until_s = 0.0
         self._spare = SpareRoom(folder)
         try:
@@ -260,8 +260,16 @@ class Database:
 
     @contextmanager
     def lock_file_if_free(self, name: str) -> Iterator[bool]:
-        """Hold the lock file `name`, next to the catalogue, during the block; yields False if another process holds it."""
-        lock = FileLock(self._path.with_name(name))
+        """Hold the lock file `name`, next to the catalogue, during the block; yields False if another process holds it.
+
+        Raises:
+            StoreUnavailableError: the store's folder was removed or moved.
+        """
+        try:
+            lock = FileLock(self._path.with_name(name))
+        except FileNotFoundError as error:
+            self._fail_without_folder(FolderRemovedError())
+            raise StoreUnavailableError(f"the catalogue takes no more writes: {self._failure}") from error
         try:
             yield lock.acquire_if_free()
         finally:

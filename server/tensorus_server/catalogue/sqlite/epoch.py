@@ -31,8 +31,6 @@ from typing import TYPE_CHECKING, Any
 from tensorus_server.model import StoreIdentity
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import apsw
 
     from tensorus_server.catalogue.identity_check import Payloads
@@ -51,20 +49,18 @@ class FolderRemovedError(Exception):
 class EpochKeeper:
     """Manages the epoch of one catalogue. All methods except `require_folder` need the lock on `writer.lock`."""
 
-    def __init__(self, lock_fd: int, lock_path: Path, payloads: Payloads | None) -> None:
+    def __init__(self, lock_fd: int, payloads: Payloads | None) -> None:
         """Use the descriptor of `writer.lock`.
 
         Args:
-            lock_path: its path.
             payloads: the chunk store, which stores the epoch, too; None: a lost log is not detected.
         """
         self._lock_fd = lock_fd
-        self._lock_path = lock_path
         self._payloads = payloads
 
     def require_folder(self) -> None:
-        """Raise `FolderRemovedError` if the store's files are gone, or have moved."""
-        if os.fstat(self._lock_fd).st_nlink == 0 or not self._lock_path.exists():
+        """Raise `FolderRemovedError` if the store's files are gone."""
+        if os.fstat(self._lock_fd).st_nlink == 0:
             raise FolderRemovedError
 
     def raise_if_due(self, connection: apsw.Connection) -> StoreIdentity | None:
