@@ -344,7 +344,11 @@ class CatalogueHistoryContract:
         changes.append((b.generation, b.created_us))
         catalogue.tensors.delete("dataset", ["a"])
         latest = catalogue.tensors.latest_generation()
-        for time_us in (0, *(time_us + d for _, time_us in changes for d in (-1, 0))):
+        # A restore of the wrong year must not delete everything.
+        with pytest.raises(StateNotKeptError, match="is not kept: the dataset was created later"):
+            resolve("dataset", At(time_us=0))
+        assert resolve("dataset", At(time_us=dataset.created_us)) in (0, a.generation)
+        for time_us in (time_us + d for _, time_us in changes for d in (-1, 0) if time_us + d >= dataset.created_us):
             expected = max((generation for generation, at_us in changes if at_us <= time_us), default=0)
             assert resolve("dataset", At(time_us=time_us)) == expected
         # What is replaced is there until it is: also in the generation of its deletion.
@@ -360,7 +364,7 @@ class CatalogueHistoryContract:
         assert prune(catalogue) == 3
         assert resolve("dataset", At(time_us=2**62)) == catalogue.tensors.latest_generation()
         assert ids_at(catalogue, catalogue.tensors.latest_generation()) == ["d"]
-        for at in (At(generation=latest), At(time_us=b.created_us), At(time_us=0)):
+        for at in (At(generation=latest), At(time_us=b.created_us), At(time_us=dataset.created_us)):
             with pytest.raises(StateNotKeptError, match=r"is not kept: .*states are complete from generation"):
                 resolve("dataset", at)
         for generation in (-1, 10**6, 2**64 - 1):
@@ -378,7 +382,7 @@ class CatalogueHistoryContract:
             before = catalogue.tensors.latest_generation()
             assert catalogue.snapshots.resolve("dataset", At(generation=before)) == before
             change()
-            for at in (At(generation=before), At(time_us=0)):
+            for at in (At(generation=before), At(time_us=dataset.created_us)):
                 with pytest.raises(StateNotKeptError):
                     catalogue.snapshots.resolve("dataset", at)
             now = catalogue.snapshots.resolve("dataset", At(time_us=2**62))
