@@ -224,6 +224,8 @@ class SqliteTensorTable(TensorTable):
                 fresh.append((as_inserted, tensor))
                 outcomes.append(tensor)
             else:
+                # Also if its id is free: a later one of the group may have the same.
+                taken.add(place)
                 self.insert(connection, fresh)
                 fresh.clear()
                 outcomes.append(self._resolve(connection, stored, numbers, content))
