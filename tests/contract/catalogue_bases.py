@@ -7,7 +7,7 @@ from dataclasses import replace
 from support.engine import Reopen, commit, create, purge, stored_tensor
 from tensorus_server.catalogue.abc import Catalogue, StoredTensor
 from tensorus_server.chunk_store.abc import new_payload_key
-from tensorus_server.errors import StoreBusyError
+from tensorus_server.errors import AlreadyExistsError, StoreBusyError
 from tensorus_server.model import Dataset, Tensor
 
 
@@ -22,6 +22,11 @@ def with_bases(dataset: Dataset, tensor_id: str, *bases: Tensor | str, **fields:
     stored = stored_tensor(dataset, tensor_id, key=file_key(), **fields)  # type: ignore[arg-type]
     keys = tuple(base.locator.key if isinstance(base, Tensor) else base for base in bases)
     return replace(stored, bases=keys)
+
+
+def replacing(stored: StoredTensor) -> StoredTensor:
+    """Return the tensor as one that replaces whatever has its id."""
+    return replace(stored, new=replace(stored.new, replace=True))
 
 
 class CatalogueBasesContract:
@@ -59,6 +64,22 @@ class CatalogueBasesContract:
         # Idempotent.
         catalogue.garbage.delete(list(keys.values()))
         assert catalogue.garbage.due(10) == []
+
+    def test_one_commit_may_have_a_tensor_with_bases_and_others_of_the_same_id(self, catalogue: Catalogue) -> None:
+        dataset = create(catalogue)
+        (first,) = commit(catalogue, with_bases(dataset, "first"))
+        group = [
+            with_bases(dataset, "t", first),
+            replacing(stored_tensor(dataset, "t", key=file_key())),
+            replacing(with_bases(dataset, "t", first)),
+            stored_tensor(dataset, "t", key=file_key()),
+        ]
+        *outcomes, refused = catalogue.tensors.commit(group)
+        assert [type(outcome) for outcome in outcomes] == [Tensor, Tensor, Tensor]
+        assert isinstance(refused, AlreadyExistsError)
+        (found,) = catalogue.tensors.get("dataset", ["t"])
+        assert isinstance(found, Tensor)
+        assert found.generation == outcomes[-1].generation
 
     def test_a_base_that_a_tensor_still_has_stays_when_what_needed_it_is_gone(
         self, catalogue: Catalogue, reopen: Reopen

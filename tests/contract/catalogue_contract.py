@@ -275,6 +275,7 @@ class CatalogueContract:
         seen = [tensor.generation for tensor in commit(catalogue, *(stored_tensor(dataset, f"{i}") for i in range(3)))]
         # Not even the newest one's, of which nothing is left, comes back; nor after the whole dataset has gone.
         catalogue.tensors.delete("dataset", ["1", "2"])
+        seen.append(catalogue.tensors.latest_generation())
         catalogue = reopen()
         assert catalogue.tensors.latest_generation() == seen[-1]
         seen += [tensor.generation for tensor in commit(catalogue, stored_tensor(dataset, "2"))]

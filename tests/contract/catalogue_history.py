@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from contract.catalogue_promises import keeps
 from support.engine import Reopen, commit, create, ids_of, purge, stored_tensor
-from tensorus_server.catalogue.abc import ORDER_FIELDS, Catalogue, Order, PageRequest, StoredTensor
+from tensorus_server.catalogue.abc import ORDER_FIELDS, Catalogue, Order, PageRequest, StoredTensor, TensorCopies
 from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.errors import (
     AlreadyExistsError,
@@ -343,7 +344,11 @@ class CatalogueHistoryContract:
         changes.append((b.generation, b.created_us))
         catalogue.tensors.delete("dataset", ["a"])
         latest = catalogue.tensors.latest_generation()
-        for time_us in (0, *(time_us + d for _, time_us in changes for d in (-1, 0))):
+        # A restore of the wrong year must not delete everything.
+        with pytest.raises(StateNotKeptError, match="is not kept: the dataset was created later"):
+            resolve("dataset", At(time_us=0))
+        assert resolve("dataset", At(time_us=dataset.created_us)) in (0, a.generation)
+        for time_us in (time_us + d for _, time_us in changes for d in (-1, 0) if time_us + d >= dataset.created_us):
             expected = max((generation for generation, at_us in changes if at_us <= time_us), default=0)
             assert resolve("dataset", At(time_us=time_us)) == expected
         # What is replaced is there until it is: also in the generation of its deletion.
@@ -359,12 +364,41 @@ class CatalogueHistoryContract:
         assert prune(catalogue) == 3
         assert resolve("dataset", At(time_us=2**62)) == catalogue.tensors.latest_generation()
         assert ids_at(catalogue, catalogue.tensors.latest_generation()) == ["d"]
-        for at in (At(generation=latest), At(time_us=b.created_us), At(time_us=0)):
+        for at in (At(generation=latest), At(time_us=b.created_us), At(time_us=dataset.created_us)):
             with pytest.raises(StateNotKeptError, match=r"is not kept: .*states are complete from generation"):
                 resolve("dataset", at)
         for generation in (-1, 10**6, 2**64 - 1):
             with pytest.raises(StateNotKeptError, match=f"no state at generation {generation} yet"):
                 resolve("dataset", At(generation=generation))
+
+    def test_a_change_that_nothing_keeps_ends_the_states_before_it_and_now_stays_readable(
+        self, catalogue: Catalogue
+    ) -> None:
+        dataset = create(catalogue)
+        commit(catalogue, *(stored_tensor(dataset, name, metadata={"n": 1}) for name in "abc"))
+        create(catalogue, "other")
+
+        def lose(change: Callable[[], object]) -> None:
+            before = catalogue.tensors.latest_generation()
+            assert catalogue.snapshots.resolve("dataset", At(generation=before)) == before
+            change()
+            for at in (At(generation=before), At(time_us=dataset.created_us)):
+                with pytest.raises(StateNotKeptError):
+                    catalogue.snapshots.resolve("dataset", at)
+            now = catalogue.snapshots.resolve("dataset", At(time_us=2**62))
+            tensors = catalogue.tensors.page("dataset", PageRequest()).tensors
+            assert [plain(tensor) for tensor in pages(catalogue, now)] == [plain(tensor) for tensor in tensors]
+
+        lose(lambda: catalogue.tensors.replace_metadata("dataset", "a", {"n": 2}))
+        now = catalogue.tensors.latest_generation()
+        catalogue.tensors.replace_metadata("dataset", "a", {"n": 2})
+        assert catalogue.snapshots.resolve("dataset", At(generation=now)) == now
+        lose(lambda: catalogue.tensors.delete("dataset", ["c"]))
+        at = catalogue.tensors.latest_generation()
+        commit(catalogue, stored_tensor(dataset, "d"))
+        lose(lambda: catalogue.tensors.restore("dataset", at, limit=LIMIT, discard_newer=True))
+        move = TensorCopies("dataset", "other", [("a", "a")], move=True)
+        lose(lambda: catalogue.copies.copy_tensors(move, lambda *_: None))
 
     def test_a_listing_is_stable_while_its_tensors_move_to_the_past(self, catalogue: Catalogue) -> None:
         dataset = create(catalogue)
@@ -396,7 +430,7 @@ class CatalogueHistoryContract:
         at = catalogue.snapshots.create("dataset", "s").generation
         commit(catalogue, stored_tensor(dataset, "b"))
         catalogue.tensors.delete("dataset", ["a"])
-        with pytest.raises(NewerTensorsError, match="would lose 1 newer tensors") as refused:
+        with pytest.raises(NewerTensorsError, match="would lose newer tensors, 1 in number") as refused:
             catalogue.tensors.restore("dataset", at, limit=LIMIT)
         assert refused.value.facts["tensors"] == "1"
         with pytest.raises(LimitExceededError, match=r"changes more than 1 tensors \(restored_tensors_max\)"):
@@ -461,7 +495,8 @@ class CatalogueHistoryContract:
         assert (updated.generation, updated.ordinal) == (tensor.generation, tensor.ordinal)
         catalogue.tensors.delete("dataset", ["a"])
         assert catalogue.garbage.due(10) == [old.locator.key]
-        assert catalogue.tensors.latest_generation() == tensor.generation
+        with pytest.raises(StateNotKeptError):
+            catalogue.snapshots.resolve("dataset", At(generation=tensor.generation))
         # A tensor that is newer than the only snapshot is not in it.
         catalogue.snapshots.create("dataset", "s")
         new = stored_tensor(dataset, "a")

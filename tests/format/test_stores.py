@@ -1,8 +1,10 @@
 """Stores that each format's version wrote open with this version: they read, verify and can be edited."""
 
+import contextlib
 import hashlib
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -69,10 +71,15 @@ def test_no_damage_is_found(folder, name):
 
 def test_reading_leaves_payload_files_untouched(folder):
     before = payload_files(folder)
+    # What the store no longer needed when it was written may be swept while it is open.
+    with contextlib.closing(sqlite3.connect(folder / "catalogue.db")) as catalogue:
+        garbage = {Path(key).name for (key,) in catalogue.execute("SELECT key FROM tombstone")}
     with tensorus.open(folder) as client:
         for record in client.query("golden", as_="numpy"):
             assert record.tensor.nbytes == record.info.canonical_bytes
-    assert payload_files(folder) == before
+    after = payload_files(folder)
+    assert after.items() <= before.items()
+    assert before.keys() - after.keys() <= garbage
 
 
 @pytest.mark.parametrize("tensor_id", ["exact", "int8", "raw", "small"])

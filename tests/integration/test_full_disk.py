@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import shutil
 import subprocess
 import time
@@ -107,6 +108,28 @@ def test_on_a_full_disk_a_dataset_can_be_deleted(tiny_disk: Path) -> None:
             fill(client, 2_000, stored := [])
         fill_up(tiny_disk)
         assert client.delete_dataset("d") == len(stored)
+
+
+@pytest.mark.parametrize("keeps", ["a retention", "a snapshot"])
+def test_on_a_full_disk_what_is_kept_can_be_given_up(tiny_disk: Path, keeps: str) -> None:
+    retention = dt.timedelta(days=1) if keeps == "a retention" else None
+    with tensorus.Client(EmbeddedBackend(tiny_disk / "store", engine_config)) as client:
+        client.create_dataset("d", preset="none", retention=retention)
+        with pytest.raises(tensorus.errors.StorageFullError):
+            fill(client, 300_000, stored := [])
+        client.delete("d", stored[:1])
+        if retention is None:
+            client.snapshot("d", "s")
+        assert client.delete("d", stored[1:]) == len(stored) - 1
+        fill_up(tiny_disk)
+        if retention is None:
+            client.drop_snapshot("d", "s")
+        else:
+            client.update_dataset("d", retention=dt.timedelta(0))
+    fill_up(tiny_disk)
+    ran = run_command("gc", tiny_disk / "store", "--now")
+    assert (ran.exit_code, ran.errors) == (0, "")
+    assert shutil.disk_usage(tiny_disk).free > DISK_BYTES // 2
 
 
 def fill_up(disk: Path) -> None:

@@ -173,8 +173,9 @@ def _require_copies(copies: TensorCopies) -> None:
             raise InvalidRequestError("the tensor would move to two places", dataset=copies.source, tensor=tensor_id)
         # A copy of an earlier state can take the place of the current tensor.
         if copies.source == copies.destination and tensor_id == new_id and copies.at is None:
+            what = "stay where it is" if copies.move else "be its own copy"
             raise InvalidRequestError(
-                "the tensor would be its own copy; give another id, or another dataset",
+                f"the tensor would {what}; give another id, or another dataset",
                 dataset=copies.source,
                 tensor=tensor_id,
             )

@@ -171,7 +171,7 @@ def test_what_contradicts_itself_is_refused(engine: Engine, monkeypatch: pytest.
     two = [("a", "x"), ("b", "y")]
     calls: list[tuple[type[Exception], str, Any]] = [
         (InvalidRequestError, "its own copy", lambda: engine.copies.copy_tensors("d", [("a", "")])),
-        (InvalidRequestError, "its own copy", lambda: engine.copies.move_tensors("d", [("a", "a")], to="d")),
+        (InvalidRequestError, "would stay where it is", lambda: engine.copies.move_tensors("d", [("a", "a")], to="d")),
         (InvalidRequestError, "two places", lambda: engine.copies.move_tensors("d", [("a", "x"), ("a", "y")])),
         (InvalidRequestError, "the same id", lambda: engine.copies.copy_tensors("d", [("a", "x"), ("b", "x")])),
         (InvalidNameError, "control", lambda: engine.copies.copy_tensors("d", [("a", "x\n")])),

@@ -13,15 +13,16 @@ from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import CopyTable, Upload, require_intact
 from tensorus_server.catalogue.conflicts import resolve_copy
-from tensorus_server.catalogue.sqlite.database import select
+from tensorus_server.catalogue.sqlite.database import now_us, select
 from tensorus_server.catalogue.sqlite.dataset_rows import find_dataset
 from tensorus_server.catalogue.sqlite.datasets import create_dataset, rename_dataset
 from tensorus_server.catalogue.sqlite.deletion import delete_tensor
-from tensorus_server.catalogue.sqlite.numbers import Numbers
+from tensorus_server.catalogue.sqlite.numbers import Numbers, latest_generation
 from tensorus_server.catalogue.sqlite.reading import find_tensors
 from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sqlite.row_tables import LIVE, past
 from tensorus_server.catalogue.sqlite.sharing import all_shared_as
+from tensorus_server.catalogue.sqlite.snapshot_rows import end_states_if_lost
 from tensorus_server.catalogue.sqlite.states import require_state
 from tensorus_server.catalogue.sqlite.uploads import find_uploads, record_done
 from tensorus_server.errors import (
@@ -51,6 +52,8 @@ _BATCH = 64
 
 _CALL = "call"
 """The key in the state of an upload row that tells the record of a call from an insert."""
+
+_END_AT_ONCE = "UPDATE past_tensor SET until_us = ? WHERE ds = ? AND until_generation > ?"
 
 _NO_SPEC = TensorSpec(dtype_by_name("uint8"), (0,))
 """Of a record that is about no tensor."""
@@ -86,10 +89,15 @@ class SqliteCopyTable(CopyTable):
             source = find_dataset(connection, copies.source)
             sources = _find_sources(connection, source, ids, copies.at)
             stored = _shared(connection, sources, source, destination, new_ids, replaces=copies.replace)
+            before = latest_generation(connection)
             if copies.move:
                 for found in sources:
                     delete_tensor(connection, source.number, found.tensor.id, self._delete_grace_us)
+                end_states_if_lost(connection, source.number)
             tensors = self._commit(connection, destination, stored)
+            for ds in {source.number, destination.number}:
+                # No time is between its steps.
+                connection.execute(_END_AT_ONCE, (now_us(), ds, before))
             check(destination, tensors)
             for item, tensor in enumerate(tensors):
                 self._record(connection, (copies.request_id, item), "CopyTensors", destination, tensor=tensor)

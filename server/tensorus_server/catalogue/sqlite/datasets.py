@@ -73,7 +73,8 @@ class SqliteDatasetTable(DatasetTable):
         self, name: str, policy: StoragePolicy | None, schema: Schema | None, retention_s: int | None = None
     ) -> Dataset:
         """See `DatasetTable`."""
-        with self._database.write() as connection:
+
+        def update(connection: apsw.Connection) -> Dataset:
             try:
                 ds = find_dataset(connection, name).number
             except DataCorruptError:
@@ -91,6 +92,12 @@ class SqliteDatasetTable(DatasetTable):
                 need_pruning(connection, ds)
             _sign(connection, ds)
             return find_dataset(connection, name)
+
+        if retention_s is not None:
+            # A shorter retention frees space.
+            return self._database.write_on_full_disk(update)
+        with self._database.write() as connection:
+            return update(connection)
 
     def delete(self, name: str, *, drop_snapshots: bool = False) -> int:
         """See `DatasetTable`."""

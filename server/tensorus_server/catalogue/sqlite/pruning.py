@@ -5,13 +5,15 @@ retention ago. Two things end a need: time passes, and a snapshot is dropped or 
 at in the order in which they were replaced or deleted. So a place in that order says how far a dataset is pruned, and only what
 comes after it is looked at later. The place is in memory; if a process begins, it starts at the first one.
 
-A drop sets `history.prune` to 1, which starts the dataset from the beginning: it is 2 meanwhile, and 0 at the end, unless there
-was another drop. So a process that is killed leaves a 2, and the next one begins again.
+A drop sets `history.prune` to 1, which starts the dataset from the beginning. Meanwhile it is a number that the process has
+drawn, and 0 at the end, unless there was another drop. So a process that is killed leaves its number, and another one begins
+again, also if it had come further.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 from functools import partial
@@ -84,6 +86,8 @@ class Pruner:
         self._turn = threading.Lock()
         self._done: dict[int, _Place] = {}
         """Up to where each dataset is pruned."""
+        self._mark = 2 + secrets.randbits(60)
+        """The value of `history.prune` while this process looks through a dataset."""
 
     def prune(self, pause: Callable[[float], bool], *, wait_s: float) -> int:
         """See `SnapshotTable.prune`."""
@@ -120,9 +124,9 @@ class Pruner:
         ds = dataset[0]
         with self._database.read() as connection:
             intact_generations(connection, dataset)
-        if prune == 1:
+        if prune not in {0, self._mark}:
             self._done.pop(ds, None)
-            self._set_state(ds, 1, 2)
+            self._set_state(ds, prune, self._mark)
         pruned = 0
         unneeded: list[int] = []
         is_end = False
@@ -141,7 +145,7 @@ class Pruner:
             if (unneeded or not is_end) and pause(time.monotonic() - begun_s):
                 return pruned, True
         if prune:
-            self._set_state(ds, 2, 0)
+            self._set_state(ds, self._mark, 0)
         return pruned, False
 
     def _look(self, ds: int) -> tuple[_Place, list[int], bool]:

@@ -19,6 +19,7 @@ from tensorus_server.catalogue.sqlite.reading import find_tensors
 from tensorus_server.catalogue.sqlite.row_tables import past
 from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS
 from tensorus_server.catalogue.sqlite.sharing import all_shared_as
+from tensorus_server.catalogue.sqlite.snapshot_rows import end_states_if_lost
 from tensorus_server.catalogue.sqlite.states import require_state
 from tensorus_server.errors import DataCorruptError, LimitExceededError, NewerTensorsError
 from tensorus_server.model import NewTensor, Restored, Tensor
@@ -140,6 +141,7 @@ def restore(
         until = [(tensor.generation, seq) for (_, seq), (_, tensor) in zip(batch, new, strict=True) if seq is not None]
         connection.executemany("UPDATE past_tensor SET until_generation = ? WHERE seq = ?", until)
     numbers.save(connection)
+    end_states_if_lost(connection, ds)
     # No time is between its steps.
     connection.execute(
         "UPDATE past_tensor SET until_us = ? WHERE ds = ? AND until_generation > ?", (numbers.created_us, ds, before)
@@ -192,7 +194,7 @@ def _require_kept(connection: apsw.Connection, dataset: Dataset, seqs: Iterable[
     ((lost,),) = select(connection, _LOST, (dataset.number, to_json(list(seqs))))
     if lost:
         raise NewerTensorsError(
-            f"the restore would lose {lost} newer tensors, which neither a snapshot nor the retention keeps; make a "
+            f"the restore would lose newer tensors, {lost} in number, which neither a snapshot nor the retention keeps; make a "
             "snapshot of the current state, or discard them",
             dataset=dataset.name,
             tensors=lost,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tensorus_server.catalogue.sqlite.database import now_us, select
-from tensorus_server.catalogue.sqlite.numbers import next_generation
+from tensorus_server.catalogue.sqlite.numbers import latest_generation, next_generation
 from tensorus_server.catalogue.sqlite.row_checksum import MALFORMED, UNREADABLE, snapshot_checksum
 from tensorus_server.errors import AlreadyExistsError, DataCorruptError, SnapshotNotFoundError
 from tensorus_server.model import Snapshot
@@ -17,6 +17,8 @@ __all__ = [
     "create_snapshot",
     "drop_all_snapshots",
     "drop_snapshot",
+    "end_states",
+    "end_states_if_lost",
     "find_snapshot",
     "has_damaged_snapshots",
     "intact_generations",
@@ -31,6 +33,11 @@ _NAMED_MAX = 5
 
 _NEED_PRUNING = """
 INSERT INTO history (ds, complete_from, prune) VALUES (?, 0, 1) ON CONFLICT (ds) DO UPDATE SET prune = 1
+"""
+
+_END_STATES = """
+INSERT INTO history (ds, complete_from, complete_us) VALUES (?, ?, ?)
+ON CONFLICT (ds) DO UPDATE SET complete_from = excluded.complete_from, complete_us = excluded.complete_us
 """
 
 
@@ -125,6 +132,22 @@ def drop_all_snapshots(connection: apsw.Connection, ds: int) -> int:
 def need_pruning(connection: apsw.Connection, ds: int) -> None:
     """Note that past rows of a dataset may no longer be needed."""
     connection.execute(_NEED_PRUNING, (ds,))
+
+
+def end_states(connection: apsw.Connection, ds: int) -> None:
+    """Give the current state of a dataset a generation of its own, from which on states are complete: earlier ones are lost."""
+    connection.execute(_END_STATES, (ds, next_generation(connection), now_us()))
+
+
+def end_states_if_lost(connection: apsw.Connection, ds: int) -> None:
+    """Do what `end_states` does if rows were deleted that nothing keeps, and no row was inserted after them.
+
+    The trigger can only note that states are complete from the next generation on. Without this, the current state could not be
+    read by time before there is one.
+    """
+    found = select(connection, "SELECT complete_from FROM history WHERE ds = ?", (ds,))
+    if found and found[0][0] > latest_generation(connection):
+        end_states(connection, ds)
 
 
 def _from_row(row: tuple[Any, ...], dataset: tuple[int, str]) -> Snapshot | DataCorruptError:

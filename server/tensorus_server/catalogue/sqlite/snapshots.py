@@ -95,8 +95,12 @@ def _at_time(connection: apsw.Connection, dataset: tuple[int, str], time_us: int
     """Return the generation of the state at a time.
 
     Raises:
-        StateNotKeptError: it is not kept; names the time.
+        StateNotKeptError: it is not kept, or the dataset did not exist yet; names the time.
     """
+    if select(connection, "SELECT 1 FROM dataset WHERE ds = ? AND created_us > ?", (dataset[0], time_us)):
+        raise StateNotKeptError(
+            f"the state at {_time_text(time_us)} is not kept: the dataset was created later", dataset=dataset[1]
+        )
     found = map(partial(_value, connection, (dataset[0], time_us)), _AT_TIME)
     generation = max((value for value in found if value is not None), default=0)
     try:

@@ -30,6 +30,7 @@ from tensorus_server.catalogue.sqlite.rows import (
     checksum_of_row,
 )
 from tensorus_server.catalogue.sqlite.sharing import shared_as
+from tensorus_server.catalogue.sqlite.snapshot_rows import end_states, end_states_if_lost
 from tensorus_server.catalogue.sqlite.states import find_at, generations_at, page_at
 from tensorus_server.catalogue.sqlite.uploads import complete_upload, record_edit
 from tensorus_server.errors import (
@@ -233,6 +234,8 @@ class SqliteTensorTable(TensorTable):
                 fresh.append((as_inserted, tensor))
                 outcomes.append(tensor)
             else:
+                # Also if its id is free: a later one of the group may have the same.
+                taken.add(place)
                 self.insert(connection, fresh)
                 fresh.clear()
                 outcomes.append(self._resolve(connection, stored, numbers, content, bases))
@@ -342,6 +345,9 @@ class SqliteTensorTable(TensorTable):
                     return tensor
                 return self._replace_with_metadata(connection, tensor, metadata)
             seq = tensor.generation
+            if to_json(tensor.metadata) != to_json(metadata):
+                # The row says nothing of its metadata before.
+                end_states(connection, place[0])
             connection.execute("UPDATE tensor SET metadata = ? WHERE seq = ?", (to_json(metadata), seq))
             names = ", ".join(f'"{name}"' for name in ROW_CHECKSUM_COLUMNS)
             (row,) = select(connection, f"SELECT {names} FROM tensor WHERE seq = ?", (seq,))
@@ -417,13 +423,17 @@ class SqliteTensorTable(TensorTable):
         deleted: list[str] = []
         with _as_damage(dataset, ids[0] if len(ids) == 1 else None):
             ds = dataset_number(connection, dataset)
+            done = 0
             ends_s = time.monotonic() + BATCH_S
-            for done, tensor_id in enumerate(ids, 1):
+            for tensor_id in ids:
                 if delete(connection, ds, tensor_id, self._delete_grace_us):
                     deleted.append(tensor_id)
+                done += 1
                 if time.monotonic() >= ends_s:
-                    return done, deleted
-        return len(ids), deleted
+                    break
+            if deleted:
+                end_states_if_lost(connection, ds)
+        return done, deleted
 
 
 @contextmanager
