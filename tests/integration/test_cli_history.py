@@ -127,7 +127,7 @@ NOT_THERE = [
     ("stats", ["--at", "9" * 18], "there is no state at generation 9{18} yet"),
     ("stats", ["--at", "2000-01-01"], "is not kept"),
     ("restore", ["2000-01-01T12:00Z"], "is not kept"),
-    ("info", ["b", "--at", "before"], "there is no such tensor"),
+    ("info", ["b", "--at", "before"], "there is no such tensor at generation"),
 ]
 
 FAILS = [

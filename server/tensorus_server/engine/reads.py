@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from tensorus_server.catalogue.abc import require_intact
 from tensorus_server.engine.paging import take_all
 from tensorus_server.engine.query import Selection, list_page
-from tensorus_server.engine.validate import generation_checked
-from tensorus_server.errors import DataCorruptError, LimitExceededError, TensorNotFoundError
+from tensorus_server.engine.validate import generation_checked, no_such_tensor
+from tensorus_server.errors import DataCorruptError, LimitExceededError
 from tensorus_server.limits import READS_PER_GET_MAX
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Reads:
             ids = [read.id for read in batch]
             found = self._catalogue.tensors.get(dataset, ids, with_payloads=with_payloads, at=generation)
             for read, tensor in zip(batch, found, strict=True):
-                yield tensor if isinstance(tensor, Exception) else generation_checked(dataset, read, tensor)
+                yield tensor if isinstance(tensor, Exception) else generation_checked(dataset, read, tensor, generation)
 
     def get_tensor(self, dataset: str, tensor_id: str, at: At | None = None) -> Tensor:
         """Return the tensor, without its bytes.
@@ -80,10 +80,11 @@ class Reads:
             DatasetNotFoundError, TensorNotFoundError: the dataset or the tensor does not exist.
             SnapshotNotFoundError, StateNotKeptError: see `Snapshots.generation_of`.
         """
-        (found,) = self._catalogue.tensors.get(dataset, [tensor_id], at=self._generation_of(dataset, at))
+        generation = self._generation_of(dataset, at)
+        (found,) = self._catalogue.tensors.get(dataset, [tensor_id], at=generation)
         tensor = require_intact(found)
         if tensor is None:
-            raise TensorNotFoundError("there is no such tensor", dataset=dataset, tensor=tensor_id)
+            raise no_such_tensor(dataset, tensor_id, generation)
         return tensor
 
     def select(self, query: Query, *, with_payloads: bool, resume_token: str = "") -> Selection:

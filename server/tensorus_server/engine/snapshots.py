@@ -37,7 +37,7 @@ class Snapshots:
 
         Raises:
             DatasetNotFoundError: the dataset does not exist.
-            InvalidNameError: the name is not allowed; names of datasets have the same rules.
+            InvalidNameError: the name is not allowed.
             AlreadyExistsError: the dataset has a snapshot with this name.
         """
         require_snapshot_name(name, dataset=dataset)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "checked_spec",
     "generation_checked",
+    "no_such_tensor",
     "require_announced",
     "require_candidate_count",
     "require_canonical",
@@ -387,10 +388,20 @@ def _metadata_error(error: RuleError, dataset: str, tensor: str) -> InvalidMetad
     return LimitExceededError(str(error), dataset=dataset, tensor=tensor, limit=error.limit)
 
 
-def generation_checked(dataset: str, read: Read, tensor: Tensor | None) -> Tensor | Exception:
-    """Return the tensor that was found for a read, or the error if there is none, or one of another generation."""
+def no_such_tensor(dataset: str, tensor_id: str, at: int | None = None) -> TensorNotFoundError:
+    """Return the error for a tensor that does not exist, or did not at a generation."""
+    when = "" if at is None else f" at generation {at}"
+    return TensorNotFoundError(f"there is no such tensor{when}", dataset=dataset, tensor=tensor_id)
+
+
+def generation_checked(dataset: str, read: Read, tensor: Tensor | None, at: int | None = None) -> Tensor | Exception:
+    """Return the tensor that was found for a read, or the error if there is none, or one of another generation.
+
+    Args:
+        at: the generation of the state that was read; None: the current one.
+    """
     if tensor is None:
-        return TensorNotFoundError("there is no such tensor", dataset=dataset, tensor=read.id)
+        return no_such_tensor(dataset, read.id, at)
     if read.generation is not None and tensor.generation != read.generation:
         return GenerationMismatchError(
             f"generation is {tensor.generation}, the request asks for {read.generation}",
