@@ -63,6 +63,7 @@ class Killer:
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
+        self._is_killed = False
         self.interruptions = 0
         self.after: list[int] = []
 
@@ -71,7 +72,9 @@ class Killer:
             self.after.append(progress.done_bytes)
         elif progress.interruptions:
             self.interruptions = progress.interruptions
-        elif progress.done_bytes >= KILLED_AT:
+        elif progress.done_bytes >= KILLED_AT and not self._is_killed:
+            # Once: progress may be reported again before the connection is seen to break.
+            self._is_killed = True
             os.kill(self._pid, signal.SIGKILL)
 
 

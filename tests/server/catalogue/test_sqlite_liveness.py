@@ -169,3 +169,18 @@ class TestClosing:
             opened.close(0.01)
         with opened.write():
             pass
+
+
+def test_a_database_that_is_closed_while_its_folder_is_looked_for_says_so(
+    opened: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_folder = opened._epochs.require_folder
+
+    def close_and_require_folder() -> None:
+        opened.close()
+        require_folder()
+
+    monkeypatch.setattr(opened._epochs, "require_folder", close_and_require_folder)
+    opened.check_folder()
+    with pytest.raises(StoreUnavailableError, match="the store is closed"):
+        opened.check_writable()

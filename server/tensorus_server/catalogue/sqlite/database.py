@@ -129,6 +129,10 @@ class Database:
                 self._epochs.require_folder()
             except FolderRemovedError as error:
                 self._fail_without_folder(error)
+            except OSError:
+                # `close` has closed the lock's file meanwhile; `check_writable` says so.
+                if not self._closed:
+                    raise
 
     def _fail_without_folder(self, error: FolderRemovedError) -> None:
         with self._failing:
