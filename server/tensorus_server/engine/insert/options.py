@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from tensorus_server.engine.insert.edited_chunks import DetailsCache
+from tensorus_server.errors import InvalidRequestError, LimitExceededError
+from tensorus_server.limits import ITEMS_TOGETHER_MAX, OPEN_ITEMS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from tensorus_server.engine.insert.committer import Committer
     from tensorus_server.engine.insert.tensor_locks import TensorLocks
     from tensorus_server.engine.read.reader import TensorReader
-    from tensorus_server.model import Tensor
+    from tensorus_server.model import Dataset, NewTensor, Tensor
 
 __all__ = ["Find", "InsertOptions", "InsertServices"]
 
@@ -36,6 +38,41 @@ class InsertOptions:
     """Whether no item becomes visible unless all items succeed, at `finish`."""
     validate_only: bool = False
     """Whether to check and measure everything, but store nothing."""
+
+    def require_edits(self, dataset: Dataset) -> None:
+        """Refuse an edit where these options allow none.
+
+        Raises:
+            InvalidRequestError: names the option.
+        """
+        for mode in ("all_or_nothing", "validate_only"):
+            if getattr(self, mode):
+                raise InvalidRequestError(f"an insert with {mode} cannot have edits", dataset=dataset.name)
+
+    def require_room(self, new: NewTensor, dataset: Dataset, *, open_items: int, items: int) -> None:
+        """Refuse a tensor that is one too many.
+
+        Args:
+            open_items: items of the stream that are begun and not ended.
+            items: all items so far, with this one.
+
+        Raises:
+            LimitExceededError: too many are open, or too many are to be stored together.
+        """
+        if open_items >= OPEN_ITEMS_MAX:
+            raise LimitExceededError(
+                f"{open_items} items of the stream are open, limit is {OPEN_ITEMS_MAX} (open_items_max)",
+                dataset=dataset.name,
+                tensor=new.id,
+                limit=OPEN_ITEMS_MAX,
+            )
+        if self.all_or_nothing and items > ITEMS_TOGETHER_MAX:
+            raise LimitExceededError(
+                f"{items} items are to be stored together, limit is {ITEMS_TOGETHER_MAX} (items_together_max)",
+                dataset=dataset.name,
+                tensor=new.id,
+                limit=ITEMS_TOGETHER_MAX,
+            )
 
 
 @dataclass(frozen=True)

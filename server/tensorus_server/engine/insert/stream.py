@@ -43,11 +43,10 @@ from tensorus_server.errors import (
     EngineError,
     InsertAbandonedError,
     InvalidRequestError,
-    LimitExceededError,
     SegmentOutOfOrderError,
     StoreUnavailableError,
 )
-from tensorus_server.limits import ITEMS_TOGETHER_MAX, OPEN_ITEMS_MAX, UNCOMMITTED_BYTES_MAX, UNCOMMITTED_ITEMS_MAX
+from tensorus_server.limits import UNCOMMITTED_BYTES_MAX, UNCOMMITTED_ITEMS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -305,29 +304,14 @@ class InsertStream:
         return small.take(segment, new, plan, canonical, canonical_crc32c)
 
     def _require_allowed(self, new: NewTensor) -> None:
-        dataset = self._dataset
         if new.edit is None:
-            require_announced(new, dataset)
+            require_announced(new, self._dataset)
         else:
-            require_id(new.id, dataset=dataset.name)
-            for mode in ("all_or_nothing", "validate_only"):
-                if getattr(self._options, mode):
-                    raise InvalidRequestError(f"an insert with {mode} cannot have edits", dataset=dataset.name)
-        if len(self._open) >= OPEN_ITEMS_MAX:
-            raise LimitExceededError(
-                f"{len(self._open)} items of the stream are open, limit is {OPEN_ITEMS_MAX} (open_items_max)",
-                dataset=dataset.name,
-                tensor=new.id,
-                limit=OPEN_ITEMS_MAX,
-            )
-        count = self._items.begun + len(self._small) + 1
-        if self._options.all_or_nothing and count > ITEMS_TOGETHER_MAX:
-            raise LimitExceededError(
-                f"{count} items are to be stored together, limit is {ITEMS_TOGETHER_MAX} (items_together_max)",
-                dataset=dataset.name,
-                tensor=new.id,
-                limit=ITEMS_TOGETHER_MAX,
-            )
+            require_id(new.id, dataset=self._dataset.name)
+            self._options.require_edits(self._dataset)
+        self._options.require_room(
+            new, self._dataset, open_items=len(self._open), items=self._items.begun + len(self._small) + 1
+        )
         self._staging.require_space()
 
     def _writer(self, item: int, new: NewTensor, base: Tensor | None, upload: Upload | None) -> TensorWriter:

@@ -17,6 +17,7 @@ from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import PageRequest
 from tensorus_server.engine.engine import Engine
+from tensorus_server.engine.insert import options as options_module
 from tensorus_server.engine.insert import stream as insert_module
 from tensorus_server.engine.insert import tensor_writer
 from tensorus_server.engine.insert.stream import InsertOptions, InsertStream
@@ -320,7 +321,7 @@ class TestLimit:
 
     @pytest.fixture(autouse=True)
     def few(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(insert_module, "ITEMS_TOGETHER_MAX", 3)
+        monkeypatch.setattr(options_module, "ITEMS_TOGETHER_MAX", 3)
 
     @pytest.mark.parametrize("count", [2, 3])
     def test_up_to_the_limit_they_are(self, engine: Engine, stream: InsertStream, count: int) -> None:
