@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.sqlite.database import now_us, select
+from tensorus_server.catalogue.sqlite.deletion import mark_if_unneeded
 from tensorus_server.errors import StoreBusyError
 
 if TYPE_CHECKING:
@@ -35,14 +36,6 @@ _ADD = "INSERT OR IGNORE INTO payload_base (base, key) VALUES (?, ?)"
 _KEEP = "DELETE FROM tombstone WHERE key = ?"
 _FORGET = """
 DELETE FROM payload_base WHERE key IN (SELECT value FROM json_each(?)) RETURNING base
-"""
-
-_FREE = """
-INSERT OR IGNORE INTO tombstone (key, delete_after_us)
-SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM tensor WHERE key = ?1 AND inline = 0)
-  AND NOT EXISTS (SELECT 1 FROM past_tensor WHERE key = ?1 AND inline = 0)
-  AND NOT EXISTS (SELECT 1 FROM reference WHERE key = ?1)
-  AND NOT EXISTS (SELECT 1 FROM payload_base WHERE base = ?1)
 """
 
 
@@ -95,4 +88,4 @@ def forget_bases(connection: apsw.Connection, keys: Collection[str], grace_us: i
     """Let go of the bases of payloads that were deleted: mark for deletion what nothing else needs."""
     freed = select(connection, _FORGET, (to_json(list(keys)),))
     for (base,) in dict.fromkeys(freed):
-        connection.execute(_FREE, (base, now_us() + grace_us))
+        mark_if_unneeded(connection, base, now_us() + grace_us)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -18,12 +17,12 @@ from tensorus_server.catalogue.sqlite.dataset_rows import find_dataset
 from tensorus_server.catalogue.sqlite.datasets import create_dataset, rename_dataset
 from tensorus_server.catalogue.sqlite.deletion import delete_tensor
 from tensorus_server.catalogue.sqlite.numbers import Numbers, latest_generation
-from tensorus_server.catalogue.sqlite.reading import find_tensors
-from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
+from tensorus_server.catalogue.sqlite.reading import find_tensors, source_crc32c
 from tensorus_server.catalogue.sqlite.row_tables import LIVE, past
 from tensorus_server.catalogue.sqlite.sharing import all_shared_as
 from tensorus_server.catalogue.sqlite.snapshot_rows import end_states_if_lost
-from tensorus_server.catalogue.sqlite.states import require_state
+from tensorus_server.catalogue.sqlite.sqlite_errors import as_damage
+from tensorus_server.catalogue.sqlite.states import locate_at, require_state
 from tensorus_server.catalogue.sqlite.uploads import find_uploads, record_done
 from tensorus_server.errors import (
     DataCorruptError,
@@ -35,7 +34,7 @@ from tensorus_server.errors import (
 from tensorus_server.model import NewTensor, Outcome, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import apsw
 
@@ -81,7 +80,7 @@ class SqliteCopyTable(CopyTable):
 
     def copy_tensors(self, copies: TensorCopies, check: Callable[[Dataset, Sequence[Tensor]], None]) -> list[Tensor]:
         """See `CopyTable`."""
-        with self._database.write() as connection, _as_damage(copies.source):
+        with self._database.write() as connection, as_damage(copies.source):
             destination = find_dataset(connection, copies.destination)
             ids, new_ids = [tensor_id for tensor_id, _ in copies.ids], [new_id for _, new_id in copies.ids]
             if done := _done(connection, copies.request_id, "CopyTensors", destination.number):
@@ -107,7 +106,7 @@ class SqliteCopyTable(CopyTable):
         self, name: str, new_name: str, *, at: int | None, tensors_max: int, request_id: str = ""
     ) -> tuple[Dataset, int]:
         """See `CopyTable`."""
-        with self._database.write() as connection, _as_damage(name):
+        with self._database.write() as connection, as_damage(name):
             for upload in _done(connection, request_id, "CopyDataset"):
                 return _dataset_of(connection, upload, new_name), int(upload.state["tensors"])
             source = find_dataset(connection, name)
@@ -125,7 +124,7 @@ class SqliteCopyTable(CopyTable):
 
     def rename_dataset(self, name: str, new_name: str, *, request_id: str = "") -> Dataset:
         """See `CopyTable`."""
-        with self._database.write() as connection, _as_damage(name):
+        with self._database.write() as connection, as_damage(name):
             for upload in _done(connection, request_id, "RenameDataset"):
                 return _dataset_of(connection, upload, new_name)
             dataset = rename_dataset(connection, name, new_name)
@@ -140,7 +139,7 @@ class SqliteCopyTable(CopyTable):
         outcomes = []
         for new, found in zip(stored, there, strict=True):
             existing = require_intact(found)
-            outcomes.append(resolve_copy(new, existing, _source_crc32c(connection, existing)))
+            outcomes.append(resolve_copy(new, existing, source_crc32c(connection, existing)))
             if outcomes[-1] is Outcome.REPLACED:
                 delete_tensor(connection, destination.number, new.new.id, self._delete_grace_us)
         # After the deletions, because one that is kept takes a generation, too.
@@ -194,15 +193,6 @@ class SqliteCopyTable(CopyTable):
         record_done(connection, done, self._upload_expiry_us)
 
 
-@contextmanager
-def _as_damage(dataset: str) -> Iterator[None]:
-    """Convert the errors that SQLite raises for a damaged page to `DataCorruptError`."""
-    try:
-        yield
-    except UNREADABLE as error:
-        raise DataCorruptError(f"a page of the catalogue is damaged: {error}", dataset=dataset) from error
-
-
 # ---- Sources -----------------------------------------------------------------------------------------------------------
 
 
@@ -214,21 +204,20 @@ def _find_sources(connection: apsw.Connection, dataset: Dataset, ids: Sequence[s
         StateNotKeptError: see `require_state`.
         DataCorruptError: a row is damaged.
     """
-    wanted = to_json(list(ids))
-    places: dict[int, tuple[int, SourceTable]] = {}
-    for table, where, parameters in _states(connection, dataset, at):
-        # CROSS JOIN makes SQLite look up each id, however many tensors exist.
-        statement = (
-            f"SELECT wanted.key, t.seq FROM json_each(?) wanted "
-            f"CROSS JOIN {table} t ON t.ds = ? AND t.id = wanted.value AND {where}"
-        )
-        rows = select(connection, statement, (wanted, dataset.number, *parameters))
-        places |= {place: (seq, table) for place, seq in rows}
-    for place, tensor_id in enumerate(ids):
-        if place not in places:
+    place = dataset.number, dataset.name
+    located: Iterable[tuple[Tensor | DataCorruptError | None, SourceTable]]
+    if at is None:
+        located = [(tensor, "tensor") for tensor in find_tensors(connection, "id", place, ids)]
+    else:
+        located = locate_at(connection, "id", place, ids, at)
+    sources = []
+    for tensor_id, (found, table) in zip(ids, located, strict=True):
+        tensor = require_intact(found)
+        if tensor is None:
             when = "" if at is None else f" at generation {at}"
             raise TensorNotFoundError(f"there is no such tensor{when}", dataset=dataset.name, tensor=tensor_id)
-    return _sources_at(connection, dataset, [places[place] for place in range(len(ids))], at)
+        sources.append(_Source(tensor, table))
+    return sources
 
 
 def _places_of_dataset(
@@ -327,13 +316,6 @@ def _shared(
 def _policy(policy: str) -> StoragePolicy:
     """Return the policy of a row. Equal ones are the same object, so that rows of consecutive tensors are made faster."""
     return StoragePolicy.from_json(json.loads(policy))
-
-
-def _source_crc32c(connection: apsw.Connection, existing: Tensor | None) -> int | None:
-    if existing is None:
-        return None
-    ((source_crc32c,),) = select(connection, "SELECT source_crc FROM tensor WHERE seq = ?", (existing.generation,))
-    return int(source_crc32c)
 
 
 # ---- Repeated calls ----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from tensorus_server.catalogue.sqlite.row_tables import ID_INDEX
 if TYPE_CHECKING:
     import apsw
 
-__all__ = ["DELETED_COLUMNS", "PAYLOAD_KEY", "delete_against_indexes", "delete_tensor", "free"]
+__all__ = ["DELETED_COLUMNS", "PAYLOAD_KEY", "delete_against_indexes", "delete_tensor", "free", "mark_if_unneeded"]
 
 PAYLOAD_KEY = re.compile(rb"(?:[0-9a-f]{2}/)?[0-9a-f]{32}")
 """The form of a payload's key in an intact row."""
@@ -84,6 +84,11 @@ def free(connection: apsw.Connection, rows: list[tuple[Any, ...]], deleted: str,
     payloads += [key for (key,) in select(connection, _DELETE_REFERENCES, (to_json([seq for _, _, seq in rows]),))]
     for key in payloads:
         if isinstance(key, bytes) and PAYLOAD_KEY.fullmatch(key):
-            connection.execute(_INSERT_TOMBSTONE, (key.decode(), delete_after_us))
+            mark_if_unneeded(connection, key.decode(), delete_after_us)
         else:
             _log.warning("a payload of the deleted %s stays: the key in its row is damaged", deleted)
+
+
+def mark_if_unneeded(connection: apsw.Connection, key: str, delete_after_us: int) -> None:
+    """Add a tombstone for a payload, unless a tensor needs it, or another payload does; a trigger knows most of these."""
+    connection.execute(_INSERT_TOMBSTONE, (key, delete_after_us))

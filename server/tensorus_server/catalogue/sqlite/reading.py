@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.sqlite.row_tables import RowTables
     from tensorus_server.model import Tensor
 
-__all__ = ["Batch", "find_tensors", "page_from", "page_of_tensors", "rows_by_generation", "sort_key"]
+__all__ = ["Batch", "find_tensors", "page_from", "page_of_tensors", "rows_by_generation", "sort_key", "source_crc32c"]
 
 _SORT_COLUMNS = {"created": "seq", "id": "id", "nbytes": "nbytes", "stored_bytes": "stored_bytes"}
 
@@ -78,6 +78,14 @@ def find_tensors(
     for row in rows:
         found[row[0]] = _tensor(connection, row[1:], ds, name, tables)
     return found
+
+
+def source_crc32c(connection: apsw.Connection, existing: Tensor | None) -> int | None:
+    """Return the CRC32C of the bytes that the tensor's writer sent. The row was verified before."""
+    if existing is None:
+        return None
+    ((source_crc32c,),) = select(connection, "SELECT source_crc FROM tensor WHERE seq = ?", (existing.generation,))
+    return int(source_crc32c)
 
 
 def page_of_tensors(

@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
     from tensorus_server.catalogue.abc import DamagedTensor, Page, PageRequest
     from tensorus_server.catalogue.sqlite.reading import Batch
+    from tensorus_server.catalogue.sqlite.sharing import SourceTable
     from tensorus_server.model import Tensor
 
-__all__ = ["find_at", "generations_at", "page_at", "require_state", "rows_at"]
+__all__ = ["find_at", "generations_at", "locate_at", "page_at", "require_state", "rows_at"]
 
 _SEQ = TENSOR_COLUMNS.index("seq")
 
@@ -75,24 +76,38 @@ def find_at(
     values: Sequence[str | int],
     at: int,
     *,
-    with_payloads: bool,
+    with_payloads: bool = False,
 ) -> list[Tensor | DataCorruptError | None]:
     """Return the result of `find_tensors` for an earlier state.
 
     Raises:
         StateNotKeptError: see `require_state`.
     """
+    located = locate_at(connection, column, dataset, values, at, with_payloads=with_payloads)
+    return [tensor for tensor, _ in located]
+
+
+def locate_at(
+    connection: apsw.Connection,
+    column: str,
+    dataset: tuple[int, str],
+    values: Sequence[str | int],
+    at: int,
+    *,
+    with_payloads: bool = False,
+) -> list[tuple[Tensor | DataCorruptError | None, SourceTable]]:
+    """Return the result of `find_at`, and the table that has each row."""
     require_state(connection, dataset, at)
-    found = [
-        None if _generation(tensor) > at else tensor
+    found: list[tuple[Tensor | DataCorruptError | None, SourceTable]] = [
+        (None if _generation(tensor) > at else tensor, "tensor")
         for tensor in find_tensors(connection, column, dataset, values, with_payloads=with_payloads)
     ]
-    missing = [place for place, tensor in enumerate(found) if tensor is None]
+    missing = [place for place, (tensor, _) in enumerate(found) if tensor is None]
     wanted = [values[place] for place in missing]
     if wanted:
         earlier = find_tensors(connection, column, dataset, wanted, with_payloads=with_payloads, tables=past(at))
         for place, tensor in zip(missing, earlier, strict=True):
-            found[place] = tensor
+            found[place] = tensor, "past_tensor"
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,9 +18,8 @@ from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number, find_d
 from tensorus_server.catalogue.sqlite.deletion import delete_against_indexes, delete_tensor
 from tensorus_server.catalogue.sqlite.filter_sql import compile_filter
 from tensorus_server.catalogue.sqlite.numbers import Numbers, latest_generation
-from tensorus_server.catalogue.sqlite.reading import find_tensors, page_of_tensors
+from tensorus_server.catalogue.sqlite.reading import find_tensors, page_of_tensors, source_crc32c
 from tensorus_server.catalogue.sqlite.restoring import Rules, is_kept, renewed, restore
-from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sqlite.row_inserts import insert_rows
 from tensorus_server.catalogue.sqlite.rows import (
     ROW_CHECKSUM_COLUMNS,
@@ -31,6 +29,7 @@ from tensorus_server.catalogue.sqlite.rows import (
 )
 from tensorus_server.catalogue.sqlite.sharing import shared_as
 from tensorus_server.catalogue.sqlite.snapshot_rows import end_states, end_states_if_lost
+from tensorus_server.catalogue.sqlite.sqlite_errors import as_damage
 from tensorus_server.catalogue.sqlite.states import find_at, generations_at, page_at
 from tensorus_server.catalogue.sqlite.uploads import complete_upload, record_edit
 from tensorus_server.errors import (
@@ -48,7 +47,7 @@ from tensorus_server.limits import BATCH_S
 from tensorus_server.model import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import apsw
 
@@ -108,7 +107,7 @@ class SqliteTensorTable(TensorTable):
     ) -> list[Tensor | Exception]:
         outcomes: list[Tensor | Exception] = []
         try:
-            with self._database.write() as connection, _as_damage():
+            with self._database.write() as connection, as_damage():
                 outcomes = self._commit(connection, group, current=current)
                 if together and any(isinstance(outcome, Exception) for outcome in outcomes):
                     raise _UndoneError
@@ -125,7 +124,7 @@ class SqliteTensorTable(TensorTable):
         self, dataset: str, ids: Sequence[str], *, with_payloads: bool = False, at: int | None = None
     ) -> list[Tensor | DataCorruptError | None]:
         """See `TensorTable`."""
-        with self._database.read() as connection, _as_damage(dataset):
+        with self._database.read() as connection, as_damage(dataset):
             place = dataset_number(connection, dataset), dataset
             if at is not None:
                 return find_at(connection, "id", place, ids, at, with_payloads=with_payloads)
@@ -133,7 +132,7 @@ class SqliteTensorTable(TensorTable):
 
     def page(self, dataset: str, request: PageRequest) -> Page:
         """See `TensorTable`."""
-        with self._database.read() as connection, _as_damage(dataset):
+        with self._database.read() as connection, as_damage(dataset):
             ds = dataset_number(connection, dataset)
             if request.at is not None or request.with_past:
                 return page_at(connection, (ds, dataset), request)
@@ -141,7 +140,7 @@ class SqliteTensorTable(TensorTable):
 
     def generations(self, dataset: str, request: PageRequest) -> list[int]:
         """See `TensorTable`."""
-        with self._database.read() as connection, _as_damage(dataset):
+        with self._database.read() as connection, as_damage(dataset):
             ds = dataset_number(connection, dataset)
             if request.at is not None:
                 return generations_at(connection, (ds, dataset), request)
@@ -158,7 +157,7 @@ class SqliteTensorTable(TensorTable):
         self, dataset: str, generations: Sequence[int], *, with_payloads: bool = False, at: int | None = None
     ) -> list[Tensor | DataCorruptError | None]:
         """See `TensorTable`."""
-        with self._database.read() as connection, _as_damage(dataset):
+        with self._database.read() as connection, as_damage(dataset):
             place = dataset_number(connection, dataset), dataset
             if at is not None:
                 return find_at(connection, "seq", place, generations, at, with_payloads=with_payloads)
@@ -264,7 +263,7 @@ class SqliteTensorTable(TensorTable):
             is_damaged = _replaces_damaged(stored, found)
             if not is_damaged:
                 existing = require_intact(found)
-                done = resolve_conflict(stored, existing, _source_crc32c(connection, existing))
+                done = resolve_conflict(stored, existing, source_crc32c(connection, existing))
                 if stored.changes is not None and existing is not None:
                     # The metadata may have been replaced since.
                     stored = replace(stored, new=replace(stored.new, metadata=existing.metadata))
@@ -334,7 +333,7 @@ class SqliteTensorTable(TensorTable):
 
     def replace_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> Tensor:
         """See `TensorTable`."""
-        with self._database.write() as connection, _as_damage(dataset):
+        with self._database.write() as connection, as_damage(dataset):
             place = dataset_number(connection, dataset), dataset
             (found,) = find_tensors(connection, "id", place, [tensor_id])
             tensor = require_intact(found)
@@ -375,7 +374,7 @@ class SqliteTensorTable(TensorTable):
 
     def restore(self, dataset: str, at: int, *, limit: int, discard_newer: bool = False) -> Restored:
         """See `TensorTable`."""
-        with self._database.write() as connection, _as_damage(dataset):
+        with self._database.write() as connection, as_damage(dataset):
             return restore(
                 connection,
                 find_dataset(connection, dataset),
@@ -421,7 +420,7 @@ class SqliteTensorTable(TensorTable):
         """Delete tensors for `BATCH_S`; return how many ids were processed, and which of them existed."""
         delete = delete_against_indexes if against_indexes else delete_tensor
         deleted: list[str] = []
-        with _as_damage(dataset, ids[0] if len(ids) == 1 else None):
+        with as_damage(dataset, ids[0] if len(ids) == 1 else None):
             ds = dataset_number(connection, dataset)
             done = 0
             ends_s = time.monotonic() + BATCH_S
@@ -436,17 +435,6 @@ class SqliteTensorTable(TensorTable):
         return done, deleted
 
 
-@contextmanager
-def _as_damage(dataset: str | None = None, tensor_id: str | None = None) -> Iterator[None]:
-    """Convert the errors that SQLite raises for a damaged page to `DataCorruptError`."""
-    try:
-        yield
-    except UNREADABLE as error:
-        raise DataCorruptError(
-            f"a page of the catalogue is damaged: {error}", dataset=dataset, tensor=tensor_id
-        ) from error
-
-
 def _is_plain(stored: StoredTensor) -> bool:
     """Whether nothing has to be looked up before a tensor is inserted, but whether its id is free."""
     return not (stored.new.if_generation_match or stored.bases)
@@ -457,14 +445,6 @@ def _replaces_damaged(stored: StoredTensor, found: Tensor | DataCorruptError | N
     if not isinstance(found, DataCorruptError):
         return False
     return stored.new.replace or found.facts.get("generation") == str(stored.new.if_generation_match)
-
-
-def _source_crc32c(connection: apsw.Connection, existing: Tensor | None) -> int | None:
-    """Return the CRC32C of the bytes that the tensor's writer sent. The row was verified before."""
-    if existing is None:
-        return None
-    ((source_crc32c,),) = select(connection, "SELECT source_crc FROM tensor WHERE seq = ?", (existing.generation,))
-    return int(source_crc32c)
 
 
 def _abandoned(stored: StoredTensor, outcome: Tensor | Exception) -> Exception:
