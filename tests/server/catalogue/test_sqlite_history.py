@@ -10,7 +10,7 @@ from typing import Any
 import apsw
 import pytest
 
-from contract.catalogue_history import pages, prune
+from contract.catalogue_program import pages, prune
 from server.catalogue.test_sqlite_indexes import PAGE_BYTES, damage_page
 from server.catalogue.test_sqlite_rows import CHANGED, RAW
 from support.engine import Reopen, commit, create, ids_of, stored_tensor
