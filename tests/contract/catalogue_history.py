@@ -198,6 +198,9 @@ class CatalogueHistoryContract:
             catalogue.tensors.restore("dataset", 10**6, limit=LIMIT)
         with pytest.raises(DatasetNotFoundError):
             catalogue.tensors.restore("no", at, limit=LIMIT)
+        with pytest.raises(DatasetNotFoundError, match="another dataset has got the name"):
+            catalogue.tensors.restore("dataset", at, limit=LIMIT, number=dataset.number + 1)
+        assert ids_of(catalogue, "dataset") == ["b"]
 
     def test_a_deleted_dataset_leaves_nothing_of_its_past(self, catalogue: Catalogue, reopen: Reopen) -> None:
         catalogue = reopen(delete_grace_s=0.0)

@@ -96,9 +96,10 @@ class Snapshots:
             LimitExceededError: more tensors would change than `RESTORED_TENSORS_MAX`.
             DataCorruptError: a tensor of that state is damaged; nothing was changed.
         """
+        number = self._catalogue.datasets.get(dataset).number
         generation = self.generation_of(dataset, at)
         return self._catalogue.tensors.restore(
-            dataset, generation, limit=RESTORED_TENSORS_MAX, discard_newer=discard_newer
+            dataset, generation, limit=RESTORED_TENSORS_MAX, discard_newer=discard_newer, number=number
         )
 
     def generation_of(self, dataset: str, at: At) -> int:

@@ -23,6 +23,7 @@ from tensorus_server.engine.recover import recover
 from tensorus_server.engine.verify.verification import Target
 from tensorus_server.errors import (
     DataCorruptError,
+    DatasetNotFoundError,
     HasSnapshotsError,
     InvalidNameError,
     InvalidPageTokenError,
@@ -257,3 +258,23 @@ def test_payloads_of_the_past_belong_to_the_catalogue(store: Engine) -> None:
         found = opening._state(connection, max(migrations()))
         assert found.unknown([tensor.locator.key, "no"]) == {"no"}
         assert found.has_payloads()
+
+
+def test_a_restore_does_not_reach_a_dataset_that_gets_the_name_meanwhile(
+    store: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.create_dataset("other")
+    insert(store, "other", "kept", LARGE)
+    store.snapshots.create("d", "s")
+    generation_of = store.snapshots.generation_of
+
+    def resolve_and_swap(dataset: str, at: At) -> int:
+        found = generation_of(dataset, at)
+        store.copies.rename_dataset("d", "away")
+        store.copies.rename_dataset("other", "d")
+        return found
+
+    monkeypatch.setattr(store.snapshots, "generation_of", resolve_and_swap)
+    with pytest.raises(DatasetNotFoundError):
+        store.snapshots.restore("d", At(snapshot="s"), discard_newer=True)
+    assert np.array_equal(read(store, "d", "kept"), LARGE)

@@ -256,7 +256,9 @@ class TensorTable(ABC):
         """
 
     @abstractmethod
-    def restore(self, dataset: str, at: int, *, limit: int, discard_newer: bool = False) -> Restored:
+    def restore(
+        self, dataset: str, at: int, *, limit: int, discard_newer: bool = False, number: int | None = None
+    ) -> Restored:
         """Make the tensors of a dataset those of an earlier state, in one transaction.
 
         Tensors of that state that are still there stay as they are. Others are replaced by new ones, which have the next
@@ -267,9 +269,10 @@ class TensorTable(ABC):
             at: the generation of the state.
             limit: largest number of tensors to bring back and to delete.
             discard_newer: whether to delete tensors that nothing keeps.
+            number: the number that the dataset must have, so that another one which got its name is left alone; None: any.
 
         Raises:
-            DatasetNotFoundError: the dataset does not exist.
+            DatasetNotFoundError: the dataset does not exist, or has another number.
             StateNotKeptError: the state is not kept.
             NewerTensorsError: tensors would be deleted that nothing keeps.
             LimitExceededError: there is more to do than `limit`.

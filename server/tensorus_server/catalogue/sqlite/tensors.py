@@ -372,12 +372,17 @@ class SqliteTensorTable(TensorTable):
         connection.execute("UPDATE past_tensor SET until_us = ? WHERE seq = ?", (new.created_us, tensor.generation))
         return replace(new, outcome=None)
 
-    def restore(self, dataset: str, at: int, *, limit: int, discard_newer: bool = False) -> Restored:
+    def restore(
+        self, dataset: str, at: int, *, limit: int, discard_newer: bool = False, number: int | None = None
+    ) -> Restored:
         """See `TensorTable`."""
         with self._database.write() as connection, as_damage(dataset):
+            found = find_dataset(connection, dataset)
+            if number is not None and found.number != number:
+                raise DatasetNotFoundError("another dataset has got the name meanwhile", dataset=dataset)
             return restore(
                 connection,
-                find_dataset(connection, dataset),
+                found,
                 at,
                 Rules(limit=limit, discard_newer=discard_newer, delete_grace_us=self._delete_grace_us),
                 partial(self.insert, connection),
