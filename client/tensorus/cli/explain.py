@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +76,7 @@ Explain: TypeAlias = "Callable[[Sample, Sequence[Policy]], Iterable[PolicyExplan
 @click.option(
     "--server",
     metavar="HOST:PORT",
-    help=f"Measure on this server.  [default: in this process; for --base: {DEFAULT_ADDRESS}]",
+    help=f"Measure on this server.  [default: in this process; for --base: TENSORUS_SERVER, or else {DEFAULT_ADDRESS}]",
 )
 @click.option(
     "--store", type=click.Path(exists=True, file_okay=False), help="The folder of the store that has the bases."
@@ -119,7 +120,8 @@ def explain(
     samples = _samples(arrays, sample_bytes)
     with ExitStack() as stack:
         ask = stack.enter_context(_explainer(server))
-        client = None if base is None else stack.enter_context(connected(server or DEFAULT_ADDRESS, store))
+        address = server or os.environ.get("TENSORUS_SERVER") or DEFAULT_ADDRESS
+        client = None if base is None else stack.enter_context(connected(address, store))
         bar = stack.enter_context(progress_bar(quiet=as_json))
         policies = [Policy(preset=name, max_relative_error=max_relative_error) for name in presets or _presets(ask)]
         task = bar.add_task(

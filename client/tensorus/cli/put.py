@@ -136,8 +136,14 @@ def put(
         if policy is not None:
             # Explaining an empty sample is cheap, and refuses an unknown preset before the dataset is created.
             client.explain(np.empty(0, np.uint8), policies=[policy])
-        _create_dataset(client, dataset, retention)
-        bases = None if base is None else Bases(client, base)
+        if base is not None and base[0] == dataset:
+            # The first checkpoint of a dataset whose checkpoints replace each other has no bases yet.
+            _create_dataset(client, dataset, retention)
+            bases: Bases | None = Bases(client, base)
+        else:
+            # Missing bases are reported before the dataset is created.
+            bases = None if base is None else Bases(client, base)
+            _create_dataset(client, dataset, retention)
         infos = store_all(
             client,
             dataset,

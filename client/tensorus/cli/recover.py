@@ -27,8 +27,9 @@ def recover(directory: Path, *, as_json: bool) -> None:
 
     Use it if the catalogue in DIRECTORY is lost, damaged, or older than the payloads. Stop the server first. Nothing is
     deleted, and intact rows do not change; a catalogue that cannot be opened is renamed. Small tensors and small
-    edits (up to 64 KiB stored) cannot be recovered, because they exist only in the catalogue. Datasets are recovered with the
-    default policy and without a schema, tensors with the metadata of their insert.
+    edits (up to 64 KiB stored) cannot be recovered, because they exist only in the catalogue, nor can snapshots, copies and
+    names given later. Datasets are recovered with the default policy, without a schema and without a retention, tensors
+    with the metadata of their insert.
 
     The exit code is 1 if something could not be recovered.
 
