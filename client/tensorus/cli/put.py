@@ -133,17 +133,7 @@ def put(
         bar.show(progress.done_bytes, max(total_bytes, progress.done_bytes))
 
     with bar, connected(server, store, bar.connection_lost) as client:
-        if policy is not None:
-            # Explaining an empty sample is cheap, and refuses an unknown preset before the dataset is created.
-            client.explain(np.empty(0, np.uint8), policies=[policy])
-        if base is not None and base[0] == dataset:
-            # The first checkpoint of a dataset whose checkpoints replace each other has no bases yet.
-            _create_dataset(client, dataset, retention)
-            bases: Bases | None = Bases(client, base)
-        else:
-            # Missing bases are reported before the dataset is created.
-            bases = None if base is None else Bases(client, base)
-            _create_dataset(client, dataset, retention)
+        bases = _prepared(client, dataset, policy, base, retention)
         infos = store_all(
             client,
             dataset,
@@ -160,6 +150,26 @@ def put(
         _print(infos, all_rows=all_rows)
         if bases is not None:
             print_text(bases.report(infos))
+
+
+def _prepared(
+    client: tensorus.Client,
+    dataset: str,
+    policy: tensorus.Policy | None,
+    base: Place | None,
+    retention: timedelta | None,
+) -> Bases | None:
+    """Create the dataset unless it exists, once nothing speaks against it, and return the bases of its tensors."""
+    if policy is not None:
+        # Explaining an empty sample is cheap, and refuses an unknown preset.
+        client.explain(np.empty(0, np.uint8), policies=[policy])
+    if base is not None and base[0] != dataset:
+        bases = Bases(client, base)
+        _create_dataset(client, dataset, retention)
+        return bases
+    # The first checkpoint of a dataset whose checkpoints replace each other has no bases yet.
+    _create_dataset(client, dataset, retention)
+    return None if base is None else Bases(client, base)
 
 
 def _create_dataset(client: tensorus.Client, dataset: str, retention: timedelta | None) -> None:
