@@ -88,7 +88,7 @@ class CatalogueDatasetsContract:
             assert catalogue.datasets.page(found[-1][0], size) == DatasetPage([], None), size
 
     def test_a_page_of_large_schemas_is_shorter(self, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tensorus_server.catalogue.sqlite.row_page.PAGE_READ_BYTES", 1000)
+        monkeypatch.setattr("tensorus_server.catalogue.sql.row_page.PAGE_READ_BYTES", 1000)
         for name in "abcde":
             create(catalogue, name, schema=Schema(metadata={"x" * 600: "any"}))
         first = catalogue.datasets.page(0, 100)

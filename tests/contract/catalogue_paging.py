@@ -77,7 +77,7 @@ class CataloguePagingContract:
     def test_pages_of_large_tensors_are_shorter_and_miss_nothing(
         self, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, *, with_payloads: bool
     ) -> None:
-        monkeypatch.setattr("tensorus_server.catalogue.sqlite.row_page.PAGE_READ_BYTES", 1000)
+        monkeypatch.setattr("tensorus_server.catalogue.sql.row_page.PAGE_READ_BYTES", 1000)
         dataset = create(catalogue)
         committed = commit(
             catalogue,

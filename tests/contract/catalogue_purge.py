@@ -87,7 +87,7 @@ class CataloguePurgeContract:
     def test_a_stop_between_two_batches_leaves_the_rest_to_the_next_call(
         self, catalogue: Catalogue, reopen: Reopen, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("tensorus_server.catalogue.sqlite.purge.BATCH_S", 1e-9)
+        monkeypatch.setattr("tensorus_server.catalogue.sql.purge.BATCH_S", 1e-9)
         fill(catalogue, "d", 100)
         catalogue.datasets.delete("d")
         batches = []
@@ -98,7 +98,7 @@ class CataloguePurgeContract:
         assert len(batches) > 3
 
     def test_others_write_between_the_batches(self, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tensorus_server.catalogue.sqlite.purge.BATCH_S", 1e-9)
+        monkeypatch.setattr("tensorus_server.catalogue.sql.purge.BATCH_S", 1e-9)
         fill(catalogue, "d", 100)
         kept = create(catalogue, "kept")
         catalogue.datasets.delete("d")
@@ -146,7 +146,7 @@ class CataloguePurgeContract:
     def test_a_deletion_of_many_tensors_takes_turns_with_others(
         self, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("tensorus_server.catalogue.sqlite.tensors.BATCH_S", 1e-9)
+        monkeypatch.setattr("tensorus_server.catalogue.sql.tensors.BATCH_S", 1e-9)
         fill(catalogue, "d", 30)
         kept = create(catalogue, "kept")
         turns = []
@@ -154,7 +154,7 @@ class CataloguePurgeContract:
         def sleep(_: float) -> None:
             turns.append(commit(catalogue, stored_tensor(kept, f"{len(turns)}")))
 
-        monkeypatch.setattr("tensorus_server.catalogue.sqlite.tensors.time.sleep", sleep)
+        monkeypatch.setattr("tensorus_server.catalogue.sql.tensors.time.sleep", sleep)
         assert catalogue.tensors.delete("d", [f"{number}" for number in range(50)]) == [f"{n}" for n in range(30)]
         assert ids_of(catalogue, "d") == []
         assert len(turns) > 3

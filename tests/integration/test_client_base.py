@@ -19,7 +19,7 @@ from support.deltas import FIRST, next_step
 from tensorus import NewTensor, Policy, errors
 from tensorus.types import TensorInfo
 from tensorus_server.catalogue.abc import StoredTensor
-from tensorus_server.catalogue.sqlite.bases import UsableBases
+from tensorus_server.catalogue.sql.bases import UsableBases
 from tensorus_server.errors import StoreBusyError
 from tensorus_server.processes.server import Server
 

@@ -23,7 +23,7 @@ from tensorus.embedded import EmbeddedBackend
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
 from tensorus_server.app import recover_store
-from tensorus_server.catalogue.sqlite.copies import SqliteCopyTable
+from tensorus_server.catalogue.sql.copies import SqlCopyTable
 from tensorus_server.limits import METADATA_BYTES_MAX
 from tensorus_server.processes.server import Server
 
@@ -48,7 +48,7 @@ def cut(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]
     """A proxy that ends its connections after the first commit of a copy, whose answer so is lost."""
     with FaultProxy(server.address) as proxy:
         for name in ("copy_tensors", "copy_dataset", "rename_dataset"):
-            monkeypatch.setattr(SqliteCopyTable, name, and_cut(getattr(SqliteCopyTable, name), proxy))
+            monkeypatch.setattr(SqlCopyTable, name, and_cut(getattr(SqlCopyTable, name), proxy))
         yield proxy
 
 

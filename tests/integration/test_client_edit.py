@@ -20,7 +20,7 @@ from tensorus import errors
 from tensorus.embedded import EmbeddedBackend
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
-from tensorus_server.catalogue.sqlite.tensors import SqliteTensorTable
+from tensorus_server.catalogue.sql.tensors import SqlTensorTable
 from tensorus_server.engine.insert import edit_writer
 from tensorus_server.engine.insert.edit_writer import EditWriter
 from tensorus_server.model import Outcome
@@ -66,17 +66,17 @@ class TestLostAnswers:
     @pytest.fixture
     def cut(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
         """A proxy that ends its connections after the first commit of an edit, whose answer so is lost."""
-        commit = SqliteTensorTable.commit
+        commit = SqlTensorTable.commit
         with FaultProxy(server.address) as proxy:
 
-            def commit_and_cut(table: SqliteTensorTable, group: Any, **options: Any) -> Any:
+            def commit_and_cut(table: SqlTensorTable, group: Any, **options: Any) -> Any:
                 outcomes = commit(table, group, **options)
                 if not proxy.cuts and outcomes[0].outcome is Outcome.CHANGED:
                     proxy.cut()
                     wait_until(lambda: proxy.cuts > 0)
                 return outcomes
 
-            monkeypatch.setattr(SqliteTensorTable, "commit", commit_and_cut)
+            monkeypatch.setattr(SqlTensorTable, "commit", commit_and_cut)
             yield proxy
 
     @pytest.mark.parametrize("size", ["small", "large"])

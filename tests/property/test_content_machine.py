@@ -21,7 +21,7 @@ from support.verifying import verified
 from tensorus_codecs.checksum import TensorDigest
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.app import open_engine
-from tensorus_server.catalogue.sqlite.content import EQUALS_MAX
+from tensorus_server.catalogue.sql.content import EQUALS_MAX
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert.stream import InsertOptions
 from tensorus_server.model import Append, Checksum, Outcome, Tensor

@@ -16,7 +16,8 @@ from support.engine import commit, create, stored_tensor
 from support.filters import matches
 from tensorus_codecs.summary import ValueSummary
 from tensorus_server.catalogue.abc import PageRequest
-from tensorus_server.catalogue.sqlite import SqliteCatalogue, filter_sql
+from tensorus_server.catalogue.sql import filter_sql
+from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.filter import metadata_index
 from tensorus_server.filter.tree import (
     AllOf,

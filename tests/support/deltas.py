@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from support.arrays import random_bits
+from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
-from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.chunk_table import BASE_DEPTH_MAX
 from tensorus_server.engine.engine import Engine
 from tensorus_server.model import Tensor

@@ -16,8 +16,8 @@ from tensorus_codecs.dtypes import DType, dtype_by_name
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.summary import ValueSummary
 from tensorus_server.catalogue.abc import Catalogue, PageRequest, StoredTensor
+from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
-from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.chunk_store.files import Files
 from tensorus_server.chunk_store.local import LocalChunkStore, Reserve

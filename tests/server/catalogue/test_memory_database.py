@@ -20,8 +20,8 @@ from contract.catalogue_totals import CatalogueTotalsContract
 from contract.catalogue_uploads import CatalogueUploadsContract
 from support.engine import Reopen, commit, create, ids_of, stored_tensor
 from tensorus_server.catalogue import sqlite
+from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.catalogue.sqlite import SqliteCatalogue, memory_database
-from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.catalogue.sqlite.memory_database import MemoryDatabase
 from tensorus_server.errors import LimitExceededError, StorageFullError, StoreBusyError, StoreUnavailableError
 

@@ -12,8 +12,8 @@ from support.variants import variants_of
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.summary import ValueSummary
 from tensorus_server.catalogue.abc import StoredTensor
-from tensorus_server.catalogue.sqlite.rows import ROW_CHECKSUM_COLUMNS, TENSOR_COLUMNS, RowWriter, tensor_from_row
-from tensorus_server.catalogue.sqlite.tensor_columns import COLUMNS
+from tensorus_server.catalogue.sql.rows import ROW_CHECKSUM_COLUMNS, TENSOR_COLUMNS, RowWriter, tensor_from_row
+from tensorus_server.catalogue.sql.tensor_columns import COLUMNS
 from tensorus_server.model import Dataset, EncodingShare, Schema, Tensor
 
 DATASET = Dataset(3, "dataset", StoragePolicy(), Schema(), 0)

@@ -16,8 +16,9 @@ import pytest
 
 from support.engine import Reopen, commit, create, listed, stored_tensor
 from support.faults import open_descriptors
+from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.catalogue.sqlite import SqliteCatalogue, database, requirements, schema
-from tensorus_server.catalogue.sqlite.database import Database, select
+from tensorus_server.catalogue.sqlite.database import Database
 from tensorus_server.errors import StoreUnavailableError
 
 

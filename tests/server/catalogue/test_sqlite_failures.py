@@ -10,8 +10,8 @@ import pytest
 from support.engine import Reopen, commit, create, listed, stored_tensor
 from support.faults import FailingCommits
 from tensorus_server.catalogue.abc import Catalogue, PageRequest
+from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.catalogue.sqlite import SqliteCatalogue, database
-from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.errors import EngineError, LimitExceededError, StorageFullError, StoreUnavailableError
 from tensorus_server.model import Schema
 

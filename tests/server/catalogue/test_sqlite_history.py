@@ -16,8 +16,9 @@ from server.catalogue.test_sqlite_rows import CHANGED, RAW
 from support.engine import Reopen, commit, create, ids_of, stored_tensor
 from tensorus_codecs.summary import ValueSummary
 from tensorus_server.catalogue.abc import ORDER_FIELDS, Catalogue, DamagedTensor, Order, PageRequest, TensorCopies
-from tensorus_server.catalogue.sqlite import SqliteCatalogue, copies, numbers, pruning, row_page
-from tensorus_server.catalogue.sqlite.database import now_us, select
+from tensorus_server.catalogue.sql import copies, numbers, pruning, row_page
+from tensorus_server.catalogue.sql.statements import now_us, select
+from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.errors import DataCorruptError, SnapshotNotFoundError
 from tensorus_server.filter.tree import Compare, Key, Operator
 from tensorus_server.model import At, Dataset, Tensor

@@ -11,8 +11,9 @@ from pathlib import Path
 import apsw
 import pytest
 
+from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.catalogue.sqlite import readers, writer_lock
-from tensorus_server.catalogue.sqlite.database import Database, select
+from tensorus_server.catalogue.sqlite.database import Database
 from tensorus_server.catalogue.sqlite.sqlite_errors import engine_error
 from tensorus_server.errors import EngineError, StorageFullError, StoreBusyError, StoreUnavailableError
 

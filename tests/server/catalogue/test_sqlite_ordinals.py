@@ -14,10 +14,10 @@ from support.old_catalogue import old_checksum
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import PageRequest, StoredTensor
+from tensorus_server.catalogue.sql.rows import TENSOR_COLUMNS, RowWriter
 from tensorus_server.catalogue.sqlite import schema
 from tensorus_server.catalogue.sqlite.database import Database
 from tensorus_server.catalogue.sqlite.epoch import EpochKeeper
-from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowWriter
 from tensorus_server.model import Dataset, Schema
 
 NAMES = ("one", "two", "empty")

@@ -10,10 +10,11 @@ import pytest
 from support.cases import each
 from support.engine import commit, create, stored_tensor
 from tensorus_server.catalogue.abc import Order, PageRequest
-from tensorus_server.catalogue.sqlite import SqliteCatalogue, filter_sql
-from tensorus_server.catalogue.sqlite.database import select
-from tensorus_server.catalogue.sqlite.filter_sql import compile_filter
-from tensorus_server.catalogue.sqlite.reading import _page_statement
+from tensorus_server.catalogue.sql import filter_sql
+from tensorus_server.catalogue.sql.filter_sql import compile_filter
+from tensorus_server.catalogue.sql.reading import _page_statement
+from tensorus_server.catalogue.sql.statements import select
+from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.filter.tree import (
     AllOf,
     AnyOf,

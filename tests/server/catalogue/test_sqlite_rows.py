@@ -18,9 +18,9 @@ from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.summary import ValueSummary
 from tensorus_server.catalogue.abc import Catalogue, DamagedTensor, Order, Page, PageRequest
-from tensorus_server.catalogue.sqlite import rows
-from tensorus_server.catalogue.sqlite.row_checksum import row_checksum
-from tensorus_server.catalogue.sqlite.rows import (
+from tensorus_server.catalogue.sql import rows
+from tensorus_server.catalogue.sql.row_checksum import row_checksum
+from tensorus_server.catalogue.sql.rows import (
     ROW_CHECKSUM_COLUMNS,
     TENSOR_COLUMNS,
     RowWriter,

@@ -12,10 +12,10 @@ from support.engine import commit, create, stored_tensor
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.summary import ValueSummary
 from tensorus_server.catalogue.abc import TensorCopies
+from tensorus_server.catalogue.sql.rows import TENSOR_COLUMNS, tensor_from_row
+from tensorus_server.catalogue.sql.sharing import SourceTable, shared_as
+from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
-from tensorus_server.catalogue.sqlite.database import select
-from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, tensor_from_row
-from tensorus_server.catalogue.sqlite.sharing import SourceTable, shared_as
 from tensorus_server.errors import DataCorruptError
 from tensorus_server.model import Dataset, NewTensor, Tensor
 

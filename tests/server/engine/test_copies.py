@@ -13,7 +13,7 @@ from support.arrays import assert_same_bits, random_bits
 from support.engine import Reports, engine_on, insert, read, send, set_aside_now, wait_for_purge
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import Order, StoredTensor
-from tensorus_server.catalogue.sqlite.tensors import SqliteTensorTable
+from tensorus_server.catalogue.sql.tensors import SqlTensorTable
 from tensorus_server.engine import copies
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.verify.verification import Target
@@ -107,15 +107,15 @@ def test_copies_and_moves_touch_no_file_and_a_sweep_leaves_what_is_shared(engine
 def test_an_edit_of_a_tensor_that_moves_before_its_commit_fails_and_changes_nothing(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    commit = SqliteTensorTable.commit
+    commit = SqlTensorTable.commit
     moves: list[list[tuple[str, str]]] = []
 
-    def move_and_commit(table: SqliteTensorTable, group: Sequence[StoredTensor], **options: Any) -> Any:
+    def move_and_commit(table: SqlTensorTable, group: Sequence[StoredTensor], **options: Any) -> Any:
         if group[0].changes is not None and moves:
             engine.copies.move_tensors("d", moves.pop(), replace=True)
         return commit(table, group, **options)
 
-    monkeypatch.setattr(SqliteTensorTable, "commit", move_and_commit)
+    monkeypatch.setattr(SqlTensorTable, "commit", move_and_commit)
     insert(engine, "d", "a", LARGE)
     insert(engine, "d", "b", SMALL)
     more = random_bits("float32", (rows, 128), seed=1)

@@ -19,8 +19,9 @@ from support.engine import commit, create, engine_on, insert, read, set_aside_no
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue import sqlite
 from tensorus_server.catalogue.abc import StoredTensor
-from tensorus_server.catalogue.sqlite import SqliteCatalogue, garbage
-from tensorus_server.catalogue.sqlite.garbage import SqliteGarbageTable
+from tensorus_server.catalogue.sql import garbage
+from tensorus_server.catalogue.sql.garbage import SqlGarbageTable
+from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.chunk_store.local import LocalChunkStore
 from tensorus_server.chunk_store.local_quarantine import LocalQuarantine
@@ -370,7 +371,7 @@ class TestMutants:
         # The second lock on this door.
         with pytest.raises(DataCorruptError):
             run(damaged, store)
-        monkeypatch.setattr(SqliteGarbageTable, "require_intact", lambda _: None)
+        monkeypatch.setattr(SqlGarbageTable, "require_intact", lambda _: None)
         assert run(damaged, store).moved == 1
         damaged.close()
 

@@ -17,7 +17,7 @@ from support.arrays import random_bits
 from support.engine import engine_on, insert
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import Catalogue
-from tensorus_server.catalogue.sqlite.database import select
+from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.engine import purge as purge_module
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.health import Health

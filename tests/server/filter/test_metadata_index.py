@@ -10,8 +10,8 @@ import pytest
 from support.cases import each
 from support.engine import commit, create, ids_of, stored_tensor
 from tensorus_protos.rules import to_json
+from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
-from tensorus_server.catalogue.sqlite.database import select
 from tensorus_server.filter import metadata_index
 from tensorus_server.filter.metadata_index import MetadataIndex, holds, index_of
 from tensorus_server.filter.tree import AllOf, Compare, Exists, Key, Not, OneOf, Operator, Prefix, flatten_metadata

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import apsw
 
 from tensorus_server.catalogue.abc import Catalogue
-from tensorus_server.catalogue.sqlite.copies import SqliteCopyTable
+from tensorus_server.catalogue.sql.copies import SqlCopyTable
+from tensorus_server.catalogue.sql.datasets import SqlDatasetTable
+from tensorus_server.catalogue.sql.garbage import SqlGarbageTable
+from tensorus_server.catalogue.sql.numbers import is_counter_damaged, mend_counter
+from tensorus_server.catalogue.sql.row_checksum import UNREADABLE
+from tensorus_server.catalogue.sql.snapshots import SqlSnapshotTable
+from tensorus_server.catalogue.sql.tensors import SqlTensorTable
+from tensorus_server.catalogue.sql.totals import sizes_of_tensors, totals_of_tables
+from tensorus_server.catalogue.sql.uploads import SqlUploadTable
 from tensorus_server.catalogue.sqlite.database import Database
-from tensorus_server.catalogue.sqlite.datasets import SqliteDatasetTable
-from tensorus_server.catalogue.sqlite.garbage import SqliteGarbageTable
 from tensorus_server.catalogue.sqlite.index_check import IndexCheck
 from tensorus_server.catalogue.sqlite.memory_database import MemoryDatabase
-from tensorus_server.catalogue.sqlite.numbers import is_counter_damaged, mend_counter
-from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sqlite.schema_check import require_schema
-from tensorus_server.catalogue.sqlite.snapshots import SqliteSnapshotTable
-from tensorus_server.catalogue.sqlite.tensors import SqliteTensorTable
-from tensorus_server.catalogue.sqlite.totals import sizes_of_tensors, totals_of_tables
-from tensorus_server.catalogue.sqlite.uploads import SqliteUploadTable
 from tensorus_server.errors import EngineError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -66,12 +66,12 @@ class SqliteCatalogue(Catalogue):
             self._database = _open(folder, payloads, accept_loss=accept_loss)
             _mend_counter(self._database)
             self._index_check = IndexCheck(self._database)
-        self.datasets = SqliteDatasetTable(self._database, delete_grace_s=delete_grace_s)
-        self.tensors = SqliteTensorTable(self._database, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s)
-        self.snapshots = SqliteSnapshotTable(self._database, delete_grace_s=delete_grace_s)
-        self.uploads = SqliteUploadTable(self._database, expiry_s=upload_expiry_s)
-        self.garbage = SqliteGarbageTable(self._database, delete_grace_s=delete_grace_s)
-        self.copies = SqliteCopyTable(
+        self.datasets = SqlDatasetTable(self._database, delete_grace_s=delete_grace_s)
+        self.tensors = SqlTensorTable(self._database, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s)
+        self.snapshots = SqlSnapshotTable(self._database, delete_grace_s=delete_grace_s)
+        self.uploads = SqlUploadTable(self._database, expiry_s=upload_expiry_s)
+        self.garbage = SqlGarbageTable(self._database, delete_grace_s=delete_grace_s)
+        self.copies = SqlCopyTable(
             self._database, self.tensors, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
         )
 

@@ -16,10 +16,11 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import apsw
 
+from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.catalogue.sqlite import opening, writer_lock
 from tensorus_server.catalogue.sqlite.connection import PAGE_BYTES, connect
 from tensorus_server.catalogue.sqlite.epoch import EpochKeeper, FolderRemovedError, read_identity
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.identity_check import Payloads
     from tensorus_server.model import StoreIdentity
 
-__all__ = ["Database", "now_us", "select"]
+__all__ = ["Database"]
 
 _CLOSE_TIMEOUT_S = 30.0
 """How long `close` waits for writes and reads in progress: longer than any statement runs."""
@@ -63,11 +64,6 @@ _FULL_DISK_WAIT_S = 0.05
 _Result = TypeVar("_Result")
 
 _log = logging.getLogger(__name__)
-
-
-def now_us() -> int:
-    """Return the time, in microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 class Database:
@@ -482,10 +478,3 @@ class Database:
             if self._writer.in_transaction:
                 # The connection is unusable, since the next BEGIN would fail.
                 self._failure = self._failure or f"a transaction could not be undone: {error}"
-
-
-def select(
-    connection: apsw.Connection, statement: str, parameters: apsw.Bindings | None = None
-) -> list[tuple[Any, ...]]:
-    """Return all rows of one statement. `Any`: the types of the columns are known only to the schema."""
-    return connection.execute(statement, parameters).fetchall()

@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from tensorus_server.background import Watched
-from tensorus_server.catalogue.sqlite.database import select
-from tensorus_server.catalogue.sqlite.dataset_rows import all_datasets
-from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
-from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowDamageError, verified
-from tensorus_server.catalogue.sqlite.snapshot_rows import has_damaged_snapshots
+from tensorus_server.catalogue.sql.dataset_rows import all_datasets
+from tensorus_server.catalogue.sql.row_checksum import UNREADABLE
+from tensorus_server.catalogue.sql.rows import TENSOR_COLUMNS, RowDamageError, verified
+from tensorus_server.catalogue.sql.snapshot_rows import has_damaged_snapshots
+from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.errors import DataCorruptError, EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
-    from tensorus_server.catalogue.sqlite.transactions import Transactions
+    from tensorus_server.catalogue.sql.transactions import Transactions
 
 __all__ = ["IndexCheck"]
 

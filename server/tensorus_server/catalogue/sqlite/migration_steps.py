@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.checksum import crc32c
-from tensorus_server.catalogue.sqlite.row_checksum import (
+from tensorus_server.catalogue.sql.row_checksum import (
     MALFORMED,
     UNREADABLE,
     dataset_checksum,
     dataset_start,
     upload_checksum,
 )
-from tensorus_server.catalogue.sqlite.rows import ROW_CHECKSUM_COLUMNS, checksum_of_row
+from tensorus_server.catalogue.sql.rows import ROW_CHECKSUM_COLUMNS, checksum_of_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

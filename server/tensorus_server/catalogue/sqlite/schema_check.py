@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from tensorus_server.catalogue.sqlite.database import select
+from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.catalogue.sqlite.schema import apply_migrations, schema_version
 from tensorus_server.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
-    from tensorus_server.catalogue.sqlite.transactions import Transactions
+    from tensorus_server.catalogue.sql.transactions import Transactions
 
 __all__ = ["require_schema"]
 

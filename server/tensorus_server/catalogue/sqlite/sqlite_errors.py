@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
+from tensorus_server.catalogue.sql.row_checksum import UNREADABLE
 from tensorus_server.errors import (
     DataCorruptError,
     StorageFullError,

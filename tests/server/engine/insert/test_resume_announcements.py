@@ -15,8 +15,8 @@ from support.engine import Reports, announce, engine_on, find
 from support.marks import mark_tensors
 from tensorus_codecs.checksum import TensorDigest, crc32c
 from tensorus_codecs.policy import StoragePolicy
-from tensorus_server.catalogue.sqlite import uploads
-from tensorus_server.catalogue.sqlite.row_checksum import upload_checksum
+from tensorus_server.catalogue.sql import uploads
+from tensorus_server.catalogue.sql.row_checksum import upload_checksum
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert.stream import InsertOptions
 from tensorus_server.errors import ChecksumMismatchError, InvalidRequestError

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tensorus_server.catalogue.sqlite.database import now_us, select
-from tensorus_server.catalogue.sqlite.numbers import latest_generation, next_generation
-from tensorus_server.catalogue.sqlite.row_checksum import MALFORMED, UNREADABLE, snapshot_checksum
+from tensorus_server.catalogue.sql.numbers import latest_generation, next_generation
+from tensorus_server.catalogue.sql.row_checksum import MALFORMED, UNREADABLE, snapshot_checksum
+from tensorus_server.catalogue.sql.statements import now_us, select
 from tensorus_server.errors import AlreadyExistsError, DataCorruptError, SnapshotNotFoundError
 from tensorus_server.model import Snapshot
 

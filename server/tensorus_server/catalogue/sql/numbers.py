@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tensorus_server.catalogue.sqlite.database import now_us, select
-from tensorus_server.catalogue.sqlite.dataset_rows import datasets_where
+from tensorus_server.catalogue.sql.dataset_rows import datasets_where
+from tensorus_server.catalogue.sql.statements import now_us, select
 from tensorus_server.errors import DataCorruptError
 from tensorus_server.model import Outcome
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import apsw
 
     from tensorus_server.catalogue.abc import StoredTensor
-    from tensorus_server.catalogue.sqlite.dataset_rows import DatasetRow
+    from tensorus_server.catalogue.sql.dataset_rows import DatasetRow
     from tensorus_server.model import Dataset, Tensor
 
 __all__ = ["Numbers", "is_counter_damaged", "latest_generation", "mend_counter", "next_generation"]

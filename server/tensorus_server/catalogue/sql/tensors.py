@@ -10,28 +10,28 @@ from typing import TYPE_CHECKING
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import NotSharedError, TensorTable, require_intact
 from tensorus_server.catalogue.conflicts import resolve_conflict
-from tensorus_server.catalogue.sqlite.attributes import attributes, insert_attributes
-from tensorus_server.catalogue.sqlite.bases import UsableBases, add_bases
-from tensorus_server.catalogue.sqlite.content import SharedContent, equal_tensors, list_content
-from tensorus_server.catalogue.sqlite.database import select
-from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number, find_dataset
-from tensorus_server.catalogue.sqlite.deletion import delete_against_indexes, delete_tensor
-from tensorus_server.catalogue.sqlite.filter_sql import compile_filter
-from tensorus_server.catalogue.sqlite.numbers import Numbers, latest_generation
-from tensorus_server.catalogue.sqlite.reading import find_tensors, page_of_tensors, source_crc32c
-from tensorus_server.catalogue.sqlite.restoring import Rules, is_kept, renewed, restore
-from tensorus_server.catalogue.sqlite.row_inserts import insert_rows
-from tensorus_server.catalogue.sqlite.rows import (
+from tensorus_server.catalogue.sql.attributes import attributes, insert_attributes
+from tensorus_server.catalogue.sql.bases import UsableBases, add_bases
+from tensorus_server.catalogue.sql.content import SharedContent, equal_tensors, list_content
+from tensorus_server.catalogue.sql.dataset_rows import dataset_number, find_dataset
+from tensorus_server.catalogue.sql.deletion import delete_against_indexes, delete_tensor
+from tensorus_server.catalogue.sql.filter_sql import compile_filter
+from tensorus_server.catalogue.sql.numbers import Numbers, latest_generation
+from tensorus_server.catalogue.sql.reading import find_tensors, page_of_tensors, source_crc32c
+from tensorus_server.catalogue.sql.restoring import Rules, is_kept, renewed, restore
+from tensorus_server.catalogue.sql.row_inserts import insert_rows
+from tensorus_server.catalogue.sql.rows import (
     ROW_CHECKSUM_COLUMNS,
     TENSOR_COLUMNS,
     RowWriter,
     checksum_of_row,
 )
-from tensorus_server.catalogue.sqlite.sharing import shared_as
-from tensorus_server.catalogue.sqlite.snapshot_rows import end_states, end_states_if_lost
+from tensorus_server.catalogue.sql.sharing import shared_as
+from tensorus_server.catalogue.sql.snapshot_rows import end_states, end_states_if_lost
+from tensorus_server.catalogue.sql.statements import select
+from tensorus_server.catalogue.sql.states import find_at, generations_at, page_at
+from tensorus_server.catalogue.sql.uploads import complete_upload, record_edit
 from tensorus_server.catalogue.sqlite.sqlite_errors import as_damage
-from tensorus_server.catalogue.sqlite.states import find_at, generations_at, page_at
-from tensorus_server.catalogue.sqlite.uploads import complete_upload, record_edit
 from tensorus_server.errors import (
     AlreadyExistsError,
     DataCorruptError,
@@ -52,10 +52,10 @@ if TYPE_CHECKING:
     import apsw
 
     from tensorus_server.catalogue.abc import EqualTensor, Page, PageRequest, StoredTensor
-    from tensorus_server.catalogue.sqlite.transactions import Transactions
+    from tensorus_server.catalogue.sql.transactions import Transactions
     from tensorus_server.model import Metadata, Restored, Tensor
 
-__all__ = ["SqliteTensorTable"]
+__all__ = ["SqlTensorTable"]
 
 _NAMES = ", ".join(f'"{name}"' for name in TENSOR_COLUMNS)
 _INSERT_TENSORS = f"INSERT INTO tensor ({_NAMES}) VALUES "
@@ -78,7 +78,7 @@ class _UndoneError(Exception):
     """Undoes a transaction."""
 
 
-class SqliteTensorTable(TensorTable):
+class SqlTensorTable(TensorTable):
     """See `TensorTable`."""
 
     def __init__(self, database: Transactions, *, delete_grace_s: float, upload_expiry_s: float) -> None:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.dtypes import dtype_by_number, opaque_dtype
 from tensorus_codecs.summary import ValueSummary
-from tensorus_server.catalogue.sqlite.row_checksum import MALFORMED, row_checksum
-from tensorus_server.catalogue.sqlite.tensor_columns import COLUMNS
+from tensorus_server.catalogue.sql.row_checksum import MALFORMED, row_checksum
+from tensorus_server.catalogue.sql.tensor_columns import COLUMNS
 from tensorus_server.model import Checksum, Locator, StorageReport, Tensor, TensorSpec
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.policy import StoragePolicy
     from tensorus_server.catalogue.abc import StoredTensor
-    from tensorus_server.catalogue.sqlite.tensor_columns import TensorColumn
+    from tensorus_server.catalogue.sql.tensor_columns import TensorColumn
 
 __all__ = [
     "ROW_CHECKSUM_COLUMNS",

@@ -10,9 +10,9 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tensorus_server.catalogue.sqlite.database import now_us, select
-from tensorus_server.catalogue.sqlite.dataset_rows import deleted_dataset
-from tensorus_server.catalogue.sqlite.deletion import DELETED_COLUMNS, free
+from tensorus_server.catalogue.sql.dataset_rows import deleted_dataset
+from tensorus_server.catalogue.sql.deletion import DELETED_COLUMNS, free
+from tensorus_server.catalogue.sql.statements import now_us, select
 from tensorus_server.limits import BATCH_S
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import apsw
 
-    from tensorus_server.catalogue.sqlite.transactions import Transactions
+    from tensorus_server.catalogue.sql.transactions import Transactions
 
 __all__ = ["purge"]
 

@@ -12,15 +12,15 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from tensorus_protos.rules import to_json
-from tensorus_server.catalogue.sqlite.database import now_us, select
-from tensorus_server.catalogue.sqlite.row_tables import ID_INDEX
+from tensorus_server.catalogue.sql.row_tables import ID_INDEX
+from tensorus_server.catalogue.sql.statements import now_us, select
 
 if TYPE_CHECKING:
     import apsw
 
 __all__ = ["DELETED_COLUMNS", "PAYLOAD_KEY", "delete_against_indexes", "delete_tensor", "free", "mark_if_unneeded"]
 
-PAYLOAD_KEY = re.compile(rb"(?:[0-9a-f]{2}/)?[0-9a-f]{32}")
+PAYLOAD_KEY = re.compile(rb"(?:(?:[0-9a-f]{2}|[ps][0-9a-f-]+)/)?[0-9a-f]{32}")
 """The form of a payload's key in an intact row."""
 
 DELETED_COLUMNS = "CAST(key AS BLOB), inline, seq"

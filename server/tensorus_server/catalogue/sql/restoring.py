@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.rules import to_json
-from tensorus_server.catalogue.sqlite.database import now_us, select
-from tensorus_server.catalogue.sqlite.deletion import DELETED_COLUMNS, free
-from tensorus_server.catalogue.sqlite.numbers import Numbers, latest_generation
-from tensorus_server.catalogue.sqlite.reading import find_tensors
-from tensorus_server.catalogue.sqlite.row_tables import past
-from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS
-from tensorus_server.catalogue.sqlite.sharing import all_shared_as
-from tensorus_server.catalogue.sqlite.snapshot_rows import end_states_if_lost
-from tensorus_server.catalogue.sqlite.states import require_state
+from tensorus_server.catalogue.sql.deletion import DELETED_COLUMNS, free
+from tensorus_server.catalogue.sql.numbers import Numbers, latest_generation
+from tensorus_server.catalogue.sql.reading import find_tensors
+from tensorus_server.catalogue.sql.row_tables import past
+from tensorus_server.catalogue.sql.rows import TENSOR_COLUMNS
+from tensorus_server.catalogue.sql.sharing import all_shared_as
+from tensorus_server.catalogue.sql.snapshot_rows import end_states_if_lost
+from tensorus_server.catalogue.sql.statements import now_us, select
+from tensorus_server.catalogue.sql.states import require_state
 from tensorus_server.errors import DataCorruptError, LimitExceededError, NewerTensorsError
 from tensorus_server.model import NewTensor, Restored, Tensor
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.rules import to_json
-from tensorus_server.catalogue.sqlite.database import select
-from tensorus_server.catalogue.sqlite.row_checksum import MALFORMED, UNREADABLE, dataset_checksum, dataset_start
-from tensorus_server.catalogue.sqlite.row_page import read_page
+from tensorus_server.catalogue.sql.row_checksum import MALFORMED, UNREADABLE, dataset_checksum, dataset_start
+from tensorus_server.catalogue.sql.row_page import read_page
+from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.errors import DataCorruptError, DatasetNotFoundError
 from tensorus_server.model import Dataset, Schema
 

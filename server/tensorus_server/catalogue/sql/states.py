@@ -12,18 +12,18 @@ from heapq import merge
 from typing import TYPE_CHECKING, Any
 
 from tensorus_server.catalogue.abc import place_of
-from tensorus_server.catalogue.sqlite.database import select
-from tensorus_server.catalogue.sqlite.filter_sql import compile_filter
-from tensorus_server.catalogue.sqlite.numbers import latest_generation
-from tensorus_server.catalogue.sqlite.reading import (
+from tensorus_server.catalogue.sql.filter_sql import compile_filter
+from tensorus_server.catalogue.sql.numbers import latest_generation
+from tensorus_server.catalogue.sql.reading import (
     find_tensors,
     page_from,
     page_of_tensors,
     rows_by_generation,
     sort_key,
 )
-from tensorus_server.catalogue.sqlite.row_tables import LIVE, past
-from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS
+from tensorus_server.catalogue.sql.row_tables import LIVE, past
+from tensorus_server.catalogue.sql.rows import TENSOR_COLUMNS
+from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.errors import DataCorruptError, StateNotKeptError
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     import apsw
 
     from tensorus_server.catalogue.abc import DamagedTensor, Page, PageRequest
-    from tensorus_server.catalogue.sqlite.reading import Batch
-    from tensorus_server.catalogue.sqlite.sharing import SourceTable
+    from tensorus_server.catalogue.sql.reading import Batch
+    from tensorus_server.catalogue.sql.sharing import SourceTable
     from tensorus_server.model import Tensor
 
 __all__ = ["find_at", "generations_at", "locate_at", "page_at", "require_state", "rows_at"]

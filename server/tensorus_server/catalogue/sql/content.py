@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import EqualTensor, NotSharedError
-from tensorus_server.catalogue.sqlite.database import select
-from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
-from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row
+from tensorus_server.catalogue.sql.row_checksum import UNREADABLE
+from tensorus_server.catalogue.sql.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row
+from tensorus_server.catalogue.sql.statements import select
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,9 +11,9 @@ from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import Upload, UploadTable
-from tensorus_server.catalogue.sqlite.database import now_us, select
-from tensorus_server.catalogue.sqlite.row_checksum import MALFORMED, UNREADABLE, upload_checksum
-from tensorus_server.catalogue.sqlite.rows import spec_from_columns
+from tensorus_server.catalogue.sql.row_checksum import MALFORMED, UNREADABLE, upload_checksum
+from tensorus_server.catalogue.sql.rows import spec_from_columns
+from tensorus_server.catalogue.sql.statements import now_us, select
 from tensorus_server.chunk_details import ChunkDetails
 from tensorus_server.chunk_index import ChunkIndex
 from tensorus_server.errors import DataCorruptError
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     import apsw
 
     from tensorus_server.catalogue.abc import Mark, StoredTensor
-    from tensorus_server.catalogue.sqlite.transactions import Transactions
+    from tensorus_server.catalogue.sql.transactions import Transactions
     from tensorus_server.model import Tensor, TensorSpec
 
-__all__ = ["SqliteUploadTable", "complete_upload", "find_uploads", "record_done", "record_edit"]
+__all__ = ["SqlUploadTable", "complete_upload", "find_uploads", "record_done", "record_edit"]
 
 _COLUMNS = (
     "request_id, item, ds, id, dtype_number, element_bytes, shape, policy, payload_key, committed_bytes, stored_bytes, "
@@ -39,7 +39,7 @@ _INSERT = f"INSERT OR REPLACE INTO upload ({_COLUMNS}, row_checksum) VALUES ({'?
 _log = logging.getLogger(__name__)
 
 
-class SqliteUploadTable(UploadTable):
+class SqlUploadTable(UploadTable):
     """See `UploadTable`."""
 
     def __init__(self, database: Transactions, *, expiry_s: float) -> None:

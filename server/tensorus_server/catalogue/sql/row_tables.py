@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS
+from tensorus_server.catalogue.sql.rows import TENSOR_COLUMNS
 
 __all__ = ["ID_INDEX", "LIVE", "RowTables", "past"]
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import apsw
 
-from tensorus_server.catalogue.sqlite.database import select
+from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.filter.metadata_index import holds
 from tensorus_server.filter.tree import (
     AllOf,

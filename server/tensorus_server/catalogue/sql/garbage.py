@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.abc import GarbageTable
-from tensorus_server.catalogue.sqlite.bases import forget_bases
-from tensorus_server.catalogue.sqlite.database import now_us, select
-from tensorus_server.catalogue.sqlite.deletion import PAYLOAD_KEY
-from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
-from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row
+from tensorus_server.catalogue.sql.bases import forget_bases
+from tensorus_server.catalogue.sql.deletion import PAYLOAD_KEY
+from tensorus_server.catalogue.sql.row_checksum import UNREADABLE
+from tensorus_server.catalogue.sql.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row
+from tensorus_server.catalogue.sql.statements import now_us, select
 from tensorus_server.errors import DataCorruptError
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     import apsw
 
-    from tensorus_server.catalogue.sqlite.transactions import Transactions
+    from tensorus_server.catalogue.sql.transactions import Transactions
 
-__all__ = ["SqliteGarbageTable"]
+__all__ = ["SqlGarbageTable"]
 
 _IS_ORPHAN = """
 SELECT NOT EXISTS (SELECT 1 FROM tensor WHERE key = ?1 AND inline = 0)
@@ -50,7 +50,7 @@ _ROWS = f"SELECT {_COLUMNS}, NULL, (SELECT name FROM dataset WHERE ds = t.ds) FR
 _TENSORS = ("tensor", "past_tensor")
 
 
-class SqliteGarbageTable(GarbageTable):
+class SqlGarbageTable(GarbageTable):
     """See `GarbageTable`."""
 
     def __init__(self, database: Transactions, *, delete_grace_s: float) -> None:

@@ -20,10 +20,10 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from tensorus_protos.rules import to_json
-from tensorus_server.catalogue.sqlite.database import now_us, select
-from tensorus_server.catalogue.sqlite.deletion import DELETED_COLUMNS, free
-from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
-from tensorus_server.catalogue.sqlite.snapshot_rows import intact_generations
+from tensorus_server.catalogue.sql.deletion import DELETED_COLUMNS, free
+from tensorus_server.catalogue.sql.row_checksum import UNREADABLE
+from tensorus_server.catalogue.sql.snapshot_rows import intact_generations
+from tensorus_server.catalogue.sql.statements import now_us, select
 from tensorus_server.errors import DataCorruptError
 from tensorus_server.limits import BATCH_S
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     import apsw
 
-    from tensorus_server.catalogue.sqlite.transactions import Transactions
+    from tensorus_server.catalogue.sql.transactions import Transactions
 
 __all__ = ["Pruner"]
 

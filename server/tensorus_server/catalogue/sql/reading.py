@@ -14,19 +14,19 @@ import apsw
 
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import DamagedTensor, Page, PageRequest, place_of
-from tensorus_server.catalogue.sqlite.database import select
-from tensorus_server.catalogue.sqlite.filter_sql import compile_condition, compile_filter
-from tensorus_server.catalogue.sqlite.row_checksum import UNREADABLE
-from tensorus_server.catalogue.sqlite.row_page import read_page
-from tensorus_server.catalogue.sqlite.row_tables import LIVE
-from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row
+from tensorus_server.catalogue.sql.filter_sql import compile_condition, compile_filter
+from tensorus_server.catalogue.sql.row_checksum import UNREADABLE
+from tensorus_server.catalogue.sql.row_page import read_page
+from tensorus_server.catalogue.sql.row_tables import LIVE
+from tensorus_server.catalogue.sql.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row
+from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.errors import DataCorruptError
 from tensorus_server.limits import PAGE_READ_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tensorus_server.catalogue.sqlite.row_tables import RowTables
+    from tensorus_server.catalogue.sql.row_tables import RowTables
     from tensorus_server.model import Tensor
 
 __all__ = ["Batch", "find_tensors", "page_from", "page_of_tensors", "rows_by_generation", "sort_key", "source_crc32c"]

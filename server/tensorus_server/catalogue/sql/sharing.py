@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import StoredTensor
-from tensorus_server.catalogue.sqlite.database import select
+from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.errors import DataCorruptError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorus_server.catalogue.sqlite.rows import TENSOR_COLUMNS
+from tensorus_server.catalogue.sql.rows import TENSOR_COLUMNS
 
 if TYPE_CHECKING:
     import numpy.typing as npt

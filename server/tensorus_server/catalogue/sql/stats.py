@@ -9,18 +9,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tensorus_protos.rules import to_json
-from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number
-from tensorus_server.catalogue.sqlite.reading import rows_by_generation
-from tensorus_server.catalogue.sqlite.rows import RowDamageError, verified
-from tensorus_server.catalogue.sqlite.states import rows_at
-from tensorus_server.catalogue.sqlite.unique_sizes import UniqueSizes
+from tensorus_server.catalogue.sql.dataset_rows import dataset_number
+from tensorus_server.catalogue.sql.reading import rows_by_generation
+from tensorus_server.catalogue.sql.rows import RowDamageError, verified
+from tensorus_server.catalogue.sql.states import rows_at
+from tensorus_server.catalogue.sql.unique_sizes import UniqueSizes
 from tensorus_server.model import DatasetStats, DTypeShare, EncodingShare
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tensorus_server.catalogue.sqlite.rows import Alike
-    from tensorus_server.catalogue.sqlite.transactions import Transactions
+    from tensorus_server.catalogue.sql.rows import Alike
+    from tensorus_server.catalogue.sql.transactions import Transactions
     from tensorus_server.errors import DataCorruptError
 
 __all__ = ["sum_up"]

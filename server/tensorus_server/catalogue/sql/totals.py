@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.abc import CatalogueTotals, SharedSizes, Sizes
-from tensorus_server.catalogue.sqlite.database import select
-from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number
+from tensorus_server.catalogue.sql.dataset_rows import dataset_number
+from tensorus_server.catalogue.sql.statements import select
 
 if TYPE_CHECKING:
-    from tensorus_server.catalogue.sqlite.transactions import Transactions
+    from tensorus_server.catalogue.sql.transactions import Transactions
 
 __all__ = ["sizes_of_tensors", "totals_of_tables"]
 

@@ -7,16 +7,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.abc import SnapshotPage, SnapshotTable
-from tensorus_server.catalogue.sqlite.database import select
-from tensorus_server.catalogue.sqlite.dataset_rows import dataset_number
-from tensorus_server.catalogue.sqlite.pruning import Pruner
-from tensorus_server.catalogue.sqlite.snapshot_rows import (
+from tensorus_server.catalogue.sql.dataset_rows import dataset_number
+from tensorus_server.catalogue.sql.pruning import Pruner
+from tensorus_server.catalogue.sql.snapshot_rows import (
     create_snapshot,
     drop_snapshot,
     find_snapshot,
     page_of_snapshots,
 )
-from tensorus_server.catalogue.sqlite.states import require_state
+from tensorus_server.catalogue.sql.statements import select
+from tensorus_server.catalogue.sql.states import require_state
 from tensorus_server.errors import InvalidRequestError, StateNotKeptError
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     import apsw
 
-    from tensorus_server.catalogue.sqlite.transactions import Transactions
+    from tensorus_server.catalogue.sql.transactions import Transactions
     from tensorus_server.model import At, Snapshot
 
-__all__ = ["SqliteSnapshotTable"]
+__all__ = ["SqlSnapshotTable"]
 
 _AT_TIME = (
     "SELECT seq FROM tensor WHERE ds = ?1 AND created_us <= ?2 ORDER BY seq DESC LIMIT 1",
@@ -41,7 +41,7 @@ _AT_TIME = (
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class SqliteSnapshotTable(SnapshotTable):
+class SqlSnapshotTable(SnapshotTable):
     """See `SnapshotTable`."""
 
     def __init__(self, database: Transactions, *, delete_grace_s: float) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tensorus_protos.rules import to_json
-from tensorus_server.catalogue.sqlite.database import now_us, select
-from tensorus_server.catalogue.sqlite.deletion import mark_if_unneeded
+from tensorus_server.catalogue.sql.deletion import mark_if_unneeded
+from tensorus_server.catalogue.sql.statements import now_us, select
 from tensorus_server.errors import StoreBusyError
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from tensorus_server.catalogue.sqlite.filter_sql import DIMENSION_KEY, LEFT_OUT_KEY, LEFT_OUT_MANY_KEY
-from tensorus_server.catalogue.sqlite.row_inserts import insert_rows
+from tensorus_server.catalogue.sql.filter_sql import DIMENSION_KEY, LEFT_OUT_KEY, LEFT_OUT_MANY_KEY
+from tensorus_server.catalogue.sql.row_inserts import insert_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,18 +12,18 @@ from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import CopyTable, Upload, require_intact
 from tensorus_server.catalogue.conflicts import resolve_copy
-from tensorus_server.catalogue.sqlite.database import now_us, select
-from tensorus_server.catalogue.sqlite.dataset_rows import find_dataset
-from tensorus_server.catalogue.sqlite.datasets import create_dataset, rename_dataset
-from tensorus_server.catalogue.sqlite.deletion import delete_tensor
-from tensorus_server.catalogue.sqlite.numbers import Numbers, latest_generation
-from tensorus_server.catalogue.sqlite.reading import find_tensors, source_crc32c
-from tensorus_server.catalogue.sqlite.row_tables import LIVE, past
-from tensorus_server.catalogue.sqlite.sharing import all_shared_as
-from tensorus_server.catalogue.sqlite.snapshot_rows import end_states_if_lost
+from tensorus_server.catalogue.sql.dataset_rows import find_dataset
+from tensorus_server.catalogue.sql.datasets import create_dataset, rename_dataset
+from tensorus_server.catalogue.sql.deletion import delete_tensor
+from tensorus_server.catalogue.sql.numbers import Numbers, latest_generation
+from tensorus_server.catalogue.sql.reading import find_tensors, source_crc32c
+from tensorus_server.catalogue.sql.row_tables import LIVE, past
+from tensorus_server.catalogue.sql.sharing import all_shared_as
+from tensorus_server.catalogue.sql.snapshot_rows import end_states_if_lost
+from tensorus_server.catalogue.sql.statements import now_us, select
+from tensorus_server.catalogue.sql.states import locate_at, require_state
+from tensorus_server.catalogue.sql.uploads import find_uploads, record_done
 from tensorus_server.catalogue.sqlite.sqlite_errors import as_damage
-from tensorus_server.catalogue.sqlite.states import locate_at, require_state
-from tensorus_server.catalogue.sqlite.uploads import find_uploads, record_done
 from tensorus_server.errors import (
     DataCorruptError,
     DatasetNotFoundError,
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     import apsw
 
     from tensorus_server.catalogue.abc import StoredTensor, TensorCopies
-    from tensorus_server.catalogue.sqlite.sharing import SourceTable
-    from tensorus_server.catalogue.sqlite.tensors import SqliteTensorTable
-    from tensorus_server.catalogue.sqlite.transactions import Transactions
+    from tensorus_server.catalogue.sql.sharing import SourceTable
+    from tensorus_server.catalogue.sql.tensors import SqlTensorTable
+    from tensorus_server.catalogue.sql.transactions import Transactions
     from tensorus_server.model import Dataset, Tensor
 
-__all__ = ["SqliteCopyTable"]
+__all__ = ["SqlCopyTable"]
 
 _BATCH = 64
 """Tensors of a dataset that are copied at once: as many as one statement inserts. Their inline payloads take up to 4 MiB."""
@@ -66,11 +66,11 @@ class _Source:
     table: SourceTable
 
 
-class SqliteCopyTable(CopyTable):
+class SqlCopyTable(CopyTable):
     """See `CopyTable`."""
 
     def __init__(
-        self, database: Transactions, tensors: SqliteTensorTable, *, delete_grace_s: float, upload_expiry_s: float
+        self, database: Transactions, tensors: SqlTensorTable, *, delete_grace_s: float, upload_expiry_s: float
     ) -> None:
         """Use `database`, and the table of tensors in it; see `SqliteCatalogue` for the times."""
         self._database = database

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import DatasetPage, DatasetTable
-from tensorus_server.catalogue.sqlite.database import now_us, select
-from tensorus_server.catalogue.sqlite.dataset_rows import (
+from tensorus_server.catalogue.sql.dataset_rows import (
     DATASET_COLUMNS,
     RETENTION_UNIT_US,
     dataset_number,
@@ -16,10 +15,11 @@ from tensorus_server.catalogue.sqlite.dataset_rows import (
     page_of_datasets,
     schema_to_json,
 )
-from tensorus_server.catalogue.sqlite.purge import purge
-from tensorus_server.catalogue.sqlite.row_checksum import dataset_checksum, dataset_start
-from tensorus_server.catalogue.sqlite.snapshot_rows import drop_all_snapshots, need_pruning
-from tensorus_server.catalogue.sqlite.stats import sum_up
+from tensorus_server.catalogue.sql.purge import purge
+from tensorus_server.catalogue.sql.row_checksum import dataset_checksum, dataset_start
+from tensorus_server.catalogue.sql.snapshot_rows import drop_all_snapshots, need_pruning
+from tensorus_server.catalogue.sql.statements import now_us, select
+from tensorus_server.catalogue.sql.stats import sum_up
 from tensorus_server.errors import AlreadyExistsError, DataCorruptError, HasSnapshotsError
 
 if TYPE_CHECKING:
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     import apsw
 
     from tensorus_codecs.policy import StoragePolicy
-    from tensorus_server.catalogue.sqlite.transactions import Transactions
+    from tensorus_server.catalogue.sql.transactions import Transactions
     from tensorus_server.model import Dataset, DatasetStats, Schema
 
-__all__ = ["SqliteDatasetTable", "create_dataset", "rename_dataset"]
+__all__ = ["SqlDatasetTable", "create_dataset", "rename_dataset"]
 
 _DELETED = "\n"
 """Prefix of the names of datasets that are being deleted. No other name has a control character."""
 
 
-class SqliteDatasetTable(DatasetTable):
+class SqlDatasetTable(DatasetTable):
     """See `DatasetTable`."""
 
     def __init__(self, database: Transactions, *, delete_grace_s: float) -> None:

@@ -1,0 +1,1 @@
+"""The tables of a catalogue, in SQL that every database of ours understands."""

@@ -1,0 +1,65 @@
+"""Keys of payloads in an object store. They say where the bytes are, so that opening a payload needs no listing.
+
+    s<generation>-<offset>-<bytes>/<payload key>    segments of its own; the last one starts at `offset` of the payload
+    p<pack>-<offset>-<bytes>/<payload key>          a part of a pack
+
+A local store's keys are "<shard>/<payload key>". Numbers are decimal. A pack has a name like a payload key: 32 hex digits. All
+keys of one pack are adjacent in the order of code points, so an index finds the payloads in a pack.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["PackedKey", "SegmentedKey", "keys_of_pack", "parse_key"]
+
+_SEGMENTED = re.compile(r"s(\d+)-(\d+)-(\d+)/([0-9a-f]{32})")
+_PACKED = re.compile(r"p([0-9a-f]{32})-(\d+)-(\d+)/([0-9a-f]{32})")
+
+
+@dataclass(frozen=True)
+class SegmentedKey:
+    """A payload in objects of its own."""
+
+    generation: int
+    """Of the writer that completed it: raised whenever another writer goes on."""
+    tail_offset: int
+    """Where the last segment starts in the payload, in bytes; 0: it is the only one."""
+    tail_bytes: int
+    """Size of the last segment's object."""
+    payload_key: str
+
+    def __str__(self) -> str:
+        """Return the key."""
+        return f"s{self.generation}-{self.tail_offset}-{self.tail_bytes}/{self.payload_key}"
+
+
+@dataclass(frozen=True)
+class PackedKey:
+    """A payload that is a part of a pack."""
+
+    pack: str
+    offset: int
+    """Of the payload in the pack's object, in bytes."""
+    length: int
+    """In bytes."""
+    payload_key: str
+
+    def __str__(self) -> str:
+        """Return the key."""
+        return f"p{self.pack}-{self.offset}-{self.length}/{self.payload_key}"
+
+
+def parse_key(key: str) -> SegmentedKey | PackedKey | None:
+    """Return what a key says; None if it is not one of an object store."""
+    if found := _SEGMENTED.fullmatch(key):
+        return SegmentedKey(int(found[1]), int(found[2]), int(found[3]), found[4])
+    if found := _PACKED.fullmatch(key):
+        return PackedKey(found[1], int(found[2]), int(found[3]), found[4])
+    return None
+
+
+def keys_of_pack(pack: str) -> tuple[str, str]:
+    """Return bounds of the keys of a pack's payloads: not below the first, and below the second."""
+    return f"p{pack}-", f"p{pack}."
