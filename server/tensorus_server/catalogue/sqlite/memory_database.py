@@ -27,6 +27,8 @@ from tensorus_server.limits import STATEMENT_TIMEOUT_S
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tensorus_server.catalogue.sqlite.connection import SqliteConnection
+
 __all__ = ["MemoryDatabase"]
 
 _TURN_TIMEOUT_S = 60.0
@@ -61,7 +63,7 @@ class MemoryDatabase:
         """Do nothing, since a catalogue in memory has no folder."""
 
     @contextmanager
-    def write(self) -> Iterator[apsw.Connection]:
+    def write(self) -> Iterator[SqliteConnection]:
         """See `Transactions`."""
         self._take_turn(_TURN_TIMEOUT_S)
         connection = self._reader.connection
@@ -85,13 +87,13 @@ class MemoryDatabase:
         finally:
             self._turn.release()
 
-    def write_on_full_disk(self, work: Callable[[apsw.Connection], _Result]) -> _Result:
+    def write_on_full_disk(self, work: Callable[[SqliteConnection], _Result]) -> _Result:
         """See `Transactions`. A deletion in memory needs no space."""
         with self.write() as connection:
             return work(connection)
 
     @contextmanager
-    def read(self, *, timed: bool = True) -> Iterator[apsw.Connection]:
+    def read(self, *, timed: bool = True) -> Iterator[SqliteConnection]:
         """See `Transactions`. Nobody else writes meanwhile."""
         self._take_turn(_TURN_TIMEOUT_S)
         try:
@@ -111,7 +113,7 @@ class MemoryDatabase:
             self._turn.release()
 
     @contextmanager
-    def snapshot(self) -> Iterator[apsw.Connection]:
+    def snapshot(self) -> Iterator[SqliteConnection]:
         """See `Transactions`. Nobody else writes meanwhile."""
         with self.read(timed=False) as connection:
             yield connection
