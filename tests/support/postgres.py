@@ -24,10 +24,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-__all__ = ["PostgresServer", "new_dsn", "own_server", "shared_server"]
+__all__ = ["PASSWORD", "PostgresServer", "empty_schema", "new_dsn", "own_server", "run_as", "shared_server"]
+
+PASSWORD = "not-to-be-told"
+"""Of TCP connections. Unix sockets need none."""
 
 _READY_S = 60.0
 
@@ -54,36 +58,42 @@ class PostgresServer:
         """Create the files in `folder`, and start the server."""
         self._folder = folder
         self._binaries = _binaries()
-        self._user = _user()
+        self.user = _user()
         # Paths of Unix sockets have 107 bytes at most.
         self.socket_folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        if self._user is not None:
-            entry = pwd.getpwnam(self._user)
+        if self.user is not None:
+            entry = pwd.getpwnam(self.user)
             for path in (folder, self.socket_folder):
                 os.chown(path, entry.pw_uid, entry.pw_gid)
-        options = ("--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "-U", "postgres")
-        self._run("initdb", *options, "-D", str(folder / "data"))
+        password = folder / "password"
+        password.write_text(PASSWORD)
+        password.chmod(0o644)
+        options = (
+            "--auth-local=trust",
+            "--auth-host=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+            "--no-sync",
+        )
+        self._run("initdb", *options, "-U", "postgres", f"--pwfile={password}", "-D", str(folder / "data"))
         self.start()
 
     def start(self) -> None:
         """Start the server, and wait until it takes connections."""
         settings = _SETTINGS | {"unix_socket_directories": str(self.socket_folder), "port": str(self.port)}
         arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        command = [str(self._binaries / "postgres"), "-D", str(self.data_folder), *arguments]
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [str(self._binaries / "postgres"), "-D", str(self._folder / "data"), *arguments],
-                stdout=log,
-                stderr=log,
-                user=self._user,
-                group=None if self._user is None else pwd.getpwnam(self._user).pw_gid,
-                extra_groups=[] if self._user is not None else None,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no thread of the test has a lock of the C library then
-                cwd="/",
-            )
+            self._process = start_as(self.user, command, log)
         self.wait_until_ready()
+
+    @property
+    def data_folder(self) -> Path:
+        """The files of the database."""
+        return self._folder / "data"
 
     def wait_until_ready(self) -> None:
         """Wait until the server takes connections."""
@@ -135,17 +145,17 @@ class PostgresServer:
         return f"postgresql://postgres@/{database}?host={self.socket_folder}&port={self.port}{more}"
 
     def tcp_dsn(self, database: str = "postgres", **options: str) -> str:
-        """Return the URL of a database, by TCP."""
+        """Return the URL of a database, by TCP, with the password."""
         more = "&".join(f"{name}={value}" for name, value in options.items())
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}?{more}"
+        return f"postgresql://postgres:{PASSWORD}@127.0.0.1:{self.port}/{database}?{more}"
 
     def _run(self, name: str, *arguments: str) -> None:
         done = subprocess.run(
             [str(self._binaries / name), *arguments],
             capture_output=True,
-            user=self._user,
-            group=None if self._user is None else pwd.getpwnam(self._user).pw_gid,
-            extra_groups=[] if self._user is not None else None,
+            user=self.user,
+            group=None if self.user is None else pwd.getpwnam(self.user).pw_gid,
+            extra_groups=[] if self.user is not None else None,
             cwd="/",
             check=False,
         )
@@ -211,6 +221,32 @@ def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
+
+
+def start_as(user: str | None, command: list[str], log: IO[bytes] | int) -> subprocess.Popen[bytes]:
+    """Start a program as a user, or as the test's; it ends with the test process."""
+    entry = None if user is None else pwd.getpwnam(user)
+    return subprocess.Popen(
+        command,
+        stdout=log,
+        stderr=log,
+        user=user,
+        group=None if entry is None else entry.pw_gid,
+        extra_groups=None if entry is None else [],
+        preexec_fn=_die_with_parent,  # noqa: PLW1509 - no thread of the test has a lock of the C library then
+        cwd="/",
+    )
+
+
+@contextmanager
+def run_as(user: str | None, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program as a user, or as the test's, until the block ends."""
+    process = start_as(user, command, subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _die_with_parent() -> None:

@@ -22,9 +22,6 @@ from contract.catalogue_uploads import CatalogueUploadsContract
 from support.engine import Reopen
 from support.postgres import empty_schema
 from tensorus_server.catalogue.abc import Catalogue
-
-pytest.importorskip("psycopg")
-
 from tensorus_server.catalogue.postgres import PostgresCatalogue
 from tensorus_server.catalogue.postgres.connection import PostgresConnection
 

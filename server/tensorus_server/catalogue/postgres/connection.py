@@ -53,18 +53,28 @@ class PostgresConnection:
         self._reads = reads
         self._now_us = now_us
         self._changes = 0
+        self._is_careful = False
 
     def execute(self, statement: str, parameters: Sequence[Any] | None = None, /) -> _Rows:
         """See `Connection`."""
-        cursor: RawCursor[Any] = RawCursor(self._raw)
         try:
-            cursor.execute(translated(statement), parameters, binary=True)
-            self._changes = cursor.rowcount
-            result = cursor.pgresult
-            return _Rows(cursor.fetchall() if result is not None and result.nfields else [])
+            return self._executed(statement, parameters)
+        except self.unreadable:
+            # A scan may have met damage that an index leads past.
+            if not self._begin_again():
+                raise
+        try:
+            return self._executed(statement, parameters)
         except self.unreadable:
             self._begin_again()
             raise
+
+    def _executed(self, statement: str, parameters: Sequence[Any] | None) -> _Rows:
+        cursor: RawCursor[Any] = RawCursor(self._raw)
+        cursor.execute(translated(statement), parameters, binary=True)
+        self._changes = cursor.rowcount
+        result = cursor.pgresult
+        return _Rows(cursor.fetchall() if result is not None and result.nfields else [])
 
     def executemany(self, statement: str, parameters: Iterable[Sequence[Any]], /) -> None:
         """See `Connection`."""
@@ -131,11 +141,17 @@ class PostgresConnection:
             return str(error)
         return None
 
-    def _begin_again(self) -> None:
-        """After damage, which ends a transaction on the server, let a read go on with the rows that are not damaged."""
-        if self._reads and not self._raw.closed and self._raw.info.transaction_status.name == "INERROR":
-            self._raw.execute("ROLLBACK")
-            self._raw.execute(self._begin.encode())
+    def _begin_again(self) -> bool:
+        """After damage, which ends a transaction on the server, let a read go on with the rows that are not damaged.
+
+        It then sees a newer state, and looks up rows in indexes alone. Returns whether it did not before.
+        """
+        if not self._reads or self._raw.closed or self._raw.info.transaction_status.name != "INERROR":
+            return False
+        was_careful, self._is_careful = self._is_careful, True
+        self._raw.execute("ROLLBACK", prepare=False)
+        self._raw.execute(f"{self._begin}; SET LOCAL enable_seqscan = off".encode(), prepare=False)
+        return not was_careful
 
 
 class _Rows:
