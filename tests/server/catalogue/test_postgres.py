@@ -15,6 +15,7 @@ from contract.catalogue_history import CatalogueHistoryContract
 from contract.catalogue_isolation import CatalogueIsolationContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
 from contract.catalogue_paging import CataloguePagingContract
+from contract.catalogue_promises import keeps
 from contract.catalogue_purge import CataloguePurgeContract
 from contract.catalogue_references import CatalogueReferencesContract
 from contract.catalogue_totals import CatalogueTotalsContract
@@ -79,7 +80,15 @@ class TestPostgresBases(CatalogueBasesContract):
 
 
 class TestPostgresHistory(CatalogueHistoryContract):
-    """Likewise."""
+    """Likewise. A program of reads takes seconds, so one is enough in every run."""
+
+    @pytest.mark.parametrize("retention_s", [0, 10**6])
+    @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))])
+    @keeps(2, 4, 6, 7, 9)
+    def test_each_state_is_what_it_was_or_not_kept(
+        self, catalogue: Catalogue, reopen: Reopen, seed: int, retention_s: int
+    ) -> None:
+        super().test_each_state_is_what_it_was_or_not_kept(catalogue, reopen, seed, retention_s)
 
 
 class TestPostgresIsolation(CatalogueIsolationContract):
