@@ -50,6 +50,8 @@ __all__ = [
     "ITEMS_TOGETHER_MAX",
     "KNOWN_PER_INSERT_MAX",
     "MARK_EVERY_BYTES",
+    "MEMBER_LEASE_S",
+    "MEMBER_RENEW_S",
     "MESSAGE_BYTES_MAX",
     "METADATA_BYTES_MAX",
     "METADATA_DEPTH_MAX",
@@ -267,3 +269,10 @@ declared dead sends no new one, but the last may still arrive."""
 
 PUT_MARGIN_S = 5.0
 """How much later than `PUT_TIMEOUT_S` objects that a dead process had begun are deleted."""
+
+MEMBER_LEASE_S = 15.0
+"""How long after its last renewal a process that shares a store may be declared dead: several times what a database needs to
+start again, and not longer than people wait for an insert to go on elsewhere."""
+
+MEMBER_RENEW_S = 5.0
+"""How often such a process renews; two renewals in a row may fail."""
