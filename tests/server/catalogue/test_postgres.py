@@ -13,6 +13,7 @@ from contract.catalogue_copies import CatalogueCopiesContract
 from contract.catalogue_datasets import CatalogueDatasetsContract
 from contract.catalogue_history import CatalogueHistoryContract
 from contract.catalogue_isolation import CatalogueIsolationContract
+from contract.catalogue_members import CatalogueMembersContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
 from contract.catalogue_paging import CataloguePagingContract
 from contract.catalogue_promises import keeps
@@ -93,6 +94,22 @@ class TestPostgresHistory(CatalogueHistoryContract):
 
 class TestPostgresIsolation(CatalogueIsolationContract):
     """Likewise."""
+
+
+class TestPostgresMembers(CatalogueMembersContract):
+    """Likewise."""
+
+    @pytest.fixture
+    def pair(self) -> Iterator[tuple[Catalogue, Catalogue]]:
+        dsn = empty_schema()
+        one, two = PostgresCatalogue(dsn), PostgresCatalogue(dsn)
+        yield one, two
+        one.close()
+        two.close()
+
+    @pytest.fixture
+    def clock(self, set_clock_back: Callable[[float], None]) -> Callable[[float], None]:
+        return lambda seconds: set_clock_back(-seconds)
 
 
 class TestPostgresOrdinals(CatalogueOrdinalsContract):

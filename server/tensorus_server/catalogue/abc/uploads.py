@@ -61,15 +61,19 @@ class Mark:
 class UploadTable(ABC):
     """Uploads by request id and item. An upload with a damaged row is ignored, so its tensor is sent again from the start.
 
-    The payload's lease and the insert's session decide who may continue an upload, not this table.
+    The payload's lease and the insert's session decide who may continue an upload, and this table only checks what they say.
     """
 
     @abstractmethod
-    def save(self, marks: Sequence[Mark]) -> None:
+    def save(self, marks: Sequence[Mark]) -> Sequence[Exception | None]:
         """Save new states in one transaction. Each extends the expiry of its upload.
 
         A client that is told of a mark may free the memory before it, so the mark must be durable when this returns (1). The
         payload was made durable first, so a mark never claims more than the chunk store has.
+
+        Returns:
+            For each mark, None, or why it was not saved: `SessionTakenOverError`, if another process goes on with its insert or
+            with its payload; `WriterLostError`, if this one was declared dead. Only members (`MemberTable`) can lose these.
         """
 
     @abstractmethod

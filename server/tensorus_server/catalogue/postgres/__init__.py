@@ -10,10 +10,12 @@ from tensorus_server.catalogue.abc import Catalogue
 from tensorus_server.catalogue.postgres.address import Address
 from tensorus_server.catalogue.postgres.database import Database
 from tensorus_server.catalogue.postgres.identity import raise_if_due
+from tensorus_server.catalogue.postgres.notifications import PostgresNotifications
 from tensorus_server.catalogue.postgres.schema import open_schema
 from tensorus_server.catalogue.sql.copies import SqlCopyTable
 from tensorus_server.catalogue.sql.datasets import SqlDatasetTable
 from tensorus_server.catalogue.sql.garbage import SqlGarbageTable
+from tensorus_server.catalogue.sql.members import SqlMemberTable
 from tensorus_server.catalogue.sql.snapshots import SqlSnapshotTable
 from tensorus_server.catalogue.sql.tensors import SqlTensorTable
 from tensorus_server.catalogue.sql.totals import sizes_of_tensors, totals_of_tables
@@ -64,9 +66,13 @@ class PostgresCatalogue(Catalogue):
         self._maintain_next_s = time.monotonic() + _MAINTAINED_EVERY_S
         self._database = Database(address)
         self.datasets = SqlDatasetTable(self._database, delete_grace_s=delete_grace_s)
-        self.tensors = SqlTensorTable(self._database, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s)
+        self._notifications = PostgresNotifications(address)
+        self.members = SqlMemberTable(self._database, self._notifications)
+        self.tensors = SqlTensorTable(
+            self._database, self.members, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
+        )
         self.snapshots = SqlSnapshotTable(self._database, delete_grace_s=delete_grace_s)
-        self.uploads = SqlUploadTable(self._database, expiry_s=upload_expiry_s)
+        self.uploads = SqlUploadTable(self._database, self.members, expiry_s=upload_expiry_s)
         self.garbage = SqlGarbageTable(self._database, delete_grace_s=delete_grace_s)
         self.copies = SqlCopyTable(
             self._database, self.tensors, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
@@ -105,4 +111,5 @@ class PostgresCatalogue(Catalogue):
 
     def close(self, timeout_s: float = 30.0) -> None:
         """See `Catalogue`."""
+        self._notifications.close(timeout_s)
         self._database.close(timeout_s)

@@ -76,7 +76,7 @@ class Database:
             # A stricter setting stays.
             "SELECT set_config('synchronous_commit', 'on', true) "
             "WHERE current_setting('synchronous_commit') IN ('off', 'local'); "
-            "SELECT pg_advisory_xact_lock({number}); {lock}"
+            "SELECT pg_advisory_xact_lock({number}); {first}"
             "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
         )
         self._writer_lock = f"SELECT pg_advisory_xact_lock({lock_number(address.schema, 'write')}); "
@@ -127,10 +127,10 @@ class Database:
             self._turn.release()
 
     @contextmanager
-    def change(self) -> Iterator[PostgresConnection]:
-        """Do what `write` does, at the same time as other transactions: for tables that have nothing to do with tensors."""
+    def change(self, *, durable: bool = True) -> Iterator[PostgresConnection]:
+        """See `Transactions`. It runs at the same time as others."""
         self.check_writable()
-        with self._transaction("") as connection:
+        with self._transaction("" if durable else "SET LOCAL synchronous_commit = off; ") as connection:
             yield connection
 
     def write_on_full_disk(self, work: Callable[[PostgresConnection], _Result]) -> _Result:
@@ -206,10 +206,15 @@ class Database:
             raise StoreBusyError(f"a call of the catalogue has not ended after {timeout_s:.0f} s")
 
     @contextmanager
-    def _transaction(self, lock: str) -> Iterator[PostgresConnection]:
+    def _transaction(self, first: str) -> Iterator[PostgresConnection]:
+        """Run the block in a transaction that writes.
+
+        Args:
+            first: statements that belong to its begin.
+        """
         try:
             begin = self._begin_change
-            pooled, now_us = self._begun(lambda number: begin.format(number=number, lock=lock))
+            pooled, now_us = self._begun(lambda number: begin.format(number=number, first=first))
             try:
                 yield PostgresConnection(pooled.raw, begin, reads=False, now_us=int(now_us))
                 commit(self._address, pooled)

@@ -12,6 +12,7 @@ from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import Upload, UploadTable
 from tensorus_server.catalogue.sql.damage import as_damage
+from tensorus_server.catalogue.sql.fence import lost_marks
 from tensorus_server.catalogue.sql.row_checksum import MALFORMED, upload_checksum
 from tensorus_server.catalogue.sql.rows import spec_from_columns
 from tensorus_server.catalogue.sql.statements import now_us, select
@@ -23,7 +24,7 @@ from tensorus_server.model import At, Checksum, NewTensor, Outcome, TensorRefere
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tensorus_server.catalogue.abc import Mark, StoredTensor
+    from tensorus_server.catalogue.abc import Mark, MemberTable, StoredTensor
     from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.catalogue.sql.transactions import Transactions
     from tensorus_server.model import Tensor, TensorSpec
@@ -46,16 +47,24 @@ _log = logging.getLogger(__name__)
 class SqlUploadTable(UploadTable):
     """See `UploadTable`."""
 
-    def __init__(self, database: Transactions, *, expiry_s: float) -> None:
-        """Use `database`; an upload expires `expiry_s` after its last mark."""
+    def __init__(self, database: Transactions, members: MemberTable, *, expiry_s: float) -> None:
+        """Use `database`; an upload expires `expiry_s` after its last mark.
+
+        Args:
+            members: knows which member this process is.
+        """
         self._database = database
+        self._members = members
         self._expiry_us = int(expiry_s * 1e6)
 
-    def save(self, marks: Sequence[Mark]) -> None:
+    def save(self, marks: Sequence[Mark]) -> Sequence[Exception | None]:
         """See `UploadTable`."""
         with self._database.write() as connection:
             expires_us = now_us(connection) + self._expiry_us
-            for mark in marks:
+            lost = lost_marks(connection, self._members.number, marks)
+            for mark, error in zip(marks, lost, strict=True):
+                if error is not None:
+                    continue
                 upload = mark.upload
                 connection.execute(_INSERT, _to_row(upload, expires_us))
                 connection.execute(
@@ -68,6 +77,7 @@ class SqlUploadTable(UploadTable):
                         _checked(mark.new_details.packed()),
                     ),
                 )
+        return lost
 
     def find(self, request_id: str) -> list[Upload]:
         """See `UploadTable`."""

@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, TypeAlias
 from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_server import background
 from tensorus_server.background import Watched
+from tensorus_server.catalogue.abc import WriterLostError
 from tensorus_server.engine.insert.leftovers import drop, drop_upload
-from tensorus_server.errors import EngineError, StoreBusyError, StoreUnavailableError
+from tensorus_server.errors import EngineError, SessionTakenOverError, StoreBusyError, StoreUnavailableError
 from tensorus_server.limits import COMMIT_GROUP_MAX
+from tensorus_server.payload_keys import begun_of_key, is_of_object_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +47,9 @@ _IDLE_S = 1.0
 
 _BROKEN_OFF = StoreUnavailableError("the commit was broken off; see the server's log")
 """Created in advance, because it is needed when even allocating memory may fail."""
+
+_KEPT = (StoreBusyError, SessionTakenOverError)
+"""Errors of a commit after which the upload stays."""
 
 _log = logging.getLogger(__name__)
 
@@ -240,22 +245,29 @@ class Committer:
 
     def _save(self, group: Sequence[_Save]) -> None:
         try:
-            self._catalogue.uploads.save([pending.mark for pending in group])
+            lost = self._catalogue.uploads.save([pending.mark for pending in group])
         except EngineError as error:
             failure: Exception = error
         except Exception:  # noqa: BLE001 - every future must get a result
             _log.exception("%d marks could not be saved", len(group))
             failure = StoreUnavailableError("the mark could not be saved; see the server's log")
         else:
-            for pending in group:
-                pending.saved.set_result(pending.mark.upload.committed_bytes)
+            for pending, taken_over in zip(group, lost, strict=True):
+                if taken_over is None:
+                    pending.saved.set_result(pending.mark.upload.committed_bytes)
+                else:
+                    pending.end(taken_over)
             return
         for pending in group:
             pending.end(failure)
 
     def _commit(self, batches: Sequence[Batch], *, together: bool) -> None:
         """Commit batches in one transaction, and settle each with its outcomes."""
-        stored = [tensor for batch in batches for tensor in batch.stored]
+        stored = [
+            tensor if batch.session is None else replace(tensor, session=batch.session)
+            for batch in batches
+            for tensor in batch.stored
+        ]
         staged = [payload for batch in batches for payload in batch.staged]
         outcomes: Sequence[Tensor | Exception]
         try:
@@ -267,8 +279,9 @@ class Committer:
             outcomes = [StoreUnavailableError("the commit failed; see the server's log")] * len(stored)
         for tensor, outcome in zip(stored, outcomes, strict=True):
             # The payload was discarded, so the upload must not be resumed. If the catalogue is busy, another write would make
-            # all streams wait; then the upload stays, and a client that resumes it gets an error.
-            if tensor.upload is not None and isinstance(outcome, Exception) and not isinstance(outcome, StoreBusyError):
+            # all streams wait; then the upload stays, and a client that resumes it gets an error. An upload that another
+            # writer has taken over is that writer's.
+            if tensor.upload is not None and isinstance(outcome, Exception) and not isinstance(outcome, _KEPT):
                 drop_upload(self._catalogue.uploads, tensor.upload)
         start = 0
         for batch in batches:
@@ -297,14 +310,28 @@ class Committer:
             self._delete(list(keys.values()))
             raise
         if keys:
-            # Left over are those of tensors that failed, and of those that share the payload of an equal tensor.
-            visible = {outcome.locator.key for outcome in outcomes if not isinstance(outcome, Exception)}
-            self._delete([key for key in keys.values() if key not in visible])
+            # Left over are those of tensors that failed, and of those that share the payload of an equal tensor. One that
+            # another writer has taken over is that writer's.
+            used = {outcome.locator.key for outcome in outcomes if not isinstance(outcome, Exception)}
+            for tensor, outcome in zip(located, outcomes, strict=True):
+                if isinstance(outcome, (SessionTakenOverError, WriterLostError)):
+                    used.add(tensor.locator.key)
+            self._delete([key for key in keys.values() if key not in used])
         return outcomes
 
     def _delete(self, keys: Sequence[str]) -> None:
-        """Delete payloads that no tensor uses; if that fails, the daily listing finds them."""
+        """Delete payloads that no tensor uses; if that fails, the daily listing finds them.
+
+        What is in an object store is left to the sweep: it is known to the catalogue, and a pack may have other payloads.
+        """
+        if objects := sorted({begun_of_key(key) for key in keys if is_of_object_store(key)}):
+            try:
+                self._catalogue.members.abandon(objects)
+            except EngineError as error:
+                _log.warning("%d objects that no tensor uses stay until this process ends: %s", len(objects), error)
         for key in keys:
+            if is_of_object_store(key):
+                continue
             try:
                 self._payloads.delete(key)
             except Exception:  # noqa: BLE001 - must not fail the commit
