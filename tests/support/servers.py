@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -63,6 +64,7 @@ class ServerProcess:
         program: Sequence[str] = ("-m", "tensorus"),
         options: Sequence[str] = (),
         descriptors_max: int | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start it and wait until it serves.
 
@@ -71,6 +73,7 @@ class ServerProcess:
             program: what Python runs as the command line.
             options: more of them, as of the command line.
             descriptors_max: its hard limit.
+            environment: variables that are added to this process's.
         """
         command = [sys.executable, *program, "serve", "--reserve-bytes", "0", "--grace", str(grace_s), *options]
         if descriptors_max is not None:
@@ -80,10 +83,11 @@ class ServerProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, **(environment or {})},
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        found = re.search(r" on (\S+),", line)
+        found = re.search(r" on (\S+?)(?:,|\. Ctrl-C)", line)
         if found is None:
             self.process.kill()
             raise RuntimeError(f"the server did not start: {line!r} {self.process.communicate()[1]}")
