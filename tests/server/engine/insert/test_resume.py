@@ -17,11 +17,13 @@ from support.engine import Reports, announce, engine_on, find, insert, read, sen
 from support.marks import mark_tensors
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
+from tensorus_protos.digest import TENSOR_DIGEST, ChunkedDigest
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert import tensor_writer
 from tensorus_server.engine.insert.stream import InsertOptions, InsertStream
 from tensorus_server.errors import (
     ChecksumMismatchError,
+    DataCorruptError,
     InvalidRequestError,
     SegmentOutOfOrderError,
     SessionExpiredError,
@@ -33,7 +35,6 @@ pytestmark = pytest.mark.slow
 CHUNK = 4096
 MARK_EVERY = 2 * CHUNK
 PRESETS = ["none", "fast", "lossless", "balanced", "maximum"]
-LOSSY = ["balanced", "maximum"]
 ARRAY = normal((20_001,), "float32")
 SENT = 48_000
 """Bytes before the interruption: neither a chunk's end nor a mark's."""
@@ -105,14 +106,30 @@ def leftovers(engine: Engine, store: Path) -> list[str]:
     return names + [path.name for folder in (store / "tmp").iterdir() for path in folder.iterdir()]
 
 
-def assert_same_tensor(engine: Engine, dataset: str, found: Tensor | Exception) -> None:
-    """Check that the resumed tensor is the one that an insert without interruption stores."""
+def crc_of(array: np.ndarray[Any, Any]) -> Checksum:
+    return Checksum("crc32c", crc32c(canonical(array)).to_bytes(4, "big"))
+
+
+def digest_of(tensor: Tensor, values: np.ndarray[Any, Any]) -> Checksum:
+    """Return the tensor digest of values that are stored like a tensor."""
+    dtype = tensor.spec.dtype
+    digest = ChunkedDigest(dtype.number, 8 * dtype.element_bytes, tensor.spec.shape, tensor.chunk_bytes)
+    digest.update(canonical(values))
+    return Checksum(TENSOR_DIGEST, digest.digest())
+
+
+def assert_same_tensor(engine: Engine, dataset: str, found: Tensor | Exception, *, resumed: bool = True) -> None:
+    """Check that the tensor is the one that an insert without interruption stores; one that was resumed has other checksums."""
     assert isinstance(found, Tensor), found
     whole = insert(engine, dataset, "uninterrupted", ARRAY)
     # A resumed payload is a file, whatever its size, and has chunk details.
     assert replace(found.storage, stored_bytes=0) == replace(whole.storage, stored_bytes=0)
     assert found.values == whole.values
-    assert found.value_checksum == whole.value_checksum
+    if resumed:
+        assert found.source_checksum == crc_of(ARRAY)
+        assert found.value_checksum == digest_of(found, read(engine, dataset, "uninterrupted"))
+    else:
+        assert (found.source_checksum, found.value_checksum) == (whole.source_checksum, whole.value_checksum)
     assert (found.spec, found.chunk_bytes, found.policy) == (whole.spec, whole.chunk_bytes, whole.policy)
     assert read(engine, dataset, "t").tobytes() == read(engine, dataset, "uninterrupted").tobytes()
 
@@ -194,7 +211,7 @@ class TestResumed:
         assert leftovers(engine, store) == []
         assert resumable(engine, dataset) == {}
 
-    @pytest.mark.parametrize("damage", ["a bit", "the end", "everything"])
+    @pytest.mark.parametrize("damage", ["the last bit", "the end", "everything"])
     @each("dataset", ["none", "maximum"])
     def test_what_was_damaged_meanwhile_must_be_sent_again(
         self, engine: Engine, store: Path, dataset: str, damage: str
@@ -202,8 +219,9 @@ class TestResumed:
         begin(engine, dataset).abort()
         (path,) = (store / "uploads").iterdir()
         stored = bytearray(path.read_bytes())
-        if damage == "a bit":
-            stored[1000] ^= 4
+        if damage == "the last bit":
+            (upload,) = engine._catalogue.uploads.find(f"into {dataset}")
+            stored[upload.stored_bytes - 1] ^= 4
             path.write_bytes(stored)
         elif damage == "the end":
             path.write_bytes(stored[: len(stored) // 2])
@@ -212,22 +230,38 @@ class TestResumed:
         assert isinstance(go_on(engine, dataset, COMMITTED), SessionExpiredError)
         assert resumable(engine, dataset) == {}
         assert leftovers(engine, store) == []
-        assert_same_tensor(engine, dataset, go_on(engine, dataset, 0))
+        assert_same_tensor(engine, dataset, go_on(engine, dataset, 0), resumed=False)
+
+    @each("dataset", ["none", "maximum"])
+    def test_what_is_not_read_again_is_checked_when_it_is_read(self, engine: Engine, store: Path, dataset: str) -> None:
+        begin(engine, dataset).abort()
+        (path,) = (store / "uploads").iterdir()
+        stored = bytearray(path.read_bytes())
+        stored[1000] ^= 4
+        path.write_bytes(stored)
+        assert isinstance(go_on(engine, dataset, COMMITTED), Tensor)
+        with pytest.raises(DataCorruptError):
+            read(engine, dataset, "t")
+
+    def test_an_upload_without_chunk_details_must_be_sent_again(self, engine: Engine, store: Path) -> None:
+        begin(engine, "none").abort()
+        with engine._catalogue._database.write() as connection:  # type: ignore[attr-defined]
+            connection.execute("UPDATE upload_chunks SET details = NULL")
+        assert isinstance(go_on(engine, "none", COMMITTED), SessionExpiredError)
+        assert leftovers(engine, store) == []
+        assert_same_tensor(engine, "none", go_on(engine, "none", 0), resumed=False)
 
 
 class TestChecksums:
     """What a writer may send at the end of an item that was resumed."""
 
     @each("dataset", ["none", "lossless"])
-    def test_a_digest_is_checked_where_the_values_are_exact(self, engine: Engine, dataset: str) -> None:
-        digest = insert(engine, dataset, "uninterrupted", ARRAY).source_checksum
+    def test_without_a_checksum_the_values_have_one_nevertheless(self, engine: Engine, dataset: str) -> None:
         begin(engine, dataset).abort()
-        found = go_on(engine, dataset, COMMITTED, with_checksum=False)
-        assert isinstance(found, Tensor)
-        assert found.source_checksum == digest
+        assert_same_tensor(engine, dataset, go_on(engine, dataset, COMMITTED, with_checksum=False))
 
-    @each("dataset", LOSSY)
-    def test_only_a_crc_is_checked_where_they_are_not(self, engine: Engine, dataset: str) -> None:
+    @each("dataset", PRESETS)
+    def test_only_a_crc_is_checked(self, engine: Engine, dataset: str) -> None:
         digest = insert(engine, dataset, "uninterrupted", ARRAY).source_checksum
         begin(engine, dataset).abort()
         reports = Reports()
@@ -239,13 +273,21 @@ class TestChecksums:
         assert isinstance(error, InvalidRequestError)
         assert str(error).startswith("xxh3_128 of an item that was resumed cannot be checked")
 
-    @each("dataset", LOSSY)
+    @each("dataset", PRESETS)
     def test_an_insert_repeated_with_a_digest_is_the_one_that_was_resumed(self, engine: Engine, dataset: str) -> None:
         begin(engine, dataset).abort()
         found = go_on(engine, dataset, COMMITTED)
         assert isinstance(found, Tensor)
         assert found.source_checksum.algorithm == "crc32c"
         assert insert(engine, dataset, "t", ARRAY) == found
+
+    @each("dataset", ["none", "lossless"])
+    def test_a_copy_of_a_resumed_tensor_is_the_one_that_was_not(self, engine: Engine, dataset: str) -> None:
+        begin(engine, dataset).abort()
+        go_on(engine, dataset, COMMITTED)
+        whole = insert(engine, dataset, "uninterrupted", ARRAY)
+        (copied,) = engine.copies.copy_tensors(dataset, [("t", "uninterrupted")])
+        assert copied.generation == whole.generation
 
 
 class TestRequest:
