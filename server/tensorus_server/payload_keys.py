@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["PackedKey", "SegmentedKey", "keys_of_pack", "parse_key"]
+__all__ = ["PackedKey", "SegmentedKey", "is_of_object_store", "key_of_begun", "keys_of_pack", "parse_key"]
 
 _SEGMENTED = re.compile(r"s(\d+)-(\d+)-(\d+)/([0-9a-f]{32})")
 _PACKED = re.compile(r"p([0-9a-f]{32})-(\d+)-(\d+)/([0-9a-f]{32})")
@@ -58,6 +58,20 @@ def parse_key(key: str) -> SegmentedKey | PackedKey | None:
     if found := _PACKED.fullmatch(key):
         return PackedKey(found[1], int(found[2]), int(found[3]), found[4])
     return None
+
+
+def is_of_object_store(key: str) -> bool:
+    """Return whether a key in a row is one of an object store; those of a local store begin with a hexadecimal digit."""
+    return key[:1] > "f"
+
+
+def key_of_begun(begun: str) -> str:
+    """Return the key under which an object that was begun, and is not committed, is deleted.
+
+    A payload in segments is deleted by its payload key alone, so the key has no more than that. A pack keeps its name,
+    "pack/<32 hex digits>": all of it is deleted.
+    """
+    return begun if "/" in begun else str(SegmentedKey(0, 0, 0, begun))
 
 
 def keys_of_pack(pack: str) -> tuple[str, str]:

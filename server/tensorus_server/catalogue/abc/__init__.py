@@ -1,4 +1,4 @@
-"""The interface of a catalogue: six tables, one module for each, and the promises that every database must keep.
+"""The interface of a catalogue: seven tables, one module for each, and the promises that every database must keep.
 
 The methods' descriptions refer to these promises by number. The contract suite (`tests/contract`) names the tests of each:
 
@@ -45,6 +45,7 @@ from abc import ABC, abstractmethod
 from tensorus_server.catalogue.abc.copies import CopyTable, TensorCopies
 from tensorus_server.catalogue.abc.datasets import DatasetPage, DatasetTable
 from tensorus_server.catalogue.abc.garbage import GarbageTable
+from tensorus_server.catalogue.abc.members import SESSION, LeaseLostError, MemberTable, NotBegunError, Reaped
 from tensorus_server.catalogue.abc.pages import (
     ORDER_FIELDS,
     DamagedTensor,
@@ -61,6 +62,7 @@ from tensorus_server.catalogue.abc.uploads import Mark, Upload, UploadTable
 
 __all__ = [
     "ORDER_FIELDS",
+    "SESSION",
     "Catalogue",
     "CatalogueTotals",
     "CopyTable",
@@ -69,11 +71,15 @@ __all__ = [
     "DatasetTable",
     "EqualTensor",
     "GarbageTable",
+    "LeaseLostError",
     "Mark",
+    "MemberTable",
+    "NotBegunError",
     "NotSharedError",
     "Order",
     "Page",
     "PageRequest",
+    "Reaped",
     "SharedSizes",
     "Sizes",
     "SnapshotPage",
@@ -97,6 +103,8 @@ class Catalogue(ABC):
     uploads: UploadTable
     garbage: GarbageTable
     copies: CopyTable
+    members: MemberTable
+    """A store in a local folder does not use it: there, kernel locks tell who is alive."""
 
     @abstractmethod
     def check_writable(self) -> None:

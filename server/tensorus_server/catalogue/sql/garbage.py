@@ -11,6 +11,7 @@ from tensorus_server.catalogue.sql.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sql.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row
 from tensorus_server.catalogue.sql.statements import now_us, select
 from tensorus_server.errors import DataCorruptError
+from tensorus_server.payload_keys import is_of_object_store
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -38,6 +39,8 @@ _KNOWN = (
     "SELECT CAST(base AS BLOB) FROM payload_base",
     "SELECT CAST(key AS BLOB) FROM tombstone NOT INDEXED",
     "SELECT CAST('uploads/' || payload_key AS BLOB) FROM upload NOT INDEXED",
+    "SELECT CAST(key AS BLOB) FROM begun",
+    "SELECT CAST('pack/' || pack AS BLOB) FROM pack",
 )
 """One statement per table, each a plain scan, because index look-ups in a damaged index would miss rows. Keys are read as BLOB,
 because damaged ones may not be valid text."""
@@ -87,7 +90,11 @@ class SqlGarbageTable(GarbageTable):
     def orphans(self, keys: Collection[str]) -> set[str]:
         """See `GarbageTable`."""
         with self._database.read() as connection:
-            return {key for key in keys if select(connection, _IS_ORPHAN, (key,)) == [(1,)]}
+            return {
+                key
+                for key in keys
+                if select(connection, _IS_ORPHAN, (key,)) == [(1,)] and not _is_written(connection, key)
+            }
 
     def known(self) -> Iterator[bytes]:
         """See `GarbageTable`."""
@@ -99,7 +106,7 @@ class SqlGarbageTable(GarbageTable):
     def require_intact(self) -> None:
         """See `GarbageTable`."""
         with self._database.read(timed=False) as connection:
-            for table in (*_TENSORS, "reference", "payload_base", "tombstone", "upload"):
+            for table in (*_TENSORS, "reference", "payload_base", "tombstone", "upload", "begun", "pack"):
                 found = select(connection, f"PRAGMA integrity_check('{table}')")
                 if found != [("ok",)]:
                     raise DataCorruptError(f"the table {table} of the catalogue is damaged: {found[0][0]}")
@@ -118,3 +125,12 @@ class SqlGarbageTable(GarbageTable):
                 return False
         with self._database.write() as connection:
             return bool(select(connection, f"UPDATE store SET listed_us = ?1 {due} RETURNING 1", (now_us(),)))
+
+
+def _is_written(connection: apsw.Connection, key: str) -> bool:
+    """Return whether an object is being written, or is a pack that is in use; a local store has neither."""
+    if not is_of_object_store(key):
+        return False
+    _, _, name = key.rpartition("/")
+    statement = "SELECT 1 FROM begun WHERE key IN (?, ?) UNION ALL SELECT 1 FROM pack WHERE pack = ?"
+    return bool(select(connection, statement, (name, f"pack/{name}", name)))
