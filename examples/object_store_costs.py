@@ -3,9 +3,9 @@
     python examples/object_store_costs.py --tensors 1000000 --stored-bytes 4096
     python examples/object_store_costs.py --tensors 200 --stored-bytes 46500000 --reads 30 --get-price 0.4
 
-Prices are parameters, in dollars per million requests and per GB and month; the defaults are those of S3 Standard in us-east-1 in
-November 2026. Traffic out of the provider's network, which many charge for, is another parameter. The catalogue's database is not in
-the sum.
+Prices are parameters, in dollars per million requests and per GB and month. The defaults are those of S3 Standard in us-east-1 in
+November 2026. Traffic out of the provider's network, which many charge for, is another parameter. The database of the catalogue
+is not in the sum.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def main() -> None:
     parser.add_argument("--tensors", type=int, default=1_000_000)
     parser.add_argument("--stored-bytes", type=int, default=100_000, help="of one tensor, compressed")
     parser.add_argument("--commit-group", type=int, default=512, help="tensors that are committed together")
-    parser.add_argument("--reads", type=float, default=1.0, help="how often everything is read in a month, past the cache")
+    parser.add_argument(
+        "--reads", type=float, default=1.0, help="how often everything is read in a month, past the cache"
+    )
     parser.add_argument("--put-price", type=float, default=5.0, help="dollars per million PUT")
     parser.add_argument("--get-price", type=float, default=0.4, help="dollars per million GET")
     parser.add_argument("--storage-price", type=float, default=0.023, help="dollars per GB and month")
@@ -59,13 +61,18 @@ def main() -> None:
     args = parser.parse_args()
     found = requests_for(args.tensors, args.stored_bytes, args.commit_group)
     gigabytes = args.tensors * args.stored_bytes / 1e9 if found.puts else 0.0
+    read_gigabytes = gigabytes * args.reads
     gets = found.gets_per_read * args.reads
     rows = [
         ("stored", found.where, ""),
         ("PUT", f"{found.puts:,}", f"${found.puts * args.put_price / 1e6:,.4f} once"),
         ("GET", f"{gets:,.0f} a month", f"${gets * args.get_price / 1e6:,.4f} a month"),
         ("space", f"{gigabytes:,.1f} GB", f"${gigabytes * args.storage_price:,.2f} a month"),
-        ("traffic", f"{gigabytes * args.reads:,.1f} GB a month", f"${gigabytes * args.reads * args.traffic_price:,.2f} a month"),
+        (
+            "traffic",
+            f"{gigabytes * args.reads:,.1f} GB a month",
+            f"${gigabytes * args.reads * args.traffic_price:,.2f} a month",
+        ),
     ]
     for name, amount, cost in rows:
         print(f"{name:<8} {amount:>28} {cost:>24}")

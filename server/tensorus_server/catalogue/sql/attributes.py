@@ -6,13 +6,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tensorus_server.catalogue.sql.filter_sql import DIMENSION_KEY, LEFT_OUT_KEY, LEFT_OUT_MANY_KEY
-from tensorus_server.catalogue.sql.row_inserts import insert_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import apsw
-
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.filter.metadata_index import MetadataIndex
 
 __all__ = ["attributes", "insert_attributes"]
@@ -20,9 +18,9 @@ __all__ = ["attributes", "insert_attributes"]
 _INSERT = "INSERT INTO attr (seq, key, ordinal, ds, num, txt) VALUES "
 
 
-def insert_attributes(connection: apsw.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+def insert_attributes(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
     """Insert rows that `attributes` returned."""
-    insert_rows(connection, _INSERT, rows)
+    connection.insert_rows(_INSERT, rows)
 
 
 def attributes(ds: int, seq: int, index: MetadataIndex, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:

@@ -17,9 +17,8 @@ from tensorus_server.payload_keys import PackedKey, SegmentedKey, is_of_object_s
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    import apsw
-
     from tensorus_server.catalogue.abc import Mark, StoredTensor
+    from tensorus_server.catalogue.sql.connection import Connection
 
 __all__ = ["WriteFence", "lost_marks"]
 
@@ -32,7 +31,7 @@ ON CONFLICT (pack) DO UPDATE SET object_bytes = excluded.object_bytes WHERE excl
 class WriteFence:
     """The fence of one transaction. Payloads in a local folder, and inserts that no other process can take over, pass it."""
 
-    def __init__(self, connection: apsw.Connection, member: int | None, group: Sequence[StoredTensor]) -> None:
+    def __init__(self, connection: Connection, member: int | None, group: Sequence[StoredTensor]) -> None:
         """Look up, and lock, the rows of a group that is about to be committed.
 
         Args:
@@ -83,7 +82,7 @@ class WriteFence:
         """Record what was committed: these objects are known by their tensors, and are no longer begun."""
         if not self._committed and not self._sealed:
             return
-        now = now_us()
+        now = now_us(self._connection)
         for pack, object_bytes in sorted(self._sealed.items()):
             self._connection.execute(_SEAL, (pack, object_bytes, now))
         for part in in_parts(self._committed + [f"pack/{pack}" for pack in self._sealed]):
@@ -104,9 +103,7 @@ class WriteFence:
         self._packs |= {pack for pack in packs if f"pack/{pack}" in self._generations}
 
 
-def lost_marks(
-    connection: apsw.Connection, member: int | None, saved: Sequence[Mark]
-) -> list[SessionTakenOverError | None]:
+def lost_marks(connection: Connection, member: int | None, saved: Sequence[Mark]) -> list[SessionTakenOverError | None]:
     """Return for each mark None, or why this process must not save it any more, within the transaction that saves it.
 
     A process that is no member has its store alone, or shares it by kernel locks.
@@ -126,7 +123,7 @@ def lost_marks(
     ]
 
 
-def _sessions(connection: apsw.Connection, member: int | None, sessions: Collection[str]) -> set[str]:
+def _sessions(connection: Connection, member: int | None, sessions: Collection[str]) -> set[str]:
     """Return which of these inserts' leases this member has, and keep it so until the transaction ends."""
     found: set[str] = set()
     for part in in_parts([f"{SESSION}{session}" for session in sorted(sessions)]):

@@ -9,13 +9,13 @@ from tensorus_server.limits import PAGE_READ_BYTES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import apsw
+    from tensorus_server.catalogue.sql.connection import Connection
 
 __all__ = ["read_page"]
 
 
 def read_page(
-    connection: apsw.Connection,
+    connection: Connection,
     statement: str,
     parameters: list[Any],
     size: int,
@@ -30,10 +30,8 @@ def read_page(
     """
     rows: list[tuple[Any, ...]] = []
     left = PAGE_READ_BYTES
-    cursor = connection.execute(statement, parameters)
-    for row in cursor:
+    for row in connection.scan(statement, parameters):
         if len(rows) == size or left <= 0:
-            cursor.close()
             return rows, True
         rows.append(row)
         left -= row_bytes(row)

@@ -13,6 +13,7 @@ from tensorus_server.catalogue.conflicts import resolve_conflict
 from tensorus_server.catalogue.sql.attributes import attributes, insert_attributes
 from tensorus_server.catalogue.sql.bases import UsableBases, add_bases
 from tensorus_server.catalogue.sql.content import SharedContent, equal_tensors, list_content
+from tensorus_server.catalogue.sql.damage import as_damage
 from tensorus_server.catalogue.sql.dataset_rows import dataset_number, find_dataset
 from tensorus_server.catalogue.sql.deletion import delete_against_indexes, delete_tensor
 from tensorus_server.catalogue.sql.fence import WriteFence
@@ -20,7 +21,6 @@ from tensorus_server.catalogue.sql.filter_sql import compile_filter
 from tensorus_server.catalogue.sql.numbers import Numbers, latest_generation
 from tensorus_server.catalogue.sql.reading import find_tensors, page_of_tensors, source_crc32c
 from tensorus_server.catalogue.sql.restoring import Rules, is_kept, renewed, restore
-from tensorus_server.catalogue.sql.row_inserts import insert_rows
 from tensorus_server.catalogue.sql.rows import (
     ROW_CHECKSUM_COLUMNS,
     TENSOR_COLUMNS,
@@ -32,7 +32,6 @@ from tensorus_server.catalogue.sql.snapshot_rows import end_states, end_states_i
 from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.catalogue.sql.states import find_at, generations_at, page_at
 from tensorus_server.catalogue.sql.uploads import complete_upload, record_edit
-from tensorus_server.catalogue.sqlite.sqlite_errors import as_damage
 from tensorus_server.errors import (
     AlreadyExistsError,
     DataCorruptError,
@@ -51,9 +50,8 @@ from tensorus_server.model import Outcome
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import apsw
-
     from tensorus_server.catalogue.abc import EqualTensor, MemberTable, Page, PageRequest, StoredTensor
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.catalogue.sql.transactions import Transactions
     from tensorus_server.model import Metadata, Restored, Tensor
 
@@ -68,7 +66,9 @@ _KEEP_SHARED = "DELETE FROM tombstone WHERE key = ?"
 
 _FORGET_BEFORE = """
 INSERT INTO history (ds, complete_from) VALUES (?, ?)
-ON CONFLICT (ds) DO UPDATE SET complete_from = max(complete_from, excluded.complete_from), complete_us = NULL
+ON CONFLICT (ds) DO UPDATE SET complete_from = CASE
+  WHEN excluded.complete_from > history.complete_from THEN excluded.complete_from ELSE history.complete_from END,
+  complete_us = NULL
 """
 """Whatever is recovered was there before, under other generations."""
 
@@ -124,7 +124,7 @@ class SqlTensorTable(TensorTable):
     ) -> list[Tensor | Exception]:
         outcomes: list[Tensor | Exception] = []
         try:
-            with self._database.write() as connection, as_damage():
+            with self._database.write() as connection, as_damage(connection):
                 outcomes = self._commit(connection, group, current=current)
                 if together and any(isinstance(outcome, Exception) for outcome in outcomes):
                     raise _UndoneError
@@ -141,7 +141,7 @@ class SqlTensorTable(TensorTable):
         self, dataset: str, ids: Sequence[str], *, with_payloads: bool = False, at: int | None = None
     ) -> list[Tensor | DataCorruptError | None]:
         """See `TensorTable`."""
-        with self._database.read() as connection, as_damage(dataset):
+        with self._database.read() as connection, as_damage(connection, dataset):
             place = dataset_number(connection, dataset), dataset
             if at is not None:
                 return find_at(connection, "id", place, ids, at, with_payloads=with_payloads)
@@ -149,7 +149,7 @@ class SqlTensorTable(TensorTable):
 
     def page(self, dataset: str, request: PageRequest) -> Page:
         """See `TensorTable`."""
-        with self._database.read() as connection, as_damage(dataset):
+        with self._database.read() as connection, as_damage(connection, dataset):
             ds = dataset_number(connection, dataset)
             if request.at is not None or request.with_past:
                 return page_at(connection, (ds, dataset), request)
@@ -157,7 +157,7 @@ class SqlTensorTable(TensorTable):
 
     def generations(self, dataset: str, request: PageRequest) -> list[int]:
         """See `TensorTable`."""
-        with self._database.read() as connection, as_damage(dataset):
+        with self._database.read() as connection, as_damage(connection, dataset):
             ds = dataset_number(connection, dataset)
             if request.at is not None:
                 return generations_at(connection, (ds, dataset), request)
@@ -174,7 +174,7 @@ class SqlTensorTable(TensorTable):
         self, dataset: str, generations: Sequence[int], *, with_payloads: bool = False, at: int | None = None
     ) -> list[Tensor | DataCorruptError | None]:
         """See `TensorTable`."""
-        with self._database.read() as connection, as_damage(dataset):
+        with self._database.read() as connection, as_damage(connection, dataset):
             place = dataset_number(connection, dataset), dataset
             if at is not None:
                 return find_at(connection, "seq", place, generations, at, with_payloads=with_payloads)
@@ -186,7 +186,7 @@ class SqlTensorTable(TensorTable):
             return latest_generation(connection)
 
     def _commit(
-        self, connection: apsw.Connection, group: Sequence[StoredTensor], *, current: bool
+        self, connection: Connection, group: Sequence[StoredTensor], *, current: bool
     ) -> list[Tensor | Exception]:
         numbers = Numbers(connection, {stored.dataset.number: stored.dataset for stored in group}, current=current)
         fence = WriteFence(connection, self._members.number, group)
@@ -208,7 +208,7 @@ class SqlTensorTable(TensorTable):
 
     def _commit_one(
         self,
-        connection: apsw.Connection,
+        connection: Connection,
         stored: StoredTensor,
         numbers: Numbers,
         checks: _Checks,
@@ -229,7 +229,7 @@ class SqlTensorTable(TensorTable):
 
     def _commit_many(
         self,
-        connection: apsw.Connection,
+        connection: Connection,
         group: Sequence[StoredTensor],
         numbers: Numbers,
         checks: _Checks,
@@ -265,7 +265,7 @@ class SqlTensorTable(TensorTable):
 
     def _resolve(
         self,
-        connection: apsw.Connection,
+        connection: Connection,
         stored: StoredTensor,
         numbers: Numbers,
         checks: _Checks,
@@ -312,7 +312,7 @@ class SqlTensorTable(TensorTable):
         return tensor
 
     def insert(
-        self, connection: apsw.Connection, tensors: Sequence[tuple[StoredTensor, Tensor]], *, if_free: bool = False
+        self, connection: Connection, tensors: Sequence[tuple[StoredTensor, Tensor]], *, if_free: bool = False
     ) -> bool:
         """Insert tensors whose ids are free, with their inline payloads and attributes, within a transaction.
 
@@ -341,8 +341,8 @@ class SqlTensorTable(TensorTable):
             if not connection.changes():
                 return False
         else:
-            insert_rows(connection, _INSERT_TENSORS, rows)
-        insert_rows(connection, _INSERT_PAYLOADS, payloads)
+            connection.insert_rows(_INSERT_TENSORS, rows)
+        connection.insert_rows(_INSERT_PAYLOADS, payloads)
         if references or shared:
             # A row that was deleted in this transaction may have been the only one to need them.
             shared += [key for key, _ in references]
@@ -357,7 +357,7 @@ class SqlTensorTable(TensorTable):
 
     def replace_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> Tensor:
         """See `TensorTable`."""
-        with self._database.write() as connection, as_damage(dataset):
+        with self._database.write() as connection, as_damage(connection, dataset):
             place = dataset_number(connection, dataset), dataset
             (found,) = find_tensors(connection, "id", place, [tensor_id])
             tensor = require_intact(found)
@@ -382,7 +382,7 @@ class SqlTensorTable(TensorTable):
         assert updated is not None
         return updated
 
-    def _replace_with_metadata(self, connection: apsw.Connection, tensor: Tensor, metadata: Metadata) -> Tensor:
+    def _replace_with_metadata(self, connection: Connection, tensor: Tensor, metadata: Metadata) -> Tensor:
         """Replace a tensor by one with other metadata, since its row must stay as it is."""
         dataset = find_dataset(connection, tensor.dataset)
         stored = shared_as(connection, tensor, dataset, renewed(tensor, metadata))
@@ -400,7 +400,7 @@ class SqlTensorTable(TensorTable):
         self, dataset: str, at: int, *, limit: int, discard_newer: bool = False, number: int | None = None
     ) -> Restored:
         """See `TensorTable`."""
-        with self._database.write() as connection, as_damage(dataset):
+        with self._database.write() as connection, as_damage(connection, dataset):
             found = find_dataset(connection, dataset)
             if number is not None and found.number != number:
                 raise DatasetNotFoundError("another dataset has got the name meanwhile", dataset=dataset)
@@ -444,12 +444,12 @@ class SqlTensorTable(TensorTable):
             time.sleep(time.monotonic() - begun_s)
 
     def _delete_batch(
-        self, dataset: str, ids: Sequence[str], connection: apsw.Connection, *, against_indexes: bool = False
+        self, dataset: str, ids: Sequence[str], connection: Connection, *, against_indexes: bool = False
     ) -> tuple[int, list[str]]:
         """Delete tensors for `BATCH_S`; return how many ids were processed, and which of them existed."""
         delete = delete_against_indexes if against_indexes else delete_tensor
         deleted: list[str] = []
-        with as_damage(dataset, ids[0] if len(ids) == 1 else None):
+        with as_damage(connection, dataset, ids[0] if len(ids) == 1 else None):
             ds = dataset_number(connection, dataset)
             done = 0
             ends_s = time.monotonic() + BATCH_S
@@ -486,7 +486,7 @@ def _abandoned(stored: StoredTensor, outcome: Tensor | Exception) -> Exception:
     )
 
 
-def _taken(connection: apsw.Connection, group: Sequence[StoredTensor]) -> set[tuple[int, str]]:
+def _taken(connection: Connection, group: Sequence[StoredTensor]) -> set[tuple[int, str]]:
     """Return which of the group's datasets and ids are taken already."""
     ids: dict[int, list[str]] = {}
     for stored in group:
