@@ -3,9 +3,9 @@
     python examples/object_store_costs.py --tensors 1000000 --stored-bytes 4096
     python examples/object_store_costs.py --tensors 200 --stored-bytes 46500000 --reads 30 --get-price 0.4
 
-Prices are parameters, in dollars per million requests and per GB and month. The defaults are those of S3 Standard in us-east-1 in
-November 2026. Traffic out of the provider's network, which many charge for, is another parameter. The database of the catalogue
-is not in the sum.
+Prices are parameters, in dollars per million requests and per GB and month. The defaults are those of S3 Standard in November
+2026. Traffic out of the provider's network, which many charge for, is another parameter. The catalogue is not in
+the sum.
 """
 
 from __future__ import annotations
@@ -68,11 +68,7 @@ def main() -> None:
         ("PUT", f"{found.puts:,}", f"${found.puts * args.put_price / 1e6:,.4f} once"),
         ("GET", f"{gets:,.0f} a month", f"${gets * args.get_price / 1e6:,.4f} a month"),
         ("space", f"{gigabytes:,.1f} GB", f"${gigabytes * args.storage_price:,.2f} a month"),
-        (
-            "traffic",
-            f"{gigabytes * args.reads:,.1f} GB a month",
-            f"${gigabytes * args.reads * args.traffic_price:,.2f} a month",
-        ),
+        ("traffic", f"{read_gigabytes:,.1f} GB a month", f"${read_gigabytes * args.traffic_price:,.2f} a month"),
     ]
     for name, amount, cost in rows:
         print(f"{name:<8} {amount:>28} {cost:>24}")
