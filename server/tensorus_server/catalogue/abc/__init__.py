@@ -45,7 +45,14 @@ from abc import ABC, abstractmethod
 from tensorus_server.catalogue.abc.copies import CopyTable, TensorCopies
 from tensorus_server.catalogue.abc.datasets import DatasetPage, DatasetTable
 from tensorus_server.catalogue.abc.garbage import GarbageTable
-from tensorus_server.catalogue.abc.members import SESSION, LeaseLostError, MemberTable, NotBegunError, Reaped
+from tensorus_server.catalogue.abc.members import (
+    SESSION,
+    LeaseLostError,
+    MemberTable,
+    NotBegunError,
+    Reaped,
+    WriterLostError,
+)
 from tensorus_server.catalogue.abc.pages import (
     ORDER_FIELDS,
     DamagedTensor,
@@ -89,6 +96,7 @@ __all__ = [
     "TensorTable",
     "Upload",
     "UploadTable",
+    "WriterLostError",
     "place_of",
     "require_intact",
 ]

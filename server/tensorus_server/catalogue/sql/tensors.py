@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from tensorus_protos.rules import to_json
-from tensorus_server.catalogue.abc import NotSharedError, TensorTable, require_intact
+from tensorus_server.catalogue.abc import NotSharedError, TensorTable, WriterLostError, require_intact
 from tensorus_server.catalogue.conflicts import resolve_conflict
 from tensorus_server.catalogue.sql.attributes import attributes, insert_attributes
 from tensorus_server.catalogue.sql.bases import UsableBases, add_bases
@@ -218,7 +218,7 @@ class SqlTensorTable(TensorTable):
             try:
                 as_inserted = checks.content.shared(stored)
                 checks.fence.require(as_inserted)
-            except (NotSharedError, SessionTakenOverError):
+            except (NotSharedError, SessionTakenOverError, WriterLostError):
                 return [self._resolve(connection, stored, numbers, checks)]
             tensor = numbers.give(as_inserted)
             if self.insert(connection, [(as_inserted, tensor)], if_free=True):
@@ -245,7 +245,7 @@ class SqlTensorTable(TensorTable):
                 try:
                     as_inserted = content.shared(stored)
                     checks.fence.require(as_inserted)
-                except (NotSharedError, SessionTakenOverError) as error:
+                except (NotSharedError, SessionTakenOverError, WriterLostError) as error:
                     outcomes.append(error)
                     continue
                 taken.add(place)
