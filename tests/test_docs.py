@@ -107,6 +107,8 @@ def test_the_table_of_limits_is_limits_py() -> None:
         "INDEXED_VALUES_MAX",
         "INDEX_CACHE_BYTES",
         "INLINE_BYTES_MAX",
+        "MOVED_ROWS_MAX",
+        "PACK_BYTES_MAX",
         "PAGE_READ_BYTES",
         "PAYLOAD_BYTES_TARGET",
         "RECEIVED_MESSAGE_BYTES_MAX",

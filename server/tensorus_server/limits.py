@@ -54,7 +54,9 @@ __all__ = [
     "METADATA_BYTES_MAX",
     "METADATA_DEPTH_MAX",
     "METADATA_KEY_BYTES_MAX",
+    "MOVED_ROWS_MAX",
     "OPEN_ITEMS_MAX",
+    "PACK_BYTES_MAX",
     "PAGE_READ_BYTES",
     "PAGE_SIZE_DEFAULT",
     "PAGE_SIZE_MAX",
@@ -239,6 +241,10 @@ chunks."""
 BATCH_S = 0.02
 """How long one batch of a background deletion takes, without its commit. Inserts wait no longer than for one batch."""
 
+MOVED_ROWS_MAX = 1000
+"""Tensors that may share a payload that is moved to another pack. All of them are changed in one transaction, which takes about
+20 ms for so many."""
+
 STATEMENT_TIMEOUT_S = 5.0
 """How long one statement of a query may run."""
 
@@ -255,6 +261,9 @@ EDIT_COPIED_BYTES_MAX = 256 * 1024 * 1024
 TENSOR_PAYLOADS_MAX = 4096
 """Payloads of one tensor. A tensor with more than 64 gets its smallest ones copied together, so only one of a terabyte that
 grows in steps of a fourth of a gigabyte comes to this limit."""
+
+PACK_BYTES_MAX = 16 * 1024 * 1024
+"""Stored bytes of the payloads of one pack. A million tensors of 4 KiB, if they are not inline, then cost 256 requests."""
 
 DETAILS_CACHE_BYTES = 16 * 1024 * 1024
 """Size of the cache of chunk details: it holds those of 160,000 chunks, with the default size of 160 GiB."""

@@ -12,7 +12,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["PackedKey", "SegmentedKey", "keys_of_pack", "parse_key"]
+__all__ = ["PACK_PREFIX", "PackedKey", "SegmentedKey", "keys_of_pack", "parse_key"]
+
+PACK_PREFIX = "pack/"
+"""Before the name of a pack where keys of packs and of payloads are together: what is being written, what is to be deleted."""
 
 _SEGMENTED = re.compile(r"s(\d+)-(\d+)-(\d+)/([0-9a-f]{32})")
 _PACKED = re.compile(r"p([0-9a-f]{32})-(\d+)-(\d+)/([0-9a-f]{32})")

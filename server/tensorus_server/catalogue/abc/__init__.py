@@ -1,4 +1,4 @@
-"""The interface of a catalogue: six tables, one module for each, and the promises that every database must keep.
+"""The interface of a catalogue: seven tables, one module for each, and the promises that every database must keep.
 
 The methods' descriptions refer to these promises by number. The contract suite (`tests/contract`) names the tests of each:
 
@@ -45,6 +45,7 @@ from abc import ABC, abstractmethod
 from tensorus_server.catalogue.abc.copies import CopyTable, TensorCopies
 from tensorus_server.catalogue.abc.datasets import DatasetPage, DatasetTable
 from tensorus_server.catalogue.abc.garbage import GarbageTable
+from tensorus_server.catalogue.abc.packs import PackContent, PackedPayload, PackTable, PackTotals, packed_key
 from tensorus_server.catalogue.abc.pages import (
     ORDER_FIELDS,
     DamagedTensor,
@@ -72,6 +73,10 @@ __all__ = [
     "Mark",
     "NotSharedError",
     "Order",
+    "PackContent",
+    "PackTable",
+    "PackTotals",
+    "PackedPayload",
     "Page",
     "PageRequest",
     "SharedSizes",
@@ -83,6 +88,7 @@ __all__ = [
     "TensorTable",
     "Upload",
     "UploadTable",
+    "packed_key",
     "place_of",
     "require_intact",
 ]
@@ -97,6 +103,7 @@ class Catalogue(ABC):
     uploads: UploadTable
     garbage: GarbageTable
     copies: CopyTable
+    packs: PackTable
 
     @abstractmethod
     def check_writable(self) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.abc import GarbageTable
 from tensorus_server.catalogue.sql.bases import forget_bases
 from tensorus_server.catalogue.sql.deletion import PAYLOAD_KEY
+from tensorus_server.catalogue.sql.packs import mark_packs
 from tensorus_server.catalogue.sql.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sql.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row
 from tensorus_server.catalogue.sql.statements import now_us, select
 from tensorus_server.errors import DataCorruptError
+from tensorus_server.payload_keys import PackedKey, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -49,6 +52,9 @@ _ROWS = f"SELECT {_COLUMNS}, NULL, (SELECT name FROM dataset WHERE ds = t.ds) FR
 
 _TENSORS = ("tensor", "past_tensor")
 
+_DUE_KEY = re.compile(rb"%b|pack/[0-9a-f]{32}" % PAYLOAD_KEY.pattern)
+"""The form of an intact key of a tombstone: of a payload, or of a pack that was retired."""
+
 
 class SqlGarbageTable(GarbageTable):
     """See `GarbageTable`."""
@@ -72,7 +78,7 @@ class SqlGarbageTable(GarbageTable):
         with self._database.read() as connection:
             keys = [key for (key,) in select(connection, statement, (by_us, limit))]
         # Damaged keys are skipped: they name no payload, and must not stop the others from being deleted.
-        return [key.decode() for key in keys if isinstance(key, bytes) and PAYLOAD_KEY.fullmatch(key)]
+        return [key.decode() for key in keys if isinstance(key, bytes) and _DUE_KEY.fullmatch(key)]
 
     def delete(self, keys: Collection[str]) -> None:
         """See `GarbageTable`."""
@@ -80,6 +86,7 @@ class SqlGarbageTable(GarbageTable):
         def delete(connection: apsw.Connection) -> None:
             connection.executemany("DELETE FROM tombstone WHERE key = ?", ((key,) for key in keys))
             forget_bases(connection, keys, self._delete_grace_us)
+            mark_packs(connection, {packed.pack for packed in map(parse_key, keys) if isinstance(packed, PackedKey)})
 
         if keys:
             self._database.write_on_full_disk(delete)

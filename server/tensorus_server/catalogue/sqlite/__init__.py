@@ -12,6 +12,7 @@ from tensorus_server.catalogue.sql.copies import SqlCopyTable
 from tensorus_server.catalogue.sql.datasets import SqlDatasetTable
 from tensorus_server.catalogue.sql.garbage import SqlGarbageTable
 from tensorus_server.catalogue.sql.numbers import is_counter_damaged, mend_counter
+from tensorus_server.catalogue.sql.packs import SqlPackTable
 from tensorus_server.catalogue.sql.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sql.snapshots import SqlSnapshotTable
 from tensorus_server.catalogue.sql.tensors import SqlTensorTable
@@ -71,6 +72,7 @@ class SqliteCatalogue(Catalogue):
         self.snapshots = SqlSnapshotTable(self._database, delete_grace_s=delete_grace_s)
         self.uploads = SqlUploadTable(self._database, expiry_s=upload_expiry_s)
         self.garbage = SqlGarbageTable(self._database, delete_grace_s=delete_grace_s)
+        self.packs = SqlPackTable(self._database, delete_grace_s=delete_grace_s)
         self.copies = SqlCopyTable(
             self._database, self.tensors, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
         )
