@@ -50,7 +50,7 @@ class PackContent:
     pack: str
     """32 hex digits."""
     object_bytes: int
-    """Size of the object: up to the end of its last committed payload, or more."""
+    """Size of the object in bytes: up to the end of its last committed payload, or more."""
     payloads: tuple[PackedPayload, ...]
     """In the order of their keys. Empty: nothing needs the pack, and no reader of a deleted tensor may."""
 
@@ -91,6 +91,15 @@ class PackTable(ABC):
         """
 
     @abstractmethod
+    def doubtful(self, contents: Sequence[PackContent]) -> set[str]:
+        """Return which of these packs must stay, because rows name more payloads in them than `claim` has found.
+
+        The keys are read from the rows themselves, and never from an index: with a damaged index, a payload that is needed looks
+        like garbage. If a row's key is damaged, it may be that of a payload in any pack, and all of them must stay. A database
+        that verifies its indexes itself may return none.
+        """
+
+    @abstractmethod
     def look_again(self, packs: Collection[str]) -> None:
         """Make packs due that were claimed, and that the caller did not get to. Idempotent (9)."""
 
@@ -122,7 +131,8 @@ class PackTable(ABC):
     def add(self, packs: Mapping[str, int]) -> None:
         """Add packs that were found in the chunk store, with the sizes of their objects, unless they are known. Idempotent (9).
 
-        It is for the recovery of a lost catalogue. They are due to be looked at.
+        It is for the recovery of a lost catalogue. They are due to be looked at, except those with size 0: these are never looked
+        at, and so never deleted.
         """
 
     @abstractmethod

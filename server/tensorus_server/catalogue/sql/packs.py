@@ -48,7 +48,7 @@ _NEEDED = (
 """Tables whose rows need a payload, with the column of its key, and what limits an index of it."""
 
 _DUE = """
-SELECT pack, object_bytes FROM pack WHERE checked_us IS NULL OR checked_us NOT BETWEEN ? AND ?
+SELECT pack, object_bytes FROM pack WHERE object_bytes > 0 AND (checked_us IS NULL OR checked_us NOT BETWEEN ? AND ?)
 ORDER BY coalesce(checked_us, 0), pack LIMIT ?
 """
 """If the clock was set back, a pack is due at once."""
@@ -62,6 +62,13 @@ SELECT key, sum(held), max(naming) FROM (
   UNION ALL SELECT key, 0, 0 FROM tombstone WHERE key >= ? AND key < ?
 ) AS named GROUP BY key ORDER BY key
 """
+
+_ROWS = (
+    "SELECT CAST(key AS BLOB) FROM tensor NOT INDEXED",
+    "SELECT CAST(key AS BLOB) FROM past_tensor NOT INDEXED",
+)
+_IN_PACKS = " WHERE (key >= 'p' AND key < 'q') OR (inline <> 1 AND NOT (key >= 's' AND key < 't'))"
+"""Keys of payloads in packs, and keys that nothing in an object store has."""
 
 _IS_USED = " UNION ALL ".join(
     f"SELECT 1 FROM {table} WHERE {limit} {column} >= ? AND {column} < ?"
@@ -97,9 +104,14 @@ _log = logging.getLogger(__name__)
 class SqlPackTable(PackTable):
     """See `PackTable`."""
 
-    def __init__(self, database: Transactions, *, delete_grace_s: float) -> None:
-        """Use `database`; see `SqliteCatalogue` for the time."""
+    def __init__(self, database: Transactions, *, delete_grace_s: float, trusts_indexes: bool = False) -> None:
+        """Use `database`; see `SqliteCatalogue` for the time.
+
+        Args:
+            trusts_indexes: whether the database notices damage of its indexes.
+        """
         self._database = database
+        self._trusts_indexes = trusts_indexes
         self._delete_grace_us = int(delete_grace_s * 1e6)
 
     def claim(self, limit: int) -> list[PackContent]:
@@ -129,7 +141,25 @@ class SqlPackTable(PackTable):
             contents.append(PackContent(pack, object_bytes, payloads))
         return contents
 
-    def look_again(self, packs: Collection[str]) -> None:
+    def doubtful(self, contents: Sequence[PackContent]) -> set[str]:
+        """See `PackTable`."""
+        if self._trusts_indexes or not contents:
+            return set()
+        found = {content.pack: {payload.key for payload in content.payloads} for content in contents}
+        doubtful: set[str] = set()
+        with self._database.read(timed=False) as connection:
+            packs = {pack for (pack,) in select(connection, "SELECT pack FROM pack")}
+            for statement in _ROWS:
+                for (key,) in connection.execute(statement + _IN_PACKS):
+                    parsed = parse_key(key.decode(errors="replace")) if isinstance(key, bytes) else None
+                    if not isinstance(parsed, PackedKey) or parsed.pack not in packs:
+                        _log.error("no pack is deleted, because a row of the catalogue has the damaged key %r", key)
+                        return set(found)
+                    if str(parsed) not in found.get(parsed.pack, (str(parsed),)):
+                        doubtful.add(parsed.pack)
+        return doubtful
+
+    def look_again(, packs: Collection[str]) -> None:
         """See `PackTable`."""
         if packs:
             with self._database.write() as connection:
