@@ -111,6 +111,8 @@ def test_the_table_of_limits_is_limits_py() -> None:
         "PACK_BYTES_MAX",
         "PAGE_READ_BYTES",
         "PAYLOAD_BYTES_TARGET",
+        "PUT_MARGIN_S",
+        "PUT_TIMEOUT_S",
         "RECEIVED_MESSAGE_BYTES_MAX",
         "STATEMENT_TIMEOUT_S",
         "SYNC_EVERY_BYTES",

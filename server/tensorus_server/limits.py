@@ -63,6 +63,8 @@ __all__ = [
     "PAYLOAD_BYTES_MAX",
     "PAYLOAD_BYTES_MIN",
     "PAYLOAD_BYTES_TARGET",
+    "PUT_MARGIN_S",
+    "PUT_TIMEOUT_S",
     "RANK_MAX",
     "READS_PER_GET_MAX",
     "READ_STREAM_BYTES",
@@ -267,3 +269,10 @@ PACK_BYTES_MAX = 16 * 1024 * 1024
 
 DETAILS_CACHE_BYTES = 16 * 1024 * 1024
 """Size of the cache of chunk details: it holds those of 160,000 chunks, with the default size of 160 GiB."""
+
+PUT_TIMEOUT_S = 30.0
+"""How long one PUT of an object may take, without its repetitions: a segment of 16 MiB at 4.5 Mbit/s. A process that was
+declared dead sends no new one, but the last may still arrive."""
+
+PUT_MARGIN_S = 5.0
+"""How much later than `PUT_TIMEOUT_S` objects that a dead process had begun are deleted."""

@@ -12,7 +12,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["PACK_PREFIX", "PackedKey", "SegmentedKey", "keys_of_pack", "parse_key"]
+__all__ = [
+    "PACK_PREFIX",
+    "PackedKey",
+    "SegmentedKey",
+    "is_of_object_store",
+    "key_of_begun",
+    "keys_of_pack",
+    "parse_key",
+]
 
 PACK_PREFIX = "pack/"
 """Before the name of a pack where keys of packs and of payloads are together: what is being written, what is to be deleted."""
@@ -61,6 +69,20 @@ def parse_key(key: str) -> SegmentedKey | PackedKey | None:
     if found := _PACKED.fullmatch(key):
         return PackedKey(found[1], int(found[2]), int(found[3]), found[4])
     return None
+
+
+def is_of_object_store(key: str) -> bool:
+    """Return whether a key in a row is one of an object store; those of a local store begin with a hexadecimal digit."""
+    return key[:1] > "f"
+
+
+def key_of_begun(begun: str) -> str:
+    """Return the key under which an object that was begun, and is not committed, is deleted.
+
+    A payload in segments is deleted by its payload key alone, so the key has no more than that. A pack keeps its name,
+    "pack/<32 hex digits>": all of it is deleted.
+    """
+    return begun if "/" in begun else str(SegmentedKey(0, 0, 0, begun))
 
 
 def keys_of_pack(pack: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from support.engine import Reopen, commit, create, stored_tensor
 from support.packs import begin_pack, packed, raw_tensors
 from tensorus_server.catalogue.abc import Catalogue, PackContent, StoredTensor, packed_key
 from tensorus_server.chunk_store.abc import new_payload_key
-from tensorus_server.errors import SessionTakenOverError
+from tensorus_server.errors import SessionTakenOverError, StoreBusyError
 from tensorus_server.model import Dataset, Tensor
 from tensorus_server.payload_keys import PACK_PREFIX
 
@@ -29,9 +29,7 @@ def commit_packed(catalogue: Catalogue, dataset: Dataset, *ids: str, **fields: A
     pack = packed_key(keys[0]).pack
     begin_pack(catalogue, pack)
     new = [stored_tensor(dataset, name, key=key, **fields) for name, key in zip(ids, keys, strict=True)]
-    tensors = commit(catalogue, *new)
-    catalogue.packs.add({pack: 100 * len(ids)})
-    return pack, tensors
+    return pack, commit(catalogue, *new)
 
 
 def claimed(catalogue: Catalogue) -> dict[str, PackContent]:
@@ -201,6 +199,49 @@ class CataloguePacksContract:
         with pytest.raises(SessionTakenOverError, match=packed_key(stale[0][1]).pack):
             catalogue.packs.repoint([*begun, *stale])
         assert catalogue.tensors.get("dataset", ["a", "b"]) == [first, second]
+
+    def test_a_pack_of_a_process_that_was_declared_dead_is_refused(self, catalogue: Catalogue, reopen: Reopen) -> None:
+        _, (first,) = commit_packed(catalogue, create(catalogue), "a")
+        new, moves = copies_of([first.locator.key], catalogue)
+        catalogue.members.leave()
+        catalogue.members.join("again", 3600.0)
+        with pytest.raises(SessionTakenOverError, match=new):
+            catalogue.packs.repoint(moves)
+        assert reopen().garbage.due(10, in_grace=True) == [PACK_PREFIX + new]
+
+    def test_an_edit_of_a_payload_whose_pack_was_retired_meanwhile_is_repeated(self, catalogue: Catalogue) -> None:
+        dataset = create(catalogue)
+        old, (first,) = commit_packed(catalogue, dataset, "a")
+        edit = stored_tensor(dataset, "a", if_generation_match=first.generation)
+        edit = replace(edit, references=(first.locator.key,), changes=first.generation)
+        _, moves = copies_of([first.locator.key], catalogue)
+        catalogue.packs.repoint(moves)
+        assert catalogue.packs.retire([old]) == [old]
+        (outcome,) = catalogue.tensors.commit([edit])
+        assert isinstance(outcome, StoreBusyError)
+        assert old in str(outcome)
+        commit(catalogue, replace(edit, references=(moves[0][1],)))
+
+    def test_an_edit_that_comes_before_its_pack_is_retired_keeps_the_pack(self, catalogue: Catalogue) -> None:
+        dataset = create(catalogue)
+        old, (first,) = commit_packed(catalogue, dataset, "a")
+        edit = stored_tensor(dataset, "a", if_generation_match=first.generation)
+        edit = replace(edit, references=(first.locator.key,), changes=first.generation)
+        _, moves = copies_of([first.locator.key], catalogue)
+        catalogue.packs.repoint(moves)
+        commit(catalogue, edit)
+        assert catalogue.packs.retire([old]) == []
+        assert [payload.is_named for payload in claimed(catalogue)[old].payloads] == [True]
+
+    def test_rows_that_an_index_lacks_keep_their_packs(self, catalogue: Catalogue) -> None:
+        dataset = create(catalogue)
+        commit_packed(catalogue, dataset, "a")
+        commit_packed(catalogue, dataset, "b", "c")
+        contents = catalogue.packs.claim(10)
+        assert catalogue.packs.doubtful(contents) == set()
+        (one, two) = (replace(content, payloads=content.payloads[1:]) for content in contents)
+        assert catalogue.packs.doubtful([one]) <= {one.pack}
+        assert catalogue.packs.doubtful([one, two]) in [set(), {one.pack, two.pack}]
 
     def test_a_tensor_cannot_share_a_payload_that_has_moved(self, catalogue: Catalogue) -> None:
         dataset, digest = create(catalogue), b"c" * 16

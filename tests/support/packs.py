@@ -19,9 +19,9 @@ def packed(pack: str, count: int, names: Sequence[str] | None = None) -> list[st
 
 def begin_pack(catalogue: Catalogue, pack: str) -> None:
     """Note that a pack is being written, as whoever stores one does first."""
-    assert isinstance(catalogue, SqliteCatalogue)
-    with catalogue._database.write() as connection:
-        connection.execute("INSERT INTO begun (key, member, generation) VALUES (?, 1, 0)", (PACK_PREFIX + pack,))
+    if catalogue.members.number is None:
+        catalogue.members.join("test", 3600.0)
+    catalogue.members.begin([PACK_PREFIX + pack])
 
 
 def raw_tensors(catalogue: Catalogue) -> int:

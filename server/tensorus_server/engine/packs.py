@@ -38,7 +38,7 @@ _LOOKED_AT_MAX = 10_000
 """Packs that one sweep looks at. At one sweep per minute, 14 million packs are looked at each day, which is 220 TiB of them."""
 
 _MOVED_BYTES_MAX = 256 * 1024 * 1024
-"""Bytes that one sweep moves, and those of one batch of packs more, so that it does not take the network from others for long."""
+"""Bytes that one sweep moves, so that it does not take the network from others for long; one batch of packs may exceed it."""
 
 _MOVED_ROWS_AT_ONCE = 4 * MOVED_ROWS_MAX
 """Rows that one transaction changes, so that other writers wait for less than 0.1 s."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -12,6 +13,7 @@ from contract.catalogue_copies import CatalogueCopiesContract
 from contract.catalogue_datasets import CatalogueDatasetsContract
 from contract.catalogue_history import CatalogueHistoryContract
 from contract.catalogue_isolation import CatalogueIsolationContract
+from contract.catalogue_members import CatalogueMembersContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
 from contract.catalogue_packs import CataloguePacksContract
 from contract.catalogue_paging import CataloguePagingContract
@@ -19,8 +21,10 @@ from contract.catalogue_purge import CataloguePurgeContract
 from contract.catalogue_references import CatalogueReferencesContract
 from contract.catalogue_totals import CatalogueTotalsContract
 from contract.catalogue_uploads import CatalogueUploadsContract
+from support.clocks import moved_clock
 from support.engine import Reopen, commit, create, ids_of, stored_tensor
 from tensorus_server.catalogue import sqlite
+from tensorus_server.catalogue.abc import Catalogue
 from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.catalogue.sqlite import SqliteCatalogue, memory_database
 from tensorus_server.catalogue.sqlite.memory_database import MemoryDatabase
@@ -61,6 +65,18 @@ class TestHistoryInMemory(CatalogueHistoryContract):
 
 class TestIsolationInMemory(CatalogueIsolationContract):
     """Likewise."""
+
+
+class TestMemoryMembers(CatalogueMembersContract):
+    """Likewise."""
+
+    @pytest.fixture
+    def pair(self, reopen: Reopen) -> tuple[Catalogue, Catalogue]:
+        return reopen(), reopen()
+
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+        return moved_clock(monkeypatch)
 
 
 class TestMemoryOrdinals(CatalogueOrdinalsContract):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
 from contract.catalogue_bases import CatalogueBasesContract
 from contract.catalogue_content import CatalogueContentContract
 from contract.catalogue_contract import CatalogueContract
@@ -9,6 +14,7 @@ from contract.catalogue_copies import CatalogueCopiesContract
 from contract.catalogue_datasets import CatalogueDatasetsContract
 from contract.catalogue_history import CatalogueHistoryContract
 from contract.catalogue_isolation import CatalogueIsolationContract
+from contract.catalogue_members import CatalogueMembersContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
 from contract.catalogue_packs import CataloguePacksContract
 from contract.catalogue_paging import CataloguePagingContract
@@ -16,6 +22,9 @@ from contract.catalogue_purge import CataloguePurgeContract
 from contract.catalogue_references import CatalogueReferencesContract
 from contract.catalogue_totals import CatalogueTotalsContract
 from contract.catalogue_uploads import CatalogueUploadsContract
+from support.clocks import moved_clock
+from tensorus_server.catalogue.abc import Catalogue
+from tensorus_server.catalogue.sqlite import SqliteCatalogue
 
 
 class TestSqliteDatasets(CatalogueDatasetsContract):
@@ -44,6 +53,21 @@ class TestSqliteHistory(CatalogueHistoryContract):
 
 class TestSqliteIsolation(CatalogueIsolationContract):
     """Likewise."""
+
+
+class TestSqliteMembers(CatalogueMembersContract):
+    """Likewise."""
+
+    @pytest.fixture
+    def pair(self, tmp_path: Path) -> Iterator[tuple[Catalogue, Catalogue]]:
+        one, two = SqliteCatalogue(tmp_path), SqliteCatalogue(tmp_path)
+        yield one, two
+        one.close()
+        two.close()
+
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+        return moved_clock(monkeypatch)
 
 
 class TestSqliteOrdinals(CatalogueOrdinalsContract):

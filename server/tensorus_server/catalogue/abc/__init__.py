@@ -1,4 +1,4 @@
-"""The interface of a catalogue: seven tables, one module for each, and the promises that every database must keep.
+"""The interface of a catalogue: eight tables, one module for each, and the promises that every database must keep.
 
 The methods' descriptions refer to these promises by number. The contract suite (`tests/contract`) names the tests of each:
 
@@ -45,6 +45,7 @@ from abc import ABC, abstractmethod
 from tensorus_server.catalogue.abc.copies import CopyTable, TensorCopies
 from tensorus_server.catalogue.abc.datasets import DatasetPage, DatasetTable
 from tensorus_server.catalogue.abc.garbage import GarbageTable
+from tensorus_server.catalogue.abc.members import SESSION, LeaseLostError, MemberTable, NotBegunError, Reaped
 from tensorus_server.catalogue.abc.packs import PackContent, PackedPayload, PackTable, PackTotals, packed_key
 from tensorus_server.catalogue.abc.pages import (
     ORDER_FIELDS,
@@ -62,6 +63,7 @@ from tensorus_server.catalogue.abc.uploads import Mark, Upload, UploadTable
 
 __all__ = [
     "ORDER_FIELDS",
+    "SESSION",
     "Catalogue",
     "CatalogueTotals",
     "CopyTable",
@@ -70,7 +72,10 @@ __all__ = [
     "DatasetTable",
     "EqualTensor",
     "GarbageTable",
+    "LeaseLostError",
     "Mark",
+    "MemberTable",
+    "NotBegunError",
     "NotSharedError",
     "Order",
     "PackContent",
@@ -79,6 +84,7 @@ __all__ = [
     "PackedPayload",
     "Page",
     "PageRequest",
+    "Reaped",
     "SharedSizes",
     "Sizes",
     "SnapshotPage",
@@ -103,6 +109,8 @@ class Catalogue(ABC):
     uploads: UploadTable
     garbage: GarbageTable
     copies: CopyTable
+    members: MemberTable
+    """A store in a local folder does not use it: there, kernel locks tell who is alive."""
     packs: PackTable
 
     @abstractmethod

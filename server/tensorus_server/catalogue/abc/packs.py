@@ -94,9 +94,9 @@ class PackTable(ABC):
     def doubtful(self, contents: Sequence[PackContent]) -> set[str]:
         """Return which of these packs must stay, because rows name more payloads in them than `claim` has found.
 
-        The keys are read from the rows themselves, and never from an index: with a damaged index, a payload that is needed looks
-        like garbage. If a row's key is damaged, it may be that of a payload in any pack, and all of them must stay. A database
-        that verifies its indexes itself may return none.
+        The keys are read from the rows themselves, and never from an index: with a damaged index, a payload that is needed
+        looks like garbage. If a row's key is damaged, it may be that of a payload in any pack, and all of them must stay. A
+        database that verifies its indexes itself may return none.
         """
 
     @abstractmethod
@@ -131,8 +131,8 @@ class PackTable(ABC):
     def add(self, packs: Mapping[str, int]) -> None:
         """Add packs that were found in the chunk store, with the sizes of their objects, unless they are known. Idempotent (9).
 
-        It is for the recovery of a lost catalogue. They are due to be looked at, except those with size 0: these are never looked
-        at, and so never deleted.
+        It is for the recovery of a lost catalogue. They are due to be looked at, except those with size 0: these are never
+        looked at, and so never deleted.
         """
 
     @abstractmethod

@@ -93,6 +93,9 @@ class StoredTensor:
     """Stored tensors with the same content digest whose payloads are in order, the preferred one first."""
     has_payload: bool = True
     """Whether it has a payload of its own. If not, it is only committed if it can share one."""
+    session: str | None = None
+    """Request id of the insert that it belongs to, if other processes may take that over: it is only committed while this
+    process has the insert's lease."""
 
     @property
     def is_inline(self) -> bool:

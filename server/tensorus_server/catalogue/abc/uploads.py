@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tensorus_codecs.policy import StoragePolicy
     from tensorus_server.chunk_details import ChunkDetails
     from tensorus_server.chunk_index import ChunkIndex
+    from tensorus_server.errors import SessionTakenOverError
     from tensorus_server.model import NewTensor, Outcome, TensorSpec
 
 __all__ = ["Mark", "Upload", "UploadTable"]
@@ -61,15 +62,19 @@ class Mark:
 class UploadTable(ABC):
     """Uploads by request id and item. An upload with a damaged row is ignored, so its tensor is sent again from the start.
 
-    The payload's lease and the insert's session decide who may continue an upload, not this table.
+    The payload's lease and the insert's session decide who may continue an upload, and this table only checks what they say.
     """
 
     @abstractmethod
-    def save(self, marks: Sequence[Mark]) -> None:
+    def save(self, marks: Sequence[Mark]) -> list[SessionTakenOverError | None]:
         """Save new states in one transaction. Each extends the expiry of its upload.
 
         A client that is told of a mark may free the memory before it, so the mark must be durable when this returns (1). The
         payload was made durable first, so a mark never claims more than the chunk store has.
+
+        Returns:
+            For each mark, None, or why it was not saved: another process goes on with its insert, or with its payload. Only
+            members of the store (`MemberTable`) can lose these.
         """
 
     @abstractmethod

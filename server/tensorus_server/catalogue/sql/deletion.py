@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DELETED_COLUMNS", "PAYLOAD_KEY", "delete_against_indexes", "delete_tensor", "free", "mark_if_unneeded"]
 
-PAYLOAD_KEY = re.compile(rb"(?:(?:[0-9a-f]{2}|[ps][0-9a-f-]+)/)?[0-9a-f]{32}")
-"""The form of a payload's key in an intact row."""
+PAYLOAD_KEY = re.compile(rb"(?:(?:[0-9a-f]{2}|pack|[ps][0-9a-f-]+)/)?[0-9a-f]{32}")
+"""The form of a payload's key in an intact row; a tombstone may also name a whole pack."""
 
 DELETED_COLUMNS = "CAST(key AS BLOB), inline, seq"
 """What `free` needs of a deleted row."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.abc import GarbageTable
@@ -13,7 +12,7 @@ from tensorus_server.catalogue.sql.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sql.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row
 from tensorus_server.catalogue.sql.statements import now_us, select
 from tensorus_server.errors import DataCorruptError
-from tensorus_server.payload_keys import PackedKey, parse_key
+from tensorus_server.payload_keys import PackedKey, is_of_object_store, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -41,6 +40,8 @@ _KNOWN = (
     "SELECT CAST(base AS BLOB) FROM payload_base",
     "SELECT CAST(key AS BLOB) FROM tombstone NOT INDEXED",
     "SELECT CAST('uploads/' || payload_key AS BLOB) FROM upload NOT INDEXED",
+    "SELECT CAST(key AS BLOB) FROM begun",
+    "SELECT CAST('pack/' || pack AS BLOB) FROM pack",
 )
 """One statement per table, each a plain scan, because index look-ups in a damaged index would miss rows. Keys are read as BLOB,
 because damaged ones may not be valid text."""
@@ -51,9 +52,6 @@ _ROWS = f"SELECT {_COLUMNS}, NULL, (SELECT name FROM dataset WHERE ds = t.ds) FR
 
 
 _TENSORS = ("tensor", "past_tensor")
-
-_DUE_KEY = re.compile(rb"%b|pack/[0-9a-f]{32}" % PAYLOAD_KEY.pattern)
-"""The form of an intact key of a tombstone: of a payload, or of a pack that was retired."""
 
 
 class SqlGarbageTable(GarbageTable):
@@ -78,7 +76,7 @@ class SqlGarbageTable(GarbageTable):
         with self._database.read() as connection:
             keys = [key for (key,) in select(connection, statement, (by_us, limit))]
         # Damaged keys are skipped: they name no payload, and must not stop the others from being deleted.
-        return [key.decode() for key in keys if isinstance(key, bytes) and _DUE_KEY.fullmatch(key)]
+        return [key.decode() for key in keys if isinstance(key, bytes) and PAYLOAD_KEY.fullmatch(key)]
 
     def delete(self, keys: Collection[str]) -> None:
         """See `GarbageTable`."""
@@ -94,7 +92,11 @@ class SqlGarbageTable(GarbageTable):
     def orphans(self, keys: Collection[str]) -> set[str]:
         """See `GarbageTable`."""
         with self._database.read() as connection:
-            return {key for key in keys if select(connection, _IS_ORPHAN, (key,)) == [(1,)]}
+            return {
+                key
+                for key in keys
+                if select(connection, _IS_ORPHAN, (key,)) == [(1,)] and not _is_written(connection, key)
+            }
 
     def known(self) -> Iterator[bytes]:
         """See `GarbageTable`."""
@@ -106,7 +108,7 @@ class SqlGarbageTable(GarbageTable):
     def require_intact(self) -> None:
         """See `GarbageTable`."""
         with self._database.read(timed=False) as connection:
-            for table in (*_TENSORS, "reference", "payload_base", "tombstone", "upload"):
+            for table in (*_TENSORS, "reference", "payload_base", "tombstone", "upload", "begun", "pack"):
                 found = select(connection, f"PRAGMA integrity_check('{table}')")
                 if found != [("ok",)]:
                     raise DataCorruptError(f"the table {table} of the catalogue is damaged: {found[0][0]}")
@@ -125,3 +127,12 @@ class SqlGarbageTable(GarbageTable):
                 return False
         with self._database.write() as connection:
             return bool(select(connection, f"UPDATE store SET listed_us = ?1 {due} RETURNING 1", (now_us(),)))
+
+
+def _is_written(connection: apsw.Connection, key: str) -> bool:
+    """Return whether an object is being written, or is a pack that is in use; a local store has neither."""
+    if not is_of_object_store(key):
+        return False
+    _, _, name = key.rpartition("/")
+    statement = "SELECT 1 FROM begun WHERE key IN (?, ?) UNION ALL SELECT 1 FROM pack WHERE pack = ?"
+    return bool(select(connection, statement, (name, f"pack/{name}", name)))

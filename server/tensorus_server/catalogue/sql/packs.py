@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     import apsw
 
+    from tensorus_server.catalogue.abc import MemberTable
     from tensorus_server.catalogue.sql.transactions import Transactions
 
 __all__ = ["SqlPackTable", "mark_packs"]
@@ -104,13 +105,17 @@ _log = logging.getLogger(__name__)
 class SqlPackTable(PackTable):
     """See `PackTable`."""
 
-    def __init__(self, database: Transactions, *, delete_grace_s: float, trusts_indexes: bool = False) -> None:
+    def __init__(
+        self, database: Transactions, members: MemberTable, *, delete_grace_s: float, trusts_indexes: bool = False
+    ) -> None:
         """Use `database`; see `SqliteCatalogue` for the time.
 
         Args:
+            members: knows which member this process is.
             trusts_indexes: whether the database notices damage of its indexes.
         """
         self._database = database
+        self._members = members
         self._trusts_indexes = trusts_indexes
         self._delete_grace_us = int(delete_grace_s * 1e6)
 
@@ -159,7 +164,7 @@ class SqlPackTable(PackTable):
                         doubtful.add(parsed.pack)
         return doubtful
 
-    def look_again(, packs: Collection[str]) -> None:
+    def look_again(self, packs: Collection[str]) -> None:
         """See `PackTable`."""
         if packs:
             with self._database.write() as connection:
@@ -179,7 +184,7 @@ class SqlPackTable(PackTable):
             ends[packed.pack] = max(ends.get(packed.pack, 0), packed.offset + packed.length)
         with self._database.write() as connection:
             for pack, object_bytes in ends.items():
-                _seal(connection, pack, object_bytes)
+                _seal(connection, self._members.number, pack, object_bytes)
             moved = [(old, new) for old, new in moves if _repoint(connection, old, new)]
             mark_packs(connection, {packed_key(old).pack for old, _ in moved})
         return [new for _, new in moved]
@@ -226,15 +231,16 @@ def _due(limit: int) -> tuple[int, int, int]:
     return now - _DAY_US, now, limit
 
 
-def _seal(connection: apsw.Connection, pack: str, object_bytes: int) -> None:
+def _seal(connection: apsw.Connection, member: int | None, pack: str, object_bytes: int) -> None:
     """Replace the row in `begun` of a pack by its row in `pack`.
 
     Raises:
-        SessionTakenOverError: neither is there.
+        SessionTakenOverError: neither is there, or another member has begun it.
     """
-    begun = select(connection, "DELETE FROM begun WHERE key = ? RETURNING key", (PACK_PREFIX + pack,))
+    key = PACK_PREFIX + pack
+    begun = select(connection, "DELETE FROM begun WHERE key = ? AND member = ? RETURNING key", (key, member))
     if not begun and not select(connection, "SELECT 1 FROM pack WHERE pack = ?", (pack,)):
-        raise SessionTakenOverError(f"pack {pack} is no longer this process's to commit")
+        raise SessionTakenOverError(f"this process was declared dead while it wrote pack {pack}")
     connection.execute(_ADD, (pack, object_bytes, now_us()))
 
 

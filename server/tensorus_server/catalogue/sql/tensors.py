@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import NotSharedError, TensorTable, require_intact
@@ -15,6 +15,7 @@ from tensorus_server.catalogue.sql.bases import UsableBases, add_bases
 from tensorus_server.catalogue.sql.content import SharedContent, equal_tensors, list_content
 from tensorus_server.catalogue.sql.dataset_rows import dataset_number, find_dataset
 from tensorus_server.catalogue.sql.deletion import delete_against_indexes, delete_tensor
+from tensorus_server.catalogue.sql.fence import WriteFence
 from tensorus_server.catalogue.sql.filter_sql import compile_filter
 from tensorus_server.catalogue.sql.numbers import Numbers, latest_generation
 from tensorus_server.catalogue.sql.reading import find_tensors, page_of_tensors, source_crc32c
@@ -38,6 +39,7 @@ from tensorus_server.errors import (
     DatasetNotFoundError,
     GenerationMismatchError,
     InsertAbandonedError,
+    SessionTakenOverError,
     StorageFullError,
     StoreBusyError,
     TensorNotFoundError,
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 
     import apsw
 
-    from tensorus_server.catalogue.abc import EqualTensor, Page, PageRequest, StoredTensor
+    from tensorus_server.catalogue.abc import EqualTensor, MemberTable, Page, PageRequest, StoredTensor
     from tensorus_server.catalogue.sql.transactions import Transactions
     from tensorus_server.model import Metadata, Restored, Tensor
 
@@ -78,11 +80,26 @@ class _UndoneError(Exception):
     """Undoes a transaction."""
 
 
+class _Checks(NamedTuple):
+    """What decides, in a transaction, about the payloads of the tensors that it commits."""
+
+    content: SharedContent
+    bases: UsableBases
+    fence: WriteFence
+
+
 class SqlTensorTable(TensorTable):
     """See `TensorTable`."""
 
-    def __init__(self, database: Transactions, *, delete_grace_s: float, upload_expiry_s: float) -> None:
-        """Use `database`; see `SqliteCatalogue` for the times."""
+    def __init__(
+        self, database: Transactions, members: MemberTable, *, delete_grace_s: float, upload_expiry_s: float
+    ) -> None:
+        """Use `database`; see `SqliteCatalogue` for the times.
+
+        Args:
+            members: knows which member this process is.
+        """
+        self._members = members
         self._upload_expiry_us = int(upload_expiry_s * 1e6)
         self._database = database
         self._delete_grace_us = int(delete_grace_s * 1e6)
@@ -172,13 +189,15 @@ class SqlTensorTable(TensorTable):
         self, connection: apsw.Connection, group: Sequence[StoredTensor], *, current: bool
     ) -> list[Tensor | Exception]:
         numbers = Numbers(connection, {stored.dataset.number: stored.dataset for stored in group}, current=current)
-        content, bases = SharedContent(connection), UsableBases(connection, group)
+        fence = WriteFence(connection, self._members.number, group)
+        checks = _Checks(SharedContent(connection), UsableBases(connection, group), fence)
         outcomes = (
-            self._commit_one(connection, group[0], numbers, content, bases)
+            self._commit_one(connection, group[0], numbers, checks)
             if len(group) == 1
-            else self._commit_many(connection, group, numbers, content, bases)
+            else self._commit_many(connection, group, numbers, checks)
         )
         numbers.save(connection)
+        fence.save()
         for stored, outcome in zip(group, outcomes, strict=True):
             if stored.upload is not None and not isinstance(outcome, Exception):
                 if stored.changes is None:
@@ -192,29 +211,30 @@ class SqlTensorTable(TensorTable):
         connection: apsw.Connection,
         stored: StoredTensor,
         numbers: Numbers,
-        content: SharedContent,
-        bases: UsableBases,
+        checks: _Checks,
     ) -> list[Tensor | Exception]:
         """Do the same as `_commit_many` for one tensor. Inserting its row shows whether its id is free."""
         if _is_plain(stored) and stored.dataset.number in numbers.ordinals:
             try:
-                as_inserted = content.shared(stored)
-            except NotSharedError:
-                return [self._resolve(connection, stored, numbers, content, bases)]
+                as_inserted = checks.content.shared(stored)
+                checks.fence.require(as_inserted)
+            except (NotSharedError, SessionTakenOverError, StoreBusyError):
+                return [self._resolve(connection, stored, numbers, checks)]
             tensor = numbers.give(as_inserted)
             if self.insert(connection, [(as_inserted, tensor)], if_free=True):
+                checks.fence.committed(as_inserted)
                 return [tensor]
             numbers.take_back(stored)
-        return [self._resolve(connection, stored, numbers, content, bases)]
+        return [self._resolve(connection, stored, numbers, checks)]
 
     def _commit_many(
         self,
         connection: apsw.Connection,
         group: Sequence[StoredTensor],
         numbers: Numbers,
-        content: SharedContent,
-        bases: UsableBases,
+        checks: _Checks,
     ) -> list[Tensor | Exception]:
+        content = checks.content
         taken = _taken(connection, group)
         outcomes: list[Tensor | Exception] = []
         fresh: list[tuple[StoredTensor, Tensor]] = []
@@ -224,11 +244,13 @@ class SqlTensorTable(TensorTable):
                 # The usual case: these are inserted together.
                 try:
                     as_inserted = content.shared(stored)
-                except NotSharedError as error:
+                    checks.fence.require(as_inserted)
+                except (NotSharedError, SessionTakenOverError, StoreBusyError) as error:
                     outcomes.append(error)
                     continue
                 taken.add(place)
                 content.committed(as_inserted)
+                checks.fence.committed(as_inserted)
                 tensor = numbers.give(as_inserted)
                 fresh.append((as_inserted, tensor))
                 outcomes.append(tensor)
@@ -237,7 +259,7 @@ class SqlTensorTable(TensorTable):
                 taken.add(place)
                 self.insert(connection, fresh)
                 fresh.clear()
-                outcomes.append(self._resolve(connection, stored, numbers, content, bases))
+                outcomes.append(self._resolve(connection, stored, numbers, checks))
         self.insert(connection, fresh)
         return outcomes
 
@@ -246,8 +268,7 @@ class SqlTensorTable(TensorTable):
         connection: apsw.Connection,
         stored: StoredTensor,
         numbers: Numbers,
-        content: SharedContent,
-        bases: UsableBases,
+        checks: _Checks,
     ) -> Tensor | Exception:
         """Insert the tensor; return the existing one if it is the same, or an error if neither is possible."""
         ds, dataset = stored.dataset.number, stored.dataset.name
@@ -269,20 +290,23 @@ class SqlTensorTable(TensorTable):
                     stored = replace(stored, new=replace(stored.new, metadata=existing.metadata))
                 if existing is not None and done is Outcome.ALREADY_STORED:
                     return replace(existing, outcome=done)
-            stored = content.shared(stored, existing, alone=is_damaged)
-            bases.require(stored)
+            stored = checks.content.shared(stored, existing, alone=is_damaged)
+            checks.bases.require(stored)
+            checks.fence.require(stored)
             delete_tensor(connection, ds, stored.new.id, self._delete_grace_us)
         except (
             AlreadyExistsError,
             GenerationMismatchError,
             NotSharedError,
+            SessionTakenOverError,
             StoreBusyError,
             DatasetNotFoundError,
             DataCorruptError,
         ) as error:
             # This concerns only this item; the others of its group are committed.
             return error
-        content.committed(stored)
+        checks.content.committed(stored)
+        checks.fence.committed(stored)
         tensor = numbers.give(stored, done)
         self.insert(connection, [(stored, tensor)])
         return tensor

@@ -27,6 +27,18 @@ class Transactions(Protocol):
             StoreUnavailableError: the database takes no writes, or, for a file, the outcome of the commit is unknown.
         """
 
+    def change(self, *, durable: bool = True) -> AbstractContextManager[apsw.Connection]:
+        """Do the same as `write`, for a transaction that touches only the tables of members, leases and begun objects.
+
+        It assigns no generations and deletes no tensors, so a database that has many writers need not make it wait for others.
+
+        Args:
+            durable: whether it must survive a crash of the database. Leases need not: commits check them.
+
+        Raises:
+            StoreBusyError, StorageFullError, StoreUnavailableError: see `write`.
+        """
+
     def write_on_full_disk(self, work: Callable[[apsw.Connection], _Result]) -> _Result:
         """Run `work`, which deletes, in one transaction, even if no space is left. `work` may run several times.
 

@@ -11,6 +11,7 @@ from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import Upload, UploadTable
+from tensorus_server.catalogue.sql.fence import lost_marks
 from tensorus_server.catalogue.sql.row_checksum import MALFORMED, UNREADABLE, upload_checksum
 from tensorus_server.catalogue.sql.rows import spec_from_columns
 from tensorus_server.catalogue.sql.statements import now_us, select
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
     import apsw
 
-    from tensorus_server.catalogue.abc import Mark, StoredTensor
+    from tensorus_server.catalogue.abc import Mark, MemberTable, StoredTensor
     from tensorus_server.catalogue.sql.transactions import Transactions
+    from tensorus_server.errors import SessionTakenOverError
     from tensorus_server.model import Tensor, TensorSpec
 
 __all__ = ["SqlUploadTable", "complete_upload", "find_uploads", "record_done", "record_edit"]
@@ -42,16 +44,24 @@ _log = logging.getLogger(__name__)
 class SqlUploadTable(UploadTable):
     """See `UploadTable`."""
 
-    def __init__(self, database: Transactions, *, expiry_s: float) -> None:
-        """Use `database`; an upload expires `expiry_s` after its last mark."""
+    def __init__(self, database: Transactions, members: MemberTable, *, expiry_s: float) -> None:
+        """Use `database`; an upload expires `expiry_s` after its last mark.
+
+        Args:
+            members: knows which member this process is.
+        """
         self._database = database
+        self._members = members
         self._expiry_us = int(expiry_s * 1e6)
 
-    def save(self, marks: Sequence[Mark]) -> None:
+    def save(self, marks: Sequence[Mark]) -> list[SessionTakenOverError | None]:
         """See `UploadTable`."""
         expires_us = now_us() + self._expiry_us
         with self._database.write() as connection:
-            for mark in marks:
+            lost = lost_marks(connection, self._members.number, marks)
+            for mark, error in zip(marks, lost, strict=True):
+                if error is not None:
+                    continue
                 upload = mark.upload
                 connection.execute(_INSERT, _to_row(upload, expires_us))
                 connection.execute(
@@ -64,6 +74,7 @@ class SqlUploadTable(UploadTable):
                         _checked(mark.new_details.packed()),
                     ),
                 )
+        return lost
 
     def find(self, request_id: str) -> list[Upload]:
         """See `UploadTable`."""

@@ -11,6 +11,7 @@ from tensorus_server.catalogue.abc import Catalogue
 from tensorus_server.catalogue.sql.copies import SqlCopyTable
 from tensorus_server.catalogue.sql.datasets import SqlDatasetTable
 from tensorus_server.catalogue.sql.garbage import SqlGarbageTable
+from tensorus_server.catalogue.sql.members import SqlMemberTable
 from tensorus_server.catalogue.sql.numbers import is_counter_damaged, mend_counter
 from tensorus_server.catalogue.sql.packs import SqlPackTable
 from tensorus_server.catalogue.sql.row_checksum import UNREADABLE
@@ -68,11 +69,14 @@ class SqliteCatalogue(Catalogue):
             _mend_counter(self._database)
             self._index_check = IndexCheck(self._database)
         self.datasets = SqlDatasetTable(self._database, delete_grace_s=delete_grace_s)
-        self.tensors = SqlTensorTable(self._database, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s)
+        self.members = SqlMemberTable(self._database)
+        self.tensors = SqlTensorTable(
+            self._database, self.members, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
+        )
         self.snapshots = SqlSnapshotTable(self._database, delete_grace_s=delete_grace_s)
-        self.uploads = SqlUploadTable(self._database, expiry_s=upload_expiry_s)
+        self.uploads = SqlUploadTable(self._database, self.members, expiry_s=upload_expiry_s)
         self.garbage = SqlGarbageTable(self._database, delete_grace_s=delete_grace_s)
-        self.packs = SqlPackTable(self._database, delete_grace_s=delete_grace_s)
+        self.packs = SqlPackTable(self._database, self.members, delete_grace_s=delete_grace_s)
         self.copies = SqlCopyTable(
             self._database, self.tensors, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
         )

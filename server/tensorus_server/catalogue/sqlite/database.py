@@ -42,6 +42,7 @@ from tensorus_server.limits import STATEMENT_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from tensorus_server.catalogue.identity_check import Payloads
@@ -169,6 +170,10 @@ class Database:
                 raise StoreUnavailableError(f"the catalogue failed: {error}") from error
             except (apsw.Error, OSError) as error:
                 raise engine_error(error, "written") from error
+
+    def change(self, *, durable: bool = True) -> AbstractContextManager[apsw.Connection]:  # noqa: ARG002 - it always is
+        """See `Transactions`. SQLite has one writer, so this is `write`."""
+        return self.write()
 
     def write_on_full_disk(self, work: Callable[[apsw.Connection], _Result]) -> _Result:
         """Run `work` in one transaction, which is durable on return, even if no space is left on the disk.

@@ -26,6 +26,7 @@ from tensorus_server.limits import STATEMENT_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
 __all__ = ["MemoryDatabase"]
 
@@ -84,6 +85,10 @@ class MemoryDatabase:
             raise engine_error(error, "written") from error
         finally:
             self._turn.release()
+
+    def change(self, *, durable: bool = True) -> AbstractContextManager[apsw.Connection]:  # noqa: ARG002 - it always is
+        """See `Transactions`. SQLite has one writer, so this is `write`."""
+        return self.write()
 
     def write_on_full_disk(self, work: Callable[[apsw.Connection], _Result]) -> _Result:
         """See `Transactions`. A deletion in memory needs no space."""

@@ -24,7 +24,7 @@ from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_server import background
 from tensorus_server.background import Watched
 from tensorus_server.engine.insert.leftovers import drop, drop_upload
-from tensorus_server.errors import EngineError, StoreBusyError, StoreUnavailableError
+from tensorus_server.errors import EngineError, SessionTakenOverError, StoreBusyError, StoreUnavailableError
 from tensorus_server.limits import COMMIT_GROUP_MAX
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ _IDLE_S = 1.0
 
 _BROKEN_OFF = StoreUnavailableError("the commit was broken off; see the server's log")
 """Created in advance, because it is needed when even allocating memory may fail."""
+
+_KEPT = (StoreBusyError, SessionTakenOverError)
+"""Errors of a commit after which the upload stays."""
 
 _log = logging.getLogger(__name__)
 
@@ -240,15 +243,18 @@ class Committer:
 
     def _save(self, group: Sequence[_Save]) -> None:
         try:
-            self._catalogue.uploads.save([pending.mark for pending in group])
+            lost = self._catalogue.uploads.save([pending.mark for pending in group])
         except EngineError as error:
             failure: Exception = error
         except Exception:  # noqa: BLE001 - every future must get a result
             _log.exception("%d marks could not be saved", len(group))
             failure = StoreUnavailableError("the mark could not be saved; see the server's log")
         else:
-            for pending in group:
-                pending.saved.set_result(pending.mark.upload.committed_bytes)
+            for pending, taken_over in zip(group, lost, strict=True):
+                if taken_over is None:
+                    pending.saved.set_result(pending.mark.upload.committed_bytes)
+                else:
+                    pending.end(taken_over)
             return
         for pending in group:
             pending.end(failure)
@@ -267,8 +273,9 @@ class Committer:
             outcomes = [StoreUnavailableError("the commit failed; see the server's log")] * len(stored)
         for tensor, outcome in zip(stored, outcomes, strict=True):
             # The payload was discarded, so the upload must not be resumed. If the catalogue is busy, another write would make
-            # all streams wait; then the upload stays, and a client that resumes it gets an error.
-            if tensor.upload is not None and isinstance(outcome, Exception) and not isinstance(outcome, StoreBusyError):
+            # all streams wait; then the upload stays, and a client that resumes it gets an error. An upload that another
+            # writer has taken over is that writer's.
+            if tensor.upload is not None and isinstance(outcome, Exception) and not isinstance(outcome, _KEPT):
                 drop_upload(self._catalogue.uploads, tensor.upload)
         start = 0
         for batch in batches:
@@ -297,9 +304,13 @@ class Committer:
             self._delete(list(keys.values()))
             raise
         if keys:
-            # Left over are those of tensors that failed, and of those that share the payload of an equal tensor.
-            visible = {outcome.locator.key for outcome in outcomes if not isinstance(outcome, Exception)}
-            self._delete([key for key in keys.values() if key not in visible])
+            # Left over are those of tensors that failed, and of those that share the payload of an equal tensor. One that
+            # another writer has taken over is that writer's.
+            used = {outcome.locator.key for outcome in outcomes if not isinstance(outcome, Exception)}
+            for tensor, outcome in zip(located, outcomes, strict=True):
+                if isinstance(outcome, SessionTakenOverError):
+                    used.add(tensor.locator.key)
+            self._delete([key for key in keys.values() if key not in used])
         return outcomes
 
     def _delete(self, keys: Sequence[str]) -> None:
