@@ -56,6 +56,7 @@ __all__ = [
     "METADATA_KEY_BYTES_MAX",
     "MOVED_ROWS_MAX",
     "OPEN_ITEMS_MAX",
+    "PACKED_BYTES_MAX",
     "PACK_BYTES_MAX",
     "PAGE_READ_BYTES",
     "PAGE_SIZE_DEFAULT",
@@ -67,6 +68,7 @@ __all__ = [
     "PUT_TIMEOUT_S",
     "RANK_MAX",
     "READS_PER_GET_MAX",
+    "READ_AHEAD_BYTES",
     "READ_STREAM_BYTES",
     "RECEIVED_MESSAGE_BYTES_MAX",
     "REQUEST_ID_BYTES_MAX",
@@ -75,6 +77,7 @@ __all__ = [
     "RETENTION_S_MAX",
     "SAMPLE_MAX",
     "SEGMENTS_PER_MESSAGE_MAX",
+    "SEGMENT_OBJECT_BYTES",
     "SMALL_READ_BYTES",
     "SNAPSHOT_NAME_BYTES_MAX",
     "STATEMENT_TIMEOUT_S",
@@ -264,9 +267,6 @@ TENSOR_PAYLOADS_MAX = 4096
 """Payloads of one tensor. A tensor with more than 64 gets its smallest ones copied together, so only one of a terabyte that
 grows in steps of a fourth of a gigabyte comes to this limit."""
 
-PACK_BYTES_MAX = 16 * 1024 * 1024
-"""Stored bytes of the payloads of one pack. A million tensors of 4 KiB, if they are not inline, then cost 256 requests."""
-
 DETAILS_CACHE_BYTES = 16 * 1024 * 1024
 """Size of the cache of chunk details: it holds those of 160,000 chunks, with the default size of 160 GiB."""
 
@@ -276,3 +276,17 @@ declared dead sends no new one, but the last may still arrive."""
 
 PUT_MARGIN_S = 5.0
 """How much later than `PUT_TIMEOUT_S` objects that a dead process had begun are deleted."""
+
+PACKED_BYTES_MAX = 4 * 1024 * 1024
+"""Stored bytes up to which an object store puts a payload into a pack. An object of this size takes longer to transfer than to
+request, on a connection of 80 MB/s with 50 ms per request."""
+
+PACK_BYTES_MAX = 16 * 1024 * 1024
+"""Stored bytes of the payloads of one pack. A million tensors of 4 KiB, if they are not inline, then cost 256 requests."""
+
+SEGMENT_OBJECT_BYTES = 8 * 1024 * 1024
+"""Stored bytes at which an object store completes an object of a larger payload. Three of them may be in memory per payload:
+two on their way, and one that grows."""
+
+READ_AHEAD_BYTES = 16 * 1024 * 1024
+"""Stored bytes that a read requests ahead from an object store: on 50 ms per request, 320 MB/s."""
