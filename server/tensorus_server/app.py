@@ -21,6 +21,7 @@ from tensorus_server.engine.insert.sessions import InsertSessions
 from tensorus_server.engine.insert.tensor_locks import TensorLocks
 from tensorus_server.engine.orphans import quarantine_all_orphans
 from tensorus_server.engine.recover import recover
+from tensorus_server.engine.recovery_sources import StoreFolder
 from tensorus_server.errors import StorageFullError, StoreUnavailableError
 from tensorus_server.key_locks import KeyLocks
 
@@ -134,7 +135,7 @@ def recover_store(folder: Path) -> Recovery:
             moved = _move_catalogue(folder)
             catalogue = _catalogue_to_mend(folder, chunk_store)
         try:
-            return recover(folder, catalogue, moved=moved)
+            return recover(StoreFolder(folder), catalogue, moved=moved)
         finally:
             catalogue.close()
     finally:

@@ -218,7 +218,7 @@ class SqlTensorTable(TensorTable):
             try:
                 as_inserted = checks.content.shared(stored)
                 checks.fence.require(as_inserted)
-            except (NotSharedError, SessionTakenOverError, WriterLostError):
+            except (NotSharedError, SessionTakenOverError, StoreBusyError, WriterLostError):
                 return [self._resolve(connection, stored, numbers, checks)]
             tensor = numbers.give(as_inserted)
             if self.insert(connection, [(as_inserted, tensor)], if_free=True):
@@ -245,7 +245,7 @@ class SqlTensorTable(TensorTable):
                 try:
                     as_inserted = content.shared(stored)
                     checks.fence.require(as_inserted)
-                except (NotSharedError, SessionTakenOverError, WriterLostError) as error:
+                except (NotSharedError, SessionTakenOverError, StoreBusyError, WriterLostError) as error:
                     outcomes.append(error)
                     continue
                 taken.add(place)
