@@ -201,6 +201,12 @@ class ChunkReader(ABC):
             PayloadUnreadableError: the disk cannot read the bytes.
         """
 
+    def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None:  # noqa: B027 - most stores need no hints
+        """Take a hint: `read` will be called with these offsets and lengths, in this order.
+
+        A store to which each read is a request may begin to read them. It need not, and the reads need not follow.
+        """
+
     @abstractmethod
     def close(self) -> None:
         """Close the payload. Idempotent."""
