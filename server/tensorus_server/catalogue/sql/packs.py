@@ -250,12 +250,13 @@ def _repoint(connection: Connection, old: str, new: str) -> bool:
     if select(connection, f"{_IS_NAMED} LIMIT 1", (old, old)):
         return False
     updates: dict[str, list[tuple[str, int, int, str]]] = {}
+    damaged: tuple[type[Exception], ...] = (*connection.unreadable, *MALFORMED, RowDamageError)
     try:
         for table in ("tensor", "past_tensor"):
             rows = select(connection, _HAVING.format(table), (old, MOVED_ROWS_MAX + 1))
             updates[table] = [(new, _checksum(row, new), row[_SEQ], old) for row in rows]
-    except (*connection.unreadable, *MALFORMED, RowDamageError) as error:
-        if not connection.goes_on_after(error):
+    except damaged as error:
+        if isinstance(error, connection.unreadable) and not connection.goes_on_after(error):
             raise
         _log.error("payload %s is not moved to another pack, because a row that has it is damaged: %s", old, error)
         return False

@@ -1,0 +1,286 @@
+"""Reads payloads through a cache on local disk. For a store to which each read is a request over the network.
+
+Payloads never change, so nothing in the cache is ever out of date. They are kept in blocks (`block_files.py`), whatever ranges
+are read: chunk records, whole or in part, indexes and footers share them. What is missing of a range is read from the store
+below, each gap in one piece, by one thread: others that need the same block wait for it.
+
+New payloads are not written to the cache. Most inserts come from machines that do not read their tensors soon, or read them
+through other replicas, and would push out what is in use; the first read of a payload keeps it.
+
+No error of the cache reaches a read. Blocks that are there are also read while the store below is away.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from tensorus_server.chunk_store.abc import ChunkReader, ChunkStoreError, PayloadStore
+from tensorus_server.chunk_store.cache.block_cache import BlockCache
+from tensorus_server.chunk_store.cache.block_files import blocks_of
+from tensorus_server.errors import StoreUnavailableError
+from tensorus_server.payload_keys import PackedKey, SegmentedKey, parse_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from tensorus_server.chunk_store.cache.block_cache import CacheStatistics
+    from tensorus_server.chunk_store.cache.block_files import Block
+    from tensorus_server.chunk_store.files import Files
+
+__all__ = ["CachedPayloads"]
+
+_FLIGHT_WAIT_S = 60.0
+"""How long a thread waits for another one to read a block: longer than a request to an object store with its retries."""
+
+
+class CachedPayloads(PayloadStore):
+    """The payloads of another store, whose bytes are kept on local disk once they were read. Thread-safe."""
+
+    def __init__(
+        self, below: PayloadStore, folder: Path, size_bytes: int, *, processes: int = 1, files: Files | None = None
+    ) -> None:
+        """Cache what is read from `below`.
+
+        Args:
+            folder: on a local disk; it is created if it is missing. What an earlier process left in it is used.
+            size_bytes: how much the blocks may take, of all processes that use the folder together.
+            processes: how many use the folder at once: each takes a share.
+            files: the file operations; None: those of the operating system.
+
+        Raises:
+            StoreUnavailableError, StorageFullError: the folder cannot be used.
+        """
+        self._below = below
+        self._cache = BlockCache(folder, size_bytes, processes=processes, files=files)
+        self._flights = _Flights()
+
+    @property
+    def statistics(self) -> CacheStatistics:
+        """What the cache has done so far, in this process."""
+        return self._cache.statistics
+
+    def open(self, key: str) -> ChunkReader:
+        """See `PayloadStore`. If the store below is away, a payload of an object store is opened nevertheless."""
+        length = _length_of(key)
+        try:
+            below: ChunkReader | None = self._below.open(key)
+        except StoreUnavailableError:
+            if length is None:
+                raise
+            below = None
+        if length is None and below is not None:
+            try:
+                length = below.length
+            except BaseException:
+                below.close()
+                raise
+        return _CachedReader(self, key, length or 0, below)
+
+    def delete(self, key: str) -> None:
+        """See `PayloadStore`. What other processes keep of it goes when it is the least recently used."""
+        length = _length_of(key)
+        if length is None:
+            try:
+                with self._below.open(key) as reader:
+                    length = reader.length
+            except (ChunkStoreError, StoreUnavailableError):
+                length = 0
+        self._below.delete(key)
+        if length:
+            for block in blocks_of(_name_of(key), length, 0, length):
+                self._cache.drop(block)
+
+    def close(self) -> None:
+        """Stop caching; the store below stays open. Idempotent."""
+        self._cache.close()
+
+
+class _CachedReader(ChunkReader):
+    """An open payload."""
+
+    # The store and its readers share their state.
+    # ruff: noqa: SLF001
+
+    def __init__(self, store: CachedPayloads, key: str, length: int, below: ChunkReader | None) -> None:
+        self._store = store
+        self._cache = store._cache
+        self._flights = store._flights
+        self._key = key
+        self._name = _name_of(key)
+        self._length = length
+        self._below = below
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def length(self) -> int:
+        if self._closed:
+            raise ValueError("the payload is closed")
+        return self._length
+
+    def read(self, offset: int, length: int) -> bytes:
+        if self._closed:
+            raise ValueError("the payload is closed")
+        if length <= 0 or offset + length > self._length:
+            # The store below says what is wrong.
+            return self._opened().read(offset, length)
+        end = offset + length
+        parts: list[memoryview | None] = []
+        missing = []
+        blocks = blocks_of(self._name, self._length, offset, end)
+        for block in blocks:
+            part = self._cache.get(block, max(offset - block.offset, 0), min(end, block.end) - block.offset)
+            parts.append(part)
+            if part is None:
+                missing.append(block)
+        if missing:
+            try:
+                found = self._read_below(missing)
+            except ChunkStoreError:
+                # A block has bytes that nobody asked for, and perhaps only those cannot be read.
+                return self._opened().read(offset, length)
+            for place, block in enumerate(blocks):
+                if block.name in found:
+                    whole = found[block.name]
+                    parts[place] = whole[max(offset - block.offset, 0) : min(end, block.end) - block.offset]
+        return b"".join(part for part in parts if part is not None)
+
+    def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None:
+        known: set[int] = set()
+        wanted = []
+        for offset, length in ranges:
+            end = min(offset + length, self._length)
+            if 0 <= offset < end:
+                blocks = blocks_of(self._name, self._length, offset, end)
+                missing = [block for block in blocks if block.name not in known and not self._cache.has(block)]
+                known.update(block.name for block in blocks)
+                wanted += [(gap[0].offset, gap[-1].end - gap[0].offset) for gap in _gaps(missing)]
+        if wanted:
+            # Whether the store below is away, the reads will tell.
+            with suppress(ChunkStoreError, StoreUnavailableError):
+                self._opened().prefetch(wanted)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            below, self._below = self._below, None
+        if below is not None:
+            below.close()
+
+    def _read_below(self, missing: Sequence[Block]) -> dict[int, memoryview]:
+        """Return the bytes of blocks that are not in the cache, and keep them there."""
+        led, followed = self._flights.join(missing)
+        found: dict[int, memoryview] = {}
+        try:
+            # Another thread may have put them there since they were looked for.
+            for block in led:
+                data = self._cache.get(block, 0, block.length)
+                if data is not None:
+                    found[block.name] = data
+                    self._flights.arrived(block, data)
+            for gap in _gaps([block for block in led if block.name not in found]):
+                found |= self._fetch(gap)
+        finally:
+            self._flights.end(led)
+        for block, flight in followed:
+            data = _outcome(flight)
+            if data is None:
+                # The thread that was to read it failed; its error was of its own read.
+                found |= self._fetch([block])
+            else:
+                found[block.name] = data
+        return found
+
+    def _fetch(self, gap: Sequence[Block]) -> dict[int, memoryview]:
+        """Read adjacent blocks from the store below."""
+        begin = gap[0].offset
+        raw = memoryview(self._opened().read(begin, gap[-1].end - begin))
+        found = {block.name: raw[block.offset - begin : block.end - begin] for block in gap}
+        for block in gap:
+            # First for those who wait.
+            self._flights.arrived(block, found[block.name])
+        for block in gap:
+            self._cache.put(block, found[block.name])
+        return found
+
+    def _opened(self) -> ChunkReader:
+        """Return the payload in the store below, which was perhaps away when this was opened."""
+        with self._lock:
+            if self._closed:
+                raise ValueError("the payload is closed")
+            if self._below is None:
+                self._below = self._store._below.open(self._key)
+            return self._below
+
+
+class _Flights:
+    """Which blocks are being read from the store below. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._flights: dict[int, Future[memoryview]] = {}
+
+    def join(self, blocks: Sequence[Block]) -> tuple[list[Block], list[tuple[Block, Future[memoryview]]]]:
+        """Return the blocks that the caller is to read, which it must `end`, and those that others are reading."""
+        led, followed = [], []
+        with self._lock:
+            for block in blocks:
+                flight = self._flights.get(block.name)
+                if flight is None:
+                    self._flights[block.name] = Future()
+                    led.append(block)
+                else:
+                    followed.append((block, flight))
+        return led, followed
+
+    def arrived(self, block: Block, data: memoryview) -> None:
+        """Give a block to those who wait for it."""
+        with self._lock:
+            flight = self._flights.get(block.name)
+            if flight is not None and not flight.done():
+                flight.set_result(data)
+
+    def end(self, blocks: Sequence[Block]) -> None:
+        """End the caller's flights; those who wait for one that did not arrive are told."""
+        with self._lock:
+            flights = [self._flights.pop(block.name) for block in blocks]
+        for flight in flights:
+            if not flight.done():
+                flight.cancel()
+
+
+def _outcome(flight: Future[memoryview]) -> memoryview | None:
+    """Wait for a block that another thread reads; None: it failed, or takes too long."""
+    try:
+        return flight.result(_FLIGHT_WAIT_S)
+    except (CancelledError, TimeoutError):
+        return None
+
+
+def _gaps(blocks: Sequence[Block]) -> Iterator[list[Block]]:
+    """Yield runs of adjacent blocks."""
+    gap: list[Block] = []
+    for block in blocks:
+        if gap and gap[-1].end != block.offset:
+            yield gap
+            gap = []
+        gap.append(block)
+    if gap:
+        yield gap
+
+
+def _name_of(key: str) -> str:
+    """Return the name of a payload: its bytes are the same wherever it lies."""
+    return key.rpartition("/")[2]
+
+
+def _length_of(key: str) -> int | None:
+    """Return the length of a payload in bytes, if its key says it."""
+    parsed = parse_key(key)
+    if isinstance(parsed, SegmentedKey):
+        return parsed.tail_offset + parsed.tail_bytes
+    return parsed.length if isinstance(parsed, PackedKey) else None
