@@ -54,6 +54,8 @@ class EngineConfig:
     """Folder of the cache of an object store's payloads; None: no cache."""
     cache_bytes: int = 16 * 1024**3
     """Size of that cache. 16 GiB."""
+    cache_processes: int = 1
+    """Processes that share its folder; each gets a share of the size."""
     direct_reads: bool = True
     """Whether clients may read payloads from the object store themselves, if it can sign URLs."""
     accept_loss: bool = False
@@ -156,7 +158,11 @@ class ServerConfig:
 
         return replace(
             self,
-            engine=replace(self.engine, codec_threads=share(self.engine.codec_threads or os.cpu_count() or 1)),
+            engine=replace(
+                self.engine,
+                codec_threads=share(self.engine.codec_threads or os.cpu_count() or 1),
+                cache_processes=self.workers,
+            ),
             listen=listen,
             streams_max=share(self.streams_max),
             memory_budget_bytes=share(self.memory_budget_bytes),

@@ -25,7 +25,7 @@ def test_each_worker_has_its_share_rounded_up(
 ) -> None:
     config = ServerConfig(EngineConfig(DATA, 8, reserve_bytes=5), "host:0", 64, 2**30, 7.0, workers)
     assert config.of_worker("host:1234") == ServerConfig(
-        EngineConfig(DATA, codec_threads, reserve_bytes=5),
+        EngineConfig(DATA, codec_threads, reserve_bytes=5, cache_processes=workers),
         listen="host:1234",
         streams_max=streams,
         memory_budget_bytes=memory_bytes,
