@@ -19,7 +19,7 @@ import pytest
 
 import tensorus
 from support.arrays import assert_same_bits, random_bits
-from support.replicas import Replicas
+from support.cluster import Cluster
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
 
@@ -109,7 +109,7 @@ def killing(every_s: float, kill: Callable[[], None]) -> Iterator[None]:
         thread.join()
 
 
-def work(replicas: Replicas, seconds: float, kills: list[tuple[float, Callable[[], None]]]) -> list[Journal]:
+def work(replicas: Cluster, seconds: float, kills: list[tuple[float, Callable[[], None]]]) -> list[Journal]:
     """Let clients work for a while, while replicas are killed, and each of `kills` happens at its time; return the journals."""
     stop = threading.Event()
     workers = [Worker(number, replicas.address, stop) for number in range(CLIENTS)]

@@ -1,91 +1,42 @@
-"""Replicas: servers in processes of their own that share a catalogue in PostgreSQL and an object store.
+"""Replicas: engines on one store that know each other through the catalogue alone, as processes on several machines do.
 
-Each has a proxy in front, whose address stays the same when the replica is killed and started again, and which counts bytes.
+Their payloads are in a local folder here, which plays no part in who may do what.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from support.proxy import FaultProxy
-from support.servers import ServerProcess
+from tensorus_server.catalogue.sqlite import SqliteCatalogue
+from tensorus_server.chunk_store.local import LocalChunkStore
+from tensorus_server.engine.codec_pool import CodecPool
+from tensorus_server.engine.engine import Engine
+from tensorus_server.engine.insert.catalogue_sessions import CatalogueSessions
+from tensorus_server.engine.insert.lease_locks import LeaseLocks
+from tensorus_server.engine.insert.sessions import InsertSessions
+from tensorus_server.engine.insert.tensor_locks import TensorLocks
+from tensorus_server.engine.membership import Membership
 
 
-class Replicas:
-    """A context manager."""
-
-    def __init__(
-        self,
-        folder: Path,
-        count: int,
-        *,
-        catalogue: str,
-        chunks: str,
-        environment: Mapping[str, str],
-        cache: bool = False,
-    ) -> None:
-        """Describe them.
-
-        Args:
-            folder: for what they may write locally.
-            environment: the object store's credentials.
-            cache: whether each has a cache on disk.
-        """
-        self._folder = folder
-        self._options = ["--catalogue", catalogue, "--chunks", chunks]
-        self._environment = environment
-        self._cache = cache
-        self._running: list[ServerProcess | None] = [None] * count
-        self._turn = threading.Lock()
-        self._stack = ExitStack()
-        self.proxies: list[FaultProxy] = []
-
-    def __enter__(self) -> Self:
-        for number in range(len(self._running)):
-            self.start(number)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._turn:
-            for server in self._running:
-                if server is not None:
-                    server.kill()
-            self._running = []
-        self._stack.close()
-
-    @property
-    def address(self) -> str:
-        """What a client connects to."""
-        return ",".join(proxy.address for proxy in self.proxies)
-
-    def start(self, number: int) -> None:
-        """Start a replica that does not run."""
-        options = [*self._options]
-        if self._cache:
-            options += ["--cache-dir", str(self._folder / f"cache-{number}"), "--cache-size", "256MiB"]
-        server = ServerProcess(
-            self._folder / f"unused-{number}", grace_s=2.0, options=options, environment=self._environment
-        )
-        with self._turn:
-            if not self._running:
-                server.kill()
-                return
-            self._running[number] = server
-            if number == len(self.proxies):
-                self.proxies.append(self._stack.enter_context(FaultProxy(server.address)))
-            else:
-                self.proxies[number].target = server.address
-
-    def kill(self, number: int) -> None:
-        """End a replica as a crash would."""
-        with self._turn:
-            server, self._running[number] = self._running[number], None
-        if server is not None:
-            server.kill()
+@contextmanager
+def replica_on(folder: Path, name: str, *, sweeps: bool = False, delete_grace_s: float = 3600.0) -> Iterator[Engine]:
+    """Open an engine in `folder` that is a member of its store."""
+    folder.mkdir(exist_ok=True)
+    chunk_store = LocalChunkStore(folder)
+    catalogue = SqliteCatalogue(folder, payloads=chunk_store, delete_grace_s=delete_grace_s)
+    membership = Membership(catalogue.members, name)
+    engine = Engine(
+        catalogue,
+        chunk_store,
+        CodecPool(2),
+        InsertSessions(CatalogueSessions(membership)),
+        TensorLocks(LeaseLocks(membership)),
+        membership=membership,
+        sweeps=sweeps,
+    )
+    try:
+        yield engine
+    finally:
+        engine.close()
