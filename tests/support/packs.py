@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tensorus_server.catalogue.abc import Catalogue
 from tensorus_server.catalogue.sql.statements import select
+from tensorus_server.catalogue.postgres import PostgresCatalogue
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.payload_keys import PACK_PREFIX, PackedKey
@@ -26,7 +27,7 @@ def begin_pack(catalogue: Catalogue, pack: str) -> None:
 
 def raw_tensors(catalogue: Catalogue) -> int:
     """Return how many rows of tensors have their payload in the chunk store."""
-    assert isinstance(catalogue, SqliteCatalogue)
+    assert isinstance(catalogue, (SqliteCatalogue, PostgresCatalogue))
     with catalogue._database.read() as connection:
         ((count,),) = select(connection, "SELECT count(*) FROM tensor WHERE inline = 0")
     return int(count)

@@ -172,6 +172,12 @@ class MemberWrites:
         self._membership = membership
         self._members = membership.members
 
+    @property
+    def member(self) -> int:
+        """See `WriteLog`; -1: this process is no member at present."""
+        number = self._members.number
+        return -1 if number is None else number
+
     def begin(self, keys: Sequence[str]) -> None:
         """Record, durably, that objects are about to be written.
 

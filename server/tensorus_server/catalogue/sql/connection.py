@@ -36,6 +36,9 @@ class Connection(Protocol):
     unreadable: tuple[type[Exception], ...]
     """Errors from reading a row with a damaged page, or with text that is not UTF-8. The statement then returns no rows."""
 
+    indexed_text_bytes_max: int | None
+    """The longest keys and texts that the table of attributes can have; None: any."""
+
     def execute(self, statement: str, parameters: Sequence[Any] | None = None, /) -> Cursor:
         """Run one statement, with parameters for its `?` or `?1`."""
 

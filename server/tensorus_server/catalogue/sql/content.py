@@ -46,14 +46,17 @@ UNION ALL SELECT 1 FROM past_tensor WHERE seq = ?1 AND key = ?2 AND inline = 0
 
 _HAVE_A_PAYLOAD_IN_COMMON = """
 WITH RECURSIVE
-  needed (key) AS (VALUES (CAST(?1 AS c_text)) UNION SELECT base FROM needed JOIN payload_base USING (key)),
+  needed (key) AS (VALUES (CAST(CAST(?1 AS c_text) AS TEXT)) UNION SELECT base FROM needed JOIN payload_base USING (key)),
   replaced (key) AS (
-    VALUES (CAST(?2 AS c_text)) UNION SELECT key FROM reference WHERE seq = ?3
+    VALUES (CAST(CAST(?2 AS c_text) AS TEXT)) UNION SELECT key FROM reference WHERE seq = ?3
     UNION SELECT base FROM replaced JOIN payload_base USING (key)
   )
 SELECT 1 FROM needed JOIN replaced USING (key) LIMIT 1
 """
-"""Of the payload with the first key, and a tensor with the second one, both with their bases."""
+"""Of the payload with the first key, and a tensor with the second one, both with their bases.
+
+c_text is a type of the schema in PostgreSQL, which wants keys of the same collation. To SQLite it is one more name of TEXT.
+"""
 
 _LIST = "INSERT INTO content (digest, seq) VALUES (?, ?) ON CONFLICT DO NOTHING"
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.catalogue.sql.transactions import Transactions
 
-__all__ = ["SqlGarbageTable"]
+__all__ = ["SqlGarbageTable", "is_orphan"]
 
 _IS_ORPHAN = """
 SELECT NOT EXISTS (SELECT 1 FROM tensor WHERE key = ?1 AND inline = 0)
@@ -50,6 +50,11 @@ _ROWS = f"SELECT {_COLUMNS}, NULL, (SELECT name FROM dataset WHERE ds = t.ds) FR
 
 
 _TENSORS = ("tensor", "past_tensor")
+
+
+def is_orphan(connection: Connection, key: str) -> bool:
+    """Whether no row refers to a payload."""
+    return select(connection, _IS_ORPHAN, (key,)) == [(1,)]
 
 
 class SqlGarbageTable(GarbageTable):
@@ -90,11 +95,7 @@ class SqlGarbageTable(GarbageTable):
     def orphans(self, keys: Collection[str]) -> set[str]:
         """See `GarbageTable`."""
         with self._database.read() as connection:
-            return {
-                key
-                for key in keys
-                if select(connection, _IS_ORPHAN, (key,)) == [(1,)] and not _is_written(connection, key)
-            }
+            return {key for key in keys if is_orphan(connection, key) and not _is_written(connection, key)}
 
     def known(self) -> Iterator[bytes]:
         """See `GarbageTable`."""

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["read_page"]
 
+_SMALL_PAGE = 100
+"""Rows that may be in memory at once. With the largest metadata and inline payloads they take 8 MB."""
+
 
 def read_page(
     connection: Connection,
@@ -30,7 +33,9 @@ def read_page(
     """
     rows: list[tuple[Any, ...]] = []
     left = PAGE_READ_BYTES
-    for row in connection.scan(statement, parameters):
+    # A scan takes more round trips to a server, so only pages that may be large are worth it.
+    read = connection.execute if size <= _SMALL_PAGE else connection.scan
+    for row in read(statement, parameters):
         if len(rows) == size or left <= 0:
             return rows, True
         rows.append(row)

@@ -323,6 +323,7 @@ class SqlTensorTable(TensorTable):
         rows, payloads, references, attributed = [], [], [], []
         shared: list[str] = []
         recovered: list[tuple[int, int]] = []
+        text_bytes_max = connection.indexed_text_bytes_max
         for stored, tensor in tensors:
             generation, new = tensor.generation, stored.new
             rows.append(self._row_writer.row(stored, generation, tensor.ordinal, tensor.created_us))
@@ -334,7 +335,11 @@ class SqlTensorTable(TensorTable):
             if stored.created_us is not None:
                 recovered.append((stored.dataset.number, generation))
             attributed += attributes(
-                stored.dataset.number, generation, new.index if new.metadata else NO_METADATA, new.spec.shape
+                stored.dataset.number,
+                generation,
+                new.index if new.metadata else NO_METADATA,
+                new.spec.shape,
+                text_bytes_max,
             )
         if if_free:
             connection.execute(_INSERT_IF_FREE, rows[0])
@@ -376,7 +381,10 @@ class SqlTensorTable(TensorTable):
             (row,) = select(connection, f"SELECT {names} FROM tensor WHERE seq = ?", (seq,))
             connection.execute("UPDATE tensor SET row_checksum = ? WHERE seq = ?", (checksum_of_row(row), seq))
             connection.execute("DELETE FROM attr WHERE seq = ?", (seq,))
-            insert_attributes(connection, attributes(place[0], seq, index_of(metadata), tensor.spec.shape))
+            insert_attributes(
+                connection,
+                attributes(place[0], seq, index_of(metadata), tensor.spec.shape, connection.indexed_text_bytes_max),
+            )
             (found,) = find_tensors(connection, "id", place, [tensor_id])
             updated = require_intact(found)
         assert updated is not None

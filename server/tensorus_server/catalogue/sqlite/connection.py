@@ -49,6 +49,7 @@ class SqliteConnection(apsw.Connection):
     """A connection for the tables of `catalogue/sql`: implements `Connection`."""
 
     unreadable: tuple[type[Exception], ...] = UNREADABLE
+    indexed_text_bytes_max: int | None = None
 
     def scan(self, statement: str, parameters: Sequence[Any] | None = None, /) -> Iterator[tuple[Any, ...]]:
         """See `Connection`."""
