@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import re
+import socket
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -20,9 +21,10 @@ import tensorus.aio
 from support.arrays import assert_same_bits, random_bits
 from support.client import run_command, scripted_server, status_details
 from support.interrupted import MIB, wait_until
-from support.servers import ServerProcess, black_hole
+from support.servers import ServerProcess, black_hole, running_server
 from tensorus import errors
 from tensorus._grpc import insert_stream
+from tensorus._grpc import servers as servers_module
 from tensorus._grpc.servers import Server, Servers, _in_order
 from tensorus.errors import UnavailableError
 
@@ -220,6 +222,22 @@ def test_one_that_never_answers_does_not_hold_up_the_first_call(pair: Pair) -> N
         name = next(n for n in map(str, range(1000)) if _in_order(f"d\0{n}", servers._servers)[0].target == silent)
         client.insert("d", np.arange(4), id=name)
         assert client.get("d", name, as_="numpy").tolist() == [0, 1, 2, 3]
+
+
+def test_a_name_stands_for_all_its_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_server(tmp_path / "one") as one:
+        port = int(one.address.rpartition(":")[2])
+        with running_server(tmp_path / "two", listen=f"127.0.0.2:{port}"):
+            found = [(socket.AF_INET, 1, 6, "", (ip, port)) for ip in ("127.0.0.1", "127.0.0.2")]
+            monkeypatch.setattr(servers_module.socket, "getaddrinfo", lambda *_, **__: found)
+            with tensorus.connect(f"dns:///replicas.example:{port}") as client:
+                for name in map(str, range(20)):
+                    client.create_dataset(name)
+                    client.dataset(name)
+                assert client._backend._channels.keys() == {f"127.0.0.1:{port}", f"127.0.0.2:{port}"}
+                # The two have different stores here, so each has its own part.
+                count = len(client.datasets())
+                assert 0 < count < 20
 
 
 def test_a_pickled_client_has_both_addresses(pair: Pair) -> None:
