@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,16 @@ class ServerProcess:
         self.process.terminate()
         self.process.communicate(timeout=START_TIMEOUT_S)
         return self.process.returncode
+
+
+@contextmanager
+def black_hole() -> Iterator[str]:
+    """Yield an address that answers nothing: its queue of connections is full, so the kernel drops what comes."""
+    with socket.socket() as full, ExitStack() as stack:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        yield f"127.0.0.1:{full.getsockname()[1]}"

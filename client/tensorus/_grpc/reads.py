@@ -59,7 +59,9 @@ def get(
         _pin(state, response)
         yield from place.passed(arrivals(response, payload))
 
-    return _read("Get", request, arrived, place)
+    # A tensor is cached where it is read. Reads of several go where the same one did before.
+    key = f"{dataset}\0{ids[0]}" if ids else dataset
+    return _read("Get", key, request, arrived, place)
 
 
 def query(listing: Listing, *, with_data: bool, precision: str | None = None) -> Steps[Arrival, None]:
@@ -80,7 +82,9 @@ def query(listing: Listing, *, with_data: bool, precision: str | None = None) ->
         yield from place.passed(arrivals(response, payload))
         place.note(response.resume_token)
 
-    return _read("Query", request, arrived, place)
+    return _read(
+        "Query", f"{listing.dataset}\0{listing.where}\0{listing.order_by}\0{listing.seed}", request, arrived, place
+    )
 
 
 def _pin(state: pb.At | None, response: pb.GetResponse | pb.QueryResponse) -> None:
@@ -91,6 +95,7 @@ def _pin(state: pb.At | None, response: pb.GetResponse | pb.QueryResponse) -> No
 
 def _read(
     name: str,
+    key: str,
     request: Callable[[], Message],
     arrived: Callable[[bytes], Iterator[Arrival]],
     place: GetPlace | QueryPlace,
@@ -98,12 +103,13 @@ def _read(
     """Give what the answers of as many streams bring as it takes.
 
     Args:
+        key: by which the server is chosen: see `Open`.
         request: makes the request of the next stream.
         arrived: takes an answer apart.
     """
     while True:
         try:
-            yield Open(name, request().SerializeToString())
+            yield Open(name, request().SerializeToString(), key)
             while (raw := (yield _READ)) is not None:
                 yield Give(arrived(raw))
         except AttemptFailedError as failed:

@@ -342,6 +342,19 @@ def test_no_error_of_the_disk_reaches_a_read(
     assert len(set(messages)) == len(messages)
 
 
+def test_a_lack_of_descriptors_costs_no_block(below: CountingStore, folder: Path) -> None:
+    files = FaultyFiles()
+    key = below.keep(PAYLOAD)
+    with cache_of(below, folder, files=files) as cached:
+        read_all(cached, key)
+        files.fail("open_to_read", errno.EMFILE, times=None)
+        assert read_all(cached, key) == PAYLOAD
+        files.heal()
+        below.reads.clear()
+        assert read_all(cached, key) == PAYLOAD
+        assert below.reads == []
+
+
 def test_after_a_refusal_the_disk_is_left_alone_for_a_while(below: CountingStore, folder: Path) -> None:
     files = FaultyFiles()
     with cache_of(below, folder, files=files) as cached:

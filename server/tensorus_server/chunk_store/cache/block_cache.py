@@ -60,6 +60,8 @@ _FULL_DISK_UNITS = 4096
 """What is given up if the disk is full although the limit is not reached: 16 MiB, so that a disk that others fill gets it
 back."""
 _LOG_EVERY_S = 60.0
+_NOT_OF_THE_FILE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors that say nothing about the block that was to be read."""
 
 _log = logging.getLogger(__name__)
 
@@ -139,7 +141,8 @@ class BlockCache:
                 self._remove(files, block.name)
             except OSError as error:
                 self._faults.note("read", error)
-                self._remove(files, block.name)
+                if error.errno not in _NOT_OF_THE_FILE:
+                    self._remove(files, block.name)
             else:
                 with self._lock:
                     self._counts["hits"] += 1
