@@ -33,12 +33,14 @@ from __future__ import annotations
 import os
 import threading
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
     from typing import Self
 
     from typing_extensions import Buffer
@@ -232,6 +234,13 @@ class PayloadStore(ABC):
     @abstractmethod
     def delete(self, key: str) -> None:
         """Delete a published payload. Idempotent."""
+
+    def sweeping(self) -> AbstractContextManager[bool]:
+        """Return a context in which payloads may be deleted that are no longer needed, if it yields True.
+
+        False: a backup is being made, which may need them. One that begins meanwhile waits until the block ends.
+        """
+        return nullcontext(enter_result=True)
 
 
 class Staging(ABC):

@@ -5,6 +5,8 @@ There are three kinds:
     expired        its upload has had no mark for longer than it may be resumed, and no writer uses it
     deleted        its tombstone's grace period is over, so readers that began before the deletion have finished
 
+While a backup is made, deleted ones stay, because its copy of the catalogue may need them.
+
 A missing row is no reason to delete a payload here: `orphans.py` handles such payloads, once a day and with more care.
 """
 
@@ -56,15 +58,29 @@ def sweep(
     unfinished = staging.sweep_unfinished()
     expired = _sweep_uploads(catalogue, staging, is_closing)
     deleted = 0
-    while not is_closing() and (keys := catalogue.garbage.due(_BATCH, in_grace=in_grace)):
-        for key in keys:
-            payloads.delete(key)
-        catalogue.garbage.delete(keys)
-        deleted += len(keys)
+    while not is_closing():
+        batch = _delete_due(catalogue, payloads, in_grace=in_grace)
+        if not batch:
+            break
+        deleted += batch
     swept = Swept(unfinished, expired, deleted)
     if any(astuple(swept)):
         _log.info("swept %d unfinished, %d expired and %d deleted payloads", *astuple(swept))
     return swept
+
+
+def _delete_due(catalogue: Catalogue, payloads: PayloadStore, *, in_grace: bool) -> int:
+    """Delete a batch of payloads that are due, and return their number."""
+    with payloads.sweeping() as may_delete:
+        if not may_delete:
+            _log.info("a backup is being made: deleted payloads stay until the next sweep")
+            return 0
+        # Asked for within the block: a backup that ended meanwhile has the payloads of an older state.
+        keys = catalogue.garbage.due(_BATCH, in_grace=in_grace)
+        for key in keys:
+            payloads.delete(key)
+        catalogue.garbage.delete(keys)
+        return len(keys)
 
 
 def _sweep_uploads(catalogue: Catalogue, staging: Staging, is_closing: Callable[[], bool]) -> int:
