@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tensorus_server.catalogue.abc import Catalogue
-from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.catalogue.postgres import PostgresCatalogue
+from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.payload_keys import PACK_PREFIX, PackedKey

@@ -9,6 +9,7 @@ import click
 
 from tensorus._version import __version__
 from tensorus.cli._output import print_error
+from tensorus.cli.backup import backup
 from tensorus.cli.bench import bench
 from tensorus.cli.copies import cp, mv
 from tensorus.cli.copy import copy
@@ -99,6 +100,6 @@ for _command in (
         restore,
         retention,
     ),
-    *(explain, bench, import_, copy, df, gc, verify, recover),
+    *(explain, bench, import_, copy, backup, df, gc, verify, recover),
 ):
     app.add_command(_command)

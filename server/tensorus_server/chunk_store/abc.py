@@ -34,6 +34,7 @@ A store that several hosts share has no kernel locks. It notes in a `WriteLog`, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -44,6 +45,7 @@ from tensorus_server.payload_keys import new_payload_key
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
     from typing import Self
 
     from typing_extensions import Buffer
@@ -287,6 +289,13 @@ class PayloadStore(ABC):
         """
         del key, ranges, expires_s
         return None
+
+    def sweeping(self) -> AbstractContextManager[bool]:
+        """Return a context in which payloads may be deleted that are no longer needed, if it yields True.
+
+        False: a backup is being made, which may need them. One that begins meanwhile waits until the block ends.
+        """
+        return nullcontext(enter_result=True)
 
 
 class Staging(ABC):

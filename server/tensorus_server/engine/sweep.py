@@ -6,6 +6,8 @@ There are four kinds:
     deleted        its tombstone's grace period is over, so readers that began before the deletion have finished
     packed         likewise, but its bytes are in a pack, which `packs.py` deletes or empties
 
+While a backup is made, deleted ones stay, because its copy of the catalogue may need them.
+
 A missing row is no reason to delete a payload here: `orphans.py` handles such payloads, once a day and with more care.
 """
 
@@ -93,15 +95,23 @@ def _delete_due(
 ) -> tuple[int, int]:
     """Delete the payloads and the packs whose tombstones are due, and return how many of each."""
     deleted = deleted_packs = 0
-    while not is_closing() and (keys := catalogue.garbage.due(_BATCH, in_grace=in_grace)):
-        for key in keys:
-            if packs is not None and (pack := key.removeprefix(PACK_PREFIX)) != key:
-                packs.delete_pack(pack)
-                deleted_packs += 1
-            else:
-                payloads.delete(key)
-                deleted += 1
-        catalogue.garbage.delete(keys)
+    while not is_closing():
+        with payloads.sweeping() as may_delete:
+            if not may_delete:
+                _log.info("a backup is being made: deleted payloads stay until the next sweep")
+                break
+            # Asked for within the block: a backup that ended meanwhile has the payloads of an older state.
+            keys = catalogue.garbage.due(_BATCH, in_grace=in_grace)
+            for key in keys:
+                if packs is not None and (pack := key.removeprefix(PACK_PREFIX)) != key:
+                    packs.delete_pack(pack)
+                    deleted_packs += 1
+                else:
+                    payloads.delete(key)
+                    deleted += 1
+            catalogue.garbage.delete(keys)
+        if not keys:
+            break
     return deleted, deleted_packs
 
 
