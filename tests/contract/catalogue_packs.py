@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from support.engine import Reopen, commit, create, stored_tensor
-from support.packs import begin_pack, packed, raw_tensors
+from support.packs import begin_pack, packed
 from tensorus_server.catalogue.abc import Catalogue, PackContent, StoredTensor, packed_key
 from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.errors import SessionTakenOverError, StoreBusyError
@@ -283,4 +283,3 @@ class CataloguePacksContract:
         names = [f"{number:03}" for number in range(150)]
         packs = [commit_packed(catalogue, dataset, *names[start : start + 50])[0] for start in (0, 50, 100)]
         assert {pack: len(content.payloads) for pack, content in claimed(catalogue).items()} == dict.fromkeys(packs, 50)
-        assert raw_tensors(catalogue) == 150
