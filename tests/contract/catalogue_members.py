@@ -10,7 +10,14 @@ import pytest
 
 from contract.catalogue_uploads import mark, upload
 from support.engine import create, stored_tensor
-from tensorus_server.catalogue.abc import Catalogue, LeaseLostError, MemberTable, NotBegunError, StoredTensor
+from tensorus_server.catalogue.abc import (
+    Catalogue,
+    LeaseLostError,
+    MemberTable,
+    NotBegunError,
+    StoredTensor,
+    WriterLostError,
+)
 from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.errors import SessionTakenOverError, StoreUnavailableError
 from tensorus_server.limits import PUT_MARGIN_S, PUT_TIMEOUT_S
@@ -64,7 +71,7 @@ class CatalogueMembersContract:
             lambda: members.try_acquire("sweep"),
             lambda: members.ask("sweep"),
             lambda: members.take("sweep", 1),
-            lambda: members.release({"sweep": 1}),
+            lambda: members.release(["sweep"]),
             lambda: members.begin(["0" * 32]),
             lambda: members.take_over("0" * 32),
             lambda: members.abandon(["0" * 32]),
@@ -126,13 +133,13 @@ class CatalogueMembersContract:
         assert two.try_acquire("edit/x") is None
         assert two.try_acquire("edit/y") is not None
         assert (one.holder("edit/x"), two.holder("edit/y")) == (one.number, two.number)
-        two.release({"edit/x": ticket})
+        two.release(["edit/x"])
         assert one.holder("edit/x") == one.number
-        one.release({"edit/x": ticket})
-        one.release({"edit/x": ticket})
+        one.release(["edit/x"])
+        one.release(["edit/x"])
         assert two.holder("edit/x") is None
         assert (two.try_acquire("edit/x") or 0) > ticket
-        one.release({"edit/x": ticket})
+        one.release(["edit/x"])
         assert one.holder("edit/x") == two.number
 
     def test_many_leases_are_given_back_at_once(self, one: MemberTable, two: MemberTable) -> None:
@@ -153,7 +160,7 @@ class CatalogueMembersContract:
         assert (two.try_acquire("sweep") or 0) > ticket
         # The one that was late does not take it back by renewing, or by giving it back.
         assert one.renew()
-        one.release({"sweep": ticket})
+        one.release(["sweep"])
         assert one.holder("sweep") == two.number
 
     def test_who_leaves_gives_everything_back_at_once(
@@ -181,13 +188,13 @@ class CatalogueMembersContract:
         with pytest.raises(LeaseLostError):
             two.take("insert/r", older)
         assert two.holder("insert/r") == one.number
-        one.release({"insert/r": held})
+        one.release(["insert/r"])
         # It is not free to whoever comes first: it was asked for.
         assert one.try_acquire("insert/r") is None
         assert two.holder("insert/r") is None
         assert two.take("insert/r", newer)
         assert one.holder("insert/r") == two.number
-        two.release({"insert/r": newer})
+        two.release(["insert/r"])
         assert one.newest(["insert/r"]) == {}
 
     def test_a_lease_that_a_dead_member_has_or_asked_for_is_free(
@@ -199,12 +206,33 @@ class CatalogueMembersContract:
         assert two.renew()
         clock(1)
         assert two.newest(["insert/r"])["insert/r"] > held
-        two.release({"insert/r": held})
+        two.release(["insert/r"])
         assert two.try_acquire("insert/r") is not None
         ticket = two.ask("insert/x")
         assert two.take("insert/x", ticket)
         two.reap()
         assert set(two.newest(["insert/r", "insert/x"])) == {"insert/r", "insert/x"}
+
+    def test_who_asks_no_more_leaves_nothing(self, one: MemberTable, two: MemberTable) -> None:
+        one.try_acquire("insert/r")
+        ticket = two.ask("insert/r")
+        two.withdraw(ticket)
+        two.withdraw(ticket)
+        assert two.holder("insert/r") == one.number
+        one.release(["insert/r"])
+        assert one.newest(["insert/r"]) == {}
+        one.try_acquire("insert/r")
+        ticket = two.ask("insert/r")
+        one.release(["insert/r"])
+        two.withdraw(ticket)
+        assert one.newest(["insert/r"]) == {}
+
+    def test_a_lease_may_be_taken_unless_somebody_has_another_one(self, one: MemberTable, two: MemberTable) -> None:
+        one.try_acquire("edit/gate")
+        assert two.try_acquire("edit/x", unless="edit/gate") is None
+        one.release(["edit/gate"])
+        assert two.try_acquire("edit/x", unless="edit/gate") is not None
+        assert one.try_acquire("edit/x", unless="edit/gate") is None
 
     def test_by_force_a_lease_is_taken_from_a_living_member(self, one: MemberTable, two: MemberTable) -> None:
         one.try_acquire("insert/r")
@@ -332,7 +360,7 @@ class CatalogueMembersContract:
         right = [] if alone else [stored_tensor(dataset, "right")]
         for stored in wrong:
             found = pair[0].tensors.commit([stored, *right])
-            assert isinstance(found[0], SessionTakenOverError)
+            assert isinstance(found[0], WriterLostError)
             assert all(isinstance(each, Tensor) for each in found[1:])
         one.begin([key])
         assert isinstance(outcome(pair[0], wrong[0]), Tensor)
@@ -383,9 +411,9 @@ class CatalogueMembersContract:
             replace(stored_tensor(dataset, "d", inline_payload=b"x"), session="request"),
         ]
         for _ in range(2):
-            assert all(isinstance(found, SessionTakenOverError) for found in pair[0].tensors.commit(group))
+            assert all(isinstance(found, WriterLostError) for found in pair[0].tensors.commit(group))
             (lost,) = pair[0].uploads.save([saved])
-            assert isinstance(lost, SessionTakenOverError)
+            assert isinstance(lost, WriterLostError)
             one.join("one", LEASE_S)
         assert two.take_over(keys[0]) == 2
         assert isinstance(outcome(pair[1], segmented(dataset, "a", keys[0], 2)), Tensor)
@@ -406,7 +434,9 @@ class CatalogueMembersContract:
         assert two.take_over(key) is None
         assert two.take("insert/request", ticket, force=True)
         assert isinstance(outcome(pair[0], small[1]), SessionTakenOverError)
-        assert isinstance(outcome(pair[0], segmented(dataset, "t", key)), SessionTakenOverError)
+        large = replace(segmented(dataset, "t", key), session="request")
+        assert isinstance(outcome(pair[0], large), SessionTakenOverError)
+        assert isinstance(outcome(pair[0], replace(large, session=None)), WriterLostError)
         others = mark(replace(upload(dataset, 2), request_id="other"))
         one.try_acquire("insert/other")
         lost = pair[0].uploads.save([mark(upload(dataset, 3)), others])
@@ -422,9 +452,9 @@ class CatalogueMembersContract:
     ) -> None:
         dataset = create(pair[0])
         small = replace(stored_tensor(dataset, "a", inline_payload=b"x"), session="request")
-        ticket = one.try_acquire("insert/request") or 0
+        one.try_acquire("insert/request")
         first = outcome(pair[0], small)
-        one.release({"insert/request": ticket})
+        one.release(["insert/request"])
         again = outcome(pair[0], small)
         assert isinstance(first, Tensor)
         assert isinstance(again, Tensor)

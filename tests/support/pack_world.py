@@ -125,7 +125,7 @@ class PackWorld:
 
     def __init__(self, seed: int) -> None:
         """Start empty; `seed` decides the bytes and the program."""
-        self.random = random.Random(seed)  # noqa: S311 - a program to test, no secret
+        self.random = random.Random(seed)
         self.catalogue = SqliteCatalogue(None, delete_grace_s=0.0)
         self.store = ObjectChunkStore("memory://test", writes=CatalogueLog(self.catalogue))
         self.store.client._opened()
@@ -196,7 +196,10 @@ class PackWorld:
         """Insert tensors, some of which have the bytes of earlier ones."""
         values = [self.value() for _ in range(count or self.random.randint(1, 8))]
         stored = list(self.tensors.values())
-        values = [self.bytes[self.random.choice(stored)] if stored and self.random.random() < 0.2 else value for value in values]
+        values = [
+            self.bytes[self.random.choice(stored)] if stored and self.random.random() < 0.2 else value
+            for value in values
+        ]
         self.commit([self.new(f"t{next(self._ids)}", key) for key in self.staged(*values)])
 
     def equal(self) -> None:
@@ -270,7 +273,7 @@ class PackWorld:
         crashed.close()
 
     def settle(self) -> None:
-        """Let a day pass, and sweep until nothing is left to do; objects of the dead that may still arrive are deleted at once."""
+        """Let a day pass, and sweep until nothing is left to do. What may still be on its way is deleted at once."""
         with self.catalogue._database.write() as connection:
             connection.execute("UPDATE pack SET checked_us = checked_us - ?", (25 * 3600 * 1_000_000,))
         for _ in range(12):
@@ -295,7 +298,9 @@ class PackWorld:
         with self.catalogue._database.read() as connection:
             known = {pack for (pack,) in select(connection, "SELECT pack FROM pack")}
             begun = {key for (key,) in select(connection, "SELECT key FROM begun")}
-            named = {key for (key,) in select(connection, "SELECT key FROM reference UNION SELECT base FROM payload_base")}
+            named = {
+                key for (key,) in select(connection, "SELECT key FROM reference UNION SELECT base FROM payload_base")
+            }
             rows = {key for (key,) in select(connection, "SELECT key FROM tensor UNION SELECT key FROM past_tensor")}
         assert stored == known
         assert not begun & {f"pack/{pack}" for pack in stored}

@@ -31,9 +31,8 @@ class CatalogueLog:
         self._members.join("test", 3600.0)
 
     @property
-    def member(self) -> int:
+    def number(self) -> int | None:
         """See `WriteLog`."""
-        assert self._members.number is not None
         return self._members.number
 
     def begin(self, keys: Sequence[str]) -> None:
@@ -53,6 +52,10 @@ class CatalogueLog:
     def park(self, payload_key: str) -> None:
         """See `WriteLog`."""
         self._members.park(payload_key)
+
+    def abandon(self, keys: Sequence[str]) -> list[str]:
+        """See `WriteLog`."""
+        return self._members.abandon(keys)
 
     def forget(self, keys: Sequence[str]) -> None:
         """See `WriteLog`."""

@@ -45,7 +45,14 @@ from abc import ABC, abstractmethod
 from tensorus_server.catalogue.abc.copies import CopyTable, TensorCopies
 from tensorus_server.catalogue.abc.datasets import DatasetPage, DatasetTable
 from tensorus_server.catalogue.abc.garbage import GarbageTable
-from tensorus_server.catalogue.abc.members import SESSION, LeaseLostError, MemberTable, NotBegunError, Reaped
+from tensorus_server.catalogue.abc.members import (
+    SESSION,
+    LeaseLostError,
+    MemberTable,
+    NotBegunError,
+    Reaped,
+    WriterLostError,
+)
 from tensorus_server.catalogue.abc.packs import PackContent, PackedPayload, PackTable, PackTotals, packed_key
 from tensorus_server.catalogue.abc.pages import (
     ORDER_FIELDS,
@@ -94,6 +101,7 @@ __all__ = [
     "TensorTable",
     "Upload",
     "UploadTable",
+    "WriterLostError",
     "packed_key",
     "place_of",
     "require_intact",

@@ -22,10 +22,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+from tensorus_server.errors import StoreBusyError
 
-__all__ = ["SESSION", "LeaseLostError", "MemberTable", "NotBegunError", "Reaped"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+__all__ = ["SESSION", "LeaseLostError", "MemberTable", "NotBegunError", "Reaped", "WriterLostError"]
 
 SESSION = "insert/"
 """Prefix of the names of leases of inserts; the request id follows."""
@@ -37,6 +39,10 @@ class LeaseLostError(Exception):
 
 class NotBegunError(Exception):
     """Nothing is known of the payload: it was committed, or given up. Users never see it."""
+
+
+class WriterLostError(StoreBusyError):
+    """This process was declared dead while it wrote, so nothing was committed. Nobody else has it: the client repeats it."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +96,13 @@ class MemberTable(ABC):
         """
 
     @abstractmethod
-    def try_acquire(self, name: str) -> int | None:
+    def try_acquire(self, name: str, *, unless: str | None = None) -> int | None:
         """Take a lease if it is free, and return its ticket; None: a member has it, perhaps this one, or has asked for it.
 
         Tickets grow, and are never reused.
+
+        Args:
+            unless: the name of another lease; if anybody has it, take nothing.
         """
 
     @abstractmethod
@@ -122,8 +131,12 @@ class MemberTable(ABC):
         """Return the number of the living member that has a lease; None: it is free."""
 
     @abstractmethod
-    def release(self, leases: Mapping[str, int]) -> None:
-        """Give back leases, by name with their tickets; those that are not held any more are ignored. Idempotent (9)."""
+    def release(self, names: Collection[str]) -> None:
+        """Give back leases; those that this member does not have any more are ignored. Idempotent (9)."""
+
+    @abstractmethod
+    def withdraw(self, ticket: int) -> None:
+        """Ask no more for a lease. Idempotent (9)."""
 
     @abstractmethod
     def begin(self, keys: Sequence[str]) -> None:

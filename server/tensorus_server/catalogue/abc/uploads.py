@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from tensorus_codecs.policy import StoragePolicy
     from tensorus_server.chunk_details import ChunkDetails
     from tensorus_server.chunk_index import ChunkIndex
-    from tensorus_server.errors import SessionTakenOverError
     from tensorus_server.model import NewTensor, Outcome, TensorSpec
 
 __all__ = ["Mark", "Upload", "UploadTable"]
@@ -66,15 +65,15 @@ class UploadTable(ABC):
     """
 
     @abstractmethod
-    def save(self, marks: Sequence[Mark]) -> list[SessionTakenOverError | None]:
+    def save(self, marks: Sequence[Mark]) -> Sequence[Exception | None]:
         """Save new states in one transaction. Each extends the expiry of its upload.
 
         A client that is told of a mark may free the memory before it, so the mark must be durable when this returns (1). The
         payload was made durable first, so a mark never claims more than the chunk store has.
 
         Returns:
-            For each mark, None, or why it was not saved: another process goes on with its insert, or with its payload. Only
-            members of the store (`MemberTable`) can lose these.
+            For each mark, None, or why it was not saved: `SessionTakenOverError`, if another process goes on with its insert or
+            with its payload; `WriterLostError`, if this one was declared dead. Only members (`MemberTable`) can lose these.
         """
 
     @abstractmethod

@@ -6,7 +6,6 @@ them in the same order as all others: leases, then begun objects, then tombstone
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +16,7 @@ from tensorus_server.limits import PUT_MARGIN_S, PUT_TIMEOUT_S
 from tensorus_server.payload_keys import key_of_begun
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     import apsw
 
@@ -38,6 +37,11 @@ _LIVING = "SELECT member FROM member WHERE expires_us > ?"
 _MEMBERS = "SELECT member FROM member"
 
 _ACQUIRE = "INSERT INTO lease (name, member) VALUES (?, ?) ON CONFLICT (name) DO NOTHING RETURNING ticket"
+
+_ACQUIRE_UNLESS = """
+INSERT INTO lease (name, member) SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM lease WHERE name = ?)
+ON CONFLICT (name) DO NOTHING RETURNING ticket
+"""
 
 _CLEAR = f"""
 DELETE FROM lease WHERE name = ? AND (member IS NULL OR member NOT IN ({_LIVING}))
@@ -145,20 +149,21 @@ class SqlMemberTable(MemberTable):
                 abandoned += _take_from_the_dead(connection)
         return Reaped(names, abandoned)
 
-    def try_acquire(self, name: str) -> int | None:
+    def try_acquire(self, name: str, *, unless: str | None = None) -> int | None:
         """See `MemberTable`."""
         me = self._me()
-        with self._changing(durable=False) as connection:
-            if not (rows := select(connection, _ACQUIRE, (name, me))):
+        acquire, parameters = (_ACQUIRE, (name, me)) if unless is None else (_ACQUIRE_UNLESS, (name, me, unless))
+        with self._database.change(durable=False) as connection:
+            if not (rows := select(connection, acquire, parameters)):
                 now = now_us()
                 if select(connection, _CLEAR, (name, now, now)):
-                    rows = select(connection, _ACQUIRE, (name, me))
+                    rows = select(connection, acquire, parameters)
         return int(rows[0][0]) if rows else None
 
     def ask(self, name: str) -> int:
         """See `MemberTable`."""
         me = self._me()
-        with self._changing(durable=False) as connection:
+        with self._database.change(durable=False) as connection:
             for _ in range(_ASK_TRIES):
                 # A row of its own for each ticket, since that is how both databases number them.
                 rows = select(connection, "DELETE FROM lease WHERE name = ? RETURNING member", (name,))
@@ -173,7 +178,7 @@ class SqlMemberTable(MemberTable):
         """See `MemberTable`."""
         me = self._me()
         # By force, it takes from a member that may be committing: like a commit, it has the lock of writers.
-        with self._database.write() if force else self._changing(durable=False) as connection:
+        with self._database.write() if force else self._database.change(durable=False) as connection:
             if force:
                 rows = select(connection, f"{_TAKE_BY_FORCE} RETURNING ticket", (me, ticket))
             else:
@@ -204,28 +209,35 @@ class SqlMemberTable(MemberTable):
             rows = select(connection, statement, (name, now_us()))
         return int(rows[0][0]) if rows else None
 
-    def release(self, leases: Mapping[str, int]) -> None:
+    def release(self, names: Collection[str]) -> None:
         """See `MemberTable`."""
-        if not leases:
+        if not names:
             return
         me = self._me()
-        with self._changing(durable=False) as connection:
-            left = dict(leases)
-            for part in in_parts(list(leases.values())):
-                own = f"member = ? AND ticket IN ({marks(part)}) AND wanter IS NULL"
-                for (name,) in select(connection, f"DELETE FROM lease WHERE {own} RETURNING name", (me, *part)):
-                    left.pop(name, None)
-            for part in in_parts(list(left)):
-                # Somebody has asked for these under a newer ticket, or this member lost them.
-                own = f"member = ? AND name IN ({marks(part)}) AND wanter IS NOT NULL"
-                statement = f"UPDATE lease SET member = NULL WHERE {own} RETURNING name"
-                for (name,) in select(connection, statement, (me, *part)):
+        with self._database.change(durable=False) as connection:
+            left = set(names)
+            for part in in_parts(sorted(left)):
+                own = f"member = ? AND name IN ({marks(part)})"
+                statement = f"DELETE FROM lease WHERE {own} AND wanter IS NULL RETURNING name"
+                left -= {name for (name,) in select(connection, statement, (me, *part))}
+            for part in in_parts(sorted(left)):
+                # Somebody has asked for these, or this member lost them.
+                own = f"member = ? AND name IN ({marks(part)})"
+                for (name,) in select(
+                    connection, f"UPDATE lease SET member = NULL WHERE {own} RETURNING name", (me, *part)
+                ):
                     self._notify(connection, name)
+
+    def withdraw(self, ticket: int) -> None:
+        """See `MemberTable`."""
+        with self._database.change(durable=False) as connection:
+            connection.execute("DELETE FROM lease WHERE ticket = ? AND member IS NULL", (ticket,))
+            connection.execute("UPDATE lease SET wanter = NULL WHERE ticket = ?", (ticket,))
 
     def begin(self, keys: Sequence[str]) -> None:
         """See `MemberTable`."""
         me = self._me()
-        with self._changing() as connection:
+        with self._database.change() as connection:
             connection.executemany(
                 "INSERT INTO begun (key, member, generation) VALUES (?, ?, 1) ON CONFLICT (key) DO NOTHING",
                 [(key, me) for key in keys],
@@ -234,7 +246,7 @@ class SqlMemberTable(MemberTable):
     def take_over(self, payload_key: str) -> int | None:
         """See `MemberTable`."""
         me = self._me()
-        with self._changing() as connection:
+        with self._database.change() as connection:
             if rows := select(connection, _TAKE_OVER, (me, payload_key, me, now_us())):
                 return int(rows[0][0])
             if select(connection, "SELECT 1 FROM begun WHERE key = ?", (payload_key,)):
@@ -243,7 +255,7 @@ class SqlMemberTable(MemberTable):
 
     def park(self, payload_key: str) -> None:
         """See `MemberTable`."""
-        with self._changing() as connection:
+        with self._database.change() as connection:
             statement = "UPDATE begun SET member = NULL WHERE key = ? AND member = ?"
             connection.execute(statement, (payload_key, self._me()))
 
@@ -259,7 +271,7 @@ class SqlMemberTable(MemberTable):
     def forget(self, keys: Sequence[str]) -> None:
         """See `MemberTable`."""
         me = self._me()
-        with self._changing() as connection:
+        with self._database.change() as connection:
             for part in in_parts(keys):
                 connection.execute(f"DELETE FROM begun WHERE member = ? AND key IN ({marks(part)})", (me, *part))
 
@@ -272,11 +284,6 @@ class SqlMemberTable(MemberTable):
         if (number := self._number) is None:
             raise StoreUnavailableError("this process is not a member of the store at present")
         return number
-
-    @contextmanager
-    def _changing(self, *, durable: bool = True) -> Iterator[apsw.Connection]:
-        with self._database.change(durable=durable) as connection:
-            yield connection
 
     def _notify(self, connection: apsw.Connection, name: str) -> None:
         if self._notifications is not None:

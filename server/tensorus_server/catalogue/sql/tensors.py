@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from tensorus_protos.rules import to_json
-from tensorus_server.catalogue.abc import NotSharedError, TensorTable, require_intact
+from tensorus_server.catalogue.abc import NotSharedError, TensorTable, WriterLostError, require_intact
 from tensorus_server.catalogue.conflicts import resolve_conflict
 from tensorus_server.catalogue.sql.attributes import attributes, insert_attributes
 from tensorus_server.catalogue.sql.bases import UsableBases, add_bases
@@ -18,6 +18,7 @@ from tensorus_server.catalogue.sql.deletion import delete_against_indexes, delet
 from tensorus_server.catalogue.sql.fence import WriteFence
 from tensorus_server.catalogue.sql.filter_sql import compile_filter
 from tensorus_server.catalogue.sql.numbers import Numbers, latest_generation
+from tensorus_server.catalogue.sql.packs import require_packs
 from tensorus_server.catalogue.sql.reading import find_tensors, page_of_tensors, source_crc32c
 from tensorus_server.catalogue.sql.restoring import Rules, is_kept, renewed, restore
 from tensorus_server.catalogue.sql.row_inserts import insert_rows
@@ -218,7 +219,7 @@ class SqlTensorTable(TensorTable):
             try:
                 as_inserted = checks.content.shared(stored)
                 checks.fence.require(as_inserted)
-            except (NotSharedError, SessionTakenOverError, StoreBusyError):
+            except (NotSharedError, SessionTakenOverError, WriterLostError):
                 return [self._resolve(connection, stored, numbers, checks)]
             tensor = numbers.give(as_inserted)
             if self.insert(connection, [(as_inserted, tensor)], if_free=True):
@@ -245,7 +246,7 @@ class SqlTensorTable(TensorTable):
                 try:
                     as_inserted = content.shared(stored)
                     checks.fence.require(as_inserted)
-                except (NotSharedError, SessionTakenOverError, StoreBusyError) as error:
+                except (NotSharedError, SessionTakenOverError, WriterLostError) as error:
                     outcomes.append(error)
                     continue
                 taken.add(place)
@@ -292,6 +293,7 @@ class SqlTensorTable(TensorTable):
                     return replace(existing, outcome=done)
             stored = checks.content.shared(stored, existing, alone=is_damaged)
             checks.bases.require(stored)
+            require_packs(connection, stored)
             checks.fence.require(stored)
             delete_tensor(connection, ds, stored.new.id, self._delete_grace_us)
         except (

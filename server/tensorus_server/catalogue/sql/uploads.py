@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from tensorus_server.catalogue.abc import Mark, MemberTable, StoredTensor
     from tensorus_server.catalogue.sql.transactions import Transactions
-    from tensorus_server.errors import SessionTakenOverError
     from tensorus_server.model import Tensor, TensorSpec
 
 __all__ = ["SqlUploadTable", "complete_upload", "find_uploads", "record_done", "record_edit"]
@@ -54,7 +53,7 @@ class SqlUploadTable(UploadTable):
         self._members = members
         self._expiry_us = int(expiry_s * 1e6)
 
-    def save(self, marks: Sequence[Mark]) -> list[SessionTakenOverError | None]:
+    def save(self, marks: Sequence[Mark]) -> Sequence[Exception | None]:
         """See `UploadTable`."""
         expires_us = now_us() + self._expiry_us
         with self._database.write() as connection:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_server import background
 from tensorus_server.background import Watched
+from tensorus_server.catalogue.abc import WriterLostError
 from tensorus_server.engine.insert.leftovers import drop, drop_upload
 from tensorus_server.errors import EngineError, SessionTakenOverError, StoreBusyError, StoreUnavailableError
 from tensorus_server.limits import COMMIT_GROUP_MAX
@@ -261,7 +262,11 @@ class Committer:
 
     def _commit(self, batches: Sequence[Batch], *, together: bool) -> None:
         """Commit batches in one transaction, and settle each with its outcomes."""
-        stored = [tensor for batch in batches for tensor in batch.stored]
+        stored = [
+            tensor if batch.session is None else replace(tensor, session=batch.session)
+            for batch in batches
+            for tensor in batch.stored
+        ]
         staged = [payload for batch in batches for payload in batch.staged]
         outcomes: Sequence[Tensor | Exception]
         try:
@@ -308,7 +313,7 @@ class Committer:
             # another writer has taken over is that writer's.
             used = {outcome.locator.key for outcome in outcomes if not isinstance(outcome, Exception)}
             for tensor, outcome in zip(located, outcomes, strict=True):
-                if isinstance(outcome, SessionTakenOverError):
+                if isinstance(outcome, (SessionTakenOverError, WriterLostError)):
                     used.add(tensor.locator.key)
             self._delete([key for key in keys.values() if key not in used])
         return outcomes

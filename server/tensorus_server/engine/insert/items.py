@@ -98,6 +98,11 @@ class Batch:
         self._items = items
         self._carrier: _Carried | None = None
 
+    @property
+    def session(self) -> str | None:
+        """See `StoredTensor`."""
+        return self._items.session
+
     def carried(self) -> _Carried:
         """Return a context manager for code that settles the batch or hands it over; an exception becomes the outcome."""
         return _Carried(self)
@@ -142,13 +147,21 @@ class _Carried:
 class Items:
     """All items of one insert. Thread-safe."""
 
-    def __init__(self, report: Callable[[Sequence[ItemResult | ItemProgress]], None], health: Health) -> None:
+    def __init__(
+        self,
+        report: Callable[[Sequence[ItemResult | ItemProgress]], None],
+        health: Health,
+        *,
+        session: str | None = None,
+    ) -> None:
         """Start without items.
 
         Args:
             report: called with the result of each item once, on any thread; must not block for long.
             health: the store's health; waits end when the store fails.
+            session: see `StoredTensor`.
         """
+        self.session = session
         self._report = report
         self._health = health
         # Most methods take the plain lock instead of the condition, because it is several times as fast.

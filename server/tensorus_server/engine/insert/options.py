@@ -89,4 +89,6 @@ class InsertServices:
     tensor_locks: TensorLocks
     find: Find
     """`Engine.find`."""
+    shares_sessions: bool = False
+    """Whether processes on other machines may go on with inserts, so that each commit checks who has the insert."""
     details_cache: DetailsCache = field(default_factory=DetailsCache)
