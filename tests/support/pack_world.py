@@ -37,6 +37,8 @@ class Steps:
     def __init__(self) -> None:
         """Do nothing at any step."""
         self.count = 0
+        self.acted_at: int | None = None
+        """At which step the planned action was done."""
         self.is_crashed = False
         self._at: int | None = None
         self._action: Callable[[], None] | None = None
@@ -44,7 +46,7 @@ class Steps:
 
     def plan(self, at: int, action: Callable[[], None] | None) -> None:
         """Count from 0 again. At this step, crash, or do `action` unless a transaction is open; then do it at the next step."""
-        self.count, self.is_crashed = 0, False
+        self.count, self.is_crashed, self.acted_at = 0, False, None
         self._at, self._action = at, action
 
     def clear(self) -> None:
@@ -62,7 +64,7 @@ class Steps:
             self.is_crashed = True
             raise CrashedError
         if not self._in_transaction:
-            self._at, action = None, self._action
+            self.acted_at, self._at, action = self.count, None, self._action
             action()
 
     def watch(self, catalogue: SqliteCatalogue, store: ObjectChunkStore) -> None:
@@ -142,6 +144,8 @@ class PackWorld:
         """The payload key of each tensor, by id."""
         self.snapshots: dict[str, tuple[int, dict[str, str]]] = {}
         """Of each snapshot, its generation, and the tensors then."""
+        self.before: list[Tensor] = []
+        """Rows that were read earlier, as a call has them that takes long."""
         self._ids = iter(range(10**6))
 
     def close(self) -> None:
@@ -200,7 +204,13 @@ class PackWorld:
             self.bytes[self.random.choice(stored)] if stored and self.random.random() < 0.2 else value
             for value in values
         ]
-        self.commit([self.new(f"t{next(self._ids)}", key) for key in self.staged(*values)])
+        new = [self.new(f"t{next(self._ids)}", key) for key in self.staged(*values)]
+        if stored and self.random.random() < 0.3:
+            base = self.row(self._any())
+            bases = (base.locator.key, *self.shared.get(base.locator.payload_key, ()))
+            self.named[new[0].locator.payload_key] = bases
+            new[0] = replace(new[0], bases=bases, content=None)
+        self.commit(new)
 
     def equal(self) -> None:
         """Insert the bytes of a tensor again, under another id."""
@@ -238,10 +248,13 @@ class PackWorld:
 
     def delete(self, share: float = 0.3) -> None:
         """Delete some tensors."""
-        ids = [found for found in self.tensors if self.random.random() < share]
-        self.catalogue.tensors.delete(DATASET, ids)
-        for found in ids:
-            del self.tensors[found]
+        for found in [found for found in self.tensors if self.random.random() < share]:
+            self.delete_one(found)
+
+    def delete_one(self, tensor_id: str) -> None:
+        """Delete a tensor."""
+        assert self.catalogue.tensors.delete(DATASET, [tensor_id]) == [tensor_id]
+        del self.tensors[tensor_id]
 
     def snapshot(self) -> None:
         """Make a snapshot."""
