@@ -12,7 +12,7 @@ import threading
 from concurrent.futures import wait
 from typing import TYPE_CHECKING
 
-from tensorus_server.chunk_store.objects.names import pack_name, payload_folder
+from tensorus_server.chunk_store.objects.names import Segment, pack_name, payload_folder
 from tensorus_server.errors import EngineError
 
 if TYPE_CHECKING:
@@ -33,11 +33,21 @@ _WAIT_S = 1.0
 _log = logging.getLogger(__name__)
 
 
-def delete_payload(client: ObjectClient, payload_key: str) -> bool:
-    """Delete all segments of a payload, of every generation; return whether there were any."""
+def delete_payload(client: ObjectClient, payload_key: str, *, generation: int = 0) -> None:
+    """Delete all segments of a payload, of every generation.
+
+    Args:
+        client: makes the requests.
+        payload_key: of the payload.
+        generation: of the writer whose payload is not needed; 0: nobody's is. If a later one has stored something, that builds
+            on the earlier ones, and nothing is deleted.
+    """
     names = [stored.name for stored in client.objects(payload_folder(payload_key))]
+    found = [segment.generation for name in names if (segment := Segment.parse(name)) is not None]
+    if generation and max(found, default=0) > generation:
+        _log.info("payload %s of writer %d stays, because another went on with it", payload_key, generation)
+        return
     client.delete(names)
-    return bool(names)
 
 
 class Discarded:

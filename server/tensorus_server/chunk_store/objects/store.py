@@ -211,7 +211,7 @@ class ObjectChunkStore(ChunkStore):
             self._packer.deleted(parsed.pack, parsed.payload_key)
         elif parsed is not None:
             if not self._is_of_others(parsed.payload_key):
-                delete_payload(self.client, parsed.payload_key)
+                delete_payload(self.client, parsed.payload_key, generation=parsed.generation)
         elif key.startswith(PACK_KEY):
             self._packs.delete_pack(key.removeprefix(PACK_KEY))
 
@@ -228,7 +228,7 @@ class ObjectChunkStore(ChunkStore):
             except PayloadBusyError:
                 return True
             except PayloadMissingError:
-                _log.debug("payload %s was committed, and is not needed any more", payload_key)
+                _log.debug("payload %s was committed, by this process or by one that went on with it", payload_key)
             else:
                 self._leases.park(payload_key)
                 return True
