@@ -107,6 +107,8 @@ def test_the_table_of_limits_is_limits_py() -> None:
         "INDEXED_VALUES_MAX",
         "INDEX_CACHE_BYTES",
         "INLINE_BYTES_MAX",
+        "MEMBER_LEASE_S",
+        "MEMBER_RENEW_S",
         "MOVED_ROWS_MAX",
         "PACKED_BYTES_MAX",
         "PACK_BYTES_MAX",

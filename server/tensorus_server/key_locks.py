@@ -33,6 +33,9 @@ _PLACES = 2**62
 class KeyLocks:
     """The locks of one file, by keys of at least 16 hexadecimal digits. Thread-safe; no method waits."""
 
+    poll_s = (0.0005, 0.005)
+    """How often to look whether another process has released a lock: at first, and at last."""
+
     def __init__(self, path: Path) -> None:
         """Use the file at `path`; create it if it does not exist."""
         self._lock = threading.Lock()
@@ -46,6 +49,15 @@ class KeyLocks:
                 return False
             self._held.add(key)
             return True
+
+    def acquire_unless(self, key: str, gate: str) -> bool:
+        """Take the lock of a key unless somebody has that of `gate`."""
+        if not self.acquire(gate):
+            return False
+        try:
+            return self.acquire(key)
+        finally:
+            self.release(gate)
 
     def release(self, key: str) -> None:
         """Release the lock; has no effect if it is not held."""

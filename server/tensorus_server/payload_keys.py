@@ -18,6 +18,7 @@ __all__ = [
     "PACK_PREFIX",
     "PackedKey",
     "SegmentedKey",
+    "begun_of_key",
     "is_of_object_store",
     "key_of_begun",
     "keys_of_pack",
@@ -86,6 +87,12 @@ def key_of_begun(begun: str) -> str:
     "pack/<32 hex digits>": all of it is deleted.
     """
     return begun if "/" in begun else str(SegmentedKey(0, 0, 0, begun))
+
+
+def begun_of_key(key: str) -> str:
+    """Return the name under which the object of a published payload was begun: its payload key, or its pack's."""
+    parsed = parse_key(key)
+    return f"pack/{parsed.pack}" if isinstance(parsed, PackedKey) else key.rpartition("/")[2]
 
 
 def keys_of_pack(pack: str) -> tuple[str, str]:

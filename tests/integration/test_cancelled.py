@@ -75,7 +75,7 @@ def leftovers(server: Server, folder: Path) -> dict[str, int]:
     return {
         "streams": len(server._admission._places),
         "memory": server._admission._borrowed_bytes,
-        "sessions": len(server._engine.sessions._take_overs),
+        "sessions": len(server._engine.sessions._holders),
         "files": sum(1 for name in ("tmp", "uploads") for path in (folder / name).rglob("*") if path.is_file()),
     }
 

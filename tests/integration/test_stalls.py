@@ -66,7 +66,7 @@ def wait_for_nobody(server: Server) -> None:
     """Wait until no stream holds anything."""
     admission = server._admission
     wait_until(lambda: not (admission._places or admission._calls or admission._borrowed_bytes))
-    wait_until(lambda: not server.sessions._take_overs)
+    wait_until(lambda: not server.sessions._holders)
     wait_until(lambda: all("tensorus-insert" not in thread.name for thread in threading.enumerate()))
 
 

@@ -59,7 +59,7 @@ def assert_settled(server: Server) -> None:
 
     def left() -> list[Any]:
         threads = [thread.name for thread in threading.enumerate() if thread.name == "tensorus-insert"]
-        return [*sessions._take_overs, *sessions._latest, *threads, *leftovers(server)]
+        return [*sessions._holders, *sessions._latest, *threads, *leftovers(server)]
 
     wait_until(lambda: not left())
 

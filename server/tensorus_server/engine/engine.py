@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from tensorus_server.chunk_store.abc import ChunkStore, Quarantine
     from tensorus_server.engine.codec_pool import CodecPool
     from tensorus_server.engine.insert.stream import ItemProgress, ItemResult
+    from tensorus_server.engine.membership import Membership
     from tensorus_server.engine.orphans import Listing
     from tensorus_server.engine.store_stats import StoreStats
     from tensorus_server.engine.sweep import Swept
@@ -71,10 +72,19 @@ _SEAL_THREADS = 8
 
 _LIST_EVERY_S = 86400.0
 
+_SWEEP_EVERY_S = 60.0
+
+_SWEEP_SHARED_EVERY_S = 10.0
+"""If several machines share the store, one of them sweeps, and more often: what a process that died had begun is to be gone
+soon."""
+
 _CLOSE_TIMEOUT_S = 60.0
 """How long `close` waits in total for work in progress."""
 
 _STEP_TIMEOUT_MIN_S = 0.5
+
+_SWEEP = "sweep"
+"""The lease of the member that sweeps."""
 
 _PRUNE_WAIT_S = 60.0
 """How long a sweep waits for another process that is deleting past tensors."""
@@ -93,6 +103,7 @@ class Engine(Reads):
         sessions: InsertSessions | None = None,
         tensor_locks: TensorLocks | None = None,
         *,
+        membership: Membership | None = None,
         orphan_age_s: float = 86400.0,
         quarantine_s: float = 86400.0,
         sweeps: bool = True,
@@ -104,6 +115,8 @@ class Engine(Reads):
         Args:
             sessions: None: no other process serves the same inserts.
             tensor_locks: None: no other process edits tensors of the store.
+            membership: of this process, if processes on other machines share the store; then sessions and locks must be
+                the catalogue's (`CatalogueSessions`, `LeaseLocks`). None: all its processes are on this machine.
             orphan_age_s, quarantine_s, sweeps, in_memory, shares_payloads: see `EngineConfig`.
         """
         self._catalogue = catalogue
@@ -119,15 +132,22 @@ class Engine(Reads):
         self._tensor_locks = tensor_locks or TensorLocks()
         committer, seal_pool, health, reader = self._committer, self._seal_pool, self._health, self._reader
         self._services = InsertServices(
-            catalogue, chunk_store, pool, committer, seal_pool, health, reader, self._tensor_locks, self.find
+            *(catalogue, chunk_store, pool, committer, seal_pool, health, reader, self._tensor_locks, self.find),
+            shares_sessions=membership is not None,
         )
+        self._membership = membership
         self._one_by_one = OneByOne(self._services) if in_memory else None
         self._sessions = sessions or InsertSessions()
         self._purger = Purger(catalogue, self._health)
         self._snapshots = Snapshots(catalogue, self._purger.wake)
         self._copies = Copies(catalogue, self._snapshots)
         self._closing = threading.Event()
-        self._sweeper = Sweeper(self._sweep_round, catalogue.check_present, self._health, self._closing)
+        every_s = _SWEEP_EVERY_S if membership is None else _SWEEP_SHARED_EVERY_S
+        self._sweeper = Sweeper(
+            self._sweep_round, catalogue.check_present, self._health, self._closing, every_s=every_s
+        )
+        if membership is not None:
+            membership.start(lambda error: self._health.fail("the membership ended", error))
         if sweeps:
             self._sweeper.start()
 
@@ -393,8 +413,10 @@ class Engine(Reads):
             self._catalogue, store, store, packs=store.packs, in_grace=in_grace, is_closing=self._closing.is_set
         )
 
-    def quarantine_orphans(self) -> Listing:
+    def quarantine_orphans(self, *, dry_run: bool = False) -> Listing:
         """Move payloads without a row to quarantine; also runs in the background, once a day. See `orphans.quarantine_orphans`.
+
+        In a store that several machines share, what runs in the background is a dry run.
 
         Raises:
             LimitExceededError: there are too many.
@@ -408,6 +430,7 @@ class Engine(Reads):
             quarantine_s=self._quarantine_s,
             uncommitted=lambda: self._committer.uncommitted,
             is_closing=self._closing.is_set,
+            dry_run=dry_run,
         )
 
     @property
@@ -437,6 +460,7 @@ class Engine(Reads):
             "committer": self._committer.close,
             "sessions": self._close_sessions,
             "edits": self._tensor_locks.close,
+            "membership": self._leave,
             "codecs": self._pool.close,
             "chunk store": self._chunk_store.close,
             "catalogue": self._close_catalogue,
@@ -458,11 +482,17 @@ class Engine(Reads):
         self._sessions.close()
         return True
 
+    def _leave(self, timeout_s: float) -> bool:
+        return self._membership is None or self._membership.close(timeout_s)
+
     def _close_catalogue(self, timeout_s: float) -> bool:
         self._catalogue.close(timeout_s)
         return True
 
     def _sweep_round(self) -> None:
+        if self._membership is not None and not self._membership.leads(_SWEEP):
+            return
         self.sweep()
         if self._catalogue.garbage.claim_listing(_LIST_EVERY_S):
-            self.quarantine_orphans()
+            # What a process leaves behind that shares the store with others is known without a listing.
+            self.quarantine_orphans(dry_run=self._membership is not None)

@@ -58,6 +58,8 @@ class Listing:
     """Payloads that were moved to the quarantine."""
     deleted: int
     """Payloads that were deleted from the quarantine, since their time there was over."""
+    unknown: int = 0
+    """Payloads that would have been moved, had the listing not been a dry run."""
 
 
 def quarantine_orphans(
@@ -69,6 +71,7 @@ def quarantine_orphans(
     quarantine_s: float,
     uncommitted: Callable[[], frozenset[str]],
     is_closing: Callable[[], bool] = lambda: False,
+    dry_run: bool = False,
 ) -> Listing:
     """Move unknown payloads to the quarantine, and delete payloads whose time there is over.
 
@@ -77,6 +80,7 @@ def quarantine_orphans(
         quarantine_s: how long payloads stay in quarantine.
         uncommitted: returns the payload keys that this process is about to commit.
         is_closing: returns whether the store is closing, which ends the listing.
+        dry_run: only count the unknown payloads, and log a warning if there are any.
 
     Raises:
         LimitExceededError: there are too many unknown payloads; nothing was moved.
@@ -84,6 +88,9 @@ def quarantine_orphans(
     """
     listed, unknown = _list_unknown(catalogue, payloads, older_than_s, is_closing)
     moved = 0
+    if dry_run:
+        found = sum(len(catalogue.garbage.orphans(unknown[at : at + _BATCH])) for at in range(0, len(unknown), _BATCH))
+        return _report(Listing(listed, 0, 0, found))
     if unknown:
         _require_few(len(unknown), listed)
         catalogue.garbage.require_intact()
@@ -198,6 +205,12 @@ def _report(listing: Listing) -> Listing:
         _log.warning(
             "%d of %d payloads belong to nothing and were moved to quarantine; `tensorus gc --list` shows them",
             listing.moved,
+            listing.listed,
+        )
+    if listing.unknown:
+        _log.warning(
+            "%d of %d payloads belong to nothing; `tensorus gc` moves them to quarantine",
+            listing.unknown,
             listing.listed,
         )
     if listing.deleted:

@@ -1,4 +1,4 @@
-"""The thread that sweeps a store: once a minute, until the store closes or takes no more writes."""
+"""The thread that sweeps a store: once a minute or so, until the store closes or takes no more writes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Sweeper"]
 
-_EVERY_S = 60.0
-
 _log = logging.getLogger(__name__)
 
 
@@ -30,6 +28,8 @@ class Sweeper:
         check_present: Callable[[], None],
         health: Health,
         closing: threading.Event,
+        *,
+        every_s: float = 60.0,
     ) -> None:
         """Start no thread yet.
 
@@ -38,7 +38,9 @@ class Sweeper:
             check_present: raises `StoreUnavailableError` if the store's folder was removed.
             health: once the store has failed, nothing may be deleted from it.
             closing: set when the store closes.
+            every_s: pause between two rounds.
         """
+        self._every_s = every_s
         self._round = sweep_round
         self._check_present = check_present
         self._health = health
@@ -66,7 +68,7 @@ class Sweeper:
                     _log.exception("the sweep failed")
                 elif not self._closing.is_set():
                     _log.error("the sweep failed: %s", error)
-            if self._closing.wait(_EVERY_S):
+            if self._closing.wait(self._every_s):
                 return
 
     def _takes_writes(self) -> bool:

@@ -315,7 +315,7 @@ class TestEngine:
         with engine_on(folder, sweeps=True):
             planted(folder, age_s=100_000.0)
         listed: list[Engine] = []
-        monkeypatch.setattr(Engine, "quarantine_orphans", lambda self: listed.append(self) or Listing(0, 0, 0))
+        monkeypatch.setattr(Engine, "quarantine_orphans", lambda self, **_: listed.append(self) or Listing(0, 0, 0))
         with engine_on(folder, sweeps=True):
             pass
         assert listed == []

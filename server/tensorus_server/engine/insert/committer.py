@@ -27,6 +27,7 @@ from tensorus_server.catalogue.abc import WriterLostError
 from tensorus_server.engine.insert.leftovers import drop, drop_upload
 from tensorus_server.errors import EngineError, SessionTakenOverError, StoreBusyError, StoreUnavailableError
 from tensorus_server.limits import COMMIT_GROUP_MAX
+from tensorus_server.payload_keys import begun_of_key, is_of_object_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -319,8 +320,18 @@ class Committer:
         return outcomes
 
     def _delete(self, keys: Sequence[str]) -> None:
-        """Delete payloads that no tensor uses; if that fails, the daily listing finds them."""
+        """Delete payloads that no tensor uses; if that fails, the daily listing finds them.
+
+        What is in an object store is left to the sweep: it is known to the catalogue, and a pack may have other payloads.
+        """
+        if objects := sorted({begun_of_key(key) for key in keys if is_of_object_store(key)}):
+            try:
+                self._catalogue.members.abandon(objects)
+            except EngineError as error:
+                _log.warning("%d objects that no tensor uses stay until this process ends: %s", len(objects), error)
         for key in keys:
+            if is_of_object_store(key):
+                continue
             try:
                 self._payloads.delete(key)
             except Exception:  # noqa: BLE001 - must not fail the commit

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import threading
 import time
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -30,7 +31,9 @@ _PLACES = 2**62
 
 
 class SessionLocks:
-    """The locks of one worker; implements `Peers`. Not thread-safe."""
+    """The locks of one worker; implements `Peers`. Thread-safe; no method blocks but `end`."""
+
+    look_s = 0.05
 
     def __init__(self, path: Path, ask: Callable[[str, int], None]) -> None:
         """Use the file at `path`; create it if it does not exist.
@@ -40,14 +43,23 @@ class SessionLocks:
         """
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._ask = ask
+        self._lock = threading.Lock()
         self._last_ticket = 0
 
-    def ticket(self) -> int:
-        """See `Peers`. Tickets come from the monotonic clock, which all processes of the machine share."""
-        self._last_ticket = max(time.monotonic_ns(), self._last_ticket + 1)
-        return self._last_ticket
+    def attach(self, newer: Callable[[str, int], None]) -> None:
+        """See `Peers`. The worker calls it, when its supervisor says so."""
 
-    def try_lock(self, request_id: str) -> bool:
+    def arrive(self, _: str, *, contended: bool) -> int:  # noqa: ARG002 - tickets cost nothing
+        """See `Peers`."""
+        return self.ticket()
+
+    def ticket(self) -> int:
+        """Return the next ticket. They come from the monotonic clock, which all processes of the machine share."""
+        with self._lock:
+            self._last_ticket = max(time.monotonic_ns(), self._last_ticket + 1)
+            return self._last_ticket
+
+    def try_lock(self, request_id: str, _: int) -> bool:
         """See `Peers`."""
         try:
             self._control(fcntl.F_OFD_SETLK, fcntl.F_WRLCK, request_id)
@@ -55,10 +67,13 @@ class SessionLocks:
             return False
         return True
 
-    def unlock(self, request_id: str) -> None:
+    def unlock(self, request_id: str, _: int, *, at_once: bool) -> None:  # noqa: ARG002 - a system call is cheap
         """See `Peers`. Does nothing after `close`, since a stream that was told to end may outlive that for a moment."""
         if self._descriptor >= 0:
             self._control(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, request_id)
+
+    def withdraw(self, request_id: str, ticket: int) -> None:
+        """See `Peers`. A ticket alone takes nothing."""
 
     def is_locked(self, request_id: str) -> bool:
         """See `Peers`."""
@@ -67,6 +82,16 @@ class SessionLocks:
     def ask(self, request_id: str, ticket: int) -> None:
         """See `Peers`."""
         self._ask(request_id, ticket)
+
+    def end(self, request_id: str, timeout_s: float) -> bool:
+        """See `Peers`."""
+        give_up_s = time.monotonic() + timeout_s
+        while self.is_locked(request_id):
+            if time.monotonic() > give_up_s:
+                return False
+            self.ask(request_id, self.ticket())
+            time.sleep(self.look_s)
+        return True
 
     def close(self) -> None:
         """Release all locks. Idempotent."""

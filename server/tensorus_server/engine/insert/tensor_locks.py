@@ -1,6 +1,7 @@
 """Locks by which edits of one tensor wait for each other, from reading the tensor to the end of the commit.
 
-Edits of one process wait for each other in memory. Those of several processes share locks in a file (`KeyLocks`). Whoever
+Edits of one process wait for each other in memory. Those of several processes share locks (`SharedLocks`): in a file, or in the
+catalogue if they are on several machines. Whoever
 waits for a shared lock holds a second one, the gate, so that a process with many edits does not keep it from all others.
 
 Inserts and deletions take no such locks. If one replaces or deletes the tensor meanwhile, the commit notices, and the client
@@ -12,20 +13,34 @@ from __future__ import annotations
 import threading
 import time
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tensorus_server.errors import StoreBusyError
 from tensorus_server.limits import EDIT_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from tensorus_server.key_locks import KeyLocks
     from tensorus_server.model import Dataset
 
-__all__ = ["TensorLock", "TensorLocks"]
+__all__ = ["SharedLocks", "TensorLock", "TensorLocks"]
 
-_LOOK_FIRST_S = 0.0005
-_LOOK_LAST_S = 0.005
-"""How often an edit looks whether another process has released the tensor."""
+
+class SharedLocks(Protocol):
+    """Locks by key that several processes share: `KeyLocks`, or `LeaseLocks`. Thread-safe; no method waits for a lock."""
+
+    poll_s: tuple[float, float]
+    """How often to look whether another process has released a lock: at first, and at last."""
+
+    def acquire(self, key: str) -> bool:
+        """Take the lock of a key; return False if it is held, in this process or another."""
+
+    def acquire_unless(self, key: str, gate: str) -> bool:
+        """Take the lock of a key unless somebody has that of `gate`."""
+
+    def release(self, key: str) -> None:
+        """Release the lock; has no effect if it is not held."""
+
+    def close(self) -> None:
+        """Release all locks. Idempotent."""
 
 
 class TensorLock:
@@ -44,7 +59,7 @@ class TensorLock:
 class TensorLocks:
     """The locks of all tensors that are being edited. Thread-safe."""
 
-    def __init__(self, shared: KeyLocks | None = None) -> None:
+    def __init__(self, shared: SharedLocks | None = None) -> None:
         """Start without locks.
 
         Args:
@@ -111,22 +126,24 @@ class TensorLocks:
         """Take the lock that all processes share; return False if the time is up. The caller has this process's lock."""
         if self._shared is None:
             return True
-        gate = _shared_key(key, "gate")
+        gate, tensor = _shared_key(key, "gate"), _shared_key(key, "tensor")
+        if self._shared.acquire_unless(tensor, gate):
+            return True
         if not self._wait_for(gate, give_up_s):
             return False
         try:
-            return self._wait_for(_shared_key(key, "tensor"), give_up_s)
+            return self._wait_for(tensor, give_up_s)
         finally:
             self._shared.release(gate)
 
     def _wait_for(self, shared_key: str, give_up_s: float) -> bool:
         assert self._shared is not None
-        wait_s = _LOOK_FIRST_S
+        wait_s, longest_s = self._shared.poll_s
         while not self._shared.acquire(shared_key):
             if time.monotonic() > give_up_s:
                 return False
             time.sleep(wait_s)
-            wait_s = min(2 * wait_s, _LOOK_LAST_S)
+            wait_s = min(2 * wait_s, longest_s)
         return True
 
 

@@ -13,7 +13,7 @@ import pytest
 from support.engine import stored_tensor
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server import background
-from tensorus_server.catalogue.abc import StoredTensor
+from tensorus_server.catalogue.abc import StoredTensor, WriterLostError
 from tensorus_server.chunk_store.abc import StagedPayload, new_payload_key
 from tensorus_server.chunk_store.memory import MemoryChunkStore
 from tensorus_server.engine.health import Health
@@ -24,6 +24,7 @@ from tensorus_server.errors import (
     AlreadyExistsError,
     DatasetNotFoundError,
     EngineError,
+    SessionTakenOverError,
     StorageFullError,
     StoreUnavailableError,
 )
@@ -48,6 +49,7 @@ class Store(MemoryChunkStore):
         super().__init__()
         self._events = events
         self.failures: dict[str, Exception] = {}
+        self.shard = "7f"
 
     def publish(self, group: Sequence[StagedPayload]) -> list[str]:
         """Note it, and publish under keys with a shard, as files have them."""
@@ -56,8 +58,8 @@ class Store(MemoryChunkStore):
             raise self.failures["publish"]
         keys = super().publish(group)
         for key in keys:
-            self._published[f"7f/{key}"] = self._published.pop(key)
-        return [f"7f/{key}" for key in keys]
+            self._published[f"{self.shard}/{key}"] = self._published.pop(key)
+        return [f"{self.shard}/{key}" for key in keys]
 
     def drop(self, staged: StagedPayload) -> None:
         """Note it and do it."""
@@ -77,8 +79,9 @@ class Catalogue:
 
     def __init__(self, events: list[str]) -> None:
         """Note into `events`."""
-        self.tensors = self
+        self.tensors = self.members = self
         self._events = events
+        self.abandoned: list[str] = []
         self.outcomes: Outcomes = commit_all
         self.failures: dict[str, Exception] = {}
         self.groups: list[list[StoredTensor]] = []
@@ -103,6 +106,13 @@ class Catalogue:
         if "commit" in self.failures:
             raise self.failures["commit"]
         return self.outcomes(group)
+
+    def abandon(self, keys: Sequence[str]) -> list[str]:
+        """Note it, or fail if told to."""
+        if "abandon" in self.failures:
+            raise self.failures["abandon"]
+        self.abandoned += keys
+        return list(keys)
 
     def maintain(self, *, idle: bool) -> None:
         """Note it, or fail if told to."""
@@ -404,6 +414,41 @@ class TestFailures:
         bench.close()
         assert isinstance(bench.outcome("next"), Tensor)
         bench.store._staged.clear()
+
+
+class TestObjects:
+    """Payloads in an object store, where another writer may go on with them."""
+
+    @pytest.fixture(autouse=True)
+    def in_segments(self, bench: Bench) -> None:
+        bench.store.shard = "s1-0-5"
+
+    def test_those_of_tensors_that_failed_are_left_to_the_sweep_unless_another_writer_has_them(
+        self, bench: Bench
+    ) -> None:
+        lost = [SessionTakenOverError("taken over"), WriterLostError("declared dead"), AlreadyExistsError("exists")]
+        bench.catalogue.outcomes = lambda group: [*lost, *commit_all(group)[3:]] if group[1:] else commit_all(group)
+        submitted = bench.all_at_once(["taken over", "lost", "exists", "committed"])
+        bench.close()
+        assert bench.catalogue.abandoned == [submitted[2].locator.key]
+        assert "delete" not in bench.events
+
+    def test_those_of_a_commit_that_wrote_nothing_are_left_to_the_sweep(
+        self, bench: Bench, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bench.catalogue.failures["commit"] = StorageFullError("full")
+        submitted = [bench.submit(name).locator.key for name in "ab"]
+        bench.close()
+        assert sorted(bench.catalogue.abandoned) == sorted(submitted)
+        assert "delete" not in bench.events
+        assert caplog.records == []
+
+    def test_what_cannot_be_left_is_logged(self, bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+        bench.catalogue.failures |= {"commit": StorageFullError("full"), "abandon": StoreUnavailableError("away")}
+        bench.submit("a")
+        bench.close()
+        assert isinstance(bench.outcome("a"), StorageFullError)
+        assert caplog.messages == ["1 objects that no tensor uses stay until this process ends: away"]
 
 
 class TestMaintenance:

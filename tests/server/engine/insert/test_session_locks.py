@@ -49,7 +49,7 @@ def workers(tmp_path: Path) -> Iterator[Workers]:
     found = Workers(tmp_path, 3)
     yield found
     found.close()
-    assert [(each._take_overs, each._latest) for each in found.sessions] == [({}, {})] * 3
+    assert [(each._holders, each._latest) for each in found.sessions] == [({}, {})] * 3
 
 
 def test_a_request_that_nobody_has_is_taken_without_a_word(workers: Workers) -> None:
@@ -147,7 +147,7 @@ import sys
 from pathlib import Path
 from tensorus_server.engine.insert.session_locks import SessionLocks
 
-print(SessionLocks(Path({str(path)!r}), print).try_lock("request"), flush=True)
+print(SessionLocks(Path({str(path)!r}), print).try_lock("request", 0), flush=True)
 sys.stdin.read()
 """
     process = subprocess.Popen([sys.executable, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -155,21 +155,21 @@ sys.stdin.read()
     assert process.stdout.readline() == "True\n"
     locks = SessionLocks(path, lambda *_: None)
     assert locks.is_locked("request")
-    assert not locks.try_lock("request")
+    assert not locks.try_lock("request", 0)
     process.kill()
     process.communicate(timeout=WAIT_S)
     assert not locks.is_locked("request")
-    assert locks.try_lock("request")
+    assert locks.try_lock("request", 0)
     locks.close()
 
 
 def test_the_file_is_the_users_alone_and_stays_empty(tmp_path: Path) -> None:
     path = tmp_path / "sessions.lock"
     locks = SessionLocks(path, lambda *_: None)
-    assert locks.try_lock("request")
+    assert locks.try_lock("request", 0)
     locks.close()
     locks.close()
-    locks.unlock("request")
+    locks.unlock("request", 0, at_once=True)
     assert (path.stat().st_size, oct(path.stat().st_mode & 0o777)) == (0, oct(0o600))
 
 

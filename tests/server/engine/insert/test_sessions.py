@@ -72,14 +72,14 @@ def test_many_streams_hand_over_one_after_the_other(found: InsertSessions) -> No
     streams[-1].end()
     for stream in streams:
         stream.done.result(WAIT_S)
-    assert (found._take_overs, found._latest) == ({}, {})
+    assert (found._holders, found._latest) == ({}, {})
 
 
 def test_of_two_that_wait_the_newest_wins(found: InsertSessions) -> None:
     oldest = Stream(found, stubborn=True)
     assert oldest.has_it.wait(WAIT_S)
     middle = Stream(found)
-    wait_for(lambda: found._latest["request"] == 1)
+    wait_for(lambda: found._latest["request"].ticket == 1)
     newest = Stream(found)
     with pytest.raises(SessionTakenOverError, match="a newer stream goes on with insert request"):
         middle.done.result(WAIT_S)
@@ -87,7 +87,7 @@ def test_of_two_that_wait_the_newest_wins(found: InsertSessions) -> None:
     oldest.end()
     assert newest.has_it.wait(WAIT_S)
     newest.end()
-    assert (found._take_overs, found._latest) == ({}, {})
+    assert (found._holders, found._latest) == ({}, {})
 
 
 class TestNobodyLetsGo:
@@ -109,7 +109,7 @@ class TestNobodyLetsGo:
         assert stubborn.asked.is_set()
         assert found.is_held("request")
         stubborn.end()
-        assert (found._take_overs, found._latest) == ({}, {})
+        assert (found._holders, found._latest) == ({}, {})
         with found.held("request", lambda: None):
             assert found.is_held("request")
 
@@ -141,7 +141,7 @@ def test_ending_is_not_held_up_by_a_newer_stream_that_was_waiting(found: InsertS
     older = Stream(found, stubborn=True)
     assert older.has_it.wait(WAIT_S)
     newer = Stream(found)
-    wait_for(lambda: found._latest["request"] == 1)
+    wait_for(lambda: found._latest["request"].ticket == 1)
     with ThreadPoolExecutor(1) as pool:
         older.asked.clear()
         ending = pool.submit(found.end, "request")
@@ -149,4 +149,4 @@ def test_ending_is_not_held_up_by_a_newer_stream_that_was_waiting(found: InsertS
         older.end()
         ending.result(WAIT_S)
     newer.end()
-    assert (found._take_overs, found._latest) == ({}, {})
+    assert (found._holders, found._latest) == ({}, {})
