@@ -292,6 +292,7 @@ two on their way, and one that grows."""
 
 READ_AHEAD_BYTES = 16 * 1024 * 1024
 """Stored bytes that a read requests ahead from an object store: on 50 ms per request, 320 MB/s."""
+
 MEMBER_LEASE_S = 15.0
 """How long after its last renewal a process that shares a store may be declared dead: several times what a database needs to
 start again, and not longer than people wait for an insert to go on elsewhere."""

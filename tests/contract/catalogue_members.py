@@ -30,7 +30,7 @@ LATE_S = PUT_TIMEOUT_S + PUT_MARGIN_S + 0.001
 """After this time, no PUT of a dead member is under way."""
 
 
-def segmented(dataset: Dataset, tensor_id: str, payload_key: str, generation: int = 0) -> StoredTensor:
+def segmented(dataset: Dataset, tensor_id: str, payload_key: str, generation: int = 1) -> StoredTensor:
     """Return a tensor whose payload this process has written in segments of its own."""
     return stored_tensor(dataset, tensor_id, key=str(SegmentedKey(generation, 0, 40, payload_key)))
 
@@ -174,7 +174,7 @@ class CatalogueMembersContract:
         one.leave()
         one.leave()
         assert two.try_acquire("sweep") is not None
-        assert two.take_over(marked) == 1
+        assert two.take_over(marked) == 2
         with pytest.raises(NotBegunError):
             two.take_over(unmarked)
 
@@ -254,13 +254,13 @@ class CatalogueMembersContract:
         assert two.take_over(key) is None
         two.park(key)
         assert two.take_over(key) is None
-        assert one.take_over(key) == 1
+        assert one.take_over(key) == 2
         one.park(key)
-        assert two.take_over(key) == 2
+        assert two.take_over(key) == 3
         assert one.take_over(key) is None
         clock(LEASE_S)
         assert one.renew()
-        assert one.take_over(key) == 3
+        assert one.take_over(key) == 4
 
     def test_of_many_who_take_a_payload_over_one_succeeds(self, one: MemberTable, two: MemberTable) -> None:
         keys = [new_payload_key() for _ in range(20)]
@@ -269,7 +269,7 @@ class CatalogueMembersContract:
             one.park(key)
         with ThreadPoolExecutor(2) as pool:
             found = list(pool.map(lambda members: [members.take_over(key) for key in keys], (one, two)))
-        assert all(sorted(pair, key=str) == [1, None] for pair in zip(*found, strict=True))
+        assert all(sorted(pair, key=str) == [2, None] for pair in zip(*found, strict=True))
 
     def test_what_a_dead_member_had_begun_waits_or_becomes_garbage(
         self, pair: tuple[Catalogue, Catalogue], one: MemberTable, two: MemberTable, clock: Callable[[float], None]
@@ -289,7 +289,7 @@ class CatalogueMembersContract:
         two.renew()
         due = [str(SegmentedKey(0, 0, 0, unmarked)), f"pack/{pack}"]
         assert sorted(pair[1].garbage.due(10)) == sorted(due)
-        assert two.take_over(marked) == 1
+        assert two.take_over(marked) == 2
         pair[1].garbage.delete(due)
         assert pair[1].garbage.due(10) == []
         assert two.reap().abandoned == 0
@@ -325,7 +325,7 @@ class CatalogueMembersContract:
         one.begin([given_up, forgotten])
         assert two.abandon([given_up, forgotten]) == []
         two.forget([given_up, forgotten])
-        assert one.take_over(forgotten) == 1
+        assert one.take_over(forgotten) == 2
         assert one.abandon([given_up]) == [given_up]
         assert one.abandon([given_up]) == []
         one.forget([forgotten])
@@ -371,13 +371,13 @@ class CatalogueMembersContract:
         dataset, key = create(pair[0]), new_payload_key()
         one.begin([key])
         one.park(key)
-        assert two.take_over(key) == 1
+        assert two.take_over(key) == 2
         lost = outcome(pair[0], segmented(dataset, "t", key))
         assert isinstance(lost, SessionTakenOverError)
         assert f"another writer goes on with payload {key}" in str(lost)
         # Nor does an older stream of the same process.
         assert isinstance(outcome(pair[1], segmented(dataset, "t", key)), SessionTakenOverError)
-        assert isinstance(outcome(pair[1], segmented(dataset, "t", key, 1)), Tensor)
+        assert isinstance(outcome(pair[1], segmented(dataset, "t", key, 2)), Tensor)
         with pytest.raises(NotBegunError):
             two.take_over(key)
 
@@ -391,7 +391,7 @@ class CatalogueMembersContract:
         group = [segmented(dataset, name, key) for name, key in zip("ab", keys, strict=True)]
         assert not any(isinstance(found, Tensor) for found in pair[0].tensors.commit(group, together=True))
         # What it has begun is still known as such.
-        assert one.take_over(keys[0]) == 1
+        assert one.take_over(keys[0]) == 2
 
     def test_who_was_declared_dead_commits_and_marks_nothing_of_before(
         self, pair: tuple[Catalogue, Catalogue], one: MemberTable, two: MemberTable, clock: Callable[[float], None]
@@ -415,8 +415,8 @@ class CatalogueMembersContract:
             (lost,) = pair[0].uploads.save([saved])
             assert isinstance(lost, WriterLostError)
             one.join("one", LEASE_S)
-        assert two.take_over(keys[0]) == 1
-        assert isinstance(outcome(pair[1], segmented(dataset, "a", keys[0], 1)), Tensor)
+        assert two.take_over(keys[0]) == 2
+        assert isinstance(outcome(pair[1], segmented(dataset, "a", keys[0], 2)), Tensor)
 
     def test_an_insert_that_was_taken_over_commits_and_marks_nothing_more(
         self, pair: tuple[Catalogue, Catalogue], one: MemberTable, two: MemberTable
@@ -443,9 +443,9 @@ class CatalogueMembersContract:
         assert [type(found) for found in lost] == [SessionTakenOverError, type(None)]
         assert [found.item for found in pair[1].uploads.find("request")] == [0, 1]
         # The new stream goes on where the mark is.
-        assert two.take_over(key) == 1
+        assert two.take_over(key) == 2
         assert isinstance(outcome(pair[1], small[1]), Tensor)
-        assert isinstance(outcome(pair[1], segmented(dataset, "t", key, 1)), Tensor)
+        assert isinstance(outcome(pair[1], segmented(dataset, "t", key, 2)), Tensor)
 
     def test_a_repeated_commit_is_answered_though_its_session_is_gone(
         self, pair: tuple[Catalogue, Catalogue], one: MemberTable
@@ -470,5 +470,5 @@ class CatalogueMembersContract:
         assert {key.encode(), f"pack/{pack}".encode()} <= set(pair[0].garbage.known())
         outcomes = pair[0].tensors.commit([segmented(dataset, "a", key), packed(dataset, "b", pack)])
         assert all(isinstance(found, Tensor) for found in outcomes)
-        assert pair[0].garbage.orphans([str(SegmentedKey(0, 0, 40, key)), f"pack/{pack}"]) == set()
+        assert pair[0].garbage.orphans([str(SegmentedKey(1, 0, 40, key)), f"pack/{pack}"]) == set()
         pair[0].garbage.require_intact()

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from support.engine import Reopen, commit, create, stored_tensor
-from support.packs import begin_pack, packed, raw_tensors
-from tensorus_server.catalogue.abc import Catalogue, PackContent, StoredTensor, packed_key
+from support.packs import begin_pack, packed
+from tensorus_server.catalogue.abc import Catalogue, PackContent, StoredTensor, WriterLostError, packed_key
 from tensorus_server.chunk_store.abc import new_payload_key
-from tensorus_server.errors import SessionTakenOverError, StoreBusyError
+from tensorus_server.errors import StoreBusyError
 from tensorus_server.model import Dataset, Tensor
 from tensorus_server.payload_keys import PACK_PREFIX
 
@@ -196,7 +196,7 @@ class CataloguePacksContract:
         _, (first, second) = commit_packed(catalogue, create(catalogue), "a", "b")
         _, begun = copies_of([first.locator.key], catalogue)
         stale = [(second.locator.key, packed(new_payload_key(), 1, [packed_key(second.locator.key).payload_key])[0])]
-        with pytest.raises(SessionTakenOverError, match=packed_key(stale[0][1]).pack):
+        with pytest.raises(WriterLostError, match=packed_key(stale[0][1]).pack):
             catalogue.packs.repoint([*begun, *stale])
         assert catalogue.tensors.get("dataset", ["a", "b"]) == [first, second]
 
@@ -205,7 +205,7 @@ class CataloguePacksContract:
         new, moves = copies_of([first.locator.key], catalogue)
         catalogue.members.leave()
         catalogue.members.join("again", 3600.0)
-        with pytest.raises(SessionTakenOverError, match=new):
+        with pytest.raises(WriterLostError, match=new):
             catalogue.packs.repoint(moves)
         assert reopen().garbage.due(10, in_grace=True) == [PACK_PREFIX + new]
 
@@ -283,4 +283,3 @@ class CataloguePacksContract:
         names = [f"{number:03}" for number in range(150)]
         packs = [commit_packed(catalogue, dataset, *names[start : start + 50])[0] for start in (0, 50, 100)]
         assert {pack: len(content.payloads) for pack, content in claimed(catalogue).items()} == dict.fromkeys(packs, 50)
-        assert raw_tensors(catalogue) == 150

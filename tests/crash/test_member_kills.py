@@ -135,7 +135,7 @@ def test_what_a_killed_process_had_begun_is_resumed_or_deleted(
     clock(MEMBER_LEASE_S)
     reaped = catalogue.members.reap()
     assert (list(reaped.members), reaped.abandoned) == (["child"], 2)
-    assert catalogue.members.take_over(keys[0]) == 1
+    assert catalogue.members.take_over(keys[0]) == 2
     clock(PUT_TIMEOUT_S + PUT_MARGIN_S)
     due = catalogue.garbage.due(10)
     assert {key.rpartition("/")[2] for key in due} == set(keys[1:])
@@ -152,7 +152,7 @@ def test_a_process_that_slept_past_its_lease_commits_and_marks_nothing(
         process.send_signal(signal.SIGSTOP)
         clock(MEMBER_LEASE_S)
         catalogue.members.reap()
-        assert catalogue.members.take_over(keys[0]) == 1
+        assert catalogue.members.take_over(keys[0]) == 2
         process.send_signal(signal.SIGCONT)
         tell(process)
         # The first one is another writer's, and the second one nobody's.
@@ -163,7 +163,7 @@ def test_a_process_that_slept_past_its_lease_commits_and_marks_nothing(
             "False",
         ]
     dataset = catalogue.datasets.get("dataset")
-    (outcome,) = catalogue.tensors.commit([segmented(dataset, "t", keys[0], 1)])
+    (outcome,) = catalogue.tensors.commit([segmented(dataset, "t", keys[0], 2)])
     assert isinstance(outcome, Tensor)
     assert catalogue.datasets.stats("dataset").tensors == 1
     assert [upload.item for upload in catalogue.uploads.find("request")] == [0]
@@ -199,7 +199,7 @@ def test_a_process_that_is_killed_while_it_marks_leaves_whole_marks(
         if found:
             index, _ = catalogue.uploads.chunks(found[0])
             assert len(index) == found[0].chunk_count
-            assert catalogue.members.take_over(key) == 1
+            assert catalogue.members.take_over(key) == 2
         else:
             with pytest.raises(NotBegunError):
                 catalogue.members.take_over(key)

@@ -479,6 +479,11 @@ class ChunkStore(PayloadStore, Staging, PayloadListing, IdentityHolder):
     """All roles of one store. Thread-safe."""
 
     @property
+    def packs(self) -> PackStore | None:
+        """The packs of the store; None: it has none."""
+        return None
+
+    @property
     @abstractmethod
     def quarantine(self) -> Quarantine:
         """The quarantine of this store."""

@@ -409,7 +409,9 @@ class Engine(Reads):
         store = self._chunk_store
         if in_grace:
             self._catalogue.snapshots.prune(lambda _: self._closing.is_set(), wait_s=_PRUNE_WAIT_S)
-        return sweep(self._catalogue, store, store, in_grace=in_grace, is_closing=self._closing.is_set)
+        return sweep(
+            self._catalogue, store, store, packs=store.packs, in_grace=in_grace, is_closing=self._closing.is_set
+        )
 
     def quarantine_orphans(self, *, dry_run: bool = False) -> Listing:
         """Move payloads without a row to quarantine; also runs in the background, once a day. See `orphans.quarantine_orphans`.

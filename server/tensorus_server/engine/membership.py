@@ -173,10 +173,9 @@ class MemberWrites:
         self._members = membership.members
 
     @property
-    def member(self) -> int:
-        """See `WriteLog`; -1: this process is no member at present."""
-        number = self._members.number
-        return -1 if number is None else number
+    def number(self) -> int | None:
+        """See `MemberTable`."""
+        return self._members.number
 
     def begin(self, keys: Sequence[str]) -> None:
         """Record, durably, that objects are about to be written.

@@ -74,8 +74,8 @@ def sweep(
     if packs is not None:
         moved = sweep_packs(catalogue.packs, packs, is_closing=is_closing)
         # In their grace period, and of packs that were just retired.
-        _, retired = _delete_due(catalogue, payloads, packs, in_grace=in_grace, is_closing=is_closing)
-        deleted_packs += retired
+        more, retired = _delete_due(catalogue, payloads, packs, in_grace=in_grace, is_closing=is_closing)
+        deleted, deleted_packs = deleted + more, deleted_packs + retired
     swept = Swept(unfinished, expired, deleted, deleted_packs, moved.emptied, moved.moved, moved.moved_bytes)
     if any(astuple(swept)):
         _log.info(

@@ -191,7 +191,7 @@ def test_a_payload_of_another_member_is_busy(one: Membership, two: Membership) -
     with pytest.raises(PayloadBusyError):
         two.writes.take_over(key)
     one.writes.park(key)
-    assert two.writes.take_over(key) == 1
+    assert two.writes.take_over(key) == 2
     assert one.writes.abandon([key]) == []
     one.writes.forget([key])
     assert two.writes.abandon([key]) == [key]

@@ -124,7 +124,7 @@ class PackTable(ABC):
                 and stored them as a whole.
 
         Raises:
-            SessionTakenOverError: the caller was declared dead since it began a pack. Nothing was changed.
+            WriterLostError: the caller was declared dead since it began a pack. Nothing was changed.
         """
 
     @abstractmethod

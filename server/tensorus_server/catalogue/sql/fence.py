@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from tensorus_server.catalogue.abc import SESSION, WriterLostError
 from tensorus_server.catalogue.sql.members import in_parts, marks
 from tensorus_server.catalogue.sql.statements import now_us, select
-from tensorus_server.errors import SessionTakenOverError, StoreBusyError
+from tensorus_server.errors import SessionTakenOverError
 from tensorus_server.payload_keys import PackedKey, SegmentedKey, is_of_object_store, parse_key
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Sequence
 
     from tensorus_server.catalogue.abc import Mark, StoredTensor
     from tensorus_server.catalogue.sql.connection import Connection
@@ -47,28 +47,17 @@ class WriteFence:
         self._committed: list[str] = []
         self._sealed: dict[str, int] = {}
         keys = [key for stored in group if is_of_object_store(key := stored.locator.key) and _is_own(stored)]
-        named = _packs_of(key for stored in group for key in stored.references)
         if keys:
             self._lock_begun(keys)
-        if named:
-            self._packs |= _known_packs(connection, named)
 
     def require(self, stored: StoredTensor) -> None:
-        """Check that the tensor's writer still owns its session and its payload, and that what it refers to is still there.
+        """Check that the tensor's writer still owns its session and its payload.
 
         Raises:
             SessionTakenOverError: another writer goes on with the payload, or another stream with the insert.
             WriterLostError: nobody does.
-            StoreBusyError: a payload that an edit refers to was moved to another pack, and its old pack is being deleted. The
-                client repeats the edit.
         """
         names = {"dataset": stored.dataset.name, "tensor": stored.new.id}
-        if stored.created_us is None and not stored.shares_payload:
-            lost = _packs_of(stored.references) - self._packs
-            if lost:
-                raise StoreBusyError(
-                    f"the payload of the tensor was moved from pack {min(lost)} during the edit; repeat it", **names
-                )
         if stored.session is not None:
             self._sessions.require(stored.session, **names)
         if not is_of_object_store(stored.locator.key) or not _is_own(stored):
@@ -118,7 +107,9 @@ class WriteFence:
             )
             rows = select(self._connection, statement, part)
             self._begun.update((key, (writer, generation)) for key, writer, generation in rows)
-        self._packs |= _known_packs(self._connection, packs)
+        for part in in_parts(packs):
+            rows = select(self._connection, f"SELECT pack FROM pack WHERE pack IN ({marks(part)})", part)
+            self._packs |= {pack for (pack,) in rows}
         self._packs |= {pack for pack in packs if self._begun.get(f"pack/{pack}", (None, 0))[0] == self._member}
 
 
@@ -150,18 +141,6 @@ def lost_marks(
         else:
             lost.append(None)
     return lost
-
-
-def _packs_of(keys: Iterable[str]) -> set[str]:
-    return {parsed.pack for parsed in map(parse_key, keys) if isinstance(parsed, PackedKey)}
-
-
-def _known_packs(connection: Connection, packs: Collection[str]) -> set[str]:
-    found: set[str] = set()
-    for part in in_parts(sorted(packs)):
-        rows = select(connection, f"SELECT pack FROM pack WHERE pack IN ({marks(part)})", part)
-        found |= {pack for (pack,) in rows}
-    return found
 
 
 class _Sessions:

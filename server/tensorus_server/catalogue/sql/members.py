@@ -238,7 +238,7 @@ class SqlMemberTable(MemberTable):
         me = self._me()
         with self._database.change() as connection:
             connection.executemany(
-                "INSERT INTO begun (key, member, generation) VALUES (?, ?, 0) ON CONFLICT (key) DO NOTHING",
+                "INSERT INTO begun (key, member, generation) VALUES (?, ?, 1) ON CONFLICT (key) DO NOTHING",
                 [(key, me) for key in keys],
             )
 

@@ -11,7 +11,14 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tensorus_server.catalogue.abc import PackContent, PackedPayload, PackTable, PackTotals, packed_key
+from tensorus_server.catalogue.abc import (
+    PackContent,
+    PackedPayload,
+    PackTable,
+    PackTotals,
+    WriterLostError,
+    packed_key,
+)
 from tensorus_server.catalogue.sql.row_checksum import MALFORMED
 from tensorus_server.catalogue.sql.rows import (
     ROW_CHECKSUM_COLUMNS,
@@ -21,18 +28,18 @@ from tensorus_server.catalogue.sql.rows import (
     verified,
 )
 from tensorus_server.catalogue.sql.statements import now_us, select
-from tensorus_server.errors import SessionTakenOverError
+from tensorus_server.errors import StoreBusyError
 from tensorus_server.limits import MOVED_ROWS_MAX
 from tensorus_server.payload_keys import PACK_PREFIX, PackedKey, keys_of_pack, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from tensorus_server.catalogue.abc import MemberTable
+    from tensorus_server.catalogue.abc import MemberTable, StoredTensor
     from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.catalogue.sql.transactions import Transactions
 
-__all__ = ["SqlPackTable", "mark_packs"]
+__all__ = ["SqlPackTable", "mark_packs", "require_packs"]
 
 _DAY_US = 24 * 3600 * 1_000_000
 
@@ -227,6 +234,26 @@ def mark_packs(connection: Connection, packs: Iterable[str]) -> None:
     connection.executemany(statement, [(pack,) for pack in packs])
 
 
+def require_packs(connection: Connection, stored: StoredTensor) -> None:
+    """Check that the packs of payloads to which an edit refers are still there, before its tensor is committed.
+
+    Raises:
+        StoreBusyError: a payload was moved since the edit has read its key, and its old pack is being deleted. The client
+            repeats the edit.
+    """
+    if stored.created_us is not None or stored.shares_payload:
+        # The row is being recovered, or its source is there, which was read in this transaction.
+        return
+    packs = {parsed.pack for parsed in map(parse_key, stored.references) if isinstance(parsed, PackedKey)}
+    for pack in packs:
+        if not select(connection, "SELECT 1 FROM pack WHERE pack = ?", (pack,)):
+            raise StoreBusyError(
+                f"the tensor's payload was moved from pack {pack} during the edit; repeat it",
+                dataset=stored.dataset.name,
+                tensor=stored.new.id,
+            )
+
+
 def _due(connection: Connection, limit: int) -> tuple[int, int, int]:
     now = now_us(connection)
     return now - _DAY_US, now, limit
@@ -236,12 +263,12 @@ def _seal(connection: Connection, member: int | None, pack: str, object_bytes: i
     """Replace the row in `begun` of a pack by its row in `pack`.
 
     Raises:
-        SessionTakenOverError: neither is there, or another member has begun it.
+        WriterLostError: neither is there, or another member has begun it.
     """
     key = PACK_PREFIX + pack
     begun = select(connection, "DELETE FROM begun WHERE key = ? AND member = ? RETURNING key", (key, member))
     if not begun and not select(connection, "SELECT 1 FROM pack WHERE pack = ?", (pack,)):
-        raise SessionTakenOverError(f"this process was declared dead while it wrote pack {pack}")
+        raise WriterLostError(f"this process was declared dead while it wrote pack {pack}")
     connection.execute(_ADD, (pack, object_bytes, now_us(connection)))
 
 

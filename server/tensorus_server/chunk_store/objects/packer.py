@@ -178,12 +178,14 @@ class Packer:
             self._submit(group, size)
 
     def _submit(self, group: list[tuple[str, bytes]], size: int) -> None:
+        # The thread drops the group as soon as it has the pack's bytes.
+        payload_keys = [payload_key for payload_key, _ in group]
         try:
             future = self._pool.submit(self._store_pack, group)
         except BaseException:
             self._held_bytes -= size
             raise
-        for payload_key, _ in group:
+        for payload_key in payload_keys:
             self._stored[payload_key] = future
         future.add_done_callback(lambda _: self._arrived(size))
 

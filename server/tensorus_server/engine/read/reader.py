@@ -39,7 +39,7 @@ from tensorus_server.errors import (
     TensorNotFoundError,
 )
 from tensorus_server.limits import PAYLOAD_BYTES_MAX
-from tensorus_server.model import ByteRange, SliceSet, TensorSpec
+from tensorus_server.model import ByteRange, SliceSet, Tensor, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import Catalogue
     from tensorus_server.chunk_store.abc import ChunkReader, PayloadStore
     from tensorus_server.engine.codec_pool import CodecPool
-    from tensorus_server.model import Part, Precision, Tensor
+    from tensorus_server.model import Part, Precision
 
 __all__ = ["Piece", "ReadPlan", "TensorReader", "coarse_error", "decode_chunk", "stored_form"]
 
@@ -266,6 +266,9 @@ class TensorReader:
             (current,) = self._catalogue.tensors.by_generation(tensor.dataset, [tensor.generation])
             if current is None:
                 raise TensorNotFoundError("the tensor was deleted", dataset=tensor.dataset, tensor=tensor.id) from error
+            if isinstance(current, Tensor) and key == tensor.locator.key != current.locator.key:
+                # The payload was moved to another pack since the row was read, and no more than that.
+                return self._open(current, current.locator.key)
             raise DataCorruptError(
                 "the payload is missing from the chunk store", dataset=tensor.dataset, tensor=tensor.id
             ) from error
