@@ -57,6 +57,7 @@ __all__ = [
     "PayloadMissingError",
     "PayloadStore",
     "PayloadUnreadableError",
+    "PresignedRange",
     "Quarantine",
     "Quarantined",
     "Space",
@@ -131,6 +132,20 @@ class Space:
     free_bytes: int
     """What programs of this user may still use, the reserve of inserts included."""
     total_bytes: int
+
+
+@dataclass(frozen=True)
+class PresignedRange:
+    """A range of a payload that anybody can fetch with a GET of `url`, until it expires."""
+
+    url: str
+    """Names an object; holds a signature, so it must not be logged."""
+    offset: int
+    """Of the range in that object, in bytes: the GET's Range header is "bytes=<offset>-<offset + length - 1>"."""
+    length: int
+    """In bytes."""
+    expires_s: float
+    """When the signature expires, in seconds since 1970, by this host's clock."""
 
 
 class ChunkWriter(ABC):
@@ -232,6 +247,24 @@ class PayloadStore(ABC):
     @abstractmethod
     def delete(self, key: str) -> None:
         """Delete a published payload. Idempotent."""
+
+    def presign(
+        self, key: str, ranges: Sequence[tuple[int, int]], expires_s: float
+    ) -> list[list[PresignedRange]] | None:
+        """Return where anybody can fetch ranges of a payload; None: this store cannot sign requests.
+
+        Args:
+            ranges: each is an offset and a length.
+            expires_s: how long the signatures are valid, in seconds.
+
+        Returns:
+            For each range its pieces, in order. A range that spans several objects has several.
+
+        Raises:
+            PayloadMissingError: no payload has this key, or it is shorter.
+        """
+        del key, ranges, expires_s
+        return None
 
 
 class Staging(ABC):

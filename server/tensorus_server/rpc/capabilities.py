@@ -20,6 +20,7 @@ FEATURES = (
     "get.as_dtype",
     "get.at",
     "get.byte_ranges",
+    "get.plan",
     "get.precision",
     "get.slices",
     "get.stored_encodings",
@@ -41,7 +42,7 @@ FEATURES = (
     "store_stats",
     "verify",
 )
-"""Optional parts of the contract that this version implements."""
+"""Optional parts of the contract that this version implements; `get.plan` only where it is offered."""
 
 _KINDS = {
     Quantizer: pb.CodecInfo.KIND_QUANTIZER,
@@ -50,8 +51,12 @@ _KINDS = {
 }
 
 
-def capabilities() -> pb.GetCapabilitiesResponse:
-    """Return version, codecs, presets, limits and features."""
+def capabilities(*, direct_reads: bool = False) -> pb.GetCapabilitiesResponse:
+    """Return version, codecs, presets, limits and features.
+
+    Args:
+        direct_reads: whether plans of direct reads are offered.
+    """
     return pb.GetCapabilitiesResponse(
         version=metadata.version("tensorus"),
         codecs=[
@@ -68,7 +73,7 @@ def capabilities() -> pb.GetCapabilitiesResponse:
         ],
         default_preset=DEFAULT_PRESET,
         limits=announced_limits(),
-        features=FEATURES,
+        features=[feature for feature in FEATURES if direct_reads or feature != "get.plan"],
     )
 
 
