@@ -188,7 +188,9 @@ def test_damage_is_what_the_server_says(tmp_path: Path, monkeypatch: pytest.Monk
         with tensorus.connect(own.address) as client:
             client.create_dataset("d", policy=tensorus.Policy(preset="none", chunk_bytes=CHUNK))
             client.insert("d", random_bits("uint8", (300_000,)), id="t")
-            (path,) = (path for path in (tmp_path / "store" / "chunks").rglob("*") if len(path.name) == 32 and path.is_file())
+            (path,) = (
+                path for path in (tmp_path / "store" / "chunks").rglob("*") if len(path.name) == 32 and path.is_file()
+            )
             data = bytearray(path.read_bytes())
             data[150_000] ^= 1
             path.write_bytes(data)

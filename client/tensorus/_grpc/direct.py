@@ -86,19 +86,18 @@ def get(
         yield from reads.get(dataset, ids, part, with_data=with_data, at=at)
         return
     state = None if at is None else state_to(at)
-    with closing(Fetcher()) as fetcher:
-        read = _Read(dataset, ids, state, direct, fetcher)
-        first = 0
-        while True:
-            watched = _Watched(first)
-            yield from reads.get_in_state(
-                dataset, ids[first:], None, state, with_data=True, take=watched.take, until_plan=direct.is_due
-            )
-            if watched.planned is None:
-                return
-            first = yield from read.planned(watched.planned)
-            if first == len(ids):
-                return
+    first = 0
+    while True:
+        watched = _Watched(first)
+        yield from reads.get_in_state(
+            dataset, ids[first:], None, state, with_data=True, take=watched.take, until_plan=direct.is_due
+        )
+        if watched.planned is None:
+            return
+        with closing(Fetcher()) as fetcher:
+            first = yield from _Planned(dataset, ids, state, direct, fetcher).read(watched.planned)
+        if first == len(ids):
+            return
 
 
 class _Watched:
@@ -119,8 +118,8 @@ class _Watched:
                 yield arrival
 
 
-class _Read:
-    """One Get of many tensors."""
+class _Planned:
+    """Reads those tensors of a Get that have plans."""
 
     def __init__(
         self, dataset: str, ids: Sequence[str], state: pb.At | None, direct: DirectReads, fetcher: Fetcher
@@ -131,7 +130,7 @@ class _Read:
         self._direct = direct
         self._fetcher = fetcher
 
-    def planned(self, first: int) -> Steps[Arrival, int]:
+    def read(self, first: int) -> Steps[Arrival, int]:
         """Read the tensor with this number, and those after it as far as they have plans; return the next number."""
         answer = yield from self._plan(first)
         if answer is None:
