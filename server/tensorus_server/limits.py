@@ -63,12 +63,7 @@ __all__ = [
     "PAYLOAD_BYTES_MAX",
     "PAYLOAD_BYTES_MIN",
     "PAYLOAD_BYTES_TARGET",
-    "PLANNED_BYTES_MIN",
     "PLANS_PER_CALL_MAX",
-    "PLAN_BYTES_MAX",
-    "PLAN_CHUNKS_MAX",
-    "PLAN_EXPIRY_S",
-    "PLAN_SPANS_MAX",
     "RANK_MAX",
     "READS_PER_GET_MAX",
     "READ_AHEAD_BYTES",
@@ -251,22 +246,6 @@ BATCH_S = 0.02
 
 STATEMENT_TIMEOUT_S = 5.0
 """How long one statement of a query may run."""
-
-PLANNED_BYTES_MIN = 4 * 1024 * 1024
-"""Stored bytes from which on clients may fetch a tensor from the object store themselves. Below, the additional requests take
-longer than the detour over the server."""
-
-PLAN_BYTES_MAX = 4 * 1024 * 1024 * 1024
-"""Stored bytes of a tensor that one plan covers: some 500 objects, each with a URL."""
-
-PLAN_CHUNKS_MAX = 4096
-"""Chunks that one plan covers."""
-
-PLAN_SPANS_MAX = 512
-"""Runs of consecutive records that one plan covers. Each has a URL at least; a tensor that was edited often has many runs."""
-
-PLAN_EXPIRY_S = 900.0
-"""How long the ranges of a plan can be fetched: 4 GiB in that time are 5 MB/s. A client whose ranges expire asks again."""
 
 PLANS_PER_CALL_MAX = 64
 """Tensors of one GetPlan."""

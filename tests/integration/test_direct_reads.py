@@ -6,9 +6,11 @@ import asyncio
 import logging
 import threading
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
@@ -19,6 +21,8 @@ from support.presigned import PresigningStore, presigning
 from support.servers import running_server
 from tensorus._grpc import direct, ranges
 from tensorus._grpc.remote import RemoteBackend
+from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus_protos.v1 import tensorus_pb2_grpc as pb_grpc
 from tensorus_server.engine.read import plans
 from tensorus_server.processes.server import Server
 
@@ -108,7 +112,7 @@ def test_whole_tensors_at_a_snapshot_are_read_directly_and_parts_are_not(
         assert_same_bits(client.get("none", "base", as_="numpy"), np.roll(before, 1))
         served = store.served_bytes
         assert_same_bits(client.get("none", "base", index=slice(0, 100_000), as_="numpy"), np.roll(before, 1)[:100_000])
-        client.get("none", "float32", dtype="float16")
+        client.get("none", "float32", dtype="float16", as_="numpy")
         assert client.info("none", "base").shape == before.shape
         assert store.served_bytes == served
     finally:
@@ -117,7 +121,7 @@ def test_whole_tensors_at_a_snapshot_are_read_directly_and_parts_are_not(
 
 
 def test_a_missing_tensor_among_others_is_missing(store: PresigningStore, client: tensorus.Client) -> None:
-    found = client.get_many("none", ["base", "nobody", "float32"])
+    found = client.get_many("none", ["base", "nobody", "float32"], as_="numpy")
     assert next(found).info.id == "base"
     with pytest.raises(tensorus.errors.TensorNotFoundError):
         next(found)
@@ -151,6 +155,7 @@ def test_what_fails_comes_from_the_server(
     server: Server,
     store: PresigningStore,
     client: tensorus.Client,
+    *,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     fault: str,
@@ -178,43 +183,49 @@ def test_one_damaged_answer_is_fetched_again(store: PresigningStore, client: ten
             flip(data)
 
     store.spoil = flip_once
-    client.get("lossless", "float32")
+    client.get("lossless", "float32", as_="numpy")
     assert once.locked()
     assert (settings_of(client).delivered, settings_of(client).failed) == (1, 0)
 
 
 def test_damage_is_what_the_server_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running_server(tmp_path / "store") as own, presigning(own, tmp_path / "store", monkeypatch):
-        with tensorus.connect(own.address) as client:
-            client.create_dataset("d", policy=tensorus.Policy(preset="none", chunk_bytes=CHUNK))
-            client.insert("d", random_bits("uint8", (300_000,)), id="t")
-            (path,) = (
-                path for path in (tmp_path / "store" / "chunks").rglob("*") if len(path.name) == 32 and path.is_file()
-            )
-            data = bytearray(path.read_bytes())
-            data[150_000] ^= 1
-            path.write_bytes(data)
-            with pytest.raises(tensorus.errors.DataCorruptError, match="CRC32C of chunk 2"):
-                client.get("d", "t")
+    with (
+        running_server(tmp_path / "store") as own,
+        presigning(own, tmp_path / "store", monkeypatch),
+        tensorus.connect(own.address) as client,
+    ):
+        client.create_dataset("d", policy=tensorus.Policy(preset="none", chunk_bytes=CHUNK))
+        client.insert("d", random_bits("uint8", (300_000,)), id="t")
+        (path,) = (
+            path for path in (tmp_path / "store" / "chunks").rglob("*") if len(path.name) == 32 and path.is_file()
+        )
+        data = bytearray(path.read_bytes())
+        data[150_000] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(tensorus.errors.DataCorruptError, match="CRC32C of chunk 2"):
+            client.get("d", "t")
 
 
 def test_ranges_that_expire_on_the_way_are_planned_again(
     server: Server, store: PresigningStore, client: tensorus.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Of each plan, the first unit is in time, and the next one is not.
-    ticks = iter(range(10**6))
-    monkeypatch.setattr(direct, "_deadline_s", lambda _: next(ticks))
-    checks: list[float] = []
+    units = direct._Chunks.units
+    planned: list[int] = []
 
-    def later() -> float:
-        checks.append(len(checks))
-        return 0.5 + len(checks) // 2
+    def only_first(chunks: direct._Chunks) -> Iterator[ranges.Unit]:
+        planned.append(chunks.first_chunk)
+        return islice(units(chunks), 1)
 
-    monkeypatch.setattr(direct.time, "monotonic", later)
-    settings = settings_of(client)
-    monkeypatch.setattr(type(settings), "is_due", property(lambda _: True))
+    monkeypatch.setattr(direct._Chunks, "units", only_first)
     (wanted,) = expected(server, "none", ["float32"])
     assert_same_bits(client.get("none", "float32", as_="numpy"), wanted)
+    assert len(planned) > 2
+    assert (settings_of(client).delivered, settings_of(client).failed) == (1, 0)
+    # Those that expire before anything could be fetched, twice.
+    monkeypatch.setattr(direct, "_deadline_s", lambda _: -1.0)
+    monkeypatch.setattr(direct._Chunks, "units", units)
+    assert_same_bits(client.get("none", "float32", as_="numpy"), wanted)
+    assert (settings_of(client).delivered, settings_of(client).failed) == (1, 1)
 
 
 def test_long_plans_have_pages(
@@ -235,7 +246,7 @@ def test_a_store_that_cannot_presign_is_asked_once(
     asked: list[str] = []
     monkeypatch.setattr(store, "presign", lambda key, *_: asked.append(key))
     for _ in range(3):
-        client.get("none", "float32")
+        client.get("none", "float32", as_="numpy")
     assert len(asked) == 1
     assert store.requests == []
 
@@ -256,10 +267,36 @@ def test_the_asynchronous_client_reads_directly_too(server: Server, store: Presi
 
 
 def test_an_iteration_that_is_left_leaves_no_thread(store: PresigningStore, client: tensorus.Client) -> None:
-    found = client.get_many("none", ["float32", "base", "edited"])
+    before = set(threading.enumerate())
+    found = client.get_many("none", ["float32", "base", "edited"], as_="numpy")
     next(found)
+    assert any(thread.name.startswith("tensorus-fetch") for thread in set(threading.enumerate()) - before)
     found.close()
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - before:
         if thread.name.startswith("tensorus-fetch"):
             thread.join(10)
             assert not thread.is_alive()
+
+
+def test_whether_direct_reads_are_offered_is_announced(server: Server, store: PresigningStore) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        capabilities = pb_grpc.TensorServiceStub(channel).GetCapabilities
+        assert "get.plan" in capabilities(pb.GetCapabilitiesRequest()).features
+        server._engine.plans.enabled = False
+        assert "get.plan" not in capabilities(pb.GetCapabilitiesRequest()).features
+
+
+def test_only_whole_tensors_have_plans(server: Server, store: PresigningStore) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        get_plan = pb_grpc.TensorServiceStub(channel).GetPlan
+        part = pb.TensorRead(id="float32", bytes=pb.ByteRange(offset=1))
+        with pytest.raises(grpc.RpcError) as caught:
+            get_plan(pb.GetPlanRequest(dataset="none", reads=[part]))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        # Without the codecs, or with another generation, nothing is planned, and nothing fails.
+        assert not get_plan(pb.GetPlanRequest(dataset="maximum", reads=[pb.TensorRead(id="float32")])).plans
+        assert not get_plan(
+            pb.GetPlanRequest(dataset="none", reads=[pb.TensorRead(id="float32", generation=10**9)])
+        ).plans
+        (plan,) = get_plan(pb.GetPlanRequest(dataset="none", reads=[pb.TensorRead(id="float32")])).plans
+        assert sum(len(span.record_bytes) for span in plan.spans) == -(-plan.tensor.storage.canonical_bytes // CHUNK)

@@ -212,6 +212,12 @@ MAXIMA: dict[str, tuple[str, Action]] = {
         "LIMIT_EXCEEDED",
         lambda stub, name, count: stub.InsertKnown(pb.InsertKnownRequest(dataset=name, tensors=[pb.Tensor()] * count)),
     ),
+    "PLANS_PER_CALL_MAX": (
+        "LIMIT_EXCEEDED",
+        lambda stub, name, count: stub.GetPlan(
+            pb.GetPlanRequest(dataset=name, reads=[pb.TensorRead(id="none")] * count)
+        ),
+    ),
     "PAGE_SIZE_MAX": (
         "LIMIT_EXCEEDED",
         lambda stub, name, size: stub.ListTensors(pb.ListTensorsRequest(dataset=name, page_size=size)),

@@ -112,6 +112,7 @@ def announced_limits() -> pb.Limits:
         explain_bytes=limits.EXPLAIN_BYTES_MAX,
         explain_candidates=limits.EXPLAIN_CANDIDATES_MAX,
         known_per_insert=limits.KNOWN_PER_INSERT_MAX,
+        plans_per_call=limits.PLANS_PER_CALL_MAX,
         copies_per_call=limits.COPIES_PER_CALL_MAX,
         dataset_copy_tensors=limits.DATASET_COPY_TENSORS_MAX,
         snapshot_name_bytes=limits.SNAPSHOT_NAME_BYTES_MAX,

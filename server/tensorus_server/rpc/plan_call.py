@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus_server.engine.read.plans import PLAN_EXPIRY_S
 from tensorus_server.errors import InvalidRequestError, LimitExceededError, UnimplementedError
-from tensorus_server.limits import PLAN_EXPIRY_S, PLANS_PER_CALL_MAX
+from tensorus_server.limits import PLANS_PER_CALL_MAX
 from tensorus_server.rpc.convert import tensor_to
 from tensorus_server.rpc.convert_history import at_from
 from tensorus_server.rpc.convert_read import read_from
@@ -32,15 +33,15 @@ def get_plan(engine: Engine, request: pb.GetPlanRequest) -> pb.GetPlanResponse:
         InvalidRequestError: a part of a tensor was requested.
         LimitExceededError: there are too many tensors.
     """
-    if not engine.plans.enabled:
-        raise UnimplementedError(
-            "direct reads are not offered: the server has them off, or its chunk store cannot presign requests"
-        )
     if len(request.reads) > PLANS_PER_CALL_MAX:
         raise LimitExceededError(
             f"number of reads is {len(request.reads)}, limit is {PLANS_PER_CALL_MAX} (plans_per_call_max)",
             dataset=request.dataset,
             limit=PLANS_PER_CALL_MAX,
+        )
+    if not engine.plans.enabled:
+        raise UnimplementedError(
+            "direct reads are not offered: the server has them off, or its chunk store cannot presign requests"
         )
     reads = [read_from(read) for read in request.reads]
     if any(read.part is not None for read in reads):

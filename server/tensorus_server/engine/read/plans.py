@@ -14,13 +14,6 @@ from typing import TYPE_CHECKING
 
 from tensorus_server.chunk_store.abc import PayloadMissingError
 from tensorus_server.errors import EngineError
-from tensorus_server.limits import (
-    PLAN_BYTES_MAX,
-    PLAN_CHUNKS_MAX,
-    PLAN_EXPIRY_S,
-    PLAN_SPANS_MAX,
-    PLANNED_BYTES_MIN,
-)
 
 if TYPE_CHECKING:
     from tensorus_server.chunk_store.abc import PayloadStore, PresignedRange
@@ -28,7 +21,23 @@ if TYPE_CHECKING:
     from tensorus_server.engine.read.reader import TensorReader
     from tensorus_server.model import Tensor
 
-__all__ = ["ChunkSpan", "Plans", "StoredPlan"]
+__all__ = ["PLAN_EXPIRY_S", "ChunkSpan", "Plans", "StoredPlan"]
+
+PLANNED_BYTES_MIN = 4 * 1024 * 1024
+"""Stored bytes from which on clients may fetch a tensor from the object store themselves. Below, the additional requests take
+longer than the detour over the server."""
+
+PLAN_BYTES_MAX = 4 * 1024 * 1024 * 1024
+"""Stored bytes of a tensor that one plan covers: some 500 objects, each with a URL."""
+
+PLAN_CHUNKS_MAX = 4096
+"""Chunks that one plan covers."""
+
+PLAN_SPANS_MAX = 512
+"""Runs of consecutive records that one plan covers. Each has a URL at least; a tensor that was edited often has many runs."""
+
+PLAN_EXPIRY_S = 900.0
+"""How long the ranges of a plan can be fetched: 4 GiB in that time are 5 MB/s. A client whose ranges expire asks again."""
 
 _log = logging.getLogger(__name__)
 
