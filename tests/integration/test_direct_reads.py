@@ -266,6 +266,30 @@ def test_the_asynchronous_client_reads_directly_too(server: Server, store: Presi
     assert store.requests
 
 
+def test_a_task_that_is_cancelled_ends_while_the_store_is_silent(
+    server: Server, store: PresigningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answered = threading.Event(), threading.Event()
+
+    def wait(_: bytearray) -> None:
+        asked.set()
+        answered.wait(30)
+
+    async def cancel() -> None:
+        async with tensorus.aio.connect(server.address) as client:
+            task = asyncio.create_task(client.get("none", "float32", as_="numpy"))
+            await asyncio.to_thread(asked.wait, 30)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    store.spoil = wait
+    try:
+        asyncio.run(asyncio.wait_for(cancel(), 20))
+    finally:
+        answered.set()
+
+
 def test_an_iteration_that_is_left_leaves_no_thread(store: PresigningStore, client: tensorus.Client) -> None:
     before = set(threading.enumerate())
     found = client.get_many("none", ["float32", "base", "edited"], as_="numpy")

@@ -101,7 +101,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def kill_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends. Runs between fork and exec."""
+    """Have the kernel kill this process when the thread that started it ends. Runs between fork and exec."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -142,7 +142,7 @@ class Seaweed:
         return f"s3://{BUCKET}/{prefix or new_prefix()}?endpoint={self.endpoint}&region=us-east-1"
 
     def start(self) -> None:
-        """Start it, again if it was killed, and wait until it answers."""
+        """Start it, again if it was killed, and wait until it answers. It ends with the thread that calls this."""
         assert self._process is None
         arguments = [
             weed(), "-logtostderr=true", "mini", f"-dir={self._folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",

@@ -19,6 +19,8 @@ class SharedLog:
         """Start empty."""
         self.lock = threading.Lock()
         self.begun: dict[str, tuple[int | None, int]] = {}
+        self.garbage: list[str] = []
+        """Keys that were given up, whose objects are to be deleted."""
         self.living: set[int] = set()
         self.numbers = itertools.count(1)
 
@@ -44,11 +46,12 @@ class MemoryWriteLog:
         """Join as a new member."""
         self.shared = shared or SharedLog()
         self.begins = 0
+        """How often keys were begun."""
         self._member = 0
         self.join()
 
     @property
-    def member(self) -> int:
+    def number(self) -> int:
         """See `WriteLog`."""
         return self._member
 
@@ -71,7 +74,7 @@ class MemoryWriteLog:
         self.begins += 1
         with self.shared.lock:
             assert not self.shared.begun.keys() & set(keys)
-            self.shared.begun.update((key, (self._member, 0)) for key in keys)
+            self.shared.begun.update((key, (self._member, 1)) for key in keys)
 
     def take_over(self, payload_key: str) -> int:
         """See `WriteLog`."""
@@ -91,8 +94,20 @@ class MemoryWriteLog:
             if member == self._member:
                 self.shared.begun[payload_key] = (None, generation)
 
+    def abandon(self, keys: Sequence[str]) -> list[str]:
+        """See `WriteLog`."""
+        with self.shared.lock:
+            mine = self._mine(keys)
+            for key in mine:
+                del self.shared.begun[key]
+            self.shared.garbage += mine
+            return mine
+
     def forget(self, keys: Sequence[str]) -> None:
         """See `WriteLog`."""
         with self.shared.lock:
-            for key in keys:
-                self.shared.begun.pop(key, None)
+            for key in self._mine(keys):
+                del self.shared.begun[key]
+
+    def _mine(self, keys: Sequence[str]) -> list[str]:
+        return [key for key in keys if self.shared.begun.get(key, (None, 0))[0] == self._member]

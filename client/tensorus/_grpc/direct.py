@@ -191,10 +191,11 @@ class _Planned:
             answer: pb.GetPlanResponse | None
             chunks, is_fresh = _Chunks(plan, item, 0, deadline_s), False
             while True:
-                with closing(self._fetcher.fetched(chunks.units())) as fetched:
-                    while not chunks.has_ended:
-                        # Waits for the store where the values are taken: in the asynchronous client, on a thread.
-                        yield Give(self._counted(chunks, fetched))
+                # Not closed here: if a task is cancelled, a thread may still be waiting in it. The fetcher is closed then.
+                fetched = self._fetcher.fetched(chunks.units())
+                while not chunks.has_ended:
+                    # Waits for the store where the values are taken: in the asynchronous client, on a thread.
+                    yield Give(self._counted(chunks, fetched))
                 if chunks.is_complete:
                     return
                 next_chunk = chunks.next_chunk

@@ -118,10 +118,15 @@ class Fetcher:
         """End all requests. Idempotent."""
         with self._lock:
             self._closed = True
-            connections = [*self._used, *(one for idle in self._idle.values() for one in idle)]
+            idle = [connection for connections in self._idle.values() for connection in connections]
             self._idle.clear()
-        for connection in connections:
-            _end(connection)
+            for connection in self._used:
+                # Its thread wakes with an error, and closes it: here, its descriptor might get another use meanwhile.
+                if connection.sock is not None:
+                    with suppress(OSError):
+                        connection.sock.shutdown(socket.SHUT_RDWR)
+        for connection in idle:
+            connection.close()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -189,7 +194,7 @@ class Fetcher:
             if not self._closed:
                 self._idle.setdefault(place, []).append(connection)
                 return
-        _end(connection)
+        connection.close()
 
     def _get(self, connection: HTTPConnection, path: str, piece: Range, target: memoryview) -> None:
         begun_s = time.monotonic()
@@ -219,8 +224,7 @@ class Fetcher:
         if scheme not in {"http", "https"}:
             raise _RefusedError(f"the scheme of a URL of {host} is {scheme!r}, must be http or https")
         with self._lock:
-            if self._closed:
-                raise FetchFailedError("the read has ended")
+            self._require_open()
             idle = self._idle.get((scheme, host))
             if idle and not new:
                 connection = idle.pop()
@@ -237,7 +241,16 @@ class Fetcher:
         except OSError as error:
             self._drop(connection)
             raise FetchFailedError(f"{host} cannot be reached: {error}") from error
+        try:
+            self._require_open()
+        except FetchFailedError:
+            self._drop(connection)
+            raise
         return connection, True
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise FetchFailedError("the read has ended")
 
     def _drop(self, connection: HTTPConnection) -> None:
         with self._lock:
@@ -247,12 +260,3 @@ class Fetcher:
 
 def _result(unit: Unit, future: Future[memoryview]) -> tuple[Unit, memoryview]:
     return unit, future.result()
-
-
-def _end(connection: HTTPConnection) -> None:
-    """End what a connection is doing; its thread wakes with an error."""
-    sock = connection.sock
-    if sock is not None:
-        with suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
-        sock.close()

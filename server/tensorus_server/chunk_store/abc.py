@@ -35,7 +35,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tensorus_server.chunk_store.pack_abc import PackedPart, PackStore, StoredPack
 from tensorus_server.chunk_store.write_log import WriteLog
@@ -206,6 +206,9 @@ class ChunkWriter(ABC):
 
 class ChunkReader(ABC):
     """An open payload. Thread-safe."""
+
+    fetches_ahead: ClassVar[bool] = False
+    """Whether `prefetch` does anything."""
 
     @property
     @abstractmethod

@@ -21,14 +21,14 @@ class WriteLog(Protocol):
     """
 
     @property
-    def member(self) -> int:
-        """The number under which this process begins keys.
+    def number(self) -> int | None:
+        """The number under which this process begins keys; None: it cannot at present.
 
         It changes if the process lost its lease. Then what it had begun cannot be committed.
         """
 
     def begin(self, keys: Sequence[str]) -> None:
-        """Note keys before their first object is stored, durably, in generation 0. No key is ever begun twice."""
+        """Note keys before their first object is stored, durably, in generation 1. No key is ever begun twice."""
 
     def take_over(self, payload_key: str) -> int:
         """Go on with a payload in the name of this process; return its new generation, which is higher than any before.
@@ -41,5 +41,12 @@ class WriteLog(Protocol):
     def park(self, payload_key: str) -> None:
         """Leave a payload to whoever takes it over; has no effect if this process does not write it."""
 
+    def abandon(self, keys: Sequence[str]) -> list[str]:
+        """Give up what this process is writing, for good, and return which of `keys` that is true of.
+
+        Whoever keeps the log has the objects deleted, once none can be on its way. Before that, only those of returned keys may
+        be deleted: the others were committed, or other processes go on with them.
+        """
+
     def forget(self, keys: Sequence[str]) -> None:
-        """Remove keys whose objects were deleted, or never stored. Unknown ones are ignored."""
+        """Remove keys of this process of which no object exists. Others are ignored."""

@@ -6,8 +6,8 @@
     memory://name                               objects in this process's memory, for tests
 
 Parameters: `endpoint`, the service's own address; `region` and `virtual_hosted_style` for S3; `account` for Azure. Without
-them, the variables of the environment count that each vendor's own tools read, such as AWS_ENDPOINT_URL. Credentials come from the
-environment alone, never from the address, which is printed and logged.
+them, the variables of the environment count that each vendor's own tools read, such as AWS_ENDPOINT_URL. Credentials come from
+the environment alone, never from the address, which is printed and logged.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ _RETRY_AFTER_S = 5.0
 
 _STATUS = re.compile(r"status code: (\d{3})|status: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
+_TOKEN = re.compile(r"/latest/(api/token|meta-data)|token request|TokenRequest|computeMetadata")
 _FULL = {"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "ServiceQuotaExceeded"}
 
 _LIST_AT_ONCE = 1000
@@ -54,8 +55,8 @@ class RequestLimits:
     """To connect."""
     attempt_s: float = 30.0
     """For one attempt with its answer: 16 MiB at 0.6 MB/s."""
-    attempts: int = 6
-    """Attempts of one request."""
+    attempts: int = 12
+    """Attempts of one request. `total_s` usually ends them before."""
     total_s: float = 30.0
     """After this long, no further attempt begins. So a request ends after `total_s` + `attempt_s` at most."""
     backoff_s: float = 0.1
@@ -324,6 +325,9 @@ class ObjectClient:
         said = f"HTTP {status}" + (f", {code}" if code else "")
         if code in {"NoSuchBucket", "ContainerNotFound"} or ("NoSuchBucket" in text):
             return _FailureError(f"has no bucket {self.address.bucket}; create it, or correct the address")
+        if _TOKEN.search(text):
+            # The credentials of a machine in a cloud, which are asked for if there are no others.
+            return _FailureError("has no credentials: the environment has none, and this host gives none", again=True)
         if status == 416:
             raise PayloadMissingError(f"{self.name} has an object that ends before the requested range") from None
         if isinstance(error, FileNotFoundError):
@@ -347,6 +351,8 @@ def _transport_failure(text: str) -> _FailureError:
     """Return what an error without an answer of the service means."""
     if "Timeout" in text or "TimedOut" in text or "timed out" in text:
         return _FailureError("does not answer in time", again=True)
+    if "non-partial" in text:
+        return _FailureError("ignores which range of an object is requested; use another service or version")
     if "ConnectionRefused" in text:
         return _FailureError(
             "is not reachable: the connection was refused; check its address, and that it runs", again=True
@@ -355,9 +361,9 @@ def _transport_failure(text: str) -> _FailureError:
         return _FailureError("is not reachable: its host name is unknown; check its address", again=True)
     if "certificate" in text:
         return _FailureError("is not reachable: its certificate is not trusted")
-    if "metadata" in text.lower() or "credential" in text.lower() or "169.254.169.254" in text:
-        return _FailureError("cannot be used: there are no credentials in the environment")
-    return _FailureError("is not reachable: the connection failed", again=True)
+    if "error sending request" in text or "kind: Connect" in text or "HTTP error" in text:
+        return _FailureError("is not reachable: the connection failed", again=True)
+    return _FailureError("gives an answer that is not understood", again=True)
 
 
 def _s3_options(address: StoreAddress) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Deletes what this process wrote and does not need: dropped payloads, and packs without a payload that was published.
+"""Gives up what this process wrote and does not need: dropped payloads, and packs of which nothing was committed.
 
-What cannot be deleted now, because the store is away or an object is still on its way, is tried again later. If the process
-ends before that, the `WriteLog` knows the keys, and whoever reaps dead processes deletes the objects.
+The `WriteLog` decides whether it is this process's to give up: another may have declared it dead, and go on with the payload.
+Whoever keeps the log has the objects deleted later, those that are still on their way included. They are also deleted at
+once, to save space. If the log is away, this is tried again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import threading
 from concurrent.futures import wait
 from typing import TYPE_CHECKING
 
-from tensorus_server.chunk_store.objects.names import pack_name, payload_folder
+from tensorus_server.chunk_store.objects.names import Segment, pack_name, payload_folder
 from tensorus_server.errors import EngineError
 
 if TYPE_CHECKING:
@@ -26,63 +27,69 @@ __all__ = ["PACK_KEY", "Discarded", "delete_payload"]
 PACK_KEY = "pack/"
 """What the keys of packs begin with in the `WriteLog`."""
 
-_WAIT_S = 5.0
-"""How long a caller waits for objects that are on their way. Usually they arrive in less than a second."""
+_WAIT_S = 1.0
+"""How long a caller waits for objects that are on their way, so that they are deleted, too. Usually they arrive in less."""
 
 _log = logging.getLogger(__name__)
 
 
-def delete_payload(client: ObjectClient, payload_key: str) -> bool:
-    """Delete all segments of a payload, of every generation; return whether there were any."""
+def delete_payload(client: ObjectClient, payload_key: str, *, generation: int = 0) -> None:
+    """Delete all segments of a payload, of every generation.
+
+    Args:
+        client: makes the requests.
+        payload_key: of the payload.
+        generation: of the writer whose payload is not needed; 0: nobody's is. If a later one has stored something, that builds
+            on the earlier ones, and nothing is deleted.
+    """
     names = [stored.name for stored in client.objects(payload_folder(payload_key))]
+    found = [segment.generation for name in names if (segment := Segment.parse(name)) is not None]
+    if generation and max(found, default=0) > generation:
+        _log.info("payload %s of writer %d stays, because another went on with it", payload_key, generation)
+        return
     client.delete(names)
-    return bool(names)
 
 
 class Discarded:
-    """What is to be deleted. Thread-safe."""
+    """What could not be given up yet. Thread-safe."""
 
     def __init__(self, client: ObjectClient, writes: WriteLog) -> None:
-        """Start with nothing to delete."""
+        """Start with nothing."""
         self._client = client
         self._writes = writes
         self._lock = threading.Lock()
-        self._waiting: dict[str, Sequence[Future[None]]] = {}
+        self._waiting: set[str] = set()
 
-    def discard(self, key: str, on_their_way: Sequence[Future[None]] = ()) -> None:
-        """Delete what lies under a key of the `WriteLog`, and forget the key.
+    def discard(self, key: str, on_their_way: Sequence[Future[None]] = ()) -> bool:
+        """Give up what is stored under a key of the `WriteLog`; return False if it is not this process's.
 
         Args:
             key: a payload key, or that of a pack.
-            on_their_way: of the objects that are still being stored, which would otherwise arrive after the deletion.
+            on_their_way: of the objects that are still being stored.
         """
-        wait(on_their_way, _WAIT_S)
-        if not self._try(key, on_their_way):
+        try:
+            if not self._writes.abandon([key]):
+                return False
+        except EngineError as error:
+            _log.warning("%s cannot be given up yet: %s", key, error)
             with self._lock:
-                self._waiting[key] = on_their_way
-
-    def retry(self) -> int:
-        """Try again, and return how many were deleted."""
-        with self._lock:
-            waiting = list(self._waiting.items())
-        deleted = 0
-        for key, on_their_way in waiting:
-            if self._try(key, on_their_way):
-                deleted += 1
-                with self._lock:
-                    self._waiting.pop(key, None)
-        return deleted
-
-    def _try(self, key: str, on_their_way: Sequence[Future[None]]) -> bool:
-        if not all(future.done() for future in on_their_way):
-            return False
+                self._waiting.add(key)
+            return True
+        wait(on_their_way, _WAIT_S)
         try:
             if key.startswith(PACK_KEY):
                 self._client.delete([pack_name(key.removeprefix(PACK_KEY))])
             else:
                 delete_payload(self._client, key)
-            self._writes.forget([key])
         except EngineError as error:
-            _log.warning("%s cannot be deleted yet: %s", key, error)
-            return False
+            _log.info("the objects of %s are left to the sweep: %s", key, error)
         return True
+
+    def retry(self) -> int:
+        """Try again, and return how many were given up."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, set()
+        for key in waiting:
+            self.discard(key)
+        with self._lock:
+            return len(waiting - self._waiting)

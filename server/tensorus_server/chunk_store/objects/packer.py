@@ -7,8 +7,8 @@
 So a group of small tensors costs one PUT, and an all-or-nothing insert does not pile up in memory until it is committed. At
 most `HELD_BYTES_MAX` are in memory, pending or on their way; then `add` waits.
 
-A payload in a stored pack that is dropped, or refused by the catalogue, stays there. The pack is deleted here only if nothing
-in it was needed; everything else is up to the sweep of packs.
+A payload in a stored pack that is dropped, or refused by the catalogue, stays there. The pack is given up here if nothing in it
+was committed; everything else is up to the sweep of packs.
 """
 
 from __future__ import annotations
@@ -128,7 +128,10 @@ class Packer:
             future.add_done_callback(lambda stored: self._drop_stored(stored, payload_key))
 
     def deleted(self, pack: str, payload_key: str) -> None:
-        """Note that a published payload is not needed any more, and delete the pack if no payload in it is."""
+        """Note that a published payload is not needed any more; if no payload in its pack is, give up the pack.
+
+        That has no effect on a pack of which something was committed, which is up to the sweep of packs.
+        """
         with self._changed:
             needed = self._needed.get(pack)
             if needed is None:
@@ -142,7 +145,7 @@ class Packer:
     def new_pack(self) -> str:
         """Return the name of a pack that is noted in the `WriteLog`."""
         with self._names_lock:
-            member = self._writes.member
+            member = self._writes.number
             if member != self._member:
                 # What a member that lost its lease had begun cannot be committed.
                 self._names, self._member = [], member

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tensorus_server.chunk_store.abc import PayloadMissingError, Quarantine, Quarantined
+from tensorus_server.chunk_store.abc import PayloadBusyError, PayloadMissingError, Quarantine, Quarantined
 from tensorus_server.chunk_store.objects.discarded import delete_payload
 from tensorus_server.chunk_store.objects.names import QUARANTINE, pack_name, payload_folder
 from tensorus_server.payload_keys import SegmentedKey, parse_key
@@ -91,11 +91,25 @@ class ObjectQuarantine(Quarantine):
         if home == PACK_HOME:
             self._client.delete([pack_name(name)])
             self._writes.forget([entry.key])
-        elif home == _KEPT_HOME or isinstance(parse_key(entry.key), SegmentedKey):
+        elif home == _KEPT_HOME:
+            self._drop_kept(name)
+        elif isinstance(parse_key(entry.key), SegmentedKey):
             delete_payload(self._client, name)
-            self._writes.forget([name])
         # Last, so that a failure before it leaves the mark, and the next round goes on.
         self._client.delete([_mark_name(entry), _restored_name(entry.key)])
+
+    def _drop_kept(self, payload_key: str) -> None:
+        """Delete a kept payload, unless somebody goes on with it."""
+        try:
+            self._leases.take_over(payload_key)
+        except PayloadMissingError:
+            delete_payload(self._client, payload_key)
+        except PayloadBusyError:
+            return
+        else:
+            self._leases.unhold(payload_key)
+            if self._writes.abandon([payload_key]):
+                delete_payload(self._client, payload_key)
 
     def _put(self, key: str, until_s: float) -> bool:
         size = self._stored_bytes(key)

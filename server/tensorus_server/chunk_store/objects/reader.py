@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tensorus_server.background import result_of
 from tensorus_server.chunk_store.abc import ChunkReader, PayloadMissingError, PayloadUnreadableError
@@ -78,6 +78,8 @@ class _Fetch:
 
 class ObjectReader(ChunkReader):
     """An open payload."""
+
+    fetches_ahead: ClassVar[bool] = True
 
     def __init__(
         self, parts: ReaderParts, key: str, spans: Sequence[Span], held: tuple[int, memoryview] | None = None

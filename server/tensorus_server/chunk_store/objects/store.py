@@ -10,16 +10,17 @@ part of the names of its segments. So a late PUT of an earlier writer does no ha
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from tensorus_server.background import WorkerPool
-from tensorus_server.chunk_store.abc import ChunkStore, PayloadMissingError, PresignedRange
+from tensorus_server.chunk_store.abc import ChunkStore, PayloadBusyError, PayloadMissingError, PresignedRange
 from tensorus_server.chunk_store.objects.address import StoreAddress
 from tensorus_server.chunk_store.objects.byte_budget import ByteBudget
 from tensorus_server.chunk_store.objects.client import ObjectClient
-from tensorus_server.chunk_store.objects.discarded import Discarded, delete_payload
+from tensorus_server.chunk_store.objects.discarded import PACK_KEY, Discarded, delete_payload
 from tensorus_server.chunk_store.objects.identity import IdentityObject
 from tensorus_server.chunk_store.objects.leases import LogLeases
 from tensorus_server.chunk_store.objects.listing import ObjectListing, list_payloads
@@ -62,6 +63,8 @@ _GET_THREADS = 32
 
 _UNCOMMITTED_MAX = 4096
 """Payloads in segments that this process published, whose keys the `WriteLog` still has if they were not committed."""
+
+_log = logging.getLogger(__name__)
 
 
 class ObjectChunkStore(ChunkStore):
@@ -145,7 +148,7 @@ class ObjectChunkStore(ChunkStore):
         except BaseException:
             self._leases.park(payload_key)
             raise
-        ends = [segment.offset for segment in segments[1:]] + [length]
+        ends = [*(segment.offset for segment in segments[1:]), length]
         spans = [
             Span(segment.offset, end - segment.offset, segment.name)
             for segment, end in zip(segments, ends, strict=bool(segments))
@@ -188,12 +191,9 @@ class ObjectChunkStore(ChunkStore):
         except PayloadMissingError:
             return
         try:
-            delete_payload(self.client, payload_key)
-            self.writes.forget([payload_key])
-        except BaseException:
-            self._leases.park(payload_key)
-            raise
-        self._leases.unhold(payload_key)
+            self._discarded.discard(payload_key)
+        finally:
+            self._leases.unhold(payload_key)
 
     def sweep_unfinished(self) -> int:
         """See `Staging`. Whoever reaps dead processes deletes what they left; this deletes what this process could not yet."""
@@ -205,18 +205,35 @@ class ObjectChunkStore(ChunkStore):
         return open_payload(self._reader_parts, key)
 
     def delete(self, key: str) -> None:
-        """See `PayloadStore`. A payload in a pack stays until its pack is deleted."""
+        """See `PayloadStore`. A payload in a pack stays until its pack is deleted, by the key "pack/<32 hex digits>"."""
         parsed = parse_key(key)
-        if parsed is None:
-            return
         if isinstance(parsed, PackedKey):
             self._packer.deleted(parsed.pack, parsed.payload_key)
-            return
-        delete_payload(self.client, parsed.payload_key)
-        # A committed payload is not in the log any more.
-        if parsed.payload_key in self._uncommitted:
-            self.writes.forget([parsed.payload_key])
-            self._uncommitted.pop(parsed.payload_key, None)
+        elif parsed is not None:
+            if not self._is_of_others(parsed.payload_key):
+                delete_payload(self.client, parsed.payload_key, generation=parsed.generation)
+        elif key.startswith(PACK_KEY):
+            self._packs.delete_pack(key.removeprefix(PACK_KEY))
+
+    def _is_of_others(self, payload_key: str) -> bool:
+        """Return whether others go on with a payload that this process published, and whose commit may have been refused.
+
+        If it was refused for that very reason, its objects must stay.
+        """
+        if payload_key not in self._uncommitted:
+            return False
+        if not self.writes.abandon([payload_key]):
+            try:
+                self._leases.take_over(payload_key)
+            except PayloadBusyError:
+                return True
+            except PayloadMissingError:
+                _log.debug("payload %s was committed, by this process or by one that went on with it", payload_key)
+            else:
+                self._leases.park(payload_key)
+                return True
+        self._uncommitted.pop(payload_key, None)
+        return False
 
     def presign(
         self, key: str, ranges: Sequence[tuple[int, int]], expires_s: float

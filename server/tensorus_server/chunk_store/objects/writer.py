@@ -86,7 +86,7 @@ class SegmentWriter(ChunkWriter):
         """Start a payload, or go on with a kept one, whose lease is held."""
         self._parts = parts
         self._payload_key = payload_key
-        self._generation = 0 if continued is None else continued.generation
+        self._generation = 1 if continued is None else continued.generation
         self._segments = [] if continued is None else continued.segments
         self._kept = continued is not None
         # Where the segment that grows starts.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from tensorus_server.chunk_store.abc import PayloadMissingError
@@ -106,7 +105,8 @@ class Plans:
                 found, next_chunk = _spans(tensor, chunks, first_chunk)
             if not found:
                 return None
-            spans = [ChunkSpan(first, records, self._presigned(records)) for first, records in found]
+            ranges = self._presigned([records for _, records in found])
+            spans = [ChunkSpan(first, records, pieces) for (first, records), pieces in zip(found, ranges, strict=True)]
         except _NotOfferedError:
             self.enabled = False
             _log.warning("the chunk store cannot presign requests: clients read through the server")
@@ -116,13 +116,24 @@ class Plans:
             return None
         return StoredPlan(tensor, spans, next_chunk)
 
-    def _presigned(self, records: list[RecordPlace]) -> list[PresignedRange]:
-        first, last = records[0], records[-1]
-        length = last.offset + last.length - first.offset
-        pieces = self._payloads.presign(first.key, [(first.offset, length)], PLAN_EXPIRY_S)
-        if pieces is None:
-            raise _NotOfferedError
-        return list(chain.from_iterable(pieces))
+    def _presigned(self, runs: list[list[RecordPlace]]) -> list[list[PresignedRange]]:
+        """Return the ranges of each run; a store is asked once for each payload."""
+        by_key: dict[str, list[int]] = {}
+        for number, records in enumerate(runs):
+            by_key.setdefault(records[0].key, []).append(number)
+        presigned: list[list[PresignedRange]] = [[] for _ in runs]
+        for key, numbers in by_key.items():
+            ranges = [(runs[number][0].offset, _length(runs[number])) for number in numbers]
+            pieces = self._payloads.presign(key, ranges, PLAN_EXPIRY_S)
+            if pieces is None:
+                raise _NotOfferedError
+            for number, found in zip(numbers, pieces, strict=True):
+                presigned[number] = found
+        return presigned
+
+
+def _length(run: list[RecordPlace]) -> int:
+    return run[-1].offset + run[-1].length - run[0].offset
 
 
 class _NotOfferedError(Exception):

@@ -16,18 +16,36 @@ from support.seaweed import ACCESS_KEY, SECRET_KEY, Seaweed, new_prefix, shared_
 from support.write_log import MemoryWriteLog, SharedLog
 from tensorus_server.chunk_store.abc import StagedPayload
 from tensorus_server.chunk_store.objects.store import ObjectChunkStore
+from tensorus_server.payload_keys import PackedKey, parse_key
 
 
 class CommittedStore(ObjectChunkStore):
-    """A store whose payloads are committed when they are published: the contract knows no catalogue, which would do that."""
+    """A store that also does what a catalogue and its sweep do: the contract knows neither."""
 
     writes: MemoryWriteLog
+
+    def __init__(self, url: str, *, writes: MemoryWriteLog, **options: Any) -> None:
+        super().__init__(url, writes=writes, **options)
+        self._needed: dict[str, set[str]] = {}
 
     def publish(self, group: Sequence[StagedPayload]) -> list[str]:
         """Publish, and take the keys out of the log."""
         keys = super().publish(group)
-        assert self.writes.shared.commit(keys, self.writes.member) == []
+        assert self.writes.shared.commit(keys, self.writes.number) == []
+        for key in keys:
+            if isinstance(parsed := parse_key(key), PackedKey):
+                self._needed.setdefault(parsed.pack, set()).add(key)
         return keys
+
+    def delete(self, key: str) -> None:
+        """Delete, and delete the pack in which nothing is needed any more: what the sweep of packs does."""
+        super().delete(key)
+        parsed = parse_key(key)
+        if isinstance(parsed, PackedKey) and parsed.pack in self._needed:
+            needed = self._needed[parsed.pack]
+            needed.discard(key)
+            if not needed:
+                self.packs.delete_pack(parsed.pack)
 
 
 MakeStore = Callable[..., CommittedStore]
