@@ -66,6 +66,7 @@ __all__ = [
     "PAYLOAD_BYTES_MAX",
     "PAYLOAD_BYTES_MIN",
     "PAYLOAD_BYTES_TARGET",
+    "PLANS_PER_CALL_MAX",
     "PUT_MARGIN_S",
     "PUT_TIMEOUT_S",
     "RANK_MAX",
@@ -254,6 +255,9 @@ MOVED_ROWS_MAX = 1000
 
 STATEMENT_TIMEOUT_S = 5.0
 """How long one statement of a query may run."""
+
+PLANS_PER_CALL_MAX = 64
+"""Tensors of one GetPlan."""
 
 EDIT_HELD_BYTES_MAX = CHUNK_BYTES_DEFAULT
 """Canonical bytes up to which an edit is held in memory until it has the tensor for itself. A larger one is encoded as it

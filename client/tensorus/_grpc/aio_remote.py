@@ -17,6 +17,7 @@ import grpc.aio
 
 from tensorus._grpc import calls, inserts
 from tensorus._grpc.channel import SERVICE, options_for, require_fork_support
+from tensorus._grpc.direct import DirectReads
 from tensorus._grpc.patience import Patience
 from tensorus._grpc.rpc_errors import rpc_error
 from tensorus._grpc.servers import Servers
@@ -48,11 +49,12 @@ _INSERT_THREADS = 3
 class AsyncRemoteBackend:
     """A channel to each server of one store, of one event loop."""
 
-    def __init__(self, address: str, *, timeout_s: float, retry_timeout_s: float) -> None:
+    def __init__(self, address: str, *, timeout_s: float, retry_timeout_s: float, direct_reads: bool = True) -> None:
         """Connect when it is first used. Arguments and errors as of `RemoteBackend`."""
         self.servers = Servers(address)
         self.timeout_s = timeout_s
         self._retry_timeout_s = retry_timeout_s
+        self.direct = DirectReads(enabled=direct_reads)
         self.heard = False
         self.closed = False
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["open_remote"]
 
-_log = logging.getLogger(__name__)
-
 
 def open_remote(config: EngineConfig) -> Engine:
     """Open the store that the settings describe, or create it.
@@ -51,9 +48,7 @@ def open_remote(config: EngineConfig) -> Engine:
         writes.log = membership.writes
         cache = None
         if config.cache_dir is not None:
-            cache = CachedPayloads(
-                chunk_store, config.cache_dir, config.cache_bytes, processes=config.cache_processes
-            )
+            cache = CachedPayloads(chunk_store, config.cache_dir, config.cache_bytes, processes=config.cache_processes)
         pool = CodecPool(config.codec_threads)
         # From here on, the engine owns all parts and closes them.
         opened.pop_all()
@@ -81,7 +76,11 @@ def _object_store(config: EngineConfig, writes: WriteLog) -> ChunkStore:
     except ImportError as error:
         raise _missing(error, "an object store", "object-store") from error
     store = ObjectChunkStore(config.chunks, writes=writes)
-    _log.info("%s", probe_store(store.client.address))
+    try:
+        probe_store(store.client.address)
+    except BaseException:
+        store.close()
+        raise
     return store
 
 

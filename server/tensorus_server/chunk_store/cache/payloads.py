@@ -94,9 +94,10 @@ class CachedPayloads(PayloadStore):
             for block in blocks_of(_name_of(key), length, 0, length):
                 self._cache.drop(block)
 
-    def close(self) -> None:
-        """Stop caching; the store below stays open. Idempotent."""
+    def close(self, timeout_s: float = 0.0) -> bool:  # noqa: ARG002 - nothing waits for its thread
+        """Stop caching, and return True; the store below stays open. Idempotent."""
         self._cache.close()
+        return True
 
 
 class _CachedReader(ChunkReader):
