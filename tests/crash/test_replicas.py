@@ -7,12 +7,14 @@ the object store has nothing that no row refers to.
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,12 +22,23 @@ import pytest
 import tensorus
 from support.arrays import assert_same_bits, random_bits
 from support.cluster import Cluster
+from support.orphans import orphans
+from support.postgres import PostgresServer, own_server
+from support.seaweed import ACCESS_KEY, SECRET_KEY, Seaweed
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
+
+_log = logging.getLogger(__name__)
 
 CLIENTS = 16
 KILL_EVERY_S = 2.0
 RETRY_S = 120.0
+
+PREFIX = "replicas"
+
+ORPHANS_S = 60.0
+"""How long after the last kill objects may be there that no row needs: twice the lease of a process, and the time until a sweep
+notices it."""
 
 SIZES = (1, 100, 1_000, 5_000, 30_000, 30_000, 300_000, 2_500_000)
 """Elements of float32: in the catalogue, in packs, and in segments."""
@@ -133,7 +146,7 @@ def work(replicas: Cluster, seconds: float, kills: list[tuple[float, Callable[[]
         worker.join(2 * RETRY_S)
         assert not worker.is_alive(), f"{worker.name} hangs"
     failures = [worker.failure for worker in workers if worker.failure is not None]
-    assert failures == []
+    assert not failures, "\n".join(map(repr, failures))
     return [worker.journal for worker in workers]
 
 
@@ -154,3 +167,60 @@ def create(address: str) -> None:
     """Create the dataset. The first call of a client is not retried, so all replicas must be up."""
     with tensorus.connect(address, tune_allocator=False) as client:
         client.create_dataset("d", exist_ok=True)
+
+
+@contextmanager
+def replicas_of(folder: Path, count: int, server: PostgresServer, seaweed: Seaweed) -> Iterator[Cluster]:
+    """Run replicas with a database and a prefix of their own."""
+    with Cluster(
+        folder,
+        count,
+        catalogue=server.dsn(),
+        chunks=seaweed.url(PREFIX),
+        environment={"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY},
+        cache=True,
+    ) as replicas:
+        create(replicas.address)
+        yield replicas
+
+
+def restart(server: PostgresServer | Seaweed) -> Callable[[], None]:
+    """Return a function that kills a server and starts it again."""
+
+    def kill_and_start() -> None:
+        server.kill()
+        server.start()
+
+    return kill_and_start
+
+
+def wait_for_no_orphans(seaweed: Seaweed, server: PostgresServer) -> float:
+    """Wait until the object store has nothing that no row needs, and return how long that took, in seconds."""
+    begun_s = time.monotonic()
+    while left := orphans(seaweed.endpoint, PREFIX, server.dsn()):
+        assert time.monotonic() - begun_s < ORPHANS_S, f"{len(left)} orphans: {sorted(left)[:5]}"
+        time.sleep(1.0)
+    return time.monotonic() - begun_s
+
+
+@pytest.mark.parametrize("seconds", [30, pytest.param(300, marks=pytest.mark.long)])
+def test_nothing_acknowledged_is_lost_whatever_is_killed(tmp_path: Path, seconds: int) -> None:
+    seaweed = Seaweed(tmp_path / "seaweed", volume_mb=1024)
+    try:
+        with own_server() as server, replicas_of(tmp_path, 3, server, seaweed) as replicas:
+            kills = [
+                (0.25 * seconds, restart(server)),
+                (0.5 * seconds, restart(seaweed)),
+                (0.75 * seconds, restart(server)),
+            ]
+            journals = work(replicas, seconds, kills)
+            with tensorus.connect(replicas.address, retry_timeout_s=RETRY_S, tune_allocator=False) as client:
+                check(client, journals)
+            waited_s = wait_for_no_orphans(seaweed, server)
+            inserted = sum(len(journal.stored) + len(journal.gone) for journal in journals)
+            reads = sum(journal.reads for journal in journals)
+            _log.info("%d inserted, %d read at once, orphans gone after %.0f s", inserted, reads, waited_s)
+            assert inserted > CLIENTS
+            assert reads == inserted
+    finally:
+        seaweed.close()

