@@ -55,6 +55,8 @@ __all__ = [
     "METADATA_DEPTH_MAX",
     "METADATA_KEY_BYTES_MAX",
     "OPEN_ITEMS_MAX",
+    "PACKED_BYTES_MAX",
+    "PACK_BYTES_MAX",
     "PAGE_READ_BYTES",
     "PAGE_SIZE_DEFAULT",
     "PAGE_SIZE_MAX",
@@ -63,6 +65,7 @@ __all__ = [
     "PAYLOAD_BYTES_TARGET",
     "RANK_MAX",
     "READS_PER_GET_MAX",
+    "READ_AHEAD_BYTES",
     "READ_STREAM_BYTES",
     "RECEIVED_MESSAGE_BYTES_MAX",
     "REQUEST_ID_BYTES_MAX",
@@ -71,6 +74,7 @@ __all__ = [
     "RETENTION_S_MAX",
     "SAMPLE_MAX",
     "SEGMENTS_PER_MESSAGE_MAX",
+    "SEGMENT_OBJECT_BYTES",
     "SMALL_READ_BYTES",
     "SNAPSHOT_NAME_BYTES_MAX",
     "STATEMENT_TIMEOUT_S",
@@ -258,3 +262,17 @@ grows in steps of a fourth of a gigabyte comes to this limit."""
 
 DETAILS_CACHE_BYTES = 16 * 1024 * 1024
 """Size of the cache of chunk details: it holds those of 160,000 chunks, with the default size of 160 GiB."""
+
+PACKED_BYTES_MAX = 4 * 1024 * 1024
+"""Stored bytes up to which an object store puts a payload into a pack. An object of this size takes longer to transfer than to
+request, on a connection of 80 MB/s with 50 ms per request."""
+
+PACK_BYTES_MAX = 16 * 1024 * 1024
+"""Stored bytes of the payloads of one pack. A million tensors of 4 KiB, if they are not inline, then cost 256 requests."""
+
+SEGMENT_OBJECT_BYTES = 8 * 1024 * 1024
+"""About the stored bytes at which an object store completes an object of a larger payload. Three of them may be in memory per
+payload: two on their way, and one that grows."""
+
+READ_AHEAD_BYTES = 16 * 1024 * 1024
+"""Stored bytes that a read requests ahead from an object store: on 50 ms per request, 320 MB/s."""

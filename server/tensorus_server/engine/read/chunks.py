@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.base import Base, base_digest
@@ -17,10 +19,10 @@ from tensorus_codecs.chunk_record import parse_record
 from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.pipeline import decode_record
 from tensorus_server.engine.read.payload import Payload, damage
-from tensorus_server.errors import DataCorruptError, StoreUnavailableError
+from tensorus_server.errors import DataCorruptError, StoreUnavailableError, TensorNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from tensorus_codecs.chunk_record import ChunkRecord
@@ -77,6 +79,27 @@ class TensorChunks:
         """
         with self._payload_of(chunk) as (payload, number):
             return payload.read_record(number, chunk)
+
+    @property
+    def fetches_ahead(self) -> bool:
+        """Whether `announce` does anything."""
+        return self.own.fetches_ahead
+
+    def record_bytes_of(self, chunk: int) -> int:
+        """Return about how many bytes a chunk's record has: of one in another payload, those of the chunk."""
+        payload, number = self.place(chunk)
+        return self._tensor.chunk_bytes if payload else self.own.record_bytes(number)
+
+    def announce(self, chunks: Sequence[int]) -> None:
+        """Say which records `read_record` will be asked for soon, in this order. Errors are left to it."""
+        for payload, places in groupby(map(self.place, chunks), key=itemgetter(0)):
+            numbers = [number for _, number in places]
+            if payload == 0:
+                self.own.announce(numbers)
+                continue
+            # Opening it takes a request, which the first of these chunks would make anyway.
+            with suppress(DataCorruptError, StoreUnavailableError, TensorNotFoundError), self._other(payload) as other:
+                other.announce(numbers)
 
     def decode(self, chunk: int, record: ChunkRecord) -> memoryview:
         """Return the canonical bytes of a chunk.

@@ -26,6 +26,7 @@ from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_server.chunk_index import IndexCache
 from tensorus_server.chunk_store.abc import PayloadMissingError
 from tensorus_server.chunk_store.bytes_reader import BytesReader
+from tensorus_server.engine.read.ahead import announced
 from tensorus_server.engine.read.cast import Cast
 from tensorus_server.engine.read.chunks import TensorChunks
 from tensorus_server.engine.read.payload import damage, raw_record
@@ -226,6 +227,8 @@ class TensorReader:
             return _read_run(tensor, chunks, run, accepted, coarse=coarse)
 
         runs = plan.runs(tensor.chunk_bytes)
+        if not coarse:
+            runs = announced(chunks, runs, lambda run: run.chunk)
         if plan.length > _HERE_BYTES_MAX and _has_codec_work(tensor, accepted, coarse=coarse):
             yield from self._pool.map_in_order(work, runs)
         else:
@@ -248,7 +251,10 @@ class TensorReader:
                 pieces.append(Piece(found.offset * element_bytes, data.nbytes, data, crc32c(data)))
             return pieces
 
-        for pieces in self._pool.map_in_order(work, slices.chunks()):
+        numbers = iter(slices.chunks())
+        if not coarse:
+            numbers = announced(chunks, numbers, lambda chunk: chunk)
+        for pieces in self._pool.map_in_order(work, numbers):
             yield from pieces
 
     def _open(self, tensor: Tensor, key: str) -> ChunkReader:
