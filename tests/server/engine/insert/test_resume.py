@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,11 +17,15 @@ from support.cases import each
 from support.engine import Reports, announce, engine_on, find, insert, read, send, set_aside_now
 from support.marks import mark_tensors
 from tensorus_codecs.checksum import crc32c
+from tensorus_codecs.dtypes import dtype_by_name
+from tensorus_codecs.pipeline import encode_chunk
+from tensorus_codecs.plan import plan
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.digest import TENSOR_DIGEST, ChunkedDigest
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert import tensor_writer
 from tensorus_server.engine.insert.stream import InsertOptions, InsertStream
+from tensorus_server.engine.insert.totals import Totals
 from tensorus_server.errors import (
     ChecksumMismatchError,
     DataCorruptError,
@@ -431,3 +436,17 @@ def test_a_tensor_that_is_marked_is_the_one_that_is_not(engine: Engine, monkeypa
     plain = insert(engine, "lossless", "plain", ARRAY)
     assert reports.tensor(0).storage == plain.storage
     assert reports.tensor(0).value_checksum == plain.value_checksum
+
+
+def test_what_a_mark_saves_does_not_change_with_later_chunks() -> None:
+    # A mark is written to the catalogue while the stream goes on.
+    policy, chunk = plan(StoragePolicy(), dtype_by_name("float32")), canonical(ARRAY)[:CHUNK]
+    encoded = replace(
+        encode_chunk(chunk, dtype_by_name("float32"), policy), fallback_reason="why", base_reason="because"
+    )
+    totals = Totals(policy)
+    totals.add(CHUNK, encoded, 0, bytes(16))
+    fields = totals.to_json()
+    saved = json.dumps(fields)
+    totals.add(CHUNK, encoded, 0, bytes(16))
+    assert json.dumps(fields) == saved
