@@ -56,7 +56,12 @@ __all__ = [
 
 
 def connect(
-    address: str, *, timeout_s: float = 30.0, retry_timeout_s: float = 60.0, tune_allocator: bool = True
+    address: str,
+    *,
+    timeout_s: float = 30.0,
+    retry_timeout_s: float = 60.0,
+    tune_allocator: bool = True,
+    direct_reads: bool = True,
 ) -> Client:
     """Return a client of the server at `address`, such as "localhost:7733". It connects on first use.
 
@@ -73,11 +78,19 @@ def connect(
             `errors.ConnectionLostWarning`.
         tune_allocator: configure glibc's allocator for bulk transfers in this process. Reads are then up to twice as fast, and
             the process keeps up to 32 MiB of freed memory.
+        direct_reads: read large tensors from the object store itself, by requests that the server has signed, if the server
+            offers that. Whatever fails is read from the server instead.
     """
     from tensorus._grpc.remote import RemoteBackend  # noqa: PLC0415 - each way in loads only what it needs
 
     return Client(
-        RemoteBackend(address, timeout_s=timeout_s, retry_timeout_s=retry_timeout_s, tune_allocator=tune_allocator)
+        RemoteBackend(
+            address,
+            timeout_s=timeout_s,
+            retry_timeout_s=retry_timeout_s,
+            tune_allocator=tune_allocator,
+            direct_reads=direct_reads,
+        )
     )
 
 

@@ -63,6 +63,7 @@ __all__ = [
     "PAYLOAD_BYTES_MAX",
     "PAYLOAD_BYTES_MIN",
     "PAYLOAD_BYTES_TARGET",
+    "PLANS_PER_CALL_MAX",
     "RANK_MAX",
     "READS_PER_GET_MAX",
     "READ_AHEAD_BYTES",
@@ -245,6 +246,9 @@ BATCH_S = 0.02
 
 STATEMENT_TIMEOUT_S = 5.0
 """How long one statement of a query may run."""
+
+PLANS_PER_CALL_MAX = 64
+"""Tensors of one GetPlan."""
 
 EDIT_HELD_BYTES_MAX = CHUNK_BYTES_DEFAULT
 """Canonical bytes up to which an edit is held in memory until it has the tensor for itself. A larger one is encoded as it

@@ -153,11 +153,12 @@ def test_a_pickled_client_is_one_that_works(remote: tensorus.Client, dataset: st
 
 
 def test_a_copy_of_a_client_keeps_its_settings() -> None:
-    with tensorus.connect("localhost:1", timeout_s=0.5, retry_timeout_s=0.25, tune_allocator=False) as client:
+    settings: Any = {"timeout_s": 0.5, "retry_timeout_s": 0.25, "tune_allocator": False, "direct_reads": False}
+    with tensorus.connect("localhost:1", **settings) as client:
         copy = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(client))))
         backend: Any = copy._opened
         assert backend._copy.args == ("localhost:1",)
-        assert backend._copy.keywords == {"timeout_s": 0.5, "retry_timeout_s": 0.25, "tune_allocator": False}
+        assert backend._copy.keywords == settings
         assert (backend.timeout_s, backend._retry_timeout_s) == (0.5, 0.25)
 
 

@@ -17,6 +17,7 @@ import grpc.aio
 
 from tensorus._grpc import calls, inserts
 from tensorus._grpc.channel import OPTIONS, SERVICE, require_address, require_fork_support
+from tensorus._grpc.direct import DirectReads
 from tensorus._grpc.patience import Patience
 from tensorus._grpc.rpc_errors import rpc_error
 from tensorus._grpc.steps import Ask, AttemptFailedError, Close, Driver, Give, Open, Pause, Read, Send, Work
@@ -46,12 +47,13 @@ _INSERT_THREADS = 3
 class AsyncRemoteBackend:
     """One channel to one server, of one event loop."""
 
-    def __init__(self, address: str, *, timeout_s: float, retry_timeout_s: float) -> None:
+    def __init__(self, address: str, *, timeout_s: float, retry_timeout_s: float, direct_reads: bool = True) -> None:
         """Connect when it is first used. Arguments and errors as of `RemoteBackend`."""
         require_address(address)
         self._address = address
         self.timeout_s = timeout_s
         self._retry_timeout_s = retry_timeout_s
+        self.direct = DirectReads(enabled=direct_reads)
         self.heard = False
         self.closed = False
         self._loop: asyncio.AbstractEventLoop | None = None

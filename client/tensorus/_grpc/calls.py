@@ -269,7 +269,9 @@ def _explain_messages(opening: pb.OpenExplain, sample: Sample) -> Iterator[bytes
         yield join(b"", [block])
 
 
-def read_options(*, with_data: bool, dtype: str | None = None, precision: str | None = None) -> pb.ReadOptions:
+def read_options(
+    *, with_data: bool, dtype: str | None = None, precision: str | None = None, until_plan: bool = False
+) -> pb.ReadOptions:
     """Return how streams that read are to answer here.
 
     Raises:
@@ -280,6 +282,7 @@ def read_options(*, with_data: bool, dtype: str | None = None, precision: str | 
         headers_only=not with_data,
         as_dtype=None if dtype is None else dtype_to(dtype),
         precision=precision_to(precision),
+        until_plan=until_plan,
     )
 
 

@@ -9,7 +9,7 @@ import grpc
 
 from tensorus import _allocator
 from tensorus._backend import Backend
-from tensorus._grpc import calls, calls_copies, calls_history, inserts, reads
+from tensorus._grpc import calls, calls_copies, calls_history, direct, inserts, reads
 from tensorus._grpc.channel import OPTIONS, SERVICE, LazyChannel, begun, require_address
 from tensorus._grpc.known import insert_known
 from tensorus._grpc.patience import Patience, warn_when_stuck
@@ -67,6 +67,7 @@ class RemoteBackend(Backend):
         timeout_s: float,
         retry_timeout_s: float,
         tune_allocator: bool = False,
+        direct_reads: bool = True,
         on_interruption: Observer = warn_when_stuck,
     ) -> None:
         """Speak to the server at `address`; connects when it is first used.
@@ -75,6 +76,7 @@ class RemoteBackend(Backend):
             timeout_s: of each attempt of a short call; streams take as long as they take.
             retry_timeout_s: how long a call is tried again without progress, once the server has answered anything.
             tune_allocator: of this process, and of each that a pickled copy comes to.
+            direct_reads: whether large tensors are read from the object store itself, if the server offers it.
             on_interruption: called before a call is tried again; pickled copies have the default.
 
         Raises:
@@ -92,7 +94,9 @@ class RemoteBackend(Backend):
             timeout_s=timeout_s,
             retry_timeout_s=retry_timeout_s,
             tune_allocator=tune_allocator,
+            direct_reads=direct_reads,
         )
+        self.direct = direct.DirectReads(enabled=direct_reads)
         self.channel = LazyChannel(address, OPTIONS)
         if tune_allocator:
             _allocator.tune_allocator()
@@ -169,7 +173,7 @@ class RemoteBackend(Backend):
         self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool, at: State | None = None
     ) -> Iterator[Arrival]:
         """See `Backend`."""
-        return self._values(reads.get(dataset, ids, part, with_data=with_data, at=at))
+        return self._values(direct.get(dataset, ids, part, with_data=with_data, at=at, direct=self.direct))
 
     def query(self, listing: Listing, *, with_data: bool, precision: str | None = None) -> Iterator[Arrival]:
         """See `Backend`."""

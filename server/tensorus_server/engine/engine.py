@@ -25,6 +25,7 @@ from tensorus_server.engine.insert.uploads import progress_of, tensors_of
 from tensorus_server.engine.orphans import empty_quarantine, quarantine_orphans
 from tensorus_server.engine.paging import checked_page_size, decode_place, encode_token, take_all
 from tensorus_server.engine.purge import Purger
+from tensorus_server.engine.read.plans import Plans
 from tensorus_server.engine.read.reader import TensorReader
 from tensorus_server.engine.reads import Reads
 from tensorus_server.engine.snapshots import Snapshots
@@ -98,6 +99,7 @@ class Engine(Reads):
         sweeps: bool = True,
         in_memory: bool = False,
         shares_payloads: bool = True,
+        direct_reads: bool = False,
     ) -> None:
         """Take ownership of the parts, which `close` closes, and start sweeping in the background.
 
@@ -105,6 +107,7 @@ class Engine(Reads):
             sessions: None: no other process serves the same inserts.
             tensor_locks: None: no other process edits tensors of the store.
             orphan_age_s, quarantine_s, sweeps, in_memory, shares_payloads: see `EngineConfig`.
+            direct_reads: whether clients get presigned requests, by which they read from the chunk store themselves.
         """
         self._catalogue = catalogue
         self._chunk_store = chunk_store
@@ -116,6 +119,7 @@ class Engine(Reads):
         self._committer = Committer(catalogue, chunk_store, chunk_store, self._health, self._equals)
         self._seal_pool = WorkerPool(_SEAL_THREADS, "seal")
         self._reader = TensorReader(catalogue, chunk_store, pool)
+        self._plans = Plans(self._reader, chunk_store, enabled=direct_reads)
         self._tensor_locks = tensor_locks or TensorLocks()
         committer, seal_pool, health, reader = self._committer, self._seal_pool, self._health, self._reader
         self._services = InsertServices(

@@ -10,11 +10,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.base import Base, base_digest
+from tensorus_codecs.checksum import chunk_seed
 from tensorus_codecs.chunk_record import parse_record
 from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.pipeline import decode_record
@@ -32,10 +34,23 @@ if TYPE_CHECKING:
     from tensorus_server.chunk_table import ChunkTable
     from tensorus_server.model import Locator, Tensor
 
-__all__ = ["TensorChunks"]
+__all__ = ["RecordPlace", "TensorChunks"]
 
 _OPEN_MAX = 16
 """Other payloads of one tensor that are open at once, apart from those that a read is using."""
+
+
+@dataclass(frozen=True)
+class RecordPlace:
+    """Where a chunk's record is."""
+
+    key: str
+    """Of its payload in the chunk store."""
+    offset: int
+    """In the payload's container."""
+    length: int
+    crc32c: int
+    """Of the record, without a seed."""
 
 
 class TensorChunks:
@@ -219,6 +234,21 @@ class TensorChunks:
             return self.own.depth
         with self._other(payload) as other:
             return other.depth
+
+    def record_place(self, chunk: int) -> RecordPlace | None:
+        """Return where a chunk's record is; None if it is stored as differences to a base.
+
+        Raises:
+            DataCorruptError: the index of its payload is damaged, or the payload is missing.
+            TensorNotFoundError, StoreUnavailableError: see `open_payload` of the constructor.
+        """
+        with self._payload_of(chunk) as (payload, number):
+            if payload.depth and payload.base_of(number) is not None:
+                return None
+            locator = payload.locator
+            begin, length, seeded_crc32c = payload.index.places.place(number)
+            record_crc32c = seeded_crc32c ^ chunk_seed(locator.payload_key, number)
+            return RecordPlace(locator.key, locator.offset + begin, length, record_crc32c)
 
     def base_of(self, chunk: int) -> tuple[Locator, int] | None:
         """Return the payload and the number there of the record that a chunk's record needs as its base; None if none."""
