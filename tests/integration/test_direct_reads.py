@@ -144,6 +144,8 @@ FAULTS = {
     "forged": lambda store: setattr(store, "change_url", lambda url: url[:-1] + "x"),
     "another object": lambda store: setattr(store, "change_url", lambda url: url.replace("/0?", "/1?")),
     "another scheme": lambda store: setattr(store, "change_url", lambda url: url.replace("http:", "file:")),
+    "malformed": lambda store: setattr(store, "change_url", lambda url: url.replace("&signature", " &signature")),
+    "overloaded": lambda store: setattr(store, "overloaded", 10**6),
     "flipped": lambda store: setattr(store, "spoil", flip),
     "cut": lambda store: setattr(store, "spoil", cut),
     "away": lambda store: store.close(),
@@ -185,6 +187,15 @@ def test_one_damaged_answer_is_fetched_again(store: PresigningStore, client: ten
     store.spoil = flip_once
     client.get("lossless", "float32", as_="numpy")
     assert once.locked()
+    assert (settings_of(client).delivered, settings_of(client).failed) == (1, 0)
+
+
+def test_a_store_that_is_overloaded_for_a_moment_is_asked_again(
+    store: PresigningStore, client: tensorus.Client
+) -> None:
+    store.overloaded = 1
+    client.get("lossless", "float32", as_="numpy")
+    assert store.overloaded == 0
     assert (settings_of(client).delivered, settings_of(client).failed) == (1, 0)
 
 

@@ -35,6 +35,8 @@ class PresigningStore:
         self.served_bytes = 0
         self.spoil: Callable[[bytearray], None] | None = None
         """Changes what is answered."""
+        self.overloaded = 0
+        """How many requests are answered with 503 from now on."""
         self.change_url: Callable[[str], str] = str
         self.lifetime_s: float | None = None
         """How long signatures are valid; None: as long as was asked for."""
@@ -83,6 +85,12 @@ class PresigningStore:
         path, _, signature = request.path.partition("&signature=")
         found = re.fullmatch(r"/(.+)/(\d+)\?expires=(.+)", path)
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers["Range"] or "")
+        if self.overloaded:
+            self.overloaded -= 1
+            request.send_response(503)
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return
         if found is None or asked is None or signature != _signature(path) or float(found[3]) < time.time():
             request.send_response(403)
             request.send_header("Content-Length", "0")

@@ -44,6 +44,7 @@ _BYTES_PER_S_MIN = 64 * 1024
 _BLOCK_BYTES = 1024 * 1024
 
 _PARTIAL_CONTENT = 206
+_SERVER_ERROR = 500
 
 _log = logging.getLogger(__name__)
 
@@ -122,9 +123,10 @@ class Fetcher:
             self._idle.clear()
             for connection in self._used:
                 # Its thread wakes with an error, and closes it: here, its descriptor might get another use meanwhile.
-                if connection.sock is not None:
+                sock = connection.sock
+                if sock is not None:
                     with suppress(OSError):
-                        connection.sock.shutdown(socket.SHUT_RDWR)
+                        sock.shutdown(socket.SHUT_RDWR)
         for connection in idle:
             connection.close()
         if self._pool is not None:
@@ -184,7 +186,8 @@ class Fetcher:
                 except (OSError, HTTPException) as error:
                     self._drop(connection)
                     if is_new or self._closed:
-                        raise FetchFailedError(f"{url.netloc}: {type(error).__name__}: {error}") from error
+                        # Not its text, which may have the URL.
+                        raise FetchFailedError(f"{url.netloc}: {type(error).__name__}") from None
                     connection, is_new = self._connection(*place, new=True)
         except BaseException:
             self._drop(connection)
@@ -205,7 +208,8 @@ class Fetcher:
         )
         response = connection.getresponse()
         if response.status != _PARTIAL_CONTENT or response.length != piece.length:
-            raise _RefusedError(
+            kind = FetchFailedError if response.status >= _SERVER_ERROR else _RefusedError
+            raise kind(
                 f"{connection.host}:{connection.port} answered {response.status} with {response.length} bytes, "
                 f"expected {_PARTIAL_CONTENT} with {piece.length}"
             )
@@ -215,7 +219,9 @@ class Fetcher:
             at += count
             taken_s = time.monotonic() - begun_s
             if not count or (taken_s > _SILENCE_TIMEOUT_S and at < taken_s * _BYTES_PER_S_MIN):
-                raise HTTPException(f"{at} of {piece.length} bytes came in {taken_s:.1f} s")
+                raise FetchFailedError(
+                    f"{at} of {piece.length} bytes came from {connection.host}:{connection.port} in {taken_s:.1f} s"
+                )
         # Marks the response as read, so that the connection can be used again.
         response.read()
 
