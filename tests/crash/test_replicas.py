@@ -174,9 +174,8 @@ def replicas_of(folder: Path, count: int, server: PostgresServer, seaweed: Seawe
     """Run replicas with a database and a prefix of their own."""
     with Cluster(
         folder,
-        count,
         catalogue=server.dsn(),
-        chunks=seaweed.url(PREFIX),
+        chunks=[seaweed.url(PREFIX)] * count,
         environment={"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY},
         cache=True,
     ) as replicas:

@@ -6,7 +6,7 @@ Each has a proxy in front, whose address stays the same when the replica is kill
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -22,10 +22,9 @@ class Cluster:
     def __init__(
         self,
         folder: Path,
-        count: int,
         *,
         catalogue: str,
-        chunks: str,
+        chunks: Sequence[str],
         environment: Mapping[str, str],
         cache: bool = False,
     ) -> None:
@@ -33,14 +32,15 @@ class Cluster:
 
         Args:
             folder: for what they may write locally.
+            chunks: the object store's URL for each; they may have other ways to it.
             environment: the object store's credentials.
             cache: whether each has a cache on disk.
         """
         self._folder = folder
-        self._options = ["--catalogue", catalogue, "--chunks", chunks]
+        self._options = [["--catalogue", catalogue, "--chunks", url] for url in chunks]
         self._environment = environment
         self._cache = cache
-        self._running: list[ServerProcess | None] = [None] * count
+        self._running: list[ServerProcess | None] = [None] * len(chunks)
         self._turn = threading.Lock()
         self._stack = ExitStack()
         self.proxies: list[FaultProxy] = []
@@ -67,7 +67,7 @@ class Cluster:
 
     def start(self, number: int) -> None:
         """Start a replica that does not run."""
-        options = [*self._options]
+        options = [*self._options[number]]
         if self._cache:
             options += ["--cache-dir", str(self._folder / f"cache-{number}"), "--cache-size", "256MiB"]
         server = ServerProcess(
