@@ -315,7 +315,7 @@ def test_bytes_that_nobody_asked_for_may_be_unreadable(below: CountingStore, fol
         assert reader.read(0, 10) == PAYLOAD[:10]
 
 
-@pytest.mark.parametrize("method", ["open_to_read", "read", "create", "write_all", "rename", "unlink"])
+@pytest.mark.parametrize("method", ["open_to_read", "read_into", "create", "write_all", "rename", "unlink"])
 @pytest.mark.parametrize("error_number", [errno.EIO, errno.ENOSPC, errno.EMFILE, errno.EROFS])
 def test_no_error_of_the_disk_reaches_a_read(
     below: CountingStore, folder: Path, method: str, error_number: int, caplog: pytest.LogCaptureFixture

@@ -129,11 +129,11 @@ class BlockCache:
         """Whether it is known what the folder holds, so that blocks are written."""
         return self._is_ready
 
-    def get(self, block: Block, begin: int, end: int) -> memoryview | None:
-        """Return bytes of a block, from `begin` to `end` of it; None: it is not there, or cannot be read."""
+    def get(self, block: Block, begin: int, into: memoryview) -> bool:
+        """Fill `into` with the bytes of a block from `begin` of it on; return whether it is there, and can be read."""
         for files in self._places(block.name):
             try:
-                found = files.read(block, begin, end)
+                files.read(block, begin, into)
             except FileNotFoundError:
                 self._forget(files, block.name)
             except RottenBlockError as error:
@@ -146,9 +146,9 @@ class BlockCache:
             else:
                 with self._lock:
                     self._counts["hits"] += 1
-                    self._counts["hit_bytes"] += end - begin
-                return found
-        return None
+                    self._counts["hit_bytes"] += len(into)
+                return True
+        return False
 
     def has(self, block: Block) -> bool:
         """Return whether the block seems to be there; `get` may still not find it."""

@@ -12,6 +12,7 @@ No error of the cache reaches a read. Blocks that are there are also read while 
 
 from __future__ import annotations
 
+import io
 import threading
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
@@ -128,26 +129,28 @@ class _CachedReader(ChunkReader):
         if length <= 0 or offset + length > self._length:
             # The store below says what is wrong.
             return self._opened().read(offset, length)
-        end = offset + length
-        parts: list[memoryview | None] = []
-        missing = []
-        blocks = blocks_of(self._name, self._length, offset, end)
-        for block in blocks:
-            part = self._cache.get(block, max(offset - block.offset, 0), min(end, block.end) - block.offset)
-            parts.append(part)
-            if part is None:
-                missing.append(block)
-        if missing:
-            try:
-                found = self._read_below(missing)
-            except ChunkStoreError:
-                # A block has bytes that nobody asked for, and perhaps only those cannot be read.
-                return self._opened().read(offset, length)
-            for place, block in enumerate(blocks):
-                if block.name in found:
-                    whole = found[block.name]
-                    parts[place] = whole[max(offset - block.offset, 0) : min(end, block.end) - block.offset]
-        return b"".join(part for part in parts if part is not None)
+        # Its memory becomes the result, without a copy, as soon as no view of it is left.
+        result = io.BytesIO()
+        result.seek(length - 1)
+        result.write(b"\0")
+        with result.getbuffer() as view:
+            missing = []
+            for block in blocks_of(self._name, self._length, offset, offset + length):
+                begin, target = _overlap(block, offset, view)
+                with target:
+                    if not self._cache.get(block, begin, target):
+                        missing.append(block)
+            if missing:
+                try:
+                    found = self._read_below(missing)
+                except ChunkStoreError:
+                    # A block has bytes that nobody asked for, and perhaps only those cannot be read.
+                    return self._opened().read(offset, length)
+                for block in missing:
+                    begin, target = _overlap(block, offset, view)
+                    with target:
+                        target[:] = found[block.name][begin : begin + len(target)]
+        return result.getvalue()
 
     def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None:
         known: set[int] = set()
@@ -178,10 +181,10 @@ class _CachedReader(ChunkReader):
         try:
             # Another thread may have put them there since they were looked for.
             for block in led:
-                data = self._cache.get(block, 0, block.length)
-                if data is not None:
-                    found[block.name] = data
-                    self._flights.arrived(block, data)
+                whole = memoryview(bytearray(block.length))
+                if self._cache.get(block, 0, whole):
+                    found[block.name] = whole
+                    self._flights.arrived(block, whole)
             for gap in _gaps([block for block in led if block.name not in found]):
                 found |= self._fetch(gap)
         finally:
@@ -251,6 +254,17 @@ class _Flights:
         for flight in flights:
             if not flight.done():
                 flight.cancel()
+
+
+def _overlap(block: Block, offset: int, view: memoryview) -> tuple[int, memoryview]:
+    """Return where in a block the bytes of a read begin, and the part of the result that they fill.
+
+    Args:
+        offset: of the read in the payload.
+        view: its whole result.
+    """
+    begin = max(offset - block.offset, 0)
+    return begin, view[max(block.offset - offset, 0) : block.end - offset]
 
 
 def _outcome(flight: Future[memoryview]) -> memoryview | None:
