@@ -34,7 +34,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -57,6 +57,7 @@ __all__ = [
     "PayloadMissingError",
     "PayloadStore",
     "PayloadUnreadableError",
+    "PresignedRange",
     "Quarantine",
     "Quarantined",
     "Space",
@@ -133,6 +134,20 @@ class Space:
     total_bytes: int
 
 
+@dataclass(frozen=True)
+class PresignedRange:
+    """A range of a payload that anybody can fetch with a GET of `url`, until it expires."""
+
+    url: str
+    """Names an object; holds a signature, so it must not be logged."""
+    offset: int
+    """Of the range in that object, in bytes: the GET's Range header is "bytes=<offset>-<offset + length - 1>"."""
+    length: int
+    """In bytes."""
+    expires_s: float
+    """When the signature expires, in seconds since 1970, by this host's clock."""
+
+
 class ChunkWriter(ABC):
     """Writes one payload; used by one thread at a time, and ended with `finish`, `park` or `drop`."""
 
@@ -180,6 +195,9 @@ class ChunkWriter(ABC):
 class ChunkReader(ABC):
     """An open payload. Thread-safe."""
 
+    fetches_ahead: ClassVar[bool] = False
+    """Whether `prefetch` does anything."""
+
     @property
     @abstractmethod
     def length(self) -> int:
@@ -201,10 +219,11 @@ class ChunkReader(ABC):
             PayloadUnreadableError: the disk cannot read the bytes.
         """
 
-    def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None:  # noqa: B027 - most stores need no hints
-        """Take a hint: `read` will be called with these offsets and lengths, in this order.
+    def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None:  # noqa: B027 - most stores have nothing to do
+        """Announce ranges that `read` will be asked for soon, in this order; each is an offset and a length.
 
-        A store to which each read is a request may begin to read them. It need not, and the reads need not follow.
+        A store far away fetches them meanwhile, as far as its memory allows; others do nothing. It never waits and never fails:
+        errors are raised by `read`.
         """
 
     @abstractmethod
@@ -238,6 +257,24 @@ class PayloadStore(ABC):
     @abstractmethod
     def delete(self, key: str) -> None:
         """Delete a published payload. Idempotent."""
+
+    def presign(
+        self, key: str, ranges: Sequence[tuple[int, int]], expires_s: float
+    ) -> list[list[PresignedRange]] | None:
+        """Return where anybody can fetch ranges of a payload; None: this store cannot sign requests.
+
+        Args:
+            ranges: each is an offset and a length.
+            expires_s: how long the signatures are valid, in seconds.
+
+        Returns:
+            For each range its pieces, in order. A range that spans several objects has several.
+
+        Raises:
+            PayloadMissingError: no payload has this key, or it is shorter.
+        """
+        del key, ranges, expires_s
+        return None
 
 
 class Staging(ABC):

@@ -144,9 +144,6 @@ class BlockCache:
                 if error.errno not in _NOT_OF_THE_FILE:
                     self._remove(files, block.name)
             else:
-                with self._lock:
-                    self._counts["hits"] += 1
-                    self._counts["hit_bytes"] += len(into)
                 return True
         return False
 
@@ -157,10 +154,7 @@ class BlockCache:
         return False
 
     def put(self, block: Block, data: memoryview) -> None:
-        """Keep the bytes of a block, which were read from the store below."""
-        with self._lock:
-            self._counts["misses"] += 1
-            self._counts["miss_bytes"] += block.length
+        """Keep the bytes of a block."""
         if not self._is_ready or time.monotonic() < self._paused_until_s:
             return
         if not self._writing.acquire(timeout=_WRITE_WAIT_S):
@@ -172,6 +166,12 @@ class BlockCache:
             self._refused(error)
         finally:
             self._writing.release()
+
+    def count(self, **more: int) -> None:
+        """Add to the statistics."""
+        with self._lock:
+            for name, number in more.items():
+                self._counts[name] += number
 
     def drop(self, block: Block) -> None:
         """Remove a block, wherever it is."""

@@ -41,6 +41,7 @@ __all__ = [
     "BlockFiles",
     "RottenBlockError",
     "blocks_of",
+    "length_of",
     "units_of",
 ]
 
@@ -114,9 +115,18 @@ def blocks_of(payload_key: str, payload_bytes: int, begin: int, end: int) -> lis
     for number in range(min(begin // BLOCK_BYTES, last), min((end - 1) // BLOCK_BYTES, last) + 1):
         offset = number * BLOCK_BYTES
         length = payload_bytes - offset if number == last else BLOCK_BYTES
-        identity = hashlib.blake2b(f"{payload_key} {offset} {length}".encode(), digest_size=16).digest()
-        found.append(Block(offset, length, identity, int.from_bytes(identity[:8], "big") >> 4))
+        found.append(_block(f"{payload_key} {offset} {length}", offset, length))
     return found
+
+
+def length_of(payload_key: str) -> Block:
+    """Return the block that says how long a payload is, for payloads whose keys do not: 8 bytes, little-endian."""
+    return _block(f"{payload_key} length", 0, 8)
+
+
+def _block(what: str, offset: int, length: int) -> Block:
+    identity = hashlib.blake2b(what.encode(), digest_size=16).digest()
+    return Block(offset, length, identity, int.from_bytes(identity[:8], "big") >> 4)
 
 
 def units_of(file_bytes: int) -> int:

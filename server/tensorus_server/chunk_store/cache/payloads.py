@@ -13,14 +13,15 @@ No error of the cache reaches a read. Blocks that are there are also read while 
 from __future__ import annotations
 
 import io
+import struct
 import threading
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from tensorus_server.chunk_store.abc import ChunkReader, ChunkStoreError, PayloadStore
+from tensorus_server.chunk_store.abc import ChunkReader, ChunkStoreError, PayloadStore, PayloadUnreadableError
 from tensorus_server.chunk_store.cache.block_cache import BlockCache
-from tensorus_server.chunk_store.cache.block_files import blocks_of
+from tensorus_server.chunk_store.cache.block_files import blocks_of, length_of
 from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.payload_keys import PackedKey, SegmentedKey, parse_key
 
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from tensorus_server.chunk_store.abc import PresignedRange
     from tensorus_server.chunk_store.cache.block_cache import CacheStatistics
     from tensorus_server.chunk_store.cache.block_files import Block
     from tensorus_server.chunk_store.files import Files
 
 __all__ = ["CachedPayloads"]
+
+_LENGTH = struct.Struct("<Q")
 
 _FLIGHT_WAIT_S = 60.0
 """How long a thread waits for another one to read a block: longer than a request to an object store with its retries."""
@@ -65,25 +69,30 @@ class CachedPayloads(PayloadStore):
         return self._cache.statistics
 
     def open(self, key: str) -> ChunkReader:
-        """See `PayloadStore`. If the store below is away, a payload of an object store is opened nevertheless."""
-        length = _length_of(key)
+        """See `PayloadStore`. A payload whose end, which is read first, is cached is opened below only for a missing block."""
+        length = self._length_of(key)
+        if length and self._cache.has(blocks_of(_name_of(key), length, length - 1, length)[0]):
+            return _CachedReader(self, key, length)
         try:
-            below: ChunkReader | None = self._below.open(key)
+            below = self._below.open(key)
         except StoreUnavailableError:
             if length is None:
                 raise
-            below = None
-        if length is None and below is not None:
-            try:
-                length = below.length
-            except BaseException:
-                below.close()
-                raise
-        return _CachedReader(self, key, length or 0, below)
+            return _CachedReader(self, key, length)
+        try:
+            length = below.length
+        except PayloadUnreadableError:
+            return below
+        except BaseException:
+            below.close()
+            raise
+        if _is_in_several_segments(key):
+            self._cache.put(length_of(_name_of(key)), memoryview(_LENGTH.pack(length)))
+        return _CachedReader(self, key, length, below)
 
     def delete(self, key: str) -> None:
         """See `PayloadStore`. What other processes keep of it goes when it is the least recently used."""
-        length = _length_of(key)
+        length = self._length_of(key)
         if length is None:
             try:
                 with self._below.open(key) as reader:
@@ -92,8 +101,28 @@ class CachedPayloads(PayloadStore):
                 length = 0
         self._below.delete(key)
         if length:
-            for block in blocks_of(_name_of(key), length, 0, length):
+            for block in (*blocks_of(_name_of(key), length, 0, length), length_of(_name_of(key))):
                 self._cache.drop(block)
+
+    def presign(
+        self, key: str, ranges: Sequence[tuple[int, int]], expires_s: float
+    ) -> list[list[PresignedRange]] | None:
+        """See `PayloadStore`: what is fetched past the server is not cached."""
+        return self._below.presign(key, ranges, expires_s)
+
+    def _length_of(self, key: str) -> int | None:
+        """Return the length of a payload in bytes, as far as its key or the cache says it."""
+        parsed = parse_key(key)
+        if isinstance(parsed, PackedKey):
+            return parsed.length
+        if isinstance(parsed, SegmentedKey):
+            if not parsed.tail_offset:
+                return parsed.tail_bytes
+            said = memoryview(bytearray(_LENGTH.size))
+            if self._cache.get(length_of(parsed.payload_key), 0, said):
+                (length,) = _LENGTH.unpack(said)
+                return int(length)
+        return None
 
     def close(self) -> None:
         """Stop caching; the store below stays open. Idempotent."""
@@ -106,7 +135,9 @@ class _CachedReader(ChunkReader):
     # The store and its readers share their state.
     # ruff: noqa: SLF001
 
-    def __init__(self, store: CachedPayloads, key: str, length: int, below: ChunkReader | None) -> None:
+    fetches_ahead: ClassVar[bool] = True
+
+    def __init__(self, store: CachedPayloads, key: str, length: int, below: ChunkReader | None = None) -> None:
         self._store = store
         self._cache = store._cache
         self._flights = store._flights
@@ -134,12 +165,14 @@ class _CachedReader(ChunkReader):
         result.seek(length - 1)
         result.write(b"\0")
         with result.getbuffer() as view:
-            missing = []
-            for block in blocks_of(self._name, self._length, offset, offset + length):
+            blocks, missing = blocks_of(self._name, self._length, offset, offset + length), []
+            for block in blocks:
                 begin, target = _overlap(block, offset, view)
                 with target:
                     if not self._cache.get(block, begin, target):
                         missing.append(block)
+            hit_bytes = length - sum(len(_overlap(block, offset, view)[1]) for block in missing)
+            self._cache.count(hits=len(blocks) - len(missing), hit_bytes=hit_bytes)
             if missing:
                 try:
                     found = self._read_below(missing)
@@ -202,6 +235,7 @@ class _CachedReader(ChunkReader):
         """Read adjacent blocks from the store below."""
         begin = gap[0].offset
         raw = memoryview(self._opened().read(begin, gap[-1].end - begin))
+        self._cache.count(misses=len(gap), miss_bytes=len(raw))
         found = {block.name: raw[block.offset - begin : block.end - begin] for block in gap}
         for block in gap:
             # First for those who wait.
@@ -292,9 +326,7 @@ def _name_of(key: str) -> str:
     return key.rpartition("/")[2]
 
 
-def _length_of(key: str) -> int | None:
-    """Return the length of a payload in bytes, if its key says it."""
+def _is_in_several_segments(key: str) -> bool:
+    """Return whether a payload's key does not say its length: the last object has a directory of the others, too."""
     parsed = parse_key(key)
-    if isinstance(parsed, SegmentedKey):
-        return parsed.tail_offset + parsed.tail_bytes
-    return parsed.length if isinstance(parsed, PackedKey) else None
+    return isinstance(parsed, SegmentedKey) and parsed.tail_offset > 0
