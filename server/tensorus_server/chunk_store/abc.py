@@ -30,11 +30,11 @@ objects after its position. Methods whose promises are weaker for that reason sa
 
 from __future__ import annotations
 
-import os
-import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
+
+from tensorus_server.payload_keys import new_payload_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -477,30 +477,3 @@ class ChunkStore(PayloadStore, Staging, PayloadListing, IdentityHolder):
         Returns:
             Whether they ended in time.
         """
-
-
-class _KeyMaker:
-    """Makes random names of 128 bits, many at a time, because each system call releases the GIL and has to reacquire it."""
-
-    _AT_ONCE = 512
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._keys: list[str] = []
-        # A forked child must not use the names of its parent.
-        os.register_at_fork(after_in_child=self._keys.clear)
-
-    def make(self) -> str:
-        with self._lock:
-            if not self._keys:
-                digits = os.urandom(16 * self._AT_ONCE).hex()
-                self._keys.extend(digits[start : start + 32] for start in range(0, len(digits), 32))
-            return self._keys.pop()
-
-
-_key_maker = _KeyMaker()
-
-
-def new_payload_key() -> str:
-    """Return a random name: 128 bits, 32 hex digits."""
-    return _key_maker.make()
