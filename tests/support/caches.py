@@ -24,6 +24,7 @@ class CountingStore(PayloadStore):
         """Read from `below`; None: a store in memory."""
         self.below = below or MemoryChunkStore()
         self.reads: list[tuple[int, int]] = []
+        self.opened: list[str] = []
         self.hints: list[tuple[int, int]] = []
         self.open_error: Exception | None = None
         self.read_errors: list[BaseException] = []
@@ -41,6 +42,7 @@ class CountingStore(PayloadStore):
         """Open it, or fail."""
         if self.open_error is not None:
             raise self.open_error
+        self.opened.append(key)
         return _CountingReader(self, self.below.open(key))
 
     def delete(self, key: str) -> None:

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from support.servers import black_hole
 from tensorus._grpc import servers as module
+from tensorus._grpc.patience import Patience
 from tensorus._grpc.servers import Servers, is_servers_fault
+from tensorus._grpc.steps import Driver, Pause
 from tensorus.errors import TensorusError, UnavailableError
 
 UNAVAILABLE = TensorusError("it broke", reason="UNAVAILABLE")
@@ -310,3 +312,42 @@ def test_a_forked_child_knows_nothing_of_the_servers(listening: list[str]) -> No
     servers.after_fork()
     assert not any(server.is_up or server.is_probed for server in servers._servers)
     assert servers.pick("key").target == order(servers, "key")[0]
+
+
+# ---- When the next server is asked --------------------------------------------------------------------------------------
+
+
+class OfSeveral:
+    """A client of three servers."""
+
+    def __init__(self, *, heard: bool) -> None:
+        self.servers = Servers("127.0.0.1:1,127.0.0.1:2,127.0.0.1:3")
+        self.heard = heard
+        self.closed = False
+
+
+def driver(*, heard: bool = True) -> Driver[OfSeveral, None, None]:
+    found = Driver[OfSeveral, None, None](OfSeveral(heard=heard), (step for step in ()))
+    found.patience = Patience(60.0, lambda _: None)
+    return found
+
+
+def test_each_server_is_asked_once_without_a_wait_at_each_place() -> None:
+    call = driver()
+    at_start = [call._wait_s(Pause(UNAVAILABLE, (0,))) > 0 for _ in range(4)]
+    further = [call._wait_s(Pause(UNAVAILABLE, (1,))) > 0 for _ in range(3)]
+    back = call._wait_s(Pause(UNAVAILABLE, (0,))) > 0
+    assert (at_start, further, back) == ([False, False, True, True], [False, False, True], True)
+    assert call.patience.interruptions == 8
+
+
+def test_what_another_server_cannot_do_better_is_waited_for() -> None:
+    assert driver()._wait_s(Pause(TensorusError("busy", reason="STORE_BUSY"), (0,))) > 0
+
+
+def test_until_a_server_has_answered_each_is_asked_once() -> None:
+    call = driver(heard=False)
+    assert [call._wait_s(Pause(UNAVAILABLE, (0,))) for _ in range(2)] == [0.0, 0.0]
+    with pytest.raises(TensorusError) as caught:
+        call._wait_s(Pause(UNAVAILABLE, (0,)))
+    assert caught.value is UNAVAILABLE

@@ -10,7 +10,7 @@ import shutil
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,10 +19,16 @@ import pytest
 from contract.chunk_store_contract import published
 from support.caches import CountingStore, block_files, cache_of, read_all, wait_for
 from support.faults import FaultyFiles, open_descriptors
-from tensorus_server.chunk_store.abc import PayloadMissingError, PayloadUnreadableError, StagedPayload
+from tensorus_server.chunk_store.abc import (
+    PayloadMissingError,
+    PayloadUnreadableError,
+    PresignedRange,
+    StagedPayload,
+)
+from tensorus_server.chunk_store.bytes_reader import BytesReader
 from tensorus_server.chunk_store.cache import CachedPayloads
 from tensorus_server.chunk_store.cache import block_cache as block_cache_module
-from tensorus_server.chunk_store.cache.block_files import BLOCK_BYTES
+from tensorus_server.chunk_store.cache.block_files import BLOCK_BYTES, blocks_of
 from tensorus_server.chunk_store.memory import MemoryChunkStore
 from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.payload_keys import PackedKey, SegmentedKey
@@ -45,16 +51,35 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 class ObjectKeys(MemoryChunkStore):
-    """A store whose keys say how long payloads are, as those of an object store do."""
+    """A store whose keys are like those of an object store: one segment, several, or a part of a pack."""
 
-    def publish(self, group: list[StagedPayload]) -> list[str]:  # type: ignore[override]
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self._kind = kind
+
+    def publish(self, group: Sequence[StagedPayload]) -> list[str]:
         """Publish under other keys."""
         keys = []
         for staged, key in zip(group, super().publish(group), strict=True):
-            named = str(SegmentedKey(0, 0, staged.length, staged.payload_key))
-            self._published[named] = self._published.pop(key)
-            keys.append(named)
+            name, length = staged.payload_key, staged.length
+            named = {
+                "one segment": SegmentedKey(3, 0, length, name),
+                # The last object has a directory, too, so its size does not say how long the payload is.
+                "segments": SegmentedKey(3, 1000, length - 1000 + 48, name),
+                "a pack": PackedKey("0" * 32, 1000, length, name),
+            }
+            keys.append(str(named[self._kind]))
+            self._published[keys[-1]] = self._published.pop(key)
         return keys
+
+    def presign(
+        self, key: str, ranges: Sequence[tuple[int, int]], expires_s: float
+    ) -> list[list[PresignedRange]] | None:
+        """Sign one range."""
+        return [[PresignedRange(key, *place, expires_s)] for place in ranges]
+
+
+KINDS = ["one segment", "segments", "a pack"]
 
 
 def test_what_was_read_once_is_not_read_below_again(below: CountingStore, folder: Path) -> None:
@@ -282,8 +307,40 @@ def test_a_deleted_payload_leaves_nothing(below: CountingStore, folder: Path) ->
         cached.delete(key)
 
 
-def test_while_the_store_below_is_away_what_is_cached_is_read(tmp_path: Path) -> None:
-    below = CountingStore(ObjectKeys())
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_cached_asks_nothing_of_the_store_below_also_after_a_restart(tmp_path: Path, kind: str) -> None:
+    below = CountingStore(ObjectKeys(kind))
+    key = below.keep(PAYLOAD)
+    with cache_of(below, tmp_path) as cached:
+        for _ in range(2):
+            assert read_all(cached, key) == PAYLOAD
+            assert below.opened == [key]
+    with cache_of(below, tmp_path) as cached, cached.open(key) as reader:
+        assert reader.length == len(PAYLOAD)
+        reader.prefetch([(0, len(PAYLOAD))])
+        assert reader.read(1, len(PAYLOAD) - 1) == PAYLOAD[1:]
+        assert below.opened == [key]
+        # A block that is missing is read below, which it takes to open the payload.
+        cached._cache.drop(blocks_of(key.rpartition("/")[2], len(PAYLOAD), 0, 1)[0])
+        assert reader.read(0, 5) == PAYLOAD[:5]
+        assert below.opened == [key, key]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_payload_that_is_deleted_is_missing_at_once(tmp_path: Path, kind: str) -> None:
+    below = CountingStore(ObjectKeys(kind))
+    key = below.keep(PAYLOAD)
+    with cache_of(below, tmp_path) as cached:
+        read_all(cached, key)
+        cached.delete(key)
+        assert block_files(tmp_path) == []
+        with pytest.raises(PayloadMissingError):
+            cached.open(key)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_while_the_store_below_is_away_what_is_cached_is_read(tmp_path: Path, kind: str) -> None:
+    below = CountingStore(ObjectKeys(kind))
     key, unread = below.keep(PAYLOAD), below.keep(PAYLOAD)
     with cache_of(below, tmp_path) as cached:
         read_all(cached, key)
@@ -291,6 +348,10 @@ def test_while_the_store_below_is_away_what_is_cached_is_read(tmp_path: Path) ->
         with cached.open(key) as reader:
             assert reader.length == len(PAYLOAD)
             assert reader.read(5, len(PAYLOAD) - 5) == PAYLOAD[5:]
+        if kind == "segments":
+            with pytest.raises(StoreUnavailableError, match="away"):
+                cached.open(unread)
+            return
         with cached.open(unread) as reader:
             reader.prefetch([(0, 1)])
             with pytest.raises(StoreUnavailableError, match="away"):
@@ -299,6 +360,24 @@ def test_while_the_store_below_is_away_what_is_cached_is_read(tmp_path: Path) ->
             assert reader.read(0, 1) == PAYLOAD[:1]
         with pytest.raises(ValueError, match="closed"):
             reader.read(0, 1)
+
+
+def test_a_payload_whose_length_cannot_be_read_is_read_without_the_cache(below: CountingStore, folder: Path) -> None:
+    class Unreadable(BytesReader):
+        @property
+        def length(self) -> int:
+            raise PayloadUnreadableError("the directory is damaged")
+
+    with cache_of(below, folder) as cached:
+        unreadable = Unreadable(b"")
+        below.open = lambda _: unreadable  # type: ignore[method-assign]
+        assert cached.open("key") is unreadable
+
+
+def test_ranges_are_signed_by_the_store_below(tmp_path: Path) -> None:
+    below = ObjectKeys("a pack")
+    with cache_of(below, tmp_path) as cached:
+        assert cached.presign("key", [(1, 2)], 60.0) == [[PresignedRange("key", 1, 2, 60.0)]]
 
 
 def test_bytes_that_nobody_asked_for_may_be_unreadable(below: CountingStore, folder: Path) -> None:
@@ -315,7 +394,7 @@ def test_bytes_that_nobody_asked_for_may_be_unreadable(below: CountingStore, fol
         assert reader.read(0, 10) == PAYLOAD[:10]
 
 
-@pytest.mark.parametrize("method", ["open_to_read", "read", "create", "write_all", "rename", "unlink"])
+@pytest.mark.parametrize("method", ["open_to_read", "read_into", "create", "write_all", "rename", "unlink"])
 @pytest.mark.parametrize("error_number", [errno.EIO, errno.ENOSPC, errno.EMFILE, errno.EROFS])
 def test_no_error_of_the_disk_reaches_a_read(
     below: CountingStore, folder: Path, method: str, error_number: int, caplog: pytest.LogCaptureFixture

@@ -129,11 +129,11 @@ class BlockCache:
         """Whether it is known what the folder holds, so that blocks are written."""
         return self._is_ready
 
-    def get(self, block: Block, begin: int, end: int) -> memoryview | None:
-        """Return bytes of a block, from `begin` to `end` of it; None: it is not there, or cannot be read."""
+    def get(self, block: Block, begin: int, into: memoryview) -> bool:
+        """Fill `into` with the bytes of a block from `begin` of it on; return whether it is there, and can be read."""
         for files in self._places(block.name):
             try:
-                found = files.read(block, begin, end)
+                files.read(block, begin, into)
             except FileNotFoundError:
                 self._forget(files, block.name)
             except RottenBlockError as error:
@@ -144,11 +144,8 @@ class BlockCache:
                 if error.errno not in _NOT_OF_THE_FILE:
                     self._remove(files, block.name)
             else:
-                with self._lock:
-                    self._counts["hits"] += 1
-                    self._counts["hit_bytes"] += end - begin
-                return found
-        return None
+                return True
+        return False
 
     def has(self, block: Block) -> bool:
         """Return whether the block seems to be there; `get` may still not find it."""
@@ -157,10 +154,7 @@ class BlockCache:
         return False
 
     def put(self, block: Block, data: memoryview) -> None:
-        """Keep the bytes of a block, which were read from the store below."""
-        with self._lock:
-            self._counts["misses"] += 1
-            self._counts["miss_bytes"] += block.length
+        """Keep the bytes of a block."""
         if not self._is_ready or time.monotonic() < self._paused_until_s:
             return
         if not self._writing.acquire(timeout=_WRITE_WAIT_S):
@@ -172,6 +166,12 @@ class BlockCache:
             self._refused(error)
         finally:
             self._writing.release()
+
+    def count(self, **more: int) -> None:
+        """Add to the statistics."""
+        with self._lock:
+            for name, number in more.items():
+                self._counts[name] += number
 
     def drop(self, block: Block) -> None:
         """Remove a block, wherever it is."""

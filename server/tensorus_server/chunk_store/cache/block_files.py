@@ -41,6 +41,7 @@ __all__ = [
     "BlockFiles",
     "RottenBlockError",
     "blocks_of",
+    "length_of",
     "units_of",
 ]
 
@@ -114,9 +115,18 @@ def blocks_of(payload_key: str, payload_bytes: int, begin: int, end: int) -> lis
     for number in range(min(begin // BLOCK_BYTES, last), min((end - 1) // BLOCK_BYTES, last) + 1):
         offset = number * BLOCK_BYTES
         length = payload_bytes - offset if number == last else BLOCK_BYTES
-        identity = hashlib.blake2b(f"{payload_key} {offset} {length}".encode(), digest_size=16).digest()
-        found.append(Block(offset, length, identity, int.from_bytes(identity[:8], "big") >> 4))
+        found.append(_block(f"{payload_key} {offset} {length}", offset, length))
     return found
+
+
+def length_of(payload_key: str) -> Block:
+    """Return the block that says how long a payload is, for payloads whose keys do not: 8 bytes, little-endian."""
+    return _block(f"{payload_key} length", 0, 8)
+
+
+def _block(what: str, offset: int, length: int) -> Block:
+    identity = hashlib.blake2b(what.encode(), digest_size=16).digest()
+    return Block(offset, length, identity, int.from_bytes(identity[:8], "big") >> 4)
 
 
 def units_of(file_bytes: int) -> int:
@@ -140,38 +150,42 @@ class BlockFiles:
         # From a text: joining paths takes three times as long.
         return Path(f"{self._prefix}{digits[:2]}{os.sep}{digits[2:]}")
 
-    def read(self, block: Block, begin: int, end: int) -> memoryview:
-        """Return bytes of a block.
+    def read(self, block: Block, begin: int, into: memoryview) -> None:
+        """Read bytes of a block.
 
         Args:
-            begin, end: from the block's start; not empty.
+            begin: from the block's start.
+            into: filled with the bytes from there on; not empty. After an error it holds anything.
 
         Raises:
             FileNotFoundError: there is no such block.
             RottenBlockError: its file is damaged.
         """
-        header_bytes = block.header_bytes
-        first, last = begin // _PAGE_BYTES, (end - 1) // _PAGE_BYTES
-        start, stop = first * _PAGE_BYTES, min((last + 1) * _PAGE_BYTES, block.length)
+        first, end = begin // _PAGE_BYTES, begin + len(into)
+        # Pages are checked as a whole, so what comes before and after in the outer ones is read, too.
+        lead = memoryview(bytearray(begin - first * _PAGE_BYTES))
+        tail = memoryview(bytearray(min(-(-end // _PAGE_BYTES) * _PAGE_BYTES, block.length) - end))
+        header = memoryview(bytearray(block.header_bytes))
+        wanted = len(header) + len(lead) + len(into) + len(tail)
         descriptor = self._files.open_to_read(self.path(block.name))
         try:
             found = os.fstat(descriptor)
             if found.st_size != block.file_bytes:
                 raise RottenBlockError(f"has {found.st_size} bytes, expected {block.file_bytes}")
             if first == 0:
-                raw = memoryview(self._files.read(descriptor, 0, header_bytes + stop))
-                header, pages = raw[:header_bytes], raw[header_bytes:]
+                filled = self._files.read_into(descriptor, [header, lead, into, tail], 0)
             else:
-                header = memoryview(self._files.read(descriptor, 0, header_bytes))
-                pages = memoryview(self._files.read(descriptor, header_bytes + start, stop - start))
+                filled = self._files.read_into(descriptor, [header], 0)
+                filled += self._files.read_into(descriptor, [lead, into, tail], len(header) + first * _PAGE_BYTES)
             if time.time() - found.st_mtime > _USED_EVERY_S:
                 # Only the order after a restart depends on it.
                 with suppress(OSError):
                     os.utime(descriptor)
         finally:
             os.close(descriptor)
-        _check(block, header, first, pages)
-        return pages[begin - start : end - start]
+        if filled != wanted:
+            raise RottenBlockError(f"gave {filled} bytes of {wanted}")
+        _check(block, header, first, (lead, into, tail))
 
     def write(self, block: Block, data: memoryview) -> None:
         """Write a block, in place of one that is there. Only one thread of the process that has the share may write at a time.
@@ -247,8 +261,11 @@ def _header(block: Block, data: memoryview) -> bytes:
     return _HEADER.pack(_MAGIC, crc32c(rest, crc32c(block.identity)), block.identity) + rest
 
 
-def _check(block: Block, header: memoryview, first: int, pages: memoryview) -> None:
+def _check(block: Block, header: memoryview, first: int, parts: tuple[memoryview, memoryview, memoryview]) -> None:
     """Check the header of a block's file, and pages from number `first` on.
+
+    Args:
+        parts: the bytes of the pages. The first part is shorter than a page, and so is the last.
 
     Raises:
         RottenBlockError: they are not as they were written.
@@ -259,10 +276,19 @@ def _check(block: Block, header: memoryview, first: int, pages: memoryview) -> N
     if crc32c(header[8:]) != expected:
         raise RottenBlockError(f"has a header whose CRC32C is not {expected:#010x}")
     crcs = struct.unpack_from(f"<{block.page_count}I", header, _HEADER.size)
-    for number, begin in enumerate(range(0, len(pages), _PAGE_BYTES), first):
-        found = crc32c(pages[begin : begin + _PAGE_BYTES])
+    lead, middle, tail = parts
+    begin = -len(lead)
+    for number in range(first, block.page_count):
+        end = begin + min(_PAGE_BYTES, block.length - number * _PAGE_BYTES)
+        found = crc32c(lead) if begin < 0 else 0
+        found = crc32c(middle[max(begin, 0) : end], found)
+        if end > len(middle):
+            found = crc32c(tail, found)
         if found != crcs[number]:
             raise RottenBlockError(f"has a page whose CRC32C is {found:#010x}, expected {crcs[number]:#010x}")
+        begin = end
+        if begin >= len(middle):
+            return
 
 
 def _parse_name(digits: str) -> int | None:

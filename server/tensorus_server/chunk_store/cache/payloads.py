@@ -12,26 +12,32 @@ No error of the cache reaches a read. Blocks that are there are also read while 
 
 from __future__ import annotations
 
+import io
+import struct
 import threading
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from tensorus_server.chunk_store.abc import ChunkReader, ChunkStoreError, PayloadStore
+from tensorus_server.chunk_store.abc import ChunkReader, ChunkStoreError, PayloadStore, PayloadUnreadableError
 from tensorus_server.chunk_store.cache.block_cache import BlockCache
-from tensorus_server.chunk_store.cache.block_files import blocks_of
+from tensorus_server.chunk_store.cache.block_files import blocks_of, length_of
 from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.payload_keys import PackedKey, SegmentedKey, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from tensorus_server.chunk_store.abc import PresignedRange
     from tensorus_server.chunk_store.cache.block_cache import CacheStatistics
     from tensorus_server.chunk_store.cache.block_files import Block
     from tensorus_server.chunk_store.files import Files
 
 __all__ = ["CachedPayloads"]
+
+_LENGTH = struct.Struct("<Q")
 
 _FLIGHT_WAIT_S = 60.0
 """How long a thread waits for another one to read a block: longer than a request to an object store with its retries."""
@@ -64,25 +70,30 @@ class CachedPayloads(PayloadStore):
         return self._cache.statistics
 
     def open(self, key: str) -> ChunkReader:
-        """See `PayloadStore`. If the store below is away, a payload of an object store is opened nevertheless."""
-        length = _length_of(key)
+        """See `PayloadStore`. A payload whose end, which is read first, is cached is opened below only for a missing block."""
+        length = self._length_of(key)
+        if length and self._cache.has(blocks_of(_name_of(key), length, length - 1, length)[0]):
+            return _CachedReader(self, key, length)
         try:
-            below: ChunkReader | None = self._below.open(key)
+            below = self._below.open(key)
         except StoreUnavailableError:
             if length is None:
                 raise
-            below = None
-        if length is None and below is not None:
-            try:
-                length = below.length
-            except BaseException:
-                below.close()
-                raise
-        return _CachedReader(self, key, length or 0, below)
+            return _CachedReader(self, key, length)
+        try:
+            length = below.length
+        except PayloadUnreadableError:
+            return below
+        except BaseException:
+            below.close()
+            raise
+        if _is_in_several_segments(key):
+            self._cache.put(length_of(_name_of(key)), memoryview(_LENGTH.pack(length)))
+        return _CachedReader(self, key, length, below)
 
     def delete(self, key: str) -> None:
         """See `PayloadStore`. What other processes keep of it goes when it is the least recently used."""
-        length = _length_of(key)
+        length = self._length_of(key)
         if length is None:
             try:
                 with self._below.open(key) as reader:
@@ -91,8 +102,32 @@ class CachedPayloads(PayloadStore):
                 length = 0
         self._below.delete(key)
         if length:
-            for block in blocks_of(_name_of(key), length, 0, length):
+            for block in (*blocks_of(_name_of(key), length, 0, length), length_of(_name_of(key))):
                 self._cache.drop(block)
+
+    def presign(
+        self, key: str, ranges: Sequence[tuple[int, int]], expires_s: float
+    ) -> list[list[PresignedRange]] | None:
+        """See `PayloadStore`: what is fetched past the server is not cached."""
+        return self._below.presign(key, ranges, expires_s)
+
+    def sweeping(self) -> AbstractContextManager[bool]:
+        """See `PayloadStore`."""
+        return self._below.sweeping()
+
+    def _length_of(self, key: str) -> int | None:
+        """Return the length of a payload in bytes, as far as its key or the cache says it."""
+        parsed = parse_key(key)
+        if isinstance(parsed, PackedKey):
+            return parsed.length
+        if isinstance(parsed, SegmentedKey):
+            if not parsed.tail_offset:
+                return parsed.tail_bytes
+            said = memoryview(bytearray(_LENGTH.size))
+            if self._cache.get(length_of(parsed.payload_key), 0, said):
+                (length,) = _LENGTH.unpack(said)
+                return int(length)
+        return None
 
     def close(self, timeout_s: float = 0.0) -> bool:  # noqa: ARG002 - nothing waits for its thread
         """Stop caching, and return True; the store below stays open. Idempotent."""
@@ -106,7 +141,9 @@ class _CachedReader(ChunkReader):
     # The store and its readers share their state.
     # ruff: noqa: SLF001
 
-    def __init__(self, store: CachedPayloads, key: str, length: int, below: ChunkReader | None) -> None:
+    fetches_ahead: ClassVar[bool] = True
+
+    def __init__(self, store: CachedPayloads, key: str, length: int, below: ChunkReader | None = None) -> None:
         self._store = store
         self._cache = store._cache
         self._flights = store._flights
@@ -129,26 +166,30 @@ class _CachedReader(ChunkReader):
         if length <= 0 or offset + length > self._length:
             # The store below says what is wrong.
             return self._opened().read(offset, length)
-        end = offset + length
-        parts: list[memoryview | None] = []
-        missing = []
-        blocks = blocks_of(self._name, self._length, offset, end)
-        for block in blocks:
-            part = self._cache.get(block, max(offset - block.offset, 0), min(end, block.end) - block.offset)
-            parts.append(part)
-            if part is None:
-                missing.append(block)
-        if missing:
-            try:
-                found = self._read_below(missing)
-            except ChunkStoreError:
-                # A block has bytes that nobody asked for, and perhaps only those cannot be read.
-                return self._opened().read(offset, length)
-            for place, block in enumerate(blocks):
-                if block.name in found:
-                    whole = found[block.name]
-                    parts[place] = whole[max(offset - block.offset, 0) : min(end, block.end) - block.offset]
-        return b"".join(part for part in parts if part is not None)
+        # Its memory becomes the result, without a copy, as soon as no view of it is left.
+        result = io.BytesIO()
+        result.seek(length - 1)
+        result.write(b"\0")
+        with result.getbuffer() as view:
+            blocks, missing = blocks_of(self._name, self._length, offset, offset + length), []
+            for block in blocks:
+                begin, target = _overlap(block, offset, view)
+                with target:
+                    if not self._cache.get(block, begin, target):
+                        missing.append(block)
+            hit_bytes = length - sum(len(_overlap(block, offset, view)[1]) for block in missing)
+            self._cache.count(hits=len(blocks) - len(missing), hit_bytes=hit_bytes)
+            if missing:
+                try:
+                    found = self._read_below(missing)
+                except ChunkStoreError:
+                    # A block has bytes that nobody asked for, and perhaps only those cannot be read.
+                    return self._opened().read(offset, length)
+                for block in missing:
+                    begin, target = _overlap(block, offset, view)
+                    with target:
+                        target[:] = found[block.name][begin : begin + len(target)]
+        return result.getvalue()
 
     def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None:
         known: set[int] = set()
@@ -179,10 +220,10 @@ class _CachedReader(ChunkReader):
         try:
             # Another thread may have put them there since they were looked for.
             for block in led:
-                data = self._cache.get(block, 0, block.length)
-                if data is not None:
-                    found[block.name] = data
-                    self._flights.arrived(block, data)
+                whole = memoryview(bytearray(block.length))
+                if self._cache.get(block, 0, whole):
+                    found[block.name] = whole
+                    self._flights.arrived(block, whole)
             for gap in _gaps([block for block in led if block.name not in found]):
                 found |= self._fetch(gap)
         finally:
@@ -200,6 +241,7 @@ class _CachedReader(ChunkReader):
         """Read adjacent blocks from the store below."""
         begin = gap[0].offset
         raw = memoryview(self._opened().read(begin, gap[-1].end - begin))
+        self._cache.count(misses=len(gap), miss_bytes=len(raw))
         found = {block.name: raw[block.offset - begin : block.end - begin] for block in gap}
         for block in gap:
             # First for those who wait.
@@ -254,6 +296,17 @@ class _Flights:
                 flight.cancel()
 
 
+def _overlap(block: Block, offset: int, view: memoryview) -> tuple[int, memoryview]:
+    """Return where in a block the bytes of a read begin, and the part of the result that they fill.
+
+    Args:
+        offset: of the read in the payload.
+        view: its whole result.
+    """
+    begin = max(offset - block.offset, 0)
+    return begin, view[max(block.offset - offset, 0) : block.end - offset]
+
+
 def _outcome(flight: Future[memoryview]) -> memoryview | None:
     """Wait for a block that another thread reads; None: it failed, or takes too long."""
     try:
@@ -279,9 +332,7 @@ def _name_of(key: str) -> str:
     return key.rpartition("/")[2]
 
 
-def _length_of(key: str) -> int | None:
-    """Return the length of a payload in bytes, if its key says it."""
+def _is_in_several_segments(key: str) -> bool:
+    """Return whether a payload's key does not say its length: the last object has a directory of the others, too."""
     parsed = parse_key(key)
-    if isinstance(parsed, SegmentedKey):
-        return parsed.tail_offset + parsed.tail_bytes
-    return parsed.length if isinstance(parsed, PackedKey) else None
+    return isinstance(parsed, SegmentedKey) and parsed.tail_offset > 0
