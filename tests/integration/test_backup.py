@@ -186,10 +186,9 @@ def test_wherever_an_update_ends_there_is_a_complete_backup_of_one_state(
     fill(store)
     made("create", store, backup)
     seen = set()
-    for fault in range(100):
-        fill(store, 1, seed=20 + fault)
+    for fault in range(300):
         with tensorus.open(store) as client:
-            client.delete("d", f"t{19 + fault}")
+            client.insert("d", random_bits("float32", (100, 1000), 20 + fault), id="new", on_conflict="replace")
         before = find_manifest(backup)
         steps = iter(range(1000))
 
@@ -227,7 +226,7 @@ def test_wherever_an_update_ends_there_is_a_complete_backup_of_one_state(
 
 def test_a_killed_backup_is_no_backup_and_continues_when_it_is_repeated(tmp_path: Path) -> None:
     store, backup = tmp_path / "store", tmp_path / "backup"
-    fill(store, 100)
+    fill(store, 60)
     process = subprocess.Popen(
         [sys.executable, "-m", "tensorus", "backup", "create", str(store), str(backup), "--copy"],
         stdout=subprocess.DEVNULL,

@@ -76,7 +76,16 @@ class BackupLock:
             os.close(descriptor)
 
     def _open(self) -> int:
-        return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            owner = self._path.parent.stat()
+            if os.geteuid() == 0 and os.fstat(descriptor).st_uid != owner.st_uid:
+                # A backup that root makes must not leave a file that the server cannot open.
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
 
 
 def _lock(descriptor: int, kind: int) -> bool:
