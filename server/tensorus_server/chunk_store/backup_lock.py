@@ -54,21 +54,21 @@ class BackupLock:
             os.close(descriptor)
 
     @contextmanager
-    def alone(self, wait_s: float = _WAIT_S) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
         """Have the lock alone during the block.
 
         Raises:
-            StoreBusyError: it is not free after `wait_s` seconds.
+            StoreBusyError: it is not free after a minute.
         """
         descriptor = self._open()
         try:
-            until_s = time.monotonic() + wait_s
+            until_s = time.monotonic() + _WAIT_S
             while not _lock(descriptor, fcntl.LOCK_EX):
                 if time.monotonic() >= until_s:
                     raise StoreBusyError(
-                        f"{self._path} is still locked after {wait_s:.0f} s: another backup of this store is running, or a "
+                        f"{self._path} is still locked after {_WAIT_S:.0f} s: another backup of this store is running, or a "
                         "sweep hangs",
-                        retry_after_s=wait_s,
+                        retry_after_s=_WAIT_S,
                     )
                 time.sleep(_POLL_S)
             yield
