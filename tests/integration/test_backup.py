@@ -122,15 +122,16 @@ def test_a_backup_can_be_opened_as_a_store_but_is_then_no_backup_any_more(tmp_pa
 
 
 def test_no_sweep_deletes_payloads_while_a_backup_has_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with closing(open_engine(engine_config(tmp_path, delete_grace_s=0.0, sweeps=False))) as engine:
+    store = tmp_path / "store"
+    with closing(open_engine(engine_config(store, delete_grace_s=0.0, sweeps=False))) as engine:
         engine.create_dataset("d")
-        with tensorus.open(tmp_path) as client:
+        with tensorus.open(store) as client:
             client.insert("d", random_bits("float32", (100, 1000)), id="t")
             client.delete("d", "t")
-        with BackupLock(tmp_path).alone():
+        with BackupLock(store).alone():
             assert engine.sweep(in_grace=True).deleted == 0
             monkeypatch.setattr(backup_lock, "_WAIT_S", 0.0)
-            ran = run_command("backup", "create", tmp_path, tmp_path.with_name("backup"))
+            ran = run_command("backup", "create", store, tmp_path / "backup")
             assert ran.exit_code == 4
             assert "another backup of this store is running" in ran.errors
         assert engine.sweep(in_grace=True).deleted == 1

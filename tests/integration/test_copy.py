@@ -487,5 +487,6 @@ def test_bad_arguments_are_refused_in_words_that_say_what_to_do(tmp_path: Path) 
         assert message in ran.errors, (arguments, ran.errors)
         assert ran.exit_code == exit_code, (arguments, ran.errors)
     assert not nothing.exists()
+    assert not (tmp_path / "b").exists()
     assert not (tmp_path / "c").exists()
     assert [path.name for path in other.iterdir()] == ["file"]
