@@ -8,11 +8,15 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 import tensorus
 from support.client import run_command
 from support.interrupted import wait_until
 from tensorus_server.backup.create import create_backup
 from tensorus_server.backup.restoring import restore_backup
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
 
 ROUNDS = 4
 

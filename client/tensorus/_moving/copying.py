@@ -116,7 +116,7 @@ def copy_datasets(
     verified = options.verify and not options.dry_run and destination is not None
     if verified and destination is not None:
         for of in run.tally.datasets:
-            _verify(destination, of, run.tally)
+            verified = _verify(destination, of, run.tally) and verified
     return run.tally.report(dry_run=options.dry_run, verified=verified)
 
 
@@ -138,12 +138,18 @@ def _bytes_of(source: Backend, dataset: str, options: CopyOptions) -> int:
     return source.dataset_stats(dataset, options.at).canonical_bytes
 
 
-def _verify(destination: Backend, of: DatasetCopy, tally: Tally) -> None:
+def _verify(destination: Backend, of: DatasetCopy, tally: Tally) -> bool:
+    """Let the destination verify a dataset; return whether it can."""
     from tensorus.types import Damage  # noqa: PLC0415 - at the top, for type checkers only
 
-    for finding in destination.verify(of.destination, (), None):
-        if isinstance(finding, Damage):
-            tally.problem(of, finding.id or "", "failed", f"in the destination: {finding.message}")
+    try:
+        for finding in destination.verify(of.destination, (), None):
+            if isinstance(finding, Damage):
+                tally.problem(of, finding.id or "", "failed", f"in the destination: {finding.message}")
+    except NotImplementedByServerError:
+        of.notes.append(f"{of.destination} was not verified: the version of the destination is too old for that")
+        return False
+    return True
 
 
 class _Progress:
@@ -179,7 +185,7 @@ class _Work:
     def submit(self, task: Callable[[], None]) -> None:
         """Queue a task; wait while there are too many. Raises what a task raised."""
         self._take(self._queued_max - 1)
-        self._futures.add(self._pool.submit(task))
+        self._futures.add(self._pool.submit(self._run, task))
 
     def finish(self) -> None:
         """Wait for all tasks. Raises what a task raised."""
@@ -189,6 +195,16 @@ class _Work:
         """End what is running at its next block, and wait for it."""
         self._stopped.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _run(self, task: Callable[[], None]) -> None:
+        if self.is_stopped():
+            return
+        try:
+            task()
+        except BaseException:
+            # Now rather than when the error is noticed: the next task would try for a minute to reach a server that is gone.
+            self._stopped.set()
+            raise
 
     def _take(self, left_max: int) -> None:
         while len(self._futures) > left_max:

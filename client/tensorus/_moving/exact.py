@@ -20,11 +20,22 @@ from tensorus.types import Policy
 if TYPE_CHECKING:
     from tensorus.types import Metadata, TensorInfo
 
-__all__ = ["STORED_BEFORE", "copied_metadata", "exact_policy", "is_same_metadata", "lossless_policy"]
+__all__ = [
+    "HAS_ERROR_BEFORE",
+    "STORED_BEFORE",
+    "copied_metadata",
+    "error_before",
+    "exact_policy",
+    "is_same_metadata",
+    "lossless_policy",
+]
 
 STORED_BEFORE = "stored_before"
 """Key of the metadata that a copy of a lossy tensor has in addition: the errors and encodings of the original. The store of the
 copy measures errors against the values that it received."""
+
+HAS_ERROR_BEFORE = f"{STORED_BEFORE}.relative_error EXISTS"
+"""The filter of tensors that were lossy before they were copied."""
 
 _LOSSLESS = frozenset({"none", "fast", "lossless", "archive"})
 
@@ -45,13 +56,18 @@ def exact_policy(info: TensorInfo, dataset_policy: Policy) -> Policy:
     preset = "fp16_only" if main == ("fp16",) else _PRESETS.get(main[0] if main else "")
     if preset is None:
         return lossless_policy(info, dataset_policy)
-    return Policy(preset=preset, max_absolute_error=0.0, chunk_bytes=info.chunk_bytes)
+    return Policy(preset=preset, max_absolute_error=0.0, chunk_bytes=_chunk_bytes(info, dataset_policy))
 
 
 def lossless_policy(info: TensorInfo, dataset_policy: Policy) -> Policy:
     """Return the dataset's policy if that is a lossless preset, else the preset "lossless", with the tensor's chunks."""
     preset = dataset_policy.preset if dataset_policy.preset in _LOSSLESS else "lossless"
-    return Policy(preset=preset, chunk_bytes=info.chunk_bytes)
+    return Policy(preset=preset, chunk_bytes=_chunk_bytes(info, dataset_policy))
+
+
+def _chunk_bytes(info: TensorInfo, dataset_policy: Policy) -> int | None:
+    # An older server does not tell the size of a tensor's chunks.
+    return info.chunk_bytes or dataset_policy.chunk_bytes
 
 
 def copied_metadata(info: TensorInfo) -> Metadata:
@@ -64,6 +80,13 @@ def copied_metadata(info: TensorInfo) -> Metadata:
         "encodings": [" > ".join(share.codecs) for share in info.encodings],
     }
     return info.metadata | {STORED_BEFORE: before}
+
+
+def error_before(metadata: Metadata) -> float:
+    """Return the relative error that a tensor had before it was copied; 0 if none is recorded."""
+    before = metadata.get(STORED_BEFORE)
+    error = before.get("relative_error") if isinstance(before, dict) else None
+    return error if isinstance(error, float) else 0.0
 
 
 def is_same_metadata(one: Metadata, other: Metadata) -> bool:

@@ -7,28 +7,35 @@ from typing import TYPE_CHECKING, Protocol
 
 from tensorus._asking import ASK_BYTES_MIN
 from tensorus._backend import InsertOptions, Upload
-from tensorus._moving.exact import copied_metadata, exact_policy, lossless_policy
+from tensorus._moving.exact import STORED_BEFORE, copied_metadata, exact_policy, lossless_policy
 from tensorus._moving.incoming import Incoming, StoppedError, small_tensors
 from tensorus.errors import (
     AlreadyExistsError,
     DataCorruptError,
     GenerationMismatchError,
     InternalError,
+    InvalidPolicyError,
+    LimitExceededError,
     NotImplementedByServerError,
     StorageFullError,
     TensorNotFoundError,
     TensorusError,
     UnavailableError,
+    UnsupportedCodecError,
 )
+from tensorus.types import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from tensorus._backend import Backend, State
     from tensorus._moving.report import DatasetCopy
-    from tensorus.types import DatasetInfo, Policy, Progress, TensorInfo
+    from tensorus.types import DatasetInfo, Progress, TensorInfo
 
 __all__ = ["CONFLICTS", "Sending"]
+
+_UNKNOWN_POLICY = (InvalidPolicyError, UnsupportedCodecError)
+_LOSSLESS = "lossless"
 
 CONFLICTS = (AlreadyExistsError, GenerationMismatchError)
 """Errors of an insert whose id is taken."""
@@ -109,7 +116,7 @@ class Sending:
         outcomes = dict(self.destination.insert(self.of.destination, uploads, InsertOptions(), None))
         for position, (info, upload, checksum) in enumerate(read):
             try:
-                copy = _stored(outcomes.get(position), info)
+                copy = self._known_policy(outcomes.get(position), upload)
                 if copy.value_checksum != checksum:
                     copy = self._insert_losslessly(upload, info, copy, checksum)
             except (UnavailableError, StorageFullError):
@@ -166,7 +173,18 @@ class Sending:
 
     def _insert(self, upload: Upload, on_progress: Callable[[Progress], None] | None = None) -> TensorInfo:
         outcomes = dict(self.destination.insert(self.of.destination, [upload], InsertOptions(), on_progress))
-        return _stored(outcomes.get(0), upload)
+        return self._known_policy(outcomes.get(0), upload)
+
+    def _known_policy(self, outcome: TensorInfo | TensorusError | None, upload: Upload) -> TensorInfo:
+        """Return a stored tensor, or raise its error. A preset that an older store does not know becomes "lossless"."""
+        policy = upload.policy
+        if isinstance(outcome, LimitExceededError) and STORED_BEFORE in upload.metadata:
+            # What a copy has in addition may not fit beside large metadata.
+            own = {key: value for key, value in upload.metadata.items() if key != STORED_BEFORE}
+            return self._insert(replace(upload, metadata=own))
+        if isinstance(outcome, _UNKNOWN_POLICY) and policy is not None and policy.preset != _LOSSLESS:
+            return self._insert(replace(upload, policy=Policy(preset=_LOSSLESS, chunk_bytes=policy.chunk_bytes)))
+        return _stored(outcome, upload)
 
     def _insert_losslessly(self, upload: Upload, info: TensorInfo, copy: TensorInfo, checksum: str) -> TensorInfo:
         """Store a tensor again whose values the first encoding altered, such as the payload of a NaN.
@@ -192,7 +210,7 @@ class Sending:
         return "copied" if existing is None else "replaced"
 
 
-def _stored(outcome: TensorInfo | TensorusError | None, of: TensorInfo | Upload) -> TensorInfo:
+def _stored(outcome: TensorInfo | TensorusError | None, of: Upload) -> TensorInfo:
     """Return a stored tensor, or raise its error."""
     if outcome is None:
         raise InternalError(f"the insert ended without a result [tensor={of.id}]")

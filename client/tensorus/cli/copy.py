@@ -98,8 +98,10 @@ def copy(
     bar = TransferBar("comparing" if dry_run else "copying", quiet=as_json)
     with ExitStack() as stack:
         stack.enter_context(bar)
-        # First, so that no folder is created for the destination if the source does not answer.
+        # First, so that no folder is created for the destination if the source does not answer, or lacks a dataset.
         from_client = stack.enter_context(opened(from_place, bar.connection_lost))
+        for name in datasets:
+            from_client.dataset(name)
         to_client = None
         if to_place.folder is None or to_place.folder.exists() or not dry_run:
             to_client = stack.enter_context(opened(to_place, bar.connection_lost))

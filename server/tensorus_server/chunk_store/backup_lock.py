@@ -54,21 +54,21 @@ class BackupLock:
             os.close(descriptor)
 
     @contextmanager
-    def alone(self, wait_s: float = _WAIT_S) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
         """Have the lock alone during the block.
 
         Raises:
-            StoreBusyError: it is not free after `wait_s` seconds.
+            StoreBusyError: it is not free after a minute.
         """
         descriptor = self._open()
         try:
-            until_s = time.monotonic() + wait_s
+            until_s = time.monotonic() + _WAIT_S
             while not _lock(descriptor, fcntl.LOCK_EX):
                 if time.monotonic() >= until_s:
                     raise StoreBusyError(
-                        f"{self._path} is still locked after {wait_s:.0f} s: another backup of this store is running, or a "
+                        f"{self._path} is still locked after {_WAIT_S:.0f} s: another backup of this store is running, or a "
                         "sweep hangs",
-                        retry_after_s=wait_s,
+                        retry_after_s=_WAIT_S,
                     )
                 time.sleep(_POLL_S)
             yield
@@ -76,7 +76,16 @@ class BackupLock:
             os.close(descriptor)
 
     def _open(self) -> int:
-        return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            owner = self._path.parent.stat()
+            if os.geteuid() == 0 and os.fstat(descriptor).st_uid != owner.st_uid:
+                # A backup that root makes must not leave a file that the server cannot open.
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
 
 
 def _lock(descriptor: int, kind: int) -> bool:
