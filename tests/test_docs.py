@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 import tensorus
 from support.arrays import assert_same_bits, random_bits
+from support.client import run_command
 from tensorus_codecs.presets import DEFAULT_PRESET, PRESETS
 from tensorus_codecs.registry import available_codecs
 from tensorus_protos.v1 import tensorus_pb2 as pb
@@ -61,21 +61,25 @@ def test_the_readme_s_blocks_run(
         assert names["same"].shape == (1000, 64)
 
 
-def test_a_backup_of_a_running_server_is_a_store(fresh_server: Server, tmp_path: Path) -> None:
-    (block,) = python_blocks(OPERATIONS)
-    store, backup = fresh_server._config.engine.data_dir, tmp_path / "backup"
-    backup.mkdir()
+def test_the_commands_for_backups_make_a_store_of_a_running_server_s_tensors(
+    fresh_server: Server, tmp_path: Path
+) -> None:
+    places = {
+        "/srv/tensors": str(fresh_server._config.engine.data_dir),
+        "/backup": str(tmp_path),
+        "/srv": str(tmp_path),
+    }
+    commands = re.findall(r"^    tensorus (backup .*)$", OPERATIONS, re.MULTILINE)
+    assert [line.split()[1] for line in commands] == ["create", "verify", "restore"]
     tensors = {"in the catalogue": np.arange(3), "in a file": random_bits("float32", (300_000,), seed=1)}
     with tensorus.connect(fresh_server.address) as client:
         client.create_dataset("d", preset="none")
         client.insert_many("d", tensors.items())
-        exec(
-            compile(block.replace("/srv/tensors", str(store)).replace("/backup", str(backup)), "OPERATIONS.md", "exec"),
-            {},
-        )
-        client.insert("d", np.arange(4), id="after the copy")
-    shutil.copytree(store / "chunks", backup / "chunks")
-    with tensorus.open(backup) as client:
+        for line in commands:
+            for place, instead in places.items():
+                line = line.replace(f" {place}", f" {instead}")  # noqa: PLW2901 - one place after the other
+            assert run_command(*line.split()).exit_code == 0
+    with tensorus.open(tmp_path / "restored") as client:
         assert {record.info.id for record in client.query("d")} == set(tensors)
         for tensor_id, tensor in tensors.items():
             assert_same_bits(client.get("d", tensor_id, as_="numpy"), tensor)
@@ -109,11 +113,16 @@ def test_the_table_of_limits_is_limits_py() -> None:
         "INLINE_BYTES_MAX",
         "MEMBER_LEASE_S",
         "MEMBER_RENEW_S",
+        "MOVED_ROWS_MAX",
+        "PACKED_BYTES_MAX",
+        "PACK_BYTES_MAX",
         "PAGE_READ_BYTES",
         "PAYLOAD_BYTES_TARGET",
         "PUT_MARGIN_S",
         "PUT_TIMEOUT_S",
+        "READ_AHEAD_BYTES",
         "RECEIVED_MESSAGE_BYTES_MAX",
+        "SEGMENT_OBJECT_BYTES",
         "STATEMENT_TIMEOUT_S",
         "SYNC_EVERY_BYTES",
         "UNCOMMITTED_BYTES_MAX",

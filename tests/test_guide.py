@@ -117,10 +117,18 @@ def inline_commands(path: Path) -> list[str]:
     return [line for line in shown if line.split()[1] in app.commands]
 
 
+def every_command() -> Iterator[click.Command]:
+    """Yield every command, and those of groups."""
+    for command in app.commands.values():
+        yield command
+        if isinstance(command, click.Group):
+            yield from command.commands.values()
+
+
 @pytest.fixture
 def no_files_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let commands parse that name files which are not here."""
-    for command in app.commands.values():
+    for command in every_command():
         for parameter in command.params:
             if isinstance(parameter.type, click.Path):
                 monkeypatch.setattr(parameter.type, "exists", False)
@@ -134,8 +142,12 @@ def require_parses(line: str, *, whole: bool) -> None:
         return
     # Below the app, whose settings hold: a command keeps the options for help that it was first asked with.
     parent = click.Context(app, info_name="tensorus", **app.context_settings)
+    command = app.commands[name]
     try:
-        app.commands[name].make_context(name, arguments, parent=parent)
+        if isinstance(command, click.Group) and arguments:
+            command, parent = command.commands[arguments[0]], command.make_context(name, arguments[:1], parent=parent)
+            arguments = arguments[1:]
+        command.make_context(name, arguments, parent=parent)
     except (click.MissingParameter, click.BadOptionUsage):
         # "`tensorus explain --plot`" names an option, and says nothing of what belongs to it.
         if whole:
@@ -163,7 +175,7 @@ def test_a_command_that_does_not_parse_is_found() -> None:
 
 @pytest.mark.parametrize("document", [*PAGES, DOCS / "OPERATIONS.md", DOCS / "PERFORMANCE.md"], ids=name_of)
 def test_every_option_that_is_named_exists(document: Path) -> None:
-    options = {option for command in app.commands.values() for parameter in command.params for option in parameter.opts}
+    options = {option for command in every_command() for parameter in command.params for option in parameter.opts}
     named = set(re.findall(r"`(--[a-z][a-z-]*)", prose_of(document)))
     assert named <= options | {"--help", "--version"}
 

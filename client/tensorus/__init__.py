@@ -56,28 +56,46 @@ __all__ = [
 
 
 def connect(
-    address: str, *, timeout_s: float = 30.0, retry_timeout_s: float = 60.0, tune_allocator: bool = True
+    address: str,
+    *,
+    timeout_s: float = 30.0,
+    retry_timeout_s: float = 60.0,
+    tune_allocator: bool = True,
+    direct_reads: bool = True,
 ) -> Client:
     """Return a client of the server at `address`, such as "localhost:7733". It connects on first use.
+
+    Several servers of the same store are named by a list, "a:7733,b:7733", or by one name that resolves to several addresses.
+    Each call goes to a server that its dataset and tensor determine, so that the caches of all servers add up. If that server
+    cannot be reached, is about to stop or has lost its store, the next one takes the call at once, and transfers resume there.
 
     The client can be pickled. It can also be used in forked processes, provided that no other thread is in a call during the
     fork; each process opens its own connection.
 
     Args:
-        address: host and port of the server.
+        address: host and port of the server, or of several, separated by commas. A name is resolved on first use, and again
+            after failures.
         timeout_s: timeout of each attempt of a short call, in seconds. Transfers have no total timeout.
         retry_timeout_s: how long to retry an interrupted call that makes no progress, in seconds. Inserts and reads resume
             where they stopped, both after a broken connection and after a restart of the server. Short calls are retried if
-            they are safe to repeat: all reads, `delete`, and `create_dataset` with `exist_ok`. Until the server has answered
-            once, nothing is retried, because the address may be wrong. A call that fails twice without progress emits
-            `errors.ConnectionLostWarning`.
+            they are safe to repeat: all reads, `delete`, and `create_dataset` with `exist_ok`. Until a server has answered
+            once, nothing is retried, except at the other servers, because the address may be wrong. A call that fails twice
+            without progress emits `errors.ConnectionLostWarning`.
         tune_allocator: configure glibc's allocator for bulk transfers in this process. Reads are then up to twice as fast, and
             the process keeps up to 32 MiB of freed memory.
+        direct_reads: read large tensors from the object store itself, by requests that the server has signed, if the server
+            offers that. Whatever fails is read from the server instead.
     """
     from tensorus._grpc.remote import RemoteBackend  # noqa: PLC0415 - each way in loads only what it needs
 
     return Client(
-        RemoteBackend(address, timeout_s=timeout_s, retry_timeout_s=retry_timeout_s, tune_allocator=tune_allocator)
+        RemoteBackend(
+            address,
+            timeout_s=timeout_s,
+            retry_timeout_s=retry_timeout_s,
+            tune_allocator=tune_allocator,
+            direct_reads=direct_reads,
+        )
     )
 
 

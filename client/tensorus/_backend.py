@@ -200,6 +200,8 @@ class Began:
     checksum: bytes | None = None
     """Checksum of the canonical bytes if the whole tensor arrives as it is stored: XXH3-128 (16 bytes) or CRC32C (4 bytes),
     big-endian."""
+    has_plan: bool = False
+    """Whether no bytes follow, since the server has a plan of the tensor: see `_grpc/direct.py`."""
     digest: Callable[[], ChunkedDigest] | None = None
     """Starts the digest that `checksum` is instead, if it is the tensor digest."""
 

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Where", "filter_text"]
+__all__ = ["Where", "filter_text", "starts_with"]
 
 Scalar: TypeAlias = "bool | int | float | str"
 
@@ -28,6 +28,11 @@ def filter_text(where: Where | None) -> str:
     if where is None or isinstance(where, str):
         return where or ""
     return " AND ".join(_condition(key, value) for key, value in where.items())
+
+
+def starts_with(field: str, prefix: str) -> str:
+    """Return the filter of tensors whose property or metadata key, such as "@id", is text that begins with `prefix`."""
+    return f"{_field(field)} STARTS WITH {_literal(prefix)}"
 
 
 def _condition(key: str, value: object) -> str:

@@ -181,11 +181,12 @@ class TensorInfo(_Ratios, LazyFields):
     values: ValueSummary | None
     """None for dtypes without statistics."""
     source_checksum: str
-    """XXH3-128 of the canonical bytes as they were sent, in hexadecimal."""
+    """XXH3-128 of the canonical bytes as they were sent, in hexadecimal; their CRC32C if the insert was resumed."""
     value_checksum: str
     """XXH3-128 of the canonical bytes that `get` returns, in hexadecimal; equals `source_checksum` if lossless.
 
-    If the tensor was edited, both are its tensor digest: an XXH3-128 that is computed from those of its chunks."""
+    If the tensor was edited, both are its tensor digest: an XXH3-128 that is computed from those of its chunks. If its insert
+    was resumed, only this one is."""
     created: datetime
     """Time of the commit, UTC."""
     inserted: bool = field(default=False, compare=False)

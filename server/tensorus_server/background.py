@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from tensorus_server.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["LOOK_S", "STUCK_S", "Watched", "WorkerPool", "join_all", "result_of"]
+__all__ = ["LOOK_S", "STUCK_S", "Watched", "WorkerPool", "close_parts", "join_all", "result_of"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,6 +38,8 @@ LOOK_S = 1.0
 STUCK_S = 600.0
 """How long one step may take before its caller gives up: several times what the slowest codec needs for a chunk while all
 streams use it, and what a disk needs for its longest fsync."""
+
+_PART_TIMEOUT_MIN_S = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -230,3 +232,23 @@ def join_all(threads: Iterable[threading.Thread], timeout_s: float) -> bool:
             stack = "".join(traceback.format_stack(frame)) if frame else ""
             _log.error("thread %s has not ended after %.1f s:\n%s", thread.name, timeout_s, stack)
     return ended
+
+
+def close_parts(parts: Mapping[str, Callable[[float], bool]], timeout_s: float) -> list[str]:
+    """Close parts in order, and return the names of those that did not close in time. An error is logged, and the rest closed.
+
+    Args:
+        parts: by name; each takes a timeout in seconds and returns whether it was enough.
+        timeout_s: for all of them together. Parts that come after one that hangs still get a little time.
+    """
+    give_up_s = time.monotonic() + timeout_s
+    hanging = []
+    for name, close in parts.items():
+        try:
+            ended = close(max(give_up_s - time.monotonic(), _PART_TIMEOUT_MIN_S))
+        except Exception:  # noqa: BLE001 - the other parts must be closed, too
+            _log.exception("%s could not be closed", name)
+            ended = False
+        if not ended:
+            hanging.append(name)
+    return hanging

@@ -33,7 +33,7 @@ from tensorus_codecs.summary import PartialSummary
 from tensorus_protos.rules import to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tensorus_codecs.pipeline import EncodedChunk
 
@@ -154,6 +154,14 @@ class ChunkDetails:
     def digests(self) -> bytes:
         """The chunks' digests in order, joined."""
         return self._entries["digest"].tobytes()
+
+    def chunks_with(self, is_wanted: Callable[[list[Any]], bool]) -> list[int]:
+        """Return the numbers of the chunks whose encoding, as JSON, is wanted, in order."""
+        wanted = np.array([is_wanted(json.loads(text)) for text in self._encodings], np.bool_)
+        if not wanted.any():
+            return []
+        numbers: list[int] = np.flatnonzero(wanted[self._entries["encoding"]]).tolist()
+        return numbers
 
     @property
     def quantized_bytes(self) -> int:

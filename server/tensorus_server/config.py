@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
 __all__ = ["EngineConfig", "ServerConfig"]
+
+_PATHS = ("data_dir", "cache_dir")
+"""The settings of an engine that are paths."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,19 @@ class EngineConfig:
     shares_payloads: bool = True
     """Whether tensors with equal bytes share one payload. Bytes count as equal if their XXH3-128 and CRC32C are equal, which
     somebody who is allowed to insert could bring about on purpose for two tensors of their own."""
+    catalogue: str | None = None
+    """URL of the PostgreSQL database with the catalogue, such as "postgresql://host/db"; None: SQLite in `data_dir`. May hold a
+    password: see `describe`."""
+    chunks: str | None = None
+    """URL of the object store with the payloads, such as "s3://bucket/prefix"; None: files in `data_dir`."""
+    cache_dir: Path | None = None
+    """Folder of the cache of an object store's payloads; None: no cache."""
+    cache_bytes: int = 16 * 1024**3
+    """Size of that cache. 16 GiB."""
+    cache_processes: int = 1
+    """Processes that share its folder; each gets a share of the size."""
+    direct_reads: bool = True
+    """Whether clients may read payloads from the object store themselves, if it can sign URLs."""
     accept_loss: bool = False
     """Whether to open a store whose catalogue lacks rows, and to move payloads without a row to quarantine for a week. If
     False, such a store is refused."""
@@ -51,6 +68,28 @@ class EngineConfig:
             raise ValueError(f"codec_threads is {self.codec_threads}, must be at least 1")
         if self.reserve_bytes < 0 or not 0 <= self.reserve_share < 1:
             raise ValueError("reserve_bytes must not be negative, and reserve_share must be at least 0 and below 1")
+        self._require_places()
+
+    def _require_places(self) -> None:
+        if self.catalogue is not None and not self.catalogue.startswith(("postgresql://", "postgres://")):
+            raise ValueError(f"catalogue is {_without_password(self.catalogue)!r}, must be postgresql://HOST/DATABASE")
+        if self.catalogue is not None and self.chunks is None:
+            raise ValueError(
+                "a catalogue in PostgreSQL needs an object store: name one with chunks, for example s3://BUCKET"
+            )
+        if self.chunks is not None and "://" not in self.chunks:
+            raise ValueError(f"chunks is {self.chunks!r}, must be a URL, for example s3://BUCKET/PREFIX")
+        if self.cache_dir is not None and self.chunks is None:
+            raise ValueError("cache_dir is set, but payloads in data_dir need no cache: it is for an object store")
+        if self.cache_bytes < 1:
+            raise ValueError(f"cache_bytes is {self.cache_bytes}, must be at least 1")
+
+    def describe(self) -> str:
+        """Return where the store is, without passwords."""
+        if self.chunks is None:
+            return str(self.data_dir)
+        catalogue = str(self.data_dir / "catalogue.db") if self.catalogue is None else _without_password(self.catalogue)
+        return f"{self.chunks.partition('?')[0]} with the catalogue {catalogue}"
 
 
 @dataclass(frozen=True)
@@ -119,7 +158,11 @@ class ServerConfig:
 
         return replace(
             self,
-            engine=replace(self.engine, codec_threads=share(self.engine.codec_threads or os.cpu_count() or 1)),
+            engine=replace(
+                self.engine,
+                codec_threads=share(self.engine.codec_threads or os.cpu_count() or 1),
+                cache_processes=self.workers,
+            ),
             listen=listen,
             streams_max=share(self.streams_max),
             memory_budget_bytes=share(self.memory_budget_bytes),
@@ -128,9 +171,11 @@ class ServerConfig:
         )
 
     def to_json(self) -> str:
-        """Return the settings as JSON, for another process."""
+        """Return the settings as JSON, for another process. They may hold a password."""
         fields = asdict(self)
-        fields["engine"]["data_dir"] = str(self.engine.data_dir)
+        for name in _PATHS:
+            if fields["engine"][name] is not None:
+                fields["engine"][name] = str(fields["engine"][name])
         return json.dumps(fields)
 
     @classmethod
@@ -138,5 +183,15 @@ class ServerConfig:
         """Parse the result of `to_json`."""
         fields = json.loads(text)
         engine = fields.pop("engine")
-        data_dir = Path(engine.pop("data_dir"))
-        return cls(EngineConfig(data_dir, **engine), **fields)
+        for name in _PATHS:
+            if engine[name] is not None:
+                engine[name] = Path(engine[name])
+        return cls(EngineConfig(**engine), **fields)
+
+
+def _without_password(url: str) -> str:
+    """Return a database's URL without the password that it may hold, in the authority or in the query."""
+    authority, at, rest = url.rpartition("@") if "@" in url else ("", "", url)
+    scheme, _, user = authority.partition("://")
+    shown = f"{scheme}://{user.partition(':')[0]}{at}{rest}" if at else rest
+    return re.sub(r"(?<=[?&]password=)[^&]*", "***", shown)

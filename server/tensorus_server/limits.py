@@ -56,17 +56,22 @@ __all__ = [
     "METADATA_BYTES_MAX",
     "METADATA_DEPTH_MAX",
     "METADATA_KEY_BYTES_MAX",
+    "MOVED_ROWS_MAX",
     "OPEN_ITEMS_MAX",
+    "PACKED_BYTES_MAX",
+    "PACK_BYTES_MAX",
     "PAGE_READ_BYTES",
     "PAGE_SIZE_DEFAULT",
     "PAGE_SIZE_MAX",
     "PAYLOAD_BYTES_MAX",
     "PAYLOAD_BYTES_MIN",
     "PAYLOAD_BYTES_TARGET",
+    "PLANS_PER_CALL_MAX",
     "PUT_MARGIN_S",
     "PUT_TIMEOUT_S",
     "RANK_MAX",
     "READS_PER_GET_MAX",
+    "READ_AHEAD_BYTES",
     "READ_STREAM_BYTES",
     "RECEIVED_MESSAGE_BYTES_MAX",
     "REQUEST_ID_BYTES_MAX",
@@ -75,6 +80,7 @@ __all__ = [
     "RETENTION_S_MAX",
     "SAMPLE_MAX",
     "SEGMENTS_PER_MESSAGE_MAX",
+    "SEGMENT_OBJECT_BYTES",
     "SMALL_READ_BYTES",
     "SNAPSHOT_NAME_BYTES_MAX",
     "STATEMENT_TIMEOUT_S",
@@ -243,8 +249,15 @@ chunks."""
 BATCH_S = 0.02
 """How long one batch of a background deletion takes, without its commit. Inserts wait no longer than for one batch."""
 
+MOVED_ROWS_MAX = 1000
+"""Tensors that may share a payload that is moved to another pack. All of them are changed in one transaction, which takes about
+20 ms for so many."""
+
 STATEMENT_TIMEOUT_S = 5.0
 """How long one statement of a query may run."""
+
+PLANS_PER_CALL_MAX = 64
+"""Tensors of one GetPlan."""
 
 EDIT_HELD_BYTES_MAX = CHUNK_BYTES_DEFAULT
 """Canonical bytes up to which an edit is held in memory until it has the tensor for itself. A larger one is encoded as it
@@ -269,6 +282,20 @@ declared dead sends no new one, but the last may still arrive."""
 
 PUT_MARGIN_S = 5.0
 """How much later than `PUT_TIMEOUT_S` objects that a dead process had begun are deleted."""
+
+PACKED_BYTES_MAX = 4 * 1024 * 1024
+"""Stored bytes up to which an object store puts a payload into a pack. An object of this size takes longer to transfer than to
+request, on a connection of 80 MB/s with 50 ms per request."""
+
+PACK_BYTES_MAX = 16 * 1024 * 1024
+"""Stored bytes of the payloads of one pack. A million tensors of 4 KiB, if they are not inline, then cost 256 requests."""
+
+SEGMENT_OBJECT_BYTES = 8 * 1024 * 1024
+"""About the stored bytes at which an object store completes an object of a larger payload. Three of them may be in memory per
+payload: two on their way, and one that grows."""
+
+READ_AHEAD_BYTES = 16 * 1024 * 1024
+"""Stored bytes that a read requests ahead from an object store: on 50 ms per request, 320 MB/s."""
 
 MEMBER_LEASE_S = 15.0
 """How long after its last renewal a process that shares a store may be declared dead: several times what a database needs to

@@ -1,4 +1,4 @@
-"""Keys of payloads in an object store. They say where the bytes are, so that opening a payload needs no listing.
+"""Names of payloads, and their keys in an object store, which say where the bytes are, so that opening one needs no listing.
 
     s<generation>-<offset>-<bytes>/<payload key>    segments of its own; the last one starts at `offset` of the payload
     p<pack>-<offset>-<bytes>/<payload key>          a part of a pack
@@ -9,18 +9,25 @@ keys of one pack are adjacent in the order of code points, so an index finds the
 
 from __future__ import annotations
 
+import os
 import re
+import threading
 from dataclasses import dataclass
 
 __all__ = [
+    "PACK_PREFIX",
     "PackedKey",
     "SegmentedKey",
     "begun_of_key",
     "is_of_object_store",
     "key_of_begun",
     "keys_of_pack",
+    "new_payload_key",
     "parse_key",
 ]
+
+PACK_PREFIX = "pack/"
+"""Before the name of a pack where keys of packs and of payloads are together: what is being written, what is to be deleted."""
 
 _SEGMENTED = re.compile(r"s(\d+)-(\d+)-(\d+)/([0-9a-f]{32})")
 _PACKED = re.compile(r"p([0-9a-f]{32})-(\d+)-(\d+)/([0-9a-f]{32})")
@@ -91,3 +98,30 @@ def begun_of_key(key: str) -> str:
 def keys_of_pack(pack: str) -> tuple[str, str]:
     """Return bounds of the keys of a pack's payloads: not below the first, and below the second."""
     return f"p{pack}-", f"p{pack}."
+
+
+class _KeyMaker:
+    """Makes random names of 128 bits, many at a time, because each system call releases the GIL and has to reacquire it."""
+
+    _AT_ONCE = 512
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._keys: list[str] = []
+        # A forked child must not use the names of its parent.
+        os.register_at_fork(after_in_child=self._keys.clear)
+
+    def make(self) -> str:
+        with self._lock:
+            if not self._keys:
+                digits = os.urandom(16 * self._AT_ONCE).hex()
+                self._keys.extend(digits[start : start + 32] for start in range(0, len(digits), 32))
+            return self._keys.pop()
+
+
+_key_maker = _KeyMaker()
+
+
+def new_payload_key() -> str:
+    """Return a random name: 128 bits, 32 hex digits."""
+    return _key_maker.make()

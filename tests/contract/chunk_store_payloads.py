@@ -41,6 +41,11 @@ class PayloadStoreContract:
         with pytest.raises(PayloadMissingError, match=deleted):
             store.open(deleted)
 
+    def test_several_sweeps_may_delete_at_the_same_time(self, store: ChunkStore) -> None:
+        with store.sweeping() as first, store.sweeping() as second:
+            assert first
+            assert second
+
     def test_deleting_twice_or_what_never_was_does_nothing(self, store: ChunkStore, raw: RawAccess) -> None:
         key = published(store, b"x")
         store.delete(key)

@@ -75,6 +75,10 @@ CALLS: dict[str, tuple[Callable[[TensorServiceStub, str], Any], tuple[str, str, 
         lambda stub, name: stub.InsertKnown(pb.InsertKnownRequest(dataset=name, tensors=[pb.Tensor()] * 1001)),
         ("INVALID_ARGUMENT", "LIMIT_EXCEEDED", r"number of tensors is 1001, limit is 1000 \(known_per_insert_max\)"),
     ),
+    "a plan where direct reads are off": (
+        lambda stub, name: stub.GetPlan(pb.GetPlanRequest(dataset=name, reads=[pb.TensorRead(id="kept")])),
+        ("UNIMPLEMENTED", "NOT_IMPLEMENTED", r"direct reads are not offered: the server has them off"),
+    ),
     "an unknown id": (
         lambda stub, name: list(stub.Get(get_request(name, pb.TensorRead(id="nobody")))),
         ("NOT_FOUND", "TENSOR_NOT_FOUND", r"there is no such tensor \[dataset=\S+, tensor=nobody\]"),

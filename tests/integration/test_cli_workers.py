@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from tensorus_server.config import EngineConfig, ServerConfig
 from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.processes import supervisor as workers_module
 from tensorus_server.processes.control import Channel, Kind, Message
+from tensorus_server.processes.supervisor import SETTINGS
 
 
 @pytest.fixture
@@ -96,7 +98,7 @@ WITHOUT_APSW = """
 import sys
 sys.modules["apsw"] = None
 from tensorus.cli._worker import main
-sys.exit(main("INFO", sys.argv[1], sys.argv[2]))
+sys.exit(main("INFO", sys.argv[1]))
 """
 
 
@@ -105,8 +107,9 @@ def test_a_worker_that_misses_a_library_says_which(tmp_path: Path) -> None:
     with theirs:
         settings = ServerConfig(EngineConfig(tmp_path)).to_json()
         ran = subprocess.run(
-            [sys.executable, "-c", WITHOUT_APSW, str(theirs.fileno()), settings],
+            [sys.executable, "-c", WITHOUT_APSW, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
+            env={**os.environ, SETTINGS: settings},
             check=False,
             timeout=PROCESS_TIMEOUT_S,
         )

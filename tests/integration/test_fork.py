@@ -114,6 +114,16 @@ result = [*sum(use_twice, []), sorted(info.id for info in client.list("forked"))
     assert forked(source, address) == ["ok", "ok", ["one", "two"]]
 
 
+def test_a_forked_child_uses_the_same_servers(address: str) -> None:
+    source = """
+client = tensorus.connect(f"127.0.0.1:1,{sys.argv[1]}")
+read = lambda: client.info("loaded", "t0")
+read()
+result = [in_child(read, read), in_child(read), [client.info("loaded", f"t{number}").id for number in range(5)]]
+"""
+    assert forked(source, address) == [["ok", "ok"], ["ok"], [f"t{number}" for number in range(5)]]
+
+
 def test_an_iteration_that_the_parent_began_is_refused_in_a_child_and_goes_on_in_the_parent(address: str) -> None:
     source = """
 client = tensorus.connect(sys.argv[1])
@@ -153,11 +163,12 @@ def test_a_pickled_client_is_one_that_works(remote: tensorus.Client, dataset: st
 
 
 def test_a_copy_of_a_client_keeps_its_settings() -> None:
-    with tensorus.connect("localhost:1", timeout_s=0.5, retry_timeout_s=0.25, tune_allocator=False) as client:
+    settings: Any = {"timeout_s": 0.5, "retry_timeout_s": 0.25, "tune_allocator": False, "direct_reads": False}
+    with tensorus.connect("localhost:1", **settings) as client:
         copy = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(client))))
         backend: Any = copy._opened
         assert backend._copy.args == ("localhost:1",)
-        assert backend._copy.keywords == {"timeout_s": 0.5, "retry_timeout_s": 0.25, "tune_allocator": False}
+        assert backend._copy.keywords == settings
         assert (backend.timeout_s, backend._retry_timeout_s) == (0.5, 0.25)
 
 

@@ -165,6 +165,15 @@ def values_total(count: int) -> pb.Filter:
     return one_of(*[1000] * (count // 1000), count % 1000)
 
 
+def plans(stub: TensorServiceStub, dataset: str, count: int) -> None:
+    """Ask for plans, which a server on a local store has not: it says so after it has counted."""
+    try:
+        stub.GetPlan(pb.GetPlanRequest(dataset=dataset, reads=[pb.TensorRead(id="none")] * count))
+    except grpc.RpcError as error:
+        if call_error(error).reason != "NOT_IMPLEMENTED":
+            raise
+
+
 MAXIMA: dict[str, tuple[str, Action]] = {
     "PAYLOAD_BYTES_MAX": ("PAYLOAD_TOO_LARGE", payload),
     "MESSAGE_BYTES_MAX": ("PAYLOAD_TOO_LARGE", message),
@@ -212,6 +221,7 @@ MAXIMA: dict[str, tuple[str, Action]] = {
         "LIMIT_EXCEEDED",
         lambda stub, name, count: stub.InsertKnown(pb.InsertKnownRequest(dataset=name, tensors=[pb.Tensor()] * count)),
     ),
+    "PLANS_PER_CALL_MAX": ("LIMIT_EXCEEDED", plans),
     "PAGE_SIZE_MAX": (
         "LIMIT_EXCEEDED",
         lambda stub, name, size: stub.ListTensors(pb.ListTensorsRequest(dataset=name, page_size=size)),

@@ -75,10 +75,10 @@ def test_a_client_whose_stream_breaks_yields_every_record_once(
         request.options.max_payload_bytes = 65_536
         return request
 
-    def opening(self, name, requests):  # type: ignore[no-untyped-def]
+    def opening(self, step):  # type: ignore[no-untyped-def]
         nonlocal answers
         answers = 0
-        return open_stream(self, name, requests)
+        return open_stream(self, step)
 
     def breaking(self):  # type: ignore[no-untyped-def]
         nonlocal answers

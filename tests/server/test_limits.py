@@ -46,6 +46,7 @@ ANNOUNCED = {
     "explain_bytes": "EXPLAIN_BYTES_MAX",
     "explain_candidates": "EXPLAIN_CANDIDATES_MAX",
     "known_per_insert": "KNOWN_PER_INSERT_MAX",
+    "plans_per_call": "PLANS_PER_CALL_MAX",
     "copies_per_call": "COPIES_PER_CALL_MAX",
     "dataset_copy_tensors": "DATASET_COPY_TENSORS_MAX",
     "snapshot_name_bytes": "SNAPSHOT_NAME_BYTES_MAX",

@@ -86,6 +86,11 @@ class RecordingFiles(Files):
         self._note("read", self._names[descriptor])
         return super().read(descriptor, offset, length)
 
+    def read_into(self, descriptor: int, buffers: Sequence[Any], offset: int) -> int:
+        """Note it and do it."""
+        self._note("read_into", self._names[descriptor])
+        return super().read_into(descriptor, buffers, offset)
+
     def methods(self, name: str) -> list[str]:
         """Return the methods that were called for a file, in order."""
         return [method for method, called in self.calls if called == name]

@@ -7,7 +7,6 @@ killed server still recovers from its log. It ends with the test process, also i
 from __future__ import annotations
 
 import atexit
-import ctypes
 import functools
 import os
 import pwd
@@ -28,6 +27,8 @@ from typing import IO
 
 import pytest
 
+from support.tied import start_tied
+
 __all__ = ["PASSWORD", "PostgresServer", "empty_schema", "new_dsn", "own_server", "run_as", "shared_server"]
 
 PASSWORD = "not-to-be-told"
@@ -47,8 +48,6 @@ _SETTINGS = {
     "logging_collector": "off",
     "dynamic_shared_memory_type": "mmap",
 }
-
-_PR_SET_PDEATHSIG = 1
 
 
 class PostgresServer:
@@ -105,7 +104,8 @@ class PostgresServer:
                 psycopg.connect(self.dsn()).close()
             except psycopg.OperationalError as error:
                 if time.monotonic() > give_up_s or self.process.poll() is not None:
-                    pytest.fail(f"PostgreSQL did not start: {error}; {(self._folder / 'log').read_text()[-2000:]}")
+                    log = (self._folder / "log").read_text()[-2000:]
+                    pytest.fail(f"PostgreSQL did not start, exit code {self.process.poll()}: {error}; {log}")
                 time.sleep(0.05)
             else:
                 return
@@ -225,17 +225,7 @@ def _free_port() -> int:
 
 def start_as(user: str | None, command: list[str], log: IO[bytes] | int) -> subprocess.Popen[bytes]:
     """Start a program as a user, or as the test's; it ends with the test process."""
-    entry = None if user is None else pwd.getpwnam(user)
-    return subprocess.Popen(
-        command,
-        stdout=log,
-        stderr=log,
-        user=user,
-        group=None if entry is None else entry.pw_gid,
-        extra_groups=None if entry is None else [],
-        preexec_fn=_die_with_parent,  # noqa: PLW1509 - no thread of the test has a lock of the C library then
-        cwd="/",
-    )
+    return start_tied(command, log, user=user, ending=signal.SIGQUIT)
 
 
 @contextmanager
@@ -247,10 +237,6 @@ def run_as(user: str | None, command: list[str]) -> Iterator[subprocess.Popen[by
     finally:
         process.kill()
         process.wait()
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
 def _children(pid: int) -> list[int]:

@@ -125,8 +125,8 @@ class FaultProxy:
 
     def __init__(self, target: str, faults: Faults = lambda _: ()) -> None:
         """Forward to the server at `target`, such as "127.0.0.1:7733"; it need not be there yet, or always."""
-        host, _, port = target.rpartition(":")
-        self._target = (host, int(port))
+        self.target = target
+        """Of the connections to come; may be changed."""
         self.faults = faults
         """Of the connections to come; may be changed."""
         self.address = ""
@@ -202,7 +202,8 @@ class FaultProxy:
         self.connections += 1
         self._open.add(connection)
         try:
-            answers, connection.server = await asyncio.open_connection(*self._target, limit=_BLOCK_BYTES)
+            host, _, port = self.target.rpartition(":")
+            answers, connection.server = await asyncio.open_connection(host, int(port), limit=_BLOCK_BYTES)
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(self._pump(connection, reader, connection.server, upward=True))
                 pumps.create_task(self._pump(connection, answers, writer, upward=False))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,7 @@ class ServerProcess:
         program: Sequence[str] = ("-m", "tensorus"),
         options: Sequence[str] = (),
         descriptors_max: int | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start it and wait until it serves.
 
@@ -71,6 +74,7 @@ class ServerProcess:
             program: what Python runs as the command line.
             options: more of them, as of the command line.
             descriptors_max: its hard limit.
+            environment: variables that are added to this process's.
         """
         command = [sys.executable, *program, "serve", "--reserve-bytes", "0", "--grace", str(grace_s), *options]
         if descriptors_max is not None:
@@ -80,10 +84,11 @@ class ServerProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, **(environment or {})},
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        found = re.search(r" on (\S+),", line)
+        found = re.search(r" on (\S+?)(?:,|\. Ctrl-C)", line)
         if found is None:
             self.process.kill()
             raise RuntimeError(f"the server did not start: {line!r} {self.process.communicate()[1]}")
@@ -99,3 +104,16 @@ class ServerProcess:
         self.process.terminate()
         self.process.communicate(timeout=START_TIMEOUT_S)
         return self.process.returncode
+
+
+@contextmanager
+def black_hole() -> Iterator[str]:
+    """Yield an address that answers nothing: its queue of connections is full, so the kernel drops what comes."""
+    with socket.socket() as full, ExitStack() as stack:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        yield f"127.0.0.1:{full.getsockname()[1]}"

@@ -16,9 +16,11 @@ import grpc
 import grpc.aio
 
 from tensorus._grpc import calls, inserts
-from tensorus._grpc.channel import OPTIONS, SERVICE, require_address, require_fork_support
+from tensorus._grpc.channel import SERVICE, options_for, require_fork_support
+from tensorus._grpc.direct import DirectReads
 from tensorus._grpc.patience import Patience
 from tensorus._grpc.rpc_errors import rpc_error
+from tensorus._grpc.servers import Servers
 from tensorus._grpc.steps import Ask, AttemptFailedError, Close, Driver, Give, Open, Pause, Read, Send, Work
 from tensorus.errors import UnavailableError
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from typing import Never
 
     from tensorus._backend import InsertOptions, Upload
+    from tensorus._grpc.servers import Server
     from tensorus._grpc.steps import Call, Step, Steps
     from tensorus.errors import TensorusError
     from tensorus.types import Progress, TensorInfo
@@ -44,18 +47,18 @@ _INSERT_THREADS = 3
 
 
 class AsyncRemoteBackend:
-    """One channel to one server, of one event loop."""
+    """A channel to each server of one store, of one event loop."""
 
-    def __init__(self, address: str, *, timeout_s: float, retry_timeout_s: float) -> None:
+    def __init__(self, address: str, *, timeout_s: float, retry_timeout_s: float, direct_reads: bool = True) -> None:
         """Connect when it is first used. Arguments and errors as of `RemoteBackend`."""
-        require_address(address)
-        self._address = address
+        self.servers = Servers(address)
         self.timeout_s = timeout_s
         self._retry_timeout_s = retry_timeout_s
+        self.direct = DirectReads(enabled=direct_reads)
         self.heard = False
         self.closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._channel: grpc.aio.Channel | None = None
+        self._channels: dict[str, grpc.aio.Channel] = {}
         self._threads = ThreadPoolExecutor((os.cpu_count() or 1) + 4, thread_name_prefix="tensorus-aio")
 
     async def call(self, call: Call[T]) -> T:
@@ -107,47 +110,43 @@ class AsyncRemoteBackend:
         """End all calls. Idempotent."""
         self.closed = True
         self._threads.shutdown(wait=False)
-        if self._channel is not None and self._loop is asyncio.get_running_loop():
-            await self._channel.close()
+        if self._loop is asyncio.get_running_loop():
+            for channel in tuple(self._channels.values()):
+                await channel.close()
 
-    def connected(self) -> grpc.aio.Channel:
+    async def server(self, key: str) -> Server:
+        """Return the server for a call."""
+        found = self.servers.pick_at_once(key)
+        return await self.in_thread(self.servers.pick, key) if found is None else found
+
+    def channel(self, server: Server) -> grpc.aio.Channel:
+        """Return the channel to a server, which connects on first use.
+
+        Raises:
+            UnavailableError: the client is closed, or of another event loop, or gRPC cannot work in this process.
+        """
         if self.closed:
             raise UnavailableError("the client is closed", reason="UNAVAILABLE")
         loop = asyncio.get_running_loop()
-        if self._channel is None:
+        if self._loop is None:
             require_fork_support()
             self._loop = loop
-            self._channel = grpc.aio.insecure_channel(
-                self._address, options=OPTIONS, compression=grpc.Compression.NoCompression
-            )
         elif self._loop is not loop:
             raise UnavailableError(
                 "the client is of another event loop, or of the parent of this process: connect in this one",
                 reason="UNAVAILABLE",
             )
-        return self._channel
+        channel = self._channels.get(server.target)
+        if channel is None:
+            channel = grpc.aio.insecure_channel(
+                server.target, options=options_for(server), compression=grpc.Compression.NoCompression
+            )
+            self._channels[server.target] = channel
+        return channel
 
     def patience(self) -> Patience:
         """Return the patience of a call. It counts once the server has answered: until then, the address may be wrong."""
         return Patience(self._retry_timeout_s)
-
-    @contextmanager
-    def attempt(self) -> Iterator[None]:
-        """Turn what gRPC raises into a failed attempt. Nothing but gRPC may run inside."""
-        try:
-            yield
-        except grpc.RpcError as error:
-            raise AttemptFailedError(rpc_error(error), error) from None
-        except asyncio.CancelledError as error:
-            # Of this task, or of the call alone: then the client was closed.
-            task = asyncio.current_task()
-            if self.closed and task is not None and not task.cancelling():
-                closed = UnavailableError("the client was closed meanwhile", reason="CANCELLED")
-                raise AttemptFailedError(closed, error) from None
-            raise
-        except grpc.aio.UsageError as error:
-            closed = UnavailableError("the client is closed", reason="UNAVAILABLE")
-            raise AttemptFailedError(closed, error) from None
 
 
 class _Driver(Driver[AsyncRemoteBackend, T, R], Generic[T, R, V]):
@@ -200,15 +199,13 @@ class _Driver(Driver[AsyncRemoteBackend, T, R], Generic[T, R, V]):
                 return await self._read()
             case Open():
                 self._close()
-                self._stream = self._open(SERVICE + step.name, step.requests)
+                self._stream = await self._open(step)
             case Send():
                 return await self._send(step.call)
             case Ask():
                 return await self._backend.call(step.call)
             case Pause():
-                if self._backend.closed or not self._backend.heard:
-                    raise step.error
-                await asyncio.sleep(self.patience.wait_s(step.error, step.place))
+                await asyncio.sleep(self._wait_s(step))
                 return self.patience.interruptions
             case Work():
                 return await self._on_thread(step.function)
@@ -221,9 +218,36 @@ class _Driver(Driver[AsyncRemoteBackend, T, R], Generic[T, R, V]):
             return await self._backend.in_thread(function, *arguments)
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
-    def _open(self, name: str, requests: bytes | Iterator[bytes]) -> Any:  # `Any`: see `Driver`
-        channel = self._backend.connected()
-        with self._backend.attempt():
+    @contextmanager
+    def _attempt(self) -> Iterator[None]:
+        """Turn what gRPC raises into a failed attempt. Nothing but gRPC may run inside."""
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise self._failed(rpc_error(error), error) from None
+        except asyncio.CancelledError as error:
+            # Of this task, or of the call alone: then the client was closed.
+            task = asyncio.current_task()
+            if self._backend.closed and task is not None and not task.cancelling():
+                closed = UnavailableError("the client was closed meanwhile", reason="CANCELLED")
+                raise AttemptFailedError(closed, error) from None
+            raise
+        except grpc.aio.UsageError as error:
+            closed = UnavailableError("the client is closed", reason="UNAVAILABLE")
+            raise AttemptFailedError(closed, error) from None
+
+    async def _channel(self, key: str) -> grpc.aio.Channel:
+        """Return the channel to the server for a call."""
+        try:
+            server = self._sent_to(await self._backend.server(key))
+        except UnavailableError as error:
+            raise AttemptFailedError(error, ConnectionError(str(error))) from None
+        return self._backend.channel(server)
+
+    async def _open(self, step: Open) -> Any:  # `Any`: see `Driver`
+        channel = await self._channel(step.key)
+        name, requests = SERVICE + step.name, step.requests
+        with self._attempt():
             if isinstance(requests, bytes):
                 unary: Any = channel.unary_stream(name)
                 return unary(requests)
@@ -235,22 +259,22 @@ class _Driver(Driver[AsyncRemoteBackend, T, R], Generic[T, R, V]):
             yield made
 
     async def _read(self) -> bytes | None:
-        with self._backend.attempt():
+        with self._attempt():
             read = await self._stream.read()
         if read is grpc.aio.EOF:
             return None
-        self._backend.heard = True
+        self._heard()
         raw: bytes = read
         return raw
 
     async def _send(self, call: Call[Any]) -> bytes:  # `Any`: only its bytes count here
-        channel = self._backend.connected()
+        channel = await self._channel(call.key)
         request = call.request.SerializeToString()
         timeout_s = call.timeout_s(self._backend.timeout_s)
-        with self._backend.attempt():
+        with self._attempt():
             method: Any = channel.unary_unary(SERVICE + call.name)
             raw: bytes = await method(request, timeout=timeout_s)
-        self._backend.heard = True
+        self._heard()
         return raw
 
 

@@ -6,6 +6,7 @@ Short calls have a request and an answer. Listings ask for page after page, and 
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -77,7 +78,8 @@ def short_call(call: Call[T]) -> Steps[Never, T]:
             broken = failed.error
         else:
             break
-        if call.repeat is None:
+        # A server that stops has not begun with it.
+        if call.repeat is None and broken.reason != "DRAINING":
             raise broken
         interruptions = yield Pause(broken, (0,))
     with as_answer(call.name):
@@ -226,10 +228,12 @@ def query_request(listing: Listing, *, with_data: bool, precision: str | None = 
 def explain(sample: Sample, policies: Sequence[Policy]) -> Steps[Never, list[PolicyExplanation]]:
     """See `Backend`. A call that breaks begins again."""
     opening = open_explain(sample, policies)
+    # No server has what it needs, so any will do.
+    key = uuid.uuid4().hex
     while True:
         raw = None
         try:
-            yield Open("ExplainPolicy", _explain_messages(opening, sample))
+            yield Open("ExplainPolicy", _explain_messages(opening, sample), key)
             while (answer := (yield Read())) is not None:
                 raw = answer
         except AttemptFailedError as failed:
@@ -269,7 +273,9 @@ def _explain_messages(opening: pb.OpenExplain, sample: Sample) -> Iterator[bytes
         yield join(b"", [block])
 
 
-def read_options(*, with_data: bool, dtype: str | None = None, precision: str | None = None) -> pb.ReadOptions:
+def read_options(
+    *, with_data: bool, dtype: str | None = None, precision: str | None = None, until_plan: bool = False
+) -> pb.ReadOptions:
     """Return how streams that read are to answer here.
 
     Raises:
@@ -280,6 +286,7 @@ def read_options(*, with_data: bool, dtype: str | None = None, precision: str | 
         headers_only=not with_data,
         as_dtype=None if dtype is None else dtype_to(dtype),
         precision=precision_to(precision),
+        until_plan=until_plan,
     )
 
 

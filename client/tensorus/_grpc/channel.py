@@ -1,4 +1,4 @@
-"""A gRPC channel that each process creates on first use, and the channel options of both clients."""
+"""A gRPC channel to a server that each process creates on first use, and the channel options of both clients."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from tensorus._forks import leave_behind, watch
 from tensorus.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-__all__ = ["OPTIONS", "SERVICE", "LazyChannel", "begun", "require_address", "require_fork_support"]
+    from tensorus._grpc.servers import Server
+
+__all__ = ["SERVICE", "LazyChannel", "begun", "options_for", "require_fork_support"]
 
 T = TypeVar("T")
 
@@ -25,7 +27,7 @@ SERVICE = "/tensorus.v1.TensorService/"
 _MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """Of the contract."""
 
-OPTIONS: tuple[tuple[str, int | str], ...] = (
+_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),
     ("grpc.keepalive_time_ms", 60_000),
@@ -54,10 +56,9 @@ class LazyChannel:
     was_inherited = False
     """Whether this process was forked from one that had a channel."""
 
-    def __init__(self, address: str, options: Sequence[tuple[str, int | str]]) -> None:
+    def __init__(self, server: Server) -> None:
         """Create no channel yet."""
-        self._address = address
-        self._options = options
+        self._server = server
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
         self._closed = False
@@ -83,8 +84,8 @@ class LazyChannel:
             if self._channel is None:
                 require_fork_support()
                 self._channel = grpc.insecure_channel(
-                    self._address,
-                    options=(*self._options, *_SYNCHRONOUS),
+                    self._server.target,
+                    options=(*options_for(self._server), *_SYNCHRONOUS),
                     compression=grpc.Compression.NoCompression,
                 )
             return self._channel
@@ -95,6 +96,11 @@ class LazyChannel:
             self._closed = True
             if self._channel is not None:
                 self._channel.close()
+
+
+def options_for(server: Server) -> tuple[tuple[str, int | str], ...]:
+    """Return the options of a channel to a server."""
+    return _OPTIONS if server.authority is None else (*_OPTIONS, ("grpc.default_authority", server.authority))
 
 
 def begun(begin: Callable[[], T]) -> T:
@@ -140,13 +146,3 @@ def require_fork_support() -> None:
             f"{switch!r}: unset it, or start the child by spawn instead of fork",
             reason="UNAVAILABLE",
         )
-
-
-def require_address(address: str) -> None:
-    """Refuse what gRPC would try to resolve for ever.
-
-    Raises:
-        UnavailableError: the address is empty, or no text.
-    """
-    if not address or not address.isprintable():
-        raise UnavailableError(f"address is {address!r}, must be such as 'localhost:7733'", reason="UNAVAILABLE")

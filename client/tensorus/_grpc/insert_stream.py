@@ -238,7 +238,7 @@ class InsertSession:
             self._stream.cut_short()
         if error.reason == "SESSION_EXPIRED" and self.expired(item):
             return False
-        if error.reason == "STORE_BUSY":
+        if error.reason == "STORE_BUSY" or (error.reason == "STORE_UNAVAILABLE" and "retry_after_s" in error.facts):
             self.busy = error
             return False
         if error.reason == "INSERT_ABANDONED" and (self.busy is not None or self.has_expired):

@@ -82,7 +82,7 @@ def _stream(
     messages, requests = yield Work(partial(_begin, session))
     told: list[Progress] = []
     try:
-        yield Open("Insert", requests)
+        yield Open("Insert", requests, session.request_id)
         while (raw := (yield _READ)) is not None:
             yield Give(insert_results(raw, session, messages, told.append))
             if on_progress is not None:

@@ -118,7 +118,8 @@ class Patience:
         self._furthest: tuple[int, ...] = ()
         self._since_s = 0.0
         self._wait_s = _FIRST_WAIT_S
-        self._at_same_place = 0
+        self.at_same_place = 0
+        """How often it has failed since it last made progress."""
         self.interruptions = 0
 
     def wait(self, error: TensorusError, place: tuple[int, ...]) -> None:
@@ -136,14 +137,14 @@ class Patience:
         """
         if place > self._furthest:
             self._furthest, self._since_s, self._wait_s = place, time.monotonic(), _FIRST_WAIT_S
-            self._at_same_place = 0
+            self.at_same_place = 0
         left_s = self._since_s + self._timeout_s - time.monotonic()
         passes = error.reason in self._reasons and not (error.reason in _TRANSPORT_REASONS and "number" in error.facts)
         if not passes or left_s <= 0:
             raise error
         self.interruptions += 1
-        self._at_same_place += 1
-        self._on_interruption(Interruption(error, self._at_same_place))
+        self.at_same_place += 1
+        self._on_interruption(Interruption(error, self.at_same_place))
         wait_s = self._wait_s * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
         self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
         asked_s = float(error.facts.get("retry_after_s", 0))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tensorus._backend import Arrival, Listing, State
     from tensorus._grpc.steps import Steps
 
-__all__ = ["GetPlace", "QueryPlace", "arrivals", "get", "query"]
+__all__ = ["GetPlace", "QueryPlace", "arrivals", "get", "get_in_state", "query"]
 
 _READ = Read()
 
@@ -41,13 +41,32 @@ def get(
     dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool, at: State | None = None
 ) -> Steps[Arrival, None]:
     """See `Backend`."""
+    yield from get_in_state(dataset, ids, part, None if at is None else state_to(at), with_data=with_data)
+
+
+def get_in_state(
+    dataset: str,
+    ids: Sequence[str],
+    part: Part | None,
+    state: pb.At | None,
+    *,
+    with_data: bool,
+    take: Callable[[Iterator[Arrival]], Iterator[Arrival]] = iter,
+    until_plan: bool = False,
+) -> Steps[Arrival, None]:
+    """Read tensors; see `Backend.get`.
+
+    Args:
+        state: gets the generation that the server read; None: the current state.
+        take: changes what arrives.
+        until_plan: whether the read ends at the header of the first tensor that the server has a plan of.
+    """
     part = part or Part()
     slices = None if part.is_whole else slices_to(part)
     reads = [pb.TensorRead(id=tensor_id, slices=slices) for tensor_id in ids]
-    options = read_options(with_data=with_data, dtype=part.dtype, precision=part.precision)
+    options = read_options(with_data=with_data, dtype=part.dtype, precision=part.precision, until_plan=until_plan)
     # Byte ranges are of the stored values.
     place = GetPlace(reads, with_data=with_data, by_bytes=part.precision is None)
-    state = None if at is None else state_to(at)
 
     def request() -> pb.GetRequest:
         return pb.GetRequest(dataset=dataset, reads=place.remaining(), options=options, at=state)
@@ -57,9 +76,11 @@ def get(
             head, payload = split(raw)
             response = pb.GetResponse.FromString(head)
         _pin(state, response)
-        yield from place.passed(arrivals(response, payload))
+        yield from take(place.passed(arrivals(response, payload)))
 
-    return _read("Get", request, arrived, place)
+    # A tensor is cached where it is read. Reads of several go where the same one did before.
+    key = f"{dataset}\0{ids[0]}" if ids else dataset
+    return (yield from _read("Get", key, request, arrived, place))
 
 
 def query(listing: Listing, *, with_data: bool, precision: str | None = None) -> Steps[Arrival, None]:
@@ -80,7 +101,9 @@ def query(listing: Listing, *, with_data: bool, precision: str | None = None) ->
         yield from place.passed(arrivals(response, payload))
         place.note(response.resume_token)
 
-    return _read("Query", request, arrived, place)
+    return _read(
+        "Query", f"{listing.dataset}\0{listing.where}\0{listing.order_by}\0{listing.seed}", request, arrived, place
+    )
 
 
 def _pin(state: pb.At | None, response: pb.GetResponse | pb.QueryResponse) -> None:
@@ -91,6 +114,7 @@ def _pin(state: pb.At | None, response: pb.GetResponse | pb.QueryResponse) -> No
 
 def _read(
     name: str,
+    key: str,
     request: Callable[[], Message],
     arrived: Callable[[bytes], Iterator[Arrival]],
     place: GetPlace | QueryPlace,
@@ -98,12 +122,13 @@ def _read(
     """Give what the answers of as many streams bring as it takes.
 
     Args:
+        key: by which the server is chosen: see `Open`.
         request: makes the request of the next stream.
         arrived: takes an answer apart.
     """
     while True:
         try:
-            yield Open(name, request().SerializeToString())
+            yield Open(name, request().SerializeToString(), key)
             while (raw := (yield _READ)) is not None:
                 yield Give(arrived(raw))
         except AttemptFailedError as failed:
@@ -153,7 +178,7 @@ def arrivals(response: pb.GetResponse | pb.QueryResponse, payload: memoryview) -
                 yield Began(item, info, info.shape, data=data, **checksum)
                 continue
             else:
-                yield Began(item, info, info.shape, **checksum)
+                yield Began(item, info, info.shape, has_plan=segment.has_plan, **checksum)
         if decoded_length:
             yield Bytes(item, segment.offset, data, segment.encoding != 0, decoded_length)
     yield from failed

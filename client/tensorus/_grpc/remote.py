@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -9,11 +10,12 @@ import grpc
 
 from tensorus import _allocator
 from tensorus._backend import Backend
-from tensorus._grpc import calls, calls_copies, calls_history, inserts, reads
-from tensorus._grpc.channel import OPTIONS, SERVICE, LazyChannel, begun, require_address
+from tensorus._grpc import calls, calls_copies, calls_history, direct, inserts, reads
+from tensorus._grpc.channel import SERVICE, LazyChannel, begun
 from tensorus._grpc.known import insert_known
 from tensorus._grpc.patience import Patience, warn_when_stuck
 from tensorus._grpc.rpc_errors import rpc_error
+from tensorus._grpc.servers import Servers
 from tensorus._grpc.steps import Ask, AttemptFailedError, Close, Driver, Give, Open, Pause, Read, Send, Work
 from tensorus._grpc.verify import verify
 from tensorus.errors import UnavailableError
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
         Upload,
     )
     from tensorus._grpc.patience import Observer
+    from tensorus._grpc.servers import Server
     from tensorus._grpc.steps import Call, Step, Steps
     from tensorus.errors import DataCorruptError, TensorusError
     from tensorus.types import (
@@ -58,7 +61,7 @@ R = TypeVar("R")
 
 
 class RemoteBackend(Backend):
-    """One channel to one server."""
+    """A channel to each server of one store."""
 
     def __init__(
         self,
@@ -67,20 +70,22 @@ class RemoteBackend(Backend):
         timeout_s: float,
         retry_timeout_s: float,
         tune_allocator: bool = False,
+        direct_reads: bool = True,
         on_interruption: Observer = warn_when_stuck,
     ) -> None:
-        """Speak to the server at `address`; connects when it is first used.
+        """Speak to the server at `address`, or the servers; connects when it is first used.
 
         Args:
             timeout_s: of each attempt of a short call; streams take as long as they take.
             retry_timeout_s: how long a call is tried again without progress, once the server has answered anything.
             tune_allocator: of this process, and of each that a pickled copy comes to.
+            direct_reads: whether large tensors are read from the object store itself, if the server offers it.
             on_interruption: called before a call is tried again; pickled copies have the default.
 
         Raises:
             UnavailableError: the address is empty, or no text.
         """
-        require_address(address)
+        self.servers = Servers(address)
         self.timeout_s = timeout_s
         self._retry_timeout_s = retry_timeout_s
         self._on_interruption = on_interruption
@@ -92,8 +97,10 @@ class RemoteBackend(Backend):
             timeout_s=timeout_s,
             retry_timeout_s=retry_timeout_s,
             tune_allocator=tune_allocator,
+            direct_reads=direct_reads,
         )
-        self.channel = LazyChannel(address, OPTIONS)
+        self._channels: dict[str, LazyChannel] = {}
+        self.direct = direct.DirectReads(enabled=direct_reads)
         if tune_allocator:
             _allocator.tune_allocator()
 
@@ -169,7 +176,7 @@ class RemoteBackend(Backend):
         self, dataset: str, ids: Sequence[str], part: Part | None, *, with_data: bool, at: State | None = None
     ) -> Iterator[Arrival]:
         """See `Backend`."""
-        return self._values(reads.get(dataset, ids, part, with_data=with_data, at=at))
+        return self._values(direct.get(dataset, ids, part, with_data=with_data, at=at, direct=self.direct))
 
     def query(self, listing: Listing, *, with_data: bool, precision: str | None = None) -> Iterator[Arrival]:
         """See `Backend`."""
@@ -214,7 +221,21 @@ class RemoteBackend(Backend):
     def close(self) -> None:
         """See `Backend`."""
         self.closed = True
-        self.channel.close()
+        for channel in tuple(self._channels.values()):
+            channel.close()
+
+    def channel(self, server: Server) -> grpc.Channel:
+        """Return the channel to a server, which connects on first use.
+
+        Raises:
+            UnavailableError: the client is closed, or gRPC cannot work in this process.
+        """
+        if self.closed:
+            raise UnavailableError("the client is closed", reason="UNAVAILABLE")
+        channel = self._channels.get(server.target)
+        if channel is None:
+            channel = self._channels.setdefault(server.target, LazyChannel(server))
+        return channel.get()
 
     def patience(self) -> Patience:
         """Return the patience of a call. It counts once the server has answered: until then, the address may be wrong."""
@@ -236,6 +257,10 @@ class RemoteBackend(Backend):
 
 class _Driver(Driver[RemoteBackend, T, R]):
     """Does what a call asks for, on the thread of its caller."""
+
+    def __init__(self, backend: RemoteBackend, steps: Steps[T, R]) -> None:
+        super().__init__(backend, steps)
+        self._attempt = _Attempt(self._failed)
 
     def values(self) -> Iterator[T]:
         """Yield what the call gives, as it is asked for."""
@@ -270,15 +295,13 @@ class _Driver(Driver[RemoteBackend, T, R]):
                 return self._read()
             case Open():
                 self._close()
-                self._stream = self._open(SERVICE + step.name, step.requests)
+                self._stream = self._open(step)
             case Send():
                 return self._send(step.call)
             case Ask():
                 return self._backend.call(step.call)
             case Pause():
-                if self._backend.closed or not self._backend.heard:
-                    raise step.error
-                self.patience.wait(step.error, step.place)
+                time.sleep(self._wait_s(step))
                 return self.patience.interruptions
             case Work():
                 return step.function()
@@ -286,9 +309,18 @@ class _Driver(Driver[RemoteBackend, T, R]):
                 self._close()
         return None
 
-    def _open(self, name: str, requests: bytes | Iterator[bytes]) -> Any:  # `Any`: see `Driver`
-        channel = self._backend.channel.get()
-        with _attempt:
+    def _channel(self, key: str) -> grpc.Channel:
+        """Return the channel to the server for a call."""
+        try:
+            server = self._sent_to(self._backend.servers.pick(key))
+        except UnavailableError as error:
+            raise AttemptFailedError(error, ConnectionError(str(error))) from None
+        return self._backend.channel(server)
+
+    def _open(self, step: Open) -> Any:  # `Any`: see `Driver`
+        channel = self._channel(step.key)
+        name, requests = SERVICE + step.name, step.requests
+        with self._attempt:
             if isinstance(requests, bytes):
                 unary: Any = channel.unary_stream(name)
                 return unary(requests)
@@ -296,24 +328,28 @@ class _Driver(Driver[RemoteBackend, T, R]):
             return begun(partial(stream, requests))
 
     def _read(self) -> bytes | None:
-        with _attempt:
+        with self._attempt:
             raw: bytes | None = next(self._stream, None)
-        self._backend.heard |= raw is not None
+        if raw is not None:
+            self._heard()
         return raw
 
     def _send(self, call: Call[Any]) -> bytes:  # `Any`: only its bytes count here
-        channel = self._backend.channel.get()
+        channel = self._channel(call.key)
         request = call.request.SerializeToString()
         timeout_s = call.timeout_s(self._backend.timeout_s)
-        with _attempt:
+        with self._attempt:
             method: Any = channel.unary_unary(SERVICE + call.name)
             raw: bytes = method(request, timeout=timeout_s)
-        self._backend.heard = True
+        self._heard()
         return raw
 
 
 class _Attempt:
     """Turns what gRPC raises into a failed attempt. Nothing but gRPC may run inside."""
+
+    def __init__(self, failed: Callable[[TensorusError, BaseException], AttemptFailedError]) -> None:
+        self._failed = failed
 
     def __enter__(self) -> None:
         pass
@@ -322,11 +358,8 @@ class _Attempt:
         if error is None:
             return
         if isinstance(error, grpc.RpcError):
-            raise AttemptFailedError(rpc_error(error), error) from None
+            raise self._failed(rpc_error(error), error) from None
         if isinstance(error, ValueError):
             # gRPC has no other name for it.
             closed = UnavailableError("the client is closed", reason="UNAVAILABLE")
             raise AttemptFailedError(closed, error) from None
-
-
-_attempt = _Attempt()

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError
 
+from tensorus._grpc.servers import is_servers_fault
 from tensorus.errors import InternalError
 from tensorus_protos.framing import MalformedMessageError
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from tensorus._grpc.patience import Patience
+    from tensorus._grpc.servers import Server, Servers
     from tensorus.errors import TensorusError
 
 __all__ = [
@@ -45,10 +47,13 @@ __all__ = [
     "as_answer",
 ]
 
-B = TypeVar("B")
+B = TypeVar("B", bound="Backend")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 R = TypeVar("R")
+
+_KEYS = ("dataset", "name", "request_id")
+"""Fields of requests that say what they are about; the first that is set counts."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,11 @@ class Call(Generic[T]):
     """Of an attempt, where the client allows more."""
     timeout_s_min: float = 0.0
     """Of an attempt that may take long, where the client allows less."""
+
+    @property
+    def key(self) -> str:
+        """What it is about, by which its server is chosen: a dataset, or an insert."""
+        return next((found for name in _KEYS if (found := getattr(self.request, name, ""))), "")
 
     def timeout_s(self, wanted_s: float) -> float:
         """Return the timeout of an attempt, where the client allows `wanted_s`."""
@@ -94,6 +104,8 @@ class Open:
     name: str
     requests: bytes | Iterator[bytes]
     """The only one, or all of them, which may take long to make."""
+    key: str
+    """What it is about, by which its server is chosen: all streams with this key go to the same one, while it works."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +157,15 @@ class AttemptFailedError(Exception):
         error.__cause__ = cause
 
 
+class Backend(Protocol):
+    """What a driver has to know of its client."""
+
+    servers: Servers
+    heard: bool
+    """Whether any server has answered: until then, the address may be wrong."""
+    closed: bool
+
+
 class Driver(Generic[B, T, R]):
     """One call on its way: what both drivers share."""
 
@@ -157,11 +178,44 @@ class Driver(Generic[B, T, R]):
         self._backend = backend
         self._steps = steps
         self._stream: Any = None  # `Any`: a call of gRPC's; without serializers the stubs cannot tell
+        self._server: Server | None = None
+        self._failures = 0
 
     @property
     def _has_ended(self) -> bool:
         """Whether the call has ended: what it raised is then its result, or its error."""
         return self._steps.gi_frame is None  # type: ignore[attr-defined]  # every generator has it
+
+    def _sent_to(self, server: Server) -> Server:
+        """Note which server the attempt goes to, and return it."""
+        self._server, self._failures = server, server.failures
+        return server
+
+    def _heard(self) -> None:
+        """Note that the server has answered."""
+        self._backend.heard = True
+        if self._server is not None:
+            self._backend.servers.answered(self._server, self._failures)
+
+    def _failed(self, error: TensorusError, cause: BaseException) -> AttemptFailedError:
+        """Note that the attempt has failed, and return how the call is told."""
+        if self._server is not None:
+            self._backend.servers.failed(self._server, error)
+        return AttemptFailedError(error, cause)
+
+    def _wait_s(self, pause: Pause) -> float:
+        """Return how long to wait before another attempt: not at all if it is the next server's turn.
+
+        Raises:
+            TensorusError: that of the last attempt, where there is to be no other.
+        """
+        backend, others = self._backend, self._backend.servers.count - 1
+        if backend.closed or (not backend.heard and self.patience.at_same_place >= others):
+            raise pause.error
+        wait_s = self.patience.wait_s(pause.error, pause.place)
+        # Each server is asked once at once; then they are all waited for, so that nobody hammers them.
+        is_next = self.patience.at_same_place <= others and is_servers_fault(pause.error)
+        return 0.0 if is_next else wait_s
 
     def _close(self) -> None:
         """End the stream: whoever ends a call early wants no answer, and the server would go on for it."""

@@ -27,7 +27,7 @@ def verify(dataset: str | None, ids: Sequence[str], bytes_per_second: int | None
     progress: VerifyProgress | None = None
     while True:
         try:
-            yield Open("Verify", request.SerializeToString())
+            yield Open("Verify", request.SerializeToString(), request.dataset)
             while (raw := (yield Read())) is not None:
                 with as_answer("Verify"):
                     answer = pb.VerifyResponse.FromString(raw)

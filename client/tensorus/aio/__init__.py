@@ -19,7 +19,12 @@ __all__ = ["AsyncClient", "connect"]
 
 
 def connect(
-    address: str, *, timeout_s: float = 30.0, retry_timeout_s: float = 60.0, tune_allocator: bool = True
+    address: str,
+    *,
+    timeout_s: float = 30.0,
+    retry_timeout_s: float = 60.0,
+    tune_allocator: bool = True,
+    direct_reads: bool = True,
 ) -> AsyncClient:
     """Return a client of the server at `address`. It connects on first use, and belongs to the event loop that uses it first.
 
@@ -27,4 +32,4 @@ def connect(
     """
     if tune_allocator:
         _tune()
-    return AsyncClient(address, timeout_s=timeout_s, retry_timeout_s=retry_timeout_s)
+    return AsyncClient(address, timeout_s=timeout_s, retry_timeout_s=retry_timeout_s, direct_reads=direct_reads)

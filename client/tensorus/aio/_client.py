@@ -35,7 +35,7 @@ from tensorus._asking import Asking, require_askable
 from tensorus._backend import InsertOptions
 from tensorus._damage import intact
 from tensorus._edits import append_of, write_of
-from tensorus._grpc import calls, reads
+from tensorus._grpc import calls, direct, reads
 from tensorus._grpc.known import insert_known
 from tensorus.aio._copying_client import AsyncCopyingClient
 from tensorus.aio._streams import Damages, FromLoop, OnLoop, each
@@ -179,7 +179,8 @@ class AsyncClient(AsyncCopyingClient):
             def report(progress: Progress) -> None:
                 loop.call_soon_threadsafe(on_progress, progress)
 
-        steps = reads.get(dataset_name(dataset), [tensor_name(id)], part, with_data=True, at=at_of(at))
+        own = self._backend.direct
+        steps = direct.get(dataset_name(dataset), [tensor_name(id)], part, with_data=True, at=at_of(at), direct=own)
         async with aclosing(self._read(self._backend, [steps], finish, report)) as found:
             async for array in found:
                 return array
@@ -197,8 +198,11 @@ class AsyncClient(AsyncCopyingClient):
     ) -> AsyncIterator[Record]:
         """Yield tensors by id, in order, in one stream. See `tensorus.Client.get_many`."""
         name, wanted = dataset_name(dataset), [tensor_name(tensor_id) for tensor_id in ids]
-        part, state = part_of(precision), at_of(at)
-        steps = (reads.get(name, batch, part, with_data=True, at=state) for batch in batches(wanted, READS_PER_CALL))
+        part, state, own = part_of(precision), at_of(at), self._backend.direct
+        steps = (
+            direct.get(name, batch, part, with_data=True, at=state, direct=own)
+            for batch in batches(wanted, READS_PER_CALL)
+        )
         return self._read(self._backend, steps, record_of(as_), on_damaged=on_damaged)
 
     def query(

@@ -31,9 +31,11 @@ __all__ = ["AsyncStoreClient"]
 class AsyncStoreClient:
     """The part of `AsyncClient` that reads and writes no tensors."""
 
-    def __init__(self, address: str, *, timeout_s: float, retry_timeout_s: float) -> None:
+    def __init__(self, address: str, *, timeout_s: float, retry_timeout_s: float, direct_reads: bool = True) -> None:
         """Connect when it is first used."""
-        self._opened = AsyncRemoteBackend(address, timeout_s=timeout_s, retry_timeout_s=retry_timeout_s)
+        self._opened = AsyncRemoteBackend(
+            address, timeout_s=timeout_s, retry_timeout_s=retry_timeout_s, direct_reads=direct_reads
+        )
         self._closed = False
         self._assembler = Assembler()
 

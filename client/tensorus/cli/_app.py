@@ -9,8 +9,10 @@ import click
 
 from tensorus._version import __version__
 from tensorus.cli._output import print_error
+from tensorus.cli.backup import backup
 from tensorus.cli.bench import bench
 from tensorus.cli.copies import cp, mv
+from tensorus.cli.copy import copy
 from tensorus.cli.df import df
 from tensorus.cli.edit import append, write
 from tensorus.cli.explain import explain
@@ -98,6 +100,6 @@ for _command in (
         restore,
         retention,
     ),
-    *(explain, bench, import_, df, gc, verify, recover),
+    *(explain, bench, import_, copy, backup, df, gc, verify, recover),
 ):
     app.add_command(_command)

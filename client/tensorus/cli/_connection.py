@@ -35,12 +35,12 @@ def store_options(*, makes_store: bool = False) -> Callable[[Callable[..., Any]]
     """
     server = click.option(
         "--server",
-        metavar="HOST:PORT",
+        metavar="HOST:PORT[,...]",
         default=DEFAULT_ADDRESS,
         envvar="TENSORUS_SERVER",
         show_default=True,
         show_envvar=True,
-        help="Server to use.",
+        help="Server to use, or several of the same store, separated by commas.",
     )
     store = click.option(
         "--store",
@@ -74,7 +74,7 @@ def connected(server: str, store: str | None, on_interruption: Observer = _tell)
     """Yield a client of the store that the options name.
 
     Args:
-        server: address of the server; unused if `store` is given.
+        server: address of the server, or of several; unused if `store` is given.
         store: folder of the store; None: use the server.
         on_interruption: called before a call to a server is retried.
 

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as Bar
 
 from tensorus._imported import LOST_BEFORE_IMPORT, lost_before_import
+from tensorus._moving.exact import HAS_ERROR_BEFORE, error_before
 from tensorus.types import DatasetStats, PolicyExplanation, TensorInfo
 
 if TYPE_CHECKING:
@@ -90,16 +91,24 @@ def human_ratio(info: TensorInfo | DatasetStats) -> str:
 
 
 def human_error(info: TensorInfo | PolicyExplanation) -> str:
-    """Return the measured relative error or "exact"; "unknown" if the tensor was lossy before it was imported."""
-    if isinstance(info, TensorInfo) and lost_before_import(info.metadata):
-        return "unknown"
+    """Return the measured relative error or "exact"; "unknown" if the tensor was lossy before it was imported.
+
+    Of a copy of a lossy tensor, the error is that of the original, if that is larger.
+    """
+    if isinstance(info, TensorInfo):
+        if lost_before_import(info.metadata):
+            return "unknown"
+        if (before := error_before(info.metadata)) > info.relative_error:
+            return f"{before:.1e}"
     return f"{info.relative_error:.1e}" if info.lossy else "exact"
 
 
 def human_worst_error(client: Client, dataset: str, stats: DatasetStats, at: At | None = None) -> str:
-    """Return a dataset's largest relative error or "exact"; "unknown" if a tensor was lossy before it was imported."""
+    """Return a dataset's largest relative error or "exact"; "unknown" if one was lossy before it was imported or copied."""
     # Damaged tensors are reported elsewhere.
-    for _ in client.list(dataset, LOST_BEFORE_IMPORT, limit=1, at=at, on_damaged=lambda _: None):
+    for _ in client.list(
+        dataset, f"{LOST_BEFORE_IMPORT} OR {HAS_ERROR_BEFORE}", limit=1, at=at, on_damaged=lambda _: None
+    ):
         return "unknown"
     return f"{stats.worst_relative_error:.1e}" if stats.lossy_tensors else "exact"
 

@@ -75,7 +75,7 @@ Explain: TypeAlias = "Callable[[Sample, Sequence[Policy]], Iterable[PolicyExplan
 )
 @click.option(
     "--server",
-    metavar="HOST:PORT",
+    metavar="HOST:PORT[,...]",
     help=f"Measure on this server.  [default: in this process; for --base: TENSORUS_SERVER, or else {DEFAULT_ADDRESS}]",
 )
 @click.option(

@@ -14,11 +14,13 @@ from tensorus._missing import engine_missing
 from tensorus.cli._connection import DEFAULT_ADDRESS
 from tensorus.cli._options import SIZE
 from tensorus.cli._output import human_bytes, print_text
+from tensorus.cli._remote import remote_options
 from tensorus.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tensorus.cli._remote import RemoteParts
     from tensorus_server.config import ServerConfig
 
 __all__ = ["serve"]
@@ -30,7 +32,14 @@ __all__ = ["serve"]
     type=click.Path(file_okay=False, path_type=Path),
     default="tensorus-data",
     show_default=True,
-    help="Folder of the store; created if missing.",
+    help="Folder of the store; created if missing. Unused with --catalogue and --chunks.",
+)
+@remote_options
+@click.option(
+    "--direct-reads/--no-direct-reads",
+    default=True,
+    show_default=True,
+    help="Let clients read large tensors from the object store by signed URLs, if it can sign them.",
 )
 @click.option(
     "--listen",
@@ -121,6 +130,8 @@ def serve(
     grace: float,
     workers: int,
     *,
+    remote: RemoteParts,
+    direct_reads: bool,
     no_dedup: bool,
     verbose: bool,
 ) -> None:
@@ -131,6 +142,7 @@ def serve(
       tensorus serve
       tensorus serve --data-dir /srv/tensors --listen 0.0.0.0:7733
       tensorus serve --workers 4
+      tensorus serve --catalogue postgresql://host/db --chunks s3://bucket/prefix --cache-dir /nvme --cache-size 200GiB
 
     There is no authentication. Listen on a network only if you trust every host on it.
     """  # noqa: D301 - click's mark for lines that are not rewrapped
@@ -143,7 +155,15 @@ def serve(
         raise engine_missing(error) from error
     try:
         share = 0.02 if reserve_bytes else 0.0
-        engine = EngineConfig(data_dir, codec_threads, reserve_bytes, share, shares_payloads=not no_dedup)
+        engine = EngineConfig(
+            data_dir,
+            codec_threads,
+            reserve_bytes,
+            share,
+            shares_payloads=not no_dedup,
+            direct_reads=direct_reads,
+            **remote.settings,
+        )
         config = ServerConfig(
             engine,
             listen=listen,
@@ -158,23 +178,26 @@ def serve(
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    _log_to_stderr(workers, verbose=verbose)
+    try:
+        run(config, lambda address: _announce(config, address))
+    except StoreUnavailableError as error:
+        raise UnavailableError(str(error), reason=error.reason) from error
+
+
+def _log_to_stderr(workers: int, *, verbose: bool) -> None:
     # The processes of one server share an error stream.
     process = "" if workers == 1 else " [%(process)d]"
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
         format=f"%(asctime)s %(levelname)s{process} %(name)s: %(message)s",
     )
-    together = "" if workers == 1 else f", {workers} workers"
 
-    def announce(address: str) -> None:
-        print_text(
-            f"Tensorus serves {data_dir} on {address}, reserve {human_bytes(reserve_bytes)}{together}. Ctrl-C stops it."
-        )
 
-    try:
-        run(config, announce)
-    except StoreUnavailableError as error:
-        raise UnavailableError(str(error), reason=error.reason) from error
+def _announce(config: ServerConfig, address: str) -> None:
+    together = "" if config.workers == 1 else f", {config.workers} workers"
+    reserve = "" if config.engine.chunks else f", reserve {human_bytes(config.engine.reserve_bytes)}"
+    print_text(f"Tensorus serves {config.engine.describe()} on {address}{reserve}{together}. Ctrl-C stops it.")
 
 
 def _alone() -> Callable[[ServerConfig, Callable[[str], None]], None]:

@@ -14,7 +14,7 @@ from tensorus.cli._output import TransferBar, counted, human_bytes, print_json, 
 if TYPE_CHECKING:
     from tensorus.types import Damage, VerifyProgress, VerifyReport
 
-__all__ = ["verify"]
+__all__ = ["print_report", "verify"]
 
 
 @click.command()
@@ -58,12 +58,13 @@ def verify(
     if as_json:
         print_json(report)
     else:
-        _print(report)
+        print_report(report)
     if not report.is_intact:
         sys.exit(1)
 
 
-def _print(report: VerifyReport) -> None:
+def print_report(report: VerifyReport) -> None:
+    """Print the damages that were found, and what was verified."""
     if report.damages:
         print_table(["dataset", "id", ">generation", ">chunk", "file", "damage"], map(_cells, report.damages))
         print_text("")

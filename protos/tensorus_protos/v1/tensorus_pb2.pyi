@@ -716,7 +716,7 @@ class RestoreDatasetResponse(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., restored: _Optional[int] = ..., deleted: _Optional[int] = ..., unchanged: _Optional[int] = ...) -> None: ...
 
 class Segment(_message.Message):
-    __slots__ = ("item", "tensor", "offset", "decoded_length", "payload_length", "encoding", "crc32c", "last", "source_checksum", "part", "coarse_error")
+    __slots__ = ("item", "tensor", "offset", "decoded_length", "payload_length", "encoding", "crc32c", "last", "source_checksum", "part", "coarse_error", "has_plan")
     ITEM_FIELD_NUMBER: _ClassVar[int]
     TENSOR_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
@@ -728,6 +728,7 @@ class Segment(_message.Message):
     SOURCE_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
     COARSE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    HAS_PLAN_FIELD_NUMBER: _ClassVar[int]
     item: int
     tensor: Tensor
     offset: int
@@ -739,7 +740,8 @@ class Segment(_message.Message):
     source_checksum: Checksum
     part: TensorSpec
     coarse_error: float
-    def __init__(self, item: _Optional[int] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ..., offset: _Optional[int] = ..., decoded_length: _Optional[int] = ..., payload_length: _Optional[int] = ..., encoding: _Optional[int] = ..., crc32c: _Optional[int] = ..., last: bool = ..., source_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., part: _Optional[_Union[TensorSpec, _Mapping]] = ..., coarse_error: _Optional[float] = ...) -> None: ...
+    has_plan: bool
+    def __init__(self, item: _Optional[int] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ..., offset: _Optional[int] = ..., decoded_length: _Optional[int] = ..., payload_length: _Optional[int] = ..., encoding: _Optional[int] = ..., crc32c: _Optional[int] = ..., last: bool = ..., source_checksum: _Optional[_Union[Checksum, _Mapping]] = ..., part: _Optional[_Union[TensorSpec, _Mapping]] = ..., coarse_error: _Optional[float] = ..., has_plan: bool = ...) -> None: ...
 
 class ItemStatus(_message.Message):
     __slots__ = ("item", "status", "committed_bytes", "tensor", "outcome")
@@ -910,20 +912,22 @@ class SliceSet(_message.Message):
     def __init__(self, axes: _Optional[_Iterable[_Union[Slice, _Mapping]]] = ..., trailing_axes: _Optional[_Iterable[_Union[Slice, _Mapping]]] = ...) -> None: ...
 
 class ReadOptions(_message.Message):
-    __slots__ = ("accepted_codecs", "max_payload_bytes", "omit_crc", "headers_only", "as_dtype", "precision")
+    __slots__ = ("accepted_codecs", "max_payload_bytes", "omit_crc", "headers_only", "as_dtype", "precision", "until_plan")
     ACCEPTED_CODECS_FIELD_NUMBER: _ClassVar[int]
     MAX_PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     OMIT_CRC_FIELD_NUMBER: _ClassVar[int]
     HEADERS_ONLY_FIELD_NUMBER: _ClassVar[int]
     AS_DTYPE_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_PLAN_FIELD_NUMBER: _ClassVar[int]
     accepted_codecs: _containers.RepeatedScalarFieldContainer[str]
     max_payload_bytes: int
     omit_crc: bool
     headers_only: bool
     as_dtype: DataType
     precision: Precision
-    def __init__(self, accepted_codecs: _Optional[_Iterable[str]] = ..., max_payload_bytes: _Optional[int] = ..., omit_crc: bool = ..., headers_only: bool = ..., as_dtype: _Optional[_Union[DataType, str]] = ..., precision: _Optional[_Union[Precision, str]] = ...) -> None: ...
+    until_plan: bool
+    def __init__(self, accepted_codecs: _Optional[_Iterable[str]] = ..., max_payload_bytes: _Optional[int] = ..., omit_crc: bool = ..., headers_only: bool = ..., as_dtype: _Optional[_Union[DataType, str]] = ..., precision: _Optional[_Union[Precision, str]] = ..., until_plan: bool = ...) -> None: ...
 
 class GetRequest(_message.Message):
     __slots__ = ("dataset", "reads", "options", "fail_fast", "at")
@@ -952,6 +956,60 @@ class GetResponse(_message.Message):
     at_generation: int
     payload: bytes
     def __init__(self, encodings: _Optional[_Iterable[_Union[Encoding, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., statuses: _Optional[_Iterable[_Union[ItemStatus, _Mapping]]] = ..., at_generation: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
+
+class GetPlanRequest(_message.Message):
+    __slots__ = ("dataset", "reads", "accepted_codecs", "at", "first_chunk")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    READS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_CODECS_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    FIRST_CHUNK_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    reads: _containers.RepeatedCompositeFieldContainer[TensorRead]
+    accepted_codecs: _containers.RepeatedScalarFieldContainer[str]
+    at: At
+    first_chunk: int
+    def __init__(self, dataset: _Optional[str] = ..., reads: _Optional[_Iterable[_Union[TensorRead, _Mapping]]] = ..., accepted_codecs: _Optional[_Iterable[str]] = ..., at: _Optional[_Union[At, _Mapping]] = ..., first_chunk: _Optional[int] = ...) -> None: ...
+
+class GetPlanResponse(_message.Message):
+    __slots__ = ("plans", "valid_for")
+    PLANS_FIELD_NUMBER: _ClassVar[int]
+    VALID_FOR_FIELD_NUMBER: _ClassVar[int]
+    plans: _containers.RepeatedCompositeFieldContainer[TensorPlan]
+    valid_for: _duration_pb2.Duration
+    def __init__(self, plans: _Optional[_Iterable[_Union[TensorPlan, _Mapping]]] = ..., valid_for: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class TensorPlan(_message.Message):
+    __slots__ = ("tensor", "spans", "next_chunk")
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_CHUNK_FIELD_NUMBER: _ClassVar[int]
+    tensor: Tensor
+    spans: _containers.RepeatedCompositeFieldContainer[ChunkSpan]
+    next_chunk: int
+    def __init__(self, tensor: _Optional[_Union[Tensor, _Mapping]] = ..., spans: _Optional[_Iterable[_Union[ChunkSpan, _Mapping]]] = ..., next_chunk: _Optional[int] = ...) -> None: ...
+
+class ChunkSpan(_message.Message):
+    __slots__ = ("first_chunk", "record_bytes", "record_crc32c", "ranges")
+    FIRST_CHUNK_FIELD_NUMBER: _ClassVar[int]
+    RECORD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RECORD_CRC32C_FIELD_NUMBER: _ClassVar[int]
+    RANGES_FIELD_NUMBER: _ClassVar[int]
+    first_chunk: int
+    record_bytes: _containers.RepeatedScalarFieldContainer[int]
+    record_crc32c: _containers.RepeatedScalarFieldContainer[int]
+    ranges: _containers.RepeatedCompositeFieldContainer[StoredRange]
+    def __init__(self, first_chunk: _Optional[int] = ..., record_bytes: _Optional[_Iterable[int]] = ..., record_crc32c: _Optional[_Iterable[int]] = ..., ranges: _Optional[_Iterable[_Union[StoredRange, _Mapping]]] = ...) -> None: ...
+
+class StoredRange(_message.Message):
+    __slots__ = ("url", "offset", "length")
+    URL_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    url: str
+    offset: int
+    length: int
+    def __init__(self, url: _Optional[str] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
 
 class QueryRequest(_message.Message):
     __slots__ = ("dataset", "filter", "filter_text", "order_by", "limit", "sample", "seed", "resume_token", "options", "slices", "at")
@@ -1377,7 +1435,7 @@ class PresetInfo(_message.Message):
     def __init__(self, id: _Optional[str] = ..., description: _Optional[str] = ..., encoding: _Optional[_Union[Encoding, _Mapping]] = ..., lossy: bool = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("payload_bytes", "message_bytes", "segments_per_message", "chunk_bytes_min", "chunk_bytes_max", "chunk_bytes_default", "tensor_bytes", "rank", "id_bytes", "dataset_name_bytes", "metadata_bytes", "metadata_depth", "filter_depth", "filter_conditions", "filter_values", "page_size", "reads_per_get", "ids_per_delete", "payload_bytes_min", "unacknowledged_bytes", "open_items", "items_together", "request_id_bytes", "resumable_bytes_min", "metadata_key_bytes", "indexed_text_bytes", "filter_text_bytes", "filter_values_total", "sample", "explain_bytes", "explain_candidates", "snapshot_name_bytes", "restored_tensors", "retention_s", "copies_per_call", "dataset_copy_tensors", "known_per_insert")
+    __slots__ = ("payload_bytes", "message_bytes", "segments_per_message", "chunk_bytes_min", "chunk_bytes_max", "chunk_bytes_default", "tensor_bytes", "rank", "id_bytes", "dataset_name_bytes", "metadata_bytes", "metadata_depth", "filter_depth", "filter_conditions", "filter_values", "page_size", "reads_per_get", "ids_per_delete", "payload_bytes_min", "unacknowledged_bytes", "open_items", "items_together", "request_id_bytes", "resumable_bytes_min", "metadata_key_bytes", "indexed_text_bytes", "filter_text_bytes", "filter_values_total", "sample", "explain_bytes", "explain_candidates", "snapshot_name_bytes", "restored_tensors", "retention_s", "copies_per_call", "dataset_copy_tensors", "known_per_insert", "plans_per_call")
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_PER_MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -1415,6 +1473,7 @@ class Limits(_message.Message):
     COPIES_PER_CALL_FIELD_NUMBER: _ClassVar[int]
     DATASET_COPY_TENSORS_FIELD_NUMBER: _ClassVar[int]
     KNOWN_PER_INSERT_FIELD_NUMBER: _ClassVar[int]
+    PLANS_PER_CALL_FIELD_NUMBER: _ClassVar[int]
     payload_bytes: int
     message_bytes: int
     segments_per_message: int
@@ -1452,4 +1511,5 @@ class Limits(_message.Message):
     copies_per_call: int
     dataset_copy_tensors: int
     known_per_insert: int
-    def __init__(self, payload_bytes: _Optional[int] = ..., message_bytes: _Optional[int] = ..., segments_per_message: _Optional[int] = ..., chunk_bytes_min: _Optional[int] = ..., chunk_bytes_max: _Optional[int] = ..., chunk_bytes_default: _Optional[int] = ..., tensor_bytes: _Optional[int] = ..., rank: _Optional[int] = ..., id_bytes: _Optional[int] = ..., dataset_name_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., metadata_depth: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_conditions: _Optional[int] = ..., filter_values: _Optional[int] = ..., page_size: _Optional[int] = ..., reads_per_get: _Optional[int] = ..., ids_per_delete: _Optional[int] = ..., payload_bytes_min: _Optional[int] = ..., unacknowledged_bytes: _Optional[int] = ..., open_items: _Optional[int] = ..., items_together: _Optional[int] = ..., request_id_bytes: _Optional[int] = ..., resumable_bytes_min: _Optional[int] = ..., metadata_key_bytes: _Optional[int] = ..., indexed_text_bytes: _Optional[int] = ..., filter_text_bytes: _Optional[int] = ..., filter_values_total: _Optional[int] = ..., sample: _Optional[int] = ..., explain_bytes: _Optional[int] = ..., explain_candidates: _Optional[int] = ..., snapshot_name_bytes: _Optional[int] = ..., restored_tensors: _Optional[int] = ..., retention_s: _Optional[int] = ..., copies_per_call: _Optional[int] = ..., dataset_copy_tensors: _Optional[int] = ..., known_per_insert: _Optional[int] = ...) -> None: ...
+    plans_per_call: int
+    def __init__(self, payload_bytes: _Optional[int] = ..., message_bytes: _Optional[int] = ..., segments_per_message: _Optional[int] = ..., chunk_bytes_min: _Optional[int] = ..., chunk_bytes_max: _Optional[int] = ..., chunk_bytes_default: _Optional[int] = ..., tensor_bytes: _Optional[int] = ..., rank: _Optional[int] = ..., id_bytes: _Optional[int] = ..., dataset_name_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., metadata_depth: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_conditions: _Optional[int] = ..., filter_values: _Optional[int] = ..., page_size: _Optional[int] = ..., reads_per_get: _Optional[int] = ..., ids_per_delete: _Optional[int] = ..., payload_bytes_min: _Optional[int] = ..., unacknowledged_bytes: _Optional[int] = ..., open_items: _Optional[int] = ..., items_together: _Optional[int] = ..., request_id_bytes: _Optional[int] = ..., resumable_bytes_min: _Optional[int] = ..., metadata_key_bytes: _Optional[int] = ..., indexed_text_bytes: _Optional[int] = ..., filter_text_bytes: _Optional[int] = ..., filter_values_total: _Optional[int] = ..., sample: _Optional[int] = ..., explain_bytes: _Optional[int] = ..., explain_candidates: _Optional[int] = ..., snapshot_name_bytes: _Optional[int] = ..., restored_tensors: _Optional[int] = ..., retention_s: _Optional[int] = ..., copies_per_call: _Optional[int] = ..., dataset_copy_tensors: _Optional[int] = ..., known_per_insert: _Optional[int] = ..., plans_per_call: _Optional[int] = ...) -> None: ...

@@ -111,6 +111,11 @@ class TensorServiceStub(object):
                 request_serializer=tensorus_dot_v1_dot_tensorus__pb2.QueryRequest.SerializeToString,
                 response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.QueryResponse.FromString,
                 )
+        self.GetPlan = channel.unary_unary(
+                '/tensorus.v1.TensorService/GetPlan',
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetPlanRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetPlanResponse.FromString,
+                )
         self.ListTensors = channel.unary_unary(
                 '/tensorus.v1.TensorService/ListTensors',
                 request_serializer=tensorus_dot_v1_dot_tensorus__pb2.ListTensorsRequest.SerializeToString,
@@ -280,6 +285,13 @@ class TensorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPlan(self, request, context):
+        """Tells where large tensors are in the object store, so that the client fetches and decodes them itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListTensors(self, request, context):
         """Lists tensors without their data, one page at a time.
         """
@@ -425,6 +437,11 @@ def add_TensorServiceServicer_to_server(servicer, server):
                     servicer.Query,
                     request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.QueryRequest.FromString,
                     response_serializer=tensorus_dot_v1_dot_tensorus__pb2.QueryResponse.SerializeToString,
+            ),
+            'GetPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPlan,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetPlanRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetPlanResponse.SerializeToString,
             ),
             'ListTensors': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTensors,
@@ -793,6 +810,23 @@ class TensorService(object):
         return grpc.experimental.unary_stream(request, target, '/tensorus.v1.TensorService/Query',
             tensorus_dot_v1_dot_tensorus__pb2.QueryRequest.SerializeToString,
             tensorus_dot_v1_dot_tensorus__pb2.QueryResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def GetPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/GetPlan',
+            tensorus_dot_v1_dot_tensorus__pb2.GetPlanRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.GetPlanResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

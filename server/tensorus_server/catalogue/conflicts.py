@@ -117,9 +117,7 @@ def resolve_copy(stored: StoredTensor, existing: Tensor | None, existing_source_
         return Outcome.INSERTED
     has_same_values = _has_same_values(stored, existing, existing_source_crc32c)
     is_equal = (
-        has_same_values
-        and existing.value_checksum == stored.value_checksum
-        and same_json(existing.metadata, stored.new.metadata)
+        has_same_values and _are_read_alike(stored, existing) and same_json(existing.metadata, stored.new.metadata)
     )
     if stored.new.replace:
         is_done = is_equal and _is_repeated(stored, existing) and stored.storage == existing.storage
@@ -164,6 +162,18 @@ def bounded_json(value: object) -> str:
     """Return a value as JSON for a message, cut if it is long."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True)
     return text if len(text) <= _TEXT_CHARACTERS_MAX else f"{text[:_TEXT_CHARACTERS_MAX]}..."
+
+
+def _are_read_alike(stored: StoredTensor, existing: Tensor) -> bool:
+    """Whether readers get the same values of both, which were sent with the same values."""
+    if existing.value_checksum == stored.value_checksum:
+        return True
+    # What was resumed has another kind of checksum, or one of other chunks.
+    are_comparable = (
+        existing.value_checksum.algorithm == stored.value_checksum.algorithm
+        and existing.chunk_bytes == stored.chunk_bytes
+    )
+    return not are_comparable and not existing.storage.lossy and not stored.storage.lossy
 
 
 def _has_same_values(stored: StoredTensor, existing: Tensor, existing_source_crc32c: int | None) -> bool:

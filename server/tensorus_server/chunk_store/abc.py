@@ -7,7 +7,8 @@
     `PayloadListing`   the daily listing            lists all payloads, to find orphans
     `Quarantine`       the daily listing, `gc`      holds orphans until they are deleted
     `IdentityHolder`   the opening of a store       tells which store the payloads belong to
-    `ChunkStore`       the engine                   all of these; the engine passes on single roles
+    `PackStore`        the sweep of packs           packs: objects that hold many small payloads each
+    `ChunkStore`       the engine                   all of these but `PackStore`; the engine passes on single roles
 
 A payload is immutable and has a key that the store chooses, so nothing is ever overwritten, and no name from a client reaches
 the store. A new payload is begun, appended to and finished. Then it is staged: its bytes are durable, but nobody can read them.
@@ -24,21 +25,27 @@ it. A payload that was published and never committed to the catalogue is an orph
 daily listing moves orphans to the quarantine.
 
 No method takes or returns a path or a file handle, or requires a payload to be moved or truncated. So an object store can fill
-every role: `begin` chooses the final key, each `keep` completes an object, `publish` does nothing, and `resume` ignores the
-objects after its position. Methods whose promises are weaker for that reason say so.
+every role: `begin` chooses the final key, each `keep` completes an object, `publish` stores small payloads together, and
+`resume` ignores the objects after its position. Methods whose promises are weaker for that reason say so.
+
+A store that several hosts share has no kernel locks. It notes in a `WriteLog`, which the catalogue keeps, what it is writing.
 """
 
 from __future__ import annotations
 
-import os
-import threading
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from tensorus_server.chunk_store.pack_abc import PackedPart, PackStore, StoredPack
+from tensorus_server.chunk_store.write_log import WriteLog
+from tensorus_server.payload_keys import new_payload_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
     from typing import Self
 
     from typing_extensions import Buffer
@@ -52,17 +59,22 @@ __all__ = [
     "ChunkWriter",
     "IdentityHolder",
     "Leases",
+    "PackStore",
+    "PackedPart",
     "PayloadBusyError",
     "PayloadListing",
     "PayloadMissingError",
     "PayloadStore",
     "PayloadUnreadableError",
+    "PresignedRange",
     "Quarantine",
     "Quarantined",
     "Space",
     "StagedPayload",
     "Staging",
     "StoredKey",
+    "StoredPack",
+    "WriteLog",
     "new_payload_key",
 ]
 
@@ -133,6 +145,20 @@ class Space:
     total_bytes: int
 
 
+@dataclass(frozen=True)
+class PresignedRange:
+    """A range of a payload that anybody can fetch with a GET of `url`, until it expires."""
+
+    url: str
+    """Names an object; holds a signature, so it must not be logged."""
+    offset: int
+    """Of the range in that object, in bytes: the GET's Range header is "bytes=<offset>-<offset + length - 1>"."""
+    length: int
+    """In bytes."""
+    expires_s: float
+    """When the signature expires, in seconds since 1970, by this host's clock."""
+
+
 class ChunkWriter(ABC):
     """Writes one payload; used by one thread at a time, and ended with `finish`, `park` or `drop`."""
 
@@ -160,6 +186,9 @@ class ChunkWriter(ABC):
     def finish(self) -> StagedPayload:
         """Make all appended bytes durable, and end the write.
 
+        A store may leave the last step to `publish`, for payloads that it stores together. They are dropped if the process
+        ends.
+
         Raises:
             StorageFullError: no space is left.
             StoreUnavailableError: the bytes could not be made durable, and are lost.
@@ -180,6 +209,9 @@ class ChunkWriter(ABC):
 class ChunkReader(ABC):
     """An open payload. Thread-safe."""
 
+    fetches_ahead: ClassVar[bool] = False
+    """Whether `prefetch` does anything."""
+
     @property
     @abstractmethod
     def length(self) -> int:
@@ -199,6 +231,13 @@ class ChunkReader(ABC):
         Raises:
             PayloadMissingError: the payload is shorter, or was deleted after it was opened.
             PayloadUnreadableError: the disk cannot read the bytes.
+        """
+
+    def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None:  # noqa: B027 - most stores have nothing to do
+        """Announce ranges that `read` will be asked for soon, in this order; each is an offset and a length.
+
+        A store far away fetches them meanwhile, as far as its memory allows; others do nothing. It never waits and never fails:
+        errors are raised by `read`.
         """
 
     @abstractmethod
@@ -232,6 +271,31 @@ class PayloadStore(ABC):
     @abstractmethod
     def delete(self, key: str) -> None:
         """Delete a published payload. Idempotent."""
+
+    def presign(
+        self, key: str, ranges: Sequence[tuple[int, int]], expires_s: float
+    ) -> list[list[PresignedRange]] | None:
+        """Return where anybody can fetch ranges of a payload; None: this store cannot sign requests.
+
+        Args:
+            ranges: each is an offset and a length.
+            expires_s: how long the signatures are valid, in seconds.
+
+        Returns:
+            For each range its pieces, in order. A range that spans several objects has several.
+
+        Raises:
+            PayloadMissingError: no payload has this key, or it is shorter.
+        """
+        del key, ranges, expires_s
+        return None
+
+    def sweeping(self) -> AbstractContextManager[bool]:
+        """Return a context in which payloads may be deleted that are no longer needed, if it yields True.
+
+        False: a backup is being made, which may need them. One that begins meanwhile waits until the block ends.
+        """
+        return nullcontext(enter_result=True)
 
 
 class Staging(ABC):
@@ -342,12 +406,16 @@ class PayloadListing(ABC):
     def published(self) -> Iterator[StoredKey]:
         """Yield every published payload that existed when this began.
 
-        A store whose payloads have their final keys from the start may also yield unpublished ones.
+        A store whose payloads have their final keys from the start may also yield unpublished ones. Payloads in packs are not
+        listed here: see `PackStore.packs`.
         """
 
     @abstractmethod
     def kept(self) -> Iterator[StoredKey]:
-        """Yield every kept payload that existed when this began."""
+        """Yield every kept payload that existed when this began.
+
+        Not those that another process has finished and not published, if the store lists these as published.
+        """
 
 
 class Quarantine(ABC):
@@ -411,6 +479,11 @@ class ChunkStore(PayloadStore, Staging, PayloadListing, IdentityHolder):
     """All roles of one store. Thread-safe."""
 
     @property
+    def packs(self) -> PackStore | None:
+        """The packs of the store; None: it has none."""
+        return None
+
+    @property
     @abstractmethod
     def quarantine(self) -> Quarantine:
         """The quarantine of this store."""
@@ -434,30 +507,3 @@ class ChunkStore(PayloadStore, Staging, PayloadListing, IdentityHolder):
         Returns:
             Whether they ended in time.
         """
-
-
-class _KeyMaker:
-    """Makes random names of 128 bits, many at a time, because each system call releases the GIL and has to reacquire it."""
-
-    _AT_ONCE = 512
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._keys: list[str] = []
-        # A forked child must not use the names of its parent.
-        os.register_at_fork(after_in_child=self._keys.clear)
-
-    def make(self) -> str:
-        with self._lock:
-            if not self._keys:
-                digits = os.urandom(16 * self._AT_ONCE).hex()
-                self._keys.extend(digits[start : start + 32] for start in range(0, len(digits), 32))
-            return self._keys.pop()
-
-
-_key_maker = _KeyMaker()
-
-
-def new_payload_key() -> str:
-    """Return a random name: 128 bits, 32 hex digits."""
-    return _key_maker.make()

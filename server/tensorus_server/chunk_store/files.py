@@ -100,6 +100,10 @@ class Files:
             parts.append(data)
         return b"".join(parts)
 
+    def read_into(self, descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
+        """Fill the buffers from `offset`, one after the other, and return how many bytes there were; fewer if the file ends."""
+        return os.preadv(descriptor, buffers, offset)
+
 
 class UnsyncedFiles(Files):
     """File operations without syncs, for data that is not needed after a crash of the machine; see `EngineConfig.in_memory`."""

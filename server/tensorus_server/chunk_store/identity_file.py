@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tensorus_server.chunk_store.files import Files
 
-__all__ = ["IdentityFile"]
+__all__ = ["IdentityFile", "identity_line", "parse_identity"]
 
 _PLACE_BYTES = 512
 """Size of a sector, which a disk writes as a whole."""
@@ -67,7 +67,7 @@ class IdentityFile:
             return
         descriptor = self._files.open_to_change(self._path)
         try:
-            self._files.write_at(descriptor, _line(identity), (1 - _newest(lines)) * _PLACE_BYTES)
+            self._files.write_at(descriptor, identity_line(identity), (1 - _newest(lines)) * _PLACE_BYTES)
             self._files.sync_data(descriptor)
         finally:
             os.close(descriptor)
@@ -82,14 +82,14 @@ class IdentityFile:
             content = self._files.read(descriptor, 0, 2 * _PLACE_BYTES)
         finally:
             os.close(descriptor)
-        return [_parse(content[at : at + _PLACE_BYTES]) for at in (0, _PLACE_BYTES)]
+        return [parse_identity(content[at : at + _PLACE_BYTES]) for at in (0, _PLACE_BYTES)]
 
     def _make(self, identity: StoreIdentity) -> None:
         made = self._path.with_name("store.new")
         made.unlink(missing_ok=True)
         descriptor = self._files.create(made)
         try:
-            line = _line(identity)
+            line = identity_line(identity)
             self._files.write_all(descriptor, [line, b" " * (2 * _PLACE_BYTES - len(line) - 1), b"\n"])
             self._files.sync_data(descriptor)
         finally:
@@ -103,12 +103,13 @@ def _newest(lines: list[StoreIdentity | None]) -> int:
     return max((0, 1), key=lambda place: line.epoch if (line := lines[place]) else 0)
 
 
-def _line(identity: StoreIdentity) -> bytes:
+def identity_line(identity: StoreIdentity) -> bytes:
+    """Return the line that holds an identity, with its end."""
     text = f"tensorus-store 1 {identity.id} {identity.epoch:020d}".encode()
     return text + f" {crc32c(text):08x}\n".encode()
 
 
-def _parse(place: bytes) -> StoreIdentity | None:
+def parse_identity(place: bytes) -> StoreIdentity | None:
     """Return the identity in a line; None if it is blank or damaged."""
     found = _LINE.match(place)
     if found is None or crc32c(found[1]) != int(found[4], 16):

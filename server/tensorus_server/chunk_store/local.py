@@ -3,6 +3,7 @@
     tmp/<process>/<32 hex>      payloads being written; their folder is locked while its process lives (`local_leases.py`)
     uploads/<32 hex>            payloads being written that are partly kept
     uploads.lock                the locks of the processes that write them
+    backup.lock                 a backup's lock against sweeps (`backup_lock.py`)
     chunks/00..ff/<32 hex>      published payloads, in 256 shards; the key is "<shard>/<32 hex>"
     chunks/store                the identity of the store that they belong to (`identity_file.py`)
     quarantine/                 orphans, before they are deleted (`local_quarantine.py`)
@@ -40,6 +41,7 @@ from tensorus_server.chunk_store.abc import (
     StagedPayload,
     StoredKey,
 )
+from tensorus_server.chunk_store.backup_lock import BackupLock
 from tensorus_server.chunk_store.files import Files
 from tensorus_server.chunk_store.identity_file import IdentityFile
 from tensorus_server.chunk_store.local_leases import LocalLeases
@@ -51,6 +53,7 @@ from tensorus_server.limits import SYNC_EVERY_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from typing_extensions import Buffer
@@ -119,6 +122,7 @@ class LocalChunkStore(ChunkStore):
         self._identity = IdentityFile(self._chunks, self._files)
         self._make_folders(folder)
         self._leases = LocalLeases(folder)
+        self._backup_lock = BackupLock(folder)
         self._quarantine = LocalQuarantine(folder, self._files, self._leases)
         self._next_shard = secrets.randbelow(len(self._shards))
         self._shard_lock = threading.Lock()
@@ -222,6 +226,10 @@ class LocalChunkStore(ChunkStore):
         """See `PayloadStore`."""
         with as_store_errors("delete a payload"), suppress(FileNotFoundError):
             self._files.unlink(self._path(key))
+
+    def sweeping(self) -> AbstractContextManager[bool]:
+        """See `PayloadStore`."""
+        return self._backup_lock.shared()
 
     def published(self) -> Iterator[StoredKey]:
         """See `PayloadListing`."""

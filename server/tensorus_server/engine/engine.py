@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from contextlib import suppress
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.policy import StoragePolicy
-from tensorus_server.background import WorkerPool
+from tensorus_server.background import WorkerPool, close_parts
 from tensorus_server.chunk_store.abc import PayloadBusyError
 from tensorus_server.engine.copies import Copies
 from tensorus_server.engine.health import Health
@@ -25,6 +24,7 @@ from tensorus_server.engine.insert.uploads import progress_of, tensors_of
 from tensorus_server.engine.orphans import empty_quarantine, quarantine_orphans
 from tensorus_server.engine.paging import checked_page_size, decode_place, encode_token, take_all
 from tensorus_server.engine.purge import Purger
+from tensorus_server.engine.read.plans import Plans
 from tensorus_server.engine.read.reader import TensorReader
 from tensorus_server.engine.reads import Reads
 from tensorus_server.engine.snapshots import Snapshots
@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tensorus_server.catalogue.abc import Catalogue
-    from tensorus_server.chunk_store.abc import ChunkStore, Quarantine
+    from tensorus_server.chunk_store.abc import ChunkStore, PayloadStore, Quarantine
+    from tensorus_server.chunk_store.cache.payloads import CachedPayloads
     from tensorus_server.engine.codec_pool import CodecPool
     from tensorus_server.engine.insert.stream import ItemProgress, ItemResult
     from tensorus_server.engine.membership import Membership
@@ -81,8 +82,6 @@ soon."""
 _CLOSE_TIMEOUT_S = 60.0
 """How long `close` waits in total for work in progress."""
 
-_STEP_TIMEOUT_MIN_S = 0.5
-
 _SWEEP = "sweep"
 """The lease of the member that sweeps."""
 
@@ -104,11 +103,13 @@ class Engine(Reads):
         tensor_locks: TensorLocks | None = None,
         *,
         membership: Membership | None = None,
+        cache: CachedPayloads | None = None,
         orphan_age_s: float = 86400.0,
         quarantine_s: float = 86400.0,
         sweeps: bool = True,
         in_memory: bool = False,
         shares_payloads: bool = True,
+        direct_reads: bool = False,
     ) -> None:
         """Take ownership of the parts, which `close` closes, and start sweeping in the background.
 
@@ -117,18 +118,24 @@ class Engine(Reads):
             tensor_locks: None: no other process edits tensors of the store.
             membership: of this process, if processes on other machines share the store; then sessions and locks must be
                 the catalogue's (`CatalogueSessions`, `LeaseLocks`). None: all its processes are on this machine.
+            cache: of the chunk store's payloads, through which they are read; None: they are read where they are.
             orphan_age_s, quarantine_s, sweeps, in_memory, shares_payloads: see `EngineConfig`.
+            direct_reads: whether clients get presigned requests, by which they read from the chunk store themselves.
         """
         self._catalogue = catalogue
         self._chunk_store = chunk_store
+        self._cache = cache
+        payloads: PayloadStore = chunk_store if cache is None else cache
+        self._payloads = payloads
         self._pool = pool
         self._orphan_age_s = orphan_age_s
         self._quarantine_s = quarantine_s
         self._health = Health(catalogue.check_writable)
         self._equals = EqualTensors(catalogue.tensors, chunk_store, enabled=shares_payloads)
-        self._committer = Committer(catalogue, chunk_store, chunk_store, self._health, self._equals)
+        self._committer = Committer(catalogue, chunk_store, payloads, self._health, self._equals)
         self._seal_pool = WorkerPool(_SEAL_THREADS, "seal")
-        self._reader = TensorReader(catalogue, chunk_store, pool)
+        self._reader = TensorReader(catalogue, payloads, pool)
+        self._plans = Plans(self._reader, chunk_store, enabled=direct_reads)
         self._tensor_locks = tensor_locks or TensorLocks()
         committer, seal_pool, health, reader = self._committer, self._seal_pool, self._health, self._reader
         self._services = InsertServices(
@@ -409,7 +416,14 @@ class Engine(Reads):
         store = self._chunk_store
         if in_grace:
             self._catalogue.snapshots.prune(lambda _: self._closing.is_set(), wait_s=_PRUNE_WAIT_S)
-        return sweep(self._catalogue, store, store, in_grace=in_grace, is_closing=self._closing.is_set)
+        return sweep(
+            self._catalogue,
+            self._payloads,
+            store,
+            packs=store.packs,
+            in_grace=in_grace,
+            is_closing=self._closing.is_set,
+        )
 
     def quarantine_orphans(self, *, dry_run: bool = False) -> Listing:
         """Move payloads without a row to quarantine; also runs in the background, once a day. See `orphans.quarantine_orphans`.
@@ -450,38 +464,21 @@ class Engine(Reads):
         if self._closing.is_set():
             return
         self._closing.set()
-        give_up_s = time.monotonic() + timeout_s
         steps: dict[str, Callable[[float], bool]] = {
             "sweeper": self._sweeper.join,
             "purger": self._purger.close,
             "seals": self._seal_pool.close,
             "committer": self._committer.close,
-            "sessions": self._close_sessions,
+            "sessions": self._sessions.close,
             "edits": self._tensor_locks.close,
-            "membership": self._leave,
             "codecs": self._pool.close,
+            "cache": self._cache.close if self._cache is not None else _is_absent,
             "chunk store": self._chunk_store.close,
+            "membership": self._membership.close if self._membership is not None else _is_absent,
             "catalogue": self._close_catalogue,
         }
-        hanging = []
-        for name, close in steps.items():
-            try:
-                # Parts that come after one that hangs still get a little time.
-                ended = close(max(give_up_s - time.monotonic(), _STEP_TIMEOUT_MIN_S))
-            except Exception:  # noqa: BLE001 - the other parts must be closed, too
-                _log.exception("%s could not be closed", name)
-                ended = False
-            if not ended:
-                hanging.append(name)
-        if hanging:
+        if hanging := close_parts(steps, timeout_s):
             raise StoreUnavailableError(f"the store did not close within {timeout_s:.0f} s: {', '.join(hanging)}")
-
-    def _close_sessions(self, _: float) -> bool:
-        self._sessions.close()
-        return True
-
-    def _leave(self, timeout_s: float) -> bool:
-        return self._membership is None or self._membership.close(timeout_s)
 
     def _close_catalogue(self, timeout_s: float) -> bool:
         self._catalogue.close(timeout_s)
@@ -494,3 +491,8 @@ class Engine(Reads):
         if self._catalogue.garbage.claim_listing(_LIST_EVERY_S):
             # What a process leaves behind that shares the store with others is known without a listing.
             self.quarantine_orphans(dry_run=self._membership is not None)
+
+
+def _is_absent(_: float) -> bool:
+    """Close a part that this store has not."""
+    return True

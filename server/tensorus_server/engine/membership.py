@@ -172,6 +172,11 @@ class MemberWrites:
         self._membership = membership
         self._members = membership.members
 
+    @property
+    def number(self) -> int | None:
+        """See `MemberTable`."""
+        return self._members.number
+
     def begin(self, keys: Sequence[str]) -> None:
         """Record, durably, that objects are about to be written.
 

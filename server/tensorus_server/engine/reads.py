@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from tensorus_server.catalogue.abc import Catalogue, Order
     from tensorus_server.engine.query import Query
+    from tensorus_server.engine.read.plans import Plans
     from tensorus_server.engine.read.reader import TensorReader
     from tensorus_server.engine.snapshots import Snapshots
     from tensorus_server.filter.tree import Filter
@@ -34,11 +35,17 @@ class Reads:
     _catalogue: Catalogue
     _reader: TensorReader
     _snapshots: Snapshots
+    _plans: Plans
 
     @property
     def reader(self) -> TensorReader:
         """Reads the bytes of tensors that `find` or `select` returned with payloads."""
         return self._reader
+
+    @property
+    def plans(self) -> Plans:
+        """Plans of direct reads."""
+        return self._plans
 
     def find(
         self, dataset: str, reads: Sequence[Read], *, with_payloads: bool, at: At | None = None

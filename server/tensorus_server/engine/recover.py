@@ -1,4 +1,4 @@
-"""Recovers missing rows of the catalogue from the footers of their payloads.
+"""Recovers missing rows of the catalogue from the footers of their payloads, in a folder or in an object store.
 
 It is for a catalogue that is lost, damaged, or older than its payloads. It deletes no payload and replaces no intact row. It
 cannot recover inline tensors (up to 64 KiB stored), which were in the catalogue itself, metadata that was replaced after the
@@ -8,7 +8,6 @@ is less than an hour old, or whose tensor was kept for a snapshot or the retenti
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -16,24 +15,26 @@ from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import DamagedTensor, PageRequest
 from tensorus_server.chunk_index import ENTRY_BYTES
-from tensorus_server.chunk_store.files import Files
+from tensorus_server.chunk_store.abc import PayloadMissingError, PayloadUnreadableError
 from tensorus_server.chunk_table import ChunkTable, IndexEnd
 from tensorus_server.engine.footer import FooterError, read_footer
 from tensorus_server.errors import DataCorruptError, DatasetNotFoundError, EngineError
 from tensorus_server.model import Schema, Tensor
+from tensorus_server.payload_keys import PackedKey, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
-    from typing import BinaryIO
 
     from tensorus_server.catalogue.abc import Catalogue
     from tensorus_server.engine.footer import Footer
+    from tensorus_server.engine.recovery_sources import RecoverySource, StoredPayload
     from tensorus_server.model import Dataset, Locator
 
 __all__ = ["Finding", "Recovery", "recover"]
 
 _PAGE = 1000
+
+_UNREADABLE = (FooterError, OSError, PayloadMissingError, PayloadUnreadableError)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Finding:
     """The outcome for one payload."""
 
     file: str
-    """The payload's path within the store's folder."""
+    """The payload's path within the store's folder, or its key in the object store."""
     outcome: str
     """"recovered", "older" (another payload with the same id was sealed later), "kept" (the id has an intact row with another
     payload, which is kept), or "failed"."""
@@ -64,6 +65,8 @@ class Recovery:
     """Datasets that were recreated or repaired, with the default policy and without a schema."""
     damaged: list[str] = field(default_factory=list)
     """Tensors whose rows are damaged and were not replaced, as "dataset/id"."""
+    repaired: int = 0
+    """Payloads in packs that rows of an older catalogue did not find, and that were found in newer packs."""
     moved: str = ""
     """The new name of a catalogue that could not be opened; empty: none was renamed."""
 
@@ -75,8 +78,7 @@ class Recovery:
 
 @dataclass(frozen=True)
 class _Candidate:
-    path: Path
-    file: str
+    payload: StoredPayload
     footer: Footer
     needs: _Needs
 
@@ -91,29 +93,66 @@ class _Needs:
     """Those that its base section names."""
 
 
-def recover(folder: Path, catalogue: Catalogue, *, moved: str = "") -> Recovery:
+class _Found:
+    """The payloads that were found, compared with the keys of intact rows."""
+
+    def __init__(self, intact: set[str]) -> None:
+        """Start with none; `intact` are the keys of intact rows."""
+        self.failed_packs: set[str | None] = set()
+        """Packs with a payload whose footer cannot be read."""
+        self._by_name = {key.rpartition("/")[2]: key for key in intact}
+        self._missing = set(intact)
+        self._copies: dict[str, StoredPayload] = {}
+
+    def note(self, payload: StoredPayload) -> bool:
+        """Return whether an intact row has this payload, or another copy of it."""
+        known = self._by_name.get(payload.payload_key or payload.key.rpartition("/")[2])
+        if known is None:
+            return False
+        if payload.key == known:
+            self._missing.discard(known)
+        elif payload.pack is not None:
+            # The newest packs come first.
+            self._copies.setdefault(known, payload)
+        return payload.key == known or payload.pack is not None
+
+    def copies(self) -> Iterator[tuple[str, StoredPayload]]:
+        """Yield the keys in packs of intact rows whose payloads were not found, each with a copy that was."""
+        for key in sorted(self._missing & self._copies.keys()):
+            if isinstance(parse_key(key), PackedKey):
+                yield key, self._copies[key]
+
+
+def recover(source: RecoverySource, catalogue: Catalogue, *, moved: str = "") -> Recovery:
     """Recover missing rows. No other process may use the store meanwhile.
 
     Args:
-        catalogue: the catalogue of the store in `folder`.
+        source: the payloads of the store.
+        catalogue: its catalogue.
         moved: the new name of an old catalogue that could not be opened, for the report.
     """
     recovery = Recovery(moved=moved)
     intact, damaged = _rows(catalogue)
+    found = _Found(intact)
     newest: dict[tuple[str, str], _Candidate] = {}
-    for candidate in _candidates(folder, catalogue, intact, damaged, recovery):
+    for candidate in _candidates(source, catalogue, found, damaged, recovery):
         place = candidate.footer.dataset, candidate.footer.id
-        other = newest.get(place)
-        if other is not None:
-            older = min(candidate, other, key=lambda one: one.footer.sealed_us)
-            recovery.findings.append(
-                Finding(older.file, "older", *place, "another payload of this id was sealed later")
-            )
-            candidate = max(candidate, other, key=lambda one: one.footer.sealed_us)  # noqa: PLW2901 - keeps the newer one
-        newest[place] = candidate
+        other = newest.setdefault(place, candidate)
+        if other is candidate:
+            continue
+        if other.footer.payload_key == candidate.footer.payload_key:
+            # A copy of it, in the pack from which it was moved.
+            continue
+        older, newer = sorted((candidate, other), key=lambda one: one.footer.sealed_us)
+        recovery.findings.append(
+            Finding(older.payload.place, "older", *place, "another payload of this id was sealed later")
+        )
+        newest[place] = newer
+    _add_packs(source, catalogue, found)
+    recovery.repaired = _repair(catalogue, found)
     # In the order of the original commits, so that generations and ordinals ascend as they did.
     for candidate in sorted(newest.values(), key=lambda one: one.footer.sealed_us):
-        recovery.findings.append(_recovered(folder, catalogue, candidate, damaged, recovery))
+        recovery.findings.append(_recovered(source, catalogue, candidate, damaged, recovery))
     recovery.damaged = [f"{dataset}/{tensor_id}" for dataset, tensor_id in damaged]
     return recovery
 
@@ -154,54 +193,44 @@ def _datasets(catalogue: Catalogue) -> Iterator[Dataset | DataCorruptError]:
 
 
 def _candidates(
-    folder: Path,
+    source: RecoverySource,
     catalogue: Catalogue,
-    intact: set[str],
+    found: _Found,
     damaged: dict[tuple[str, str], int],
     recovery: Recovery,
 ) -> Iterator[_Candidate]:
     """Yield payloads without an intact row whose footers and chunk indexes are intact; report the others."""
-    for path in _files(folder):
-        file = path.relative_to(folder).as_posix()
-        key = f"{path.parent.name}/{path.name}"
-        if key in intact:
+
+    def failed(place: str, reason: str) -> None:
+        recovery.findings.append(Finding(place, "failed", reason=reason))
+
+    for payload in source.payloads(failed):
+        if found.note(payload):
             recovery.known += 1
             continue
         try:
-            footer, needs = _footer(path)
-        except (FooterError, OSError, ValueError, LookupError, TypeError) as error:
-            recovery.findings.append(Finding(file, "failed", reason=str(error)))
+            footer, needs = _footer(source, payload)
+        except (*_UNREADABLE, ValueError, LookupError, TypeError) as error:
+            failed(payload.place, str(error))
+            found.failed_packs.add(payload.pack)
             continue
-        if key not in catalogue.garbage.orphans([key]) and (footer.dataset, footer.id) not in damaged:
+        if payload.key not in catalogue.garbage.orphans([payload.key]) and (footer.dataset, footer.id) not in damaged:
             # A tombstone refers to it: it was deleted, and the sweep will remove it.
             recovery.known += 1
             continue
-        yield _Candidate(path, file, footer, needs)
+        yield _Candidate(payload, footer, needs)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield payloads, including those in quarantine, but not those of unfinished uploads."""
-    for pattern in ("chunks/*/*", "quarantine/*"):
-        for path in sorted(folder.glob(pattern)):
-            if path.is_file() and not path.is_symlink() and ".uploads." not in path.name:
-                yield path
-
-
-def _footer(path: Path) -> tuple[Footer, _Needs]:
+def _footer(source: RecoverySource, payload: StoredPayload) -> tuple[Footer, _Needs]:
     """Return the footer of a payload, and the other payloads that it needs.
 
     Raises:
         FooterError: the footer, the chunk index, the chunk table or the base section is damaged.
     """
-    with path.open("rb") as file:
-
-        def read(offset: int, length: int) -> bytes:
-            file.seek(offset)
-            return file.read(length)
-
-        footer = read_footer(read, os.fstat(file.fileno()).st_size)
-        needs = _needs(read, footer.payload_bytes, footer.fields["index_length"], footer.fields["index_crc32c"])
-    if path.parent.parent.name == "chunks" and path.name != footer.payload_key:
+    with source.open(payload) as reader:
+        footer = read_footer(reader.read, reader.length)
+        needs = _needs(reader.read, footer.payload_bytes, footer.fields["index_length"], footer.fields["index_crc32c"])
+    if payload.payload_key not in {None, footer.payload_key}:
         raise FooterError(f"the footer is of payload {footer.payload_key}")
     return footer, needs
 
@@ -230,22 +259,23 @@ def _needs(read: Callable[[int, int], bytes], payload_bytes: int, index_bytes: i
 
 
 def _recovered(
-    folder: Path,
+    source: RecoverySource,
     catalogue: Catalogue,
     candidate: _Candidate,
     damaged: dict[tuple[str, str], int],
     recovery: Recovery,
 ) -> Finding:
     footer, place = candidate.footer, (candidate.footer.dataset, candidate.footer.id)
+    at = candidate.payload.place
     try:
         dataset = _dataset(catalogue, footer.dataset, recovery)
         if place not in damaged:
             (found,) = catalogue.tensors.get(footer.dataset, [footer.id])
             if isinstance(found, Tensor):
                 reason = f"the catalogue has generation {found.generation} of this id, with another payload"
-                return Finding(candidate.file, "kept", *place, reason)
-        bases_of_others = _restore_needed(folder, candidate.needs)
-        key = _published(folder, candidate)
+                return Finding(at, "kept", *place, reason)
+        bases_of_others = _restore_needed(source, candidate.needs)
+        key = source.restore(candidate.payload, footer.payload_key)
         stored = replace(
             footer.stored_tensor(dataset, key, if_generation_match=damaged.get(place)),
             references=tuple(payload.key for payload in candidate.needs.references),
@@ -255,10 +285,10 @@ def _recovered(
         (outcome,) = catalogue.tensors.commit([stored])
         if isinstance(outcome, Exception):
             raise outcome
-    except (EngineError, FooterError, OSError, ValueError) as error:
-        return Finding(candidate.file, "failed", *place, str(error))
+    except (EngineError, *_UNREADABLE, ValueError) as error:
+        return Finding(at, "failed", *place, str(error))
     damaged.pop(place, None)
-    return Finding(candidate.file, "recovered", *place)
+    return Finding(at, "recovered", *place)
 
 
 def _dataset(catalogue: Catalogue, name: str, recovery: Recovery) -> Dataset:
@@ -273,22 +303,7 @@ def _dataset(catalogue: Catalogue, name: str, recovery: Recovery) -> Dataset:
     return made
 
 
-def _published(folder: Path, candidate: _Candidate) -> str:
-    """Return the key of the payload; if it is in quarantine, move it back to the published ones first."""
-    if candidate.path.parent.parent == folder / "chunks":
-        return f"{candidate.path.parent.name}/{candidate.path.name}"
-    # "<until>.<shard>.<payload key>"; chunk tables of other tensors may name the payload with its shard.
-    _, _, place = candidate.path.name.partition(".")
-    shard, _, payload_key = place.partition(".")
-    if payload_key != candidate.footer.payload_key:
-        payload_key = candidate.footer.payload_key
-        shard = payload_key[:2]
-    key = f"{shard}/{payload_key}"
-    _move_back(folder, candidate.path, key)
-    return key
-
-
-def _restore_needed(folder: Path, needs: _Needs) -> tuple[tuple[str, str], ...]:
+def _restore_needed(source: RecoverySource, needs: _Needs) -> tuple[tuple[str, str], ...]:
     """Make sure that all payloads that a payload needs are there, and those that these need as their bases, and so on.
 
     Returns:
@@ -304,39 +319,21 @@ def _restore_needed(folder: Path, needs: _Needs) -> tuple[tuple[str, str], ...]:
         if payload.key in seen:
             continue
         seen.add(payload.key)
-        _restore(folder, payload.key)
-        with (folder / "chunks" / payload.key).open("rb") as file:
-
-            def read(offset: int, length: int, file: BinaryIO = file) -> bytes:
-                file.seek(offset)
-                return file.read(length)
-
-            bases = _needs(read, payload.length, payload.index_length, payload.index_crc32c).bases
+        with source.open_needed(payload.key) as reader:
+            bases = _needs(reader.read, payload.length, payload.index_length, payload.index_crc32c).bases
         pairs += [(base.key, payload.key) for base in bases]
         waiting += bases
     return tuple(pairs)
 
 
-def _restore(folder: Path, key: str) -> None:
-    """Make sure that a payload that a tensor needs is there; if it is in quarantine, move it back.
-
-    Raises:
-        FooterError: it is nowhere.
-    """
-    if (folder / "chunks" / key).is_file():
-        return
-    quarantined = sorted(folder.glob(f"quarantine/*.{key.replace('/', '.')}"))
-    if not quarantined:
-        raise FooterError(
-            f"the payload {key}, which has other chunks of the tensor, or bases of its chunks, is missing"
-        )
-    _move_back(folder, quarantined[0], key)
+def _add_packs(source: RecoverySource, catalogue: Catalogue, found: _Found) -> None:
+    """Let the sweep look after the packs. One with a payload that cannot be read is never deleted."""
+    packs = {pack: 0 if pack in found.failed_packs else size for pack, size in source.packs().items()}
+    if packs:
+        catalogue.packs.add(packs)
 
 
-def _move_back(folder: Path, path: Path, key: str) -> None:
-    target = folder / "chunks" / key
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    files = Files()
-    files.rename(path, target)
-    files.sync_folder(target.parent)
-    files.sync_folder(path.parent)
+def _repair(catalogue: Catalogue, found: _Found) -> int:
+    """Let rows of an older catalogue read payloads from the packs that these were moved to; return how many payloads."""
+    moves = [(key, copy.key) for key, copy in found.copies()]
+    return sum(len(catalogue.packs.repoint(moves[start : start + _PAGE])) for start in range(0, len(moves), _PAGE))

@@ -213,7 +213,7 @@ def require_source_checksum(
         )
     if found is None:
         raise InvalidRequestError(
-            f"{checksum.algorithm} of an item that was resumed cannot be checked where its values are quantized; "
+            f"{checksum.algorithm} of an item that was resumed cannot be checked, because what is stored is not read again; "
             f"send its {_CRC32C}",
             dataset=dataset,
             tensor=new.id,

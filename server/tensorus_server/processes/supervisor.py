@@ -16,6 +16,7 @@ This module must not import gRPC, nor any module that does.
 from __future__ import annotations
 
 import logging
+import os
 import selectors
 import signal
 import subprocess
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 
     from tensorus_server.config import ServerConfig
 
-__all__ = ["supervise"]
+__all__ = ["SETTINGS", "supervise"]
+
+SETTINGS = "TENSORUS_WORKER_SETTINGS"
+"""The environment variable with a worker's settings."""
 
 _LOOK_S = 0.2
 """How often the supervisor checks whether it was told to stop, and which workers are due to start."""
@@ -52,7 +56,9 @@ def supervise(config: ServerConfig, command: Sequence[str], on_ready: Callable[[
     """Serve with `config.workers` processes until SIGTERM or SIGINT, then stop gracefully; a second signal ends all of them.
 
     Args:
-        command: starts a worker. A descriptor and a `ServerConfig` as JSON are appended; the worker calls `work` with them.
+        command: starts a worker, which calls `work`. The descriptor of its connection is appended. Its settings, a
+            `ServerConfig` as JSON, are in the environment variable `SETTINGS`, since they may hold a password, and every user
+            of the machine can see arguments.
         on_ready: called with the address once all workers serve.
 
     Raises:
@@ -141,11 +147,15 @@ class _Supervisor:
     def _start(self, worker: _Worker) -> None:
         ours, theirs = Channel.pair()
         with theirs:
-            command = [*self._command, str(theirs.fileno()), self._settings]
+            command = [*self._command, str(theirs.fileno())]
             try:
                 # In its own process group, so that Ctrl-C reaches only the supervisor.
                 process = subprocess.Popen(  # noqa: S603 - the command is our own
-                    command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], process_group=0
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    process_group=0,
+                    env={**os.environ, SETTINGS: self._settings},
                 )
             except OSError as error:
                 ours.close()

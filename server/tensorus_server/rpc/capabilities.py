@@ -20,6 +20,7 @@ FEATURES = (
     "get.as_dtype",
     "get.at",
     "get.byte_ranges",
+    "get.plan",
     "get.precision",
     "get.slices",
     "get.stored_encodings",
@@ -41,7 +42,7 @@ FEATURES = (
     "store_stats",
     "verify",
 )
-"""Optional parts of the contract that this version implements."""
+"""Optional parts of the contract that this version implements; `get.plan` only where it is offered."""
 
 _KINDS = {
     Quantizer: pb.CodecInfo.KIND_QUANTIZER,
@@ -50,8 +51,12 @@ _KINDS = {
 }
 
 
-def capabilities() -> pb.GetCapabilitiesResponse:
-    """Return version, codecs, presets, limits and features."""
+def capabilities(*, direct_reads: bool = False) -> pb.GetCapabilitiesResponse:
+    """Return version, codecs, presets, limits and features.
+
+    Args:
+        direct_reads: whether plans of direct reads are offered.
+    """
     return pb.GetCapabilitiesResponse(
         version=metadata.version("tensorus"),
         codecs=[
@@ -68,7 +73,7 @@ def capabilities() -> pb.GetCapabilitiesResponse:
         ],
         default_preset=DEFAULT_PRESET,
         limits=announced_limits(),
-        features=FEATURES,
+        features=[feature for feature in FEATURES if direct_reads or feature != "get.plan"],
     )
 
 
@@ -107,6 +112,7 @@ def announced_limits() -> pb.Limits:
         explain_bytes=limits.EXPLAIN_BYTES_MAX,
         explain_candidates=limits.EXPLAIN_CANDIDATES_MAX,
         known_per_insert=limits.KNOWN_PER_INSERT_MAX,
+        plans_per_call=limits.PLANS_PER_CALL_MAX,
         copies_per_call=limits.COPIES_PER_CALL_MAX,
         dataset_copy_tensors=limits.DATASET_COPY_TENSORS_MAX,
         snapshot_name_bytes=limits.SNAPSHOT_NAME_BYTES_MAX,

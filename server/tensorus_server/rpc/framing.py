@@ -177,8 +177,15 @@ class ResponsePacker:
         else:
             segment.part.CopyFrom(spec_to(part))
         segment.coarse_error = coarse_error
+        segment.has_plan = False
         self._header_waits = True
         return self._add(item, None, last=True) if last else []
+
+    def add_planned(self, item: int, tensor: Tensor) -> list[bytes]:
+        """Add the header of an item of which no piece follows, because it has a plan; return the messages that are full."""
+        self.add_tensor(item, tensor, None, last=False)
+        self._first.has_plan = True
+        return self._add(item, None, last=False)
 
     def add_piece(self, item: int, piece: Piece, *, last: bool) -> list[bytes]:
         """Add the next piece of the item whose header was added last; return the messages that are full."""

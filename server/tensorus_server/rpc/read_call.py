@@ -7,7 +7,7 @@ asked to fail fast.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tensorus_codecs.dtypes import dtype_by_number
 from tensorus_codecs.errors import UnsupportedDTypeError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from tensorus_protos.v1 import tensorus_pb2 as pb
     from tensorus_server.engine.query import Selection
+    from tensorus_server.engine.read.plans import Plans
     from tensorus_server.engine.read.reader import Piece, TensorReader
     from tensorus_server.model import Part, Tensor
 
@@ -70,10 +71,16 @@ class ReadCall:
         self._headers_only = options.headers_only
         self._fail_fast = fail_fast
         self._accepted_codecs = frozenset(options.accepted_codecs)
+        self._plans: Plans | None = None
         self._payload_bytes_max = min(payload_bytes_max, PAYLOAD_BYTES_MAX)
         self._packer = ResponsePacker(
             response_type, payload_bytes_max=self._payload_bytes_max, omit_crc=options.omit_crc
         )
+
+    def end_at_plan(self, plans: Plans) -> None:
+        """End the call at the first tensor that may have a plan, after its header. Call it before `responses`."""
+        if self._as_dtype is None and not self._headers_only:
+            self._plans = plans
 
     def report_state(self, generation: int) -> None:
         """Say in the first response which state of the dataset is read. Call it before `responses`."""
@@ -89,6 +96,9 @@ class ReadCall:
                 carries a token to resume after it.
         """
         for item, (found, part) in enumerate(wanted):
+            if self._has_plan(found, part):
+                yield from self._packer.add_planned(item, cast("Tensor", found))
+                break
             if not (self._headers_only or isinstance(found, Exception)):
                 self._borrow_for(found)
             try:
@@ -107,6 +117,15 @@ class ReadCall:
             if selection is not None:
                 self._packer.complete(partial(selection.token, selection.place))
         yield from self._packer.flush()
+
+    def _has_plan(self, found: Tensor | Exception, part: Part) -> bool:
+        return (
+            self._plans is not None
+            and not isinstance(found, Exception)
+            and part is None
+            and not coarse_error(found, self._precision)
+            and self._plans.may_have(found, self._accepted_codecs)
+        )
 
     def _borrow_for(self, tensor: Tensor) -> None:
         """Reserve memory once the call has read more than `SMALL_READ_BYTES`."""

@@ -28,6 +28,7 @@ from tensorus_server.rpc.framing import require_message_size
 from tensorus_server.rpc.insert_call import InsertCall, progress_to
 from tensorus_server.rpc.interceptors import guard_stream, guard_unary, guard_upload, parsed
 from tensorus_server.rpc.known_call import insert_known
+from tensorus_server.rpc.plan_call import get_plan
 from tensorus_server.rpc.read_call import ReadCall
 from tensorus_server.rpc.verify_call import verify_responses
 
@@ -80,6 +81,7 @@ class TensorService:
             "CopyTensors": (self.copy_tensors, pb.CopyTensorsRequest),
             "CopyDataset": (self.copy_dataset, pb.CopyDatasetRequest),
             "RenameDataset": (self.rename_dataset, pb.RenameDatasetRequest),
+            "GetPlan": (self.get_plan, pb.GetPlanRequest),
         }
         handlers: dict[str, Any] = {
             name: grpc.unary_unary_rpc_method_handler(guard_unary(name, method, request_type, self._admission))
@@ -102,7 +104,7 @@ class TensorService:
 
     def get_capabilities(self, _: pb.GetCapabilitiesRequest) -> pb.GetCapabilitiesResponse:
         """Return version, limits, codecs, presets and features."""
-        return capabilities()
+        return capabilities(direct_reads=self._engine.plans.enabled)
 
     def create_dataset(self, request: pb.CreateDatasetRequest) -> pb.CreateDatasetResponse:
         """Create a dataset."""
@@ -205,6 +207,8 @@ class TensorService:
         request = parsed(raw, pb.GetRequest)
         options, fail_fast = request.options, request.fail_fast
         call = ReadCall("Get", self._engine.reader, pb.GetResponse, options, borrow=place.borrow, fail_fast=fail_fast)
+        if options.until_plan:
+            call.end_at_plan(self._engine.plans)
         reads = [read_from(read) for read in request.reads]
         at = self._pinned(request, call)
         found = self._engine.find(request.dataset, reads, with_payloads=not options.headers_only, at=at)
@@ -222,6 +226,10 @@ class TensorService:
             resume_token=request.resume_token,
         )
         return call.responses(((tensor, part) for tensor in found), found)
+
+    def get_plan(self, request: pb.GetPlanRequest) -> pb.GetPlanResponse:
+        """Tell where large tensors are in the object store."""
+        return get_plan(self._engine, request)
 
     def verify(self, raw: bytes, place: Place) -> Iterator[bytes]:
         """Read stored bytes again and report damage; `raw` is a VerifyRequest."""

@@ -15,6 +15,7 @@ from contract.catalogue_history import CatalogueHistoryContract
 from contract.catalogue_isolation import CatalogueIsolationContract
 from contract.catalogue_members import CatalogueMembersContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
+from contract.catalogue_packs import CataloguePacksContract
 from contract.catalogue_paging import CataloguePagingContract
 from contract.catalogue_purge import CataloguePurgeContract
 from contract.catalogue_references import CatalogueReferencesContract
@@ -80,6 +81,10 @@ class TestMemoryMembers(CatalogueMembersContract):
 
 class TestMemoryOrdinals(CatalogueOrdinalsContract):
     """Likewise."""
+
+
+class TestPacksInMemory(CataloguePacksContract):
+    """A catalogue in memory: packs."""
 
 
 class TestMemoryPaging(CataloguePagingContract):

@@ -15,6 +15,7 @@ from contract.catalogue_history import CatalogueHistoryContract
 from contract.catalogue_isolation import CatalogueIsolationContract
 from contract.catalogue_members import CatalogueMembersContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
+from contract.catalogue_packs import CataloguePacksContract
 from contract.catalogue_paging import CataloguePagingContract
 from contract.catalogue_promises import keeps
 from contract.catalogue_purge import CataloguePurgeContract
@@ -139,4 +140,8 @@ class TestPostgresTotals(CatalogueTotalsContract):
 
 
 class TestPostgresUploads(CatalogueUploadsContract):
+    """Likewise."""
+
+
+class TestPostgresPacks(CataloguePacksContract):
     """Likewise."""

@@ -16,6 +16,7 @@ from contract.catalogue_history import CatalogueHistoryContract
 from contract.catalogue_isolation import CatalogueIsolationContract
 from contract.catalogue_members import CatalogueMembersContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
+from contract.catalogue_packs import CataloguePacksContract
 from contract.catalogue_paging import CataloguePagingContract
 from contract.catalogue_purge import CataloguePurgeContract
 from contract.catalogue_references import CatalogueReferencesContract
@@ -71,6 +72,10 @@ class TestSqliteMembers(CatalogueMembersContract):
 
 class TestSqliteOrdinals(CatalogueOrdinalsContract):
     """Likewise."""
+
+
+class TestSqlitePacks(CataloguePacksContract):
+    """A catalogue in a file: packs."""
 
 
 class TestSqlitePaging(CataloguePagingContract):

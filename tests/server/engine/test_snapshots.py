@@ -20,6 +20,7 @@ from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.query import Query
 from tensorus_server.engine.read.reader import ReadPlan
 from tensorus_server.engine.recover import recover
+from tensorus_server.engine.recovery_sources import StoreFolder
 from tensorus_server.engine.verify.verification import Target
 from tensorus_server.errors import (
     DataCorruptError,
@@ -245,7 +246,7 @@ def test_recovery_leaves_the_past_as_it_is(store: Engine, tmp_path: Path) -> Non
     at = At(generation=store.snapshots.create("d", "s").generation)
     insert(store, "d", "t", LARGE + 1, replace=True)
     store.delete_tensors("d", ["gone"])
-    recovery = recover(tmp_path / "store", store._catalogue)
+    recovery = recover(StoreFolder(tmp_path / "store"), store._catalogue)
     assert (recovery.known, recovery.findings, recovery.datasets) == (3, [], [])
     assert (ids(store), ids(store, at)) == (["t"], ["t", "gone"])
 

@@ -32,7 +32,8 @@ import json, os, sys, time
 from pathlib import Path
 from tensorus_server.processes.control import Channel, Kind, Message
 
-folder, descriptor, settings = sys.argv[1:]
+folder, descriptor = sys.argv[1:]
+settings = os.environ["TENSORUS_WORKER_SETTINGS"]
 channel = Channel.inherited(int(descriptor))
 # The first process takes the first act, the second one the second, and so on; after the last, all do as the last.
 for number, act in enumerate(json.loads(Path(folder, "acts").read_text())):

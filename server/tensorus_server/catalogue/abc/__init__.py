@@ -1,4 +1,4 @@
-"""The interface of a catalogue: seven tables, one module for each, and the promises that every database must keep.
+"""The interface of a catalogue: eight tables, one module for each, and the promises that every database must keep.
 
 The methods' descriptions refer to these promises by number. The contract suite (`tests/contract`) names the tests of each:
 
@@ -55,6 +55,7 @@ from tensorus_server.catalogue.abc.members import (
     Reaped,
     WriterLostError,
 )
+from tensorus_server.catalogue.abc.packs import PackContent, PackedPayload, PackTable, PackTotals, packed_key
 from tensorus_server.catalogue.abc.pages import (
     ORDER_FIELDS,
     DamagedTensor,
@@ -86,6 +87,10 @@ __all__ = [
     "NotBegunError",
     "NotSharedError",
     "Order",
+    "PackContent",
+    "PackTable",
+    "PackTotals",
+    "PackedPayload",
     "Page",
     "PageRequest",
     "Reaped",
@@ -99,6 +104,7 @@ __all__ = [
     "Upload",
     "UploadTable",
     "WriterLostError",
+    "packed_key",
     "place_of",
     "require_intact",
 ]
@@ -115,6 +121,7 @@ class Catalogue(ABC):
     copies: CopyTable
     members: MemberTable
     """A store in a local folder does not use it: there, kernel locks tell who is alive."""
+    packs: PackTable
 
     @abstractmethod
     def check_writable(self) -> None:

@@ -21,6 +21,8 @@ class GarbageTable(ABC):
     def due(self, limit: int, *, in_grace: bool = False) -> list[str]:
         """Return at most `limit` payload keys of deleted tensors whose grace period is over, by the catalogue's clock (11).
 
+        A key "pack/<32 hex digits>" is that of a pack that was retired, see `PackTable`.
+
         They are returned again until `delete` removes them, so that a crash in between leaves no payload behind.
 
         Args:
@@ -31,8 +33,8 @@ class GarbageTable(ABC):
     def delete(self, keys: Collection[str]) -> None:
         """Delete the tombstones of these keys, in one transaction. Call it after the payloads were deleted.
 
-        Payloads with bases that nothing needs any more, now that these are gone, become due after their grace period, in the
-        same transaction. Idempotent (9). Succeeds on a full disk.
+        Payloads with bases that nothing needs any more, now that these are gone, become due after their grace period, and packs
+        that lost a payload become due to be looked at, in the same transaction. Idempotent (9). Succeeds on a full disk.
         """
 
     @abstractmethod

@@ -16,6 +16,7 @@ from tensorus_server.catalogue.sql.copies import SqlCopyTable
 from tensorus_server.catalogue.sql.datasets import SqlDatasetTable
 from tensorus_server.catalogue.sql.garbage import SqlGarbageTable
 from tensorus_server.catalogue.sql.members import SqlMemberTable
+from tensorus_server.catalogue.sql.packs import SqlPackTable
 from tensorus_server.catalogue.sql.snapshots import SqlSnapshotTable
 from tensorus_server.catalogue.sql.tensors import SqlTensorTable
 from tensorus_server.catalogue.sql.totals import sizes_of_tensors, totals_of_tables
@@ -65,8 +66,8 @@ class PostgresCatalogue(Catalogue):
         self._payloads = payloads
         self._maintain_next_s = time.monotonic() + _MAINTAINED_EVERY_S
         self._database = Database(address)
-        self.datasets = SqlDatasetTable(self._database, delete_grace_s=delete_grace_s)
         self._notifications = PostgresNotifications(address)
+        self.datasets = SqlDatasetTable(self._database, delete_grace_s=delete_grace_s)
         self.members = SqlMemberTable(self._database, self._notifications)
         self.tensors = SqlTensorTable(
             self._database, self.members, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
@@ -74,6 +75,7 @@ class PostgresCatalogue(Catalogue):
         self.snapshots = SqlSnapshotTable(self._database, delete_grace_s=delete_grace_s)
         self.uploads = SqlUploadTable(self._database, self.members, expiry_s=upload_expiry_s)
         self.garbage = SqlGarbageTable(self._database, delete_grace_s=delete_grace_s)
+        self.packs = SqlPackTable(self._database, self.members, delete_grace_s=delete_grace_s, trusts_indexes=True)
         self.copies = SqlCopyTable(
             self._database, self.tensors, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
         )

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from tensorus_server.catalogue.abc import GarbageTable
 from tensorus_server.catalogue.sql.bases import forget_bases
 from tensorus_server.catalogue.sql.deletion import PAYLOAD_KEY
+from tensorus_server.catalogue.sql.packs import mark_packs
 from tensorus_server.catalogue.sql.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row
 from tensorus_server.catalogue.sql.statements import now_us, select
 from tensorus_server.errors import DataCorruptError
-from tensorus_server.payload_keys import is_of_object_store
+from tensorus_server.payload_keys import PackedKey, is_of_object_store, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -86,6 +87,7 @@ class SqlGarbageTable(GarbageTable):
         def delete(connection: Connection) -> None:
             connection.executemany("DELETE FROM tombstone WHERE key = ?", [(key,) for key in keys])
             forget_bases(connection, keys, self._delete_grace_us)
+            mark_packs(connection, {packed.pack for packed in map(parse_key, keys) if isinstance(packed, PackedKey)})
 
         if keys:
             self._database.write_on_full_disk(delete)

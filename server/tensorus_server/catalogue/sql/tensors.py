@@ -19,6 +19,7 @@ from tensorus_server.catalogue.sql.deletion import delete_against_indexes, delet
 from tensorus_server.catalogue.sql.fence import WriteFence
 from tensorus_server.catalogue.sql.filter_sql import compile_filter
 from tensorus_server.catalogue.sql.numbers import Numbers, latest_generation
+from tensorus_server.catalogue.sql.packs import require_packs
 from tensorus_server.catalogue.sql.reading import find_tensors, page_of_tensors, source_crc32c, taken_ids
 from tensorus_server.catalogue.sql.restoring import Rules, is_kept, renewed, restore
 from tensorus_server.catalogue.sql.rows import (
@@ -292,6 +293,7 @@ class SqlTensorTable(TensorTable):
                     return replace(existing, outcome=done)
             stored = checks.content.shared(stored, existing, alone=is_damaged)
             checks.bases.require(stored)
+            require_packs(connection, stored)
             checks.fence.require(stored)
             delete_tensor(connection, ds, stored.new.id, self._delete_grace_us)
         except (

@@ -13,6 +13,7 @@ from tensorus_server.catalogue.sql.datasets import SqlDatasetTable
 from tensorus_server.catalogue.sql.garbage import SqlGarbageTable
 from tensorus_server.catalogue.sql.members import SqlMemberTable
 from tensorus_server.catalogue.sql.numbers import is_counter_damaged, mend_counter
+from tensorus_server.catalogue.sql.packs import SqlPackTable
 from tensorus_server.catalogue.sql.snapshots import SqlSnapshotTable
 from tensorus_server.catalogue.sql.tensors import SqlTensorTable
 from tensorus_server.catalogue.sql.totals import sizes_of_tensors, totals_of_tables
@@ -75,6 +76,7 @@ class SqliteCatalogue(Catalogue):
         self.snapshots = SqlSnapshotTable(self._database, delete_grace_s=delete_grace_s)
         self.uploads = SqlUploadTable(self._database, self.members, expiry_s=upload_expiry_s)
         self.garbage = SqlGarbageTable(self._database, delete_grace_s=delete_grace_s)
+        self.packs = SqlPackTable(self._database, self.members, delete_grace_s=delete_grace_s)
         self.copies = SqlCopyTable(
             self._database, self.tensors, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
         )

@@ -18,7 +18,7 @@ import queue
 import threading
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_server import background
@@ -30,7 +30,7 @@ from tensorus_server.limits import COMMIT_GROUP_MAX
 from tensorus_server.payload_keys import begun_of_key, is_of_object_store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
     from tensorus_server.catalogue.abc import Catalogue, Mark, StoredTensor
@@ -48,8 +48,13 @@ _IDLE_S = 1.0
 _BROKEN_OFF = StoreUnavailableError("the commit was broken off; see the server's log")
 """Created in advance, because it is needed when even allocating memory may fail."""
 
+_RETRIED_S = 60.0
+"""How long a commit is tried again while the catalogue's database is away: as long as it takes to start again elsewhere."""
+
 _KEPT = (StoreBusyError, SessionTakenOverError)
 """Errors of a commit after which the upload stays."""
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -107,6 +112,7 @@ class Committer:
         self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         # Once the thread has ended: the error for every later request.
         self._ended: Exception | None = None
+        self._closing = threading.Event()
         # Not cleared after a commit. That is harmless, because the catalogue knows these keys then.
         self._uncommitted: frozenset[str] = frozenset()
         # Held while committing, by the thread or by a caller of `commit_here`.
@@ -169,6 +175,7 @@ class Committer:
         Returns:
             Whether the thread has ended in time.
         """
+        self._closing.set()
         self._queue.put(None)
         ended = self._thread.join(timeout_s)
         self._end_all(StoreUnavailableError("the store is closed"))
@@ -245,7 +252,7 @@ class Committer:
 
     def _save(self, group: Sequence[_Save]) -> None:
         try:
-            lost = self._catalogue.uploads.save([pending.mark for pending in group])
+            lost = self._retried(lambda: self._catalogue.uploads.save([pending.mark for pending in group]))
         except EngineError as error:
             failure: Exception = error
         except Exception:  # noqa: BLE001 - every future must get a result
@@ -302,7 +309,7 @@ class Committer:
             raise
         located = self._equals.offered([_located(tensor, keys) for tensor in stored])
         try:
-            outcomes = self._catalogue.tensors.commit(located, together=together)
+            outcomes = self._retried(lambda: self._catalogue.tensors.commit(located, together=together))
         except StoreUnavailableError:
             # The outcome is unknown, so the payloads must stay. After a restart, the catalogue tells which are in use.
             raise
@@ -318,6 +325,22 @@ class Committer:
                     used.add(tensor.locator.key)
             self._delete([key for key in keys.values() if key not in used])
         return outcomes
+
+    def _retried(self, write: Callable[[], T]) -> T:
+        """Return the result of a write that may be repeated; tried again while its error says so.
+
+        Raises:
+            EngineError: see `TensorTable.commit` and `UploadTable.save`.
+        """
+        give_up_s = time.monotonic() + _RETRIED_S
+        while True:
+            try:
+                return write()
+            except StoreUnavailableError as error:
+                pause_s = error.facts.get("retry_after_s")
+                if pause_s is None or time.monotonic() > give_up_s or self._closing.wait(float(pause_s)):
+                    raise
+                _log.warning("a commit is tried again: %s", error)
 
     def _delete(self, keys: Sequence[str]) -> None:
         """Delete payloads that no tensor uses; if that fails, the daily listing finds them.

@@ -12,10 +12,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tensorus_codecs.base import Base, base_digest
-from tensorus_codecs.chunk_record import parse_record
-from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
-from tensorus_codecs.pipeline import decode_record, encode_chunk
+from tensorus_codecs.base import Base
+from tensorus_codecs.errors import UnsupportedCodecError
+from tensorus_codecs.pipeline import encode_chunk
 from tensorus_server.base_section import BasePlace
 from tensorus_server.chunk_table import BASE_DEPTH_MAX
 from tensorus_server.engine.insert.encoded import Encoded
@@ -149,19 +148,17 @@ class DeltaBase:
             return Encoded.of(replace(chunk, base_reason=place), canonical)
         return Encoded.of(chunk, canonical, base=None if chunk.base_reason else place)
 
-    def decode(self, number: int, record: bytes) -> tuple[memoryview, BasePlace | None]:
-        """Return the canonical bytes of a chunk's record that `encode` made, and where its base is, if it needs one.
+    def place(self, number: int) -> BasePlace:
+        """Return where the base of a chunk is that `encode` stored as differences.
+
+        Args:
+            number: of the chunk in its tensor.
 
         Raises:
-            CorruptChunkError: the record does not decode, or its base is no longer what it was.
+            DataCorruptError, NotFoundError, StoreUnavailableError: see `TensorReader.read`.
         """
-        parsed = parse_record(record)
-        if base_digest(parsed) is None:
-            return decode_record(parsed), None
-        place, base = self.of(number, parsed.canonical_bytes)
-        if isinstance(place, str):
-            raise CorruptChunkError(f"chunk {number}: {place}")
-        return decode_record(parsed, base=base), place
+        payload, record_number = self._chunks.place(number)
+        return BasePlace(self._chunks.locator(payload), record_number, self._chunks.depth(payload))
 
     def close(self) -> None:
         """Close the base's payloads. Idempotent."""
@@ -174,11 +171,11 @@ class DeltaBase:
             number: of the chunk in its tensor.
             canonical_bytes: its size, at most that of the base's chunk. The base has as many.
         """
-        payload, record_number = self._chunks.place(number)
+        payload, _ = self._chunks.place(number)
         if payload == 0 and self.tensor.inline_payload is not None:
             return _IN_CATALOGUE, None
         try:
-            place = BasePlace(self._chunks.locator(payload), record_number, self._chunks.depth(payload))
+            place = self.place(number)
             if place.depth >= BASE_DEPTH_MAX:
                 return _TOO_DEEP, None
             record, _ = self._chunks.read_record(number)

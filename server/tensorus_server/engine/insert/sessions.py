@@ -228,9 +228,10 @@ class InsertSessions:
         if self._peers.is_locked(request_id) and not self._peers.end(request_id, _HAND_OVER_S):
             raise _not_ended(request_id)
 
-    def close(self) -> None:
-        """Close the connection to the other processes. Idempotent; no stream may hold a request any more."""
+    def close(self, timeout_s: float = 0.0) -> bool:  # noqa: ARG002 - nothing is in progress
+        """Close the connection to the other processes, and return True. Idempotent; no stream may hold a request any more."""
         self._peers.close()
+        return True
 
     def _arrive(self, request_id: str, claim: _Claim) -> int:
         """Make a stream the newest one of its request, and return its ticket."""

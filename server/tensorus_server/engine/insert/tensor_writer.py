@@ -9,6 +9,9 @@ A large tensor of an insert that can be resumed gets marks: every `MARK_EVERY_BY
 that `resume` needs is saved. At most one mark is in flight while the stream continues. The stream waits if more than two marks'
 worth of bytes, including the chunks in flight, would not be durable.
 
+What is stored is not read again when the tensor is resumed, since that may be as much as the tensor. The digest of all bytes
+cannot go on then. The values get the tensor digest instead, from the saved digests of the chunks, and the source its CRC32C.
+
 Memory: the chunks in flight (`CodecPool.depth`, and one that is being filled), and at most `INLINE_BYTES_MAX` of stored bytes.
 Bytes that arrive as whole chunks are not copied: the chunk is a view of the message.
 """
@@ -16,13 +19,12 @@ Bytes that arrive as whole chunks are not copied: the chunk is a view of the mes
 from __future__ import annotations
 
 from collections import deque
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.checksum import TensorDigest, chunk_seed, combine_crc32c, crc32c
 from tensorus_codecs.errors import CorruptChunkError
-from tensorus_codecs.pipeline import decode_chunk, encode_chunk
-from tensorus_codecs.select import CHOOSE_EVERY_CHUNKS, narrowed
+from tensorus_codecs.pipeline import encode_chunk
+from tensorus_protos.digest import TENSOR_DIGEST, tensor_digest
 from tensorus_server.base_section import BaseSection
 from tensorus_server.catalogue.abc import Mark, StoredTensor, Upload
 from tensorus_server.chunk_details import ChunkDetails
@@ -35,6 +37,7 @@ from tensorus_server.chunk_store.abc import (
 from tensorus_server.engine.insert.content import content_digest
 from tensorus_server.engine.insert.encoded import Encoded
 from tensorus_server.engine.insert.payload_writer import PayloadWriter
+from tensorus_server.engine.insert.resuming import Choices, needs_base, require_chunks, require_last_record
 from tensorus_server.engine.insert.totals import Totals
 from tensorus_server.engine.validate import require_canonical, require_source_checksum
 from tensorus_server.errors import (
@@ -52,9 +55,7 @@ if TYPE_CHECKING:
 
     from tensorus_codecs.dtypes import DType
     from tensorus_codecs.plan import ChunkPlan
-    from tensorus_server.base_section import BasePlace
-    from tensorus_server.chunk_index import ChunkIndex
-    from tensorus_server.chunk_store.abc import ChunkReader, StagedPayload, Staging
+    from tensorus_server.chunk_store.abc import StagedPayload, Staging
     from tensorus_server.engine.codec_pool import CodecPool
     from tensorus_server.engine.insert.delta_base import DeltaBase
     from tensorus_server.engine.insert.marker import Marker
@@ -96,8 +97,7 @@ class TensorWriter:
         self.resumed_bytes = 0
         self._dataset = dataset
         self._plan = plan
-        # The plan, narrowed to the encodings that suit the current chunks.
-        self._narrowed = plan
+        self._choices = Choices(plan)
         self._begun_chunks = 0
         self._chunk_bytes = plan.chunk_bytes
         # How many of the bytes that are sent belong in the next chunk.
@@ -108,11 +108,11 @@ class TensorWriter:
         self._payload = PayloadWriter(staging, self._payload_key, INLINE_BYTES_MAX if inline else 0)
         self._partial = bytearray()
         self._pending: deque[tuple[memoryview, int, Future[Encoded]]] = deque()
-        # None: the tensor was resumed, and the stored chunks are lossy, so the digest of the source is unknown.
+        # None: the tensor was resumed, so the digest of all bytes is unknown.
         self._source_digest: TensorDigest | None = TensorDigest()
         # CRC32C of the source of all stored chunks. Marks save it, so that a resumed tensor continues from there.
         self._source_crc32c = 0
-        # Readers get other values than were sent only if a quantizer may be used.
+        # Readers get other values than were sent only if a quantizer may be used. None also if the tensor was resumed.
         self._value_digest = None if plan.lossy is None else TensorDigest()
         self._totals = Totals(plan)
         self._delta_base = delta_base
@@ -132,10 +132,12 @@ class TensorWriter:
         marker: Marker,
         delta_base: DeltaBase | None = None,
     ) -> TensorWriter:
-        """Continue after the upload's last mark; reads and checks all chunks up to it. Arguments as of the constructor.
+        """Continue after the upload's last mark; of what is stored, only the last chunk is read, and verified.
+
+        Arguments as of the constructor.
 
         Raises:
-            SessionExpiredError: the chunks of the mark are missing or damaged, or have another base.
+            SessionExpiredError: the payload is missing, too short or another one, or its chunks have another base.
             StoreUnavailableError: they cannot be read, or another writer has the payload.
         """
         writer = cls(dataset, new, plan, staging=staging, pool=pool, marker=marker, delta_base=delta_base)
@@ -193,9 +195,7 @@ class TensorWriter:
         if self._marker is not None:
             self._marker.wait()
         overhead_bytes, index = self._append_index()
-        source = value = self._source_checksum()
-        if self._value_digest is not None:
-            value = Checksum(TensorDigest.ALGORITHM, self._value_digest.digest())
+        source, value = self._checksums()
         inline, content = self._payload.inline(), None
         if inline is None:
             policy = self.new.policy or self._dataset.policy
@@ -300,18 +300,19 @@ class TensorWriter:
     def _encode(self, chunk: memoryview, chunk_crc32c: int | None = None) -> None:
         dtype = self.new.spec.dtype
         known_crc32c = crc32c(chunk) if chunk_crc32c is None else chunk_crc32c
-        if self._begun_chunks % CHOOSE_EVERY_CHUNKS == 0 and self.new.spec.canonical_bytes > chunk.nbytes:
-            self._narrowed = narrowed(self._plan, chunk, dtype)
         number, self._begun_chunks = self._begun_chunks, self._begun_chunks + 1
+        chunk_plan = self._plan
+        if self.new.spec.canonical_bytes > chunk.nbytes:
+            chunk_plan = self._choices.plan(number, chunk, dtype)
         if self._is_encoded_here(chunk):
-            self._store(chunk, known_crc32c, _encoded(chunk, dtype, self._narrowed, known_crc32c))
+            self._store(chunk, known_crc32c, _encoded(chunk, dtype, chunk_plan, known_crc32c))
             return
         while len(self._pending) >= self._pool.depth:
             self._store_next()
         if self._delta_base is None:
-            encoding = self._pool.submit(_encoded, chunk, dtype, self._narrowed, known_crc32c)
+            encoding = self._pool.submit(_encoded, chunk, dtype, chunk_plan, known_crc32c)
         else:
-            encoding = self._pool.submit(self._delta_base.encode, number, chunk, self._narrowed, known_crc32c)
+            encoding = self._pool.submit(self._delta_base.encode, number, chunk, chunk_plan, known_crc32c)
         self._pending.append((chunk, known_crc32c, encoding))
 
     def _is_encoded_here(self, chunk: memoryview) -> bool:
@@ -369,7 +370,12 @@ class TensorWriter:
             stored_bytes=totals.stored_bytes,
             chunk_count=len(totals.index),
             announced=self.new,
-            state={"source_crc32c": self._source_crc32c, "totals": totals.to_json(), "base": self._base_generation},
+            state={
+                "source_crc32c": self._source_crc32c,
+                "totals": totals.to_json(),
+                "base": self._base_generation,
+                "choice": self._choices.to_json(len(totals.index)),
+            },
         )
         new_details = ChunkDetails()
         new_details.extend(totals.details, self._marked_chunks, len(totals.index) - self._marked_chunks)
@@ -386,31 +392,32 @@ class TensorWriter:
             if upload.state.get("base") != self._base_generation:
                 raise DataCorruptError("the base was replaced or deleted")
             index, details = self._marker.chunks(upload)
-            _require_chunks(upload, index, details)
+            require_chunks(upload, index, details)
+            if self._delta_base is not None:
+                for number in details.chunks_with(needs_base):
+                    self._bases.add(number, self._delta_base.place(number))
             payload, reader = staging.resume(upload.payload_key, upload.stored_bytes)
-        except (DataCorruptError, PayloadMissingError) as error:
+        except (DataCorruptError, NotFoundError, PayloadMissingError) as error:
             self._marker.drop()
             staging.drop_kept(upload.payload_key)
-            raise SessionExpiredError(
-                f"item {upload.item}: {error}", dataset=self._dataset.name, tensor=upload.id
-            ) from error
+            raise self._expired(upload, error) from error
         except PayloadBusyError as error:
             raise StoreUnavailableError(f"item {upload.item}: {error}", dataset=self._dataset.name) from error
         self._payload_key = upload.payload_key
         self._payload = PayloadWriter(staging, upload.payload_key, 0, payload, upload.stored_bytes)
         self._totals = Totals.from_json(self._plan, upload.state["totals"], index, details, upload.committed_bytes)
         self._source_crc32c = upload.state["source_crc32c"]
+        self._source_digest = self._value_digest = None
         self._marked_chunks = self._begun_chunks = len(index)
+        self._choices.resume(len(index), upload.state.get("choice"))
         self._marker.resumed(upload.committed_bytes)
         self.received_bytes = self.resumed_bytes = upload.committed_bytes
         try:
             with reader:
-                self._replay(reader, upload)
-        except (PayloadMissingError, CorruptChunkError, NotFoundError) as error:
+                require_last_record(upload, index, reader)
+        except (PayloadMissingError, CorruptChunkError) as error:
             self.drop()
-            raise SessionExpiredError(
-                f"item {upload.item}: {error}", dataset=self._dataset.name, tensor=upload.id
-            ) from error
+            raise self._expired(upload, error) from error
         except PayloadUnreadableError as error:
             payload.park()
             raise StoreUnavailableError(
@@ -420,33 +427,21 @@ class TensorWriter:
             payload.park()
             raise
 
-    def _replay(self, reader: ChunkReader, upload: Upload) -> None:
-        """Add all stored chunks to the digests."""
-        starts = accumulate((stored_bytes for stored_bytes, _ in self._totals.index), initial=0)
+    def _expired(self, upload: Upload, error: Exception) -> SessionExpiredError:
+        return SessionExpiredError(f"item {upload.item}: {error}", dataset=self._dataset.name, tensor=upload.id)
 
-        def decode(chunk: tuple[int, int]) -> tuple[memoryview, BasePlace | None]:
-            number, start = chunk
-            stored_bytes, seeded_crc32c = self._totals.index[number]
-            record = reader.read(start, stored_bytes)
-            if crc32c(record) ^ chunk_seed(upload.payload_key, number) != seeded_crc32c:
-                raise CorruptChunkError(f"chunk {number} is not what was written")
-            return (decode_chunk(record), None) if self._delta_base is None else self._delta_base.decode(number, record)
-
-        if self._value_digest is None:
-            assert self._source_digest is not None
-            digest = self._source_digest
-        else:
-            digest, self._source_digest = self._value_digest, None
-        decoded = self._pool.map_in_order(decode, zip(range(upload.chunk_count), starts, strict=False))
-        for number, (canonical, base) in enumerate(decoded):
-            digest.update(canonical)
-            if base is not None:
-                self._bases.add(number, base)
-
-    def _source_checksum(self) -> Checksum:
+    def _checksums(self) -> tuple[Checksum, Checksum]:
+        """Return the source checksum and the value checksum."""
         if self._source_digest is None:
-            return Checksum(_CRC32C, self._source_crc32c.to_bytes(4, "big"))
-        return Checksum(TensorDigest.ALGORITHM, self._source_digest.digest())
+            spec, digests = self.new.spec, self._totals.details.digests
+            dtype = spec.dtype
+            value = tensor_digest(dtype.number, 8 * dtype.element_bytes, spec.shape, self._chunk_bytes, digests)
+            source = self._source_crc32c.to_bytes(4, "big")
+            return Checksum(_CRC32C, source), Checksum(TENSOR_DIGEST, value)
+        checksum = Checksum(TensorDigest.ALGORITHM, self._source_digest.digest())
+        if self._value_digest is None:
+            return checksum, checksum
+        return checksum, Checksum(TensorDigest.ALGORITHM, self._value_digest.digest())
 
     def _require_checksum(self, checksum: Checksum | None) -> None:
         if checksum is not None:
@@ -468,12 +463,3 @@ class TensorWriter:
 def _encoded(chunk: memoryview, dtype: DType, plan: ChunkPlan, chunk_crc32c: int) -> Encoded:
     encoded = encode_chunk(chunk, dtype, plan, chunk_crc32c)
     return Encoded.of(encoded, chunk)
-
-
-def _require_chunks(upload: Upload, index: ChunkIndex, details: ChunkDetails) -> None:
-    """Check that these are the chunks of the mark. `_replay` checks their checksums."""
-    if not len(index) == len(details) == upload.chunk_count or index.stored_bytes != upload.stored_bytes:
-        raise DataCorruptError(
-            f"the catalogue is damaged: it has {len(index)} chunks of item {upload.item}, the mark {upload.chunk_count}",
-            tensor=upload.id,
-        )

@@ -110,8 +110,9 @@ class Totals:
             "error": astuple(self._error),
             "lossy": self._lossy,
             "summary": None if self._summary is None else astuple(self._summary),
-            "fallbacks": self._fallbacks,
-            "base_reasons": self._base_reasons,
+            # Copies, since a mark is saved while further chunks are added.
+            "fallbacks": dict(self._fallbacks),
+            "base_reasons": dict(self._base_reasons),
         }
 
     @classmethod

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from tensorus_codecs.base import Base, base_digest
+from tensorus_codecs.checksum import chunk_seed
 from tensorus_codecs.chunk_record import parse_record
 from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.pipeline import decode_record
 from tensorus_server.engine.read.payload import Payload, damage
-from tensorus_server.errors import DataCorruptError, StoreUnavailableError
+from tensorus_server.errors import DataCorruptError, StoreUnavailableError, TensorNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from tensorus_codecs.chunk_record import ChunkRecord
@@ -30,10 +34,23 @@ if TYPE_CHECKING:
     from tensorus_server.chunk_table import ChunkTable
     from tensorus_server.model import Locator, Tensor
 
-__all__ = ["TensorChunks"]
+__all__ = ["RecordPlace", "TensorChunks"]
 
 _OPEN_MAX = 16
 """Other payloads of one tensor that are open at once, apart from those that a read is using."""
+
+
+@dataclass(frozen=True)
+class RecordPlace:
+    """Where a chunk's record is."""
+
+    key: str
+    """Of its payload in the chunk store."""
+    offset: int
+    """In the payload's container."""
+    length: int
+    crc32c: int
+    """Of the record, without a seed."""
 
 
 class TensorChunks:
@@ -77,6 +94,27 @@ class TensorChunks:
         """
         with self._payload_of(chunk) as (payload, number):
             return payload.read_record(number, chunk)
+
+    @property
+    def fetches_ahead(self) -> bool:
+        """Whether `announce` does anything."""
+        return self.own.fetches_ahead
+
+    def record_bytes_of(self, chunk: int) -> int:
+        """Return about how many bytes a chunk's record has: of one in another payload, those of the chunk."""
+        payload, number = self.place(chunk)
+        return self._tensor.chunk_bytes if payload else self.own.record_bytes(number)
+
+    def announce(self, chunks: Sequence[int]) -> None:
+        """Say which records `read_record` will be asked for soon, in this order. Errors are left to it."""
+        for payload, places in groupby(map(self.place, chunks), key=itemgetter(0)):
+            numbers = [number for _, number in places]
+            if payload == 0:
+                self.own.announce(numbers)
+                continue
+            # Opening it takes a request, which the first of these chunks would make anyway.
+            with suppress(DataCorruptError, StoreUnavailableError, TensorNotFoundError), self._other(payload) as other:
+                other.announce(numbers)
 
     def decode(self, chunk: int, record: ChunkRecord) -> memoryview:
         """Return the canonical bytes of a chunk.
@@ -196,6 +234,21 @@ class TensorChunks:
             return self.own.depth
         with self._other(payload) as other:
             return other.depth
+
+    def record_place(self, chunk: int) -> RecordPlace | None:
+        """Return where a chunk's record is; None if it is stored as differences to a base.
+
+        Raises:
+            DataCorruptError: the index of its payload is damaged, or the payload is missing.
+            TensorNotFoundError, StoreUnavailableError: see `open_payload` of the constructor.
+        """
+        with self._payload_of(chunk) as (payload, number):
+            if payload.depth and payload.base_of(number) is not None:
+                return None
+            locator = payload.locator
+            begin, length, seeded_crc32c = payload.index.places.place(number)
+            record_crc32c = seeded_crc32c ^ chunk_seed(locator.payload_key, number)
+            return RecordPlace(locator.key, locator.offset + begin, length, record_crc32c)
 
     def base_of(self, chunk: int) -> tuple[Locator, int] | None:
         """Return the payload and the number there of the record that a chunk's record needs as its base; None if none."""

@@ -28,7 +28,7 @@ from tensorus_server.chunk_table import ChunkTable, IndexEnd
 from tensorus_server.errors import DataCorruptError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tensorus_codecs.dtypes import DType
     from tensorus_server.chunk_index import IndexCache
@@ -112,6 +112,20 @@ class Payload:
         found = crc32c(record)
         self._require_crc32c(number, what, chunk, found, seeded_crc32c)
         return record, found
+
+    @property
+    def fetches_ahead(self) -> bool:
+        """Whether `announce` does anything."""
+        return self._reader.fetches_ahead
+
+    def record_bytes(self, number: int) -> int:
+        """Return the length of record `number`."""
+        return self._places.place(number)[1]
+
+    def announce(self, numbers: Sequence[int]) -> None:
+        """Say which records `read_record` will be asked for soon, in this order. See `ChunkReader.prefetch`."""
+        places = (self._places.place(number) for number in numbers)
+        self._reader.prefetch([(self.locator.offset + begin, length) for begin, length, _ in places])
 
     def read_coarse(self, number: int, chunk: int) -> ChunkRecord | None:
         """Return the record of the coarse form of record `number`; None if it has none, and must be read whole.

@@ -26,6 +26,7 @@ from tensorus_codecs.plain_dataclass import plain_dataclass
 from tensorus_server.chunk_index import IndexCache
 from tensorus_server.chunk_store.abc import PayloadMissingError
 from tensorus_server.chunk_store.bytes_reader import BytesReader
+from tensorus_server.engine.read.ahead import announced
 from tensorus_server.engine.read.cast import Cast
 from tensorus_server.engine.read.chunks import TensorChunks
 from tensorus_server.engine.read.payload import damage, raw_record
@@ -38,7 +39,7 @@ from tensorus_server.errors import (
     TensorNotFoundError,
 )
 from tensorus_server.limits import PAYLOAD_BYTES_MAX
-from tensorus_server.model import ByteRange, SliceSet, TensorSpec
+from tensorus_server.model import ByteRange, SliceSet, Tensor, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import Catalogue
     from tensorus_server.chunk_store.abc import ChunkReader, PayloadStore
     from tensorus_server.engine.codec_pool import CodecPool
-    from tensorus_server.model import Part, Precision, Tensor
+    from tensorus_server.model import Part, Precision
 
 __all__ = ["Piece", "ReadPlan", "TensorReader", "coarse_error", "decode_chunk", "stored_form"]
 
@@ -226,6 +227,8 @@ class TensorReader:
             return _read_run(tensor, chunks, run, accepted, coarse=coarse)
 
         runs = plan.runs(tensor.chunk_bytes)
+        if not coarse:
+            runs = announced(chunks, runs, lambda run: run.chunk)
         if plan.length > _HERE_BYTES_MAX and _has_codec_work(tensor, accepted, coarse=coarse):
             yield from self._pool.map_in_order(work, runs)
         else:
@@ -248,7 +251,10 @@ class TensorReader:
                 pieces.append(Piece(found.offset * element_bytes, data.nbytes, data, crc32c(data)))
             return pieces
 
-        for pieces in self._pool.map_in_order(work, slices.chunks()):
+        numbers = iter(slices.chunks())
+        if not coarse:
+            numbers = announced(chunks, numbers, lambda chunk: chunk)
+        for pieces in self._pool.map_in_order(work, numbers):
             yield from pieces
 
     def _open(self, tensor: Tensor, key: str) -> ChunkReader:
@@ -260,6 +266,9 @@ class TensorReader:
             (current,) = self._catalogue.tensors.by_generation(tensor.dataset, [tensor.generation])
             if current is None:
                 raise TensorNotFoundError("the tensor was deleted", dataset=tensor.dataset, tensor=tensor.id) from error
+            if isinstance(current, Tensor) and key == tensor.locator.key != current.locator.key:
+                # The payload was moved to another pack since the row was read, and no more than that.
+                return self._open(current, current.locator.key)
             raise DataCorruptError(
                 "the payload is missing from the chunk store", dataset=tensor.dataset, tensor=tensor.id
             ) from error

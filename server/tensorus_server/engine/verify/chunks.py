@@ -12,6 +12,7 @@ from tensorus_protos.digest import DIGEST_BYTES
 from tensorus_server.chunk_store.abc import PayloadMissingError, PayloadUnreadableError
 from tensorus_server.chunk_store.bytes_reader import BytesReader
 from tensorus_server.engine.footer import FooterError, read_footer
+from tensorus_server.engine.read.ahead import announced
 from tensorus_server.engine.read.chunks import TensorChunks
 from tensorus_server.engine.read.payload import damage
 from tensorus_server.engine.read.reader import decode_chunk
@@ -91,6 +92,10 @@ class StoredChunks:
     def count(self) -> int:
         """Number of chunks."""
         return -(-self._tensor.spec.canonical_bytes // self._tensor.chunk_bytes)
+
+    def in_order(self) -> Iterator[int]:
+        """Yield the numbers of all chunks, which are announced to the store before they are read."""
+        return announced(self._chunks, range(self.count), lambda chunk: chunk)
 
     def file_of(self, chunk: int) -> str:
         """Return the file that holds a chunk's record, as a path within the store's folder."""

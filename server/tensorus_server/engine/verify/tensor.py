@@ -75,7 +75,7 @@ def _check_chunks(tensor: Tensor, chunks: StoredChunks) -> Iterator[Step]:
     all_decoded = True
     # What a damaged chunk counts for: its own length is not known.
     chunk_stored_bytes = tensor.storage.stored_bytes // max(chunks.count, 1)
-    for chunk in range(chunks.count):
+    for chunk in chunks.in_order():
         record: bytes | None = None
         canonical: memoryview | None = None
         damage: EngineError | None = None

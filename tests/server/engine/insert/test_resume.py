@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,12 +17,18 @@ from support.cases import each
 from support.engine import Reports, announce, engine_on, find, insert, read, send, set_aside_now
 from support.marks import mark_tensors
 from tensorus_codecs.checksum import crc32c
+from tensorus_codecs.dtypes import dtype_by_name
+from tensorus_codecs.pipeline import encode_chunk
+from tensorus_codecs.plan import plan
 from tensorus_codecs.policy import StoragePolicy
+from tensorus_protos.digest import TENSOR_DIGEST, ChunkedDigest
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert import tensor_writer
 from tensorus_server.engine.insert.stream import InsertOptions, InsertStream
+from tensorus_server.engine.insert.totals import Totals
 from tensorus_server.errors import (
     ChecksumMismatchError,
+    DataCorruptError,
     InvalidRequestError,
     SegmentOutOfOrderError,
     SessionExpiredError,
@@ -33,7 +40,6 @@ pytestmark = pytest.mark.slow
 CHUNK = 4096
 MARK_EVERY = 2 * CHUNK
 PRESETS = ["none", "fast", "lossless", "balanced", "maximum"]
-LOSSY = ["balanced", "maximum"]
 ARRAY = normal((20_001,), "float32")
 SENT = 48_000
 """Bytes before the interruption: neither a chunk's end nor a mark's."""
@@ -105,14 +111,30 @@ def leftovers(engine: Engine, store: Path) -> list[str]:
     return names + [path.name for folder in (store / "tmp").iterdir() for path in folder.iterdir()]
 
 
-def assert_same_tensor(engine: Engine, dataset: str, found: Tensor | Exception) -> None:
-    """Check that the resumed tensor is the one that an insert without interruption stores."""
+def crc_of(array: np.ndarray[Any, Any]) -> Checksum:
+    return Checksum("crc32c", crc32c(canonical(array)).to_bytes(4, "big"))
+
+
+def digest_of(tensor: Tensor, values: np.ndarray[Any, Any]) -> Checksum:
+    """Return the tensor digest of values that are stored like a tensor."""
+    dtype = tensor.spec.dtype
+    digest = ChunkedDigest(dtype.number, 8 * dtype.element_bytes, tensor.spec.shape, tensor.chunk_bytes)
+    digest.update(canonical(values))
+    return Checksum(TENSOR_DIGEST, digest.digest())
+
+
+def assert_same_tensor(engine: Engine, dataset: str, found: Tensor | Exception, *, resumed: bool = True) -> None:
+    """Check that the tensor is the one that an insert without interruption stores; one that was resumed has other checksums."""
     assert isinstance(found, Tensor), found
     whole = insert(engine, dataset, "uninterrupted", ARRAY)
     # A resumed payload is a file, whatever its size, and has chunk details.
     assert replace(found.storage, stored_bytes=0) == replace(whole.storage, stored_bytes=0)
     assert found.values == whole.values
-    assert found.value_checksum == whole.value_checksum
+    if resumed:
+        assert found.source_checksum == crc_of(ARRAY)
+        assert found.value_checksum == digest_of(found, read(engine, dataset, "uninterrupted"))
+    else:
+        assert (found.source_checksum, found.value_checksum) == (whole.source_checksum, whole.value_checksum)
     assert (found.spec, found.chunk_bytes, found.policy) == (whole.spec, whole.chunk_bytes, whole.policy)
     assert read(engine, dataset, "t").tobytes() == read(engine, dataset, "uninterrupted").tobytes()
 
@@ -194,7 +216,7 @@ class TestResumed:
         assert leftovers(engine, store) == []
         assert resumable(engine, dataset) == {}
 
-    @pytest.mark.parametrize("damage", ["a bit", "the end", "everything"])
+    @pytest.mark.parametrize("damage", ["the last bit", "the end", "everything"])
     @each("dataset", ["none", "maximum"])
     def test_what_was_damaged_meanwhile_must_be_sent_again(
         self, engine: Engine, store: Path, dataset: str, damage: str
@@ -202,8 +224,9 @@ class TestResumed:
         begin(engine, dataset).abort()
         (path,) = (store / "uploads").iterdir()
         stored = bytearray(path.read_bytes())
-        if damage == "a bit":
-            stored[1000] ^= 4
+        if damage == "the last bit":
+            (upload,) = engine._catalogue.uploads.find(f"into {dataset}")
+            stored[upload.stored_bytes - 1] ^= 4
             path.write_bytes(stored)
         elif damage == "the end":
             path.write_bytes(stored[: len(stored) // 2])
@@ -212,22 +235,38 @@ class TestResumed:
         assert isinstance(go_on(engine, dataset, COMMITTED), SessionExpiredError)
         assert resumable(engine, dataset) == {}
         assert leftovers(engine, store) == []
-        assert_same_tensor(engine, dataset, go_on(engine, dataset, 0))
+        assert_same_tensor(engine, dataset, go_on(engine, dataset, 0), resumed=False)
+
+    @each("dataset", ["none", "maximum"])
+    def test_what_is_not_read_again_is_checked_when_it_is_read(self, engine: Engine, store: Path, dataset: str) -> None:
+        begin(engine, dataset).abort()
+        (path,) = (store / "uploads").iterdir()
+        stored = bytearray(path.read_bytes())
+        stored[1000] ^= 4
+        path.write_bytes(stored)
+        assert isinstance(go_on(engine, dataset, COMMITTED), Tensor)
+        with pytest.raises(DataCorruptError):
+            read(engine, dataset, "t")
+
+    def test_an_upload_without_chunk_details_must_be_sent_again(self, engine: Engine, store: Path) -> None:
+        begin(engine, "none").abort()
+        with engine._catalogue._database.write() as connection:  # type: ignore[attr-defined]
+            connection.execute("UPDATE upload_chunks SET details = NULL")
+        assert isinstance(go_on(engine, "none", COMMITTED), SessionExpiredError)
+        assert leftovers(engine, store) == []
+        assert_same_tensor(engine, "none", go_on(engine, "none", 0), resumed=False)
 
 
 class TestChecksums:
     """What a writer may send at the end of an item that was resumed."""
 
     @each("dataset", ["none", "lossless"])
-    def test_a_digest_is_checked_where_the_values_are_exact(self, engine: Engine, dataset: str) -> None:
-        digest = insert(engine, dataset, "uninterrupted", ARRAY).source_checksum
+    def test_without_a_checksum_the_values_have_one_nevertheless(self, engine: Engine, dataset: str) -> None:
         begin(engine, dataset).abort()
-        found = go_on(engine, dataset, COMMITTED, with_checksum=False)
-        assert isinstance(found, Tensor)
-        assert found.source_checksum == digest
+        assert_same_tensor(engine, dataset, go_on(engine, dataset, COMMITTED, with_checksum=False))
 
-    @each("dataset", LOSSY)
-    def test_only_a_crc_is_checked_where_they_are_not(self, engine: Engine, dataset: str) -> None:
+    @each("dataset", PRESETS)
+    def test_only_a_crc_is_checked(self, engine: Engine, dataset: str) -> None:
         digest = insert(engine, dataset, "uninterrupted", ARRAY).source_checksum
         begin(engine, dataset).abort()
         reports = Reports()
@@ -239,13 +278,21 @@ class TestChecksums:
         assert isinstance(error, InvalidRequestError)
         assert str(error).startswith("xxh3_128 of an item that was resumed cannot be checked")
 
-    @each("dataset", LOSSY)
+    @each("dataset", PRESETS)
     def test_an_insert_repeated_with_a_digest_is_the_one_that_was_resumed(self, engine: Engine, dataset: str) -> None:
         begin(engine, dataset).abort()
         found = go_on(engine, dataset, COMMITTED)
         assert isinstance(found, Tensor)
         assert found.source_checksum.algorithm == "crc32c"
         assert insert(engine, dataset, "t", ARRAY) == found
+
+    @each("dataset", ["none", "lossless"])
+    def test_a_copy_of_a_resumed_tensor_is_the_one_that_was_not(self, engine: Engine, dataset: str) -> None:
+        begin(engine, dataset).abort()
+        go_on(engine, dataset, COMMITTED)
+        whole = insert(engine, dataset, "uninterrupted", ARRAY)
+        (copied,) = engine.copies.copy_tensors(dataset, [("t", "uninterrupted")])
+        assert copied.generation == whole.generation
 
 
 class TestRequest:
@@ -389,3 +436,17 @@ def test_a_tensor_that_is_marked_is_the_one_that_is_not(engine: Engine, monkeypa
     plain = insert(engine, "lossless", "plain", ARRAY)
     assert reports.tensor(0).storage == plain.storage
     assert reports.tensor(0).value_checksum == plain.value_checksum
+
+
+def test_what_a_mark_saves_does_not_change_with_later_chunks() -> None:
+    # A mark is written to the catalogue while the stream goes on.
+    policy, chunk = plan(StoragePolicy(), dtype_by_name("float32")), canonical(ARRAY)[:CHUNK]
+    encoded = replace(
+        encode_chunk(chunk, dtype_by_name("float32"), policy), fallback_reason="why", base_reason="because"
+    )
+    totals = Totals(policy)
+    totals.add(CHUNK, encoded, 0, bytes(16))
+    fields = totals.to_json()
+    saved = json.dumps(fields)
+    totals.add(CHUNK, encoded, 0, bytes(16))
+    assert json.dumps(fields) == saved

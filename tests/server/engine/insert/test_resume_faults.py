@@ -36,7 +36,7 @@ WHILE_RESUMING = [
     ("open_to_write", 0),
     ("cut", 0),
     ("open_to_read", 0),
-    *(("read", number) for number in range(3)),
+    ("read", 0),
     *(("write_all", number) for number in range(6)),
     *(("sync_data", number) for number in range(3)),
     ("rename", 0),

@@ -1,4 +1,4 @@
-"""The composition root: the only module that names concrete backends."""
+"""Builds an engine on one folder: the catalogue in SQLite, the payloads in files."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tensorus_server.engine.insert.sessions import InsertSessions
 from tensorus_server.engine.insert.tensor_locks import TensorLocks
 from tensorus_server.engine.orphans import quarantine_all_orphans
 from tensorus_server.engine.recover import recover
+from tensorus_server.engine.recovery_sources import StoreFolder
 from tensorus_server.errors import StorageFullError, StoreUnavailableError
 from tensorus_server.key_locks import KeyLocks
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from tensorus_server.config import EngineConfig
     from tensorus_server.engine.recover import Recovery
 
-__all__ = ["open_engine", "recover_store"]
+__all__ = ["open_folder", "recover_store"]
 
 _DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, UnicodeDecodeError)
 """Errors from opening a file that is damaged or not a catalogue."""
@@ -40,7 +41,7 @@ _OPENING_BYTES = 256 * 1024
 """Space that opening a store needs, for folders, and for SQLite's log and its index."""
 
 
-def open_engine(config: EngineConfig, *, ask: Callable[[str, int], None] | None = None) -> Engine:
+def open_folder(config: EngineConfig, *, ask: Callable[[str, int], None] | None = None) -> Engine:
     """Open the store in `config.data_dir`, or create it.
 
     Args:
@@ -134,7 +135,7 @@ def recover_store(folder: Path) -> Recovery:
             moved = _move_catalogue(folder)
             catalogue = _catalogue_to_mend(folder, chunk_store)
         try:
-            return recover(folder, catalogue, moved=moved)
+            return recover(StoreFolder(folder), catalogue, moved=moved)
         finally:
             catalogue.close()
     finally:

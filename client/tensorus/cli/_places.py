@@ -1,0 +1,97 @@
+"""Where a store is that a command names in one argument: on a server, or in a folder."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import tensorus
+from tensorus.cli._connection import backend_of
+from tensorus.errors import NotFoundError, UnavailableError
+
+if TYPE_CHECKING:
+    from tensorus._grpc.patience import Observer
+
+__all__ = ["Place", "opened", "place_of", "require_store"]
+
+_ADDRESSES = re.compile(r"[^/\\,\s]+:[0-9]{1,5}(?:,[^/\\,\s]+:[0-9]{1,5})*")
+"""One or several addresses with their ports."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A store. One field is set."""
+
+    server: str = ""
+    """Its address."""
+    folder: Path | None = None
+
+    def __str__(self) -> str:
+        """Return it as the user wrote it."""
+        return self.server if self.folder is None else str(self.folder)
+
+    def is_same(self, other: Place) -> bool:
+        """Return whether both are known to be the same store."""
+        if self.folder is None or other.folder is None:
+            return self == other
+        return self.folder.resolve() == other.folder.resolve()
+
+
+def place_of(text: str) -> Place:
+    """Return the place that an argument names: an existing folder, HOST:PORT, or the path of a new folder.
+
+    Raises:
+        click.UsageError: it is neither.
+    """
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return Place(folder=path)
+    if _ADDRESSES.fullmatch(text):
+        return Place(server=text)
+    if path.exists():
+        raise click.UsageError(f"{text} is a file; a store is a folder, or HOST:PORT of a server")
+    if "://" in text or not text.strip():
+        raise click.UsageError(f"{text!r} is neither a folder nor HOST:PORT of a server")
+    return Place(folder=path)
+
+
+def require_store(folder: Path) -> None:
+    """Check that a folder has a store, before it is opened, which would create one.
+
+    Raises:
+        NotFoundError: it does not.
+    """
+    if not folder.is_dir():
+        raise NotFoundError(f"there is no folder {folder}; a server is named as HOST:PORT", reason="STORE_NOT_FOUND")
+    if not (folder / "catalogue.db").exists() and not (folder / "chunks").is_dir():
+        raise NotFoundError(
+            f"there is no store in {folder}: it has neither catalogue.db nor chunks/", reason="STORE_NOT_FOUND"
+        )
+
+
+def opened(place: Place, on_interruption: Observer) -> tensorus.Client:
+    """Return a client of the store, which answers. A folder that does not exist is created.
+
+    Args:
+        on_interruption: called before a call to a server is retried.
+
+    Raises:
+        UnavailableError: the server cannot be reached, or the folder cannot be opened as a store.
+    """
+    if place.folder is not None:
+        return tensorus.open(place.folder)
+    client = tensorus.Client(backend_of(place.server, on_interruption))
+    try:
+        client.datasets(on_damaged=lambda _: None)
+    except UnavailableError as error:
+        client.close()
+        raise UnavailableError(
+            f"no server can be reached at {place.server!r}; start one with `tensorus serve`, or name the folder of a store "
+            f"({error})",
+            reason=error.reason,
+        ) from error
+    return client

@@ -1,0 +1,66 @@
+"""The options of a store beyond one machine: where its catalogue and its payloads are."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tensorus.cli._options import SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["RemoteParts", "remote_options"]
+
+
+@dataclass(frozen=True)
+class RemoteParts:
+    """Settings of `EngineConfig` by the same names."""
+
+    catalogue: str | None
+    chunks: str | None
+    cache_dir: Path | None = None
+    cache_bytes: int = 16 * 1024**3
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of `EngineConfig`, of several types."""
+        return asdict(self)
+
+
+_CATALOGUE = click.option(
+    "--catalogue",
+    metavar="URL",
+    envvar="TENSORUS_CATALOGUE",
+    show_envvar=True,
+    help="Keep the catalogue in PostgreSQL, for example postgresql://host/db. Needs --chunks. Servers may share it.",
+)
+_CHUNKS = click.option(
+    "--chunks",
+    metavar="URL",
+    envvar="TENSORUS_CHUNKS",
+    show_envvar=True,
+    help="Keep payloads in an object store: s3://BUCKET/PREFIX, gs://... or az://... Credentials come from the environment.",
+)
+_CACHE_DIR = click.option(
+    "--cache-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of a cache of payloads, for an object store; best on a fast local disk.",
+)
+_CACHE_SIZE = click.option("--cache-size", type=SIZE, default="16GiB", show_default=True, help="Size of that cache.")
+
+
+def remote_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options to a command, which gets them as one argument, `remote`."""
+
+    @wraps(command)
+    def with_parts(
+        *args: Any, catalogue: str | None, chunks: str | None, cache_dir: Path | None, cache_size: int, **options: Any
+    ) -> Any:
+        return command(*args, remote=RemoteParts(catalogue, chunks, cache_dir, cache_size), **options)
+
+    return _CATALOGUE(_CHUNKS(_CACHE_DIR(_CACHE_SIZE(with_parts))))

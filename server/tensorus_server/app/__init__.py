@@ -1,0 +1,33 @@
+"""The composition root: the only package that names concrete backends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tensorus_server.app.local import open_folder, recover_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tensorus_server.config import EngineConfig
+    from tensorus_server.engine.engine import Engine
+
+__all__ = ["open_engine", "recover_store"]
+
+
+def open_engine(config: EngineConfig, *, ask: Callable[[str, int], None] | None = None) -> Engine:
+    """Open the store that the settings describe, or create it.
+
+    Args:
+        ask: see `SessionLocks`; for a worker of a server with several. None: no other process serves the same inserts. Stores
+            beyond one machine have other means.
+
+    Raises:
+        StoreUnavailableError: it cannot be opened; the message says why.
+        ImportError: a library that its backends need is not installed.
+    """
+    if config.chunks is None:
+        return open_folder(config, ask=ask)
+    from tensorus_server.app.remote import open_remote  # noqa: PLC0415 - a store in a folder needs none of its libraries
+
+    return open_remote(config)

@@ -1,0 +1,150 @@
+"""Builds an engine on an object store, with the catalogue in PostgreSQL, or in SQLite on one machine."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from tensorus_server.catalogue.identity_check import LOSS_QUARANTINE_S
+from tensorus_server.catalogue.sqlite import SqliteCatalogue
+from tensorus_server.chunk_store.cache.payloads import CachedPayloads
+from tensorus_server.engine.codec_pool import CodecPool
+from tensorus_server.engine.engine import Engine
+from tensorus_server.engine.insert.catalogue_sessions import CatalogueSessions
+from tensorus_server.engine.insert.lease_locks import LeaseLocks
+from tensorus_server.engine.insert.sessions import InsertSessions
+from tensorus_server.engine.insert.tensor_locks import TensorLocks
+from tensorus_server.engine.membership import Membership
+from tensorus_server.engine.orphans import quarantine_all_orphans
+from tensorus_server.errors import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tensorus_server.catalogue.abc import Catalogue
+    from tensorus_server.chunk_store.abc import ChunkStore, WriteLog
+    from tensorus_server.config import EngineConfig
+
+__all__ = ["open_remote"]
+
+
+def open_remote(config: EngineConfig) -> Engine:
+    """Open the store that the settings describe, or create it.
+
+    Raises:
+        StoreUnavailableError: it cannot be opened; the message says which part of it, and why.
+        ImportError: obstore or psycopg is not installed.
+    """
+    with ExitStack() as opened:
+        writes = _LateWrites()
+        chunk_store = _object_store(config, writes)
+        opened.callback(chunk_store.close)
+        catalogue = _catalogue(config, chunk_store)
+        opened.callback(catalogue.close)
+        if config.accept_loss:
+            quarantine_all_orphans(catalogue, chunk_store, chunk_store.quarantine, quarantine_s=LOSS_QUARANTINE_S)
+        membership = Membership(catalogue.members)
+        opened.callback(membership.close, 0.0)
+        writes.log = membership.writes
+        cache = None
+        if config.cache_dir is not None:
+            cache = CachedPayloads(chunk_store, config.cache_dir, config.cache_bytes, processes=config.cache_processes)
+        pool = CodecPool(config.codec_threads)
+        # From here on, the engine owns all parts and closes them.
+        opened.pop_all()
+    return Engine(
+        catalogue,
+        chunk_store,
+        pool,
+        InsertSessions(CatalogueSessions(membership)),
+        TensorLocks(LeaseLocks(membership)),
+        membership=membership,
+        cache=cache,
+        orphan_age_s=config.orphan_age_s,
+        quarantine_s=config.quarantine_s,
+        sweeps=config.sweeps,
+        shares_payloads=config.shares_payloads,
+        direct_reads=config.direct_reads,
+    )
+
+
+def _object_store(config: EngineConfig, writes: WriteLog) -> ChunkStore:
+    assert config.chunks is not None
+    try:
+        from tensorus_server.chunk_store.objects.probe import probe_store  # noqa: PLC0415 - an extra
+        from tensorus_server.chunk_store.objects.store import ObjectChunkStore  # noqa: PLC0415
+    except ImportError as error:
+        raise _missing(error, "an object store", "object-store") from error
+    store = ObjectChunkStore(config.chunks, writes=writes)
+    try:
+        probe_store(store.client.address)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _catalogue(config: EngineConfig, chunk_store: ChunkStore) -> Catalogue:
+    if config.catalogue is None:
+        try:
+            config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreUnavailableError(f"cannot open a catalogue in {config.data_dir}: {error.strerror}") from error
+        return SqliteCatalogue(
+            config.data_dir,
+            payloads=chunk_store,
+            accept_loss=config.accept_loss,
+            delete_grace_s=config.delete_grace_s,
+            upload_expiry_s=config.upload_expiry_s,
+        )
+    try:
+        from tensorus_server.catalogue.postgres import PostgresCatalogue  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise _missing(error, "a catalogue in PostgreSQL", "postgres") from error
+    return PostgresCatalogue(
+        config.catalogue,
+        payloads=chunk_store,
+        accept_loss=config.accept_loss,
+        delete_grace_s=config.delete_grace_s,
+        upload_expiry_s=config.upload_expiry_s,
+    )
+
+
+def _missing(error: ImportError, what: str, extra: str) -> ImportError:
+    return ImportError(
+        f"{error.name} is not installed, which {what} needs: pip install 'tensorus[{extra}]'", name=error.name
+    )
+
+
+class _LateWrites:
+    """A `WriteLog` that is there before the catalogue is, since the catalogue needs the chunk store to be opened.
+
+    Nothing is written in between but the store's identity, which is in no log.
+    """
+
+    log: WriteLog
+
+    @property
+    def number(self) -> int | None:
+        """See `WriteLog`."""
+        return self.log.number
+
+    def begin(self, keys: Sequence[str]) -> None:
+        """See `WriteLog`."""
+        self.log.begin(keys)
+
+    def take_over(self, payload_key: str) -> int:
+        """See `WriteLog`."""
+        return self.log.take_over(payload_key)
+
+    def park(self, payload_key: str) -> None:
+        """See `WriteLog`."""
+        self.log.park(payload_key)
+
+    def abandon(self, keys: Sequence[str]) -> list[str]:
+        """See `WriteLog`."""
+        return self.log.abandon(keys)
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """See `WriteLog`."""
+        self.log.forget(keys)

@@ -1,0 +1,253 @@
+"""The sweep of packs in an engine: what it frees, what it moves, and what it leaves alone; and recovery from packs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from support.arrays import random_bits
+from support.engine import find, insert, pieces_of, read
+from support.packs import CatalogueLog
+from tensorus_codecs.policy import StoragePolicy
+from tensorus_server.catalogue.abc import packed_key
+from tensorus_server.catalogue.sql.packs import SqlPackTable
+from tensorus_server.catalogue.sqlite import SqliteCatalogue
+from tensorus_server.chunk_store.objects.names import pack_name
+from tensorus_server.chunk_store.objects.store import ObjectChunkStore
+from tensorus_server.engine.codec_pool import CodecPool
+from tensorus_server.engine.engine import Engine
+from tensorus_server.engine.recover import Recovery, recover
+from tensorus_server.engine.recovery_sources import ObjectSource
+from tensorus_server.errors import StoreBusyError
+from tensorus_server.model import Schema, Tensor
+
+
+class Store:
+    """An engine on a catalogue in a folder, and on objects in memory that outlive it."""
+
+    def __init__(self, folder: Path, objects: Any = None) -> None:
+        folder.mkdir(exist_ok=True)
+        self.catalogue = SqliteCatalogue(folder)
+        self.chunks = ObjectChunkStore("memory://test", writes=CatalogueLog(self.catalogue))
+        self.chunks.client._opened()
+        # `Any`: the library's store.
+        client: Any = self.chunks.client
+        client._store = objects or client._store
+        self.objects = client._store
+        self.engine = Engine(self.catalogue, self.chunks, CodecPool(2), sweeps=False)
+        self.arrays: dict[str, np.ndarray[Any, Any]] = {}
+
+    def insert(self, *ids: str) -> list[Tensor]:
+        """Insert tensors that are too large for a row, all in one pack."""
+        if not self.catalogue.datasets.page(0, 1).datasets:
+            self.catalogue.datasets.create("dataset", StoragePolicy(), Schema())
+        stream_of: list[Tensor] = []
+        for tensor_id in ids:
+            self.arrays[tensor_id] = random_bits("uint8", (100_000,), seed=int.from_bytes(tensor_id.encode(), "big"))
+            stream_of.append(insert(self.engine, "dataset", tensor_id, self.arrays[tensor_id]))
+        return stream_of
+
+    def delete(self, *ids: str) -> None:
+        self.catalogue.tensors.delete("dataset", ids)
+        for tensor_id in ids:
+            del self.arrays[tensor_id]
+
+    def pack(self, *ids: str) -> str:
+        """Insert tensors, move them to one pack, and return its name."""
+        rows = self.insert(*ids)
+        keys = [row.locator.key for row in rows]
+        new = self.chunks.packs.copy_to_new_pack(keys)
+        self.catalogue.packs.repoint(list(zip(keys, new, strict=True)))
+        self.engine.sweep(in_grace=True)
+        return packed_key(new[0]).pack
+
+    def stored(self) -> set[str]:
+        return {found.pack for found in self.chunks.packs.packs()}
+
+    def check(self) -> None:
+        for tensor_id, array in self.arrays.items():
+            np.testing.assert_array_equal(read(self.engine, "dataset", tensor_id), array)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path / "store")
+    yield opened
+    opened.engine.close()
+
+
+def recovered(store: Store) -> Recovery:
+    return recover(ObjectSource(store.chunks, store.chunks, store.chunks.packs), store.catalogue)
+
+
+class TestSweep:
+    """What is freed, and when."""
+
+    def test_a_pack_that_is_mostly_garbage_is_emptied_and_its_object_deleted_after_the_grace(
+        self, store: Store
+    ) -> None:
+        old = store.pack("a", "b", "c")
+        other = store.pack("d", "e")
+        store.delete("a", "c")
+        store.catalogue.garbage.delete(store.catalogue.garbage.due(10, in_grace=True))
+        swept = store.engine.sweep()
+        assert (swept.emptied, swept.moved, swept.packs) == (1, 1, 0)
+        assert 100_000 < swept.moved_bytes < 110_000
+        assert packed_key(find(store.engine, "dataset", "b").locator.key).pack not in {old, other}
+        assert {old, other} < store.stored()
+        store.check()
+        assert store.engine.sweep().packs == 0
+        assert store.engine.sweep(in_grace=True).packs == 1
+        assert old not in store.stored()
+        assert other in store.stored()
+        store.check()
+
+    def test_one_that_is_mostly_needed_stays(self, store: Store) -> None:
+        pack = store.pack("a", "b", "c")
+        store.delete("a")
+        swept = store.engine.sweep(in_grace=True)
+        assert (swept.deleted, swept.emptied, swept.packs) == (1, 0, 0)
+        assert pack in store.stored()
+
+    def test_several_are_emptied_into_one(self, store: Store) -> None:
+        for number in range(3):
+            store.pack(*(f"{number}{letter}" for letter in "abc"))
+        for number in range(3):
+            store.delete(f"{number}a", f"{number}b")
+        swept = store.engine.sweep(in_grace=True)
+        assert (swept.emptied, swept.moved, swept.packs) == (3, 3, 3)
+        assert len(store.stored()) == 1
+        store.check()
+
+    def test_one_with_a_damaged_payload_stays_and_the_others_are_emptied(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        packs = [store.pack(*(f"{number}{letter}" for letter in "abc")) for number in range(3)]
+        key = packed_key(find(store.engine, "dataset", "1a").locator.key)
+        name = pack_name(packs[1])
+        data = bytearray(store.chunks.client.get_all(name))
+        data[key.offset + 1000] ^= 1
+        store.chunks.client.put(name, bytes(data))
+        store.delete(*(f"{number}{letter}" for number in range(3) for letter in "bc"))
+        swept = store.engine.sweep(in_grace=True)
+        assert (swept.emptied, swept.moved) == (2, 2)
+        assert store.stored() & set(packs) == {packs[1]}
+        assert f"pack {packs[1]} stays as it is" in caplog.text
+        del store.arrays["1a"]
+        store.check()
+
+    def test_copies_that_cannot_be_committed_are_deleted_and_the_next_sweep_repeats_it(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.pack("a", "b", "c")
+        store.delete("a", "b")
+        before = store.stored()
+        with monkeypatch.context() as patched:
+
+            def busy(*_: object) -> list[str]:
+                raise StoreBusyError("other writers keep the catalogue locked")
+
+            patched.setattr(SqlPackTable, "repoint", busy)
+            with pytest.raises(StoreBusyError):
+                store.engine.sweep(in_grace=True)
+        assert store.stored() == before
+        assert store.engine.sweep(in_grace=True).emptied == 1
+        store.check()
+
+    def test_a_read_that_began_before_the_move_goes_on_after_the_old_pack_is_gone(self, store: Store) -> None:
+        store.pack("a", "b", "c")
+        early = find(store.engine, "dataset", "b")
+        store.delete("a", "c")
+        assert store.engine.sweep(in_grace=True).packs == 1
+        pieces = pieces_of(store.engine, early)
+        assert b"".join(bytes(piece.data) for piece in pieces) == store.arrays["b"].tobytes()
+
+
+class TestRecovery:
+    """Rows come back from the footers of payloads in packs."""
+
+    def test_without_a_catalogue_all_packed_tensors_come_back(self, store: Store, tmp_path: Path) -> None:
+        store.pack("a", "b", "c")
+        store.insert("d")
+        again = Store(tmp_path / "empty", store.objects)
+        again.arrays = store.arrays
+        recovery = recovered(again)
+        assert {finding.id: finding.outcome for finding in recovery.findings} == dict.fromkeys("abcd", "recovered")
+        assert recovery.is_complete
+        again.check()
+        assert (recovered(again).findings, recovered(again).known) == ([], 4)
+        assert again.engine.sweep(in_grace=True).packs == 0
+        again.delete("a", "b")
+        assert again.engine.sweep(in_grace=True).emptied == 1
+        again.check()
+        again.engine.close()
+
+    def test_a_copy_of_a_payload_in_an_old_pack_is_no_second_tensor(self, store: Store, tmp_path: Path) -> None:
+        old = store.pack("a", "b", "c")
+        store.delete("b", "c")
+        store.catalogue.garbage.delete(store.catalogue.garbage.due(10, in_grace=True))
+        assert store.engine.sweep().emptied == 1
+        again = Store(tmp_path / "empty", store.objects)
+        again.arrays = store.arrays
+        outcomes = sorted((finding.id, finding.outcome) for finding in recovered(again).findings)
+        # The deletions are lost with the catalogue.
+        assert outcomes == [(letter, "recovered") for letter in "abc"]
+        again.check()
+        assert old in again.stored()
+        again.engine.close()
+
+    def test_rows_of_an_older_catalogue_find_payloads_that_were_moved_since(self, store: Store, tmp_path: Path) -> None:
+        store.pack("a", "b", "c")
+        arrays = store.arrays
+        store.engine.close()
+        shutil.copytree(tmp_path / "store", tmp_path / "older")
+        store = Store(tmp_path / "store", store.objects)
+        store.arrays = dict(arrays)
+        store.delete("b", "c")
+        assert store.engine.sweep(in_grace=True).packs == 1
+        store.engine.close()
+        older = Store(tmp_path / "older", store.objects)
+        recovery = recovered(older)
+        assert recovery.repaired == 1
+        assert recovery.findings == []
+        np.testing.assert_array_equal(read(older.engine, "dataset", "a"), arrays["a"])
+        older.engine.close()
+
+    def test_a_pack_with_a_payload_that_cannot_be_read_is_never_deleted(self, store: Store, tmp_path: Path) -> None:
+        pack = store.pack("a", "b", "c")
+        key = packed_key(find(store.engine, "dataset", "a").locator.key)
+        name = pack_name(pack)
+        data = bytearray(store.chunks.client.get_all(name))
+        data[key.offset + key.length - 100] ^= 1
+        store.chunks.client.put(name, bytes(data))
+        again = Store(tmp_path / "empty", store.objects)
+        recovery = recovered(again)
+        assert sorted((finding.id, finding.outcome) for finding in recovery.findings) == [
+            ("", "failed"),
+            ("b", "recovered"),
+            ("c", "recovered"),
+        ]
+        again.arrays = {"b": store.arrays["b"], "c": store.arrays["c"]}
+        again.check()
+        again.delete("b", "c")
+        again.engine.sweep(in_grace=True)
+        again.engine.sweep(in_grace=True)
+        assert pack in again.stored()
+        again.engine.close()
+
+    def test_a_pack_with_a_damaged_directory_is_reported(self, store: Store, tmp_path: Path) -> None:
+        pack = store.pack("a", "b")
+        data = bytearray(store.chunks.client.get_all(pack_name(pack)))
+        data[-40] ^= 1
+        store.chunks.client.put(pack_name(pack), bytes(data))
+        again = Store(tmp_path / "empty", store.objects)
+        (finding,) = recovered(again).findings
+        assert (finding.file, finding.outcome) == (f"pack {pack}", "failed")
+        again.engine.sweep(in_grace=True)
+        assert again.stored() == {pack}
+        again.engine.close()
