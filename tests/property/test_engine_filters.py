@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from support.engine import commit, create, stored_tensor
 from support.filters import matches
+from support.postgres import new_dsn
 from tensorus_codecs.summary import ValueSummary
-from tensorus_server.catalogue.abc import PageRequest
+from tensorus_server.catalogue.abc import Catalogue, PageRequest
+from tensorus_server.catalogue.postgres import PostgresCatalogue
 from tensorus_server.catalogue.sql import filter_sql
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.filter import metadata_index
@@ -138,9 +140,10 @@ filters: st.SearchStrategy[Filter] = st.recursive(
 )
 
 
-@pytest.fixture(scope="module")
-def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteCatalogue]:
-    opened = SqliteCatalogue(tmp_path_factory.mktemp("filters"))
+@pytest.fixture(scope="module", params=["SQLite", "PostgreSQL"])
+def catalogue(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalogue]:
+    in_sqlite = request.param == "SQLite"
+    opened = SqliteCatalogue(tmp_path_factory.mktemp("filters")) if in_sqlite else PostgresCatalogue(new_dsn())
     # Another dataset with much the same metadata, of which no filter may find anything.
     other = create(opened, "other")
     group = [{"a": number, "b": TEXTS} for number in NUMBERS]
@@ -158,7 +161,7 @@ def index_of_at_most(values_max: int, named_keys_max: int) -> Iterator[None]:
         yield
 
 
-def insert(catalogue: SqliteCatalogue, described: list[dict[str, Any]]) -> tuple[Dataset, list[Tensor]]:
+def insert(catalogue: Catalogue, described: list[dict[str, Any]]) -> tuple[Dataset, list[Tensor]]:
     """Commit tensors into a dataset of their own."""
     dataset = create(catalogue, f"dataset-{next(_numbers)}")
     ids = ["a", "ab", "ä", "\U0010ffff", "1", "B", "[3, 4]", "b"]
@@ -167,8 +170,8 @@ def insert(catalogue: SqliteCatalogue, described: list[dict[str, Any]]) -> tuple
     )
 
 
-def found(catalogue: SqliteCatalogue, dataset: Dataset, filter_: Filter) -> list[str]:
-    """Return the ids that SQLite finds; by both of its ways."""
+def found(catalogue: Catalogue, dataset: Dataset, filter_: Filter) -> list[str]:
+    """Return the ids that the catalogue finds, by both of its ways."""
     request = PageRequest(filter_, size=100)
     tensors = catalogue.tensors.page(dataset.name, request).tensors
     assert catalogue.tensors.generations(dataset.name, request) == [tensor.generation for tensor in tensors]
@@ -194,7 +197,7 @@ def found(catalogue: SqliteCatalogue, dataset: Dataset, filter_: Filter) -> list
     bounds=(1, 32),
 )
 def test_a_filter_finds_what_its_words_say_and_its_negation_the_rest(
-    catalogue: SqliteCatalogue,
+    catalogue: Catalogue,
     described: list[dict[str, Any]],
     asked: list[Filter],
     probe_max: int,
@@ -227,7 +230,7 @@ def test_a_filter_finds_what_its_words_say_and_its_negation_the_rest(
 )
 @settings(max_examples=settings.default.max_examples // 2)
 def test_a_filter_sees_metadata_as_it_was_last_replaced(
-    catalogue: SqliteCatalogue,
+    catalogue: Catalogue,
     described: list[dict[str, Any]],
     replaced: list[dict[str, Any]],
     filter_: Filter,
@@ -247,7 +250,7 @@ def test_a_filter_sees_metadata_as_it_was_last_replaced(
 @given(
     texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), min_size=1, max_size=8, unique=True)
 )
-def test_a_prefix_finds_exactly_the_texts_that_begin_so(catalogue: SqliteCatalogue, texts: list[str]) -> None:
+def test_a_prefix_finds_exactly_the_texts_that_begin_so(catalogue: Catalogue, texts: list[str]) -> None:
     described = [{"metadata": {"a": text}} for text in texts]
     dataset, committed = insert(catalogue, described)
     try:
@@ -261,7 +264,7 @@ def test_a_prefix_finds_exactly_the_texts_that_begin_so(catalogue: SqliteCatalog
 
 
 @pytest.mark.parametrize("filter_", [Exists(Key("@dim.0")), Compare(Key("@dim.0"), Operator.EQUAL, 3)])
-def test_a_metadata_key_never_names_a_dimension(catalogue: SqliteCatalogue, filter_: Filter) -> None:
+def test_a_metadata_key_never_names_a_dimension(catalogue: Catalogue, filter_: Filter) -> None:
     # No name of a metadata key begins with "@", and nobody has a key that there cannot be.
     dataset, committed = insert(catalogue, [{"shape": (3, 4)}, {"metadata": {"@dim.0": 3}}])
     assert not any(matches(filter_, tensor) for tensor in committed)

@@ -17,6 +17,7 @@ from contract.catalogue_members import CatalogueMembersContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
 from contract.catalogue_packs import CataloguePacksContract
 from contract.catalogue_paging import CataloguePagingContract
+from contract.catalogue_promises import keeps
 from contract.catalogue_purge import CataloguePurgeContract
 from contract.catalogue_references import CatalogueReferencesContract
 from contract.catalogue_totals import CatalogueTotalsContract
@@ -81,11 +82,41 @@ class TestPostgresBases(CatalogueBasesContract):
 
 
 class TestPostgresHistory(CatalogueHistoryContract):
-    """Likewise."""
+    """Likewise. A program of reads takes seconds, so one is enough in every run."""
+
+    @pytest.mark.parametrize(
+        ("seed", "retention_s"),
+        [
+            (0, 10**6),
+            *(pytest.param(seed, 10**6, marks=pytest.mark.long) for seed in (1, 2)),
+            *(pytest.param(seed, 0, marks=pytest.mark.long) for seed in (0, 1, 2)),
+        ],
+    )
+    @keeps(2, 4, 6, 7, 9)
+    def test_each_state_is_what_it_was_or_not_kept(
+        self, catalogue: Catalogue, reopen: Reopen, seed: int, retention_s: int
+    ) -> None:
+        super().test_each_state_is_what_it_was_or_not_kept(catalogue, reopen, seed, retention_s)
 
 
 class TestPostgresIsolation(CatalogueIsolationContract):
     """Likewise."""
+
+
+class TestPostgresMembers(CatalogueMembersContract):
+    """Likewise."""
+
+    @pytest.fixture
+    def pair(self) -> Iterator[tuple[Catalogue, Catalogue]]:
+        dsn = empty_schema()
+        one, two = PostgresCatalogue(dsn), PostgresCatalogue(dsn)
+        yield one, two
+        one.close()
+        two.close()
+
+    @pytest.fixture
+    def clock(self, set_clock_back: Callable[[float], None]) -> Callable[[float], None]:
+        return lambda seconds: set_clock_back(-seconds)
 
 
 class TestPostgresOrdinals(CatalogueOrdinalsContract):

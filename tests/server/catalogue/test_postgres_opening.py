@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import psycopg
@@ -186,3 +189,14 @@ def test_the_epoch_is_raised_once_a_day(monkeypatch: pytest.MonkeyPatch) -> None
     assert before is not None
     assert payloads.identity == StoreIdentity(before.id, before.epoch + 1)
     catalogue.close()
+
+
+def test_who_uses_sqlite_does_not_import_psycopg(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from tensorus_server.app import open_engine; "
+        "from tensorus_server.config import EngineConfig; "
+        f"open_engine(EngineConfig(data_dir=Path({str(tmp_path)!r}))).close(); "
+        "print([name for name in sys.modules if name.startswith('psycopg')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

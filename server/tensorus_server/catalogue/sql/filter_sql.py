@@ -72,6 +72,18 @@ _NUMBER_COLUMNS = {
     Property.INFINITY_COUNT: "t.infinity_count",
 }
 
+_INTEGERS = frozenset(
+    {
+        Property.RANK,
+        Property.NBYTES,
+        Property.STORED_BYTES,
+        Property.ZERO_COUNT,
+        Property.NAN_COUNT,
+        Property.INFINITY_COUNT,
+    }
+)
+"""Columns that are compared with integers where the value is one: PostgreSQL uses no index of integers for a float."""
+
 _OPERATORS = {
     Operator.EQUAL: "=",
     Operator.NOT_EQUAL: "<>",
@@ -195,6 +207,8 @@ def _column_condition(node: Compare | OneOf | Exists | Prefix, field: Property) 
     is_text = field in _TEXT_COLUMNS
     column = _TEXT_COLUMNS[field] if is_text else _NUMBER_COLUMNS[field]
     where, parameters = _value_condition(node, number=None if is_text else column, text=column if is_text else None)
+    if field in _INTEGERS:
+        parameters = [int(value) if value.is_integer() and abs(value) < 2**63 else value for value in parameters]
     # A column is NULL if the dtype has no such summary. IS TRUE makes the condition false then.
     return f"(({where}) IS TRUE)", parameters
 

@@ -23,11 +23,21 @@ from tensorus_server.limits import PAGE_READ_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from tensorus_server.catalogue.abc import StoredTensor
     from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.catalogue.sql.row_tables import RowTables
     from tensorus_server.model import Tensor
 
-__all__ = ["Batch", "find_tensors", "page_from", "page_of_tensors", "rows_by_generation", "sort_key", "source_crc32c"]
+__all__ = [
+    "Batch",
+    "find_tensors",
+    "page_from",
+    "page_of_tensors",
+    "rows_by_generation",
+    "sort_key",
+    "source_crc32c",
+    "taken_ids",
+]
 
 _SORT_COLUMNS = {"created": "seq", "id": "id", "nbytes": "nbytes", "stored_bytes": "stored_bytes"}
 
@@ -76,6 +86,16 @@ def find_tensors(
     for row in rows:
         found[row[0]] = _tensor(connection, row[1:], ds, name, tables)
     return found
+
+
+def taken_ids(connection: Connection, group: Sequence[StoredTensor]) -> set[tuple[int, str]]:
+    """Return which of the group's datasets and ids are taken already."""
+    ids: dict[int, list[str]] = {}
+    for stored in group:
+        ids.setdefault(stored.dataset.number, []).append(stored.new.id)
+    # CROSS JOIN makes SQLite look up each id, however many tensors exist.
+    statement = "SELECT t.id FROM json_each(?) wanted CROSS JOIN tensor t ON t.ds = ? AND t.id = wanted.value"
+    return {(ds, found) for ds in ids for (found,) in select(connection, statement, (to_json(ids[ds]), ds))}
 
 
 def source_crc32c(connection: Connection, existing: Tensor | None) -> int | None:

@@ -20,7 +20,7 @@ from tensorus_server.catalogue.sql.fence import WriteFence
 from tensorus_server.catalogue.sql.filter_sql import compile_filter
 from tensorus_server.catalogue.sql.numbers import Numbers, latest_generation
 from tensorus_server.catalogue.sql.packs import require_packs
-from tensorus_server.catalogue.sql.reading import find_tensors, page_of_tensors, source_crc32c
+from tensorus_server.catalogue.sql.reading import find_tensors, page_of_tensors, source_crc32c, taken_ids
 from tensorus_server.catalogue.sql.restoring import Rules, is_kept, renewed, restore
 from tensorus_server.catalogue.sql.rows import (
     ROW_CHECKSUM_COLUMNS,
@@ -236,7 +236,7 @@ class SqlTensorTable(TensorTable):
         checks: _Checks,
     ) -> list[Tensor | Exception]:
         content = checks.content
-        taken = _taken(connection, group)
+        taken = taken_ids(connection, group)
         outcomes: list[Tensor | Exception] = []
         fresh: list[tuple[StoredTensor, Tensor]] = []
         for stored in group:
@@ -494,13 +494,3 @@ def _abandoned(stored: StoredTensor, outcome: Tensor | Exception) -> Exception:
         dataset=stored.dataset.name,
         tensor=stored.new.id,
     )
-
-
-def _taken(connection: Connection, group: Sequence[StoredTensor]) -> set[tuple[int, str]]:
-    """Return which of the group's datasets and ids are taken already."""
-    ids: dict[int, list[str]] = {}
-    for stored in group:
-        ids.setdefault(stored.dataset.number, []).append(stored.new.id)
-    # CROSS JOIN makes SQLite look up each id, however many tensors exist.
-    statement = "SELECT t.id FROM json_each(?) wanted CROSS JOIN tensor t ON t.ds = ? AND t.id = wanted.value"
-    return {(ds, found) for ds in ids for (found,) in select(connection, statement, (to_json(ids[ds]), ds))}
