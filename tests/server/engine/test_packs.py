@@ -114,6 +114,17 @@ class TestSweep:
         assert (swept.deleted, swept.emptied, swept.packs) == (1, 0, 0)
         assert pack in store.stored()
 
+    def test_the_garbage_in_packs_is_told(self, store: Store) -> None:
+        store.pack("a", "b", "c")
+        assert store.engine.store_stats().garbage_bytes == 0
+        size = find(store.engine, "dataset", "a").locator.length
+        store.delete("a")
+        stats = store.engine.store_stats()
+        assert size < stats.garbage_bytes < size + 1000
+        assert not stats.garbage_bytes_estimated
+        store.engine.sweep(in_grace=True)
+        assert size < store.engine.store_stats().garbage_bytes < size + 1000
+
     def test_several_are_emptied_into_one(self, store: Store) -> None:
         for number in range(3):
             store.pack(*(f"{number}{letter}" for letter in "abc"))
