@@ -55,11 +55,15 @@ _NEEDED = (
 )
 """Tables whose rows need a payload, with the column of its key, and what limits an index of it."""
 
-_DUE = """
-SELECT pack, object_bytes FROM pack WHERE object_bytes > 0 AND (checked_us IS NULL OR checked_us NOT BETWEEN ? AND ?)
-ORDER BY coalesce(checked_us, 0), pack LIMIT ?
+_PACKS = "SELECT pack, object_bytes, checked_us FROM pack WHERE object_bytes > 0"
+_DUE = f"""
+SELECT pack, object_bytes FROM (
+  SELECT * FROM ({_PACKS} AND checked_us IS NULL ORDER BY pack LIMIT ?) AS marked
+  UNION ALL SELECT * FROM ({_PACKS} AND checked_us < ? ORDER BY checked_us LIMIT ?) AS old
+  UNION ALL SELECT * FROM ({_PACKS} AND checked_us > ? ORDER BY checked_us LIMIT ?) AS ahead
+) AS due ORDER BY coalesce(checked_us, 0), pack LIMIT ?
 """
-"""If the clock was set back, a pack is due at once."""
+"""Three parts, so that an index has the first rows of each. If the clock was set back, a pack is due at once."""
 
 _CONTENT = """
 SELECT key, sum(held), max(naming) FROM (
@@ -253,9 +257,10 @@ def require_packs(connection: apsw.Connection, stored: StoredTensor) -> None:
             )
 
 
-def _due(limit: int) -> tuple[int, int, int]:
+def _due(limit: int) -> tuple[int, ...]:
+    """Return the parameters of `_DUE`."""
     now = now_us()
-    return now - _DAY_US, now, limit
+    return limit, now - _DAY_US, limit, now, limit, limit
 
 
 def _seal(connection: apsw.Connection, member: int | None, pack: str, object_bytes: int) -> None:
