@@ -287,8 +287,8 @@ PACK_BYTES_MAX = 16 * 1024 * 1024
 """Stored bytes of the payloads of one pack. A million tensors of 4 KiB, if they are not inline, then cost 256 requests."""
 
 SEGMENT_OBJECT_BYTES = 8 * 1024 * 1024
-"""Stored bytes at which an object store completes an object of a larger payload. Three of them may be in memory per payload:
-two on their way, and one that grows."""
+"""About the stored bytes at which an object store completes an object of a larger payload. Three of them may be in memory per
+payload: two on their way, and one that grows."""
 
 READ_AHEAD_BYTES = 16 * 1024 * 1024
 """Stored bytes that a read requests ahead from an object store: on 50 ms per request, 320 MB/s."""

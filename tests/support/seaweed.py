@@ -26,11 +26,15 @@ import pytest
 
 __all__ = [
     "ACCESS_KEY",
+    "BUCKET",
+    "CONFIG",
     "SECRET_KEY",
     "Seaweed",
     "SeaweedError",
+    "answers",
     "free_ports",
     "kill_with_parent",
+    "make_bucket",
     "new_prefix",
     "shared_seaweed",
     "weed",
@@ -44,7 +48,7 @@ _START_S = 60.0
 _TRIES = 5
 _PR_SET_PDEATHSIG = 1
 
-_CONFIG = {
+CONFIG = {
     "identities": [
         {
             "name": "tests",
@@ -118,7 +122,7 @@ class Seaweed:
         self._volume_mb = volume_mb
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "data").mkdir(exist_ok=True)
-        (folder / "s3.json").write_text(json.dumps(_CONFIG))
+        (folder / "s3.json").write_text(json.dumps(CONFIG))
         self._process: subprocess.Popen[bytes] | None = None
         for left in reversed(range(_TRIES)):
             self.port, self._master, self._volume, self._filer = free_ports(4)
@@ -130,7 +134,7 @@ class Seaweed:
                 self.kill()
                 if not left:
                     raise
-        self._make_bucket()
+        make_bucket(self.endpoint)
 
     @property
     def endpoint(self) -> str:
@@ -180,44 +184,14 @@ class Seaweed:
             assert self._process is not None
             if self._process.poll() is not None:
                 raise SeaweedError(f"SeaweedFS ended: {self._log_end()}")
-            with (
-                suppress(OSError),
-                closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)) as connection,
-            ):
-                connection.request("GET", "/")
-                # It says that nobody may list the buckets without credentials.
-                connection.getresponse().read()
+            with suppress(OSError):
+                answers(self.port)
                 return
             time.sleep(0.05)
         raise SeaweedError(f"SeaweedFS does not answer: {self._log_end()}")
 
     def _log_end(self) -> str:
         return (self._folder / "log").read_text(errors="replace")[-2000:]
-
-    def _make_bucket(self) -> None:
-        """Make the bucket, and wait until objects can be stored."""
-        from obstore import put  # noqa: PLC0415 - an extra
-        from obstore.exceptions import BaseError  # noqa: PLC0415
-        from obstore.store import S3Store  # noqa: PLC0415
-
-        store = S3Store(
-            BUCKET,
-            endpoint=self.endpoint,
-            region="us-east-1",
-            access_key_id=ACCESS_KEY,
-            secret_access_key=SECRET_KEY,
-            client_options={"allow_http": True},
-        )
-        give_up_s = time.monotonic() + _START_S
-        while True:
-            try:
-                # This server makes the bucket of an administrator's first object.
-                put(store, "ready", b"", use_multipart=False)
-            except BaseError:
-                assert time.monotonic() < give_up_s
-                time.sleep(0.1)
-            else:
-                return
 
 
 _shared: list[Seaweed] = []
@@ -236,3 +210,41 @@ def shared_seaweed() -> Seaweed:
 def new_prefix() -> str:
     """Return a prefix that no other test uses."""
     return f"test-{uuid.uuid4().hex[:16]}"
+
+
+def answers(port: int) -> None:
+    """Ask a server on loopback, and return if it answers.
+
+    Raises:
+        OSError: it does not.
+    """
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+        connection.request("GET", "/")
+        # A gateway says that nobody may list the buckets without credentials.
+        connection.getresponse().read()
+
+
+def make_bucket(endpoint: str) -> None:
+    """Make the bucket, and wait until objects can be stored."""
+    from obstore import put  # noqa: PLC0415 - an extra
+    from obstore.exceptions import BaseError  # noqa: PLC0415
+    from obstore.store import S3Store  # noqa: PLC0415
+
+    store = S3Store(
+        BUCKET,
+        endpoint=endpoint,
+        region="us-east-1",
+        access_key_id=ACCESS_KEY,
+        secret_access_key=SECRET_KEY,
+        client_options={"allow_http": True},
+    )
+    give_up_s = time.monotonic() + _START_S
+    while True:
+        try:
+            # This server makes the bucket of an administrator's first object.
+            put(store, "ready", b"", use_multipart=False)
+        except BaseError:
+            assert time.monotonic() < give_up_s
+            time.sleep(0.1)
+        else:
+            return

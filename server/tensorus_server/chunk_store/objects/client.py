@@ -161,8 +161,12 @@ class ObjectClient:
         """Return the size of an object in bytes. Errors as of `get`."""
         return self._request("head", lambda library, store: int(library.head(store, self._path(name))["size"]))
 
-    def objects(self, folder: str) -> Iterator[StoredObject]:
+    def objects(self, folder: str, *, once: bool = False) -> Iterator[StoredObject]:
         """Yield the objects whose names begin with `folder` and a slash, in the order of their names.
+
+        Args:
+            folder: without the slash.
+            once: whether to make one attempt only.
 
         Raises:
             StoreUnavailableError: the service fails, or refuses.
@@ -182,12 +186,16 @@ class ObjectClient:
                 pages = None
                 raise
 
-        while page := self._request("list", next_page):
+        while page := self._request("list", next_page, once=once):
             yield from page
             last = self._path(page[-1].name)
 
-    def delete(self, names: Sequence[str]) -> None:
+    def delete(self, names: Sequence[str], *, once: bool = False) -> None:
         """Delete objects; those that do not exist are ignored.
+
+        Args:
+            names: of the objects.
+            once: whether to make one attempt only.
 
         Raises:
             StoreUnavailableError: the service fails, or refuses; some may be deleted.
@@ -204,7 +212,7 @@ class ObjectClient:
 
         for start in range(0, len(names), _DELETE_AT_ONCE):
             paths = [self._path(name) for name in names[start : start + _DELETE_AT_ONCE]]
-            self._request("delete", partial(delete, paths=paths))
+            self._request("delete", partial(delete, paths=paths), once=once)
 
     def sign(self, names: Sequence[str], expires_s: float) -> list[str] | None:
         """Return a URL for each object with which anybody can GET it; None: this store cannot sign.
@@ -235,7 +243,7 @@ class ObjectClient:
     def _entry(self, entry: Any) -> StoredObject:
         return StoredObject(entry["path"][len(self._prefix) :], entry["size"], entry["last_modified"].timestamp())
 
-    def _request(self, kind: str, attempt: Callable[[Any, Any], T]) -> T:
+    def _request(self, kind: str, attempt: Callable[[Any, Any], T], *, once: bool = False) -> T:
         limits = self._limits
         give_up_s = time.monotonic() + limits.total_s
         pause_s = limits.backoff_s
@@ -250,7 +258,13 @@ class ObjectClient:
                 failure = error
             except Exception as error:  # noqa: BLE001 - the library raises errors of many classes, ValueError too
                 failure = self._failure(library, error)
-            if not failure.again or made >= limits.attempts or time.monotonic() + pause_s > give_up_s or self._closed:
+            if (
+                once
+                or not failure.again
+                or made >= limits.attempts
+                or time.monotonic() + pause_s > give_up_s
+                or self._closed
+            ):
                 break
             time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads attempts, hides nothing
             pause_s = min(2 * pause_s, 5.0)

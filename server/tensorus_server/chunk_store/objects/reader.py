@@ -2,7 +2,7 @@
 
 A payload is a sequence of spans of objects: one for a payload in a pack or in a single segment, several for others. What a
 payload's opening has fetched is kept, since the chunk index is in it. `prefetch` starts GETs on threads of their own: announced
-ranges that follow each other are merged, up to 4 MiB, so that each pays for its round trip. What was fetched is kept until it
+ranges that follow each other are merged, up to 4.5 MiB, so that each pays for its round trip. What was fetched is kept until it
 was read, or the reader is closed. All readers together keep no more than their budget; beyond it, `prefetch` does nothing, and
 `read` makes the GET itself.
 """
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 from tensorus_server.background import result_of
 from tensorus_server.chunk_store.abc import ChunkReader, PayloadMissingError, PayloadUnreadableError
 from tensorus_server.errors import StoreUnavailableError
+from tensorus_server.limits import SEGMENT_OBJECT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ObjectReader", "ReaderParts", "Span", "UnreadableReader"]
 
-_FETCH_BYTES_MAX = 4 * 1024 * 1024
-"""Up to this size, ranges that follow each other are fetched together: a GET then takes as long to transfer, at 80 MB/s, as to
-be answered."""
+_FETCH_BYTES_MAX = SEGMENT_OBJECT_BYTES * 9 // 16
+"""Up to this size, half of a segment, ranges that follow each other are fetched together: a GET then takes as long to transfer,
+at 80 MB/s, as to be answered."""
 
 _GAP_BYTES_MAX = 64 * 1024
 """Unneeded bytes between two ranges up to which they are fetched together."""

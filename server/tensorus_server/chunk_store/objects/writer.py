@@ -1,8 +1,9 @@
 """Writes one payload: small ones go to the packer, larger ones into segments of their own.
 
-A segment is an object, stored by a plain PUT on another thread, at most two at a time. It is complete when it has
-`SEGMENT_OBJECT_BYTES`, when the payload is kept, or when the payload ends. So a payload that is being written takes up to three
-segments of memory; if all payloads together take more than their budget, each completes its segment earlier, and waits.
+A segment is an object, stored by a plain PUT on another thread, at most two at a time. It is complete when what comes next
+would make it larger than 9/8 of `SEGMENT_OBJECT_BYTES`, when the payload is kept, or when it ends. So a payload that is being
+written takes up to three segments of memory; if all payloads together take more than their budget, each completes its segment
+earlier, and waits.
 """
 
 from __future__ import annotations
@@ -100,11 +101,12 @@ class SegmentWriter(ChunkWriter):
         with self._ended_on_error():
             for buffer in buffers:
                 for piece in _pieces(buffer, self._parts.segment_bytes):
+                    # Lazily, so that a chunk index that comes last usually needs no object of its own.
+                    if self._buffer and len(self._buffer) + piece.nbytes > self._parts.segment_bytes * 9 // 8:
+                        self._complete()
                     self._buffer += piece
                     self._parts.budget.take(piece.nbytes)
-                    if len(self._buffer) >= self._parts.segment_bytes:
-                        self._complete()
-                    elif self._parts.budget.is_exhausted and len(self._buffer) >= _EARLY_BYTES_MIN:
+                    if self._parts.budget.is_exhausted and len(self._buffer) >= _EARLY_BYTES_MIN:
                         self._complete()
                         self._wait_for(0)
 

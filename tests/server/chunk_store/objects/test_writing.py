@@ -204,6 +204,26 @@ def test_a_put_that_always_fails_ends_the_write_and_what_was_kept_stays(
         assert content(store, key, 7) == b"kept on"
 
 
+def test_dropping_many_payloads_does_not_wait_for_a_store_that_is_away(
+    make_store: MakeStore, seaweed: Seaweed, prefix: str
+) -> None:
+    away = threading.Event()
+    with HttpProxy(seaweed.port, lambda _: Treatment("status", 503) if away.is_set() else None) as proxy:
+        store = make_store(url=f"s3://tensorus/{prefix}?endpoint={proxy.endpoint}", packed_bytes_max=-1)
+        staged = []
+        for _ in range(20):
+            writer = store.begin(new_payload_key())
+            writer.append([b"payload"])
+            staged.append(writer.finish())
+        away.set()
+        arrived = len(proxy.passed)
+        for payload in staged:
+            store.drop(payload)
+        # The first tells, and the sweep deletes the others.
+        assert len(proxy.passed) == arrived + 1
+        assert sorted(store.writes.shared.garbage) == sorted(payload.payload_key for payload in staged)
+
+
 def test_another_process_goes_on_after_the_first_has_died_and_the_old_writer_cannot_commit(
     make_store: MakeStore, log: SharedLog, raw: RawObjects
 ) -> None:
