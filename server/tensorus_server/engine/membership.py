@@ -172,6 +172,14 @@ class MemberWrites:
         self._membership = membership
         self._members = membership.members
 
+    def require(self) -> None:
+        """Check, before each PUT of an object, that nobody may have declared this process dead; costs no statement.
+
+        Raises:
+            StoreUnavailableError: somebody may have.
+        """
+        self._membership.require()
+
     def begin(self, keys: Sequence[str]) -> None:
         """Record, durably, that objects are about to be written.
 

@@ -47,6 +47,9 @@ class WriteFence:
         self._packs: set[str] = set()
         self._committed: list[str] = []
         self._sealed: dict[str, int] = {}
+        if member is None:
+            # It owns nothing, so whatever would need an owner fails.
+            return
         keys = [key for stored in group if is_of_object_store(key := stored.locator.key) and _is_own(stored)]
         if keys:
             self._lock_begun(keys)
