@@ -13,6 +13,7 @@ import pytest
 from support.arrays import random_bits
 from support.engine import find, insert, pieces_of, read
 from support.packs import CatalogueLog
+from support.seaweed import ACCESS_KEY, SECRET_KEY, shared_seaweed
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import packed_key
 from tensorus_server.catalogue.sql.packs import SqlPackTable
@@ -26,21 +27,28 @@ from tensorus_server.engine.recovery_sources import ObjectSource
 from tensorus_server.errors import StoreBusyError
 from tensorus_server.model import Schema, Tensor
 
+pytest.importorskip("obstore", reason="obstore is not installed: pip install 'tensorus[object-store]'")
+
 
 class Store:
-    """An engine on a catalogue in a folder, and on objects in memory that outlive it."""
+    """An engine on a catalogue in a folder, and on objects that outlive it."""
 
-    def __init__(self, folder: Path, objects: Any = None) -> None:
+    def __init__(self, folder: Path, url: str, objects: Any = None) -> None:
         folder.mkdir(exist_ok=True)
+        self.url = url
         self.catalogue = SqliteCatalogue(folder)
-        self.chunks = ObjectChunkStore("memory://test", writes=CatalogueLog(self.catalogue))
+        self.chunks = ObjectChunkStore(url, writes=CatalogueLog(self.catalogue))
         self.chunks.client._opened()
-        # `Any`: the library's store.
+        # `Any`: the library's store. Objects in memory belong to one client.
         client: Any = self.chunks.client
         client._store = objects or client._store
         self.objects = client._store
         self.engine = Engine(self.catalogue, self.chunks, CodecPool(2), sweeps=False)
         self.arrays: dict[str, np.ndarray[Any, Any]] = {}
+
+    def beside(self, folder: Path) -> Store:
+        """Return an engine on the same objects, with a catalogue in another folder."""
+        return Store(folder, self.url, self.objects)
 
     def insert(self, *ids: str) -> list[Tensor]:
         """Insert tensors that are too large for a row, all in one pack."""
@@ -74,9 +82,11 @@ class Store:
             np.testing.assert_array_equal(read(self.engine, "dataset", tensor_id), array)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(tmp_path / "store")
+@pytest.fixture(params=["memory", "SeaweedFS"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    opened = Store(tmp_path / "store", "memory://test" if request.param == "memory" else shared_seaweed().url())
     yield opened
     opened.engine.close()
 
@@ -185,7 +195,7 @@ class TestRecovery:
     def test_without_a_catalogue_all_packed_tensors_come_back(self, store: Store, tmp_path: Path) -> None:
         store.pack("a", "b", "c")
         store.insert("d")
-        again = Store(tmp_path / "empty", store.objects)
+        again = store.beside(tmp_path / "empty")
         again.arrays = store.arrays
         recovery = recovered(again)
         assert {finding.id: finding.outcome for finding in recovery.findings} == dict.fromkeys("abcd", "recovered")
@@ -203,7 +213,7 @@ class TestRecovery:
         store.delete("b", "c")
         store.catalogue.garbage.delete(store.catalogue.garbage.due(10, in_grace=True))
         assert store.engine.sweep().emptied == 1
-        again = Store(tmp_path / "empty", store.objects)
+        again = store.beside(tmp_path / "empty")
         again.arrays = store.arrays
         outcomes = sorted((finding.id, finding.outcome) for finding in recovered(again).findings)
         # The deletions are lost with the catalogue.
@@ -217,12 +227,12 @@ class TestRecovery:
         arrays = store.arrays
         store.engine.close()
         shutil.copytree(tmp_path / "store", tmp_path / "older")
-        store = Store(tmp_path / "store", store.objects)
+        store = store.beside(tmp_path / "store")
         store.arrays = dict(arrays)
         store.delete("b", "c")
         assert store.engine.sweep(in_grace=True).packs == 1
         store.engine.close()
-        older = Store(tmp_path / "older", store.objects)
+        older = store.beside(tmp_path / "older")
         recovery = recovered(older)
         assert recovery.repaired == 1
         assert recovery.findings == []
@@ -236,7 +246,7 @@ class TestRecovery:
         data = bytearray(store.chunks.client.get_all(name))
         data[key.offset + key.length - 100] ^= 1
         store.chunks.client.put(name, bytes(data))
-        again = Store(tmp_path / "empty", store.objects)
+        again = store.beside(tmp_path / "empty")
         recovery = recovered(again)
         assert sorted((finding.id, finding.outcome) for finding in recovery.findings) == [
             ("", "failed"),
@@ -256,7 +266,7 @@ class TestRecovery:
         data = bytearray(store.chunks.client.get_all(pack_name(pack)))
         data[-40] ^= 1
         store.chunks.client.put(pack_name(pack), bytes(data))
-        again = Store(tmp_path / "empty", store.objects)
+        again = store.beside(tmp_path / "empty")
         (finding,) = recovered(again).findings
         assert (finding.file, finding.outcome) == (f"pack {pack}", "failed")
         again.engine.sweep(in_grace=True)
