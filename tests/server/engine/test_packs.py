@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 from support.arrays import random_bits
-from support.engine import find, insert, pieces_of, read
+from support.engine import find, insert, pieces_of, read, set_aside_now
 from support.packs import CatalogueLog
 from support.seaweed import ACCESS_KEY, SECRET_KEY, shared_seaweed
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import packed_key
 from tensorus_server.catalogue.sql.packs import SqlPackTable
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
+from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.chunk_store.objects.names import pack_name
+from tensorus_server.chunk_store.objects.packs import pack_bytes
 from tensorus_server.chunk_store.objects.store import ObjectChunkStore
 from tensorus_server.engine.codec_pool import CodecPool
 from tensorus_server.engine.engine import Engine
@@ -26,6 +28,7 @@ from tensorus_server.engine.recover import Recovery, recover
 from tensorus_server.engine.recovery_sources import ObjectSource
 from tensorus_server.errors import StoreBusyError
 from tensorus_server.model import Schema, Tensor
+from tensorus_server.payload_keys import PACK_PREFIX
 
 pytest.importorskip("obstore", reason="obstore is not installed: pip install 'tensorus[object-store]'")
 
@@ -187,6 +190,34 @@ class TestSweep:
         assert store.engine.sweep(in_grace=True).packs == 1
         pieces = pieces_of(store.engine, early)
         assert b"".join(bytes(piece.data) for piece in pieces) == store.arrays["b"].tobytes()
+
+
+class TestListing:
+    """Packs that the catalogue does not know."""
+
+    def test_a_pack_that_no_row_names_goes_to_quarantine_and_others_stay(self, store: Store) -> None:
+        known = store.pack("a", "b", "c")
+        begun = store.chunks._packer.new_pack()
+        retired = store.pack("d")
+        store.delete("d")
+        store.catalogue.garbage.delete(store.catalogue.garbage.due(10, in_grace=True))
+        store.engine.sweep()
+        stray = new_payload_key()
+        for pack in (stray, begun):
+            data, _ = pack_bytes(pack, [(new_payload_key(), b"x" * 100)])
+            store.chunks.client.put(pack_name(pack), data)
+        assert store.stored() == {known, begun, retired, stray}
+        assert set_aside_now(store.engine) == 1
+        assert store.stored() == {known, begun, retired}
+        (entry,) = store.engine.quarantine.entries()
+        assert entry.key == PACK_PREFIX + stray
+        store.engine.quarantine.restore(entry)
+        assert stray in store.stored()
+        assert set_aside_now(store.engine) == 1
+        assert store.engine.empty_quarantine() == 1
+        names = {found.name for found in store.chunks.client.objects("p")}
+        assert names == {pack_name(pack) for pack in (known, begun, retired)}
+        store.check()
 
 
 class TestRecovery:
