@@ -250,7 +250,8 @@ class ObjectClient:
         made = 0
         while True:
             library, store = self._opened()
-            self.requests[kind] += 1
+            with self._lock:
+                self.requests[kind] += 1
             made += 1
             try:
                 return attempt(library, store)

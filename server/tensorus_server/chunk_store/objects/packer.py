@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tensorus_server import background
@@ -160,7 +161,9 @@ class Packer:
         with self._names_lock:
             names, self._names = self._names, []
         if names:
-            self._writes.forget([PACK_KEY + name for name in names])
+            # They are of no use to anyone, and go when this process's keys do.
+            with suppress(StoreUnavailableError):
+                self._writes.forget([PACK_KEY + name for name in names])
 
     def _store(self, payload_keys: list[str]) -> None:
         """Start to store pending payloads. The lock is held."""
