@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["PacksSwept", "sweep_packs"]
 
 _CLAIMED = 100
-"""Packs that are looked at together."""
+"""Packs that are looked at, or retired, in one transaction."""
 
 _LOOKED_AT_MAX = 10_000
 """Packs that one sweep looks at. At one sweep per minute, 14 million packs are looked at each day, which is 220 TiB of them."""
@@ -94,8 +94,10 @@ def sweep_packs(table: PackTable, store: PackStore, *, is_closing: Callable[[], 
         if doubtful:
             _log.error("%d packs stay, because rows name more payloads in them than their index does", len(doubtful))
         waiting -= doubtful
-        swept.retired += len(table.retire([content.pack for content in unneeded if content.pack in waiting]))
-        waiting.difference_update(content.pack for content in unneeded)
+        retired = [content.pack for content in unneeded if content.pack in waiting]
+        for start in range(0, len(retired), _CLAIMED):
+            swept.retired += len(table.retire(retired[start : start + _CLAIMED]))
+            waiting.difference_update(retired[start : start + _CLAIMED])
         for group in _groups([content for content in sparse if content.pack in waiting]):
             if is_closing():
                 break

@@ -104,9 +104,13 @@ def test_no_table_is_scanned_to_look_at_a_pack(catalogue: SqliteCatalogue) -> No
         packs._DUE: packs._due(1),
         packs._CONTENT: ("a", "b") * 5,
         packs._IS_USED: ("a", "b") * 5,
-        packs._IS_NAMED: ("a", "a"),
-        packs._HAVING.format("tensor"): ("a", 1),
-        packs._HAVING.format("past_tensor"): ("a", 1),
+        **{
+            statement.replace("[keys]", "(?, ?)"): ("a", "b")
+            for statement in (
+                *packs._NAMED,
+                *(form.format(table) for form in (packs._HAVING, packs._COUNTED) for table in packs._TENSORS),
+            )
+        },
     }
     with catalogue._database.read() as connection:
         plans = [
