@@ -40,8 +40,8 @@ _LOOKED_AT_MAX = 10_000
 _MOVED_BYTES_MAX = 256 * 1024 * 1024
 """Bytes that one sweep moves, so that it does not take the network from others for long; one batch of packs may exceed it."""
 
-_MOVED_ROWS_AT_ONCE = 4 * MOVED_ROWS_MAX
-"""Rows that one transaction changes, so that other writers wait for less than 0.1 s."""
+_MOVED_ROWS_AT_ONCE = MOVED_ROWS_MAX
+"""Rows that one transaction changes, so that other writers wait for less than 0.1 s; those of one pack may be more."""
 
 _NEEDED_SHARE = 0.5
 """A pack of which less is needed is emptied. So a byte is moved at most once for each byte that this frees."""
