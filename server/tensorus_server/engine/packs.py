@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.abc import packed_key
 from tensorus_server.chunk_store.abc import PayloadMissingError, PayloadUnreadableError
-from tensorus_server.errors import EngineError, StoreUnavailableError
+from tensorus_server.errors import EngineError
 from tensorus_server.limits import MOVED_ROWS_MAX, PACK_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -156,12 +156,10 @@ def _empty(table: PackTable, store: PackStore, group: Sequence[PackContent], swe
         return
     try:
         used = set(table.repoint(list(zip(keys, new_keys, strict=True))))
-    except StoreUnavailableError:
-        # It is not known whether the new packs are in use.
-        raise
     except EngineError:
+        # It may be unknown whether the new packs are in use. Those that are stay.
         for pack in {packed_key(key).pack for key in new_keys}:
-            store.delete_pack(pack)
+            store.drop_pack(pack)
         raise
     swept.moved += len(used)
     swept.moved_bytes += sum(packed_key(key).length for key in used)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from tensorus_server.engine.codec_pool import CodecPool
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.recover import Recovery, recover
 from tensorus_server.engine.recovery_sources import ObjectSource
-from tensorus_server.errors import StoreBusyError
+from tensorus_server.errors import StoreBusyError, StoreUnavailableError
 from tensorus_server.model import Schema, Tensor
 from tensorus_server.payload_keys import PACK_PREFIX
 
@@ -181,6 +181,26 @@ class TestSweep:
                 store.engine.sweep(in_grace=True)
         assert store.stored() == before
         assert store.engine.sweep(in_grace=True).emptied == 1
+        store.check()
+
+    def test_copies_whose_commit_has_an_unknown_outcome_stay_if_they_are_in_use(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.pack("a", "b", "c")
+        store.delete("a", "b")
+        repoint = SqlPackTable.repoint
+
+        def lost(table: SqlPackTable, moves: Sequence[tuple[str, str]]) -> list[str]:
+            repoint(table, moves)
+            raise StoreUnavailableError("the connection was lost during the commit")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(SqlPackTable, "repoint", lost)
+            with pytest.raises(StoreUnavailableError):
+                store.engine.sweep(in_grace=True)
+        store.check()
+        assert store.engine.sweep(in_grace=True).packs == 1
+        assert len(store.stored()) == 1
         store.check()
 
     def test_a_read_that_began_before_the_move_goes_on_after_the_old_pack_is_gone(self, store: Store) -> None:

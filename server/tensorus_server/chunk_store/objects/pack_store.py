@@ -80,6 +80,10 @@ class ObjectPacks(PackStore):
             raise
         return copied
 
+    def drop_pack(self, pack: str) -> None:
+        """See `PackStore`."""
+        self._discarded.discard(PACK_KEY + pack)
+
     def delete_pack(self, pack: str) -> None:
         """See `PackStore`."""
         self._client.delete([pack_name(pack)])
