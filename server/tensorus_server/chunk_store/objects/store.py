@@ -292,6 +292,7 @@ class ObjectChunkStore(ChunkStore):
         if self._closed:
             return True
         self._closed = True
+        self.client.drain()
         give_up_s = time.monotonic() + timeout_s
         ended = self._puts.close(timeout_s)
         ended = self._gets.close(max(give_up_s - time.monotonic(), 0.0)) and ended

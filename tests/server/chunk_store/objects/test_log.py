@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
@@ -65,6 +65,28 @@ def test_nothing_is_stored_while_the_log_is_away(store: CommittedStore, away: Aw
     away.is_away = False
     (key,) = store.publish([staged(store, b"small")])
     assert content(store, key, 5) == b"small"
+
+
+def test_a_pack_that_fails_before_its_submission_returns_hangs_nobody(store: CommittedStore, away: AwayLog) -> None:
+    class Now:
+        """A pool whose tasks have ended when they are submitted."""
+
+        def submit(self, work: Callable[..., object], *arguments: object) -> Future[object]:
+            done: Future[object] = Future()
+            try:
+                done.set_result(work(*arguments))
+            except StoreUnavailableError as error:
+                done.set_exception(error)
+            return done
+
+    store._packer._pool = Now()  # type: ignore[assignment]
+    away.is_away = True
+    with ThreadPoolExecutor(1) as thread, pytest.raises(StoreUnavailableError, match="the catalogue is away"):
+        thread.submit(store.publish, [staged(store, b"small")]).result(30)
+    away.is_away = False
+    (key,) = store.publish([staged(store, b"small")])
+    assert content(store, key, 5) == b"small"
+    assert store._packer._held_bytes == 0
 
 
 def test_what_could_not_be_parked_is_parked_later(store: CommittedStore, away: AwayLog, make_store: MakeStore) -> None:
