@@ -365,6 +365,19 @@ class CatalogueMembersContract:
         one.begin([key])
         assert isinstance(outcome(pair[0], wrong[0]), Tensor)
 
+    def test_who_is_no_member_commits_nothing_to_an_object_store(
+        self, pair: tuple[Catalogue, Catalogue], two: MemberTable
+    ) -> None:
+        dataset, (parked, begun), pack = create(pair[0]), (new_payload_key(), new_payload_key()), new_payload_key()
+        pair[0].members.leave()
+        two.begin([parked, begun])
+        two.park(parked)
+        group = [segmented(dataset, "a", parked), segmented(dataset, "b", begun), packed(dataset, "c", pack)]
+        group += [stored_tensor(dataset, "file"), stored_tensor(dataset, "inline", inline_payload=b"x")]
+        found = pair[0].tensors.commit(group)
+        assert [isinstance(each, Tensor) for each in found] == [False, False, False, True, True]
+        assert two.take_over(parked) == 2
+
     def test_a_payload_that_was_taken_over_is_committed_by_the_new_writer_alone(
         self, pair: tuple[Catalogue, Catalogue], one: MemberTable, two: MemberTable
     ) -> None:

@@ -45,6 +45,11 @@ class _Collected:
     """Incomplete payloads of processes that died."""
     moved_to_quarantine: int
     deleted_from_quarantine: int
+    packs_deleted: int
+    """Objects of an object store that held many small payloads."""
+    payloads_moved: int
+    """Payloads that were moved to other packs, so that theirs could be deleted."""
+    bytes_moved: int
 
 
 @click.command()
@@ -165,7 +170,10 @@ def _collect(engine: Engine, *, now: bool, purge: bool) -> _Collected:
     swept = engine.sweep(in_grace=now)
     purged = engine.empty_quarantine() if purge else 0
     listing = engine.quarantine_orphans()
-    return _Collected(swept.deleted, swept.expired, swept.unfinished, listing.moved, purged + listing.deleted)
+    return _Collected(
+        *(swept.deleted, swept.expired, swept.unfinished, listing.moved, purged + listing.deleted),
+        *(swept.packs, swept.moved, swept.moved_bytes),
+    )
 
 
 def _print_collected(collected: _Collected, *, as_json: bool) -> None:
@@ -177,3 +185,8 @@ def _print_collected(collected: _Collected, *, as_json: bool) -> None:
         f"{collected.unfinished:,} unfinished; {collected.moved_to_quarantine:,} moved to quarantine, "
         f"{collected.deleted_from_quarantine:,} deleted from it"
     )
+    if collected.packs_deleted or collected.payloads_moved:
+        print_text(
+            f"{counted(collected.packs_deleted, 'pack')} removed; {counted(collected.payloads_moved, 'payload')}, "
+            f"{human_bytes(collected.bytes_moved)}, moved out of packs that were mostly garbage"
+        )

@@ -65,6 +65,8 @@ def _print(recovery: Recovery) -> None:
         print_text(f"Datasets recreated with the default policy and without a schema: {named}.")
     for name in recovery.damaged:
         print_text(f"Damaged, without a payload file to recover from: {name}.")
+    if recovery.repaired:
+        print_text(f"{counted(recovery.repaired, 'payload')} found in newer packs than the catalogue knew.")
     recovered = sum(finding.outcome == "recovered" for finding in recovery.findings)
     print_text(
         f"{counted(recovered, 'tensor')} recovered, {counted(recovery.known, 'payload')} already known. Tensors and "

@@ -143,29 +143,5 @@ class TestPostgresUploads(CatalogueUploadsContract):
     """Likewise."""
 
 
-class TestPostgresMembers(CatalogueMembersContract):
-    """Likewise."""
-
-    @pytest.fixture
-    def pair(self) -> Iterator[tuple[Catalogue, Catalogue]]:
-        dsn = empty_schema()
-        one, two = PostgresCatalogue(dsn), PostgresCatalogue(dsn)
-        yield one, two
-        one.close()
-        two.close()
-
-    @pytest.fixture
-    def clock(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-        ahead_us = 0
-        real = PostgresConnection.now_us
-
-        def move(seconds: float) -> None:
-            nonlocal ahead_us
-            ahead_us += int(seconds * 1e6)
-
-        monkeypatch.setattr(PostgresConnection, "now_us", lambda connection: real(connection) + ahead_us)
-        return move
-
-
 class TestPostgresPacks(CataloguePacksContract):
     """Likewise."""
