@@ -262,6 +262,16 @@ class CatalogueMembersContract:
         assert one.renew()
         assert one.take_over(key) == 4
 
+    def test_others_are_the_living_members_but_this_one(
+        self, pair: tuple[Catalogue, Catalogue], one: MemberTable, two: MemberTable, clock: Callable[[float], None]
+    ) -> None:
+        assert one.others() == ["two"]
+        assert two.others() == ["one"]
+        clock(LEASE_S + 1)
+        assert two.renew()
+        assert one.others() == ["two"]
+        assert two.others() == []
+
     def test_of_many_who_take_a_payload_over_one_succeeds(self, one: MemberTable, two: MemberTable) -> None:
         keys = [new_payload_key() for _ in range(20)]
         one.begin(keys)

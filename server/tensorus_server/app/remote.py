@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.identity_check import LOSS_QUARANTINE_S
@@ -16,6 +17,8 @@ from tensorus_server.engine.insert.sessions import InsertSessions
 from tensorus_server.engine.insert.tensor_locks import TensorLocks
 from tensorus_server.engine.membership import Membership
 from tensorus_server.engine.orphans import quarantine_all_orphans
+from tensorus_server.engine.recover import recover
+from tensorus_server.engine.recovery_sources import ObjectSource
 from tensorus_server.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -24,8 +27,9 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import Catalogue
     from tensorus_server.chunk_store.abc import ChunkStore, WriteLog
     from tensorus_server.config import EngineConfig
+    from tensorus_server.engine.recover import Recovery
 
-__all__ = ["open_remote"]
+__all__ = ["open_remote", "recover_remote"]
 
 
 def open_remote(config: EngineConfig) -> Engine:
@@ -66,6 +70,30 @@ def open_remote(config: EngineConfig) -> Engine:
         shares_payloads=config.shares_payloads,
         direct_reads=config.direct_reads,
     )
+
+
+def recover_remote(config: EngineConfig) -> Recovery:
+    """Recover missing rows in the catalogue of a store from its object store; see `recover`.
+
+    A catalogue that is empty gets a new identity, which the payloads then have, too.
+
+    Raises:
+        StoreUnavailableError: a process has the store open, or it cannot be opened.
+    """
+    with ExitStack() as opened:
+        writes = _LateWrites()
+        chunk_store = _object_store(config, writes)
+        opened.callback(chunk_store.close)
+        catalogue = _catalogue(replace(config, accept_loss=True), chunk_store)
+        opened.callback(catalogue.close)
+        if others := catalogue.members.others():
+            raise StoreUnavailableError(f"processes have the store open: {', '.join(others)}; stop them first")
+        membership = Membership(catalogue.members)
+        opened.callback(membership.close, 0.0)
+        writes.log = membership.writes
+        packs = chunk_store.packs
+        assert packs is not None
+        return recover(ObjectSource(chunk_store, chunk_store, packs), catalogue)
 
 
 def _object_store(config: EngineConfig, writes: WriteLog) -> ChunkStore:
