@@ -101,6 +101,8 @@ class ObjectClient:
         self.address = address
         self.name = f"the object store {address}"
         """For messages."""
+        self.before_put: Callable[[], None] = lambda: None
+        """Called before each attempt to store an object; what it raises ends the request."""
         self.requests: Counter[str] = Counter()
         """How many attempts were made, by kind: "put", "get", "list", "delete", "head"."""
         self._limits = limits or RequestLimits()
@@ -256,6 +258,8 @@ class ObjectClient:
         made = 0
         while True:
             library, store = self._opened()
+            if kind == "put":
+                self.before_put()
             with self._lock:
                 self.requests[kind] += 1
             made += 1

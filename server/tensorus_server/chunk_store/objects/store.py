@@ -100,6 +100,7 @@ class ObjectChunkStore(ChunkStore):
         """
         self.client = ObjectClient(StoreAddress.parse(url), requests)
         """Makes all requests, and counts them."""
+        self.client.before_put = writes.require
         self.writes = writes
         self._puts = WorkerPool(_PUT_THREADS, "put")
         self._gets = WorkerPool(_GET_THREADS, "get")
