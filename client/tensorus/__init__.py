@@ -99,24 +99,46 @@ def connect(
     )
 
 
-def open(path: str | os.PathLike[str], *, tune_allocator: bool = True) -> Client:  # noqa: A001 - tensorus.open reads as it should
+def open(  # noqa: A001 - tensorus.open reads as it should
+    path: str | os.PathLike[str] | None = None,
+    *,
+    catalogue: str | None = None,
+    chunks: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_bytes: int = 16 * 1024**3,
+    tune_allocator: bool = True,
+) -> Client:
     """Return a client of the store in the folder `path`, without a server. The folder is created if it does not exist.
+
+    A store beyond one machine has its catalogue in PostgreSQL and its payloads in an object store. Servers and programs may
+    use it at the same time:
+
+        tensorus.open(catalogue="postgresql://host/db", chunks="s3://bucket/prefix")
 
     The client belongs to this process: it cannot be pickled, and every call in a forked child fails. A child must open the
     store itself.
 
     Args:
-        path: the folder of the store.
+        path: the folder of the store; None: `catalogue` and `chunks` say where it is.
+        catalogue: URL of the database with the catalogue; None: it is in `path`.
+        chunks: URL of the object store with the payloads: s3://BUCKET/PREFIX, gs://... or az://...; None: they are in `path`.
+            Credentials come from the environment.
+        cache_dir: folder of a cache of the object store's payloads; None: no cache.
+        cache_bytes: size of that cache.
         tune_allocator: as for `connect`; reads of compressed tensors are then up to a third faster.
 
     Raises:
         ImportError: the engine is not installed; install it with pip install 'tensorus[server]'.
-        UnavailableError: the folder cannot be opened as a store; the message says why.
+        UnavailableError: the store cannot be opened; the message says which part of it, and why.
+        ValueError: the arguments name no store.
     """
     from tensorus import _allocator  # noqa: PLC0415 - each way in loads only what it needs
     from tensorus.embedded import EmbeddedBackend  # noqa: PLC0415 - the thin client has no engine
 
-    backend = EmbeddedBackend(path)
+    if chunks is None and catalogue is None and path is not None:
+        backend = EmbeddedBackend(path)
+    else:
+        backend = EmbeddedBackend.beyond_one_machine(path, catalogue, chunks, cache_dir, cache_bytes)
     if tune_allocator:
         _allocator.tune_allocator()
     return Client(backend)

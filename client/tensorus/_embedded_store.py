@@ -10,7 +10,7 @@ import time
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from tensorus._forks import leave_behind, watch
 from tensorus._from_engine import (
@@ -79,6 +79,27 @@ class EmbeddedStore:
     def temporary(cls, path: Path) -> Self:
         """Open a store in memory; in the folder, which is removed when the process ends, are its large tensors."""
         return cls(path, partial(EngineConfig, in_memory=True))
+
+    @classmethod
+    def beyond_one_machine(
+        cls,
+        path: str | os.PathLike[str] | None,
+        catalogue: str | None,
+        chunks: str | None,
+        cache_dir: str | os.PathLike[str] | None,
+        cache_bytes: int,
+    ) -> Self:
+        """Open a store with parts that are not in a folder; arguments and errors as of `tensorus.open`."""
+        if path is None and (catalogue is None or chunks is None):
+            raise ValueError("name the folder of the store, or both of its parts with catalogue and chunks")
+        settings: dict[str, Any] = {
+            "catalogue": catalogue,
+            "chunks": chunks,
+            "cache_dir": None if cache_dir is None else Path(cache_dir),
+            "cache_bytes": cache_bytes,
+        }
+        # Where both parts are elsewhere, nothing is in the folder.
+        return cls(path or ".", lambda folder: EngineConfig(folder, **settings))
 
     def after_fork(self) -> None:
         """See `ForkAware`. Neither the engine's threads nor its connections to SQLite may be used here."""

@@ -262,6 +262,16 @@ class CatalogueMembersContract:
         assert one.renew()
         assert one.take_over(key) == 4
 
+    def test_others_are_the_living_members_but_this_one(
+        self, pair: tuple[Catalogue, Catalogue], one: MemberTable, two: MemberTable, clock: Callable[[float], None]
+    ) -> None:
+        assert one.others() == ["two"]
+        assert two.others() == ["one"]
+        clock(LEASE_S + 1)
+        assert two.renew()
+        assert one.others() == ["two"]
+        assert two.others() == []
+
     def test_of_many_who_take_a_payload_over_one_succeeds(self, one: MemberTable, two: MemberTable) -> None:
         keys = [new_payload_key() for _ in range(20)]
         one.begin(keys)
@@ -364,6 +374,19 @@ class CatalogueMembersContract:
             assert all(isinstance(each, Tensor) for each in found[1:])
         one.begin([key])
         assert isinstance(outcome(pair[0], wrong[0]), Tensor)
+
+    def test_who_is_no_member_commits_nothing_to_an_object_store(
+        self, pair: tuple[Catalogue, Catalogue], two: MemberTable
+    ) -> None:
+        dataset, (parked, begun), pack = create(pair[0]), (new_payload_key(), new_payload_key()), new_payload_key()
+        pair[0].members.leave()
+        two.begin([parked, begun])
+        two.park(parked)
+        group = [segmented(dataset, "a", parked), segmented(dataset, "b", begun), packed(dataset, "c", pack)]
+        group += [stored_tensor(dataset, "file"), stored_tensor(dataset, "inline", inline_payload=b"x")]
+        found = pair[0].tensors.commit(group)
+        assert [isinstance(each, Tensor) for each in found] == [False, False, False, True, True]
+        assert two.take_over(parked) == 2
 
     def test_a_payload_that_was_taken_over_is_committed_by_the_new_writer_alone(
         self, pair: tuple[Catalogue, Catalogue], one: MemberTable, two: MemberTable

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from contract.chunk_store_raw import RawFolder
 from support.arrays import assert_same_bits, random_bits
 from support.client import run_command
 from support.servers import engine_config
+from tensorus.cli.gc import _Collected, _print_collected
 from tensorus.embedded import EmbeddedBackend
 from tensorus_server.chunk_store.local import LocalChunkStore
 
@@ -129,3 +131,14 @@ def test_a_folder_that_is_no_store_is_left_as_it_is(tmp_path: Path) -> None:
     ran = run_command("gc", tmp_path)
     assert (ran.exit_code, ran.errors) == (3, f"tensorus: {tmp_path} is not a store\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_packs_are_told_of_where_there_are_any(capsys: pytest.CaptureFixture[str]) -> None:
+    nothing = dict.fromkeys((field.name for field in fields(_Collected)), 0)
+    _print_collected(_Collected(**nothing), as_json=False)
+    assert "pack" not in capsys.readouterr().out
+    moved = {"packs_deleted": 2, "payloads_moved": 5, "bytes_moved": 3 * 1024 * 1024}
+    _print_collected(_Collected(**(nothing | moved)), as_json=False)
+    assert (
+        "2 packs removed; 5 payloads, 3.0 MiB, moved out of packs that were mostly garbage" in capsys.readouterr().out
+    )

@@ -22,7 +22,7 @@ from tensorus import errors
 from tensorus.embedded import EmbeddedBackend
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
-from tensorus_server.app import recover_store
+from tensorus_server.app.local import recover_folder
 from tensorus_server.catalogue.sql.copies import SqlCopyTable
 from tensorus_server.limits import METADATA_BYTES_MAX
 from tensorus_server.processes.server import Server
@@ -166,7 +166,7 @@ def test_a_recovery_finds_tensors_where_they_were_stored_first(tmp_path: Path) -
         client.append("copied", "b", large)
     for path in (tmp_path / "store").glob("catalogue.db*"):
         path.unlink()
-    recovery = recover_store(tmp_path / "store")
+    recovery = recover_folder(tmp_path / "store")
     assert recovery.is_complete
     with tensorus.Client(EmbeddedBackend(tmp_path / "store", engine_config)) as client:
         assert sorted(info.name for info in client.datasets()) == ["copied", "first"]

@@ -20,7 +20,8 @@ from support.servers import engine_config
 from tensorus.embedded import EmbeddedBackend
 from tensorus.errors import UnavailableError
 from tensorus.types import TensorInfo
-from tensorus_server.app import open_engine, recover_store
+from tensorus_server.app import open_engine
+from tensorus_server.app.local import recover_folder
 from tensorus_server.engine.recover import Recovery
 from tensorus_server.errors import StoreUnavailableError
 
@@ -103,13 +104,13 @@ def test_without_a_catalogue_all_but_small_tensors_come_back(tmp_path: Path, inf
     for path in folder.glob("catalogue.db*"):
         path.unlink()
     before = files_of(folder)
-    recovery = recover_store(folder)
+    recovery = recover_folder(folder)
     assert outcomes(recovery) == {"one": "recovered", "two": "recovered", "three": "recovered"}
     assert sorted(recovery.datasets) == ["a", "b/c"]
     assert recovery.is_complete
     assert files_of(folder) == before
     require_recovered(folder, infos, "one", "two", "three")
-    again = recover_store(folder)
+    again = recover_folder(folder)
     assert (again.findings, again.known) == ([], 3)
 
 
@@ -123,7 +124,7 @@ def test_beside_an_older_catalogue_what_it_lacks_comes_back(tmp_path: Path, info
         client.insert("new", large(5), id="five")
         client.update_metadata("a", "two", {"later": True})
     shutil.copy(older, folder / "catalogue.db")
-    recovery = recover_store(folder)
+    recovery = recover_folder(folder)
     assert outcomes(recovery) == {"four": "recovered", "five": "recovered"}
     assert (recovery.known, recovery.datasets) == (3, ["new"])
     require_recovered(folder, infos, "one", "two", "three")
@@ -144,7 +145,7 @@ def test_a_catalogue_that_cannot_be_opened_is_kept_under_another_name(
     (folder / "catalogue.db").write_bytes(damaged)
     with pytest.raises(UnavailableError, match="catalogue"):
         opened(folder)
-    recovery = recover_store(folder)
+    recovery = recover_folder(folder)
     assert (folder / recovery.moved).read_bytes() == damaged
     assert outcomes(recovery) == {"one": "recovered", "two": "recovered", "three": "recovered"}
     require_recovered(folder, infos, "one", "two", "three")
@@ -156,7 +157,7 @@ def test_damaged_rows_come_back_where_there_is_a_payload(tmp_path: Path, infos: 
     connection.execute("UPDATE tensor SET metadata = 'no json' WHERE id IN ('one', 'small')")
     connection.execute("UPDATE dataset SET policy = 'no json' WHERE name = 'a'")
     connection.close()
-    recovery = recover_store(folder)
+    recovery = recover_folder(folder)
     assert outcomes(recovery) == {"one": "recovered"}
     assert recovery.damaged == ["a/small"]
     assert recovery.datasets == ["a"]
@@ -170,7 +171,7 @@ def test_of_two_payloads_of_an_id_the_newest_counts(tmp_path: Path, infos: dict[
         client.insert("a", large(7), id="one", preset="none", if_generation_match=infos["one"].generation)
     for path in folder.glob("catalogue.db*"):
         path.unlink()
-    recovery = recover_store(folder)
+    recovery = recover_folder(folder)
     assert sorted(finding.outcome for finding in recovery.findings if finding.id == "one") == ["older", "recovered"]
     with opened(folder) as client:
         assert np.array_equal(client.get("a", "one", as_="numpy"), large(7))
@@ -180,7 +181,7 @@ def test_what_was_deleted_stays_deleted_while_the_catalogue_knows(tmp_path: Path
     folder = tmp_path / "store"
     with opened(folder) as client:
         client.delete("a", "two")
-    recovery = recover_store(folder)
+    recovery = recover_folder(folder)
     assert (recovery.findings, recovery.known) == ([], 3)
 
 
@@ -191,7 +192,7 @@ def test_payloads_in_quarantine_come_back_to_their_place(tmp_path: Path, infos: 
     (folder / "quarantine").mkdir(exist_ok=True)
     for number, path in enumerate(path for path in (folder / "chunks").glob("*/*")):
         path.rename(folder / "quarantine" / f"{number}-{path.name}")
-    recovery = recover_store(folder)
+    recovery = recover_folder(folder)
     assert outcomes(recovery) == {"one": "recovered", "two": "recovered", "three": "recovered"}
     assert list((folder / "quarantine").iterdir()) == []
     require_recovered(folder, infos, "one", "two", "three")
@@ -224,7 +225,7 @@ def test_what_is_damaged_is_named_and_the_others_come_back(
 
 def test_a_store_that_is_open_is_left_alone(tmp_path: Path, infos: dict[str, TensorInfo]) -> None:
     with opened(tmp_path / "store"), pytest.raises(StoreUnavailableError, match="a process has the store"):
-        recover_store(tmp_path / "store")
+        recover_folder(tmp_path / "store")
 
 
 def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
@@ -255,7 +256,7 @@ class TestEditedTensors:
         return sorted(folder.glob("chunks/*/*"), key=lambda path: path.stat().st_mtime_ns)
 
     def test_the_newest_generation_is_recovered_with_all_its_payloads(self, edited: Path) -> None:
-        assert {finding.outcome for finding in recover_store(edited).findings} == {"recovered", "older"}
+        assert {finding.outcome for finding in recover_folder(edited).findings} == {"recovered", "older"}
         with opened(edited) as client:
             np.testing.assert_array_equal(client.get("a", "t", as_="numpy"), np.concatenate([large(1), large(2)]))
             client.append("a", "t", large(3))
@@ -266,7 +267,7 @@ class TestEditedTensors:
         first, second = self.payloads(edited)
         for path in (first, second):
             path.rename(edited / "quarantine" / f"1.{path.parent.name}.{path.name}")
-        assert "recovered" in {finding.outcome for finding in recover_store(edited).findings}
+        assert "recovered" in {finding.outcome for finding in recover_folder(edited).findings}
         assert first.exists()
         assert second.exists()
         with opened(edited) as client:
@@ -275,7 +276,7 @@ class TestEditedTensors:
     def test_a_tensor_whose_other_payload_is_missing_is_reported(self, edited: Path) -> None:
         first, _ = self.payloads(edited)
         first.unlink()
-        (finding,) = recover_store(edited).findings
+        (finding,) = recover_folder(edited).findings
         assert finding.outcome == "failed"
         assert f"the payload {first.parent.name}/{first.name}, which has other chunks of the tensor" in finding.reason
 
@@ -303,7 +304,7 @@ class TestBases:
         return folder
 
     def test_a_tensor_is_recovered_with_its_bases(self, chain: Path) -> None:
-        found = outcomes(recover_store(chain))
+        found = outcomes(recover_folder(chain))
         # As after any loss of the catalogue, deleted tensors are back.
         assert found == {"0": "recovered", "1": "recovered", "2": "recovered", "newest": "recovered"}
         with opened(chain) as client:
@@ -326,14 +327,14 @@ class TestBases:
         paths = sorted(chain.glob("chunks/??/*"), key=lambda path: path.stat().st_mtime_ns)
         for path in paths[:2]:
             path.rename(chain / "quarantine" / f"1.{path.parent.name}.{path.name}")
-        assert outcomes(recover_store(chain))["newest"] == "recovered"
+        assert outcomes(recover_folder(chain))["newest"] == "recovered"
         with opened(chain) as client:
             assert client.verify().is_intact
 
     def test_a_tensor_whose_base_is_missing_is_reported(self, chain: Path) -> None:
         first = min(chain.glob("chunks/??/*"), key=lambda path: path.stat().st_mtime_ns)
         first.unlink()
-        found = {finding.id: finding for finding in recover_store(chain).findings if finding.outcome == "failed"}
+        found = {finding.id: finding for finding in recover_folder(chain).findings if finding.outcome == "failed"}
         assert found.keys() == {"1", "2", "newest"}
         assert f"the payload {first.parent.name}/{first.name}, which has other chunks of the tensor, or bases" in (
             found["newest"].reason

@@ -13,6 +13,8 @@ from tensorus_server.catalogue.abc import EqualTensor, StoredTensor, TensorCopie
 from tensorus_server.engine import packs as packs_module
 from tensorus_server.model import Tensor
 
+pytest.importorskip("obstore", reason="obstore is not installed: pip install 'tensorus[object-store]'")
+
 OPERATIONS: list[Callable[[PackWorld], object]] = [
     PackWorld.insert,
     PackWorld.insert,

@@ -46,6 +46,9 @@ class CatalogueLog:
         """See `WriteLog`."""
         return self._members.number
 
+    def require(self) -> None:
+        """See `WriteLog`: nobody declares this member dead."""
+
     def begin(self, keys: Sequence[str]) -> None:
         """See `WriteLog`."""
         self._members.begin(keys)

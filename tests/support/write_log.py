@@ -69,6 +69,9 @@ class MemoryWriteLog:
                 if member == self._member:
                     self.shared.begun[key] = (None, generation)
 
+    def require(self) -> None:
+        """See `WriteLog`: nobody declares this member dead."""
+
     def begin(self, keys: Sequence[str]) -> None:
         """See `WriteLog`."""
         self.begins += 1

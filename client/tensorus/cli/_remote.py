@@ -14,7 +14,9 @@ from tensorus.cli._options import SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["RemoteParts", "remote_options"]
+    from tensorus_server.config import EngineConfig
+
+__all__ = ["RemoteParts", "remote_options", "settings_of"]
 
 
 @dataclass(frozen=True)
@@ -64,3 +66,24 @@ def remote_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, remote=RemoteParts(catalogue, chunks, cache_dir, cache_size), **options)
 
     return _CATALOGUE(_CHUNKS(_CACHE_DIR(_CACHE_SIZE(with_parts))))
+
+
+def settings_of(folder: Path | None, remote: RemoteParts, **settings: Any) -> EngineConfig:
+    """Return the settings of the store that a command's arguments name.
+
+    Args:
+        folder: of the store, or of its catalogue; None: both parts of the store are elsewhere.
+        settings: more of `EngineConfig`.
+
+    Raises:
+        click.UsageError: they name none.
+        ImportError: the engine is not installed.
+    """
+    from tensorus_server.config import EngineConfig  # noqa: PLC0415 - not part of the thin client
+
+    if folder is None and (remote.catalogue is None or remote.chunks is None):
+        raise click.UsageError("name the folder of the store, or its parts with --catalogue and --chunks")
+    try:
+        return EngineConfig(folder or Path(), **{**remote.settings, **settings})
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error

@@ -13,11 +13,13 @@ import click
 from tensorus.cli._engine import engine_errors
 from tensorus.cli._options import json_option
 from tensorus.cli._output import counted, human_bytes, print_json, print_table, print_text
+from tensorus.cli._remote import remote_options, settings_of
 from tensorus.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from tensorus.cli._remote import RemoteParts
     from tensorus_server.engine.engine import Engine
 
 __all__ = ["gc"]
@@ -45,10 +47,16 @@ class _Collected:
     """Incomplete payloads of processes that died."""
     moved_to_quarantine: int
     deleted_from_quarantine: int
+    packs_deleted: int
+    """Objects of an object store that held many small payloads."""
+    payloads_moved: int
+    """Payloads that were moved to other packs, so that theirs could be deleted."""
+    bytes_moved: int
 
 
 @click.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@remote_options
 @click.option("--list", "lists", is_flag=True, help="List the payloads in quarantine.")
 @click.option("--restore", metavar="KEY", multiple=True, help="Restore a payload from quarantine; can be repeated.")
 @click.option("--restore-all", is_flag=True, help="Restore all payloads from quarantine.")
@@ -66,9 +74,10 @@ class _Collected:
 )
 @json_option
 def gc(
-    folder: Path,
+    folder: Path | None,
     restore: tuple[str, ...],
     *,
+    remote: RemoteParts,
     lists: bool,
     restore_all: bool,
     now: bool,
@@ -83,6 +92,7 @@ def gc(
       tensorus gc /srv/tensors
       tensorus gc /srv/tensors --now
       tensorus gc /srv/tensors --list
+      tensorus gc --catalogue postgresql://host/db --chunks s3://bucket/prefix
 
     Payloads of deleted tensors are removed after an hour. Payloads that belong to no tensor are quarantined when they are a
     day old, and deleted a day later. A server does both by itself.
@@ -91,10 +101,10 @@ def gc(
         raise click.UsageError(
             "--list, --restore, --restore-all, and the options that delete (--now, --purge, --accept-loss) cannot be combined"
         )
-    if not (folder / "catalogue.db").exists() and not (folder / "chunks").is_dir():
+    if folder is not None and not (folder / "catalogue.db").exists() and not (folder / "chunks").is_dir():
         # Opening it would create a store.
         raise NotFoundError(f"{folder} is not a store", reason="DATASET_NOT_FOUND")
-    with _opened(folder, accept_loss=accept_loss) as engine:
+    with _opened(folder, remote, accept_loss=accept_loss) as engine:
         if lists:
             _print_held(_held(engine), as_json=as_json)
         elif restore or restore_all:
@@ -102,21 +112,19 @@ def gc(
             if as_json:
                 print_json(restored)
             else:
-                print_text(
-                    f"{counted(len(restored), 'payload')} restored; to recover their rows, run tensorus recover {folder}"
-                )
+                print_text(f"{counted(len(restored), 'payload')} restored; to recover their rows, run tensorus recover")
         else:
             _print_collected(_collect(engine, now=now, purge=purge), as_json=as_json)
 
 
 @contextmanager
-def _opened(folder: Path, *, accept_loss: bool) -> Iterator[Engine]:
-    """Yield an engine that works on the folder; its errors are raised as errors of the client."""
+def _opened(folder: Path | None, remote: RemoteParts, *, accept_loss: bool) -> Iterator[Engine]:
+    """Yield an engine that works on the store; its errors are raised as errors of the client."""
     with engine_errors():
         from tensorus_server.app import open_engine  # noqa: PLC0415 - not part of the thin client
-        from tensorus_server.config import EngineConfig  # noqa: PLC0415
 
-        with closing(open_engine(EngineConfig(folder, accept_loss=accept_loss, sweeps=False))) as engine:
+        settings = settings_of(folder, remote, accept_loss=accept_loss, sweeps=False)
+        with closing(open_engine(settings)) as engine:
             yield engine
 
 
@@ -165,7 +173,10 @@ def _collect(engine: Engine, *, now: bool, purge: bool) -> _Collected:
     swept = engine.sweep(in_grace=now)
     purged = engine.empty_quarantine() if purge else 0
     listing = engine.quarantine_orphans()
-    return _Collected(swept.deleted, swept.expired, swept.unfinished, listing.moved, purged + listing.deleted)
+    return _Collected(
+        *(swept.deleted, swept.expired, swept.unfinished, listing.moved, purged + listing.deleted),
+        *(swept.packs, swept.moved, swept.moved_bytes),
+    )
 
 
 def _print_collected(collected: _Collected, *, as_json: bool) -> None:
@@ -177,3 +188,8 @@ def _print_collected(collected: _Collected, *, as_json: bool) -> None:
         f"{collected.unfinished:,} unfinished; {collected.moved_to_quarantine:,} moved to quarantine, "
         f"{collected.deleted_from_quarantine:,} deleted from it"
     )
+    if collected.packs_deleted or collected.payloads_moved:
+        print_text(
+            f"{counted(collected.packs_deleted, 'pack')} removed; {counted(collected.payloads_moved, 'payload')}, "
+            f"{human_bytes(collected.bytes_moved)}, moved out of packs that were mostly garbage"
+        )

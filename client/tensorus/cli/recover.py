@@ -12,17 +12,20 @@ import click
 from tensorus.cli._engine import engine_errors
 from tensorus.cli._options import json_option
 from tensorus.cli._output import counted, print_json, print_table, print_text
+from tensorus.cli._remote import remote_options, settings_of
 
 if TYPE_CHECKING:
+    from tensorus.cli._remote import RemoteParts
     from tensorus_server.engine.recover import Recovery
 
 __all__ = ["recover"]
 
 
 @click.command()
-@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("directory", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@remote_options
 @json_option
-def recover(directory: Path, *, as_json: bool) -> None:
+def recover(directory: Path | None, *, remote: RemoteParts, as_json: bool) -> None:
     """Recover lost catalogue rows of a store from its payloads.
 
     Use it if the catalogue in DIRECTORY is lost, damaged, or older than the payloads. Stop the server first. Nothing is
@@ -34,13 +37,14 @@ def recover(directory: Path, *, as_json: bool) -> None:
     The exit code is 1 if something could not be recovered.
 
     \b
-    Example:
+    Examples:
       tensorus recover ./data
+      tensorus recover --catalogue postgresql://host/db --chunks s3://bucket/prefix
     """  # noqa: D301 - click's mark for lines that are not rewrapped
     with engine_errors():
         from tensorus_server.app import recover_store  # noqa: PLC0415 - not part of the thin client
 
-        recovery = recover_store(directory)
+        recovery = recover_store(settings_of(directory, remote))
     if as_json:
         print_json(asdict(recovery))
     else:
@@ -65,6 +69,8 @@ def _print(recovery: Recovery) -> None:
         print_text(f"Datasets recreated with the default policy and without a schema: {named}.")
     for name in recovery.damaged:
         print_text(f"Damaged, without a payload file to recover from: {name}.")
+    if recovery.repaired:
+        print_text(f"{counted(recovery.repaired, 'payload')} found in newer packs than the catalogue knew.")
     recovered = sum(finding.outcome == "recovered" for finding in recovery.findings)
     print_text(
         f"{counted(recovered, 'tensor')} recovered, {counted(recovery.known, 'payload')} already known. Tensors and "

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tensorus_server.app.local import open_folder, recover_store
+from tensorus_server.app.local import open_folder, recover_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tensorus_server.config import EngineConfig
     from tensorus_server.engine.engine import Engine
+    from tensorus_server.engine.recover import Recovery
 
 __all__ = ["open_engine", "recover_store"]
 
@@ -31,3 +32,17 @@ def open_engine(config: EngineConfig, *, ask: Callable[[str, int], None] | None 
     from tensorus_server.app.remote import open_remote  # noqa: PLC0415 - a store in a folder needs none of its libraries
 
     return open_remote(config)
+
+
+def recover_store(config: EngineConfig) -> Recovery:
+    """Recover missing rows in the catalogue of a store from its payloads; see `recover`.
+
+    Raises:
+        StoreUnavailableError: a process has the store open, or it cannot be opened.
+        ImportError: a library that its backends need is not installed.
+    """
+    if config.chunks is None:
+        return recover_folder(config.data_dir)
+    from tensorus_server.app.remote import recover_remote  # noqa: PLC0415 - as above
+
+    return recover_remote(config)

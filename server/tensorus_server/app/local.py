@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tensorus_server.config import EngineConfig
     from tensorus_server.engine.recover import Recovery
 
-__all__ = ["open_folder", "recover_store"]
+__all__ = ["open_folder", "recover_folder"]
 
 _DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, UnicodeDecodeError)
 """Errors from opening a file that is damaged or not a catalogue."""
@@ -112,7 +112,7 @@ def _is_full(folder: Path) -> bool:
         return False
 
 
-def recover_store(folder: Path) -> Recovery:
+def recover_folder(folder: Path) -> Recovery:
     """Recover missing rows in the catalogue of the store in `folder` from its payloads; see `recover`.
 
     If SQLite cannot open the catalogue, it is renamed and never deleted.

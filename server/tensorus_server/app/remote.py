@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.identity_check import LOSS_QUARANTINE_S
@@ -16,16 +17,19 @@ from tensorus_server.engine.insert.sessions import InsertSessions
 from tensorus_server.engine.insert.tensor_locks import TensorLocks
 from tensorus_server.engine.membership import Membership
 from tensorus_server.engine.orphans import quarantine_all_orphans
+from tensorus_server.engine.recover import recover
+from tensorus_server.engine.recovery_sources import ObjectSource
 from tensorus_server.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tensorus_server.catalogue.abc import Catalogue
+    from tensorus_server.catalogue.abc import Catalogue, MemberTable
     from tensorus_server.chunk_store.abc import ChunkStore, WriteLog
     from tensorus_server.config import EngineConfig
+    from tensorus_server.engine.recover import Recovery
 
-__all__ = ["open_remote"]
+__all__ = ["open_remote", "recover_remote"]
 
 
 def open_remote(config: EngineConfig) -> Engine:
@@ -45,7 +49,7 @@ def open_remote(config: EngineConfig) -> Engine:
             quarantine_all_orphans(catalogue, chunk_store, chunk_store.quarantine, quarantine_s=LOSS_QUARANTINE_S)
         membership = Membership(catalogue.members)
         opened.callback(membership.close, 0.0)
-        writes.log = membership.writes
+        writes.bind(catalogue.members, membership.writes)
         cache = None
         if config.cache_dir is not None:
             cache = CachedPayloads(chunk_store, config.cache_dir, config.cache_bytes, processes=config.cache_processes)
@@ -68,14 +72,38 @@ def open_remote(config: EngineConfig) -> Engine:
     )
 
 
-def _object_store(config: EngineConfig, writes: WriteLog) -> ChunkStore:
+def recover_remote(config: EngineConfig) -> Recovery:
+    """Recover missing rows in the catalogue of a store from its object store; see `recover`.
+
+    A catalogue that is empty gets a new identity, which the payloads then have, too.
+
+    Raises:
+        StoreUnavailableError: a process has the store open, or it cannot be opened.
+    """
+    with ExitStack() as opened:
+        writes = _LateWrites()
+        chunk_store = _object_store(config, writes)
+        opened.callback(chunk_store.close)
+        catalogue = _catalogue(replace(config, accept_loss=True), chunk_store)
+        opened.callback(catalogue.close)
+        if others := catalogue.members.others():
+            raise StoreUnavailableError(f"processes have the store open: {', '.join(others)}; stop them first")
+        membership = Membership(catalogue.members)
+        opened.callback(membership.close, 0.0)
+        writes.bind(catalogue.members, membership.writes)
+        packs = chunk_store.packs
+        assert packs is not None
+        return recover(ObjectSource(chunk_store, chunk_store, packs), catalogue)
+
+
+def _object_store(config: EngineConfig, writes: _LateWrites) -> ChunkStore:
     assert config.chunks is not None
     try:
         from tensorus_server.chunk_store.objects.probe import probe_store  # noqa: PLC0415 - an extra
         from tensorus_server.chunk_store.objects.store import ObjectChunkStore  # noqa: PLC0415
     except ImportError as error:
         raise _missing(error, "an object store", "object-store") from error
-    store = ObjectChunkStore(config.chunks, writes=writes)
+    store = ObjectChunkStore(config.chunks, writes=writes, has_other_users=writes.has_others)
     try:
         probe_store(store.client.address)
     except BaseException:
@@ -122,29 +150,48 @@ class _LateWrites:
     Nothing is written in between but the store's identity, which is in no log.
     """
 
-    log: WriteLog
+    def __init__(self) -> None:
+        self.log: WriteLog | None = None
+        self._members: MemberTable | None = None
+
+    def bind(self, members: MemberTable, log: WriteLog) -> None:
+        """Use the catalogue from here on."""
+        self._members, self.log = members, log
+
+    def has_others(self) -> bool:
+        """Return whether another living process is a member of the store."""
+        return self._members is not None and bool(self._members.others())
 
     @property
     def number(self) -> int | None:
         """See `WriteLog`."""
-        return self.log.number
+        return None if self.log is None else self.log.number
+
+    def require(self) -> None:
+        """See `WriteLog`."""
+        if self.log is not None:
+            self.log.require()
 
     def begin(self, keys: Sequence[str]) -> None:
         """See `WriteLog`."""
-        self.log.begin(keys)
+        self._bound().begin(keys)
 
     def take_over(self, payload_key: str) -> int:
         """See `WriteLog`."""
-        return self.log.take_over(payload_key)
+        return self._bound().take_over(payload_key)
 
     def park(self, payload_key: str) -> None:
         """See `WriteLog`."""
-        self.log.park(payload_key)
+        self._bound().park(payload_key)
 
     def abandon(self, keys: Sequence[str]) -> list[str]:
         """See `WriteLog`."""
-        return self.log.abandon(keys)
+        return self._bound().abandon(keys)
 
     def forget(self, keys: Sequence[str]) -> None:
         """See `WriteLog`."""
-        self.log.forget(keys)
+        self._bound().forget(keys)
+
+    def _bound(self) -> WriteLog:
+        assert self.log is not None
+        return self.log

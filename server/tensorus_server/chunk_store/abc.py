@@ -402,6 +402,11 @@ class PayloadListing(ABC):
     young payloads.
     """
 
+    @property
+    def packs(self) -> PackStore | None:
+        """The packs of the store; None: it has none."""
+        return None
+
     @abstractmethod
     def published(self) -> Iterator[StoredKey]:
         """Yield every published payload that existed when this began.
@@ -477,11 +482,6 @@ class IdentityHolder(ABC):
 
 class ChunkStore(PayloadStore, Staging, PayloadListing, IdentityHolder):
     """All roles of one store. Thread-safe."""
-
-    @property
-    def packs(self) -> PackStore | None:
-        """The packs of the store; None: it has none."""
-        return None
 
     @property
     @abstractmethod

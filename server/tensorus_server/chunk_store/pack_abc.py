@@ -81,5 +81,12 @@ class PackStore(ABC):
         """
 
     @abstractmethod
+    def drop_pack(self, pack: str) -> None:
+        """Delete a pack of `copy_to_new_pack`, unless it was committed: the `WriteLog` knows. Idempotent.
+
+        If the log cannot be asked now, it is asked again later.
+        """
+
+    @abstractmethod
     def delete_pack(self, pack: str) -> None:
         """Delete a pack with everything in it, and forget it in the `WriteLog`. Idempotent."""

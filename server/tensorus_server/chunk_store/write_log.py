@@ -27,6 +27,12 @@ class WriteLog(Protocol):
         It changes if the process lost its lease. Then what it had begun cannot be committed.
         """
 
+    def require(self) -> None:
+        """Check, before each attempt to store an object, that nobody may have declared this process dead. Takes no time.
+
+        So an attempt ends at most the timeout of a request after that, and what was begun can be deleted then.
+        """
+
     def begin(self, keys: Sequence[str]) -> None:
         """Note keys before their first object is stored, durably, in generation 1. No key is ever begun twice."""
 

@@ -177,6 +177,14 @@ class MemberWrites:
         """See `MemberTable`."""
         return self._members.number
 
+    def require(self) -> None:
+        """Check, before each PUT of an object, that nobody may have declared this process dead; costs no statement.
+
+        Raises:
+            StoreUnavailableError: somebody may have.
+        """
+        self._membership.require()
+
     def begin(self, keys: Sequence[str]) -> None:
         """Record, durably, that objects are about to be written.
 

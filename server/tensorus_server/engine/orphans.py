@@ -21,14 +21,15 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from tensorus_server.background import STUCK_S
-from tensorus_server.chunk_store.abc import PayloadBusyError
+from tensorus_server.chunk_store.abc import PayloadBusyError, StoredKey
 from tensorus_server.errors import LimitExceededError, StoreUnavailableError
+from tensorus_server.payload_keys import PACK_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tensorus_server.catalogue.abc import Catalogue
-    from tensorus_server.chunk_store.abc import PayloadListing, Quarantine, StoredKey
+    from tensorus_server.chunk_store.abc import PayloadListing, Quarantine
 
 __all__ = ["Listing", "count_orphans", "empty_quarantine", "quarantine_all_orphans", "quarantine_orphans"]
 
@@ -157,10 +158,12 @@ def _list_unknown(
 
 
 def _stored(payloads: PayloadListing) -> Iterator[tuple[str, StoredKey]]:
-    """Yield every payload with its key in the quarantine and in the catalogue."""
+    """Yield every payload with its key in the quarantine and in the catalogue; of those in packs, the packs."""
+    packs = () if payloads.packs is None else payloads.packs.packs()
     return chain(
         ((stored.key, stored) for stored in payloads.published()),
         ((f"uploads/{stored.key}", stored) for stored in payloads.kept()),
+        ((key, StoredKey(key, found.modified_s)) for found in packs for key in [PACK_PREFIX + found.pack]),
     )
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.abc import packed_key
 from tensorus_server.chunk_store.abc import PayloadMissingError, PayloadUnreadableError
-from tensorus_server.errors import EngineError, StoreUnavailableError
+from tensorus_server.errors import EngineError
 from tensorus_server.limits import MOVED_ROWS_MAX, PACK_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["PacksSwept", "sweep_packs"]
 
 _CLAIMED = 100
-"""Packs that are looked at together."""
+"""Packs that are looked at, or retired, in one transaction."""
 
 _LOOKED_AT_MAX = 10_000
 """Packs that one sweep looks at. At one sweep per minute, 14 million packs are looked at each day, which is 220 TiB of them."""
@@ -40,8 +40,8 @@ _LOOKED_AT_MAX = 10_000
 _MOVED_BYTES_MAX = 256 * 1024 * 1024
 """Bytes that one sweep moves, so that it does not take the network from others for long; one batch of packs may exceed it."""
 
-_MOVED_ROWS_AT_ONCE = 4 * MOVED_ROWS_MAX
-"""Rows that one transaction changes, so that other writers wait for less than 0.1 s."""
+_MOVED_ROWS_AT_ONCE = MOVED_ROWS_MAX
+"""Rows that one transaction changes, so that other writers wait for less than 0.1 s; those of one pack may be more."""
 
 _NEEDED_SHARE = 0.5
 """A pack of which less is needed is emptied. So a byte is moved at most once for each byte that this frees."""
@@ -94,8 +94,10 @@ def sweep_packs(table: PackTable, store: PackStore, *, is_closing: Callable[[], 
         if doubtful:
             _log.error("%d packs stay, because rows name more payloads in them than their index does", len(doubtful))
         waiting -= doubtful
-        swept.retired += len(table.retire([content.pack for content in unneeded if content.pack in waiting]))
-        waiting.difference_update(content.pack for content in unneeded)
+        retired = [content.pack for content in unneeded if content.pack in waiting]
+        for start in range(0, len(retired), _CLAIMED):
+            swept.retired += len(table.retire(retired[start : start + _CLAIMED]))
+            waiting.difference_update(retired[start : start + _CLAIMED])
         for group in _groups([content for content in sparse if content.pack in waiting]):
             if is_closing():
                 break
@@ -154,12 +156,10 @@ def _empty(table: PackTable, store: PackStore, group: Sequence[PackContent], swe
         return
     try:
         used = set(table.repoint(list(zip(keys, new_keys, strict=True))))
-    except StoreUnavailableError:
-        # It is not known whether the new packs are in use.
-        raise
     except EngineError:
+        # It may be unknown whether the new packs are in use. Those that are stay.
         for pack in {packed_key(key).pack for key in new_keys}:
-            store.delete_pack(pack)
+            store.drop_pack(pack)
         raise
     swept.moved += len(used)
     swept.moved_bytes += sum(packed_key(key).length for key in used)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tensorus_server.chunk_store.abc import PayloadMissingError, PayloadUnreadableError
+from tensorus_server.payload_keys import PACK_PREFIX, PackedKey, parse_key
 
 if TYPE_CHECKING:
     from tensorus_server.catalogue.abc import Catalogue, CatalogueTotals
@@ -28,7 +29,8 @@ class StoreStats:
 
     totals: CatalogueTotals
     garbage_bytes: int
-    """Size of the payloads that wait for their deletion."""
+    """Size of the payloads that wait for their deletion, and what packs take beyond the payloads in them that are needed. Packs
+    that nothing needs any more, and that wait for their grace period, are not counted."""
     garbage_bytes_estimated: bool
     """Whether there are too many of them to measure each."""
     quarantined_payloads: int
@@ -44,10 +46,11 @@ def store_stats(catalogue: Catalogue, chunk_store: ChunkStore) -> StoreStats:
     """Return the sizes of a store. What changes meanwhile may be counted or not."""
     totals = catalogue.totals()
     garbage_bytes, is_estimated = _garbage_bytes(catalogue, chunk_store, totals.garbage_payloads)
+    packs = catalogue.packs.totals()
     held = chunk_store.quarantine.entries()
     return StoreStats(
         totals=totals,
-        garbage_bytes=garbage_bytes,
+        garbage_bytes=garbage_bytes + max(packs.object_bytes - packs.needed_bytes, 0),
         garbage_bytes_estimated=is_estimated,
         quarantined_payloads=len(held),
         quarantined_bytes=sum(entry.stored_bytes for entry in held),
@@ -59,8 +62,9 @@ def store_stats(catalogue: Catalogue, chunk_store: ChunkStore) -> StoreStats:
 def _garbage_bytes(catalogue: Catalogue, payloads: PayloadStore, count: int) -> tuple[int, bool]:
     """Return the size of all payloads that wait for their deletion, and whether it is estimated from some of them."""
     keys = catalogue.garbage.due(_MEASURED_MAX, in_grace=True)
+    alone = [key for key in keys if not isinstance(parse_key(key), PackedKey) and not key.startswith(PACK_PREFIX)]
     measured = 0
-    for key in keys:
+    for key in alone:
         # One that the sweep has deleted meanwhile takes no space.
         with suppress(PayloadMissingError, PayloadUnreadableError), payloads.open(key) as reader:
             measured += reader.length

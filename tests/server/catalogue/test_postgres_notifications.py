@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from support.postgres import new_dsn, shared_server
-from tensorus_server.catalogue.postgres import PostgresCatalogue, notifications
+from tensorus_server.catalogue.postgres import PostgresCatalogue
 
 WAIT_S = 60.0
 
@@ -40,9 +40,8 @@ def wait_for_listener(than: int = 0) -> int:
 
 
 def test_who_has_a_lease_hears_that_another_process_asks_for_it(
-    pair: tuple[PostgresCatalogue, PostgresCatalogue], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[PostgresCatalogue, PostgresCatalogue],
 ) -> None:
-    monkeypatch.setattr(notifications, "_PAUSE_S", 0.01)
     one, two = pair
     heard: queue.Queue[str] = queue.Queue()
     one.members.watch(heard.put)
@@ -56,6 +55,23 @@ def test_who_has_a_lease_hears_that_another_process_asks_for_it(
     wait_for_listener(than=listener)
     one.members.release(["insert/a"])
     assert heard.get(timeout=WAIT_S) == "insert/a"
+
+
+def test_an_error_of_who_is_called_does_not_end_the_thread(pair: tuple[PostgresCatalogue, PostgresCatalogue]) -> None:
+    one, two = pair
+    heard: queue.Queue[str] = queue.Queue()
+
+    def called(text: str) -> None:
+        heard.put(text)
+        raise RuntimeError(text)
+
+    one.members.watch(called)
+    listener = wait_for_listener()
+    two.members.ask("a")
+    assert heard.get(timeout=WAIT_S) == "a"
+    wait_for_listener(than=listener)
+    two.members.ask("b")
+    assert heard.get(timeout=WAIT_S) == "b"
 
 
 def test_nobody_listens_behind_pgbouncer_or_after_close() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,8 @@ from contract.catalogue_packs import commit_packed, copies_of
 from support.engine import commit, create, stored_tensor
 from support.packs import begin_pack, packed
 from tensorus_server.catalogue.abc import packed_key
+from tensorus_server.catalogue.sql import packs
+from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.errors import DataCorruptError
@@ -94,3 +97,40 @@ def test_a_payload_that_too_many_tensors_share_does_not_move(catalogue: SqliteCa
     catalogue.tensors.delete("dataset", ["7"])
     _, moves = copies_of([key], catalogue)
     assert catalogue.packs.repoint(moves) == [moves[0][1]]
+
+
+def test_no_table_is_scanned_to_look_at_a_pack(catalogue: SqliteCatalogue) -> None:
+    statements = {
+        packs._DUE: packs._due(1),
+        packs._CONTENT: ("a", "b") * 5,
+        packs._IS_USED: ("a", "b") * 5,
+        **{
+            statement.replace("[keys]", "(?, ?)"): ("a", "b")
+            for statement in (
+                *packs._NAMED,
+                *(form.format(table) for form in (packs._HAVING, packs._COUNTED) for table in packs._TENSORS),
+            )
+        },
+    }
+    with catalogue._database.read() as connection:
+        plans = [
+            row[3]
+            for statement, parameters in statements.items()
+            for row in select(connection, f"EXPLAIN QUERY PLAN {statement}", parameters)
+        ]
+    assert [
+        step for step in plans if re.match(r"SCAN (tensor|past_tensor|reference|payload_base|tombstone|pack)\b", step)
+    ] == []
+    assert sum("pack_checked" in step for step in plans) == 3
+
+
+def test_a_pack_that_was_looked_at_in_the_future_is_due(catalogue: SqliteCatalogue) -> None:
+    pack, _ = commit_packed(catalogue, create(catalogue), "a")
+    assert len(catalogue.packs.claim(10)) == 1
+    change(catalogue, "UPDATE pack SET checked_us = checked_us + 1000000000")
+    assert [content.pack for content in catalogue.packs.claim(10)] == [pack]
+    assert catalogue.packs.claim(10) == []
+    change(catalogue, "UPDATE pack SET checked_us = checked_us - ?", (24 * 3600 * 1_000_000 - 60_000_000,))
+    assert catalogue.packs.claim(10) == []
+    change(catalogue, "UPDATE pack SET checked_us = checked_us - ?", (61_000_000,))
+    assert [content.pack for content in catalogue.packs.claim(10)] == [pack]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,36 +11,47 @@ import numpy as np
 import pytest
 
 from support.arrays import random_bits
-from support.engine import find, insert, pieces_of, read
+from support.engine import find, insert, pieces_of, read, set_aside_now
 from support.packs import CatalogueLog
+from support.seaweed import ACCESS_KEY, SECRET_KEY, shared_seaweed
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.catalogue.abc import packed_key
 from tensorus_server.catalogue.sql.packs import SqlPackTable
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
+from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.chunk_store.objects.names import pack_name
+from tensorus_server.chunk_store.objects.packs import pack_bytes
 from tensorus_server.chunk_store.objects.store import ObjectChunkStore
 from tensorus_server.engine.codec_pool import CodecPool
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.recover import Recovery, recover
 from tensorus_server.engine.recovery_sources import ObjectSource
-from tensorus_server.errors import StoreBusyError
+from tensorus_server.errors import StoreBusyError, StoreUnavailableError
 from tensorus_server.model import Schema, Tensor
+from tensorus_server.payload_keys import PACK_PREFIX
+
+pytest.importorskip("obstore", reason="obstore is not installed: pip install 'tensorus[object-store]'")
 
 
 class Store:
-    """An engine on a catalogue in a folder, and on objects in memory that outlive it."""
+    """An engine on a catalogue in a folder, and on objects that outlive it."""
 
-    def __init__(self, folder: Path, objects: Any = None) -> None:
+    def __init__(self, folder: Path, url: str, objects: Any = None) -> None:
         folder.mkdir(exist_ok=True)
+        self.url = url
         self.catalogue = SqliteCatalogue(folder)
-        self.chunks = ObjectChunkStore("memory://test", writes=CatalogueLog(self.catalogue))
+        self.chunks = ObjectChunkStore(url, writes=CatalogueLog(self.catalogue))
         self.chunks.client._opened()
-        # `Any`: the library's store.
+        # `Any`: the library's store. Objects in memory belong to one client.
         client: Any = self.chunks.client
         client._store = objects or client._store
         self.objects = client._store
         self.engine = Engine(self.catalogue, self.chunks, CodecPool(2), sweeps=False)
         self.arrays: dict[str, np.ndarray[Any, Any]] = {}
+
+    def beside(self, folder: Path) -> Store:
+        """Return an engine on the same objects, with a catalogue in another folder."""
+        return Store(folder, self.url, self.objects)
 
     def insert(self, *ids: str) -> list[Tensor]:
         """Insert tensors that are too large for a row, all in one pack."""
@@ -74,9 +85,11 @@ class Store:
             np.testing.assert_array_equal(read(self.engine, "dataset", tensor_id), array)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(tmp_path / "store")
+@pytest.fixture(params=["memory", "SeaweedFS"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    opened = Store(tmp_path / "store", "memory://test" if request.param == "memory" else shared_seaweed().url())
     yield opened
     opened.engine.close()
 
@@ -113,6 +126,17 @@ class TestSweep:
         swept = store.engine.sweep(in_grace=True)
         assert (swept.deleted, swept.emptied, swept.packs) == (1, 0, 0)
         assert pack in store.stored()
+
+    def test_the_garbage_in_packs_is_told(self, store: Store) -> None:
+        store.pack("a", "b", "c")
+        assert store.engine.store_stats().garbage_bytes == 0
+        size = find(store.engine, "dataset", "a").locator.length
+        store.delete("a")
+        stats = store.engine.store_stats()
+        assert size < stats.garbage_bytes < size + 1000
+        assert not stats.garbage_bytes_estimated
+        store.engine.sweep(in_grace=True)
+        assert size < store.engine.store_stats().garbage_bytes < size + 1000
 
     def test_several_are_emptied_into_one(self, store: Store) -> None:
         for number in range(3):
@@ -159,6 +183,26 @@ class TestSweep:
         assert store.engine.sweep(in_grace=True).emptied == 1
         store.check()
 
+    def test_copies_whose_commit_has_an_unknown_outcome_stay_if_they_are_in_use(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.pack("a", "b", "c")
+        store.delete("a", "b")
+        repoint = SqlPackTable.repoint
+
+        def lost(table: SqlPackTable, moves: Sequence[tuple[str, str]]) -> list[str]:
+            repoint(table, moves)
+            raise StoreUnavailableError("the connection was lost during the commit")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(SqlPackTable, "repoint", lost)
+            with pytest.raises(StoreUnavailableError):
+                store.engine.sweep(in_grace=True)
+        store.check()
+        assert store.engine.sweep(in_grace=True).packs == 1
+        assert len(store.stored()) == 1
+        store.check()
+
     def test_a_read_that_began_before_the_move_goes_on_after_the_old_pack_is_gone(self, store: Store) -> None:
         store.pack("a", "b", "c")
         early = find(store.engine, "dataset", "b")
@@ -168,13 +212,41 @@ class TestSweep:
         assert b"".join(bytes(piece.data) for piece in pieces) == store.arrays["b"].tobytes()
 
 
+class TestListing:
+    """Packs that the catalogue does not know."""
+
+    def test_a_pack_that_no_row_names_goes_to_quarantine_and_others_stay(self, store: Store) -> None:
+        known = store.pack("a", "b", "c")
+        begun = store.chunks._packer.new_pack()
+        retired = store.pack("d")
+        store.delete("d")
+        store.catalogue.garbage.delete(store.catalogue.garbage.due(10, in_grace=True))
+        store.engine.sweep()
+        stray = new_payload_key()
+        for pack in (stray, begun):
+            data, _ = pack_bytes(pack, [(new_payload_key(), b"x" * 100)])
+            store.chunks.client.put(pack_name(pack), data)
+        assert store.stored() == {known, begun, retired, stray}
+        assert set_aside_now(store.engine) == 1
+        assert store.stored() == {known, begun, retired}
+        (entry,) = store.engine.quarantine.entries()
+        assert entry.key == PACK_PREFIX + stray
+        store.engine.quarantine.restore(entry)
+        assert stray in store.stored()
+        assert set_aside_now(store.engine) == 1
+        assert store.engine.empty_quarantine() == 1
+        names = {found.name for found in store.chunks.client.objects("p")}
+        assert names == {pack_name(pack) for pack in (known, begun, retired)}
+        store.check()
+
+
 class TestRecovery:
     """Rows come back from the footers of payloads in packs."""
 
     def test_without_a_catalogue_all_packed_tensors_come_back(self, store: Store, tmp_path: Path) -> None:
         store.pack("a", "b", "c")
         store.insert("d")
-        again = Store(tmp_path / "empty", store.objects)
+        again = store.beside(tmp_path / "empty")
         again.arrays = store.arrays
         recovery = recovered(again)
         assert {finding.id: finding.outcome for finding in recovery.findings} == dict.fromkeys("abcd", "recovered")
@@ -192,7 +264,7 @@ class TestRecovery:
         store.delete("b", "c")
         store.catalogue.garbage.delete(store.catalogue.garbage.due(10, in_grace=True))
         assert store.engine.sweep().emptied == 1
-        again = Store(tmp_path / "empty", store.objects)
+        again = store.beside(tmp_path / "empty")
         again.arrays = store.arrays
         outcomes = sorted((finding.id, finding.outcome) for finding in recovered(again).findings)
         # The deletions are lost with the catalogue.
@@ -206,12 +278,12 @@ class TestRecovery:
         arrays = store.arrays
         store.engine.close()
         shutil.copytree(tmp_path / "store", tmp_path / "older")
-        store = Store(tmp_path / "store", store.objects)
+        store = store.beside(tmp_path / "store")
         store.arrays = dict(arrays)
         store.delete("b", "c")
         assert store.engine.sweep(in_grace=True).packs == 1
         store.engine.close()
-        older = Store(tmp_path / "older", store.objects)
+        older = store.beside(tmp_path / "older")
         recovery = recovered(older)
         assert recovery.repaired == 1
         assert recovery.findings == []
@@ -225,7 +297,7 @@ class TestRecovery:
         data = bytearray(store.chunks.client.get_all(name))
         data[key.offset + key.length - 100] ^= 1
         store.chunks.client.put(name, bytes(data))
-        again = Store(tmp_path / "empty", store.objects)
+        again = store.beside(tmp_path / "empty")
         recovery = recovered(again)
         assert sorted((finding.id, finding.outcome) for finding in recovery.findings) == [
             ("", "failed"),
@@ -245,7 +317,7 @@ class TestRecovery:
         data = bytearray(store.chunks.client.get_all(pack_name(pack)))
         data[-40] ^= 1
         store.chunks.client.put(pack_name(pack), bytes(data))
-        again = Store(tmp_path / "empty", store.objects)
+        again = store.beside(tmp_path / "empty")
         (finding,) = recovered(again).findings
         assert (finding.file, finding.outcome) == (f"pack {pack}", "failed")
         again.engine.sweep(in_grace=True)

@@ -88,6 +88,10 @@ class MemberTable(ABC):
         """Give up everything at once, and be no member any more. Idempotent."""
 
     @abstractmethod
+    def others(self) -> list[str]:
+        """Return the names of the other living members."""
+
+    @abstractmethod
     def reap(self) -> Reaped:
         """Declare the members dead that have expired, and take what they had. Any member may do it at any time.
 

@@ -76,7 +76,7 @@ class Database:
             # A stricter setting stays.
             "SELECT set_config('synchronous_commit', 'on', true) "
             "WHERE current_setting('synchronous_commit') IN ('off', 'local'); "
-            "SELECT pg_advisory_xact_lock({number}); {lock}"
+            "SELECT pg_advisory_xact_lock({number}); {first}"
             "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
         )
         self._writer_lock = f"SELECT pg_advisory_xact_lock({lock_number(address.schema, 'write')}); "
@@ -128,9 +128,8 @@ class Database:
 
     @contextmanager
     def change(self, *, durable: bool = True) -> Iterator[PostgresConnection]:
-        """See `Transactions`. Runs at the same time as other transactions."""
+        """See `Transactions`. It runs at the same time as others."""
         self.check_writable()
-        # Turned off after the setting that every transaction begins with.
         with self._transaction("" if durable else "SET LOCAL synchronous_commit = off; ") as connection:
             yield connection
 
@@ -207,10 +206,15 @@ class Database:
             raise StoreBusyError(f"a call of the catalogue has not ended after {timeout_s:.0f} s")
 
     @contextmanager
-    def _transaction(self, lock: str) -> Iterator[PostgresConnection]:
+    def _transaction(self, first: str) -> Iterator[PostgresConnection]:
+        """Run the block in a transaction that writes.
+
+        Args:
+            first: statements that belong to its begin.
+        """
         try:
             begin = self._begin_change
-            pooled, now_us = self._begun(lambda number: begin.format(number=number, lock=lock))
+            pooled, now_us = self._begun(lambda number: begin.format(number=number, first=first))
             try:
                 yield PostgresConnection(pooled.raw, begin, reads=False, now_us=int(now_us))
                 commit(self._address, pooled)

@@ -60,7 +60,8 @@ def settle(
     if problem is not None and not accept_loss:
         raise StoreUnavailableError(
             f"{where}: the store is not opened, so that nothing of it is lost: {problem}. Nothing was changed. Restore "
-            "the database that belongs to the payloads, or name the one that does"
+            "the database that belongs to the payloads, or name the one that does. If it is lost, `tensorus recover` with "
+            "the same --catalogue and --chunks rebuilds the rows of large tensors"
         )
     if problem is not None:
         connection.execute("UPDATE store SET id = ?", (secrets.token_hex(16),))

@@ -1,7 +1,7 @@
-"""Messages between the processes that use one catalogue, by NOTIFY and LISTEN.
+"""Messages between the processes that use a catalogue, by LISTEN and NOTIFY.
 
-They only shorten waits: whoever waits also looks from time to time, so a message may be lost. Behind pgbouncer in transaction
-mode none arrives, because LISTEN belongs to a session.
+They only make waits shorter. One may be lost while the listening connection is broken, and behind pgbouncer in transaction mode
+there are none, so whoever waits looks for itself, too, now and then.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from tensorus_server.background import Watched
-from tensorus_server.catalogue.postgres.database import lock_number
 from tensorus_server.catalogue.postgres.pool import connect
 
 if TYPE_CHECKING:
@@ -24,14 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PostgresNotifications"]
 
-_LOOK_S = 1.0
-"""How often the thread checks whether the catalogue is closing."""
+_LOOK_S = 0.5
+"""How often the thread looks whether the catalogue was closed."""
 
-_PAUSE_S = 5.0
-"""Pause before a broken connection is opened again."""
-
-_TEXT_BYTES_MAX = 7999
-"""The largest payload of a notification: PostgreSQL's NOTIFY."""
+_RETRY_S = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -40,48 +34,42 @@ class PostgresNotifications:
     """Implements `Notifications`. Thread-safe."""
 
     def __init__(self, address: Address) -> None:
-        """Listen to nothing yet."""
+        """Start without a connection: only who listens has one."""
         self._address = address
-        # A name of our own making, since a channel's name has at most 63 bytes.
-        self._channel = f"tensorus_{lock_number(address.schema, 'notifications') & (2**64 - 1):016x}"
-        self._called: Callable[[str], None] = lambda _: None
-        self._closing = threading.Event()
-        self._thread: Watched | None = None
+        # Each schema is a store of its own.
+        self._channel = f"tensorus_{address.schema}"
+        self._closed = threading.Event()
+        self._threads: list[threading.Thread] = []
 
     def send(self, connection: Connection, text: str) -> None:
-        """See `Notifications`."""
-        if len(text.encode()) <= _TEXT_BYTES_MAX:
-            connection.execute("SELECT pg_notify(?, ?)", (self._channel, text))
+        """See `Notifications`. The server sends equal messages of a transaction once."""
+        connection.execute("SELECT pg_notify(?, ?)", (self._channel[:63], text))
 
     def listen(self, called: Callable[[str], None]) -> None:
-        """See `Notifications`. Called once. Does nothing behind pgbouncer, where another client would get the messages."""
-        if not self._address.prepares:
-            return
-        self._called = called
-        self._thread = Watched("notifications", self._run, self._failed)
+        """See `Notifications`. An error of `called` is logged."""
+        if self._address.prepares and not self._closed.is_set():
+            thread = threading.Thread(target=self._listen, args=(called,), name="catalogue-listen", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
-    def close(self, timeout_s: float) -> bool:
-        """Stop listening; return whether the thread has ended in time. Idempotent."""
-        self._closing.set()
-        return self._thread is None or self._thread.join(timeout_s)
+    def close(self, timeout_s: float) -> None:
+        """End the threads that listen."""
+        self._closed.set()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(timeout_s)
 
-    def _run(self) -> None:
-        while not self._closing.is_set():
+    def _listen(self, called: Callable[[str], None]) -> None:
+        while not self._closed.is_set():
             try:
-                self._hear()
+                with connect(self._address) as raw:
+                    raw.execute(f'LISTEN "{self._channel[:63]}"'.encode())
+                    while not self._closed.is_set():
+                        for message in raw.notifies(timeout=_LOOK_S):
+                            called(message.payload)
             except psycopg.Error as error:
-                _log.info("%s: notifications are not heard at present: %s", self._address.where, error)
-                self._closing.wait(_PAUSE_S)
-
-    def _hear(self) -> None:
-        """Call with each message until the catalogue is closing, or the connection breaks."""
-        with connect(self._address) as raw:
-            raw.execute(f"LISTEN {self._channel}".encode(), prepare=False)
-            while not self._closing.is_set():
-                for message in raw.notifies(timeout=_LOOK_S):
-                    self._called(message.payload)
-                    if self._closing.is_set():
-                        return
-
-    def _failed(self, error: BaseException) -> None:
-        _log.error("notifications are not heard any more, so streams wait longer for each other: %r", error)
+                _log.info("messages of other processes are not heard for now: %s: %s", self._address.where, error)
+                self._closed.wait(_RETRY_S)
+            except Exception:  # noqa: BLE001 - the thread must go on listening
+                _log.exception("a message of another process could not be handled")
+                self._closed.wait(_RETRY_S)

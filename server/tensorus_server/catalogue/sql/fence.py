@@ -46,6 +46,9 @@ class WriteFence:
         self._packs: set[str] = set()
         self._committed: list[str] = []
         self._sealed: dict[str, int] = {}
+        if member is None:
+            # It owns nothing, so whatever would need an owner fails.
+            return
         keys = [key for stored in group if is_of_object_store(key := stored.locator.key) and _is_own(stored)]
         if keys:
             self._lock_begun(keys)
@@ -152,7 +155,11 @@ class _Sessions:
         for part in in_parts(sorted(f"{SESSION}{request_id}" for request_id in requests)):
             held = f"name IN ({marks(part)}) AND member IN (SELECT member FROM member)"
             statement = f"UPDATE lease SET member = member WHERE {held} RETURNING name, member"
-            for name, holder in select(connection, statement, part):
+            rows = select(connection, statement, part)
+            if len(rows) < len(set(part)):
+                # Who asks for a lease replaces its row. A statement that waited for that does not see the new row.
+                rows = select(connection, statement, part)
+            for name, holder in rows:
                 (self._held if holder == member else self._elsewhere).add(name)
 
     def require(self, request_id: str, **names: str) -> None:

@@ -136,6 +136,13 @@ class SqlMemberTable(MemberTable):
                 connection.execute("DELETE FROM member WHERE member = ?", (me,))
                 _take_from_the_dead(connection)
 
+    def others(self) -> list[str]:
+        """See `MemberTable`."""
+        with self._database.read() as connection:
+            statement = "SELECT name FROM member WHERE expires_us > ? AND member <> ? ORDER BY member"
+            rows = select(connection, statement, (now_us(connection), -1 if self._number is None else self._number))
+        return [name for (name,) in rows]
+
     def reap(self) -> Reaped:
         """See `MemberTable`."""
         names: list[str] = []

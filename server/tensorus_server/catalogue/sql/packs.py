@@ -19,6 +19,7 @@ from tensorus_server.catalogue.abc import (
     WriterLostError,
     packed_key,
 )
+from tensorus_server.catalogue.sql.members import in_parts, marks
 from tensorus_server.catalogue.sql.row_checksum import MALFORMED
 from tensorus_server.catalogue.sql.rows import (
     ROW_CHECKSUM_COLUMNS,
@@ -54,11 +55,15 @@ _NEEDED = (
 )
 """Tables whose rows need a payload, with the column of its key, and what limits an index of it."""
 
-_DUE = """
-SELECT pack, object_bytes FROM pack WHERE object_bytes > 0 AND (checked_us IS NULL OR checked_us NOT BETWEEN ? AND ?)
-ORDER BY coalesce(checked_us, 0), pack LIMIT ?
+_PACKS = "SELECT pack, object_bytes, checked_us FROM pack WHERE object_bytes > 0"
+_DUE = f"""
+SELECT pack, object_bytes FROM (
+  SELECT * FROM ({_PACKS} AND checked_us IS NULL ORDER BY pack LIMIT ?) AS marked
+  UNION ALL SELECT * FROM ({_PACKS} AND checked_us < ? ORDER BY checked_us LIMIT ?) AS old
+  UNION ALL SELECT * FROM ({_PACKS} AND checked_us > ? ORDER BY checked_us LIMIT ?) AS ahead
+) AS due ORDER BY coalesce(checked_us, 0), pack LIMIT ?
 """
-"""If the clock was set back, a pack is due at once."""
+"""Three parts, so that an index has the first rows of each. If the clock was set back, a pack is due at once."""
 
 _CONTENT = """
 SELECT key, sum(held), max(naming) FROM (
@@ -82,7 +87,9 @@ _IS_USED = " UNION ALL ".join(
     for table, column, limit in (*_NEEDED, ("tombstone", "key", ""))
 )
 
-_IS_NAMED = "SELECT 1 FROM reference WHERE key = ? UNION ALL SELECT 1 FROM payload_base WHERE base = ?"
+_NAMED = ("SELECT key FROM reference WHERE key IN [keys]", "SELECT base FROM payload_base WHERE base IN [keys]")
+_TENSORS = ("tensor", "past_tensor")
+_COUNTED = "SELECT key, count(*) FROM {} WHERE inline = 0 AND key IN [keys] GROUP BY key"
 
 _ADD = (
     "INSERT INTO pack (pack, object_bytes, sealed_us, checked_us) VALUES (?, ?, ?, NULL) ON CONFLICT (pack) DO NOTHING"
@@ -94,7 +101,10 @@ ON CONFLICT (key) DO UPDATE SET delete_after_us = excluded.delete_after_us
 """
 
 _NAMES = ", ".join(f'"{name}"' for name in TENSOR_COLUMNS)
-_HAVING = f"SELECT {_NAMES} FROM {{}} WHERE inline = 0 AND key = ? ORDER BY seq LIMIT ?"
+_HAVING = f"SELECT {_NAMES} FROM {{}} WHERE inline = 0 AND key IN [keys]"
+_MOVED_AT_ONCE = 64
+"""Payloads whose rows are in memory together."""
+
 _SEQ, _DS, _KEY = (TENSOR_COLUMNS.index(name) for name in ("seq", "ds", "key"))
 _CHECKED = [TENSOR_COLUMNS.index(name) for name in ROW_CHECKSUM_COLUMNS]
 
@@ -191,9 +201,12 @@ class SqlPackTable(PackTable):
         with self._database.write() as connection:
             for pack, object_bytes in ends.items():
                 _seal(connection, self._members.number, pack, object_bytes)
-            moved = [(old, new) for old, new in moves if _repoint(connection, old, new)]
-            mark_packs(connection, {packed_key(old).pack for old, _ in moved})
-        return [new for _, new in moved]
+            moved: list[str] = []
+            for start in range(0, len(moves), _MOVED_AT_ONCE):
+                moved += _repoint(connection, dict(moves[start : start + _MOVED_AT_ONCE]))
+            mark_packs(connection, {packed_key(old).pack for old in moved})
+        new_keys = dict(moves)
+        return [new_keys[old] for old in moved]
 
     def add(self, packs: Mapping[str, int]) -> None:
         """See `PackTable`."""
@@ -254,9 +267,10 @@ def require_packs(connection: Connection, stored: StoredTensor) -> None:
             )
 
 
-def _due(connection: Connection, limit: int) -> tuple[int, int, int]:
+def _due(connection: Connection, limit: int) -> tuple[int, ...]:
+    """Return the parameters of `_DUE`."""
     now = now_us(connection)
-    return now - _DAY_US, now, limit
+    return limit, now - _DAY_US, limit, now, limit, limit
 
 
 def _seal(connection: Connection, member: int | None, pack: str, object_bytes: int) -> None:
@@ -272,28 +286,59 @@ def _seal(connection: Connection, member: int | None, pack: str, object_bytes: i
     connection.execute(_ADD, (pack, object_bytes, now_us(connection)))
 
 
-def _repoint(connection: Connection, old: str, new: str) -> bool:
-    """Let all tensors with a key have another one; return False, and change nothing, if there are none or it must stay."""
-    if select(connection, f"{_IS_NAMED} LIMIT 1", (old, old)):
-        return False
+def _repoint(connection: Connection, moves: dict[str, str]) -> list[str]:
+    """Let all tensors with a key have another one, and return the old keys of which that is done.
+
+    Args:
+        moves: the new keys by the old ones; as many as fit a statement.
+    """
     updates: dict[str, list[tuple[str, int, int, str]]] = {}
-    damaged: tuple[type[Exception], ...] = (*connection.unreadable, *MALFORMED, RowDamageError)
+    damaged: set[str] = set()
     try:
-        for table in ("tensor", "past_tensor"):
-            rows = select(connection, _HAVING.format(table), (old, MOVED_ROWS_MAX + 1))
-            updates[table] = [(new, _checksum(row, new), row[_SEQ], old) for row in rows]
-    except damaged as error:
-        if isinstance(error, connection.unreadable) and not connection.goes_on_after(error):
+        movable = _movable(connection, list(moves))
+        for table in _TENSORS:
+            for row in _select_in(connection, _HAVING.format(table), movable):
+                try:
+                    updates.setdefault(table, []).append(
+                        (moves[row[_KEY]], _checksum(row, moves[row[_KEY]]), row[_SEQ], row[_KEY])
+                    )
+                except (*MALFORMED, RowDamageError):
+                    damaged.add(row[_KEY])
+    except connection.unreadable as error:
+        if not connection.goes_on_after(error):
             raise
-        _log.error("payload %s is not moved to another pack, because a row that has it is damaged: %s", old, error)
-        return False
-    if not 0 < sum(map(len, updates.values())) <= MOVED_ROWS_MAX:
-        return False
+        # A damaged page, or text that is none. Halve them, so that only payloads that need it stay.
+        halves = [dict(list(moves.items())[at::2]) for at in (0, 1)] if len(moves) > 1 else []
+        if not halves:
+            _log.error("payload %s is not moved, because a row that has it is damaged: %s", next(iter(moves)), error)
+        return [key for half in halves for key in _repoint(connection, half)]
+    if damaged:
+        _log.error("%d payloads are not moved to another pack, because rows that have them are damaged", len(damaged))
     for table, parameters in updates.items():
         statement = f"UPDATE {table} SET key = ?, row_checksum = ? WHERE seq = ? AND key = ?"
-        connection.executemany(statement, parameters)
-    connection.execute("UPDATE payload_base SET key = ? WHERE key = ?", (new, old))
-    return True
+        connection.executemany(statement, [update for update in parameters if update[-1] not in damaged])
+    moved = [key for key in movable if key not in damaged]
+    connection.executemany("UPDATE payload_base SET key = ? WHERE key = ?", [(moves[key], key) for key in moved])
+    return moved
+
+
+def _movable(connection: Connection, keys: list[str]) -> list[str]:
+    """Return which payloads rows have, but not too many, and no other payload names."""
+    named = {key for statement in _NAMED for (key,) in _select_in(connection, statement, keys)}
+    rows = dict.fromkeys(keys, 0)
+    for table in _TENSORS:
+        for key, count in _select_in(connection, _COUNTED.format(table), keys):
+            rows[key] += count
+    return [key for key, count in rows.items() if key not in named and 0 < count <= MOVED_ROWS_MAX]
+
+
+def _select_in(connection: Connection, statement: str, keys: list[str]) -> list[tuple[Any, ...]]:
+    """Return the rows of a statement with a list of keys."""
+    return [
+        row
+        for part in in_parts(keys)
+        for row in select(connection, statement.replace("[keys]", f"({marks(part)})"), part)
+    ]
 
 
 def _checksum(row: tuple[Any, ...], key: str) -> int:

@@ -101,12 +101,15 @@ class ObjectClient:
         self.address = address
         self.name = f"the object store {address}"
         """For messages."""
+        self.before_put: Callable[[], None] = lambda: None
+        """Called before each attempt to store an object; what it raises ends the request."""
         self.requests: Counter[str] = Counter()
         """How many attempts were made, by kind: "put", "get", "list", "delete", "head"."""
         self._limits = limits or RequestLimits()
         self._prefix = f"{address.prefix}/" if address.prefix else ""
         self._lock = threading.Lock()
         self._closed = False
+        self._drains = False
         # `Any`: the library is optional, and imported when the first request is made.
         self._store: Any = None
         self._process = os.getpid()
@@ -232,8 +235,13 @@ class ObjectClient:
 
         return self._request("sign", sign)
 
+    def drain(self) -> None:
+        """From now on, make one attempt of each request only, so that all of them end soon. Idempotent."""
+        self._drains = True
+
     def close(self) -> None:
-        """Refuse further requests; running ones end by themselves, and retries are not begun. Idempotent."""
+        """Refuse further requests; running ones end by themselves. Idempotent."""
+        self._drains = True
         self._closed = True
 
     def _path(self, name: str) -> str:
@@ -250,7 +258,10 @@ class ObjectClient:
         made = 0
         while True:
             library, store = self._opened()
-            self.requests[kind] += 1
+            if kind == "put":
+                self.before_put()
+            with self._lock:
+                self.requests[kind] += 1
             made += 1
             try:
                 return attempt(library, store)
@@ -258,13 +269,8 @@ class ObjectClient:
                 failure = error
             except Exception as error:  # noqa: BLE001 - the library raises errors of many classes, ValueError too
                 failure = self._failure(library, error)
-            if (
-                once
-                or not failure.again
-                or made >= limits.attempts
-                or time.monotonic() + pause_s > give_up_s
-                or self._closed
-            ):
+            is_over = once or self._drains or made >= limits.attempts or time.monotonic() + pause_s > give_up_s
+            if is_over or not failure.again:
                 break
             time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads attempts, hides nothing
             pause_s = min(2 * pause_s, 5.0)

@@ -32,6 +32,9 @@ __all__ = ["ObjectPacks"]
 _TAIL_BYTES = 64 * 1024
 """Bytes at the end of a pack that are fetched for its directory: enough for a thousand payloads."""
 
+_GAP_BYTES_MAX = 1024 * 1024
+"""Bytes between two payloads that are fetched with them, since another request takes longer: 13 ms at 80 MB/s."""
+
 
 class ObjectPacks(PackStore):
     """See `PackStore`. Of one pack at a time, everything that is copied is in memory."""
@@ -66,7 +69,8 @@ class ObjectPacks(PackStore):
             for group in _groups(wanted):
                 pack = self._packer.new_pack()
                 made.append(pack)
-                payloads = [(key.payload_key, self._read(key, known[key.pack])) for key in group]
+                found = self._read_all(group, known)
+                payloads = [(key.payload_key, found[key]) for key in group]
                 data, parts = pack_bytes(pack, payloads)
                 self._client.put(pack_name(pack), data)
                 copied += [part.key for part in parts]
@@ -75,6 +79,10 @@ class ObjectPacks(PackStore):
                 self._discarded.discard(PACK_KEY + pack)
             raise
         return copied
+
+    def drop_pack(self, pack: str) -> None:
+        """See `PackStore`."""
+        self._discarded.discard(PACK_KEY + pack)
 
     def delete_pack(self, pack: str) -> None:
         """See `PackStore`."""
@@ -97,15 +105,28 @@ class ObjectPacks(PackStore):
             tail = self._client.get(name, size - length, length)
         return parse_directory(pack, bytes(tail[-length:]), size)
 
-    def _read(self, key: PackedKey, parts: dict[str, PackedPart]) -> memoryview:
-        part = parts.get(str(key))
-        if part is None:
-            raise PayloadMissingError(f"no payload has the key {key}: its pack does not list it")
-        payload = self._client.get(pack_name(key.pack), key.offset, key.length)
-        if payload.nbytes != key.length or (found := crc32c(payload)) != part.crc32c:
-            found = crc32c(payload)
-            raise PayloadUnreadableError(f"CRC32C of payload {key} is {found:#010x}, expected {part.crc32c:#010x}")
-        return payload
+    def _read_all(
+        self, group: Sequence[PackedKey], known: dict[str, dict[str, PackedPart]]
+    ) -> dict[PackedKey, memoryview]:
+        """Return payloads, those that are near each other by one request."""
+        found: dict[PackedKey, memoryview] = {}
+        for run in _runs(group):
+            first, last = run[0], run[-1]
+            data = self._client.get(pack_name(first.pack), first.offset, last.offset + last.length - first.offset)
+            for key in run:
+                start = key.offset - first.offset
+                found[key] = _checked(key, known[key.pack], data[start : start + key.length])
+        return found
+
+
+def _checked(key: PackedKey, parts: dict[str, PackedPart], payload: memoryview) -> memoryview:
+    part = parts.get(str(key))
+    if part is None:
+        raise PayloadMissingError(f"no payload has the key {key}: its pack does not list it")
+    found = crc32c(payload)
+    if payload.nbytes != key.length or found != part.crc32c:
+        raise PayloadUnreadableError(f"CRC32C of payload {key} is {found:#010x}, expected {part.crc32c:#010x}")
+    return payload
 
 
 def _packed(key: str) -> PackedKey:
@@ -113,6 +134,18 @@ def _packed(key: str) -> PackedKey:
     if not isinstance(parsed, PackedKey):
         raise PayloadMissingError(f"no payload in a pack has the key {key}")
     return parsed
+
+
+def _runs(keys: Sequence[PackedKey]) -> Iterator[list[PackedKey]]:
+    """Divide payloads into those that one request fetches, in the order of their places."""
+    run: list[PackedKey] = []
+    for key in sorted(set(keys), key=lambda key: (key.pack, key.offset)):
+        if run and (key.pack != run[-1].pack or key.offset - run[-1].offset - run[-1].length > _GAP_BYTES_MAX):
+            yield run
+            run = []
+        run.append(key)
+    if run:
+        yield run
 
 
 def _groups(keys: Sequence[PackedKey]) -> Iterator[list[PackedKey]]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tensorus_server import background
@@ -67,7 +68,8 @@ class Packer:
         self._discarded = discarded
         self._pool = pool
         self._pack_bytes_max = pack_bytes_max
-        self._changed = threading.Condition(threading.Lock())
+        # Reentrant: a pack that has already failed notifies on the thread that submitted it.
+        self._changed = threading.Condition(threading.RLock())
         self._pending: dict[str, bytes] = {}
         self._pending_bytes = 0
         self._held_bytes = 0
@@ -160,7 +162,9 @@ class Packer:
         with self._names_lock:
             names, self._names = self._names, []
         if names:
-            self._writes.forget([PACK_KEY + name for name in names])
+            # They are of no use to anyone, and go when this process's keys do.
+            with suppress(StoreUnavailableError):
+                self._writes.forget([PACK_KEY + name for name in names])
 
     def _store(self, payload_keys: list[str]) -> None:
         """Start to store pending payloads. The lock is held."""
@@ -178,15 +182,14 @@ class Packer:
             self._submit(group, size)
 
     def _submit(self, group: list[tuple[str, bytes]], size: int) -> None:
-        # The thread drops the group as soon as it has the pack's bytes.
+        # The task empties the group.
         payload_keys = [payload_key for payload_key, _ in group]
         try:
             future = self._pool.submit(self._store_pack, group)
         except BaseException:
             self._held_bytes -= size
             raise
-        for payload_key in payload_keys:
-            self._stored[payload_key] = future
+        self._stored.update(dict.fromkeys(payload_keys, future))
         future.add_done_callback(lambda _: self._arrived(size))
 
     def _arrived(self, size: int) -> None:

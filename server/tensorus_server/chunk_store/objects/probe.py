@@ -122,7 +122,15 @@ class _Probe:
 
     def deletes(self) -> None:
         """Delete the objects, and look for one."""
-        self._client.delete(self.names)
+        try:
+            self._client.delete(self.names)
+        except StoreUnavailableError as error:
+            if "not understood" not in str(error) and "refuses the request" not in str(error):
+                raise
+            raise StoreUnavailableError(
+                f"{self._client.name} cannot delete several objects at once; set AWS_DISABLE_BULK_DELETE=true in the "
+                "environment, and they are deleted one by one"
+            ) from error
         folder = self.names[0].rpartition("/")[0]
         self._require("does not list what was deleted", [], lambda: [one.name for one in self._client.objects(folder)])
 

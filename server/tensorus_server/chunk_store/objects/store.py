@@ -100,6 +100,7 @@ class ObjectChunkStore(ChunkStore):
         """
         self.client = ObjectClient(StoreAddress.parse(url), requests)
         """Makes all requests, and counts them."""
+        self.client.before_put = writes.require
         self.writes = writes
         self._puts = WorkerPool(_PUT_THREADS, "put")
         self._gets = WorkerPool(_GET_THREADS, "get")
@@ -292,6 +293,7 @@ class ObjectChunkStore(ChunkStore):
         if self._closed:
             return True
         self._closed = True
+        self.client.drain()
         give_up_s = time.monotonic() + timeout_s
         ended = self._puts.close(timeout_s)
         ended = self._gets.close(max(give_up_s - time.monotonic(), 0.0)) and ended

@@ -184,6 +184,22 @@ def test_a_service_that_ignores_conditions_is_accepted_and_works(
             assert reader.read(0, 7) == b"payload"
 
 
+def test_a_service_that_cannot_delete_many_objects_at_once_is_refused_and_can_be_used_without(
+    seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = b'<?xml version="1.0"?><DeleteResult><Error><Code>NotImplemented</Code></Error></DeleteResult>'
+
+    def no_bulk(request: Passed) -> Treatment | None:
+        return Treatment("status", 200, body=answer) if request.method == "POST" else None
+
+    with HttpProxy(seaweed.port, no_bulk) as proxy:
+        url = f"s3://tensorus/{new_prefix()}?endpoint={proxy.endpoint}"
+        message, _ = failure(url)
+        assert "cannot delete several objects at once; set AWS_DISABLE_BULK_DELETE=true" in message
+        monkeypatch.setenv("AWS_DISABLE_BULK_DELETE", "true")
+        assert probe_store(StoreAddress.parse(url)).creates_once
+
+
 def test_a_service_that_is_full_says_so(seaweed: Seaweed) -> None:
     with HttpProxy(seaweed.port, lambda _: Treatment("status", 507)) as proxy:
         client = ObjectClient(StoreAddress.parse(f"s3://tensorus/p?endpoint={proxy.endpoint}"))

@@ -224,6 +224,20 @@ def test_dropping_many_payloads_does_not_wait_for_a_store_that_is_away(
         assert sorted(store.writes.shared.garbage) == sorted(payload.payload_key for payload in staged)
 
 
+def test_a_store_closes_soon_although_the_service_is_away(seaweed: Seaweed, prefix: str) -> None:
+    with HttpProxy(seaweed.port, lambda _: Treatment("status", 503)) as proxy:
+        store = ObjectChunkStore(
+            f"s3://tensorus/{prefix}?endpoint={proxy.endpoint}", writes=MemoryWriteLog(), packed_bytes_max=-1
+        )
+        writer = store.begin(new_payload_key())
+        writer.append([b"payload"])
+        done = writer.keep()
+        # Its attempts would go on for half a minute.
+        assert store.close(10)
+        with pytest.raises(StoreUnavailableError):
+            done.result(0)
+
+
 def test_another_process_goes_on_after_the_first_has_died_and_the_old_writer_cannot_commit(
     make_store: MakeStore, log: SharedLog, raw: RawObjects
 ) -> None:

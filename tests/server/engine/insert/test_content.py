@@ -18,7 +18,8 @@ from support.verifying import cut, flip, path_of, sql, verified
 from tensorus_codecs.checksum import TensorDigest
 from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.policy import StoragePolicy
-from tensorus_server.app import open_engine, recover_store
+from tensorus_server.app import open_engine
+from tensorus_server.app.local import recover_folder
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert.content import content_digest
 from tensorus_server.engine.insert.stream import InsertOptions
@@ -283,7 +284,7 @@ def test_a_recovery_brings_back_the_tensor_that_the_payload_names(tmp_path: Path
         tensor = engine.get_tensor("d", "a")
     for path in folder.glob("catalogue.db*"):
         path.unlink()
-    found = recover_store(folder)
+    found = recover_folder(folder)
     assert [finding.outcome for finding in found.findings] == ["recovered"]
     with engine_on(folder) as engine:
         assert np.array_equal(read(engine, "d", "a"), LARGE)
