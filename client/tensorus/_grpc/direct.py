@@ -22,6 +22,7 @@ from tensorus._backend import Began, Bytes
 from tensorus._grpc import reads
 from tensorus._grpc.convert import tensor_from
 from tensorus._grpc.convert_history import state_to
+from tensorus._grpc.patience import PASSING_REASONS
 from tensorus._grpc.ranges import Fetcher, FetchFailedError, Range, Unit
 from tensorus._grpc.steps import Ask, Call, Give
 from tensorus._grpc.tensor_info import checksum_fields
@@ -68,7 +69,9 @@ class DirectReads:
         """Count a failure, and read from the server for a while."""
         self.failed += 1
         self._paused_until_s = time.monotonic() + _PAUSE_S
-        _log.warning("tensors are read from the server for %.0f s, the object store failed: %s", _PAUSE_S, error)
+        _log.warning(
+            "tensors are read from the server alone for %.0f s, since a direct read failed: %s", _PAUSE_S, error
+        )
 
 
 def get(
@@ -164,8 +167,11 @@ class _Planned:
         try:
             answer: pb.GetPlanResponse = yield Ask(call)
         except TensorusError as error:
-            # If the server is away, the read from it says so.
-            self._direct.pause(error)
+            if error.reason in PASSING_REASONS:
+                # If the server is away, the read from it says so.
+                self._direct.failed += 1
+            else:
+                self._direct.pause(error)
             return None
         return answer if answer.plans else None
 
