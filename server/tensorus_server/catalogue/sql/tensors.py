@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import NotSharedError, TensorTable, WriterLostError, require_intact
 from tensorus_server.catalogue.conflicts import resolve_conflict
 from tensorus_server.catalogue.sql.attributes import attributes, insert_attributes
-from tensorus_server.catalogue.sql.bases import UsableBases, add_bases
-from tensorus_server.catalogue.sql.content import SharedContent, equal_tensors, list_content
+from tensorus_server.catalogue.sql.bases import add_bases
+from tensorus_server.catalogue.sql.commit_checks import CommitChecks
+from tensorus_server.catalogue.sql.content import equal_tensors, list_content
 from tensorus_server.catalogue.sql.dataset_rows import dataset_number, find_dataset
 from tensorus_server.catalogue.sql.deletion import delete_against_indexes, delete_tensor
-from tensorus_server.catalogue.sql.fence import WriteFence
 from tensorus_server.catalogue.sql.filter_sql import compile_filter
 from tensorus_server.catalogue.sql.numbers import Numbers, latest_generation
 from tensorus_server.catalogue.sql.packs import require_packs
@@ -79,14 +79,6 @@ _GENERATION_MAX = 2**63 - 1
 
 class _UndoneError(Exception):
     """Undoes a transaction."""
-
-
-class _Checks(NamedTuple):
-    """What decides, in a transaction, about the payloads of the tensors that it commits."""
-
-    content: SharedContent
-    bases: UsableBases
-    fence: WriteFence
 
 
 class SqlTensorTable(TensorTable):
@@ -190,15 +182,14 @@ class SqlTensorTable(TensorTable):
         self, connection: apsw.Connection, group: Sequence[StoredTensor], *, current: bool
     ) -> list[Tensor | Exception]:
         numbers = Numbers(connection, {stored.dataset.number: stored.dataset for stored in group}, current=current)
-        fence = WriteFence(connection, self._members.number, group)
-        checks = _Checks(SharedContent(connection), UsableBases(connection, group), fence)
+        checks = CommitChecks.of(connection, group, self._members.number)
         outcomes = (
             self._commit_one(connection, group[0], numbers, checks)
             if len(group) == 1
             else self._commit_many(connection, group, numbers, checks)
         )
         numbers.save(connection)
-        fence.save()
+        checks.fence.save()
         for stored, outcome in zip(group, outcomes, strict=True):
             if stored.upload is not None and not isinstance(outcome, Exception):
                 if stored.changes is None:
@@ -212,7 +203,7 @@ class SqlTensorTable(TensorTable):
         connection: apsw.Connection,
         stored: StoredTensor,
         numbers: Numbers,
-        checks: _Checks,
+        checks: CommitChecks,
     ) -> list[Tensor | Exception]:
         """Do the same as `_commit_many` for one tensor. Inserting its row shows whether its id is free."""
         if _is_plain(stored) and stored.dataset.number in numbers.ordinals:
@@ -233,7 +224,7 @@ class SqlTensorTable(TensorTable):
         connection: apsw.Connection,
         group: Sequence[StoredTensor],
         numbers: Numbers,
-        checks: _Checks,
+        checks: CommitChecks,
     ) -> list[Tensor | Exception]:
         content = checks.content
         taken = _taken(connection, group)
@@ -269,7 +260,7 @@ class SqlTensorTable(TensorTable):
         connection: apsw.Connection,
         stored: StoredTensor,
         numbers: Numbers,
-        checks: _Checks,
+        checks: CommitChecks,
     ) -> Tensor | Exception:
         """Insert the tensor; return the existing one if it is the same, or an error if neither is possible."""
         ds, dataset = stored.dataset.number, stored.dataset.name
