@@ -202,7 +202,12 @@ def shared_seaweed() -> Seaweed:
     if not _shared:
         weed()
         pytest.importorskip("obstore", reason="obstore is not installed: pip install 'tensorus[object-store]'")
-        _shared.append(Seaweed(Path(tempfile.mkdtemp(prefix="seaweed-"))))
+        folder = Path(tempfile.mkdtemp(prefix="seaweed-"))
+        try:
+            _shared.append(Seaweed(folder))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         atexit.register(_shared[0].close)
     return _shared[0]
 

@@ -128,8 +128,8 @@ class _Probe:
             if "not understood" not in str(error) and "refuses the request" not in str(error):
                 raise
             raise StoreUnavailableError(
-                f"{self._client.name} cannot delete several objects at once; set AWS_DISABLE_BULK_DELETE=true in the environment, "
-                "and they are deleted one by one"
+                f"{self._client.name} cannot delete several objects at once; set AWS_DISABLE_BULK_DELETE=true in the "
+                "environment, and they are deleted one by one"
             ) from error
         folder = self.names[0].rpartition("/")[0]
         self._require("does not list what was deleted", [], lambda: [one.name for one in self._client.objects(folder)])

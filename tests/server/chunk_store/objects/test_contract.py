@@ -69,3 +69,8 @@ class TestObjectIdentity(IdentityHolderContract):
 
 class TestObjectChunkStore(ChunkStoreContract):
     """Likewise; what stores of a single host promise besides, it need not."""
+
+    @pytest.fixture(params=["packs", "segments"])
+    def store(self, request: pytest.FixtureRequest, make_store: MakeStore) -> CommittedStore:
+        # Hundreds of payloads in many segments would take ten seconds.
+        return make_store(**LAYOUTS[request.param])
