@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-
-import pytest
 
 from contract.catalogue_promises import keeps
 from support.engine import commit, create, stored_tensor
@@ -139,12 +137,11 @@ class CatalogueIsolationContract:
 
     @keeps(6, 11)
     def test_the_order_of_commits_does_not_follow_a_clock_that_is_set_back(
-        self, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+        self, catalogue: Catalogue, set_clock_back: Callable[[float], None]
     ) -> None:
         dataset = create(catalogue)
         (first,) = commit(catalogue, stored_tensor(dataset, "first"))
-        now_ns = time.time_ns()
-        monkeypatch.setattr(time, "time_ns", lambda: now_ns - 10**12)
+        set_clock_back(1000.0)
         (second,) = commit(catalogue, stored_tensor(dataset, "second"))
         assert second.created_us < first.created_us
         assert second.generation > first.generation

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tensorus_server.filter.tree import Compare
 
-__all__ = ["NO_METADATA", "MetadataIndex", "holds", "index_of"]
+__all__ = ["NO_METADATA", "MetadataIndex", "holds", "index_of", "without_long_texts"]
 
 _NAMED_KEYS_MAX = 32
 """Left-out keys that a tensor lists by name. If more were left out, every filter on metadata reads that tensor's metadata."""
@@ -68,6 +68,25 @@ def index_of(metadata: dict[str, Any]) -> MetadataIndex:
     left_out = [key for key in counts if key not in whole]
     kept = [(key, value) for key, value in values if key in whole]
     return MetadataIndex(kept, left_out if len(left_out) <= _NAMED_KEYS_MAX else None)
+
+
+def without_long_texts(index: MetadataIndex, bytes_max: int) -> MetadataIndex:
+    """Return the index without keys that are longer than `bytes_max` bytes of UTF-8, or have longer texts.
+
+    NUL characters count twice, since PostgreSQL has to escape them.
+    """
+
+    def is_long(text: object) -> bool:
+        return isinstance(text, str) and len(text.encode()) + text.count("\0") + text.count("\1") > bytes_max
+
+    left_out = {key for key, value in index.values if is_long(value) or is_long(key)}
+    if not left_out:
+        return index
+    if index.left_out is not None:
+        left_out.update(index.left_out)
+    kept = [(key, value) for key, value in index.values if key not in left_out]
+    is_listed = index.left_out is not None and len(left_out) <= _NAMED_KEYS_MAX and not any(map(is_long, left_out))
+    return MetadataIndex(kept, sorted(left_out) if is_listed else None)
 
 
 def holds(node: Compare | OneOf | Exists | Prefix, metadata: str) -> bool:

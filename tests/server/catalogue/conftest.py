@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,17 @@ def reopen(tmp_path: Path) -> Iterator[Reopen]:
     yield open_again
     for catalogue in opened:
         catalogue.close()
+
+
+@pytest.fixture
+def set_clock_back(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Return a function that sets the database's clock back by seconds; SQLite's is that of this process."""
+
+    def set_back(by_s: float) -> None:
+        now_ns = time.time_ns()
+        monkeypatch.setattr(time, "time_ns", lambda: now_ns - int(by_s * 1e9))
+
+    return set_back
 
 
 @pytest.fixture

@@ -289,7 +289,7 @@ def test_a_move_is_one_step_in_time(reopen: Reopen, monkeypatch: pytest.MonkeyPa
     commit(catalogue, *(stored_tensor(dataset, name) for name in "ab"))
     # Later than the clock of the trigger that keeps what is deleted.
     for module in (numbers, copies):
-        monkeypatch.setattr(module, "now_us", lambda: now_us() + 10_000)
+        monkeypatch.setattr(module, "now_us", lambda connection: now_us(connection) + 10_000)
     swap = TensorCopies("dataset", "dataset", [("a", "b"), ("b", "a")], move=True)
     (created_us, _) = (tensor.created_us for tensor in catalogue.copies.copy_tensors(swap, lambda *_: None))
     assert all(until_us >= created_us for (until_us,) in rows(catalogue, "SELECT until_us FROM past_tensor"))

@@ -13,8 +13,8 @@ The methods' descriptions refer to these promises by number. The contract suite 
        have the same id, one of them inserts it, and `resolve_conflict` decides the outcome of the others.
     6. Commit order. A tensor that becomes visible has a larger generation than all tensors that were visible before. So once
        `latest_generation` has returned g, no other tensor with a generation up to g appears. Listings, samples and their
-       tokens rely on this. SQLite has a single writer, so it keeps this promise. A PostgreSQL sequence does not, because it
-       assigns numbers before the commit. There, hold one advisory lock from assigning the generations until after the commit.
+       tokens rely on this. SQLite has a single writer, so it keeps this promise. A PostgreSQL sequence would not, because it
+       assigns numbers before the commit; writers there hold one advisory lock until after the commit.
     7. Numbers. Generations, dataset numbers, and the ordinals of a dataset are never reused, whatever is deleted. Ordinals
        count from 1 in commit order, without gaps.
     8. Paging. The pages of one listing contain no tensor twice, and every tensor that exists from its start to its end,
@@ -31,8 +31,10 @@ The methods' descriptions refer to these promises by number. The contract suite 
 Two more promises can be tested only with faults below the catalogue, so each implementation has tests of its own
 (`tests/server/catalogue`):
 
-    Unknown outcomes. If it is unknown whether a commit took effect, the method raises `StoreUnavailableError`, and the
-    catalogue takes no more writes until a restart. If a method raises `StoreBusyError` or `StorageFullError`, nothing changed.
+    Unknown outcomes. If it is unknown whether a commit took effect, the method raises `StoreUnavailableError`, and a catalogue
+    on this machine takes no more writes until a restart. One on a server finds the outcome when the server is back; if it stays
+    away, the method raises the error, and later calls are not affected. If a method raises `StoreBusyError` or
+    `StorageFullError`, nothing changed.
 
     Damage. A method never returns anything but what was written. A damaged row becomes a `DataCorruptError` in its place, and
     does not affect other rows.

@@ -6,13 +6,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tensorus_server.catalogue.sql.filter_sql import DIMENSION_KEY, LEFT_OUT_KEY, LEFT_OUT_MANY_KEY
-from tensorus_server.catalogue.sql.row_inserts import insert_rows
+from tensorus_server.filter.metadata_index import without_long_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import apsw
-
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.filter.metadata_index import MetadataIndex
 
 __all__ = ["attributes", "insert_attributes"]
@@ -20,13 +19,21 @@ __all__ = ["attributes", "insert_attributes"]
 _INSERT = "INSERT INTO attr (seq, key, ordinal, ds, num, txt) VALUES "
 
 
-def insert_attributes(connection: apsw.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+def insert_attributes(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
     """Insert rows that `attributes` returned."""
-    insert_rows(connection, _INSERT, rows)
+    connection.insert_rows(_INSERT, rows)
 
 
-def attributes(ds: int, seq: int, index: MetadataIndex, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
-    """Return the rows that filters use: a tensor's dimensions and metadata, and the keys that the index leaves out."""
+def attributes(
+    ds: int, seq: int, index: MetadataIndex, shape: tuple[int, ...], text_bytes_max: int | None
+) -> list[tuple[Any, ...]]:
+    """Return the rows that filters use: a tensor's dimensions and metadata, and the keys that the index leaves out.
+
+    Args:
+        text_bytes_max: keys that are longer, or have longer texts, are left out, too; None: none is.
+    """
+    if text_bytes_max is not None and index.values:
+        index = without_long_texts(index, text_bytes_max)
     rows: list[tuple[Any, ...]] = [(seq, key, axis, ds, size, None) for axis, (key, size) in _dimensions(shape)]
     for position, (key, value) in enumerate(index.values, len(rows)):
         number, text = (value, None) if isinstance(value, float) else (None, value)

@@ -16,9 +16,8 @@ from tensorus_server.errors import StoreBusyError
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    import apsw
-
     from tensorus_server.catalogue.abc import StoredTensor
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.model import Tensor
 
 __all__ = ["UsableBases", "add_bases", "forget_bases"]
@@ -32,7 +31,7 @@ SELECT NOT EXISTS (SELECT 1 FROM tombstone WHERE key = ?1) AND (
 )
 """
 
-_ADD = "INSERT OR IGNORE INTO payload_base (base, key) VALUES (?, ?)"
+_ADD = "INSERT INTO payload_base (base, key) VALUES (?, ?) ON CONFLICT DO NOTHING"
 _KEEP = "DELETE FROM tombstone WHERE key = ?"
 _FORGET = """
 DELETE FROM payload_base WHERE key IN (SELECT value FROM json_each(?)) RETURNING base
@@ -47,7 +46,7 @@ class UsableBases:
     may be each other's bases and replace each other.
     """
 
-    def __init__(self, connection: apsw.Connection, group: Sequence[StoredTensor]) -> None:
+    def __init__(self, connection: Connection, group: Sequence[StoredTensor]) -> None:
         """Look up the bases of a group, before anything of it is committed."""
         keys = {key for stored in group for key in stored.bases}
         self._usable = frozenset(key for key in keys if select(connection, _IN_USE, (key,)) == [(1,)])
@@ -71,7 +70,7 @@ class UsableBases:
                 )
 
 
-def add_bases(connection: apsw.Connection, tensors: Sequence[tuple[StoredTensor, Tensor]]) -> None:
+def add_bases(connection: Connection, tensors: Sequence[tuple[StoredTensor, Tensor]]) -> None:
     """Keep the bases of tensors' payloads as long as the payloads exist, within the transaction that commits the tensors."""
     pairs: list[tuple[str, str]] = []
     for stored, _ in tensors:
@@ -84,8 +83,8 @@ def add_bases(connection: apsw.Connection, tensors: Sequence[tuple[StoredTensor,
         connection.executemany(_ADD, pairs)
 
 
-def forget_bases(connection: apsw.Connection, keys: Collection[str], grace_us: int) -> None:
+def forget_bases(connection: Connection, keys: Collection[str], grace_us: int) -> None:
     """Let go of the bases of payloads that were deleted: mark for deletion what nothing else needs."""
     freed = select(connection, _FORGET, (to_json(list(keys)),))
     for (base,) in dict.fromkeys(freed):
-        mark_if_unneeded(connection, base, now_us() + grace_us)
+        mark_if_unneeded(connection, base, now_us(connection) + grace_us)

@@ -11,9 +11,8 @@ from tensorus_server.catalogue.sql.fence import WriteFence
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import apsw
-
     from tensorus_server.catalogue.abc import StoredTensor
+    from tensorus_server.catalogue.sql.connection import Connection
 
 __all__ = ["CommitChecks"]
 
@@ -26,7 +25,7 @@ class CommitChecks(NamedTuple):
     fence: WriteFence
 
     @classmethod
-    def of(cls, connection: apsw.Connection, group: Sequence[StoredTensor], member: int | None) -> CommitChecks:
+    def of(cls, connection: Connection, group: Sequence[StoredTensor], member: int | None) -> CommitChecks:
         """Return the checks of a group, before anything of it is committed.
 
         Args:

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import EqualTensor, NotSharedError
-from tensorus_server.catalogue.sql.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sql.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row
 from tensorus_server.catalogue.sql.statements import select
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import apsw
-
     from tensorus_server.catalogue.abc import StoredTensor
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.model import Tensor
 
 __all__ = ["EQUALS_MAX", "SharedContent", "equal_tensors", "list_content"]
@@ -48,19 +46,22 @@ UNION ALL SELECT 1 FROM past_tensor WHERE seq = ?1 AND key = ?2 AND inline = 0
 
 _HAVE_A_PAYLOAD_IN_COMMON = """
 WITH RECURSIVE
-  needed (key) AS (VALUES (?1) UNION SELECT base FROM needed JOIN payload_base USING (key)),
+  needed (key) AS (VALUES (CAST(CAST(?1 AS c_text) AS TEXT)) UNION SELECT base FROM needed JOIN payload_base USING (key)),
   replaced (key) AS (
-    VALUES (?2) UNION SELECT key FROM reference WHERE seq = ?3
+    VALUES (CAST(CAST(?2 AS c_text) AS TEXT)) UNION SELECT key FROM reference WHERE seq = ?3
     UNION SELECT base FROM replaced JOIN payload_base USING (key)
   )
 SELECT 1 FROM needed JOIN replaced USING (key) LIMIT 1
 """
-"""Of the payload with the first key, and a tensor with the second one, both with their bases."""
+"""Of the payload with the first key, and a tensor with the second one, both with their bases.
 
-_LIST = "INSERT OR IGNORE INTO content (digest, seq) VALUES (?, ?)"
+c_text is a type of the schema in PostgreSQL, which wants keys of the same collation. To SQLite it is one more name of TEXT.
+"""
+
+_LIST = "INSERT INTO content (digest, seq) VALUES (?, ?) ON CONFLICT DO NOTHING"
 
 
-def equal_tensors(connection: apsw.Connection, digests: Sequence[bytes]) -> dict[bytes, list[EqualTensor]]:
+def equal_tensors(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, list[EqualTensor]]:
     """Return the latest tensors with each of these content digests, at most `EQUALS_MAX`; damaged rows are left out.
 
     They come without their metadata: those of a thousand times `EQUALS_MAX` tensors would take gigabytes.
@@ -76,7 +77,7 @@ def equal_tensors(connection: apsw.Connection, digests: Sequence[bytes]) -> dict
             equal = _equal_tensor(tuple(row), dataset or "", references)
             if equal is not None:
                 found.setdefault(bytes.fromhex(digest), []).append(equal)
-    except UNREADABLE:
+    except connection.unreadable:
         return {}
     for equals in found.values():
         equals.sort(key=lambda equal: -equal.tensor.generation)
@@ -93,7 +94,7 @@ def _equal_tensor(row: tuple[Any, ...], dataset: str, references: str) -> EqualT
         return None
 
 
-def list_content(connection: apsw.Connection, tensors: Sequence[tuple[StoredTensor, Tensor]]) -> None:
+def list_content(connection: Connection, tensors: Sequence[tuple[StoredTensor, Tensor]]) -> None:
     """List new tensors, in the transaction that inserts their rows."""
     rows = [(stored.content, tensor.generation) for stored, tensor in tensors if stored.content is not None]
     if rows:
@@ -103,7 +104,7 @@ def list_content(connection: apsw.Connection, tensors: Sequence[tuple[StoredTens
 class SharedContent:
     """Decides, for the new tensors of one transaction, whether each shares the payload of an equal one."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         """Start without tensors."""
         self._connection = connection
         self._committed: dict[bytes, list[StoredTensor]] = {}

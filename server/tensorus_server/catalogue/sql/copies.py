@@ -12,6 +12,7 @@ from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import CopyTable, Upload, require_intact
 from tensorus_server.catalogue.conflicts import resolve_copy
+from tensorus_server.catalogue.sql.damage import as_damage
 from tensorus_server.catalogue.sql.dataset_rows import find_dataset
 from tensorus_server.catalogue.sql.datasets import create_dataset, rename_dataset
 from tensorus_server.catalogue.sql.deletion import delete_tensor
@@ -23,7 +24,6 @@ from tensorus_server.catalogue.sql.snapshot_rows import end_states_if_lost
 from tensorus_server.catalogue.sql.statements import now_us, select
 from tensorus_server.catalogue.sql.states import locate_at, require_state
 from tensorus_server.catalogue.sql.uploads import find_uploads, record_done
-from tensorus_server.catalogue.sqlite.sqlite_errors import as_damage
 from tensorus_server.errors import (
     DataCorruptError,
     DatasetNotFoundError,
@@ -36,9 +36,8 @@ from tensorus_server.model import NewTensor, Outcome, TensorSpec
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    import apsw
-
     from tensorus_server.catalogue.abc import StoredTensor, TensorCopies
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.catalogue.sql.sharing import SourceTable
     from tensorus_server.catalogue.sql.tensors import SqlTensorTable
     from tensorus_server.catalogue.sql.transactions import Transactions
@@ -80,7 +79,7 @@ class SqlCopyTable(CopyTable):
 
     def copy_tensors(self, copies: TensorCopies, check: Callable[[Dataset, Sequence[Tensor]], None]) -> list[Tensor]:
         """See `CopyTable`."""
-        with self._database.write() as connection, as_damage(copies.source):
+        with self._database.write() as connection, as_damage(connection, copies.source):
             destination = find_dataset(connection, copies.destination)
             ids, new_ids = [tensor_id for tensor_id, _ in copies.ids], [new_id for _, new_id in copies.ids]
             if done := _done(connection, copies.request_id, "CopyTensors", destination.number):
@@ -96,7 +95,7 @@ class SqlCopyTable(CopyTable):
             tensors = self._commit(connection, destination, stored)
             for ds in {source.number, destination.number}:
                 # No time is between its steps.
-                connection.execute(_END_AT_ONCE, (now_us(), ds, before))
+                connection.execute(_END_AT_ONCE, (now_us(connection), ds, before))
             check(destination, tensors)
             for item, tensor in enumerate(tensors):
                 self._record(connection, (copies.request_id, item), "CopyTensors", destination, tensor=tensor)
@@ -106,7 +105,7 @@ class SqlCopyTable(CopyTable):
         self, name: str, new_name: str, *, at: int | None, tensors_max: int, request_id: str = ""
     ) -> tuple[Dataset, int]:
         """See `CopyTable`."""
-        with self._database.write() as connection, as_damage(name):
+        with self._database.write() as connection, as_damage(connection, name):
             for upload in _done(connection, request_id, "CopyDataset"):
                 return _dataset_of(connection, upload, new_name), int(upload.state["tensors"])
             source = find_dataset(connection, name)
@@ -124,16 +123,14 @@ class SqlCopyTable(CopyTable):
 
     def rename_dataset(self, name: str, new_name: str, *, request_id: str = "") -> Dataset:
         """See `CopyTable`."""
-        with self._database.write() as connection, as_damage(name):
+        with self._database.write() as connection, as_damage(connection, name):
             for upload in _done(connection, request_id, "RenameDataset"):
                 return _dataset_of(connection, upload, new_name)
             dataset = rename_dataset(connection, name, new_name)
             self._record(connection, (request_id, 0), "RenameDataset", dataset)
         return dataset
 
-    def _commit(
-        self, connection: apsw.Connection, destination: Dataset, stored: Sequence[StoredTensor]
-    ) -> list[Tensor]:
+    def _commit(self, connection: Connection, destination: Dataset, stored: Sequence[StoredTensor]) -> list[Tensor]:
         """Insert copies, and delete the tensors that they replace. A copy that is stored already is not inserted."""
         there = find_tensors(connection, "id", (destination.number, destination.name), [new.new.id for new in stored])
         outcomes = []
@@ -158,7 +155,7 @@ class SqlCopyTable(CopyTable):
 
     def _record(
         self,
-        connection: apsw.Connection,
+        connection: Connection,
         key: tuple[str, int],
         call: str,
         dataset: Dataset,
@@ -196,7 +193,7 @@ class SqlCopyTable(CopyTable):
 # ---- Sources -----------------------------------------------------------------------------------------------------------
 
 
-def _find_sources(connection: apsw.Connection, dataset: Dataset, ids: Sequence[str], at: int | None) -> list[_Source]:
+def _find_sources(connection: Connection, dataset: Dataset, ids: Sequence[str], at: int | None) -> list[_Source]:
     """Return the tensors with these ids, in order, as they are or were at a generation.
 
     Raises:
@@ -221,7 +218,7 @@ def _find_sources(connection: apsw.Connection, dataset: Dataset, ids: Sequence[s
 
 
 def _places_of_dataset(
-    connection: apsw.Connection, dataset: Dataset, at: int | None, tensors_max: int
+    connection: Connection, dataset: Dataset, at: int | None, tensors_max: int
 ) -> list[tuple[int, SourceTable]]:
     """Return where the rows of a dataset's tensors are, in the order of their generations.
 
@@ -244,9 +241,7 @@ def _places_of_dataset(
     return sorted(places)
 
 
-def _states(
-    connection: apsw.Connection, dataset: Dataset, at: int | None
-) -> list[tuple[SourceTable, str, tuple[int, ...]]]:
+def _states(connection: Connection, dataset: Dataset, at: int | None) -> list[tuple[SourceTable, str, tuple[int, ...]]]:
     """Return, for each table that may have rows of a state, the condition on them and its parameters.
 
     Raises:
@@ -259,7 +254,7 @@ def _states(
 
 
 def _sources_at(
-    connection: apsw.Connection, dataset: Dataset, places: Sequence[tuple[int, SourceTable]], at: int | None
+    connection: Connection, dataset: Dataset, places: Sequence[tuple[int, SourceTable]], at: int | None
 ) -> list[_Source]:
     """Return the tensors of these rows, in order.
 
@@ -285,7 +280,7 @@ def _sources_at(
 
 
 def _shared(
-    connection: apsw.Connection,
+    connection: Connection,
     sources: Sequence[_Source],
     source: Dataset,
     destination: Dataset,
@@ -321,7 +316,7 @@ def _policy(policy: str) -> StoragePolicy:
 # ---- Repeated calls ----------------------------------------------------------------------------------------------------
 
 
-def _done(connection: apsw.Connection, request_id: str, call: str, ds: int | None = None) -> list[Upload]:
+def _done(connection: Connection, request_id: str, call: str, ds: int | None = None) -> list[Upload]:
     """Return the records of a call that was done before; empty: it was not.
 
     Raises:
@@ -335,7 +330,7 @@ def _done(connection: apsw.Connection, request_id: str, call: str, ds: int | Non
 
 
 def _copied_before(
-    connection: apsw.Connection, dataset: Dataset, done: Sequence[Upload], ids: Sequence[str]
+    connection: Connection, dataset: Dataset, done: Sequence[Upload], ids: Sequence[str]
 ) -> list[Tensor]:
     """Return the copies that a call made before; where one was replaced since, the tensor that has its id now.
 
@@ -356,7 +351,7 @@ def _copied_before(
     return tensors
 
 
-def _dataset_of(connection: apsw.Connection, upload: Upload, name: str) -> Dataset:
+def _dataset_of(connection: Connection, upload: Upload, name: str) -> Dataset:
     """Return the dataset that a call made or renamed before.
 
     Raises:

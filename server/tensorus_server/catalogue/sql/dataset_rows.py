@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.rules import to_json
-from tensorus_server.catalogue.sql.row_checksum import MALFORMED, UNREADABLE, dataset_checksum, dataset_start
+from tensorus_server.catalogue.sql.row_checksum import MALFORMED, dataset_checksum, dataset_start
 from tensorus_server.catalogue.sql.row_page import read_page
 from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.errors import DataCorruptError, DatasetNotFoundError
 from tensorus_server.model import Dataset, Schema
 
 if TYPE_CHECKING:
-    import apsw
-
+    from tensorus_server.catalogue.sql.connection import Connection
 __all__ = [
     "DATASET_COLUMNS",
     "RETENTION_UNIT_US",
@@ -62,7 +61,7 @@ class DatasetRow:
         return dataset_checksum(self.start, last_ordinal)
 
 
-def find_dataset(connection: apsw.Connection, name: str) -> Dataset:
+def find_dataset(connection: Connection, name: str) -> Dataset:
     """Return the dataset within the connection's transaction.
 
     Raises:
@@ -76,7 +75,7 @@ def find_dataset(connection: apsw.Connection, name: str) -> Dataset:
     raise DatasetNotFoundError("there is no such dataset", dataset=name)
 
 
-def dataset_number(connection: apsw.Connection, name: str) -> int:
+def dataset_number(connection: Connection, name: str) -> int:
     """Return the number of a dataset, even if its row is damaged elsewhere: its tensors have their own checksums.
 
     Raises:
@@ -89,14 +88,14 @@ def dataset_number(connection: apsw.Connection, name: str) -> int:
         # The index of names led to a damaged row. Search the table itself: exactly one row must have the name.
         try:
             rows = select(connection, "SELECT ds FROM dataset NOT INDEXED WHERE name = ?", (name,))
-        except UNREADABLE:
+        except connection.unreadable:
             raise damage from None
         if len(rows) != 1:
             raise
         return int(rows[0][0])
 
 
-def all_datasets(connection: apsw.Connection) -> list[DatasetRow | DataCorruptError]:
+def all_datasets(connection: Connection) -> list[DatasetRow | DataCorruptError]:
     """Return all datasets in order of creation; for a damaged one, the error in its place."""
     datasets, after = [], 0
     while True:
@@ -108,7 +107,7 @@ def all_datasets(connection: apsw.Connection) -> list[DatasetRow | DataCorruptEr
 
 
 def page_of_datasets(
-    connection: apsw.Connection, after: int, size: int
+    connection: Connection, after: int, size: int
 ) -> tuple[list[tuple[int, DatasetRow | DataCorruptError]], int | None]:
     """Return a page of datasets in order of creation, each with its number, and the `after` of the next page, or None.
 
@@ -120,7 +119,7 @@ def page_of_datasets(
     try:
         rows, more = read_page(connection, statement, [after, size + 1], size, _row_bytes)
         found = [(row[0], _from_row(row, str(row[1]))) for row in rows]
-    except UNREADABLE:
+    except connection.unreadable:
         numbers = _numbers(connection, after, size + 1)
         more = len(numbers) > size
         found = [(ds, row) for ds in numbers[:size] for row in _rows_where(connection, "ds = ?", ds, f"number {ds}")]
@@ -129,7 +128,7 @@ def page_of_datasets(
 
 
 def datasets_where(
-    connection: apsw.Connection, condition: str, value: str | int, *, named: str
+    connection: Connection, condition: str, value: str | int, *, named: str
 ) -> list[DatasetRow | DataCorruptError]:
     """Return the dataset that meets a condition on one value, or its error if it is damaged; empty if none does.
 
@@ -140,7 +139,7 @@ def datasets_where(
     return [row for row in rows if isinstance(row, DataCorruptError) or not row.is_deleted]
 
 
-def deleted_dataset(connection: apsw.Connection) -> int | None:
+def deleted_dataset(connection: Connection) -> int | None:
     """Return the number of the dataset that was deleted first and still has its row; None if there is none.
 
     Raises:
@@ -159,11 +158,11 @@ def deleted_dataset(connection: apsw.Connection) -> int | None:
 
 
 def _rows_where(
-    connection: apsw.Connection, condition: str, value: str | int, named: str
+    connection: Connection, condition: str, value: str | int, named: str
 ) -> list[DatasetRow | DataCorruptError]:
     try:
         rows = select(connection, f"SELECT {DATASET_COLUMNS} FROM dataset WHERE {condition}", (value,))
-    except UNREADABLE as error:
+    except connection.unreadable as error:
         return [_damage(named, f"its row cannot be read: {type(error).__name__}")]
     return [_from_row(row, named) for row in rows]
 
@@ -178,11 +177,11 @@ def schema_to_json(schema: Schema) -> str:
     return to_json({name: value for name, value in fields.items() if value is not None})
 
 
-def _numbers(connection: apsw.Connection, after: int, size: int) -> list[int]:
+def _numbers(connection: Connection, after: int, size: int) -> list[int]:
     try:
         statement = "SELECT ds FROM dataset WHERE ds > ? ORDER BY ds LIMIT ?"
         return [ds for (ds,) in select(connection, statement, (after, size))]
-    except UNREADABLE as error:
+    except connection.unreadable as error:
         raise DataCorruptError(f"the table of datasets cannot be read: {error}") from error
 
 

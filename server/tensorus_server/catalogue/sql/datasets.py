@@ -25,9 +25,8 @@ from tensorus_server.errors import AlreadyExistsError, DataCorruptError, HasSnap
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import apsw
-
     from tensorus_codecs.policy import StoragePolicy
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.catalogue.sql.transactions import Transactions
     from tensorus_server.model import Dataset, DatasetStats, Schema
 
@@ -74,7 +73,7 @@ class SqlDatasetTable(DatasetTable):
     ) -> Dataset:
         """See `DatasetTable`."""
 
-        def update(connection: apsw.Connection) -> Dataset:
+        def update(connection: Connection) -> Dataset:
             try:
                 ds = find_dataset(connection, name).number
             except DataCorruptError:
@@ -103,7 +102,7 @@ class SqlDatasetTable(DatasetTable):
         """See `DatasetTable`."""
         with self._database.snapshot() as snapshot:
 
-            def delete(connection: apsw.Connection) -> int:
+            def delete(connection: Connection) -> int:
                 ds = dataset_number(connection, name)
                 # The first statement fixes the snapshot's state: the tensors as they are during this transaction. They are
                 # counted after it, because that would make other writers wait too long.
@@ -118,7 +117,8 @@ class SqlDatasetTable(DatasetTable):
                     )
                 _replace_unreadable(connection, ds)
                 connection.execute(
-                    "UPDATE dataset SET name = ?, deleted_us = ? WHERE ds = ?", (f"{_DELETED}{ds}", now_us(), ds)
+                    "UPDATE dataset SET name = ?, deleted_us = ? WHERE ds = ?",
+                    (f"{_DELETED}{ds}", now_us(connection), ds),
                 )
                 _sign(connection, ds)
                 return ds
@@ -137,7 +137,7 @@ class SqlDatasetTable(DatasetTable):
 
 
 def create_dataset(
-    connection: apsw.Connection, name: str, policy: StoragePolicy, schema: Schema, retention_s: int
+    connection: Connection, name: str, policy: StoragePolicy, schema: Schema, retention_s: int
 ) -> Dataset:
     """Create a dataset, within a transaction.
 
@@ -149,7 +149,7 @@ def create_dataset(
         "ON CONFLICT DO NOTHING RETURNING ds"
     )
     retention_us = retention_s * RETENTION_UNIT_US
-    columns = (name, to_json(policy.to_json()), schema_to_json(schema), now_us(), retention_us)
+    columns = (name, to_json(policy.to_json()), schema_to_json(schema), now_us(connection), retention_us)
     rows = select(connection, statement, columns)
     if not rows:
         raise _name_taken(name)
@@ -157,10 +157,12 @@ def create_dataset(
     return find_dataset(connection, name)
 
 
-def rename_dataset(connection: apsw.Connection, name: str, new_name: str) -> Dataset:
+def rename_dataset(connection: Connection, name: str, new_name: str) -> Dataset:
     """Give a dataset another name, within a transaction; see `CopyTable.rename_dataset`."""
     ds = find_dataset(connection, name).number
-    statement = "UPDATE OR IGNORE dataset SET name = ?1 WHERE ds = ?2 AND name != ?1 RETURNING ds"
+    statement = (
+        "UPDATE dataset SET name = ?1 WHERE ds = ?2 AND NOT EXISTS (SELECT 1 FROM dataset WHERE name = ?1) RETURNING ds"
+    )
     if not select(connection, statement, (new_name, ds)):
         raise _name_taken(new_name)
     _sign(connection, ds)
@@ -171,7 +173,7 @@ def _name_taken(name: str) -> AlreadyExistsError:
     return AlreadyExistsError("a dataset of this name exists already", dataset=name)
 
 
-def _sign(connection: apsw.Connection, ds: int) -> None:
+def _sign(connection: Connection, ds: int) -> None:
     """Set the checksum of a dataset's row to that of its current columns."""
     ((*fixed, retention_us, last_ordinal, _),) = select(
         connection, f"SELECT {DATASET_COLUMNS} FROM dataset WHERE ds = ?", (ds,)
@@ -180,17 +182,17 @@ def _sign(connection: apsw.Connection, ds: int) -> None:
     connection.execute("UPDATE dataset SET row_checksum = ? WHERE ds = ?", (checksum, ds))
 
 
-def _replace_unreadable(connection: apsw.Connection, ds: int) -> None:
+def _replace_unreadable(connection: Connection, ds: int) -> None:
     """Replace unreadable values of a damaged row, so that it can be signed; its dataset is deleted and does not need them."""
     if any(isinstance(row, DataCorruptError) for row in datasets_where(connection, "ds = ?", ds, named="")):
         connection.execute("UPDATE dataset SET policy = '{}', schema = '{}' WHERE ds = ?", (ds,))
 
 
-def _recount(connection: apsw.Connection, ds: int) -> None:
+def _recount(connection: Connection, ds: int) -> None:
     """Set the last ordinal in a damaged row of a dataset to that of its newest tensor."""
     statement = (
-        "UPDATE dataset SET last_ordinal = max("
-        "(SELECT coalesce(max(ordinal), 0) FROM tensor WHERE ds = ?1), "
-        "(SELECT coalesce(max(ordinal), 0) FROM past_tensor WHERE ds = ?1)) WHERE ds = ?1"
+        "UPDATE dataset SET last_ordinal = (SELECT coalesce(max(ordinal), 0) FROM ("
+        "SELECT max(ordinal) AS ordinal FROM tensor WHERE ds = ?1 "
+        "UNION ALL SELECT max(ordinal) FROM past_tensor WHERE ds = ?1) AS newest) WHERE ds = ?1"
     )
     connection.execute(statement, (ds,))

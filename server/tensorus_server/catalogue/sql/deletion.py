@@ -12,12 +12,10 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from tensorus_protos.rules import to_json
-from tensorus_server.catalogue.sql.row_tables import ID_INDEX
 from tensorus_server.catalogue.sql.statements import now_us, select
 
 if TYPE_CHECKING:
-    import apsw
-
+    from tensorus_server.catalogue.sql.connection import Connection
 __all__ = ["DELETED_COLUMNS", "PAYLOAD_KEY", "delete_against_indexes", "delete_tensor", "free", "mark_if_unneeded"]
 
 PAYLOAD_KEY = re.compile(rb"(?:(?:[0-9a-f]{2}|pack|[ps][0-9a-f-]+)/)?[0-9a-f]{32}")
@@ -29,51 +27,43 @@ DELETED_COLUMNS = "CAST(key AS BLOB), inline, seq"
 _DELETE = f"DELETE FROM tensor WHERE {{}} RETURNING {DELETED_COLUMNS}"
 
 _INSERT_TOMBSTONE = """
-INSERT OR IGNORE INTO tombstone (key, delete_after_us)
+INSERT INTO tombstone (key, delete_after_us)
 SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM tensor WHERE key = ?1 AND inline = 0)
   AND NOT EXISTS (SELECT 1 FROM reference WHERE key = ?1)
+ON CONFLICT DO NOTHING
 """
 
 _DELETE_REFERENCES = """
-DELETE FROM reference WHERE seq IN (SELECT value FROM json_each(?)) RETURNING CAST(key AS BLOB)
+DELETE FROM reference WHERE seq IN (SELECT CAST(value AS BIGINT) FROM json_each(?)) RETURNING CAST(key AS BLOB)
 """
 
 _log = logging.getLogger(__name__)
 
 
-def delete_tensor(connection: apsw.Connection, ds: int, tensor_id: str, grace_us: int) -> bool:
+def delete_tensor(connection: Connection, ds: int, tensor_id: str, grace_us: int) -> bool:
     """Delete a tensor of a dataset, leave its payload to the sweep, and return whether it existed.
 
     Raises:
-        apsw.CorruptError: a page is damaged, or the row and an index disagree.
+        `connection.unreadable`: a page is damaged, or the row and an index disagree.
     """
     rows = select(connection, _DELETE.format("ds = ? AND id = ?"), (ds, tensor_id))
-    free(connection, rows, f"tensor {tensor_id!r}", now_us() + grace_us)
+    free(connection, rows, f"tensor {tensor_id!r}", now_us(connection) + grace_us)
     return bool(rows)
 
 
-def delete_against_indexes(connection: apsw.Connection, ds: int, tensor_id: str, grace_us: int) -> bool:
+def delete_against_indexes(connection: Connection, ds: int, tensor_id: str, grace_us: int) -> bool:
     """Do what `delete_tensor` does if the row and its indexes disagree, and rebuild the indexes.
 
-    SQLite finds a row's entries in the indexes by the row's values, and reports damage if an entry is missing. With a writable
-    schema it does not.
-
     Raises:
-        apsw.CorruptError: a page is damaged.
+        `connection.unreadable`: a page is damaged.
     """
-    found = select(connection, f"SELECT seq FROM tensor INDEXED BY {ID_INDEX} WHERE ds = ? AND id = ?", (ds, tensor_id))
-    connection.execute("PRAGMA writable_schema = ON")
-    try:
-        rows = [row for (seq,) in found for row in select(connection, _DELETE.format("seq = ?"), (seq,))]
-    finally:
-        connection.execute("PRAGMA writable_schema = OFF")
-    _log.warning("tensor %r was damaged and is deleted; the indexes of its table are rebuilt", tensor_id)
-    connection.execute("REINDEX tensor")
-    free(connection, rows, f"tensor {tensor_id!r}", now_us() + grace_us)
+    rows = connection.delete_against_indexes(ds, tensor_id, DELETED_COLUMNS)
+    _log.warning("tensor %r was damaged and is deleted; the indexes of its table were rebuilt", tensor_id)
+    free(connection, rows, f"tensor {tensor_id!r}", now_us(connection) + grace_us)
     return bool(rows)
 
 
-def free(connection: apsw.Connection, rows: list[tuple[Any, ...]], deleted: str, delete_after_us: int) -> None:
+def free(connection: Connection, rows: list[tuple[Any, ...]], deleted: str, delete_after_us: int) -> None:
     """Leave the payloads of deleted tensor rows to the sweep, by adding tombstones.
 
     Args:
@@ -89,6 +79,6 @@ def free(connection: apsw.Connection, rows: list[tuple[Any, ...]], deleted: str,
             _log.warning("a payload of the deleted %s stays: the key in its row is damaged", deleted)
 
 
-def mark_if_unneeded(connection: apsw.Connection, key: str, delete_after_us: int) -> None:
+def mark_if_unneeded(connection: Connection, key: str, delete_after_us: int) -> None:
     """Add a tombstone for a payload, unless a tensor needs it, or another payload does; a trigger knows most of these."""
     connection.execute(_INSERT_TOMBSTONE, (key, delete_after_us))

@@ -18,9 +18,8 @@ from tensorus_server.payload_keys import PackedKey, SegmentedKey, is_of_object_s
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    import apsw
-
     from tensorus_server.catalogue.abc import Mark, StoredTensor
+    from tensorus_server.catalogue.sql.connection import Connection
 
 __all__ = ["WriteFence", "lost_marks"]
 
@@ -33,7 +32,7 @@ ON CONFLICT (pack) DO UPDATE SET object_bytes = excluded.object_bytes WHERE excl
 class WriteFence:
     """The fence of one transaction. Payloads in a local folder, and inserts that no other process can take over, pass it."""
 
-    def __init__(self, connection: apsw.Connection, member: int | None, group: Sequence[StoredTensor]) -> None:
+    def __init__(self, connection: Connection, member: int | None, group: Sequence[StoredTensor]) -> None:
         """Look up, and lock, the rows of a group that is about to be committed.
 
         Args:
@@ -94,7 +93,7 @@ class WriteFence:
         """Record what was committed: these objects are known by their tensors, and are no longer begun."""
         if not self._committed and not self._sealed:
             return
-        now = now_us()
+        now = now_us(self._connection)
         for pack, object_bytes in sorted(self._sealed.items()):
             self._connection.execute(_SEAL, (pack, object_bytes, now))
         for part in in_parts(self._committed + [f"pack/{pack}" for pack in self._sealed]):
@@ -118,7 +117,7 @@ class WriteFence:
 
 
 def lost_marks(
-    connection: apsw.Connection, member: int | None, saved: Sequence[Mark]
+    connection: Connection, member: int | None, saved: Sequence[Mark]
 ) -> list[SessionTakenOverError | WriterLostError | None]:
     """Return for each mark None, or why this process must not save it any more, within the transaction that saves it.
 
@@ -150,7 +149,7 @@ def lost_marks(
 class _Sessions:
     """The leases of inserts, of which those that this member has are locked until the transaction ends."""
 
-    def __init__(self, connection: apsw.Connection, member: int | None, requests: Collection[str | None]) -> None:
+    def __init__(self, connection: Connection, member: int | None, requests: Collection[str | None]) -> None:
         self._held: set[str] = set()
         self._elsewhere: set[str] = set()
         for part in in_parts(sorted(f"{SESSION}{request_id}" for request_id in requests)):

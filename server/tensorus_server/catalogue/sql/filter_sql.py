@@ -14,12 +14,9 @@ key of a condition, the metadata of those tensors is read, and the condition can
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-import apsw
+from typing import TYPE_CHECKING
 
 from tensorus_server.catalogue.sql.statements import select
-from tensorus_server.filter.metadata_index import holds
 from tensorus_server.filter.tree import (
     AllOf,
     AnyOf,
@@ -36,14 +33,12 @@ from tensorus_server.filter.tree import (
 )
 
 if TYPE_CHECKING:
+    from tensorus_server.catalogue.sql.connection import Connection, Sql
     from tensorus_server.filter.tree import (
         Filter,
     )
 
-__all__ = ["DIMENSION_KEY", "LEFT_OUT_KEY", "LEFT_OUT_MANY_KEY", "Sql", "compile_condition", "compile_filter"]
-
-Sql: TypeAlias = "tuple[str, list[Any]]"
-"""A condition and its parameters."""
+__all__ = ["DIMENSION_KEY", "LEFT_OUT_KEY", "LEFT_OUT_MANY_KEY", "compile_condition", "compile_filter"]
 
 DIMENSION_KEY = "@dim."
 """Prefix of the reserved keys that hold dimensions; no metadata key starts with "@"."""
@@ -54,6 +49,9 @@ LEFT_OUT_KEY = "@left_out"
 LEFT_OUT_MANY_KEY = "@left_out_many"
 """Reserved key; any metadata key of the tensor may be missing from the index."""
 
+_TENSORS = {"attr": "tensor", "past_attr": "past_tensor"}
+"""The table of tensors by that of their attributes."""
+
 _PROBE_MAX = 5000
 """Largest number of rows of a condition that may be the driver."""
 
@@ -63,7 +61,7 @@ _NUMBER_COLUMNS = {
     Property.RANK: "t.rank",
     Property.NBYTES: "t.nbytes",
     Property.STORED_BYTES: "t.stored_bytes",
-    Property.CREATED: "t.created_us / 1e6",
+    Property.CREATED: "t.created_us / CAST(1e6 AS DOUBLE PRECISION)",
     Property.MIN: 't."min"',
     Property.MAX: 't."max"',
     Property.MEAN: "t.mean",
@@ -73,6 +71,18 @@ _NUMBER_COLUMNS = {
     Property.NAN_COUNT: "t.nan_count",
     Property.INFINITY_COUNT: "t.infinity_count",
 }
+
+_INTEGERS = frozenset(
+    {
+        Property.RANK,
+        Property.NBYTES,
+        Property.STORED_BYTES,
+        Property.ZERO_COUNT,
+        Property.NAN_COUNT,
+        Property.INFINITY_COUNT,
+    }
+)
+"""Columns that are compared with integers where the value is one: PostgreSQL uses no index of integers for a float."""
 
 _OPERATORS = {
     Operator.EQUAL: "=",
@@ -84,7 +94,7 @@ _OPERATORS = {
 }
 
 
-def compile_filter(root: Filter | None, ds: int, connection: apsw.Connection, attr: str = "attr") -> Sql:
+def compile_filter(root: Filter | None, ds: int, connection: Connection, attr: str = "attr") -> Sql:
     """Return the condition on `t` for tensors of dataset `ds`, with the most selective driver.
 
     Args:
@@ -101,15 +111,15 @@ def compile_filter(root: Filter | None, ds: int, connection: apsw.Connection, at
     return " AND ".join(where for where, _ in parts), [p for _, ps in parts for p in ps]
 
 
-def compile_condition(root: Filter | None, ds: int, connection: apsw.Connection, attr: str = "attr") -> Sql:
+def compile_condition(root: Filter | None, ds: int, connection: Connection, attr: str = "attr") -> Sql:
     """Return the condition on `t` for a single tensor that is read by generation."""
-    return ("1", []) if root is None else _compile(root, _LeftOut(ds, connection, attr))
+    return ("TRUE", []) if root is None else _compile(root, _LeftOut(ds, connection, attr))
 
 
 class _LeftOut:
     """Tells which keys the index leaves out of tensors of one dataset."""
 
-    def __init__(self, ds: int, connection: apsw.Connection, attr: str) -> None:
+    def __init__(self, ds: int, connection: Connection, attr: str) -> None:
         self.ds = ds
         self.attr = attr
         self.connection = connection
@@ -124,15 +134,12 @@ class _LeftOut:
             )
             parameters = (self.ds, LEFT_OUT_KEY, key, LEFT_OUT_MANY_KEY)
             ((found,),) = select(self.connection, statement, parameters)
-            if found and not any(self._known.values()):
-                self.connection.create_scalar_function("metadata_holds", _metadata_holds, 2)
             self._known[key] = bool(found)
         return self._known[key]
 
-
-def _metadata_holds(*arguments: Any) -> int:  # `Any`: the condition as a Python object, and a value from SQLite
-    node, metadata = arguments
-    return int(holds(node, metadata))
+    def decided(self, node: Compare | OneOf | Exists | Prefix, candidates: Sql) -> Sql:
+        """See `Connection.metadata_condition`."""
+        return self.connection.metadata_condition(node, candidates, tensor=_TENSORS[self.attr], ds=self.ds)
 
 
 def _choose_driver(required: list[Filter], left_out: _LeftOut) -> Filter | None:
@@ -141,7 +148,9 @@ def _choose_driver(required: list[Filter], left_out: _LeftOut) -> Filter | None:
         if not _is_on_attr(node) or _may_be_left_out(node, left_out):
             continue
         where, parameters = _attr_condition(node)
-        statement = f"SELECT count(*) FROM (SELECT 1 FROM {left_out.attr} a WHERE a.ds = ? AND {where} LIMIT ?)"
+        statement = (
+            f"SELECT count(*) FROM (SELECT 1 FROM {left_out.attr} a WHERE a.ds = ? AND {where} LIMIT ?) AS found"
+        )
         ((count,),) = select(left_out.connection, statement, [left_out.ds, *parameters, fewest])
         if count < fewest:
             best, fewest = node, count
@@ -168,9 +177,9 @@ def _driven(node: Filter, left_out: _LeftOut) -> Sql:
 
 def _compile(node: Filter, left_out: _LeftOut) -> Sql:
     if isinstance(node, AllOf):
-        return _join([_compile(child, left_out) for child in node.filters], "AND", empty="1")
+        return _join([_compile(child, left_out) for child in node.filters], "AND", empty="TRUE")
     if isinstance(node, AnyOf):
-        return _join([_compile(child, left_out) for child in node.filters], "OR", empty="0")
+        return _join([_compile(child, left_out) for child in node.filters], "OR", empty="FALSE")
     if isinstance(node, Not):
         where, parameters = _compile(node.filter, left_out)
         return f"NOT {where}", parameters
@@ -183,8 +192,8 @@ def _compile(node: Filter, left_out: _LeftOut) -> Sql:
             f"EXISTS (SELECT 1 FROM {left_out.attr} m WHERE m.seq = t.seq AND (m.key = ? AND m.txt = ? OR m.key = ?))"
         )
         marks = [LEFT_OUT_KEY, node.field.name, LEFT_OUT_MANY_KEY]
-        condition = f"({condition} OR ({marked} AND metadata_holds(?, t.metadata)))"
-        return condition, [*parameters, *marks, apsw.pyobject(node)]
+        decided, decided_by = left_out.decided(node, (marked, marks))
+        return f"({condition} OR {decided})", [*parameters, *decided_by]
     return condition, parameters
 
 
@@ -198,6 +207,8 @@ def _column_condition(node: Compare | OneOf | Exists | Prefix, field: Property) 
     is_text = field in _TEXT_COLUMNS
     column = _TEXT_COLUMNS[field] if is_text else _NUMBER_COLUMNS[field]
     where, parameters = _value_condition(node, number=None if is_text else column, text=column if is_text else None)
+    if field in _INTEGERS:
+        parameters = [int(value) if value.is_integer() and abs(value) < 2**63 else value for value in parameters]
     # A column is NULL if the dtype has no such summary. IS TRUE makes the condition false then.
     return f"(({where}) IS TRUE)", parameters
 
@@ -206,7 +217,7 @@ def _attr_condition(node: Filter) -> Sql:
     assert isinstance(node, (Compare, OneOf, Exists, Prefix))
     if isinstance(node.field, Key) and node.field.name.startswith("@"):
         # No metadata key starts with "@" (see `join_key`), so this must not match the reserved keys.
-        return "0", []
+        return "FALSE", []
     key = node.field.name if isinstance(node.field, Key) else f"{DIMENSION_KEY}{getattr(node.field, 'axis', 0)}"
     where, parameters = _value_condition(node, number="a.num", text="a.txt")
     return f"a.key = ? AND {where}", [key, *parameters]
@@ -215,19 +226,19 @@ def _attr_condition(node: Filter) -> Sql:
 def _value_condition(node: Compare | OneOf | Exists | Prefix, *, number: str | None, text: str | None) -> Sql:
     """Return the condition on a value; `number` and `text` are the columns that may hold it."""
     if isinstance(node, Exists):
-        return ("1", []) if number and text else (f"{number or text} IS NOT NULL", [])
+        return ("TRUE", []) if number and text else (f"{number or text} IS NOT NULL", [])
     if isinstance(node, Prefix):
-        return ("0", []) if text is None else _prefix_condition(text, node.text)
+        return ("FALSE", []) if text is None else _prefix_condition(text, node.text)
     if isinstance(node, Compare):
         value = indexed(node.value)
         column = text if isinstance(value, str) else number
-        return ("0", []) if column is None else (f"{column} {_OPERATORS[node.operator]} ?", [value])
+        return ("FALSE", []) if column is None else (f"{column} {_OPERATORS[node.operator]} ?", [value])
     parts = []
     for column, kind in ((number, float), (text, str)):
         values = [value for value in map(indexed, node.values) if isinstance(value, kind)]
         if column is not None and values:
             parts.append((f"{column} IN ({', '.join('?' * len(values))})", values))
-    return _join(parts, "OR", empty="0")
+    return _join(parts, "OR", empty="FALSE")
 
 
 def _prefix_condition(column: str, prefix: str) -> Sql:

@@ -8,7 +8,6 @@ from tensorus_server.catalogue.abc import GarbageTable
 from tensorus_server.catalogue.sql.bases import forget_bases
 from tensorus_server.catalogue.sql.deletion import PAYLOAD_KEY
 from tensorus_server.catalogue.sql.packs import mark_packs
-from tensorus_server.catalogue.sql.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sql.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row
 from tensorus_server.catalogue.sql.statements import now_us, select
 from tensorus_server.errors import DataCorruptError
@@ -17,11 +16,10 @@ from tensorus_server.payload_keys import PackedKey, is_of_object_store, parse_ke
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    import apsw
-
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.catalogue.sql.transactions import Transactions
 
-__all__ = ["SqlGarbageTable"]
+__all__ = ["SqlGarbageTable", "is_orphan"]
 
 _IS_ORPHAN = """
 SELECT NOT EXISTS (SELECT 1 FROM tensor WHERE key = ?1 AND inline = 0)
@@ -54,6 +52,11 @@ _ROWS = f"SELECT {_COLUMNS}, NULL, (SELECT name FROM dataset WHERE ds = t.ds) FR
 _TENSORS = ("tensor", "past_tensor")
 
 
+def is_orphan(connection: Connection, key: str) -> bool:
+    """Whether no row refers to a payload."""
+    return select(connection, _IS_ORPHAN, (key,)) == [(1,)]
+
+
 class SqlGarbageTable(GarbageTable):
     """See `GarbageTable`."""
 
@@ -72,8 +75,8 @@ class SqlGarbageTable(GarbageTable):
             "AND NOT EXISTS (SELECT 1 FROM payload_base WHERE base = tombstone.key) "
             "ORDER BY delete_after_us LIMIT ?"
         )
-        by_us = 2**63 - 1 if in_grace else now_us()
         with self._database.read() as connection:
+            by_us = 2**63 - 1 if in_grace else now_us(connection)
             keys = [key for (key,) in select(connection, statement, (by_us, limit))]
         # Damaged keys are skipped: they name no payload, and must not stop the others from being deleted.
         return [key.decode() for key in keys if isinstance(key, bytes) and PAYLOAD_KEY.fullmatch(key)]
@@ -81,8 +84,8 @@ class SqlGarbageTable(GarbageTable):
     def delete(self, keys: Collection[str]) -> None:
         """See `GarbageTable`."""
 
-        def delete(connection: apsw.Connection) -> None:
-            connection.executemany("DELETE FROM tombstone WHERE key = ?", ((key,) for key in keys))
+        def delete(connection: Connection) -> None:
+            connection.executemany("DELETE FROM tombstone WHERE key = ?", [(key,) for key in keys])
             forget_bases(connection, keys, self._delete_grace_us)
             mark_packs(connection, {packed.pack for packed in map(parse_key, keys) if isinstance(packed, PackedKey)})
 
@@ -92,44 +95,41 @@ class SqlGarbageTable(GarbageTable):
     def orphans(self, keys: Collection[str]) -> set[str]:
         """See `GarbageTable`."""
         with self._database.read() as connection:
-            return {
-                key
-                for key in keys
-                if select(connection, _IS_ORPHAN, (key,)) == [(1,)] and not _is_written(connection, key)
-            }
+            return {key for key in keys if is_orphan(connection, key) and not _is_written(connection, key)}
 
     def known(self) -> Iterator[bytes]:
         """See `GarbageTable`."""
         with self._database.read(timed=False) as connection:
             for statement in _KNOWN:
-                for (key,) in connection.execute(statement):
+                for (key,) in connection.scan(statement):
                     yield key
 
     def require_intact(self) -> None:
         """See `GarbageTable`."""
         with self._database.read(timed=False) as connection:
+            damaged: tuple[type[Exception], ...] = (*connection.unreadable, RowDamageError)
             for table in (*_TENSORS, "reference", "payload_base", "tombstone", "upload", "begun", "pack"):
-                found = select(connection, f"PRAGMA integrity_check('{table}')")
-                if found != [("ok",)]:
-                    raise DataCorruptError(f"the table {table} of the catalogue is damaged: {found[0][0]}")
+                damage = connection.table_damage(table)
+                if damage is not None:
+                    raise DataCorruptError(f"the table {table} of the catalogue is damaged: {damage}")
             for table in _TENSORS:
                 try:
-                    for *row, dataset in connection.execute(_ROWS.format(table)):
+                    for *row, dataset in connection.scan(_ROWS.format(table)):
                         tensor_from_row(tuple(row), dataset or "", row[_DS])
-                except (*UNREADABLE, RowDamageError) as error:
+                except damaged as error:
                     raise DataCorruptError(f"a row of the table {table} is damaged: {error}") from error
 
     def claim_listing(self, every_s: float) -> bool:
         """See `GarbageTable`. If the clock was set back, a listing is due at once."""
         due = f"WHERE listed_us NOT BETWEEN ?1 - {int(every_s * 1e6)} + 1 AND ?1"
         with self._database.read() as connection:
-            if not select(connection, f"SELECT 1 FROM store {due}", (now_us(),)):
+            if not select(connection, f"SELECT 1 FROM store {due}", (now_us(connection),)):
                 return False
         with self._database.write() as connection:
-            return bool(select(connection, f"UPDATE store SET listed_us = ?1 {due} RETURNING 1", (now_us(),)))
+            return bool(select(connection, f"UPDATE store SET listed_us = ?1 {due} RETURNING 1", (now_us(connection),)))
 
 
-def _is_written(connection: apsw.Connection, key: str) -> bool:
+def _is_written(connection: Connection, key: str) -> bool:
     """Return whether an object is being written, or is a pack that is in use; a local store has neither."""
     if not is_of_object_store(key):
         return False

@@ -18,8 +18,7 @@ from tensorus_server.payload_keys import key_of_begun
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
-    import apsw
-
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.catalogue.sql.transactions import Transactions
 
 __all__ = ["Notifications", "SqlMemberTable", "in_parts", "marks"]
@@ -84,7 +83,7 @@ _TOMBSTONE = "INSERT INTO tombstone (key, delete_after_us) VALUES (?, ?) ON CONF
 class Notifications(Protocol):
     """Messages between the processes that use a database, if it has them."""
 
-    def send(self, connection: apsw.Connection, text: str) -> None:
+    def send(self, connection: Connection, text: str) -> None:
         """Send a message when the connection's transaction commits."""
 
     def listen(self, called: Callable[[str], None]) -> None:
@@ -117,7 +116,7 @@ class SqlMemberTable(MemberTable):
             ((number,),) = select(
                 connection,
                 "INSERT INTO member (name, expires_us) VALUES (?, ?) RETURNING member",
-                (name, now_us() + self._lease_us),
+                (name, now_us(connection) + self._lease_us),
             )
         self._number = int(number)
         return self._number
@@ -127,7 +126,7 @@ class SqlMemberTable(MemberTable):
         me = self._me()
         with self._database.change() as connection:
             statement = "UPDATE member SET expires_us = ? WHERE member = ? RETURNING member"
-            return bool(select(connection, statement, (now_us() + self._lease_us, me)))
+            return bool(select(connection, statement, (now_us(connection) + self._lease_us, me)))
 
     def leave(self) -> None:
         """See `MemberTable`."""
@@ -145,7 +144,7 @@ class SqlMemberTable(MemberTable):
         while self._is_reapable():
             with self._database.write() as connection:
                 expired = "DELETE FROM member WHERE expires_us <= ? RETURNING name"
-                names += [name for (name,) in select(connection, expired, (now_us(),))]
+                names += [name for (name,) in select(connection, expired, (now_us(connection),))]
                 abandoned += _take_from_the_dead(connection)
         return Reaped(names, abandoned)
 
@@ -155,7 +154,7 @@ class SqlMemberTable(MemberTable):
         acquire, parameters = (_ACQUIRE, (name, me)) if unless is None else (_ACQUIRE_UNLESS, (name, me, unless))
         with self._database.change(durable=False) as connection:
             if not (rows := select(connection, acquire, parameters)):
-                now = now_us()
+                now = now_us(connection)
                 if select(connection, _CLEAR, (name, now, now)):
                     rows = select(connection, acquire, parameters)
         return int(rows[0][0]) if rows else None
@@ -182,7 +181,7 @@ class SqlMemberTable(MemberTable):
             if force:
                 rows = select(connection, f"{_TAKE_BY_FORCE} RETURNING ticket", (me, ticket))
             else:
-                rows = select(connection, _TAKE, (me, ticket, me, now_us()))
+                rows = select(connection, _TAKE, (me, ticket, me, now_us(connection)))
             if rows:
                 if name.startswith(SESSION):
                     connection.execute(_PARK_SESSION, (me, name[len(SESSION) :]))
@@ -206,7 +205,7 @@ class SqlMemberTable(MemberTable):
         """See `MemberTable`."""
         with self._database.read() as connection:
             statement = f"SELECT member FROM lease WHERE name = ? AND member IN ({_LIVING})"
-            rows = select(connection, statement, (name, now_us()))
+            rows = select(connection, statement, (name, now_us(connection)))
         return int(rows[0][0]) if rows else None
 
     def release(self, names: Collection[str]) -> None:
@@ -247,7 +246,7 @@ class SqlMemberTable(MemberTable):
         """See `MemberTable`."""
         me = self._me()
         with self._database.change() as connection:
-            if rows := select(connection, _TAKE_OVER, (me, payload_key, me, now_us())):
+            if rows := select(connection, _TAKE_OVER, (me, payload_key, me, now_us(connection))):
                 return int(rows[0][0])
             if select(connection, "SELECT 1 FROM begun WHERE key = ?", (payload_key,)):
                 return None
@@ -285,13 +284,13 @@ class SqlMemberTable(MemberTable):
             raise StoreUnavailableError("this process is not a member of the store at present")
         return number
 
-    def _notify(self, connection: apsw.Connection, name: str) -> None:
+    def _notify(self, connection: Connection, name: str) -> None:
         if self._notifications is not None:
             self._notifications.send(connection, name)
 
     def _is_reapable(self) -> bool:
         with self._database.read() as connection:
-            return bool(select(connection, _REAPABLE, (now_us(),)))
+            return bool(select(connection, _REAPABLE, (now_us(connection),)))
 
 
 def in_parts(values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
@@ -312,7 +311,7 @@ def _marks(count: int) -> str:
     return ", ".join("?" * count)
 
 
-def _take_from_the_dead(connection: apsw.Connection) -> int:
+def _take_from_the_dead(connection: Connection) -> int:
     """Take everything of those that are no members, within a transaction that commits exclude.
 
     Returns:
@@ -327,9 +326,9 @@ def _take_from_the_dead(connection: apsw.Connection) -> int:
     return len(rows)
 
 
-def _abandon(connection: apsw.Connection, which: str, parameters: tuple[Any, ...]) -> list[str]:
+def _abandon(connection: Connection, which: str, parameters: tuple[Any, ...]) -> list[str]:
     """Make garbage of begun objects, and return their keys."""
     rows = select(connection, f"DELETE FROM begun WHERE {which} RETURNING key", parameters)
-    due_us = now_us() + _ABANDONED_US
+    due_us = now_us(connection) + _ABANDONED_US
     connection.executemany(_TOMBSTONE, [(key_of_begun(key), due_us) for (key,) in rows])
     return [key for (key,) in rows]

@@ -12,9 +12,8 @@ from tensorus_server.model import Outcome
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import apsw
-
     from tensorus_server.catalogue.abc import StoredTensor
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.catalogue.sql.dataset_rows import DatasetRow
     from tensorus_server.model import Dataset, Tensor
 
@@ -24,7 +23,7 @@ __all__ = ["Numbers", "is_counter_damaged", "latest_generation", "mend_counter",
 class Numbers:
     """Assigns generations and ordinals to the tensors of one commit, in order."""
 
-    def __init__(self, connection: apsw.Connection, datasets: Mapping[int, Dataset], *, current: bool) -> None:
+    def __init__(self, connection: Connection, datasets: Mapping[int, Dataset], *, current: bool) -> None:
         """Continue after the last numbers of these datasets, which are given by number; deleted datasets get none.
 
         Args:
@@ -43,7 +42,7 @@ class Numbers:
                     self._rows[ds], self.ordinals[ds] = row, row.last_ordinal
         self._before = dict(self.ordinals)
         self._generation = latest_generation(connection)
-        self.created_us = now_us()
+        self.created_us = now_us(connection)
         """The time of the commit."""
 
     def give(self, stored: StoredTensor, outcome: Outcome = Outcome.INSERTED) -> Tensor:
@@ -58,7 +57,7 @@ class Numbers:
         self._generation -= 1
         self.ordinals[stored.dataset.number] -= 1
 
-    def save(self, connection: apsw.Connection) -> None:
+    def save(self, connection: Connection) -> None:
         """Store the last ordinals of the datasets that got new tensors."""
         counted = [
             (ordinal, self._rows[ds].checksum(ordinal), ds)
@@ -79,7 +78,7 @@ UNION ALL SELECT max(complete_from) - 1 FROM history
 """One look-up in an index for each dataset, however many rows it has."""
 
 
-def latest_generation(connection: apsw.Connection) -> int:
+def latest_generation(connection: Connection) -> int:
     """Return the largest generation that was assigned or exists; SQLite's counter alone might be damaged."""
     rows = select(connection, f"{_COUNTER} UNION ALL SELECT max(seq) FROM tensor")
     found = [seq for (seq,) in rows if isinstance(seq, int)]
@@ -89,30 +88,30 @@ def latest_generation(connection: apsw.Connection) -> int:
     return max(*found, _largest(connection), 0)
 
 
-def next_generation(connection: apsw.Connection) -> int:
+def next_generation(connection: Connection) -> int:
     """Assign a generation that no tensor has, and return it."""
     generation = latest_generation(connection) + 1
     _set_counter(connection, generation)
     return generation
 
 
-def is_counter_damaged(connection: apsw.Connection) -> bool:
+def is_counter_damaged(connection: Connection) -> bool:
     """Whether SQLite's counter is missing, or below a generation that exists."""
     largest, counter = _largest(connection), select(connection, _COUNTER)
     return largest > 0 and (len(counter) != 1 or not isinstance(counter[0][0], int) or counter[0][0] < largest)
 
 
-def mend_counter(connection: apsw.Connection) -> None:
+def mend_counter(connection: Connection) -> None:
     """Raise the counter if it is damaged, so that neither SQLite nor a trigger assigns a generation again."""
     if is_counter_damaged(connection):
         _set_counter(connection, _largest(connection))
 
 
-def _largest(connection: apsw.Connection) -> int:
+def _largest(connection: Connection) -> int:
     return max((seq for (seq,) in select(connection, _LARGEST) if isinstance(seq, int)), default=0)
 
 
-def _set_counter(connection: apsw.Connection, generation: int) -> None:
+def _set_counter(connection: Connection, generation: int) -> None:
     connection.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'tensor'", (generation,))
     if not connection.changes():
         connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('tensor', ?)", (generation,))

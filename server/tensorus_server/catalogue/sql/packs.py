@@ -20,7 +20,7 @@ from tensorus_server.catalogue.abc import (
     packed_key,
 )
 from tensorus_server.catalogue.sql.members import in_parts, marks
-from tensorus_server.catalogue.sql.row_checksum import MALFORMED, UNREADABLE
+from tensorus_server.catalogue.sql.row_checksum import MALFORMED
 from tensorus_server.catalogue.sql.rows import (
     ROW_CHECKSUM_COLUMNS,
     TENSOR_COLUMNS,
@@ -36,9 +36,8 @@ from tensorus_server.payload_keys import PACK_PREFIX, PackedKey, keys_of_pack, p
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    import apsw
-
     from tensorus_server.catalogue.abc import MemberTable, StoredTensor
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.catalogue.sql.transactions import Transactions
 
 __all__ = ["SqlPackTable", "mark_packs", "require_packs"]
@@ -139,20 +138,20 @@ class SqlPackTable(PackTable):
     def claim(self, limit: int) -> list[PackContent]:
         """See `PackTable`."""
         with self._database.read() as connection:
-            if not select(connection, _DUE, _due(1)):
+            if not select(connection, _DUE, _due(connection, 1)):
                 return []
         # First, so that what becomes due while the packs are looked at stays so.
         with self._database.write() as connection:
-            due = select(connection, _DUE, _due(limit))
+            due = select(connection, _DUE, _due(connection, limit))
             connection.executemany(
-                "UPDATE pack SET checked_us = ? WHERE pack = ?", [(now_us(), pack) for pack, _ in due]
+                "UPDATE pack SET checked_us = ? WHERE pack = ?", [(now_us(connection), pack) for pack, _ in due]
             )
         contents: list[PackContent] = []
         for pack, object_bytes in due:
             try:
                 with self._database.read() as connection:
                     rows = select(connection, _CONTENT, keys_of_pack(pack) * 5)
-            except UNREADABLE as error:
+            except connection.unreadable as error:
                 _log.error("pack %s stays as it is, because the catalogue is damaged: %s", pack, error)
                 continue
             payloads = tuple(
@@ -172,7 +171,7 @@ class SqlPackTable(PackTable):
         with self._database.read(timed=False) as connection:
             packs = {pack for (pack,) in select(connection, "SELECT pack FROM pack")}
             for statement in _ROWS:
-                for (key,) in connection.execute(statement + _IN_PACKS):
+                for (key,) in connection.scan(statement + _IN_PACKS):
                     parsed = parse_key(key.decode(errors="replace")) if isinstance(key, bytes) else None
                     if not isinstance(parsed, PackedKey) or parsed.pack not in packs:
                         _log.error("no pack is deleted, because a row of the catalogue has the damaged key %r", key)
@@ -212,7 +211,9 @@ class SqlPackTable(PackTable):
     def add(self, packs: Mapping[str, int]) -> None:
         """See `PackTable`."""
         with self._database.write() as connection:
-            connection.executemany(_ADD, [(pack, object_bytes, now_us()) for pack, object_bytes in packs.items()])
+            connection.executemany(
+                _ADD, [(pack, object_bytes, now_us(connection)) for pack, object_bytes in packs.items()]
+            )
 
     def totals(self) -> PackTotals:
         """See `PackTable`."""
@@ -229,24 +230,24 @@ class SqlPackTable(PackTable):
             after = rows[-1][0] if rows else after
         return PackTotals(int(packs), int(object_bytes), needed_bytes)
 
-    def _retire(self, packs: Sequence[str], connection: apsw.Connection) -> list[str]:
+    def _retire(self, packs: Sequence[str], connection: Connection) -> list[str]:
         retired: list[str] = []
         for pack in packs:
             if select(connection, f"{_IS_USED} LIMIT 1", keys_of_pack(pack) * 5):
                 continue
             if select(connection, "DELETE FROM pack WHERE pack = ? RETURNING pack", (pack,)):
-                connection.execute(_TOMBSTONE, (PACK_PREFIX + pack, now_us() + self._delete_grace_us))
+                connection.execute(_TOMBSTONE, (PACK_PREFIX + pack, now_us(connection) + self._delete_grace_us))
                 retired.append(pack)
         return retired
 
 
-def mark_packs(connection: apsw.Connection, packs: Iterable[str]) -> None:
+def mark_packs(connection: Connection, packs: Iterable[str]) -> None:
     """Make packs due to be looked at, in the transaction in which they lose a payload."""
     statement = "UPDATE pack SET checked_us = NULL WHERE pack = ? AND checked_us IS NOT NULL"
     connection.executemany(statement, [(pack,) for pack in packs])
 
 
-def require_packs(connection: apsw.Connection, stored: StoredTensor) -> None:
+def require_packs(connection: Connection, stored: StoredTensor) -> None:
     """Check that the packs of payloads to which an edit refers are still there, before its tensor is committed.
 
     Raises:
@@ -266,13 +267,13 @@ def require_packs(connection: apsw.Connection, stored: StoredTensor) -> None:
             )
 
 
-def _due(limit: int) -> tuple[int, ...]:
+def _due(connection: Connection, limit: int) -> tuple[int, ...]:
     """Return the parameters of `_DUE`."""
-    now = now_us()
+    now = now_us(connection)
     return limit, now - _DAY_US, limit, now, limit, limit
 
 
-def _seal(connection: apsw.Connection, member: int | None, pack: str, object_bytes: int) -> None:
+def _seal(connection: Connection, member: int | None, pack: str, object_bytes: int) -> None:
     """Replace the row in `begun` of a pack by its row in `pack`.
 
     Raises:
@@ -282,10 +283,10 @@ def _seal(connection: apsw.Connection, member: int | None, pack: str, object_byt
     begun = select(connection, "DELETE FROM begun WHERE key = ? AND member = ? RETURNING key", (key, member))
     if not begun and not select(connection, "SELECT 1 FROM pack WHERE pack = ?", (pack,)):
         raise WriterLostError(f"this process was declared dead while it wrote pack {pack}")
-    connection.execute(_ADD, (pack, object_bytes, now_us()))
+    connection.execute(_ADD, (pack, object_bytes, now_us(connection)))
 
 
-def _repoint(connection: apsw.Connection, moves: dict[str, str]) -> list[str]:
+def _repoint(connection: Connection, moves: dict[str, str]) -> list[str]:
     """Let all tensors with a key have another one, and return the old keys of which that is done.
 
     Args:
@@ -303,7 +304,7 @@ def _repoint(connection: apsw.Connection, moves: dict[str, str]) -> list[str]:
                     )
                 except (*MALFORMED, RowDamageError):
                     damaged.add(row[_KEY])
-    except UNREADABLE as error:
+    except connection.unreadable as error:
         # A damaged page, or text that is none. Halve them, so that only payloads that need it stay.
         halves = [dict(list(moves.items())[at::2]) for at in (0, 1)] if len(moves) > 1 else []
         if not halves:
@@ -319,7 +320,7 @@ def _repoint(connection: apsw.Connection, moves: dict[str, str]) -> list[str]:
     return moved
 
 
-def _movable(connection: apsw.Connection, keys: list[str]) -> list[str]:
+def _movable(connection: Connection, keys: list[str]) -> list[str]:
     """Return which payloads rows have, but not too many, and no other payload names."""
     named = {key for statement in _NAMED for (key,) in _select_in(connection, statement, keys)}
     rows = dict.fromkeys(keys, 0)
@@ -329,7 +330,7 @@ def _movable(connection: apsw.Connection, keys: list[str]) -> list[str]:
     return [key for key, count in rows.items() if key not in named and 0 < count <= MOVED_ROWS_MAX]
 
 
-def _select_in(connection: apsw.Connection, statement: str, keys: list[str]) -> list[tuple[Any, ...]]:
+def _select_in(connection: Connection, statement: str, keys: list[str]) -> list[tuple[Any, ...]]:
     """Return the rows of a statement with a list of keys."""
     return [
         row

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.sql.deletion import DELETED_COLUMNS, free
-from tensorus_server.catalogue.sql.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sql.snapshot_rows import intact_generations
 from tensorus_server.catalogue.sql.statements import now_us, select
 from tensorus_server.errors import DataCorruptError
@@ -30,8 +29,7 @@ from tensorus_server.limits import BATCH_S
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import apsw
-
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.catalogue.sql.transactions import Transactions
 
 __all__ = ["Pruner"]
@@ -60,7 +58,7 @@ WHERE ds = ?1 AND (until_generation, seq) > (?2, ?3) ORDER BY until_generation, 
 """
 
 _DELETE = f"""
-DELETE FROM past_tensor WHERE seq IN (SELECT value FROM json_each(?2))
+DELETE FROM past_tensor WHERE seq IN (SELECT CAST(value AS BIGINT) FROM json_each(?2))
   AND (SELECT retention_us = 0 OR past_tensor.until_us <= ?3 - retention_us FROM dataset WHERE ds = ?1)
   AND NOT EXISTS (
     SELECT 1 FROM snapshot WHERE ds = ?1 AND generation >= past_tensor.seq AND generation < past_tensor.until_generation
@@ -154,8 +152,8 @@ class Pruner:
         unneeded: list[int] = []
         with self._database.read() as connection:
             try:
-                rows = select(connection, _NEXT, (ds, *place, now_us(), _LOOKED_AT))
-            except UNREADABLE as error:
+                rows = select(connection, _NEXT, (ds, *place, now_us(connection), _LOOKED_AT))
+            except connection.unreadable as error:
                 raise DataCorruptError(f"the table of past tensors cannot be read: {error}") from error
         for until, seq, is_over, has_snapshot in rows:
             if not is_over:
@@ -165,23 +163,25 @@ class Pruner:
                 unneeded.append(seq)
         return place, unneeded, len(rows) < _LOOKED_AT
 
-    def _delete_batch(self, ds: int, seqs: list[int], connection: apsw.Connection) -> tuple[int, int]:
+    def _delete_batch(self, ds: int, seqs: list[int], connection: Connection) -> tuple[int, int]:
         """Delete rows for `BATCH_S`, unless they are needed by now; return how many were tried, and how many were deleted."""
         ends_s = time.monotonic() + BATCH_S
         done = deleted = 0
         while done < len(seqs) and time.monotonic() < ends_s:
             part = seqs[done : done + _ROWS_AT_ONCE]
             try:
-                rows = select(connection, _DELETE, (ds, to_json(part), now_us()))
-                free(connection, rows, f"past tensors of dataset number {ds}", now_us() + self._delete_grace_us)
-            except UNREADABLE as error:
+                rows = select(connection, _DELETE, (ds, to_json(part), now_us(connection)))
+                free(
+                    connection, rows, f"past tensors of dataset number {ds}", now_us(connection) + self._delete_grace_us
+                )
+            except connection.unreadable as error:
                 raise DataCorruptError(f"the table of past tensors cannot be changed: {error}") from error
             done += len(part)
             deleted += len(rows)
         return done, deleted
 
     def _set_state(self, ds: int, before: int, after: int) -> None:
-        def update(connection: apsw.Connection) -> None:
+        def update(connection: Connection) -> None:
             connection.execute("UPDATE history SET prune = ?3 WHERE ds = ?1 AND prune = ?2", (ds, before, after))
 
         self._database.write_on_full_disk(update)

@@ -18,8 +18,7 @@ from tensorus_server.limits import BATCH_S
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import apsw
-
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.catalogue.sql.transactions import Transactions
 
 __all__ = ["purge"]
@@ -44,7 +43,7 @@ def purge(database: Transactions, pause: Callable[[float], bool], *, delete_grac
                 if deleted_dataset(connection) is None:
                     break
             begun_s = time.monotonic()
-            purged += database.write_on_full_disk(partial(_purge_batch, delete_after_us=now_us() + delete_grace_us))
+            purged += database.write_on_full_disk(partial(_purge_batch, delete_grace_us=delete_grace_us))
             database.checkpoint(idle=False)
             # Pause for as long as the batch took, so that other writers get half of the time.
             if pause(time.monotonic() - begun_s):
@@ -52,7 +51,7 @@ def purge(database: Transactions, pause: Callable[[float], bool], *, delete_grac
     return purged
 
 
-def _purge_batch(connection: apsw.Connection, delete_after_us: int) -> int:
+def _purge_batch(connection: Connection, delete_grace_us: int) -> int:
     """Delete tensors of one deleted dataset for `BATCH_S`, in commit order; after the last one, delete what else it has.
 
     Returns:
@@ -66,7 +65,7 @@ def _purge_batch(connection: apsw.Connection, delete_after_us: int) -> int:
             last = _last_of_next(connection, table, ds)
             if last is not None:
                 rows = select(connection, _DELETE.format(table, index), (ds, last))
-                free(connection, rows, f"dataset number {ds}", delete_after_us)
+                free(connection, rows, f"dataset number {ds}", now_us(connection) + delete_grace_us)
                 purged += len(rows) if table == "tensor" else 0
                 break
         else:
@@ -78,8 +77,8 @@ def _purge_batch(connection: apsw.Connection, delete_after_us: int) -> int:
     return purged
 
 
-def _last_of_next(connection: apsw.Connection, table: str, ds: int) -> int | None:
+def _last_of_next(connection: Connection, table: str, ds: int) -> int | None:
     """Return the generation of the last tensor in the next batch to delete; None: no tensors are left."""
-    statement = f"SELECT max(seq) FROM (SELECT seq FROM {table} WHERE ds = ? ORDER BY seq LIMIT ?)"
+    statement = f"SELECT max(seq) FROM (SELECT seq FROM {table} WHERE ds = ? ORDER BY seq LIMIT ?) AS batch"
     ((last,),) = select(connection, statement, (ds, _ROWS_AT_ONCE))
     return None if last is None else int(last)

@@ -10,12 +10,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import apsw
-
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import DamagedTensor, Page, PageRequest, place_of
 from tensorus_server.catalogue.sql.filter_sql import compile_condition, compile_filter
-from tensorus_server.catalogue.sql.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sql.row_page import read_page
 from tensorus_server.catalogue.sql.row_tables import LIVE
 from tensorus_server.catalogue.sql.rows import TENSOR_COLUMNS, RowDamageError, tensor_from_row
@@ -26,10 +23,21 @@ from tensorus_server.limits import PAGE_READ_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from tensorus_server.catalogue.abc import StoredTensor
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.catalogue.sql.row_tables import RowTables
     from tensorus_server.model import Tensor
 
-__all__ = ["Batch", "find_tensors", "page_from", "page_of_tensors", "rows_by_generation", "sort_key", "source_crc32c"]
+__all__ = [
+    "Batch",
+    "find_tensors",
+    "page_from",
+    "page_of_tensors",
+    "rows_by_generation",
+    "sort_key",
+    "source_crc32c",
+    "taken_ids",
+]
 
 _SORT_COLUMNS = {"created": "seq", "id": "id", "nbytes": "nbytes", "stored_bytes": "stored_bytes"}
 
@@ -43,7 +51,7 @@ _ONE_BY_ONE = 256
 
 
 def find_tensors(
-    connection: apsw.Connection,
+    connection: Connection,
     column: str,
     dataset: tuple[int, str],
     values: Sequence[str | int],
@@ -59,13 +67,13 @@ def find_tensors(
         tables: if they are of past tensors, an id counts only where its row is visible.
 
     Raises:
-        apsw.CorruptError: a page is damaged, and the transaction writes. SQLite does not commit such a transaction.
+        `connection.unreadable`: a page is damaged, and the transaction can only be rolled back.
     """
     ds, name = dataset
     parameters: list[str | int] = [to_json(list(values)), ds, *tables.lookup_bounds]
     try:
         rows = select(connection, tables.lookups[column, with_payloads], parameters)
-    except UNREADABLE as error:
+    except connection.unreadable as error:
         _require_going_on(connection, error)
         if len(values) == 1:
             return [_unreadable(connection, dataset, error, tables, **{column: values[0]})]
@@ -80,7 +88,17 @@ def find_tensors(
     return found
 
 
-def source_crc32c(connection: apsw.Connection, existing: Tensor | None) -> int | None:
+def taken_ids(connection: Connection, group: Sequence[StoredTensor]) -> set[tuple[int, str]]:
+    """Return which of the group's datasets and ids are taken already."""
+    ids: dict[int, list[str]] = {}
+    for stored in group:
+        ids.setdefault(stored.dataset.number, []).append(stored.new.id)
+    # CROSS JOIN makes SQLite look up each id, however many tensors exist.
+    statement = "SELECT t.id FROM json_each(?) wanted CROSS JOIN tensor t ON t.ds = ? AND t.id = wanted.value"
+    return {(ds, found) for ds in ids for (found,) in select(connection, statement, (to_json(ids[ds]), ds))}
+
+
+def source_crc32c(connection: Connection, existing: Tensor | None) -> int | None:
     """Return the CRC32C of the bytes that the tensor's writer sent. The row was verified before."""
     if existing is None:
         return None
@@ -89,7 +107,7 @@ def source_crc32c(connection: apsw.Connection, existing: Tensor | None) -> int |
 
 
 def page_of_tensors(
-    connection: apsw.Connection, ds: int, dataset: str, request: PageRequest, tables: RowTables = LIVE
+    connection: Connection, ds: int, dataset: str, request: PageRequest, tables: RowTables = LIVE
 ) -> Page:
     """Return one page of a listing.
 
@@ -98,7 +116,7 @@ def page_of_tensors(
     """
     try:
         rows, more = read_page(connection, *_page_statement(connection, ds, request, tables), request.size, _row_bytes)
-    except UNREADABLE:
+    except connection.unreadable:
         return _page_one_by_one(connection, ds, dataset, request, tables)
     place = TENSOR_COLUMNS.index(_SORT_COLUMNS[request.order.field])
     return page_from(
@@ -116,7 +134,7 @@ def page_of_tensors(
 class Batch:
     """Rows of a dataset whose checksums are not verified yet."""
 
-    connection: apsw.Connection
+    connection: Connection
     dataset: tuple[int, str]
     tables: RowTables
     rows: list[tuple[Any, ...]]
@@ -131,9 +149,7 @@ class Batch:
         self.damages.append(_damage(self.connection, self.dataset, row[_SEQ], row[_ID], str(error), tables=self.tables))
 
 
-def rows_by_generation(
-    connection: apsw.Connection, ds: int, dataset: str, after: int, tables: RowTables = LIVE
-) -> Batch:
+def rows_by_generation(connection: Connection, ds: int, dataset: str, after: int, tables: RowTables = LIVE) -> Batch:
     """Return the next rows of a dataset whose generations are above `after`, in ascending order.
 
     Raises:
@@ -144,7 +160,7 @@ def rows_by_generation(
     try:
         batch.rows = select(connection, f"{tables.without_payload} WHERE {where}", (ds, after, *tables.bounds, _BATCH))
         seqs = [row[_SEQ] for row in batch.rows]
-    except UNREADABLE:
+    except connection.unreadable:
         request = PageRequest(after=(after, after))
         seqs = [seq for seq, _ in islice(_places(connection, ds, dataset, request, tables), _BATCH)]
         for seq in seqs:
@@ -154,7 +170,7 @@ def rows_by_generation(
                 if not rows:
                     what = "its row is missing from the table"
                     batch.damages.append(_damage(connection, (ds, dataset), seq, None, what, tables=tables))
-            except UNREADABLE as error:
+            except connection.unreadable as error:
                 batch.damages.append(_unreadable(connection, (ds, dataset), error, tables, seq=seq))
     if len(seqs) == _BATCH:
         batch.last = seqs[-1]
@@ -185,7 +201,7 @@ def sort_key(value: Any) -> tuple[int, Any]:  # `Any`: a damaged row may hold an
 
 
 def _page_statement(
-    connection: apsw.Connection, ds: int, request: PageRequest, tables: RowTables = LIVE
+    connection: Connection, ds: int, request: PageRequest, tables: RowTables = LIVE
 ) -> tuple[str, list[Any]]:
     """Return the statement that reads a page, and its parameters."""
     where, parameters = compile_filter(request.filter, ds, connection, tables.attr)
@@ -214,9 +230,7 @@ def _page_tail(
     return tail, [*parameters, request.size + 1 if size is None else size]
 
 
-def _page_one_by_one(
-    connection: apsw.Connection, ds: int, dataset: str, request: PageRequest, tables: RowTables
-) -> Page:
+def _page_one_by_one(connection: Connection, ds: int, dataset: str, request: PageRequest, tables: RowTables) -> Page:
     """Return the result of `page_of_tensors` if a statement that reads many rows fails."""
     select_from = tables.with_payload if request.with_payloads else tables.without_payload
     # The condition omits the dataset's number, which may be wrong in a damaged row: `_places` has selected by it already.
@@ -226,7 +240,7 @@ def _page_one_by_one(
     for seq, sort_value in _places(connection, ds, dataset, request, tables):
         try:
             rows = select(connection, f"{select_from} WHERE t.seq = ? AND {where}", [seq, *parameters])
-        except UNREADABLE as error:
+        except connection.unreadable as error:
             damage = _unreadable(connection, (ds, dataset), error, tables, seq=seq)
             tensors.append(DamagedTensor(damage, seq, sort_value))
         else:
@@ -253,12 +267,12 @@ def _row_bytes(row: tuple[Any, ...]) -> int:
     return sum(len(value) for value in (row[_METADATA], row[-1]) if isinstance(value, (str, bytes)))
 
 
-def _has_row(connection: apsw.Connection, seq: int, tables: RowTables) -> bool:
+def _has_row(connection: Connection, seq: int, tables: RowTables) -> bool:
     return select(connection, f"SELECT 1 FROM {tables.tensor} NOT INDEXED WHERE seq = ?", (seq,)) != []
 
 
 def _places(
-    connection: apsw.Connection, ds: int, dataset: str, request: PageRequest, tables: RowTables
+    connection: Connection, ds: int, dataset: str, request: PageRequest, tables: RowTables
 ) -> Iterator[tuple[int, str | int | None]]:
     """Yield generation and sort value of the dataset's tensors in order, from the index, or the table if that is damaged."""
     if tables is not LIVE:
@@ -273,7 +287,7 @@ def _places(
             try:
                 rows = select(connection, f"SELECT t.seq, {column} FROM {source}{tail}", parameters)
                 break
-            except UNREADABLE as error:
+            except connection.unreadable as error:
                 failure = error
         else:
             raise DataCorruptError(
@@ -289,7 +303,7 @@ def _places(
 
 
 def _past_places(
-    connection: apsw.Connection, ds: int, dataset: str, request: PageRequest, tables: RowTables
+    connection: Connection, ds: int, dataset: str, request: PageRequest, tables: RowTables
 ) -> Iterator[tuple[int, str | int | None]]:
     """Yield generation and sort value of the past tensors that are visible, in order; None for a row that cannot be read.
 
@@ -307,7 +321,7 @@ def _past_places(
                 seq if sort == "seq" else _value(connection, f"SELECT {sort} FROM {tables.tensor} WHERE seq = ?", seq)
             )
             places.append((sort_key(value), seq, value))
-    except UNREADABLE as error:
+    except connection.unreadable as error:
         raise DataCorruptError(
             f"the catalogue is damaged: its table of past tensors cannot be read: {error}", dataset=dataset
         ) from error
@@ -317,17 +331,17 @@ def _past_places(
             yield seq, value
 
 
-def _value(connection: apsw.Connection, statement: str, seq: int) -> str | int | None:
+def _value(connection: Connection, statement: str, seq: int) -> str | int | None:
     """Return the value of a row's column; None if it cannot be read, or is neither text nor an integer."""
     try:
         rows = select(connection, statement, (seq,))
-    except UNREADABLE:
+    except connection.unreadable:
         return None
     return rows[0][0] if rows and isinstance(rows[0][0], (str, int)) else None
 
 
 def _tensor(
-    connection: apsw.Connection, row: tuple[Any, ...], ds: int, dataset: str, tables: RowTables
+    connection: Connection, row: tuple[Any, ...], ds: int, dataset: str, tables: RowTables
 ) -> Tensor | DataCorruptError:
     """Return the tensor of a row, or an error if the row is damaged."""
     try:
@@ -337,7 +351,7 @@ def _tensor(
 
 
 def _unreadable(
-    connection: apsw.Connection,
+    connection: Connection,
     dataset: tuple[int, str],
     error: Exception,
     tables: RowTables,
@@ -345,7 +359,7 @@ def _unreadable(
     seq: Any = None,  # `Any`, here and below: a caller may look up any value
     id: Any = None,  # noqa: A002 - a column's name
 ) -> DataCorruptError:
-    """Return the error for a tensor whose row SQLite or apsw cannot read; `seq` or `id` identifies it."""
+    """Return the error for a tensor whose row cannot be read; `seq` or `id` identifies it."""
     what = f"its row cannot be read: {type(error).__name__}"
     if seq is not None:
         return _damage(connection, dataset, seq, None, what, tables=tables)
@@ -354,7 +368,7 @@ def _unreadable(
         statement += f" AND seq <= {tables.at} ORDER BY seq DESC LIMIT 1"
     try:
         rows = select(connection, statement, (dataset[0], id))
-    except UNREADABLE as error_of_index:
+    except connection.unreadable as error_of_index:
         _require_going_on(connection, error_of_index)
         rows = []
     facts = {"generation": rows[0][0]} if rows else {}
@@ -362,7 +376,7 @@ def _unreadable(
 
 
 def _damage(
-    connection: apsw.Connection, dataset: tuple[int, str], seq: int, id_in_row: object, what: str, *, tables: RowTables
+    connection: Connection, dataset: tuple[int, str], seq: int, id_in_row: object, what: str, *, tables: RowTables
 ) -> DataCorruptError:
     """Return the error for the damaged row `seq`, with the id under which the tensor can be replaced or deleted."""
     ds, name = dataset
@@ -374,16 +388,16 @@ def _damage(
             # The id in the row is damaged. The index has the right one, but must be searched by generation, which is slow.
             rows = select(connection, f"SELECT CAST(id AS BLOB) {index} AND seq = ?", (ds, seq))
             tensor_id = _text(rows[0][0]) if rows else tensor_id
-    except UNREADABLE as error:
+    except connection.unreadable as error:
         _require_going_on(connection, error)
     return DataCorruptError(
         f"the catalogue is damaged: {what}", dataset=name, tensor=tensor_id or f"generation {seq}", generation=seq
     )
 
 
-def _require_going_on(connection: apsw.Connection, error: Exception) -> None:
+def _require_going_on(connection: Connection, error: Exception) -> None:
     """Re-raise the error if the transaction can only be rolled back; return if reading may continue."""
-    if isinstance(error, apsw.CorruptError) and not connection.pragma("query_only"):
+    if not connection.goes_on_after(error):
         raise error
 
 

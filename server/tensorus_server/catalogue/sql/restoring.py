@@ -27,9 +27,8 @@ from tensorus_server.model import NewTensor, Restored, Tensor
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    import apsw
-
     from tensorus_server.catalogue.abc import StoredTensor
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.model import Dataset, Metadata
 
 __all__ = ["Rules", "is_kept", "renewed", "restore"]
@@ -37,14 +36,14 @@ __all__ = ["Rules", "is_kept", "renewed", "restore"]
 _VISIBLE = "ds = ?1 AND seq <= ?2 AND until_generation > ?2"
 
 _SAME = " AND ".join(
-    f't."{name}" IS p."{name}"'
+    f't."{name}" IS NOT DISTINCT FROM p."{name}"'
     for name in TENSOR_COLUMNS
     if name not in {"seq", "ordinal", "created_us", "policy", "row_checksum"}
 )
 """The policy is left out, because its JSON may be of an older version. Tensors with the same key have the same one."""
 
 _PAST = f"""
-SELECT p.seq, t.seq, t.key IS p.key AND t.metadata IS p.metadata
+SELECT p.seq, t.seq, t.key IS NOT DISTINCT FROM p.key AND t.metadata IS NOT DISTINCT FROM p.metadata
 FROM (SELECT seq, id, key, metadata FROM past_tensor WHERE {_VISIBLE} AND seq > ?3 ORDER BY seq LIMIT ?4) AS p
 LEFT JOIN tensor AS t ON t.ds = ?1 AND t.id = p.id ORDER BY p.seq
 """
@@ -57,7 +56,7 @@ ORDER BY t.seq LIMIT ?3
 """
 
 _LOST = f"""
-SELECT count(*) FROM json_each(?2) AS deleted CROSS JOIN tensor AS t ON t.seq = deleted.value
+SELECT count(*) FROM json_each(?2) AS deleted CROSS JOIN tensor AS t ON t.seq = CAST(deleted.value AS BIGINT)
 WHERE NOT EXISTS (SELECT 1 FROM snapshot WHERE ds = ?1 AND generation > t.seq)
   AND NOT EXISTS (
     SELECT 1 FROM past_tensor AS p JOIN snapshot ON snapshot.ds = ?1 AND generation BETWEEN p.seq AND p.until_generation - 1
@@ -69,7 +68,9 @@ _IN_STATE = f"""
 SELECT (SELECT count(*) FROM tensor WHERE ds = ?1 AND seq <= ?2) + (SELECT count(*) FROM past_tensor WHERE {_VISIBLE})
 """
 
-_DELETE = f"DELETE FROM tensor WHERE ds = ? AND seq IN (SELECT value FROM json_each(?)) RETURNING {DELETED_COLUMNS}"
+_DELETE = f"""
+DELETE FROM tensor WHERE ds = ? AND seq IN (SELECT CAST(value AS BIGINT) FROM json_each(?)) RETURNING {DELETED_COLUMNS}
+"""
 
 _LOOKED_AT = 1000
 """Tensors that are compared at once."""
@@ -87,7 +88,7 @@ class Rules:
     delete_grace_us: int
 
 
-def is_kept(connection: apsw.Connection, ds: int, seq: int) -> bool:
+def is_kept(connection: Connection, ds: int, seq: int) -> bool:
     """Whether a current row is needed as it is, by a snapshot or the dataset's retention."""
     statement = (
         "SELECT EXISTS (SELECT 1 FROM dataset WHERE ds = ?1 AND retention_us > 0) "
@@ -103,7 +104,7 @@ def renewed(tensor: Tensor, metadata: Metadata) -> NewTensor:
 
 
 def restore(
-    connection: apsw.Connection,
+    connection: Connection,
     dataset: Dataset,
     at: int,
     rules: Rules,
@@ -149,7 +150,7 @@ def restore(
     return result
 
 
-def _to_restore(connection: apsw.Connection, dataset: Dataset, at: int, limit: int) -> list[tuple[int, int | None]]:
+def _to_restore(connection: Connection, dataset: Dataset, at: int, limit: int) -> list[tuple[int, int | None]]:
     """Return the generations of the past tensors to bring back, each with that of the tensor to replace; at most `limit` + 1.
 
     Raises:
@@ -187,7 +188,7 @@ def _is_same(old: Tensor, new: Tensor | DataCorruptError | None) -> bool:
     )
 
 
-def _require_kept(connection: apsw.Connection, dataset: Dataset, seqs: Iterable[int]) -> None:
+def _require_kept(connection: Connection, dataset: Dataset, seqs: Iterable[int]) -> None:
     """Check that snapshots have tensors that are about to be deleted, or the same ones under other generations."""
     if dataset.retention_s:
         return
@@ -201,12 +202,12 @@ def _require_kept(connection: apsw.Connection, dataset: Dataset, seqs: Iterable[
         )
 
 
-def _delete(connection: apsw.Connection, ds: int, seqs: list[int], rules: Rules) -> None:
+def _delete(connection: Connection, ds: int, seqs: list[int], rules: Rules) -> None:
     rows: list[tuple[Any, ...]] = select(connection, _DELETE, (ds, to_json(seqs))) if seqs else []
-    free(connection, rows, f"tensors of dataset number {ds}", now_us() + rules.delete_grace_us)
+    free(connection, rows, f"tensors of dataset number {ds}", now_us(connection) + rules.delete_grace_us)
 
 
-def _past_tensors(connection: apsw.Connection, dataset: Dataset, at: int, seqs: list[int]) -> list[Tensor]:
+def _past_tensors(connection: Connection, dataset: Dataset, at: int, seqs: list[int]) -> list[Tensor]:
     """Return past tensors of a state.
 
     Raises:
@@ -225,7 +226,7 @@ def _past_tensors(connection: apsw.Connection, dataset: Dataset, at: int, seqs: 
     return tensors
 
 
-def _shared(connection: apsw.Connection, dataset: Dataset, at: int, seqs: list[int]) -> list[StoredTensor]:
+def _shared(connection: Connection, dataset: Dataset, at: int, seqs: list[int]) -> list[StoredTensor]:
     """Return tensors to insert that are as past ones were."""
     wanted = [
         (tensor, dataset, renewed(tensor, tensor.metadata)) for tensor in _past_tensors(connection, dataset, at, seqs)

@@ -19,8 +19,6 @@ import struct
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import apsw
-
 from tensorus_codecs.checksum import crc32c
 
 if TYPE_CHECKING:
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MALFORMED",
-    "UNREADABLE",
     "dataset_checksum",
     "dataset_start",
     "row_checksum",
@@ -38,9 +35,6 @@ __all__ = [
 
 MALFORMED = (struct.error, TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError)
 """Errors from decoding a damaged row: values of wrong types, text that is not UTF-8, JSON that does not parse."""
-
-UNREADABLE = (apsw.CorruptError, UnicodeDecodeError)
-"""Errors from reading a row with a damaged page, or with text that is not UTF-8. The statement then returns no rows."""
 
 _NULLS = {"q": -1, "d": math.nan}
 

@@ -9,13 +9,16 @@ from tensorus_server.limits import PAGE_READ_BYTES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import apsw
+    from tensorus_server.catalogue.sql.connection import Connection
 
 __all__ = ["read_page"]
 
+_SMALL_PAGE = 100
+"""Rows that may be in memory at once. With the largest metadata and inline payloads they take 8 MB."""
+
 
 def read_page(
-    connection: apsw.Connection,
+    connection: Connection,
     statement: str,
     parameters: list[Any],
     size: int,
@@ -30,10 +33,10 @@ def read_page(
     """
     rows: list[tuple[Any, ...]] = []
     left = PAGE_READ_BYTES
-    cursor = connection.execute(statement, parameters)
-    for row in cursor:
+    # A scan takes more round trips to a server, so only pages that may be large are worth it.
+    read = connection.execute if size <= _SMALL_PAGE else connection.scan
+    for row in read(statement, parameters):
         if len(rows) == size or left <= 0:
-            cursor.close()
             return rows, True
         rows.append(row)
         left -= row_bytes(row)

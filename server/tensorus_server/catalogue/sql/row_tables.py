@@ -50,8 +50,8 @@ class RowTables:
         }
         return {
             (column, with_payloads): f"SELECT wanted.key, {_COLUMNS}, {payload} FROM json_each(?) wanted "
-            f"CROSS JOIN {self.tensor} t ON t.ds = ? AND t.{column} = wanted.value{visible}{join}"
-            for column in ("id", "seq")
+            f"CROSS JOIN {self.tensor} t ON t.ds = ? AND t.{column} = {value}{visible}{join}"
+            for column, value in (("id", "wanted.value"), ("seq", "CAST(wanted.value AS BIGINT)"))
             for with_payloads, (payload, join) in payloads.items()
         }
 

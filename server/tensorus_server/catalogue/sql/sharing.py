@@ -20,8 +20,7 @@ from tensorus_server.errors import DataCorruptError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import apsw
-
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.model import Dataset, NewTensor, Tensor
 
 __all__ = ["SourceTable", "all_shared_as", "shared_as"]
@@ -33,7 +32,7 @@ _PAYLOADS: dict[SourceTable, str] = {"tensor": "payload", "past_tensor": "past_p
 
 
 def shared_as(
-    connection: apsw.Connection, source: Tensor, dataset: Dataset, new: NewTensor, *, table: SourceTable = "tensor"
+    connection: Connection, source: Tensor, dataset: Dataset, new: NewTensor, *, table: SourceTable = "tensor"
 ) -> StoredTensor:
     """Return a tensor to commit that shares the payload of `source`; see `all_shared_as`."""
     (stored,) = all_shared_as(connection, [(source, dataset, new)], table=table)
@@ -43,7 +42,7 @@ def shared_as(
 
 
 def all_shared_as(
-    connection: apsw.Connection,
+    connection: Connection,
     wanted: Sequence[tuple[Tensor, Dataset, NewTensor]],
     *,
     table: SourceTable = "tensor",
@@ -61,7 +60,7 @@ def all_shared_as(
         "SELECT wanted.key, s.source_crc, s.inline, CAST(p.bytes AS BLOB), "
         "(SELECT json_group_array(r.key) FROM reference r WHERE r.seq = s.seq), "
         "(SELECT c.digest FROM content c WHERE c.seq = s.seq) "
-        f"FROM json_each(?) wanted CROSS JOIN {table} s ON s.seq = wanted.value "
+        f"FROM json_each(?) wanted CROSS JOIN {table} s ON s.seq = CAST(wanted.value AS BIGINT) "
         f"LEFT JOIN {_PAYLOADS[table]} p ON p.seq = s.seq"
     )
     seqs = to_json([source.generation for source, _, _ in wanted])

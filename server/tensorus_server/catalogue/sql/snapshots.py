@@ -22,8 +22,7 @@ from tensorus_server.errors import InvalidRequestError, StateNotKeptError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import apsw
-
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.catalogue.sql.transactions import Transactions
     from tensorus_server.model import At, Snapshot
 
@@ -68,7 +67,7 @@ class SqlSnapshotTable(SnapshotTable):
     def drop(self, dataset: str, name: str) -> None:
         """See `SnapshotTable`."""
 
-        def drop(connection: apsw.Connection) -> None:
+        def drop(connection: Connection) -> None:
             drop_snapshot(connection, (dataset_number(connection, dataset), dataset), name)
 
         self._database.write_on_full_disk(drop)
@@ -91,7 +90,7 @@ class SqlSnapshotTable(SnapshotTable):
         return self._pruner.prune(pause, wait_s=wait_s)
 
 
-def _at_time(connection: apsw.Connection, dataset: tuple[int, str], time_us: int) -> int:
+def _at_time(connection: Connection, dataset: tuple[int, str], time_us: int) -> int:
     """Return the generation of the state at a time.
 
     Raises:
@@ -124,6 +123,6 @@ def _time_text(time_us: int) -> str:
         return f"{time_us} microseconds since 1970"
 
 
-def _value(connection: apsw.Connection, parameters: tuple[int, int], statement: str) -> int | None:
+def _value(connection: Connection, parameters: tuple[int, int], statement: str) -> int | None:
     rows = select(connection, statement, parameters)
     return rows[0][0] if rows else None

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import apsw
+    from collections.abc import Sequence
+
+    from tensorus_server.catalogue.sql.connection import Connection
 
 __all__ = ["now_us", "select"]
 
 
-def now_us() -> int:
-    """Return the time, in microseconds since 1970."""
-    return time.time_ns() // 1000
+def now_us(connection: Connection) -> int:
+    """Return the time of the database's clock, in microseconds since 1970."""
+    return connection.now_us()
 
 
-def select(
-    connection: apsw.Connection, statement: str, parameters: apsw.Bindings | None = None
-) -> list[tuple[Any, ...]]:
+def select(connection: Connection, statement: str, parameters: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
     """Return all rows of one statement. `Any`: the types of the columns are known only to the schema."""
     return connection.execute(statement, parameters).fetchall()

@@ -29,9 +29,8 @@ from tensorus_server.errors import DataCorruptError, StateNotKeptError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import apsw
-
     from tensorus_server.catalogue.abc import DamagedTensor, Page, PageRequest
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.catalogue.sql.reading import Batch
     from tensorus_server.catalogue.sql.sharing import SourceTable
     from tensorus_server.model import Tensor
@@ -41,7 +40,7 @@ __all__ = ["find_at", "generations_at", "locate_at", "page_at", "require_state",
 _SEQ = TENSOR_COLUMNS.index("seq")
 
 
-def require_state(connection: apsw.Connection, dataset: tuple[int, str], at: int) -> None:
+def require_state(connection: Connection, dataset: tuple[int, str], at: int) -> None:
     """Check that the state of a dataset (number, name) at a generation can be read completely.
 
     Raises:
@@ -64,13 +63,13 @@ def require_state(connection: apsw.Connection, dataset: tuple[int, str], at: int
         )
 
 
-def _complete_from(connection: apsw.Connection, ds: int) -> int:
+def _complete_from(connection: Connection, ds: int) -> int:
     rows = select(connection, "SELECT complete_from FROM history WHERE ds = ?", (ds,))
     return int(rows[0][0]) if rows else 0
 
 
 def find_at(
-    connection: apsw.Connection,
+    connection: Connection,
     column: str,
     dataset: tuple[int, str],
     values: Sequence[str | int],
@@ -88,7 +87,7 @@ def find_at(
 
 
 def locate_at(
-    connection: apsw.Connection,
+    connection: Connection,
     column: str,
     dataset: tuple[int, str],
     values: Sequence[str | int],
@@ -118,7 +117,7 @@ def _generation(found: Tensor | DataCorruptError | None) -> int:
     return 0 if found is None else found.generation
 
 
-def page_at(connection: apsw.Connection, dataset: tuple[int, str], request: PageRequest) -> Page:
+def page_at(connection: Connection, dataset: tuple[int, str], request: PageRequest) -> Page:
     """Return one page of a listing of the state `PageRequest.at`, or of all tensors that are kept, whatever their state.
 
     Raises:
@@ -146,7 +145,7 @@ def page_at(connection: apsw.Connection, dataset: tuple[int, str], request: Page
     return page_from(tensors[: request.size], request, more=more)
 
 
-def generations_at(connection: apsw.Connection, dataset: tuple[int, str], request: PageRequest) -> list[int]:
+def generations_at(connection: Connection, dataset: tuple[int, str], request: PageRequest) -> list[int]:
     """Return generations for sampling the state `PageRequest.at`; see `TensorTable.generations`.
 
     Raises:
@@ -167,9 +166,7 @@ def generations_at(connection: apsw.Connection, dataset: tuple[int, str], reques
     return sorted(found)[: request.size]
 
 
-def rows_at(
-    connection: apsw.Connection, dataset: tuple[int, str], after: int, at: int
-) -> tuple[list[Batch], int | None]:
+def rows_at(connection: Connection, dataset: tuple[int, str], after: int, at: int) -> tuple[list[Batch], int | None]:
     """Return the next rows of an earlier state whose generations are above `after`, and the last of them; None: the last batch.
 
     Raises:

@@ -14,14 +14,14 @@ from tensorus_server.catalogue.sql.attributes import attributes, insert_attribut
 from tensorus_server.catalogue.sql.bases import add_bases
 from tensorus_server.catalogue.sql.commit_checks import CommitChecks
 from tensorus_server.catalogue.sql.content import equal_tensors, list_content
+from tensorus_server.catalogue.sql.damage import as_damage
 from tensorus_server.catalogue.sql.dataset_rows import dataset_number, find_dataset
 from tensorus_server.catalogue.sql.deletion import delete_against_indexes, delete_tensor
 from tensorus_server.catalogue.sql.filter_sql import compile_filter
 from tensorus_server.catalogue.sql.numbers import Numbers, latest_generation
 from tensorus_server.catalogue.sql.packs import require_packs
-from tensorus_server.catalogue.sql.reading import find_tensors, page_of_tensors, source_crc32c
+from tensorus_server.catalogue.sql.reading import find_tensors, page_of_tensors, source_crc32c, taken_ids
 from tensorus_server.catalogue.sql.restoring import Rules, is_kept, renewed, restore
-from tensorus_server.catalogue.sql.row_inserts import insert_rows
 from tensorus_server.catalogue.sql.rows import (
     ROW_CHECKSUM_COLUMNS,
     TENSOR_COLUMNS,
@@ -33,7 +33,6 @@ from tensorus_server.catalogue.sql.snapshot_rows import end_states, end_states_i
 from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.catalogue.sql.states import find_at, generations_at, page_at
 from tensorus_server.catalogue.sql.uploads import complete_upload, record_edit
-from tensorus_server.catalogue.sqlite.sqlite_errors import as_damage
 from tensorus_server.errors import (
     AlreadyExistsError,
     DataCorruptError,
@@ -52,9 +51,8 @@ from tensorus_server.model import Outcome
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import apsw
-
     from tensorus_server.catalogue.abc import EqualTensor, MemberTable, Page, PageRequest, StoredTensor
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.catalogue.sql.transactions import Transactions
     from tensorus_server.model import Metadata, Restored, Tensor
 
@@ -69,7 +67,9 @@ _KEEP_SHARED = "DELETE FROM tombstone WHERE key = ?"
 
 _FORGET_BEFORE = """
 INSERT INTO history (ds, complete_from) VALUES (?, ?)
-ON CONFLICT (ds) DO UPDATE SET complete_from = max(complete_from, excluded.complete_from), complete_us = NULL
+ON CONFLICT (ds) DO UPDATE SET complete_from = CASE
+  WHEN excluded.complete_from > history.complete_from THEN excluded.complete_from ELSE history.complete_from END,
+  complete_us = NULL
 """
 """Whatever is recovered was there before, under other generations."""
 
@@ -117,7 +117,7 @@ class SqlTensorTable(TensorTable):
     ) -> list[Tensor | Exception]:
         outcomes: list[Tensor | Exception] = []
         try:
-            with self._database.write() as connection, as_damage():
+            with self._database.write() as connection, as_damage(connection):
                 outcomes = self._commit(connection, group, current=current)
                 if together and any(isinstance(outcome, Exception) for outcome in outcomes):
                     raise _UndoneError
@@ -134,7 +134,7 @@ class SqlTensorTable(TensorTable):
         self, dataset: str, ids: Sequence[str], *, with_payloads: bool = False, at: int | None = None
     ) -> list[Tensor | DataCorruptError | None]:
         """See `TensorTable`."""
-        with self._database.read() as connection, as_damage(dataset):
+        with self._database.read() as connection, as_damage(connection, dataset):
             place = dataset_number(connection, dataset), dataset
             if at is not None:
                 return find_at(connection, "id", place, ids, at, with_payloads=with_payloads)
@@ -142,7 +142,7 @@ class SqlTensorTable(TensorTable):
 
     def page(self, dataset: str, request: PageRequest) -> Page:
         """See `TensorTable`."""
-        with self._database.read() as connection, as_damage(dataset):
+        with self._database.read() as connection, as_damage(connection, dataset):
             ds = dataset_number(connection, dataset)
             if request.at is not None or request.with_past:
                 return page_at(connection, (ds, dataset), request)
@@ -150,7 +150,7 @@ class SqlTensorTable(TensorTable):
 
     def generations(self, dataset: str, request: PageRequest) -> list[int]:
         """See `TensorTable`."""
-        with self._database.read() as connection, as_damage(dataset):
+        with self._database.read() as connection, as_damage(connection, dataset):
             ds = dataset_number(connection, dataset)
             if request.at is not None:
                 return generations_at(connection, (ds, dataset), request)
@@ -167,7 +167,7 @@ class SqlTensorTable(TensorTable):
         self, dataset: str, generations: Sequence[int], *, with_payloads: bool = False, at: int | None = None
     ) -> list[Tensor | DataCorruptError | None]:
         """See `TensorTable`."""
-        with self._database.read() as connection, as_damage(dataset):
+        with self._database.read() as connection, as_damage(connection, dataset):
             place = dataset_number(connection, dataset), dataset
             if at is not None:
                 return find_at(connection, "seq", place, generations, at, with_payloads=with_payloads)
@@ -179,7 +179,7 @@ class SqlTensorTable(TensorTable):
             return latest_generation(connection)
 
     def _commit(
-        self, connection: apsw.Connection, group: Sequence[StoredTensor], *, current: bool
+        self, connection: Connection, group: Sequence[StoredTensor], *, current: bool
     ) -> list[Tensor | Exception]:
         numbers = Numbers(connection, {stored.dataset.number: stored.dataset for stored in group}, current=current)
         checks = CommitChecks.of(connection, group, self._members.number)
@@ -200,7 +200,7 @@ class SqlTensorTable(TensorTable):
 
     def _commit_one(
         self,
-        connection: apsw.Connection,
+        connection: Connection,
         stored: StoredTensor,
         numbers: Numbers,
         checks: CommitChecks,
@@ -221,13 +221,13 @@ class SqlTensorTable(TensorTable):
 
     def _commit_many(
         self,
-        connection: apsw.Connection,
+        connection: Connection,
         group: Sequence[StoredTensor],
         numbers: Numbers,
         checks: CommitChecks,
     ) -> list[Tensor | Exception]:
         content = checks.content
-        taken = _taken(connection, group)
+        taken = taken_ids(connection, group)
         outcomes: list[Tensor | Exception] = []
         fresh: list[tuple[StoredTensor, Tensor]] = []
         for stored in group:
@@ -257,7 +257,7 @@ class SqlTensorTable(TensorTable):
 
     def _resolve(
         self,
-        connection: apsw.Connection,
+        connection: Connection,
         stored: StoredTensor,
         numbers: Numbers,
         checks: CommitChecks,
@@ -305,7 +305,7 @@ class SqlTensorTable(TensorTable):
         return tensor
 
     def insert(
-        self, connection: apsw.Connection, tensors: Sequence[tuple[StoredTensor, Tensor]], *, if_free: bool = False
+        self, connection: Connection, tensors: Sequence[tuple[StoredTensor, Tensor]], *, if_free: bool = False
     ) -> bool:
         """Insert tensors whose ids are free, with their inline payloads and attributes, within a transaction.
 
@@ -316,6 +316,7 @@ class SqlTensorTable(TensorTable):
         rows, payloads, references, attributed = [], [], [], []
         shared: list[str] = []
         recovered: list[tuple[int, int]] = []
+        text_bytes_max = connection.indexed_text_bytes_max
         for stored, tensor in tensors:
             generation, new = tensor.generation, stored.new
             rows.append(self._row_writer.row(stored, generation, tensor.ordinal, tensor.created_us))
@@ -327,15 +328,19 @@ class SqlTensorTable(TensorTable):
             if stored.created_us is not None:
                 recovered.append((stored.dataset.number, generation))
             attributed += attributes(
-                stored.dataset.number, generation, new.index if new.metadata else NO_METADATA, new.spec.shape
+                stored.dataset.number,
+                generation,
+                new.index if new.metadata else NO_METADATA,
+                new.spec.shape,
+                text_bytes_max,
             )
         if if_free:
             connection.execute(_INSERT_IF_FREE, rows[0])
             if not connection.changes():
                 return False
         else:
-            insert_rows(connection, _INSERT_TENSORS, rows)
-        insert_rows(connection, _INSERT_PAYLOADS, payloads)
+            connection.insert_rows(_INSERT_TENSORS, rows)
+        connection.insert_rows(_INSERT_PAYLOADS, payloads)
         if references or shared:
             # A row that was deleted in this transaction may have been the only one to need them.
             shared += [key for key, _ in references]
@@ -350,7 +355,7 @@ class SqlTensorTable(TensorTable):
 
     def replace_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> Tensor:
         """See `TensorTable`."""
-        with self._database.write() as connection, as_damage(dataset):
+        with self._database.write() as connection, as_damage(connection, dataset):
             place = dataset_number(connection, dataset), dataset
             (found,) = find_tensors(connection, "id", place, [tensor_id])
             tensor = require_intact(found)
@@ -369,13 +374,16 @@ class SqlTensorTable(TensorTable):
             (row,) = select(connection, f"SELECT {names} FROM tensor WHERE seq = ?", (seq,))
             connection.execute("UPDATE tensor SET row_checksum = ? WHERE seq = ?", (checksum_of_row(row), seq))
             connection.execute("DELETE FROM attr WHERE seq = ?", (seq,))
-            insert_attributes(connection, attributes(place[0], seq, index_of(metadata), tensor.spec.shape))
+            insert_attributes(
+                connection,
+                attributes(place[0], seq, index_of(metadata), tensor.spec.shape, connection.indexed_text_bytes_max),
+            )
             (found,) = find_tensors(connection, "id", place, [tensor_id])
             updated = require_intact(found)
         assert updated is not None
         return updated
 
-    def _replace_with_metadata(self, connection: apsw.Connection, tensor: Tensor, metadata: Metadata) -> Tensor:
+    def _replace_with_metadata(self, connection: Connection, tensor: Tensor, metadata: Metadata) -> Tensor:
         """Replace a tensor by one with other metadata, since its row must stay as it is."""
         dataset = find_dataset(connection, tensor.dataset)
         stored = shared_as(connection, tensor, dataset, renewed(tensor, metadata))
@@ -393,7 +401,7 @@ class SqlTensorTable(TensorTable):
         self, dataset: str, at: int, *, limit: int, discard_newer: bool = False, number: int | None = None
     ) -> Restored:
         """See `TensorTable`."""
-        with self._database.write() as connection, as_damage(dataset):
+        with self._database.write() as connection, as_damage(connection, dataset):
             found = find_dataset(connection, dataset)
             if number is not None and found.number != number:
                 raise DatasetNotFoundError("another dataset has got the name meanwhile", dataset=dataset)
@@ -437,12 +445,12 @@ class SqlTensorTable(TensorTable):
             time.sleep(time.monotonic() - begun_s)
 
     def _delete_batch(
-        self, dataset: str, ids: Sequence[str], connection: apsw.Connection, *, against_indexes: bool = False
+        self, dataset: str, ids: Sequence[str], connection: Connection, *, against_indexes: bool = False
     ) -> tuple[int, list[str]]:
         """Delete tensors for `BATCH_S`; return how many ids were processed, and which of them existed."""
         delete = delete_against_indexes if against_indexes else delete_tensor
         deleted: list[str] = []
-        with as_damage(dataset, ids[0] if len(ids) == 1 else None):
+        with as_damage(connection, dataset, ids[0] if len(ids) == 1 else None):
             ds = dataset_number(connection, dataset)
             done = 0
             ends_s = time.monotonic() + BATCH_S
@@ -477,13 +485,3 @@ def _abandoned(stored: StoredTensor, outcome: Tensor | Exception) -> Exception:
         dataset=stored.dataset.name,
         tensor=stored.new.id,
     )
-
-
-def _taken(connection: apsw.Connection, group: Sequence[StoredTensor]) -> set[tuple[int, str]]:
-    """Return which of the group's datasets and ids are taken already."""
-    ids: dict[int, list[str]] = {}
-    for stored in group:
-        ids.setdefault(stored.dataset.number, []).append(stored.new.id)
-    # CROSS JOIN makes SQLite look up each id, however many tensors exist.
-    statement = "SELECT t.id FROM json_each(?) wanted CROSS JOIN tensor t ON t.ds = ? AND t.id = wanted.value"
-    return {(ds, found) for ds in ids for (found,) in select(connection, statement, (to_json(ids[ds]), ds))}

@@ -21,31 +21,32 @@ _STEP = 10_000
 """Rows that one statement adds up. It takes 10 to 20 ms, during which the log cannot be reset (measured with 200,000 rows)."""
 
 _SIZES = """
-SELECT max(seq), count(*), total(live), total(live * nbytes), total(live * stored_bytes)
-FROM (SELECT seq, nbytes, stored_bytes, {live} AS live FROM {table} WHERE {where} seq > ? ORDER BY seq LIMIT ?)
+SELECT
+  max(seq), count(*), count(*) FILTER (WHERE live), total(nbytes) FILTER (WHERE live), total(stored_bytes) FILTER (WHERE live)
+FROM (SELECT seq, nbytes, stored_bytes, {live} AS live FROM {table} WHERE {where} seq > ? ORDER BY seq LIMIT ?) AS step
 """
 """`total`, unlike `sum`, does not fail where a damaged row has a huge number. It is exact up to 2**53 in each step."""
 
 _OF_STORE = {"live": "ds IN (SELECT ds FROM dataset WHERE deleted_us IS NULL)", "where": ""}
-_OF_DATASET = {"live": "1", "where": "ds = ? AND"}
+_OF_DATASET = {"live": "TRUE", "where": "ds = ? AND"}
 
 
 _LIVE = "SELECT ds FROM dataset WHERE deleted_us IS NULL"
 
 _REPEATED = f"""
-SELECT max(seq), count(*), total(repeated * nbytes), total(repeated * stored_bytes), 0
+SELECT max(seq), count(*), total(nbytes) FILTER (WHERE repeated), total(stored_bytes) FILTER (WHERE repeated), 0
 FROM (
   SELECT seq, nbytes, stored_bytes, inline = 0 AND ds IN ({_LIVE}) AND EXISTS (
     SELECT 1 FROM tensor o INDEXED BY tensor_key
     WHERE o.key = t.key AND o.inline = 0 AND o.seq < t.seq AND o.ds IN ({_LIVE})
   ) AS repeated
   FROM tensor t WHERE seq > ? ORDER BY seq LIMIT ?
-)
+) AS step
 """
 """Tensors with a payload that an earlier one has. The index of keys has the earliest first, so one look-up is enough."""
 
 _PAST = """
-SELECT max(seq), count(*), 0, 0, total(own * stored_bytes)
+SELECT max(seq), count(*), 0, 0, total(stored_bytes) FILTER (WHERE own)
 FROM (
   SELECT seq, stored_bytes, inline = 1 OR (
     NOT EXISTS (SELECT 1 FROM tensor o INDEXED BY tensor_key WHERE o.key = t.key AND o.inline = 0)
@@ -54,7 +55,7 @@ FROM (
     )
   ) AS own
   FROM past_tensor t WHERE seq > ? ORDER BY seq LIMIT ?
-)
+) AS step
 """
 
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    import apsw
+    from tensorus_server.catalogue.sql.connection import Connection
 
 __all__ = ["Transactions"]
 
@@ -18,7 +18,7 @@ _Result = TypeVar("_Result")
 class Transactions(Protocol):
     """Transactions of one database. Thread-safe."""
 
-    def write(self) -> AbstractContextManager[apsw.Connection]:
+    def write(self) -> AbstractContextManager[Connection]:
         """Run the block in one transaction; any exception rolls it back.
 
         Raises:
@@ -27,7 +27,7 @@ class Transactions(Protocol):
             StoreUnavailableError: the database takes no writes, or, for a file, the outcome of the commit is unknown.
         """
 
-    def change(self, *, durable: bool = True) -> AbstractContextManager[apsw.Connection]:
+    def change(self, *, durable: bool = True) -> AbstractContextManager[Connection]:
         """Do the same as `write`, for a transaction that touches only the tables of members, leases and begun objects.
 
         It assigns no generations and deletes no tensors, so a database that has many writers need not make it wait for others.
@@ -39,7 +39,7 @@ class Transactions(Protocol):
             StoreBusyError, StorageFullError, StoreUnavailableError: see `write`.
         """
 
-    def write_on_full_disk(self, work: Callable[[apsw.Connection], _Result]) -> _Result:
+    def write_on_full_disk(self, work: Callable[[Connection], _Result]) -> _Result:
         """Run `work`, which deletes, in one transaction, even if no space is left. `work` may run several times.
 
         Raises:
@@ -47,7 +47,7 @@ class Transactions(Protocol):
             StoreUnavailableError: see `write`.
         """
 
-    def read(self, *, timed: bool = True) -> AbstractContextManager[apsw.Connection]:
+    def read(self, *, timed: bool = True) -> AbstractContextManager[Connection]:
         """Lend a connection for one read transaction: the block sees a single state of the catalogue.
 
         Args:
@@ -59,7 +59,7 @@ class Transactions(Protocol):
             StoreUnavailableError: the database cannot be read, is damaged, or is closed.
         """
 
-    def snapshot(self) -> AbstractContextManager[apsw.Connection]:
+    def snapshot(self) -> AbstractContextManager[Connection]:
         """Lend a connection for one read transaction that may take long; its first statement fixes the state that it sees.
 
         Raises:

@@ -11,8 +11,9 @@ from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import Upload, UploadTable
+from tensorus_server.catalogue.sql.damage import as_damage
 from tensorus_server.catalogue.sql.fence import lost_marks
-from tensorus_server.catalogue.sql.row_checksum import MALFORMED, UNREADABLE, upload_checksum
+from tensorus_server.catalogue.sql.row_checksum import MALFORMED, upload_checksum
 from tensorus_server.catalogue.sql.rows import spec_from_columns
 from tensorus_server.catalogue.sql.statements import now_us, select
 from tensorus_server.chunk_details import ChunkDetails
@@ -23,9 +24,8 @@ from tensorus_server.model import At, Checksum, NewTensor, Outcome, TensorRefere
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import apsw
-
     from tensorus_server.catalogue.abc import Mark, MemberTable, StoredTensor
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.catalogue.sql.transactions import Transactions
     from tensorus_server.model import Tensor, TensorSpec
 
@@ -35,7 +35,11 @@ _COLUMNS = (
     "request_id, item, ds, id, dtype_number, element_bytes, shape, policy, payload_key, committed_bytes, stored_bytes, "
     "chunk_count, state, announced, generation, outcome, expires_us"
 )
-_INSERT = f"INSERT OR REPLACE INTO upload ({_COLUMNS}, row_checksum) VALUES ({'?, ' * 17}?)"
+_CHANGED = ", ".join(f"{name} = excluded.{name}" for name in (*_COLUMNS.split(", ")[2:], "row_checksum"))
+_INSERT = (
+    f"INSERT INTO upload ({_COLUMNS}, row_checksum) VALUES ({'?, ' * 17}?) "
+    f"ON CONFLICT (request_id, item) DO UPDATE SET {_CHANGED}"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -55,8 +59,8 @@ class SqlUploadTable(UploadTable):
 
     def save(self, marks: Sequence[Mark]) -> Sequence[Exception | None]:
         """See `UploadTable`."""
-        expires_us = now_us() + self._expiry_us
         with self._database.write() as connection:
+            expires_us = now_us(connection) + self._expiry_us
             lost = lost_marks(connection, self._members.number, marks)
             for mark, error in zip(marks, lost, strict=True):
                 if error is not None:
@@ -84,15 +88,15 @@ class SqlUploadTable(UploadTable):
         """See `UploadTable`."""
         statement = "SELECT entries, details FROM upload_chunks WHERE request_id = ? AND item = ? ORDER BY first_chunk"
         index, details = ChunkIndex(), ChunkDetails()
+        with self._database.read() as connection, as_damage(connection, tensor_id=upload.id):
+            rows = select(connection, statement, (upload.request_id, upload.item))
         try:
-            with self._database.read() as connection:
-                rows = select(connection, statement, (upload.request_id, upload.item))
             for entries, packed in rows:
                 found = ChunkIndex(entries)
                 index.extend(found)
                 if packed is not None:
                     details.extend(ChunkDetails.parse(_verified(packed), len(found)), 0, len(found))
-        except (*UNREADABLE, *MALFORMED) as error:
+        except MALFORMED as error:
             raise DataCorruptError(
                 f"the catalogue is damaged: the chunks of item {upload.item} cannot be read", tensor=upload.id
             ) from error
@@ -105,7 +109,7 @@ class SqlUploadTable(UploadTable):
         if item is not None:
             which, parameters = "request_id = ? AND item = ?", (request_id, item)
 
-        def drop(connection: apsw.Connection) -> list[tuple[Any, ...]]:
+        def drop(connection: Connection) -> list[tuple[Any, ...]]:
             connection.execute(f"DELETE FROM upload_chunks WHERE {which}", parameters)
             return select(connection, f"DELETE FROM upload WHERE {which} RETURNING payload_key, generation", parameters)
 
@@ -115,7 +119,7 @@ class SqlUploadTable(UploadTable):
     def expired(self, limit: int) -> list[Upload]:
         """See `UploadTable`."""
         with self._database.read() as connection:
-            return _uploads(connection, "expires_us <= ? ORDER BY expires_us LIMIT ?", (now_us(), limit))
+            return _uploads(connection, "expires_us <= ? ORDER BY expires_us LIMIT ?", (now_us(connection), limit))
 
 
 def _checked(packed: bytes) -> bytes:
@@ -131,7 +135,7 @@ def _verified(checked: bytes) -> bytes:
     return packed
 
 
-def complete_upload(connection: apsw.Connection, request_id: str, item: int, tensor: Tensor) -> None:
+def complete_upload(connection: Connection, request_id: str, item: int, tensor: Tensor) -> None:
     """Record that the upload has become a tensor, within the transaction that commits the tensor."""
     which, parameters = "request_id = ? AND item = ?", (request_id, item)
     connection.execute(f"DELETE FROM upload_chunks WHERE {which}", parameters)
@@ -145,7 +149,7 @@ def complete_upload(connection: apsw.Connection, request_id: str, item: int, ten
             connection.execute(f"DELETE FROM upload WHERE {which}", parameters)
 
 
-def record_edit(connection: apsw.Connection, stored: StoredTensor, tensor: Tensor, expiry_us: int) -> None:
+def record_edit(connection: Connection, stored: StoredTensor, tensor: Tensor, expiry_us: int) -> None:
     """Record that an edit was done, within its transaction: a client whose answer was lost repeats it."""
     assert stored.upload is not None
     request_id, item = stored.upload
@@ -167,21 +171,21 @@ def record_edit(connection: apsw.Connection, stored: StoredTensor, tensor: Tenso
     record_done(connection, done, expiry_us)
 
 
-def record_done(connection: apsw.Connection, done: Upload, expiry_us: int) -> None:
+def record_done(connection: Connection, done: Upload, expiry_us: int) -> None:
     """Record that a call was done, within its transaction, so that it is not done twice."""
-    connection.execute(_INSERT, _to_row(done, now_us() + expiry_us))
+    connection.execute(_INSERT, _to_row(done, now_us(connection) + expiry_us))
 
 
-def find_uploads(connection: apsw.Connection, request_id: str) -> list[Upload]:
+def find_uploads(connection: Connection, request_id: str) -> list[Upload]:
     """Return the uploads of a request, within a transaction; see `UploadTable.find`."""
     return _uploads(connection, "request_id = ? ORDER BY item", (request_id,))
 
 
-def _uploads(connection: apsw.Connection, where: str, parameters: tuple[Any, ...]) -> list[Upload]:
+def _uploads(connection: Connection, where: str, parameters: tuple[Any, ...]) -> list[Upload]:
     """Return the uploads with intact rows. Damaged ones are left out, so that clients send their tensors again."""
     try:
         rows = select(connection, f"SELECT {_COLUMNS}, row_checksum FROM upload WHERE {where}", parameters)
-    except UNREADABLE as error:
+    except connection.unreadable as error:
         _log.warning(
             "the catalogue is damaged: uploads cannot be read, and are sent again from their starts: %s", error
         )

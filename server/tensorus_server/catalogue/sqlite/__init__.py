@@ -14,7 +14,6 @@ from tensorus_server.catalogue.sql.garbage import SqlGarbageTable
 from tensorus_server.catalogue.sql.members import SqlMemberTable
 from tensorus_server.catalogue.sql.numbers import is_counter_damaged, mend_counter
 from tensorus_server.catalogue.sql.packs import SqlPackTable
-from tensorus_server.catalogue.sql.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sql.snapshots import SqlSnapshotTable
 from tensorus_server.catalogue.sql.tensors import SqlTensorTable
 from tensorus_server.catalogue.sql.totals import sizes_of_tensors, totals_of_tables
@@ -23,6 +22,7 @@ from tensorus_server.catalogue.sqlite.database import Database
 from tensorus_server.catalogue.sqlite.index_check import IndexCheck
 from tensorus_server.catalogue.sqlite.memory_database import MemoryDatabase
 from tensorus_server.catalogue.sqlite.schema_check import require_schema
+from tensorus_server.catalogue.sqlite.sqlite_errors import UNREADABLE
 from tensorus_server.errors import EngineError, StoreUnavailableError
 
 if TYPE_CHECKING:

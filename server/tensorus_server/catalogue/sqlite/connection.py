@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 import apsw
 
+from tensorus_server.catalogue.sql.row_tables import ID_INDEX
 from tensorus_server.catalogue.sqlite import writer_lock
+from tensorus_server.catalogue.sqlite.row_inserts import insert_rows
+from tensorus_server.catalogue.sqlite.sqlite_errors import UNREADABLE
+from tensorus_server.filter.metadata_index import holds
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["PAGE_BYTES", "connect", "connect_memory"]
+    from tensorus_server.catalogue.sql.connection import Sql
+    from tensorus_server.filter.tree import Compare, Exists, OneOf, Prefix
+
+__all__ = ["PAGE_BYTES", "SqliteConnection", "connect", "connect_memory"]
 
 _PRAGMAS = """
 PRAGMA synchronous = FULL;
@@ -36,10 +45,73 @@ _WRITER_CACHE_KIB = 8 * 1024
 pages are written to the log one by one, which takes 5 microseconds more per tensor (measured)."""
 
 
-def connect(path: Path, *, create: bool) -> apsw.Connection:
+class SqliteConnection(apsw.Connection):
+    """A connection for the tables of `catalogue/sql`: implements `Connection`."""
+
+    unreadable: tuple[type[Exception], ...] = UNREADABLE
+    indexed_text_bytes_max: int | None = None
+
+    def scan(self, statement: str, parameters: Sequence[Any] | None = None, /) -> Iterator[tuple[Any, ...]]:
+        """See `Connection`."""
+        return iter(self.execute(statement, parameters))
+
+    def insert_rows(self, insert: str, rows: Sequence[tuple[Any, ...]], /) -> None:
+        """See `Connection`."""
+        insert_rows(self, insert, rows)
+
+    def now_us(self) -> int:
+        """Return the time of this machine's clock."""
+        return time.time_ns() // 1000
+
+    def goes_on_after(self, error: Exception, /) -> bool:
+        """See `Connection`. SQLite does not commit a transaction that met a damaged page."""
+        return not isinstance(error, apsw.CorruptError) or bool(self.pragma("query_only"))
+
+    def metadata_condition(
+        self,
+        node: Compare | OneOf | Exists | Prefix,
+        candidates: Sql,
+        *,
+        tensor: str,  # noqa: ARG002 - other databases need it
+        ds: int,  # noqa: ARG002 - likewise
+    ) -> Sql:
+        """See `Connection`. SQLite calls back, for the rows that the rest of the statement selects."""
+        self.create_scalar_function("metadata_holds", _metadata_holds, 2)
+        marked, marks = candidates
+        return f"({marked} AND metadata_holds(?, t.metadata))", [*marks, apsw.pyobject(node)]
+
+    def delete_against_indexes(self, ds: int, tensor_id: str, returned: str, /) -> list[tuple[Any, ...]]:
+        """See `Connection`.
+
+        SQLite finds a row's entries in the indexes by the row's values, and reports damage if an entry is missing. With a
+        writable schema it does not.
+        """
+        where = f"INDEXED BY {ID_INDEX} WHERE ds = ? AND id = ?"
+        found = self.execute(f"SELECT seq FROM tensor {where}", (ds, tensor_id)).fetchall()
+        delete = f"DELETE FROM tensor WHERE seq = ? RETURNING {returned}"
+        self.execute("PRAGMA writable_schema = ON")
+        try:
+            rows = [row for (seq,) in found for row in self.execute(delete, (seq,)).fetchall()]
+        finally:
+            self.execute("PRAGMA writable_schema = OFF")
+        self.execute("REINDEX tensor")
+        return rows
+
+    def table_damage(self, table: str, /) -> str | None:
+        """See `Connection`."""
+        found = self.execute(f"PRAGMA integrity_check('{table}')").fetchall()
+        return None if found == [("ok",)] else str(found[0][0])
+
+
+def _metadata_holds(*arguments: Any) -> int:  # `Any`: the condition as a Python object, and a value from SQLite
+    node, metadata = arguments
+    return int(holds(node, metadata))
+
+
+def connect(path: Path, *, create: bool) -> SqliteConnection:
     """Open a connection: the writer, which creates the file if it does not exist (`create`), or a reader."""
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
-    connection = apsw.Connection(str(path), flags=flags)
+    connection = SqliteConnection(str(path), flags=flags)
     connection.set_busy_timeout(writer_lock.BUSY_TIMEOUT_MS)
     if create:
         # The page size has an effect only before the first table is created. WAL mode is stored in the file.
@@ -49,9 +121,9 @@ def connect(path: Path, *, create: bool) -> apsw.Connection:
     return connection
 
 
-def connect_memory(pages_max: int) -> apsw.Connection:
+def connect_memory(pages_max: int) -> SqliteConnection:
     """Open a database in memory with at most `pages_max` pages of `PAGE_BYTES`."""
-    connection = apsw.Connection(":memory:")
+    connection = SqliteConnection(":memory:")
     _run(connection, f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA max_page_count = {pages_max};")
     _set_up(connection)
     return connection

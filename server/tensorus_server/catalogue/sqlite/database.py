@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tensorus_server.catalogue.identity_check import Payloads
+    from tensorus_server.catalogue.sqlite.connection import SqliteConnection
     from tensorus_server.model import StoreIdentity
 
 __all__ = ["Database"]
@@ -140,7 +141,7 @@ class Database:
             _log.warning("%s [%s]", error, self._path.parent)
 
     @contextmanager
-    def write(self) -> Iterator[apsw.Connection]:
+    def write(self) -> Iterator[SqliteConnection]:
         """Run the block in one transaction, which is durable when the block ends; any exception rolls it back.
 
         Raises:
@@ -171,11 +172,11 @@ class Database:
             except (apsw.Error, OSError) as error:
                 raise engine_error(error, "written") from error
 
-    def change(self, *, durable: bool = True) -> AbstractContextManager[apsw.Connection]:  # noqa: ARG002 - it always is
+    def change(self, *, durable: bool = True) -> AbstractContextManager[SqliteConnection]:  # noqa: ARG002 - it always is
         """See `Transactions`. SQLite has one writer, so this is `write`."""
         return self.write()
 
-    def write_on_full_disk(self, work: Callable[[apsw.Connection], _Result]) -> _Result:
+    def write_on_full_disk(self, work: Callable[[SqliteConnection], _Result]) -> _Result:
         """Run `work` in one transaction, which is durable on return, even if no space is left on the disk.
 
         This is for deletions, which free space and so must not need any. `work` may run several times.
@@ -198,7 +199,7 @@ class Database:
                 time.sleep(_FULL_DISK_WAIT_S)
 
     @contextmanager
-    def read(self, *, timed: bool = True) -> Iterator[apsw.Connection]:
+    def read(self, *, timed: bool = True) -> Iterator[SqliteConnection]:
         """Lend a connection for one read transaction: the block sees a single state of the catalogue.
 
         Args:
@@ -233,7 +234,7 @@ class Database:
             raise engine_error(error, "read") from error
 
     @contextmanager
-    def snapshot(self) -> Iterator[apsw.Connection]:
+    def snapshot(self) -> Iterator[SqliteConnection]:
         """Lend a new connection for one read transaction that may take long; its first statement fixes the state it sees.
 
         Raises:

@@ -22,15 +22,16 @@ import apsw
 
 from tensorus_server.background import Watched
 from tensorus_server.catalogue.sql.dataset_rows import all_datasets
-from tensorus_server.catalogue.sql.row_checksum import UNREADABLE
 from tensorus_server.catalogue.sql.rows import TENSOR_COLUMNS, RowDamageError, verified
 from tensorus_server.catalogue.sql.snapshot_rows import has_damaged_snapshots
 from tensorus_server.catalogue.sql.statements import select
+from tensorus_server.catalogue.sqlite.sqlite_errors import UNREADABLE
 from tensorus_server.errors import DataCorruptError, EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
+    from tensorus_server.catalogue.sql.connection import Connection
     from tensorus_server.catalogue.sql.transactions import Transactions
 
 __all__ = ["IndexCheck"]
@@ -174,7 +175,7 @@ class IndexCheck:
         except (apsw.ConstraintError, EngineError) as error:
             _log.error("index %s cannot be rebuilt: %s", index.name, error)
 
-    def _in_a_transaction(self, rebuild: Callable[[apsw.Connection, str], None], name: str) -> bool:
+    def _in_a_transaction(self, rebuild: Callable[[Connection, str], None], name: str) -> bool:
         """Run `rebuild` in a transaction; return False if it met a damaged page and was rolled back."""
         try:
             with self._database.write() as connection:
@@ -212,7 +213,7 @@ def _advance(steps: Iterator[None]) -> bool:
     return True
 
 
-def _tables(connection: apsw.Connection) -> list[_Table]:
+def _tables(connection: Connection) -> list[_Table]:
     conditions = {
         name: sql.partition(" WHERE ")[2] or "1"
         for name, sql in select(connection, "SELECT name, coalesce(sql, '') FROM sqlite_schema WHERE type = 'index'")
@@ -237,12 +238,12 @@ def _tables(connection: apsw.Connection) -> list[_Table]:
     return tables
 
 
-def _columns(connection: apsw.Connection, index: str) -> tuple[str, ...]:
+def _columns(connection: Connection, index: str) -> tuple[str, ...]:
     return tuple(name or "rowid" for _, _, name, *_ in select(connection, f"PRAGMA index_xinfo({index})"))
 
 
 def _range(
-    connection: apsw.Connection, table: _Table, after: tuple[Any, ...]
+    connection: Connection, table: _Table, after: tuple[Any, ...]
 ) -> tuple[str, tuple[Any, ...], tuple[Any, ...] | None]:
     """Return a condition that selects the next rows, its parameters, and the last of their keys; None: the table's end."""
     key, marks = f"({', '.join(table.key)})", f"({', '.join('?' * len(table.key))})"
@@ -258,7 +259,7 @@ def _range(
     return f"{begin} AND {key} <= {marks}", (*after, *last[0]), last[0]
 
 
-def _is_wrong(connection: apsw.Connection, table: _Table, index: _Index, rows: tuple[str, tuple[Any, ...]]) -> bool:
+def _is_wrong(connection: Connection, table: _Table, index: _Index, rows: tuple[str, tuple[Any, ...]]) -> bool:
     """Whether an index lacks an intact row among these."""
     same = " AND ".join(f"x.{column} IS t.{column}" for column in index.columns)
     key = table.key[0]
@@ -280,7 +281,7 @@ def _is_wrong(connection: apsw.Connection, table: _Table, index: _Index, rows: t
     return bool(missing)
 
 
-def _is_intact(connection: apsw.Connection, table: str, seq: int) -> bool:
+def _is_intact(connection: Connection, table: str, seq: int) -> bool:
     names = ", ".join(f'"{name}"' for name in TENSOR_COLUMNS)
     try:
         rows = select(connection, f"SELECT {names}, NULL FROM {table} NOT INDEXED WHERE seq = ?", (seq,))
@@ -294,11 +295,11 @@ def _is_intact(connection: apsw.Connection, table: str, seq: int) -> bool:
     return True
 
 
-def _reindex(connection: apsw.Connection, name: str) -> None:
+def _reindex(connection: Connection, name: str) -> None:
     connection.execute(f"REINDEX {name}")
 
 
-def _replace(connection: apsw.Connection, name: str) -> None:
+def _replace(connection: Connection, name: str) -> None:
     """Rebuild an index in new pages, if SQLite cannot even clear the old ones, which are then never used again."""
     ((table, sql),) = select(connection, "SELECT tbl_name, sql FROM sqlite_schema WHERE name = ?", (name,))
     if sql is None:

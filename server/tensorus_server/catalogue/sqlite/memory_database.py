@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
+    from tensorus_server.catalogue.sqlite.connection import SqliteConnection
+
 __all__ = ["MemoryDatabase"]
 
 _TURN_TIMEOUT_S = 60.0
@@ -62,7 +64,7 @@ class MemoryDatabase:
         """Do nothing, since a catalogue in memory has no folder."""
 
     @contextmanager
-    def write(self) -> Iterator[apsw.Connection]:
+    def write(self) -> Iterator[SqliteConnection]:
         """See `Transactions`."""
         self._take_turn(_TURN_TIMEOUT_S)
         connection = self._reader.connection
@@ -86,17 +88,17 @@ class MemoryDatabase:
         finally:
             self._turn.release()
 
-    def change(self, *, durable: bool = True) -> AbstractContextManager[apsw.Connection]:  # noqa: ARG002 - it always is
+    def change(self, *, durable: bool = True) -> AbstractContextManager[SqliteConnection]:  # noqa: ARG002 - it always is
         """See `Transactions`. SQLite has one writer, so this is `write`."""
         return self.write()
 
-    def write_on_full_disk(self, work: Callable[[apsw.Connection], _Result]) -> _Result:
+    def write_on_full_disk(self, work: Callable[[SqliteConnection], _Result]) -> _Result:
         """See `Transactions`. A deletion in memory needs no space."""
         with self.write() as connection:
             return work(connection)
 
     @contextmanager
-    def read(self, *, timed: bool = True) -> Iterator[apsw.Connection]:
+    def read(self, *, timed: bool = True) -> Iterator[SqliteConnection]:
         """See `Transactions`. Nobody else writes meanwhile."""
         self._take_turn(_TURN_TIMEOUT_S)
         try:
@@ -116,7 +118,7 @@ class MemoryDatabase:
             self._turn.release()
 
     @contextmanager
-    def snapshot(self) -> Iterator[apsw.Connection]:
+    def snapshot(self) -> Iterator[SqliteConnection]:
         """See `Transactions`. Nobody else writes meanwhile."""
         with self.read(timed=False) as connection:
             yield connection

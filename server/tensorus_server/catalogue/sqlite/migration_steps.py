@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from tensorus_codecs.checksum import crc32c
 from tensorus_server.catalogue.sql.row_checksum import (
     MALFORMED,
-    UNREADABLE,
     dataset_checksum,
     dataset_start,
     upload_checksum,
 )
 from tensorus_server.catalogue.sql.rows import ROW_CHECKSUM_COLUMNS, checksum_of_row
+from tensorus_server.catalogue.sqlite.sqlite_errors import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

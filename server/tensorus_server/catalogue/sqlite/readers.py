@@ -13,7 +13,7 @@ from tensorus_server.errors import StoreBusyError, StoreUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import apsw
+    from tensorus_server.catalogue.sqlite.connection import SqliteConnection
 
 __all__ = ["Reader", "Readers"]
 
@@ -29,7 +29,7 @@ _PROGRESS_STEPS = 10_000
 class Reader:
     """A connection whose statements have a deadline; used by one thread at a time."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    def __init__(self, connection: SqliteConnection) -> None:
         """Install a handler that interrupts statements at the deadline."""
         self.connection = connection
         self.deadline_s = math.inf
@@ -40,7 +40,7 @@ class Reader:
 class Readers:
     """See the module's description. Thread-safe."""
 
-    def __init__(self, connect: Callable[[], apsw.Connection]) -> None:
+    def __init__(self, connect: Callable[[], SqliteConnection]) -> None:
         """Start without connections; `connect` opens one when it is needed."""
         self._connect = connect
         # Most reads take the plain lock instead of the condition, because it is several times as fast.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import apsw
 
 from tensorus_server.catalogue.sql.statements import select
+from tensorus_server.catalogue.sqlite.connection import SqliteConnection
 from tensorus_server.catalogue.sqlite.schema import apply_migrations, schema_version
 from tensorus_server.errors import StoreUnavailableError
 
@@ -27,13 +28,13 @@ def require_schema(database: Transactions) -> None:
     Raises:
         StoreUnavailableError: it differs; names the tables and indexes.
     """
-    connection = apsw.Connection(":memory:")
+    in_memory = SqliteConnection(":memory:")
     try:
-        connection.execute("BEGIN")
-        apply_migrations(connection, schema_version(connection))
-        expected = set(select(connection, _SCHEMA))
+        in_memory.execute("BEGIN")
+        apply_migrations(in_memory, schema_version(in_memory))
+        expected = set(select(in_memory, _SCHEMA))
     finally:
-        connection.close()
+        in_memory.close()
     try:
         with database.read() as connection:
             found = set(select(connection, _SCHEMA))

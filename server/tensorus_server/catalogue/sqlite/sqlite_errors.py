@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import apsw
 
-from tensorus_server.catalogue.sql.row_checksum import UNREADABLE
 from tensorus_server.errors import (
-    DataCorruptError,
     StorageFullError,
     StoreBusyError,
     StoreUnavailableError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tensorus_server.errors import EngineError
 
-__all__ = ["BROKEN", "RETRY_AFTER_S", "as_damage", "engine_error"]
+__all__ = ["BROKEN", "RETRY_AFTER_S", "UNREADABLE", "engine_error"]
 
 BROKEN = (apsw.IOError, apsw.CorruptError, apsw.NotADBError)
 """The disk fails, or the file is damaged."""
+
+UNREADABLE = (apsw.CorruptError, UnicodeDecodeError)
+"""Errors from reading a row with a damaged page, or with text that is not UTF-8. The statement then returns no rows."""
 
 RETRY_AFTER_S = 1.0
 """When clients are told to retry if the catalogue is locked."""
@@ -52,14 +50,3 @@ def engine_error(error: apsw.Error | OSError, doing: str) -> EngineError:
         # Probably a bug in this program, so the log gets the stack.
         _log.error("SQLite refused a statement", exc_info=error)
     return StoreUnavailableError(f"the catalogue cannot be {doing}: {error}")
-
-
-@contextmanager
-def as_damage(dataset: str | None = None, tensor_id: str | None = None) -> Iterator[None]:
-    """Convert the errors that SQLite raises for a damaged page to `DataCorruptError`."""
-    try:
-        yield
-    except UNREADABLE as error:
-        raise DataCorruptError(
-            f"a page of the catalogue is damaged: {error}", dataset=dataset, tensor=tensor_id
-        ) from error

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ import pytest
 from support.clocks import moved_clock
 from support.engine import Reports, insert, read, send
 from support.interrupted import wait_until
+from support.postgres import empty_schema
 from support.replicas import replica_on
 from support.sessions import WAIT_S, Stream
+from tensorus_server.catalogue.abc import Catalogue
 from tensorus_server.catalogue.sql.members import SqlMemberTable
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.engine import membership as membership_module
@@ -34,8 +38,8 @@ NOTHING = (set(), {}, {}, {}, {}, set(), set())
 class Replica:
     """One replica's sessions, and the thread that looks for it."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.catalogue = SqliteCatalogue(folder)
+    def __init__(self, catalogue: Any, name: str) -> None:  # `Any`: tests look into its database, whichever that is
+        self.catalogue = catalogue
         self.membership = Membership(self.catalogue.members, name)
         self.peers = CatalogueSessions(self.membership)
         self.sessions = InsertSessions(self.peers)
@@ -56,11 +60,19 @@ class Replica:
         )
 
 
-@pytest.fixture
-def replicas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Replica]]:
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def replicas(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[Replica]]:
+    open_catalogue: Callable[[], Catalogue] = partial(SqliteCatalogue, tmp_path)
+    if request.param == "PostgreSQL":
+        dsn = empty_schema()
+        from tensorus_server.catalogue.postgres import PostgresCatalogue  # noqa: PLC0415 - SQLite works without psycopg
+
+        open_catalogue = partial(PostgresCatalogue, dsn)
     monkeypatch.setattr(membership_module, "LOOK_S", 0.02)
     monkeypatch.setattr(CatalogueSessions, "look_s", 0.01)
-    found = [Replica(tmp_path, name) for name in ("one", "two", "three")]
+    found = [Replica(open_catalogue(), name) for name in ("one", "two", "three")]
     yield found
     for replica in found:
         wait_until(lambda replica=replica: replica.left == NOTHING)  # type: ignore[misc] - bound at once
@@ -233,6 +245,11 @@ def test_the_lease_of_a_replica_that_expired_is_free(replicas: list[Replica], mo
     assert stream.has_it.wait(WAIT_S)
     monkeypatch.setattr(replicas[0].membership, "step", lambda: None)
     moved_clock(monkeypatch)(MEMBER_LEASE_S)
+    if not isinstance(replicas[0].catalogue, SqliteCatalogue):
+        from tensorus_server.catalogue.postgres.connection import PostgresConnection  # noqa: PLC0415 - as above
+
+        now_us = PostgresConnection.now_us
+        monkeypatch.setattr(PostgresConnection, "now_us", lambda self: now_us(self) + int(MEMBER_LEASE_S * 1e6))
     replicas[1].catalogue.members.renew()
     newer = Stream(replicas[1].sessions)
     assert newer.has_it.wait(WAIT_S)

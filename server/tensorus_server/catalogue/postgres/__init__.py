@@ -1,0 +1,117 @@
+"""The catalogue in PostgreSQL, for any number of processes on any number of machines."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from tensorus_server.catalogue.abc import Catalogue
+from tensorus_server.catalogue.postgres.address import Address
+from tensorus_server.catalogue.postgres.database import Database
+from tensorus_server.catalogue.postgres.identity import raise_if_due
+from tensorus_server.catalogue.postgres.notifications import PostgresNotifications
+from tensorus_server.catalogue.postgres.schema import open_schema
+from tensorus_server.catalogue.sql.copies import SqlCopyTable
+from tensorus_server.catalogue.sql.datasets import SqlDatasetTable
+from tensorus_server.catalogue.sql.garbage import SqlGarbageTable
+from tensorus_server.catalogue.sql.members import SqlMemberTable
+from tensorus_server.catalogue.sql.packs import SqlPackTable
+from tensorus_server.catalogue.sql.snapshots import SqlSnapshotTable
+from tensorus_server.catalogue.sql.tensors import SqlTensorTable
+from tensorus_server.catalogue.sql.totals import sizes_of_tensors, totals_of_tables
+from tensorus_server.catalogue.sql.uploads import SqlUploadTable
+from tensorus_server.errors import EngineError
+
+if TYPE_CHECKING:
+    from tensorus_server.catalogue.abc import CatalogueTotals, Sizes
+    from tensorus_server.catalogue.identity_check import Payloads
+
+__all__ = ["PostgresCatalogue"]
+
+_MAINTAINED_EVERY_S = 3600.0
+"""How often a process asks whether the epoch is due."""
+
+_log = logging.getLogger(__name__)
+
+
+class PostgresCatalogue(Catalogue):
+    """A catalogue in one schema of a PostgreSQL database."""
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        payloads: Payloads | None = None,
+        accept_loss: bool = False,
+        delete_grace_s: float = 3600.0,
+        upload_expiry_s: float = 3600.0,
+    ) -> None:
+        """Open the catalogue, or create it, and migrate its schema. Several processes may do so at once.
+
+        Args:
+            dsn: a URL, such as postgresql://user@host/database?schema=tensorus; see `address.py`.
+            payloads: the chunk store, which must belong to the same store; None: that is not checked.
+            accept_loss: see `EngineConfig`.
+            delete_grace_s: how long a deleted tensor's payload stays: at least as long as the longest Get.
+            upload_expiry_s: how long after its last mark an upload can be resumed.
+
+        Raises:
+            StoreUnavailableError: the server cannot be reached or refuses the connection, a newer version wrote the catalogue,
+                or it does not match the payloads. The message begins with "PostgreSQL at HOST:PORT/DATABASE".
+            StoreBusyError: another process has been opening it for too long.
+        """
+        address = Address.parse(dsn)
+        open_schema(address, payloads, accept_loss=accept_loss)
+        self._payloads = payloads
+        self._maintain_next_s = time.monotonic() + _MAINTAINED_EVERY_S
+        self._database = Database(address)
+        self.datasets = SqlDatasetTable(self._database, delete_grace_s=delete_grace_s)
+        self._notifications = PostgresNotifications(address)
+        self.members = SqlMemberTable(self._database, self._notifications)
+        self.tensors = SqlTensorTable(
+            self._database, self.members, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
+        )
+        self.snapshots = SqlSnapshotTable(self._database, delete_grace_s=delete_grace_s)
+        self.uploads = SqlUploadTable(self._database, self.members, expiry_s=upload_expiry_s)
+        self.garbage = SqlGarbageTable(self._database, delete_grace_s=delete_grace_s)
+        self.packs = SqlPackTable(self._database, self.members, delete_grace_s=delete_grace_s, trusts_indexes=True)
+        self.copies = SqlCopyTable(
+            self._database, self.tensors, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
+        )
+
+    def check_writable(self) -> None:
+        """See `Catalogue`. A server that is away now may be back at the next call."""
+        self._database.check_writable()
+
+    def check_present(self) -> None:
+        """See `Catalogue`."""
+        self._database.check_writable()
+        self._database.check_present()
+
+    def sizes(self, dataset: str | None = None, *, past: bool = False) -> Sizes:
+        """See `Catalogue`."""
+        return sizes_of_tensors(self._database, dataset, past=past)
+
+    def totals(self) -> CatalogueTotals:
+        """See `Catalogue`."""
+        return totals_of_tables(self._database, self._database.file_bytes())
+
+    def maintain(self, *, idle: bool) -> None:
+        """Raise the store's epoch once a day, if idle."""
+        if not idle or time.monotonic() < self._maintain_next_s:
+            return
+        self._maintain_next_s = time.monotonic() + _MAINTAINED_EVERY_S
+        try:
+            with self._database.write() as connection:
+                raised = raise_if_due(connection)
+            if raised is not None and self._payloads is not None:
+                self._payloads.write_identity(raised)
+        except EngineError as error:
+            # Only an older backup would go unnoticed, until the next time.
+            _log.warning("the store's epoch was not raised: %s", error)
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """See `Catalogue`."""
+        self._notifications.close(timeout_s)
+        self._database.close(timeout_s)
