@@ -123,6 +123,10 @@ class TestPostgresOrdinals(CatalogueOrdinalsContract):
     """Likewise."""
 
 
+class TestPostgresPacks(CataloguePacksContract):
+    """Likewise."""
+
+
 class TestPostgresPaging(CataloguePagingContract):
     """Likewise."""
 

@@ -100,8 +100,10 @@ def test_a_payload_that_too_many_tensors_share_does_not_move(catalogue: SqliteCa
 
 
 def test_no_table_is_scanned_to_look_at_a_pack(catalogue: SqliteCatalogue) -> None:
+    with catalogue._database.read() as connection:
+        due = packs._due(connection, 1)
     statements = {
-        packs._DUE: packs._due(1),
+        packs._DUE: due,
         packs._CONTENT: ("a", "b") * 5,
         packs._IS_USED: ("a", "b") * 5,
         **{

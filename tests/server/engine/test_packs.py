@@ -148,6 +148,16 @@ class TestSweep:
         assert len(store.stored()) == 1
         store.check()
 
+    def test_payloads_that_are_near_each_other_are_fetched_by_one_request(self, store: Store) -> None:
+        store.pack(*"abcdefgh")
+        store.delete(*"acdfh")
+        before = store.chunks.client.requests.copy()
+        assert store.engine.sweep(in_grace=True).moved == 3
+        made = store.chunks.client.requests - before
+        # One more for the directory.
+        assert (made["get"], made["put"]) == (2, 1)
+        store.check()
+
     def test_one_with_a_damaged_payload_stays_and_the_others_are_emptied(
         self, store: Store, caplog: pytest.LogCaptureFixture
     ) -> None:

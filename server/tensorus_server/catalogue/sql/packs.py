@@ -305,8 +305,6 @@ def _repoint(connection: Connection, moves: dict[str, str]) -> list[str]:
                 except (*MALFORMED, RowDamageError):
                     damaged.add(row[_KEY])
     except connection.unreadable as error:
-        if not connection.goes_on_after(error):
-            raise
         # A damaged page, or text that is none. Halve them, so that only payloads that need it stay.
         halves = [dict(list(moves.items())[at::2]) for at in (0, 1)] if len(moves) > 1 else []
         if not halves:

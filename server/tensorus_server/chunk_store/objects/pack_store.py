@@ -109,23 +109,23 @@ class ObjectPacks(PackStore):
         self, group: Sequence[PackedKey], known: dict[str, dict[str, PackedPart]]
     ) -> dict[PackedKey, memoryview]:
         """Return payloads, those that are near each other by one request."""
+        for key in group:
+            if str(key) not in known[key.pack]:
+                raise PayloadMissingError(f"no payload has the key {key}: its pack does not list it")
         found: dict[PackedKey, memoryview] = {}
         for run in _runs(group):
             first, last = run[0], run[-1]
             data = self._client.get(pack_name(first.pack), first.offset, last.offset + last.length - first.offset)
             for key in run:
                 start = key.offset - first.offset
-                found[key] = _checked(key, known[key.pack], data[start : start + key.length])
+                found[key] = _checked(known[key.pack][str(key)], data[start : start + key.length])
         return found
 
 
-def _checked(key: PackedKey, parts: dict[str, PackedPart], payload: memoryview) -> memoryview:
-    part = parts.get(str(key))
-    if part is None:
-        raise PayloadMissingError(f"no payload has the key {key}: its pack does not list it")
+def _checked(part: PackedPart, payload: memoryview) -> memoryview:
     found = crc32c(payload)
-    if payload.nbytes != key.length or found != part.crc32c:
-        raise PayloadUnreadableError(f"CRC32C of payload {key} is {found:#010x}, expected {part.crc32c:#010x}")
+    if payload.nbytes != part.length or found != part.crc32c:
+        raise PayloadUnreadableError(f"CRC32C of payload {part.key} is {found:#010x}, expected {part.crc32c:#010x}")
     return payload
 
 
