@@ -96,9 +96,9 @@ def test_an_example_is_a_command_that_parses(
             Path(argument).touch()
         if name == "import" and argument == "./tensor_data":
             Path(argument).mkdir()
-        if name == "recover":
+        if name == "recover" and argument.startswith("./"):
             Path(argument).mkdir()
-    if name == "gc":
+    if name == "gc" and not arguments[0].startswith("--"):
         arguments[0] = str(tmp_path)
     # Parses, and refuses what does not; runs nothing.
     app.commands[name].make_context(name, arguments)

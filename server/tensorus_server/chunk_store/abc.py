@@ -39,6 +39,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tensorus_server.chunk_store.pack_abc import PackedPart, PackStore, StoredPack
+from tensorus_server.chunk_store.quarantine_abc import Quarantine, Quarantined
 from tensorus_server.chunk_store.write_log import WriteLog
 from tensorus_server.payload_keys import new_payload_key
 
@@ -123,17 +124,6 @@ class StoredKey:
     """The key, as the store's methods take it."""
     modified_s: float
     """Seconds since 1970."""
-
-
-@dataclass(frozen=True)
-class Quarantined:
-    """A payload in quarantine."""
-
-    key: str
-    """For a published payload, its key; for a kept one, its key with the prefix "uploads/"."""
-    stored_bytes: int
-    until_s: float
-    """When it may be deleted, in seconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -421,41 +411,6 @@ class PayloadListing(ABC):
 
         Not those that another process has finished and not published, if the store lists these as published.
         """
-
-
-class Quarantine(ABC):
-    """Holds orphans for a while, in case somebody misses them. Thread-safe."""
-
-    @abstractmethod
-    def put(self, key: str, *, until_s: float) -> bool:
-        """Move a payload from the listing to the quarantine, durably; return whether it existed.
-
-        An implementation may merely mark the payload as quarantined. It can then still be opened, but nobody opens a payload
-        without a row.
-
-        Args:
-            key: in the form of `Quarantined.key`.
-            until_s: when the payload may be deleted, in seconds since 1970.
-
-        Raises:
-            PayloadBusyError: a writer holds it.
-        """
-
-    @abstractmethod
-    def entries(self) -> list[Quarantined]:
-        """Return all entries, sorted by `until_s`."""
-
-    @abstractmethod
-    def restore(self, entry: Quarantined) -> None:
-        """Move a payload back to where it was, durably. It then counts as new.
-
-        Raises:
-            PayloadMissingError: it is no longer in quarantine.
-        """
-
-    @abstractmethod
-    def delete(self, entry: Quarantined) -> None:
-        """Delete a payload for good. Idempotent."""
 
 
 class IdentityHolder(ABC):

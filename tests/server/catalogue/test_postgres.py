@@ -145,7 +145,3 @@ class TestPostgresTotals(CatalogueTotalsContract):
 
 class TestPostgresUploads(CatalogueUploadsContract):
     """Likewise."""
-
-
-class TestPostgresPacks(CataloguePacksContract):
-    """Likewise."""

@@ -247,7 +247,8 @@ def test_a_forked_process_is_told_and_its_parent_goes_on(seaweed: Seaweed) -> No
 def test_the_library_is_imported_by_the_first_request_alone() -> None:
     code = (
         "import sys, tensorus_server.app; from tensorus_server.chunk_store.objects.store import ObjectChunkStore;"
-        "ObjectChunkStore('memory://tests', writes=None); assert 'obstore' not in sys.modules"
+        "from support.write_log import MemoryWriteLog;"
+        "ObjectChunkStore('memory://tests', writes=MemoryWriteLog()); assert 'obstore' not in sys.modules"
     )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, "tests"])}
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=environment)

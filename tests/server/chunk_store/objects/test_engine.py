@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from contract.chunk_store_raw_objects import RawObjects
-from server.chunk_store.objects.conftest import CommittedStore, MakeStore
 from support.arrays import random_bits
 from support.engine import find, insert, read
+from support.packs import CatalogueLog
+from support.seaweed import Seaweed
 from support.verifying import verified
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.chunk_store.abc import ChunkReader
 from tensorus_server.chunk_store.bytes_reader import BytesReader
+from tensorus_server.chunk_store.objects.store import ObjectChunkStore
 from tensorus_server.engine.codec_pool import CodecPool
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.footer import read_footer
@@ -28,19 +30,24 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture
-def store(make_store: MakeStore) -> CommittedStore:
-    return make_store()
+def catalogue() -> SqliteCatalogue:
+    return SqliteCatalogue(None)
 
 
 @pytest.fixture
-def engine(store: CommittedStore) -> Iterator[Engine]:
-    opened = Engine(SqliteCatalogue(None, payloads=store), store, CodecPool(2), sweeps=False)
+def store(catalogue: SqliteCatalogue, seaweed: Seaweed, prefix: str) -> ObjectChunkStore:
+    return ObjectChunkStore(seaweed.url(prefix), writes=CatalogueLog(catalogue))
+
+
+@pytest.fixture
+def engine(catalogue: SqliteCatalogue, store: ObjectChunkStore) -> Iterator[Engine]:
+    opened = Engine(catalogue, store, CodecPool(2), sweeps=False)
     opened.create_dataset("data")
     yield opened
     opened.close()
 
 
-def counted(store: CommittedStore) -> dict[str, int]:
+def counted(store: ObjectChunkStore) -> dict[str, int]:
     """Return the requests since this was last called."""
     found = dict(store.client.requests)
     store.client.requests.clear()
@@ -56,7 +63,7 @@ TENSORS = {
 
 
 @pytest.mark.parametrize("kind", TENSORS)
-def test_a_tensor_takes_few_requests(engine: Engine, store: CommittedStore, kind: str) -> None:
+def test_a_tensor_takes_few_requests(engine: Engine, store: ObjectChunkStore, kind: str) -> None:
     size, puts, gets_max = TENSORS[kind]
     array = random_bits("float32", (size // 4,))
     counted(store)
@@ -68,7 +75,7 @@ def test_a_tensor_takes_few_requests(engine: Engine, store: CommittedStore, kind
     assert all(count <= gets_max[name] for name, count in found.items())
 
 
-def test_a_slice_fetches_only_what_it_needs(engine: Engine, store: CommittedStore) -> None:
+def test_a_slice_fetches_only_what_it_needs(engine: Engine, store: ObjectChunkStore) -> None:
     array = random_bits("float32", (24, MIB // 4))
     insert(engine, "data", "t", array)
     counted(store)
@@ -78,7 +85,7 @@ def test_a_slice_fetches_only_what_it_needs(engine: Engine, store: CommittedStor
 
 
 def test_a_flipped_byte_of_a_segment_is_found_as_on_a_disk(
-    engine: Engine, store: CommittedStore, raw: RawObjects
+    engine: Engine, store: ObjectChunkStore, raw: RawObjects
 ) -> None:
     array = random_bits("float32", (3 * MIB,))
     insert(engine, "data", "t", array)
@@ -92,7 +99,7 @@ def test_a_flipped_byte_of_a_segment_is_found_as_on_a_disk(
     assert len(verified(engine).damages) == 1
 
 
-def test_every_payload_ends_with_the_footer_that_describes_its_row(engine: Engine, store: CommittedStore) -> None:
+def test_every_payload_ends_with_the_footer_that_describes_its_row(engine: Engine, store: ObjectChunkStore) -> None:
     for name, size in (("small", MIB), ("large", 10 * MIB)):
         insert(engine, "data", name, random_bits("uint8", (size,)))
         with store.open(find(engine, "data", name).locator.key) as reader:
@@ -100,7 +107,7 @@ def test_every_payload_ends_with_the_footer_that_describes_its_row(engine: Engin
         assert (footer.dataset, footer.id) == ("data", name)
 
 
-def test_tensors_of_one_commit_share_a_pack(engine: Engine, store: CommittedStore) -> None:
+def test_tensors_of_one_commit_share_a_pack(engine: Engine, store: ObjectChunkStore) -> None:
     for number in range(3):
         insert(engine, "data", f"t{number}", random_bits("uint8", (MIB,), seed=number))
     assert len(list(store.packs.packs())) == 3
