@@ -25,6 +25,7 @@ from support.cluster import Cluster
 from support.orphans import orphans
 from support.postgres import PostgresServer, own_server
 from support.seaweed import ACCESS_KEY, SECRET_KEY, Seaweed
+from support.seaweed_cluster import SeaweedCluster
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
 
@@ -170,12 +171,12 @@ def create(address: str) -> None:
 
 
 @contextmanager
-def replicas_of(folder: Path, count: int, server: PostgresServer, seaweed: Seaweed) -> Iterator[Cluster]:
-    """Run replicas with a database and a prefix of their own."""
+def replicas_of(folder: Path, count: int, server: PostgresServer, chunks: str) -> Iterator[Cluster]:
+    """Run replicas on a database and an object store."""
     with Cluster(
         folder,
         catalogue=server.dsn(),
-        chunks=[seaweed.url(PREFIX)] * count,
+        chunks=[chunks] * count,
         environment={"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY},
         cache=True,
     ) as replicas:
@@ -193,33 +194,49 @@ def restart(server: PostgresServer | Seaweed) -> Callable[[], None]:
     return kill_and_start
 
 
-def wait_for_no_orphans(seaweed: Seaweed, server: PostgresServer) -> float:
+def wait_for_no_orphans(endpoint: str, server: PostgresServer) -> float:
     """Wait until the object store has nothing that no row needs, and return how long that took, in seconds."""
     begun_s = time.monotonic()
-    while left := orphans(seaweed.endpoint, PREFIX, server.dsn()):
+    while left := orphans(endpoint, PREFIX, server.dsn()):
         assert time.monotonic() - begun_s < ORPHANS_S, f"{len(left)} orphans: {sorted(left)[:5]}"
         time.sleep(1.0)
     return time.monotonic() - begun_s
 
 
-@pytest.mark.parametrize("seconds", [30, pytest.param(300, marks=pytest.mark.long)])
-def test_nothing_acknowledged_is_lost_whatever_is_killed(tmp_path: Path, seconds: int) -> None:
+def run(
+    folder: Path, endpoint: str, chunks: str, seconds: float, kill_objects: Callable[[], None], server: PostgresServer
+) -> None:
+    """Let clients work while everything is killed, and check what is there afterwards."""
+    with replicas_of(folder, 3, server, chunks) as replicas:
+        restart_database = restart(server)
+        kills = [(0.25 * seconds, restart_database), (0.5 * seconds, kill_objects), (0.75 * seconds, restart_database)]
+        journals = work(replicas, seconds, kills)
+        with tensorus.connect(replicas.address, retry_timeout_s=RETRY_S, tune_allocator=False) as client:
+            check(client, journals)
+        waited_s = wait_for_no_orphans(endpoint, server)
+    inserted = sum(len(journal.stored) + len(journal.gone) for journal in journals)
+    reads = sum(journal.reads for journal in journals)
+    _log.info("%d inserted, %d read at once, no orphans after %.0f s", inserted, reads, waited_s)
+    assert inserted > CLIENTS
+    assert reads == inserted
+
+
+def test_nothing_acknowledged_is_lost_whatever_is_killed(tmp_path: Path) -> None:
     seaweed = Seaweed(tmp_path / "seaweed", volume_mb=1024)
     try:
-        with own_server() as server, replicas_of(tmp_path, 3, server, seaweed) as replicas:
-            kills = [
-                (0.25 * seconds, restart(server)),
-                (0.5 * seconds, restart(seaweed)),
-                (0.75 * seconds, restart(server)),
-            ]
-            journals = work(replicas, seconds, kills)
-            with tensorus.connect(replicas.address, retry_timeout_s=RETRY_S, tune_allocator=False) as client:
-                check(client, journals)
-            waited_s = wait_for_no_orphans(seaweed, server)
-            inserted = sum(len(journal.stored) + len(journal.gone) for journal in journals)
-            reads = sum(journal.reads for journal in journals)
-            _log.info("%d inserted, %d read at once, orphans gone after %.0f s", inserted, reads, waited_s)
-            assert inserted > CLIENTS
-            assert reads == inserted
+        with own_server() as server:
+            run(tmp_path, seaweed.endpoint, seaweed.url(PREFIX), 30.0, restart(seaweed), server)
     finally:
         seaweed.close()
+
+
+@pytest.mark.long
+def test_nothing_acknowledged_is_lost_on_a_cluster(tmp_path: Path) -> None:
+    with SeaweedCluster(tmp_path / "cluster") as cluster, own_server() as server:
+
+        def restart_volume() -> None:
+            cluster.kill("volume-1")
+            time.sleep(10.0)
+            cluster.start_volume(1)
+
+        run(tmp_path, cluster.endpoint(0), cluster.url(0, PREFIX), 300.0, restart_volume, server)

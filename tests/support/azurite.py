@@ -17,7 +17,8 @@ from typing import Self
 
 import pytest
 
-from support.seaweed import answers, free_ports, kill_with_parent
+from support.seaweed import answers, free_ports
+from support.tied import start_tied
 
 __all__ = ["ACCOUNT", "KEY", "Azurite"]
 
@@ -45,24 +46,9 @@ class Azurite:
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._process = subprocess.Popen(
-            [
-                self._program,
-                "--blobHost",
-                "127.0.0.1",
-                "--blobPort",
-                str(self._port),
-                "--location",
-                str(self._folder),
-                "--silent",
-                "--disableTelemetry",
-                "--skipApiVersionCheck",
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            stdin=subprocess.DEVNULL,
-            preexec_fn=kill_with_parent,  # noqa: PLW1509 - only a system call
-        )
+        options = ["--silent", "--disableTelemetry", "--skipApiVersionCheck"]
+        place = ["--blobHost", "127.0.0.1", "--blobPort", str(self._port), "--location", str(self._folder)]
+        self._process = start_tied([self._program, *place, *options], subprocess.DEVNULL)
         give_up_s = time.monotonic() + _START_S
         while True:
             try:

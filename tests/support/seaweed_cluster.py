@@ -17,11 +17,11 @@ from support.seaweed import (
     SeaweedError,
     answers,
     free_ports,
-    kill_with_parent,
     make_bucket,
     new_prefix,
     weed,
 )
+from support.tied import start_tied
 
 __all__ = ["SeaweedCluster"]
 
@@ -134,14 +134,8 @@ class SeaweedCluster:
     def _start(self, name: str, command: str, *options: str) -> None:
         ip = ["-ip.bind=127.0.0.1"] if command == "s3" else ["-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
         with (self._folder / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(
-                [weed(), "-logtostderr=true", command, *ip, *options],
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                cwd=self._folder,
-                preexec_fn=kill_with_parent,  # noqa: PLW1509 - only a system call
-            )
+            command_line = [weed(), "-logtostderr=true", command, *ip, *options]
+            self._processes[name] = start_tied(command_line, log, folder=self._folder)
 
     def _wait_for(self, port: int) -> None:
         give_up_s = time.monotonic() + _START_S
