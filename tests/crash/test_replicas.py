@@ -204,7 +204,13 @@ def wait_for_no_orphans(endpoint: str, server: PostgresServer) -> float:
 
 
 def run(
-    folder: Path, endpoint: str, chunks: str, seconds: float, kill_objects: Callable[[], None], server: PostgresServer
+    folder: Path,
+    server: PostgresServer,
+    endpoint: str,
+    *,
+    chunks: str,
+    seconds: float,
+    kill_objects: Callable[[], None],
 ) -> None:
     """Let clients work while everything is killed, and check what is there afterwards."""
     with replicas_of(folder, 3, server, chunks) as replicas:
@@ -225,7 +231,14 @@ def test_nothing_acknowledged_is_lost_whatever_is_killed(tmp_path: Path) -> None
     seaweed = Seaweed(tmp_path / "seaweed", volume_mb=1024)
     try:
         with own_server() as server:
-            run(tmp_path, seaweed.endpoint, seaweed.url(PREFIX), 30.0, restart(seaweed), server)
+            run(
+                tmp_path,
+                server,
+                seaweed.endpoint,
+                chunks=seaweed.url(PREFIX),
+                seconds=30.0,
+                kill_objects=restart(seaweed),
+            )
     finally:
         seaweed.close()
 
@@ -239,4 +252,11 @@ def test_nothing_acknowledged_is_lost_on_a_cluster(tmp_path: Path) -> None:
             time.sleep(10.0)
             cluster.start_volume(1)
 
-        run(tmp_path, cluster.endpoint(0), cluster.url(0, PREFIX), 300.0, restart_volume, server)
+        run(
+            tmp_path,
+            server,
+            cluster.endpoint(0),
+            chunks=cluster.url(0, PREFIX),
+            seconds=300.0,
+            kill_objects=restart_volume,
+        )
