@@ -15,6 +15,7 @@ import pytest
 
 from support.engine import commit, create, ids_of, stored_tensor
 from support.postgres import run_as, shared_server
+from support.tools import skip
 from tensorus_server.catalogue.postgres import PostgresCatalogue
 from tensorus_server.filter.tree import Compare, Key, Operator
 
@@ -25,7 +26,7 @@ PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin
 def bouncer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield the URL of a pgbouncer with three connections to the server."""
     if PROGRAM is None:
-        pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
+        skip("needs apt-get install pgbouncer")
     server = shared_server()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
