@@ -12,9 +12,9 @@ pytest.importorskip("obstore", reason="obstore is not installed: pip install 'te
 
 import tensorus
 from support.arrays import assert_same_bits, normal, random_bits
+from support.packs import CatalogueLog
 from support.seaweed import ACCESS_KEY, SECRET_KEY, new_prefix, shared_seaweed
 from support.servers import running_server
-from support.write_log import MemoryWriteLog
 from tensorus._grpc.remote import RemoteBackend
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.chunk_store.abc import PresignedRange
@@ -47,10 +47,11 @@ def server(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     url = shared_seaweed().url(new_prefix())
 
     def open_engine(*_: Any, **__: Any) -> Engine:
-        store = ObjectChunkStore(url, writes=MemoryWriteLog(), packed_bytes_max=request.param, segment_bytes=SEGMENT)
         folder = tmp_path / "catalogue"
         folder.mkdir()
-        catalogue = SqliteCatalogue(folder, payloads=store)
+        catalogue = SqliteCatalogue(folder)
+        writes = CatalogueLog(catalogue)
+        store = ObjectChunkStore(url, writes=writes, packed_bytes_max=request.param, segment_bytes=SEGMENT)
         return Engine(catalogue, store, CodecPool(2), sweeps=False, direct_reads=True)
 
     monkeypatch.setattr(server_module, "open_engine", open_engine)
