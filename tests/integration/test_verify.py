@@ -211,13 +211,13 @@ def test_a_client_whose_stream_breaks_reports_every_damage_once(
     tokens: list[str] = []
     left = answers
 
-    def open_stream(self: Any, server: Any, name: str, requests: Any) -> Any:
+    def open_stream(self: Any, step: Any) -> Any:
         nonlocal left
-        if name.endswith("Verify"):
-            tokens.append(pb.VerifyRequest.FromString(requests).resume_token)
+        if step.name == "Verify":
+            tokens.append(pb.VerifyRequest.FromString(step.requests).resume_token)
             # A tensor is verified anew in each stream, so a stream has to get beyond the largest one.
             left = answers + len(tokens) * 2
-        return opened(self, server, name, requests)
+        return opened(self, step)
 
     def reading(self: Any) -> Any:
         nonlocal left

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from tensorus_server.background import Watched
 from tensorus_server.catalogue.postgres.pool import connect
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class PostgresNotifications:
         # Each schema is a store of its own.
         self._channel = f"tensorus_{address.schema}"
         self._closed = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._threads: list[Watched] = []
 
     def send(self, connection: Connection, text: str) -> None:
         """See `Notifications`. The server sends equal messages of a transaction once."""
@@ -48,16 +49,13 @@ class PostgresNotifications:
     def listen(self, called: Callable[[str], None]) -> None:
         """See `Notifications`. An error of `called` is logged."""
         if self._address.prepares and not self._closed.is_set():
-            thread = threading.Thread(target=self._listen, args=(called,), name="catalogue-listen", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            self._threads.append(Watched("catalogue-listen", lambda: self._listen(called), self._ended))
 
     def close(self, timeout_s: float) -> None:
         """End the threads that listen."""
         self._closed.set()
         for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(timeout_s)
+            thread.join(timeout_s)
 
     def _listen(self, called: Callable[[str], None]) -> None:
         while not self._closed.is_set():
@@ -73,3 +71,6 @@ class PostgresNotifications:
             except Exception:  # noqa: BLE001 - the thread must go on listening
                 _log.exception("a message of another process could not be handled")
                 self._closed.wait(_RETRY_S)
+
+    def _ended(self, error: BaseException) -> None:
+        _log.error("messages of other processes are not heard any more: %r", error)
