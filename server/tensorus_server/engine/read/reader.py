@@ -274,9 +274,8 @@ class TensorReader:
             ) from error
         except StoreUnavailableError as error:
             # This may be damage, or only too many open files, so it is not reported as damage: a retry may succeed.
-            raise StoreUnavailableError(
-                f"the payload cannot be opened: {error}", dataset=tensor.dataset, tensor=tensor.id
-            ) from error
+            facts = {**error.facts, "dataset": tensor.dataset, "tensor": tensor.id}
+            raise StoreUnavailableError(f"the payload cannot be opened: {error}", **facts) from error
 
 
 def decode_chunk(tensor: Tensor, chunks: TensorChunks, chunk: int, record: bytes) -> memoryview:
