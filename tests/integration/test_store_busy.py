@@ -19,6 +19,9 @@ from support.marks import mark_tensors
 from support.servers import running_server
 from tensorus import errors
 from tensorus_server.catalogue.sqlite import database, sqlite_errors, writer_lock
+from tensorus_server.chunk_store.abc import ChunkReader
+from tensorus_server.chunk_store.local import LocalChunkStore
+from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.processes.server import Server
 
 SMALL = random_bits("uint8", (100,), seed=1)
@@ -129,3 +132,32 @@ def test_a_client_without_patience_is_told_the_reason(server: Server, locked: Ca
         assert caught.value.reason == "STORE_BUSY"
         # Reads do not need the lock.
         assert [found.name for found in client.datasets()] == ["d"]
+
+
+@pytest.mark.parametrize("passes", [True, False], ids=["passes", "stays"])
+def test_a_read_waits_for_a_part_of_the_store_that_is_away(
+    server: Server, monkeypatch: pytest.MonkeyPatch, *, passes: bool
+) -> None:
+    values = {name: random_bits("uint8", (90_000,), seed=number) for number, name in enumerate("abc")}
+    opened: list[str] = []
+    open_payload = LocalChunkStore.open
+
+    def open_or_fail(store: LocalChunkStore, key: str) -> ChunkReader:
+        opened.append(key)
+        if len(opened) in {2, 3}:
+            raise StoreUnavailableError("the object store is away", **({"retry_after_s": 0.01} if passes else {}))
+        return open_payload(store, key)
+
+    with tensorus.connect(server.address) as client:
+        client.create_dataset("d")
+        for name, array in values.items():
+            client.insert("d", array, id=name, preset="none")
+        monkeypatch.setattr(LocalChunkStore, "open", open_or_fail)
+        records = client.get_many("d", list(values), as_="numpy")
+        assert (next(records).tensor == values["a"]).all()
+        if passes:
+            assert [(record.tensor == values[record.info.id]).all() for record in records] == [True, True]
+        else:
+            # It may be damage, which concerns this tensor alone.
+            with pytest.raises(errors.UnavailableError, match="the payload cannot be opened: the object store is away"):
+                next(records)

@@ -128,6 +128,19 @@ class PostgresServer:
             while Path(f"/proc/{pid}").exists() and _state_of(pid) != "Z":
                 time.sleep(0.01)
 
+    def suspend(self) -> None:
+        """Let all processes of the server hang, until `go_on`."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """End what `suspend` began."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in (self.process.pid, *_children(self.process.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def stop(self) -> None:
         """Stop the server at once, and remove its files."""
         if self._process is not None and self._process.poll() is None:

@@ -486,6 +486,8 @@ class Engine(Reads):
 
     def _sweep_round(self) -> None:
         if self._membership is not None and not self._membership.leads(_SWEEP):
+            # What this process could not give up while a part of the store was away is known to no other.
+            self._chunk_store.sweep_unfinished()
             return
         self.sweep()
         if self._catalogue.garbage.claim_listing(_LIST_EVERY_S):

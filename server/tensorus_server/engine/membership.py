@@ -151,6 +151,9 @@ class Membership:
             _log.info("member %s reaches the catalogue again", self.name)
             self._is_away = False
         self._steady_since_s = min(self._steady_since_s, now_s)
+        if time.monotonic() - now_s > MEMBER_RENEW_S:
+            # The database hung, and all others waited for it, too. Their rows have expired, and are renewed now.
+            self._steady_since_s = time.monotonic()
 
     def _reap_if_due(self) -> None:
         now_s = time.monotonic()

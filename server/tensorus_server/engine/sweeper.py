@@ -1,4 +1,4 @@
-"""The thread that sweeps a store: once a minute or so, until the store closes or takes no more writes."""
+"""The thread that sweeps a store: once a minute or so, until the store closes or fails."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Sweeper:
 
         Args:
             sweep_round: does one round; its errors are logged, and the next round tries again.
-            check_present: raises `StoreUnavailableError` if the store's folder was removed.
+            check_present: raises `EngineError` if the store's folder was removed, or its database is away.
             health: once the store has failed, nothing may be deleted from it.
             closing: set when the store closes.
             every_s: pause between two rounds.
@@ -46,6 +46,7 @@ class Sweeper:
         self._health = health
         self._closing = closing
         self._thread: Watched | None = None
+        self._is_away = False
 
     def start(self) -> None:
         """Start the thread. If it ends unexpectedly, the store fails."""
@@ -56,25 +57,41 @@ class Sweeper:
         return self._thread is None or self._thread.join(timeout_s)
 
     def run(self) -> None:
-        """Run rounds until the store closes or takes no more writes."""
+        """Run rounds until the store closes or fails. While its catalogue cannot be used, no round is begun."""
         while self._takes_writes():
-            try:
-                self._round()
-            except Exception as error:  # noqa: BLE001 - the next round tries again, whatever the error
-                # The folder may have been removed meanwhile. A store that merely cannot be swept still serves.
-                if not self._takes_writes():
-                    return
-                if not isinstance(error, EngineError):
-                    _log.exception("the sweep failed")
-                elif not self._closing.is_set():
-                    _log.error("the sweep failed: %s", error)
-            if self._closing.wait(self._every_s):
+            if self._is_usable():
+                try:
+                    self._round()
+                except Exception as error:  # noqa: BLE001 - the next round tries again, whatever the error
+                    # The folder may have been removed meanwhile. A store that merely cannot be swept still serves.
+                    if self._is_usable():
+                        _log_failure(error)
+            if not self._takes_writes() or self._closing.wait(self._every_s):
                 return
 
     def _takes_writes(self) -> bool:
         try:
             self._health.require()
-            self._check_present()
         except StoreUnavailableError:
             return False
         return True
+
+    def _is_usable(self) -> bool:
+        """Return whether the catalogue is there; a database that is away now may be back at the next round."""
+        try:
+            self._check_present()
+        except EngineError as error:
+            # A folder that was removed fails the store, which says so itself.
+            if not self._is_away and self._takes_writes():
+                _log.warning("the store is not swept for now: %s", error)
+            self._is_away = True
+            return False
+        self._is_away = False
+        return True
+
+
+def _log_failure(error: Exception) -> None:
+    if isinstance(error, EngineError):
+        _log.error("the sweep failed: %s", error)
+    else:
+        _log.error("the sweep failed", exc_info=error)

@@ -1,7 +1,8 @@
 """One Get or Query call: turns tensors into response messages.
 
 If a tensor cannot be read completely, its error is sent in band and the call continues with the next tensor, unless the caller
-asked to fail fast.
+asked to fail fast. An error that says when to retry ends the call, too: a part of the store is away, so that the next tensors
+would fail likewise, each after a long wait, and the caller can go on here later.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tensorus_server.errors import InvalidRequestError
 from tensorus_server.limits import PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN, READ_STREAM_BYTES, SMALL_READ_BYTES
 from tensorus_server.rpc.convert_read import precision_from
 from tensorus_server.rpc.framing import ResponsePacker
-from tensorus_server.rpc.status import status_of
+from tensorus_server.rpc.status import retry_delay_s, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -111,7 +112,7 @@ class ReadCall:
                     yield from self._packer.add_tensor(item, found, None, last=False)
                     yield from self._packer.add_piece(item, whole, last=True)
             except Exception as error:
-                if self._fail_fast:
+                if self._fail_fast or retry_delay_s(error) is not None:
                     raise
                 yield from self._packer.add_failure(item, status_of(error, call=self._call))
             if selection is not None:

@@ -163,6 +163,25 @@ def test_after_an_outage_the_living_have_time_to_say_so(
     assert "declared dead" not in caplog.text
 
 
+def test_after_the_database_hung_the_living_have_time_to_say_so(
+    time: Time, one: Membership, two: Membership, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renew = one.members.renew
+
+    def hang() -> bool:
+        time.pass_(60.0)
+        return renew()
+
+    number = two.members.number
+    time.pass_(MEMBER_RENEW_S)
+    with monkeypatch.context() as hanging:
+        hanging.setattr(one.members, "renew", hang)
+        one.step()
+    two.step()
+    assert two.members.number == number
+    assert "declared dead" not in caplog.text
+
+
 def test_other_looks_go_on_with_the_next_step_if_one_fails(one: Membership) -> None:
     looks: list[str] = []
 

@@ -26,7 +26,7 @@ from tensorus_server.engine.codec_pool import CodecPool
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.recover import Recovery, recover
 from tensorus_server.engine.recovery_sources import ObjectSource
-from tensorus_server.errors import StoreBusyError, StoreUnavailableError
+from tensorus_server.errors import StoreBusyError, StoreUnavailableError, TensorNotFoundError
 from tensorus_server.model import Schema, Tensor
 from tensorus_server.payload_keys import PACK_PREFIX
 
@@ -220,6 +220,20 @@ class TestSweep:
         assert store.engine.sweep(in_grace=True).packs == 1
         pieces = pieces_of(store.engine, early)
         assert b"".join(bytes(piece.data) for piece in pieces) == store.arrays["b"].tobytes()
+
+    def test_a_read_of_a_snapshot_that_began_before_the_move_goes_on_too(self, store: Store) -> None:
+        store.pack("a", "b", "c")
+        array = store.arrays["b"].tobytes()
+        store.delete("a", "c")
+        store.catalogue.snapshots.create("dataset", "s")
+        early = find(store.engine, "dataset", "b")
+        store.delete("b")
+        assert store.engine.sweep(in_grace=True).moved == 1
+        assert b"".join(bytes(piece.data) for piece in pieces_of(store.engine, early)) == array
+        store.catalogue.snapshots.drop("dataset", "s")
+        assert store.engine.sweep(in_grace=True).packs == 1
+        with pytest.raises(TensorNotFoundError, match="the tensor was deleted"):
+            list(pieces_of(store.engine, early))
 
 
 class TestListing:

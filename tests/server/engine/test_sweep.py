@@ -21,7 +21,9 @@ from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.chunk_store.local import LocalChunkStore
 from tensorus_server.engine import sweep as sweep_module
 from tensorus_server.engine.engine import Engine
+from tensorus_server.engine.health import Health
 from tensorus_server.engine.sweep import Swept, sweep
+from tensorus_server.engine.sweeper import Sweeper
 from tensorus_server.errors import StoreUnavailableError
 
 
@@ -163,6 +165,22 @@ class TestEngineSweeps:
             engine._health.fail("the committer ended", ValueError("a fault"))
             engine._sweeper.run()
         assert swept == []
+
+    def test_a_store_is_swept_again_once_its_database_is_back(self) -> None:
+        closing = threading.Event()
+        answers = iter((StoreUnavailableError("the database is away", retry_after_s=1.0), None, None))
+        rounds: list[int] = []
+
+        def check_present() -> None:
+            if (error := next(answers)) is not None:
+                raise error
+
+        def sweep_round() -> None:
+            rounds.append(1)
+            closing.set()
+
+        Sweeper(sweep_round, check_present, Health(), closing, every_s=0.001).run()
+        assert rounds == [1]
 
     @pytest.mark.slow
     def test_sweeps_while_inserting_and_deleting_lose_nothing(self, tmp_path: Path) -> None:

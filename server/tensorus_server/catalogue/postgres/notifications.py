@@ -58,15 +58,19 @@ class PostgresNotifications:
             thread.join(timeout_s)
 
     def _listen(self, called: Callable[[str], None]) -> None:
+        is_away = False
         while not self._closed.is_set():
             try:
                 with connect(self._address) as raw:
                     raw.execute(f'LISTEN "{self._channel[:63]}"'.encode())
+                    is_away = False
                     while not self._closed.is_set():
                         for message in raw.notifies(timeout=_LOOK_S):
                             called(message.payload)
             except psycopg.Error as error:
-                _log.info("messages of other processes are not heard for now: %s: %s", self._address.where, error)
+                if not is_away:
+                    _log.info("messages of other processes are not heard for now: %s: %s", self._address.where, error)
+                is_away = True
                 self._closed.wait(_RETRY_S)
             except Exception:  # noqa: BLE001 - the thread must go on listening
                 _log.exception("a message of another process could not be handled")

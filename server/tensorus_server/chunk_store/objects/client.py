@@ -114,14 +114,21 @@ class ObjectClient:
         self._store: Any = None
         self._process = os.getpid()
 
-    def put(self, name: str, data: Buffer) -> None:
+    def put(self, name: str, data: Buffer, *, is_wanted: Callable[[], bool] = lambda: True) -> None:
         """Store an object, durably. It is whole or not there.
+
+        Args:
+            is_wanted: returns whether an attempt that failed may be followed by another one.
 
         Raises:
             StorageFullError: the service says that it is full.
             StoreUnavailableError: it fails, or refuses.
         """
-        self._request("put", lambda library, store: library.put(store, self._path(name), data, use_multipart=False))
+        self._request(
+            "put",
+            lambda library, store: library.put(store, self._path(name), data, use_multipart=False),
+            is_wanted=is_wanted,
+        )
 
     def create(self, name: str, data: Buffer) -> bool:
         """Store an object if there is none of this name; return False if there is one. Many services do not check that.
@@ -251,7 +258,14 @@ class ObjectClient:
     def _entry(self, entry: Any) -> StoredObject:
         return StoredObject(entry["path"][len(self._prefix) :], entry["size"], entry["last_modified"].timestamp())
 
-    def _request(self, kind: str, attempt: Callable[[Any, Any], T], *, once: bool = False) -> T:
+    def _request(
+        self,
+        kind: str,
+        attempt: Callable[[Any, Any], T],
+        *,
+        once: bool = False,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> T:
         limits = self._limits
         give_up_s = time.monotonic() + limits.total_s
         pause_s = limits.backoff_s
@@ -274,6 +288,8 @@ class ObjectClient:
                 break
             time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads attempts, hides nothing
             pause_s = min(2 * pause_s, 5.0)
+            if not is_wanted():
+                break
         if failure.full:
             raise StorageFullError(f"{self.name} {failure}") from None
         tries = f" ({made} attempts)" if made > 1 else ""

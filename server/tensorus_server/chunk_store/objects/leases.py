@@ -11,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from tensorus_server.chunk_store.abc import Leases, PayloadBusyError, PayloadMissingError
-from tensorus_server.errors import StoreUnavailableError
+from tensorus_server.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +92,7 @@ class LogLeases(Leases):
         """Leave a payload to whoever takes it over; if the log is away, `retry` does it."""
         try:
             self._writes.park(payload_key)
-        except StoreUnavailableError as error:
+        except EngineError as error:
             _log.warning("payload %s cannot be left to other processes yet: %s", payload_key, error)
             with self._lock:
                 self._unparked.add(payload_key)

@@ -25,7 +25,7 @@ from tensorus_server.chunk_store.abc import new_payload_key
 from tensorus_server.chunk_store.objects.discarded import PACK_KEY
 from tensorus_server.chunk_store.objects.names import pack_name
 from tensorus_server.chunk_store.objects.packs import pack_bytes
-from tensorus_server.errors import StoreUnavailableError
+from tensorus_server.errors import EngineError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,7 +163,7 @@ class Packer:
             names, self._names = self._names, []
         if names:
             # They are of no use to anyone, and go when this process's keys do.
-            with suppress(StoreUnavailableError):
+            with suppress(EngineError):
                 self._writes.forget([PACK_KEY + name for name in names])
 
     def _store(self, payload_keys: list[str]) -> None:

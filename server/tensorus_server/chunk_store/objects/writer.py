@@ -175,7 +175,10 @@ class SegmentWriter(ChunkWriter):
         self._offset += len(data)
         budget, size = self._parts.budget, len(data)
         try:
-            future = self._parts.pool.submit(self._parts.client.put, segment.name, data)
+            # What was dropped is deleted as soon as an attempt that was under way must have ended: no other may follow.
+            future = self._parts.pool.submit(
+                self._parts.client.put, segment.name, data, is_wanted=lambda: not self._ended
+            )
         except BaseException:
             budget.give(size)
             raise

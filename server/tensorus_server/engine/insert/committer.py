@@ -30,7 +30,7 @@ from tensorus_server.limits import COMMIT_GROUP_MAX
 from tensorus_server.payload_keys import begun_of_key, is_of_object_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import Future
 
     from tensorus_server.catalogue.abc import Catalogue, Mark, StoredTensor
@@ -50,6 +50,9 @@ _BROKEN_OFF = StoreUnavailableError("the commit was broken off; see the server's
 
 _RETRIED_S = 60.0
 """How long a commit is tried again while the catalogue's database is away: as long as it takes to start again elsewhere."""
+
+_GIVE_UP_AGAIN_S = 10.0
+"""Pause before objects that could not be given up are given up again: each attempt may take a while, and commits wait."""
 
 _KEPT = (StoreBusyError, SessionTakenOverError)
 """Errors of a commit after which the upload stays."""
@@ -115,6 +118,9 @@ class Committer:
         self._closing = threading.Event()
         # Not cleared after a commit. That is harmless, because the catalogue knows these keys then.
         self._uncommitted: frozenset[str] = frozenset()
+        # Objects in an object store that no tensor uses, or of which that is unknown, and that could not be given up yet.
+        self._left: list[str] = []
+        self._left_next_s = 0.0
         # Held while committing, by the thread or by a caller of `commit_here`.
         self._turn = threading.Lock()
         # When the current group was started; infinity: none is in progress.
@@ -244,6 +250,9 @@ class Committer:
                 self._commit(commit.batches, together=True)
 
     def _maintain(self, *, idle: bool) -> None:
+        if self._left and time.monotonic() >= self._left_next_s:
+            left, self._left = self._left, []
+            self._give_up(left)
         try:
             self._catalogue.maintain(idle=idle)
         except Exception:  # noqa: BLE001 - logged with its cause
@@ -310,11 +319,14 @@ class Committer:
         located = self._equals.offered([_located(tensor, keys) for tensor in stored])
         try:
             outcomes = self._retried(lambda: self._catalogue.tensors.commit(located, together=together))
-        except StoreUnavailableError:
-            # The outcome is unknown, so the payloads must stay. After a restart, the catalogue tells which are in use.
+        except EngineError as error:
+            if isinstance(error, StoreUnavailableError):
+                self._leave(keys.values())
+            else:
+                self._delete(list(keys.values()))
             raise
-        except EngineError:
-            self._delete(list(keys.values()))
+        except Exception:
+            self._leave(keys.values())
             raise
         if keys:
             # Left over are those of tensors that failed, and of those that share the payload of an equal tensor. One that
@@ -348,10 +360,7 @@ class Committer:
         What is in an object store is left to the sweep: it is known to the catalogue, and a pack may have other payloads.
         """
         if objects := sorted({begun_of_key(key) for key in keys if is_of_object_store(key)}):
-            try:
-                self._catalogue.members.abandon(objects)
-            except EngineError as error:
-                _log.warning("%d objects that no tensor uses stay until this process ends: %s", len(objects), error)
+            self._give_up(objects)
         for key in keys:
             if is_of_object_store(key):
                 continue
@@ -359,6 +368,25 @@ class Committer:
                 self._payloads.delete(key)
             except Exception:  # noqa: BLE001 - must not fail the commit
                 _log.warning("payload %s could not be deleted and is left to the daily listing", key, exc_info=True)
+
+    def _leave(self, keys: Iterable[str]) -> None:
+        """Leave payloads as they are, since the outcome of their commit is unknown.
+
+        After a restart, the catalogue tells which are in use. Of objects in an object store, it does as soon as it answers.
+        """
+        self._left += sorted({begun_of_key(key) for key in keys if is_of_object_store(key)})
+
+    def _give_up(self, objects: Sequence[str]) -> None:
+        """Give up objects that were begun and that no tensor uses; those that one uses are begun no longer, and stay.
+
+        The catalogue does this alone, so no commit of this process can still be going on in its database.
+        """
+        try:
+            self._catalogue.members.abandon(objects)
+        except EngineError as error:
+            _log.warning("%d objects that no tensor uses cannot be given up yet: %s", len(objects), error)
+            self._left += objects
+            self._left_next_s = time.monotonic() + _GIVE_UP_AGAIN_S
 
 
 def _located(stored: StoredTensor, keys: dict[str, str]) -> StoredTensor:

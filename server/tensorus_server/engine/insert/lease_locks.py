@@ -33,17 +33,17 @@ class LeaseLocks:
         """Take leases for the member."""
         self._members = membership.members
         self._lock = threading.Lock()
-        # Locks that could not be released, because the database did not answer.
+        # Locks that could not be released, or that this process may have without knowing it: the database did not answer.
         self._left: set[str] = set()
         membership.every_look(self._release_left)
 
     def acquire(self, key: str) -> bool:
         """Take the lock of a key; return False if it is held, in this process or another."""
-        return self._members.try_acquire(_PREFIX + key) is not None
+        return self._try_acquire(_PREFIX + key, None)
 
     def acquire_unless(self, key: str, gate: str) -> bool:
         """Take the lock of a key unless somebody has that of `gate`, in one statement."""
-        return self._members.try_acquire(_PREFIX + key, unless=_PREFIX + gate) is not None
+        return self._try_acquire(_PREFIX + key, _PREFIX + gate)
 
     def release(self, key: str) -> None:
         """Release the lock; if the database does not answer, soon after it does."""
@@ -56,6 +56,19 @@ class LeaseLocks:
 
     def close(self) -> None:
         """Do nothing: the member gives its leases back when it leaves."""
+
+    def _try_acquire(self, name: str, unless: str | None) -> bool:
+        try:
+            acquired = self._members.try_acquire(name, unless=unless) is not None
+        except EngineError:
+            # It may have been done although the answer is lost.
+            with self._lock:
+                self._left.add(name)
+            raise
+        if acquired:
+            with self._lock:
+                self._left.discard(name)
+        return acquired
 
     def _release_left(self) -> None:
         with self._lock:

@@ -23,6 +23,7 @@ from tensorus_codecs.dtypes import dtype_by_name
 from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.pipeline import codec_ids
 from tensorus_codecs.plain_dataclass import plain_dataclass
+from tensorus_server.catalogue.abc import DamagedTensor, PageRequest
 from tensorus_server.chunk_index import IndexCache
 from tensorus_server.chunk_store.abc import PayloadMissingError
 from tensorus_server.chunk_store.bytes_reader import BytesReader
@@ -263,7 +264,7 @@ class TensorReader:
         try:
             return self._payloads.open(key)
         except PayloadMissingError as error:
-            (current,) = self._catalogue.tensors.by_generation(tensor.dataset, [tensor.generation])
+            current = self._current(tensor)
             if current is None:
                 raise TensorNotFoundError("the tensor was deleted", dataset=tensor.dataset, tensor=tensor.id) from error
             if isinstance(current, Tensor) and key == tensor.locator.key != current.locator.key:
@@ -274,9 +275,20 @@ class TensorReader:
             ) from error
         except StoreUnavailableError as error:
             # This may be damage, or only too many open files, so it is not reported as damage: a retry may succeed.
-            raise StoreUnavailableError(
-                f"the payload cannot be opened: {error}", dataset=tensor.dataset, tensor=tensor.id
-            ) from error
+            facts = {**error.facts, "dataset": tensor.dataset, "tensor": tensor.id}
+            raise StoreUnavailableError(f"the payload cannot be opened: {error}", **facts) from error
+
+    def _current(self, tensor: Tensor) -> Tensor | DataCorruptError | None:
+        """Return the tensor as it is now, also if it was replaced or deleted and is kept; None: it is gone."""
+        (current,) = self._catalogue.tensors.by_generation(tensor.dataset, [tensor.generation])
+        if current is not None:
+            return current
+        before = tensor.generation - 1
+        request = PageRequest(size=1, after=(before, before), generation_max=tensor.generation, with_past=True)
+        found = self._catalogue.tensors.page(tensor.dataset, request).tensors
+        if not found:
+            return None
+        return found[0].error if isinstance(found[0], DamagedTensor) else found[0]
 
 
 def decode_chunk(tensor: Tensor, chunks: TensorChunks, chunk: int, record: bytes) -> memoryview:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -351,3 +351,32 @@ def test_a_store_that_is_killed_and_comes_back_has_what_was_kept_and_the_write_g
         store.close()
     finally:
         node.close()
+
+
+def test_a_segment_of_a_dropped_payload_is_not_tried_again(
+    make_store: MakeStore, seaweed: Seaweed, prefix: str, raw: RawObjects
+) -> None:
+    # It could arrive after the sweep has deleted what was dropped, and would stay.
+    arrived, dropped = threading.Event(), threading.Event()
+    puts: list[str] = []
+
+    def fail_once_dropped(request: Passed) -> Treatment | None:
+        if request.method != "PUT":
+            return None
+        puts.append(request.path)
+        arrived.set()
+        assert dropped.wait(30)
+        return Treatment("status", 503) if len(puts) == 1 else None
+
+    with HttpProxy(seaweed.port, fail_once_dropped) as proxy:
+        url = f"s3://tensorus/{prefix}?endpoint={proxy.endpoint}"
+        requests = RequestLimits(attempts=5, backoff_s=0.01)
+        store = make_store(url=url, packed_bytes_max=-1, segment_bytes=1000, requests=requests)
+        writer = store.begin(new_payload_key())
+        writer.append([bytes(2000)])
+        assert arrived.wait(30)
+        writer.drop()
+        dropped.set()
+        wait(writer._on_their_way, 30)
+    assert len(puts) == 1
+    assert names(raw) == []

@@ -448,7 +448,29 @@ class TestObjects:
         bench.submit("a")
         bench.close()
         assert isinstance(bench.outcome("a"), StorageFullError)
-        assert caplog.messages == ["1 objects that no tensor uses stay until this process ends: away"]
+        assert caplog.messages == ["1 objects that no tensor uses cannot be given up yet: away"]
+
+    @pytest.mark.parametrize("error", [StoreUnavailableError("unknown"), ValueError("a fault")])
+    def test_those_of_a_commit_with_an_unknown_outcome_are_given_up_when_the_catalogue_answers(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        monkeypatch.setattr("tensorus_server.engine.insert.committer._GIVE_UP_AGAIN_S", 0.0)
+        bench.catalogue.failures |= {"commit": error, "abandon": StoreUnavailableError("away")}
+        is_back = threading.Event()
+
+        def come_back(*, idle: bool) -> None:
+            bench.catalogue.maintained.append(idle)
+            bench.catalogue.failures.clear()
+            is_back.set()
+
+        bench.catalogue.maintain = come_back  # type: ignore[method-assign]
+        key = bench.submit("a").locator.key
+        assert is_back.wait(30)
+        assert bench.catalogue.abandoned == []
+        bench.close()
+        assert isinstance(bench.outcome("a"), StoreUnavailableError)
+        assert bench.catalogue.abandoned == [key]
+        assert "delete" not in bench.events
 
 
 class TestMaintenance:

@@ -117,3 +117,31 @@ def test_a_lock_that_cannot_be_released_is_released_with_the_next_look(
         replicas[1].locks.acquire(ONE, "t")
     replicas[0].membership.step()
     replicas[1].locks.acquire(ONE, "t").release()
+
+
+@pytest.mark.parametrize("takes_effect", [True, False], ids=["taken", "not taken"])
+def test_a_lock_of_which_it_is_unknown_whether_it_was_taken_is_free_after_the_next_look(
+    replicas: list[Replica], monkeypatch: pytest.MonkeyPatch, *, takes_effect: bool
+) -> None:
+    monkeypatch.setattr(tensor_locks, "EDIT_TIMEOUT_S", 0.05)
+    members = replicas[0].catalogue.members
+    try_acquire = members.try_acquire
+
+    def lose_the_answer(name: str, *, unless: str | None = None) -> int | None:
+        if takes_effect:
+            try_acquire(name, unless=unless)
+        raise StoreUnavailableError("the outcome is unknown")
+
+    with monkeypatch.context() as away:
+        away.setattr(members, "try_acquire", lose_the_answer)
+        with pytest.raises(StoreUnavailableError, match="the outcome is unknown"):
+            replicas[0].locks.acquire(ONE, "t")
+    replicas[0].membership.step()
+    held = replicas[1].locks.acquire(ONE, "t")
+    held.release()
+    held = replicas[0].locks.acquire(ONE, "t")
+    # It has the lock anew, which no look takes from it.
+    replicas[0].membership.step()
+    with pytest.raises(StoreBusyError, match="repeat the edit"):
+        replicas[1].locks.acquire(ONE, "t")
+    held.release()
