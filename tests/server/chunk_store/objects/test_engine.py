@@ -61,7 +61,8 @@ TENSORS = {
     "inline": (4 * 1024, {}, {}),
     "in a pack": (MIB, {"put": 1}, {"get": 1}),
     "in a segment": (6 * MIB, {"put": 1}, {"get": 3}),
-    "in three segments": (24 * MIB, {"put": 3}, {"get": 8}),
+    "in three segments": (24 * MIB, {"put": 3}, {"get": 7}),
+    "in eight segments": (64 * MIB, {"put": 8}, {"get": 17}),
 }
 
 
