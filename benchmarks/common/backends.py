@@ -35,6 +35,7 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench-sec
 """Of the object store, as environment variables."""
 
 _BUCKET = "tensorus"
+_PREFIX = "store"
 _START_S = 60.0
 _PR_SET_PDEATHSIG = 1
 
@@ -49,17 +50,18 @@ class ObjectStore:
     @property
     def url(self) -> str:
         """The address that `tensorus serve --chunks` takes."""
-        return f"s3://{_BUCKET}/store?endpoint={self.endpoint}&region=us-east-1"
+        return f"s3://{_BUCKET}/{_PREFIX}?endpoint={self.endpoint}&region=us-east-1"
 
     def cpu_s(self) -> float:
         """Return the processor time that it has used so far, in seconds."""
         return cpu_s_of(self.pid)
 
-    def count(self) -> int:
-        """Return how many objects it has."""
+    def names(self) -> set[str]:
+        """Return the names of the objects of the store at `url`."""
         import obstore  # noqa: PLC0415 - an extra
 
-        return sum(len(page) for page in obstore.list(obstore_store(self.endpoint)))
+        pages = obstore.list(obstore_store(self.endpoint), prefix=_PREFIX)
+        return {entry["path"] for page in pages for entry in page}
 
 
 # `Any`: the library is an extra.
