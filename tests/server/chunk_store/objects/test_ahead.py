@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import threading
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from server.chunk_store.objects.test_writing import KIB, MIB
 from support.http_proxy import HttpProxy, Treatment
 from support.seaweed import Seaweed
 from tensorus_server.chunk_store.abc import PayloadMissingError, new_payload_key
+from tensorus_server.chunk_store.cache import CachedPayloads
 from tensorus_server.chunk_store.objects.client import RequestLimits
 from tensorus_server.errors import StoreUnavailableError
 
@@ -133,3 +136,24 @@ def test_a_pack_that_is_gone_is_found_missing_when_it_is_opened(make_store: Make
         store.open(keys[1])
     give_up()
     assert store.read_budget.taken == 0
+
+
+def test_a_cache_lets_only_what_it_has_not_be_fetched_ahead(make_store: MakeStore, tmp_path: Path) -> None:
+    store = make_store()
+    payloads = [os.urandom(200 * KIB) for _ in range(6)]
+    keys = packed(store, payloads)
+    with closing(CachedPayloads(store, tmp_path / "cache", 64 * MIB)) as cache:
+        assert cache.fetches_ahead
+        with cache.open(keys[0]) as reader:
+            assert reader.read(0, reader.length) == payloads[0]
+        gets(store)
+        give_up = cache.fetch_ahead(keys)
+        assert store.read_budget.taken == 5 * 200 * KIB
+        found = []
+        for key in keys:
+            with cache.open(key) as reader:
+                found.append(reader.read(0, reader.length))
+        give_up()
+        assert found == payloads
+        assert gets(store) == 1
+        assert store.read_budget.taken == 0
