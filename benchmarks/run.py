@@ -48,6 +48,7 @@ GROUPS = (
     "deltas",
     "stages",
     "transport",
+    "replicas",
 )
 
 

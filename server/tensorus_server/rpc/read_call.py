@@ -7,6 +7,7 @@ would fail likewise, each after a long wait, and the caller can go on here later
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -21,13 +22,16 @@ from tensorus_server.rpc.framing import ResponsePacker
 from tensorus_server.rpc.status import retry_delay_s, status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
+    from typing import TypeAlias
 
     from tensorus_protos.v1 import tensorus_pb2 as pb
-    from tensorus_server.engine.query import Selection
+    from tensorus_server.engine.query import Place, Selection
     from tensorus_server.engine.read.plans import Plans
     from tensorus_server.engine.read.reader import Piece, TensorReader
     from tensorus_server.model import Part, Tensor
+
+    _Placed: TypeAlias = tuple[Tensor | Exception, Part, Place | None]
 
 __all__ = ["ReadCall"]
 
@@ -96,7 +100,14 @@ class ReadCall:
             selection: the source of `wanted`, where the call can be resumed: a message that ends with a complete item then
                 carries a token to resume after it.
         """
-        for item, (found, part) in enumerate(wanted):
+        # With each tensor the place after it, since some are taken ahead.
+        placed = ((found, part, None if selection is None else selection.place) for found, part in wanted)
+        with closing(self._announced(placed)) as announced:
+            yield from self._responses(announced, selection)
+        yield from self._packer.flush()
+
+    def _responses(self, placed: Iterable[_Placed], selection: Selection | None) -> Iterator[bytes]:
+        for item, (found, part, place) in enumerate(placed):
             if self._has_plan(found, part):
                 yield from self._packer.add_planned(item, cast("Tensor", found))
                 break
@@ -115,9 +126,15 @@ class ReadCall:
                 if self._fail_fast or retry_delay_s(error) is not None:
                     raise
                 yield from self._packer.add_failure(item, status_of(error, call=self._call))
-            if selection is not None:
-                self._packer.complete(partial(selection.token, selection.place))
-        yield from self._packer.flush()
+            if selection is not None and place is not None:
+                self._packer.complete(partial(selection.token, place))
+
+    def _announced(self, placed: Iterator[_Placed]) -> Generator[_Placed, None, None]:
+        """Yield what is read, after the next payloads were announced, if any are read."""
+        if self._headers_only:
+            yield from placed
+        else:
+            yield from self._reader.announced(placed, _tensor_of)
 
     def _has_plan(self, found: Tensor | Exception, part: Part) -> bool:
         return (
@@ -156,3 +173,8 @@ class ReadCall:
         for piece in self._reader.read(tensor, plan, self._accepted_codecs, record_bytes_max=self._payload_bytes_max):
             remaining -= piece.decoded_length
             yield from self._packer.add_piece(item, piece, last=remaining == 0)
+
+
+def _tensor_of(placed: _Placed) -> Tensor | None:
+    found, *_ = placed
+    return None if isinstance(found, Exception) else found

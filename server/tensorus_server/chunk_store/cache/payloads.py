@@ -26,7 +26,7 @@ from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.payload_keys import PackedKey, SegmentedKey, parse_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -72,7 +72,7 @@ class CachedPayloads(PayloadStore):
     def open(self, key: str) -> ChunkReader:
         """See `PayloadStore`. A payload whose end, which is read first, is cached is opened below only for a missing block."""
         length = self._length_of(key)
-        if length and self._cache.has(blocks_of(_name_of(key), length, length - 1, length)[0]):
+        if length is not None and self._has_end(key, length):
             return _CachedReader(self, key, length)
         try:
             below = self._below.open(key)
@@ -90,6 +90,18 @@ class CachedPayloads(PayloadStore):
         if _is_in_several_segments(key):
             self._cache.put(length_of(_name_of(key)), memoryview(_LENGTH.pack(length)))
         return _CachedReader(self, key, length, below)
+
+    @property
+    def fetches_ahead(self) -> bool:
+        """See `PayloadStore`."""
+        return self._below.fetches_ahead
+
+    def fetch_ahead(self, keys: Sequence[str]) -> Callable[[], None]:
+        """See `PayloadStore`: those are fetched that are opened below."""
+        lengths = ((key, self._length_of(key)) for key in keys)
+        return self._below.fetch_ahead(
+            [key for key, length in lengths if length is None or not self._has_end(key, length)]
+        )
 
     def delete(self, key: str) -> None:
         """See `PayloadStore`. What other processes keep of it goes when it is the least recently used."""
@@ -114,6 +126,10 @@ class CachedPayloads(PayloadStore):
     def sweeping(self) -> AbstractContextManager[bool]:
         """See `PayloadStore`."""
         return self._below.sweeping()
+
+    def _has_end(self, key: str, length: int) -> bool:
+        """Return whether the end of a payload, which is read first, is cached."""
+        return length > 0 and self._cache.has(blocks_of(_name_of(key), length, length - 1, length)[0])
 
     def _length_of(self, key: str) -> int | None:
         """Return the length of a payload in bytes, as far as its key or the cache says it."""

@@ -1,6 +1,6 @@
 """Opens payloads by their keys: says in which objects their bytes are, with at most one GET, or two for the largest.
 
-a part of a pack                    fetched whole
+a part of a pack                    fetched whole, unless it was fetched ahead
 a single segment of up to 4 MiB     fetched whole
 a larger one                        its last 128 KiB are fetched, where the chunk index is
 several segments                    the last 128 KiB of the last one, where the segment directory is; more only if the
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tensorus_server.chunk_store.abc import ChunkReader
+    from tensorus_server.chunk_store.objects.ahead import PackedAhead
     from tensorus_server.chunk_store.objects.client import ObjectClient
     from tensorus_server.chunk_store.objects.reader import ReaderParts
     from tensorus_server.payload_keys import SegmentedKey
@@ -38,8 +39,11 @@ _TAIL_BYTES = 128 * 1024
 """Enough for the chunk index of 8,000 chunks, a footer, and the directory of 2,000 segments."""
 
 
-def open_payload(parts: ReaderParts, key: str) -> ChunkReader:
+def open_payload(parts: ReaderParts, key: str, ahead: PackedAhead | None = None) -> ChunkReader:
     """Open a published payload.
+
+    Args:
+        ahead: what was fetched ahead; None: nothing.
 
     Raises:
         PayloadMissingError: no payload has this key.
@@ -49,7 +53,7 @@ def open_payload(parts: ReaderParts, key: str) -> ChunkReader:
     if parsed is None:
         raise PayloadMissingError(f"no payload has the key {key}")
     try:
-        return _open(parts, key, parsed)
+        return _open(parts, key, parsed, ahead)
     except PayloadMissingError as error:
         raise PayloadMissingError(f"no payload has the key {key}: {error}") from error
     except DirectoryError as error:
@@ -76,11 +80,13 @@ def spans_of(parts: ReaderParts, key: str) -> Sequence[Span]:
         raise PayloadMissingError(f"payload {key} cannot be found: {error}") from error
 
 
-def _open(parts: ReaderParts, key: str, parsed: PackedKey | SegmentedKey) -> ChunkReader:
+def _open(parts: ReaderParts, key: str, parsed: PackedKey | SegmentedKey, ahead: PackedAhead | None) -> ChunkReader:
     client = parts.client
     if isinstance(parsed, PackedKey):
         name = pack_name(parsed.pack)
-        whole = client.get(name, parsed.offset, parsed.length)
+        whole = None if ahead is None else ahead.take(parsed)
+        if whole is None:
+            whole = client.get(name, parsed.offset, parsed.length)
         return ObjectReader(parts, key, [Span(0, parsed.length, name, parsed.offset)], (0, whole))
     if parsed.tail_offset > 0:
         spans, tail = _read_directory(client, parsed)

@@ -1,7 +1,7 @@
 """Puts small payloads into packs: those that are published together into one object.
 
     finish → pending, in memory → published: stored with its group, in one pack or more
-                                → 16 MiB are pending: stored at once, in the background
+                                → the next one would make it more than 16 MiB: stored at once, in the background
                                 → dropped: gone
 
 So a group of small tensors costs one PUT, and an all-or-nothing insert does not pile up in memory until it is committed. At
@@ -96,6 +96,9 @@ class Packer:
                     raise StoreUnavailableError(
                         f"{self._client.name} has not taken a pack for {background.STUCK_S:.0f} s"
                     )
+            if self._pending and self._pending_bytes + len(payload) > self._pack_bytes_max:
+                # Without this payload, which would be in a pack of its own.
+                self._store(list(self._pending))
             self._pending[payload_key] = payload
             self._pending_bytes += len(payload)
             self._held_bytes += len(payload)

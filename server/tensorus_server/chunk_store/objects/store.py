@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from tensorus_server.background import WorkerPool
 from tensorus_server.chunk_store.abc import ChunkStore, PayloadBusyError, PayloadMissingError, PresignedRange
 from tensorus_server.chunk_store.objects.address import StoreAddress
+from tensorus_server.chunk_store.objects.ahead import PackedAhead
 from tensorus_server.chunk_store.objects.byte_budget import ByteBudget
 from tensorus_server.chunk_store.objects.client import ObjectClient
 from tensorus_server.chunk_store.objects.discarded import PACK_KEY, Discarded, delete_payload
@@ -121,6 +122,7 @@ class ObjectChunkStore(ChunkStore):
         self.read_budget = ByteBudget(read_bytes_max)
         """Of what readers fetched and did not return yet."""
         self._reader_parts = ReaderParts(self.client, self._gets, self.read_budget)
+        self._ahead = PackedAhead(self._reader_parts)
         self._identity = IdentityObject(self.client)
         self._listing = ObjectListing(self.client, self._parts)
         self._quarantine = ObjectQuarantine(self.client, writes, self._leases)
@@ -203,7 +205,16 @@ class ObjectChunkStore(ChunkStore):
 
     def open(self, key: str) -> ChunkReader:
         """See `PayloadStore`."""
-        return open_payload(self._reader_parts, key)
+        return open_payload(self._reader_parts, key, self._ahead)
+
+    @property
+    def fetches_ahead(self) -> bool:
+        """See `PayloadStore`."""
+        return True
+
+    def fetch_ahead(self, keys: Sequence[str]) -> Callable[[], None]:
+        """See `PayloadStore`. Payloads in packs are fetched."""
+        return self._ahead.start(keys)
 
     def delete(self, key: str) -> None:
         """See `PayloadStore`. A payload in a pack stays until its pack is deleted, by the key "pack/<32 hex digits>"."""

@@ -99,16 +99,18 @@ class SegmentWriter(ChunkWriter):
     def append(self, buffers: Sequence[Buffer]) -> None:
         """See `ChunkWriter`."""
         with self._ended_on_error():
-            for buffer in buffers:
-                for piece in _pieces(buffer, self._parts.segment_bytes):
-                    # Lazily, so that a chunk index that comes last usually needs no object of its own.
-                    if self._buffer and len(self._buffer) + piece.nbytes > self._parts.segment_bytes * 9 // 8:
-                        self._complete()
-                    self._buffer += piece
-                    self._parts.budget.take(piece.nbytes)
-                    if self._parts.budget.is_exhausted and len(self._buffer) >= _EARLY_BYTES_MIN:
-                        self._complete()
-                        self._wait_for(0)
+            pieces = [piece for buffer in buffers for piece in _pieces(buffer, self._parts.segment_bytes)]
+            size = sum(piece.nbytes for piece in pieces)
+            # What is appended together is read together, so it is in one object, if it can be: a record with its header.
+            if size <= self._parts.segment_bytes:
+                self._complete_before(size)
+            for piece in pieces:
+                self._complete_before(piece.nbytes)
+                self._buffer += piece
+                self._parts.budget.take(piece.nbytes)
+                if self._parts.budget.is_exhausted and len(self._buffer) >= _EARLY_BYTES_MIN:
+                    self._complete()
+                    self._wait_for(0)
 
     def keep(self) -> Future[None]:
         """See `ChunkWriter`."""
@@ -160,6 +162,12 @@ class SegmentWriter(ChunkWriter):
         self._parts.unkept.discard(self._payload_key)
         if self._kept:
             self._parts.leases.unhold(self._payload_key)
+
+    def _complete_before(self, size: int) -> None:
+        """Complete the segment that grows if `size` more bytes would make it too large."""
+        # Lazily, so that a chunk index that comes last usually needs no object of its own.
+        if self._buffer and len(self._buffer) + size > self._parts.segment_bytes * 9 // 8:
+            self._complete()
 
     def _complete(self, segment: Segment | None = None) -> None:
         """Start to store the segment that grows, and start another one."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from tensorus_server.catalogue.abc import DamagedTensor, PageRequest
 from tensorus_server.chunk_index import IndexCache
 from tensorus_server.chunk_store.abc import PayloadMissingError
 from tensorus_server.chunk_store.bytes_reader import BytesReader
-from tensorus_server.engine.read.ahead import announced
+from tensorus_server.engine.read.ahead import announced, tensors_announced
 from tensorus_server.engine.read.cast import Cast
 from tensorus_server.engine.read.chunks import TensorChunks
 from tensorus_server.engine.read.payload import damage, raw_record
@@ -43,7 +43,7 @@ from tensorus_server.limits import PAYLOAD_BYTES_MAX
 from tensorus_server.model import ByteRange, SliceSet, Tensor, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from typing_extensions import Buffer
@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from tensorus_server.model import Part, Precision
 
 __all__ = ["Piece", "ReadPlan", "TensorReader", "coarse_error", "decode_chunk", "stored_form"]
+
+T = TypeVar("T")
 
 _HERE_BYTES_MAX = 64 * 1024
 """Up to this size, the caller's thread decodes: the hand-over to another takes longer (measured at 1 KiB: 0.1 ms)."""
@@ -168,6 +170,10 @@ class TensorReader:
         self._payloads = payloads
         self._pool = pool
         self._indexes = IndexCache()
+
+    def announced(self, items: Iterable[T], tensor_of: Callable[[T], Tensor | None]) -> Iterator[T]:
+        """Yield items after the payloads of their tensors were announced: see `tensors_announced`."""
+        return tensors_announced(self._payloads, items, tensor_of)
 
     def read(
         self,

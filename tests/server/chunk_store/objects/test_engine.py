@@ -14,6 +14,7 @@ from support.engine import find, insert, read
 from support.packs import CatalogueLog
 from support.seaweed import Seaweed
 from support.verifying import verified
+from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.chunk_store.abc import ChunkReader
 from tensorus_server.chunk_store.bytes_reader import BytesReader
@@ -21,10 +22,12 @@ from tensorus_server.chunk_store.objects.store import ObjectChunkStore
 from tensorus_server.engine.codec_pool import CodecPool
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.footer import read_footer
+from tensorus_server.engine.query import Query
 from tensorus_server.engine.read.ahead import announced
 from tensorus_server.errors import DataCorruptError
 from tensorus_server.limits import PACKED_BYTES_MAX, READ_AHEAD_BYTES
 from tensorus_server.model import SliceSet
+from tensorus_server.rpc.read_call import ReadCall
 
 MIB = 1024 * 1024
 
@@ -58,7 +61,8 @@ TENSORS = {
     "inline": (4 * 1024, {}, {}),
     "in a pack": (MIB, {"put": 1}, {"get": 1}),
     "in a segment": (6 * MIB, {"put": 1}, {"get": 3}),
-    "in three segments": (24 * MIB, {"put": 3}, {"get": 8}),
+    "in three segments": (24 * MIB, {"put": 3}, {"get": 7}),
+    "in eight segments": (64 * MIB, {"put": 8}, {"get": 17}),
 }
 
 
@@ -112,6 +116,27 @@ def test_tensors_of_one_commit_share_a_pack(engine: Engine, store: ObjectChunkSt
         insert(engine, "data", f"t{number}", random_bits("uint8", (MIB,), seed=number))
     assert len(list(store.packs.packs())) == 3
     assert all(find(engine, "data", f"t{number}").locator.length < PACKED_BYTES_MAX for number in range(3))
+
+
+def test_a_query_sends_the_same_messages_whether_payloads_are_fetched_ahead(
+    engine: Engine, store: ObjectChunkStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, size in enumerate((100, 300_000, MIB, 2 * MIB, 5 * MIB, 200_000, 0, 400_000)):
+        insert(engine, "data", f"t{number}", random_bits("uint8", (size,), seed=number))
+
+    def messages() -> list[bytes]:
+        options = pb.ReadOptions()
+        call = ReadCall("Query", engine.reader, pb.QueryResponse, options, borrow=lambda _: None, fail_fast=False)
+        found = engine.select(Query("data", seed=1), with_payloads=True)
+        return list(call.responses(((tensor, None) for tensor in found), found))
+
+    ahead = messages()
+    monkeypatch.setattr(ObjectChunkStore, "fetches_ahead", False)
+    alone = messages()
+    parsed = [pb.QueryResponse.FromString(message) for message in ahead]
+    assert ahead == alone
+    assert sum(1 for message in parsed if message.resume_token) > 1
+    assert store.read_budget.taken == 0
 
 
 class _Chunks:

@@ -36,3 +36,18 @@ def test_a_pack_whose_thread_is_faster_than_its_publication_is_found(monkeypatch
     keys = store.publish(staged)
     assert [bytes(store.open(key).read(0, 5)) for key in keys] == [b"bytes"] * 3
     assert store.close()
+
+
+def test_a_pack_is_stored_before_the_payload_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ObjectChunkStore("memory://test", writes=MemoryWriteLog(SharedLog()))
+    monkeypatch.setattr(store._packer, "_pack_bytes_max", 1000)
+    staged = []
+    for number in range(10):
+        writer = store.begin(new_payload_key())
+        writer.append([bytes([number]) * 300])
+        staged.append(writer.finish())
+    keys = store.publish(staged)
+    assert [bytes(store.open(key).read(0, 300)) for key in keys] == [bytes([number]) * 300 for number in range(10)]
+    # Three in each.
+    assert store.client.requests["put"] == 4
+    assert store.close()

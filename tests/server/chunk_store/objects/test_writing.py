@@ -380,3 +380,17 @@ def test_a_segment_of_a_dropped_payload_is_not_tried_again(
         wait(writer._on_their_way, 30)
     assert len(puts) == 1
     assert names(raw) == []
+
+
+def test_what_is_appended_together_is_in_one_object(make_store: MakeStore, raw: RawObjects) -> None:
+    store = make_store(segment_bytes=1000, packed_bytes_max=-1)
+    payload_key = new_payload_key()
+    writer = store.begin(payload_key)
+    records = [os.urandom(301) for _ in range(20)]
+    for record in records:
+        writer.append([record[:21], record[21:]])
+    with store.open(store.publish([writer.finish()])[0]) as reader:
+        assert reader.read(0, reader.length) == b"".join(records)
+    sizes = [len(data) for name, data in sorted(raw.objects().items()) if payload_key in name and "-end" not in name]
+    assert sizes == [3 * 301] * len(sizes)
+    assert len(sizes) == 6
