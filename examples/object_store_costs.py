@@ -17,7 +17,9 @@ INLINE_BYTES_MAX = 64 * 1024
 PACKED_BYTES_MAX = 4 * 1024**2
 PACK_BYTES = 16 * 1024**2
 SEGMENT_BYTES = 8 * 1024**2
-"""Segments have 8 to 16 MiB. The smallest size gives the largest number of requests."""
+"""Segments have 8 MiB; the last one, of up to twice that, is counted as two."""
+FETCHED_BYTES = 3 * 1024**2
+"""What a read of a large tensor gets with one request: the records of about three chunks of 1 MiB, of one segment."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,19 @@ def requests_for(tensors: int, stored_bytes: int, commit_group: int) -> Requests
 
     Args:
         stored_bytes: of one tensor, compressed.
-        commit_group: how many tensors are committed together: up to 512 in one insert, 1 if each waits for the last one.
+        commit_group: how many tensors are committed together: up to 512 in one insert, 1 if each waits for the last one. A
+            commit takes what has arrived, so groups may be smaller.
     """
     if stored_bytes <= INLINE_BYTES_MAX:
         return Requests(0, 0, "in the catalogue")
-    if stored_bytes < PACKED_BYTES_MAX:
+    if stored_bytes <= PACKED_BYTES_MAX:
         per_pack = max(1, min(commit_group, PACK_BYTES // stored_bytes))
         return Requests(-(-tensors // per_pack), tensors, f"{per_pack} in each pack")
     segments = -(-stored_bytes // SEGMENT_BYTES)
-    return Requests(tensors * segments, tensors * segments, f"{segments} segments each")
+    fetches = stored_bytes // SEGMENT_BYTES * -(-SEGMENT_BYTES // FETCHED_BYTES) + -(
+        -(stored_bytes % SEGMENT_BYTES) // FETCHED_BYTES
+    )
+    return Requests(tensors * segments, tensors * fetches, f"{segments} segments each")
 
 
 def main() -> None:

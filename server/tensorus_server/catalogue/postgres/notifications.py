@@ -48,7 +48,9 @@ class PostgresNotifications:
     def listen(self, called: Callable[[str], None]) -> None:
         """See `Notifications`. An error of `called` is logged."""
         if self._address.prepares and not self._closed.is_set():
-            thread = threading.Thread(target=self._listen, args=(called,), name="catalogue-listen", daemon=True)
+            thread = threading.Thread(
+                target=self._listen, args=(called,), name="tensorus-catalogue-listen", daemon=True
+            )
             self._threads.append(thread)
             thread.start()
 
