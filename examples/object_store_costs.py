@@ -1,11 +1,11 @@
-"""What a workload costs in requests to an object store, and in money.
+"""Estimates what a workload costs in requests to an object store, and in money.
 
-    python examples/object_store_costs.py --tensors 1000000 --stored-bytes 4096
+    python examples/object_store_costs.py --tensors 1000000 --stored-bytes 100000
     python examples/object_store_costs.py --tensors 200 --stored-bytes 46500000 --reads 30 --get-price 0.4
 
 Prices are parameters, in dollars per million requests and per GB and month. The defaults are those of S3 Standard in November
-2026. Traffic out of the provider's network, which many charge for, is another parameter. The catalogue is not in
-the sum.
+2026. Traffic out of the provider's network, which many charge for, is another parameter. The catalogue, and the requests that
+rewrite packs after deletions, are left out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PACK_BYTES = 16 * 1024**2
 SEGMENT_BYTES = 8 * 1024**2
 """Segments have 8 MiB; the last one, of up to twice that, is counted as two."""
 FETCHED_BYTES = 3 * 1024**2
-"""What a read of a large tensor gets with one request: the records of about three chunks of 1 MiB, of one segment."""
+"""What a read of a large tensor gets with one request, on average (measured: 355 requests for 1 GiB)."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Requests:
     """Requests to the object store."""
 
     puts: int
-    gets_per_read: int
+    gets: int
+    """To read each tensor once, with nothing cached."""
     where: str
 
 
@@ -45,9 +46,7 @@ def requests_for(tensors: int, stored_bytes: int, commit_group: int) -> Requests
         per_pack = max(1, min(commit_group, PACK_BYTES // stored_bytes))
         return Requests(-(-tensors // per_pack), tensors, f"{per_pack} in each pack")
     segments = -(-stored_bytes // SEGMENT_BYTES)
-    fetches = stored_bytes // SEGMENT_BYTES * -(-SEGMENT_BYTES // FETCHED_BYTES) + -(
-        -(stored_bytes % SEGMENT_BYTES) // FETCHED_BYTES
-    )
+    fetches = -(-stored_bytes // FETCHED_BYTES)
     return Requests(tensors * segments, tensors * fetches, f"{segments} segments each")
 
 
@@ -68,7 +67,7 @@ def main() -> None:
     found = requests_for(args.tensors, args.stored_bytes, args.commit_group)
     gigabytes = args.tensors * args.stored_bytes / 1e9 if found.puts else 0.0
     read_gigabytes = gigabytes * args.reads
-    gets = found.gets_per_read * args.reads
+    gets = found.gets * args.reads
     rows = [
         ("stored", found.where, ""),
         ("PUT", f"{found.puts:,}", f"${found.puts * args.put_price / 1e6:,.4f} once"),
