@@ -211,6 +211,49 @@ def test_a_backup_of_both_parts_is_restored_complete(
             server.kill()
 
 
+def test_a_catalogue_on_one_machine_with_payloads_in_an_object_store(tmp_path: Path, seaweed: Seaweed) -> None:
+    folder, chunks = tmp_path / "data", seaweed.url()
+    server = ServerProcess(folder, grace_s=5.0, options=("--chunks", chunks), environment=ENVIRONMENT)
+    with tensorus.connect(server.address) as client:
+        client.create_dataset("d", preset="none")
+        for number in range(len(SIZES)):
+            client.insert("d", content(number), id=f"t{number}")
+    server.process.terminate()
+    log = server.process.communicate(timeout=60)[1]
+    assert server.process.returncode == 0
+    assert "WARNING" not in log
+    # Its only commit is that of its leaving.
+    swept = tensorus_command("gc", folder, "--chunks", chunks)
+    assert (swept.returncode, swept.stderr) == (0, "")
+    backup = tensorus_command("backup", "create", folder, tmp_path / "backup")
+    assert backup.returncode == 1
+    assert "the payloads of this store are in an object store" in backup.stderr
+    (folder / "catalogue.db").rename(tmp_path / "lost.db")
+    with pytest.raises(RuntimeError, match="is not opened"):
+        ServerProcess(folder, options=("--chunks", chunks), environment=ENVIRONMENT)
+    recovered = tensorus_command("recover", folder, "--chunks", chunks)
+    assert recovered.returncode == 0, recovered.stderr
+    server = ServerProcess(folder, options=("--chunks", chunks), environment=ENVIRONMENT)
+    try:
+        with tensorus.connect(server.address) as client:
+            assert {info.id for info in client.list("d")} == {"t1", "t2"}
+            for number in (1, 2):
+                assert_same_bits(client.get("d", f"t{number}", as_="numpy"), content(number))
+    finally:
+        server.kill()
+
+
+def tensorus_command(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tensorus", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **ENVIRONMENT},
+        timeout=60,
+        check=False,
+    )
+
+
 def postgres_programs() -> Path:
     """Return the folder of pg_dump and the others."""
     from importlib.util import find_spec  # noqa: PLC0415

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from tensorus_server.catalogue.abc import Catalogue, MemberTable
     from tensorus_server.catalogue.postgres import PostgresCatalogue
-    from tensorus_server.chunk_store.abc import ChunkStore, WriteLog
+    from tensorus_server.chunk_store.abc import WriteLog
+    from tensorus_server.chunk_store.objects.store import ObjectChunkStore
     from tensorus_server.config import EngineConfig
     from tensorus_server.engine.recover import Recovery
 
@@ -114,7 +115,7 @@ def recover_remote(config: EngineConfig) -> Recovery:
         return recover(ObjectSource(chunk_store, chunk_store, packs), catalogue)
 
 
-def _object_store(config: EngineConfig, writes: _LateWrites) -> ChunkStore:
+def _object_store(config: EngineConfig, writes: _LateWrites) -> ObjectChunkStore:
     assert config.chunks is not None
     try:
         from tensorus_server.chunk_store.objects.probe import probe_store  # noqa: PLC0415 - an extra
@@ -130,7 +131,7 @@ def _object_store(config: EngineConfig, writes: _LateWrites) -> ChunkStore:
     return store
 
 
-def _catalogue(config: EngineConfig, chunk_store: ChunkStore) -> Catalogue:
+def _catalogue(config: EngineConfig, chunk_store: ObjectChunkStore) -> Catalogue:
     if config.catalogue is None:
         try:
             config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -138,7 +139,7 @@ def _catalogue(config: EngineConfig, chunk_store: ChunkStore) -> Catalogue:
             raise StoreUnavailableError(f"cannot open a catalogue in {config.data_dir}: {error.strerror}") from error
         return SqliteCatalogue(
             config.data_dir,
-            payloads=chunk_store,
+            payloads=_Payloads(chunk_store),
             accept_loss=config.accept_loss,
             delete_grace_s=config.delete_grace_s,
             upload_expiry_s=config.upload_expiry_s,
@@ -164,6 +165,23 @@ def _missing(error: ImportError, what: str, extra: str) -> ImportError:
     return ImportError(
         f"{error.name} is not installed, which {what} needs: pip install 'tensorus[{extra}]'", name=error.name
     )
+
+
+class _Payloads:
+    """What a catalogue in SQLite needs of the object store.
+
+    The commit by which a process leaves the store comes after the chunk store was closed, and may raise the store's epoch. So
+    the identity has a client of its own.
+    """
+
+    def __init__(self, chunk_store: ObjectChunkStore) -> None:
+        from tensorus_server.chunk_store.objects.client import ObjectClient  # noqa: PLC0415 - an extra
+        from tensorus_server.chunk_store.objects.identity import IdentityObject  # noqa: PLC0415
+
+        identity = IdentityObject(ObjectClient(chunk_store.client.address))
+        self.read_identity = identity.read_identity
+        self.write_identity = identity.write_identity
+        self.published = chunk_store.published
 
 
 class _LateWrites:
