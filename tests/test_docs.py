@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,34 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 def test_the_changelog_knows_the_version() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"## {tensorus.__version__}" in changelog or "## Unreleased" in changelog
+
+
+def test_the_example_of_costs_computes_with_the_limits_of_the_server() -> None:
+    example = runpy.run_path(str(ROOT / "examples" / "object_store_costs.py"))
+    named = {"INLINE_BYTES_MAX": limits.INLINE_BYTES_MAX, "PACKED_BYTES_MAX": limits.PACKED_BYTES_MAX}
+    named |= {"PACK_BYTES": limits.PACK_BYTES_MAX, "SEGMENT_BYTES": limits.SEGMENT_OBJECT_BYTES}
+    assert {name: example[name] for name in named} == named
+    requests = example["requests_for"]
+    for stored_bytes, puts, gets in ((4096, 0, 0), (100_000, 5989, 1_000_000), (16 << 20, 2_000_000, 6_000_000)):
+        found = requests(1_000_000, stored_bytes, limits.COMMIT_GROUP_MAX)
+        assert (found.puts, found.gets) == (puts, gets)
+
+
+def test_the_commands_of_the_example_of_costs_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "REPLICAS.md").read_text(encoding="utf-8")
+    example = ROOT / "examples" / "object_store_costs.py"
+    commands = re.findall(r"^    python examples/object_store_costs.py (.*)$", page, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        assert f"object_store_costs.py {command}\n" in example.read_text(encoding="utf-8")
+        monkeypatch.setattr("sys.argv", [str(example), *command.split()])
+        runpy.run_path(str(example), run_name="__main__")
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
+            "stored",
+            "PUT",
+            "GET",
+            "space",
+            "traffic",
+        ]

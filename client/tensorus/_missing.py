@@ -16,6 +16,9 @@ def engine_missing(error: ImportError) -> ImportError:
             "Run the server on Linux (WSL 2 or a container works), and connect to it with tensorus.connect",
             name=error.name,
         )
+    if "pip install" in str(error):
+        # Of a part of the engine, which has named its own extra.
+        return error
     return ImportError(
         f"{error.name} is not installed, which the engine needs: pip install 'tensorus[server]'",
         name=error.name,

@@ -72,7 +72,8 @@ class EngineConfig:
 
     def _require_places(self) -> None:
         if self.catalogue is not None and not self.catalogue.startswith(("postgresql://", "postgres://")):
-            raise ValueError(f"catalogue is {_without_password(self.catalogue)!r}, must be postgresql://HOST/DATABASE")
+            # The value is not repeated: it may be another form of address, with a password anywhere in it.
+            raise ValueError("catalogue must be the URL of a PostgreSQL database: postgresql://HOST/DATABASE")
         if self.catalogue is not None and self.chunks is None:
             raise ValueError(
                 "a catalogue in PostgreSQL needs an object store: name one with chunks, for example s3://BUCKET"
@@ -194,4 +195,4 @@ def _without_password(url: str) -> str:
     authority, at, rest = url.rpartition("@") if "@" in url else ("", "", url)
     scheme, _, user = authority.partition("://")
     shown = f"{scheme}://{user.partition(':')[0]}{at}{rest}" if at else rest
-    return re.sub(r"(?<=[?&]password=)[^&]*", "***", shown)
+    return re.sub(r"(?<=[?&])((?:ssl)?password=)[^&]*", r"\1***", shown)

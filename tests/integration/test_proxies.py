@@ -1,4 +1,4 @@
-"""The settings for proxies in OPERATIONS.md work as they stand there: everything passes through nginx and HAProxy."""
+"""The settings for proxies in OPERATIONS.md and REPLICAS.md work as they stand: everything passes through nginx and HAProxy."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 import tensorus
 from support.arrays import random_bits
 from support.interrupted import wait_until
+from support.servers import ServerProcess
 from support.tools import skip
 from support.wire import announced, insert_message
 from support.workers import HandInsert
@@ -27,27 +29,31 @@ from tensorus_server.processes.server import Server
 
 pytestmark = pytest.mark.timeout(120)
 
-OPERATIONS = (Path(__file__).parents[2] / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
 LARGE = random_bits("uint8", (20 << 20,))
 
 
-def documented(language: str) -> str:
-    """Return the settings that OPERATIONS.md shows in this language."""
-    (block,) = re.findall(rf"```{language}\n(.*?)```", OPERATIONS, flags=re.DOTALL)
-    return str(block)
+SHOWN = {
+    "OPERATIONS.md": ["127.0.0.1:7733"],
+    "REPLICAS.md": ["10.0.0.1:7733", "10.0.0.2:7733", "10.0.0.3:7733"],
+}
+"""The addresses of servers that each page shows."""
 
 
-def settings_for(block: str, server: str, port: int) -> str:
-    """Return the settings with the ports of a test in the place of those that are shown."""
-    for shown, here in (("127.0.0.1:7733", server), ("8080", str(port))):
+def settings_for(language: str, servers: Sequence[str], port: int) -> str:
+    """Return the settings in this language, of the page with as many servers, with the addresses of a test in theirs' place."""
+    (page,) = [page for page, shown in SHOWN.items() if len(shown) == len(servers)]
+    (found,) = re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    block = str(found)
+    for shown, here in zip([*SHOWN[page], "8080"], [*servers, str(port)], strict=True):
         assert block.count(shown) == 1
         block = block.replace(shown, here)
     return block
 
 
-def nginx(folder: Path, server: str, port: int) -> list[str]:
-    """Return what runs nginx with the documented server block in an otherwise empty configuration."""
-    block = settings_for(documented("nginx"), server, port)
+def nginx(folder: Path, servers: Sequence[str], port: int) -> list[str]:
+    """Return what runs nginx with the documented blocks in an otherwise empty configuration."""
+    block = settings_for("nginx", servers, port)
     paths = "".join(
         f"{kind}_temp_path {folder / kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
@@ -57,9 +63,9 @@ def nginx(folder: Path, server: str, port: int) -> list[str]:
     return ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]
 
 
-def haproxy(folder: Path, server: str, port: int) -> list[str]:
+def haproxy(folder: Path, servers: Sequence[str], port: int) -> list[str]:
     """Return what runs HAProxy with the documented settings."""
-    (folder / "haproxy.cfg").write_text(settings_for(documented("haproxy"), server, port))
+    (folder / "haproxy.cfg").write_text(settings_for("haproxy", servers, port))
     return ["haproxy", "-f", str(folder / "haproxy.cfg")]
 
 
@@ -85,19 +91,35 @@ def running(command: list[str], port: int) -> Iterator[str]:
             process.terminate()
 
 
+Program = Callable[[Path, Sequence[str], int], list[str]]
+
+
 @pytest.fixture(params=[nginx, haproxy], ids=["nginx", "haproxy"])
-def proxied(request: Any, tmp_path: Path, fresh_server: Server) -> Iterator[str]:
-    """The address of a proxy in front of a server."""
-    program: Callable[[Path, str, int], list[str]] = request.param
-    if shutil.which(program.__name__) is None:
-        skip(f"{program.__name__} is not installed (apt-get install {program.__name__})")
+def program(request: Any) -> Program:
+    """Returns what runs a proxy."""
+    found: Program = request.param
+    if shutil.which(found.__name__) is None:
+        skip(f"{found.__name__} is not installed (apt-get install {found.__name__})")
+    return found
+
+
+@contextmanager
+def proxy(program: Program, tmp_path: Path, servers: Sequence[str]) -> Iterator[str]:
+    """Run a proxy in front of these servers; yields its address."""
     folder = tmp_path / "proxy"
     folder.mkdir()
     # nginx as root gives its workers up to another user, who has to get at its temporary files.
     for parent in (folder, *folder.parents[:3]):
         parent.chmod(0o755)
     port = free_port()
-    with running(program(folder, fresh_server.address, port), port) as address:
+    with running(program(folder, servers, port), port) as address:
+        yield address
+
+
+@pytest.fixture
+def proxied(program: Program, tmp_path: Path, fresh_server: Server) -> Iterator[str]:
+    """The address of a proxy in front of a server."""
+    with proxy(program, tmp_path, [fresh_server.address]) as address:
         yield address
 
 
@@ -133,3 +155,48 @@ def test_an_interrupted_insert_is_resumed_through_a_proxy(proxied: str, small_li
         (result,) = second.finish()
         assert result.status.code == 0
         assert client.get("d", "resumed", as_="numpy").tobytes() == data
+
+
+def test_nothing_fails_if_one_of_several_servers_behind_a_proxy_is_killed(program: Program, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        servers = [ServerProcess(tmp_path / "store") for _ in range(3)]
+        for server in servers:
+            stack.callback(server.kill)
+        address = stack.enter_context(proxy(program, tmp_path, [server.address for server in servers]))
+        with tensorus.connect(address) as client:
+            client.create_dataset("d", preset="none")
+            killer = Killer(address)
+            killer.insert_while(servers[0].kill)
+            for number in range(20):
+                client.insert("d", np.arange(number + 1), id=f"t{number}")
+                assert np.array_equal(client.get("d", f"t{number}", as_="numpy"), np.arange(number + 1))
+            servers[1].terminate()
+            assert np.array_equal(client.get("d", "large", as_="numpy"), LARGE)
+            assert len(list(client.query("d", as_="numpy"))) == 21
+
+
+class Killer:
+    """Inserts a large tensor, and kills what may serve it when a part of it is durable."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._begun = threading.Event()
+        self._failure: BaseException | None = None
+
+    def insert_while(self, kill: Callable[[], None]) -> None:
+        """Insert the tensor; its call survives whatever `kill` does in the middle of it."""
+        thread = threading.Thread(target=self._insert)
+        thread.start()
+        assert self._begun.wait(30)
+        kill()
+        thread.join(60)
+        assert not thread.is_alive()
+        assert self._failure is None
+
+    def _insert(self) -> None:
+        try:
+            with tensorus.connect(self._address, tune_allocator=False) as client:
+                client.insert("d", LARGE, id="large", on_progress=lambda _: self._begun.set())
+        except BaseException as error:  # noqa: BLE001 - the main thread fails with it
+            self._failure = error
+            self._begun.set()

@@ -54,6 +54,11 @@ def place_of(text: str) -> Place:
         return Place(server=text)
     if path.exists():
         raise click.UsageError(f"{text} is a file; a store is a folder, or HOST:PORT of a server")
+    if re.match(r"(postgres(ql)?|s3|gs|az|https?)://", text):
+        raise click.UsageError(
+            f"{text.partition('://')[0]}:// is not a store that this command can open; start `tensorus serve` on it, and name "
+            "that server's HOST:PORT"
+        )
     if "://" in text or not text.strip():
         raise click.UsageError(f"{text!r} is neither a folder nor HOST:PORT of a server")
     return Place(folder=path)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tensorus_server.config import EngineConfig
 
-__all__ = ["RemoteParts", "remote_options", "settings_of"]
+__all__ = ["RemoteParts", "check_places", "remote_options", "settings_of"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,22 @@ def settings_of(folder: Path | None, remote: RemoteParts, **settings: Any) -> En
     if folder is None and (remote.catalogue is None or remote.chunks is None):
         raise click.UsageError("name the folder of the store, or its parts with --catalogue and --chunks")
     try:
-        return EngineConfig(folder or Path(), **{**remote.settings, **settings})
+        config = EngineConfig(folder or Path(), **{**remote.settings, **settings})
+        check_places(config)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    return config
+
+
+def check_places(config: EngineConfig) -> None:
+    """Check the form of the addresses in the settings, before anything is opened.
+
+    Raises:
+        ValueError: one is malformed.
+        ImportError: a library for it is not installed.
+    """
+    # The module needs more of the engine than a server's supervisor otherwise does.
+    if config.chunks is not None:
+        from tensorus_server.app.remote import check_remote_addresses  # noqa: PLC0415 - not part of the thin client
+
+        check_remote_addresses(config)

@@ -72,6 +72,8 @@ def copy(
 ) -> None:
     """Copy datasets from the store SRC to the store DST. Both are HOST:PORT of a server, or the folder of a store.
 
+    A store beyond one machine is named by one of its servers, or by several: a:7733,b:7733.
+
     Tensors that DST has already are skipped. So a copy that was interrupted goes on when it is repeated, and a repeated copy
     brings what is new. A tensor that DST has with other values or metadata is reported and kept, unless --replace is given.
 

@@ -14,7 +14,7 @@ from tensorus._missing import engine_missing
 from tensorus.cli._connection import DEFAULT_ADDRESS
 from tensorus.cli._options import SIZE
 from tensorus.cli._output import human_bytes, print_text
-from tensorus.cli._remote import remote_options
+from tensorus.cli._remote import check_places, remote_options
 from tensorus.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -176,8 +176,11 @@ def serve(
             grace_s=grace,
             workers=workers,
         )
+        check_places(engine)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    except ImportError as error:
+        raise engine_missing(error) from error
     _log_to_stderr(workers, verbose=verbose)
     try:
         run(config, lambda address: _announce(config, address))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tensorus_server.catalogue.identity_check import LOSS_QUARANTINE_S
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
 from tensorus_server.chunk_store.cache.payloads import CachedPayloads
+from tensorus_server.chunk_store.objects.address import StoreAddress
 from tensorus_server.engine.codec_pool import CodecPool
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert.catalogue_sessions import CatalogueSessions
@@ -19,17 +20,35 @@ from tensorus_server.engine.membership import Membership
 from tensorus_server.engine.orphans import quarantine_all_orphans
 from tensorus_server.engine.recover import recover
 from tensorus_server.engine.recovery_sources import ObjectSource
-from tensorus_server.errors import StoreUnavailableError
+from tensorus_server.errors import InvalidRequestError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tensorus_server.catalogue.abc import Catalogue, MemberTable
-    from tensorus_server.chunk_store.abc import ChunkStore, WriteLog
+    from tensorus_server.catalogue.postgres import PostgresCatalogue
+    from tensorus_server.chunk_store.abc import WriteLog
+    from tensorus_server.chunk_store.objects.store import ObjectChunkStore
     from tensorus_server.config import EngineConfig
     from tensorus_server.engine.recover import Recovery
 
-__all__ = ["open_remote", "recover_remote"]
+__all__ = ["check_remote_addresses", "open_remote", "recover_remote"]
+
+
+def check_remote_addresses(config: EngineConfig) -> None:
+    """Check the form of the addresses in the settings, without connecting to anything.
+
+    Raises:
+        ValueError: one is malformed; the message does not repeat what may be a password.
+        ImportError: psycopg is not installed.
+    """
+    assert config.chunks is not None
+    try:
+        StoreAddress.parse(config.chunks)
+        if config.catalogue is not None:
+            _postgres().check_address(config.catalogue)
+    except (InvalidRequestError, StoreUnavailableError) as error:
+        raise ValueError(str(error)) from error
 
 
 def open_remote(config: EngineConfig) -> Engine:
@@ -96,7 +115,7 @@ def recover_remote(config: EngineConfig) -> Recovery:
         return recover(ObjectSource(chunk_store, chunk_store, packs), catalogue)
 
 
-def _object_store(config: EngineConfig, writes: _LateWrites) -> ChunkStore:
+def _object_store(config: EngineConfig, writes: _LateWrites) -> ObjectChunkStore:
     assert config.chunks is not None
     try:
         from tensorus_server.chunk_store.objects.probe import probe_store  # noqa: PLC0415 - an extra
@@ -112,7 +131,7 @@ def _object_store(config: EngineConfig, writes: _LateWrites) -> ChunkStore:
     return store
 
 
-def _catalogue(config: EngineConfig, chunk_store: ChunkStore) -> Catalogue:
+def _catalogue(config: EngineConfig, chunk_store: ObjectChunkStore) -> Catalogue:
     if config.catalogue is None:
         try:
             config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -120,16 +139,12 @@ def _catalogue(config: EngineConfig, chunk_store: ChunkStore) -> Catalogue:
             raise StoreUnavailableError(f"cannot open a catalogue in {config.data_dir}: {error.strerror}") from error
         return SqliteCatalogue(
             config.data_dir,
-            payloads=chunk_store,
+            payloads=_Payloads(chunk_store),
             accept_loss=config.accept_loss,
             delete_grace_s=config.delete_grace_s,
             upload_expiry_s=config.upload_expiry_s,
         )
-    try:
-        from tensorus_server.catalogue.postgres import PostgresCatalogue  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise _missing(error, "a catalogue in PostgreSQL", "postgres") from error
-    return PostgresCatalogue(
+    return _postgres()(
         config.catalogue,
         payloads=chunk_store,
         accept_loss=config.accept_loss,
@@ -138,10 +153,35 @@ def _catalogue(config: EngineConfig, chunk_store: ChunkStore) -> Catalogue:
     )
 
 
+def _postgres() -> type[PostgresCatalogue]:
+    try:
+        from tensorus_server.catalogue.postgres import PostgresCatalogue  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise _missing(error, "a catalogue in PostgreSQL", "postgres") from error
+    return PostgresCatalogue
+
+
 def _missing(error: ImportError, what: str, extra: str) -> ImportError:
     return ImportError(
         f"{error.name} is not installed, which {what} needs: pip install 'tensorus[{extra}]'", name=error.name
     )
+
+
+class _Payloads:
+    """What a catalogue in SQLite needs of the object store.
+
+    The commit by which a process leaves the store comes after the chunk store was closed, and may raise the store's epoch. So
+    the identity has a client of its own.
+    """
+
+    def __init__(self, chunk_store: ObjectChunkStore) -> None:
+        from tensorus_server.chunk_store.objects.client import ObjectClient  # noqa: PLC0415 - an extra
+        from tensorus_server.chunk_store.objects.identity import IdentityObject  # noqa: PLC0415
+
+        identity = IdentityObject(ObjectClient(chunk_store.client.address))
+        self.read_identity = identity.read_identity
+        self.write_identity = identity.write_identity
+        self.published = chunk_store.published
 
 
 class _LateWrites:

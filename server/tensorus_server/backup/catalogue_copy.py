@@ -13,6 +13,7 @@ from tensorus_server.backup.errors import BackupError
 from tensorus_server.catalogue.sqlite.connection import connect
 from tensorus_server.catalogue.sqlite.requirements import require_safe_sqlite
 from tensorus_server.model import StoreIdentity
+from tensorus_server.payload_keys import PackedKey, SegmentedKey, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -123,9 +124,14 @@ class CatalogueCopy:
         """Yield the keys of all payloads that are needed, in order, each with the bytes that it must have at least.
 
         Raises:
-            BackupError: a key is damaged.
+            BackupError: a key is damaged, or the payloads are elsewhere.
         """
         for key, least_bytes in self._connection.execute("SELECT key, bytes FROM needed ORDER BY key"):
+            if isinstance(key, str) and isinstance(parse_key(key), SegmentedKey | PackedKey):
+                raise BackupError(
+                    "the payloads of this store are in an object store, which this command does not back up; copy the tensors "
+                    "into a folder with `tensorus copy`"
+                )
             if not isinstance(key, str) or not _KEY.fullmatch(key):
                 raise BackupError(f"the catalogue is damaged: a row has the payload key {key!r}")
             yield key, int(str(least_bytes))

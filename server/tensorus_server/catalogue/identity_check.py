@@ -125,7 +125,7 @@ def _refusal(folder: Path, payloads: Payloads, what: str) -> StoreUnavailableErr
         "chunks/). Nothing was changed. Put back what is missing: catalogue.db-wal next to its catalogue.db, or the whole "
         f"folder as it was copied. Or rebuild the catalogue from the payloads: tensorus recover {folder}. Or continue without "
         f"the missing rows: tensorus gc {folder} --accept-loss, which moves payloads without a row to quarantine for "
-        f"{LOSS_QUARANTINE_S / 86400:.0f} days"
+        f"{LOSS_QUARANTINE_S / 86400:.0f} days. Both take --chunks, too, if the payloads are in an object store"
     )
 
 

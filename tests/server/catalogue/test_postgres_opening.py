@@ -104,6 +104,22 @@ def test_a_newer_version_is_refused_and_nothing_is_changed() -> None:
     open_and_close(dsn)
 
 
+def test_an_open_catalogue_writes_nothing_once_a_newer_version_has_migrated_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    dsn = new_dsn()
+    old = PostgresCatalogue(dsn)
+    commit(old, stored_tensor(create(old), "before"))
+    steps = dict(schema.migrations())
+    with monkeypatch.context() as newer:
+        newer.setattr(schema, "migrations", lambda: {**steps, max(steps) + 1: "SELECT 1"})
+        open_and_close(dsn)
+    with pytest.raises(StoreUnavailableError, match="a newer version of Tensorus has migrated the catalogue"):
+        create(old, "another")
+    with pytest.raises(StoreUnavailableError, match="has migrated the catalogue"):
+        old.members.join("old", 15.0)
+    assert ids_of(old, "dataset") == ["before"]
+    old.close()
+
+
 def test_a_migration_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     dsn = new_dsn()
     steps = dict(schema.migrations())

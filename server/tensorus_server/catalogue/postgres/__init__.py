@@ -80,6 +80,15 @@ class PostgresCatalogue(Catalogue):
             self._database, self.tensors, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
         )
 
+    @staticmethod
+    def check_address(dsn: str) -> None:
+        """Check the form of an address, without connecting to it.
+
+        Raises:
+            StoreUnavailableError: it is malformed; the message does not repeat it.
+        """
+        Address.parse(dsn)
+
     def check_writable(self) -> None:
         """See `Catalogue`. A server that is away now may be back at the next call."""
         self._database.check_writable()

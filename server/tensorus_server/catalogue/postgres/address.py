@@ -6,6 +6,7 @@ pgbouncer   true: no statement is prepared, since pgbouncer in transaction mode 
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -70,8 +71,10 @@ class Address:
         except psycopg.Error:
             # The error repeats parts of the address.
             raise _malformed("libpq does not understand it") from None
-        host, port = given.get("host", given.get("hostaddr", "localhost")), given.get("port", "5432")
-        database = given.get("dbname", given.get("user", ""))
+        # As libpq looks for what the address leaves out; without a host, it uses a Unix socket.
+        host = given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST", "localhost")
+        port = given.get("port") or os.environ.get("PGPORT", "5432")
+        database = given.get("dbname") or os.environ.get("PGDATABASE") or given.get("user", "")
         return cls(conninfo, schema, pgbouncer == "false", f"PostgreSQL at {host}:{port}/{database}")
 
 

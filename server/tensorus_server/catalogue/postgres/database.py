@@ -19,6 +19,7 @@ import psycopg
 
 from tensorus_server.catalogue.postgres.commits import commit
 from tensorus_server.catalogue.postgres.connection import PostgresConnection
+from tensorus_server.catalogue.postgres.migrations import migrations
 from tensorus_server.catalogue.postgres.pool import CONNECTIONS_MAX, Pool, connect
 from tensorus_server.catalogue.postgres.postgres_errors import RETRY_AFTER_S, engine_error, unavailable
 from tensorus_server.errors import StoreBusyError, StoreUnavailableError
@@ -77,7 +78,8 @@ class Database:
             "SELECT set_config('synchronous_commit', 'on', true) "
             "WHERE current_setting('synchronous_commit') IN ('off', 'local'); "
             "SELECT pg_advisory_xact_lock({number}); {first}"
-            "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+            "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint "
+            f"WHERE NOT EXISTS (SELECT 1 FROM schema_version WHERE version > {max(migrations())})"
         )
         self._writer_lock = f"SELECT pg_advisory_xact_lock({lock_number(address.schema, 'write')}); "
 
@@ -216,6 +218,11 @@ class Database:
             begin = self._begin_change
             pooled, now_us = self._begun(lambda number: begin.format(number=number, first=first))
             try:
+                if now_us is None:
+                    raise StoreUnavailableError(
+                        f"{self.where}: a newer version of Tensorus has migrated the catalogue; stop this process, and start "
+                        "that version"
+                    )
                 yield PostgresConnection(pooled.raw, begin, reads=False, now_us=int(now_us))
                 commit(self._address, pooled)
             finally:
@@ -230,7 +237,7 @@ class Database:
             begin: returns the statements for a connection's number.
 
         Returns:
-            The connection, and the value that the last statement returned, if any.
+            The connection, and the value that the last statement returned; None: it returned no row.
         """
         for _ in range(CONNECTIONS_MAX + 1):
             try:
@@ -241,7 +248,8 @@ class Database:
                 cursor = pooled.raw.execute(begin(pooled.number).encode(), prepare=False)
                 while cursor.nextset():
                     pass
-                return pooled, cursor.fetchall()[0][0] if cursor.description is not None else None
+                rows = cursor.fetchall() if cursor.description is not None else []
+                return pooled, rows[0][0] if rows else None
             except BaseException as error:
                 is_stale = isinstance(error, psycopg.OperationalError) and pooled.raw.closed and not pooled.is_new
                 self._end(pooled)

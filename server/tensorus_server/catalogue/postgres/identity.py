@@ -61,7 +61,8 @@ def settle(
         raise StoreUnavailableError(
             f"{where}: the store is not opened, so that nothing of it is lost: {problem}. Nothing was changed. Restore "
             "the database that belongs to the payloads, or name the one that does. If it is lost, `tensorus recover` with "
-            "the same --catalogue and --chunks rebuilds the rows of large tensors"
+            "the same --catalogue and --chunks rebuilds the rows of large tensors, and `tensorus gc --accept-loss` goes on "
+            "without them"
         )
     if problem is not None:
         connection.execute("UPDATE store SET id = ?", (secrets.token_hex(16),))

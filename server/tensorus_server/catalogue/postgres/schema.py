@@ -5,8 +5,6 @@ Opening is one transaction under an advisory lock, so of processes that open a n
 
 from __future__ import annotations
 
-from functools import cache
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -15,17 +13,16 @@ from tensorus_server.catalogue.postgres import identity
 from tensorus_server.catalogue.postgres.commits import forget_old_commits
 from tensorus_server.catalogue.postgres.connection import PostgresConnection
 from tensorus_server.catalogue.postgres.database import lock_number
+from tensorus_server.catalogue.postgres.migrations import migrations
 from tensorus_server.catalogue.postgres.pool import connect
 from tensorus_server.catalogue.postgres.postgres_errors import engine_error, unavailable
 from tensorus_server.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from tensorus_server.catalogue.identity_check import Payloads
     from tensorus_server.catalogue.postgres.address import Address
 
-__all__ = ["migrations", "open_schema"]
+__all__ = ["open_schema"]
 
 _VERSION_MIN = 140000
 """PostgreSQL 14 is the oldest version that is still maintained."""
@@ -65,13 +62,6 @@ def open_schema(address: Address, payloads: Payloads | None, *, accept_loss: boo
         payloads.write_identity(found)
 
 
-@cache
-def migrations() -> Mapping[int, str]:
-    """Return the migrations by version: forward only, all in one transaction when the catalogue is opened."""
-    folder = resources.files("tensorus_server.catalogue.postgres") / "migrations"
-    return {int(file.name[:4]): file.read_text() for file in folder.iterdir() if file.name.endswith(".sql")}
-
-
 def _require_server(raw: psycopg.Connection[Any], where: str) -> None:
     version = raw.info.server_version
     if version < _VERSION_MIN:
@@ -95,6 +85,9 @@ def _migrate(raw: psycopg.Connection[Any], address: Address) -> bool:
         )
     ((current,),) = raw.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchall()
     steps = migrations()
+    if 0 < current < max(steps):
+        # No transaction of an older version is under way, and later ones notice; see `Database`.
+        raw.execute("SELECT pg_advisory_xact_lock(%s)", (lock_number(address.schema, "write"),))
     if current > max(steps):
         raise StoreUnavailableError(
             f"{address.where}: the catalogue in schema {address.schema} has version {current}, this version of Tensorus knows "

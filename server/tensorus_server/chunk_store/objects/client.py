@@ -370,7 +370,8 @@ class ObjectClient:
             raise PayloadMissingError(f"{self.name} has no such object") from None
         if status in {401, 403} or type(error).__name__ in {"PermissionDeniedError", "UnauthenticatedError"}:
             return _FailureError(
-                f"refuses the credentials ({said}); check those in the environment, what they permit, and this host's clock"
+                f"refuses the credentials ({said}); check those in the environment, what they permit, the name of the bucket, "
+                "and this host's clock"
             )
         if status == 507 or code in _FULL:
             return _FailureError(f"is full ({said})", full=True)
