@@ -1,7 +1,7 @@
 """Messages between the processes that use a catalogue, by LISTEN and NOTIFY.
 
 They only make waits shorter. One may be lost while the listening connection is broken, and behind pgbouncer in transaction mode
-there are none, so whoever waits looks for itself, too, now and then.
+there are none, so whoever waits also looks for itself from time to time.
 """
 
 from __future__ import annotations
