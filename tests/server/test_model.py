@@ -52,8 +52,14 @@ def test_a_schema_knows_whether_it_allows_everything(schema: Schema, *, is_empty
         ({"reserve_bytes": -1}, "reserve_bytes must not be negative"),
         ({"reserve_share": -0.1}, "reserve_share must be at least 0 and below 1"),
         ({"reserve_share": 1.0}, "reserve_share must be at least 0 and below 1"),
-        ({"catalogue": "mysql://h/d"}, "catalogue is 'mysql://h/d', must be postgresql://HOST/DATABASE"),
-        ({"catalogue": "mysql://u:secret@h/d"}, "catalogue is 'mysql://u@h/d', must be"),
+        (
+            {"catalogue": "mysql://h/d"},
+            "catalogue must be the URL of a PostgreSQL database: postgresql://HOST/DATABASE",
+        ),
+        (
+            {"catalogue": "mysql://u:secret@h/d"},
+            "catalogue must be the URL of a PostgreSQL database: postgresql://HOST/DATABASE$",
+        ),
         ({"catalogue": "postgresql://h/d"}, "a catalogue in PostgreSQL needs an object store"),
         ({"chunks": "bucket/prefix"}, "chunks is 'bucket/prefix', must be a URL"),
         ({"cache_dir": Path("/cache")}, "payloads in data_dir need no cache"),

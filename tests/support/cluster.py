@@ -6,6 +6,7 @@ Each has a proxy in front, whose address stays the same when the replica is kill
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Self
 
 from support.proxy import FaultProxy
 from support.servers import ServerProcess
+
+_START_S = 60.0
 
 
 class Cluster:
@@ -70,9 +73,7 @@ class Cluster:
         options = [*self._options[number]]
         if self._cache:
             options += ["--cache-dir", str(self._folder / f"cache-{number}"), "--cache-size", "256MiB"]
-        server = ServerProcess(
-            self._folder / f"unused-{number}", grace_s=2.0, options=options, environment=self._environment
-        )
+        server = self._started(number, options)
         with self._turn:
             if not self._running:
                 server.kill()
@@ -82,6 +83,18 @@ class Cluster:
                 self.proxies.append(self._stack.enter_context(FaultProxy(server.address)))
             else:
                 self.proxies[number].target = server.address
+
+    def _started(self, number: int, options: Sequence[str]) -> ServerProcess:
+        """Start it, again and again while its database or its object store is away, as whoever supervises it does."""
+        give_up_s = time.monotonic() + _START_S
+        while True:
+            try:
+                return ServerProcess(
+                    self._folder / f"unused-{number}", grace_s=2.0, options=options, environment=self._environment
+                )
+            except RuntimeError:
+                if time.monotonic() > give_up_s:
+                    raise
 
     def kill(self, number: int) -> None:
         """End a replica as a crash would."""

@@ -13,6 +13,7 @@ import pytest
 from server.chunk_store.objects.conftest import CommittedStore, MakeStore
 from server.chunk_store.objects.test_reading import gets
 from server.chunk_store.objects.test_writing import KIB, MIB
+from support.caches import wait_for
 from support.http_proxy import HttpProxy, Treatment
 from support.seaweed import Seaweed
 from tensorus_server.chunk_store.abc import PayloadMissingError, new_payload_key
@@ -144,6 +145,7 @@ def test_a_cache_lets_only_what_it_has_not_be_fetched_ahead(make_store: MakeStor
     keys = packed(store, payloads)
     with closing(CachedPayloads(store, tmp_path / "cache", 64 * MIB)) as cache:
         assert cache.fetches_ahead
+        wait_for(lambda: cache._cache.is_ready)
         with cache.open(keys[0]) as reader:
             assert reader.read(0, reader.length) == payloads[0]
         gets(store)
