@@ -82,7 +82,8 @@ class SeaweedCluster:
             f"-dir={folder}",
             f"-port={self._volumes[number]}",
             f"-master=127.0.0.1:{self._master}",
-            "-max=20",
+            # Volumes of 64 MiB. A server without room does not refuse: it lets requests wait.
+            "-max=100",
         )
 
     def close(self) -> None:
