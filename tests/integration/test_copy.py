@@ -487,7 +487,7 @@ def test_bad_arguments_are_refused_in_words_that_say_what_to_do(tmp_path: Path) 
         (2, "are the same store", (store, f"{store}/../a")),
         (2, "are the same store", ("localhost:1", "localhost:1")),
         (2, "is a file", (store, other / "file")),
-        (2, "s3:// is not a store that this command can open; start `tensorus serve`", (store, "s3://bucket/prefix")),
+        (2, "s3:// is a part of a store; name both, as postgresql://", (store, "s3://bucket/prefix")),
         (2, "neither a folder nor HOST:PORT", (store, "ftp://host/folder")),
         (2, "--as needs exactly one --dataset", (store, tmp_path / "b", "--as", "x")),
         (2, "needs exactly one --dataset", (store, tmp_path / "b", "--at", "snapshot")),

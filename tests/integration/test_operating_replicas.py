@@ -243,6 +243,24 @@ def test_a_catalogue_on_one_machine_with_payloads_in_an_object_store(tmp_path: P
         server.kill()
 
 
+def test_a_store_is_copied_into_a_database_and_an_object_store_and_back(
+    tmp_path: Path, database: str, postgres: PostgresServer, seaweed: Seaweed
+) -> None:
+    with tensorus.open(tmp_path / "here") as client:
+        client.create_dataset("d", preset="none")
+        for number in range(3):
+            client.insert("d", content(number), id=f"t{number}")
+    there = f"{postgres.dsn(database)},{seaweed.url()}"
+    for source, destination in ((tmp_path / "here", there), (there, tmp_path / "back")):
+        copied = tensorus_command("copy", source, destination)
+        assert copied.returncode == 0, copied.stderr
+        again = tensorus_command("copy", source, destination, "--json")
+        assert again.returncode == 0, again.stderr
+    with tensorus.open(tmp_path / "back") as client:
+        for number in range(3):
+            assert_same_bits(client.get("d", f"t{number}", as_="numpy"), content(number))
+
+
 def tensorus_command(*arguments: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tensorus", *map(str, arguments)],

@@ -1,4 +1,4 @@
-"""Where a store is that a command names in one argument: on a server, or in a folder."""
+"""Where a store is that a command names in one argument: on a server, in a folder, or in a database and an object store."""
 
 from __future__ import annotations
 
@@ -21,17 +21,25 @@ __all__ = ["Place", "opened", "place_of", "require_store"]
 _ADDRESSES = re.compile(r"[^/\\,\s]+:[0-9]{1,5}(?:,[^/\\,\s]+:[0-9]{1,5})*")
 """One or several addresses with their ports."""
 
+_PARTS = re.compile(r"(postgres(?:ql)?://.+),((?:s3|gs|az|https?)://.+)")
+"""A catalogue and an object store."""
+
 
 @dataclass(frozen=True)
 class Place:
-    """A store. One field is set."""
+    """A store. One of these says where it is."""
 
     server: str = ""
     """Its address."""
     folder: Path | None = None
+    parts: tuple[str, str] | None = None
+    """The URLs of its catalogue and its object store."""
 
     def __str__(self) -> str:
-        """Return it as the user wrote it."""
+        """Return it as the user wrote it, but the parts of a store without passwords and parameters."""
+        if self.parts is not None:
+            catalogue, chunks = (re.sub(r"//[^@/]*@", "//", part).partition("?")[0] for part in self.parts)
+            return f"{catalogue},{chunks}"
         return self.server if self.folder is None else str(self.folder)
 
     def is_same(self, other: Place) -> bool:
@@ -42,11 +50,13 @@ class Place:
 
 
 def place_of(text: str) -> Place:
-    """Return the place that an argument names: an existing folder, HOST:PORT, or the path of a new folder.
+    """Return the place that an argument names: an existing folder, HOST:PORT, CATALOGUE,CHUNKS, or the path of a new folder.
 
     Raises:
-        click.UsageError: it is neither.
+        click.UsageError: it is none of these.
     """
+    if found := _PARTS.fullmatch(text):
+        return Place(parts=(found[1], found[2]))
     path = Path(text).expanduser()
     if path.is_dir():
         return Place(folder=path)
@@ -56,8 +66,8 @@ def place_of(text: str) -> Place:
         raise click.UsageError(f"{text} is a file; a store is a folder, or HOST:PORT of a server")
     if re.match(r"(postgres(ql)?|s3|gs|az|https?)://", text):
         raise click.UsageError(
-            f"{text.partition('://')[0]}:// is not a store that this command can open; start `tensorus serve` on it, and name "
-            "that server's HOST:PORT"
+            f"{text.partition('://')[0]}:// is a part of a store; name both, as postgresql://HOST/DATABASE,s3://BUCKET/PREFIX, "
+            "or the HOST:PORT of a server of that store"
         )
     if "://" in text or not text.strip():
         raise click.UsageError(f"{text!r} is neither a folder nor HOST:PORT of a server")
@@ -85,8 +95,14 @@ def opened(place: Place, on_interruption: Observer) -> tensorus.Client:
         on_interruption: called before a call to a server is retried.
 
     Raises:
-        UnavailableError: the server cannot be reached, or the folder cannot be opened as a store.
+        UnavailableError: the server cannot be reached, or the folder, the database or the object store cannot be opened.
+        click.UsageError: an address is malformed.
     """
+    if place.parts is not None:
+        try:
+            return tensorus.open(catalogue=place.parts[0], chunks=place.parts[1])
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
     if place.folder is not None:
         return tensorus.open(place.folder)
     client = tensorus.Client(backend_of(place.server, on_interruption))

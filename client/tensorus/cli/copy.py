@@ -72,7 +72,8 @@ def copy(
 ) -> None:
     """Copy datasets from the store SRC to the store DST. Both are HOST:PORT of a server, or the folder of a store.
 
-    A store beyond one machine is named by one of its servers, or by several: a:7733,b:7733.
+    Several servers of one store are named as a:7733,b:7733. A store beyond one machine can also be named by its parts, as
+    postgresql://HOST/DATABASE,s3://BUCKET/PREFIX.
 
     Tensors that DST has already are skipped. So a copy that was interrupted goes on when it is repeated, and a repeated copy
     brings what is new. A tensor that DST has with other values or metadata is reported and kept, unless --replace is given.
@@ -87,6 +88,7 @@ def copy(
       tensorus copy localhost:7733 ./copy
       tensorus copy ./data gpu-server:7733 --dataset weights --as weights-before
       tensorus copy old:7733 new:7733 --verify
+      tensorus copy ./data postgresql://host/db,s3://bucket/prefix
     """  # noqa: D301 - click's mark for lines that are not rewrapped
     from_place, to_place = place_of(src), place_of(dst)
     _require_two(from_place, to_place)
