@@ -12,7 +12,7 @@ from support.engine import Reopen, commit, create, stored_tensor
 from support.packs import begin_pack, packed
 from tensorus_server.catalogue.abc import Catalogue, PackContent, StoredTensor, WriterLostError, packed_key
 from tensorus_server.chunk_store.abc import new_payload_key
-from tensorus_server.errors import StoreBusyError
+from tensorus_server.errors import StoreBusyError, StoreUnavailableError
 from tensorus_server.model import Dataset, Tensor
 from tensorus_server.payload_keys import PACK_PREFIX
 
@@ -77,6 +77,21 @@ class CataloguePacksContract:
         catalogue.packs.look_again(first[:1])
         catalogue.packs.look_again(first[:1])
         assert set(claimed(catalogue)) == {first[0], sorted(packs)[2]}
+
+    def test_packs_that_could_not_be_given_back_are_due_again(
+        self, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def away() -> None:
+            raise StoreUnavailableError("the database is away")
+
+        pack, _ = commit_packed(catalogue, create(catalogue), "a")
+        assert set(claimed(catalogue)) == {pack}
+        with monkeypatch.context() as patched:
+            patched.setattr(catalogue._database, "write", away)
+            with pytest.raises(StoreUnavailableError, match="away"):
+                catalogue.packs.look_again([pack])
+        assert set(claimed(catalogue)) == {pack}
+        assert claimed(catalogue) == {}
 
     def test_a_payload_in_its_grace_period_keeps_its_pack_and_is_not_needed(self, catalogue: Catalogue) -> None:
         pack, (first, _) = commit_packed(catalogue, create(catalogue), "a", "b")

@@ -104,7 +104,7 @@ def sweep_packs(table: PackTable, store: PackStore, *, is_closing: Callable[[], 
             _empty(table, store, group, swept)
             waiting.difference_update(content.pack for content in group)
     finally:
-        # If this fails too, they are looked at within a day.
+        # If this fails too, the table remembers them; if the process ends, they are looked at within a day.
         with suppress(EngineError):
             table.look_again(waiting)
     if swept.retired or swept.emptied:

@@ -134,9 +134,12 @@ class SqlPackTable(PackTable):
         self._members = members
         self._trusts_indexes = trusts_indexes
         self._delete_grace_us = int(delete_grace_s * 1e6)
+        # Packs that were claimed and are to be due again, which the database did not take because it was away.
+        self._owed: set[str] = set()
 
     def claim(self, limit: int) -> list[PackContent]:
         """See `PackTable`."""
+        self.look_again(self._owed.copy())
         with self._database.read() as connection:
             if not select(connection, _DUE, _due(connection, 1)):
                 return []
@@ -146,6 +149,7 @@ class SqlPackTable(PackTable):
             connection.executemany(
                 "UPDATE pack SET checked_us = ? WHERE pack = ?", [(now_us(connection), pack) for pack, _ in due]
             )
+        self._owed |= {pack for pack, _ in due}
         contents: list[PackContent] = []
         for pack, object_bytes in due:
             with self._database.read() as connection:
@@ -160,6 +164,7 @@ class SqlPackTable(PackTable):
                 for key, held, naming in rows
             )
             contents.append(PackContent(pack, object_bytes, payloads))
+        self._owed -= {pack for pack, _ in due}
         return contents
 
     def doubtful(self, contents: Sequence[PackContent]) -> set[str]:
@@ -183,8 +188,10 @@ class SqlPackTable(PackTable):
     def look_again(self, packs: Collection[str]) -> None:
         """See `PackTable`."""
         if packs:
+            self._owed |= set(packs)
             with self._database.write() as connection:
                 mark_packs(connection, packs)
+            self._owed -= set(packs)
 
     def retire(self, packs: Collection[str]) -> list[str]:
         """See `PackTable`."""
