@@ -194,7 +194,7 @@ class MemberWrites:
         Raises:
             StoreUnavailableError: the database does not answer, or has not for so long that this process may be declared dead.
         """
-        self._membership.require()
+        self.require()
         self._members.begin(keys)
 
     def take_over(self, payload_key: str) -> int:

@@ -6,25 +6,15 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from tensorus_server.catalogue.abc import Catalogue
 from tensorus_server.catalogue.postgres.address import Address
 from tensorus_server.catalogue.postgres.database import Database
 from tensorus_server.catalogue.postgres.identity import raise_if_due
 from tensorus_server.catalogue.postgres.notifications import PostgresNotifications
 from tensorus_server.catalogue.postgres.schema import open_schema
-from tensorus_server.catalogue.sql.copies import SqlCopyTable
-from tensorus_server.catalogue.sql.datasets import SqlDatasetTable
-from tensorus_server.catalogue.sql.garbage import SqlGarbageTable
-from tensorus_server.catalogue.sql.members import SqlMemberTable
-from tensorus_server.catalogue.sql.packs import SqlPackTable
-from tensorus_server.catalogue.sql.snapshots import SqlSnapshotTable
-from tensorus_server.catalogue.sql.tensors import SqlTensorTable
-from tensorus_server.catalogue.sql.totals import sizes_of_tensors, totals_of_tables
-from tensorus_server.catalogue.sql.uploads import SqlUploadTable
+from tensorus_server.catalogue.sql.catalogue import SqlCatalogue
 from tensorus_server.errors import EngineError
 
 if TYPE_CHECKING:
-    from tensorus_server.catalogue.abc import CatalogueTotals, Sizes
     from tensorus_server.catalogue.identity_check import Payloads
 
 __all__ = ["PostgresCatalogue"]
@@ -35,7 +25,7 @@ _MAINTAINED_EVERY_S = 3600.0
 _log = logging.getLogger(__name__)
 
 
-class PostgresCatalogue(Catalogue):
+class PostgresCatalogue(SqlCatalogue):
     """A catalogue in one schema of a PostgreSQL database."""
 
     def __init__(
@@ -67,17 +57,12 @@ class PostgresCatalogue(Catalogue):
         self._maintain_next_s = time.monotonic() + _MAINTAINED_EVERY_S
         self._database = Database(address)
         self._notifications = PostgresNotifications(address)
-        self.datasets = SqlDatasetTable(self._database, delete_grace_s=delete_grace_s)
-        self.members = SqlMemberTable(self._database, self._notifications)
-        self.tensors = SqlTensorTable(
-            self._database, self.members, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
-        )
-        self.snapshots = SqlSnapshotTable(self._database, delete_grace_s=delete_grace_s)
-        self.uploads = SqlUploadTable(self._database, self.members, expiry_s=upload_expiry_s)
-        self.garbage = SqlGarbageTable(self._database, delete_grace_s=delete_grace_s)
-        self.packs = SqlPackTable(self._database, self.members, delete_grace_s=delete_grace_s, trusts_indexes=True)
-        self.copies = SqlCopyTable(
-            self._database, self.tensors, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
+        super().__init__(
+            self._database,
+            delete_grace_s=delete_grace_s,
+            upload_expiry_s=upload_expiry_s,
+            notifications=self._notifications,
+            trusts_indexes=True,
         )
 
     @staticmethod
@@ -89,22 +74,10 @@ class PostgresCatalogue(Catalogue):
         """
         Address.parse(dsn)
 
-    def check_writable(self) -> None:
-        """See `Catalogue`. A server that is away now may be back at the next call."""
-        self._database.check_writable()
-
     def check_present(self) -> None:
         """See `Catalogue`."""
         self._database.check_writable()
         self._database.check_present()
-
-    def sizes(self, dataset: str | None = None, *, past: bool = False) -> Sizes:
-        """See `Catalogue`."""
-        return sizes_of_tensors(self._database, dataset, past=past)
-
-    def totals(self) -> CatalogueTotals:
-        """See `Catalogue`."""
-        return totals_of_tables(self._database, self._database.file_bytes())
 
     def maintain(self, *, idle: bool) -> None:
         """Raise the store's epoch once a day, if idle."""

@@ -7,17 +7,8 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from tensorus_server.catalogue.abc import Catalogue
-from tensorus_server.catalogue.sql.copies import SqlCopyTable
-from tensorus_server.catalogue.sql.datasets import SqlDatasetTable
-from tensorus_server.catalogue.sql.garbage import SqlGarbageTable
-from tensorus_server.catalogue.sql.members import SqlMemberTable
+from tensorus_server.catalogue.sql.catalogue import SqlCatalogue
 from tensorus_server.catalogue.sql.numbers import is_counter_damaged, mend_counter
-from tensorus_server.catalogue.sql.packs import SqlPackTable
-from tensorus_server.catalogue.sql.snapshots import SqlSnapshotTable
-from tensorus_server.catalogue.sql.tensors import SqlTensorTable
-from tensorus_server.catalogue.sql.totals import sizes_of_tensors, totals_of_tables
-from tensorus_server.catalogue.sql.uploads import SqlUploadTable
 from tensorus_server.catalogue.sqlite.database import Database
 from tensorus_server.catalogue.sqlite.index_check import IndexCheck
 from tensorus_server.catalogue.sqlite.memory_database import MemoryDatabase
@@ -28,7 +19,6 @@ from tensorus_server.errors import EngineError, StoreUnavailableError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tensorus_server.catalogue.abc import CatalogueTotals, Sizes
     from tensorus_server.catalogue.identity_check import Payloads
 
 __all__ = ["SqliteCatalogue"]
@@ -36,7 +26,7 @@ __all__ = ["SqliteCatalogue"]
 _log = logging.getLogger(__name__)
 
 
-class SqliteCatalogue(Catalogue):
+class SqliteCatalogue(SqlCatalogue):
     """A catalogue in one database, which is a file in WAL mode that is synced at every commit, or is in memory."""
 
     def __init__(
@@ -68,35 +58,12 @@ class SqliteCatalogue(Catalogue):
             self._database = _open(folder, payloads, accept_loss=accept_loss)
             _mend_counter(self._database)
             self._index_check = IndexCheck(self._database)
-        self.datasets = SqlDatasetTable(self._database, delete_grace_s=delete_grace_s)
-        self.members = SqlMemberTable(self._database)
-        self.tensors = SqlTensorTable(
-            self._database, self.members, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
-        )
-        self.snapshots = SqlSnapshotTable(self._database, delete_grace_s=delete_grace_s)
-        self.uploads = SqlUploadTable(self._database, self.members, expiry_s=upload_expiry_s)
-        self.garbage = SqlGarbageTable(self._database, delete_grace_s=delete_grace_s)
-        self.packs = SqlPackTable(self._database, self.members, delete_grace_s=delete_grace_s)
-        self.copies = SqlCopyTable(
-            self._database, self.tensors, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
-        )
-
-    def check_writable(self) -> None:
-        """See `Catalogue`."""
-        self._database.check_writable()
+        super().__init__(self._database, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s)
 
     def check_present(self) -> None:
         """See `Catalogue`."""
         self._database.check_folder()
         self._database.check_writable()
-
-    def sizes(self, dataset: str | None = None, *, past: bool = False) -> Sizes:
-        """See `Catalogue`."""
-        return sizes_of_tensors(self._database, dataset, past=past)
-
-    def totals(self) -> CatalogueTotals:
-        """See `Catalogue`."""
-        return totals_of_tables(self._database, self._database.file_bytes())
 
     def maintain(self, *, idle: bool) -> None:
         """Checkpoint the log if it has grown, or if idle."""
