@@ -16,6 +16,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from tensorus_server.background import WorkerPool
+from tensorus_server.chunk_index import IndexCache
 from tensorus_server.chunk_store.abc import ChunkStore, PayloadBusyError, PayloadMissingError, PresignedRange
 from tensorus_server.chunk_store.objects.address import StoreAddress
 from tensorus_server.chunk_store.objects.ahead import PackedAhead
@@ -34,7 +35,7 @@ from tensorus_server.chunk_store.objects.reader import ObjectReader, ReaderParts
 from tensorus_server.chunk_store.objects.segments import segments_before
 from tensorus_server.chunk_store.objects.writer import Continued, SegmentWriter, WriterParts
 from tensorus_server.limits import PACK_BYTES_MAX, PACKED_BYTES_MAX, SEGMENT_OBJECT_BYTES
-from tensorus_server.payload_keys import PackedKey, parse_key
+from tensorus_server.payload_keys import PackedKey, SegmentedKey, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -122,6 +123,8 @@ class ObjectChunkStore(ChunkStore):
         self.read_budget = ByteBudget(read_bytes_max)
         """Of what readers fetched and did not return yet."""
         self._reader_parts = ReaderParts(self.client, self._gets, self.read_budget)
+        # Where payloads were found to be. Direct reads ask again and again, also while the store is away.
+        self._spans = IndexCache()
         self._ahead = PackedAhead(self._reader_parts)
         self._identity = IdentityObject(self.client)
         self._listing = ObjectListing(self.client, self._parts)
@@ -250,8 +253,8 @@ class ObjectChunkStore(ChunkStore):
     def presign(
         self, key: str, ranges: Sequence[tuple[int, int]], expires_s: float
     ) -> list[list[PresignedRange]] | None:
-        """See `PayloadStore`. One request to the store if the payload has several segments; otherwise none."""
-        spans = spans_of(self._reader_parts, key)
+        """See `PayloadStore`. The first time, one request to the store if the payload has several segments; otherwise none."""
+        spans = self._spans.get(key, _spans_bytes(key), lambda: spans_of(self._reader_parts, key))
         pieces = [_pieces(key, spans, offset, length) for offset, length in ranges]
         names = sorted({span.name for found in pieces for span in found})
         expires_at_s = time.time() + expires_s
@@ -315,6 +318,13 @@ class ObjectChunkStore(ChunkStore):
 
     def _listed(self, payload_key: str) -> list[StoredSegments]:
         return list(list_payloads(self.client, payload_folder(payload_key)))
+
+
+def _spans_bytes(key: str) -> int:
+    """Return about how much memory the spans of a payload take, from its key."""
+    parsed = parse_key(key)
+    segments = parsed.tail_offset // SEGMENT_OBJECT_BYTES if isinstance(parsed, SegmentedKey) else 0
+    return 4096 + 512 * segments
 
 
 def _pieces(key: str, spans: Sequence[Span], offset: int, length: int) -> list[Span]:

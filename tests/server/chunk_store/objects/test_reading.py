@@ -194,6 +194,19 @@ def test_presigned_ranges_are_the_bytes_of_the_payload(make_store: MakeStore, pa
         store.presign(key, [(0, payload_bytes + 1)], 60.0)
 
 
+def test_a_payload_is_looked_for_once_to_presign_its_ranges(make_store: MakeStore) -> None:
+    store = make_store(segment_bytes=200 * KIB, packed_bytes_max=KIB)
+    key = written(store, os.urandom(700 * KIB))
+    store.client.requests.clear()
+    first = store.presign(key, [(0, 10)], 60.0)
+    assert store.client.requests["get"] == 1
+    again = store.presign(key, [(0, 10)], 60.0)
+    assert store.client.requests["get"] == 1
+    assert first is not None
+    assert again is not None
+    assert [(piece.offset, piece.length) for piece in again[0]] == [(piece.offset, piece.length) for piece in first[0]]
+
+
 def test_a_store_that_cannot_sign_says_so(make_store: MakeStore) -> None:
     store = make_store(url="memory://tests")
     key = written(store, b"payload")
