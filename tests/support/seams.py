@@ -10,7 +10,7 @@ import pytest
 
 from tensorus_server.catalogue.sqlite import database
 from tensorus_server.chunk_store import local
-from tensorus_server.engine import engine as engine_module
+from tensorus_server.engine import collection as collection_module
 from tensorus_server.engine.codec_pool import CodecPool
 from tensorus_server.engine.insert import delta_base, edit_writer, small_tensors, tensor_writer
 
@@ -63,7 +63,7 @@ class Seams:
         for module in (small_tensors, tensor_writer, edit_writer, delta_base):
             patch.setattr(module, "encode_chunk", self._guarded("codec", module.encode_chunk))
         patch.setattr(CodecPool, "submit", self._guarded("codec pool", CodecPool.submit))
-        patch.setattr(engine_module, "sweep", self._guarded("sweep", engine_module.sweep))
+        patch.setattr(collection_module, "sweep", self._guarded("sweep", collection_module.sweep))
         connect = database.connect
         patch.setattr(
             database, "connect", lambda path, *, create: _Connection(connect(path, create=create), self, create)

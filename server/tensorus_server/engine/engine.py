@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.background import WorkerPool, close_parts
 from tensorus_server.chunk_store.abc import PayloadBusyError
+from tensorus_server.engine.collection import Collection
 from tensorus_server.engine.copies import Copies
 from tensorus_server.engine.health import Health
 from tensorus_server.engine.insert.committer import Committer
@@ -21,7 +22,6 @@ from tensorus_server.engine.insert.sessions import InsertSessions
 from tensorus_server.engine.insert.stream import InsertOptions, InsertServices, InsertStream
 from tensorus_server.engine.insert.tensor_locks import TensorLocks
 from tensorus_server.engine.insert.uploads import progress_of, tensors_of
-from tensorus_server.engine.orphans import empty_quarantine, quarantine_orphans
 from tensorus_server.engine.paging import checked_page_size, decode_place, encode_token, take_all
 from tensorus_server.engine.purge import Purger
 from tensorus_server.engine.read.plans import Plans
@@ -29,7 +29,6 @@ from tensorus_server.engine.read.reader import TensorReader
 from tensorus_server.engine.reads import Reads
 from tensorus_server.engine.snapshots import Snapshots
 from tensorus_server.engine.store_stats import store_stats
-from tensorus_server.engine.sweep import sweep
 from tensorus_server.engine.sweeper import Sweeper
 from tensorus_server.engine.validate import (
     require_dataset_name,
@@ -52,14 +51,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tensorus_server.catalogue.abc import Catalogue
-    from tensorus_server.chunk_store.abc import ChunkStore, PayloadStore, Quarantine
+    from tensorus_server.chunk_store.abc import ChunkStore, PayloadStore
     from tensorus_server.chunk_store.cache.payloads import CachedPayloads
     from tensorus_server.engine.codec_pool import CodecPool
     from tensorus_server.engine.insert.stream import ItemProgress, ItemResult
     from tensorus_server.engine.membership import Membership
-    from tensorus_server.engine.orphans import Listing
     from tensorus_server.engine.store_stats import StoreStats
-    from tensorus_server.engine.sweep import Swept
     from tensorus_server.engine.verify.verification import Target
     from tensorus_server.errors import (
         DataCorruptError,
@@ -71,8 +68,6 @@ __all__ = ["Engine"]
 _SEAL_THREADS = 8
 """Large tensors that may wait for their last fsync at the same time. These threads wait for the disk and use little CPU."""
 
-_LIST_EVERY_S = 86400.0
-
 _SWEEP_EVERY_S = 60.0
 
 _SWEEP_SHARED_EVERY_S = 10.0
@@ -82,16 +77,10 @@ soon."""
 _CLOSE_TIMEOUT_S = 60.0
 """How long `close` waits in total for work in progress."""
 
-_SWEEP = "sweep"
-"""The lease of the member that sweeps."""
-
-_PRUNE_WAIT_S = 60.0
-"""How long a sweep waits for another process that is deleting past tensors."""
-
 _log = logging.getLogger(__name__)
 
 
-class Engine(Reads):
+class Engine(Reads, Collection):
     """One open store. Thread-safe."""
 
     def __init__(
@@ -408,52 +397,6 @@ class Engine(Reads):
         """Return the sizes of the whole store; see `store_stats`."""
         return store_stats(self._catalogue, self._chunk_store)
 
-    def sweep(self, *, in_grace: bool = False) -> Swept:
-        """Delete payloads that are no longer needed; also runs in the background, once a minute. See `sweep.sweep`.
-
-        With `in_grace`, past tensors that nothing needs are deleted first.
-        """
-        store = self._chunk_store
-        if in_grace:
-            self._catalogue.snapshots.prune(lambda _: self._closing.is_set(), wait_s=_PRUNE_WAIT_S)
-        return sweep(
-            self._catalogue,
-            self._payloads,
-            store,
-            packs=store.packs,
-            in_grace=in_grace,
-            is_closing=self._closing.is_set,
-        )
-
-    def quarantine_orphans(self, *, dry_run: bool = False) -> Listing:
-        """Move payloads without a row to quarantine; also runs in the background, once a day. See `orphans.quarantine_orphans`.
-
-        In a store that several machines share, what runs in the background is a dry run.
-
-        Raises:
-            LimitExceededError: there are too many.
-            DataCorruptError, StoreUnavailableError: the catalogue is damaged.
-        """
-        return quarantine_orphans(
-            self._catalogue,
-            self._chunk_store,
-            self._chunk_store.quarantine,
-            older_than_s=self._orphan_age_s,
-            quarantine_s=self._quarantine_s,
-            uncommitted=lambda: self._committer.uncommitted,
-            is_closing=self._closing.is_set,
-            dry_run=dry_run,
-        )
-
-    @property
-    def quarantine(self) -> Quarantine:
-        """The quarantine of payloads that no row refers to."""
-        return self._chunk_store.quarantine
-
-    def empty_quarantine(self) -> int:
-        """Delete all payloads in quarantine and return how many there were."""
-        return empty_quarantine(self._chunk_store.quarantine, at_once=True)
-
     def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
         """Commit pending tensors and close every part. Idempotent. Streams should have ended; open ones fail.
 
@@ -483,16 +426,6 @@ class Engine(Reads):
     def _close_catalogue(self, timeout_s: float) -> bool:
         self._catalogue.close(timeout_s)
         return True
-
-    def _sweep_round(self) -> None:
-        if self._membership is not None and not self._membership.leads(_SWEEP):
-            # What this process could not give up while a part of the store was away is known to no other.
-            self._chunk_store.sweep_unfinished()
-            return
-        self.sweep()
-        if self._catalogue.garbage.claim_listing(_LIST_EVERY_S):
-            # What a process leaves behind that shares the store with others is known without a listing.
-            self.quarantine_orphans(dry_run=self._membership is not None)
 
 
 def _is_absent(_: float) -> bool:
