@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy as copying
-import json
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,12 +16,13 @@ import pytest
 import tensorus
 from support.arrays import DTYPE_NAMES, assert_same_bits, normal, random_bits
 from support.client import Ran, run_command, run_process
-from support.servers import ServerProcess, running_server
+from support.servers import running_server
+from support.store_copies import assert_copied, copied, sums
 from tensorus import Policy, Schema
 from tensorus._moving.copying import CopyOptions, copy_datasets
 from tensorus._moving.exact import STORED_BEFORE
 from tensorus.embedded import EmbeddedBackend
-from tensorus.errors import InvalidPolicyError, NotImplementedByServerError, UnavailableError
+from tensorus.errors import InvalidPolicyError, NotImplementedByServerError
 from tensorus_protos.limits import METADATA_BYTES_MAX
 
 pytestmark = pytest.mark.usefixtures("few_shards")
@@ -67,22 +66,6 @@ def fill(client: tensorus.Client) -> None:
     client.insert("edited", normal((600, 600)), id="other-twin", policy=Policy(preset="lossless"))
 
 
-def assert_copied(source: tensorus.Client, copy: tensorus.Client, *datasets: str) -> None:
-    """Fail unless the copy has the same tensors, bit for bit, and the same settings."""
-    for name in datasets:
-        one, other = source.dataset(name), copy.dataset(name)
-        assert (one.policy, one.schema, one.retention) == (other.policy, other.schema, other.retention)
-        infos = {info.id: info for info in copy.list(name)}
-        assert infos.keys() == {info.id for info in source.list(name)}
-        for record in source.query(name, as_="numpy"):
-            info = infos[record.info.id]
-            assert_same_bits(copy.get(name, info.id, as_="numpy"), record.tensor)
-            metadata = sorted((key, value) for key, value in info.metadata.items() if key != STORED_BEFORE)
-            assert repr(metadata) == repr(sorted(record.info.metadata.items())), info.id
-            assert (STORED_BEFORE in info.metadata) == record.info.lossy, info.id
-            assert info.relative_error == 0
-
-
 @contextmanager
 def place(kind: str, folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Yield a store as an argument of the command, and what opens a client of it."""
@@ -91,20 +74,6 @@ def place(kind: str, folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
         return
     with running_server(folder) as server:
         yield server.address, lambda: tensorus.connect(server.address)
-
-
-def copied(*arguments: object) -> dict[str, Any]:
-    ran = run_command("copy", *arguments, "--json")
-    assert ran.exit_code == 0, ran.errors
-    found: dict[str, Any] = json.loads(ran.output)
-    return found
-
-
-def sums(report: dict[str, Any]) -> dict[str, int]:
-    """Return the counts of a report that are not zero, over all datasets."""
-    names = ("copied", "shared", "replaced", "updated", "present", "conflict", "failed", "gone")
-    found = {name: sum(one[name] for one in report["datasets"]) for name in names}
-    return {name: count for name, count in found.items() if count}
 
 
 @pytest.mark.parametrize(("source", "destination"), [("folder", "server"), ("server", "folder"), ("server", "server")])
@@ -226,45 +195,6 @@ def test_a_dry_run_stores_nothing_and_creates_no_folder(tmp_path: Path) -> None:
     assert sums(copied(tmp_path / "a", tmp_path / "b")) == {"copied": 2}
 
 
-class Meddling(EmbeddedBackend):
-    """A source in which something happens right before tensors are read."""
-
-    before_read: Callable[[list[str]], None] = staticmethod(lambda _: None)
-
-    def get(self, dataset: str, ids: Any, part: Any, *, with_data: bool, at: Any = None) -> Any:
-        """Let it happen, and read."""
-        if with_data:
-            self.before_read(list(ids))
-        return super().get(dataset, ids, part, with_data=with_data, at=at)
-
-
-def test_tensors_that_change_or_go_while_they_are_copied_are_copied_as_they_are_then(tmp_path: Path) -> None:
-    source = Meddling(tmp_path / "a")
-    destination = EmbeddedBackend(tmp_path / "b")
-    changed: set[str] = set()
-    with tensorus.Client(source) as client, tensorus.Client(destination) as copy:
-        client.create_dataset("d")
-        for tensor_id in ("large", "large-gone"):
-            client.insert("d", normal((600, 600)), id=tensor_id)
-        for tensor_id in ("small", "small-gone"):
-            client.insert("d", normal((6,)), id=tensor_id)
-
-        def meddle(ids: list[str]) -> None:
-            for tensor_id in set(ids) - changed:
-                changed.add(tensor_id)
-                if tensor_id.endswith("-gone"):
-                    client.delete("d", tensor_id)
-                else:
-                    client.append("d", tensor_id, normal((1, 600) if tensor_id == "large" else (3,)))
-
-        source.before_read = meddle  # type: ignore[method-assign]
-        report = copy_datasets(source, destination, CopyOptions())
-        assert report.is_complete
-        assert (report.datasets[0].copied, report.datasets[0].gone) == (2, 2)
-        source.before_read = lambda _: None  # type: ignore[method-assign]
-        assert_copied(client, copy, "d")
-
-
 def test_metadata_of_the_largest_size_are_copied_without_what_a_copy_has_in_addition(tmp_path: Path) -> None:
     with tensorus.open(tmp_path / "a") as client:
         client.create_dataset("d", preset="bf16")
@@ -354,96 +284,12 @@ def test_a_damaged_tensor_is_reported_and_the_others_are_copied(tmp_path: Path) 
         assert [info.id for info in copy.list("d")] == ["intact"]
 
 
-KILLED = """
-import os, signal, sys
-import tensorus
-from tensorus._moving.copying import CopyOptions, copy_datasets
-from tensorus.embedded import EmbeddedBackend
-
-class Killed(EmbeddedBackend):
-    def get(self, dataset, ids, part, *, with_data, at=None):
-        for number, arrival in enumerate(super().get(dataset, ids, part, with_data=with_data, at=at)):
-            if ids == ["007"] and number == 2:
-                os.kill(os.getpid(), signal.SIGKILL)
-            yield arrival
-
-with tensorus.connect(sys.argv[2]) as copy:
-    copy_datasets(Killed(sys.argv[1]), copy._backend, CopyOptions(threads=2))
-"""
-
-
-def test_a_copy_that_was_killed_goes_on_when_it_is_repeated(tmp_path: Path) -> None:
-    tensors = 12
-    with tensorus.open(tmp_path / "a") as client:
-        client.create_dataset("d", preset="none")
-        for number in range(tensors):
-            client.insert("d", random_bits("float32", (1024, 1024), number), id=f"{number:03}")
-    with running_server(tmp_path / "b") as server, tensorus.connect(server.address) as copy:
-        killed = run_process([sys.executable, "-c", KILLED, str(tmp_path / "a"), server.address])
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
-        there = copy.stats("d").tensors
-        # Two threads: when the eighth is read, at least six of seven are stored.
-        assert 6 <= there < tensors
-        report = sums(copied(tmp_path / "a", server.address))
-        assert report == {"present": there, "copied": tensors - there}
-        with tensorus.open(tmp_path / "a") as client:
-            assert_copied(client, copy, "d")
-
-
-@pytest.mark.filterwarnings("ignore::tensorus.errors.ConnectionLostWarning")
-def test_a_copy_goes_on_by_itself_when_the_server_comes_back(tmp_path: Path) -> None:
-    source = Meddling(tmp_path / "a")
-    servers = [ServerProcess(tmp_path / "b")]
-    address = servers[0].address
-    restarts = ["00", "07"]
-
-    def restart(ids: list[str]) -> None:
-        if restarts and ids == [restarts[0]]:
-            del restarts[0]
-            servers[-1].kill()
-            servers.append(ServerProcess(tmp_path / "b", port=int(address.rpartition(":")[2])))
-
-    try:
-        with tensorus.Client(source) as client, tensorus.connect(address) as copy:
-            client.create_dataset("d", preset="none")
-            for number in range(10):
-                client.insert("d", random_bits("float32", (1024, 512), number), id=f"{number:02}")
-            source.before_read = restart  # type: ignore[method-assign]
-            report = copy_datasets(source, copy._backend, CopyOptions(threads=2))
-            assert report.is_complete, report
-            assert report.datasets[0].copied == 10
-            assert len(servers) == 3
-            assert_copied(client, copy, "d")
-    finally:
-        servers[-1].kill()
-
-
-def test_the_first_error_of_a_store_ends_a_copy(tmp_path: Path) -> None:
-    class Gone(EmbeddedBackend):
-        calls = 0
-
-        def insert(self, *_: Any) -> Any:
-            Gone.calls += 1
-            raise UnavailableError("gone", reason="UNAVAILABLE")
-
-    source, destination = EmbeddedBackend(tmp_path / "a"), Gone(tmp_path / "b")
-    with tensorus.Client(source) as client, tensorus.Client(destination):
-        client.create_dataset("d")
-        for number in range(30):
-            client.insert("d", random_bits("float32", (600, 600), number), id=str(number))
-        with pytest.raises(UnavailableError, match="gone"):
-            copy_datasets(source, destination, CopyOptions(threads=2))
-        assert Gone.calls <= 2
-
-
 MEMORY_SOURCE = """
 import resource, sys
 import numpy as np
 import tensorus
 from tensorus._moving.copying import CopyOptions, copy_datasets
 from tensorus.embedded import EmbeddedBackend
-from tensorus.errors import InvalidPolicyError, NotImplementedByServerError, UnavailableError
-from tensorus_protos.limits import METADATA_BYTES_MAX
 
 folder, address = sys.argv[1:]
 source = EmbeddedBackend(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +12,16 @@ from typing import Any
 
 from contract.chunk_store_contract import published
 from tensorus_server.chunk_store.abc import ChunkReader, ChunkStore, PayloadStore
+from tensorus_server.chunk_store.cache.block_files import BLOCK_BYTES
 from tensorus_server.chunk_store.cache.payloads import CachedPayloads
 from tensorus_server.chunk_store.memory import MemoryChunkStore
 
 PATIENCE_S = 30.0
+
+BLOCKS = 4
+PAYLOAD = random.Random(1).randbytes(BLOCKS * BLOCK_BYTES)
+FILE_BYTES = BLOCK_BYTES + 4096
+"""What a block counts: its bytes, and the header in a unit of its own."""
 
 
 class CountingStore(PayloadStore):

@@ -1,4 +1,4 @@
-"""A local store of the test alone, with files that note every call."""
+"""A local store with files that note every call, and what a cache stands between: a store below, and a folder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from contract.chunk_store_raw import RawFolder
+from support.caches import CountingStore
 from support.faults import RecordingFiles, open_descriptors
 from tensorus_server.chunk_store.local import LocalChunkStore
 
@@ -29,3 +30,16 @@ def store(tmp_path: Path, files: RecordingFiles) -> Iterator[LocalChunkStore]:
 @pytest.fixture
 def raw(tmp_path: Path) -> RawFolder:
     return RawFolder(tmp_path)
+
+
+@pytest.fixture
+def below() -> CountingStore:
+    """Return the store below a cache."""
+    return CountingStore()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Yield the folder of a cache, which closes every file in it."""
+    yield tmp_path / "cache"
+    assert open_descriptors(tmp_path) == []

@@ -43,11 +43,6 @@ def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block_cache_module, "_TURN_S", 0.02)
 
 
-@pytest.fixture
-def below() -> CountingStore:
-    return CountingStore()
-
-
 @contextmanager
 def reading_process(folder: Path, size_bytes: int) -> Iterator[subprocess.Popen[bytes]]:
     tests = Path(__file__).parents[2]
