@@ -164,17 +164,10 @@ class PostgresServer:
         return f"postgresql://postgres:{PASSWORD}@127.0.0.1:{self.port}/{database}?{more}"
 
     def _run(self, name: str, *arguments: str) -> None:
-        done = subprocess.run(
-            [str(self._binaries / name), *arguments],
-            capture_output=True,
-            user=self.user,
-            group=None if self.user is None else pwd.getpwnam(self.user).pw_gid,
-            extra_groups=[] if self.user is not None else None,
-            cwd="/",
-            check=False,
-        )
-        if done.returncode:
-            pytest.fail(f"{name} failed: {done.stderr.decode()[-2000:]}")
+        process = start_tied([str(self._binaries / name), *arguments], subprocess.PIPE, user=self.user)
+        _, said = process.communicate()
+        if process.returncode:
+            pytest.fail(f"{name} ended with {process.returncode}: {said.decode()[-2000:]}")
 
 
 @functools.cache
