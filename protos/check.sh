@@ -7,9 +7,9 @@ buf=$2
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 sh protos/generate.sh "$python" "$scratch"
-for file in tensorus_pb2.py tensorus_pb2.pyi tensorus_pb2_grpc.py; do
+for file in tensorus_pb2.py tensorus_pb2.pyi tensorus_pb2_grpc.py access_pb2.py access_pb2.pyi access_pb2_grpc.py; do
     diff -u "protos/tensorus_protos/v1/$file" "$scratch/tensorus_protos/v1/$file" || {
-        echo "protos-check: $file is not what protos/tensorus/v1/tensorus.proto generates; run 'make protos'" >&2
+        echo "protos-check: $file is not what protos/tensorus/v1 generates; run 'make protos'" >&2
         exit 1
     }
 done

@@ -27,7 +27,12 @@ TensorusError
 ├── ChecksumMismatchError          bytes were damaged in transit
 ├── DataCorruptError               stored bytes are damaged or missing
 ├── StorageFullError
+├── QuotaExceededError             the caller may not store more, or open more streams
 ├── OverloadedError
+│   └── RateLimitedError           the caller makes more calls per second than it may
+├── UnauthenticatedError (also PermissionError)
+├── PermissionDeniedError (also PermissionError)
+├── ReadOnlyError                  the store is open for reading only
 ├── UnavailableError (also ConnectionError)
 ├── NotImplementedByServerError
 ├── InternalError
@@ -72,6 +77,10 @@ __all__ = [
     "NotFoundError",
     "NotImplementedByServerError",
     "OverloadedError",
+    "PermissionDeniedError",
+    "QuotaExceededError",
+    "RateLimitedError",
+    "ReadOnlyError",
     "SchemaMismatchError",
     "SnapshotNotFoundError",
     "StateNotKeptError",
@@ -79,6 +88,7 @@ __all__ = [
     "StoredDifferentlyError",
     "TensorNotFoundError",
     "TensorusError",
+    "UnauthenticatedError",
     "UnavailableError",
     "UnsupportedCodecError",
     "UnsupportedDTypeError",
@@ -208,6 +218,26 @@ class OverloadedError(TensorusError):
     """The server is at its limit of concurrent work. Retry later."""
 
 
+class RateLimitedError(OverloadedError):
+    """The caller makes more calls per second than its quota allows; the client retries by itself after the pause."""
+
+
+class QuotaExceededError(TensorusError):
+    """The call would exceed what the caller may store or have open. `facts` has the limit."""
+
+
+class UnauthenticatedError(TensorusError, PermissionError):
+    """The server does not know who the caller is: there is no token or certificate, or it is unknown, expired or revoked."""
+
+
+class PermissionDeniedError(TensorusError, PermissionError):
+    """The caller lacks the right that the call needs, which the message names."""
+
+
+class ReadOnlyError(TensorusError):
+    """The store is open for reading only."""
+
+
 class UnavailableError(TensorusError, ConnectionError):
     """The server is unreachable, shutting down, or not accepting writes.
 
@@ -280,6 +310,11 @@ _BY_REASON: dict[str, type[TensorusError]] = {
     "DATA_CORRUPT": DataCorruptError,
     "STORAGE_FULL": StorageFullError,
     "TOO_MANY_STREAMS": OverloadedError,
+    "RATE_LIMITED": RateLimitedError,
+    "QUOTA_EXCEEDED": QuotaExceededError,
+    "UNAUTHENTICATED": UnauthenticatedError,
+    "PERMISSION_DENIED": PermissionDeniedError,
+    "READ_ONLY": ReadOnlyError,
     "INSERT_ABANDONED": InsertAbandonedError,
     "SESSION_TAKEN_OVER": UnavailableError,
     "STREAM_STALLED": UnavailableError,

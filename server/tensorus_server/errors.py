@@ -36,6 +36,11 @@ EngineError
 ├── StorageFullError                STORAGE_FULL
 ├── StoreBusyError                  STORE_BUSY
 ├── StoreUnavailableError           STORE_UNAVAILABLE
+├── ReadOnlyError                   READ_ONLY
+├── UnauthenticatedError            UNAUTHENTICATED
+├── PermissionDeniedError           PERMISSION_DENIED
+├── QuotaExceededError              QUOTA_EXCEEDED
+├── RateLimitedError                RATE_LIMITED
 └── DataCorruptError                DATA_CORRUPT
 
 Each leaf has a reason, which is its name on the wire (`ErrorReason` in the contract); `status.py` maps it to a gRPC code. Some
@@ -75,6 +80,10 @@ __all__ = [
     "NewerTensorsError",
     "NotFoundError",
     "PayloadTooLargeError",
+    "PermissionDeniedError",
+    "QuotaExceededError",
+    "RateLimitedError",
+    "ReadOnlyError",
     "SchemaMismatchError",
     "SegmentMisalignedError",
     "SegmentOutOfOrderError",
@@ -90,6 +99,7 @@ __all__ = [
     "StreamStalledError",
     "TensorNotFoundError",
     "TooManyStreamsError",
+    "UnauthenticatedError",
     "UnimplementedError",
     "facts_of",
     "reason_of",
@@ -324,6 +334,36 @@ class StoreUnavailableError(EngineError):
     """The store failed, or cannot be opened; nothing that was committed is lost."""
 
     reason = "STORE_UNAVAILABLE"
+
+
+class ReadOnlyError(EngineError):
+    """The store is open for reading only."""
+
+    reason = "READ_ONLY"
+
+
+class UnauthenticatedError(EngineError):
+    """The caller did not prove who it is: no token or certificate, or one that is unknown, expired or revoked."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(EngineError):
+    """The caller lacks the right that the call needs."""
+
+    reason = "PERMISSION_DENIED"
+
+
+class QuotaExceededError(EngineError):
+    """The call would exceed what its principal may store, or have open; a retry may succeed once something is freed."""
+
+    reason = "QUOTA_EXCEEDED"
+
+
+class RateLimitedError(EngineError):
+    """The principal makes more calls per second than it may; says when to retry."""
+
+    reason = "RATE_LIMITED"
 
 
 class DataCorruptError(EngineError):

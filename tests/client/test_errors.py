@@ -61,6 +61,11 @@ CLASS_OF_REASON = {
     "STORE_BUSY": errors.UnavailableError,
     "STORE_UNAVAILABLE": errors.UnavailableError,
     "NOT_IMPLEMENTED": errors.NotImplementedByServerError,
+    "READ_ONLY": errors.ReadOnlyError,
+    "UNAUTHENTICATED": errors.UnauthenticatedError,
+    "PERMISSION_DENIED": errors.PermissionDeniedError,
+    "QUOTA_EXCEEDED": errors.QuotaExceededError,
+    "RATE_LIMITED": errors.RateLimitedError,
     "INTERNAL": errors.InternalError,
 }
 

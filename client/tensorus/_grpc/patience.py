@@ -38,6 +38,7 @@ PASSING_REASONS = (
             "UNAVAILABLE",
             "CANCELLED",
             "DRAINING",
+            "RATE_LIMITED",
             "STORE_BUSY",
             "STORE_UNAVAILABLE",
             "STREAM_STALLED",

@@ -115,6 +115,11 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_NEWER_TENSORS: _ClassVar[ErrorReason]
     ERROR_REASON_INVALID_BASE: _ClassVar[ErrorReason]
     ERROR_REASON_HAS_SNAPSHOTS: _ClassVar[ErrorReason]
+    ERROR_REASON_UNAUTHENTICATED: _ClassVar[ErrorReason]
+    ERROR_REASON_PERMISSION_DENIED: _ClassVar[ErrorReason]
+    ERROR_REASON_QUOTA_EXCEEDED: _ClassVar[ErrorReason]
+    ERROR_REASON_RATE_LIMITED: _ClassVar[ErrorReason]
+    ERROR_REASON_READ_ONLY: _ClassVar[ErrorReason]
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_BOOL: DataType
 DATA_TYPE_UINT8: DataType
@@ -204,6 +209,11 @@ ERROR_REASON_STATE_NOT_KEPT: ErrorReason
 ERROR_REASON_NEWER_TENSORS: ErrorReason
 ERROR_REASON_INVALID_BASE: ErrorReason
 ERROR_REASON_HAS_SNAPSHOTS: ErrorReason
+ERROR_REASON_UNAUTHENTICATED: ErrorReason
+ERROR_REASON_PERMISSION_DENIED: ErrorReason
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason
+ERROR_REASON_RATE_LIMITED: ErrorReason
+ERROR_REASON_READ_ONLY: ErrorReason
 
 class TensorSpec(_message.Message):
     __slots__ = ("dtype", "shape", "element_bits")
@@ -1401,6 +1411,30 @@ class GetCapabilitiesResponse(_message.Message):
     limits: Limits
     features: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, version: _Optional[str] = ..., codecs: _Optional[_Iterable[_Union[CodecInfo, _Mapping]]] = ..., presets: _Optional[_Iterable[_Union[PresetInfo, _Mapping]]] = ..., default_preset: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GetServerStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetServerStatusResponse(_message.Message):
+    __slots__ = ("version", "start_time", "principal", "rights", "authenticates", "read_only", "healthy", "store")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    RIGHTS_FIELD_NUMBER: _ClassVar[int]
+    AUTHENTICATES_FIELD_NUMBER: _ClassVar[int]
+    READ_ONLY_FIELD_NUMBER: _ClassVar[int]
+    HEALTHY_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    start_time: _timestamp_pb2.Timestamp
+    principal: str
+    rights: _containers.RepeatedScalarFieldContainer[str]
+    authenticates: bool
+    read_only: bool
+    healthy: bool
+    store: str
+    def __init__(self, version: _Optional[str] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., principal: _Optional[str] = ..., rights: _Optional[_Iterable[str]] = ..., authenticates: bool = ..., read_only: bool = ..., healthy: bool = ..., store: _Optional[str] = ...) -> None: ...
 
 class CodecInfo(_message.Message):
     __slots__ = ("id", "kind", "number")

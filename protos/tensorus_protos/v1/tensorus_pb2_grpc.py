@@ -21,6 +21,11 @@ class TensorServiceStub(object):
                 request_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetCapabilitiesRequest.SerializeToString,
                 response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetCapabilitiesResponse.FromString,
                 )
+        self.GetServerStatus = channel.unary_unary(
+                '/tensorus.v1.TensorService/GetServerStatus',
+                request_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetServerStatusRequest.SerializeToString,
+                response_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetServerStatusResponse.FromString,
+                )
         self.CreateDataset = channel.unary_unary(
                 '/tensorus.v1.TensorService/CreateDataset',
                 request_serializer=tensorus_dot_v1_dot_tensorus__pb2.CreateDatasetRequest.SerializeToString,
@@ -160,6 +165,13 @@ class TensorServiceServicer(object):
 
     def GetCapabilities(self, request, context):
         """Returns the limits, codecs and presets of this server. Cacheable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetServerStatus(self, request, context):
+        """Returns what this server process is, and who the caller is to it. Needs no right.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -348,6 +360,11 @@ def add_TensorServiceServicer_to_server(servicer, server):
                     request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetCapabilitiesRequest.FromString,
                     response_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetCapabilitiesResponse.SerializeToString,
             ),
+            'GetServerStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetServerStatus,
+                    request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.GetServerStatusRequest.FromString,
+                    response_serializer=tensorus_dot_v1_dot_tensorus__pb2.GetServerStatusResponse.SerializeToString,
+            ),
             'CreateDataset': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateDataset,
                     request_deserializer=tensorus_dot_v1_dot_tensorus__pb2.CreateDatasetRequest.FromString,
@@ -504,6 +521,23 @@ class TensorService(object):
         return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/GetCapabilities',
             tensorus_dot_v1_dot_tensorus__pb2.GetCapabilitiesRequest.SerializeToString,
             tensorus_dot_v1_dot_tensorus__pb2.GetCapabilitiesResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def GetServerStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tensorus.v1.TensorService/GetServerStatus',
+            tensorus_dot_v1_dot_tensorus__pb2.GetServerStatusRequest.SerializeToString,
+            tensorus_dot_v1_dot_tensorus__pb2.GetServerStatusResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -178,11 +178,19 @@ class Engine(Reads, Collection):
         return self._catalogue.datasets.get(name)
 
     def list_datasets(
-        self, *, page_size: int = 0, page_token: str = "", take: Callable[[Dataset | DataCorruptError], bool] = take_all
+        self,
+        *,
+        page_size: int = 0,
+        page_token: str = "",
+        take: Callable[[Dataset | DataCorruptError], bool] = take_all,
+        is_visible: Callable[[str], bool] | None = None,
     ) -> tuple[list[Dataset | DataCorruptError], str]:
         """Return one page of datasets in order of creation, and the token of the next page; see `list_page`.
 
         A damaged dataset is returned as an error in its place.
+
+        Args:
+            is_visible: whether the dataset with a name is listed; None: all are. A page may then be short, or empty.
 
         Raises:
             InvalidPageTokenError: the token was not issued by this server.
@@ -191,8 +199,9 @@ class Engine(Reads, Collection):
         size = checked_page_size(page_size, "datasets")
         after = decode_place(page_token, "datasets") if page_token else 0
         page = self._catalogue.datasets.page(after, size)
-        taken = list(takewhile(lambda entry: take(entry[1]), page.datasets))
-        last = taken[-1][0] if len(taken) < len(page.datasets) else page.next
+        shown = [entry for entry in page.datasets if is_visible is None or is_visible(_name_of(entry[1]))]
+        taken = list(takewhile(lambda entry: take(entry[1]), shown))
+        last = taken[-1][0] if len(taken) < len(shown) else page.next
         return [found for _, found in taken], "" if last is None else encode_token(["datasets", last])
 
     def update_dataset(
@@ -266,7 +275,9 @@ class Engine(Reads, Collection):
         self._catalogue.check_present()
         return InsertStream(self._catalogue.datasets.get(dataset), self._services, report, options or InsertOptions())
 
-    def insert_known(self, dataset: str, announced: Sequence[NewTensor]) -> list[Tensor | Exception | None]:
+    def insert_known(
+        self, dataset: str, announced: Sequence[NewTensor], *, is_visible: Callable[[str], bool] | None = None
+    ) -> list[Tensor | Exception | None]:
         """Insert tensors whose bytes the store has already; see `known.insert_known`.
 
         Raises:
@@ -277,7 +288,8 @@ class Engine(Reads, Collection):
         self._health.require()
         self._catalogue.check_present()
         self._chunk_store.require_space()
-        return insert_known(self._catalogue, self._equals, self._catalogue.datasets.get(dataset), announced)
+        found = self._catalogue.datasets.get(dataset)
+        return insert_known(self._catalogue, self._equals, found, announced, is_visible=is_visible)
 
     def insert_one(self, dataset: str, new: NewTensor, canonical: memoryview) -> Tensor | None:
         """Store one small tensor on the fast path; return None if it does not apply, and nothing was stored.
@@ -426,6 +438,10 @@ class Engine(Reads, Collection):
     def _close_catalogue(self, timeout_s: float) -> bool:
         self._catalogue.close(timeout_s)
         return True
+
+
+def _name_of(found: Dataset | DataCorruptError) -> str:
+    return found.facts.get("dataset", "") if isinstance(found, Exception) else found.name
 
 
 def _is_absent(_: float) -> bool:

@@ -22,6 +22,7 @@ from tensorus_server.processes.descriptors import connections_max, raise_limit
 from tensorus_server.processes.port import require_port
 from tensorus_server.processes.signals import stop_event
 from tensorus_server.rpc.admission import Admission, AdmissionLimits
+from tensorus_server.rpc.calls import Gate
 from tensorus_server.rpc.service import SERVICE_NAME, TensorService
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Server:
                 config.streams_max, config.memory_budget_bytes, config.memory_wait_s, config.stall_timeout_s
             )
         )
-        service = TensorService(self._engine, self._admission)
+        service = TensorService(self._engine, Gate(self._admission), store=config.engine.describe())
         self._server.add_generic_rpc_handlers((service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)

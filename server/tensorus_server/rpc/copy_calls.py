@@ -14,12 +14,14 @@ from tensorus_server.rpc.convert_history import at_from
 if TYPE_CHECKING:
     from tensorus_server.engine.copies import Copies
     from tensorus_server.model import Tensor
+    from tensorus_server.rpc.calls import Call
 
 __all__ = ["copy_dataset", "copy_tensors", "run_copies"]
 
 
-def copy_tensors(copies: Copies, request: pb.CopyTensorsRequest) -> pb.CopyTensorsResponse:
+def copy_tensors(copies: Copies, request: pb.CopyTensorsRequest, call: Call) -> pb.CopyTensorsResponse:
     """Copy or move tensors."""
+    request.request_id = call.caller.session_of(request.request_id)
     return pb.CopyTensorsResponse(tensors=map(tensor_to, run_copies(copies, request)))
 
 
@@ -51,8 +53,9 @@ def run_copies(copies: Copies, request: pb.CopyTensorsRequest) -> list[Tensor]:
     return [replace(tensor, outcome=None) for tensor in copied]
 
 
-def copy_dataset(copies: Copies, request: pb.CopyDatasetRequest) -> pb.CopyDatasetResponse:
+def copy_dataset(copies: Copies, request: pb.CopyDatasetRequest, call: Call) -> pb.CopyDatasetResponse:
     """Copy a dataset."""
     at = at_from(request.at, dataset=request.name) if request.HasField("at") else None
-    copied, tensors = copies.copy_dataset(request.name, request.new_name, at=at, request_id=request.request_id)
+    request_id = call.caller.session_of(request.request_id)
+    copied, tensors = copies.copy_dataset(request.name, request.new_name, at=at, request_id=request_id)
     return pb.CopyDatasetResponse(dataset=dataset_to(copied), tensors=tensors)

@@ -6,33 +6,26 @@ without sending, blocks only itself. If the first message is also the last, one 
 
 A call with a request id holds the session of that id. The call ends when a newer stream takes the session over, or when the
 client goes away or stalls; items can then be resumed from their last mark.
-
-Acknowledgements are sent at most once per `_ACKNOWLEDGE_BYTES` or `_ACKNOWLEDGE_S`. Otherwise a client that reads late could
-fill the flow-control windows of both directions, which would deadlock the stream.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import grpc
-from google.rpc import status_pb2
 
 from tensorus_codecs.abc import BaseFilter
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.chunk_record import parse_record
 from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.pipeline import codec_ids, decode_record
-from tensorus_protos.framing import repeated
-from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus_server.access.rights import Role
 from tensorus_server.background import STUCK_S, join_all
-from tensorus_server.engine.insert.stream import InsertOptions, ItemProgress
-from tensorus_server.engine.paging import answers
+from tensorus_server.engine.insert.stream import InsertOptions
 from tensorus_server.engine.validate import require_request_id
 from tensorus_server.errors import (
     ChecksumMismatchError,
@@ -42,54 +35,54 @@ from tensorus_server.errors import (
     SegmentMisalignedError,
     SessionTakenOverError,
 )
-from tensorus_server.limits import CHUNK_BYTES_MAX, UNACKNOWLEDGED_BYTES_MAX
+from tensorus_server.limits import CHUNK_BYTES_MAX
 from tensorus_server.model import Segment
 from tensorus_server.rpc.convert import (
-    TensorMessage,
     checksum_from,
     encoding_from,
     new_tensor_from,
-    outcome_to,
-    tensor_to,
 )
 from tensorus_server.rpc.framing import read_insert_message
-from tensorus_server.rpc.status import status_of
+from tensorus_server.rpc.insert_outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from tensorus_protos.v1 import tensorus_pb2 as pb
     from tensorus_server.engine.engine import Engine
-    from tensorus_server.engine.insert.stream import InsertStream, ItemResult
+    from tensorus_server.engine.insert.stream import InsertStream, ItemProgress, ItemResult
     from tensorus_server.errors import StreamStalledError
+    from tensorus_server.model import NewTensor
     from tensorus_server.rpc.admission import Place
+    from tensorus_server.rpc.calls import Call
     from tensorus_server.rpc.framing import InsertMessage
 
-__all__ = ["InsertCall", "progress_to"]
-
-_ACKNOWLEDGE_BYTES = 8 * 1024 * 1024
-_ACKNOWLEDGE_S = 0.1
-
-_RESULT_BYTES = 1024 * 1024
-"""Size of the results in a message above which no more are added: one more, with the largest metadata, still keeps the message
-below `MESSAGE_BYTES_MAX`."""
+__all__ = ["InsertCall"]
 
 
 class InsertCall:
     """See the module's description."""
 
     def __init__(
-        self, engine: Engine, messages: Iterator[bytes], place: Place, draining_s: Callable[[], float | None]
+        self,
+        engine: Engine,
+        messages: Iterator[bytes],
+        place: Place,
+        call: Call,
+        draining_s: Callable[[], float | None],
     ) -> None:
         """Prepare the call; it starts when `responses` is iterated.
 
         Args:
             place: the stream's place.
+            call: who inserts; its rights are checked again at every message.
             draining_s: returns how many seconds the call has left if the server drains, otherwise None.
         """
         self._engine = engine
         self._messages = messages
         self._place = place
-        self._outbox = _Outbox(draining_s)
+        self._call = call
+        self._outbox = Outbox(draining_s)
         self._dataset = ""
         self._encodings: list[frozenset[str]] = []
         self._stream: InsertStream | None = None
@@ -154,6 +147,9 @@ class InsertCall:
             self._stream = self._open(head, held)
         elif head.HasField("open"):
             raise InvalidRequestError("a message opens the stream a second time", dataset=self._dataset)
+        else:
+            # They may have been withdrawn meanwhile.
+            self._call.require(Role.WRITER, self._dataset)
         for segment, payload in segments:
             self._receive(self._stream, segment, payload)
         self._stream.flush()
@@ -182,18 +178,20 @@ class InsertCall:
     def _open(self, head: pb.InsertRequest, held: ExitStack) -> InsertStream:
         if not head.HasField("open"):
             raise InvalidRequestError("first message of the stream does not open it")
+        self._dataset = self._call.dataset = head.open.dataset
+        self._call.require(Role.WRITER, self._dataset)
         for encoding in head.open.encodings:
             # Fails here, before the client sends data, if this server cannot decode it.
             if isinstance(encoding_from(encoding).filter, BaseFilter):
                 raise InvalidRequestError(
                     "an encoding of the stream has a filter whose records need a base, which a segment does not have",
-                    dataset=head.open.dataset,
+                    dataset=self._dataset,
                 )
             self._encodings.append(frozenset(codec.id for codec in encoding.codecs))
-        self._dataset = head.open.dataset
         request_id = head.open.request_id
         if request_id:
             require_request_id(request_id, dataset=self._dataset)
+            request_id = self._call.caller.session_of(request_id)
             held.enter_context(self._engine.sessions.held(request_id, self._take_over))
         options = InsertOptions(request_id or None, head.open.all_or_nothing, head.open.validate_only)
         stream = self._engine.open_insert(self._dataset, self._report, options)
@@ -227,7 +225,7 @@ class InsertCall:
             stream.drop(segment.item, announced=segment.HasField("tensor"))
             return
         try:
-            new = new_tensor_from(segment.tensor, dataset=self._dataset) if segment.HasField("tensor") else None
+            new = self._announced(segment) if segment.HasField("tensor") else None
             payload_crc32c = self._checked_crc32c(segment, payload)
             canonical = self._canonical(segment, payload)
         except Exception as error:  # noqa: BLE001 - any error here concerns only this item
@@ -242,6 +240,13 @@ class InsertCall:
             source_checksum=checksum_from(segment.source_checksum) if segment.HasField("source_checksum") else None,
         )
         stream.receive(received, canonical, payload_crc32c if segment.encoding == 0 else None)
+
+    def _announced(self, segment: pb.Segment) -> NewTensor:
+        new = new_tensor_from(segment.tensor, dataset=self._dataset)
+        if new.base is not None and new.base.dataset:
+            # Whoever sees how small the differences are knows something of the base.
+            self._call.require(Role.READER, new.base.dataset)
+        return new
 
     def _checked_crc32c(self, segment: pb.Segment, payload: memoryview) -> int | None:
         if not segment.HasField("crc32c"):
@@ -302,174 +307,3 @@ class InsertCall:
                 dataset=self._dataset,
                 item=segment.item,
             )
-
-
-class _Outbox:
-    """Collects the news for the client until it is sent. Thread-safe."""
-
-    def __init__(self, draining_s: Callable[[], float | None]) -> None:
-        self._draining_s = draining_s
-        self._told_draining = False
-        self._changed = threading.Condition()
-        self._opened: list[ItemProgress] | None = None
-        self._results: list[ItemResult] = []
-        self._result = _ResultMessage()
-        self._progress: dict[int, ItemProgress] = {}
-        self._received_bytes = 0
-        self._acknowledged_bytes = 0
-        self._acknowledged_s = time.monotonic()
-        self._finished: tuple[int, int] | None = None
-        self._closed = False
-        self._error: BaseException | None = None
-
-    def opened(self, resumable: list[ItemProgress]) -> None:
-        with self._changed:
-            self._opened = resumable
-            self._changed.notify()
-
-    def report(self, news: Sequence[ItemResult | ItemProgress]) -> None:
-        with self._changed:
-            for told in news:
-                if isinstance(told, ItemProgress):
-                    # An item's latest progress includes all earlier progress.
-                    self._progress[told.item] = told
-                else:
-                    self._progress.pop(told.item, None)
-                    self._results.append(told)
-            self._changed.notify()
-
-    def acknowledge(self, payload_bytes: int) -> None:
-        with self._changed:
-            self._received_bytes += payload_bytes
-            if self._received_bytes - self._acknowledged_bytes >= _ACKNOWLEDGE_BYTES:
-                self._changed.notify()
-
-    def finish(self, succeeded: int, failed: int) -> None:
-        with self._changed:
-            self._finished = (succeeded, failed)
-            self._changed.notify()
-
-    def close(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-
-    def fail(self, error: BaseException) -> None:
-        """End the call with an error; only the first error counts."""
-        with self._changed:
-            self._error = self._error or error
-            self._closed = True
-            self._changed.notify()
-
-    def messages(self) -> Iterator[bytes]:
-        """Yield messages as news arrives; raises the call's error at the end."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(self._has_news, timeout=_ACKNOWLEDGE_S)
-                opened, self._opened = self._opened, None
-                response, results = self._take()
-                closed = self._closed and not self._has_unsaid()
-            if opened is not None:
-                yield from _to_opened(opened, response.opened)
-            yield from self._to_messages(response, results)
-            if closed:
-                break
-        if self._error is not None:
-            raise self._error
-
-    def _to_messages(self, response: pb.InsertResponse, results: list[ItemResult]) -> Iterator[bytes]:
-        """Yield the response, with its results split over as many messages as they need; the last one says `finished`."""
-        field = pb.InsertResponse.RESULTS_FIELD_NUMBER
-        tail = b""
-        if response.HasField("finished"):
-            tail = pb.InsertResponse(finished=response.finished).SerializeToString()
-            response.ClearField("finished")
-        head, size = response.SerializeToString(), 0
-        statuses: list[bytes] = []
-        for result in results:
-            if size > _RESULT_BYTES:
-                yield head + repeated(field, statuses)
-                head, statuses, size = b"", [], 0
-            statuses.append(self._result.serialize(result))
-            size += len(statuses[-1])
-        if head or statuses or tail:
-            yield head + repeated(field, statuses) + tail
-
-    def _has_unsaid(self) -> bool:
-        return bool(self._results or self._finished)
-
-    def _has_news(self) -> bool:
-        if self._closed or self._finished:
-            return True
-        unsaid_bytes = self._received_bytes - self._acknowledged_bytes
-        return bool(self._opened is not None or self._progress or self._results or unsaid_bytes >= _ACKNOWLEDGE_BYTES)
-
-    def _take(self) -> tuple[pb.InsertResponse, list[ItemResult]]:
-        """Take the pending news: a response without results, and the results. The lock is held."""
-        response = pb.InsertResponse()
-        draining_s = self._draining_s()
-        if draining_s is not None and not self._told_draining:
-            self._told_draining = True
-            response.draining.grace.FromMilliseconds(int(1000 * draining_s))
-        results, self._results = self._results, []
-        progress, self._progress = self._progress, {}
-        due = time.monotonic() - self._acknowledged_s >= _ACKNOWLEDGE_S
-        unsaid_bytes = self._received_bytes - self._acknowledged_bytes
-        acknowledges = unsaid_bytes >= _ACKNOWLEDGE_BYTES or (unsaid_bytes > 0 and (due or bool(results or progress)))
-        if acknowledges:
-            self._acknowledged_bytes = self._received_bytes
-            self._acknowledged_s = time.monotonic()
-        if acknowledges or progress:
-            # Always send both: the sender takes each Progress message as the current state of both.
-            response.progress.acknowledged_payload_bytes = self._acknowledged_bytes
-            response.progress.items.extend(map(progress_to, progress.values()))
-        if self._finished is not None:
-            # All results have been reported by now, so `finished` cannot overtake one.
-            succeeded, failed = self._finished
-            self._finished = None
-            response.finished.SetInParent()
-            response.finished.succeeded, response.finished.failed = succeeded, failed
-        return response, results
-
-
-def _to_opened(items: list[ItemProgress], last: pb.InsertOpened) -> Iterator[bytes]:
-    """Put the items into `last`; if they do not fit, yield messages with the earlier ones first."""
-    last.max_unacknowledged_bytes = UNACKNOWLEDGED_BYTES_MAX
-    held: list[pb.ItemStatus] | None = None
-    for part in answers(items, progress_to):
-        if held is not None:
-            opened = pb.InsertOpened(max_unacknowledged_bytes=UNACKNOWLEDGED_BYTES_MAX, items=held, more=True)
-            yield pb.InsertResponse(opened=opened).SerializeToString()
-        held = part
-    last.items.extend(held or ())
-
-
-def progress_to(progress: ItemProgress) -> pb.ItemStatus:
-    """Convert an item's progress."""
-    message = pb.ItemStatus(item=progress.item, committed_bytes=progress.committed_bytes, status=status_pb2.Status())
-    if progress.tensor is None:
-        message.tensor.id = progress.id
-    else:
-        message.tensor.CopyFrom(tensor_to(progress.tensor))
-        message.outcome = outcome_to(progress.tensor)
-    return message
-
-
-class _ResultMessage:
-    """A message that is reused for one result after the other."""
-
-    def __init__(self) -> None:
-        self._message = pb.ItemStatus(status=status_pb2.Status())
-        self._tensor = TensorMessage(self._message.tensor)
-
-    def serialize(self, result: ItemResult) -> bytes:
-        """Serialize the result of an item."""
-        message, tensor = self._message, result.outcome
-        if isinstance(tensor, Exception):
-            return pb.ItemStatus(item=result.item, status=status_of(tensor, call="Insert")).SerializeToString()
-        message.item = result.item
-        # A tensor that was only validated has no generation, and nothing of it is stored.
-        message.committed_bytes = tensor.spec.canonical_bytes if tensor.generation else 0
-        message.outcome = outcome_to(tensor)
-        self._tensor.fill(tensor)
-        return message.SerializeToString()

@@ -1,4 +1,4 @@
-"""Wraps every call: admits it, runs it, and converts its errors into the statuses of the contract.
+"""Wraps every call: finds out who makes it, admits it, checks rights, runs it, and converts its errors into statuses.
 
 Requests arrive as raw bytes and are parsed here, on the call's own thread. gRPC itself would parse the requests of all calls on
 one thread; for a request that does not parse it would return INTERNAL without a reason, and log a traceback.
@@ -13,13 +13,15 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from tensorus_server.errors import InvalidRequestError
+from tensorus_server.rpc.rights import NEEDS
 from tensorus_server.rpc.status import DETAILS_KEY, code_of, retry_delay_s, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tensorus_server.errors import StreamStalledError
-    from tensorus_server.rpc.admission import Admission, Place
+    from tensorus_server.rpc.admission import Place
+    from tensorus_server.rpc.calls import Call, Gate
 
 __all__ = ["guard_stream", "guard_unary", "guard_upload", "parsed"]
 
@@ -39,62 +41,92 @@ def parsed(raw: bytes, request_type: type[Request]) -> Request:
 
 
 def guard_unary(
-    call: str, method: Callable[[Any], Message], request_type: type[Message], admission: Admission
+    name: str, method: Callable[[Any, Call], Message], request_type: type[Message], gate: Gate
 ) -> Callable[[bytes, grpc.ServicerContext], bytes]:
     """Wrap `method` as a gRPC handler that takes one raw message and returns one.
 
     Args:
-        method: takes a `request_type`; `Any`, since only the table of methods knows which.
+        method: takes a `request_type` and the call; `Any`, since only the table of methods knows which.
     """
+    needs = NEEDS[name]
 
     @functools.wraps(method)
     def guarded(raw: bytes, context: grpc.ServicerContext) -> bytes:
+        call = gate.arrived(name, context)
+        call.received_bytes = len(raw)
         try:
-            with admission.short_call():
-                return method(parsed(raw, request_type)).SerializeToString()
+            gate.identify(call, context)
+            with gate.admission.short_call():
+                request = parsed(raw, request_type)
+                gate.authorize(call, request, needs)
+                answer = method(request, call).SerializeToString()
         except Exception as error:  # noqa: BLE001 - the last place to turn it into a status
-            _end_with(error, call, context)
+            gate.ended(call, error)
+            _end_with(error, name, context)
+        call.sent_bytes = len(answer)
+        gate.ended(call, None)
+        return answer
 
     return guarded
 
 
 def guard_stream(
-    call: str, method: Callable[[Any, Place], Iterator[bytes]], admission: Admission
+    name: str,
+    method: Callable[[Any, Place, Call], Iterator[bytes]],
+    gate: Gate,
+    request_type: type[Message] | None = None,
 ) -> Callable[[Any, grpc.ServicerContext], Iterator[bytes]]:
     """Wrap `method` as a gRPC handler that takes one raw message, or an iterator of them, and yields raw messages.
 
     Args:
-        method: takes the message or the iterator, and the stream's place.
+        method: takes the message, or the iterator of raw messages; the stream's place; the call.
+        request_type: of the one message; None: the method takes an iterator, and checks the caller's rights itself.
     """
+    needs = NEEDS[name]
 
     @functools.wraps(method)
-    def guarded(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+    def guarded(given: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+        call = gate.arrived(name, context)
+        failure: Exception | None = None
         try:
-            with admission.stream(_cancelling(call, context), is_active=context.is_active) as place:
-                for message in method(request, place):
+            gate.identify(call, context)
+            with gate.admission.stream(_cancelling(name, context), is_active=context.is_active) as place:
+                request: Any
+                if request_type is None:
+                    request = map(call.received, given)
+                else:
+                    call.received_bytes = len(given)
+                    request = parsed(given, request_type)
+                    gate.authorize(call, request, needs)
+                for message in method(request, place, call):
                     place.begin_sending()
+                    call.sent_bytes += len(message)
                     yield message
                     place.end_sending()
                     if not context.is_active():
                         return
         except Exception as error:  # noqa: BLE001 - the last place to turn it into a status
-            _end_with(error, call, context)
+            failure = error
+            _end_with(error, name, context)
+        finally:
+            # Also if the client goes away: gRPC then closes this generator where it is.
+            gate.ended(call, failure)
 
     return guarded
 
 
 def guard_upload(
-    call: str,
-    method: Callable[[Iterator[bytes], Callable[[], None]], bytes],
-    admission: Admission,
+    name: str,
+    method: Callable[[Iterator[bytes], Callable[[], None], Call], bytes],
+    gate: Gate,
     *,
     memory_bytes: int,
 ) -> Callable[[Iterator[bytes], grpc.ServicerContext], bytes]:
     """Wrap `method` as a gRPC handler that takes an iterator of raw messages and returns one.
 
     Args:
-        method: takes the messages and a function that raises if the caller has gone. It calls the function now and then while
-            it computes, because it does not notice otherwise.
+        method: takes the messages, a function that raises if the caller has gone, and the call, whose rights it checks itself.
+            It calls the function now and then while it computes, because it does not notice otherwise.
         memory_bytes: what one call reserves of the memory budget.
     """
 
@@ -105,14 +137,24 @@ def guard_upload(
                 # The same error that iterating over the messages would raise.
                 raise grpc.RpcError
 
+        call = gate.arrived(name, context)
+        failure: Exception | None = None
+        answer = b""
         try:
-            with admission.stream(_cancelling(call, context), is_active=context.is_active) as place:
-                return method(place.requests(messages, memory_bytes), require_caller)
+            gate.identify(call, context)
+            with gate.admission.stream(_cancelling(name, context), is_active=context.is_active) as place:
+                requests = place.requests(map(call.received, messages), memory_bytes)
+                answer = method(requests, require_caller, call)
         except grpc.RpcError:
             # The caller has gone, so the answer goes nowhere.
             return b""
         except Exception as error:  # noqa: BLE001 - the last place to turn it into a status
-            _end_with(error, call, context)
+            failure = error
+            _end_with(error, name, context)
+        finally:
+            call.sent_bytes = len(answer)
+            gate.ended(call, failure)
+        return answer
 
     return guarded
 

@@ -8,6 +8,7 @@ from google.rpc import status_pb2
 
 from tensorus_codecs.errors import CodecError
 from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus_server.access.rights import Role
 from tensorus_server.engine.paging import Answer
 from tensorus_server.engine.validate import require_known_count
 from tensorus_server.errors import EngineError
@@ -19,14 +20,17 @@ from tensorus_server.rpc.status import status_of
 if TYPE_CHECKING:
     from tensorus_server.engine.engine import Engine
     from tensorus_server.model import Tensor
+    from tensorus_server.rpc.calls import Call
 
 __all__ = ["insert_known"]
 
 _Result: TypeAlias = "tuple[int, Tensor | Exception]"
 
 
-def insert_known(engine: Engine, request: pb.InsertKnownRequest) -> pb.InsertKnownResponse:
+def insert_known(engine: Engine, request: pb.InsertKnownRequest, call: Call) -> pb.InsertKnownResponse:
     """Answer a call. What does not fit into the response is not named in it; the client repeats it.
+
+    Only bytes in datasets that the caller may read count as known: who has no more than a checksum must not get the values.
 
     Tensors that were not named may be visible already. Repeating them is harmless: they are already stored then.
     """
@@ -35,7 +39,11 @@ def insert_known(engine: Engine, request: pb.InsertKnownRequest) -> pb.InsertKno
     announced = [_announced(message, request.dataset) for message in request.tensors]
     places = [place for place, new in enumerate(announced) if isinstance(new, NewTensor)]
     outcomes: list[Tensor | Exception | None] = [new if isinstance(new, Exception) else None for new in announced]
-    found = engine.insert_known(request.dataset, [new for new in announced if isinstance(new, NewTensor)])
+    found = engine.insert_known(
+        request.dataset,
+        [new for new in announced if isinstance(new, NewTensor)],
+        is_visible=lambda name: call.may(Role.READER, name),
+    )
     for place, outcome in zip(places, found, strict=True):
         outcomes[place] = outcome
     answer: Answer[_Result, pb.ItemStatus] = Answer(_to_status)

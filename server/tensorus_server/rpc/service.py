@@ -5,12 +5,14 @@ gRPC hands over raw bytes. Each call parses its request on its own thread, becau
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
 from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus_server.access.rights import Role
 from tensorus_server.engine.paging import Answer
 from tensorus_server.engine.query import Query, parse_order
 from tensorus_server.errors import DataCorruptError, DrainingError, UnimplementedError
@@ -25,23 +27,27 @@ from tensorus_server.rpc.convert_store import damage_to, store_stats_to, target_
 from tensorus_server.rpc.copy_calls import copy_dataset, copy_tensors
 from tensorus_server.rpc.explain_call import explain_policy
 from tensorus_server.rpc.framing import require_message_size
-from tensorus_server.rpc.insert_call import InsertCall, progress_to
-from tensorus_server.rpc.interceptors import guard_stream, guard_unary, guard_upload, parsed
+from tensorus_server.rpc.insert_call import InsertCall
+from tensorus_server.rpc.insert_outbox import progress_to
+from tensorus_server.rpc.interceptors import guard_stream, guard_unary, guard_upload
 from tensorus_server.rpc.known_call import insert_known
 from tensorus_server.rpc.plan_call import get_plan
 from tensorus_server.rpc.read_call import ReadCall
+from tensorus_server.rpc.server_status import server_status
 from tensorus_server.rpc.verify_call import verify_responses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from tensorus_server.engine.engine import Engine
-    from tensorus_server.rpc.admission import Admission, Place
+    from tensorus_server.rpc.admission import Place
+    from tensorus_server.rpc.calls import Call, Gate
 
 __all__ = ["SERVICE_NAME", "UNIMPLEMENTED", "TensorService"]
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
+Request = TypeVar("Request", bound=Message)
 
 SERVICE_NAME = "tensorus.v1.TensorService"
 
@@ -52,55 +58,73 @@ UNIMPLEMENTED: tuple[str, ...] = ()
 class TensorService:
     """The calls of `tensorus.v1.TensorService` on one engine."""
 
-    def __init__(self, engine: Engine, admission: Admission) -> None:
-        """Serve `engine` to the calls that `admission` admits."""
+    def __init__(self, engine: Engine, gate: Gate, *, store: str = "") -> None:
+        """Serve `engine` to the calls that pass `gate`.
+
+        Args:
+            store: where the store is, without passwords, for administrators.
+        """
+        self._store = store
         self._engine = engine
-        self._admission = admission
+        self._gate = gate
+        self._admission = gate.admission
+        self._started_s = time.time()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the handler that a gRPC server dispatches the calls to."""
         unary: dict[str, tuple[Any, Any]] = {
-            "GetCapabilities": (self.get_capabilities, pb.GetCapabilitiesRequest),
-            "CreateDataset": (self.create_dataset, pb.CreateDatasetRequest),
-            "GetDataset": (self.get_dataset, pb.GetDatasetRequest),
+            "GetCapabilities": (_plain(self.get_capabilities), pb.GetCapabilitiesRequest),
+            "GetServerStatus": (self.get_server_status, pb.GetServerStatusRequest),
+            "CreateDataset": (_plain(self.create_dataset), pb.CreateDatasetRequest),
+            "GetDataset": (_plain(self.get_dataset), pb.GetDatasetRequest),
             "ListDatasets": (self.list_datasets, pb.ListDatasetsRequest),
-            "UpdateDataset": (self.update_dataset, pb.UpdateDatasetRequest),
-            "DeleteDataset": (self.delete_dataset, pb.DeleteDatasetRequest),
-            "GetDatasetStats": (self.get_dataset_stats, pb.GetDatasetStatsRequest),
-            "CreateSnapshot": (self.create_snapshot, pb.CreateSnapshotRequest),
-            "ListSnapshots": (self.list_snapshots, pb.ListSnapshotsRequest),
-            "DeleteSnapshot": (self.delete_snapshot, pb.DeleteSnapshotRequest),
-            "RestoreDataset": (self.restore_dataset, pb.RestoreDatasetRequest),
-            "GetStoreStats": (self.get_store_stats, pb.GetStoreStatsRequest),
+            "UpdateDataset": (_plain(self.update_dataset), pb.UpdateDatasetRequest),
+            "DeleteDataset": (_plain(self.delete_dataset), pb.DeleteDatasetRequest),
+            "GetDatasetStats": (_plain(self.get_dataset_stats), pb.GetDatasetStatsRequest),
+            "CreateSnapshot": (_plain(self.create_snapshot), pb.CreateSnapshotRequest),
+            "ListSnapshots": (_plain(self.list_snapshots), pb.ListSnapshotsRequest),
+            "DeleteSnapshot": (_plain(self.delete_snapshot), pb.DeleteSnapshotRequest),
+            "RestoreDataset": (_plain(self.restore_dataset), pb.RestoreDatasetRequest),
+            "GetStoreStats": (_plain(self.get_store_stats), pb.GetStoreStatsRequest),
             "InsertKnown": (self.insert_known, pb.InsertKnownRequest),
             "GetInsertStatus": (self.get_insert_status, pb.GetInsertStatusRequest),
             "CancelInsert": (self.cancel_insert, pb.CancelInsertRequest),
-            "ListTensors": (self.list_tensors, pb.ListTensorsRequest),
-            "UpdateTensor": (self.update_tensor, pb.UpdateTensorRequest),
-            "DeleteTensors": (self.delete_tensors, pb.DeleteTensorsRequest),
+            "ListTensors": (_plain(self.list_tensors), pb.ListTensorsRequest),
+            "UpdateTensor": (_plain(self.update_tensor), pb.UpdateTensorRequest),
+            "DeleteTensors": (_plain(self.delete_tensors), pb.DeleteTensorsRequest),
             "CopyTensors": (self.copy_tensors, pb.CopyTensorsRequest),
             "CopyDataset": (self.copy_dataset, pb.CopyDatasetRequest),
             "RenameDataset": (self.rename_dataset, pb.RenameDatasetRequest),
-            "GetPlan": (self.get_plan, pb.GetPlanRequest),
+            "GetPlan": (_plain(self.get_plan), pb.GetPlanRequest),
         }
         handlers: dict[str, Any] = {
-            name: grpc.unary_unary_rpc_method_handler(guard_unary(name, method, request_type, self._admission))
+            name: grpc.unary_unary_rpc_method_handler(guard_unary(name, method, request_type, self._gate))
             for name, (method, request_type) in unary.items()
         }
-        for name, method in {"Get": self.get, "Query": self.query, "Verify": self.verify}.items():
-            handlers[name] = grpc.unary_stream_rpc_method_handler(guard_stream(name, method, self._admission))
-        insert = guard_stream("Insert", self.insert, self._admission)
+        reads: dict[str, tuple[Any, Any]] = {
+            "Get": (self.get, pb.GetRequest),
+            "Query": (self.query, pb.QueryRequest),
+            "Verify": (self.verify, pb.VerifyRequest),
+        }
+        for name, (method, request_type) in reads.items():
+            guarded_read = guard_stream(name, method, self._gate, request_type)
+            handlers[name] = grpc.unary_stream_rpc_method_handler(guarded_read)
+        insert = guard_stream("Insert", self.insert, self._gate)
         handlers["Insert"] = grpc.stream_stream_rpc_method_handler(insert)
-        explain = guard_upload("ExplainPolicy", self._explain, self._admission, memory_bytes=EXPLAIN_STREAM_BYTES)
+        explain = guard_upload("ExplainPolicy", self._explain, self._gate, memory_bytes=EXPLAIN_STREAM_BYTES)
         handlers["ExplainPolicy"] = grpc.stream_unary_rpc_method_handler(explain)
         for name in UNIMPLEMENTED:
             # A handler that streams in both directions accepts every kind of call, unary ones included.
-            guarded = guard_stream(name, _unimplemented(name), self._admission)
+            guarded = guard_stream(name, _unimplemented(name), self._gate)
             handlers[name] = grpc.stream_stream_rpc_method_handler(guarded)
         return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
 
-    def _explain(self, messages: Iterator[bytes], require_caller: Callable[[], None]) -> bytes:
-        return explain_policy(self._engine, messages, require_caller)
+    def _explain(self, messages: Iterator[bytes], require_caller: Callable[[], None], call: Call) -> bytes:
+        return explain_policy(self._engine, messages, require_caller, call)
+
+    def get_server_status(self, _: pb.GetServerStatusRequest, call: Call) -> pb.GetServerStatusResponse:
+        """Return what this process is, and who the caller is to it."""
+        return server_status(self._engine, self._gate, call, started_s=self._started_s, store=self._store)
 
     def get_capabilities(self, _: pb.GetCapabilitiesRequest) -> pb.GetCapabilitiesResponse:
         """Return version, limits, codecs, presets and features."""
@@ -118,11 +142,14 @@ class TensorService:
         """Return a dataset."""
         return pb.GetDatasetResponse(dataset=dataset_to(self._engine.get_dataset(request.name)))
 
-    def list_datasets(self, request: pb.ListDatasetsRequest) -> pb.ListDatasetsResponse:
-        """Return a page of datasets."""
+    def list_datasets(self, request: pb.ListDatasetsRequest, call: Call) -> pb.ListDatasetsResponse:
+        """Return a page of the datasets that the caller may read."""
         answer = Answer(_or_damage(dataset_to, "ListDatasets"))
         _, token = self._engine.list_datasets(
-            page_size=request.page_size, page_token=request.page_token, take=answer.take
+            page_size=request.page_size,
+            page_token=request.page_token,
+            take=answer.take,
+            is_visible=lambda name: call.may(Role.READER, name),
         )
         datasets, damages = _split(answer.entries, pb.Dataset)
         return pb.ListDatasetsResponse(datasets=datasets, damages=damages, next_page_token=token)
@@ -178,33 +205,32 @@ class TensorService:
         """Return the sizes of the whole store."""
         return store_stats_to(self._engine.store_stats())
 
-    def insert(self, messages: Iterator[bytes], place: Place) -> Iterator[bytes]:
+    def insert(self, messages: Iterator[bytes], place: Place, call: Call) -> Iterator[bytes]:
         """Write tensors."""
         # An Insert that waits for its client needs no memory: its chunks are encoded and written.
         place.gives_back = True
         requests = place.requests(messages, INSERT_STREAM_BYTES)
-        return InsertCall(self._engine, requests, place, lambda: self._admission.draining_s).responses()
+        return InsertCall(self._engine, requests, place, call, lambda: self._admission.draining_s).responses()
 
-    def insert_known(self, request: pb.InsertKnownRequest) -> pb.InsertKnownResponse:
+    def insert_known(self, request: pb.InsertKnownRequest, call: Call) -> pb.InsertKnownResponse:
         """Insert tensors whose bytes the store has already."""
-        return insert_known(self._engine, request)
+        return insert_known(self._engine, request, call)
 
-    def get_insert_status(self, request: pb.GetInsertStatusRequest) -> pb.GetInsertStatusResponse:
-        """Return a page of an insert's items, with how much of each is durable."""
+    def get_insert_status(self, request: pb.GetInsertStatusRequest, call: Call) -> pb.GetInsertStatusResponse:
+        """Return a page of the items of an insert of the caller, with how much of each is durable."""
         answer = Answer(progress_to)
         _, finished, token = self._engine.insert_status(
-            request.request_id, page_token=request.page_token, take=answer.take
+            call.caller.session_of(request.request_id), page_token=request.page_token, take=answer.take
         )
         return pb.GetInsertStatusResponse(items=answer.entries, finished=finished, next_page_token=token)
 
-    def cancel_insert(self, request: pb.CancelInsertRequest) -> pb.CancelInsertResponse:
-        """Drop an insert's unfinished items."""
-        self._engine.cancel_insert(request.request_id)
+    def cancel_insert(self, request: pb.CancelInsertRequest, call: Call) -> pb.CancelInsertResponse:
+        """Drop the unfinished items of an insert of the caller."""
+        self._engine.cancel_insert(call.caller.session_of(request.request_id))
         return pb.CancelInsertResponse()
 
-    def get(self, raw: bytes, place: Place) -> Iterator[bytes]:
-        """Read tensors by id; `raw` is a GetRequest."""
-        request = parsed(raw, pb.GetRequest)
+    def get(self, request: pb.GetRequest, place: Place, _: Call) -> Iterator[bytes]:
+        """Read tensors by id."""
         options, fail_fast = request.options, request.fail_fast
         call = ReadCall("Get", self._engine.reader, pb.GetResponse, options, borrow=place.borrow, fail_fast=fail_fast)
         if options.until_plan:
@@ -214,9 +240,8 @@ class TensorService:
         found = self._engine.find(request.dataset, reads, with_payloads=not options.headers_only, at=at)
         return call.responses((tensor, read.part) for tensor, read in zip(found, reads, strict=True))
 
-    def query(self, raw: bytes, place: Place) -> Iterator[bytes]:
-        """Read the tensors that match a filter; `raw` is a QueryRequest."""
-        request = parsed(raw, pb.QueryRequest)
+    def query(self, request: pb.QueryRequest, place: Place, _: Call) -> Iterator[bytes]:
+        """Read the tensors that match a filter."""
         options = request.options
         call = ReadCall("Query", self._engine.reader, pb.QueryResponse, options, borrow=place.borrow, fail_fast=False)
         part = slices_from(request.slices) if request.HasField("slices") else None
@@ -231,9 +256,8 @@ class TensorService:
         """Tell where large tensors are in the object store."""
         return get_plan(self._engine, request)
 
-    def verify(self, raw: bytes, place: Place) -> Iterator[bytes]:
-        """Read stored bytes again and report damage; `raw` is a VerifyRequest."""
-        request = parsed(raw, pb.VerifyRequest)
+    def verify(self, request: pb.VerifyRequest, place: Place, _: Call) -> Iterator[bytes]:
+        """Read stored bytes again and report damage."""
         place.borrow(READ_STREAM_BYTES)
 
         def has_caller() -> bool:
@@ -274,17 +298,18 @@ class TensorService:
         missing_ids = dict.fromkeys(tensor_id for tensor_id in request.ids if tensor_id not in deleted)
         return pb.DeleteTensorsResponse(deleted=len(deleted), missing_ids=missing_ids)
 
-    def copy_tensors(self, request: pb.CopyTensorsRequest) -> pb.CopyTensorsResponse:
+    def copy_tensors(self, request: pb.CopyTensorsRequest, call: Call) -> pb.CopyTensorsResponse:
         """Copy or move tensors."""
-        return copy_tensors(self._engine.copies, request)
+        return copy_tensors(self._engine.copies, request, call)
 
-    def copy_dataset(self, request: pb.CopyDatasetRequest) -> pb.CopyDatasetResponse:
+    def copy_dataset(self, request: pb.CopyDatasetRequest, call: Call) -> pb.CopyDatasetResponse:
         """Copy a dataset."""
-        return copy_dataset(self._engine.copies, request)
+        return copy_dataset(self._engine.copies, request, call)
 
-    def rename_dataset(self, request: pb.RenameDatasetRequest) -> pb.RenameDatasetResponse:
+    def rename_dataset(self, request: pb.RenameDatasetRequest, call: Call) -> pb.RenameDatasetResponse:
         """Rename a dataset."""
-        renamed = self._engine.copies.rename_dataset(request.name, request.new_name, request_id=request.request_id)
+        request_id = call.caller.session_of(request.request_id)
+        renamed = self._engine.copies.rename_dataset(request.name, request.new_name, request_id=request_id)
         return pb.RenameDatasetResponse(dataset=dataset_to(renamed))
 
     def _pinned(self, request: pb.GetRequest | pb.QueryRequest, call: ReadCall) -> At | None:
@@ -301,6 +326,11 @@ def _at_of(
     request: pb.GetRequest | pb.QueryRequest | pb.ListTensorsRequest | pb.GetDatasetStatsRequest, *, dataset: str
 ) -> At | None:
     return at_from(request.at, dataset=dataset) if request.HasField("at") else None
+
+
+def _plain(method: Callable[[Request], M]) -> Callable[[Request, Call], M]:
+    """Return a method that is the same for every caller as one that takes the call, too."""
+    return lambda request, _: method(request)
 
 
 def _or_damage(convert: Callable[[T], M], call: str) -> Callable[[T | DataCorruptError], M | pb.Damage]:

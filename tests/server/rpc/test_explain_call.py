@@ -19,7 +19,13 @@ from tensorus_server.errors import (
     PayloadTooLargeError,
     SizeMismatchError,
 )
+from tensorus_server.rpc.admission import Admission, AdmissionLimits
+from tensorus_server.rpc.calls import Call, Gate
 from tensorus_server.rpc.explain_call import explain_policy
+
+GATE = Gate(Admission(AdmissionLimits(streams_max=1, memory_budget_bytes=1 << 20)))
+# Nothing here asks for it.
+NO_CONTEXT: Any = None
 
 DATA = np.arange(1000, dtype=np.float32).tobytes()
 
@@ -37,7 +43,7 @@ def sample(data: bytes = DATA) -> bytes:
 def answer(*messages: bytes, require_caller: Callable[[], None] = lambda: None) -> list[pb.PolicyExplanation]:
     # Only a base is looked up.
     engine: Any = None
-    raw = explain_policy(engine, messages, require_caller)
+    raw = explain_policy(engine, messages, require_caller, Call("ExplainPolicy", GATE, NO_CONTEXT))
     return list(pb.ExplainPolicyResponse.FromString(raw).explanations)
 
 

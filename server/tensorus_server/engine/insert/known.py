@@ -24,7 +24,7 @@ from tensorus_server.errors import EngineError, InvalidRequestError
 from tensorus_server.model import Locator, Outcome, StorageReport
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tensorus_server.catalogue.abc import Catalogue, EqualTensor
     from tensorus_server.engine.insert.content import EqualTensors
@@ -40,11 +40,19 @@ _NOTHING = StorageReport(0, 0, 0, 0.0, 0.0, lossy=False, encodings=(), fallback_
 
 
 def insert_known(
-    catalogue: Catalogue, equals: EqualTensors, dataset: Dataset, announced: Sequence[NewTensor]
+    catalogue: Catalogue,
+    equals: EqualTensors,
+    dataset: Dataset,
+    announced: Sequence[NewTensor],
+    *,
+    is_visible: Callable[[str], bool] | None = None,
 ) -> list[Tensor | Exception | None]:
     """Insert tensors of which only the source checksums are known, as far as the store has their bytes.
 
     All rows are committed in one transaction; a tensor that fails does not affect the others.
+
+    Args:
+        is_visible: whether bytes in the dataset with a name count as known; None: in all.
 
     Returns:
         For each tensor, in order: the tensor as it is visible now, the error that an insert of it would raise, or None if its
@@ -63,6 +71,9 @@ def insert_known(
         except (EngineError, CodecError) as error:
             outcomes[place] = error
     found = equals.find(list(digests.values()))
+    if is_visible is not None:
+        seen = {key: [equal for equal in known if is_visible(equal.tensor.dataset)] for key, known in found.items()}
+        found = {digest: known for digest, known in seen.items() if known}
     shared = [place for place, digest in digests.items() if digest in found]
     group = [_sharing(dataset, announced[place], digests[place], found[digests[place]]) for place in shared]
     if group:
