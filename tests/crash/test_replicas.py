@@ -38,8 +38,8 @@ RETRY_S = 120.0
 PREFIX = "replicas"
 
 ORPHANS_S = 180.0
-"""How long after the last kill the test waits for objects that no row needs to be gone. It takes twice the lease of a process and
-the time until a sweep notices it, about 45 s, and longer on a busy machine."""
+"""How long after the last kill the test waits until objects that no row needs are gone. Twice the lease of a process and the
+time until a sweep notices it take about 45 s, and longer on a busy machine."""
 
 SIZES = (1, 100, 1_000, 5_000, 30_000, 30_000, 300_000, 2_500_000)
 """Elements of float32: in the catalogue, in packs, and in segments."""
