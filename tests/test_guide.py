@@ -175,7 +175,8 @@ def test_a_command_that_does_not_parse_is_found() -> None:
 
 @pytest.mark.parametrize("document", [*PAGES, DOCS / "OPERATIONS.md", DOCS / "PERFORMANCE.md"], ids=name_of)
 def test_every_option_that_is_named_exists(document: Path) -> None:
-    options = {option for command in every_command() for parameter in command.params for option in parameter.opts}
+    parameters = [parameter for command in every_command() for parameter in command.params]
+    options = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
     named = set(re.findall(r"`(--[a-z][a-z-]*)", prose_of(document)))
     assert named <= options | {"--help", "--version"}
 

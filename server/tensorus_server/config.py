@@ -6,14 +6,13 @@ import json
 import os
 import re
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeVar, get_args, get_type_hints
 
-__all__ = ["EngineConfig", "ServerConfig"]
+__all__ = ["EngineConfig", "ServerConfig", "without_password"]
 
-_PATHS = ("data_dir", "cache_dir")
-"""The settings of an engine that are paths."""
+_Config = TypeVar("_Config")
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class EngineConfig:
         """Return where the store is, without passwords."""
         if self.chunks is None:
             return str(self.data_dir)
-        catalogue = str(self.data_dir / "catalogue.db") if self.catalogue is None else _without_password(self.catalogue)
+        catalogue = str(self.data_dir / "catalogue.db") if self.catalogue is None else without_password(self.catalogue)
         return f"{self.chunks.partition('?')[0]} with the catalogue {catalogue}"
 
 
@@ -173,24 +172,31 @@ class ServerConfig:
 
     def to_json(self) -> str:
         """Return the settings as JSON, for another process. They may hold a password."""
-        fields = asdict(self)
-        for name in _PATHS:
-            if fields["engine"][name] is not None:
-                fields["engine"][name] = str(fields["engine"][name])
-        return json.dumps(fields)
+        # Paths are the only values that JSON lacks.
+        return json.dumps(asdict(self), default=str)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Parse the result of `to_json`."""
-        fields = json.loads(text)
-        engine = fields.pop("engine")
-        for name in _PATHS:
-            if engine[name] is not None:
-                engine[name] = Path(engine[name])
-        return cls(EngineConfig(**engine), **fields)
+        return _from_fields(cls, json.loads(text))
 
 
-def _without_password(url: str) -> str:
+def _from_fields(kind: type[_Config], fields: dict[str, Any]) -> _Config:
+    """Return a dataclass from what `asdict` and JSON made of it. `Any`: JSON."""
+    values = {}
+    for name, hint in get_type_hints(kind).items():
+        value = fields[name]
+        # The type of a field that may be None comes first, without it.
+        inner = next(iter(get_args(hint)), hint)
+        if value is not None and isinstance(inner, type) and is_dataclass(inner):
+            value = _from_fields(inner, value)
+        elif value is not None and inner is Path:
+            value = Path(value)
+        values[name] = value
+    return kind(**values)
+
+
+def without_password(url: str) -> str:
     """Return a database's URL without the password that it may hold, in the authority or in the query."""
     authority, at, rest = url.rpartition("@") if "@" in url else ("", "", url)
     scheme, _, user = authority.partition("://")

@@ -33,7 +33,10 @@ class _Size(click.ParamType):  # type: ignore[type-arg]  # not generic in every 
         found = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", value.strip())
         if found is None or found.group(2).upper() not in _UNITS:
             self.fail(f"{value!r} is not a size; examples are 256MiB, 1GB and 1000000", param, ctx)
-        return int(float(found.group(1)) * _UNITS[found.group(2).upper()])
+        try:
+            return int(float(found.group(1)) * _UNITS[found.group(2).upper()])
+        except OverflowError:
+            self.fail(f"{value[:20]}... is not a size: it is too large", param, ctx)
 
 
 SIZE = _Size()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tensorus.cli._options import SIZE
+from tensorus.cli._settings import BY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,23 +38,25 @@ class RemoteParts:
 _CATALOGUE = click.option(
     "--catalogue",
     metavar="URL",
-    envvar="TENSORUS_CATALOGUE",
+    envvar=BY_NAME["catalogue"].variable,
     show_envvar=True,
-    help="Keep the catalogue in PostgreSQL, for example postgresql://host/db. Needs --chunks. Servers may share it.",
+    help=BY_NAME["catalogue"].help,
 )
 _CHUNKS = click.option(
     "--chunks",
     metavar="URL",
-    envvar="TENSORUS_CHUNKS",
+    envvar=BY_NAME["chunks"].variable,
     show_envvar=True,
-    help="Keep payloads in an object store: s3://BUCKET/PREFIX, gs://... or az://... Credentials come from the environment.",
+    help=BY_NAME["chunks"].help,
 )
 _CACHE_DIR = click.option(
     "--cache-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of a cache of payloads, for an object store; best on a fast local disk.",
+    help=BY_NAME["cache_dir"].help,
 )
-_CACHE_SIZE = click.option("--cache-size", type=SIZE, default="16GiB", show_default=True, help="Size of that cache.")
+_CACHE_SIZE = click.option(
+    "--cache-size", type=SIZE, default="16GiB", show_default=True, help=BY_NAME["cache_size"].help
+)
 
 
 def remote_options(command: Callable[..., Any]) -> Callable[..., Any]:

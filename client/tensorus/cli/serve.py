@@ -4,137 +4,31 @@ from __future__ import annotations
 
 import logging
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from tensorus._allocator import tune_allocator
 from tensorus._missing import engine_missing
-from tensorus.cli._connection import DEFAULT_ADDRESS
-from tensorus.cli._options import SIZE
 from tensorus.cli._output import human_bytes, print_text
-from tensorus.cli._remote import check_places, remote_options
+from tensorus.cli._server_config import server_config
+from tensorus.cli._setting_options import SettingsCommand, settings_options, to_toml
 from tensorus.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tensorus.cli._remote import RemoteParts
+    from tensorus.cli._setting_sources import Chosen
     from tensorus_server.config import ServerConfig
 
 __all__ = ["serve"]
 
 
-@click.command()
-@click.option(
-    "--data-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    default="tensorus-data",
-    show_default=True,
-    help="Folder of the store; created if missing. Unused with --catalogue and --chunks.",
-)
-@remote_options
-@click.option(
-    "--direct-reads/--no-direct-reads",
-    default=True,
-    show_default=True,
-    help="Let clients read large tensors from the object store by signed URLs, if it can sign them.",
-)
-@click.option(
-    "--listen",
-    metavar="HOST:PORT",
-    default=DEFAULT_ADDRESS,
-    show_default=True,
-    help="Address to listen on; port 0 picks a free port.",
-)
-@click.option(
-    "--codec-threads", type=click.IntRange(1), help="Threads that encode and decode.  [default: one per processor]"
-)
-@click.option(
-    "--streams",
-    type=click.IntRange(1),
-    default=64,
-    show_default=True,
-    help="Maximum concurrent transfers, including queued ones. At the limit, a new transfer displaces one that has been "
-    "silent for 3 seconds.",
-)
-@click.option(
-    "--memory-budget",
-    type=SIZE,
-    default="1GiB",
-    show_default=True,
-    help="Memory shared by all transfers. When it is exhausted, new transfers queue.",
-)
-@click.option(
-    "--memory-wait",
-    type=click.FloatRange(0, min_open=True),
-    default=10.0,
-    show_default=True,
-    help="Seconds a transfer waits for memory before it is refused.",
-)
-@click.option(
-    "--stall-timeout",
-    type=click.FloatRange(0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="Seconds without progress after which a transfer is ended. The client can resume it.",
-)
-@click.option(
-    "--keepalive",
-    type=click.FloatRange(0, min_open=True),
-    default=30.0,
-    show_default=True,
-    help="Seconds of silence after which a connection is pinged; it is closed after 20 more seconds without an answer.",
-)
-@click.option(
-    "--connections",
-    type=click.IntRange(1),
-    help="Maximum open connections per worker.  [default: half of the file descriptor limit]",
-)
-@click.option(
-    "--reserve-bytes",
-    type=SIZE,
-    default="1GiB",
-    show_default=True,
-    help="Disk space that inserts must leave free; at least 2 % of the disk unless 0.",
-)
-@click.option(
-    "--grace",
-    type=click.FloatRange(0),
-    default=30.0,
-    show_default=True,
-    help="Seconds that open transfers get on shutdown.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Worker processes, each with its share of threads, streams and memory. Useful for many clients with small tensors. "
-    "Linux only.",
-)
-@click.option("--no-dedup", is_flag=True, help="Store every tensor's bytes, even if an equal tensor is stored already.")
+@click.command(cls=SettingsCommand)
+@settings_options
+@click.option("--print-config", is_flag=True, help="Print the effective settings as TOML with their origins, and exit.")
 @click.option("--verbose", is_flag=True, help="Log every failed call.")
-def serve(
-    data_dir: Path,
-    listen: str,
-    codec_threads: int | None,
-    streams: int,
-    memory_budget: int,
-    memory_wait: float,
-    stall_timeout: float,
-    keepalive: float,
-    connections: int | None,
-    reserve_bytes: int,
-    grace: float,
-    workers: int,
-    *,
-    remote: RemoteParts,
-    direct_reads: bool,
-    no_dedup: bool,
-    verbose: bool,
-) -> None:
+def serve(chosen: tuple[Chosen, ...], *, print_config: bool, verbose: bool) -> None:
     """Serve a store until SIGTERM or Ctrl-C.
 
     \b
@@ -142,50 +36,33 @@ def serve(
       tensorus serve
       tensorus serve --data-dir /srv/tensors --listen 0.0.0.0:7733
       tensorus serve --workers 4
+      tensorus serve --config /etc/tensorus/server.toml
       tensorus serve --catalogue postgresql://host/db --chunks s3://bucket/prefix --cache-dir /nvme --cache-size 200GiB
 
     There is no authentication. Listen on a network only if you trust every host on it.
     """  # noqa: D301 - click's mark for lines that are not rewrapped
+    config = server_config(chosen)
+    if print_config:
+        _print_settings(chosen)
+        return
     try:
-        from tensorus_server.config import EngineConfig, ServerConfig  # noqa: PLC0415 - not part of the thin client
-        from tensorus_server.errors import StoreUnavailableError  # noqa: PLC0415
+        from tensorus_server.errors import StoreUnavailableError  # noqa: PLC0415 - not part of the thin client
 
-        run = _alone() if workers == 1 else _together(verbose=verbose)
+        run = _alone() if config.workers == 1 else _together(verbose=verbose)
     except ImportError as error:
         raise engine_missing(error) from error
-    try:
-        share = 0.02 if reserve_bytes else 0.0
-        engine = EngineConfig(
-            data_dir,
-            codec_threads,
-            reserve_bytes,
-            share,
-            shares_payloads=not no_dedup,
-            direct_reads=direct_reads,
-            **remote.settings,
-        )
-        config = ServerConfig(
-            engine,
-            listen=listen,
-            streams_max=streams,
-            memory_budget_bytes=memory_budget,
-            memory_wait_s=memory_wait,
-            stall_timeout_s=stall_timeout,
-            keepalive_s=keepalive,
-            connections_max=connections,
-            grace_s=grace,
-            workers=workers,
-        )
-        check_places(engine)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    except ImportError as error:
-        raise engine_missing(error) from error
-    _log_to_stderr(workers, verbose=verbose)
+    _log_to_stderr(config.workers, verbose=verbose)
     try:
         run(config, lambda address: _announce(config, address))
     except StoreUnavailableError as error:
         raise UnavailableError(str(error), reason=error.reason) from error
+
+
+def _print_settings(chosen: tuple[Chosen, ...]) -> None:
+    from tensorus_server.config import without_password  # noqa: PLC0415 - not part of the thin client
+
+    for line in to_toml(chosen, without_password):
+        print_text(line)
 
 
 def _log_to_stderr(workers: int, *, verbose: bool) -> None:
