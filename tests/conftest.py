@@ -52,6 +52,11 @@ if "TMPDIR" not in os.environ and has_memory():
     os.environ["TMPDIR"] = str(MEMORY)
     tempfile.tempdir = None
 
+# The profiles and tokens of whoever runs the tests are not for the servers of the tests.
+os.environ["XDG_CONFIG_HOME"] = str(Path(tempfile.gettempdir()) / "tensorus-tests-config")
+for _name in ("ADDRESS", "CA", "CERT", "KEY", "PROFILE", "SERVER", "TOKEN"):
+    os.environ.pop(f"TENSORUS_{_name}", None)
+
 # Who starts the tests in the background may have them ignore Ctrl-C, and then so would every process they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -17,6 +17,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from tensorus import errors
+from tensorus._request_ids import request_id
 from tensorus._version import __version__
 from tensorus.client import Client
 from tensorus.errors import TensorusError
@@ -24,6 +25,7 @@ from tensorus.types import DatasetInfo, NewTensor, Policy, Progress, Record, Sch
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 else:  # hidden from type checkers, which would otherwise accept every misspelt name
 
     def __getattr__(name: str) -> NoReturn:
@@ -52,29 +54,51 @@ __all__ = [
     "connect",
     "errors",
     "open",
+    "request_id",
 ]
 
 
 def connect(
-    address: str,
+    address: str | None = None,
     *,
+    ca: str | os.PathLike[str] | bytes | None = None,
+    cert: str | os.PathLike[str] | bytes | None = None,
+    key: str | os.PathLike[str] | bytes | None = None,
+    token: str | Callable[[], str] | None = None,
+    insecure: bool = False,
+    profile: str | None = None,
     timeout_s: float = 30.0,
     retry_timeout_s: float = 60.0,
     tune_allocator: bool = True,
     direct_reads: bool = True,
 ) -> Client:
-    """Return a client of the server at `address`, such as "localhost:7733". It connects on first use.
+    """Return a client of the server at `address`, such as "grpcs://store:7733". It connects on first use.
 
-    Several servers of the same store are named by a list, "a:7733,b:7733", or by one name that resolves to several addresses.
-    Each call goes to a server that its dataset and tensor determine, so that the caches of all servers add up. If that server
-    cannot be reached, is about to stop or has lost its store, the next one takes the call at once, and transfers resume there.
+    Without an address, the environment variable TENSORUS_ADDRESS or the file ~/.config/tensorus/config.toml says where the
+    server is, and with which certificates and token to connect; see the page Connecting of the guide. Without these, it is
+    127.0.0.1:7733.
+
+    Several servers of the same store are named by a list, "grpcs://a:7733,b:7733", or by one name that resolves to several
+    addresses. Each call goes to a server that its dataset and tensor determine, so that the caches of all servers add up. If
+    that server cannot be reached, is about to stop or has lost its store, the next one takes the call at once, and transfers
+    resume there.
 
     The client can be pickled. It can also be used in forked processes, provided that no other thread is in a call during the
     fork; each process opens its own connection.
 
     Args:
-        address: host and port of the server, or of several, separated by commas. A name is resolved on first use, and again
-            after failures.
+        address: host and port of the server, or of several, separated by commas; "grpcs://" before it means TLS. A name is
+            resolved on first use, and again after failures; all servers behind it need certificates of that name.
+        ca: the certificates of the authorities that may have signed the server's: the path of a PEM file, or its bytes. None:
+            those that the operating system trusts.
+        cert: the client's own certificate, for servers that ask for one (mTLS), likewise. Needs `key`.
+        key: its private key, not encrypted. Files are read when the client connects, and again if it cannot connect and they
+            have changed.
+        token: what the server knows the caller by; or a function that returns it, for tokens that expire. It is called for
+            every call, so it must be fast, and picklable if the client is pickled. A pickled client contains the token.
+        insecure: send the token although the address is neither `grpcs://` nor on this machine: whoever sees the traffic can
+            then use it.
+        profile: name of a profile in the file.
         timeout_s: timeout of each attempt of a short call, in seconds. Transfers have no total timeout.
         retry_timeout_s: how long to retry an interrupted call that makes no progress, in seconds. Inserts and reads resume
             where they stopped, both after a broken connection and after a restart of the server. Short calls are retried if
@@ -85,12 +109,19 @@ def connect(
             the process keeps up to 32 MiB of freed memory.
         direct_reads: read large tensors from the object store itself, by requests that the server has signed, if the server
             offers that. Whatever fails is read from the server instead.
+
+    Raises:
+        ValueError: an argument, or what stands in for it, is wrong or contradicts another: a file that cannot be read, a
+            certificate without its key, a token that would be sent in clear text.
+        UnavailableError: the address is empty.
     """
     from tensorus._grpc.remote import RemoteBackend  # noqa: PLC0415 - each way in loads only what it needs
+    from tensorus._profiles import checked_arguments, connection_of  # noqa: PLC0415 - likewise
 
+    given = checked_arguments(address, ca=ca, cert=cert, key=key, token=token, insecure=insecure)
     return Client(
         RemoteBackend(
-            address,
+            connection_of(given, profile=profile),
             timeout_s=timeout_s,
             retry_timeout_s=retry_timeout_s,
             tune_allocator=tune_allocator,

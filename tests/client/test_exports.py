@@ -30,6 +30,7 @@ PUBLIC_NAMES = {
     "connect",
     "errors",
     "open",
+    "request_id",
 }
 
 

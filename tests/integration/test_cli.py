@@ -363,11 +363,11 @@ def test_json_is_json_whatever_numbers_there_are(server: Server, dataset: str) -
 
 
 def test_the_server_can_be_named_by_the_environment(server: Server, dataset: str) -> None:
-    environment = {"TENSORUS_SERVER": server.address}
+    environment = {"TENSORUS_ADDRESS": server.address}
     assert run_command("ls", env=environment).exit_code == 0
-    assert run_command("ls", env={"TENSORUS_SERVER": "127.0.0.1:1"}).exit_code == 4
+    assert run_command("ls", env={"TENSORUS_ADDRESS": "127.0.0.1:1"}).exit_code == 4
     # An option is nearer than the environment.
-    assert run_command("ls", "--server", server.address, env={"TENSORUS_SERVER": "127.0.0.1:1"}).exit_code == 0
+    assert run_command("ls", "--server", server.address, env={"TENSORUS_ADDRESS": "127.0.0.1:1"}).exit_code == 0
 
 
 # ---- On a folder --------------------------------------------------------------------------------------------------------

@@ -190,7 +190,7 @@ def test_an_index_that_the_tensor_does_not_have_is_a_failure(
 
 
 def test_the_real_command_ends_with_its_exit_code(server: Server) -> None:
-    ran = run_process([*COMMAND, "info", "nowhere", "t"], environment={"TENSORUS_SERVER": server.address})
+    ran = run_process([*COMMAND, "info", "nowhere", "t"], environment={"TENSORUS_ADDRESS": server.address})
     assert (ran.returncode, ran.stdout) == (3, "")
     assert ran.stderr == "tensorus: there is no such dataset [dataset=nowhere]\n"
 

@@ -216,7 +216,7 @@ def test_a_server_says_the_same(weights: Path, server: Server, options: list[str
 def test_neither_a_server_nor_a_store_is_needed(weights: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tensorus", "explain", str(weights), "--preset", "fast"]
     before = set(tmp_path.iterdir())
-    ran = run_process(command, cwd=tmp_path, environment={"TENSORUS_SERVER": "127.0.0.1:1"})
+    ran = run_process(command, cwd=tmp_path, environment={"TENSORUS_ADDRESS": "127.0.0.1:1"})
     assert (ran.returncode, ran.stderr) == (0, "")
     assert set(tmp_path.iterdir()) == before
 

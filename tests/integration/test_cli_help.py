@@ -50,7 +50,7 @@ def test_there_are_these_commands() -> None:
         "put",
         "recover",
     ]
-    last = ["restore", "retention", "rm", "serve", "snapshot", "snapshots", "stats", "verify", "write"]
+    last = ["restore", "retention", "rm", "serve", "snapshot", "snapshots", "stats", "status", "verify", "write"]
     assert [*first, *last] == COMMANDS
 
 
@@ -63,7 +63,8 @@ def test_the_help_of_it_all_lists_every_command_and_every_exit_code(option: str)
         assert command.get_short_help_str()
     assert "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 server unavailable," in ran.output
     assert "5 imported without some metadata." in ran.output
-    assert "TENSORUS_SERVER" in ran.output
+    assert "TENSORUS_ADDRESS" in ran.output
+    assert "TENSORUS_TOKEN" in ran.output
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -117,11 +118,23 @@ def test_an_argument_is_spoken_of(name: str, argument: click.Argument) -> None:
     assert re.search(rf"\b{argument.name.upper()}\b", inspect.cleandoc(app.commands[name].help or ""))
 
 
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"serve", "explain", "gc", "recover", "copy", "backup"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(COMMANDS) - {"serve", "explain", "gc", "recover", "copy", "backup", "status"})
+)
 def test_every_command_that_reads_or_writes_knows_both_places(name: str) -> None:
     options = {option for parameter in app.commands[name].params for option in parameter.opts}
     assert {"--server", "--store"} <= options
-    assert "[env var: TENSORUS_SERVER; default: 127.0.0.1:7733]" in " ".join(run_command(name, "--help").output.split())
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"serve", "gc", "recover", "copy", "backup"}))
+def test_every_command_that_talks_to_a_server_says_how_to_reach_it(name: str) -> None:
+    options = {option for parameter in app.commands[name].params for option in parameter.opts}
+    assert {"--server", "--profile", "--token-file", "--ca", "--cert", "--key", "--insecure"} <= options
+    # The list of processes would show it.
+    assert "--token" not in options
+    shown = " ".join(run_command(name, "--help").output.split())
+    assert "TENSORUS_ADDRESS" in shown
+    assert "127.0.0.1:7733]" in shown
 
 
 def test_the_presets_in_the_help_are_those_there_are() -> None:

@@ -189,7 +189,7 @@ class TestExplain:
     ) -> None:
         path = str(tmp_path / "first.npz")
         np.savez(path, a=FIRST)
-        environment = {"TENSORUS_SERVER": server.address}
+        environment = {"TENSORUS_ADDRESS": server.address}
         assert run_command("put", dataset, path, env=environment).exit_code == 0
         ran = run_command("explain", path, "--preset", "lossless", "--base", dataset, env=environment)
         assert ran.exit_code == 0, ran.errors

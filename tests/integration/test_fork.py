@@ -22,6 +22,7 @@ from support.arrays import normal
 from support.client import run_process
 from support.servers import ServerProcess
 from tensorus import errors
+from tensorus._connection import Connection
 
 DATASET = "loaded"
 
@@ -167,7 +168,7 @@ def test_a_copy_of_a_client_keeps_its_settings() -> None:
     with tensorus.connect("localhost:1", **settings) as client:
         copy = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(client))))
         backend: Any = copy._opened
-        assert backend._copy.args == ("localhost:1",)
+        assert backend._copy.args == (Connection("localhost:1"),)
         assert backend._copy.keywords == settings
         assert (backend.timeout_s, backend._retry_timeout_s) == (0.5, 0.25)
 

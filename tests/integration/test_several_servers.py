@@ -327,7 +327,7 @@ def test_commands_take_several_addresses(pair: Pair) -> None:
     address = f"127.0.0.1:1,{pair.servers[0].address}"
     ran = run_command("ls", "--server", address)
     assert (ran.exit_code, "many" in ran.output) == (0, True)
-    ran = run_command("ls", env={"TENSORUS_SERVER": address})
+    ran = run_command("ls", env={"TENSORUS_ADDRESS": address})
     assert (ran.exit_code, "many" in ran.output) == (0, True)
     ran = run_command("ls", "--server", "127.0.0.1:1,127.0.0.2:1")
     assert ran.exit_code != 0

@@ -16,7 +16,8 @@ import grpc
 import grpc.aio
 
 from tensorus._grpc import calls, inserts
-from tensorus._grpc.channel import SERVICE, options_for, require_fork_support
+from tensorus._grpc.channel import SERVICE, is_outdated, options_for, require_fork_support
+from tensorus._grpc.credentials import credentials_of
 from tensorus._grpc.direct import DirectReads
 from tensorus._grpc.patience import Patience
 from tensorus._grpc.rpc_errors import rpc_error
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Never
 
     from tensorus._backend import InsertOptions, Upload
+    from tensorus._connection import Connection
     from tensorus._grpc.servers import Server
     from tensorus._grpc.steps import Call, Step, Steps
     from tensorus.errors import TensorusError
@@ -49,9 +51,12 @@ _INSERT_THREADS = 3
 class AsyncRemoteBackend:
     """A channel to each server of one store, of one event loop."""
 
-    def __init__(self, address: str, *, timeout_s: float, retry_timeout_s: float, direct_reads: bool = True) -> None:
+    def __init__(
+        self, connection: Connection, *, timeout_s: float, retry_timeout_s: float, direct_reads: bool = True
+    ) -> None:
         """Connect when it is first used. Arguments and errors as of `RemoteBackend`."""
-        self.servers = Servers(address)
+        self.connection = connection
+        self.servers = Servers(connection.address)
         self.timeout_s = timeout_s
         self._retry_timeout_s = retry_timeout_s
         self.direct = DirectReads(enabled=direct_reads)
@@ -59,6 +64,8 @@ class AsyncRemoteBackend:
         self.closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self._states: dict[str, object] = {}
+        self._replaced: list[grpc.aio.Channel] = []
         self._threads = ThreadPoolExecutor((os.cpu_count() or 1) + 4, thread_name_prefix="tensorus-aio")
 
     async def call(self, call: Call[T]) -> T:
@@ -111,7 +118,7 @@ class AsyncRemoteBackend:
         self.closed = True
         self._threads.shutdown(wait=False)
         if self._loop is asyncio.get_running_loop():
-            for channel in tuple(self._channels.values()):
+            for channel in (*self._channels.values(), *self._replaced):
                 await channel.close()
 
     async def server(self, key: str) -> Server:
@@ -138,11 +145,23 @@ class AsyncRemoteBackend:
             )
         channel = self._channels.get(server.target)
         if channel is None:
-            channel = grpc.aio.insecure_channel(
-                server.target, options=options_for(server), compression=grpc.Compression.NoCompression
-            )
-            self._channels[server.target] = channel
+            channel = self._channels[server.target] = self._new_channel(server)
         return channel
+
+    def failed(self, server: Server, error: TensorusError) -> None:
+        """See `steps.Backend`. If certificates have changed, the next call makes a new channel: see `LazyChannel.failed`."""
+        self.servers.failed(server, error)
+        channel = self._channels.get(server.target)
+        if channel is not None and is_outdated(self.connection.tls, self._states.get(server.target), error):
+            # Not closed yet: other calls may still be using a connection that it has.
+            self._replaced.append(self._channels.pop(server.target))
+
+    def _new_channel(self, server: Server) -> grpc.aio.Channel:
+        options, tls = options_for(server), self.connection.tls
+        if tls is None:
+            return grpc.aio.insecure_channel(server.target, options, grpc.Compression.NoCompression)
+        self._states[server.target] = tls.state()
+        return grpc.aio.secure_channel(server.target, credentials_of(tls), options, grpc.Compression.NoCompression)
 
     def patience(self) -> Patience:
         """Return the patience of a call. It counts once the server has answered: until then, the address may be wrong."""
@@ -246,13 +265,13 @@ class _Driver(Driver[AsyncRemoteBackend, T, R], Generic[T, R, V]):
 
     async def _open(self, step: Open) -> Any:  # `Any`: see `Driver`
         channel = await self._channel(step.key)
-        name, requests = SERVICE + step.name, step.requests
+        name, requests, metadata = SERVICE + step.name, step.requests, self._metadata()
         with self._attempt():
             if isinstance(requests, bytes):
                 unary: Any = channel.unary_stream(name)
-                return unary(requests)
+                return unary(requests, metadata=metadata)
             stream: Any = channel.stream_stream(name)
-            return stream(self._made(requests))
+            return stream(self._made(requests), metadata=metadata)
 
     async def _made(self, requests: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
         while (made := await self._on_thread(next, requests, None)) is not None:
@@ -270,10 +289,10 @@ class _Driver(Driver[AsyncRemoteBackend, T, R], Generic[T, R, V]):
     async def _send(self, call: Call[Any]) -> bytes:  # `Any`: only its bytes count here
         channel = await self._channel(call.key)
         request = call.request.SerializeToString()
-        timeout_s = call.timeout_s(self._backend.timeout_s)
+        timeout_s, metadata = call.timeout_s(self._backend.timeout_s), self._metadata()
         with self._attempt():
             method: Any = channel.unary_unary(SERVICE + call.name)
-            raw: bytes = await method(request, timeout=timeout_s)
+            raw: bytes = await method(request, timeout=timeout_s, metadata=metadata)
         self._heard()
         return raw
 

@@ -78,8 +78,8 @@ def short_call(call: Call[T]) -> Steps[Never, T]:
             broken = failed.error
         else:
             break
-        # A server that stops has not begun with it.
-        if call.repeat is None and broken.reason != "DRAINING":
+        # A server that stops, or refuses for the rate of calls, has not begun with it.
+        if call.repeat is None and broken.reason not in {"DRAINING", "RATE_LIMITED"}:
             raise broken
         interruptions = yield Pause(broken, (0,))
     with as_answer(call.name):

@@ -11,14 +11,17 @@ import grpc
 from grpc.experimental import ChannelOptions
 
 from tensorus._forks import leave_behind, watch
+from tensorus._grpc.credentials import credentials_of
 from tensorus.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tensorus._connection import Tls
     from tensorus._grpc.servers import Server
+    from tensorus.errors import TensorusError
 
-__all__ = ["SERVICE", "LazyChannel", "begun", "options_for", "require_fork_support"]
+__all__ = ["SERVICE", "LazyChannel", "begun", "is_outdated", "options_for", "require_fork_support"]
 
 T = TypeVar("T")
 
@@ -56,9 +59,12 @@ class LazyChannel:
     was_inherited = False
     """Whether this process was forked from one that had a channel."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, tls: Tls | None = None) -> None:
         """Create no channel yet."""
         self._server = server
+        self._tls = tls
+        self._state: object = None
+        self._replaced: list[grpc.Channel] = []
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
         self._closed = False
@@ -67,10 +73,10 @@ class LazyChannel:
     def after_fork(self) -> None:
         """See `ForkAware`."""
         self._lock = threading.Lock()
-        if self._channel is not None:
+        if self._channel is not None or self._replaced:
             LazyChannel.was_inherited = True
-            leave_behind(self._channel)
-            self._channel = None
+            leave_behind((self._channel, self._replaced))
+            self._channel, self._replaced = None, []
 
     def get(self) -> grpc.Channel:
         """Return the channel, which connects on first use.
@@ -83,19 +89,43 @@ class LazyChannel:
                 raise UnavailableError("the client is closed", reason="UNAVAILABLE")
             if self._channel is None:
                 require_fork_support()
-                self._channel = grpc.insecure_channel(
-                    self._server.target,
-                    options=(*options_for(self._server), *_SYNCHRONOUS),
-                    compression=grpc.Compression.NoCompression,
-                )
+                self._channel = self._made()
             return self._channel
+
+    def failed(self, error: TensorusError) -> None:
+        """Let the next call make a new channel, if this one failed to connect and its certificates have changed since."""
+        with self._lock:
+            if self._channel is not None and is_outdated(self._tls, self._state, error):
+                # Not closed yet: other calls may still be using a connection that it has.
+                self._replaced.append(self._channel)
+                self._channel = None
 
     def close(self) -> None:
         """End all calls. Idempotent."""
         with self._lock:
             self._closed = True
-            if self._channel is not None:
-                self._channel.close()
+            for channel in (self._channel, *self._replaced):
+                if channel is not None:
+                    channel.close()
+
+    def _made(self) -> grpc.Channel:
+        options = (*options_for(self._server), *_SYNCHRONOUS)
+        if self._tls is None:
+            return grpc.insecure_channel(self._server.target, options, grpc.Compression.NoCompression)
+        # Before the files are read: what changes meanwhile is read again.
+        self._state = self._tls.state()
+        credentials = credentials_of(self._tls)
+        return grpc.secure_channel(self._server.target, credentials, options, grpc.Compression.NoCompression)
+
+
+def is_outdated(tls: Tls | None, state: object, error: TensorusError) -> bool:
+    """Return whether a call may have failed because of certificates that have been replaced since.
+
+    Args:
+        state: of the files, when its channel was made.
+        error: of the call.
+    """
+    return tls is not None and error.reason == "UNAVAILABLE" and tls.state() != state
 
 
 def options_for(server: Server) -> tuple[tuple[str, int | str], ...]:

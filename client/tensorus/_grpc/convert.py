@@ -135,11 +135,14 @@ def slices_to(part: Part) -> pb.SliceSet:
 
 def error_from(status: status_pb2.Status) -> TensorusError | None:
     """Return the error that a status stands for, or None where it carries no reason of the contract."""
+    error, retry = None, error_details_pb2.RetryInfo()
     for detail in status.details:
         info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(info) and info.domain == "tensorus":
-            return error_for(info.reason, status.message, info.metadata)
-    return None
+        if error is None and detail.Unpack(info) and info.domain == "tensorus":
+            error = error_for(info.reason, status.message, info.metadata)
+        elif detail.Unpack(retry) and error is not None:
+            error.facts.setdefault("retry_after_s", str(retry.retry_delay.ToMilliseconds() / 1000))
+    return error
 
 
 def error_of(status: status_pb2.Status) -> TensorusError:

@@ -47,7 +47,8 @@ PASSING_REASONS = (
     )
     | _TRANSPORT_REASONS
 )
-"""Of errors that pass: the connection broke, the server is stopping, restarting or overloaded, or its store is locked."""
+"""Of errors that pass: the connection broke, the server is stopping, restarting or overloaded, its store is locked, or the
+caller makes too many calls, and is told for how long to wait."""
 
 _BETWEEN_REASONS = frozenset({"UNAVAILABLE", "CANCELLED"}) | _TRANSPORT_REASONS
 """Of errors that something between client and server may have caused: the server itself gave no reason."""
@@ -140,13 +141,20 @@ class Patience:
             self._furthest, self._since_s, self._wait_s = place, time.monotonic(), _FIRST_WAIT_S
             self.at_same_place = 0
         left_s = self._since_s + self._timeout_s - time.monotonic()
-        passes = error.reason in self._reasons and not (error.reason in _TRANSPORT_REASONS and "number" in error.facts)
-        if not passes or left_s <= 0:
+        asked_s = float(error.facts.get("retry_after_s", 0))
+        if not self._passes(error, asked_s, left_s) or left_s <= 0:
             raise error
         self.interruptions += 1
         self.at_same_place += 1
         self._on_interruption(Interruption(error, self.at_same_place))
         wait_s = self._wait_s * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
         self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
-        asked_s = float(error.facts.get("retry_after_s", 0))
         return min(max(wait_s, asked_s), left_s)
+
+    def _passes(self, error: TensorusError, asked_s: float, left_s: float) -> bool:
+        if error.reason == "RATE_LIMITED":
+            # Sooner, it would be refused again.
+            passes = 0 < asked_s <= left_s
+        else:
+            passes = not (error.reason in _TRANSPORT_REASONS and "number" in error.facts)
+        return passes and error.reason in self._reasons

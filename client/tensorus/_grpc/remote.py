@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         State,
         Upload,
     )
+    from tensorus._connection import Connection
     from tensorus._grpc.patience import Observer
     from tensorus._grpc.servers import Server
     from tensorus._grpc.steps import Call, Step, Steps
@@ -65,7 +66,7 @@ class RemoteBackend(Backend):
 
     def __init__(
         self,
-        address: str,
+        connection: Connection,
         *,
         timeout_s: float,
         retry_timeout_s: float,
@@ -73,7 +74,7 @@ class RemoteBackend(Backend):
         direct_reads: bool = True,
         on_interruption: Observer = warn_when_stuck,
     ) -> None:
-        """Speak to the server at `address`, or the servers; connects when it is first used.
+        """Speak to the server, or the servers, that a connection leads to; connects when it is first used.
 
         Args:
             timeout_s: of each attempt of a short call; streams take as long as they take.
@@ -85,7 +86,8 @@ class RemoteBackend(Backend):
         Raises:
             UnavailableError: the address is empty, or no text.
         """
-        self.servers = Servers(address)
+        self.connection = connection
+        self.servers = Servers(connection.address)
         self.timeout_s = timeout_s
         self._retry_timeout_s = retry_timeout_s
         self._on_interruption = on_interruption
@@ -93,7 +95,7 @@ class RemoteBackend(Backend):
         self.closed = False
         self._copy = partial(
             type(self),
-            address,
+            connection,
             timeout_s=timeout_s,
             retry_timeout_s=retry_timeout_s,
             tune_allocator=tune_allocator,
@@ -105,7 +107,7 @@ class RemoteBackend(Backend):
             _allocator.tune_allocator()
 
     def __reduce__(self) -> tuple[Callable[[], RemoteBackend], tuple[()]]:
-        """Pickle address and settings; what comes out of it connects when it is first used."""
+        """Pickle connection and settings; what comes out of it connects when it is first used."""
         return self._copy, ()
 
     def create_dataset(
@@ -234,8 +236,14 @@ class RemoteBackend(Backend):
             raise UnavailableError("the client is closed", reason="UNAVAILABLE")
         channel = self._channels.get(server.target)
         if channel is None:
-            channel = self._channels.setdefault(server.target, LazyChannel(server))
+            channel = self._channels.setdefault(server.target, LazyChannel(server, self.connection.tls))
         return channel.get()
+
+    def failed(self, server: Server, error: TensorusError) -> None:
+        """See `steps.Backend`."""
+        self.servers.failed(server, error)
+        if (channel := self._channels.get(server.target)) is not None:
+            channel.failed(error)
 
     def patience(self) -> Patience:
         """Return the patience of a call. It counts once the server has answered: until then, the address may be wrong."""
@@ -319,13 +327,13 @@ class _Driver(Driver[RemoteBackend, T, R]):
 
     def _open(self, step: Open) -> Any:  # `Any`: see `Driver`
         channel = self._channel(step.key)
-        name, requests = SERVICE + step.name, step.requests
+        name, requests, metadata = SERVICE + step.name, step.requests, self._metadata()
         with self._attempt:
             if isinstance(requests, bytes):
                 unary: Any = channel.unary_stream(name)
-                return unary(requests)
+                return unary(requests, metadata=metadata)
             stream: Any = channel.stream_stream(name)
-            return begun(partial(stream, requests))
+            return begun(partial(stream, requests, metadata=metadata))
 
     def _read(self) -> bytes | None:
         with self._attempt:
@@ -337,10 +345,10 @@ class _Driver(Driver[RemoteBackend, T, R]):
     def _send(self, call: Call[Any]) -> bytes:  # `Any`: only its bytes count here
         channel = self._channel(call.key)
         request = call.request.SerializeToString()
-        timeout_s = call.timeout_s(self._backend.timeout_s)
+        timeout_s, metadata = call.timeout_s(self._backend.timeout_s), self._metadata()
         with self._attempt:
             method: Any = channel.unary_unary(SERVICE + call.name)
-            raw: bytes = method(request, timeout=timeout_s)
+            raw: bytes = method(request, timeout=timeout_s, metadata=metadata)
         self._heard()
         return raw
 

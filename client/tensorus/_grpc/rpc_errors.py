@@ -15,6 +15,8 @@ from tensorus.errors import (
     LimitExceededError,
     NotImplementedByServerError,
     OverloadedError,
+    PermissionDeniedError,
+    UnauthenticatedError,
     UnavailableError,
 )
 
@@ -27,6 +29,19 @@ _DETAILS_KEY = "grpc-status-details-bin"
 
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d{3})")
 """gRPC's message for an answer from something that does not speak gRPC, such as a proxy. Only the message has the status."""
+
+_OTHER_NAME = "the server's certificate is of another name than the address"
+_ADVICE = {
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate has expired, or is not trusted: ca= (--ca) names whom to trust",
+    "Hostname Verification": _OTHER_NAME,
+    "is not in peer certificate": _OTHER_NAME,
+    "WRONG_VERSION_NUMBER": "the server does not speak TLS: grpc:// connects without",
+    "Failed to create security handshaker": "ca, cert or key is no certificate, or the key is not that of cert",
+}
+"""What to do about handshakes that fail, by a part of gRPC's message."""
+
+_HUNG_UP = re.compile(r"failed to connect .*(Socket closed|Connection reset)", re.DOTALL)
+"""gRPC's message where a server ended the connection before it said anything."""
 
 
 def rpc_error(error: Any) -> TensorusError:  # `Any`: a grpc.RpcError that is also a grpc.Call, which no type says
@@ -50,7 +65,11 @@ def _details_error(details: bytes) -> TensorusError | None:
 def _error_by_code(code: grpc.StatusCode, message: str) -> TensorusError:
     """Return the error of a call that did not reach the service, or was ended by the transport."""
     if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}:
-        return UnavailableError(message, reason=code.name)
+        return UnavailableError(message + _advice(message), reason=code.name)
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return UnauthenticatedError(message, reason=code.name)
+    if code is grpc.StatusCode.PERMISSION_DENIED:
+        return PermissionDeniedError(message, reason=code.name)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return OverloadedError(message, reason=code.name)
     found = _HTTP_STATUS.search(message)
@@ -65,3 +84,10 @@ def _error_by_code(code: grpc.StatusCode, message: str) -> TensorusError:
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return NotImplementedByServerError(message, reason=code.name)
     return InternalError(message, reason=code.name)
+
+
+def _advice(message: str) -> str:
+    """Return what to do about a handshake that failed, as far as gRPC's message tells."""
+    if _HUNG_UP.search(message):
+        return "; the server hung up: it may want TLS (grpcs://), or, with TLS, a client certificate (cert= and key=)"
+    return next((f"; {advice}" for text, advice in _ADVICE.items() if text in message), "")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 from google.protobuf.message import DecodeError
 
 from tensorus._grpc.servers import is_servers_fault
+from tensorus._request_ids import current_id
 from tensorus.errors import InternalError
 from tensorus_protos.framing import MalformedMessageError
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from tensorus._connection import Connection
     from tensorus._grpc.patience import Patience
     from tensorus._grpc.servers import Server, Servers
     from tensorus.errors import TensorusError
@@ -161,9 +163,13 @@ class Backend(Protocol):
     """What a driver has to know of its client."""
 
     servers: Servers
+    connection: Connection
     heard: bool
     """Whether any server has answered: until then, the address may be wrong."""
     closed: bool
+
+    def failed(self, server: Server, error: TensorusError) -> None:
+        """Note that a call to a server has failed."""
 
 
 class Driver(Generic[B, T, R]):
@@ -180,11 +186,22 @@ class Driver(Generic[B, T, R]):
         self._stream: Any = None  # `Any`: a call of gRPC's; without serializers the stubs cannot tell
         self._server: Server | None = None
         self._failures = 0
+        self._request_id: str | None = None
 
     @property
     def _has_ended(self) -> bool:
         """Whether the call has ended: what it raised is then its result, or its error."""
         return self._steps.gi_frame is None  # type: ignore[attr-defined]  # every generator has it
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        """Return the metadata of an attempt. All attempts of a call have the same id; each has the token of its time.
+
+        Raises:
+            ValueError: the user's function returned no token.
+        """
+        if self._request_id is None:
+            self._request_id = current_id()
+        return self._backend.connection.metadata(self._request_id)
 
     def _sent_to(self, server: Server) -> Server:
         """Note which server the attempt goes to, and return it."""
@@ -199,8 +216,13 @@ class Driver(Generic[B, T, R]):
 
     def _failed(self, error: TensorusError, cause: BaseException) -> AttemptFailedError:
         """Note that the attempt has failed, and return how the call is told."""
+        if self._request_id is not None:
+            # A server that could say nothing, or a proxy, has not.
+            error.facts.setdefault("request_id", self._request_id)
         if self._server is not None:
-            self._backend.servers.failed(self._server, error)
+            self._backend.failed(self._server, error)
+        if error.reason == "RATE_LIMITED":
+            self._backend.heard = True
         return AttemptFailedError(error, cause)
 
     def _wait_s(self, pause: Pause) -> float:

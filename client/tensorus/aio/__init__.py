@@ -12,15 +12,28 @@ closed; `contextlib.aclosing` closes it at once.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tensorus._allocator import tune_allocator as _tune
+from tensorus._profiles import checked_arguments, connection_of
 from tensorus.aio._client import AsyncClient
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
 
 __all__ = ["AsyncClient", "connect"]
 
 
 def connect(
-    address: str,
+    address: str | None = None,
     *,
+    ca: str | os.PathLike[str] | bytes | None = None,
+    cert: str | os.PathLike[str] | bytes | None = None,
+    key: str | os.PathLike[str] | bytes | None = None,
+    token: str | Callable[[], str] | None = None,
+    insecure: bool = False,
+    profile: str | None = None,
     timeout_s: float = 30.0,
     retry_timeout_s: float = 60.0,
     tune_allocator: bool = True,
@@ -28,8 +41,10 @@ def connect(
 ) -> AsyncClient:
     """Return a client of the server at `address`. It connects on first use, and belongs to the event loop that uses it first.
 
-    Arguments as for `tensorus.connect`.
+    Arguments and errors as for `tensorus.connect`. A function that is given as `token` is called on the event loop.
     """
+    given = checked_arguments(address, ca=ca, cert=cert, key=key, token=token, insecure=insecure)
+    connection = connection_of(given, profile=profile)
     if tune_allocator:
         _tune()
-    return AsyncClient(address, timeout_s=timeout_s, retry_timeout_s=retry_timeout_s, direct_reads=direct_reads)
+    return AsyncClient(connection, timeout_s=timeout_s, retry_timeout_s=retry_timeout_s, direct_reads=direct_reads)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import timedelta
 
+    from tensorus._connection import Connection
     from tensorus._damage import OnDamaged
     from tensorus._verifying import OnDamage, OnVerifyProgress
     from tensorus.types import At, DatasetInfo, DatasetStats, Policy, Schema, StoreStats, VerifyReport
@@ -31,10 +32,12 @@ __all__ = ["AsyncStoreClient"]
 class AsyncStoreClient:
     """The part of `AsyncClient` that reads and writes no tensors."""
 
-    def __init__(self, address: str, *, timeout_s: float, retry_timeout_s: float, direct_reads: bool = True) -> None:
+    def __init__(
+        self, connection: Connection, *, timeout_s: float, retry_timeout_s: float, direct_reads: bool = True
+    ) -> None:
         """Connect when it is first used."""
         self._opened = AsyncRemoteBackend(
-            address, timeout_s=timeout_s, retry_timeout_s=retry_timeout_s, direct_reads=direct_reads
+            connection, timeout_s=timeout_s, retry_timeout_s=retry_timeout_s, direct_reads=direct_reads
         )
         self._closed = False
         self._assembler = Assembler()

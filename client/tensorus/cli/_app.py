@@ -27,6 +27,7 @@ from tensorus.cli.recover import recover
 from tensorus.cli.rm import rm
 from tensorus.cli.serve import serve
 from tensorus.cli.stats import stats
+from tensorus.cli.status import status
 from tensorus.cli.verify import verify
 from tensorus.errors import NotFoundError, TensorusError, UnavailableError
 
@@ -71,9 +72,10 @@ def app() -> None:
       tensorus get weights -o back.safetensors
 
     \b
-    Commands use the server at 127.0.0.1:7733. To use another, pass --server HOST:PORT or set
-    TENSORUS_SERVER. --store DIR works on a folder, without a server. explain and import --dry-run
-    need neither.
+    Commands use the server at 127.0.0.1:7733. To use another, pass --server HOST:PORT, with TLS
+    --server grpcs://HOST:PORT, or set TENSORUS_ADDRESS. Its token comes from --token-file,
+    TENSORUS_TOKEN or a profile in ~/.config/tensorus/config.toml (--profile). --store DIR works on
+    a folder, without a server. explain and import --dry-run need neither.
 
     \b
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 server unavailable,
@@ -100,6 +102,6 @@ for _command in (
         restore,
         retention,
     ),
-    *(explain, bench, import_, copy, backup, df, gc, verify, recover),
+    *(explain, bench, import_, copy, backup, status, df, gc, verify, recover),
 ):
     app.add_command(_command)

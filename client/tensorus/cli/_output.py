@@ -17,6 +17,7 @@ from rich.progress import Progress as Bar
 
 from tensorus._imported import LOST_BEFORE_IMPORT, lost_before_import
 from tensorus._moving.exact import HAS_ERROR_BEFORE, error_before
+from tensorus.errors import InternalError
 from tensorus.types import DatasetStats, PolicyExplanation, TensorInfo
 
 if TYPE_CHECKING:
@@ -147,8 +148,11 @@ def print_text(text: str) -> None:
 
 
 def print_error(error: BaseException) -> None:
-    """Print one line on the error stream."""
-    click.echo(f"tensorus: {str(error) or type(error).__name__}", err=True)
+    """Print one line on the error stream; of an unexpected error, with the id under which the server's log has the call."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, InternalError) and "request_id" in error.facts:
+        text += f" (request {error.facts['request_id']})"
+    click.echo(f"tensorus: {text}", err=True)
 
 
 def print_note(text: str) -> None:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 import tensorus
-from tensorus.cli._connection import backend_of
+from tensorus._profiles import Settings
+from tensorus.cli._connection import backend_of, settled
 from tensorus.errors import NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
+    from tensorus._connection import Connection
     from tensorus._grpc.patience import Observer
 
-__all__ = ["Place", "opened", "place_of", "require_store"]
+__all__ = ["Place", "opened", "place_of", "places_of", "require_store"]
 
-_ADDRESSES = re.compile(r"[^/\\,\s]+:[0-9]{1,5}(?:,[^/\\,\s]+:[0-9]{1,5})*")
+_ADDRESSES = re.compile(r"(?:grpcs?://)?[^/\\,\s]+:[0-9]{1,5}(?:,[^/\\,\s]+:[0-9]{1,5})*")
 """One or several addresses with their ports."""
 
 _PARTS = re.compile(r"(postgres(?:ql)?://.+),((?:s3|gs|az|https?)://.+)")
@@ -30,7 +32,9 @@ class Place:
     """A store. One of these says where it is."""
 
     server: str = ""
-    """Its address."""
+    """Its address, with the scheme if that is grpcs://."""
+    connection: Connection | None = field(default=None, compare=False)
+    """To that server."""
     folder: Path | None = None
     parts: tuple[str, str] | None = None
     """The URLs of its catalogue and its object store."""
@@ -49,19 +53,28 @@ class Place:
         return self.folder.resolve() == other.folder.resolve()
 
 
-def place_of(text: str) -> Place:
-    """Return the place that an argument names: an existing folder, HOST:PORT, CATALOGUE,CHUNKS, or the path of a new folder.
+def place_of(text: str, *, is_sole: bool = True) -> Place:
+    """Return the place that an argument names.
+
+    It is an existing folder, HOST:PORT, grpcs://HOST:PORT, profile:NAME, CATALOGUE,CHUNKS, or the path of a new folder.
+
+    Args:
+        is_sole: False: the command also connects to another server, so a token of no particular server is not used.
 
     Raises:
-        click.UsageError: it is none of these.
+        click.UsageError: it is none of these, or the settings of the connection are wrong.
     """
     if found := _PARTS.fullmatch(text):
         return Place(parts=(found[1], found[2]))
     path = Path(text).expanduser()
     if path.is_dir():
         return Place(folder=path)
+    if text.startswith("profile:"):
+        connection = settled(Settings("argument"), profile=text.removeprefix("profile:"))
+        return Place(server=str(connection), connection=connection)
     if _ADDRESSES.fullmatch(text):
-        return Place(server=text)
+        connection = settled(Settings("argument", text), is_sole=is_sole)
+        return Place(server=str(connection), connection=connection)
     if path.exists():
         raise click.UsageError(f"{text} is a file; a store is a folder, or HOST:PORT of a server")
     if re.match(r"(postgres(ql)?|s3|gs|az|https?)://", text):
@@ -72,6 +85,16 @@ def place_of(text: str) -> Place:
     if "://" in text or not text.strip():
         raise click.UsageError(f"{text!r} is neither a folder nor HOST:PORT of a server")
     return Place(folder=path)
+
+
+def places_of(first: str, second: str) -> tuple[Place, Place]:
+    """Return the places that two arguments of a command name. See `place_of`."""
+    are_servers = all(
+        not Path(text).expanduser().is_dir() and (text.startswith("profile:") or _ADDRESSES.fullmatch(text))
+        for text in (first, second)
+    )
+    # A token that belongs to no address must not go to both servers.
+    return place_of(first, is_sole=not are_servers), place_of(second, is_sole=not are_servers)
 
 
 def require_store(folder: Path) -> None:
@@ -105,7 +128,9 @@ def opened(place: Place, on_interruption: Observer) -> tensorus.Client:
             raise click.UsageError(str(error)) from error
     if place.folder is not None:
         return tensorus.open(place.folder)
-    client = tensorus.Client(backend_of(place.server, on_interruption))
+    if place.connection is None:
+        raise AssertionError("a place is a folder, parts, or a server")
+    client = tensorus.Client(backend_of(place.connection, on_interruption))
     try:
         client.datasets(on_damaged=lambda _: None)
     except UnavailableError as error:
@@ -114,5 +139,6 @@ def opened(place: Place, on_interruption: Observer) -> tensorus.Client:
             f"no server can be reached at {place.server!r}; start one with `tensorus serve`, or name the folder of a store "
             f"({error})",
             reason=error.reason,
+            facts=error.facts,
         ) from error
     return client

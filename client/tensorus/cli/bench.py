@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from tensorus._arrays.canonical import AnyArray
     from tensorus.cli._bench import Figures
+    from tensorus.cli._connection import ServerOptions
     from tensorus.client import Client
 
 __all__ = ["bench"]
@@ -93,7 +94,7 @@ def bench(
     calls: int,
     dtype: str | None,
     file: Path | None,
-    server: str,
+    server: ServerOptions,
     store: str | None,
     *,
     as_json: bool,
@@ -119,14 +120,20 @@ def bench(
         raise click.UsageError("--file and --dtype cannot be combined")
     values, origin = _made(dtype or "float32", size_bytes) if file is None else _taken(file, size_bytes)
     plan = Plan(values, list(dict.fromkeys(presets or _PRESETS)), repeats, small_count, calls)
-    place = f"--server {server}" if store is None else f"--store {store}"
+    place = f"--server {server.connection}" if store is None else f"--store {store}"
     with connected(server, store) as client:
         # Explaining an empty sample is cheap, and refuses an unknown preset before anything is created.
         client.explain(values[:0], policies=plan.presets)
         with _Interruption() as interruption, _own_dataset(client, place) as dataset:
             figures = _measured(client, dataset, plan, progress_bar(quiet=as_json), interruption.check)
             report = Report(
-                server if store is None else None, store, dtype_name(values), values.nbytes, origin, repeats, figures
+                str(server.connection) if store is None else None,
+                store,
+                dtype_name(values),
+                values.nbytes,
+                origin,
+                repeats,
+                figures,
             )
             (print_report_json if as_json else print_report)(report)
 

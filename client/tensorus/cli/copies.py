@@ -13,6 +13,7 @@ from tensorus.cli._output import human_bytes, human_shape, print_json, print_tex
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from tensorus.cli._connection import ServerOptions
     from tensorus.types import DatasetInfo, TensorInfo
 
 __all__ = ["cp", "mv"]
@@ -46,7 +47,7 @@ def cp(
     new: str | None,
     to: str | None,
     at: str | int | datetime | None,
-    server: str,
+    server: ServerOptions,
     store: str | None,
     *,
     replace: bool,
@@ -92,7 +93,7 @@ def mv(
     id: str,  # noqa: A002 - the field's word
     new: str | None,
     to: str | None,
-    server: str,
+    server: ServerOptions,
     store: str | None,
     *,
     replace: bool,

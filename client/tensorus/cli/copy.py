@@ -12,7 +12,7 @@ from tensorus._arguments import at_of
 from tensorus._moving.copying import CopyOptions, copy_datasets
 from tensorus.cli._options import AT, json_option
 from tensorus.cli._output import TransferBar, counted, human_bytes, print_json, print_note, print_table, print_text
-from tensorus.cli._places import opened, place_of, require_store
+from tensorus.cli._places import opened, places_of, require_store
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -72,7 +72,9 @@ def copy(
 ) -> None:
     """Copy datasets from the store SRC to the store DST. Both are HOST:PORT of a server, or the folder of a store.
 
-    Several servers of one store are named as a:7733,b:7733. A store beyond one machine can also be named by its parts, as
+    Several servers of one store are named as a:7733,b:7733. With TLS, a server is grpcs://HOST:7733. profile:NAME is the server
+    of a profile in ~/.config/tensorus/config.toml, with its token and its certificates. If both are servers, TENSORUS_TOKEN is
+    used only for the one that TENSORUS_ADDRESS names. A store beyond one machine can also be named by its parts, as
     postgresql://HOST/DATABASE,s3://BUCKET/PREFIX.
 
     Tensors that DST has already are skipped. So a copy that was interrupted goes on when it is repeated, and a repeated copy
@@ -88,9 +90,10 @@ def copy(
       tensorus copy localhost:7733 ./copy
       tensorus copy ./data gpu-server:7733 --dataset weights --as weights-before
       tensorus copy old:7733 new:7733 --verify
+      tensorus copy profile:old profile:new
       tensorus copy ./data postgresql://host/db,s3://bucket/prefix
     """  # noqa: D301 - click's mark for lines that are not rewrapped
-    from_place, to_place = place_of(src), place_of(dst)
+    from_place, to_place = places_of(src, dst)
     _require_two(from_place, to_place)
     if new_name is not None and len(set(datasets)) != 1:
         raise click.UsageError("--as needs exactly one --dataset")

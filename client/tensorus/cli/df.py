@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
+    from tensorus.cli._connection import ServerOptions
     from tensorus.types import StoreStats
 
 __all__ = ["df"]
@@ -22,7 +23,7 @@ __all__ = ["df"]
 @click.command()
 @store_options()
 @json_option
-def df(server: str, store: str | None, *, as_json: bool) -> None:
+def df(server: ServerOptions, store: str | None, *, as_json: bool) -> None:
     """Show how much space a store takes, and how much is free.
 
     Tensors with equal bytes share them: they are counted for each tensor first, then once. Past tensors are replaced and

@@ -16,6 +16,7 @@ from tensorus.cli.get import parse_index_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tensorus.cli._connection import ServerOptions
     from tensorus.cli._files import FileTensor
     from tensorus.types import Progress, TensorInfo
 
@@ -44,7 +45,7 @@ def append(
     axis: int,
     name: str | None,
     generation: int | None,
-    server: str,
+    server: ServerOptions,
     store: str | None,
     *,
     as_json: bool,
@@ -83,7 +84,7 @@ def write(
     index: str,
     name: str | None,
     generation: int | None,
-    server: str,
+    server: ServerOptions,
     store: str | None,
     *,
     as_json: bool,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from tensorus._arrays.sample import PIECE_BYTES, SAMPLE_BYTES_MAX, sample_of
 from tensorus._backend import Sample
 from tensorus._grpc.convert_dataset import merged_shares
 from tensorus.cli._bases import BASES
-from tensorus.cli._connection import DEFAULT_ADDRESS, backend_of, connected
+from tensorus.cli._connection import DEFAULT_ADDRESS, backend_of, connected, server_options
 from tensorus.cli._explained import DTypeExplanation
 from tensorus.cli._explained_base import explain_base
 from tensorus.cli._files import read_tensors
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 
     from tensorus._arrays.canonical import AnyArray
     from tensorus.cli._bases import Place
+    from tensorus.cli._connection import ServerOptions
     from tensorus.types import PolicyExplanation
 
 __all__ = ["explain"]
@@ -73,10 +73,13 @@ Explain: TypeAlias = "Callable[[Sample, Sequence[Policy]], Iterable[PolicyExplan
     help="Also show the tensors as differences to those of the same ids in this dataset, as `tensorus put --base` stores them. "
     "The dataset is on the server, or in the folder of --store.",
 )
-@click.option(
-    "--server",
-    metavar="HOST:PORT[,...]",
-    help=f"Measure on this server.  [default: in this process; for --base: TENSORUS_SERVER, or else {DEFAULT_ADDRESS}]",
+@server_options(
+    click.option(
+        "--server",
+        metavar="HOST:PORT[,...]",
+        help="Measure on this server.  [default: in this process, unless --profile is given; for --base: TENSORUS_ADDRESS, "
+        f"that of the profile, or {DEFAULT_ADDRESS}]",
+    )
 )
 @click.option(
     "--store", type=click.Path(exists=True, file_okay=False), help="The folder of the store that has the bases."
@@ -93,7 +96,7 @@ def explain(
     max_relative_error: float | None,
     sample_bytes: int,
     base: Place | None,
-    server: str | None,
+    server: ServerOptions,
     store: str | None,
     plot: Path | None,
     *,
@@ -119,9 +122,8 @@ def explain(
     arrays = _by_dtype(file)
     samples = _samples(arrays, sample_bytes)
     with ExitStack() as stack:
-        ask = stack.enter_context(_explainer(server))
-        address = server or os.environ.get("TENSORUS_SERVER") or DEFAULT_ADDRESS
-        client = None if base is None else stack.enter_context(connected(address, store))
+        ask = stack.enter_context(_explainer(server if server.is_given else None))
+        client = None if base is None else stack.enter_context(connected(server, store))
         bar = stack.enter_context(progress_bar(quiet=as_json))
         policies = [Policy(preset=name, max_relative_error=max_relative_error) for name in presets or _presets(ask)]
         task = bar.add_task(
@@ -187,7 +189,7 @@ def _samples(arrays: Mapping[str, Mapping[str, AnyArray]], bytes_max: int) -> di
 
 
 @contextmanager
-def _explainer(server: str | None) -> Iterator[Explain]:
+def _explainer(server: ServerOptions | None) -> Iterator[Explain]:
     """Yield a function that explains, on a server or else in this process.
 
     Raises:
@@ -201,12 +203,13 @@ def _explainer(server: str | None) -> Iterator[Explain]:
         yield explain_here
         return
     try:
-        with closing(backend_of(server)) as backend:
+        with closing(backend_of(server.connection)) as backend:
             yield backend.explain
     except UnavailableError as error:
         raise UnavailableError(
-            f"no server can be reached at {server!r}; omit --server to measure in this process ({error})",
+            f"no server can be reached at {str(server.connection)!r}; omit --server to measure in this process ({error})",
             reason=error.reason,
+            facts=error.facts,
         ) from error
 
 

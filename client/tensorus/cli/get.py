@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     import tensorus
     from tensorus._arrays.canonical import AnyArray
+    from tensorus.cli._connection import ServerOptions
     from tensorus.types import At, Precision, TensorInfo
 
 __all__ = ["get", "parse_index_text"]
@@ -49,7 +50,7 @@ def get(
     index: str | None,
     precision: Precision | None,
     at: At | None,
-    server: str,
+    server: ServerOptions,
     store: str | None,
     *,
     force: bool,

@@ -15,6 +15,7 @@ from tensorus.errors import NewerTensorsError
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from tensorus.cli._connection import ServerOptions
     from tensorus.errors import DataCorruptError
     from tensorus.types import At
 
@@ -25,7 +26,7 @@ __all__ = ["drop_snapshot", "restore", "retention", "snapshot", "snapshots"]
 @click.argument("dataset")
 @click.argument("name")
 @store_options()
-def snapshot(dataset: str, name: str, server: str, store: str | None) -> None:
+def snapshot(dataset: str, name: str, server: ServerOptions, store: str | None) -> None:
     """Give the current state of DATASET a name, under which it stays readable.
 
     Nothing is copied. What is replaced or deleted later is kept until the snapshot is dropped. NAME must not be all digits or
@@ -44,7 +45,7 @@ def snapshot(dataset: str, name: str, server: str, store: str | None) -> None:
 @click.argument("dataset")
 @store_options()
 @json_option
-def snapshots(dataset: str, server: str, store: str | None, *, as_json: bool) -> None:
+def snapshots(dataset: str, server: ServerOptions, store: str | None, *, as_json: bool) -> None:
     """List the snapshots of DATASET, oldest first.
 
     Damaged snapshots are named last, and the exit code is then 1.
@@ -73,7 +74,7 @@ def snapshots(dataset: str, server: str, store: str | None, *, as_json: bool) ->
 @click.argument("dataset")
 @click.argument("name")
 @store_options()
-def drop_snapshot(dataset: str, name: str, server: str, store: str | None) -> None:
+def drop_snapshot(dataset: str, name: str, server: ServerOptions, store: str | None) -> None:
     """Drop the snapshot NAME of DATASET. What only it needed is deleted.
 
     \b
@@ -95,7 +96,9 @@ def drop_snapshot(dataset: str, name: str, server: str, store: str | None) -> No
 )
 @store_options()
 @json_option
-def restore(dataset: str, state: At, server: str, store: str | None, *, discard_newer: bool, as_json: bool) -> None:
+def restore(
+    dataset: str, state: At, server: ServerOptions, store: str | None, *, discard_newer: bool, as_json: bool
+) -> None:
     """Make the tensors of DATASET those of an earlier STATE, all at once.
 
     STATE is the name of a snapshot, a generation (digits), or a time such as 2026-01-31T12:00 (local time) or
@@ -128,7 +131,7 @@ def restore(dataset: str, state: At, server: str, store: str | None, *, discard_
 @click.argument("dataset")
 @click.argument("duration", type=DURATION, required=False)
 @store_options()
-def retention(dataset: str, duration: timedelta | None, server: str, store: str | None) -> None:
+def retention(dataset: str, duration: timedelta | None, server: ServerOptions, store: str | None) -> None:
     """Show or set how long tensors of DATASET stay readable after they were replaced, changed or deleted.
 
     DURATION is a number with a unit: 90s, 30m, 12h, 7d, 4w. With 0, only snapshots keep tensors. A shorter retention

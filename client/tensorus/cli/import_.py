@@ -17,6 +17,7 @@ from tensorus.cli._output import counted, print_json, print_table, print_text, p
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tensorus.cli._connection import ServerOptions
     from tensorus.old_files import FileReport, ImportSummary
 
 __all__ = ["import_"]
@@ -58,7 +59,7 @@ def import_(
     datasets: tuple[str, ...],
     report: Path | None,
     inflate_limit: int,
-    server: str,
+    server: ServerOptions,
     store: str | None,
     *,
     dry_run: bool,
@@ -98,7 +99,7 @@ def import_(
 
 def _run(
     paths: Sequence[Path],
-    place: tuple[str, str | None] | None,
+    place: tuple[ServerOptions, str | None] | None,
     inflate_limit: int,
     reports: list[FileReport],
     *,

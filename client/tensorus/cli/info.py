@@ -24,6 +24,7 @@ from tensorus.cli._output import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tensorus.cli._connection import ServerOptions
     from tensorus.types import At, TensorInfo
 
 __all__ = ["info"]
@@ -39,7 +40,7 @@ def info(
     dataset: str,
     id: str,  # noqa: A002 - the field's word
     at: At | None,
-    server: str,
+    server: ServerOptions,
     store: str | None,
     *,
     as_json: bool,

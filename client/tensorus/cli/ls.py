@@ -22,6 +22,7 @@ from tensorus.cli._output import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tensorus.cli._connection import ServerOptions
     from tensorus.client import Client
     from tensorus.errors import DataCorruptError
     from tensorus.types import At, DatasetInfo, DatasetStats, TensorInfo
@@ -43,7 +44,7 @@ def ls(
     order_by: str | None,
     limit: int | None,
     at: At | None,
-    server: str,
+    server: ServerOptions,
     store: str | None,
     *,
     as_json: bool,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from tensorus.cli._bases import Place
+    from tensorus.cli._connection import ServerOptions
     from tensorus.cli._files import FileTensor
     from tensorus.types import Progress, TensorInfo
 
@@ -93,7 +94,7 @@ def put(
     pairs: tuple[str, ...],
     base: Place | None,
     retention: timedelta | None,
-    server: str,
+    server: ServerOptions,
     store: str | None,
     *,
     replaces: bool,

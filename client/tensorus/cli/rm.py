@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import tensorus
+    from tensorus.cli._connection import ServerOptions
     from tensorus.errors import DataCorruptError
 
 __all__ = ["rm"]
@@ -33,7 +34,7 @@ _IDS_PER_FILTER = 40
 def rm(
     dataset: str,
     ids: tuple[str, ...],
-    server: str,
+    server: ServerOptions,
     store: str | None,
     *,
     whole: bool,

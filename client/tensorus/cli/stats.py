@@ -20,6 +20,7 @@ from tensorus.cli._output import (
 )
 
 if TYPE_CHECKING:
+    from tensorus.cli._connection import ServerOptions
     from tensorus.types import At, DTypeShare, EncodingShare
 
 __all__ = ["stats"]
@@ -30,7 +31,7 @@ __all__ = ["stats"]
 @at_option
 @store_options()
 @json_option
-def stats(dataset: str, at: At | None, server: str, store: str | None, *, as_json: bool) -> None:
+def stats(dataset: str, at: At | None, server: ServerOptions, store: str | None, *, as_json: bool) -> None:
     """Show sizes and ratios of DATASET, by dtype and by encoding.
 
     Tensors with equal bytes share them; if there are any, a line says what they take once.

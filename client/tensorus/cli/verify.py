@@ -12,6 +12,7 @@ from tensorus.cli._options import SIZE, json_option
 from tensorus.cli._output import TransferBar, counted, human_bytes, print_json, print_table, print_text
 
 if TYPE_CHECKING:
+    from tensorus.cli._connection import ServerOptions
     from tensorus.types import Damage, VerifyProgress, VerifyReport
 
 __all__ = ["print_report", "verify"]
@@ -31,7 +32,7 @@ __all__ = ["print_report", "verify"]
 def verify(
     dataset: str | None,
     ids: tuple[str, ...],
-    server: str,
+    server: ServerOptions,
     store: str | None,
     *,
     bytes_per_second: int | None,

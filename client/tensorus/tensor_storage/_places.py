@@ -81,7 +81,7 @@ def open_place(storage_path: str | os.PathLike[str] | None) -> Place:
     """Open the place that a storage path names; an empty path means memory, as in Tensorus 0.1.
 
     Raises:
-        NotImplementedError: the scheme is not grpc.
+        NotImplementedError: the scheme is neither grpc nor grpcs.
         ConnectionError: the server cannot be reached, or the folder holds a store that cannot be opened.
     """
     if storage_path is None or storage_path == "":
@@ -89,15 +89,16 @@ def open_place(storage_path: str | os.PathLike[str] | None) -> Place:
     scheme = _SCHEME.fullmatch(storage_path) if isinstance(storage_path, str) else None
     if scheme is None:
         return _in_folder(Path(storage_path))
-    if scheme[1].lower() != "grpc":
+    if scheme[1].lower() not in {"grpc", "grpcs"}:
         raise NotImplementedError(
-            f"storage_path is {storage_path!r}: {scheme[1]}:// is not supported; it can be a folder, grpc://host:port, or None"
+            f"storage_path is {storage_path!r}: {scheme[1]}:// is not supported; it can be a folder, grpc://host:port, "
+            "grpcs://host:port, or None"
         )
-    return _on_server(str(storage_path), scheme[2].rstrip("/"))
+    return _on_server(str(storage_path))
 
 
-def _on_server(storage_path: str, address: str) -> Place:
-    client = tensorus.connect(address)
+def _on_server(storage_path: str) -> Place:
+    client = tensorus.connect(storage_path)
     try:
         # Detect a wrong address now instead of at the first use.
         client.datasets()

@@ -61,6 +61,7 @@ def test_the_reason_in_the_trailers_decides(call: str) -> None:
     details = status_details("DATASET_NOT_FOUND", "there is no such dataset", dataset="d")
     error = raised(call, failing(grpc.StatusCode.NOT_FOUND, "text that does not count", details))
     assert type(error) is errors.DatasetNotFoundError
+    assert error.facts.pop("request_id")
     assert (str(error), error.reason, error.facts) == (
         "there is no such dataset",
         "DATASET_NOT_FOUND",
@@ -79,6 +80,8 @@ BY_CODE = {
     grpc.StatusCode.UNAVAILABLE: errors.UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.UnavailableError,
     grpc.StatusCode.CANCELLED: errors.UnavailableError,
+    grpc.StatusCode.UNAUTHENTICATED: errors.UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDeniedError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.OverloadedError,
     # What is on the port is no Tensorus, or another version of it.
     grpc.StatusCode.UNIMPLEMENTED: errors.NotImplementedByServerError,

@@ -14,6 +14,7 @@ import pytest
 from support.cases import each
 from tensorus._arguments import sample_from, upload_of
 from tensorus._backend import InsertOptions, Part
+from tensorus._connection import Connection
 from tensorus._grpc import calls, insert_stream, inserts, reads
 from tensorus._grpc.aio_remote import AsyncRemoteBackend
 from tensorus._grpc.aio_remote import _Driver as AsyncDriver
@@ -288,7 +289,7 @@ def drive(steps: Steps[Any, Any], driver: str, count: int = 9) -> tuple[list[Any
     found: list[Any] = []
     settings = {"timeout_s": 1.0, "retry_timeout_s": 0.0}
     if driver == "synchronous":
-        backend = RemoteBackend("localhost:1", **settings)
+        backend = RemoteBackend(Connection("localhost:1"), **settings)
         synchronous = SyncDriver(backend, steps)
         for value in (values := synchronous.values()):
             found.append(value)
@@ -298,7 +299,7 @@ def drive(steps: Steps[Any, Any], driver: str, count: int = 9) -> tuple[list[Any
         return found, getattr(synchronous, "result", None)
 
     async def run() -> tuple[list[Any], Any]:
-        asynchronous = AsyncDriver(AsyncRemoteBackend("localhost:1", **settings), steps, iter)
+        asynchronous = AsyncDriver(AsyncRemoteBackend(Connection("localhost:1"), **settings), steps, iter)
         async for batch in (values := asynchronous.values()):
             found.extend(batch)
             if len(found) >= count:
@@ -361,7 +362,7 @@ def test_a_call_whose_task_is_cancelled_is_told_and_may_still_do_something() -> 
             raise
 
     async def run() -> None:
-        backend = AsyncRemoteBackend("localhost:1", timeout_s=1.0, retry_timeout_s=0.0)
+        backend = AsyncRemoteBackend(Connection("localhost:1"), timeout_s=1.0, retry_timeout_s=0.0)
         task = asyncio.create_task(backend.result(steps()))  # type: ignore[arg-type]  # it gives nothing
         await asyncio.to_thread(begun.wait, 30)
         task.cancel()
