@@ -15,6 +15,9 @@ __all__ = ["EngineConfig", "ServerConfig"]
 _PATHS = ("data_dir", "cache_dir")
 """The settings of an engine that are paths."""
 
+_HOST = re.compile(r"[^][:]+|\[[^][]*:[^][]*\]")
+"""The hosts in addresses that gRPC understands."""
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -131,6 +134,9 @@ class ServerConfig:
         host, _, port = self.listen.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
             raise ValueError(f"listen is {self.listen!r}, must be HOST:PORT, for example 127.0.0.1:7733")
+        if not _HOST.fullmatch(host):
+            # gRPC takes "::1:7733" for an address and adds port 443.
+            raise ValueError(f"listen is {self.listen!r}: an IPv6 address must be in brackets, for example [::1]:7733")
         if self.streams_max < 1:
             raise ValueError(f"streams_max is {self.streams_max}, must be at least 1")
         if self.memory_budget_bytes < 1:
