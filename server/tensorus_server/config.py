@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
-__all__ = ["EngineConfig", "ServerConfig"]
+__all__ = ["EngineConfig", "ServerConfig", "TlsConfig"]
 
 _PATHS = ("data_dir", "cache_dir")
 """The settings of an engine that are paths."""
@@ -97,6 +97,33 @@ class EngineConfig:
 
 
 @dataclass(frozen=True)
+class TlsConfig:
+    """The files with which a server encrypts its connections, all PEM. It reads them again when they change."""
+
+    cert: Path
+    """The certificate of the server, then the ones between it and its CA."""
+    key: Path
+    """The key of that certificate, without a password."""
+    client_ca: Path | None = None
+    """CAs: only clients with a certificate of one of them can connect. None: clients need no certificate."""
+
+    @classmethod
+    def of(cls, cert: Path | None, key: Path | None, client_ca: Path | None) -> Self | None:
+        """Return the settings; None if none is set.
+
+        Raises:
+            ValueError: one is set without another that it needs. What is in the files is checked when the server starts.
+        """
+        if cert is not None and key is not None:
+            return cls(cert, key, client_ca)
+        for name, path in (("tls_cert", cert), ("tls_key", key), ("tls_client_ca", client_ca)):
+            if path is not None:
+                missing = "tls_key" if cert is not None else "tls_cert" if key is not None else "tls_cert and tls_key"
+                raise ValueError(f"{name} is set, which needs {missing}, too")
+        return None
+
+
+@dataclass(frozen=True)
 class ServerConfig:
     """The settings of one server, which serves one store."""
 
@@ -128,6 +155,10 @@ class ServerConfig:
     process may have, so that the other half is left for files."""
     shares_port: bool = False
     """Whether this process is a worker that shares the port with others of the same server."""
+    tls: TlsConfig | None = None
+    """The certificates; None: connections are not encrypted."""
+    authenticates: bool = False
+    """Whether every call must name a principal that the server knows."""
 
     def __post_init__(self) -> None:
         """Refuse invalid settings; the message names the key."""
@@ -179,11 +210,8 @@ class ServerConfig:
 
     def to_json(self) -> str:
         """Return the settings as JSON, for another process. They may hold a password."""
-        fields = asdict(self)
-        for name in _PATHS:
-            if fields["engine"][name] is not None:
-                fields["engine"][name] = str(fields["engine"][name])
-        return json.dumps(fields)
+        # Of all values only paths are foreign to JSON.
+        return json.dumps(asdict(self), default=str)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -193,7 +221,10 @@ class ServerConfig:
         for name in _PATHS:
             if engine[name] is not None:
                 engine[name] = Path(engine[name])
-        return cls(EngineConfig(**engine), **fields)
+        if (tls := fields.pop("tls")) is not None:
+            client_ca = tls["client_ca"]
+            tls = TlsConfig(Path(tls["cert"]), Path(tls["key"]), None if client_ca is None else Path(client_ca))
+        return cls(EngineConfig(**engine), tls=tls, **fields)
 
 
 def _without_password(url: str) -> str:

@@ -50,7 +50,7 @@ def test_there_are_these_commands() -> None:
         "put",
         "recover",
     ]
-    last = ["restore", "retention", "rm", "serve", "snapshot", "snapshots", "stats", "verify", "write"]
+    last = ["restore", "retention", "rm", "serve", "snapshot", "snapshots", "stats", "tls", "verify", "write"]
     assert [*first, *last] == COMMANDS
 
 
@@ -117,7 +117,7 @@ def test_an_argument_is_spoken_of(name: str, argument: click.Argument) -> None:
     assert re.search(rf"\b{argument.name.upper()}\b", inspect.cleandoc(app.commands[name].help or ""))
 
 
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"serve", "explain", "gc", "recover", "copy", "backup"}))
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"serve", "explain", "gc", "recover", "copy", "backup", "tls"}))
 def test_every_command_that_reads_or_writes_knows_both_places(name: str) -> None:
     options = {option for parameter in app.commands[name].params for option in parameter.opts}
     assert {"--server", "--store"} <= options

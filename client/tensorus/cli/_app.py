@@ -27,6 +27,7 @@ from tensorus.cli.recover import recover
 from tensorus.cli.rm import rm
 from tensorus.cli.serve import serve
 from tensorus.cli.stats import stats
+from tensorus.cli.tls import tls
 from tensorus.cli.verify import verify
 from tensorus.errors import NotFoundError, TensorusError, UnavailableError
 
@@ -100,6 +101,6 @@ for _command in (
         restore,
         retention,
     ),
-    *(explain, bench, import_, copy, backup, df, gc, verify, recover),
+    *(explain, bench, import_, copy, backup, df, gc, verify, recover, tls),
 ):
     app.add_command(_command)

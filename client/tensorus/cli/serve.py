@@ -12,6 +12,7 @@ import click
 from tensorus._allocator import tune_allocator
 from tensorus._missing import engine_missing
 from tensorus.cli._connection import DEFAULT_ADDRESS
+from tensorus.cli._exposure import check_exposure, exposure_options, quiet_grpc
 from tensorus.cli._options import SIZE
 from tensorus.cli._output import human_bytes, print_text
 from tensorus.cli._remote import check_places, remote_options
@@ -20,6 +21,7 @@ from tensorus.errors import UnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tensorus.cli._exposure import ExposureParts
     from tensorus.cli._remote import RemoteParts
     from tensorus_server.config import ServerConfig
 
@@ -48,6 +50,7 @@ __all__ = ["serve"]
     show_default=True,
     help="Address to listen on; port 0 picks a free port.",
 )
+@exposure_options
 @click.option(
     "--codec-threads", type=click.IntRange(1), help="Threads that encode and decode.  [default: one per processor]"
 )
@@ -131,6 +134,7 @@ def serve(
     workers: int,
     *,
     remote: RemoteParts,
+    exposure: ExposureParts,
     direct_reads: bool,
     no_dedup: bool,
     verbose: bool,
@@ -140,15 +144,15 @@ def serve(
     \b
     Examples:
       tensorus serve
-      tensorus serve --data-dir /srv/tensors --listen 0.0.0.0:7733
+      tensorus serve --listen 0.0.0.0:7733 --tls-cert cert.pem --tls-key key.pem --tls-client-ca ca.pem
       tensorus serve --workers 4
       tensorus serve --catalogue postgresql://host/db --chunks s3://bucket/prefix --cache-dir /nvme --cache-size 200GiB
 
-    There is no authentication. Listen on a network only if you trust every host on it.
+    Without TLS and client certificates, it listens only on this machine, unless --insecure allows more.
     """  # noqa: D301 - click's mark for lines that are not rewrapped
+    quiet_grpc()
     try:
         from tensorus_server.config import EngineConfig, ServerConfig  # noqa: PLC0415 - not part of the thin client
-        from tensorus_server.errors import StoreUnavailableError  # noqa: PLC0415
 
         run = _alone() if workers == 1 else _together(verbose=verbose)
     except ImportError as error:
@@ -175,6 +179,7 @@ def serve(
             connections_max=connections,
             grace_s=grace,
             workers=workers,
+            tls=exposure.tls,
         )
         check_places(engine)
     except ValueError as error:
@@ -182,7 +187,14 @@ def serve(
     except ImportError as error:
         raise engine_missing(error) from error
     _log_to_stderr(workers, verbose=verbose)
+    _serve(run, config, insecure=exposure.insecure)
+
+
+def _serve(run: Callable[[ServerConfig, Callable[[str], None]], None], config: ServerConfig, *, insecure: bool) -> None:
+    from tensorus_server.errors import StoreUnavailableError  # noqa: PLC0415 - not part of the thin client
+
     try:
+        check_exposure(config, insecure=insecure)
         run(config, lambda address: _announce(config, address))
     except StoreUnavailableError as error:
         raise UnavailableError(str(error), reason=error.reason) from error
@@ -200,7 +212,8 @@ def _log_to_stderr(workers: int, *, verbose: bool) -> None:
 def _announce(config: ServerConfig, address: str) -> None:
     together = "" if config.workers == 1 else f", {config.workers} workers"
     reserve = "" if config.engine.chunks else f", reserve {human_bytes(config.engine.reserve_bytes)}"
-    print_text(f"Tensorus serves {config.engine.describe()} on {address}{reserve}{together}. Ctrl-C stops it.")
+    tls = "" if config.tls is None else ", TLS" if config.tls.client_ca is None else ", TLS with client certificates"
+    print_text(f"Tensorus serves {config.engine.describe()} on {address}{tls}{reserve}{together}. Ctrl-C stops it.")
 
 
 def _alone() -> Callable[[ServerConfig, Callable[[str], None]], None]:
