@@ -10,9 +10,12 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar, get_args, get_type_hints
 
-__all__ = ["EngineConfig", "ServerConfig", "without_password"]
+__all__ = ["EngineConfig", "ServerConfig", "TlsConfig", "without_password"]
 
 _Config = TypeVar("_Config")
+
+_HOST = re.compile(r"[^][:]+|\[[^][]*:[^][]*\]")
+"""The hosts in addresses that gRPC understands."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,18 @@ class EngineConfig:
 
 
 @dataclass(frozen=True)
+class TlsConfig:
+    """The files with which a server encrypts its connections, all PEM. It reads them again when they change."""
+
+    cert: Path
+    """The certificate of the server, then the ones between it and its CA."""
+    key: Path
+    """The key of that certificate, without a password."""
+    client_ca: Path | None = None
+    """CAs: only clients with a certificate of one of them can connect. None: clients need no certificate."""
+
+
+@dataclass(frozen=True)
 class ServerConfig:
     """The settings of one server, which serves one store."""
 
@@ -116,6 +131,13 @@ class ServerConfig:
     stall_timeout_s: float = 60.0
     """A stream on which nothing moves for this long is ended with STREAM_STALLED. To send a message of 1 MiB, the size that our
     clients send, in that time, a network needs 18 kB/s."""
+    tls: TlsConfig | None = None
+    """The certificates; None: connections are not encrypted."""
+    authenticates: bool | None = None
+    """Whether callers must prove who they are, and may do only what was granted to them. None: see `exposure.settled`; until
+    then, it is not decided."""
+    insecure: bool = False
+    """Whether a network may reach the server although it lacks TLS or authentication."""
     keepalive_s: float = 30.0
     """A connection that is idle for this long is pinged, and closed if no answer comes within 20 s. So a client that lost power
     or its network is detected within a minute."""
@@ -130,6 +152,9 @@ class ServerConfig:
         host, _, port = self.listen.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
             raise ValueError(f"listen is {self.listen!r}, must be HOST:PORT, for example 127.0.0.1:7733")
+        if not _HOST.fullmatch(host):
+            # gRPC takes "::1:7733" for an address and adds port 443.
+            raise ValueError(f"listen is {self.listen!r}: an IPv6 address must be in brackets, for example [::1]:7733")
         if self.streams_max < 1:
             raise ValueError(f"streams_max is {self.streams_max}, must be at least 1")
         if self.memory_budget_bytes < 1:

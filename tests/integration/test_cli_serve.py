@@ -91,7 +91,7 @@ def test_a_port_that_is_taken_is_exit_code_4_and_leaves_no_store(server: Server,
 def test_a_host_that_cannot_be_listened_on_is_exit_code_4_and_leaves_no_store(
     tmp_path: Path, host: str, reason: str
 ) -> None:
-    ran = run_command("serve", "--data-dir", str(tmp_path / "store"), "--listen", f"{host}:7733")
+    ran = run_command("serve", "--insecure", "--data-dir", str(tmp_path / "store"), "--listen", f"{host}:7733")
     assert (ran.exit_code, ran.output) == (4, "")
     assert re.fullmatch(rf"tensorus: cannot listen on {host}:7733: {reason}\n", ran.errors)
     assert not (tmp_path / "store").exists()
@@ -147,6 +147,7 @@ def test_without_options_it_serves_as_the_help_says(served: list[Any]) -> None:
             listen="127.0.0.1:7733",
             streams_max=64,
             grace_s=30.0,
+            authenticates=False,
         )
     ]
 
@@ -160,13 +161,15 @@ def test_every_option_arrives(served: list[Any]) -> None:
         "--reserve-bytes": "7",
         "--grace": "0.5",
     }
-    assert run_command("serve", *(part for pair in options.items() for part in pair)).exit_code == 0
+    assert run_command("serve", "--insecure", *(part for pair in options.items() for part in pair)).exit_code == 0
     assert served == [
         ServerConfig(
             EngineConfig(Path("folder"), 3, reserve_bytes=7, reserve_share=0.02),
             listen="0.0.0.0:1234",
             streams_max=5,
             grace_s=0.5,
+            authenticates=False,
+            insecure=True,
         )
     ]
 

@@ -39,7 +39,7 @@ def test_the_options_are_those_of_all_workers_together(supervised: list[Any]) ->
     options = (
         "--data-dir folder --listen 0.0.0.0:0 --codec-threads 3 --streams 5 --memory-budget 64MiB --reserve-bytes 7"
     )
-    ran = run_command("serve", *options.split(), "--grace", "0.5", "--workers", "4")
+    ran = run_command("serve", "--insecure", *options.split(), "--grace", "0.5", "--workers", "4")
     assert (ran.exit_code, ran.errors) == (0, "")
     assert ran.output == "Tensorus serves folder on 127.0.0.1:4711, reserve 7 B, 4 workers. Ctrl-C stops it.\n"
     ((config, command),) = supervised

@@ -18,13 +18,15 @@ import pytest
 
 import tensorus
 from support.arrays import random_bits
+from support.certificates import LOCAL, secure_channel, server_pair, signed, the_ca, write_tls
 from support.interrupted import wait_until
-from support.servers import ServerProcess
+from support.servers import ServerProcess, running_server
 from support.tools import skip
-from support.wire import announced, insert_message
+from support.wire import announced, insert, insert_message, open_insert, read_all
 from support.workers import HandInsert
 from tensorus_codecs.checksum import crc32c
 from tensorus_protos.v1 import tensorus_pb2 as pb
+from tensorus_protos.v1.tensorus_pb2_grpc import TensorServiceStub
 from tensorus_server.processes.server import Server
 
 pytestmark = pytest.mark.timeout(120)
@@ -51,9 +53,28 @@ def settings_for(language: str, servers: Sequence[str], port: int) -> str:
     return block
 
 
-def nginx(folder: Path, servers: Sequence[str], port: int) -> list[str]:
+def with_tls(language: str, block: str, server: str, port: int, folder: Path) -> str:
+    """Return settings with the lines for TLS that the page shows, in the places of those without.
+
+    Args:
+        folder: of the files of TLS.
+    """
+    page = (DOCS / "OPERATIONS.md").read_text(encoding="utf-8")
+    shown = page.partition("replace two lines. nginx:")[2].partition("`proxy.pem` has")[0]
+    of_nginx, _, of_haproxy = shown.partition("HAProxy:")
+    for lines in (of_nginx if language == "nginx" else of_haproxy).strip("\n").split("\n\n"):
+        here = lines.replace("8080", str(port)).replace("127.0.0.1:7733", server).replace("/etc/tls", str(folder))
+        (name,) = re.findall(r"^ *(\w+) ", here.splitlines()[0])
+        block, count = re.subn(rf"^ *{name} .*$", here, block, flags=re.MULTILINE)
+        assert count == 1
+    return block
+
+
+def nginx(folder: Path, servers: Sequence[str], port: int, *, tls: Path | None = None) -> list[str]:
     """Return what runs nginx with the documented blocks in an otherwise empty configuration."""
     block = settings_for("nginx", servers, port)
+    if tls is not None:
+        block = with_tls("nginx", block, servers[0], port, tls)
     paths = "".join(
         f"{kind}_temp_path {folder / kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
@@ -63,9 +84,12 @@ def nginx(folder: Path, servers: Sequence[str], port: int) -> list[str]:
     return ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]
 
 
-def haproxy(folder: Path, servers: Sequence[str], port: int) -> list[str]:
+def haproxy(folder: Path, servers: Sequence[str], port: int, *, tls: Path | None = None) -> list[str]:
     """Return what runs HAProxy with the documented settings."""
-    (folder / "haproxy.cfg").write_text(settings_for("haproxy", servers, port))
+    block = settings_for("haproxy", servers, port)
+    if tls is not None:
+        block = with_tls("haproxy", block, servers[0], port, tls)
+    (folder / "haproxy.cfg").write_text(block)
     return ["haproxy", "-f", str(folder / "haproxy.cfg")]
 
 
@@ -91,7 +115,8 @@ def running(command: list[str], port: int) -> Iterator[str]:
             process.terminate()
 
 
-Program = Callable[[Path, Sequence[str], int], list[str]]
+Program = Callable[..., list[str]]
+"""Takes a folder, the servers' addresses, the port, and the folder of files of TLS; returns a command."""
 
 
 @pytest.fixture(params=[nginx, haproxy], ids=["nginx", "haproxy"])
@@ -104,15 +129,19 @@ def program(request: Any) -> Program:
 
 
 @contextmanager
-def proxy(program: Program, tmp_path: Path, servers: Sequence[str]) -> Iterator[str]:
-    """Run a proxy in front of these servers; yields its address."""
+def proxy(program: Program, tmp_path: Path, servers: Sequence[str], *, tls: Path | None = None) -> Iterator[str]:
+    """Run a proxy in front of these servers; yields its address.
+
+    Args:
+        tls: folder with its certificate and the servers' CA; None: nothing is encrypted.
+    """
     folder = tmp_path / "proxy"
     folder.mkdir()
     # nginx as root gives its workers up to another user, who has to get at its temporary files.
     for parent in (folder, *folder.parents[:3]):
         parent.chmod(0o755)
     port = free_port()
-    with running(program(folder, servers, port), port) as address:
+    with running(program(folder, servers, port, tls=tls), port) as address:
         yield address
 
 
@@ -135,6 +164,24 @@ def test_everything_passes_through_a_proxy(proxied: str) -> None:
         assert len(list(client.list("d"))) == 51
         with pytest.raises(tensorus.errors.TensorNotFoundError):
             client.get("d", "missing")
+
+
+def test_everything_passes_through_a_proxy_with_tls_on_both_sides(program: Program, tmp_path: Path) -> None:
+    ca = the_ca()
+    tls = write_tls(tmp_path / "tls", server_pair(), client_ca=ca.cert)
+    pair = signed("proxy", by=ca, names=LOCAL)
+    (tmp_path / "tls" / "proxy.pem").write_bytes(pair.cert + pair.key)
+    with (
+        running_server(tmp_path / "store", tls=tls) as server,
+        proxy(program, tmp_path, [server.address], tls=tmp_path / "tls") as address,
+        secure_channel(address, ca) as channel,
+    ):
+        stub = TensorServiceStub(channel)
+        stub.CreateDataset(pb.CreateDatasetRequest(name="d"))
+        data = LARGE[: 1 << 20].tobytes()
+        (status,) = insert(stub, [open_insert("d"), insert_message(data, tensor=announced("t", [len(data)]))])
+        assert status.status.code == 0
+        assert read_all(stub, "d", "t") == data
 
 
 def test_an_interrupted_insert_is_resumed_through_a_proxy(proxied: str, small_limits: None) -> None:

@@ -53,12 +53,13 @@ def running_server(
 
 
 class ServerProcess:
-    """A `tensorus serve` of its own, on a loopback port."""
+    """A `tensorus serve` of its own, on a loopback port unless a test says otherwise."""
 
     def __init__(
         self,
         folder: Path,
         *,
+        host: str = "127.0.0.1",
         port: int = 0,
         grace_s: float = 30.0,
         workers: int = 1,
@@ -80,14 +81,15 @@ class ServerProcess:
         if descriptors_max is not None:
             command = ["sh", "-c", f'ulimit -n {descriptors_max}; exec "$@"', "sh", *command]
         self.process = subprocess.Popen(
-            [*command, "--data-dir", str(folder), "--listen", f"127.0.0.1:{port}", "--workers", str(workers)],
+            [*command, "--data-dir", str(folder), "--listen", f"{host}:{port}", "--workers", str(workers)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **(environment or {})},
         )
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
+        self.said = line = self.process.stdout.readline()
+        """What it prints when it serves."""
         found = re.search(r" on (\S+?)(?:,|\. Ctrl-C)", line)
         if found is None:
             self.process.kill()

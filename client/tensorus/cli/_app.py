@@ -28,6 +28,7 @@ from tensorus.cli.rm import rm
 from tensorus.cli.serve import serve
 from tensorus.cli.stats import stats
 from tensorus.cli.status import status
+from tensorus.cli.tls import tls
 from tensorus.cli.verify import verify
 from tensorus.errors import NotFoundError, TensorusError, UnavailableError
 
@@ -102,6 +103,6 @@ for _command in (
         restore,
         retention,
     ),
-    *(explain, bench, import_, copy, backup, status, df, gc, verify, recover),
+    *(explain, bench, import_, copy, backup, status, df, gc, verify, recover, tls),
 ):
     app.add_command(_command)

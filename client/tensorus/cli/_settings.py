@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tensorus.cli._connection import DEFAULT_ADDRESS
-from tensorus.cli._setting_kinds import BOOL, FOLDER, SIZE_KIND, TEXT, count, seconds
+from tensorus.cli._setting_kinds import BOOL, FILE, FOLDER, SIZE_KIND, TEXT, count, seconds
 
 if TYPE_CHECKING:
     from tensorus.cli._setting_kinds import Kind
@@ -62,9 +62,10 @@ class Setting:
 STORE = "Store"
 REMOTE = "Beyond one machine"
 NETWORK = "Network"
+SECURITY = "Security"
 LIMITS = "Limits"
 
-GROUPS = (STORE, REMOTE, NETWORK, LIMITS)
+GROUPS = (STORE, REMOTE, NETWORK, SECURITY, LIMITS)
 """The groups, in the order of the help."""
 
 SETTINGS = (
@@ -140,6 +141,43 @@ SETTINGS = (
         NETWORK,
         "Address to listen on; port 0 picks a free port.",
         metavar="HOST:PORT",
+    ),
+    Setting(
+        "tls_cert",
+        FILE,
+        None,
+        "tls.cert",
+        SECURITY,
+        "Encrypt connections with this certificate, followed by those between it and its CA (PEM). Read again when it changes, "
+        "like the other files of TLS.",
+        unset="no TLS",
+    ),
+    Setting("tls_key", FILE, None, "tls.key", SECURITY, "Key of the certificate (PEM), without a password."),
+    Setting(
+        "tls_client_ca",
+        FILE,
+        None,
+        "tls.client_ca",
+        SECURITY,
+        "Accept only clients with a certificate of one of these CAs (PEM).",
+        unset="clients need no certificate",
+    ),
+    Setting(
+        "auth",
+        BOOL,
+        None,
+        "authenticates",
+        SECURITY,
+        "Ask every caller for a token or a client certificate, and let it do only what was granted to it.",
+        unset="only if others than this machine can connect, and not with --insecure",
+    ),
+    Setting(
+        "insecure",
+        BOOL,
+        False,
+        "insecure",
+        SECURITY,
+        "Allow networks to reach the server although it lacks TLS or authentication.",
     ),
     Setting(
         "connections",

@@ -10,6 +10,7 @@ import click
 
 from tensorus._allocator import tune_allocator
 from tensorus._missing import engine_missing
+from tensorus.cli._exposure import checked_exposure, quiet_grpc
 from tensorus.cli._output import human_bytes, print_text
 from tensorus.cli._server_config import server_config
 from tensorus.cli._setting_options import SettingsCommand, settings_options, to_toml
@@ -34,13 +35,14 @@ def serve(chosen: tuple[Chosen, ...], *, print_config: bool, verbose: bool) -> N
     \b
     Examples:
       tensorus serve
-      tensorus serve --data-dir /srv/tensors --listen 0.0.0.0:7733
+      tensorus serve --listen 0.0.0.0:7733 --tls-cert cert.pem --tls-key key.pem
       tensorus serve --workers 4
       tensorus serve --config /etc/tensorus/server.toml
       tensorus serve --catalogue postgresql://host/db --chunks s3://bucket/prefix --cache-dir /nvme --cache-size 200GiB
 
-    There is no authentication. Listen on a network only if you trust every host on it.
+    Off this machine it needs TLS, and callers need a token or a client certificate, unless --insecure allows less.
     """  # noqa: D301 - click's mark for lines that are not rewrapped
+    quiet_grpc()
     config = server_config(chosen)
     if print_config:
         _print_settings(chosen)
@@ -53,6 +55,7 @@ def serve(chosen: tuple[Chosen, ...], *, print_config: bool, verbose: bool) -> N
         raise engine_missing(error) from error
     _log_to_stderr(config.workers, verbose=verbose)
     try:
+        config = checked_exposure(config)
         run(config, lambda address: _announce(config, address))
     except StoreUnavailableError as error:
         raise UnavailableError(str(error), reason=error.reason) from error
@@ -77,7 +80,8 @@ def _log_to_stderr(workers: int, *, verbose: bool) -> None:
 def _announce(config: ServerConfig, address: str) -> None:
     together = "" if config.workers == 1 else f", {config.workers} workers"
     reserve = "" if config.engine.chunks else f", reserve {human_bytes(config.engine.reserve_bytes)}"
-    print_text(f"Tensorus serves {config.engine.describe()} on {address}{reserve}{together}. Ctrl-C stops it.")
+    tls = "" if config.tls is None else ", TLS" if config.tls.client_ca is None else ", TLS with client certificates"
+    print_text(f"Tensorus serves {config.engine.describe()} on {address}{tls}{reserve}{together}. Ctrl-C stops it.")
 
 
 def _alone() -> Callable[[ServerConfig, Callable[[str], None]], None]:

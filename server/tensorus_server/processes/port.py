@@ -124,6 +124,10 @@ def _explaining_errors(listen: str) -> Iterator[None]:
     """Turn errors of the system into a StoreUnavailableError that says why nobody can listen there."""
     try:
         yield
+    except UnicodeError as error:
+        # Python refuses such names before it looks them up.
+        host = listen.rpartition(":")[0]
+        raise StoreUnavailableError(f"cannot listen on {listen}: {host!r} is not the name of a host") from error
     except OSError as error:
         host = listen.rpartition(":")[0]
         if isinstance(error, socket.gaierror):
@@ -132,6 +136,8 @@ def _explaining_errors(listen: str) -> Iterator[None]:
             reason = "is another server there?"
         elif error.errno in _NOT_LOCAL:
             reason = f"{host!r} is not an address of this machine"
+        elif error.errno in {errno.EACCES, errno.EPERM}:
+            reason = "this user may not use the port; those below 1024 usually need the capability CAP_NET_BIND_SERVICE"
         else:
             reason = error.strerror or str(error)
         raise StoreUnavailableError(f"cannot listen on {listen}: {reason}") from error

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from tensorus_server.config import ServerConfig
     from tensorus_server.engine.insert.sessions import InsertSessions
+    from tensorus_server.processes.credentials import WatchedCertificates
 
 __all__ = ["Server", "serve", "stop_or_exit"]
 
@@ -85,9 +86,11 @@ class Server:
             ask: see `open_engine`.
 
         Raises:
-            StoreUnavailableError: the store cannot be opened, or the port is not available.
+            StoreUnavailableError: the store cannot be opened, the port is not available, or the certificates cannot be used.
         """
         self._config = config
+        self.certificates = _watched_certificates(config)
+        """Those of TLS; None: connections are not encrypted."""
         if not config.shares_port:
             # Checked before a new store is created. gRPC's own check would also log several lines to stderr.
             require_port(config.listen)
@@ -117,10 +120,10 @@ class Server:
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         try:
-            self.port = self._server.add_insecure_port(config.listen)
-        except RuntimeError as error:
+            self.port = self._listen()
+        except BaseException:
             self._engine.close()
-            raise StoreUnavailableError(f"cannot listen on {config.listen}: is another server there?") from error
+            raise
 
     @property
     def address(self) -> str:
@@ -158,6 +161,8 @@ class Server:
         """
         while not stopping.wait(_STORE_CHECK_S):
             self.check()
+            if self.certificates is not None:
+                self.certificates.look()
 
     def stop(self) -> None:
         """Refuse new calls, wait up to the grace period for open ones, and close the store.
@@ -187,6 +192,18 @@ class Server:
         if not ended:
             raise StoreUnavailableError(f"calls have not ended {_ENDING_S:.0f} s after the grace")
 
+    def _listen(self) -> int:
+        """Bind the port and return it."""
+        if not self._config.shares_port:
+            # Another process may have taken the port while the store was opened, and gRPC would log that in its own words.
+            require_port(self._config.listen)
+        try:
+            if self.certificates is None:
+                return self._server.add_insecure_port(self._config.listen)
+            return self._server.add_secure_port(self._config.listen, self.certificates.credentials())
+        except RuntimeError as error:
+            raise StoreUnavailableError(f"cannot listen on {self._config.listen}: is another server there?") from error
+
     def _close_engine(self, failures: list[StoreUnavailableError]) -> None:
         try:
             self._engine.close(_ENDING_S)
@@ -196,6 +213,15 @@ class Server:
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", SERVICE_NAME):
             self._health.set(name, status)
+
+
+def _watched_certificates(config: ServerConfig) -> WatchedCertificates | None:
+    if config.tls is None:
+        return None
+    # A server without TLS does not need the library for certificates, which takes 11 MiB.
+    from tensorus_server.processes.credentials import WatchedCertificates  # noqa: PLC0415
+
+    return WatchedCertificates(config.tls)
 
 
 def _window_bytes(config: ServerConfig) -> int:

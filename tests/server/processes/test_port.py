@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -197,3 +198,31 @@ class TestRequirePort:
             StoreUnavailableError, match=r"^cannot listen on both:0: 'both' is not an address of this machine$"
         ):
             require_port("both:0")
+
+    @pytest.mark.parametrize("check", [require_port, ReservedPort])
+    def test_one_that_this_user_may_not_have_is_refused(
+        self, monkeypatch: pytest.MonkeyPatch, check: Callable[[str], object]
+    ) -> None:
+        def refuse(*_: object) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(socket.socket, "bind", refuse)
+        with pytest.raises(
+            StoreUnavailableError, match=r"^cannot listen on 127\.0\.0\.1:80: this user may not use the port; .*CAP_NET"
+        ):
+            check("127.0.0.1:80")
+
+    @each("host", ["ä" * 70, "a" * 70 + ".example", "a..b"])
+    def test_a_name_that_cannot_be_one_is_refused(self, host: str) -> None:
+        with pytest.raises(
+            StoreUnavailableError, match=r"cannot listen on .*: (the host .* is unknown|.* is not the name)"
+        ):
+            require_port(f"{host}:0")
+
+    def test_one_that_is_taken_in_the_sixth_version_is_refused(self) -> None:
+        if not socket.has_dualstack_ipv6():
+            pytest.skip("this machine has no IPv6")
+        with bound(0, host="::1") as foreign:
+            listen = f"[::1]:{foreign.getsockname()[1]}"
+            with pytest.raises(StoreUnavailableError, match="is another server there"):
+                require_port(listen)
