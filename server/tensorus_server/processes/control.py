@@ -1,6 +1,7 @@
 """The messages between the supervisor and its workers: JSON over a pair of sockets.
 
     worker to supervisor    READY                   the worker serves
+                            SERVED                  since the last such message it has served calls, or could have
                             FAILED, why             its store failed, or cannot be opened
                             NOT_INSTALLED, what     a library is missing
     supervisor to worker    STOP                    finish the open calls, then exit
@@ -27,6 +28,7 @@ class Kind(Enum):
     """The type of a message."""
 
     READY = "ready"
+    SERVED = "served"
     FAILED = "failed"
     NOT_INSTALLED = "not_installed"
     STOP = "stop"

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -20,6 +20,7 @@ from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.limits import RECEIVED_MESSAGE_BYTES_MAX
 from tensorus_server.processes.descriptors import connections_max, raise_limit
 from tensorus_server.processes.port import require_port
+from tensorus_server.processes.service_manager import ServiceManager
 from tensorus_server.processes.signals import stop_event
 from tensorus_server.rpc.admission import Admission, AdmissionLimits
 from tensorus_server.rpc.calls import Gate
@@ -27,6 +28,7 @@ from tensorus_server.rpc.service import SERVICE_NAME, TensorService
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from tensorus_server.config import ServerConfig
     from tensorus_server.engine.insert.sessions import InsertSessions
@@ -97,9 +99,7 @@ class Server:
         self._engine = open_engine(config.engine, ask=ask)
         self._health = health.HealthServicer(experimental_non_blocking=True)
         self._thread_names = f"tensorus-call-{next(_numbers)}-"
-        self._threads = ThreadPoolExecutor(
-            config.streams_max + _SHORT_CALL_THREADS, thread_name_prefix=self._thread_names
-        )
+        self._threads = _CallThreads(config.streams_max + _SHORT_CALL_THREADS, thread_name_prefix=self._thread_names)
         options = (
             *_CHANNEL_OPTIONS,
             # Without this, a second server on the same port would take a share of the connections; for workers, see `port.py`.
@@ -137,7 +137,10 @@ class Server:
 
     def start(self) -> None:
         """Start serving."""
+        before = set(threading.enumerate())
         self._server.start()
+        # gRPC's thread that takes calls from its queue. If it ends, no call is answered any more, and gRPC tells nobody.
+        self._takers = [thread for thread in threading.enumerate() if thread not in before and "_serve" in thread.name]
         self._admission.watch()
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
@@ -153,8 +156,11 @@ class Server:
             self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
             raise
 
-    def watch(self, stopping: threading.Event) -> None:
+    def watch(self, stopping: threading.Event, on_served: Callable[[], None] | None = None) -> None:
         """Wait until `stopping` is set, and check the store meanwhile.
+
+        Args:
+            on_served: called after each check that found that calls are served; None: that is not checked.
 
         Raises:
             StoreUnavailableError: see `check`.
@@ -163,6 +169,8 @@ class Server:
             self.check()
             if self.certificates is not None:
                 self.certificates.look()
+            if on_served is not None and self._threads.moved() and all(taker.is_alive() for taker in self._takers):
+                on_served()
 
     def stop(self) -> None:
         """Refuse new calls, wait up to the grace period for open ones, and close the store.
@@ -224,6 +232,34 @@ def _watched_certificates(config: ServerConfig) -> WatchedCertificates | None:
     return WatchedCertificates(config.tls)
 
 
+class _CallThreads(ThreadPoolExecutor):
+    """The threads that run calls; they tell whether any task has ended lately."""
+
+    _ended = False
+    _probe: Future[None] | None = None
+
+    def submit(
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Future[Any]:  # `Any`: as in the base class
+        """Run a task."""
+        future = super().submit(fn, *args, **kwargs)
+        future.add_done_callback(self._end)
+        return future
+
+    def moved(self) -> bool:
+        """Return whether a task has ended since the last call, be it the empty one that the last call has left.
+
+        If all threads have work for long, tasks end nevertheless. If all threads hang, none does.
+        """
+        ended, self._ended = self._ended, False
+        if self._probe is None or self._probe.done():
+            self._probe = self.submit(lambda: None)
+        return ended
+
+    def _end(self, _: Future[Any]) -> None:
+        self._ended = True
+
+
 def _window_bytes(config: ServerConfig) -> int:
     """Return how many bytes of one stream gRPC may buffer before they are read: all streams share a quarter of the budget.
 
@@ -243,14 +279,17 @@ def serve(config: ServerConfig, on_ready: Callable[[Server], None]) -> None:
     Raises:
         StoreUnavailableError: the store cannot be opened, the port is not available, or the store failed while serving.
     """
+    manager = ServiceManager.from_environment()
     raise_limit()
     server = Server(config)
     stopping = stop_event()
     server.start()
     on_ready(server)
+    manager.ready(f"serves {config.engine.describe()} on {server.address}")
     try:
-        server.watch(stopping)
+        server.watch(stopping, None if manager.watchdog_s is None else manager.sign_of_life)
     finally:
+        manager.stopping(config.grace_s)
         stop_or_exit(server)
 
 

@@ -10,6 +10,9 @@ A worker that ends, or fails to start, is started again while the others continu
 and all have failed to start. It also stops if the store failed: all workers share it, and only a restart can clear that up, as
 for a server of one process.
 
+If the service manager has a watchdog, a worker that serves no calls for as long as the watchdog allows is killed and started
+again (`service_manager.py`).
+
 This module must not import gRPC, nor any module that does.
 """
 
@@ -26,6 +29,7 @@ from typing import TYPE_CHECKING
 from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.processes.control import Channel, Kind, Message
 from tensorus_server.processes.port import ReservedPort
+from tensorus_server.processes.service_manager import SILENT, ServiceManager
 from tensorus_server.processes.signals import stop_event
 
 if TYPE_CHECKING:
@@ -65,11 +69,18 @@ def supervise(config: ServerConfig, command: Sequence[str], on_ready: Callable[[
         StoreUnavailableError: the port is not available, no worker can start, or the store failed while serving.
         ImportError: a worker lacks a library.
     """
+    manager = ServiceManager.from_environment()
     with ReservedPort(config.listen) as port:
-        supervisor = _Supervisor(config, [*command], port.address, stop_event())
+        supervisor = _Supervisor(config, [*command], port.address, stop_event(), manager)
+
+        def complete() -> None:
+            on_ready(port.address)
+            manager.ready(f"serves {config.engine.describe()} on {port.address}, {config.workers} workers")
+
         try:
-            supervisor.run(lambda: on_ready(port.address))
+            supervisor.run(complete)
         finally:
+            manager.stopping(config.grace_s)
             supervisor.stop()
 
 
@@ -86,12 +97,20 @@ class _Worker:
         """When to start it, on the monotonic clock."""
         self.attempts_failed = 0
         """Failed starts since it last served."""
+        self.hangs = False
+        """Whether it was killed since it served no calls, and has not ended yet."""
+        self.served_s = 0.0
+        """When it last served calls, on the monotonic clock."""
         self._serving_since_s = 0.0
         self._deaths = 0
 
     def begin_to_serve(self) -> None:
         self.serves = True
-        self._serving_since_s = time.monotonic()
+        self._serving_since_s = self.served_s = time.monotonic()
+
+    def silent_s(self) -> float:
+        """Return for how long it has served no calls, in seconds."""
+        return time.monotonic() - self.served_s
 
     def end(self) -> float:
         """Note that its process ended, or could not be started; return the delay before the next start, in seconds."""
@@ -102,6 +121,7 @@ class _Worker:
         delay_s = _DELAYS_S[min(self._deaths, len(_DELAYS_S) - 1)]
         self._deaths += 1
         self.running, self.serves, self.has_failed, self.due_s = None, False, False, now_s + delay_s
+        self.hangs = False
         return delay_s
 
     def __str__(self) -> str:
@@ -111,7 +131,15 @@ class _Worker:
 class _Supervisor:
     """See the module's description. Not thread-safe."""
 
-    def __init__(self, config: ServerConfig, command: list[str], address: str, stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        command: list[str],
+        address: str,
+        stopping: threading.Event,
+        manager: ServiceManager = SILENT,
+    ) -> None:
+        self._manager = manager
         self._command = command
         self._settings = config.of_worker(address).to_json()
         self._stopping = stopping
@@ -119,6 +147,8 @@ class _Supervisor:
         self._selector = selectors.DefaultSelector()
         self._complete = False
         """Whether all workers have served at the same time."""
+        self._told = config.workers
+        """How many workers serve, as the service manager was told."""
 
     def run(self, on_complete: Callable[[], None]) -> None:
         """Start the workers and monitor them until it is time to stop. Raises the errors of `supervise`."""
@@ -131,6 +161,10 @@ class _Supervisor:
             if not self._complete and all(worker.serves for worker in self._workers):
                 self._complete = True
                 on_complete()
+            if self._complete:
+                self._tell()
+                if self._manager.watchdog_s is not None:
+                    self._watch(self._manager.watchdog_s)
 
     def stop(self) -> None:
         """Tell all workers to stop, and wait until they have."""
@@ -143,6 +177,26 @@ class _Supervisor:
             for key, _ in self._selector.select(_LOOK_S):
                 self._handle_last(key.data)
         self._selector.close()
+
+    def _tell(self) -> None:
+        """Tell the service manager how many workers serve, if that has changed."""
+        serving = sum(worker.serves for worker in self._workers)
+        if serving != self._told:
+            self._told = serving
+            self._manager.status(f"{serving} of {len(self._workers)} workers serve")
+
+    def _watch(self, watchdog_s: float) -> None:
+        """Kill workers that hang, and give a sign of life as long as any worker serves."""
+        for worker in self._workers:
+            if worker.serves and worker.running is not None and worker.silent_s() > watchdog_s:
+                _log.error("%s has served no calls for %.0f s: it hangs, and is killed", worker, worker.silent_s())
+                # Its end is handled like that of a crash. Until then it gets another period, since a process that waits for a
+                # disk ends only when the disk answers.
+                worker.running[0].kill()
+                worker.served_s = time.monotonic()
+                worker.hangs = True
+        if any(worker.serves and not worker.hangs for worker in self._workers):
+            self._manager.sign_of_life()
 
     def _start(self, worker: _Worker) -> None:
         ours, theirs = Channel.pair()
@@ -177,6 +231,8 @@ class _Supervisor:
         elif message.kind is Kind.READY:
             worker.begin_to_serve()
             _log.info("%s serves", worker)
+        elif message.kind is Kind.SERVED:
+            worker.served_s = time.monotonic()
         elif message.kind is Kind.NEWER:
             self._pass_on(message, worker)
         else:

@@ -51,7 +51,8 @@ def work(config: ServerConfig, channel: Channel) -> None:
     channel.send(Message(Kind.READY))
     try:
         with _reporting_failure(channel):
-            server.watch(stopping)
+            # If the message does not arrive, the next one does.
+            server.watch(stopping, lambda: _tell_served(channel))
     finally:
         stop_or_exit(server)
 
@@ -76,6 +77,10 @@ class _Orders:
         finally:
             # Like a crash, this loses nothing that was committed. It frees the port, so that the server can be started again.
             os._exit(1)
+
+
+def _tell_served(channel: Channel) -> None:
+    channel.send(Message(Kind.SERVED))
 
 
 def _ask(channel: Channel, request_id: str, ticket: int) -> None:

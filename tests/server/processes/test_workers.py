@@ -21,6 +21,7 @@ from support.servers import engine_config
 from tensorus_server.config import ServerConfig
 from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.processes import supervisor as workers_module
+from tensorus_server.processes.service_manager import SILENT, ServiceManager
 from tensorus_server.processes.supervisor import _Supervisor
 
 pytestmark = pytest.mark.slow
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.slow
 WAIT_S = 20.0
 
 WORKER = """
-import json, os, sys, time
+import json, os, sys, threading, time
 from pathlib import Path
 from tensorus_server.processes.control import Channel, Kind, Message
 
@@ -51,7 +52,13 @@ if act == "miss":
     sys.exit(1)
 if act == "die":
     os._exit(3)
-channel.send(Message(Kind.READY))
+def live():
+    while channel.send(Message(Kind.SERVED)):
+        time.sleep(0.02)
+if act == "live":
+    threading.Thread(target=live, daemon=True).start()
+if act != "wait":
+    channel.send(Message(Kind.READY))
 while act == "ask" and not Path(folder, "heard-0").exists():
     channel.send(Message(Kind.NEWER, "request", 7))
     time.sleep(0.01)
@@ -74,11 +81,11 @@ class Stage:
         self.supervisor: _Supervisor | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def begin(self, *acts: str) -> None:
+    def begin(self, *acts: str, manager: ServiceManager = SILENT) -> None:
         (self.folder / "acts").write_text(json.dumps(acts))
         config = ServerConfig(engine_config(self.folder), workers=2)
         command = [sys.executable, "-c", WORKER, str(self.folder)]
-        self.supervisor = _Supervisor(config, command, "127.0.0.1:1", self.stopping)
+        self.supervisor = _Supervisor(config, command, "127.0.0.1:1", self.stopping, manager)
         self._thread.start()
 
     def end(self) -> None:
@@ -290,3 +297,46 @@ def test_the_supervisor_knows_nothing_of_grpc() -> None:
 @pytest.fixture(autouse=True)
 def all_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
+
+
+class Signs(ServiceManager):
+    """Counts the signs of life, and expects one every 0.3 s."""
+
+    def __init__(self) -> None:
+        super().__init__("/nowhere", 0.3)
+        self.count = 0
+        self.told: list[str] = []
+
+    def sign_of_life(self) -> None:
+        self.count += 1
+
+    def status(self, status: str) -> None:
+        self.told.append(status)
+
+
+def test_a_worker_that_serves_no_calls_is_killed_while_the_server_gives_signs_of_life(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workers_module, "_DELAYS_S", (0.01,))
+    signs = Signs()
+    stage.begin("live", "serve", "live", manager=signs)
+    wait_until(lambda: signs.told[-2:] == ["1 of 2 workers serve", "2 of 2 workers serve"])
+    before = signs.count
+    wait_until(lambda: signs.count > before + 3)
+    assert stage.acts() == 3
+    assert caplog.text.count("it hangs, and is killed") == 1
+    assert "was ended by SIGKILL; it starts again in 0 s" in caplog.text
+
+
+def test_there_is_no_sign_of_life_once_no_worker_serves(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_module, "_DELAYS_S", (0.01,))
+    signs = Signs()
+    stage.begin("serve", "serve", "wait", manager=signs)
+    assert stage.complete.wait(WAIT_S)
+    wait_until(lambda: stage.acts() == 4)
+    assert stage.supervisor is not None
+    before, watch, looks = signs.count, stage.supervisor._watch, []
+    monkeypatch.setattr(stage.supervisor, "_watch", lambda watchdog_s: looks.append(watch(watchdog_s)))
+    wait_until(lambda: len(looks) > 5)
+    assert signs.count == before
+    assert stage.failure is None
