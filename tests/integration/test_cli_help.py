@@ -36,6 +36,7 @@ def test_there_are_these_commands() -> None:
         "append",
         "backup",
         "bench",
+        "check-store",
         "copy",
         "cp",
         "df",
@@ -119,14 +120,17 @@ def test_an_argument_is_spoken_of(name: str, argument: click.Argument) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(COMMANDS) - {"serve", "explain", "gc", "recover", "copy", "backup", "status", "tls"})
+    "name",
+    sorted(set(COMMANDS) - {"serve", "check-store", "explain", "gc", "recover", "copy", "backup", "status", "tls"}),
 )
 def test_every_command_that_reads_or_writes_knows_both_places(name: str) -> None:
     options = {option for parameter in app.commands[name].params for option in parameter.opts}
     assert {"--server", "--store"} <= options
 
 
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"serve", "gc", "recover", "copy", "backup", "tls"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(COMMANDS) - {"serve", "check-store", "gc", "recover", "copy", "backup", "tls"})
+)
 def test_every_command_that_talks_to_a_server_says_how_to_reach_it(name: str) -> None:
     options = {option for parameter in app.commands[name].params for option in parameter.opts}
     assert {"--server", "--profile", "--token-file", "--ca", "--cert", "--key", "--insecure"} <= options

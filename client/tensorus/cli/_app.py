@@ -11,6 +11,7 @@ from tensorus._version import __version__
 from tensorus.cli._output import print_error
 from tensorus.cli.backup import backup
 from tensorus.cli.bench import bench
+from tensorus.cli.check_store import check_store
 from tensorus.cli.copies import cp, mv
 from tensorus.cli.copy import copy
 from tensorus.cli.df import df
@@ -103,6 +104,6 @@ for _command in (
         restore,
         retention,
     ),
-    *(explain, bench, import_, copy, backup, status, df, gc, verify, recover, tls),
+    *(explain, bench, import_, copy, backup, status, df, gc, verify, recover, check_store, tls),
 ):
     app.add_command(_command)

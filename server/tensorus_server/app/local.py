@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from tensorus_server.config import EngineConfig
     from tensorus_server.engine.recover import Recovery
 
-__all__ = ["open_folder", "recover_folder"]
+__all__ = ["OPENING_BYTES", "open_folder", "recover_folder"]
 
 _DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, UnicodeDecodeError)
 """Errors from opening a file that is damaged or not a catalogue."""
 
-_OPENING_BYTES = 256 * 1024
+OPENING_BYTES = 256 * 1024
 """Space that opening a store needs, for folders, and for SQLite's log and its index."""
 
 
@@ -107,7 +107,7 @@ def _open(config: EngineConfig, ask: Callable[[str, int], None] | None) -> Engin
 def _is_full(folder: Path) -> bool:
     """Return whether the disk has less space than opening a store needs."""
     try:
-        return shutil.disk_usage(folder).free < _OPENING_BYTES
+        return shutil.disk_usage(folder).free < OPENING_BYTES
     except OSError:
         return False
 

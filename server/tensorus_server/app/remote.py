@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tensorus_server.config import EngineConfig
     from tensorus_server.engine.recover import Recovery
 
-__all__ = ["check_remote_addresses", "open_remote", "recover_remote"]
+__all__ = ["check_remote_addresses", "open_for_check", "open_remote", "postgres_missing", "recover_remote"]
 
 
 def check_remote_addresses(config: EngineConfig) -> None:
@@ -115,6 +115,16 @@ def recover_remote(config: EngineConfig) -> Recovery:
         return recover(ObjectSource(chunk_store, chunk_store, packs), catalogue)
 
 
+def open_for_check(config: EngineConfig) -> ObjectChunkStore:
+    """Return the object store of the settings, after it was tried; nothing may be stored in it.
+
+    Raises:
+        StoreUnavailableError: it is not reachable, refuses the credentials, or breaks a promise.
+        ImportError: obstore is not installed.
+    """
+    return _object_store(config, _LateWrites())
+
+
 def _object_store(config: EngineConfig, writes: _LateWrites) -> ObjectChunkStore:
     assert config.chunks is not None
     try:
@@ -157,8 +167,13 @@ def _postgres() -> type[PostgresCatalogue]:
     try:
         from tensorus_server.catalogue.postgres import PostgresCatalogue  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise _missing(error, "a catalogue in PostgreSQL", "postgres") from error
+        raise postgres_missing(error) from error
     return PostgresCatalogue
+
+
+def postgres_missing(error: ImportError) -> ImportError:
+    """Return the error that says how to install what a catalogue in PostgreSQL needs."""
+    return _missing(error, "a catalogue in PostgreSQL", "postgres")
 
 
 def _missing(error: ImportError, what: str, extra: str) -> ImportError:

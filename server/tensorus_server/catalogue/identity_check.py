@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tensorus_server.model import StoreIdentity
 
-__all__ = ["LOSS_QUARANTINE_S", "CatalogueState", "Payloads", "require_match"]
+__all__ = ["LOSS_QUARANTINE_S", "CatalogueState", "FoundPayloads", "Payloads", "require_match"]
 
 LOSS_QUARANTINE_S = 7 * 86400.0
 """How long unknown payloads stay in quarantine after `--accept-loss`: long enough to find a better copy of the catalogue, even
@@ -59,20 +59,24 @@ class _Published(Protocol):
         """The payload's key."""
 
 
-class Payloads(Protocol):
+class FoundPayloads(Protocol):
     """The methods of a chunk store that the check needs."""
 
     def read_identity(self) -> StoreIdentity | None:
-        """See `IdentityHolder`."""
-
-    def write_identity(self, identity: StoreIdentity) -> None:
         """See `IdentityHolder`."""
 
     def published(self) -> Iterator[_Published]:
         """See `PayloadListing`."""
 
 
-def require_match(folder: Path, state: CatalogueState, payloads: Payloads) -> None:
+class Payloads(FoundPayloads, Protocol):
+    """The methods of a chunk store that a catalogue needs."""
+
+    def write_identity(self, identity: StoreIdentity) -> None:
+        """See `IdentityHolder`."""
+
+
+def require_match(folder: Path, state: CatalogueState, payloads: FoundPayloads) -> None:
     """Check that the catalogue has a row for every acknowledged payload. Changes nothing.
 
     Args:
@@ -105,7 +109,7 @@ def require_match(folder: Path, state: CatalogueState, payloads: Payloads) -> No
         )
 
 
-def _require_agreement(folder: Path, state: CatalogueState, payloads: Payloads) -> None:
+def _require_agreement(folder: Path, state: CatalogueState, payloads: FoundPayloads) -> None:
     """Check that the catalogue knows nearly all of the payloads, which have no identity."""
     keys = (stored.key for stored in payloads.published())
     total = unknown = 0
@@ -119,7 +123,7 @@ def _require_agreement(folder: Path, state: CatalogueState, payloads: Payloads) 
         raise _refusal(folder, payloads, f"there are {total} payloads, and {what}")
 
 
-def _refusal(folder: Path, payloads: Payloads, what: str) -> StoreUnavailableError:
+def _refusal(folder: Path, payloads: FoundPayloads, what: str) -> StoreUnavailableError:
     return StoreUnavailableError(
         f"the store in {folder} is not opened, so that nothing of it is lost: {what} ({_rough_count(payloads.published())} in "
         "chunks/). Nothing was changed. Put back what is missing: catalogue.db-wal next to its catalogue.db, or the whole "

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from tensorus_server.chunk_store.abc import Leases, Quarantine
     from tensorus_server.model import StoreIdentity
 
-__all__ = ["LocalChunkStore", "Reserve"]
+__all__ = ["LocalChunkStore", "PayloadFolder", "Reserve"]
 
 SHARDS = tuple(f"{shard:02x}" for shard in range(256))
 """Names of the folders that payloads are spread over. Read when a store is opened."""
@@ -437,6 +437,25 @@ class _LocalReader(ChunkReader):
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             os.close(descriptor)
+
+
+class PayloadFolder:
+    """The payloads of a store in a folder that is not opened: nothing in it changes."""
+
+    def __init__(self, folder: Path) -> None:
+        """Look at the store in `folder`, which need not exist."""
+        self._chunks = folder / "chunks"
+
+    def read_identity(self) -> StoreIdentity | None:
+        """See `IdentityHolder`."""
+        with as_store_errors("read the store's identity"):
+            return IdentityFile(self._chunks, Files()).read()
+
+    def published(self) -> Iterator[StoredKey]:
+        """See `PayloadListing`."""
+        for shard in SHARDS:
+            if (self._chunks / shard).is_dir():
+                yield from _entries(self._chunks / shard, prefix=f"{shard}/")
 
 
 def _entries(folder: Path, prefix: str = "") -> Iterator[StoredKey]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["LocalLeases"]
+__all__ = ["LocalLeases", "living_processes"]
 
 
 class LocalLeases(Leases):
@@ -80,15 +80,32 @@ class LocalLeases(Leases):
 
     def _foreign_folders(self) -> Iterator[tuple[int, Path]]:
         """Yield the folders of other processes, each with a descriptor that is closed before the next one."""
-        for folder in self._parent.iterdir():
-            if folder == self.own_folder:
-                continue
-            with suppress(FileNotFoundError):
-                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    yield descriptor, folder
-                finally:
-                    os.close(descriptor)
+        return _open_folders(self._parent, self.own_folder)
+
+
+def living_processes(store_folder: Path) -> int:
+    """Return how many processes have the store in a folder open. Changes nothing.
+
+    Raises:
+        StoreUnavailableError: the folder cannot be read.
+    """
+    parent = store_folder / "tmp"
+    if not parent.is_dir():
+        return 0
+    with as_store_errors("look for other processes"):
+        return sum(not _can_lock(descriptor) for descriptor, _ in _open_folders(parent))
+
+
+def _open_folders(parent: Path, own_folder: Path | None = None) -> Iterator[tuple[int, Path]]:
+    for folder in parent.iterdir():
+        if folder == own_folder:
+            continue
+        with suppress(FileNotFoundError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                yield descriptor, folder
+            finally:
+                os.close(descriptor)
 
 
 def _can_lock(descriptor: int) -> bool:

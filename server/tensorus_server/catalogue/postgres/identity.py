@@ -22,10 +22,10 @@ from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.model import StoreIdentity
 
 if TYPE_CHECKING:
-    from tensorus_server.catalogue.identity_check import Payloads
+    from tensorus_server.catalogue.identity_check import FoundPayloads, Payloads
     from tensorus_server.catalogue.sql.connection import Connection
 
-__all__ = ["RAISED_EVERY_S", "raise_if_due", "settle"]
+__all__ = ["RAISED_EVERY_S", "mismatch", "raise_if_due", "settle"]
 
 RAISED_EVERY_S = 86400.0
 
@@ -56,17 +56,32 @@ def settle(
     if is_new:
         insert = "INSERT INTO store (id, epoch, raised_us, listed_us) VALUES (?, 0, ?, ?)"
         connection.execute(insert, (secrets.token_hex(16), now, now))
-    problem = None if payloads is None else _problem(connection, payloads, is_new=is_new)
-    if problem is not None and not accept_loss:
-        raise StoreUnavailableError(
-            f"{where}: the store is not opened, so that nothing of it is lost: {problem}. Nothing was changed. Restore "
-            "the database that belongs to the payloads, or name the one that does. If it is lost, `tensorus recover` with "
-            "the same --catalogue and --chunks rebuilds the rows of large tensors, and `tensorus gc --accept-loss` goes on "
-            "without them"
-        )
-    if problem is not None:
+    refusal = None if payloads is None else mismatch(connection, where, payloads, is_new=is_new)
+    if refusal is not None and not accept_loss:
+        raise refusal
+    if refusal is not None:
         connection.execute("UPDATE store SET id = ?", (secrets.token_hex(16),))
     return _identity(select(connection, f"{_RAISE} RETURNING id, epoch", (now,)))
+
+
+def mismatch(
+    connection: Connection, where: str, payloads: FoundPayloads, *, is_new: bool
+) -> StoreUnavailableError | None:
+    """Return the error if catalogue and payloads do not match; None: they do. Changes nothing.
+
+    Args:
+        where: the server and the database, for the message.
+        is_new: whether the catalogue is new, or has no tables yet.
+    """
+    problem = _problem(connection, payloads, is_new=is_new)
+    if problem is None:
+        return None
+    return StoreUnavailableError(
+        f"{where}: the store is not opened, so that nothing of it is lost: {problem}. Nothing was changed. Restore "
+        "the database that belongs to the payloads, or name the one that does. If it is lost, `tensorus recover` with "
+        "the same --catalogue and --chunks rebuilds the rows of large tensors, and `tensorus gc --accept-loss` goes on "
+        "without them"
+    )
 
 
 def raise_if_due(connection: Connection) -> StoreIdentity | None:
@@ -81,20 +96,20 @@ def _identity(rows: list[tuple[str, int]]) -> StoreIdentity:
     return StoreIdentity(store_id, epoch)
 
 
-def _problem(connection: Connection, payloads: Payloads, *, is_new: bool) -> str | None:
+def _problem(connection: Connection, payloads: FoundPayloads, *, is_new: bool) -> str | None:
     """Return why catalogue and payloads do not match; None: they do."""
-    ours = _identity(select(connection, "SELECT id, epoch FROM store"))
     found = payloads.read_identity()
     if found is None:
         keys = [stored.key for stored in islice(payloads.published(), _LOOKED_AT)]
         unknown = len(keys) if is_new else sum(is_orphan(connection, key) for key in keys)
         if unknown > len(keys) * _UNKNOWN_MAX:
             return f"of {len(keys)} payloads that were looked at, the catalogue does not know {unknown}"
-        if not keys and select(connection, "SELECT 1 FROM tensor WHERE inline = 0 LIMIT 1"):
+        if not keys and not is_new and select(connection, "SELECT 1 FROM tensor WHERE inline = 0 LIMIT 1"):
             return "the catalogue has tensors with payloads, and there are no payloads"
         return None
     if is_new:
         return f"there are payloads of store {found.id}, and the catalogue was empty"
+    ours = _identity(select(connection, "SELECT id, epoch FROM store"))
     if ours.id != found.id:
         return f"the catalogue is of store {ours.id}, and the payloads are of store {found.id}"
     if ours.epoch < found.epoch:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.identity_check import Payloads
     from tensorus_server.catalogue.postgres.address import Address
 
-__all__ = ["open_schema"]
+__all__ = ["open_schema", "require_known", "require_server"]
 
 _VERSION_MIN = 140000
 """PostgreSQL 14 is the oldest version that is still maintained."""
@@ -44,7 +44,7 @@ def open_schema(address: Address, payloads: Payloads | None, *, accept_loss: boo
         raise unavailable(error, address.where, "it cannot be reached") from error
     try:
         with raw:
-            _require_server(raw, address.where)
+            require_server(raw, address.where)
             begin = (
                 f"BEGIN; SET LOCAL lock_timeout = {_LOCK_WAIT_MS}; "
                 f"SELECT pg_advisory_xact_lock({lock_number(address.schema, 'migrate')})"
@@ -62,7 +62,12 @@ def open_schema(address: Address, payloads: Payloads | None, *, accept_loss: boo
         payloads.write_identity(found)
 
 
-def _require_server(raw: psycopg.Connection[Any], where: str) -> None:
+def require_server(raw: psycopg.Connection[Any], where: str) -> None:
+    """Refuse a server or a database that cannot hold a catalogue.
+
+    Raises:
+        StoreUnavailableError: the server is too old, or the database has another encoding.
+    """
     version = raw.info.server_version
     if version < _VERSION_MIN:
         raise StoreUnavailableError(
@@ -88,13 +93,23 @@ def _migrate(raw: psycopg.Connection[Any], address: Address) -> bool:
     if 0 < current < max(steps):
         # No transaction of an older version is under way, and later ones notice; see `Database`.
         raw.execute("SELECT pg_advisory_xact_lock(%s)", (lock_number(address.schema, "write"),))
-    if current > max(steps):
-        raise StoreUnavailableError(
-            f"{address.where}: the catalogue in schema {address.schema} has version {current}, this version of Tensorus knows "
-            f"up to {max(steps)}; open it with the version that wrote it, or a newer one"
-        )
+    require_known(address, current)
     for version in sorted(steps):
         if version > current:
             raw.execute(steps[version].encode(), prepare=False)
             raw.execute("INSERT INTO schema_version (version) VALUES (%s)", (version,))
     return bool(current == 0)
+
+
+def require_known(address: Address, version: int) -> None:
+    """Refuse a catalogue that is newer than this version of Tensorus.
+
+    Raises:
+        StoreUnavailableError: it is.
+    """
+    latest = max(migrations())
+    if version > latest:
+        raise StoreUnavailableError(
+            f"{address.where}: the catalogue in schema {address.schema} has version {version}, this version of Tensorus knows "
+            f"up to {latest}; open it with the version that wrote it, or a newer one"
+        )

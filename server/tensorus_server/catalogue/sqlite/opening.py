@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import apsw
 
-    from tensorus_server.catalogue.identity_check import Payloads
+    from tensorus_server.catalogue.identity_check import FoundPayloads, Payloads
 
 __all__ = ["accept_loss", "require_no_payloads", "require_payloads", "secure_files"]
 
@@ -43,7 +43,7 @@ _NEW = CatalogueState(is_new=True, identity=None, has_payloads=lambda: False, un
 _log = logging.getLogger(__name__)
 
 
-def require_no_payloads(path: Path, payloads: Payloads) -> None:
+def require_no_payloads(path: Path, payloads: FoundPayloads) -> None:
     """Refuse to create a catalogue next to existing payloads, whose own catalogue is then missing. Changes nothing.
 
     Raises:
@@ -57,7 +57,7 @@ def require_no_payloads(path: Path, payloads: Payloads) -> None:
         require_match(path.parent, _NEW, payloads)
 
 
-def require_payloads(folder: Path, connection: apsw.Connection, version: int, payloads: Payloads) -> None:
+def require_payloads(folder: Path, connection: apsw.Connection, version: int, payloads: FoundPayloads) -> None:
     """Refuse a catalogue that does not match the payloads. Changes nothing.
 
     Args:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import apsw
 
-__all__ = ["apply_migrations", "migrations", "schema_version"]
+__all__ = ["apply_migrations", "migrations", "require_known", "schema_version"]
 
 
 def schema_version(connection: apsw.Connection) -> int:
@@ -28,13 +28,22 @@ def schema_version(connection: apsw.Connection) -> int:
         "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, applied_us INTEGER NOT NULL) STRICT"
     )
     current = int(str(connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").get))
+    require_known(current)
+    return current
+
+
+def require_known(version: int) -> None:
+    """Refuse a schema that is newer than this version of Tensorus.
+
+    Raises:
+        StoreUnavailableError: it is.
+    """
     latest = max(migrations())
-    if current > latest:
+    if version > latest:
         raise StoreUnavailableError(
-            f"the catalogue has schema version {current}, this version of Tensorus knows up to {latest}; "
+            f"the catalogue has schema version {version}, this version of Tensorus knows up to {latest}; "
             "open it with the version that wrote it, or a newer one"
         )
-    return current
 
 
 def apply_migrations(connection: apsw.Connection, current: int) -> None:

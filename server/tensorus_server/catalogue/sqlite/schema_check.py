@@ -5,7 +5,7 @@ SQLite stores the schema as the text of its CREATE statements and has no checksu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import apsw
 
@@ -15,14 +15,23 @@ from tensorus_server.catalogue.sqlite.schema import apply_migrations, schema_ver
 from tensorus_server.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
-    from tensorus_server.catalogue.sql.transactions import Transactions
+    from contextlib import AbstractContextManager
+
+    from tensorus_server.catalogue.sql.connection import Connection
 
 __all__ = ["require_schema"]
 
 _SCHEMA = "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema WHERE name NOT LIKE 'sqlite_stat%'"
 
 
-def require_schema(database: Transactions) -> None:
+class Reading(Protocol):
+    """The method of `Transactions` that the check needs."""
+
+    def read(self) -> AbstractContextManager[Connection]:
+        """See `Transactions`."""
+
+
+def require_schema(database: Reading) -> None:
     """Refuse a catalogue whose schema differs from the one that the migrations create.
 
     Raises:

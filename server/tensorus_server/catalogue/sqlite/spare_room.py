@@ -51,6 +51,12 @@ class SpareRoom:
             finally:
                 os.close(descriptor)
 
+    def is_reserved(self) -> bool:
+        """Return whether any space is reserved."""
+        with suppress(OSError):
+            return self._path.stat().st_size > 0
+        return False
+
     def release(self) -> bool:
         """Give the space back to the disk, and return whether any was reserved."""
         self._bytes = 0

@@ -1,0 +1,109 @@
+"""Checks whether a catalogue could be opened, without changing it: neither its files nor those that SQLite keeps beside it."""
+
+from __future__ import annotations
+
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import apsw
+
+from tensorus_server.catalogue.sql.statements import select
+from tensorus_server.catalogue.sqlite.connection import SqliteConnection
+from tensorus_server.catalogue.sqlite.opening import require_no_payloads, require_payloads
+from tensorus_server.catalogue.sqlite.requirements import require_safe_sqlite
+from tensorus_server.catalogue.sqlite.schema import migrations, require_known
+from tensorus_server.catalogue.sqlite.schema_check import require_schema
+from tensorus_server.errors import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tensorus_server.catalogue.identity_check import FoundPayloads
+
+__all__ = ["check_catalogue"]
+
+_BUSY_MS = 5000
+
+
+def check_catalogue(folder: Path, payloads: FoundPayloads) -> tuple[int, int]:
+    """Check the catalogue in a folder and its payloads as far as that is possible without opening it.
+
+    Returns:
+        The version of its schema, 0 if it does not exist, and the version to which opening it would migrate it.
+
+    Raises:
+        StoreUnavailableError: it could not be opened; the message says why.
+    """
+    require_safe_sqlite()
+    path, latest = folder / "catalogue.db", max(migrations())
+    require_no_payloads(path, payloads)
+    if not path.exists() or path.stat().st_size == 0:
+        return 0, latest
+    try:
+        with closing(_open(path)) as connection:
+            connection.execute("BEGIN")
+            version = _version(connection)
+            require_known(version)
+            require_payloads(folder, connection, version, payloads)
+            if version == latest:
+                require_schema(_One(connection))
+    except (apsw.Error, UnicodeDecodeError) as error:
+        raise StoreUnavailableError(f"the catalogue {path} cannot be opened: {error}") from error
+    return version, latest
+
+
+def _open(path: Path) -> SqliteConnection:
+    """Open a catalogue to read it. Its log is read too, whether a process has it open or a crash has left it.
+
+    Raises:
+        StoreUnavailableError: there is a log, and its index is missing, which SQLite would create.
+    """
+    log, index = path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+    if not log.exists() or log.stat().st_size == 0:
+        # Without a log, everything is in the file.
+        return _connected(path, "immutable=1")
+    if not index.exists():
+        raise StoreUnavailableError(
+            f"{log} was left by a crash, and {index.name}, without which it cannot be read here, is missing; starting the "
+            "server creates it"
+        )
+    try:
+        # If no process has it open, SQLite reads the log into memory.
+        return _connected(path, "mode=ro&readonly_shm=1")
+    except apsw.Error:
+        # Processes have it open, and have left no room for readers that may not write to the index.
+        return _connected(path, "mode=ro")
+
+
+def _connected(path: Path, options: str) -> SqliteConnection:
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    connection = SqliteConnection(f"file:{quote(str(path.resolve()))}?{options}", flags=flags)
+    try:
+        connection.set_busy_timeout(_BUSY_MS)
+        connection.execute(
+            "PRAGMA trusted_schema = OFF; PRAGMA query_only = ON; SELECT 1 FROM sqlite_schema"
+        ).fetchall()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _version(connection: SqliteConnection) -> int:
+    if not select(connection, "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_version'"):
+        return 0
+    ((version,),) = select(connection, "SELECT coalesce(max(version), 0) FROM schema_version")
+    return int(version)
+
+
+class _One:
+    """Lends one connection, as the check of the schema takes it."""
+
+    def __init__(self, connection: SqliteConnection) -> None:
+        self._connection = connection
+
+    @contextmanager
+    def read(self) -> Iterator[SqliteConnection]:
+        yield self._connection
