@@ -296,6 +296,7 @@ def test_variables_of_clients_and_of_kubernetes_are_none_of_the_server_s(monkeyp
     [
         "catalogue = ['postgresql://u:hunter2@h']",
         'catalog = "postgresql://u:hunter2@h"',
+        'catalog = "hunter2"',
         'xyzzy = "postgresql://u:hunter2@h"',
         'password = "hunter2"',
         'catalogue = "u:hunter2@h"',
