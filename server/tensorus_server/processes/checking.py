@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tensorus_server.app.checking import attempt, check_store
@@ -11,9 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tensorus_server.app.checking import Check, Outcome
-    from tensorus_server.config import ServerConfig
+    from tensorus_server.config import ServerConfig, TlsConfig
 
 __all__ = ["check_server"]
+
+_WARN_DAYS = 14
+"""As the server warns."""
 
 
 def check_server(config: ServerConfig, *, port: bool) -> Iterator[Check]:
@@ -25,6 +29,9 @@ def check_server(config: ServerConfig, *, port: bool) -> Iterator[Check]:
     Raises:
         ImportError: a library is not installed.
     """
+    tls = config.tls
+    if tls is not None:
+        yield attempt("TLS", lambda: _certificates(tls))
     if port:
         yield attempt("port", lambda: _port(config.listen))
     yield from check_store(config.engine)
@@ -33,3 +40,12 @@ def check_server(config: ServerConfig, *, port: bool) -> Iterator[Check]:
 def _port(listen: str) -> tuple[Outcome, str]:
     require_port(listen)
     return "ok", f"{listen} is free"
+
+
+def _certificates(tls: TlsConfig) -> tuple[Outcome, str]:
+    from tensorus_server.processes.certificates import check_tls  # noqa: PLC0415 - needs a library
+
+    found = check_tls(tls)
+    left = found.expires - datetime.now(UTC)
+    outcome: Outcome = "warning" if left.days < _WARN_DAYS else "ok"
+    return outcome, f"{tls.cert} is for {found.subject}, valid until {found.expires:%Y-%m-%d %H:%M} UTC"
