@@ -144,6 +144,10 @@ class ServerConfig:
     connections_max: int | None = None
     """Largest number of connections of each worker; further ones are closed at once. None: half of the descriptors that the
     process may have, so that the other half is left for files."""
+    oidc_issuer: str | None = None
+    """URL of an OpenID Connect issuer whose tokens are accepted, too; None: only the store's own tokens and certificates."""
+    oidc_audience: str | None = None
+    """What the issuer's tokens must have in `aud`."""
     shares_port: bool = False
     """Whether this process is a worker that shares the port with others of the same server."""
 
@@ -164,12 +168,19 @@ class ServerConfig:
                 raise ValueError(f"{name} is {getattr(self, name):g}, must be above 0")
         if self.connections_max is not None and self.connections_max < 1:
             raise ValueError(f"connections_max is {self.connections_max}, must be at least 1")
+        self._require_provider()
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}, must be at least 1")
         if self.workers > 1 and sys.platform != "linux":
             raise ValueError(
                 f"workers is {self.workers}, must be 1 on {sys.platform}: only Linux lets processes share a port"
             )
+
+    def _require_provider(self) -> None:
+        if (self.oidc_issuer is None) != (self.oidc_audience is None):
+            raise ValueError("oidc_issuer and oidc_audience need each other")
+        if self.oidc_issuer is not None and self.authenticates is False:
+            raise ValueError("oidc_issuer is set, but no caller is asked who it is (auth is false)")
 
     def of_worker(self, listen: str) -> Self:
         """Return the settings of each worker, with its share of the server's streams, memory and threads, rounded up.

@@ -50,6 +50,8 @@ def test_the_options_are_those_of_all_workers_together(supervised: list[Any]) ->
         64 * 1024**2,
         0.5,
         workers=4,
+        authenticates=False,
+        insecure=True,
     )
     assert command == [sys.executable, "-P", "-m", "tensorus.cli._worker", "INFO"]
 

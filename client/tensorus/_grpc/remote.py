@@ -10,7 +10,7 @@ import grpc
 
 from tensorus import _allocator
 from tensorus._backend import Backend
-from tensorus._grpc import calls, calls_copies, calls_history, direct, inserts, reads
+from tensorus._grpc import calls, calls_access, calls_copies, calls_history, direct, inserts, reads
 from tensorus._grpc.channel import SERVICE, LazyChannel, begun
 from tensorus._grpc.known import insert_known
 from tensorus._grpc.patience import Patience, warn_when_stuck
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tensorus._grpc.patience import Observer
     from tensorus._grpc.servers import Server
     from tensorus._grpc.steps import Call, Step, Steps
+    from tensorus.access import ServerStatus
     from tensorus.errors import DataCorruptError, TensorusError
     from tensorus.types import (
         DatasetInfo,
@@ -212,6 +213,14 @@ class RemoteBackend(Backend):
         """See `Backend`."""
         return self._result(calls.explain(sample, policies))
 
+    def server_status(self) -> ServerStatus:
+        """See `Backend`."""
+        return self.call(calls_access.server_status())
+
+    def ask_access(self, call: Call[T]) -> T:
+        """See `Backend`."""
+        return self.call(call)
+
     def store_stats(self) -> StoreStats:
         """See `Backend`."""
         return self.call(calls.store_stats())
@@ -347,7 +356,7 @@ class _Driver(Driver[RemoteBackend, T, R]):
         request = call.request.SerializeToString()
         timeout_s, metadata = call.timeout_s(self._backend.timeout_s), self._metadata()
         with self._attempt:
-            method: Any = channel.unary_unary(SERVICE + call.name)
+            method: Any = channel.unary_unary(call.path)
             raw: bytes = method(request, timeout=timeout_s, metadata=metadata)
         self._heard()
         return raw

@@ -172,6 +172,18 @@ SETTINGS = (
         unset="only if others than this machine can connect, and not with --insecure",
     ),
     Setting(
+        "oidc_issuer",
+        TEXT,
+        None,
+        "oidc_issuer",
+        SECURITY,
+        "Also accept tokens of this OpenID Connect issuer, for example https://login.example.com. Needs --oidc-audience.",
+        metavar="URL",
+    ),
+    Setting(
+        "oidc_audience", TEXT, None, "oidc_audience", SECURITY, "What the issuer's tokens must have as their audience."
+    ),
+    Setting(
         "insecure",
         BOOL,
         False,

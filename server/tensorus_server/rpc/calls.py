@@ -8,18 +8,21 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 from tensorus_server.access.rights import EVERYTHING, LOCAL_CALLER, Rights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import grpc
     from google.protobuf.message import Message
 
     from tensorus_server.access.rights import Caller, Role
-    from tensorus_server.rpc.admission import Admission
+    from tensorus_server.errors import StreamStalledError
+    from tensorus_server.rpc.admission import Admission, Place
+    from tensorus_server.rpc.quotas import Budget, Quotas
 
 __all__ = ["Call", "CallObserver", "Gate"]
 
@@ -46,6 +49,7 @@ class Call:
     __slots__ = (
         "_context",
         "_gate",
+        "_touch",
         "caller",
         "dataset",
         "method",
@@ -71,6 +75,8 @@ class Call:
         self.received_bytes = 0
         """Of messages, as gRPC delivers them."""
         self.sent_bytes = 0
+        self._touch: Callable[[], None] | None = None
+        """Set for streams whose bandwidth is limited."""
 
     @property
     def peer(self) -> str:
@@ -91,9 +97,40 @@ class Call:
         return not self._context.is_active()
 
     def received(self, message: bytes) -> bytes:
-        """Count a message that arrived, and return it."""
+        """Count a message of a stream that arrived, and return it; waits if the caller's bandwidth is used up."""
         self.received_bytes += len(message)
+        if self._touch is not None:
+            self._pass(len(message), self._touch)
         return message
+
+    def sent(self, message: bytes) -> bytes:
+        """Count a message of a stream that is to be sent, and return it; waits as `received` does."""
+        self.sent_bytes += len(message)
+        if self._touch is not None:
+            self._pass(len(message), self._touch)
+        return message
+
+    def limit_bandwidth(self, touch: Callable[[], None]) -> None:
+        """Keep the stream within its caller's bandwidth from now on, if that is limited.
+
+        Args:
+            touch: called while the stream waits for that, which is no silence of the client.
+        """
+        quotas = self._gate.quotas
+        if quotas is not None and quotas.limits_bandwidth(self.caller.principal):
+            self._touch = touch
+
+    def budget_of(self, dataset: str) -> Budget | None:
+        """Return what may be stored in a dataset; None: nothing limits that."""
+        return None if self._gate.quotas is None else self._gate.quotas.budget_of(dataset)
+
+    def _pass(self, count: int, touch: Callable[[], None]) -> None:
+        def is_active() -> bool:
+            touch()
+            return self._context.is_active()
+
+        assert self._gate.quotas is not None
+        self._gate.quotas.pass_bytes(self.caller.principal, count, is_active)
 
     def may(self, role: Role, dataset: str) -> bool:
         """Return whether the caller has a role on a dataset."""
@@ -123,6 +160,7 @@ class Gate:
         *,
         authenticate: Callable[[grpc.ServicerContext], Caller] = lambda _: LOCAL_CALLER,
         rights: Callable[[], Rights] = Rights,
+        quotas: Quotas | None = None,
         observers: Sequence[CallObserver] = (),
     ) -> None:
         """Let calls pass.
@@ -131,11 +169,13 @@ class Gate:
             admission: limits how many there are.
             authenticate: returns who makes a call; raises `UnauthenticatedError`.
             rights: returns the rights that hold now.
+            quotas: keeps callers within theirs; None: nobody has one.
             observers: told of every call.
         """
         self.admission = admission
         self._authenticate = authenticate
         self.rights = rights
+        self.quotas = quotas
         self.observers = tuple(observers)
 
     def arrived(self, method: str, context: grpc.ServicerContext) -> Call:
@@ -146,12 +186,29 @@ class Gate:
         return call
 
     def identify(self, call: Call, context: grpc.ServicerContext) -> None:
-        """Find out who makes the call.
+        """Find out who makes the call, and count it.
 
         Raises:
             UnauthenticatedError: nobody that is known.
+            RateLimitedError: the caller makes too many.
         """
         call.caller = self._authenticate(context)
+        if self.quotas is not None:
+            self.quotas.admit(call.caller.principal)
+
+    @contextmanager
+    def stream(
+        self, call: Call, end: Callable[[StreamStalledError], None], *, is_active: Callable[[], bool]
+    ) -> Iterator[Place]:
+        """Admit a stream for the duration of the block; see `Admission.stream`.
+
+        Raises:
+            RateLimitedError: the caller has too many open.
+        """
+        counted = nullcontext() if self.quotas is None else self.quotas.stream(call.caller.principal)
+        with counted, self.admission.stream(end, is_active=is_active) as place:
+            call.limit_bandwidth(place.touch)
+            yield place
 
     def authorize(self, call: Call, request: Message, needs: Callable[[Message], Sequence[tuple[Role, str]]]) -> None:
         """Check that the caller has the rights that a request needs.

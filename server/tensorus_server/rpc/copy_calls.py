@@ -21,6 +21,8 @@ __all__ = ["copy_dataset", "copy_tensors", "run_copies"]
 
 def copy_tensors(copies: Copies, request: pb.CopyTensorsRequest, call: Call) -> pb.CopyTensorsResponse:
     """Copy or move tensors."""
+    if (budget := call.budget_of(request.dataset or request.source_dataset)) is not None:
+        budget.require_room()
     request.request_id = call.caller.session_of(request.request_id)
     return pb.CopyTensorsResponse(tensors=map(tensor_to, run_copies(copies, request)))
 
@@ -57,5 +59,7 @@ def copy_dataset(copies: Copies, request: pb.CopyDatasetRequest, call: Call) -> 
     """Copy a dataset."""
     at = at_from(request.at, dataset=request.name) if request.HasField("at") else None
     request_id = call.caller.session_of(request.request_id)
-    copied, tensors = copies.copy_dataset(request.name, request.new_name, at=at, request_id=request_id)
+    copied, tensors = copies.copy_dataset(
+        request.name, request.new_name, at=at, request_id=request_id, owner=call.caller.owner
+    )
     return pb.CopyDatasetResponse(dataset=dataset_to(copied), tensors=tensors)

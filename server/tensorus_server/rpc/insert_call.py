@@ -25,7 +25,7 @@ from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.pipeline import codec_ids, decode_record
 from tensorus_server.access.rights import Role
 from tensorus_server.background import STUCK_S, join_all
-from tensorus_server.engine.insert.stream import InsertOptions
+from tensorus_server.engine.insert.stream import InsertOptions, ItemResult
 from tensorus_server.engine.validate import require_request_id
 from tensorus_server.errors import (
     ChecksumMismatchError,
@@ -36,7 +36,7 @@ from tensorus_server.errors import (
     SessionTakenOverError,
 )
 from tensorus_server.limits import CHUNK_BYTES_MAX
-from tensorus_server.model import Segment
+from tensorus_server.model import Outcome, Segment, Tensor
 from tensorus_server.rpc.convert import (
     checksum_from,
     encoding_from,
@@ -50,12 +50,13 @@ if TYPE_CHECKING:
 
     from tensorus_protos.v1 import tensorus_pb2 as pb
     from tensorus_server.engine.engine import Engine
-    from tensorus_server.engine.insert.stream import InsertStream, ItemProgress, ItemResult
+    from tensorus_server.engine.insert.stream import InsertStream, ItemProgress
     from tensorus_server.errors import StreamStalledError
     from tensorus_server.model import NewTensor
     from tensorus_server.rpc.admission import Place
     from tensorus_server.rpc.calls import Call
     from tensorus_server.rpc.framing import InsertMessage
+    from tensorus_server.rpc.quotas import Budget
 
 __all__ = ["InsertCall"]
 
@@ -84,6 +85,7 @@ class InsertCall:
         self._call = call
         self._outbox = Outbox(draining_s)
         self._dataset = ""
+        self._budget: Budget | None = None
         self._encodings: list[frozenset[str]] = []
         self._stream: InsertStream | None = None
         self._ends_early = False
@@ -180,6 +182,7 @@ class InsertCall:
             raise InvalidRequestError("first message of the stream does not open it")
         self._dataset = self._call.dataset = head.open.dataset
         self._call.require(Role.WRITER, self._dataset)
+        self._budget = self._call.budget_of(self._dataset)
         for encoding in head.open.encodings:
             # Fails here, before the client sends data, if this server cannot decode it.
             if isinstance(encoding_from(encoding).filter, BaseFilter):
@@ -202,7 +205,15 @@ class InsertCall:
     def _report(self, news: Sequence[ItemResult | ItemProgress]) -> None:
         # Before the news is sent, since the stream was not silent while the server worked.
         self._place.touch()
+        if self._budget is not None:
+            self._count(self._budget, news)
         self._outbox.report(news)
+
+    def _count(self, budget: Budget, news: Sequence[ItemResult | ItemProgress]) -> None:
+        for told in news:
+            stored = told.outcome if isinstance(told, ItemResult) else None
+            if isinstance(stored, Tensor) and stored.outcome is not Outcome.ALREADY_STORED:
+                budget.note(stored.storage.stored_bytes)
 
     def _stall(self, cancel: Callable[[StreamStalledError], None], error: StreamStalledError) -> None:
         """End the call because its client stalled, with a reason if one can still be sent."""
@@ -243,6 +254,8 @@ class InsertCall:
 
     def _announced(self, segment: pb.Segment) -> NewTensor:
         new = new_tensor_from(segment.tensor, dataset=self._dataset)
+        if self._budget is not None:
+            self._budget.require_room()
         if new.base is not None and new.base.dataset:
             # Whoever sees how small the differences are knows something of the base.
             self._call.require(Role.READER, new.base.dataset)

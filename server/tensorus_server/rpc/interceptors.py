@@ -90,7 +90,7 @@ def guard_stream(
         failure: Exception | None = None
         try:
             gate.identify(call, context)
-            with gate.admission.stream(_cancelling(name, context), is_active=context.is_active) as place:
+            with gate.stream(call, _cancelling(name, context), is_active=context.is_active) as place:
                 request: Any
                 if request_type is None:
                     request = map(call.received, given)
@@ -98,9 +98,8 @@ def guard_stream(
                     call.received_bytes = len(given)
                     request = parsed(given, request_type)
                     gate.authorize(call, request, needs)
-                for message in method(request, place, call):
+                for message in map(call.sent, method(request, place, call)):
                     place.begin_sending()
-                    call.sent_bytes += len(message)
                     yield message
                     place.end_sending()
                     if not context.is_active():
@@ -142,7 +141,7 @@ def guard_upload(
         answer = b""
         try:
             gate.identify(call, context)
-            with gate.admission.stream(_cancelling(name, context), is_active=context.is_active) as place:
+            with gate.stream(call, _cancelling(name, context), is_active=context.is_active) as place:
                 requests = place.requests(map(call.received, messages), memory_bytes)
                 answer = method(requests, require_caller, call)
         except grpc.RpcError:

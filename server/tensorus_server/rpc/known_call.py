@@ -36,6 +36,8 @@ def insert_known(engine: Engine, request: pb.InsertKnownRequest, call: Call) -> 
     """
     require_message_size(request.ByteSize(), dataset=request.dataset)
     require_known_count(len(request.tensors), dataset=request.dataset)
+    if (budget := call.budget_of(request.dataset)) is not None:
+        budget.require_room()
     announced = [_announced(message, request.dataset) for message in request.tensors]
     places = [place for place, new in enumerate(announced) if isinstance(new, NewTensor)]
     outcomes: list[Tensor | Exception | None] = [new if isinstance(new, Exception) else None for new in announced]

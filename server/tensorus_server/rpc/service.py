@@ -75,7 +75,7 @@ class TensorService:
         unary: dict[str, tuple[Any, Any]] = {
             "GetCapabilities": (_plain(self.get_capabilities), pb.GetCapabilitiesRequest),
             "GetServerStatus": (self.get_server_status, pb.GetServerStatusRequest),
-            "CreateDataset": (_plain(self.create_dataset), pb.CreateDatasetRequest),
+            "CreateDataset": (self.create_dataset, pb.CreateDatasetRequest),
             "GetDataset": (_plain(self.get_dataset), pb.GetDatasetRequest),
             "ListDatasets": (self.list_datasets, pb.ListDatasetsRequest),
             "UpdateDataset": (_plain(self.update_dataset), pb.UpdateDatasetRequest),
@@ -124,18 +124,20 @@ class TensorService:
 
     def get_server_status(self, _: pb.GetServerStatusRequest, call: Call) -> pb.GetServerStatusResponse:
         """Return what this process is, and who the caller is to it."""
-        return server_status(self._engine, self._gate, call, started_s=self._started_s, store=self._store)
+        return server_status(
+            self._engine, self._gate.rights(), call.caller, started_s=self._started_s, store=self._store
+        )
 
     def get_capabilities(self, _: pb.GetCapabilitiesRequest) -> pb.GetCapabilitiesResponse:
         """Return version, limits, codecs, presets and features."""
         return capabilities(direct_reads=self._engine.plans.enabled)
 
-    def create_dataset(self, request: pb.CreateDatasetRequest) -> pb.CreateDatasetResponse:
+    def create_dataset(self, request: pb.CreateDatasetRequest, call: Call) -> pb.CreateDatasetResponse:
         """Create a dataset."""
         policy = policy_from(request.policy) if request.HasField("policy") else None
         schema = schema_from(request.schema) if request.HasField("schema") else None
         retention_s = retention_from(request.retention, dataset=request.name)
-        created = self._engine.create_dataset(request.name, policy, schema, retention_s)
+        created = self._engine.create_dataset(request.name, policy, schema, retention_s, owner=call.caller.owner)
         return pb.CreateDatasetResponse(dataset=dataset_to(created))
 
     def get_dataset(self, request: pb.GetDatasetRequest) -> pb.GetDatasetResponse:

@@ -38,6 +38,7 @@ STATUS_BY_REASON: dict[str, tuple[grpc.StatusCode, int]] = {
     "TENSOR_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, logging.DEBUG),
     "SNAPSHOT_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, logging.DEBUG),
     "STATE_NOT_KEPT": (grpc.StatusCode.NOT_FOUND, logging.DEBUG),
+    "TOKEN_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, logging.DEBUG),
     "ALREADY_EXISTS": (grpc.StatusCode.ALREADY_EXISTS, logging.DEBUG),
     "STORED_DIFFERENTLY": (grpc.StatusCode.ALREADY_EXISTS, logging.DEBUG),
     "GENERATION_MISMATCH": (grpc.StatusCode.FAILED_PRECONDITION, logging.DEBUG),
