@@ -18,11 +18,14 @@ from tensorus_server.app import open_engine
 from tensorus_server.background import join_all
 from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.limits import RECEIVED_MESSAGE_BYTES_MAX
+from tensorus_server.logs.audit_file import AuditFile
 from tensorus_server.processes.descriptors import connections_max, raise_limit
 from tensorus_server.processes.port import require_port
 from tensorus_server.processes.service_manager import ServiceManager
 from tensorus_server.processes.signals import stop_event
 from tensorus_server.rpc.admission import Admission, AdmissionLimits
+from tensorus_server.rpc.audit_log import AuditLog
+from tensorus_server.rpc.call_log import CallLog
 from tensorus_server.rpc.calls import Gate
 from tensorus_server.rpc.service import SERVICE_NAME, TensorService
 
@@ -88,9 +91,11 @@ class Server:
             ask: see `open_engine`.
 
         Raises:
-            StoreUnavailableError: the store cannot be opened, the port is not available, or the certificates cannot be used.
+            StoreUnavailableError: the store or the audit log cannot be opened, the port is not available, or the certificates
+                cannot be used.
         """
         self._config = config
+        self._audit = None if config.logs.audit_file is None else AuditFile(config.logs.audit_file)
         self.certificates = _watched_certificates(config)
         """Those of TLS; None: connections are not encrypted."""
         if not config.shares_port:
@@ -114,7 +119,13 @@ class Server:
                 config.streams_max, config.memory_budget_bytes, config.memory_wait_s, config.stall_timeout_s
             )
         )
-        service = TensorService(self._engine, Gate(self._admission), store=config.engine.describe())
+        audits = [] if self._audit is None else [AuditLog(self._audit)]
+        gate = Gate(
+            self._admission,
+            observers=[CallLog(every_call=config.logs.access), *audits],
+            tensor_observers=audits,
+        )
+        service = TensorService(self._engine, gate, store=config.engine.describe())
         self._server.add_generic_rpc_handlers((service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -195,6 +206,8 @@ class Server:
         # The store is closed on another thread: if the disk hangs, so does the catalogue's fsync, which has no timeout.
         if not join_all([closing], 2 * _ENDING_S):
             raise StoreUnavailableError(f"the store has not closed {2 * _ENDING_S:.0f} s after the calls ended")
+        if self._audit is not None:
+            self._audit.close()
         if failures:
             raise failures[0]
         if not ended:

@@ -7,24 +7,31 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from tensorus_server.access.rights import EVERYTHING, LOCAL_CALLER, Rights
+from tensorus_server.access.rights import EVERYTHING, LOCAL_CALLER, Caller, Rights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import grpc
     from google.protobuf.message import Message
 
-    from tensorus_server.access.rights import Caller, Role
+    from tensorus_server.access.rights import Role
     from tensorus_server.rpc.admission import Admission
 
-__all__ = ["Call", "CallObserver", "Gate"]
+__all__ = ["OK", "Call", "CallObserver", "Gate", "TensorObserver"]
 
 CALL_ID_HEADER = "x-request-id"
 _CALL_ID_CHARACTERS_MAX = 128
+
+OK = "OK"
+"""The outcome of what did not fail; that of what failed is the reason of its error."""
+
+_UNKNOWN_CALLER = Caller("unknown:")
+"""Whoever makes a call, until authentication has found out."""
 
 
 class CallObserver(Protocol):
@@ -33,23 +40,32 @@ class CallObserver(Protocol):
     def began(self, call: Call) -> None:
         """Note that a call arrived; who makes it is not known yet."""
 
-    def tensor(self, call: Call, tensor_id: str, error: Exception | None) -> None:
-        """Note the outcome of one tensor that an insert, a deletion or another change named."""
-
     def ended(self, call: Call, error: Exception | None) -> None:
-        """Note that a call ended, and the error that made it fail."""
+        """Note that a call ended, and the error that made it fail. It was not told to the client yet."""
+
+
+class TensorObserver(Protocol):
+    """Is told of every tensor that a call changes, before the client is. Like a `CallObserver` otherwise."""
+
+    def tensors(self, call: Call, outcomes: Sequence[tuple[str, str]]) -> None:
+        """Note tensors that an insert, a deletion or another change named: ids, each with its outcome, `OK` or a reason."""
 
 
 class Call:
     """One call. Written by the threads of the call alone."""
 
     __slots__ = (
+        "_call_id",
         "_context",
         "_gate",
         "caller",
+        "cut_by",
         "dataset",
+        "details",
+        "failure_number",
         "method",
         "received_bytes",
+        "request",
         "sent_bytes",
         "started_s",
         "tensors",
@@ -71,6 +87,15 @@ class Call:
         self.received_bytes = 0
         """Of messages, as gRPC delivers them."""
         self.sent_bytes = 0
+        self.request: Message | None = None
+        """Of a call with one request, once its rights were checked."""
+        self.details: Mapping[str, str] | None = None
+        """What the request does not say of a change, such as the id of a new token, for the audit log. Never a secret."""
+        self.cut_by: Exception | None = None
+        """Why the server cancelled the call; its client gets no reason."""
+        self.failure_number = ""
+        """The number of an unexpected error that made it fail."""
+        self._call_id = ""
 
     @property
     def peer(self) -> str:
@@ -79,16 +104,46 @@ class Call:
 
     @property
     def call_id(self) -> str:
-        """The id that the client gave the call in its metadata; empty: none, or one that is not allowed."""
-        for name, value in self._context.invocation_metadata():
-            if name == CALL_ID_HEADER and isinstance(value, str):
-                return value if len(value) <= _CALL_ID_CHARACTERS_MAX and value.isprintable() else ""
-        return ""
+        """The id that the client gave the call in its metadata, or, if it gave none or one that is not allowed, a new one."""
+        if not self._call_id:
+            given = self._metadata(CALL_ID_HEADER)
+            is_allowed = 0 < len(given) <= _CALL_ID_CHARACTERS_MAX and given.isascii() and given.isprintable()
+            self._call_id = given if is_allowed else secrets.token_hex(6)
+        return self._call_id
+
+    @property
+    def credential(self) -> str:
+        """The kind of credential that the client showed, never its value: "token", "JWT", "certificate", "other" or "none"."""
+        scheme, _, shown = self._metadata("authorization").partition(" ")
+        if not scheme:
+            return "certificate" if self._context.auth_context().get("x509_common_name") else "none"
+        if scheme.lower() != "bearer":
+            return "other"
+        return "token" if shown.startswith("tns_") else "JWT" if shown.count(".") == 2 else "other"
 
     @property
     def is_cancelled(self) -> bool:
         """Whether the client went away before the end; says so only at the end of a call without an error."""
         return not self._context.is_active()
+
+    def fields(self) -> dict[str, str | int | float]:
+        """Return what every line about the call has in the log."""
+        found: dict[str, str | int | float] = {
+            "method": self.method,
+            # Without the kind, and without the escapes of an IPv6 address.
+            "peer": self.peer.partition(":")[2].replace("%5B", "[").replace("%5D", "]"),
+            "principal": self.caller.principal,
+            "request_id": self.call_id,
+        }
+        if self.dataset:
+            found["dataset"] = self.dataset
+        return found
+
+    def _metadata(self, key: str) -> str:
+        for name, value in self._context.invocation_metadata() or ():
+            if name == key and isinstance(value, str):
+                return value
+        return ""
 
     def received(self, message: bytes) -> bytes:
         """Count a message that arrived, and return it."""
@@ -107,11 +162,15 @@ class Call:
         """
         self._gate.rights().require(self.caller, role, dataset)
 
-    def note_tensor(self, tensor_id: str, error: Exception | None) -> None:
-        """Tell the observers of the outcome of one tensor."""
-        self.tensors += error is None
-        for observer in self._gate.observers:
-            observer.tensor(self, tensor_id, error)
+    @property
+    def wants_tensors(self) -> bool:
+        """Whether anybody is to be told of tensors."""
+        return bool(self._gate.tensor_observers)
+
+    def note_tensors(self, outcomes: Sequence[tuple[str, str]]) -> None:
+        """Tell what became of tensors that the call changed or meant to change: ids, each with `OK` or a reason."""
+        for observer in self._gate.tensor_observers:
+            observer.tensors(self, outcomes)
 
 
 class Gate:
@@ -124,6 +183,7 @@ class Gate:
         authenticate: Callable[[grpc.ServicerContext], Caller] = lambda _: LOCAL_CALLER,
         rights: Callable[[], Rights] = Rights,
         observers: Sequence[CallObserver] = (),
+        tensor_observers: Sequence[TensorObserver] = (),
     ) -> None:
         """Let calls pass.
 
@@ -132,11 +192,13 @@ class Gate:
             authenticate: returns who makes a call; raises `UnauthenticatedError`.
             rights: returns the rights that hold now.
             observers: told of every call.
+            tensor_observers: told of every tensor that a call changes.
         """
         self.admission = admission
         self._authenticate = authenticate
         self.rights = rights
         self.observers = tuple(observers)
+        self.tensor_observers = tuple(tensor_observers)
 
     def arrived(self, method: str, context: grpc.ServicerContext) -> Call:
         """Return a call that has just arrived."""
@@ -151,6 +213,7 @@ class Gate:
         Raises:
             UnauthenticatedError: nobody that is known.
         """
+        call.caller = _UNKNOWN_CALLER
         call.caller = self._authenticate(context)
 
     def authorize(self, call: Call, request: Message, needs: Callable[[Message], Sequence[tuple[Role, str]]]) -> None:
@@ -159,6 +222,7 @@ class Gate:
         Raises:
             PermissionDeniedError: it lacks one.
         """
+        call.request = request
         needed = needs(request)
         if needed and needed[0][1] != EVERYTHING:
             call.dataset = needed[0][1]

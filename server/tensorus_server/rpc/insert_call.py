@@ -25,7 +25,7 @@ from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.pipeline import codec_ids, decode_record
 from tensorus_server.access.rights import Role
 from tensorus_server.background import STUCK_S, join_all
-from tensorus_server.engine.insert.stream import InsertOptions
+from tensorus_server.engine.insert.stream import InsertOptions, ItemResult
 from tensorus_server.engine.validate import require_request_id
 from tensorus_server.errors import (
     ChecksumMismatchError,
@@ -34,9 +34,11 @@ from tensorus_server.errors import (
     PayloadTooLargeError,
     SegmentMisalignedError,
     SessionTakenOverError,
+    reason_of,
 )
-from tensorus_server.limits import CHUNK_BYTES_MAX
+from tensorus_server.limits import CHUNK_BYTES_MAX, ID_BYTES_MAX
 from tensorus_server.model import Segment
+from tensorus_server.rpc.calls import OK
 from tensorus_server.rpc.convert import (
     checksum_from,
     encoding_from,
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 
     from tensorus_protos.v1 import tensorus_pb2 as pb
     from tensorus_server.engine.engine import Engine
-    from tensorus_server.engine.insert.stream import InsertStream, ItemProgress, ItemResult
+    from tensorus_server.engine.insert.stream import InsertStream, ItemProgress
     from tensorus_server.errors import StreamStalledError
     from tensorus_server.model import NewTensor
     from tensorus_server.rpc.admission import Place
@@ -82,7 +84,12 @@ class InsertCall:
         self._messages = messages
         self._place = place
         self._call = call
-        self._outbox = Outbox(draining_s)
+        self._outbox = Outbox(call, draining_s)
+        self._noting = threading.Lock()
+        """Held while results are noted, which several threads bring."""
+        self._ids: dict[int, str] | None = {} if call.wants_tensors else None
+        """Ids of the items without a result, if anybody is to be told of them."""
+        self._is_trial = False
         self._dataset = ""
         self._encodings: list[frozenset[str]] = []
         self._stream: InsertStream | None = None
@@ -193,6 +200,7 @@ class InsertCall:
             require_request_id(request_id, dataset=self._dataset)
             request_id = self._call.caller.session_of(request_id)
             held.enter_context(self._engine.sessions.held(request_id, self._take_over))
+        self._is_trial = head.open.validate_only
         options = InsertOptions(request_id or None, head.open.all_or_nothing, head.open.validate_only)
         stream = self._engine.open_insert(self._dataset, self._report, options)
         self._place.owes = lambda: self._is_finishing or stream.owes()
@@ -202,7 +210,23 @@ class InsertCall:
     def _report(self, news: Sequence[ItemResult | ItemProgress]) -> None:
         # Before the news is sent, since the stream was not silent while the server worked.
         self._place.touch()
+        if not self._is_trial:
+            self._note([told for told in news if isinstance(told, ItemResult)])
         self._outbox.report(news)
+
+    def _note(self, results: Sequence[ItemResult]) -> None:
+        """Say what became of tensors, before the client is told."""
+        named = []
+        with self._noting:
+            for result in results:
+                announced = "" if self._ids is None else self._ids.pop(result.item, "")
+                if isinstance(result.outcome, Exception):
+                    named.append((announced, reason_of(result.outcome)))
+                else:
+                    self._call.tensors += 1
+                    named.append((result.outcome.id, OK))
+        if named and self._ids is not None:
+            self._call.note_tensors(named)
 
     def _stall(self, cancel: Callable[[StreamStalledError], None], error: StreamStalledError) -> None:
         """End the call because its client stalled, with a reason if one can still be sent."""
@@ -224,6 +248,8 @@ class InsertCall:
             # The segment is neither checked nor decoded, since nothing of this insert will be stored.
             stream.drop(segment.item, announced=segment.HasField("tensor"))
             return
+        if self._ids is not None and segment.HasField("tensor"):
+            self._ids[segment.item] = segment.tensor.id[:ID_BYTES_MAX]
         try:
             new = self._announced(segment) if segment.HasField("tensor") else None
             payload_crc32c = self._checked_crc32c(segment, payload)
