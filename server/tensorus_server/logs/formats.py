@@ -88,7 +88,11 @@ class JsonFormatter(logging.Formatter):
         stack = _raw_stack(self, record)
         if stack:
             entry["exception"] = stack
-        return json.dumps({name: _whole(value) for name, value in entry.items()})
+        line = json.dumps(entry)
+        if "\\ud" in line:
+            # Perhaps half a character, which is no text that JSON could carry.
+            line = json.dumps({name: _whole(value) for name, value in entry.items()})
+        return line
 
 
 def _fields_of(record: logging.LogRecord) -> Mapping[str, Field]:

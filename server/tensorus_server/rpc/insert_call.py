@@ -86,7 +86,7 @@ class InsertCall:
         self._call = call
         self._outbox = Outbox(call, draining_s)
         self._noting = threading.Lock()
-        """Held while results are noted, which several threads bring."""
+        """Held while results are counted, which several threads bring."""
         self._ids: dict[int, str] | None = {} if call.wants_tensors else None
         """Ids of the items without a result, if anybody is to be told of them."""
         self._is_trial = False
@@ -215,18 +215,20 @@ class InsertCall:
         self._outbox.report(news)
 
     def _note(self, results: Sequence[ItemResult]) -> None:
-        """Say what became of tensors, before the client is told."""
-        named = []
+        """Count tensors, and say what became of them, before the client is told."""
+        stored = sum(not isinstance(result.outcome, Exception) for result in results)
         with self._noting:
-            for result in results:
-                announced = "" if self._ids is None else self._ids.pop(result.item, "")
-                if isinstance(result.outcome, Exception):
-                    named.append((announced, reason_of(result.outcome)))
-                else:
-                    self._call.tensors += 1
-                    named.append((result.outcome.id, OK))
-        if named and self._ids is not None:
-            self._call.note_tensors(named)
+            self._call.tensors += stored
+        if self._ids is None or not results:
+            return
+        named = []
+        for result in results:
+            announced, outcome = self._ids.pop(result.item, ""), result.outcome
+            if isinstance(outcome, Exception):
+                named.append((announced, reason_of(outcome)))
+            else:
+                named.append((outcome.id, OK))
+        self._call.note_tensors(named)
 
     def _stall(self, cancel: Callable[[StreamStalledError], None], error: StreamStalledError) -> None:
         """End the call because its client stalled, with a reason if one can still be sent."""
