@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar, get_args, get_type_hints
 
-__all__ = ["EngineConfig", "ServerConfig", "TlsConfig", "without_password"]
+__all__ = ["EngineConfig", "LogConfig", "ServerConfig", "TlsConfig", "without_password"]
 
 _Config = TypeVar("_Config")
 
@@ -108,6 +108,27 @@ class TlsConfig:
 
 
 @dataclass(frozen=True)
+class LogConfig:
+    """What a server says about itself and its calls, and where."""
+
+    format: str = "text"
+    """"text" for people, or "json": one object per line. To the error stream."""
+    level: str = "info"
+    """The lowest level that is logged: debug, info, warning or error. Debug has every refused call, without a limit."""
+    access: bool = False
+    """Whether each call that succeeds has a line, too. 6,000 small calls a second would be 150 GB a day."""
+    audit_file: Path | None = None
+    """The file of the audit log; None: there is none."""
+
+    def __post_init__(self) -> None:
+        """Refuse invalid settings; the message names the key."""
+        if self.format not in {"text", "json"}:
+            raise ValueError(f"log_format is {self.format!r}, must be text or json")
+        if self.level not in {"debug", "info", "warning", "error"}:
+            raise ValueError(f"log_level is {self.level!r}, must be debug, info, warning or error")
+
+
+@dataclass(frozen=True)
 class ServerConfig:
     """The settings of one server, which serves one store."""
 
@@ -150,6 +171,8 @@ class ServerConfig:
     """What the issuer's tokens must have in `aud`."""
     shares_port: bool = False
     """Whether this process is a worker that shares the port with others of the same server."""
+    logs: LogConfig = LogConfig()
+    """The log and the audit log."""
 
     def __post_init__(self) -> None:
         """Refuse invalid settings; the message names the key."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tensorus.cli._connection import DEFAULT_ADDRESS
-from tensorus.cli._setting_kinds import BOOL, FILE, FOLDER, SIZE_KIND, TEXT, count, seconds
+from tensorus.cli._setting_kinds import BOOL, FILE, FOLDER, SIZE_KIND, TEXT, choice, count, seconds
 
 if TYPE_CHECKING:
     from tensorus.cli._setting_kinds import Kind
@@ -64,8 +64,9 @@ REMOTE = "Beyond one machine"
 NETWORK = "Network"
 SECURITY = "Security"
 LIMITS = "Limits"
+LOGS = "Logs"
 
-GROUPS = (STORE, REMOTE, NETWORK, SECURITY, LIMITS)
+GROUPS = (STORE, REMOTE, NETWORK, SECURITY, LIMITS, LOGS)
 """The groups, in the order of the help."""
 
 SETTINGS = (
@@ -259,6 +260,39 @@ SETTINGS = (
         LIMITS,
         "Worker processes, each with its share of threads, streams and memory. Useful for many clients with small tensors. "
         "Linux only.",
+    ),
+    Setting(
+        "log_format",
+        choice("text", "json"),
+        "text",
+        "logs.format",
+        LOGS,
+        "Form of the log on the error stream: text for people, or JSON, one object per line.",
+    ),
+    Setting(
+        "log_level",
+        choice("debug", "info", "warning", "error"),
+        "info",
+        "logs.level",
+        LOGS,
+        "Lowest level that is logged. debug has every failed call.",
+    ),
+    Setting(
+        "access_log",
+        BOOL,
+        False,
+        "logs.access",
+        LOGS,
+        "Log every call at its end, not only those that fail.",
+    ),
+    Setting(
+        "audit_log",
+        FILE,
+        None,
+        "logs.audit_file",
+        LOGS,
+        "File to append to, as one JSON object per line, who did what to which tensor.",
+        unset="no audit log",
     ),
 )
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tensorus_server.rpc.audit_log import AuditLog
 from tensorus_server.rpc.authentication import Authenticator
+from tensorus_server.rpc.call_log import CallLog
 from tensorus_server.rpc.calls import Gate
 from tensorus_server.rpc.certificate_principal import certificate_principal
 from tensorus_server.rpc.quotas import Quotas
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tensorus_server.config import ServerConfig
     from tensorus_server.engine.access import Access
+    from tensorus_server.logs.audit_file import AuditFile
     from tensorus_server.rpc.admission import Admission
     from tensorus_server.rpc.calls import CallObserver
     from tensorus_server.rpc.identity_provider import IdentityProvider
@@ -26,21 +27,25 @@ def build_gate(
     access: Access,
     admission: Admission,
     provider: IdentityProvider | None,
-    observers: Sequence[CallObserver] = (),
+    audit: AuditFile | None,
 ) -> Gate:
     """Return the gate of a server.
 
     Args:
         provider: see `identity_provider`.
+        audit: where changes are noted; None: nowhere.
     """
+    audits = [] if audit is None else [AuditLog(audit)]
+    observers: list[CallObserver] = [CallLog(every_call=config.logs.access), *audits]
     if not config.authenticates:
-        return Gate(admission, observers=observers)
+        return Gate(admission, observers=observers, tensor_observers=audits)
     return Gate(
         admission,
         authenticate=Authenticator(access, certificate=certificate_principal, provider=provider),
         rights=access.rights,
         quotas=Quotas(access),
         observers=observers,
+        tensor_observers=audits,
     )
 
 

@@ -18,6 +18,7 @@ from tensorus_server.app import open_engine
 from tensorus_server.background import join_all
 from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.limits import RECEIVED_MESSAGE_BYTES_MAX
+from tensorus_server.logs.audit_file import AuditFile
 from tensorus_server.processes.descriptors import connections_max, raise_limit
 from tensorus_server.processes.gate import build_gate, identity_provider
 from tensorus_server.processes.port import require_port
@@ -90,9 +91,11 @@ class Server:
             ask: see `open_engine`.
 
         Raises:
-            StoreUnavailableError: the store cannot be opened, the port is not available, or the certificates cannot be used.
+            StoreUnavailableError: the store or the audit log cannot be opened, the port is not available, or the certificates
+                cannot be used.
         """
         self._config = config
+        self._audit = None if config.logs.audit_file is None else AuditFile(config.logs.audit_file)
         self.certificates = _watched_certificates(config)
         """Those of TLS; None: connections are not encrypted."""
         if not config.shares_port:
@@ -118,7 +121,7 @@ class Server:
                 config.streams_max, config.memory_budget_bytes, config.memory_wait_s, config.stall_timeout_s
             )
         )
-        gate = build_gate(config, self._engine.access, self._admission, provider)
+        gate = build_gate(config, self._engine.access, self._admission, provider, self._audit)
         service = TensorService(self._engine, gate, store=config.engine.describe())
         calls = AccessCalls(self._engine.access, gate.quotas.streams_of if gate.quotas is not None else lambda _: 0)
         self._server.add_generic_rpc_handlers((service.handler(), access_handler(calls, gate)))
@@ -201,6 +204,8 @@ class Server:
         # The store is closed on another thread: if the disk hangs, so does the catalogue's fsync, which has no timeout.
         if not join_all([closing], 2 * _ENDING_S):
             raise StoreUnavailableError(f"the store has not closed {2 * _ENDING_S:.0f} s after the calls ended")
+        if self._audit is not None:
+            self._audit.close()
         if failures:
             raise failures[0]
         if not ended:

@@ -28,7 +28,6 @@ def access_handler(calls: AccessCalls, gate: Gate) -> grpc.GenericRpcHandler:
     """Return the handler that a gRPC server dispatches the service's calls to."""
     # `Any`: each takes and returns messages of its own.
     methods: dict[str, tuple[Any, Any]] = {
-        "CreateToken": (calls.create_token, pb.CreateTokenRequest),
         "ListTokens": (calls.list_tokens, pb.ListTokensRequest),
         "RevokeToken": (calls.revoke_token, pb.RevokeTokenRequest),
         "AddGrant": (calls.add_grant, pb.AddGrantRequest),
@@ -42,9 +41,16 @@ def access_handler(calls: AccessCalls, gate: Gate) -> grpc.GenericRpcHandler:
         for name, (method, request_type) in methods.items()
     }
 
+    def create_token(request: pb.CreateTokenRequest, call: Call) -> pb.CreateTokenResponse:
+        answer = calls.create_token(request)
+        call.details = {"token_id": answer.token.id}
+        return answer
+
     def list_grants(request: pb.ListGrantsRequest, call: Call) -> pb.ListGrantsResponse:
         return calls.list_grants(request, lambda grant: _may_see(call, grant))
 
+    creating = guard_unary("CreateToken", create_token, pb.CreateTokenRequest, gate)
+    handlers["CreateToken"] = grpc.unary_unary_rpc_method_handler(creating)
     listing = guard_unary("ListGrants", list_grants, pb.ListGrantsRequest, gate)
     handlers["ListGrants"] = grpc.unary_unary_rpc_method_handler(listing)
     return grpc.method_handlers_generic_handler(ACCESS_SERVICE_NAME, handlers)

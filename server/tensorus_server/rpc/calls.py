@@ -7,27 +7,34 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
-from tensorus_server.access.rights import EVERYTHING, LOCAL_CALLER, Rights
+from tensorus_server.access.rights import EVERYTHING, LOCAL_CALLER, Caller, Rights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import grpc
     from google.protobuf.message import Message
 
-    from tensorus_server.access.rights import Caller, Role
+    from tensorus_server.access.rights import Role
     from tensorus_server.errors import StreamStalledError
     from tensorus_server.rpc.admission import Admission, Place
     from tensorus_server.rpc.quotas import Budget, Quotas
 
-__all__ = ["Call", "CallObserver", "Gate"]
+__all__ = ["OK", "Call", "CallObserver", "Gate", "TensorObserver"]
 
 CALL_ID_HEADER = "x-request-id"
 _CALL_ID_CHARACTERS_MAX = 128
+
+OK = "OK"
+"""The outcome of what did not fail; that of what failed is the reason of its error."""
+
+_UNKNOWN_CALLER = Caller("unknown:")
+"""Whoever makes a call, until authentication has found out."""
 
 
 class CallObserver(Protocol):
@@ -36,24 +43,33 @@ class CallObserver(Protocol):
     def began(self, call: Call) -> None:
         """Note that a call arrived; who makes it is not known yet."""
 
-    def tensor(self, call: Call, tensor_id: str, error: Exception | None) -> None:
-        """Note the outcome of one tensor that an insert, a deletion or another change named."""
-
     def ended(self, call: Call, error: Exception | None) -> None:
-        """Note that a call ended, and the error that made it fail."""
+        """Note that a call ended, and the error that made it fail. It was not told to the client yet."""
+
+
+class TensorObserver(Protocol):
+    """Is told of every tensor that a call changes, before the client is. Like a `CallObserver` otherwise."""
+
+    def tensors(self, call: Call, outcomes: Sequence[tuple[str, str]]) -> None:
+        """Note tensors that an insert, a deletion or another change named: ids, each with its outcome, `OK` or a reason."""
 
 
 class Call:
     """One call. Written by the threads of the call alone."""
 
     __slots__ = (
+        "_call_id",
         "_context",
         "_gate",
         "_touch",
         "caller",
+        "cut_by",
         "dataset",
+        "details",
+        "failure_number",
         "method",
         "received_bytes",
+        "request",
         "sent_bytes",
         "started_s",
         "tensors",
@@ -77,6 +93,15 @@ class Call:
         self.sent_bytes = 0
         self._touch: Callable[[], None] | None = None
         """Set for streams whose bandwidth is limited."""
+        self.request: Message | None = None
+        """Of a call with one request, once its rights were checked."""
+        self.details: Mapping[str, str] | None = None
+        """What the request does not say of a change, such as the id of a new token, for the audit log. Never a secret."""
+        self.cut_by: Exception | None = None
+        """Why the server cancelled the call; its client gets no reason."""
+        self.failure_number = ""
+        """The number of an unexpected error that made it fail."""
+        self._call_id = ""
 
     @property
     def peer(self) -> str:
@@ -85,16 +110,46 @@ class Call:
 
     @property
     def call_id(self) -> str:
-        """The id that the client gave the call in its metadata; empty: none, or one that is not allowed."""
-        for name, value in self._context.invocation_metadata():
-            if name == CALL_ID_HEADER and isinstance(value, str):
-                return value if len(value) <= _CALL_ID_CHARACTERS_MAX and value.isprintable() else ""
-        return ""
+        """The id that the client gave the call in its metadata, or, if it gave none or one that is not allowed, a new one."""
+        if not self._call_id:
+            given = self._metadata(CALL_ID_HEADER)
+            is_allowed = 0 < len(given) <= _CALL_ID_CHARACTERS_MAX and given.isascii() and given.isprintable()
+            self._call_id = given if is_allowed else secrets.token_hex(6)
+        return self._call_id
+
+    @property
+    def credential(self) -> str:
+        """The kind of credential that the client showed, never its value: "token", "JWT", "certificate", "other" or "none"."""
+        scheme, _, shown = self._metadata("authorization").partition(" ")
+        if not scheme:
+            return "certificate" if self._context.auth_context().get("x509_common_name") else "none"
+        if scheme.lower() != "bearer":
+            return "other"
+        return "token" if shown.startswith("tns_") else "JWT" if shown.count(".") == 2 else "other"
 
     @property
     def is_cancelled(self) -> bool:
         """Whether the client went away before the end; says so only at the end of a call without an error."""
         return not self._context.is_active()
+
+    def fields(self) -> dict[str, str | int | float]:
+        """Return what every line about the call has in the log."""
+        found: dict[str, str | int | float] = {
+            "method": self.method,
+            # Without the kind, and without the escapes of an IPv6 address.
+            "peer": self.peer.partition(":")[2].replace("%5B", "[").replace("%5D", "]"),
+            "principal": self.caller.principal,
+            "request_id": self.call_id,
+        }
+        if self.dataset:
+            found["dataset"] = self.dataset
+        return found
+
+    def _metadata(self, key: str) -> str:
+        for name, value in self._context.invocation_metadata() or ():
+            if name == key and isinstance(value, str):
+                return value
+        return ""
 
     def received(self, message: bytes) -> bytes:
         """Count a message of a stream that arrived, and return it; waits if the caller's bandwidth is used up."""
@@ -144,11 +199,15 @@ class Call:
         """
         self._gate.rights().require(self.caller, role, dataset)
 
-    def note_tensor(self, tensor_id: str, error: Exception | None) -> None:
-        """Tell the observers of the outcome of one tensor."""
-        self.tensors += error is None
-        for observer in self._gate.observers:
-            observer.tensor(self, tensor_id, error)
+    @property
+    def wants_tensors(self) -> bool:
+        """Whether anybody is to be told of tensors."""
+        return bool(self._gate.tensor_observers)
+
+    def note_tensors(self, outcomes: Sequence[tuple[str, str]]) -> None:
+        """Tell what became of tensors that the call changed or meant to change: ids, each with `OK` or a reason."""
+        for observer in self._gate.tensor_observers:
+            observer.tensors(self, outcomes)
 
 
 class Gate:
@@ -162,6 +221,7 @@ class Gate:
         rights: Callable[[], Rights] = Rights,
         quotas: Quotas | None = None,
         observers: Sequence[CallObserver] = (),
+        tensor_observers: Sequence[TensorObserver] = (),
     ) -> None:
         """Let calls pass.
 
@@ -171,12 +231,14 @@ class Gate:
             rights: returns the rights that hold now.
             quotas: keeps callers within theirs; None: nobody has one.
             observers: told of every call.
+            tensor_observers: told of every tensor that a call changes.
         """
         self.admission = admission
         self._authenticate = authenticate
         self.rights = rights
         self.quotas = quotas
         self.observers = tuple(observers)
+        self.tensor_observers = tuple(tensor_observers)
 
     def arrived(self, method: str, context: grpc.ServicerContext) -> Call:
         """Return a call that has just arrived."""
@@ -192,6 +254,7 @@ class Gate:
             UnauthenticatedError: nobody that is known.
             RateLimitedError: the caller makes too many.
         """
+        call.caller = _UNKNOWN_CALLER
         call.caller = self._authenticate(context)
         if self.quotas is not None:
             self.quotas.admit(call.caller.principal)
@@ -216,6 +279,7 @@ class Gate:
         Raises:
             PermissionDeniedError: it lacks one.
         """
+        call.request = request
         needed = needs(request)
         if needed and needed[0][1] != EVERYTHING:
             call.dataset = needed[0][1]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tensorus_server.engine.read.plans import Plans
     from tensorus_server.engine.read.reader import Piece, TensorReader
     from tensorus_server.model import Part, Tensor
+    from tensorus_server.rpc.calls import Call
 
     _Placed: TypeAlias = tuple[Tensor | Exception, Part, Place | None]
 
@@ -41,7 +42,7 @@ class ReadCall:
 
     def __init__(
         self,
-        call: str,
+        call: Call,
         reader: TensorReader,
         response_type: type[pb.GetResponse | pb.QueryResponse],
         options: pb.ReadOptions,
@@ -52,7 +53,7 @@ class ReadCall:
         """Check the options.
 
         Args:
-            call: the method's name, for the log.
+            call: counts the tensors that are read.
             borrow: reserves at least so many bytes of the memory budget; blocks until they are free.
 
         Raises:
@@ -122,6 +123,7 @@ class ReadCall:
                 else:
                     yield from self._packer.add_tensor(item, found, None, last=False)
                     yield from self._packer.add_piece(item, whole, last=True)
+                self._call.tensors += 1
             except Exception as error:
                 if self._fail_fast or retry_delay_s(error) is not None:
                     raise
