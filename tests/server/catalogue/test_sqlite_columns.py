@@ -14,7 +14,7 @@ from support.variants import variants_of
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.summary import ValueSummary
 from tensorus_server.catalogue.abc import StoredTensor
-from tensorus_server.catalogue.sql.dataset_rows import _fixed_columns
+from tensorus_server.catalogue.sql.dataset_rows import _fixed_columns, _from_row
 from tensorus_server.catalogue.sql.rows import (
     ROW_CHECKSUM_COLUMNS,
     TENSOR_COLUMNS,
@@ -23,6 +23,7 @@ from tensorus_server.catalogue.sql.rows import (
     tensor_from_row,
 )
 from tensorus_server.catalogue.sql.tensor_columns import COLUMNS
+from tensorus_server.errors import DataCorruptError
 from tensorus_server.model import Dataset, EncodingShare, Schema, Tensor
 
 DATASET = Dataset(3, "dataset", StoragePolicy(), Schema(), 0)
@@ -129,6 +130,7 @@ def test_a_text_that_became_a_blob_is_damage() -> None:
         changed = (*row[:place], row[place].encode(), *row[place + 1 :], STORED.inline_payload)
         with pytest.raises(RowDamageError, match=r"cannot be read: (TypeError|AttributeError)"):
             tensor_from_row(changed, DATASET.name, STORED.dataset.number)
+    assert isinstance(_from_row((1, "d", "{}", "{}", 0, None, 0, 5, b"checksum"), "d"), DataCorruptError)
     numbers = (0, None, 0)
     _fixed_columns(1, "d", "{}", "{}", *numbers)
     for texts_of_dataset in ((b"d", "{}", "{}"), ("d", b"{}", "{}"), ("d", "{}", b"{}")):

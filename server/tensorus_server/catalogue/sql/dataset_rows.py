@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.rules import to_json
-from tensorus_server.catalogue.sql.row_checksum import MALFORMED, dataset_checksum, dataset_start, require_texts
+from tensorus_server.catalogue.sql.row_checksum import MALFORMED, dataset_checksum, dataset_start, require_no_blobs
 from tensorus_server.catalogue.sql.row_page import read_page
 from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.errors import DataCorruptError, DatasetNotFoundError
@@ -212,6 +212,7 @@ def _numbers(connection: Connection, after: int, size: int) -> list[int]:
 def _from_row(row: tuple[Any, ...], name: str) -> DatasetRow | DataCorruptError:
     *fixed, last_ordinal, checksum = row
     try:
+        require_no_blobs((checksum,))
         alike = _fixed_columns(*fixed)
         found = dataset_checksum(alike.start, last_ordinal)
     except MALFORMED as error:
@@ -249,7 +250,7 @@ class _Fixed:
 @lru_cache(maxsize=256, typed=True)
 def _fixed_columns(*columns: Any) -> _Fixed:  # `Any`: a damaged row may hold anything
     *fixed, retention_us = columns
-    require_texts(fixed)
+    require_no_blobs(fixed)
     return _Fixed(columns, dataset_start(fixed, retention_us), fixed[-1] is not None)
 
 

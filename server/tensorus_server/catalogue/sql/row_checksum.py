@@ -28,7 +28,7 @@ __all__ = [
     "MALFORMED",
     "dataset_checksum",
     "dataset_start",
-    "require_texts",
+    "require_no_blobs",
     "row_checksum",
     "snapshot_checksum",
     "upload_checksum",
@@ -67,14 +67,14 @@ def row_checksum(types: str, columns: Sequence[Any], start: int = 0) -> int:
     return crc32c(b"".join((_numbers(types).pack(*numbers), *texts)), start)
 
 
-def require_texts(columns: Sequence[Any]) -> None:
+def require_no_blobs(columns: Sequence[Any]) -> None:
     """Check that no column is a BLOB, for columns of other types: the checksum of a TEXT is that of a BLOB of the same bytes.
 
     Raises:
         TypeError: a column is one.
     """
     if any(isinstance(column, bytes) for column in columns):
-        raise TypeError("a TEXT is a BLOB")
+        raise TypeError("a column is a BLOB")
 
 
 def dataset_start(columns: Sequence[Any], retention_us: int = 0) -> int:
