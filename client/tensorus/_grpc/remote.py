@@ -326,6 +326,19 @@ class _Driver(Driver[RemoteBackend, T, R]):
                 self._close()
         return None
 
+    def _close(self) -> None:
+        """End the stream, and free it.
+
+        A call that is received on this thread is freed, and its connection with it, when its last event has been taken. Nobody
+        else takes it, and gRPC has no public way to do so after a cancel.
+        """
+        stream = self._stream
+        super()._close()
+        take_event = getattr(stream, "_consume_next_event", None)
+        while take_event is not None and stream._state.due:  # noqa: SLF001
+            # Waits for nobody: the call is cancelled here.
+            take_event()
+
     def _channel(self, key: str) -> grpc.Channel:
         """Return the channel to the server for a call."""
         try:
