@@ -80,8 +80,9 @@ def _log_to_stderr(workers: int, *, verbose: bool) -> None:
 def _announce(config: ServerConfig, address: str) -> None:
     together = "" if config.workers == 1 else f", {config.workers} workers"
     reserve = "" if config.engine.chunks else f", reserve {human_bytes(config.engine.reserve_bytes)}"
+    extra = ", for reading only" if config.engine.read_only else reserve
     tls = "" if config.tls is None else ", TLS" if config.tls.client_ca is None else ", TLS with client certificates"
-    print_text(f"Tensorus serves {config.engine.describe()} on {address}{tls}{reserve}{together}. Ctrl-C stops it.")
+    print_text(f"Tensorus serves {config.engine.describe()} on {address}{tls}{extra}{together}. Ctrl-C stops it.")
 
 
 def _alone() -> Callable[[ServerConfig, Callable[[str], None]], None]:

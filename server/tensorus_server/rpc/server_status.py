@@ -32,6 +32,7 @@ def server_status(
         principal=call.caller.principal,
         rights=sorted({str(scope) for scope in rights.of(call.caller)}),
         authenticates=not call.caller.is_local,
+        read_only=engine.read_only,
         healthy=_is_healthy(engine),
         store=store if is_admin else "",
     )
