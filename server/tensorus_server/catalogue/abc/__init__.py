@@ -1,4 +1,4 @@
-"""The interface of a catalogue: eight tables, one module for each, and the promises that every database must keep.
+"""The interface of a catalogue: nine tables, one module for each, and the promises that every database must keep.
 
 The methods' descriptions refer to these promises by number. The contract suite (`tests/contract`) names the tests of each:
 
@@ -44,6 +44,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from tensorus_server.catalogue.abc.access import AccessTable
 from tensorus_server.catalogue.abc.copies import CopyTable, TensorCopies
 from tensorus_server.catalogue.abc.datasets import DatasetPage, DatasetTable
 from tensorus_server.catalogue.abc.garbage import GarbageTable
@@ -73,6 +74,7 @@ from tensorus_server.catalogue.abc.uploads import Mark, Upload, UploadTable
 __all__ = [
     "ORDER_FIELDS",
     "SESSION",
+    "AccessTable",
     "Catalogue",
     "CatalogueTotals",
     "CopyTable",
@@ -122,6 +124,8 @@ class Catalogue(ABC):
     members: MemberTable
     """A store in a local folder does not use it: there, kernel locks tell who is alive."""
     packs: PackTable
+    access: AccessTable
+    """Tokens, grants, quotas, and the owners of datasets."""
 
     @abstractmethod
     def check_writable(self) -> None:

@@ -65,13 +65,14 @@ class CopyTable(ABC):
 
     @abstractmethod
     def copy_dataset(
-        self, name: str, new_name: str, *, at: int | None, tensors_max: int, request_id: str = ""
+        self, name: str, new_name: str, *, at: int | None, tensors_max: int, request_id: str = "", owner: str = ""
     ) -> tuple[Dataset, int]:
         """Create a dataset with the policy, schema, retention and tensors of another one, in one transaction.
 
         Args:
             at: copy the tensors as they were at this generation; None: as they are.
             tensors_max: largest number of tensors.
+            owner: the principal that owns the new dataset; empty: nobody. See `AccessTable`.
 
         Returns:
             The new dataset, and its number of tensors. They are in the order of the originals.
@@ -81,6 +82,7 @@ class CopyTable(ABC):
             StateNotKeptError: the state `at` is not kept.
             AlreadyExistsError: the new name is taken.
             LimitExceededError: the dataset has more than `tensors_max` tensors.
+            InvalidNameError: the owner has not the form of a principal.
             InvalidRequestError: the request id belongs to another call.
             DataCorruptError: the row of a tensor or of the dataset is damaged. Nothing was copied.
         """

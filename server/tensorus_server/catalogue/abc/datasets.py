@@ -34,14 +34,18 @@ class DatasetTable(ABC):
     """
 
     @abstractmethod
-    def create(self, name: str, policy: StoragePolicy, schema: Schema, retention_s: int = 0) -> Dataset:
+    def create(
+        self, name: str, policy: StoragePolicy, schema: Schema, retention_s: int = 0, *, owner: str = ""
+    ) -> Dataset:
         """Create a dataset, in one transaction.
 
         Args:
             retention_s: how long replaced and deleted tensors stay readable, in seconds.
+            owner: the principal that owns it; empty: nobody. See `AccessTable`.
 
         Raises:
             AlreadyExistsError: the name is taken.
+            InvalidNameError: the owner has not the form of a principal.
         """
 
     @abstractmethod
