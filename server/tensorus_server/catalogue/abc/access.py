@@ -38,7 +38,7 @@ class AccessTable(ABC):
     def state(self) -> AccessState:
         """Return everything except the owners, at one moment (4).
 
-        A damaged row is left out, and named in `AccessState.damaged`; so is a damaged row of an owner. Takes about 10
+        A damaged row is left out, and named in `AccessState.damaged`; so is a damaged row of an owner. Takes some 10
         microseconds per row.
 
         Raises:
@@ -129,7 +129,7 @@ class AccessTable(ABC):
     def usage(self, principals: Collection[str]) -> dict[str, Usage]:
         """Return what the current tensors in the datasets of each of these owners hold, for all that are given.
 
-        The sums are kept by every commit and deletion. Checksums do not cover them, and a deleted tensor whose row was damaged
-        may have changed them; `set_owner` counts anew. Datasets with a damaged owner count for nobody. The time does not
-        depend on the number of tensors: about 20 ms for 10,000 datasets.
+        The sums are kept by every commit and deletion, so the time does not depend on the number of tensors: it is about 5 ms
+        for 10,000 datasets with owners. Like `Catalogue.sizes`, it verifies no checksums: `state` reports damaged owners. A
+        deleted tensor whose row was damaged may have changed the sums; `set_owner` counts anew.
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from tensorus_server.catalogue.abc import Catalogue
+from tensorus_server.catalogue.sql.access import SqlAccessTable
 from tensorus_server.catalogue.sql.copies import SqlCopyTable
 from tensorus_server.catalogue.sql.datasets import SqlDatasetTable
 from tensorus_server.catalogue.sql.garbage import SqlGarbageTable
@@ -62,6 +63,7 @@ class SqlCatalogue(Catalogue):
         self.copies = SqlCopyTable(
             database, self.tensors, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
         )
+        self.access = SqlAccessTable(database)
 
     def check_writable(self) -> None:
         """See `Catalogue`."""

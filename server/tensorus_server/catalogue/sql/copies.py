@@ -102,7 +102,7 @@ class SqlCopyTable(CopyTable):
         return tensors
 
     def copy_dataset(
-        self, name: str, new_name: str, *, at: int | None, tensors_max: int, request_id: str = ""
+        self, name: str, new_name: str, *, at: int | None, tensors_max: int, request_id: str = "", owner: str = ""
     ) -> tuple[Dataset, int]:
         """See `CopyTable`."""
         with self._database.write() as connection, as_damage(connection, name):
@@ -110,7 +110,9 @@ class SqlCopyTable(CopyTable):
                 return _dataset_of(connection, upload, new_name), int(upload.state["tensors"])
             source = find_dataset(connection, name)
             places = _places_of_dataset(connection, source, at, tensors_max)
-            dataset = create_dataset(connection, new_name, source.policy, source.schema, source.retention_s)
+            dataset = create_dataset(
+                connection, new_name, source.policy, source.schema, source.retention_s, owner=owner
+            )
             numbers = Numbers(connection, {dataset.number: dataset}, current=False)
             for start in range(0, len(places), _BATCH):
                 sources = _sources_at(connection, source, places[start : start + _BATCH], at)
