@@ -70,6 +70,7 @@ __all__ = [
     "PLANS_PER_CALL_MAX",
     "PUT_MARGIN_S",
     "PUT_TIMEOUT_S",
+    "QUOTAS_MAX",
     "RANK_MAX",
     "READS_PER_GET_MAX",
     "READ_AHEAD_BYTES",
@@ -89,17 +90,12 @@ __all__ = [
     "TENSOR_BYTES_MAX",
     "TENSOR_PAYLOADS_MAX",
     "TOKENS_MAX",
+    "TOKEN_NOTE_BYTES_MAX",
+    "TOKEN_SCOPES_MAX",
     "UNACKNOWLEDGED_BYTES_MAX",
     "UNCOMMITTED_BYTES_MAX",
     "UNCOMMITTED_ITEMS_MAX",
 ]
-
-TOKENS_MAX = 10_000
-"""Tokens of a store, with those that no longer count and are still listed. Every process has all of them in memory, about 1 KiB
-each."""
-
-GRANTS_MAX = 10_000
-"""Grants of a store; likewise."""
 
 CHUNK_BYTES_MAX = CANONICAL_BYTES_MAX
 """Canonical bytes of a chunk. The chunk record sets this limit."""
@@ -312,3 +308,19 @@ start again, and not longer than people wait for an insert to go on elsewhere.""
 
 MEMBER_RENEW_S = 5.0
 """How often such a process renews; two renewals in a row may fail."""
+
+TOKENS_MAX = 10_000
+"""Tokens of a store, also revoked and expired ones, until they are forgotten. Every process that serves has all of them in
+memory, and reads them anew after each change, which takes about 0.1 s for so many."""
+
+TOKEN_NOTE_BYTES_MAX = 256
+"""UTF-8 bytes of a token's note: two lines of text."""
+
+TOKEN_SCOPES_MAX = 32
+"""Scopes of a token. A call is compared with all of them."""
+
+GRANTS_MAX = 10_000
+"""Grants of a store, for the reason of `TOKENS_MAX`."""
+
+QUOTAS_MAX = 10_000
+"""Principals of a store that have a quota, for the reason of `TOKENS_MAX`."""

@@ -1,4 +1,4 @@
-"""All that a store knows of access at one moment."""
+"""All that a store's catalogue says about access, at one moment."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ __all__ = ["AccessState"]
 
 @dataclass(frozen=True)
 class AccessState:
-    """Tokens, grants and quotas of one store."""
+    """Tokens, grants and quotas. Damaged ones are left out, so that they allow nothing; a damaged quota limits nothing."""
 
     version: int
-    """Rises with every change."""
-    tokens: tuple[Token, ...]
-    grants: tuple[Grant, ...]
-    quotas: tuple[Quota, ...]
+    """Another one after every change."""
+    tokens: tuple[Token, ...] = ()
+    """Also revoked and expired ones, until they are forgotten; in the order of their creation."""
+    grants: tuple[Grant, ...] = ()
+    """Sorted by principal, pattern and role."""
+    quotas: tuple[Quota, ...] = ()
+    """Sorted by principal."""
     damaged: tuple[str, ...] = ()
-    """Rows that are left out because their checksum does not match, in words."""
+    """What is damaged, for people: one text for each row, or for a table that cannot be read."""

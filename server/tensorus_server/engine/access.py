@@ -21,7 +21,14 @@ from tensorus_server.access.rights import (
 )
 from tensorus_server.access.tokens import Token, id_of, is_secret_of, new_token
 from tensorus_server.engine.validate import require_dataset_name
-from tensorus_server.errors import InvalidRequestError, TokenNotFoundError, UnauthenticatedError
+from tensorus_server.errors import (
+    DataCorruptError,
+    DatasetNotFoundError,
+    InvalidRequestError,
+    TokenNotFoundError,
+    UnauthenticatedError,
+)
+from tensorus_server.limits import TOKEN_NOTE_BYTES_MAX, TOKEN_SCOPES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -47,8 +54,6 @@ _FORGET_AFTER_US = 30 * 86400 * 1_000_000
 
 _LIMIT_MAX = 2**62
 
-NOTE_BYTES_MAX = 256
-SCOPES_MAX = 32
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +99,11 @@ class Access:
 
     def owner_of(self, dataset: str) -> str:
         """Return the principal that owns a dataset; empty: nobody, or there is no such dataset."""
-        return self._table.owner_of(dataset)
+        try:
+            return self._table.owner_of(dataset)
+        except (DatasetNotFoundError, DataCorruptError):
+            # Whatever is done with the dataset says so.
+            return ""
 
     def quotas(self) -> list[Quota]:
         """Return all quotas, by principal."""
@@ -142,12 +151,12 @@ class Access:
         """
         principal = f"token:{name}"
         require_principal(principal)
-        if len(note.encode(errors="replace")) > NOTE_BYTES_MAX or not note.isprintable():
-            raise InvalidRequestError(f"note must be printable and have up to {NOTE_BYTES_MAX} bytes")
+        if len(note.encode(errors="replace")) > TOKEN_NOTE_BYTES_MAX or not note.isprintable():
+            raise InvalidRequestError(f"note must be printable and have up to {TOKEN_NOTE_BYTES_MAX} bytes")
         if lifetime_s is not None and not 0 < lifetime_s < 1e10:
             raise InvalidRequestError(f"lifetime is {lifetime_s:g} s, must be above 0 s and below 300 years")
-        if len(scopes) > SCOPES_MAX:
-            raise InvalidRequestError(f"number of scopes is {len(scopes)}, limit is {SCOPES_MAX}")
+        if len(scopes) > TOKEN_SCOPES_MAX:
+            raise InvalidRequestError(f"number of scopes is {len(scopes)}, limit is {TOKEN_SCOPES_MAX}")
         for scope in scopes:
             require_pattern(scope.pattern)
         now_us, made = self._now_us(), new_token()

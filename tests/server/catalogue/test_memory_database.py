@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from contract.catalogue_access import CatalogueAccessContract
 from contract.catalogue_content import CatalogueContentContract
 from contract.catalogue_contract import CatalogueContract
 from contract.catalogue_copies import CatalogueCopiesContract
@@ -43,6 +44,15 @@ def reopen(monkeypatch: pytest.MonkeyPatch) -> Reopen:
     return open_again
 
 
+@pytest.fixture
+def pair(reopen: Reopen) -> tuple[Catalogue, Catalogue]:
+    return reopen(), reopen()
+
+
+class TestMemoryAccess(CatalogueAccessContract):
+    """Memory keeps what every catalogue promises of access."""
+
+
 class TestMemoryDatasets(CatalogueDatasetsContract):
     """Memory keeps what every catalogue promises of datasets."""
 
@@ -69,10 +79,6 @@ class TestIsolationInMemory(CatalogueIsolationContract):
 
 class TestMemoryMembers(CatalogueMembersContract):
     """Likewise."""
-
-    @pytest.fixture
-    def pair(self, reopen: Reopen) -> tuple[Catalogue, Catalogue]:
-        return reopen(), reopen()
 
     @pytest.fixture
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from contract.catalogue_access import CatalogueAccessContract
 from contract.catalogue_bases import CatalogueBasesContract
 from contract.catalogue_content import CatalogueContentContract
 from contract.catalogue_contract import CatalogueContract
@@ -61,6 +62,19 @@ def catalogue(reopen: Reopen) -> Catalogue:
     return reopen()
 
 
+@pytest.fixture
+def pair() -> Iterator[tuple[Catalogue, Catalogue]]:
+    dsn = empty_schema()
+    one, two = PostgresCatalogue(dsn), PostgresCatalogue(dsn)
+    yield one, two
+    one.close()
+    two.close()
+
+
+class TestPostgresAccess(CatalogueAccessContract):
+    """PostgreSQL keeps what every catalogue promises of access."""
+
+
 class TestPostgresDatasets(CatalogueDatasetsContract):
     """PostgreSQL keeps what every catalogue promises of datasets."""
 
@@ -105,14 +119,6 @@ class TestPostgresIsolation(CatalogueIsolationContract):
 
 class TestPostgresMembers(CatalogueMembersContract):
     """Likewise."""
-
-    @pytest.fixture
-    def pair(self) -> Iterator[tuple[Catalogue, Catalogue]]:
-        dsn = empty_schema()
-        one, two = PostgresCatalogue(dsn), PostgresCatalogue(dsn)
-        yield one, two
-        one.close()
-        two.close()
 
     @pytest.fixture
     def clock(self, set_clock_back: Callable[[float], None]) -> Callable[[float], None]:

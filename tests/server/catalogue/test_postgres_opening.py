@@ -14,6 +14,8 @@ import pytest
 
 from support.engine import commit, create, ids_of, stored_tensor
 from support.postgres import PASSWORD, new_dsn, shared_server
+from tensorus_server.access.quotas import Usage
+from tensorus_server.access.state import AccessState
 from tensorus_server.catalogue.postgres import PostgresCatalogue, identity, schema
 from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.model import StoreIdentity
@@ -127,6 +129,23 @@ def test_a_migration_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch) 
         broken.setattr(schema, "migrations", lambda: {**steps, max(steps) + 1: "SELECT nonsense"})
         refusal(dsn)
     open_and_close(dsn)
+
+
+def test_a_catalogue_of_the_version_before_access_gets_its_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    dsn = new_dsn()
+    steps = schema.migrations()
+    with monkeypatch.context() as before:
+        before.setattr(schema, "migrations", lambda: {version: text for version, text in steps.items() if version < 3})
+        old = PostgresCatalogue(dsn)
+        commit(old, stored_tensor(create(old), "before", stored_bytes=10))
+        old.close()
+    catalogue = PostgresCatalogue(dsn)
+    assert ids_of(catalogue, "dataset") == ["before"]
+    assert catalogue.access.state() == AccessState(0)
+    catalogue.access.set_owner("dataset", "token:a")
+    commit(catalogue, stored_tensor(catalogue.datasets.get("dataset"), "after", stored_bytes=5))
+    assert catalogue.access.usage(["token:a"]) == {"token:a": Usage(15, 2)}
+    catalogue.close()
 
 
 def test_an_old_server_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contract.catalogue_access import CatalogueAccessContract
 from contract.catalogue_contract import CatalogueContract
 from contract.catalogue_datasets import CatalogueDatasetsContract
 from contract.catalogue_history import CatalogueHistoryContract
@@ -13,6 +14,7 @@ from contract.catalogue_purge import CataloguePurgeContract
 from contract.catalogue_uploads import CatalogueUploadsContract
 
 CONTRACTS = (
+    CatalogueAccessContract,
     CatalogueContract,
     CatalogueDatasetsContract,
     CatalogueHistoryContract,

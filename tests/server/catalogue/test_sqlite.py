@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from contract.catalogue_access import CatalogueAccessContract
 from contract.catalogue_bases import CatalogueBasesContract
 from contract.catalogue_content import CatalogueContentContract
 from contract.catalogue_contract import CatalogueContract
@@ -25,6 +26,18 @@ from contract.catalogue_uploads import CatalogueUploadsContract
 from support.clocks import moved_clock
 from tensorus_server.catalogue.abc import Catalogue
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[Catalogue, Catalogue]]:
+    one, two = SqliteCatalogue(tmp_path), SqliteCatalogue(tmp_path)
+    yield one, two
+    one.close()
+    two.close()
+
+
+class TestSqliteAccess(CatalogueAccessContract):
+    """SQLite keeps what every catalogue promises of access."""
 
 
 class TestSqliteDatasets(CatalogueDatasetsContract):
@@ -57,13 +70,6 @@ class TestSqliteIsolation(CatalogueIsolationContract):
 
 class TestSqliteMembers(CatalogueMembersContract):
     """Likewise."""
-
-    @pytest.fixture
-    def pair(self, tmp_path: Path) -> Iterator[tuple[Catalogue, Catalogue]]:
-        one, two = SqliteCatalogue(tmp_path), SqliteCatalogue(tmp_path)
-        yield one, two
-        one.close()
-        two.close()
 
     @pytest.fixture
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:

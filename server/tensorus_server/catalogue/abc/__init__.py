@@ -116,7 +116,6 @@ __all__ = [
 class Catalogue(ABC):
     """The tables, which are in one database."""
 
-    access: AccessTable
     datasets: DatasetTable
     tensors: TensorTable
     snapshots: SnapshotTable
@@ -126,6 +125,8 @@ class Catalogue(ABC):
     members: MemberTable
     """A store in a local folder does not use it: there, kernel locks tell who is alive."""
     packs: PackTable
+    access: AccessTable
+    """Tokens, grants, quotas, and the owners of datasets."""
 
     read_only: ClassVar[bool] = False
     """Whether every method that writes raises `ReadOnlyError`."""

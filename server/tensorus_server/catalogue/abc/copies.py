@@ -72,7 +72,7 @@ class CopyTable(ABC):
         Args:
             at: copy the tensors as they were at this generation; None: as they are.
             tensors_max: largest number of tensors.
-            owner: of the new dataset; see `AccessTable`. Empty: it has none.
+            owner: the principal that owns the new dataset; empty: nobody. See `AccessTable`.
 
         Returns:
             The new dataset, and its number of tensors. They are in the order of the originals.
@@ -82,6 +82,7 @@ class CopyTable(ABC):
             StateNotKeptError: the state `at` is not kept.
             AlreadyExistsError: the new name is taken.
             LimitExceededError: the dataset has more than `tensors_max` tensors.
+            InvalidNameError: the owner has not the form of a principal.
             InvalidRequestError: the request id belongs to another call.
             DataCorruptError: the row of a tensor or of the dataset is damaged. Nothing was copied.
         """

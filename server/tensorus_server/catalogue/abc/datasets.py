@@ -41,10 +41,11 @@ class DatasetTable(ABC):
 
         Args:
             retention_s: how long replaced and deleted tensors stay readable, in seconds.
-            owner: its owner; see `AccessTable`. Empty: it has none.
+            owner: the principal that owns it; empty: nobody. See `AccessTable`.
 
         Raises:
             AlreadyExistsError: the name is taken.
+            InvalidNameError: the owner has not the form of a principal.
         """
 
     @abstractmethod

@@ -51,7 +51,6 @@ class SqlCatalogue(Catalogue):
             notifications, trusts_indexes: of the database; see `SqlMemberTable` and `SqlPackTable`.
         """
         self._transactions = database
-        self.access = SqlAccessTable(database)
         self.datasets = SqlDatasetTable(database, delete_grace_s=delete_grace_s)
         self.members = SqlMemberTable(database, notifications)
         self.tensors = SqlTensorTable(
@@ -64,6 +63,7 @@ class SqlCatalogue(Catalogue):
         self.copies = SqlCopyTable(
             database, self.tensors, delete_grace_s=delete_grace_s, upload_expiry_s=upload_expiry_s
         )
+        self.access = SqlAccessTable(database)
 
     def check_writable(self) -> None:
         """See `Catalogue`."""

@@ -12,7 +12,6 @@ from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import CopyTable, Upload, require_intact
 from tensorus_server.catalogue.conflicts import resolve_copy
-from tensorus_server.catalogue.sql.access import set_owner
 from tensorus_server.catalogue.sql.damage import as_damage
 from tensorus_server.catalogue.sql.dataset_rows import find_dataset
 from tensorus_server.catalogue.sql.datasets import create_dataset, rename_dataset
@@ -111,9 +110,9 @@ class SqlCopyTable(CopyTable):
                 return _dataset_of(connection, upload, new_name), int(upload.state["tensors"])
             source = find_dataset(connection, name)
             places = _places_of_dataset(connection, source, at, tensors_max)
-            dataset = create_dataset(connection, new_name, source.policy, source.schema, source.retention_s)
-            if owner:
-                set_owner(connection, dataset.number, owner)
+            dataset = create_dataset(
+                connection, new_name, source.policy, source.schema, source.retention_s, owner=owner
+            )
             numbers = Numbers(connection, {dataset.number: dataset}, current=False)
             for start in range(0, len(places), _BATCH):
                 sources = _sources_at(connection, source, places[start : start + _BATCH], at)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import DatasetPage, DatasetTable
-from tensorus_server.catalogue.sql.access import set_owner
 from tensorus_server.catalogue.sql.dataset_rows import (
     DATASET_COLUMNS,
     RETENTION_UNIT_US,
@@ -16,6 +15,7 @@ from tensorus_server.catalogue.sql.dataset_rows import (
     page_of_datasets,
     schema_to_json,
 )
+from tensorus_server.catalogue.sql.owners import give_to
 from tensorus_server.catalogue.sql.purge import purge
 from tensorus_server.catalogue.sql.row_checksum import dataset_checksum, dataset_start
 from tensorus_server.catalogue.sql.snapshot_rows import drop_all_snapshots, need_pruning
@@ -50,10 +50,7 @@ class SqlDatasetTable(DatasetTable):
     ) -> Dataset:
         """See `DatasetTable`."""
         with self._database.write() as connection:
-            created = create_dataset(connection, name, policy, schema, retention_s)
-            if owner:
-                set_owner(connection, created.number, owner)
-            return created
+            return create_dataset(connection, name, policy, schema, retention_s, owner=owner)
 
     def get(self, name: str) -> Dataset:
         """See `DatasetTable`."""
@@ -143,12 +140,13 @@ class SqlDatasetTable(DatasetTable):
 
 
 def create_dataset(
-    connection: Connection, name: str, policy: StoragePolicy, schema: Schema, retention_s: int
+    connection: Connection, name: str, policy: StoragePolicy, schema: Schema, retention_s: int, *, owner: str
 ) -> Dataset:
-    """Create a dataset, within a transaction.
+    """Create a dataset, within a transaction; see `DatasetTable.create`.
 
     Raises:
         AlreadyExistsError: the name is taken.
+        InvalidNameError: the owner has not the form of a principal.
     """
     statement = (
         "INSERT INTO dataset (name, policy, schema, created_us, retention_us) VALUES (?, ?, ?, ?, ?) "
@@ -160,6 +158,8 @@ def create_dataset(
     if not rows:
         raise _name_taken(name)
     _sign(connection, rows[0][0])
+    if owner:
+        give_to(connection, rows[0][0], owner)
     return find_dataset(connection, name)
 
 
