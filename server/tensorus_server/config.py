@@ -144,17 +144,17 @@ class ServerConfig:
     connections_max: int | None = None
     """Largest number of connections of each worker; further ones are closed at once. None: half of the descriptors that the
     process may have, so that the other half is left for files."""
+    metrics_listen: str | None = None
+    """Host and port of the endpoint for Prometheus; None: there is none. Port 0 lets the system choose one. It has no TLS, asks
+    nobody who they are, and shows neither names nor values."""
     shares_port: bool = False
     """Whether this process is a worker that shares the port with others of the same server."""
 
     def __post_init__(self) -> None:
         """Refuse invalid settings; the message names the key."""
-        host, _, port = self.listen.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65535:
-            raise ValueError(f"listen is {self.listen!r}, must be HOST:PORT, for example 127.0.0.1:7733")
-        if not _HOST.fullmatch(host):
-            # gRPC takes "::1:7733" for an address and adds port 443.
-            raise ValueError(f"listen is {self.listen!r}: an IPv6 address must be in brackets, for example [::1]:7733")
+        _require_address("listen", self.listen, "127.0.0.1:7733")
+        if self.metrics_listen is not None:
+            _require_address("metrics_listen", self.metrics_listen, "127.0.0.1:7734")
         if self.streams_max < 1:
             raise ValueError(f"streams_max is {self.streams_max}, must be at least 1")
         if self.memory_budget_bytes < 1:
@@ -219,6 +219,15 @@ def _from_fields(kind: type[_Config], fields: dict[str, Any]) -> _Config:
             value = Path(value)
         values[name] = value
     return kind(**values)
+
+
+def _require_address(name: str, address: str, example: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{name} is {address!r}, must be HOST:PORT, for example {example}")
+    if not _HOST.fullmatch(host):
+        # gRPC takes "::1:7733" for an address and adds port 443.
+        raise ValueError(f"{name} is {address!r}: an IPv6 address must be in brackets, for example [::1]:7733")
 
 
 def without_password(url: str) -> str:

@@ -64,8 +64,9 @@ REMOTE = "Beyond one machine"
 NETWORK = "Network"
 SECURITY = "Security"
 LIMITS = "Limits"
+WATCHING = "Metrics and traces"
 
-GROUPS = (STORE, REMOTE, NETWORK, SECURITY, LIMITS)
+GROUPS = (STORE, REMOTE, NETWORK, SECURITY, LIMITS, WATCHING)
 """The groups, in the order of the help."""
 
 SETTINGS = (
@@ -247,6 +248,16 @@ SETTINGS = (
         LIMITS,
         "Worker processes, each with its share of threads, streams and memory. Useful for many clients with small tensors. "
         "Linux only.",
+    ),
+    Setting(
+        "metrics_listen",
+        TEXT,
+        None,
+        "metrics_listen",
+        WATCHING,
+        "Address at which Prometheus gets metrics. Everybody who reaches it may read them.",
+        metavar="HOST:PORT",
+        unset="no metrics",
     ),
 )
 

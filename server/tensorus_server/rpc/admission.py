@@ -25,11 +25,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from tensorus_server.errors import DrainingError, StreamStalledError, TooManyStreamsError
+from tensorus_server.meters import Timings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Admission", "AdmissionLimits", "Place"]
+__all__ = ["Admission", "AdmissionLimits", "Occupancy", "Place"]
 
 _RETRY_AFTER_S = 1.0
 """When clients are told to retry if all places are taken, or no memory is free."""
@@ -59,12 +60,24 @@ class AdmissionLimits:
     stall_timeout_s: float = 60.0
 
 
+@dataclass(frozen=True)
+class Occupancy:
+    """What streams take of a server now."""
+
+    streams: int
+    memory_used_bytes: int
+    waiting: int
+    """Streams that wait for memory."""
+
+
 class Admission:
     """See the module's description. Thread-safe."""
 
     def __init__(self, limits: AdmissionLimits) -> None:
         """Start without calls."""
         self.limits = limits
+        self.memory_waits = Timings()
+        """How long streams waited for memory that they then got."""
         self._changed = threading.Condition()
         self._places: set[Place] = set()
         self._leaving: set[Place] = set()
@@ -128,6 +141,11 @@ class Admission:
                 self._leaving.discard(place)
                 self._changed.notify_all()
 
+    def occupancy(self) -> Occupancy:
+        """Return what streams take now."""
+        with self._changed:
+            return Occupancy(len(self._places), self._borrowed_bytes, len(self._waiting))
+
     @property
     def draining_s(self) -> float | None:
         """Seconds that calls have left before the server stops; None while it does not drain."""
@@ -174,7 +192,8 @@ class Admission:
 
     def _borrow(self, place: Place, memory_bytes: int) -> None:
         """Reserve memory until the place holds `memory_bytes`; see `Place.borrow`."""
-        give_up_s = time.monotonic() + self.limits.memory_wait_s
+        begun_s = time.monotonic()
+        give_up_s = begun_s + self.limits.memory_wait_s
         with self._changed:
             place.require_in()
             more_bytes = memory_bytes - place.borrowed_bytes
@@ -195,6 +214,7 @@ class Admission:
             finally:
                 self._waiting.remove(place)
                 self._changed.notify_all()
+        self.memory_waits.observe(time.monotonic() - begun_s)
 
     def _no_memory(self, memory_bytes: int) -> TooManyStreamsError:
         budget_bytes = self.limits.memory_budget_bytes

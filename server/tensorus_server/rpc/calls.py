@@ -48,7 +48,9 @@ class Call:
         "_gate",
         "caller",
         "dataset",
+        "inserted_bytes",
         "method",
+        "read_bytes",
         "received_bytes",
         "sent_bytes",
         "started_s",
@@ -71,6 +73,10 @@ class Call:
         self.received_bytes = 0
         """Of messages, as gRPC delivers them."""
         self.sent_bytes = 0
+        self.inserted_bytes = 0
+        """Canonical bytes of the values that it received to store."""
+        self.read_bytes = 0
+        """Canonical bytes of the values that it sent, after slices and casts."""
 
     @property
     def peer(self) -> str:
@@ -94,6 +100,10 @@ class Call:
         """Count a message that arrived, and return it."""
         self.received_bytes += len(message)
         return message
+
+    def count_read(self, canonical_bytes: int) -> None:
+        """Count values that are sent."""
+        self.read_bytes += canonical_bytes
 
     def may(self, role: Role, dataset: str) -> bool:
         """Return whether the caller has a role on a dataset."""

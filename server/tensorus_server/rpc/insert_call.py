@@ -228,6 +228,7 @@ class InsertCall:
             new = self._announced(segment) if segment.HasField("tensor") else None
             payload_crc32c = self._checked_crc32c(segment, payload)
             canonical = self._canonical(segment, payload)
+            self._call.inserted_bytes += canonical.nbytes
         except Exception as error:  # noqa: BLE001 - any error here concerns only this item
             stream.fail(segment.item, error)
             return

@@ -47,6 +47,7 @@ class ReadCall:
         options: pb.ReadOptions,
         *,
         borrow: Callable[[int], None],
+        count: Callable[[int], None] = lambda _: None,
         fail_fast: bool,
     ) -> None:
         """Check the options.
@@ -54,6 +55,7 @@ class ReadCall:
         Args:
             call: the method's name, for the log.
             borrow: reserves at least so many bytes of the memory budget; blocks until they are free.
+            count: told how many canonical bytes of values were read.
 
         Raises:
             UnsupportedDTypeError: this version does not know the dtype to cast to.
@@ -67,6 +69,7 @@ class ReadCall:
             )
         self._call = call
         self._borrow = borrow
+        self._count = count
         self._bytes_left_small = SMALL_READ_BYTES
         self._as_dtype = dtype_by_number(options.as_dtype) if options.as_dtype else None
         if options.as_dtype and self._as_dtype is None:
@@ -121,6 +124,7 @@ class ReadCall:
                     yield from self._read(item, found, part)
                 else:
                     yield from self._packer.add_tensor(item, found, None, last=False)
+                    self._count(whole.decoded_length)
                     yield from self._packer.add_piece(item, whole, last=True)
             except Exception as error:
                 if self._fail_fast or retry_delay_s(error) is not None:
@@ -172,6 +176,7 @@ class ReadCall:
             return
         for piece in self._reader.read(tensor, plan, self._accepted_codecs, record_bytes_max=self._payload_bytes_max):
             remaining -= piece.decoded_length
+            self._count(piece.decoded_length)
             yield from self._packer.add_piece(item, piece, last=remaining == 0)
 
 

@@ -229,10 +229,15 @@ class TensorService:
         self._engine.cancel_insert(call.caller.session_of(request.request_id))
         return pb.CancelInsertResponse()
 
-    def get(self, request: pb.GetRequest, place: Place, _: Call) -> Iterator[bytes]:
+    def get(self, request: pb.GetRequest, place: Place, told: Call) -> Iterator[bytes]:
         """Read tensors by id."""
         options, fail_fast = request.options, request.fail_fast
-        call = ReadCall("Get", self._engine.reader, pb.GetResponse, options, borrow=place.borrow, fail_fast=fail_fast)
+        call = ReadCall(
+            *("Get", self._engine.reader, pb.GetResponse, options),
+            borrow=place.borrow,
+            count=told.count_read,
+            fail_fast=fail_fast,
+        )
         if options.until_plan:
             call.end_at_plan(self._engine.plans)
         reads = [read_from(read) for read in request.reads]
@@ -240,10 +245,15 @@ class TensorService:
         found = self._engine.find(request.dataset, reads, with_payloads=not options.headers_only, at=at)
         return call.responses((tensor, read.part) for tensor, read in zip(found, reads, strict=True))
 
-    def query(self, request: pb.QueryRequest, place: Place, _: Call) -> Iterator[bytes]:
+    def query(self, request: pb.QueryRequest, place: Place, told: Call) -> Iterator[bytes]:
         """Read the tensors that match a filter."""
         options = request.options
-        call = ReadCall("Query", self._engine.reader, pb.QueryResponse, options, borrow=place.borrow, fail_fast=False)
+        call = ReadCall(
+            *("Query", self._engine.reader, pb.QueryResponse, options),
+            borrow=place.borrow,
+            count=told.count_read,
+            fail_fast=False,
+        )
         part = slices_from(request.slices) if request.HasField("slices") else None
         found = self._engine.select(
             _query_from(request, self._pinned(request, call)),

@@ -15,12 +15,13 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from tensorus_server.errors import facts_of, reason_of
+from tensorus_server.meters import Tally
 from tensorus_server.rpc.log_rate import LogRate
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-__all__ = ["DETAILS_KEY", "ERROR_DOMAIN", "STATUS_BY_REASON", "code_of", "retry_delay_s", "status_of"]
+__all__ = ["DETAILS_KEY", "ERROR_DOMAIN", "STATUS_BY_REASON", "TOLD", "code_of", "retry_delay_s", "status_of"]
 
 ERROR_DOMAIN = "tensorus"
 """The `domain` of every ErrorInfo."""
@@ -81,6 +82,9 @@ STATUS_BY_REASON: dict[str, tuple[grpc.StatusCode, int]] = {
 }
 """Every reason that this server sends, with its gRPC code and log level."""
 
+TOLD = Tally()
+"""How often clients of this process were told of errors, by method and reason."""
+
 _log = logging.getLogger("tensorus_server.calls")
 _rate = LogRate(_log)
 
@@ -97,6 +101,7 @@ def status_of(error: BaseException, *, call: str) -> status_pb2.Status:
         call: the method's name, for the log.
     """
     reason = reason_of(error)
+    TOLD.add(call, reason)
     code, level = STATUS_BY_REASON[reason]
     facts = facts_of(error)
     if reason == "INTERNAL":

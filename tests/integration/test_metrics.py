@@ -1,0 +1,179 @@
+"""What a server tells Prometheus is right, complete, and never goes backwards."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tensorus
+from support.interrupted import wait_until
+from support.servers import ServerProcess
+from support.tools import require_tools
+from support.workers import wait_for_workers, worker_pids
+from tensorus_server.metrics.families import FAMILIES, Kind
+
+OFTEN_ABSENT = {
+    "tensorus_certificate_expiry_timestamp_seconds",
+    "tensorus_cache_stored_bytes",
+    "tensorus_postgres_connections_used",
+    "tensorus_postgres_connections_idle",
+    "tensorus_postgres_connections_max",
+}
+"""Only servers with TLS, with a cache, or with PostgreSQL have these."""
+
+
+def free_address() -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{found.getsockname()[1]}"
+
+
+class Watched:
+    """A server with metrics."""
+
+    def __init__(self, folder: Path, workers: int = 1) -> None:
+        self.metrics = free_address()
+        self.process = ServerProcess(folder, workers=workers, grace_s=1.0, options=("--metrics-listen", self.metrics))
+        self.address = self.process.address
+
+    def text(self) -> str:
+        with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=10) as answer:
+            text: bytes = answer.read()
+        return text.decode()
+
+    def value(self, series: str) -> float:
+        found = re.search(rf"^{re.escape(series)} (\S+)$", self.text(), re.MULTILINE)
+        return -1.0 if found is None else float(found[1])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    watched = Watched(tmp_path_factory.mktemp("metrics") / "store")
+    with tensorus.connect(watched.address) as client:
+        client.create_dataset("secret-name", preset="none")
+        client.insert("secret-name", np.arange(100_000, dtype="float32"), id="secret-id")
+        client.get("secret-name", "secret-id", as_="numpy")
+        with pytest.raises(tensorus.errors.NotFoundError):
+            client.get("secret-name", "missing-id")
+    yield watched
+    watched.process.terminate()
+
+
+def test_calls_bytes_and_errors_are_counted(server: Watched) -> None:
+    wait_until(lambda: server.value("tensorus_committed_tensors_total") == 1)
+    assert server.value("tensorus_read_bytes_total") == 400_000
+    assert server.value('tensorus_calls_total{method="Insert",reason="OK"}') == 1
+    assert server.value('tensorus_calls_total{method="CreateDataset",reason="OK"}') == 1
+    assert server.value('tensorus_call_duration_seconds_count{method="Insert"}') == 1
+    assert server.value("tensorus_inserted_bytes_total") == 400_000
+    assert server.value("tensorus_commit_duration_seconds_count") == 1
+    assert server.value("tensorus_sync_duration_seconds_count") >= 2
+    assert 400_000 < server.value('tensorus_received_bytes_total{method="Insert"}') < 402_000
+    assert 400_000 < server.value('tensorus_sent_bytes_total{method="Get"}') < 402_000
+    wait_until(lambda: server.value('tensorus_errors_total{method="Get",reason="TENSOR_NOT_FOUND"}') == 1)
+    assert server.value('tensorus_open_calls{method="Insert"}') == 0
+
+
+def test_the_sizes_of_the_store_are_looked_up(server: Watched) -> None:
+    wait_until(lambda: server.value("tensorus_store_datasets") >= 0)
+    assert server.value("tensorus_disk_size_bytes") > server.value("tensorus_disk_free_bytes") > 0
+    assert server.value("tensorus_healthy") == 1
+    assert server.value("tensorus_draining") == 0
+    wait_until(lambda: server.value("tensorus_sweep_duration_seconds_count") >= 1)
+
+
+def test_every_metric_is_there_with_its_help_and_its_kind(server: Watched) -> None:
+    wait_until(lambda: server.value("tensorus_store_datasets") >= 0)
+    text = server.text()
+    kinds = {Kind.COUNTER: "counter", Kind.HISTOGRAM: "histogram"}
+    for family in FAMILIES:
+        if family.name not in OFTEN_ABSENT:
+            assert f"# HELP {family.name} {family.help}\n" in text
+            assert f"# TYPE {family.name} {kinds.get(family.kind, 'gauge')}\n" in text
+    for name in re.findall(r"^([a-z_]+)(?:\{| )", text, re.MULTILINE):
+        family_name = re.sub(r"_(bucket|sum|count)$", "", name)
+        assert f"# HELP {family_name} " in text or f"# HELP {name} " in text
+
+
+def test_no_name_of_what_is_stored_is_shown(server: Watched) -> None:
+    text = server.text()
+    assert "secret-name" not in text
+    assert "secret-id" not in text
+    assert "missing-id" not in text
+
+
+def test_promtool_finds_nothing_to_complain_about(server: Watched) -> None:
+    require_tools("promtool")
+    found = subprocess.run(
+        ["promtool", "check", "metrics"],
+        input=server.text(),
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+
+
+@pytest.mark.slow
+def test_counters_of_workers_go_on_when_one_is_killed(tmp_path: Path) -> None:
+    server = Watched(tmp_path / "store", workers=2)
+    try:
+        done = 0
+
+        def insert(count: int) -> None:
+            nonlocal done
+            # Each client has a connection of its own, which the kernel gives to either worker.
+            for _ in range(count):
+                with tensorus.connect(server.address) as client:
+                    client.insert("d", np.arange(10), id=str(done))
+                done += 1
+
+        with tensorus.connect(server.address) as client:
+            client.create_dataset("d")
+        insert(20)
+        series = 'tensorus_calls_total{method="Insert",reason="OK"}'
+        wait_until(lambda: server.value(series) == 20)
+        victim = worker_pids(server.process)[0]
+        os.kill(victim, signal.SIGKILL)
+        wait_for_workers(server.process, 2, without=victim)
+        assert server.value(series) == 20
+        insert(10)
+        wait_until(lambda: server.value(series) == 30)
+        assert server.value("tensorus_workers") == 2
+        wait_until(lambda: server.value("tensorus_workers_serving") == 2)
+        assert server.value("tensorus_worker_restarts_total") == 1
+        wait_until(lambda: server.value("tensorus_store_tensors") >= 0)
+        # Twice the share of each worker, not the budget of the one that is left.
+        assert server.value("tensorus_memory_budget_bytes") == 1024**3
+    finally:
+        server.process.terminate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_port_for_metrics_that_is_taken_is_an_error_at_the_start(tmp_path: Path, workers: int) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        command = [sys.executable, "-m", "tensorus", "serve", "--listen", "127.0.0.1:0", "--workers", str(workers)]
+        done = subprocess.run(
+            [*command, "--data-dir", str(tmp_path / "store"), "--metrics-listen", address],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 4
+    assert f"cannot listen on {address} for metrics (metrics_listen): Address already in use" in done.stderr
+    assert not (tmp_path / "store").exists()
