@@ -147,6 +147,8 @@ class ServerConfig:
     metrics_listen: str | None = None
     """Host and port of the endpoint for Prometheus; None: there is none. Port 0 lets the system choose one. It has no TLS, asks
     nobody who they are, and shows neither names nor values."""
+    traces: bool = False
+    """Whether calls are traced with OpenTelemetry, which is set up by its own environment variables."""
     shares_port: bool = False
     """Whether this process is a worker that shares the port with others of the same server."""
 

@@ -1,6 +1,7 @@
 """What the parts of a store measure of themselves: counts and durations, as plain values that others may read.
 
-Nothing here knows who reads them. `metrics/` shows them to Prometheus.
+Nothing here knows who reads them. `metrics/` shows them to Prometheus. A `Trace` is told of the stages of one call, if somebody
+traces it.
 """
 
 from __future__ import annotations
@@ -11,15 +12,29 @@ from bisect import bisect_left
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["BUCKETS_S", "ChunkStoreMeters", "CommitMeters", "Connections", "SweepMeters", "Tally", "Timings"]
+__all__ = ["BUCKETS_S", "ChunkStoreMeters", "CommitMeters", "Connections", "SweepMeters", "Tally", "Timings", "Trace"]
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Upper bounds of the buckets of durations, in seconds: from a small call on loopback to a transfer of minutes."""
+
+
+class Trace(Protocol):
+    """Is told of the stages of one call, on any thread; must be fast and must not raise."""
+
+    def stage(self, name: str, begun_ns: int, ended_ns: int, about: Mapping[str, str | int | float]) -> None:
+        """Note a stage that has ended.
+
+        Args:
+            name: what was done.
+            begun_ns: when it began, in nanoseconds since 1970; likewise its end.
+            ended_ns: as above.
+            about: what it was about, such as "tensor" with an id.
+        """
 
 
 class Timings:

@@ -259,6 +259,14 @@ SETTINGS = (
         metavar="HOST:PORT",
         unset="no metrics",
     ),
+    Setting(
+        "traces",
+        BOOL,
+        False,
+        "traces",
+        WATCHING,
+        "Trace calls with OpenTelemetry, to where its variables (OTEL_...) say.",
+    ),
 )
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}

@@ -130,6 +130,12 @@ class Server:
             self._sampler = Sampler(
                 board, meters, self._engine, self._admission, certificate_expires_s=self._certificate_expires_s
             )
+        self._traces = None
+        if config.traces:
+            from tensorus_server.tracing.provider import Traces  # noqa: PLC0415 - an extra
+
+            self._traces = Traces()
+            observers.append(self._traces.calls)
         gate = Gate(self._admission, observers=observers)
         service = TensorService(self._engine, gate, store=config.engine.describe())
         self._server.add_generic_rpc_handlers((service.handler(),))
@@ -222,6 +228,8 @@ class Server:
         self._admission.close()
         if self._sampler is not None:
             self._sampler.close()
+        if self._traces is not None:
+            self._traces.close()
         failures: list[StoreUnavailableError] = []
         closing = threading.Thread(target=self._close_engine, args=(failures,), name="tensorus-closing", daemon=True)
         closing.start()

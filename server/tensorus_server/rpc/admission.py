@@ -30,6 +30,8 @@ from tensorus_server.meters import Timings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tensorus_server.meters import Trace
+
 __all__ = ["Admission", "AdmissionLimits", "Occupancy", "Place"]
 
 _RETRY_AFTER_S = 1.0
@@ -214,7 +216,11 @@ class Admission:
             finally:
                 self._waiting.remove(place)
                 self._changed.notify_all()
-        self.memory_waits.observe(time.monotonic() - begun_s)
+        waited_s = time.monotonic() - begun_s
+        self.memory_waits.observe(waited_s)
+        if place.trace is not None:
+            now_ns = time.time_ns()
+            place.trace.stage("wait for memory", now_ns - int(1e9 * waited_s), now_ns, {"bytes": memory_bytes})
 
     def _no_memory(self, memory_bytes: int) -> TooManyStreamsError:
         budget_bytes = self.limits.memory_budget_bytes
@@ -294,6 +300,8 @@ class Place:
         """Reserved of the memory budget; only `Admission` writes it."""
         self.dismissed: StreamStalledError | None = None
         """Why the stream was told to end; None: it was not."""
+        self.trace: Trace | None = None
+        """Is told of waits for memory; None: nobody traces the call."""
         self._receives = False
         self.sends = False
         """Whether a message waits for the client to read it. No later message, not even an error, reaches the client then."""

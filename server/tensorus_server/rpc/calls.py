@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from tensorus_server.access.rights import Caller, Role
+    from tensorus_server.meters import Trace
     from tensorus_server.rpc.admission import Admission
 
 __all__ = ["Call", "CallObserver", "Gate"]
@@ -55,6 +56,7 @@ class Call:
         "sent_bytes",
         "started_s",
         "tensors",
+        "trace",
     )
 
     def __init__(self, method: str, gate: Gate, context: grpc.ServicerContext) -> None:
@@ -77,6 +79,8 @@ class Call:
         """Canonical bytes of the values that it received to store."""
         self.read_bytes = 0
         """Canonical bytes of the values that it sent, after slices and casts."""
+        self.trace: Trace | None = None
+        """Is told of its stages; None: nobody traces the call."""
 
     @property
     def peer(self) -> str:
@@ -95,6 +99,13 @@ class Call:
     def is_cancelled(self) -> bool:
         """Whether the client went away before the end; says so only at the end of a call without an error."""
         return not self._context.is_active()
+
+    def header(self, name: str) -> str:
+        """Return what the client's metadata have under a name; empty: nothing."""
+        for key, value in self._context.invocation_metadata() or ():
+            if key == name and isinstance(value, str):
+                return value
+        return ""
 
     def received(self, message: bytes) -> bytes:
         """Count a message that arrived, and return it."""

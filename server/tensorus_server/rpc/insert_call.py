@@ -193,7 +193,9 @@ class InsertCall:
             require_request_id(request_id, dataset=self._dataset)
             request_id = self._call.caller.session_of(request_id)
             held.enter_context(self._engine.sessions.held(request_id, self._take_over))
-        options = InsertOptions(request_id or None, head.open.all_or_nothing, head.open.validate_only)
+        options = InsertOptions(
+            request_id or None, head.open.all_or_nothing, head.open.validate_only, trace=self._call.trace
+        )
         stream = self._engine.open_insert(self._dataset, self._report, options)
         self._place.owes = lambda: self._is_finishing or stream.owes()
         self._outbox.opened(stream.resumable)

@@ -7,6 +7,7 @@ would fail likewise, each after a long wait, and the caller can go on here later
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -29,11 +30,15 @@ if TYPE_CHECKING:
     from tensorus_server.engine.query import Place, Selection
     from tensorus_server.engine.read.plans import Plans
     from tensorus_server.engine.read.reader import Piece, TensorReader
+    from tensorus_server.meters import Trace
     from tensorus_server.model import Part, Tensor
 
     _Placed: TypeAlias = tuple[Tensor | Exception, Part, Place | None]
 
 __all__ = ["ReadCall"]
+
+_TRACED_BYTES_MIN = 1024 * 1024
+"""Tensors above this size have a stage of their own in a trace."""
 
 
 class ReadCall:
@@ -48,6 +53,7 @@ class ReadCall:
         *,
         borrow: Callable[[int], None],
         count: Callable[[int], None] = lambda _: None,
+        trace: Trace | None = None,
         fail_fast: bool,
     ) -> None:
         """Check the options.
@@ -56,6 +62,7 @@ class ReadCall:
             call: the method's name, for the log.
             borrow: reserves at least so many bytes of the memory budget; blocks until they are free.
             count: told how many canonical bytes of values were read.
+            trace: is told how long large tensors took; None: nobody traces the call.
 
         Raises:
             UnsupportedDTypeError: this version does not know the dtype to cast to.
@@ -70,6 +77,7 @@ class ReadCall:
         self._call = call
         self._borrow = borrow
         self._count = count
+        self._trace = trace
         self._bytes_left_small = SMALL_READ_BYTES
         self._as_dtype = dtype_by_number(options.as_dtype) if options.as_dtype else None
         if options.as_dtype and self._as_dtype is None:
@@ -174,10 +182,28 @@ class ReadCall:
         yield from self._packer.add_tensor(item, tensor, result, last=remaining == 0, coarse_error=plan.coarse_error)
         if remaining == 0:
             return
-        for piece in self._reader.read(tensor, plan, self._accepted_codecs, record_bytes_max=self._payload_bytes_max):
+        pieces = self._reader.read(tensor, plan, self._accepted_codecs, record_bytes_max=self._payload_bytes_max)
+        if self._trace is not None and remaining > _TRACED_BYTES_MIN:
+            pieces = _traced(pieces, self._trace, {"item": item, "tensor": tensor.id, "bytes": remaining})
+        for piece in pieces:
             remaining -= piece.decoded_length
             self._count(piece.decoded_length)
             yield from self._packer.add_piece(item, piece, last=remaining == 0)
+
+
+def _traced(pieces: Iterator[Piece], trace: Trace, about: dict[str, str | int | float]) -> Iterator[Piece]:
+    """Yield the pieces of a tensor, and tell how long that took, and how much of it was reading and decoding."""
+    begun_ns, reading_s = time.time_ns(), 0.0
+    try:
+        while True:
+            asked_s = time.perf_counter()
+            piece = next(pieces, None)
+            reading_s += time.perf_counter() - asked_s
+            if piece is None:
+                return
+            yield piece
+    finally:
+        trace.stage("read", begun_ns, time.time_ns(), {**about, "reading_seconds": reading_s})
 
 
 def _tensor_of(placed: _Placed) -> Tensor | None:

@@ -236,6 +236,7 @@ class TensorService:
             *("Get", self._engine.reader, pb.GetResponse, options),
             borrow=place.borrow,
             count=told.count_read,
+            trace=told.trace,
             fail_fast=fail_fast,
         )
         if options.until_plan:
@@ -252,6 +253,7 @@ class TensorService:
             *("Query", self._engine.reader, pb.QueryResponse, options),
             borrow=place.borrow,
             count=told.count_read,
+            trace=told.trace,
             fail_fast=False,
         )
         part = slices_from(request.slices) if request.HasField("slices") else None
