@@ -17,9 +17,11 @@ import pytest
 
 import tensorus
 from support.interrupted import wait_until
-from support.servers import ServerProcess
+from support.servers import ServerProcess, running_server
 from support.tools import require_tools
+from support.verifying import flip
 from support.workers import wait_for_workers, worker_pids
+from tensorus_server.metrics.board import PLACES, Board
 from tensorus_server.metrics.families import FAMILIES, Kind
 
 OFTEN_ABSENT = {
@@ -122,6 +124,49 @@ def test_promtool_finds_nothing_to_complain_about(server: Watched) -> None:
         check=False,
     )
     assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+
+
+def test_damage_that_a_read_comes_upon_is_counted(tmp_path: Path) -> None:
+    board = Board()
+    place = PLACES["tensorus_damage_found_total"].start
+    with running_server(tmp_path / "store", board=board) as server, tensorus.connect(server.address) as client:
+        assert server._sampler is not None
+        before = board.values[place]
+        client.create_dataset("d", preset="none")
+        client.insert("d", np.arange(100_000, dtype="float32"), id="damaged")
+        client.insert("d", np.arange(10), id="whole")
+        (payload,) = [path for path in (tmp_path / "store" / "chunks").glob("*/*") if path.is_file()]
+        flip(payload, 5000)
+        with pytest.raises(tensorus.errors.DataCorruptError):
+            client.get("d", "damaged")
+        client.get("d", "whole")
+        server._sampler.sample()
+        assert board.values[place] == before + 1
+        client.verify()
+        server._sampler.sample()
+        assert board.values[place] == before + 2
+
+
+def test_a_server_that_drains_says_so_and_its_probe_fails(tmp_path: Path) -> None:
+    board = Board()
+    with running_server(tmp_path / "store", board=board) as server:
+        assert server._sampler is not None
+        assert server.is_serving
+        assert board.values[PLACES["tensorus_draining"].start] == 0
+        server._admission.drain(0.0)
+        server._sampler.sample()
+        assert board.values[PLACES["tensorus_draining"].start] == 1
+        assert not server.is_serving
+
+
+def test_a_store_that_failed_says_so_and_its_probe_fails(tmp_path: Path) -> None:
+    board = Board()
+    with running_server(tmp_path / "store", board=board) as server:
+        assert server._sampler is not None
+        server._engine._health.fail("a test", RuntimeError("on purpose"))
+        server._sampler.sample()
+        assert board.values[PLACES["tensorus_healthy"].start] == 0
+        assert not server.is_serving
 
 
 @pytest.mark.slow
