@@ -22,6 +22,7 @@ from support.tools import require_tools
 from support.verifying import flip
 from support.workers import wait_for_workers, worker_pids
 from tensorus_server.metrics.board import PLACES, Board
+from tensorus_server.metrics.exposition import Exposition
 from tensorus_server.metrics.families import FAMILIES, Kind
 
 OFTEN_ABSENT = {
@@ -145,6 +146,23 @@ def test_damage_that_a_read_comes_upon_is_counted(tmp_path: Path) -> None:
         client.verify()
         server._sampler.sample()
         assert board.values[place] == before + 2
+
+
+def test_requests_to_an_object_store_and_its_cache_are_counted(tmp_path: Path) -> None:
+    board = Board()
+    exposition = Exposition()
+    exposition.add(1, board)
+    with running_server(tmp_path / "s", board=board, chunks="memory://bucket", cache_dir=tmp_path / "cache") as server:
+        assert server._sampler is not None
+        with tensorus.connect(server.address) as client:
+            client.create_dataset("d", preset="none")
+            client.insert("d", np.arange(100_000, dtype="float32"), id="a")
+            client.get("d", "a")
+        server._sampler.sample()
+        text = exposition.text().decode()
+    for series in ('object_store_requests_total{request="put"}', "cache_misses_total", "cache_miss_bytes_total"):
+        (value,) = re.findall(rf"^tensorus_{re.escape(series)} (\S+)$", text, re.MULTILINE)
+        assert float(value) >= 1, series
 
 
 def test_a_server_that_drains_says_so_and_its_probe_fails(tmp_path: Path) -> None:
