@@ -57,9 +57,11 @@ def meters() -> Meters:
 )
 def test_a_call_is_counted_by_its_outcome(meters: Meters, error: Exception | None, reason: str) -> None:
     call = meters.arrived("Get")
+    meters.calls.sample()
     assert meters.value("tensorus_open_calls", "Get") == 1
     assert meters.value("tensorus_calls_total", "Get", reason) == 0
     meters.gate.ended(call, error)
+    meters.calls.sample()
     assert meters.value("tensorus_open_calls", "Get") == 0
     assert meters.value("tensorus_calls_total", "Get", reason) == 1
 
