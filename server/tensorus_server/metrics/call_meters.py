@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from tensorus_server.errors import reason_of
 from tensorus_server.meters import BUCKETS_S
@@ -21,14 +21,39 @@ if TYPE_CHECKING:
 
 __all__ = ["CallMeters"]
 
-_OUTCOMES = {reason: index for index, reason in enumerate(("OK", "CANCELLED", *REASONS))}
-_METHOD_INDEX = {method: index for index, method in enumerate(METHODS)}
-_OTHER = _METHOD_INDEX[OTHER]
+_OUTCOMES = {reason: number for number, reason in enumerate(("OK", "CANCELLED", *REASONS))}
+_SUM = len(BUCKETS_S) + 1
+_INSERTED = PLACES["tensorus_inserted_bytes_total"].start
+_READ = PLACES["tensorus_read_bytes_total"].start
+_OPEN = PLACES["tensorus_open_calls"].start
+
+
+class _Places(NamedTuple):
+    """Where the values of one method are on a board."""
+
+    number: int
+    """Of the method."""
+    calls: int
+    duration: int
+    received: int
+    sent: int
+
+
+def _places_of(number: int) -> _Places:
+    names = ("calls_total", "call_duration_seconds", "received_bytes_total", "sent_bytes_total")
+    found = [PLACES[f"tensorus_{name}"] for name in names]
+    calls, *others = (place.start + number * place.step for place in found)
+    return _Places(number, calls + number * (len(_OUTCOMES) - 1), *others)
+
+
+# Looked up once, since this runs for every call.
+_OF_METHOD = {method: _places_of(number) for number, method in enumerate(METHODS)}
+_OF_OTHERS = _OF_METHOD[OTHER]
+
 _Moved: TypeAlias = tuple[int, int, int, int]
 """Bytes that were received, sent, inserted and read."""
 
 _NOTHING: _Moved = (0, 0, 0, 0)
-_SUM = len(BUCKETS_S) + 1
 
 
 class CallMeters:
@@ -40,13 +65,6 @@ class CallMeters:
         self._lock = threading.Lock()
         # With each open call, what of it has been counted.
         self._open: dict[Call, _Moved] = {}
-        self._calls = PLACES["tensorus_calls_total"].start
-        self._durations = PLACES["tensorus_call_duration_seconds"]
-        self._open_calls = PLACES["tensorus_open_calls"].start
-        self._received = PLACES["tensorus_received_bytes_total"].start
-        self._sent = PLACES["tensorus_sent_bytes_total"].start
-        self._inserted = PLACES["tensorus_inserted_bytes_total"].start
-        self._read = PLACES["tensorus_read_bytes_total"].start
 
     def began(self, call: Call) -> None:
         """See `CallObserver`."""
@@ -59,47 +77,43 @@ class CallMeters:
     def ended(self, call: Call, error: Exception | None) -> None:
         """See `CallObserver`."""
         seconds = time.monotonic() - call.started_s
-        method = _METHOD_INDEX.get(call.method, _OTHER)
-        outcome = _OUTCOMES.get(_reason(call, error), _OUTCOMES[OTHER])
-        duration = self._durations.start + method * self._durations.step
+        places = _OF_METHOD.get(call.method, _OF_OTHERS)
+        outcome = _outcome(call, error)
+        bucket = places.duration + bisect_left(BUCKETS_S, seconds)
         values = self._values
         with self._lock:
-            self._add_moved(call, method, self._open.pop(call, _NOTHING))
-            values[self._calls + method * len(_OUTCOMES) + outcome] += 1
-            values[duration + bisect_left(BUCKETS_S, seconds)] += 1
-            values[duration + _SUM] += seconds
+            self._add_moved(call, places, self._open.pop(call, _NOTHING))
+            values[places.calls + outcome] += 1
+            values[bucket] += 1
+            values[places.duration + _SUM] += seconds
 
     def sample(self) -> None:
         """Count the open calls, and add what they have moved since the last time."""
         open_calls = [0.0] * len(METHODS)
         with self._lock:
             for call, before in self._open.copy().items():
-                method = _METHOD_INDEX.get(call.method, _OTHER)
-                open_calls[method] += 1
-                self._open[call] = self._add_moved(call, method, before)
-        for method, count in enumerate(open_calls):
-            self._values[self._open_calls + method] = count
+                places = _OF_METHOD.get(call.method, _OF_OTHERS)
+                open_calls[places.number] += 1
+                self._open[call] = self._add_moved(call, places, before)
+        for number, count in enumerate(open_calls):
+            self._values[_OPEN + number] = count
 
-    def _add_moved(self, call: Call, method: int, before: _Moved) -> _Moved:
+    def _add_moved(self, call: Call, places: _Places, before: _Moved) -> _Moved:
         """Add what a call has moved beyond `before`, and return how much it has moved now. The lock is held."""
-        received, sent, inserted, read = now = (
-            call.received_bytes,
-            call.sent_bytes,
-            call.inserted_bytes,
-            call.read_bytes,
-        )
         values = self._values
-        values[self._received + method] += received - before[0]
-        values[self._sent + method] += sent - before[1]
+        received, sent = call.received_bytes, call.sent_bytes
+        inserted, read = call.inserted_bytes, call.read_bytes
+        values[places.received] += received - before[0]
+        values[places.sent] += sent - before[1]
         # Most calls move no values.
         if inserted:
-            values[self._inserted] += inserted - before[2]
+            values[_INSERTED] += inserted - before[2]
         if read:
-            values[self._read] += read - before[3]
-        return now
+            values[_READ] += read - before[3]
+        return received, sent, inserted, read
 
 
-def _reason(call: Call, error: Exception | None) -> str:
-    if error is not None:
-        return reason_of(error)
-    return "CANCELLED" if call.is_cancelled else "OK"
+def _outcome(call: Call, error: Exception | None) -> int:
+    if error is None:
+        return _OUTCOMES["CANCELLED"] if call.is_cancelled else _OUTCOMES["OK"]
+    return _OUTCOMES.get(reason_of(error), _OUTCOMES[OTHER])
