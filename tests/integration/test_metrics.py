@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography import x509
 
 import tensorus
+from support.certificates import server_pair, write_tls
 from support.interrupted import wait_until
 from support.servers import ServerProcess, running_server
 from support.tools import require_tools
@@ -163,6 +165,16 @@ def test_requests_to_an_object_store_and_its_cache_are_counted(tmp_path: Path) -
     for series in ('object_store_requests_total{request="put"}', "cache_misses_total", "cache_miss_bytes_total"):
         (value,) = re.findall(rf"^tensorus_{re.escape(series)} (\S+)$", text, re.MULTILINE)
         assert float(value) >= 1, series
+
+
+def test_the_end_of_the_certificate_is_told(tmp_path: Path) -> None:
+    board = Board()
+    pair = server_pair()
+    with running_server(tmp_path / "store", board=board, tls=write_tls(tmp_path, pair)) as server:
+        assert server._sampler is not None
+        expires = x509.load_pem_x509_certificate(pair.cert).not_valid_after_utc
+        found = board.values[PLACES["tensorus_certificate_expiry_timestamp_seconds"].start]
+        assert found == expires.timestamp()
 
 
 def test_a_server_that_drains_says_so_and_its_probe_fails(tmp_path: Path) -> None:
