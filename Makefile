@@ -2,7 +2,7 @@
 # make demo          see it work: a server, a real model's weights, every preset
 # make test-fast     run the unit tests: no servers, no other processes, few examples
 # make test          run all tests but the long ones, on all processors
-# make test-long     run the tests that take minutes or need root: power cuts, gigabytes through restarts, many examples
+# make test-long     run the tests that take minutes: power cuts, failing disks, gigabytes through restarts, many examples
 # make test-pythons  run the tests of the codecs and the thin client on every Python from 3.11 to 3.13 that is installed
 # make check         check format, lint, types, layers and the contract, as CI does
 # make bench         run the benchmarks, with Arrow Flight for comparison

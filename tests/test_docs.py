@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 import runpy
 from pathlib import Path
@@ -12,16 +14,22 @@ import pytest
 
 import tensorus
 from support.arrays import assert_same_bits, random_bits
+from support.calls import a_call
 from support.client import run_command
 from tensorus_codecs.presets import DEFAULT_PRESET, PRESETS
 from tensorus_codecs.registry import available_codecs
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_server import limits
+from tensorus_server.errors import UnauthenticatedError
+from tensorus_server.logs.audit_file import AuditFile
+from tensorus_server.logs.formats import JsonFormatter
 from tensorus_server.metrics.families import FAMILIES, Kind
 from tensorus_server.processes.server import Server
+from tensorus_server.rpc.audit_log import AuditLog
+from tensorus_server.rpc.call_log import CallLog
 from tensorus_server.rpc.capabilities import FEATURES
 from tensorus_server.rpc.service import UNIMPLEMENTED
-from tensorus_server.rpc.status import STATUS_BY_REASON
+from tensorus_server.rpc.status import STATUS_BY_REASON, status_of_call
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -108,6 +116,31 @@ def test_every_alert_is_documented() -> None:
 def test_the_table_of_errors_is_the_server_s_table() -> None:
     documented = {reason: code for reason, code, _ in table_rows(PROTOCOL, "reason")}
     assert documented == {reason: code.name for reason, (code, _) in STATUS_BY_REASON.items()}
+
+
+def test_the_keys_of_a_record_are_those_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tensorus_server.calls")
+    call, error = a_call(), RuntimeError("unexpected")
+    call.dataset = "d"
+    status_of_call(error, call=call)
+    CallLog(every_call=True).ended(call, error)
+    written = set(json.loads(JsonFormatter().format(caplog.records[-1])))
+    documented = {key.strip("`") for key, _ in table_rows(OPERATIONS, "key of a record")}
+    # Only the record that says where the server serves has it.
+    assert documented - {"address"} == written
+
+
+def test_the_keys_of_a_line_are_those_of_the_audit_log(tmp_path: Path) -> None:
+    file = AuditFile(tmp_path / "audit.log")
+    call = a_call("CreateSnapshot")
+    call.dataset, call.request = "d", pb.CreateSnapshotRequest(dataset="d", name="s")
+    AuditLog(file).tensors(call, [("t", "OK")])
+    AuditLog(file).ended(call, UnauthenticatedError("who are you?"))
+    file.close()
+    written = {key for line in (tmp_path / "audit.log").read_text().splitlines() for key in json.loads(line)}
+    documented = {key.strip("` ") for keys, _ in table_rows(OPERATIONS, "key of a line") for key in keys.split(",")}
+    # Only a line about other lines has it.
+    assert documented - {"lines"} == written
 
 
 def test_every_reason_of_the_contract_is_documented() -> None:

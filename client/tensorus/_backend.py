@@ -6,13 +6,15 @@ Only canonical bytes and plain values cross it. Arrays stay above it, protobuf a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import timedelta
     from typing import Any
 
+    from tensorus._grpc.steps import Call
+    from tensorus.access import ServerStatus
     from tensorus.errors import DataCorruptError, TensorusError
     from tensorus.types import (
         Damage,
@@ -50,6 +52,8 @@ __all__ = [
     "Upload",
     "Write",
 ]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -343,6 +347,12 @@ class Backend(Protocol):
             ids: of the dataset's tensors; empty: all.
             bytes_per_second: stored bytes that may be read per second; None: any number.
         """
+
+    def server_status(self) -> ServerStatus:
+        """Return what serves the store, and who the caller is to it."""
+
+    def ask_access(self, call: Call[T]) -> T:
+        """Make a call about tokens, rights or quotas."""
 
     def close(self) -> None:
         """Close the store or connection. Idempotent."""

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from tensorus._forks import leave_behind, watch
 from tensorus._from_engine import (
@@ -25,16 +26,20 @@ from tensorus._from_engine import (
     tensor_info,
 )
 from tensorus._grpc.calls_copies import copies_request
+from tensorus._grpc.convert_access import status_from
 from tensorus._grpc.convert_dataset import policy_to, schema_to
 from tensorus._grpc.convert_history import retention_to, state_to
 from tensorus.errors import DataCorruptError, TensorusError, UnavailableError, error_for
+from tensorus_server.access.rights import LOCAL_CALLER, Rights
 from tensorus_server.app import open_engine
 from tensorus_server.config import EngineConfig
 from tensorus_server.engine.verify.verification import Target
 from tensorus_server.errors import facts_of, reason_of
+from tensorus_server.rpc.access_calls import AccessCalls
 from tensorus_server.rpc.convert import policy_from, schema_from
 from tensorus_server.rpc.convert_history import at_from, retention_from
 from tensorus_server.rpc.copy_calls import run_copies
+from tensorus_server.rpc.server_status import server_status
 
 if TYPE_CHECKING:
     import os
@@ -42,6 +47,8 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from tensorus._backend import Copies, Finding, State
+    from tensorus._grpc.steps import Call
+    from tensorus.access import ServerStatus
     from tensorus.types import (
         DatasetInfo,
         DatasetStats,
@@ -58,6 +65,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EmbeddedStore", "as_tensorus_errors", "engine_state", "error_of_ours"]
 
+T = TypeVar("T")
+
 _PROGRESS_EVERY_S = 0.5
 """How often a verification tells its progress: as often as a server does."""
 
@@ -72,7 +81,10 @@ class EmbeddedStore:
             configure: makes the engine's settings for a folder.
         """
         with as_tensorus_errors():
-            self._opened: Engine | None = open_engine(configure(Path(path)))
+            config = configure(Path(path))
+            self._opened: Engine | None = open_engine(config)
+        self._place = config.describe()
+        self._opened_s = time.time()
         watch(self)
 
     @classmethod
@@ -204,6 +216,18 @@ class EmbeddedStore:
         """See `Backend`."""
         with as_tensorus_errors():
             return dataset_info(self._engine.copies.rename_dataset(name, new_name))
+
+    def server_status(self) -> ServerStatus:
+        """See `Backend`."""
+        with as_tensorus_errors():
+            status = server_status(self._engine, Rights(), LOCAL_CALLER, started_s=self._opened_s, store=self._place)
+            return status_from(status)
+
+    def ask_access(self, call: Call[T]) -> T:
+        """See `Backend`. Whoever can open the store may do everything in it."""
+        with as_tensorus_errors():
+            method = getattr(AccessCalls(self._engine.access), re.sub(r"(?<!^)(?=[A-Z])", "_", call.name).lower())
+            return call.value(method(call.request))
 
     def store_stats(self) -> StoreStats:
         """See `Backend`."""

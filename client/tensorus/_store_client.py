@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import timedelta
 
+    from tensorus._access_client import Access
     from tensorus._backend import Backend
     from tensorus._damage import OnDamaged
     from tensorus._verifying import OnDamage, OnVerifyProgress
+    from tensorus.access import ServerStatus
     from tensorus.types import At, DatasetInfo, DatasetStats, Policy, Schema, StoreStats, VerifyReport
 
 __all__ = ["StoreClient"]
@@ -153,6 +155,17 @@ class StoreClient:
             SnapshotNotFoundError, StateNotKeptError: there is no such snapshot, or the state is not kept.
         """
         return self._backend.dataset_stats(dataset_name(dataset), at_of(at))
+
+    @property
+    def access(self) -> Access:
+        """Tokens, rights and quotas, for administrators."""
+        from tensorus._access_client import Access  # noqa: PLC0415 - few programs need it
+
+        return Access(self._backend)
+
+    def server_status(self) -> ServerStatus:
+        """Return what serves the store: version, start, health, and the principal and the rights that this client has there."""
+        return self._backend.server_status()
 
     def store_stats(self) -> StoreStats:
         """Return the sizes of the whole store: its tensors, what waits to be deleted, and the disk."""

@@ -5,7 +5,8 @@ TensorusError
 │   ├── DatasetNotFoundError
 │   ├── TensorNotFoundError
 │   ├── SnapshotNotFoundError
-│   └── StateNotKeptError
+│   ├── StateNotKeptError
+│   └── TokenNotFoundError
 ├── AlreadyExistsError
 │   └── StoredDifferentlyError     the same values are stored, with other metadata or less exact than requested
 ├── GenerationMismatchError
@@ -88,6 +89,7 @@ __all__ = [
     "StoredDifferentlyError",
     "TensorNotFoundError",
     "TensorusError",
+    "TokenNotFoundError",
     "UnauthenticatedError",
     "UnavailableError",
     "UnsupportedCodecError",
@@ -128,6 +130,10 @@ class SnapshotNotFoundError(NotFoundError):
 
 class StateNotKeptError(NotFoundError):
     """The dataset's state at this generation or time is not kept, or is not reached yet."""
+
+
+class TokenNotFoundError(NotFoundError):
+    """The store has no access token with this id."""
 
 
 class AlreadyExistsError(TensorusError):
@@ -283,6 +289,7 @@ _BY_REASON: dict[str, type[TensorusError]] = {
     "TENSOR_NOT_FOUND": TensorNotFoundError,
     "SNAPSHOT_NOT_FOUND": SnapshotNotFoundError,
     "STATE_NOT_KEPT": StateNotKeptError,
+    "TOKEN_NOT_FOUND": TokenNotFoundError,
     "ALREADY_EXISTS": AlreadyExistsError,
     "STORED_DIFFERENTLY": StoredDifferentlyError,
     "GENERATION_MISMATCH": GenerationMismatchError,

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar, get_args, get_type_hints
 
-__all__ = ["EngineConfig", "ServerConfig", "TlsConfig", "without_password"]
+__all__ = ["EngineConfig", "LogConfig", "ServerConfig", "TlsConfig", "without_password"]
 
 _Config = TypeVar("_Config")
 
@@ -108,6 +108,27 @@ class TlsConfig:
 
 
 @dataclass(frozen=True)
+class LogConfig:
+    """What a server says about itself and its calls, and where."""
+
+    format: str = "text"
+    """"text" for people, or "json": one object per line. To the error stream."""
+    level: str = "info"
+    """The lowest level that is logged: debug, info, warning or error. Debug has every refused call, without a limit."""
+    access: bool = False
+    """Whether each call that succeeds has a line, too. 6,000 small calls a second would be 150 GB a day."""
+    audit_file: Path | None = None
+    """The file of the audit log; None: there is none."""
+
+    def __post_init__(self) -> None:
+        """Refuse invalid settings; the message names the key."""
+        if self.format not in {"text", "json"}:
+            raise ValueError(f"log_format is {self.format!r}, must be text or json")
+        if self.level not in {"debug", "info", "warning", "error"}:
+            raise ValueError(f"log_level is {self.level!r}, must be debug, info, warning or error")
+
+
+@dataclass(frozen=True)
 class ServerConfig:
     """The settings of one server, which serves one store."""
 
@@ -144,6 +165,10 @@ class ServerConfig:
     connections_max: int | None = None
     """Largest number of connections of each worker; further ones are closed at once. None: half of the descriptors that the
     process may have, so that the other half is left for files."""
+    oidc_issuer: str | None = None
+    """URL of an OpenID Connect issuer whose tokens are accepted, too; None: only the store's own tokens and certificates."""
+    oidc_audience: str | None = None
+    """What the issuer's tokens must have in `aud`."""
     metrics_listen: str | None = None
     """Host and port of the endpoint for Prometheus; None: there is none. Port 0 lets the system choose one. It has no TLS, asks
     nobody who they are, and shows neither names nor values."""
@@ -151,6 +176,8 @@ class ServerConfig:
     """Whether calls are traced with OpenTelemetry, which is set up by its own environment variables."""
     shares_port: bool = False
     """Whether this process is a worker that shares the port with others of the same server."""
+    logs: LogConfig = LogConfig()
+    """The log and the audit log."""
 
     def __post_init__(self) -> None:
         """Refuse invalid settings; the message names the key."""
@@ -166,12 +193,19 @@ class ServerConfig:
                 raise ValueError(f"{name} is {getattr(self, name):g}, must be above 0")
         if self.connections_max is not None and self.connections_max < 1:
             raise ValueError(f"connections_max is {self.connections_max}, must be at least 1")
+        self._require_provider()
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}, must be at least 1")
         if self.workers > 1 and sys.platform != "linux":
             raise ValueError(
                 f"workers is {self.workers}, must be 1 on {sys.platform}: only Linux lets processes share a port"
             )
+
+    def _require_provider(self) -> None:
+        if (self.oidc_issuer is None) != (self.oidc_audience is None):
+            raise ValueError("oidc_issuer and oidc_audience need each other")
+        if self.oidc_issuer is not None and self.authenticates is False:
+            raise ValueError("oidc_issuer is set, but no caller is asked who it is (auth is false)")
 
     def of_worker(self, listen: str) -> Self:
         """Return the settings of each worker, with its share of the server's streams, memory and threads, rounded up.

@@ -5,7 +5,8 @@ EngineError
 │   ├── DatasetNotFoundError        DATASET_NOT_FOUND
 │   ├── TensorNotFoundError         TENSOR_NOT_FOUND
 │   ├── SnapshotNotFoundError       SNAPSHOT_NOT_FOUND
-│   └── StateNotKeptError           STATE_NOT_KEPT
+│   ├── StateNotKeptError           STATE_NOT_KEPT
+│   └── TokenNotFoundError          TOKEN_NOT_FOUND
 ├── AlreadyExistsError              ALREADY_EXISTS
 │   └── StoredDifferentlyError      STORED_DIFFERENTLY
 ├── GenerationMismatchError         GENERATION_MISMATCH
@@ -98,6 +99,7 @@ __all__ = [
     "StoredDifferentlyError",
     "StreamStalledError",
     "TensorNotFoundError",
+    "TokenNotFoundError",
     "TooManyStreamsError",
     "UnauthenticatedError",
     "UnimplementedError",
@@ -154,6 +156,12 @@ class StateNotKeptError(NotFoundError):
     """The dataset's state at this generation or time is not kept, or is not reached yet."""
 
     reason = "STATE_NOT_KEPT"
+
+
+class TokenNotFoundError(NotFoundError):
+    """No token has this id."""
+
+    reason = "TOKEN_NOT_FOUND"
 
 
 class AlreadyExistsError(EngineError):

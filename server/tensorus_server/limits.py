@@ -40,6 +40,7 @@ __all__ = [
     "FILTER_TEXT_BYTES_MAX",
     "FILTER_VALUES_MAX",
     "FILTER_VALUES_TOTAL_MAX",
+    "GRANTS_MAX",
     "IDS_PER_DELETE_MAX",
     "ID_BYTES_MAX",
     "INDEXED_TEXT_BYTES_MAX",
@@ -87,10 +88,18 @@ __all__ = [
     "SYNC_EVERY_BYTES",
     "TENSOR_BYTES_MAX",
     "TENSOR_PAYLOADS_MAX",
+    "TOKENS_MAX",
     "UNACKNOWLEDGED_BYTES_MAX",
     "UNCOMMITTED_BYTES_MAX",
     "UNCOMMITTED_ITEMS_MAX",
 ]
+
+TOKENS_MAX = 10_000
+"""Tokens of a store, with those that no longer count and are still listed. Every process has all of them in memory, about 1 KiB
+each."""
+
+GRANTS_MAX = 10_000
+"""Grants of a store; likewise."""
 
 CHUNK_BYTES_MAX = CANONICAL_BYTES_MAX
 """Canonical bytes of a chunk. The chunk record sets this limit."""

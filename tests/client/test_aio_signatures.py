@@ -33,7 +33,7 @@ def parameters(method: Callable[..., Any], name: str = "") -> list[inspect.Param
 def test_both_have_the_same_methods() -> None:
     found = {name for name, _ in inspect.getmembers(tensorus.aio.AsyncClient, inspect.isfunction) if name[0] != "_"}
     assert found == set(METHODS)
-    assert len(found) == 32
+    assert len(found) == 33
 
 
 @each("name", METHODS)

@@ -25,6 +25,7 @@ CLASS_OF_REASON = {
     "DATASET_NOT_FOUND": errors.DatasetNotFoundError,
     "TENSOR_NOT_FOUND": errors.TensorNotFoundError,
     "SNAPSHOT_NOT_FOUND": errors.SnapshotNotFoundError,
+    "TOKEN_NOT_FOUND": errors.TokenNotFoundError,
     "STATE_NOT_KEPT": errors.StateNotKeptError,
     "NEWER_TENSORS": errors.NewerTensorsError,
     "HAS_SNAPSHOTS": errors.HasSnapshotsError,

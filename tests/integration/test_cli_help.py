@@ -37,6 +37,7 @@ def test_there_are_these_commands() -> None:
         "backup",
         "bench",
         "check-store",
+        "chown",
         "copy",
         "cp",
         "df",
@@ -44,14 +45,19 @@ def test_there_are_these_commands() -> None:
         "explain",
         "gc",
         "get",
+        "grant",
+        "grants",
         "import",
         "info",
         "ls",
         "mv",
         "put",
+        "quota",
+        "quotas",
         "recover",
     ]
-    last = ["restore", "retention", "rm", "serve", "snapshot", "snapshots", "stats", "status", "tls", "verify", "write"]
+    last = ["restore", "retention", "revoke", "rm", "serve", "snapshot", "snapshots", "stats", "status"]
+    last += ["tls", "token", "verify", "write"]
     assert [*first, *last] == COMMANDS
 
 
@@ -121,7 +127,9 @@ def test_an_argument_is_spoken_of(name: str, argument: click.Argument) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    sorted(set(COMMANDS) - {"serve", "check-store", "explain", "gc", "recover", "copy", "backup", "status", "tls"}),
+    sorted(
+        set(COMMANDS) - {"serve", "check-store", "explain", "gc", "recover", "copy", "backup", "status", "tls", "token"}
+    ),
 )
 def test_every_command_that_reads_or_writes_knows_both_places(name: str) -> None:
     options = {option for parameter in app.commands[name].params for option in parameter.opts}
@@ -129,7 +137,7 @@ def test_every_command_that_reads_or_writes_knows_both_places(name: str) -> None
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(COMMANDS) - {"serve", "check-store", "gc", "recover", "copy", "backup", "tls"})
+    "name", sorted(set(COMMANDS) - {"serve", "check-store", "gc", "recover", "copy", "backup", "tls", "token"})
 )
 def test_every_command_that_talks_to_a_server_says_how_to_reach_it(name: str) -> None:
     options = {option for parameter in app.commands[name].params for option in parameter.opts}

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 import tensorus
+from support.cases import each
 from support.client import run_command, run_process
 from support.servers import ServerProcess
 from tensorus import errors
-from tensorus_server.config import EngineConfig, ServerConfig
+from tensorus_server.config import EngineConfig, LogConfig, ServerConfig
 from tensorus_server.processes import server as server_module
 from tensorus_server.processes.server import Server
 
@@ -135,7 +136,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(server_module, "serve", lambda config, _: found.append(config))
     # It speaks of this process: the allocator and the log stay as they are.
     monkeypatch.setattr("tensorus.cli.serve.tune_allocator", lambda **_: True)
-    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    monkeypatch.setattr("tensorus_server.logs.setup.log_to_stderr", lambda *_, **__: None)
     return found
 
 
@@ -179,13 +180,16 @@ def test_no_reserve_is_no_share_of_the_disk_either(served: list[Any]) -> None:
     assert (served[0].engine.reserve_bytes, served[0].engine.reserve_share) == (0, 0.0)
 
 
-@pytest.mark.parametrize(("options", "level"), [([], "INFO"), (["--verbose"], "DEBUG")], ids=["quiet", "verbose"])
-def test_verbose_logs_every_failed_call(
-    served: list[Any], monkeypatch: pytest.MonkeyPatch, options: list[str], level: str
-) -> None:
-    import logging  # noqa: PLC0415 - the fixture replaces a part of it
-
-    levels: list[Any] = []
-    monkeypatch.setattr("logging.basicConfig", lambda **settings: levels.append(settings["level"]))
+@each(
+    ("options", "logs"),
+    [
+        ([], LogConfig("text", "info", access=False, audit_file=None)),
+        (["--verbose"], LogConfig(level="debug")),
+        (["--log-level", "warning", "--log-format", "json"], LogConfig("json", "warning")),
+        (["--access-log", "--audit-log", "a b"], LogConfig(access=True, audit_file=Path("a b"))),
+    ],
+)
+def test_the_options_of_the_log_arrive(served: list[Any], options: list[str], logs: LogConfig) -> None:
+    served.clear()
     run_command("serve", *options)
-    assert levels == [getattr(logging, level)]
+    assert [config.logs for config in served] == [logs]

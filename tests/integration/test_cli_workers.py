@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from support.client import PROCESS_TIMEOUT_S, run_command
-from tensorus_server.config import EngineConfig, ServerConfig
+from tensorus_server.config import EngineConfig, LogConfig, ServerConfig
 from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.processes import supervisor as workers_module
 from tensorus_server.processes.control import Channel, Kind, Message
@@ -31,7 +30,7 @@ def supervised(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(workers_module, "supervise", supervise)
     # It speaks of this process: the log stays as it is.
-    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    monkeypatch.setattr("tensorus_server.logs.setup.log_to_stderr", lambda *_, **__: None)
     return found
 
 
@@ -50,21 +49,25 @@ def test_the_options_are_those_of_all_workers_together(supervised: list[Any]) ->
         64 * 1024**2,
         0.5,
         workers=4,
+        authenticates=False,
+        insecure=True,
     )
-    assert command == [sys.executable, "-P", "-m", "tensorus.cli._worker", "INFO"]
+    assert command == [sys.executable, "-P", "-m", "tensorus.cli._worker"]
 
 
-def test_verbose_is_passed_on_to_the_workers(supervised: list[Any]) -> None:
-    run_command("serve", "--workers", "2", "--verbose")
-    assert supervised[0][1][-1] == "DEBUG"
+def test_the_log_s_settings_are_passed_on_to_the_workers(supervised: list[Any]) -> None:
+    run_command("serve", "--workers", "2", "--log-level", "error", "--log-format", "json", "--audit-log", "audit")
+    config = ServerConfig.from_json(supervised[0][0].of_worker("127.0.0.1:1").to_json())
+    assert config.logs == LogConfig("json", "error", audit_file=Path("audit"))
 
 
 def test_the_log_says_which_process_speaks(supervised: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    settings: list[dict[str, Any]] = []
-    monkeypatch.setattr("logging.basicConfig", lambda **found: settings.append(found))
+    named: list[bool] = []
+    monkeypatch.setattr(
+        "tensorus_server.logs.setup.log_to_stderr", lambda _, names_process: named.append(names_process)
+    )
     run_command("serve", "--workers", "2")
-    assert settings[0]["level"] == logging.INFO
-    assert "%(process)d" in settings[0]["format"]
+    assert named == [True]
 
 
 def test_one_worker_is_no_supervisor(supervised: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +92,7 @@ def test_a_server_that_cannot_serve_is_exit_code_4(monkeypatch: pytest.MonkeyPat
         raise StoreUnavailableError("cannot listen on 127.0.0.1:1: is another server there?")
 
     monkeypatch.setattr(workers_module, "supervise", refuse)
-    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    monkeypatch.setattr("tensorus_server.logs.setup.log_to_stderr", lambda *_, **__: None)
     ran = run_command("serve", "--workers", "2")
     assert (ran.exit_code, ran.errors) == (4, "tensorus: cannot listen on 127.0.0.1:1: is another server there?\n")
 
@@ -98,7 +101,7 @@ WITHOUT_APSW = """
 import sys
 sys.modules["apsw"] = None
 from tensorus.cli._worker import main
-sys.exit(main("INFO", sys.argv[1]))
+sys.exit(main(sys.argv[1]))
 """
 
 
@@ -125,6 +128,6 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         raise ImportError("apsw is not installed: pip install 'tensorus[server]'")
 
     monkeypatch.setattr(workers_module, "supervise", miss)
-    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    monkeypatch.setattr("tensorus_server.logs.setup.log_to_stderr", lambda *_, **__: None)
     ran = run_command("serve", "--workers", "2")
     assert (ran.exit_code, ran.errors) == (1, "tensorus: apsw is not installed: pip install 'tensorus[server]'\n")

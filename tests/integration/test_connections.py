@@ -148,3 +148,33 @@ def test_a_server_raises_its_soft_limit(tmp_path: Path) -> None:
     finally:
         server.terminate()
     assert found == min(hard if hard != resource.RLIM_INFINITY else descriptors._WANTED, descriptors._WANTED)
+
+
+@pytest.mark.parametrize("kind", ["info", "get", "slice", "get_many", "list", "broken off", "insert"])
+def test_a_client_that_is_closed_leaves_no_connection(fresh_server: Server, kind: str) -> None:
+    port = int(fresh_server.address.rpartition(":")[2])
+
+    def connections() -> int:
+        found = psutil.Process().net_connections(kind="tcp")
+        return sum(one.laddr.port == port and one.status == psutil.CONN_ESTABLISHED for one in found)
+
+    with tensorus.connect(fresh_server.address) as client:
+        client.create_dataset("d", preset="none")
+        client.insert_many("d", [(name, LARGE) for name in "abc"])
+        if kind == "info":
+            client.info("d", "a")
+        elif kind == "get":
+            client.get("d", "a")
+        elif kind == "slice":
+            client.get("d", "a", index=slice(10))
+        elif kind == "get_many":
+            assert len(list(client.get_many("d", list("abc")))) == 3
+        elif kind == "list":
+            assert len(list(client.list("d"))) == 3
+        elif kind == "broken off":
+            records = client.get_many("d", list("abc"))
+            next(records)
+            records.close()
+        assert connections() > 0
+    # Nothing waits for a garbage collection, either.
+    wait_until(lambda: connections() == 0)

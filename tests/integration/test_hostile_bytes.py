@@ -28,7 +28,7 @@ HOSTILE = {
     "a tag that is no tag": b"\x07",
     "nothing but 0xff": b"\xff" * 64,
 }
-EMPTY_REQUESTS = {"GetCapabilities", "GetStoreStats", "ListDatasets"}
+EMPTY_REQUESTS = {"GetCapabilities", "GetServerStatus", "GetStoreStats", "ListDatasets"}
 """Their messages have no field of text, so that what is no text is an unknown field."""
 
 

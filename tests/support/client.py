@@ -26,6 +26,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 import tensorus
 from support.arrays import random_bits
+from support.logs import log_restored
 from support.servers import engine_config
 from tensorus.cli._app import app
 from tensorus.types import PolicyExplanation, RestoreReport, SnapshotInfo, StoreStats, TensorInfo
@@ -296,7 +297,8 @@ class Ran:
 
 def run_command(*arguments: object, **settings: Any) -> Ran:
     """Run the command line in this process; fails where a user would see a traceback."""
-    result = CliRunner().invoke(app, list(map(str, arguments)), prog_name="tensorus", **settings)
+    with log_restored():
+        result = CliRunner().invoke(app, list(map(str, arguments)), prog_name="tensorus", **settings)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise AssertionError(f"a traceback reaches the user of {arguments}") from result.exception
     return Ran(result.exit_code, result.stdout, result.stderr)

@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from support.tools import require_tools, skip
+import pytest
+
+from support.tools import require_tools
 
 Kind = Literal["ext4", "xfs"]
 
@@ -45,7 +47,8 @@ class Disk:
         subprocess.run([f"mkfs.{kind}", *quiet, str(self._image)], check=True)
         ran = subprocess.run(self._mount_command(), capture_output=True, text=True, check=False)
         if ran.returncode:
-            skip(f"mounting {kind} takes root and loop devices: {ran.stderr.strip()}")
+            # That the machine lacks them is no fault of CI.
+            pytest.skip(f"mounting {kind} takes root and loop devices: {ran.stderr.strip()}")
         self._mounted = True
 
     def cut(self) -> None:

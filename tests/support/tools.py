@@ -18,6 +18,7 @@ PACKAGES = {
     "protoc": "protobuf-compiler",
     "protoc-gen-go": "protoc-gen-go",
     "/usr/share/gocode/src/google.golang.org/protobuf": "golang-google-protobuf-dev",
+    "strace": "strace",
     "/usr/share/java/protobuf.jar": "libprotobuf-java",
 }
 """Programs, and files by their path, with the packages of Debian and Ubuntu that have them."""

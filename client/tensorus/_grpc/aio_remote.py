@@ -294,7 +294,7 @@ class _Driver(Driver[AsyncRemoteBackend, T, R], Generic[T, R, V]):
         request = call.request.SerializeToString()
         timeout_s, metadata = call.timeout_s(self._backend.timeout_s), self._metadata()
         with self._attempt():
-            method: Any = channel.unary_unary(SERVICE + call.name)
+            method: Any = channel.unary_unary(call.path)
             raw: bytes = await method(request, timeout=timeout_s, metadata=metadata)
         self._heard()
         return raw

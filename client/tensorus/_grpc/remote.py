@@ -10,7 +10,7 @@ import grpc
 
 from tensorus import _allocator
 from tensorus._backend import Backend
-from tensorus._grpc import calls, calls_copies, calls_history, direct, inserts, reads, tracing
+from tensorus._grpc import calls, calls_access, calls_copies, calls_history, direct, inserts, reads, tracing
 from tensorus._grpc.channel import SERVICE, LazyChannel, begun
 from tensorus._grpc.known import insert_known
 from tensorus._grpc.patience import Patience, warn_when_stuck
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tensorus._grpc.patience import Observer
     from tensorus._grpc.servers import Server
     from tensorus._grpc.steps import Call, Step, Steps
+    from tensorus.access import ServerStatus
     from tensorus.errors import DataCorruptError, TensorusError
     from tensorus.types import (
         DatasetInfo,
@@ -212,6 +213,14 @@ class RemoteBackend(Backend):
         """See `Backend`."""
         return self._result(calls.explain(sample, policies))
 
+    def server_status(self) -> ServerStatus:
+        """See `Backend`."""
+        return self.call(calls_access.server_status())
+
+    def ask_access(self, call: Call[T]) -> T:
+        """See `Backend`."""
+        return self.call(call)
+
     def store_stats(self) -> StoreStats:
         """See `Backend`."""
         return self.call(calls.store_stats())
@@ -320,6 +329,19 @@ class _Driver(Driver[RemoteBackend, T, R]):
                 self._close()
         return None
 
+    def _close(self) -> None:
+        """End the stream, and free it.
+
+        A call that is received on this thread is freed, and its connection with it, when its last event has been taken. Nobody
+        else takes it, and gRPC has no public way to do so after a cancel.
+        """
+        stream = self._stream
+        super()._close()
+        take_event = getattr(stream, "_consume_next_event", None)
+        while take_event is not None and stream._state.due:  # noqa: SLF001
+            # Waits for nobody: the call is cancelled here.
+            take_event()
+
     def _channel(self, key: str) -> grpc.Channel:
         """Return the channel to the server for a call."""
         try:
@@ -350,7 +372,7 @@ class _Driver(Driver[RemoteBackend, T, R]):
         request = call.request.SerializeToString()
         timeout_s, metadata = call.timeout_s(self._backend.timeout_s), self._metadata()
         with self._attempt:
-            method: Any = channel.unary_unary(SERVICE + call.name)
+            method: Any = channel.unary_unary(call.path)
             raw: bytes = method(request, timeout=timeout_s, metadata=metadata)
         self._heard()
         return raw

@@ -76,6 +76,12 @@ class Call(Generic[T]):
     """Of an attempt, where the client allows more."""
     timeout_s_min: float = 0.0
     """Of an attempt that may take long, where the client allows less."""
+    service: str = "TensorService"
+
+    @property
+    def path(self) -> str:
+        """The method as gRPC names it."""
+        return f"/tensorus.v1.{self.service}/{self.name}"
 
     @property
     def key(self) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from tensorus._arguments import at_of, dataset_name, dataset_taken, policy_of, retention_of, verified_part
 from tensorus._arrays.assemble import Assembler
 from tensorus._damage import intact
-from tensorus._grpc import calls
+from tensorus._grpc import calls, calls_access
 from tensorus._grpc.aio_remote import AsyncRemoteBackend
 from tensorus._grpc.verify import verify
 from tensorus._verifying import Verifying
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tensorus._connection import Connection
     from tensorus._damage import OnDamaged
     from tensorus._verifying import OnDamage, OnVerifyProgress
+    from tensorus.access import ServerStatus
+    from tensorus.aio._access import AsyncAccess
     from tensorus.types import At, DatasetInfo, DatasetStats, Policy, Schema, StoreStats, VerifyReport
 
 __all__ = ["AsyncStoreClient"]
@@ -107,6 +109,17 @@ class AsyncStoreClient:
     async def stats(self, dataset: str, *, at: At | None = None) -> DatasetStats:
         """Return sums over a dataset's tensors. See `tensorus.Client.stats`."""
         return await self._backend.call(calls.dataset_stats(dataset_name(dataset), at_of(at)))
+
+    @property
+    def access(self) -> AsyncAccess:
+        """Tokens, rights and quotas, for administrators. See `tensorus.Client.access`."""
+        from tensorus.aio._access import AsyncAccess  # noqa: PLC0415 - few programs need it
+
+        return AsyncAccess(self._backend)
+
+    async def server_status(self) -> ServerStatus:
+        """Return what serves the store. See `tensorus.Client.server_status`."""
+        return await self._backend.call(calls_access.server_status())
 
     async def store_stats(self) -> StoreStats:
         """Return the sizes of the whole store. See `tensorus.Client.store_stats`."""

@@ -25,11 +25,13 @@ from tensorus.cli.info import info
 from tensorus.cli.ls import ls
 from tensorus.cli.put import put
 from tensorus.cli.recover import recover
+from tensorus.cli.rights import chown, grant, grants, quota, quotas, revoke
 from tensorus.cli.rm import rm
 from tensorus.cli.serve import serve
 from tensorus.cli.stats import stats
 from tensorus.cli.status import status
 from tensorus.cli.tls import tls
+from tensorus.cli.token import token
 from tensorus.cli.verify import verify
 from tensorus.errors import NotFoundError, TensorusError, UnavailableError
 
@@ -104,6 +106,7 @@ for _command in (
         restore,
         retention,
     ),
-    *(explain, bench, import_, copy, backup, status, df, gc, verify, recover, check_store, tls),
+    *(explain, bench, import_, copy, backup, status, df, gc, verify, recover, check_store),
+    *(tls, token, grant, revoke, grants, quota, quotas, chown),
 ):
     app.add_command(_command)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tensorus.cli._connection import DEFAULT_ADDRESS
-from tensorus.cli._setting_kinds import BOOL, FILE, FOLDER, SIZE_KIND, TEXT, count, seconds
+from tensorus.cli._setting_kinds import BOOL, FILE, FOLDER, SIZE_KIND, TEXT, choice, count, seconds
 
 if TYPE_CHECKING:
     from tensorus.cli._setting_kinds import Kind
@@ -64,9 +64,10 @@ REMOTE = "Beyond one machine"
 NETWORK = "Network"
 SECURITY = "Security"
 LIMITS = "Limits"
+LOGS = "Logs"
 WATCHING = "Metrics and traces"
 
-GROUPS = (STORE, REMOTE, NETWORK, SECURITY, LIMITS, WATCHING)
+GROUPS = (STORE, REMOTE, NETWORK, SECURITY, LIMITS, LOGS, WATCHING)
 """The groups, in the order of the help."""
 
 SETTINGS = (
@@ -173,6 +174,18 @@ SETTINGS = (
         unset="only if others than this machine can connect, and not with --insecure",
     ),
     Setting(
+        "oidc_issuer",
+        TEXT,
+        None,
+        "oidc_issuer",
+        SECURITY,
+        "Also accept tokens of this OpenID Connect issuer, for example https://login.example.com. Needs --oidc-audience.",
+        metavar="URL",
+    ),
+    Setting(
+        "oidc_audience", TEXT, None, "oidc_audience", SECURITY, "What the issuer's tokens must have as their audience."
+    ),
+    Setting(
         "insecure",
         BOOL,
         False,
@@ -248,6 +261,39 @@ SETTINGS = (
         LIMITS,
         "Worker processes, each with its share of threads, streams and memory. Useful for many clients with small tensors. "
         "Linux only.",
+    ),
+    Setting(
+        "log_format",
+        choice("text", "json"),
+        "text",
+        "logs.format",
+        LOGS,
+        "Form of the log on the error stream: text for people, or JSON, one object per line.",
+    ),
+    Setting(
+        "log_level",
+        choice("debug", "info", "warning", "error"),
+        "info",
+        "logs.level",
+        LOGS,
+        "Lowest level that is logged. debug has every failed call.",
+    ),
+    Setting(
+        "access_log",
+        BOOL,
+        False,
+        "logs.access",
+        LOGS,
+        "Log every call at its end, not only those that fail.",
+    ),
+    Setting(
+        "audit_log",
+        FILE,
+        None,
+        "logs.audit_file",
+        LOGS,
+        "File to append to, as one JSON object per line, who did what to which tensor.",
+        unset="no audit log",
     ),
     Setting(
         "metrics_listen",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -24,11 +25,15 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
+EXIT_UNAVAILABLE = 4
+
+_log = logging.getLogger("tensorus.cli.serve")
+
 
 @click.command(cls=SettingsCommand)
 @settings_options
 @click.option("--print-config", is_flag=True, help="Print the effective settings as TOML with their origins, and exit.")
-@click.option("--verbose", is_flag=True, help="Log every failed call.")
+@click.option("--verbose", is_flag=True, help="The same as --log-level debug.")
 def serve(chosen: tuple[Chosen, ...], *, print_config: bool, verbose: bool) -> None:
     """Serve a store until SIGTERM or Ctrl-C.
 
@@ -47,17 +52,29 @@ def serve(chosen: tuple[Chosen, ...], *, print_config: bool, verbose: bool) -> N
     if print_config:
         _print_settings(chosen)
         return
+    if verbose:
+        config = replace(config, logs=replace(config.logs, level="debug"))
     try:
-        from tensorus_server.errors import StoreUnavailableError  # noqa: PLC0415 - not part of the thin client
-
-        run = _alone() if config.workers == 1 else _together(verbose=verbose)
+        run = _alone() if config.workers == 1 else _together()
     except ImportError as error:
         raise engine_missing(error) from error
-    _log_to_stderr(config.workers, verbose=verbose)
+    _run_logged(config, run)
+
+
+def _run_logged(config: ServerConfig, run: Callable[[ServerConfig, Callable[[str], None]], None]) -> None:
+    from tensorus_server.errors import StoreUnavailableError  # noqa: PLC0415 - not part of the thin client
+    from tensorus_server.logs.setup import log_to_stderr  # noqa: PLC0415
+
+    # The processes of one server share an error stream.
+    log_to_stderr(config.logs, names_process=config.workers > 1)
     try:
         config = checked_exposure(config)
         run(config, lambda address: _announce(config, address))
     except StoreUnavailableError as error:
+        if config.logs.format == "json":
+            # Whoever reads the stream reads objects, to the last line.
+            _log.critical("%s", error)
+            raise SystemExit(EXIT_UNAVAILABLE) from error
         raise UnavailableError(str(error), reason=error.reason) from error
 
 
@@ -68,20 +85,15 @@ def _print_settings(chosen: tuple[Chosen, ...]) -> None:
         print_text(line)
 
 
-def _log_to_stderr(workers: int, *, verbose: bool) -> None:
-    # The processes of one server share an error stream.
-    process = "" if workers == 1 else " [%(process)d]"
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format=f"%(asctime)s %(levelname)s{process} %(name)s: %(message)s",
-    )
-
-
 def _announce(config: ServerConfig, address: str) -> None:
     together = "" if config.workers == 1 else f", {config.workers} workers"
     reserve = "" if config.engine.chunks else f", reserve {human_bytes(config.engine.reserve_bytes)}"
     tls = "" if config.tls is None else ", TLS" if config.tls.client_ca is None else ", TLS with client certificates"
-    print_text(f"Tensorus serves {config.engine.describe()} on {address}{tls}{reserve}{together}. Ctrl-C stops it.")
+    text = f"Tensorus serves {config.engine.describe()} on {address}{tls}{reserve}{together}"
+    if config.logs.format == "json":
+        _log.info("%s", text, extra={"fields": {"address": address}})
+    else:
+        print_text(f"{text}. Ctrl-C stops it.")
 
 
 def _alone() -> Callable[[ServerConfig, Callable[[str], None]], None]:
@@ -95,10 +107,10 @@ def _alone() -> Callable[[ServerConfig, Callable[[str], None]], None]:
     return run
 
 
-def _together(*, verbose: bool) -> Callable[[ServerConfig, Callable[[str], None]], None]:
+def _together() -> Callable[[ServerConfig, Callable[[str], None]], None]:
     """Return a function that serves in worker processes. gRPC, which forks badly, must not be imported here."""
     from tensorus_server.processes.supervisor import supervise  # noqa: PLC0415 - not part of the thin client
 
     # -P keeps the current folder out of sys.path, so that the installed packages are imported.
-    command = [sys.executable, "-P", "-m", "tensorus.cli._worker", "DEBUG" if verbose else "INFO"]
+    command = [sys.executable, "-P", "-m", "tensorus.cli._worker"]
     return lambda config, announce: supervise(config, command, announce)

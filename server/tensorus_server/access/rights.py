@@ -41,7 +41,7 @@ PRINCIPAL_BYTES_MAX = 256
 PATTERN_BYTES_MAX = DATASET_NAME_BYTES_MAX + 1
 """A dataset's name and the star."""
 
-_PRINCIPAL = re.compile(r"(token|cert|oidc|group):[^\x00-\x20\x7f]+")
+_PRINCIPAL = re.compile(r"(token|cert|oidc|group):(?! )[^\x00-\x1f\x7f]+(?<! )")
 
 
 class Role(IntEnum):
@@ -105,15 +105,21 @@ class Caller:
         """Whether the server authenticates nobody, so that the caller may do everything."""
         return self.principal == LOCAL
 
+    @property
+    def owner(self) -> str:
+        """Who owns what the caller creates; empty: nobody."""
+        return "" if self.is_local else self.principal
+
     def session_of(self, request_id: str) -> str:
         """Return the name under which the engine knows a request of this caller, which no other caller can give.
 
-        It begins with the principal, which has no spaces. If that is too long for a request id, hashes of both stand for them.
+        It is the principal, a space, and the id. If the principal has a space, or all of it is too long for a request id,
+        hashes of both stand for them, which begin like no principal.
         """
         if self.is_local or not request_id:
             return request_id
         name = f"{self.principal} {request_id}"
-        if len(name.encode(errors="replace")) <= REQUEST_ID_BYTES_MAX:
+        if " " not in self.principal and len(name.encode(errors="replace")) <= REQUEST_ID_BYTES_MAX:
             return name
         return f"{_hash(self.principal)[:32]} {_hash(request_id)}"
 
@@ -175,7 +181,7 @@ def require_principal(principal: str) -> None:
     """
     if len(principal.encode(errors="replace")) > PRINCIPAL_BYTES_MAX or not _PRINCIPAL.fullmatch(principal):
         raise InvalidNameError(
-            f"principal is {principal[:300]!r}, must be token:NAME, cert:NAME, oidc:NAME or group:NAME, without spaces, "
+            f"principal is {principal[:300]!r}, must be token:NAME, cert:NAME, oidc:NAME or group:NAME, "
             f"of up to {PRINCIPAL_BYTES_MAX} bytes"
         )
 

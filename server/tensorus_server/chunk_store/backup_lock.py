@@ -39,7 +39,7 @@ class BackupLock:
         """Share the lock during the block, without waiting; yield False if a backup has it.
 
         Raises:
-            StoreUnavailableError: the store's folder was removed, or the file cannot be opened.
+            StoreUnavailableError: the store's folder was removed, or the file cannot be opened or locked.
         """
         try:
             with as_store_errors("lock the store against backups"):
@@ -49,7 +49,9 @@ class BackupLock:
             yield True
             return
         try:
-            yield _lock(descriptor, fcntl.LOCK_SH)
+            with as_store_errors("lock the store against backups"):
+                is_shared = _lock(descriptor, fcntl.LOCK_SH)
+            yield is_shared
         finally:
             os.close(descriptor)
 

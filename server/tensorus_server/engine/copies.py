@@ -99,7 +99,7 @@ class Copies:
         return self._run(copies, take)
 
     def copy_dataset(
-        self, name: str, new_name: str, *, at: At | None = None, request_id: str = ""
+        self, name: str, new_name: str, *, at: At | None = None, request_id: str = "", owner: str = ""
     ) -> tuple[Dataset, int]:
         """Create a dataset with the policy, schema and retention of another one and all of its tensors.
 
@@ -121,7 +121,7 @@ class Copies:
         require_request_id(request_id or "-", dataset=name)
         generation = None if at is None else self._snapshots.generation_of(name, at)
         copied = self._catalogue.copies.copy_dataset(
-            name, new_name, at=generation, tensors_max=DATASET_COPY_TENSORS_MAX, request_id=request_id
+            name, new_name, at=generation, tensors_max=DATASET_COPY_TENSORS_MAX, request_id=request_id, owner=owner
         )
         self._catalogue.maintain(idle=False)
         return copied

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_server.background import WorkerPool, close_parts
 from tensorus_server.chunk_store.abc import PayloadBusyError
+from tensorus_server.engine.access import Access
 from tensorus_server.engine.collection import Collection
 from tensorus_server.engine.copies import Copies
 from tensorus_server.engine.health import Health
@@ -138,6 +139,8 @@ class Engine(Reads, Collection):
         self._purger = Purger(catalogue, self._health)
         self._snapshots = Snapshots(catalogue, self._purger.wake)
         self._copies = Copies(catalogue, self._snapshots)
+        self.access = Access(catalogue.access)
+        """Tokens, rights and quotas."""
         self._closing = threading.Event()
         every_s = _SWEEP_EVERY_S if membership is None else _SWEEP_SHARED_EVERY_S
         self._sweeper = Sweeper(
@@ -151,12 +154,19 @@ class Engine(Reads, Collection):
             self._sweeper.start()
 
     def create_dataset(
-        self, name: str, policy: StoragePolicy | None = None, schema: Schema | None = None, retention_s: int = 0
+        self,
+        name: str,
+        policy: StoragePolicy | None = None,
+        schema: Schema | None = None,
+        retention_s: int = 0,
+        *,
+        owner: str = "",
     ) -> Dataset:
         """Create a dataset. Without a policy it uses the default preset; without a schema it accepts any tensor.
 
         Args:
             retention_s: how long replaced and deleted tensors stay readable, in seconds.
+            owner: the principal whose quota its tensors count against; empty: nobody's.
 
         Raises:
             InvalidRequestError: the retention is negative or too long.
@@ -169,7 +179,7 @@ class Engine(Reads, Collection):
         require_schema(schema)
         require_policy_fit(policy, schema, dataset=name)
         require_retention(retention_s, dataset=name)
-        return self._catalogue.datasets.create(name, policy, schema, retention_s)
+        return self._catalogue.datasets.create(name, policy, schema, retention_s, owner=owner)
 
     def get_dataset(self, name: str) -> Dataset:
         """Return the dataset.

@@ -47,8 +47,11 @@ class Purger:
         return self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        while not self._closing.is_set():
+        while True:
+            # Forget the wake-up before asking what it was for: `close` sets the other event first.
             self._woken.clear()
+            if self._closing.is_set():
+                return
             try:
                 self._health.require()
             except StoreUnavailableError:

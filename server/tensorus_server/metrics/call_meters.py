@@ -71,9 +71,6 @@ class CallMeters:
         # Without the lock: a change of a dict is atomic.
         self._open[call] = _NOTHING
 
-    def tensor(self, call: Call, tensor_id: str, error: Exception | None) -> None:
-        """See `CallObserver`. Errors of tensors are counted where clients are told of them."""
-
     def ended(self, call: Call, error: Exception | None) -> None:
         """See `CallObserver`."""
         seconds = time.monotonic() - call.started_s

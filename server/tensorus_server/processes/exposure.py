@@ -20,7 +20,9 @@ def settled(config: ServerConfig) -> ServerConfig:
     """
     if config.authenticates is not None:
         return config
-    return replace(config, authenticates=not (config.insecure or is_loopback(_host_of(config))))
+    # An identity provider is for nothing else.
+    asks = config.oidc_issuer is not None or not (config.insecure or is_loopback(_host_of(config)))
+    return replace(config, authenticates=asks)
 
 
 def refusal_to_start(config: ServerConfig) -> str | None:

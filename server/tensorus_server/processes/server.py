@@ -18,15 +18,18 @@ from tensorus_server.app import open_engine
 from tensorus_server.background import join_all
 from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.limits import RECEIVED_MESSAGE_BYTES_MAX
+from tensorus_server.logs.audit_file import AuditFile
 from tensorus_server.metrics.call_meters import CallMeters
 from tensorus_server.metrics.sampler import Sampler
 from tensorus_server.metrics.showing import shown
 from tensorus_server.processes.descriptors import connections_max, raise_limit
+from tensorus_server.processes.gate import build_gate, identity_provider
 from tensorus_server.processes.port import require_port
 from tensorus_server.processes.service_manager import ServiceManager
 from tensorus_server.processes.signals import stop_event
+from tensorus_server.rpc.access_calls import AccessCalls
+from tensorus_server.rpc.access_service import ACCESS_SERVICE_NAME, access_handler
 from tensorus_server.rpc.admission import Admission, AdmissionLimits
-from tensorus_server.rpc.calls import Gate
 from tensorus_server.rpc.service import SERVICE_NAME, TensorService
 
 if TYPE_CHECKING:
@@ -96,14 +99,18 @@ class Server:
             board: where to write the values of metrics; None: nowhere.
 
         Raises:
-            StoreUnavailableError: the store cannot be opened, the port is not available, or the certificates cannot be used.
+            StoreUnavailableError: the store or the audit log cannot be opened, the port is not available, or the certificates
+                cannot be used.
         """
         self._config = config
+        self._audit = None if config.logs.audit_file is None else AuditFile(config.logs.audit_file)
         self.certificates = _watched_certificates(config)
         """Those of TLS; None: connections are not encrypted."""
         if not config.shares_port:
-            # Checked before a new store is created. gRPC's own check would also log several lines to stderr.
+            # gRPC's own check would also log several lines to stderr.
             require_port(config.listen)
+        # Both before a new store is created.
+        provider = identity_provider(config)
         self._engine = open_engine(config.engine, ask=ask)
         self._health = health.HealthServicer(experimental_non_blocking=True)
         self._thread_names = f"tensorus-call-{next(_numbers)}-"
@@ -136,11 +143,12 @@ class Server:
 
             self._traces = Traces()
             observers.append(self._traces.calls)
-        gate = Gate(self._admission, observers=observers)
+        gate = build_gate(config, self._engine.access, self._admission, provider, self._audit, more=observers)
         service = TensorService(self._engine, gate, store=config.engine.describe())
-        self._server.add_generic_rpc_handlers((service.handler(),))
+        calls = AccessCalls(self._engine.access, gate.quotas.streams_of if gate.quotas is not None else lambda _: 0)
+        self._server.add_generic_rpc_handlers((service.handler(), access_handler(calls, gate)))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (SERVICE_NAME, ACCESS_SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         try:
             self.port = self._listen()
@@ -236,6 +244,8 @@ class Server:
         # The store is closed on another thread: if the disk hangs, so does the catalogue's fsync, which has no timeout.
         if not join_all([closing], 2 * _ENDING_S):
             raise StoreUnavailableError(f"the store has not closed {2 * _ENDING_S:.0f} s after the calls ended")
+        if self._audit is not None:
+            self._audit.close()
         if failures:
             raise failures[0]
         if not ended:

@@ -7,25 +7,35 @@
 
 from __future__ import annotations
 
+import secrets
 import time
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
-from tensorus_server.access.rights import EVERYTHING, LOCAL_CALLER, Rights
+from tensorus_server.access.rights import EVERYTHING, LOCAL_CALLER, Caller, Rights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import grpc
     from google.protobuf.message import Message
 
-    from tensorus_server.access.rights import Caller, Role
+    from tensorus_server.access.rights import Role
+    from tensorus_server.errors import StreamStalledError
     from tensorus_server.meters import Trace
-    from tensorus_server.rpc.admission import Admission
+    from tensorus_server.rpc.admission import Admission, Place
+    from tensorus_server.rpc.quotas import Budget, Quotas
 
-__all__ = ["Call", "CallObserver", "Gate"]
+__all__ = ["OK", "Call", "CallObserver", "Gate", "TensorObserver"]
 
 CALL_ID_HEADER = "x-request-id"
 _CALL_ID_CHARACTERS_MAX = 128
+
+OK = "OK"
+"""The outcome of what did not fail; that of what failed is the reason of its error."""
+
+_UNKNOWN_CALLER = Caller("unknown:")
+"""Whoever makes a call, until authentication has found out."""
 
 
 class CallObserver(Protocol):
@@ -34,25 +44,35 @@ class CallObserver(Protocol):
     def began(self, call: Call) -> None:
         """Note that a call arrived; who makes it is not known yet."""
 
-    def tensor(self, call: Call, tensor_id: str, error: Exception | None) -> None:
-        """Note the outcome of one tensor that an insert, a deletion or another change named."""
-
     def ended(self, call: Call, error: Exception | None) -> None:
-        """Note that a call ended, and the error that made it fail."""
+        """Note that a call ended, and the error that made it fail. It was not told to the client yet."""
+
+
+class TensorObserver(Protocol):
+    """Is told of every tensor that a call changes, before the client is. Like a `CallObserver` otherwise."""
+
+    def tensors(self, call: Call, outcomes: Sequence[tuple[str, str]]) -> None:
+        """Note tensors that an insert, a deletion or another change named: ids, each with its outcome, `OK` or a reason."""
 
 
 class Call:
     """One call. Written by the threads of the call alone."""
 
     __slots__ = (
+        "_call_id",
         "_context",
         "_gate",
+        "_touch",
         "caller",
+        "cut_by",
         "dataset",
+        "details",
+        "failure_number",
         "inserted_bytes",
         "method",
         "read_bytes",
         "received_bytes",
+        "request",
         "sent_bytes",
         "started_s",
         "tensors",
@@ -75,6 +95,17 @@ class Call:
         self.received_bytes = 0
         """Of messages, as gRPC delivers them."""
         self.sent_bytes = 0
+        self._touch: Callable[[], None] | None = None
+        """Set for streams whose bandwidth is limited."""
+        self.request: Message | None = None
+        """Of a call with one request, once its rights were checked."""
+        self.details: Mapping[str, str] | None = None
+        """What the request does not say of a change, such as the id of a new token, for the audit log. Never a secret."""
+        self.cut_by: Exception | None = None
+        """Why the server cancelled the call; its client gets no reason."""
+        self.failure_number = ""
+        """The number of an unexpected error that made it fail."""
+        self._call_id = ""
         self.inserted_bytes = 0
         """Canonical bytes of the values that it received to store."""
         self.read_bytes = 0
@@ -89,11 +120,22 @@ class Call:
 
     @property
     def call_id(self) -> str:
-        """The id that the client gave the call in its metadata; empty: none, or one that is not allowed."""
-        for name, value in self._context.invocation_metadata():
-            if name == CALL_ID_HEADER and isinstance(value, str):
-                return value if len(value) <= _CALL_ID_CHARACTERS_MAX and value.isprintable() else ""
-        return ""
+        """The id that the client gave the call in its metadata, or, if it gave none or one that is not allowed, a new one."""
+        if not self._call_id:
+            given = self._metadata(CALL_ID_HEADER)
+            is_allowed = 0 < len(given) <= _CALL_ID_CHARACTERS_MAX and given.isascii() and given.isprintable()
+            self._call_id = given if is_allowed else secrets.token_hex(6)
+        return self._call_id
+
+    @property
+    def credential(self) -> str:
+        """The kind of credential that the client showed, never its value: "token", "JWT", "certificate", "other" or "none"."""
+        scheme, _, shown = self._metadata("authorization").partition(" ")
+        if not scheme:
+            return "certificate" if self._context.auth_context().get("x509_common_name") else "none"
+        if scheme.lower() != "bearer":
+            return "other"
+        return "token" if shown.startswith("tns_") else "JWT" if shown.count(".") == 2 else "other"
 
     @property
     def is_cancelled(self) -> bool:
@@ -102,15 +144,62 @@ class Call:
 
     def header(self, name: str) -> str:
         """Return what the client's metadata have under a name; empty: nothing."""
-        for key, value in self._context.invocation_metadata() or ():
-            if key == name and isinstance(value, str):
+        return self._metadata(name)
+
+    def fields(self) -> dict[str, str | int | float]:
+        """Return what every line about the call has in the log."""
+        found: dict[str, str | int | float] = {
+            "method": self.method,
+            # Without the kind, and without the escapes of an IPv6 address.
+            "peer": self.peer.partition(":")[2].replace("%5B", "[").replace("%5D", "]"),
+            "principal": self.caller.principal,
+            "request_id": self.call_id,
+        }
+        if self.dataset:
+            found["dataset"] = self.dataset
+        return found
+
+    def _metadata(self, key: str) -> str:
+        for name, value in self._context.invocation_metadata() or ():
+            if name == key and isinstance(value, str):
                 return value
         return ""
 
     def received(self, message: bytes) -> bytes:
-        """Count a message that arrived, and return it."""
+        """Count a message of a stream that arrived, and return it; waits if the caller's bandwidth is used up."""
         self.received_bytes += len(message)
+        if self._touch is not None:
+            self._pass(len(message), self._touch)
         return message
+
+    def sent(self, message: bytes) -> bytes:
+        """Count a message of a stream that is to be sent, and return it; waits as `received` does."""
+        self.sent_bytes += len(message)
+        if self._touch is not None:
+            self._pass(len(message), self._touch)
+        return message
+
+    def limit_bandwidth(self, touch: Callable[[], None]) -> None:
+        """Keep the stream within its caller's bandwidth from now on, if that is limited.
+
+        Args:
+            touch: called while the stream waits for that, which is no silence of the client.
+        """
+        quotas = self._gate.quotas
+        if quotas is not None and quotas.limits_bandwidth(self.caller.principal):
+            self._touch = touch
+
+    def budget_of(self, dataset: str) -> Budget | None:
+        """Return what may be stored in a dataset; None: nothing limits that."""
+        return None if self._gate.quotas is None else self._gate.quotas.budget_of(dataset)
+
+    def _pass(self, count: int, touch: Callable[[], None]) -> None:
+        def is_active() -> bool:
+            touch()
+            return self._context.is_active()
+
+        assert self._gate.quotas is not None
+        self._gate.quotas.pass_bytes(self.caller.principal, count, is_active)
 
     def count_read(self, canonical_bytes: int) -> None:
         """Count values that are sent."""
@@ -128,11 +217,15 @@ class Call:
         """
         self._gate.rights().require(self.caller, role, dataset)
 
-    def note_tensor(self, tensor_id: str, error: Exception | None) -> None:
-        """Tell the observers of the outcome of one tensor."""
-        self.tensors += error is None
-        for observer in self._gate.observers:
-            observer.tensor(self, tensor_id, error)
+    @property
+    def wants_tensors(self) -> bool:
+        """Whether anybody is to be told of tensors."""
+        return bool(self._gate.tensor_observers)
+
+    def note_tensors(self, outcomes: Sequence[tuple[str, str]]) -> None:
+        """Tell what became of tensors that the call changed or meant to change: ids, each with `OK` or a reason."""
+        for observer in self._gate.tensor_observers:
+            observer.tensors(self, outcomes)
 
 
 class Gate:
@@ -144,7 +237,9 @@ class Gate:
         *,
         authenticate: Callable[[grpc.ServicerContext], Caller] = lambda _: LOCAL_CALLER,
         rights: Callable[[], Rights] = Rights,
+        quotas: Quotas | None = None,
         observers: Sequence[CallObserver] = (),
+        tensor_observers: Sequence[TensorObserver] = (),
     ) -> None:
         """Let calls pass.
 
@@ -152,12 +247,16 @@ class Gate:
             admission: limits how many there are.
             authenticate: returns who makes a call; raises `UnauthenticatedError`.
             rights: returns the rights that hold now.
+            quotas: keeps callers within theirs; None: nobody has one.
             observers: told of every call.
+            tensor_observers: told of every tensor that a call changes.
         """
         self.admission = admission
         self._authenticate = authenticate
         self.rights = rights
+        self.quotas = quotas
         self.observers = tuple(observers)
+        self.tensor_observers = tuple(tensor_observers)
 
     def arrived(self, method: str, context: grpc.ServicerContext) -> Call:
         """Return a call that has just arrived."""
@@ -167,12 +266,30 @@ class Gate:
         return call
 
     def identify(self, call: Call, context: grpc.ServicerContext) -> None:
-        """Find out who makes the call.
+        """Find out who makes the call, and count it.
 
         Raises:
             UnauthenticatedError: nobody that is known.
+            RateLimitedError: the caller makes too many.
         """
+        call.caller = _UNKNOWN_CALLER
         call.caller = self._authenticate(context)
+        if self.quotas is not None:
+            self.quotas.admit(call.caller.principal)
+
+    @contextmanager
+    def stream(
+        self, call: Call, end: Callable[[StreamStalledError], None], *, is_active: Callable[[], bool]
+    ) -> Iterator[Place]:
+        """Admit a stream for the duration of the block; see `Admission.stream`.
+
+        Raises:
+            RateLimitedError: the caller has too many open.
+        """
+        counted = nullcontext() if self.quotas is None else self.quotas.stream(call.caller.principal)
+        with counted, self.admission.stream(end, is_active=is_active) as place:
+            call.limit_bandwidth(place.touch)
+            yield place
 
     def authorize(self, call: Call, request: Message, needs: Callable[[Message], Sequence[tuple[Role, str]]]) -> None:
         """Check that the caller has the rights that a request needs.
@@ -180,6 +297,7 @@ class Gate:
         Raises:
             PermissionDeniedError: it lacks one.
         """
+        call.request = request
         needed = needs(request)
         if needed and needed[0][1] != EVERYTHING:
             call.dataset = needed[0][1]

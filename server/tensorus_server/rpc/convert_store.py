@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tensorus_server.engine.store_stats import StoreStats
     from tensorus_server.engine.verify.verification import Progress
     from tensorus_server.errors import EngineError
+    from tensorus_server.rpc.calls import Call
 
 __all__ = ["damage_to", "progress_to", "report_to", "store_stats_to", "target_from"]
 
@@ -25,12 +26,8 @@ def target_from(request: pb.VerifyRequest) -> Target:
     return Target(request.dataset, tuple(request.ids), rate)
 
 
-def damage_to(error: EngineError, call: str) -> pb.Damage:
-    """Convert an error whose facts say what is damaged.
-
-    Args:
-        call: the method's name, for the log.
-    """
+def damage_to(error: EngineError, call: Call) -> pb.Damage:
+    """Convert an error whose facts say what is damaged, and log it."""
     facts = error.facts
     dataset = facts.get("dataset", "")
     return pb.Damage(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_server.engine.paging import Answer
 from tensorus_server.errors import InvalidRequestError
+from tensorus_server.rpc.calls import OK
 from tensorus_server.rpc.convert import dataset_to, tensor_to
 from tensorus_server.rpc.convert_history import at_from
 
@@ -21,8 +22,13 @@ __all__ = ["copy_dataset", "copy_tensors", "run_copies"]
 
 def copy_tensors(copies: Copies, request: pb.CopyTensorsRequest, call: Call) -> pb.CopyTensorsResponse:
     """Copy or move tensors."""
+    if (budget := call.budget_of(request.dataset or request.source_dataset)) is not None:
+        budget.require_room()
     request.request_id = call.caller.session_of(request.request_id)
-    return pb.CopyTensorsResponse(tensors=map(tensor_to, run_copies(copies, request)))
+    copied = run_copies(copies, request)
+    call.tensors = len(copied)
+    call.note_tensors([(tensor.id, OK) for tensor in copied])
+    return pb.CopyTensorsResponse(tensors=map(tensor_to, copied))
 
 
 def run_copies(copies: Copies, request: pb.CopyTensorsRequest) -> list[Tensor]:
@@ -57,5 +63,8 @@ def copy_dataset(copies: Copies, request: pb.CopyDatasetRequest, call: Call) -> 
     """Copy a dataset."""
     at = at_from(request.at, dataset=request.name) if request.HasField("at") else None
     request_id = call.caller.session_of(request.request_id)
-    copied, tensors = copies.copy_dataset(request.name, request.new_name, at=at, request_id=request_id)
+    copied, tensors = copies.copy_dataset(
+        request.name, request.new_name, at=at, request_id=request_id, owner=call.caller.owner
+    )
+    call.tensors = tensors
     return pb.CopyDatasetResponse(dataset=dataset_to(copied), tensors=tensors)

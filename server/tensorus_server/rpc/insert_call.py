@@ -25,7 +25,7 @@ from tensorus_codecs.errors import CorruptChunkError, UnsupportedCodecError
 from tensorus_codecs.pipeline import codec_ids, decode_record
 from tensorus_server.access.rights import Role
 from tensorus_server.background import STUCK_S, join_all
-from tensorus_server.engine.insert.stream import InsertOptions
+from tensorus_server.engine.insert.stream import InsertOptions, ItemResult
 from tensorus_server.engine.validate import require_request_id
 from tensorus_server.errors import (
     ChecksumMismatchError,
@@ -34,9 +34,11 @@ from tensorus_server.errors import (
     PayloadTooLargeError,
     SegmentMisalignedError,
     SessionTakenOverError,
+    reason_of,
 )
-from tensorus_server.limits import CHUNK_BYTES_MAX
-from tensorus_server.model import Segment
+from tensorus_server.limits import CHUNK_BYTES_MAX, ID_BYTES_MAX
+from tensorus_server.model import Outcome, Segment, Tensor
+from tensorus_server.rpc.calls import OK
 from tensorus_server.rpc.convert import (
     checksum_from,
     encoding_from,
@@ -50,12 +52,13 @@ if TYPE_CHECKING:
 
     from tensorus_protos.v1 import tensorus_pb2 as pb
     from tensorus_server.engine.engine import Engine
-    from tensorus_server.engine.insert.stream import InsertStream, ItemProgress, ItemResult
+    from tensorus_server.engine.insert.stream import InsertStream, ItemProgress
     from tensorus_server.errors import StreamStalledError
     from tensorus_server.model import NewTensor
     from tensorus_server.rpc.admission import Place
     from tensorus_server.rpc.calls import Call
     from tensorus_server.rpc.framing import InsertMessage
+    from tensorus_server.rpc.quotas import Budget
 
 __all__ = ["InsertCall"]
 
@@ -82,8 +85,14 @@ class InsertCall:
         self._messages = messages
         self._place = place
         self._call = call
-        self._outbox = Outbox(draining_s)
+        self._outbox = Outbox(call, draining_s)
+        self._noting = threading.Lock()
+        """Held while results are counted, which several threads bring."""
+        self._ids: dict[int, str] | None = {} if call.wants_tensors else None
+        """Ids of the items without a result, if anybody is to be told of them."""
+        self._is_trial = False
         self._dataset = ""
+        self._budget: Budget | None = None
         self._encodings: list[frozenset[str]] = []
         self._stream: InsertStream | None = None
         self._ends_early = False
@@ -180,6 +189,7 @@ class InsertCall:
             raise InvalidRequestError("first message of the stream does not open it")
         self._dataset = self._call.dataset = head.open.dataset
         self._call.require(Role.WRITER, self._dataset)
+        self._budget = self._call.budget_of(self._dataset)
         for encoding in head.open.encodings:
             # Fails here, before the client sends data, if this server cannot decode it.
             if isinstance(encoding_from(encoding).filter, BaseFilter):
@@ -193,6 +203,7 @@ class InsertCall:
             require_request_id(request_id, dataset=self._dataset)
             request_id = self._call.caller.session_of(request_id)
             held.enter_context(self._engine.sessions.held(request_id, self._take_over))
+        self._is_trial = head.open.validate_only
         options = InsertOptions(
             request_id or None, head.open.all_or_nothing, head.open.validate_only, trace=self._call.trace
         )
@@ -204,7 +215,29 @@ class InsertCall:
     def _report(self, news: Sequence[ItemResult | ItemProgress]) -> None:
         # Before the news is sent, since the stream was not silent while the server worked.
         self._place.touch()
+        if not self._is_trial:
+            self._note([told for told in news if isinstance(told, ItemResult)])
         self._outbox.report(news)
+
+    def _note(self, results: Sequence[ItemResult]) -> None:
+        """Count tensors, and say what became of them, before the client is told."""
+        stored = [result.outcome for result in results if isinstance(result.outcome, Tensor)]
+        with self._noting:
+            self._call.tensors += len(stored)
+        if self._budget is not None:
+            for tensor in stored:
+                if tensor.outcome is not Outcome.ALREADY_STORED:
+                    self._budget.note(tensor.storage.stored_bytes)
+        if self._ids is None or not results:
+            return
+        named = []
+        for result in results:
+            announced, outcome = self._ids.pop(result.item, ""), result.outcome
+            if isinstance(outcome, Exception):
+                named.append((announced, reason_of(outcome)))
+            else:
+                named.append((outcome.id, OK))
+        self._call.note_tensors(named)
 
     def _stall(self, cancel: Callable[[StreamStalledError], None], error: StreamStalledError) -> None:
         """End the call because its client stalled, with a reason if one can still be sent."""
@@ -226,6 +259,8 @@ class InsertCall:
             # The segment is neither checked nor decoded, since nothing of this insert will be stored.
             stream.drop(segment.item, announced=segment.HasField("tensor"))
             return
+        if self._ids is not None and segment.HasField("tensor"):
+            self._ids[segment.item] = segment.tensor.id[:ID_BYTES_MAX]
         try:
             new = self._announced(segment) if segment.HasField("tensor") else None
             payload_crc32c = self._checked_crc32c(segment, payload)
@@ -246,6 +281,8 @@ class InsertCall:
 
     def _announced(self, segment: pb.Segment) -> NewTensor:
         new = new_tensor_from(segment.tensor, dataset=self._dataset)
+        if self._budget is not None:
+            self._budget.require_room()
         if new.base is not None and new.base.dataset:
             # Whoever sees how small the differences are knows something of the base.
             self._call.require(Role.READER, new.base.dataset)

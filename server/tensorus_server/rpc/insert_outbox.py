@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from tensorus_server.engine.insert.stream import ItemResult
+    from tensorus_server.rpc.calls import Call
 
 __all__ = ["Outbox", "progress_to"]
 
@@ -38,10 +39,11 @@ below `MESSAGE_BYTES_MAX`."""
 class Outbox:
     """Collects the news for the client until it is sent. Thread-safe."""
 
-    def __init__(self, draining_s: Callable[[], float | None]) -> None:
+    def __init__(self, call: Call, draining_s: Callable[[], float | None]) -> None:
         """Start without news.
 
         Args:
+            call: whose news they are.
             draining_s: see `InsertCall`.
         """
         self._draining_s = draining_s
@@ -49,7 +51,7 @@ class Outbox:
         self._changed = threading.Condition()
         self._opened: list[ItemProgress] | None = None
         self._results: list[ItemResult] = []
-        self._result = _ResultMessage()
+        self._result = _ResultMessage(call)
         self._progress: dict[int, ItemProgress] = {}
         self._received_bytes = 0
         self._acknowledged_bytes = 0
@@ -199,7 +201,8 @@ def progress_to(progress: ItemProgress) -> pb.ItemStatus:
 class _ResultMessage:
     """A message that is reused for one result after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, call: Call) -> None:
+        self._call = call
         self._message = pb.ItemStatus(status=status_pb2.Status())
         self._tensor = TensorMessage(self._message.tensor)
 
@@ -207,7 +210,7 @@ class _ResultMessage:
         """Serialize the result of an item."""
         message, tensor = self._message, result.outcome
         if isinstance(tensor, Exception):
-            return pb.ItemStatus(item=result.item, status=status_of(tensor, call="Insert")).SerializeToString()
+            return pb.ItemStatus(item=result.item, status=status_of(tensor, call=self._call)).SerializeToString()
         message.item = result.item
         # A tensor that was only validated has no generation, and nothing of it is stored.
         message.committed_bytes = tensor.spec.canonical_bytes if tensor.generation else 0

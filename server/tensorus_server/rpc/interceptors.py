@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from tensorus_server.errors import InvalidRequestError
 from tensorus_server.rpc.rights import NEEDS
-from tensorus_server.rpc.status import DETAILS_KEY, code_of, retry_delay_s, status_of
+from tensorus_server.rpc.status import DETAILS_KEY, code_of, retry_delay_s, status_of_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,8 +61,7 @@ def guard_unary(
                 gate.authorize(call, request, needs)
                 answer = method(request, call).SerializeToString()
         except Exception as error:  # noqa: BLE001 - the last place to turn it into a status
-            gate.ended(call, error)
-            _end_with(error, name, context)
+            _end_with(error, call, gate, context)
         call.sent_bytes = len(answer)
         gate.ended(call, None)
         return answer
@@ -87,10 +86,9 @@ def guard_stream(
     @functools.wraps(method)
     def guarded(given: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
         call = gate.arrived(name, context)
-        failure: Exception | None = None
         try:
             gate.identify(call, context)
-            with gate.admission.stream(_cancelling(name, context), is_active=context.is_active) as place:
+            with gate.stream(call, _cancelling(call, context), is_active=context.is_active) as place:
                 place.trace = call.trace
                 request: Any
                 if request_type is None:
@@ -99,19 +97,19 @@ def guard_stream(
                     call.received_bytes = len(given)
                     request = parsed(given, request_type)
                     gate.authorize(call, request, needs)
-                for message in method(request, place, call):
+                for message in map(call.sent, method(request, place, call)):
                     place.begin_sending()
-                    call.sent_bytes += len(message)
                     yield message
                     place.end_sending()
                     if not context.is_active():
-                        return
+                        break
         except Exception as error:  # noqa: BLE001 - the last place to turn it into a status
-            failure = error
-            _end_with(error, name, context)
-        finally:
-            # Also if the client goes away: gRPC then closes this generator where it is.
-            gate.ended(call, failure)
+            _end_with(error, call, gate, context)
+        except BaseException:
+            # The client went away: gRPC closes this generator where it is.
+            gate.ended(call, call.cut_by)
+            raise
+        gate.ended(call, call.cut_by)
 
     return guarded
 
@@ -139,43 +137,41 @@ def guard_upload(
                 raise grpc.RpcError
 
         call = gate.arrived(name, context)
-        failure: Exception | None = None
-        answer = b""
         try:
             gate.identify(call, context)
-            with gate.admission.stream(_cancelling(name, context), is_active=context.is_active) as place:
+            with gate.stream(call, _cancelling(call, context), is_active=context.is_active) as place:
                 place.trace = call.trace
                 requests = place.requests(map(call.received, messages), memory_bytes)
                 answer = method(requests, require_caller, call)
         except grpc.RpcError:
             # The caller has gone, so the answer goes nowhere.
-            return b""
+            answer = b""
         except Exception as error:  # noqa: BLE001 - the last place to turn it into a status
-            failure = error
-            _end_with(error, name, context)
-        finally:
-            call.sent_bytes = len(answer)
-            gate.ended(call, failure)
+            _end_with(error, call, gate, context)
+        call.sent_bytes = len(answer)
+        gate.ended(call, call.cut_by)
         return answer
 
     return guarded
 
 
-def _cancelling(call: str, context: grpc.ServicerContext) -> Callable[[StreamStalledError], None]:
+def _cancelling(call: Call, context: grpc.ServicerContext) -> Callable[[StreamStalledError], None]:
     """Return a function that ends a call whose thread is blocked in gRPC.
 
     Only cancelling the call wakes such a thread. The client then gets CANCELLED without a reason; the log has the reason.
     """
 
     def cancel(error: StreamStalledError) -> None:
-        status_of(error, call=call)
+        call.cut_by = error
         context.cancel()
 
     return cancel
 
 
-def _end_with(error: Exception, call: str, context: grpc.ServicerContext) -> NoReturn:
-    status = status_of(error, call=call)
+def _end_with(error: Exception, call: Call, gate: Gate, context: grpc.ServicerContext) -> NoReturn:
+    status = status_of_call(error, call=call)
+    # Before the client is told, so that the log has it by then.
+    gate.ended(call, error)
     trailers: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status.SerializeToString())]
     retry_after_s = retry_delay_s(error)
     if retry_after_s is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from google.rpc import status_pb2
@@ -11,13 +12,16 @@ from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_server.access.rights import Role
 from tensorus_server.engine.paging import Answer
 from tensorus_server.engine.validate import require_known_count
-from tensorus_server.errors import EngineError
+from tensorus_server.errors import EngineError, reason_of
 from tensorus_server.model import NewTensor
+from tensorus_server.rpc.calls import OK
 from tensorus_server.rpc.convert import new_tensor_from, outcome_to, tensor_to
 from tensorus_server.rpc.framing import require_message_size
 from tensorus_server.rpc.status import status_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tensorus_server.engine.engine import Engine
     from tensorus_server.model import Tensor
     from tensorus_server.rpc.calls import Call
@@ -36,6 +40,8 @@ def insert_known(engine: Engine, request: pb.InsertKnownRequest, call: Call) -> 
     """
     require_message_size(request.ByteSize(), dataset=request.dataset)
     require_known_count(len(request.tensors), dataset=request.dataset)
+    if (budget := call.budget_of(request.dataset)) is not None:
+        budget.require_room()
     announced = [_announced(message, request.dataset) for message in request.tensors]
     places = [place for place, new in enumerate(announced) if isinstance(new, NewTensor)]
     outcomes: list[Tensor | Exception | None] = [new if isinstance(new, Exception) else None for new in announced]
@@ -46,7 +52,8 @@ def insert_known(engine: Engine, request: pb.InsertKnownRequest, call: Call) -> 
     )
     for place, outcome in zip(places, found, strict=True):
         outcomes[place] = outcome
-    answer: Answer[_Result, pb.ItemStatus] = Answer(_to_status)
+    _note(call, request, outcomes)
+    answer: Answer[_Result, pb.ItemStatus] = Answer(partial(_to_status, call))
     missing: list[int] = []
     for place, outcome in enumerate(outcomes):
         if outcome is None:
@@ -64,10 +71,21 @@ def _announced(message: pb.Tensor, dataset: str) -> NewTensor | Exception:
         return error
 
 
-def _to_status(result: _Result) -> pb.ItemStatus:
+def _note(call: Call, request: pb.InsertKnownRequest, outcomes: Sequence[Tensor | Exception | None]) -> None:
+    """Say what became of the tensors, but for those that the client still has to send."""
+    named = [
+        (message.id, reason_of(outcome)) if isinstance(outcome, Exception) else (outcome.id, OK)
+        for message, outcome in zip(request.tensors, outcomes, strict=True)
+        if outcome is not None
+    ]
+    call.tensors = sum(outcome == OK for _, outcome in named)
+    call.note_tensors(named)
+
+
+def _to_status(call: Call, result: _Result) -> pb.ItemStatus:
     place, outcome = result
     if isinstance(outcome, Exception):
-        return pb.ItemStatus(item=place, status=status_of(outcome, call="InsertKnown"))
+        return pb.ItemStatus(item=place, status=status_of(outcome, call=call))
     return pb.ItemStatus(
         item=place,
         status=status_pb2.Status(),

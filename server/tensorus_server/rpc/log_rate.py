@@ -6,6 +6,12 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tensorus_server.logs.formats import Field
 
 __all__ = ["LogRate"]
 
@@ -28,12 +34,23 @@ class LogRate:
         self._lock = threading.Lock()
         self._windows: dict[str, _Window] = {}
 
-    def log(self, level: int, kind: str, text: str, *arguments: object) -> None:
-        """Log a line, unless its kind has used up its window; `text` and `arguments` are those of `Logger.log`."""
+    def log(
+        self,
+        level: int,
+        kind: str,
+        text: str,
+        *arguments: object,
+        fields: Callable[[], Mapping[str, Field]] = dict,
+    ) -> None:
+        """Log a line, unless its kind has used up its window; `text` and `arguments` are those of `Logger.log`.
+
+        Args:
+            fields: returns the names and values of the line for machines; called only if the line is logged.
+        """
         if not self._logger.isEnabledFor(level):
             return
         if self._logger.isEnabledFor(logging.DEBUG):
-            self._logger.log(level, text, *arguments)
+            self._logger.log(level, text, *arguments, extra={"fields": fields()})
             return
         with self._lock:
             window = self._windows.setdefault(kind, _Window())
@@ -43,7 +60,7 @@ class LogRate:
         if suppressed:
             self._logger.log(level, "%s: %d more like these were not logged", kind, suppressed)
         if lines <= _LINES_MAX:
-            self._logger.log(level, text, *arguments)
+            self._logger.log(level, text, *arguments, extra={"fields": fields()})
         if lines == _LINES_MAX:
             self._logger.log(level, "%s: more like these within %.0f s are not logged", kind, _WINDOW_S)
 

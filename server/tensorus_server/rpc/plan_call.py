@@ -15,6 +15,7 @@ from tensorus_server.rpc.convert_read import read_from
 if TYPE_CHECKING:
     from tensorus_server.engine.engine import Engine
     from tensorus_server.engine.read.plans import StoredPlan
+    from tensorus_server.rpc.calls import Call
 
 __all__ = ["get_plan"]
 
@@ -25,7 +26,7 @@ _SPARE_S = 30.0
 """How much earlier the ranges expire for the client, so that it does not begin what the store would end."""
 
 
-def get_plan(engine: Engine, request: pb.GetPlanRequest) -> pb.GetPlanResponse:
+def get_plan(engine: Engine, request: pb.GetPlanRequest, call: Call) -> pb.GetPlanResponse:
     """Answer a call: plans for the first tensors, up to the first one that the server has to read.
 
     Raises:
@@ -64,6 +65,7 @@ def get_plan(engine: Engine, request: pb.GetPlanRequest) -> pb.GetPlanResponse:
         first_chunk = 0
         if plan.next_chunk:
             break
+    call.tensors = len(response.plans)
     return response
 
 

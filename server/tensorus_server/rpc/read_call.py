@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tensorus_server.engine.read.reader import Piece, TensorReader
     from tensorus_server.meters import Trace
     from tensorus_server.model import Part, Tensor
+    from tensorus_server.rpc.calls import Call
 
     _Placed: TypeAlias = tuple[Tensor | Exception, Part, Place | None]
 
@@ -46,23 +47,19 @@ class ReadCall:
 
     def __init__(
         self,
-        call: str,
+        call: Call,
         reader: TensorReader,
         response_type: type[pb.GetResponse | pb.QueryResponse],
         options: pb.ReadOptions,
         *,
         borrow: Callable[[int], None],
-        count: Callable[[int], None] = lambda _: None,
-        trace: Trace | None = None,
         fail_fast: bool,
     ) -> None:
         """Check the options.
 
         Args:
-            call: the method's name, for the log.
+            call: counts the tensors that are read.
             borrow: reserves at least so many bytes of the memory budget; blocks until they are free.
-            count: told how many canonical bytes of values were read.
-            trace: is told how long large tensors took; None: nobody traces the call.
 
         Raises:
             UnsupportedDTypeError: this version does not know the dtype to cast to.
@@ -76,8 +73,6 @@ class ReadCall:
             )
         self._call = call
         self._borrow = borrow
-        self._count = count
-        self._trace = trace
         self._bytes_left_small = SMALL_READ_BYTES
         self._as_dtype = dtype_by_number(options.as_dtype) if options.as_dtype else None
         if options.as_dtype and self._as_dtype is None:
@@ -132,8 +127,9 @@ class ReadCall:
                     yield from self._read(item, found, part)
                 else:
                     yield from self._packer.add_tensor(item, found, None, last=False)
-                    self._count(whole.decoded_length)
+                    self._call.count_read(whole.decoded_length)
                     yield from self._packer.add_piece(item, whole, last=True)
+                self._call.tensors += 1
             except Exception as error:
                 if self._fail_fast or retry_delay_s(error) is not None:
                     raise
@@ -183,11 +179,12 @@ class ReadCall:
         if remaining == 0:
             return
         pieces = self._reader.read(tensor, plan, self._accepted_codecs, record_bytes_max=self._payload_bytes_max)
-        if self._trace is not None and remaining > _TRACED_BYTES_MIN:
-            pieces = _traced(pieces, self._trace, {"item": item, "tensor": tensor.id, "bytes": remaining})
+        trace = self._call.trace
+        if trace is not None and remaining > _TRACED_BYTES_MIN:
+            pieces = _traced(pieces, trace, {"item": item, "tensor": tensor.id, "bytes": remaining})
         for piece in pieces:
             remaining -= piece.decoded_length
-            self._count(piece.decoded_length)
+            self._call.count_read(piece.decoded_length)
             yield from self._packer.add_piece(item, piece, last=remaining == 0)
 
 

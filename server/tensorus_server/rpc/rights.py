@@ -63,6 +63,14 @@ def _reader_of_all(_: Any) -> Sequence[tuple[Role, str]]:
     return ((Role.READER, EVERYTHING),)
 
 
+def _admin_of_all(_: Any) -> Sequence[tuple[Role, str]]:
+    return ((Role.ADMIN, EVERYTHING),)
+
+
+def _admin_of_pattern(request: Any) -> Sequence[tuple[Role, str]]:
+    return ((Role.ADMIN, request.grant.pattern),)
+
+
 NEEDS: dict[str, Needs] = {
     "GetCapabilities": _nothing,
     "GetServerStatus": _nothing,
@@ -95,5 +103,15 @@ NEEDS: dict[str, Needs] = {
     "CopyTensors": _copy_tensors,
     "Verify": _verify,
     "GetStoreStats": _reader_of_all,
+    "CreateToken": _admin_of_all,
+    "ListTokens": _admin_of_all,
+    "RevokeToken": _admin_of_all,
+    "AddGrant": _admin_of_pattern,
+    "RemoveGrant": _admin_of_pattern,
+    # Those that the caller has, or administers.
+    "ListGrants": _nothing,
+    "SetQuota": _admin_of_all,
+    "ListQuotas": _admin_of_all,
+    "SetOwner": _admin_of_all,
 }
 """By method. A method that is not here is not served."""

@@ -10,28 +10,29 @@ from tensorus_server.access.rights import EVERYTHING, Role
 from tensorus_server.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
+    from tensorus_server.access.rights import Caller, Rights
     from tensorus_server.engine.engine import Engine
-    from tensorus_server.rpc.calls import Call, Gate
 
 __all__ = ["server_status"]
 
 
 def server_status(
-    engine: Engine, gate: Gate, call: Call, *, started_s: float, store: str
+    engine: Engine, rights: Rights, caller: Caller, *, started_s: float, store: str
 ) -> pb.GetServerStatusResponse:
     """Answer a call.
 
     Args:
+        rights: that hold now.
+        caller: who asks.
         started_s: when the process began to serve, in seconds since 1970.
         store: where the store is, without passwords.
     """
-    rights = gate.rights()
-    is_admin = rights.allows(call.caller, Role.ADMIN, EVERYTHING)
+    is_admin = rights.allows(caller, Role.ADMIN, EVERYTHING)
     status = pb.GetServerStatusResponse(
         version=version("tensorus"),
-        principal=call.caller.principal,
-        rights=sorted({str(scope) for scope in rights.of(call.caller)}),
-        authenticates=not call.caller.is_local,
+        principal=caller.principal,
+        rights=sorted({str(scope) for scope in rights.of(caller)}),
+        authenticates=not caller.is_local,
         healthy=_is_healthy(engine),
         store=store if is_admin else "",
     )

@@ -18,6 +18,7 @@ from tensorus_server.engine.query import Query, parse_order
 from tensorus_server.errors import DataCorruptError, DrainingError, UnimplementedError
 from tensorus_server.limits import EXPLAIN_STREAM_BYTES, INSERT_STREAM_BYTES, READ_STREAM_BYTES
 from tensorus_server.model import At
+from tensorus_server.rpc.calls import OK
 from tensorus_server.rpc.capabilities import capabilities
 from tensorus_server.rpc.convert import dataset_to, metadata_from, policy_from, schema_from, stats_to, tensor_to
 from tensorus_server.rpc.convert_filter import filter_from
@@ -75,27 +76,27 @@ class TensorService:
         unary: dict[str, tuple[Any, Any]] = {
             "GetCapabilities": (_plain(self.get_capabilities), pb.GetCapabilitiesRequest),
             "GetServerStatus": (self.get_server_status, pb.GetServerStatusRequest),
-            "CreateDataset": (_plain(self.create_dataset), pb.CreateDatasetRequest),
+            "CreateDataset": (self.create_dataset, pb.CreateDatasetRequest),
             "GetDataset": (_plain(self.get_dataset), pb.GetDatasetRequest),
             "ListDatasets": (self.list_datasets, pb.ListDatasetsRequest),
             "UpdateDataset": (_plain(self.update_dataset), pb.UpdateDatasetRequest),
             "DeleteDataset": (_plain(self.delete_dataset), pb.DeleteDatasetRequest),
-            "GetDatasetStats": (_plain(self.get_dataset_stats), pb.GetDatasetStatsRequest),
+            "GetDatasetStats": (self.get_dataset_stats, pb.GetDatasetStatsRequest),
             "CreateSnapshot": (_plain(self.create_snapshot), pb.CreateSnapshotRequest),
-            "ListSnapshots": (_plain(self.list_snapshots), pb.ListSnapshotsRequest),
+            "ListSnapshots": (self.list_snapshots, pb.ListSnapshotsRequest),
             "DeleteSnapshot": (_plain(self.delete_snapshot), pb.DeleteSnapshotRequest),
             "RestoreDataset": (_plain(self.restore_dataset), pb.RestoreDatasetRequest),
             "GetStoreStats": (_plain(self.get_store_stats), pb.GetStoreStatsRequest),
             "InsertKnown": (self.insert_known, pb.InsertKnownRequest),
             "GetInsertStatus": (self.get_insert_status, pb.GetInsertStatusRequest),
             "CancelInsert": (self.cancel_insert, pb.CancelInsertRequest),
-            "ListTensors": (_plain(self.list_tensors), pb.ListTensorsRequest),
-            "UpdateTensor": (_plain(self.update_tensor), pb.UpdateTensorRequest),
-            "DeleteTensors": (_plain(self.delete_tensors), pb.DeleteTensorsRequest),
+            "ListTensors": (self.list_tensors, pb.ListTensorsRequest),
+            "UpdateTensor": (self.update_tensor, pb.UpdateTensorRequest),
+            "DeleteTensors": (self.delete_tensors, pb.DeleteTensorsRequest),
             "CopyTensors": (self.copy_tensors, pb.CopyTensorsRequest),
             "CopyDataset": (self.copy_dataset, pb.CopyDatasetRequest),
             "RenameDataset": (self.rename_dataset, pb.RenameDatasetRequest),
-            "GetPlan": (_plain(self.get_plan), pb.GetPlanRequest),
+            "GetPlan": (self.get_plan, pb.GetPlanRequest),
         }
         handlers: dict[str, Any] = {
             name: grpc.unary_unary_rpc_method_handler(guard_unary(name, method, request_type, self._gate))
@@ -124,18 +125,20 @@ class TensorService:
 
     def get_server_status(self, _: pb.GetServerStatusRequest, call: Call) -> pb.GetServerStatusResponse:
         """Return what this process is, and who the caller is to it."""
-        return server_status(self._engine, self._gate, call, started_s=self._started_s, store=self._store)
+        return server_status(
+            self._engine, self._gate.rights(), call.caller, started_s=self._started_s, store=self._store
+        )
 
     def get_capabilities(self, _: pb.GetCapabilitiesRequest) -> pb.GetCapabilitiesResponse:
         """Return version, limits, codecs, presets and features."""
         return capabilities(direct_reads=self._engine.plans.enabled)
 
-    def create_dataset(self, request: pb.CreateDatasetRequest) -> pb.CreateDatasetResponse:
+    def create_dataset(self, request: pb.CreateDatasetRequest, call: Call) -> pb.CreateDatasetResponse:
         """Create a dataset."""
         policy = policy_from(request.policy) if request.HasField("policy") else None
         schema = schema_from(request.schema) if request.HasField("schema") else None
         retention_s = retention_from(request.retention, dataset=request.name)
-        created = self._engine.create_dataset(request.name, policy, schema, retention_s)
+        created = self._engine.create_dataset(request.name, policy, schema, retention_s, owner=call.caller.owner)
         return pb.CreateDatasetResponse(dataset=dataset_to(created))
 
     def get_dataset(self, request: pb.GetDatasetRequest) -> pb.GetDatasetResponse:
@@ -144,7 +147,7 @@ class TensorService:
 
     def list_datasets(self, request: pb.ListDatasetsRequest, call: Call) -> pb.ListDatasetsResponse:
         """Return a page of the datasets that the caller may read."""
-        answer = Answer(_or_damage(dataset_to, "ListDatasets"))
+        answer = Answer(_or_damage(dataset_to, call))
         _, token = self._engine.list_datasets(
             page_size=request.page_size,
             page_token=request.page_token,
@@ -169,11 +172,11 @@ class TensorService:
         deleted = self._engine.delete_dataset(request.name, drop_snapshots=request.drop_snapshots)
         return pb.DeleteDatasetResponse(deleted_tensors=deleted)
 
-    def get_dataset_stats(self, request: pb.GetDatasetStatsRequest) -> pb.GetDatasetStatsResponse:
+    def get_dataset_stats(self, request: pb.GetDatasetStatsRequest, call: Call) -> pb.GetDatasetStatsResponse:
         """Return sums over a dataset's tensors."""
         stats = self._engine.dataset_stats(request.name, _at_of(request, dataset=request.name))
         response = stats_to(stats)
-        response.damages.extend(damage_to(damage, "GetDatasetStats") for damage in stats.damages)
+        response.damages.extend(damage_to(damage, call) for damage in stats.damages)
         return response
 
     def create_snapshot(self, request: pb.CreateSnapshotRequest) -> pb.CreateSnapshotResponse:
@@ -181,9 +184,9 @@ class TensorService:
         created = self._engine.snapshots.create(request.dataset, request.name)
         return pb.CreateSnapshotResponse(snapshot=snapshot_to(created))
 
-    def list_snapshots(self, request: pb.ListSnapshotsRequest) -> pb.ListSnapshotsResponse:
+    def list_snapshots(self, request: pb.ListSnapshotsRequest, call: Call) -> pb.ListSnapshotsResponse:
         """Return a page of a dataset's snapshots."""
-        answer = Answer(_or_damage(snapshot_to, "ListSnapshots"))
+        answer = Answer(_or_damage(snapshot_to, call))
         _, token = self._engine.snapshots.page(
             request.dataset, page_size=request.page_size, page_token=request.page_token, take=answer.take
         )
@@ -229,46 +232,34 @@ class TensorService:
         self._engine.cancel_insert(call.caller.session_of(request.request_id))
         return pb.CancelInsertResponse()
 
-    def get(self, request: pb.GetRequest, place: Place, told: Call) -> Iterator[bytes]:
+    def get(self, request: pb.GetRequest, place: Place, call: Call) -> Iterator[bytes]:
         """Read tensors by id."""
         options, fail_fast = request.options, request.fail_fast
-        call = ReadCall(
-            *("Get", self._engine.reader, pb.GetResponse, options),
-            borrow=place.borrow,
-            count=told.count_read,
-            trace=told.trace,
-            fail_fast=fail_fast,
-        )
+        reading = ReadCall(call, self._engine.reader, pb.GetResponse, options, borrow=place.borrow, fail_fast=fail_fast)
         if options.until_plan:
-            call.end_at_plan(self._engine.plans)
+            reading.end_at_plan(self._engine.plans)
         reads = [read_from(read) for read in request.reads]
-        at = self._pinned(request, call)
+        at = self._pinned(request, reading)
         found = self._engine.find(request.dataset, reads, with_payloads=not options.headers_only, at=at)
-        return call.responses((tensor, read.part) for tensor, read in zip(found, reads, strict=True))
+        return reading.responses((tensor, read.part) for tensor, read in zip(found, reads, strict=True))
 
-    def query(self, request: pb.QueryRequest, place: Place, told: Call) -> Iterator[bytes]:
+    def query(self, request: pb.QueryRequest, place: Place, call: Call) -> Iterator[bytes]:
         """Read the tensors that match a filter."""
         options = request.options
-        call = ReadCall(
-            *("Query", self._engine.reader, pb.QueryResponse, options),
-            borrow=place.borrow,
-            count=told.count_read,
-            trace=told.trace,
-            fail_fast=False,
-        )
+        reading = ReadCall(call, self._engine.reader, pb.QueryResponse, options, borrow=place.borrow, fail_fast=False)
         part = slices_from(request.slices) if request.HasField("slices") else None
         found = self._engine.select(
-            _query_from(request, self._pinned(request, call)),
+            _query_from(request, self._pinned(request, reading)),
             with_payloads=not options.headers_only,
             resume_token=request.resume_token,
         )
-        return call.responses(((tensor, part) for tensor in found), found)
+        return reading.responses(((tensor, part) for tensor in found), found)
 
-    def get_plan(self, request: pb.GetPlanRequest) -> pb.GetPlanResponse:
+    def get_plan(self, request: pb.GetPlanRequest, call: Call) -> pb.GetPlanResponse:
         """Tell where large tensors are in the object store."""
-        return get_plan(self._engine, request)
+        return get_plan(self._engine, request, call)
 
-    def verify(self, request: pb.VerifyRequest, place: Place, _: Call) -> Iterator[bytes]:
+    def verify(self, request: pb.VerifyRequest, place: Place, call: Call) -> Iterator[bytes]:
         """Read stored bytes again and report damage."""
         place.borrow(READ_STREAM_BYTES)
 
@@ -278,11 +269,11 @@ class TensorService:
             return place.is_active()
 
         verification = self._engine.verify(target_from(request), request.resume_token)
-        return (response.SerializeToString() for response in verify_responses(verification, has_caller))
+        return (response.SerializeToString() for response in verify_responses(verification, has_caller, call))
 
-    def list_tensors(self, request: pb.ListTensorsRequest) -> pb.ListTensorsResponse:
+    def list_tensors(self, request: pb.ListTensorsRequest, call: Call) -> pb.ListTensorsResponse:
         """Return a page of tensors without their bytes."""
-        answer = Answer(_or_damage(tensor_to, "ListTensors"))
+        answer = Answer(_or_damage(tensor_to, call))
         _, token = self._engine.list_tensors(
             request.dataset,
             filter_from(request.filter if request.HasField("filter") else None, request.filter_text),
@@ -293,21 +284,27 @@ class TensorService:
             at=_at_of(request, dataset=request.dataset),
         )
         tensors, damages = _split(answer.entries, pb.Tensor)
+        call.tensors = len(tensors)
         return pb.ListTensorsResponse(tensors=tensors, damages=damages, next_page_token=token)
 
-    def update_tensor(self, request: pb.UpdateTensorRequest) -> pb.UpdateTensorResponse:
+    def update_tensor(self, request: pb.UpdateTensorRequest, call: Call) -> pb.UpdateTensorResponse:
         """Replace a tensor's metadata."""
         metadata = metadata_from(request.metadata, dataset=request.dataset, tensor=request.id)
-        return pb.UpdateTensorResponse(
-            tensor=tensor_to(self._engine.update_metadata(request.dataset, request.id, metadata))
-        )
+        updated = self._engine.update_metadata(request.dataset, request.id, metadata)
+        call.tensors = 1
+        call.note_tensors([(updated.id, OK)])
+        return pb.UpdateTensorResponse(tensor=tensor_to(updated))
 
-    def delete_tensors(self, request: pb.DeleteTensorsRequest) -> pb.DeleteTensorsResponse:
+    def delete_tensors(self, request: pb.DeleteTensorsRequest, call: Call) -> pb.DeleteTensorsResponse:
         """Delete tensors."""
         # The answer may have to repeat every id. It fits into a message if the request does.
         require_message_size(request.ByteSize(), dataset=request.dataset)
         deleted = set(self._engine.delete_tensors(request.dataset, list(request.ids)))
         missing_ids = dict.fromkeys(tensor_id for tensor_id in request.ids if tensor_id not in deleted)
+        call.tensors = len(deleted)
+        if call.wants_tensors:
+            outcomes = {tensor_id: OK if tensor_id in deleted else "TENSOR_NOT_FOUND" for tensor_id in request.ids}
+            call.note_tensors(list(outcomes.items()))
         return pb.DeleteTensorsResponse(deleted=len(deleted), missing_ids=missing_ids)
 
     def copy_tensors(self, request: pb.CopyTensorsRequest, call: Call) -> pb.CopyTensorsResponse:
@@ -345,7 +342,7 @@ def _plain(method: Callable[[Request], M]) -> Callable[[Request, Call], M]:
     return lambda request, _: method(request)
 
 
-def _or_damage(convert: Callable[[T], M], call: str) -> Callable[[T | DataCorruptError], M | pb.Damage]:
+def _or_damage(convert: Callable[[T], M], call: Call) -> Callable[[T | DataCorruptError], M | pb.Damage]:
     """Return a function that converts an entry with `convert`, or to a Damage if it could not be read."""
 
     def converted(found: T | DataCorruptError) -> M | pb.Damage:

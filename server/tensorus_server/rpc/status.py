@@ -1,7 +1,8 @@
 """Maps each error's reason to its gRPC code and log level, and converts errors to `google.rpc.Status`.
 
-The error of a whole call is sent as a code, a message, and a status in the trailers. The error of one item is sent in band, as
-the same status. An unexpected error is sent as fixed text with a number; the log has the details under that number.
+The error of a whole call is sent as a code, a message, and a status in the trailers; `call_log.py` logs it when the call ends.
+The error of one item is sent in band, as the same status, and logged here. An unexpected error is sent as fixed text with a
+number; the log has the details under that number.
 """
 
 from __future__ import annotations
@@ -19,15 +20,35 @@ from tensorus_server.meters import Tally
 from tensorus_server.rpc.log_rate import LogRate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from google.protobuf.message import Message
 
-__all__ = ["DETAILS_KEY", "ERROR_DOMAIN", "STATUS_BY_REASON", "TOLD", "code_of", "retry_delay_s", "status_of"]
+    from tensorus_server.logs.formats import Field
+    from tensorus_server.rpc.calls import Call
+
+__all__ = [
+    "DETAILS_KEY",
+    "ERROR_DOMAIN",
+    "REQUEST_ID_FACT",
+    "STATUS_BY_REASON",
+    "TOLD",
+    "code_of",
+    "log_failure",
+    "message_of",
+    "retry_delay_s",
+    "status_of",
+    "status_of_call",
+]
 
 ERROR_DOMAIN = "tensorus"
 """The `domain` of every ErrorInfo."""
 
 DETAILS_KEY = "grpc-status-details-bin"
 """The trailer that carries the status. Source: gRPC's convention for rich errors."""
+
+REQUEST_ID_FACT = "request_id"
+"""In the metadata of every ErrorInfo: the id of the call, under which the log has it."""
 
 _MESSAGE_BYTES_MAX = 1024
 _FACT_BYTES_MAX = 256
@@ -39,6 +60,7 @@ STATUS_BY_REASON: dict[str, tuple[grpc.StatusCode, int]] = {
     "TENSOR_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, logging.DEBUG),
     "SNAPSHOT_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, logging.DEBUG),
     "STATE_NOT_KEPT": (grpc.StatusCode.NOT_FOUND, logging.DEBUG),
+    "TOKEN_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, logging.DEBUG),
     "ALREADY_EXISTS": (grpc.StatusCode.ALREADY_EXISTS, logging.DEBUG),
     "STORED_DIFFERENTLY": (grpc.StatusCode.ALREADY_EXISTS, logging.DEBUG),
     "GENERATION_MISMATCH": (grpc.StatusCode.FAILED_PRECONDITION, logging.DEBUG),
@@ -94,27 +116,66 @@ def code_of(error: BaseException) -> grpc.StatusCode:
     return STATUS_BY_REASON[reason_of(error)][0]
 
 
-def status_of(error: BaseException, *, call: str) -> status_pb2.Status:
-    """Convert the error to a status, and log it.
+def status_of(error: BaseException, *, call: Call) -> status_pb2.Status:
+    """Convert the error of one item of a call to a status, and log it."""
+    reason = reason_of(error)
+    number = uuid.uuid4().hex if reason == "INTERNAL" else ""
+    log_failure(call, error, number, {"reason": reason})
+    return _status(error, call, number)
+
+
+def status_of_call(error: BaseException, *, call: Call) -> status_pb2.Status:
+    """Convert the error that made a call fail to a status. It is logged at the end of the call."""
+    if reason_of(error) == "INTERNAL":
+        call.failure_number = uuid.uuid4().hex
+    return _status(error, call, call.failure_number)
+
+
+def log_failure(
+    call: Call, error: BaseException, number: str, fields: Mapping[str, Field], *, always: bool = False
+) -> None:
+    """Log the error of a call or of one of its items.
 
     Args:
-        call: the method's name, for the log.
+        number: of an unexpected error.
+        fields: for machines, in addition to those of the call.
+        always: whether to log it at any level, and however many others there are.
     """
     reason = reason_of(error)
-    TOLD.add(call, reason)
-    code, level = STATUS_BY_REASON[reason]
-    facts = facts_of(error)
+    level = STATUS_BY_REASON[reason][1]
     if reason == "INTERNAL":
-        number = uuid.uuid4().hex
-        _log.log(level, "%s failed unexpectedly, number %s", call, number, exc_info=error)
-        message, facts = f"internal error; the server's log has it under number {number}", {"number": number}
-    else:
-        message = _cut(str(error), _MESSAGE_BYTES_MAX)
-        _rate.log(level, reason, "%s: %s: %s", call, reason, message)
+        extra = {"fields": {**call.fields(), **fields, "number": number}}
+        _log.log(level, "%s failed unexpectedly, number %s", call.method, number, exc_info=error, extra=extra)
+    elif always:
+        extra = {"fields": {**call.fields(), **fields}}
+        _log.log(max(level, logging.INFO), "%s: %s: %s", call.method, reason, message_of(error, number), extra=extra)
+    elif _log.isEnabledFor(level):
+        text = message_of(error, number)
+        _rate.log(level, reason, "%s: %s: %s", call.method, reason, text, fields=lambda: {**call.fields(), **fields})
+
+
+def message_of(error: BaseException, number: str) -> str:
+    """Return what a client is told.
+
+    Args:
+        number: of an unexpected error, whose text might tell too much.
+    """
+    if reason_of(error) == "INTERNAL":
+        return f"internal error; the server's log has it under number {number}"
+    return _cut(str(error), _MESSAGE_BYTES_MAX)
+
+
+def _status(error: BaseException, call: Call, number: str) -> status_pb2.Status:
+    reason = reason_of(error)
+    TOLD.add(call.method, reason)
+    facts = {"number": number} if number else facts_of(error)
     info = error_details_pb2.ErrorInfo(
         reason=reason,
         domain=ERROR_DOMAIN,
-        metadata={name: _cut(value, _FACT_BYTES_MAX) for name, value in facts.items()},
+        metadata={
+            **{name: _cut(value, _FACT_BYTES_MAX) for name, value in facts.items()},
+            REQUEST_ID_FACT: call.call_id,
+        },
     )
     details: list[Message] = [info]
     retry_after_s = retry_delay_s(error)
@@ -122,7 +183,10 @@ def status_of(error: BaseException, *, call: str) -> status_pb2.Status:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromMilliseconds(int(1000 * retry_after_s))
         details.append(retry)
-    return status_pb2.Status(code=code.value[0], message=message, details=[_packed(detail) for detail in details])
+    message = message_of(error, number)
+    return status_pb2.Status(
+        code=code_of(error).value[0], message=message, details=[_packed(detail) for detail in details]
+    )
 
 
 def retry_delay_s(error: BaseException) -> float | None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from tensorus_protos.v1 import tensorus_pb2 as pb
     from tensorus_server.engine.verify.verification import Verification
+    from tensorus_server.rpc.calls import Call
 
 __all__ = ["verify_responses"]
 
@@ -24,7 +25,9 @@ _TAG_AND_LENGTH_BYTES = 3
 """Of a damage within its message."""
 
 
-def verify_responses(verification: Verification, has_caller: Callable[[], bool]) -> Iterator[pb.VerifyResponse]:
+def verify_responses(
+    verification: Verification, has_caller: Callable[[], bool], call: Call
+) -> Iterator[pb.VerifyResponse]:
     """Yield the call's responses: the first one at once, the others every `_SEND_EVERY_S`, or when they are full.
 
     Args:
@@ -37,7 +40,7 @@ def verify_responses(verification: Verification, has_caller: Callable[[], bool])
         if not has_caller():
             return
         if damage is not None:
-            found = damage_to(damage, "Verify")
+            found = damage_to(damage, call)
             damages.append(found)
             # A damage is below 4 KiB, so the message stays far below the limit even if the last one exceeds the size.
             size += found.ByteSize() + _TAG_AND_LENGTH_BYTES
@@ -45,6 +48,7 @@ def verify_responses(verification: Verification, has_caller: Callable[[], bool])
             yield _complete(progress_to(verification.progress), damages, verification)
             damages, size = [], 0
             sent_s = time.monotonic()
+    call.tensors = verification.progress.tensors
     yield _complete(report_to(verification.progress), damages, verification)
 
 

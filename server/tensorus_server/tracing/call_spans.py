@@ -63,9 +63,6 @@ class CallSpans:
         if not isinstance(span, NonRecordingSpan) and span.is_recording():
             call.trace = _CallTrace(self._tracer, span)
 
-    def tensor(self, call: Call, tensor_id: str, error: Exception | None) -> None:
-        """See `CallObserver`. Tensors have stages."""
-
     def ended(self, call: Call, error: Exception | None) -> None:
         """See `CallObserver`."""
         trace, call.trace = call.trace, None

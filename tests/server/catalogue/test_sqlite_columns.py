@@ -6,14 +6,24 @@ import dataclasses
 from operator import attrgetter
 from typing import Any
 
+import pytest
+
 from support.cases import each
 from support.engine import stored_tensor
 from support.variants import variants_of
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.summary import ValueSummary
 from tensorus_server.catalogue.abc import StoredTensor
-from tensorus_server.catalogue.sql.rows import ROW_CHECKSUM_COLUMNS, TENSOR_COLUMNS, RowWriter, tensor_from_row
+from tensorus_server.catalogue.sql.dataset_rows import _fixed_columns, _from_row
+from tensorus_server.catalogue.sql.rows import (
+    ROW_CHECKSUM_COLUMNS,
+    TENSOR_COLUMNS,
+    RowDamageError,
+    RowWriter,
+    tensor_from_row,
+)
 from tensorus_server.catalogue.sql.tensor_columns import COLUMNS
+from tensorus_server.errors import DataCorruptError
 from tensorus_server.model import Dataset, EncodingShare, Schema, Tensor
 
 DATASET = Dataset(3, "dataset", StoragePolicy(), Schema(), 0)
@@ -109,3 +119,20 @@ def test_neighbours_share_a_number_with_a_fraction_only_as_part_of_the_same_repo
     """Other shared columns are compared by ==, which takes 0.0 and -0.0 for the same."""
     reals = [column.stored for column in COLUMNS if column.shared and column.kind == "d"]
     assert [path for path in reals if path is None or not path.startswith("storage.")] == []
+
+
+def test_a_text_that_became_a_blob_is_damage() -> None:
+    # One bit of a row says which of them a column is, and the checksum covers the same bytes.
+    row = row_of(STORED)
+    texts = [place for place, value in enumerate(row) if isinstance(value, str)]
+    assert len(texts) > 8
+    for place in texts:
+        changed = (*row[:place], row[place].encode(), *row[place + 1 :], STORED.inline_payload)
+        with pytest.raises(RowDamageError, match=r"cannot be read: (TypeError|AttributeError)"):
+            tensor_from_row(changed, DATASET.name, STORED.dataset.number)
+    assert isinstance(_from_row((1, "d", "{}", "{}", 0, None, 0, 5, b"checksum"), "d"), DataCorruptError)
+    numbers = (0, None, 0)
+    _fixed_columns(1, "d", "{}", "{}", *numbers)
+    for texts_of_dataset in ((b"d", "{}", "{}"), ("d", b"{}", "{}"), ("d", "{}", b"{}")):
+        with pytest.raises(TypeError):
+            _fixed_columns(1, *texts_of_dataset, *numbers)

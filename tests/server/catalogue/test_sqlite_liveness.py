@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -185,3 +188,20 @@ def test_a_database_that_is_closed_while_its_folder_is_looked_for_says_so(
     opened.check_folder()
     with pytest.raises(StoreUnavailableError, match="the store is closed"):
         opened.check_writable()
+
+
+@pytest.mark.parametrize("call", ["check_folder", "checkpoint"])
+def test_a_disk_that_does_not_answer_is_an_error_of_the_store(
+    opened: Database, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with opened.write():
+        pass
+    monkeypatch.setattr(os, "fstat", fail)
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(StoreUnavailableError, match="Input/output error"):
+        opened.check_folder() if call == "check_folder" else opened.checkpoint(idle=True)
+    monkeypatch.undo()
+    opened.check_writable()

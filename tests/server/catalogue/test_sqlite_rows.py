@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.engine import Reopen, commit, create, listed, stored_tensor
+from support.engine import Reopen, commit, create, listed, purge, stored_tensor
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_codecs.summary import ValueSummary
@@ -27,6 +27,7 @@ from tensorus_server.catalogue.sql.rows import (
     checksum_of_row,
     tensor_from_row,
 )
+from tensorus_server.catalogue.sqlite.connection import PAGE_BYTES
 from tensorus_server.errors import AlreadyExistsError, DataCorruptError, TensorNotFoundError
 from tensorus_server.model import Checksum, Dataset, EncodingShare, Schema, Tensor
 
@@ -410,6 +411,44 @@ class TestDatasets:
             (new,) = commit(catalogue, stored_tensor(mended, "new"))
             assert new.ordinal == 4, name
 
+    @pytest.mark.parametrize("number", [0, 2, 100], ids=["none", "that of another", "one that is free"])
+    def test_one_whose_number_is_damaged_is_taken_for_no_other(
+        self, tensors: dict[str, list[Tensor]], tmp_path: Path, reopen: Reopen, number: int
+    ) -> None:
+        reopen().close()
+        set_dataset_number(tmp_path / "catalogue.db", 1, number)
+        catalogue = reopen()
+        first, second, *others = tensors
+        for call in (
+            lambda: catalogue.tensors.page(first, PageRequest()),
+            lambda: catalogue.tensors.get(first, ["b"]),
+            lambda: catalogue.tensors.delete(first, ["b"]),
+            lambda: catalogue.datasets.stats(first),
+            lambda: catalogue.datasets.delete(first),
+            lambda: catalogue.datasets.update(first, StoragePolicy(), Schema()),
+        ):
+            with pytest.raises(DataCorruptError):
+                call()
+        purge(catalogue)
+        # A row whose number another one has may be found instead of that one. Its tensors are there.
+        for name in others if number == 2 else [second, *others]:
+            assert catalogue.tensors.page(name, PageRequest()).tensors == tensors[name], name
+        reopen().close()
+        set_dataset_number(tmp_path / "catalogue.db", number, 1)
+        catalogue = reopen()
+        for name, stored_in_it in tensors.items():
+            assert catalogue.tensors.page(name, PageRequest()).tensors == stored_in_it, name
+
+    def test_a_damaged_one_without_tensors_can_be_deleted(self, tmp_path: Path, reopen: Reopen) -> None:
+        create(reopen(), "empty")
+        reopen().close()
+        connection = apsw.Connection(str(tmp_path / "catalogue.db"))
+        connection.execute("UPDATE dataset SET created_us = 7")
+        connection.close()
+        catalogue = reopen()
+        assert catalogue.tensors.page("empty", PageRequest()).tensors == []
+        assert catalogue.datasets.delete("empty") == 0
+
     def test_it_can_be_deleted(self, catalogue: Catalogue) -> None:
         for name in self.DAMAGE:
             assert catalogue.datasets.delete(name) == 3, name
@@ -491,3 +530,27 @@ def test_the_checksum_of_a_row_is_that_of_its_documented_bytes() -> None:
     assert row_checksum("d", (math.pi,), row_checksum("q", (1,))) == crc32c(
         (1).to_bytes(8, "little") + bytes.fromhex("182d4454fb210940")
     )
+
+
+def set_dataset_number(path: Path, old: int, new: int) -> None:
+    """Change the number of the first row of the table of datasets that has it, as damage would: nothing else changes."""
+    connection = apsw.Connection(str(path))
+    ((page,),) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'dataset'").fetchall()
+    connection.close()
+    data = bytearray(path.read_bytes())
+    begin = (page - 1) * PAGE_BYTES
+    assert data[begin] == LEAF
+    for cell in range(int.from_bytes(data[begin + 3 : begin + 5], "big")):
+        place = begin + int.from_bytes(data[begin + 8 + 2 * cell : begin + 10 + 2 * cell], "big")
+        # A cell begins with its length, whose bytes but for the last have the highest bit, and the row's number.
+        while data[place] & 0x80:
+            place += 1
+        if data[place + 1] == old:
+            data[place + 1] = new
+            path.write_bytes(data)
+            return
+    raise AssertionError(f"no row has the number {old}")
+
+
+LEAF = 13
+"""The first byte of a page with rows of a table. Source: https://www.sqlite.org/fileformat.html, section 1.6."""

@@ -105,6 +105,24 @@ class TestPurger:
         assert purger._thread.join(WAIT_S)
         assert not datasets.called.acquire(blocking=False)
 
+    def test_closing_is_noticed_whenever_it_comes(self) -> None:
+        datasets = Datasets()
+        purger = Purger(catalogue_of(datasets), Health())
+        assert datasets.called.acquire(timeout=WAIT_S)
+        woken = purger._woken
+
+        class ClosedMeanwhile(threading.Event):
+            """Another thread closes the purger just before it forgets that it was woken."""
+
+            def clear(self) -> None:
+                purger._closing.set()
+                self.set()
+                super().clear()
+
+        purger._woken = ClosedMeanwhile()
+        woken.set()
+        assert purger._thread.join(WAIT_S)
+
     def test_closing_stops_it_between_two_batches(self) -> None:
         datasets = Datasets(-1)
         purger = Purger(catalogue_of(datasets), Health())

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from support.calls import a_call
 from support.wire import announced, insert_message, open_insert
 from tensorus_protos.v1 import tensorus_pb2 as pb
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert.stream import InsertStream
 from tensorus_server.errors import InvalidRequestError
 from tensorus_server.rpc.admission import Admission, AdmissionLimits, Place
-from tensorus_server.rpc.calls import Call, Gate
 from tensorus_server.rpc.insert_call import InsertCall
 
 WAIT_S = 30.0
@@ -23,7 +23,7 @@ def call(engine: Engine, *messages: pb.InsertRequest) -> InsertCall:
     sent: Iterator[bytes] = (message.SerializeToString() for message in messages)
     admission = Admission(AdmissionLimits(streams_max=1, memory_budget_bytes=1 << 20))
     place = Place(admission, lambda _: None, lambda: True)
-    return InsertCall(engine, sent, place, Call("Insert", Gate(admission), None), lambda: None)
+    return InsertCall(engine, sent, place, a_call("Insert"), lambda: None)
 
 
 def test_a_message_after_finish_ends_the_call_and_what_was_complete_stays(

@@ -1,4 +1,4 @@
-"""The interface of a catalogue: eight tables, one module for each, and the promises that every database must keep.
+"""The interface of a catalogue: nine tables, one module for each, and the promises that every database must keep.
 
 The methods' descriptions refer to these promises by number. The contract suite (`tests/contract`) names the tests of each:
 
@@ -45,6 +45,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from tensorus_server.catalogue.abc.access import AccessTable
 from tensorus_server.catalogue.abc.copies import CopyTable, TensorCopies
 from tensorus_server.catalogue.abc.datasets import DatasetPage, DatasetTable
 from tensorus_server.catalogue.abc.garbage import GarbageTable
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ORDER_FIELDS",
     "SESSION",
+    "AccessTable",
     "Catalogue",
     "CatalogueTotals",
     "CopyTable",
@@ -117,6 +119,7 @@ __all__ = [
 class Catalogue(ABC):
     """The tables, which are in one database."""
 
+    access: AccessTable
     datasets: DatasetTable
     tensors: TensorTable
     snapshots: SnapshotTable

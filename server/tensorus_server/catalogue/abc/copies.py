@@ -65,13 +65,14 @@ class CopyTable(ABC):
 
     @abstractmethod
     def copy_dataset(
-        self, name: str, new_name: str, *, at: int | None, tensors_max: int, request_id: str = ""
+        self, name: str, new_name: str, *, at: int | None, tensors_max: int, request_id: str = "", owner: str = ""
     ) -> tuple[Dataset, int]:
         """Create a dataset with the policy, schema, retention and tensors of another one, in one transaction.
 
         Args:
             at: copy the tensors as they were at this generation; None: as they are.
             tensors_max: largest number of tensors.
+            owner: of the new dataset; see `AccessTable`. Empty: it has none.
 
         Returns:
             The new dataset, and its number of tensors. They are in the order of the originals.

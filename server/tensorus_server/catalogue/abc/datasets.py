@@ -34,11 +34,14 @@ class DatasetTable(ABC):
     """
 
     @abstractmethod
-    def create(self, name: str, policy: StoragePolicy, schema: Schema, retention_s: int = 0) -> Dataset:
+    def create(
+        self, name: str, policy: StoragePolicy, schema: Schema, retention_s: int = 0, *, owner: str = ""
+    ) -> Dataset:
         """Create a dataset, in one transaction.
 
         Args:
             retention_s: how long replaced and deleted tensors stay readable, in seconds.
+            owner: its owner; see `AccessTable`. Empty: it has none.
 
         Raises:
             AlreadyExistsError: the name is taken.

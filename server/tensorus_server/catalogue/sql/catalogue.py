@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from tensorus_server.catalogue.abc import Catalogue
+from tensorus_server.catalogue.sql.access import SqlAccessTable
 from tensorus_server.catalogue.sql.copies import SqlCopyTable
 from tensorus_server.catalogue.sql.datasets import SqlDatasetTable
 from tensorus_server.catalogue.sql.garbage import SqlGarbageTable
@@ -50,6 +51,7 @@ class SqlCatalogue(Catalogue):
             notifications, trusts_indexes: of the database; see `SqlMemberTable` and `SqlPackTable`.
         """
         self._transactions = database
+        self.access = SqlAccessTable(database)
         self.datasets = SqlDatasetTable(database, delete_grace_s=delete_grace_s)
         self.members = SqlMemberTable(database, notifications)
         self.tensors = SqlTensorTable(

@@ -12,6 +12,7 @@ from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import CopyTable, Upload, require_intact
 from tensorus_server.catalogue.conflicts import resolve_copy
+from tensorus_server.catalogue.sql.access import set_owner
 from tensorus_server.catalogue.sql.damage import as_damage
 from tensorus_server.catalogue.sql.dataset_rows import find_dataset
 from tensorus_server.catalogue.sql.datasets import create_dataset, rename_dataset
@@ -102,7 +103,7 @@ class SqlCopyTable(CopyTable):
         return tensors
 
     def copy_dataset(
-        self, name: str, new_name: str, *, at: int | None, tensors_max: int, request_id: str = ""
+        self, name: str, new_name: str, *, at: int | None, tensors_max: int, request_id: str = "", owner: str = ""
     ) -> tuple[Dataset, int]:
         """See `CopyTable`."""
         with self._database.write() as connection, as_damage(connection, name):
@@ -111,6 +112,8 @@ class SqlCopyTable(CopyTable):
             source = find_dataset(connection, name)
             places = _places_of_dataset(connection, source, at, tensors_max)
             dataset = create_dataset(connection, new_name, source.policy, source.schema, source.retention_s)
+            if owner:
+                set_owner(connection, dataset.number, owner)
             numbers = Numbers(connection, {dataset.number: dataset}, current=False)
             for start in range(0, len(places), _BATCH):
                 sources = _sources_at(connection, source, places[start : start + _BATCH], at)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensorus_codecs.policy import StoragePolicy
 from tensorus_protos.rules import to_json
-from tensorus_server.catalogue.sql.row_checksum import MALFORMED, dataset_checksum, dataset_start
+from tensorus_server.catalogue.sql.row_checksum import MALFORMED, dataset_checksum, dataset_start, require_no_blobs
 from tensorus_server.catalogue.sql.row_page import read_page
 from tensorus_server.catalogue.sql.statements import select
 from tensorus_server.errors import DataCorruptError, DatasetNotFoundError
@@ -88,11 +88,35 @@ def dataset_number(connection: Connection, name: str) -> int:
         # The index of names led to a damaged row. Search the table itself: exactly one row must have the name.
         try:
             rows = select(connection, "SELECT ds FROM dataset NOT INDEXED WHERE name = ?", (name,))
+            if len(rows) != 1 or not _is_own_number(connection, rows[0][0]):
+                raise
         except connection.unreadable:
             raise damage from None
-        if len(rows) != 1:
-            raise
         return int(rows[0][0])
+
+
+def _is_own_number(connection: Connection, ds: int) -> bool:
+    """Return whether the number in a damaged row is that of its dataset: it may itself be what is damaged.
+
+    Then it is another dataset's, or the tensors of the real number belong to no dataset.
+    """
+    numbers = [number for (number,) in select(connection, "SELECT ds FROM dataset NOT INDEXED")]
+    if numbers.count(ds) != 1:
+        return False
+    known = set(numbers)
+    return all(_numbers_of_tensors(connection, table) <= known for table in ("tensor", "past_tensor"))
+
+
+def _numbers_of_tensors(connection: Connection, table: str) -> set[int]:
+    """Return the numbers of all datasets that have tensors; takes one look into an index for each."""
+    found: set[int] = set()
+    after = -1
+    while True:
+        ((following,),) = select(connection, f"SELECT min(ds) FROM {table} WHERE ds > ?", (after,))
+        if following is None:
+            return found
+        found.add(following)
+        after = following
 
 
 def all_datasets(connection: Connection) -> list[DatasetRow | DataCorruptError]:
@@ -188,6 +212,7 @@ def _numbers(connection: Connection, after: int, size: int) -> list[int]:
 def _from_row(row: tuple[Any, ...], name: str) -> DatasetRow | DataCorruptError:
     *fixed, last_ordinal, checksum = row
     try:
+        require_no_blobs((checksum,))
         alike = _fixed_columns(*fixed)
         found = dataset_checksum(alike.start, last_ordinal)
     except MALFORMED as error:
@@ -225,6 +250,7 @@ class _Fixed:
 @lru_cache(maxsize=256, typed=True)
 def _fixed_columns(*columns: Any) -> _Fixed:  # `Any`: a damaged row may hold anything
     *fixed, retention_us = columns
+    require_no_blobs(fixed)
     return _Fixed(columns, dataset_start(fixed, retention_us), fixed[-1] is not None)
 
 

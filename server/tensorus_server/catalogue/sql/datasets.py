@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tensorus_protos.rules import to_json
 from tensorus_server.catalogue.abc import DatasetPage, DatasetTable
+from tensorus_server.catalogue.sql.access import set_owner
 from tensorus_server.catalogue.sql.dataset_rows import (
     DATASET_COLUMNS,
     RETENTION_UNIT_US,
@@ -44,10 +45,15 @@ class SqlDatasetTable(DatasetTable):
         self._database = database
         self._delete_grace_us = int(delete_grace_s * 1e6)
 
-    def create(self, name: str, policy: StoragePolicy, schema: Schema, retention_s: int = 0) -> Dataset:
+    def create(
+        self, name: str, policy: StoragePolicy, schema: Schema, retention_s: int = 0, *, owner: str = ""
+    ) -> Dataset:
         """See `DatasetTable`."""
         with self._database.write() as connection:
-            return create_dataset(connection, name, policy, schema, retention_s)
+            created = create_dataset(connection, name, policy, schema, retention_s)
+            if owner:
+                set_owner(connection, created.number, owner)
+            return created
 
     def get(self, name: str) -> Dataset:
         """See `DatasetTable`."""

@@ -69,7 +69,7 @@ def _purge_batch(connection: Connection, delete_grace_us: int) -> int:
                 purged += len(rows) if table == "tensor" else 0
                 break
         else:
-            for table in ("snapshot", "history", "dataset"):
+            for table in ("snapshot", "history", "dataset_owner", "dataset"):
                 connection.execute(f"DELETE FROM {table} WHERE ds = ?", (ds,))
             break
         if time.monotonic() >= ends_s:

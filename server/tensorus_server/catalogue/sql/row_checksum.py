@@ -28,6 +28,7 @@ __all__ = [
     "MALFORMED",
     "dataset_checksum",
     "dataset_start",
+    "require_no_blobs",
     "row_checksum",
     "snapshot_checksum",
     "upload_checksum",
@@ -64,6 +65,16 @@ def row_checksum(types: str, columns: Sequence[Any], start: int = 0) -> int:
             texts.append(value.encode() if isinstance(value, str) else value)
             numbers.append(len(texts[-1]))
     return crc32c(b"".join((_numbers(types).pack(*numbers), *texts)), start)
+
+
+def require_no_blobs(columns: Sequence[Any]) -> None:
+    """Check that no column is a BLOB, for columns of other types: the checksum of a TEXT is that of a BLOB of the same bytes.
+
+    Raises:
+        TypeError: a column is one.
+    """
+    if any(isinstance(column, bytes) for column in columns):
+        raise TypeError("a column is a BLOB")
 
 
 def dataset_start(columns: Sequence[Any], retention_us: int = 0) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tensorus_codecs.checksum import crc32c
 from tensorus_codecs.dtypes import dtype_by_number, opaque_dtype
 from tensorus_codecs.summary import ValueSummary
-from tensorus_server.catalogue.sql.row_checksum import MALFORMED, row_checksum
+from tensorus_server.catalogue.sql.row_checksum import MALFORMED, require_no_blobs, row_checksum
 from tensorus_server.catalogue.sql.tensor_columns import COLUMNS
 from tensorus_server.model import Checksum, Locator, StorageReport, Tensor, TensorSpec
 
@@ -348,6 +348,7 @@ class Alike:
 def _alike(columns: tuple[Any, ...]) -> Alike:
     # The cache treats 0.0 and -0.0 as equal. A damaged row may have -0.0, which must not be returned for an intact row's 0.0.
     columns = tuple(column + 0.0 if isinstance(column, float) else column for column in columns)
+    require_no_blobs(columns)
     return Alike(columns, row_checksum(_SHARED_TYPES, columns), columns[_DS])
 
 

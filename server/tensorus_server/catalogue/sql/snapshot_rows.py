@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tensorus_server.catalogue.sql.numbers import latest_generation, next_generation
-from tensorus_server.catalogue.sql.row_checksum import MALFORMED, snapshot_checksum
+from tensorus_server.catalogue.sql.row_checksum import MALFORMED, require_no_blobs, snapshot_checksum
 from tensorus_server.catalogue.sql.statements import now_us, select
 from tensorus_server.errors import AlreadyExistsError, DataCorruptError, SnapshotNotFoundError
 from tensorus_server.model import Snapshot
@@ -153,6 +153,7 @@ def _from_row(row: tuple[Any, ...], dataset: tuple[int, str]) -> Snapshot | Data
     *columns, checksum = row
     ds, name, generation, created_us = columns
     try:
+        require_no_blobs(row)
         found = snapshot_checksum(columns)
     except MALFORMED as error:
         return _damage(dataset[1], name, f"a value of the row cannot be read: {type(error).__name__}")

@@ -121,16 +121,20 @@ class Database:
             )
 
     def check_folder(self) -> None:
-        """Check whether the store's folder was removed; if so, the catalogue takes no more writes."""
+        """Check whether the store's folder was removed; if so, the catalogue takes no more writes.
+
+        Raises:
+            StoreUnavailableError: the disk does not say.
+        """
         if not self._closed and self._failure is None:
             try:
                 self._epochs.require_folder()
             except FolderRemovedError as error:
                 self._fail_without_folder(error)
-            except OSError:
-                # `close` has closed the lock's file meanwhile; `check_writable` says so.
+            except OSError as error:
+                # Unless `close` has closed the lock's file meanwhile; `check_writable` says so.
                 if not self._closed:
-                    raise
+                    raise engine_error(error, "read") from error
 
     def _fail_without_folder(self, error: FolderRemovedError) -> None:
         with self._failing:
@@ -269,7 +273,7 @@ class Database:
         """Hold the lock file `name`, next to the catalogue, during the block; yields False if another process holds it.
 
         Raises:
-            StoreUnavailableError: the store's folder was removed or moved.
+            StoreUnavailableError: the store's folder was removed or moved, or the file cannot be locked.
         """
         try:
             lock = FileLock(self._path.with_name(name))
@@ -277,7 +281,11 @@ class Database:
             self._fail_without_folder(FolderRemovedError())
             raise StoreUnavailableError(f"the catalogue takes no more writes: {self._failure}") from error
         try:
-            yield lock.acquire_if_free()
+            try:
+                is_free = lock.acquire_if_free()
+            except OSError as error:
+                raise engine_error(error, "written") from error
+            yield is_free
         finally:
             lock.close()
 
@@ -287,7 +295,8 @@ class Database:
         Readers are not blocked; writers of other processes wait for their turn.
 
         Raises:
-            StoreUnavailableError: the database could not be synced; only a restart can determine what is durable.
+            StoreUnavailableError: the database could not be synced, and only a restart can determine what is durable; or the
+                disk does not say how long the log is.
         """
         # An upper bound of the database's size: some pages of the log replace pages of the database.
         self._spare.keep_up(self._database_bytes + self._log_pages * PAGE_BYTES)
@@ -371,6 +380,8 @@ class Database:
             except FileNotFoundError:
                 self.check_folder()
                 return None
+            except OSError as error:
+                raise engine_error(error, "read") from error
         new_bytes = (self._log_pages - self._copied_pages) * self._page_bytes
         return apsw.SQLITE_CHECKPOINT_PASSIVE if new_bytes >= _CHECKPOINT_BYTES else None
 

@@ -79,7 +79,10 @@ class WriterLock:
     @contextmanager
     def hold_file_lock_if_free(self) -> Iterator[bool]:
         """Like `hold_file_lock`, but if another process has the lock, do not wait and yield False."""
-        is_free = self._file_lock.acquire_if_free()
+        try:
+            is_free = self._file_lock.acquire_if_free()
+        except OSError as error:
+            raise _not_taken(error) from error
         try:
             yield is_free
         finally:
@@ -100,9 +103,13 @@ class WriterLock:
         try:
             taken = self._file_lock.acquire(BUSY_TIMEOUT_MS / 1000)
         except (OSError, RuntimeError) as error:
-            raise StoreUnavailableError(f"the catalogue's lock cannot be taken: {error}") from error
+            raise _not_taken(error) from error
         if not taken:
             raise StoreBusyError(
                 f"another process has had the catalogue's writer.lock for {BUSY_TIMEOUT_MS} ms (busy_timeout_ms)",
                 retry_after_s=RETRY_AFTER_S,
             )
+
+
+def _not_taken(error: Exception) -> StoreUnavailableError:
+    return StoreUnavailableError(f"the catalogue's lock cannot be taken: {error}")

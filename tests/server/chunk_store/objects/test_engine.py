@@ -10,6 +10,7 @@ import pytest
 
 from contract.chunk_store_raw_objects import RawObjects
 from support.arrays import random_bits
+from support.calls import a_call
 from support.engine import find, insert, read
 from support.packs import CatalogueLog
 from support.seaweed import Seaweed
@@ -126,7 +127,9 @@ def test_a_query_sends_the_same_messages_whether_payloads_are_fetched_ahead(
 
     def messages() -> list[bytes]:
         options = pb.ReadOptions()
-        call = ReadCall("Query", engine.reader, pb.QueryResponse, options, borrow=lambda _: None, fail_fast=False)
+        call = ReadCall(
+            a_call("Query"), engine.reader, pb.QueryResponse, options, borrow=lambda _: None, fail_fast=False
+        )
         found = engine.select(Query("data", seed=1), with_payloads=True)
         return list(call.responses(((tensor, None) for tensor in found), found))
 

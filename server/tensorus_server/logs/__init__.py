@@ -1,0 +1,1 @@
+"""How this process logs: one line per record as text or JSON, and the file of the audit log. Knows neither calls nor stores."""
