@@ -137,6 +137,7 @@ def open(  # noqa: A001 - tensorus.open reads as it should
     chunks: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     cache_bytes: int = 16 * 1024**3,
+    read_only: bool = False,
     tune_allocator: bool = True,
 ) -> Client:
     """Return a client of the store in the folder `path`, without a server. The folder is created if it does not exist.
@@ -156,20 +157,26 @@ def open(  # noqa: A001 - tensorus.open reads as it should
             Credentials come from the environment.
         cache_dir: folder of a cache of the object store's payloads; None: no cache.
         cache_bytes: size of that cache.
+        read_only: open the store for reading only. Nothing in its folder is changed or created, so it may be on a disk that
+            cannot be written, or be a backup; a server may write it meanwhile. Calls that write raise `ReadOnlyError`. Only for
+            stores in a folder.
         tune_allocator: as for `connect`; reads of compressed tensors are then up to a third faster.
 
     Raises:
         ImportError: the engine is not installed; install it with pip install 'tensorus[server]'.
         UnavailableError: the store cannot be opened; the message says which part of it, and why.
+        NotImplementedByServerError: a store beyond one machine is to be opened for reading only.
         ValueError: the arguments name no store.
     """
     from tensorus import _allocator  # noqa: PLC0415 - each way in loads only what it needs
     from tensorus.embedded import EmbeddedBackend  # noqa: PLC0415 - the thin client has no engine
 
     if chunks is None and catalogue is None and path is not None:
-        backend = EmbeddedBackend(path)
+        backend = EmbeddedBackend.in_folder(path, read_only=read_only)
     else:
-        backend = EmbeddedBackend.beyond_one_machine(path, catalogue, chunks, cache_dir, cache_bytes)
+        backend = EmbeddedBackend.beyond_one_machine(
+            path, catalogue, chunks, cache_dir, cache_bytes, read_only=read_only
+        )
     if tune_allocator:
         _allocator.tune_allocator()
     return Client(backend)

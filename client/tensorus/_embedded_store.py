@@ -88,6 +88,11 @@ class EmbeddedStore:
         watch(self)
 
     @classmethod
+    def in_folder(cls, path: str | os.PathLike[str], *, read_only: bool) -> Self:
+        """Open a store in a folder, or create it unless it is to be read only."""
+        return cls(path, partial(EngineConfig, read_only=read_only))
+
+    @classmethod
     def temporary(cls, path: Path) -> Self:
         """Open a store in memory; in the folder, which is removed when the process ends, are its large tensors."""
         return cls(path, partial(EngineConfig, in_memory=True))
@@ -100,6 +105,8 @@ class EmbeddedStore:
         chunks: str | None,
         cache_dir: str | os.PathLike[str] | None,
         cache_bytes: int,
+        *,
+        read_only: bool = False,
     ) -> Self:
         """Open a store with parts that are not in a folder; arguments and errors as of `tensorus.open`."""
         if path is None and (catalogue is None or chunks is None):
@@ -109,6 +116,7 @@ class EmbeddedStore:
             "chunks": chunks,
             "cache_dir": None if cache_dir is None else Path(cache_dir),
             "cache_bytes": cache_bytes,
+            "read_only": read_only,
         }
         # Where both parts are elsewhere, nothing is in the folder.
         return cls(path or ".", lambda folder: EngineConfig(folder, **settings))

@@ -63,6 +63,9 @@ class EngineConfig:
     accept_loss: bool = False
     """Whether to open a store whose catalogue lacks rows, and to move payloads without a row to quarantine for a week. If
     False, such a store is refused."""
+    read_only: bool = False
+    """Whether the store is open for reading only. Then nothing on the disk is changed or created, every call that writes fails,
+    and the store may be on a disk that cannot be written."""
 
     def __post_init__(self) -> None:
         """Refuse invalid settings; the message names the key."""
@@ -70,6 +73,8 @@ class EngineConfig:
             raise ValueError(f"codec_threads is {self.codec_threads}, must be at least 1")
         if self.reserve_bytes < 0 or not 0 <= self.reserve_share < 1:
             raise ValueError("reserve_bytes must not be negative, and reserve_share must be at least 0 and below 1")
+        if self.read_only and (self.in_memory or self.accept_loss):
+            raise ValueError("read_only is set, and so is in_memory or accept_loss, which must write")
         self._require_places()
 
     def _require_places(self) -> None:

@@ -126,6 +126,8 @@ class SweepMeters:
 
     runs: Timings = field(default_factory=Timings)
     """Rounds that ended without an error."""
+    is_on: bool = False
+    """Whether this process sweeps at all."""
     failures: int = 0
     """Rounds that failed."""
     last_success_s: float | None = None

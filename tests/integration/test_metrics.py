@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -177,6 +178,15 @@ def test_the_end_of_the_certificate_is_told(tmp_path: Path) -> None:
         assert found == expires.timestamp()
 
 
+@pytest.mark.parametrize("sweeps", [True, False])
+def test_only_a_process_that_sweeps_says_when_it_did_so(tmp_path: Path, *, sweeps: bool) -> None:
+    board = Board()
+    with running_server(tmp_path / "store", board=board, sweeps=sweeps) as server:
+        assert server._sampler is not None
+        found = board.values[PLACES["tensorus_sweep_last_success_timestamp_seconds"].start]
+        assert math.isnan(found) is not sweeps
+
+
 def test_a_server_that_drains_says_so_and_its_probe_fails(tmp_path: Path) -> None:
     board = Board()
     with running_server(tmp_path / "store", board=board) as server:
@@ -221,11 +231,12 @@ def test_counters_of_workers_go_on_when_one_is_killed(tmp_path: Path) -> None:
         victim = worker_pids(server.process)[0]
         os.kill(victim, signal.SIGKILL)
         wait_for_workers(server.process, 2, without=victim)
+        # It listens before it serves.
+        wait_until(lambda: server.value("tensorus_workers_serving") == 2)
         assert server.value(series) == 20
         insert(10)
         wait_until(lambda: server.value(series) == 30)
         assert server.value("tensorus_workers") == 2
-        wait_until(lambda: server.value("tensorus_workers_serving") == 2)
         assert server.value("tensorus_worker_restarts_total") == 1
         wait_until(lambda: server.value("tensorus_store_tensors") >= 0)
         # Twice the share of each worker, not the budget of the one that is left.

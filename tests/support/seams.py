@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tensorus_server.catalogue.sqlite import database
-from tensorus_server.chunk_store import local
+from tensorus_server.chunk_store import local, local_payloads
 from tensorus_server.engine import collection as collection_module
 from tensorus_server.engine.codec_pool import CodecPool
 from tensorus_server.engine.insert import delta_base, edit_writer, small_tensors, tensor_writer
@@ -28,7 +28,7 @@ _CHUNK_STORE: dict[str, tuple[type, str]] = {
     "chunk store: drop": (local.LocalChunkStore, "drop"),
     "chunk store: delete": (local.LocalChunkStore, "delete"),
     "chunk store: open": (local.LocalChunkStore, "open"),
-    "chunk store: read": (local._LocalReader, "read"),
+    "chunk store: read": (local_payloads.LocalReader, "read"),
 }
 
 _CLOSING = {"drop"}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,6 +30,7 @@ __all__ = [
     "ServerOptions",
     "backend_of",
     "connected",
+    "opened_to_read",
     "server_options",
     "settled",
     "store_options",
@@ -179,21 +182,34 @@ def backend_of(connection: Connection, on_interruption: Observer = _tell) -> Rem
     )
 
 
+def opened_to_read(folder: Path) -> tensorus.Client:
+    """Open the store in a folder for a command that only reads: so that nothing is changed, if it is not to be, or cannot be.
+
+    A store that can be written is opened for that, since it may have to be migrated first. A backup would be spoilt by it.
+    """
+    parts = [folder, *(path for path in (folder / "catalogue.db", folder / "tmp") if path.exists())]
+    is_writable = all(os.access(path, os.W_OK) for path in parts)
+    return tensorus.open(folder, read_only=not is_writable or (folder / "backup.json").exists())
+
+
 @contextmanager
-def connected(server: ServerOptions, store: str | None, on_interruption: Observer = _tell) -> Iterator[tensorus.Client]:
+def connected(
+    server: ServerOptions, store: str | None, on_interruption: Observer = _tell, *, reads: bool = False
+) -> Iterator[tensorus.Client]:
     """Yield a client of the store that the options name.
 
     Args:
         server: how to reach the server, or several; unused if `store` is given.
         store: folder of the store; None: use the server.
         on_interruption: called before a call to a server is retried.
+        reads: whether the command only reads, so that it also works on a folder that cannot be written.
 
     Raises:
         UnavailableError: the server cannot be reached; the message adds what to do on the command line.
         click.UsageError: the options, the environment and the profile do not go together.
     """
     if store is not None:
-        with tensorus.open(store) as client:
+        with opened_to_read(Path(store)) if reads else tensorus.open(store) as client:
             yield client
         return
     connection = server.connection

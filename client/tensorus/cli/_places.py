@@ -11,7 +11,7 @@ import click
 
 import tensorus
 from tensorus._profiles import Settings
-from tensorus.cli._connection import backend_of, settled
+from tensorus.cli._connection import backend_of, opened_to_read, settled
 from tensorus.errors import NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
@@ -111,11 +111,12 @@ def require_store(folder: Path) -> None:
         )
 
 
-def opened(place: Place, on_interruption: Observer) -> tensorus.Client:
+def opened(place: Place, on_interruption: Observer, *, reads: bool = False) -> tensorus.Client:
     """Return a client of the store, which answers. A folder that does not exist is created.
 
     Args:
         on_interruption: called before a call to a server is retried.
+        reads: whether the command only reads it, so that a folder need not be writable.
 
     Raises:
         UnavailableError: the server cannot be reached, or the folder, the database or the object store cannot be opened.
@@ -127,7 +128,7 @@ def opened(place: Place, on_interruption: Observer) -> tensorus.Client:
         except ValueError as error:
             raise click.UsageError(str(error)) from error
     if place.folder is not None:
-        return tensorus.open(place.folder)
+        return opened_to_read(place.folder) if reads else tensorus.open(place.folder)
     if place.connection is None:
         raise AssertionError("a place is a folder, parts, or a server")
     client = tensorus.Client(backend_of(place.connection, on_interruption))

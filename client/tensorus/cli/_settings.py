@@ -96,6 +96,14 @@ SETTINGS = (
         "Store equal tensors once. Otherwise every tensor's bytes are stored, even if an equal tensor is stored already.",
     ),
     Setting(
+        "read_only",
+        BOOL,
+        False,
+        "engine.read_only",
+        STORE,
+        "Serve reads only. Nothing in the folder is changed, and it may be on a disk that cannot be written.",
+    ),
+    Setting(
         "catalogue",
         TEXT,
         None,

@@ -106,12 +106,12 @@ def copy(
     with ExitStack() as stack:
         stack.enter_context(bar)
         # First, so that no folder is created for the destination if the source does not answer, or lacks a dataset.
-        from_client = stack.enter_context(opened(from_place, bar.connection_lost))
+        from_client = stack.enter_context(opened(from_place, bar.connection_lost, reads=True))
         for name in datasets:
             from_client.dataset(name)
         to_client = None
         if to_place.folder is None or to_place.folder.exists() or not dry_run:
-            to_client = stack.enter_context(opened(to_place, bar.connection_lost))
+            to_client = stack.enter_context(opened(to_place, bar.connection_lost, reads=dry_run))
         # The copy works on what is below both clients: bytes instead of arrays.
         report = copy_datasets(
             from_client._backend,  # noqa: SLF001

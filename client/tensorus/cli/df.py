@@ -36,7 +36,7 @@ def df(server: ServerOptions, store: str | None, *, as_json: bool) -> None:
     Example:
       tensorus df
     """  # noqa: D301 - click's mark for lines that are not rewrapped
-    with connected(server, store) as client:
+    with connected(server, store, reads=True) as client:
         found = client.store_stats()
     if as_json:
         print_json(found)

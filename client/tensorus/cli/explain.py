@@ -123,7 +123,7 @@ def explain(
     samples = _samples(arrays, sample_bytes)
     with ExitStack() as stack:
         ask = stack.enter_context(_explainer(server if server.is_given else None))
-        client = None if base is None else stack.enter_context(connected(server, store))
+        client = None if base is None else stack.enter_context(connected(server, store, reads=True))
         bar = stack.enter_context(progress_bar(quiet=as_json))
         policies = [Policy(preset=name, max_relative_error=max_relative_error) for name in presets or _presets(ask)]
         task = bar.add_task(

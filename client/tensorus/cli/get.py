@@ -80,7 +80,7 @@ def get(
         raise click.UsageError("IDS and --where cannot be combined")
     parsed = None if index is None else parse_index_text(index)
     bar = TransferBar("reading", quiet=False)
-    with bar, connected(server, store, bar.connection_lost) as client:
+    with bar, connected(server, store, bar.connection_lost, reads=True) as client:
         listed = (client.info(dataset, i, at=at) for i in ids) if ids else client.list(dataset, where, at=at)
         infos = {info.id: info for info in listed}
         require_writable(output, {info.id: info.dtype for info in infos.values()})

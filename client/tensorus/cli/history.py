@@ -55,7 +55,7 @@ def snapshots(dataset: str, server: ServerOptions, store: str | None, *, as_json
       tensorus snapshots weights
     """  # noqa: D301 - click's mark for lines that are not rewrapped
     damages: list[DataCorruptError] = []
-    with connected(server, store) as client:
+    with connected(server, store, reads=True) as client:
         found = client.snapshots(dataset, on_damaged=damages.append)
     if as_json:
         print_json(found)

@@ -51,7 +51,7 @@ def info(
     Example:
       tensorus info weights encoder.layer.0.attention
     """  # noqa: D301 - click's mark for lines that are not rewrapped
-    with connected(server, store) as client:
+    with connected(server, store, reads=True) as client:
         found = client.info(dataset, id, at=at)
     if as_json:
         print_json(found)

@@ -62,7 +62,7 @@ def ls(
     if at is not None and dataset is None:
         raise click.UsageError("--at needs a DATASET: each dataset has its own states")
     damages: list[DataCorruptError] = []
-    with connected(server, store) as client:
+    with connected(server, store, reads=True) as client:
         if dataset is None:
             datasets = [(info, client.stats(info.name)) for info in client.datasets(on_damaged=damages.append)]
             _print_datasets(client, datasets, damages, as_json=as_json)

@@ -88,8 +88,9 @@ def _print_settings(chosen: tuple[Chosen, ...]) -> None:
 def _announce(config: ServerConfig, address: str) -> None:
     together = "" if config.workers == 1 else f", {config.workers} workers"
     reserve = "" if config.engine.chunks else f", reserve {human_bytes(config.engine.reserve_bytes)}"
+    extra = ", for reading only" if config.engine.read_only else reserve
     tls = "" if config.tls is None else ", TLS" if config.tls.client_ca is None else ", TLS with client certificates"
-    text = f"Tensorus serves {config.engine.describe()} on {address}{tls}{reserve}{together}"
+    text = f"Tensorus serves {config.engine.describe()} on {address}{tls}{extra}{together}"
     if config.logs.format == "json":
         _log.info("%s", text, extra={"fields": {"address": address}})
     else:

@@ -41,7 +41,7 @@ def stats(dataset: str, at: At | None, server: ServerOptions, store: str | None,
       tensorus stats weights
       tensorus stats weights --at before-pruning
     """  # noqa: D301 - click's mark for lines that are not rewrapped
-    with connected(server, store) as client:
+    with connected(server, store, reads=True) as client:
         found = client.stats(dataset, at=at)
         worst_error = "" if as_json else human_worst_error(client, dataset, found, at)
     if as_json:

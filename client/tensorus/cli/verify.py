@@ -54,7 +54,7 @@ def verify(
     def show(progress: VerifyProgress) -> None:
         bar.show(progress.stored_bytes, progress.total_stored_bytes)
 
-    with bar, connected(server, store, bar.connection_lost) as client:
+    with bar, connected(server, store, bar.connection_lost, reads=True) as client:
         report = client.verify(dataset, ids or None, max_bytes_per_second=bytes_per_second, on_progress=show)
     if as_json:
         print_json(report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tensorus_server.app.local import open_folder, recover_folder
+from tensorus_server.errors import UnimplementedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,10 +26,13 @@ def open_engine(config: EngineConfig, *, ask: Callable[[str, int], None] | None 
 
     Raises:
         StoreUnavailableError: it cannot be opened; the message says why.
+        UnimplementedError: it is beyond one machine, and to be opened for reading only.
         ImportError: a library that its backends need is not installed.
     """
     if config.chunks is None:
         return open_folder(config, ask=ask)
+    if config.read_only:
+        raise UnimplementedError("this version opens only stores in a folder for reading only, none in an object store")
     from tensorus_server.app.remote import open_remote  # noqa: PLC0415 - a store in a folder needs none of its libraries
 
     return open_remote(config)

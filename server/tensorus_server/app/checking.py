@@ -10,12 +10,13 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from tensorus_server.app.local import OPENING_BYTES
+from tensorus_server.app.local import OPENING_BYTES, open_folder
 from tensorus_server.catalogue.sqlite.checking import check_catalogue
 from tensorus_server.catalogue.sqlite.requirements import require_local
 from tensorus_server.catalogue.sqlite.spare_room import SpareRoom
-from tensorus_server.chunk_store.local import PayloadFolder, Reserve
+from tensorus_server.chunk_store.local import Reserve
 from tensorus_server.chunk_store.local_leases import living_processes
+from tensorus_server.chunk_store.read_only import ReadOnlyLocalChunkStore
 from tensorus_server.errors import EngineError, StorageFullError
 
 if TYPE_CHECKING:
@@ -59,12 +60,15 @@ def check_store(config: EngineConfig) -> Iterator[Check]:
         ImportError: a library that its backends need is not installed.
     """
     folder = config.data_dir
+    if config.read_only and config.chunks is None:
+        yield attempt("reading", lambda: _reading(config))
+        return
     if config.chunks is None:
         if not (yield from _check_folder(folder)):
             return
         yield attempt("space", lambda: _space(config))
         yield attempt("processes", lambda: _processes(folder))
-        yield attempt("catalogue", lambda: _catalogue(folder, PayloadFolder(folder)))
+        yield attempt("catalogue", lambda: _catalogue(folder, ReadOnlyLocalChunkStore(folder)))
         return
     if config.catalogue is None and not (yield from _check_folder(folder)):
         return
@@ -149,6 +153,11 @@ def _processes(folder: Path) -> tuple[Outcome, str]:
 
 def _catalogue(folder: Path, payloads: FoundPayloads) -> tuple[Outcome, str]:
     return describe_schema(*check_catalogue(folder, payloads))
+
+
+def _reading(config: EngineConfig) -> tuple[Outcome, str]:
+    open_folder(config).close()
+    return "ok", f"the store in {config.data_dir} can be opened for reading only"
 
 
 def describe_schema(version: int, latest: int) -> tuple[Outcome, str]:

@@ -11,9 +11,11 @@ import apsw
 
 from tensorus_server.catalogue.identity_check import LOSS_QUARANTINE_S
 from tensorus_server.catalogue.sqlite import SqliteCatalogue
+from tensorus_server.catalogue.sqlite.read_only import ReadOnlySqliteCatalogue
 from tensorus_server.catalogue.sqlite.spare_room import SpareRoom
 from tensorus_server.chunk_store.files import Files, UnsyncedFiles
 from tensorus_server.chunk_store.local import LocalChunkStore, Reserve
+from tensorus_server.chunk_store.read_only import ReadOnlyLocalChunkStore
 from tensorus_server.engine.codec_pool import CodecPool
 from tensorus_server.engine.engine import Engine
 from tensorus_server.engine.insert.session_locks import SessionLocks
@@ -42,7 +44,7 @@ OPENING_BYTES = 256 * 1024
 
 
 def open_folder(config: EngineConfig, *, ask: Callable[[str, int], None] | None = None) -> Engine:
-    """Open the store in `config.data_dir`, or create it.
+    """Open the store in `config.data_dir`, or create it, unless it is to be read only.
 
     Args:
         ask: see `SessionLocks`; for a worker of a server with several. None: no other process serves the same inserts.
@@ -50,6 +52,8 @@ def open_folder(config: EngineConfig, *, ask: Callable[[str, int], None] | None 
     Raises:
         StoreUnavailableError: it cannot be opened; the message says why.
     """
+    if config.read_only:
+        return _open_to_read(config)
     try:
         return _open(config, ask)
     except StoreUnavailableError:
@@ -102,6 +106,22 @@ def _open(config: EngineConfig, ask: Callable[[str, int], None] | None) -> Engin
         in_memory=config.in_memory,
         shares_payloads=config.shares_payloads,
     )
+
+
+def _open_to_read(config: EngineConfig) -> Engine:
+    """Open a store, or a backup of one, for reading only. Nothing in its folder is changed, created or locked."""
+    folder = config.data_dir
+    try:
+        chunk_store = ReadOnlyLocalChunkStore(folder)
+        catalogue = ReadOnlySqliteCatalogue(
+            folder,
+            payloads=chunk_store,
+            delete_grace_s=config.delete_grace_s,
+            upload_expiry_s=config.upload_expiry_s,
+        )
+    except OSError as error:
+        raise StoreUnavailableError(f"cannot open a store in {folder}: {error.strerror}") from error
+    return Engine(catalogue, chunk_store, CodecPool(config.codec_threads), sweeps=False)
 
 
 def _is_full(folder: Path) -> bool:

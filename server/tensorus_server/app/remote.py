@@ -39,10 +39,15 @@ def check_remote_addresses(config: EngineConfig) -> None:
     """Check the form of the addresses in the settings, without connecting to anything.
 
     Raises:
-        ValueError: one is malformed; the message does not repeat what may be a password.
+        ValueError: one is malformed, or the store cannot be opened as the settings say; the message does not repeat what may
+            be a password.
         ImportError: psycopg is not installed.
     """
     assert config.chunks is not None
+    if config.read_only:
+        raise ValueError(
+            "read_only is set, and so is chunks: this version opens only stores in a folder for reading only"
+        )
     try:
         StoreAddress.parse(config.chunks)
         if config.catalogue is not None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import apsw
 
 from tensorus_server.backup.errors import BackupError
-from tensorus_server.catalogue.sqlite.connection import connect
+from tensorus_server.catalogue.sqlite.connection import connect, immutable_url
 from tensorus_server.catalogue.sqlite.requirements import require_safe_sqlite
 from tensorus_server.model import StoreIdentity
 from tensorus_server.payload_keys import PackedKey, SegmentedKey, parse_key
@@ -82,7 +81,7 @@ class CatalogueCopy:
         """
         flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
         try:
-            connection = apsw.Connection(f"file:{quote(str(path.resolve()))}?immutable=1", flags=flags)
+            connection = apsw.Connection(immutable_url(path), flags=flags)
         except apsw.Error as error:
             raise BackupError(f"{path} cannot be opened: {error}") from error
         with closing(connection):

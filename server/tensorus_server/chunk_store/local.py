@@ -32,19 +32,17 @@ from typing import TYPE_CHECKING
 
 from tensorus_server.background import WorkerPool, result_of
 from tensorus_server.chunk_store.abc import (
-    ChunkReader,
     ChunkStore,
     ChunkWriter,
     PayloadMissingError,
-    PayloadUnreadableError,
     Space,
     StagedPayload,
-    StoredKey,
 )
 from tensorus_server.chunk_store.backup_lock import BackupLock
 from tensorus_server.chunk_store.files import Files
 from tensorus_server.chunk_store.identity_file import IdentityFile
 from tensorus_server.chunk_store.local_leases import LocalLeases
+from tensorus_server.chunk_store.local_payloads import LocalReader, entries, missing
 from tensorus_server.chunk_store.local_quarantine import LocalQuarantine
 from tensorus_server.chunk_store.os_errors import as_store_errors
 from tensorus_server.errors import StorageFullError
@@ -59,10 +57,10 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from tensorus_server.chunk_store.abc import Leases, Quarantine
+    from tensorus_server.chunk_store.abc import ChunkReader, Leases, Quarantine, StoredKey
     from tensorus_server.model import StoreIdentity
 
-__all__ = ["LocalChunkStore", "PayloadFolder", "Reserve"]
+__all__ = ["LocalChunkStore", "Reserve"]
 
 SHARDS = tuple(f"{shard:02x}" for shard in range(256))
 """Names of the folders that payloads are spread over. Read when a store is opened."""
@@ -158,13 +156,13 @@ class LocalChunkStore(ChunkStore):
 
     def _open_again(self, path: Path, length: int) -> tuple[int, ChunkReader]:
         """Return a descriptor to write after the first `length` bytes of a kept payload, and a reader of them."""
-        with as_store_errors("resume a payload"), _missing(f"no kept payload has the key {path.name}"):
+        with as_store_errors("resume a payload"), missing(f"no kept payload has the key {path.name}"):
             descriptor = self._files.open_to_write(path)
             try:
                 found = os.fstat(descriptor).st_size
                 if found < length:
                     raise PayloadMissingError(f"payload {path.name} has {found} bytes, {length} are needed")
-                reader = _LocalReader(self._files.open_to_read(path), self._files)
+                reader = LocalReader(self._files.open_to_read(path), self._files)
                 try:
                     self._files.cut(descriptor, length)
                 except BaseException:
@@ -221,8 +219,8 @@ class LocalChunkStore(ChunkStore):
 
     def open(self, key: str) -> ChunkReader:
         """See `PayloadStore`."""
-        with as_store_errors("open a payload"), _missing(f"no payload has the key {key}"):
-            return _LocalReader(self._files.open_to_read(self._path(key)), self._files)
+        with as_store_errors("open a payload"), missing(f"no payload has the key {key}"):
+            return LocalReader(self._files.open_to_read(self._path(key)), self._files)
 
     def delete(self, key: str) -> None:
         """See `PayloadStore`."""
@@ -236,11 +234,11 @@ class LocalChunkStore(ChunkStore):
     def published(self) -> Iterator[StoredKey]:
         """See `PayloadListing`."""
         for shard in self._shards:
-            yield from _entries(self._chunks / shard, prefix=f"{shard}/")
+            yield from entries(self._chunks / shard, prefix=f"{shard}/")
 
     def kept(self) -> Iterator[StoredKey]:
         """See `PayloadListing`."""
-        yield from _entries(self._uploads)
+        yield from entries(self._uploads)
 
     @property
     def quarantine(self) -> Quarantine:
@@ -302,10 +300,10 @@ class LocalChunkStore(ChunkStore):
             # An existing folder may have another mode. The mode of another user's folder is not ours to change.
             with suppress(PermissionError):
                 parent.chmod(0o700)
-        missing = [shard for shard in self._shards if not (self._chunks / shard).is_dir()]
-        for shard in missing:
+        missing_shards = [shard for shard in self._shards if not (self._chunks / shard).is_dir()]
+        for shard in missing_shards:
             (self._chunks / shard).mkdir(mode=0o700, exist_ok=True)
-        if missing or are_new:
+        if missing_shards or are_new:
             for changed in (self._chunks, folder, folder.parent):
                 self.sync_folder(changed)
 
@@ -418,69 +416,3 @@ class _LocalWriter(ChunkWriter):
         except BaseException:
             self.drop()
             raise
-
-
-class _LocalReader(ChunkReader):
-    def __init__(self, descriptor: int, files: Files) -> None:
-        self._descriptor: int | None = descriptor
-        self._files = files
-
-    @property
-    def length(self) -> int:
-        if self._descriptor is None:
-            raise ValueError("the payload is closed")
-        try:
-            return os.fstat(self._descriptor).st_size
-        except OSError as error:
-            raise PayloadUnreadableError(os.strerror(error.errno or 0)) from error
-
-    def read(self, offset: int, length: int) -> bytes:
-        if self._descriptor is None:
-            raise ValueError("the payload is closed")
-        try:
-            data = self._files.read(self._descriptor, offset, length)
-        except OSError as error:
-            raise PayloadUnreadableError(os.strerror(error.errno or 0)) from error
-        if len(data) != length:
-            raise PayloadMissingError(f"payload ends at byte {offset + len(data)}, {offset + length} are needed")
-        return data
-
-    def close(self) -> None:
-        if self._descriptor is not None:
-            descriptor, self._descriptor = self._descriptor, None
-            os.close(descriptor)
-
-
-class PayloadFolder:
-    """The payloads of a store in a folder that is not opened: nothing in it changes."""
-
-    def __init__(self, folder: Path) -> None:
-        """Look at the store in `folder`, which need not exist."""
-        self._chunks = folder / "chunks"
-
-    def read_identity(self) -> StoreIdentity | None:
-        """See `IdentityHolder`."""
-        with as_store_errors("read the store's identity"):
-            return IdentityFile(self._chunks, Files()).read()
-
-    def published(self) -> Iterator[StoredKey]:
-        """See `PayloadListing`."""
-        for shard in SHARDS:
-            if (self._chunks / shard).is_dir():
-                yield from _entries(self._chunks / shard, prefix=f"{shard}/")
-
-
-def _entries(folder: Path, prefix: str = "") -> Iterator[StoredKey]:
-    with as_store_errors("list payloads"), os.scandir(folder) as entries:
-        for entry in entries:
-            with suppress(FileNotFoundError):
-                yield StoredKey(prefix + entry.name, entry.stat().st_mtime)
-
-
-@contextmanager
-def _missing(message: str) -> Iterator[None]:
-    """Turn FileNotFoundError into PayloadMissingError."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise PayloadMissingError(message) from error

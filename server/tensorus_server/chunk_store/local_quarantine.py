@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tensorus_server.chunk_store.abc import Leases
     from tensorus_server.chunk_store.files import Files
 
-__all__ = ["LocalQuarantine"]
+__all__ = ["LocalQuarantine", "quarantined"]
 
 _TIME = "%Y%m%dT%H%M%SZ"
 _NAME = re.compile(r"(\d{8}T\d{6}Z)\.([0-9a-f]{2}|uploads)\.([0-9a-f]{32})")
@@ -57,15 +57,7 @@ class LocalQuarantine(Quarantine):
 
     def entries(self) -> list[Quarantined]:
         """See `Quarantine`. Files with other names are ignored."""
-        found = []
-        with as_store_errors("list the quarantine"):
-            for path in self.folder.iterdir():
-                if match := _NAME.fullmatch(path.name):
-                    until, home, name = match.groups()
-                    until_s = datetime.strptime(until, _TIME).replace(tzinfo=UTC).timestamp()
-                    with suppress(FileNotFoundError):
-                        found.append(Quarantined(f"{home}/{name}", path.stat().st_size, until_s))
-        return sorted(found, key=lambda entry: entry.until_s)
+        return quarantined(self.folder)
 
     def restore(self, entry: Quarantined) -> None:
         """See `Quarantine`."""
@@ -100,3 +92,16 @@ class LocalQuarantine(Quarantine):
 
     def _path(self, key: str, until_s: float) -> Path:
         return self.folder / f"{datetime.fromtimestamp(until_s, UTC):{_TIME}}.{key.replace('/', '.')}"
+
+
+def quarantined(folder: Path) -> list[Quarantined]:
+    """Return what is in the quarantine in a folder, sorted by when it may be deleted."""
+    found = []
+    with as_store_errors("list the quarantine"):
+        for path in folder.iterdir():
+            if match := _NAME.fullmatch(path.name):
+                until, home, name = match.groups()
+                until_s = datetime.strptime(until, _TIME).replace(tzinfo=UTC).timestamp()
+                with suppress(FileNotFoundError):
+                    found.append(Quarantined(f"{home}/{name}", path.stat().st_size, until_s))
+    return sorted(found, key=lambda entry: entry.until_s)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tensorus_server.engine.orphans import empty_quarantine, quarantine_orphans
 from tensorus_server.engine.sweep import sweep
+from tensorus_server.engine.writing import writing
 
 if TYPE_CHECKING:
     import threading
@@ -40,6 +41,7 @@ class Collection:
     _orphan_age_s: float
     _quarantine_s: float
 
+    @writing
     def sweep(self, *, in_grace: bool = False) -> Swept:
         """Delete payloads that are no longer needed; also runs in the background, once a minute. See `sweep.sweep`.
 
@@ -57,6 +59,7 @@ class Collection:
             is_closing=self._closing.is_set,
         )
 
+    @writing
     def quarantine_orphans(self, *, dry_run: bool = False) -> Listing:
         """Move payloads without a row to quarantine; also runs in the background, once a day. See `orphans.quarantine_orphans`.
 
@@ -82,6 +85,7 @@ class Collection:
         """The quarantine of payloads that no row refers to."""
         return self._chunk_store.quarantine
 
+    @writing
     def empty_quarantine(self) -> int:
         """Delete all payloads in quarantine and return how many there were."""
         return empty_quarantine(self._chunk_store.quarantine, at_once=True)

@@ -16,6 +16,7 @@ from tensorus_server.engine.validate import (
     require_request_id,
     require_schema_fit,
 )
+from tensorus_server.engine.writing import writing
 from tensorus_server.errors import InvalidRequestError, LimitExceededError
 from tensorus_server.limits import ANSWER_BYTES_MAX, COPIES_PER_CALL_MAX, DATASET_COPY_TENSORS_MAX
 from tensorus_server.model import Outcome
@@ -42,6 +43,7 @@ class Copies:
         self._catalogue = catalogue
         self._snapshots = snapshots
 
+    @writing
     def copy_tensors(
         self,
         dataset: str,
@@ -78,6 +80,7 @@ class Copies:
         )
         return self._run(copies, take)
 
+    @writing
     def move_tensors(
         self,
         dataset: str,
@@ -98,6 +101,7 @@ class Copies:
         )
         return self._run(copies, take)
 
+    @writing
     def copy_dataset(
         self, name: str, new_name: str, *, at: At | None = None, request_id: str = "", owner: str = ""
     ) -> tuple[Dataset, int]:
@@ -126,6 +130,7 @@ class Copies:
         self._catalogue.maintain(idle=False)
         return copied
 
+    @writing
     def rename_dataset(self, name: str, new_name: str, *, request_id: str = "") -> Dataset:
         """Give a dataset another name. Its tensors, snapshots and inserts in progress stay with it.
 

@@ -41,6 +41,7 @@ from tensorus_server.engine.validate import (
     require_schema_fit,
 )
 from tensorus_server.engine.verify.verification import Verification
+from tensorus_server.engine.writing import writing
 from tensorus_server.errors import (
     LimitExceededError,
     SessionExpiredError,
@@ -104,6 +105,8 @@ class Engine(Reads, Collection):
     ) -> None:
         """Take ownership of the parts, which `close` closes, and start sweeping in the background.
 
+        If the catalogue is open for reading only, no thread is started, and every method that writes raises `ReadOnlyError`.
+
         Args:
             sessions: None: no other process serves the same inserts.
             tensor_locks: None: no other process edits tensors of the store.
@@ -123,7 +126,8 @@ class Engine(Reads, Collection):
         self._quarantine_s = quarantine_s
         self._health = Health(catalogue.check_writable)
         self._equals = EqualTensors(catalogue.tensors, chunk_store, enabled=shares_payloads)
-        self._committer = Committer(catalogue, chunk_store, payloads, self._health, self._equals)
+        writes = not catalogue.read_only
+        self._committer = Committer(catalogue, chunk_store, payloads, self._health, self._equals, start=writes)
         self._seal_pool = WorkerPool(_SEAL_THREADS, "seal")
         self._reader = TensorReader(catalogue, payloads, pool)
         self._plans = Plans(self._reader, chunk_store, enabled=direct_reads)
@@ -136,7 +140,7 @@ class Engine(Reads, Collection):
         self._membership = membership
         self._one_by_one = OneByOne(self._services) if in_memory else None
         self._sessions = sessions or InsertSessions()
-        self._purger = Purger(catalogue, self._health)
+        self._purger = Purger(catalogue, self._health, start=writes)
         self._snapshots = Snapshots(catalogue, self._purger.wake)
         self._copies = Copies(catalogue, self._snapshots)
         self.access = Access(catalogue.access)
@@ -150,9 +154,10 @@ class Engine(Reads, Collection):
         """What its parts have done and do."""
         if membership is not None:
             membership.start(lambda error: self._health.fail("the membership ended", error))
-        if sweeps:
+        if sweeps and writes:
             self._sweeper.start()
 
+    @writing
     def create_dataset(
         self,
         name: str,
@@ -217,6 +222,7 @@ class Engine(Reads, Collection):
         last = taken[-1][0] if len(taken) < len(shown) else page.next
         return [found for _, found in taken], "" if last is None else encode_token(["datasets", last])
 
+    @writing
     def update_dataset(
         self, name: str, policy: StoragePolicy | None, schema: Schema | None, retention_s: int | None = None
     ) -> Dataset:
@@ -245,6 +251,7 @@ class Engine(Reads, Collection):
             self._purger.wake()
         return updated
 
+    @writing
     def delete_dataset(self, name: str, *, drop_snapshots: bool = False) -> int:
         """Delete the dataset with its tensors and return how many it had; their space is freed in the background.
 
@@ -271,6 +278,7 @@ class Engine(Reads, Collection):
         """
         return self._catalogue.datasets.stats(name, self._generation_of(name, at))
 
+    @writing
     def open_insert(
         self,
         dataset: str,
@@ -288,6 +296,7 @@ class Engine(Reads, Collection):
         self._catalogue.check_present()
         return InsertStream(self._catalogue.datasets.get(dataset), self._services, report, options or InsertOptions())
 
+    @writing
     def insert_known(
         self, dataset: str, announced: Sequence[NewTensor], *, is_visible: Callable[[str], bool] | None = None
     ) -> list[Tensor | Exception | None]:
@@ -304,6 +313,7 @@ class Engine(Reads, Collection):
         found = self._catalogue.datasets.get(dataset)
         return insert_known(self._catalogue, self._equals, found, announced, is_visible=is_visible)
 
+    @writing
     def insert_one(self, dataset: str, new: NewTensor, canonical: memoryview) -> Tensor | None:
         """Store one small tensor on the fast path; return None if it does not apply, and nothing was stored.
 
@@ -347,6 +357,7 @@ class Engine(Reads, Collection):
         items = list(takewhile(take, (progress_of(upload, tensors.get(upload.item)) for upload in page)))
         return items, finished, encode_token(["insert", items[-1].item]) if len(items) < len(rest) else ""
 
+    @writing
     def cancel_insert(self, request_id: str) -> None:
         """End an insert and drop its unfinished items; complete tensors stay. Idempotent.
 
@@ -359,6 +370,11 @@ class Engine(Reads, Collection):
                 self._chunk_store.drop_kept(payload_key)
 
     @property
+    def read_only(self) -> bool:
+        """Whether every method that writes raises `ReadOnlyError`."""
+        return self._catalogue.read_only
+
+    @property
     def snapshots(self) -> Snapshots:
         """The snapshots of datasets."""
         return self._snapshots
@@ -368,6 +384,7 @@ class Engine(Reads, Collection):
         """Copies, moves and renames tensors and datasets."""
         return self._copies
 
+    @writing
     def update_metadata(self, dataset: str, tensor_id: str, metadata: Metadata) -> Tensor:
         """Replace a tensor's metadata and return the tensor.
 
@@ -383,6 +400,7 @@ class Engine(Reads, Collection):
             require_schema_fit(tensor_id, spec, metadata, Schema(metadata=schema.metadata), dataset=dataset)
         return self._catalogue.tensors.replace_metadata(dataset, tensor_id, metadata)
 
+    @writing
     def delete_tensors(self, dataset: str, ids: Sequence[str]) -> list[str]:
         """Delete tensors and return the ids that existed.
 

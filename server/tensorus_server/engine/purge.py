@@ -25,13 +25,15 @@ _log = logging.getLogger(__name__)
 class Purger:
     """A thread that checks for such work when it starts, once a minute, and whenever it is woken."""
 
-    def __init__(self, catalogue: Catalogue, health: Health) -> None:
-        """Start the thread. If it ends unexpectedly, it reports that to `health`."""
+    def __init__(self, catalogue: Catalogue, health: Health, *, start: bool = True) -> None:
+        """Start the thread, unless nothing may be written. If it ends unexpectedly, it reports that to `health`."""
         self._catalogue = catalogue
         self._health = health
         self._closing = threading.Event()
         self._woken = threading.Event()
-        self._thread = Watched("purger", self._run, lambda error: health.fail("the purger ended", error))
+        self._thread: Watched | None = None
+        if start:
+            self._thread = Watched("purger", self._run, lambda error: health.fail("the purger ended", error))
 
     def wake(self) -> None:
         """Check now, because a dataset was deleted, or something may no longer be needed."""
@@ -44,7 +46,7 @@ class Purger:
         """
         self._closing.set()
         self._woken.set()
-        return self._thread.join(timeout_s)
+        return self._thread is None or self._thread.join(timeout_s)
 
     def _run(self) -> None:
         while True:

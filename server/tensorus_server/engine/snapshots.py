@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tensorus_server.engine.paging import checked_page_size, decode_place, encode_token, take_all
 from tensorus_server.engine.validate import require_snapshot_name
+from tensorus_server.engine.writing import writing
 from tensorus_server.errors import InvalidRequestError
 from tensorus_server.limits import RESTORED_TENSORS_MAX
 
@@ -32,6 +33,7 @@ class Snapshots:
         self._catalogue = catalogue
         self._wake_pruning = wake_pruning
 
+    @writing
     def create(self, dataset: str, name: str) -> Snapshot:
         """Give the dataset's current state a name, so that it stays readable until the snapshot is dropped.
 
@@ -71,6 +73,7 @@ class Snapshots:
         last = taken[-1][0] if len(taken) < len(page.snapshots) else page.next
         return [found for _, found in taken], "" if last is None else encode_token(["snapshots", last])
 
+    @writing
     def drop(self, dataset: str, name: str) -> None:
         """Drop a snapshot; what only it needed is deleted in the background.
 
@@ -81,6 +84,7 @@ class Snapshots:
         self._catalogue.snapshots.drop(dataset, name)
         self._wake_pruning()
 
+    @writing
     def restore(self, dataset: str, at: At, *, discard_newer: bool = False) -> Restored:
         """Make the dataset's tensors those of an earlier state, in one transaction; a repeated restore changes nothing.
 

@@ -53,6 +53,7 @@ class Sweeper:
 
     def start(self) -> None:
         """Start the thread. If it ends unexpectedly, the store fails."""
+        self.meters.is_on = True
         self._thread = Watched("sweeper", self.run, lambda error: self._health.fail("the sweeper ended", error))
 
     def join(self, timeout_s: float) -> bool:

@@ -134,7 +134,8 @@ class Sampler:
         board.put_timings("tensorus_sweep_duration_seconds", *sweeps.runs.read())
         board.put("tensorus_sweep_failures_total", sweeps.failures)
         last_s = self._started_s if sweeps.last_success_s is None else sweeps.last_success_s
-        board.put("tensorus_sweep_last_success_timestamp_seconds", last_s)
+        # A process that does not sweep, since its store is read-only, must not look like one that fails to.
+        board.put("tensorus_sweep_last_success_timestamp_seconds", last_s if sweeps.is_on else None)
 
     def _sample_far_stores(self) -> None:
         board, meters = self._board, self._engine.meters

@@ -37,12 +37,14 @@ FEATURES = (
     "query.filter_text",
     "query.resume",
     "query.sample",
+    "read_only",
     "retention",
     "snapshots",
     "store_stats",
     "verify",
 )
-"""Optional parts of the contract that this version implements; `get.plan` only where it is offered."""
+"""Optional parts of the contract that this version implements. `get.plan` is there only where it is offered, and `read_only`
+only if the store is open for reading only, so that every call that writes fails with READ_ONLY."""
 
 _KINDS = {
     Quantizer: pb.CodecInfo.KIND_QUANTIZER,
@@ -51,12 +53,14 @@ _KINDS = {
 }
 
 
-def capabilities(*, direct_reads: bool = False) -> pb.GetCapabilitiesResponse:
+def capabilities(*, direct_reads: bool = False, read_only: bool = False) -> pb.GetCapabilitiesResponse:
     """Return version, codecs, presets, limits and features.
 
     Args:
         direct_reads: whether plans of direct reads are offered.
+        read_only: whether every call that writes is refused.
     """
+    absent = {feature for feature, there in (("get.plan", direct_reads), ("read_only", read_only)) if not there}
     return pb.GetCapabilitiesResponse(
         version=metadata.version("tensorus"),
         codecs=[
@@ -73,7 +77,7 @@ def capabilities(*, direct_reads: bool = False) -> pb.GetCapabilitiesResponse:
         ],
         default_preset=DEFAULT_PRESET,
         limits=announced_limits(),
-        features=[feature for feature in FEATURES if direct_reads or feature != "get.plan"],
+        features=[feature for feature in FEATURES if feature not in absent],
     )
 
 

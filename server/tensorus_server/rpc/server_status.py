@@ -33,6 +33,7 @@ def server_status(
         principal=caller.principal,
         rights=sorted({str(scope) for scope in rights.of(caller)}),
         authenticates=not caller.is_local,
+        read_only=engine.read_only,
         healthy=_is_healthy(engine),
         store=store if is_admin else "",
     )

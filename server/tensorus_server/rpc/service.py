@@ -131,7 +131,7 @@ class TensorService:
 
     def get_capabilities(self, _: pb.GetCapabilitiesRequest) -> pb.GetCapabilitiesResponse:
         """Return version, limits, codecs, presets and features."""
-        return capabilities(direct_reads=self._engine.plans.enabled)
+        return capabilities(direct_reads=self._engine.plans.enabled, read_only=self._engine.read_only)
 
     def create_dataset(self, request: pb.CreateDatasetRequest, call: Call) -> pb.CreateDatasetResponse:
         """Create a dataset."""

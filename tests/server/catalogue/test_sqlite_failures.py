@@ -11,7 +11,7 @@ from support.engine import Reopen, commit, create, listed, stored_tensor
 from support.faults import FailingCommits
 from tensorus_server.catalogue.abc import Catalogue, PageRequest
 from tensorus_server.catalogue.sql.statements import select
-from tensorus_server.catalogue.sqlite import SqliteCatalogue, database
+from tensorus_server.catalogue.sqlite import SqliteCatalogue, readers
 from tensorus_server.errors import EngineError, LimitExceededError, StorageFullError, StoreUnavailableError
 from tensorus_server.model import Schema
 
@@ -179,7 +179,7 @@ class TestStatementTimeout:
 
     @pytest.fixture(autouse=True)
     def _no_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(database, "STATEMENT_TIMEOUT_S", 0.0)
+        monkeypatch.setattr(readers, "STATEMENT_TIMEOUT_S", 0.0)
 
     def test_it_is_a_limit(self, catalogue: SqliteCatalogue) -> None:
         with (

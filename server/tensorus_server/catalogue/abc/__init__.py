@@ -43,7 +43,7 @@ Two more promises can be tested only with faults below the catalogue, so each im
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tensorus_server.catalogue.abc.access import AccessTable
 from tensorus_server.catalogue.abc.copies import CopyTable, TensorCopies
@@ -129,6 +129,9 @@ class Catalogue(ABC):
     members: MemberTable
     """A store in a local folder does not use it: there, kernel locks tell who is alive."""
     packs: PackTable
+
+    read_only: ClassVar[bool] = False
+    """Whether every method that writes raises `ReadOnlyError`."""
 
     @abstractmethod
     def check_writable(self) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import apsw
 
 from tensorus_server.catalogue.sql.statements import select
-from tensorus_server.catalogue.sqlite.connection import SqliteConnection
+from tensorus_server.catalogue.sqlite.connection import connect_to_read
 from tensorus_server.catalogue.sqlite.opening import require_no_payloads, require_payloads
 from tensorus_server.catalogue.sqlite.requirements import require_safe_sqlite
 from tensorus_server.catalogue.sqlite.schema import migrations, require_known
@@ -21,10 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tensorus_server.catalogue.identity_check import FoundPayloads
+    from tensorus_server.catalogue.sqlite.connection import SqliteConnection
 
 __all__ = ["check_catalogue"]
-
-_BUSY_MS = 5000
 
 
 def check_catalogue(folder: Path, payloads: FoundPayloads) -> tuple[int, int]:
@@ -63,32 +61,13 @@ def _open(path: Path) -> SqliteConnection:
     log, index = path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
     if not log.exists() or log.stat().st_size == 0:
         # Without a log, everything is in the file.
-        return _connected(path, "immutable=1")
+        return connect_to_read(path, immutable=True)
     if not index.exists():
         raise StoreUnavailableError(
             f"{log} was left by a crash, and {index.name}, without which it cannot be read here, is missing; starting the "
             "server creates it"
         )
-    try:
-        # If no process has it open, SQLite reads the log into memory.
-        return _connected(path, "mode=ro&readonly_shm=1")
-    except apsw.Error:
-        # Processes have it open, and have left no room for readers that may not write to the index.
-        return _connected(path, "mode=ro")
-
-
-def _connected(path: Path, options: str) -> SqliteConnection:
-    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-    connection = SqliteConnection(f"file:{quote(str(path.resolve()))}?{options}", flags=flags)
-    try:
-        connection.set_busy_timeout(_BUSY_MS)
-        connection.execute(
-            "PRAGMA trusted_schema = OFF; PRAGMA query_only = ON; SELECT 1 FROM sqlite_schema"
-        ).fetchall()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    return connect_to_read(path, immutable=False)
 
 
 def _version(connection: SqliteConnection) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import apsw
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.sql.connection import Sql
     from tensorus_server.filter.tree import Compare, Exists, OneOf, Prefix
 
-__all__ = ["PAGE_BYTES", "SqliteConnection", "connect", "connect_memory"]
+__all__ = ["PAGE_BYTES", "SqliteConnection", "connect", "connect_memory", "connect_to_read", "immutable_url"]
 
 _PRAGMAS = """
 PRAGMA synchronous = FULL;
@@ -119,6 +121,47 @@ def connect(path: Path, *, create: bool) -> SqliteConnection:
     _set_up(connection)
     _run(connection, f"PRAGMA cache_size = -{_WRITER_CACHE_KIB};" if create else "PRAGMA query_only = ON;")
     return connection
+
+
+def connect_to_read(path: Path, *, immutable: bool) -> SqliteConnection:
+    """Open a connection that changes and creates no file.
+
+    Args:
+        immutable: that nobody writes the file, so that it needs neither locks nor a log. False: its log and the log's index are
+            there. If no process that writes has them open, SQLite makes an index of the log in memory for itself.
+
+    Raises:
+        apsw.Error: the file cannot be opened.
+    """
+    if immutable:
+        return _connected_to_read(immutable_url(path))
+    try:
+        return _connected_to_read(f"{_url(path)}?mode=ro&readonly_shm=1")
+    except apsw.ReadOnlyError:
+        # A process has the log open, and its index has no mark yet that a reader can share: let SQLite set one there.
+        return _connected_to_read(f"{_url(path)}?mode=ro")
+
+
+def _connected_to_read(url: str) -> SqliteConnection:
+    connection = SqliteConnection(url, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    try:
+        connection.set_busy_timeout(writer_lock.BUSY_TIMEOUT_MS)
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        _set_up(connection)
+        _run(connection, "PRAGMA query_only = ON; SELECT 1 FROM sqlite_schema LIMIT 1;")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def immutable_url(path: Path) -> str:
+    """Return the URL by which SQLite opens a database that nobody writes, without writing anything next to it."""
+    return f"{_url(path)}?immutable=1"
+
+
+def _url(path: Path) -> str:
+    return f"file:{quote(os.fsencode(path.resolve()))}"
 
 
 def connect_memory(pages_max: int) -> SqliteConnection:

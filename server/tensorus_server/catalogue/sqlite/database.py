@@ -11,7 +11,6 @@ fails with `StoreBusyError`. `sqlite_errors.py` maps SQLite's errors.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
@@ -33,12 +32,10 @@ from tensorus_server.catalogue.sqlite.sqlite_errors import BROKEN, engine_error
 from tensorus_server.catalogue.sqlite.writer_lock import WriterLock
 from tensorus_server.errors import (
     EngineError,
-    LimitExceededError,
     StorageFullError,
     StoreBusyError,
     StoreUnavailableError,
 )
-from tensorus_server.limits import STATEMENT_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -202,8 +199,7 @@ class Database:
                 # Inserts that fail because the disk is full release their space meanwhile.
                 time.sleep(_FULL_DISK_WAIT_S)
 
-    @contextmanager
-    def read(self, *, timed: bool = True) -> Iterator[SqliteConnection]:
+    def read(self, *, timed: bool = True) -> AbstractContextManager[SqliteConnection]:
         """Lend a connection for one read transaction: the block sees a single state of the catalogue.
 
         Args:
@@ -214,28 +210,7 @@ class Database:
             StoreBusyError: another program has the catalogue locked, or no connection became free in time.
             StoreUnavailableError: the file cannot be read, or is damaged.
         """
-        try:
-            reader = self._readers.take()
-            try:
-                connection = reader.connection
-                reader.deadline_s = time.monotonic() + STATEMENT_TIMEOUT_S if timed else math.inf
-                connection.execute("BEGIN")
-                try:
-                    yield connection
-                finally:
-                    # An error may have ended the transaction already. ROLLBACK rather than COMMIT, because SQLite refuses to
-                    # commit a transaction that met a damaged page.
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-            finally:
-                self._readers.give_back(reader)
-        except apsw.InterruptError as error:
-            raise LimitExceededError(
-                f"a statement ran for longer than {STATEMENT_TIMEOUT_S} s (statement_timeout_s)",
-                limit=STATEMENT_TIMEOUT_S,
-            ) from error
-        except (apsw.Error, OSError) as error:
-            raise engine_error(error, "read") from error
+        return self._readers.lent(timed=timed)
 
     @contextmanager
     def snapshot(self) -> Iterator[SqliteConnection]:

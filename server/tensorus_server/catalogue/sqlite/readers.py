@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tensorus_server.catalogue.sqlite.sqlite_errors import RETRY_AFTER_S
-from tensorus_server.errors import StoreBusyError, StoreUnavailableError
+import apsw
+
+from tensorus_server.catalogue.sqlite.sqlite_errors import RETRY_AFTER_S, engine_error
+from tensorus_server.errors import LimitExceededError, StoreBusyError, StoreUnavailableError
+from tensorus_server.limits import STATEMENT_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tensorus_server.catalogue.sqlite.connection import SqliteConnection
 
@@ -51,6 +55,32 @@ class Readers:
         # None stands for a connection that is not open yet. The list is a stack: the connection that was returned last is used
         # first, because it has pages in its cache.
         self._free: list[Reader | None] = [None] * _READERS_MAX
+
+    @contextmanager
+    def lent(self, *, timed: bool) -> Iterator[SqliteConnection]:
+        """Lend a connection for one read transaction; see `Transactions.read`."""
+        try:
+            reader = self.take()
+            try:
+                connection = reader.connection
+                reader.deadline_s = time.monotonic() + STATEMENT_TIMEOUT_S if timed else math.inf
+                connection.execute("BEGIN")
+                try:
+                    yield connection
+                finally:
+                    # An error may have ended the transaction already. ROLLBACK rather than COMMIT, because SQLite refuses to
+                    # commit a transaction that met a damaged page.
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+            finally:
+                self.give_back(reader)
+        except apsw.InterruptError as error:
+            raise LimitExceededError(
+                f"a statement ran for longer than {STATEMENT_TIMEOUT_S} s (statement_timeout_s)",
+                limit=STATEMENT_TIMEOUT_S,
+            ) from error
+        except (apsw.Error, OSError) as error:
+            raise engine_error(error, "read") from error
 
     def take(self) -> Reader:
         """Take a free connection; the caller must return it with `give_back`.

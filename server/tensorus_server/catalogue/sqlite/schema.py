@@ -7,15 +7,15 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
+import apsw
+
 from tensorus_server.catalogue.sqlite.migration_steps import STEPS
 from tensorus_server.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import apsw
-
-__all__ = ["apply_migrations", "migrations", "require_known", "schema_version"]
+__all__ = ["apply_migrations", "migrations", "require_current_schema", "require_known", "schema_version"]
 
 
 def schema_version(connection: apsw.Connection) -> int:
@@ -27,6 +27,30 @@ def schema_version(connection: apsw.Connection) -> int:
     connection.execute(
         "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, applied_us INTEGER NOT NULL) STRICT"
     )
+    return _known_version(connection)
+
+
+def require_current_schema(connection: apsw.Connection) -> int:
+    """Return the schema's version, which must be the latest one, within the connection's transaction. Writes nothing.
+
+    Raises:
+        StoreUnavailableError: it is older or newer, or the file is no catalogue.
+    """
+    latest = max(migrations())
+    try:
+        current = _known_version(connection)
+    except apsw.SQLError as error:
+        raise StoreUnavailableError("catalogue.db is empty, or not a catalogue of Tensorus") from error
+    if current < latest:
+        raise StoreUnavailableError(
+            f"the catalogue has schema version {current}, and this version of Tensorus reads version {latest}. It must be "
+            "migrated, which needs a disk that can be written: open the store, or a copy of its folder, once for writing, for "
+            "example with `tensorus ls --store DIR`. Or read it with the version that wrote it"
+        )
+    return current
+
+
+def _known_version(connection: apsw.Connection) -> int:
     current = int(str(connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").get))
     require_known(current)
     return current

@@ -99,12 +99,20 @@ class Committer:
     """A watched thread and its queue."""
 
     def __init__(
-        self, catalogue: Catalogue, staging: Staging, payloads: PayloadStore, health: Health, equals: EqualTensors
+        self,
+        catalogue: Catalogue,
+        staging: Staging,
+        payloads: PayloadStore,
+        health: Health,
+        equals: EqualTensors,
+        *,
+        start: bool = True,
     ) -> None:
         """Start the thread. If it ends unexpectedly, it reports that to `health`.
 
         Args:
             equals: finds the payloads that new tensors can share.
+            start: False: nothing will be committed, and there is no thread.
         """
         self.health = health
         """The health of the store."""
@@ -127,7 +135,7 @@ class Committer:
         self._turn = threading.Lock()
         # When the current group was started; infinity: none is in progress.
         self._busy_since_s = math.inf
-        self._thread = Watched("committer", self._run, self._failed)
+        self._thread = Watched("committer", self._run, self._failed) if start else None
 
     @property
     def uncommitted(self) -> frozenset[str]:
@@ -190,7 +198,7 @@ class Committer:
         """
         self._closing.set()
         self._queue.put(None)
-        ended = self._thread.join(timeout_s)
+        ended = self._thread is None or self._thread.join(timeout_s)
         self._end_all(StoreUnavailableError("the store is closed"))
         return ended
 
