@@ -23,6 +23,7 @@ from tensorus_server import limits
 from tensorus_server.errors import UnauthenticatedError
 from tensorus_server.logs.audit_file import AuditFile
 from tensorus_server.logs.formats import JsonFormatter
+from tensorus_server.metrics.families import FAMILIES, Kind
 from tensorus_server.processes.server import Server
 from tensorus_server.rpc.audit_log import AuditLog
 from tensorus_server.rpc.call_log import CallLog
@@ -34,6 +35,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROTOCOL = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
+METRICS = (ROOT / "docs" / "METRICS.md").read_text(encoding="utf-8")
 FORMAT = (ROOT / "docs" / "FORMAT.md").read_text(encoding="utf-8")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
@@ -92,6 +94,23 @@ def test_the_commands_for_backups_make_a_store_of_a_running_server_s_tensors(
         assert {record.info.id for record in client.query("d")} == set(tensors)
         for tensor_id, tensor in tensors.items():
             assert_same_bits(client.get("d", tensor_id, as_="numpy"), tensor)
+
+
+def test_the_table_of_metrics_is_what_a_server_shows() -> None:
+    shown = {
+        Kind.COUNTER: "counter",
+        Kind.HISTOGRAM: "histogram",
+        Kind.GAUGE: "gauge",
+        Kind.SHARED: "gauge, of the store",
+    }
+    assert table_rows(METRICS, "metric") == [
+        [f"`{family.name}`", shown[family.kind], ", ".join(family.labels), family.help] for family in FAMILIES
+    ]
+
+
+def test_every_alert_is_documented() -> None:
+    rules = (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text(encoding="utf-8")
+    assert [row[0] for row in table_rows(METRICS, "alert")] == re.findall(r"- alert: (\w+)", rules)
 
 
 def test_the_table_of_errors_is_the_server_s_table() -> None:

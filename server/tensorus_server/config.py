@@ -174,6 +174,11 @@ class ServerConfig:
     """URL of an OpenID Connect issuer whose tokens are accepted, too; None: only the store's own tokens and certificates."""
     oidc_audience: str | None = None
     """What the issuer's tokens must have in `aud`."""
+    metrics_listen: str | None = None
+    """Host and port of the endpoint for Prometheus; None: there is none. Port 0 lets the system choose one. It has no TLS, asks
+    nobody who they are, and shows neither names nor values."""
+    traces: bool = False
+    """Whether calls are traced with OpenTelemetry, which is set up by its own environment variables."""
     shares_port: bool = False
     """Whether this process is a worker that shares the port with others of the same server."""
     logs: LogConfig = LogConfig()
@@ -181,12 +186,9 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         """Refuse invalid settings; the message names the key."""
-        host, _, port = self.listen.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65535:
-            raise ValueError(f"listen is {self.listen!r}, must be HOST:PORT, for example 127.0.0.1:7733")
-        if not _HOST.fullmatch(host):
-            # gRPC takes "::1:7733" for an address and adds port 443.
-            raise ValueError(f"listen is {self.listen!r}: an IPv6 address must be in brackets, for example [::1]:7733")
+        _require_address("listen", self.listen, "127.0.0.1:7733")
+        if self.metrics_listen is not None:
+            _require_address("metrics_listen", self.metrics_listen, "127.0.0.1:7734")
         if self.streams_max < 1:
             raise ValueError(f"streams_max is {self.streams_max}, must be at least 1")
         if self.memory_budget_bytes < 1:
@@ -258,6 +260,15 @@ def _from_fields(kind: type[_Config], fields: dict[str, Any]) -> _Config:
             value = Path(value)
         values[name] = value
     return kind(**values)
+
+
+def _require_address(name: str, address: str, example: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{name} is {address!r}, must be HOST:PORT, for example {example}")
+    if not _HOST.fullmatch(host):
+        # gRPC takes "::1:7733" for an address and adds port 443.
+        raise ValueError(f"{name} is {address!r}: an IPv6 address must be in brackets, for example [::1]:7733")
 
 
 def without_password(url: str) -> str:

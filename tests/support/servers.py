@@ -15,6 +15,7 @@ from typing import Any
 
 from support.stores import few_shards
 from tensorus_server.config import EngineConfig, ServerConfig
+from tensorus_server.metrics.board import Board
 from tensorus_server.processes.server import Server
 
 START_TIMEOUT_S = 30
@@ -27,11 +28,17 @@ def engine_config(folder: Path | str, **settings: Any) -> EngineConfig:
 
 @contextmanager
 def running_server(
-    folder: Path, *, streams_max: int = 64, memory_budget_bytes: int = 1024**3, **settings: Any
+    folder: Path,
+    *,
+    streams_max: int = 64,
+    memory_budget_bytes: int = 1024**3,
+    board: Board | None = None,
+    **settings: Any,
 ) -> Iterator[Server]:
     """Run a server on a free loopback port in this process, on a store of few folders.
 
     Args:
+        board: for the values of its metrics.
         settings: of `ServerConfig` where it has such a field, otherwise of `EngineConfig`.
     """
     names = {field.name for field in fields(ServerConfig)}
@@ -44,7 +51,7 @@ def running_server(
         **of_server,
     )
     with few_shards():
-        server = Server(config)
+        server = Server(config, board=board)
     server.start()
     try:
         yield server

@@ -14,6 +14,7 @@ PACKAGES = {
     "javac": "default-jdk-headless",
     "mkfs.ext4": "e2fsprogs",
     "mkfs.xfs": "xfsprogs",
+    "promtool": "prometheus",
     "protoc": "protobuf-compiler",
     "protoc-gen-go": "protoc-gen-go",
     "/usr/share/gocode/src/google.golang.org/protobuf": "golang-google-protobuf-dev",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import grpc
 import grpc.aio
 
-from tensorus._grpc import calls, inserts
+from tensorus._grpc import calls, inserts, tracing
 from tensorus._grpc.channel import SERVICE, is_outdated, options_for, require_fork_support
 from tensorus._grpc.credentials import credentials_of
 from tensorus._grpc.direct import DirectReads
@@ -210,7 +210,7 @@ class _Driver(Driver[AsyncRemoteBackend, T, R], Generic[T, R, V]):
                         return
                     advance, came = self._steps.throw, error
         finally:
-            self._close()
+            self._end()
 
     async def _do(self, step: Step[T]) -> Any:  # `Any`: see `Steps`
         match step:
@@ -218,11 +218,14 @@ class _Driver(Driver[AsyncRemoteBackend, T, R], Generic[T, R, V]):
                 return await self._read()
             case Open():
                 self._close()
+                self._begin(step.name)
                 self._stream = await self._open(step)
             case Send():
+                self._begin(step.call.name)
                 return await self._send(step.call)
             case Ask():
-                return await self._backend.call(step.call)
+                with tracing.current(self._span):
+                    return await self._backend.call(step.call)
             case Pause():
                 await asyncio.sleep(self._wait_s(step))
                 return self.patience.interruptions

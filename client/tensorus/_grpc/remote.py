@@ -10,7 +10,7 @@ import grpc
 
 from tensorus import _allocator
 from tensorus._backend import Backend
-from tensorus._grpc import calls, calls_access, calls_copies, calls_history, direct, inserts, reads
+from tensorus._grpc import calls, calls_access, calls_copies, calls_history, direct, inserts, reads, tracing
 from tensorus._grpc.channel import SERVICE, LazyChannel, begun
 from tensorus._grpc.known import insert_known
 from tensorus._grpc.patience import Patience, warn_when_stuck
@@ -304,7 +304,7 @@ class _Driver(Driver[RemoteBackend, T, R]):
                         return
                     advance, came = self._steps.throw, error
         finally:
-            self._close()
+            self._end()
 
     def _do(self, step: Step[T]) -> Any:  # `Any`: see `Steps`
         match step:
@@ -312,11 +312,14 @@ class _Driver(Driver[RemoteBackend, T, R]):
                 return self._read()
             case Open():
                 self._close()
+                self._begin(step.name)
                 self._stream = self._open(step)
             case Send():
+                self._begin(step.call.name)
                 return self._send(step.call)
             case Ask():
-                return self._backend.call(step.call)
+                with tracing.current(self._span):
+                    return self._backend.call(step.call)
             case Pause():
                 time.sleep(self._wait_s(step))
                 return self.patience.interruptions

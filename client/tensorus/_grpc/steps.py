@@ -12,11 +12,13 @@ raised at its last step. It may still yield steps then, to leave nothing at the 
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError
 
+from tensorus._grpc import tracing
 from tensorus._grpc.servers import is_servers_fault
 from tensorus._request_ids import current_id
 from tensorus.errors import InternalError
@@ -193,11 +195,18 @@ class Driver(Generic[B, T, R]):
         self._server: Server | None = None
         self._failures = 0
         self._request_id: str | None = None
+        self._span: tracing.CallSpan | None = None
+        self._is_begun = False
 
     @property
     def _has_ended(self) -> bool:
         """Whether the call has ended: what it raised is then its result, or its error."""
         return self._steps.gi_frame is None  # type: ignore[attr-defined]  # every generator has it
+
+    def _begin(self, method: str) -> None:
+        """Note that an attempt begins."""
+        if not self._is_begun:
+            self._is_begun, self._span = True, tracing.begin(method)
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         """Return the metadata of an attempt. All attempts of a call have the same id; each has the token of its time.
@@ -207,11 +216,14 @@ class Driver(Generic[B, T, R]):
         """
         if self._request_id is None:
             self._request_id = current_id()
-        return self._backend.connection.metadata(self._request_id)
+        found = self._backend.connection.metadata(self._request_id)
+        return found if self._span is None else (*found, *self._span.metadata)
 
     def _sent_to(self, server: Server) -> Server:
         """Note which server the attempt goes to, and return it."""
         self._server, self._failures = server, server.failures
+        if self._span is not None:
+            self._span.sent_to(server)
         return server
 
     def _heard(self) -> None:
@@ -229,6 +241,8 @@ class Driver(Generic[B, T, R]):
             self._backend.failed(self._server, error)
         if error.reason == "RATE_LIMITED":
             self._backend.heard = True
+        if self._span is not None:
+            self._span.attempt_failed(error)
         return AttemptFailedError(error, cause)
 
     def _wait_s(self, pause: Pause) -> float:
@@ -250,6 +264,13 @@ class Driver(Generic[B, T, R]):
         if self._stream is not None:
             self._stream.cancel()
             self._stream = None
+
+    def _end(self) -> None:
+        """End the stream, and the call with what is being raised, if anything is."""
+        self._close()
+        if self._span is not None:
+            self._span.end(sys.exception())
+            self._span = None
 
 
 class as_answer:  # noqa: N801 - a context manager

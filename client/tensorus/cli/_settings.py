@@ -65,8 +65,9 @@ NETWORK = "Network"
 SECURITY = "Security"
 LIMITS = "Limits"
 LOGS = "Logs"
+WATCHING = "Metrics and traces"
 
-GROUPS = (STORE, REMOTE, NETWORK, SECURITY, LIMITS, LOGS)
+GROUPS = (STORE, REMOTE, NETWORK, SECURITY, LIMITS, LOGS, WATCHING)
 """The groups, in the order of the help."""
 
 SETTINGS = (
@@ -301,6 +302,24 @@ SETTINGS = (
         LOGS,
         "File to append to, as one JSON object per line, who did what to which tensor.",
         unset="no audit log",
+    ),
+    Setting(
+        "metrics_listen",
+        TEXT,
+        None,
+        "metrics_listen",
+        WATCHING,
+        "Address at which Prometheus gets metrics. Everybody who reaches it may read them.",
+        metavar="HOST:PORT",
+        unset="no metrics",
+    ),
+    Setting(
+        "traces",
+        BOOL,
+        False,
+        "traces",
+        WATCHING,
+        "Trace calls with OpenTelemetry, to where its variables (OTEL_...) say.",
     ),
 )
 

@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, ClassVar
 from tensorus_server.chunk_store.pack_abc import PackedPart, PackStore, StoredPack
 from tensorus_server.chunk_store.quarantine_abc import Quarantine, Quarantined
 from tensorus_server.chunk_store.write_log import WriteLog
+from tensorus_server.meters import ChunkStoreMeters
 from tensorus_server.payload_keys import new_payload_key
 
 if TYPE_CHECKING:
@@ -458,6 +459,9 @@ class IdentityHolder(ABC):
 
 class ChunkStore(PayloadStore, Staging, PayloadListing, IdentityHolder):
     """All roles of one store. Thread-safe."""
+
+    meters = ChunkStoreMeters()
+    """What the store has done since it was opened. A store that measures nothing has this one, which stays at zero."""
 
     @property
     @abstractmethod

@@ -47,6 +47,7 @@ from tensorus_server.chunk_store.local_quarantine import LocalQuarantine
 from tensorus_server.chunk_store.os_errors import as_store_errors
 from tensorus_server.errors import StorageFullError
 from tensorus_server.limits import SYNC_EVERY_BYTES
+from tensorus_server.meters import ChunkStoreMeters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -113,6 +114,7 @@ class LocalChunkStore(ChunkStore):
             files: the file operations; None: those of the operating system.
         """
         self._files = files or Files()
+        self.meters = ChunkStoreMeters()
         self._shards = SHARDS
         self._reserve = reserve
         self._chunks = folder / "chunks"
@@ -182,7 +184,7 @@ class LocalChunkStore(ChunkStore):
         with as_store_errors("publish payloads"):
             for staged in group:
                 self._files.rename(self._staged_path(staged), folder / staged.payload_key)
-            self._files.sync_folder(folder)
+            self.sync_folder(folder)
         for staged in group:
             self._leases.release(staged.payload_key)
         return [f"{shard}/{staged.payload_key}" for staged in group]
@@ -273,6 +275,16 @@ class LocalChunkStore(ChunkStore):
         self._leases.close()
         return ended
 
+    def sync_data(self, descriptor: int) -> None:
+        """Make a file's bytes durable; raises the `OSError` of its system call."""
+        with self.meters.syncs.measured():
+            self._files.sync_data(descriptor)
+
+    def sync_folder(self, folder: Path) -> None:
+        """Make the names in a folder durable; likewise."""
+        with self.meters.syncs.measured():
+            self._files.sync_folder(folder)
+
     def _path(self, key: str) -> Path:
         return self._chunks / key
 
@@ -293,7 +305,7 @@ class LocalChunkStore(ChunkStore):
             (self._chunks / shard).mkdir(mode=0o700, exist_ok=True)
         if missing_shards or are_new:
             for changed in (self._chunks, folder, folder.parent):
-                self._files.sync_folder(changed)
+                self.sync_folder(changed)
 
 
 class _LocalWriter(ChunkWriter):
@@ -321,7 +333,7 @@ class _LocalWriter(ChunkWriter):
             self._unchecked += written
             if self._unsynced >= SYNC_EVERY_BYTES:
                 self._wait_for_sync()
-                self._sync = self._store._sync_pool.submit(self._files.sync_data, self._open_descriptor())
+                self._sync = self._store._sync_pool.submit(self._store.sync_data, self._open_descriptor())
                 self._unsynced = 0
             if self._store._reserve is not None and self._unchecked >= _SPACE_CHECK_EVERY_BYTES:
                 self._store._reserve.require(now=True)
@@ -338,7 +350,7 @@ class _LocalWriter(ChunkWriter):
         with self._dropped_on_error("write a payload"):
             descriptor = self._open_descriptor()
             self._wait_for_sync()
-            self._files.sync_data(descriptor)
+            self._store.sync_data(descriptor)
             self._descriptor = None
             os.close(descriptor)
         # A kept payload stays locked until it is published, dropped or parked.
@@ -359,13 +371,13 @@ class _LocalWriter(ChunkWriter):
     def _keep(self, descriptor: int) -> None:
         """Sync the file; the first time, also lock it and move it to `uploads/`, where it outlives the process."""
         with as_store_errors("keep a payload"):
-            self._files.sync_data(descriptor)
+            self._store.sync_data(descriptor)
             if not self._kept:
                 self._store._leases.acquire(self._path.name)
                 kept_path = self._store._uploads / self._path.name
                 self._files.rename(self._path, kept_path)
                 self._path, self._kept = kept_path, True
-                self._files.sync_folder(kept_path.parent)
+                self._store.sync_folder(kept_path.parent)
 
     def _close(self) -> bool:
         """Close the file, after the sync in progress; return whether it was open."""

@@ -23,6 +23,7 @@ from tensorus_server.engine.insert.sessions import InsertSessions
 from tensorus_server.engine.insert.stream import InsertOptions, InsertServices, InsertStream
 from tensorus_server.engine.insert.tensor_locks import TensorLocks
 from tensorus_server.engine.insert.uploads import progress_of, tensors_of
+from tensorus_server.engine.meters import EngineMeters
 from tensorus_server.engine.paging import checked_page_size, decode_place, encode_token, take_all
 from tensorus_server.engine.purge import Purger
 from tensorus_server.engine.read.plans import Plans
@@ -149,6 +150,8 @@ class Engine(Reads, Collection):
         self._sweeper = Sweeper(
             self._sweep_round, catalogue.check_present, self._health, self._closing, every_s=every_s
         )
+        self.meters = EngineMeters(chunk_store.meters, self._sweeper.meters, committer, catalogue, cache)
+        """What its parts have done and do."""
         if membership is not None:
             membership.start(lambda error: self._health.fail("the membership ended", error))
         if sweeps and writes:

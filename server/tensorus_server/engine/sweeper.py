@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from tensorus_server.background import Watched
 from tensorus_server.errors import EngineError, StoreUnavailableError
+from tensorus_server.meters import SweepMeters
 
 if TYPE_CHECKING:
     import threading
@@ -40,6 +42,7 @@ class Sweeper:
             closing: set when the store closes.
             every_s: pause between two rounds.
         """
+        self.meters = SweepMeters()
         self._every_s = every_s
         self._round = sweep_round
         self._check_present = check_present
@@ -50,6 +53,7 @@ class Sweeper:
 
     def start(self) -> None:
         """Start the thread. If it ends unexpectedly, the store fails."""
+        self.meters.is_on = True
         self._thread = Watched("sweeper", self.run, lambda error: self._health.fail("the sweeper ended", error))
 
     def join(self, timeout_s: float) -> bool:
@@ -60,9 +64,13 @@ class Sweeper:
         """Run rounds until the store closes or fails. While its catalogue cannot be used, no round is begun."""
         while self._takes_writes():
             if self._is_usable():
+                begun_s = time.monotonic()
                 try:
                     self._round()
+                    self.meters.runs.observe(time.monotonic() - begun_s)
+                    self.meters.last_success_s = time.time()
                 except Exception as error:  # noqa: BLE001 - the next round tries again, whatever the error
+                    self.meters.failures += 1
                     # The folder may have been removed meanwhile. A store that merely cannot be swept still serves.
                     if self._is_usable():
                         _log_failure(error)

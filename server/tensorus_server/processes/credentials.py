@@ -73,6 +73,11 @@ class WatchedCertificates:
         )
 
     @property
+    def expires_s(self) -> float:
+        """When the certificate that is used expires, in seconds since 1970."""
+        return self._current.expires.timestamp()
+
+    @property
     def days_left(self) -> float:
         """Days until the certificate that is used expires; negative if it has."""
         return (self._current.expires - datetime.now(UTC)).total_seconds() / 86_400

@@ -12,6 +12,8 @@ from tensorus_server.rpc.certificate_principal import certificate_principal
 from tensorus_server.rpc.quotas import Quotas
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tensorus_server.config import ServerConfig
     from tensorus_server.engine.access import Access
     from tensorus_server.logs.audit_file import AuditFile
@@ -28,15 +30,18 @@ def build_gate(
     admission: Admission,
     provider: IdentityProvider | None,
     audit: AuditFile | None,
+    *,
+    more: Sequence[CallObserver] = (),
 ) -> Gate:
     """Return the gate of a server.
 
     Args:
         provider: see `identity_provider`.
         audit: where changes are noted; None: nowhere.
+        more: are told of calls, too.
     """
     audits = [] if audit is None else [AuditLog(audit)]
-    observers: list[CallObserver] = [CallLog(every_call=config.logs.access), *audits]
+    observers: list[CallObserver] = [CallLog(every_call=config.logs.access), *audits, *more]
     if not config.authenticates:
         return Gate(admission, observers=observers, tensor_observers=audits)
     return Gate(

@@ -19,6 +19,9 @@ from tensorus_server.background import join_all
 from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.limits import RECEIVED_MESSAGE_BYTES_MAX
 from tensorus_server.logs.audit_file import AuditFile
+from tensorus_server.metrics.call_meters import CallMeters
+from tensorus_server.metrics.sampler import Sampler
+from tensorus_server.metrics.showing import shown
 from tensorus_server.processes.descriptors import connections_max, raise_limit
 from tensorus_server.processes.gate import build_gate, identity_provider
 from tensorus_server.processes.port import require_port
@@ -35,7 +38,9 @@ if TYPE_CHECKING:
 
     from tensorus_server.config import ServerConfig
     from tensorus_server.engine.insert.sessions import InsertSessions
+    from tensorus_server.metrics.board import Board
     from tensorus_server.processes.credentials import WatchedCertificates
+    from tensorus_server.rpc.calls import CallObserver
 
 __all__ = ["Server", "serve", "stop_or_exit"]
 
@@ -84,11 +89,14 @@ _numbers = itertools.count(1)
 class Server:
     """One engine behind one port, with health checks and reflection."""
 
-    def __init__(self, config: ServerConfig, *, ask: Callable[[str, int], None] | None = None) -> None:
+    def __init__(
+        self, config: ServerConfig, *, ask: Callable[[str, int], None] | None = None, board: Board | None = None
+    ) -> None:
         """Open the store and bind the port; nothing is served before `start`.
 
         Args:
             ask: see `open_engine`.
+            board: where to write the values of metrics; None: nowhere.
 
         Raises:
             StoreUnavailableError: the store or the audit log cannot be opened, the port is not available, or the certificates
@@ -121,7 +129,21 @@ class Server:
                 config.streams_max, config.memory_budget_bytes, config.memory_wait_s, config.stall_timeout_s
             )
         )
-        gate = build_gate(config, self._engine.access, self._admission, provider, self._audit)
+        observers: list[CallObserver] = []
+        self._sampler: Sampler | None = None
+        if board is not None:
+            meters = CallMeters(board)
+            observers.append(meters)
+            self._sampler = Sampler(
+                board, meters, self._engine, self._admission, certificate_expires_s=self._certificate_expires_s
+            )
+        self._traces = None
+        if config.traces:
+            from tensorus_server.tracing.provider import Traces  # noqa: PLC0415 - an extra
+
+            self._traces = Traces()
+            observers.append(self._traces.calls)
+        gate = build_gate(config, self._engine.access, self._admission, provider, self._audit, more=observers)
         service = TensorService(self._engine, gate, store=config.engine.describe())
         calls = AccessCalls(self._engine.access, gate.quotas.streams_of if gate.quotas is not None else lambda _: 0)
         self._server.add_generic_rpc_handlers((service.handler(), access_handler(calls, gate)))
@@ -151,7 +173,21 @@ class Server:
         # gRPC's thread that takes calls from its queue. If it ends, no call is answered any more, and gRPC tells nobody.
         self._takers = [thread for thread in threading.enumerate() if thread not in before and "_serve" in thread.name]
         self._admission.watch()
+        if self._sampler is not None:
+            self._sampler.start()
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    def _certificate_expires_s(self) -> float | None:
+        return None if self.certificates is None else self.certificates.expires_s
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether the server takes calls, and its store writes."""
+        try:
+            self._engine.check_writable()
+        except StoreUnavailableError:
+            return False
+        return self._admission.draining_s is None
 
     def check(self) -> None:
         """Check that the store takes writes.
@@ -198,6 +234,10 @@ class Server:
         calls = [thread for thread in threading.enumerate() if thread.name.startswith(self._thread_names)]
         ended = join_all(calls, max(give_up_s - time.monotonic(), 0.0)) and ended
         self._admission.close()
+        if self._sampler is not None:
+            self._sampler.close()
+        if self._traces is not None:
+            self._traces.close()
         failures: list[StoreUnavailableError] = []
         closing = threading.Thread(target=self._close_engine, args=(failures,), name="tensorus-closing", daemon=True)
         closing.start()
@@ -292,16 +332,19 @@ def serve(config: ServerConfig, on_ready: Callable[[Server], None]) -> None:
     """
     manager = ServiceManager.from_environment()
     raise_limit()
-    server = Server(config)
-    stopping = stop_event()
-    server.start()
-    on_ready(server)
-    manager.ready(f"serves {config.engine.describe()} on {server.address}")
-    try:
-        server.watch(stopping, None if manager.watchdog_s is None else manager.sign_of_life)
-    finally:
-        manager.stopping(config.grace_s)
-        stop_or_exit(server)
+    with shown(config.metrics_listen) as metrics:
+        server = Server(config, board=None if metrics is None else metrics.own_board())
+        stopping = stop_event()
+        server.start()
+        if metrics is not None:
+            metrics.serve(lambda: server.is_serving)
+        on_ready(server)
+        manager.ready(f"serves {config.engine.describe()} on {server.address}")
+        try:
+            server.watch(stopping, None if manager.watchdog_s is None else manager.sign_of_life)
+        finally:
+            manager.stopping(config.grace_s)
+            stop_or_exit(server)
 
 
 def stop_or_exit(server: Server) -> None:

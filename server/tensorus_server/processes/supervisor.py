@@ -24,9 +24,12 @@ import selectors
 import signal
 import subprocess
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from tensorus_server.errors import StoreUnavailableError
+from tensorus_server.metrics.board import Board
+from tensorus_server.metrics.showing import shown
 from tensorus_server.processes.control import Channel, Kind, Message
 from tensorus_server.processes.port import ReservedPort
 from tensorus_server.processes.service_manager import SILENT, ServiceManager
@@ -37,11 +40,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tensorus_server.config import ServerConfig
+    from tensorus_server.metrics.showing import Showing
 
-__all__ = ["SETTINGS", "supervise"]
+__all__ = ["BOARD", "SETTINGS", "supervise"]
 
 SETTINGS = "TENSORUS_WORKER_SETTINGS"
 """The environment variable with a worker's settings."""
+
+BOARD = "TENSORUS_WORKER_METRICS"
+"""The environment variable with the descriptor of the memory for a worker's metrics; missing: there are none."""
 
 _LOOK_S = 0.2
 """How often the supervisor checks whether it was told to stop, and which workers are due to start."""
@@ -70,8 +77,10 @@ def supervise(config: ServerConfig, command: Sequence[str], on_ready: Callable[[
         ImportError: a worker lacks a library.
     """
     manager = ServiceManager.from_environment()
-    with ReservedPort(config.listen) as port:
-        supervisor = _Supervisor(config, [*command], port.address, stop_event(), manager)
+    with shown(config.metrics_listen) as metrics, ReservedPort(config.listen) as port:
+        supervisor = _Supervisor(config, [*command], port.address, stop_event(), manager, metrics=metrics)
+        if metrics is not None:
+            metrics.serve(supervisor.has_serving, supervisor.counts)
 
         def complete() -> None:
             on_ready(port.address)
@@ -129,7 +138,7 @@ class _Worker:
 
 
 class _Supervisor:
-    """See the module's description. Not thread-safe."""
+    """See the module's description. Not thread-safe, except what metrics need: `has_serving` and `counts`."""
 
     def __init__(
         self,
@@ -138,11 +147,15 @@ class _Supervisor:
         address: str,
         stopping: threading.Event,
         manager: ServiceManager = SILENT,
+        *,
+        metrics: Showing | None = None,
     ) -> None:
         self._manager = manager
         self._command = command
         self._settings = config.of_worker(address).to_json()
         self._stopping = stopping
+        self._metrics = metrics
+        self._starts = 0
         self._workers = [_Worker(number) for number in range(1, config.workers + 1)]
         self._selector = selectors.DefaultSelector()
         self._complete = False
@@ -165,6 +178,15 @@ class _Supervisor:
                 self._tell()
                 if self._manager.watchdog_s is not None:
                     self._watch(self._manager.watchdog_s)
+
+    def has_serving(self) -> bool:
+        """Return whether a worker serves, and the server is not about to stop."""
+        return not self._stopping.is_set() and any(worker.serves for worker in self._workers)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Return how many workers there should be, how many serve, and how often one was started again."""
+        wanted = len(self._workers)
+        return wanted, sum(worker.serves for worker in self._workers), max(self._starts - wanted, 0)
 
     def stop(self) -> None:
         """Tell all workers to stop, and wait until they have."""
@@ -200,16 +222,17 @@ class _Supervisor:
 
     def _start(self, worker: _Worker) -> None:
         ours, theirs = Channel.pair()
-        with theirs:
+        with theirs, ExitStack() as given:
             command = [*self._command, str(theirs.fileno())]
             try:
+                board, environment, descriptors = self._board(worker, given)
                 # In its own process group, so that Ctrl-C reaches only the supervisor.
                 process = subprocess.Popen(  # noqa: S603 - the command is our own
                     command,
                     stdin=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[theirs.fileno(), *descriptors],
                     process_group=0,
-                    env={**os.environ, SETTINGS: self._settings},
+                    env={**os.environ, SETTINGS: self._settings, **environment},
                 )
             except OSError as error:
                 ours.close()
@@ -218,8 +241,27 @@ class _Supervisor:
                 delay_s = worker.end()
                 _log.error("%s cannot be started: %s; next attempt in %.0f s", worker, error, delay_s)
                 return
+        self._starts += 1
+        if self._metrics is not None and board is not None:
+            self._metrics.add(process.pid, board)
         worker.running = (process, ours)
         self._selector.register(ours, selectors.EVENT_READ, worker)
+
+    def _board(self, worker: _Worker, given: ExitStack) -> tuple[Board | None, dict[str, str], list[int]]:
+        """Return a board for a worker's metrics, the variable that names its memory, and the descriptor to inherit.
+
+        Args:
+            given: closes the descriptor once the worker has it.
+
+        Raises:
+            OSError: there is no memory, or no descriptor.
+        """
+        if self._metrics is None:
+            return None, {}, []
+        # The workers share the store, so one of them looks up its sizes.
+        board, descriptor = Board.for_worker(looks=worker.number == 1)
+        given.callback(os.close, descriptor)
+        return board, {BOARD: str(descriptor)}, [descriptor]
 
     def _handle(self, worker: _Worker) -> None:
         """Handle one message of a worker, or its end."""
@@ -293,7 +335,10 @@ class _Supervisor:
         process, channel = worker.running
         self._selector.unregister(channel)
         channel.close()
-        return process.wait(), worker.end()
+        code = process.wait()
+        if self._metrics is not None:
+            self._metrics.ended(process.pid)
+        return code, worker.end()
 
 
 def _how(code: int) -> str:

@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tensorus_server.errors import StoreUnavailableError
+from tensorus_server.metrics.board import Board
 from tensorus_server.processes.control import Kind, Message
 from tensorus_server.processes.descriptors import raise_limit
 from tensorus_server.processes.server import Server, stop_or_exit
 from tensorus_server.processes.signals import stop_event
+from tensorus_server.processes.supervisor import BOARD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +47,9 @@ def work(config: ServerConfig, channel: Channel) -> None:
     threading.Thread(target=orders.follow, name="tensorus-orders", daemon=True).start()
     raise_limit()
     with _reporting_failure(channel):
-        server = Server(config, ask=lambda request_id, ticket: _ask(channel, request_id, ticket))
+        server = Server(
+            config, ask=lambda request_id, ticket: _ask(channel, request_id, ticket), board=_inherited_board()
+        )
     orders.sessions = server.sessions
     server.start()
     channel.send(Message(Kind.READY))
@@ -77,6 +81,18 @@ class _Orders:
         finally:
             # Like a crash, this loses nothing that was committed. It frees the port, so that the server can be started again.
             os._exit(1)
+
+
+def _inherited_board() -> Board | None:
+    descriptor = os.environ.pop(BOARD, None)
+    if descriptor is None:
+        return None
+    board = Board.inherited(int(descriptor))
+    if board is None:
+        _log.warning(
+            "the supervisor is of another version: its metrics lack those of this worker until it is restarted"
+        )
+    return board
 
 
 def _tell_served(channel: Channel) -> None:

@@ -25,11 +25,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from tensorus_server.errors import DrainingError, StreamStalledError, TooManyStreamsError
+from tensorus_server.meters import Timings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Admission", "AdmissionLimits", "Place"]
+    from tensorus_server.meters import Trace
+
+__all__ = ["Admission", "AdmissionLimits", "Occupancy", "Place"]
 
 _RETRY_AFTER_S = 1.0
 """When clients are told to retry if all places are taken, or no memory is free."""
@@ -59,12 +62,24 @@ class AdmissionLimits:
     stall_timeout_s: float = 60.0
 
 
+@dataclass(frozen=True)
+class Occupancy:
+    """What streams take of a server now."""
+
+    streams: int
+    memory_used_bytes: int
+    waiting: int
+    """Streams that wait for memory."""
+
+
 class Admission:
     """See the module's description. Thread-safe."""
 
     def __init__(self, limits: AdmissionLimits) -> None:
         """Start without calls."""
         self.limits = limits
+        self.memory_waits = Timings()
+        """How long streams waited for memory that they then got."""
         self._changed = threading.Condition()
         self._places: set[Place] = set()
         self._leaving: set[Place] = set()
@@ -128,6 +143,11 @@ class Admission:
                 self._leaving.discard(place)
                 self._changed.notify_all()
 
+    def occupancy(self) -> Occupancy:
+        """Return what streams take now."""
+        with self._changed:
+            return Occupancy(len(self._places), self._borrowed_bytes, len(self._waiting))
+
     @property
     def draining_s(self) -> float | None:
         """Seconds that calls have left before the server stops; None while it does not drain."""
@@ -174,7 +194,8 @@ class Admission:
 
     def _borrow(self, place: Place, memory_bytes: int) -> None:
         """Reserve memory until the place holds `memory_bytes`; see `Place.borrow`."""
-        give_up_s = time.monotonic() + self.limits.memory_wait_s
+        begun_s = time.monotonic()
+        give_up_s = begun_s + self.limits.memory_wait_s
         with self._changed:
             place.require_in()
             more_bytes = memory_bytes - place.borrowed_bytes
@@ -195,6 +216,11 @@ class Admission:
             finally:
                 self._waiting.remove(place)
                 self._changed.notify_all()
+        waited_s = time.monotonic() - begun_s
+        self.memory_waits.observe(waited_s)
+        if place.trace is not None:
+            now_ns = time.time_ns()
+            place.trace.stage("wait for memory", now_ns - int(1e9 * waited_s), now_ns, {"bytes": memory_bytes})
 
     def _no_memory(self, memory_bytes: int) -> TooManyStreamsError:
         budget_bytes = self.limits.memory_budget_bytes
@@ -274,6 +300,8 @@ class Place:
         """Reserved of the memory budget; only `Admission` writes it."""
         self.dismissed: StreamStalledError | None = None
         """Why the stream was told to end; None: it was not."""
+        self.trace: Trace | None = None
+        """Is told of waits for memory; None: nobody traces the call."""
         self._receives = False
         self.sends = False
         """Whether a message waits for the client to read it. No later message, not even an error, reaches the client then."""

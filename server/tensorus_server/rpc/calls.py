@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from tensorus_server.access.rights import Role
     from tensorus_server.errors import StreamStalledError
+    from tensorus_server.meters import Trace
     from tensorus_server.rpc.admission import Admission, Place
     from tensorus_server.rpc.quotas import Budget, Quotas
 
@@ -67,12 +68,15 @@ class Call:
         "dataset",
         "details",
         "failure_number",
+        "inserted_bytes",
         "method",
+        "read_bytes",
         "received_bytes",
         "request",
         "sent_bytes",
         "started_s",
         "tensors",
+        "trace",
     )
 
     def __init__(self, method: str, gate: Gate, context: grpc.ServicerContext) -> None:
@@ -102,6 +106,12 @@ class Call:
         self.failure_number = ""
         """The number of an unexpected error that made it fail."""
         self._call_id = ""
+        self.inserted_bytes = 0
+        """Canonical bytes of the values that it received to store."""
+        self.read_bytes = 0
+        """Canonical bytes of the values that it sent, after slices and casts."""
+        self.trace: Trace | None = None
+        """Is told of its stages; None: nobody traces the call."""
 
     @property
     def peer(self) -> str:
@@ -131,6 +141,10 @@ class Call:
     def is_cancelled(self) -> bool:
         """Whether the client went away before the end; says so only at the end of a call without an error."""
         return not self._context.is_active()
+
+    def header(self, name: str) -> str:
+        """Return what the client's metadata have under a name; empty: nothing."""
+        return self._metadata(name)
 
     def fields(self) -> dict[str, str | int | float]:
         """Return what every line about the call has in the log."""
@@ -186,6 +200,10 @@ class Call:
 
         assert self._gate.quotas is not None
         self._gate.quotas.pass_bytes(self.caller.principal, count, is_active)
+
+    def count_read(self, canonical_bytes: int) -> None:
+        """Count values that are sent."""
+        self.read_bytes += canonical_bytes
 
     def may(self, role: Role, dataset: str) -> bool:
         """Return whether the caller has a role on a dataset."""

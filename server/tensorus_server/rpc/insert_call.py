@@ -204,7 +204,9 @@ class InsertCall:
             request_id = self._call.caller.session_of(request_id)
             held.enter_context(self._engine.sessions.held(request_id, self._take_over))
         self._is_trial = head.open.validate_only
-        options = InsertOptions(request_id or None, head.open.all_or_nothing, head.open.validate_only)
+        options = InsertOptions(
+            request_id or None, head.open.all_or_nothing, head.open.validate_only, trace=self._call.trace
+        )
         stream = self._engine.open_insert(self._dataset, self._report, options)
         self._place.owes = lambda: self._is_finishing or stream.owes()
         self._outbox.opened(stream.resumable)
@@ -263,6 +265,7 @@ class InsertCall:
             new = self._announced(segment) if segment.HasField("tensor") else None
             payload_crc32c = self._checked_crc32c(segment, payload)
             canonical = self._canonical(segment, payload)
+            self._call.inserted_bytes += canonical.nbytes
         except Exception as error:  # noqa: BLE001 - any error here concerns only this item
             stream.fail(segment.item, error)
             return

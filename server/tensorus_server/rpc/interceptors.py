@@ -89,6 +89,7 @@ def guard_stream(
         try:
             gate.identify(call, context)
             with gate.stream(call, _cancelling(call, context), is_active=context.is_active) as place:
+                place.trace = call.trace
                 request: Any
                 if request_type is None:
                     request = map(call.received, given)
@@ -139,6 +140,7 @@ def guard_upload(
         try:
             gate.identify(call, context)
             with gate.stream(call, _cancelling(call, context), is_active=context.is_active) as place:
+                place.trace = call.trace
                 requests = place.requests(map(call.received, messages), memory_bytes)
                 answer = method(requests, require_caller, call)
         except grpc.RpcError:

@@ -7,6 +7,7 @@ would fail likewise, each after a long wait, and the caller can go on here later
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -29,12 +30,16 @@ if TYPE_CHECKING:
     from tensorus_server.engine.query import Place, Selection
     from tensorus_server.engine.read.plans import Plans
     from tensorus_server.engine.read.reader import Piece, TensorReader
+    from tensorus_server.meters import Trace
     from tensorus_server.model import Part, Tensor
     from tensorus_server.rpc.calls import Call
 
     _Placed: TypeAlias = tuple[Tensor | Exception, Part, Place | None]
 
 __all__ = ["ReadCall"]
+
+_TRACED_BYTES_MIN = 1024 * 1024
+"""Tensors above this size have a stage of their own in a trace."""
 
 
 class ReadCall:
@@ -122,6 +127,7 @@ class ReadCall:
                     yield from self._read(item, found, part)
                 else:
                     yield from self._packer.add_tensor(item, found, None, last=False)
+                    self._call.count_read(whole.decoded_length)
                     yield from self._packer.add_piece(item, whole, last=True)
                 self._call.tensors += 1
             except Exception as error:
@@ -172,9 +178,29 @@ class ReadCall:
         yield from self._packer.add_tensor(item, tensor, result, last=remaining == 0, coarse_error=plan.coarse_error)
         if remaining == 0:
             return
-        for piece in self._reader.read(tensor, plan, self._accepted_codecs, record_bytes_max=self._payload_bytes_max):
+        pieces = self._reader.read(tensor, plan, self._accepted_codecs, record_bytes_max=self._payload_bytes_max)
+        trace = self._call.trace
+        if trace is not None and remaining > _TRACED_BYTES_MIN:
+            pieces = _traced(pieces, trace, {"item": item, "tensor": tensor.id, "bytes": remaining})
+        for piece in pieces:
             remaining -= piece.decoded_length
+            self._call.count_read(piece.decoded_length)
             yield from self._packer.add_piece(item, piece, last=remaining == 0)
+
+
+def _traced(pieces: Iterator[Piece], trace: Trace, about: dict[str, str | int | float]) -> Iterator[Piece]:
+    """Yield the pieces of a tensor, and tell how long that took, and how much of it was reading and decoding."""
+    begun_ns, reading_s = time.time_ns(), 0.0
+    try:
+        while True:
+            asked_s = time.perf_counter()
+            piece = next(pieces, None)
+            reading_s += time.perf_counter() - asked_s
+            if piece is None:
+                return
+            yield piece
+    finally:
+        trace.stage("read", begun_ns, time.time_ns(), {**about, "reading_seconds": reading_s})
 
 
 def _tensor_of(placed: _Placed) -> Tensor | None:

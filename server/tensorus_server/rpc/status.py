@@ -16,6 +16,7 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from tensorus_server.errors import facts_of, reason_of
+from tensorus_server.meters import Tally
 from tensorus_server.rpc.log_rate import LogRate
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "ERROR_DOMAIN",
     "REQUEST_ID_FACT",
     "STATUS_BY_REASON",
+    "TOLD",
     "code_of",
     "log_failure",
     "message_of",
@@ -102,6 +104,9 @@ STATUS_BY_REASON: dict[str, tuple[grpc.StatusCode, int]] = {
 }
 """Every reason that this server sends, with its gRPC code and log level."""
 
+TOLD = Tally()
+"""How often clients of this process were told of errors, by method and reason."""
+
 _log = logging.getLogger("tensorus_server.calls")
 _rate = LogRate(_log)
 
@@ -162,6 +167,7 @@ def message_of(error: BaseException, number: str) -> str:
 
 def _status(error: BaseException, call: Call, number: str) -> status_pb2.Status:
     reason = reason_of(error)
+    TOLD.add(call.method, reason)
     facts = {"number": number} if number else facts_of(error)
     info = error_details_pb2.ErrorInfo(
         reason=reason,

@@ -28,6 +28,7 @@ from support.postgres import empty_schema
 from tensorus_server.catalogue.abc import Catalogue
 from tensorus_server.catalogue.postgres import PostgresCatalogue
 from tensorus_server.catalogue.postgres.connection import PostgresConnection
+from tensorus_server.catalogue.postgres.pool import CONNECTIONS_MAX
 
 
 @pytest.fixture
@@ -151,3 +152,13 @@ class TestPostgresTotals(CatalogueTotalsContract):
 
 class TestPostgresUploads(CatalogueUploadsContract):
     """Likewise."""
+
+
+def test_connections_are_told(catalogue: Catalogue) -> None:
+    assert isinstance(catalogue, PostgresCatalogue)
+    found = catalogue.connections()
+    assert (found.used, found.limit) == (0, CONNECTIONS_MAX)
+    with catalogue._database.read():
+        assert catalogue.connections().used == 1
+    assert catalogue.connections().used == 0
+    assert catalogue.connections().idle >= 1

@@ -43,7 +43,7 @@ Two more promises can be tested only with faults below the catalogue, so each im
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from tensorus_server.catalogue.abc.access import AccessTable
 from tensorus_server.catalogue.abc.copies import CopyTable, TensorCopies
@@ -71,6 +71,9 @@ from tensorus_server.catalogue.abc.snapshots import SnapshotPage, SnapshotTable
 from tensorus_server.catalogue.abc.tensors import EqualTensor, NotSharedError, StoredTensor, TensorTable
 from tensorus_server.catalogue.abc.totals import CatalogueTotals, SharedSizes, Sizes
 from tensorus_server.catalogue.abc.uploads import Mark, Upload, UploadTable
+
+if TYPE_CHECKING:
+    from tensorus_server.meters import Connections
 
 __all__ = [
     "ORDER_FIELDS",
@@ -163,6 +166,10 @@ class Catalogue(ABC):
     @abstractmethod
     def totals(self) -> CatalogueTotals:
         """Return sums over all tables. See `sizes`."""
+
+    def connections(self) -> Connections | None:
+        """Return the connections to the database, now; None: it is no server."""
+        return None
 
     @abstractmethod
     def maintain(self, *, idle: bool) -> None:

@@ -16,6 +16,7 @@ from tensorus_server.errors import EngineError
 
 if TYPE_CHECKING:
     from tensorus_server.catalogue.identity_check import Payloads
+    from tensorus_server.meters import Connections
 
 __all__ = ["PostgresCatalogue"]
 
@@ -78,6 +79,10 @@ class PostgresCatalogue(SqlCatalogue):
         """See `Catalogue`."""
         self._database.check_writable()
         self._database.check_present()
+
+    def connections(self) -> Connections:
+        """See `Catalogue`."""
+        return self._database.connections()
 
     def maintain(self, *, idle: bool) -> None:
         """Raise the store's epoch once a day, if idle."""

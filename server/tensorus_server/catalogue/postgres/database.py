@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from tensorus_server.catalogue.postgres.address import Address
     from tensorus_server.catalogue.postgres.pool import PooledConnection
+    from tensorus_server.meters import Connections
 
 __all__ = ["Database", "lock_number"]
 
@@ -92,6 +93,10 @@ class Database:
         """Raise `StoreUnavailableError` after `close`."""
         if self._closed:
             raise StoreUnavailableError("the store is closed")
+
+    def connections(self) -> Connections:
+        """Return how many connections there are now."""
+        return self._pool.connections()
 
     def check_present(self) -> None:
         """Check that the server answers and takes writes.

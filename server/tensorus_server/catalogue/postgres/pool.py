@@ -18,6 +18,7 @@ from psycopg.pq import TransactionStatus
 from tensorus_server.catalogue.postgres.adapters import set_up
 from tensorus_server.catalogue.postgres.postgres_errors import RETRY_AFTER_S
 from tensorus_server.errors import StoreBusyError, StoreUnavailableError
+from tensorus_server.meters import Connections
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,6 +90,11 @@ class Pool:
         except BaseException:
             self._returned()
             raise
+
+    def connections(self) -> Connections:
+        """Return how many connections are lent, free and allowed."""
+        with self._changed:
+            return Connections(self._lent, len(self._free), CONNECTIONS_MAX)
 
     def give_back(self, pooled: PooledConnection) -> None:
         """Return a connection. It is closed if it broke, or if a transaction goes on in it."""

@@ -104,7 +104,11 @@ class ObjectClient:
         self.before_put: Callable[[], None] = lambda: None
         """Called before each attempt to store an object; what it raises ends the request."""
         self.requests: Counter[str] = Counter()
-        """How many attempts were made, by kind: "put", "get", "list", "delete", "head"."""
+        """How many attempts were made, by kind: "put", "get", "list", "delete", "head", "sign"."""
+        self.retries: Counter[str] = Counter()
+        """How many of them repeated one that had failed."""
+        self.failures: Counter[str] = Counter()
+        """How many requests failed after their last attempt."""
         self._limits = limits or RequestLimits()
         self._prefix = f"{address.prefix}/" if address.prefix else ""
         self._lock = threading.Lock()
@@ -276,6 +280,7 @@ class ObjectClient:
                 self.before_put()
             with self._lock:
                 self.requests[kind] += 1
+                self.retries[kind] += made > 0
             made += 1
             try:
                 return attempt(library, store)
@@ -290,6 +295,8 @@ class ObjectClient:
             pause_s = min(2 * pause_s, 5.0)
             if not is_wanted():
                 break
+        with self._lock:
+            self.failures[kind] += 1
         if failure.full:
             raise StorageFullError(f"{self.name} {failure}") from None
         tries = f" ({made} attempts)" if made > 1 else ""

@@ -35,6 +35,7 @@ from tensorus_server.chunk_store.objects.reader import ObjectReader, ReaderParts
 from tensorus_server.chunk_store.objects.segments import segments_before
 from tensorus_server.chunk_store.objects.writer import Continued, SegmentWriter, WriterParts
 from tensorus_server.limits import PACK_BYTES_MAX, PACKED_BYTES_MAX, SEGMENT_OBJECT_BYTES
+from tensorus_server.meters import ChunkStoreMeters
 from tensorus_server.payload_keys import PackedKey, SegmentedKey, parse_key
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ class ObjectChunkStore(ChunkStore):
         self.client = ObjectClient(StoreAddress.parse(url), requests)
         """Makes all requests, and counts them."""
         self.client.before_put = writes.require
+        client = self.client
+        self.meters = ChunkStoreMeters(requests=client.requests, retries=client.retries, failures=client.failures)
         self.writes = writes
         self._puts = WorkerPool(_PUT_THREADS, "put")
         self._gets = WorkerPool(_GET_THREADS, "get")

@@ -27,6 +27,7 @@ from tensorus_server.catalogue.abc import WriterLostError
 from tensorus_server.engine.insert.leftovers import drop, drop_upload
 from tensorus_server.errors import EngineError, SessionTakenOverError, StoreBusyError, StoreUnavailableError
 from tensorus_server.limits import COMMIT_GROUP_MAX
+from tensorus_server.meters import CommitMeters
 from tensorus_server.payload_keys import begun_of_key, is_of_object_store
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class Committer:
         """
         self.health = health
         """The health of the store."""
+        self.meters = CommitMeters()
         self._catalogue = catalogue
         self._staging = staging
         self._payloads = payloads
@@ -142,6 +144,11 @@ class Committer:
         If the outcome of a commit is unknown, its keys stay here until the restart.
         """
         return self._uncommitted
+
+    @property
+    def queued(self) -> int:
+        """Number of requests that wait for the next commit."""
+        return self._queue.qsize()
 
     def check(self) -> None:
         """Fail the store if the current commit has taken longer than `STUCK_S`, so that nobody waits for it forever."""
@@ -295,7 +302,9 @@ class Committer:
         staged = [payload for batch in batches for payload in batch.staged]
         outcomes: Sequence[Tensor | Exception]
         try:
-            outcomes = self._publish_and_commit(stored, staged, together=together)
+            with self.meters.commits.measured():
+                outcomes = self._publish_and_commit(stored, staged, together=together)
+            self.meters.tensors += sum([not isinstance(outcome, Exception) for outcome in outcomes])
         except EngineError as error:
             outcomes = [error] * len(stored)
         except Exception:  # noqa: BLE001 - every batch must be settled

@@ -41,12 +41,16 @@ if TYPE_CHECKING:
     from tensorus_server.chunk_store.abc import StagedPayload
     from tensorus_server.engine.health import Health
     from tensorus_server.engine.insert.tensor_locks import TensorLock
+    from tensorus_server.meters import Trace
     from tensorus_server.model import Tensor
 
 __all__ = ["Batch", "ItemProgress", "ItemResult", "Items", "State"]
 
 _SEALING_MAX = 4
 """Large items of one stream that may wait for their last fsync. Each holds the memory of its chunks in flight."""
+
+_STAGES = {"open": "receive", "sealing": "seal", "sealed": "wait for others", "committing": "commit"}
+"""What a batch does in each state, for traces."""
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +84,7 @@ State: TypeAlias = Literal["open", "sealing", "sealed", "committing", "settled"]
 class Batch:
     """One item of an insert, or many small ones. Created by `Items.begin`."""
 
-    __slots__ = ("_carrier", "_items", "inline_bytes", "lock", "numbers", "staged", "state", "stored")
+    __slots__ = ("_carrier", "_items", "inline_bytes", "lock", "numbers", "since_ns", "staged", "state", "stored")
 
     def __init__(self, items: Items, numbers: list[int]) -> None:
         """Start with these items, in state "open"."""
@@ -95,6 +99,8 @@ class Batch:
         """Stored bytes of inline payloads, which are in memory until the commit."""
         self.lock: TensorLock | None = None
         """The lock of the tensor that the item edits, if it is an edit; released when the batch is settled."""
+        self.since_ns = 0
+        """Since when it is in its state, in nanoseconds since 1970, if the insert is traced."""
         self._items = items
         self._carrier: _Carried | None = None
 
@@ -153,6 +159,7 @@ class Items:
         health: Health,
         *,
         session: str | None = None,
+        trace: Trace | None = None,
     ) -> None:
         """Start without items.
 
@@ -160,10 +167,12 @@ class Items:
             report: called with the result of each item once, on any thread; must not block for long.
             health: the store's health; waits end when the store fails.
             session: see `StoredTensor`.
+            trace: is told how long each batch was in each state; None: nobody is.
         """
         self.session = session
         self._report = report
         self._health = health
+        self._trace = trace
         # Most methods take the plain lock instead of the condition, because it is several times as fast.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -190,6 +199,8 @@ class Items:
     def begin(self, numbers: list[int]) -> Batch:
         """Register announced items as one batch."""
         batch = Batch(self, numbers)
+        if self._trace is not None:
+            batch.since_ns = time.time_ns()
         with self._lock:
             self._unsettled.add(batch)
             self._batches["open"] += 1
@@ -358,6 +369,8 @@ class Items:
         if batch.state == "committing":
             self._committing_items -= len(batch.numbers)
             self._committing_bytes -= batch.inline_bytes
+        if self._trace is not None:
+            _tell_stage(self._trace, batch)
         batch.state = state
         self._batches[state] += 1
         if state == "committing":
@@ -384,6 +397,18 @@ class Items:
                     )
         finally:
             self._waiters -= 1
+
+
+def _tell_stage(trace: Trace, batch: Batch) -> None:
+    """Tell that the state of a batch ends."""
+    begun_ns, batch.since_ns = batch.since_ns, time.time_ns()
+    if not begun_ns:
+        # A part of another batch, whose state it was.
+        return
+    about: dict[str, str | int | float] = {"item": batch.numbers[0], "items": len(batch.numbers)}
+    if len(batch.stored) == 1:
+        about["tensor"] = batch.stored[0].new.id
+    trace.stage(_STAGES[batch.state], begun_ns, batch.since_ns, about)
 
 
 def _inline_bytes(batch: Batch) -> int:

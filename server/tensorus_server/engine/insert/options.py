@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tensorus_server.engine.insert.committer import Committer
     from tensorus_server.engine.insert.tensor_locks import TensorLocks
     from tensorus_server.engine.read.reader import TensorReader
+    from tensorus_server.meters import Trace
     from tensorus_server.model import Dataset, NewTensor, Tensor
 
 __all__ = ["Find", "InsertOptions", "InsertServices"]
@@ -38,6 +39,8 @@ class InsertOptions:
     """Whether no item becomes visible unless all items succeed, at `finish`."""
     validate_only: bool = False
     """Whether to check and measure everything, but store nothing."""
+    trace: Trace | None = None
+    """Is told of the stages of the insert's items; None: nobody traces it."""
 
     def require_edits(self, dataset: Dataset) -> None:
         """Refuse an edit where these options allow none.

@@ -96,7 +96,7 @@ class InsertStream:
         self._options = options
         self._staging = DiscardingStaging() if options.validate_only else services.staging
         session = options.request_id if services.shares_sessions and not options.validate_only else None
-        self._items = Items(report, services.health, session=session)
+        self._items = Items(report, services.health, session=session, trace=options.trace)
         self._open: dict[int, _Open] = {}
         self._last_item = -1
         self._small = SmallTensors(dataset)

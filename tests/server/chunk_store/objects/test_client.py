@@ -14,9 +14,14 @@ from server.chunk_store.objects.conftest import MakeStore
 from server.chunk_store.objects.test_writing import written
 from support.http_proxy import HttpProxy, Passed, Treatment
 from support.seaweed import SECRET_KEY, Seaweed, new_prefix
-from tensorus_server.chunk_store.abc import new_payload_key
+from tensorus_server.chunk_store.abc import PayloadMissingError, new_payload_key
 from tensorus_server.chunk_store.objects.address import StoreAddress
-from tensorus_server.chunk_store.objects.client import PUT_S_MAX, ObjectClient, RequestLimits
+from tensorus_server.chunk_store.objects.client import (
+    PUT_S_MAX,
+    ObjectClient,
+    RequestLimits,
+    _FailureError,
+)
 from tensorus_server.chunk_store.objects.probe import PROBE_LIMITS, probe_store
 from tensorus_server.errors import InvalidRequestError, StorageFullError, StoreUnavailableError
 
@@ -252,3 +257,15 @@ def test_the_library_is_imported_by_the_first_request_alone() -> None:
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, "tests"])}
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=environment)
+
+
+def test_attempts_retries_and_failures_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = ObjectClient(StoreAddress.parse("memory://bucket"), RequestLimits(attempts=3, backoff_s=0.0))
+    client.put("a", b"1")
+    with pytest.raises(PayloadMissingError):
+        client.get("absent", 0, 1)
+    assert (client.requests, client.retries.total(), client.failures.total()) == ({"put": 1, "get": 1}, 0, 0)
+    monkeypatch.setattr(client, "_failure", lambda _library, _error: _FailureError("is away", again=True))
+    with pytest.raises(StoreUnavailableError, match="is away"):
+        client.get("absent", 0, 1)
+    assert (client.requests["get"], client.retries["get"], client.failures["get"]) == (4, 2, 1)

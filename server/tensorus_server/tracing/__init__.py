@@ -1,0 +1,1 @@
+"""Traces of calls, by OpenTelemetry. Only a server that is told to trace imports what is in here."""
