@@ -20,6 +20,7 @@ import tensorus
 import tensorus.aio
 from support.cases import each
 from support.certificates import Authority
+from support.proxy import Fault, FaultProxy
 from support.secure_servers import Refusal, Seen, secure_server, wants_token
 from support.servers import engine_config
 from tensorus import errors
@@ -397,3 +398,19 @@ def test_no_log_has_the_token(secure: Seen, caplog: pytest.LogCaptureFixture) ->
         client.datasets()
     assert TOKEN not in caplog.text
     assert TOKEN not in repr(caught.value.__cause__)
+
+
+def test_a_server_that_is_far_away_can_be_reached(engine: Engine) -> None:
+    """The first bytes of the server take half a second, as around the earth; no call may be given up before them."""
+    with (
+        secure_server(engine) as plain,
+        FaultProxy(f"127.0.0.1:{plain.port}", lambda _: [Fault("pause", 0, upward=False, seconds=0.5)]) as far,
+    ):
+        with tensorus.connect(far.address) as client:
+            assert client.server_status().healthy
+
+        async def is_healthy() -> bool:
+            async with tensorus.aio.connect(far.address) as client:
+                return (await client.server_status()).healthy
+
+        assert asyncio.run(is_healthy())

@@ -36,8 +36,9 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.keepalive_time_ms", 60_000),
     # How soon a connection that broke is tried again: `Patience` decides how often.
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # In spite of its name, how long one attempt to connect may take, TLS included: several round trips around the earth.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.ping_timeout_ms", 20_000),
     # Two clients of one process do not share a connection: each gets its own share of the network.
