@@ -49,6 +49,7 @@ GROUPS = (
     "stages",
     "transport",
     "replicas",
+    "security",
 )
 
 

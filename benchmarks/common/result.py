@@ -177,7 +177,7 @@ def bar_of(name: str, spread: Spread, *, ours: bool, goals: tuple[Goal, ...] = (
 def at_least(share: float, found: float, peer: float, name: str) -> Goal:
     """Return the goal of at least `share` times what a peer reached."""
     ratio = found / peer
-    return Goal(f"≥ {share:.1f} x {name}", f"{ratio:.2f} x", ratio >= share, share * peer)
+    return Goal(f"≥ {share:g} x {name}", f"{ratio:.2f} x", ratio >= share, share * peer)
 
 
 def at_most(limit: float, found: float, unit: str) -> Goal:

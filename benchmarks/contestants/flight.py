@@ -29,9 +29,16 @@ BATCH_VALUES = MIB // 4
 class Server(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no types
     """One tensor to get, and two ways to put one."""
 
-    def __init__(self, values: Array, folder: str) -> None:
-        """Bind a free loopback port; files go below `folder`."""
-        super().__init__("grpc://127.0.0.1:0")
+    def __init__(self, values: Array, folder: str, certificate: tuple[bytes, bytes] | None = None) -> None:
+        """Bind a free loopback port; files go below `folder`.
+
+        Args:
+            certificate: with its key, both PEM; None: without TLS.
+        """
+        if certificate is None:
+            super().__init__("grpc://127.0.0.1:0")
+        else:
+            super().__init__("grpc+tls://127.0.0.1:0", tls_certificates=[certificate])
         self._batches = batches(values)
         self._folder = folder
 
@@ -60,14 +67,25 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no t
         return []
 
 
-def serve_command(kibibytes: int, folder: object) -> list[str]:
-    """Return what Python is told in order to serve a tensor of this size."""
-    return ["-m", "contestants.flight", str(kibibytes), str(folder)]
+def serve_command(kibibytes: int, folder: object, *tls: object) -> list[str]:
+    """Return what Python is told in order to serve a tensor of this size.
+
+    Args:
+        tls: the files of a certificate and its key; none: without TLS.
+    """
+    return ["-m", "contestants.flight", str(kibibytes), str(folder), *map(str, tls)]
 
 
-def transfers(address: str, mebibytes: int) -> dict[str, Action]:
-    """Return "get", "put, counted" and "put, file synced" of a whole tensor, "remove" of files, and "first byte"."""
-    client = flight.connect(f"grpc://{address}")
+def transfers(address: str, mebibytes: int, *, ca: str | None = None) -> dict[str, Action]:
+    """Return "get", "put, counted" and "put, file synced" of a whole tensor, "remove" of files, and "first byte".
+
+    Args:
+        ca: file of the CA of the server's certificate; None: without TLS.
+    """
+    if ca is None:
+        client = flight.connect(f"grpc://{address}")
+    else:
+        client = flight.connect(f"grpc+tls://{address}", tls_root_certs=Path(ca).read_bytes())
     values = normal(mebibytes)
     return {
         "get": lambda: get(client, values.size),
@@ -164,6 +182,8 @@ def _first_byte(client: flight.FlightClient, size: int) -> None:
 
 
 if __name__ == "__main__":
-    server = Server(normal(max(1, int(sys.argv[1]) // 1024))[: int(sys.argv[1]) * 256], sys.argv[2])
+    held = normal(max(1, int(sys.argv[1]) // 1024))[: int(sys.argv[1]) * 256]
+    files = [Path(name).read_bytes() for name in sys.argv[3:]]
+    server = Server(held, sys.argv[2], (files[0], files[1]) if files else None)
     print(server.port, flush=True)
     server.serve()

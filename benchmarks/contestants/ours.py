@@ -54,12 +54,15 @@ SLICES_OF = (
 """What `slices` returns."""
 
 
-def transfers(address: str, mebibytes: Mapping[str, int]) -> dict[str, Action]:
+def transfers(address: str, mebibytes: Mapping[str, int], **connection: str) -> dict[str, Action]:
     """Return "insert PRESET" and "get PRESET", float32 N(0, 0.02), of so many MiB for each preset.
 
     Every insert is of a new id, since the space of a deleted tensor is given back only after an hour.
+
+    Args:
+        connection: further arguments of `tensorus.connect`.
     """
-    client = tensorus.connect(address)
+    client = _connected(address, connection)
     values = normal(max(mebibytes.values()))
     actions: dict[str, Action] = {}
     for preset, size in mebibytes.items():
@@ -107,9 +110,9 @@ def once(address: str, mebibytes: int, preset: str) -> dict[str, Action]:
     }
 
 
-def small(address: str) -> dict[str, Action]:
-    """Return ways to move tensors of 4 KiB."""
-    client = tensorus.connect(address)
+def small(address: str, **connection: str) -> dict[str, Action]:
+    """Return ways to move tensors of 4 KiB; `connection` as for `transfers`."""
+    client = _connected(address, connection)
     values = normal(1)[: 4 * KIB // 4].reshape(32, 32)
     client.create_dataset("d", preset="none")
     names = [f"kept-{number}" for number in range(SMALL_COUNT)]
@@ -221,6 +224,10 @@ def fill(folder: str, dataset: str, count: int) -> dict[str, Action]:
             store.insert_many(dataset, itertools.repeat(values, count))
 
     return {"fill": run}
+
+
+def _connected(address: str, connection: Mapping[str, str]) -> tensorus.Client:
+    return tensorus.connect(address, ca=connection.get("ca"), token=connection.get("token"))
 
 
 def _insert_and_get(client: tensorus.Client, dataset: str, preset: str, values: Array) -> dict[str, Action]:

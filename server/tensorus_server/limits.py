@@ -311,7 +311,7 @@ MEMBER_RENEW_S = 5.0
 
 TOKENS_MAX = 10_000
 """Tokens of a store, also revoked and expired ones, until they are forgotten. Every process that serves has all of them in
-memory, and reads them anew after each change, which takes about 0.1 s for so many."""
+memory, and reads them anew after each change, which takes about 0.3 s for so many."""
 
 TOKEN_NOTE_BYTES_MAX = 256
 """UTF-8 bytes of a token's note: two lines of text."""

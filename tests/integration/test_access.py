@@ -455,6 +455,16 @@ def test_a_store_gets_its_first_token_while_a_server_has_it_and_the_rest_by_that
         served.terminate()
 
 
+def test_a_server_that_nobody_can_call_says_how_to_create_the_first_token(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for expected in (True, False):
+        caplog.clear()
+        with running_server(tmp_path / "store", authenticates=True) as server:
+            assert ("tensorus token create admin" in caplog.text) is expected
+            server._engine.access.create_token("admin")
+
+
 def test_files_of_a_new_server_are_its_owner_s_alone(tmp_path: Path, server: Server) -> None:
     with client_of(server, "admin", "admin *") as client:
         client.create_dataset("d")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from tensorus_server.rpc.audit_log import AuditLog
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from tensorus_server.rpc.calls import CallObserver
     from tensorus_server.rpc.identity_provider import IdentityProvider
 
-__all__ = ["build_gate", "identity_provider"]
+__all__ = ["build_gate", "identity_provider", "warn_if_nobody_can_call"]
+
+_log = logging.getLogger(__name__)
 
 
 def build_gate(
@@ -52,6 +55,16 @@ def build_gate(
         observers=observers,
         tensor_observers=audits,
     )
+
+
+def warn_if_nobody_can_call(config: ServerConfig, access: Access) -> None:
+    """Log how to create the first token, if callers are asked who they are and there is no way yet to answer."""
+    has_certificates = config.tls is not None and config.tls.client_ca is not None
+    if config.authenticates and not has_certificates and config.oidc_issuer is None and not access.tokens():
+        _log.warning(
+            "callers need a token, and there is none: create the first one on this machine with "
+            "`tensorus token create admin --store FOLDER --grant 'admin *'`"
+        )
 
 
 def identity_provider(config: ServerConfig) -> IdentityProvider | None:

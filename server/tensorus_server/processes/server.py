@@ -23,7 +23,7 @@ from tensorus_server.metrics.call_meters import CallMeters
 from tensorus_server.metrics.sampler import Sampler
 from tensorus_server.metrics.showing import shown
 from tensorus_server.processes.descriptors import connections_max, raise_limit
-from tensorus_server.processes.gate import build_gate, identity_provider
+from tensorus_server.processes.gate import build_gate, identity_provider, warn_if_nobody_can_call
 from tensorus_server.processes.port import require_port
 from tensorus_server.processes.service_manager import ServiceManager
 from tensorus_server.processes.signals import stop_event
@@ -176,6 +176,7 @@ class Server:
         if self._sampler is not None:
             self._sampler.start()
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        warn_if_nobody_can_call(self._config, self._engine.access)
 
     def _certificate_expires_s(self) -> float | None:
         return None if self.certificates is None else self.certificates.expires_s
