@@ -455,6 +455,16 @@ def test_a_store_gets_its_first_token_while_a_server_has_it_and_the_rest_by_that
         served.terminate()
 
 
+def test_a_token_can_be_created_before_there_is_a_store(tmp_path: Path) -> None:
+    made = run_command("token", "create", "admin", "--store", str(tmp_path / "new" / "store"), "--grant", "admin *")
+    assert made.exit_code == 0, made.errors
+    with (
+        running_server(tmp_path / "new" / "store", authenticates=True) as server,
+        tensorus.connect(server.address, token=made.output.strip()) as client,
+    ):
+        assert client.server_status().rights == ("admin *",)
+
+
 def test_a_server_that_nobody_can_call_says_how_to_create_the_first_token(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -78,7 +78,7 @@ def token() -> None:
     metavar="'ROLE PATTERN'",
     help="Give the principal token:NAME this role at once; can be repeated.",
 )
-@store_options()
+@store_options(makes_store=True)
 @click.option("--catalogue", metavar="URL", help="With --chunks: use this store beyond one machine, without a server.")
 @click.option("--chunks", metavar="URL", help="See --catalogue.")
 @json_option
@@ -98,7 +98,7 @@ def create(
     """Create a token for the principal token:NAME, and print it. It cannot be shown again.
 
     A principal may have several tokens, so that one can replace another. The first token of a store is created on the machine
-    that has it, with --store, also while a server uses it.
+    that has it, with --store: before a server is started, or while it uses the store.
 
     \b
     Examples:
