@@ -65,7 +65,8 @@ def test_a_setting_has_a_flag_a_variable_and_a_key_of_the_same_name(
     assert option.opts == [setting.flag]
     is_bool = setting.kind.form == "bool"
     assert option.secondary_opts == (["--no-" + setting.flag[2:]] if is_bool else [])
-    arguments = option.secondary_opts if is_bool else [setting.flag, text]
+    # A copy, since click takes arguments out of the list.
+    arguments = [*option.secondary_opts] if is_bool else [setting.flag, text]
     # Below the app: a command keeps the options for help that it was first asked with.
     context = serve.make_context("serve", arguments, parent=click.Context(app, **app.context_settings))
     assert value_of(setting.name, choose({setting.name: context.params[setting.name]}, None)) == (parsed, setting.flag)

@@ -156,6 +156,7 @@ OPERATIONS: dict[str, Callable[[Any, str], Any]] = {
     "verify of one that is not there": lambda client, d: client.verify(d, "nothing"),
     "verify of ids without a dataset": lambda client, d: client.verify(None, "matrix"),
     "store_stats": lambda client, d: client.store_stats(),
+    "server_status": lambda client, d: client.server_status(),
     "snapshot": lambda client, d: client.snapshot(d, "before"),
     "snapshot that is there": lambda client, d: client.snapshot(d, "before"),
     "snapshot of no name": lambda client, d: client.snapshot(d, 7),
@@ -212,8 +213,9 @@ OPERATIONS: dict[str, Callable[[Any, str], Any]] = {
 
 
 def test_every_method_is_compared_here() -> None:
-    methods = {name for name in dir(tensorus.Client) if not name.startswith("_")} - {"close"}
-    assert {name for name in dir(AsyncClient) if not name.startswith("_")} - {"close"} == methods
+    others = {"close", "access"}
+    methods = {name for name in dir(tensorus.Client) if not name.startswith("_")} - others
+    assert {name for name in dir(AsyncClient) if not name.startswith("_")} - others == methods
     assert {name.split(",")[0].split(" ")[0] for name in OPERATIONS} == methods
 
 

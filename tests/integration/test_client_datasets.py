@@ -10,6 +10,7 @@ import pytest
 
 import tensorus
 from support.arrays import normal
+from support.client import facts_of
 from tensorus import errors
 from tensorus.types import DatasetInfo, DatasetStats, DTypeShare, EncodingShare
 
@@ -65,7 +66,7 @@ def test_the_message_of_a_name_that_is_taken_says_how_to_take_it(client: tensoru
     client.create_dataset(dataset)
     with pytest.raises(tensorus.errors.AlreadyExistsError, match="exist_ok=True") as caught:
         client.create_dataset(dataset)
-    assert (caught.value.reason, caught.value.facts) == ("ALREADY_EXISTS", {"dataset": dataset})
+    assert (caught.value.reason, facts_of(caught.value)) == ("ALREADY_EXISTS", {"dataset": dataset})
 
 
 def test_exist_ok_returns_what_is_there_as_it_is(client: tensorus.Client, dataset: str) -> None:
@@ -218,7 +219,7 @@ def test_a_dataset_that_is_not_there_is_named(client: tensorus.Client, action: A
     with pytest.raises(errors.DatasetNotFoundError, match=r"^there is no such dataset \[dataset=nowhere\]$") as caught:
         action(client)
     assert caught.value.reason == "DATASET_NOT_FOUND"
-    assert caught.value.facts == {"dataset": "nowhere"}
+    assert facts_of(caught.value) == {"dataset": "nowhere"}
 
 
 # ---- Changed and deleted ------------------------------------------------------------------------------------------------

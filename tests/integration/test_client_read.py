@@ -12,7 +12,7 @@ import xxhash
 
 import tensorus
 from support.arrays import DTYPE_NAMES, assert_same_bits, canonical, normal, random_bits
-from support.client import FIVE_IDS, MATRIX, fill_with_five
+from support.client import FIVE_IDS, MATRIX, facts_of, fill_with_five
 from tensorus import errors
 from tensorus.types import Progress
 from tensorus_codecs.presets import PRESETS
@@ -193,7 +193,7 @@ def test_a_tensor_that_is_not_there_is_named(client: tensorus.Client, filled: st
     with pytest.raises(errors.TensorNotFoundError, match=expected) as caught:
         action(client, filled)
     assert caught.value.reason == "TENSOR_NOT_FOUND"
-    assert caught.value.facts == {"dataset": filled, "tensor": "nothing"}
+    assert facts_of(caught.value) == {"dataset": filled, "tensor": "nothing"}
 
 
 def test_an_id_that_is_no_text_is_refused_by_an_error_of_ours(client: tensorus.Client, filled: str) -> None:

@@ -21,7 +21,7 @@ import tensorus
 from support.arrays import random_bits
 from support.client import run_command
 from support.interrupted import wait_until
-from support.secrets import assert_in_no_file
+from support.leaks import assert_in_no_file
 from support.servers import running_server
 from tensorus import errors
 from tensorus_protos.v1 import tensorus_pb2 as pb

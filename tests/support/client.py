@@ -28,6 +28,7 @@ import tensorus
 from support.arrays import random_bits
 from support.logs import log_restored
 from support.servers import engine_config
+from tensorus.access import ServerStatus
 from tensorus.cli._app import app
 from tensorus.types import PolicyExplanation, RestoreReport, SnapshotInfo, StoreStats, TensorInfo
 from tensorus_server.config import ServerConfig
@@ -38,6 +39,11 @@ REPOSITORY = Path(__file__).parents[2]
 SOURCE_ROOTS = [str(REPOSITORY / root) for root in ("protos", "codecs", "server", "client")]
 
 PROCESS_TIMEOUT_S = 60
+
+
+def facts_of(error: tensorus.TensorusError) -> dict[str, str]:
+    """Return the facts of an error, without the id that every call has, another one each time."""
+    return {name: value for name, value in error.facts.items() if name != "request_id"}
 
 
 # ---- Arrays -------------------------------------------------------------------------------------------------------------
@@ -145,6 +151,7 @@ def outcome_of(action: Callable[[], Any]) -> Any:
 
 
 _NOT_SHARED: dict[type, dict[str, Any]] = {
+    ServerStatus: {"started": None, "store": ""},
     tensorus.DatasetInfo: {"created": None},
     SnapshotInfo: {"generation": 0, "created": None},
     RestoreReport: {"generation": 0},

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import tensorus
+from support.client import facts_of
 from support.storages import filled, first_values
 from tensorus import errors
 from tensorus._arrays import canonical
@@ -127,7 +128,7 @@ def test_no_method_finds_a_dataset_that_is_not_there(storage: TensorStorage) -> 
         assert isinstance(raised.value, ValueError), name
         assert isinstance(raised.value, tensorus.errors.DatasetNotFoundError), name
         assert raised.value.reason == "DATASET_NOT_FOUND", name
-        assert raised.value.facts == {"dataset": "no"}, name
+        assert facts_of(raised.value) == {"dataset": "no"}, name
 
 
 def test_datasets_is_a_read_only_mapping_that_reads_when_asked(storage: TensorStorage) -> None:
@@ -340,7 +341,7 @@ def test_an_id_that_is_not_there_is_not_found(storage: TensorStorage, record_id:
         with pytest.raises(TensorNotFoundError) as raised:
             call()
         assert str(raised.value) == f"Tensor {record_id} not found in dataset numbers."
-        assert raised.value.facts == {"dataset": "numbers", "tensor": str(record_id)}
+        assert facts_of(raised.value) == {"dataset": "numbers", "tensor": str(record_id)}
         assert isinstance(raised.value, ValueError)
         assert isinstance(raised.value, tensorus.errors.TensorNotFoundError)
     with storage.transaction(["numbers"]):
