@@ -64,6 +64,8 @@ class _Known:
 
     version: int
     tokens: Mapping[str, Token]
+    callers: Mapping[str, Caller]
+    """Whom the tokens stand for."""
     grants: tuple[Grant, ...]
     quotas: Mapping[str, Quota]
     rights: Rights
@@ -120,14 +122,15 @@ class Access:
             UnauthenticatedError: it is unknown, revoked or expired. The message does not repeat it.
         """
         token_id = id_of(secret)
-        token = None if token_id is None else self._current().tokens.get(token_id)
+        known = self._current()
+        token = None if token_id is None else known.tokens.get(token_id)
         if token is None or not is_secret_of(token, secret):
             raise UnauthenticatedError("the token is unknown")
         if token.revoked_us is not None:
             raise UnauthenticatedError("the token was revoked", token=token.id)
         if not token.is_valid(self._now_us()):
             raise UnauthenticatedError("the token has expired", token=token.id)
-        return Caller(token.principal, scopes=token.scopes, token_id=token.id)
+        return known.callers[token.id]
 
     def tokens(self) -> list[Token]:
         """Return all tokens, in order of creation; those that no longer count are kept for 30 days."""
@@ -283,6 +286,7 @@ def _arranged(state: AccessState, looked_s: float) -> _Known:
     return _Known(
         version=state.version,
         tokens={token.id: token for token in state.tokens},
+        callers={token.id: Caller(token.principal, scopes=token.scopes, token_id=token.id) for token in state.tokens},
         grants=state.grants,
         quotas={quota.principal: quota for quota in state.quotas},
         rights=Rights(state.grants),
