@@ -122,7 +122,7 @@ class Call:
     def call_id(self) -> str:
         """The id that the client gave the call in its metadata, or, if it gave none or one that is not allowed, a new one."""
         if not self._call_id:
-            given = self._metadata(CALL_ID_HEADER)
+            given = self.header(CALL_ID_HEADER)
             is_allowed = 0 < len(given) <= _CALL_ID_CHARACTERS_MAX and given.isascii() and given.isprintable()
             self._call_id = given if is_allowed else secrets.token_hex(6)
         return self._call_id
@@ -130,7 +130,7 @@ class Call:
     @property
     def credential(self) -> str:
         """The kind of credential that the client showed, never its value: "token", "JWT", "certificate", "other" or "none"."""
-        scheme, _, shown = self._metadata("authorization").partition(" ")
+        scheme, _, shown = self.header("authorization").partition(" ")
         if not scheme:
             return "certificate" if self._context.auth_context().get("x509_common_name") else "none"
         if scheme.lower() != "bearer":
@@ -144,7 +144,10 @@ class Call:
 
     def header(self, name: str) -> str:
         """Return what the client's metadata have under a name; empty: nothing."""
-        return self._metadata(name)
+        for key, value in self._context.invocation_metadata() or ():
+            if key == name and isinstance(value, str):
+                return value
+        return ""
 
     def fields(self) -> dict[str, str | int | float]:
         """Return what every line about the call has in the log."""
@@ -158,12 +161,6 @@ class Call:
         if self.dataset:
             found["dataset"] = self.dataset
         return found
-
-    def _metadata(self, key: str) -> str:
-        for name, value in self._context.invocation_metadata() or ():
-            if name == key and isinstance(value, str):
-                return value
-        return ""
 
     def received(self, message: bytes) -> bytes:
         """Count a message of a stream that arrived, and return it; waits if the caller's bandwidth is used up."""
