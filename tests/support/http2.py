@@ -71,24 +71,24 @@ class Http2Client:
     def answer(self, stream: int) -> bytes:
         """Wait for the end of a call, and return what came of it."""
         while stream not in self.ended:
-            assert self.is_open(0.05), "the server closed the connection"
+            assert self.is_open(1.0, stream=stream), "the server closed the connection"
         return self.answers[stream]
 
-    def is_open(self, wait_s: float) -> bool:
-        """Take what comes for so long; return whether the connection is still open then."""
+    def is_open(self, wait_s: float, *, stream: int = 0) -> bool:
+        """Take what comes for so long, or until a stream has ended; return whether the connection is still open then."""
         end_s = time.monotonic() + wait_s
-        while (left_s := end_s - time.monotonic()) > 0:
+        while (left_s := end_s - time.monotonic()) > 0 and stream not in self.ended:
             self._socket.settimeout(left_s)
             try:
                 header = self._receive(9)
                 kind, flags, body = header[3], header[4], self._receive(int.from_bytes(header[:3], "big"))
-                stream = int.from_bytes(header[5:], "big")
+                number = int.from_bytes(header[5:], "big")
             except TimeoutError:
                 break
             except (ConnectionError, EOFError):
                 return False
-            if stream:
-                self._take_of_stream(stream, kind, flags, body)
+            if number:
+                self._take_of_stream(number, kind, flags, body)
             else:
                 self._take(kind, flags, body)
         return True
