@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
@@ -49,6 +50,9 @@ __all__ = [
     "to_json",
     "told",
 ]
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What moves a terminal's cursor, ends a line for some programs or turns a text around; half characters. Not tab, newline."""
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -143,8 +147,8 @@ def print_json(value: object) -> None:
 
 
 def print_text(text: str) -> None:
-    """Print a line unchanged."""
-    click.echo(text)
+    """Print a line."""
+    click.echo(_harmless(text))
 
 
 def print_error(error: BaseException) -> None:
@@ -152,12 +156,12 @@ def print_error(error: BaseException) -> None:
     text = str(error) or type(error).__name__
     if isinstance(error, InternalError) and "request_id" in error.facts:
         text += f" (request {error.facts['request_id']})"
-    click.echo(f"tensorus: {text}", err=True)
+    click.echo(f"tensorus: {_harmless(text)}", err=True)
 
 
 def print_note(text: str) -> None:
     """Print a notice that is not an error, as one line on the error stream."""
-    click.echo(f"tensorus: {text}", err=True)
+    click.echo(f"tensorus: {_harmless(text)}", err=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -202,11 +206,17 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
         click.echo(line)
 
 
+def _harmless(text: str) -> str:
+    r"""Return a text with control characters as escapes, such as "\x9b": whoever stored it must not control a terminal."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def _aligned(rows: Sequence[Sequence[str]], to_the_right: Sequence[bool]) -> Iterator[str]:
     """Yield one line per row, with aligned cells.
 
     Cells are never truncated, even on a narrow terminal, so that an id can be copied to the next command.
     """
+    rows = [[_harmless(cell).replace("\n", "\\n") for cell in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = []
@@ -274,7 +284,7 @@ class TransferBar:
                 print_note(line)
         elif interruption.at_same_place == 2:
             # Above the bar, which shows that the call is being retried.
-            self._bar.console.print(f"tensorus: {line}", markup=False, highlight=False)
+            self._bar.console.print(f"tensorus: {_harmless(line)}", markup=False, highlight=False)
 
     def disk_full(self, interruption: Interruption) -> None:
         """Report that the server's disk is full: an `Observer` for `store_all`."""

@@ -41,7 +41,7 @@ PRINCIPAL_BYTES_MAX = 256
 PATTERN_BYTES_MAX = DATASET_NAME_BYTES_MAX + 1
 """A dataset's name and the star."""
 
-_PRINCIPAL = re.compile(r"(token|cert|oidc|group):(?! )[^\x00-\x1f\x7f]+(?<! )")
+_PRINCIPAL = re.compile(r"(token|cert|oidc|group):(?! ).+(?<! )")
 
 
 class Role(IntEnum):
@@ -179,10 +179,12 @@ def require_principal(principal: str) -> None:
     Raises:
         InvalidNameError: names the value and the rule.
     """
-    if len(principal.encode(errors="replace")) > PRINCIPAL_BYTES_MAX or not _PRINCIPAL.fullmatch(principal):
+    is_short = len(principal.encode(errors="replace")) <= PRINCIPAL_BYTES_MAX
+    # Not printable are also characters that nobody sees, or that turn a text around: two names must not look alike for that.
+    if not is_short or not principal.isprintable() or not _PRINCIPAL.fullmatch(principal):
         raise InvalidNameError(
             f"principal is {principal[:300]!r}, must be token:NAME, cert:NAME, oidc:NAME or group:NAME, "
-            f"of up to {PRINCIPAL_BYTES_MAX} bytes"
+            f"of up to {PRINCIPAL_BYTES_MAX} bytes of printable characters"
         )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tensorus_server.config import LogConfig
 
-__all__ = ["log_to_stderr"]
+__all__ = ["hide_metadata", "log_to_stderr"]
 
 _OURS = ("tensorus", "tensorus_server")
 """The loggers whose level the settings choose. Those of libraries say no more than warnings."""
@@ -56,6 +56,21 @@ def log_to_stderr(config: LogConfig, *, names_process: bool) -> None:
     threading.excepthook = _log_end_of_thread
     sys.excepthook = _log_end_of_process
     sys.unraisablehook = _log_unraisable
+
+
+def hide_metadata() -> None:
+    """Keep gRPC from logging the metadata of calls.
+
+    It logs each value that is not UTF-8, with a traceback, for every caller and before anything is known of them. The value of
+    `authorization` would be a token with one wrong byte.
+    """
+    logger = logging.getLogger("grpc._cython.cygrpc")
+    logger.removeFilter(_is_no_metadata)
+    logger.addFilter(_is_no_metadata)
+
+
+def _is_no_metadata(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Invalid encoding on")
 
 
 def _log_warning(  # noqa: PLR0917 - the signature is Python's

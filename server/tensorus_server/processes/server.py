@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from tensorus_server.app import open_engine
@@ -19,6 +19,7 @@ from tensorus_server.background import join_all
 from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.limits import RECEIVED_MESSAGE_BYTES_MAX
 from tensorus_server.logs.audit_file import AuditFile
+from tensorus_server.logs.setup import hide_metadata
 from tensorus_server.metrics.call_meters import CallMeters
 from tensorus_server.metrics.sampler import Sampler
 from tensorus_server.metrics.showing import shown
@@ -30,6 +31,7 @@ from tensorus_server.processes.signals import stop_event
 from tensorus_server.rpc.access_calls import AccessCalls
 from tensorus_server.rpc.access_service import ACCESS_SERVICE_NAME, access_handler
 from tensorus_server.rpc.admission import Admission, AdmissionLimits
+from tensorus_server.rpc.open_services import OpenServices
 from tensorus_server.rpc.service import SERVICE_NAME, TensorService
 
 if TYPE_CHECKING:
@@ -45,7 +47,10 @@ if TYPE_CHECKING:
 __all__ = ["Server", "serve", "stop_or_exit"]
 
 _SHORT_CALL_THREADS = 16
-"""Threads in addition to one per stream, so that short calls and health checks never wait for a stream to end."""
+"""Threads in addition to one per stream, so that short calls never wait for a stream to end."""
+
+_CONNECTION_STREAMS_MIN = 1000
+"""How many calls one connection may have open at the same time, at least. gRPC's clients make the others wait."""
 
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", RECEIVED_MESSAGE_BYTES_MAX),
@@ -103,6 +108,7 @@ class Server:
                 cannot be used.
         """
         self._config = config
+        hide_metadata()
         self._audit = None if config.logs.audit_file is None else AuditFile(config.logs.audit_file)
         self.certificates = _watched_certificates(config)
         """Those of TLS; None: connections are not encrypted."""
@@ -120,6 +126,7 @@ class Server:
             # Without this, a second server on the same port would take a share of the connections; for workers, see `port.py`.
             ("grpc.so_reuseport", int(config.shares_port)),
             ("grpc.http2.lookahead_bytes", _window_bytes(config)),
+            ("grpc.max_concurrent_streams", max(_CONNECTION_STREAMS_MIN, 2 * config.streams_max)),
             ("grpc.keepalive_time_ms", int(1000 * config.keepalive_s)),
             ("grpc.max_allowed_incoming_connections", config.connections_max or connections_max()),
         )
@@ -147,9 +154,9 @@ class Server:
         service = TensorService(self._engine, gate, store=config.engine.describe())
         calls = AccessCalls(self._engine.access, gate.quotas.streams_of if gate.quotas is not None else lambda _: 0)
         self._server.add_generic_rpc_handlers((service.handler(), access_handler(calls, gate)))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE_NAME, ACCESS_SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        self._open = OpenServices(self._health, names, self._admission.arrivals)
+        self._server.add_generic_rpc_handlers(self._open.handlers())
         try:
             self.port = self._listen()
         except BaseException:
@@ -232,6 +239,7 @@ class Server:
         ended = self._server.stop(_STATUS_WAIT_S if drained else None).wait(_STATUS_WAIT_S + _ENDING_S)
         # The calls have ended for their clients, but their threads may still be cleaning up.
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._open.close()
         calls = [thread for thread in threading.enumerate() if thread.name.startswith(self._thread_names)]
         ended = join_all(calls, max(give_up_s - time.monotonic(), 0.0)) and ended
         self._admission.close()

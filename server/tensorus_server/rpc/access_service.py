@@ -37,7 +37,7 @@ def access_handler(calls: AccessCalls, gate: Gate) -> grpc.GenericRpcHandler:
         "SetOwner": (calls.set_owner, pb.SetOwnerRequest),
     }
     handlers: dict[str, Any] = {
-        name: grpc.unary_unary_rpc_method_handler(guard_unary(name, _plain(method), request_type, gate))
+        name: grpc.stream_unary_rpc_method_handler(guard_unary(name, _plain(method), request_type, gate))
         for name, (method, request_type) in methods.items()
     }
 
@@ -50,9 +50,9 @@ def access_handler(calls: AccessCalls, gate: Gate) -> grpc.GenericRpcHandler:
         return calls.list_grants(request, lambda grant: _may_see(call, grant))
 
     creating = guard_unary("CreateToken", create_token, pb.CreateTokenRequest, gate)
-    handlers["CreateToken"] = grpc.unary_unary_rpc_method_handler(creating)
+    handlers["CreateToken"] = grpc.stream_unary_rpc_method_handler(creating)
     listing = guard_unary("ListGrants", list_grants, pb.ListGrantsRequest, gate)
-    handlers["ListGrants"] = grpc.unary_unary_rpc_method_handler(listing)
+    handlers["ListGrants"] = grpc.stream_unary_rpc_method_handler(listing)
     return grpc.method_handlers_generic_handler(ACCESS_SERVICE_NAME, handlers)
 
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Self
 
 from tensorus_server.errors import DrainingError, StreamStalledError, TooManyStreamsError
 from tensorus_server.meters import Timings
+from tensorus_server.rpc.arrivals import Arrivals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,6 +79,8 @@ class Admission:
     def __init__(self, limits: AdmissionLimits) -> None:
         """Start without calls."""
         self.limits = limits
+        self.arrivals = Arrivals()
+        """Calls whose request has not arrived."""
         self.memory_waits = Timings()
         """How long streams waited for memory that they then got."""
         self._changed = threading.Condition()
@@ -162,7 +165,7 @@ class Admission:
             return self._changed.wait_for(lambda: self._calls == 0, timeout=grace_s)
 
     def watch(self) -> None:
-        """Start a thread that ends stalled streams until `close`."""
+        """Start a thread that ends stalled streams, and calls whose request does not arrive, until `close`."""
         self._watcher = threading.Thread(target=self._watch, name="tensorus-stalls", daemon=True)
         self._watcher.start()
 
@@ -188,6 +191,7 @@ class Admission:
         while not self._closed.wait(min(_WATCH_S, self.limits.stall_timeout_s / 4)):
             try:
                 self.dismiss_stalled()
+                self.arrivals.end_late()
             except Exception:  # noqa: BLE001 - logged with its cause
                 # This thread must survive any error, or no stream would be watched any more.
                 _log.exception("the check for stalled streams failed")

@@ -52,9 +52,12 @@ class Authenticator:
             UnauthenticatedError: there is no proof, or it does not hold. A token that does not hold is refused even if a
                 certificate would do: whoever sent it expects its rights.
         """
-        for name, value in context.invocation_metadata():
-            if name == _HEADER:
-                return self._caller_of(value)
+        shown = [value for name, value in context.invocation_metadata() if name == _HEADER]
+        if len(shown) > 1:
+            # A proxy in front may have looked at another one.
+            raise UnauthenticatedError("the metadata has several `authorization`, must have one")
+        if shown:
+            return self._caller_of(shown[0])
         principal = self._certificate(context)
         if principal is None:
             raise UnauthenticatedError("the call has neither a token nor a client certificate")

@@ -42,8 +42,8 @@ def parsed(raw: bytes, request_type: type[Request]) -> Request:
 
 def guard_unary(
     name: str, method: Callable[[Any, Call], Message], request_type: type[Message], gate: Gate
-) -> Callable[[bytes, grpc.ServicerContext], bytes]:
-    """Wrap `method` as a gRPC handler that takes one raw message and returns one.
+) -> Callable[[Iterator[bytes], grpc.ServicerContext], bytes]:
+    """Wrap `method` as a gRPC handler that takes one raw message from an iterator and returns one; see `arrivals.py`.
 
     Args:
         method: takes a `request_type` and the call; `Any`, since only the table of methods knows which.
@@ -51,15 +51,19 @@ def guard_unary(
     needs = NEEDS[name]
 
     @functools.wraps(method)
-    def guarded(raw: bytes, context: grpc.ServicerContext) -> bytes:
+    def guarded(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         call = gate.arrived(name, context)
-        call.received_bytes = len(raw)
         try:
             gate.identify(call, context)
+            raw = _only(messages, call, gate, context)
             with gate.admission.short_call():
                 request = parsed(raw, request_type)
                 gate.authorize(call, request, needs)
                 answer = method(request, call).SerializeToString()
+        except grpc.RpcError:
+            # The caller has gone, or has sent nothing for too long. The answer goes nowhere.
+            gate.ended(call, call.cut_by)
+            return b""
         except Exception as error:  # noqa: BLE001 - the last place to turn it into a status
             _end_with(error, call, gate, context)
         call.sent_bytes = len(answer)
@@ -74,28 +78,28 @@ def guard_stream(
     method: Callable[[Any, Place, Call], Iterator[bytes]],
     gate: Gate,
     request_type: type[Message] | None = None,
-) -> Callable[[Any, grpc.ServicerContext], Iterator[bytes]]:
-    """Wrap `method` as a gRPC handler that takes one raw message, or an iterator of them, and yields raw messages.
+) -> Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]:
+    """Wrap `method` as a gRPC handler that takes an iterator of raw messages, and yields raw messages.
 
     Args:
         method: takes the message, or the iterator of raw messages; the stream's place; the call.
-        request_type: of the one message; None: the method takes an iterator, and checks the caller's rights itself.
+        request_type: of the only message; None: the method takes the iterator, and checks the caller's rights itself.
     """
     needs = NEEDS[name]
 
     @functools.wraps(method)
-    def guarded(given: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+    def guarded(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         call = gate.arrived(name, context)
         try:
             gate.identify(call, context)
+            raw = b"" if request_type is None else _only(messages, call, gate, context)
             with gate.stream(call, _cancelling(call, context), is_active=context.is_active) as place:
                 place.trace = call.trace
                 request: Any
                 if request_type is None:
-                    request = map(call.received, given)
+                    request = map(call.received, messages)
                 else:
-                    call.received_bytes = len(given)
-                    request = parsed(given, request_type)
+                    request = parsed(raw, request_type)
                     gate.authorize(call, request, needs)
                 for message in map(call.sent, method(request, place, call)):
                     place.begin_sending()
@@ -153,6 +157,20 @@ def guard_upload(
         return answer
 
     return guarded
+
+
+def _only(messages: Iterator[bytes], call: Call, gate: Gate, context: grpc.ServicerContext) -> bytes:
+    """Return the only message of a call.
+
+    Raises:
+        InvalidRequestError: there is none.
+        RpcError: the call has ended, perhaps because the message did not arrive in time.
+    """
+    raw = gate.admission.arrivals.next(messages, _cancelling(call, context))
+    if raw is None:
+        raise InvalidRequestError("the call has no message")
+    call.received_bytes = len(raw)
+    return raw
 
 
 def _cancelling(call: Call, context: grpc.ServicerContext) -> Callable[[StreamStalledError], None]:

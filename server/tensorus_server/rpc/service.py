@@ -99,7 +99,7 @@ class TensorService:
             "GetPlan": (self.get_plan, pb.GetPlanRequest),
         }
         handlers: dict[str, Any] = {
-            name: grpc.unary_unary_rpc_method_handler(guard_unary(name, method, request_type, self._gate))
+            name: grpc.stream_unary_rpc_method_handler(guard_unary(name, method, request_type, self._gate))
             for name, (method, request_type) in unary.items()
         }
         reads: dict[str, tuple[Any, Any]] = {
@@ -109,7 +109,7 @@ class TensorService:
         }
         for name, (method, request_type) in reads.items():
             guarded_read = guard_stream(name, method, self._gate, request_type)
-            handlers[name] = grpc.unary_stream_rpc_method_handler(guarded_read)
+            handlers[name] = grpc.stream_stream_rpc_method_handler(guarded_read)
         insert = guard_stream("Insert", self.insert, self._gate)
         handlers["Insert"] = grpc.stream_stream_rpc_method_handler(insert)
         explain = guard_upload("ExplainPolicy", self._explain, self._gate, memory_bytes=EXPLAIN_STREAM_BYTES)

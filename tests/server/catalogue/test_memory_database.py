@@ -13,6 +13,7 @@ from contract.catalogue_contract import CatalogueContract
 from contract.catalogue_copies import CatalogueCopiesContract
 from contract.catalogue_datasets import CatalogueDatasetsContract
 from contract.catalogue_history import CatalogueHistoryContract
+from contract.catalogue_hostile import CatalogueHostileContract
 from contract.catalogue_isolation import CatalogueIsolationContract
 from contract.catalogue_members import CatalogueMembersContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
@@ -71,6 +72,10 @@ class TestMemoryContent(CatalogueContentContract):
 
 class TestHistoryInMemory(CatalogueHistoryContract):
     """Likewise."""
+
+
+class TestMemoryHostile(CatalogueHostileContract):
+    """Hostile texts."""
 
 
 class TestIsolationInMemory(CatalogueIsolationContract):

@@ -13,6 +13,7 @@ from contract.catalogue_contract import CatalogueContract
 from contract.catalogue_copies import CatalogueCopiesContract
 from contract.catalogue_datasets import CatalogueDatasetsContract
 from contract.catalogue_history import CatalogueHistoryContract
+from contract.catalogue_hostile import CatalogueHostileContract
 from contract.catalogue_isolation import CatalogueIsolationContract
 from contract.catalogue_members import CatalogueMembersContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
@@ -112,6 +113,10 @@ class TestPostgresHistory(CatalogueHistoryContract):
         self, catalogue: Catalogue, reopen: Reopen, seed: int, retention_s: int
     ) -> None:
         super().test_each_state_is_what_it_was_or_not_kept(catalogue, reopen, seed, retention_s)
+
+
+class TestPostgresHostile(CatalogueHostileContract):
+    """Hostile texts."""
 
 
 class TestPostgresIsolation(CatalogueIsolationContract):

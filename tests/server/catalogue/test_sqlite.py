@@ -14,6 +14,7 @@ from contract.catalogue_contract import CatalogueContract
 from contract.catalogue_copies import CatalogueCopiesContract
 from contract.catalogue_datasets import CatalogueDatasetsContract
 from contract.catalogue_history import CatalogueHistoryContract
+from contract.catalogue_hostile import CatalogueHostileContract
 from contract.catalogue_isolation import CatalogueIsolationContract
 from contract.catalogue_members import CatalogueMembersContract
 from contract.catalogue_ordinals import CatalogueOrdinalsContract
@@ -62,6 +63,10 @@ class TestSqliteBases(CatalogueBasesContract):
 
 class TestSqliteHistory(CatalogueHistoryContract):
     """Likewise."""
+
+
+class TestSqliteHostile(CatalogueHostileContract):
+    """Hostile texts."""
 
 
 class TestSqliteIsolation(CatalogueIsolationContract):

@@ -1,0 +1,197 @@
+"""Texts with which somebody would try to leave a path, a statement, a line or a format."""
+
+from __future__ import annotations
+
+from functools import cache
+
+__all__ = ["HOSTILE_BASES", "hostile_texts"]
+
+HOSTILE_BASES = (
+    # Paths
+    *(
+        "..",
+        "../",
+        "../../etc/passwd",
+        "/etc/passwd",
+        "//",
+        "./.",
+        "a/../../b",
+        "..\\..\\x",
+        "C:\\x",
+        "\\\\host\\x",
+        "~root",
+    ),
+    *(
+        "%2e%2e%2f",
+        "..%00/",
+        "%252e%252e",
+        "\uff0e\uff0e\uff0f",
+        "\u2024\u2024\u2215",
+        "..\u2044x",
+        "file:///x",
+        "CON",
+        "a:b",
+    ),
+    *(
+        "catalogue.db",
+        "catalogue.db-wal",
+        "tmp",
+        "uploads",
+        "*",
+        "team/*",
+        "?",
+        "[a-z]",
+        "{a,b}",
+        ".",
+        ".hidden",
+        "-rf",
+    ),
+    # Statements
+    *(
+        "'",
+        '"',
+        "`",
+        ";",
+        "--",
+        "/*",
+        "*/",
+        "\\",
+        "\\'",
+        "''",
+        "' OR '1'='1",
+        "'; DROP TABLE tensors; --",
+        '"; DROP TABLE x--',
+    ),
+    *(
+        "1; ATTACH DATABASE 'x' AS y",
+        "') UNION SELECT 1,2,3 --",
+        "$1",
+        "?1",
+        ":name",
+        "@p",
+        "$$",
+        "$a$x$a$",
+        "E'\\x41'",
+        "%s",
+    ),
+    *(
+        "x' AND pg_sleep(9)--",
+        "COPY x TO PROGRAM 'id'",
+        "%",
+        "_",
+        "a%b_c",
+        "LIKE '%'",
+        "NULL",
+        "null",
+        "0x27",
+        "CHAR(39)",
+    ),
+    # Formats, templates and shells
+    *(
+        "%n%n%n",
+        "%(x)s",
+        "{}",
+        "{0}",
+        "{0.__class__}",
+        "{self}",
+        "${x}",
+        "$(id)",
+        "`id`",
+        "| id",
+        "; id",
+        "&& id",
+        "{{7*7}}",
+    ),
+    *(
+        "<script>",
+        "&lt;",
+        "${jndi:ldap://x}",
+        "__proto__",
+        "__class__",
+        "constructor",
+        "=1+1",
+        "@SUM(1)",
+        "\\u0027",
+        "\\x27",
+    ),
+    # Lines, terminals and headers
+    *(
+        "\0",
+        "a\0b",
+        "\n",
+        "\r\n",
+        "a\r\nX: y",
+        "\t",
+        "\x1b[2J",
+        "\x1b]0;x\x07",
+        "\x7f",
+        "\x9b2J",
+        "\x85",
+        "\u2028",
+        "\u2029",
+    ),
+    # Unicode
+    *(
+        "\u202e",
+        "a\u202eb",
+        "\u2066x",
+        "\u200b",
+        "\ufeff",
+        "\ufffe",
+        "\U000e0041",
+        "e\u0301",
+        "\u00e9",
+        "\ufb01",
+        "\u0130",
+    ),
+    *(
+        "\uff07",
+        "\u02bc",
+        "\uff1b",
+        "\u037e",
+        "\U0001f600",
+        "\U0010ffff",
+        "a" * 1000 + "\u0301",
+        "\u0301" * 200,
+        "\ud800",
+    ),
+    # Filters
+    *(
+        "@id",
+        "@id = 'x'",
+        "a.b",
+        "a\\.b",
+        "NOT",
+        "a = 1 OR 1 = 1",
+        "(" * 50,
+        "'" * 50,
+        "x IN ()",
+        "@nbytes > 0",
+        "true",
+    ),
+    # Numbers, sizes and blanks
+    *(
+        "",
+        " ",
+        "  x  ",
+        "0",
+        "-1",
+        "1e999",
+        "NaN",
+        "9" * 400,
+        "x" * 255,
+        "x" * 256,
+        "x" * 513,
+        "x" * 1025,
+        "x" * (64 * 1024),
+    ),
+    # Principals
+    *("cert:x", "token:x", "oidc:x", "group:x", "local:", "unknown:", "admin", "token:a token:b", "x\u00a0y"),
+)
+
+
+@cache
+def hostile_texts() -> tuple[str, ...]:
+    """Return the texts, each alone, at the beginning of another one, at its end, and in a path; without repetitions."""
+    found = (text for base in HOSTILE_BASES for text in (base, f"{base}x", f"x{base}", f"x/{base}/x"))
+    return tuple(dict.fromkeys(found))
