@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from support.leaks import assert_in_no_file
 
 import tensorus
 import tensorus.aio
@@ -30,7 +31,6 @@ from support.interrupted import wait_until
 from support.issuer import AUDIENCE, Issuer, issuer
 from support.postgres import PASSWORD, shared_server
 from support.seaweed import ACCESS_KEY, SECRET_KEY, new_prefix, shared_seaweed
-from support.secrets import assert_in_no_file
 
 pytestmark = pytest.mark.timeout(180)
 
