@@ -5,6 +5,7 @@
 # make test-long     run the tests that take minutes: power cuts, failing disks, gigabytes through restarts, many examples
 # make test-pythons  run the tests of the codecs and the thin client on every Python from 3.11 to 3.13 that is installed
 # make check         check format, lint, types, layers and the contract, as CI does
+# make audit         look up known vulnerabilities of the dependencies; needs the network
 # make bench         run the benchmarks, with Arrow Flight for comparison
 # make docs          build the documentation site into build/site; broken links fail
 # make docs-serve    serve it at http://127.0.0.1:8000 while you write
@@ -22,13 +23,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PROTOS_VENV := .venv-protos
+AUDIT_VENV := .venv-audit
 # One test process per processor; a process that is done takes tests from the others. ARGS=-n0 uses a single process.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
 # Folders whose tests need neither a server nor another process, apart from those marked `slow`.
 FAST := tests/client tests/codecs tests/format tests/protos tests/server
 
-.PHONY: help demo test test-fast test-long test-pythons check bench docs docs-serve format hooks protos protos-check golden clean
+.PHONY: help demo test test-fast test-long test-pythons check audit bench docs docs-serve format hooks protos protos-check golden clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -54,6 +56,9 @@ check: $(VENV)/.dev protos-check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+audit: $(AUDIT_VENV)/bin/pip-audit
+	sh .ci/audit $(AUDIT_VENV)/bin/pip-audit
+
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
@@ -75,7 +80,7 @@ golden: $(VENV)/.dev
 	$(BIN)/python tests/golden/write.py
 
 clean:
-	rm -rf $(VENV) $(PROTOS_VENV) .venv-3.*
+	rm -rf $(VENV) $(PROTOS_VENV) $(AUDIT_VENV) .venv-3.*
 
 # ---- The contract ------------------------------------------------------------------------------------------------------
 
@@ -106,6 +111,11 @@ $(PROTOS_VENV)/.tools: protos/tools.txt
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tensorus needs Python 3.11 or newer; make PYTHON=... names one")'
 	$(PYTHON) -m venv $(VENV)
+
+# An environment of its own: its dependencies are none of Tensorus'.
+$(AUDIT_VENV)/bin/pip-audit:
+	$(PYTHON) -m venv $(AUDIT_VENV)
+	$(AUDIT_VENV)/bin/python -m pip --disable-pip-version-check install --quiet pip-audit
 
 $(VENV)/.demo: pyproject.toml constraints.txt client/tensorus/_version.py | $(BIN)/python
 	@echo 'Installing Tensorus and the model for the demo into $(VENV) ...'

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 ROOT = Path(__file__).resolve().parents[1]
 STAGED = ROOT / "build" / "pages"
 
-_BESIDE = ("CONTRIBUTING.md", "CHANGELOG.md")
+_BESIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 """Pages at the repository's root."""
 
 _LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")

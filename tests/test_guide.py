@@ -296,7 +296,7 @@ def test_the_menu_has_every_page_once() -> None:
     assert len(menu) == len(set(menu))
     # Decisions are listed on a page of their own, which `make docs` writes.
     pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md") if path.parent.name != "adr"}
-    assert set(menu) == pages | {"CONTRIBUTING.md", "CHANGELOG.md", "adr/index.md"}
+    assert set(menu) == pages | {"CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "adr/index.md"}
 
 
 @pytest.mark.parametrize("page", MAINTAINERS, ids=name_of)
@@ -324,4 +324,4 @@ print(len(texts))
 """
     ran = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, env=environment, check=False)
     assert ran.returncode == 0, ran.stderr
-    assert int(ran.stdout) == len(list(DOCS.rglob("*.md"))) + 2
+    assert int(ran.stdout) == len(list(DOCS.rglob("*.md"))) + 3

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from support.leaks import assert_in_no_file
 
 import tensorus
 import tensorus.aio
@@ -29,6 +28,7 @@ from support.client import run_command
 from support.http2 import Http2Client
 from support.interrupted import wait_until
 from support.issuer import AUDIENCE, Issuer, issuer
+from support.leaks import assert_in_no_file
 from support.postgres import PASSWORD, shared_server
 from support.seaweed import ACCESS_KEY, SECRET_KEY, new_prefix, shared_seaweed
 

@@ -44,8 +44,8 @@ class OpenServices:
         self._names = frozenset(names) | {health.OVERALL_HEALTH}
         self._reflection = reflection.ReflectionServicer(names)
         self._arrivals = arrivals
-        self._health_threads = ThreadPoolExecutor(_HEALTH_THREADS, "tensorus-health")
-        self._reflection_threads = ThreadPoolExecutor(_REFLECTION_THREADS, "tensorus-reflection")
+        self._health_threads = ThreadPoolExecutor(_HEALTH_THREADS, thread_name_prefix="tensorus-health")
+        self._reflection_threads = ThreadPoolExecutor(_REFLECTION_THREADS, thread_name_prefix="tensorus-reflection")
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         """Return the handlers that a gRPC server dispatches the calls to."""
