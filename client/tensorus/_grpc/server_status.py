@@ -11,10 +11,8 @@ import grpc
 
 from tensorus._grpc.calls import store_stats
 from tensorus._grpc.rpc_errors import rpc_error
-from tensorus._grpc.steps import Call
 from tensorus._request_ids import current_id
 from tensorus.errors import NotImplementedByServerError, PermissionDeniedError, UnavailableError
-from tensorus_protos.v1 import tensorus_pb2 as pb
 
 if TYPE_CHECKING:
     from tensorus._grpc.remote import RemoteBackend
@@ -71,13 +69,12 @@ def server_status(backend: RemoteBackend) -> ServerStatus:
         UnauthenticatedError: it does not accept the caller.
         NotImplementedByServerError: it is older than this question.
     """
-    found = backend.call(_status())
+    found = backend.server_status()
     latencies_s = []
     for _ in range(_ROUND_TRIPS):
         began_s = time.perf_counter()
-        backend.call(_status())
+        backend.server_status()
         latencies_s.append(time.perf_counter() - began_s)
-    start = found.start_time.ToDatetime(UTC)
     return ServerStatus(
         address=str(backend.connection),
         tls=backend.connection.tls is not None,
@@ -85,22 +82,14 @@ def server_status(backend: RemoteBackend) -> ServerStatus:
         health=_health(backend) if found.healthy else "NOT_SERVING",
         latency_s=min(latencies_s),
         principal=found.principal,
-        rights=tuple(found.rights),
+        rights=found.rights,
         authenticates=found.authenticates,
         read_only=found.read_only,
-        start=start,
-        uptime_s=max((datetime.now(UTC) - start).total_seconds(), 0.0),
+        start=found.started,
+        uptime_s=max((datetime.now(UTC) - found.started).total_seconds(), 0.0),
         store=found.store or None,
         space=_space(backend),
     )
-
-
-def _status() -> Call[pb.GetServerStatusResponse]:
-    def value(response: pb.GetServerStatusResponse) -> pb.GetServerStatusResponse:
-        return response
-
-    parse = pb.GetServerStatusResponse.FromString
-    return Call("GetServerStatus", pb.GetServerStatusRequest(), parse, value, repeat=value)
 
 
 def _space(backend: RemoteBackend) -> StoreStats | None:
