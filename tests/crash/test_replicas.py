@@ -22,7 +22,7 @@ import pytest
 import tensorus
 from support.arrays import assert_same_bits, random_bits
 from support.cluster import Cluster
-from support.orphans import orphans
+from support.orphans import orphans, rows_of
 from support.postgres import PostgresServer, own_server
 from support.seaweed import ACCESS_KEY, SECRET_KEY, Seaweed
 from support.seaweed_cluster import SeaweedCluster
@@ -198,7 +198,9 @@ def wait_for_no_orphans(endpoint: str, server: PostgresServer) -> float:
     """Wait until the object store has nothing that no row needs, and return how long that took, in seconds."""
     begun_s = time.monotonic()
     while left := orphans(endpoint, PREFIX, server.dsn()):
-        assert time.monotonic() - begun_s < ORPHANS_S, f"{len(left)} orphans: {sorted(left)[:5]}"
+        if time.monotonic() - begun_s > ORPHANS_S:
+            known = "\n".join(rows_of(server.dsn(), name) for name in sorted(left)[:5])
+            pytest.fail(f"{len(left)} orphans after {ORPHANS_S:.0f} s:\n{known}")
         time.sleep(1.0)
     return time.monotonic() - begun_s
 

@@ -27,8 +27,12 @@ from tensorus_server.rpc.status import DETAILS_KEY, ERROR_DOMAIN, STATUS_BY_REAS
 
 
 def leaves(error: type[EngineError] = EngineError) -> list[type[EngineError]]:
-    """Return the errors that are raised: those with a reason of their own, whether there are errors below them or not."""
-    below = [found for child in error.__subclasses__() for found in leaves(child)]
+    """Return the errors that are raised: those with a reason of their own, whether there are errors below them or not.
+
+    Classes that other tests make are not among them.
+    """
+    children = [child for child in error.__subclasses__() if child.__module__.startswith("tensorus_server.")]
+    below = [found for child in children for found in leaves(child)]
     own = [error] if "reason" in vars(error) and error is not EngineError else []
     return [*own, *below]
 

@@ -25,6 +25,12 @@ UNION SELECT key FROM tensorus.tombstone WHERE delete_after_us > %s
 UNION SELECT payload_key FROM tensorus.upload WHERE generation IS NULL
 """
 
+_KNOWN = {
+    "begun": "SELECT key, member, member IN (SELECT member FROM tensorus.member) FROM tensorus.begun WHERE key LIKE %s",
+    "tombstone": "SELECT key, delete_after_us FROM tensorus.tombstone WHERE key LIKE %s",
+    "pack": "SELECT pack, object_bytes, checked_us FROM tensorus.pack WHERE 'pack/' || pack LIKE %s",
+}
+
 
 def objects_of(endpoint: str, prefix: str) -> set[str]:
     """Return the names of payloads and packs, "pack/<name>", in the bucket."""
@@ -58,3 +64,10 @@ def orphans(endpoint: str, prefix: str, dsn: str) -> set[str]:
     """Return the objects that no row needs. Objects that are being written are among them."""
     stored = objects_of(endpoint, prefix)
     return stored - needed_objects(dsn)
+
+
+def rows_of(dsn: str, name: str) -> str:
+    """Return, for a message, what the catalogue knows of an object that is named as by `objects_of`, and the time."""
+    with psycopg.connect(dsn) as connection:
+        found = {table: connection.execute(statement, (f"%{name}%",)).fetchall() for table, statement in _KNOWN.items()}
+    return f"{name}: {found}, now {int(time.time() * 1e6)}"
