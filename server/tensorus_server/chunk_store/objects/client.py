@@ -205,7 +205,7 @@ class ObjectClient:
             last = self._path(page[-1].name)
 
     def delete(self, names: Sequence[str], *, once: bool = False) -> None:
-        """Delete objects; those that do not exist are ignored.
+        """Delete objects; those that do not exist are ignored. A bucket that does not exist is an error.
 
         Args:
             names: of the objects.
@@ -218,7 +218,9 @@ class ObjectClient:
         def delete(library: Any, store: Any, *, paths: list[str]) -> None:
             try:
                 library.delete(store, paths)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if _is_bucket_missing(str(error)):
+                    raise
                 # Some services, and the store in memory, stop at an object that is missing.
                 if len(paths) > 1:
                     for path in paths:
@@ -366,7 +368,7 @@ class ObjectClient:
         found = _CODE.search(text)
         code = found[1] if found else ""
         said = f"HTTP {status}" + (f", {code}" if code else "")
-        if code in {"NoSuchBucket", "ContainerNotFound"} or ("NoSuchBucket" in text):
+        if _is_bucket_missing(text):
             return _FailureError(f"has no bucket {self.address.bucket}; create it, or correct the address")
         if _TOKEN.search(text):
             # The credentials of a machine in a cloud, which are asked for if there are no others.
@@ -389,6 +391,11 @@ class ObjectClient:
         if library is not None and isinstance(error, library.exceptions.GenericError):
             return _transport_failure(text)
         return _FailureError(f"cannot be used: {type(error).__name__}; check its address and the environment")
+
+
+def _is_bucket_missing(text: str) -> bool:
+    """Return whether an error says so. The library raises the same class as for a missing object."""
+    return "NoSuchBucket" in text or "ContainerNotFound" in text
 
 
 def _transport_failure(text: str) -> _FailureError:

@@ -129,6 +129,13 @@ def test_a_missing_bucket_is_named(seaweed: Seaweed, monkeypatch: pytest.MonkeyP
     assert took_s < 10
 
 
+@pytest.mark.parametrize("names", [["a"], ["a", "b"]])
+def test_deleting_from_a_missing_bucket_is_an_error(seaweed: Seaweed, names: list[str]) -> None:
+    client = ObjectClient(StoreAddress.parse(f"s3://no-such-bucket/x?endpoint={seaweed.endpoint}&region=us-east-1"))
+    with pytest.raises(StoreUnavailableError, match="has no bucket no-such-bucket"):
+        client.delete(names)
+
+
 def test_a_bucket_that_the_service_says_is_missing_is_named(seaweed: Seaweed) -> None:
     body = b"<Error><Code>NoSuchBucket</Code></Error>"
     with HttpProxy(seaweed.port, lambda _: Treatment("status", 404, body=body)) as proxy:
