@@ -307,3 +307,13 @@ def ids_of(catalogue: Catalogue, dataset: str, filter_: Filter | None = None) ->
     page = catalogue.tensors.page(dataset, PageRequest(filter_, size=1000))
     assert page.next is None
     return [tensor.id for tensor in page.tensors]
+
+
+def three_tensors(catalogue: Catalogue, dataset_name: str = "dataset") -> list[Tensor]:
+    """Store tensors a, b and c, of which the tests damage the second."""
+    dataset = create(catalogue, dataset_name)
+    values = ValueSummary(-1.0, 2.0, 0.5, 1.5, 3.0, 0, 0, 0)
+    return commit(
+        catalogue,
+        *(stored_tensor(dataset, name, source=b"s" * 16, metadata={"a": 1}, values=values) for name in ("a", "b", "c")),
+    )
