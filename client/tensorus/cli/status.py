@@ -16,7 +16,7 @@ from tensorus.errors import UnavailableError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tensorus._grpc.server_status import ServerStatus
+    from tensorus._grpc.server_report import ServerReport
     from tensorus.cli._connection import ServerOptions
 
 __all__ = ["status"]
@@ -42,12 +42,12 @@ def status(server: ServerOptions, *, as_json: bool) -> None:
       1  it answers, but its store cannot be used, or it does not accept you
       4  it cannot be reached
     """  # noqa: D301 - click's mark for lines that are not rewrapped
-    from tensorus._grpc.server_status import server_status  # noqa: PLC0415 - each way in loads only what it needs
+    from tensorus._grpc.server_report import server_report  # noqa: PLC0415 - each way in loads only what it needs
 
     connection = server.connection
     try:
         with closing(backend_of(connection)) as backend:
-            found = server_status(backend)
+            found = server_report(backend)
     except UnavailableError as error:
         raise UnavailableError(
             f"no server can be reached at {str(connection)!r} ({error})", reason=error.reason, facts=error.facts
@@ -60,7 +60,7 @@ def status(server: ServerOptions, *, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _fields(found: ServerStatus) -> Iterator[tuple[str, str]]:
+def _fields(found: ServerReport) -> Iterator[tuple[str, str]]:
     yield "address", found.address
     yield "TLS", "yes" if found.tls else "no"
     yield "version", found.version

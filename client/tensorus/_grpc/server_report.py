@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tensorus._grpc.remote import RemoteBackend
     from tensorus.types import StoreStats
 
-__all__ = ["ServerStatus", "server_status"]
+__all__ = ["ServerReport", "server_report"]
 
 _HEALTH_TIMEOUT_S = 10.0
 
@@ -30,7 +30,7 @@ _ROUND_TRIPS = 3
 
 
 @dataclass(frozen=True)
-class ServerStatus:
+class ServerReport:
     """What `tensorus status` shows. None: the server does not say, or the caller may not know."""
 
     address: str
@@ -61,7 +61,7 @@ class ServerStatus:
         return self.health == "SERVING"
 
 
-def server_status(backend: RemoteBackend) -> ServerStatus:
+def server_report(backend: RemoteBackend) -> ServerReport:
     """Ask a server about itself.
 
     Raises:
@@ -75,7 +75,7 @@ def server_status(backend: RemoteBackend) -> ServerStatus:
         began_s = time.perf_counter()
         backend.server_status()
         latencies_s.append(time.perf_counter() - began_s)
-    return ServerStatus(
+    return ServerReport(
         address=str(backend.connection),
         tls=backend.connection.tls is not None,
         version=found.version,
