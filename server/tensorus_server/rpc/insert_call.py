@@ -204,6 +204,9 @@ class InsertCall:
             request_id = self._call.caller.session_of(request_id)
             held.enter_context(self._engine.sessions.held(request_id, self._take_over))
         self._is_trial = head.open.validate_only
+        if self._is_trial:
+            # Nothing becomes of its tensors that anybody is to be told.
+            self._ids = None
         options = InsertOptions(
             request_id or None, head.open.all_or_nothing, head.open.validate_only, trace=self._call.trace
         )
@@ -225,9 +228,8 @@ class InsertCall:
         with self._noting:
             self._call.tensors += len(stored)
         if self._budget is not None:
-            for tensor in stored:
-                if tensor.outcome is not Outcome.ALREADY_STORED:
-                    self._budget.note(tensor.storage.stored_bytes)
+            new = [tensor for tensor in stored if tensor.outcome is not Outcome.ALREADY_STORED]
+            self._budget.note(sum(tensor.storage.stored_bytes for tensor in new), len(new))
         if self._ids is None or not results:
             return
         named = []

@@ -39,7 +39,7 @@ _LOOK_S = 0.2
 """How often a stream that waits for its bandwidth checks whether its caller is still there."""
 
 _BUCKETS_MAX = 10_000
-"""Principals whose rates are remembered; the least recently used is forgotten, which gives it a full bucket."""
+"""Principals whose rates and stored bytes are remembered; of more, the least recently used is forgotten."""
 
 
 class Quotas:
@@ -146,8 +146,17 @@ class Quotas:
         usage = self._access.usage([quota.principal]).get(quota.principal, Usage())
         stored = _Stored(usage.stored_bytes, usage.tensors, asked_s)
         with self._lock:
+            if self._stored.pop(quota.principal, None) is None and len(self._stored) >= _BUCKETS_MAX:
+                del self._stored[next(iter(self._stored))]
             self._stored[quota.principal] = stored
         return stored
+
+    def note(self, principal: str, stored_bytes: int, tensors: int) -> None:
+        """Count tensors that were stored, until the catalogue is asked again. Does not ask it: commits wait for this."""
+        with self._lock:
+            if (stored := self._stored.get(principal)) is not None:
+                stored.bytes += stored_bytes
+                stored.tensors += tensors
 
 
 class Budget:
@@ -179,12 +188,9 @@ class Budget:
                     limit=limit,
                 )
 
-    def note(self, stored_bytes: int) -> None:
-        """Count a tensor that was stored, until the catalogue is asked again."""
-        stored = self._quotas.stored_of(self._quota)
-        # Two threads may lose an addition to each other; that is corrected two seconds later.
-        stored.bytes += stored_bytes
-        stored.tensors += 1
+    def note(self, stored_bytes: int, tensors: int) -> None:
+        """Count tensors that were stored. See `Quotas.note`."""
+        self._quotas.note(self._quota.principal, stored_bytes, tensors)
 
 
 @dataclass

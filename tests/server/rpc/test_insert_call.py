@@ -51,3 +51,11 @@ def test_a_client_that_ends_its_side_after_finish_has_its_results(engine: Engine
     responses = [pb.InsertResponse.FromString(raw) for raw in made.responses()]
     assert [result.item for response in responses for result in response.results] == [0]
     assert responses[-1].finished.succeeded == 1
+
+
+def test_a_trial_remembers_no_ids_since_nothing_becomes_of_its_tensors(engine: Engine) -> None:
+    first = insert_message(DATA, tensor=announced("first"))
+    made = call(engine, open_insert("d", request_id="", validate_only=True), first, pb.InsertRequest(finish=True))
+    made._ids = {}
+    list(made.responses())
+    assert not made._ids

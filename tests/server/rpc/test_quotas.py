@@ -147,7 +147,7 @@ class TestStorage:
         quotas, access = made(stored_bytes=100)
         budget = quotas.budget_of("owned")
         budget.require_room()
-        budget.note(100)
+        budget.note(100, 1)
         with pytest.raises(QuotaExceededError):
             budget.require_room()
         assert access.asked == 1
@@ -155,6 +155,24 @@ class TestStorage:
         # The catalogue knows better.
         budget.require_room()
         assert access.asked == 2
+
+    def test_the_catalogue_is_not_asked_while_commits_wait(self, clock: Callable[[float], None]) -> None:
+        quotas, access = made(stored_bytes=100)
+        budget = quotas.budget_of("owned")
+        budget.note(100, 1)
+        assert access.asked == 0
+        budget.require_room()
+        clock(60.0)
+        budget.note(100, 1)
+        assert access.asked == 1
+
+    def test_the_memory_for_stored_bytes_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "_BUCKETS_MAX", 2)
+        quotas, _ = made(stored_bytes=100)
+        for name in ("a", "b", "a", "c"):
+            quotas.stored_of(Quota(f"token:{name}"))
+        assert len(quotas._stored) == 2
+        assert "token:c" in quotas._stored
 
     def test_datasets_of_nobody_are_not_limited(self) -> None:
         quotas, _ = made(stored_bytes=0)
