@@ -192,3 +192,10 @@ def test_an_exporter_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPa
 def test_the_exporter_none_exports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
     provider_module.Traces().close()
+
+
+def test_a_server_that_cannot_trace_creates_no_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "absent")
+    with pytest.raises(ImportError), running_server(tmp_path / "store", traces=True):
+        pass
+    assert not (tmp_path / "store").exists()

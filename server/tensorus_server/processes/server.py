@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from tensorus_server.metrics.board import Board
     from tensorus_server.processes.credentials import WatchedCertificates
     from tensorus_server.rpc.calls import CallObserver
+    from tensorus_server.rpc.identity_provider import IdentityProvider
+    from tensorus_server.tracing.provider import Traces
 
 __all__ = ["Server", "serve", "stop_or_exit"]
 
@@ -117,7 +120,19 @@ class Server:
             require_port(config.listen)
         # Both before a new store is created.
         provider = identity_provider(config)
-        self._engine = open_engine(config.engine, ask=ask)
+        self._traces = _traces(config)
+        with ExitStack() as undo:
+            if self._traces is not None:
+                undo.callback(self._traces.close)
+            self._engine = open_engine(config.engine, ask=ask)
+            undo.callback(self._engine.close)
+            self._assemble(provider, board)
+            self.port = self._listen()
+            undo.pop_all()
+
+    def _assemble(self, provider: IdentityProvider | None, board: Board | None) -> None:
+        """Make the server of the engine's services."""
+        config = self._config
         self._health = health.HealthServicer(experimental_non_blocking=True)
         self._thread_names = f"tensorus-call-{next(_numbers)}-"
         self._threads = _CallThreads(config.streams_max + _SHORT_CALL_THREADS, thread_name_prefix=self._thread_names)
@@ -144,11 +159,7 @@ class Server:
             self._sampler = Sampler(
                 board, meters, self._engine, self._admission, certificate_expires_s=self._certificate_expires_s
             )
-        self._traces = None
-        if config.traces:
-            from tensorus_server.tracing.provider import Traces  # noqa: PLC0415 - an extra
-
-            self._traces = Traces()
+        if self._traces is not None:
             observers.append(self._traces.calls)
         gate = build_gate(config, self._engine.access, self._admission, provider, self._audit, more=observers)
         service = TensorService(self._engine, gate, store=config.engine.describe())
@@ -157,11 +168,6 @@ class Server:
         names = (SERVICE_NAME, ACCESS_SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         self._open = OpenServices(self._health, names, self._admission.arrivals)
         self._server.add_generic_rpc_handlers(self._open.handlers())
-        try:
-            self.port = self._listen()
-        except BaseException:
-            self._engine.close()
-            raise
 
     @property
     def address(self) -> str:
@@ -281,6 +287,14 @@ class Server:
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", SERVICE_NAME):
             self._health.set(name, status)
+
+
+def _traces(config: ServerConfig) -> Traces | None:
+    if not config.traces:
+        return None
+    from tensorus_server.tracing.provider import Traces  # noqa: PLC0415 - an extra
+
+    return Traces()
 
 
 def _watched_certificates(config: ServerConfig) -> WatchedCertificates | None:
