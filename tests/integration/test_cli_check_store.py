@@ -112,7 +112,7 @@ def test_a_log_without_its_index_is_not_passed_over(crashed: Path) -> None:
     before = contents(crashed)
     code, found = check("--data-dir", crashed)
     assert (code, found["catalogue"][0]) == (4, "failed")
-    assert "catalogue.db-shm, without which it cannot be read here, is missing" in found["catalogue"][1]
+    assert "whose index (catalogue.db-shm) is missing" in found["catalogue"][1]
     assert contents(crashed) == before
 
 

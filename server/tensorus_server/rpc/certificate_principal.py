@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from tensorus_server.access.rights import require_principal
+from tensorus_server.errors import InvalidNameError
+
 if TYPE_CHECKING:
     import grpc
     from cryptography.x509 import Certificate
@@ -19,8 +22,8 @@ def certificate_principal(context: grpc.ServicerContext) -> str | None:
     """Return "cert:NAME" of the client's certificate, which gRPC has verified; None if there is none, or none with a fit name.
 
     NAME is the common name of the subject. If it has none, NAME is the first URI of the alternative names, or else the first
-    DNS name. A name is refused, and no other is looked for, if it is longer than 128 characters, has characters that are not
-    printable, or has a space at an end. So is a certificate with several common names.
+    DNS name. A name is refused, and no other is looked for, if it is longer than 128 characters, has a space at an end, or
+    makes a principal that breaks the rules of `require_principal`. So is a certificate with several common names.
     """
     # gRPC's own `x509_common_name` ends at a NUL byte, so that "admin\0.example" would be "admin".
     found = context.auth_context().get("x509_pem_cert")
@@ -36,9 +39,15 @@ def _principal(pem: bytes) -> str | None:
         name = _name(x509.load_pem_x509_certificate(pem))
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         return None
-    if not name or len(name) > _NAME_CHARACTERS_MAX or not name.isprintable() or name != name.strip():
+    # A space at the beginning would be in the middle of the principal.
+    if not name or len(name) > _NAME_CHARACTERS_MAX or name != name.strip():
         return None
-    return f"cert:{name}"
+    principal = f"cert:{name}"
+    try:
+        require_principal(principal)
+    except InvalidNameError:
+        return None
+    return principal
 
 
 def _name(certificate: Certificate) -> str | None:

@@ -95,7 +95,8 @@ def _open(folder: Path, payloads: Payloads | None, *, accept_loss: bool) -> Data
     except (apsw.SQLError, UnicodeDecodeError) as error:
         raise StoreUnavailableError(f"the catalogue in {folder} cannot be opened: {error}") from error
     try:
-        require_schema(database)
+        with database.read() as connection:
+            require_schema(connection)
     except BaseException:
         database.close()
         raise

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import apsw
 
 from tensorus_server.catalogue.sql.statements import select
-from tensorus_server.catalogue.sqlite.connection import connect_to_read
+from tensorus_server.catalogue.sqlite.connection import connect_to_read, is_quiet
 from tensorus_server.catalogue.sqlite.opening import require_no_payloads, require_payloads
 from tensorus_server.catalogue.sqlite.requirements import require_safe_sqlite
 from tensorus_server.catalogue.sqlite.schema import migrations, require_known
@@ -16,7 +16,6 @@ from tensorus_server.catalogue.sqlite.schema_check import require_schema
 from tensorus_server.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tensorus_server.catalogue.identity_check import FoundPayloads
@@ -40,34 +39,16 @@ def check_catalogue(folder: Path, payloads: FoundPayloads) -> tuple[int, int]:
     if not path.exists() or path.stat().st_size == 0:
         return 0, latest
     try:
-        with closing(_open(path)) as connection:
+        with closing(connect_to_read(path, immutable=is_quiet(path))) as connection:
             connection.execute("BEGIN")
             version = _version(connection)
             require_known(version)
             require_payloads(folder, connection, version, payloads)
             if version == latest:
-                require_schema(_One(connection))
-    except (apsw.Error, UnicodeDecodeError) as error:
+                require_schema(connection)
+    except (apsw.Error, OSError, UnicodeDecodeError) as error:
         raise StoreUnavailableError(f"the catalogue {path} cannot be opened: {error}") from error
     return version, latest
-
-
-def _open(path: Path) -> SqliteConnection:
-    """Open a catalogue to read it. Its log is read too, whether a process has it open or a crash has left it.
-
-    Raises:
-        StoreUnavailableError: there is a log, and its index is missing, which SQLite would create.
-    """
-    log, index = path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
-    if not log.exists() or log.stat().st_size == 0:
-        # Without a log, everything is in the file.
-        return connect_to_read(path, immutable=True)
-    if not index.exists():
-        raise StoreUnavailableError(
-            f"{log} was left by a crash, and {index.name}, without which it cannot be read here, is missing; starting the "
-            "server creates it"
-        )
-    return connect_to_read(path, immutable=False)
 
 
 def _version(connection: SqliteConnection) -> int:
@@ -75,14 +56,3 @@ def _version(connection: SqliteConnection) -> int:
         return 0
     ((version,),) = select(connection, "SELECT coalesce(max(version), 0) FROM schema_version")
     return int(version)
-
-
-class _One:
-    """Lends one connection, as the check of the schema takes it."""
-
-    def __init__(self, connection: SqliteConnection) -> None:
-        self._connection = connection
-
-    @contextmanager
-    def read(self) -> Iterator[SqliteConnection]:
-        yield self._connection

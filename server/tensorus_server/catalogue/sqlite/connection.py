@@ -13,6 +13,7 @@ from tensorus_server.catalogue.sql.row_tables import ID_INDEX
 from tensorus_server.catalogue.sqlite import writer_lock
 from tensorus_server.catalogue.sqlite.row_inserts import insert_rows
 from tensorus_server.catalogue.sqlite.sqlite_errors import UNREADABLE
+from tensorus_server.errors import StoreUnavailableError
 from tensorus_server.filter.metadata_index import holds
 
 if TYPE_CHECKING:
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
     from tensorus_server.catalogue.sql.connection import Sql
     from tensorus_server.filter.tree import Compare, Exists, OneOf, Prefix
 
-__all__ = ["PAGE_BYTES", "SqliteConnection", "connect", "connect_memory", "connect_to_read", "immutable_url"]
+__all__ = [
+    "PAGE_BYTES",
+    "SqliteConnection",
+    "connect",
+    "connect_memory",
+    "connect_to_read",
+    "immutable_url",
+    "is_quiet",
+]
 
 _PRAGMAS = """
 PRAGMA synchronous = FULL;
@@ -121,6 +130,28 @@ def connect(path: Path, *, create: bool) -> SqliteConnection:
     _set_up(connection)
     _run(connection, f"PRAGMA cache_size = -{_WRITER_CACHE_KIB};" if create else "PRAGMA query_only = ON;")
     return connection
+
+
+def is_quiet(path: Path) -> bool:
+    """Return whether nobody has a database open and everything is in its file, so that it may be read as immutable.
+
+    Raises:
+        StoreUnavailableError: it has a log, whose index is missing.
+        OSError: the files cannot be looked at.
+    """
+    log, index = path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+    try:
+        log_bytes = log.stat().st_size
+    except FileNotFoundError:
+        return True
+    has_index = index.exists()
+    if log_bytes and not has_index:
+        raise StoreUnavailableError(
+            f"the catalogue {path} has a log of {log_bytes} bytes ({log.name}), whose index ({index.name}) "
+            "is missing. SQLite would have to create it to read what was committed last. Open the store, or a copy of its "
+            "folder on a disk that can be written, for writing once, for example with `tensorus ls --store DIR`"
+        )
+    return not has_index
 
 
 def connect_to_read(path: Path, *, immutable: bool) -> SqliteConnection:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, ClassVar, NoReturn
 import apsw
 
 from tensorus_server.catalogue.sql.catalogue import SqlCatalogue
-from tensorus_server.catalogue.sqlite.connection import connect_to_read
+from tensorus_server.catalogue.sqlite.connection import connect_to_read, is_quiet
 from tensorus_server.catalogue.sqlite.opening import require_no_payloads, require_payloads
 from tensorus_server.catalogue.sqlite.readers import Readers
 from tensorus_server.catalogue.sqlite.requirements import require_local, require_safe_sqlite
@@ -95,7 +95,6 @@ class _ReadOnlyDatabase:
         require_local(folder)
         self._path = folder / "catalogue.db"
         self._log_path = folder / "catalogue.db-wal"
-        self._index_path = folder / "catalogue.db-shm"
         self._closed = False
         self._switching = threading.Lock()
         require_no_payloads(self._path, payloads)
@@ -110,7 +109,7 @@ class _ReadOnlyDatabase:
             with self.read() as connection:
                 version = require_current_schema(connection)
                 require_payloads(folder, connection, version, _AsRead(identity, payloads))
-            require_schema(self)
+                require_schema(connection)
         except (apsw.Error, UnicodeDecodeError) as error:
             self.close()
             raise StoreUnavailableError(f"the catalogue in {folder} cannot be opened: {error}") from error
@@ -228,20 +227,10 @@ class _ReadOnlyDatabase:
     def _look(self) -> _Found:
         try:
             found = self._path.stat()
-            try:
-                log_bytes = self._log_path.stat().st_size
-                has_index = self._index_path.exists()
-            except FileNotFoundError:
-                log_bytes, has_index = 0, False
+            quiet = is_quiet(self._path)
         except OSError as error:
             raise engine_error(error, "read") from error
-        if log_bytes and not has_index:
-            raise StoreUnavailableError(
-                f"the catalogue {self._path} has a log of {log_bytes} bytes (catalogue.db-wal), whose index (catalogue.db-shm) "
-                "is missing. SQLite would have to create it to read what was committed last. Open the store, or a copy of its "
-                "folder on a disk that can be written, for writing once, for example with `tensorus ls --store DIR`"
-            )
-        return _Found((found.st_dev, found.st_ino), (found.st_size, found.st_mtime_ns), not has_index)
+        return _Found((found.st_dev, found.st_ino), (found.st_size, found.st_mtime_ns), quiet)
 
     def _require_unchanged(self, found: _Found) -> None:
         if not found.is_quiet:

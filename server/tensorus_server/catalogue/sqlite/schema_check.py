@@ -5,7 +5,7 @@ SQLite stores the schema as the text of its CREATE statements and has no checksu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import apsw
 
@@ -15,8 +15,6 @@ from tensorus_server.catalogue.sqlite.schema import apply_migrations, schema_ver
 from tensorus_server.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from tensorus_server.catalogue.sql.connection import Connection
 
 __all__ = ["require_schema"]
@@ -24,14 +22,7 @@ __all__ = ["require_schema"]
 _SCHEMA = "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema WHERE name NOT LIKE 'sqlite_stat%'"
 
 
-class Reading(Protocol):
-    """The method of `Transactions` that the check needs."""
-
-    def read(self) -> AbstractContextManager[Connection]:
-        """See `Transactions`."""
-
-
-def require_schema(database: Reading) -> None:
+def require_schema(connection: Connection) -> None:
     """Refuse a catalogue whose schema differs from the one that the migrations create.
 
     Raises:
@@ -45,8 +36,7 @@ def require_schema(database: Reading) -> None:
     finally:
         in_memory.close()
     try:
-        with database.read() as connection:
-            found = set(select(connection, _SCHEMA))
+        found = set(select(connection, _SCHEMA))
     except UnicodeDecodeError as error:
         raise StoreUnavailableError(f"the catalogue's schema is damaged: {error}") from error
     if found != expected:
