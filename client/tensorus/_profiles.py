@@ -84,7 +84,8 @@ def connection_of(
 
     Args:
         profile: name of a profile; None: what TENSORUS_PROFILE names, or else the keys at the top of the file.
-        is_sole: False: the caller connects to several servers, so settings that belong to no address are not used.
+        is_sole: False: the caller connects to several servers, so settings that belong to no address are not used, but for
+            those of `profile`.
         warn: called if others can read a token in the file; None: `warnings.warn`.
 
     Raises:
@@ -100,11 +101,9 @@ def connection_of(
         )
     rest = [environment, chosen] if profile is None else [chosen, environment]
     address = next((found.address for found in (arguments, *rest) if found.address is not None), DEFAULT_ADDRESS)
-    used = [
-        arguments,
-        *(found for found in rest if _belongs(found, address) and (is_sole or found.address is not None)),
-    ]
-    return _joined(address, used)
+    own = {arguments.source} if profile is None else {arguments.source, chosen.source}
+    fit = [arguments, *(found for found in rest if _belongs(found, address))]
+    return _joined(address, [found for found in fit if is_sole or found.address is not None or found.source in own])
 
 
 def _joined(address: str, used: Iterable[Settings]) -> Connection:

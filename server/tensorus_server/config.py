@@ -273,7 +273,8 @@ def _require_address(name: str, address: str, example: str) -> None:
 
 def without_password(url: str) -> str:
     """Return a database's URL without the password that it may hold, in the authority or in the query."""
-    authority, at, rest = url.rpartition("@") if "@" in url else ("", "", url)
+    # First those in the query, which may have an "@", too.
+    url = re.sub(r"(?<=[?&])((?:ssl)?password=)[^&]*", r"\1***", url)
+    authority, at, rest = url.rpartition("@")
     scheme, _, user = authority.partition("://")
-    shown = f"{scheme}://{user.partition(':')[0]}{at}{rest}" if at else rest
-    return re.sub(r"(?<=[?&])((?:ssl)?password=)[^&]*", r"\1***", shown)
+    return f"{scheme}://{user.partition(':')[0]}{at}{rest}" if at else url

@@ -299,6 +299,16 @@ def test_with_several_servers_only_settings_of_an_address_are_used(
     assert [one.token for one in found] == [None, "of-the-top"]
 
 
+def test_of_several_servers_a_named_profile_has_its_own_settings_alone(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write('[profiles.a]\naddress = "grpcs://a:1"\n[profiles.b]\ntoken = "of-b"\n')
+    monkeypatch.setenv("TENSORUS_TOKEN", "of-environment")
+    found = [connection_of(Settings("argument"), profile=name, is_sole=False) for name in ("a", "b")]
+    assert [one.token for one in found] == [None, "of-b"]
+    assert connection_of(Settings("argument"), profile="a").token == "of-environment"
+
+
 def test_certificates_come_from_the_environment_and_a_pair_from_one_place(
     write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

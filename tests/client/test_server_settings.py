@@ -375,3 +375,8 @@ def test_passwords_are_not_printed() -> None:
     assert line == 'catalogue = "postgresql://me@host/db?password=***"  # --catalogue; the password is not shown'
     assert "hunter2" not in "".join(lines)
     tomllib.loads("\n".join(lines))
+
+
+def test_the_effective_settings_have_what_verbose_sets() -> None:
+    assert 'log_level = "debug"' in run_command("serve", "--verbose", "--print-config").output
+    assert 'log_level = "info"' in run_command("serve", "--print-config").output

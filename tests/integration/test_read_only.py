@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import tensorus
+from support.cases import each
 from support.client import run_command
 from support.read_only import mounted_read_only, state_of, unprivileged, unwritable
 from support.servers import ServerProcess, engine_config
@@ -195,6 +196,15 @@ def test_reading_changes_nothing_in_the_folder(store: Path) -> None:
         with pytest.raises(ReadOnlyError) as raised:
             client.insert("weights", SMALL)
     assert raised.value.reason == "READ_ONLY"
+    assert state_of(store) == before
+
+
+@each("command", [("ls",), ("grants",), ("quotas",), ("token", "list")])
+def test_commands_that_only_read_change_nothing_in_a_backup(store: Path, command: tuple[str, ...]) -> None:
+    (store / "backup.json").write_text("{}")
+    before = state_of(store)
+    ran = run_command(*command, "--store", store)
+    assert (ran.exit_code, ran.errors) == (0, "")
     assert state_of(store) == before
 
 

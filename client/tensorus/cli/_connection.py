@@ -30,6 +30,7 @@ __all__ = [
     "ServerOptions",
     "backend_of",
     "connected",
+    "naming",
     "opened_to_read",
     "server_options",
     "settled",
@@ -212,14 +213,23 @@ def connected(
         with opened_to_read(Path(store)) if reads else tensorus.open(store) as client:
             yield client
         return
-    connection = server.connection
+    with (
+        naming(server.connection, "; start one with `tensorus serve`, or use a folder with --store DIR"),
+        tensorus.Client(backend_of(server.connection, on_interruption)) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def naming(connection: Connection, advice: str = "") -> Iterator[None]:
+    """Say which server cannot be reached, and what to do on the command line.
+
+    Raises:
+        UnavailableError: that of the block, with its reason and facts.
+    """
     try:
-        with tensorus.Client(backend_of(connection, on_interruption)) as client:
-            yield client
+        yield
     except UnavailableError as error:
         raise UnavailableError(
-            f"no server can be reached at {str(connection)!r}; start one with `tensorus serve`, or use a folder with "
-            f"--store DIR ({error})",
-            reason=error.reason,
-            facts=error.facts,
+            f"no server can be reached at {str(connection)!r}{advice} ({error})", reason=error.reason, facts=error.facts
         ) from error

@@ -11,7 +11,7 @@ import click
 
 import tensorus
 from tensorus._profiles import Settings
-from tensorus.cli._connection import backend_of, opened_to_read, settled
+from tensorus.cli._connection import backend_of, naming, opened_to_read, settled
 from tensorus.errors import NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ class Place:
     def __str__(self) -> str:
         """Return it as the user wrote it, but the parts of a store without passwords and parameters."""
         if self.parts is not None:
-            catalogue, chunks = (re.sub(r"//[^@/]*@", "//", part).partition("?")[0] for part in self.parts)
-            return f"{catalogue},{chunks}"
+            from tensorus_server.config import without_password  # noqa: PLC0415 - only the engine opens parts
+
+            return ",".join(without_password(part).partition("?")[0] for part in self.parts)
         return self.server if self.folder is None else str(self.folder)
 
     def is_same(self, other: Place) -> bool:
@@ -70,7 +71,7 @@ def place_of(text: str, *, is_sole: bool = True) -> Place:
     if path.is_dir():
         return Place(folder=path)
     if text.startswith("profile:"):
-        connection = settled(Settings("argument"), profile=text.removeprefix("profile:"))
+        connection = settled(Settings("argument"), profile=text.removeprefix("profile:"), is_sole=is_sole)
         return Place(server=str(connection), connection=connection)
     if _ADDRESSES.fullmatch(text):
         connection = settled(Settings("argument", text), is_sole=is_sole)
@@ -133,13 +134,9 @@ def opened(place: Place, on_interruption: Observer, *, reads: bool = False) -> t
         raise AssertionError("a place is a folder, parts, or a server")
     client = tensorus.Client(backend_of(place.connection, on_interruption))
     try:
-        client.datasets(on_damaged=lambda _: None)
-    except UnavailableError as error:
+        with naming(place.connection, "; start one with `tensorus serve`, or name the folder of a store"):
+            client.datasets(on_damaged=lambda _: None)
+    except UnavailableError:
         client.close()
-        raise UnavailableError(
-            f"no server can be reached at {place.server!r}; start one with `tensorus serve`, or name the folder of a store "
-            f"({error})",
-            reason=error.reason,
-            facts=error.facts,
-        ) from error
+        raise
     return client

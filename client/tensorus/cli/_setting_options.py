@@ -47,6 +47,8 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def with_settings(*args: Any, config: Path | None, **options: Any) -> Any:
         flags = {setting.name: options.pop(setting.name) for setting in SETTINGS}
+        if options.pop("verbose", False):
+            flags["log_level"] = "debug"
         return command(*args, chosen=choose(flags, config), **options)
 
     decorated: Callable[..., Any] = click.option(

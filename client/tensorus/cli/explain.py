@@ -15,7 +15,7 @@ from tensorus._arrays.sample import PIECE_BYTES, SAMPLE_BYTES_MAX, sample_of
 from tensorus._backend import Sample
 from tensorus._grpc.convert_dataset import merged_shares
 from tensorus.cli._bases import BASES
-from tensorus.cli._connection import DEFAULT_ADDRESS, backend_of, connected, server_options
+from tensorus.cli._connection import DEFAULT_ADDRESS, backend_of, connected, naming, server_options
 from tensorus.cli._explained import DTypeExplanation
 from tensorus.cli._explained_base import explain_base
 from tensorus.cli._files import read_tensors
@@ -30,7 +30,6 @@ from tensorus.cli._output import (
     print_text,
     progress_bar,
 )
-from tensorus.errors import UnavailableError
 from tensorus.types import Policy
 
 if TYPE_CHECKING:
@@ -202,15 +201,11 @@ def _explainer(server: ServerOptions | None) -> Iterator[Explain]:
         tune_allocator()
         yield explain_here
         return
-    try:
-        with closing(backend_of(server.connection)) as backend:
-            yield backend.explain
-    except UnavailableError as error:
-        raise UnavailableError(
-            f"no server can be reached at {str(server.connection)!r}; omit --server to measure in this process ({error})",
-            reason=error.reason,
-            facts=error.facts,
-        ) from error
+    with (
+        naming(server.connection, "; omit --server to measure in this process"),
+        closing(backend_of(server.connection)) as backend,
+    ):
+        yield backend.explain
 
 
 def _presets(ask: Explain) -> list[str]:

@@ -75,7 +75,7 @@ def grants(principal: str, server: ServerOptions, store: str | None, *, as_json:
     Example:
       tensorus grants token:trainer
     """  # noqa: D301 - click's mark for lines that are not rewrapped
-    with connected(server, store) as client:
+    with connected(server, store, reads=True) as client:
         found = client.access.grants(principal)
     if as_json:
         print_json(found)
@@ -141,7 +141,7 @@ def quotas(server: ServerOptions, store: str | None, *, as_json: bool) -> None:
     Example:
       tensorus quotas
     """  # noqa: D301 - click's mark for lines that are not rewrapped
-    with connected(server, store) as client:
+    with connected(server, store, reads=True) as client:
         found = client.access.quotas()
     if as_json:
         print_json(found)

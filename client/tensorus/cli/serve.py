@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -34,7 +33,7 @@ _log = logging.getLogger("tensorus.cli.serve")
 @settings_options
 @click.option("--print-config", is_flag=True, help="Print the effective settings as TOML with their origins, and exit.")
 @click.option("--verbose", is_flag=True, help="The same as --log-level debug.")
-def serve(chosen: tuple[Chosen, ...], *, print_config: bool, verbose: bool) -> None:
+def serve(chosen: tuple[Chosen, ...], *, print_config: bool) -> None:
     """Serve a store until SIGTERM or Ctrl-C.
 
     \b
@@ -52,8 +51,6 @@ def serve(chosen: tuple[Chosen, ...], *, print_config: bool, verbose: bool) -> N
     if print_config:
         _print_settings(chosen)
         return
-    if verbose:
-        config = replace(config, logs=replace(config.logs, level="debug"))
     try:
         run = _alone() if config.workers == 1 else _together()
     except ImportError as error:

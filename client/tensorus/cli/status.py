@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tensorus.cli._connection import backend_of, server_options
+from tensorus.cli._connection import backend_of, naming, server_options
 from tensorus.cli._options import json_option
 from tensorus.cli._output import counted, human_bytes, print_fields, print_json
-from tensorus.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,14 +43,8 @@ def status(server: ServerOptions, *, as_json: bool) -> None:
     """  # noqa: D301 - click's mark for lines that are not rewrapped
     from tensorus._grpc.server_report import server_report  # noqa: PLC0415 - each way in loads only what it needs
 
-    connection = server.connection
-    try:
-        with closing(backend_of(connection)) as backend:
-            found = server_report(backend)
-    except UnavailableError as error:
-        raise UnavailableError(
-            f"no server can be reached at {str(connection)!r} ({error})", reason=error.reason, facts=error.facts
-        ) from error
+    with naming(server.connection), closing(backend_of(server.connection)) as backend:
+        found = server_report(backend)
     if as_json:
         print_json(found)
     else:

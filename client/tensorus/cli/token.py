@@ -130,7 +130,7 @@ def list_(server: ServerOptions, store: str | None, *, as_json: bool) -> None:
     Example:
       tensorus token list
     """  # noqa: D301 - click's mark for lines that are not rewrapped
-    with connected(server, store) as client:
+    with connected(server, store, reads=True) as client:
         found = client.access.tokens()
     if as_json:
         print_json(found)
@@ -168,7 +168,15 @@ def _opened(
         with connected(server, store) as client:
             yield client
         return
-    with tensorus.open(store, catalogue=catalogue, chunks=chunks) as client:
+    if server.is_given:
+        raise click.UsageError(
+            "--catalogue and --chunks name a store that is used without a server; omit --server and --profile"
+        )
+    try:
+        client = tensorus.open(store, catalogue=catalogue, chunks=chunks)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    with client:
         yield client
 
 
