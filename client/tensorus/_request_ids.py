@@ -6,8 +6,8 @@ They go out as `x-request-id`. They say nothing to the server: the id that makes
 from __future__ import annotations
 
 import itertools
+import os
 import re
-import secrets
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -40,7 +40,8 @@ class _Random:
 
     def after_fork(self) -> None:
         """See `ForkAware`."""
-        self._start = secrets.token_hex(5)
+        # Not `secrets`, which imports OpenSSL.
+        self._start = os.urandom(5).hex()
         self._numbers = itertools.count(1)
 
     def next(self) -> str:

@@ -136,6 +136,17 @@ def test_errors_are_in_both_spans_without_their_text(client: tensorus.Client, sp
         assert "hidden-name" not in str([event.attributes for event in span.events])
 
 
+def test_a_call_is_of_its_own_service_on_both_sides(client: tensorus.Client, spans: Spans) -> None:
+    client.access.grants()
+    name = "tensorus.v1.AccessService/ListGrants"
+    wait_until(lambda: bool(spans.of_server(name)))
+    for span in (spans.of_server(name)[0], spans.of_client()[-1]):
+        assert (span.attributes["rpc.service"], span.attributes["rpc.method"]) == (
+            "tensorus.v1.AccessService",
+            "ListGrants",
+        )
+
+
 def test_the_asynchronous_client_traces_likewise(server: Server, spans: Spans) -> None:
     async def insert() -> int:
         async with tensorus.aio.connect(server.address) as client:

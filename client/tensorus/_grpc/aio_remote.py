@@ -10,13 +10,14 @@ import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
 import grpc.aio
 
 from tensorus._grpc import calls, inserts, tracing
-from tensorus._grpc.channel import SERVICE, is_outdated, options_for, require_fork_support
+from tensorus._grpc.channel import REPLACED_MAX, is_outdated, options_for, require_fork_support
 from tensorus._grpc.credentials import credentials_of
 from tensorus._grpc.direct import DirectReads
 from tensorus._grpc.patience import Patience
@@ -65,7 +66,9 @@ class AsyncRemoteBackend:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._states: dict[str, object] = {}
-        self._replaced: list[grpc.aio.Channel] = []
+        self._replaced: dict[str, list[grpc.aio.Channel]] = {}
+        """By target."""
+        self._closing: set[asyncio.Task[None]] = set()
         self._threads = ThreadPoolExecutor((os.cpu_count() or 1) + 4, thread_name_prefix="tensorus-aio")
 
     async def call(self, call: Call[T]) -> T:
@@ -118,7 +121,7 @@ class AsyncRemoteBackend:
         self.closed = True
         self._threads.shutdown(wait=False)
         if self._loop is asyncio.get_running_loop():
-            for channel in (*self._channels.values(), *self._replaced):
+            for channel in chain(self._channels.values(), *self._replaced.values()):
                 await channel.close()
 
     async def server(self, key: str) -> Server:
@@ -154,7 +157,13 @@ class AsyncRemoteBackend:
         channel = self._channels.get(server.target)
         if channel is not None and is_outdated(self.connection.tls, self._states.get(server.target), error):
             # Not closed yet: other calls may still be using a connection that it has.
-            self._replaced.append(self._channels.pop(server.target))
+            replaced = self._replaced.setdefault(server.target, [])
+            replaced.append(self._channels.pop(server.target))
+            if len(replaced) > REPLACED_MAX:
+                closing = asyncio.get_running_loop().create_task(replaced.pop(0).close())
+                # The loop itself would forget it.
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
 
     def _new_channel(self, server: Server) -> grpc.aio.Channel:
         options, tls = options_for(server), self.connection.tls
@@ -218,10 +227,10 @@ class _Driver(Driver[AsyncRemoteBackend, T, R], Generic[T, R, V]):
                 return await self._read()
             case Open():
                 self._close()
-                self._begin(step.name)
+                self._begin(step.path)
                 self._stream = await self._open(step)
             case Send():
-                self._begin(step.call.name)
+                self._begin(step.call.path)
                 return await self._send(step.call)
             case Ask():
                 with tracing.current(self._span):
@@ -268,7 +277,7 @@ class _Driver(Driver[AsyncRemoteBackend, T, R], Generic[T, R, V]):
 
     async def _open(self, step: Open) -> Any:  # `Any`: see `Driver`
         channel = await self._channel(step.key)
-        name, requests, metadata = SERVICE + step.name, step.requests, self._metadata()
+        name, requests, metadata = step.path, step.requests, self._metadata()
         with self._attempt():
             if isinstance(requests, bytes):
                 unary: Any = channel.unary_stream(name)

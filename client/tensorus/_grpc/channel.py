@@ -21,11 +21,9 @@ if TYPE_CHECKING:
     from tensorus._grpc.servers import Server
     from tensorus.errors import TensorusError
 
-__all__ = ["SERVICE", "LazyChannel", "begun", "is_outdated", "options_for", "require_fork_support"]
+__all__ = ["REPLACED_MAX", "LazyChannel", "begun", "is_outdated", "options_for", "require_fork_support"]
 
 T = TypeVar("T")
-
-SERVICE = "/tensorus.v1.TensorService/"
 
 _MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """Of the contract."""
@@ -49,6 +47,10 @@ _SYNCHRONOUS: tuple[tuple[str, int], ...] = (
     # The thread that reads a stream also receives it, without a gRPC thread in between: a sixth less processor time for a get.
     (ChannelOptions.SingleThreadedUnaryStream, 1),
 )
+
+REPLACED_MAX = 8
+"""Channels to one server that wait for their calls to end, after certificates have changed. Of more, the oldest is closed, and
+what may still use it ends."""
 
 _OFF = frozenset({"0", "f", "false", "n", "no"})
 """Values of an environment variable that gRPC treats as off."""
@@ -100,6 +102,8 @@ class LazyChannel:
                 # Not closed yet: other calls may still be using a connection that it has.
                 self._replaced.append(self._channel)
                 self._channel = None
+                if len(self._replaced) > REPLACED_MAX:
+                    self._replaced.pop(0).close()
 
     def close(self) -> None:
         """End all calls. Idempotent."""

@@ -11,7 +11,7 @@ import grpc
 from tensorus import _allocator
 from tensorus._backend import Backend
 from tensorus._grpc import calls, calls_access, calls_copies, calls_history, direct, inserts, reads, tracing
-from tensorus._grpc.channel import SERVICE, LazyChannel, begun
+from tensorus._grpc.channel import LazyChannel, begun
 from tensorus._grpc.known import insert_known
 from tensorus._grpc.patience import Patience, warn_when_stuck
 from tensorus._grpc.rpc_errors import rpc_error
@@ -312,10 +312,10 @@ class _Driver(Driver[RemoteBackend, T, R]):
                 return self._read()
             case Open():
                 self._close()
-                self._begin(step.name)
+                self._begin(step.path)
                 self._stream = self._open(step)
             case Send():
-                self._begin(step.call.name)
+                self._begin(step.call.path)
                 return self._send(step.call)
             case Ask():
                 with tracing.current(self._span):
@@ -352,7 +352,7 @@ class _Driver(Driver[RemoteBackend, T, R]):
 
     def _open(self, step: Open) -> Any:  # `Any`: see `Driver`
         channel = self._channel(step.key)
-        name, requests, metadata = SERVICE + step.name, step.requests, self._metadata()
+        name, requests, metadata = step.path, step.requests, self._metadata()
         with self._attempt:
             if isinstance(requests, bytes):
                 unary: Any = channel.unary_stream(name)

@@ -60,6 +60,10 @@ _KEYS = ("dataset", "name", "request_id")
 """Fields of requests that say what they are about; the first that is set counts."""
 
 
+def _path(service: str, method: str) -> str:
+    return f"/tensorus.v1.{service}/{method}"
+
+
 @dataclass(frozen=True)
 class Call(Generic[T]):
     """One short call: a request, and one answer."""
@@ -81,7 +85,7 @@ class Call(Generic[T]):
     @property
     def path(self) -> str:
         """The method as gRPC names it."""
-        return f"/tensorus.v1.{self.service}/{self.name}"
+        return _path(self.service, self.name)
 
     @property
     def key(self) -> str:
@@ -116,6 +120,11 @@ class Open:
     """The only one, or all of them, which may take long to make."""
     key: str
     """What it is about, by which its server is chosen: all streams with this key go to the same one, while it works."""
+
+    @property
+    def path(self) -> str:
+        """The method as gRPC names it."""
+        return _path("TensorService", self.name)
 
 
 @dataclass(frozen=True)
@@ -203,10 +212,10 @@ class Driver(Generic[B, T, R]):
         """Whether the call has ended: what it raised is then its result, or its error."""
         return self._steps.gi_frame is None  # type: ignore[attr-defined]  # every generator has it
 
-    def _begin(self, method: str) -> None:
-        """Note that an attempt begins."""
+    def _begin(self, path: str) -> None:
+        """Note that an attempt of the method with this path begins."""
         if not self._is_begun:
-            self._is_begun, self._span = True, tracing.begin(method)
+            self._is_begun, self._span = True, tracing.begin(path)
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         """Return the metadata of an attempt. All attempts of a call have the same id; each has the token of its time.

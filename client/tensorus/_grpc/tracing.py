@@ -54,8 +54,12 @@ class CallSpan:
         self._span.end()
 
 
-def begin(method: str) -> CallSpan | None:
-    """Begin the span of a call that begins with an attempt of `method`; None: nobody traces."""
+def begin(path: str) -> CallSpan | None:
+    """Begin the span of a call that begins with an attempt of a method; None: nobody traces.
+
+    Args:
+        path: of the method: "/SERVICE/METHOD".
+    """
     # `Any`: see `CallSpan`.
     api: Any = sys.modules.get("opentelemetry.trace")
     if api is None:
@@ -63,10 +67,11 @@ def begin(method: str) -> CallSpan | None:
     provider = api.get_tracer_provider()
     if isinstance(provider, (api.ProxyTracerProvider, api.NoOpTracerProvider)):
         return None
+    _, service, method = path.split("/")
     span = provider.get_tracer("tensorus").start_span(
         f"tensorus {method}",
         kind=api.SpanKind.CLIENT,
-        attributes={"rpc.system": "grpc", "rpc.service": "tensorus.v1.TensorService", "rpc.method": method},
+        attributes={"rpc.system": "grpc", "rpc.service": service, "rpc.method": method},
     )
     return CallSpan(api, span)
 
